@@ -1,0 +1,3 @@
+//! The whole crate over real sockets, one file a room.
+
+mod error;
