@@ -1,0 +1,455 @@
+//! One backend: what it is (immutable), joined to how it is (shared state).
+
+use std::{fmt, path::PathBuf, sync::Arc};
+
+use http::{HeaderValue, Uri, uri::PathAndQuery};
+
+use super::state::{Health, Mode, State};
+use crate::error::ConfigError;
+
+/// A handle to one backend: identity and settings, and the state that belongs to its id.
+///
+/// Cheap to clone. Settings are given before the backend joins a [`Pool`](super::Pool); a
+/// changed copy replaces it with [`Pool::upsert`](super::Pool::upsert), and the state (health,
+/// mode, in-flight count) stays with the id.
+#[derive(Clone)]
+pub struct Backend {
+    pub(super) config: Arc<Config>,
+    pub(super) state: Arc<State>,
+}
+
+#[derive(Clone)]
+pub(super) struct Config {
+    id: Arc<str>,
+    scheme: Scheme,
+    host: Box<str>,
+    port: u16,
+    base_path: Box<str>,
+    authority: HeaderValue,
+    unix: Option<PathBuf>,
+    protocol: Protocol,
+    weight: u32,
+    tier: u8,
+    locality: Option<Locality>,
+    max_in_flight: Option<u32>,
+}
+
+impl Backend {
+    /// Makes a backend with this stable id at this URL: `http` or `https`, a name, an IPv4 or a
+    /// bracketed IPv6 address, an optional port and base path.
+    ///
+    /// # Errors
+    ///
+    /// When the id is empty, over 128 bytes or not visible ASCII, or the URL has another scheme,
+    /// no host, user information, a query or a fragment.
+    pub fn new(id: impl Into<String>, url: &str) -> Result<Self, ConfigError> {
+        let id = id.into();
+        if id.is_empty() || id.len() > MAX_ID || !id.bytes().all(|b| b.is_ascii_graphic()) {
+            return Err(ConfigError::new(
+                "id",
+                format!("{id:?}: 1 to {MAX_ID} visible ASCII characters are accepted"),
+            ));
+        }
+        let config = Config::parse(id, url)?;
+        Ok(Self {
+            config: Arc::new(config),
+            state: Arc::new(State::new()),
+        })
+    }
+
+    /// Sets the share of new traffic relative to the others. 0 sends no new traffic; sticky
+    /// sessions go on.
+    ///
+    /// Default: 1.
+    ///
+    /// # Errors
+    ///
+    /// Over 1,000.
+    pub fn weight(mut self, weight: u32) -> Result<Self, ConfigError> {
+        if weight > MAX_WEIGHT {
+            return Err(ConfigError::new(
+                "weight",
+                format!("{weight}: 0 to {MAX_WEIGHT} is accepted"),
+            ));
+        }
+        self.config_mut().weight = weight;
+        Ok(self)
+    }
+
+    /// Sets the tier: a higher one gets traffic when no backend of a lower one can take it.
+    ///
+    /// Default: 0.
+    #[must_use]
+    pub fn tier(mut self, tier: u8) -> Self {
+        self.config_mut().tier = tier;
+        self
+    }
+
+    /// Sets where the backend stands.
+    ///
+    /// Default: unknown.
+    #[must_use]
+    pub fn locality(mut self, locality: Locality) -> Self {
+        self.config_mut().locality = Some(locality);
+        self
+    }
+
+    /// Caps the requests in flight; others wait for room or go elsewhere.
+    ///
+    /// Default: no cap.
+    ///
+    /// # Errors
+    ///
+    /// When it is 0; to send no traffic, use [`weight`](Self::weight) 0 or maintenance.
+    pub fn max_in_flight(mut self, max: u32) -> Result<Self, ConfigError> {
+        if max == 0 {
+            return Err(ConfigError::new(
+                "max_in_flight",
+                "0: 1 or more is accepted; weight = 0 stops new traffic",
+            ));
+        }
+        self.config_mut().max_in_flight = Some(max);
+        Ok(self)
+    }
+
+    /// Sets the HTTP version spoken with the backend.
+    ///
+    /// Default: [`Protocol::Auto`].
+    #[must_use]
+    pub fn protocol(mut self, protocol: Protocol) -> Self {
+        self.config_mut().protocol = protocol;
+        self
+    }
+
+    /// Dials this Unix socket instead of the URL's host; the URL still names the authority.
+    ///
+    /// Default: none.
+    #[must_use]
+    pub fn unix_socket(mut self, path: impl Into<PathBuf>) -> Self {
+        self.config_mut().unix = Some(path.into());
+        self
+    }
+
+    /// Returns the stable id.
+    #[must_use]
+    pub fn id(&self) -> &str {
+        &self.config.id
+    }
+
+    pub(crate) fn shared_id(&self) -> Arc<str> {
+        self.config.id.clone()
+    }
+
+    /// Returns the URL's scheme.
+    #[must_use]
+    pub fn scheme(&self) -> Scheme {
+        self.config.scheme
+    }
+
+    /// Returns the URL's host: a name or an address without brackets.
+    #[must_use]
+    pub fn host(&self) -> &str {
+        &self.config.host
+    }
+
+    /// Returns the port; 80 or 443 where the URL has none.
+    #[must_use]
+    pub fn port(&self) -> u16 {
+        self.config.port
+    }
+
+    /// Returns the URL's base path without a trailing slash; empty for `/`.
+    #[must_use]
+    pub fn base_path(&self) -> &str {
+        &self.config.base_path
+    }
+
+    /// Returns the URL's authority as a Host field value.
+    #[must_use]
+    pub fn authority(&self) -> &HeaderValue {
+        &self.config.authority
+    }
+
+    /// Returns the Unix socket dialled instead of the host.
+    #[must_use]
+    pub fn unix_path(&self) -> Option<&std::path::Path> {
+        self.config.unix.as_deref()
+    }
+
+    /// Returns the HTTP version spoken with the backend.
+    #[must_use]
+    pub fn http_protocol(&self) -> Protocol {
+        self.config.protocol
+    }
+
+    /// Returns the configured weight.
+    #[must_use]
+    pub fn configured_weight(&self) -> u32 {
+        self.config.weight
+    }
+
+    /// Returns the configured tier.
+    #[must_use]
+    pub fn configured_tier(&self) -> u8 {
+        self.config.tier
+    }
+
+    /// Returns where the backend stands.
+    #[must_use]
+    pub fn configured_locality(&self) -> Option<&Locality> {
+        self.config.locality.as_ref()
+    }
+
+    /// Returns the cap of requests in flight.
+    #[must_use]
+    pub fn in_flight_cap(&self) -> Option<u32> {
+        self.config.max_in_flight
+    }
+
+    /// Returns the requests in flight now.
+    #[must_use]
+    pub fn in_flight(&self) -> u32 {
+        self.state.in_flight()
+    }
+
+    /// Returns how many requests were ever sent here.
+    #[must_use]
+    pub fn requests(&self) -> u64 {
+        self.state.requests()
+    }
+
+    /// Returns the measured health, active and passive combined.
+    #[must_use]
+    pub fn health(&self) -> Health {
+        self.state.health()
+    }
+
+    /// Returns true while passive outlier detection keeps the backend out.
+    #[must_use]
+    pub fn is_ejected(&self) -> bool {
+        self.state.is_ejected()
+    }
+
+    /// Returns what an operator ordered.
+    #[must_use]
+    pub fn mode(&self) -> Mode {
+        self.state.mode()
+    }
+
+    /// Returns true if the pick may choose the backend for new traffic.
+    #[must_use]
+    pub fn is_usable(&self) -> bool {
+        self.state.is_usable()
+    }
+
+    /// Returns true if a sticky session may still be sent here: usable, or not unhealthy and
+    /// draining before its deadline, or of weight 0.
+    #[must_use]
+    pub fn keeps_sessions(&self) -> bool {
+        self.state.is_usable() || self.state.keeps_sessions(self.config.weight == 0)
+    }
+
+    /// Returns true if both handles stand for the same member: the same id, not removed and
+    /// added again in between.
+    #[must_use]
+    pub fn is_same(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.state, &other.state)
+    }
+
+    /// Returns a number that is unique to this member within the process; an id that was removed
+    /// and added again has a new one.
+    #[must_use]
+    pub fn incarnation(&self) -> u64 {
+        self.state.incarnation()
+    }
+
+    /// Returns what a room keeps with this backend under `key`, making it when it is missing.
+    pub fn attachment<T: super::Attachment>(
+        &self,
+        key: &super::AttachmentKey<T>,
+        make: impl FnOnce() -> T,
+    ) -> Arc<T> {
+        self.state.attachment(key, make)
+    }
+
+    pub(super) fn with_state(&self, state: Arc<State>) -> Self {
+        Self {
+            config: self.config.clone(),
+            state,
+        }
+    }
+
+    /// Whether both are dialled alike; weight, tier and caps do not matter.
+    pub(super) fn same_address(&self, other: &Self) -> bool {
+        let (a, b) = (&self.config, &other.config);
+        a.scheme == b.scheme && a.host == b.host && a.port == b.port && a.unix == b.unix
+    }
+
+    fn config_mut(&mut self) -> &mut Config {
+        Arc::make_mut(&mut self.config)
+    }
+}
+
+impl fmt::Debug for Backend {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Backend")
+            .field("id", &self.config.id)
+            .field("host", &self.config.host)
+            .field("port", &self.config.port)
+            .field("weight", &self.config.weight)
+            .field("tier", &self.config.tier)
+            .field("health", &self.health())
+            .field("mode", &self.mode())
+            .field("in_flight", &self.in_flight())
+            .finish_non_exhaustive()
+    }
+}
+
+impl Config {
+    fn parse(id: String, url: &str) -> Result<Self, ConfigError> {
+        let bad = |why: &str| ConfigError::new("url", format!("{url:?}: {why}"));
+        let uri: Uri = url
+            .parse()
+            .map_err(|error| bad(&format!("not a URL ({error})")))?;
+        let scheme = match uri.scheme_str() {
+            Some("http") => Scheme::Http,
+            Some("https") => Scheme::Https,
+            _ => return Err(bad("http:// or https:// is accepted")),
+        };
+        let authority = uri.authority().ok_or_else(|| bad("a host is missing"))?;
+        if authority.as_str().contains('@') {
+            return Err(bad("user information is not accepted"));
+        }
+        if uri.query().is_some() || url.contains('#') {
+            return Err(bad("a query or fragment is not accepted"));
+        }
+        let host = authority.host();
+        let host = host
+            .strip_prefix('[')
+            .and_then(|h| h.strip_suffix(']'))
+            .unwrap_or(host);
+        if host.is_empty() {
+            return Err(bad("a host is missing"));
+        }
+        let port = match authority.as_str()[authority.host().len()..].strip_prefix(':') {
+            None => scheme.default_port(),
+            Some(port) => match port.parse() {
+                Ok(port) if port > 0 => port,
+                _ => return Err(bad("port 1 to 65535 is accepted")),
+            },
+        };
+        let base_path = uri
+            .path_and_query()
+            .map_or("", PathAndQuery::path)
+            .trim_end_matches('/');
+        Ok(Self {
+            id: id.into(),
+            scheme,
+            host: host.into(),
+            port,
+            base_path: base_path.into(),
+            authority: HeaderValue::from_str(authority.as_str())
+                .map_err(|error| bad(&error.to_string()))?,
+            unix: None,
+            protocol: Protocol::Auto,
+            weight: 1,
+            tier: 0,
+            locality: None,
+            max_in_flight: None,
+        })
+    }
+}
+
+/// The scheme of a backend's URL.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Scheme {
+    /// Cleartext.
+    Http,
+    /// TLS.
+    Https,
+}
+
+impl Scheme {
+    /// Returns the port that the scheme implies (RFC 9110 §4.2).
+    #[must_use]
+    pub fn default_port(self) -> u16 {
+        match self {
+            Self::Http => 80,
+            Self::Https => 443,
+        }
+    }
+
+    /// Returns the scheme's name.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Http => "http",
+            Self::Https => "https",
+        }
+    }
+}
+
+/// The HTTP version spoken with a backend.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Protocol {
+    /// HTTP/1.1 in cleartext; over TLS what ALPN selects, HTTP/2 preferred.
+    #[default]
+    Auto,
+    /// HTTP/1.1.
+    Http1,
+    /// HTTP/2; in cleartext with prior knowledge (RFC 9113 §3.3).
+    Http2,
+}
+
+/// Where a backend or a balancer stands: `region`, `region/zone` or `region/zone/rack`.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Locality {
+    path: Arc<str>,
+}
+
+impl Locality {
+    /// Parses `region`, `region/zone` or `region/zone/rack`.
+    ///
+    /// # Errors
+    ///
+    /// When there are no segments, more than three, or an empty one.
+    pub fn new(path: &str) -> Result<Self, ConfigError> {
+        let segments = path.split('/').count();
+        if segments > 3 || path.split('/').any(|s| s.trim().is_empty()) {
+            return Err(ConfigError::new(
+                "locality",
+                format!("{path:?}: region, region/zone or region/zone/rack is accepted"),
+            ));
+        }
+        Ok(Self { path: path.into() })
+    }
+
+    /// Returns the segments, joined by slashes.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.path
+    }
+
+    /// Returns how many leading segments both share: the nearer, the more.
+    #[must_use]
+    pub fn shared_segments(&self, other: &Self) -> usize {
+        self.path
+            .split('/')
+            .zip(other.path.split('/'))
+            .take_while(|(a, b)| a == b)
+            .count()
+    }
+
+    /// Returns true if this place is `prefix` or lies in it.
+    #[must_use]
+    pub fn is_within(&self, prefix: &Self) -> bool {
+        self.shared_segments(prefix) == prefix.path.split('/').count()
+    }
+}
+
+/// Ids stand in logs and metrics: long enough for a DNS label with a port, short enough to read.
+const MAX_ID: usize = 128;
+/// Keeps the bounded round-robin order (4,096 slots) fine enough to honour a weight of one.
+const MAX_WEIGHT: u32 = 1_000;

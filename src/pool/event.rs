@@ -1,0 +1,133 @@
+//! What happened to a pool, told to whoever listens.
+
+use std::{borrow::Cow, fmt, time::Duration};
+
+use tokio::sync::broadcast;
+
+use super::{Backend, Health, Mode};
+
+/// One change of a pool.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Event {
+    /// The backend that it is about.
+    pub backend: Backend,
+    /// What changed.
+    pub kind: EventKind,
+}
+
+/// What changed.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub enum EventKind {
+    /// The backend joined.
+    Added,
+    /// Measured health changed.
+    Health(Transition),
+    /// An operator's order changed.
+    Mode {
+        /// The mode until now.
+        from: Mode,
+        /// The mode from now on.
+        to: Mode,
+    },
+    /// The backend left.
+    Removed,
+    /// Weight, address or another setting changed.
+    Updated,
+}
+
+/// One change of measured health.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Transition {
+    /// Combined health before.
+    pub from: Health,
+    /// Combined health after.
+    pub to: Health,
+    /// Who measured it.
+    pub source: Source,
+    /// Why.
+    pub reason: Reason,
+    /// Consecutive equal results that led here.
+    pub streak: u32,
+    /// How long the result that tipped it took, where it was a check.
+    pub latency: Option<Duration>,
+}
+
+/// Who measured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Source {
+    /// An active check.
+    Active,
+    /// Live traffic.
+    Passive,
+}
+
+/// Why health changed: a code in HAProxy's vocabulary (`L4CON`, `L4TOUT`, `L6RSP`, `L7STS`,
+/// `L7TOUT`, `L7RSP`, `L7OK` …), and a detail for people.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Reason {
+    /// The code.
+    pub code: &'static str,
+    /// A detail: a status, an error's text.
+    pub detail: Cow<'static, str>,
+}
+
+impl Reason {
+    /// Makes a reason.
+    pub fn new(code: &'static str, detail: impl Into<Cow<'static, str>>) -> Self {
+        Self {
+            code,
+            detail: detail.into(),
+        }
+    }
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.detail.is_empty() {
+            f.write_str(self.code)
+        } else {
+            write!(f, "{} ({})", self.code, self.detail)
+        }
+    }
+}
+
+/// The changes of a pool from now on; see [`Pool::subscribe`](super::Pool::subscribe).
+#[derive(Debug)]
+pub struct Events {
+    pub(super) receiver: broadcast::Receiver<Event>,
+}
+
+impl Events {
+    /// Waits for the next change; `None` once the pool is gone. A subscriber that falls behind
+    /// by more than 1,024 changes misses the oldest, and a warning says how many.
+    ///
+    /// # Cancel safety
+    ///
+    /// Nothing is lost when the future is dropped.
+    pub async fn next(&mut self) -> Option<Event> {
+        loop {
+            match self.receiver.recv().await {
+                Ok(event) => return Some(event),
+                Err(broadcast::error::RecvError::Lagged(missed)) => {
+                    tracing::warn!(target: "evenkeel::pool", missed, "a subscriber missed changes");
+                }
+                Err(broadcast::error::RecvError::Closed) => return None,
+            }
+        }
+    }
+
+    /// Returns the next change that is already there.
+    pub fn try_next(&mut self) -> Option<Event> {
+        loop {
+            match self.receiver.try_recv() {
+                Ok(event) => return Some(event),
+                Err(broadcast::error::TryRecvError::Lagged(_)) => {}
+                Err(_) => return None,
+            }
+        }
+    }
+}

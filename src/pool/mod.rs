@@ -1,0 +1,67 @@
+//! The shared state: who the backends are, how they are, and who may be picked.
+//!
+//! A [`Pool`] is a cheap handle over one immutable [`Snapshot`] behind one atomic swap. A single
+//! control path rebuilds the snapshot whenever membership, health or mode changes; the request
+//! path only loads it. Tables that rooms above need for a pick (a strategy's order, sticky
+//! tokens) hang on the same snapshot, see [`Pool::derive`] and [`Pool::derive_groups`], so that
+//! whoever holds a snapshot holds a consistent whole.
+//!
+//! # Example
+//!
+//! ```
+//! use evenkeel::{Backend, Pool};
+//!
+//! # fn main() -> Result<(), evenkeel::ConfigError> {
+//! let pool = Pool::new([
+//!     Backend::new("a", "http://127.0.0.1:9001")?,
+//!     Backend::new("b", "http://127.0.0.1:9002")?.weight(2)?,
+//! ])?;
+//! pool.drain("a", std::time::Duration::from_secs(300))?;
+//! assert_eq!(pool.snapshot().usable(), 1);
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # Where it goes
+//!
+//! Under every room: balance picks from it, health writes to it, sticky hangs its tokens on it.
+//!
+//! # Defaults
+//!
+//! | what | default |
+//! |---|---|
+//! | weight | 1 |
+//! | tier | 0 |
+//! | in-flight cap | none |
+//! | events kept for a slow subscriber | 1024 |
+//!
+//! # When it fails
+//!
+//! Calls about an id that is not a member return a [`ConfigError`](crate::ConfigError) naming
+//! it; nothing changes then. Measured health ([`Health`]) and what an operator ordered
+//! ([`Mode`]) are kept apart: neither overwrites the other. A change of membership never turns
+//! an unhealthy backend healthy (invariant A), and a backend that was removed and comes back
+//! under the same id starts anew.
+//!
+//! # Cost
+//!
+//! A pick: one `ArcSwap::load`. A change: O(backends) on the caller's thread, under a lock that
+//! no request takes.
+
+mod backend;
+mod control;
+mod derived;
+mod event;
+mod lease;
+mod snapshot;
+mod state;
+#[cfg(test)]
+mod tests;
+
+pub use backend::{Backend, Locality, Protocol, Scheme};
+pub use control::{Ejection, Pool, ProberGuard, SnapshotGuard};
+pub use derived::{Derived, DerivedGroups};
+pub use event::{Event, EventKind, Events, Reason, Source, Transition};
+pub use lease::Lease;
+pub use snapshot::{Group, Snapshot};
+pub use state::{Attachment, AttachmentKey, Health, Mode};
