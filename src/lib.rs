@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 #![cfg_attr(evenkeel_docsrs, feature(doc_cfg))]
 
+pub mod context;
 pub mod error;
 pub mod pool;
 

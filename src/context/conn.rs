@@ -1,0 +1,212 @@
+//! The connection that a request came by.
+
+use std::{
+    fmt,
+    net::{IpAddr, SocketAddr},
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+
+use bytes::Bytes;
+use http::Extensions;
+use tokio::time::Instant;
+
+/// What is known of a connection: a shared handle, a request extension.
+///
+/// The transport's peer and local address are there from the start; the client's address
+/// (PROXY protocol) and the TLS facts are filled in once known, before the first request.
+#[derive(Clone)]
+pub struct ConnInfo {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    number: u64,
+    peer: Peer,
+    local: Peer,
+    accepted: Instant,
+    client: OnceLock<SocketAddr>,
+    tls: OnceLock<TlsInfo>,
+}
+
+impl ConnInfo {
+    /// Notes a connection that was accepted now.
+    #[must_use]
+    pub fn new(peer: Peer, local: Peer) -> Self {
+        static NEXT: AtomicU64 = AtomicU64::new(1);
+        Self {
+            inner: Arc::new(Inner {
+                number: NEXT.fetch_add(1, Relaxed),
+                peer,
+                local,
+                accepted: Instant::now(),
+                client: OnceLock::new(),
+                tls: OnceLock::new(),
+            }),
+        }
+    }
+
+    /// Finds the note: what `evenkeel::serve` put there, or axum's `ConnectInfo<ConnInfo>`. A
+    /// bare `ConnectInfo<SocketAddr>` supplies only the peer, see [`peer_of`](Self::peer_of).
+    #[must_use]
+    pub fn of(extensions: &Extensions) -> Option<&Self> {
+        if let Some(conn) = extensions.get::<Self>() {
+            return Some(conn);
+        }
+        #[cfg(feature = "axum")]
+        if let Some(conn) = extensions.get::<axum::extract::ConnectInfo<Self>>() {
+            return Some(&conn.0);
+        }
+        None
+    }
+
+    /// Returns the transport's peer address, from whichever note is there.
+    #[must_use]
+    pub fn peer_of(extensions: &Extensions) -> Option<SocketAddr> {
+        if let Some(conn) = Self::of(extensions) {
+            return conn.peer().address();
+        }
+        #[cfg(feature = "axum")]
+        if let Some(peer) = extensions.get::<axum::extract::ConnectInfo<SocketAddr>>() {
+            return Some(peer.0);
+        }
+        None
+    }
+
+    /// Returns a number that is unique to the connection within the process.
+    #[must_use]
+    pub fn number(&self) -> u64 {
+        self.inner.number
+    }
+
+    /// Returns the other end of the transport: a client, or a balancer in between.
+    #[must_use]
+    pub fn peer(&self) -> &Peer {
+        &self.inner.peer
+    }
+
+    /// Returns this end of the transport.
+    #[must_use]
+    pub fn local(&self) -> &Peer {
+        &self.inner.local
+    }
+
+    /// Returns when the connection was accepted.
+    #[must_use]
+    pub fn accepted(&self) -> Instant {
+        self.inner.accepted
+    }
+
+    /// Returns the client's address: what the PROXY protocol said, else the peer's.
+    #[must_use]
+    pub fn client(&self) -> Option<SocketAddr> {
+        let told = self.inner.client.get().copied();
+        told.or_else(|| self.inner.peer.address())
+    }
+
+    /// Notes the client's address; only the first call counts.
+    pub fn set_client(&self, client: SocketAddr) {
+        let _ = self.inner.client.set(client);
+    }
+
+    /// Returns the TLS facts; `None` in cleartext or before the handshake ended.
+    #[must_use]
+    pub fn tls(&self) -> Option<&TlsInfo> {
+        self.inner.tls.get()
+    }
+
+    /// Notes the TLS facts; only the first call counts.
+    pub fn set_tls(&self, tls: TlsInfo) {
+        let _ = self.inner.tls.set(tls);
+    }
+}
+
+impl fmt::Debug for ConnInfo {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ConnInfo")
+            .field("number", &self.inner.number)
+            .field("peer", &self.inner.peer)
+            .field("local", &self.inner.local)
+            .field("client", &self.client())
+            .field("tls", &self.tls())
+            .finish_non_exhaustive()
+    }
+}
+
+/// One end of a transport.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Peer {
+    /// A TCP address.
+    Tcp(SocketAddr),
+    /// A Unix socket.
+    Unix,
+    /// Not known, as with a stream in memory.
+    Unknown,
+}
+
+impl Peer {
+    /// Returns the TCP address.
+    #[must_use]
+    pub fn address(self) -> Option<SocketAddr> {
+        match self {
+            Self::Tcp(address) => Some(address),
+            Self::Unix | Self::Unknown => None,
+        }
+    }
+
+    /// Returns the TCP peer's IP address.
+    #[must_use]
+    pub fn ip(self) -> Option<IpAddr> {
+        self.address().map(|a| a.ip())
+    }
+}
+
+/// What a TLS handshake settled.
+#[derive(Clone, Debug, Default)]
+#[non_exhaustive]
+pub struct TlsInfo {
+    /// The version: `TLSv1.2` or `TLSv1.3`.
+    pub version: &'static str,
+    /// The cipher suite's IANA name.
+    pub cipher: &'static str,
+    /// The key exchange group's IANA name.
+    pub key_exchange: Option<&'static str>,
+    /// The protocol that ALPN selected.
+    pub alpn: Option<Bytes>,
+    /// The server name that the client asked for.
+    pub sni: Option<Box<str>>,
+    /// The session was resumed.
+    pub resumed: bool,
+    /// The client's certificate chain, DER, the leaf first.
+    pub client_certificates: Vec<Bytes>,
+    /// From accept to the handshake's end.
+    pub handshake: Duration,
+}
+
+/// One accepted connection on its way through the connection stack.
+#[derive(Debug)]
+pub struct Conn<Io> {
+    /// The byte stream.
+    pub io: Io,
+    /// What is known of it.
+    pub info: ConnInfo,
+}
+
+impl<Io> Conn<Io> {
+    /// Joins a stream to what is known of it.
+    pub fn new(io: Io, info: ConnInfo) -> Self {
+        Self { io, info }
+    }
+
+    /// Puts another stream (TLS over it, say) in the place of this one.
+    pub fn map<T>(self, change: impl FnOnce(Io) -> T) -> Conn<T> {
+        Conn {
+            io: change(self.io),
+            info: self.info,
+        }
+    }
+}

@@ -1,0 +1,359 @@
+//! One shared record a request.
+
+use std::{
+    fmt,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+
+use http::Extensions;
+use tokio::time::Instant;
+
+use crate::{error::ErrorKind, pool::Backend};
+
+/// One shared record a request, a request extension: a handle, so that it survives an error, a
+/// retry, a dropped future and a foreign time-out layer.
+///
+/// A retry's and a hedge's attempts stand side by side in one exchange; whoever sends a copy of
+/// a request for another purpose gives it a fresh one.
+#[derive(Clone)]
+pub struct Exchange {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    began: Instant,
+    /// Request body bytes read from the client.
+    received: AtomicU64,
+    record: Mutex<Record>,
+}
+
+#[derive(Default)]
+struct Record {
+    affinity: Option<Affinity>,
+    verdict: Option<StickyVerdict>,
+    attempts: Attempts,
+    strategy: Option<&'static str>,
+    candidates: usize,
+    failure: Option<ErrorKind>,
+}
+
+impl Exchange {
+    /// Begins a record now.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::began_at(Instant::now())
+    }
+
+    /// Begins a record at a moment that the caller has read off the clock already.
+    #[must_use]
+    pub fn began_at(began: Instant) -> Self {
+        Self {
+            inner: Arc::new(Inner {
+                began,
+                received: AtomicU64::new(0),
+                record: Mutex::new(Record::default()),
+            }),
+        }
+    }
+
+    /// Returns the request's record, inserting one where there is none.
+    pub fn of(extensions: &mut Extensions) -> Self {
+        if let Some(exchange) = extensions.get::<Self>() {
+            return exchange.clone();
+        }
+        let exchange = Self::new();
+        extensions.insert(exchange.clone());
+        exchange
+    }
+
+    /// Returns when the first layer that needed the record saw the request.
+    #[must_use]
+    pub fn began(&self) -> Instant {
+        self.inner.began
+    }
+
+    /// Asks for a backend: what a sticky cookie names. Written by sticky, read by balance.
+    pub fn set_affinity(&self, backend: Backend) {
+        self.record().affinity = Some(Affinity { backend });
+    }
+
+    /// Returns the backend asked for.
+    #[must_use]
+    pub fn affinity(&self) -> Option<Affinity> {
+        self.record().affinity.clone()
+    }
+
+    /// Writes what became of stickiness.
+    pub fn set_sticky_verdict(&self, verdict: StickyVerdict) {
+        self.record().verdict = Some(verdict);
+    }
+
+    /// Returns what became of stickiness; `None` without a sticky layer.
+    #[must_use]
+    pub fn sticky_verdict(&self) -> Option<StickyVerdict> {
+        self.record().verdict
+    }
+
+    /// Notes which strategy decided, among how many.
+    pub fn set_decision(&self, strategy: &'static str, candidates: usize) {
+        let mut record = self.record();
+        record.strategy = Some(strategy);
+        record.candidates = candidates;
+    }
+
+    /// Returns which strategy decided, and among how many backends.
+    #[must_use]
+    pub fn decision(&self) -> Option<(&'static str, usize)> {
+        let record = self.record();
+        record.strategy.map(|s| (s, record.candidates))
+    }
+
+    /// Begins an attempt and returns its number, to be given to [`end_attempt`](Self::end_attempt).
+    pub fn begin_attempt(&self, backend: Backend) -> usize {
+        self.record().attempts.push(Attempt {
+            backend,
+            began: Instant::now(),
+            duration: None,
+            outcome: None,
+        })
+    }
+
+    /// Ends an attempt; only the first call for it counts.
+    pub fn end_attempt(&self, number: usize, outcome: Outcome) {
+        if let Some(attempt) = self.record().attempts.get_mut(number) {
+            if attempt.outcome.is_none() {
+                attempt.outcome = Some(outcome);
+                attempt.duration = Some(attempt.began.elapsed());
+            }
+        }
+    }
+
+    /// Reads the attempts made so far, in their order.
+    pub fn attempts<T>(&self, read: impl FnOnce(&[Attempt]) -> T) -> T {
+        read(self.record().attempts.as_slice())
+    }
+
+    /// Returns true if an attempt at this backend was begun.
+    #[must_use]
+    pub fn has_tried(&self, backend: &Backend) -> bool {
+        self.attempts(|all| all.iter().any(|a| a.backend.is_same(backend)))
+    }
+
+    /// Returns the backend of the last attempt.
+    #[must_use]
+    pub fn backend(&self) -> Option<Backend> {
+        self.attempts(|all| all.last().map(|a| a.backend.clone()))
+    }
+
+    /// Notes why the request as a whole failed; the last call counts.
+    pub fn fail(&self, kind: ErrorKind) {
+        self.record().failure = Some(kind);
+    }
+
+    /// Returns why the request failed.
+    #[must_use]
+    pub fn failure(&self) -> Option<ErrorKind> {
+        self.record().failure
+    }
+
+    /// Counts request body bytes read from the client.
+    pub fn add_received(&self, bytes: u64) {
+        self.inner.received.fetch_add(bytes, Relaxed);
+    }
+
+    /// Returns the request body bytes read from the client so far.
+    #[must_use]
+    pub fn received(&self) -> u64 {
+        self.inner.received.load(Relaxed)
+    }
+
+    fn record(&self) -> MutexGuard<'_, Record> {
+        self.inner
+            .record
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Default for Exchange {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl fmt::Debug for Exchange {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let record = self.record();
+        f.debug_struct("Exchange")
+            .field("affinity", &record.affinity)
+            .field("verdict", &record.verdict)
+            .field("attempts", &record.attempts.as_slice())
+            .field("failure", &record.failure)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The backend that a request should go to, if it can.
+#[derive(Clone, Debug)]
+pub struct Affinity {
+    /// That backend.
+    pub backend: Backend,
+}
+
+/// What became of stickiness.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum StickyVerdict {
+    /// The cookie's backend cannot take the request; another was picked.
+    Down,
+    /// The cookie's backend drains and kept its session.
+    Draining,
+    /// A cookie is there, but none of its tokens is of this pool.
+    Invalid,
+    /// No cookie.
+    None,
+    /// The cookie's backend is at its cap; another was picked.
+    OverCapacity,
+    /// The cookie's backend got the request.
+    Valid,
+}
+
+impl StickyVerdict {
+    /// Returns the stable name that stands in logs and metrics.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Down => "down",
+            Self::Draining => "draining",
+            Self::Invalid => "invalid",
+            Self::None => "none",
+            Self::OverCapacity => "over_capacity",
+            Self::Valid => "valid",
+        }
+    }
+}
+
+/// One try at one backend.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Attempt {
+    /// The backend.
+    pub backend: Backend,
+    /// When it was begun.
+    pub began: Instant,
+    /// How long it took, to the last byte; `None` while it runs.
+    pub duration: Option<Duration>,
+    /// How it ended; `None` while it runs.
+    pub outcome: Option<Outcome>,
+}
+
+/// How an attempt ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Outcome {
+    /// Dropped from the client's side: its hang-up, or a time-out layer above.
+    Cancelled,
+    /// The backend (or the client's body) failed so.
+    Failed(ErrorKind),
+    /// A whole response.
+    Ok,
+}
+
+impl Outcome {
+    /// Returns the stable name that stands in logs and metrics.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Cancelled => "cancelled",
+            Self::Failed(kind) => kind.as_str(),
+            Self::Ok => "ok",
+        }
+    }
+}
+
+/// Attempts in order: nearly always one, so the first needs no allocation.
+#[derive(Default)]
+enum Attempts {
+    Many(Vec<Attempt>),
+    #[default]
+    None,
+    One([Attempt; 1]),
+}
+
+impl Attempts {
+    fn push(&mut self, attempt: Attempt) -> usize {
+        match std::mem::take(self) {
+            Self::None => {
+                *self = Self::One([attempt]);
+                0
+            }
+            Self::One([first]) => {
+                *self = Self::Many(vec![first, attempt]);
+                1
+            }
+            Self::Many(mut all) => {
+                all.push(attempt);
+                let number = all.len() - 1;
+                *self = Self::Many(all);
+                number
+            }
+        }
+    }
+
+    fn as_slice(&self) -> &[Attempt] {
+        match self {
+            Self::Many(all) => all,
+            Self::None => &[],
+            Self::One(one) => one,
+        }
+    }
+
+    fn get_mut(&mut self, number: usize) -> Option<&mut Attempt> {
+        match self {
+            Self::Many(all) => all.get_mut(number),
+            Self::None => None,
+            Self::One(one) => one.get_mut(number),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn backend(id: &str) -> Backend {
+        Backend::new(id, "http://127.0.0.1:1").unwrap()
+    }
+
+    #[test]
+    fn attempts_stand_side_by_side() {
+        let exchange = Exchange::new();
+        let (a, b) = (backend("a"), backend("b"));
+        let first = exchange.begin_attempt(a.clone());
+        let second = exchange.begin_attempt(b.clone());
+        let third = exchange.begin_attempt(a.clone());
+        exchange.end_attempt(second, Outcome::Ok);
+        exchange.end_attempt(first, Outcome::Failed(ErrorKind::Connect));
+        exchange.end_attempt(first, Outcome::Ok);
+        assert_eq!((first, second, third), (0, 1, 2));
+        assert!(exchange.has_tried(&a) && exchange.has_tried(&b));
+        assert!(!exchange.has_tried(&backend("a")), "identity, not name");
+        exchange.attempts(|all| {
+            assert_eq!(all[0].outcome, Some(Outcome::Failed(ErrorKind::Connect)));
+            assert_eq!(all[1].outcome, Some(Outcome::Ok));
+            assert!(all[2].outcome.is_none());
+        });
+    }
+
+    #[test]
+    fn the_record_is_shared_with_whoever_comes_later() {
+        let mut extensions = Extensions::new();
+        let one = Exchange::of(&mut extensions);
+        Exchange::of(&mut extensions).add_received(7);
+        assert_eq!(one.received(), 7);
+    }
+}

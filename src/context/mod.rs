@@ -1,0 +1,53 @@
+//! The wires: typed notes by which the rooms tell one another what they know.
+//!
+//! Rooms never call one another; they leave notes in [`http::Extensions`]. Each insertion costs
+//! an allocation, so there are few, and the absence of each has a defined meaning:
+//!
+//! | note | what | when absent |
+//! |---|---|---|
+//! | [`ConnInfo`] | the connection: peer, local address, client, TLS facts | peer unknown, nothing added |
+//! | [`Exchange`] | one shared record a request: affinity, decision, attempts, end | the layer inserts one |
+//! | [`Selected`] | where this attempt goes | the proxy answers [`ErrorKind::NotRouted`](crate::ErrorKind::NotRouted) |
+//! | [`Tunnel`] (response) | guards that live until the tunnel closes | the exchange ends with the body |
+//! | [`AuthFailure`] (response) | why authentication failed | derived from 401, 403, 407 |
+//!
+//! # Example
+//!
+//! ```
+//! use evenkeel::context::Exchange;
+//!
+//! let mut request = http::Request::new(());
+//! let exchange = Exchange::of(request.extensions_mut());
+//! assert!(exchange.attempts(|attempts| attempts.is_empty()));
+//! ```
+//!
+//! # Where it goes
+//!
+//! Between the rooms: every layer reads and writes here.
+//!
+//! # Defaults
+//!
+//! None.
+//!
+//! # When it fails
+//!
+//! It does not: a note that is missing has the meaning above.
+//!
+//! # Cost
+//!
+//! [`Exchange`]: two allocations a request. [`Selected`]: one an attempt. [`ConnInfo`]: one a
+//! request, and a few a connection.
+
+mod auth_failure;
+mod conn;
+mod connection_event;
+mod exchange;
+mod selected;
+mod tunnel;
+
+pub use auth_failure::AuthFailure;
+pub use conn::{Conn, ConnInfo, Peer, TlsInfo};
+pub use connection_event::{ConnectionEvent, ConnectionEventKind, ConnectionEvents};
+pub use exchange::{Affinity, Attempt, Exchange, Outcome, StickyVerdict};
+pub use selected::Selected;
+pub use tunnel::Tunnel;
