@@ -14,6 +14,8 @@ use bytes::Bytes;
 use http::Extensions;
 use tokio::time::Instant;
 
+use super::{ConnectionEvents, Drain};
+
 /// What is known of a connection: a shared handle, a request extension.
 ///
 /// The transport's peer and local address are there from the start; the client's address
@@ -188,18 +190,49 @@ pub struct TlsInfo {
 }
 
 /// One accepted connection on its way through the connection stack.
-#[derive(Debug)]
 pub struct Conn<Io> {
     /// The byte stream.
     pub io: Io,
     /// What is known of it.
     pub info: ConnInfo,
+    drain: Option<Drain>,
+    events: Option<Arc<dyn ConnectionEvents>>,
 }
 
 impl<Io> Conn<Io> {
     /// Joins a stream to what is known of it.
     pub fn new(io: Io, info: ConnInfo) -> Self {
-        Self { io, info }
+        Self {
+            io,
+            info,
+            drain: None,
+            events: None,
+        }
+    }
+
+    /// Adds what says when the connection should end.
+    #[must_use]
+    pub fn with_drain(mut self, drain: Drain) -> Self {
+        self.drain = Some(drain);
+        self
+    }
+
+    /// Adds who is told what ends the connection.
+    #[must_use]
+    pub fn with_events(mut self, events: Arc<dyn ConnectionEvents>) -> Self {
+        self.events = Some(events);
+        self
+    }
+
+    /// Takes what says when the connection should end.
+    pub fn take_drain(&mut self) -> Option<Drain> {
+        self.drain.take()
+    }
+
+    /// Returns who is told what ends the connection.
+    #[must_use]
+    pub fn events(&self) -> Option<&Arc<dyn ConnectionEvents>> {
+        self.events.as_ref()
     }
 
     /// Puts another stream (TLS over it, say) in the place of this one.
@@ -207,6 +240,17 @@ impl<Io> Conn<Io> {
         Conn {
             io: change(self.io),
             info: self.info,
+            drain: self.drain,
+            events: self.events,
         }
+    }
+}
+
+impl<Io> fmt::Debug for Conn<Io> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Conn")
+            .field("info", &self.info)
+            .field("drain", &self.drain)
+            .finish_non_exhaustive()
     }
 }

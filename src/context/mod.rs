@@ -41,6 +41,7 @@
 mod auth_failure;
 mod conn;
 mod connection_event;
+mod drain;
 mod exchange;
 mod selected;
 mod tunnel;
@@ -48,6 +49,7 @@ mod tunnel;
 pub use auth_failure::AuthFailure;
 pub use conn::{Conn, ConnInfo, Peer, TlsInfo};
 pub use connection_event::{ConnectionEvent, ConnectionEventKind, ConnectionEvents};
+pub use drain::{Drain, Drainer};
 pub use exchange::{Affinity, Attempt, Exchange, Outcome, StickyVerdict};
 pub use selected::Selected;
 pub use tunnel::Tunnel;

@@ -1,3 +1,23 @@
 //! The whole crate over real sockets, one file a room.
+#![allow(
+    clippy::allow_attributes,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    dead_code
+)]
 
+mod support;
+
+mod access_log;
+mod balance;
+mod connect;
 mod error;
+mod failover;
+mod health;
+mod proxy;
+mod respond;
+mod server;
+mod settings;
+mod sticky;
+mod tls;

@@ -1,0 +1,233 @@
+//! From a backend to a connected stream.
+
+use std::{
+    collections::VecDeque,
+    io,
+    net::{IpAddr, SocketAddr},
+    time::Duration,
+};
+
+use tokio::{
+    net::{TcpStream, UnixStream},
+    task::JoinSet,
+    time::{Instant, timeout_at},
+};
+
+#[cfg(feature = "__tls")]
+use super::ClientTls;
+use super::Stream;
+use crate::{
+    error::{ConfigError, Error, ErrorKind},
+    pool::{Backend, Protocol, Scheme},
+};
+
+/// Connects to backends; cheap to clone.
+#[derive(Clone, Debug)]
+#[must_use]
+pub struct Connector {
+    timeout: Duration,
+    #[cfg(feature = "__tls")]
+    tls: ClientTls,
+}
+
+impl Connector {
+    /// Makes a connector with the defaults.
+    pub fn new() -> Self {
+        Self {
+            timeout: DEFAULT_TIMEOUT,
+            #[cfg(feature = "__tls")]
+            tls: ClientTls::new(),
+        }
+    }
+
+    /// Sets how long a connection may take, TLS included.
+    ///
+    /// Default: 2 s.
+    ///
+    /// # Errors
+    ///
+    /// When it is zero or over an hour.
+    pub fn timeout(mut self, timeout: Duration) -> Result<Self, ConfigError> {
+        if timeout.is_zero() || timeout > Duration::from_secs(3_600) {
+            return Err(ConfigError::new(
+                "connect_timeout",
+                format!("{timeout:?}: more than 0 and at most 1 h is accepted"),
+            ));
+        }
+        self.timeout = timeout;
+        Ok(self)
+    }
+
+    /// Sets how TLS to `https` backends is spoken.
+    ///
+    /// Default: [`ClientTls::new`].
+    #[cfg(feature = "__tls")]
+    pub fn tls(mut self, tls: ClientTls) -> Self {
+        self.tls = tls;
+        self
+    }
+
+    /// Connects to the backend.
+    ///
+    /// # Errors
+    ///
+    /// See the [module](super).
+    ///
+    /// # Cancel safety
+    ///
+    /// What was opened is closed when the future is dropped.
+    pub async fn connect(&self, backend: &Backend) -> Result<Connected, Error> {
+        let deadline = Instant::now() + self.timeout;
+        match timeout_at(deadline, self.connect_now(backend)).await {
+            Ok(result) => result,
+            Err(_) => Err(ErrorKind::ConnectTimeout.into()),
+        }
+    }
+
+    async fn connect_now(&self, backend: &Backend) -> Result<Connected, Error> {
+        let stream = match backend.unix_path() {
+            Some(path) => Stream::Unix(UnixStream::connect(path).await.map_err(failed)?),
+            None => Stream::Tcp(dial(backend.host(), backend.port()).await.map_err(failed)?),
+        };
+        match backend.scheme() {
+            Scheme::Http => Ok(Connected {
+                stream,
+                http2: backend.http_protocol() == Protocol::Http2,
+            }),
+            #[cfg(feature = "__tls")]
+            Scheme::Https => self.tls.handshake(stream, backend).await,
+            #[cfg(not(feature = "__tls"))]
+            Scheme::Https => {
+                Err(Error::new(ErrorKind::ConnectTls)
+                    .with_source("built without the feature `tls`"))
+            }
+        }
+    }
+}
+
+impl Default for Connector {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// A connection to a backend that is ready for a request.
+#[derive(Debug)]
+pub struct Connected {
+    pub(super) stream: Stream,
+    pub(super) http2: bool,
+}
+
+impl Connected {
+    /// Returns true if HTTP/2 is to be spoken: by ALPN, or with prior knowledge.
+    #[must_use]
+    pub fn is_http2(&self) -> bool {
+        self.http2
+    }
+
+    /// Returns the stream.
+    #[must_use]
+    pub fn into_stream(self) -> Stream {
+        self.stream
+    }
+}
+
+async fn dial(host: &str, port: u16) -> io::Result<TcpStream> {
+    let stream = match host.parse::<IpAddr>() {
+        Ok(ip) => TcpStream::connect((ip, port)).await?,
+        Err(_) => race(interleave(tokio::net::lookup_host((host, port)).await?)).await?,
+    };
+    // A small request or frame must not wait for the last one's acknowledgement.
+    stream.set_nodelay(true)?;
+    Ok(stream)
+}
+
+/// Alternates address families, the resolver's first family first (RFC 8305 §4).
+fn interleave(addresses: impl Iterator<Item = SocketAddr>) -> VecDeque<SocketAddr> {
+    let mut rest: VecDeque<_> = addresses.collect();
+    let mut ordered = VecDeque::with_capacity(rest.len());
+    let mut want_ipv6 = rest.front().is_some_and(SocketAddr::is_ipv6);
+    while let Some(first) = rest.front().copied() {
+        let next = rest.iter().position(|a| a.is_ipv6() == want_ipv6);
+        ordered.push_back(next.and_then(|i| rest.remove(i)).unwrap_or_else(|| {
+            rest.pop_front();
+            first
+        }));
+        want_ipv6 = !want_ipv6;
+    }
+    ordered
+}
+
+/// Tries each address; a further one begins when the last failed, or after a delay beside it.
+async fn race(mut addresses: VecDeque<SocketAddr>) -> io::Result<TcpStream> {
+    let mut running = JoinSet::new();
+    let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
+    loop {
+        if let Some(address) = addresses.pop_front() {
+            running.spawn(TcpStream::connect(address));
+        }
+        let delay = async {
+            if addresses.is_empty() {
+                std::future::pending::<()>().await;
+            }
+            tokio::time::sleep(NEXT_ADDRESS).await;
+        };
+        tokio::select! {
+            ended = running.join_next() => match ended {
+                Some(Ok(Ok(stream))) => return Ok(stream),
+                Some(Ok(Err(error))) => last = error,
+                Some(Err(error)) => last = io::Error::other(error),
+                None if addresses.is_empty() => return Err(last),
+                None => {}
+            },
+            () = delay => {}
+        }
+    }
+}
+
+fn failed(error: io::Error) -> Error {
+    Error::new(ErrorKind::Connect).with_source(error)
+}
+
+const DEFAULT_TIMEOUT: Duration = Duration::from_secs(2);
+/// RFC 8305 §5 recommends 250 ms.
+const NEXT_ADDRESS: Duration = Duration::from_millis(250);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn addresses(list: &[&str]) -> Vec<SocketAddr> {
+        list.iter().map(|a| a.parse().unwrap()).collect()
+    }
+
+    #[test]
+    fn families_alternate() {
+        let given = addresses(&["[::1]:1", "[::2]:1", "1.1.1.1:1", "[::3]:1", "2.2.2.2:1"]);
+        let wanted = addresses(&["[::1]:1", "1.1.1.1:1", "[::2]:1", "2.2.2.2:1", "[::3]:1"]);
+        let got: Vec<_> = interleave(given.into_iter()).into();
+        assert_eq!(got, wanted);
+    }
+
+    #[tokio::test]
+    async fn a_refused_address_does_not_delay_the_next() {
+        let good = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let refused = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let dead = refused.local_addr().unwrap();
+        drop(refused);
+        let began = Instant::now();
+        let stream = race([dead, good.local_addr().unwrap()].into())
+            .await
+            .unwrap();
+        assert_eq!(stream.peer_addr().unwrap(), good.local_addr().unwrap());
+        assert!(
+            began.elapsed() < NEXT_ADDRESS,
+            "a refusal must end the wait"
+        );
+    }
+
+    #[tokio::test]
+    async fn no_address_is_an_error() {
+        assert!(race(VecDeque::new()).await.is_err());
+    }
+}

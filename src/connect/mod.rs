@@ -1,0 +1,56 @@
+//! To a backend: dial, race addresses, and speak TLS to it.
+//!
+//! What both the proxy and active checks use, so that a check proves the path that requests
+//! take.
+//!
+//! # Example
+//!
+//! ```no_run
+//! use evenkeel::{Backend, connect::Connector};
+//!
+//! # async fn run() -> Result<(), Box<dyn std::error::Error>> {
+//! let backend = Backend::new("a", "http://localhost:9001")?;
+//! let connected = Connector::new().connect(&backend).await?;
+//! assert!(!connected.is_http2());
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # Where it goes
+//!
+//! Below proxy and health.
+//!
+//! # Defaults
+//!
+//! | what | default |
+//! |---|---|
+//! | time-out, from the look-up to the end of the TLS handshake | 2 s |
+//! | delay before the next address is tried beside the first (RFC 8305 §5) | 250 ms |
+//! | roots that a backend's certificate must lead to (feature `tls`) | Mozilla's, as `webpki-roots` has them |
+//! | TLS versions | 1.2 and 1.3 |
+//! | ALPN | `h2` and `http/1.1`; what [`Protocol`](crate::pool::Protocol) leaves of them |
+//!
+//! # When it fails
+//!
+//! [`ErrorKind::Connect`](crate::ErrorKind::Connect),
+//! [`ConnectTimeout`](crate::ErrorKind::ConnectTimeout) or
+//! [`ConnectTls`](crate::ErrorKind::ConnectTls); nothing was sent then.
+//!
+//! # Cost
+//!
+//! A connection: a socket, a look-up where the host is a name (on tokio's blocking threads; not
+//! cached here), and one boxed TLS session under https.
+
+mod dial;
+mod stream;
+#[cfg(feature = "__tls")]
+mod tls;
+
+pub use dial::{Connected, Connector};
+pub use stream::Stream;
+#[cfg(feature = "__tls")]
+pub use stream::TlsStream;
+#[cfg(feature = "__tls")]
+pub use tls::ClientTls;
+#[cfg(feature = "__tls")]
+pub(crate) use tls::provider;

@@ -1,0 +1,110 @@
+//! The byte stream to a backend.
+
+use std::{
+    io::{self, IoSlice},
+    pin::Pin,
+    task::{Context, Poll, Waker},
+};
+
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    net::{TcpStream, UnixStream},
+};
+
+/// The byte stream to a backend.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum Stream {
+    /// TCP.
+    Tcp(TcpStream),
+    /// TLS over either.
+    #[cfg(feature = "__tls")]
+    Tls(Box<TlsStream>),
+    /// A Unix socket.
+    Unix(UnixStream),
+}
+
+/// A TLS session with a backend; see [`Stream::Tls`].
+#[cfg(feature = "__tls")]
+#[derive(Debug)]
+pub struct TlsStream(pub(super) tokio_rustls::client::TlsStream<Stream>);
+
+impl Stream {
+    /// Returns true if the other end closed an idle connection, or sent what nobody asked for:
+    /// either way, no request may go there. Costs no system call when nothing came in since the
+    /// last read.
+    pub fn is_stale(&mut self) -> bool {
+        let mut byte = [0];
+        match self {
+            Self::Tcp(stream) => !would_block(&stream.try_read(&mut byte)),
+            Self::Unix(stream) => !would_block(&stream.try_read(&mut byte)),
+            // Only the session can tell a close_notify from a new ticket.
+            #[cfg(feature = "__tls")]
+            Self::Tls(stream) => {
+                let mut cx = Context::from_waker(Waker::noop());
+                let mut buf = ReadBuf::new(&mut byte);
+                Pin::new(&mut stream.0)
+                    .poll_read(&mut cx, &mut buf)
+                    .is_ready()
+            }
+        }
+    }
+}
+
+fn would_block(read: &io::Result<usize>) -> bool {
+    matches!(read, Err(error) if error.kind() == io::ErrorKind::WouldBlock)
+}
+
+macro_rules! each {
+    ($self:expr, $stream:ident => $do:expr) => {
+        match $self.get_mut() {
+            Self::Tcp($stream) => $do,
+            Self::Unix($stream) => $do,
+            #[cfg(feature = "__tls")]
+            Self::Tls(stream) => {
+                let $stream = &mut stream.0;
+                $do
+            }
+        }
+    };
+}
+
+impl AsyncRead for Stream {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        each!(self, stream => Pin::new(stream).poll_read(cx, buf))
+    }
+}
+
+impl AsyncWrite for Stream {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        each!(self, stream => Pin::new(stream).poll_write(cx, buf))
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        each!(self, stream => Pin::new(stream).poll_write_vectored(cx, bufs))
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        each!(self, stream => Pin::new(stream).poll_flush(cx))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        each!(self, stream => Pin::new(stream).poll_shutdown(cx))
+    }
+}

@@ -1,0 +1,160 @@
+//! TLS to a backend.
+
+use std::{fmt, sync::Arc};
+
+use rustls::{
+    ClientConfig, RootCertStore,
+    crypto::CryptoProvider,
+    pki_types::{CertificateDer, ServerName, pem::PemObject},
+};
+use tokio_rustls::TlsConnector;
+
+use super::{Connected, Stream, stream::TlsStream};
+use crate::{
+    error::{ConfigError, Error, ErrorKind},
+    pool::{Backend, Protocol},
+};
+
+/// How TLS to backends is spoken; cheap to clone.
+#[derive(Clone)]
+#[must_use]
+pub struct ClientTls {
+    /// By what the backend may speak: both, HTTP/1.1 only, HTTP/2 only.
+    configs: [Arc<ClientConfig>; 3],
+    server_name: Option<ServerName<'static>>,
+}
+
+impl ClientTls {
+    /// Verifies backends against Mozilla's roots.
+    pub fn new() -> Self {
+        let roots = RootCertStore {
+            roots: webpki_roots::TLS_SERVER_ROOTS.to_vec(),
+        };
+        Self::with_roots(roots)
+    }
+
+    /// Verifies backends against these PEM certificates alone.
+    ///
+    /// # Errors
+    ///
+    /// When there is none, or one cannot be read.
+    pub fn roots_pem(pem: &[u8]) -> Result<Self, ConfigError> {
+        let bad = |why: String| ConfigError::new("roots", why);
+        let mut roots = RootCertStore::empty();
+        for certificate in CertificateDer::pem_slice_iter(pem) {
+            let certificate = certificate.map_err(|error| bad(error.to_string()))?;
+            roots
+                .add(certificate)
+                .map_err(|error| bad(error.to_string()))?;
+        }
+        if roots.is_empty() {
+            return Err(bad(
+                "no PEM certificate is there; 1 or more is accepted".into()
+            ));
+        }
+        Ok(Self::with_roots(roots))
+    }
+
+    /// Uses a configuration of rustls as it is, but for ALPN.
+    pub fn from_config(config: &ClientConfig) -> Self {
+        Self {
+            configs: alpn(config),
+            server_name: None,
+        }
+    }
+
+    /// Asks for, and verifies, this name instead of the host of the backend's URL.
+    ///
+    /// Default: the host of the URL.
+    ///
+    /// # Errors
+    ///
+    /// When it is neither a DNS name nor an IP address.
+    pub fn server_name(mut self, name: &str) -> Result<Self, ConfigError> {
+        let parsed = ServerName::try_from(name.to_owned())
+            .map_err(|error| ConfigError::new("server_name", format!("{name:?}: {error}")))?;
+        self.server_name = Some(parsed);
+        Ok(self)
+    }
+
+    pub(super) async fn handshake(
+        &self,
+        stream: Stream,
+        backend: &Backend,
+    ) -> Result<Connected, Error> {
+        let failed =
+            |source: crate::BoxError| Error::new(ErrorKind::ConnectTls).with_source(source);
+        let name = match &self.server_name {
+            Some(name) => name.clone(),
+            None => ServerName::try_from(backend.host().to_owned())
+                .map_err(|error| failed(error.into()))?,
+        };
+        let config = match backend.http_protocol() {
+            Protocol::Auto => &self.configs[0],
+            Protocol::Http1 => &self.configs[1],
+            Protocol::Http2 => &self.configs[2],
+        };
+        let stream = TlsConnector::from(config.clone())
+            .connect(name, stream)
+            .await
+            .map_err(|error| failed(error.into()))?;
+        let selected = stream.get_ref().1.alpn_protocol();
+        let http2 = match backend.http_protocol() {
+            Protocol::Http2 if selected != Some(b"h2") => {
+                return Err(failed("the backend did not select h2 by ALPN".into()));
+            }
+            _ => selected == Some(b"h2"),
+        };
+        Ok(Connected {
+            stream: Stream::Tls(Box::new(TlsStream(stream))),
+            http2,
+        })
+    }
+
+    fn with_roots(roots: RootCertStore) -> Self {
+        let builder = ClientConfig::builder_with_provider(provider());
+        // The provider's own suites always support the default versions.
+        let config = match builder.with_safe_default_protocol_versions() {
+            Ok(builder) => builder.with_root_certificates(roots).with_no_client_auth(),
+            Err(error) => unreachable!("{error}"),
+        };
+        Self::from_config(&config)
+    }
+}
+
+impl Default for ClientTls {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl fmt::Debug for ClientTls {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ClientTls")
+            .field("server_name", &self.server_name)
+            .finish_non_exhaustive()
+    }
+}
+
+fn alpn(config: &ClientConfig) -> [Arc<ClientConfig>; 3] {
+    let with = |names: &[&[u8]]| {
+        let mut config = config.clone();
+        config.alpn_protocols = names.iter().map(|name| name.to_vec()).collect();
+        Arc::new(config)
+    };
+    let auto: &[&[u8]] = if cfg!(feature = "http2") {
+        &[b"h2", b"http/1.1"]
+    } else {
+        &[b"http/1.1"]
+    };
+    [with(auto), with(&[b"http/1.1"]), with(&[b"h2"])]
+}
+
+/// Returns the provider that the features chose: aws-lc-rs where both are on.
+pub(crate) fn provider() -> Arc<CryptoProvider> {
+    #[cfg(feature = "aws-lc-rs")]
+    let provider = rustls::crypto::aws_lc_rs::default_provider();
+    #[cfg(not(feature = "aws-lc-rs"))]
+    let provider = rustls::crypto::ring::default_provider();
+    Arc::new(provider)
+}

@@ -1,0 +1,1 @@
+//! The canonical stack behind one builder.
