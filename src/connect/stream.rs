@@ -30,6 +30,11 @@ pub enum Stream {
 pub struct TlsStream(pub(super) tokio_rustls::client::TlsStream<Stream>);
 
 impl Stream {
+    /// Returns true if what was written may wait for a flush.
+    pub(crate) fn buffers_writes(&self) -> bool {
+        !matches!(self, Self::Tcp(_) | Self::Unix(_))
+    }
+
     /// Returns true if the other end closed an idle connection, or sent what nobody asked for:
     /// either way, no request may go there. Costs no system call when nothing came in since the
     /// last read.

@@ -84,6 +84,11 @@ impl ConnInfo {
         self.inner.number
     }
 
+    /// Returns true if no other handle is left: the connection is gone.
+    pub(crate) fn is_last(&self) -> bool {
+        Arc::strong_count(&self.inner) == 1
+    }
+
     /// Returns the other end of the transport: a client, or a balancer in between.
     #[must_use]
     pub fn peer(&self) -> &Peer {

@@ -1,1 +1,2 @@
-//! (Tests of the room.)
+mod basics;
+mod upgrade;

@@ -106,3 +106,95 @@ pub(crate) fn refused() -> SocketAddr {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     listener.local_addr().unwrap()
 }
+
+/// A backend that plays a script: whatever comes, each connection answers each request head with
+/// the next piece of its bytes, then closes if it says so.
+#[derive(Debug)]
+pub(crate) struct Scripted {
+    pub(crate) address: SocketAddr,
+    connections: Arc<AtomicUsize>,
+    /// The heads that came, in their order.
+    pub(crate) heads: Arc<std::sync::Mutex<Vec<String>>>,
+    task: JoinHandle<()>,
+}
+
+/// What a [`Scripted`] backend does after a request head.
+#[derive(Clone, Debug)]
+pub(crate) enum Act {
+    /// Sends these bytes and reads on.
+    Send(&'static [u8]),
+    /// Sends these bytes and closes.
+    SendAndClose(&'static [u8]),
+    /// Sends nothing more and keeps the connection open.
+    Hang,
+}
+
+impl Scripted {
+    /// Plays `acts`, over all connections in the order of the requests; the last one is repeated.
+    pub(crate) async fn play(acts: Vec<Act>) -> Self {
+        use tokio::io::{AsyncReadExt, AsyncWriteExt};
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let connections = Arc::new(AtomicUsize::new(0));
+        let heads = Arc::new(std::sync::Mutex::new(Vec::new()));
+        let (opened, seen) = (connections.clone(), heads.clone());
+        let turn = Arc::new(AtomicUsize::new(0));
+        let task = tokio::spawn(async move {
+            let mut running = tokio::task::JoinSet::new();
+            loop {
+                let (mut stream, _) = listener.accept().await.unwrap();
+                opened.fetch_add(1, Ordering::Relaxed);
+                let (acts, turn, seen) = (acts.clone(), turn.clone(), seen.clone());
+                running.spawn(async move {
+                    let mut buf = Vec::new();
+                    loop {
+                        let end = loop {
+                            let found = buf.windows(4).position(|w| w == b"\r\n\r\n");
+                            if let Some(end) = found {
+                                break end + 4;
+                            }
+                            match stream.read_buf(&mut buf).await {
+                                Ok(0) | Err(_) => return,
+                                Ok(_) => {}
+                            }
+                        };
+                        let head: Vec<u8> = buf.drain(..end).collect();
+                        let head = String::from_utf8(head).unwrap();
+                        seen.lock().unwrap().push(head);
+                        let at = turn.fetch_add(1, Ordering::Relaxed).min(acts.len() - 1);
+                        match acts[at] {
+                            Act::Send(bytes) => stream.write_all(bytes).await.unwrap(),
+                            Act::SendAndClose(bytes) => {
+                                stream.write_all(bytes).await.unwrap();
+                                return;
+                            }
+                            Act::Hang => std::future::pending().await,
+                        }
+                    }
+                });
+            }
+        });
+        Self {
+            address,
+            connections,
+            heads,
+            task,
+        }
+    }
+
+    /// Returns how many connections came.
+    pub(crate) fn connections(&self) -> usize {
+        self.connections.load(Ordering::Relaxed)
+    }
+
+    /// Returns the head of the last request.
+    pub(crate) fn last_head(&self) -> String {
+        self.heads.lock().unwrap().last().cloned().unwrap()
+    }
+}
+
+impl Drop for Scripted {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}

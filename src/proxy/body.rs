@@ -1,0 +1,161 @@
+//! The bodies that go through: the response's, one concrete enum; the request's, erased.
+
+use std::{
+    fmt,
+    pin::Pin,
+    task::{Context, Poll},
+};
+
+use bytes::Bytes;
+use http_body::{Body as HttpBody, Frame, SizeHint};
+
+use super::h1::Conn;
+#[cfg(feature = "http2")]
+use super::h2::StreamBody;
+use crate::error::{BoxError, Error};
+
+/// A response body, read straight from the backend's connection.
+#[derive(Default)]
+pub struct Body {
+    kind: Kind,
+}
+
+#[derive(Default)]
+enum Kind {
+    #[default]
+    Empty,
+    #[cfg(feature = "http2")]
+    Http2(Box<StreamBody>),
+    Streaming(Box<Conn>),
+    /// It came whole with the head; the connection is back with its backend already.
+    Whole(Bytes),
+}
+
+impl Body {
+    pub(super) fn whole(data: Bytes) -> Self {
+        Self {
+            kind: Kind::Whole(data),
+        }
+    }
+
+    pub(super) fn streaming(conn: Box<Conn>) -> Self {
+        Self {
+            kind: Kind::Streaming(conn),
+        }
+    }
+
+    #[cfg(feature = "http2")]
+    pub(super) fn http2(stream: Box<StreamBody>) -> Self {
+        Self {
+            kind: Kind::Http2(stream),
+        }
+    }
+}
+
+impl HttpBody for Body {
+    type Data = Bytes;
+    type Error = Error;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
+        let this = self.get_mut();
+        match &mut this.kind {
+            Kind::Empty => Poll::Ready(None),
+            #[cfg(feature = "http2")]
+            Kind::Http2(stream) => Pin::new(&mut **stream).poll_frame(cx),
+            Kind::Streaming(conn) => {
+                let frame = std::task::ready!(conn.poll_frame(cx));
+                let ended = conn.is_body_done() || !matches!(frame, Some(Ok(_)));
+                if ended {
+                    if let Kind::Streaming(conn) = std::mem::take(&mut this.kind) {
+                        conn.finish();
+                    }
+                }
+                Poll::Ready(frame)
+            }
+            Kind::Whole(data) => {
+                let data = std::mem::take(data);
+                this.kind = Kind::Empty;
+                Poll::Ready(Some(Ok(Frame::data(data))))
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match &self.kind {
+            Kind::Empty => true,
+            #[cfg(feature = "http2")]
+            Kind::Http2(stream) => stream.is_end_stream(),
+            Kind::Streaming(_) | Kind::Whole(_) => false,
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.kind {
+            Kind::Empty => SizeHint::with_exact(0),
+            #[cfg(feature = "http2")]
+            Kind::Http2(stream) => stream.size_hint(),
+            Kind::Streaming(conn) => conn
+                .body_left()
+                .map_or_else(SizeHint::new, SizeHint::with_exact),
+            Kind::Whole(data) => SizeHint::with_exact(data.len() as u64),
+        }
+    }
+}
+
+impl fmt::Debug for Body {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Body")
+            .field("size_hint", &self.size_hint())
+            .finish_non_exhaustive()
+    }
+}
+
+/// A request body on its way out, erased: a box where there is one, nothing where there is none.
+pub(super) type Outgoing = Pin<Box<dyn HttpBody<Data = Bytes, Error = BoxError> + Send>>;
+
+/// Erases a request body; `None` when it is at its end already.
+pub(super) fn erase<B>(body: B) -> Option<Outgoing>
+where
+    B: HttpBody<Data = Bytes> + Send + 'static,
+    B::Error: Into<BoxError>,
+{
+    if body.is_end_stream() {
+        return None;
+    }
+    Some(Box::pin(Erased { body }))
+}
+
+pin_project_lite::pin_project! {
+    struct Erased<B> {
+        #[pin]
+        body: B,
+    }
+}
+
+impl<B> HttpBody for Erased<B>
+where
+    B: HttpBody<Data = Bytes>,
+    B::Error: Into<BoxError>,
+{
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        let frame = std::task::ready!(self.project().body.poll_frame(cx));
+        Poll::Ready(frame.map(|frame| frame.map_err(Into::into)))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}

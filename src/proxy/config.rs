@@ -1,0 +1,211 @@
+//! What you configure.
+
+use std::{fmt, sync::Arc, time::Duration};
+
+use http::HeaderValue;
+
+use super::{ForwardedFields, TrustedPeers, h1::Timeouts, idle::Home};
+use crate::{connect::Connector, error::ConfigError, pool::AttachmentKey};
+
+/// Forwards each request to its [`Selected`](crate::context::Selected) backend; see the [module](super).
+///
+/// Clones share the idle connections. One per worker thread keeps them with their runtime.
+#[derive(Clone)]
+#[must_use]
+pub struct Proxy {
+    pub(super) settings: Arc<Settings>,
+}
+
+#[derive(Clone)]
+pub(super) struct Settings {
+    pub(super) key: Arc<AttachmentKey<Home>>,
+    pub(super) connector: Connector,
+    pub(super) timeouts: Timeouts,
+    pub(super) tunnel_timeout: Duration,
+    pub(super) max_idle: usize,
+    pub(super) trusted: TrustedPeers,
+    pub(super) forwarded: ForwardedFields,
+    pub(super) host: HostField,
+    /// By the version that the request came in: 1.0, 1.1, 2.
+    pub(super) via: Option<[HeaderValue; 3]>,
+}
+
+/// Which host the backend is asked for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum HostField {
+    /// The backend's own, from its URL; `X-Forwarded-Host` still tells the client's.
+    Backend,
+    /// The one that the client asked for.
+    #[default]
+    Client,
+}
+
+impl Proxy {
+    /// Makes a proxy with the defaults.
+    pub fn new() -> Self {
+        Self {
+            settings: Arc::new(Settings {
+                key: Arc::new(AttachmentKey::new()),
+                connector: Connector::new(),
+                timeouts: Timeouts {
+                    response: DEFAULT_RESPONSE_TIMEOUT,
+                    idle: DEFAULT_IDLE_TIMEOUT,
+                },
+                tunnel_timeout: DEFAULT_TUNNEL_TIMEOUT,
+                max_idle: DEFAULT_MAX_IDLE,
+                trusted: TrustedPeers::default(),
+                forwarded: ForwardedFields::default(),
+                host: HostField::default(),
+                via: via("evenkeel").ok(),
+            }),
+        }
+    }
+
+    /// Sets how backends are connected to.
+    ///
+    /// Default: [`Connector::new`].
+    pub fn connector(mut self, connector: Connector) -> Self {
+        self.settings_mut().connector = connector;
+        self
+    }
+
+    /// Sets how long a backend may take from the whole request to the whole response head.
+    ///
+    /// Default: 15 s. Deadlines are swept ten times a second: they fire up to 0.2 s late.
+    ///
+    /// # Errors
+    ///
+    /// Under 10 ms or over a day.
+    pub fn response_timeout(mut self, timeout: Duration) -> Result<Self, ConfigError> {
+        self.settings_mut().timeouts.response = in_range("response_timeout", timeout)?;
+        Ok(self)
+    }
+
+    /// Sets how long a side may send nothing in the middle of a message, and how long a
+    /// connection that nobody uses is kept.
+    ///
+    /// Default: 60 s. Choose it shorter than the backends' own keep-alive time-out: a connection
+    /// that the backend closes at the very moment of its re-use costs requests that are not
+    /// idempotent.
+    ///
+    /// # Errors
+    ///
+    /// Under 10 ms or over a day.
+    pub fn idle_timeout(mut self, timeout: Duration) -> Result<Self, ConfigError> {
+        self.settings_mut().timeouts.idle = in_range("idle_timeout", timeout)?;
+        Ok(self)
+    }
+
+    /// Sets how long a tunnel (WebSocket and other upgrades) may stay silent in both directions.
+    ///
+    /// Default: 1 h.
+    ///
+    /// # Errors
+    ///
+    /// Under 10 ms or over a day.
+    pub fn tunnel_timeout(mut self, timeout: Duration) -> Result<Self, ConfigError> {
+        self.settings_mut().tunnel_timeout = in_range("tunnel_timeout", timeout)?;
+        Ok(self)
+    }
+
+    /// Sets how many idle connections are kept with each backend.
+    ///
+    /// Default: 1,024. Each costs the backend a socket, and this process about 9 KiB.
+    pub fn max_idle(mut self, max: usize) -> Self {
+        self.settings_mut().max_idle = max;
+        self
+    }
+
+    /// Sets whose `X-Forwarded-*` and `Forwarded` fields are believed and added to. Those of
+    /// others are replaced: whoever trusts too many lets clients forge their address.
+    ///
+    /// Default: nobody.
+    pub fn trusted_peers(mut self, trusted: TrustedPeers) -> Self {
+        self.settings_mut().trusted = trusted;
+        self
+    }
+
+    /// Sets which fields tell the backend about the client.
+    ///
+    /// Default: [`ForwardedFields::XForwarded`].
+    pub fn forwarded(mut self, fields: ForwardedFields) -> Self {
+        self.settings_mut().forwarded = fields;
+        self
+    }
+
+    /// Sets which host the backend is asked for.
+    ///
+    /// Default: [`HostField::Client`].
+    pub fn host(mut self, host: HostField) -> Self {
+        self.settings_mut().host = host;
+        self
+    }
+
+    /// Sets the name in the `Via` field that RFC 9110 §7.6.3 asks a gateway to add.
+    ///
+    /// Default: `evenkeel`.
+    ///
+    /// # Errors
+    ///
+    /// When it is not a token.
+    pub fn via(mut self, name: &str) -> Result<Self, ConfigError> {
+        self.settings_mut().via = Some(via(name)?);
+        Ok(self)
+    }
+
+    fn settings_mut(&mut self) -> &mut Settings {
+        Arc::make_mut(&mut self.settings)
+    }
+}
+
+impl Default for Proxy {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl fmt::Debug for Proxy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Proxy")
+            .field("connector", &self.settings.connector)
+            .field("timeouts", &self.settings.timeouts)
+            .field("forwarded", &self.settings.forwarded)
+            .field("host", &self.settings.host)
+            .finish_non_exhaustive()
+    }
+}
+
+fn via(name: &str) -> Result<[HeaderValue; 3], ConfigError> {
+    let is_token = |b: u8| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~:".contains(&b);
+    if name.is_empty() || !name.bytes().all(is_token) {
+        return Err(ConfigError::new(
+            "via",
+            format!("{name:?}: a token of letters, digits and -._~ is accepted"),
+        ));
+    }
+    let value = |version: &str| {
+        HeaderValue::try_from(format!("{version} {name}"))
+            .map_err(|error| ConfigError::new("via", error.to_string()))
+    };
+    Ok([value("1.0")?, value("1.1")?, value("2")?])
+}
+
+fn in_range(field: &str, timeout: Duration) -> Result<Duration, ConfigError> {
+    if timeout < Duration::from_millis(10) || timeout > Duration::from_secs(86_400) {
+        return Err(ConfigError::new(
+            field,
+            format!("{timeout:?}: 10 ms to 24 h is accepted"),
+        ));
+    }
+    Ok(timeout)
+}
+
+/// Room for slow reports, and shorter than most clients wait.
+const DEFAULT_RESPONSE_TIMEOUT: Duration = Duration::from_secs(15);
+/// What nginx and many backends keep, too.
+const DEFAULT_IDLE_TIMEOUT: Duration = Duration::from_secs(60);
+/// As HAProxy's documentation suggests for WebSockets.
+const DEFAULT_TUNNEL_TIMEOUT: Duration = Duration::from_secs(3_600);
+/// More than a busy backend has in flight from one balancer.
+const DEFAULT_MAX_IDLE: usize = 1_024;

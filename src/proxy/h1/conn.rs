@@ -1,0 +1,466 @@
+//! One connection to a backend, and the exchange that it is at.
+
+use std::{
+    future::Future,
+    io,
+    pin::{Pin, pin},
+    sync::Arc,
+    task::{Context, Poll, Waker},
+    time::Duration,
+};
+
+use bytes::{Bytes, BytesMut};
+use http::{HeaderMap, StatusCode};
+use http_body::Frame;
+use tokio::io::{AsyncReadExt, AsyncWrite};
+
+use super::{
+    decode::{Decoder, Step},
+    head::{self, Framing, Head, Malformed},
+    send::{Out, SendError, Sending, Waiting},
+};
+use crate::{
+    connect::Stream,
+    context::ConnInfo,
+    deadline::Watch,
+    error::{Error, ErrorKind},
+    proxy::{body::Outgoing, idle::Home},
+};
+
+/// One connection to a backend, and the exchange that it is at. Lives in one box from dial to
+/// close; the future, the response body and the idle stack hand it on.
+pub(crate) struct Conn {
+    stream: Stream,
+    watch: Watch,
+    read: BytesMut,
+    /// How far `read` was searched for the end of the head.
+    scanned: usize,
+    out: Out,
+    sending: Option<Sending>,
+    /// The request says `Expect: 100-continue`: its body waits for the backend's word.
+    expecting: bool,
+    interim: u8,
+    phase: Phase,
+    decoder: Decoder,
+    /// May carry another request when this one has ended well.
+    keep: bool,
+    /// Carried a request before this one.
+    reused: bool,
+    to_head_request: bool,
+    /// Where it goes when it is idle; `None` while it is there.
+    home: Option<Arc<Home>>,
+    /// Authenticated for one client's connection, and of use to that one only.
+    owner: Option<ConnInfo>,
+    timeouts: Timeouts,
+}
+
+/// What the exchange waits for, and so which time-out is armed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    Body,
+    ClientBody,
+    Continue,
+    Head,
+    Idle,
+    Write,
+}
+
+/// The time-outs of an exchange.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Timeouts {
+    pub(crate) response: Duration,
+    pub(crate) idle: Duration,
+}
+
+/// How a request begins on a connection.
+pub(crate) struct Start {
+    pub(crate) body: Option<Outgoing>,
+    /// Declared by Content-Length; `None` in chunks.
+    pub(crate) length: Option<u64>,
+    pub(crate) expecting: bool,
+    pub(crate) is_head: bool,
+}
+
+/// A whole response head, and whether its body came along.
+pub(crate) struct Answer {
+    pub(crate) status: StatusCode,
+    pub(crate) body: AnswerBody,
+    pub(crate) connection_auth: bool,
+}
+
+pub(crate) enum AnswerBody {
+    None,
+    Streaming,
+    Whole(Bytes),
+}
+
+impl Conn {
+    pub(crate) fn new(stream: Stream, timeouts: Timeouts) -> Box<Self> {
+        Box::new(Self {
+            stream,
+            watch: Watch::new(),
+            read: BytesMut::new(),
+            scanned: 0,
+            out: Out::default(),
+            sending: None,
+            expecting: false,
+            interim: 0,
+            phase: Phase::Idle,
+            decoder: Decoder::Done,
+            keep: true,
+            reused: false,
+            to_head_request: false,
+            home: None,
+            owner: None,
+            timeouts,
+        })
+    }
+
+    /// Begins an exchange: writes what the socket takes at once.
+    pub(crate) fn start(&mut self, head: &[u8], start: Start, home: Arc<Home>) {
+        self.home = Some(home);
+        self.keep = true;
+        self.scanned = 0;
+        self.interim = 0;
+        self.to_head_request = start.is_head;
+        self.expecting = start.expecting && start.body.is_some();
+        self.sending = start.body.map(|body| Sending::new(body, start.length));
+        // The future writes the rest; if the socket is full, it registers itself, too.
+        let mut cx = Context::from_waker(Waker::noop());
+        let wrote = match Pin::new(&mut self.stream).poll_write(&mut cx, head) {
+            Poll::Ready(Ok(n)) => n,
+            // An error shows again at the next write or read.
+            Poll::Ready(Err(_)) | Poll::Pending => 0,
+        };
+        if self.stream.buffers_writes() {
+            self.out.mark_unflushed();
+        }
+        if wrote < head.len() {
+            self.out.keep(&head[wrote..]);
+        }
+        self.enter(Phase::Head);
+    }
+
+    /// Waits for the response head; its fields go into `headers`.
+    pub(crate) fn poll_answer(
+        &mut self,
+        cx: &mut Context<'_>,
+        headers: &mut HeaderMap,
+    ) -> Poll<Result<Answer, Error>> {
+        let mut send_failed = None;
+        let sent = match self.poll_send(cx) {
+            Poll::Ready(Ok(())) => true,
+            Poll::Ready(Err(SendError::Client(error))) => return Poll::Ready(Err(error)),
+            Poll::Ready(Err(SendError::Backend(error))) => {
+                send_failed = Some(error);
+                true
+            }
+            Poll::Pending => false,
+        };
+        if sent && self.phase != Phase::Head {
+            self.enter(Phase::Head);
+        }
+        loop {
+            match self.read_head(headers) {
+                Ok(Some(HeadRead::Final(head))) => return Poll::Ready(self.answer(&head)),
+                Ok(Some(HeadRead::Continue)) if self.expecting => {
+                    self.expecting = false;
+                    return self.poll_answer(cx, headers);
+                }
+                Ok(Some(HeadRead::Continue)) => continue,
+                Ok(None) => {}
+                Err(error) => return Poll::Ready(Err(self.failed(ErrorKind::ResponseHead, error))),
+            }
+            match self.poll_fill(cx) {
+                Poll::Ready(Ok(0)) => {
+                    let error = match send_failed {
+                        Some(error) => self.failed(ErrorKind::RequestWrite, error),
+                        None => self.failed(ErrorKind::ResponseClosed, EARLY),
+                    };
+                    return Poll::Ready(Err(error));
+                }
+                Poll::Ready(Ok(_)) => {}
+                Poll::Ready(Err(error)) => {
+                    return Poll::Ready(Err(self.failed(ErrorKind::ResponseClosed, error)));
+                }
+                Poll::Pending => break,
+            }
+        }
+        if self.watch.poll_expired(cx).is_ready() {
+            if self.phase == Phase::Continue {
+                // RFC 9110 §10.1.1: a client that waits need not wait for ever.
+                self.expecting = false;
+                self.enter(Phase::Head);
+                return self.poll_answer(cx, headers);
+            }
+            return Poll::Ready(Err(self.timed_out()));
+        }
+        Poll::Pending
+    }
+
+    /// Returns the next frame of the response body, and goes on sending the request meanwhile.
+    pub(crate) fn poll_frame(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
+        if self.sending.is_some() || !self.out.is_empty() {
+            if let Poll::Ready(Err(_)) = self.poll_send(cx) {
+                // The answer is on its way already; what is left of the request is not needed.
+                self.abandon_request();
+            }
+        }
+        loop {
+            match self.decoder.step(&mut self.read) {
+                Ok(Step::Data(data)) => return Poll::Ready(Some(Ok(Frame::data(data)))),
+                Ok(Step::Trailers(map)) => return Poll::Ready(Some(Ok(Frame::trailers(map)))),
+                Ok(Step::End) => return Poll::Ready(None),
+                Ok(Step::More) => {}
+                Err(error) => return self.broken(error),
+            }
+            match self.poll_fill(cx) {
+                Poll::Ready(Ok(0)) => {
+                    self.keep = false;
+                    if self.decoder.close() {
+                        return Poll::Ready(None);
+                    }
+                    return self.broken(CUT_OFF);
+                }
+                Poll::Ready(Ok(_)) => self.phase = Phase::Idle,
+                Poll::Ready(Err(error)) => return self.broken(error),
+                Poll::Pending => break,
+            }
+        }
+        if self.phase != Phase::Body {
+            self.enter(Phase::Body);
+        }
+        if self.watch.poll_expired(cx).is_ready() {
+            self.keep = false;
+            self.decoder.close();
+            return Poll::Ready(Some(Err(ErrorKind::ResponseBodyTimeout.into())));
+        }
+        Poll::Pending
+    }
+
+    pub(crate) fn is_body_done(&self) -> bool {
+        self.decoder.is_done()
+    }
+
+    pub(crate) fn body_left(&self) -> Option<u64> {
+        self.decoder.left()
+    }
+
+    /// Ends the exchange: home, if it may be used again, else closed.
+    pub(crate) fn finish(mut self: Box<Self>) {
+        let whole = self.decoder.is_done()
+            && self.sending.is_none()
+            && self.out.is_empty()
+            && self.read.is_empty();
+        let Some(home) = self.home.take() else { return };
+        if !(whole && self.keep) {
+            return;
+        }
+        if self.read.capacity() > KEEP_BUFFER {
+            self.read = BytesMut::new();
+        }
+        self.reused = true;
+        self.enter(Phase::Idle);
+        home.put(self);
+    }
+
+    /// Returns true if an idle connection is of no more use.
+    pub(crate) fn is_stale(&mut self) -> bool {
+        self.watch.is_expired() || self.stream.is_stale()
+    }
+
+    pub(crate) fn is_expired(&self) -> bool {
+        self.watch.is_expired()
+    }
+
+    pub(crate) fn is_reused(&self) -> bool {
+        self.reused
+    }
+
+    /// Returns true if no byte of an answer came: a re-used connection that had been closed.
+    pub(crate) fn is_untouched(&self) -> bool {
+        self.read.is_empty() && self.interim == 0
+    }
+
+    /// Returns true if the request had no body, or none of it is gone.
+    pub(crate) fn has_sending(&self) -> bool {
+        self.sending.is_some()
+    }
+
+    pub(crate) fn owner(&self) -> Option<&ConnInfo> {
+        self.owner.as_ref()
+    }
+
+    /// Binds the connection to one client's connection; without one, it is closed after use.
+    pub(crate) fn bind(&mut self, owner: Option<ConnInfo>) {
+        self.keep &= owner.is_some();
+        self.owner = owner;
+    }
+
+    /// Gives up the stream and what was read ahead, for a tunnel.
+    pub(crate) fn into_stream(self) -> (Stream, Bytes) {
+        (self.stream, self.read.freeze())
+    }
+
+    fn answer(&mut self, head: &Head) -> Result<Answer, Error> {
+        self.keep &= head.keep_alive;
+        self.decoder = Decoder::new(head.framing);
+        let body = match head.framing {
+            Framing::None => AnswerBody::None,
+            Framing::Length(length) if self.read.len() as u64 == length => {
+                self.decoder = Decoder::Done;
+                AnswerBody::Whole(self.read.split().freeze())
+            }
+            _ => AnswerBody::Streaming,
+        };
+        Ok(Answer {
+            status: head.status,
+            body,
+            connection_auth: head.connection_auth,
+        })
+    }
+
+    fn read_head(&mut self, headers: &mut HeaderMap) -> Result<Option<HeadRead>, Malformed> {
+        if self.read.is_empty() {
+            return Ok(None);
+        }
+        let Some(end) = head::find_end(&self.read, &mut self.scanned)? else {
+            return Ok(None);
+        };
+        let bytes = self.read.split_to(end).freeze();
+        self.scanned = 0;
+        let head = head::parse(&bytes, self.to_head_request, headers)?;
+        if head.status.is_informational() && head.status != StatusCode::SWITCHING_PROTOCOLS {
+            self.interim += 1;
+            if self.interim > MAX_INTERIM {
+                return Err(Malformed("more than 16 interim responses"));
+            }
+            return Ok(Some(HeadRead::Continue));
+        }
+        Ok(Some(HeadRead::Final(head)))
+    }
+
+    fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        let wanted = match self.decoder.left() {
+            Some(left) if left > READ as u64 => READ_LARGE,
+            _ => READ,
+        };
+        if self.read.capacity() - self.read.len() < READ_LEAST {
+            self.read.reserve(wanted);
+        }
+        pin!(self.stream.read_buf(&mut self.read)).poll(cx)
+    }
+
+    fn poll_send(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), SendError>> {
+        loop {
+            match self.out.poll_write(&mut self.stream, cx) {
+                Poll::Ready(Ok(())) => {}
+                Poll::Ready(Err(error)) => {
+                    self.keep = false;
+                    return Poll::Ready(Err(SendError::Backend(error)));
+                }
+                Poll::Pending => {
+                    self.wait(Waiting::Backend);
+                    return Poll::Pending;
+                }
+            }
+            let Some(sending) = &mut self.sending else {
+                return Poll::Ready(Ok(()));
+            };
+            if self.expecting {
+                if self.phase != Phase::Continue {
+                    self.enter(Phase::Continue);
+                }
+                return Poll::Pending;
+            }
+            match sending.poll_fill(&mut self.out, cx) {
+                Poll::Ready(Ok(ended)) => {
+                    // Progress: the next wait is a new one.
+                    self.phase = Phase::Idle;
+                    if ended {
+                        self.sending = None;
+                    }
+                }
+                Poll::Ready(Err(error)) => {
+                    self.keep = false;
+                    return Poll::Ready(Err(error));
+                }
+                Poll::Pending => {
+                    self.wait(Waiting::Client);
+                    return Poll::Pending;
+                }
+            }
+        }
+    }
+
+    /// Arms the time-out of a wait while sending, once a wait.
+    fn wait(&mut self, waiting: Waiting) {
+        let phase = match waiting {
+            Waiting::Backend => Phase::Write,
+            Waiting::Client => Phase::ClientBody,
+        };
+        if self.phase != phase {
+            self.enter(phase);
+        }
+    }
+
+    fn enter(&mut self, phase: Phase) {
+        self.phase = phase;
+        self.watch.arm(match phase {
+            Phase::Head => self.timeouts.response,
+            Phase::Continue => CONTINUE,
+            Phase::Body | Phase::ClientBody | Phase::Idle | Phase::Write => self.timeouts.idle,
+        });
+    }
+
+    fn timed_out(&self) -> Error {
+        let kind = match self.phase {
+            Phase::ClientBody => ErrorKind::ClientBodyTimeout,
+            Phase::Write => ErrorKind::RequestWriteTimeout,
+            Phase::Body | Phase::Continue | Phase::Head | Phase::Idle => {
+                ErrorKind::ResponseHeadTimeout
+            }
+        };
+        Error::new(kind).after_sending()
+    }
+
+    fn failed(&self, kind: ErrorKind, source: impl Into<crate::BoxError>) -> Error {
+        Error::new(kind).with_source(source).after_sending()
+    }
+
+    fn broken<T>(&mut self, source: impl Into<crate::BoxError>) -> Poll<Option<Result<T, Error>>> {
+        self.keep = false;
+        self.decoder.close();
+        let error = Error::new(ErrorKind::ResponseBody).with_source(source);
+        Poll::Ready(Some(Err(error.after_sending())))
+    }
+
+    fn abandon_request(&mut self) {
+        self.keep = false;
+        self.sending = None;
+        self.out = Out::default();
+    }
+}
+
+/// What a head that was read is.
+enum HeadRead {
+    Continue,
+    Final(Head),
+}
+
+const EARLY: &str = "closed before a whole response head";
+const CUT_OFF: Malformed = Malformed("closed before the end of the body");
+/// What most answers fit into; a connection keeps a buffer of this size while it is idle.
+const READ: usize = 8 * 1024;
+/// For bodies that do not: fewer system calls, and what tokio reads in one go.
+const READ_LARGE: usize = 64 * 1024;
+/// Less room than this is not worth a system call.
+const READ_LEAST: usize = 1024;
+const KEEP_BUFFER: usize = 16 * 1024;
+/// More interim responses than anybody has use for.
+const MAX_INTERIM: u8 = 16;
+/// How long a body waits for `100 (Continue)`: what curl waits, too.
+const CONTINUE: Duration = Duration::from_secs(1);

@@ -1,0 +1,393 @@
+//! The head of a response, read strictly (RFC 9112 §2 to §6).
+
+use std::{error, fmt, mem::MaybeUninit};
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
+
+/// What the head says about the message and the connection.
+#[derive(Debug)]
+pub(crate) struct Head {
+    pub(crate) status: StatusCode,
+    pub(crate) framing: Framing,
+    /// The connection may carry another request after this response.
+    pub(crate) keep_alive: bool,
+    /// The backend authenticates the connection (NTLM, Negotiate), not the request.
+    pub(crate) connection_auth: bool,
+}
+
+/// How the end of the body is found (RFC 9112 §6.3).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Framing {
+    Chunked,
+    Close,
+    Length(u64),
+    None,
+}
+
+/// What is wrong with a message; the connection is of no more use.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Malformed(pub(crate) &'static str);
+
+impl fmt::Display for Malformed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.0)
+    }
+}
+
+impl error::Error for Malformed {}
+
+/// Looks for the empty line that ends a head; `scanned` remembers how far it looked. Refuses what
+/// cannot become a head at once, so that nobody waits for the rest of it.
+pub(crate) fn find_end(buf: &[u8], scanned: &mut usize) -> Result<Option<usize>, Malformed> {
+    let start = buf.len().min(PREFIX.len());
+    if buf[..start] != PREFIX[..start] {
+        return Err(Malformed("not an HTTP/1 status line"));
+    }
+    while let Some(found) = memchr::memchr(b'\n', &buf[*scanned..]) {
+        let at = *scanned + found;
+        if at == 0 || buf[at - 1] != b'\r' {
+            return Err(Malformed("a line ends without CR"));
+        }
+        *scanned = at + 1;
+        if at >= 3 && buf[at - 2] == b'\n' {
+            return if at + 1 > MAX_HEAD {
+                TOO_LARGE
+            } else {
+                Ok(Some(at + 1))
+            };
+        }
+    }
+    *scanned = buf.len();
+    if buf.len() >= MAX_HEAD {
+        TOO_LARGE
+    } else {
+        Ok(None)
+    }
+}
+
+/// Parses a whole head into `headers`, without what ends at this hop (RFC 9110 §7.6.1).
+pub(crate) fn parse(
+    head: &Bytes,
+    to_head_request: bool,
+    headers: &mut HeaderMap,
+) -> Result<Head, Malformed> {
+    let mut fields = [const { MaybeUninit::uninit() }; MAX_FIELDS];
+    let mut parsed = httparse::Response::new(&mut []);
+    let done = httparse::ParserConfig::default()
+        .parse_response_with_uninit_headers(&mut parsed, head, &mut fields)
+        .map_err(|error| match error {
+            httparse::Error::TooManyHeaders => Malformed("more than 100 header fields"),
+            httparse::Error::HeaderName => Malformed("a bad header field name"),
+            httparse::Error::HeaderValue => Malformed("a bad header field value"),
+            httparse::Error::Status => Malformed("a bad status line"),
+            httparse::Error::Version => Malformed("an unknown HTTP version"),
+            _ => Malformed("a bad head"),
+        })?;
+    if done != httparse::Status::Complete(head.len()) {
+        return Err(Malformed("an empty line inside the head"));
+    }
+    let code = parsed.code.unwrap_or(0);
+    let status = StatusCode::from_u16(code).map_err(|_error| Malformed("a status out of range"))?;
+    let old = parsed.version == Some(0);
+    let mut scan = Scan::default();
+    for field in parsed.headers.iter() {
+        scan.look(field)?;
+    }
+    let framing = scan.framing(status, old, to_head_request)?;
+    // Only a head that is sound replaces the fields that were there: the request's, which another
+    // attempt may need.
+    if !status.is_informational() || status == StatusCode::SWITCHING_PROTOCOLS {
+        scan.fill(parsed.headers, status, head, headers)?;
+    }
+    Ok(Head {
+        status,
+        framing,
+        keep_alive: !old && !scan.close && framing != Framing::Close,
+        connection_auth: scan.connection_auth,
+    })
+}
+
+/// What the fields say, gathered in one pass.
+#[derive(Default)]
+struct Scan {
+    length: Option<u64>,
+    chunked: bool,
+    close: bool,
+    connection_auth: bool,
+    /// Fields that `Connection` names besides the known ones; nearly always none.
+    nominated: Vec<HeaderName>,
+}
+
+impl Scan {
+    /// Takes note of what decides about the message and the connection.
+    fn look(&mut self, field: &httparse::Header<'_>) -> Result<(), Malformed> {
+        let is = |name: &str| field.name.eq_ignore_ascii_case(name);
+        match field.name.len() {
+            10 if is("connection") => self.connection(field.value),
+            14 if is("content-length") => {
+                if self.length.is_some() {
+                    return Err(Malformed("Content-Length twice"));
+                }
+                self.length = Some(length(field.value)?);
+            }
+            16 if is("www-authenticate") => {
+                self.connection_auth |= authenticates_connection(field.value);
+            }
+            17 if is("transfer-encoding") => {
+                if self.chunked || !field.value.eq_ignore_ascii_case(b"chunked") {
+                    return Err(Malformed("a Transfer-Encoding other than chunked"));
+                }
+                self.chunked = true;
+            }
+            18 if is("proxy-authenticate") => {
+                self.connection_auth |= authenticates_connection(field.value);
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn connection(&mut self, value: &[u8]) {
+        for token in tokens(value) {
+            if token.eq_ignore_ascii_case(b"close") {
+                self.close = true;
+            } else if !is_known_option(token) {
+                // A name that is none can name no field.
+                self.nominated.extend(HeaderName::from_bytes(token));
+            }
+        }
+    }
+
+    /// Puts the fields that go on to the client into `headers`.
+    fn fill(
+        &self,
+        fields: &[httparse::Header<'_>],
+        status: StatusCode,
+        head: &Bytes,
+        headers: &mut HeaderMap,
+    ) -> Result<(), Malformed> {
+        headers.clear();
+        for field in fields {
+            let name = HeaderName::from_bytes(field.name.as_bytes())
+                .map_err(|_error| Malformed("a bad header field name"))?;
+            if ends_here(&name, status) {
+                continue;
+            }
+            let value = HeaderValue::from_maybe_shared(head.slice_ref(field.value))
+                .map_err(|_error| Malformed("a bad header field value"))?;
+            headers
+                .try_append(name, value)
+                .map_err(|_error| Malformed("too many header fields"))?;
+        }
+        for name in &self.nominated {
+            if !is_protected(name) {
+                headers.remove(name);
+            }
+        }
+        Ok(())
+    }
+
+    fn framing(
+        &self,
+        status: StatusCode,
+        old: bool,
+        to_head_request: bool,
+    ) -> Result<Framing, Malformed> {
+        if self.chunked && self.length.is_some() {
+            return Err(Malformed("Content-Length beside Transfer-Encoding"));
+        }
+        if self.chunked && old {
+            return Err(Malformed("Transfer-Encoding in HTTP/1.0"));
+        }
+        let bodiless = status.is_informational()
+            || status == StatusCode::NO_CONTENT
+            || status == StatusCode::NOT_MODIFIED;
+        Ok(match self.length {
+            _ if to_head_request || bodiless => Framing::None,
+            _ if self.chunked => Framing::Chunked,
+            Some(0) => Framing::None,
+            Some(length) => Framing::Length(length),
+            None => Framing::Close,
+        })
+    }
+}
+
+/// Returns true for a field that is about this hop only (RFC 9110 §7.6.1), or that this status
+/// must not have (§8.6).
+fn ends_here(name: &HeaderName, status: StatusCode) -> bool {
+    match *name {
+        header::CONNECTION | header::TRANSFER_ENCODING | header::TE => true,
+        header::UPGRADE => status != StatusCode::SWITCHING_PROTOCOLS,
+        header::CONTENT_LENGTH => status.is_informational() || status == StatusCode::NO_CONTENT,
+        _ => matches!(name.as_str(), "keep-alive" | "proxy-connection"),
+    }
+}
+
+/// Splits a list of tokens (RFC 9110 §5.6.1).
+pub(crate) fn tokens(value: &[u8]) -> impl Iterator<Item = &[u8]> {
+    value
+        .split(|&b| b == b',')
+        .map(<[u8]>::trim_ascii)
+        .filter(|token| !token.is_empty())
+}
+
+/// Returns true for a `Connection` option that names no field that would have to be removed.
+pub(crate) fn is_known_option(token: &[u8]) -> bool {
+    [&b"close"[..], b"keep-alive", b"upgrade", b"te"]
+        .iter()
+        .any(|known| token.eq_ignore_ascii_case(known))
+}
+
+/// Returns true for a field that `Connection` must not be able to remove: the message would mean
+/// something else without it (RFC 9110 §7.6.1 asks senders not to name end-to-end fields).
+pub(crate) fn is_protected(name: &HeaderName) -> bool {
+    *name == header::CONTENT_LENGTH || *name == header::HOST || *name == header::CACHE_CONTROL
+}
+
+/// Returns true for a scheme that authenticates the connection: it must not be shared.
+pub(crate) fn authenticates_connection(value: &[u8]) -> bool {
+    [&b"ntlm"[..], b"negotiate"].iter().any(|scheme| {
+        value.len() >= scheme.len()
+            && value[..scheme.len()].eq_ignore_ascii_case(scheme)
+            && value
+                .get(scheme.len())
+                .is_none_or(|&b| b == b' ' || b == b',')
+    })
+}
+
+fn length(value: &[u8]) -> Result<u64, Malformed> {
+    if value.is_empty() || value.len() > 19 || !value.iter().all(u8::is_ascii_digit) {
+        return Err(Malformed("a bad Content-Length"));
+    }
+    Ok(value
+        .iter()
+        .fold(0, |sum, digit| sum * 10 + u64::from(digit - b'0')))
+}
+
+const PREFIX: &[u8] = b"HTTP/1.";
+const TOO_LARGE: Result<Option<usize>, Malformed> = Err(Malformed("a head over 32 KiB"));
+/// The head may be this long; what servers and proxies commonly allow is 8 to 64 KiB.
+pub(crate) const MAX_HEAD: usize = 32 * 1024;
+const MAX_FIELDS: usize = 100;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(text: &str) -> Result<(Head, HeaderMap), Malformed> {
+        let mut scanned = 0;
+        let end = find_end(text.as_bytes(), &mut scanned)?.ok_or(Malformed("not whole"))?;
+        let mut headers = HeaderMap::new();
+        let head = parse(&Bytes::from(text[..end].to_owned()), false, &mut headers)?;
+        Ok((head, headers))
+    }
+
+    #[test]
+    fn framing_follows_the_rfc() {
+        let table = [
+            ("200 OK\r\ncontent-length: 5", Framing::Length(5), true),
+            ("200 OK\r\ncontent-length: 0", Framing::None, true),
+            (
+                "200 OK\r\ntransfer-encoding: Chunked",
+                Framing::Chunked,
+                true,
+            ),
+            ("200 OK\r\nserver: x", Framing::Close, false),
+            ("204 No Content\r\nserver: x", Framing::None, true),
+            ("304 Not Modified\r\ncontent-length: 9", Framing::None, true),
+            (
+                "200 OK\r\ncontent-length: 5\r\nconnection: Close",
+                Framing::Length(5),
+                false,
+            ),
+        ];
+        for (text, framing, keep_alive) in table {
+            let (head, _) = read(&format!("HTTP/1.1 {text}\r\n\r\n")).unwrap();
+            assert_eq!(
+                (head.framing, head.keep_alive),
+                (framing, keep_alive),
+                "{text}"
+            );
+        }
+    }
+
+    #[test]
+    fn what_is_ambiguous_is_refused() {
+        for text in [
+            "HTTP/1.1 200 OK\r\ncontent-length: 5\r\ncontent-length: 5\r\n\r\n",
+            "HTTP/1.1 200 OK\r\ncontent-length: 5, 5\r\n\r\n",
+            "HTTP/1.1 200 OK\r\ncontent-length: +5\r\n\r\n",
+            "HTTP/1.1 200 OK\r\ncontent-length: 99999999999999999999\r\n\r\n",
+            "HTTP/1.1 200 OK\r\ncontent-length:\r\n\r\n",
+            "HTTP/1.1 200 OK\r\ncontent-length: 5\r\ntransfer-encoding: chunked\r\n\r\n",
+            "HTTP/1.1 200 OK\r\ntransfer-encoding: gzip, chunked\r\n\r\n",
+            "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\ntransfer-encoding: chunked\r\n\r\n",
+            "HTTP/1.0 200 OK\r\ntransfer-encoding: chunked\r\n\r\n",
+            "HTTP/1.1 200 OK\r\na: b\r\n c\r\n\r\n",
+            "HTTP/1.1 200 OK\r\na : b\r\n\r\n",
+            "HTTP/1.1 200 OK\na: b\r\n\r\n",
+            "HTTP/1.1 099 OK\r\n\r\n",
+            "HTTP/1.1 20 OK\r\n\r\n",
+            "HTTP/1.2 200 OK\r\n\r\n",
+            "HTTP/2 200 OK\r\n\r\n",
+            "\r\nHTTP/1.1 200 OK\r\n\r\n",
+            "<html>",
+        ] {
+            assert!(read(text).is_err(), "{text:?} must be refused");
+        }
+    }
+
+    #[test]
+    fn what_ends_at_this_hop_is_left_out() {
+        let (head, headers) = read(
+            "HTTP/1.1 200 OK\r\nConnection: X-Hop, close, content-length\r\nX-Hop: 1\r\n\
+             Keep-Alive: timeout=5\r\nProxy-Connection: x\r\nUpgrade: h2\r\nTE: x\r\n\
+             Trailer: x-sum\r\nContent-Length: 1\r\nX: 1\r\nX: 2\r\n\r\n",
+        )
+        .unwrap();
+        let names: Vec<_> = headers.keys().map(HeaderName::as_str).collect();
+        assert_eq!(names, ["trailer", "content-length", "x"]);
+        assert_eq!(headers.get_all("x").iter().count(), 2);
+        assert!(!head.keep_alive);
+    }
+
+    #[test]
+    fn connection_bound_authentication_is_seen() {
+        for (value, wanted) in [
+            ("NTLM", true),
+            ("negotiate abc", true),
+            ("Basic", false),
+            ("NTLMx", false),
+        ] {
+            let (head, _) = read(&format!(
+                "HTTP/1.1 401 x\r\ncontent-length: 0\r\nwww-authenticate: {value}\r\n\r\n"
+            ))
+            .unwrap();
+            assert_eq!(head.connection_auth, wanted, "{value}");
+        }
+    }
+
+    #[test]
+    fn a_head_may_come_byte_by_byte() {
+        let text = b"HTTP/1.1 200 OK\r\na: b\r\n\r\nrest";
+        let mut scanned = 0;
+        for n in 0..text.len() {
+            let found = find_end(&text[..n], &mut scanned).unwrap();
+            assert_eq!(found, (n >= 25).then_some(25).filter(|_| n == 25), "{n}");
+            if found.is_some() {
+                return;
+            }
+        }
+        unreachable!("the end must be found");
+    }
+
+    #[test]
+    fn a_head_that_never_ends_is_refused() {
+        let mut text = b"HTTP/1.1 200 OK\r\n".to_vec();
+        while text.len() < MAX_HEAD {
+            text.extend_from_slice(b"x: 0123456789\r\n");
+        }
+        assert!(find_end(&text, &mut 0).is_err());
+    }
+}

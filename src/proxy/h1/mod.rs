@@ -1,0 +1,8 @@
+//! The HTTP/1.1 exchange with a backend: our own, with no task and no channel in between.
+
+mod conn;
+mod decode;
+pub(super) mod head;
+mod send;
+
+pub(super) use conn::{Answer, AnswerBody, Conn, Start, Timeouts};

@@ -1,0 +1,422 @@
+//! The head of the request as the backend gets it.
+
+use std::net::IpAddr;
+
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Version, header, request::Parts};
+
+use super::{
+    config::{HostField, Settings},
+    forwarded::{write_element, write_ip},
+    h1::head::{authenticates_connection, is_known_option, is_protected, tokens},
+};
+use crate::{
+    context::ConnInfo,
+    error::{Error, ErrorKind},
+    pool::Backend,
+};
+
+/// What a request says about its connection and its client, read once.
+pub(super) struct Facts<'a> {
+    pub(super) parts: &'a Parts,
+    pub(super) conn: Option<&'a ConnInfo>,
+    client: Option<IpAddr>,
+    trusted: bool,
+    https: bool,
+    /// The host that the client asked for, validated.
+    host: Option<&'a [u8]>,
+    /// The protocol switch that is asked for.
+    pub(super) upgrade: Option<&'a HeaderValue>,
+    accepts_trailers: bool,
+    /// Fields that `Connection` names; nearly always none.
+    nominated: Vec<HeaderName>,
+    pub(super) connection_auth: bool,
+}
+
+/// How the body's length is told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Length {
+    Chunked,
+    Exact(u64),
+    None,
+}
+
+/// Takes fields: bytes for HTTP/1.1, a map for HTTP/2.
+pub(super) trait Emit {
+    fn field(&mut self, name: &HeaderName, value: &HeaderValue);
+    /// A value that is made here; it is valid by construction, or left out.
+    fn made(&mut self, name: HeaderName, write: impl FnOnce(&mut Vec<u8>));
+}
+
+impl Emit for Vec<u8> {
+    fn field(&mut self, name: &HeaderName, value: &HeaderValue) {
+        line(self, name.as_str(), value.as_bytes());
+    }
+
+    fn made(&mut self, name: HeaderName, write: impl FnOnce(&mut Self)) {
+        self.extend_from_slice(name.as_str().as_bytes());
+        self.extend_from_slice(b": ");
+        write(self);
+        self.extend_from_slice(b"\r\n");
+    }
+}
+
+impl Emit for HeaderMap {
+    fn field(&mut self, name: &HeaderName, value: &HeaderValue) {
+        self.append(name.clone(), value.clone());
+    }
+
+    fn made(&mut self, name: HeaderName, write: impl FnOnce(&mut Vec<u8>)) {
+        let mut value = Vec::new();
+        write(&mut value);
+        if let Ok(value) = HeaderValue::try_from(value) {
+            self.append(name, value);
+        }
+    }
+}
+
+impl<'a> Facts<'a> {
+    pub(super) fn read(parts: &'a Parts, settings: &Settings) -> Result<Self, Error> {
+        let conn = ConnInfo::of(&parts.extensions);
+        let peer = match conn {
+            Some(conn) => conn.client(),
+            None => ConnInfo::peer_of(&parts.extensions),
+        };
+        let client = peer.map(|p| p.ip());
+        let mut facts = Self {
+            parts,
+            conn,
+            client,
+            trusted: client.is_some_and(|c| settings.trusted.contains(c)),
+            https: conn.is_some_and(|c| c.tls().is_some()),
+            host: host(parts, conn.is_some())?,
+            upgrade: None,
+            accepts_trailers: false,
+            nominated: Vec::new(),
+            connection_auth: false,
+        };
+        facts.read_connection();
+        if parts.headers.contains_key(header::TRANSFER_ENCODING)
+            && parts.headers.contains_key(header::CONTENT_LENGTH)
+        {
+            return Err(refuse("Content-Length beside Transfer-Encoding"));
+        }
+        if let Some(value) = parts.headers.get(header::AUTHORIZATION) {
+            facts.connection_auth = authenticates_connection(value.as_bytes());
+        }
+        Ok(facts)
+    }
+
+    fn read_connection(&mut self) {
+        let headers = &self.parts.headers;
+        let mut upgrade = false;
+        for value in headers.get_all(header::CONNECTION) {
+            for token in tokens(value.as_bytes()) {
+                if token.eq_ignore_ascii_case(b"upgrade") {
+                    upgrade = true;
+                } else if !is_known_option(token) {
+                    self.nominated.extend(HeaderName::from_bytes(token));
+                }
+            }
+        }
+        if upgrade && self.parts.version == Version::HTTP_11 {
+            // A cleartext switch to HTTP/2 would carry requests past this proxy.
+            let asked = headers.get(header::UPGRADE);
+            self.upgrade = asked.filter(|v| !tokens(v.as_bytes()).any(|t| t.starts_with(b"h2")));
+        }
+        let te = headers.get_all(header::TE).iter();
+        self.accepts_trailers = te
+            .flat_map(|value| tokens(value.as_bytes()))
+            .any(|token| token.eq_ignore_ascii_case(b"trailers"));
+    }
+
+    pub(super) fn accepts_trailers(&self) -> bool {
+        self.accepts_trailers
+    }
+
+    /// Writes the request line and every field for HTTP/1.1.
+    pub(super) fn write_h1(
+        &self,
+        backend: &Backend,
+        settings: &Settings,
+        length: Length,
+        out: &mut Vec<u8>,
+    ) {
+        out.extend_from_slice(self.parts.method.as_str().as_bytes());
+        out.push(b' ');
+        self.write_target(backend, out);
+        out.extend_from_slice(b" HTTP/1.1\r\nhost: ");
+        out.extend_from_slice(self.host_for(backend, settings));
+        out.extend_from_slice(b"\r\n");
+        self.fields(settings, out);
+        match length {
+            Length::Chunked => out.extend_from_slice(b"transfer-encoding: chunked\r\n"),
+            Length::Exact(length) => {
+                out.extend_from_slice(b"content-length: ");
+                write_number(length, out);
+                out.extend_from_slice(b"\r\n");
+            }
+            Length::None => {}
+        }
+        if let Some(upgrade) = self.upgrade {
+            line(out, "upgrade", upgrade.as_bytes());
+        }
+        match (self.upgrade.is_some(), self.accepts_trailers) {
+            (false, false) => {}
+            (true, false) => out.extend_from_slice(b"connection: upgrade\r\n"),
+            (false, true) => out.extend_from_slice(b"connection: te\r\n"),
+            (true, true) => out.extend_from_slice(b"connection: upgrade, te\r\n"),
+        }
+        if self.accepts_trailers {
+            out.extend_from_slice(b"te: trailers\r\n");
+        }
+        out.extend_from_slice(b"\r\n");
+    }
+
+    /// Writes the target: the backend's base path, and the path and query of the request.
+    pub(super) fn write_target(&self, backend: &Backend, out: &mut Vec<u8>) {
+        let base = backend.base_path().as_bytes();
+        let uri = &self.parts.uri;
+        let target = uri.path_and_query().map_or("/", |p| p.as_str());
+        if base.is_empty() && target == "*" {
+            out.push(b'*');
+            return;
+        }
+        out.extend_from_slice(base);
+        if !target.starts_with('/') {
+            out.push(b'/');
+        }
+        if target != "*" {
+            out.extend_from_slice(target.as_bytes());
+        }
+    }
+
+    pub(super) fn host_for<'b>(&'b self, backend: &'b Backend, settings: &Settings) -> &'b [u8] {
+        match (settings.host, self.host) {
+            (HostField::Client, Some(host)) => host,
+            _ => backend.authority().as_bytes(),
+        }
+    }
+
+    /// Emits every field that goes on, and those that this hop adds.
+    pub(super) fn fields(&self, settings: &Settings, out: &mut impl Emit) {
+        for (name, value) in &self.parts.headers {
+            if !self.ends_here(name) {
+                out.field(name, value);
+            }
+        }
+        self.forwarded(settings, out);
+        if let Some(via) = &settings.via {
+            let value = match self.parts.version {
+                Version::HTTP_10 => &via[0],
+                Version::HTTP_2 => &via[2],
+                _ => &via[1],
+            };
+            out.field(&header::VIA, value);
+        }
+    }
+
+    fn ends_here(&self, name: &HeaderName) -> bool {
+        let ours = match name.as_str() {
+            "connection"
+            | "content-length"
+            | "host"
+            | "keep-alive"
+            | "proxy-authorization"
+            | "proxy-connection"
+            | "te"
+            | "transfer-encoding"
+            | "upgrade"
+            | "http2-settings" => true,
+            // The last peer is added to these two; those that it speaks for stay if it is trusted.
+            "x-forwarded-for" | "forwarded" => true,
+            "x-forwarded-host" | "x-forwarded-proto" => !self.trusted,
+            _ => false,
+        };
+        ours || (!self.nominated.is_empty() && self.nominated.contains(name) && !is_protected(name))
+    }
+
+    fn forwarded(&self, settings: &Settings, out: &mut impl Emit) {
+        if settings.forwarded.x() {
+            if let Some(client) = self.client {
+                out.made(X_FORWARDED_FOR, |value| {
+                    self.earlier(&X_FORWARDED_FOR, value);
+                    write_ip(client, value);
+                });
+            }
+            let given = |name: &HeaderName| self.trusted && self.parts.headers.contains_key(name);
+            if !given(&X_FORWARDED_PROTO) {
+                let proto: &[u8] = if self.https { b"https" } else { b"http" };
+                out.made(X_FORWARDED_PROTO, |value| value.extend_from_slice(proto));
+            }
+            if let Some(host) = self.host.filter(|_| !given(&X_FORWARDED_HOST)) {
+                out.made(X_FORWARDED_HOST, |value| value.extend_from_slice(host));
+            }
+        }
+        if settings.forwarded.rfc7239() {
+            out.made(header::FORWARDED, |value| {
+                self.earlier(&header::FORWARDED, value);
+                write_element(self.client, self.host, self.https, value);
+            });
+        }
+    }
+
+    /// Writes what a trusted peer said before, and a comma.
+    fn earlier(&self, name: &HeaderName, buf: &mut Vec<u8>) {
+        if self.trusted {
+            for value in self.parts.headers.get_all(name) {
+                buf.extend_from_slice(value.as_bytes());
+                buf.extend_from_slice(b", ");
+            }
+        }
+    }
+}
+
+/// Decides how the body's length is told: what the body knows of itself, else what the head says.
+pub(super) fn length(parts: &Parts, has_body: bool, exact: Option<u64>) -> Result<Length, Error> {
+    let mut values = parts.headers.get_all(header::CONTENT_LENGTH).iter();
+    let declared = match (values.next(), values.next()) {
+        (None, _) => None,
+        (Some(_), Some(_)) => return Err(refuse("Content-Length twice")),
+        (Some(value), None) => Some(
+            value
+                .to_str()
+                .ok()
+                .filter(|v| !v.is_empty() && v.bytes().all(|b| b.is_ascii_digit()))
+                .and_then(|v| v.parse::<u64>().ok())
+                .ok_or_else(|| refuse("a bad Content-Length"))?,
+        ),
+    };
+    match (has_body, exact, declared) {
+        (true, Some(exact), Some(declared)) if exact != declared => {
+            Err(refuse("Content-Length is not the body's"))
+        }
+        (true, Some(length), _) | (true, None, Some(length)) => Ok(Length::Exact(length)),
+        (true, None, None) => Ok(Length::Chunked),
+        (false, _, Some(declared)) if declared > 0 => {
+            Err(refuse("Content-Length is not the body's"))
+        }
+        (false, _, Some(_)) => Ok(Length::Exact(0)),
+        // RFC 9110 §8.6: methods that anticipate content say so when there is none.
+        (false, _, None) if matches!(parts.method, Method::POST | Method::PUT | Method::PATCH) => {
+            Ok(Length::Exact(0))
+        }
+        (false, _, None) => Ok(Length::None),
+    }
+}
+
+/// Finds the one host that the client asked for (RFC 9112 §3.2, RFC 9113 §8.3.1).
+fn host(parts: &Parts, over_connection: bool) -> Result<Option<&[u8]>, Error> {
+    let mut fields = parts.headers.get_all(header::HOST).iter();
+    let field = fields.next().map(HeaderValue::as_bytes);
+    if fields.next().is_some() {
+        return Err(refuse("Host twice"));
+    }
+    let target = parts.uri.authority().map(|a| a.as_str().as_bytes());
+    let host = match (target, field) {
+        (Some(target), Some(field))
+            if parts.version == Version::HTTP_2 && !target.eq_ignore_ascii_case(field) =>
+        {
+            return Err(refuse("Host is not :authority"));
+        }
+        // RFC 9112 §3.2.2: the authority of an absolute target stands.
+        (Some(target), _) => Some(target),
+        (None, field) => field,
+    };
+    match host {
+        Some(host) if is_host(host) => Ok(Some(host)),
+        Some(b"") => Ok(None),
+        Some(_) => Err(refuse("a bad Host")),
+        None if over_connection && parts.version == Version::HTTP_11 => Err(refuse("no Host")),
+        None => Ok(None),
+    }
+}
+
+/// Returns true for a name or an address with an optional port (RFC 3986 §3.2.2), and nothing
+/// that could be read as more.
+fn is_host(host: &[u8]) -> bool {
+    let (name, port) = match host {
+        [b'[', ..] => match host.iter().position(|&b| b == b']') {
+            Some(end) => host.split_at(end + 1),
+            None => return false,
+        },
+        _ => host.split_at(host.iter().position(|&b| b == b':').unwrap_or(host.len())),
+    };
+    let port_is_fine = match port {
+        [] => true,
+        [b':', digits @ ..] => digits.iter().all(u8::is_ascii_digit) && digits.len() <= 5,
+        _ => false,
+    };
+    let is_name = |b: &u8| b.is_ascii_alphanumeric() || b"-._~!$&'()*+,;=%".contains(b);
+    let name_is_fine = match name {
+        [b'[', inner @ .., b']'] => {
+            !inner.is_empty() && inner.iter().all(|b| is_name(b) || *b == b':')
+        }
+        name => !name.is_empty() && name.iter().all(is_name),
+    };
+    port_is_fine && name_is_fine
+}
+
+pub(super) fn refuse(why: &'static str) -> Error {
+    Error::new(ErrorKind::BadRequest).with_source(why)
+}
+
+fn line(out: &mut Vec<u8>, name: &str, value: &[u8]) {
+    out.extend_from_slice(name.as_bytes());
+    out.extend_from_slice(b": ");
+    out.extend_from_slice(value);
+    out.extend_from_slice(b"\r\n");
+}
+
+fn write_number(mut number: u64, out: &mut Vec<u8>) {
+    let mut digits = [0; 20];
+    let mut at = digits.len();
+    loop {
+        at -= 1;
+        // The remainder is below ten.
+        digits[at] = b'0' + (number % 10) as u8;
+        number /= 10;
+        if number == 0 {
+            break;
+        }
+    }
+    out.extend_from_slice(&digits[at..]);
+}
+
+const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hosts_are_names_or_addresses() {
+        for good in [
+            "a",
+            "a.b:80",
+            "127.0.0.1:8080",
+            "[::1]",
+            "[::1]:443",
+            "a_b.c",
+            "a:",
+        ] {
+            assert!(is_host(good.as_bytes()), "{good}");
+        }
+        for bad in [
+            "", ":80", "a@b", "a/b", "a b", "a:b", "[::1", "[]", "a:123456", "a\"b", "a#b", "a?b",
+            "[::1]x",
+        ] {
+            assert!(!is_host(bad.as_bytes()), "{bad}");
+        }
+    }
+
+    #[test]
+    fn numbers_are_written_as_fmt_does() {
+        for number in [0, 7, 10, 1_024, u64::MAX] {
+            let mut out = Vec::new();
+            write_number(number, &mut out);
+            assert_eq!(String::from_utf8(out).unwrap(), number.to_string());
+        }
+    }
+}
