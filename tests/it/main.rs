@@ -10,6 +10,7 @@
 mod support;
 
 mod access_log;
+mod architecture;
 mod balance;
 mod connect;
 mod error;

@@ -1,0 +1,200 @@
+//! The import table: a file imports from lower floors only, and rooms never import one another.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+/// Floors from the ground up; rooms on one floor do not know each other.
+const FLOORS: [&[&str]; 5] = [
+    &["error"],
+    &["pool", "deadline"],
+    &["context", "connect"],
+    &[
+        "access_log",
+        "balance",
+        "discover",
+        "failover",
+        "health",
+        "proxy",
+        "respond",
+        "server",
+        "sticky",
+        "tls",
+    ],
+    &["settings", "load_balancer", "lib"],
+];
+
+/// On one floor, these may be used by these.
+const WITHIN_A_FLOOR: [(&str, &str); 1] = [("load_balancer", "settings")];
+
+/// What `lib.rs` re-exports, and the room where it is.
+const ROOT: [(&str, &str); 6] = [
+    ("Backend", "pool"),
+    ("BoxError", "error"),
+    ("ConfigError", "error"),
+    ("Error", "error"),
+    ("ErrorKind", "error"),
+    ("Pool", "pool"),
+];
+
+fn source() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("src")
+}
+
+fn files(folder: &Path, into: &mut Vec<PathBuf>) {
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            files(&path, into);
+        } else if path.extension().is_some_and(|e| e == "rs") {
+            into.push(path);
+        }
+    }
+}
+
+fn sources() -> Vec<(PathBuf, String)> {
+    let mut paths = Vec::new();
+    files(&source(), &mut paths);
+    assert!(paths.len() > 30, "the sources must be found");
+    paths
+        .into_iter()
+        .map(|path| {
+            let text = fs::read_to_string(&path).unwrap();
+            (path, text)
+        })
+        .collect()
+}
+
+fn room(path: &Path) -> String {
+    let relative = path.strip_prefix(source()).unwrap();
+    let first = relative.components().next().unwrap();
+    let name = first.as_os_str().to_str().unwrap();
+    name.trim_end_matches(".rs").to_owned()
+}
+
+fn floor(room: &str) -> usize {
+    FLOORS
+        .iter()
+        .position(|rooms| rooms.contains(&room))
+        .unwrap_or_else(|| panic!("{room} stands on no floor: say in FLOORS where it belongs"))
+}
+
+/// The first names after each `crate::`, comments left out.
+fn imports(text: &str) -> Vec<String> {
+    let code: String = text
+        .lines()
+        .filter(|line| !line.trim_start().starts_with("//"))
+        .flat_map(|line| [line, "\n"])
+        .collect();
+    let mut found = Vec::new();
+    for (at, _) in code.match_indices("crate::") {
+        let rest = &code[at + "crate::".len()..];
+        match rest.strip_prefix('{') {
+            None => found.push(first_name(rest)),
+            Some(group) => {
+                let mut depth = 0;
+                let mut begins = true;
+                for (i, c) in group.char_indices() {
+                    match c {
+                        '{' => depth += 1,
+                        '}' if depth == 0 => break,
+                        '}' => depth -= 1,
+                        ',' if depth == 0 => begins = true,
+                        c if begins && !c.is_whitespace() => {
+                            found.push(first_name(&group[i..]));
+                            begins = false;
+                        }
+                        _ => {}
+                    }
+                }
+            }
+        }
+    }
+    found
+}
+
+fn first_name(text: &str) -> String {
+    let end = text.find(|c: char| !(c.is_alphanumeric() || c == '_'));
+    text[..end.unwrap_or(text.len())].to_owned()
+}
+
+#[test]
+fn a_file_imports_from_lower_floors_only() {
+    for (path, text) in sources() {
+        let from = room(&path);
+        for name in imports(&text) {
+            let root = ROOT.iter().find(|(export, _)| *export == name);
+            let to = root.map_or(name.as_str(), |(_, room)| room);
+            let allowed = to == from
+                || floor(to) < floor(&from)
+                || WITHIN_A_FLOOR.contains(&(from.as_str(), to));
+            assert!(allowed, "{}: {from} must not import {to}", path.display());
+        }
+    }
+}
+
+#[test]
+fn the_import_reader_sees_what_is_there() {
+    let text = "use crate::{\n    a::{b, c},\n    d,\n};\nuse crate::e::f;\n// crate::g\nlet x = crate::h();";
+    assert_eq!(imports(text), ["a", "d", "e", "h"]);
+}
+
+#[test]
+fn a_file_stays_within_its_walls() {
+    for (path, text) in sources() {
+        if path.ends_with("tests.rs") {
+            continue;
+        }
+        let code = text.split("#[cfg(test)]\nmod tests {").next().unwrap();
+        let lines = code
+            .lines()
+            .map(str::trim)
+            .filter(|line| !line.is_empty() && !line.starts_with("//"))
+            .count();
+        assert!(
+            lines <= 400,
+            "{}: {lines} lines of code are two rooms",
+            path.display()
+        );
+    }
+}
+
+#[test]
+fn the_oldest_supported_compiler_can_read_it() {
+    // `rust-version` allows no let-chains; a newer compiler would not tell.
+    for (path, text) in sources() {
+        let mut condition = false;
+        for (number, line) in text.lines().enumerate() {
+            let line = line.trim_start();
+            if line.starts_with("//") {
+                continue;
+            }
+            let begins = line.starts_with("if ")
+                || line.starts_with("} else if ")
+                || line.starts_with("while ");
+            condition = begins || (condition && line.starts_with("&& "));
+            let mixed = line.contains("if let ") && line.contains(" && ");
+            let chained = condition && (mixed || line.contains("&& let "));
+            assert!(!chained, "{}:{}: a let-chain", path.display(), number + 1);
+        }
+    }
+}
+
+#[test]
+fn every_room_with_a_layer_has_tests_and_an_example() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    for room in FLOORS[3] {
+        let file = root.join("tests/it").join(format!("{room}.rs"));
+        assert!(
+            file.exists() || *room == "discover",
+            "{room} has no tests in tests/it"
+        );
+        let has_layer = source().join(room).join("layer.rs").exists();
+        let example = root.join("examples").join(format!("{room}.rs"));
+        assert!(
+            !has_layer || example.exists(),
+            "{room} has a layer and no example"
+        );
+    }
+}
