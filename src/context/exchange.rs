@@ -4,7 +4,7 @@ use std::{
     fmt,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU64, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
     },
     time::Duration,
 };
@@ -28,6 +28,8 @@ struct Inner {
     began: Instant,
     /// Request body bytes read from the client.
     received: AtomicU64,
+    /// There is an affinity or an attempt: without either, a pick need not look.
+    binds: AtomicBool,
     record: Mutex<Record>,
 }
 
@@ -55,6 +57,7 @@ impl Exchange {
             inner: Arc::new(Inner {
                 began,
                 received: AtomicU64::new(0),
+                binds: AtomicBool::new(false),
                 record: Mutex::new(Record::default()),
             }),
         }
@@ -79,6 +82,7 @@ impl Exchange {
     /// Asks for a backend: what a sticky cookie names. Written by sticky, read by balance.
     pub fn set_affinity(&self, backend: Backend) {
         self.record().affinity = Some(Affinity { backend });
+        self.inner.binds.store(true, Relaxed);
     }
 
     /// Returns the backend asked for.
@@ -114,12 +118,48 @@ impl Exchange {
 
     /// Begins an attempt and returns its number, to be given to [`end_attempt`](Self::end_attempt).
     pub fn begin_attempt(&self, backend: Backend) -> usize {
-        self.record().attempts.push(Attempt {
-            backend,
-            began: Instant::now(),
-            duration: None,
-            outcome: None,
-        })
+        self.inner.binds.store(true, Relaxed);
+        self.record().attempts.begin(backend)
+    }
+
+    /// Reads what binds a pick; takes no lock where nothing does.
+    pub(crate) fn bounds(&self) -> Bounds {
+        if !self.inner.binds.load(Relaxed) {
+            return Bounds::default();
+        }
+        let record = self.record();
+        let attempts = record.attempts.as_slice();
+        let wanted = record.affinity.as_ref().map(|affinity| {
+            let mut tries = attempts
+                .iter()
+                .filter(|a| a.backend.is_same(&affinity.backend));
+            match tries.next_back() {
+                None => Wanted::Untried(affinity.backend.clone()),
+                Some(last) if last.outcome.is_none() => Wanted::Running,
+                Some(_) => Wanted::Tried,
+            }
+        });
+        Bounds {
+            wanted,
+            tried: attempts.iter().map(|a| a.backend.incarnation()).collect(),
+        }
+    }
+
+    /// Notes a pick as a whole, under one lock: the decision, the verdict where there is one, and
+    /// the attempt, whose number it returns.
+    pub(crate) fn route(
+        &self,
+        strategy: &'static str,
+        candidates: usize,
+        verdict: Option<StickyVerdict>,
+        backend: Backend,
+    ) -> usize {
+        self.inner.binds.store(true, Relaxed);
+        let mut record = self.record();
+        record.strategy = Some(strategy);
+        record.candidates = candidates;
+        record.verdict = verdict.or(record.verdict);
+        record.attempts.begin(backend)
     }
 
     /// Ends an attempt; only the first call for it counts.
@@ -147,6 +187,18 @@ impl Exchange {
     #[must_use]
     pub fn backend(&self) -> Option<Backend> {
         self.attempts(|all| all.last().map(|a| a.backend.clone()))
+    }
+
+    /// Returns the backend whose answer the client gets: that of the last attempt that did not
+    /// fail and was not cancelled.
+    #[must_use]
+    pub fn answered_by(&self) -> Option<Backend> {
+        self.attempts(|all| {
+            all.iter()
+                .rev()
+                .find(|a| matches!(a.outcome, None | Some(Outcome::Ok)))
+                .map(|a| a.backend.clone())
+        })
     }
 
     /// Notes why the request as a whole failed; the last call counts.
@@ -202,6 +254,26 @@ impl fmt::Debug for Exchange {
 pub struct Affinity {
     /// That backend.
     pub backend: Backend,
+}
+
+/// What binds a pick; see [`Exchange::bounds`].
+#[derive(Debug, Default)]
+pub(crate) struct Bounds {
+    /// What became of the backend asked for; `None` without an affinity.
+    pub(crate) wanted: Option<Wanted>,
+    /// The incarnations of the backends tried; no allocation where there was no attempt.
+    pub(crate) tried: Vec<u64>,
+}
+
+/// The backend that an affinity asks for, as a pick sees it.
+#[derive(Debug)]
+pub(crate) enum Wanted {
+    /// An attempt at it is under way.
+    Running,
+    /// An attempt at it is over: it will not be tried again.
+    Tried,
+    /// It was not tried.
+    Untried(Backend),
 }
 
 /// What became of stickiness.
@@ -285,6 +357,15 @@ enum Attempts {
 }
 
 impl Attempts {
+    fn begin(&mut self, backend: Backend) -> usize {
+        self.push(Attempt {
+            backend,
+            began: Instant::now(),
+            duration: None,
+            outcome: None,
+        })
+    }
+
     fn push(&mut self, attempt: Attempt) -> usize {
         match std::mem::take(self) {
             Self::None => {
@@ -347,6 +428,43 @@ mod tests {
             assert_eq!(all[1].outcome, Some(Outcome::Ok));
             assert!(all[2].outcome.is_none());
         });
+    }
+
+    #[test]
+    fn an_answer_is_of_an_attempt_that_did_not_fail() {
+        let exchange = Exchange::new();
+        assert!(exchange.answered_by().is_none(), "nobody was asked");
+        let a = exchange.begin_attempt(backend("a"));
+        exchange.end_attempt(a, Outcome::Failed(ErrorKind::Connect));
+        assert!(exchange.answered_by().is_none(), "a failure is no answer");
+        let b = exchange.route("test", 2, None, backend("b"));
+        let c = exchange.begin_attempt(backend("c"));
+        exchange.end_attempt(c, Outcome::Cancelled);
+        let answered = |e: &Exchange| e.answered_by().map(|b| b.id().to_owned());
+        assert_eq!(
+            answered(&exchange).as_deref(),
+            Some("b"),
+            "the loser is not"
+        );
+        exchange.end_attempt(b, Outcome::Ok);
+        assert_eq!(answered(&exchange).as_deref(), Some("b"));
+    }
+
+    #[test]
+    fn a_pick_is_bound_by_the_affinity_and_by_what_was_tried() {
+        let exchange = Exchange::new();
+        let (a, b) = (backend("a"), backend("b"));
+        assert!(exchange.bounds().wanted.is_none() && exchange.bounds().tried.is_empty());
+        exchange.set_affinity(a.clone());
+        assert!(matches!(exchange.bounds().wanted, Some(Wanted::Untried(w)) if w.is_same(&a)));
+        let first = exchange.route("test", 2, Some(StickyVerdict::Valid), a.clone());
+        assert!(matches!(exchange.bounds().wanted, Some(Wanted::Running)));
+        exchange.end_attempt(first, Outcome::Failed(ErrorKind::Connect));
+        assert!(matches!(exchange.bounds().wanted, Some(Wanted::Tried)));
+        exchange.route("test", 1, None, b.clone());
+        assert_eq!(exchange.bounds().tried, [a.incarnation(), b.incarnation()]);
+        assert_eq!(exchange.sticky_verdict(), Some(StickyVerdict::Valid));
+        assert_eq!(exchange.decision(), Some(("test", 1)));
     }
 
     #[test]

@@ -89,7 +89,6 @@ impl Pool {
 
     /// Returns a future that ends when a slot of a capped backend becomes free or the snapshot
     /// changes: a reason to pick again.
-    #[expect(dead_code, reason = "balance waits on it")]
     pub(crate) fn changed(&self) -> Notified<'_> {
         self.inner.room.notified()
     }

@@ -160,10 +160,20 @@ impl State {
 
     /// Takes a slot, wait-free: adds, checks, and undoes where the cap was reached.
     pub(super) fn enter(&self, cap: Option<u32>) -> bool {
-        let before = self.hot.in_flight.fetch_add(1, Relaxed);
-        if cap.is_some_and(|cap| before >= cap) {
-            self.hot.in_flight.fetch_sub(1, Relaxed);
-            return false;
+        if let Some(cap) = cap {
+            // A full backend is told by a read, which leaves its cache line shared.
+            if self.in_flight() >= cap {
+                return false;
+            }
+            if self.hot.in_flight.fetch_add(1, Relaxed) >= cap {
+                // A slot that became free between the two looked taken to others: tell them.
+                if self.hot.in_flight.fetch_sub(1, Relaxed) <= cap {
+                    self.tell_released();
+                }
+                return false;
+            }
+        } else {
+            self.hot.in_flight.fetch_add(1, Relaxed);
         }
         self.hot.requests.fetch_add(1, Relaxed);
         true
@@ -172,9 +182,13 @@ impl State {
     pub(super) fn leave(&self, capped: bool) {
         self.hot.in_flight.fetch_sub(1, Relaxed);
         if capped {
-            if let Some(released) = self.released.get() {
-                released.notify_one();
-            }
+            self.tell_released();
+        }
+    }
+
+    fn tell_released(&self) {
+        if let Some(released) = self.released.get() {
+            released.notify_one();
         }
     }
 
