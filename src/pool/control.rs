@@ -1,7 +1,7 @@
 //! The handle, and the one control path that makes snapshots.
 
 use std::{
-    collections::HashSet,
+    collections::{HashMap, HashSet},
     fmt,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
@@ -135,19 +135,19 @@ impl Pool {
         let backends: Vec<_> = backends.into_iter().collect();
         refuse_duplicates(&backends)?;
         let mut control = self.control();
-        let mut old = std::mem::take(&mut control.members);
+        let old = std::mem::take(&mut control.members);
+        let mut old: HashMap<_, _> = old.into_iter().map(|b| (b.shared_id(), b)).collect();
         let mut events = Vec::new();
         for backend in backends {
-            let found = old.iter().position(|b| b.id() == backend.id());
-            let previous = found.map(|i| old.swap_remove(i));
+            let previous = old.remove(backend.id());
             let (backend, kind) = self.adopt(backend, previous.as_ref());
             events.push((backend.clone(), kind));
             control.members.push(backend);
         }
         self.publish(&mut control, true);
         drop(control);
-        for gone in old {
-            self.dismiss(&gone);
+        for gone in old.values() {
+            self.dismiss(gone);
         }
         for (backend, kind) in events {
             self.tell(&backend, kind);
