@@ -1,0 +1,280 @@
+//! What happens to a request.
+
+use std::{
+    fmt,
+    future::Future,
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+    task::{Context, Poll, ready},
+};
+
+use http::{HeaderMap, HeaderValue, Request, Response, header};
+use pin_project_lite::pin_project;
+use tower_service::Service;
+
+use super::{
+    StickyLayer,
+    cookie::{strip, values},
+    layer::{Config, Shared},
+    token::{Table, Verified},
+};
+use crate::{
+    context::{ConnInfo, Exchange, StickyVerdict},
+    pool::{Backend, Derived, Pool},
+};
+
+/// Keeps a client's session on one backend; see [`StickyLayer`].
+#[derive(Clone)]
+pub struct Sticky<S> {
+    inner: S,
+    pool: Pool,
+    config: Arc<Config>,
+    table: Derived<Table>,
+    shared: Arc<Shared>,
+}
+
+impl<S> Sticky<S> {
+    pub(super) fn new(
+        layer: &StickyLayer,
+        table: Derived<Table>,
+        shared: Arc<Shared>,
+        inner: S,
+    ) -> Self {
+        Self {
+            inner,
+            pool: layer.pool.clone(),
+            config: layer.config.clone(),
+            table,
+            shared,
+        }
+    }
+
+    /// Returns the inner service.
+    pub fn into_inner(self) -> S {
+        self.inner
+    }
+
+    /// Returns the inner service.
+    pub fn get_ref(&self) -> &S {
+        &self.inner
+    }
+
+    /// Returns the inner service.
+    pub fn get_mut(&mut self) -> &mut S {
+        &mut self.inner
+    }
+
+    /// Reads the cookie, and takes it out of what the backend sees.
+    fn read(&self, headers: &mut HeaderMap, exchange: &Exchange) -> Option<Verified> {
+        if !headers.contains_key(header::COOKIE) {
+            exchange.set_sticky_verdict(StickyVerdict::None);
+            return None;
+        }
+        let mut there = false;
+        let verified = {
+            let snapshot = self.pool.snapshot();
+            let table = snapshot.derived(&self.table)?;
+            values(headers, &self.config.name).find_map(|value| {
+                there = true;
+                table.verify(value)
+            })
+        };
+        match &verified {
+            // Balance settles the verdict when it knows whether that backend can take it.
+            Some(verified) => exchange.set_affinity(verified.backend.clone()),
+            None if there => exchange.set_sticky_verdict(StickyVerdict::Invalid),
+            None => exchange.set_sticky_verdict(StickyVerdict::None),
+        }
+        if there {
+            strip(headers, &self.config.name);
+        }
+        verified
+    }
+
+    fn warn(&self, secure: bool, exchange: &Exchange) {
+        if self.config.secure && !secure && first(&self.shared.warned_cleartext) {
+            tracing::warn!(
+                target: "evenkeel::sticky",
+                "the cookie is Secure and the request came over cleartext: browsers will drop it"
+            );
+        }
+        if !exchange.attempts(|attempts| attempts.is_empty()) && first(&self.shared.warned_order) {
+            tracing::warn!(
+                target: "evenkeel::sticky",
+                "StickyLayer stands below the balancer: it must stand above it to have any effect"
+            );
+        }
+    }
+}
+
+fn first(warned: &AtomicBool) -> bool {
+    !warned.load(Relaxed) && !warned.swap(true, Relaxed)
+}
+
+impl<S: fmt::Debug> fmt::Debug for Sticky<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Sticky")
+            .field("inner", &self.inner)
+            .field("cookie", &self.config.name)
+            .finish_non_exhaustive()
+    }
+}
+
+impl<S, B, R> Service<Request<B>> for Sticky<S>
+where
+    S: Service<Request<B>, Response = Response<R>>,
+{
+    type Response = Response<R>;
+    type Error = S::Error;
+    type Future = ResponseFuture<S::Future>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, mut request: Request<B>) -> Self::Future {
+        let exchange = Exchange::of(request.extensions_mut());
+        let conn = ConnInfo::of(request.extensions());
+        self.warn(conn.is_none_or(|c| c.tls().is_some()), &exchange);
+        let presented = self.read(request.headers_mut(), &exchange);
+        ResponseFuture {
+            inner: self.inner.call(request),
+            exchange,
+            presented: presented.filter(|p| p.current).map(|p| p.backend),
+            pool: self.pool.clone(),
+            table: self.table,
+        }
+    }
+}
+
+pin_project! {
+    /// The response of [`Sticky`].
+    pub struct ResponseFuture<F> {
+        #[pin]
+        inner: F,
+        exchange: Exchange,
+        // What the client's cookie names already.
+        presented: Option<Backend>,
+        pool: Pool,
+        table: Derived<Table>,
+    }
+}
+
+impl<F, R, E> Future for ResponseFuture<F>
+where
+    F: Future<Output = Result<Response<R>, E>>,
+{
+    type Output = F::Output;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
+        let this = self.project();
+        let mut response = ready!(this.inner.poll(cx))?;
+        let Some(answered) = this.exchange.backend() else {
+            // Not routed: there is no session to keep.
+            return Poll::Ready(Ok(response));
+        };
+        let known = this
+            .presented
+            .as_ref()
+            .is_some_and(|p| p.is_same(&answered));
+        // A session that a draining backend kept moves soon: its cookie is not renewed.
+        let leaving = this.exchange.sticky_verdict() == Some(StickyVerdict::Draining);
+        if !known && !leaving {
+            let snapshot = this.pool.snapshot();
+            let cookie = snapshot
+                .derived(this.table)
+                .and_then(|t| t.cookie(&answered));
+            if let Some(cookie) = cookie {
+                response
+                    .headers_mut()
+                    .append(header::SET_COOKIE, cookie.clone());
+                keep_private(response.headers_mut());
+            }
+        }
+        Poll::Ready(Ok(response))
+    }
+}
+
+impl<F> fmt::Debug for ResponseFuture<F> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("sticky::ResponseFuture")
+            .finish_non_exhaustive()
+    }
+}
+
+/// Keeps shared caches from handing one user's node to another (RFC 9111 §5.2.2.7).
+fn keep_private(headers: &mut HeaderMap) {
+    let directives: Vec<String> = headers
+        .get_all(header::CACHE_CONTROL)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','))
+        .map(|directive| directive.trim().to_owned())
+        .filter(|directive| !directive.is_empty())
+        .collect();
+    let name = |d: &str| {
+        d.split('=')
+            .next()
+            .unwrap_or("")
+            .trim_end()
+            .to_ascii_lowercase()
+    };
+    if directives
+        .iter()
+        .any(|d| matches!(name(d).as_str(), "no-store"))
+    {
+        return;
+    }
+    if directives.iter().any(|d| d.eq_ignore_ascii_case("private")) {
+        return;
+    }
+    if directives.is_empty() {
+        headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("private"));
+        return;
+    }
+    let mut kept = String::from("private");
+    for directive in directives {
+        // For shared caches only, or fields of a response that is private as a whole now.
+        if !matches!(
+            name(&directive).as_str(),
+            "public" | "s-maxage" | "private" | "proxy-revalidate"
+        ) {
+            kept.push_str(", ");
+            kept.push_str(&directive);
+        }
+    }
+    // Pieces of valid values make a valid one.
+    if let Ok(value) = HeaderValue::try_from(kept) {
+        headers.insert(header::CACHE_CONTROL, value);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shared_caches_are_kept_away() {
+        let table: [(&[&str], &str); 7] = [
+            (&[], "private"),
+            (&["no-store"], "no-store"),
+            (&["private"], "private"),
+            (&["public, max-age=60"], "private, max-age=60"),
+            (&["max-age=60, s-maxage=10"], "private, max-age=60"),
+            (&["Public", "must-revalidate"], "private, must-revalidate"),
+            (&["private=\"set-cookie\", max-age=1"], "private, max-age=1"),
+        ];
+        for (given, wanted) in table {
+            let mut headers = HeaderMap::new();
+            for value in given {
+                headers.append(header::CACHE_CONTROL, value.parse().unwrap());
+            }
+            keep_private(&mut headers);
+            let got: Vec<_> = headers.get_all(header::CACHE_CONTROL).iter().collect();
+            assert_eq!(got, [wanted], "{given:?}");
+        }
+    }
+}

@@ -1,0 +1,249 @@
+//! Opaque tokens: which backend a cookie names, known to whoever has a key.
+
+use std::{collections::HashMap, fmt};
+
+use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
+use hmac::{Hmac, Mac};
+use http::HeaderValue;
+use sha2::Sha256;
+
+use crate::{error::ConfigError, pool::Backend};
+
+/// The keys that tokens are made and verified with: the first makes, all verify. All instances
+/// that share sessions share them.
+#[derive(Clone)]
+pub struct Keys {
+    keys: Vec<[u8; 32]>,
+}
+
+impl Keys {
+    /// Makes and verifies with this key.
+    #[must_use]
+    pub fn new(key: [u8; 32]) -> Self {
+        Self { keys: vec![key] }
+    }
+
+    /// Still verifies with an older key, while cookies made with it are about.
+    #[must_use]
+    pub fn and(mut self, older: [u8; 32]) -> Self {
+        self.keys.push(older);
+        self
+    }
+
+    /// Reads keys of 64 hexadecimal digits each.
+    ///
+    /// # Errors
+    ///
+    /// When there is none, or one is not 64 hexadecimal digits. The key itself is not shown.
+    pub fn from_hex<S: AsRef<str>>(keys: impl IntoIterator<Item = S>) -> Result<Self, ConfigError> {
+        let keys: Vec<_> = keys
+            .into_iter()
+            .enumerate()
+            .map(|(i, key)| read_hex(key.as_ref()).ok_or(i))
+            .collect::<Result<_, _>>()
+            .map_err(|i| {
+                let message = format!("number {}: 64 hexadecimal digits are accepted", i + 1);
+                ConfigError::new("keys", message)
+            })?;
+        if keys.is_empty() {
+            return Err(ConfigError::new("keys", "none: 1 or more is accepted"));
+        }
+        Ok(Self { keys })
+    }
+}
+
+impl fmt::Debug for Keys {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Keys({} secret)", self.keys.len())
+    }
+}
+
+fn read_hex(text: &str) -> Option<[u8; 32]> {
+    let digits: Option<Vec<u8>> = text
+        .chars()
+        .map(|c| c.to_digit(16).and_then(|d| u8::try_from(d).ok()))
+        .collect();
+    let digits = digits?;
+    if digits.len() != 64 {
+        return None;
+    }
+    let mut key = [0; 32];
+    for (byte, pair) in key.iter_mut().zip(digits.chunks(2)) {
+        *byte = pair[0] << 4 | pair[1];
+    }
+    Some(key)
+}
+
+/// 128 bits of an HMAC, in base64.
+type Token = [u8; TOKEN];
+
+/// Every member's tokens and cookies, made with each snapshot, so that a request costs one
+/// look-up.
+pub(super) struct Table {
+    /// By the first half of the token; the second is then compared in constant time, so that a
+    /// forger learns nothing from how long that takes.
+    tokens: HashMap<[u8; TOKEN / 2], Known>,
+    cookies: HashMap<u64, HeaderValue>,
+}
+
+struct Known {
+    token: Token,
+    backend: Backend,
+    current: bool,
+}
+
+/// A token that verified: only [`Table::verify`] makes one.
+pub(super) struct Verified {
+    pub(super) backend: Backend,
+    /// Made with the first key; one of an older key is replaced.
+    pub(super) current: bool,
+}
+
+impl Table {
+    pub(super) fn new(
+        backends: &[Backend],
+        keys: &Keys,
+        scope: &str,
+        cookie: impl Fn(&str) -> HeaderValue,
+    ) -> Self {
+        let mut tokens = HashMap::with_capacity(backends.len() * keys.keys.len());
+        let mut cookies = HashMap::with_capacity(backends.len());
+        for backend in backends {
+            for (i, key) in keys.keys.iter().enumerate().rev() {
+                let token = make(key, scope, backend.id());
+                let known = Known {
+                    token,
+                    backend: backend.clone(),
+                    current: i == 0,
+                };
+                if i == 0 {
+                    let text: String = token.iter().map(|&b| char::from(b)).collect();
+                    cookies.insert(backend.incarnation(), cookie(&text));
+                }
+                tokens.insert(half(&token), known);
+            }
+        }
+        Self { tokens, cookies }
+    }
+
+    pub(super) fn verify(&self, value: &[u8]) -> Option<Verified> {
+        let token: &Token = value.try_into().ok()?;
+        let known = self.tokens.get(&half(token))?;
+        let differs = token
+            .iter()
+            .zip(&known.token)
+            .fold(0, |differs, (a, b)| differs | (a ^ b));
+        (std::hint::black_box(differs) == 0).then(|| Verified {
+            backend: known.backend.clone(),
+            current: known.current,
+        })
+    }
+
+    /// Returns the `Set-Cookie` value for this backend.
+    pub(super) fn cookie(&self, backend: &Backend) -> Option<&HeaderValue> {
+        self.cookies.get(&backend.incarnation())
+    }
+}
+
+fn half(token: &Token) -> [u8; TOKEN / 2] {
+    let mut half = [0; TOKEN / 2];
+    half.copy_from_slice(&token[..TOKEN / 2]);
+    half
+}
+
+fn make(key: &[u8; 32], scope: &str, id: &str) -> Token {
+    let mut token = [0; TOKEN];
+    // An HMAC takes a key of any length.
+    if let Ok(mut mac) = Hmac::<Sha256>::new_from_slice(key) {
+        mac.update(b"evenkeel sticky 1\0");
+        mac.update(scope.as_bytes());
+        mac.update(b"\0");
+        mac.update(id.as_bytes());
+        let tag = mac.finalize().into_bytes();
+        // 16 bytes come to 22 characters exactly.
+        let _ = URL_SAFE_NO_PAD.encode_slice(&tag[..16], &mut token);
+    }
+    token
+}
+
+const TOKEN: usize = 22;
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn table(ids: &[&str], keys: &Keys, scope: &str) -> Table {
+        let backends: Vec<_> = ids
+            .iter()
+            .map(|id| Backend::new(*id, "http://127.0.0.1:1").unwrap())
+            .collect();
+        Table::new(&backends, keys, scope, |token| {
+            HeaderValue::from_str(token).unwrap()
+        })
+    }
+
+    fn token(id: &str) -> Token {
+        make(&[7; 32], "S", id)
+    }
+
+    #[test]
+    fn all_instances_make_the_same_token() {
+        assert_eq!(
+            &make(&[0; 32], "PROXY_SERVER_ID", "a"),
+            b"60qGkmO-4QZotqMJJwGzrg"
+        );
+    }
+
+    #[test]
+    fn keys_are_read_and_never_shown() {
+        let keys = Keys::from_hex(["0f".repeat(32), "AB".repeat(32)]).unwrap();
+        assert_eq!(keys.keys, [[0x0f; 32], [0xab; 32]]);
+        assert_eq!(format!("{keys:?}"), "Keys(2 secret)");
+        for bad in ["", "0f", &"0g".repeat(32), &"0f".repeat(33)] {
+            let error = Keys::from_hex([bad]).unwrap_err();
+            assert_eq!(error.field(), "keys");
+            assert!(
+                bad.is_empty() || !error.to_string().contains(bad),
+                "a key must not be shown"
+            );
+        }
+        assert!(Keys::from_hex(Vec::<String>::new()).is_err());
+    }
+
+    #[test]
+    fn an_older_key_verifies_and_is_replaced() {
+        let rotated = table(&["a"], &Keys::new([9; 32]).and([7; 32]), "S");
+        let old = rotated.verify(&token("a")).unwrap();
+        assert!(!old.current);
+        assert!(rotated.verify(&make(&[9; 32], "S", "a")).unwrap().current);
+    }
+
+    #[test]
+    fn another_pools_tokens_and_removed_ids_are_refused() {
+        let table = table(&["a", "b"], &Keys::new([7; 32]), "S");
+        assert_eq!(table.verify(&token("b")).unwrap().backend.id(), "b");
+        assert!(table.verify(&token("gone")).is_none());
+        assert!(table.verify(&make(&[7; 32], "other", "a")).is_none());
+        assert!(table.verify(&make(&[8; 32], "S", "a")).is_none());
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(20_000))]
+        #[test]
+        fn nothing_forged_is_accepted(
+            flip in 0_usize..TOKEN * 8, cut in 0_usize..TOKEN, noise: [u8; TOKEN],
+        ) {
+            let table = table(&["a", "b"], &Keys::new([7; 32]), "S");
+            let (a, b) = (token("a"), token("b"));
+            let mut flipped = a;
+            flipped[flip / 8] ^= 1 << (flip % 8);
+            prop_assert!(table.verify(&flipped).is_none());
+            prop_assert!(table.verify(&a[..cut]).is_none());
+            let spliced = [&a[..cut], &b[cut..]].concat();
+            prop_assert!(cut == 0 || table.verify(&spliced).is_none());
+            prop_assert!(table.verify(&noise).is_none());
+        }
+    }
+}
