@@ -1,1 +1,110 @@
-//! (The room's docs.)
+//! The pick: which backend a request goes to.
+//!
+//! [`BalanceLayer`] picks a backend when it is called, by the request and the pool's current
+//! snapshot, and leaves a [`Selected`](crate::context::Selected) note for the service inside.
+//! The request counts as in flight at the backend until its response body ends, fails or is
+//! dropped, or its tunnel closes: [`LeastRequests`] and caps see slow downloads as what they are.
+//!
+//! # Example
+//!
+//! ```
+//! use evenkeel::{Backend, Pool, balance::{BalanceLayer, LeastRequests}, context::Selected};
+//! use http::{Request, Response};
+//! use tower::{ServiceBuilder, ServiceExt, service_fn};
+//!
+//! # async fn example() -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+//! let pool = Pool::new([
+//!     Backend::new("a", "http://127.0.0.1:9001")?,
+//!     Backend::new("b", "http://127.0.0.1:9002")?,
+//! ])?;
+//! let service = ServiceBuilder::new()
+//!     .layer(BalanceLayer::new(pool).strategy(LeastRequests::new()))
+//!     .service(service_fn(|request: Request<String>| async move {
+//!         let Some(Selected(backend)) = request.extensions().get() else {
+//!             return Err("balance selects");
+//!         };
+//!         Ok(Response::new(backend.id().to_owned()))
+//!     }));
+//! let response = service.oneshot(Request::new(String::new())).await?;
+//! assert!(["a", "b"].contains(&response.into_body().into_inner().as_str()));
+//! # Ok(())
+//! # }
+//! # tokio_test::block_on(example()).unwrap();
+//! ```
+//!
+//! # Where it goes
+//!
+//! Inside `sticky` and `failover`, which it listens to through the
+//! [`Exchange`](crate::context::Exchange): the backend asked for gets the request if it can, and
+//! no backend gets the same request twice. Around `health`, `proxy`, or any service that reads
+//! `Selected`. Above `sticky` it would pick before the cookie is read: `sticky` warns of that.
+//!
+//! # Defaults
+//!
+//! | what | default |
+//! |---|---|
+//! | strategy | round-robin |
+//! | requests waiting at once | 1024 |
+//! | wait for a backend with room | 5 s |
+//! | wait for a first check | 10 s |
+//! | `Retry-After` when there is no backend | 1 s |
+//!
+//! The strategies, all weight-aware, all skipping what is full or was tried:
+//!
+//! | strategy | picks |
+//! |---|---|
+//! | [`RoundRobin`] | each in turn, evenly spread |
+//! | [`Random`] | by chance alone |
+//! | [`LeastRequests`] | the fewest in flight; beyond 32 backends the best of four |
+//! | [`PowerOfTwo`] | the better of two |
+//!
+//! Your own implements [`Strategy`].
+//!
+//! # When it fails
+//!
+//! | kind | when |
+//! |---|---|
+//! | [`NoBackend`](crate::ErrorKind::NoBackend) | none is usable, or every one was tried for this request: at once |
+//! | [`Overloaded`](crate::ErrorKind::Overloaded) | all usable ones are at their caps and the queue is full: at once |
+//! | [`QueueTimeout`](crate::ErrorKind::QueueTimeout) | waited that long for room or a first check |
+//!
+//! Each says when to try again. An error of the inner service passes through; what a foreign
+//! service fails with becomes the source of [`Service`](crate::ErrorKind::Service). While
+//! backends of a higher tier have room, a full tier overflows to it; a request waits only when no
+//! tier has room. In a tier of more than 64 backends a pick looks at a bounded number of them, so
+//! it may overflow, or wait for a moment, while one of the many has room.
+//!
+//! # Cost
+//!
+//! A pick takes no lock, does not allocate and does not depend on how many backends there are.
+//! `Selected` is one allocation, the `Exchange` two where no layer above inserted it. A request
+//! that waits is boxed.
+//!
+//! # Differences from `tower::balance`
+//!
+//! `tower::balance` picks in `poll_ready`, before the request is known: it cannot honour a
+//! cookie, exclude what a retry has tried, or hash a header. It holds a service per endpoint and
+//! counts until the response's head; here one service serves all backends, and the count lasts
+//! until the last byte. Overload is decided when called, never by a `poll_ready` that does not
+//! become ready.
+
+mod body;
+mod layer;
+mod least_requests;
+mod power_of_two;
+mod queue;
+mod random;
+mod round_robin;
+mod service;
+mod strategy;
+#[cfg(test)]
+mod tests;
+
+pub use body::ResponseBody;
+pub use layer::{BalanceLayer, HELD_TIMEOUT, QUEUE_SIZE, QUEUE_TIMEOUT, RETRY_AFTER};
+pub use least_requests::LeastRequests;
+pub use power_of_two::PowerOfTwo;
+pub use random::Random;
+pub use round_robin::RoundRobin;
+pub use service::{Balance, ResponseFuture};
+pub use strategy::{Pick, Strategy};

@@ -1,0 +1,72 @@
+//! What a pick costs: each strategy, few and many backends, all up, half or all of them down.
+//! A pick is the choice and the slot, taken and given back.
+#![allow(
+    clippy::allow_attributes,
+    clippy::unwrap_used,
+    missing_docs,
+    reason = "a bench"
+)]
+
+use std::{hint::black_box, time::Duration};
+
+use criterion::{Criterion, criterion_group, criterion_main};
+use evenkeel::{
+    Backend, Pool,
+    balance::{LeastRequests, Pick, PowerOfTwo, Random, RoundRobin, Strategy},
+    pool::{Health, ProberGuard, Reason},
+};
+use http::Request;
+
+fn pool(count: usize, up: usize) -> (Pool, ProberGuard) {
+    let backends = (0..count).map(|i| {
+        let backend = Backend::new(format!("b{i}"), "http://127.0.0.1:1").unwrap();
+        backend.weight(1 + i as u32 % 3).unwrap()
+    });
+    let pool = Pool::new(backends).unwrap();
+    // Nothing is usable until a check passes.
+    let guard = pool.attach_prober();
+    let members = pool.snapshot().backends().to_vec();
+    for backend in members.iter().step_by(count / up.max(1)).take(up) {
+        pool.report_active(backend, Health::Healthy, Reason::new("L7OK", ""), 1, None);
+    }
+    (pool, guard)
+}
+
+fn strategies() -> [Box<dyn Strategy>; 4] {
+    [
+        Box::new(RoundRobin::new()),
+        Box::new(Random::new()),
+        Box::new(LeastRequests::new()),
+        Box::new(PowerOfTwo::new()),
+    ]
+}
+
+fn pick(criterion: &mut Criterion) {
+    let request = Request::new(());
+    for count in [4, 10_000] {
+        for (state, up) in [("up", count), ("half", count / 2), ("down", 0)] {
+            let (pool, _guard) = pool(count, up);
+            for mut strategy in strategies() {
+                strategy.attach(&pool);
+                let name = format!("pick/{}/{count}/{state}", strategy.name());
+                criterion.bench_function(&name, |bencher| {
+                    bencher.iter(|| {
+                        let snapshot = pool.snapshot();
+                        strategy.pick(black_box(&snapshot), &Pick::new(black_box(&request)))
+                    });
+                });
+            }
+        }
+    }
+}
+
+criterion_group! {
+    name = benches;
+    config = Criterion::default()
+        .warm_up_time(Duration::from_millis(300))
+        .measurement_time(Duration::from_secs(1))
+        .sample_size(20)
+        .without_plots();
+    targets = pick
+}
+criterion_main!(benches);

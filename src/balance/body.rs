@@ -1,0 +1,136 @@
+//! What happens until the last byte: the lease, and the attempt's end.
+
+use std::{
+    any::Any,
+    pin::Pin,
+    task::{Context, Poll, ready},
+};
+
+use http_body::{Body, Frame, SizeHint};
+use pin_project_lite::pin_project;
+
+use crate::{
+    context::{Exchange, Outcome},
+    error::{BoxError, Error, ErrorKind},
+    pool::Lease,
+};
+
+pin_project! {
+    /// The inner service's response body, with the lease: the request is in flight until the
+    /// body ends, fails or is dropped.
+    #[derive(Debug, Default)]
+    pub struct ResponseBody<R> {
+        #[pin]
+        inner: R,
+        running: Option<Running>,
+    }
+}
+
+impl<R: Body> ResponseBody<R> {
+    pub(super) fn new(inner: R, running: Running) -> Self {
+        // hyper drops such a body without polling it.
+        let running = if inner.is_end_stream() {
+            running.end(Outcome::Ok);
+            None
+        } else {
+            Some(running)
+        };
+        Self { inner, running }
+    }
+
+    /// For a response whose end is elsewhere: a tunnel's.
+    pub(super) fn detached(inner: R) -> Self {
+        Self {
+            inner,
+            running: None,
+        }
+    }
+
+    /// Returns the inner body, and lets go of the lease.
+    pub fn into_inner(self) -> R {
+        self.inner
+    }
+}
+
+impl<R> Body for ResponseBody<R>
+where
+    R: Body,
+    R::Error: 'static,
+{
+    type Data = R::Data;
+    type Error = R::Error;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<R::Data>, R::Error>>> {
+        let mut this = self.project();
+        let frame = ready!(this.inner.as_mut().poll_frame(cx));
+        let outcome = match &frame {
+            Some(Ok(_)) if !this.inner.is_end_stream() => return Poll::Ready(frame),
+            Some(Ok(_)) | None => Outcome::Ok,
+            Some(Err(error)) => Outcome::Failed(kind_of(error)),
+        };
+        if let Some(running) = this.running.take() {
+            running.end(outcome);
+        }
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.inner.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.inner.size_hint()
+    }
+}
+
+/// An attempt that runs: its lease, and its line in the exchange. Dropped without a word, it was
+/// cancelled.
+#[derive(Debug)]
+pub(super) struct Running {
+    // Released after the end is noted: whoever reads the count finds the record whole.
+    _lease: Lease,
+    exchange: Exchange,
+    number: usize,
+    outcome: Outcome,
+}
+
+impl Running {
+    pub(super) fn new(lease: Lease, exchange: Exchange, number: usize) -> Self {
+        Self {
+            _lease: lease,
+            exchange,
+            number,
+            outcome: Outcome::Cancelled,
+        }
+    }
+
+    pub(super) fn end(mut self, outcome: Outcome) {
+        self.outcome = outcome;
+    }
+
+    /// Makes its drop a good end, as that of a tunnel is.
+    pub(super) fn until_dropped(mut self) -> Self {
+        self.outcome = Outcome::Ok;
+        self
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.exchange.end_attempt(self.number, self.outcome);
+    }
+}
+
+/// Returns the kind of a body's error, where it is ours, boxed or not.
+fn kind_of<E: 'static>(error: &E) -> ErrorKind {
+    let error = error as &dyn Any;
+    let ours = error.downcast_ref::<Error>().or_else(|| {
+        error
+            .downcast_ref::<BoxError>()
+            .and_then(|boxed| boxed.downcast_ref::<Error>())
+    });
+    ours.map_or(ErrorKind::Service, Error::kind)
+}

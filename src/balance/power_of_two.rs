@@ -1,0 +1,111 @@
+//! The less loaded of two.
+
+use super::{
+    random::Draw,
+    strategy::{DRAWS, Pick, Strategy},
+};
+use crate::pool::{Backend, DerivedGroups, Group, Lease, Pool, Snapshot};
+
+/// Power of two choices: draws two by weight and takes the one with fewer requests in flight for
+/// its weight. Nearly as even as looking at all, at the cost of two.
+#[derive(Debug, Default)]
+pub struct PowerOfTwo {
+    draw: Option<DerivedGroups<Draw>>,
+}
+
+impl PowerOfTwo {
+    /// Makes the strategy.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+}
+
+impl Strategy for PowerOfTwo {
+    fn name(&self) -> &'static str {
+        "power-of-two"
+    }
+
+    fn attach(&mut self, pool: &Pool) {
+        self.draw = Some(pool.derive_groups(|group| Draw::new(group.weights())));
+    }
+
+    fn pick_from(
+        &self,
+        snapshot: &Snapshot,
+        group: &Group,
+        number: usize,
+        pick: &Pick<'_>,
+    ) -> Option<Lease> {
+        let draw = Draw::of(self.draw, snapshot, number);
+        take_best_of(2, draw, group, pick)
+    }
+}
+
+/// Draws `choices` backends by weight and takes the least loaded with room; draws anew where
+/// none has, then takes any.
+pub(super) fn take_best_of(
+    choices: usize,
+    draw: &Draw,
+    group: &Group,
+    pick: &Pick<'_>,
+) -> Option<Lease> {
+    let (backends, weights) = (group.backends(), group.weights());
+    if let [only] = backends {
+        return pick.take(only);
+    }
+    for _ in 0..=DRAWS {
+        let mut best: Option<(Load, &Backend)> = None;
+        let mut last = usize::MAX;
+        for _ in 0..choices {
+            let mut index = draw.index(fastrand::u64(..), backends.len());
+            if index == last {
+                // The same twice is no choice: the neighbour instead.
+                index = if index + 1 < backends.len() {
+                    index + 1
+                } else {
+                    0
+                };
+            }
+            last = index;
+            let (backend, &weight) = (backends.get(index)?, weights.get(index)?);
+            let load = Load::of(backend, weight);
+            // On a tie the first drawn stays: the draw was by weight.
+            if pick.has_room(backend) && best.as_ref().is_none_or(|(b, _)| load.is_below(*b)) {
+                best = Some((load, backend));
+            }
+        }
+        if let Some(lease) = best.and_then(|(_, backend)| pick.take(backend)) {
+            return Some(lease);
+        }
+    }
+    pick.take_any(backends)
+}
+
+/// Requests in flight for a weight, compared without a division.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Load {
+    in_flight: u32,
+    weight: u32,
+}
+
+impl Load {
+    pub(super) fn of(backend: &Backend, weight: u32) -> Self {
+        Self {
+            in_flight: backend.in_flight(),
+            weight,
+        }
+    }
+
+    pub(super) fn is_below(self, other: Self) -> bool {
+        self.scaled(other) < other.scaled(self)
+    }
+
+    pub(super) fn is_equal(self, other: Self) -> bool {
+        self.scaled(other) == other.scaled(self)
+    }
+
+    fn scaled(self, other: Self) -> u64 {
+        u64::from(self.in_flight) * u64::from(other.weight)
+    }
+}

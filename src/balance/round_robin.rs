@@ -1,0 +1,266 @@
+//! Each in turn, by weight, evenly spread.
+
+use std::{
+    cmp::Reverse,
+    collections::BinaryHeap,
+    sync::atomic::{AtomicU64, Ordering::Relaxed},
+};
+
+use super::strategy::{DRAWS, Pick, Strategy, below};
+use crate::pool::{DerivedGroups, Group, Lease, Pool, Snapshot};
+
+/// Smooth weighted round robin: each backend in turn, a heavier one more often, never in a row
+/// where the weights let others stand between. The default.
+///
+/// The order is made when the pool changes, so a pick is one `fetch_add`. Weights are honoured
+/// exactly while their sum (divided by their common divisor) is at most max(4,096,
+/// 2 × backends); beyond, to the nearest of that many slots, one at the least.
+#[derive(Debug, Default)]
+pub struct RoundRobin {
+    turn: AtomicU64,
+    order: Option<DerivedGroups<Order>>,
+}
+
+impl RoundRobin {
+    /// Makes the strategy.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+}
+
+impl Strategy for RoundRobin {
+    fn name(&self) -> &'static str {
+        "round-robin"
+    }
+
+    fn attach(&mut self, pool: &Pool) {
+        self.order = Some(pool.derive_groups(|group| Order::new(group.weights())));
+    }
+
+    fn pick_from(
+        &self,
+        snapshot: &Snapshot,
+        group: &Group,
+        number: usize,
+        pick: &Pick<'_>,
+    ) -> Option<Lease> {
+        let backends = group.backends();
+        let order = self
+            .order
+            .and_then(|key| snapshot.derived_group(&key, number))
+            .unwrap_or(&Order::InTurn);
+        let turn = self.turn.fetch_add(1, Relaxed);
+        let first = backends.get(order.at(turn, backends.len()))?;
+        if let Some(lease) = pick.take(first) {
+            return Some(lease);
+        }
+        // Not the next in turn: it would get its own share and this one's.
+        for _ in 0..DRAWS {
+            let drawn = backends.get(order.draw(backends.len()))?;
+            if let Some(lease) = pick.take(drawn) {
+                return Some(lease);
+            }
+        }
+        pick.take_any(backends)
+    }
+}
+
+/// In which order a group's backends have their turns.
+#[derive(Debug)]
+enum Order {
+    /// Equal weights: by index.
+    InTurn,
+    /// A round of indices, each as often as its weight asks.
+    Slots(Box<[u32]>),
+}
+
+impl Order {
+    fn new(weights: &[u32]) -> Self {
+        if weights.windows(2).all(|pair| pair[0] == pair[1]) {
+            return Self::InTurn;
+        }
+        Self::Slots(spread(&shares(weights)))
+    }
+
+    fn at(&self, turn: u64, len: usize) -> usize {
+        match self {
+            // An empty group has no index; the caller's look-up says so.
+            Self::InTurn => turn.checked_rem(len as u64).unwrap_or(0) as usize,
+            Self::Slots(slots) => {
+                let slot = turn.checked_rem(slots.len() as u64).unwrap_or(0) as usize;
+                slots.get(slot).map_or(0, |&index| index as usize)
+            }
+        }
+    }
+
+    fn draw(&self, len: usize) -> usize {
+        let random = fastrand::u32(..);
+        match self {
+            Self::InTurn => below(random, len),
+            Self::Slots(slots) => {
+                let slot = below(random, slots.len());
+                slots.get(slot).map_or(0, |&index| index as usize)
+            }
+        }
+    }
+}
+
+/// How many slots each gets: its weight over the common divisor, or where that makes too many,
+/// its share of the bound by largest remainder, one at the least. No weight is 0.
+fn shares(weights: &[u32]) -> Vec<u32> {
+    let divisor = weights.iter().copied().fold(0, gcd).max(1);
+    let total: u64 = weights.iter().map(|&w| u64::from(w / divisor)).sum();
+    let bound = (2 * weights.len() as u64).max(SLOTS);
+    if total <= bound {
+        return weights.iter().map(|w| w / divisor).collect();
+    }
+    let mut by_weight: Vec<usize> = (0..weights.len()).collect();
+    by_weight.sort_by_key(|&i| weights[i]);
+    let mut shares = vec![1; weights.len()];
+    let mut slots = bound;
+    let mut total: u64 = weights.iter().map(|&w| u64::from(w)).sum();
+    // The lightest first: whoever's share is below one slot gets one, at the others' cost.
+    let mut small = 0;
+    for &i in &by_weight {
+        let weight = u64::from(weights[i]);
+        if weight * slots >= total {
+            break;
+        }
+        slots -= 1;
+        total -= weight;
+        small += 1;
+    }
+    let mut rest = by_weight.split_off(small);
+    let mut left = slots;
+    for &i in &rest {
+        let share = u64::from(weights[i]) * slots / total;
+        shares[i] = share as u32;
+        left -= share;
+    }
+    rest.sort_by_key(|&i| Reverse(u64::from(weights[i]) * slots % total));
+    for &i in rest.iter().take(left as usize) {
+        shares[i] += 1;
+    }
+    shares
+}
+
+/// Spreads each index evenly over the round: after any m slots it had its share of m, less than
+/// one off. The k-th of c turns in L slots must lie between ⌊kL/c⌋ and ⌈(k+1)L/c⌉; taking the
+/// earliest deadline among those that may begin keeps all (the shares sum up to L).
+fn spread(shares: &[u32]) -> Box<[u32]> {
+    let len: u64 = shares.iter().map(|&c| u64::from(c)).sum();
+    let window = |index: usize, turn: u64| {
+        let count = u64::from(shares[index]);
+        let begins = turn * len / count;
+        let ends = ((turn + 1) * len).div_ceil(count);
+        (begins, ends)
+    };
+    let mut open = BinaryHeap::new();
+    let mut later = BinaryHeap::new();
+    for index in (0..shares.len()).filter(|&i| shares[i] > 0) {
+        open.push(Reverse((window(index, 0).1, index, 0)));
+    }
+    let mut order = Vec::with_capacity(len as usize);
+    for slot in 0..len {
+        while let Some(&Reverse((begins, index, turn))) = later.peek() {
+            if begins > slot {
+                break;
+            }
+            later.pop();
+            open.push(Reverse((window(index, turn).1, index, turn)));
+        }
+        let Some(Reverse((_, index, turn))) = open.pop() else {
+            break;
+        };
+        order.push(index as u32);
+        if turn + 1 < u64::from(shares[index]) {
+            later.push(Reverse((window(index, turn + 1).0, index, turn + 1)));
+        }
+    }
+    order.into()
+}
+
+fn gcd(a: u32, b: u32) -> u32 {
+    if b == 0 { a } else { gcd(b, a % b) }
+}
+
+/// Slots of a round, for small groups: 16 KiB at most, and four for each step of a weight.
+const SLOTS: u64 = 4_096;
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn counts(order: &[u32], of: usize) -> Vec<u64> {
+        let mut counts = vec![0; of];
+        for &i in order {
+            counts[i as usize] += 1;
+        }
+        counts
+    }
+
+    #[test]
+    fn the_order_is_smooth() {
+        for (weights, expected) in [
+            (&[5, 1, 1][..], "aababaa".len()),
+            (&[1, 1], 2),
+            (&[10, 20, 30], 6),
+            (&[1_000, 999], 1_999),
+        ] {
+            assert_eq!(spread(&shares(weights)).len(), expected, "{weights:?}");
+        }
+        let order = spread(&shares(&[2, 1, 1]));
+        assert!(
+            (0..4).all(|i| (order[i], order[(i + 1) % 4]) != (0, 0)),
+            "the heavy one must not be twice in a row: {order:?}"
+        );
+    }
+
+    #[test]
+    fn a_feather_beside_a_rock_is_not_forgotten() {
+        let mut weights = vec![1_000; 99];
+        weights.push(1);
+        let shares = shares(&weights);
+        assert_eq!(shares.iter().sum::<u32>(), 4_096, "the round is bounded");
+        assert_eq!(shares[99], 1, "the lightest must have a turn");
+    }
+
+    proptest! {
+        #[test]
+        fn shares_are_exact_or_nearest(weights in prop::collection::vec(1u32..=1_000, 2..40)) {
+            let shares = shares(&weights);
+            let total: u64 = weights.iter().map(|&w| u64::from(w)).sum();
+            let slots: u64 = shares.iter().map(|&c| u64::from(c)).sum();
+            prop_assert!(slots <= SLOTS);
+            for (&weight, &share) in weights.iter().zip(&shares) {
+                prop_assert!(share >= 1, "every weight over 0 must have a turn");
+                let ideal = u64::from(weight) as f64 * slots as f64 / total as f64;
+                let off = (f64::from(share) - ideal).abs();
+                // Those below one slot take theirs from the others, in proportion.
+                prop_assert!(off <= 1.0 + 0.01 * ideal, "{share} of {ideal}");
+            }
+        }
+
+        #[test]
+        fn after_any_slots_each_had_its_share(
+            shares in prop::collection::vec(1u32..60, 1..40),
+        ) {
+            let order = spread(&shares);
+            let len = order.len() as f64;
+            prop_assert_eq!(order.len() as u64, shares.iter().map(|&c| u64::from(c)).sum::<u64>());
+            let mut had = vec![0u32; shares.len()];
+            for (slot, &index) in order.iter().enumerate() {
+                had[index as usize] += 1;
+                for (&count, &had) in shares.iter().zip(&had) {
+                    let due = f64::from(count) * (slot + 1) as f64 / len;
+                    prop_assert!((f64::from(had) - due).abs() < 1.0, "{had} of {due}");
+                }
+            }
+            let counted = counts(&order, shares.len());
+            prop_assert!(counted.iter().zip(&shares).all(|(&a, &b)| a == u64::from(b)));
+        }
+    }
+}

@@ -1,0 +1,385 @@
+//! What happens to a request.
+
+use std::{
+    fmt,
+    future::Future,
+    pin::{Pin, pin},
+    sync::Arc,
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use http::{Request, Response};
+use http_body::Body;
+use pin_project_lite::pin_project;
+use tokio::time::{Instant, timeout_at};
+use tower_service::Service;
+
+use super::{
+    body::{ResponseBody, Running},
+    layer::{HELD_TIMEOUT, RETRY_AFTER},
+    queue::{Place, Queue},
+    strategy::{Pick, Strategy},
+};
+use crate::{
+    context::{Exchange, Outcome, Selected, StickyVerdict, Tunnel, Wanted},
+    error::{BoxError, Error, ErrorKind},
+    pool::{Backend, Lease, Mode, Pool, Snapshot},
+};
+
+/// Picks a backend for each request and counts it as in flight; see the [module](super).
+#[derive(Clone)]
+pub struct Balance<S> {
+    inner: S,
+    shared: Arc<Shared>,
+}
+
+impl<S> Balance<S> {
+    pub(super) fn new(inner: S, shared: Arc<Shared>) -> Self {
+        Self { inner, shared }
+    }
+
+    /// Returns the inner service.
+    pub fn get_ref(&self) -> &S {
+        &self.inner
+    }
+
+    /// Returns the inner service, to be changed.
+    pub fn get_mut(&mut self) -> &mut S {
+        &mut self.inner
+    }
+
+    /// Returns the inner service, on its own.
+    pub fn into_inner(self) -> S {
+        self.inner
+    }
+}
+
+impl<S, B, R> Service<Request<B>> for Balance<S>
+where
+    S: Service<Request<B>, Response = Response<R>> + Clone + Send + 'static,
+    S::Error: Into<BoxError>,
+    B: Send + 'static,
+    R: Body,
+{
+    type Response = Response<ResponseBody<R>>;
+    type Error = Error;
+    type Future = ResponseFuture<S::Future>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
+        self.inner
+            .poll_ready(cx)
+            .map_err(|error| Error::from_boxed(error.into()))
+    }
+
+    fn call(&mut self, mut request: Request<B>) -> Self::Future {
+        let exchange = Exchange::of(request.extensions_mut());
+        let state = match self.shared.route(&request, &exchange, Search::Quick) {
+            Ok(route) => {
+                let running = route.begin(exchange, &mut request);
+                State::Calling {
+                    inner: self.inner.call(request),
+                    running: Some(running),
+                }
+            }
+            Err(why) => match self.shared.admit(why) {
+                Ok(place) => {
+                    let next = self.inner.clone();
+                    let inner = std::mem::replace(&mut self.inner, next);
+                    let wait = wait(self.shared.clone(), place, inner, exchange, request);
+                    State::Waiting {
+                        wait: Box::pin(wait),
+                    }
+                }
+                Err(kind) => State::Failed {
+                    error: Some(refusal(kind)),
+                },
+            },
+        };
+        ResponseFuture { state }
+    }
+}
+
+impl<S: fmt::Debug> fmt::Debug for Balance<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Balance")
+            .field("inner", &self.inner)
+            .field("shared", &self.shared)
+            .finish()
+    }
+}
+
+/// What all services of one layer share.
+#[derive(Debug)]
+pub(super) struct Shared {
+    pub(super) pool: Pool,
+    pub(super) strategy: Arc<dyn Strategy>,
+    pub(super) queue: Arc<Queue>,
+}
+
+impl Shared {
+    fn route<B>(
+        &self,
+        request: &Request<B>,
+        exchange: &Exchange,
+        search: Search,
+    ) -> Result<Route, Blocked> {
+        let bounds = exchange.bounds();
+        let snapshot = self.pool.snapshot();
+        let (kept, verdict) = match bounds.wanted {
+            None => (None, None),
+            Some(wanted) => settle(wanted, &snapshot),
+        };
+        let lease = kept.or_else(|| {
+            let mut pick = Pick::new(request).excluding(&bounds.tried);
+            if search == Search::Thorough {
+                pick = pick.thorough();
+            }
+            self.strategy.pick(&snapshot, &pick)
+        });
+        match lease {
+            Some(lease) => Ok(Route {
+                lease,
+                verdict,
+                strategy: self.strategy.name(),
+                candidates: snapshot.usable(),
+            }),
+            None => Err(Blocked::by(&snapshot, &bounds.tried)),
+        }
+    }
+
+    fn admit(&self, why: Blocked) -> Result<Place, ErrorKind> {
+        match why {
+            Blocked::Nothing => Err(ErrorKind::NoBackend),
+            Blocked::Full | Blocked::Held => self.queue.enter().ok_or(ErrorKind::Overloaded),
+        }
+    }
+}
+
+/// A backend that was found, and how.
+struct Route {
+    lease: Lease,
+    verdict: Option<StickyVerdict>,
+    strategy: &'static str,
+    candidates: usize,
+}
+
+impl Route {
+    fn begin<B>(self, exchange: Exchange, request: &mut Request<B>) -> Running {
+        let backend = self.lease.backend().clone();
+        request.extensions_mut().insert(Selected(backend.clone()));
+        let number = exchange.route(self.strategy, self.candidates, self.verdict, backend);
+        Running::new(self.lease, exchange, number)
+    }
+}
+
+/// How far a pick goes to find a backend with room.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Search {
+    /// A bounded number of looks.
+    Quick,
+    /// Every backend: for the rare request that waits.
+    Thorough,
+}
+
+/// Why there is no backend for a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Blocked {
+    /// Every candidate is at its cap.
+    Full,
+    /// None is usable, and some wait for their first check.
+    Held,
+    /// There is none that was not tried.
+    Nothing,
+}
+
+impl Blocked {
+    fn by(snapshot: &Snapshot, tried: &[u64]) -> Self {
+        // Ends at the first that was not tried, so after as many looks as there were attempts.
+        let mut usable = snapshot.groups().iter().flat_map(|g| g.backends());
+        if usable.any(|b| !tried.contains(&b.incarnation())) {
+            Self::Full
+        } else if snapshot.usable() == 0 && snapshot.held() > 0 {
+            Self::Held
+        } else {
+            Self::Nothing
+        }
+    }
+}
+
+/// Takes a slot of the backend asked for, or says why another must be picked. A backend that is
+/// not of this pool is somebody else's business.
+fn settle(wanted: Wanted, snapshot: &Snapshot) -> (Option<Lease>, Option<StickyVerdict>) {
+    let asked = match wanted {
+        // Beside an attempt that may yet succeed, the verdict stays as it is.
+        Wanted::Running => return (None, None),
+        Wanted::Tried => return (None, Some(StickyVerdict::Down)),
+        Wanted::Untried(asked) => asked,
+    };
+    let Some(member) = snapshot.get(asked.id()).filter(|b| b.is_same(&asked)) else {
+        return (None, None);
+    };
+    if !member.keeps_sessions() {
+        return (None, Some(StickyVerdict::Down));
+    }
+    match Lease::acquire(member) {
+        Some(lease) => (Some(lease), Some(kept(member))),
+        None => (None, Some(StickyVerdict::OverCapacity)),
+    }
+}
+
+fn kept(member: &Backend) -> StickyVerdict {
+    if member.is_usable() {
+        return StickyVerdict::Valid;
+    }
+    match member.mode() {
+        Mode::Draining { .. } => StickyVerdict::Draining,
+        Mode::Maintenance | Mode::Ready => StickyVerdict::Valid,
+    }
+}
+
+/// Waits until a backend has room, then calls the inner service.
+async fn wait<S, B>(
+    shared: Arc<Shared>,
+    place: Place,
+    mut inner: S,
+    exchange: Exchange,
+    mut request: Request<B>,
+) -> Result<(S::Future, Running), Error>
+where
+    S: Service<Request<B>>,
+{
+    let began = Instant::now();
+    loop {
+        // Listens before it looks: what changes in between is not missed.
+        let mut changed = pin!(shared.pool.changed());
+        changed.as_mut().enable();
+        let at_most = match shared.route(&request, &exchange, Search::Thorough) {
+            Ok(route) => {
+                drop(place);
+                let running = route.begin(exchange, &mut request);
+                return Ok((inner.call(request), running));
+            }
+            Err(Blocked::Full) => shared.queue.timeout(),
+            Err(Blocked::Held) => HELD_TIMEOUT,
+            Err(Blocked::Nothing) => return Err(refusal(ErrorKind::NoBackend)),
+        };
+        let until = began + at_most;
+        let woken = if exchange.attempts(<[_]>::is_empty) {
+            timeout_at(until, changed).await.is_ok()
+        } else {
+            // Each free slot wakes one waiter. One that must not use it, for it tried that
+            // backend, would keep it from another who could: it looks now and then instead.
+            changed.set(shared.pool.changed());
+            tokio::time::sleep_until(until.min(Instant::now() + RETRY_LOOK)).await;
+            Instant::now() < until
+        };
+        if !woken {
+            return Err(refusal(ErrorKind::QueueTimeout));
+        }
+    }
+}
+
+fn refusal(kind: ErrorKind) -> Error {
+    Error::new(kind).with_retry_after(RETRY_AFTER)
+}
+
+pin_project! {
+    /// The response to come: the inner service's, or the wait for a backend before it.
+    pub struct ResponseFuture<F> {
+        #[pin]
+        state: State<F>,
+    }
+}
+
+pin_project! {
+    #[project = StateProj]
+    enum State<F> {
+        Calling {
+            #[pin]
+            inner: F,
+            running: Option<Running>,
+        },
+        // Boxed because it is rare, and large.
+        Waiting {
+            wait: Pin<Box<dyn Future<Output = Result<(F, Running), Error>> + Send>>,
+        },
+        Failed {
+            error: Option<Error>,
+        },
+    }
+}
+
+impl<F, R, E> Future for ResponseFuture<F>
+where
+    F: Future<Output = Result<Response<R>, E>>,
+    E: Into<BoxError>,
+    R: Body,
+{
+    type Output = Result<Response<ResponseBody<R>>, Error>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let mut state = self.project().state;
+        loop {
+            match state.as_mut().project() {
+                StateProj::Calling { inner, running } => {
+                    let result = ready!(inner.poll(cx));
+                    return Poll::Ready(finish(result, running.take()));
+                }
+                StateProj::Waiting { wait } => {
+                    let next = match ready!(wait.as_mut().poll(cx)) {
+                        Ok((inner, running)) => State::Calling {
+                            inner,
+                            running: Some(running),
+                        },
+                        Err(error) => State::Failed { error: Some(error) },
+                    };
+                    state.set(next);
+                }
+                StateProj::Failed { error } => {
+                    let error = error.take();
+                    return Poll::Ready(Err(
+                        error.unwrap_or_else(|| Error::new(ErrorKind::NoBackend))
+                    ));
+                }
+            }
+        }
+    }
+}
+
+impl<F> fmt::Debug for ResponseFuture<F> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let state = match &self.state {
+            State::Calling { .. } => "calling",
+            State::Waiting { .. } => "waiting",
+            State::Failed { .. } => "failed",
+        };
+        f.debug_tuple("ResponseFuture").field(&state).finish()
+    }
+}
+
+fn finish<R: Body, E: Into<BoxError>>(
+    result: Result<Response<R>, E>,
+    running: Option<Running>,
+) -> Result<Response<ResponseBody<R>>, Error> {
+    match (result, running) {
+        (Ok(response), Some(running)) => {
+            if let Some(tunnel) = response.extensions().get::<Tunnel>() {
+                tunnel.hold(running.until_dropped());
+                return Ok(response.map(ResponseBody::detached));
+            }
+            Ok(response.map(|body| ResponseBody::new(body, running)))
+        }
+        (Ok(response), None) => Ok(response.map(ResponseBody::detached)),
+        (Err(error), running) => {
+            let error = Error::from_boxed(error.into());
+            if let Some(running) = running {
+                running.end(Outcome::Failed(error.kind()));
+            }
+            Err(error)
+        }
+    }
+}
+
+/// Soon enough for a retry, seldom enough to cost nothing.
+const RETRY_LOOK: Duration = Duration::from_millis(20);

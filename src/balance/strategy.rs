@@ -1,0 +1,203 @@
+//! What a strategy is, and what it is told.
+
+use std::{fmt, net::SocketAddr};
+
+use http::{Extensions, HeaderMap, Method, Request, Uri};
+
+use crate::{
+    context::ConnInfo,
+    pool::{Backend, Group, Lease, Pool, Snapshot},
+};
+
+/// Decides which backend a request goes to.
+///
+/// A pick is synchronous and on every request's path: it reads the snapshot and the tables that
+/// it hung there in [`attach`](Self::attach), takes no lock and does not scan all backends.
+pub trait Strategy: fmt::Debug + Send + Sync + 'static {
+    /// Returns the stable name that stands in logs and metrics.
+    fn name(&self) -> &'static str;
+
+    /// Joins the strategy to the pool that it will pick from: the place to
+    /// [`derive`](Pool::derive_groups) tables. Called once, before the first pick.
+    ///
+    /// The default does nothing.
+    fn attach(&mut self, pool: &Pool) {
+        let _ = pool;
+    }
+
+    /// Takes a slot of a backend of this group, or `None` when it finds none that
+    /// [has room](Pick::has_room). `number` is the group's place in the snapshot, the key of its
+    /// tables.
+    ///
+    /// A choice is taken with [`Pick::take`], which fails where the backend is at its cap or was
+    /// tried already; what to do then is the strategy's to say, [`Pick::take_any`] at the least.
+    fn pick_from(
+        &self,
+        snapshot: &Snapshot,
+        group: &Group,
+        number: usize,
+        pick: &Pick<'_>,
+    ) -> Option<Lease>;
+
+    /// Takes a slot of a backend of the snapshot.
+    ///
+    /// The default asks one group after the other, the preferred first.
+    fn pick(&self, snapshot: &Snapshot, pick: &Pick<'_>) -> Option<Lease> {
+        snapshot
+            .groups()
+            .iter()
+            .enumerate()
+            .find_map(|(number, group)| self.pick_from(snapshot, group, number, pick))
+    }
+}
+
+impl Strategy for Box<dyn Strategy> {
+    fn name(&self) -> &'static str {
+        (**self).name()
+    }
+
+    fn attach(&mut self, pool: &Pool) {
+        (**self).attach(pool);
+    }
+
+    fn pick_from(
+        &self,
+        snapshot: &Snapshot,
+        group: &Group,
+        number: usize,
+        pick: &Pick<'_>,
+    ) -> Option<Lease> {
+        (**self).pick_from(snapshot, group, number, pick)
+    }
+
+    fn pick(&self, snapshot: &Snapshot, pick: &Pick<'_>) -> Option<Lease> {
+        (**self).pick(snapshot, pick)
+    }
+}
+
+/// What a strategy is told of the request: its head, and which backends are out for it.
+#[derive(Debug)]
+pub struct Pick<'a> {
+    method: &'a Method,
+    uri: &'a Uri,
+    headers: &'a HeaderMap,
+    extensions: &'a Extensions,
+    tried: &'a [u64],
+    thorough: bool,
+}
+
+impl<'a> Pick<'a> {
+    /// Makes a pick for a request that was not tried anywhere; for tests and benches of
+    /// strategies.
+    #[must_use]
+    pub fn new<B>(request: &'a Request<B>) -> Self {
+        Self {
+            method: request.method(),
+            uri: request.uri(),
+            headers: request.headers(),
+            extensions: request.extensions(),
+            tried: &[],
+            thorough: false,
+        }
+    }
+
+    /// Excludes the backends of these incarnations.
+    pub(super) fn excluding(mut self, tried: &'a [u64]) -> Self {
+        self.tried = tried;
+        self
+    }
+
+    /// Lets [`take_any`](Self::take_any) look at every backend.
+    pub(super) fn thorough(mut self) -> Self {
+        self.thorough = true;
+        self
+    }
+
+    /// Returns the request's method.
+    #[must_use]
+    pub fn method(&self) -> &'a Method {
+        self.method
+    }
+
+    /// Returns the request's target.
+    #[must_use]
+    pub fn uri(&self) -> &'a Uri {
+        self.uri
+    }
+
+    /// Returns the request's header fields.
+    #[must_use]
+    pub fn headers(&self) -> &'a HeaderMap {
+        self.headers
+    }
+
+    /// Returns the request's extensions.
+    #[must_use]
+    pub fn extensions(&self) -> &'a Extensions {
+        self.extensions
+    }
+
+    /// Returns the client's address, where it is known.
+    #[must_use]
+    pub fn client(&self) -> Option<SocketAddr> {
+        match ConnInfo::of(self.extensions) {
+            Some(conn) => conn.client(),
+            None => ConnInfo::peer_of(self.extensions),
+        }
+    }
+
+    /// Returns true if the exchange tried this backend already.
+    #[must_use]
+    pub fn excludes(&self, backend: &Backend) -> bool {
+        !self.tried.is_empty() && self.tried.contains(&backend.incarnation())
+    }
+
+    /// Returns true if the backend could be taken now: not tried, and below its cap.
+    #[must_use]
+    pub fn has_room(&self, backend: &Backend) -> bool {
+        !self.excludes(backend)
+            && backend
+                .in_flight_cap()
+                .is_none_or(|cap| backend.in_flight() < cap)
+    }
+
+    /// Takes a slot of this backend; `None` where it was tried already or is at its cap.
+    #[must_use]
+    pub fn take(&self, backend: &Backend) -> Option<Lease> {
+        if self.excludes(backend) {
+            return None;
+        }
+        Lease::acquire(backend)
+    }
+
+    /// Takes a slot of any of these: the first with room from a random place on. Looks at no
+    /// more than 64 (all, once the request waits in the queue).
+    #[must_use]
+    pub fn take_any(&self, backends: &[Backend]) -> Option<Lease> {
+        let looks = if self.thorough {
+            backends.len()
+        } else {
+            backends.len().min(LOOKS)
+        };
+        let start = below(fastrand::u32(..), backends.len());
+        let (before, after) = backends.split_at_checked(start)?;
+        after
+            .iter()
+            .chain(before)
+            .take(looks)
+            .find_map(|backend| self.take(backend))
+    }
+}
+
+/// Scales a random number to an index below `len` (Lemire's multiplication, without a division).
+pub(super) fn below(random: u32, len: usize) -> usize {
+    ((u64::from(random) * len as u64) >> 32) as usize
+}
+
+/// Draws again that often when the choice has no room, so that what a full or a tried backend
+/// leaves is spread by weight; then takes any.
+pub(super) const DRAWS: usize = 8;
+/// In a crowd of which half is full, 64 looks miss once in 2^64; it bounds what a pick costs.
+const LOOKS: usize = 64;
+
+fn _is_object_safe(_: &dyn Strategy) {}
