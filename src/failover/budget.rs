@@ -1,0 +1,295 @@
+//! How many retries a pool that fails as a whole has to bear.
+
+use std::{
+    fmt,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+
+use tokio::time::Instant;
+
+use crate::error::ConfigError;
+
+/// Retries as a share of the requests, and some a second besides.
+///
+/// # Why a budget and not only a number of attempts?
+///
+/// Attempts bound what one request costs. When every backend is slow or failing, each request
+/// uses all of them, and the load on what is ill is doubled when it can bear it least. A budget
+/// bounds the sum: with 20 %, a pool never gets more than 1.2 times the requests that came (and
+/// a few a second, so that a quiet service may retry too).
+///
+/// A handle: clones share one account. Saved up are at most 10 s: that many seconds' share of
+/// the requests, and the retries a second times 10.
+#[derive(Clone)]
+pub struct Budget {
+    account: Arc<Account>,
+}
+
+struct Account {
+    requests: Requests,
+    /// Retries paid for, and those that were never made and are forgotten; in thousandths.
+    spent: AtomicU64,
+    /// Two readings of clock and requests: the rate is what came since the older.
+    earlier: AtomicU64,
+    latest: AtomicU64,
+    epoch: Instant,
+    /// Thousandths earned by a request and by a second.
+    by_request: u64,
+    by_second: u64,
+}
+
+/// Written at every request: apart from what is read then.
+#[repr(align(128))]
+#[derive(Default)]
+struct Requests(AtomicU64);
+
+impl Budget {
+    /// Makes a budget of this share of the requests (0.2: one retry for five requests) and this
+    /// many retries a second besides.
+    ///
+    /// # Errors
+    ///
+    /// When the share is not within 0 to 10, or the retries a second not within 0 to 1,000,000.
+    pub fn new(share: f64, per_second: f64) -> Result<Self, ConfigError> {
+        let within = |field, value: f64, most: f64| {
+            if (0.0..=most).contains(&value) {
+                Ok((value * UNIT as f64).round() as u64)
+            } else {
+                let message = format!("{value}: 0 to {most} is accepted");
+                Err(ConfigError::new(field, message))
+            }
+        };
+        let by_request = within("budget.share", share, 10.0)?;
+        let by_second = within("budget.per_second", per_second, 1e6)?;
+        Ok(Self::open(by_request, by_second, Instant::now()))
+    }
+
+    fn open(by_request: u64, by_second: u64, now: Instant) -> Self {
+        Self {
+            account: Arc::new(Account {
+                requests: Requests::default(),
+                spent: AtomicU64::new(0),
+                earlier: AtomicU64::new(0),
+                latest: AtomicU64::new(0),
+                epoch: now,
+                by_request,
+                by_second,
+            }),
+        }
+    }
+
+    /// Counts a request: it earns its share. Wait-free, and needs no clock.
+    pub fn deposit(&self) {
+        self.account.requests.0.fetch_add(1, Relaxed);
+    }
+
+    /// Pays for a retry; false when the budget does not allow it. Wait-free.
+    #[must_use]
+    pub fn withdraw(&self, now: Instant) -> bool {
+        let account = &*self.account;
+        let elapsed = now.saturating_duration_since(account.epoch);
+        let requests = account.requests.0.load(Relaxed);
+        // A budget starts with what the seconds earn in the time that may be saved up.
+        let seconds = u128::from(account.by_second) * (elapsed + SAVED_UP).as_millis() / 1_000;
+        let seconds = u64::try_from(seconds).unwrap_or(u64::MAX / 2);
+        let earned = account.by_request * requests + seconds;
+        let savings = account.by_request * account.recent(elapsed, requests)
+            + account.by_second * SAVED_UP.as_secs();
+        // What was earned before that and never used is forgotten.
+        account
+            .spent
+            .fetch_max(earned.saturating_sub(savings), Relaxed);
+        if account.spent.fetch_add(UNIT, Relaxed) + UNIT <= earned {
+            return true;
+        }
+        account.spent.fetch_sub(UNIT, Relaxed);
+        false
+    }
+}
+
+impl Account {
+    /// About how many requests came in the last 10 s: the mean since the older reading, which is
+    /// that old at least, or the first.
+    fn recent(&self, elapsed: Duration, requests: u64) -> u64 {
+        let now = Reading::new(elapsed, requests);
+        let latest = self.latest.load(Relaxed);
+        if now.millis_since(latest) >= millis(SAVED_UP)
+            && self
+                .latest
+                .compare_exchange(latest, now.packed(), Relaxed, Relaxed)
+                .is_ok()
+        {
+            self.earlier.store(latest, Relaxed);
+        }
+        let earlier = self.earlier.load(Relaxed);
+        let came = now.requests_since(earlier);
+        let span = now.millis_since(earlier).max(millis(SAVED_UP));
+        came * millis(SAVED_UP) / span
+    }
+}
+
+/// Clock and requests in one word, each modulo 2³²: 49 days, 4 billion requests. Whoever lies
+/// farther apart than that has a rate that is too low for once.
+struct Reading {
+    tick: u32,
+    requests: u32,
+}
+
+impl Reading {
+    fn new(elapsed: Duration, requests: u64) -> Self {
+        Self {
+            tick: millis(elapsed) as u32,
+            requests: requests as u32,
+        }
+    }
+
+    fn packed(&self) -> u64 {
+        u64::from(self.tick) << 32 | u64::from(self.requests)
+    }
+
+    fn millis_since(&self, packed: u64) -> u64 {
+        u64::from(self.tick.wrapping_sub((packed >> 32) as u32))
+    }
+
+    fn requests_since(&self, packed: u64) -> u64 {
+        u64::from(self.requests.wrapping_sub(packed as u32))
+    }
+}
+
+impl Default for Budget {
+    fn default() -> Self {
+        Self::open(SHARE, PER_SECOND, Instant::now())
+    }
+}
+
+impl fmt::Debug for Budget {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let account = &*self.account;
+        f.debug_struct("Budget")
+            .field("share", &(account.by_request as f64 / UNIT as f64))
+            .field("per_second", &(account.by_second as f64 / UNIT as f64))
+            .field("requests", &account.requests.0)
+            .finish_non_exhaustive()
+    }
+}
+
+fn millis(duration: Duration) -> u64 {
+    // 500 million years.
+    duration.as_millis() as u64
+}
+
+/// One retry, in thousandths.
+const UNIT: u64 = 1_000;
+/// 20 %: what a pool that is sized for losing one backend of five can bear.
+pub(super) const SHARE: u64 = 200;
+/// Enough for a service with a request now and then to fail over.
+pub(super) const PER_SECOND: u64 = 3 * UNIT;
+/// Long enough to carry the burst of retries when a busy backend dies.
+pub(super) const SAVED_UP: Duration = Duration::from_secs(10);
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn open(now: Instant) -> Budget {
+        Budget::open(SHARE, PER_SECOND, now)
+    }
+
+    fn drain(budget: &Budget, now: Instant) -> u64 {
+        (0..100_000).take_while(|_| budget.withdraw(now)).count() as u64
+    }
+
+    fn deposit(budget: &Budget, requests: u64) {
+        for _ in 0..requests {
+            budget.deposit();
+        }
+    }
+
+    #[test]
+    fn a_quiet_service_may_retry_a_few_times() {
+        let now = Instant::now();
+        let budget = open(now);
+        assert_eq!(drain(&budget, now), 30, "10 s of 3 a second are there");
+        let later = now + Duration::from_secs(1);
+        assert_eq!(drain(&budget, later), 3, "and 3 more after a second");
+    }
+
+    #[test]
+    fn a_fifth_of_the_requests_is_earned() {
+        let now = Instant::now();
+        let budget = open(now);
+        assert_eq!(drain(&budget, now), 30);
+        deposit(&budget, 1_000);
+        assert_eq!(drain(&budget, now), 200);
+    }
+
+    #[test]
+    fn savings_of_a_long_quiet_time_are_those_of_ten_seconds() {
+        let now = Instant::now();
+        let budget = open(now);
+        deposit(&budget, 100_000);
+        // 100,000 requests in 1,000 s: 1,000 in 10 s.
+        let later = now + Duration::from_secs(1_000);
+        assert_eq!(drain(&budget, later), 30 + 200);
+    }
+
+    #[test]
+    fn refusals_cost_nothing() {
+        let now = Instant::now();
+        let budget = open(now);
+        drain(&budget, now);
+        for _ in 0..1_000 {
+            assert!(!budget.withdraw(now));
+        }
+        assert!(budget.withdraw(now + Duration::from_millis(334)));
+    }
+
+    #[test]
+    fn what_is_out_of_range_is_refused_by_name() {
+        assert_eq!(Budget::new(-0.1, 1.0).unwrap_err().field(), "budget.share");
+        assert_eq!(
+            Budget::new(0.1, f64::NAN).unwrap_err().field(),
+            "budget.per_second"
+        );
+        let none = Budget::new(0.0, 0.0).unwrap();
+        none.deposit();
+        assert!(!none.withdraw(Instant::now()), "0 and 0 is no retry at all");
+    }
+
+    proptest! {
+        #[test]
+        fn never_more_than_was_earned(
+            steps in prop::collection::vec((0_u64..3_000, 0_u64..200, 0_u64..60), 1..80)
+        ) {
+            let began = Instant::now();
+            let budget = open(began);
+            let (mut now, mut requests, mut granted) = (began, 0, 0);
+            for (millis, came, wanted) in steps {
+                now += Duration::from_millis(millis);
+                deposit(&budget, came);
+                requests += came;
+                granted += (0..wanted).filter(|_| budget.withdraw(now)).count() as u64;
+                let seconds = (now - began).as_millis() as u64;
+                let most = 30 + (requests * SHARE + seconds * 3) / UNIT;
+                prop_assert!(granted <= most, "{granted} retries where {most} were earned");
+            }
+        }
+
+        #[test]
+        fn a_burst_is_bounded_by_what_ten_seconds_earn(
+            quiet in 20_u64..5_000, rate in 0_u64..50,
+        ) {
+            let began = Instant::now();
+            let budget = open(began);
+            deposit(&budget, rate * quiet);
+            let burst = drain(&budget, began + Duration::from_secs(quiet));
+            prop_assert!(burst <= 30 + rate * 2, "{burst} after {quiet} s of {rate} a second");
+        }
+    }
+}

@@ -1,0 +1,177 @@
+//! Which failures are worth another attempt.
+
+use std::fmt;
+
+use http::{Method, request::Parts};
+
+use crate::error::{Error, ErrorKind};
+
+/// Decides which failures are worth another attempt.
+///
+/// The layer has the last word: it does not retry what the attempts, the budget or the body do
+/// not allow.
+pub trait Policy: fmt::Debug + Send + Sync {
+    /// Decides about one attempt that failed.
+    fn decide(&self, failed: &Failed<'_>) -> Decision;
+
+    /// Returns true if what is read of the request's body should be kept, because
+    /// [`decide`](Self::decide) may want it sent again.
+    ///
+    /// Default: for idempotent methods.
+    fn keeps_body(&self, method: &Method) -> bool {
+        method.is_idempotent()
+    }
+}
+
+/// What a [`Policy`] says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Decision {
+    /// The error stands.
+    Keep,
+    /// Another backend should be tried.
+    Retry,
+}
+
+/// An attempt that failed, as a [`Policy`] sees it.
+#[derive(Debug)]
+pub struct Failed<'a> {
+    error: &'a Error,
+    head: &'a Parts,
+    body_untouched: bool,
+}
+
+impl<'a> Failed<'a> {
+    pub(super) fn new(error: &'a Error, head: &'a Parts, body_untouched: bool) -> Self {
+        Self {
+            error,
+            head,
+            body_untouched,
+        }
+    }
+
+    /// Returns why the attempt failed.
+    #[must_use]
+    pub fn error(&self) -> &'a Error {
+        self.error
+    }
+
+    /// Returns the request's head.
+    #[must_use]
+    pub fn head(&self) -> &'a Parts {
+        self.head
+    }
+
+    /// Returns true if nothing of the request's body was read, or there is none.
+    #[must_use]
+    pub fn is_body_untouched(&self) -> bool {
+        self.body_untouched
+    }
+}
+
+/// Retries what cannot do harm: any request of which nothing was sent, and idempotent ones
+/// (RFC 9110 §9.2.2) after that.
+#[derive(Clone, Copy, Debug, Default)]
+#[non_exhaustive]
+pub struct Standard;
+
+impl Policy for Standard {
+    fn decide(&self, failed: &Failed<'_>) -> Decision {
+        if !concerns_the_backend(failed.error) {
+            return Decision::Keep;
+        }
+        let nothing_sent = !failed.error.is_after_sending() && failed.body_untouched;
+        if nothing_sent || failed.head.method.is_idempotent() {
+            Decision::Retry
+        } else {
+            Decision::Keep
+        }
+    }
+}
+
+/// Whether another backend might do better.
+fn concerns_the_backend(error: &Error) -> bool {
+    match error.kind() {
+        ErrorKind::BadRequest
+        | ErrorKind::ClientBody
+        | ErrorKind::ClientBodyTimeout
+        | ErrorKind::MethodRefused => false,
+        // No backend was asked, or none is there: at once is too soon to ask again.
+        ErrorKind::NoBackend
+        | ErrorKind::NotRouted
+        | ErrorKind::Overloaded
+        | ErrorKind::QueueTimeout => false,
+        // The response head is there: the client has it.
+        ErrorKind::ResponseBody | ErrorKind::ResponseBodyTimeout | ErrorKind::Upgrade => false,
+        ErrorKind::Connect
+        | ErrorKind::ConnectTimeout
+        | ErrorKind::ConnectTls
+        | ErrorKind::RequestWrite
+        | ErrorKind::RequestWriteTimeout
+        | ErrorKind::ResponseClosed
+        | ErrorKind::ResponseHead
+        | ErrorKind::ResponseHeadTimeout
+        | ErrorKind::Service => true,
+    }
+}
+
+fn _obj_safe(_: Box<dyn Policy>) {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_sent_again_can_do_no_harm() {
+        use Decision::{Keep, Retry};
+        // Kind, bytes were sent, the body was untouched, then what becomes of a GET and a POST.
+        let table = [
+            (ErrorKind::Connect, false, true, Retry, Retry),
+            (ErrorKind::ConnectTimeout, false, true, Retry, Retry),
+            (ErrorKind::ConnectTls, false, true, Retry, Retry),
+            (ErrorKind::Connect, false, false, Retry, Keep),
+            (ErrorKind::RequestWrite, true, true, Retry, Keep),
+            (ErrorKind::ResponseClosed, true, true, Retry, Keep),
+            (ErrorKind::ResponseHead, true, true, Retry, Keep),
+            (ErrorKind::ResponseHeadTimeout, true, false, Retry, Keep),
+            (ErrorKind::Service, false, true, Retry, Retry),
+            (ErrorKind::Service, true, true, Retry, Keep),
+            (ErrorKind::BadRequest, false, true, Keep, Keep),
+            (ErrorKind::ClientBody, true, false, Keep, Keep),
+            (ErrorKind::ClientBodyTimeout, true, false, Keep, Keep),
+            (ErrorKind::MethodRefused, false, true, Keep, Keep),
+            (ErrorKind::NoBackend, false, true, Keep, Keep),
+            (ErrorKind::Overloaded, false, true, Keep, Keep),
+            (ErrorKind::QueueTimeout, false, true, Keep, Keep),
+            (ErrorKind::NotRouted, false, true, Keep, Keep),
+            (ErrorKind::ResponseBody, true, true, Keep, Keep),
+            (ErrorKind::Upgrade, true, true, Keep, Keep),
+        ];
+        for (kind, sent, untouched, get, post) in table {
+            let mut error = Error::new(kind);
+            if sent {
+                error = error.after_sending();
+            }
+            for (method, wanted) in [(Method::GET, get), (Method::POST, post)] {
+                let (mut head, ()) = http::Request::new(()).into_parts();
+                head.method = method.clone();
+                let failed = Failed::new(&error, &head, untouched);
+                assert_eq!(
+                    Standard.decide(&failed),
+                    wanted,
+                    "{method} after {kind}, sent: {sent}, body untouched: {untouched}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn idempotent_methods_are_those_of_rfc_9110() {
+        for method in [Method::PUT, Method::DELETE, Method::HEAD, Method::OPTIONS] {
+            assert!(Standard.keeps_body(&method), "{method} is idempotent");
+        }
+        for method in [Method::POST, Method::PATCH, Method::CONNECT] {
+            assert!(!Standard.keeps_body(&method), "{method} is not");
+        }
+    }
+}

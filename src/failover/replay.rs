@@ -1,0 +1,330 @@
+//! A request body that a second attempt can send again.
+
+use std::{
+    fmt,
+    pin::Pin,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    task::{Context, Poll, ready},
+};
+
+use bytes::Bytes;
+use http::HeaderMap;
+use http_body::{Body, Frame, SizeHint};
+use pin_project_lite::pin_project;
+
+use crate::error::BoxError;
+
+pin_project! {
+    /// The request body that the inner service gets: the client's, and what is kept of it.
+    pub struct ReplayBody<B> {
+        #[pin]
+        kind: Kind<B>,
+    }
+}
+
+pin_project! {
+    #[project = KindProjection]
+    enum Kind<B> {
+        // Ended before it began.
+        Empty,
+        // Of a layer that does not retry.
+        Passing { #[pin] body: B },
+        Shared { attempt: Attempt<B> },
+    }
+}
+
+/// One attempt's view of the client's body.
+struct Attempt<B> {
+    source: Arc<Mutex<Source<B>>>,
+    number: u32,
+    /// How many of the frames that are kept went out.
+    sent: usize,
+}
+
+/// The client's body, and what was read of it.
+pub(super) struct Source<B> {
+    /// `None` once it ended.
+    body: Option<Pin<Box<B>>>,
+    /// Handles of what was read so far, while `whole`.
+    kept: Vec<Kept>,
+    room: usize,
+    untouched: bool,
+    /// `kept` is all that was read.
+    whole: bool,
+    /// There may be another attempt.
+    keeping: bool,
+    /// The attempt that may read.
+    attempt: u32,
+}
+
+#[derive(Clone)]
+enum Kept {
+    Data(Bytes),
+    Trailers(HeaderMap),
+}
+
+/// What the layer keeps in its hands, to start another attempt.
+pub(super) enum Replay<B> {
+    Empty,
+    Shared(Arc<Mutex<Source<B>>>),
+}
+
+impl<B: Body> ReplayBody<B> {
+    pub(super) fn passing(body: B) -> Self {
+        Self {
+            kind: Kind::Passing { body },
+        }
+    }
+
+    /// Makes the first attempt's body, and what makes the next one's. Up to `room` bytes are
+    /// kept.
+    pub(super) fn new(body: B, room: usize) -> (Self, Replay<B>) {
+        if body.is_end_stream() {
+            return (Self { kind: Kind::Empty }, Replay::Empty);
+        }
+        let source = Arc::new(Mutex::new(Source {
+            body: Some(Box::pin(body)),
+            kept: Vec::new(),
+            room,
+            untouched: true,
+            whole: true,
+            keeping: true,
+            attempt: 0,
+        }));
+        (Self::attempt(source.clone(), 0), Replay::Shared(source))
+    }
+
+    fn attempt(source: Arc<Mutex<Source<B>>>, number: u32) -> Self {
+        let attempt = Attempt {
+            source,
+            number,
+            sent: 0,
+        };
+        Self {
+            kind: Kind::Shared { attempt },
+        }
+    }
+}
+
+impl<B: Body> Replay<B> {
+    /// Returns true if nothing of the body was read.
+    pub(super) fn is_untouched(&self) -> bool {
+        match self {
+            Self::Empty => true,
+            Self::Shared(source) => lock(source).untouched,
+        }
+    }
+
+    /// Returns true if another attempt can send the same bytes.
+    pub(super) fn is_possible(&self) -> bool {
+        match self {
+            Self::Empty => true,
+            Self::Shared(source) => lock(source).whole,
+        }
+    }
+
+    /// Makes the next attempt's body. The one before reads nothing any more; after the `last`,
+    /// nothing more is kept.
+    pub(super) fn next(&self, last: bool) -> ReplayBody<B> {
+        let Self::Shared(shared) = self else {
+            return ReplayBody { kind: Kind::Empty };
+        };
+        let mut source = lock(shared);
+        source.attempt += 1;
+        source.keeping = !last;
+        let number = source.attempt;
+        drop(source);
+        ReplayBody::attempt(shared.clone(), number)
+    }
+}
+
+impl<B> Replay<B> {
+    /// Says that there is no further attempt: nothing needs to be kept.
+    pub(super) fn give_up(self) {
+        if let Self::Shared(source) = self {
+            // Where the attempt's body is gone, so is what was kept.
+            if Arc::strong_count(&source) > 1 {
+                lock(&source).keeping = false;
+            }
+        }
+    }
+}
+
+impl<B> Attempt<B>
+where
+    B: Body<Data = Bytes>,
+    B::Error: Into<BoxError>,
+{
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        let mut source = lock(&self.source);
+        if source.attempt != self.number {
+            return Poll::Ready(Some(Err("another attempt reads the body now".into())));
+        }
+        if let Some(kept) = source.kept.get(self.sent) {
+            let frame = kept.clone().into_frame();
+            self.sent += 1;
+            return Poll::Ready(Some(Ok(frame)));
+        }
+        if !source.keeping {
+            source.kept = Vec::new();
+        }
+        let Some(body) = &mut source.body else {
+            return Poll::Ready(None);
+        };
+        match ready!(body.as_mut().poll_frame(cx)) {
+            Some(Ok(frame)) => {
+                if source.keep(&frame) {
+                    self.sent += 1;
+                }
+                Poll::Ready(Some(Ok(frame)))
+            }
+            Some(Err(error)) => {
+                source.lose();
+                Poll::Ready(Some(Err(error.into())))
+            }
+            None => {
+                source.body = None;
+                Poll::Ready(None)
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        let source = lock(&self.source);
+        source.attempt == self.number
+            && self.sent >= source.kept.len()
+            && source.body.as_ref().is_none_or(|b| b.is_end_stream())
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        let source = lock(&self.source);
+        if source.attempt != self.number {
+            return SizeHint::default();
+        }
+        let kept: u64 = source.kept.iter().skip(self.sent).map(Kept::data_len).sum();
+        let rest = source
+            .body
+            .as_ref()
+            .map_or_else(|| SizeHint::with_exact(0), |body| body.size_hint());
+        let mut hint = SizeHint::new();
+        hint.set_lower(rest.lower().saturating_add(kept));
+        if let Some(upper) = rest.upper().and_then(|upper| upper.checked_add(kept)) {
+            hint.set_upper(upper);
+        }
+        hint
+    }
+}
+
+impl<B> Source<B> {
+    /// Keeps a handle of what was read; returns false if it is not kept.
+    fn keep(&mut self, frame: &Frame<Bytes>) -> bool {
+        self.untouched = false;
+        if !self.whole {
+            return false;
+        }
+        let kept = if let Some(data) = frame.data_ref() {
+            Some(Kept::Data(data.clone()))
+        } else {
+            frame.trailers_ref().cloned().map(Kept::Trailers)
+        };
+        match kept {
+            Some(kept) if self.keeping && kept.len() <= self.room => {
+                self.room -= kept.len();
+                self.kept.push(kept);
+                true
+            }
+            _ => {
+                self.lose();
+                false
+            }
+        }
+    }
+
+    /// Not all of what was read is kept: there is no other attempt.
+    fn lose(&mut self) {
+        self.untouched = false;
+        self.whole = false;
+        self.kept = Vec::new();
+    }
+}
+
+impl Kept {
+    fn len(&self) -> usize {
+        match self {
+            Self::Data(data) => data.len(),
+            Self::Trailers(trailers) => trailers
+                .iter()
+                .map(|(name, value)| name.as_str().len() + value.len())
+                .sum(),
+        }
+    }
+
+    fn data_len(&self) -> u64 {
+        match self {
+            Self::Data(data) => data.len() as u64,
+            Self::Trailers(_) => 0,
+        }
+    }
+
+    fn into_frame(self) -> Frame<Bytes> {
+        match self {
+            Self::Data(data) => Frame::data(data),
+            Self::Trailers(trailers) => Frame::trailers(trailers),
+        }
+    }
+}
+
+impl<B> Body for ReplayBody<B>
+where
+    B: Body<Data = Bytes>,
+    B::Error: Into<BoxError>,
+{
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        match self.project().kind.project() {
+            KindProjection::Empty => Poll::Ready(None),
+            KindProjection::Passing { body } => {
+                let frame = ready!(body.poll_frame(cx));
+                Poll::Ready(frame.map(|frame| frame.map_err(Into::into)))
+            }
+            KindProjection::Shared { attempt } => attempt.poll_frame(cx),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match &self.kind {
+            Kind::Empty => true,
+            Kind::Passing { body } => body.is_end_stream(),
+            Kind::Shared { attempt } => attempt.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.kind {
+            Kind::Empty => SizeHint::with_exact(0),
+            Kind::Passing { body } => body.size_hint(),
+            Kind::Shared { attempt } => attempt.size_hint(),
+        }
+    }
+}
+
+impl<B> Default for ReplayBody<B> {
+    fn default() -> Self {
+        Self { kind: Kind::Empty }
+    }
+}
+
+impl<B> fmt::Debug for ReplayBody<B> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ReplayBody").finish_non_exhaustive()
+    }
+}
+
+fn lock<B>(source: &Mutex<Source<B>>) -> MutexGuard<'_, Source<B>> {
+    source.lock().unwrap_or_else(PoisonError::into_inner)
+}
