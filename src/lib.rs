@@ -39,3 +39,6 @@ pub mod settings;
 pub use error::{BoxError, ConfigError, Error, ErrorKind};
 #[doc(inline)]
 pub use pool::{Backend, Pool};
+#[cfg(feature = "server")]
+#[doc(inline)]
+pub use server::serve;

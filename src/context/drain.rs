@@ -1,12 +1,19 @@
 //! How a connection learns that it should end.
 
-use std::fmt;
+use std::{
+    fmt,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+};
 
 use tokio::sync::watch;
 
 /// Tells connections to finish what they are at and end; see [`Drain`].
 pub struct Drainer {
-    sender: watch::Sender<bool>,
+    sender: watch::Sender<()>,
+    begun: Arc<AtomicBool>,
 }
 
 impl Drainer {
@@ -14,7 +21,8 @@ impl Drainer {
     #[must_use]
     pub fn new() -> Self {
         Self {
-            sender: watch::Sender::new(false),
+            sender: watch::Sender::new(()),
+            begun: Arc::default(),
         }
     }
 
@@ -23,12 +31,14 @@ impl Drainer {
     pub fn drain(&self) -> Drain {
         Drain {
             receiver: self.sender.subscribe(),
+            begun: self.begun.clone(),
         }
     }
 
     /// Begins: idle connections end now, busy ones after the exchange they are at.
     pub fn begin(&self) {
-        self.sender.send_replace(true);
+        self.begun.store(true, Relaxed);
+        self.sender.send_replace(());
     }
 
     /// Waits until every [`Drain`] that was handed out is dropped.
@@ -56,7 +66,7 @@ impl Default for Drainer {
 impl fmt::Debug for Drainer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Drainer")
-            .field("begun", &*self.sender.borrow())
+            .field("begun", &self.begun)
             .field("left", &self.left())
             .finish()
     }
@@ -65,14 +75,16 @@ impl fmt::Debug for Drainer {
 /// Held by a connection while it lives: says when it should end, and that it has not yet.
 #[derive(Clone)]
 pub struct Drain {
-    receiver: watch::Receiver<bool>,
+    receiver: watch::Receiver<()>,
+    /// Beside the channel, whose own flag is behind a lock.
+    begun: Arc<AtomicBool>,
 }
 
 impl Drain {
-    /// Returns true once the connection should end.
+    /// Returns true once the connection should end. One relaxed load.
     #[must_use]
     pub fn has_begun(&self) -> bool {
-        *self.receiver.borrow()
+        self.begun.load(Relaxed)
     }
 
     /// Waits until the connection should end. Never ends when the [`Drainer`] is dropped first.
@@ -81,8 +93,10 @@ impl Drain {
     ///
     /// Nothing is lost when the future is dropped.
     pub async fn begun(&mut self) {
-        if self.receiver.wait_for(|begun| *begun).await.is_err() {
-            std::future::pending::<()>().await;
+        while !self.has_begun() {
+            if self.receiver.changed().await.is_err() {
+                std::future::pending::<()>().await;
+            }
         }
     }
 }

@@ -1,0 +1,488 @@
+//! HTTP on a connection: hyper's codecs behind one function.
+
+use std::{
+    cell::RefCell,
+    fmt,
+    future::{Future, poll_fn},
+    pin::{Pin, pin},
+    sync::Arc,
+    task::{Context, Poll, Waker, ready},
+    time::Duration,
+};
+
+use bytes::{Bytes, BytesMut};
+use http::{Request, Response};
+use http_body::Body as HttpBody;
+use hyper::body::Incoming;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use pin_project_lite::pin_project;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
+use tower_service::Service;
+
+use super::{
+    Body,
+    body::Answering,
+    gather::Gather,
+    state::{Exchanging, Phase, State, Timeouts},
+    stream::Stream,
+};
+use crate::{
+    context::{Conn, ConnInfo, ConnectionEvent, ConnectionEventKind, ConnectionEvents, Drain},
+    error::{BoxError, ConfigError},
+};
+
+/// Serves HTTP on a connection: a connection service around a request service.
+///
+/// HTTP/2 is spoken where ALPN selected it, or where a cleartext connection begins with its
+/// preface; HTTP/1.1 otherwise.
+#[derive(Clone)]
+#[must_use]
+pub struct Http<S> {
+    app: S,
+    timeouts: Timeouts,
+}
+
+impl<S> Http<S> {
+    /// Answers requests with this service.
+    pub fn new(app: S) -> Self {
+        Self {
+            app,
+            timeouts: Timeouts {
+                head: DEFAULT_HEAD_TIMEOUT,
+                idle: DEFAULT_IDLE_TIMEOUT,
+            },
+        }
+    }
+
+    /// Sets how long a client may take to send a request head: from accept for the first, from
+    /// its first byte for the others. Counts while the protocol is told apart, too.
+    ///
+    /// Default: 10 s.
+    ///
+    /// # Errors
+    ///
+    /// Under 10 ms or over an hour.
+    pub fn head_timeout(mut self, timeout: Duration) -> Result<Self, ConfigError> {
+        self.timeouts.head = in_range("head_timeout", timeout)?;
+        Ok(self)
+    }
+
+    /// Sets how long a connection may wait for its next request, and how long a client may take
+    /// none of what is written.
+    ///
+    /// Default: 60 s.
+    ///
+    /// # Errors
+    ///
+    /// Under 10 ms or over an hour.
+    pub fn idle_timeout(mut self, timeout: Duration) -> Result<Self, ConfigError> {
+        self.timeouts.idle = in_range("idle_timeout", timeout)?;
+        Ok(self)
+    }
+}
+
+impl<S: fmt::Debug> fmt::Debug for Http<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Http")
+            .field("app", &self.app)
+            .field("timeouts", &self.timeouts)
+            .finish()
+    }
+}
+
+impl<S, B, Io> Service<Conn<Io>> for Http<S>
+where
+    S: Service<Request<Body>, Response = Response<B>> + Clone + Send + 'static,
+    S::Future: Send + 'static,
+    S::Error: Into<BoxError>,
+    B: HttpBody<Data = Bytes> + Send + 'static,
+    B::Error: Into<BoxError>,
+    Io: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    type Response = ();
+    type Error = BoxError;
+    type Future = ConnectionFuture;
+
+    fn poll_ready(&mut self, _cx: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, mut conn: Conn<Io>) -> ConnectionFuture {
+        let ending = Ending {
+            info: conn.info.clone(),
+            events: conn.events().cloned(),
+        };
+        let drain = conn.take_drain();
+        let state = State::new(&conn.info, self.timeouts);
+        let serve = serve(conn.io, self.app.clone(), ending, drain, state);
+        ConnectionFuture {
+            inner: Box::pin(serve),
+        }
+    }
+}
+
+/// A connection being served; one box for its whole life.
+#[must_use = "futures do nothing unless polled"]
+pub struct ConnectionFuture {
+    inner: Pin<Box<dyn Future<Output = Result<(), BoxError>> + Send>>,
+}
+
+impl Future for ConnectionFuture {
+    type Output = Result<(), BoxError>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        self.inner.as_mut().poll(cx)
+    }
+}
+
+impl fmt::Debug for ConnectionFuture {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ConnectionFuture").finish_non_exhaustive()
+    }
+}
+
+/// Who is told how the connection ended.
+struct Ending {
+    info: ConnInfo,
+    events: Option<Arc<dyn ConnectionEvents>>,
+}
+
+impl Ending {
+    fn report(&self, kind: ConnectionEventKind, detail: String) {
+        if let Some(events) = &self.events {
+            let duration = self.info.accepted().elapsed();
+            let event = ConnectionEvent::new(self.info.clone(), kind, detail, duration);
+            events.connection_ended(&event);
+        }
+    }
+}
+
+async fn serve<Io, S, B>(
+    mut io: Io,
+    app: S,
+    ending: Ending,
+    drain: Option<Drain>,
+    state: Arc<State>,
+) -> Result<(), BoxError>
+where
+    S: Service<Request<Body>, Response = Response<B>> + Clone + Send + 'static,
+    S::Future: Send + 'static,
+    S::Error: Into<BoxError>,
+    B: HttpBody<Data = Bytes> + Send + 'static,
+    B::Error: Into<BoxError>,
+    Io: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let alpn = ending.info.tls().and_then(|tls| tls.alpn.clone());
+    let (http2, ahead) = match alpn {
+        Some(protocol) => (&protocol[..] == b"h2", Bytes::new()),
+        None => match sniff(&mut io, &state, drain.as_ref()).await? {
+            Sniffed::Closed => return Ok(()),
+            Sniffed::Http1(ahead) => (false, ahead),
+            Sniffed::Http2(ahead) => (true, ahead),
+        },
+    };
+    let service = AppService {
+        app: RefCell::new(app),
+        info: ending.info.clone(),
+        state: state.clone(),
+    };
+    let result = codec(io, ahead, http2, service, drain).await;
+    match &result {
+        Err(error) => {
+            if let Some((kind, detail)) = classify(error, &state) {
+                ending.report(kind, detail);
+            }
+        }
+        // An early end that hyper takes for a client that went away.
+        Ok(()) if state.is_expired() && state.phase() == Phase::Head => {
+            ending.report(ConnectionEventKind::HeadTimeout, String::new());
+        }
+        Ok(()) => {}
+    }
+    result.map_err(Into::into)
+}
+
+/// The one function where a codec is chosen and configured.
+async fn codec<Io, S, B>(
+    io: Io,
+    ahead: Bytes,
+    http2: bool,
+    service: AppService<S>,
+    drain: Option<Drain>,
+) -> Result<(), hyper::Error>
+where
+    S: Service<Request<Body>, Response = Response<B>> + Clone + Send + 'static,
+    S::Future: Send + 'static,
+    S::Error: Into<BoxError>,
+    B: HttpBody<Data = Bytes> + Send + 'static,
+    B::Error: Into<BoxError>,
+    Io: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let state = service.state.clone();
+    #[cfg(feature = "http2")]
+    if http2 {
+        let io = Gather::new(io, ahead);
+        let gathered = io.handle();
+        let conn = hyper::server::conn::http2::Builder::new(TokioExecutor::new())
+            .timer(TokioTimer::new())
+            .initial_stream_window_size(WINDOW)
+            .initial_connection_window_size(4 * WINDOW)
+            .max_concurrent_streams(STREAMS)
+            .max_header_list_size(HEAD_SIZE as u32)
+            .serve_connection(TokioIo::new(io), service);
+        let mut conn = pin!(conn);
+        let mut draining = Draining::new(drain);
+        return poll_fn(|cx| {
+            // Idle for too long is a reason to end like any other.
+            let expired = !state.is_active() && state.poll_expired(cx).is_ready();
+            if draining.begins(cx, expired) {
+                conn.as_mut().graceful_shutdown();
+            }
+            let polled = conn.as_mut().poll(cx);
+            // A broken socket shows at the next read; the codec tells then.
+            let _ = gathered.poll_gathered(cx, state.is_active());
+            polled
+        })
+        .await;
+    }
+    let _ = http2;
+    let io = Stream::new(io, ahead, state);
+    let conn = hyper::server::conn::http1::Builder::new()
+        .pipeline_flush(true)
+        .writev(false)
+        .half_close(false)
+        .max_buf_size(HEAD_SIZE)
+        .serve_connection(TokioIo::new(io), service)
+        .with_upgrades();
+    let mut conn = pin!(conn);
+    let mut draining = Draining::new(drain);
+    poll_fn(|cx| {
+        if draining.begins(cx, false) {
+            conn.as_mut().graceful_shutdown();
+        }
+        conn.as_mut().poll(cx)
+    })
+    .await
+}
+
+/// Notices once that the connection should end; registers once, then costs one load a poll.
+struct Draining {
+    drain: Option<Drain>,
+    waiting: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
+    registered: bool,
+    begun: bool,
+}
+
+impl Draining {
+    fn new(drain: Option<Drain>) -> Self {
+        let waiting = drain.clone().map(|mut drain| {
+            let waiting: Pin<Box<dyn Future<Output = ()> + Send>> =
+                Box::pin(async move { drain.begun().await });
+            waiting
+        });
+        Self {
+            drain,
+            waiting,
+            registered: false,
+            begun: false,
+        }
+    }
+
+    fn begins(&mut self, cx: &mut Context<'_>, also: bool) -> bool {
+        if self.begun {
+            return false;
+        }
+        let Some(drain) = &self.drain else {
+            self.begun = also;
+            return also;
+        };
+        if let Some(waiting) = &mut self.waiting {
+            if !self.registered {
+                self.registered = true;
+                let _ = waiting.as_mut().poll(cx);
+            }
+        }
+        self.begun = also || drain.has_begun();
+        if self.begun {
+            self.waiting = None;
+        }
+        self.begun
+    }
+}
+
+enum Sniffed {
+    Closed,
+    Http1(Bytes),
+    Http2(Bytes),
+}
+
+/// Tells the protocols apart by their first bytes.
+async fn sniff<Io: AsyncRead + Unpin>(
+    io: &mut Io,
+    state: &State,
+    drain: Option<&Drain>,
+) -> Result<Sniffed, BoxError> {
+    if !cfg!(feature = "http2") {
+        return Ok(Sniffed::Http1(Bytes::new()));
+    }
+    let mut ahead = BytesMut::with_capacity(SNIFF);
+    let mut drain = drain.cloned();
+    loop {
+        let begun = async {
+            match &mut drain {
+                Some(drain) => drain.begun().await,
+                None => std::future::pending().await,
+            }
+        };
+        let n = tokio::select! {
+            n = io.read_buf(&mut ahead) => n?,
+            // The first bytes are the first of a head: the codec gives them their answer.
+            () = poll_fn(|cx| state.poll_expired(cx)) => return Ok(Sniffed::Http1(ahead.freeze())),
+            () = begun, if ahead.is_empty() => return Ok(Sniffed::Closed),
+        };
+        if n == 0 && ahead.is_empty() {
+            return Ok(Sniffed::Closed);
+        }
+        let compared = ahead.len().min(PREFACE.len());
+        if n == 0 || ahead[..compared] != PREFACE[..compared] {
+            return Ok(Sniffed::Http1(ahead.freeze()));
+        }
+        if compared == PREFACE.len() {
+            return Ok(Sniffed::Http2(ahead.freeze()));
+        }
+    }
+}
+
+/// Says what ended a connection; `None` where that is no event, or a request's log line tells.
+fn classify(error: &hyper::Error, state: &State) -> Option<(ConnectionEventKind, String)> {
+    let kind = if error.is_parse_too_large() {
+        ConnectionEventKind::HeadTooLarge
+    } else if error.is_parse() {
+        ConnectionEventKind::BadRequest
+    } else if state.phase() == Phase::Head && state.is_expired() {
+        ConnectionEventKind::HeadTimeout
+    } else if state.is_active() || error.is_user() || error.is_canceled() {
+        return None;
+    } else if error.is_incomplete_message() || error.is_closed() {
+        ConnectionEventKind::Io
+    } else {
+        return None;
+    };
+    Some((kind, error.to_string()))
+}
+
+/// The request service as hyper calls it.
+struct AppService<S> {
+    // Called by one task at a time: a clone a request would cost more than this.
+    app: RefCell<S>,
+    info: ConnInfo,
+    state: Arc<State>,
+}
+
+impl<S, B> hyper::service::Service<Request<Incoming>> for AppService<S>
+where
+    S: Service<Request<Body>, Response = Response<B>> + Clone,
+    S::Error: Into<BoxError>,
+    B: HttpBody,
+{
+    type Response = Response<Answering<B>>;
+    type Error = BoxError;
+    type Future = AppFuture<S, S::Future>;
+
+    fn call(&self, request: Request<Incoming>) -> Self::Future {
+        let exchanging = Some(self.state.begin());
+        let mut request = request.map(Body::new);
+        request.extensions_mut().insert(self.info.clone());
+        let mut app = self.app.borrow_mut();
+        let ready = app.poll_ready(&mut Context::from_waker(Waker::noop()));
+        let call = match ready {
+            Poll::Ready(Ok(())) => Call::Answering {
+                future: app.call(request),
+            },
+            Poll::Ready(Err(error)) => Call::Failed {
+                error: Some(error.into()),
+            },
+            Poll::Pending => Call::Waiting {
+                app: app.clone(),
+                request: Some(request),
+            },
+        };
+        AppFuture { call, exchanging }
+    }
+}
+
+pin_project! {
+    struct AppFuture<S, F> {
+        #[pin]
+        call: Call<S, F>,
+        exchanging: Option<Exchanging>,
+    }
+}
+
+pin_project! {
+    #[project = CallProject]
+    enum Call<S, F> {
+        Answering { #[pin] future: F },
+        Failed { error: Option<BoxError> },
+        // A service that is not always ready is waited for.
+        Waiting { app: S, request: Option<Request<Body>> },
+    }
+}
+
+impl<S, B> Future for AppFuture<S, S::Future>
+where
+    S: Service<Request<Body>, Response = Response<B>>,
+    S::Error: Into<BoxError>,
+{
+    type Output = Result<Response<Answering<B>>, BoxError>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let mut this = self.project();
+        loop {
+            let future = match this.call.as_mut().project() {
+                CallProject::Answering { future } => {
+                    let response = ready!(future.poll(cx)).map_err(Into::into)?;
+                    let Some(exchanging) = this.exchanging.take() else {
+                        return Poll::Pending;
+                    };
+                    return Poll::Ready(Ok(response.map(|inner| Answering { inner, exchanging })));
+                }
+                CallProject::Failed { error } => match error.take() {
+                    Some(error) => return Poll::Ready(Err(error)),
+                    None => return Poll::Pending,
+                },
+                CallProject::Waiting { app, request } => {
+                    ready!(app.poll_ready(cx)).map_err(Into::into)?;
+                    match request.take() {
+                        Some(request) => app.call(request),
+                        None => return Poll::Pending,
+                    }
+                }
+            };
+            this.call.set(Call::Answering { future });
+        }
+    }
+}
+
+fn in_range(field: &str, timeout: Duration) -> Result<Duration, ConfigError> {
+    if timeout < Duration::from_millis(10) || timeout > Duration::from_secs(3_600) {
+        return Err(ConfigError::new(
+            field,
+            format!("{timeout:?}: 10 ms to 1 h is accepted"),
+        ));
+    }
+    Ok(timeout)
+}
+
+/// RFC 9113 §3.4.
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+/// Room for the preface and the frames that come with it.
+const SNIFF: usize = 1024;
+/// What a request head may come to; longer ones get 431.
+pub(super) const HEAD_SIZE: usize = 32 * 1024;
+/// Streams at once: enough for a page, and a bound on what one client can ask for.
+const STREAMS: u32 = 256;
+/// Enough for uploads over a long way: 1 MiB a stream.
+const WINDOW: u32 = 1024 * 1024;
+const DEFAULT_HEAD_TIMEOUT: Duration = Duration::from_secs(10);
+const DEFAULT_IDLE_TIMEOUT: Duration = Duration::from_secs(60);

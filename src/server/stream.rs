@@ -1,0 +1,212 @@
+//! The client's stream under HTTP/1.1: what was sniffed comes first, and deadlines end it.
+
+use std::{
+    io::{self, IoSlice},
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use bytes::{Buf, Bytes};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use super::state::{Phase, State};
+
+pub(super) struct Stream<Io> {
+    io: Io,
+    ahead: Bytes,
+    state: Arc<State>,
+    blocked: bool,
+    /// A head that never became a request has its answer.
+    answered: bool,
+    /// The client sends no more.
+    ended: bool,
+    closing: Closing,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Closing {
+    Lingering,
+    No,
+    Shut,
+}
+
+impl<Io> Stream<Io> {
+    pub(super) fn new(io: Io, ahead: Bytes, state: Arc<State>) -> Self {
+        Self {
+            io,
+            ahead,
+            state,
+            blocked: false,
+            answered: false,
+            ended: false,
+            closing: Closing::No,
+        }
+    }
+}
+
+impl<Io: AsyncRead + AsyncWrite + Unpin> Stream<Io> {
+    /// Ends the connection: an idle one without a word, one that waits for a head with 408.
+    fn end(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.refuse(cx, REQUEST_TIMEOUT);
+        // Nothing was put into the buffer: the end of the stream.
+        Poll::Ready(Ok(()))
+    }
+
+    /// Answers a head that never became a request, once.
+    fn refuse(&mut self, cx: &mut Context<'_>, answer: &[u8]) {
+        if self.state.phase() == Phase::Head && !self.answered && !self.ended {
+            self.answered = true;
+            // A client that does not read gets what fits.
+            let _ = Pin::new(&mut self.io).poll_write(cx, answer);
+            let _ = Pin::new(&mut self.io).poll_flush(cx);
+        }
+    }
+
+    /// Reads on for a while when the client is still sending: closing now would reset the
+    /// connection, and take the answer from the client before it has read it.
+    fn poll_linger(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let mut waste = [0; 4_096];
+        loop {
+            let mut buf = ReadBuf::new(&mut waste);
+            let read = Pin::new(&mut self.io).poll_read(cx, &mut buf);
+            match read {
+                Poll::Ready(Ok(())) if !buf.filled().is_empty() => self.linger(),
+                Poll::Ready(_) => return Poll::Ready(()),
+                Poll::Pending if self.state.phase() == Phase::Head => self.linger(),
+                Poll::Pending => {}
+            }
+            if read.is_pending() {
+                if self.closing != Closing::Lingering {
+                    return Poll::Ready(());
+                }
+                return self.state.poll_expired(cx);
+            }
+            if self.state.is_expired() {
+                return Poll::Ready(());
+            }
+        }
+    }
+
+    fn linger(&mut self) {
+        if self.closing != Closing::Lingering {
+            self.closing = Closing::Lingering;
+            self.state.linger(LINGER);
+        }
+    }
+
+    fn wrote<T>(
+        &mut self,
+        cx: &mut Context<'_>,
+        wrote: Poll<io::Result<T>>,
+    ) -> Poll<io::Result<T>> {
+        if wrote.is_ready() {
+            if self.blocked {
+                self.blocked = false;
+                self.state.write_unblocked();
+            }
+            return wrote;
+        }
+        if !self.blocked {
+            self.blocked = true;
+            self.state.write_blocked();
+        }
+        ready!(self.state.poll_expired(cx));
+        Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
+    }
+}
+
+impl<Io: AsyncRead + AsyncWrite + Unpin> AsyncRead for Stream<Io> {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        if this.ahead.has_remaining() {
+            let n = this.ahead.len().min(buf.remaining());
+            buf.put_slice(&this.ahead[..n]);
+            this.ahead.advance(n);
+            this.state.received(n);
+            if this.ahead.is_empty() {
+                this.ahead = Bytes::new();
+            }
+            return Poll::Ready(Ok(()));
+        }
+        let before = buf.filled().len();
+        match Pin::new(&mut this.io).poll_read(cx, buf) {
+            Poll::Pending => {
+                ready!(this.state.poll_expired(cx));
+                this.end(cx)
+            }
+            Poll::Ready(result) => {
+                let n = buf.filled().len() - before;
+                this.ended |= n == 0;
+                if n > 0 {
+                    this.state.received(n);
+                }
+                Poll::Ready(result)
+            }
+        }
+    }
+}
+
+impl<Io: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Stream<Io> {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        this.answered |= this.state.phase() == Phase::Head;
+        let wrote = Pin::new(&mut this.io).poll_write(cx, buf);
+        this.wrote(cx, wrote)
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        this.answered |= this.state.phase() == Phase::Head;
+        let wrote = Pin::new(&mut this.io).poll_write_vectored(cx, bufs);
+        this.wrote(cx, wrote)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.io.is_write_vectored()
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        let flushed = Pin::new(&mut this.io).poll_flush(cx);
+        this.wrote(cx, flushed)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        if this.closing == Closing::No {
+            // The codec keeps its own answer back while there is unread input (it flushes for
+            // pipelines only once all is read), and closes.
+            match this.state.head_bytes() {
+                0 => {}
+                n if n >= super::http::HEAD_SIZE => this.refuse(cx, TOO_LARGE),
+                _ => this.refuse(cx, BAD_REQUEST),
+            }
+            ready!(Pin::new(&mut this.io).poll_shutdown(cx))?;
+            this.closing = Closing::Shut;
+        }
+        this.poll_linger(cx).map(Ok)
+    }
+}
+
+/// What is on its way arrives within this; whoever sends on for longer is not listening.
+const LINGER: Duration = Duration::from_secs(2);
+const BAD_REQUEST: &[u8] =
+    b"HTTP/1.1 400 Bad Request\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
+const TOO_LARGE: &[u8] =
+    b"HTTP/1.1 431 Request Header Fields Too Large\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
+const REQUEST_TIMEOUT: &[u8] =
+    b"HTTP/1.1 408 Request Timeout\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
