@@ -21,9 +21,10 @@ use tower_service::Service;
 
 use super::{
     Body,
-    body::Answering,
+    app::AppService,
     gather::Gather,
-    state::{Exchanging, Phase, State, Timeouts},
+    sniff::{Sniffed, sniff},
+    state::{Phase, State, Timeouts},
     stream::Stream,
 };
 use crate::{
@@ -310,49 +311,6 @@ impl Draining {
     }
 }
 
-enum Sniffed {
-    Closed,
-    Http1(Bytes),
-    Http2(Bytes),
-}
-
-/// Tells the protocols apart by their first bytes.
-async fn sniff<Io: AsyncRead + Unpin>(
-    io: &mut Io,
-    state: &State,
-    drain: Option<&Drain>,
-) -> Result<Sniffed, BoxError> {
-    if !cfg!(feature = "http2") {
-        return Ok(Sniffed::Http1(Bytes::new()));
-    }
-    let mut ahead = BytesMut::with_capacity(SNIFF);
-    let mut drain = drain.cloned();
-    loop {
-        let begun = async {
-            match &mut drain {
-                Some(drain) => drain.begun().await,
-                None => std::future::pending().await,
-            }
-        };
-        let n = tokio::select! {
-            n = io.read_buf(&mut ahead) => n?,
-            // The first bytes are the first of a head: the codec gives them their answer.
-            () = poll_fn(|cx| state.poll_expired(cx)) => return Ok(Sniffed::Http1(ahead.freeze())),
-            () = begun, if ahead.is_empty() => return Ok(Sniffed::Closed),
-        };
-        if n == 0 && ahead.is_empty() {
-            return Ok(Sniffed::Closed);
-        }
-        let compared = ahead.len().min(PREFACE.len());
-        if n == 0 || ahead[..compared] != PREFACE[..compared] {
-            return Ok(Sniffed::Http1(ahead.freeze()));
-        }
-        if compared == PREFACE.len() {
-            return Ok(Sniffed::Http2(ahead.freeze()));
-        }
-    }
-}
-
 /// Says what ended a connection; `None` where that is no event, or a request's log line tells.
 fn classify(error: &hyper::Error, state: &State) -> Option<(ConnectionEventKind, String)> {
     let kind = if error.is_parse_too_large() {
@@ -371,99 +329,6 @@ fn classify(error: &hyper::Error, state: &State) -> Option<(ConnectionEventKind,
     Some((kind, error.to_string()))
 }
 
-/// The request service as hyper calls it.
-struct AppService<S> {
-    // Called by one task at a time: a clone a request would cost more than this.
-    app: RefCell<S>,
-    info: ConnInfo,
-    state: Arc<State>,
-}
-
-impl<S, B> hyper::service::Service<Request<Incoming>> for AppService<S>
-where
-    S: Service<Request<Body>, Response = Response<B>> + Clone,
-    S::Error: Into<BoxError>,
-    B: HttpBody,
-{
-    type Response = Response<Answering<B>>;
-    type Error = BoxError;
-    type Future = AppFuture<S, S::Future>;
-
-    fn call(&self, request: Request<Incoming>) -> Self::Future {
-        let exchanging = Some(self.state.begin());
-        let mut request = request.map(Body::new);
-        request.extensions_mut().insert(self.info.clone());
-        let mut app = self.app.borrow_mut();
-        let ready = app.poll_ready(&mut Context::from_waker(Waker::noop()));
-        let call = match ready {
-            Poll::Ready(Ok(())) => Call::Answering {
-                future: app.call(request),
-            },
-            Poll::Ready(Err(error)) => Call::Failed {
-                error: Some(error.into()),
-            },
-            Poll::Pending => Call::Waiting {
-                app: app.clone(),
-                request: Some(request),
-            },
-        };
-        AppFuture { call, exchanging }
-    }
-}
-
-pin_project! {
-    struct AppFuture<S, F> {
-        #[pin]
-        call: Call<S, F>,
-        exchanging: Option<Exchanging>,
-    }
-}
-
-pin_project! {
-    #[project = CallProject]
-    enum Call<S, F> {
-        Answering { #[pin] future: F },
-        Failed { error: Option<BoxError> },
-        // A service that is not always ready is waited for.
-        Waiting { app: S, request: Option<Request<Body>> },
-    }
-}
-
-impl<S, B> Future for AppFuture<S, S::Future>
-where
-    S: Service<Request<Body>, Response = Response<B>>,
-    S::Error: Into<BoxError>,
-{
-    type Output = Result<Response<Answering<B>>, BoxError>;
-
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let mut this = self.project();
-        loop {
-            let future = match this.call.as_mut().project() {
-                CallProject::Answering { future } => {
-                    let response = ready!(future.poll(cx)).map_err(Into::into)?;
-                    let Some(exchanging) = this.exchanging.take() else {
-                        return Poll::Pending;
-                    };
-                    return Poll::Ready(Ok(response.map(|inner| Answering { inner, exchanging })));
-                }
-                CallProject::Failed { error } => match error.take() {
-                    Some(error) => return Poll::Ready(Err(error)),
-                    None => return Poll::Pending,
-                },
-                CallProject::Waiting { app, request } => {
-                    ready!(app.poll_ready(cx)).map_err(Into::into)?;
-                    match request.take() {
-                        Some(request) => app.call(request),
-                        None => return Poll::Pending,
-                    }
-                }
-            };
-            this.call.set(Call::Answering { future });
-        }
-    }
-}
-
 fn in_range(field: &str, timeout: Duration) -> Result<Duration, ConfigError> {
     if timeout < Duration::from_millis(10) || timeout > Duration::from_secs(3_600) {
         return Err(ConfigError::new(
@@ -474,10 +339,6 @@ fn in_range(field: &str, timeout: Duration) -> Result<Duration, ConfigError> {
     Ok(timeout)
 }
 
-/// RFC 9113 §3.4.
-const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
-/// Room for the preface and the frames that come with it.
-const SNIFF: usize = 1024;
 /// What a request head may come to; longer ones get 431.
 pub(super) const HEAD_SIZE: usize = 32 * 1024;
 /// Streams at once: enough for a page, and a bound on what one client can ask for.

@@ -46,11 +46,13 @@
 //! note; its deadlines are plain stores, swept ten times a second, so they fire up to 0.2 s late.
 //! HTTP/2 frames of one poll go out in one write.
 
+mod app;
 mod body;
 mod gather;
 mod http;
 mod listener;
 mod serve;
+mod sniff;
 mod state;
 mod stream;
 mod workers;

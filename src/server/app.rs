@@ -1,0 +1,115 @@
+//! The request service as the codec calls it.
+
+use std::{
+    cell::RefCell,
+    future::Future,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, Waker, ready},
+};
+
+use http::{Request, Response};
+use http_body::Body as HttpBody;
+use hyper::body::Incoming;
+use pin_project_lite::pin_project;
+use tower_service::Service;
+
+use super::{
+    Body,
+    body::Answering,
+    state::{Exchanging, State},
+};
+use crate::{context::ConnInfo, error::BoxError};
+
+/// The request service as hyper calls it.
+pub(super) struct AppService<S> {
+    // Called by one task at a time: a clone a request would cost more than this.
+    pub(super) app: RefCell<S>,
+    pub(super) info: ConnInfo,
+    pub(super) state: Arc<State>,
+}
+
+impl<S, B> hyper::service::Service<Request<Incoming>> for AppService<S>
+where
+    S: Service<Request<Body>, Response = Response<B>> + Clone,
+    S::Error: Into<BoxError>,
+    B: HttpBody,
+{
+    type Response = Response<Answering<B>>;
+    type Error = BoxError;
+    type Future = AppFuture<S, S::Future>;
+
+    fn call(&self, request: Request<Incoming>) -> Self::Future {
+        let exchanging = Some(self.state.begin());
+        let mut request = request.map(Body::new);
+        request.extensions_mut().insert(self.info.clone());
+        let mut app = self.app.borrow_mut();
+        let ready = app.poll_ready(&mut Context::from_waker(Waker::noop()));
+        let call = match ready {
+            Poll::Ready(Ok(())) => Call::Answering {
+                future: app.call(request),
+            },
+            Poll::Ready(Err(error)) => Call::Failed {
+                error: Some(error.into()),
+            },
+            Poll::Pending => Call::Waiting {
+                app: app.clone(),
+                request: Some(request),
+            },
+        };
+        AppFuture { call, exchanging }
+    }
+}
+
+pin_project! {
+    pub(super) struct AppFuture<S, F> {
+        #[pin]
+        call: Call<S, F>,
+        exchanging: Option<Exchanging>,
+    }
+}
+
+pin_project! {
+    #[project = CallProject]
+    enum Call<S, F> {
+        Answering { #[pin] future: F },
+        Failed { error: Option<BoxError> },
+        // A service that is not always ready is waited for.
+        Waiting { app: S, request: Option<Request<Body>> },
+    }
+}
+
+impl<S, B> Future for AppFuture<S, S::Future>
+where
+    S: Service<Request<Body>, Response = Response<B>>,
+    S::Error: Into<BoxError>,
+{
+    type Output = Result<Response<Answering<B>>, BoxError>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let mut this = self.project();
+        loop {
+            let future = match this.call.as_mut().project() {
+                CallProject::Answering { future } => {
+                    let response = ready!(future.poll(cx)).map_err(Into::into)?;
+                    let Some(exchanging) = this.exchanging.take() else {
+                        return Poll::Pending;
+                    };
+                    return Poll::Ready(Ok(response.map(|inner| Answering { inner, exchanging })));
+                }
+                CallProject::Failed { error } => match error.take() {
+                    Some(error) => return Poll::Ready(Err(error)),
+                    None => return Poll::Pending,
+                },
+                CallProject::Waiting { app, request } => {
+                    ready!(app.poll_ready(cx)).map_err(Into::into)?;
+                    match request.take() {
+                        Some(request) => app.call(request),
+                        None => return Poll::Pending,
+                    }
+                }
+            };
+            this.call.set(Call::Answering { future });
+        }
+    }
+}
