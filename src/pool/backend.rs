@@ -224,6 +224,12 @@ impl Backend {
         self.state.health()
     }
 
+    /// Returns what active checks measured, ejections apart.
+    #[must_use]
+    pub fn active_health(&self) -> Health {
+        self.state.active()
+    }
+
     /// Returns true while passive outlier detection keeps the backend out.
     #[must_use]
     pub fn is_ejected(&self) -> bool {
