@@ -28,16 +28,16 @@ impl LeastRequests {
     }
 
     fn least(&self, group: &Group, pick: &Pick<'_>) -> Option<usize> {
-        let mut loads = [None; EXACT];
+        let mut loads = [FULL; EXACT];
         let mut least: Option<Load> = None;
         let mut tied = 0;
         let members = group.backends().iter().zip(group.weights());
-        for ((backend, &weight), load) in members.clone().zip(&mut loads) {
+        for ((backend, &weight), in_flight) in members.zip(&mut loads) {
             if !pick.has_room(backend) {
                 continue;
             }
-            let this = Load::of(backend, weight);
-            *load = Some(this);
+            *in_flight = backend.in_flight();
+            let this = Load::new(*in_flight, weight);
             match least {
                 Some(l) if l.is_equal(this) => tied += u64::from(weight),
                 Some(l) if l.is_below(this) => {}
@@ -49,8 +49,9 @@ impl LeastRequests {
         }
         let least = least?;
         let mut mine = turn_of(self.turn.fetch_add(1, Relaxed), tied);
-        for (index, ((_, &weight), load)) in members.zip(&loads).enumerate() {
-            if load.is_some_and(|load| load.is_equal(least)) {
+        let loads = group.weights().iter().zip(&loads).enumerate();
+        for (index, (&weight, &in_flight)) in loads {
+            if in_flight != FULL && least.is_equal(Load::new(in_flight, weight)) {
                 match mine.checked_sub(u64::from(weight)) {
                     Some(rest) => mine = rest,
                     None => return Some(index),
@@ -101,6 +102,8 @@ fn turn_of(turn: u64, tied: u64) -> u64 {
 
 /// Half a cache line each to read, a few nanoseconds in all; the design's bound for being exact.
 const EXACT: usize = 32;
+/// Marks a backend without room; more than can ever be in flight.
+const FULL: u32 = u32::MAX;
 /// Two would be the power of two choices; four come nearer to the least for two more reads.
 const SAMPLES: usize = 4;
 /// 2^64 over the golden ratio.

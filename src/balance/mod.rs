@@ -71,8 +71,9 @@
 //! Each says when to try again. An error of the inner service passes through; what a foreign
 //! service fails with becomes the source of [`Service`](crate::ErrorKind::Service). While
 //! backends of a higher tier have room, a full tier overflows to it; a request waits only when no
-//! tier has room. In a tier of more than 64 backends a pick looks at a bounded number of them, so
-//! it may overflow, or wait for a moment, while one of the many has room.
+//! tier has room, and then first come, first served: while requests are in line, one that comes
+//! goes behind them. In a tier of more than 64 backends a pick looks at a bounded number of
+//! them, so it may overflow while one of the many has room.
 //!
 //! # Cost
 //!

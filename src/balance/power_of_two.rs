@@ -42,8 +42,8 @@ impl Strategy for PowerOfTwo {
     }
 }
 
-/// Draws `choices` backends by weight and takes the least loaded with room; draws anew where
-/// none has, then takes any.
+/// Draws `choices` backends by weight and takes the least loaded; draws anew where that is at its
+/// cap, then takes any.
 pub(super) fn take_best_of(
     choices: usize,
     draw: &Draw,
@@ -54,11 +54,12 @@ pub(super) fn take_best_of(
     if let [only] = backends {
         return pick.take(only);
     }
+    let mut random = fastrand::Rng::with_seed(fastrand::u64(..));
     for _ in 0..=DRAWS {
         let mut best: Option<(Load, &Backend)> = None;
         let mut last = usize::MAX;
         for _ in 0..choices {
-            let mut index = draw.index(fastrand::u64(..), backends.len());
+            let mut index = draw.index(random.u64(..), backends.len());
             if index == last {
                 // The same twice is no choice: the neighbour instead.
                 index = if index + 1 < backends.len() {
@@ -69,9 +70,13 @@ pub(super) fn take_best_of(
             }
             last = index;
             let (backend, &weight) = (backends.get(index)?, weights.get(index)?);
-            let load = Load::of(backend, weight);
+            // Caps are left to the take: to read one is a cache miss in a large pool.
+            if pick.excludes(backend) {
+                continue;
+            }
+            let load = Load::new(backend.in_flight(), weight);
             // On a tie the first drawn stays: the draw was by weight.
-            if pick.has_room(backend) && best.as_ref().is_none_or(|(b, _)| load.is_below(*b)) {
+            if best.as_ref().is_none_or(|(b, _)| load.is_below(*b)) {
                 best = Some((load, backend));
             }
         }
@@ -90,11 +95,8 @@ pub(super) struct Load {
 }
 
 impl Load {
-    pub(super) fn of(backend: &Backend, weight: u32) -> Self {
-        Self {
-            in_flight: backend.in_flight(),
-            weight,
-        }
+    pub(super) fn new(in_flight: u32, weight: u32) -> Self {
+        Self { in_flight, weight }
     }
 
     pub(super) fn is_below(self, other: Self) -> bool {

@@ -1,4 +1,5 @@
-//! Room for requests that wait for a backend: bounded in number and in time.
+//! Room for requests that wait for a backend: bounded in number and in time, first come first
+//! served.
 
 use std::{
     sync::{
@@ -8,10 +9,18 @@ use std::{
     time::Duration,
 };
 
-/// How many requests wait, and how many may.
+use tokio::sync::{Mutex, MutexGuard};
+
+/// How many requests wait, how many may, and whose turn it is.
+///
+/// Those in line wait for the turn, in their order; only who has it watches for a free slot. A
+/// request that comes while others are in line goes behind them, so that under a steady overload
+/// nobody waits in vain while newcomers find what has just become free.
 #[derive(Debug)]
 pub(super) struct Queue {
     waiting: AtomicUsize,
+    in_line: AtomicUsize,
+    turn: Mutex<()>,
     size: usize,
     timeout: Duration,
 }
@@ -20,27 +29,31 @@ impl Queue {
     pub(super) fn new(size: usize, timeout: Duration) -> Self {
         Self {
             waiting: AtomicUsize::new(0),
+            in_line: AtomicUsize::new(0),
+            turn: Mutex::new(()),
             size,
             timeout,
         }
     }
 
-    /// Takes a place; `None` when the queue is full. Wait-free.
-    pub(super) fn enter(self: &Arc<Self>) -> Option<Place> {
-        // Made first: where the queue is full, its drop takes the count back.
+    /// Takes a place, in line or aside; `None` when the queue is full. Wait-free.
+    pub(super) fn enter(self: &Arc<Self>, in_line: bool) -> Option<Place> {
+        // Made first: where the queue is full, its drop takes the counts back.
+        self.in_line.fetch_add(usize::from(in_line), Relaxed);
         let place = Place {
             queue: self.clone(),
+            in_line,
         };
         (self.waiting.fetch_add(1, Relaxed) < self.size).then_some(place)
     }
 
-    pub(super) fn timeout(&self) -> Duration {
-        self.timeout
+    /// Returns true while requests are in line.
+    pub(super) fn has_line(&self) -> bool {
+        self.in_line.load(Relaxed) > 0
     }
 
-    #[cfg(test)]
-    pub(super) fn waiting(&self) -> usize {
-        self.waiting.load(Relaxed)
+    pub(super) fn timeout(&self) -> Duration {
+        self.timeout
     }
 }
 
@@ -48,11 +61,25 @@ impl Queue {
 #[derive(Debug)]
 pub(super) struct Place {
     queue: Arc<Queue>,
+    in_line: bool,
+}
+
+impl Place {
+    /// Waits for the turn; `None` at once for a place aside of the line.
+    pub(super) async fn turn(&self) -> Option<MutexGuard<'_, ()>> {
+        if self.in_line {
+            Some(self.queue.turn.lock().await)
+        } else {
+            None
+        }
+    }
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
         self.queue.waiting.fetch_sub(1, Relaxed);
+        let in_line = usize::from(self.in_line);
+        self.queue.in_line.fetch_sub(in_line, Relaxed);
     }
 }
 
@@ -63,11 +90,17 @@ mod tests {
     #[test]
     fn places_are_bounded_and_come_back() {
         let queue = Arc::new(Queue::new(2, Duration::ZERO));
-        let places: Vec<_> = (0..5).filter_map(|_| queue.enter()).collect();
+        let places: Vec<_> = [false, true, true, false, true]
+            .into_iter()
+            .filter_map(|in_line| queue.enter(in_line))
+            .collect();
         assert_eq!(places.len(), 2, "no more than its size may wait");
-        assert_eq!(queue.waiting(), 2, "those turned away must not count");
+        let counts = || (queue.waiting.load(Relaxed), queue.in_line.load(Relaxed));
+        assert_eq!(counts(), (2, 1), "those turned away must not count");
         drop(places);
-        assert_eq!(queue.waiting(), 0, "a place must come back");
-        assert!(Arc::new(Queue::new(0, Duration::ZERO)).enter().is_none());
+        assert_eq!(counts(), (0, 0), "a place must come back");
+        assert!(!queue.has_line());
+        let none = Arc::new(Queue::new(0, Duration::ZERO));
+        assert!(none.enter(true).is_none() && !none.has_line());
     }
 }

@@ -85,10 +85,12 @@ impl Draw {
             Self::Even => below(upper, len),
             Self::Weighted(places) => {
                 let own = below(upper, places.len());
-                match places.get(own) {
-                    Some(place) if coin >= place.own_below => place.other as usize,
-                    _ => own,
-                }
+                let Some(place) = places.get(own) else {
+                    return own;
+                };
+                // Without a branch, which would be mispredicted as often as the coin is fair.
+                let lent = 0u32.wrapping_sub(u32::from(coin >= place.own_below));
+                (own as u32 & !lent | place.other & lent) as usize
             }
         }
     }

@@ -12,7 +12,7 @@ use std::{
 use http::{Request, Response};
 use http_body::Body;
 use pin_project_lite::pin_project;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, sleep, timeout_at};
 use tower_service::Service;
 
 use super::{
@@ -82,18 +82,15 @@ where
                     running: Some(running),
                 }
             }
-            Err(why) => match self.shared.admit(why) {
-                Ok(place) => {
+            Err(why) => match self.shared.admit(why, &exchange) {
+                Ok(waiting) => {
                     let next = self.inner.clone();
                     let inner = std::mem::replace(&mut self.inner, next);
-                    let wait = wait(self.shared.clone(), place, inner, exchange, request);
                     State::Waiting {
-                        wait: Box::pin(wait),
+                        wait: Box::pin(waiting.call(inner, exchange, request)),
                     }
                 }
-                Err(kind) => State::Failed {
-                    error: Some(refusal(kind)),
-                },
+                Err(error) => State::Failed { error: Some(error) },
             },
         };
         ResponseFuture { state }
@@ -126,6 +123,10 @@ impl Shared {
     ) -> Result<Route, Blocked> {
         let bounds = exchange.bounds();
         let snapshot = self.pool.snapshot();
+        // Behind those in line; a retry stood in it before.
+        if search == Search::Quick && self.queue.has_line() && bounds.tried.is_empty() {
+            return Err(Blocked::by(&snapshot, &[]));
+        }
         let (kept, verdict) = match bounds.wanted {
             None => (None, None),
             Some(wanted) => settle(wanted, &snapshot),
@@ -148,11 +149,22 @@ impl Shared {
         }
     }
 
-    fn admit(&self, why: Blocked) -> Result<Place, ErrorKind> {
-        match why {
-            Blocked::Nothing => Err(ErrorKind::NoBackend),
-            Blocked::Full | Blocked::Held => self.queue.enter().ok_or(ErrorKind::Overloaded),
-        }
+    fn admit(self: &Arc<Self>, why: Blocked, exchange: &Exchange) -> Result<Waiting, Error> {
+        let at_most = match why {
+            Blocked::Full => self.queue.timeout(),
+            Blocked::Held => HELD_TIMEOUT,
+            Blocked::Nothing => return Err(refusal(ErrorKind::NoBackend)),
+        };
+        let is_retry = !exchange.attempts(<[_]>::is_empty);
+        let Some(place) = self.queue.enter(!is_retry) else {
+            return Err(refusal(ErrorKind::Overloaded));
+        };
+        Ok(Waiting {
+            shared: self.clone(),
+            place,
+            is_retry,
+            at_most,
+        })
     }
 }
 
@@ -238,44 +250,57 @@ fn kept(member: &Backend) -> StickyVerdict {
     }
 }
 
-/// Waits until a backend has room, then calls the inner service.
-async fn wait<S, B>(
+/// A request in the queue.
+struct Waiting {
     shared: Arc<Shared>,
     place: Place,
-    mut inner: S,
-    exchange: Exchange,
-    mut request: Request<B>,
-) -> Result<(S::Future, Running), Error>
-where
-    S: Service<Request<B>>,
-{
-    let began = Instant::now();
-    loop {
-        // Listens before it looks: what changes in between is not missed.
-        let mut changed = pin!(shared.pool.changed());
-        changed.as_mut().enable();
-        let at_most = match shared.route(&request, &exchange, Search::Thorough) {
-            Ok(route) => {
-                drop(place);
-                let running = route.begin(exchange, &mut request);
-                return Ok((inner.call(request), running));
+    is_retry: bool,
+    at_most: Duration,
+}
+
+impl Waiting {
+    /// Waits until a backend has room, then calls the inner service.
+    async fn call<S, B>(
+        self,
+        mut inner: S,
+        exchange: Exchange,
+        request: Request<B>,
+    ) -> Result<(S::Future, Running), Error>
+    where
+        S: Service<Request<B>>,
+    {
+        // A body may be `Send` alone; what is lent while waiting must be `Sync`.
+        let (head, body) = request.into_parts();
+        let head = Request::from_parts(head, ());
+        let until = Instant::now() + self.at_most;
+        let route = match timeout_at(until, self.route(&exchange, &head)).await {
+            Ok(Some(route)) => route,
+            Ok(None) => return Err(refusal(ErrorKind::NoBackend)),
+            Err(_elapsed) => return Err(refusal(ErrorKind::QueueTimeout)),
+        };
+        drop(self.place);
+        let mut request = head.map(|()| body);
+        let running = route.begin(exchange, &mut request);
+        Ok((inner.call(request), running))
+    }
+
+    /// Waits for a backend; `None` once there is none to wait for.
+    async fn route(&self, exchange: &Exchange, request: &Request<()>) -> Option<Route> {
+        let _turn = self.place.turn().await;
+        loop {
+            // Listens before it looks: what changes in between is not missed.
+            let mut changed = pin!(self.shared.pool.changed());
+            if !self.is_retry {
+                changed.as_mut().enable();
             }
-            Err(Blocked::Full) => shared.queue.timeout(),
-            Err(Blocked::Held) => HELD_TIMEOUT,
-            Err(Blocked::Nothing) => return Err(refusal(ErrorKind::NoBackend)),
-        };
-        let until = began + at_most;
-        let woken = if exchange.attempts(<[_]>::is_empty) {
-            timeout_at(until, changed).await.is_ok()
-        } else {
-            // Each free slot wakes one waiter. One that must not use it, for it tried that
-            // backend, would keep it from another who could: it looks now and then instead.
-            changed.set(shared.pool.changed());
-            tokio::time::sleep_until(until.min(Instant::now() + RETRY_LOOK)).await;
-            Instant::now() < until
-        };
-        if !woken {
-            return Err(refusal(ErrorKind::QueueTimeout));
+            match self.shared.route(request, exchange, Search::Thorough) {
+                Ok(route) => return Some(route),
+                Err(Blocked::Nothing) => return None,
+                // A free slot wakes one waiter. One that must not use it, for it tried that
+                // backend, would keep it from another: it looks now and then instead.
+                Err(Blocked::Full | Blocked::Held) if self.is_retry => sleep(RETRY_LOOK).await,
+                Err(Blocked::Full | Blocked::Held) => changed.await,
+            }
         }
     }
 }

@@ -39,7 +39,9 @@ pub trait Strategy: fmt::Debug + Send + Sync + 'static {
         pick: &Pick<'_>,
     ) -> Option<Lease>;
 
-    /// Takes a slot of a backend of the snapshot.
+    /// Takes a slot of a backend of the snapshot. On `None` the request waits in the queue while
+    /// there are usable backends that it has not tried, so a strategy that declines a backend
+    /// with room makes it wait in vain.
     ///
     /// The default asks one group after the other, the preferred first.
     fn pick(&self, snapshot: &Snapshot, pick: &Pick<'_>) -> Option<Lease> {

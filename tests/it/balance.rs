@@ -3,6 +3,7 @@
 use std::{
     collections::HashMap,
     convert::Infallible,
+    future::Future,
     pin::Pin,
     task::{Context, Poll},
     time::Duration,
@@ -367,6 +368,69 @@ async fn requests_wait_for_room_in_their_order() {
     for call in calls {
         assert_eq!(call.await.unwrap(), Ok(()));
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_newcomer_does_not_overtake_those_who_wait() {
+    let (service, mut handle) = mock::pair::<Request<&str>, Response<Full<Bytes>>>();
+    handle.allow(10);
+    let pool = narrow();
+    let mut balance = BalanceLayer::new(pool.clone()).layer(service);
+    let busy = evenkeel::pool::Lease::acquire(&pool.snapshot().backends()[0]);
+    let waiting = tokio::spawn(balance.clone().oneshot(Request::new("waiting")));
+    tokio::task::yield_now().await;
+    // The slot is free, and the waiter, woken, did not have its turn on the thread yet.
+    drop(busy);
+    let newcomer = balance
+        .ready()
+        .await
+        .unwrap()
+        .call(Request::new("newcomer"));
+    let newcomer = tokio::spawn(newcomer);
+    for expected in ["waiting", "newcomer"] {
+        let (request, send) = handle.next_request().await.unwrap();
+        assert_eq!(*request.body(), expected);
+        send.send_response(Response::new(Full::default()));
+    }
+    assert!(waiting.await.unwrap().is_ok());
+    assert!(newcomer.await.unwrap().is_ok());
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_gives_up_waiting_lets_the_next_have_the_turn() {
+    let pool = narrow();
+    let busy = evenkeel::pool::Lease::acquire(&pool.snapshot().backends()[0]);
+    let balance = BalanceLayer::new(pool.clone()).layer(service_fn(|_: Request<()>| async {
+        Ok::<_, Infallible>(Response::new(Empty::<Bytes>::new()))
+    }));
+    let calls = [(); 3].map(|()| tokio::spawn(balance.clone().oneshot(Request::new(()))));
+    tokio::task::yield_now().await;
+    let [first, second, third] = calls;
+    first.abort();
+    second.abort();
+    tokio::task::yield_now().await;
+    drop(busy);
+    let began = Instant::now();
+    assert!(third.await.unwrap().is_ok());
+    assert_eq!(began.elapsed(), Duration::ZERO);
+    assert_eq!(in_flight(&pool), 0);
+}
+
+#[tokio::test]
+async fn a_request_costs_one_allocation_beside_the_record() {
+    let pool = pool(&["a", "b"]);
+    let mut service = BalanceLayer::new(pool).layer(service_fn(|_: Request<()>| {
+        std::future::ready(Ok::<_, Infallible>(Response::new(Empty::<Bytes>::new())))
+    }));
+    let exchange = Exchange::new();
+    let mut first = Some(request(&exchange));
+    // The layers above made the record.
+    let info = allocation_counter::measure(|| {
+        let mut call = std::pin::pin!(service.call(first.take().unwrap()));
+        let mut cx = Context::from_waker(std::task::Waker::noop());
+        assert!(call.as_mut().poll(&mut cx).is_ready());
+    });
+    assert_eq!(info.count_total, 1, "Selected, and nothing else");
 }
 
 #[tokio::test(start_paused = true)]
