@@ -1,0 +1,169 @@
+//! What you configure.
+
+use std::{fmt, sync::Arc};
+
+use bytes::Bytes;
+use http::{HeaderValue, StatusCode};
+use tower_layer::Layer;
+
+use super::Respond;
+use crate::error::{ConfigError, ErrorKind};
+
+/// Answers for what failed; see the [module](super).
+#[derive(Clone)]
+#[must_use]
+pub struct RespondLayer {
+    page: Arc<Page>,
+}
+
+/// How the body of an error is made.
+#[derive(Clone)]
+pub(super) struct Page {
+    pub(super) content_type: HeaderValue,
+    render: Option<Arc<dyn Fn(StatusCode) -> Bytes + Send + Sync>>,
+}
+
+impl RespondLayer {
+    /// Makes a layer that answers in plain text.
+    pub fn new() -> Self {
+        Self {
+            page: Arc::new(Page {
+                content_type: HeaderValue::from_static("text/plain; charset=utf-8"),
+                render: None,
+            }),
+        }
+    }
+
+    /// Sets the body by status, and its media type. Called for each error: hand out shared bytes.
+    ///
+    /// Default: the status and its reason in plain text.
+    ///
+    /// # Errors
+    ///
+    /// When the media type is no field value.
+    pub fn body(
+        mut self,
+        content_type: &str,
+        render: impl Fn(StatusCode) -> Bytes + Send + Sync + 'static,
+    ) -> Result<Self, ConfigError> {
+        let content_type = HeaderValue::from_str(content_type).map_err(|error| {
+            ConfigError::new("content_type", format!("{content_type:?}: {error}"))
+        })?;
+        self.page = Arc::new(Page {
+            content_type,
+            render: Some(Arc::new(render)),
+        });
+        Ok(self)
+    }
+}
+
+impl Default for RespondLayer {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl fmt::Debug for RespondLayer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RespondLayer")
+            .field("content_type", &self.page.content_type)
+            .finish_non_exhaustive()
+    }
+}
+
+impl<S> Layer<S> for RespondLayer {
+    type Service = Respond<S>;
+
+    fn layer(&self, inner: S) -> Respond<S> {
+        Respond::new(inner, self.page.clone())
+    }
+}
+
+impl Page {
+    pub(super) fn text(&self, status: StatusCode) -> Bytes {
+        match &self.render {
+            Some(render) => render(status),
+            None => Bytes::from_static(plain(status)),
+        }
+    }
+}
+
+/// Returns the status that a client gets for this kind of failure.
+#[must_use]
+pub fn status(kind: ErrorKind) -> StatusCode {
+    match kind {
+        ErrorKind::BadRequest | ErrorKind::ClientBody => StatusCode::BAD_REQUEST,
+        ErrorKind::ClientBodyTimeout => StatusCode::REQUEST_TIMEOUT,
+        ErrorKind::MethodRefused => StatusCode::METHOD_NOT_ALLOWED,
+        ErrorKind::NoBackend | ErrorKind::Overloaded | ErrorKind::QueueTimeout => {
+            StatusCode::SERVICE_UNAVAILABLE
+        }
+        ErrorKind::NotRouted => StatusCode::INTERNAL_SERVER_ERROR,
+        ErrorKind::ConnectTimeout
+        | ErrorKind::RequestWriteTimeout
+        | ErrorKind::ResponseBodyTimeout
+        | ErrorKind::ResponseHeadTimeout => StatusCode::GATEWAY_TIMEOUT,
+        ErrorKind::Connect
+        | ErrorKind::ConnectTls
+        | ErrorKind::RequestWrite
+        | ErrorKind::ResponseBody
+        | ErrorKind::ResponseClosed
+        | ErrorKind::ResponseHead
+        | ErrorKind::Service
+        | ErrorKind::Upgrade => StatusCode::BAD_GATEWAY,
+    }
+}
+
+fn plain(status: StatusCode) -> &'static [u8] {
+    match status.as_u16() {
+        400 => b"400 Bad Request\n",
+        405 => b"405 Method Not Allowed\n",
+        408 => b"408 Request Timeout\n",
+        502 => b"502 Bad Gateway\n",
+        503 => b"503 Service Unavailable\n",
+        504 => b"504 Gateway Timeout\n",
+        _ => b"500 Internal Server Error\n",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_doc_table_tells_the_truth() {
+        let docs = include_str!("mod.rs");
+        for kind in [
+            ErrorKind::BadRequest,
+            ErrorKind::ClientBody,
+            ErrorKind::ClientBodyTimeout,
+            ErrorKind::Connect,
+            ErrorKind::ConnectTimeout,
+            ErrorKind::ConnectTls,
+            ErrorKind::MethodRefused,
+            ErrorKind::NoBackend,
+            ErrorKind::NotRouted,
+            ErrorKind::Overloaded,
+            ErrorKind::QueueTimeout,
+            ErrorKind::RequestWrite,
+            ErrorKind::RequestWriteTimeout,
+            ErrorKind::ResponseBody,
+            ErrorKind::ResponseBodyTimeout,
+            ErrorKind::ResponseClosed,
+            ErrorKind::ResponseHead,
+            ErrorKind::ResponseHeadTimeout,
+            ErrorKind::Service,
+            ErrorKind::Upgrade,
+        ] {
+            let name = format!("`{kind}`");
+            let row = docs
+                .lines()
+                .find(|l| l.contains("| ") && l.contains(&name))
+                .expect("a row");
+            let wanted = format!("| {} |", status(kind).as_u16());
+            assert!(row.ends_with(&wanted), "{kind}: {row}");
+            let text = plain(status(kind));
+            assert!(text.starts_with(status(kind).as_str().as_bytes()), "{kind}");
+        }
+    }
+}

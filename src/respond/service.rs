@@ -1,0 +1,176 @@
+//! What happens to a request.
+
+use std::{
+    convert::Infallible,
+    fmt,
+    future::Future,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use http::{HeaderValue, Method, Request, Response, header};
+use pin_project_lite::pin_project;
+use tower_service::Service;
+
+use super::{ResponseBody, layer::Page, status};
+use crate::{
+    context::Exchange,
+    error::{BoxError, Error, ErrorKind},
+};
+
+/// Answers for what failed; see [`RespondLayer`](super::RespondLayer).
+#[derive(Clone)]
+pub struct Respond<S> {
+    inner: S,
+    page: Arc<Page>,
+    /// The inner service said that it is not ready and never will be; told to the next request.
+    broken: Option<Arc<str>>,
+}
+
+impl<S> Respond<S> {
+    pub(super) fn new(inner: S, page: Arc<Page>) -> Self {
+        Self {
+            inner,
+            page,
+            broken: None,
+        }
+    }
+
+    /// Returns the inner service.
+    pub fn into_inner(self) -> S {
+        self.inner
+    }
+
+    /// Returns the inner service.
+    pub fn get_ref(&self) -> &S {
+        &self.inner
+    }
+
+    /// Returns the inner service.
+    pub fn get_mut(&mut self) -> &mut S {
+        &mut self.inner
+    }
+}
+
+impl<S: fmt::Debug> fmt::Debug for Respond<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Respond")
+            .field("inner", &self.inner)
+            .finish_non_exhaustive()
+    }
+}
+
+impl<S, B, R> Service<Request<B>> for Respond<S>
+where
+    S: Service<Request<B>, Response = Response<R>>,
+    S::Error: Into<BoxError>,
+{
+    type Response = Response<ResponseBody<R>>;
+    type Error = Infallible;
+    type Future = ResponseFuture<S::Future>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        if let Err(error) = ready!(self.inner.poll_ready(cx)) {
+            let error: BoxError = error.into();
+            self.broken = Some(error.to_string().into());
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, mut request: Request<B>) -> Self::Future {
+        let exchange = Exchange::of(request.extensions_mut());
+        let is_head = request.method() == Method::HEAD;
+        let state = match self.broken.take() {
+            None => State::Calling {
+                future: self.inner.call(request),
+            },
+            Some(why) => State::Broken { why },
+        };
+        ResponseFuture {
+            state,
+            exchange,
+            page: self.page.clone(),
+            is_head,
+        }
+    }
+}
+
+pin_project! {
+    /// The response of [`Respond`].
+    pub struct ResponseFuture<F> {
+        #[pin]
+        state: State<F>,
+        exchange: Exchange,
+        page: Arc<Page>,
+        is_head: bool,
+    }
+}
+
+pin_project! {
+    #[project = StateProject]
+    enum State<F> {
+        Broken { why: Arc<str> },
+        Calling { #[pin] future: F },
+    }
+}
+
+impl<F, R, E> Future for ResponseFuture<F>
+where
+    F: Future<Output = Result<Response<R>, E>>,
+    E: Into<BoxError>,
+{
+    type Output = Result<Response<ResponseBody<R>>, Infallible>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.project();
+        let error = match this.state.project() {
+            StateProject::Calling { future } => match ready!(future.poll(cx)) {
+                Ok(response) => return Poll::Ready(Ok(response.map(ResponseBody::inner))),
+                Err(error) => Error::from_boxed(error.into()),
+            },
+            StateProject::Broken { why } => {
+                Error::new(ErrorKind::Service).with_source(why.to_string())
+            }
+        };
+        this.exchange.fail(error.kind());
+        tracing::debug!(target: "evenkeel::respond", kind = %error.kind(), %error, "answered for");
+        Poll::Ready(Ok(answer(&error, this.page, *this.is_head)))
+    }
+}
+
+impl<F> fmt::Debug for ResponseFuture<F> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("respond::ResponseFuture")
+            .finish_non_exhaustive()
+    }
+}
+
+fn answer<R>(error: &Error, page: &Page, is_head: bool) -> Response<ResponseBody<R>> {
+    let status = status(error.kind());
+    let text = page.text(status);
+    let length = text.len();
+    let shown = if is_head { Bytes::new() } else { text };
+    let mut response = Response::new(ResponseBody::own(shown));
+    *response.status_mut() = status;
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, page.content_type.clone());
+    headers.insert(header::CONTENT_LENGTH, length.into());
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    if error.kind() == ErrorKind::MethodRefused {
+        // RFC 9110 §15.5.6 asks for the list; any other method may be fine.
+        let allowed = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS";
+        headers.insert(header::ALLOW, HeaderValue::from_static(allowed));
+    }
+    if let Some(after) = error.retry_after() {
+        headers.insert(header::RETRY_AFTER, whole_seconds(after).into());
+    }
+    response
+}
+
+/// Rounds up: a client that comes back too early gains nothing (RFC 9110 §10.2.3).
+fn whole_seconds(after: Duration) -> u64 {
+    after.as_secs() + u64::from(after.subsec_nanos() > 0)
+}
