@@ -639,3 +639,90 @@ fn layer_and_service_fit_where_they_must() {
     // One strategy and one queue for all the services that a layer makes.
     let _ = (layer.clone().layer(()), layer.layer(()));
 }
+
+#[cfg(feature = "sticky")]
+#[tokio::test]
+async fn below_sticky_a_session_stays_and_moves_once() {
+    use evenkeel::sticky::{Keys, StickyLayer};
+    use http::header::{COOKIE, SET_COOKIE};
+
+    let pool = pool(&["a", "b", "c"]);
+    // Backend `a` refuses connections while it is said to be down.
+    let down = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let refuses = down.clone();
+    let balance = BalanceLayer::new(pool.clone()).layer(service_fn(move |r: Request<()>| {
+        let Selected(backend) = r.extensions().get().unwrap();
+        let id = backend.id().to_owned();
+        let refused = id == "a" && refuses.load(std::sync::atomic::Ordering::Relaxed);
+        async move {
+            if refused {
+                return Err(Error::new(ErrorKind::Connect));
+            }
+            Ok(Response::new(Full::new(Bytes::from(id))))
+        }
+    }));
+    // A retry between the two, as failover is.
+    let retried = service_fn(move |request: Request<()>| {
+        let balance = balance.clone();
+        async move {
+            match balance.clone().oneshot(request.clone()).await {
+                Err(error) if error.is_connect() => balance.oneshot(request).await,
+                result => result,
+            }
+        }
+    });
+    let sticky = StickyLayer::new(pool.clone(), Keys::new([7; 32])).layer(retried);
+    let visit = async |cookie: Option<&http::HeaderValue>| {
+        let exchange = Exchange::new();
+        let mut request = request(&exchange);
+        if let Some(cookie) = cookie {
+            request.headers_mut().insert(COOKIE, cookie.clone());
+        }
+        let response = sticky.clone().oneshot(request).await.unwrap();
+        let cookie = response.headers().get(SET_COOKIE).map(|value| {
+            let pair = value.to_str().unwrap().split(';').next().unwrap();
+            http::HeaderValue::from_str(pair).unwrap()
+        });
+        let body = response.into_body().collect().await.unwrap().to_bytes();
+        (body, cookie, exchange.sticky_verdict())
+    };
+
+    let (first, cookie, verdict) = visit(None).await;
+    assert_eq!(
+        (&first[..], verdict),
+        (&b"a"[..], Some(StickyVerdict::None))
+    );
+    for _ in 0..5 {
+        let (body, again, verdict) = visit(cookie.as_ref()).await;
+        assert_eq!(
+            (&body[..], verdict),
+            (&b"a"[..], Some(StickyVerdict::Valid))
+        );
+        assert!(again.is_none(), "the cookie is set once");
+    }
+
+    down.store(true, std::sync::atomic::Ordering::Relaxed);
+    let (body, moved, verdict) = visit(cookie.as_ref()).await;
+    assert_ne!(&body[..], b"a");
+    assert_eq!(verdict, Some(StickyVerdict::Down));
+    assert!(moved.is_some(), "the cookie names who answered");
+    let (stays, again, verdict) = visit(moved.as_ref()).await;
+    assert_eq!((stays, verdict), (body, Some(StickyVerdict::Valid)));
+    assert!(again.is_none(), "a session moves once");
+}
+
+#[cfg(feature = "sticky")]
+#[tokio::test]
+async fn above_sticky_the_request_is_served_nevertheless() {
+    use evenkeel::sticky::{Keys, StickyLayer};
+
+    let pool = pool(&["a"]);
+    let inner = service_fn(|_: Request<()>| async {
+        Ok::<_, Infallible>(Response::new(Empty::<Bytes>::new()))
+    });
+    let sticky = StickyLayer::new(pool.clone(), Keys::new([7; 32])).layer(inner);
+    let exchange = Exchange::new();
+    let wrong = BalanceLayer::new(pool).layer(sticky);
+    assert!(wrong.oneshot(request(&exchange)).await.is_ok());
+    assert_eq!(outcomes(&exchange), [Some(Outcome::Ok)]);
+}
