@@ -19,6 +19,7 @@ mod deadline;
 pub mod access_log;
 pub mod balance;
 pub mod discover;
+pub mod endpoints;
 pub mod failover;
 pub mod health;
 #[cfg(feature = "proxy")]

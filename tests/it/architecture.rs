@@ -14,6 +14,7 @@ const FLOORS: [&[&str]; 5] = [
         "access_log",
         "balance",
         "discover",
+        "endpoints",
         "failover",
         "health",
         "proxy",

@@ -13,6 +13,7 @@ mod access_log;
 mod architecture;
 mod balance;
 mod connect;
+mod endpoints;
 mod error;
 mod failover;
 mod health;
