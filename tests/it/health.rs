@@ -1,1 +1,466 @@
-//! (Tests of the room.)
+//! Health over real sockets.
+
+use std::{
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+
+use bytes::Bytes;
+use evenkeel::{
+    Backend, BoxError, Pool,
+    context::Selected,
+    health::{
+        CheckFuture, Checks, HealthCheck, HealthLayer, HttpCheck, Prober, Report, Target, TcpCheck,
+    },
+    pool::{EventKind, Events, Health, Protocol, Source, Transition},
+};
+use http::{HeaderValue, Method, Request, Response, StatusCode, header};
+use http_body_util::Full;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpListener,
+    time::{Instant, timeout},
+};
+use tower::{Layer, ServiceExt, service_fn};
+
+use crate::support::{Origin, refused};
+
+const LONG: Duration = Duration::from_secs(10);
+
+fn backend(id: &str, address: SocketAddr) -> Backend {
+    Backend::new(id, &format!("http://{address}")).unwrap()
+}
+
+/// As fast as the builder lets it be.
+fn fast() -> Checks {
+    Checks::new()
+        .interval(Duration::from_millis(200))
+        .changing_interval(Duration::from_millis(20))
+        .timeout(Duration::from_millis(150))
+}
+
+async fn check(check: &impl HealthCheck, backend: Backend) -> Report {
+    let target = Target::new(backend, Instant::now() + LONG);
+    check.check(&target).await
+}
+
+async fn transition(events: &mut Events, id: &str, to: Health) -> Transition {
+    let wait = async {
+        loop {
+            let event = events.next().await.unwrap();
+            if let EventKind::Health(transition) = event.kind {
+                if event.backend.id() == id && transition.to == to {
+                    return transition;
+                }
+            }
+        }
+    };
+    timeout(LONG, wait).await.expect("health must change")
+}
+
+/// A backend whose health a switch tells.
+async fn switched() -> (Origin, Arc<AtomicBool>) {
+    let up = Arc::new(AtomicBool::new(true));
+    let told = up.clone();
+    let origin = Origin::serve(move |_| {
+        let up = told.load(Relaxed);
+        async move {
+            let mut response = Response::new(Full::new(Bytes::new()));
+            if !up {
+                *response.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
+            }
+            response
+        }
+    })
+    .await;
+    (origin, up)
+}
+
+/// Answers each connection with these bytes once a request came, and closes it where told so.
+async fn canned(answer: Vec<u8>, closes: bool) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let answer = answer.clone();
+            tokio::spawn(async move {
+                let mut request = [0; 4_096];
+                let _ = stream.read(&mut request).await;
+                let _ = stream.write_all(&answer).await;
+                if !closes {
+                    std::future::pending::<()>().await;
+                }
+            });
+        }
+    });
+    address
+}
+
+#[tokio::test]
+async fn a_backend_that_dies_is_out_and_comes_back() {
+    let (a, up) = switched().await;
+    let b = Origin::named("b").await;
+    let pool = Pool::new([backend("a", a.address), backend("b", b.address)]).unwrap();
+    let mut events = pool.subscribe();
+    let _prober = Prober::start(&pool, fast()).unwrap();
+    transition(&mut events, "a", Health::Healthy).await;
+    transition_if_needed(&mut events, &pool, "b").await;
+    assert_eq!(pool.snapshot().usable(), 2);
+
+    up.store(false, Relaxed);
+    let down = transition(&mut events, "a", Health::Unhealthy).await;
+    assert_eq!((down.reason.code, &*down.reason.detail), ("L7STS", "503"));
+    assert_eq!((down.source, down.streak), (Source::Active, 2));
+    assert!(down.latency.is_some());
+    assert_eq!(pool.snapshot().usable(), 1);
+
+    up.store(true, Relaxed);
+    let back = transition(&mut events, "a", Health::Healthy).await;
+    assert_eq!((back.reason.code, back.streak), ("L7OK", 2));
+
+    drop(b);
+    let down = transition(&mut events, "b", Health::Unhealthy).await;
+    assert_eq!(down.reason.code, "L4CON", "nobody listens any more");
+}
+
+async fn transition_if_needed(events: &mut Events, pool: &Pool, id: &str) {
+    let healthy = || pool.snapshot().get(id).unwrap().health() == Health::Healthy;
+    if !healthy() {
+        transition(events, id, Health::Healthy).await;
+    }
+}
+
+#[tokio::test]
+async fn a_change_of_membership_brings_nobody_up() {
+    let a = Origin::named("a").await;
+    let dead = refused();
+    let pool = Pool::new([backend("a", a.address), backend("dead", dead)]).unwrap();
+    let mut events = pool.subscribe();
+    let _prober = Prober::start(&pool, fast()).unwrap();
+    transition(&mut events, "dead", Health::Unhealthy).await;
+    for weight in 1..5 {
+        pool.upsert(backend("dead", dead).weight(weight).unwrap());
+        pool.replace([backend("dead", dead), backend("a", a.address)])
+            .unwrap();
+        assert_eq!(
+            pool.snapshot().get("dead").unwrap().health(),
+            Health::Unhealthy,
+            "down is down until a check passes (invariant A)"
+        );
+        assert_eq!(pool.snapshot().usable(), 1);
+    }
+    // The same id at an address that answers.
+    pool.upsert(backend("dead", a.address));
+    assert_eq!(pool.snapshot().usable(), 1, "not even then");
+    let up = transition(&mut events, "dead", Health::Healthy).await;
+    assert_eq!(up.streak, 2, "it rises as any other");
+}
+
+#[tokio::test]
+async fn a_hung_backend_is_timed_out_beside_the_others() {
+    let hung = canned(Vec::new(), false).await;
+    let a = Origin::named("a").await;
+    let pool = Pool::new([backend("hung", hung), backend("a", a.address)]).unwrap();
+    let mut events = pool.subscribe();
+    let _prober = Prober::start(&pool, fast()).unwrap();
+    transition(&mut events, "a", Health::Healthy).await;
+    let down = transition(&mut events, "hung", Health::Unhealthy).await;
+    assert_eq!(down.reason.code, "L7TOUT");
+    assert!(pool.snapshot().get("a").unwrap().is_usable());
+}
+
+#[tokio::test]
+async fn answers_make_reports() {
+    let long = format!("HTTP/1.1 200 OK\r\nx: {}\r\n\r\n", "y".repeat(40_000));
+    let big = format!("HTTP/1.1 200 OK\r\n\r\n{}", "y".repeat(100_000));
+    // The answer, whether the connection is closed after it, and the report.
+    let table: [(&str, bool, &str, bool); 24] = [
+        (
+            "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok",
+            false,
+            "L7OK",
+            true,
+        ),
+        ("HTTP/1.0 200 OK\r\n\r\nok", true, "L7OK", true),
+        ("HTTP/1.1 204 No Content\r\n\r\n", false, "L7OK", true),
+        (
+            "HTTP/1.1 299 Odd\r\ncontent-length: 0\r\n\r\n",
+            false,
+            "L7OK",
+            true,
+        ),
+        (
+            "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n",
+            false,
+            "L7OK",
+            true,
+        ),
+        (
+            "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n",
+            false,
+            "L7OK",
+            true,
+        ),
+        (
+            "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n2\r\nok\r\n0\r\nx: y\r\n\r\n",
+            false,
+            "L7OK",
+            true,
+        ),
+        (&big, false, "L7OK", true),
+        (
+            "HTTP/1.1 301 Moved\r\nlocation: /\r\ncontent-length: 0\r\n\r\n",
+            false,
+            "L7STS",
+            false,
+        ),
+        (
+            "HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\n\r\n",
+            false,
+            "L7STS",
+            false,
+        ),
+        (
+            "HTTP/1.1 500 Oh\r\ncontent-length: 0\r\n\r\n",
+            false,
+            "L7STS",
+            false,
+        ),
+        (
+            "HTTP/1.1 503 No\r\ncontent-length: 2\r\n\r\nno",
+            false,
+            "L7STS",
+            false,
+        ),
+        ("", true, "L7RSP", false),
+        ("HTTP/1.1 200", true, "L7RSP", false),
+        (
+            "HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nok",
+            true,
+            "L7RSP",
+            false,
+        ),
+        (
+            "HTTP/1.1 200 OK\r\ncontent-length: x\r\n\r\nok",
+            false,
+            "L7RSP",
+            false,
+        ),
+        (
+            "HTTP/1.1 200 OK\r\ncontent-length: 1\r\ncontent-length: 2\r\n\r\nok",
+            false,
+            "L7RSP",
+            false,
+        ),
+        (
+            "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\nzz\r\n",
+            false,
+            "L7RSP",
+            false,
+        ),
+        (
+            "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n5\r\nok",
+            true,
+            "L7RSP",
+            false,
+        ),
+        ("SSH-2.0-OpenSSH_9.9\r\n", false, "L7RSP", false),
+        ("HTTP/2.0 200 OK\r\n\r\n", false, "L7RSP", false),
+        ("\x16\x03\x01\x02", false, "L7RSP", false),
+        ("HTTP/1.1 2x0 OK\r\n\r\n", false, "L7RSP", false),
+        (&long, false, "L7RSP", false),
+    ];
+    for (answer, closes, code, passes) in table {
+        let address = canned(answer.as_bytes().to_vec(), closes).await;
+        let report = check(&HttpCheck::new(), backend("a", address)).await;
+        let start: String = answer.chars().take(80).collect();
+        assert_eq!(report.reason().code, code, "{start:?} gives {report:?}");
+        assert_eq!(report.is_pass(), passes, "{start:?} gives {report:?}");
+    }
+}
+
+#[tokio::test]
+async fn what_never_comes_is_timed_out_by_its_layer() {
+    for answer in ["", "HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nok"] {
+        let address = canned(answer.into(), false).await;
+        let soon = Instant::now() + Duration::from_millis(100);
+        let target = Target::new(backend("a", address), soon);
+        let report = HttpCheck::new().check(&target).await;
+        assert_eq!(report.reason().code, "L7TOUT", "{answer:?}");
+    }
+    let report = check(&HttpCheck::new(), backend("a", refused())).await;
+    assert_eq!(report.reason().code, "L4CON");
+}
+
+#[tokio::test]
+async fn the_request_is_what_was_asked_for() {
+    let origin = Origin::serve(|request| async move {
+        let (head, _) = request.into_parts();
+        let right = head.method == Method::OPTIONS
+            && head.uri == "/base/up?deep=1"
+            && head.headers[header::HOST] == "app.example"
+            && head.headers[header::USER_AGENT]
+                .to_str()
+                .unwrap()
+                .starts_with("evenkeel/")
+            && head.headers["x-token"] == "t";
+        let mut response = Response::new(Full::new(Bytes::from_static(b"body")));
+        *response.status_mut() = match right {
+            true => StatusCode::IM_A_TEAPOT,
+            false => StatusCode::OK,
+        };
+        response
+    })
+    .await;
+    let asked = HttpCheck::new()
+        .method(Method::OPTIONS)
+        .path("/up?deep=1")
+        .unwrap()
+        .host("app.example")
+        .unwrap()
+        .header("x-token".parse().unwrap(), HeaderValue::from_static("t"))
+        .unwrap()
+        .healthy([200..=200, 418..=418])
+        .unwrap();
+    let url = format!("{}/base/", origin.url());
+    let report = check(&asked, Backend::new("a", &url).unwrap()).await;
+    assert_eq!(
+        (report.reason().code, &*report.reason().detail),
+        ("L7OK", "418")
+    );
+    assert_eq!(origin.connections(), 1);
+    check(&asked, Backend::new("a", &url).unwrap()).await;
+    assert_eq!(
+        origin.connections(),
+        2,
+        "each check has a connection of its own"
+    );
+
+    #[cfg(all(feature = "proxy", feature = "http2"))]
+    {
+        let http2 = Backend::new("a", &url).unwrap().protocol(Protocol::Http2);
+        let asked = HttpCheck::new().healthy([200..=200]).unwrap();
+        let report = check(&asked, http2).await;
+        assert_eq!(
+            report.reason().code,
+            "L7OK",
+            "HTTP/2 with prior knowledge: {report:?}"
+        );
+    }
+}
+
+#[test]
+fn settings_of_a_check_that_do_not_fit_are_refused_by_name() {
+    let fields = [
+        HttpCheck::new().path("health").unwrap_err(),
+        HttpCheck::new().host("a b").unwrap_err(),
+        HttpCheck::new().healthy([]).unwrap_err(),
+        HttpCheck::new().healthy([100..=199]).unwrap_err(),
+        HttpCheck::new()
+            .header(header::CONNECTION, HeaderValue::from_static("x"))
+            .unwrap_err(),
+    ];
+    let fields: Vec<_> = fields.iter().map(|error| error.field()).collect();
+    let healthy = "health.healthy";
+    assert_eq!(
+        fields,
+        [
+            "health.path",
+            "health.host",
+            healthy,
+            healthy,
+            "health.header"
+        ]
+    );
+}
+
+#[tokio::test]
+async fn a_connection_is_all_that_a_tcp_check_wants() {
+    let hung = canned(Vec::new(), false).await;
+    let report = check(&TcpCheck::new(), backend("a", hung)).await;
+    assert_eq!(report, Report::pass("L4OK", ""));
+    let report = check(&TcpCheck::new(), backend("a", refused())).await;
+    assert_eq!((report.is_pass(), report.reason().code), (false, "L4CON"));
+    #[cfg(feature = "tls")]
+    {
+        let cleartext = Origin::named("a").await;
+        let url = format!("https://{}", cleartext.address);
+        let report = check(&TcpCheck::new(), Backend::new("a", &url).unwrap()).await;
+        assert_eq!((report.is_pass(), report.reason().code), (false, "L6RSP"));
+    }
+}
+
+#[cfg(unix)]
+#[tokio::test]
+async fn a_unix_socket_is_checked_too() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("app.sock");
+    let listener = tokio::net::UnixListener::bind(&path).unwrap();
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let _ = stream.read(&mut [0; 1_024]).await;
+            let answer = b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n";
+            let _ = stream.write_all(answer).await;
+        }
+    });
+    let backend = Backend::new("a", "http://app.example")
+        .unwrap()
+        .unix_socket(path);
+    let report = check(&HttpCheck::new(), backend).await;
+    assert!(report.is_pass(), "{report:?}");
+}
+
+/// A check of one's own.
+#[derive(Debug)]
+struct Counting(Arc<AtomicUsize>);
+
+impl HealthCheck for Counting {
+    fn check<'a>(&'a self, _: &'a Target) -> CheckFuture<'a> {
+        Box::pin(async move {
+            self.0.fetch_add(1, Relaxed);
+            Report::pass("L7OK", "mine")
+        })
+    }
+}
+
+#[tokio::test]
+async fn alone_around_a_foreign_service_it_ejects_and_readmits() {
+    let checked = Arc::new(AtomicUsize::new(0));
+    let (a, b) = (refused(), refused());
+    let pool = Pool::new([backend("a", a), backend("b", b)]).unwrap();
+    let mut events = pool.subscribe();
+    let inner = service_fn(|request: Request<()>| async move {
+        let Selected(backend) = request.extensions().get::<Selected>().unwrap();
+        let status = match backend.id() {
+            "a" => StatusCode::BAD_GATEWAY,
+            _ => StatusCode::OK,
+        };
+        let mut response = Response::new("untouched");
+        *response.status_mut() = status;
+        Ok::<_, BoxError>(response)
+    });
+    let service = HealthLayer::new(pool.clone())
+        .checks(fast().with_check(Counting(checked.clone())))
+        .unwrap()
+        .layer(inner);
+    transition_if_needed(&mut events, &pool, "a").await;
+    transition_if_needed(&mut events, &pool, "b").await;
+    for _ in 0..5 {
+        let mut request = Request::new(());
+        let a = pool.snapshot().get("a").unwrap().clone();
+        request.extensions_mut().insert(Selected(a));
+        let response = service.clone().oneshot(request).await.unwrap();
+        assert_eq!(*response.body(), "untouched");
+    }
+    let down = transition(&mut events, "a", Health::Unhealthy).await;
+    assert_eq!((down.source, down.streak), (Source::Passive, 5));
+    let before = checked.load(Relaxed);
+    let up = transition(&mut events, "a", Health::Healthy).await;
+    assert_eq!(up.source, Source::Passive);
+    assert_eq!(&*up.reason.detail, "mine", "checks that pass lift it");
+    assert!(checked.load(Relaxed) >= before + 2);
+}

@@ -1,0 +1,328 @@
+//! What a check is, and when it is made.
+
+use std::{borrow::Cow, fmt, future::Future, pin::Pin, sync::Arc, time::Duration};
+
+use tokio::time::Instant;
+
+use super::{HttpCheck, transition::Rules};
+use crate::{
+    error::{ConfigError, Error, ErrorKind},
+    pool::{Backend, Reason},
+};
+
+/// Finds out whether a backend serves.
+///
+/// [`HttpCheck`] and [`TcpCheck`](super::TcpCheck) are here; a check of your own asks whatever
+/// proves that requests would be answered. Not on the request path: the future may be boxed.
+///
+/// ```
+/// use evenkeel::health::{CheckFuture, HealthCheck, Report, Target};
+///
+/// #[derive(Debug)]
+/// struct HasRoom;
+///
+/// impl HealthCheck for HasRoom {
+///     fn check<'a>(&'a self, target: &'a Target) -> CheckFuture<'a> {
+///         Box::pin(async move {
+///             match target.backend().in_flight() {
+///                 0..1_000 => Report::pass("L7OK", "has room"),
+///                 _ => Report::fail("L7RSP", "is full"),
+///             }
+///         })
+///     }
+/// }
+/// ```
+pub trait HealthCheck: fmt::Debug + Send + Sync {
+    /// Checks a backend once.
+    ///
+    /// The future is dropped at the [`deadline`](Target::deadline), which counts as a failure,
+    /// and when the backend leaves the pool, which counts as nothing.
+    fn check<'a>(&'a self, target: &'a Target) -> CheckFuture<'a>;
+}
+
+/// One check under way.
+pub type CheckFuture<'a> = Pin<Box<dyn Future<Output = Report> + Send + 'a>>;
+
+/// What to check, and until when.
+#[derive(Clone, Debug)]
+pub struct Target {
+    backend: Backend,
+    deadline: Instant,
+}
+
+impl Target {
+    /// Names a backend and when the check has to be over.
+    #[must_use]
+    pub fn new(backend: Backend, deadline: Instant) -> Self {
+        Self { backend, deadline }
+    }
+
+    /// Returns the backend.
+    #[must_use]
+    pub fn backend(&self) -> &Backend {
+        &self.backend
+    }
+
+    /// Returns when the check has to be over.
+    #[must_use]
+    pub fn deadline(&self) -> Instant {
+        self.deadline
+    }
+}
+
+/// What a check found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Report {
+    passed: bool,
+    reason: Reason,
+}
+
+impl Report {
+    /// The backend serves; `code` is one of HAProxy's vocabulary (`L4OK`, `L6OK`, `L7OK`).
+    #[must_use]
+    pub fn pass(code: &'static str, detail: impl Into<Cow<'static, str>>) -> Self {
+        Self {
+            passed: true,
+            reason: Reason::new(code, detail),
+        }
+    }
+
+    /// The backend does not serve; `code` is one of HAProxy's vocabulary (`L4CON`, `L4TOUT`,
+    /// `L6RSP`, `L7STS`, `L7RSP`, `L7TOUT`).
+    #[must_use]
+    pub fn fail(code: &'static str, detail: impl Into<Cow<'static, str>>) -> Self {
+        Self {
+            passed: false,
+            reason: Reason::new(code, detail),
+        }
+    }
+
+    /// Returns true if the backend serves.
+    #[must_use]
+    pub fn is_pass(&self) -> bool {
+        self.passed
+    }
+
+    /// Returns why.
+    #[must_use]
+    pub fn reason(&self) -> &Reason {
+        &self.reason
+    }
+
+    /// What it says when there is no connection.
+    pub(super) fn not_connected(error: &Error) -> Self {
+        let code = match error.kind() {
+            ErrorKind::ConnectTimeout => "L4TOUT",
+            ErrorKind::ConnectTls => "L6RSP",
+            _ => "L4CON",
+        };
+        let detail = match std::error::Error::source(error) {
+            Some(cause) => cause.to_string(),
+            None => error.to_string(),
+        };
+        Self::fail(code, detail)
+    }
+}
+
+/// Which check is made, how often, and how many results make a state.
+#[derive(Clone, Debug)]
+#[must_use]
+pub struct Checks {
+    pub(super) check: Arc<dyn HealthCheck>,
+    pub(super) timeout: Duration,
+    pub(super) jitter: f64,
+    pub(super) concurrency: usize,
+    rise: u32,
+    fall: u32,
+    interval: Duration,
+    changing: Duration,
+}
+
+impl Checks {
+    /// Makes the default: `GET /health` every 5 s.
+    pub fn new() -> Self {
+        Self {
+            check: Arc::new(HttpCheck::new()),
+            timeout: TIMEOUT,
+            jitter: JITTER,
+            concurrency: CONCURRENCY,
+            rise: RISE,
+            fall: FALL,
+            interval: INTERVAL,
+            changing: CHANGING,
+        }
+    }
+
+    /// Sets what is asked of a backend.
+    ///
+    /// Default: [`HttpCheck::new`].
+    pub fn with_check(mut self, check: impl HealthCheck + 'static) -> Self {
+        self.check = Arc::new(check);
+        self
+    }
+
+    /// Sets the time from one check of a backend to the next, while its state is settled. A
+    /// check costs the backend a connection and a request.
+    ///
+    /// Default: 5 s. Accepted: 10 ms to a day.
+    pub fn interval(mut self, interval: Duration) -> Self {
+        self.interval = interval;
+        self
+    }
+
+    /// Sets the time between checks while the last results disagree with the state, where it is
+    /// shorter than the [`interval`](Self::interval).
+    ///
+    /// Default: 1 s.
+    pub fn changing_interval(mut self, interval: Duration) -> Self {
+        self.changing = interval;
+        self
+    }
+
+    /// Sets how long a check may take, the connection included. Must be below the
+    /// [`interval`](Self::interval).
+    ///
+    /// Default: 2 s.
+    pub fn timeout(mut self, timeout: Duration) -> Self {
+        self.timeout = timeout;
+        self
+    }
+
+    /// Sets how many passes in a row bring a backend back that was down. The first pass admits
+    /// one that was never checked.
+    ///
+    /// Default: 2. Accepted: 1 to 100.
+    pub fn rise(mut self, passes: u32) -> Self {
+        self.rise = passes;
+        self
+    }
+
+    /// Sets how many failures in a row take a backend out.
+    ///
+    /// Default: 2. Accepted: 1 to 100.
+    pub fn fall(mut self, failures: u32) -> Self {
+        self.fall = failures;
+        self
+    }
+
+    /// Sets how far each interval strays, as a share of it, so that many balancers do not check
+    /// at the same moment.
+    ///
+    /// Default: 0.1. Accepted: 0.0 to 1.0.
+    pub fn jitter(mut self, share: f64) -> Self {
+        self.jitter = share;
+        self
+    }
+
+    /// Sets how many checks may run at once. Fewer than there are backends that hang delays the
+    /// checks of others.
+    ///
+    /// Default: 256.
+    pub fn concurrency(mut self, checks: usize) -> Self {
+        self.concurrency = checks;
+        self
+    }
+
+    pub(super) fn rules(&self) -> Rules {
+        Rules {
+            rise: self.rise,
+            fall: self.fall,
+            interval: self.interval,
+            changing: self.changing.min(self.interval),
+        }
+    }
+
+    pub(super) fn validate(&self) -> Result<(), ConfigError> {
+        let bad = |field, message: String| Err(ConfigError::new(field, message));
+        if !(SHORTEST..=LONGEST).contains(&self.interval) {
+            return bad(
+                "health.interval",
+                format!("{:?}: 10 ms to 1 day is accepted", self.interval),
+            );
+        }
+        if self.changing < SHORTEST {
+            return bad(
+                "health.changing_interval",
+                format!("{:?}: 10 ms or more is accepted", self.changing),
+            );
+        }
+        if self.timeout.is_zero() || self.timeout >= self.interval {
+            return bad(
+                "health.timeout",
+                format!(
+                    "{:?}: more than 0 and less than the interval of {:?} is accepted",
+                    self.timeout, self.interval
+                ),
+            );
+        }
+        for (field, count) in [("health.rise", self.rise), ("health.fall", self.fall)] {
+            if !(1..=100).contains(&count) {
+                return bad(field, format!("{count}: 1 to 100 is accepted"));
+            }
+        }
+        if !(0.0..=1.0).contains(&self.jitter) {
+            return bad(
+                "health.jitter",
+                format!("{}: 0.0 to 1.0 is accepted", self.jitter),
+            );
+        }
+        if self.concurrency == 0 {
+            return bad("health.concurrency", "0: 1 or more is accepted".into());
+        }
+        Ok(())
+    }
+}
+
+impl Default for Checks {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+fn _obj_safe(_: Box<dyn HealthCheck>) {}
+
+/// What people call soon, at a load that no backend feels.
+pub(super) const INTERVAL: Duration = Duration::from_secs(5);
+/// A doubt is settled soon.
+pub(super) const CHANGING: Duration = Duration::from_secs(1);
+/// A backend that takes longer for its health serves nobody well.
+pub(super) const TIMEOUT: Duration = Duration::from_secs(2);
+/// One failure may be chance.
+pub(super) const FALL: u32 = 2;
+/// One pass may be, too.
+pub(super) const RISE: u32 = 2;
+/// Enough to drift apart within some intervals.
+pub(super) const JITTER: f64 = 0.1;
+/// More hung backends than this at once would delay the others' checks; each costs a socket.
+const CONCURRENCY: usize = 256;
+const SHORTEST: Duration = Duration::from_millis(10);
+const LONGEST: Duration = Duration::from_secs(86_400);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_out_of_range_is_refused_by_name() {
+        let second = Duration::from_secs(1);
+        let bad = [
+            (Checks::new().interval(Duration::ZERO), "health.interval"),
+            (Checks::new().interval(second), "health.timeout"),
+            (Checks::new().timeout(Duration::ZERO), "health.timeout"),
+            (Checks::new().timeout(INTERVAL), "health.timeout"),
+            (
+                Checks::new().changing_interval(Duration::ZERO),
+                "health.changing_interval",
+            ),
+            (Checks::new().rise(0), "health.rise"),
+            (Checks::new().fall(101), "health.fall"),
+            (Checks::new().jitter(f64::NAN), "health.jitter"),
+            (Checks::new().concurrency(0), "health.concurrency"),
+        ];
+        for (checks, field) in bad {
+            assert_eq!(checks.validate().unwrap_err().field(), field);
+        }
+        let fine = Checks::new().interval(second).timeout(second / 2);
+        assert_eq!(fine.validate(), Ok(()));
+    }
+}

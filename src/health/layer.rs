@@ -1,0 +1,104 @@
+//! What you configure.
+
+use std::{
+    fmt,
+    sync::{Arc, OnceLock},
+};
+
+use tower_layer::Layer;
+
+use super::{
+    Checks, Health, Outliers,
+    owner::{Core, Owner},
+};
+use crate::{error::ConfigError, pool::Pool};
+
+/// Keeps traffic off backends that do not serve; see the [module](super).
+///
+/// A clone, and every service that it makes, shares one task; a setter begins anew.
+#[derive(Clone)]
+#[must_use]
+pub struct HealthLayer {
+    pool: Pool,
+    checks: Option<Checks>,
+    outliers: Option<Outliers>,
+    owner: Arc<OnceLock<Arc<Owner>>>,
+}
+
+impl HealthLayer {
+    /// Makes a layer for the backends of this pool, with the defaults.
+    pub fn new(pool: Pool) -> Self {
+        Self {
+            pool,
+            checks: Some(Checks::new()),
+            outliers: Some(Outliers::new()),
+            owner: Arc::default(),
+        }
+    }
+
+    /// Sets what is checked, how often, and how many results make a state.
+    ///
+    /// Default: [`Checks::new`].
+    ///
+    /// # Errors
+    ///
+    /// When a setting is out of its range, or the time-out is not below the interval.
+    pub fn checks(mut self, checks: Checks) -> Result<Self, ConfigError> {
+        checks.validate()?;
+        self.checks = Some(checks);
+        self.owner = Arc::default();
+        Ok(self)
+    }
+
+    /// Makes no checks: live traffic alone takes backends out, and time lets them back in.
+    /// Backends that nobody checks otherwise count as up from the start.
+    pub fn no_checks(mut self) -> Self {
+        self.checks = None;
+        self.owner = Arc::default();
+        self
+    }
+
+    /// Sets when live traffic takes a backend out.
+    ///
+    /// Default: [`Outliers::new`].
+    ///
+    /// # Errors
+    ///
+    /// When a setting is out of its range.
+    pub fn outliers(mut self, outliers: Outliers) -> Result<Self, ConfigError> {
+        outliers.validate()?;
+        self.outliers = Some(outliers);
+        self.owner = Arc::default();
+        Ok(self)
+    }
+
+    /// Leaves live traffic unjudged: checks alone take backends out.
+    pub fn no_outliers(mut self) -> Self {
+        self.outliers = None;
+        self.owner = Arc::default();
+        self
+    }
+}
+
+impl<S> Layer<S> for HealthLayer {
+    type Service = Health<S>;
+
+    fn layer(&self, inner: S) -> Health<S> {
+        let owner = self.owner.get_or_init(|| {
+            let (checks, outliers) = (self.checks.clone(), self.outliers.clone());
+            Arc::new(Owner::new(Core::new(self.pool.clone(), checks, outliers)))
+        });
+        owner.ensure();
+        Health::new(inner, owner.clone())
+    }
+}
+
+impl fmt::Debug for HealthLayer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("HealthLayer")
+            .field("checks", &self.checks)
+            .field("outliers", &self.outliers)
+            .field("started", &self.owner.get().is_some())
+            .finish_non_exhaustive()
+    }
+}

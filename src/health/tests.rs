@@ -1,0 +1,694 @@
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use ::http::{Request, Response, StatusCode};
+use tokio::time::{Instant, sleep, timeout};
+use tower::{Layer, Service, ServiceExt, service_fn};
+
+use super::{check::*, outlier::*, transition::*, *};
+use crate::{
+    Backend, Error, ErrorKind, Pool,
+    context::Selected,
+    pool::{Event, EventKind, Events, Health as State, Source, Transition},
+};
+
+const SECOND: Duration = Duration::from_secs(1);
+
+/// Answers as it is told to, and counts.
+#[derive(Clone, Debug, Default)]
+struct Script(Arc<Mutex<HashMap<String, Line>>>);
+
+#[derive(Debug, Default)]
+struct Line {
+    answer: Answer,
+    began: Vec<Instant>,
+    running: usize,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+enum Answer {
+    Fail,
+    Hang,
+    Panic,
+    #[default]
+    Pass,
+}
+
+impl Script {
+    fn say(&self, id: &str, answer: Answer) {
+        self.0.lock().unwrap().entry(id.into()).or_default().answer = answer;
+    }
+
+    fn begun(&self, id: &str) -> Vec<Instant> {
+        let lines = self.0.lock().unwrap();
+        lines.get(id).map_or_else(Vec::new, |l| l.began.clone())
+    }
+
+    fn running(&self) -> usize {
+        self.0.lock().unwrap().values().map(|l| l.running).sum()
+    }
+}
+
+struct Running(Script, String);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.0.0.lock().unwrap().get_mut(&self.1).unwrap().running -= 1;
+    }
+}
+
+impl HealthCheck for Script {
+    fn check<'a>(&'a self, target: &'a Target) -> CheckFuture<'a> {
+        let id = target.backend().id().to_owned();
+        let answer = {
+            let mut lines = self.0.lock().unwrap();
+            let line = lines.entry(id.clone()).or_default();
+            line.began.push(Instant::now());
+            line.running += 1;
+            line.answer
+        };
+        let running = Running(self.clone(), id);
+        Box::pin(async move {
+            let _running = running;
+            match answer {
+                Answer::Fail => Report::fail("L4CON", "refused"),
+                Answer::Hang => std::future::pending().await,
+                Answer::Panic => panic!("told to"),
+                Answer::Pass => Report::pass("L7OK", "200"),
+            }
+        })
+    }
+}
+
+fn backend(id: &str) -> Backend {
+    Backend::new(id, "http://127.0.0.1:1").unwrap()
+}
+
+fn pool(ids: &[&str]) -> Pool {
+    Pool::new(ids.iter().map(|id| backend(id))).unwrap()
+}
+
+fn checks(script: &Script) -> Checks {
+    Checks::new().with_check(script.clone())
+}
+
+/// Waits for the next change of health of any backend.
+async fn transition(events: &mut Events) -> (String, Transition) {
+    let wait = async {
+        loop {
+            let Event { backend, kind, .. } = events.next().await.unwrap();
+            if let EventKind::Health(transition) = kind {
+                return (backend.id().to_owned(), transition);
+            }
+        }
+    };
+    timeout(3_600 * SECOND, wait)
+        .await
+        .expect("health must change")
+}
+
+async fn wait_for(events: &mut Events, to: State) -> Transition {
+    loop {
+        let (_, transition) = transition(events).await;
+        if transition.to == to {
+            return transition;
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_backend_is_held_until_its_first_check_passes() {
+    let (pool, script) = (pool(&["a", "b"]), Script::default());
+    script.say("b", Answer::Fail);
+    assert_eq!(pool.snapshot().usable(), 2, "without a prober they are up");
+    let mut events = pool.subscribe();
+    let began = Instant::now();
+    let _prober = Prober::start(&pool, checks(&script)).unwrap();
+    assert_eq!(
+        pool.snapshot().usable(),
+        0,
+        "held at once, before any check"
+    );
+    assert_eq!(pool.snapshot().held(), 2);
+    let (id, first) = transition(&mut events).await;
+    assert_eq!(
+        (id.as_str(), first.from, first.to),
+        ("a", State::Unknown, State::Healthy)
+    );
+    assert_eq!(
+        began.elapsed(),
+        Duration::ZERO,
+        "all are checked at once at the start"
+    );
+    assert_eq!(pool.snapshot().usable(), 1, "one pass admits");
+    let (id, second) = transition(&mut events).await;
+    assert_eq!(
+        (id.as_str(), second.to, second.streak),
+        ("b", State::Unhealthy, 2)
+    );
+    assert_eq!(second.reason.code, "L4CON");
+    assert!(
+        began.elapsed() <= SECOND.mul_f64(1.1),
+        "two failures, a changing interval apart"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_death_is_noticed_within_the_bound() {
+    // Interval, changing interval, time-out, fall, jitter.
+    let table = [
+        (5.0, 1.0, 2.0, 2, 0.1),
+        (5.0, 1.0, 0.5, 3, 0.1),
+        (1.0, 1.0, 0.9, 2, 0.1),
+        (1.0, 0.2, 0.1, 5, 0.5),
+        (10.0, 1.0, 2.0, 1, 0.0),
+    ];
+    for (interval, changing, timeout, fall, jitter) in table {
+        for answer in [Answer::Fail, Answer::Hang] {
+            for offset in 0..5 {
+                let seconds = Duration::from_secs_f64;
+                let (pool, script) = (pool(&["a"]), Script::default());
+                let checks = checks(&script)
+                    .interval(seconds(interval))
+                    .changing_interval(seconds(changing))
+                    .timeout(seconds(timeout))
+                    .fall(fall)
+                    .jitter(jitter);
+                let mut events = pool.subscribe();
+                let _prober = Prober::start(&pool, checks).unwrap();
+                wait_for(&mut events, State::Healthy).await;
+                sleep(seconds(20.0 + interval * f64::from(offset) / 5.0)).await;
+                script.say("a", answer);
+                let died = Instant::now();
+                wait_for(&mut events, State::Unhealthy).await;
+                let stretch = 1.0 + jitter;
+                let bound = interval * stretch
+                    + f64::from(fall - 1) * f64::max(changing * stretch, timeout)
+                    + timeout;
+                let took = died.elapsed().as_secs_f64();
+                // The clock of tests ticks in milliseconds.
+                let slack = 0.001 * f64::from(2 * fall + 1);
+                assert!(
+                    took <= bound + slack,
+                    "{answer:?} of interval {interval}, changing {changing}, time-out {timeout}, \
+                     fall {fall}: noticed after {took} s, promised within {bound} s"
+                );
+            }
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_hung_backend_delays_no_other() {
+    let names: Vec<_> = (0..40).map(|i| format!("b{i}")).collect();
+    let ids: Vec<_> = names.iter().map(String::as_str).collect();
+    let (pool, script) = (pool(&ids), Script::default());
+    for id in &ids[..20] {
+        script.say(id, Answer::Hang);
+    }
+    let _prober = Prober::start(&pool, checks(&script)).unwrap();
+    sleep(60 * SECOND).await;
+    let slack = Duration::from_millis(2);
+    for id in &ids[20..] {
+        let begun = script.begun(id);
+        assert!(
+            begun.len() >= 11,
+            "{id} was checked {} times in 60 s",
+            begun.len()
+        );
+        for pair in begun.windows(2) {
+            let pause = pair[1] - pair[0];
+            assert!(
+                pause <= INTERVAL.mul_f64(1.1) + slack,
+                "{id} waited for {pause:?}"
+            );
+        }
+    }
+    assert_eq!(pool.snapshot().usable(), 20, "those that answer are up");
+}
+
+#[tokio::test(start_paused = true)]
+async fn checks_do_not_stay_in_step() {
+    let names: Vec<_> = (0..50).map(|i| format!("b{i}")).collect();
+    let ids: Vec<_> = names.iter().map(String::as_str).collect();
+    let (pool, script) = (pool(&ids), Script::default());
+    let began = Instant::now();
+    let _prober = Prober::start(&pool, checks(&script)).unwrap();
+    sleep(30 * SECOND).await;
+    let mut in_a_second = HashMap::new();
+    for begun in ids.iter().map(|id| script.begun(id)) {
+        assert_eq!(begun[0], began, "the first check comes at once");
+        for when in &begun[1..] {
+            *in_a_second.entry((*when - began).as_secs()).or_insert(0) += 1;
+        }
+    }
+    let most = in_a_second.values().max().unwrap();
+    assert!(
+        *most < 30,
+        "{most} of 50 checks within one second of a 5 s interval"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn no_more_checks_run_at_once_than_may() {
+    let names: Vec<_> = (0..30).map(|i| format!("b{i}")).collect();
+    let ids: Vec<_> = names.iter().map(String::as_str).collect();
+    let (pool, script) = (pool(&ids), Script::default());
+    ids.iter().for_each(|id| script.say(id, Answer::Hang));
+    let _prober = Prober::start(&pool, checks(&script).concurrency(10)).unwrap();
+    for _ in 0..100 {
+        sleep(Duration::from_millis(100)).await;
+        assert!(script.running() <= 10, "{} run at once", script.running());
+    }
+    for id in ids {
+        assert!(!script.begun(id).is_empty(), "{id} must have its turn");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_joins_is_checked_at_once_and_who_leaves_no_more() {
+    let (pool, script) = (pool(&["a"]), Script::default());
+    let _prober = Prober::start(&pool, checks(&script)).unwrap();
+    sleep(20 * SECOND).await;
+    let joined = Instant::now();
+    pool.upsert(backend("b"));
+    assert_eq!(pool.snapshot().held(), 1, "a newcomer is held");
+    sleep(Duration::from_millis(10)).await;
+    assert!(script.begun("b")[0] - joined < Duration::from_millis(5));
+    assert_eq!(pool.snapshot().usable(), 2);
+
+    script.say("a", Answer::Hang);
+    while script.running() == 0 {
+        sleep(Duration::from_millis(100)).await;
+    }
+    pool.remove("a");
+    sleep(Duration::from_millis(10)).await;
+    assert_eq!(script.running(), 0, "a check of who left is cancelled");
+    let checked = script.begun("a").len();
+    sleep(60 * SECOND).await;
+    assert_eq!(script.begun("a").len(), checked, "and none follows");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_change_of_settings_never_brings_up_what_is_down() {
+    let (pool, script) = (pool(&["a", "b"]), Script::default());
+    script.say("a", Answer::Fail);
+    let mut events = pool.subscribe();
+    let _prober = Prober::start(&pool, checks(&script)).unwrap();
+    wait_for(&mut events, State::Unhealthy).await;
+    let elsewhere = || Backend::new("a", "http://127.0.0.1:2").unwrap();
+    for _ in 0..3 {
+        pool.upsert(backend("a").weight(2).unwrap());
+        assert_eq!(pool.snapshot().usable(), 1, "another weight");
+        pool.upsert(elsewhere());
+        assert_eq!(pool.snapshot().usable(), 1, "another address");
+        pool.replace([elsewhere(), backend("b")]).unwrap();
+        assert_eq!(pool.snapshot().usable(), 1, "another membership");
+        sleep(7 * SECOND).await;
+        assert_eq!(pool.snapshot().usable(), 1, "and none after a while");
+    }
+    script.say("a", Answer::Pass);
+    let up = wait_for(&mut events, State::Healthy).await;
+    assert_eq!(up.streak, 2, "only passes bring it up");
+}
+
+#[tokio::test(start_paused = true)]
+async fn another_address_must_pass_before_it_gets_traffic() {
+    let (pool, script) = (pool(&["a", "b"]), Script::default());
+    let _prober = Prober::start(&pool, checks(&script)).unwrap();
+    sleep(SECOND).await;
+    assert_eq!(pool.snapshot().usable(), 2);
+    script.say("a", Answer::Hang);
+    pool.upsert(Backend::new("a", "http://127.0.0.1:2").unwrap());
+    assert_eq!(
+        pool.snapshot().usable(),
+        1,
+        "measured good was another address"
+    );
+    sleep(SECOND).await;
+    assert_eq!(script.running(), 1, "the new address is checked at once");
+    script.say("a", Answer::Pass);
+    pool.upsert(Backend::new("a", "http://127.0.0.1:3").unwrap());
+    sleep(Duration::from_millis(10)).await;
+    assert_eq!(
+        pool.snapshot().usable(),
+        2,
+        "and the check of the one before is cancelled"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_cancelled_check_is_no_failure() {
+    let (pool, script) = (pool(&["a"]), Script::default());
+    let mut events = pool.subscribe();
+    let prober = Prober::start(&pool, checks(&script).fall(1)).unwrap();
+    wait_for(&mut events, State::Healthy).await;
+    script.say("a", Answer::Hang);
+    while script.running() == 0 {
+        sleep(Duration::from_millis(100)).await;
+    }
+    drop(prober);
+    sleep(60 * SECOND).await;
+    assert_eq!(script.running(), 0, "a check ends with its prober");
+    assert_eq!(pool.snapshot().usable(), 1, "and says nothing");
+    assert!(events.try_next().is_none());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_check_that_panics_is_a_failure_of_its_own() {
+    let (pool, script) = (pool(&["a", "b"]), Script::default());
+    script.say("a", Answer::Panic);
+    let mut events = pool.subscribe();
+    let _prober = Prober::start(&pool, checks(&script)).unwrap();
+    let down = wait_for(&mut events, State::Unhealthy).await;
+    assert_eq!(down.reason.code, "L7RSP");
+    sleep(20 * SECOND).await;
+    assert!(
+        script.begun("b").len() >= 4,
+        "the others are checked as ever"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_next_prober_goes_on_from_what_is_known() {
+    let (pool, script) = (pool(&["a", "b"]), Script::default());
+    script.say("a", Answer::Fail);
+    let prober = Prober::start(&pool, checks(&script)).unwrap();
+    sleep(10 * SECOND).await;
+    drop(prober);
+    script.say("a", Answer::Pass);
+    let mut events = pool.subscribe();
+    let _prober = Prober::start(&pool, checks(&script)).unwrap();
+    let up = wait_for(&mut events, State::Healthy).await;
+    assert_eq!(up.streak, 2, "down stays down until it rises (invariant A)");
+}
+
+#[test]
+fn a_prober_needs_a_runtime_and_settings_that_fit() {
+    let pool = pool(&["a"]);
+    let error = Prober::start(&pool, Checks::new()).unwrap_err();
+    assert_eq!(error.field(), "prober");
+    let error = Prober::start(&pool, Checks::new().interval(SECOND)).unwrap_err();
+    assert_eq!(error.field(), "health.timeout");
+}
+
+type Answers = Arc<Mutex<HashMap<&'static str, Result<u16, ErrorKind>>>>;
+
+/// A service that answers by backend.
+fn service(
+    answers: &Answers,
+) -> impl Service<Request<()>, Response = Response<()>, Error = Error, Future: Send> + Clone + use<>
+{
+    let answers = answers.clone();
+    service_fn(move |request: Request<()>| {
+        let Selected(backend) = request.extensions().get::<Selected>().unwrap();
+        let answer = answers.lock().unwrap()[backend.id()];
+        async move {
+            let mut response = Response::new(());
+            *response.status_mut() = StatusCode::from_u16(answer.map_err(Error::new)?).unwrap();
+            Ok(response)
+        }
+    })
+}
+
+async fn send<S>(service: &S, pool: &Pool, id: &str, times: usize)
+where
+    S: Service<Request<()>, Response = Response<()>, Error = Error> + Clone,
+{
+    for _ in 0..times {
+        let mut request = Request::new(());
+        let backend = pool.snapshot().get(id).unwrap().clone();
+        request.extensions_mut().insert(Selected(backend));
+        let _ = service.clone().oneshot(request).await;
+    }
+}
+
+fn answers(list: &[(&'static str, Result<u16, ErrorKind>)]) -> Answers {
+    Arc::new(Mutex::new(list.iter().copied().collect()))
+}
+
+#[tokio::test(start_paused = true)]
+async fn five_failures_in_a_row_eject_and_time_readmits() {
+    for bad in [
+        Ok(502),
+        Ok(503),
+        Ok(504),
+        Err(ErrorKind::Connect),
+        Err(ErrorKind::ResponseHeadTimeout),
+    ] {
+        let pool = pool(&["a", "b"]);
+        let answers = answers(&[("a", bad), ("b", Ok(200))]);
+        let service = HealthLayer::new(pool.clone())
+            .no_checks()
+            .layer(service(&answers));
+        let mut events = pool.subscribe();
+        send(&service, &pool, "a", 4).await;
+        answers.lock().unwrap().insert("a", Ok(200));
+        send(&service, &pool, "a", 1).await;
+        answers.lock().unwrap().insert("a", bad);
+        send(&service, &pool, "a", 4).await;
+        assert_eq!(pool.snapshot().usable(), 2, "a success ends a row");
+        for lasts in [30, 60] {
+            send(&service, &pool, "a", 5).await;
+            let down = wait_for(&mut events, State::Unhealthy).await;
+            assert_eq!(down.source, Source::Passive);
+            assert_eq!(pool.snapshot().usable(), 1, "{bad:?} five times in a row");
+            let ejected = Instant::now();
+            loop {
+                let (_, up) = transition(&mut events).await;
+                if up.from == State::Unhealthy {
+                    break;
+                }
+            }
+            let took = ejected.elapsed();
+            assert!(
+                took >= lasts * SECOND && took < lasts * SECOND + SECOND / 10,
+                "out for {took:?} instead of {lasts} s"
+            );
+            send(&service, &pool, "a", 4).await;
+            assert_eq!(pool.snapshot().usable(), 2, "the count begins anew");
+            answers.lock().unwrap().insert("a", Ok(200));
+            send(&service, &pool, "a", 1).await;
+            answers.lock().unwrap().insert("a", bad);
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_the_client_did_is_never_charged_to_the_backend() {
+    for harmless in [
+        Ok(200),
+        Ok(404),
+        Ok(500),
+        Err(ErrorKind::ClientBody),
+        Err(ErrorKind::ClientBodyTimeout),
+        Err(ErrorKind::BadRequest),
+        Err(ErrorKind::Service),
+    ] {
+        let pool = pool(&["a", "b"]);
+        let answers = answers(&[("a", harmless)]);
+        let service = HealthLayer::new(pool.clone())
+            .no_checks()
+            .layer(service(&answers));
+        send(&service, &pool, "a", 100).await;
+        assert_eq!(pool.snapshot().usable(), 2, "{harmless:?}");
+    }
+    let pool = pool(&["a", "b"]);
+    let hangs = service_fn(|_: Request<()>| std::future::pending::<Result<Response<()>, Error>>());
+    let service = HealthLayer::new(pool.clone()).no_checks().layer(hangs);
+    for _ in 0..100 {
+        let sent = timeout(SECOND, send(&service, &pool, "a", 1)).await;
+        assert!(sent.is_err(), "the client gave up");
+    }
+    assert_eq!(
+        pool.snapshot().usable(),
+        2,
+        "a hang-up is no failure (invariant E)"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_last_usable_backend_is_never_ejected() {
+    let pool = pool(&["a", "b", "c"]);
+    let bad = Err(ErrorKind::ResponseClosed);
+    let answers = answers(&[("a", bad), ("b", bad), ("c", bad)]);
+    let outliers = Outliers::new().max_share(1.0);
+    let service = HealthLayer::new(pool.clone())
+        .no_checks()
+        .outliers(outliers)
+        .unwrap()
+        .layer(service(&answers));
+    for id in ["a", "b", "c"] {
+        send(&service, &pool, id, 50).await;
+    }
+    assert_eq!(pool.snapshot().usable(), 1, "one stays (invariant F)");
+    assert!(pool.snapshot().get("c").unwrap().is_usable());
+    sleep(31 * SECOND).await;
+    assert_eq!(
+        pool.snapshot().usable(),
+        3,
+        "the others are back after their time"
+    );
+    send(&service, &pool, "c", 1).await;
+    assert_eq!(
+        pool.snapshot().usable(),
+        2,
+        "and now it may go at its next failure"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn no_more_than_the_share_is_ejected() {
+    let pool = pool(&["a", "b", "c", "d", "e"]);
+    let bad = Ok(503);
+    let answers = answers(&[("a", bad), ("b", bad), ("c", bad), ("d", bad), ("e", bad)]);
+    let service = HealthLayer::new(pool.clone())
+        .no_checks()
+        .layer(service(&answers));
+    for id in ["a", "b", "c", "d", "e"] {
+        send(&service, &pool, id, 20).await;
+    }
+    assert_eq!(pool.snapshot().usable(), 3, "half of five is two");
+}
+
+#[tokio::test(start_paused = true)]
+async fn passing_checks_lift_an_ejection_early() {
+    let (pool, script) = (pool(&["a", "b"]), Script::default());
+    let answers = answers(&[("a", Ok(503)), ("b", Ok(200))]);
+    let service = HealthLayer::new(pool.clone())
+        .checks(checks(&script).jitter(0.0))
+        .unwrap()
+        .layer(service(&answers));
+    sleep(21 * SECOND).await;
+    let mut events = pool.subscribe();
+    send(&service, &pool, "a", 5).await;
+    let ejected = Instant::now();
+    wait_for(&mut events, State::Unhealthy).await;
+    let up = wait_for(&mut events, State::Healthy).await;
+    assert_eq!((up.source, up.reason.code), (Source::Passive, "L7OK"));
+    let after = script.begun("a").iter().filter(|b| **b > ejected).count();
+    assert_eq!(after, 2, "two checks begun after it have to pass");
+    assert!(ejected.elapsed() <= 2 * INTERVAL);
+}
+
+#[tokio::test(start_paused = true)]
+async fn failing_checks_keep_an_ejected_backend_out() {
+    let (pool, script) = (pool(&["a", "b"]), Script::default());
+    let answers = answers(&[("a", Ok(503)), ("b", Ok(200))]);
+    let service = HealthLayer::new(pool.clone())
+        .checks(checks(&script))
+        .unwrap()
+        .layer(service(&answers));
+    sleep(SECOND).await;
+    script.say("a", Answer::Fail);
+    send(&service, &pool, "a", 5).await;
+    sleep(120 * SECOND).await;
+    assert!(
+        !pool.snapshot().get("a").unwrap().is_ejected(),
+        "its time is over"
+    );
+    assert_eq!(pool.snapshot().usable(), 1, "but checks fail");
+}
+
+#[tokio::test(start_paused = true)]
+async fn alone_around_a_foreign_service_nothing_changes() {
+    let pool = pool(&["a"]);
+    let inner = service_fn(|n: Request<u32>| async move {
+        match n.into_body() {
+            0 => Err(crate::BoxError::from("boom")),
+            n => Ok(Response::new(n)),
+        }
+    });
+    let service = HealthLayer::new(pool).no_checks().layer(inner);
+    let answer = service.clone().oneshot(Request::new(7)).await.unwrap();
+    assert_eq!(
+        answer.into_body(),
+        7,
+        "a request without a backend passes through"
+    );
+    let error = service.oneshot(Request::new(0)).await.unwrap_err();
+    assert_eq!(error.to_string(), "the inner service failed: boom");
+}
+
+#[tokio::test(start_paused = true)]
+async fn many_services_share_one_task_which_ends_with_the_last() {
+    let (pool, script) = (pool(&["a"]), Script::default());
+    let layer = HealthLayer::new(pool.clone())
+        .checks(checks(&script))
+        .unwrap();
+    let services: Vec<_> = (0..10).map(|i| layer.clone().layer(i)).collect();
+    sleep(SECOND).await;
+    assert_eq!(script.begun("a").len(), 1, "ten services, one check");
+    drop(layer);
+    let copy = services[3].clone();
+    drop(services);
+    sleep(20 * SECOND).await;
+    let checked = script.begun("a").len();
+    assert!(checked >= 4, "a service is left");
+    drop(copy);
+    sleep(60 * SECOND).await;
+    assert_eq!(script.begun("a").len(), checked, "none is left");
+}
+
+#[test]
+fn checks_begin_with_the_first_call_and_survive_their_runtime() {
+    let (pool, script) = (pool(&["a"]), Script::default());
+    let answers = answers(&[("a", Ok(200))]);
+    let layer = HealthLayer::new(pool.clone())
+        .checks(checks(&script))
+        .unwrap();
+    let service = layer.layer(service(&answers));
+    assert_eq!(pool.snapshot().held(), 0, "no runtime, no prober");
+    for round in 1..4 {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
+        runtime.block_on(async {
+            let mut service = service.clone();
+            service.ready().await.unwrap();
+            while script.begun("a").len() < round {
+                tokio::task::yield_now().await;
+            }
+        });
+    }
+}
+
+#[test]
+fn the_documented_defaults_are_those_of_the_code() {
+    let docs = include_str!("mod.rs");
+    let seconds = |duration: Duration| duration.as_secs();
+    let rows = [
+        format!("| check | `GET {}`, 200 to 299 healthy", http::PATH),
+        format!("read up to | {} KiB |", http::BODY_LIMIT / 1_024),
+        format!("| interval | {} s |", seconds(INTERVAL)),
+        format!("disagree with the state | {} s |", seconds(CHANGING)),
+        format!("| time-out | {} s |", seconds(TIMEOUT)),
+        format!("| fall, rise | {FALL}, {RISE};"),
+        format!("| jitter | {} % |", JITTER * 100.0),
+        format!(
+            "| flapping | {FLAPS} changes within {} s",
+            seconds(FLAP_WINDOW)
+        ),
+        format!("doubling up to {} s |", seconds(LAST_HOLD)),
+        format!("| ejection | after {CONSECUTIVE} failures in a row"),
+        format!(
+            "| ejection lasts | {} s times how often, up to {} s",
+            seconds(EJECTION),
+            seconds(MAX_EJECTION)
+        ),
+        format!("| ejected at most | {} % of the pool", MAX_SHARE * 100.0),
+    ];
+    for row in rows {
+        assert!(docs.contains(&row), "the table must say: {row}");
+    }
+}
+
+#[test]
+fn services_can_be_shared_by_threads() {
+    fn check<T: Clone + Send + Sync + 'static>(_: &T) {}
+    check(&HealthLayer::new(pool(&["a"])).layer(()));
+}

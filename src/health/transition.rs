@@ -1,0 +1,310 @@
+//! From results to a state: rise, fall, and what flaps.
+
+use std::{collections::VecDeque, time::Duration};
+
+use tokio::time::Instant;
+
+use crate::pool::Health;
+
+/// How many results make a state, and how soon to look again.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Rules {
+    pub(super) rise: u32,
+    pub(super) fall: u32,
+    /// Between checks of a backend whose state is settled.
+    pub(super) interval: Duration,
+    /// Between checks of one that is about to change.
+    pub(super) changing: Duration,
+}
+
+/// The state of one backend as active checks see it.
+///
+/// Counts *consecutive* results: one pass among failures starts the count of failures anew.
+#[derive(Debug)]
+pub(super) struct Machine {
+    health: Health,
+    passes: u32,
+    failures: u32,
+    since: Instant,
+    /// When it went up or down, within the window.
+    moves: VecDeque<Instant>,
+    flapping: bool,
+    hold: Duration,
+    held_until: Option<Instant>,
+}
+
+/// One change of state.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Change {
+    pub(super) from: Health,
+    pub(super) to: Health,
+    /// Consecutive results that led here.
+    pub(super) streak: u32,
+    /// How long it was in the state before.
+    pub(super) was: Duration,
+    /// How often it went up or down within 2 min.
+    pub(super) flaps: usize,
+    /// How long it stays down at least, because it flaps.
+    pub(super) hold: Option<Duration>,
+}
+
+impl Machine {
+    pub(super) fn new(health: Health, now: Instant) -> Self {
+        Self {
+            health,
+            passes: 0,
+            failures: 0,
+            since: now,
+            moves: VecDeque::new(),
+            flapping: false,
+            hold: Duration::ZERO,
+            held_until: None,
+        }
+    }
+
+    pub(super) fn pass(&mut self, rules: &Rules, now: Instant) -> Option<Change> {
+        self.failures = 0;
+        self.passes = self.passes.saturating_add(1);
+        match self.health {
+            // What nothing speaks against is admitted at once: nobody waits at a start.
+            Health::Unknown => Some(self.enter(Health::Healthy, self.passes, now)),
+            Health::Unhealthy if self.passes >= rules.rise && !self.is_held(now) => {
+                Some(self.enter(Health::Healthy, self.passes, now))
+            }
+            Health::Healthy | Health::Unhealthy => None,
+        }
+    }
+
+    pub(super) fn fail(&mut self, rules: &Rules, now: Instant) -> Option<Change> {
+        self.passes = 0;
+        self.failures = self.failures.saturating_add(1);
+        let down = self.health == Health::Unhealthy;
+        (!down && self.failures >= rules.fall)
+            .then(|| self.enter(Health::Unhealthy, self.failures, now))
+    }
+
+    /// The backend has another address: what was measured good says nothing about it, what was
+    /// measured bad still has to be disproved (invariant A). Returns true if it is unknown now.
+    pub(super) fn readdress(&mut self, now: Instant) -> bool {
+        self.passes = 0;
+        self.failures = 0;
+        let forget = self.health == Health::Healthy;
+        if forget {
+            self.health = Health::Unknown;
+            self.since = now;
+        }
+        forget
+    }
+
+    /// Returns the time from the start of one check to that of the next.
+    pub(super) fn interval(&self, rules: &Rules) -> Duration {
+        if self.is_settled() {
+            rules.interval
+        } else {
+            rules.changing
+        }
+    }
+
+    /// Whether the last results agree with the state.
+    pub(super) fn is_settled(&self) -> bool {
+        match self.health {
+            Health::Healthy => self.failures == 0,
+            Health::Unhealthy => self.passes == 0,
+            Health::Unknown => false,
+        }
+    }
+
+    fn is_held(&self, now: Instant) -> bool {
+        self.held_until.is_some_and(|until| now < until)
+    }
+
+    fn enter(&mut self, to: Health, streak: u32, now: Instant) -> Change {
+        let from = std::mem::replace(&mut self.health, to);
+        let was = now.saturating_duration_since(self.since);
+        self.since = now;
+        if from == Health::Healthy && was >= FLAP_WINDOW {
+            self.flapping = false;
+            self.hold = Duration::ZERO;
+        }
+        if from != Health::Unknown {
+            self.moves.push_back(now);
+        }
+        while let Some(first) = self.moves.front() {
+            if now.saturating_duration_since(*first) < FLAP_WINDOW {
+                break;
+            }
+            self.moves.pop_front();
+        }
+        self.flapping |= self.moves.len() >= FLAPS;
+        self.held_until = None;
+        let hold = (self.flapping && to == Health::Unhealthy).then(|| {
+            self.hold = (self.hold * 2).clamp(FIRST_HOLD, LAST_HOLD);
+            self.held_until = now.checked_add(self.hold);
+            self.hold
+        });
+        Change {
+            from,
+            to,
+            streak,
+            was,
+            flaps: self.moves.len(),
+            hold,
+        }
+    }
+}
+
+/// A backend that goes up and down this often …
+pub(super) const FLAPS: usize = 4;
+/// … within this time is not well: twice down in two minutes is no chance.
+pub(super) const FLAP_WINDOW: Duration = Duration::from_secs(120);
+/// About as long as a backend takes to come back anyway; doubles each time it falls again.
+const FIRST_HOLD: Duration = Duration::from_secs(5);
+/// A backend that got well is never kept out for longer.
+pub(super) const LAST_HOLD: Duration = Duration::from_secs(60);
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const RULES: Rules = Rules {
+        rise: 2,
+        fall: 2,
+        interval: Duration::from_secs(5),
+        changing: Duration::from_secs(1),
+    };
+
+    fn step(machine: &mut Machine, rules: &Rules, pass: bool, now: Instant) -> Option<Change> {
+        match pass {
+            true => machine.pass(rules, now),
+            false => machine.fail(rules, now),
+        }
+    }
+
+    #[test]
+    fn results_make_a_state() {
+        use Health::{Healthy, Unhealthy, Unknown};
+        // Where it begins, the results (+ pass, - failure), where it ends.
+        let table = [
+            (Unknown, "+", Healthy),
+            (Unknown, "-", Unknown),
+            (Unknown, "-+", Healthy),
+            (Unknown, "--", Unhealthy),
+            (Healthy, "-", Healthy),
+            (Healthy, "-+-+-+-", Healthy),
+            (Healthy, "--", Unhealthy),
+            (Unhealthy, "+", Unhealthy),
+            (Unhealthy, "+-+-+", Unhealthy),
+            (Unhealthy, "++", Healthy),
+            (Healthy, "--+-++", Healthy),
+        ];
+        for (from, results, to) in table {
+            let now = Instant::now();
+            let mut machine = Machine::new(from, now);
+            for result in results.chars() {
+                step(&mut machine, &RULES, result == '+', now);
+            }
+            assert_eq!(machine.health, to, "{from:?} and {results}");
+        }
+    }
+
+    #[test]
+    fn a_change_says_how_long_and_how_often() {
+        let began = Instant::now();
+        let mut machine = Machine::new(Health::Healthy, began);
+        let now = began + Duration::from_secs(7);
+        machine.fail(&RULES, now);
+        let change = machine.fail(&RULES, now).unwrap();
+        assert_eq!(change.streak, 2);
+        assert_eq!(change.was, Duration::from_secs(7));
+        assert_eq!(change.flaps, 1);
+        assert_eq!(change.hold, None, "one fall is no flapping");
+    }
+
+    #[test]
+    fn a_doubtful_backend_is_checked_sooner() {
+        let now = Instant::now();
+        let mut machine = Machine::new(Health::Unknown, now);
+        assert_eq!(machine.interval(&RULES), RULES.changing, "unknown");
+        machine.pass(&RULES, now);
+        assert_eq!(machine.interval(&RULES), RULES.interval, "healthy");
+        machine.fail(&RULES, now);
+        assert_eq!(machine.interval(&RULES), RULES.changing, "one failure");
+        machine.fail(&RULES, now);
+        assert_eq!(machine.interval(&RULES), RULES.interval, "down");
+        machine.pass(&RULES, now);
+        assert_eq!(machine.interval(&RULES), RULES.changing, "one pass");
+    }
+
+    #[test]
+    fn what_flaps_is_held_down_longer_each_time() {
+        let mut now = Instant::now();
+        let mut machine = Machine::new(Health::Healthy, now);
+        let mut holds = Vec::new();
+        for _ in 0..7 {
+            now += Duration::from_secs(1);
+            machine.fail(&RULES, now);
+            let change = machine.fail(&RULES, now).unwrap();
+            holds.push(change.hold.map_or(0, |hold| hold.as_secs()));
+            let down = now;
+            while machine.health != Health::Healthy {
+                now += Duration::from_secs(1);
+                machine.pass(&RULES, now);
+            }
+            let kept = now - down;
+            assert!(kept >= change.hold.unwrap_or_default(), "held for {kept:?}");
+        }
+        assert_eq!(holds, [0, 0, 5, 10, 20, 40, 60]);
+        now += FLAP_WINDOW;
+        machine.fail(&RULES, now);
+        let change = machine.fail(&RULES, now).unwrap();
+        assert_eq!(change.hold, None, "two calm minutes and it is forgotten");
+    }
+
+    #[test]
+    fn another_address_never_makes_down_up() {
+        let now = Instant::now();
+        let mut machine = Machine::new(Health::Unhealthy, now);
+        machine.pass(&RULES, now);
+        assert!(!machine.readdress(now));
+        assert_eq!(machine.pass(&RULES, now), None, "the count begins anew");
+        assert!(machine.pass(&RULES, now).is_some());
+        assert!(machine.readdress(now));
+        assert_eq!(machine.health, Health::Unknown);
+    }
+
+    proptest! {
+        /// Invariant B, against a model that looks at the last results alone.
+        #[test]
+        fn only_consecutive_results_count(
+            results in prop::collection::vec(any::<bool>(), 0..200),
+            rise in 1_u32..5,
+            fall in 1_u32..5,
+        ) {
+            let rules = Rules { rise, fall, ..RULES };
+            let mut now = Instant::now();
+            let mut machine = Machine::new(Health::Unknown, now);
+            let mut model = Health::Unknown;
+            for (i, &pass) in results.iter().enumerate() {
+                // Slow enough that nothing flaps.
+                now += FLAP_WINDOW;
+                let run = results[..=i].iter().rev().take_while(|r| **r == pass).count();
+                let needed = match (pass, model) {
+                    (true, Health::Unknown) => 1,
+                    (true, _) => rise,
+                    (false, _) => fall,
+                };
+                if run as u32 >= needed {
+                    model = if pass { Health::Healthy } else { Health::Unhealthy };
+                }
+                let change = step(&mut machine, &rules, pass, now);
+                prop_assert_eq!(machine.health, model, "after result {}", i);
+                if let Some(change) = change {
+                    prop_assert_eq!(change.streak as usize, run);
+                    prop_assert_ne!(change.from, change.to);
+                }
+            }
+        }
+    }
+}
