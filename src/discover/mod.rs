@@ -1,1 +1,145 @@
-//! (The room's docs.)
+//! Who the backends are: membership for a [`Pool`](crate::Pool).
+//!
+//! So far one source: a list, as it comes from a command line or an environment variable. What
+//! it makes goes into [`Pool::new`](crate::Pool::new) at first and into
+//! [`Pool::replace`](crate::Pool::replace) whenever the list changes; who stays keeps its health,
+//! mode and counters. Sources that watch by themselves (a file, DNS) will come beside it.
+//!
+//! # Example
+//!
+//! ```
+//! use evenkeel::{Pool, discover};
+//!
+//! # fn main() -> Result<(), evenkeel::ConfigError> {
+//! let pool = Pool::new(discover::list("a=http://10.0.0.1:9001, b=http://10.0.0.2:9001")?)?;
+//! pool.replace(discover::list("b=http://10.0.0.2:9001, c=http://10.0.0.3:9001")?)?;
+//! assert!(pool.snapshot().get("a").is_none());
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # Where it goes
+//!
+//! Before the pool. Nothing of it runs later.
+//!
+//! # Defaults
+//!
+//! | what | default |
+//! |---|---|
+//! | id of a backend without one | host and port of its URL, as they are written there |
+//!
+//! # When it fails
+//!
+//! With a [`ConfigError`] that names the entry; the pool is as it was.
+//!
+//! # Cost
+//!
+//! None on the request path.
+
+use crate::{error::ConfigError, pool::Backend};
+
+/// Reads backends from text: entries of the form `id=url` or `url`, separated by commas or white
+/// space. No entry is no backend.
+///
+/// # Errors
+///
+/// When an entry is not a valid id and URL, see [`Backend::new`], or two have the same id.
+pub fn list(text: &str) -> Result<Vec<Backend>, ConfigError> {
+    let mut backends: Vec<Backend> = Vec::new();
+    let entries = text.split(|c: char| c == ',' || c.is_whitespace());
+    for text in entries.filter(|entry| !entry.is_empty()) {
+        let backend = entry(text)?;
+        if backends.iter().any(|b| b.id() == backend.id()) {
+            return Err(ConfigError::new(
+                "backends",
+                format!("{text:?}: another entry has the id {:?}", backend.id()),
+            ));
+        }
+        backends.push(backend);
+    }
+    Ok(backends)
+}
+
+/// Reads one backend: `id=url`, or `url`, whose host and port are the id then.
+///
+/// # Errors
+///
+/// When the id or the URL is not valid, see [`Backend::new`].
+pub fn entry(text: &str) -> Result<Backend, ConfigError> {
+    let text = text.trim();
+    let (id, url) = match text.split_once('=') {
+        // A URL may have this sign in its path.
+        Some((id, url)) if !id.contains("://") => (id.trim(), url.trim()),
+        _ => (host_and_port(text), text),
+    };
+    Backend::new(id, url)
+        .map_err(|error| ConfigError::new("backends", format!("{text:?}: {error}")))
+}
+
+fn host_and_port(url: &str) -> &str {
+    let rest = url.split_once("://").map_or(url, |(_, rest)| rest);
+    rest.split(['/', '?', '#']).next().unwrap_or(rest)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Pool;
+
+    #[test]
+    fn entries_name_backends() {
+        // The entry, its id, host, port and base path.
+        let table = [
+            ("a=http://h:1", "a", "h", 1, ""),
+            (" a = https://h/base/ ", "a", "h", 443, "/base"),
+            ("http://h:1/x", "h:1", "h", 1, "/x"),
+            ("http://h:1/x=y", "h:1", "h", 1, "/x=y"),
+            ("a=http://h:1/x=y", "a", "h", 1, "/x=y"),
+            ("http://[::1]:9", "[::1]:9", "::1", 9, ""),
+        ];
+        for (text, id, host, port, base) in table {
+            let backend = entry(text).unwrap();
+            let got = (
+                backend.id(),
+                backend.host(),
+                backend.port(),
+                backend.base_path(),
+            );
+            assert_eq!(got, (id, host, port, base), "{text}");
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_named() {
+        for bad in [
+            "",
+            "a",
+            "a=",
+            "a=ftp://h",
+            "=http://h",
+            "a b=http://h",
+            "a=http://h:0",
+        ] {
+            let error = entry(bad).unwrap_err();
+            assert!(error.message().contains(bad), "{error} must name {bad:?}");
+        }
+        let error = list("a=http://h:1 a=http://h:2").unwrap_err();
+        assert!(error.message().contains("a=http://h:2"), "{error}");
+    }
+
+    #[test]
+    fn a_list_feeds_a_pool_whose_members_keep_their_state() {
+        let pool = Pool::new(list("a=http://h:1,b=http://h:2").unwrap()).unwrap();
+        pool.maintenance("b").unwrap();
+        pool.replace(list("\n b=http://h:2\n c=http://h:3,\n").unwrap())
+            .unwrap();
+        let snapshot = pool.snapshot();
+        let ids: Vec<_> = snapshot.backends().iter().map(Backend::id).collect();
+        assert_eq!(ids, ["b", "c"]);
+        assert!(
+            !snapshot.get("b").unwrap().is_usable(),
+            "what was ordered stays"
+        );
+        assert_eq!(list("").unwrap().len(), 0);
+    }
+}
