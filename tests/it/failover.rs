@@ -192,3 +192,86 @@ async fn with_every_backend_dead_the_client_learns_why() {
     let error = service.oneshot(request).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Connect, "not that none is left");
 }
+
+#[cfg(feature = "proxy")]
+#[tokio::test]
+async fn no_request_fails_when_one_of_three_backends_dies() {
+    use std::time::Duration;
+
+    use evenkeel::{Pool, balance::BalanceLayer, health::HealthLayer, proxy::Proxy};
+    use tower::ServiceBuilder;
+
+    let (a, b, c) = (
+        Origin::named("a").await,
+        Origin::named("b").await,
+        Origin::named("c").await,
+    );
+    let pool = Pool::new([
+        backend("a", &a.url()),
+        backend("b", &b.url()),
+        backend("c", &c.url()),
+    ])
+    .unwrap();
+    let service = ServiceBuilder::new()
+        .layer(FailoverLayer::new())
+        .layer(BalanceLayer::new(pool.clone()))
+        .layer(HealthLayer::new(pool.clone()))
+        .service(Proxy::new());
+    let mut clients = tokio::task::JoinSet::new();
+    let answered = Arc::new(AtomicUsize::new(0));
+    for _ in 0..4 {
+        let (service, answered) = (service.clone(), answered.clone());
+        clients.spawn(async move {
+            loop {
+                let mut request = request(Method::GET, "");
+                *request.uri_mut() = "http://service.example/".parse().unwrap();
+                let response = service.clone().oneshot(request).await.unwrap();
+                assert_eq!(response.status(), 200);
+                response.into_body().collect().await.unwrap();
+                answered.fetch_add(1, Relaxed);
+            }
+        });
+    }
+    let wait_until = async |what: &str, holds: &dyn Fn() -> bool| {
+        let wait = async {
+            while !holds() {
+                tokio::task::yield_now().await;
+            }
+        };
+        let waited = tokio::time::timeout(Duration::from_secs(30), wait).await;
+        waited.unwrap_or_else(|_| panic!("{what}"));
+    };
+    let origins = [&a, &b, &c];
+    wait_until("all three must take part", &|| {
+        origins.iter().all(|origin| origin.requests() > 20)
+    })
+    .await;
+    drop(b);
+    wait_until("what fails for live traffic must be taken out", &|| {
+        !pool.snapshot().get("b").unwrap().is_usable()
+    })
+    .await;
+    let until = answered.load(Relaxed) + 100;
+    wait_until("requests must go on", &|| answered.load(Relaxed) > until).await;
+    while let Some(ended) = clients.try_join_next() {
+        let () = ended.expect("no client may see a failure");
+    }
+}
+
+#[test]
+fn a_request_without_a_body_allocates_nothing_and_one_with_a_body_twice() {
+    type Sent = Request<ReplayBody<Full<Bytes>>>;
+    let inner = service_fn(|_: Sent| std::future::ready(Ok::<_, Error>(Response::new(()))));
+    let mut service = FailoverLayer::new().layer(inner);
+    for (body, allocations) in [("", 0), ("some", 2)] {
+        let request = request(Method::PUT, body);
+        let mut answer = None;
+        let info = allocation_counter::measure(|| {
+            let mut call = std::pin::pin!(service.call(request));
+            let mut cx = std::task::Context::from_waker(std::task::Waker::noop());
+            answer = Some(call.as_mut().poll(&mut cx));
+        });
+        assert!(matches!(answer, Some(std::task::Poll::Ready(Ok(_)))));
+        assert_eq!(info.count_total, allocations, "with the body {body:?}");
+    }
+}

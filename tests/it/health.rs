@@ -464,3 +464,27 @@ async fn alone_around_a_foreign_service_it_ejects_and_readmits() {
     assert_eq!(&*up.reason.detail, "mine", "checks that pass lift it");
     assert!(checked.load(Relaxed) >= before + 2);
 }
+
+#[test]
+fn a_request_that_goes_well_allocates_nothing() {
+    let pool = Pool::new([backend("a", refused())]).unwrap();
+    let inner =
+        service_fn(|_: Request<()>| std::future::ready(Ok::<_, BoxError>(Response::new(()))));
+    let mut service = HealthLayer::new(pool.clone()).no_checks().layer(inner);
+    let mut allocations = Vec::new();
+    for _ in 0..2 {
+        let mut request = Request::new(());
+        let a = pool.snapshot().get("a").unwrap().clone();
+        request.extensions_mut().insert(Selected(a));
+        let info = allocation_counter::measure(|| {
+            let mut call = std::pin::pin!(tower::Service::call(&mut service, request));
+            let mut cx = std::task::Context::from_waker(std::task::Waker::noop());
+            assert!(call.as_mut().poll(&mut cx).is_ready());
+        });
+        allocations.push(info.count_total);
+    }
+    assert_eq!(
+        allocations[1], 0,
+        "only the first request of a backend makes its record"
+    );
+}
