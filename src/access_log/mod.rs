@@ -1,1 +1,96 @@
-//! (The room's docs.)
+//! One structured line a request, at its true end.
+//!
+//! # Example
+//!
+//! ```no_run
+//! use evenkeel::access_log::{AccessLogLayer, JsonLines};
+//!
+//! # fn main() -> std::io::Result<()> {
+//! let sink = JsonLines::file("access.jsonl")?;
+//! let log = AccessLogLayer::new(sink.clone()).node("lb-1");
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # Where it goes
+//!
+//! Outermost, above `respond`, so that it sees what the client sees. It reads the
+//! [`ConnInfo`](crate::context::ConnInfo) of the connection, the
+//! [`Exchange`](crate::context::Exchange) (which it inserts) for backends, attempts and
+//! stickiness, and an [`AuthFailure`](crate::context::AuthFailure) that the application noted on
+//! its response. Below `respond` it would see errors without their status, and warns once.
+//!
+//! The layer is also a [`ConnectionEvents`](crate::context::ConnectionEvents): given to
+//! `evenkeel::serve(…).events(log.clone())`, what ends a connection before there is a request
+//! gets its line, too.
+//!
+//! # When the line is written
+//!
+//! | what happened | when | `outcome` |
+//! |---|---|---|
+//! | a whole response | its last byte was handed to the connection | `ok`, or the kind of the error that was answered for |
+//! | the body failed | at the failure | the kind of the error |
+//! | the client went away | the future or the body was dropped | `client_abort` |
+//! | the service failed without a response | at the failure | the kind, or `service` |
+//! | a tunnel (WebSocket) | it closed | `ok` |
+//! | no request came of it | the connection ended | `bad_request`, `head_timeout`, `tls_handshake` … |
+//!
+//! # Fields
+//!
+//! Absent ones are left out; numbers are numbers.
+//!
+//! | field | what |
+//! |---|---|
+//! | `time` | when the request came, RFC 3339, UTC, milliseconds |
+//! | `node`, `listener` | this balancer, and the address that the client connected to |
+//! | `client`, `peer` | the client's address; the transport's peer where it is another |
+//! | `request_id` | of a trusted client, else made |
+//! | `method`, `scheme`, `host`, `path`, `query`, `protocol` | of the request; the path is the original one under `nest`; the query by choice |
+//! | `status` | of the response |
+//! | `duration_ms`, `ttfb_ms` | to the last byte; to the response head |
+//! | `received`, `sent` | body bytes from and to the client; of a tunnel, its bytes |
+//! | `backend`, `backend_address` | whose answer the client got, or who failed last |
+//! | `attempts` | each `{backend, outcome, duration_ms}`, where there was more than one |
+//! | `strategy`, `candidates`, `sticky` | how the backend was chosen |
+//! | `tls_version`, `tls_cipher`, `tls_key_exchange`, `tls_resumed`, `alpn`, `sni` | of the client's connection |
+//! | `auth_scheme`, `auth_user`, `auth_reason` | of a failed authentication; never credentials |
+//! | `user_agent`, `referer` | as sent; the referer by choice |
+//! | `outcome`, `detail` | see above |
+//!
+//! # Defaults
+//!
+//! | what | default |
+//! |---|---|
+//! | query | off |
+//! | referer | off |
+//! | request id of the client | not trusted |
+//! | lines queued by [`JsonLines`] | 8,192 a thread; more are dropped and counted |
+//! | written out | every 50 ms |
+//!
+//! # When it fails
+//!
+//! A request never waits for the log, nor fails for it. Lines that find the queue full are
+//! counted ([`JsonLines::dropped`]) and warned about; a file that cannot be written is an error
+//! event, and tried again.
+//!
+//! # Cost
+//!
+//! One copy of the finished line into a buffer of the thread's own, formatted in place; no
+//! allocation in steady state but the `Exchange` that all layers share. With a sink that is
+//! [not enabled](Sink::enabled), nothing at all.
+
+mod body;
+mod entry;
+mod format;
+mod json_lines;
+mod layer;
+mod line;
+mod service;
+mod sink;
+
+pub use body::{RequestBody, ResponseBody};
+pub use entry::Entry;
+pub use json_lines::JsonLines;
+pub use layer::AccessLogLayer;
+pub use service::{AccessLog, ResponseFuture};
+pub use sink::{Sink, TracingSink};

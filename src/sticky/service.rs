@@ -172,7 +172,7 @@ where
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
         let this = self.project();
         let mut response = ready!(this.inner.poll(cx))?;
-        let Some(answered) = this.exchange.backend() else {
+        let Some(answered) = this.exchange.answered_by() else {
             // Not routed: there is no session to keep.
             return Poll::Ready(Ok(response));
         };

@@ -1,0 +1,149 @@
+//! Counting what goes through, and the last byte.
+
+use std::{
+    pin::Pin,
+    task::{Context, Poll, ready},
+};
+
+use bytes::Buf;
+use http_body::{Body, Frame, SizeHint};
+use pin_project_lite::pin_project;
+
+use super::line::Line;
+use crate::context::Exchange;
+
+pin_project! {
+    /// A request body whose bytes are counted.
+    #[derive(Debug)]
+    pub struct RequestBody<B> {
+        #[pin]
+        inner: B,
+        // `None` where there is nothing to count.
+        exchange: Option<Exchange>,
+    }
+}
+
+impl<B: Body> RequestBody<B> {
+    pub(super) fn new(inner: B, line: Option<&Line>) -> Self {
+        let counted = line.filter(|_| !inner.is_end_stream());
+        Self {
+            exchange: counted.map(|line| line.exchange().clone()),
+            inner,
+        }
+    }
+}
+
+impl<B: Default> Default for RequestBody<B> {
+    fn default() -> Self {
+        Self {
+            inner: B::default(),
+            exchange: None,
+        }
+    }
+}
+
+impl<B: Body> Body for RequestBody<B> {
+    type Data = B::Data;
+    type Error = B::Error;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
+        let this = self.project();
+        let frame = ready!(this.inner.poll_frame(cx));
+        if let (Some(Ok(frame)), Some(exchange)) = (&frame, this.exchange) {
+            if let Some(data) = frame.data_ref() {
+                exchange.add_received(data.remaining() as u64);
+            }
+        }
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.inner.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.inner.size_hint()
+    }
+}
+
+pin_project! {
+    /// A response body that knows when it has ended.
+    pub struct ResponseBody<B> {
+        #[pin]
+        inner: B,
+        // `None` once the line is written, or where there is none to write.
+        line: Option<Line>,
+    }
+}
+
+impl<B: Body> ResponseBody<B> {
+    pub(super) fn new(inner: B, mut line: Option<Line>) -> Self {
+        if inner.is_end_stream() {
+            if let Some(line) = line.take() {
+                line.done();
+            }
+        }
+        Self { inner, line }
+    }
+}
+
+impl<B: Default> Default for ResponseBody<B> {
+    fn default() -> Self {
+        Self {
+            inner: B::default(),
+            line: None,
+        }
+    }
+}
+
+impl<B: Body> Body for ResponseBody<B> {
+    type Data = B::Data;
+    type Error = B::Error;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
+        let mut this = self.project();
+        let frame = ready!(this.inner.as_mut().poll_frame(cx));
+        if let Some(line) = this.line {
+            if let Some(Ok(frame)) = &frame {
+                line.add_sent(frame.data_ref().map_or(0, Buf::remaining));
+            }
+        }
+        // A body of known length is dropped without being asked for its end.
+        match &frame {
+            Some(Ok(_)) if !this.inner.is_end_stream() => {}
+            Some(Err(_)) => {
+                if let Some(line) = this.line.take() {
+                    line.failed();
+                }
+            }
+            _ => {
+                if let Some(line) = this.line.take() {
+                    line.done();
+                }
+            }
+        }
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.inner.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.inner.size_hint()
+    }
+}
+
+impl<B: std::fmt::Debug> std::fmt::Debug for ResponseBody<B> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ResponseBody")
+            .field("inner", &self.inner)
+            .finish_non_exhaustive()
+    }
+}

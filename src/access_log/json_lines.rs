@@ -1,0 +1,307 @@
+//! JSON lines, written by a thread of their own.
+
+use std::{
+    cell::Cell,
+    fmt, fs,
+    io::{self, Write},
+    path::{Path, PathBuf},
+    sync::{
+        Arc, Condvar, Mutex, MutexGuard, PoisonError,
+        atomic::{
+            AtomicBool, AtomicU64, AtomicUsize,
+            Ordering::{Relaxed, SeqCst},
+        },
+    },
+    thread,
+    time::Duration,
+};
+
+use super::{Entry, Sink, format};
+
+/// JSON lines, written by a thread of their own: a request's thread formats its line into a
+/// buffer and goes on. A handle; the thread ends, and writes what is left, with the last one.
+#[derive(Clone)]
+pub struct JsonLines {
+    handle: Arc<Handle>,
+}
+
+struct Handle {
+    shared: Arc<Shared>,
+    writer: thread::Thread,
+}
+
+struct Shared {
+    /// Each thread that logs has one of these, so that they do not wait for one another.
+    shards: [Mutex<Shard>; SHARDS],
+    limit: usize,
+    dropped: AtomicU64,
+    /// The writer sleeps until it is woken.
+    asleep: AtomicBool,
+    closing: AtomicBool,
+    reopen: AtomicBool,
+    /// Flushes asked for, and those done.
+    flushes: Mutex<(u64, u64)>,
+    flushed: Condvar,
+}
+
+#[derive(Default)]
+struct Shard {
+    buf: Vec<u8>,
+    lines: usize,
+}
+
+impl JsonLines {
+    /// Appends to this file, made if it is missing.
+    ///
+    /// # Errors
+    ///
+    /// When it cannot be opened.
+    pub fn file(path: impl AsRef<Path>) -> io::Result<Self> {
+        let path = path.as_ref().to_owned();
+        let file = open(&path)?;
+        Self::spawn(Output::File { path, file })
+    }
+
+    /// Writes to the standard output.
+    ///
+    /// # Errors
+    ///
+    /// When the thread cannot be had.
+    pub fn stdout() -> io::Result<Self> {
+        Self::writer(io::stdout())
+    }
+
+    /// Writes to anything; it may block, that is its own thread's business.
+    ///
+    /// # Errors
+    ///
+    /// When the thread cannot be had.
+    pub fn writer(writer: impl Write + Send + 'static) -> io::Result<Self> {
+        Self::spawn(Output::Other(Box::new(writer)))
+    }
+
+    fn spawn(output: Output) -> io::Result<Self> {
+        let shared = Arc::new(Shared {
+            shards: std::array::from_fn(|_| Mutex::default()),
+            limit: QUEUED_LINES,
+            dropped: AtomicU64::new(0),
+            asleep: AtomicBool::new(false),
+            closing: AtomicBool::new(false),
+            reopen: AtomicBool::new(false),
+            flushes: Mutex::default(),
+            flushed: Condvar::new(),
+        });
+        let writer = Writer {
+            shared: shared.clone(),
+            output,
+            spare: Vec::new(),
+            told: 0,
+        };
+        let thread = thread::Builder::new()
+            .name("evenkeel-log".into())
+            .spawn(move || writer.run())?;
+        let handle = Arc::new(Handle {
+            shared,
+            writer: thread.thread().clone(),
+        });
+        Ok(Self { handle })
+    }
+
+    /// Returns how many lines found the queue full.
+    #[must_use]
+    pub fn dropped(&self) -> u64 {
+        self.handle.shared.dropped.load(Relaxed)
+    }
+
+    /// Opens the file anew, after a rotation moved it: what SIGHUP commonly asks for. Lines that
+    /// are queued go to the new one.
+    pub fn reopen(&self) {
+        self.handle.shared.reopen.store(true, Relaxed);
+        self.handle.writer.unpark();
+    }
+
+    /// Waits until what was logged before is written, for two seconds at most; false if it is
+    /// not. Blocks.
+    pub fn flush(&self) -> bool {
+        self.handle.flush()
+    }
+}
+
+impl Handle {
+    fn flush(&self) -> bool {
+        let mut flushes = lock(&self.shared.flushes);
+        flushes.0 += 1;
+        let wanted = flushes.0;
+        self.writer.unpark();
+        let waited = self
+            .shared
+            .flushed
+            .wait_timeout_while(flushes, FLUSH_LIMIT, |f| f.1 < wanted)
+            .unwrap_or_else(PoisonError::into_inner);
+        !waited.1.timed_out()
+    }
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        self.shared.closing.store(true, SeqCst);
+        self.flush();
+    }
+}
+
+impl Sink for JsonLines {
+    fn record(&self, entry: &Entry<'_>) {
+        let shared = &self.handle.shared;
+        let mut shard = lock(&shared.shards[shard_number()]);
+        if shard.lines >= shared.limit {
+            drop(shard);
+            shared.dropped.fetch_add(1, Relaxed);
+            return;
+        }
+        format::write(entry, &mut shard.buf);
+        shard.lines += 1;
+        drop(shard);
+        // The writer looks at every shard once more after it said that it sleeps.
+        if shared.asleep.load(SeqCst) && shared.asleep.swap(false, SeqCst) {
+            self.handle.writer.unpark();
+        }
+    }
+}
+
+impl fmt::Debug for JsonLines {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("JsonLines")
+            .field("dropped", &self.dropped())
+            .finish_non_exhaustive()
+    }
+}
+
+enum Output {
+    File { path: PathBuf, file: fs::File },
+    Other(Box<dyn Write + Send>),
+}
+
+impl Output {
+    fn write(&mut self, lines: &[u8]) -> io::Result<()> {
+        match self {
+            Self::File { file, .. } => file.write_all(lines),
+            Self::Other(writer) => writer.write_all(lines).and_then(|()| writer.flush()),
+        }
+    }
+
+    fn reopen(&mut self) -> io::Result<()> {
+        if let Self::File { path, file } = self {
+            *file = open(path)?;
+        }
+        Ok(())
+    }
+}
+
+struct Writer {
+    shared: Arc<Shared>,
+    output: Output,
+    /// Swapped with a shard's buffer: both are used again.
+    spare: Vec<u8>,
+    /// Drops that were warned about.
+    told: u64,
+}
+
+impl Writer {
+    fn run(mut self) {
+        let mut quiet = 0;
+        loop {
+            let wanted = lock(&self.shared.flushes).0;
+            if self.shared.reopen.swap(false, Relaxed) {
+                if let Err(error) = self.output.reopen() {
+                    tracing::error!(target: "evenkeel::access_log", %error, "the log cannot be reopened");
+                }
+            }
+            let wrote = self.drain();
+            self.tell_drops();
+            lock(&self.shared.flushes).1 = wanted;
+            self.shared.flushed.notify_all();
+            if self.shared.closing.load(SeqCst) && !wrote {
+                return;
+            }
+            quiet = if wrote { 0 } else { quiet + 1 };
+            if quiet < QUIET_ROUNDS {
+                thread::park_timeout(INTERVAL);
+            } else if !self.shared.asleep.swap(true, SeqCst) {
+                // Said to be asleep, it looks once more, so that no line waits for the next.
+            } else {
+                thread::park();
+                self.shared.asleep.store(false, SeqCst);
+                quiet = 0;
+            }
+        }
+    }
+
+    fn drain(&mut self) -> bool {
+        let mut wrote = false;
+        for number in 0..SHARDS {
+            {
+                let mut shard = lock(&self.shared.shards[number]);
+                if shard.lines == 0 {
+                    continue;
+                }
+                std::mem::swap(&mut shard.buf, &mut self.spare);
+                shard.lines = 0;
+            }
+            wrote = true;
+            if let Err(error) = self.output.write(&self.spare) {
+                let lines = self.spare.iter().filter(|&&b| b == b'\n').count();
+                self.shared.dropped.fetch_add(lines as u64, Relaxed);
+                tracing::error!(target: "evenkeel::access_log", %error, lines, "lines could not be written");
+            }
+            self.spare.clear();
+            if self.spare.capacity() > KEEP_BUFFER {
+                self.spare = Vec::new();
+            }
+        }
+        wrote
+    }
+
+    fn tell_drops(&mut self) {
+        let dropped = self.shared.dropped.load(Relaxed);
+        if dropped > self.told {
+            let lines = dropped - self.told;
+            self.told = dropped;
+            tracing::warn!(target: "evenkeel::access_log", lines, dropped, "lines were dropped");
+        }
+    }
+}
+
+fn open(path: &Path) -> io::Result<fs::File> {
+    fs::OpenOptions::new().create(true).append(true).open(path)
+}
+
+/// Threads take shards in turn, when they log for the first time.
+fn shard_number() -> usize {
+    thread_local! {
+        static NUMBER: Cell<usize> = const { Cell::new(usize::MAX) };
+    }
+    static NEXT: AtomicUsize = AtomicUsize::new(0);
+    let number = NUMBER.get();
+    if number != usize::MAX {
+        return number;
+    }
+    let number = NEXT.fetch_add(1, Relaxed) % SHARDS;
+    NUMBER.set(number);
+    number
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// More threads than this share, and wait for each other now and then.
+const SHARDS: usize = 16;
+/// A second of a busy thread, and 4 MiB.
+const QUEUED_LINES: usize = 8_192;
+/// Soon enough for whoever follows the file, seldom enough to cost nothing.
+const INTERVAL: Duration = Duration::from_millis(50);
+/// A second without a line: then a line wakes the writer.
+const QUIET_ROUNDS: u32 = 20;
+/// A disk that takes longer will not be waited for.
+const FLUSH_LIMIT: Duration = Duration::from_secs(2);
+const KEEP_BUFFER: usize = 8 * 1024 * 1024;

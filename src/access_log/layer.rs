@@ -1,0 +1,145 @@
+//! What you configure.
+
+use std::{
+    fmt,
+    sync::{Arc, atomic::AtomicBool},
+    time::SystemTime,
+};
+
+use tower_layer::Layer;
+
+use super::{AccessLog, Entry, Sink};
+use crate::context::{ConnectionEvent, ConnectionEvents};
+
+/// Writes one structured line a request; see the [module](super).
+#[derive(Clone)]
+#[must_use]
+pub struct AccessLogLayer {
+    pub(super) config: Arc<Config>,
+}
+
+pub(super) struct Config {
+    pub(super) sink: Arc<dyn Sink>,
+    pub(super) node: Option<Box<str>>,
+    pub(super) query: Option<Redact>,
+    pub(super) referer: bool,
+    pub(super) trust_request_id: bool,
+    pub(super) warned_order: AtomicBool,
+}
+
+/// Makes of a query what may be logged.
+pub(super) type Redact = Arc<dyn Fn(&str) -> String + Send + Sync>;
+
+impl AccessLogLayer {
+    /// Logs to this sink.
+    pub fn new(sink: impl Sink) -> Self {
+        Self {
+            config: Arc::new(Config {
+                sink: Arc::new(sink),
+                node: None,
+                query: None,
+                referer: false,
+                trust_request_id: false,
+                warned_order: AtomicBool::new(false),
+            }),
+        }
+    }
+
+    /// Names this balancer in each line.
+    ///
+    /// Default: no name.
+    pub fn node(mut self, node: impl Into<String>) -> Self {
+        self.config_mut().node = Some(node.into().into());
+        self
+    }
+
+    /// Logs the query, as `redact` leaves it. Queries carry tokens and names more often than
+    /// people think. Costs what `redact` costs, at each request that has a query.
+    ///
+    /// Default: off.
+    pub fn query(mut self, redact: impl Fn(&str) -> String + Send + Sync + 'static) -> Self {
+        self.config_mut().query = Some(Arc::new(redact));
+        self
+    }
+
+    /// Logs the Referer field.
+    ///
+    /// Default: off.
+    pub fn referer(mut self, on: bool) -> Self {
+        self.config_mut().referer = on;
+        self
+    }
+
+    /// Takes the request's id from the client's `X-Request-Id`, where it sends one of at most
+    /// 128 bytes. Clients that nobody trusts could make lines of theirs look like others'.
+    ///
+    /// Default: off.
+    pub fn trust_request_id(mut self, on: bool) -> Self {
+        self.config_mut().trust_request_id = on;
+        self
+    }
+
+    fn config_mut(&mut self) -> &mut Config {
+        Arc::make_mut(&mut self.config)
+    }
+}
+
+impl Clone for Config {
+    fn clone(&self) -> Self {
+        Self {
+            sink: self.sink.clone(),
+            node: self.node.clone(),
+            query: self.query.clone(),
+            referer: self.referer,
+            trust_request_id: self.trust_request_id,
+            warned_order: AtomicBool::new(false),
+        }
+    }
+}
+
+impl fmt::Debug for AccessLogLayer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("AccessLogLayer")
+            .field("node", &self.config.node)
+            .field("query", &self.config.query.is_some())
+            .finish_non_exhaustive()
+    }
+}
+
+impl<S> Layer<S> for AccessLogLayer {
+    type Service = AccessLog<S>;
+
+    fn layer(&self, inner: S) -> AccessLog<S> {
+        AccessLog::new(inner, self.config.clone())
+    }
+}
+
+impl ConnectionEvents for AccessLogLayer {
+    fn connection_ended(&self, event: &ConnectionEvent) {
+        if !self.config.sink.enabled() {
+            return;
+        }
+        self.config.sink.record(&Entry {
+            time: SystemTime::now()
+                .checked_sub(event.duration)
+                .unwrap_or(SystemTime::UNIX_EPOCH),
+            node: self.config.node.as_deref(),
+            listener: Some(*event.conn.local()),
+            peer: Some(*event.conn.peer()),
+            client: event.conn.client(),
+            request: None,
+            status: None,
+            duration: event.duration,
+            ttfb: None,
+            received: 0,
+            sent: 0,
+            attempts: &[],
+            decision: None,
+            sticky: None,
+            tls: event.conn.tls(),
+            auth: None,
+            outcome: event.kind.as_str(),
+            detail: Some(&event.detail),
+        });
+    }
+}

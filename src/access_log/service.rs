@@ -1,0 +1,139 @@
+//! What happens to a request.
+
+use std::{
+    fmt,
+    future::Future,
+    pin::Pin,
+    sync::{Arc, atomic::Ordering::Relaxed},
+    task::{Context, Poll, ready},
+};
+
+use http::{Request, Response};
+use http_body::Body;
+use pin_project_lite::pin_project;
+use tower_service::Service;
+
+use super::{RequestBody, ResponseBody, layer::Config, line::Line};
+use crate::context::Tunnel;
+
+/// Writes one structured line a request; see [`AccessLogLayer`](super::AccessLogLayer).
+#[derive(Clone)]
+pub struct AccessLog<S> {
+    inner: S,
+    config: Arc<Config>,
+}
+
+impl<S> AccessLog<S> {
+    pub(super) fn new(inner: S, config: Arc<Config>) -> Self {
+        Self { inner, config }
+    }
+
+    /// Returns the inner service.
+    pub fn into_inner(self) -> S {
+        self.inner
+    }
+
+    /// Returns the inner service.
+    pub fn get_ref(&self) -> &S {
+        &self.inner
+    }
+
+    /// Returns the inner service.
+    pub fn get_mut(&mut self) -> &mut S {
+        &mut self.inner
+    }
+}
+
+impl<S: fmt::Debug> fmt::Debug for AccessLog<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("AccessLog")
+            .field("inner", &self.inner)
+            .finish_non_exhaustive()
+    }
+}
+
+impl<S, B, R> Service<Request<B>> for AccessLog<S>
+where
+    S: Service<Request<RequestBody<B>>, Response = Response<R>>,
+    B: Body,
+    R: Body,
+{
+    type Response = Response<ResponseBody<R>>;
+    type Error = S::Error;
+    type Future = ResponseFuture<S::Future>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, mut request: Request<B>) -> Self::Future {
+        let enabled = self.config.sink.enabled();
+        let line = enabled.then(|| Line::new(self.config.clone(), &mut request));
+        let request = request.map(|body| RequestBody::new(body, line.as_ref()));
+        ResponseFuture {
+            inner: self.inner.call(request),
+            line,
+        }
+    }
+}
+
+pin_project! {
+    /// The response of [`AccessLog`].
+    pub struct ResponseFuture<F> {
+        #[pin]
+        inner: F,
+        line: Option<Line>,
+    }
+}
+
+impl<F, R, E> Future for ResponseFuture<F>
+where
+    F: Future<Output = Result<Response<R>, E>>,
+    R: Body,
+{
+    type Output = Result<Response<ResponseBody<R>>, E>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.project();
+        let result = ready!(this.inner.poll(cx));
+        let mut line = this.line.take();
+        let response = match result {
+            Ok(response) => response,
+            Err(error) => {
+                if let Some(line) = line {
+                    line.warn_order();
+                    line.failed();
+                }
+                return Poll::Ready(Err(error));
+            }
+        };
+        if let Some(line) = &mut line {
+            line.answered(&response);
+        }
+        if let Some(tunnel) = response.extensions().get::<Tunnel>() {
+            if let Some(line) = line.take() {
+                line.tunnel(tunnel);
+            }
+        }
+        Poll::Ready(Ok(response.map(|body| ResponseBody::new(body, line))))
+    }
+}
+
+impl<F> fmt::Debug for ResponseFuture<F> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("access_log::ResponseFuture")
+            .finish_non_exhaustive()
+    }
+}
+
+impl Config {
+    /// A failure without a response, after a backend was tried: `respond` stands above.
+    pub(super) fn warn_order(&self) {
+        if !self.warned_order.load(Relaxed) && !self.warned_order.swap(true, Relaxed) {
+            tracing::warn!(
+                target: "evenkeel::access_log",
+                "AccessLogLayer saw a failure without a response: RespondLayer must stand below it"
+            );
+        }
+    }
+}
