@@ -109,7 +109,12 @@ fn write_request(request: &RequestEntry<'_>, tls: bool, out: &mut Vec<u8>) {
 
 fn write_attempts(attempts: &[Attempt], out: &mut Vec<u8>) {
     let answered = |a: &&Attempt| matches!(a.outcome, None | Some(Outcome::Ok));
-    let Some(chosen) = attempts.iter().rev().find(answered).or(attempts.last()) else {
+    let Some(chosen) = attempts
+        .iter()
+        .rev()
+        .find(answered)
+        .or_else(|| attempts.last())
+    else {
         return;
     };
     let backend = &chosen.backend;

@@ -89,7 +89,7 @@ mod service;
 mod sink;
 
 pub use body::{RequestBody, ResponseBody};
-pub use entry::Entry;
+pub use entry::{Entry, RequestEntry, RequestId};
 pub use json_lines::JsonLines;
 pub use layer::AccessLogLayer;
 pub use service::{AccessLog, ResponseFuture};
