@@ -32,12 +32,17 @@ pub mod sticky;
 #[cfg(feature = "__tls")]
 pub mod tls;
 
+#[cfg(feature = "proxy")]
 pub mod load_balancer;
 #[cfg(feature = "serde")]
 pub mod settings;
 
 #[doc(inline)]
 pub use error::{BoxError, ConfigError, Error, ErrorKind};
+#[doc(inline)]
+#[cfg(feature = "proxy")]
+#[doc(inline)]
+pub use load_balancer::LoadBalancer;
 #[doc(inline)]
 pub use pool::{Backend, Pool};
 #[cfg(feature = "server")]

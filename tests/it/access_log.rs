@@ -451,7 +451,7 @@ fn a_rotated_file_is_opened_anew() {
 #[test]
 fn a_line_costs_no_allocation_in_steady_state() {
     let sink = JsonLines::writer(io::sink()).unwrap();
-    let layer = AccessLogLayer::new(sink.clone()).node("lb-1");
+    let layer = AccessLogLayer::new(sink).node("lb-1");
     let runtime = tokio::runtime::Builder::new_current_thread()
         .build()
         .unwrap();

@@ -30,12 +30,13 @@ const FLOORS: [&[&str]; 5] = [
 const WITHIN_A_FLOOR: [(&str, &str); 1] = [("load_balancer", "settings")];
 
 /// What `lib.rs` re-exports, and the room where it is.
-const ROOT: [(&str, &str); 6] = [
+const ROOT: [(&str, &str); 7] = [
     ("Backend", "pool"),
     ("BoxError", "error"),
     ("ConfigError", "error"),
     ("Error", "error"),
     ("ErrorKind", "error"),
+    ("LoadBalancer", "load_balancer"),
     ("Pool", "pool"),
 ];
 

@@ -1,1 +1,0 @@
-//! The canonical stack behind one builder.

@@ -1,0 +1,339 @@
+//! The canonical stack behind one builder.
+//!
+//! ```text
+//! AccessLog ─▶ Respond ─▶ Sticky ─▶ Failover ─▶ Balance ─▶ Health ─▶ Proxy
+//! ```
+//!
+//! # Example
+//!
+//! ```no_run
+//! use evenkeel::{Backend, LoadBalancer, Pool};
+//!
+//! # async fn run() -> Result<(), Box<dyn std::error::Error>> {
+//! let pool = Pool::new([
+//!     Backend::new("a", "http://127.0.0.1:9001")?,
+//!     Backend::new("b", "http://127.0.0.1:9002")?,
+//! ])?;
+//! let listener = tokio::net::TcpListener::bind("127.0.0.1:8080").await?;
+//! evenkeel::serve(listener, LoadBalancer::new(pool)).await?;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! It is a client, too: a `Service<Request<B>>` to be called from a program.
+//!
+//! # Where it goes
+//!
+//! Under a server, an axum router (`fallback_service`, `nest_service`), or in a program. Layers
+//! of your own go around it; one that belongs in the middle wants a stack by hand, which is these
+//! seven lines.
+//!
+//! # Defaults
+//!
+//! | layer | by default |
+//! |---|---|
+//! | access log | none; [`access_log`](Builder::access_log) |
+//! | respond | plain text |
+//! | sticky | none, as it needs a key; [`sticky`](Builder::sticky) |
+//! | failover | one more try |
+//! | balance | round robin |
+//! | health | GET `/health` every 5 s, and outliers of live traffic; backends without that path are down: see [`health`](Builder::health) |
+//! | proxy | as [`Proxy::new`] |
+//!
+//! # When it fails
+//!
+//! It answers, with the statuses of [`respond`](crate::respond); its error is `Infallible`. A
+//! program that wants the [`Error`](crate::Error) itself leaves `RespondLayer` out of a stack of
+//! its own.
+//!
+//! # Cost
+//!
+//! That of its layers: no box, no clone of the stack a request.
+
+mod maybe;
+
+use std::{
+    convert::Infallible,
+    fmt,
+    future::Future,
+    pin::Pin,
+    task::{Context, Poll},
+};
+
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body::{Body as HttpBody, Frame, SizeHint};
+use pin_project_lite::pin_project;
+use tower_layer::Layer;
+use tower_service::Service;
+
+use self::maybe::Maybe;
+#[cfg(feature = "access-log")]
+use crate::access_log::{self, AccessLog, AccessLogLayer, Entry, Sink};
+#[cfg(feature = "sticky")]
+use crate::sticky::{Sticky, StickyLayer};
+use crate::{
+    balance::{self, Balance, BalanceLayer},
+    error::{BoxError, Error},
+    failover::{Failover, FailoverLayer},
+    health::{Health, HealthLayer},
+    pool::Pool,
+    proxy::{self, Proxy},
+    respond::{self, Respond, RespondLayer},
+};
+
+type Core = Failover<Balance<Health<Proxy>>>;
+#[cfg(feature = "sticky")]
+type Session = Maybe<Sticky<Core>, Core>;
+#[cfg(not(feature = "sticky"))]
+type Session = Core;
+#[cfg(feature = "access-log")]
+type Stack = AccessLog<Respond<Session>>;
+#[cfg(not(feature = "access-log"))]
+type Stack = Respond<Session>;
+
+type Answered = respond::ResponseBody<balance::ResponseBody<proxy::Body>>;
+#[cfg(feature = "access-log")]
+type Outer = access_log::ResponseBody<Answered>;
+#[cfg(not(feature = "access-log"))]
+type Outer = Answered;
+
+/// The canonical stack: a service that balances requests over a pool. Cheap to clone; clones
+/// share everything.
+#[derive(Clone)]
+pub struct LoadBalancer {
+    stack: Stack,
+}
+
+impl LoadBalancer {
+    /// Balances over this pool with the defaults.
+    #[must_use]
+    pub fn new(pool: Pool) -> Self {
+        Self::builder(pool).build()
+    }
+
+    /// Begins with the defaults.
+    pub fn builder(pool: Pool) -> Builder {
+        Builder {
+            #[cfg(feature = "access-log")]
+            access_log: None,
+            respond: RespondLayer::new(),
+            #[cfg(feature = "sticky")]
+            sticky: None,
+            failover: FailoverLayer::new(),
+            balance: BalanceLayer::new(pool.clone()),
+            health: HealthLayer::new(pool),
+            proxy: Proxy::new(),
+        }
+    }
+}
+
+impl fmt::Debug for LoadBalancer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("LoadBalancer").finish_non_exhaustive()
+    }
+}
+
+/// Puts the canonical stack together; made by [`LoadBalancer::builder`].
+#[derive(Clone, Debug)]
+#[must_use]
+pub struct Builder {
+    #[cfg(feature = "access-log")]
+    access_log: Option<AccessLogLayer>,
+    respond: RespondLayer,
+    #[cfg(feature = "sticky")]
+    sticky: Option<StickyLayer>,
+    failover: FailoverLayer,
+    balance: BalanceLayer,
+    health: HealthLayer,
+    proxy: Proxy,
+}
+
+impl Builder {
+    /// Logs each request.
+    ///
+    /// Default: none.
+    #[cfg(feature = "access-log")]
+    pub fn access_log(mut self, layer: AccessLogLayer) -> Self {
+        self.access_log = Some(layer);
+        self
+    }
+
+    /// Sets how failures are answered for.
+    ///
+    /// Default: [`RespondLayer::new`].
+    pub fn respond(mut self, layer: RespondLayer) -> Self {
+        self.respond = layer;
+        self
+    }
+
+    /// Keeps sessions on their backends; the layer is to be made for the same pool.
+    ///
+    /// Default: none.
+    #[cfg(feature = "sticky")]
+    pub fn sticky(mut self, layer: StickyLayer) -> Self {
+        self.sticky = Some(layer);
+        self
+    }
+
+    /// Sets how often and when another backend is tried.
+    ///
+    /// Default: [`FailoverLayer::new`].
+    pub fn failover(mut self, layer: FailoverLayer) -> Self {
+        self.failover = layer;
+        self
+    }
+
+    /// Sets the strategy and the queue; the layer is to be made for the same pool.
+    ///
+    /// Default: [`BalanceLayer::new`].
+    pub fn balance(mut self, layer: BalanceLayer) -> Self {
+        self.balance = layer;
+        self
+    }
+
+    /// Sets how backends are checked and judged; the layer is to be made for the same pool. With
+    /// `HealthLayer::no_checks`, backends that have nothing to check are up.
+    ///
+    /// Default: [`HealthLayer::new`].
+    pub fn health(mut self, layer: HealthLayer) -> Self {
+        self.health = layer;
+        self
+    }
+
+    /// Sets how requests are forwarded.
+    ///
+    /// Default: [`Proxy::new`].
+    pub fn proxy(mut self, proxy: Proxy) -> Self {
+        self.proxy = proxy;
+        self
+    }
+
+    /// Returns the service. Within a runtime, checks begin now; else with the first request.
+    #[must_use]
+    pub fn build(self) -> LoadBalancer {
+        let core = self.health.layer(self.proxy);
+        let core = self.failover.layer(self.balance.layer(core));
+        #[cfg(feature = "sticky")]
+        let core = match self.sticky {
+            Some(sticky) => Maybe::With(sticky.layer(core)),
+            None => Maybe::Without(core),
+        };
+        let stack = self.respond.layer(core);
+        #[cfg(feature = "access-log")]
+        let stack = self
+            .access_log
+            .unwrap_or_else(|| AccessLogLayer::new(Silent))
+            .layer(stack);
+        LoadBalancer { stack }
+    }
+}
+
+/// Where no log is wanted.
+#[cfg(feature = "access-log")]
+struct Silent;
+
+#[cfg(feature = "access-log")]
+impl Sink for Silent {
+    fn enabled(&self) -> bool {
+        false
+    }
+
+    fn record(&self, _entry: &Entry<'_>) {}
+}
+
+impl<B> Service<Request<B>> for LoadBalancer
+where
+    B: HttpBody<Data = Bytes> + Send + 'static,
+    B::Error: Into<BoxError>,
+{
+    type Response = Response<Body>;
+    type Error = Infallible;
+    type Future = ResponseFuture<B>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Service::<Request<B>>::poll_ready(&mut self.stack, cx)
+    }
+
+    fn call(&mut self, request: Request<B>) -> ResponseFuture<B> {
+        ResponseFuture {
+            inner: self.stack.call(request),
+        }
+    }
+}
+
+pin_project! {
+    /// The response of a [`LoadBalancer`].
+    #[must_use = "futures do nothing unless polled"]
+    pub struct ResponseFuture<B>
+    where
+        B: HttpBody<Data = Bytes>,
+        B: Send,
+        B: 'static,
+        B::Error: Into<BoxError>,
+    {
+        #[pin]
+        inner: <Stack as Service<Request<B>>>::Future,
+    }
+}
+
+impl<B> Future for ResponseFuture<B>
+where
+    B: HttpBody<Data = Bytes> + Send + 'static,
+    B::Error: Into<BoxError>,
+{
+    type Output = Result<Response<Body>, Infallible>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let response = std::task::ready!(self.project().inner.poll(cx));
+        Poll::Ready(response.map(|response| response.map(|inner| Body { inner })))
+    }
+}
+
+impl<B> fmt::Debug for ResponseFuture<B>
+where
+    B: HttpBody<Data = Bytes> + Send + 'static,
+    B::Error: Into<BoxError>,
+{
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("load_balancer::ResponseFuture")
+            .finish_non_exhaustive()
+    }
+}
+
+pin_project! {
+    /// The response body of a [`LoadBalancer`].
+    #[derive(Default)]
+    pub struct Body {
+        #[pin]
+        inner: Outer,
+    }
+}
+
+impl HttpBody for Body {
+    type Data = Bytes;
+    type Error = Error;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
+        self.project().inner.poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.inner.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.inner.size_hint()
+    }
+}
+
+impl fmt::Debug for Body {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Body")
+            .field("size_hint", &self.inner.size_hint())
+            .finish_non_exhaustive()
+    }
+}
