@@ -1,5 +1,8 @@
 //! What the tests of many rooms share: backends over real sockets.
 
+#[cfg(feature = "__tls")]
+pub(crate) mod pki;
+
 use std::{
     convert::Infallible,
     future::Future,

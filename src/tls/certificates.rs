@@ -1,0 +1,291 @@
+//! Which certificate a client sees: chosen by the server name it asks for (SNI).
+
+use std::{
+    collections::HashMap,
+    fmt,
+    hash::{BuildHasher, RandomState},
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use arc_swap::ArcSwap;
+use rustls::{
+    SignatureScheme,
+    server::{ClientHello, ResolvesServerCert},
+    sign::CertifiedKey,
+};
+
+use super::certificate::{Certificate, Parsed};
+use crate::error::ConfigError;
+
+/// The certificates that are served now: a shared handle, cheap to clone.
+///
+/// A client sees the certificate whose subjectAltName is the server name that it asks for, else
+/// one with a wildcard in place of the first label, else the first of the list (unless
+/// [`strict_sni`](super::TlsConfig::strict_sni) is set). Where several are for one name (RSA beside
+/// ECDSA), it sees the first whose signatures it takes.
+///
+/// [`replace`](Self::replace), [`reload`](Self::reload) and [`watch`](Self::watch) change them for
+/// the handshakes that begin from then on; connections and tickets are left as they are.
+#[derive(Clone)]
+pub struct Certificates {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    table: ArcSwap<Table>,
+    /// Held while a table is made from the one before.
+    changing: Mutex<()>,
+    /// Prints of contents are compared within the process only, so the seed is random.
+    hasher: RandomState,
+}
+
+impl Certificates {
+    /// Reads these certificates; the first is what clients see that ask for none of the others.
+    ///
+    /// Blocks while it reads the files.
+    ///
+    /// # Errors
+    ///
+    /// When the list is empty, or names the first that is wrong: a file that cannot be read, no
+    /// certificate or no key in it, a key that does not belong to the certificate, a certificate
+    /// without subjectAltName.
+    pub fn new(certificates: impl IntoIterator<Item = Certificate>) -> Result<Self, ConfigError> {
+        let hasher = RandomState::new();
+        let table = Table::read(certificates, &hasher)?;
+        Ok(Self {
+            inner: Arc::new(Inner {
+                table: ArcSwap::from_pointee(table),
+                changing: Mutex::new(()),
+                hasher,
+            }),
+        })
+    }
+
+    /// Puts these certificates in the place of those before, all or none.
+    ///
+    /// Blocks while it reads the files.
+    ///
+    /// # Errors
+    ///
+    /// As [`new`](Self::new); the certificates are left as they were.
+    pub fn replace(
+        &self,
+        certificates: impl IntoIterator<Item = Certificate>,
+    ) -> Result<(), ConfigError> {
+        let table = Table::read(certificates, &self.inner.hasher)?;
+        let _changing = self.lock();
+        self.inner.table.store(Arc::new(table));
+        Ok(())
+    }
+
+    /// Reads the files again, whatever their modification times say, and returns true if a
+    /// certificate changed. Each that is wrong now is served as it was, and the others as they
+    /// are.
+    ///
+    /// Blocks while it reads the files; [`watch`](Self::watch) does not.
+    ///
+    /// # Errors
+    ///
+    /// As [`new`](Self::new), about the first that is wrong; an error event says the same.
+    pub fn reload(&self) -> Result<bool, ConfigError> {
+        let changed = self.refresh();
+        if let Err(error) = &changed {
+            tracing::error!(target: "evenkeel::tls", %error, "certificate kept as it was");
+        }
+        changed
+    }
+
+    pub(super) fn refresh(&self) -> Result<bool, ConfigError> {
+        let _changing = self.lock();
+        let before = self.inner.table.load();
+        let mut entries = before.entries.clone();
+        let mut changed = false;
+        let mut failed = None;
+        for (index, entry) in entries.iter_mut().enumerate() {
+            match entry.refresh(&self.inner.hasher) {
+                Ok(now) => changed |= now,
+                Err(error) => {
+                    failed.get_or_insert_with(|| at(index, &error));
+                }
+            }
+        }
+        if changed {
+            self.inner.table.store(Arc::new(Table::new(entries)));
+            tracing::info!(target: "evenkeel::tls", "certificates changed");
+        }
+        failed.map_or(Ok(changed), Err)
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, ()> {
+        let changing = self.inner.changing.lock();
+        changing.unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl fmt::Debug for Certificates {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let table = self.inner.table.load();
+        f.debug_list()
+            .entries(table.entries.iter().map(|e| &e.parsed.names))
+            .finish()
+    }
+}
+
+/// What rustls asks for a certificate.
+pub(super) struct Resolver {
+    certificates: Certificates,
+    strict: bool,
+}
+
+impl Resolver {
+    pub(super) fn new(certificates: Certificates, strict: bool) -> Self {
+        Self {
+            certificates,
+            strict,
+        }
+    }
+}
+
+impl ResolvesServerCert for Resolver {
+    fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        let table = self.certificates.inner.table.load();
+        let found = table.pick(hello.server_name(), self.strict);
+        found.best(hello.signature_schemes())
+    }
+}
+
+impl fmt::Debug for Resolver {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Resolver")
+            .field("certificates", &self.certificates)
+            .field("strict", &self.strict)
+            .finish()
+    }
+}
+
+/// The certificates by name.
+struct Table {
+    entries: Vec<Entry>,
+    exact: HashMap<Box<str>, Vec<usize>>,
+    /// By what follows `*.`.
+    wildcard: HashMap<Box<str>, Vec<usize>>,
+}
+
+#[derive(Clone)]
+struct Entry {
+    certificate: Certificate,
+    print: u64,
+    parsed: Parsed,
+}
+
+impl Table {
+    fn read(
+        certificates: impl IntoIterator<Item = Certificate>,
+        hasher: &RandomState,
+    ) -> Result<Self, ConfigError> {
+        let read = |(index, certificate)| {
+            Entry::read(certificate, hasher).map_err(|error| at(index, &error))
+        };
+        let entries: Vec<_> = certificates
+            .into_iter()
+            .enumerate()
+            .map(read)
+            .collect::<Result<_, _>>()?;
+        if entries.is_empty() {
+            return Err(ConfigError::new(
+                "certificates",
+                "the list is empty; 1 or more is accepted",
+            ));
+        }
+        Ok(Self::new(entries))
+    }
+
+    fn new(entries: Vec<Entry>) -> Self {
+        let mut exact = HashMap::<_, Vec<_>>::new();
+        let mut wildcard = HashMap::<_, Vec<_>>::new();
+        for (index, entry) in entries.iter().enumerate() {
+            for name in &*entry.parsed.names {
+                let (map, name) = match name.strip_prefix("*.") {
+                    Some(rest) => (&mut wildcard, rest),
+                    None => (&mut exact, &**name),
+                };
+                map.entry(Box::from(name)).or_default().push(index);
+            }
+        }
+        Self {
+            entries,
+            exact,
+            wildcard,
+        }
+    }
+
+    /// Finds who may answer for the name, which is in lower case (rustls sees to it).
+    fn pick(&self, name: Option<&str>, strict: bool) -> Candidates<'_> {
+        let found = name.and_then(|name| {
+            let exact = self.exact.get(name);
+            // A wildcard stands for one whole label (RFC 9525 §6.3).
+            exact.or_else(|| self.wildcard.get(name.split_once('.')?.1))
+        });
+        match found {
+            Some(indices) => Candidates::Some(&self.entries, indices),
+            None if strict => Candidates::None,
+            None => Candidates::All(&self.entries),
+        }
+    }
+}
+
+impl Entry {
+    fn read(certificate: Certificate, hasher: &RandomState) -> Result<Self, ConfigError> {
+        let (chain, key) = certificate.read()?;
+        Ok(Self {
+            print: hasher.hash_one((&chain, &key)),
+            parsed: certificate.parse(&chain, &key)?,
+            certificate,
+        })
+    }
+
+    /// Takes what is there now, where it differs.
+    fn refresh(&mut self, hasher: &RandomState) -> Result<bool, ConfigError> {
+        let (chain, key) = self.certificate.read()?;
+        let print = hasher.hash_one((&chain, &key));
+        if print == self.print {
+            return Ok(false);
+        }
+        self.parsed = self.certificate.parse(&chain, &key)?;
+        self.print = print;
+        Ok(true)
+    }
+}
+
+/// Who may answer for a name, in order of preference.
+enum Candidates<'a> {
+    All(&'a [Entry]),
+    None,
+    Some(&'a [Entry], &'a [usize]),
+}
+
+impl Candidates<'_> {
+    fn best(&self, schemes: &[SignatureScheme]) -> Option<Arc<CertifiedKey>> {
+        let key = |entry: &Entry| entry.parsed.key.clone();
+        let fits = |entry: &&Entry| entry.parsed.key.key.choose_scheme(schemes).is_some();
+        match self {
+            // Where none fits, the first: rustls then says that no signature scheme is shared.
+            Self::All(entries) => {
+                let best = entries.iter().find(fits);
+                best.or_else(|| entries.first()).map(key)
+            }
+            Self::None => None,
+            Self::Some(entries, [only]) => entries.get(*only).map(key),
+            Self::Some(entries, indices) => {
+                let mut among = indices.iter().filter_map(|index| entries.get(*index));
+                let first = among.clone().next();
+                among.find(fits).or(first).map(key)
+            }
+        }
+    }
+}
+
+fn at(index: usize, error: &ConfigError) -> ConfigError {
+    let field = format!("certificates[{index}].{}", error.field());
+    ConfigError::new(field, error.message())
+}

@@ -1,0 +1,291 @@
+//! One handshake, from the first byte to the session.
+
+use std::{
+    future::Future,
+    io::{self, Read},
+    mem,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use pin_project_lite::pin_project;
+use rustls::{
+    ServerConfig,
+    server::{Accepted, Acceptor},
+};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    sync::{OwnedSemaphorePermit, Semaphore},
+    time::{Instant, Sleep, sleep_until},
+};
+use tokio_rustls::{Accept, StartHandshake, server::TlsStream as Session};
+
+use super::{
+    info,
+    refusal::{Answer, Failure, Refusal},
+};
+use crate::context::{ConnInfo, ConnectionEventKind, ConnectionEvents};
+
+/// What all handshakes of a layer share.
+#[derive(Clone)]
+pub(super) struct Shared {
+    pub(super) config: Arc<ServerConfig>,
+    pub(super) timeout: Duration,
+    pub(super) permits: Arc<Semaphore>,
+    pub(super) events: Option<Arc<dyn ConnectionEvents>>,
+}
+
+pin_project! {
+    /// A handshake that is going on.
+    pub(super) struct Handshake<Io> {
+        // Made on the connection's task, where there is a runtime.
+        #[pin]
+        deadline: Option<Sleep>,
+        stage: Stage<Io>,
+        sni: Option<Box<str>>,
+        conn: ConnInfo,
+        shared: Arc<Shared>,
+        events: Option<Arc<dyn ConnectionEvents>>,
+    }
+}
+
+enum Stage<Io> {
+    /// Reads the ClientHello; holds no permit, so that who says nothing keeps nobody waiting.
+    Hello {
+        io: Io,
+        acceptor: Acceptor,
+        first: Option<u8>,
+    },
+    /// Waits its turn.
+    Permit {
+        start: StartHandshake<Io>,
+        turn: Turn,
+    },
+    /// Our flight is out, and the rest is up to the client.
+    Finish(Accept<Io>),
+    /// Tells the client why not.
+    Refuse(Refusal<Io>),
+    Done,
+}
+
+type Turn = Pin<Box<dyn Future<Output = Option<OwnedSemaphorePermit>> + Send>>;
+
+impl<Io> Handshake<Io> {
+    pub(super) fn new(
+        io: Io,
+        conn: ConnInfo,
+        shared: Arc<Shared>,
+        events: Option<Arc<dyn ConnectionEvents>>,
+    ) -> Self {
+        Self {
+            deadline: None,
+            stage: Stage::Hello {
+                io,
+                acceptor: Acceptor::default(),
+                first: None,
+            },
+            sni: None,
+            conn,
+            events: events.or_else(|| shared.events.clone()),
+            shared,
+        }
+    }
+
+    /// Returns true while the client has said nothing.
+    pub(super) fn is_silent(&self) -> bool {
+        matches!(self.stage, Stage::Hello { first: None, .. })
+    }
+}
+
+impl<Io: AsyncRead + AsyncWrite + Unpin> Handshake<Io> {
+    /// Drives the handshake; how it ended is told to whom it concerns.
+    pub(super) fn poll(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<io::Result<Session<Io>>> {
+        let ended = match self.as_mut().poll_stage(cx) {
+            Poll::Ready(ended) => ended,
+            // After the stage: what is ready in time wins.
+            Poll::Pending => Err(ready!(self.as_mut().poll_deadline(cx))),
+        };
+        let this = self.project();
+        *this.stage = Stage::Done;
+        Poll::Ready(match ended {
+            Ok(session) => {
+                info::note(this.conn, session.get_ref().1, this.sni.take());
+                Ok(session)
+            }
+            Err(failure) => {
+                failure.report(this.conn, this.sni.as_deref(), this.events.as_deref());
+                Err(failure.into())
+            }
+        })
+    }
+
+    fn poll_stage(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<Session<Io>, Failure>> {
+        loop {
+            let this = self.as_mut().project();
+            match this.stage {
+                Stage::Hello {
+                    io,
+                    acceptor,
+                    first,
+                } => {
+                    let hello = ready!(poll_hello(io, acceptor, first, cx))?;
+                    let Stage::Hello { io, .. } = mem::replace(this.stage, Stage::Done) else {
+                        continue;
+                    };
+                    *this.stage = match hello {
+                        Hello::Accepted(accepted) => {
+                            let hello = accepted.client_hello();
+                            *this.sni = hello.server_name().map(Box::from);
+                            let start = StartHandshake::from_parts(accepted, io);
+                            match this.shared.permits.clone().try_acquire_owned() {
+                                Ok(permit) => return self.begin(start, Some(permit), cx),
+                                Err(_) => Stage::Permit {
+                                    start,
+                                    turn: turn(this.shared.permits.clone()),
+                                },
+                            }
+                        }
+                        Hello::Refused(answer, failure) => {
+                            let limit = Instant::now() + Refusal::<Io>::LINGER;
+                            let mut deadline = this.deadline;
+                            let sooner = deadline.as_ref().as_pin_ref();
+                            if sooner.is_none_or(|sleep| sleep.deadline() > limit) {
+                                deadline.set(Some(sleep_until(limit)));
+                            }
+                            Stage::Refuse(Refusal::new(io, answer, failure))
+                        }
+                    };
+                }
+                Stage::Permit { turn, .. } => {
+                    let permit = ready!(turn.as_mut().poll(cx));
+                    let Stage::Permit { start, .. } = mem::replace(this.stage, Stage::Done) else {
+                        continue;
+                    };
+                    return self.begin(start, permit, cx);
+                }
+                Stage::Finish(accept) => {
+                    let polled = Pin::new(accept).poll(cx);
+                    return polled.map_err(|error| Failure::from_session(&error));
+                }
+                Stage::Refuse(refusal) => return refusal.poll(cx).map(Err),
+                Stage::Done => return Poll::Ready(Err(Failure::lost("the handshake is over"))),
+            }
+        }
+    }
+
+    /// Signs, and writes our flight. The permit ends here: what is left waits for the client, who
+    /// must not keep others waiting. A flight that the socket does not take whole counts as
+    /// written too, since when it will is up to the client as well.
+    fn begin(
+        self: Pin<&mut Self>,
+        start: StartHandshake<Io>,
+        _permit: Option<OwnedSemaphorePermit>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<Session<Io>, Failure>> {
+        let this = self.project();
+        let mut accept = start.into_stream(this.shared.config.clone());
+        let polled = Pin::new(&mut accept).poll(cx);
+        *this.stage = Stage::Finish(accept);
+        polled.map_err(|error| Failure::from_session(&error))
+    }
+
+    fn poll_deadline(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Failure> {
+        let mut this = self.project();
+        if this.deadline.is_none() {
+            let at = this.conn.accepted() + this.shared.timeout;
+            this.deadline.set(Some(sleep_until(at)));
+        }
+        if let Some(deadline) = this.deadline.as_pin_mut() {
+            ready!(deadline.poll(cx));
+        }
+        let detail = match mem::replace(this.stage, Stage::Done) {
+            Stage::Refuse(refusal) => return Poll::Ready(refusal.into_failure()),
+            Stage::Hello { first: None, .. } => "the client said nothing",
+            Stage::Hello { .. } => "the client stopped in the middle of its ClientHello",
+            Stage::Permit { .. } => "too many handshakes at once",
+            Stage::Finish(_) | Stage::Done => "the client did not finish the handshake",
+        };
+        Poll::Ready(Failure {
+            kind: Some(ConnectionEventKind::TlsTimeout),
+            detail: detail.into(),
+            io: io::ErrorKind::TimedOut,
+        })
+    }
+}
+
+/// How a ClientHello ends, if it does.
+#[expect(clippy::large_enum_variant, reason = "it lives for a moment")]
+enum Hello {
+    Accepted(Accepted),
+    Refused(Answer, Failure),
+}
+
+fn poll_hello<Io: AsyncRead + Unpin>(
+    io: &mut Io,
+    acceptor: &mut Acceptor,
+    first: &mut Option<u8>,
+    cx: &mut Context<'_>,
+) -> Poll<Result<Hello, Failure>> {
+    loop {
+        let mut reader = Reader {
+            io: &mut *io,
+            cx: &mut *cx,
+            first: &mut *first,
+        };
+        match acceptor.read_tls(&mut reader) {
+            Ok(0) if first.is_none() => return Poll::Ready(Err(Failure::quiet())),
+            Ok(0) => {
+                let detail = "the client closed in the middle of its ClientHello";
+                return Poll::Ready(Err(Failure::lost(detail)));
+            }
+            Ok(_) => {}
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Poll::Pending,
+            Err(_) if first.is_none() => return Poll::Ready(Err(Failure::quiet())),
+            Err(error) => return Poll::Ready(Err(Failure::lost(error.to_string()))),
+        }
+        if first.is_some_and(|byte| byte.is_ascii_uppercase()) {
+            let failure = Failure::handshake("plaintext HTTP on the TLS port");
+            return Poll::Ready(Ok(Hello::Refused(Answer::plaintext(), failure)));
+        }
+        match acceptor.accept() {
+            Ok(Some(accepted)) => return Poll::Ready(Ok(Hello::Accepted(accepted))),
+            Ok(None) => {}
+            Err((error, alert)) => {
+                let failure = Failure::handshake(error.to_string());
+                return Poll::Ready(Ok(Hello::Refused(Answer::Alert(alert), failure)));
+            }
+        }
+    }
+}
+
+fn turn(permits: Arc<Semaphore>) -> Turn {
+    // It is closed by nobody; if it were, to go on is better than to hang.
+    Box::pin(async move { permits.acquire_owned().await.ok() })
+}
+
+/// Reads without waiting, and keeps the first byte of all.
+struct Reader<'a, 'cx, Io> {
+    io: &'a mut Io,
+    cx: &'a mut Context<'cx>,
+    first: &'a mut Option<u8>,
+}
+
+impl<Io: AsyncRead + Unpin> Read for Reader<'_, '_, Io> {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        let mut buf = ReadBuf::new(buf);
+        match Pin::new(&mut *self.io).poll_read(self.cx, &mut buf) {
+            Poll::Ready(read) => read?,
+            Poll::Pending => return Err(io::ErrorKind::WouldBlock.into()),
+        }
+        *self.first = self.first.or_else(|| buf.filled().first().copied());
+        Ok(buf.filled().len())
+    }
+}

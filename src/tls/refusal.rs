@@ -1,0 +1,194 @@
+//! Why there is no session, and how the client learns it.
+
+use std::{
+    borrow::Cow,
+    io::{self, Write},
+    mem,
+    pin::Pin,
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use rustls::server::AcceptedAlert;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use crate::context::{ConnInfo, ConnectionEvent, ConnectionEventKind, ConnectionEvents};
+
+/// Why there is no session.
+pub(super) struct Failure {
+    /// None for a client that came and went without a word, as TCP checks do.
+    pub(super) kind: Option<ConnectionEventKind>,
+    pub(super) detail: Cow<'static, str>,
+    pub(super) io: io::ErrorKind,
+}
+
+impl Failure {
+    pub(super) fn handshake(detail: impl Into<Cow<'static, str>>) -> Self {
+        Self {
+            kind: Some(ConnectionEventKind::TlsHandshake),
+            detail: detail.into(),
+            io: io::ErrorKind::InvalidData,
+        }
+    }
+
+    pub(super) fn lost(detail: impl Into<Cow<'static, str>>) -> Self {
+        Self {
+            io: io::ErrorKind::UnexpectedEof,
+            ..Self::handshake(detail)
+        }
+    }
+
+    pub(super) fn quiet() -> Self {
+        Self {
+            kind: None,
+            ..Self::lost("the client said nothing")
+        }
+    }
+
+    pub(super) fn from_session(error: &io::Error) -> Self {
+        match error.kind() {
+            io::ErrorKind::InvalidData => Self::handshake(error.to_string()),
+            io::ErrorKind::UnexpectedEof => {
+                Self::lost("the client closed in the middle of the handshake")
+            }
+            _ => Self::lost(error.to_string()),
+        }
+    }
+
+    pub(super) fn report(
+        &self,
+        conn: &ConnInfo,
+        sni: Option<&str>,
+        events: Option<&dyn ConnectionEvents>,
+    ) {
+        let detail = match sni {
+            Some(sni) => Cow::Owned(format!("{} (server name {sni})", self.detail)),
+            None => self.detail.clone(),
+        };
+        tracing::debug!(target: "evenkeel::tls", peer = ?conn.peer(), %detail, "no TLS session");
+        if let (Some(events), Some(kind)) = (events, self.kind) {
+            let duration = conn.accepted().elapsed();
+            let event = ConnectionEvent::new(conn.clone(), kind, detail, duration);
+            events.connection_ended(&event);
+        }
+    }
+}
+
+impl From<Failure> for io::Error {
+    fn from(failure: Failure) -> Self {
+        Self::new(failure.io, failure.detail)
+    }
+}
+
+/// Tells the client why not, and waits a moment for it to be read: to close a socket with unread
+/// bytes resets the connection, and the client may lose the answer.
+pub(super) struct Refusal<Io> {
+    io: Io,
+    answer: Answer,
+    left: usize,
+    failure: Failure,
+}
+
+pub(super) enum Answer {
+    Alert(AcceptedAlert),
+    Text(&'static [u8]),
+    Told,
+}
+
+impl Answer {
+    /// What to tell who speaks HTTP where TLS is spoken.
+    pub(super) fn plaintext() -> Self {
+        Self::Text(PLAINTEXT)
+    }
+}
+
+impl<Io> Refusal<Io> {
+    /// How long a refused client may take to read why.
+    pub(super) const LINGER: Duration = Duration::from_secs(1);
+
+    pub(super) fn into_failure(self) -> Failure {
+        self.failure
+    }
+}
+
+impl<Io: AsyncRead + AsyncWrite + Unpin> Refusal<Io> {
+    pub(super) fn new(io: Io, answer: Answer, failure: Failure) -> Self {
+        Self {
+            io,
+            answer,
+            left: LINGER_BYTES,
+            failure,
+        }
+    }
+
+    pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Failure> {
+        // Whether the client learns it or not, the failure is the same.
+        let _ = ready!(self.poll_told(cx));
+        Poll::Ready(mem::replace(&mut self.failure, Failure::quiet()))
+    }
+
+    fn poll_told(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        loop {
+            let mut writer = Writer {
+                io: &mut self.io,
+                cx: &mut *cx,
+            };
+            let wrote = match &mut self.answer {
+                Answer::Alert(alert) => alert.write(&mut writer),
+                Answer::Text(text) => writer.write(text).inspect(|n| *text = &text[*n..]),
+                Answer::Told => break,
+            };
+            match wrote {
+                Ok(0) => {
+                    ready!(Pin::new(&mut self.io).poll_shutdown(cx))?;
+                    self.answer = Answer::Told;
+                }
+                Ok(_) => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Poll::Pending,
+                Err(error) => return Poll::Ready(Err(error)),
+            }
+        }
+        let mut unread = [0; 1024];
+        loop {
+            let mut buf = ReadBuf::new(&mut unread);
+            ready!(Pin::new(&mut self.io).poll_read(cx, &mut buf))?;
+            let read = buf.filled().len();
+            if read == 0 || read >= self.left {
+                return Poll::Ready(Ok(()));
+            }
+            self.left -= read;
+        }
+    }
+}
+
+/// Writes without waiting.
+struct Writer<'a, 'cx, Io> {
+    io: &'a mut Io,
+    cx: &'a mut Context<'cx>,
+}
+
+impl<Io: AsyncWrite + Unpin> Write for Writer<'_, '_, Io> {
+    fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
+        if buf.is_empty() {
+            return Ok(0);
+        }
+        match Pin::new(&mut *self.io).poll_write(self.cx, buf) {
+            Poll::Ready(wrote) => wrote,
+            Poll::Pending => Err(io::ErrorKind::WouldBlock.into()),
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// What a browser shows that asked for `http://` where `https://` is served.
+const PLAINTEXT: &[u8] = b"HTTP/1.1 400 Bad Request\r\n\
+    content-type: text/plain\r\n\
+    content-length: 47\r\n\
+    connection: close\r\n\
+    \r\n\
+    This port speaks TLS: the URL begins https://.\n";
+/// How much a refused client may still send meanwhile: a request that it took for granted.
+const LINGER_BYTES: usize = 64 * 1024;

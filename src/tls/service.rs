@@ -1,0 +1,182 @@
+//! What happens to a connection.
+
+use std::{
+    fmt,
+    future::Future,
+    io, mem,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, ready},
+};
+
+use pin_project_lite::pin_project;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tower_service::Service;
+
+use super::{TlsStream, handshake::Shared};
+use crate::{
+    context::{Conn, Drain},
+    error::BoxError,
+};
+
+/// TLS around a connection service, or around an axum listener; see [`TlsLayer`](super::TlsLayer).
+#[derive(Clone)]
+pub struct Tls<S> {
+    pub(super) inner: S,
+    pub(super) shared: Arc<Shared>,
+}
+
+impl<S> Tls<S> {
+    pub(super) fn new(inner: S, shared: Arc<Shared>) -> Self {
+        Self { inner, shared }
+    }
+
+    /// Returns what is inside.
+    pub fn get_ref(&self) -> &S {
+        &self.inner
+    }
+
+    /// Returns what is inside.
+    pub fn get_mut(&mut self) -> &mut S {
+        &mut self.inner
+    }
+
+    /// Returns what is inside.
+    pub fn into_inner(self) -> S {
+        self.inner
+    }
+}
+
+impl<S: fmt::Debug> fmt::Debug for Tls<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Tls")
+            .field("inner", &self.inner)
+            .finish_non_exhaustive()
+    }
+}
+
+impl<S, Io> Service<Conn<Io>> for Tls<S>
+where
+    S: Service<Conn<TlsStream<Io>>> + Clone,
+    S::Error: Into<BoxError>,
+    Io: AsyncRead + AsyncWrite + Unpin,
+{
+    type Response = S::Response;
+    type Error = BoxError;
+    type Future = ResponseFuture<S, Io>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+        self.inner.poll_ready(cx).map_err(Into::into)
+    }
+
+    fn call(&mut self, mut conn: Conn<Io>) -> Self::Future {
+        // Called once the handshake is done, so the one that is ready goes along.
+        let clone = self.inner.clone();
+        let service = mem::replace(&mut self.inner, clone);
+        let drain = conn.take_drain();
+        let (info, events) = (conn.info.clone(), conn.events().cloned());
+        let conn = conn.map(|io| TlsStream::new(io, info, self.shared.clone(), events));
+        let (conn, draining) = match drain {
+            Some(drain) => (conn.with_drain(drain.clone()), Some(begun(drain))),
+            None => (conn, None),
+        };
+        ResponseFuture {
+            state: State::Handshake {
+                conn: Some(conn),
+                service,
+                draining,
+            },
+        }
+    }
+}
+
+pin_project! {
+    /// The future of [`Tls`]: the handshake, then the inner service's.
+    pub struct ResponseFuture<S, Io>
+    where
+        S: Service<Conn<TlsStream<Io>>>,
+    {
+        #[pin]
+        state: State<S, Io, S::Future>,
+    }
+}
+
+pin_project! {
+    #[project = StateProj]
+    enum State<S, Io, F> {
+        Handshake {
+            conn: Option<Conn<TlsStream<Io>>>,
+            service: S,
+            draining: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
+        },
+        Serve {
+            #[pin]
+            future: F,
+        },
+    }
+}
+
+impl<S, Io> Future for ResponseFuture<S, Io>
+where
+    S: Service<Conn<TlsStream<Io>>>,
+    S::Error: Into<BoxError>,
+    Io: AsyncRead + AsyncWrite + Unpin,
+{
+    type Output = Result<S::Response, BoxError>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let mut state = self.project().state;
+        loop {
+            let next = match state.as_mut().project() {
+                StateProj::Handshake {
+                    conn,
+                    service,
+                    draining,
+                } => {
+                    if let Some(conn) = conn.as_mut() {
+                        ready!(poll_handshake(&mut conn.io, draining, cx))?;
+                    }
+                    match conn.take() {
+                        Some(conn) => service.call(conn),
+                        None => return Poll::Pending,
+                    }
+                }
+                StateProj::Serve { future } => return future.poll(cx).map_err(Into::into),
+            };
+            state.set(State::Serve { future: next });
+        }
+    }
+}
+
+impl<S, Io> fmt::Debug for ResponseFuture<S, Io>
+where
+    S: Service<Conn<TlsStream<Io>>>,
+{
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ResponseFuture").finish_non_exhaustive()
+    }
+}
+
+fn poll_handshake<Io: AsyncRead + AsyncWrite + Unpin>(
+    stream: &mut TlsStream<Io>,
+    draining: &mut Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
+    cx: &mut Context<'_>,
+) -> Poll<io::Result<()>> {
+    if let Poll::Ready(ended) = stream.poll_handshake(cx) {
+        return Poll::Ready(ended);
+    }
+    if let Some(begun) = draining {
+        ready!(begun.as_mut().poll(cx));
+        *draining = None;
+        // An idle connection, and those end at once; others have said that they want something.
+        if stream.is_silent() {
+            let error = io::Error::new(io::ErrorKind::ConnectionAborted, "draining");
+            return Poll::Ready(Err(error));
+        }
+    }
+    Poll::Pending
+}
+
+fn begun(mut drain: Drain) -> Pin<Box<dyn Future<Output = ()> + Send>> {
+    Box::pin(async move { drain.begun().await })
+}

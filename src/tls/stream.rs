@@ -1,0 +1,180 @@
+//! The byte stream inside TLS.
+
+use std::{
+    fmt,
+    future::poll_fn,
+    io::{self, IoSlice},
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, ready},
+};
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio_rustls::server::TlsStream as Session;
+
+use super::handshake::{Handshake, Shared};
+use crate::context::{ConnInfo, ConnectionEvents};
+
+/// The byte stream inside TLS; its handshake runs when it is first read or written.
+///
+/// What the handshake settled is in [`conn`](Self::conn) from then on. When it fails, the read or
+/// write fails, and the connection is closed.
+pub struct TlsStream<Io> {
+    conn: ConnInfo,
+    state: State<Io>,
+}
+
+/// Boxes of their own, since a handshake needs more than what comes after.
+enum State<Io> {
+    Handshake(Pin<Box<Handshake<Io>>>),
+    Open(Box<Session<Io>>),
+    Failed,
+}
+
+impl<Io> TlsStream<Io> {
+    pub(super) fn new(
+        io: Io,
+        conn: ConnInfo,
+        shared: Arc<Shared>,
+        events: Option<Arc<dyn ConnectionEvents>>,
+    ) -> Self {
+        let handshake = Handshake::new(io, conn.clone(), shared, events);
+        Self {
+            conn,
+            state: State::Handshake(Box::pin(handshake)),
+        }
+    }
+
+    /// Returns what is known of the connection.
+    #[must_use]
+    pub fn conn(&self) -> &ConnInfo {
+        &self.conn
+    }
+
+    /// Returns the stream below; `None` before the handshake ended well.
+    #[must_use]
+    pub fn get_ref(&self) -> Option<&Io> {
+        match &self.state {
+            State::Open(session) => Some(session.get_ref().0),
+            State::Handshake(_) | State::Failed => None,
+        }
+    }
+
+    pub(super) fn is_silent(&self) -> bool {
+        matches!(&self.state, State::Handshake(handshake) if handshake.is_silent())
+    }
+}
+
+impl<Io: AsyncRead + AsyncWrite + Unpin> TlsStream<Io> {
+    /// Runs the handshake ahead of the first read or write.
+    ///
+    /// # Errors
+    ///
+    /// When it fails, or does not end within the layer's time-out.
+    ///
+    /// # Cancel safety
+    ///
+    /// Nothing is lost when the future is dropped.
+    pub async fn handshake(&mut self) -> io::Result<()> {
+        poll_fn(|cx| self.poll_handshake(cx)).await
+    }
+
+    /// As [`handshake`](Self::handshake), for those who poll.
+    ///
+    /// # Errors
+    ///
+    /// As [`handshake`](Self::handshake).
+    pub fn poll_handshake(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let ended = match &mut self.state {
+            State::Handshake(handshake) => ready!(handshake.as_mut().poll(cx)),
+            State::Open(_) => return Poll::Ready(Ok(())),
+            State::Failed => return Poll::Ready(Err(no_session())),
+        };
+        let (state, ended) = match ended {
+            Ok(session) => (State::Open(Box::new(session)), Ok(())),
+            Err(error) => (State::Failed, Err(error)),
+        };
+        self.state = state;
+        Poll::Ready(ended)
+    }
+
+    #[inline]
+    fn poll_open(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Pin<&mut Session<Io>>>> {
+        if !matches!(self.state, State::Open(_)) {
+            ready!(self.poll_handshake(cx))?;
+        }
+        Poll::Ready(match &mut self.state {
+            State::Open(session) => Ok(Pin::new(session)),
+            State::Handshake(_) | State::Failed => Err(no_session()),
+        })
+    }
+}
+
+impl<Io: AsyncRead + AsyncWrite + Unpin> AsyncRead for TlsStream<Io> {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        ready!(self.get_mut().poll_open(cx))?.poll_read(cx, buf)
+    }
+}
+
+impl<Io: AsyncRead + AsyncWrite + Unpin> AsyncWrite for TlsStream<Io> {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        ready!(self.get_mut().poll_open(cx))?.poll_write(cx, buf)
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        ready!(self.get_mut().poll_open(cx))?.poll_write_vectored(cx, bufs)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match &mut self.get_mut().state {
+            State::Open(session) => Pin::new(session).poll_flush(cx),
+            // Nothing was written yet.
+            State::Handshake(_) => Poll::Ready(Ok(())),
+            State::Failed => Poll::Ready(Err(no_session())),
+        }
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        if let State::Open(session) = &mut this.state {
+            return Pin::new(session).poll_shutdown(cx);
+        }
+        // There is no session to end: to close the socket says all.
+        this.state = State::Failed;
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl<Io> fmt::Debug for TlsStream<Io> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let state = match self.state {
+            State::Handshake(_) => "handshake",
+            State::Open(_) => "open",
+            State::Failed => "failed",
+        };
+        f.debug_struct("TlsStream")
+            .field("conn", &self.conn)
+            .field("state", &state)
+            .finish()
+    }
+}
+
+fn no_session() -> io::Error {
+    io::Error::new(io::ErrorKind::NotConnected, "there is no TLS session")
+}

@@ -1,0 +1,287 @@
+//! Which certificate a client sees, and how they change.
+
+use std::path::Path;
+
+use rcgen::PKCS_RSA_SHA256;
+use rustls::ClientConfig;
+
+use super::*;
+use crate::support::pki::{connect, test_provider};
+
+#[tokio::test]
+async fn the_server_name_chooses_the_certificate() {
+    let authority = Authority::new();
+    let default = authority.issue(&["default.test"]);
+    let exact = authority.issue(&["a.example.test", "b.other.test"]);
+    let wildcard = authority.issue(&["*.example.test"]);
+    let all = certificates(&[&default, &exact, &wildcard]);
+    let server = Server::start(TlsLayer::new(TlsConfig::new(all.clone()))).await;
+    for (name, shown) in [
+        ("default.test", Some(&default)),
+        ("a.example.test", Some(&exact)),
+        ("A.EXAMPLE.test", Some(&exact)),
+        ("b.other.test", Some(&exact)),
+        ("b.example.test", Some(&wildcard)),
+        // One label only; nor the bare domain.
+        ("x.y.example.test", None),
+        ("example.test", None),
+        ("unknown.test", None),
+    ] {
+        let seen = shown_to(&server, &authority, name).await;
+        match shown {
+            Some(issued) => assert_eq!(seen.unwrap(), issued.certificate(), "{name}"),
+            // The client refuses the first certificate, which is not for this name.
+            None => assert!(seen.unwrap_err().contains("NotValidForName"), "{name}"),
+        }
+    }
+
+    let strict = TlsConfig::new(all).strict_sni(true);
+    let mut server = Server::start(TlsLayer::new(strict)).await;
+    let seen = shown_to(&server, &authority, "b.example.test").await;
+    assert_eq!(seen.unwrap(), wildcard.certificate());
+    // Also those that send no name, since they connect to an address.
+    for name in ["unknown.test", "127.0.0.1"] {
+        let error = shown_to(&server, &authority, name).await.unwrap_err();
+        assert!(error.contains("AccessDenied"), "{name}: {error}");
+        let event = server.event().await;
+        assert!(event.detail.contains("certificate"), "{event:?}");
+    }
+}
+
+#[tokio::test]
+async fn one_name_may_have_a_certificate_for_each_kind_of_signature() {
+    let authority = Authority::new();
+    let ecdsa = authority.issue(&["localhost"]);
+    let rsa = authority.issue_with(&["localhost"], &PKCS_RSA_SHA256);
+    let both = TlsConfig::new(certificates(&[&ecdsa, &rsa]));
+    let server = Server::start(TlsLayer::new(both)).await;
+    let seen = shown_to(&server, &authority, "localhost").await;
+    assert_eq!(
+        seen.unwrap(),
+        ecdsa.certificate(),
+        "the first where both fit"
+    );
+    let mut provider = (*test_provider()).clone();
+    let algorithms = &mut provider.signature_verification_algorithms;
+    let rsa_only = algorithms.mapping.iter().copied();
+    let rsa_only = rsa_only.filter(|(scheme, _)| format!("{scheme:?}").starts_with("RSA"));
+    algorithms.mapping = rsa_only.collect::<Vec<_>>().leak();
+    let client = ClientConfig::builder_with_provider(Arc::new(provider))
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(authority.roots())
+        .with_no_client_auth();
+    let stream = connect(server.address, client, "localhost").await.unwrap();
+    let seen = &stream.get_ref().1.peer_certificates().unwrap()[0];
+    assert_eq!(*seen, rsa.certificate(), "the first that fits");
+}
+
+#[tokio::test]
+async fn a_reload_swaps_certificates_under_live_connections() {
+    let authority = Authority::new();
+    let (old, new) = (
+        authority.issue(&["localhost"]),
+        authority.issue(&["localhost"]),
+    );
+    let folder = tempfile::tempdir().unwrap();
+    let certificates = files(folder.path(), &old).unwrap();
+    let layer = TlsLayer::new(TlsConfig::new(certificates.clone()));
+    let server = Server::start(layer).await;
+    let client = http1(authority.client());
+    let mut live = connect(server.address, client, "localhost").await.unwrap();
+    get(&mut live).await;
+    assert!(!certificates.reload().unwrap(), "nothing changed");
+
+    write(folder.path(), &new);
+    assert!(certificates.reload().unwrap(), "the content changed");
+    let seen = shown_to(&server, &authority, "localhost").await;
+    assert_eq!(seen.unwrap(), new.certificate());
+    get(&mut live).await;
+
+    // What is wrong is said, and the last good is kept.
+    let path = folder.path().join("key.pem");
+    std::fs::write(&path, &old.key).unwrap();
+    let error = certificates.reload().unwrap_err();
+    assert_eq!(error.field(), "certificates[0].key");
+    assert!(error.message().contains("does not belong"), "{error}");
+    std::fs::remove_file(&path).unwrap();
+    let error = certificates.reload().unwrap_err().to_string();
+    assert!(
+        error.contains("key.pem") && error.contains("No such file"),
+        "{error}"
+    );
+    let seen = shown_to(&server, &authority, "localhost").await;
+    assert_eq!(seen.unwrap(), new.certificate(), "the last good is kept");
+    get(&mut live).await;
+
+    let third = authority.issue(&["localhost"]);
+    let list = [Certificate::pem(third.chain.clone(), third.key.clone())];
+    certificates.replace(list).unwrap();
+    let seen = shown_to(&server, &authority, "localhost").await;
+    assert_eq!(seen.unwrap(), third.certificate());
+    assert!(
+        certificates.replace([]).is_err(),
+        "an empty list serves nobody"
+    );
+}
+
+#[tokio::test]
+async fn tickets_survive_a_reload() {
+    let authority = Authority::new();
+    let folder = tempfile::tempdir().unwrap();
+    let certificates = files(folder.path(), &authority.issue(&["localhost"])).unwrap();
+    let layer = TlsLayer::new(TlsConfig::new(certificates.clone()));
+    let server = Server::start(layer).await;
+    let mut client = http1(authority.client());
+    client.resumption = rustls::client::Resumption::in_memory_sessions(8);
+    let client = Arc::new(client);
+    for resumed in [false, true] {
+        let mut stream = connect(server.address, client.clone(), "localhost")
+            .await
+            .unwrap();
+        let told = get(&mut stream).await;
+        assert!(told.contains(&format!("resumed={resumed}")), "{told}");
+        write(folder.path(), &authority.issue(&["localhost"]));
+        assert!(certificates.reload().unwrap());
+    }
+}
+
+#[tokio::test]
+async fn files_are_watched_for_content_through_swapped_links() {
+    let authority = Authority::new();
+    let (old, new) = (
+        authority.issue(&["localhost"]),
+        authority.issue(&["localhost"]),
+    );
+    // As Kubernetes mounts a secret: files are links through a link that is swapped whole.
+    let folder = tempfile::tempdir().unwrap();
+    let root = folder.path();
+    for (name, issued) in [("one", &old), ("two", &new)] {
+        std::fs::create_dir(root.join(name)).unwrap();
+        write(&root.join(name), issued);
+    }
+    std::os::unix::fs::symlink("one", root.join("data")).unwrap();
+    let data = root.join("data");
+    let list = [Certificate::files(
+        data.join("chain.pem"),
+        data.join("key.pem"),
+    )];
+    let certificates = Certificates::new(list).unwrap();
+    let watch = certificates.watch(Duration::from_millis(20));
+    let layer = TlsLayer::new(TlsConfig::new(certificates));
+    let server = Server::start(layer).await;
+    let seen = shown_to(&server, &authority, "localhost").await;
+    assert_eq!(seen.unwrap(), old.certificate());
+    std::os::unix::fs::symlink("two", root.join("next")).unwrap();
+    std::fs::rename(root.join("next"), &data).unwrap();
+    let changed = async {
+        while shown_to(&server, &authority, "localhost").await.unwrap() != new.certificate() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, changed)
+        .await
+        .expect("the change must be seen");
+
+    // A broken file, then a good one again: no restart in between.
+    std::fs::write(root.join("two/chain.pem"), "nonsense").unwrap();
+    tokio::time::sleep(Duration::from_millis(60)).await;
+    let seen = shown_to(&server, &authority, "localhost").await;
+    assert_eq!(seen.unwrap(), new.certificate(), "the last good is kept");
+    write(&root.join("two"), &old);
+    let changed = async {
+        while shown_to(&server, &authority, "localhost").await.unwrap() != old.certificate() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, changed)
+        .await
+        .expect("the repair must be seen");
+    drop(watch);
+}
+
+#[test]
+fn what_is_wrong_is_said_clearly() {
+    let authority = Authority::new();
+    let good = authority.issue(&["localhost"]);
+    let other = authority.issue(&["localhost"]);
+    let nameless = authority.issue(&[]);
+    let encrypted =
+        "-----BEGIN ENCRYPTED PRIVATE KEY-----\nAAAA\n-----END ENCRYPTED PRIVATE KEY-----\n";
+    let garbage = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
+    for (chain, key, field, words) in [
+        ("", &*good.key, "chain", "no certificate is there"),
+        (&*good.key, &*good.key, "chain", "no certificate is there"),
+        (garbage, &*good.key, "chain", "subjectAltName"),
+        (&*nameless.chain, &*nameless.key, "chain", "subjectAltName"),
+        (&*good.chain, "", "key", "no private key is there"),
+        (&*good.chain, &*good.chain, "key", "no private key is there"),
+        (&*good.chain, encrypted, "key", "encrypted"),
+        (&*good.chain, &*other.key, "key", "does not belong"),
+    ] {
+        let list = [
+            Certificate::pem(good.chain.clone(), good.key.clone()),
+            Certificate::pem(chain, key),
+        ];
+        let error = Certificates::new(list).unwrap_err();
+        assert_eq!(error.field(), format!("certificates[1].{field}"), "{error}");
+        assert!(
+            error.message().contains(words),
+            "{words:?} is not in {error}"
+        );
+    }
+    let error = Certificates::new([]).unwrap_err().to_string();
+    assert!(error.contains("1 or more"), "{error}");
+    let missing = Certificate::files("/nowhere/chain.pem", "/nowhere/key.pem");
+    let error = Certificates::new([missing]).unwrap_err().to_string();
+    assert!(
+        error.contains("/nowhere/chain.pem: No such file"),
+        "{error}"
+    );
+    let error = "1.1".parse::<evenkeel::tls::TlsVersion>().unwrap_err();
+    assert!(error.to_string().contains("\"1.2\" or \"1.3\""), "{error}");
+    let config = TlsConfig::new(certificates(&[&good]));
+    assert!(
+        config.clone().alpn([""]).is_err(),
+        "a name must not be empty"
+    );
+    assert!(TlsLayer::new(config).max_handshakes(0).is_err());
+}
+
+#[test]
+fn secrets_stay_out_of_debug_prints() {
+    let issued = Authority::new().issue(&["localhost"]);
+    let secret = issued.key.lines().nth(1).unwrap().to_owned();
+    let certificate = Certificate::pem(issued.chain.clone(), issued.key.clone());
+    let config = config(&issued);
+    let printed = format!(
+        "{certificate:?} {config:?} {:?}",
+        TlsLayer::new(config.clone())
+    );
+    assert!(!printed.contains(&secret), "{printed}");
+    assert!(printed.contains("localhost"), "{printed}");
+}
+
+/// The certificate that a client sees, or why it refuses it.
+async fn shown_to(
+    server: &Server,
+    authority: &Authority,
+    name: &str,
+) -> Result<rustls::pki_types::CertificateDer<'static>, String> {
+    let stream = connect(server.address, authority.client(), name).await;
+    let stream = stream.map_err(|error| format!("{error:?}"))?;
+    Ok(stream.get_ref().1.peer_certificates().unwrap()[0].clone())
+}
+
+fn files(folder: &Path, issued: &Issued) -> Result<Certificates, evenkeel::ConfigError> {
+    write(folder, issued);
+    Certificates::new([Certificate::files(
+        folder.join("chain.pem"),
+        folder.join("key.pem"),
+    )])
+}
+
+fn write(folder: &Path, issued: &Issued) {
+    std::fs::write(folder.join("chain.pem"), &issued.chain).unwrap();
+    std::fs::write(folder.join("key.pem"), &issued.key).unwrap();
+}
