@@ -143,6 +143,28 @@ impl fmt::Debug for ConnInfo {
     }
 }
 
+/// For `into_make_service_with_connect_info::<ConnInfo>()` of axum.
+#[cfg(feature = "axum")]
+mod connected {
+    use axum::{extract::connect_info::Connected, serve::IncomingStream};
+    use tokio::net::{TcpListener, UnixListener};
+
+    use super::{ConnInfo, Peer};
+
+    impl Connected<IncomingStream<'_, TcpListener>> for ConnInfo {
+        fn connect_info(stream: IncomingStream<'_, TcpListener>) -> Self {
+            let local = stream.io().local_addr().map_or(Peer::Unknown, Peer::Tcp);
+            Self::new(Peer::Tcp(*stream.remote_addr()), local)
+        }
+    }
+
+    impl Connected<IncomingStream<'_, UnixListener>> for ConnInfo {
+        fn connect_info(_: IncomingStream<'_, UnixListener>) -> Self {
+            Self::new(Peer::Unix, Peer::Unix)
+        }
+    }
+}
+
 /// One end of a transport.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
