@@ -1,6 +1,7 @@
 //! TLS in both worlds, against real clients.
 #![cfg(feature = "__tls")]
 
+mod axum_world;
 mod certificates;
 mod handshakes;
 mod hostile;
@@ -105,8 +106,14 @@ fn describe(tls: &TlsInfo) -> String {
 
 /// Sends a request over an open stream of HTTP/1.1 and returns the answer's body.
 async fn get(stream: &mut (impl AsyncReadExt + AsyncWriteExt + Unpin)) -> String {
-    let request = b"GET / HTTP/1.1\r\nhost: localhost\r\n\r\n";
-    stream.write_all(request).await.unwrap();
+    request(stream, "GET / HTTP/1.1\r\nhost: localhost\r\n\r\n").await
+}
+
+async fn request(
+    stream: &mut (impl AsyncReadExt + AsyncWriteExt + Unpin),
+    request: &str,
+) -> String {
+    stream.write_all(request.as_bytes()).await.unwrap();
     stream.flush().await.unwrap();
     let mut answer = Vec::new();
     loop {
