@@ -1,1 +1,72 @@
-//! (The room's docs.)
+//! Settings: what the `edge` example reads, for programs of your own, too.
+//!
+//! # Example
+//!
+//! ```
+//! use evenkeel::settings::Settings;
+//!
+//! # fn main() -> Result<(), evenkeel::settings::SettingsError> {
+//! let settings = Settings::from_toml(
+//!     r#"
+//! [[listen]]
+//! address = "127.0.0.1:8080"
+//! [pool]
+//! [[pool.backends]]
+//! id = "a"
+//! url = "http://127.0.0.1:9001"
+//! [health]
+//! path = "/health"
+//! "#,
+//! )?;
+//! let pool = settings.pool()?;
+//! let balancer = settings.load_balancer(&pool)?.build();
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # Where it goes
+//!
+//! Above everything: it knows each room's configuration, and no room knows it.
+//!
+//! # Defaults
+//!
+//! Each key that is left out has the default of the room that it configures. A section that is
+//! absent leaves its layer out: no `[health]`, no checks; no `[sticky]`, no cookie; no
+//! `[failover]`, no second try; no `[access_log]`, no lines.
+//!
+//! | section | keys |
+//! |---|---|
+//! | `[server]` | `threads`, `locality`, `shutdown = { lame_duck, drain }` |
+//! | `[[listen]]` | `address`, `proxy_protocol` |
+//! | `[listen.tls]` | `certificates = [{ chain, key }]`, `min_version`, `alpn` |
+//! | `[pool]` | `strategy` |
+//! | `[[pool.backends]]` | `id`, `url`, `weight`, `tier`, `locality`, `max_in_flight`, `protocol` |
+//! | `[health]` | `path`, `interval`, `timeout`, `fall`, `rise` |
+//! | `[sticky]` | `cookie`, `keys`, `secure` |
+//! | `[proxy]` | `connect_timeout`, `response_timeout`, `idle_timeout`, `trusted` |
+//! | `[failover]` | `attempts`, `hedge` |
+//! | `[access_log]` | `file`, `node` |
+//! | `[admin]` | `address` |
+//!
+//! Durations are strings: `"250ms"`, `"5s"`, `"1m"`, `"12h"`.
+//!
+//! # When it fails
+//!
+//! With a [`SettingsError`] that names the line, the section and the key, and says what is
+//! accepted. Unknown keys are refused: a misspelt one would silently do nothing.
+//!
+//! # Cost
+//!
+//! At start and reload only.
+
+mod build;
+mod check;
+mod duration;
+mod error;
+mod model;
+
+pub use error::SettingsError;
+pub use model::{
+    AccessLog, Admin, Backend, Certificate, Failover, Health, Listen, Pool, Proxy, Server,
+    Settings, Shutdown, Sticky, Tls,
+};

@@ -1,1 +1,285 @@
-//! (Tests of the room.)
+use evenkeel::settings::{Settings, SettingsError};
+
+/// Settings with everything, one key a line, so that each can be replaced.
+const GOOD: &str = r#"
+[server]
+threads = 1
+locality = "eu-1/eu-1a"
+shutdown = { lame_duck = "5s", drain = "30s" }
+[[listen]]
+address = "127.0.0.1:8443"
+proxy_protocol = false
+[listen.tls]
+certificates = [{ chain = "cert.pem", key = "key.pem" }]
+min_version = "1.2"
+alpn = ["h2", "http/1.1"]
+[[listen]]
+address = "127.0.0.1:8080"
+[pool]
+strategy = "round-robin"
+[[pool.backends]]
+id = "a"
+url = "http://127.0.0.1:9001"
+weight = 1
+tier = 0
+locality = "eu-1/eu-1a/r1"
+max_in_flight = 100
+protocol = "auto"
+[[pool.backends]]
+id = "b"
+url = "https://[::1]:9002/base"
+[health]
+path = "/health"
+interval = "5s"
+timeout = "2s"
+fall = 2
+rise = 2
+[sticky]
+cookie = "PROXY_SERVER_ID"
+keys = ["5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a"]
+secure = true
+[proxy]
+connect_timeout = "2s"
+response_timeout = "15s"
+idle_timeout = "60s"
+trusted = ["10.0.0.0/8"]
+[failover]
+attempts = 2
+hedge = false
+[access_log]
+file = "access.jsonl"
+node = "lb-1"
+[admin]
+address = "127.0.0.1:9900"
+"#;
+
+fn refused(text: &str) -> SettingsError {
+    Settings::from_toml(text).expect_err(text)
+}
+
+#[test]
+fn every_key_of_the_design_is_read() {
+    let settings = Settings::from_toml(GOOD).unwrap();
+    let pool = settings.pool().unwrap();
+    let snapshot = pool.snapshot();
+    assert_eq!(snapshot.backends().len(), 2);
+    let a = snapshot.get("a").unwrap();
+    assert_eq!((a.configured_weight(), a.in_flight_cap()), (1, Some(100)));
+    assert_eq!(snapshot.get("b").unwrap().base_path(), "/base");
+    assert_eq!(settings.lame_duck().unwrap().as_secs(), 5);
+    assert_eq!(settings.drain().unwrap().as_secs(), 30);
+    let _balancer = settings.load_balancer(&pool).unwrap();
+}
+
+#[test]
+fn what_is_absent_has_its_default() {
+    let settings = Settings::from_toml(
+        "[[listen]]\naddress = \"[::]:80\"\n[pool]\n[[pool.backends]]\nid = \"a\"\nurl = \"http://a\"\n",
+    )
+    .unwrap();
+    assert!(settings.sticky.is_none() && settings.health.is_none());
+    assert_eq!(
+        settings.lame_duck().unwrap().as_secs(),
+        0,
+        "nobody could notice"
+    );
+    assert_eq!(settings.drain().unwrap().as_secs(), 30);
+}
+
+#[test]
+fn each_bad_value_is_refused_by_line_section_and_reason() {
+    // What replaces a line of GOOD, and what a stranger reads then.
+    let table = [
+        (
+            "threads = 1",
+            "threads = 0",
+            "[server] threads: 0: 1 to 1024 is accepted",
+        ),
+        (
+            "threads = 1",
+            "threads = \"x\"",
+            "[server]: invalid type: string \"x\", expected usize",
+        ),
+        (
+            "threads = 1",
+            "thread = 1",
+            "[server]: unknown field `thread`, expected one of `threads`, `locality`, `shutdown`",
+        ),
+        ("threads = 1", "threads = ", "[server]: "),
+        (
+            "locality = \"eu-1/eu-1a\"",
+            "locality = \"a//b\"",
+            "[server] locality: \"a//b\": region, region/zone",
+        ),
+        (
+            "shutdown = { lame_duck = \"5s\", drain = \"30s\" }",
+            "shutdown = { drain = \"30 sec\" }",
+            "[server] shutdown: \"30 sec\": a number with a unit",
+        ),
+        (
+            "address = \"127.0.0.1:8443\"",
+            "address = \"localhost\"",
+            "[[listen]] address: \"localhost\": an IP address and a port",
+        ),
+        (
+            "address = \"127.0.0.1:8443\"",
+            "address = \"127.0.0.1:9900\"",
+            "[[listen]] address: 127.0.0.1:9900: another listener has this address",
+        ),
+        (
+            "address = \"127.0.0.1:8080\"",
+            "address = \"127.0.0.1:8443\"",
+            "[[listen]] address: 127.0.0.1:8443: another listener has this address",
+        ),
+        (
+            "proxy_protocol = false",
+            "proxy_protocol = true",
+            "[[listen]] proxy_protocol: not in this version yet",
+        ),
+        (
+            "certificates = [{ chain = \"cert.pem\", key = \"key.pem\" }]",
+            "certificates = []",
+            "[listen.tls] certificates: none: 1 or more",
+        ),
+        (
+            "min_version = \"1.2\"",
+            "min_version = \"1.1\"",
+            "[listen.tls] min_version: \"1.1\": \"1.2\" or \"1.3\" is accepted",
+        ),
+        (
+            "alpn = [\"h2\", \"http/1.1\"]",
+            "alpn = [\"spdy\"]",
+            "[listen.tls] alpn: \"spdy\": \"h2\" and \"http/1.1\" are accepted",
+        ),
+        (
+            "strategy = \"round-robin\"",
+            "strategy = \"rr\"",
+            "[pool] strategy: \"rr\": round-robin, random",
+        ),
+        (
+            "id = \"b\"",
+            "id = \"a\"",
+            "[[pool.backends]] id: \"a\": another backend has this id",
+        ),
+        (
+            "id = \"b\"",
+            "id = \"\"",
+            "[[pool.backends]] id: \"\": 1 to 128 visible ASCII",
+        ),
+        (
+            "url = \"http://127.0.0.1:9001\"",
+            "url = \"ftp://x\"",
+            "[[pool.backends]] url: \"ftp://x\": http:// or https://",
+        ),
+        (
+            "weight = 1",
+            "weight = 5000",
+            "[[pool.backends]] weight: 5000: 0 to 1000 is accepted",
+        ),
+        (
+            "weight = 1",
+            "weight = -1",
+            "[[pool.backends]]: invalid value: integer `-1`, expected u32",
+        ),
+        (
+            "max_in_flight = 100",
+            "max_in_flight = 0",
+            "[[pool.backends]] max_in_flight: 0: 1 or more",
+        ),
+        (
+            "protocol = \"auto\"",
+            "protocol = \"h3\"",
+            "[[pool.backends]] protocol: \"h3\": auto, http1 or http2",
+        ),
+        ("path = \"/health\"", "path = \"health\"", "[health] path: "),
+        (
+            "interval = \"5s\"",
+            "interval = \"5\"",
+            "[health] interval: \"5\": a number with a unit",
+        ),
+        (
+            "interval = \"5s\"",
+            "interval = \"1s\"",
+            "[health] timeout: ",
+        ),
+        ("fall = 2", "fall = 0", "[health] fall: "),
+        (
+            "cookie = \"PROXY_SERVER_ID\"",
+            "cookie = \"a b\"",
+            "[sticky] cookie: \"a b\": letters",
+        ),
+        (
+            "keys = [\"5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a\"]",
+            "keys = [\"5a\"]",
+            "[sticky] keys: number 1: 64 hexadecimal digits",
+        ),
+        (
+            "connect_timeout = \"2s\"",
+            "connect_timeout = \"0s\"",
+            "[proxy] connect_timeout: ",
+        ),
+        (
+            "response_timeout = \"15s\"",
+            "response_timeout = \"1ms\"",
+            "[proxy] response_timeout: 1ms: 10 ms to 24 h",
+        ),
+        (
+            "trusted = [\"10.0.0.0/8\"]",
+            "trusted = [\"10.0.0.0/99\"]",
+            "[proxy] trusted: \"10.0.0.0/99\"",
+        ),
+        (
+            "attempts = 2",
+            "attempts = 0",
+            "[failover] attempts: 0: 1 to 10 is accepted",
+        ),
+        (
+            "node = \"lb-1\"",
+            "nodes = 1",
+            "[access_log]: unknown field `nodes`",
+        ),
+        (
+            "address = \"127.0.0.1:9900\"",
+            "address = \"x\"",
+            "[admin]: invalid socket address syntax",
+        ),
+        ("[admin]", "[adm]", "[adm]: unknown field `adm`"),
+    ];
+    for (was, becomes, wanted) in table {
+        assert!(GOOD.contains(&format!("\n{was}\n")), "{was} must be a line");
+        let text = GOOD.replacen(&format!("\n{was}\n"), &format!("\n{becomes}\n"), 1);
+        let line = GOOD.lines().position(|l| l == was).unwrap() + 1;
+        let error = refused(&text).to_string();
+        let rest = error.split_once(": ").map_or("", |(_, rest)| rest);
+        assert!(
+            rest.starts_with(wanted),
+            "{becomes}\n  wanted: {wanted}\n  got:    {rest}"
+        );
+        // A time-out that is too long for its interval is named where it stands.
+        let at_line = error.starts_with(&format!("line {line}: ")) || wanted.contains("timeout: ");
+        assert!(at_line, "line {line} was wanted: {error}");
+    }
+}
+
+#[test]
+fn what_is_missing_is_said() {
+    let backends = "[pool]\n[[pool.backends]]\nid = \"a\"\nurl = \"http://a\"\n";
+    for (text, wanted) in [
+        (backends.to_owned(), "missing field `listen`"),
+        (
+            format!("listen = []\n{backends}"),
+            "[[listen]]: 1 or more is needed",
+        ),
+        (
+            "[[listen]]\naddress = \"1.1.1.1:1\"\n[pool]\n".into(),
+            "line 3: [pool]: no [[pool.backends]]",
+        ),
+        (
+            "[[listen]]\naddress = \"1.1.1.1:1\"\n".into(),
+            "missing field `pool`",
+        ),
+    ] {
+        let error = refused(&text).to_string();
+        assert!(error.contains(wanted), "{wanted} was wanted: {error}");
+    }
+}

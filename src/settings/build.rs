@@ -1,0 +1,266 @@
+//! From settings to layers.
+
+use super::{Settings, SettingsError, error::Place};
+#[cfg(feature = "sticky")]
+use crate::sticky::{Keys, StickyLayer};
+use crate::{
+    balance::{BalanceLayer, LeastRequests, PowerOfTwo, Random, RoundRobin, Strategy},
+    connect::Connector,
+    error::ConfigError,
+    failover::FailoverLayer,
+    health::{Checks, HealthLayer, HttpCheck},
+    pool::Pool,
+};
+#[cfg(feature = "proxy")]
+use crate::{
+    load_balancer::{Builder, LoadBalancer},
+    proxy::{Proxy, TrustedPeers},
+};
+
+impl Settings {
+    /// Returns the canonical stack over this pool, but for the access log, whose sink is opened
+    /// once and outlives a reload: see [`access_log`](Self::access_log).
+    ///
+    /// # Errors
+    ///
+    /// When a room refuses what its section says.
+    #[cfg(feature = "proxy")]
+    pub fn load_balancer(&self, pool: &Pool) -> Result<Builder, SettingsError> {
+        let builder = LoadBalancer::builder(pool.clone())
+            .balance(BalanceLayer::new(pool.clone()).strategy(self.strategy()?))
+            .health(self.health_layer(pool)?)
+            .failover(self.failover_layer()?)
+            .proxy(self.proxy()?);
+        #[cfg(feature = "sticky")]
+        if let Some(sticky) = self.sticky_layer(pool)? {
+            return Ok(builder.sticky(sticky));
+        }
+        Ok(builder)
+    }
+
+    /// Returns the strategy.
+    ///
+    /// # Errors
+    ///
+    /// When it is not known.
+    pub fn strategy(&self) -> Result<Box<dyn Strategy>, SettingsError> {
+        let name = self.pool.strategy.as_deref().unwrap_or("round-robin");
+        Ok(match name {
+            "round-robin" => Box::new(RoundRobin::new()),
+            "random" => Box::new(Random::new()),
+            "least-requests" => Box::new(LeastRequests::new()),
+            "power-of-two" => Box::new(PowerOfTwo::new()),
+            other => {
+                let message = match other {
+                    "peak-ewma" | "consistent-hash" => {
+                        format!("{other:?} is not in this version yet; {KNOWN}")
+                    }
+                    _ => format!("{other:?}: {KNOWN}"),
+                };
+                let place = Place::new("[pool]", "strategy");
+                return Err(place.wrong(&self.text, message));
+            }
+        })
+    }
+
+    /// Returns the health layer; without `[health]`, one that passes everything.
+    ///
+    /// # Errors
+    ///
+    /// When the room refuses what the section says.
+    pub fn health_layer(&self, pool: &Pool) -> Result<HealthLayer, SettingsError> {
+        let layer = HealthLayer::new(pool.clone());
+        let Some(health) = &self.health else {
+            return Ok(layer.no_checks().no_outliers());
+        };
+        let place = |key| Place::new("[health]", key);
+        let mut check = HttpCheck::new().connector(self.connector()?);
+        if let Some(path) = &health.path {
+            check = check
+                .path(path)
+                .map_err(|error| self.at(place("path"), &error))?;
+        }
+        let mut checks = Checks::new().with_check(check);
+        if let Some(interval) = self.duration(place("interval"), health.interval.as_deref())? {
+            checks = checks.interval(interval);
+        }
+        if let Some(timeout) = self.duration(place("timeout"), health.timeout.as_deref())? {
+            checks = checks.timeout(timeout);
+        }
+        if let Some(fall) = health.fall {
+            checks = checks.fall(fall);
+        }
+        if let Some(rise) = health.rise {
+            checks = checks.rise(rise);
+        }
+        layer
+            .checks(checks)
+            .map_err(|error| self.at(Place::new("[health]", last_part(error.field())), &error))
+    }
+
+    /// Returns the failover layer; without `[failover]`, one that makes no second try.
+    ///
+    /// # Errors
+    ///
+    /// When the room refuses what the section says.
+    pub fn failover_layer(&self) -> Result<FailoverLayer, SettingsError> {
+        let place = Place::new("[failover]", "attempts");
+        let attempts = match &self.failover {
+            None => Some(1),
+            Some(failover) => failover.attempts,
+        };
+        let layer = FailoverLayer::new();
+        match attempts {
+            Some(attempts) => layer
+                .max_attempts(attempts)
+                .map_err(|error| self.at(place, &error)),
+            None => Ok(layer),
+        }
+    }
+
+    /// Returns the sticky layer, where there is a `[sticky]`.
+    ///
+    /// # Errors
+    ///
+    /// When the room refuses what the section says.
+    #[cfg(feature = "sticky")]
+    pub fn sticky_layer(&self, pool: &Pool) -> Result<Option<StickyLayer>, SettingsError> {
+        let Some(sticky) = &self.sticky else {
+            return Ok(None);
+        };
+        let at = |error: ConfigError| {
+            let place = Place::new("[sticky]", error.field());
+            self.at(place, &error)
+        };
+        let keys = Keys::from_hex(&sticky.keys).map_err(at)?;
+        let mut layer = StickyLayer::new(pool.clone(), keys);
+        if let Some(name) = &sticky.cookie {
+            layer = layer.cookie_name(name).map_err(at)?;
+        }
+        if sticky.secure == Some(false) {
+            layer = layer.insecure().map_err(at)?;
+        }
+        Ok(Some(layer))
+    }
+
+    /// Returns the proxy.
+    ///
+    /// # Errors
+    ///
+    /// When the room refuses what the section says.
+    #[cfg(feature = "proxy")]
+    pub fn proxy(&self) -> Result<Proxy, SettingsError> {
+        let given = &self.proxy;
+        let place = |key| Place::new("[proxy]", key);
+        let at = |error: ConfigError| self.at(Place::new("[proxy]", error.field()), &error);
+        let mut proxy = Proxy::new().connector(self.connector()?);
+        let response = given.response_timeout.as_deref();
+        if let Some(timeout) = self.duration(place("response_timeout"), response)? {
+            proxy = proxy.response_timeout(timeout).map_err(at)?;
+        }
+        if let Some(timeout) =
+            self.duration(place("idle_timeout"), given.idle_timeout.as_deref())?
+        {
+            proxy = proxy.idle_timeout(timeout).map_err(at)?;
+        }
+        if let Some(trusted) = &given.trusted {
+            proxy = proxy.trusted_peers(TrustedPeers::new(trusted).map_err(at)?);
+        }
+        Ok(proxy)
+    }
+
+    fn connector(&self) -> Result<Connector, SettingsError> {
+        let place = Place::new("[proxy]", "connect_timeout");
+        let connector = Connector::new();
+        match self.duration(place, self.proxy.connect_timeout.as_deref())? {
+            Some(timeout) => connector
+                .timeout(timeout)
+                .map_err(|error| self.at(place, &error)),
+            None => Ok(connector),
+        }
+    }
+
+    /// Returns how TLS is terminated on a listener, where it is: the layer, and the certificates
+    /// for who watches their files. Reads the files.
+    ///
+    /// # Errors
+    ///
+    /// When a file cannot be read, or a key is not its certificate's.
+    #[cfg(feature = "__tls")]
+    pub fn tls(
+        &self,
+        nth: usize,
+    ) -> Result<Option<(crate::tls::TlsLayer, crate::tls::Certificates)>, SettingsError> {
+        use crate::tls::{Certificate, Certificates, TlsConfig, TlsLayer, TlsVersion};
+        let Some(tls) = self.listen.get(nth).and_then(|l| l.tls.as_ref()) else {
+            return Ok(None);
+        };
+        let at = |key: &str, error: &ConfigError| {
+            let place = Place {
+                header: "[listen.tls]",
+                nth,
+                key,
+            };
+            place.wrong(
+                &self.text,
+                format!("{}: {}", error.field(), error.message()),
+            )
+        };
+        let files = tls
+            .certificates
+            .iter()
+            .map(|c| Certificate::files(&c.chain, &c.key));
+        let certificates = Certificates::new(files).map_err(|error| at("certificates", &error))?;
+        let mut config = TlsConfig::new(certificates.clone());
+        if tls.min_version.as_deref() == Some("1.3") {
+            config = config.min_version(TlsVersion::V1_3);
+        }
+        if let Some(names) = &tls.alpn {
+            config = config
+                .alpn(names.iter().map(String::as_str))
+                .map_err(|error| at("alpn", &error))?;
+        }
+        Ok(Some((TlsLayer::new(config), certificates)))
+    }
+
+    /// Opens the access log, where there is an `[access_log]`: the sink, and the layer on it.
+    ///
+    /// # Errors
+    ///
+    /// When the file cannot be opened.
+    #[cfg(feature = "access-log")]
+    pub fn access_log(
+        &self,
+    ) -> Result<
+        Option<(
+            crate::access_log::JsonLines,
+            crate::access_log::AccessLogLayer,
+        )>,
+        SettingsError,
+    > {
+        use crate::access_log::{AccessLogLayer, JsonLines};
+        let Some(log) = &self.access_log else {
+            return Ok(None);
+        };
+        let sink = match log.file.as_str() {
+            "stdout" => JsonLines::stdout(),
+            path => JsonLines::file(path),
+        };
+        let sink = sink.map_err(|error| {
+            let place = Place::new("[access_log]", "file");
+            place.wrong(&self.text, format!("{:?}: {error}", log.file))
+        })?;
+        let mut layer = AccessLogLayer::new(sink.clone());
+        if let Some(node) = &log.node {
+            layer = layer.node(node);
+        }
+        Ok(Some((sink, layer)))
+    }
+}
+
+/// The key in `health.timeout`.
+fn last_part(field: &str) -> &str {
+    field.rsplit('.').next().unwrap_or(field)
+}
+
+const KNOWN: &str = "round-robin, random, least-requests or power-of-two is accepted";

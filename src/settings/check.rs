@@ -1,0 +1,292 @@
+//! Checks before anything is built, so that `edge --check` says the same as a start.
+
+use std::{collections::HashSet, net::SocketAddr, time::Duration};
+
+use super::{Settings, SettingsError, duration, error::Place};
+use crate::{
+    error::ConfigError,
+    pool::{self, Locality, Protocol},
+};
+
+/// Says what the TOML parser or the field names found.
+pub(super) fn syntax(text: &str, error: &toml::de::Error) -> SettingsError {
+    let line = error
+        .span()
+        .map(|span| text[..span.start.min(text.len())].matches('\n').count() + 1);
+    let message = error.message().trim().replace('\n', "; ");
+    let place = line.map_or(String::new(), |line| header_above(text, line));
+    SettingsError::new(line, place, message)
+}
+
+/// The section that a line stands in.
+fn header_above(text: &str, line: usize) -> String {
+    let above = text
+        .lines()
+        .take(line)
+        .filter(|l| l.trim_start().starts_with('['));
+    above.last().map_or(String::new(), |l| {
+        l.split('#').next().unwrap_or("").trim().to_owned()
+    })
+}
+
+impl Settings {
+    pub(super) fn check(&self) -> Result<(), SettingsError> {
+        self.check_server()?;
+        self.check_listen()?;
+        self.check_hedge()?;
+        let pool = self.pool()?;
+        // What the rooms accept, they say best themselves.
+        self.strategy()?;
+        let _ = self.health_layer(&pool)?;
+        let _ = self.failover_layer()?;
+        #[cfg(feature = "sticky")]
+        let _ = self.sticky_layer(&pool)?;
+        #[cfg(feature = "proxy")]
+        let _ = self.proxy()?;
+        Ok(())
+    }
+
+    fn check_server(&self) -> Result<(), SettingsError> {
+        let place = |key| Place::new("[server]", key);
+        if let Some(threads) = self.server.threads {
+            if !(1..=1_024).contains(&threads) {
+                let message = format!("{threads}: 1 to 1024 is accepted");
+                return Err(place("threads").wrong(&self.text, message));
+            }
+        }
+        self.locality()?;
+        self.lame_duck()?;
+        self.drain()?;
+        Ok(())
+    }
+
+    fn check_listen(&self) -> Result<(), SettingsError> {
+        if self.listen.is_empty() {
+            return Err(SettingsError::new(
+                None,
+                "[[listen]]",
+                "1 or more is needed",
+            ));
+        }
+        let mut seen = HashSet::new();
+        if let Some(admin) = &self.admin {
+            seen.insert(admin.address);
+        }
+        for (nth, listen) in self.listen.iter().enumerate() {
+            let place = |key| Place {
+                header: "[[listen]]",
+                nth,
+                key,
+            };
+            let address = self.listen_address(nth)?;
+            if address.port() != 0 && !seen.insert(address) {
+                let message = format!("{address}: another listener has this address");
+                return Err(place("address").wrong(&self.text, message));
+            }
+            if !matches!(
+                &listen.proxy_protocol,
+                None | Some(toml::Value::Boolean(false))
+            ) {
+                let message = "not in this version yet; leave it out, or say false";
+                return Err(place("proxy_protocol").wrong(&self.text, message));
+            }
+            self.check_tls(nth)?;
+        }
+        Ok(())
+    }
+
+    fn check_tls(&self, nth: usize) -> Result<(), SettingsError> {
+        let Some(tls) = &self.listen[nth].tls else {
+            return Ok(());
+        };
+        let place = |key| Place {
+            header: "[listen.tls]",
+            nth,
+            key,
+        };
+        if cfg!(not(feature = "__tls")) {
+            let message = "built without the feature `tls`";
+            return Err(place("").wrong(&self.text, message));
+        }
+        if tls.certificates.is_empty() {
+            let message =
+                "none: 1 or more of { chain = \"cert.pem\", key = \"key.pem\" } is accepted";
+            return Err(place("certificates").wrong(&self.text, message));
+        }
+        if let Some(version) = &tls.min_version {
+            if !["1.2", "1.3"].contains(&version.as_str()) {
+                let message = format!("{version:?}: \"1.2\" or \"1.3\" is accepted");
+                return Err(place("min_version").wrong(&self.text, message));
+            }
+        }
+        for name in tls.alpn.iter().flatten() {
+            if !["h2", "http/1.1"].contains(&name.as_str()) {
+                let message = format!("{name:?}: \"h2\" and \"http/1.1\" are accepted");
+                return Err(place("alpn").wrong(&self.text, message));
+            }
+        }
+        Ok(())
+    }
+
+    fn check_hedge(&self) -> Result<(), SettingsError> {
+        let hedge = self.failover.as_ref().and_then(|f| f.hedge.as_ref());
+        if matches!(hedge, None | Some(toml::Value::Boolean(false))) {
+            return Ok(());
+        }
+        let place = Place::new("[failover]", "hedge");
+        let message = "not in this version yet; leave it out, or say false";
+        Err(place.wrong(&self.text, message))
+    }
+
+    /// Returns the address of a listener.
+    ///
+    /// # Errors
+    ///
+    /// When it is not an IP address with a port.
+    ///
+    /// # Panics
+    ///
+    /// When there is no such listener.
+    pub fn listen_address(&self, nth: usize) -> Result<SocketAddr, SettingsError> {
+        let address = &self.listen[nth].address;
+        address.parse().map_err(|_error| {
+            let place = Place { header: "[[listen]]", nth, key: "address" };
+            let message = format!("{address:?}: an IP address and a port is accepted, as in \"127.0.0.1:8080\" or \"[::]:443\"");
+            place.wrong(&self.text, message)
+        })
+    }
+
+    /// Returns where this instance stands.
+    ///
+    /// # Errors
+    ///
+    /// When that has no segments, more than three, or an empty one.
+    pub fn locality(&self) -> Result<Option<Locality>, SettingsError> {
+        let place = Place::new("[server]", "locality");
+        let locality = self
+            .server
+            .locality
+            .as_deref()
+            .map(Locality::new)
+            .transpose();
+        locality.map_err(|error| self.at(place, &error))
+    }
+
+    /// Returns how long readiness fails before listeners close.
+    ///
+    /// # Errors
+    ///
+    /// When it is no duration.
+    pub fn lame_duck(&self) -> Result<Duration, SettingsError> {
+        let default = match self.admin {
+            Some(_) => Duration::from_secs(5),
+            // Nobody could notice.
+            None => Duration::ZERO,
+        };
+        let value = self.server.shutdown.lame_duck.as_deref();
+        let place = Place::new("[server]", "shutdown");
+        Ok(self.duration(place, value)?.unwrap_or(default))
+    }
+
+    /// Returns how long connections may take to end.
+    ///
+    /// # Errors
+    ///
+    /// When it is no duration.
+    pub fn drain(&self) -> Result<Duration, SettingsError> {
+        let value = self.server.shutdown.drain.as_deref();
+        let place = Place::new("[server]", "shutdown");
+        Ok(self
+            .duration(place, value)?
+            .unwrap_or(Duration::from_secs(30)))
+    }
+
+    pub(super) fn duration(
+        &self,
+        place: Place<'_>,
+        value: Option<&str>,
+    ) -> Result<Option<Duration>, SettingsError> {
+        let parsed = value.map(duration::parse).transpose();
+        parsed.map_err(|message| place.wrong(&self.text, message))
+    }
+
+    /// Makes a room's error one of the settings.
+    pub(super) fn at(&self, place: Place<'_>, error: &ConfigError) -> SettingsError {
+        place.wrong(&self.text, error.message())
+    }
+
+    /// Returns the pool, new.
+    ///
+    /// # Errors
+    ///
+    /// When a backend is not acceptable, or two have one id.
+    pub fn pool(&self) -> Result<pool::Pool, SettingsError> {
+        let backends = self.backends()?;
+        pool::Pool::new(backends).map_err(SettingsError::from)
+    }
+
+    /// Returns the backends, for a pool that is there already.
+    ///
+    /// # Errors
+    ///
+    /// When one is not acceptable, or two have one id.
+    pub fn backends(&self) -> Result<Vec<pool::Backend>, SettingsError> {
+        if self.pool.backends.is_empty() {
+            let place = Place::new("[pool]", "");
+            return Err(place.wrong(&self.text, "no [[pool.backends]]: 1 or more is needed"));
+        }
+        let mut seen = HashSet::new();
+        let mut backends = Vec::with_capacity(self.pool.backends.len());
+        for (nth, given) in self.pool.backends.iter().enumerate() {
+            let place = |key| Place {
+                header: "[[pool.backends]]",
+                nth,
+                key,
+            };
+            if !seen.insert(&given.id) {
+                let message = format!("{:?}: another backend has this id", given.id);
+                return Err(place("id").wrong(&self.text, message));
+            }
+            backends.push(self.backend(nth)?);
+        }
+        Ok(backends)
+    }
+
+    fn backend(&self, nth: usize) -> Result<pool::Backend, SettingsError> {
+        let given = &self.pool.backends[nth];
+        let at = |error: ConfigError| {
+            let key = error.field().to_owned();
+            let place = Place {
+                header: "[[pool.backends]]",
+                nth,
+                key: &key,
+            };
+            self.at(place, &error)
+        };
+        let mut backend = pool::Backend::new(given.id.clone(), &given.url).map_err(at)?;
+        if let Some(weight) = given.weight {
+            backend = backend.weight(weight).map_err(at)?;
+        }
+        if let Some(max) = given.max_in_flight {
+            backend = backend.max_in_flight(max).map_err(at)?;
+        }
+        if let Some(locality) = &given.locality {
+            backend = backend.locality(Locality::new(locality).map_err(at)?);
+        }
+        let protocol = match given.protocol.as_deref() {
+            None | Some("auto") => Protocol::Auto,
+            Some("http1") => Protocol::Http1,
+            Some("http2") => Protocol::Http2,
+            Some(other) => {
+                let place = Place {
+                    header: "[[pool.backends]]",
+                    nth,
+                    key: "protocol",
+                };
+                let message = format!("{other:?}: auto, http1 or http2 is accepted");
+                return Err(place.wrong(&self.text, message));
+            }
+        };
+        Ok(backend.protocol(protocol).tier(given.tier.unwrap_or(0)))
+    }
+}

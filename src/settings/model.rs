@@ -1,0 +1,223 @@
+//! The settings as they are written.
+
+use std::{net::SocketAddr, path::PathBuf};
+
+use serde::Deserialize;
+
+use super::{SettingsError, check};
+
+/// Everything that the `edge` example can be told.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[non_exhaustive]
+pub struct Settings {
+    /// The process.
+    #[serde(default)]
+    pub server: Server,
+    /// Where clients connect.
+    pub listen: Vec<Listen>,
+    /// The backends.
+    pub pool: Pool,
+    /// Active checks; none where absent.
+    pub health: Option<Health>,
+    /// Sticky sessions; none where absent.
+    pub sticky: Option<Sticky>,
+    /// How requests are forwarded.
+    #[serde(default)]
+    pub proxy: Proxy,
+    /// Further tries; none where absent.
+    pub failover: Option<Failover>,
+    /// The access log; none where absent.
+    pub access_log: Option<AccessLog>,
+    /// The listener for those who check this instance; none where absent.
+    pub admin: Option<Admin>,
+    /// As it was read, for messages about what is found out later.
+    #[serde(skip)]
+    pub(super) text: String,
+}
+
+impl Settings {
+    /// Reads and checks settings. Files that they name are read by what uses them.
+    ///
+    /// # Errors
+    ///
+    /// With the line, the key, and what is accepted.
+    pub fn from_toml(text: &str) -> Result<Self, SettingsError> {
+        let mut settings: Self =
+            toml::from_str(text).map_err(|error| check::syntax(text, &error))?;
+        settings.text = text.to_owned();
+        settings.check()?;
+        Ok(settings)
+    }
+}
+
+/// `[server]`
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[non_exhaustive]
+pub struct Server {
+    /// Worker threads; all cores where absent.
+    pub threads: Option<usize>,
+    /// Where this instance stands.
+    pub locality: Option<String>,
+    /// How it ends.
+    #[serde(default)]
+    pub shutdown: Shutdown,
+}
+
+/// `[server] shutdown`
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[non_exhaustive]
+pub struct Shutdown {
+    /// How long readiness fails before listeners close; 5 s where absent and `[admin]` is there.
+    pub lame_duck: Option<String>,
+    /// How long connections may take to end; 30 s where absent.
+    pub drain: Option<String>,
+}
+
+/// `[[listen]]`
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[non_exhaustive]
+pub struct Listen {
+    /// The address and port.
+    pub address: String,
+    /// For a later version; only `false` is accepted.
+    pub proxy_protocol: Option<toml::Value>,
+    /// Terminates TLS; cleartext where absent.
+    pub tls: Option<Tls>,
+}
+
+/// `[listen.tls]`
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[non_exhaustive]
+pub struct Tls {
+    /// One or more, chosen by name.
+    pub certificates: Vec<Certificate>,
+    /// `"1.2"` or `"1.3"`.
+    pub min_version: Option<String>,
+    /// `h2` and `http/1.1`, in order of preference.
+    pub alpn: Option<Vec<String>>,
+}
+
+/// One of `[listen.tls] certificates`
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[non_exhaustive]
+pub struct Certificate {
+    /// The certificate and those that vouch for it, PEM.
+    pub chain: PathBuf,
+    /// Its key, PEM.
+    pub key: PathBuf,
+}
+
+/// `[pool]`
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[non_exhaustive]
+pub struct Pool {
+    /// How a backend is chosen; `round-robin` where absent.
+    pub strategy: Option<String>,
+    /// The backends.
+    #[serde(default)]
+    pub backends: Vec<Backend>,
+}
+
+/// `[[pool.backends]]`
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[non_exhaustive]
+pub struct Backend {
+    /// Its stable id.
+    pub id: String,
+    /// Its URL.
+    pub url: String,
+    /// Its share.
+    pub weight: Option<u32>,
+    /// Its tier.
+    pub tier: Option<u8>,
+    /// Where it stands.
+    pub locality: Option<String>,
+    /// Its cap of requests in flight.
+    pub max_in_flight: Option<u32>,
+    /// `auto`, `http1` or `http2`.
+    pub protocol: Option<String>,
+}
+
+/// `[health]`
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[non_exhaustive]
+pub struct Health {
+    /// The path that is asked for.
+    pub path: Option<String>,
+    /// Between checks.
+    pub interval: Option<String>,
+    /// For one check.
+    pub timeout: Option<String>,
+    /// Failures in a row that take a backend out.
+    pub fall: Option<u32>,
+    /// Passes in a row that bring it back.
+    pub rise: Option<u32>,
+}
+
+/// `[sticky]`
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[non_exhaustive]
+pub struct Sticky {
+    /// The cookie's name.
+    pub cookie: Option<String>,
+    /// 64 hexadecimal digits each; the first signs, all verify.
+    pub keys: Vec<String>,
+    /// Whether the cookie is `Secure`; true where absent.
+    pub secure: Option<bool>,
+}
+
+/// `[proxy]`
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[non_exhaustive]
+pub struct Proxy {
+    /// For a connection to a backend.
+    pub connect_timeout: Option<String>,
+    /// Until the response head.
+    pub response_timeout: Option<String>,
+    /// For silence, and for idle connections.
+    pub idle_timeout: Option<String>,
+    /// Peers whose `X-Forwarded-*` are believed.
+    pub trusted: Option<Vec<String>>,
+}
+
+/// `[failover]`
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[non_exhaustive]
+pub struct Failover {
+    /// Tries in all.
+    pub attempts: Option<u32>,
+    /// For a later version; only `false` is accepted.
+    pub hedge: Option<toml::Value>,
+}
+
+/// `[access_log]`
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[non_exhaustive]
+pub struct AccessLog {
+    /// A path, or `stdout`.
+    pub file: String,
+    /// This instance's name.
+    pub node: Option<String>,
+}
+
+/// `[admin]`
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[non_exhaustive]
+pub struct Admin {
+    /// Its own address and port.
+    pub address: SocketAddr,
+}
