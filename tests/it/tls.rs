@@ -5,6 +5,7 @@ mod axum_world;
 mod certificates;
 mod handshakes;
 mod hostile;
+mod http_side;
 
 use std::{convert::Infallible, net::SocketAddr, sync::Arc, time::Duration};
 
