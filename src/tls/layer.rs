@@ -11,7 +11,7 @@ use crate::{context::ConnectionEvents, error::ConfigError};
 
 /// Terminates TLS: around a connection service, or around an axum listener.
 ///
-/// See [the module](self) for both. Clones share the handshake permits.
+/// See [the room](crate::tls) for both. Clones share the handshake permits.
 #[derive(Clone)]
 #[must_use]
 pub struct TlsLayer {
