@@ -8,7 +8,7 @@ use evenkeel::{
     endpoints::{Endpoints, Readiness},
     server::{Serve, Workers, bind},
     settings::Settings,
-    tls::{RELOAD_INTERVAL, TlsLayer},
+    tls::{HstsLayer, RELOAD_INTERVAL, TlsLayer},
 };
 use tokio::{
     net::TcpListener,
@@ -16,6 +16,7 @@ use tokio::{
     sync::watch,
     task::JoinSet,
 };
+use tower::Layer;
 
 use crate::{
     Loaded,
@@ -207,24 +208,37 @@ impl Plan {
                 tracing::info!("listening on {scheme}://{}/", listener.local_addr()?);
             }
             let app = App::new(self.currents[number].clone());
-            let mut stopped = stopped.clone();
-            let mut serve = evenkeel::serve(listener, app)
-                .drain_timeout(self.drain)
-                .shutdown(async move {
-                    // An error says that the control thread is gone: that is an end, too.
-                    let _ = stopped.changed().await;
-                });
-            if let Some(log) = &self.log {
-                serve = serve.events(log.clone());
-            }
             match tls {
-                Some(tls) => serving.spawn(Serve::layer(serve, tls.clone()).into_future()),
-                None => serving.spawn(serve.into_future()),
-            };
+                Some(tls) => {
+                    let serve = evenkeel::serve(listener, HstsLayer::new().layer(app));
+                    let serve = self.finish(serve, &stopped);
+                    serving.spawn(Serve::layer(serve, tls.clone()).into_future());
+                }
+                None => {
+                    let serve = evenkeel::serve(listener, app);
+                    serving.spawn(self.finish(serve, &stopped).into_future());
+                }
+            }
         }
         while let Some(ended) = serving.join_next().await {
             ended??;
         }
         Ok(())
+    }
+
+    fn finish<C>(
+        &self,
+        serve: Serve<TcpListener, C>,
+        stopped: &watch::Receiver<()>,
+    ) -> Serve<TcpListener, C> {
+        let mut stopped = stopped.clone();
+        let serve = serve.drain_timeout(self.drain).shutdown(async move {
+            // An error says that the control thread is gone: that is an end, too.
+            let _ = stopped.changed().await;
+        });
+        match &self.log {
+            Some(log) => serve.events(log.clone()),
+            None => serve,
+        }
     }
 }
