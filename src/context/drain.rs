@@ -108,3 +108,34 @@ impl fmt::Debug for Drain {
             .finish()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn early_and_late_ones_learn_of_it() {
+        let drainer = Drainer::new();
+        let mut early = drainer.drain();
+        assert!(!early.has_begun(), "not yet");
+        drainer.begin();
+        let mut late = drainer.drain();
+        for drain in [&mut early, &mut late] {
+            assert!(drain.has_begun());
+            drain.begun().await;
+            assert!(drain.has_begun(), "it stays so after it was waited for");
+            assert!(drain.clone().has_begun(), "for copies, too");
+        }
+        drop(drainer);
+        assert!(early.has_begun() && late.has_begun());
+    }
+
+    #[tokio::test]
+    async fn the_last_one_ends_it() {
+        let drainer = Drainer::new();
+        let (one, two) = (drainer.drain(), drainer.drain());
+        assert_eq!(drainer.left(), 2);
+        drop((one, two));
+        drainer.ended().await;
+    }
+}
