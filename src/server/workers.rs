@@ -1,6 +1,13 @@
 //! A thread and a runtime a core.
 
-use std::{fmt, future::Future, io, num::NonZeroUsize, thread};
+use std::{
+    fmt,
+    future::Future,
+    io,
+    num::NonZeroUsize,
+    panic::{AssertUnwindSafe, catch_unwind},
+    thread,
+};
 
 /// Worker threads, each with a runtime of its own: connections, their backends and their
 /// deadlines stay on one core. A `multi_thread` runtime costs over 2 µs more a request, and
@@ -30,7 +37,7 @@ impl Workers {
                     .build()?;
                 thread::Builder::new()
                     .name(format!("evenkeel-{number}"))
-                    .spawn(move || runtime.block_on(work(number)))
+                    .spawn(move || watched(number, || runtime.block_on(work(number))))
             })
             .collect::<io::Result<_>>()?;
         Ok(Self { threads })
@@ -57,6 +64,24 @@ impl Workers {
         }
         result
     }
+}
+
+/// Reports at once what ends a worker early: the others run on, and nobody joins them yet.
+fn watched(number: usize, work: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
+    let ended = catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|panic| {
+        let said = panic
+            .downcast_ref::<String>()
+            .map(String::as_str)
+            .or_else(|| panic.downcast_ref::<&str>().copied())
+            .unwrap_or("no message");
+        Err(io::Error::other(format!(
+            "worker {number} panicked: {said}"
+        )))
+    });
+    if let Err(error) = &ended {
+        tracing::error!(target: "evenkeel::server", number, %error, "a worker ended");
+    }
+    ended
 }
 
 impl fmt::Debug for Workers {
