@@ -8,7 +8,7 @@ use std::{
     task::{Context, Poll, Waker, ready},
 };
 
-use http::{Request, Response};
+use http::{HeaderValue, Method, Request, Response, StatusCode, header::CONNECTION};
 use http_body::Body as HttpBody;
 use hyper::body::Incoming;
 use pin_project_lite::pin_project;
@@ -41,7 +41,8 @@ where
 
     fn call(&self, request: Request<Incoming>) -> Self::Future {
         let exchanging = Some(self.state.begin());
-        let mut request = request.map(Body::new);
+        let connect = request.method() == Method::CONNECT;
+        let mut request = request.map(|incoming| Body::new(incoming, &self.state));
         request.extensions_mut().insert(self.info.clone());
         let mut app = self.app.borrow_mut();
         let ready = app.poll_ready(&mut Context::from_waker(Waker::noop()));
@@ -57,7 +58,11 @@ where
                 request: Some(request),
             },
         };
-        AppFuture { call, exchanging }
+        AppFuture {
+            call,
+            exchanging,
+            connect,
+        }
     }
 }
 
@@ -66,6 +71,7 @@ pin_project! {
         #[pin]
         call: Call<S, F>,
         exchanging: Option<Exchanging>,
+        connect: bool,
     }
 }
 
@@ -91,10 +97,11 @@ where
         loop {
             let future = match this.call.as_mut().project() {
                 CallProject::Answering { future } => {
-                    let response = ready!(future.poll(cx)).map_err(Into::into)?;
-                    let Some(exchanging) = this.exchanging.take() else {
+                    let mut response = ready!(future.poll(cx)).map_err(Into::into)?;
+                    let Some(mut exchanging) = this.exchanging.take() else {
                         return Poll::Pending;
                     };
+                    conclude(&mut response, &mut exchanging, *this.connect);
                     return Poll::Ready(Ok(response.map(|inner| Answering { inner, exchanging })));
                 }
                 CallProject::Failed { error } => match error.take() {
@@ -112,4 +119,16 @@ where
             this.call.set(Call::Answering { future });
         }
     }
+}
+
+/// Says what comes after the response: a tunnel, more requests, or the end.
+fn conclude<B>(response: &mut Response<B>, exchanging: &mut Exchanging, connect: bool) {
+    let status = response.status();
+    if status == StatusCode::SWITCHING_PROTOCOLS || (connect && status.is_success()) {
+        exchanging.opens_tunnel();
+    } else if exchanging.state().is_draining() && !exchanging.state().is_multiplexed() {
+        let close = HeaderValue::from_static("close");
+        response.headers_mut().insert(CONNECTION, close);
+    }
+    exchanging.offer(true);
 }

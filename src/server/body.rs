@@ -3,6 +3,7 @@
 use std::{
     fmt,
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll},
 };
 
@@ -11,18 +12,24 @@ use http_body::{Body as HttpBody, Frame, SizeHint};
 use hyper::body::Incoming;
 use pin_project_lite::pin_project;
 
-use super::state::Exchanging;
+use super::state::{Exchanging, State};
 use crate::error::{Error, ErrorKind};
 
 /// The body of a client's request. What goes wrong with it is the client's doing:
 /// [`ErrorKind::ClientBody`].
 pub struct Body {
     incoming: Incoming,
+    /// An upload may outlive its response: until it ends, what comes in is no head.
+    exchanging: Option<Exchanging>,
 }
 
 impl Body {
-    pub(super) fn new(incoming: Incoming) -> Self {
-        Self { incoming }
+    pub(super) fn new(incoming: Incoming, state: &Arc<State>) -> Self {
+        let exchanging = (!incoming.is_end_stream()).then(|| state.begin());
+        Self {
+            incoming,
+            exchanging,
+        }
     }
 }
 
@@ -34,9 +41,17 @@ impl HttpBody for Body {
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
-        Pin::new(&mut self.get_mut().incoming)
-            .poll_frame(cx)
-            .map_err(|error| Error::new(ErrorKind::ClientBody).with_source(error))
+        let this = self.get_mut();
+        // The codec says so only with the next head where the response has ended before.
+        if this.incoming.is_end_stream() {
+            this.exchanging = None;
+            return Poll::Ready(None);
+        }
+        let polled = Pin::new(&mut this.incoming).poll_frame(cx);
+        if matches!(polled, Poll::Ready(None | Some(Err(_)))) {
+            this.exchanging = None;
+        }
+        polled.map_err(|error| Error::new(ErrorKind::ClientBody).with_source(error))
     }
 
     fn is_end_stream(&self) -> bool {
@@ -73,7 +88,11 @@ impl<B: HttpBody> HttpBody for Answering<B> {
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
-        self.project().inner.poll_frame(cx)
+        let this = self.project();
+        let polled = this.inner.poll_frame(cx);
+        this.exchanging
+            .offer(matches!(polled, Poll::Ready(Some(Ok(_)))));
+        polled
     }
 
     fn is_end_stream(&self) -> bool {

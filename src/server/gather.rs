@@ -1,7 +1,7 @@
 //! One write a poll for HTTP/2, where the codec would make one a frame.
 
 use std::{
-    io,
+    io, mem,
     pin::Pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     task::{Context, Poll, ready},
@@ -21,16 +21,40 @@ struct Inner<Io> {
     ahead: Bytes,
     buf: Vec<u8>,
     written: usize,
+    /// The stream below may keep some of what it took, as TLS does.
+    unflushed: bool,
+    received: bool,
+    broken: bool,
+    /// Bytes that the stream took since the driver looked.
+    sent: usize,
+}
+
+/// What the driver has to know of the stream.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Gathered {
+    /// A byte came.
+    pub(super) received: bool,
+    /// The client takes no more for now.
+    pub(super) blocked: bool,
+    /// More went out than a sign of life.
+    pub(super) moved: bool,
+    /// The stream failed.
+    pub(super) broken: bool,
 }
 
 impl<Io> Gather<Io> {
     pub(super) fn new(io: Io, ahead: Bytes) -> Self {
+        let received = !ahead.is_empty();
         Self {
             inner: Arc::new(Mutex::new(Inner {
                 io,
                 ahead,
                 buf: Vec::new(),
                 written: 0,
+                unflushed: false,
+                received,
+                broken: false,
+                sent: 0,
             })),
         }
     }
@@ -49,24 +73,34 @@ impl<Io> Gather<Io> {
 
 impl<Io: AsyncWrite + Unpin> Gather<Io> {
     /// Writes what was gathered; frees the buffer of a connection that has nothing to do.
-    pub(super) fn poll_gathered(
-        &self,
-        cx: &mut Context<'_>,
-        is_active: bool,
-    ) -> Poll<io::Result<()>> {
+    pub(super) fn flush(&self, cx: &mut Context<'_>, is_active: bool) -> Gathered {
         let mut inner = self.lock();
-        if inner.buf.is_empty() {
-            return Poll::Ready(Ok(()));
-        }
-        ready!(inner.poll_drain(cx))?;
-        if !is_active {
+        let flushed = if !inner.buf.is_empty() || inner.unflushed {
+            inner.poll_flush(cx)
+        } else {
+            Poll::Ready(Ok(()))
+        };
+        inner.broken |= matches!(flushed, Poll::Ready(Err(_)));
+        if flushed.is_ready() && !is_active {
             inner.buf = Vec::new();
         }
-        Pin::new(&mut inner.io).poll_flush(cx)
+        Gathered {
+            received: inner.received,
+            blocked: flushed.is_pending(),
+            moved: mem::take(&mut inner.sent) > SIGN_OF_LIFE,
+            broken: inner.broken,
+        }
     }
 }
 
 impl<Io: AsyncWrite + Unpin> Inner<Io> {
+    fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        ready!(self.poll_drain(cx))?;
+        ready!(Pin::new(&mut self.io).poll_flush(cx))?;
+        self.unflushed = false;
+        Poll::Ready(Ok(()))
+    }
+
     fn poll_drain(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while self.written < self.buf.len() {
             let n = ready!(Pin::new(&mut self.io).poll_write(cx, &self.buf[self.written..]))?;
@@ -74,6 +108,8 @@ impl<Io: AsyncWrite + Unpin> Inner<Io> {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
             self.written += n;
+            self.sent += n;
+            self.unflushed = true;
         }
         self.buf.clear();
         self.written = 0;
@@ -94,7 +130,11 @@ impl<Io: AsyncRead + Unpin> AsyncRead for Gather<Io> {
             buf.put_slice(&ahead);
             return Poll::Ready(Ok(()));
         }
-        Pin::new(&mut inner.io).poll_read(cx, buf)
+        let before = buf.filled().len();
+        let read = Pin::new(&mut inner.io).poll_read(cx, buf);
+        inner.received |= buf.filled().len() > before;
+        inner.broken |= matches!(read, Poll::Ready(Err(_)));
+        read
     }
 }
 
@@ -108,7 +148,10 @@ impl<Io: AsyncWrite + Unpin> AsyncWrite for Gather<Io> {
         if inner.buf.len() + data.len() > GATHERED {
             ready!(inner.poll_drain(cx))?;
             if data.len() >= GATHERED {
-                return Pin::new(&mut inner.io).poll_write(cx, data);
+                inner.unflushed = true;
+                let wrote = ready!(Pin::new(&mut inner.io).poll_write(cx, data))?;
+                inner.sent += wrote;
+                return Poll::Ready(Ok(wrote));
             }
         }
         inner.buf.extend_from_slice(data);
@@ -129,3 +172,5 @@ impl<Io: AsyncWrite + Unpin> AsyncWrite for Gather<Io> {
 
 /// A TLS record's worth.
 const GATHERED: usize = 16 * 1024;
+/// Answers to pings and settings, which an idle client asks for, too.
+const SIGN_OF_LIFE: usize = 64;

@@ -3,28 +3,26 @@
 use std::{
     cell::RefCell,
     fmt,
-    future::{Future, poll_fn},
-    pin::{Pin, pin},
+    future::Future,
+    pin::Pin,
     sync::Arc,
-    task::{Context, Poll, Waker, ready},
+    task::{Context, Poll},
     time::Duration,
 };
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use http::{Request, Response};
 use http_body::Body as HttpBody;
-use hyper::body::Incoming;
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use pin_project_lite::pin_project;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
+use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tower_service::Service;
 
 use super::{
     Body,
     app::AppService,
-    gather::Gather,
+    http1,
     sniff::{Sniffed, sniff},
-    state::{Phase, State, Timeouts},
+    state::{State, Timeouts},
     stream::Stream,
 };
 use crate::{
@@ -188,17 +186,8 @@ where
         state: state.clone(),
     };
     let result = codec(io, ahead, http2, service, drain).await;
-    match &result {
-        Err(error) => {
-            if let Some((kind, detail)) = classify(error, &state) {
-                ending.report(kind, detail);
-            }
-        }
-        // An early end that hyper takes for a client that went away.
-        Ok(()) if state.is_expired() && state.phase() == Phase::Head => {
-            ending.report(ConnectionEventKind::HeadTimeout, String::new());
-        }
-        Ok(()) => {}
+    if let Some((kind, detail)) = classify(&result, &state) {
+        ending.report(kind, detail);
     }
     result.map_err(Into::into)
 }
@@ -207,7 +196,7 @@ where
 async fn codec<Io, S, B>(
     io: Io,
     ahead: Bytes,
-    http2: bool,
+    is_http2: bool,
     service: AppService<S>,
     drain: Option<Drain>,
 ) -> Result<(), hyper::Error>
@@ -221,9 +210,14 @@ where
 {
     let state = service.state.clone();
     #[cfg(feature = "http2")]
-    if http2 {
+    if is_http2 {
+        use hyper_util::rt::{TokioExecutor, TokioTimer};
+
+        use super::{gather::Gather, http2};
+
+        state.multiplex();
         let io = Gather::new(io, ahead);
-        let gathered = io.handle();
+        let gather = io.handle();
         let conn = hyper::server::conn::http2::Builder::new(TokioExecutor::new())
             .timer(TokioTimer::new())
             .initial_stream_window_size(WINDOW)
@@ -231,94 +225,37 @@ where
             .max_concurrent_streams(STREAMS)
             .max_header_list_size(HEAD_SIZE as u32)
             .serve_connection(TokioIo::new(io), service);
-        let mut conn = pin!(conn);
-        let mut draining = Draining::new(drain);
-        return poll_fn(|cx| {
-            // Idle for too long is a reason to end like any other.
-            let expired = !state.is_active() && state.poll_expired(cx).is_ready();
-            if draining.begins(cx, expired) {
-                conn.as_mut().graceful_shutdown();
-            }
-            let polled = conn.as_mut().poll(cx);
-            // A broken socket shows at the next read; the codec tells then.
-            let _ = gathered.poll_gathered(cx, state.is_active());
-            polled
-        })
-        .await;
+        return http2::drive(conn, |conn| conn.graceful_shutdown(), gather, drain, state).await;
     }
-    let _ = http2;
-    let io = Stream::new(io, ahead, state);
+    #[cfg(not(feature = "http2"))]
+    let _ = is_http2;
+    // No `pipeline_flush`: it takes all that a body has to give, however slow the client, and
+    // keeps a response back until the next request is whole. Without `writev` there is nothing
+    // left that it saves.
     let conn = hyper::server::conn::http1::Builder::new()
-        .pipeline_flush(true)
         .writev(false)
         .half_close(false)
         .max_buf_size(HEAD_SIZE)
-        .serve_connection(TokioIo::new(io), service)
+        .serve_connection(TokioIo::new(Stream::new(io, ahead, state.clone())), service)
         .with_upgrades();
-    let mut conn = pin!(conn);
-    let mut draining = Draining::new(drain);
-    poll_fn(|cx| {
-        if draining.begins(cx, false) {
-            conn.as_mut().graceful_shutdown();
-        }
-        conn.as_mut().poll(cx)
-    })
-    .await
-}
-
-/// Notices once that the connection should end; registers once, then costs one load a poll.
-struct Draining {
-    drain: Option<Drain>,
-    waiting: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
-    registered: bool,
-    begun: bool,
-}
-
-impl Draining {
-    fn new(drain: Option<Drain>) -> Self {
-        let waiting = drain.clone().map(|mut drain| {
-            let waiting: Pin<Box<dyn Future<Output = ()> + Send>> =
-                Box::pin(async move { drain.begun().await });
-            waiting
-        });
-        Self {
-            drain,
-            waiting,
-            registered: false,
-            begun: false,
-        }
-    }
-
-    fn begins(&mut self, cx: &mut Context<'_>, also: bool) -> bool {
-        if self.begun {
-            return false;
-        }
-        let Some(drain) = &self.drain else {
-            self.begun = also;
-            return also;
-        };
-        if let Some(waiting) = &mut self.waiting {
-            if !self.registered {
-                self.registered = true;
-                let _ = waiting.as_mut().poll(cx);
-            }
-        }
-        self.begun = also || drain.has_begun();
-        if self.begun {
-            self.waiting = None;
-        }
-        self.begun
-    }
+    http1::drive(conn, |conn| conn.graceful_shutdown(), drain, state).await
 }
 
 /// Says what ended a connection; `None` where that is no event, or a request's log line tells.
-fn classify(error: &hyper::Error, state: &State) -> Option<(ConnectionEventKind, String)> {
+fn classify(
+    result: &Result<(), hyper::Error>,
+    state: &State,
+) -> Option<(ConnectionEventKind, String)> {
+    if state.has_given_up() {
+        return Some((ConnectionEventKind::HeadTimeout, String::new()));
+    }
+    let Err(error) = result else {
+        return None;
+    };
     let kind = if error.is_parse_too_large() {
         ConnectionEventKind::HeadTooLarge
     } else if error.is_parse() {
         ConnectionEventKind::BadRequest
-    } else if state.phase() == Phase::Head && state.is_expired() {
-        ConnectionEventKind::HeadTimeout
     } else if state.is_active() || error.is_user() || error.is_canceled() {
         return None;
     } else if error.is_incomplete_message() || error.is_closed() {
@@ -342,8 +279,10 @@ fn in_range(field: &str, timeout: Duration) -> Result<Duration, ConfigError> {
 /// What a request head may come to; longer ones get 431.
 pub(super) const HEAD_SIZE: usize = 32 * 1024;
 /// Streams at once: enough for a page, and a bound on what one client can ask for.
-const STREAMS: u32 = 256;
+#[cfg(feature = "http2")]
+pub(super) const STREAMS: u32 = 256;
 /// Enough for uploads over a long way: 1 MiB a stream.
-const WINDOW: u32 = 1024 * 1024;
-const DEFAULT_HEAD_TIMEOUT: Duration = Duration::from_secs(10);
-const DEFAULT_IDLE_TIMEOUT: Duration = Duration::from_secs(60);
+#[cfg(feature = "http2")]
+pub(super) const WINDOW: u32 = 1024 * 1024;
+pub(super) const DEFAULT_HEAD_TIMEOUT: Duration = Duration::from_secs(10);
+pub(super) const DEFAULT_IDLE_TIMEOUT: Duration = Duration::from_secs(60);

@@ -24,21 +24,31 @@
 //!
 //! | what | default |
 //! |---|---|
-//! | connections at once | 10,000; others wait in the kernel's queue |
+//! | connections at once, tunnels included | 10,000; others wait in the kernel's queue |
 //! | time for a request head, telling the protocol apart included | 10 s |
 //! | idle between requests; a client that takes no more of its response | 60 s |
 //! | request head | 100 fields, 32 KiB |
 //! | HTTP/2 streams at once | 256 |
+//! | HTTP/2 flow control | 1 MiB a stream, 4 MiB a connection |
 //! | graceful end | 30 s, then connections are cut |
 //!
 //! # When it fails
 //!
-//! A head that is no HTTP is answered with 400, one over the limits with 431, one that does not
-//! come in time with 408; then the connection is closed, and told to
-//! [`events`](Serve::events). Accepting never fails for good: what goes wrong is logged, and
-//! tried again after 100 ms.
+//! A head that is no HTTP is answered with 400, one over the limits with 431, one that began and
+//! does not come in time with 408; then the connection is closed, and told to
+//! [`events`](Serve::events). A client that says nothing, or no more, is closed without a word.
+//! Accepting never fails for good: what goes wrong is logged, and tried again after 100 ms.
 //!
-//! A service that is not ready holds its own request back, and nothing else.
+//! A service that is not ready holds its own request back, and nothing else. A service that
+//! fails closes the connection: put `RespondLayer` around what may fail.
+//!
+//! A client that stalls in the middle of its request body is the business of whoever reads the
+//! body, and a tunnel (101, CONNECT) that of whoever holds it. HTTP/2 frames are not looked into
+//! here, so a header block that trickles in has the idle time, not the time for a head.
+//!
+//! A graceful end answers what has arrived, in the kernel's queue, too: a head that has begun
+//! may end, a connection of the last half second may bring its first request. Idle ones are
+//! closed, HTTP/2 clients told to go (GOAWAY), tunnels waited for until the deadline.
 //!
 //! # Cost
 //!
@@ -48,8 +58,13 @@
 
 mod app;
 mod body;
+mod draining;
+#[cfg(feature = "http2")]
 mod gather;
 mod http;
+mod http1;
+#[cfg(feature = "http2")]
+mod http2;
 mod listener;
 mod serve;
 mod sniff;
@@ -62,3 +77,6 @@ pub use http::{ConnectionFuture, Http};
 pub use listener::{Listener, bind};
 pub use serve::{Serve, serve};
 pub use workers::Workers;
+
+#[cfg(all(test, feature = "http2"))]
+mod tests;

@@ -102,8 +102,9 @@ impl<L: Listener, C> Serve<L, C> {
         self
     }
 
-    /// Ends gracefully when `signal` does: accepts what waits in the queue, closes the listener,
-    /// lets requests in flight end and tells clients that no more are welcome.
+    /// Ends gracefully when `signal` does: accepts what waits in the queue (over the cap, too),
+    /// closes the listener, lets requests in flight and tunnels end, and tells clients that no
+    /// more are welcome.
     ///
     /// Default: never.
     pub fn shutdown(mut self, signal: impl Future<Output = ()> + Send + 'static) -> Self {
@@ -186,12 +187,16 @@ where
             (place, (io, peer)) = accepted => open.begin(io, peer, place.ok()),
         }
     }
-    // Whoever has connected already would be reset by the close of the listener.
-    while let Some((io, peer)) = now(listener.accept()).await {
-        open.begin(io, peer, None);
+    open.drainer.begin();
+    // Whoever has connected already would be reset by the close of the listener. The runtime
+    // learns of the last ones when it turns to the operating system, which it does in between.
+    for _ in 0..2 {
+        while let Some((io, peer)) = now(listener.accept()).await {
+            open.begin(io, peer, None);
+        }
+        tokio::task::yield_now().await;
     }
     drop(listener);
-    open.drainer.begin();
     if timeout(drain_timeout, open.drainer.ended()).await.is_err() {
         let cut = open.drainer.left();
         tracing::warn!(target: "evenkeel::server", cut, "connections were cut at the drain's deadline");
@@ -256,5 +261,5 @@ async fn now<F: Future>(future: F) -> Option<F::Output> {
 }
 
 /// What a process with the usual limit of open files can have, both sides counted.
-const DEFAULT_MAX_CONNECTIONS: usize = 10_000;
-const DEFAULT_DRAIN_TIMEOUT: Duration = Duration::from_secs(30);
+pub(super) const DEFAULT_MAX_CONNECTIONS: usize = 10_000;
+pub(super) const DEFAULT_DRAIN_TIMEOUT: Duration = Duration::from_secs(30);

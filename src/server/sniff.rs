@@ -1,11 +1,11 @@
 //! Telling HTTP/1.1 and HTTP/2 apart by the first bytes of a cleartext connection.
 
-use std::future::poll_fn;
+use std::{future::poll_fn, pin::pin};
 
 use bytes::{Bytes, BytesMut};
 use tokio::io::{AsyncRead, AsyncReadExt};
 
-use super::state::State;
+use super::{draining::begun, state::State};
 use crate::{context::Drain, error::BoxError};
 
 /// What the first bytes are of.
@@ -25,22 +25,34 @@ pub(super) async fn sniff<Io: AsyncRead + Unpin>(
         return Ok(Sniffed::Http1(Bytes::new()));
     }
     let mut ahead = BytesMut::with_capacity(SNIFF);
-    let mut drain = drain.cloned();
+    let mut begun = pin!(begun(drain.cloned()));
+    let mut hurried = false;
     loop {
-        let begun = async {
-            match &mut drain {
-                Some(drain) => drain.begun().await,
-                None => std::future::pending().await,
-            }
-        };
         let n = tokio::select! {
+            biased;
+            // First, so that what came in time is seen whatever else is due.
             n = io.read_buf(&mut ahead) => n?,
-            // The first bytes are the first of a head: the codec gives them their answer.
-            () = poll_fn(|cx| state.poll_expired(cx)) => return Ok(Sniffed::Http1(ahead.freeze())),
-            () = begun, if ahead.is_empty() => return Ok(Sniffed::Closed),
+            () = poll_fn(|cx| state.poll_expired(cx)) => {
+                if ahead.is_empty() {
+                    return Ok(Sniffed::Closed);
+                }
+                // They are the first of a head: the codec gives them their answer.
+                return Ok(Sniffed::Http1(ahead.freeze()));
+            }
+            () = &mut begun, if ahead.is_empty() && !hurried => {
+                if !state.hurry() {
+                    return Ok(Sniffed::Closed);
+                }
+                hurried = true;
+                continue;
+            }
         };
         if n == 0 && ahead.is_empty() {
             return Ok(Sniffed::Closed);
+        }
+        if hurried {
+            hurried = false;
+            state.take_your_time();
         }
         let compared = ahead.len().min(PREFACE.len());
         if n == 0 || ahead[..compared] != PREFACE[..compared] {

@@ -3,11 +3,13 @@
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicU8, AtomicUsize, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering::Relaxed},
     },
     task::{Context, Poll},
     time::Duration,
 };
+
+use tokio::{sync::Notify, time::Instant};
 
 use crate::{context::ConnInfo, deadline::Watch};
 
@@ -18,14 +20,28 @@ pub(super) struct Timeouts {
     pub(super) idle: Duration,
 }
 
-/// Shared by a connection's stream, its service and its responses; all on one task, so that
-/// every step is a plain store.
+/// Shared by a connection's stream, its service and its bodies. Under HTTP/1.1 every step is
+/// seen at once by whoever polls the connection; under HTTP/2 streams run on tasks of their own,
+/// so they only count, and the driver draws the conclusions.
 #[derive(Debug)]
 pub(super) struct State {
     phase: AtomicU8,
     active: AtomicUsize,
+    /// HTTP/2.
+    multiplexed: AtomicBool,
+    /// Responses of which a part waits for the client (HTTP/2).
+    offered: AtomicUsize,
+    /// Goes up whenever a client took some of a response (HTTP/2).
+    moved: AtomicUsize,
     /// How much came since the last whole head, roughly: reads are not cut at heads.
     head_bytes: AtomicUsize,
+    /// A head did not come in time.
+    gave_up: AtomicBool,
+    draining: AtomicBool,
+    hurried: AtomicBool,
+    accepted: Instant,
+    /// The stream was dropped, by the codec or by the tunnel's owner.
+    pub(super) closed: Notify,
     watch: Watch,
     timeouts: Timeouts,
 }
@@ -39,6 +55,8 @@ pub(super) enum Phase {
     Head = 1,
     /// The next request.
     Idle = 2,
+    /// The bytes are no longer HTTP's.
+    Tunnel = 3,
 }
 
 impl State {
@@ -47,7 +65,15 @@ impl State {
         let state = Self {
             phase: AtomicU8::new(Phase::Head as u8),
             active: AtomicUsize::new(0),
+            multiplexed: AtomicBool::new(false),
+            offered: AtomicUsize::new(0),
+            moved: AtomicUsize::new(0),
             head_bytes: AtomicUsize::new(0),
+            gave_up: AtomicBool::new(false),
+            draining: AtomicBool::new(false),
+            hurried: AtomicBool::new(false),
+            accepted: info.accepted(),
+            closed: Notify::new(),
             watch: Watch::new(),
             timeouts,
         };
@@ -60,15 +86,24 @@ impl State {
         match self.phase.load(Relaxed) {
             1 => Phase::Head,
             2 => Phase::Idle,
+            3 => Phase::Tunnel,
             _ => Phase::Busy,
         }
+    }
+
+    pub(super) fn is_multiplexed(&self) -> bool {
+        self.multiplexed.load(Relaxed)
     }
 
     /// Bytes came in.
     pub(super) fn received(&self, bytes: usize) {
         match self.phase() {
-            Phase::Busy => return,
-            Phase::Head => {}
+            Phase::Busy | Phase::Tunnel => return,
+            Phase::Head => {
+                if self.hurried.load(Relaxed) {
+                    self.take_your_time();
+                }
+            }
             Phase::Idle => {
                 self.phase.store(Phase::Head as u8, Relaxed);
                 self.head_bytes.store(0, Relaxed);
@@ -78,22 +113,36 @@ impl State {
         self.head_bytes.fetch_add(bytes, Relaxed);
     }
 
-    pub(super) fn head_bytes(&self) -> usize {
-        self.head_bytes.load(Relaxed)
+    /// Some of a head came, and not yet all.
+    pub(super) fn is_in_head(&self) -> bool {
+        self.phase() == Phase::Head && self.head_bytes.load(Relaxed) > 0
+    }
+
+    /// No byte came yet.
+    pub(super) fn is_unused(&self) -> bool {
+        self.phase() == Phase::Head && self.head_bytes.load(Relaxed) == 0
     }
 
     /// A whole request head is there.
     pub(super) fn begin(self: &Arc<Self>) -> Exchanging {
         self.active.fetch_add(1, Relaxed);
-        self.phase.store(Phase::Busy as u8, Relaxed);
-        self.watch.disarm();
+        if !self.is_multiplexed() {
+            self.phase.store(Phase::Busy as u8, Relaxed);
+            self.watch.disarm();
+        }
         Exchanging {
             state: self.clone(),
+            offered: false,
+            opens_tunnel: false,
         }
     }
 
     pub(super) fn is_active(&self) -> bool {
         self.active.load(Relaxed) > 0
+    }
+
+    pub(super) fn has_moved(&self) {
+        self.moved.fetch_add(1, Relaxed);
     }
 
     /// The client takes no more of what is written.
@@ -104,14 +153,14 @@ impl State {
     /// The client takes it again.
     pub(super) fn write_unblocked(&self) {
         match self.phase() {
-            Phase::Busy => self.watch.disarm(),
+            Phase::Busy | Phase::Tunnel => self.watch.disarm(),
             Phase::Head | Phase::Idle => self.watch.arm(self.timeouts.idle),
         }
     }
 
     /// The end has begun: this long, and no longer.
     pub(super) fn linger(&self, limit: Duration) {
-        self.watch.arm(limit);
+        self.watch.arm(limit.min(self.timeouts.idle));
     }
 
     pub(super) fn poll_expired(&self, cx: &mut Context<'_>) -> Poll<()> {
@@ -121,20 +170,137 @@ impl State {
     pub(super) fn is_expired(&self) -> bool {
         self.watch.is_expired()
     }
+
+    /// A head did not come in time.
+    pub(super) fn give_up(&self) {
+        self.gave_up.store(true, Relaxed);
+    }
+
+    pub(super) fn has_given_up(&self) -> bool {
+        self.gave_up.load(Relaxed)
+    }
+
+    /// The connection should end after the exchange that it is at.
+    pub(super) fn drain(&self) {
+        self.draining.store(true, Relaxed);
+    }
+
+    pub(super) fn is_draining(&self) -> bool {
+        self.draining.load(Relaxed)
+    }
+
+    /// Leaves an unused connection that is to end the time for a request that is on its way;
+    /// returns false where it has had that.
+    pub(super) fn hurry(&self) -> bool {
+        if self.hurried.load(Relaxed) {
+            return !self.is_expired();
+        }
+        let left = YOUNG.saturating_sub(self.accepted.elapsed());
+        if left.is_zero() {
+            return false;
+        }
+        self.hurried.store(true, Relaxed);
+        self.watch.arm(left);
+        true
+    }
+
+    /// The request that was on its way is coming.
+    pub(super) fn take_your_time(&self) {
+        self.hurried.store(false, Relaxed);
+        self.watch.arm(self.timeouts.head);
+    }
+
+    /// Ends a tunnel whose connection may last no longer.
+    pub(super) fn cut(&self) {
+        self.watch.arm(Duration::ZERO);
+    }
 }
 
-/// One request being answered; its drop is the end.
+/// What the driver of HTTP/2 asks and orders.
+#[cfg(feature = "http2")]
+impl State {
+    /// Says that many requests share the connection.
+    pub(super) fn multiplex(&self) {
+        self.multiplexed.store(true, Relaxed);
+    }
+
+    /// Some response waits for the client.
+    pub(super) fn is_offering(&self) -> bool {
+        self.offered.load(Relaxed) > 0
+    }
+
+    pub(super) fn moves(&self) -> usize {
+        self.moved.load(Relaxed)
+    }
+
+    /// Begins the time that a client may do nothing.
+    pub(super) fn wait_idle(&self) {
+        self.watch.arm(self.timeouts.idle);
+    }
+
+    pub(super) fn disarm(&self) {
+        self.watch.disarm();
+    }
+}
+
+/// A request being answered, or its body being read; the drop is the end.
 #[derive(Debug)]
 pub(super) struct Exchanging {
     state: Arc<State>,
+    offered: bool,
+    opens_tunnel: bool,
+}
+
+impl Exchanging {
+    pub(super) fn state(&self) -> &Arc<State> {
+        &self.state
+    }
+
+    /// Notes whether some of the response waits for the client: until it is asked for more.
+    pub(super) fn offer(&mut self, offered: bool) {
+        if !self.state.is_multiplexed() {
+            return;
+        }
+        if self.offered {
+            self.state.has_moved();
+        }
+        match (self.offered, offered) {
+            (false, true) => _ = self.state.offered.fetch_add(1, Relaxed),
+            (true, false) => _ = self.state.offered.fetch_sub(1, Relaxed),
+            _ => {}
+        }
+        self.offered = offered;
+    }
+
+    /// The bytes after this response are no longer HTTP's.
+    pub(super) fn opens_tunnel(&mut self) {
+        if self.state.is_multiplexed() {
+            // The codec does not tell when a tunnel on a stream closes: it holds the connection.
+            self.state.active.fetch_add(1, Relaxed);
+        } else {
+            self.opens_tunnel = true;
+        }
+    }
 }
 
 impl Drop for Exchanging {
     fn drop(&mut self) {
+        self.offer(false);
         let state = &self.state;
-        if state.active.fetch_sub(1, Relaxed) == 1 {
-            state.phase.store(Phase::Idle as u8, Relaxed);
-            state.watch.arm(state.timeouts.idle);
+        if state.active.fetch_sub(1, Relaxed) != 1 {
+            return;
         }
+        if self.opens_tunnel {
+            state.phase.store(Phase::Tunnel as u8, Relaxed);
+            state.watch.disarm();
+            return;
+        }
+        if !state.is_multiplexed() {
+            state.phase.store(Phase::Idle as u8, Relaxed);
+        }
+        state.watch.arm(state.timeouts.idle);
     }
 }
+
+/// A client that connected this shortly before the end had a reason: its request is on its way.
+const YOUNG: Duration = Duration::from_millis(500);

@@ -18,10 +18,6 @@ pub(super) struct Stream<Io> {
     ahead: Bytes,
     state: Arc<State>,
     blocked: bool,
-    /// A head that never became a request has its answer.
-    answered: bool,
-    /// The client sends no more.
-    ended: bool,
     closing: Closing,
 }
 
@@ -39,29 +35,33 @@ impl<Io> Stream<Io> {
             ahead,
             state,
             blocked: false,
-            answered: false,
-            ended: false,
             closing: Closing::No,
         }
     }
 }
 
-impl<Io: AsyncRead + AsyncWrite + Unpin> Stream<Io> {
-    /// Ends the connection: an idle one without a word, one that waits for a head with 408.
-    fn end(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.refuse(cx, REQUEST_TIMEOUT);
-        // Nothing was put into the buffer: the end of the stream.
-        Poll::Ready(Ok(()))
+impl<Io> Drop for Stream<Io> {
+    fn drop(&mut self) {
+        self.state.closed.notify_one();
     }
+}
 
-    /// Answers a head that never became a request, once.
-    fn refuse(&mut self, cx: &mut Context<'_>, answer: &[u8]) {
-        if self.state.phase() == Phase::Head && !self.answered && !self.ended {
-            self.answered = true;
-            // A client that does not read gets what fits.
-            let _ = Pin::new(&mut self.io).poll_write(cx, answer);
-            let _ = Pin::new(&mut self.io).poll_flush(cx);
+impl<Io: AsyncRead + AsyncWrite + Unpin> Stream<Io> {
+    /// Ends the connection: one that waits for the rest of a head with 408, others without a
+    /// word. Nothing is put into the codec's buffer: the end of the stream.
+    fn end(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
+        if self.state.phase() == Phase::Tunnel {
+            return Err(io::ErrorKind::ConnectionAborted.into());
         }
+        if self.state.is_in_head() && !self.state.has_given_up() {
+            self.state.give_up();
+            if !self.blocked {
+                // A client that does not read gets what fits.
+                let _ = Pin::new(&mut self.io).poll_write(cx, REQUEST_TIMEOUT);
+                let _ = Pin::new(&mut self.io).poll_flush(cx);
+            }
+        }
+        Ok(())
     }
 
     /// Reads on for a while when the client is still sending: closing now would reset the
@@ -74,7 +74,7 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Stream<Io> {
             match read {
                 Poll::Ready(Ok(())) if !buf.filled().is_empty() => self.linger(),
                 Poll::Ready(_) => return Poll::Ready(()),
-                Poll::Pending if self.state.phase() == Phase::Head => self.linger(),
+                Poll::Pending if self.state.is_in_head() => self.linger(),
                 Poll::Pending => {}
             }
             if read.is_pending() {
@@ -101,6 +101,10 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Stream<Io> {
         cx: &mut Context<'_>,
         wrote: Poll<io::Result<T>>,
     ) -> Poll<io::Result<T>> {
+        if self.state.phase() == Phase::Tunnel {
+            // Its owner says how long is too long.
+            return wrote;
+        }
         if wrote.is_ready() {
             if self.blocked {
                 self.blocked = false;
@@ -138,11 +142,10 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> AsyncRead for Stream<Io> {
         match Pin::new(&mut this.io).poll_read(cx, buf) {
             Poll::Pending => {
                 ready!(this.state.poll_expired(cx));
-                this.end(cx)
+                Poll::Ready(this.end(cx))
             }
             Poll::Ready(result) => {
                 let n = buf.filled().len() - before;
-                this.ended |= n == 0;
                 if n > 0 {
                     this.state.received(n);
                 }
@@ -159,7 +162,6 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Stream<Io> {
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
-        this.answered |= this.state.phase() == Phase::Head;
         let wrote = Pin::new(&mut this.io).poll_write(cx, buf);
         this.wrote(cx, wrote)
     }
@@ -170,7 +172,6 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Stream<Io> {
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
-        this.answered |= this.state.phase() == Phase::Head;
         let wrote = Pin::new(&mut this.io).poll_write_vectored(cx, bufs);
         this.wrote(cx, wrote)
     }
@@ -188,15 +189,12 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Stream<Io> {
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         if this.closing == Closing::No {
-            // The codec keeps its own answer back while there is unread input (it flushes for
-            // pipelines only once all is read), and closes.
-            match this.state.head_bytes() {
-                0 => {}
-                n if n >= super::http::HEAD_SIZE => this.refuse(cx, TOO_LARGE),
-                _ => this.refuse(cx, BAD_REQUEST),
-            }
             ready!(Pin::new(&mut this.io).poll_shutdown(cx))?;
             this.closing = Closing::Shut;
+        }
+        if this.state.phase() == Phase::Tunnel {
+            // Only one direction ends.
+            return Poll::Ready(Ok(()));
         }
         this.poll_linger(cx).map(Ok)
     }
@@ -204,9 +202,5 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Stream<Io> {
 
 /// What is on its way arrives within this; whoever sends on for longer is not listening.
 const LINGER: Duration = Duration::from_secs(2);
-const BAD_REQUEST: &[u8] =
-    b"HTTP/1.1 400 Bad Request\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
-const TOO_LARGE: &[u8] =
-    b"HTTP/1.1 431 Request Header Fields Too Large\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
 const REQUEST_TIMEOUT: &[u8] =
     b"HTTP/1.1 408 Request Timeout\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";

@@ -1,3 +1,8 @@
+mod ends;
+mod http2;
+mod streaming;
+mod tunnels;
+
 use std::{
     convert::Infallible,
     net::SocketAddr,

@@ -1,0 +1,38 @@
+use std::time::Duration;
+
+use super::{
+    http::{DEFAULT_HEAD_TIMEOUT, DEFAULT_IDLE_TIMEOUT, HEAD_SIZE, STREAMS, WINDOW},
+    serve::{DEFAULT_DRAIN_TIMEOUT, DEFAULT_MAX_CONNECTIONS},
+};
+
+#[test]
+fn the_table_of_defaults_is_true() {
+    let seconds = |d: Duration| format!("{} s", d.as_secs());
+    let thousands = format!(
+        "{},{:03}",
+        DEFAULT_MAX_CONNECTIONS / 1_000,
+        DEFAULT_MAX_CONNECTIONS % 1_000
+    );
+    for (row, value) in [
+        ("connections at once", thousands),
+        ("time for a request head", seconds(DEFAULT_HEAD_TIMEOUT)),
+        ("idle between requests", seconds(DEFAULT_IDLE_TIMEOUT)),
+        ("request head", format!("{} KiB", HEAD_SIZE / 1_024)),
+        ("HTTP/2 streams at once", STREAMS.to_string()),
+        (
+            "HTTP/2 flow control",
+            format!("{} MiB a stream", WINDOW >> 20),
+        ),
+        (
+            "HTTP/2 flow control",
+            format!("{} MiB a connection", (4 * WINDOW) >> 20),
+        ),
+        ("graceful end", seconds(DEFAULT_DRAIN_TIMEOUT)),
+    ] {
+        let line = include_str!("mod.rs")
+            .lines()
+            .find(|line| line.starts_with(&format!("//! | {row}")))
+            .unwrap_or_else(|| panic!("{row} has a row"));
+        assert!(line.contains(&value), "{row} is {value}: {line}");
+    }
+}
