@@ -2,8 +2,7 @@
 
 use std::{
     future::Future,
-    io::{self, Read},
-    mem,
+    io, mem,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, ready},
@@ -234,26 +233,34 @@ fn poll_hello<Io: AsyncRead + Unpin>(
     first: &mut Option<u8>,
     cx: &mut Context<'_>,
 ) -> Poll<Result<Hello, Failure>> {
+    // On the stack, since rustls would keep a buffer for a client that says nothing.
+    let mut bytes = [0; 4096];
     loop {
-        let mut reader = Reader {
-            io: &mut *io,
-            cx: &mut *cx,
-            first: &mut *first,
+        let mut buf = ReadBuf::new(&mut bytes);
+        let read = ready!(Pin::new(&mut *io).poll_read(cx, &mut buf));
+        let mut read = match (read, *first) {
+            (Ok(()), _) => buf.filled(),
+            (Err(_), None) => return Poll::Ready(Err(Failure::quiet())),
+            (Err(error), Some(_)) => return Poll::Ready(Err(Failure::lost(error.to_string()))),
         };
-        match acceptor.read_tls(&mut reader) {
-            Ok(0) if first.is_none() => return Poll::Ready(Err(Failure::quiet())),
-            Ok(0) => {
-                let detail = "the client closed in the middle of its ClientHello";
-                return Poll::Ready(Err(Failure::lost(detail)));
-            }
-            Ok(_) => {}
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Poll::Pending,
-            Err(_) if first.is_none() => return Poll::Ready(Err(Failure::quiet())),
-            Err(error) => return Poll::Ready(Err(Failure::lost(error.to_string()))),
+        let Some(byte) = first.or_else(|| read.first().copied()) else {
+            return Poll::Ready(Err(Failure::quiet()));
+        };
+        if read.is_empty() {
+            let detail = "the client closed in the middle of its ClientHello";
+            return Poll::Ready(Err(Failure::lost(detail)));
         }
-        if first.is_some_and(|byte| byte.is_ascii_uppercase()) {
+        *first = Some(byte);
+        if byte.is_ascii_uppercase() {
             let failure = Failure::handshake("plaintext HTTP on the TLS port");
             return Poll::Ready(Ok(Hello::Refused(Answer::plaintext(), failure)));
+        }
+        while !read.is_empty() {
+            match acceptor.read_tls(&mut read) {
+                Ok(0) => break,
+                Ok(_) => {}
+                Err(error) => return Poll::Ready(Err(Failure::handshake(error.to_string()))),
+            }
         }
         match acceptor.accept() {
             Ok(Some(accepted)) => return Poll::Ready(Ok(Hello::Accepted(accepted))),
@@ -269,23 +276,4 @@ fn poll_hello<Io: AsyncRead + Unpin>(
 fn turn(permits: Arc<Semaphore>) -> Turn {
     // It is closed by nobody; if it were, to go on is better than to hang.
     Box::pin(async move { permits.acquire_owned().await.ok() })
-}
-
-/// Reads without waiting, and keeps the first byte of all.
-struct Reader<'a, 'cx, Io> {
-    io: &'a mut Io,
-    cx: &'a mut Context<'cx>,
-    first: &'a mut Option<u8>,
-}
-
-impl<Io: AsyncRead + Unpin> Read for Reader<'_, '_, Io> {
-    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
-        let mut buf = ReadBuf::new(buf);
-        match Pin::new(&mut *self.io).poll_read(self.cx, &mut buf) {
-            Poll::Ready(read) => read?,
-            Poll::Pending => return Err(io::ErrorKind::WouldBlock.into()),
-        }
-        *self.first = self.first.or_else(|| buf.filled().first().copied());
-        Ok(buf.filled().len())
-    }
 }

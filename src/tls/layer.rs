@@ -15,7 +15,7 @@ use crate::{context::ConnectionEvents, error::ConfigError};
 #[derive(Clone)]
 #[must_use]
 pub struct TlsLayer {
-    shared: Shared,
+    pub(super) shared: Shared,
 }
 
 impl TlsLayer {

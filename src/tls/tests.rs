@@ -1,9 +1,16 @@
 //! The promises of the room's docs.
 
-use tokio::net::TcpStream;
-use tokio_rustls::server::TlsStream as Session;
+use std::{sync::Arc, time::Duration};
+
+use rustls::{ClientConfig, RootCertStore, pki_types::ServerName};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt, DuplexStream},
+    net::TcpStream,
+};
+use tokio_rustls::{TlsConnector, server::TlsStream as Session};
 
 use super::*;
+use crate::context::{ConnInfo, Peer};
 
 #[test]
 fn the_table_of_defaults_says_what_the_code_does() {
@@ -47,4 +54,112 @@ fn types_can_be_shared_and_are_small() {
     assert!(handshake <= 2_048, "{handshake} bytes a handshake");
     let session = size_of::<Session<TcpStream>>();
     assert!(session <= 1_536, "{session} bytes a session");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_handshake_waits_for_its_turn_and_keeps_it_for_its_own_work_alone() {
+    let (layer, client) = pair();
+    let permits = layer.shared.permits.clone();
+    let taken = permits.clone().acquire_many_owned(512).await.unwrap();
+    let (mut server, mut client) = streams(&layer, client);
+    let waiting = tokio::time::timeout(Duration::from_secs(5), async {
+        tokio::select! {
+            ended = server.handshake() => panic!("without a permit: {ended:?}"),
+            connected = &mut client => panic!("without a permit: {:?}", connected.err()),
+        }
+    });
+    assert!(waiting.await.is_err(), "it must wait for a permit");
+    drop(taken);
+    let (served, connected) = tokio::join!(server.handshake(), client);
+    served.unwrap();
+    connected.unwrap();
+    assert_eq!(permits.available_permits(), 512, "the permit is given back");
+}
+
+#[tokio::test(start_paused = true)]
+async fn whoever_never_gets_a_turn_is_timed_out() {
+    let (layer, client) = pair();
+    let _taken = layer.shared.permits.clone().acquire_many_owned(512).await;
+    let (mut server, client) = streams(&layer, client);
+    let began = tokio::time::Instant::now();
+    let (served, connected) = tokio::join!(server.handshake(), async {
+        let connected = client.await;
+        connected.err()
+    });
+    let error = served.unwrap_err();
+    assert_eq!(error.to_string(), "too many handshakes at once");
+    assert_eq!(
+        began.elapsed().as_secs(),
+        layer::HANDSHAKE_TIMEOUT.as_secs()
+    );
+    assert!(connected.is_some(), "the client's connection is closed");
+    assert!(server.handshake().await.is_err(), "and stays closed");
+}
+
+#[test]
+fn an_idle_session_holds_little_memory() {
+    let mut runtime = tokio::runtime::Builder::new_current_thread();
+    let runtime = runtime.enable_all().build().unwrap();
+    let (layer, config) = pair();
+    let connect = || {
+        runtime.block_on(async {
+            let (near, far) = tokio::net::UnixStream::pair().unwrap();
+            let conn = ConnInfo::new(Peer::Unknown, Peer::Unknown);
+            let shared = Arc::new(layer.shared.clone());
+            let mut server = TlsStream::new(far, conn, shared, None);
+            let name = ServerName::try_from("localhost").unwrap();
+            let client = TlsConnector::from(config.clone()).connect(name, near);
+            let (served, connected) = tokio::join!(server.handshake(), client);
+            served.unwrap();
+            connected.unwrap().write_all(b"one request").await.unwrap();
+            let mut buf = [0; 64];
+            assert!(server.read(&mut buf).await.unwrap() > 0);
+            server
+        })
+    };
+    drop(connect());
+    let mut open = Vec::with_capacity(32);
+    let mut open_silently = Vec::with_capacity(32);
+    let memory = allocation_counter::measure(|| open.extend((0..32).map(|_| connect())));
+    let each = memory.bytes_current / 32;
+    assert!(each < 9_000, "{each} bytes an idle session");
+
+    let silent = || {
+        runtime.block_on(async {
+            let (mut server, client) = streams(&layer, config.clone());
+            let silent = tokio::time::timeout(Duration::ZERO, server.handshake());
+            assert!(silent.await.is_err(), "nobody said anything");
+            (server, client)
+        })
+    };
+    let both = allocation_counter::measure(|| open_silently.extend((0..32).map(|_| silent())));
+    let each = both.bytes_current / 32;
+    assert!(
+        each < 6_000,
+        "{each} bytes for a client that says nothing, its own included"
+    );
+}
+
+type Connecting = tokio_rustls::Connect<DuplexStream>;
+
+fn pair() -> (TlsLayer, Arc<ClientConfig>) {
+    let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+    let certificate = Certificate::pem(made.cert.pem(), made.signing_key.serialize_pem());
+    let config = TlsConfig::new(Certificates::new([certificate]).unwrap());
+    let mut roots = RootCertStore::empty();
+    roots.add(made.cert.der().clone()).unwrap();
+    let client = ClientConfig::builder_with_provider(crate::connect::provider())
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    (TlsLayer::new(config), Arc::new(client))
+}
+
+fn streams(layer: &TlsLayer, client: Arc<ClientConfig>) -> (TlsStream<DuplexStream>, Connecting) {
+    let (near, far) = tokio::io::duplex(16 * 1024);
+    let conn = ConnInfo::new(Peer::Unknown, Peer::Unknown);
+    let server = TlsStream::new(far, conn, Arc::new(layer.shared.clone()), None);
+    let name = ServerName::try_from("localhost").unwrap();
+    (server, TlsConnector::from(client).connect(name, near))
 }

@@ -6,8 +6,9 @@ mod certificates;
 mod handshakes;
 mod hostile;
 mod http_side;
+mod served;
 
-use std::{convert::Infallible, net::SocketAddr, sync::Arc, time::Duration};
+use std::{convert::Infallible, future::IntoFuture, net::SocketAddr, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use evenkeel::{
