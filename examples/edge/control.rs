@@ -8,7 +8,7 @@ use evenkeel::{
     endpoints::{Endpoints, Readiness},
     server::{Serve, Workers, bind},
     settings::Settings,
-    tls::{HstsLayer, RELOAD_INTERVAL, TlsLayer},
+    tls::{Certificate, Certificates, HstsLayer, RELOAD_INTERVAL, TlsLayer},
 };
 use tokio::{
     net::TcpListener,
@@ -47,10 +47,14 @@ async fn control(path: &str, loaded: Loaded) -> Result<(), BoxError> {
     let currents = balancers(&settings, &pool, log_layer.as_ref(), threads)?;
     let currents: Vec<_> = currents.into_iter().map(Current::new).collect();
     // While these live, the certificates follow their files.
-    let _watched: Vec<_> = tls
+    let certificates: Vec<_> = tls
+        .iter()
+        .map(|tls| tls.as_ref().map(|(_, certificates)| certificates.clone()))
+        .collect();
+    let _watched: Vec<_> = certificates
         .iter()
         .flatten()
-        .map(|(_, certificates)| certificates.watch(RELOAD_INTERVAL))
+        .map(|certificates| certificates.watch(RELOAD_INTERVAL))
         .collect();
     let readiness = Readiness::new(pool.clone());
     let (stop, stopped) = watch::channel(());
@@ -78,7 +82,7 @@ async fn control(path: &str, loaded: Loaded) -> Result<(), BoxError> {
                 if let Some((sink, _)) = &log {
                     sink.reopen();
                 }
-                match reload(path, &pool, log_layer.as_ref(), &currents) {
+                match reload(path, &pool, log_layer.as_ref(), &currents, &certificates) {
                     Ok(()) => tracing::info!("settings read again"),
                     Err(error) => tracing::error!(%error, "the settings are wrong: the last good ones stay"),
                 }
@@ -136,11 +140,21 @@ fn reload(
     pool: &Pool,
     log: Option<&AccessLogLayer>,
     currents: &[Arc<Current>],
+    certificates: &[Option<Certificates>],
 ) -> Result<(), BoxError> {
     let Loaded { settings, .. } = Loaded::read(path)?;
     let threads = NonZeroUsize::new(currents.len()).ok_or("no workers")?;
     let balancers = balancers(&settings, pool, log, threads)?;
     pool.replace(settings.backends()?)?;
+    for (listen, certificates) in settings.listen.iter().zip(certificates) {
+        if let (Some(tls), Some(certificates)) = (&listen.tls, certificates) {
+            let files = tls.certificates.iter();
+            certificates.replace(files.map(|c| Certificate::files(&c.chain, &c.key)))?;
+        }
+    }
+    if settings.listen.len() != certificates.len() {
+        tracing::warn!("listeners change with a restart only");
+    }
     for (current, balancer) in currents.iter().zip(balancers) {
         current.replace(balancer);
     }
@@ -173,7 +187,7 @@ fn balancers(
 
 fn listeners(
     settings: &Settings,
-    tls: Vec<Option<(TlsLayer, evenkeel::tls::Certificates)>>,
+    tls: Vec<Option<(TlsLayer, Certificates)>>,
 ) -> Result<Vec<(SocketAddr, Option<TlsLayer>)>, BoxError> {
     tls.into_iter()
         .enumerate()

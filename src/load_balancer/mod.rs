@@ -42,8 +42,8 @@
 //!
 //! # When it fails
 //!
-//! It answers, with the statuses of [`respond`](crate::respond); its error is `Infallible`. A
-//! program that wants the [`Error`](crate::Error) itself leaves `RespondLayer` out of a stack of
+//! It answers, with the statuses of [`respond`]; its error is `Infallible`. A
+//! program that wants the [`Error`] itself leaves `RespondLayer` out of a stack of
 //! its own.
 //!
 //! # Cost

@@ -27,7 +27,7 @@ const FLOORS: [&[&str]; 5] = [
 ];
 
 /// On one floor, these may be used by these.
-const WITHIN_A_FLOOR: [(&str, &str); 1] = [("load_balancer", "settings")];
+const WITHIN_A_FLOOR: [(&str, &str); 1] = [("settings", "load_balancer")];
 
 /// What `lib.rs` re-exports, and the room where it is.
 const ROOT: [(&str, &str); 7] = [

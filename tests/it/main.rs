@@ -17,6 +17,7 @@ mod endpoints;
 mod error;
 mod failover;
 mod health;
+mod load_balancer;
 mod proxy;
 mod respond;
 mod server;

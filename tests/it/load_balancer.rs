@@ -1,0 +1,325 @@
+//! The stack as a whole: its order, what it costs, and what wrong orders do.
+
+use std::{
+    convert::Infallible,
+    sync::{Arc, Mutex},
+};
+
+use bytes::Bytes;
+use evenkeel::{
+    Backend, ErrorKind, LoadBalancer, Pool,
+    access_log::{AccessLogLayer, JsonLines},
+    balance::BalanceLayer,
+    context::Exchange,
+    failover::FailoverLayer,
+    health::HealthLayer,
+    proxy::Proxy,
+    respond::RespondLayer,
+    sticky::{Keys, StickyLayer},
+};
+use http::{Request, Response, StatusCode};
+use http_body_util::{BodyExt, Empty, Full};
+use tower::{Layer, Service, ServiceExt};
+use tracing::instrument::WithSubscriber;
+
+use crate::support::{Act, Origin, Scripted, refused};
+
+fn pool(urls: &[String]) -> Pool {
+    let ids = ["a", "b", "c", "d"];
+    Pool::new(
+        ids.iter()
+            .zip(urls)
+            .map(|(id, url)| Backend::new(*id, url).unwrap()),
+    )
+    .unwrap()
+}
+
+fn sticky(pool: &Pool) -> StickyLayer {
+    StickyLayer::new(pool.clone(), Keys::new([7; 32]))
+}
+
+fn quiet(pool: &Pool) -> HealthLayer {
+    HealthLayer::new(pool.clone()).no_checks().no_outliers()
+}
+
+fn get() -> Request<Empty<Bytes>> {
+    Request::get("/")
+        .header("host", "a")
+        .body(Empty::new())
+        .unwrap()
+}
+
+async fn text<B>(response: Response<B>) -> String
+where
+    B: http_body::Body<Data = Bytes>,
+    B::Error: std::fmt::Debug,
+{
+    let bytes = response.into_body().collect().await.unwrap().to_bytes();
+    String::from_utf8(bytes.to_vec()).unwrap()
+}
+
+#[tokio::test]
+async fn as_a_client_it_balances_sticks_and_fails_over() {
+    let (a, b) = (Origin::named("a").await, Origin::named("b").await);
+    let dead = format!("http://{}", refused());
+    let pool = pool(&[a.url(), b.url(), dead]);
+    let balancer = LoadBalancer::builder(pool.clone())
+        .sticky(sticky(&pool))
+        .health(quiet(&pool))
+        .build();
+    let mut seen = std::collections::BTreeSet::new();
+    let mut cookie = String::new();
+    for _ in 0..9 {
+        let response = balancer.clone().oneshot(get()).await.unwrap();
+        assert_eq!(
+            response.status(),
+            StatusCode::OK,
+            "the dead backend is failed over"
+        );
+        cookie = response.headers()["set-cookie"]
+            .to_str()
+            .unwrap()
+            .split(';')
+            .next()
+            .unwrap()
+            .into();
+        seen.insert(text(response).await);
+    }
+    assert_eq!(seen.len(), 2);
+    let mut kept = std::collections::BTreeSet::new();
+    for _ in 0..9 {
+        let mut request = get();
+        request
+            .headers_mut()
+            .insert("cookie", cookie.parse().unwrap());
+        let response = balancer.clone().oneshot(request).await.unwrap();
+        assert!(!response.headers().contains_key("set-cookie"));
+        kept.insert(text(response).await);
+    }
+    assert_eq!(kept.len(), 1, "a session stays on its node");
+}
+
+#[tokio::test]
+async fn all_down_is_503_with_retry_after() {
+    let pool = pool(&[format!("http://{}", refused())]);
+    pool.maintenance("a").unwrap();
+    let balancer = LoadBalancer::builder(pool.clone())
+        .health(quiet(&pool))
+        .build();
+    let response = balancer.oneshot(get()).await.unwrap();
+    assert_eq!(response.status(), StatusCode::SERVICE_UNAVAILABLE);
+    assert!(response.headers().contains_key("retry-after"));
+}
+
+#[tokio::test]
+async fn under_nest_the_backend_sees_the_stripped_path_and_the_log_the_original() {
+    let origin = Scripted::play(vec![Act::Send(
+        b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n",
+    )])
+    .await;
+    let pool = pool(&[format!("http://{}", origin.address)]);
+    let lines = Lines::default();
+    let sink = JsonLines::writer(lines.clone()).unwrap();
+    let balancer = LoadBalancer::builder(pool.clone())
+        .health(quiet(&pool))
+        .access_log(AccessLogLayer::new(sink.clone()))
+        .build();
+    let app = axum::Router::new().nest_service("/api", balancer);
+    let request = Request::get("/api/x?q=1")
+        .header("host", "a")
+        .body(axum::body::Body::empty())
+        .unwrap();
+    let response = app.oneshot(request).await.unwrap();
+    response.into_body().collect().await.unwrap();
+    assert!(
+        origin.last_head().starts_with("GET /x?q=1 HTTP/1.1\r\n"),
+        "{}",
+        origin.last_head()
+    );
+    assert!(sink.flush());
+    let line: serde_json::Value = serde_json::from_slice(&lines.0.lock().unwrap()).unwrap();
+    assert_eq!(line["path"], "/api/x");
+}
+
+/// What was written.
+#[derive(Clone, Debug, Default)]
+struct Lines(Arc<Mutex<Vec<u8>>>);
+
+impl std::io::Write for Lines {
+    fn write(&mut self, data: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(data);
+        Ok(data.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Runs `test` and returns what it warned about.
+async fn warnings<F: Future>(test: F) -> String {
+    let lines = Lines::default();
+    let writer = lines.clone();
+    let subscriber = tracing_subscriber::fmt()
+        .with_max_level(tracing::Level::WARN)
+        .with_writer(move || writer.clone())
+        .finish();
+    test.with_subscriber(subscriber).await;
+    let bytes = lines.0.lock().unwrap().clone();
+    String::from_utf8(bytes).unwrap()
+}
+
+#[tokio::test]
+async fn a_log_below_respond_warns() {
+    let pool = pool(&[format!("http://{}", refused())]);
+    let sink = JsonLines::writer(std::io::sink()).unwrap();
+    let core = BalanceLayer::new(pool).layer(Proxy::new());
+    let wrong = RespondLayer::new().layer(AccessLogLayer::new(sink).layer(core));
+    let said = warnings(async {
+        for _ in 0..3 {
+            let response = wrong.clone().oneshot(get()).await.unwrap();
+            assert_eq!(response.status(), StatusCode::BAD_GATEWAY);
+        }
+    })
+    .await;
+    assert_eq!(
+        said.matches("RespondLayer must stand below it").count(),
+        1,
+        "{said}"
+    );
+}
+
+#[tokio::test]
+async fn respond_below_sticky_is_harmless() {
+    let dead = pool(&[format!("http://{}", refused())]);
+    let core = RespondLayer::new().layer(BalanceLayer::new(dead.clone()).layer(Proxy::new()));
+    let response = sticky(&dead).layer(core).oneshot(get()).await.unwrap();
+    assert_eq!(response.status(), StatusCode::BAD_GATEWAY);
+    assert!(
+        !response.headers().contains_key("set-cookie"),
+        "a failure is no session"
+    );
+}
+
+#[tokio::test]
+async fn sticky_below_failover_warns_and_moves_the_session() {
+    let b = Origin::named("b").await;
+    let pool = pool(&[format!("http://{}", refused()), b.url()]);
+    let core = sticky(&pool).layer(BalanceLayer::new(pool.clone()).layer(Proxy::new()));
+    let wrong = FailoverLayer::new().layer(core);
+    let said = warnings(async {
+        for _ in 0..4 {
+            let response = wrong.clone().oneshot(get()).await.unwrap();
+            assert!(response.headers().contains_key("set-cookie"));
+            assert_eq!(text(response).await, "b");
+        }
+    })
+    .await;
+    assert_eq!(said.matches("must stand above it").count(), 1, "{said}");
+}
+
+#[tokio::test]
+async fn failover_below_balance_tries_the_same_backend() {
+    let b = Origin::named("b").await;
+    let pool = pool(&[format!("http://{}", refused()), b.url()]);
+    let wrong = BalanceLayer::new(pool).layer(FailoverLayer::new().layer(Proxy::new()));
+    let mut failed = 0;
+    for _ in 0..4 {
+        failed += usize::from(wrong.clone().oneshot(get()).await.is_err());
+    }
+    assert_eq!(
+        failed, 2,
+        "every request that was picked for the dead backend fails"
+    );
+}
+
+#[tokio::test]
+async fn balance_below_health_judges_nothing() {
+    let pool = pool(&[
+        format!("http://{}", refused()),
+        format!("http://{}", refused()),
+    ]);
+    let layer = HealthLayer::new(pool.clone()).no_checks();
+    let wrong = layer.layer(BalanceLayer::new(pool.clone()).layer(Proxy::new()));
+    for _ in 0..20 {
+        let error = wrong.clone().oneshot(get()).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Connect);
+    }
+    assert_eq!(pool.snapshot().usable(), 2);
+}
+
+/// An inner service that answers at once, so that what is counted is the layers'.
+fn answer() -> impl Service<
+    Request<evenkeel::failover::ReplayBody<evenkeel::access_log::RequestBody<Empty<Bytes>>>>,
+    Response = Response<Full<Bytes>>,
+    Error = Infallible,
+    Future: Send,
+> + Clone
++ Send {
+    tower::service_fn(|request: Request<_>| {
+        drop(request);
+        std::future::ready(Ok(Response::new(Full::new(Bytes::from_static(b"hello")))))
+    })
+}
+
+#[test]
+fn all_layers_together_cost_two_allocations_over_the_selected_note() {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    runtime.block_on(async {
+        let pool = pool(&["http://127.0.0.1:1".into(), "http://127.0.0.1:2".into()]);
+        let sink = JsonLines::writer(std::io::sink()).unwrap();
+        let core = BalanceLayer::new(pool.clone()).layer(quiet(&pool).layer(answer()));
+        let core = sticky(&pool).layer(FailoverLayer::new().layer(core));
+        let stack = AccessLogLayer::new(sink).layer(RespondLayer::new().layer(core));
+        let mut stack = stack;
+        let first = stack.ready().await.unwrap().call(get()).await.unwrap();
+        let cookie = first.headers()["set-cookie"].clone();
+        // As hyper makes them: shared bytes, and extensions that are there already.
+        let request = || {
+            let mut request = Request::new(Empty::<Bytes>::new());
+            *request.uri_mut() = http::Uri::from_static("/");
+            request
+                .headers_mut()
+                .insert("host", http::HeaderValue::from_static("a"));
+            let pair = cookie.to_str().unwrap().split(';').next().unwrap();
+            request
+                .headers_mut()
+                .insert("cookie", pair.parse().unwrap());
+            request
+                .extensions_mut()
+                .insert(evenkeel::context::ConnInfo::new(
+                    evenkeel::context::Peer::Unknown,
+                    evenkeel::context::Peer::Unknown,
+                ));
+            request
+        };
+        for _ in 0..100 {
+            drop(stack.call(request()).await);
+        }
+        let mut least = u64::MAX;
+        for _ in 0..20 {
+            let request = request();
+            let counted = allocation_counter::measure(|| {
+                let mut call = std::pin::pin!(stack.call(request));
+                let mut cx = std::task::Context::from_waker(std::task::Waker::noop());
+                let std::task::Poll::Ready(Ok(response)) = call.as_mut().poll(&mut cx) else {
+                    panic!("the inner service answers at once");
+                };
+                let mut body = std::pin::pin!(response.into_body());
+                while let std::task::Poll::Ready(Some(frame)) =
+                    http_body::Body::poll_frame(body.as_mut(), &mut cx)
+                {
+                    frame.unwrap();
+                }
+            });
+            least = least.min(counted.count_total);
+        }
+        // The Exchange, its place in the extensions, and the Selected note that a bare Proxy
+        // would be given.
+        assert_eq!(least, 3, "more than Exchange and Selected was allocated");
+        let _ = Exchange::new();
+    });
+}
