@@ -1,55 +1,65 @@
-//! The stack under hyper's own server, without the feature `server`.
+//! The stack in a server of your own: hyper accepts and speaks HTTP, evenkeel's layers do the
+//! rest, and the feature `server` stays off.
 //!
 //! ```sh
-//! cargo run --example hyper -- http://127.0.0.1:9001 http://127.0.0.1:9002
-//! curl -i http://127.0.0.1:3000/
+//! cargo run --example backend -- a 127.0.0.1:9001 &
+//! cargo run --example backend -- b 127.0.0.1:9002 &
+//! cargo run --example hyper -- a=http://127.0.0.1:9001 b=http://127.0.0.1:9002
+//! curl http://127.0.0.1:3000/        # kill a backend, and ask again
 //! ```
+#![expect(clippy::print_stdout, reason = "an example talks to people")]
 
-use std::{env, error::Error};
+use std::env;
 
 use evenkeel::{
-    Backend, Pool,
-    balance::BalanceLayer,
-    context::{ConnInfo, Peer},
-    failover::FailoverLayer,
-    health::HealthLayer,
-    proxy::Proxy,
-    respond::RespondLayer,
+    BoxError, Pool, balance::BalanceLayer, context::ConnInfo, context::Peer, discover,
+    failover::FailoverLayer, health::HealthLayer, proxy::Proxy, respond::RespondLayer,
 };
-use hyper::{Request, body::Incoming, service::service_fn};
-use hyper_util::rt::TokioIo;
+use http::Request;
+use hyper::{body::Incoming, service::service_fn};
+use hyper_util::{
+    rt::{TokioExecutor, TokioIo},
+    server::conn::auto::Builder,
+};
 use tokio::net::TcpListener;
 use tower::{Service, ServiceBuilder};
 
 #[tokio::main]
-#[expect(clippy::print_stdout, reason = "an example talks to people")]
-async fn main() -> Result<(), Box<dyn Error>> {
-    let urls = env::args().skip(1).enumerate();
-    let backends = urls.map(|(i, url)| Backend::new(format!("b{i}"), &url));
-    let pool = Pool::new(backends.collect::<Result<Vec<_>, _>>()?)?;
+async fn main() -> Result<(), BoxError> {
+    let list: Vec<String> = env::args().skip(1).collect();
+    let backends = discover::list(&list.join(" "))?;
+    if backends.is_empty() {
+        return Err("usage: hyper a=http://127.0.0.1:9001 b=http://127.0.0.1:9002 …".into());
+    }
+    let pool = Pool::new(backends)?;
     let stack = ServiceBuilder::new()
         .layer(RespondLayer::new())
         .layer(FailoverLayer::new())
         .layer(BalanceLayer::new(pool.clone()))
+        // Whoever runs these has no health page, maybe: live traffic judges them.
         .layer(HealthLayer::new(pool).no_checks())
         .service(Proxy::new());
 
     let listener = TcpListener::bind("127.0.0.1:3000").await?;
-    println!("http://127.0.0.1:3000/");
+    println!("curl http://{}/", listener.local_addr()?);
     loop {
         let (stream, peer) = listener.accept().await?;
-        // What `evenkeel::serve` would note: the proxy tells the backend who asked.
-        let conn = ConnInfo::new(Peer::Tcp(peer), Peer::Tcp(stream.local_addr()?));
+        // What `X-Forwarded-For` is made of. The stack works without the note, too.
+        let local = stream.local_addr()?;
+        let conn = ConnInfo::new(Peer::Tcp(peer), Peer::Tcp(local));
         let stack = stack.clone();
+        let service = service_fn(move |mut request: Request<Incoming>| {
+            request.extensions_mut().insert(conn.clone());
+            // These layers are always ready: a clone of the stack may be called at once.
+            stack.clone().call(request)
+        });
         tokio::spawn(async move {
-            let service = service_fn(move |mut request: Request<Incoming>| {
-                request.extensions_mut().insert(conn.clone());
-                stack.clone().call(request)
-            });
-            hyper::server::conn::http1::Builder::new()
-                .serve_connection(TokioIo::new(stream), service)
-                .with_upgrades()
-                .await
+            let connection = Builder::new(TokioExecutor::new())
+                .serve_connection_with_upgrades(TokioIo::new(stream), service)
+                .into_owned();
+            if let Err(error) = connection.await {
+                println!("{peer}: {error}");
+            }
         });
     }
 }

@@ -1,0 +1,57 @@
+//! What is needed to try it without a file: two backends and a certificate.
+
+use std::{
+    future::IntoFuture,
+    io,
+    net::{Ipv4Addr, SocketAddr},
+    time::Duration,
+};
+
+use axum::{Router, extract::Request};
+use evenkeel::{
+    Backend, BoxError, LoadBalancer, Pool,
+    tls::{Certificate, Certificates, TlsConfig, TlsLayer},
+};
+use tokio::net::TcpListener;
+
+use crate::doors::Doors;
+
+#[expect(clippy::print_stdout, reason = "an example talks to people")]
+pub(crate) async fn start() -> Result<(LoadBalancer, Doors), BoxError> {
+    let pool = Pool::new([
+        Backend::new("a", &backend("a").await?)?,
+        Backend::new("b", &backend("b").await?)?,
+    ])?;
+    let names = ["localhost".to_owned(), "127.0.0.1".to_owned()];
+    let own = rcgen::generate_simple_self_signed(names)?;
+    let certificate = Certificate::pem(own.cert.pem(), own.signing_key.serialize_pem());
+    let certificates = Certificates::new([certificate])?;
+    let tls = TlsLayer::new(TlsConfig::new(certificates.clone()));
+    for path in ["hello", "api/users", "users"] {
+        println!("curl -k https://127.0.0.1:{PORT}/{path}");
+    }
+    let address = SocketAddr::from((Ipv4Addr::LOCALHOST, PORT));
+    let doors = Doors {
+        doors: vec![(address, Some((tls, certificates)))],
+        drain: Duration::from_secs(5),
+    };
+    Ok((LoadBalancer::new(pool), doors))
+}
+
+/// Starts a backend that tells what it was asked for and what it was told, and returns its URL.
+async fn backend(name: &'static str) -> io::Result<String> {
+    let listener = TcpListener::bind("127.0.0.1:0").await?;
+    let url = format!("http://{}", listener.local_addr()?);
+    let answer = async move |request: Request| {
+        let mut text = format!("{name} sees {}\n", request.uri());
+        for field in ["x-forwarded-for", "x-forwarded-proto", "x-request-id"] {
+            let value = request.headers().get(field).and_then(|v| v.to_str().ok());
+            text.push_str(&format!("  {field}: {}\n", value.unwrap_or("none")));
+        }
+        text
+    };
+    tokio::spawn(axum::serve(listener, Router::new().fallback(answer)).into_future());
+    Ok(url)
+}
+
+const PORT: u16 = 3000;

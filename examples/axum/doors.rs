@@ -1,0 +1,111 @@
+//! Where clients come in: `axum::serve`, with `TlsLayer` around the listener or without.
+
+use std::{fmt, io, net::SocketAddr, time::Duration};
+
+use axum::{
+    Router,
+    extract::connect_info::Connected,
+    serve::{IncomingStream, Listener},
+};
+use evenkeel::{
+    BoxError,
+    context::ConnInfo,
+    settings::{Settings, SettingsError},
+    tls::{Certificates, RELOAD_INTERVAL, TlsLayer},
+};
+use tokio::{
+    net::{TcpListener, TcpSocket},
+    signal::unix::{SignalKind, signal},
+    sync::watch,
+    task::JoinSet,
+    time::timeout,
+};
+use tower::Layer;
+
+/// Listeners that are not open yet.
+pub(crate) struct Doors {
+    pub(crate) doors: Vec<(SocketAddr, Option<(TlsLayer, Certificates)>)>,
+    pub(crate) drain: Duration,
+}
+
+impl Doors {
+    pub(crate) fn from_settings(settings: &Settings) -> Result<Self, SettingsError> {
+        let doors = (0..settings.listen.len())
+            .map(|nth| Ok((settings.listen_address(nth)?, settings.tls(nth)?)))
+            .collect::<Result<_, SettingsError>>()?;
+        let drain = settings.drain()?;
+        Ok(Self { doors, drain })
+    }
+
+    /// Serves until a signal, then lets requests end.
+    pub(crate) async fn serve(self, app: Router) -> Result<(), BoxError> {
+        let (stop, stopped) = watch::channel(());
+        let mut serving = JoinSet::new();
+        let mut watched = Vec::new();
+        for (address, tls) in self.doors {
+            let listener = bind(address).map_err(|error| format!("{address}: {error}"))?;
+            let address = listener.local_addr()?;
+            let (app, stopped) = (app.clone(), stopped.clone());
+            match tls {
+                Some((layer, certificates)) => {
+                    tracing::info!("listening on https://{address}/");
+                    watched.push(certificates.watch(RELOAD_INTERVAL));
+                    serving.spawn(serve(layer.layer(listener), app, stopped));
+                }
+                None => {
+                    tracing::info!("listening on http://{address}/");
+                    serving.spawn(serve(listener, app, stopped));
+                }
+            }
+        }
+        signalled().await?;
+        drop(stopped);
+        stop.send_replace(());
+        let ended = async {
+            while let Some(served) = serving.join_next().await {
+                served??;
+            }
+            Ok(())
+        };
+        match timeout(self.drain, ended).await {
+            Ok(result) => result,
+            Err(_) => Err("some requests were cut at the drain's deadline".into()),
+        }
+    }
+}
+
+fn bind(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = match address {
+        SocketAddr::V4(_) => TcpSocket::new_v4()?,
+        SocketAddr::V6(_) => TcpSocket::new_v6()?,
+    };
+    socket.set_reuseaddr(true)?;
+    // Connections inherit it: a small response must not wait for the last one's acknowledgement.
+    socket.set_nodelay(true)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
+}
+
+async fn serve<L>(listener: L, app: Router, mut stopped: watch::Receiver<()>) -> io::Result<()>
+where
+    L: Listener,
+    L::Addr: fmt::Debug,
+    ConnInfo: for<'a> Connected<IncomingStream<'a, L>>,
+{
+    // With `ConnInfo`, handlers and layers know the client and its TLS session.
+    let app = app.into_make_service_with_connect_info::<ConnInfo>();
+    axum::serve(listener, app)
+        .with_graceful_shutdown(async move { drop(stopped.changed().await) })
+        .await
+}
+
+async fn signalled() -> io::Result<()> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    tokio::select! {
+        _ = terminate.recv() => Ok(()),
+        ended = tokio::signal::ctrl_c() => ended,
+    }
+}
+
+/// Connections that may wait to be accepted.
+const BACKLOG: u32 = 4_096;

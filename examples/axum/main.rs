@@ -1,0 +1,85 @@
+//! axum: routes of your own beside the load balancer, which answers under `/api` and for all the
+//! rest; TLS around axum's listener; tower-http's layers in the stack.
+//!
+//! ```sh
+//! cargo run --features full --example axum
+//! curl -k https://127.0.0.1:3000/hello         # a route, which sees the TLS session
+//! curl -k https://127.0.0.1:3000/api/users     # a backend, which sees /users
+//! curl -k https://127.0.0.1:3000/users         # a backend, by the fallback
+//! ```
+//!
+//! With a settings file (see the `edge` example) it serves what that says:
+//! `cargo run --release --features full --example axum -- edge.toml`.
+
+mod demo;
+mod doors;
+
+use std::{env, time::Duration};
+
+use axum::{Router, extract::Request, routing::get};
+use evenkeel::{BoxError, LoadBalancer, context::ConnInfo, settings::Settings, tls::HstsLayer};
+use http::StatusCode;
+use tower::{Layer, ServiceBuilder};
+use tower_http::{
+    compression::CompressionLayer,
+    request_id::{MakeRequestUuid, PropagateRequestIdLayer, SetRequestIdLayer},
+    timeout::TimeoutLayer,
+};
+
+use crate::doors::Doors;
+
+fn app(balancer: LoadBalancer) -> Router {
+    let balanced = HstsLayer::new().layer(balancer);
+    // Any tower layer goes around the balancer like around a handler.
+    let api = ServiceBuilder::new()
+        .layer(SetRequestIdLayer::x_request_id(MakeRequestUuid))
+        .layer(PropagateRequestIdLayer::x_request_id())
+        .layer(CompressionLayer::new())
+        .layer(TimeoutLayer::with_status_code(
+            StatusCode::GATEWAY_TIMEOUT,
+            Duration::from_secs(30),
+        ))
+        .service(balanced.clone());
+    Router::new()
+        .route("/hello", get(hello))
+        .nest_service("/api", api)
+        .fallback_service(balanced)
+}
+
+async fn hello(request: Request) -> String {
+    match ConnInfo::of(request.extensions()).and_then(ConnInfo::tls) {
+        Some(tls) => format!("hello over {} with {}\n", tls.version, tls.cipher),
+        None => "hello over cleartext\n".into(),
+    }
+}
+
+fn main() -> Result<(), BoxError> {
+    let Some(path) = env::args().nth(1) else {
+        return runtime(None)?.block_on(async {
+            let (balancer, doors) = demo::start().await?;
+            doors.serve(app(balancer)).await
+        });
+    };
+    tracing_subscriber::fmt()
+        .with_writer(std::io::stderr)
+        .init();
+    let settings = Settings::from_toml(&std::fs::read_to_string(&path)?)
+        .map_err(|error| format!("{path}: {error}"))?;
+    runtime(settings.server.threads)?.block_on(async {
+        let pool = settings.pool()?;
+        let mut balancer = settings.load_balancer(&pool)?;
+        if let Some((_, log)) = settings.access_log()? {
+            balancer = balancer.access_log(log);
+        }
+        let doors = Doors::from_settings(&settings)?;
+        doors.serve(app(balancer.build())).await
+    })
+}
+
+fn runtime(threads: Option<usize>) -> std::io::Result<tokio::runtime::Runtime> {
+    let mut builder = tokio::runtime::Builder::new_multi_thread();
+    if let Some(threads) = threads {
+        builder.worker_threads(threads);
+    }
+    builder.enable_all().build()
+}

@@ -1,0 +1,115 @@
+//! The whole stack in one run, with nothing to prepare: three backends, a certificate, sticky
+//! sessions, health checks, failover and an access log. One backend dies and comes back while
+//! requests go on; none of them fails.
+//!
+//! ```sh
+//! cargo run --features full --example quickstart
+//! curl -k https://127.0.0.1:8443/                          # in turn: a, b, c
+//! curl -k -c jar -b jar https://127.0.0.1:8443/            # again and again: the same
+//! ```
+
+mod backends;
+mod log;
+mod show;
+
+use std::{fs::File, io, io::Read, net::Ipv4Addr, process::ExitCode, time::Duration};
+
+use evenkeel::{
+    BoxError, LoadBalancer, Pool,
+    access_log::AccessLogLayer,
+    failover::FailoverLayer,
+    health::{Checks, HealthLayer},
+    sticky::{Keys, StickyLayer},
+    tls::{Certificate, Certificates, HstsLayer, HttpsRedirectLayer, TlsConfig, TlsLayer},
+};
+use tokio::{
+    net::TcpListener,
+    signal::unix::{SignalKind, signal},
+    sync::watch,
+};
+use tower::Layer;
+
+use crate::{backends::Backends, log::Log, show::Show};
+
+#[tokio::main]
+async fn main() -> Result<ExitCode, BoxError> {
+    let backends = Backends::start().await?;
+    let pool = Pool::new(backends.list()?)?;
+
+    // One line a layer: what stands between a client and the backends.
+    let log = Log::new()?;
+    let access_log = AccessLogLayer::new(log.clone()).node("quickstart");
+    let balancer = LoadBalancer::builder(pool.clone())
+        .access_log(access_log.clone())
+        .sticky(StickyLayer::new(pool.clone(), Keys::new(random_key()?)))
+        .failover(FailoverLayer::new())
+        .health(HealthLayer::new(pool.clone()).checks(every_second())?)
+        .build();
+
+    // Two doors: https, and http that leads there.
+    let names = ["localhost".to_owned(), "127.0.0.1".to_owned()];
+    let own = rcgen::generate_simple_self_signed(names)?;
+    let certificate = Certificate::pem(own.cert.pem(), own.signing_key.serialize_pem());
+    let tls = TlsLayer::new(TlsConfig::new(Certificates::new([certificate])?));
+    let (https, http) = (listen(8443).await?, listen(8080).await?);
+    let https_port = https.local_addr()?.port();
+    let http_port = http.local_addr()?.port();
+    let redirect = HttpsRedirectLayer::new().port(https_port);
+    let (stop, stopped) = watch::channel(());
+    let secure = evenkeel::serve(https, HstsLayer::new().layer(balancer.clone()))
+        .events(access_log)
+        .shutdown(told(stopped.clone()))
+        .drain_timeout(DRAIN)
+        .layer(tls);
+    let plain = evenkeel::serve(http, redirect.layer(balancer))
+        .shutdown(told(stopped))
+        .drain_timeout(DRAIN);
+    let served = async { tokio::try_join!(secure, plain) };
+
+    let mut show = Show::new(https_port, &own.cert.pem(), log, pool.subscribe())?;
+    show.introduce(https_port, http_port);
+    let mut terminate = signal(SignalKind::terminate())?;
+    let played = async {
+        tokio::select! {
+            () = show.play(backends) => {}
+            _ = terminate.recv() => {}
+            _ = tokio::signal::ctrl_c() => {}
+        }
+        stop.send_replace(());
+        show.failed()
+    };
+    let (served, failed) = tokio::join!(served, played);
+    served?;
+    Ok(match failed {
+        0 => ExitCode::SUCCESS,
+        _ => ExitCode::FAILURE,
+    })
+}
+
+fn every_second() -> Checks {
+    Checks::new()
+        .interval(Duration::from_secs(1))
+        .timeout(Duration::from_millis(500))
+}
+
+/// Binds the port, or a free one where it is taken.
+async fn listen(port: u16) -> io::Result<TcpListener> {
+    match TcpListener::bind((Ipv4Addr::LOCALHOST, port)).await {
+        Ok(listener) => Ok(listener),
+        Err(_) => TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await,
+    }
+}
+
+/// In production, one from a secret store, the same on every instance.
+fn random_key() -> io::Result<[u8; 32]> {
+    let mut key = [0; 32];
+    File::open("/dev/urandom")?.read_exact(&mut key)?;
+    Ok(key)
+}
+
+async fn told(mut stopped: watch::Receiver<()>) {
+    drop(stopped.changed().await);
+}
+
+/// A request in flight may end; nobody waits for more.
+const DRAIN: Duration = Duration::from_millis(500);

@@ -1,0 +1,196 @@
+//! What it prints: requests of its own, second by second, and what becomes of the backends.
+
+use std::{io, time::Duration};
+
+use bytes::Bytes;
+use evenkeel::{
+    Backend, BoxError,
+    connect::{ClientTls, Connector},
+    context::Selected,
+    pool::{Event, EventKind, Events},
+    proxy::Proxy,
+};
+use http::{Request, header};
+use http_body_util::{BodyExt, Empty};
+use tokio::{
+    task::JoinSet,
+    time::{Instant, interval, sleep_until},
+};
+use tower::Service;
+
+use crate::{
+    backends::{Backends, NAMES},
+    log::{Log, USER_AGENT},
+};
+
+pub(crate) struct Show {
+    /// The proxy is a client, too: this one talks to the front door.
+    client: Proxy,
+    front: Backend,
+    log: Log,
+    events: Events,
+    answered: [usize; NAMES.len()],
+    requests: usize,
+    failures: Vec<String>,
+}
+
+impl Show {
+    pub(crate) fn new(
+        port: u16,
+        certificate: &str,
+        log: Log,
+        events: Events,
+    ) -> Result<Self, BoxError> {
+        let tls = ClientTls::roots_pem(certificate.as_bytes())?;
+        Ok(Self {
+            client: Proxy::new().connector(Connector::new().tls(tls)),
+            front: Backend::new("front", &format!("https://127.0.0.1:{port}"))?,
+            log,
+            events,
+            answered: [0; NAMES.len()],
+            requests: 0,
+            failures: Vec::new(),
+        })
+    }
+
+    pub(crate) fn introduce(&self, https: u16, http: u16) {
+        say(&format!(
+            "evenkeel quickstart: three backends behind one address
+
+  https://127.0.0.1:{https}/
+  http://127.0.0.1:{http}/   redirects there
+
+Try, in another terminal:
+
+  curl -k  https://127.0.0.1:{https}/                   # in turn: a, b, c
+  curl -k  https://127.0.0.1:{https}/ -c jar -b jar     # again: the same one, by its cookie
+  curl -ki https://127.0.0.1:{https}/ --http1.1         # with the header fields
+  curl -i  http://127.0.0.1:{http}/                    # 308, to https
+
+Your requests are logged here, one JSON line each. Meanwhile {RATE} requests a second go
+through the same door, backend {VICTIM} dies after {STOP} s, and comes back after {RESTART} s.
+",
+            VICTIM = NAMES[VICTIM],
+        ));
+    }
+
+    /// Plays the show, then waits for ever.
+    pub(crate) async fn play(&mut self, mut backends: Backends) {
+        if let Err(error) = self.acts(&mut backends).await {
+            self.failures.push(error.to_string());
+        }
+        let second = self.log.second_tries();
+        say(&match self.failures.first() {
+            None => format!(
+                "\n{} requests, and none failed: {second} met the dead backend and were answered by\n\
+                 another. Still serving; Ctrl-C ends it.\n",
+                self.requests
+            ),
+            Some(first) => format!(
+                "\n{} of {} requests FAILED, the first with: {first}\n",
+                self.failures.len(),
+                self.requests
+            ),
+        });
+        std::future::pending().await
+    }
+
+    pub(crate) fn failed(&self) -> usize {
+        self.failures.len()
+    }
+
+    async fn acts(&mut self, backends: &mut Backends) -> io::Result<()> {
+        say("          answered by\n second     a    b    c   failed");
+        let began = Instant::now();
+        for second in 1..=END {
+            match second - 1 {
+                STOP => {
+                    say(&format!("            backend {} is stopped", NAMES[VICTIM]));
+                    backends.stop(VICTIM).await;
+                }
+                RESTART => {
+                    say(&format!("            backend {} is started", NAMES[VICTIM]));
+                    backends.restart(VICTIM).await?;
+                }
+                _ => {}
+            }
+            let before = self.failures.len();
+            self.requests_until(began + Duration::from_secs(second))
+                .await;
+            let [a, b, c] = std::mem::take(&mut self.answered);
+            let failed = self.failures.len() - before;
+            say(&format!("{second:>7} {a:>5} {b:>4} {c:>4} {failed:>8}"));
+        }
+        Ok(())
+    }
+
+    /// Sends requests at a steady pace, and waits for their answers.
+    async fn requests_until(&mut self, end: Instant) {
+        let mut pace = interval(Duration::from_secs(1) / RATE);
+        let mut running = JoinSet::new();
+        let mut over = std::pin::pin!(sleep_until(end));
+        loop {
+            tokio::select! {
+                biased;
+                () = &mut over => break,
+                Some(event) = self.events.next() => tell(&event),
+                Some(done) = running.join_next() => self.count(done.map_err(Into::into)),
+                _ = pace.tick() => {
+                    running.spawn(ask(self.client.clone(), self.front.clone()));
+                }
+            }
+        }
+        while let Some(done) = running.join_next().await {
+            self.count(done.map_err(Into::into));
+        }
+    }
+
+    fn count(&mut self, done: Result<Result<String, BoxError>, BoxError>) {
+        self.requests += 1;
+        match done.and_then(|answer| answer) {
+            Ok(name) => match NAMES.iter().position(|known| *known == name) {
+                Some(nth) => self.answered[nth] += 1,
+                None => self.failures.push(format!("an answer by {name:?}")),
+            },
+            Err(error) => self.failures.push(error.to_string()),
+        }
+    }
+}
+
+/// Sends one request to the front door; returns which backend answered.
+async fn ask(mut client: Proxy, front: Backend) -> Result<String, BoxError> {
+    let mut request = Request::get("/")
+        .header(header::USER_AGENT, USER_AGENT)
+        .body(Empty::<Bytes>::new())?;
+    request.extensions_mut().insert(Selected(front));
+    let response = client.call(request).await?;
+    if !response.status().is_success() {
+        return Err(format!("status {}", response.status()).into());
+    }
+    let name = response.headers().get("x-backend");
+    let name = name.map_or(Ok(""), |name| name.to_str())?.to_owned();
+    response.into_body().collect().await?;
+    Ok(name)
+}
+
+fn tell(event: &Event) {
+    if let EventKind::Health(change) = &event.kind {
+        let (from, to) = (change.from.as_str(), change.to.as_str());
+        let (id, why) = (event.backend.id(), &change.reason);
+        say(&format!("            backend {id}: {from} -> {to}, {why}"));
+    }
+}
+
+#[expect(clippy::print_stdout, reason = "an example talks to people")]
+fn say(text: &str) {
+    println!("{text}");
+}
+
+/// Which backend dies.
+const VICTIM: usize = 1;
+/// Requests a second.
+const RATE: u32 = 50;
+/// The seconds at which it dies and is started again, and the last one.
+const STOP: u64 = 3;
+const RESTART: u64 = 7;
+const END: u64 = 12;
