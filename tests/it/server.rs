@@ -1,5 +1,6 @@
 mod ends;
 mod http2;
+mod over_tls;
 mod streaming;
 mod tunnels;
 

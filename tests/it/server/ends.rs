@@ -114,7 +114,7 @@ async fn a_first_request_on_its_way_is_waited_for() {
     let task = tokio::spawn(serve.into_future());
     let mut client = TcpStream::connect(address).await.unwrap();
     stop.send(()).unwrap();
-    tokio::time::sleep(Duration::from_millis(50)).await;
+    tokio::time::sleep(Duration::from_millis(10)).await;
     client.write_all(GET).await.unwrap();
     let got = rest(&mut client).await;
     assert!(

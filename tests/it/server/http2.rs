@@ -313,3 +313,37 @@ async fn a_slow_application_is_no_stalled_client() {
     let response = sender.send_request(get()).await.unwrap();
     response.into_body().collect().await.unwrap();
 }
+
+#[tokio::test]
+async fn a_slow_client_is_no_stalled_one() {
+    const WINDOW: u32 = 64 * 1024;
+    let (listener, address) = listener().await;
+    // In one frame: the application is done long before the client.
+    let body = Bytes::from(vec![b'x'; 8 * WINDOW as usize]);
+    let app = service_fn(move |_: Request<Body>| {
+        let body = body.clone();
+        async move { Ok::<_, Infallible>(Response::new(App::from(body))) }
+    });
+    let serve = evenkeel::serve(listener, app)
+        .http(|http| http.idle_timeout(Duration::from_secs(1)))
+        .unwrap();
+    tokio::spawn(serve.into_future());
+    let stream = TcpStream::connect(address).await.unwrap();
+    let (mut sender, conn) = hyper::client::conn::http2::Builder::new(TokioExecutor::new())
+        .initial_stream_window_size(WINDOW)
+        .initial_connection_window_size(WINDOW)
+        .handshake(TokioIo::new(stream))
+        .await
+        .unwrap();
+    tokio::spawn(conn);
+    let mut body = sender.send_request(get()).await.unwrap().into_body();
+    let (mut got, mut rested) = (0, 0);
+    while let Some(frame) = body.frame().await {
+        got += frame.expect("not cut").into_data().unwrap().len();
+        if got - rested >= WINDOW as usize {
+            rested = got;
+            tokio::time::sleep(Duration::from_millis(250)).await;
+        }
+    }
+    assert_eq!(got, 8 * WINDOW as usize);
+}
