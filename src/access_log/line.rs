@@ -5,7 +5,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, Version, header};
+use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Uri, header};
 use tokio::time::Instant;
 
 use super::{
@@ -13,22 +13,13 @@ use super::{
     entry::{RequestEntry, RequestId},
     layer::Config,
 };
-use crate::context::{AuthFailure, ConnInfo, Exchange, Outcome, Tunnel};
+use crate::context::{AuthFailure, ConnInfo, Exchange, Original, Outcome, Tunnel};
 
 /// What was noted of a request. Its drop is the end that nobody announced: the client's.
 pub(super) struct Line {
     config: Arc<Config>,
     exchange: Exchange,
     conn: Option<ConnInfo>,
-    method: Method,
-    uri: Uri,
-    version: Version,
-    host: Option<HeaderValue>,
-    user_agent: Option<HeaderValue>,
-    referer: Option<HeaderValue>,
-    given_id: Option<HeaderValue>,
-    /// The request's own; only its scheme is ever shown.
-    authorization: Option<HeaderValue>,
     status: Option<StatusCode>,
     ttfb: Option<Duration>,
     sent: u64,
@@ -42,31 +33,25 @@ impl Line {
         let exchange = Exchange::of(request.extensions_mut());
         let headers = request.headers();
         let one = |name| headers.get(name).cloned();
-        Self {
-            conn: ConnInfo::of(request.extensions()).cloned(),
+        exchange.keep_original(Original {
             method: request.method().clone(),
             uri: original_uri(request).clone(),
             version: request.version(),
-            host: if request.uri().authority().is_some() {
-                None
-            } else {
-                one(header::HOST)
+            host: match request.uri().authority() {
+                Some(_) => None,
+                None => one(header::HOST),
             },
             user_agent: one(header::USER_AGENT),
-            referer: if config.referer {
-                one(header::REFERER)
-            } else {
-                None
-            },
-            given_id: if config.trust_request_id {
-                headers
-                    .get("x-request-id")
-                    .filter(|id| id.len() <= MAX_ID)
-                    .cloned()
-            } else {
-                None
-            },
+            referer: config.referer.then(|| one(header::REFERER)).flatten(),
+            request_id: config
+                .trust_request_id
+                .then(|| request_id(headers))
+                .flatten(),
+            // Only its scheme is ever shown.
             authorization: one(header::AUTHORIZATION),
+        });
+        Self {
+            conn: ConnInfo::of(request.extensions()).cloned(),
             status: None,
             ttfb: None,
             sent: 0,
@@ -96,7 +81,11 @@ impl Line {
         let refused = matches!(response.status().as_u16(), 401 | 403 | 407);
         self.auth = match response.extensions().get::<AuthFailure>() {
             Some(noted) => Some(Box::new(noted.clone())),
-            None if refused => derive(response, self.authorization.as_ref()).map(Box::new),
+            None if refused => {
+                let original = self.exchange.original();
+                let sent = original.and_then(|o| o.authorization.as_ref());
+                derive(response, sent).map(Box::new)
+            }
             None => None,
         };
     }
@@ -125,7 +114,10 @@ impl Line {
         if std::mem::replace(&mut self.ended, true) {
             return;
         }
-        let redacted = match (&self.config.query, self.uri.query()) {
+        let Some(original) = self.exchange.original() else {
+            return;
+        };
+        let redacted = match (&self.config.query, original.uri.query()) {
             (Some(redact), Some(query)) => Some(redact(query)),
             _ => None,
         };
@@ -157,17 +149,17 @@ impl Line {
                 peer: self.conn.as_ref().map(|c| *c.peer()),
                 client: self.conn.as_ref().and_then(ConnInfo::client),
                 request: Some(RequestEntry {
-                    id: match &self.given_id {
+                    id: match &original.request_id {
                         Some(id) => RequestId::Given(id.as_bytes()),
                         None => RequestId::Made(fastrand::u128(..)),
                     },
-                    method: &self.method,
-                    uri: &self.uri,
-                    version: self.version,
-                    host: self.host.as_ref().map(HeaderValue::as_bytes),
+                    method: &original.method,
+                    uri: &original.uri,
+                    version: original.version,
+                    host: original.host.as_ref().map(HeaderValue::as_bytes),
                     query: redacted.as_deref(),
-                    user_agent: self.user_agent.as_ref().map(HeaderValue::as_bytes),
-                    referer: self.referer.as_ref().map(HeaderValue::as_bytes),
+                    user_agent: original.user_agent.as_ref().map(HeaderValue::as_bytes),
+                    referer: original.referer.as_ref().map(HeaderValue::as_bytes),
                 }),
                 status: self.status.map(|s| s.as_u16()),
                 duration,
@@ -210,6 +202,13 @@ fn original_uri<B>(request: &Request<B>) -> &Uri {
         return &original.0;
     }
     request.uri()
+}
+
+fn request_id(headers: &HeaderMap) -> Option<HeaderValue> {
+    headers
+        .get("x-request-id")
+        .filter(|id| id.len() <= MAX_ID)
+        .cloned()
 }
 
 /// Says what a refusal says itself: the scheme, and nothing more.

@@ -3,13 +3,13 @@
 use std::{
     fmt,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
     },
     time::Duration,
 };
 
-use http::Extensions;
+use http::{Extensions, HeaderValue, Method, Uri, Version};
 use tokio::time::Instant;
 
 use crate::{error::ErrorKind, pool::Backend};
@@ -31,6 +31,21 @@ struct Inner {
     /// There is an affinity or an attempt: without either, a pick need not look.
     binds: AtomicBool,
     record: Mutex<Record>,
+    /// The request as it came; here, as it would be too large to hand from future to body.
+    original: OnceLock<Original>,
+}
+
+/// What the access log keeps of the request as it came.
+#[derive(Clone, Debug)]
+pub(crate) struct Original {
+    pub(crate) method: Method,
+    pub(crate) uri: Uri,
+    pub(crate) version: Version,
+    pub(crate) host: Option<HeaderValue>,
+    pub(crate) user_agent: Option<HeaderValue>,
+    pub(crate) referer: Option<HeaderValue>,
+    pub(crate) request_id: Option<HeaderValue>,
+    pub(crate) authorization: Option<HeaderValue>,
 }
 
 #[derive(Default)]
@@ -59,6 +74,7 @@ impl Exchange {
                 received: AtomicU64::new(0),
                 binds: AtomicBool::new(false),
                 record: Mutex::new(Record::default()),
+                original: OnceLock::new(),
             }),
         }
     }
@@ -71,6 +87,17 @@ impl Exchange {
         let exchange = Self::new();
         extensions.insert(exchange.clone());
         exchange
+    }
+
+    /// Keeps the request as it came; the first call counts.
+    #[cfg_attr(not(feature = "access-log"), expect(dead_code, reason = "the log's"))]
+    pub(crate) fn keep_original(&self, original: Original) {
+        let _ = self.inner.original.set(original);
+    }
+
+    #[cfg_attr(not(feature = "access-log"), expect(dead_code, reason = "the log's"))]
+    pub(crate) fn original(&self) -> Option<&Original> {
+        self.inner.original.get()
     }
 
     /// Returns when the first layer that needed the record saw the request.

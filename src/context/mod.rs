@@ -50,6 +50,8 @@ pub use auth_failure::AuthFailure;
 pub use conn::{Conn, ConnInfo, Peer, TlsInfo};
 pub use connection_event::{ConnectionEvent, ConnectionEventKind, ConnectionEvents};
 pub use drain::{Drain, Drainer};
+#[cfg(feature = "access-log")]
+pub(crate) use exchange::Original;
 pub(crate) use exchange::Wanted;
 pub use exchange::{Affinity, Attempt, Exchange, Outcome, StickyVerdict};
 pub use selected::Selected;
