@@ -211,6 +211,8 @@ impl Writer {
         let mut quiet = 0;
         loop {
             let wanted = lock(&self.shared.flushes).0;
+            // Read before the lines are: what was logged before the close is among them.
+            let closing = self.shared.closing.load(SeqCst);
             if self.shared.reopen.swap(false, Relaxed) {
                 if let Err(error) = self.output.reopen() {
                     tracing::error!(target: "evenkeel::access_log", %error, "the log cannot be reopened");
@@ -218,9 +220,10 @@ impl Writer {
             }
             let wrote = self.drain();
             self.tell_drops();
-            lock(&self.shared.flushes).1 = wanted;
+            let last = closing && !wrote;
+            lock(&self.shared.flushes).1 = if last { u64::MAX } else { wanted };
             self.shared.flushed.notify_all();
-            if self.shared.closing.load(SeqCst) && !wrote {
+            if last {
                 return;
             }
             quiet = if wrote { 0 } else { quiet + 1 };
