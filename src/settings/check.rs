@@ -2,7 +2,7 @@
 
 use std::{collections::HashSet, net::SocketAddr, time::Duration};
 
-use super::{Settings, SettingsError, duration, error::Place};
+use super::{Settings, SettingsError, duration, error::Place, words};
 use crate::{
     error::ConfigError,
     pool::{self, Locality, Protocol},
@@ -10,12 +10,23 @@ use crate::{
 
 /// Says what the TOML parser or the field names found.
 pub(super) fn syntax(text: &str, error: &toml::de::Error) -> SettingsError {
-    let line = error
-        .span()
-        .map(|span| text[..span.start.min(text.len())].matches('\n').count() + 1);
-    let message = error.message().trim().replace('\n', "; ");
-    let place = line.map_or(String::new(), |line| header_above(text, line));
-    SettingsError::new(line, place, message)
+    let Some(span) = error.span().filter(|_| !text.trim().is_empty()) else {
+        return SettingsError::new(None, "", words::plain(error.message(), "", ""));
+    };
+    let number = text[..span.start.min(text.len())].matches('\n').count() + 1;
+    let line = text.lines().nth(number - 1).unwrap_or("").trim();
+    let header = header_above(text, number);
+    let message = words::plain(error.message(), &header, line);
+    // `[listen]` where a list is wanted: it is the brackets that are wrong.
+    if line.starts_with('[') && !line.starts_with("[[") && error.message().contains("a sequence") {
+        let message = format!("one of several: [{header}] is accepted");
+        return SettingsError::new(Some(number), header, message);
+    }
+    let place = match words::key(line) {
+        Some(key) if error.message().starts_with("invalid ") => format!("{header} {key}"),
+        _ => header,
+    };
+    SettingsError::new(Some(number), place, message)
 }
 
 /// The section that a line stands in.

@@ -105,6 +105,7 @@ impl<'a> Place<'a> {
         for (number, line) in text.lines().enumerate() {
             let line = line.split('#').next().unwrap_or("").trim();
             if line.starts_with('[') {
+                let line = line.replace([' ', '\t'], "");
                 let counts = parent.unwrap_or(self.header);
                 let past = seen;
                 seen += usize::from(line == counts);

@@ -64,6 +64,7 @@ mod check;
 mod duration;
 mod error;
 mod model;
+mod words;
 
 pub use error::SettingsError;
 pub use model::{

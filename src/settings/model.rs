@@ -1,13 +1,13 @@
 //! The settings as they are written.
 
-use std::{net::SocketAddr, path::PathBuf};
+use std::{fmt, net::SocketAddr, ops::Deref, path::PathBuf};
 
 use serde::Deserialize;
 
 use super::{SettingsError, check};
 
 /// Everything that the `edge` example can be told.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 #[non_exhaustive]
 pub struct Settings {
@@ -33,7 +33,7 @@ pub struct Settings {
     pub admin: Option<Admin>,
     /// As it was read, for messages about what is found out later.
     #[serde(skip)]
-    pub(super) text: String,
+    pub(super) text: Text,
 }
 
 impl Settings {
@@ -45,14 +45,32 @@ impl Settings {
     pub fn from_toml(text: &str) -> Result<Self, SettingsError> {
         let mut settings: Self =
             toml::from_str(text).map_err(|error| check::syntax(text, &error))?;
-        settings.text = text.to_owned();
+        settings.text = Text(text.to_owned());
         settings.check()?;
         Ok(settings)
     }
 }
 
+/// The whole text, which holds keys: no debug print shows it.
+#[derive(Clone, Default, PartialEq)]
+pub(super) struct Text(String);
+
+impl Deref for Text {
+    type Target = str;
+
+    fn deref(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Text {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Text").finish_non_exhaustive()
+    }
+}
+
 /// `[server]`
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 #[non_exhaustive]
 pub struct Server {
@@ -66,7 +84,7 @@ pub struct Server {
 }
 
 /// `[server] shutdown`
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 #[non_exhaustive]
 pub struct Shutdown {
@@ -77,7 +95,7 @@ pub struct Shutdown {
 }
 
 /// `[[listen]]`
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 #[non_exhaustive]
 pub struct Listen {
@@ -90,7 +108,7 @@ pub struct Listen {
 }
 
 /// `[listen.tls]`
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 #[non_exhaustive]
 pub struct Tls {
@@ -103,7 +121,7 @@ pub struct Tls {
 }
 
 /// One of `[listen.tls] certificates`
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 #[non_exhaustive]
 pub struct Certificate {
@@ -114,7 +132,7 @@ pub struct Certificate {
 }
 
 /// `[pool]`
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 #[non_exhaustive]
 pub struct Pool {
@@ -126,7 +144,7 @@ pub struct Pool {
 }
 
 /// `[[pool.backends]]`
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 #[non_exhaustive]
 pub struct Backend {
@@ -147,7 +165,7 @@ pub struct Backend {
 }
 
 /// `[health]`
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 #[non_exhaustive]
 pub struct Health {
@@ -164,7 +182,7 @@ pub struct Health {
 }
 
 /// `[sticky]`
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 #[non_exhaustive]
 pub struct Sticky {
@@ -176,8 +194,18 @@ pub struct Sticky {
     pub secure: Option<bool>,
 }
 
+impl fmt::Debug for Sticky {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Sticky")
+            .field("cookie", &self.cookie)
+            .field("keys", &self.keys.len())
+            .field("secure", &self.secure)
+            .finish()
+    }
+}
+
 /// `[proxy]`
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 #[non_exhaustive]
 pub struct Proxy {
@@ -192,7 +220,7 @@ pub struct Proxy {
 }
 
 /// `[failover]`
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 #[non_exhaustive]
 pub struct Failover {
@@ -203,7 +231,7 @@ pub struct Failover {
 }
 
 /// `[access_log]`
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 #[non_exhaustive]
 pub struct AccessLog {
@@ -214,7 +242,7 @@ pub struct AccessLog {
 }
 
 /// `[admin]`
-#[derive(Clone, Copy, Debug, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 #[non_exhaustive]
 pub struct Admin {

@@ -1,0 +1,131 @@
+//! What serde and the TOML parser say, in words for people who know neither.
+
+/// Rewrites a message; `header` is the section that it is about, `line` the line's text.
+///
+/// What was given is not repeated where it is a secret.
+pub(super) fn plain(message: &str, header: &str, line: &str) -> String {
+    let message = message.trim().replace('\n', "; ");
+    if let Some(rest) = message.strip_prefix("unknown field ") {
+        let (name, known) = rest.split_once(", expected ").unwrap_or((rest, ""));
+        let known = known.strip_prefix("one of ").unwrap_or(known);
+        let kind = match line.starts_with('[') {
+            true => "section",
+            false => "key",
+        };
+        return format!("unknown {kind} {name}; accepted: {known}");
+    }
+    if let Some(name) = message.strip_prefix("missing field ") {
+        return match name {
+            "`listen`" => "the section [[listen]] is missing".into(),
+            "`pool`" => "the section [pool] is missing".into(),
+            name => format!("the key {name} is missing"),
+        };
+    }
+    let given = message
+        .strip_prefix("invalid type: ")
+        .or_else(|| message.strip_prefix("invalid value: "));
+    match given.and_then(|rest| rest.rsplit_once(", expected ")) {
+        Some((given, wanted)) => {
+            let given = match header {
+                "[sticky]" if given.starts_with("string") => "a string",
+                _ => self::given(given),
+            };
+            format!("{given}: {} is accepted", accepted(wanted))
+        }
+        None => message,
+    }
+}
+
+/// The key that a line sets.
+pub(super) fn key(line: &str) -> Option<&str> {
+    let (key, _) = line.split_once('=')?;
+    let key = key.trim();
+    let is_bare = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.');
+    (!key.is_empty() && key.chars().all(is_bare)).then_some(key)
+}
+
+fn given(given: &str) -> &str {
+    match given {
+        "map" => "a table",
+        "sequence" => "a list",
+        given => given
+            .strip_prefix("string ")
+            .or_else(|| given.strip_prefix("integer "))
+            .or_else(|| given.strip_prefix("floating point "))
+            .or_else(|| given.strip_prefix("boolean "))
+            .unwrap_or(given)
+            .trim_matches('`'),
+    }
+}
+
+fn accepted(wanted: &str) -> &str {
+    match wanted {
+        "a boolean" => "true or false",
+        "a sequence" => "a list in square brackets",
+        "a string" | "path string" => "a text in quotes",
+        "u8" => "a whole number from 0 to 255",
+        "u32" | "usize" => "a whole number from 0 on",
+        wanted if wanted.starts_with("struct ") => "a table of keys",
+        wanted => wanted,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nobody_needs_to_know_rust() {
+        for (message, line, wanted) in [
+            (
+                "unknown field `a`, expected `b` or `c`",
+                "a = 1",
+                "unknown key `a`; accepted: `b` or `c`",
+            ),
+            (
+                "unknown field `a`, expected one of `b`, `c`",
+                "[a]",
+                "unknown section `a`; accepted: `b`, `c`",
+            ),
+            (
+                "missing field `id`",
+                "[[pool.backends]]",
+                "the key `id` is missing",
+            ),
+            ("missing field `pool`", "", "the section [pool] is missing"),
+            (
+                "invalid type: string \"1\", expected usize",
+                "threads = \"1\"",
+                "\"1\": a whole number from 0 on is accepted",
+            ),
+            (
+                "invalid value: integer `300`, expected u8",
+                "tier = 300",
+                "300: a whole number from 0 to 255 is accepted",
+            ),
+            (
+                "invalid type: map, expected a sequence",
+                "[listen]",
+                "a table: a list in square brackets is accepted",
+            ),
+            ("duplicate key", "a = 1", "duplicate key"),
+        ] {
+            assert_eq!(plain(message, "[x]", line), wanted);
+        }
+    }
+
+    #[test]
+    fn a_key_is_never_shown() {
+        let message = "invalid type: string \"5a5a\", expected a sequence";
+        let shown = plain(message, "[sticky]", "keys = \"5a5a\"");
+        assert_eq!(shown, "a string: a list in square brackets is accepted");
+    }
+
+    #[test]
+    fn a_line_names_its_key() {
+        assert_eq!(key("threads = 1"), Some("threads"));
+        assert_eq!(key("  shutdown.drain=\"5s\" "), Some("shutdown.drain"));
+        assert_eq!(key("[server]"), None);
+        assert_eq!(key("certificates ["), None);
+    }
+}
