@@ -1,29 +1,27 @@
-//! The control thread: workers, the admin listener, signals, reloads.
+//! The control thread: workers, the admin listener, signals.
 
-use std::{error::Error, io, net::SocketAddr, num::NonZeroUsize, sync::Arc};
+use std::{io, num::NonZeroUsize};
 
 use evenkeel::{
-    LoadBalancer, Pool,
-    access_log::{AccessLogLayer, JsonLines},
+    BoxError,
+    access_log::JsonLines,
     endpoints::{Endpoints, Readiness},
-    server::{Serve, Workers, bind},
+    server::Workers,
     settings::Settings,
-    tls::{Certificate, Certificates, HstsLayer, RELOAD_INTERVAL, TlsLayer},
+    tls::{Certificates, RELOAD_INTERVAL, Watch},
 };
 use tokio::{
     net::TcpListener,
     signal::unix::{Signal, SignalKind, signal},
     sync::watch,
-    task::JoinSet,
+    task::JoinHandle,
 };
-use tower::Layer;
 
 use crate::{
     Loaded,
-    app::{App, Current},
+    reload::Running,
+    work::{Plan, settle},
 };
-
-type BoxError = Box<dyn Error + Send + Sync>;
 
 /// Runs until a signal ends it.
 pub(crate) fn run(path: &str, loaded: Loaded) -> Result<(), BoxError> {
@@ -34,78 +32,99 @@ pub(crate) fn run(path: &str, loaded: Loaded) -> Result<(), BoxError> {
 }
 
 async fn control(path: &str, loaded: Loaded) -> Result<(), BoxError> {
-    let Loaded { settings, tls } = loaded;
-    let mut terminate = Ends::new()?;
+    let mut ends = Ends::new()?;
     let mut hangup = signal(SignalKind::hangup())?;
-    let pool = settings.pool()?;
-    let log = settings.access_log()?;
-    let log_layer = log.as_ref().map(|(_, layer)| layer.clone());
-    let threads = match settings.server.threads {
+    let (stop, stopped) = watch::channel(());
+    let log = loaded.settings.access_log()?;
+    let (log, log_layer) = log.unzip();
+    let threads = match loaded.settings.server.threads {
         Some(threads) => NonZeroUsize::new(threads).ok_or("threads: 0")?,
         None => Workers::cores(),
     };
-    let currents = balancers(&settings, &pool, log_layer.as_ref(), threads)?;
-    let currents: Vec<_> = currents.into_iter().map(Current::new).collect();
-    // While these live, the certificates follow their files.
-    let certificates: Vec<_> = tls
-        .iter()
-        .map(|tls| tls.as_ref().map(|(_, certificates)| certificates.clone()))
-        .collect();
-    let _watched: Vec<_> = certificates
-        .iter()
-        .flatten()
-        .map(|certificates| certificates.watch(RELOAD_INTERVAL))
-        .collect();
-    let readiness = Readiness::new(pool.clone());
-    let (stop, stopped) = watch::channel(());
-    let listeners = listeners(&settings, tls)?;
-    let plan = Plan {
-        listeners: listeners.into(),
-        currents: currents.clone().into(),
-        log: log_layer.clone(),
-        drain: settings.drain()?,
-    };
-    let workers = plan.spawn(threads, &stopped)?;
-    if let Some(admin) = &settings.admin {
-        let listener = TcpListener::bind(admin.address)
-            .await
-            .map_err(|error| format!("[admin] address: {}: {error}", admin.address))?;
-        tokio::spawn(evenkeel::serve(listener, Endpoints::new(readiness.clone())).into_future());
+    let mut listeners = Vec::new();
+    let mut certificates = Vec::new();
+    for (nth, tls) in loaded.tls.into_iter().enumerate() {
+        let (layer, own) = tls.unzip();
+        listeners.push((settle(loaded.settings.listen_address(nth)?)?, layer));
+        certificates.push(own);
     }
+    let mut running = Running::new(loaded.settings, certificates, log_layer, threads)?;
+    let _watched = watch_files(&running.certificates);
+    let readiness = Readiness::new(running.pool.clone());
+    admin(&running.settings, &readiness).await?;
+    let workers = Plan {
+        listeners: listeners.into(),
+        apps: running.apps.clone().into(),
+        log: running.log.clone(),
+        drain: running.settings.drain()?,
+        stopped,
+    };
+    let workers = workers.spawn(threads)?;
     let mut joined = tokio::task::spawn_blocking(move || workers.join());
+
     loop {
         tokio::select! {
             // A worker that cannot bind ends early.
             ended = &mut joined => return Ok(ended??),
-            () = terminate.one() => break,
-            _ = hangup.recv() => {
-                if let Some((sink, _)) = &log {
-                    sink.reopen();
-                }
-                match reload(path, &pool, log_layer.as_ref(), &currents, &certificates) {
-                    Ok(()) => tracing::info!("settings read again"),
-                    Err(error) => tracing::error!(%error, "the settings are wrong: the last good ones stay"),
-                }
+            () = ends.one() => break,
+            _ = hangup.recv() => {}
+        }
+        if let Some(log) = &log {
+            log.reopen();
+        }
+        match running.reload(path) {
+            Ok(()) => tracing::info!("settings read again"),
+            Err(error) => {
+                tracing::error!("{path}: {error}; the last good settings stay");
             }
         }
     }
     readiness.fail("shutting down");
-    let lame_duck = settings.lame_duck()?;
+    let lame_duck = running.settings.lame_duck()?;
     tracing::info!(?lame_duck, "shutting down");
     tokio::select! {
-        () = tokio::time::sleep(lame_duck) => {}
-        () = terminate.one() => return at_once(log.as_ref()),
+        ended = drained(lame_duck, &stop, &mut joined) => ended,
+        () = ends.one() => at_once(log.as_ref()),
     }
-    drop(stopped);
-    stop.send(())?;
-    tokio::select! {
-        ended = &mut joined => ended??,
-        () = terminate.one() => return at_once(log.as_ref()),
+}
+
+async fn drained(
+    lame_duck: std::time::Duration,
+    stop: &watch::Sender<()>,
+    joined: &mut JoinHandle<io::Result<()>>,
+) -> Result<(), BoxError> {
+    tokio::time::sleep(lame_duck).await;
+    stop.send_replace(());
+    Ok(joined.await??)
+}
+
+/// A second signal: whoever sends it has waited enough.
+fn at_once(log: Option<&JsonLines>) -> ! {
+    if let Some(log) = log {
+        log.flush();
     }
+    std::process::exit(0)
+}
+
+/// Serves those who check this instance.
+async fn admin(settings: &Settings, readiness: &Readiness) -> Result<(), BoxError> {
+    let Some(admin) = &settings.admin else {
+        return Ok(());
+    };
+    let listener = TcpListener::bind(admin.address)
+        .await
+        .map_err(|error| format!("[admin] address: {}: {error}", admin.address))?;
+    tracing::info!("admin on http://{}/", listener.local_addr()?);
+    tokio::spawn(evenkeel::serve(listener, Endpoints::new(readiness.clone())).into_future());
     Ok(())
 }
 
-/// SIGTERM and SIGINT.
+/// While these live, the certificates follow their files.
+fn watch_files(certificates: &[Option<Certificates>]) -> Vec<Watch> {
+    let given = certificates.iter().flatten();
+    given.map(|c| c.watch(RELOAD_INTERVAL)).collect()
+}
+
 struct Ends {
     terminate: Signal,
     interrupt: Signal,
@@ -119,140 +138,11 @@ impl Ends {
         })
     }
 
+    /// SIGTERM or SIGINT.
     async fn one(&mut self) {
         tokio::select! {
             _ = self.terminate.recv() => {}
             _ = self.interrupt.recv() => {}
-        }
-    }
-}
-
-/// A second signal: whoever sends it has waited enough.
-fn at_once(log: Option<&(JsonLines, AccessLogLayer)>) -> Result<(), BoxError> {
-    if let Some((sink, _)) = log {
-        sink.flush();
-    }
-    std::process::exit(0)
-}
-
-fn reload(
-    path: &str,
-    pool: &Pool,
-    log: Option<&AccessLogLayer>,
-    currents: &[Arc<Current>],
-    certificates: &[Option<Certificates>],
-) -> Result<(), BoxError> {
-    let Loaded { settings, .. } = Loaded::read(path)?;
-    let threads = NonZeroUsize::new(currents.len()).ok_or("no workers")?;
-    let balancers = balancers(&settings, pool, log, threads)?;
-    pool.replace(settings.backends()?)?;
-    for (listen, certificates) in settings.listen.iter().zip(certificates) {
-        if let (Some(tls), Some(certificates)) = (&listen.tls, certificates) {
-            let files = tls.certificates.iter();
-            certificates.replace(files.map(|c| Certificate::files(&c.chain, &c.key)))?;
-        }
-    }
-    if settings.listen.len() != certificates.len() {
-        tracing::warn!("listeners change with a restart only");
-    }
-    for (current, balancer) in currents.iter().zip(balancers) {
-        current.replace(balancer);
-    }
-    Ok(())
-}
-
-/// Makes a load balancer for each worker. Checks and sessions are shared; idle connections, the
-/// pick's counters and the retry budget are each worker's own, so that no cache line is.
-fn balancers(
-    settings: &Settings,
-    pool: &Pool,
-    log: Option<&AccessLogLayer>,
-    threads: NonZeroUsize,
-) -> Result<Vec<LoadBalancer>, BoxError> {
-    let health = settings.health_layer(pool)?;
-    let sticky = settings.sticky_layer(pool)?;
-    (0..threads.get())
-        .map(|_| {
-            let mut builder = settings.load_balancer(pool)?.health(health.clone());
-            if let Some(sticky) = &sticky {
-                builder = builder.sticky(sticky.clone());
-            }
-            if let Some(log) = log {
-                builder = builder.access_log(log.clone());
-            }
-            Ok(builder.build())
-        })
-        .collect()
-}
-
-fn listeners(
-    settings: &Settings,
-    tls: Vec<Option<(TlsLayer, Certificates)>>,
-) -> Result<Vec<(SocketAddr, Option<TlsLayer>)>, BoxError> {
-    tls.into_iter()
-        .enumerate()
-        .map(|(nth, tls)| Ok((settings.listen_address(nth)?, tls.map(|(layer, _)| layer))))
-        .collect()
-}
-
-/// What each worker does.
-#[derive(Clone)]
-struct Plan {
-    listeners: Arc<[(SocketAddr, Option<TlsLayer>)]>,
-    currents: Arc<[Arc<Current>]>,
-    log: Option<AccessLogLayer>,
-    drain: std::time::Duration,
-}
-
-impl Plan {
-    fn spawn(self, threads: NonZeroUsize, stopped: &watch::Receiver<()>) -> io::Result<Workers> {
-        let stopped = stopped.clone();
-        Workers::spawn(threads, move |number| {
-            self.clone().work(number, stopped.clone())
-        })
-    }
-
-    async fn work(self, number: usize, stopped: watch::Receiver<()>) -> io::Result<()> {
-        let mut serving = JoinSet::new();
-        for (address, tls) in self.listeners.iter() {
-            let listener = bind(*address, true)
-                .map_err(|error| io::Error::new(error.kind(), format!("{address}: {error}")))?;
-            if number == 0 {
-                let scheme = if tls.is_some() { "https" } else { "http" };
-                tracing::info!("listening on {scheme}://{}/", listener.local_addr()?);
-            }
-            let app = App::new(self.currents[number].clone());
-            match tls {
-                Some(tls) => {
-                    let serve = evenkeel::serve(listener, HstsLayer::new().layer(app));
-                    let serve = self.finish(serve, &stopped);
-                    serving.spawn(Serve::layer(serve, tls.clone()).into_future());
-                }
-                None => {
-                    let serve = evenkeel::serve(listener, app);
-                    serving.spawn(self.finish(serve, &stopped).into_future());
-                }
-            }
-        }
-        while let Some(ended) = serving.join_next().await {
-            ended??;
-        }
-        Ok(())
-    }
-
-    fn finish<C>(
-        &self,
-        serve: Serve<TcpListener, C>,
-        stopped: &watch::Receiver<()>,
-    ) -> Serve<TcpListener, C> {
-        let mut stopped = stopped.clone();
-        let serve = serve.drain_timeout(self.drain).shutdown(async move {
-            // An error says that the control thread is gone: that is an end, too.
-            let _ = stopped.changed().await;
-        });
-        match &self.log {
-            Some(log) => serve.events(log.clone()),
-            None => serve,
         }
     }
 }

@@ -8,14 +8,17 @@
 //! ```
 //!
 //! SIGTERM and Ctrl-C drain and exit with 0; a second one ends it at once. SIGHUP reads the file
-//! again, keeps the last good settings when the new ones are wrong, and opens the log anew.
+//! again, keeps the last good settings when the new ones are wrong, and opens the log anew; what
+//! it cannot change while running (listeners, say) it warns about.
 
 mod app;
 mod control;
+mod reload;
+mod work;
 
 use std::{env, error::Error, process::ExitCode};
 
-use evenkeel::settings::Settings;
+use evenkeel::settings::{Settings, SettingsError};
 use tracing_subscriber::EnvFilter;
 
 fn main() -> ExitCode {
@@ -48,7 +51,10 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             complain(&format!("{path}: {error}"));
-            ExitCode::FAILURE
+            match error.is::<SettingsError>() {
+                true => ExitCode::from(2),
+                false => ExitCode::FAILURE,
+            }
         }
     }
 }
