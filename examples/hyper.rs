@@ -40,7 +40,10 @@ async fn main() -> Result<(), BoxError> {
         .layer(HealthLayer::new(pool).no_checks())
         .service(Proxy::new());
 
-    let listener = TcpListener::bind("127.0.0.1:3000").await?;
+    let listener = match TcpListener::bind("127.0.0.1:3000").await {
+        Ok(listener) => listener,
+        Err(_) => TcpListener::bind("127.0.0.1:0").await?,
+    };
     println!("curl http://{}/", listener.local_addr()?);
     loop {
         let (stream, peer) = listener.accept().await?;

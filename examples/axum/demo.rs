@@ -1,11 +1,6 @@
 //! What is needed to try it without a file: two backends and a certificate.
 
-use std::{
-    future::IntoFuture,
-    io,
-    net::{Ipv4Addr, SocketAddr},
-    time::Duration,
-};
+use std::{future::IntoFuture, io, net::Ipv4Addr, time::Duration};
 
 use axum::{Router, extract::Request};
 use evenkeel::{
@@ -14,7 +9,7 @@ use evenkeel::{
 };
 use tokio::net::TcpListener;
 
-use crate::doors::Doors;
+use crate::doors::{Doors, bind};
 
 #[expect(clippy::print_stdout, reason = "an example talks to people")]
 pub(crate) async fn start() -> Result<(LoadBalancer, Doors), BoxError> {
@@ -27,12 +22,14 @@ pub(crate) async fn start() -> Result<(LoadBalancer, Doors), BoxError> {
     let certificate = Certificate::pem(own.cert.pem(), own.signing_key.serialize_pem());
     let certificates = Certificates::new([certificate])?;
     let tls = TlsLayer::new(TlsConfig::new(certificates.clone()));
+    let at = |port: u16| bind((Ipv4Addr::LOCALHOST, port).into());
+    let listener = at(3000).or_else(|_| at(0))?;
+    let address = listener.local_addr()?;
     for path in ["hello", "api/users", "users"] {
-        println!("curl -k https://127.0.0.1:{PORT}/{path}");
+        println!("curl -k https://{address}/{path}");
     }
-    let address = SocketAddr::from((Ipv4Addr::LOCALHOST, PORT));
     let doors = Doors {
-        doors: vec![(address, Some((tls, certificates)))],
+        doors: vec![(listener, Some((tls, certificates)))],
         drain: Duration::from_secs(5),
     };
     Ok((LoadBalancer::new(pool), doors))
@@ -53,5 +50,3 @@ async fn backend(name: &'static str) -> io::Result<String> {
     tokio::spawn(axum::serve(listener, Router::new().fallback(answer)).into_future());
     Ok(url)
 }
-
-const PORT: u16 = 3000;

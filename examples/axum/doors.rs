@@ -10,7 +10,7 @@ use axum::{
 use evenkeel::{
     BoxError,
     context::ConnInfo,
-    settings::{Settings, SettingsError},
+    settings::Settings,
     tls::{Certificates, RELOAD_INTERVAL, TlsLayer},
 };
 use tokio::{
@@ -22,17 +22,20 @@ use tokio::{
 };
 use tower::Layer;
 
-/// Listeners that are not open yet.
+/// Open listeners.
 pub(crate) struct Doors {
-    pub(crate) doors: Vec<(SocketAddr, Option<(TlsLayer, Certificates)>)>,
+    pub(crate) doors: Vec<(TcpListener, Option<(TlsLayer, Certificates)>)>,
     pub(crate) drain: Duration,
 }
 
 impl Doors {
-    pub(crate) fn from_settings(settings: &Settings) -> Result<Self, SettingsError> {
-        let doors = (0..settings.listen.len())
-            .map(|nth| Ok((settings.listen_address(nth)?, settings.tls(nth)?)))
-            .collect::<Result<_, SettingsError>>()?;
+    pub(crate) fn from_settings(settings: &Settings) -> Result<Self, BoxError> {
+        let mut doors = Vec::new();
+        for nth in 0..settings.listen.len() {
+            let address = settings.listen_address(nth)?;
+            let listener = bind(address).map_err(|error| format!("{address}: {error}"))?;
+            doors.push((listener, settings.tls(nth)?));
+        }
         let drain = settings.drain()?;
         Ok(Self { doors, drain })
     }
@@ -42,8 +45,7 @@ impl Doors {
         let (stop, stopped) = watch::channel(());
         let mut serving = JoinSet::new();
         let mut watched = Vec::new();
-        for (address, tls) in self.doors {
-            let listener = bind(address).map_err(|error| format!("{address}: {error}"))?;
+        for (listener, tls) in self.doors {
             let address = listener.local_addr()?;
             let (app, stopped) = (app.clone(), stopped.clone());
             match tls {
@@ -74,7 +76,7 @@ impl Doors {
     }
 }
 
-fn bind(address: SocketAddr) -> io::Result<TcpListener> {
+pub(crate) fn bind(address: SocketAddr) -> io::Result<TcpListener> {
     let socket = match address {
         SocketAddr::V4(_) => TcpSocket::new_v4()?,
         SocketAddr::V6(_) => TcpSocket::new_v6()?,

@@ -15,6 +15,7 @@ mod balance;
 mod connect;
 mod endpoints;
 mod error;
+mod examples;
 mod failover;
 mod health;
 mod load_balancer;

@@ -1,0 +1,9 @@
+//! The examples as people run them: built binaries, real processes, real signals.
+#![cfg(all(unix, feature = "full"))]
+
+mod client;
+mod edge;
+mod failure;
+mod others;
+mod process;
+mod quickstart;

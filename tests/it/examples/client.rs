@@ -1,0 +1,156 @@
+//! Requests to the examples: a connection each.
+
+use std::{net::SocketAddr, sync::Arc};
+
+use bytes::Bytes;
+use evenkeel::BoxError;
+use http::{HeaderMap, Request, StatusCode, header};
+use http_body_util::{BodyExt, Empty};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use rustls::{
+    ClientConfig, DigitallySignedStruct, SignatureScheme,
+    client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
+    pki_types::{CertificateDer, ServerName, UnixTime},
+};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::TcpStream,
+    time::timeout,
+};
+
+use super::process::PATIENCE;
+use crate::support::pki;
+
+#[derive(Debug)]
+pub(super) struct Answer {
+    pub(super) status: StatusCode,
+    pub(super) headers: HeaderMap,
+    pub(super) body: String,
+}
+
+impl Answer {
+    pub(super) fn header(&self, name: &str) -> &str {
+        self.headers.get(name).map_or("", |v| v.to_str().unwrap())
+    }
+
+    /// Which backend answered; a name is wanted.
+    pub(super) fn backend(&self) -> String {
+        assert_eq!(self.status, StatusCode::OK, "{self:?}");
+        self.header("x-backend").to_owned()
+    }
+}
+
+/// Gets a page in cleartext.
+pub(super) async fn try_get(address: SocketAddr, path: &str) -> Result<Answer, BoxError> {
+    let stream = TcpStream::connect(address).await?;
+    exchange(stream, false, &address.to_string(), path, "").await
+}
+
+pub(super) async fn get(address: SocketAddr, path: &str) -> Answer {
+    try_get(address, path).await.unwrap()
+}
+
+/// Gets a page over TLS, as `localhost`, with the protocol that ALPN selects, and a cookie.
+pub(super) async fn get_tls(
+    address: SocketAddr,
+    config: ClientConfig,
+    path: &str,
+    cookie: &str,
+) -> Answer {
+    let stream = pki::connect(address, config, "localhost").await.unwrap();
+    let http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
+    let host = format!("localhost:{}", address.port());
+    exchange(stream, http2, &host, path, cookie).await.unwrap()
+}
+
+/// What `curl -k` trusts: everybody.
+pub(super) fn insecure() -> ClientConfig {
+    let mut config = ClientConfig::builder_with_provider(pki::test_provider())
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(Anybody))
+        .with_no_client_auth();
+    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    config
+}
+
+#[derive(Debug)]
+struct Anybody;
+
+impl ServerCertVerifier for Anybody {
+    fn verify_server_cert(
+        &self,
+        _end_entity: &CertificateDer<'_>,
+        _intermediates: &[CertificateDer<'_>],
+        _server_name: &ServerName<'_>,
+        _ocsp_response: &[u8],
+        _now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        _message: &[u8],
+        _cert: &CertificateDer<'_>,
+        _dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        Ok(HandshakeSignatureValid::assertion())
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        _message: &[u8],
+        _cert: &CertificateDer<'_>,
+        _dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        Ok(HandshakeSignatureValid::assertion())
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        let algorithms = pki::test_provider().signature_verification_algorithms;
+        algorithms.supported_schemes()
+    }
+}
+
+async fn exchange<Io>(
+    stream: Io,
+    http2: bool,
+    host: &str,
+    path: &str,
+    cookie: &str,
+) -> Result<Answer, BoxError>
+where
+    Io: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let io = TokioIo::new(stream);
+    let mut request = match http2 {
+        true => Request::get(format!("https://{host}{path}")),
+        false => Request::get(path).header(header::HOST, host),
+    };
+    if !cookie.is_empty() {
+        request = request.header(header::COOKIE, cookie);
+    }
+    let request = request.body(Empty::<Bytes>::new())?;
+    let answer = async {
+        let response = if http2 {
+            let executor = TokioExecutor::new();
+            let (mut sender, conn) = hyper::client::conn::http2::handshake(executor, io).await?;
+            tokio::spawn(conn);
+            sender.send_request(request).await?
+        } else {
+            let (mut sender, conn) = hyper::client::conn::http1::handshake(io).await?;
+            tokio::spawn(conn);
+            sender.send_request(request).await?
+        };
+        let (head, body) = response.into_parts();
+        let body = body.collect().await?.to_bytes();
+        Ok::<_, BoxError>(Answer {
+            status: head.status,
+            headers: head.headers,
+            body: String::from_utf8(body.to_vec())?,
+        })
+    };
+    timeout(PATIENCE, answer).await?
+}

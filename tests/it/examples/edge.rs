@@ -1,0 +1,372 @@
+use std::{
+    fs,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use serde_json::Value;
+use tempfile::TempDir;
+use tokio::time::{sleep, timeout};
+
+use super::{
+    client::{get, get_tls, try_get},
+    process::{Backend, PATIENCE, Process},
+};
+use crate::support::pki::Authority;
+
+/// A settings file in a folder of its own.
+pub(super) struct Settings {
+    folder: TempDir,
+}
+
+impl Settings {
+    pub(super) fn new(text: &str) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let settings = Self { folder };
+        settings.write(text);
+        settings
+    }
+
+    pub(super) fn write(&self, text: &str) {
+        fs::write(self.path("edge.toml"), text).unwrap();
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    pub(super) fn file(&self) -> String {
+        self.path("edge.toml").display().to_string()
+    }
+}
+
+const ONE_LISTENER: &str = "[server]\nthreads = 1\n[[listen]]\naddress = \"127.0.0.1:0\"\n[pool]\n";
+
+/// Starts it on one cleartext listener.
+async fn start(settings: &Settings) -> (Process, SocketAddr) {
+    let mut edge = Process::start("edge", &[&settings.file()]);
+    let address = edge.address("listening on http://").await;
+    (edge, address)
+}
+
+#[tokio::test]
+async fn check_says_what_is_wrong_in_one_line() {
+    let backend = "[[pool.backends]]\nid = \"a\"\nurl = \"http://127.0.0.1:1\"\n";
+    let good = format!("{ONE_LISTENER}{backend}");
+    let settings = Settings::new(&good);
+    let (one, other) = (Authority::new(), Authority::new());
+    fs::write(settings.path("cert.pem"), one.issue(&["localhost"]).chain).unwrap();
+    fs::write(settings.path("key.pem"), other.issue(&["localhost"]).key).unwrap();
+    let folder = settings.folder.path().display();
+    let tls = |key: &str| {
+        let tls = format!(
+            "[listen.tls]\ncertificates = [{{ chain = \"{folder}/cert.pem\", key = \"{folder}/{key}\" }}]\n[pool]"
+        );
+        good.replace("[pool]", &tls)
+    };
+    for (text, code, part) in [
+        (good.clone(), 0, "edge.toml: fine"),
+        (
+            good.replace("threads", "thread"),
+            2,
+            "edge.toml: line 2: [server]: unknown key `thread`",
+        ),
+        (tls("none.pem"), 2, "none.pem: No such file"),
+        (
+            tls("key.pem"),
+            2,
+            "the key does not belong to the chain's first certificate",
+        ),
+    ] {
+        settings.write(&text);
+        let mut edge = Process::start("edge", &["--check", &settings.file()]);
+        let (status, lines) = edge.ended().await;
+        assert_eq!(status.code(), Some(code), "{lines:?}");
+        assert!(
+            lines.len() == 1 && lines[0].contains(part),
+            "one line with {part:?}: {lines:?}"
+        );
+    }
+    // Without --check, bad settings end it the same way; so does a file that is not there.
+    for path in [settings.file(), "/nowhere/edge.toml".into()] {
+        let mut edge = Process::start("edge", &[&path]);
+        let (status, lines) = edge.ended().await;
+        assert_eq!((status.code(), lines.len()), (Some(2), 1), "{lines:?}");
+    }
+}
+
+#[tokio::test]
+async fn every_section_does_its_part() {
+    let (a, b) = (Backend::start("a").await, Backend::start("b").await);
+    let settings = Settings::new("");
+    let authority = Authority::new();
+    let issued = authority.issue(&["localhost"]);
+    fs::write(settings.path("cert.pem"), &issued.chain).unwrap();
+    fs::write(settings.path("key.pem"), &issued.key).unwrap();
+    let folder = settings.folder.path().display();
+    settings.write(&format!(
+        r#"
+[server]
+threads = 2
+locality = "eu-1/eu-1a"
+shutdown = {{ lame_duck = "100ms", drain = "10s" }}
+[[listen]]
+address = "127.0.0.1:0"
+[[listen]]
+address = "127.0.0.1:0"
+[listen.tls]
+certificates = [{{ chain = "{folder}/cert.pem", key = "{folder}/key.pem" }}]
+min_version = "1.3"
+alpn = ["h2", "http/1.1"]
+[pool]
+strategy = "round-robin"
+{}{}
+[health]
+path = "/health"
+interval = "1s"
+timeout = "900ms"
+[sticky]
+cookie = "NODE"
+keys = ["5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a"]
+[proxy]
+connect_timeout = "2s"
+response_timeout = "15s"
+idle_timeout = "60s"
+trusted = ["10.0.0.0/8"]
+[failover]
+attempts = 2
+hedge = false
+[access_log]
+file = "{folder}/access.jsonl"
+node = "lb-1"
+[admin]
+address = "127.0.0.1:0"
+"#,
+        a.settings(),
+        b.settings()
+    ));
+    let mut edge = Process::start("edge", &[&settings.file()]);
+    let admin = edge.address("admin on http://").await;
+    let http = edge.address("listening on http://").await;
+    let https = edge.address("listening on https://").await;
+
+    let plain = get(http, "/plain?secret=1").await;
+    assert_eq!(
+        plain.header("strict-transport-security"),
+        "",
+        "not in cleartext"
+    );
+    let mut names: Vec<_> = [plain.backend(), get(http, "/").await.backend()].into();
+    names.extend([
+        get(http, "/").await.backend(),
+        get(http, "/").await.backend(),
+    ]);
+    names.sort();
+    names.dedup();
+    assert_eq!(names, ["a", "b"], "requests are spread");
+
+    let first = get_tls(https, authority.client(), "/tls", "").await;
+    assert!(
+        first
+            .header("strict-transport-security")
+            .contains("max-age=")
+    );
+    let cookie = first.header("set-cookie").split(';').next().unwrap();
+    assert!(cookie.starts_with("NODE="), "{first:?}");
+    for _ in 0..4 {
+        let again = get_tls(https, authority.client(), "/", cookie).await;
+        assert_eq!(
+            again.backend(),
+            first.backend(),
+            "the cookie holds the session"
+        );
+    }
+    let mut http1 = authority.client();
+    http1.alpn_protocols = vec![b"http/1.1".to_vec()];
+    let over_http1 = get_tls(https, http1, "/", cookie).await;
+    assert_eq!(over_http1.backend(), first.backend());
+
+    for (path, status) in [
+        ("/live", 200),
+        ("/ready", 200),
+        ("/metrics", 404),
+        ("/status", 404),
+    ] {
+        assert_eq!(get(admin, path).await.status, status, "{path}");
+    }
+    websocket(http).await;
+
+    edge.signal("-TERM");
+    edge.must_succeed().await;
+    let log = fs::read_to_string(settings.path("access.jsonl")).unwrap();
+    let lines: Vec<Value> = log
+        .lines()
+        .map(|l| serde_json::from_str(l).unwrap())
+        .collect();
+    let of = |path: &str| lines.iter().find(|l| l["path"] == path).unwrap();
+    assert_eq!(of("/plain")["node"], "lb-1");
+    assert!(!log.contains("secret"), "the query is not logged");
+    assert_eq!(of("/tls")["tls_version"], "TLSv1.3");
+    assert_eq!(of("/tls")["protocol"], "HTTP/2");
+    assert_eq!(of("/ws")["status"], 101);
+    assert_eq!(lines.len(), 4 + 1 + 4 + 1 + 1, "one line a request: {log}");
+}
+
+/// A WebSocket through it, both ways.
+async fn websocket(address: SocketAddr) {
+    use tokio_tungstenite::tungstenite::{Message, client};
+    let echoed = tokio::task::spawn_blocking(move || {
+        let stream = std::net::TcpStream::connect(address).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        let (mut socket, _) = client(format!("ws://{address}/ws"), stream).unwrap();
+        socket.send(Message::text("over and out")).unwrap();
+        socket.read().unwrap()
+    });
+    assert_eq!(echoed.await.unwrap(), Message::text("over and out"));
+}
+
+#[tokio::test]
+async fn a_signal_drains_and_readiness_says_so_first() {
+    let a = Backend::start("a").await;
+    let settings = Settings::new(&format!(
+        "[server]\nthreads = 1\nshutdown = {{ lame_duck = \"1500ms\", drain = \"30s\" }}\n\
+         [[listen]]\naddress = \"127.0.0.1:0\"\n[admin]\naddress = \"127.0.0.1:0\"\n[pool]\n{}",
+        a.settings()
+    ));
+    let mut edge = Process::start("edge", &[&settings.file()]);
+    let admin = edge.address("admin on http://").await;
+    let http = edge.address("listening on http://").await;
+    assert_eq!(get(admin, "/ready").await.status, 200);
+    let slow = tokio::spawn(async move { get(http, "/slow?ms=3000").await });
+    sleep(Duration::from_millis(300)).await;
+    edge.signal("-TERM");
+    edge.line("shutting down").await;
+    let ready = get(admin, "/ready").await;
+    assert_eq!(ready.status, 503, "whoever looks must go elsewhere");
+    assert!(ready.body.contains("shutting down"), "{ready:?}");
+    assert_eq!(
+        get(http, "/").await.backend(),
+        "a",
+        "who does not look is served"
+    );
+    let slow = slow.await.unwrap();
+    assert_eq!(slow.backend(), "a", "what began must end");
+    edge.must_succeed().await;
+    assert!(try_get(http, "/").await.is_err(), "nobody listens any more");
+}
+
+#[tokio::test]
+async fn a_second_signal_ends_it_at_once() {
+    let a = Backend::start("a").await;
+    let settings = Settings::new(&format!("{ONE_LISTENER}{}", a.settings()));
+    let (mut edge, http) = start(&settings).await;
+    let slow = tokio::spawn(async move { try_get(http, "/slow?ms=600000").await });
+    sleep(Duration::from_millis(300)).await;
+    edge.signal("-INT");
+    edge.line("shutting down").await;
+    edge.signal("-TERM");
+    edge.must_succeed().await;
+    assert!(slow.await.unwrap().is_err(), "it was cut");
+}
+
+#[tokio::test]
+async fn a_hangup_changes_the_backends_and_fails_no_request() {
+    let (a, b) = (Backend::start("a").await, Backend::start("b").await);
+    let with = |backend: &Backend, rest: &str| {
+        format!("{ONE_LISTENER}{}[failover]\n{rest}", backend.settings())
+    };
+    let settings = Settings::new(&with(&a, ""));
+    let (mut edge, http) = start(&settings).await;
+    assert_eq!(get(http, "/").await.backend(), "a");
+    let (stop, mut stopped) = tokio::sync::oneshot::channel::<()>();
+    let traffic = tokio::spawn(async move {
+        let mut count = 0;
+        while stopped.try_recv().is_err() {
+            get(http, "/slow?ms=5").await.backend();
+            count += 1;
+        }
+        count
+    });
+
+    // Membership alone; then layers, too.
+    settings.write(&with(&b, ""));
+    edge.signal("-HUP");
+    edge.line("settings read again").await;
+    assert_eq!(get(http, "/").await.backend(), "b", "the new backend");
+    settings.write(&with(&a, "attempts = 3\n"));
+    edge.signal("-HUP");
+    edge.line("settings read again").await;
+    assert_eq!(get(http, "/").await.backend(), "a", "the first one again");
+
+    settings.write("[pool]\nbackends = 1\n");
+    edge.signal("-HUP");
+    let said = edge.line("the last good settings stay").await;
+    assert!(said.contains("edge.toml: line"), "{said}");
+    assert_eq!(
+        get(http, "/").await.backend(),
+        "a",
+        "the last good settings stay"
+    );
+
+    let moved = with(&a, "").replace("threads = 1", "threads = 2");
+    settings.write(&moved);
+    edge.signal("-HUP");
+    edge.line("change with a restart only").await;
+    edge.line("settings read again").await;
+
+    stop.send(()).unwrap();
+    assert!(traffic.await.unwrap() > 0, "no request failed");
+    edge.signal("-TERM");
+    edge.must_succeed().await;
+}
+
+#[tokio::test]
+async fn a_hangup_opens_the_log_anew() {
+    let a = Backend::start("a").await;
+    let settings = Settings::new("");
+    let (log, moved) = (settings.path("access.jsonl"), settings.path("access.1"));
+    settings.write(&format!(
+        "{ONE_LISTENER}{}[access_log]\nfile = {:?}\n",
+        a.settings(),
+        log.display().to_string()
+    ));
+    let (mut edge, http) = start(&settings).await;
+    logged(http, "/before", &log).await;
+    fs::rename(&log, &moved).unwrap();
+    edge.signal("-HUP");
+    edge.line("settings read again").await;
+    logged(http, "/after", &log).await;
+    let old = fs::read_to_string(&moved).unwrap();
+    assert!(old.contains("/before") && !old.contains("/after"), "{old}");
+}
+
+/// Asks for a path until its line is in this file.
+async fn logged(address: SocketAddr, path: &str, file: &Path) {
+    let written = async {
+        loop {
+            get(address, path).await;
+            let written = fs::read_to_string(file).unwrap_or_default();
+            if written.contains(path) {
+                return;
+            }
+            sleep(Duration::from_millis(50)).await;
+        }
+    };
+    let ended = timeout(PATIENCE, written).await;
+    ended.unwrap_or_else(|_| panic!("{path} must be in {}", file.display()));
+}
+
+#[tokio::test]
+async fn an_address_in_use_is_named() {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap();
+    let backend = "[[pool.backends]]\nid = \"a\"\nurl = \"http://127.0.0.1:1\"\n";
+    let text = format!("{ONE_LISTENER}{backend}").replace("127.0.0.1:0", &address.to_string());
+    let settings = Settings::new(&text);
+    let mut edge = Process::start("edge", &[&settings.file()]);
+    let (status, lines) = edge.ended().await;
+    assert_eq!(status.code(), Some(1));
+    let last = lines.last().unwrap();
+    assert!(last.contains(&format!("{address}: ")), "{lines:?}");
+}

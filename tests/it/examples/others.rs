@@ -1,0 +1,95 @@
+//! The smaller ones.
+
+use std::fs;
+
+use super::{
+    client::{get, get_tls, insecure},
+    edge::Settings,
+    process::{Backend, Process},
+};
+use crate::support::pki::Authority;
+
+#[tokio::test]
+async fn axum_serves_its_routes_beside_the_balancer() {
+    let mut demo = Process::start("axum", &[]);
+    let address = demo.address("https://").await;
+    let hello = get_tls(address, insecure(), "/hello", "").await;
+    assert!(hello.body.starts_with("hello over TLSv1.3"), "{hello:?}");
+    let api = get_tls(address, insecure(), "/api/users", "").await;
+    assert!(
+        api.body.contains("sees /users\n"),
+        "nest strips the prefix: {api:?}"
+    );
+    assert!(api.body.contains("x-forwarded-proto: https"), "{api:?}");
+    assert!(
+        api.body
+            .contains(&format!("x-request-id: {}", api.header("x-request-id")))
+    );
+    let rest = get_tls(address, insecure(), "/users", "").await;
+    assert!(
+        rest.body.contains("sees /users\n"),
+        "the fallback: {rest:?}"
+    );
+    assert!(
+        rest.header("strict-transport-security").contains("max-age"),
+        "{rest:?}"
+    );
+    demo.signal("-TERM");
+    demo.must_succeed().await;
+}
+
+#[tokio::test]
+async fn axum_serves_the_settings_of_edge() {
+    let a = Backend::start("a").await;
+    let authority = Authority::new();
+    let issued = authority.issue(&["localhost"]);
+    let folder = tempfile::tempdir().unwrap();
+    let (chain, key) = (
+        folder.path().join("cert.pem"),
+        folder.path().join("key.pem"),
+    );
+    let log = folder.path().join("access.jsonl");
+    fs::write(&chain, issued.chain).unwrap();
+    fs::write(&key, issued.key).unwrap();
+    let settings = Settings::new(&format!(
+        "[server]\nthreads = 1\n[[listen]]\naddress = \"127.0.0.1:0\"\n\
+         [[listen]]\naddress = \"127.0.0.1:0\"\n[listen.tls]\n\
+         certificates = [{{ chain = {chain:?}, key = {key:?} }}]\n[pool]\n{}\
+         [health]\n[failover]\n[access_log]\nfile = {log:?}\n",
+        a.settings(),
+    ));
+    let mut served = Process::start("axum", &[&settings.file()]);
+    let http = served.address("listening on http://").await;
+    let https = served.address("listening on https://").await;
+    assert_eq!(get(http, "/plain").await.backend(), "a");
+    let api = get_tls(https, authority.client(), "/api/secure", "").await;
+    assert_eq!(api.backend(), "a");
+    assert!(api.body.contains("GET /secure"), "{api:?}");
+    served.signal("-TERM");
+    served.must_succeed().await;
+    let log = fs::read_to_string(log).unwrap();
+    assert!(log.contains("\"path\":\"/plain\""), "{log}");
+    assert!(
+        log.contains("\"path\":\"/api/secure\""),
+        "the log has the original path: {log}"
+    );
+    assert!(log.contains("\"tls_version\":\"TLSv1.3\""), "{log}");
+}
+
+#[tokio::test]
+async fn hyper_balances_and_survives_a_kill() {
+    let (mut a, b) = (Backend::start("a").await, Backend::start("b").await);
+    let list = [&a, &b].map(|backend| format!("{}=http://{}", backend.name, backend.address));
+    let mut served = Process::start("hyper", &[&list[0], &list[1]]);
+    let address = served.address("http://").await;
+    let mut names = [
+        get(address, "/").await.backend(),
+        get(address, "/").await.backend(),
+    ];
+    names.sort();
+    assert_eq!(names, ["a", "b"]);
+    a.process.kill().await;
+    for _ in 0..8 {
+        assert_eq!(get(address, "/").await.backend(), "b", "no client sees it");
+    }
+}

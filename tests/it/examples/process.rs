@@ -1,0 +1,164 @@
+//! An example as a process of its own.
+
+use std::{
+    env,
+    net::SocketAddr,
+    path::PathBuf,
+    process::{ExitStatus, Stdio},
+    sync::OnceLock,
+    time::Duration,
+};
+
+use tokio::{
+    io::{AsyncBufReadExt, AsyncRead, BufReader},
+    process::{Child, Command},
+    sync::mpsc,
+    time::timeout,
+};
+
+/// Ends the wait for what should be there at once, on a machine that has a lot to do.
+pub(super) const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A running example; killed when it is dropped.
+pub(super) struct Process {
+    child: Child,
+    lines: mpsc::UnboundedReceiver<String>,
+    seen: Vec<String>,
+}
+
+impl Process {
+    pub(super) fn start(example: &str, args: &[&str]) -> Self {
+        let mut child = Command::new(binary(example))
+            .args(args)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()
+            .unwrap();
+        let (sender, lines) = mpsc::unbounded_channel();
+        tokio::spawn(pump(child.stdout.take().unwrap(), sender.clone()));
+        tokio::spawn(pump(child.stderr.take().unwrap(), sender));
+        Self {
+            child,
+            lines,
+            seen: Vec::new(),
+        }
+    }
+
+    /// Waits for a line of either output that contains this.
+    pub(super) async fn line(&mut self, part: &str) -> String {
+        let found = async {
+            while let Some(line) = self.lines.recv().await {
+                self.seen.push(line.clone());
+                if line.contains(part) {
+                    return Some(line);
+                }
+            }
+            None
+        };
+        let found = timeout(PATIENCE, found).await.ok().flatten();
+        found.unwrap_or_else(|| panic!("no line with {part:?} in {:#?}", self.seen))
+    }
+
+    /// Waits for a line with this URL scheme; returns the address in it.
+    pub(super) async fn address(&mut self, scheme: &str) -> SocketAddr {
+        let line = self.line(scheme).await;
+        let (_, rest) = line.split_once(scheme).unwrap();
+        let end = rest.find(['/', ' ']).unwrap_or(rest.len());
+        rest[..end].parse().unwrap()
+    }
+
+    pub(super) fn signal(&self, name: &str) {
+        let id = self.child.id().expect("it runs").to_string();
+        let status = std::process::Command::new("kill")
+            .args([name, &id])
+            .status()
+            .unwrap();
+        assert!(status.success(), "kill {name} {id}");
+    }
+
+    /// Ends it with SIGKILL, and waits until it is gone.
+    pub(super) async fn kill(&mut self) {
+        self.child.kill().await.unwrap();
+    }
+
+    /// Waits for its end; returns how it ended and all lines.
+    pub(super) async fn ended(&mut self) -> (ExitStatus, &[String]) {
+        let status = timeout(PATIENCE, self.child.wait()).await;
+        let status = status.expect("it must end").unwrap();
+        while let Some(line) = self.lines.recv().await {
+            self.seen.push(line);
+        }
+        (status, &self.seen)
+    }
+
+    pub(super) async fn must_succeed(&mut self) {
+        let (status, lines) = self.ended().await;
+        assert!(status.success(), "{status}: {lines:#?}");
+    }
+}
+
+/// A `backend` example.
+pub(super) struct Backend {
+    pub(super) process: Process,
+    pub(super) name: &'static str,
+    pub(super) address: SocketAddr,
+}
+
+impl Backend {
+    pub(super) async fn start(name: &'static str) -> Self {
+        Self::start_at(name, "127.0.0.1:0".parse().unwrap()).await
+    }
+
+    pub(super) async fn start_at(name: &'static str, address: SocketAddr) -> Self {
+        let mut process = Process::start("backend", &[name, &address.to_string()]);
+        let address = process.address("http://").await;
+        Self {
+            process,
+            name,
+            address,
+        }
+    }
+
+    /// Returns its table for a settings file.
+    pub(super) fn settings(&self) -> String {
+        format!(
+            "[[pool.backends]]\nid = {:?}\nurl = \"http://{}\"\n",
+            self.name, self.address
+        )
+    }
+}
+
+async fn pump(output: impl AsyncRead + Unpin, lines: mpsc::UnboundedSender<String>) {
+    let mut output = BufReader::new(output).lines();
+    while let Ok(Some(line)) = output.next_line().await {
+        if lines.send(line).is_err() {
+            return;
+        }
+    }
+}
+
+/// Finds a built example. `cargo test --test it` builds none, so they are built here; where
+/// they are there and fresh, that is a look.
+fn binary(example: &str) -> PathBuf {
+    static FOLDER: OnceLock<PathBuf> = OnceLock::new();
+    let folder = FOLDER.get_or_init(|| {
+        let own = env::current_exe().unwrap();
+        let profile = own.ancestors().nth(2).unwrap();
+        let mut cargo = std::process::Command::new(env!("CARGO"));
+        cargo
+            .current_dir(env!("CARGO_MANIFEST_DIR"))
+            .args(["build", "--quiet", "--features", "full", "--target-dir"])
+            .arg(profile.parent().unwrap());
+        for example in ["axum", "backend", "edge", "hyper", "quickstart"] {
+            cargo.args(["--example", example]);
+        }
+        if profile.ends_with("release") {
+            cargo.arg("--release");
+        }
+        assert!(cargo.status().unwrap().success(), "the examples must build");
+        profile.join("examples")
+    });
+    folder.join(example)
+}

@@ -1,0 +1,55 @@
+use super::{
+    client::{get, get_tls, insecure},
+    process::Process,
+};
+
+#[tokio::test]
+async fn it_shows_that_no_request_fails_and_ends_with_a_signal() {
+    let mut shown = Process::start("quickstart", &[]);
+    let https = shown.address("https://").await;
+    let http = shown.address("http://").await;
+    let answer = get(http, "/x").await;
+    assert_eq!(answer.status, 308);
+    assert_eq!(answer.header("location"), format!("https://{https}/x"));
+    let first = get_tls(https, insecure(), "/", "").await;
+    let cookie = first.header("set-cookie").split(';').next().unwrap();
+    let again = get_tls(https, insecure(), "/", cookie).await;
+    assert_eq!(again.backend(), first.backend(), "the cookie stays put");
+    let logged = shown.line("\"sticky\":\"valid\"").await;
+    assert!(logged.contains("\"tls_version\":\"TLSv1.3\""), "{logged}");
+
+    shown.line("backend b is stopped").await;
+    shown.line("backend b: healthy -> unhealthy").await;
+    shown.line("backend b is started").await;
+    shown.line("backend b: unhealthy -> healthy").await;
+    let said = shown.line("requests, and none failed").await;
+    assert!(said.starts_with("600 "), "{said}");
+    let mut names = Vec::new();
+    for _ in 0..3 {
+        names.push(get_tls(https, insecure(), "/", "").await.backend());
+    }
+    names.sort();
+    assert_eq!(names, ["a", "b", "c"], "round robin");
+    shown.signal("-TERM");
+    shown.must_succeed().await;
+}
+
+#[tokio::test]
+async fn it_ends_in_the_middle_and_finds_free_ports() {
+    // Whichever of the two comes second finds the usual ports taken.
+    let (mut one, mut other) = (
+        Process::start("quickstart", &[]),
+        Process::start("quickstart", &[]),
+    );
+    let (first, second) = (
+        one.address("https://").await,
+        other.address("https://").await,
+    );
+    assert_ne!(first, second);
+    one.line("answered by").await;
+    one.signal("-INT");
+    one.must_succeed().await;
+    other.line("answered by").await;
+    other.signal("-TERM");
+    other.must_succeed().await;
+}
