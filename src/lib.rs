@@ -29,6 +29,7 @@
 //! | [`health`] | checks and outliers |
 //! | [`proxy`] | forwarding |
 //! | [`discover`] | membership |
+//! | `chaos` | faults on purpose, for tests |
 //! | [`endpoints`] | `/live` and `/ready` |
 //! | [`settings`] | all of that from a file |
 //! | [`load_balancer`] | the canonical stack |
@@ -72,6 +73,8 @@ mod deadline;
 #[cfg(feature = "access-log")]
 pub mod access_log;
 pub mod balance;
+#[cfg(feature = "chaos")]
+pub mod chaos;
 pub mod discover;
 pub mod endpoints;
 pub mod failover;

@@ -12,6 +12,8 @@ mod support;
 mod access_log;
 mod architecture;
 mod balance;
+#[cfg(feature = "chaos")]
+mod chaos;
 mod connect;
 mod endpoints;
 mod error;

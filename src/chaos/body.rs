@@ -1,0 +1,162 @@
+//! A response body that breaks off, ends early or comes slowly.
+
+use std::{
+    fmt,
+    future::Future,
+    pin::Pin,
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use http_body::{Body, Frame, SizeHint};
+use pin_project_lite::pin_project;
+use tokio::time::{Sleep, sleep};
+
+use super::fault::BodyPlan;
+use crate::error::{BoxError, Error, ErrorKind};
+
+pin_project! {
+    /// The response body of a [`Chaos`](super::Chaos).
+    pub struct ChaosBody<R> {
+        #[pin]
+        inner: Option<R>,
+        plan: BodyPlan,
+        // Bytes that went through.
+        sent: u64,
+        // Read, and not let through yet.
+        held: Bytes,
+        // Boxed, as it is rare, and so that the body can be moved.
+        pause: Option<Pin<Box<Sleep>>>,
+    }
+}
+
+impl<R> ChaosBody<R> {
+    pub(super) fn new(inner: R, plan: BodyPlan) -> Self {
+        Self {
+            inner: Some(inner),
+            plan,
+            sent: 0,
+            held: Bytes::new(),
+            pause: None,
+        }
+    }
+
+    pub(super) fn empty() -> Self {
+        Self {
+            inner: None,
+            plan: BodyPlan::default(),
+            sent: 0,
+            held: Bytes::new(),
+            pause: None,
+        }
+    }
+}
+
+impl<R> Default for ChaosBody<R> {
+    fn default() -> Self {
+        Self::empty()
+    }
+}
+
+impl<R> Body for ChaosBody<R>
+where
+    R: Body<Data = Bytes>,
+    R::Error: Into<BoxError>,
+{
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        let mut this = self.project();
+        if let Some(pause) = this.pause {
+            ready!(pause.as_mut().poll(cx));
+            *this.pause = None;
+        }
+        if this.plan.reset.is_some_and(|after| *this.sent >= after) {
+            this.inner.set(None);
+            this.held.clear();
+            this.plan.reset = None;
+            let error = Error::new(ErrorKind::ResponseBody).with_source("injected");
+            return Poll::Ready(Some(Err(error.into())));
+        }
+        if this.plan.truncate.is_some_and(|after| *this.sent >= after) {
+            this.inner.set(None);
+            this.held.clear();
+        }
+        while this.held.is_empty() {
+            let Some(inner) = this.inner.as_mut().as_pin_mut() else {
+                return Poll::Ready(None);
+            };
+            let frame = match ready!(inner.poll_frame(cx)) {
+                Some(Ok(frame)) => frame,
+                Some(Err(error)) => return Poll::Ready(Some(Err(error.into()))),
+                None => {
+                    this.inner.set(None);
+                    return Poll::Ready(None);
+                }
+            };
+            match frame.into_data() {
+                Ok(data) => *this.held = data,
+                Err(trailers) => return Poll::Ready(Some(Ok(trailers))),
+            }
+        }
+        let most = this.plan.room(*this.sent).min(this.held.len() as u64);
+        let data = this.held.split_to(most as usize);
+        *this.sent += most;
+        if let Some(pace) = this.plan.bandwidth {
+            let pause = Duration::from_secs_f64(most as f64 / pace as f64);
+            *this.pause = Some(Box::pin(sleep(pause)));
+        }
+        Poll::Ready(Some(Ok(Frame::data(data))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        // What is slow or breaks off must be polled to its end.
+        let planned = self.plan.reset.is_some() || self.pause.is_some();
+        let inner = self.inner.as_ref().is_none_or(Body::is_end_stream);
+        !planned && self.held.is_empty() && inner
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        let Some(inner) = &self.inner else {
+            return SizeHint::with_exact(self.held.len() as u64);
+        };
+        if self.plan.truncate.is_some() {
+            return SizeHint::default();
+        }
+        let held = self.held.len() as u64;
+        let hint = inner.size_hint();
+        let mut whole = SizeHint::new();
+        if let Some(upper) = hint.upper() {
+            whole.set_upper(upper.saturating_add(held));
+        }
+        whole.set_lower(hint.lower().saturating_add(held));
+        whole
+    }
+}
+
+impl BodyPlan {
+    /// Returns how many bytes may go through at once.
+    fn room(&self, sent: u64) -> u64 {
+        let ends = [self.reset, self.truncate].into_iter().flatten();
+        let most = ends.map(|end| end.saturating_sub(sent)).min();
+        // A tenth of a second's worth, so that it trickles.
+        let pace = self.bandwidth.map(|pace| (pace / 10).max(1));
+        most.unwrap_or(u64::MAX)
+            .min(pace.unwrap_or(u64::MAX))
+            .max(1)
+    }
+}
+
+impl<R> fmt::Debug for ChaosBody<R> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ChaosBody")
+            .field("plan", &self.plan)
+            .field("sent", &self.sent)
+            .finish_non_exhaustive()
+    }
+}

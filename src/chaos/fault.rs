@@ -1,0 +1,275 @@
+//! What goes wrong, and for whom.
+
+use std::time::Duration;
+
+use fastrand::Rng;
+use http::{HeaderName, HeaderValue, StatusCode, request::Parts};
+
+use crate::{
+    context::Selected,
+    error::{ConfigError, ErrorKind},
+};
+
+/// One thing that goes wrong, and the requests that it meets.
+///
+/// Several faults add up: latencies are summed, of the others the first of its kind counts.
+#[derive(Clone, Debug)]
+#[must_use]
+pub struct Fault {
+    effect: Effect,
+    jitter: Duration,
+    share: f64,
+    backend: Option<Box<str>>,
+    header: Option<(HeaderName, HeaderValue)>,
+}
+
+#[derive(Clone, Debug)]
+enum Effect {
+    Abort(ErrorKind),
+    Bandwidth(u64),
+    Latency(Duration),
+    Reset(u64),
+    Status(StatusCode),
+    Truncate(u64),
+}
+
+impl Fault {
+    /// The answer comes this much later.
+    pub fn latency(delay: Duration) -> Self {
+        Self::new(Effect::Latency(delay))
+    }
+
+    /// There is no answer but an error of this kind; the request is not sent on.
+    pub fn abort(kind: ErrorKind) -> Self {
+        Self::new(Effect::Abort(kind))
+    }
+
+    /// The answer is an empty one of this status; the request is not sent on.
+    pub fn status(status: StatusCode) -> Self {
+        Self::new(Effect::Status(status))
+    }
+
+    /// The response body fails after this many bytes, as if the connection were reset.
+    pub fn reset(after: u64) -> Self {
+        Self::new(Effect::Reset(after))
+    }
+
+    /// The response body ends after this many bytes, as if it were whole. The header fields stay
+    /// as they are: a `Content-Length` then says more than comes.
+    pub fn truncate(after: u64) -> Self {
+        Self::new(Effect::Truncate(after))
+    }
+
+    /// The response body comes at this pace.
+    ///
+    /// # Errors
+    ///
+    /// When it is 0.
+    pub fn bandwidth(bytes_per_second: u64) -> Result<Self, ConfigError> {
+        if bytes_per_second == 0 {
+            return Err(ConfigError::new("bandwidth", "0: 1 or more is accepted"));
+        }
+        Ok(Self::new(Effect::Bandwidth(bytes_per_second)))
+    }
+
+    fn new(effect: Effect) -> Self {
+        Self {
+            effect,
+            jitter: Duration::ZERO,
+            share: 1.0,
+            backend: None,
+            header: None,
+        }
+    }
+
+    /// Adds up to this much to a latency, evenly spread; other faults have no use for it.
+    ///
+    /// Default: none.
+    pub fn jitter(mut self, most: Duration) -> Self {
+        self.jitter = most;
+        self
+    }
+
+    /// Sets the share of the requests that it meets.
+    ///
+    /// Default: 1.0, all.
+    ///
+    /// # Errors
+    ///
+    /// Below 0.0 or above 1.0.
+    pub fn share(mut self, share: f64) -> Result<Self, ConfigError> {
+        if !(0.0..=1.0).contains(&share) {
+            return Err(ConfigError::new(
+                "share",
+                format!("{share}: 0.0 to 1.0 is accepted"),
+            ));
+        }
+        self.share = share;
+        Ok(self)
+    }
+
+    /// Meets only requests for the backend of this id.
+    ///
+    /// Default: any, and none.
+    pub fn backend(mut self, id: impl Into<String>) -> Self {
+        self.backend = Some(id.into().into());
+        self
+    }
+
+    /// Meets only requests that carry this header field with this value.
+    ///
+    /// Default: any.
+    pub fn header(mut self, name: HeaderName, value: HeaderValue) -> Self {
+        self.header = Some((name, value));
+        self
+    }
+
+    fn meets(&self, head: &Parts, random: &mut Rng) -> bool {
+        // Drawn for every request, so that one fault's aim does not change another's luck.
+        let draw = random.f64();
+        let backend = self.backend.as_deref().is_none_or(|id| {
+            let selected = head.extensions.get::<Selected>();
+            selected.is_some_and(|Selected(backend)| backend.id() == id)
+        });
+        let header = self
+            .header
+            .as_ref()
+            .is_none_or(|(name, value)| head.headers.get_all(name).iter().any(|v| v == value));
+        backend && header && draw < self.share
+    }
+}
+
+/// What one request meets.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Plan {
+    pub(super) delay: Duration,
+    pub(super) verdict: Verdict,
+    pub(super) body: BodyPlan,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) enum Verdict {
+    Abort(ErrorKind),
+    #[default]
+    Pass,
+    Status(StatusCode),
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct BodyPlan {
+    pub(super) bandwidth: Option<u64>,
+    pub(super) reset: Option<u64>,
+    pub(super) truncate: Option<u64>,
+}
+
+impl Plan {
+    pub(super) fn of(faults: &[Fault], head: &Parts, random: &mut Rng) -> Self {
+        let mut plan = Self::default();
+        for fault in faults {
+            let jitter = fault.jitter.mul_f64(random.f64());
+            if !fault.meets(head, random) {
+                continue;
+            }
+            let body = &mut plan.body;
+            match (&fault.effect, plan.verdict) {
+                (Effect::Latency(delay), _) => {
+                    plan.delay = plan.delay.saturating_add(delay.saturating_add(jitter));
+                }
+                (Effect::Abort(kind), Verdict::Pass) => plan.verdict = Verdict::Abort(*kind),
+                (Effect::Status(status), Verdict::Pass) => {
+                    plan.verdict = Verdict::Status(*status);
+                }
+                (Effect::Abort(_) | Effect::Status(_), _) => {}
+                (Effect::Bandwidth(pace), _) => body.bandwidth = body.bandwidth.or(Some(*pace)),
+                (Effect::Reset(after), _) => body.reset = body.reset.or(Some(*after)),
+                (Effect::Truncate(after), _) => body.truncate = body.truncate.or(Some(*after)),
+            }
+        }
+        plan
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http::Request;
+
+    use super::*;
+    use crate::pool::Backend;
+
+    fn head(backend: &str) -> Parts {
+        let mut request = Request::new(());
+        let backend = Backend::new(backend, "http://127.0.0.1:1").unwrap();
+        request.extensions_mut().insert(Selected(backend));
+        request.headers_mut().insert("x-test", "1".parse().unwrap());
+        request.into_parts().0
+    }
+
+    #[test]
+    fn a_fault_meets_those_it_is_aimed_at() {
+        let abort = || Fault::abort(ErrorKind::Connect);
+        let named = |name, value| {
+            abort().header(
+                HeaderName::from_static(name),
+                HeaderValue::from_static(value),
+            )
+        };
+        for (fault, wanted) in [
+            (abort(), true),
+            (abort().share(0.0).unwrap(), false),
+            (abort().backend("a"), true),
+            (abort().backend("b"), false),
+            (named("x-test", "1"), true),
+            (named("x-test", "2"), false),
+            (named("x-other", "1"), false),
+            (named("x-test", "1").backend("b"), false),
+        ] {
+            let plan = Plan::of(
+                std::slice::from_ref(&fault),
+                &head("a"),
+                &mut Rng::with_seed(1),
+            );
+            let met = matches!(plan.verdict, Verdict::Abort(_));
+            assert_eq!(met, wanted, "{fault:?}");
+        }
+    }
+
+    #[test]
+    fn a_share_is_a_share() {
+        let fault = Fault::abort(ErrorKind::Connect).share(0.25).unwrap();
+        let faults = [fault];
+        let met = (0..10_000)
+            .filter(|n| {
+                let plan = Plan::of(&faults, &head("a"), &mut Rng::with_seed(*n));
+                matches!(plan.verdict, Verdict::Abort(_))
+            })
+            .count();
+        assert!(
+            (2_300..2_700).contains(&met),
+            "{met} of 10000 is no quarter"
+        );
+        assert_eq!(
+            Fault::abort(ErrorKind::Connect)
+                .share(1.5)
+                .unwrap_err()
+                .field(),
+            "share"
+        );
+        assert_eq!(Fault::bandwidth(0).unwrap_err().field(), "bandwidth");
+    }
+
+    #[test]
+    fn latencies_add_up_and_the_first_verdict_counts() {
+        let faults = [
+            Fault::latency(Duration::from_secs(1)),
+            Fault::latency(Duration::from_secs(2)).jitter(Duration::from_secs(1)),
+            Fault::status(StatusCode::BAD_GATEWAY),
+            Fault::abort(ErrorKind::Connect),
+        ];
+        let plan = Plan::of(&faults, &head("a"), &mut Rng::with_seed(1));
+        assert!(plan.delay >= Duration::from_secs(3) && plan.delay < Duration::from_secs(4));
+        assert!(matches!(
+            plan.verdict,
+            Verdict::Status(StatusCode::BAD_GATEWAY)
+        ));
+    }
+}

@@ -1,0 +1,182 @@
+//! What happens to a request.
+
+use std::{
+    fmt,
+    future::Future,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, ready},
+};
+
+use http::{Request, Response, StatusCode};
+use pin_project_lite::pin_project;
+use tokio::time::{Sleep, sleep};
+use tower_service::Service;
+
+use super::{
+    ChaosBody,
+    fault::{BodyPlan, Verdict},
+    layer::Shared,
+};
+use crate::error::{BoxError, Error, ErrorKind};
+
+/// Makes requests fail on purpose; see the [module](super).
+#[derive(Clone, Debug)]
+pub struct Chaos<S> {
+    inner: S,
+    shared: Arc<Shared>,
+}
+
+impl<S> Chaos<S> {
+    pub(super) fn new(inner: S, shared: Arc<Shared>) -> Self {
+        Self { inner, shared }
+    }
+
+    /// Returns the inner service.
+    pub fn get_ref(&self) -> &S {
+        &self.inner
+    }
+
+    /// Returns the inner service, to be changed.
+    pub fn get_mut(&mut self) -> &mut S {
+        &mut self.inner
+    }
+
+    /// Returns the inner service, on its own.
+    pub fn into_inner(self) -> S {
+        self.inner
+    }
+}
+
+impl<S, B, R> Service<Request<B>> for Chaos<S>
+where
+    S: Service<Request<B>, Response = Response<R>>,
+    S::Error: Into<BoxError>,
+{
+    type Response = Response<ChaosBody<R>>;
+    type Error = Error;
+    type Future = ResponseFuture<S::Future>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
+        self.inner
+            .poll_ready(cx)
+            .map_err(|error| Error::from_boxed(error.into()))
+    }
+
+    fn call(&mut self, request: Request<B>) -> Self::Future {
+        if self.shared.is_idle() {
+            return ResponseFuture::new(self.inner.call(request));
+        }
+        let (head, body) = request.into_parts();
+        let plan = self.shared.plan(&head).unwrap_or_default();
+        let state = match plan.verdict {
+            Verdict::Abort(kind) => State::Failing {
+                error: Some(abort(kind).with_unsent(head)),
+            },
+            Verdict::Pass => State::Calling {
+                future: self.inner.call(Request::from_parts(head, body)),
+            },
+            Verdict::Status(status) => State::Answering { status },
+        };
+        ResponseFuture {
+            delay: (!plan.delay.is_zero()).then(|| sleep(plan.delay)),
+            state,
+            body: plan.body,
+        }
+    }
+}
+
+/// A failure as the proxy would tell it.
+fn abort(kind: ErrorKind) -> Error {
+    let error = Error::new(kind).with_source("injected");
+    match kind {
+        ErrorKind::RequestWrite
+        | ErrorKind::RequestWriteTimeout
+        | ErrorKind::ResponseBody
+        | ErrorKind::ResponseBodyTimeout
+        | ErrorKind::ResponseClosed
+        | ErrorKind::ResponseHead
+        | ErrorKind::ResponseHeadTimeout
+        | ErrorKind::Service
+        | ErrorKind::Upgrade => error.after_sending(),
+        ErrorKind::BadRequest
+        | ErrorKind::ClientBody
+        | ErrorKind::ClientBodyTimeout
+        | ErrorKind::Connect
+        | ErrorKind::ConnectTimeout
+        | ErrorKind::ConnectTls
+        | ErrorKind::MethodRefused
+        | ErrorKind::NoBackend
+        | ErrorKind::NotRouted
+        | ErrorKind::Overloaded
+        | ErrorKind::QueueTimeout => error,
+    }
+}
+
+pin_project! {
+    /// The response of a [`Chaos`].
+    #[must_use = "futures do nothing unless polled"]
+    pub struct ResponseFuture<F> {
+        #[pin]
+        delay: Option<Sleep>,
+        #[pin]
+        state: State<F>,
+        body: BodyPlan,
+    }
+}
+
+pin_project! {
+    #[project = StateProjection]
+    enum State<F> {
+        Answering { status: StatusCode },
+        Calling { #[pin] future: F },
+        Failing { error: Option<Error> },
+    }
+}
+
+impl<F> ResponseFuture<F> {
+    fn new(future: F) -> Self {
+        Self {
+            delay: None,
+            state: State::Calling { future },
+            body: BodyPlan::default(),
+        }
+    }
+}
+
+impl<F, R, E> Future for ResponseFuture<F>
+where
+    F: Future<Output = Result<Response<R>, E>>,
+    E: Into<BoxError>,
+{
+    type Output = Result<Response<ChaosBody<R>>, Error>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let mut this = self.project();
+        if let Some(delay) = this.delay.as_mut().as_pin_mut() {
+            ready!(delay.poll(cx));
+            this.delay.set(None);
+        }
+        Poll::Ready(match this.state.project() {
+            StateProjection::Answering { status } => {
+                let mut response = Response::new(ChaosBody::empty());
+                *response.status_mut() = *status;
+                Ok(response)
+            }
+            StateProjection::Calling { future } => match ready!(future.poll(cx)) {
+                Ok(response) => Ok(response.map(|body| ChaosBody::new(body, *this.body))),
+                Err(error) => Err(Error::from_boxed(error.into())),
+            },
+            // The second is for who polls after the end.
+            StateProjection::Failing { error } => {
+                Err(error.take().unwrap_or_else(|| ErrorKind::Service.into()))
+            }
+        })
+    }
+}
+
+impl<F> fmt::Debug for ResponseFuture<F> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ResponseFuture").finish_non_exhaustive()
+    }
+}

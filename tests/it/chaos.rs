@@ -1,0 +1,169 @@
+use std::{convert::Infallible, time::Duration};
+
+use bytes::Bytes;
+use evenkeel::{
+    Backend, BoxError, ErrorKind, Pool,
+    balance::BalanceLayer,
+    chaos::{ChaosLayer, Fault},
+    context::{Exchange, Outcome, Selected},
+    failover::FailoverLayer,
+    respond::RespondLayer,
+};
+use http::{Request, Response, StatusCode};
+use http_body_util::{BodyExt, Full};
+use tokio::time::Instant;
+use tower::{Layer, Service, ServiceExt, service_fn};
+
+type Answer = Response<Full<Bytes>>;
+
+/// Somebody else's service: a kilobyte that says who was selected.
+async fn foreign(request: Request<Full<Bytes>>) -> Result<Answer, Infallible> {
+    let selected = request.extensions().get::<Selected>();
+    let id = selected.map_or("x", |Selected(backend)| backend.id());
+    Ok(Response::new(Full::from(id.repeat(1_000))))
+}
+
+fn request() -> Request<Full<Bytes>> {
+    Request::new(Full::default())
+}
+
+fn alone(
+    fault: Fault,
+) -> impl Service<
+    Request<Full<Bytes>>,
+    Response = Response<evenkeel::chaos::ChaosBody<Full<Bytes>>>,
+    Error = evenkeel::Error,
+> + Clone {
+    ChaosLayer::new(1)
+        .with_fault(fault)
+        .layer(service_fn(foreign))
+}
+
+#[tokio::test(start_paused = true)]
+async fn alone_around_a_foreign_service_it_delays() {
+    let began = Instant::now();
+    let slow = alone(Fault::latency(Duration::from_secs(3)));
+    let response = slow.oneshot(request()).await.unwrap();
+    assert_eq!(began.elapsed().as_secs(), 3, "the answer comes later");
+    let body = response.into_body().collect().await.unwrap().to_bytes();
+    assert_eq!(body.len(), 1_000, "and is whole");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_abort_gives_the_request_back() {
+    for (kind, seen) in [
+        (ErrorKind::Connect, false),
+        (ErrorKind::ResponseClosed, true),
+    ] {
+        let mut error = alone(Fault::abort(kind))
+            .oneshot(request())
+            .await
+            .unwrap_err();
+        assert_eq!(error.kind(), kind);
+        assert_eq!(error.is_after_sending(), seen, "{kind}");
+        assert!(
+            error.take_unsent().is_some(),
+            "another attempt needs the head"
+        );
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_status_is_answered_for_the_backend() {
+    let service = alone(Fault::status(StatusCode::SERVICE_UNAVAILABLE));
+    let response = service.oneshot(request()).await.unwrap();
+    assert_eq!(response.status(), 503);
+    assert!(
+        response
+            .into_body()
+            .collect()
+            .await
+            .unwrap()
+            .to_bytes()
+            .is_empty()
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_body_breaks_off_ends_early_or_trickles() {
+    let response = alone(Fault::reset(100)).oneshot(request()).await.unwrap();
+    let mut body = response.into_body();
+    let first = body.frame().await.unwrap().unwrap().into_data().unwrap();
+    assert_eq!(
+        first.len(),
+        100,
+        "what comes before the reset comes through"
+    );
+    let error: BoxError = body.frame().await.unwrap().unwrap_err();
+    let error = evenkeel::Error::from_boxed(error);
+    assert_eq!(error.kind(), ErrorKind::ResponseBody);
+    assert!(body.frame().await.is_none(), "nothing follows");
+
+    let response = alone(Fault::truncate(100))
+        .oneshot(request())
+        .await
+        .unwrap();
+    let body = response.into_body().collect().await.unwrap().to_bytes();
+    assert_eq!(body.len(), 100, "it ends as if it were whole");
+
+    let began = Instant::now();
+    let slow = alone(Fault::bandwidth(100).unwrap());
+    let response = slow.oneshot(request()).await.unwrap();
+    let body = response.into_body().collect().await.unwrap().to_bytes();
+    assert_eq!(body.len(), 1_000, "all of it comes");
+    assert_eq!(began.elapsed().as_secs(), 10, "at the pace that was set");
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_seed_is_one_story() {
+    let play = |seed| async move {
+        let fault = Fault::abort(ErrorKind::Connect).share(0.5).unwrap();
+        let layer = ChaosLayer::new(seed).with_fault(fault);
+        let service = layer.layer(service_fn(foreign));
+        let mut story = Vec::new();
+        for _ in 0..64 {
+            story.push(service.clone().oneshot(request()).await.is_ok());
+        }
+        story
+    };
+    let (one, again, other) = (play(1).await, play(1).await, play(2).await);
+    assert_eq!(one, again, "the same seed meets the same requests");
+    assert_ne!(one, other, "another one meets others");
+}
+
+#[tokio::test(start_paused = true)]
+async fn failover_hides_a_backend_that_is_switched_off_and_on() {
+    let pool = Pool::new(["a", "b"].map(|id| Backend::new(id, "http://127.0.0.1:1").unwrap()));
+    let pool = pool.unwrap();
+    let chaos = ChaosLayer::new(1);
+    let switch = chaos.handle();
+    let stack = RespondLayer::new().layer(FailoverLayer::new().layer(
+        BalanceLayer::new(pool.clone()).layer(chaos.layer(service_fn(|request: Request<_>| {
+            let selected = request.extensions().get::<Selected>();
+            let id = selected.map_or(String::new(), |s| s.0.id().to_owned());
+            async move { Ok::<_, Infallible>(Response::new(Full::<Bytes>::from(id))) }
+        }))),
+    ));
+    for down in ["a", "b"] {
+        switch.set([Fault::abort(ErrorKind::Connect).backend(down)]);
+        for _ in 0..2 {
+            let mut request = request();
+            let exchange = Exchange::of(request.extensions_mut());
+            let response = stack.clone().oneshot(request).await.unwrap();
+            let body = response.into_body().collect().await.unwrap().to_bytes();
+            assert_ne!(body, down, "the other one answers");
+            let failed = |o: &Option<Outcome>| matches!(o, Some(Outcome::Failed(_)));
+            let failures =
+                exchange.attempts(|all| all.iter().filter(|a| failed(&a.outcome)).count());
+            assert!(failures <= 1, "one try more is enough");
+        }
+    }
+    switch.clear();
+    let in_flight: u32 = pool
+        .snapshot()
+        .backends()
+        .iter()
+        .map(Backend::in_flight)
+        .sum();
+    assert_eq!(in_flight, 0, "every lease is returned");
+}
