@@ -55,7 +55,6 @@
 //! Proxy::new().layer(health); // a service is no layer
 //! ```
 #![forbid(unsafe_code)]
-#![allow(clippy::allow_attributes, dead_code, unused_imports)]
 #![cfg_attr(evenkeel_docsrs, feature(doc_cfg))]
 
 pub mod error;
@@ -66,7 +65,7 @@ pub mod connect;
 pub mod context;
 #[cfg_attr(
     not(any(feature = "proxy", feature = "server")),
-    allow(dead_code, reason = "the hot rooms use it")
+    expect(dead_code, reason = "the hot rooms use it")
 )]
 mod deadline;
 

@@ -6,7 +6,6 @@ use std::{
 };
 
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Uri, header};
-use tokio::time::Instant;
 
 use super::{
     Entry,

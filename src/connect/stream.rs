@@ -3,7 +3,7 @@
 use std::{
     io::{self, IoSlice},
     pin::Pin,
-    task::{Context, Poll, Waker},
+    task::{Context, Poll},
 };
 
 use tokio::{
@@ -31,6 +31,7 @@ pub struct TlsStream(pub(super) tokio_rustls::client::TlsStream<Stream>);
 
 impl Stream {
     /// Returns true if what was written may wait for a flush.
+    #[cfg(feature = "proxy")]
     pub(crate) fn buffers_writes(&self) -> bool {
         !matches!(self, Self::Tcp(_) | Self::Unix(_))
     }
@@ -46,7 +47,7 @@ impl Stream {
             // Only the session can tell a close_notify from a new ticket.
             #[cfg(feature = "__tls")]
             Self::Tls(stream) => {
-                let mut cx = Context::from_waker(Waker::noop());
+                let mut cx = Context::from_waker(std::task::Waker::noop());
                 let mut buf = ReadBuf::new(&mut byte);
                 Pin::new(&mut stream.0)
                     .poll_read(&mut cx, &mut buf)

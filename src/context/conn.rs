@@ -85,6 +85,7 @@ impl ConnInfo {
     }
 
     /// Returns true if no other handle is left: the connection is gone.
+    #[cfg(feature = "proxy")]
     pub(crate) fn is_last(&self) -> bool {
         Arc::strong_count(&self.inner) == 1
     }

@@ -3,13 +3,15 @@
 use std::{
     fmt,
     sync::{
-        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
     },
     time::Duration,
 };
 
-use http::{Extensions, HeaderValue, Method, Uri, Version};
+use http::Extensions;
+#[cfg(feature = "access-log")]
+use http::{HeaderValue, Method, Uri, Version};
 use tokio::time::Instant;
 
 use crate::{error::ErrorKind, pool::Backend};
@@ -32,10 +34,12 @@ struct Inner {
     binds: AtomicBool,
     record: Mutex<Record>,
     /// The request as it came; here, as it would be too large to hand from future to body.
-    original: OnceLock<Original>,
+    #[cfg(feature = "access-log")]
+    original: std::sync::OnceLock<Original>,
 }
 
 /// What the access log keeps of the request as it came.
+#[cfg(feature = "access-log")]
 #[derive(Clone, Debug)]
 pub(crate) struct Original {
     pub(crate) method: Method,
@@ -74,7 +78,8 @@ impl Exchange {
                 received: AtomicU64::new(0),
                 binds: AtomicBool::new(false),
                 record: Mutex::new(Record::default()),
-                original: OnceLock::new(),
+                #[cfg(feature = "access-log")]
+                original: std::sync::OnceLock::new(),
             }),
         }
     }
@@ -90,12 +95,12 @@ impl Exchange {
     }
 
     /// Keeps the request as it came; the first call counts.
-    #[cfg_attr(not(feature = "access-log"), expect(dead_code, reason = "the log's"))]
+    #[cfg(feature = "access-log")]
     pub(crate) fn keep_original(&self, original: Original) {
         let _ = self.inner.original.set(original);
     }
 
-    #[cfg_attr(not(feature = "access-log"), expect(dead_code, reason = "the log's"))]
+    #[cfg(feature = "access-log")]
     pub(crate) fn original(&self) -> Option<&Original> {
         self.inner.original.get()
     }

@@ -50,6 +50,7 @@
 //!
 //! That of its layers: no box, no clone of the stack a request.
 
+#[cfg(feature = "sticky")]
 mod maybe;
 
 use std::{
@@ -67,6 +68,7 @@ use pin_project_lite::pin_project;
 use tower_layer::Layer;
 use tower_service::Service;
 
+#[cfg(feature = "sticky")]
 use self::maybe::Maybe;
 #[cfg(feature = "access-log")]
 use crate::access_log::{self, AccessLog, AccessLogLayer, Entry, Sink};

@@ -129,6 +129,7 @@ impl<'a> Facts<'a> {
             .any(|token| token.eq_ignore_ascii_case(b"trailers"));
     }
 
+    #[cfg(feature = "http2")]
     pub(super) fn accepts_trailers(&self) -> bool {
         self.accepts_trailers
     }

@@ -6,11 +6,10 @@ use std::{
     future::Future,
     pin::Pin,
     sync::Arc,
-    task::{Context, Poll, ready},
-    time::Duration,
+    task::{Context, Poll},
 };
 
-use http::{HeaderValue, Method, Request, Response, StatusCode, Version, header, request::Parts};
+use http::{Method, Request, Response, StatusCode, Version, header, request::Parts};
 use http_body::Body as HttpBody;
 use tower_service::Service;
 
@@ -24,10 +23,10 @@ use super::{
     upgrade,
 };
 use crate::{
-    connect::{Connected, Connector},
+    connect::Connected,
     context::{ConnInfo, Selected},
-    error::{BoxError, ConfigError, Error, ErrorKind},
-    pool::{AttachmentKey, Backend, Protocol},
+    error::{BoxError, Error, ErrorKind},
+    pool::Backend,
 };
 
 impl<B> Service<Request<B>> for Proxy
@@ -110,7 +109,7 @@ impl ResponseFuture {
         };
         let home = self.home(backend);
         #[cfg(feature = "http2")]
-        if backend.http_protocol() == Protocol::Http2 || home.http2.is_known() {
+        if backend.http_protocol() == crate::pool::Protocol::Http2 || home.http2.is_known() {
             let backend = backend.clone();
             return self.exchange_http2(home, backend, pending);
         }

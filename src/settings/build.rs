@@ -1,7 +1,6 @@
 //! From settings to layers.
 
 use super::{Settings, SettingsError, error::Place};
-#[cfg(feature = "sticky")]
 use crate::sticky::{Keys, StickyLayer};
 use crate::{
     balance::{BalanceLayer, LeastRequests, PowerOfTwo, Random, RoundRobin, Strategy},
@@ -11,7 +10,6 @@ use crate::{
     health::{Checks, HealthLayer, HttpCheck},
     pool::Pool,
 };
-#[cfg(feature = "proxy")]
 use crate::{
     load_balancer::{Builder, LoadBalancer},
     proxy::{Proxy, TrustedPeers},
@@ -24,14 +22,12 @@ impl Settings {
     /// # Errors
     ///
     /// When a room refuses what its section says.
-    #[cfg(feature = "proxy")]
     pub fn load_balancer(&self, pool: &Pool) -> Result<Builder, SettingsError> {
         let builder = LoadBalancer::builder(pool.clone())
             .balance(BalanceLayer::new(pool.clone()).strategy(self.strategy()?))
             .health(self.health_layer(pool)?)
             .failover(self.failover_layer()?)
             .proxy(self.proxy()?);
-        #[cfg(feature = "sticky")]
         if let Some(sticky) = self.sticky_layer(pool)? {
             return Ok(builder.sticky(sticky));
         }
@@ -123,7 +119,6 @@ impl Settings {
     /// # Errors
     ///
     /// When the room refuses what the section says.
-    #[cfg(feature = "sticky")]
     pub fn sticky_layer(&self, pool: &Pool) -> Result<Option<StickyLayer>, SettingsError> {
         let Some(sticky) = &self.sticky else {
             return Ok(None);
@@ -148,7 +143,6 @@ impl Settings {
     /// # Errors
     ///
     /// When the room refuses what the section says.
-    #[cfg(feature = "proxy")]
     pub fn proxy(&self) -> Result<Proxy, SettingsError> {
         let given = &self.proxy;
         let place = |key| Place::new("[proxy]", key);
@@ -228,7 +222,6 @@ impl Settings {
     /// # Errors
     ///
     /// When the file cannot be opened.
-    #[cfg(feature = "access-log")]
     pub fn access_log(
         &self,
     ) -> Result<

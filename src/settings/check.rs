@@ -50,9 +50,7 @@ impl Settings {
         self.strategy()?;
         let _ = self.health_layer(&pool)?;
         let _ = self.failover_layer()?;
-        #[cfg(feature = "sticky")]
         let _ = self.sticky_layer(&pool)?;
-        #[cfg(feature = "proxy")]
         let _ = self.proxy()?;
         Ok(())
     }

@@ -1,10 +1,9 @@
 //! The whole crate over real sockets, one file a room.
-#![allow(
-    clippy::allow_attributes,
+#![expect(
     clippy::unwrap_used,
     clippy::expect_used,
     clippy::panic,
-    dead_code
+    reason = "helpers of tests fail as tests do"
 )]
 
 mod support;

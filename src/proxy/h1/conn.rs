@@ -285,11 +285,6 @@ impl Conn {
         self.read.is_empty() && self.interim == 0
     }
 
-    /// Returns true if the request had no body, or none of it is gone.
-    pub(crate) fn has_sending(&self) -> bool {
-        self.sending.is_some()
-    }
-
     pub(crate) fn owner(&self) -> Option<&ConnInfo> {
         self.owner.as_ref()
     }
