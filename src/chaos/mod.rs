@@ -33,7 +33,7 @@
 //!
 //! Directly around the service that talks to backends, below `Health`: then its faults look like
 //! a backend's. It reads [`Selected`](crate::context::Selected) where a fault is one backend's.
-//! Active checks do not pass through it.
+//! Active checks do not pass through it. [`Invariants`] watch the requests from outside.
 //!
 //! # Defaults
 //!
@@ -60,10 +60,12 @@
 
 mod body;
 mod fault;
+mod invariants;
 mod layer;
 mod service;
 
 pub use body::ChaosBody;
 pub use fault::Fault;
+pub use invariants::{Invariants, Violation};
 pub use layer::{ChaosHandle, ChaosLayer};
 pub use service::{Chaos, ResponseFuture};

@@ -4,7 +4,7 @@ use bytes::Bytes;
 use evenkeel::{
     Backend, BoxError, ErrorKind, Pool,
     balance::BalanceLayer,
-    chaos::{ChaosLayer, Fault},
+    chaos::{ChaosLayer, Fault, Invariants},
     context::{Exchange, Outcome, Selected},
     failover::FailoverLayer,
     respond::RespondLayer,
@@ -137,6 +137,7 @@ async fn failover_hides_a_backend_that_is_switched_off_and_on() {
     let pool = pool.unwrap();
     let chaos = ChaosLayer::new(1);
     let switch = chaos.handle();
+    let invariants = Invariants::new(&pool);
     let stack = RespondLayer::new().layer(FailoverLayer::new().layer(
         BalanceLayer::new(pool.clone()).layer(chaos.layer(service_fn(|request: Request<_>| {
             let selected = request.extensions().get::<Selected>();
@@ -149,8 +150,10 @@ async fn failover_hides_a_backend_that_is_switched_off_and_on() {
         for _ in 0..2 {
             let mut request = request();
             let exchange = Exchange::of(request.extensions_mut());
+            let number = invariants.begin(&exchange);
             let response = stack.clone().oneshot(request).await.unwrap();
             let body = response.into_body().collect().await.unwrap().to_bytes();
+            invariants.end(number);
             assert_ne!(body, down, "the other one answers");
             let failed = |o: &Option<Outcome>| matches!(o, Some(Outcome::Failed(_)));
             let failures =
@@ -159,11 +162,5 @@ async fn failover_hides_a_backend_that_is_switched_off_and_on() {
         }
     }
     switch.clear();
-    let in_flight: u32 = pool
-        .snapshot()
-        .backends()
-        .iter()
-        .map(Backend::in_flight)
-        .sum();
-    assert_eq!(in_flight, 0, "every lease is returned");
+    assert_eq!(invariants.check(&pool), Ok(()), "nothing is lost or held");
 }

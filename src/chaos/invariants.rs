@@ -1,0 +1,255 @@
+//! What must hold whatever goes wrong.
+
+use std::{
+    fmt,
+    sync::{Mutex, MutexGuard, PoisonError},
+};
+
+use crate::{
+    context::{Exchange, Outcome},
+    pool::{Backend, EventKind, Events, Health, Pool, Source},
+};
+
+/// Watches requests and a pool's events: no request lost, none answered twice, every lease
+/// returned, no backend up without a check.
+///
+/// ```
+/// use evenkeel::{Backend, Pool, chaos::Invariants, context::Exchange};
+///
+/// # fn main() -> Result<(), evenkeel::ConfigError> {
+/// let pool = Pool::new([Backend::new("a", "http://127.0.0.1:9001")?])?;
+/// let invariants = Invariants::new(&pool);
+/// let exchange = Exchange::new(); // goes into the request's extensions
+/// let number = invariants.begin(&exchange);
+/// // The request is made, and its response read to the end or dropped; then:
+/// invariants.end(number);
+/// assert_eq!(invariants.check(&pool), Ok(()));
+/// # Ok(())
+/// # }
+/// ```
+pub struct Invariants {
+    watched: Mutex<Watched>,
+}
+
+struct Watched {
+    events: Events,
+    requests: Vec<Request>,
+    /// Members past and present, one handle each.
+    backends: Vec<Backend>,
+    found: Vec<Violation>,
+}
+
+struct Request {
+    exchange: Exchange,
+    ends: usize,
+}
+
+impl Invariants {
+    /// Begins to watch a pool; before the first change, so that none is missed.
+    #[must_use]
+    pub fn new(pool: &Pool) -> Self {
+        let events = pool.subscribe();
+        let backends = pool.snapshot().backends().to_vec();
+        Self {
+            watched: Mutex::new(Watched {
+                events,
+                requests: Vec::new(),
+                backends,
+                found: Vec::new(),
+            }),
+        }
+    }
+
+    /// Notes a request that is about to be made, and returns its number.
+    pub fn begin(&self, exchange: &Exchange) -> usize {
+        let mut watched = self.watched();
+        watched.follow();
+        watched.requests.push(Request {
+            exchange: exchange.clone(),
+            ends: 0,
+        });
+        watched.requests.len() - 1
+    }
+
+    /// Notes that this request is over: its response was read to the end, failed or was dropped.
+    pub fn end(&self, number: usize) {
+        if let Some(request) = self.watched().requests.get_mut(number) {
+            request.ends += 1;
+        }
+    }
+
+    /// Tells what did not hold; to be asked when no request is under way.
+    ///
+    /// # Errors
+    ///
+    /// With each violation, in the order of the requests.
+    pub fn check(&self, pool: &Pool) -> Result<(), Vec<Violation>> {
+        let mut watched = self.watched();
+        watched.follow();
+        for backend in pool.snapshot().backends() {
+            watched.meet(backend);
+        }
+        let mut found = watched.found.clone();
+        for (number, request) in watched.requests.iter().enumerate() {
+            found.extend(request.violation().map(|wrong| wrong(number)));
+        }
+        let held = watched.backends.iter().filter(|b| b.in_flight() > 0);
+        found.extend(held.map(|backend| Violation::LeaseHeld {
+            backend: backend.id().into(),
+            leases: backend.in_flight(),
+        }));
+        if found.is_empty() { Ok(()) } else { Err(found) }
+    }
+
+    fn watched(&self) -> MutexGuard<'_, Watched> {
+        self.watched.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Request {
+    fn violation(&self) -> Option<fn(usize) -> Violation> {
+        let (whole, open) = self.exchange.attempts(|all| {
+            let whole = all.iter().filter(|a| a.outcome == Some(Outcome::Ok));
+            (whole.count(), all.iter().any(|a| a.outcome.is_none()))
+        });
+        match self.ends {
+            0 => Some(Violation::Lost),
+            1 if whole > 1 => Some(Violation::AnsweredTwice),
+            1 if open => Some(Violation::AttemptOpen),
+            1 => None,
+            _ => Some(Violation::AnsweredTwice),
+        }
+    }
+}
+
+impl Watched {
+    /// Reads the events that there are.
+    fn follow(&mut self) {
+        while let Some(event) = self.events.try_next() {
+            self.meet(&event.backend);
+            if let EventKind::Health(change) = &event.kind {
+                let up = change.from == Health::Unhealthy && change.to == Health::Healthy;
+                let checked = change.source == Source::Passive || change.streak > 0;
+                if up && !checked {
+                    let backend = event.backend.id().into();
+                    self.found.push(Violation::UpUnchecked { backend });
+                }
+            }
+        }
+    }
+
+    fn meet(&mut self, backend: &Backend) {
+        match self.backends.iter_mut().find(|b| b.is_same(backend)) {
+            Some(known) => *known = backend.clone(),
+            None => self.backends.push(backend.clone()),
+        }
+    }
+}
+
+impl fmt::Debug for Invariants {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let watched = self.watched();
+        f.debug_struct("Invariants")
+            .field("requests", &watched.requests.len())
+            .field("found", &watched.found)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Something that must hold and did not. Requests go by the number that [`Invariants::begin`]
+/// returned.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Violation {
+    /// More than one whole answer, or a second end.
+    AnsweredTwice(usize),
+    /// The request is over, and one of its attempts is not.
+    AttemptOpen(usize),
+    /// Slots that nobody gave back.
+    LeaseHeld {
+        /// The id of the backend.
+        backend: Box<str>,
+        /// How many.
+        leases: u32,
+    },
+    /// The request never ended.
+    Lost(usize),
+    /// A backend went from down to up, and no check had passed.
+    UpUnchecked {
+        /// The id of the backend.
+        backend: Box<str>,
+    },
+}
+
+impl fmt::Display for Violation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::AnsweredTwice(number) => write!(f, "request {number} was answered twice"),
+            Self::AttemptOpen(number) => {
+                write!(
+                    f,
+                    "request {number} is over, but one of its attempts is not"
+                )
+            }
+            Self::LeaseHeld { backend, leases } => {
+                write!(f, "{leases} leases of backend {backend} were not returned")
+            }
+            Self::Lost(number) => write!(f, "request {number} never ended"),
+            Self::UpUnchecked { backend } => {
+                write!(f, "backend {backend} came up and no check had passed")
+            }
+        }
+    }
+}
+
+impl std::error::Error for Violation {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pool::{Lease, Reason};
+
+    #[test]
+    fn each_violation_is_told() {
+        let pool = Pool::new([Backend::new("a", "http://127.0.0.1:1").unwrap()]).unwrap();
+        let invariants = Invariants::new(&pool);
+        let member = pool.snapshot().backends()[0].clone();
+        let exchanges: Vec<_> = (0..5).map(|_| Exchange::new()).collect();
+        for (number, exchange) in exchanges.iter().enumerate() {
+            assert_eq!(invariants.begin(exchange), number);
+        }
+        // 0 ends well, 1 never, 2 twice, 3 with two answers, 4 with an attempt under way.
+        for number in [0, 2, 2, 3, 4] {
+            invariants.end(number);
+        }
+        for _ in 0..2 {
+            let attempt = exchanges[3].begin_attempt(member.clone());
+            exchanges[3].end_attempt(attempt, Outcome::Ok);
+        }
+        exchanges[4].begin_attempt(member.clone());
+        let lease = Lease::acquire(&member).unwrap();
+        for (health, streak) in [(Health::Unhealthy, 2), (Health::Healthy, 0)] {
+            let reason = Reason::new("INI", "test");
+            pool.report_active(&member, health, reason, streak, None);
+        }
+        // One that left the pool still owes what it was lent.
+        pool.remove("a");
+        let found = invariants.check(&pool).unwrap_err();
+        let wanted = [
+            Violation::UpUnchecked {
+                backend: "a".into(),
+            },
+            Violation::Lost(1),
+            Violation::AnsweredTwice(2),
+            Violation::AnsweredTwice(3),
+            Violation::AttemptOpen(4),
+            Violation::LeaseHeld {
+                backend: "a".into(),
+                leases: 1,
+            },
+        ];
+        assert_eq!(found, wanted);
+        drop(lease);
+        assert_eq!(invariants.check(&pool).unwrap_err().len(), 5);
+    }
+}
