@@ -25,7 +25,7 @@ use super::{
     Body,
     body::Outgoing,
     config::Settings,
-    headers::{self, Facts, Length},
+    headers::{Facts, Length},
     idle::Home,
     service::Pending,
 };
@@ -219,7 +219,7 @@ fn request(
     progress: Arc<Progress>,
 ) -> Result<Request<RequestBody>, Error> {
     let facts = Facts::read(parts, settings)?;
-    let length = headers::length(parts, pending.body.is_some(), pending.exact)?;
+    let length = facts.length(pending.body.is_some(), pending.exact)?;
     let mut target = Vec::new();
     target.extend_from_slice(backend.scheme().as_str().as_bytes());
     target.extend_from_slice(b"://");

@@ -30,6 +30,8 @@ pub(super) struct Facts<'a> {
     /// Fields that `Connection` names; nearly always none.
     nominated: Vec<HeaderName>,
     pub(super) connection_auth: bool,
+    pub(super) expects_continue: bool,
+    declared: Option<u64>,
 }
 
 /// How the body's length is told.
@@ -82,51 +84,51 @@ impl<'a> Facts<'a> {
             None => ConnInfo::peer_of(&parts.extensions),
         };
         let client = peer.map(|p| p.ip());
-        let mut facts = Self {
+        let fields = Fields::read(&parts.headers)?;
+        if fields.transfer_encoding && fields.length.is_some() {
+            return Err(refuse("Content-Length beside Transfer-Encoding"));
+        }
+        // A cleartext switch to HTTP/2 would carry requests past this proxy.
+        let is_h2 = |t: &[u8]| t.len() >= 2 && t[..2].eq_ignore_ascii_case(b"h2");
+        let upgrade = fields
+            .upgrade
+            .filter(|_| fields.wants_upgrade && parts.version == Version::HTTP_11)
+            .filter(|value| !tokens(value.as_bytes()).any(is_h2));
+        Ok(Self {
             parts,
             conn,
             client,
             trusted: client.is_some_and(|c| settings.trusted.contains(c)),
             https: conn.is_some_and(|c| c.tls().is_some()),
-            host: host(parts, conn.is_some())?,
-            upgrade: None,
-            accepts_trailers: false,
-            nominated: Vec::new(),
-            connection_auth: false,
-        };
-        facts.read_connection();
-        if parts.headers.contains_key(header::TRANSFER_ENCODING)
-            && parts.headers.contains_key(header::CONTENT_LENGTH)
-        {
-            return Err(refuse("Content-Length beside Transfer-Encoding"));
-        }
-        if let Some(value) = parts.headers.get(header::AUTHORIZATION) {
-            facts.connection_auth = authenticates_connection(value.as_bytes());
-        }
-        Ok(facts)
+            host: host(parts, fields.host, conn.is_some())?,
+            upgrade,
+            accepts_trailers: fields.accepts_trailers,
+            expects_continue: fields.expects_continue && parts.version == Version::HTTP_11,
+            nominated: fields.nominated,
+            connection_auth: fields.connection_auth,
+            declared: fields.length,
+        })
     }
 
-    fn read_connection(&mut self) {
-        let headers = &self.parts.headers;
-        let mut upgrade = false;
-        for value in headers.get_all(header::CONNECTION) {
-            for token in tokens(value.as_bytes()) {
-                if token.eq_ignore_ascii_case(b"upgrade") {
-                    upgrade = true;
-                } else if !is_known_option(token) {
-                    self.nominated.extend(HeaderName::from_bytes(token));
-                }
+    /// Decides how the body's length is told: what the body knows of itself, else what the head
+    /// says.
+    pub(super) fn length(&self, has_body: bool, exact: Option<u64>) -> Result<Length, Error> {
+        match (has_body, exact, self.declared) {
+            (true, Some(exact), Some(declared)) if exact != declared => {
+                Err(refuse("Content-Length is not the body's"))
             }
+            (true, Some(length), _) | (true, None, Some(length)) => Ok(Length::Exact(length)),
+            (true, None, None) => Ok(Length::Chunked),
+            (false, _, Some(declared)) if declared > 0 => {
+                Err(refuse("Content-Length is not the body's"))
+            }
+            (false, _, Some(_)) => Ok(Length::Exact(0)),
+            (false, _, None) => Ok(match self.parts.method {
+                // RFC 9110 §8.6: methods that anticipate content say so when there is none.
+                Method::POST | Method::PUT | Method::PATCH => Length::Exact(0),
+                _ => Length::None,
+            }),
         }
-        if upgrade && self.parts.version == Version::HTTP_11 {
-            // A cleartext switch to HTTP/2 would carry requests past this proxy.
-            let asked = headers.get(header::UPGRADE);
-            self.upgrade = asked.filter(|v| !tokens(v.as_bytes()).any(|t| t.starts_with(b"h2")));
-        }
-        let te = headers.get_all(header::TE).iter();
-        self.accepts_trailers = te
-            .flat_map(|value| tokens(value.as_bytes()))
-            .any(|token| token.eq_ignore_ascii_case(b"trailers"));
     }
 
     #[cfg(feature = "http2")]
@@ -272,46 +274,84 @@ impl<'a> Facts<'a> {
     }
 }
 
-/// Decides how the body's length is told: what the body knows of itself, else what the head says.
-pub(super) fn length(parts: &Parts, has_body: bool, exact: Option<u64>) -> Result<Length, Error> {
-    let mut values = parts.headers.get_all(header::CONTENT_LENGTH).iter();
-    let declared = match (values.next(), values.next()) {
-        (None, _) => None,
-        (Some(_), Some(_)) => return Err(refuse("Content-Length twice")),
-        (Some(value), None) => Some(
-            value
-                .to_str()
-                .ok()
-                .filter(|v| !v.is_empty() && v.bytes().all(|b| b.is_ascii_digit()))
-                .and_then(|v| v.parse::<u64>().ok())
-                .ok_or_else(|| refuse("a bad Content-Length"))?,
-        ),
-    };
-    match (has_body, exact, declared) {
-        (true, Some(exact), Some(declared)) if exact != declared => {
-            Err(refuse("Content-Length is not the body's"))
+/// What the fields say that this hop acts on, gathered in one pass.
+#[derive(Default)]
+struct Fields<'a> {
+    host: Option<&'a HeaderValue>,
+    length: Option<u64>,
+    transfer_encoding: bool,
+    wants_upgrade: bool,
+    upgrade: Option<&'a HeaderValue>,
+    accepts_trailers: bool,
+    expects_continue: bool,
+    connection_auth: bool,
+    nominated: Vec<HeaderName>,
+}
+
+impl<'a> Fields<'a> {
+    fn read(headers: &'a HeaderMap) -> Result<Self, Error> {
+        let mut fields = Self::default();
+        for (name, value) in headers {
+            fields.field(name, value)?;
         }
-        (true, Some(length), _) | (true, None, Some(length)) => Ok(Length::Exact(length)),
-        (true, None, None) => Ok(Length::Chunked),
-        (false, _, Some(declared)) if declared > 0 => {
-            Err(refuse("Content-Length is not the body's"))
+        Ok(fields)
+    }
+
+    fn field(&mut self, name: &HeaderName, value: &'a HeaderValue) -> Result<(), Error> {
+        match name.as_str() {
+            "host" => once(&mut self.host, value, "Host twice")?,
+            "content-length" => {
+                let length = content_length(value)?;
+                once(&mut self.length, length, "Content-Length twice")?;
+            }
+            "transfer-encoding" => self.transfer_encoding = true,
+            "connection" => {
+                for token in tokens(value.as_bytes()) {
+                    if token.eq_ignore_ascii_case(b"upgrade") {
+                        self.wants_upgrade = true;
+                    } else if !is_known_option(token) {
+                        self.nominated.extend(HeaderName::from_bytes(token));
+                    }
+                }
+            }
+            "upgrade" => self.upgrade = Some(value),
+            "te" => {
+                let mut codings = tokens(value.as_bytes());
+                self.accepts_trailers |= codings.any(|c| c.eq_ignore_ascii_case(b"trailers"));
+            }
+            "expect" => {
+                self.expects_continue |= value.as_bytes().eq_ignore_ascii_case(b"100-continue");
+            }
+            "authorization" => self.connection_auth = authenticates_connection(value.as_bytes()),
+            _ => {}
         }
-        (false, _, Some(_)) => Ok(Length::Exact(0)),
-        // RFC 9110 §8.6: methods that anticipate content say so when there is none.
-        (false, _, None) if matches!(parts.method, Method::POST | Method::PUT | Method::PATCH) => {
-            Ok(Length::Exact(0))
-        }
-        (false, _, None) => Ok(Length::None),
+        Ok(())
     }
 }
 
-/// Finds the one host that the client asked for (RFC 9112 §3.2, RFC 9113 §8.3.1).
-fn host(parts: &Parts, over_connection: bool) -> Result<Option<&[u8]>, Error> {
-    let mut fields = parts.headers.get_all(header::HOST).iter();
-    let field = fields.next().map(HeaderValue::as_bytes);
-    if fields.next().is_some() {
-        return Err(refuse("Host twice"));
+fn once<T>(place: &mut Option<T>, value: T, else_: &'static str) -> Result<(), Error> {
+    match place.replace(value) {
+        None => Ok(()),
+        Some(_) => Err(refuse(else_)),
     }
+}
+
+fn content_length(value: &HeaderValue) -> Result<u64, Error> {
+    value
+        .to_str()
+        .ok()
+        .filter(|v| !v.is_empty() && v.bytes().all(|b| b.is_ascii_digit()))
+        .and_then(|v| v.parse::<u64>().ok())
+        .ok_or_else(|| refuse("a bad Content-Length"))
+}
+
+/// Finds the one host that the client asked for (RFC 9112 §3.2, RFC 9113 §8.3.1).
+fn host<'a>(
+    parts: &'a Parts,
+    field: Option<&'a HeaderValue>,
+    over_connection: bool,
+) -> Result<Option<&'a [u8]>, Error> {
+    let field = field.map(HeaderValue::as_bytes);
     let target = parts.uri.authority().map(|a| a.as_str().as_bytes());
     let host = match (target, field) {
         (Some(target), Some(field))

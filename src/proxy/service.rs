@@ -9,7 +9,7 @@ use std::{
     task::{Context, Poll},
 };
 
-use http::{Method, Request, Response, StatusCode, Version, header, request::Parts};
+use http::{Method, Request, Response, StatusCode, request::Parts};
 use http_body::Body as HttpBody;
 use tower_service::Service;
 
@@ -18,7 +18,7 @@ use super::{
     body::{Outgoing, erase},
     config::Settings,
     h1::{Answer, AnswerBody, Conn, Start},
-    headers::{self, Facts, Length},
+    headers::{Facts, Length},
     idle::Home,
     upgrade,
 };
@@ -340,7 +340,7 @@ fn start(
     home: Arc<Home>,
 ) -> Result<(), Error> {
     let facts = Facts::read(parts, settings)?;
-    let length = headers::length(parts, pending.body.is_some(), pending.exact)?;
+    let length = facts.length(pending.body.is_some(), pending.exact)?;
     if facts.connection_auth {
         conn.bind(facts.conn.cloned());
     }
@@ -355,7 +355,7 @@ fn start(
                     Length::Exact(length) => Some(length),
                     Length::Chunked | Length::None => None,
                 },
-                expecting: expects_continue(parts),
+                expecting: facts.expects_continue,
                 is_head: parts.method == Method::HEAD,
             },
             home,
@@ -365,14 +365,6 @@ fn start(
         }
     });
     Ok(())
-}
-
-fn expects_continue(parts: &Parts) -> bool {
-    parts.version == Version::HTTP_11
-        && parts
-            .headers
-            .get(header::EXPECT)
-            .is_some_and(|v| v.as_bytes().eq_ignore_ascii_case(b"100-continue"))
 }
 
 thread_local! {
