@@ -1,3 +1,4 @@
 mod basics;
 mod hostile;
 mod upgrade;
+mod uploads;

@@ -302,6 +302,11 @@ impl Conn {
 
     fn answer(&mut self, head: &Head) -> Result<Answer, Error> {
         self.keep &= head.keep_alive;
+        if std::mem::take(&mut self.expecting) && !head.status.is_success() {
+            // RFC 9110 §10.1.1: the backend has no use for the body. One that succeeds without
+            // having asked for it reads it as it goes.
+            self.abandon_request();
+        }
         self.decoder = Decoder::new(head.framing);
         let body = match head.framing {
             Framing::None => AnswerBody::None,
@@ -391,13 +396,14 @@ impl Conn {
         }
     }
 
-    /// Arms the time-out of a wait while sending, once a wait.
+    /// Arms the time-out of a wait while sending, once a wait. While the answer is read, too,
+    /// there is one wait for both directions.
     fn wait(&mut self, waiting: Waiting) {
         let phase = match waiting {
             Waiting::Backend => Phase::Write,
             Waiting::Client => Phase::ClientBody,
         };
-        if self.phase != phase {
+        if self.phase != phase && self.phase != Phase::Body {
             self.enter(phase);
         }
     }

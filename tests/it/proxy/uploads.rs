@@ -1,0 +1,124 @@
+//! Both directions at once: answers that come before the request is whole.
+
+use std::{convert::Infallible, time::Duration};
+
+use bytes::Bytes;
+use evenkeel::{Backend, ErrorKind, context::Selected, proxy::Proxy};
+use http::{Request, StatusCode};
+use http_body::Frame;
+use http_body_util::{BodyExt, Full, channel::Channel};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpStream},
+    task::JoinHandle,
+    time::timeout,
+};
+use tower::ServiceExt;
+
+/// Plays one connection of a backend, from the request head on.
+async fn backend<F, R>(play: F) -> (Backend, JoinHandle<()>)
+where
+    F: FnOnce(TcpStream) -> R + Send + 'static,
+    R: Future<Output = ()> + Send + 'static,
+{
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let played = tokio::spawn(async move {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            head.push(stream.read_u8().await.unwrap());
+        }
+        play(stream).await;
+    });
+    let backend = Backend::new("a", &format!("http://{address}")).unwrap();
+    (backend, played)
+}
+
+fn post<B>(backend: &Backend, body: B) -> Request<B> {
+    let mut request = Request::post("/").header("host", "a").body(body).unwrap();
+    request.extensions_mut().insert(Selected(backend.clone()));
+    request
+}
+
+fn expecting(backend: &Backend) -> Request<Full<Bytes>> {
+    let mut request = post(backend, Full::from("hello"));
+    let yes = http::HeaderValue::from_static("100-continue");
+    request.headers_mut().insert("expect", yes);
+    request
+}
+
+#[tokio::test]
+async fn a_body_that_waits_for_100_is_sent_when_the_answer_comes_without() {
+    let (backend, played) = backend(async |mut stream: TcpStream| {
+        let head = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n";
+        stream.write_all(head).await.unwrap();
+        let mut body = [0; 5];
+        stream.read_exact(&mut body).await.unwrap();
+        assert_eq!(&body, b"hello");
+        stream.write_all(b"5\r\nhello\r\n0\r\n\r\n").await.unwrap();
+    })
+    .await;
+    let answer = async {
+        let response = Proxy::new().oneshot(expecting(&backend)).await.unwrap();
+        response.into_body().collect().await.unwrap().to_bytes()
+    };
+    let echoed = timeout(PATIENCE, answer)
+        .await
+        .expect("both sides must not wait");
+    assert_eq!(echoed, "hello");
+    played.await.unwrap();
+}
+
+#[tokio::test]
+async fn a_body_that_waits_for_100_stays_here_when_the_answer_is_no() {
+    let (backend, played) = backend(async |mut stream: TcpStream| {
+        let head = b"HTTP/1.1 413 Content Too Large\r\ncontent-length: 0\r\n\r\n";
+        stream.write_all(head).await.unwrap();
+        let mut rest = Vec::new();
+        stream.read_to_end(&mut rest).await.unwrap();
+        assert_eq!(
+            rest, b"",
+            "no body, and the connection ends: it is owed one"
+        );
+    })
+    .await;
+    let response = Proxy::new().oneshot(expecting(&backend)).await.unwrap();
+    assert_eq!(response.status(), StatusCode::PAYLOAD_TOO_LARGE);
+    drop(response);
+    timeout(PATIENCE, played)
+        .await
+        .expect("it must be closed")
+        .unwrap();
+}
+
+#[tokio::test]
+async fn two_sides_that_both_fall_silent_are_timed_out() {
+    let (backend, _played) = backend(async |mut stream: TcpStream| {
+        let head = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n2\r\nhi\r\n";
+        stream.write_all(head).await.unwrap();
+        let mut waste = Vec::new();
+        drop(stream.read_to_end(&mut waste).await);
+    })
+    .await;
+    let proxy = Proxy::new()
+        .idle_timeout(Duration::from_millis(200))
+        .unwrap();
+    let (mut sender, body) = Channel::<Bytes, Infallible>::new(1);
+    sender
+        .send_data(Bytes::from_static(b"a part"))
+        .await
+        .unwrap();
+    let response = proxy.oneshot(post(&backend, body)).await.unwrap();
+    let mut body = response.into_body();
+    let first = body.frame().await.unwrap().unwrap();
+    assert_eq!(first.into_data().ok(), Some(Bytes::from_static(b"hi")));
+    let silent = timeout(PATIENCE, body.frame())
+        .await
+        .expect("a silence must end");
+    let error = silent.unwrap().map(Frame::into_data).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::ResponseBodyTimeout);
+    drop(sender);
+}
+
+const PATIENCE: Duration = Duration::from_secs(30);
