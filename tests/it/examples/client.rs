@@ -1,11 +1,11 @@
 //! Requests to the examples: a connection each.
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{convert::Infallible, net::SocketAddr, sync::Arc};
 
 use bytes::Bytes;
 use evenkeel::BoxError;
 use http::{HeaderMap, Request, StatusCode, header};
-use http_body_util::{BodyExt, Empty};
+use http_body_util::{BodyExt, Empty, channel::Channel};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use rustls::{
     ClientConfig, DigitallySignedStruct, SignatureScheme,
@@ -61,6 +61,36 @@ pub(super) async fn get_tls(
     let http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
     let host = format!("localhost:{}", address.port());
     exchange(stream, http2, &host, path, cookie).await.unwrap()
+}
+
+/// Has this many bytes echoed; returns how many came back.
+pub(super) async fn echo(address: SocketAddr, bytes: usize) -> usize {
+    let io = TokioIo::new(TcpStream::connect(address).await.unwrap());
+    let (mut sender, conn) = hyper::client::conn::http1::handshake(io).await.unwrap();
+    tokio::spawn(conn);
+    let (mut upload, body) = Channel::<Bytes, Infallible>::new(1);
+    let piece = Bytes::from(vec![b'x'; 64 * 1_024]);
+    let sent = tokio::spawn(async move {
+        for _ in 0..bytes / piece.len() {
+            upload.send_data(piece.clone()).await.unwrap();
+        }
+    });
+    let request = Request::post("/echo").header(header::HOST, "a").body(body);
+    let answer = async {
+        let mut body = sender
+            .send_request(request.unwrap())
+            .await
+            .unwrap()
+            .into_body();
+        let mut back = 0;
+        while let Some(frame) = body.frame().await {
+            back += frame.unwrap().into_data().map_or(0, |data| data.len());
+        }
+        back
+    };
+    let back = timeout(PATIENCE, answer).await.expect("an end");
+    sent.await.unwrap();
+    back
 }
 
 /// What `curl -k` trusts: everybody.

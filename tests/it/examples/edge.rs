@@ -10,7 +10,7 @@ use tempfile::TempDir;
 use tokio::time::{sleep, timeout};
 
 use super::{
-    client::{get, get_tls, try_get},
+    client::{self, get, get_tls, try_get},
     process::{Backend, PATIENCE, Process},
 };
 use crate::support::pki::Authority;
@@ -356,6 +356,25 @@ async fn logged(address: SocketAddr, path: &str, file: &Path) {
     let ended = timeout(PATIENCE, written).await;
     ended.unwrap_or_else(|_| panic!("{path} must be in {}", file.display()));
 }
+
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn a_large_body_goes_both_ways_in_little_memory() {
+    let a = Backend::start("a").await;
+    let settings = Settings::new(&format!("{ONE_LISTENER}{}[failover]\n", a.settings()));
+    let (edge, http) = start(&settings).await;
+    get(http, "/").await;
+    let before = edge.peak_memory();
+    assert_eq!(client::echo(http, 128 * MIB).await, 128 * MIB);
+    let grown = edge.peak_memory() - before;
+    assert!(
+        grown < 16 * MIB,
+        "a body streams, whatever its size: {grown} bytes more"
+    );
+}
+
+#[cfg(target_os = "linux")]
+const MIB: usize = 1_024 * 1_024;
 
 #[tokio::test]
 async fn an_address_in_use_is_named() {

@@ -78,6 +78,16 @@ impl Process {
         assert!(status.success(), "kill {name} {id}");
     }
 
+    /// Returns how much memory it ever had, in bytes.
+    #[cfg(target_os = "linux")]
+    pub(super) fn peak_memory(&self) -> usize {
+        let id = self.child.id().expect("it runs");
+        let status = std::fs::read_to_string(format!("/proc/{id}/status")).unwrap();
+        let line = status.lines().find(|l| l.starts_with("VmHWM:")).unwrap();
+        let kib = line.split_whitespace().nth(1).unwrap();
+        1_024 * kib.parse::<usize>().unwrap()
+    }
+
     /// Ends it with SIGKILL, and waits until it is gone.
     pub(super) async fn kill(&mut self) {
         self.child.kill().await.unwrap();
