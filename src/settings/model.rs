@@ -102,7 +102,7 @@ pub struct Listen {
     /// The address and port.
     pub address: String,
     /// For a later version; only `false` is accepted.
-    pub proxy_protocol: Option<toml::Value>,
+    pub(super) proxy_protocol: Option<toml::Value>,
     /// Terminates TLS; cleartext where absent.
     pub tls: Option<Tls>,
 }
@@ -227,7 +227,7 @@ pub struct Failover {
     /// Tries in all.
     pub attempts: Option<u32>,
     /// For a later version; only `false` is accepted.
-    pub hedge: Option<toml::Value>,
+    pub(super) hedge: Option<toml::Value>,
 }
 
 /// `[access_log]`

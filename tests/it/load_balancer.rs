@@ -1,9 +1,6 @@
 //! The stack as a whole: its order, what it costs, and what wrong orders do.
 
-use std::{
-    convert::Infallible,
-    sync::{Arc, Mutex},
-};
+use std::convert::Infallible;
 
 use bytes::Bytes;
 use evenkeel::{
@@ -22,7 +19,7 @@ use http_body_util::{BodyExt, Empty, Full};
 use tower::{Layer, Service, ServiceExt};
 use tracing::instrument::WithSubscriber;
 
-use crate::support::{Act, Origin, Scripted, refused};
+use crate::support::{Act, Lines, Origin, Scripted, refused};
 
 fn pool(urls: &[String]) -> Pool {
     let ids = ["a", "b", "c", "d"];
@@ -137,23 +134,8 @@ async fn under_nest_the_backend_sees_the_stripped_path_and_the_log_the_original(
         origin.last_head()
     );
     assert!(sink.flush());
-    let line: serde_json::Value = serde_json::from_slice(&lines.0.lock().unwrap()).unwrap();
+    let line: serde_json::Value = serde_json::from_slice(&lines.take()).unwrap();
     assert_eq!(line["path"], "/api/x");
-}
-
-/// What was written.
-#[derive(Clone, Debug, Default)]
-struct Lines(Arc<Mutex<Vec<u8>>>);
-
-impl std::io::Write for Lines {
-    fn write(&mut self, data: &[u8]) -> std::io::Result<usize> {
-        self.0.lock().unwrap().extend_from_slice(data);
-        Ok(data.len())
-    }
-
-    fn flush(&mut self) -> std::io::Result<()> {
-        Ok(())
-    }
 }
 
 /// Runs `test` and returns what it warned about.
@@ -165,8 +147,7 @@ async fn warnings<F: Future>(test: F) -> String {
         .with_writer(move || writer.clone())
         .finish();
     test.with_subscriber(subscriber).await;
-    let bytes = lines.0.lock().unwrap().clone();
-    String::from_utf8(bytes).unwrap()
+    String::from_utf8(lines.take()).unwrap()
 }
 
 #[tokio::test]

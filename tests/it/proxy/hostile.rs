@@ -4,6 +4,7 @@
 use bytes::Bytes;
 use evenkeel::{
     Backend, ErrorKind, Pool,
+    access_log::{AccessLogLayer, JsonLines},
     balance::BalanceLayer,
     context::{Exchange, Outcome},
     proxy::Proxy,
@@ -13,7 +14,7 @@ use http::{Method, Request};
 use http_body_util::{BodyExt, Empty};
 use tower::{Layer, ServiceExt};
 
-use crate::support::{Act, Scripted};
+use crate::support::{Act, Lines, Scripted};
 
 /// What the client gets: a status, and the body or how it broke off.
 #[derive(Debug, PartialEq, Eq)]
@@ -197,7 +198,10 @@ async fn play(case: &Case, act: Act) {
     let origin = Scripted::play(vec![act, Act::Send(FINE)]).await;
     let backend = Backend::new("a", &format!("http://{}", origin.address)).unwrap();
     let pool = Pool::new([backend]).unwrap();
+    let lines = Lines::default();
+    let sink = JsonLines::writer(lines.clone()).unwrap();
     let stack = RespondLayer::new().layer(BalanceLayer::new(pool.clone()).layer(Proxy::new()));
+    let stack = AccessLogLayer::new(sink.clone()).layer(stack);
     // Not idempotent, so that every failure shows.
     let request = || {
         let request = Request::builder().method(Method::POST).header("host", "a");
@@ -233,6 +237,14 @@ async fn play(case: &Case, act: Act) {
         }
         (wanted, got) => panic!("{name}: {wanted:?} was wanted, {status} {got:?} came"),
     }
+    assert!(sink.flush());
+    let line: serde_json::Value = serde_json::from_slice(&lines.take()).unwrap();
+    let logged = match client {
+        Whole(..) => "ok",
+        Broken(_, kind) | Refused(_, kind) => kind.as_str(),
+    };
+    assert_eq!(line["outcome"], logged, "{name}: {line}");
+    assert_eq!(line["status"], status, "{name}: {line}");
     assert_eq!(
         pool.snapshot().backends()[0].in_flight(),
         0,
