@@ -4,5 +4,7 @@ mod conn;
 mod decode;
 pub(super) mod head;
 mod send;
+#[cfg(test)]
+mod tests;
 
 pub(super) use conn::{Answer, AnswerBody, Conn, Start, Timeouts};
