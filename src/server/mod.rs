@@ -52,7 +52,7 @@
 //!
 //! # Cost
 //!
-//! A connection: one task, one box, about 14 KiB while it is idle. A request: the `ConnInfo`
+//! A connection: one task, one box, about 16 KiB while it is idle. A request: the `ConnInfo`
 //! note; its deadlines are plain stores, swept ten times a second, so they fire up to 0.2 s late.
 //! HTTP/2 frames of one poll go out in one write.
 
