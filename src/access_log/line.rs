@@ -12,7 +12,7 @@ use super::{
     entry::{RequestEntry, RequestId},
     layer::Config,
 };
-use crate::context::{AuthFailure, ConnInfo, Exchange, Original, Outcome, Tunnel};
+use crate::context::{Attempt, AuthFailure, ConnInfo, Exchange, Original, Outcome, Tunnel};
 
 /// What was noted of a request. Its drop is the end that nobody announced: the client's.
 pub(super) struct Line {
@@ -129,10 +129,18 @@ impl Line {
             None => (self.exchange.received(), self.sent),
         };
         self.exchange.attempts(|attempts| {
-            // A failure that was answered for, else what ended the last attempt.
-            let failed = failure.or_else(|| match attempts.last()?.outcome? {
+            // A failure that was answered for, else how the attempt ended that ended last: where
+            // a hedge was not needed, that is not the last one begun.
+            let ended = |a: &&Attempt| {
+                (
+                    a.duration.is_none(),
+                    a.began + a.duration.unwrap_or_default(),
+                )
+            };
+            let last = attempts.iter().max_by_key(ended);
+            let failed = failure.or_else(|| match last?.outcome? {
                 Outcome::Failed(kind) => Some(kind),
-                Outcome::Cancelled | Outcome::Ok => None,
+                Outcome::Cancelled | Outcome::Discarded | Outcome::Hedged | Outcome::Ok => None,
             });
             let failed = failed.map(crate::error::ErrorKind::as_str);
             let outcome = match otherwise {

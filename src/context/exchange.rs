@@ -194,10 +194,19 @@ impl Exchange {
         record.attempts.begin(backend)
     }
 
-    /// Ends an attempt; only the first call for it counts.
+    /// Ends an attempt; only the first call for it counts, but that [`Outcome::Discarded`]
+    /// replaces [`Outcome::Ok`]: what is discarded may have ended already.
+    ///
+    /// Whoever gives up on an attempt (a hedge won against it, its time is up) ends it here
+    /// *before* dropping its future: layers below, whose futures are dropped without a result,
+    /// read the verdict with [`last_outcome_at`](Self::last_outcome_at) and charge the backend,
+    /// or do not. What is dropped without a word was cancelled from the client's side.
     pub fn end_attempt(&self, number: usize, outcome: Outcome) {
         if let Some(attempt) = self.record().attempts.get_mut(number) {
-            if attempt.outcome.is_none() {
+            let ended = attempt.outcome;
+            if ended == Some(Outcome::Ok) && outcome == Outcome::Discarded {
+                attempt.outcome = Some(outcome);
+            } else if ended.is_none() {
                 attempt.outcome = Some(outcome);
                 attempt.duration = Some(attempt.began.elapsed());
             }
@@ -215,6 +224,16 @@ impl Exchange {
         self.attempts(|all| all.iter().any(|a| a.backend.is_same(backend)))
     }
 
+    /// Returns how the last attempt at this backend ended; `None` while it runs, and where there
+    /// was none.
+    #[must_use]
+    pub fn last_outcome_at(&self, backend: &Backend) -> Option<Outcome> {
+        self.attempts(|all| {
+            let mut there = all.iter().rev().filter(|a| a.backend.is_same(backend));
+            there.next().and_then(|attempt| attempt.outcome)
+        })
+    }
+
     /// Returns the backend of the last attempt.
     #[must_use]
     pub fn backend(&self) -> Option<Backend> {
@@ -222,7 +241,8 @@ impl Exchange {
     }
 
     /// Returns the backend whose answer the client gets: that of the last attempt that did not
-    /// fail and was not cancelled.
+    /// fail and was not given up. While two run side by side, nobody can know; once the response
+    /// head is out, the loser has ended.
     #[must_use]
     pub fn answered_by(&self) -> Option<Backend> {
         self.attempts(|all| {
@@ -359,10 +379,16 @@ pub struct Attempt {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Outcome {
-    /// Dropped from the client's side: its hang-up, or a time-out layer above.
+    /// Dropped through no fault of the backend: the client's hang-up, a time-out layer above, or
+    /// a hedge that was not needed, as the attempt before it answered first. Charged to nobody.
     Cancelled,
+    /// Answered, with a status that is tried again elsewhere: the client gets another answer.
+    Discarded,
     /// The backend (or the client's body) failed so.
     Failed(ErrorKind),
+    /// A hedge that was begun later won against it. Charged to the backend as a failure of the
+    /// kind hung.
+    Hedged,
     /// A whole response.
     Ok,
 }
@@ -373,7 +399,9 @@ impl Outcome {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Cancelled => "cancelled",
+            Self::Discarded => "discarded",
             Self::Failed(kind) => kind.as_str(),
+            Self::Hedged => "hedged",
             Self::Ok => "ok",
         }
     }
@@ -480,6 +508,57 @@ mod tests {
         );
         exchange.end_attempt(b, Outcome::Ok);
         assert_eq!(answered(&exchange).as_deref(), Some("b"));
+    }
+
+    #[test]
+    fn of_two_side_by_side_the_winner_answered() {
+        // How the first ends, how the one begun later does, and who answered.
+        for (first, later, answered) in [
+            (Some(Outcome::Hedged), None, "b"),
+            (Some(Outcome::Hedged), Some(Outcome::Ok), "b"),
+            (None, Some(Outcome::Cancelled), "a"),
+            (Some(Outcome::Ok), Some(Outcome::Cancelled), "a"),
+            (Some(Outcome::Discarded), None, "b"),
+        ] {
+            let exchange = Exchange::new();
+            let (a, b) = (backend("a"), backend("b"));
+            exchange.begin_attempt(a.clone());
+            exchange.begin_attempt(b.clone());
+            for (number, outcome) in [(1, later), (0, first)] {
+                if let Some(outcome) = outcome {
+                    exchange.end_attempt(number, outcome);
+                }
+            }
+            let by = exchange.answered_by();
+            assert_eq!(
+                by.as_ref().map(Backend::id),
+                Some(answered),
+                "{first:?}, {later:?}"
+            );
+            assert_eq!(exchange.last_outcome_at(&a), first);
+            assert_eq!(exchange.last_outcome_at(&b), later);
+        }
+    }
+
+    #[test]
+    fn what_is_given_up_stays_so_and_what_was_whole_can_be_discarded() {
+        let exchange = Exchange::new();
+        let a = exchange.begin_attempt(backend("a"));
+        exchange.end_attempt(a, Outcome::Hedged);
+        exchange.end_attempt(a, Outcome::Cancelled);
+        let b = exchange.begin_attempt(backend("b"));
+        exchange.end_attempt(b, Outcome::Ok);
+        exchange.end_attempt(b, Outcome::Discarded);
+        let c = exchange.begin_attempt(backend("c"));
+        exchange.end_attempt(c, Outcome::Failed(ErrorKind::Connect));
+        exchange.end_attempt(c, Outcome::Discarded);
+        let ends = exchange.attempts(|all| all.iter().map(|a| a.outcome).collect::<Vec<_>>());
+        let failed = Outcome::Failed(ErrorKind::Connect);
+        assert_eq!(
+            ends,
+            [Outcome::Hedged, Outcome::Discarded, failed].map(Some)
+        );
+        assert!(exchange.answered_by().is_none());
     }
 
     #[test]

@@ -203,7 +203,11 @@ async fn each_end_has_its_one_line() {
     let broken = service_fn(
         |mut request: Request<evenkeel::access_log::RequestBody<Empty<Bytes>>>| async move {
             let exchange = Exchange::of(request.extensions_mut());
-            let number = exchange.begin_attempt(Backend::new("a", "http://127.0.0.1:1").unwrap());
+            let backend = |id: &str| Backend::new(id, "http://127.0.0.1:1").unwrap();
+            let number = exchange.begin_attempt(backend("a"));
+            // Begun later, ended before: a hedge that was not needed.
+            let hedge = exchange.begin_attempt(backend("b"));
+            exchange.end_attempt(hedge, Outcome::Cancelled);
             exchange.end_attempt(number, Outcome::Failed(ErrorKind::ResponseBody));
             Ok::<_, Infallible>(Response::new(body(Some("cut"))))
         },
