@@ -2,7 +2,7 @@
 
 use std::{
     cmp::Reverse,
-    collections::{BinaryHeap, HashMap, VecDeque},
+    collections::{BTreeMap, BinaryHeap, HashMap, VecDeque},
     sync::Arc,
     time::Duration,
 };
@@ -64,8 +64,8 @@ impl Prober {
 /// One task for a whole pool. Checks run in tasks of their own, so that none waits for another.
 pub(super) struct Driver {
     core: Arc<Core>,
-    /// By incarnation.
-    members: HashMap<u64, Member>,
+    /// By incarnation, in whose order the readmissions of one moment are made.
+    members: BTreeMap<u64, Member>,
     /// When each is due; an entry counts if the member says the same.
     due: BinaryHeap<Reverse<(Instant, u64)>>,
     /// Due, and without a free slot.
@@ -110,7 +110,7 @@ impl Driver {
     pub(super) fn new(core: Arc<Core>) -> Self {
         Self {
             core,
-            members: HashMap::new(),
+            members: BTreeMap::new(),
             due: BinaryHeap::new(),
             waiting: VecDeque::new(),
             running: JoinSet::new(),
@@ -129,7 +129,10 @@ impl Driver {
             self.readmit_due(now);
             self.start_due(now);
             let next = self.next_wake();
+            // In a fixed order, so that equal schedules run alike. Nothing starves: what is due is
+            // done in every round, and a branch leaves none of its kind waiting for long.
             tokio::select! {
+                biased;
                 event = events.next() => {
                     if event.is_none() {
                         return;
@@ -155,7 +158,7 @@ impl Driver {
         self.generation = snapshot.generation();
         let backends = snapshot.backends().to_vec();
         drop(snapshot);
-        let mut members = HashMap::with_capacity(backends.len());
+        let mut members = BTreeMap::new();
         for backend in backends {
             let key = backend.incarnation();
             let member = match self.members.remove(&key) {

@@ -136,17 +136,20 @@ impl Pool {
         refuse_duplicates(&backends)?;
         let mut control = self.control();
         let old = std::mem::take(&mut control.members);
-        let mut old: HashMap<_, _> = old.into_iter().map(|b| (b.shared_id(), b)).collect();
+        let mut stayed = HashSet::with_capacity(old.len());
+        let known: HashMap<_, _> = old.iter().map(|b| (b.id(), b)).collect();
         let mut events = Vec::new();
         for backend in backends {
-            let previous = old.remove(backend.id());
-            let (backend, kind) = self.adopt(backend, previous.as_ref());
+            let previous = known.get(backend.id()).copied();
+            stayed.extend(previous.map(Backend::incarnation));
+            let (backend, kind) = self.adopt(backend, previous);
             events.push((backend.clone(), kind));
             control.members.push(backend);
         }
         self.publish(&mut control, true);
         drop(control);
-        for gone in old.values() {
+        // In their order, as subscribers may compare.
+        for gone in old.iter().filter(|b| !stayed.contains(&b.incarnation())) {
             self.dismiss(gone);
         }
         for (backend, kind) in events {
