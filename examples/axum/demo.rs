@@ -9,7 +9,7 @@ use evenkeel::{
 };
 use tokio::net::TcpListener;
 
-use crate::doors::{Doors, bind};
+use crate::doors::{Door, Doors, bind};
 
 #[expect(clippy::print_stdout, reason = "an example talks to people")]
 pub(crate) async fn start() -> Result<(LoadBalancer, Doors), BoxError> {
@@ -29,7 +29,12 @@ pub(crate) async fn start() -> Result<(LoadBalancer, Doors), BoxError> {
         println!("curl -k https://{address}/{path}");
     }
     let doors = Doors {
-        doors: vec![(listener, Some((tls, certificates)))],
+        doors: vec![Door {
+            listener,
+            tls: Some((tls, certificates)),
+            endpoints: None,
+        }],
+        lame_duck: None,
         drain: Duration::from_secs(5),
     };
     Ok((LoadBalancer::new(pool), doors))

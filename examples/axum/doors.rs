@@ -8,8 +8,9 @@ use axum::{
     serve::{IncomingStream, Listener},
 };
 use evenkeel::{
-    BoxError,
+    BoxError, Pool,
     context::ConnInfo,
+    endpoints::{EndpointsLayer, Readiness},
     settings::Settings,
     tls::{Certificates, RELOAD_INTERVAL, TlsLayer},
 };
@@ -18,26 +19,44 @@ use tokio::{
     signal::unix::{SignalKind, signal},
     sync::watch,
     task::JoinSet,
-    time::timeout,
+    time::{sleep, timeout},
 };
 use tower::Layer;
 
 /// Open listeners.
 pub(crate) struct Doors {
-    pub(crate) doors: Vec<(TcpListener, Option<(TlsLayer, Certificates)>)>,
+    pub(crate) doors: Vec<Door>,
+    /// What is told at the end, and how long before the doors close; `None` where nobody asks.
+    pub(crate) lame_duck: Option<(Readiness, Duration)>,
     pub(crate) drain: Duration,
 }
 
+pub(crate) struct Door {
+    pub(crate) listener: TcpListener,
+    pub(crate) tls: Option<(TlsLayer, Certificates)>,
+    pub(crate) endpoints: Option<EndpointsLayer>,
+}
+
 impl Doors {
-    pub(crate) fn from_settings(settings: &Settings) -> Result<Self, BoxError> {
+    pub(crate) fn from_settings(settings: &Settings, pool: &Pool) -> Result<Self, BoxError> {
+        let readiness = Readiness::new(pool.clone());
         let mut doors = Vec::new();
         for nth in 0..settings.listen.len() {
             let address = settings.listen_address(nth)?;
             let listener = bind(address).map_err(|error| format!("{address}: {error}"))?;
-            doors.push((listener, settings.tls(nth)?));
+            doors.push(Door {
+                listener,
+                tls: settings.tls(nth)?,
+                endpoints: settings.endpoints_layer(nth, &readiness)?,
+            });
         }
-        let drain = settings.drain()?;
-        Ok(Self { doors, drain })
+        let asked = doors.iter().any(|door| door.endpoints.is_some());
+        let lame_duck = settings.lame_duck()?;
+        Ok(Self {
+            doors,
+            lame_duck: asked.then_some((readiness, lame_duck)),
+            drain: settings.drain()?,
+        })
     }
 
     /// Serves until a signal, then lets requests end.
@@ -45,9 +64,14 @@ impl Doors {
         let (stop, stopped) = watch::channel(());
         let mut serving = JoinSet::new();
         let mut watched = Vec::new();
-        for (listener, tls) in self.doors {
+        for door in self.doors {
+            let Door { listener, tls, .. } = door;
             let address = listener.local_addr()?;
-            let (app, stopped) = (app.clone(), stopped.clone());
+            let stopped = stopped.clone();
+            let app = match door.endpoints {
+                Some(own) => app.clone().layer(own),
+                None => app.clone(),
+            };
             match tls {
                 Some((layer, certificates)) => {
                     tracing::info!("listening on https://{address}/");
@@ -61,6 +85,10 @@ impl Doors {
             }
         }
         signalled().await?;
+        if let Some((readiness, time)) = self.lame_duck {
+            readiness.fail("shutting down");
+            sleep(time).await;
+        }
         drop(stopped);
         stop.send_replace(());
         let ended = async {

@@ -71,7 +71,7 @@ fn main() -> Result<(), BoxError> {
         if let Some((_, log)) = settings.access_log()? {
             balancer = balancer.access_log(log);
         }
-        let doors = Doors::from_settings(&settings)?;
+        let doors = Doors::from_settings(&settings, &pool)?;
         doors.serve(app(balancer.build())).await
     })
 }

@@ -20,7 +20,7 @@ use tokio::{
 use crate::{
     Loaded,
     reload::Running,
-    work::{Plan, settle},
+    work::{Door, Plan, settle},
 };
 
 /// Runs until a signal ends it.
@@ -41,16 +41,19 @@ async fn control(path: &str, loaded: Loaded) -> Result<(), BoxError> {
         Some(threads) => NonZeroUsize::new(threads).ok_or("threads: 0")?,
         None => Workers::cores(),
     };
-    let mut listeners = Vec::new();
-    let mut certificates = Vec::new();
-    for (nth, tls) in loaded.tls.into_iter().enumerate() {
-        let (layer, own) = tls.unzip();
-        listeners.push((settle(loaded.settings.listen_address(nth)?)?, layer));
-        certificates.push(own);
-    }
+    let (layers, certificates): (Vec<_>, Vec<_>) =
+        loaded.tls.into_iter().map(Option::unzip).unzip();
     let mut running = Running::new(loaded.settings, certificates, log_layer, threads)?;
     let _watched = watch_files(&running.certificates);
     let readiness = Readiness::new(running.pool.clone());
+    let mut listeners = Vec::new();
+    for (nth, tls) in layers.into_iter().enumerate() {
+        listeners.push(Door {
+            address: settle(running.settings.listen_address(nth)?)?,
+            tls,
+            endpoints: running.settings.endpoints_layer(nth, &readiness)?,
+        });
+    }
     admin(&running.settings, &readiness).await?;
     let workers = Plan {
         listeners: listeners.into(),

@@ -107,7 +107,8 @@ fn same_process(new: &Settings, old: &Settings) -> bool {
     let fixed = |listen: &Listen| {
         let tls = listen.tls.as_ref();
         let tls = tls.map(|tls| (tls.min_version.clone(), tls.alpn.clone()));
-        (listen.address.clone(), tls)
+        let paths = (listen.ready.clone(), listen.live.clone());
+        (listen.address.clone(), paths, tls)
     };
     new.server == old.server
         && new

@@ -1,26 +1,38 @@
 //! What each worker thread does: accept on every listener, and serve.
 
-use std::{io, net::SocketAddr, num::NonZeroUsize, sync::Arc, time::Duration};
+use std::{convert::Infallible, io, net::SocketAddr, num::NonZeroUsize, sync::Arc, time::Duration};
 
+use bytes::Bytes;
 use evenkeel::{
+    BoxError,
     access_log::AccessLogLayer,
-    server::{Serve, Workers, bind},
+    endpoints::EndpointsLayer,
+    server::{self, Serve, Workers, bind},
     tls::{HstsLayer, TlsLayer},
 };
+use http::{Request, Response};
+use http_body::Body;
 use tokio::{net::TcpListener, sync::watch, task::JoinSet};
-use tower::Layer;
+use tower::{Layer, Service};
 
 use crate::app::App;
 
 #[derive(Clone)]
 pub(crate) struct Plan {
-    pub(crate) listeners: Arc<[(SocketAddr, Option<TlsLayer>)]>,
+    pub(crate) listeners: Arc<[Door]>,
     /// One a worker.
     pub(crate) apps: Arc<[App]>,
     pub(crate) log: Option<AccessLogLayer>,
     pub(crate) drain: Duration,
     /// Says when it is over.
     pub(crate) stopped: watch::Receiver<()>,
+}
+
+/// A listener, and what stands around its requests.
+pub(crate) struct Door {
+    pub(crate) address: SocketAddr,
+    pub(crate) tls: Option<TlsLayer>,
+    pub(crate) endpoints: Option<EndpointsLayer>,
 }
 
 impl Plan {
@@ -30,7 +42,12 @@ impl Plan {
 
     async fn work(self, number: usize) -> io::Result<()> {
         let mut serving = JoinSet::new();
-        for (address, tls) in self.listeners.iter() {
+        for Door {
+            address,
+            tls,
+            endpoints,
+        } in self.listeners.iter()
+        {
             let listener = bind(*address, true)
                 .map_err(|error| io::Error::new(error.kind(), format!("{address}: {error}")))?;
             if number == 0 {
@@ -38,22 +55,42 @@ impl Plan {
                 tracing::info!("listening on {scheme}://{}/", listener.local_addr()?);
             }
             let app = self.apps[number].clone();
-            match tls {
-                Some(tls) => {
-                    let serve = evenkeel::serve(listener, HstsLayer::new().layer(app));
-                    let serve = self.finish(serve);
-                    serving.spawn(Serve::layer(serve, tls.clone()).into_future());
-                }
-                None => {
-                    let serve = evenkeel::serve(listener, app);
-                    serving.spawn(self.finish(serve).into_future());
-                }
+            let tls = tls.as_ref();
+            match endpoints {
+                Some(own) => self.serve(&mut serving, listener, own.layer(app), tls),
+                None => self.serve(&mut serving, listener, app, tls),
             }
         }
         while let Some(ended) = serving.join_next().await {
             ended??;
         }
         Ok(())
+    }
+
+    fn serve<S, B>(
+        &self,
+        serving: &mut JoinSet<io::Result<()>>,
+        listener: TcpListener,
+        app: S,
+        tls: Option<&TlsLayer>,
+    ) where
+        S: Service<Request<server::Body>, Response = Response<B>, Error = Infallible>,
+        S: Clone + Send + 'static,
+        S::Future: Send,
+        B: Body<Data = Bytes> + Default + Send + 'static,
+        B::Error: Into<BoxError>,
+    {
+        match tls {
+            Some(tls) => {
+                let serve = evenkeel::serve(listener, HstsLayer::new().layer(app));
+                let serve = self.finish(serve);
+                serving.spawn(Serve::layer(serve, tls.clone()).into_future());
+            }
+            None => {
+                let serve = evenkeel::serve(listener, app);
+                serving.spawn(self.finish(serve).into_future());
+            }
+        }
     }
 
     fn finish<C>(&self, serve: Serve<TcpListener, C>) -> Serve<TcpListener, C> {

@@ -1,4 +1,4 @@
-//! For those who check us: `/live` and `/ready`, as a service to mount or a layer in front.
+//! For those who check us: `/live` and `/ready` of a balancer, `/health` of a backend.
 //!
 //! # Example
 //!
@@ -20,7 +20,62 @@
 //!
 //! On a listener of its own ([`Endpoints`] is a service), or as [`EndpointsLayer`] in front of
 //! the request stack of a public listener, above the access log if checks shall not be logged.
-//! Fit for keepalived, Route 53, Kubernetes, and a load balancer before this one.
+//!
+//! keepalived gives up the address when the process or all its backends are gone; `-f` makes
+//! 503 a failure, `-m` a hang:
+//!
+//! ```text
+//! vrrp_script evenkeel {
+//!     script "/usr/bin/curl -fs -m 1 -o /dev/null http://127.0.0.1:9900/ready"
+//!     interval 1
+//!     fall 2
+//!     rise 2
+//! }
+//! ```
+//!
+//! Kubernetes restarts what does not live, and sends traffic to what is ready; readiness must
+//! not be its liveness probe, or it restarts a balancer because backends are down:
+//!
+//! ```text
+//! livenessProbe:
+//!   httpGet: { path: /live, port: 9900 }
+//! readinessProbe:
+//!   httpGet: { path: /ready, port: 9900 }
+//!   periodSeconds: 1
+//!   failureThreshold: 2
+//! ```
+//!
+//! Route 53 asks from outside, so `/ready` has to be a path of the public listener; type HTTP or
+//! HTTPS, and it takes any 2xx for good (a search string, if one is set, is `"ready":true`). A
+//! load balancer in front of this one (HAProxy's `option httpchk GET /ready`) does the same.
+//!
+//! The time between the first failing answer and the end of the listeners (`lame_duck` in the
+//! settings) must be longer than interval times failures of whoever checks.
+//!
+//! ## For a backend
+//!
+//! [`HealthService`] is what an application mounts as its own `/health`: it runs the checks of
+//! what the application depends on, side by side and within a deadline, so that a balancer's
+//! check goes the whole way that a request goes.
+//!
+//! ```
+//! use axum::{Router, routing::get};
+//! use evenkeel::endpoints::{Dependency, HealthService};
+//!
+//! # async fn query(_sql: &str) -> Result<(), std::io::Error> { Ok(()) }
+//! # async fn noop() -> Result<(), std::io::Error> { Ok(()) }
+//! # fn main() -> Result<(), evenkeel::ConfigError> {
+//! let health = HealthService::new([
+//!     Dependency::new("postgres", || query("SELECT 1"))?,
+//!     Dependency::new("mail", noop)?.soft(1.0)?, // goes on without it
+//! ])?;
+//! let app: Router = Router::new()
+//!     .route("/", get(|| async { "hello" }))
+//!     .route_service("/health", health.clone());
+//! health.drain(); // before it ends: balancers send no new traffic
+//! # Ok(())
+//! # }
+//! ```
 //!
 //! # Defaults
 //!
@@ -32,382 +87,53 @@
 //! The answer is JSON: `{"ready":false,"usable":0,"backends":3,"reasons":["no usable backend"]}`.
 //! GET and HEAD are answered, other methods get 405; other paths 404, or the inner service.
 //!
+//! | of a backend's health | default |
+//! |---|---|
+//! | deadline for all checks | 1.5 s |
+//! | time-out of one | 1 s |
+//! | a result is good for | 1 s |
+//! | a dependency is | hard |
+//!
+//! | a backend's health | status | `x-evenkeel-health` | `x-evenkeel-failed-dependency` |
+//! |---|---|---|---|
+//! | all well | 200 | `pass` | |
+//! | a soft dependency failed | 200 | `degraded=0.5`, the share that it bears | its name |
+//! | a hard one failed | 503, `Retry-After` | | the names, hard ones first |
+//! | told to drain | 503 | `drain` | |
+//!
+//! The answer is JSON: `{"status":"degraded","dependencies":{"postgres":{"status":"pass","ms":3},
+//! "mail":{"status":"fail","ms":0,"critical":false,"error":"refused"}}}`.
+//!
 //! # When it fails
 //!
-//! It does not. It says nothing of the backends but how many there are; still, who may ask is
+//! It does not. Readiness says nothing of the backends but how many there are; health tells what
+//! a dependency's error says, unless [told not to](HealthService::no_error_texts). Who may ask is
 //! the listener's business.
+//!
+//! A dependency that all backends share takes all of them out at once when it fails. The check
+//! of [`health`](crate::health) compares the names that backends give and keeps serving; other
+//! balancers do not, and such a dependency is better soft.
 //!
 //! # Cost
 //!
-//! For a request to another path, two comparisons.
+//! For a request to another path, two comparisons. A run of health checks: a task for each, at
+//! most one run at a time, however many ask.
 
-use std::{
-    convert::Infallible,
-    fmt,
-    future::{Future, Ready, ready},
-    pin::Pin,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-    task::{Context, Poll},
-};
+mod answer;
+mod body;
+mod dependency;
+mod health_service;
+mod layer;
+mod readiness;
+mod run;
+mod service;
+#[cfg(test)]
+mod tests;
+mod verdict;
 
-use bytes::Bytes;
-use http::{HeaderValue, Method, Request, Response, StatusCode, header};
-use http_body::{Body as HttpBody, Frame, SizeHint};
-use pin_project_lite::pin_project;
-use tower_layer::Layer;
-use tower_service::Service;
-
-use crate::pool::Pool;
-
-/// Whether this instance should get traffic; a handle, shared by all who ask and tell.
-#[derive(Clone)]
-pub struct Readiness {
-    pool: Pool,
-    reasons: Arc<Mutex<Vec<String>>>,
-}
-
-impl Readiness {
-    /// Is ready while the pool has a usable backend.
-    #[must_use]
-    pub fn new(pool: Pool) -> Self {
-        Self {
-            pool,
-            reasons: Arc::default(),
-        }
-    }
-
-    /// Adds a reason not to be ready: what a shutdown does first, so that whoever stands in front
-    /// sends its traffic elsewhere before connections end.
-    pub fn fail(&self, reason: impl Into<String>) {
-        let reason = reason.into();
-        let mut reasons = self.reasons();
-        if !reasons.contains(&reason) {
-            reasons.push(reason);
-        }
-    }
-
-    /// Takes a reason back.
-    pub fn restore(&self, reason: &str) {
-        self.reasons().retain(|r| r != reason);
-    }
-
-    /// Returns how things are now.
-    #[must_use]
-    pub fn check(&self) -> Report {
-        let snapshot = self.pool.snapshot();
-        let mut reasons = self.reasons().clone();
-        if snapshot.usable() == 0 {
-            reasons.push(match snapshot.held() {
-                0 => "no usable backend".into(),
-                _ => "no backend has passed its first check".into(),
-            });
-        }
-        Report {
-            usable: snapshot.usable(),
-            backends: snapshot.backends().len(),
-            reasons,
-        }
-    }
-
-    fn reasons(&self) -> MutexGuard<'_, Vec<String>> {
-        self.reasons.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl fmt::Debug for Readiness {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Readiness").field(&self.check()).finish()
-    }
-}
-
-/// Whether this instance should get traffic, and why not.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Report {
-    /// Backends that can take new traffic.
-    pub usable: usize,
-    /// All backends.
-    pub backends: usize,
-    /// Why not; empty when ready.
-    pub reasons: Vec<String>,
-}
-
-impl Report {
-    /// Returns true if there is no reason against it.
-    #[must_use]
-    pub fn is_ready(&self) -> bool {
-        self.reasons.is_empty()
-    }
-
-    fn json(&self) -> String {
-        let reasons: Vec<String> = self.reasons.iter().map(|r| quote(r)).collect();
-        format!(
-            "{{\"ready\":{},\"usable\":{},\"backends\":{},\"reasons\":[{}]}}\n",
-            self.is_ready(),
-            self.usable,
-            self.backends,
-            reasons.join(",")
-        )
-    }
-}
-
-/// A JSON string (RFC 8259 §7).
-fn quote(text: &str) -> String {
-    let mut out = String::from("\"");
-    for c in text.chars() {
-        match c {
-            '"' | '\\' => out.extend(['\\', c]),
-            c if c < ' ' => out.push_str(&format!("\\u{:04x}", u32::from(c))),
-            c => out.push(c),
-        }
-    }
-    out.push('"');
-    out
-}
-
-/// Answers `/live` and `/ready`, and 404 for the rest; a service to mount.
-#[derive(Clone, Debug)]
-pub struct Endpoints {
-    readiness: Readiness,
-}
-
-impl Endpoints {
-    /// Answers with what `readiness` says.
-    #[must_use]
-    pub fn new(readiness: Readiness) -> Self {
-        Self { readiness }
-    }
-}
-
-impl<B> Service<Request<B>> for Endpoints {
-    type Response = Response<Body>;
-    type Error = Infallible;
-    type Future = Ready<Result<Response<Body>, Infallible>>;
-
-    fn poll_ready(&mut self, _cx: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn call(&mut self, request: Request<B>) -> Self::Future {
-        let response = answer(&request, &self.readiness);
-        ready(Ok(response.unwrap_or_else(|| {
-            reply(
-                StatusCode::NOT_FOUND,
-                "{\"error\":\"not found\"}\n".into(),
-                &request,
-            )
-        })))
-    }
-}
-
-/// Answers `/live` and `/ready` before the inner service sees them.
-#[derive(Clone, Debug)]
-#[must_use]
-pub struct EndpointsLayer {
-    readiness: Readiness,
-}
-
-impl EndpointsLayer {
-    /// Answers with what `readiness` says.
-    pub fn new(readiness: Readiness) -> Self {
-        Self { readiness }
-    }
-}
-
-impl<S> Layer<S> for EndpointsLayer {
-    type Service = WithEndpoints<S>;
-
-    fn layer(&self, inner: S) -> WithEndpoints<S> {
-        WithEndpoints {
-            inner,
-            readiness: self.readiness.clone(),
-        }
-    }
-}
-
-/// A service behind [`EndpointsLayer`].
-#[derive(Clone, Debug)]
-pub struct WithEndpoints<S> {
-    inner: S,
-    readiness: Readiness,
-}
-
-impl<S, B, R> Service<Request<B>> for WithEndpoints<S>
-where
-    S: Service<Request<B>, Response = Response<R>>,
-{
-    type Response = Response<ResponseBody<R>>;
-    type Error = S::Error;
-    type Future = ResponseFuture<S::Future>;
-
-    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
-        self.inner.poll_ready(cx)
-    }
-
-    fn call(&mut self, request: Request<B>) -> Self::Future {
-        match answer(&request, &self.readiness) {
-            Some(response) => ResponseFuture::Own {
-                response: Some(response),
-            },
-            None => ResponseFuture::Inner {
-                future: self.inner.call(request),
-            },
-        }
-    }
-}
-
-pin_project! {
-    /// The response of [`WithEndpoints`].
-    #[project = ResponseFutureProject]
-    #[expect(missing_docs, clippy::exhaustive_enums, reason = "an opaque future in effect")]
-    #[derive(Debug)]
-    pub enum ResponseFuture<F> {
-        Inner { #[pin] future: F },
-        Own { response: Option<Response<Body>> },
-    }
-}
-
-impl<F, R, E> Future for ResponseFuture<F>
-where
-    F: Future<Output = Result<Response<R>, E>>,
-{
-    type Output = Result<Response<ResponseBody<R>>, E>;
-
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        match self.project() {
-            ResponseFutureProject::Inner { future } => future.poll(cx).map_ok(|response| {
-                response.map(|body| ResponseBody {
-                    inner: Some(body),
-                    own: Body::default(),
-                })
-            }),
-            ResponseFutureProject::Own { response } => match response.take() {
-                Some(response) => {
-                    Poll::Ready(Ok(response.map(|own| ResponseBody { inner: None, own })))
-                }
-                None => Poll::Pending,
-            },
-        }
-    }
-}
-
-/// A short text.
-#[derive(Clone, Debug, Default)]
-pub struct Body {
-    text: Bytes,
-}
-
-impl HttpBody for Body {
-    type Data = Bytes;
-    type Error = Infallible;
-
-    fn poll_frame(
-        self: Pin<&mut Self>,
-        _cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
-        let text = std::mem::take(&mut self.get_mut().text);
-        Poll::Ready((!text.is_empty()).then(|| Ok(Frame::data(text))))
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.text.is_empty()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        SizeHint::with_exact(self.text.len() as u64)
-    }
-}
-
-pin_project! {
-    /// The inner service's body, or a short text.
-    #[derive(Debug)]
-    pub struct ResponseBody<B> {
-        #[pin]
-        inner: Option<B>,
-        own: Body,
-    }
-}
-
-impl<B> Default for ResponseBody<B> {
-    fn default() -> Self {
-        Self {
-            inner: None,
-            own: Body::default(),
-        }
-    }
-}
-
-impl<B: HttpBody<Data = Bytes>> HttpBody for ResponseBody<B> {
-    type Data = Bytes;
-    type Error = B::Error;
-
-    fn poll_frame(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
-        let this = self.project();
-        match this.inner.as_pin_mut() {
-            Some(inner) => inner.poll_frame(cx),
-            None => Pin::new(this.own)
-                .poll_frame(cx)
-                .map_err(|never| match never {}),
-        }
-    }
-
-    fn is_end_stream(&self) -> bool {
-        match &self.inner {
-            Some(inner) => inner.is_end_stream(),
-            None => self.own.is_end_stream(),
-        }
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        match &self.inner {
-            Some(inner) => inner.size_hint(),
-            None => self.own.size_hint(),
-        }
-    }
-}
-
-fn answer<B>(request: &Request<B>, readiness: &Readiness) -> Option<Response<Body>> {
-    let path = request.uri().path();
-    if path != LIVE && path != READY {
-        return None;
-    }
-    if !matches!(*request.method(), Method::GET | Method::HEAD) {
-        let mut response = reply(StatusCode::METHOD_NOT_ALLOWED, String::new(), request);
-        let allowed = HeaderValue::from_static("GET, HEAD");
-        response.headers_mut().insert(header::ALLOW, allowed);
-        return Some(response);
-    }
-    if path == LIVE {
-        return Some(reply(StatusCode::OK, "{\"live\":true}\n".into(), request));
-    }
-    let report = readiness.check();
-    let status = match report.is_ready() {
-        true => StatusCode::OK,
-        false => StatusCode::SERVICE_UNAVAILABLE,
-    };
-    Some(reply(status, report.json(), request))
-}
-
-fn reply<B>(status: StatusCode, text: String, request: &Request<B>) -> Response<Body> {
-    let length = text.len();
-    let text = match *request.method() == Method::HEAD {
-        true => Bytes::new(),
-        false => text.into(),
-    };
-    let mut response = Response::new(Body { text });
-    *response.status_mut() = status;
-    let headers = response.headers_mut();
-    headers.insert(header::CONTENT_LENGTH, length.into());
-    headers.insert(
-        header::CONTENT_TYPE,
-        HeaderValue::from_static("application/json"),
-    );
-    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    response
-}
-
-const LIVE: &str = "/live";
-const READY: &str = "/ready";
+pub use body::{Body, ResponseBody};
+pub use dependency::Dependency;
+pub use health_service::{HealthFuture, HealthService};
+pub use layer::EndpointsLayer;
+pub use readiness::{Readiness, Report};
+pub use service::{Endpoints, ResponseFuture, WithEndpoints};

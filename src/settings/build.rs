@@ -5,6 +5,7 @@ use crate::sticky::{Keys, StickyLayer};
 use crate::{
     balance::{BalanceLayer, LeastRequests, PowerOfTwo, Random, RoundRobin, Strategy},
     connect::Connector,
+    endpoints::{EndpointsLayer, Readiness},
     error::ConfigError,
     failover::FailoverLayer,
     health::{Checks, HealthLayer, HttpCheck},
@@ -172,6 +173,41 @@ impl Settings {
                 .map_err(|error| self.at(place, &error)),
             None => Ok(connector),
         }
+    }
+
+    /// Returns what answers `/live` and `/ready` on a listener, where it has a path for one of
+    /// them.
+    ///
+    /// # Errors
+    ///
+    /// When it is no path, or one for both.
+    pub fn endpoints_layer(
+        &self,
+        nth: usize,
+        readiness: &Readiness,
+    ) -> Result<Option<EndpointsLayer>, SettingsError> {
+        let Some(listen) = self.listen.get(nth) else {
+            return Ok(None);
+        };
+        let place = |key| Place {
+            header: "[[listen]]",
+            nth,
+            key,
+        };
+        let mut layer = EndpointsLayer::new(readiness.clone()).no_live().no_ready();
+        if let Some(path) = &listen.live {
+            let made = layer.live_path(path);
+            layer = made.map_err(|error| self.at(place("live"), &error))?;
+        }
+        if let Some(path) = &listen.ready {
+            if listen.live.as_ref() == Some(path) {
+                let message = format!("{path:?}: it is the path of `live`");
+                return Err(place("ready").wrong(&self.text, message));
+            }
+            let made = layer.ready_path(path);
+            layer = made.map_err(|error| self.at(place("ready"), &error))?;
+        }
+        Ok((listen.live.is_some() || listen.ready.is_some()).then_some(layer))
     }
 
     /// Returns how TLS is terminated on a listener, where it is: the layer, and the certificates

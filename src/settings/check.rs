@@ -4,6 +4,7 @@ use std::{collections::HashSet, net::SocketAddr, time::Duration};
 
 use super::{Settings, SettingsError, duration, error::Place, words};
 use crate::{
+    endpoints::Readiness,
     error::ConfigError,
     pool::{self, Locality, Protocol},
 };
@@ -52,6 +53,10 @@ impl Settings {
         let _ = self.failover_layer()?;
         let _ = self.sticky_layer(&pool)?;
         let _ = self.proxy()?;
+        let readiness = Readiness::new(pool);
+        for nth in 0..self.listen.len() {
+            let _ = self.endpoints_layer(nth, &readiness)?;
+        }
         Ok(())
     }
 
@@ -187,10 +192,10 @@ impl Settings {
     ///
     /// When it is no duration.
     pub fn lame_duck(&self) -> Result<Duration, SettingsError> {
-        let default = match self.admin {
-            Some(_) => Duration::from_secs(5),
-            // Nobody could notice.
-            None => Duration::ZERO,
+        let noticed = self.admin.is_some() || self.listen.iter().any(|l| l.ready.is_some());
+        let default = match noticed {
+            true => Duration::from_secs(5),
+            false => Duration::ZERO,
         };
         let value = self.server.shutdown.lame_duck.as_deref();
         let place = Place::new("[server]", "shutdown");

@@ -37,7 +37,7 @@
 //! | section | keys |
 //! |---|---|
 //! | `[server]` | `threads`, `locality`, `shutdown = { lame_duck, drain }` |
-//! | `[[listen]]` | `address`, `proxy_protocol` |
+//! | `[[listen]]` | `address`, `ready`, `live`, `proxy_protocol` |
 //! | `[listen.tls]` | `certificates = [{ chain, key }]`, `min_version`, `alpn` |
 //! | `[pool]` | `strategy` |
 //! | `[[pool.backends]]` | `id`, `url`, `weight`, `tier`, `locality`, `max_in_flight`, `protocol` |
@@ -47,6 +47,9 @@
 //! | `[failover]` | `attempts`, `hedge` |
 //! | `[access_log]` | `file`, `node` |
 //! | `[admin]` | `address` |
+//!
+//! `[admin]` answers `/live` and `/ready`; a listener does where it is told the paths, before any
+//! other layer sees the request (`ready = "/ready"`).
 //!
 //! Durations are strings: `"250ms"`, `"5s"`, `"1m"`, `"12h"`.
 //!

@@ -88,7 +88,8 @@ pub struct Server {
 #[serde(deny_unknown_fields)]
 #[non_exhaustive]
 pub struct Shutdown {
-    /// How long readiness fails before listeners close; 5 s where absent and `[admin]` is there.
+    /// How long readiness fails before listeners close; 5 s where absent and there is
+    /// an `[admin]` or a listener with a `ready`.
     pub lame_duck: Option<String>,
     /// How long connections may take to end; 30 s where absent.
     pub drain: Option<String>,
@@ -101,6 +102,10 @@ pub struct Shutdown {
 pub struct Listen {
     /// The address and port.
     pub address: String,
+    /// The path that tells whether this instance can route; none where absent.
+    pub ready: Option<String>,
+    /// The path that tells whether this instance lives; none where absent.
+    pub live: Option<String>,
     /// For a later version; only `false` is accepted.
     pub(super) proxy_protocol: Option<toml::Value>,
     /// Terminates TLS; cleartext where absent.

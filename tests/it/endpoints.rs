@@ -1,11 +1,27 @@
-use std::convert::Infallible;
+use std::{
+    convert::Infallible,
+    future::IntoFuture,
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
+    time::Duration,
+};
 
+use axum::Router;
 use evenkeel::{
     Backend, Pool,
-    endpoints::{Endpoints, EndpointsLayer, Readiness},
+    endpoints::{Dependency, Endpoints, EndpointsLayer, HealthService, Readiness},
+    health::{Checks, Prober},
+    pool::{EventKind, Events, Health},
 };
 use http::{Request, Response};
 use http_body_util::{BodyExt, Full};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    time::timeout,
+};
 use tower::{Layer, ServiceExt, service_fn};
 
 fn readiness() -> (Pool, Readiness) {
@@ -81,15 +97,99 @@ async fn alone_in_front_of_a_foreign_service_it_answers_its_own_paths() {
     let inner = service_fn(|_: Request<()>| async {
         Ok::<_, Infallible>(Response::new(Full::new(bytes::Bytes::from("inner"))))
     });
-    let service = EndpointsLayer::new(readiness).layer(inner);
-    for (path, wanted) in [
-        ("/live", "{\"live\":true}\n"),
-        ("/lively", "inner"),
-        ("/", "inner"),
+    let (both, moved) = (EndpointsLayer::new(readiness.clone()), "/-/ready");
+    let live = "{\"live\":true}\n";
+    let ready = "{\"ready\":true,\"usable\":1,\"backends\":1,\"reasons\":[]}\n";
+    for (layer, path, wanted) in [
+        (both.clone(), "/live", live),
+        (both.clone(), "/ready", ready),
+        (both.clone(), "/lively", "inner"),
+        (both.clone(), "/", "inner"),
+        (both.clone().ready_path(moved).unwrap(), moved, ready),
+        (both.clone().ready_path(moved).unwrap(), "/ready", "inner"),
+        (both.clone().no_live(), "/live", "inner"),
+        (both.clone().no_live(), "/ready", ready),
+        (both.no_live().no_ready(), "/ready", "inner"),
     ] {
         let request = Request::get(path).body(()).unwrap();
-        let response = service.clone().oneshot(request).await.unwrap();
+        let response = layer.layer(inner).oneshot(request).await.unwrap();
         let text = response.into_body().collect().await.unwrap().to_bytes();
-        assert_eq!(text, wanted);
+        assert_eq!(text, wanted, "{path}");
     }
+    for path in ["", "ready", "/re ady", "/ready?x", "/ready#x"] {
+        let error = EndpointsLayer::new(readiness.clone()).ready_path(path);
+        assert_eq!(error.unwrap_err().field(), "ready", "{path:?}");
+    }
+}
+
+/// An application in axum, with a health that depends on whoever listens at `database`.
+async fn application(database: SocketAddr, runs: &Arc<AtomicUsize>) -> (SocketAddr, HealthService) {
+    let runs = runs.clone();
+    let connect = move || {
+        runs.fetch_add(1, Relaxed);
+        async move { TcpStream::connect(database).await.map(drop) }
+    };
+    let health = HealthService::new([Dependency::new("database", connect).unwrap()])
+        .and_then(|health| health.cache(Duration::from_millis(50)))
+        .unwrap();
+    let app = Router::new().route_service("/health", health.clone());
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(axum::serve(listener, app).into_future());
+    (address, health)
+}
+
+/// Accepts, and says nothing.
+async fn database(address: SocketAddr) -> (SocketAddr, tokio::task::JoinHandle<()>) {
+    let listener = TcpListener::bind(address).await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let accepting = async move { while listener.accept().await.is_ok() {} };
+    (address, tokio::spawn(accepting))
+}
+
+async fn becomes(events: &mut Events, id: &str, to: Health) -> String {
+    let change = async {
+        loop {
+            let event = events.next().await.unwrap();
+            match event.kind {
+                EventKind::Health(change) if event.backend.id() == id && change.to == to => {
+                    return change.reason.to_string();
+                }
+                _ => {}
+            }
+        }
+    };
+    let change = timeout(Duration::from_secs(30), change).await;
+    change.expect("health must change")
+}
+
+#[tokio::test]
+async fn a_backend_whose_database_is_gone_is_out_and_comes_back_with_it() {
+    let anywhere = "127.0.0.1:0".parse().unwrap();
+    let (own, accepting) = database(anywhere).await;
+    let (other, _other) = database(anywhere).await;
+    let runs = Arc::default();
+    let (a, _) = application(own, &runs).await;
+    let (b, _) = application(other, &Arc::default()).await;
+    let member = |id, address| Backend::new(id, &format!("http://{address}")).unwrap();
+    let pool = Pool::new([member("a", a), member("b", b)]).unwrap();
+    let mut events = pool.subscribe();
+    let checks = Checks::new()
+        .interval(Duration::from_secs(1))
+        .changing_interval(Duration::from_millis(20))
+        .timeout(Duration::from_millis(900));
+    let _prober = Prober::start(&pool, checks).unwrap();
+    becomes(&mut events, "a", Health::Healthy).await;
+    assert!(runs.load(Relaxed) > 0, "the check went the whole way");
+
+    accepting.abort();
+    assert!(accepting.await.unwrap_err().is_cancelled());
+    let reason = becomes(&mut events, "a", Health::Unhealthy).await;
+    assert!(reason.starts_with("L7STS"), "{reason}");
+    let usable = |pool: &Pool, id: &str| pool.snapshot().get(id).unwrap().is_usable();
+    assert!(!usable(&pool, "a") && usable(&pool, "b"));
+
+    let (_, _again) = database(own).await;
+    becomes(&mut events, "a", Health::Healthy).await;
+    assert!(usable(&pool, "a"));
 }

@@ -8,6 +8,8 @@ locality = "eu-1/eu-1a"
 shutdown = { lame_duck = "5s", drain = "30s" }
 [[listen]]
 address = "127.0.0.1:8443"
+ready = "/ready"
+live = "/live"
 proxy_protocol = false
 [listen.tls]
 certificates = [{ chain = "cert.pem", key = "key.pem" }]
@@ -84,6 +86,10 @@ fn what_is_absent_has_its_default() {
         "nobody could notice"
     );
     assert_eq!(settings.drain().unwrap().as_secs(), 30);
+    let asked = "[[listen]]\naddress = \"[::]:80\"\nready = \"/ready\"\n";
+    let backend = "[pool]\n[[pool.backends]]\nid = \"a\"\nurl = \"http://a\"\n";
+    let settings = Settings::from_toml(&format!("{asked}{backend}")).unwrap();
+    assert_eq!(settings.lame_duck().unwrap().as_secs(), 5, "somebody may");
 }
 
 #[test]
@@ -120,6 +126,21 @@ fn each_bad_value_is_refused_by_line_section_and_reason() {
             "address = \"127.0.0.1:8443\"",
             "address = \"localhost\"",
             "[[listen]] address: \"localhost\": an IP address and a port",
+        ),
+        (
+            "ready = \"/ready\"",
+            "ready = \"ready\"",
+            "[[listen]] ready: \"ready\": a path such as \"/ready\" is accepted",
+        ),
+        (
+            "ready = \"/ready\"",
+            "ready = \"/live\"",
+            "[[listen]] ready: \"/live\": it is the path of `live`",
+        ),
+        (
+            "live = \"/live\"",
+            "live = \"/l?x\"",
+            "[[listen]] live: \"/l?x\": a path such as \"/live\" is accepted",
         ),
         (
             "address = \"127.0.0.1:8443\"",

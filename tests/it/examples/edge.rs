@@ -257,6 +257,50 @@ async fn a_signal_drains_and_readiness_says_so_first() {
 }
 
 #[tokio::test]
+async fn a_public_listener_says_whether_it_can_route_where_it_is_told_to() {
+    let mut a = Backend::start("a").await;
+    let settings = Settings::new(&format!(
+        "[server]\nthreads = 1\nshutdown = {{ lame_duck = \"2s\" }}\n\
+         [[listen]]\naddress = \"127.0.0.1:0\"\nready = \"/-/ready\"\nlive = \"/-/live\"\n[pool]\n{}\
+         [health]\ninterval = \"1s\"\ntimeout = \"500ms\"\n",
+        a.settings()
+    ));
+    for example in ["edge", "axum"] {
+        let mut served = Process::start(example, &[&settings.file()]);
+        let http = served.address("listening on http://").await;
+        until_ready(http, 200).await;
+        assert_eq!(get(http, "/-/live").await.status, 200);
+        assert_eq!(get(http, "/ready").await.backend(), "a", "not told to");
+        a.process.kill().await;
+        let ready = until_ready(http, 503).await;
+        assert!(ready.contains("no usable backend"), "{ready}");
+        assert_eq!(get(http, "/-/live").await.status, 200, "it lives");
+        a = Backend::start_at("a", a.address).await;
+        until_ready(http, 200).await;
+
+        served.signal("-TERM");
+        let ready = until_ready(http, 503).await;
+        assert!(ready.contains("shutting down"), "{ready}");
+        assert_eq!(get(http, "/").await.backend(), "a", "it serves still");
+        served.must_succeed().await;
+    }
+}
+
+/// Asks until it answers so; returns what it says.
+async fn until_ready(address: SocketAddr, status: u16) -> String {
+    let asked = async {
+        loop {
+            let ready = get(address, "/-/ready").await;
+            if ready.status == status {
+                return ready.body;
+            }
+            sleep(Duration::from_millis(20)).await;
+        }
+    };
+    timeout(PATIENCE, asked).await.expect("it must say so")
+}
+
+#[tokio::test]
 async fn a_second_signal_ends_it_at_once() {
     let a = Backend::start("a").await;
     let settings = Settings::new(&format!("{ONE_LISTENER}{}", a.settings()));

@@ -1,0 +1,158 @@
+//! What happens to a request.
+
+use std::{
+    convert::Infallible,
+    future::{Future, Ready, ready},
+    pin::Pin,
+    task::{Context, Poll},
+};
+
+use http::{HeaderValue, Method, Request, Response, StatusCode, header};
+use pin_project_lite::pin_project;
+use tower_service::Service;
+
+use super::{Body, Readiness, ResponseBody, answer::reply, layer::Paths};
+
+/// Answers `/live` and `/ready`, and 404 for the rest; a service to mount.
+#[derive(Clone, Debug)]
+pub struct Endpoints {
+    readiness: Readiness,
+    paths: Paths,
+}
+
+impl Endpoints {
+    /// Answers with what `readiness` says.
+    #[must_use]
+    pub fn new(readiness: Readiness) -> Self {
+        Self {
+            readiness,
+            paths: Paths::default(),
+        }
+    }
+}
+
+impl<B> Service<Request<B>> for Endpoints {
+    type Response = Response<Body>;
+    type Error = Infallible;
+    type Future = Ready<Result<Response<Body>, Infallible>>;
+
+    fn poll_ready(&mut self, _cx: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<B>) -> Self::Future {
+        let response = answer(&request, &self.readiness, &self.paths);
+        ready(Ok(response.unwrap_or_else(|| {
+            let text = "{\"error\":\"not found\"}\n".into();
+            reply(StatusCode::NOT_FOUND, text, request.method())
+        })))
+    }
+}
+
+/// A service behind [`EndpointsLayer`](super::EndpointsLayer).
+#[derive(Clone, Debug)]
+pub struct WithEndpoints<S> {
+    inner: S,
+    readiness: Readiness,
+    paths: Paths,
+}
+
+impl<S> WithEndpoints<S> {
+    pub(super) fn new(inner: S, readiness: Readiness, paths: Paths) -> Self {
+        Self {
+            inner,
+            readiness,
+            paths,
+        }
+    }
+
+    /// Returns the inner service.
+    pub fn get_ref(&self) -> &S {
+        &self.inner
+    }
+
+    /// Returns the inner service, on its own.
+    pub fn into_inner(self) -> S {
+        self.inner
+    }
+}
+
+impl<S, B, R> Service<Request<B>> for WithEndpoints<S>
+where
+    S: Service<Request<B>, Response = Response<R>>,
+{
+    type Response = Response<ResponseBody<R>>;
+    type Error = S::Error;
+    type Future = ResponseFuture<S::Future>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, request: Request<B>) -> Self::Future {
+        match answer(&request, &self.readiness, &self.paths) {
+            Some(response) => ResponseFuture::Own {
+                response: Some(response),
+            },
+            None => ResponseFuture::Inner {
+                future: self.inner.call(request),
+            },
+        }
+    }
+}
+
+pin_project! {
+    /// The response of [`WithEndpoints`].
+    #[project = ResponseFutureProject]
+    #[expect(missing_docs, clippy::exhaustive_enums, reason = "an opaque future in effect")]
+    #[must_use = "futures do nothing unless polled"]
+    #[derive(Debug)]
+    pub enum ResponseFuture<F> {
+        Inner { #[pin] future: F },
+        Own { response: Option<Response<Body>> },
+    }
+}
+
+impl<F, R, E> Future for ResponseFuture<F>
+where
+    F: Future<Output = Result<Response<R>, E>>,
+{
+    type Output = Result<Response<ResponseBody<R>>, E>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        match self.project() {
+            ResponseFutureProject::Inner { future } => future
+                .poll(cx)
+                .map_ok(|response| response.map(ResponseBody::inner)),
+            ResponseFutureProject::Own { response } => match response.take() {
+                Some(response) => Poll::Ready(Ok(response.map(ResponseBody::own))),
+                None => Poll::Pending,
+            },
+        }
+    }
+}
+
+fn answer<B>(request: &Request<B>, readiness: &Readiness, paths: &Paths) -> Option<Response<Body>> {
+    let path = request.uri().path();
+    let is = |own: &Option<_>| own.as_deref() == Some(path);
+    let live = is(&paths.live);
+    if !live && !is(&paths.ready) {
+        return None;
+    }
+    let method = request.method();
+    if !matches!(*method, Method::GET | Method::HEAD) {
+        let mut response = reply(StatusCode::METHOD_NOT_ALLOWED, String::new(), method);
+        let allowed = HeaderValue::from_static("GET, HEAD");
+        response.headers_mut().insert(header::ALLOW, allowed);
+        return Some(response);
+    }
+    if live {
+        return Some(reply(StatusCode::OK, "{\"live\":true}\n".into(), method));
+    }
+    let report = readiness.check();
+    let status = match report.is_ready() {
+        true => StatusCode::OK,
+        false => StatusCode::SERVICE_UNAVAILABLE,
+    };
+    Some(reply(status, report.json(), method))
+}
