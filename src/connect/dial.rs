@@ -15,7 +15,7 @@ use tokio::{
 
 #[cfg(feature = "__tls")]
 use super::ClientTls;
-use super::Stream;
+use super::{Elsewhere, Stream};
 use crate::{
     error::{ConfigError, Error, ErrorKind},
     pool::{Backend, Protocol, Scheme},
@@ -77,25 +77,50 @@ impl Connector {
     ///
     /// What was opened is closed when the future is dropped.
     pub async fn connect(&self, backend: &Backend) -> Result<Connected, Error> {
+        self.connect_at(backend, &Elsewhere::new()).await
+    }
+
+    /// Connects to where a check asks in the backend's place: another port, address, scheme or
+    /// name of the certificate.
+    ///
+    /// # Errors
+    ///
+    /// See the [module](super).
+    ///
+    /// # Cancel safety
+    ///
+    /// What was opened is closed when the future is dropped.
+    pub async fn connect_at(
+        &self,
+        backend: &Backend,
+        elsewhere: &Elsewhere,
+    ) -> Result<Connected, Error> {
         let deadline = Instant::now() + self.timeout;
-        match timeout_at(deadline, self.connect_now(backend)).await {
+        match timeout_at(deadline, self.connect_now(backend, elsewhere)).await {
             Ok(result) => result,
             Err(_) => Err(ErrorKind::ConnectTimeout.into()),
         }
     }
 
-    async fn connect_now(&self, backend: &Backend) -> Result<Connected, Error> {
-        let stream = match backend.unix_path() {
+    async fn connect_now(
+        &self,
+        backend: &Backend,
+        elsewhere: &Elsewhere,
+    ) -> Result<Connected, Error> {
+        let stream = match elsewhere.unix_path(backend) {
             Some(path) => Stream::Unix(UnixStream::connect(path).await.map_err(failed)?),
-            None => Stream::Tcp(dial(backend.host(), backend.port()).await.map_err(failed)?),
+            None => {
+                let (host, port) = elsewhere.host_and_port(backend);
+                Stream::Tcp(dial(host, port).await.map_err(failed)?)
+            }
         };
-        match backend.scheme() {
+        match elsewhere.scheme_of(backend) {
             Scheme::Http => Ok(Connected {
                 stream,
                 http2: backend.http_protocol() == Protocol::Http2,
             }),
             #[cfg(feature = "__tls")]
-            Scheme::Https => self.tls.handshake(stream, backend).await,
+            Scheme::Https => self.tls.handshake(stream, backend, elsewhere).await,
             #[cfg(not(feature = "__tls"))]
             Scheme::Https => {
                 Err(Error::new(ErrorKind::ConnectTls)

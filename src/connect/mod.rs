@@ -42,11 +42,13 @@
 //! cached here), and one boxed TLS session under https.
 
 mod dial;
+mod elsewhere;
 mod stream;
 #[cfg(feature = "__tls")]
 mod tls;
 
 pub use dial::{Connected, Connector};
+pub use elsewhere::Elsewhere;
 pub use stream::Stream;
 #[cfg(feature = "__tls")]
 pub use stream::TlsStream;

@@ -9,7 +9,7 @@ use rustls::{
 };
 use tokio_rustls::TlsConnector;
 
-use super::{Connected, Stream, stream::TlsStream};
+use super::{Connected, Elsewhere, Stream, stream::TlsStream};
 use crate::{
     error::{ConfigError, Error, ErrorKind},
     pool::{Backend, Protocol},
@@ -81,10 +81,11 @@ impl ClientTls {
         &self,
         stream: Stream,
         backend: &Backend,
+        elsewhere: &Elsewhere,
     ) -> Result<Connected, Error> {
         let failed =
             |source: crate::BoxError| Error::new(ErrorKind::ConnectTls).with_source(source);
-        let name = match &self.server_name {
+        let name = match elsewhere.certificate_name().or(self.server_name.as_ref()) {
             Some(name) => name.clone(),
             None => ServerName::try_from(backend.host().to_owned())
                 .map_err(|error| failed(error.into()))?,

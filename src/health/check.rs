@@ -1,14 +1,11 @@
 //! What a check is, and when it is made.
 
-use std::{borrow::Cow, fmt, future::Future, pin::Pin, sync::Arc, time::Duration};
+use std::{fmt, future::Future, pin::Pin, sync::Arc, time::Duration};
 
 use tokio::time::Instant;
 
-use super::{HttpCheck, transition::Rules};
-use crate::{
-    error::{ConfigError, Error, ErrorKind},
-    pool::{Backend, Reason},
-};
+use super::{HttpCheck, Report, transition::Rules};
+use crate::{error::ConfigError, pool::Backend};
 
 /// Finds out whether a backend serves.
 ///
@@ -70,60 +67,6 @@ impl Target {
     }
 }
 
-/// What a check found.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Report {
-    passed: bool,
-    reason: Reason,
-}
-
-impl Report {
-    /// The backend serves; `code` is one of HAProxy's vocabulary (`L4OK`, `L6OK`, `L7OK`).
-    #[must_use]
-    pub fn pass(code: &'static str, detail: impl Into<Cow<'static, str>>) -> Self {
-        Self {
-            passed: true,
-            reason: Reason::new(code, detail),
-        }
-    }
-
-    /// The backend does not serve; `code` is one of HAProxy's vocabulary (`L4CON`, `L4TOUT`,
-    /// `L6RSP`, `L7STS`, `L7RSP`, `L7TOUT`).
-    #[must_use]
-    pub fn fail(code: &'static str, detail: impl Into<Cow<'static, str>>) -> Self {
-        Self {
-            passed: false,
-            reason: Reason::new(code, detail),
-        }
-    }
-
-    /// Returns true if the backend serves.
-    #[must_use]
-    pub fn is_pass(&self) -> bool {
-        self.passed
-    }
-
-    /// Returns why.
-    #[must_use]
-    pub fn reason(&self) -> &Reason {
-        &self.reason
-    }
-
-    /// What it says when there is no connection.
-    pub(super) fn not_connected(error: &Error) -> Self {
-        let code = match error.kind() {
-            ErrorKind::ConnectTimeout => "L4TOUT",
-            ErrorKind::ConnectTls => "L6RSP",
-            _ => "L4CON",
-        };
-        let detail = match std::error::Error::source(error) {
-            Some(cause) => cause.to_string(),
-            None => error.to_string(),
-        };
-        Self::fail(code, detail)
-    }
-}
-
 /// Which check is made, how often, and how many results make a state.
 #[derive(Clone, Debug)]
 #[must_use]
@@ -136,6 +79,9 @@ pub struct Checks {
     fall: u32,
     interval: Duration,
     changing: Duration,
+    /// As the interval where absent.
+    down: Option<Duration>,
+    pub(super) shared_fate: Option<f64>,
 }
 
 impl Checks {
@@ -150,6 +96,8 @@ impl Checks {
             fall: FALL,
             interval: INTERVAL,
             changing: CHANGING,
+            down: None,
+            shared_fate: Some(SHARED_FATE),
         }
     }
 
@@ -176,6 +124,34 @@ impl Checks {
     /// Default: 1 s.
     pub fn changing_interval(mut self, interval: Duration) -> Self {
         self.changing = interval;
+        self
+    }
+
+    /// Sets the time from one check to the next of a backend that is down. A longer one spares
+    /// machines that are gone for good; traffic comes back later by as much.
+    ///
+    /// Default: the [`interval`](Self::interval).
+    pub fn down_interval(mut self, interval: Duration) -> Self {
+        self.down = Some(interval);
+        self
+    }
+
+    /// Sets the share of the backends that answer, which must fail for the same named dependency
+    /// to be kept in service: what all have in common, taking them all out does not mend. A
+    /// backend that does not answer, or fails for a reason of its own, is taken out as ever.
+    ///
+    /// The dependency is what [`Report::because_of`] names. A failure that names one is judged
+    /// once up to 32 of the others were asked anew: later by a time-out at most.
+    ///
+    /// Default: 1.0, which is all. Accepted: above 0.5, up to 1.0.
+    pub fn shared_fate(mut self, share: f64) -> Self {
+        self.shared_fate = Some(share);
+        self
+    }
+
+    /// Takes every backend out that fails, even when that is all of them for the same reason.
+    pub fn no_shared_fate(mut self) -> Self {
+        self.shared_fate = None;
         self
     }
 
@@ -229,6 +205,7 @@ impl Checks {
             fall: self.fall,
             interval: self.interval,
             changing: self.changing.min(self.interval),
+            down: self.down.unwrap_or(self.interval),
         }
     }
 
@@ -244,6 +221,30 @@ impl Checks {
             return bad(
                 "health.changing_interval",
                 format!("{:?}: 10 ms or more is accepted", self.changing),
+            );
+        }
+        if self
+            .down
+            .is_some_and(|down| !(SHORTEST..=LONGEST).contains(&down))
+        {
+            return bad(
+                "health.down_interval",
+                format!(
+                    "{:?}: 10 ms to 1 day is accepted",
+                    self.down.unwrap_or_default()
+                ),
+            );
+        }
+        if self
+            .shared_fate
+            .is_some_and(|share| !(share > 0.5 && share <= 1.0))
+        {
+            return bad(
+                "health.shared_fate",
+                format!(
+                    "{:?}: above 0.5, up to 1.0 is accepted",
+                    self.shared_fate.unwrap_or_default()
+                ),
             );
         }
         if self.timeout.is_zero() || self.timeout >= self.interval {
@@ -293,6 +294,8 @@ pub(super) const FALL: u32 = 2;
 pub(super) const RISE: u32 = 2;
 /// Enough to drift apart within some intervals.
 pub(super) const JITTER: f64 = 0.1;
+/// One backend that passes shows that it is not what all have in common.
+pub(super) const SHARED_FATE: f64 = 1.0;
 /// More hung backends than this at once would delay the others' checks; each costs a socket.
 const CONCURRENCY: usize = 256;
 const SHORTEST: Duration = Duration::from_millis(10);
@@ -314,6 +317,12 @@ mod tests {
                 Checks::new().changing_interval(Duration::ZERO),
                 "health.changing_interval",
             ),
+            (
+                Checks::new().down_interval(Duration::ZERO),
+                "health.down_interval",
+            ),
+            (Checks::new().shared_fate(0.5), "health.shared_fate"),
+            (Checks::new().shared_fate(f64::NAN), "health.shared_fate"),
             (Checks::new().rise(0), "health.rise"),
             (Checks::new().fall(101), "health.fall"),
             (Checks::new().jitter(f64::NAN), "health.jitter"),

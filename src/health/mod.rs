@@ -72,21 +72,32 @@
 //! clock. Only a failure writes.
 
 mod check;
+mod combine;
+#[cfg(all(feature = "proxy", feature = "http2"))]
+mod grpc;
+#[cfg(all(feature = "proxy", feature = "http2"))]
+mod h2;
 mod http;
 mod layer;
 mod outlier;
 mod owner;
 mod prober;
+mod reach;
+mod report;
 mod service;
 mod tcp;
 #[cfg(test)]
 mod tests;
 mod transition;
 
-pub use check::{CheckFuture, Checks, HealthCheck, Report, Target};
+pub use check::{CheckFuture, Checks, HealthCheck, Target};
+pub use combine::{All, Any};
+#[cfg(all(feature = "proxy", feature = "http2"))]
+pub use grpc::GrpcCheck;
 pub use http::HttpCheck;
 pub use layer::HealthLayer;
 pub use outlier::Outliers;
 pub use prober::Prober;
+pub use report::Report;
 pub use service::{Health, ResponseFuture};
 pub use tcp::TcpCheck;

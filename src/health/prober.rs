@@ -13,7 +13,8 @@ use tokio::{
 };
 
 use super::{
-    check::{Checks, Report, Target},
+    Report,
+    check::{Checks, Target},
     owner::{Core, Owner},
     transition::{Change, Machine, Rules},
 };

@@ -1,47 +1,187 @@
-//! A check that a connection can be had.
+//! A check by a connection, and by what is said over it.
 
-use tokio::time::timeout_at;
+use bytes::{Bytes, BytesMut};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    time::timeout_at,
+};
 
-use super::check::{CheckFuture, HealthCheck, Report, Target};
-use crate::{connect::Connector, pool::Scheme};
+use super::{
+    Report,
+    check::{CheckFuture, HealthCheck, Target},
+    http::contains,
+    reach::Reach,
+};
+use crate::{
+    connect::{Connector, Elsewhere, Stream},
+    pool::{Backend, Protocol, Scheme},
+};
 
-/// Connects, with TLS where the backend's URL says `https`, and asks nothing.
+/// Connects, with TLS where the backend's URL says `https`; sends and expects bytes where told.
 ///
-/// Shows that somebody listens, not that requests are answered: a process that hangs still
-/// accepts connections. Prefer [`HttpCheck`](super::HttpCheck) where there is a path to ask.
+/// ```
+/// use evenkeel::health::TcpCheck;
+///
+/// let redis = TcpCheck::new().send("PING\r\n").expect("+PONG");
+/// ```
+///
+/// A connection alone shows that somebody listens, not that requests are answered: a process
+/// that hangs still accepts connections. Prefer [`HttpCheck`](super::HttpCheck) where there is a
+/// path to ask.
 #[derive(Clone, Debug, Default)]
 #[must_use]
 pub struct TcpCheck {
-    connector: Connector,
+    send: Bytes,
+    expect: Option<Wanted>,
+    reach: Reach,
+}
+
+#[derive(Clone, Debug)]
+enum Wanted {
+    Prefix(Bytes),
+    Somewhere(Bytes),
 }
 
 impl TcpCheck {
-    /// Makes the check.
+    /// Makes the check: a connection is all that it wants.
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// Sends these bytes once connected.
+    ///
+    /// Default: nothing.
+    pub fn send(mut self, bytes: impl Into<Vec<u8>>) -> Self {
+        self.send = bytes.into().into();
+        self
+    }
+
+    /// Wants what comes back to begin with these bytes.
+    ///
+    /// Default: nothing is waited for.
+    pub fn expect(mut self, bytes: impl Into<Vec<u8>>) -> Self {
+        self.expect = Some(Wanted::Prefix(bytes.into().into()));
+        self
+    }
+
+    /// Wants these bytes somewhere in the first 4 KiB of what comes back, or as much of it as is
+    /// needed to find them.
+    ///
+    /// Default: nothing is waited for.
+    pub fn expect_contains(mut self, bytes: impl Into<Vec<u8>>) -> Self {
+        self.expect = Some(Wanted::Somewhere(bytes.into().into()));
+        self
     }
 
     /// Connects as the proxy does: same TLS settings, same time-out.
     ///
     /// Default: [`Connector::new`].
     pub fn connector(mut self, connector: Connector) -> Self {
-        self.connector = connector;
+        self.reach.connector = connector;
         self
+    }
+
+    /// Connects to another port, address, scheme or certificate name than the backend's own.
+    ///
+    /// Default: where the backend is.
+    pub fn elsewhere(mut self, elsewhere: Elsewhere) -> Self {
+        self.reach.elsewhere = elsewhere;
+        self
+    }
+
+    async fn run(&self, target: &Target) -> Report {
+        // No bytes of HTTP are spoken: no protocol is to be negotiated but the plainest.
+        let backend = target.backend().clone().protocol(Protocol::Http1);
+        let stream = match self.reach.connect(target, &backend).await {
+            Ok(connected) => connected.into_stream(),
+            Err(report) => return report,
+        };
+        if self.send.is_empty() && self.expect.is_none() {
+            return self.connected(&backend);
+        }
+        match timeout_at(target.deadline(), self.talk(stream)).await {
+            Ok(Ok(())) => Report::pass("L7OK", ""),
+            Ok(Err(why)) => Report::fail("L7RSP", why),
+            Err(_) => Report::fail("L7TOUT", "no answer in time"),
+        }
+    }
+
+    fn connected(&self, backend: &Backend) -> Report {
+        match self.reach.elsewhere.scheme_of(backend) {
+            Scheme::Http => Report::pass("L4OK", ""),
+            Scheme::Https => Report::pass("L6OK", ""),
+        }
+    }
+
+    async fn talk(&self, mut stream: Stream) -> Result<(), String> {
+        let failed = |error: std::io::Error| error.to_string();
+        stream.write_all(&self.send).await.map_err(failed)?;
+        stream.flush().await.map_err(failed)?;
+        let Some(wanted) = &self.expect else {
+            return Ok(());
+        };
+        let mut answer = BytesMut::with_capacity(MOST_ANSWER);
+        loop {
+            match wanted.judge(&answer) {
+                Some(true) => return Ok(()),
+                Some(false) => return Err("the answer is not what was wanted".into()),
+                None => {}
+            }
+            if stream.read_buf(&mut answer).await.map_err(failed)? == 0 {
+                return Err("the connection was closed before the answer was whole".into());
+            }
+        }
+    }
+}
+
+impl Wanted {
+    /// Judges what came so far; `None` while more may decide.
+    fn judge(&self, answer: &[u8]) -> Option<bool> {
+        match self {
+            Self::Prefix(wanted) => {
+                let seen = answer.len().min(wanted.len());
+                if answer[..seen] != wanted[..seen] {
+                    return Some(false);
+                }
+                (seen == wanted.len()).then_some(true)
+            }
+            Self::Somewhere(wanted) => match contains(answer, wanted) {
+                true => Some(true),
+                false => (answer.len() >= MOST_ANSWER.max(wanted.len())).then_some(false),
+            },
+        }
     }
 }
 
 impl HealthCheck for TcpCheck {
     fn check<'a>(&'a self, target: &'a Target) -> CheckFuture<'a> {
-        Box::pin(async move {
-            let connect = self.connector.connect(target.backend());
-            match timeout_at(target.deadline(), connect).await {
-                Ok(Ok(_)) => match target.backend().scheme() {
-                    Scheme::Http => Report::pass("L4OK", ""),
-                    Scheme::Https => Report::pass("L6OK", ""),
-                },
-                Ok(Err(error)) => Report::not_connected(&error),
-                Err(_) => Report::fail("L4TOUT", "no connection in time"),
-            }
-        })
+        Box::pin(self.run(target))
+    }
+}
+
+/// A greeting or a status line; more than that is a conversation.
+const MOST_ANSWER: usize = 4 * 1024;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_is_judged_as_soon_as_it_can_be() {
+        let prefix = Wanted::Prefix(Bytes::from_static(b"+PONG"));
+        for (answer, verdict) in [
+            ("", None),
+            ("+PO", None),
+            ("+PONG", Some(true)),
+            ("+PONG\r\n", Some(true)),
+            ("-", Some(false)),
+            ("+PING", Some(false)),
+        ] {
+            assert_eq!(prefix.judge(answer.as_bytes()), verdict, "{answer}");
+        }
+        let somewhere = Wanted::Somewhere(Bytes::from_static(b"ready"));
+        assert_eq!(somewhere.judge(b"220 rea"), None);
+        assert_eq!(somewhere.judge(b"220 ready"), Some(true));
+        assert_eq!(somewhere.judge(&[b'x'; MOST_ANSWER]), Some(false));
     }
 }

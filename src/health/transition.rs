@@ -15,6 +15,8 @@ pub(super) struct Rules {
     pub(super) interval: Duration,
     /// Between checks of one that is about to change.
     pub(super) changing: Duration,
+    /// Between checks of one that is down.
+    pub(super) down: Duration,
 }
 
 /// The state of one backend as active checks see it.
@@ -98,10 +100,10 @@ impl Machine {
 
     /// Returns the time from the start of one check to that of the next.
     pub(super) fn interval(&self, rules: &Rules) -> Duration {
-        if self.is_settled() {
-            rules.interval
-        } else {
-            rules.changing
+        match self.health {
+            _ if !self.is_settled() => rules.changing,
+            Health::Unhealthy => rules.down,
+            Health::Healthy | Health::Unknown => rules.interval,
         }
     }
 
@@ -173,6 +175,7 @@ mod tests {
         fall: 2,
         interval: Duration::from_secs(5),
         changing: Duration::from_secs(1),
+        down: Duration::from_secs(7),
     };
 
     fn step(machine: &mut Machine, rules: &Rules, pass: bool, now: Instant) -> Option<Change> {
@@ -232,7 +235,7 @@ mod tests {
         machine.fail(&RULES, now);
         assert_eq!(machine.interval(&RULES), RULES.changing, "one failure");
         machine.fail(&RULES, now);
-        assert_eq!(machine.interval(&RULES), RULES.interval, "down");
+        assert_eq!(machine.interval(&RULES), RULES.down, "down");
         machine.pass(&RULES, now);
         assert_eq!(machine.interval(&RULES), RULES.changing, "one pass");
     }

@@ -1,5 +1,11 @@
 //! Health over real sockets.
 
+mod combined;
+#[cfg(all(feature = "proxy", feature = "http2"))]
+mod grpc;
+mod http;
+mod tcp;
+
 use std::{
     net::SocketAddr,
     sync::{
@@ -9,6 +15,7 @@ use std::{
     time::Duration,
 };
 
+use ::http::{HeaderValue, Method, Request, Response, StatusCode, header};
 use bytes::Bytes;
 use evenkeel::{
     Backend, BoxError, Pool,
@@ -18,7 +25,6 @@ use evenkeel::{
     },
     pool::{EventKind, Events, Health, Protocol, Source, Transition},
 };
-use http::{HeaderValue, Method, Request, Response, StatusCode, header};
 use http_body_util::Full;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -333,7 +339,11 @@ async fn the_request_is_what_was_asked_for() {
         ("L7OK", "418")
     );
     assert_eq!(origin.connections(), 1);
-    check(&asked, Backend::new("a", &url).unwrap()).await;
+    assert!(
+        check(&asked, Backend::new("a", &url).unwrap())
+            .await
+            .is_pass()
+    );
     assert_eq!(
         origin.connections(),
         2,

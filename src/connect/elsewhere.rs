@@ -1,0 +1,156 @@
+//! Where else than at its own address a backend is asked.
+
+use std::path::Path;
+
+use crate::{
+    error::ConfigError,
+    pool::{Backend, Scheme},
+};
+
+/// Another port, address, scheme or certificate name than the backend's own, for checks of a
+/// backend that answers them apart from its traffic.
+///
+/// ```
+/// use evenkeel::{connect::Elsewhere, pool::Scheme};
+///
+/// # fn main() -> Result<(), evenkeel::ConfigError> {
+/// let management = Elsewhere::new().port(9_000)?.scheme(Scheme::Http);
+/// # drop(management);
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone, Debug, Default)]
+#[must_use]
+pub struct Elsewhere {
+    host: Option<Box<str>>,
+    port: Option<u16>,
+    scheme: Option<Scheme>,
+    #[cfg(feature = "__tls")]
+    server_name: Option<rustls::pki_types::ServerName<'static>>,
+}
+
+impl Elsewhere {
+    /// Is where the backend itself is.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Dials this port. A backend on a Unix socket is then asked at its URL's host.
+    ///
+    /// Default: the backend's.
+    ///
+    /// # Errors
+    ///
+    /// When it is 0.
+    pub fn port(mut self, port: u16) -> Result<Self, ConfigError> {
+        if port == 0 {
+            return Err(ConfigError::new("port", "0: 1 to 65535 is accepted"));
+        }
+        self.port = Some(port);
+        Ok(self)
+    }
+
+    /// Dials this name or address, an IPv6 one without brackets. A backend on a Unix socket is
+    /// then asked there. The name in its certificate stays the backend's.
+    ///
+    /// Default: the backend's.
+    ///
+    /// # Errors
+    ///
+    /// When it is neither a name nor an address.
+    pub fn host(mut self, host: &str) -> Result<Self, ConfigError> {
+        let fits = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_');
+        let is_address = host.parse::<std::net::IpAddr>().is_ok();
+        if host.is_empty() || host.len() > LONGEST_NAME || !(is_address || host.bytes().all(fits)) {
+            return Err(ConfigError::new(
+                "address",
+                format!("{host:?}: a host name or an IP address is accepted"),
+            ));
+        }
+        self.host = Some(host.into());
+        Ok(self)
+    }
+
+    /// Speaks TLS, or does not, whatever the backend's URL says.
+    ///
+    /// Default: the backend's.
+    pub fn scheme(mut self, scheme: Scheme) -> Self {
+        self.scheme = Some(scheme);
+        self
+    }
+
+    /// Asks for, and verifies, this name by TLS.
+    ///
+    /// Default: what [`ClientTls`](super::ClientTls) says, or else the host of the backend's URL.
+    ///
+    /// # Errors
+    ///
+    /// When it is neither a DNS name nor an IP address.
+    #[cfg(feature = "__tls")]
+    pub fn server_name(mut self, name: &str) -> Result<Self, ConfigError> {
+        let parsed = rustls::pki_types::ServerName::try_from(name.to_owned())
+            .map_err(|error| ConfigError::new("server_name", format!("{name:?}: {error}")))?;
+        self.server_name = Some(parsed);
+        Ok(self)
+    }
+
+    pub(super) fn host_and_port<'a>(&'a self, backend: &'a Backend) -> (&'a str, u16) {
+        let host = self.host.as_deref().unwrap_or_else(|| backend.host());
+        (host, self.port.unwrap_or_else(|| backend.port()))
+    }
+
+    pub(super) fn unix_path<'a>(&self, backend: &'a Backend) -> Option<&'a Path> {
+        match (&self.host, self.port) {
+            (None, None) => backend.unix_path(),
+            _ => None,
+        }
+    }
+
+    /// Returns the scheme spoken there.
+    #[must_use]
+    pub fn scheme_of(&self, backend: &Backend) -> Scheme {
+        self.scheme.unwrap_or_else(|| backend.scheme())
+    }
+
+    #[cfg(feature = "__tls")]
+    pub(super) fn certificate_name(&self) -> Option<&rustls::pki_types::ServerName<'static>> {
+        self.server_name.as_ref()
+    }
+}
+
+/// The longest name that DNS knows (RFC 1035 §2.3.4).
+const LONGEST_NAME: usize = 253;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_not_said_is_the_backends() {
+        let backend = Backend::new("a", "https://app.example:8443")
+            .unwrap()
+            .unix_socket("/run/app");
+        let own = Elsewhere::new();
+        assert_eq!(own.host_and_port(&backend), ("app.example", 8443));
+        assert_eq!(own.scheme_of(&backend), Scheme::Https);
+        assert!(own.unix_path(&backend).is_some());
+        let other = Elsewhere::new().port(9_000).unwrap().scheme(Scheme::Http);
+        assert_eq!(other.host_and_port(&backend), ("app.example", 9_000));
+        assert_eq!(other.scheme_of(&backend), Scheme::Http);
+        assert!(other.unix_path(&backend).is_none());
+        let other = Elsewhere::new().host("::1").unwrap();
+        assert_eq!(other.host_and_port(&backend), ("::1", 8443));
+    }
+
+    #[test]
+    fn what_cannot_be_dialled_is_refused_by_name() {
+        assert_eq!(Elsewhere::new().port(0).unwrap_err().field(), "port");
+        for bad in ["", "a b", "http://a", "[::1]", "a:80", &"a".repeat(254)] {
+            assert_eq!(
+                Elsewhere::new().host(bad).unwrap_err().field(),
+                "address",
+                "{bad:?}"
+            );
+        }
+    }
+}

@@ -1,0 +1,161 @@
+//! Several checks as one.
+
+use std::{
+    fmt,
+    future::{Future, poll_fn},
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+};
+
+use super::{
+    Report,
+    check::{CheckFuture, HealthCheck, Target},
+};
+
+/// Passes when each of its checks does. They run at the same time.
+///
+/// ```
+/// use evenkeel::health::{All, HttpCheck, TcpCheck};
+///
+/// # fn main() -> Result<(), evenkeel::ConfigError> {
+/// let check = All::new()
+///     .with("app", HttpCheck::new().path("/ready")?)
+///     .with("cache", TcpCheck::new().send("PING\r\n").expect("+PONG"));
+/// # drop(check);
+/// # Ok(())
+/// # }
+/// ```
+///
+/// It ends at the first failure, whose name begins the reason's detail. The least share of those
+/// that are degraded counts, and one that drains drains it. Without any check it passes.
+#[derive(Clone, Default)]
+#[must_use]
+pub struct All {
+    checks: Named,
+}
+
+/// Passes when one of its checks does. They run at the same time.
+///
+/// It ends at the first pass, whose name begins the reason's detail. When all fail, the failure
+/// of the first of them is told, with the names of all. Without any check it fails.
+#[derive(Clone, Default)]
+#[must_use]
+pub struct Any {
+    checks: Named,
+}
+
+type Named = Vec<(Arc<str>, Arc<dyn HealthCheck>)>;
+
+impl All {
+    /// Makes it without any check yet.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Adds a check under a name that stands in reasons.
+    pub fn with(mut self, name: &str, check: impl HealthCheck + 'static) -> Self {
+        self.checks.push((name.into(), Arc::new(check)));
+        self
+    }
+}
+
+impl Any {
+    /// Makes it without any check yet.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Adds a check under a name that stands in reasons.
+    pub fn with(mut self, name: &str, check: impl HealthCheck + 'static) -> Self {
+        self.checks.push((name.into(), Arc::new(check)));
+        self
+    }
+}
+
+impl HealthCheck for All {
+    fn check<'a>(&'a self, target: &'a Target) -> CheckFuture<'a> {
+        Box::pin(async move {
+            let mut running = Running::start(&self.checks, target);
+            let mut least = Report::pass("L7OK", "all");
+            while let Some((name, report)) = running.next().await {
+                if !report.is_pass() {
+                    return report.of(name);
+                }
+                let worse = report.is_draining() && !least.is_draining()
+                    || !least.is_draining() && report.capacity() < least.capacity();
+                if worse {
+                    least = report.of(name);
+                }
+            }
+            least
+        })
+    }
+}
+
+impl HealthCheck for Any {
+    fn check<'a>(&'a self, target: &'a Target) -> CheckFuture<'a> {
+        Box::pin(async move {
+            let mut running = Running::start(&self.checks, target);
+            let mut first = None;
+            while let Some((name, report)) = running.next().await {
+                if report.is_pass() {
+                    return report.of(name);
+                }
+                first = first.or(Some(report));
+            }
+            match first {
+                Some(report) => report.of(&names(&self.checks).join(", ")),
+                None => Report::fail("L7RSP", "there is no check"),
+            }
+        })
+    }
+}
+
+/// Checks that run beside one another, in one task; dropped together.
+struct Running<'a>(Vec<(&'a str, CheckFuture<'a>)>);
+
+impl<'a> Running<'a> {
+    fn start(checks: &'a Named, target: &'a Target) -> Self {
+        let each = checks.iter();
+        Self(
+            each.map(|(name, check)| (&**name, check.check(target)))
+                .collect(),
+        )
+    }
+
+    /// Returns the next that ends; `None` when all have.
+    async fn next(&mut self) -> Option<(&'a str, Report)> {
+        poll_fn(|cx| self.poll_next(cx)).await
+    }
+
+    fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<(&'a str, Report)>> {
+        if self.0.is_empty() {
+            return Poll::Ready(None);
+        }
+        // A handful: each is asked at every wake.
+        for i in 0..self.0.len() {
+            if let Poll::Ready(report) = Pin::new(&mut self.0[i].1).poll(cx) {
+                let (name, _) = self.0.remove(i);
+                return Poll::Ready(Some((name, report)));
+            }
+        }
+        Poll::Pending
+    }
+}
+
+fn names(checks: &Named) -> Vec<&str> {
+    checks.iter().map(|(name, _)| &**name).collect()
+}
+
+impl fmt::Debug for All {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("All").field(&names(&self.checks)).finish()
+    }
+}
+
+impl fmt::Debug for Any {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Any").field(&names(&self.checks)).finish()
+    }
+}

@@ -1,0 +1,314 @@
+//! A check by gRPC's own health protocol.
+
+use bytes::{BufMut, Bytes, BytesMut};
+use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, header};
+use http_body_util::Full;
+use tokio::time::timeout_at;
+
+use super::{
+    Report,
+    check::{CheckFuture, HealthCheck, Target},
+    h2::{Connection, Exchange},
+    reach::{self, Reach},
+};
+use crate::{
+    connect::{Connector, Elsewhere},
+    error::ConfigError,
+    pool::{AttachmentKey, Backend, Protocol},
+};
+
+/// Calls `grpc.health.v1.Health/Check` over HTTP/2, and wants `SERVING`.
+///
+/// The [protocol](https://github.com/grpc/grpc/blob/master/doc/health-checking.md) of gRPC's own
+/// health service. Cleartext is HTTP/2 with prior knowledge, TLS selects it by ALPN. `NOT_SERVING`
+/// fails with `L7STS`, as do `UNKNOWN`, a service that is not known there, and any other status of
+/// the call; what is no gRPC answer fails with `L7RSP`.
+#[derive(Clone, Debug, Default)]
+#[must_use]
+pub struct GrpcCheck {
+    service: Bytes,
+    host: Option<HeaderValue>,
+    reach: Reach,
+}
+
+impl GrpcCheck {
+    /// Makes the check; it asks for the server as a whole.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Asks for one service of the server, by its full name.
+    ///
+    /// Default: the server as a whole, which is the empty name.
+    ///
+    /// # Errors
+    ///
+    /// When it is over 256 bytes.
+    pub fn service(mut self, name: &str) -> Result<Self, ConfigError> {
+        if name.len() > LONGEST_NAME {
+            return Err(ConfigError::new(
+                "health.service",
+                format!("{} bytes: up to {LONGEST_NAME} are accepted", name.len()),
+            ));
+        }
+        self.service = Bytes::copy_from_slice(name.as_bytes());
+        Ok(self)
+    }
+
+    /// Sets the authority of the request.
+    ///
+    /// Default: that of the backend's URL.
+    ///
+    /// # Errors
+    ///
+    /// When it is no authority.
+    pub fn host(mut self, host: &str) -> Result<Self, ConfigError> {
+        self.host = Some(super::http::authority(host)?);
+        Ok(self)
+    }
+
+    /// Connects as the proxy does: same TLS settings, same time-out.
+    ///
+    /// Default: [`Connector::new`].
+    pub fn connector(mut self, connector: Connector) -> Self {
+        self.reach.connector = connector;
+        self
+    }
+
+    /// Asks at another port, address, scheme or certificate name than the backend's own.
+    ///
+    /// Default: where the backend is.
+    pub fn elsewhere(mut self, elsewhere: Elsewhere) -> Self {
+        self.reach.elsewhere = elsewhere;
+        self
+    }
+
+    /// Keeps one connection to each backend from check to check. After a failure the next one is
+    /// new.
+    ///
+    /// Default: each check has a connection of its own.
+    pub fn pooled(mut self) -> Self {
+        self.reach.pooled = Some(std::sync::Arc::new(AttachmentKey::new()));
+        self
+    }
+
+    async fn run(&self, target: &Target) -> Report {
+        let backend = target.backend().clone().protocol(Protocol::Http2);
+        let kept = match self.reach.idle(&backend) {
+            Some(reach::Connection::Http2(connection)) => Some(connection),
+            _ => None,
+        };
+        let connection = match kept {
+            Some(connection) => connection,
+            None => {
+                let connected = match self.reach.connect(target, &backend).await {
+                    Ok(connected) => connected,
+                    Err(report) => return report,
+                };
+                let open = Connection::open(connected.into_stream());
+                match timeout_at(target.deadline(), open).await {
+                    Ok(Ok(connection)) => connection,
+                    Ok(Err(why)) => return Report::fail("L7RSP", why),
+                    Err(_) => return Report::fail("L7TOUT", "no HTTP/2 in time"),
+                }
+            }
+        };
+        match timeout_at(target.deadline(), self.ask(connection, &backend)).await {
+            Ok(Ok(report)) => report,
+            Ok(Err(why)) => Report::fail("L7RSP", why),
+            Err(_) => Report::fail("L7TOUT", "no whole response in time"),
+        }
+    }
+
+    async fn ask(&self, mut connection: Connection, backend: &Backend) -> Result<Report, String> {
+        let authority = self.host.as_ref().unwrap_or_else(|| backend.authority());
+        let uri = format!(
+            "{}://{}{PATH}",
+            self.reach.elsewhere.scheme_of(backend).as_str(),
+            authority.to_str().unwrap_or_default()
+        );
+        let request = Request::builder()
+            .method(Method::POST)
+            .uri(uri)
+            .header(header::CONTENT_TYPE, "application/grpc")
+            .header(header::TE, "trailers")
+            .header(
+                header::USER_AGENT,
+                concat!("evenkeel/", env!("CARGO_PKG_VERSION")),
+            )
+            .body(Full::new(message(&self.service)))
+            .map_err(|error| error.to_string())?;
+        let exchange = connection.ask(request, MOST_ANSWER).await?;
+        let report = judge(&exchange)?;
+        if report.is_pass() {
+            self.reach
+                .keep(backend, reach::Connection::Http2(connection));
+        }
+        Ok(report)
+    }
+}
+
+impl HealthCheck for GrpcCheck {
+    fn check<'a>(&'a self, target: &'a Target) -> CheckFuture<'a> {
+        Box::pin(self.run(target))
+    }
+}
+
+/// Returns a `HealthCheckRequest` as gRPC sends it: not compressed, its length, and the one field
+/// `string service = 1`, which is left out when it is empty.
+fn message(service: &[u8]) -> Bytes {
+    let mut field = BytesMut::with_capacity(service.len() + 3);
+    if !service.is_empty() {
+        field.put_u8(1 << 3 | 2);
+        // A varint; the name is at most 256 bytes.
+        if service.len() < 128 {
+            field.put_u8(service.len() as u8);
+        } else {
+            field.put_u8(service.len() as u8 | 0x80);
+            field.put_u8((service.len() >> 7) as u8);
+        }
+        field.put_slice(service);
+    }
+    let mut message = BytesMut::with_capacity(field.len() + 5);
+    message.put_u8(0);
+    message.put_u32(field.len() as u32);
+    message.put(field);
+    message.freeze()
+}
+
+fn judge(exchange: &Exchange) -> Result<Report, String> {
+    if exchange.status != StatusCode::OK {
+        let code = exchange.status.as_u16();
+        return Ok(Report::fail("L7STS", code.to_string()).status(exchange.status));
+    }
+    // An answer without a message has its status in the header.
+    let status = call_status(&exchange.trailers).or_else(|| call_status(&exchange.headers));
+    let status = status.ok_or("there is no grpc-status")?;
+    if status != 0 {
+        let name = CALL_STATUS.get(status).copied().unwrap_or("?");
+        return Ok(Report::fail(
+            "L7STS",
+            format!("gRPC status {status} ({name})"),
+        ));
+    }
+    let serving = serving(&exchange.body).ok_or("the message is no HealthCheckResponse")?;
+    Ok(match serving {
+        1 => Report::pass("L7OK", "SERVING"),
+        0 => Report::fail("L7STS", "UNKNOWN"),
+        2 => Report::fail("L7STS", "NOT_SERVING"),
+        3 => Report::fail("L7STS", "SERVICE_UNKNOWN"),
+        other => Report::fail("L7STS", format!("serving status {other}")),
+    })
+}
+
+fn call_status(fields: &HeaderMap) -> Option<usize> {
+    fields.get("grpc-status")?.to_str().ok()?.parse().ok()
+}
+
+/// Reads `ServingStatus status = 1` of a `HealthCheckResponse`; absent, it is 0.
+fn serving(body: &[u8]) -> Option<u64> {
+    let (head, message) = body.split_at_checked(5)?;
+    let length = u32::from_be_bytes(head[1..].try_into().ok()?);
+    // Nothing was offered to compress it with.
+    if head[0] != 0 || length as usize != message.len() {
+        return None;
+    }
+    let mut rest = message;
+    let mut status = 0;
+    while !rest.is_empty() {
+        let key = varint(&mut rest)?;
+        match key & 7 {
+            0 => {
+                let value = varint(&mut rest)?;
+                if key >> 3 == 1 {
+                    status = value;
+                }
+            }
+            1 => rest = rest.get(8..)?,
+            2 => {
+                let length = usize::try_from(varint(&mut rest)?).ok()?;
+                rest = rest.get(length..)?;
+            }
+            5 => rest = rest.get(4..)?,
+            _ => return None,
+        }
+    }
+    Some(status)
+}
+
+fn varint(rest: &mut &[u8]) -> Option<u64> {
+    let mut value = 0_u64;
+    for shift in (0..64).step_by(7) {
+        let (byte, left) = rest.split_first()?;
+        *rest = left;
+        value |= u64::from(byte & 0x7f) << shift;
+        if byte & 0x80 == 0 {
+            return Some(value);
+        }
+    }
+    None
+}
+
+const PATH: &str = "/grpc.health.v1.Health/Check";
+/// Far beyond any package and service name.
+const LONGEST_NAME: usize = 256;
+/// The message is 7 bytes; what else a server adds to it is of no use here.
+const MOST_ANSWER: usize = 4 * 1024;
+/// Of <https://grpc.github.io/grpc/core/md_doc_statuscodes.html>, by number.
+const CALL_STATUS: [&str; 17] = [
+    "OK",
+    "CANCELLED",
+    "UNKNOWN",
+    "INVALID_ARGUMENT",
+    "DEADLINE_EXCEEDED",
+    "NOT_FOUND",
+    "ALREADY_EXISTS",
+    "PERMISSION_DENIED",
+    "RESOURCE_EXHAUSTED",
+    "FAILED_PRECONDITION",
+    "ABORTED",
+    "OUT_OF_RANGE",
+    "UNIMPLEMENTED",
+    "INTERNAL",
+    "UNAVAILABLE",
+    "DATA_LOSS",
+    "UNAUTHENTICATED",
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_request_names_its_service_in_protobuf() {
+        assert_eq!(message(b"")[..], [0, 0, 0, 0, 0]);
+        assert_eq!(message(b"a.B")[..], *b"\0\0\0\0\x05\x0a\x03a.B");
+        let long = message(&[b'x'; 200]);
+        assert_eq!(long[..8], [0, 0, 0, 0, 203, 0x0a, 0xc8, 1]);
+        assert_eq!(
+            GrpcCheck::new()
+                .service(&"x".repeat(257))
+                .unwrap_err()
+                .field(),
+            "health.service"
+        );
+    }
+
+    #[test]
+    fn a_response_tells_how_it_serves() {
+        for (body, status) in [
+            (&b"\0\0\0\0\x02\x08\x01"[..], Some(1)),
+            (b"\0\0\0\0\x02\x08\x02", Some(2)),
+            (b"\0\0\0\0\0", Some(0)),
+            // Fields that are not known are passed over.
+            (b"\0\0\0\0\x07\x12\x01x\x18\x05\x08\x01", Some(1)),
+            (b"\x01\0\0\0\x02\x08\x01", None),
+            (b"\0\0\0\0\x03\x08\x01", None),
+            (b"\0\0\0\0\x01\x08", None),
+            (b"\0\0", None),
+            (b"", None),
+        ] {
+            assert_eq!(serving(body), status, "{body:?}");
+        }
+    }
+}

@@ -1,0 +1,343 @@
+//! What is wanted of an answer.
+
+use std::{fmt, ops::RangeInclusive, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
+
+use super::json;
+use crate::{health::Report, pool::Backend};
+
+/// A whole response, or as much of its body as was read.
+#[derive(Debug)]
+pub(in crate::health) struct Answer {
+    pub(in crate::health) status: StatusCode,
+    pub(in crate::health) headers: HeaderMap,
+    pub(in crate::health) body: Bytes,
+}
+
+/// What is wanted of an answer. Pure: the answer is all that it looks at.
+#[derive(Clone, Debug)]
+pub(super) struct Expect {
+    pub(super) healthy: Vec<RangeInclusive<u16>>,
+    pub(super) draining: Vec<RangeInclusive<u16>>,
+    pub(super) identity: Vec<(HeaderName, Option<HeaderValue>)>,
+    pub(super) headers: Vec<Predicate<HeaderMap>>,
+    pub(super) body: Vec<Predicate<[u8]>>,
+}
+
+impl Expect {
+    /// Who it is comes first, then what it says of itself, then what is made of it.
+    pub(super) fn judge(&self, answer: &Answer, backend: &Backend) -> Report {
+        let status = answer.status;
+        self.verdict(answer, backend).status(status)
+    }
+
+    fn verdict(&self, answer: &Answer, backend: &Backend) -> Report {
+        if let Some(stranger) = self.stranger(answer, backend) {
+            return Report::fail("L7RSP", stranger);
+        }
+        let status = answer.status.as_u16();
+        let is_in = |ranges: &[RangeInclusive<u16>]| ranges.iter().any(|r| r.contains(&status));
+        let word = Word::of(&answer.headers);
+        if word == Word::Drain || is_in(&self.draining) {
+            return Report::drain("L7OK", status.to_string());
+        }
+        if word == Word::Fail || !is_in(&self.healthy) {
+            return failed(answer);
+        }
+        if !self.headers.iter().all(|p| p.holds(&answer.headers)) {
+            return Report::fail("L7RSP", "the header is not what was wanted");
+        }
+        if !self.body.iter().all(|p| p.holds(&answer.body)) {
+            return Report::fail("L7RSP", "the body is not what was wanted");
+        }
+        match word {
+            Word::Degraded(share) => Report::degraded(share, "L7OK", status.to_string()),
+            _ => Report::pass("L7OK", status.to_string()),
+        }
+    }
+
+    /// Says what tells that it is not the backend that answered.
+    fn stranger(&self, answer: &Answer, backend: &Backend) -> Option<String> {
+        self.identity.iter().find_map(|(name, wanted)| {
+            let wanted = match wanted {
+                Some(value) => value.as_bytes(),
+                None => backend.id().as_bytes(),
+            };
+            let given = answer.headers.get(name);
+            if given.is_some_and(|given| given.as_bytes() == wanted) {
+                return None;
+            }
+            let wanted = String::from_utf8_lossy(wanted);
+            Some(match given {
+                Some(given) => format!("another answers: {name} is {given:?}, not {wanted:?}"),
+                None => format!("another answers: {name} is missing, not {wanted:?}"),
+            })
+        })
+    }
+}
+
+fn failed(answer: &Answer) -> Report {
+    let dependency = dependency(answer);
+    let status = answer.status.as_u16();
+    let mut report = match &dependency {
+        Some(name) => Report::fail("L7STS", format!("{status}, because of {name}")),
+        None => Report::fail("L7STS", status.to_string()),
+    };
+    if let Some(name) = dependency {
+        report = report.because_of(name);
+    }
+    if let Some(wait) = retry_after(&answer.headers) {
+        report = report.retry_after(wait);
+    }
+    report
+}
+
+/// What a backend says of itself, apart from its status.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Word {
+    Degraded(f64),
+    Drain,
+    Fail,
+    Nothing,
+}
+
+impl Word {
+    fn of(headers: &HeaderMap) -> Self {
+        let own = headers.get(HEALTH).and_then(|value| value.to_str().ok());
+        match own.map(str::trim) {
+            Some("drain") => return Self::Drain,
+            Some("fail") => return Self::Fail,
+            Some("degraded") => return Self::Degraded(DEGRADED),
+            Some(other) => {
+                let share = other.strip_prefix("degraded=").map(str::parse::<f64>);
+                if let Some(Ok(share)) = share {
+                    return Self::Degraded(share);
+                }
+            }
+            None => {}
+        }
+        match headers.contains_key(ENVOY_DEGRADED) {
+            true => Self::Degraded(DEGRADED),
+            false => Self::Nothing,
+        }
+    }
+}
+
+/// Returns the dependency that the backend blames: the first of the header, or of the JSON.
+fn dependency(answer: &Answer) -> Option<Arc<str>> {
+    let header = answer.headers.get(FAILED_DEPENDENCY);
+    let named = header
+        .and_then(|value| value.to_str().ok())
+        .and_then(|names| {
+            names
+                .split(',')
+                .map(str::trim)
+                .find(|name| !name.is_empty())
+        });
+    let name = match named {
+        Some(name) => name.to_owned(),
+        None => {
+            let kind = answer.headers.get(header::CONTENT_TYPE)?.to_str().ok()?;
+            let is_json = kind.split(';').next().is_some_and(|kind| {
+                let kind = kind.trim().to_ascii_lowercase();
+                kind == "application/json" || kind.ends_with("+json")
+            });
+            is_json.then(|| json::failed_dependency(&answer.body))??
+        }
+    };
+    // It stands in logs and metrics.
+    let fits = name.len() <= LONGEST_NAME && name.chars().all(|c| !c.is_control());
+    fits.then(|| name.into())
+}
+
+/// Reads `Retry-After` in seconds (RFC 9110 §10.2.3). A date is not read: it would ask for two
+/// clocks to agree.
+fn retry_after(headers: &HeaderMap) -> Option<Duration> {
+    let value = headers.get(header::RETRY_AFTER)?.to_str().ok()?;
+    value.trim().parse().ok().map(Duration::from_secs)
+}
+
+/// A closure that says whether something is as it should be.
+pub(super) struct Predicate<T: ?Sized>(Arc<dyn Fn(&T) -> bool + Send + Sync>);
+
+impl<T: ?Sized> Predicate<T> {
+    pub(super) fn new(holds: impl Fn(&T) -> bool + Send + Sync + 'static) -> Self {
+        Self(Arc::new(holds))
+    }
+
+    fn holds(&self, value: &T) -> bool {
+        (self.0)(value)
+    }
+}
+
+impl<T: ?Sized> Clone for Predicate<T> {
+    fn clone(&self) -> Self {
+        Self(self.0.clone())
+    }
+}
+
+impl<T: ?Sized> fmt::Debug for Predicate<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Predicate").finish_non_exhaustive()
+    }
+}
+
+/// `degraded=0.5`, `degraded`, `drain`, `fail` or `pass`.
+const HEALTH: HeaderName = HeaderName::from_static("x-evenkeel-health");
+const FAILED_DEPENDENCY: HeaderName = HeaderName::from_static("x-evenkeel-failed-dependency");
+/// There, whatever its value, where Envoy's backends are degraded.
+const ENVOY_DEGRADED: HeaderName = HeaderName::from_static("x-envoy-degraded");
+/// Envoy gives such a backend nothing while others serve; here it gets little.
+pub(super) const DEGRADED: f64 = 0.1;
+/// Longer than any name that people give to what they depend on.
+const LONGEST_NAME: usize = 128;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn answer(status: u16, fields: &[(&str, &str)], body: &str) -> Answer {
+        let mut headers = HeaderMap::new();
+        for (name, value) in fields {
+            let name: HeaderName = name.parse().unwrap();
+            headers.append(name, value.parse().unwrap());
+        }
+        Answer {
+            status: StatusCode::from_u16(status).unwrap(),
+            headers,
+            body: body.to_owned().into(),
+        }
+    }
+
+    fn expect() -> Expect {
+        Expect {
+            healthy: vec![200..=299],
+            draining: vec![404..=404],
+            identity: Vec::new(),
+            headers: Vec::new(),
+            body: Vec::new(),
+        }
+    }
+
+    fn judge(expect: &Expect, answer: &Answer) -> Report {
+        expect.judge(answer, &Backend::new("a", "http://127.0.0.1:1").unwrap())
+    }
+
+    #[test]
+    fn what_a_backend_says_of_itself_is_heard() {
+        // Status, `x-evenkeel-health`, and whether it passes, drains, and how much it bears.
+        for (status, word, passes, drains, share) in [
+            (200, "pass", true, false, 1.0),
+            (200, "", true, false, 1.0),
+            (200, "degraded=0.25", true, false, 0.25),
+            (200, "degraded", true, false, DEGRADED),
+            (200, "degraded=much", true, false, 1.0),
+            (200, "drain", true, true, 1.0),
+            (503, "drain", true, true, 1.0),
+            (404, "", true, true, 1.0),
+            (200, "fail", false, false, 1.0),
+            (503, "degraded=0.5", false, false, 1.0),
+            (503, "pass", false, false, 1.0),
+        ] {
+            let report = judge(
+                &expect(),
+                &answer(status, &[("x-evenkeel-health", word)], ""),
+            );
+            let found = (report.is_pass(), report.is_draining(), report.capacity());
+            assert_eq!(found, (passes, drains, share), "{status} and {word:?}");
+            assert_eq!(report.answered().unwrap().as_u16(), status);
+        }
+        let envoys = answer(200, &[("x-envoy-degraded", "")], "");
+        assert_eq!(judge(&expect(), &envoys).capacity(), DEGRADED);
+    }
+
+    #[test]
+    fn the_dependency_that_failed_is_named_by_header_or_json() {
+        let json = r#"{"status":"fail","dependencies":{"mail":{"status":"fail","critical":false},"pg":{"status":"fail"}}}"#;
+        let kind = |kind| ("content-type", kind);
+        let blame = ("x-evenkeel-failed-dependency", "postgres, mail");
+        for (fields, body, named) in [
+            (vec![blame], "", Some("postgres")),
+            (
+                vec![blame, kind("application/json")],
+                json,
+                Some("postgres"),
+            ),
+            (
+                vec![kind("application/json; charset=utf-8")],
+                json,
+                Some("pg"),
+            ),
+            (vec![kind("application/health+json")], json, Some("pg")),
+            (vec![kind("text/html")], json, None),
+            (vec![], json, None),
+            (vec![kind("application/json")], "{", None),
+            (vec![("x-evenkeel-failed-dependency", " , ")], "", None),
+        ] {
+            let report = judge(&expect(), &answer(503, &fields, body));
+            let dependency = report.dependency().map(|name| name.to_string());
+            assert_eq!(dependency.as_deref(), named, "{fields:?} {body}");
+        }
+        let well = judge(&expect(), &answer(200, &[blame], ""));
+        assert!(well.is_pass() && well.dependency().is_none(), "it passes");
+    }
+
+    #[test]
+    fn a_stranger_at_the_address_is_noticed_before_all_else() {
+        let named = Expect {
+            identity: vec![
+                (
+                    "x-service".parse().unwrap(),
+                    Some("orders".parse().unwrap()),
+                ),
+                ("x-node".parse().unwrap(), None),
+            ],
+            ..expect()
+        };
+        let (service, node) = (("x-service", "orders"), ("x-node", "a"));
+        assert!(judge(&named, &answer(200, &[service, node], "")).is_pass());
+        for (status, fields) in [
+            (200, vec![("x-service", "billing"), node]),
+            (200, vec![service]),
+            (200, vec![service, ("x-node", "b")]),
+            (404, vec![node]),
+        ] {
+            let report = judge(&named, &answer(status, &fields, ""));
+            assert!(!report.is_pass(), "{fields:?}");
+            assert_eq!(report.reason().code, "L7RSP");
+            assert!(report.reason().detail.starts_with("another answers: "));
+        }
+    }
+
+    #[test]
+    fn predicates_see_header_and_body_of_what_has_a_healthy_status() {
+        let wants = Expect {
+            headers: vec![Predicate::new(|h: &HeaderMap| h.contains_key("x-ready"))],
+            body: vec![Predicate::new(|b: &[u8]| b.starts_with(b"ok"))],
+            ..expect()
+        };
+        let ready = [("x-ready", "1")];
+        assert!(judge(&wants, &answer(200, &ready, "ok!")).is_pass());
+        for (status, fields, body, code) in [
+            (200, &ready[..], "no", "L7RSP"),
+            (200, &[][..], "ok", "L7RSP"),
+            (500, &ready[..], "ok", "L7STS"),
+        ] {
+            let report = judge(&wants, &answer(status, fields, body));
+            assert_eq!((report.is_pass(), report.reason().code), (false, code));
+        }
+    }
+
+    #[test]
+    fn a_wait_is_read_in_seconds_of_what_fails() {
+        let wait = |status, value| {
+            judge(&expect(), &answer(status, &[("retry-after", value)], "")).asked_to_wait()
+        };
+        assert_eq!(wait(503, "7"), Some(Duration::from_secs(7)));
+        assert_eq!(wait(503, "Fri, 31 Dec 1999 23:59:59 GMT"), None);
+        assert_eq!(wait(503, "-1"), None);
+        assert_eq!(wait(200, "7"), None);
+    }
+}

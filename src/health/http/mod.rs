@@ -1,0 +1,457 @@
+//! A check by a request.
+
+mod expect;
+mod h1;
+mod json;
+
+use std::{ops::RangeInclusive, sync::Arc};
+
+use http::{HeaderMap, HeaderName, HeaderValue, Method, header, uri::PathAndQuery};
+use tokio::time::timeout_at;
+
+use self::{
+    expect::{Answer, Expect, Predicate},
+    h1::Failed,
+};
+use super::{
+    Report,
+    check::{CheckFuture, HealthCheck, Target},
+    reach::{Connection, Reach},
+};
+use crate::{
+    connect::{Connected, Connector, Elsewhere},
+    error::ConfigError,
+    pool::{AttachmentKey, Backend, Protocol},
+};
+
+/// Sends a request, and wants a whole response with a status that counts as healthy.
+///
+/// What a backend says of itself is heard, too. These fields of its answer have a meaning:
+///
+/// | field | meaning |
+/// |---|---|
+/// | `x-evenkeel-health: degraded=0.5` | it serves, and wants half of its weight; without a number a tenth |
+/// | `x-evenkeel-health: drain` | no new traffic, with any status; sessions stay |
+/// | `x-evenkeel-health: fail` | it does not serve, with any status |
+/// | `x-envoy-degraded` | as `degraded` |
+/// | `x-evenkeel-failed-dependency: postgres` | with a failure: what made it fail; of several names the first |
+/// | `retry-after: 30` | with a failure: not before 30 s, when it is down; up to 60 s |
+///
+/// Without the field that names a dependency, the body is read as JSON, where its type is that:
+/// `{"dependencies":{"postgres":{"status":"fail"}}}` (see [`endpoints`](crate::endpoints)).
+///
+/// HTTP/1.1, or HTTP/2 where the backend's [`Protocol`] is that (features `proxy` and `http2`).
+/// A redirect is not followed; it is not healthy.
+#[derive(Clone, Debug)]
+#[must_use]
+pub struct HttpCheck {
+    method: Method,
+    path: PathAndQuery,
+    host: Option<HeaderValue>,
+    fields: Vec<(HeaderName, HeaderValue)>,
+    expect: Expect,
+    limit: usize,
+    reach: Reach,
+}
+
+impl HttpCheck {
+    /// Makes the check: `GET /health`, 200 to 299 healthy.
+    pub fn new() -> Self {
+        Self {
+            method: Method::GET,
+            path: PathAndQuery::from_static(PATH),
+            host: None,
+            fields: Vec::new(),
+            expect: Expect {
+                healthy: vec![200..=299],
+                draining: Vec::new(),
+                identity: Vec::new(),
+                headers: Vec::new(),
+                body: Vec::new(),
+            },
+            limit: BODY_LIMIT,
+            reach: Reach::default(),
+        }
+    }
+
+    /// Sets the path, and the query if there is one; the base path of the backend's URL comes
+    /// before it.
+    ///
+    /// Default: `/health`.
+    ///
+    /// # Errors
+    ///
+    /// When it does not begin with `/` or is not valid in a request target.
+    pub fn path(mut self, path: &str) -> Result<Self, ConfigError> {
+        let parsed = path.parse().ok().filter(|_| path.starts_with('/'));
+        self.path = parsed.ok_or_else(|| {
+            ConfigError::new(
+                "health.path",
+                format!("{path:?}: a path that begins with / is accepted"),
+            )
+        })?;
+        Ok(self)
+    }
+
+    /// Sets the method. One that has side effects has them at every check.
+    ///
+    /// Default: GET.
+    pub fn method(mut self, method: Method) -> Self {
+        self.method = method;
+        self
+    }
+
+    /// Sets the Host field.
+    ///
+    /// Default: the authority of the backend's URL.
+    ///
+    /// # Errors
+    ///
+    /// When it is not valid in a header field.
+    pub fn host(mut self, host: &str) -> Result<Self, ConfigError> {
+        self.host = Some(authority(host)?);
+        Ok(self)
+    }
+
+    /// Adds a header field to the request.
+    ///
+    /// # Errors
+    ///
+    /// When it would change the framing, the connection or the host of the request.
+    pub fn header(mut self, name: HeaderName, value: HeaderValue) -> Result<Self, ConfigError> {
+        const OURS: [HeaderName; 6] = [
+            header::CONNECTION,
+            header::CONTENT_LENGTH,
+            header::EXPECT,
+            header::HOST,
+            header::TRANSFER_ENCODING,
+            header::UPGRADE,
+        ];
+        if OURS.contains(&name) {
+            return Err(ConfigError::new(
+                "health.header",
+                format!("{name}: the check sets this field itself"),
+            ));
+        }
+        self.fields.push((name, value));
+        Ok(self)
+    }
+
+    /// Sets which statuses are healthy, in place of those before.
+    ///
+    /// Default: 200 to 299.
+    ///
+    /// # Errors
+    ///
+    /// When there is no range, or one is empty or not within 200 to 599.
+    pub fn healthy(
+        mut self,
+        statuses: impl IntoIterator<Item = RangeInclusive<u16>>,
+    ) -> Result<Self, ConfigError> {
+        self.expect.healthy = statuses.into_iter().collect();
+        ranges("health.healthy", &self.expect.healthy, false)?;
+        Ok(self)
+    }
+
+    /// Sets which statuses ask for no new traffic, and let sessions stay: what HAProxy calls
+    /// `disable-on-404`. They count as passes.
+    ///
+    /// Default: none; the header field `x-evenkeel-health: drain` says the same with any status.
+    ///
+    /// # Errors
+    ///
+    /// When a range is empty or not within 200 to 599.
+    pub fn draining(
+        mut self,
+        statuses: impl IntoIterator<Item = RangeInclusive<u16>>,
+    ) -> Result<Self, ConfigError> {
+        self.expect.draining = statuses.into_iter().collect();
+        ranges("health.draining", &self.expect.draining, true)?;
+        Ok(self)
+    }
+
+    /// Wants this field in the answer, with this value: an address that another service has by
+    /// now is noticed, whatever status it answers with. The report says `L7RSP`.
+    ///
+    /// Default: no field is wanted.
+    pub fn identity(mut self, name: HeaderName, value: HeaderValue) -> Self {
+        self.expect.identity.push((name, Some(value)));
+        self
+    }
+
+    /// Wants this field in the answer, with the backend's id for its value; see
+    /// [`identity`](Self::identity).
+    pub fn identity_by_id(mut self, name: HeaderName) -> Self {
+        self.expect.identity.push((name, None));
+        self
+    }
+
+    /// Wants the header of a healthy answer to be so. May be called more than once; all must
+    /// hold.
+    pub fn headers_match(
+        mut self,
+        holds: impl Fn(&HeaderMap) -> bool + Send + Sync + 'static,
+    ) -> Self {
+        self.expect.headers.push(Predicate::new(holds));
+        self
+    }
+
+    /// Wants the body of a healthy answer to be so. It sees no more than
+    /// [`body_limit`](Self::body_limit). May be called more than once; all must hold.
+    pub fn body_matches(mut self, holds: impl Fn(&[u8]) -> bool + Send + Sync + 'static) -> Self {
+        self.expect.body.push(Predicate::new(holds));
+        self
+    }
+
+    /// Wants these bytes somewhere in the body, within [`body_limit`](Self::body_limit).
+    pub fn body_contains(self, wanted: impl Into<Vec<u8>>) -> Self {
+        let wanted = wanted.into();
+        self.body_matches(move |body| contains(body, &wanted))
+    }
+
+    /// Sets how much of a body is read. What is longer is cut, and costs a pooled connection.
+    ///
+    /// Default: 64 KiB.
+    ///
+    /// # Errors
+    ///
+    /// When it is 0 or over 16 MiB.
+    pub fn body_limit(mut self, bytes: usize) -> Result<Self, ConfigError> {
+        if !(1..=MOST_BODY).contains(&bytes) {
+            return Err(ConfigError::new(
+                "health.body_limit",
+                format!("{bytes}: 1 to {MOST_BODY} bytes are accepted"),
+            ));
+        }
+        self.limit = bytes;
+        Ok(self)
+    }
+
+    /// Connects as the proxy does: same TLS settings, same time-out.
+    ///
+    /// Default: [`Connector::new`].
+    pub fn connector(mut self, connector: Connector) -> Self {
+        self.reach.connector = connector;
+        self
+    }
+
+    /// Asks at another port, address, scheme or certificate name than the backend's own.
+    ///
+    /// Default: where the backend is.
+    pub fn elsewhere(mut self, elsewhere: Elsewhere) -> Self {
+        self.reach.elsewhere = elsewhere;
+        self
+    }
+
+    /// Keeps one connection to each backend from check to check, which saves a handshake and
+    /// does not show whether new connections are taken. After a failure the next one is new.
+    ///
+    /// Default: each check has a connection of its own.
+    pub fn pooled(mut self) -> Self {
+        self.reach.pooled = Some(Arc::new(AttachmentKey::new()));
+        self
+    }
+
+    async fn run(&self, target: &Target) -> Report {
+        let backend = match (can_http2(), target.backend().http_protocol()) {
+            (false, _) | (_, Protocol::Auto) => target.backend().clone().protocol(Protocol::Http1),
+            _ => target.backend().clone(),
+        };
+        if let Some(connection) = self.reach.idle(&backend) {
+            match self.ask(target, connection, &backend).await {
+                // It was closed while it was idle: that says nothing.
+                Err(Failed::Unanswered(_)) => {}
+                asked => return self.conclude(asked, &backend),
+            }
+        }
+        let connected = match self.reach.connect(target, &backend).await {
+            Ok(connected) => connected,
+            Err(report) => return report,
+        };
+        let connection = match self.open(target, connected).await {
+            Ok(connection) => connection,
+            Err(why) => return why,
+        };
+        let asked = self.ask(target, connection, &backend).await;
+        self.conclude(asked, &backend)
+    }
+
+    #[cfg(all(feature = "proxy", feature = "http2"))]
+    async fn open(&self, target: &Target, connected: Connected) -> Result<Connection, Report> {
+        if !connected.is_http2() {
+            return Ok(Connection::Http1(connected.into_stream()));
+        }
+        let open = super::h2::Connection::open(connected.into_stream());
+        match timeout_at(target.deadline(), open).await {
+            Ok(Ok(connection)) => Ok(Connection::Http2(connection)),
+            Ok(Err(why)) => Err(Report::fail("L7RSP", why)),
+            Err(_) => Err(Report::fail("L7TOUT", "no HTTP/2 in time")),
+        }
+    }
+
+    #[cfg(not(all(feature = "proxy", feature = "http2")))]
+    #[expect(clippy::unused_async, reason = "with HTTP/2 there is a handshake")]
+    async fn open(&self, _: &Target, connected: Connected) -> Result<Connection, Report> {
+        Ok(Connection::Http1(connected.into_stream()))
+    }
+
+    fn conclude(&self, asked: Result<Asked, Failed>, backend: &Backend) -> Report {
+        match asked {
+            Ok((answer, connection)) => {
+                let report = self.expect.judge(&answer, backend);
+                if let Some(connection) = connection.filter(|_| report.is_pass()) {
+                    self.reach.keep(backend, connection);
+                }
+                report
+            }
+            Err(Failed::TimedOut) => Report::fail("L7TOUT", "no whole response in time"),
+            Err(Failed::Broken(why) | Failed::Unanswered(why)) => Report::fail("L7RSP", why),
+        }
+    }
+
+    /// Asks once; returns the connection, too, where it can carry more.
+    async fn ask(
+        &self,
+        target: &Target,
+        connection: Connection,
+        backend: &Backend,
+    ) -> Result<Asked, Failed> {
+        let asking = async {
+            match connection {
+                Connection::Http1(stream) => {
+                    let head = self.head(backend);
+                    let is_head = self.method == Method::HEAD;
+                    let (answer, left) = h1::ask(stream, &head, is_head, self.limit).await?;
+                    Ok((answer, left.map(Connection::Http1)))
+                }
+                #[cfg(all(feature = "proxy", feature = "http2"))]
+                Connection::Http2(connection) => self.ask_http2(connection, backend).await,
+            }
+        };
+        match timeout_at(target.deadline(), asking).await {
+            Ok(asked) => asked,
+            Err(_) => Err(Failed::TimedOut),
+        }
+    }
+
+    #[cfg(all(feature = "proxy", feature = "http2"))]
+    async fn ask_http2(
+        &self,
+        mut connection: super::h2::Connection,
+        backend: &Backend,
+    ) -> Result<Asked, Failed> {
+        let uri = format!(
+            "{}://{}{}{}",
+            self.reach.elsewhere.scheme_of(backend).as_str(),
+            self.host_of(backend).to_str().unwrap_or_default(),
+            backend.base_path(),
+            self.path
+        );
+        let mut request = http::Request::new(http_body_util::Full::default());
+        *request.method_mut() = self.method.clone();
+        *request.uri_mut() = uri
+            .parse()
+            .map_err(|e: http::uri::InvalidUri| Failed::Broken(e.to_string()))?;
+        let fields = request.headers_mut();
+        fields.insert(header::USER_AGENT, HeaderValue::from_static(USER_AGENT));
+        fields.extend(self.fields.iter().cloned());
+        let exchange = connection.ask(request, self.limit).await;
+        let exchange = exchange.map_err(Failed::Broken)?;
+        let answer = Answer {
+            status: exchange.status,
+            headers: exchange.headers,
+            body: exchange.body,
+        };
+        Ok((answer, Some(Connection::Http2(connection))))
+    }
+
+    fn host_of<'a>(&'a self, backend: &'a Backend) -> &'a HeaderValue {
+        self.host.as_ref().unwrap_or_else(|| backend.authority())
+    }
+
+    fn head(&self, backend: &Backend) -> Vec<u8> {
+        let mut head = Vec::with_capacity(256);
+        let mut line = |parts: &[&[u8]]| {
+            parts.iter().for_each(|part| head.extend_from_slice(part));
+            head.extend_from_slice(b"\r\n");
+        };
+        line(&[
+            self.method.as_str().as_bytes(),
+            b" ",
+            backend.base_path().as_bytes(),
+            self.path.as_str().as_bytes(),
+            b" HTTP/1.1",
+        ]);
+        line(&[b"host: ", self.host_of(backend).as_bytes()]);
+        if !self.reach.is_pooled() {
+            line(&[b"connection: close"]);
+        }
+        if !self
+            .fields
+            .iter()
+            .any(|(name, _)| name == header::USER_AGENT)
+        {
+            line(&[b"user-agent: ", USER_AGENT.as_bytes()]);
+        }
+        for (name, value) in &self.fields {
+            line(&[name.as_str().as_bytes(), b": ", value.as_bytes()]);
+        }
+        line(&[]);
+        head
+    }
+}
+
+/// An answer, and the connection where it can carry more.
+type Asked = (Answer, Option<Connection>);
+
+impl Default for HttpCheck {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl HealthCheck for HttpCheck {
+    fn check<'a>(&'a self, target: &'a Target) -> CheckFuture<'a> {
+        Box::pin(self.run(target))
+    }
+}
+
+pub(super) fn authority(host: &str) -> Result<HeaderValue, ConfigError> {
+    let parsed = host.parse::<http::uri::Authority>().ok();
+    let value = parsed.and_then(|host| HeaderValue::from_str(host.as_str()).ok());
+    value.ok_or_else(|| {
+        ConfigError::new("health.host", format!("{host:?}: host[:port] is accepted"))
+    })
+}
+
+fn ranges(
+    field: &'static str,
+    ranges: &[RangeInclusive<u16>],
+    may_be_empty: bool,
+) -> Result<(), ConfigError> {
+    let fits = |r: &RangeInclusive<u16>| !r.is_empty() && *r.start() >= 200 && *r.end() <= 599;
+    if (ranges.is_empty() && !may_be_empty) || !ranges.iter().all(fits) {
+        return Err(ConfigError::new(
+            field,
+            format!("{ranges:?}: ranges within 200 to 599 are accepted"),
+        ));
+    }
+    Ok(())
+}
+
+/// Whether the bytes are there; an empty text is in every body.
+pub(super) fn contains(body: &[u8], wanted: &[u8]) -> bool {
+    wanted.is_empty() || body.windows(wanted.len()).any(|window| window == wanted)
+}
+
+fn can_http2() -> bool {
+    cfg!(all(feature = "proxy", feature = "http2"))
+}
+
+/// What frameworks and orchestrators call it most.
+pub(super) const PATH: &str = "/health";
+const USER_AGENT: &str = concat!("evenkeel/", env!("CARGO_PKG_VERSION"));
+/// More than any status page that a check should ask for.
+pub(super) const BODY_LIMIT: usize = 64 * 1024;
+/// A check that reads more is no check.
+const MOST_BODY: usize = 16 * 1024 * 1024;

@@ -1,0 +1,93 @@
+//! How a check gets to a backend, and what it keeps of the way.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use tokio::time::timeout_at;
+
+#[cfg(all(feature = "proxy", feature = "http2"))]
+use super::h2;
+use super::{Report, Target};
+use crate::{
+    connect::{Connected, Connector, Elsewhere, Stream},
+    pool::{Attachment, AttachmentKey, Backend},
+};
+
+/// How a check gets to a backend.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Reach {
+    pub(super) connector: Connector,
+    pub(super) elsewhere: Elsewhere,
+    /// What names the idle connections of this check; none where each check opens its own.
+    pub(super) pooled: Option<Arc<AttachmentKey<Idle>>>,
+}
+
+impl Reach {
+    /// Connects until the deadline, or says why not.
+    pub(super) async fn connect(
+        &self,
+        target: &Target,
+        backend: &Backend,
+    ) -> Result<Connected, Report> {
+        let connect = self.connector.connect_at(backend, &self.elsewhere);
+        match timeout_at(target.deadline(), connect).await {
+            Ok(Ok(connected)) => Ok(connected),
+            Ok(Err(error)) => Err(Report::not_connected(&error)),
+            Err(_) => Err(Report::fail("L4TOUT", "no connection in time")),
+        }
+    }
+
+    /// Takes the idle connection, if it is as good as new.
+    pub(super) fn idle(&self, backend: &Backend) -> Option<Connection> {
+        let key = self.pooled.as_ref()?;
+        backend.attachment(key, Idle::default).take()
+    }
+
+    /// Keeps a connection for the next check.
+    pub(super) fn keep(&self, backend: &Backend, connection: Connection) {
+        if let Some(key) = &self.pooled {
+            backend.attachment(key, Idle::default).put(connection);
+        }
+    }
+
+    pub(super) fn is_pooled(&self) -> bool {
+        self.pooled.is_some()
+    }
+}
+
+/// A connection that a check can use.
+#[derive(Debug)]
+pub(super) enum Connection {
+    Http1(Stream),
+    #[cfg(all(feature = "proxy", feature = "http2"))]
+    Http2(h2::Connection),
+}
+
+/// The one connection that a check keeps to a backend.
+#[derive(Debug, Default)]
+pub(super) struct Idle(Mutex<Option<Connection>>);
+
+impl Idle {
+    fn take(&self) -> Option<Connection> {
+        let mut connection = self.slot().take()?;
+        let stale = match &mut connection {
+            Connection::Http1(stream) => stream.is_stale(),
+            #[cfg(all(feature = "proxy", feature = "http2"))]
+            Connection::Http2(connection) => !connection.is_open(),
+        };
+        (!stale).then_some(connection)
+    }
+
+    fn put(&self, connection: Connection) {
+        *self.slot() = Some(connection);
+    }
+
+    fn slot(&self) -> std::sync::MutexGuard<'_, Option<Connection>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Attachment for Idle {
+    fn retire(&self) {
+        drop(self.slot().take());
+    }
+}

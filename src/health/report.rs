@@ -1,0 +1,193 @@
+//! What a check found.
+
+use std::{borrow::Cow, sync::Arc, time::Duration};
+
+use http::StatusCode;
+
+use crate::{
+    error::{Error, ErrorKind},
+    pool::Reason,
+};
+
+/// What a check found: whether the backend serves, and why.
+#[derive(Clone, Debug, PartialEq)]
+#[must_use]
+pub struct Report {
+    finding: Finding,
+    reason: Reason,
+    status: Option<StatusCode>,
+    dependency: Option<Arc<str>>,
+    retry_after: Option<Duration>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Finding {
+    Drains,
+    Fails,
+    /// At this share of what it does when it is well.
+    Serves(f64),
+}
+
+impl Report {
+    /// The backend serves; `code` is one of HAProxy's vocabulary (`L4OK`, `L6OK`, `L7OK`).
+    pub fn pass(code: &'static str, detail: impl Into<Cow<'static, str>>) -> Self {
+        Self::new(Finding::Serves(1.0), code, detail)
+    }
+
+    /// The backend serves, and wants no more than this share of its weight (0.0 to 1.0; at least
+    /// a hundredth is kept, as a backend without traffic is what [`drain`](Self::drain) is for).
+    /// Counts as a pass.
+    pub fn degraded(share: f64, code: &'static str, detail: impl Into<Cow<'static, str>>) -> Self {
+        // Not a number: nothing that could be acted upon.
+        let share = if share.is_nan() { 1.0 } else { share };
+        Self::new(Finding::Serves(share.clamp(LEAST_SHARE, 1.0)), code, detail)
+    }
+
+    /// The backend asks for no new traffic, and serves the sessions that it has. Counts as a
+    /// pass; the next report that does not say so undoes it.
+    pub fn drain(code: &'static str, detail: impl Into<Cow<'static, str>>) -> Self {
+        Self::new(Finding::Drains, code, detail)
+    }
+
+    /// The backend does not serve; `code` is one of HAProxy's vocabulary (`L4CON`, `L4TOUT`,
+    /// `L6RSP`, `L7STS`, `L7RSP`, `L7TOUT`).
+    pub fn fail(code: &'static str, detail: impl Into<Cow<'static, str>>) -> Self {
+        Self::new(Finding::Fails, code, detail)
+    }
+
+    /// Names the dependency whose failure makes the backend fail, for
+    /// [`Checks::shared_fate`](super::Checks::shared_fate).
+    pub fn because_of(mut self, dependency: impl Into<Arc<str>>) -> Self {
+        self.dependency = Some(dependency.into());
+        self
+    }
+
+    /// Says when the backend wants to be asked again. Honoured up to 60 s, for a backend that is
+    /// down: one that is up is asked as soon as ever, so that its fall is not put off.
+    pub fn retry_after(mut self, wait: Duration) -> Self {
+        self.retry_after = Some(wait);
+        self
+    }
+
+    /// Adds the status that the backend answered with.
+    pub fn status(mut self, status: StatusCode) -> Self {
+        self.status = Some(status);
+        self
+    }
+
+    /// Returns true if the backend serves, be it its sessions alone.
+    #[must_use]
+    pub fn is_pass(&self) -> bool {
+        self.finding != Finding::Fails
+    }
+
+    /// Returns true if the backend asks for no new traffic.
+    #[must_use]
+    pub fn is_draining(&self) -> bool {
+        self.finding == Finding::Drains
+    }
+
+    /// Returns the share of its weight that the backend wants; 1.0 unless it is degraded.
+    #[must_use]
+    pub fn capacity(&self) -> f64 {
+        match self.finding {
+            Finding::Serves(share) => share,
+            Finding::Drains | Finding::Fails => 1.0,
+        }
+    }
+
+    /// Returns why.
+    #[must_use]
+    pub fn reason(&self) -> &Reason {
+        &self.reason
+    }
+
+    /// Returns the dependency that failed, where it has a name and the report is a failure.
+    #[must_use]
+    pub fn dependency(&self) -> Option<&Arc<str>> {
+        self.dependency.as_ref().filter(|_| !self.is_pass())
+    }
+
+    /// Returns the status that the backend answered with.
+    #[must_use]
+    pub fn answered(&self) -> Option<StatusCode> {
+        self.status
+    }
+
+    /// Returns when the backend wants to be asked again.
+    #[must_use]
+    pub fn asked_to_wait(&self) -> Option<Duration> {
+        self.retry_after
+    }
+
+    /// What it says when there is no connection.
+    pub(super) fn not_connected(error: &Error) -> Self {
+        let code = match error.kind() {
+            ErrorKind::ConnectTimeout => "L4TOUT",
+            ErrorKind::ConnectTls => "L6RSP",
+            _ => "L4CON",
+        };
+        let detail = match std::error::Error::source(error) {
+            Some(cause) => cause.to_string(),
+            None => error.to_string(),
+        };
+        Self::fail(code, detail)
+    }
+
+    /// Puts a name before the detail: which of several checks it was.
+    pub(super) fn of(mut self, name: &str) -> Self {
+        let detail = match self.reason.detail.is_empty() {
+            true => name.to_owned(),
+            false => format!("{name}: {}", self.reason.detail),
+        };
+        self.reason = Reason::new(self.reason.code, detail);
+        self
+    }
+
+    fn new(finding: Finding, code: &'static str, detail: impl Into<Cow<'static, str>>) -> Self {
+        Self {
+            finding,
+            reason: Reason::new(code, detail),
+            status: None,
+            dependency: None,
+            retry_after: None,
+        }
+    }
+}
+
+/// A backend that says 0 still wants to be seen to serve: as little as a weight of 100 can tell.
+const LEAST_SHARE: f64 = 0.01;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_share_is_brought_within_its_range() {
+        for (given, kept) in [
+            (0.5, 0.5),
+            (0.0, 0.01),
+            (-1.0, 0.01),
+            (7.0, 1.0),
+            (f64::NAN, 1.0),
+            (f64::INFINITY, 1.0),
+        ] {
+            let report = Report::degraded(given, "L7OK", "");
+            assert!(report.is_pass());
+            assert_eq!(report.capacity(), kept, "{given}");
+        }
+    }
+
+    #[test]
+    fn who_passes_has_no_dependency_to_blame() {
+        let report = Report::fail("L7STS", "503").because_of("postgres");
+        assert_eq!(report.dependency().map(|d| &**d), Some("postgres"));
+        assert!(
+            Report::pass("L7OK", "")
+                .because_of("x")
+                .dependency()
+                .is_none()
+        );
+        assert!(Report::drain("L7OK", "").is_pass() && Report::drain("L7OK", "").is_draining());
+    }
+}

@@ -1,0 +1,97 @@
+//! Several checks as one.
+
+use std::future::pending;
+
+use evenkeel::health::{All, Any};
+
+use super::*;
+
+#[derive(Debug)]
+struct Says(Report);
+
+impl HealthCheck for Says {
+    fn check<'a>(&'a self, _: &'a Target) -> CheckFuture<'a> {
+        Box::pin(async { self.0.clone() })
+    }
+}
+
+#[derive(Debug)]
+struct Hangs;
+
+impl HealthCheck for Hangs {
+    fn check<'a>(&'a self, _: &'a Target) -> CheckFuture<'a> {
+        Box::pin(pending())
+    }
+}
+
+fn passes() -> Says {
+    Says(Report::pass("L7OK", "200"))
+}
+
+fn fails(detail: &'static str) -> Says {
+    Says(Report::fail("L7STS", detail))
+}
+
+async fn run(checks: &impl HealthCheck) -> Report {
+    check(checks, backend("a", refused())).await
+}
+
+#[tokio::test]
+async fn all_must_pass_and_the_first_failure_is_named() {
+    let report = run(&All::new().with("app", passes()).with("db", passes())).await;
+    assert!(report.is_pass());
+    // It does not wait for what hangs.
+    let checks = All::new().with("slow", Hangs).with("db", fails("503"));
+    let report = run(&checks).await;
+    assert_eq!(
+        (
+            report.is_pass(),
+            report.reason().code,
+            &*report.reason().detail
+        ),
+        (false, "L7STS", "db: 503")
+    );
+    assert!(run(&All::new()).await.is_pass());
+    assert_eq!(format!("{checks:?}"), r#"All(["slow", "db"])"#);
+}
+
+#[tokio::test]
+async fn the_worst_of_those_that_pass_is_told() {
+    let degraded = |share| Says(Report::degraded(share, "L7OK", "busy"));
+    let checks = All::new()
+        .with("a", degraded(0.5))
+        .with("b", degraded(0.25))
+        .with("c", passes());
+    let report = run(&checks).await;
+    assert_eq!(
+        (report.capacity(), &*report.reason().detail),
+        (0.25, "b: busy")
+    );
+    let report = run(&checks.with("d", Says(Report::drain("L7OK", "404")))).await;
+    assert!(report.is_draining());
+    let blamed = Says(Report::fail("L7STS", "503").because_of("postgres"));
+    let report = run(&All::new().with("app", blamed)).await;
+    assert_eq!(report.dependency().map(|d| &**d), Some("postgres"));
+}
+
+#[tokio::test]
+async fn any_may_pass_and_all_names_are_told_when_none_does() {
+    let checks = Any::new()
+        .with("slow", Hangs)
+        .with("old", fails("404"))
+        .with("new", passes());
+    let report = run(&checks).await;
+    assert_eq!(
+        (report.is_pass(), &*report.reason().detail),
+        (true, "new: 200")
+    );
+    let report = run(&Any::new()
+        .with("old", fails("404"))
+        .with("new", fails("500")))
+    .await;
+    assert_eq!(
+        (report.is_pass(), &*report.reason().detail),
+        (false, "old, new: 404")
+    );
+    assert!(!run(&Any::new()).await.is_pass());
+}

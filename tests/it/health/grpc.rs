@@ -1,0 +1,177 @@
+//! gRPC's health protocol, against a server that speaks it.
+
+use std::convert::Infallible;
+
+use ::http::HeaderMap;
+use evenkeel::health::GrpcCheck;
+use http_body_util::{BodyExt, StreamBody};
+use hyper::body::{Frame, Incoming};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+
+use super::*;
+
+/// What the server says of each service.
+#[derive(Clone, Copy)]
+enum Says {
+    /// A message, in frames of its own, and status 0.
+    Serving(u8),
+    /// Status alone, in the header: "trailers only".
+    Status(&'static str),
+    /// Status in trailers, without a message.
+    Late(&'static str),
+    NoGrpc,
+}
+
+async fn server(
+    says: impl Fn(&str) -> Says + Clone + Send + Sync + 'static,
+) -> (SocketAddr, Arc<AtomicUsize>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let connections = Arc::new(AtomicUsize::new(0));
+    let opened = connections.clone();
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            opened.fetch_add(1, Relaxed);
+            let says = says.clone();
+            let service = hyper::service::service_fn(move |request| {
+                let says = says.clone();
+                async move { Ok::<_, Infallible>(respond(request, says).await) }
+            });
+            tokio::spawn(
+                hyper::server::conn::http2::Builder::new(TokioExecutor::new())
+                    .serve_connection(TokioIo::new(stream), service),
+            );
+        }
+    });
+    (address, connections)
+}
+
+type Frames = StreamBody<Stream>;
+type Stream =
+    std::pin::Pin<Box<dyn futures_core::Stream<Item = Result<Frame<Bytes>, Infallible>> + Send>>;
+
+async fn respond(request: Request<Incoming>, says: impl Fn(&str) -> Says) -> Response<Frames> {
+    let (head, body) = request.into_parts();
+    let right = head.method == Method::POST
+        && head.uri.path() == "/grpc.health.v1.Health/Check"
+        && head.headers[header::CONTENT_TYPE] == "application/grpc"
+        && head.headers[header::TE] == "trailers";
+    assert!(right, "{head:?}");
+    let message = body.collect().await.unwrap().to_bytes();
+    assert_eq!(message[0], 0, "it is not compressed");
+    let length = u32::from_be_bytes(message[1..5].try_into().unwrap()) as usize;
+    assert_eq!(length, message.len() - 5);
+    let service = match &message[5..] {
+        [] => "",
+        [0x0a, size, name @ ..] => {
+            assert_eq!(usize::from(*size), name.len());
+            std::str::from_utf8(name).unwrap()
+        }
+        other => panic!("no HealthCheckRequest: {other:?}"),
+    };
+    let trailers = |status: &'static str| {
+        let mut fields = HeaderMap::new();
+        fields.insert("grpc-status", HeaderValue::from_static(status));
+        Frame::trailers(fields)
+    };
+    let mut response = Response::builder().header(header::CONTENT_TYPE, "application/grpc");
+    let frames = match says(service) {
+        Says::Serving(status) => vec![
+            Frame::data(Bytes::from_static(&[0, 0, 0])),
+            Frame::data(Bytes::from(vec![0, 2, 8, status])),
+            trailers("0"),
+        ],
+        Says::Status(status) => {
+            response = response.header("grpc-status", status);
+            vec![]
+        }
+        Says::Late(status) => vec![trailers(status)],
+        Says::NoGrpc => vec![Frame::data(Bytes::from_static(b"<html>"))],
+    };
+    let frames = tokio_stream_of(frames);
+    response.body(StreamBody::new(frames)).unwrap()
+}
+
+fn tokio_stream_of(frames: Vec<Frame<Bytes>>) -> Stream {
+    struct All(std::vec::IntoIter<Frame<Bytes>>);
+    impl futures_core::Stream for All {
+        type Item = Result<Frame<Bytes>, Infallible>;
+
+        fn poll_next(
+            mut self: std::pin::Pin<&mut Self>,
+            _: &mut std::task::Context<'_>,
+        ) -> std::task::Poll<Option<Self::Item>> {
+            std::task::Poll::Ready(self.0.next().map(Ok))
+        }
+    }
+    Box::pin(All(frames.into_iter()))
+}
+
+#[tokio::test]
+async fn a_server_says_by_grpc_how_it_serves() {
+    let (address, _) = server(|service| match service {
+        "" | "shop.Orders" => Says::Serving(1),
+        "shop.Cart" => Says::Serving(2),
+        "shop.New" => Says::Serving(0),
+        "shop.Html" => Says::NoGrpc,
+        "shop.Old" => Says::Late("12"),
+        _ => Says::Status("5"),
+    })
+    .await;
+    for (service, code, detail) in [
+        ("", "L7OK", "SERVING"),
+        ("shop.Orders", "L7OK", "SERVING"),
+        ("shop.Cart", "L7STS", "NOT_SERVING"),
+        ("shop.New", "L7STS", "UNKNOWN"),
+        ("shop.Nowhere", "L7STS", "gRPC status 5 (NOT_FOUND)"),
+        ("shop.Old", "L7STS", "gRPC status 12 (UNIMPLEMENTED)"),
+        ("shop.Html", "L7RSP", "there is no grpc-status"),
+    ] {
+        let asks = GrpcCheck::new().service(service).unwrap();
+        let report = check(&asks, backend("a", address)).await;
+        let reason = report.reason();
+        assert_eq!((reason.code, &*reason.detail), (code, detail), "{service}");
+        assert_eq!(report.is_pass(), code == "L7OK");
+    }
+}
+
+#[tokio::test]
+async fn a_kept_connection_is_let_go_with_a_failure() {
+    let serving = Arc::new(AtomicBool::new(true));
+    let told = serving.clone();
+    let (address, connections) = server(move |_| match told.load(Relaxed) {
+        true => Says::Serving(1),
+        false => Says::Serving(2),
+    })
+    .await;
+    let (asks, backend) = (GrpcCheck::new().pooled(), backend("a", address));
+    for _ in 0..3 {
+        assert!(check(&asks, backend.clone()).await.is_pass());
+    }
+    assert_eq!(connections.load(Relaxed), 1);
+    serving.store(false, Relaxed);
+    assert!(!check(&asks, backend.clone()).await.is_pass());
+    serving.store(true, Relaxed);
+    assert!(check(&asks, backend).await.is_pass());
+    assert_eq!(connections.load(Relaxed), 2);
+}
+
+#[tokio::test]
+async fn what_speaks_no_http2_or_hangs_fails_by_its_layer() {
+    let report = check(&GrpcCheck::new(), backend("a", refused())).await;
+    assert_eq!(report.reason().code, "L4CON");
+    let http1 = canned(
+        b"HTTP/1.1 400 Bad\r\ncontent-length: 0\r\n\r\n".to_vec(),
+        true,
+    )
+    .await;
+    let report = check(&GrpcCheck::new(), backend("a", http1)).await;
+    assert_eq!(report.reason().code, "L7RSP", "{report:?}");
+    let hung = canned(Vec::new(), false).await;
+    let target = Target::new(
+        backend("a", hung),
+        Instant::now() + Duration::from_millis(100),
+    );
+    let report = GrpcCheck::new().check(&target).await;
+    assert_eq!(report.reason().code, "L7TOUT", "{report:?}");
+}
