@@ -1,11 +1,15 @@
 //! The byte stream to a backend.
 
+#[cfg(feature = "proxy")]
+use std::mem::MaybeUninit;
 use std::{
     io::{self, IoSlice},
     pin::Pin,
     task::{Context, Poll},
 };
 
+#[cfg(feature = "proxy")]
+use socket2::SockRef;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::{TcpStream, UnixStream},
@@ -34,6 +38,20 @@ impl Stream {
     #[cfg(feature = "proxy")]
     pub(crate) fn buffers_writes(&self) -> bool {
         !matches!(self, Self::Tcp(_) | Self::Unix(_))
+    }
+
+    /// Asks the kernel whether the other end closed an idle connection or sent something; unlike
+    /// [`is_stale`](Self::is_stale) this misses nothing that arrived since the runtime last
+    /// looked, and costs a system call.
+    #[cfg(feature = "proxy")]
+    pub(crate) fn has_news(&self) -> bool {
+        let socket = match self {
+            Self::Tcp(stream) => SockRef::from(stream),
+            Self::Unix(stream) => SockRef::from(stream),
+            #[cfg(feature = "__tls")]
+            Self::Tls(stream) => return stream.0.get_ref().0.has_news(),
+        };
+        !would_block(&socket.peek(&mut [MaybeUninit::uninit()]))
     }
 
     /// Returns true if the other end closed an idle connection, or sent what nobody asked for:

@@ -287,12 +287,38 @@ impl Backend {
 
     /// Whether both are dialled alike; weight, tier and caps do not matter.
     pub(super) fn same_address(&self, other: &Self) -> bool {
-        let (a, b) = (&self.config, &other.config);
-        a.scheme == b.scheme && a.host == b.host && a.port == b.port && a.unix == b.unix
+        self.config.same_address(&other.config)
+    }
+
+    /// Returns where it is dialled, to be compared later.
+    #[cfg(feature = "proxy")]
+    pub(crate) fn address(&self) -> Address {
+        Address(self.config.clone())
     }
 
     fn config_mut(&mut self) -> &mut Config {
         Arc::make_mut(&mut self.config)
+    }
+}
+
+impl Config {
+    fn same_address(&self, other: &Self) -> bool {
+        self.scheme == other.scheme
+            && self.host == other.host
+            && self.port == other.port
+            && self.unix == other.unix
+    }
+}
+
+/// Where a backend was dialled. Holds nothing of the backend's state alive.
+#[cfg(feature = "proxy")]
+pub(crate) struct Address(Arc<Config>);
+
+#[cfg(feature = "proxy")]
+impl Address {
+    /// Returns true if the backend is still dialled alike.
+    pub(crate) fn is_of(&self, backend: &Backend) -> bool {
+        Arc::ptr_eq(&self.0, &backend.config) || self.0.same_address(&backend.config)
     }
 }
 

@@ -58,6 +58,8 @@ mod state;
 #[cfg(test)]
 mod tests;
 
+#[cfg(feature = "proxy")]
+pub(crate) use backend::Address;
 pub use backend::{Backend, Locality, Protocol, Scheme};
 pub use control::{Ejection, Pool, ProberGuard, SnapshotGuard};
 pub use derived::{Derived, DerivedGroups};

@@ -9,7 +9,8 @@ use crate::{connect::Connector, error::ConfigError, pool::AttachmentKey};
 
 /// Forwards each request to its [`Selected`](crate::context::Selected) backend; see the [module](super).
 ///
-/// Clones share the idle connections. One per worker thread keeps them with their runtime.
+/// Clones share the idle connections, until one is set up otherwise. One per worker thread keeps
+/// them with their runtime.
 #[derive(Clone)]
 #[must_use]
 pub struct Proxy {
@@ -117,8 +118,9 @@ impl Proxy {
         self
     }
 
-    /// Sets whose `X-Forwarded-*` and `Forwarded` fields are believed and added to. Those of
-    /// others are replaced: whoever trusts too many lets clients forge their address.
+    /// Sets whose `X-Forwarded-*`, `X-Real-IP` and `Forwarded` fields are believed and added to.
+    /// Those of others are removed or replaced, and those spelt with underscores with them:
+    /// whoever trusts too many lets clients forge their address.
     ///
     /// Default: nobody.
     pub fn trusted_peers(mut self, trusted: TrustedPeers) -> Self {
@@ -155,7 +157,11 @@ impl Proxy {
     }
 
     fn settings_mut(&mut self) -> &mut Settings {
-        Arc::make_mut(&mut self.settings)
+        let settings = Arc::make_mut(&mut self.settings);
+        // A clone that was set up otherwise must not use connections made without that: they may
+        // lead elsewhere, or have been verified otherwise.
+        settings.key = Arc::new(AttachmentKey::new());
+        settings
     }
 }
 

@@ -90,7 +90,7 @@ pub enum ForwardedFields {
     Both,
     /// `Forwarded` (RFC 7239).
     Forwarded,
-    /// Neither; what untrusted peers sent is still removed.
+    /// Neither; what untrusted peers sent is still removed, and what trusted ones sent stays.
     Off,
     /// `X-Forwarded-For`, `X-Forwarded-Proto` and `X-Forwarded-Host`.
     #[default]
@@ -135,7 +135,7 @@ pub(super) fn write_ip(address: IpAddr, out: &mut Vec<u8>) {
 pub(super) fn write_element(
     client: Option<IpAddr>,
     host: Option<&[u8]>,
-    https: bool,
+    https: Option<bool>,
     out: &mut Vec<u8>,
 ) {
     out.extend_from_slice(b"for=");
@@ -154,10 +154,10 @@ pub(super) fn write_element(
         out.extend_from_slice(host);
         out.push(b'"');
     }
-    out.extend_from_slice(if https {
-        b";proto=https"
-    } else {
-        b";proto=http"
+    out.extend_from_slice(match https {
+        Some(true) => b";proto=https",
+        Some(false) => b";proto=http",
+        None => b"",
     });
 }
 
@@ -193,7 +193,7 @@ mod tests {
         write_element(
             Some("::1".parse().unwrap()),
             Some(b"a.b:80"),
-            true,
+            Some(true),
             &mut out,
         );
         assert_eq!(out, br#"for="[::1]";host="a.b:80";proto=https"#);

@@ -221,11 +221,13 @@ fn request(
     let facts = Facts::read(parts, settings)?;
     let length = facts.length(pending.body.is_some(), pending.exact)?;
     let mut target = Vec::new();
-    target.extend_from_slice(backend.scheme().as_str().as_bytes());
-    target.extend_from_slice(b"://");
-    target.extend_from_slice(facts.host_for(backend, settings));
     facts.write_target(backend, &mut target);
-    let uri = Uri::from_maybe_shared(Bytes::from(target))
+    // Apart, as `*` after an authority would read as more of it.
+    let uri = Uri::builder()
+        .scheme(backend.scheme().as_str())
+        .authority(facts.host_for(backend, settings))
+        .path_and_query(target)
+        .build()
         .map_err(|error| Error::new(ErrorKind::BadRequest).with_source(error))?;
     let mut fields = HeaderMap::with_capacity(parts.headers.len() + 4);
     facts.fields(settings, &mut fields);

@@ -21,7 +21,8 @@ pub(super) struct Facts<'a> {
     pub(super) conn: Option<&'a ConnInfo>,
     client: Option<IpAddr>,
     trusted: bool,
-    https: bool,
+    /// `None` where nothing is known about the client's connection.
+    https: Option<bool>,
     /// The host that the client asked for, validated.
     host: Option<&'a [u8]>,
     /// The protocol switch that is asked for.
@@ -29,6 +30,7 @@ pub(super) struct Facts<'a> {
     accepts_trailers: bool,
     /// Fields that `Connection` names; nearly always none.
     nominated: Vec<HeaderName>,
+    cookies: usize,
     pub(super) connection_auth: bool,
     pub(super) expects_continue: bool,
     declared: Option<u64>,
@@ -44,12 +46,16 @@ pub(super) enum Length {
 
 /// Takes fields: bytes for HTTP/1.1, a map for HTTP/2.
 pub(super) trait Emit {
+    /// RFC 9113 §8.2.3: only HTTP/2 knows more than one Cookie field.
+    const ONE_COOKIE: bool;
     fn field(&mut self, name: &HeaderName, value: &HeaderValue);
     /// A value that is made here; it is valid by construction, or left out.
     fn made(&mut self, name: HeaderName, write: impl FnOnce(&mut Vec<u8>));
 }
 
 impl Emit for Vec<u8> {
+    const ONE_COOKIE: bool = true;
+
     fn field(&mut self, name: &HeaderName, value: &HeaderValue) {
         line(self, name.as_str(), value.as_bytes());
     }
@@ -63,6 +69,8 @@ impl Emit for Vec<u8> {
 }
 
 impl Emit for HeaderMap {
+    const ONE_COOKIE: bool = false;
+
     fn field(&mut self, name: &HeaderName, value: &HeaderValue) {
         self.append(name.clone(), value.clone());
     }
@@ -85,6 +93,7 @@ impl<'a> Facts<'a> {
         };
         let client = peer.map(|p| p.ip());
         let fields = Fields::read(&parts.headers)?;
+        check_form(parts)?;
         if fields.transfer_encoding && fields.length.is_some() {
             return Err(refuse("Content-Length beside Transfer-Encoding"));
         }
@@ -99,12 +108,13 @@ impl<'a> Facts<'a> {
             conn,
             client,
             trusted: client.is_some_and(|c| settings.trusted.contains(c)),
-            https: conn.is_some_and(|c| c.tls().is_some()),
+            https: conn.map(|c| c.tls().is_some()),
             host: host(parts, fields.host, conn.is_some())?,
             upgrade,
             accepts_trailers: fields.accepts_trailers,
             expects_continue: fields.expects_continue && parts.version == Version::HTTP_11,
             nominated: fields.nominated,
+            cookies: fields.cookies,
             connection_auth: fields.connection_auth,
             declared: fields.length,
         })
@@ -201,11 +211,16 @@ impl<'a> Facts<'a> {
     }
 
     /// Emits every field that goes on, and those that this hop adds.
-    pub(super) fn fields(&self, settings: &Settings, out: &mut impl Emit) {
+    pub(super) fn fields<O: Emit>(&self, settings: &Settings, out: &mut O) {
+        let join_cookies = O::ONE_COOKIE && self.cookies > 1;
         for (name, value) in &self.parts.headers {
-            if !self.ends_here(name) {
+            let joined = join_cookies && *name == header::COOKIE;
+            if !joined && !self.ends_here(name, settings) {
                 out.field(name, value);
             }
+        }
+        if join_cookies && !self.ends_here(&header::COOKIE, settings) {
+            out.made(header::COOKIE, |value| self.join_cookies(value));
         }
         self.forwarded(settings, out);
         if let Some(via) = &settings.via {
@@ -218,7 +233,22 @@ impl<'a> Facts<'a> {
         }
     }
 
-    fn ends_here(&self, name: &HeaderName) -> bool {
+    fn join_cookies(&self, out: &mut Vec<u8>) {
+        for (i, cookie) in self
+            .parts
+            .headers
+            .get_all(header::COOKIE)
+            .iter()
+            .enumerate()
+        {
+            if i > 0 {
+                out.extend_from_slice(b"; ");
+            }
+            out.extend_from_slice(cookie.as_bytes());
+        }
+    }
+
+    fn ends_here(&self, name: &HeaderName, settings: &Settings) -> bool {
         let ours = match name.as_str() {
             "connection"
             | "content-length"
@@ -230,9 +260,11 @@ impl<'a> Facts<'a> {
             | "transfer-encoding"
             | "upgrade"
             | "http2-settings" => true,
-            // The last peer is added to these two; those that it speaks for stay if it is trusted.
-            "x-forwarded-for" | "forwarded" => true,
-            "x-forwarded-host" | "x-forwarded-proto" => !self.trusted,
+            // To these two the peer is added here; what else a trusted one says stays, whatever
+            // `Connection` names.
+            "x-forwarded-for" if self.trusted => return settings.forwarded.x(),
+            "forwarded" if self.trusted => return settings.forwarded.rfc7239(),
+            name if speaks_of_client(name) => return !self.trusted,
             _ => false,
         };
         ours || (!self.nominated.is_empty() && self.nominated.contains(name) && !is_protected(name))
@@ -247,8 +279,8 @@ impl<'a> Facts<'a> {
                 });
             }
             let given = |name: &HeaderName| self.trusted && self.parts.headers.contains_key(name);
-            if !given(&X_FORWARDED_PROTO) {
-                let proto: &[u8] = if self.https { b"https" } else { b"http" };
+            if let Some(https) = self.https.filter(|_| !given(&X_FORWARDED_PROTO)) {
+                let proto: &[u8] = if https { b"https" } else { b"http" };
                 out.made(X_FORWARDED_PROTO, |value| value.extend_from_slice(proto));
             }
             if let Some(host) = self.host.filter(|_| !given(&X_FORWARDED_HOST)) {
@@ -285,6 +317,7 @@ struct Fields<'a> {
     accepts_trailers: bool,
     expects_continue: bool,
     connection_auth: bool,
+    cookies: usize,
     nominated: Vec<HeaderName>,
 }
 
@@ -322,10 +355,35 @@ impl<'a> Fields<'a> {
             "expect" => {
                 self.expects_continue |= value.as_bytes().eq_ignore_ascii_case(b"100-continue");
             }
-            "authorization" => self.connection_auth = authenticates_connection(value.as_bytes()),
+            "cookie" => self.cookies += 1,
+            "authorization" => self.connection_auth |= authenticates_connection(value.as_bytes()),
             _ => {}
         }
         Ok(())
+    }
+}
+
+/// RFC 9112 §3.2: an authority alone is for CONNECT, and `*` for OPTIONS.
+fn check_form(parts: &Parts) -> Result<(), Error> {
+    let Some(target) = parts.uri.path_and_query() else {
+        return Err(refuse("a target without a path"));
+    };
+    if target.as_str() == "*" && parts.method != Method::OPTIONS {
+        return Err(refuse("a target of * and not OPTIONS"));
+    }
+    Ok(())
+}
+
+/// Returns true for a field by which proxies tell backends about the client; so are those with
+/// underscores, which many backends read as the same.
+fn speaks_of_client(name: &str) -> bool {
+    match name.as_bytes() {
+        [b'f', ..] => name == "forwarded",
+        [b'x', b'-' | b'_', rest @ ..] => match rest.strip_prefix(b"forwarded") {
+            Some(rest) => matches!(rest, [b'-' | b'_', ..]),
+            None => matches!(rest, b"real-ip" | b"real_ip"),
+        },
+        _ => false,
     }
 }
 

@@ -4,7 +4,7 @@ use std::{
     sync::{
         Arc, Mutex, MutexGuard, PoisonError, Weak,
         atomic::{
-            AtomicBool,
+            AtomicBool, AtomicU64,
             Ordering::{Acquire, Relaxed, Release},
         },
     },
@@ -14,7 +14,10 @@ use std::{
 use super::h1::Conn;
 #[cfg(feature = "http2")]
 use super::h2::Shared;
-use crate::{context::ConnInfo, pool::Attachment};
+use crate::{
+    context::ConnInfo,
+    pool::{Attachment, Backend},
+};
 
 type Stack = Vec<Box<Conn>>;
 
@@ -28,6 +31,8 @@ pub(crate) struct Home {
     reaping: AtomicBool,
     idle_timeout: Duration,
     max_idle: usize,
+    /// Goes up when everything here is let go of: what was dialled before is of no more use.
+    epoch: AtomicU64,
     #[cfg(feature = "http2")]
     pub(super) http2: Shared,
 }
@@ -41,16 +46,21 @@ impl Home {
         }
     }
 
+    /// Returns what a connection has to be dialled in to be taken back.
+    pub(crate) fn epoch(&self) -> u64 {
+        self.epoch.load(Acquire)
+    }
+
     /// Takes an idle connection that is fit for use, the one used last first.
-    pub(crate) fn take(&self, client: Option<&ConnInfo>) -> Option<Box<Conn>> {
+    pub(crate) fn take(&self, wanted: &Wanted<'_>) -> Option<Box<Conn>> {
         if self.has_owned.load(Acquire) {
-            if let Some(conn) = self.take_owned(client) {
+            if let Some(conn) = self.take_owned(wanted) {
                 return Some(conn);
             }
         }
         loop {
             let mut conn = lock(&self.idle).pop()?;
-            if !conn.is_stale() {
+            if wanted.suits(&mut conn) {
                 return Some(conn);
             }
         }
@@ -58,15 +68,21 @@ impl Home {
 
     /// Takes back a connection that has ended its exchange.
     pub(crate) fn put(self: &Arc<Self>, conn: Box<Conn>) {
-        if conn.owner().is_some() {
-            lock(&self.owned).push(conn);
-            self.has_owned.store(true, Release);
+        let stack = if conn.owner().is_some() {
+            &self.owned
         } else {
-            let mut idle = lock(&self.idle);
-            if idle.len() < self.max_idle {
-                idle.push(conn);
-            }
+            &self.idle
+        };
+        let mut stack = lock(stack);
+        // Within the lock: whoever lets go of everything comes before this, or finds it here.
+        if stack.len() >= self.max_idle || conn.epoch() != self.epoch() {
+            return;
         }
+        if conn.owner().is_some() {
+            self.has_owned.store(true, Release);
+        }
+        stack.push(conn);
+        drop(stack);
         self.keep_reaping();
     }
 
@@ -77,15 +93,15 @@ impl Home {
         }
     }
 
-    fn take_owned(&self, client: Option<&ConnInfo>) -> Option<Box<Conn>> {
-        let client = client?;
+    fn take_owned(&self, wanted: &Wanted<'_>) -> Option<Box<Conn>> {
+        let client = wanted.client?;
         let mut owned = lock(&self.owned);
         loop {
             let found = owned
                 .iter()
                 .position(|conn| conn.owner().is_some_and(|o| o.number() == client.number()))?;
             let mut conn = owned.swap_remove(found);
-            if !conn.is_stale() {
+            if wanted.suits(&mut conn) {
                 return Some(conn);
             }
         }
@@ -100,21 +116,37 @@ impl Home {
     fn reap(&self) {
         #[cfg(feature = "http2")]
         self.http2.reap(self.idle_timeout);
-        lock(&self.idle).retain(|conn| !conn.is_expired());
+        // Those that the backend closed hold a socket each until they are closed here, too.
+        lock(&self.idle).retain_mut(|conn| !conn.is_stale());
         let mut owned = lock(&self.owned);
         // Ours is the last handle: the client's connection is gone.
-        owned.retain(|conn| !conn.is_expired() && conn.owner().is_some_and(|o| !o.is_last()));
+        owned.retain_mut(|conn| !conn.is_stale() && conn.owner().is_some_and(|o| !o.is_last()));
         self.has_owned.store(!owned.is_empty(), Release);
     }
 }
 
 impl Attachment for Home {
     fn retire(&self) {
+        self.epoch.fetch_add(1, Release);
         let idle = std::mem::take(&mut *lock(&self.idle));
         let owned = std::mem::take(&mut *lock(&self.owned));
         #[cfg(feature = "http2")]
         self.http2.retire();
         drop((idle, owned));
+    }
+}
+
+/// What an idle connection must be fit for.
+pub(crate) struct Wanted<'a> {
+    pub(crate) backend: &'a Backend,
+    pub(crate) client: Option<&'a ConnInfo>,
+    /// The request cannot be sent again if the connection turns out to be closed.
+    pub(crate) once: bool,
+}
+
+impl Wanted<'_> {
+    fn suits(&self, conn: &mut Conn) -> bool {
+        conn.leads_to(self.backend) && !conn.is_stale() && !(self.once && conn.is_closed_now())
     }
 }
 

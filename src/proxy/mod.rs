@@ -36,7 +36,7 @@
 //! | idle connections a backend | 1,024 |
 //! | response head | 100 fields, 32 KiB |
 //! | Host | the client's |
-//! | told about the client | `X-Forwarded-For`, `-Proto`, `-Host`; those of untrusted peers replaced |
+//! | told about the client | `X-Forwarded-For`, `-Proto`, `-Host`; those of untrusted peers removed or replaced |
 //! | trusted peers | none |
 //! | `Via` | `evenkeel` |
 //!
@@ -49,8 +49,8 @@
 //! lines, lines without CR, bad chunks, two `Host` fields, an interim response more than 16 times.
 //!
 //! An idle connection that the backend closed is noticed before use and replaced. One that closes
-//! while the request goes out is replaced once if the method is idempotent and there is no body;
-//! otherwise that is an error: [`idle_timeout`](Proxy::idle_timeout) shorter than the backend's
+//! while the request goes out, or answers it with 408 and closes, is replaced once if the method is
+//! idempotent and there is no body; otherwise that is an error: [`idle_timeout`](Proxy::idle_timeout) shorter than the backend's
 //! avoids it.
 //!
 //! CONNECT is refused; `Upgrade: h2c` is not passed on. Upgrades need a client on HTTP/1.1 and a
@@ -60,7 +60,8 @@
 //! # Cost
 //!
 //! No task, no channel, no lock but the backend's own idle stack; no allocation for the exchange
-//! itself in steady state but the response's head buffer being split. A request body costs one
+//! itself in steady state but the response's head buffer being split. A request that cannot be sent
+//! again costs a system call before it uses an idle connection. A request body costs one
 //! box, a new connection a few, HTTP/2 to the backend hyper's.
 
 mod body;

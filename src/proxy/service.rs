@@ -19,7 +19,7 @@ use super::{
     config::Settings,
     h1::{Answer, AnswerBody, Conn, Start},
     headers::{Facts, Length},
-    idle::Home,
+    idle::{Home, Wanted},
     upgrade,
 };
 use crate::{
@@ -107,25 +107,37 @@ impl ResponseFuture {
         let Some(Selected(backend)) = parts.extensions.get::<Selected>() else {
             return Err(ErrorKind::NotRouted.into());
         };
+        // What cannot be forwarded costs no connection.
+        let facts = Facts::read(parts, &self.settings)?;
+        let length = facts.length(pending.body.is_some(), pending.exact)?;
         let home = self.home(backend);
         #[cfg(feature = "http2")]
         if backend.http_protocol() == crate::pool::Protocol::Http2 || home.http2.is_known() {
             let backend = backend.clone();
-            return self.exchange_http2(home, backend, pending);
+            self.exchange_http2(home, backend, pending);
+            return Ok(());
         }
-        match home.take(ConnInfo::of(&parts.extensions)) {
+        let wanted = Wanted {
+            backend,
+            client: facts.conn,
+            once: !self.is_replaceable(parts),
+        };
+        match home.take(&wanted) {
             Some(mut conn) => {
-                start(&mut conn, parts, backend, &self.settings, pending, home)?;
+                self.start(&mut conn, &facts, length, backend, pending, home);
                 self.state = State::Exchanging(conn);
             }
             None => {
-                // What cannot be forwarded needs no connection.
-                Facts::read(parts, &self.settings)?;
                 let backend = backend.clone();
                 self.dial(home, backend, pending);
             }
         }
         Ok(())
+    }
+
+    /// Whether a second try here does no harm (RFC 9112 §9.3.1).
+    fn is_replaceable(&self, parts: &Parts) -> bool {
+        parts.method.is_idempotent() && !self.has_body && !self.again
     }
 
     fn home(&self, backend: &Backend) -> Arc<Home> {
@@ -141,27 +153,19 @@ impl ResponseFuture {
         self.state = State::Dialing(Box::pin(Dialing {
             connect: Box::pin(async move { connector.connect(&target).await }),
             backend,
+            epoch: home.epoch(),
             home: Some(home),
             pending: Some(pending),
         }));
     }
 
     #[cfg(feature = "http2")]
-    fn exchange_http2(
-        &mut self,
-        home: Arc<Home>,
-        backend: Backend,
-        pending: Pending,
-    ) -> Result<(), Error> {
-        if let Some(parts) = &self.parts {
-            Facts::read(parts, &self.settings)?;
-        }
+    fn exchange_http2(&mut self, home: Arc<Home>, backend: Backend, pending: Pending) {
         if let Some(parts) = self.parts.take() {
             let exchange =
                 super::h2::exchange(self.settings.clone(), home, backend, parts, pending);
             self.state = State::Http2(Box::pin(exchange));
         }
-        Ok(())
     }
 
     fn connected(&mut self, dialing: &mut Dialing, connected: Connected) -> Result<(), Error> {
@@ -171,22 +175,58 @@ impl ResponseFuture {
         #[cfg(feature = "http2")]
         if connected.is_http2() {
             home.http2.offer(connected);
-            return self.exchange_http2(home, dialing.backend.clone(), pending);
+            self.exchange_http2(home, dialing.backend.clone(), pending);
+            return Ok(());
         }
         let Some(parts) = &self.parts else {
             return Ok(());
         };
-        let mut conn = Conn::new(connected.into_stream(), self.settings.timeouts);
-        start(
-            &mut conn,
-            parts,
-            &dialing.backend,
-            &self.settings,
-            pending,
-            home,
-        )?;
+        let backend = &dialing.backend;
+        let mut conn = Conn::new(
+            connected.into_stream(),
+            self.settings.timeouts,
+            backend.address(),
+            dialing.epoch,
+        );
+        let facts = Facts::read(parts, &self.settings)?;
+        let length = facts.length(pending.body.is_some(), pending.exact)?;
+        self.start(&mut conn, &facts, length, backend, pending, home);
         self.state = State::Exchanging(conn);
         Ok(())
+    }
+
+    /// Writes the head and begins the exchange.
+    fn start(
+        &self,
+        conn: &mut Conn,
+        facts: &Facts<'_>,
+        length: Length,
+        backend: &Backend,
+        pending: Pending,
+        home: Arc<Home>,
+    ) {
+        if facts.connection_auth {
+            conn.bind(facts.conn.cloned());
+        }
+        let start = Start {
+            body: pending.body,
+            length: match length {
+                Length::Exact(length) => Some(length),
+                Length::Chunked | Length::None => None,
+            },
+            expecting: facts.expects_continue,
+            is_head: facts.parts.method == Method::HEAD,
+            upgrades: facts.upgrade.is_some(),
+            replaceable: self.is_replaceable(facts.parts),
+        };
+        SCRATCH.with_borrow_mut(|head| {
+            head.clear();
+            facts.write_h1(backend, &self.settings, length, head);
+            conn.start(head, start, home);
+            if head.capacity() > KEEP_SCRATCH {
+                *head = Vec::new();
+            }
+        });
     }
 
     /// Makes the response of what the backend answered.
@@ -230,23 +270,16 @@ impl ResponseFuture {
         }
     }
 
-    /// Whether a connection that was closed under the request can be replaced unnoticed
-    /// (RFC 9112 §9.3.1): only where sending twice does no harm.
+    /// Whether a connection that was closed under the request can be replaced unnoticed.
     fn can_redial(&self, conn: &Conn, error: &Error) -> bool {
         let closed = matches!(
             error.kind(),
             ErrorKind::RequestWrite | ErrorKind::ResponseClosed
         );
-        let idempotent = self
-            .parts
-            .as_ref()
-            .is_some_and(|p| p.method.is_idempotent());
         closed
-            && idempotent
             && conn.is_reused()
             && conn.is_untouched()
-            && !self.has_body
-            && !self.again
+            && self.parts.as_ref().is_some_and(|p| self.is_replaceable(p))
     }
 
     fn redial(&mut self) {
@@ -326,45 +359,9 @@ impl fmt::Debug for ResponseFuture {
 struct Dialing {
     connect: Pin<Box<dyn Future<Output = Result<Connected, Error>> + Send>>,
     backend: Backend,
+    epoch: u64,
     home: Option<Arc<Home>>,
     pending: Option<Pending>,
-}
-
-/// Writes the head and begins the exchange.
-fn start(
-    conn: &mut Conn,
-    parts: &Parts,
-    backend: &Backend,
-    settings: &Settings,
-    pending: Pending,
-    home: Arc<Home>,
-) -> Result<(), Error> {
-    let facts = Facts::read(parts, settings)?;
-    let length = facts.length(pending.body.is_some(), pending.exact)?;
-    if facts.connection_auth {
-        conn.bind(facts.conn.cloned());
-    }
-    SCRATCH.with_borrow_mut(|head| {
-        head.clear();
-        facts.write_h1(backend, settings, length, head);
-        conn.start(
-            head,
-            Start {
-                body: pending.body,
-                length: match length {
-                    Length::Exact(length) => Some(length),
-                    Length::Chunked | Length::None => None,
-                },
-                expecting: facts.expects_continue,
-                is_head: parts.method == Method::HEAD,
-            },
-            home,
-        );
-        if head.capacity() > KEEP_SCRATCH {
-            *head = Vec::new();
-        }
-    });
-    Ok(())
 }
 
 thread_local! {

@@ -1,4 +1,6 @@
 mod basics;
+mod fields;
 mod hostile;
+mod reuse;
 mod upgrade;
 mod uploads;

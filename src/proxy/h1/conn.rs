@@ -16,7 +16,7 @@ use tokio::io::{AsyncReadExt, AsyncWrite};
 
 use super::{
     decode::{Decoder, Step},
-    head::{self, Framing, Head, Malformed},
+    head::{self, Asked, Framing, Head, Malformed},
     send::{Out, SendError, Sending, Waiting},
 };
 use crate::{
@@ -24,6 +24,7 @@ use crate::{
     context::ConnInfo,
     deadline::Watch,
     error::{Error, ErrorKind},
+    pool::{Address, Backend},
     proxy::{body::Outgoing, idle::Home},
 };
 
@@ -46,9 +47,13 @@ pub(crate) struct Conn {
     keep: bool,
     /// Carried a request before this one.
     reused: bool,
-    to_head_request: bool,
+    asked: Asked,
     /// Where it goes when it is idle; `None` while it is there.
     home: Option<Arc<Home>>,
+    /// Who is at the other end.
+    address: Address,
+    /// What the home's epoch was when it was dialled.
+    epoch: u64,
     /// Authenticated for one client's connection, and of use to that one only.
     owner: Option<ConnInfo>,
     timeouts: Timeouts,
@@ -79,6 +84,9 @@ pub(crate) struct Start {
     pub(crate) length: Option<u64>,
     pub(crate) expecting: bool,
     pub(crate) is_head: bool,
+    pub(crate) upgrades: bool,
+    /// Sent again over a new connection if this one turns out to be closed.
+    pub(crate) replaceable: bool,
 }
 
 /// A whole response head, and whether its body came along.
@@ -95,7 +103,12 @@ pub(crate) enum AnswerBody {
 }
 
 impl Conn {
-    pub(crate) fn new(stream: Stream, timeouts: Timeouts) -> Box<Self> {
+    pub(crate) fn new(
+        stream: Stream,
+        timeouts: Timeouts,
+        address: Address,
+        epoch: u64,
+    ) -> Box<Self> {
         Box::new(Self {
             stream,
             watch: Watch::new(),
@@ -109,8 +122,10 @@ impl Conn {
             decoder: Decoder::Done,
             keep: true,
             reused: false,
-            to_head_request: false,
+            asked: Asked::default(),
             home: None,
+            address,
+            epoch,
             owner: None,
             timeouts,
         })
@@ -122,7 +137,11 @@ impl Conn {
         self.keep = true;
         self.scanned = 0;
         self.interim = 0;
-        self.to_head_request = start.is_head;
+        self.asked = Asked {
+            head: start.is_head,
+            upgrade: start.upgrades,
+            replaceable: self.reused && start.replaceable,
+        };
         self.expecting = start.expecting && start.body.is_some();
         self.sending = start.body.map(|body| Sending::new(body, start.length));
         // The future writes the rest; if the socket is full, it registers itself, too.
@@ -167,7 +186,11 @@ impl Conn {
                     self.expecting = false;
                     return self.poll_answer(cx, headers);
                 }
-                Ok(Some(HeadRead::Continue)) => continue,
+                Ok(Some(HeadRead::Continue | HeadRead::Interim)) => continue,
+                Ok(Some(HeadRead::Stale)) => {
+                    self.read.clear();
+                    return Poll::Ready(Err(self.failed(ErrorKind::ResponseClosed, STALE)));
+                }
                 Ok(None) => {}
                 Err(error) => return Poll::Ready(Err(self.failed(ErrorKind::ResponseHead, error))),
             }
@@ -203,7 +226,7 @@ impl Conn {
         &mut self,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
-        if self.sending.is_some() || !self.out.is_empty() {
+        if self.sending.is_some() || !self.out.is_done() {
             if let Poll::Ready(Err(_)) = self.poll_send(cx) {
                 // The answer is on its way already; what is left of the request is not needed.
                 self.abandon_request();
@@ -236,7 +259,13 @@ impl Conn {
         if self.watch.poll_expired(cx).is_ready() {
             self.keep = false;
             self.decoder.close();
-            return Poll::Ready(Some(Err(ErrorKind::ResponseBodyTimeout.into())));
+            let kind = if self.sending.is_some() && self.out.left() == 0 {
+                // The backend has all that came, and may be waiting for the rest.
+                ErrorKind::ClientBodyTimeout
+            } else {
+                ErrorKind::ResponseBodyTimeout
+            };
+            return Poll::Ready(Some(Err(kind.into())));
         }
         Poll::Pending
     }
@@ -253,7 +282,7 @@ impl Conn {
     pub(crate) fn finish(mut self: Box<Self>) {
         let whole = self.decoder.is_done()
             && self.sending.is_none()
-            && self.out.is_empty()
+            && self.out.is_done()
             && self.read.is_empty();
         let Some(home) = self.home.take() else { return };
         if !(whole && self.keep) {
@@ -272,8 +301,18 @@ impl Conn {
         self.watch.is_expired() || self.stream.is_stale()
     }
 
-    pub(crate) fn is_expired(&self) -> bool {
-        self.watch.is_expired()
+    /// Returns true if the other end closed it this very moment; costs a system call.
+    pub(crate) fn is_closed_now(&self) -> bool {
+        self.stream.has_news()
+    }
+
+    /// Returns true if the address at the other end is still this backend's.
+    pub(crate) fn leads_to(&self, backend: &Backend) -> bool {
+        self.address.is_of(backend)
+    }
+
+    pub(crate) fn epoch(&self) -> u64 {
+        self.epoch
     }
 
     pub(crate) fn is_reused(&self) -> bool {
@@ -301,6 +340,9 @@ impl Conn {
     }
 
     fn answer(&mut self, head: &Head) -> Result<Answer, Error> {
+        if head.status == StatusCode::SWITCHING_PROTOCOLS {
+            self.may_switch()?;
+        }
         self.keep &= head.keep_alive;
         if std::mem::take(&mut self.expecting) && !head.status.is_success() {
             // RFC 9110 §10.1.1: the backend has no use for the body. One that succeeds without
@@ -323,6 +365,17 @@ impl Conn {
         })
     }
 
+    /// RFC 9110 §15.2.2 and §7.8: only who was asked switches, and only after the whole request.
+    fn may_switch(&self) -> Result<(), Error> {
+        if !self.asked.upgrade {
+            return Err(self.failed(ErrorKind::Upgrade, "a switch that nobody asked for"));
+        }
+        if self.sending.is_some() || !self.out.is_done() {
+            return Err(self.failed(ErrorKind::Upgrade, "a switch amid the request"));
+        }
+        Ok(())
+    }
+
     fn read_head(&mut self, headers: &mut HeaderMap) -> Result<Option<HeadRead>, Malformed> {
         if self.read.is_empty() {
             return Ok(None);
@@ -332,13 +385,19 @@ impl Conn {
         };
         let bytes = self.read.split_to(end).freeze();
         self.scanned = 0;
-        let head = head::parse(&bytes, self.to_head_request, headers)?;
+        let head = head::parse(&bytes, self.asked, headers)?;
+        if head.stale {
+            return Ok(Some(HeadRead::Stale));
+        }
         if head.status.is_informational() && head.status != StatusCode::SWITCHING_PROTOCOLS {
             self.interim += 1;
             if self.interim > MAX_INTERIM {
                 return Err(Malformed("more than 16 interim responses"));
             }
-            return Ok(Some(HeadRead::Continue));
+            return Ok(Some(match head.status {
+                StatusCode::CONTINUE => HeadRead::Continue,
+                _ => HeadRead::Interim,
+            }));
         }
         Ok(Some(HeadRead::Final(head)))
     }
@@ -356,7 +415,13 @@ impl Conn {
 
     fn poll_send(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), SendError>> {
         loop {
-            match self.out.poll_write(&mut self.stream, cx) {
+            let left = self.out.left();
+            let wrote = self.out.poll_write(&mut self.stream, cx);
+            if self.out.left() < left {
+                // Progress: the next wait is a new one.
+                self.phase = Phase::Idle;
+            }
+            match wrote {
                 Poll::Ready(Ok(())) => {}
                 Poll::Ready(Err(error)) => {
                     self.keep = false;
@@ -378,7 +443,6 @@ impl Conn {
             }
             match sending.poll_fill(&mut self.out, cx) {
                 Poll::Ready(Ok(ended)) => {
-                    // Progress: the next wait is a new one.
                     self.phase = Phase::Idle;
                     if ended {
                         self.sending = None;
@@ -450,8 +514,11 @@ impl Conn {
 enum HeadRead {
     Continue,
     Final(Head),
+    Interim,
+    Stale,
 }
 
+const STALE: &str = "408 (Request Timeout) on an idle connection";
 const EARLY: &str = "closed before a whole response head";
 const CUT_OFF: Malformed = Malformed("closed before the end of the body");
 /// What most answers fit into; a connection keeps a buffer of this size while it is idle.

@@ -14,6 +14,17 @@ pub(crate) struct Head {
     pub(crate) keep_alive: bool,
     /// The backend authenticates the connection (NTLM, Negotiate), not the request.
     pub(crate) connection_auth: bool,
+    /// Not an answer: the backend gave up the idle connection before the request came.
+    pub(crate) stale: bool,
+}
+
+/// What the request was, as far as it decides how its response is read.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Asked {
+    pub(crate) head: bool,
+    pub(crate) upgrade: bool,
+    /// Sent over an idle connection, and can be sent again over a new one.
+    pub(crate) replaceable: bool,
 }
 
 /// How the end of the body is found (RFC 9112 §6.3).
@@ -69,7 +80,7 @@ pub(crate) fn find_end(buf: &[u8], scanned: &mut usize) -> Result<Option<usize>,
 /// Parses a whole head into `headers`, without what ends at this hop (RFC 9110 §7.6.1).
 pub(crate) fn parse(
     head: &Bytes,
-    to_head_request: bool,
+    asked: Asked,
     headers: &mut HeaderMap,
 ) -> Result<Head, Malformed> {
     let mut fields = [const { MaybeUninit::uninit() }; MAX_FIELDS];
@@ -94,17 +105,21 @@ pub(crate) fn parse(
     for field in parsed.headers.iter() {
         scan.look(field)?;
     }
-    let framing = scan.framing(status, old, to_head_request)?;
+    let framing = scan.framing(status, old, asked.head)?;
+    let keep_alive = !old && !scan.close && framing != Framing::Close;
+    // RFC 9110 §15.5.9: whose request was on its way may repeat it on a new connection.
+    let stale = asked.replaceable && status == StatusCode::REQUEST_TIMEOUT && !keep_alive;
     // Only a head that is sound replaces the fields that were there: the request's, which another
     // attempt may need.
-    if !status.is_informational() || status == StatusCode::SWITCHING_PROTOCOLS {
+    if !stale && (!status.is_informational() || status == StatusCode::SWITCHING_PROTOCOLS) {
         scan.fill(parsed.headers, status, head, headers)?;
     }
     Ok(Head {
         status,
         framing,
-        keep_alive: !old && !scan.close && framing != Framing::Close,
+        keep_alive,
         connection_auth: scan.connection_auth,
+        stale,
     })
 }
 
@@ -247,12 +262,10 @@ pub(crate) fn is_protected(name: &HeaderName) -> bool {
 
 /// Returns true for a scheme that authenticates the connection: it must not be shared.
 pub(crate) fn authenticates_connection(value: &[u8]) -> bool {
-    [&b"ntlm"[..], b"negotiate"].iter().any(|scheme| {
-        value.len() >= scheme.len()
-            && value[..scheme.len()].eq_ignore_ascii_case(scheme)
-            && value
-                .get(scheme.len())
-                .is_none_or(|&b| b == b' ' || b == b',')
+    // Several challenges may stand in one field (RFC 9110 §11.6.1).
+    tokens(value).any(|challenge| {
+        let scheme = challenge.split(|&b| b == b' ').next().unwrap_or_default();
+        scheme.eq_ignore_ascii_case(b"ntlm") || scheme.eq_ignore_ascii_case(b"negotiate")
     })
 }
 
@@ -279,7 +292,8 @@ mod tests {
         let mut scanned = 0;
         let end = find_end(text.as_bytes(), &mut scanned)?.ok_or(Malformed("not whole"))?;
         let mut headers = HeaderMap::new();
-        let head = parse(&Bytes::from(text[..end].to_owned()), false, &mut headers)?;
+        let bytes = Bytes::from(text[..end].to_owned());
+        let head = parse(&bytes, Asked::default(), &mut headers)?;
         Ok((head, headers))
     }
 
@@ -359,6 +373,8 @@ mod tests {
             ("NTLM", true),
             ("negotiate abc", true),
             ("Basic", false),
+            ("Basic realm=\"x\", NTLM", true),
+            ("Digest realm=\"x\",Negotiate", true),
             ("NTLMx", false),
         ] {
             let (head, _) = read(&format!(

@@ -30,8 +30,14 @@ pub(super) struct Out {
 }
 
 impl Out {
-    pub(super) fn is_empty(&self) -> bool {
-        self.written == self.head.len() && self.data.is_empty() && self.tail.is_empty()
+    /// Returns how many bytes are still to be written.
+    pub(super) fn left(&self) -> usize {
+        self.head.len() - self.written + self.data.len() + self.tail.len()
+    }
+
+    /// Returns true if nothing is left here or in the stream's own buffer.
+    pub(super) fn is_done(&self) -> bool {
+        self.left() == 0 && !self.unflushed
     }
 
     /// Keeps what a first write left over.
@@ -48,7 +54,7 @@ impl Out {
         stream: &mut Stream,
         cx: &mut Context<'_>,
     ) -> Poll<io::Result<()>> {
-        while !self.is_empty() {
+        while self.left() > 0 {
             let slices = [
                 IoSlice::new(&self.head[self.written..]),
                 IoSlice::new(&self.data),

@@ -11,7 +11,12 @@ use tokio::{
 };
 
 use super::{AnswerBody, Conn, Start, Timeouts};
-use crate::{connect::Stream, error::ErrorKind, proxy::idle::Home};
+use crate::{
+    Backend,
+    connect::Stream,
+    error::ErrorKind,
+    proxy::idle::{Home, Wanted},
+};
 
 /// What a client would see of one exchange.
 #[derive(Debug, PartialEq, Eq)]
@@ -31,15 +36,18 @@ async fn exchange(wire: &[u8], slices: &[usize]) -> Seen {
         response: Duration::from_secs(30),
         idle: Duration::from_secs(30),
     };
-    let mut conn = Conn::new(Stream::Unix(ours), timeouts);
+    let backend = Backend::new("a", "http://127.0.0.1:1").unwrap();
+    let mut conn = Conn::new(Stream::Unix(ours), timeouts, backend.address(), 0);
     let start = Start {
         body: None,
         length: None,
         expecting: false,
         is_head: false,
+        upgrades: false,
+        replaceable: false,
     };
     conn.start(b"GET / HTTP/1.1\r\n\r\n", start, home.clone());
-    let backend = async {
+    let peer = async {
         let mut request = [0; 18];
         theirs.read_exact(&mut request).await.unwrap();
         let mut rest = wire;
@@ -57,9 +65,15 @@ async fn exchange(wire: &[u8], slices: &[usize]) -> Seen {
         }
         drop(theirs);
     };
-    let (seen, ()) = tokio::join!(read(conn), backend);
+    let (seen, ()) = tokio::join!(read(conn), peer);
     Seen {
-        kept: home.take(None).is_some(),
+        kept: home
+            .take(&Wanted {
+                backend: &backend,
+                client: None,
+                once: false,
+            })
+            .is_some(),
         ..seen
     }
 }

@@ -104,10 +104,38 @@ async fn a_switch_that_nobody_asked_for_is_an_error() {
     )])
     .await;
     let backend = Backend::new("a", &format!("http://{}", origin.address)).unwrap();
-    let mut request = Request::get("/")
-        .body(http_body_util::Empty::<Bytes>::new())
-        .unwrap();
+    for fields in [&[][..], &[("connection", "upgrade"), ("upgrade", "h2c")]] {
+        let mut request = Request::get("/")
+            .body(http_body_util::Empty::<Bytes>::new())
+            .unwrap();
+        for (name, value) in fields {
+            let value = http::HeaderValue::from_static(value);
+            request.headers_mut().insert(*name, value);
+        }
+        request.extensions_mut().insert(Selected(backend.clone()));
+        let error = Proxy::new().oneshot(request).await.unwrap_err();
+        assert_eq!(error.kind(), evenkeel::ErrorKind::Upgrade);
+        assert!(format!("{error}").contains("nobody asked"), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn a_switch_amid_the_request_is_an_error() {
+    let origin = crate::support::Scripted::play(vec![crate::support::Act::Send(
+        b"HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: x\r\n\r\n",
+    )])
+    .await;
+    let backend = Backend::new("a", &format!("http://{}", origin.address)).unwrap();
+    let (sender, body) = http_body_util::channel::Channel::<Bytes, std::io::Error>::new(1);
+    let mut request = Request::post("/").body(body).unwrap();
+    for name in ["connection", "upgrade"] {
+        let value = if name == "upgrade" { "x" } else { "upgrade" };
+        let value = http::HeaderValue::from_static(value);
+        request.headers_mut().insert(name, value);
+    }
     request.extensions_mut().insert(Selected(backend));
     let error = Proxy::new().oneshot(request).await.unwrap_err();
     assert_eq!(error.kind(), evenkeel::ErrorKind::Upgrade);
+    assert!(format!("{error}").contains("amid"), "{error}");
+    drop(sender);
 }

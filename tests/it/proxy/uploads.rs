@@ -117,8 +117,56 @@ async fn two_sides_that_both_fall_silent_are_timed_out() {
         .await
         .expect("a silence must end");
     let error = silent.unwrap().map(Frame::into_data).unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::ResponseBodyTimeout);
+    assert_eq!(
+        error.kind(),
+        ErrorKind::ClientBodyTimeout,
+        "a backend that has all that came is not to blame"
+    );
     drop(sender);
+}
+
+#[tokio::test]
+async fn only_100_lets_a_body_go_that_waits_for_it() {
+    let (backend, played) = backend(async |mut stream: TcpStream| {
+        let heads = b"HTTP/1.1 103 Early Hints\r\nlink: x\r\n\r\n\
+            HTTP/1.1 417 Expectation Failed\r\ncontent-length: 0\r\n\r\n";
+        stream.write_all(heads).await.unwrap();
+        let mut rest = Vec::new();
+        stream.read_to_end(&mut rest).await.unwrap();
+        assert_eq!(rest, b"", "nobody asked for the body");
+    })
+    .await;
+    let response = Proxy::new().oneshot(expecting(&backend)).await.unwrap();
+    assert_eq!(response.status(), StatusCode::EXPECTATION_FAILED);
+    drop(response);
+    timeout(PATIENCE, played)
+        .await
+        .expect("it must be closed")
+        .unwrap();
+}
+
+#[tokio::test]
+async fn a_backend_that_reads_slowly_but_steadily_is_not_timed_out() {
+    const SIZE: usize = 8 << 20;
+    let (backend, played) = backend(async |mut stream: TcpStream| {
+        let mut got = 0;
+        let mut buf = vec![0; 64 << 10];
+        while got < SIZE {
+            got += stream.read(&mut buf).await.unwrap();
+            // The pace of a slow link; the whole takes several idle time-outs.
+            tokio::time::sleep(Duration::from_millis(15)).await;
+        }
+        let head = b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n";
+        stream.write_all(head).await.unwrap();
+    })
+    .await;
+    let proxy = Proxy::new()
+        .idle_timeout(Duration::from_millis(500))
+        .unwrap();
+    let request = post(&backend, Full::from(vec![0; SIZE]));
+    let response = timeout(PATIENCE, proxy.oneshot(request)).await.unwrap();
+    assert_eq!(response.unwrap().status(), StatusCode::OK);
+    played.await.unwrap();
 }
 
 const PATIENCE: Duration = Duration::from_secs(30);
