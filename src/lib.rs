@@ -61,6 +61,7 @@ pub mod error;
 
 pub mod pool;
 
+mod alarm;
 pub mod connect;
 pub mod context;
 #[cfg_attr(

@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use http::Extensions;
+use http::{Extensions, request::Parts};
 #[cfg(feature = "access-log")]
 use http::{HeaderValue, Method, Uri, Version};
 use tokio::time::Instant;
@@ -32,6 +32,8 @@ struct Inner {
     received: AtomicU64,
     /// There is an affinity or an attempt: without either, a pick need not look.
     binds: AtomicBool,
+    /// A copy of the request's head is asked for.
+    head_wanted: AtomicBool,
     record: Mutex<Record>,
     /// The request as it came; here, as it would be too large to hand from future to body.
     #[cfg(feature = "access-log")]
@@ -60,6 +62,17 @@ struct Record {
     strategy: Option<&'static str>,
     candidates: usize,
     failure: Option<ErrorKind>,
+    lent: Option<Box<LentHead>>,
+}
+
+/// A copy of a request's head, made while an attempt runs; see [`Exchange::want_head`].
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct LentHead {
+    /// The head, as the attempt had it.
+    pub head: Parts,
+    /// Whether a byte of the request may have gone out.
+    pub sent: bool,
 }
 
 impl Exchange {
@@ -77,6 +90,7 @@ impl Exchange {
                 began,
                 received: AtomicU64::new(0),
                 binds: AtomicBool::new(false),
+                head_wanted: AtomicBool::new(false),
                 record: Mutex::new(Record::default()),
                 #[cfg(feature = "access-log")]
                 original: std::sync::OnceLock::new(),
@@ -251,6 +265,41 @@ impl Exchange {
                 .find(|a| matches!(a.outcome, None | Some(Outcome::Ok)))
                 .map(|a| a.backend.clone())
         })
+    }
+
+    /// Asks whoever holds the request's head for a copy of it, the next time that it is polled:
+    /// another attempt begins beside one that runs, or in its place. So no request is copied
+    /// ahead for the few that need it.
+    pub fn want_head(&self) {
+        self.inner.head_wanted.store(true, Relaxed);
+    }
+
+    /// Lends a copy of the head, if one is asked for. To be called by the service that talks to
+    /// the backend, when it has to wait for the response; `sent` tells whether a byte of the
+    /// request may have gone out. One load where nobody asks.
+    pub fn lend_head(&self, head: &Parts, sent: bool) {
+        if !self.inner.head_wanted.load(Relaxed) {
+            return;
+        }
+        let mut head = head.clone();
+        // Kept here, the record would keep itself alive.
+        head.extensions.remove::<Self>();
+        let mut record = self.record();
+        if self.inner.head_wanted.swap(false, Relaxed) {
+            record.lent = Some(Box::new(LentHead { head, sent }));
+        }
+    }
+
+    /// Takes the copy that was asked for; `None` where nobody lent one. In either case it is no
+    /// longer asked for.
+    #[must_use]
+    pub fn take_head(&self) -> Option<LentHead> {
+        let mut record = self.record();
+        self.inner.head_wanted.store(false, Relaxed);
+        let mut lent = *record.lent.take()?;
+        drop(record);
+        lent.head.extensions.insert(self.clone());
+        Some(lent)
     }
 
     /// Notes why the request as a whole failed; the last call counts.
@@ -576,6 +625,34 @@ mod tests {
         assert_eq!(exchange.bounds().tried, [a.incarnation(), b.incarnation()]);
         assert_eq!(exchange.sticky_verdict(), Some(StickyVerdict::Valid));
         assert_eq!(exchange.decision(), Some(("test", 1)));
+    }
+
+    #[test]
+    fn a_head_is_lent_to_who_asks_and_only_then() {
+        let (mut head, ()) = http::Request::new(()).into_parts();
+        let exchange = Exchange::of(&mut head.extensions);
+        head.headers.insert("x-mine", "1".parse().unwrap());
+        exchange.lend_head(&head, false);
+        assert!(exchange.take_head().is_none(), "nobody asked");
+        exchange.want_head();
+        exchange.lend_head(&head, true);
+        exchange.lend_head(&head, false);
+        let lent = exchange.take_head().unwrap();
+        assert!(lent.sent, "the first counts");
+        assert_eq!(lent.head.headers, head.headers);
+        assert!(
+            lent.head.extensions.get::<Exchange>().is_some(),
+            "the record goes along"
+        );
+        assert!(exchange.take_head().is_none(), "once");
+        exchange.want_head();
+        exchange.lend_head(&head, true);
+        let weak = Arc::downgrade(&exchange.inner);
+        drop((exchange, head, lent));
+        assert!(
+            weak.upgrade().is_none(),
+            "what nobody took keeps nothing alive"
+        );
     }
 
     #[test]

@@ -53,6 +53,6 @@ pub use drain::{Drain, Drainer};
 #[cfg(feature = "access-log")]
 pub(crate) use exchange::Original;
 pub(crate) use exchange::Wanted;
-pub use exchange::{Affinity, Attempt, Exchange, Outcome, StickyVerdict};
+pub use exchange::{Affinity, Attempt, Exchange, LentHead, Outcome, StickyVerdict};
 pub use selected::Selected;
 pub use tunnel::Tunnel;

@@ -109,6 +109,11 @@ impl Budget {
         account.spent.fetch_sub(UNIT, Relaxed);
         false
     }
+
+    /// Gives back what was paid for a retry that was not made.
+    pub(super) fn refund(&self) {
+        self.account.spent.fetch_sub(UNIT, Relaxed);
+    }
 }
 
 impl Account {

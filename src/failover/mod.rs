@@ -21,10 +21,35 @@
 //!
 //! # Where it goes
 //!
-//! Above `Balance`, below `Sticky` and `Respond`. It reads no note and writes none: the
-//! [`Exchange`](crate::context::Exchange) travels with the request, and balance finds in it the
-//! backends that were tried. What is called must pick anew at each call; placed below balance,
-//! the layer would knock at the same door again.
+//! Above `Balance`, below `Sticky` and `Respond`. The [`Exchange`](crate::context::Exchange)
+//! travels with the request, and balance finds in it the backends that were tried. The layer
+//! writes into it what only it can know: that a hedge won ([`Outcome::Hedged`]), that the time for
+//! one try is up, that an answer was bettered. It does so before it drops the attempt, so that
+//! health, whose future is dropped without a result, reads who is to be charged. What is called
+//! must pick anew at each call; placed below balance, the layer would knock at the same door
+//! again.
+//!
+//! # Hedging
+//!
+//! With [`hedge`](FailoverLayer::hedge), a request that waits for longer than most is sent to a
+//! second backend beside the first:
+//!
+//! | what happens | who answers | the other attempt ends as |
+//! |---|---|---|
+//! | the hedge answers while the first waits | the hedge | `hedged`: charged to its backend |
+//! | the first answers while the hedge waits | the first | `cancelled`: charged to nobody |
+//! | one of them fails | the other, whenever it does | its failure |
+//! | both fail | a third, if the attempts allow it, else the last error stands | its failure |
+//! | one answers with a status that is tried again | the other; the status where that fails | `discarded` |
+//! | the client goes away | nobody | `cancelled`, both |
+//!
+//! A hedge is one of the attempts, paid from the budget; two run side by side at most. It needs a
+//! backend that was not tried and has room: it never waits in a queue. What belongs to a
+//! connection (an upgrade, NTLM) is not hedged; a request that a sticky cookie binds to a backend
+//! is, but only once that backend is out: a session is not moved for being slow.
+//!
+//! The head is not copied ahead: the proxy lends one when a hedge begins
+//! ([`Exchange::lend_head`]), and a foreign service that does not is not hedged.
 //!
 //! # Defaults
 //!
@@ -35,6 +60,12 @@
 //! | retried after that | idempotent methods (RFC 9110 §9.2.2), while what was read of the body fits the replay buffer |
 //! | replay buffer | 64 KiB a request |
 //! | budget | 20 % of the requests and 3 a second, saved up for 10 s |
+//! | hedging | off; with [`Hedge::new`], GET and HEAD after the 95th percentile, 50 ms at least, 2000 ms at most |
+//! | time for one try, for all | none |
+//! | statuses tried again | none |
+//! | wait before the second try | none |
+//! | wait before the third, and doubling | up to 25 ms, up to 250 ms |
+//! | `Retry-After` honoured | up to 1 s; where it is more, the client gets it |
 //!
 //! # When it fails
 //!
@@ -43,16 +74,28 @@
 //! (retrying at once is pointless), when the response head is there already, when the attempts
 //! or the budget are used up, or when the inner service does not give the request's head back
 //! ([`Error::take_unsent`](crate::Error::take_unsent)): the proxy of this crate does, a foreign
-//! service must use [`Error::with_unsent`](crate::Error::with_unsent). Each retry is an event at
-//! debug level under `evenkeel::failover`.
+//! service must use [`Error::with_unsent`](crate::Error::with_unsent). Each retry and each hedge
+//! is an event at debug level under `evenkeel::failover`.
 //!
 //! # Cost
 //!
 //! Two atomic additions a request, no copy of the head and, without a body, no allocation. A
 //! request with a body costs two allocations, and a handle (not a copy) of each chunk that is
-//! kept for replay. A retry allocates once.
+//! kept for replay. A retry allocates once. With hedging or a deadline, a request that has to wait
+//! takes a place in its thread's timer wheel (no allocation once it runs) for up to 100 ms, and
+//! its time to the head is counted: one addition; over some 400 requests a second, of a share of
+//! them. A hedge copies the head and boxes its future. With statuses to try again, each idempotent
+//! request's head is copied.
+//!
+//! [`Outcome::Hedged`]: crate::context::Outcome::Hedged
+//! [`Exchange::lend_head`]: crate::context::Exchange::lend_head
 
+mod backoff;
 mod budget;
+mod course;
+mod future;
+mod hedge;
+mod latency;
 mod layer;
 mod policy;
 mod replay;
@@ -60,8 +103,11 @@ mod service;
 #[cfg(test)]
 mod tests;
 
+pub use backoff::Backoff;
 pub use budget::Budget;
+pub use future::ResponseFuture;
+pub use hedge::Hedge;
 pub use layer::FailoverLayer;
 pub use policy::{Decision, Failed, Policy, Standard};
 pub use replay::ReplayBody;
-pub use service::{Failover, ResponseFuture};
+pub use service::Failover;

@@ -393,6 +393,21 @@ fn the_documented_defaults_are_those_of_the_code() {
             budget::PER_SECOND / 1_000,
             budget::SAVED_UP.as_secs()
         ),
+        format!(
+            "GET and HEAD after the {}th percentile, {} ms at least, {} ms at most |",
+            hedge::PERCENTILE,
+            hedge::AT_LEAST.as_millis(),
+            hedge::AT_MOST.as_millis()
+        ),
+        format!(
+            "| wait before the third, and doubling | up to {} ms, up to {} ms |",
+            backoff::BASE.as_millis(),
+            backoff::MAX.as_millis()
+        ),
+        format!(
+            "| `Retry-After` honoured | up to {} s;",
+            backoff::RETRY_AFTER.as_secs()
+        ),
     ];
     for row in rows {
         assert!(docs.contains(&row), "the table must say: {row}");
@@ -404,6 +419,16 @@ fn settings_out_of_range_are_refused_by_name() {
     for attempts in [0, 11] {
         let error = FailoverLayer::new().max_attempts(attempts).unwrap_err();
         assert_eq!(error.field(), "max_attempts");
+    }
+    for bad in [Duration::ZERO, Duration::from_secs(3_601)] {
+        let error = FailoverLayer::new().per_try_timeout(bad).unwrap_err();
+        assert_eq!(error.field(), "per_try_timeout");
+        let error = FailoverLayer::new().timeout(bad).unwrap_err();
+        assert_eq!(error.field(), "timeout");
+    }
+    for bad in [200, 399, 600, 1_000] {
+        let error = FailoverLayer::new().retry_statuses([503, bad]).unwrap_err();
+        assert_eq!(error.field(), "retry_statuses");
     }
 }
 

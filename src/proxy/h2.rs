@@ -1,8 +1,8 @@
 //! HTTP/2 with a backend: hyper's, one connection a backend.
 
 use std::{
-    future::Future,
-    pin::Pin,
+    future::{Future, poll_fn},
+    pin::{Pin, pin},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
@@ -31,6 +31,7 @@ use super::{
 };
 use crate::{
     connect::Connected,
+    context::Exchange,
     deadline::Watch,
     error::{BoxError, Error, ErrorKind},
     pool::Backend,
@@ -147,7 +148,19 @@ pub(super) async fn exchange(
     parts: Parts,
     pending: Pending,
 ) -> (Parts, Result<Response<Body>, Error>) {
-    let result = send(&settings, &home, &backend, &parts, pending).await;
+    let result = {
+        let exchange = parts.extensions.get::<Exchange>();
+        let mut sending = pin!(send(&settings, &home, &backend, &parts, pending));
+        poll_fn(|cx| {
+            let polled = sending.as_mut().poll(cx);
+            if let (Poll::Pending, Some(exchange)) = (&polled, exchange) {
+                // What hyper has taken it may have sent.
+                exchange.lend_head(&parts, true);
+            }
+            polled
+        })
+        .await
+    };
     home.keep_reaping();
     (parts, result)
 }

@@ -24,7 +24,7 @@ use super::{
 };
 use crate::{
     connect::Connected,
-    context::{ConnInfo, Selected},
+    context::{ConnInfo, Exchange, Selected},
     error::{BoxError, Error, ErrorKind},
     pool::Backend,
 };
@@ -270,6 +270,15 @@ impl ResponseFuture {
         }
     }
 
+    /// Lends the head to who wants to begin another attempt beside this one.
+    fn lend(&self, sent: bool) {
+        if let Some(parts) = &self.parts {
+            if let Some(exchange) = parts.extensions.get::<Exchange>() {
+                exchange.lend_head(parts, sent);
+            }
+        }
+    }
+
     /// Whether a connection that was closed under the request can be replaced unnoticed.
     fn can_redial(&self, conn: &Conn, error: &Error) -> bool {
         let closed = matches!(
@@ -313,6 +322,7 @@ impl Future for ResponseFuture {
                     match conn.poll_answer(cx, &mut parts.headers) {
                         Poll::Pending => {
                             this.state = State::Exchanging(conn);
+                            this.lend(true);
                             return Poll::Pending;
                         }
                         Poll::Ready(Ok(answer)) => return Poll::Ready(this.respond(conn, answer)),
@@ -323,6 +333,7 @@ impl Future for ResponseFuture {
                 State::Dialing(mut dialing) => match dialing.connect.as_mut().poll(cx) {
                     Poll::Pending => {
                         this.state = State::Dialing(dialing);
+                        this.lend(this.again);
                         return Poll::Pending;
                     }
                     Poll::Ready(Ok(connected)) => {

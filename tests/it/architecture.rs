@@ -8,7 +8,7 @@ use std::{
 /// Floors from the ground up; rooms on one floor do not know each other.
 const FLOORS: [&[&str]; 5] = [
     &["error"],
-    &["pool", "deadline"],
+    &["alarm", "deadline", "pool"],
     &["context", "connect"],
     &[
         "access_log",

@@ -17,6 +17,10 @@ use tower::{Layer, Service, ServiceExt, service_fn};
 
 use crate::support::{Origin, refused};
 
+mod deadlines;
+mod side_by_side;
+mod stage;
+
 fn request(method: Method, body: &'static str) -> Request<Full<Bytes>> {
     let mut request = Request::new(Full::new(Bytes::from_static(body.as_bytes())));
     *request.method_mut() = method;

@@ -1,0 +1,162 @@
+//! How long to wait before another try.
+
+use std::time::Duration;
+
+use crate::error::ConfigError;
+
+/// The waits between tries: full jitter under a bound that doubles.
+///
+/// # Why none before the first?
+///
+/// The second try goes to another backend: waiting would cost the client time and spare nobody.
+/// From the third on, two backends have failed, and it is likely that more than a backend is ill;
+/// requests that come back at random moments give it room to recover.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use]
+pub struct Backoff {
+    base: Duration,
+    max: Duration,
+    retry_after: Duration,
+}
+
+impl Backoff {
+    /// Waits up to 25 ms before the third try, twice that before each further, 250 ms at most.
+    pub fn new() -> Self {
+        Self {
+            base: BASE,
+            max: MAX,
+            retry_after: RETRY_AFTER,
+        }
+    }
+
+    /// Sets the bound of the wait before the third try, and the most that doubling makes of it. A
+    /// base of 0 switches waits off, but for `Retry-After`.
+    ///
+    /// Default: 25 ms and 250 ms.
+    ///
+    /// # Errors
+    ///
+    /// When the base is over the most, or that over 60 s.
+    pub fn exponential(mut self, base: Duration, max: Duration) -> Result<Self, ConfigError> {
+        if base > max || max > LONGEST {
+            let message = format!(
+                "{base:?} to {max:?}: a base up to the most, and that up to 60 s, is accepted"
+            );
+            return Err(ConfigError::new("backoff", message));
+        }
+        (self.base, self.max) = (base, max);
+        Ok(self)
+    }
+
+    /// Sets up to which `Retry-After` of a backend a client is made to wait; where a backend asks
+    /// for more, its answer goes to the client instead, `Retry-After` included. The second try,
+    /// on a backend that did not ask, never waits.
+    ///
+    /// Default: 1 s.
+    ///
+    /// # Errors
+    ///
+    /// When it is over 60 s.
+    pub fn retry_after(mut self, most: Duration) -> Result<Self, ConfigError> {
+        if most > LONGEST {
+            let message = format!("{most:?}: 0 s to 60 s is accepted");
+            return Err(ConfigError::new("backoff.retry_after", message));
+        }
+        self.retry_after = most;
+        Ok(self)
+    }
+
+    /// Returns the wait after this many tries; `None` when the backend asks for too long a one.
+    /// `random` is within 0 to 1.
+    pub(super) fn wait(
+        &self,
+        tries: u32,
+        asked: Option<Duration>,
+        random: f64,
+    ) -> Option<Duration> {
+        if tries < 2 {
+            return Some(Duration::ZERO);
+        }
+        let doubled = 2_u32.saturating_pow(tries - 2);
+        let bound = self.base.saturating_mul(doubled).min(self.max);
+        let wait = bound.mul_f64(random.clamp(0.0, 1.0));
+        match asked {
+            Some(asked) if asked > self.retry_after => None,
+            Some(asked) => Some(wait.max(asked)),
+            None => Some(wait),
+        }
+    }
+}
+
+impl Default for Backoff {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// Envoy's: a client does not notice, a backend that restarts a listener is back.
+pub(super) const BASE: Duration = Duration::from_millis(25);
+/// Ten times the base, as Envoy's.
+pub(super) const MAX: Duration = Duration::from_millis(250);
+/// More is for the client to decide.
+pub(super) const RETRY_AFTER: Duration = Duration::from_secs(1);
+const LONGEST: Duration = Duration::from_secs(60);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn waits_double_up_to_the_most_with_full_jitter() {
+        let ms = Duration::from_millis;
+        let backoff = Backoff::new();
+        for (tries, most) in [
+            (1, 0),
+            (2, 25),
+            (3, 50),
+            (4, 100),
+            (5, 200),
+            (6, 250),
+            (40, 250),
+        ] {
+            assert_eq!(
+                backoff.wait(tries, None, 1.0),
+                Some(ms(most)),
+                "after {tries}"
+            );
+            assert_eq!(backoff.wait(tries, None, 0.0), Some(ms(0)), "after {tries}");
+            assert_eq!(
+                backoff.wait(tries, None, 0.5),
+                Some(ms(most) / 2),
+                "after {tries}"
+            );
+        }
+    }
+
+    #[test]
+    fn what_a_backend_asks_for_is_honoured_up_to_a_bound() {
+        let ms = Duration::from_millis;
+        let backoff = Backoff::new();
+        for (tries, asked, wait) in [
+            (1, ms(60_000), Some(ms(0))),
+            (2, ms(600), Some(ms(600))),
+            (2, ms(1), Some(ms(25))),
+            (2, ms(1_001), None),
+        ] {
+            let told = backoff.wait(tries, Some(asked), 1.0);
+            assert_eq!(told, wait, "after {tries}, asked for {asked:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_out_of_range_is_refused_by_name() {
+        let long = Duration::from_secs(61);
+        let refused = |result: Result<Backoff, ConfigError>| result.unwrap_err().field().to_owned();
+        assert_eq!(refused(Backoff::new().exponential(MAX, BASE)), "backoff");
+        assert_eq!(refused(Backoff::new().exponential(BASE, long)), "backoff");
+        assert_eq!(
+            refused(Backoff::new().retry_after(long)),
+            "backoff.retry_after"
+        );
+    }
+}

@@ -1,0 +1,693 @@
+//! What becomes of a request's attempts: who wins, who is charged, and when another begins.
+
+use std::{
+    fmt,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use http::{HeaderMap, Request, Response, header, request::Parts};
+use http_body::Body;
+use tokio::time::{Instant, sleep};
+use tower_service::Service;
+
+use super::{
+    future::{Attempt, Next},
+    policy::{Decision, Failed},
+    replay::{Replay, ReplayBody},
+    service::Shared,
+};
+use crate::{
+    alarm::Alarm,
+    context::{Attempt as Tried, Exchange, Outcome},
+    error::{BoxError, Error, ErrorKind},
+};
+
+/// A request's way through its attempts, but for the first of those that run.
+pub(super) struct Course<S, B>
+where
+    S: Service<Request<ReplayBody<B>>>,
+{
+    /// `None` where there is neither a second attempt nor a deadline.
+    shared: Option<Arc<Shared<S>>>,
+    /// `None` once there can be no further attempt.
+    replay: Option<Replay<B>>,
+    attempts: u32,
+    /// Why the first attempt failed.
+    first: Option<Error>,
+    watch: Option<Watch>,
+    /// Boxed, as it is rare.
+    beside: Option<Box<Beside<S, B>>>,
+}
+
+/// What is needed where there are deadlines, hedges or statuses to look at.
+pub(super) struct Watch {
+    exchange: Exchange,
+    alarm: Alarm,
+    /// A hedge may begin.
+    hedges: bool,
+    /// The time to the response head is counted.
+    sampled: bool,
+    asked: Option<Asked>,
+    /// The head, where a response may be what calls for another attempt.
+    copy: Option<Box<Parts>>,
+}
+
+/// What a copy of the head was asked for.
+#[derive(Clone, Copy)]
+enum Asked {
+    Hedge { first: usize },
+    Retry { which: Which, number: usize },
+}
+
+/// One of two attempts that run side by side.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Which {
+    First,
+    Hedge,
+}
+
+/// What there is beside the attempt begun first.
+struct Beside<S, B>
+where
+    S: Service<Request<ReplayBody<B>>>,
+{
+    hedge: Option<Hedge<S, B>>,
+    held: Option<Held<S::Response>>,
+}
+
+struct Hedge<S, B>
+where
+    S: Service<Request<ReplayBody<B>>>,
+{
+    attempt: Pin<Box<Attempt<S, B, S::Future>>>,
+    /// Its number in the record, once it is there.
+    number: Option<usize>,
+    /// How many attempts were in the record before.
+    before: usize,
+    /// The number of the attempt that it runs beside; `None` once that is over.
+    first: Option<usize>,
+}
+
+/// A response with a status that is tried again: the client gets it if nothing better comes.
+struct Held<R> {
+    response: R,
+    number: Option<usize>,
+    /// Let go of once the record has more attempts than this.
+    until: Option<usize>,
+}
+
+/// What follows the end of an attempt.
+pub(super) enum Step<S, B, R> {
+    End(Result<R, Error>),
+    Try(Box<Next<S, B>>),
+    /// For the other one.
+    Wait(Which),
+}
+
+/// What the time brings.
+pub(super) enum Turn<R> {
+    Again,
+    End(Result<R, Error>),
+    Lost(Which, Error),
+    Sleep,
+}
+
+/// What is due.
+enum Due {
+    Hedge { first: usize },
+    Nothing { before: Duration },
+    Total,
+    Try { which: Which, number: usize },
+}
+
+impl Watch {
+    pub(super) fn new(
+        exchange: Exchange,
+        hedges: bool,
+        sampled: bool,
+        copy: Option<Box<Parts>>,
+    ) -> Self {
+        Self {
+            exchange,
+            alarm: Alarm::default(),
+            hedges,
+            sampled,
+            asked: None,
+            copy,
+        }
+    }
+
+    fn runs(&self, number: usize) -> bool {
+        let runs = |all: &[Tried]| all.get(number).is_some_and(|a| a.outcome.is_none());
+        self.exchange.attempts(runs)
+    }
+
+    fn backend(&self, number: usize) -> Option<String> {
+        let id = |all: &[Tried]| all.get(number).map(|a| a.backend.id().to_owned());
+        self.exchange.attempts(id)
+    }
+
+    /// The head, and whether some of it may have gone out.
+    fn head(&self) -> Option<(Parts, bool)> {
+        let lent = self.exchange.take_head().map(|lent| (lent.head, lent.sent));
+        lent.or_else(|| Some(((**self.copy.as_ref()?).clone(), true)))
+    }
+}
+
+impl<S, B> Course<S, B>
+where
+    S: Service<Request<ReplayBody<B>>>,
+{
+    pub(super) fn new(
+        shared: Option<Arc<Shared<S>>>,
+        replay: Option<Replay<B>>,
+        watch: Option<Watch>,
+    ) -> Self {
+        Self {
+            shared,
+            replay,
+            attempts: 1,
+            first: None,
+            watch,
+            beside: None,
+        }
+    }
+
+    fn hedge(&mut self) -> Option<&mut Hedge<S, B>> {
+        self.beside.as_mut()?.hedge.as_mut()
+    }
+
+    /// Lets go of a response that is bettered.
+    fn discard(&mut self) {
+        let held = self.beside.as_mut().and_then(|beside| beside.held.take());
+        let (Some(held), Some(watch)) = (held, &self.watch) else {
+            return;
+        };
+        if let Some(number) = held.number {
+            watch.exchange.end_attempt(number, Outcome::Discarded);
+        }
+    }
+
+    /// Where another attempt has begun, the answer of the one before is not needed.
+    fn let_go(&mut self) {
+        let held = self.beside.as_ref().and_then(|beside| beside.held.as_ref());
+        if let (Some(until), Some(watch)) = (held.and_then(|held| held.until), &self.watch) {
+            if watch.exchange.attempts(<[_]>::len) > until {
+                self.discard();
+            }
+        }
+    }
+}
+
+impl<S, B, R> Course<S, B>
+where
+    S: Service<Request<ReplayBody<B>>, Response = Response<R>> + Clone,
+    S::Error: Into<BoxError>,
+    B: Body,
+{
+    /// Polls the attempt begun later, where there is one.
+    pub(super) fn poll_hedge(&mut self, cx: &mut Context<'_>) -> Poll<Result<Response<R>, Error>> {
+        if self.beside.is_none() {
+            return Poll::Pending;
+        }
+        self.let_go();
+        let Some(watch) = &self.watch else {
+            return Poll::Pending;
+        };
+        let Some(hedge) = self
+            .beside
+            .as_mut()
+            .and_then(|beside| beside.hedge.as_mut())
+        else {
+            return Poll::Pending;
+        };
+        let polled = hedge.attempt.as_mut().poll(cx);
+        if hedge.number.is_none() && hedge.attempt.is_calling() {
+            let count = watch.exchange.attempts(<[_]>::len);
+            if count > hedge.before {
+                hedge.number = Some(count - 1);
+            } else if hedge.before > 0 && polled.is_pending() {
+                // It waits for a backend with room: that is no time for hedges.
+                self.take_back();
+                return Poll::Pending;
+            }
+        }
+        polled
+    }
+
+    /// Takes back a hedge that found no backend.
+    fn take_back(&mut self) {
+        if let Some(beside) = &mut self.beside {
+            beside.hedge = None;
+        }
+        self.attempts -= 1;
+        self.no_hedge();
+    }
+
+    /// Does without a hedge that is paid for.
+    fn no_hedge(&mut self) {
+        if let (Some(shared), Some(watch)) = (&self.shared, &mut self.watch) {
+            shared.settings.budget.refund();
+            watch.hedges = false;
+        }
+    }
+
+    /// Decides what follows an attempt's end.
+    pub(super) fn settle(
+        &mut self,
+        which: Which,
+        result: Result<Response<R>, Error>,
+    ) -> Step<S, B, Response<R>> {
+        self.let_go();
+        // Its number in the record, that of one that it may have won against, and whether none
+        // other runs.
+        let (number, loser, alone) = match (which, &mut self.beside) {
+            (Which::First, Some(beside)) => match &mut beside.hedge {
+                Some(hedge) => (hedge.first.take(), None, false),
+                None => (None, None, true),
+            },
+            (Which::Hedge, Some(beside)) => match beside.hedge.take() {
+                Some(hedge) => (hedge.number, hedge.first, hedge.first.is_none()),
+                None => (None, None, true),
+            },
+            (_, None) => (None, None, true),
+        };
+        let error = match result {
+            Ok(response) if self.is_refusal(&response) => {
+                return self.refused(which, number, alone, response);
+            }
+            Ok(response) => {
+                self.won(number, loser);
+                return Step::End(Ok(response));
+            }
+            Err(error) => error,
+        };
+        if !alone {
+            if which == Which::Hedge && number.is_none() && error.kind() == ErrorKind::NoBackend {
+                self.take_back();
+            } else {
+                // The other one may yet answer.
+                self.first.get_or_insert(error);
+            }
+            return Step::Wait(which);
+        }
+        if let Some(held) = self.beside.as_mut().and_then(|beside| beside.held.take()) {
+            return Step::End(Ok(held.response));
+        }
+        match self.plan(error) {
+            Ok(next) => Step::Try(next),
+            Err(error) => Step::End(Err(what_stands(&mut self.first, error))),
+        }
+    }
+
+    /// Notes who won and who lost, and how long it took.
+    fn won(&mut self, number: Option<usize>, loser: Option<usize>) {
+        if let Some(watch) = &self.watch {
+            if let Some(loser) = loser {
+                // Before it is dropped: what lies below reads it then.
+                watch.exchange.end_attempt(loser, Outcome::Hedged);
+                tracing::debug!(
+                    target: "evenkeel::failover",
+                    backend = watch.backend(loser).as_deref(), "a hedge won against it"
+                );
+            }
+            let hedge = self.shared.as_ref().and_then(|s| s.settings.hedge.as_ref());
+            if let (true, Some(hedge)) = (watch.sampled, hedge) {
+                let now = Instant::now();
+                watch.exchange.attempts(|all| {
+                    let won = number.map_or_else(|| all.last(), |number| all.get(number));
+                    let lost = loser.and_then(|loser| all.get(loser));
+                    for attempt in won.into_iter().chain(lost) {
+                        hedge.record(now.saturating_duration_since(attempt.began), now);
+                    }
+                });
+            }
+        }
+        self.discard();
+        self.beside = None;
+        if let Some(replay) = self.replay.take() {
+            replay.give_up();
+        }
+    }
+
+    fn is_refusal(&self, response: &Response<R>) -> bool {
+        let copied = self
+            .watch
+            .as_ref()
+            .is_some_and(|watch| watch.copy.is_some());
+        copied
+            && self
+                .shared
+                .as_ref()
+                .is_some_and(|s| s.settings.is_retried(response.status()))
+    }
+
+    /// Decides about a response with a status that is tried again.
+    fn refused(
+        &mut self,
+        which: Which,
+        number: Option<usize>,
+        alone: bool,
+        response: Response<R>,
+    ) -> Step<S, B, Response<R>> {
+        let count = match &self.watch {
+            Some(watch) => watch.exchange.attempts(<[_]>::len),
+            None => 0,
+        };
+        let next = match alone {
+            true => {
+                self.discard();
+                match self.plan_anew(response.headers()) {
+                    Some(next) => Some(next),
+                    None => {
+                        self.won(number, None);
+                        return Step::End(Ok(response));
+                    }
+                }
+            }
+            false => None,
+        };
+        let beside = self.beside.get_or_insert_with(|| {
+            Box::new(Beside {
+                hedge: None,
+                held: None,
+            })
+        });
+        beside.held = Some(Held {
+            response,
+            number: number.or_else(|| count.checked_sub(1)),
+            until: alone.then_some(count),
+        });
+        next.map_or(Step::Wait(which), Step::Try)
+    }
+
+    /// Makes the next attempt of what failed, or returns the error that stands.
+    fn plan(&mut self, mut error: Error) -> Result<Box<Next<S, B>>, Error> {
+        let (Some(shared), Some(replay)) = (&self.shared, &self.replay) else {
+            return Err(error);
+        };
+        let settings = &shared.settings;
+        if self.attempts >= settings.max_attempts || error.is_client() {
+            return Err(error);
+        }
+        let Some(head) = error.take_unsent() else {
+            return Err(error);
+        };
+        let failed = Failed::new(&error, &head, replay.is_untouched());
+        let wanted = settings.policy.decide(&failed) == Decision::Retry;
+        if !wanted || !replay.is_possible() {
+            return Err(error.with_unsent(head));
+        }
+        let backend = head.extensions.get::<Exchange>();
+        let backend = backend.and_then(Exchange::backend);
+        let backend = backend.as_ref().map(|backend| backend.id());
+        let (attempts, kind) = (self.attempts, error.kind());
+        if !settings.budget.withdraw(Instant::now()) {
+            tracing::debug!(
+                target: "evenkeel::failover",
+                backend, attempts, error = %kind, "no retry: the budget is used up"
+            );
+            return Err(error.with_unsent(head));
+        }
+        tracing::debug!(
+            target: "evenkeel::failover",
+            backend, attempts, error = %kind, "trying another backend"
+        );
+        let wait = settings.backoff.wait(attempts, None, fastrand::f64());
+        let next = next(shared, replay, attempts, head, wait.unwrap_or_default());
+        self.attempts += 1;
+        self.first.get_or_insert(error);
+        Ok(next)
+    }
+
+    /// Makes the next attempt where a backend answered with a status that is tried again.
+    fn plan_anew(&mut self, headers: &HeaderMap) -> Option<Box<Next<S, B>>> {
+        let (shared, replay) = (self.shared.as_ref()?, self.replay.as_ref()?);
+        let copy = self.watch.as_ref()?.copy.as_ref()?;
+        let (settings, attempts) = (&shared.settings, self.attempts);
+        if attempts >= settings.max_attempts || !replay.is_possible() {
+            return None;
+        }
+        let asked = retry_after(headers);
+        let wait = settings.backoff.wait(attempts, asked, fastrand::f64())?;
+        if !settings.budget.withdraw(Instant::now()) {
+            tracing::debug!(
+                target: "evenkeel::failover",
+                attempts, "no retry of a status: the budget is used up"
+            );
+            return None;
+        }
+        let next = next(shared, replay, attempts, (**copy).clone(), wait);
+        self.attempts += 1;
+        Some(next)
+    }
+
+    /// Looks at the clock, where something depends on it.
+    pub(super) fn turn(&mut self, cx: &mut Context<'_>) -> Turn<Response<R>> {
+        let (Some(watch), Some(shared)) = (&mut self.watch, &self.shared) else {
+            return Turn::Sleep;
+        };
+        if let Some(asked) = watch.asked.take() {
+            return match asked {
+                Asked::Hedge { first } => self.begin_hedge(first),
+                Asked::Retry { which, number } => self.give_up(which, number),
+            };
+        }
+        if !watch.alarm.is_armed() {
+            if let Some(first) = shared.settings.first_look(watch.hedges) {
+                watch.alarm.arm(first.min(LOOK), cx);
+            }
+            return Turn::Sleep;
+        }
+        if watch.alarm.poll(cx).is_pending() {
+            return Turn::Sleep;
+        }
+        let now = Instant::now();
+        let due = self.due(now);
+        let (Some(watch), Some(shared)) = (&mut self.watch, &self.shared) else {
+            return Turn::Sleep;
+        };
+        let asked = match due {
+            Due::Total => return Turn::End(self.out_of_time(now)),
+            Due::Nothing { before } => {
+                watch.alarm.arm(before, cx);
+                return Turn::Sleep;
+            }
+            Due::Hedge { .. } if !shared.settings.budget.withdraw(now) => {
+                tracing::debug!(target: "evenkeel::failover", "no hedge: the budget is used up");
+                watch.alarm.arm(LOOK, cx);
+                return Turn::Sleep;
+            }
+            Due::Hedge { first } => Asked::Hedge { first },
+            Due::Try { which, number } => Asked::Retry { which, number },
+        };
+        watch.asked = Some(asked);
+        if watch.copy.is_none() {
+            watch.exchange.want_head();
+        }
+        Turn::Again
+    }
+
+    fn due(&mut self, now: Instant) -> Due {
+        let hedged = self.hedge().map(|hedge| (hedge.first, hedge.number));
+        let (Some(watch), Some(shared)) = (&self.watch, &self.shared) else {
+            return Due::Nothing { before: LOOK };
+        };
+        let settings = &shared.settings;
+        let mut clock = Clock { now, before: LOOK };
+        if settings
+            .timeout
+            .is_some_and(|t| clock.is_over(watch.exchange.began(), t))
+        {
+            return Due::Total;
+        }
+        let may_hedge = watch.hedges && hedged.is_none() && self.attempts < settings.max_attempts;
+        let bound = watch.exchange.affinity().map(|affinity| affinity.backend);
+        watch.exchange.attempts(|all| {
+            let runs = |number: &usize| all.get(*number).is_some_and(|a| a.outcome.is_none());
+            let last = all.len().checked_sub(1);
+            let (first, hedge) = hedged.unwrap_or((last, None));
+            let first = first.filter(runs);
+            let each = [(Which::First, first), (Which::Hedge, hedge.filter(runs))];
+            for (which, number) in each {
+                let (Some(number), Some(limit)) = (number, settings.per_try_timeout) else {
+                    continue;
+                };
+                if clock.is_over(all[number].began, limit) {
+                    return Due::Try { which, number };
+                }
+            }
+            if let (true, Some(first), Some(hedge)) = (may_hedge, first, &settings.hedge) {
+                let attempt = &all[first];
+                // A session is moved only once its backend is known to be out.
+                let stays = bound.is_some_and(|bound| {
+                    bound.is_same(&attempt.backend) && attempt.backend.keeps_sessions()
+                });
+                if clock.is_over(attempt.began, hedge.delay()) && !stays {
+                    return Due::Hedge { first };
+                }
+            }
+            Due::Nothing {
+                before: clock.before,
+            }
+        })
+    }
+
+    /// Begins a second attempt beside the first, if that still runs and its head was lent.
+    fn begin_hedge(&mut self, first: usize) -> Turn<Response<R>> {
+        let (Some(watch), Some(shared), Some(replay)) = (&self.watch, &self.shared, &self.replay)
+        else {
+            return Turn::Again;
+        };
+        let head = watch.head();
+        match head {
+            Some((head, _)) if watch.runs(first) && may_be_hedged(&head) => {
+                tracing::debug!(
+                    target: "evenkeel::failover",
+                    backend = watch.backend(first).as_deref(), "hedging a request that takes long"
+                );
+                let before = watch.exchange.attempts(<[_]>::len);
+                let next = next(shared, replay, self.attempts, head, Duration::ZERO);
+                self.attempts += 1;
+                let hedge = Some(Hedge {
+                    attempt: Box::pin(Attempt::Readying { next: Some(next) }),
+                    number: None,
+                    before,
+                    first: Some(first),
+                });
+                match &mut self.beside {
+                    Some(beside) => beside.hedge = hedge,
+                    none => *none = Some(Box::new(Beside { hedge, held: None })),
+                }
+            }
+            _ => self.no_hedge(),
+        }
+        Turn::Again
+    }
+
+    /// Ends an attempt whose time is up.
+    fn give_up(&mut self, which: Which, number: usize) -> Turn<Response<R>> {
+        let Some(watch) = &self.watch else {
+            return Turn::Again;
+        };
+        let head = watch.head();
+        if !watch.runs(number) {
+            return Turn::Again;
+        }
+        let kind = match &head {
+            Some((_, false)) => ErrorKind::ConnectTimeout,
+            Some((_, true)) | None => ErrorKind::ResponseHeadTimeout,
+        };
+        watch.exchange.end_attempt(number, Outcome::Failed(kind));
+        let mut error = Error::new(kind).with_source("the time for one try is up");
+        if kind == ErrorKind::ResponseHeadTimeout {
+            error = error.after_sending();
+        }
+        if let Some((head, _)) = head {
+            error = error.with_unsent(head);
+        }
+        Turn::Lost(which, error)
+    }
+
+    /// Ends the request, as its time is up. What ran for most of it is charged.
+    fn out_of_time(&mut self, now: Instant) -> Result<Response<R>, Error> {
+        let mut kind = ErrorKind::QueueTimeout;
+        if let (Some(watch), Some(shared)) = (&self.watch, &self.shared) {
+            let exchange = &watch.exchange;
+            let half = shared.settings.timeout.unwrap_or_default() / 2;
+            for number in 0..exchange.attempts(<[_]>::len) {
+                kind = ErrorKind::ResponseHeadTimeout;
+                let began = exchange.attempts(|all| all[number].began);
+                let outcome = match now.saturating_duration_since(began) >= half {
+                    true => Outcome::Failed(kind),
+                    false => Outcome::Cancelled,
+                };
+                // Of those that have ended, the end stays.
+                exchange.end_attempt(number, outcome);
+            }
+        }
+        let beside = self.beside.take();
+        if let Some(held) = beside.and_then(|beside| beside.held) {
+            return Ok(held.response);
+        }
+        let error = Error::new(kind).with_source("the time for all tries is up");
+        Err(error.after_sending())
+    }
+}
+
+/// When something is due, and how long until the next of those that are not.
+struct Clock {
+    now: Instant,
+    before: Duration,
+}
+
+impl Clock {
+    fn is_over(&mut self, began: Instant, limit: Duration) -> bool {
+        let left = limit.saturating_sub(self.now.saturating_duration_since(began));
+        if !left.is_zero() {
+            self.before = self.before.min(left);
+        }
+        left.is_zero()
+    }
+}
+
+/// Makes an attempt that begins after a wait.
+fn next<S: Clone, B: Body>(
+    shared: &Shared<S>,
+    replay: &Replay<B>,
+    attempts: u32,
+    head: Parts,
+    wait: Duration,
+) -> Box<Next<S, B>> {
+    let body = replay.next(attempts + 1 == shared.settings.max_attempts);
+    Box::new(Next {
+        service: shared.spare(),
+        request: Request::from_parts(head, body),
+        backoff: (!wait.is_zero()).then(|| Box::pin(sleep(wait))),
+    })
+}
+
+/// Whether two backends may get this request at once: not where it belongs to a connection.
+fn may_be_hedged(head: &Parts) -> bool {
+    let auth = head.headers.get(header::AUTHORIZATION);
+    let scheme = auth.map_or(&b""[..], |value| value.as_bytes());
+    let scheme = scheme.split(|byte| *byte == b' ').next().unwrap_or(scheme);
+    let bound = [&b"NTLM"[..], b"Negotiate"];
+    !head.headers.contains_key(header::UPGRADE)
+        && !bound.iter().any(|name| scheme.eq_ignore_ascii_case(name))
+}
+
+/// Reads `Retry-After` in seconds (RFC 9110 §10.2.3); a date is not worth a clock's drift.
+fn retry_after(headers: &HeaderMap) -> Option<Duration> {
+    let value = headers.get(header::RETRY_AFTER)?.to_str().ok()?;
+    value.trim().parse().ok().map(Duration::from_secs)
+}
+
+/// That there is no other backend says less than why the first one failed.
+fn what_stands(first: &mut Option<Error>, last: Error) -> Error {
+    match last.kind() {
+        ErrorKind::NoBackend => first.take().unwrap_or(last),
+        _ => last,
+    }
+}
+
+impl<S, B> fmt::Debug for Course<S, B>
+where
+    S: Service<Request<ReplayBody<B>>>,
+{
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Course")
+            .field("attempts", &self.attempts)
+            .field(
+                "hedged",
+                &self.beside.as_ref().is_some_and(|b| b.hedge.is_some()),
+            )
+            .finish_non_exhaustive()
+    }
+}
+
+/// Most requests are over by then: what waits for longer looks again, and the wheel stays small.
+const LOOK: Duration = Duration::from_millis(100);

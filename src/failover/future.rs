@@ -1,0 +1,164 @@
+//! The response to come: one attempt, now and then two side by side.
+
+use std::{
+    fmt,
+    future::Future,
+    pin::Pin,
+    task::{Context, Poll, ready},
+};
+
+use http::{Request, Response};
+use http_body::Body;
+use pin_project_lite::pin_project;
+use tokio::time::Sleep;
+use tower_service::Service;
+
+use super::{
+    course::{Course, Step, Turn, Which},
+    replay::ReplayBody,
+};
+use crate::error::{BoxError, Error};
+
+pin_project! {
+    /// The response of a [`Failover`](super::Failover).
+    ///
+    /// Dropped before its end, it drops what runs: every lease comes back, and no backend is
+    /// charged.
+    #[must_use = "futures do nothing unless polled"]
+    pub struct ResponseFuture<S, B>
+    where
+        S: Service<Request<ReplayBody<B>>>,
+    {
+        // The attempt begun first, of those that run.
+        #[pin]
+        attempt: Attempt<S, B, S::Future>,
+        course: Course<S, B>,
+    }
+}
+
+impl<S, B> ResponseFuture<S, B>
+where
+    S: Service<Request<ReplayBody<B>>>,
+{
+    pub(super) fn new(future: S::Future, course: Course<S, B>) -> Self {
+        Self {
+            attempt: Attempt::Calling { future },
+            course,
+        }
+    }
+}
+
+impl<S, B, R> Future for ResponseFuture<S, B>
+where
+    S: Service<Request<ReplayBody<B>>, Response = Response<R>> + Clone,
+    S::Error: Into<BoxError>,
+    B: Body,
+{
+    type Output = Result<Response<R>, Error>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let mut this = self.project();
+        loop {
+            let step = if let Poll::Ready(result) = this.attempt.as_mut().poll(cx) {
+                this.course.settle(Which::First, result)
+            } else if let Poll::Ready(result) = this.course.poll_hedge(cx) {
+                this.course.settle(Which::Hedge, result)
+            } else {
+                match this.course.turn(cx) {
+                    Turn::Sleep => return Poll::Pending,
+                    Turn::Again => continue,
+                    Turn::Lost(which, error) => {
+                        // Its end is in the record already: what lies below reads it now.
+                        if which == Which::First {
+                            this.attempt.set(Attempt::Gone);
+                        }
+                        this.course.settle(which, Err(error))
+                    }
+                    Turn::End(result) => Step::End(result),
+                }
+            };
+            match step {
+                Step::End(result) => {
+                    this.attempt.set(Attempt::Gone);
+                    return Poll::Ready(result);
+                }
+                Step::Try(next) => this.attempt.set(Attempt::Readying { next: Some(next) }),
+                Step::Wait(Which::First) => this.attempt.set(Attempt::Gone),
+                Step::Wait(Which::Hedge) => {}
+            }
+        }
+    }
+}
+
+impl<S, B> fmt::Debug for ResponseFuture<S, B>
+where
+    S: Service<Request<ReplayBody<B>>>,
+{
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ResponseFuture")
+            .field("course", &self.course)
+            .finish_non_exhaustive()
+    }
+}
+
+pin_project! {
+    #[project = AttemptProjection]
+    pub(super) enum Attempt<S, B, F> {
+        Calling { #[pin] future: F },
+        // Over, while another runs.
+        Gone,
+        // Boxed, as it is rare.
+        Readying { next: Option<Box<Next<S, B>>> },
+    }
+}
+
+/// An attempt that waits until it may be sent, and for the service to be ready.
+pub(super) struct Next<S, B> {
+    pub(super) service: S,
+    pub(super) request: Request<ReplayBody<B>>,
+    pub(super) backoff: Option<Pin<Box<Sleep>>>,
+}
+
+impl<S, B> Attempt<S, B, S::Future>
+where
+    S: Service<Request<ReplayBody<B>>>,
+    S::Error: Into<BoxError>,
+{
+    pub(super) fn is_calling(&self) -> bool {
+        matches!(self, Self::Calling { .. })
+    }
+
+    pub(super) fn poll(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<S::Response, Error>> {
+        loop {
+            let next = match self.as_mut().project() {
+                AttemptProjection::Calling { future } => {
+                    let result = ready!(future.poll(cx));
+                    return Poll::Ready(result.map_err(|error| Error::from_boxed(error.into())));
+                }
+                AttemptProjection::Gone => return Poll::Pending,
+                AttemptProjection::Readying { next } => {
+                    if let Some(waiting) = next {
+                        if let Some(backoff) = &mut waiting.backoff {
+                            ready!(backoff.as_mut().poll(cx));
+                            waiting.backoff = None;
+                        }
+                        if let Err(error) = ready!(waiting.service.poll_ready(cx)) {
+                            return Poll::Ready(Err(Error::from_boxed(error.into())));
+                        }
+                    }
+                    let Some(next) = next.take() else {
+                        return Poll::Pending;
+                    };
+                    let mut service = next.service;
+                    Self::Calling {
+                        future: service.call(next.request),
+                    }
+                }
+            };
+            self.set(next);
+        }
+    }
+}

@@ -1,0 +1,227 @@
+//! When a second attempt begins beside a first that takes long.
+
+use std::time::Duration;
+
+use http::Method;
+
+use super::latency::Latency;
+use crate::error::ConfigError;
+
+/// When a second attempt, on another backend, begins beside one that takes long; the first
+/// response wins.
+///
+/// # Why the pool's own percentile?
+///
+/// A fixed delay is wrong on the day the service changes: too short, it doubles the load; too
+/// long, it helps nobody. After the 95th percentile of the pool's times to a response head, one
+/// request in twenty is hedged when all is well, and every one that hangs. The
+/// [`Budget`](super::Budget) bounds them when nothing is well.
+///
+/// An attempt that lost counts with the time that it had run: a lower bound, so that hedging does
+/// not hide how slow a service is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[must_use]
+pub struct Hedge {
+    delay: Delay,
+    at_least: Duration,
+    at_most: Duration,
+    methods: Vec<Method>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Delay {
+    Fixed(Duration),
+    Percentile(u8),
+}
+
+impl Hedge {
+    /// Begins after the 95th percentile of the pool's times to a response head, 50 ms at least.
+    pub fn new() -> Self {
+        Self {
+            delay: Delay::Percentile(PERCENTILE),
+            at_least: AT_LEAST,
+            at_most: AT_MOST,
+            methods: vec![Method::GET, Method::HEAD],
+        }
+    }
+
+    /// Begins after this percentile. A lower one hedges more requests: the rest to 100 is their
+    /// share when all is well.
+    ///
+    /// Default: 95.
+    ///
+    /// # Errors
+    ///
+    /// When it is not within 50 to 99.
+    pub fn percentile(mut self, percentile: u8) -> Result<Self, ConfigError> {
+        if !(50..=99).contains(&percentile) {
+            let message = format!("{percentile}: 50 to 99 is accepted");
+            return Err(ConfigError::new("hedge.percentile", message));
+        }
+        self.delay = Delay::Percentile(percentile);
+        Ok(self)
+    }
+
+    /// Begins after a time that does not follow the pool's, in place of a percentile.
+    ///
+    /// # Errors
+    ///
+    /// When it is not within 1 ms to 60 s.
+    pub fn after(mut self, delay: Duration) -> Result<Self, ConfigError> {
+        within("hedge.after", delay)?;
+        self.delay = Delay::Fixed(delay);
+        Ok(self)
+    }
+
+    /// Sets the least delay; also the delay while fewer than 20 times are known. It is kept to
+    /// within 10 ms.
+    ///
+    /// Low values hedge what a pause of the backend's runtime or a lost packet holds up.
+    ///
+    /// Default: 50 ms.
+    ///
+    /// # Errors
+    ///
+    /// When it is not within 1 ms to 60 s.
+    pub fn at_least(mut self, delay: Duration) -> Result<Self, ConfigError> {
+        within("hedge.at_least", delay)?;
+        self.at_least = delay;
+        Ok(self)
+    }
+
+    /// Sets the most that a percentile may come to: where backends hang and nothing takes them
+    /// out, the pool's own times would grow without end.
+    ///
+    /// Default: 2 s.
+    ///
+    /// # Errors
+    ///
+    /// When it is not within 1 ms to 60 s.
+    pub fn at_most(mut self, delay: Duration) -> Result<Self, ConfigError> {
+        within("hedge.at_most", delay)?;
+        self.at_most = delay;
+        Ok(self)
+    }
+
+    /// Sets the methods whose requests are hedged, where they have no body. Only idempotent ones
+    /// (RFC 9110 §9.2.2) can be: a hedge means that a backend may process the request twice.
+    ///
+    /// Default: GET and HEAD.
+    ///
+    /// # Errors
+    ///
+    /// When there is none, or one that is not idempotent.
+    pub fn methods(
+        mut self,
+        methods: impl IntoIterator<Item = Method>,
+    ) -> Result<Self, ConfigError> {
+        let methods: Vec<_> = methods.into_iter().collect();
+        if methods.is_empty() {
+            let message = "none: 1 or more idempotent methods are accepted";
+            return Err(ConfigError::new("hedge.methods", message));
+        }
+        if let Some(method) = methods.iter().find(|method| !method.is_idempotent()) {
+            let message = format!("{method}: only idempotent methods are accepted");
+            return Err(ConfigError::new("hedge.methods", message));
+        }
+        self.methods = methods;
+        Ok(self)
+    }
+
+    pub(super) fn concerns(&self, method: &Method) -> bool {
+        self.methods.contains(method)
+    }
+
+    /// Returns the percentile that is to be measured.
+    pub(super) fn measures(&self) -> Option<u8> {
+        match self.delay {
+            Delay::Fixed(_) => None,
+            Delay::Percentile(percentile) => Some(percentile),
+        }
+    }
+
+    pub(super) fn delay(&self, latency: Option<&Latency>) -> Duration {
+        match self.delay {
+            Delay::Fixed(delay) => delay,
+            Delay::Percentile(_) => latency
+                .and_then(Latency::estimate)
+                .unwrap_or(self.at_least)
+                .min(self.at_most)
+                .max(self.at_least),
+        }
+    }
+}
+
+impl Default for Hedge {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+fn within(field: &str, delay: Duration) -> Result<(), ConfigError> {
+    if (SHORTEST..=LONGEST).contains(&delay) {
+        return Ok(());
+    }
+    let message = format!("{delay:?}: 1 ms to 60 s is accepted");
+    Err(ConfigError::new(field, message))
+}
+
+/// One request in twenty: what Dean and Barroso found to cut the tail for little load ("The Tail
+/// at Scale", 2013).
+pub(super) const PERCENTILE: u8 = 95;
+/// Over what a garbage collector or a retransmission takes, under what a person notices.
+pub(super) const AT_LEAST: Duration = Duration::from_millis(50);
+/// Who waits for longer than this is better served by a second attempt, whatever it costs.
+pub(super) const AT_MOST: Duration = Duration::from_secs(2);
+const SHORTEST: Duration = Duration::from_millis(1);
+/// Beyond any time-out that a response head has.
+const LONGEST: Duration = Duration::from_secs(60);
+
+#[cfg(test)]
+mod tests {
+    use tokio::time::Instant;
+
+    use super::*;
+
+    #[test]
+    fn the_delay_is_the_percentile_between_its_bounds() {
+        let hedge = Hedge::new();
+        let ms = Duration::from_millis;
+        for (took, least, most) in [
+            (ms(1), ms(50), ms(50)),
+            (ms(80), ms(80), ms(90)),
+            (ms(9_000), ms(2_000), ms(2_000)),
+        ] {
+            let now = Instant::now();
+            let latency = Latency::new(95, now);
+            assert_eq!(hedge.delay(Some(&latency)), ms(50), "nothing is known yet");
+            for _ in 0..100 {
+                latency.record(took, now);
+            }
+            let delay = hedge.delay(Some(&latency));
+            assert!(least <= delay && delay <= most, "{took:?}: {delay:?}");
+            let fixed = Hedge::new().after(ms(7)).unwrap();
+            assert_eq!(fixed.delay(Some(&latency)), ms(7), "whatever the pool does");
+        }
+    }
+
+    #[test]
+    fn what_could_do_harm_is_refused_by_name() {
+        let field = |result: Result<Hedge, ConfigError>| result.unwrap_err().field().to_owned();
+        let hedge = Hedge::new;
+        assert_eq!(
+            field(hedge().methods([Method::GET, Method::POST])),
+            "hedge.methods"
+        );
+        assert_eq!(field(hedge().methods([])), "hedge.methods");
+        assert_eq!(field(hedge().percentile(49)), "hedge.percentile");
+        assert_eq!(field(hedge().percentile(100)), "hedge.percentile");
+        for bad in [Duration::ZERO, Duration::from_secs(61)] {
+            assert_eq!(field(hedge().after(bad)), "hedge.after");
+            assert_eq!(field(hedge().at_least(bad)), "hedge.at_least");
+            assert_eq!(field(hedge().at_most(bad)), "hedge.at_most");
+        }
+        let safe = hedge().methods([Method::PUT, Method::OPTIONS]).unwrap();
+        assert!(safe.concerns(&Method::PUT) && !safe.concerns(&Method::GET));
+    }
+}

@@ -1,0 +1,241 @@
+//! How long a pool takes to answer: a percentile of the last seconds, without a lock.
+
+use std::{
+    array,
+    sync::atomic::{
+        AtomicU32, AtomicU64, AtomicUsize,
+        Ordering::{AcqRel, Relaxed},
+    },
+    time::Duration,
+};
+
+use tokio::time::Instant;
+
+/// Counts times to a response head in two windows of [`WINDOW`], and estimates a percentile of
+/// what is in both. Threads that write while a window turns lose a count at worst.
+#[derive(Debug)]
+pub(super) struct Latency {
+    percentile: u64,
+    epoch: Instant,
+    windows: [Window; 2],
+    current: AtomicUsize,
+    /// Milliseconds since `epoch` when the current window began.
+    turned: AtomicU64,
+    /// Microseconds; 0 while too little is known.
+    estimate: AtomicU64,
+    /// One time in this many is counted; a power of two.
+    stride: AtomicU32,
+}
+
+#[derive(Debug)]
+struct Window([AtomicU32; BUCKETS]);
+
+impl Latency {
+    pub(super) fn new(percentile: u8, now: Instant) -> Self {
+        Self {
+            percentile: percentile.into(),
+            epoch: now,
+            windows: array::from_fn(|_| Window(array::from_fn(|_| AtomicU32::new(0)))),
+            current: AtomicUsize::new(0),
+            turned: AtomicU64::new(0),
+            estimate: AtomicU64::new(0),
+            stride: AtomicU32::new(1),
+        }
+    }
+
+    /// Returns the percentile; `None` while too little is known. One load.
+    pub(super) fn estimate(&self) -> Option<Duration> {
+        let micros = self.estimate.load(Relaxed);
+        (micros > 0).then(|| Duration::from_micros(micros))
+    }
+
+    /// Returns true if this request's time is to be counted: under much load, that of a few.
+    pub(super) fn wants(&self) -> bool {
+        let stride = self.stride.load(Relaxed);
+        stride == 1 || fastrand::u32(..) & (stride - 1) == 0
+    }
+
+    /// Counts a time.
+    pub(super) fn record(&self, took: Duration, now: Instant) {
+        let current = self.current.load(Relaxed) & 1;
+        let before = self.windows[current].0[bucket(took)].fetch_add(1, Relaxed);
+        if before % REFRESH == REFRESH - 1 || self.estimate.load(Relaxed) == 0 {
+            self.refresh(now);
+        }
+    }
+
+    fn refresh(&self, now: Instant) {
+        let at = now.saturating_duration_since(self.epoch).as_millis() as u64;
+        let turned = self.turned.load(Relaxed);
+        let age = Duration::from_millis(at.saturating_sub(turned));
+        let current = self.current.load(Relaxed) & 1;
+        let count = self.windows[current].count();
+        if age >= WINDOW
+            && (count >= ENOUGH || age >= STALE)
+            && self
+                .turned
+                .compare_exchange(turned, at, AcqRel, Relaxed)
+                .is_ok()
+        {
+            let next = current ^ 1;
+            self.windows[next].clear();
+            self.current.store(next, Relaxed);
+            let came = count.saturating_mul(self.stride.load(Relaxed).into());
+            let a_window = u128::from(came) * WINDOW.as_millis() / age.as_millis().max(1);
+            let stride = u32::try_from(a_window / WANTED).unwrap_or(MOST_STRIDE);
+            let stride = stride.clamp(1, MOST_STRIDE).next_power_of_two();
+            self.stride.store(stride, Relaxed);
+        }
+        self.estimate.store(self.compute(), Relaxed);
+    }
+
+    /// The upper end of the bucket that the percentile falls in.
+    fn compute(&self) -> u64 {
+        let [a, b] = &self.windows;
+        let total = a.count() + b.count();
+        if total < LEAST {
+            return 0;
+        }
+        let rank = (total * self.percentile).div_ceil(100);
+        let mut seen = 0;
+        for at in 0..BUCKETS {
+            seen += u64::from(a.0[at].load(Relaxed)) + u64::from(b.0[at].load(Relaxed));
+            if seen >= rank {
+                return upper(at);
+            }
+        }
+        upper(BUCKETS - 1)
+    }
+}
+
+impl Window {
+    fn count(&self) -> u64 {
+        self.0.iter().map(|n| u64::from(n.load(Relaxed))).sum()
+    }
+
+    fn clear(&self) {
+        self.0.iter().for_each(|n| n.store(0, Relaxed));
+    }
+}
+
+/// Eight buckets for each doubling, from 1 ms on: off by an eighth at most.
+fn bucket(took: Duration) -> usize {
+    let micros = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
+    if micros < FIRST {
+        return 0;
+    }
+    let exponent = micros.ilog2();
+    let octave = (exponent - FIRST.ilog2()) as usize;
+    let part = (micros >> (exponent - PARTS.ilog2())) as usize & (PARTS - 1);
+    (1 + octave * PARTS + part).min(BUCKETS - 1)
+}
+
+/// The least number of microseconds that is over this bucket.
+fn upper(bucket: usize) -> u64 {
+    let (octave, part) = (bucket / PARTS, bucket % PARTS);
+    (FIRST << octave) * (PARTS + part) as u64 / PARTS as u64
+}
+
+/// Long enough for a percentile, short enough to follow a change.
+pub(super) const WINDOW: Duration = Duration::from_secs(10);
+/// What a window should hold before it turns: fewer times are kept for longer.
+const ENOUGH: u64 = 100;
+/// What is older says nothing.
+const STALE: Duration = Duration::from_secs(120);
+/// With fewer, a 95th percentile is the slowest of all.
+pub(super) const LEAST: u64 = 20;
+/// A window with this many is exact enough: of more, a share is counted.
+const WANTED: u128 = 4_096;
+const MOST_STRIDE: u32 = 64;
+/// Computed anew when a bucket was hit this often.
+const REFRESH: u32 = 32;
+/// Microseconds in the first bucket: no hedge begins sooner.
+const FIRST: u64 = 1_024;
+const PARTS: usize = 8;
+/// 16 doublings: to 67 s.
+const BUCKETS: usize = 1 + 16 * PARTS;
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn filled(times: impl IntoIterator<Item = u64>) -> (Latency, Instant) {
+        let now = Instant::now();
+        let latency = Latency::new(95, now);
+        for micros in times {
+            latency.record(Duration::from_micros(micros), now);
+        }
+        (latency, now)
+    }
+
+    #[test]
+    fn nothing_is_said_before_enough_is_known() {
+        let (latency, now) = filled((0..19).map(|_| 80_000));
+        assert_eq!(latency.estimate(), None);
+        latency.record(Duration::from_millis(80), now);
+        assert!(latency.estimate().unwrap() >= Duration::from_millis(80));
+    }
+
+    #[test]
+    fn a_percentile_is_that_of_both_windows_and_old_times_are_forgotten() {
+        let (latency, mut now) = filled((0..1_000).map(|n| 1_000 * (n % 100)));
+        let wanted = Duration::from_millis(95);
+        let estimate = latency.estimate().unwrap();
+        assert!(
+            estimate >= wanted && estimate < wanted * 9 / 8,
+            "{estimate:?}"
+        );
+        for _ in 0..3 {
+            now += WINDOW;
+            for _ in 0..1_000 {
+                latency.record(Duration::from_millis(2), now);
+            }
+        }
+        assert!(latency.estimate().unwrap() < Duration::from_millis(3));
+    }
+
+    #[test]
+    fn a_quiet_service_keeps_what_it_knows_for_longer() {
+        let (latency, mut now) = filled((0..50).map(|_| 100_000));
+        for _ in 0..11 {
+            now += WINDOW;
+            latency.record(Duration::from_millis(100), now);
+        }
+        assert!(latency.estimate().unwrap() > Duration::from_millis(100));
+        let held: u64 = latency.windows.iter().map(Window::count).sum();
+        assert_eq!(held, 61, "too few came to forget the first");
+    }
+
+    #[test]
+    fn under_load_a_share_is_counted() {
+        let (latency, now) = filled((0..40_000).map(|_| 2_000));
+        assert!(
+            (0..100).all(|_| latency.wants()),
+            "not known before a window is over"
+        );
+        for _ in 0..REFRESH {
+            latency.record(Duration::from_millis(2), now + WINDOW);
+        }
+        let counted = (0..8_000).filter(|_| latency.wants()).count();
+        assert!((300..3_000).contains(&counted), "{counted} of 8,000");
+    }
+
+    proptest! {
+        #[test]
+        fn a_bucket_is_an_eighth_wide_and_holds_what_is_in_it(micros in 0_u64..60_000_000) {
+            let top = upper(bucket(Duration::from_micros(micros)));
+            prop_assert!(micros < top, "{micros} under {top}");
+            if micros > FIRST {
+                prop_assert!(top <= micros + micros / 8 + 1, "{top} is far over {micros}");
+            }
+        }
+
+        #[test]
+        fn what_takes_longer_is_in_no_lower_bucket(a in any::<u64>(), b in any::<u64>()) {
+            let (less, more) = (Duration::from_micros(a.min(b)), Duration::from_micros(a.max(b)));
+            prop_assert!(bucket(less) <= bucket(more));
+        }
+    }
+}

@@ -1,0 +1,186 @@
+//! Deadlines for one try and for all, tries by status, and the waits between.
+
+use std::{sync::atomic::Ordering::Relaxed, time::Duration};
+
+use evenkeel::{
+    ErrorKind, Pool,
+    context::Outcome,
+    failover::{Backoff, FailoverLayer},
+};
+use http::Method;
+
+use super::stage::{
+    End::{Dials, Fails, Hangs, Later, Status},
+    Stage, act, get, request,
+};
+
+const HEAD: ErrorKind = ErrorKind::ResponseHeadTimeout;
+const DIAL: ErrorKind = ErrorKind::ConnectTimeout;
+
+fn ms(millis: u64) -> Duration {
+    Duration::from_millis(millis)
+}
+
+fn each_try(layer: FailoverLayer) -> FailoverLayer {
+    layer.per_try_timeout(ms(200)).unwrap()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_try_whose_time_is_up_is_charged_and_made_anew_where_that_does_no_harm() {
+    use Outcome::{Failed, Ok as Whole};
+    let good = act(5, Status(200));
+    let (get, post) = (Method::GET, Method::POST);
+    for (method, body, first, end, ends) in [
+        (&get, "", Hangs, Ok(200), vec![Failed(HEAD), Whole]),
+        (
+            &Method::PUT,
+            "body",
+            Hangs,
+            Ok(200),
+            vec![Failed(HEAD), Whole],
+        ),
+        (&post, "", Hangs, Err(HEAD), vec![Failed(HEAD)]),
+        (&post, "body", Hangs, Err(HEAD), vec![Failed(HEAD)]),
+        // Nothing went out: any method.
+        (&get, "", Dials, Ok(200), vec![Failed(DIAL), Whole]),
+        (&post, "body", Dials, Ok(200), vec![Failed(DIAL), Whole]),
+    ] {
+        let stage = Stage::new(&[act(0, first), good], each_try);
+        let run = stage.run(request(method.clone(), body)).await;
+        assert_eq!(run.end, end, "{method} {body:?}, {first:?}");
+        assert_eq!(run.outcomes, ends, "{method} {body:?}, {first:?}");
+        assert!((200..230).contains(&run.took.as_millis()), "{:?}", run.took);
+        assert_eq!(stage.leases(), 0, "{method} {body:?}, {first:?}");
+        assert_eq!(
+            stage.spent(),
+            ends.len() - 1,
+            "{method} {body:?}, {first:?}"
+        );
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_time_for_all_tries_ends_whatever_runs() {
+    use Outcome::{Cancelled, Failed};
+    let whole = |layer: FailoverLayer| layer.timeout(ms(500)).unwrap();
+    // Hung from the start: charged. Begun late: not charged.
+    let stage = Stage::new(&[act(0, Hangs)], whole);
+    let run = stage.run(get()).await;
+    assert_eq!((run.end, run.outcomes), (Err(HEAD), vec![Failed(HEAD)]));
+    assert!((500..530).contains(&run.took.as_millis()), "{:?}", run.took);
+    let closed = ErrorKind::ResponseClosed;
+    let stage = Stage::new(&[act(400, Fails(closed)), act(0, Hangs)], whole);
+    let run = stage.run(get()).await;
+    assert_eq!(
+        (run.end, run.outcomes),
+        (Err(HEAD), vec![Failed(closed), Cancelled])
+    );
+    assert!((500..530).contains(&run.took.as_millis()), "{:?}", run.took);
+    assert_eq!(stage.leases(), 0);
+
+    // A layer that makes no second try keeps its deadlines.
+    let stage = Stage::new(&[act(0, Hangs)], |l| whole(l).max_attempts(1).unwrap());
+    assert_eq!(stage.run(get()).await.end, Err(HEAD));
+    let stage = Stage::new(&[act(0, Hangs)], |l| each_try(l).max_attempts(1).unwrap());
+    assert_eq!(stage.run(get()).await.end, Err(HEAD));
+
+    // Within the time, nothing happens.
+    let stage = Stage::new(&[act(490, Status(200))], whole);
+    assert_eq!(stage.run(get()).await.end, Ok(200));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_status_is_tried_again_only_where_that_does_no_harm_and_can_be_done() {
+    use Outcome::{Discarded, Ok as Whole};
+    let layer = |layer: FailoverLayer| layer.retry_statuses([502, 503, 504]).unwrap();
+    let (bad, good) = (act(5, Status(503)), act(5, Status(200)));
+    let (get, post) = (Method::GET, Method::POST);
+    for (method, body, acts, end, ends) in [
+        (&get, "", [bad, good], 200, vec![Discarded, Whole]),
+        (
+            &Method::PUT,
+            "body",
+            [bad, good],
+            200,
+            vec![Discarded, Whole],
+        ),
+        (&post, "", [bad, good], 503, vec![Whole]),
+        (
+            &get,
+            "",
+            [bad, act(5, Status(504))],
+            504,
+            vec![Discarded, Whole],
+        ),
+        // One that was not asked for.
+        (&get, "", [act(5, Status(500)), good], 500, vec![Whole]),
+    ] {
+        let stage = Stage::new(&acts, layer);
+        let run = stage.run(request(method.clone(), body)).await;
+        assert_eq!(
+            (run.end, &run.outcomes),
+            (Ok(end), &ends),
+            "{method} {acts:?}"
+        );
+        assert_eq!(stage.begun.load(Relaxed), ends.len(), "{method} {acts:?}");
+        assert_eq!(
+            (stage.leases(), stage.spent()),
+            (0, ends.len() - 1),
+            "{method} {acts:?}"
+        );
+    }
+    // There is no other backend: the answer that there is goes to the client.
+    let one = evenkeel::Backend::new("a", "http://127.0.0.1:1").unwrap();
+    let stage = Stage::over(Pool::new([one]).unwrap(), &[bad, good], layer);
+    let run = stage.run(request(Method::GET, "")).await;
+    assert_eq!((run.end, run.outcomes), (Ok(503), vec![Whole]));
+    assert_eq!(stage.leases(), 0);
+    // Without being asked for, no status is tried again.
+    let stage = Stage::new(&[bad, good], |layer| layer);
+    assert_eq!(stage.run(request(Method::GET, "")).await.end, Ok(503));
+    // Nor where the budget is used up.
+    let stage = Stage::new(&[bad, good], layer);
+    assert_eq!(stage.spent(), 0);
+    assert_eq!(stage.run(request(Method::GET, "")).await.end, Ok(503));
+}
+
+#[tokio::test(start_paused = true)]
+async fn waits_come_before_the_third_try_and_follow_what_a_backend_asks_for() {
+    let layer = |layer: FailoverLayer| {
+        let layer = layer
+            .max_attempts(3)
+            .unwrap()
+            .retry_statuses([503])
+            .unwrap();
+        layer.backoff(Backoff::new().exponential(ms(0), ms(0)).unwrap())
+    };
+    // What the first two answer; the end, and how long it takes.
+    for (acts, end, took) in [
+        ([act(5, Later("60")), act(5, Status(200))], 200, 10),
+        ([act(5, Status(503)), act(5, Later("1"))], 200, 1_015),
+        ([act(5, Status(503)), act(5, Later("2"))], 503, 10),
+        ([act(5, Status(503)), act(5, Status(503))], 200, 15),
+    ] {
+        let stage = Stage::new(&[acts[0], acts[1], act(5, Status(200))], layer);
+        let run = stage.run(get()).await;
+        assert_eq!(run.end, Ok(end), "{acts:?}");
+        let millis = run.took.as_millis();
+        assert!((took..took + 5).contains(&millis), "{acts:?}: {millis} ms");
+    }
+    // Full jitter: the waits before a third try spread up to the bound.
+    let refused = Fails(ErrorKind::Connect);
+    let mut waits = Vec::new();
+    for _ in 0..20 {
+        let acts = [act(0, refused), act(0, refused), act(0, Status(200))];
+        let stage = Stage::new(&acts, |l| {
+            let backoff = Backoff::new().exponential(ms(400), ms(400)).unwrap();
+            l.max_attempts(3).unwrap().backoff(backoff)
+        });
+        let run = stage.run(get()).await;
+        assert_eq!(run.end, Ok(200));
+        waits.push(run.took);
+    }
+    assert!(waits.iter().all(|wait| *wait <= ms(405)), "{waits:?}");
+    let (least, most) = (waits.iter().min().unwrap(), waits.iter().max().unwrap());
+    assert!(*most - *least > ms(100), "{waits:?}");
+}
