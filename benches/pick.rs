@@ -13,7 +13,7 @@ use criterion::{Criterion, criterion_group, criterion_main};
 use evenkeel::{
     Backend, Pool,
     balance::{LeastRequests, Pick, PowerOfTwo, Random, RoundRobin, Strategy},
-    pool::{Health, ProberGuard, Reason},
+    pool::{Health, Measurement, ProberGuard, Reason},
 };
 use http::Request;
 
@@ -27,7 +27,10 @@ fn pool(count: usize, up: usize) -> (Pool, ProberGuard) {
     let guard = pool.attach_prober();
     let members = pool.snapshot().backends().to_vec();
     for backend in members.iter().step_by(count / up.max(1)).take(up) {
-        pool.report_active(backend, Health::Healthy, Reason::new("L7OK", ""), 1, None);
+        pool.measure(
+            backend,
+            Measurement::new(Health::Healthy, Reason::new("L7OK", "")).streak(1),
+        );
     }
     (pool, guard)
 }

@@ -127,8 +127,14 @@ impl Shared {
         if search == Search::Quick && self.queue.has_line() && bounds.tried.is_empty() {
             return Err(Blocked::by(&snapshot, &[]));
         }
+        let trial = match snapshot.trials() {
+            [] => None,
+            _ if !bounds.tried.is_empty() || !request.method().is_idempotent() => None,
+            trials => try_half_open(trials, bounds.wanted.as_ref()),
+        };
         let (kept, verdict) = match bounds.wanted {
-            None => (None, None),
+            None => (trial, None),
+            Some(_) if trial.is_some() => (trial, Some(StickyVerdict::Valid)),
             Some(wanted) => settle(wanted, &snapshot),
         };
         let lease = kept.or_else(|| {
@@ -142,7 +148,10 @@ impl Shared {
             Some(lease) => Ok(Route {
                 lease,
                 verdict,
-                strategy: self.strategy.name(),
+                strategy: match snapshot.panics() {
+                    false => self.strategy.name(),
+                    true => PANIC,
+                },
                 candidates: snapshot.usable(),
             }),
             None => Err(Blocked::by(&snapshot, &bounds.tried)),
@@ -219,6 +228,21 @@ impl Blocked {
     }
 }
 
+/// Takes the place of a trial, where no other backend is asked for. For requests that can be
+/// repeated elsewhere and were not tried yet: the trial may fail.
+#[cold]
+fn try_half_open(trials: &[Backend], wanted: Option<&Wanted>) -> Option<Lease> {
+    let asked = match wanted {
+        None => None,
+        Some(Wanted::Untried(asked)) => Some(asked),
+        Some(Wanted::Running | Wanted::Tried) => return None,
+    };
+    let mut fit = trials
+        .iter()
+        .filter(|trial| asked.is_none_or(|asked| asked.is_same(trial)));
+    fit.find_map(Lease::acquire_trial)
+}
+
 /// Takes a slot of the backend asked for, or says why another must be picked. A backend that is
 /// not of this pool is somebody else's business.
 fn settle(wanted: Wanted, snapshot: &Snapshot) -> (Option<Lease>, Option<StickyVerdict>) {
@@ -246,6 +270,7 @@ fn kept(member: &Backend) -> StickyVerdict {
     }
     match member.mode() {
         Mode::Draining { .. } => StickyVerdict::Draining,
+        Mode::Maintenance | Mode::Ready if member.asks_to_drain() => StickyVerdict::Draining,
         Mode::Maintenance | Mode::Ready => StickyVerdict::Valid,
     }
 }
@@ -406,5 +431,7 @@ fn finish<R: Body, E: Into<BoxError>>(
     }
 }
 
+/// What stands for the strategy's name while the pool panics.
+const PANIC: &str = "panic";
 /// Soon enough for a retry, seldom enough to cost nothing.
 const RETRY_LOOK: Duration = Duration::from_millis(20);

@@ -43,13 +43,19 @@ pub trait Strategy: fmt::Debug + Send + Sync + 'static {
     /// there are usable backends that it has not tried, so a strategy that declines a backend
     /// with room makes it wait in vain.
     ///
-    /// The default asks one group after the other, the preferred first.
+    /// The default draws a group by its share of the traffic, then asks one group after the
+    /// other, the preferred first.
     fn pick(&self, snapshot: &Snapshot, pick: &Pick<'_>) -> Option<Lease> {
-        snapshot
-            .groups()
+        let first = snapshot.draw_group(|| fastrand::u32(..));
+        let groups = snapshot.groups();
+        if let Some(lease) = self.pick_from(snapshot, groups.get(first)?, first, pick) {
+            return Some(lease);
+        }
+        let mut others = groups
             .iter()
             .enumerate()
-            .find_map(|(number, group)| self.pick_from(snapshot, group, number, pick))
+            .filter(|(number, _)| *number != first);
+        others.find_map(|(number, group)| self.pick_from(snapshot, group, number, pick))
     }
 }
 

@@ -207,7 +207,7 @@ impl std::error::Error for Violation {}
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::pool::{Lease, Reason};
+    use crate::pool::{Lease, Measurement, Reason};
 
     #[test]
     fn each_violation_is_told() {
@@ -230,7 +230,7 @@ mod tests {
         let lease = Lease::acquire(&member).unwrap();
         for (health, streak) in [(Health::Unhealthy, 2), (Health::Healthy, 0)] {
             let reason = Reason::new("INI", "test");
-            pool.report_active(&member, health, reason, streak, None);
+            pool.measure(&member, Measurement::new(health, reason).streak(streak));
         }
         // One that left the pool still owes what it was lent.
         pool.remove("a");

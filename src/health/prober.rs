@@ -20,7 +20,7 @@ use super::{
 };
 use crate::{
     error::ConfigError,
-    pool::{Backend, Health, Pool, Reason},
+    pool::{Backend, Health, Measurement, Pool, Reason},
 };
 
 /// Checks the backends of a pool, without a layer; stops when it is dropped.
@@ -129,7 +129,8 @@ impl Driver {
             self.sync(now);
             self.readmit_due(now);
             self.start_due(now);
-            let next = self.next_wake();
+            let moves = core.pool.tick(now);
+            let next = [self.next_wake(), moves].into_iter().flatten().min();
             // In a fixed order, so that equal schedules run alike. Nothing starves: what is due is
             // done in every round, and a branch leaves none of its kind waiting for long.
             tokio::select! {
@@ -198,9 +199,8 @@ impl Driver {
             self.cancel(member.probe.take());
             if member.machine.readdress(now) {
                 let reason = Reason::new("INI", "another address");
-                self.core
-                    .pool
-                    .report_active(&backend, Health::Unknown, reason, 0, None);
+                let measured = Measurement::new(Health::Unknown, reason);
+                self.core.pool.measure(&backend, measured);
             }
             if self.core.checks.is_some() {
                 member.next = Some(now);
@@ -382,9 +382,12 @@ fn note(core: &Arc<Core>, rules: &Rules, member: &mut Member, done: &Done, now: 
     match change {
         Some(change) => {
             log(&member.backend, &change, done);
-            let (to, streak, took) = (change.to, change.streak, Some(done.took));
-            core.pool
-                .report_active(&member.backend, to, reason.clone(), streak, took);
+            let measured = Measurement::new(change.to, reason.clone())
+                .streak(change.streak)
+                .latency(done.took)
+                .flaps(u32::try_from(change.flaps).unwrap_or(u32::MAX))
+                .flapping(change.hold.is_some());
+            core.pool.measure(&member.backend, measured);
         }
         None if !pass => tracing::debug!(
             target: "evenkeel::health",

@@ -4,7 +4,10 @@ use std::{fmt, path::PathBuf, sync::Arc};
 
 use http::{HeaderValue, Uri, uri::PathAndQuery};
 
-use super::state::{Health, Mode, State};
+use super::{
+    Circuit, Health, Locality, Mode,
+    state::{FULL, State},
+};
 use crate::error::ConfigError;
 
 /// A handle to one backend: identity and settings, and the state that belongs to its id.
@@ -76,7 +79,9 @@ impl Backend {
         Ok(self)
     }
 
-    /// Sets the tier: a higher one gets traffic when no backend of a lower one can take it.
+    /// Sets the tier: a higher one gets the share of traffic that the usable backends of the
+    /// lower ones are too few for, and what these have no room for; see
+    /// [`Routing`](super::Routing).
     ///
     /// Default: 0.
     #[must_use]
@@ -230,10 +235,55 @@ impl Backend {
         self.state.active()
     }
 
-    /// Returns true while passive outlier detection keeps the backend out.
+    /// Returns true while passive outlier detection keeps the backend out: its circuit is not
+    /// closed.
     #[must_use]
     pub fn is_ejected(&self) -> bool {
-        self.state.is_ejected()
+        self.circuit() != Circuit::Closed
+    }
+
+    /// Returns whether live traffic may pass, as outlier detection sees it.
+    #[must_use]
+    pub fn circuit(&self) -> Circuit {
+        self.state.circuit()
+    }
+
+    /// Returns how much of itself the backend offers, as checks measured: 1.0 in full, less
+    /// where it is degraded.
+    #[must_use]
+    pub fn capacity(&self) -> f64 {
+        f64::from(self.state.capacity()) / f64::from(FULL)
+    }
+
+    /// Returns true while the backend itself asks, through its checks, to be drained.
+    #[must_use]
+    pub fn asks_to_drain(&self) -> bool {
+        self.state.asks_to_drain()
+    }
+
+    /// Returns true while the place where it stands is evacuated; see
+    /// [`Pool::evacuate`](super::Pool::evacuate).
+    #[must_use]
+    pub fn is_evacuated(&self) -> bool {
+        self.state.is_evacuated()
+    }
+
+    /// Returns how often measured health changed lately, as the last measurement told.
+    #[must_use]
+    pub fn flaps(&self) -> u32 {
+        self.state.flaps().0
+    }
+
+    /// Returns true while changes of health come so often that they are damped.
+    #[must_use]
+    pub fn is_flapping(&self) -> bool {
+        self.state.flaps().1
+    }
+
+    /// Returns how long measured health has been what it is.
+    #[must_use]
+    pub fn in_state_for(&self) -> std::time::Duration {
+        self.state.since().elapsed()
     }
 
     /// Returns what an operator ordered.
@@ -249,7 +299,8 @@ impl Backend {
     }
 
     /// Returns true if a sticky session may still be sent here: usable, or not unhealthy and
-    /// draining before its deadline, or of weight 0.
+    /// draining before its deadline, asking to be drained, or of weight 0; never while its place
+    /// is evacuated.
     #[must_use]
     pub fn keeps_sessions(&self) -> bool {
         self.state.is_usable() || self.state.keeps_sessions(self.config.weight == 0)
@@ -283,6 +334,17 @@ impl Backend {
             config: self.config.clone(),
             state,
         }
+    }
+
+    /// The share of new traffic now, in thousandths of a weight of 1: what is configured, times
+    /// what the backend offers, times how far it is warmed up. Never 0 for a weight over 0.
+    pub(super) fn weight_in_force(&self) -> u32 {
+        let (capacity, ramp) = (self.state.capacity(), self.state.ramp());
+        let weight = u64::from(self.config.weight) * u64::from(capacity) * u64::from(ramp);
+        let least = u32::from(self.config.weight > 0);
+        u32::try_from(weight / u64::from(FULL))
+            .unwrap_or(u32::MAX)
+            .max(least)
     }
 
     /// Whether both are dialled alike; weight, tier and caps do not matter.
@@ -435,53 +497,8 @@ pub enum Protocol {
     Http2,
 }
 
-/// Where a backend or a balancer stands: `region`, `region/zone` or `region/zone/rack`.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Locality {
-    path: Arc<str>,
-}
-
-impl Locality {
-    /// Parses `region`, `region/zone` or `region/zone/rack`.
-    ///
-    /// # Errors
-    ///
-    /// When there are no segments, more than three, or an empty one.
-    pub fn new(path: &str) -> Result<Self, ConfigError> {
-        let segments = path.split('/').count();
-        if segments > 3 || path.split('/').any(|s| s.trim().is_empty()) {
-            return Err(ConfigError::new(
-                "locality",
-                format!("{path:?}: region, region/zone or region/zone/rack is accepted"),
-            ));
-        }
-        Ok(Self { path: path.into() })
-    }
-
-    /// Returns the segments, joined by slashes.
-    #[must_use]
-    pub fn as_str(&self) -> &str {
-        &self.path
-    }
-
-    /// Returns how many leading segments both share: the nearer, the more.
-    #[must_use]
-    pub fn shared_segments(&self, other: &Self) -> usize {
-        self.path
-            .split('/')
-            .zip(other.path.split('/'))
-            .take_while(|(a, b)| a == b)
-            .count()
-    }
-
-    /// Returns true if this place is `prefix` or lies in it.
-    #[must_use]
-    pub fn is_within(&self, prefix: &Self) -> bool {
-        self.shared_segments(prefix) == prefix.path.split('/').count()
-    }
-}
-
 /// Ids stand in logs and metrics: long enough for a DNS label with a port, short enough to read.
 const MAX_ID: usize = 128;
-/// Keeps the bounded round-robin order (4,096 slots) fine enough to honour a weight of one.
+/// Keeps the bounded round-robin order (4,096 slots) fine enough to honour a weight of one, and a
+/// weight in thousandths in 32 bits.
 const MAX_WEIGHT: u32 = 1_000;

@@ -4,7 +4,6 @@ use std::{
     collections::{HashMap, HashSet},
     fmt,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
 };
 
 use arc_swap::{ArcSwap, Guard};
@@ -14,8 +13,8 @@ use tokio::{
 };
 
 use super::{
-    Backend, Derived, DerivedGroups, Event, EventKind, Events, Group, Health, Mode, Reason,
-    Snapshot, Source, Transition, derived::Builders, snapshot::Members,
+    Backend, Derived, DerivedGroups, Event, EventKind, Events, Group, Health, Locality, Routing,
+    Snapshot, derived::Builders, ramp::Ramp, snapshot::Members, state::FULL,
 };
 use crate::error::ConfigError;
 
@@ -33,11 +32,23 @@ struct Inner {
     room: Arc<Notify>,
 }
 
-struct Control {
-    members: Vec<Backend>,
-    builders: Builders,
-    probers: usize,
-    generation: u64,
+/// What only the control path reads and writes, under a lock that no request takes.
+#[derive(Default)]
+pub(super) struct Control {
+    pub(super) members: Vec<Backend>,
+    pub(super) builders: Builders,
+    pub(super) probers: usize,
+    pub(super) generation: u64,
+    pub(super) routing: Routing,
+    pub(super) evacuated: Vec<Locality>,
+    /// Those that are warmed up.
+    pub(super) ramps: Vec<(Backend, Ramp)>,
+    /// Those that drain, and until when.
+    pub(super) drains: Vec<(Backend, Instant)>,
+    /// Somebody calls `tick`.
+    pub(super) ticks: bool,
+    /// The last snapshot panicked.
+    pub(super) panicked: bool,
 }
 
 impl Pool {
@@ -49,22 +60,21 @@ impl Pool {
     pub fn new(backends: impl IntoIterator<Item = Backend>) -> Result<Self, ConfigError> {
         let backends: Vec<_> = backends.into_iter().collect();
         refuse_duplicates(&backends)?;
-        let builders = Builders::default();
         let room = Arc::new(Notify::new());
         for backend in &backends {
             let _ = backend.state.released.set(room.clone());
         }
-        let members = Arc::new(Members::build(&backends, &builders));
-        let snapshot = Snapshot::build(1, members, &builders, false);
+        let control = Control {
+            members: backends,
+            generation: 1,
+            ..Control::default()
+        };
+        let members = Arc::new(Members::build(&control));
+        let snapshot = Snapshot::build(&control, members);
         Ok(Self {
             inner: Arc::new(Inner {
                 snapshot: ArcSwap::from_pointee(snapshot),
-                control: Mutex::new(Control {
-                    members: backends,
-                    builders,
-                    probers: 0,
-                    generation: 1,
-                }),
+                control: Mutex::new(control),
                 events: broadcast::Sender::new(EVENTS_KEPT),
                 room,
             }),
@@ -146,6 +156,7 @@ impl Pool {
             events.push((backend.clone(), kind));
             control.members.push(backend);
         }
+        control.keep(|b| stayed.contains(&b.incarnation()));
         self.publish(&mut control, true);
         drop(control);
         // In their order, as subscribers may compare.
@@ -181,40 +192,18 @@ impl Pool {
             return false;
         };
         let gone = control.members.remove(i);
+        control.keep(|b| !b.is_same(&gone));
         self.publish(&mut control, true);
         drop(control);
         self.dismiss(&gone);
         true
     }
 
-    /// Sends the backend no new traffic, and lets its sticky sessions stay until the deadline.
-    ///
-    /// # Errors
-    ///
-    /// When there is no member with this id.
-    pub fn drain(&self, id: &str, deadline: Duration) -> Result<(), ConfigError> {
-        let now = Instant::now();
-        // A deadline beyond what the clock can hold is as good as a century.
-        let until = now.checked_add(deadline).unwrap_or(now + CENTURY);
-        self.order(id, Mode::Draining { until })
-    }
-
-    /// Sends the backend nothing at all.
-    ///
-    /// # Errors
-    ///
-    /// When there is no member with this id.
-    pub fn maintenance(&self, id: &str) -> Result<(), ConfigError> {
-        self.order(id, Mode::Maintenance)
-    }
-
-    /// Undoes a drain or maintenance; traffic comes back as health allows.
-    ///
-    /// # Errors
-    ///
-    /// When there is no member with this id.
-    pub fn ready(&self, id: &str) -> Result<(), ConfigError> {
-        self.order(id, Mode::Ready)
+    /// Sets how traffic follows health.
+    pub fn routing(&self, routing: Routing) {
+        let mut control = self.control();
+        control.routing = routing;
+        self.publish(&mut control, true);
     }
 
     /// Says that somebody checks the backends: from now on those not measured yet are held until
@@ -227,135 +216,6 @@ impl Pool {
         }
         drop(control);
         ProberGuard { pool: self.clone() }
-    }
-
-    /// Writes what active checks measured; returns the transition of combined health, if it
-    /// changed. A result for a backend that is no longer a member is ignored.
-    pub fn report_active(
-        &self,
-        backend: &Backend,
-        health: Health,
-        reason: Reason,
-        streak: u32,
-        latency: Option<Duration>,
-    ) -> Option<Transition> {
-        let mut control = self.control();
-        let member = control.member(backend)?;
-        let from = member.health();
-        if member.state.active() == health {
-            return None;
-        }
-        member.state.set_active(health);
-        let to = member.health();
-        if from == to {
-            return None;
-        }
-        self.publish(&mut control, false);
-        drop(control);
-        let transition = Transition {
-            from,
-            to,
-            source: Source::Active,
-            reason,
-            streak,
-            latency,
-        };
-        self.tell(&member, EventKind::Health(transition.clone()));
-        Some(transition)
-    }
-
-    /// Takes a backend out for what live traffic showed, unless it is the last usable one
-    /// (invariant F) or more than `max_share` (0.0 to 1.0) of the members would be out so.
-    pub fn eject(
-        &self,
-        backend: &Backend,
-        reason: Reason,
-        streak: u32,
-        max_share: f64,
-    ) -> Ejection {
-        let mut control = self.control();
-        let Some(member) = control.member(backend) else {
-            return Ejection::Gone;
-        };
-        if member.is_ejected() {
-            return Ejection::Already;
-        }
-        let snapshot = self.inner.snapshot.load();
-        if snapshot.usable() <= usize::from(member.is_usable()) {
-            return Ejection::Last;
-        }
-        let out = control.members.iter().filter(|b| b.is_ejected()).count() + 1;
-        // One backend may always be out, whatever the share of a small pool says.
-        if out > 1 && out as f64 > control.members.len() as f64 * max_share {
-            return Ejection::Share;
-        }
-        let from = member.health();
-        member.state.set_ejected(true);
-        self.publish(&mut control, false);
-        drop(control);
-        self.tell_health(&member, from, Source::Passive, reason, streak);
-        Ejection::Ejected
-    }
-
-    /// Ends an ejection. Returns false when the backend was not ejected or is no longer a member.
-    pub fn readmit(&self, backend: &Backend, reason: Reason) -> bool {
-        let mut control = self.control();
-        let Some(member) = control.member(backend) else {
-            return false;
-        };
-        if !member.is_ejected() {
-            return false;
-        }
-        let from = member.health();
-        member.state.set_ejected(false);
-        self.publish(&mut control, false);
-        drop(control);
-        self.tell_health(&member, from, Source::Passive, reason, 0);
-        true
-    }
-
-    fn tell_health(
-        &self,
-        backend: &Backend,
-        from: Health,
-        source: Source,
-        reason: Reason,
-        streak: u32,
-    ) {
-        let to = backend.health();
-        if from != to {
-            let transition = Transition {
-                from,
-                to,
-                source,
-                reason,
-                streak,
-                latency: None,
-            };
-            self.tell(backend, EventKind::Health(transition));
-        }
-    }
-
-    fn order(&self, id: &str, to: Mode) -> Result<(), ConfigError> {
-        let mut control = self.control();
-        let Some(backend) = control.members.iter().find(|b| b.id() == id).cloned() else {
-            return Err(ConfigError::new(
-                "id",
-                format!("{id:?}: no backend of the pool has this id"),
-            ));
-        };
-        let from = backend.mode();
-        if from == to {
-            return Ok(());
-        }
-        backend.state.set_mode(to);
-        self.publish(&mut control, false);
-        drop(control);
-        if to != Mode::Ready {
-            backend.state.retire();
-        }
-        self.tell(&backend, EventKind::Mode { from, to });
-        Ok(())
     }
 
     /// Joins new settings to the state that belongs to the id.
@@ -376,6 +236,8 @@ impl Pool {
             if previous.state.active() == Health::Healthy {
                 previous.state.set_active(Health::Unknown);
             }
+            previous.state.set_capacity(FULL);
+            previous.state.set_asks_to_drain(false);
             previous.state.retire();
         }
         (new.with_state(previous.state.clone()), EventKind::Updated)
@@ -387,25 +249,31 @@ impl Pool {
         self.tell(gone, EventKind::Removed);
     }
 
-    fn publish(&self, control: &mut Control, members_changed: bool) {
+    /// Makes the next snapshot.
+    pub(super) fn publish(&self, control: &mut Control, members_changed: bool) {
         control.generation += 1;
-        let old = self.inner.snapshot.load();
         let members = if members_changed {
-            Arc::new(Members::build(&control.members, &control.builders))
+            Arc::new(Members::build(control))
         } else {
-            old.members().clone()
+            self.inner.snapshot.load().members().clone()
         };
-        let next = Snapshot::build(
-            control.generation,
-            members,
-            &control.builders,
-            control.probers > 0,
-        );
+        let next = Snapshot::build(control, members);
+        let panics = next.panics();
         self.inner.snapshot.store(Arc::new(next));
         self.inner.room.notify_waiters();
+        if std::mem::replace(&mut control.panicked, panics) != panics {
+            if panics {
+                tracing::warn!(
+                    target: "evenkeel::pool",
+                    "too few backends are usable: all get traffic, whatever their health"
+                );
+            } else {
+                tracing::info!(target: "evenkeel::pool", "health is followed again");
+            }
+        }
     }
 
-    fn tell(&self, backend: &Backend, kind: EventKind) {
+    pub(super) fn tell(&self, backend: &Backend, kind: EventKind) {
         // No receiver is fine: nobody asked.
         let _ = self.inner.events.send(Event {
             backend: backend.clone(),
@@ -413,7 +281,7 @@ impl Pool {
         });
     }
 
-    fn control(&self) -> MutexGuard<'_, Control> {
+    pub(super) fn control(&self) -> MutexGuard<'_, Control> {
         self.inner
             .control
             .lock()
@@ -422,8 +290,14 @@ impl Pool {
 }
 
 impl Control {
-    fn member(&self, backend: &Backend) -> Option<Backend> {
-        self.members.iter().find(|b| b.is_same(backend)).cloned()
+    pub(super) fn is_evacuated(&self, place: &Locality) -> bool {
+        self.evacuated.iter().any(|prefix| place.is_within(prefix))
+    }
+
+    /// Forgets what is under way for who is no longer a member.
+    fn keep(&mut self, stays: impl Fn(&Backend) -> bool) {
+        self.ramps.retain(|(backend, _)| stays(backend));
+        self.drains.retain(|(backend, _)| stays(backend));
     }
 }
 
@@ -447,22 +321,6 @@ impl std::ops::Deref for SnapshotGuard {
     fn deref(&self) -> &Snapshot {
         &self.guard
     }
-}
-
-/// What became of an ejection.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Ejection {
-    /// It was out already.
-    Already,
-    /// It is out now.
-    Ejected,
-    /// It is no longer a member.
-    Gone,
-    /// It stays: it is the last usable one.
-    Last,
-    /// It stays: the share of ejected members is used up.
-    Share,
 }
 
 /// While it lives, backends that were not measured yet are held.
@@ -495,4 +353,3 @@ fn refuse_duplicates(backends: &[Backend]) -> Result<(), ConfigError> {
 
 /// Enough for every backend of a large pool to change once while a subscriber is busy.
 const EVENTS_KEPT: usize = 1_024;
-const CENTURY: Duration = Duration::from_secs(100 * 365 * 86_400);

@@ -71,3 +71,14 @@ pub(super) struct Builders {
     pub(super) members: Vec<Box<dyn Fn(&[Backend]) -> Table + Send>>,
     pub(super) groups: Vec<Box<dyn Fn(&Group) -> Table + Send>>,
 }
+
+impl Builders {
+    pub(super) fn build_members(&self, backends: &[Backend]) -> Box<[Table]> {
+        self.members.iter().map(|make| make(backends)).collect()
+    }
+
+    pub(super) fn build_groups(&self, groups: &[Group]) -> Box<[Box<[Table]>]> {
+        let all = |make: &Box<dyn Fn(&Group) -> Table + Send>| groups.iter().map(make).collect();
+        self.groups.iter().map(all).collect()
+    }
+}

@@ -2,9 +2,10 @@
 
 use std::{borrow::Cow, fmt, time::Duration};
 
+use http::StatusCode;
 use tokio::sync::broadcast;
 
-use super::{Backend, Health, Mode};
+use super::{Backend, Circuit, Health, Mode};
 
 /// One change of a pool.
 #[derive(Clone, Debug)]
@@ -22,6 +23,25 @@ pub struct Event {
 pub enum EventKind {
     /// The backend joined.
     Added,
+    /// What the backend offers of itself changed, while its health stayed as it is.
+    Capacity {
+        /// How much of itself it offers from now on: 1.0 in full, less where it is degraded.
+        capacity: f64,
+        /// Whether it asks to be drained.
+        draining: bool,
+        /// Why.
+        reason: Reason,
+    },
+    /// The circuit changed otherwise than by an ejection or a readmission, which
+    /// [`Health`](Self::Health) tells: a trial begins, or failed.
+    Circuit {
+        /// The circuit until now.
+        from: Circuit,
+        /// The circuit from now on.
+        to: Circuit,
+    },
+    /// The place where the backend stands was evacuated, or restored.
+    Evacuated(bool),
     /// Measured health changed.
     Health(Transition),
     /// An operator's order changed.
@@ -53,6 +73,16 @@ pub struct Transition {
     pub streak: u32,
     /// How long the result that tipped it took, where it was a check.
     pub latency: Option<Duration>,
+    /// The status that tipped it, where there was an answer in HTTP.
+    pub status: Option<StatusCode>,
+    /// How long the state before lasted.
+    pub previous: Duration,
+    /// How often health changed lately, this change included where checks count it.
+    pub flaps: u32,
+    /// Changes come so often that they are damped.
+    pub flapping: bool,
+    /// How much of itself the backend offers: 1.0 in full, less where it is degraded.
+    pub capacity: f64,
 }
 
 /// Who measured.

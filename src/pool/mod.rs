@@ -34,13 +34,18 @@
 //! | tier | 0 |
 //! | in-flight cap | none |
 //! | events kept for a slow subscriber | 1024 |
+//! | overprovisioning | 1.4 |
+//! | when too few are usable | fail fast |
+//! | slow start | 30 s from 10 % |
+//! | locality of the balancer | none: all alike |
 //!
 //! # When it fails
 //!
 //! Calls about an id that is not a member return a [`ConfigError`](crate::ConfigError) naming
 //! it; nothing changes then. Measured health ([`Health`]) and what an operator ordered
 //! ([`Mode`]) are kept apart: neither overwrites the other. A change of membership never turns
-//! an unhealthy backend healthy (invariant A), and a backend that was removed and comes back
+//! an unhealthy backend healthy (invariant A), nor does what an earlier process knew, taken over with
+//! [`Pool::restore_health`]; and a backend that was removed and comes back
 //! under the same id starts anew.
 //!
 //! # Cost
@@ -52,7 +57,14 @@ mod backend;
 mod control;
 mod derived;
 mod event;
+mod known;
 mod lease;
+mod locality;
+mod measure;
+mod orders;
+mod ramp;
+mod routing;
+mod shares;
 mod snapshot;
 mod state;
 #[cfg(test)]
@@ -60,10 +72,15 @@ mod tests;
 
 #[cfg(feature = "proxy")]
 pub(crate) use backend::Address;
-pub use backend::{Backend, Locality, Protocol, Scheme};
-pub use control::{Ejection, Pool, ProberGuard, SnapshotGuard};
+pub use backend::{Backend, Protocol, Scheme};
+pub use control::{Pool, ProberGuard, SnapshotGuard};
 pub use derived::{Derived, DerivedGroups};
 pub use event::{Event, EventKind, Events, Reason, Source, Transition};
+pub use known::{BackendHealth, HealthSnapshot};
 pub use lease::Lease;
+pub use locality::Locality;
+pub use measure::{Ejection, Measurement};
+pub use orders::{Drain, Drained};
+pub use routing::{PanicRouting, Routing};
 pub use snapshot::{Group, Snapshot};
-pub use state::{Attachment, AttachmentKey, Health, Mode};
+pub use state::{Attachment, AttachmentKey, Circuit, Health, Mode};

@@ -1,14 +1,14 @@
 //! One consistent, immutable view of a pool.
 
-use std::{
-    collections::{BTreeMap, HashMap},
-    fmt,
-    sync::Arc,
-};
+use std::{collections::HashMap, fmt, sync::Arc};
 
 use super::{
-    Backend, Derived, DerivedGroups, Health, Mode,
-    derived::{Builders, Table},
+    Backend, Circuit, Derived, DerivedGroups, Health, PanicRouting,
+    control::Control,
+    derived::Table,
+    locality::SEGMENTS,
+    shares::{Standing, WHOLE, portion, split},
+    state::FULL,
 };
 
 /// One consistent, immutable view of a pool, with everything that a pick needs.
@@ -16,47 +16,78 @@ pub struct Snapshot {
     generation: u64,
     members: Arc<Members>,
     groups: Box<[Group]>,
+    /// Of [`PARTS`], in the groups' order.
+    shares: Box<[u32]>,
+    /// The one group that has a share, where there is but one.
+    only: Option<usize>,
     group_tables: Box<[Box<[Table]>]>,
+    trials: Box<[Backend]>,
     usable: usize,
+    sound: usize,
     held: usize,
+    panics: bool,
 }
 
 /// What changes with membership only.
 pub(super) struct Members {
     pub(super) backends: Box<[Backend]>,
     index: HashMap<Arc<str>, usize>,
+    /// How far each is from the balancer.
+    distances: Box<[u8]>,
     tables: Box<[Table]>,
 }
 
 impl Members {
-    pub(super) fn build(backends: &[Backend], builders: &Builders) -> Self {
+    pub(super) fn build(control: &Control) -> Self {
+        let backends = &control.members;
+        let own = control.routing.locality.as_ref();
+        let distance = |backend: &Backend| {
+            let place = backend.configured_locality();
+            own.map_or(0, |own| place.map_or(SEGMENTS, |p| own.distance(p)))
+        };
         Self {
             index: backends
                 .iter()
                 .enumerate()
                 .map(|(i, b)| (b.shared_id(), i))
                 .collect(),
-            tables: builders.members.iter().map(|make| make(backends)).collect(),
-            backends: backends.into(),
+            distances: backends.iter().map(distance).collect(),
+            tables: control.builders.build_members(backends),
+            backends: backends.as_slice().into(),
         }
+    }
+
+    /// Returns the member that this handle stands for.
+    pub(super) fn same(&self, backend: &Backend) -> Option<&Backend> {
+        self.get(backend.id()).filter(|b| b.is_same(backend))
+    }
+
+    fn get(&self, id: &str) -> Option<&Backend> {
+        self.index.get(id).map(|&i| &self.backends[i])
     }
 }
 
-/// Backends among which a strategy picks: the usable ones of one tier.
+/// Backends among which a strategy picks: the usable ones of one tier at one distance.
 pub struct Group {
     tier: u8,
+    distance: u8,
     backends: Box<[Backend]>,
     weights: Box<[u32]>,
 }
 
 impl Group {
-    /// Makes a group of these backends with their configured weights, for tests and benches of
+    /// Makes a group of these backends with their weights in force, for tests and benches of
     /// strategies.
     #[must_use]
     pub fn new(tier: u8, backends: Vec<Backend>) -> Self {
+        Self::at(tier, 0, backends)
+    }
+
+    fn at(tier: u8, distance: u8, backends: Vec<Backend>) -> Self {
         Self {
             tier,
-            weights: backends.iter().map(Backend::configured_weight).collect(),
+            distance,
+            weights: backends.iter().map(Backend::weight_in_force).collect(),
             backends: backends.into(),
         }
     }
@@ -67,13 +98,21 @@ impl Group {
         self.tier
     }
 
+    /// Returns how far the backends are, 0 (the same rack) to 3 (another region); 0 where the
+    /// balancer has no locality of its own.
+    #[must_use]
+    pub fn distance(&self) -> u8 {
+        self.distance
+    }
+
     /// Returns the backends, each usable and of a weight over 0 when the snapshot was made.
     #[must_use]
     pub fn backends(&self) -> &[Backend] {
         &self.backends
     }
 
-    /// Returns the weights now in force, in the backends' order.
+    /// Returns the weights now in force, in the backends' order and in thousandths: a backend of
+    /// weight 1 that is well and warm has 1,000. None is 0.
     #[must_use]
     pub fn weights(&self) -> &[u32] {
         &self.weights
@@ -84,55 +123,48 @@ impl fmt::Debug for Group {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Group")
             .field("tier", &self.tier)
+            .field("distance", &self.distance)
             .field("backends", &self.backends.len())
             .finish_non_exhaustive()
     }
 }
 
 impl Snapshot {
-    pub(super) fn build(
-        generation: u64,
-        members: Arc<Members>,
-        builders: &Builders,
-        prober_attached: bool,
-    ) -> Self {
-        let mut tiers: BTreeMap<u8, Vec<Backend>> = BTreeMap::new();
-        let (mut usable, mut held) = (0, 0);
-        for backend in &members.backends {
-            let ready = backend.mode() == Mode::Ready && backend.configured_weight() > 0;
-            let healthy = match backend.health() {
-                Health::Healthy => true,
-                Health::Unhealthy => false,
-                Health::Unknown => {
-                    held += usize::from(prober_attached && ready);
-                    !prober_attached
-                }
-            };
-            backend.state.set_usable(ready && healthy);
-            if ready && healthy {
-                usable += 1;
-                tiers
-                    .entry(backend.configured_tier())
-                    .or_default()
-                    .push(backend.clone());
-            }
+    pub(super) fn build(control: &Control, members: Arc<Members>) -> Self {
+        let mut survey = Survey::of(control, &members);
+        let panics = survey.panics(control.routing.panic);
+        if panics {
+            survey.take_all(&members);
         }
-        let groups: Box<[Group]> = tiers
+        let found: Vec<Found> = survey.places.into_iter().flatten().collect();
+        let shares = if panics {
+            by_weight(&found)
+        } else {
+            by_standing(&found, control.routing.overprovisioning)
+        };
+        let (groups, shares): (Vec<_>, Vec<_>) = found
             .into_iter()
-            .map(|(tier, backends)| Group::new(tier, backends))
-            .collect();
-        let group_tables = builders
-            .groups
-            .iter()
-            .map(|make| groups.iter().map(make).collect())
-            .collect();
+            .zip(shares)
+            .filter(|(found, _)| !found.backends.is_empty())
+            .map(|(found, share)| (Group::at(found.tier, found.distance, found.backends), share))
+            .unzip();
+        let mut loaded = (0..shares.len()).filter(|&i| shares[i] > 0);
+        let only = match (loaded.next(), loaded.next()) {
+            (Some(one), None) => Some(one),
+            _ => None,
+        };
         Self {
-            generation,
+            generation: control.generation,
+            group_tables: control.builders.build_groups(&groups),
+            usable: groups.iter().map(|g| g.backends.len()).sum(),
+            groups: groups.into(),
+            shares: shares.into(),
+            only,
+            trials: survey.trials.into(),
+            sound: survey.sound,
+            held: survey.held,
+            panics,
             members,
-            groups,
-            group_tables,
-            usable,
-            held,
         }
     }
 
@@ -151,16 +183,38 @@ impl Snapshot {
     /// Returns the member with this id.
     #[must_use]
     pub fn get(&self, id: &str) -> Option<&Backend> {
-        self.members
-            .index
-            .get(id)
-            .map(|&i| &self.members.backends[i])
+        self.members.get(id)
     }
 
-    /// Returns the groups that have a usable backend, the preferred first.
+    /// Returns the groups that have a usable backend, the preferred first: by tier, and within a
+    /// tier by distance.
     #[must_use]
     pub fn groups(&self) -> &[Group] {
         &self.groups
+    }
+
+    /// Returns each group's share of new traffic, in the groups' order; they add up to 10,000
+    /// where there are groups. One without a share is a fall-back: it gets what the others have
+    /// no room for.
+    #[must_use]
+    pub fn shares(&self) -> &[u32] {
+        &self.shares
+    }
+
+    /// Returns the number of the group whose turn it is for this random number, each as often as
+    /// its share asks. The number is drawn only where more than one group has a share.
+    pub fn draw_group(&self, random: impl FnOnce() -> u32) -> usize {
+        if let Some(only) = self.only {
+            return only;
+        }
+        let mut left = ((u64::from(random()) * u64::from(PARTS)) >> 32) as u32;
+        for (number, &share) in self.shares.iter().enumerate() {
+            match left.checked_sub(share) {
+                Some(rest) => left = rest,
+                None => return number,
+            }
+        }
+        0
     }
 
     /// Returns how many backends can take new traffic.
@@ -173,6 +227,20 @@ impl Snapshot {
     #[must_use]
     pub fn held(&self) -> usize {
         self.held
+    }
+
+    /// Returns true while too few backends are usable and health is not believed: see
+    /// [`PanicRouting::UseAll`].
+    #[must_use]
+    pub fn panics(&self) -> bool {
+        self.panics
+    }
+
+    /// Returns the backends that one request at a time may try: those whose circuit is half open
+    /// and that nothing else keeps out. Nearly always none.
+    #[must_use]
+    pub fn trials(&self) -> &[Backend] {
+        &self.trials
     }
 
     /// Returns the table over all members that `key` names; `None` for a key of another pool.
@@ -191,6 +259,11 @@ impl Snapshot {
     pub(super) fn members(&self) -> &Arc<Members> {
         &self.members
     }
+
+    /// How many are usable by their health, panic or not.
+    pub(super) fn sound(&self) -> usize {
+        self.sound
+    }
 }
 
 impl fmt::Debug for Snapshot {
@@ -200,6 +273,157 @@ impl fmt::Debug for Snapshot {
             .field("backends", &self.members.backends.len())
             .field("usable", &self.usable)
             .field("held", &self.held)
+            .field("panics", &self.panics)
             .finish_non_exhaustive()
     }
 }
+
+/// What one look at all members found.
+struct Survey {
+    /// By tier, then by distance.
+    places: Vec<Option<Found>>,
+    trials: Vec<Backend>,
+    sound: usize,
+    held: usize,
+    /// Of the weight that no operator took out and that is measured: what is usable.
+    measured: Standing,
+}
+
+/// The backends of one tier at one distance.
+struct Found {
+    tier: u8,
+    distance: u8,
+    backends: Vec<Backend>,
+    standing: Standing,
+}
+
+impl Survey {
+    fn of(control: &Control, members: &Members) -> Self {
+        let mut survey = Self {
+            places: Vec::new(),
+            trials: Vec::new(),
+            sound: 0,
+            held: 0,
+            measured: Standing::default(),
+        };
+        for (backend, &distance) in members.backends.iter().zip(&members.distances) {
+            let state = &backend.state;
+            let place = backend.configured_locality();
+            state.set_evacuated(place.is_some_and(|place| control.is_evacuated(place)));
+            let wanted = is_wanted(backend);
+            let serves = match backend.health() {
+                Health::Healthy => true,
+                Health::Unhealthy => false,
+                Health::Unknown => control.probers == 0,
+            };
+            let usable = wanted && serves && !state.asks_to_drain();
+            state.set_usable(usable);
+            let weight = u64::from(backend.configured_weight());
+            let configured = weight * u64::from(FULL);
+            let offered = u64::from(usable) * weight * u64::from(state.capacity());
+            let found = survey.place(backend.configured_tier(), distance);
+            found.standing.configured += configured;
+            found.standing.usable += offered;
+            if usable {
+                found.backends.push(backend.clone());
+                survey.sound += 1;
+            }
+            let held = wanted && backend.health() == Health::Unknown && !serves;
+            survey.held += usize::from(held);
+            if wanted && !held {
+                survey.measured.configured += configured;
+                survey.measured.usable += offered;
+            }
+            if wanted && is_tried(backend, control) {
+                survey.trials.push(backend.clone());
+            }
+        }
+        survey
+    }
+
+    fn place(&mut self, tier: u8, distance: u8) -> &mut Found {
+        let distances = usize::from(SEGMENTS) + 1;
+        let at = usize::from(tier) * distances + usize::from(distance);
+        if self.places.len() <= at {
+            self.places.resize_with(at + 1, || None);
+        }
+        self.places[at].get_or_insert_with(|| Found {
+            tier,
+            distance,
+            backends: Vec::new(),
+            standing: Standing::default(),
+        })
+    }
+
+    fn panics(&self, policy: PanicRouting) -> bool {
+        let PanicRouting::UseAll { below } = policy else {
+            return false;
+        };
+        let Standing { usable, configured } = self.measured;
+        (usable as f64) < configured as f64 * below
+    }
+
+    /// Takes every backend that no operator took out.
+    fn take_all(&mut self, members: &Members) {
+        for found in self.places.iter_mut().flatten() {
+            found.backends.clear();
+        }
+        for (backend, &distance) in members.backends.iter().zip(&members.distances) {
+            if is_wanted(backend) {
+                backend.state.set_usable(true);
+                let found = self.place(backend.configured_tier(), distance);
+                found.backends.push(backend.clone());
+            }
+        }
+    }
+}
+
+/// Whether nothing but health can keep traffic away.
+fn is_wanted(backend: &Backend) -> bool {
+    let state = &backend.state;
+    state.is_ready() && !state.is_evacuated() && backend.configured_weight() > 0
+}
+
+/// Whether the circuit is half open, and checks do not say that a trial is in vain.
+fn is_tried(backend: &Backend, control: &Control) -> bool {
+    backend.circuit() == Circuit::HalfOpen
+        && !backend.asks_to_drain()
+        && match backend.active_health() {
+            Health::Healthy => true,
+            Health::Unhealthy => false,
+            Health::Unknown => control.probers == 0,
+        }
+}
+
+/// Tiers first, then the distances within each.
+fn by_standing(found: &[Found], overprovisioning: u32) -> Vec<u32> {
+    let available = |standing: Standing| standing.availability(overprovisioning);
+    let tiers: Vec<&[Found]> = found.chunk_by(|a, b| a.tier == b.tier).collect();
+    let availabilities: Vec<u32> = tiers
+        .iter()
+        .map(|tier| {
+            let sum = |part: fn(&Standing) -> u64| tier.iter().map(|f| part(&f.standing)).sum();
+            available(Standing {
+                usable: sum(|s| s.usable),
+                configured: sum(|s| s.configured),
+            })
+        })
+        .collect();
+    let mut shares = Vec::with_capacity(found.len());
+    for (tier, share) in tiers.iter().zip(split(&availabilities)) {
+        let near: Vec<u32> = tier.iter().map(|f| available(f.standing)).collect();
+        shares.extend(split(&near).into_iter().map(|part| part * share));
+    }
+    shares
+}
+
+fn by_weight(found: &[Found]) -> Vec<u32> {
+    let weight = |found: &Found| {
+        let weights = found.backends.iter().map(Backend::weight_in_force);
+        weights.map(u64::from).sum()
+    };
+    portion(&found.iter().map(weight).collect::<Vec<u64>>(), PARTS)
+}
+
+/// Percent of percent.
+const PARTS: u32 = WHOLE * WHOLE;

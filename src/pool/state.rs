@@ -6,13 +6,20 @@ use std::{
     fmt,
     marker::PhantomData,
     sync::{
-        Arc, Mutex, OnceLock, PoisonError,
-        atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed},
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
+        atomic::{
+            AtomicBool, AtomicU8, AtomicU32, AtomicU64,
+            Ordering::{Acquire, Relaxed, Release, SeqCst},
+        },
     },
+    time::Duration,
 };
 
 use arc_swap::ArcSwap;
-use tokio::{sync::Notify, time::Instant};
+use tokio::{
+    sync::{Notify, futures::Notified},
+    time::Instant,
+};
 
 /// Measured health.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -35,6 +42,31 @@ impl Health {
             Self::Healthy => "healthy",
             Self::Unhealthy => "unhealthy",
             Self::Unknown => "unknown",
+        }
+    }
+}
+
+/// Whether live traffic may pass, as outlier detection sees it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Circuit {
+    /// Traffic passes.
+    #[default]
+    Closed,
+    /// One request at a time passes, as a trial.
+    HalfOpen,
+    /// The backend is ejected: nothing passes.
+    Open,
+}
+
+impl Circuit {
+    /// Returns the stable name that stands in logs and metrics.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Closed => "closed",
+            Self::HalfOpen => "half_open",
+            Self::Open => "open",
         }
     }
 }
@@ -112,14 +144,35 @@ pub(super) struct State {
     incarnation: u64,
     /// Written by the control path only; read when a snapshot is built and by onlookers.
     active: AtomicU8,
-    ejected: AtomicBool,
+    circuit: AtomicU8,
+    /// In thousandths, as measured.
+    capacity: AtomicU32,
+    /// How far it is warmed up, in thousandths.
+    ramp: AtomicU32,
+    asks_to_drain: AtomicBool,
+    evacuated: AtomicBool,
     /// In the pick set of the current snapshot.
     usable: AtomicBool,
-    mode: Mutex<Mode>,
+    /// Whether the mode is ready: what a build reads of many.
+    ready: AtomicBool,
+    /// The one request that tries a half-open circuit is under way.
+    trial: AtomicBool,
+    slow: Mutex<Slow>,
+    /// Told when the last request in flight ends, while somebody watches.
+    emptied: Notify,
     attachments: ArcSwap<Attachments>,
     attaching: Mutex<()>,
     /// Told when a slot of a capped backend becomes free; set when the backend joins a pool.
     pub(super) released: OnceLock<Arc<Notify>>,
+}
+
+/// What is read and written seldom.
+struct Slow {
+    mode: Mode,
+    /// Since when combined health is what it is.
+    since: Instant,
+    flaps: u32,
+    flapping: bool,
 }
 
 /// Written by every request: on cache lines of their own, apart from what every pick reads.
@@ -127,6 +180,8 @@ pub(super) struct State {
 #[derive(Default)]
 struct Hot {
     in_flight: AtomicU32,
+    /// How many wait for the last request in flight to end.
+    watchers: AtomicU32,
     requests: AtomicU64,
 }
 
@@ -137,9 +192,21 @@ impl State {
             hot: Hot::default(),
             incarnation: NEXT.fetch_add(1, Relaxed),
             active: AtomicU8::new(UNKNOWN),
-            ejected: AtomicBool::new(false),
+            circuit: AtomicU8::new(CLOSED),
+            capacity: AtomicU32::new(FULL),
+            ramp: AtomicU32::new(FULL),
+            asks_to_drain: AtomicBool::new(false),
+            evacuated: AtomicBool::new(false),
             usable: AtomicBool::new(false),
-            mode: Mutex::new(Mode::Ready),
+            ready: AtomicBool::new(true),
+            trial: AtomicBool::new(false),
+            slow: Mutex::new(Slow {
+                mode: Mode::Ready,
+                since: Instant::now(),
+                flaps: 0,
+                flapping: false,
+            }),
+            emptied: Notify::new(),
             attachments: ArcSwap::from_pointee(Vec::new()),
             attaching: Mutex::new(()),
             released: OnceLock::new(),
@@ -180,10 +247,28 @@ impl State {
     }
 
     pub(super) fn leave(&self, capped: bool) {
-        self.hot.in_flight.fetch_sub(1, Relaxed);
+        // Ordered before the look at the watchers, as they write before they read the count.
+        let last = self.hot.in_flight.fetch_sub(1, SeqCst) == 1;
         if capped {
             self.tell_released();
         }
+        if last && self.hot.watchers.load(SeqCst) > 0 {
+            self.emptied.notify_waiters();
+        }
+    }
+
+    /// Counts as watching until dropped: the end of the last request in flight is told.
+    pub(super) fn watch(&self) -> Watching<'_> {
+        Watching::new(self)
+    }
+
+    /// Takes the one place of a trial; false where it is taken.
+    pub(super) fn enter_trial(&self) -> bool {
+        !self.trial.load(Relaxed) && !self.trial.swap(true, Acquire)
+    }
+
+    pub(super) fn leave_trial(&self) {
+        self.trial.store(false, Release);
     }
 
     fn tell_released(&self) {
@@ -209,29 +294,102 @@ impl State {
         self.active.store(value, Relaxed);
     }
 
-    pub(super) fn is_ejected(&self) -> bool {
-        self.ejected.load(Relaxed)
+    pub(super) fn circuit(&self) -> Circuit {
+        match self.circuit.load(Relaxed) {
+            CLOSED => Circuit::Closed,
+            HALF_OPEN => Circuit::HalfOpen,
+            _ => Circuit::Open,
+        }
     }
 
-    pub(super) fn set_ejected(&self, ejected: bool) {
-        self.ejected.store(ejected, Relaxed);
+    pub(super) fn set_circuit(&self, circuit: Circuit) {
+        let value = match circuit {
+            Circuit::Closed => CLOSED,
+            Circuit::HalfOpen => HALF_OPEN,
+            Circuit::Open => OPEN,
+        };
+        self.circuit.store(value, Relaxed);
     }
 
     /// The one place where active and passive health are combined.
     pub(super) fn health(&self) -> Health {
-        if self.is_ejected() {
-            Health::Unhealthy
-        } else {
+        if self.circuit() == Circuit::Closed {
             self.active()
+        } else {
+            Health::Unhealthy
         }
     }
 
+    pub(super) fn capacity(&self) -> u32 {
+        self.capacity.load(Relaxed)
+    }
+
+    pub(super) fn set_capacity(&self, thousandths: u32) {
+        self.capacity.store(thousandths, Relaxed);
+    }
+
+    pub(super) fn ramp(&self) -> u32 {
+        self.ramp.load(Relaxed)
+    }
+
+    pub(super) fn set_ramp(&self, thousandths: u32) {
+        self.ramp.store(thousandths, Relaxed);
+    }
+
+    pub(super) fn asks_to_drain(&self) -> bool {
+        self.asks_to_drain.load(Relaxed)
+    }
+
+    pub(super) fn set_asks_to_drain(&self, asks: bool) {
+        self.asks_to_drain.store(asks, Relaxed);
+    }
+
+    pub(super) fn is_evacuated(&self) -> bool {
+        self.evacuated.load(Relaxed)
+    }
+
+    pub(super) fn set_evacuated(&self, evacuated: bool) {
+        self.evacuated.store(evacuated, Relaxed);
+    }
+
+    pub(super) fn flaps(&self) -> (u32, bool) {
+        let slow = self.slow();
+        (slow.flaps, slow.flapping)
+    }
+
+    pub(super) fn set_flaps(&self, flaps: u32, flapping: bool) {
+        let mut slow = self.slow();
+        (slow.flaps, slow.flapping) = (flaps, flapping);
+    }
+
+    pub(super) fn since(&self) -> Instant {
+        self.slow().since
+    }
+
+    /// Begins another state of health; returns how long the one before lasted.
+    pub(super) fn turn(&self, now: Instant) -> Duration {
+        let before = std::mem::replace(&mut self.slow().since, now);
+        now.saturating_duration_since(before)
+    }
+
     pub(super) fn mode(&self) -> Mode {
-        *self.mode.lock().unwrap_or_else(PoisonError::into_inner)
+        self.slow().mode
+    }
+
+    /// Whether an operator ordered nothing.
+    pub(super) fn is_ready(&self) -> bool {
+        self.ready.load(Relaxed)
     }
 
     pub(super) fn set_mode(&self, mode: Mode) {
-        *self.mode.lock().unwrap_or_else(PoisonError::into_inner) = mode;
+        self.slow().mode = mode;
+        self.ready.store(mode == Mode::Ready, Relaxed);
+        // Whoever waits for an end of the drain looks again.
+        self.emptied.notify_waiters();
+    }
+
+    fn slow(&self) -> MutexGuard<'_, Slow> {
+        self.slow.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(super) fn is_usable(&self) -> bool {
@@ -244,13 +402,13 @@ impl State {
 
     /// For a backend out of the pick set: whether its sessions stay.
     pub(super) fn keeps_sessions(&self, weight_is_zero: bool) -> bool {
-        if self.health() == Health::Unhealthy {
+        if self.health() == Health::Unhealthy || self.is_evacuated() {
             return false;
         }
         match self.mode() {
             Mode::Draining { until } => Instant::now() < until,
             Mode::Maintenance => false,
-            Mode::Ready => weight_is_zero,
+            Mode::Ready => weight_is_zero || self.asks_to_drain(),
         }
     }
 
@@ -288,11 +446,42 @@ impl State {
     }
 }
 
+/// Says that somebody waits for the last request in flight to end.
+pub(super) struct Watching<'a>(&'a State);
+
+impl<'a> Watching<'a> {
+    fn new(state: &'a State) -> Self {
+        state.hot.watchers.fetch_add(1, SeqCst);
+        Self(state)
+    }
+
+    /// Hears of whatever ends or changes a drain from now on.
+    pub(super) fn changed(&self) -> Notified<'_> {
+        self.0.emptied.notified()
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.hot.in_flight.load(SeqCst) == 0
+    }
+}
+
+impl Drop for Watching<'_> {
+    fn drop(&mut self) {
+        self.0.hot.watchers.fetch_sub(1, SeqCst);
+    }
+}
+
 fn find<T: Attachment>(list: &Attachments, key: &AttachmentKey<T>) -> Option<Arc<T>> {
     let (_, any, _) = list.iter().find(|(number, ..)| *number == key.number)?;
     any.clone().downcast().ok()
 }
 
+/// The whole, in the parts that weights, capacity and ramps are counted in: 10 % of a weight of 1
+/// is a weight still.
+pub(super) const FULL: u32 = 1_000;
+const CLOSED: u8 = 0;
+const HALF_OPEN: u8 = 1;
+const OPEN: u8 = 2;
 const UNKNOWN: u8 = 0;
 const HEALTHY: u8 = 1;
 const UNHEALTHY: u8 = 2;

@@ -86,7 +86,7 @@ fn without_a_prober_unknown_is_up_and_with_one_it_is_held() {
     let guard = pool.attach_prober();
     assert_eq!((pool.snapshot().usable(), pool.snapshot().held()), (0, 2));
     let a = pool.snapshot().get("a").unwrap().clone();
-    pool.report_active(&a, Health::Healthy, reason(), 1, None)
+    pool.measure(&a, Measurement::new(Health::Healthy, reason()).streak(1))
         .unwrap();
     assert_eq!(usable(&pool), ["a"]);
     drop(guard);
@@ -99,8 +99,8 @@ fn a_reconfiguration_never_makes_an_unhealthy_backend_healthy() {
     let _guard = pool.attach_prober();
     let a = pool.snapshot().get("a").unwrap().clone();
     let b = pool.snapshot().get("b").unwrap().clone();
-    pool.report_active(&a, Health::Unhealthy, reason(), 2, None);
-    pool.report_active(&b, Health::Healthy, reason(), 2, None);
+    pool.measure(&a, Measurement::new(Health::Unhealthy, reason()).streak(2));
+    pool.measure(&b, Measurement::new(Health::Healthy, reason()).streak(2));
     pool.upsert(backend("a").weight(7).unwrap());
     pool.replace([backend("b"), backend("a")]).unwrap();
     pool.upsert(Backend::new("a", "http://127.0.0.1:1").unwrap());
@@ -130,7 +130,10 @@ fn a_removed_id_starts_anew_and_late_results_are_ignored() {
     assert_ne!(new.incarnation(), old.incarnation());
     assert_eq!((old.in_flight(), new.in_flight()), (1, 0));
     drop(lease);
-    let late = pool.report_active(&old, Health::Unhealthy, reason(), 2, None);
+    let late = pool.measure(
+        &old,
+        Measurement::new(Health::Unhealthy, reason()).streak(2),
+    );
     assert!(
         late.is_none(),
         "a result for a removed backend must not count"
@@ -254,4 +257,442 @@ fn _handles_are_shared_freely() {
     check::<Snapshot>();
     check::<Lease>();
     check::<Events>();
+}
+
+fn up() -> Measurement {
+    Measurement::new(Health::Healthy, reason()).streak(2)
+}
+
+fn down() -> Measurement {
+    Measurement::new(Health::Unhealthy, Reason::new("L4CON", "refused")).streak(2)
+}
+
+fn member(pool: &Pool, id: &str) -> Backend {
+    pool.snapshot().get(id).unwrap().clone()
+}
+
+/// Each group's backends with their weights, and its share.
+fn routes(pool: &Pool) -> Vec<(Vec<(String, u32)>, u32)> {
+    let snapshot = pool.snapshot();
+    let weighed = |g: &Group| {
+        let all = g.backends().iter().zip(g.weights());
+        all.map(|(b, &w)| (b.id().to_owned(), w)).collect()
+    };
+    let groups = snapshot.groups().iter().map(weighed);
+    groups.zip(snapshot.shares().iter().copied()).collect()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_transition_tells_all_that_was_measured() {
+    let pool = pool(&["a"]);
+    let a = member(&pool, "a");
+    let mut events = pool.subscribe();
+    assert!(pool.measure(&a, up()).is_some());
+    tokio::time::advance(Duration::from_secs(7)).await;
+    assert!(pool.measure(&a, up()).is_none(), "nothing changed");
+    let status = http::StatusCode::SERVICE_UNAVAILABLE;
+    let measured = down().status(status).flaps(3).flapping(true);
+    let change = pool
+        .measure(&a, measured.latency(Duration::from_millis(4)))
+        .unwrap();
+    assert_eq!(
+        (change.from, change.to),
+        (Health::Healthy, Health::Unhealthy)
+    );
+    assert_eq!(change.source, Source::Active);
+    assert_eq!((change.reason.code, change.streak), ("L4CON", 2));
+    assert_eq!(change.status, Some(status));
+    assert_eq!(change.latency, Some(Duration::from_millis(4)));
+    assert_eq!(change.previous, Duration::from_secs(7));
+    assert_eq!((change.flaps, change.flapping), (3, true));
+    assert_eq!((a.flaps(), a.is_flapping()), (3, true));
+    assert!(matches!(
+        events.try_next().unwrap().kind,
+        EventKind::Health(_)
+    ));
+    assert!(matches!(events.try_next().unwrap().kind, EventKind::Health(t) if t.flapping));
+    assert!(events.try_next().is_none());
+}
+
+#[test]
+fn a_degraded_backend_gets_its_part_and_one_that_asks_to_drain_keeps_its_sessions() {
+    let pool = Pool::new([backend("a"), backend("b").weight(3).unwrap()]).unwrap();
+    let (a, b) = (member(&pool, "a"), member(&pool, "b"));
+    let mut events = pool.subscribe();
+    pool.measure(&a, up());
+    pool.measure(&b, up());
+    pool.measure(&b, up().capacity(0.1));
+    assert_eq!(routes(&pool)[0].0, [("a".into(), 1_000), ("b".into(), 300)]);
+    assert!((b.capacity() - 0.1).abs() < 1e-9);
+    pool.measure(&a, up().capacity(0.1));
+    assert_eq!(
+        routes(&pool)[0].0[0].1,
+        100,
+        "a tenth of one is not nothing"
+    );
+    pool.measure(&a, up().draining(true));
+    assert!(!a.is_usable() && a.keeps_sessions() && a.asks_to_drain());
+    assert_eq!(usable(&pool), ["b"]);
+    assert_eq!(a.mode(), Mode::Ready, "nobody ordered it");
+    pool.measure(&a, up());
+    assert_eq!(routes(&pool)[0].0[0].1, 1_000);
+    let mut kinds = Vec::new();
+    while let Some(event) = events.try_next() {
+        kinds.push(event.kind);
+    }
+    let capacity = |k: &&EventKind| matches!(k, EventKind::Capacity { .. });
+    assert_eq!(kinds.iter().filter(capacity).count(), 4, "{kinds:?}");
+    assert_eq!(kinds.len(), 6);
+    pool.measure(&a, down().draining(true));
+    assert!(!a.keeps_sessions(), "one that is down keeps nobody");
+}
+
+#[tokio::test(start_paused = true)]
+async fn slow_start_follows_a_recovery_and_nothing_else() {
+    let pool = pool(&["a", "b"]);
+    let guard = pool.attach_prober();
+    let (a, b) = (member(&pool, "a"), member(&pool, "b"));
+    let now = tokio::time::Instant::now;
+    let weight = || routes(&pool)[0].0[0].1;
+    assert_eq!(pool.tick(now()), None, "nothing to do");
+    pool.measure(&a, up());
+    pool.measure(&b, up());
+    assert_eq!(weight(), 1_000, "the first pass is no recovery");
+    pool.maintenance("a").unwrap();
+    pool.ready("a").unwrap();
+    assert_eq!(weight(), 1_000, "nor is the end of maintenance");
+    pool.measure(&a, down());
+    pool.measure(&a, up());
+    assert_eq!(weight(), 100, "a recovery begins at a tenth");
+    let mut seen = Vec::new();
+    while let Some(next) = pool.tick(now()) {
+        seen.push(weight());
+        tokio::time::sleep_until(next).await;
+    }
+    assert_eq!(seen.len(), 20, "{seen:?}");
+    assert!(
+        seen.windows(2).all(|pair| pair[1] == pair[0] + 45),
+        "{seen:?}"
+    );
+    assert_eq!(weight(), 1_000);
+    pool.eject(&a, reason(), 5, 1.0);
+    assert!(pool.readmit(&a, reason()));
+    assert_eq!(weight(), 100, "a readmission is a recovery");
+    pool.measure(&a, down());
+    assert_eq!(pool.tick(now()), None, "one that is down is not warmed up");
+    pool.routing(Routing::new().slow_start(Duration::ZERO, 0.1).unwrap());
+    pool.measure(&a, up());
+    assert_eq!(weight(), 1_000, "switched off");
+    pool.routing(Routing::new().slow_start_when_ready());
+    pool.maintenance("a").unwrap();
+    pool.ready("a").unwrap();
+    assert_eq!(weight(), 100, "by choice, after maintenance");
+    drop(guard);
+}
+
+#[test]
+fn without_a_tick_nothing_is_left_cold() {
+    let pool = pool(&["a", "b"]);
+    let a = member(&pool, "a");
+    pool.measure(&a, down());
+    pool.measure(&a, up());
+    assert_eq!(routes(&pool)[0].0[0].1, 1_000);
+}
+
+#[test]
+fn a_circuit_is_tried_by_one_request_at_a_time() {
+    let pool = pool(&["a", "b"]);
+    let a = member(&pool, "a");
+    assert!(!pool.begin_trial(&a), "a closed circuit needs no trial");
+    pool.eject(&a, reason(), 5, 0.5);
+    assert_eq!(a.circuit(), Circuit::Open);
+    assert!(Lease::acquire_trial(&a).is_none(), "an open one has none");
+    assert!(pool.begin_trial(&a) && !pool.begin_trial(&a));
+    assert_eq!(a.circuit(), Circuit::HalfOpen);
+    assert!(a.is_ejected() && usable(&pool) == ["b"]);
+    assert_eq!(pool.snapshot().trials().len(), 1);
+    let one = Lease::acquire_trial(&a).unwrap();
+    assert!(one.is_trial() && a.in_flight() == 1);
+    assert!(Lease::acquire_trial(&a).is_none(), "one at a time");
+    drop(one);
+    drop(Lease::acquire_trial(&a).unwrap());
+    assert!(pool.end_trial(&a) && !pool.end_trial(&a));
+    assert_eq!(a.circuit(), Circuit::Open);
+    assert!(pool.snapshot().trials().is_empty());
+    assert!(pool.begin_trial(&a));
+    pool.measure(&a, down());
+    assert!(pool.snapshot().trials().is_empty(), "checks know better");
+    pool.measure(&a, up());
+    assert_eq!(pool.snapshot().trials().len(), 1);
+    pool.maintenance("a").unwrap();
+    assert!(pool.snapshot().trials().is_empty(), "an order stands above");
+    pool.ready("a").unwrap();
+    assert!(pool.readmit(&a, reason()));
+    assert_eq!(
+        (a.circuit(), a.health()),
+        (Circuit::Closed, Health::Healthy)
+    );
+    assert!(pool.snapshot().trials().is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_drain_ends_with_the_last_lease_or_its_deadline_or_an_undo() {
+    let pool = pool(&["a", "b"]);
+    let a = member(&pool, "a");
+    let minute = Duration::from_secs(60);
+    assert_eq!(pool.drain("a", minute).unwrap().await, Drained::Empty);
+    pool.ready("a").unwrap();
+    let leases = [Lease::acquire(&a).unwrap(), Lease::acquire(&a).unwrap()];
+    let drain = pool.drain("a", minute).unwrap();
+    let ended = tokio::spawn(drain.into_future());
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let [one, two] = leases;
+    drop(one);
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert!(!ended.is_finished(), "one is in flight still");
+    drop(two);
+    assert_eq!(ended.await.unwrap(), Drained::Empty);
+    pool.ready("a").unwrap();
+
+    let _held = Lease::acquire(&a).unwrap();
+    let began = tokio::time::Instant::now();
+    assert_eq!(pool.drain("a", minute).unwrap().await, Drained::Deadline);
+    assert_eq!(began.elapsed(), minute);
+    pool.ready("a").unwrap();
+
+    let ended = tokio::spawn(pool.drain("a", minute).unwrap().into_future());
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    pool.ready("a").unwrap();
+    assert_eq!(ended.await.unwrap(), Drained::Undone);
+    assert!(a.is_usable());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_drain_that_ends_closes_what_is_idle_then() {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    struct Idle(AtomicUsize);
+    impl Attachment for Idle {
+        fn retire(&self) {
+            self.0.fetch_add(1, Ordering::SeqCst);
+        }
+    }
+    let pool = pool(&["a"]);
+    let a = member(&pool, "a");
+    let idle = a.attachment(&AttachmentKey::new(), || Idle(AtomicUsize::new(0)));
+    let now = tokio::time::Instant::now();
+    pool.drain("a", Duration::from_secs(9)).unwrap();
+    let until = pool.tick(now).unwrap();
+    assert_eq!(until, now + Duration::from_secs(9));
+    assert_eq!(pool.tick(until), None);
+    assert_eq!(
+        idle.0.load(Ordering::SeqCst),
+        2,
+        "at its begin and at its end"
+    );
+}
+
+fn placed(id: &str, place: &str) -> Backend {
+    backend(id).locality(Locality::new(place).unwrap())
+}
+
+fn world() -> Pool {
+    Pool::new([
+        placed("a1", "eu/1/r1"),
+        placed("a2", "eu/1/r2"),
+        placed("b1", "eu/2/r1"),
+        placed("us", "us/1/r1"),
+        placed("backup", "eu/1/r1").tier(1),
+    ])
+    .unwrap()
+}
+
+#[test]
+fn a_place_is_evacuated_by_one_call_and_restored_by_another() {
+    for (place, left) in [
+        ("eu/1/r1", &["a2", "b1", "us"][..]),
+        ("eu/1", &["b1", "us"]),
+        ("eu", &["us"]),
+        ("asia", &["a1", "a2", "b1", "us", "backup"]),
+    ] {
+        let pool = world();
+        let place = Locality::new(place).unwrap();
+        let there = pool.evacuate(&place);
+        assert_eq!(there, 5 - left.len());
+        assert_eq!(usable(&pool), left, "{place}");
+        assert_eq!(pool.evacuate(&place), there, "once is enough");
+        let snapshot = pool.snapshot();
+        let gone = snapshot
+            .backends()
+            .iter()
+            .filter(|b| !left.contains(&b.id()));
+        assert!(
+            gone.clone()
+                .all(|b| b.is_evacuated() && !b.keeps_sessions())
+        );
+        // Who joins meanwhile is out, too; a reload restores nothing.
+        pool.upsert(placed("new", "eu/1/r1"));
+        assert_eq!(
+            usable(&pool).len(),
+            left.len() + usize::from(place.as_str() == "asia")
+        );
+        pool.restore(&place);
+        assert_eq!(usable(&pool).len(), 6, "{place}");
+        assert!(pool.evacuated().is_empty());
+    }
+}
+
+#[test]
+fn traffic_stays_near_and_spills_by_what_is_left() {
+    let pool = world();
+    let here = Locality::new("eu/1/r1").unwrap();
+    pool.routing(Routing::new().locality(here));
+    let shares = || {
+        let routes = routes(&pool);
+        let names = routes.into_iter().map(|(group, share)| {
+            let ids: Vec<_> = group.into_iter().map(|(id, _)| id).collect();
+            (ids.join(" "), share)
+        });
+        names.collect::<Vec<_>>()
+    };
+    let all = |table: &[(&str, u32)]| {
+        let owned = table.iter().map(|(ids, share)| ((*ids).to_owned(), *share));
+        owned.collect::<Vec<_>>()
+    };
+    let near = [
+        ("a1", 10_000),
+        ("a2", 0),
+        ("b1", 0),
+        ("us", 0),
+        ("backup", 0),
+    ];
+    assert_eq!(shares(), all(&near));
+    pool.measure(&member(&pool, "a1"), up().capacity(0.5));
+    let half = [
+        ("a1", 7_000),
+        ("a2", 3_000),
+        ("b1", 0),
+        ("us", 0),
+        ("backup", 0),
+    ];
+    assert_eq!(shares(), all(&half), "half a rack carries seven tenths");
+    pool.measure(&member(&pool, "a1"), down());
+    let rack = [("a2", 10_000), ("b1", 0), ("us", 0), ("backup", 0)];
+    assert_eq!(
+        shares(),
+        all(&rack),
+        "three of four are enough for the tier"
+    );
+    pool.measure(&member(&pool, "a2"), down());
+    let zone = [("b1", 7_000), ("us", 0), ("backup", 3_000)];
+    assert_eq!(shares(), all(&zone), "half the tier is left");
+    pool.evacuate(&Locality::new("eu/2").unwrap());
+    let region = [("us", 3_500), ("backup", 6_500)];
+    assert_eq!(shares(), all(&region));
+    pool.evacuate(&Locality::new("eu/1").unwrap());
+    assert_eq!(shares(), all(&[("us", 10_000)]));
+}
+
+#[test]
+fn panic_routing_is_by_choice_and_spares_what_was_ordered_out() {
+    let pool = pool(&["a", "b", "c", "d", "e"]);
+    pool.maintenance("e").unwrap();
+    for id in ["a", "b", "c"] {
+        pool.measure(&member(&pool, id), down());
+    }
+    assert_eq!(usable(&pool), ["d"], "fail fast is the default");
+    pool.routing(
+        Routing::new()
+            .panic(PanicRouting::UseAll { below: 0.5 })
+            .unwrap(),
+    );
+    assert!(pool.snapshot().panics());
+    assert_eq!(usable(&pool), ["a", "b", "c", "d"]);
+    assert_eq!(routes(&pool)[0].1, 10_000);
+    assert!(pool.snapshot().get("a").unwrap().is_usable());
+    assert_eq!(
+        pool.eject(&member(&pool, "d"), reason(), 5, 1.0),
+        Ejection::Last,
+        "the last that is well stays the last"
+    );
+    pool.measure(&member(&pool, "a"), up());
+    assert!(!pool.snapshot().panics(), "half is not below half");
+    assert_eq!(usable(&pool), ["a", "d"]);
+    pool.measure(&member(&pool, "d"), up());
+    let _guard = pool.attach_prober();
+    pool.upsert(backend("f"));
+    assert!(!pool.snapshot().panics(), "one that is held is waited for");
+    assert!(
+        Routing::new()
+            .panic(PanicRouting::UseAll { below: 0.0 })
+            .is_err()
+    );
+    assert!(Routing::new().overprovisioning(0.9).is_err());
+    assert!(Routing::new().slow_start(Duration::ZERO, 0.0).is_err());
+}
+
+#[test]
+fn what_is_known_survives_a_restart_and_turns_nothing_up() {
+    let before = pool(&["a", "b", "c", "d"]);
+    for id in ["a", "b", "c"] {
+        before.measure(&member(&before, id), up().capacity(0.5).flaps(2));
+    }
+    before.measure(&member(&before, "b"), down());
+    before.eject(&member(&before, "c"), reason(), 5, 1.0);
+    let known = before.health_snapshot();
+    assert_eq!(known.backends.len(), 3, "d was not measured");
+    #[cfg(feature = "serde")]
+    let known: HealthSnapshot =
+        serde_json::from_str(&serde_json::to_string(&known).unwrap()).unwrap();
+
+    let after = pool(&["a", "b", "c", "d"]);
+    let _guard = after.attach_prober();
+    assert_eq!(after.restore_health(&known), 3);
+    assert_eq!(usable(&after), ["a"], "and d is held");
+    assert!((member(&after, "a").capacity() - 0.5).abs() < 1e-9);
+    assert_eq!(member(&after, "a").flaps(), 2);
+    for id in ["b", "c"] {
+        assert_eq!(member(&after, id).health(), Health::Unhealthy, "{id}");
+    }
+    assert_eq!(after.snapshot().held(), 1);
+
+    let later = Pool::new([
+        Backend::new("a", "http://127.0.0.1:7").unwrap(),
+        backend("b"),
+    ])
+    .unwrap();
+    later.measure(&member(&later, "b"), up());
+    assert_eq!(
+        later.restore_health(&known),
+        0,
+        "another address; measured since"
+    );
+    later.measure(&member(&later, "b"), down());
+    let mut up_again = known.clone();
+    up_again.backends.iter_mut().for_each(|b| b.healthy = true);
+    later.restore_health(&up_again);
+    assert_eq!(member(&later, "b").health(), Health::Unhealthy);
+}
+
+#[test]
+fn the_documented_defaults_are_in_force() {
+    let docs = include_str!("mod.rs");
+    let routing = Routing::new();
+    let a = backend("a");
+    assert!(routing.panic == PanicRouting::FailFast && routing.locality.is_none());
+    assert!(a.in_flight_cap().is_none());
+    for row in [
+        format!("| weight | {} |", a.configured_weight()),
+        format!("| tier | {} |", a.configured_tier()),
+        format!(
+            "| overprovisioning | {} |",
+            f64::from(routing.overprovisioning) / 1e3
+        ),
+        format!(
+            "| slow start | {} s from {} % |",
+            routing.slow_start.as_secs(),
+            routing.slow_start_from / 10
+        ),
+    ] {
+        assert!(docs.contains(&row), "not in the table: {row}");
+    }
 }

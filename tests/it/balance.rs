@@ -14,7 +14,7 @@ use evenkeel::{
     Backend, BoxError, Error, ErrorKind, Pool,
     balance::{BalanceLayer, LeastRequests},
     context::{Exchange, Outcome, Selected, StickyVerdict, Tunnel},
-    pool::{Health, Reason},
+    pool::{Health, Measurement, Reason},
 };
 use http::{Request, Response};
 use http_body::{Body, Frame};
@@ -522,7 +522,7 @@ async fn held_backends_are_waited_for() {
         assert!(!call.is_finished(), "a held backend is waited for");
         let member = pool.snapshot().backends()[0].clone();
         if let Some(health) = health {
-            pool.report_active(&member, health, ok(), 1, None);
+            pool.measure(&member, Measurement::new(health, ok()).streak(1));
         }
         let result = call.await.unwrap().map(drop).map_err(|e| e.kind());
         assert_eq!(result, expected);

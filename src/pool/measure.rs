@@ -1,0 +1,356 @@
+//! What checks and live traffic measured, and what follows for the pick.
+
+use std::time::Duration;
+
+use http::StatusCode;
+use tokio::time::Instant;
+
+use super::{
+    Backend, Circuit, EventKind, Health, Pool, Reason, Source, Transition, control::Control,
+    ramp::Ramp, routing::thousandths, state::FULL,
+};
+
+/// What active checks measured of a backend: the state that they now say it is in, and how they
+/// came to it.
+#[derive(Clone, Debug)]
+#[must_use]
+pub struct Measurement {
+    health: Health,
+    reason: Reason,
+    streak: u32,
+    latency: Option<Duration>,
+    status: Option<StatusCode>,
+    flaps: u32,
+    flapping: bool,
+    capacity: u32,
+    draining: bool,
+}
+
+impl Measurement {
+    /// Makes a measurement of full capacity and no streak.
+    pub fn new(health: Health, reason: Reason) -> Self {
+        Self {
+            health,
+            reason,
+            streak: 0,
+            latency: None,
+            status: None,
+            flaps: 0,
+            flapping: false,
+            capacity: FULL,
+            draining: false,
+        }
+    }
+
+    /// Sets how many consecutive equal results led here.
+    ///
+    /// Default: 0, which no check is.
+    pub fn streak(mut self, streak: u32) -> Self {
+        self.streak = streak;
+        self
+    }
+
+    /// Sets how long the result that tipped it took.
+    ///
+    /// Default: unknown.
+    pub fn latency(mut self, latency: Duration) -> Self {
+        self.latency = Some(latency);
+        self
+    }
+
+    /// Sets the status that tipped it.
+    ///
+    /// Default: none, as of a check that is not HTTP.
+    pub fn status(mut self, status: StatusCode) -> Self {
+        self.status = Some(status);
+        self
+    }
+
+    /// Sets how often health changed lately.
+    ///
+    /// Default: 0.
+    pub fn flaps(mut self, flaps: u32) -> Self {
+        self.flaps = flaps;
+        self
+    }
+
+    /// Sets whether changes come so often that they are damped.
+    ///
+    /// Default: they do not.
+    pub fn flapping(mut self, flapping: bool) -> Self {
+        self.flapping = flapping;
+        self
+    }
+
+    /// Sets how much of itself the backend offers: 1.0 in full, a part where it is degraded, by
+    /// which its weight is multiplied. What is not over 0.0 counts as a thousandth.
+    ///
+    /// Default: 1.0.
+    pub fn capacity(mut self, capacity: f64) -> Self {
+        self.capacity = thousandths(capacity);
+        self
+    }
+
+    /// Sets whether the backend itself asks to be drained: no new traffic, sessions stay.
+    ///
+    /// Default: it does not.
+    pub fn draining(mut self, draining: bool) -> Self {
+        self.draining = draining;
+        self
+    }
+}
+
+impl Pool {
+    /// Writes what active checks measured; returns the transition of combined health, if it
+    /// changed. Cheap where nothing changed. A result for a backend that is no longer a member is
+    /// ignored.
+    pub fn measure(&self, backend: &Backend, measured: Measurement) -> Option<Transition> {
+        let state = &backend.state;
+        state.set_flaps(measured.flaps, measured.flapping);
+        if says_the_same(backend, &measured) {
+            return None;
+        }
+        let now = Instant::now();
+        let mut control = self.control();
+        let member = self.snapshot().members().same(backend)?.clone();
+        let from = member.health();
+        let offers = (state.capacity(), state.asks_to_drain());
+        state.set_active(measured.health);
+        state.set_capacity(measured.capacity);
+        state.set_asks_to_drain(measured.draining);
+        let to = member.health();
+        if from == to && offers == (measured.capacity, measured.draining) {
+            // Ejected, and measured anew: it may be tried, or no longer.
+            if member.circuit() == Circuit::HalfOpen {
+                self.publish(&mut control, false);
+            }
+            return None;
+        }
+        let previous = if from == to {
+            Duration::ZERO
+        } else {
+            state.turn(now)
+        };
+        control.warm_up_after(&member, from, now);
+        self.publish(&mut control, false);
+        drop(control);
+        if measured.draining && !offers.1 {
+            state.retire();
+        }
+        if from == to {
+            let kind = EventKind::Capacity {
+                capacity: member.capacity(),
+                draining: measured.draining,
+                reason: measured.reason,
+            };
+            self.tell(&member, kind);
+            return None;
+        }
+        let transition = Transition {
+            from,
+            to,
+            source: Source::Active,
+            reason: measured.reason,
+            streak: measured.streak,
+            latency: measured.latency,
+            status: measured.status,
+            previous,
+            flaps: measured.flaps,
+            flapping: measured.flapping,
+            capacity: member.capacity(),
+        };
+        self.tell(&member, EventKind::Health(transition.clone()));
+        Some(transition)
+    }
+
+    /// Takes a backend out for what live traffic showed, unless it is the last usable one
+    /// (invariant F) or more than `max_share` (0.0 to 1.0) of the members would be out so.
+    pub fn eject(
+        &self,
+        backend: &Backend,
+        reason: Reason,
+        streak: u32,
+        max_share: f64,
+    ) -> Ejection {
+        let mut control = self.control();
+        let snapshot = self.snapshot();
+        let Some(member) = snapshot.members().same(backend).cloned() else {
+            return Ejection::Gone;
+        };
+        if member.is_ejected() {
+            return Ejection::Already;
+        }
+        // In a panic those that are down get traffic, too: they are not what is counted on.
+        let counts = member.is_usable() && member.health() != Health::Unhealthy;
+        if snapshot.sound() <= usize::from(counts) {
+            return Ejection::Last;
+        }
+        drop(snapshot);
+        let out = control.members.iter().filter(|b| b.is_ejected()).count() + 1;
+        // One backend may always be out, whatever the share of a small pool says.
+        if out > 1 && out as f64 > control.members.len() as f64 * max_share {
+            return Ejection::Share;
+        }
+        let from = member.health();
+        member.state.set_circuit(Circuit::Open);
+        let change = self.turned(&mut control, &member, from, Change::passive(reason, streak));
+        drop(control);
+        self.tell_turn(&member, change);
+        Ejection::Ejected
+    }
+
+    /// Ends an ejection: the circuit is closed, whatever it was. Returns false when the backend
+    /// was not ejected or is no longer a member.
+    pub fn readmit(&self, backend: &Backend, reason: Reason) -> bool {
+        let mut control = self.control();
+        let Some(member) = self.snapshot().members().same(backend).cloned() else {
+            return false;
+        };
+        if !member.is_ejected() {
+            return false;
+        }
+        let from = member.health();
+        member.state.set_circuit(Circuit::Closed);
+        let change = self.turned(&mut control, &member, from, Change::passive(reason, 0));
+        drop(control);
+        self.tell_turn(&member, change);
+        true
+    }
+
+    /// Lets one request at a time try an ejected backend: its circuit is half open. Returns false
+    /// where it was not open, or is no longer a member.
+    ///
+    /// Balance sends it one idempotent request after the other; who judges the results ends it
+    /// with [`readmit`](Self::readmit) or [`end_trial`](Self::end_trial).
+    pub fn begin_trial(&self, backend: &Backend) -> bool {
+        self.turn_circuit(backend, Circuit::Open, Circuit::HalfOpen)
+    }
+
+    /// Opens a half-open circuit again, after a trial that failed. Returns false where it was not
+    /// half open, or the backend is no longer a member.
+    pub fn end_trial(&self, backend: &Backend) -> bool {
+        self.turn_circuit(backend, Circuit::HalfOpen, Circuit::Open)
+    }
+
+    fn turn_circuit(&self, backend: &Backend, from: Circuit, to: Circuit) -> bool {
+        let mut control = self.control();
+        let Some(member) = self.snapshot().members().same(backend).cloned() else {
+            return false;
+        };
+        if member.circuit() != from {
+            return false;
+        }
+        member.state.set_circuit(to);
+        self.publish(&mut control, false);
+        drop(control);
+        self.tell(&member, EventKind::Circuit { from, to });
+        true
+    }
+
+    /// Publishes a change of the circuit or of restored health, and says what it means for
+    /// combined health; `None` where that is as before.
+    pub(super) fn turned(
+        &self,
+        control: &mut Control,
+        member: &Backend,
+        from: Health,
+        change: Change,
+    ) -> Option<Transition> {
+        let now = Instant::now();
+        let to = member.health();
+        let previous = (from != to).then(|| member.state.turn(now));
+        control.warm_up_after(member, from, now);
+        self.publish(control, false);
+        let (flaps, flapping) = member.state.flaps();
+        previous.map(|previous| Transition {
+            from,
+            to,
+            source: change.source,
+            reason: change.reason,
+            streak: change.streak,
+            latency: None,
+            status: None,
+            previous,
+            flaps,
+            flapping,
+            capacity: member.capacity(),
+        })
+    }
+
+    pub(super) fn tell_turn(&self, member: &Backend, change: Option<Transition>) {
+        if let Some(change) = change {
+            self.tell(member, EventKind::Health(change));
+        }
+    }
+}
+
+/// Why health changed, where it was not a check.
+pub(super) struct Change {
+    pub(super) source: Source,
+    pub(super) reason: Reason,
+    pub(super) streak: u32,
+}
+
+impl Change {
+    fn passive(reason: Reason, streak: u32) -> Self {
+        Self {
+            source: Source::Passive,
+            reason,
+            streak,
+        }
+    }
+}
+
+impl Control {
+    /// Begins a ramp where a backend was down and is not any more; ends one where it is down.
+    fn warm_up_after(&mut self, member: &Backend, from: Health, now: Instant) {
+        let to = member.health();
+        if to == Health::Unhealthy {
+            self.end_ramp(member);
+        } else if from == Health::Unhealthy {
+            self.begin_ramp(member, now);
+        }
+    }
+
+    pub(super) fn begin_ramp(&mut self, member: &Backend, now: Instant) {
+        self.end_ramp(member);
+        // Where nobody ticks, it would never end.
+        if !self.ticks {
+            return;
+        }
+        let (time, from) = (self.routing.slow_start, self.routing.slow_start_from);
+        let ramp = Ramp::new(now, time, from);
+        if let (share, Some(_next)) = ramp.at(now) {
+            member.state.set_ramp(share);
+            self.ramps.push((member.clone(), ramp));
+        }
+    }
+
+    fn end_ramp(&mut self, member: &Backend) {
+        self.ramps.retain(|(backend, _)| !backend.is_same(member));
+        member.state.set_ramp(FULL);
+    }
+}
+
+fn says_the_same(backend: &Backend, measured: &Measurement) -> bool {
+    let state = &backend.state;
+    state.active() == measured.health
+        && state.capacity() == measured.capacity
+        && state.asks_to_drain() == measured.draining
+}
+
+/// What became of an ejection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Ejection {
+    /// It was out already.
+    Already,
+    /// It is out now.
+    Ejected,
+    /// It is no longer a member.
+    Gone,
+    /// It stays: it is the last usable one.
+    Last,
+    /// It stays: the share of ejected members is used up.
+    Share,
+}

@@ -1,0 +1,229 @@
+//! What an operator orders: drain, maintenance, evacuation; and what time brings.
+
+use std::{
+    fmt,
+    future::{Future, IntoFuture},
+    pin::Pin,
+    time::Duration,
+};
+
+use tokio::time::{Instant, timeout_at};
+
+use super::{Backend, EventKind, Locality, Mode, Pool, control::Control};
+use crate::error::ConfigError;
+
+impl Pool {
+    /// Sends the backend no new traffic, and lets its sticky sessions stay until the deadline.
+    /// What it returns may be awaited: it ends when the last request in flight does, or at the
+    /// deadline; dropping it changes nothing. [`ready`](Self::ready) undoes the drain.
+    ///
+    /// ```
+    /// # use evenkeel::{Backend, Pool, pool::Drained};
+    /// # async fn example(pool: Pool) -> Result<(), evenkeel::ConfigError> {
+    /// if pool.drain("a", std::time::Duration::from_secs(300))?.await == Drained::Empty {
+    ///     pool.remove("a");
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// When there is no member with this id.
+    pub fn drain(&self, id: &str, deadline: Duration) -> Result<Drain, ConfigError> {
+        let now = Instant::now();
+        // A deadline beyond what the clock can hold is as good as a century.
+        let until = now.checked_add(deadline).unwrap_or(now + CENTURY);
+        let backend = self.order(id, Mode::Draining { until })?;
+        Ok(Drain { backend })
+    }
+
+    /// Sends the backend nothing at all.
+    ///
+    /// # Errors
+    ///
+    /// When there is no member with this id.
+    pub fn maintenance(&self, id: &str) -> Result<(), ConfigError> {
+        self.order(id, Mode::Maintenance).map(drop)
+    }
+
+    /// Undoes a drain or maintenance; traffic comes back as health allows.
+    ///
+    /// # Errors
+    ///
+    /// When there is no member with this id.
+    pub fn ready(&self, id: &str) -> Result<(), ConfigError> {
+        self.order(id, Mode::Ready).map(drop)
+    }
+
+    /// Takes all backends within this region, zone or rack out of service: no new traffic, and
+    /// sticky sessions move. Requests in flight end by themselves; idle connections are closed.
+    /// Backends that join the place later are out, too, until it is
+    /// [restored](Self::restore). Returns how many members stand there.
+    pub fn evacuate(&self, prefix: &Locality) -> usize {
+        let mut control = self.control();
+        if !control.evacuated.contains(prefix) {
+            control.evacuated.push(prefix.clone());
+        }
+        self.relocate(control, prefix)
+    }
+
+    /// Undoes an evacuation of exactly this place: traffic comes back as health allows. Returns
+    /// how many members stand there.
+    pub fn restore(&self, prefix: &Locality) -> usize {
+        let mut control = self.control();
+        control.evacuated.retain(|place| place != prefix);
+        self.relocate(control, prefix)
+    }
+
+    /// Returns the places that are evacuated.
+    #[must_use]
+    pub fn evacuated(&self) -> Vec<Locality> {
+        self.control().evacuated.clone()
+    }
+
+    fn relocate(
+        &self,
+        mut control: std::sync::MutexGuard<'_, Control>,
+        prefix: &Locality,
+    ) -> usize {
+        let stands = |b: &&Backend| b.configured_locality().is_some_and(|p| p.is_within(prefix));
+        let there: Vec<_> = control.members.iter().filter(stands).cloned().collect();
+        let before: Vec<_> = there.iter().map(Backend::is_evacuated).collect();
+        self.publish(&mut control, false);
+        drop(control);
+        for (backend, before) in there.iter().zip(before) {
+            let now = backend.is_evacuated();
+            if now && !before {
+                backend.state.retire();
+            }
+            if now != before {
+                self.tell(backend, EventKind::Evacuated(now));
+            }
+        }
+        there.len()
+    }
+
+    fn order(&self, id: &str, to: Mode) -> Result<Backend, ConfigError> {
+        let mut control = self.control();
+        let Some(backend) = self.snapshot().get(id).cloned() else {
+            return Err(ConfigError::new(
+                "id",
+                format!("{id:?}: no backend of the pool has this id"),
+            ));
+        };
+        let from = backend.mode();
+        if from == to {
+            return Ok(backend);
+        }
+        backend.state.set_mode(to);
+        control.drains.retain(|(other, _)| !other.is_same(&backend));
+        match to {
+            Mode::Draining { until } => control.drains.push((backend.clone(), until)),
+            Mode::Ready if control.routing.slow_start_when_ready => {
+                control.begin_ramp(&backend, Instant::now());
+            }
+            Mode::Maintenance | Mode::Ready => {}
+        }
+        self.publish(&mut control, false);
+        drop(control);
+        if to != Mode::Ready {
+            backend.state.retire();
+        }
+        self.tell(&backend, EventKind::Mode { from, to });
+        Ok(backend)
+    }
+
+    /// Moves on what time brings: steps of slow starts, and the end of drains, whose idle
+    /// connections are closed then. Returns when there is something to do next; `None` until the
+    /// pool changes. Called by the health layer's task; who has none calls it.
+    ///
+    /// Slow starts begin only once somebody ticks.
+    pub fn tick(&self, now: Instant) -> Option<Instant> {
+        let mut control = self.control();
+        control.ticks = true;
+        let control = &mut *control;
+        if control.ramps.is_empty() && control.drains.is_empty() {
+            return None;
+        }
+        let mut next: Option<Instant> = None;
+        let mut changed = false;
+        control.ramps.retain(|(backend, ramp)| {
+            let (share, due) = ramp.at(now);
+            if backend.state.ramp() != share {
+                backend.state.set_ramp(share);
+                changed = true;
+            }
+            next = [next, due].into_iter().flatten().min();
+            due.is_some()
+        });
+        control.drains.retain(|(backend, until)| {
+            if *until <= now {
+                backend.state.retire();
+                return false;
+            }
+            next = Some(next.map_or(*until, |n| n.min(*until)));
+            true
+        });
+        if changed {
+            self.publish(control, false);
+        }
+        next
+    }
+}
+
+/// A drain under way, see [`Pool::drain`]; to be awaited, or not.
+pub struct Drain {
+    backend: Backend,
+}
+
+impl Drain {
+    async fn ended(self) -> Drained {
+        let state = &self.backend.state;
+        let watching = state.watch();
+        loop {
+            // Listens before it looks.
+            let changed = watching.changed();
+            let Mode::Draining { until } = state.mode() else {
+                return Drained::Undone;
+            };
+            if watching.is_empty() {
+                return Drained::Empty;
+            }
+            if timeout_at(until, changed).await.is_err() {
+                return Drained::Deadline;
+            }
+        }
+    }
+}
+
+impl IntoFuture for Drain {
+    type Output = Drained;
+    type IntoFuture = Pin<Box<dyn Future<Output = Drained> + Send>>;
+
+    fn into_future(self) -> Self::IntoFuture {
+        Box::pin(self.ended())
+    }
+}
+
+impl fmt::Debug for Drain {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Drain")
+            .field("backend", &self.backend)
+            .finish()
+    }
+}
+
+/// How a drain ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Drained {
+    /// The deadline came first; requests are in flight still.
+    Deadline,
+    /// Nothing is in flight any more.
+    Empty,
+    /// Another order took its place.
+    Undone,
+}
+
+const CENTURY: Duration = Duration::from_secs(100 * 365 * 86_400);
