@@ -78,7 +78,9 @@ impl Builders {
     }
 
     pub(super) fn build_groups(&self, groups: &[Group]) -> Box<[Box<[Table]>]> {
-        let all = |make: &Box<dyn Fn(&Group) -> Table + Send>| groups.iter().map(make).collect();
-        self.groups.iter().map(all).collect()
+        let makers = self.groups.iter();
+        makers
+            .map(|make| groups.iter().map(make).collect())
+            .collect()
     }
 }

@@ -667,7 +667,7 @@ fn what_is_known_survives_a_restart_and_turns_nothing_up() {
         "another address; measured since"
     );
     later.measure(&member(&later, "b"), down());
-    let mut up_again = known.clone();
+    let mut up_again = known;
     up_again.backends.iter_mut().for_each(|b| b.healthy = true);
     later.restore_health(&up_again);
     assert_eq!(member(&later, "b").health(), Health::Unhealthy);
