@@ -12,7 +12,10 @@ use std::{hint::black_box, time::Duration};
 use criterion::{Criterion, criterion_group, criterion_main};
 use evenkeel::{
     Backend, Pool,
-    balance::{LeastRequests, Pick, PowerOfTwo, Random, RoundRobin, Strategy},
+    balance::{
+        ConsistentHash, HashKey, LeastRequests, PeakEwma, Pick, PowerOfTwo, Random, RoundRobin,
+        Strategy,
+    },
     pool::{Health, Measurement, ProberGuard, Reason},
 };
 use http::Request;
@@ -35,17 +38,20 @@ fn pool(count: usize, up: usize) -> (Pool, ProberGuard) {
     (pool, guard)
 }
 
-fn strategies() -> [Box<dyn Strategy>; 4] {
+fn strategies() -> [Box<dyn Strategy>; 6] {
     [
         Box::new(RoundRobin::new()),
         Box::new(Random::new()),
         Box::new(LeastRequests::new()),
         Box::new(PowerOfTwo::new()),
+        Box::new(PeakEwma::new()),
+        Box::new(ConsistentHash::new(HashKey::Path)),
     ]
 }
 
 fn pick(criterion: &mut Criterion) {
-    let request = Request::new(());
+    let item = |i| Request::get(format!("/shop/item/{i}")).body(()).unwrap();
+    let requests: Vec<Request<()>> = (0..64).map(item).collect();
     for count in [4, 10_000] {
         for (state, up) in [("up", count), ("half", count / 2), ("down", 0)] {
             let (pool, _guard) = pool(count, up);
@@ -53,9 +59,11 @@ fn pick(criterion: &mut Criterion) {
                 strategy.attach(&pool);
                 let name = format!("pick/{}/{count}/{state}", strategy.name());
                 criterion.bench_function(&name, |bencher| {
+                    let mut requests = requests.iter().cycle();
                     bencher.iter(|| {
                         let snapshot = pool.snapshot();
-                        strategy.pick(black_box(&snapshot), &Pick::new(black_box(&request)))
+                        let request = requests.next().unwrap();
+                        strategy.pick(black_box(&snapshot), &Pick::new(black_box(request)))
                     });
                 });
             }

@@ -57,6 +57,7 @@ impl Running {
             }
         }
         self.pool.replace(backends)?;
+        self.pool.routing(new.routing()?);
         for (app, balancer) in self.apps.iter().zip(balancers) {
             app.replace(balancer);
         }
@@ -95,7 +96,7 @@ fn balancers(
 }
 
 fn same_layers(new: &Settings, old: &Settings) -> bool {
-    new.pool.strategy == old.pool.strategy
+    new.pool.chooses_like(&old.pool)
         && new.health == old.health
         && new.sticky == old.sticky
         && new.proxy == old.proxy

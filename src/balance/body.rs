@@ -3,12 +3,14 @@
 use std::{
     any::Any,
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll, ready},
 };
 
 use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
 
+use super::{service::Shared, strategy::Ended};
 use crate::{
     context::{Exchange, Outcome},
     error::{BoxError, Error, ErrorKind},
@@ -91,19 +93,40 @@ where
 #[derive(Debug)]
 pub(super) struct Running {
     // Released after the end is noted: whoever reads the count finds the record whole.
-    _lease: Lease,
+    lease: Lease,
     exchange: Exchange,
     number: usize,
     outcome: Outcome,
+    /// Until the response head, where the strategy wants to know how it went.
+    watched: Option<Arc<Shared>>,
 }
 
 impl Running {
-    pub(super) fn new(lease: Lease, exchange: Exchange, number: usize) -> Self {
+    pub(super) fn new(
+        lease: Lease,
+        exchange: Exchange,
+        number: usize,
+        watched: Option<Arc<Shared>>,
+    ) -> Self {
         Self {
-            _lease: lease,
+            lease,
             exchange,
             number,
             outcome: Outcome::Cancelled,
+            watched,
+        }
+    }
+
+    /// Tells the strategy how it went so far; only the first call counts.
+    pub(super) fn tell(&mut self, how: Ended) {
+        if let Some(shared) = self.watched.take() {
+            let began = self
+                .exchange
+                .attempts(|all| all.get(self.number).map(|a| a.began));
+            if let Some(began) = began {
+                let strategy = &shared.strategy;
+                strategy.ended(self.lease.backend(), began.elapsed(), how);
+            }
         }
     }
 
@@ -120,6 +143,7 @@ impl Running {
 
 impl Drop for Running {
     fn drop(&mut self) {
+        self.tell(Ended::Cancelled);
         self.exchange.end_attempt(self.number, self.outcome);
     }
 }

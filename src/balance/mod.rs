@@ -57,6 +57,8 @@
 //! | [`Random`] | by chance alone |
 //! | [`LeastRequests`] | the fewest in flight; beyond 32 backends the best of four |
 //! | [`PowerOfTwo`] | the better of two |
+//! | [`PeakEwma`] | of two, the one that will answer sooner; failures count as slow |
+//! | [`ConsistentHash`] | by a header, a cookie, the client or the path, loads bounded |
 //!
 //! Your own implements [`Strategy`].
 //!
@@ -68,12 +70,23 @@
 //! | [`Overloaded`](crate::ErrorKind::Overloaded) | all usable ones are at their caps and the queue is full: at once |
 //! | [`QueueTimeout`](crate::ErrorKind::QueueTimeout) | waited that long for room or a first check |
 //!
+//! Without a usable backend a request fails at once, unless the pool is told to route in a panic
+//! ([`PanicRouting`](crate::pool::PanicRouting)): the decision in the exchange then says `panic`
+//! in the strategy's place.
+//!
 //! Each says when to try again. An error of the inner service passes through; what a foreign
-//! service fails with becomes the source of [`Service`](crate::ErrorKind::Service). While
-//! backends of a higher tier have room, a full tier overflows to it; a request waits only when no
-//! tier has room, and then first come, first served: while requests are in line, one that comes
+//! service fails with becomes the source of [`Service`](crate::ErrorKind::Service).
+//!
+//! A pick draws a tier (and with localities, a distance) by the share that its usable backends
+//! leave it, see [`Routing`](crate::pool::Routing). Those without a share are fall-backs: while
+//! their backends have room, a full tier overflows to them; a request waits only when no tier has
+//! room, and then first come, first served: while requests are in line, one that comes
 //! goes behind them. In a tier of more than 64 backends a pick looks at a bounded number of
 //! them, so it may overflow while one of the many has room.
+//!
+//! A backend whose circuit is half open is offered one request at a time as a trial: one that is
+//! idempotent, was not tried anywhere, and asks for no other backend. Where it fails, failover
+//! tries another, as ever.
 //!
 //! # Cost
 //!
@@ -90,8 +103,11 @@
 //! become ready.
 
 mod body;
+mod consistent_hash;
+mod hash;
 mod layer;
 mod least_requests;
+mod peak_ewma;
 mod power_of_two;
 mod queue;
 mod random;
@@ -102,10 +118,12 @@ mod strategy;
 mod tests;
 
 pub use body::ResponseBody;
+pub use consistent_hash::{ConsistentHash, HashKey};
 pub use layer::{BalanceLayer, HELD_TIMEOUT, QUEUE_SIZE, QUEUE_TIMEOUT, RETRY_AFTER};
 pub use least_requests::LeastRequests;
+pub use peak_ewma::PeakEwma;
 pub use power_of_two::PowerOfTwo;
 pub use random::Random;
 pub use round_robin::RoundRobin;
 pub use service::{Balance, ResponseFuture};
-pub use strategy::{Pick, Strategy};
+pub use strategy::{Ended, Pick, Strategy};

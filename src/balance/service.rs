@@ -19,7 +19,7 @@ use super::{
     body::{ResponseBody, Running},
     layer::{HELD_TIMEOUT, RETRY_AFTER},
     queue::{Place, Queue},
-    strategy::{Pick, Strategy},
+    strategy::{Ended, Pick, Strategy},
 };
 use crate::{
     context::{Exchange, Outcome, Selected, StickyVerdict, Tunnel, Wanted},
@@ -76,7 +76,7 @@ where
         let exchange = Exchange::of(request.extensions_mut());
         let state = match self.shared.route(&request, &exchange, Search::Quick) {
             Ok(route) => {
-                let running = route.begin(exchange, &mut request);
+                let running = route.begin(&self.shared, exchange, &mut request);
                 State::Calling {
                     inner: self.inner.call(request),
                     running: Some(running),
@@ -186,11 +186,17 @@ struct Route {
 }
 
 impl Route {
-    fn begin<B>(self, exchange: Exchange, request: &mut Request<B>) -> Running {
+    fn begin<B>(
+        self,
+        shared: &Arc<Shared>,
+        exchange: Exchange,
+        request: &mut Request<B>,
+    ) -> Running {
         let backend = self.lease.backend().clone();
         request.extensions_mut().insert(Selected(backend.clone()));
         let number = exchange.route(self.strategy, self.candidates, self.verdict, backend);
-        Running::new(self.lease, exchange, number)
+        let watched = shared.strategy.wants_ends().then(|| shared.clone());
+        Running::new(self.lease, exchange, number, watched)
     }
 }
 
@@ -305,7 +311,7 @@ impl Waiting {
         };
         drop(self.place);
         let mut request = head.map(|()| body);
-        let running = route.begin(exchange, &mut request);
+        let running = route.begin(&self.shared, exchange, &mut request);
         Ok((inner.call(request), running))
     }
 
@@ -413,7 +419,8 @@ fn finish<R: Body, E: Into<BoxError>>(
     running: Option<Running>,
 ) -> Result<Response<ResponseBody<R>>, Error> {
     match (result, running) {
-        (Ok(response), Some(running)) => {
+        (Ok(response), Some(mut running)) => {
+            running.tell(Ended::Answered(response.status()));
             if let Some(tunnel) = response.extensions().get::<Tunnel>() {
                 tunnel.hold(running.until_dropped());
                 return Ok(response.map(ResponseBody::detached));
@@ -423,7 +430,8 @@ fn finish<R: Body, E: Into<BoxError>>(
         (Ok(response), None) => Ok(response.map(ResponseBody::detached)),
         (Err(error), running) => {
             let error = Error::from_boxed(error.into());
-            if let Some(running) = running {
+            if let Some(mut running) = running {
+                running.tell(Ended::Failed(error.kind()));
                 running.end(Outcome::Failed(error.kind()));
             }
             Err(error)

@@ -1,11 +1,12 @@
 //! What a strategy is, and what it is told.
 
-use std::{fmt, net::SocketAddr};
+use std::{fmt, net::SocketAddr, time::Duration};
 
-use http::{Extensions, HeaderMap, Method, Request, Uri};
+use http::{Extensions, HeaderMap, Method, Request, StatusCode, Uri};
 
 use crate::{
     context::ConnInfo,
+    error::ErrorKind,
     pool::{Backend, Group, Lease, Pool, Snapshot},
 };
 
@@ -57,6 +58,33 @@ pub trait Strategy: fmt::Debug + Send + Sync + 'static {
             .filter(|(number, _)| *number != first);
         others.find_map(|(number, group)| self.pick_from(snapshot, group, number, pick))
     }
+
+    /// Returns true if [`ended`](Self::ended) is to be called: nothing is measured for nobody.
+    ///
+    /// The default is false.
+    fn wants_ends(&self) -> bool {
+        false
+    }
+
+    /// Tells how an attempt at a backend that was picked went, and how long it took until the
+    /// response head, or its failure. On the request's path: to be quick, and to take no lock.
+    ///
+    /// The default does nothing.
+    fn ended(&self, backend: &Backend, elapsed: Duration, how: Ended) {
+        let _ = (backend, elapsed, how);
+    }
+}
+
+/// How an attempt went, up to the response head.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Ended {
+    /// A response head came, of this status.
+    Answered(StatusCode),
+    /// Dropped before there was an answer: it would have taken longer.
+    Cancelled,
+    /// There will be no answer.
+    Failed(ErrorKind),
 }
 
 impl Strategy for Box<dyn Strategy> {
@@ -80,6 +108,14 @@ impl Strategy for Box<dyn Strategy> {
 
     fn pick(&self, snapshot: &Snapshot, pick: &Pick<'_>) -> Option<Lease> {
         (**self).pick(snapshot, pick)
+    }
+
+    fn wants_ends(&self) -> bool {
+        (**self).wants_ends()
+    }
+
+    fn ended(&self, backend: &Backend, elapsed: Duration, how: Ended) {
+        (**self).ended(backend, elapsed, how);
     }
 }
 

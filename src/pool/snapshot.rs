@@ -62,6 +62,11 @@ impl Members {
         self.get(backend.id()).filter(|b| b.is_same(backend))
     }
 
+    /// Each with its position and its distance.
+    fn placed(&self) -> impl Iterator<Item = (u32, (&Backend, &u8))> {
+        (0..).zip(self.backends.iter().zip(&self.distances))
+    }
+
     fn get(&self, id: &str) -> Option<&Backend> {
         self.index.get(id).map(|&i| &self.backends[i])
     }
@@ -73,6 +78,7 @@ pub struct Group {
     distance: u8,
     backends: Box<[Backend]>,
     weights: Box<[u32]>,
+    positions: Box<[u32]>,
 }
 
 impl Group {
@@ -80,16 +86,16 @@ impl Group {
     /// strategies.
     #[must_use]
     pub fn new(tier: u8, backends: Vec<Backend>) -> Self {
-        Self::at(tier, 0, backends)
-    }
-
-    fn at(tier: u8, distance: u8, backends: Vec<Backend>) -> Self {
-        Self {
+        let positions = (0..).take(backends.len()).collect();
+        let standing = Standing::default();
+        let distance = 0;
+        Self::from(Found {
             tier,
             distance,
-            weights: backends.iter().map(Backend::weight_in_force).collect(),
-            backends: backends.into(),
-        }
+            backends,
+            positions,
+            standing,
+        })
     }
 
     /// Returns the tier.
@@ -116,6 +122,26 @@ impl Group {
     #[must_use]
     pub fn weights(&self) -> &[u32] {
         &self.weights
+    }
+
+    /// Returns where each of the backends stands among all members: its place in
+    /// [`Snapshot::backends`].
+    #[must_use]
+    pub fn positions(&self) -> &[u32] {
+        &self.positions
+    }
+}
+
+impl From<Found> for Group {
+    fn from(found: Found) -> Self {
+        let backends = found.backends;
+        Self {
+            tier: found.tier,
+            distance: found.distance,
+            weights: backends.iter().map(Backend::weight_in_force).collect(),
+            backends: backends.into(),
+            positions: found.positions.into(),
+        }
     }
 }
 
@@ -146,7 +172,7 @@ impl Snapshot {
             .into_iter()
             .zip(shares)
             .filter(|(found, _)| !found.backends.is_empty())
-            .map(|(found, share)| (Group::at(found.tier, found.distance, found.backends), share))
+            .map(|(found, share)| (Group::from(found), share))
             .unzip();
         let mut loaded = (0..shares.len()).filter(|&i| shares[i] > 0);
         let only = match (loaded.next(), loaded.next()) {
@@ -206,6 +232,9 @@ impl Snapshot {
     pub fn draw_group(&self, random: impl FnOnce() -> u32) -> usize {
         if let Some(only) = self.only {
             return only;
+        }
+        if self.shares.is_empty() {
+            return 0;
         }
         let mut left = ((u64::from(random()) * u64::from(PARTS)) >> 32) as u32;
         for (number, &share) in self.shares.iter().enumerate() {
@@ -294,7 +323,15 @@ struct Found {
     tier: u8,
     distance: u8,
     backends: Vec<Backend>,
+    positions: Vec<u32>,
     standing: Standing,
+}
+
+impl Found {
+    fn push(&mut self, position: u32, backend: &Backend) {
+        self.backends.push(backend.clone());
+        self.positions.push(position);
+    }
 }
 
 impl Survey {
@@ -306,7 +343,7 @@ impl Survey {
             held: 0,
             measured: Standing::default(),
         };
-        for (backend, &distance) in members.backends.iter().zip(&members.distances) {
+        for (position, (backend, &distance)) in members.placed() {
             let state = &backend.state;
             let place = backend.configured_locality();
             state.set_evacuated(place.is_some_and(|place| control.is_evacuated(place)));
@@ -325,7 +362,7 @@ impl Survey {
             found.standing.configured += configured;
             found.standing.usable += offered;
             if usable {
-                found.backends.push(backend.clone());
+                found.push(position, backend);
                 survey.sound += 1;
             }
             let held = wanted && backend.health() == Health::Unknown && !serves;
@@ -351,6 +388,7 @@ impl Survey {
             tier,
             distance,
             backends: Vec::new(),
+            positions: Vec::new(),
             standing: Standing::default(),
         })
     }
@@ -367,12 +405,13 @@ impl Survey {
     fn take_all(&mut self, members: &Members) {
         for found in self.places.iter_mut().flatten() {
             found.backends.clear();
+            found.positions.clear();
         }
-        for (backend, &distance) in members.backends.iter().zip(&members.distances) {
+        for (position, (backend, &distance)) in members.placed() {
             if is_wanted(backend) {
                 backend.state.set_usable(true);
                 let found = self.place(backend.configured_tier(), distance);
-                found.backends.push(backend.clone());
+                found.push(position, backend);
             }
         }
     }

@@ -124,6 +124,15 @@ impl<T> AttachmentKey<T> {
     }
 }
 
+impl<T> Clone for AttachmentKey<T> {
+    fn clone(&self) -> Self {
+        Self {
+            number: self.number,
+            kind: PhantomData,
+        }
+    }
+}
+
 impl<T> Default for AttachmentKey<T> {
     fn default() -> Self {
         Self::new()

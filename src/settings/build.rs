@@ -3,7 +3,10 @@
 use super::{Settings, SettingsError, error::Place};
 use crate::sticky::{Keys, StickyLayer};
 use crate::{
-    balance::{BalanceLayer, LeastRequests, PowerOfTwo, Random, RoundRobin, Strategy},
+    balance::{
+        BalanceLayer, ConsistentHash, HashKey, LeastRequests, PeakEwma, PowerOfTwo, Random,
+        RoundRobin, Strategy,
+    },
     connect::Connector,
     endpoints::{EndpointsLayer, Readiness},
     error::ConfigError,
@@ -42,22 +45,48 @@ impl Settings {
     /// When it is not known.
     pub fn strategy(&self) -> Result<Box<dyn Strategy>, SettingsError> {
         let name = self.pool.strategy.as_deref().unwrap_or("round-robin");
-        Ok(match name {
+        let strategy: Box<dyn Strategy> = match name {
             "round-robin" => Box::new(RoundRobin::new()),
             "random" => Box::new(Random::new()),
             "least-requests" => Box::new(LeastRequests::new()),
             "power-of-two" => Box::new(PowerOfTwo::new()),
+            "peak-ewma" => Box::new(PeakEwma::new()),
+            "consistent-hash" => return Ok(Box::new(ConsistentHash::new(self.hash_key()?))),
             other => {
-                let message = match other {
-                    "peak-ewma" | "consistent-hash" => {
-                        format!("{other:?} is not in this version yet; {KNOWN}")
-                    }
-                    _ => format!("{other:?}: {KNOWN}"),
-                };
                 let place = Place::new("[pool]", "strategy");
+                let message = format!("{other:?}: {KNOWN}");
                 return Err(place.wrong(&self.text, message));
             }
-        })
+        };
+        if self.pool.hash.is_some() {
+            let place = Place::new("[pool]", "hash");
+            let message = "for strategy = \"consistent-hash\" only; leave it out";
+            return Err(place.wrong(&self.text, message));
+        }
+        Ok(strategy)
+    }
+
+    fn hash_key(&self) -> Result<HashKey, SettingsError> {
+        let place = Place::new("[pool]", "hash");
+        let given = self.pool.hash.as_ref();
+        let table = given.and_then(toml::Value::as_table);
+        let named = |kind: &str| {
+            let table = table.filter(|table| table.len() == 1);
+            table.and_then(|table| table.get(kind)?.as_str())
+        };
+        let key = match given.and_then(toml::Value::as_str) {
+            Some("path") => Some(HashKey::Path),
+            Some("client") => Some(HashKey::Client),
+            Some(_) => None,
+            None => {
+                let header = named("header").and_then(|name| name.parse().ok());
+                let cookie = named("cookie").filter(|name| !name.is_empty());
+                header
+                    .map(HashKey::Header)
+                    .or_else(|| cookie.map(|name| HashKey::Cookie(name.to_owned())))
+            }
+        };
+        key.ok_or_else(|| place.wrong(&self.text, HASHES))
     }
 
     /// Returns the health layer; without `[health]`, one that passes everything.
@@ -292,4 +321,6 @@ fn last_part(field: &str) -> &str {
     field.rsplit('.').next().unwrap_or(field)
 }
 
-const KNOWN: &str = "round-robin, random, least-requests or power-of-two is accepted";
+const KNOWN: &str =
+    "round-robin, random, least-requests, power-of-two, peak-ewma or consistent-hash is accepted";
+const HASHES: &str = "\"path\", \"client\", { header = \"name\" } or { cookie = \"name\" } is needed by consistent-hash";

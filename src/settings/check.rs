@@ -6,7 +6,7 @@ use super::{Settings, SettingsError, duration, error::Place, words};
 use crate::{
     endpoints::Readiness,
     error::ConfigError,
-    pool::{self, Locality, Protocol},
+    pool::{self, Locality, PanicRouting, Protocol, Routing},
 };
 
 /// Says what the TOML parser or the field names found.
@@ -236,7 +236,34 @@ impl Settings {
     /// When a backend is not acceptable, or two have one id.
     pub fn pool(&self) -> Result<pool::Pool, SettingsError> {
         let backends = self.backends()?;
-        pool::Pool::new(backends).map_err(SettingsError::from)
+        let pool = pool::Pool::new(backends).map_err(SettingsError::from)?;
+        pool.routing(self.routing()?);
+        Ok(pool)
+    }
+
+    /// Returns how traffic follows health, for a pool that is there already.
+    ///
+    /// # Errors
+    ///
+    /// When a key of `[pool]` is not in its range.
+    pub fn routing(&self) -> Result<Routing, SettingsError> {
+        let given = &self.pool;
+        let at = |error: ConfigError| self.at(Place::new("[pool]", error.field()), &error);
+        let mut routing = Routing::new();
+        if let Some(locality) = self.locality()? {
+            routing = routing.locality(locality);
+        }
+        if let Some(factor) = given.overprovisioning {
+            routing = routing.overprovisioning(factor).map_err(at)?;
+        }
+        if let Some(below) = given.panic {
+            routing = routing.panic(PanicRouting::UseAll { below }).map_err(at)?;
+        }
+        let place = Place::new("[pool]", "slow_start");
+        if let Some(time) = self.duration(place, given.slow_start.as_deref())? {
+            routing = routing.slow_start(time, 0.1).map_err(at)?;
+        }
+        Ok(routing)
     }
 
     /// Returns the backends, for a pool that is there already.

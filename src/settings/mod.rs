@@ -39,7 +39,7 @@
 //! | `[server]` | `threads`, `locality`, `shutdown = { lame_duck, drain }` |
 //! | `[[listen]]` | `address`, `ready`, `live`, `proxy_protocol` |
 //! | `[listen.tls]` | `certificates = [{ chain, key }]`, `min_version`, `alpn` |
-//! | `[pool]` | `strategy` |
+//! | `[pool]` | `strategy`, `hash`, `panic`, `slow_start`, `overprovisioning` |
 //! | `[[pool.backends]]` | `id`, `url`, `weight`, `tier`, `locality`, `max_in_flight`, `protocol` |
 //! | `[health]` | `path`, `interval`, `timeout`, `fall`, `rise` |
 //! | `[sticky]` | `cookie`, `keys`, `secure` |

@@ -143,9 +143,27 @@ pub struct Certificate {
 pub struct Pool {
     /// How a backend is chosen; `round-robin` where absent.
     pub strategy: Option<String>,
+    /// What `consistent-hash` is taken of: `"path"`, `"client"`, `{ header = "name" }` or
+    /// `{ cookie = "name" }`.
+    pub(super) hash: Option<toml::Value>,
+    /// All backends get traffic while a smaller share than this is usable; requests fail fast
+    /// where absent.
+    pub panic: Option<f64>,
+    /// How long a backend that recovered is warmed up; 30 s where absent, `"0s"` for not at all.
+    pub slow_start: Option<String>,
+    /// How much more than its share a tier can take before it overflows; 1.4 where absent.
+    pub overprovisioning: Option<f64>,
     /// The backends.
     #[serde(default)]
     pub backends: Vec<Backend>,
+}
+
+impl Pool {
+    /// Returns true if both choose a backend alike, however different their backends are.
+    #[must_use]
+    pub fn chooses_like(&self, other: &Self) -> bool {
+        self.strategy == other.strategy && self.hash == other.hash
+    }
 }
 
 /// `[[pool.backends]]`

@@ -178,6 +178,36 @@ fn each_bad_value_is_refused_by_line_section_and_reason() {
             "[pool] strategy: \"rr\": round-robin, random",
         ),
         (
+            "strategy = \"round-robin\"",
+            "strategy = \"consistent-hash\"",
+            "[pool] hash: \"path\", \"client\", { header",
+        ),
+        (
+            "strategy = \"round-robin\"",
+            "strategy = \"consistent-hash\"\nhash = { header = \"\" }",
+            "[pool] hash: \"path\", \"client\", { header",
+        ),
+        (
+            "strategy = \"round-robin\"",
+            "hash = \"path\"",
+            "[pool] hash: for strategy = \"consistent-hash\" only",
+        ),
+        (
+            "strategy = \"round-robin\"",
+            "panic = 1.5",
+            "[pool] panic: 1.5: a share over 0.0",
+        ),
+        (
+            "strategy = \"round-robin\"",
+            "slow_start = \"2h\"",
+            "[pool] slow_start: ",
+        ),
+        (
+            "strategy = \"round-robin\"",
+            "overprovisioning = 0.5",
+            "[pool] overprovisioning: 0.5: 1.0 to 1000",
+        ),
+        (
             "id = \"b\"",
             "id = \"a\"",
             "[[pool.backends]] id: \"a\": another backend has this id",
@@ -322,4 +352,36 @@ fn secrets_are_not_shown() {
         let error = refused(&text).to_string();
         assert!(!error.contains(KEY), "nor in messages: {error}");
     }
+}
+
+#[test]
+fn traffic_follows_health_as_the_settings_say() {
+    let with = |pool: &str| {
+        let text = format!(
+            "[server]\nlocality = \"eu/1\"\n[[listen]]\naddress = \"127.0.0.1:0\"\n[pool]\n{pool}\n\
+             [[pool.backends]]\nid = \"far\"\nurl = \"http://a\"\nlocality = \"eu/2\"\n\
+             [[pool.backends]]\nid = \"near\"\nurl = \"http://b\"\nlocality = \"eu/1\"\n"
+        );
+        Settings::from_toml(&text).unwrap()
+    };
+    for hash in [
+        "\"path\"",
+        "\"client\"",
+        "{ header = \"X-User\" }",
+        "{ cookie = \"user\" }",
+    ] {
+        let pool = format!("strategy = \"consistent-hash\"\nhash = {hash}");
+        let strategy = with(&pool).strategy().unwrap();
+        assert_eq!(strategy.name(), "consistent-hash", "{hash}");
+    }
+    let settings =
+        with("strategy = \"peak-ewma\"\npanic = 0.6\nslow_start = \"0s\"\noverprovisioning = 2.0");
+    assert_eq!(settings.strategy().unwrap().name(), "peak-ewma");
+    let pool = settings.pool().unwrap();
+    let first = |pool: &evenkeel::Pool| {
+        let snapshot = pool.snapshot();
+        snapshot.groups()[0].backends()[0].id().to_owned()
+    };
+    assert_eq!(first(&pool), "near", "the order in the file is another");
+    assert_eq!(pool.snapshot().shares(), [10_000, 0]);
 }

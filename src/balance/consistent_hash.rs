@@ -1,0 +1,364 @@
+//! The same backend for the same key.
+
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+
+use http::{HeaderName, header::COOKIE};
+
+use super::{
+    hash::xxh64,
+    round_robin::RoundRobin,
+    strategy::{Pick, Strategy, below},
+};
+use crate::{
+    error::ConfigError,
+    pool::{Backend, Derived, DerivedGroups, Group, Lease, Pool, Snapshot},
+};
+
+/// Consistent hashing with bounded loads: requests with the same key go to the same backend while
+/// it is usable and not overloaded; when backends come or go, only their own keys move.
+///
+/// Each backend has points on a ring (by its id and its configured weight); a key belongs to the
+/// next point. Where that backend is out, was tried, or has more than its share of what is in
+/// flight (1.25 times the mean by default), the one of the next point takes the request, so that
+/// a key that is asked for too often is spread over several. A backend that is degraded or warms
+/// up has a part of its keys. The hash is XXH64 and will not change; balancers with the same
+/// backends agree.
+///
+/// A request without the key (no such header, no such cookie, an unknown address) goes round
+/// robin.
+#[derive(Debug)]
+pub struct ConsistentHash {
+    key: HashKey,
+    /// In 256ths.
+    factor: u32,
+    rings: Option<Derived<Rings>>,
+    groups: Option<DerivedGroups<Accepts>>,
+    fallback: RoundRobin,
+}
+
+/// What a [`ConsistentHash`] is taken of.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum HashKey {
+    /// The client's address, without the port.
+    Client,
+    /// The value of this cookie.
+    Cookie(String),
+    /// The value of this header field; its first one.
+    Header(HeaderName),
+    /// The path, without the query.
+    Path,
+}
+
+impl ConsistentHash {
+    /// Makes the strategy.
+    #[must_use]
+    pub fn new(key: HashKey) -> Self {
+        Self {
+            key,
+            factor: FACTOR,
+            rings: None,
+            groups: None,
+            fallback: RoundRobin::new(),
+        }
+    }
+
+    /// Sets how many times the mean load a backend may have before its keys overflow to the next.
+    /// Near 1.0 loads are even and keys wander; far above, keys stay and loads are not even.
+    ///
+    /// Default: 1.25.
+    ///
+    /// # Errors
+    ///
+    /// Below 1.0 or over 100.0.
+    pub fn load_factor(mut self, factor: f64) -> Result<Self, ConfigError> {
+        if !(1.0..=100.0).contains(&factor) {
+            return Err(ConfigError::new(
+                "load_factor",
+                format!("{factor}: 1.0 to 100.0 is accepted"),
+            ));
+        }
+        self.factor = (factor * 256.0).round() as u32;
+        Ok(self)
+    }
+
+    fn hash(&self, pick: &Pick<'_>) -> Option<u64> {
+        match &self.key {
+            HashKey::Client => match pick.client()?.ip() {
+                std::net::IpAddr::V4(ip) => Some(xxh64(&ip.octets(), 0)),
+                std::net::IpAddr::V6(ip) => Some(xxh64(&ip.octets(), 0)),
+            },
+            HashKey::Cookie(name) => cookie(pick, name).map(|value| xxh64(value, 0)),
+            HashKey::Header(name) => {
+                let value = pick.headers().get(name)?;
+                Some(xxh64(value.as_bytes(), 0))
+            }
+            HashKey::Path => Some(xxh64(pick.uri().path().as_bytes(), 0)),
+        }
+    }
+
+    fn take(
+        &self,
+        snapshot: &Snapshot,
+        group: &Group,
+        number: usize,
+        pick: &Pick<'_>,
+        hash: u64,
+    ) -> Option<Lease> {
+        let ring = snapshot.derived(self.rings.as_ref()?)?.of(group.tier())?;
+        let accepts = snapshot.derived_group(self.groups.as_ref()?, number)?;
+        let mut bound = None;
+        for point in ring.from(hash).take(STEPS) {
+            if !accepts.takes(point.member, hash) {
+                continue;
+            }
+            let backend = snapshot.backends().get(point.member as usize)?;
+            let in_flight = backend.in_flight();
+            // One is never too many.
+            let has_room = in_flight == 0 || {
+                let weight = accepts.weight(point.member);
+                let mean = *bound.get_or_insert_with(|| accepts.mean(group));
+                u64::from(in_flight) < limit(mean, weight, self.factor)
+            };
+            if has_room {
+                if let Some(lease) = pick.take(backend) {
+                    return Some(lease);
+                }
+            }
+        }
+        None
+    }
+}
+
+impl Strategy for ConsistentHash {
+    fn name(&self) -> &'static str {
+        "consistent-hash"
+    }
+
+    fn attach(&mut self, pool: &Pool) {
+        self.rings = Some(pool.derive(Rings::new));
+        self.groups = Some(pool.derive_groups(Accepts::new));
+        self.fallback.attach(pool);
+    }
+
+    fn pick_from(
+        &self,
+        snapshot: &Snapshot,
+        group: &Group,
+        number: usize,
+        pick: &Pick<'_>,
+    ) -> Option<Lease> {
+        self.hash(pick)
+            .and_then(|hash| self.take(snapshot, group, number, pick, hash))
+            .or_else(|| self.fallback.pick_from(snapshot, group, number, pick))
+    }
+
+    /// The group, too, is drawn by the key, so that as few keys as can be change it.
+    fn pick(&self, snapshot: &Snapshot, pick: &Pick<'_>) -> Option<Lease> {
+        let Some(hash) = self.hash(pick) else {
+            return self.fallback.pick(snapshot, pick);
+        };
+        let groups = snapshot.groups();
+        // Other bits than those of the place on the ring.
+        let first = snapshot.draw_group(|| hash as u32);
+        let by_key = |number: usize| {
+            let group = groups.get(number)?;
+            self.take(snapshot, group, number, pick, hash)
+                .or_else(|| self.fallback.pick_from(snapshot, group, number, pick))
+        };
+        by_key(first).or_else(|| (0..groups.len()).filter(|n| *n != first).find_map(by_key))
+    }
+}
+
+/// How many may be in flight at a backend of this weight where that many are for each thousand
+/// of weight (both in 256ths).
+fn limit(mean: u64, weight: u32, factor: u32) -> u64 {
+    (mean * u64::from(weight) * u64::from(factor))
+        .div_ceil(1_000 * 256 * 256)
+        .max(1)
+}
+
+/// Returns the value of a cookie.
+fn cookie<'a>(pick: &Pick<'a>, name: &str) -> Option<&'a [u8]> {
+    let fields = pick.headers().get_all(COOKIE).into_iter();
+    let mut pairs = fields.flat_map(|value| value.as_bytes().split(|&b| b == b';'));
+    pairs.find_map(|pair| {
+        let value = pair.trim_ascii_start().strip_prefix(name.as_bytes())?;
+        value.strip_prefix(b"=").map(<[u8]>::trim_ascii_end)
+    })
+}
+
+/// A ring for each tier, over all its members, usable or not: it changes with membership only.
+#[derive(Debug)]
+struct Rings {
+    tiers: Vec<(u8, Ring)>,
+}
+
+impl Rings {
+    fn new(backends: &[Backend]) -> Self {
+        let mut tiers: Vec<u8> = backends.iter().map(Backend::configured_tier).collect();
+        tiers.sort_unstable();
+        tiers.dedup();
+        let ring = |tier| {
+            let members = backends.iter().enumerate();
+            let members = members.filter(|(_, b)| b.configured_tier() == tier);
+            (tier, Ring::new(members))
+        };
+        Self {
+            tiers: tiers.into_iter().map(ring).collect(),
+        }
+    }
+
+    fn of(&self, tier: u8) -> Option<&Ring> {
+        let found = self.tiers.iter().find(|(number, _)| *number == tier);
+        found.map(|(_, ring)| ring)
+    }
+}
+
+/// Points in the order of their hashes, and where to begin to look for one.
+#[derive(Debug)]
+struct Ring {
+    points: Box<[Point]>,
+    /// For each value of the upper bits: the first point that is not below.
+    starts: Box<[u32]>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Point {
+    hash: u32,
+    member: u32,
+}
+
+impl Ring {
+    fn new<'a>(members: impl Iterator<Item = (usize, &'a Backend)> + Clone) -> Self {
+        let total: u64 = members
+            .clone()
+            .map(|(_, b)| u64::from(b.configured_weight()))
+            .sum();
+        let count = members.clone().count();
+        let most = POINTS.max(LEAST_POINTS * count as u64);
+        // In powers of two, so that a change of the whole seldom changes what each has.
+        let each = (most / total.max(1)).next_power_of_two();
+        let of = (total / most.max(1)).max(1).next_power_of_two();
+        let mut points = Vec::with_capacity(2 * most as usize + count);
+        for (member, backend) in members {
+            let weight = u64::from(backend.configured_weight());
+            let own = (weight * each).div_ceil(of);
+            points.extend((0..own).map(|number| Point {
+                hash: (xxh64(backend.id().as_bytes(), number) >> 32) as u32,
+                member: member as u32,
+            }));
+        }
+        points.sort_unstable();
+        let buckets = points.len().next_power_of_two().max(2);
+        let mut starts = Vec::with_capacity(buckets);
+        let mut at = 0;
+        for bucket in 0..buckets as u64 {
+            let least = ((bucket << 32) / buckets as u64) as u32;
+            while points.get(at).is_some_and(|p| p.hash < least) {
+                at += 1;
+            }
+            starts.push(at as u32);
+        }
+        Self {
+            points: points.into(),
+            starts: starts.into(),
+        }
+    }
+
+    /// Returns all points once, from the one to which this hash belongs.
+    fn from(&self, hash: u64) -> impl Iterator<Item = Point> + '_ {
+        let place = (hash >> 32) as u32;
+        let bucket = below(place, self.starts.len());
+        let start = self.starts.get(bucket).map_or(0, |&s| s as usize);
+        let (before, after) = self
+            .points
+            .split_at_checked(start)
+            .unwrap_or((&[], &self.points));
+        let skipped = after.iter().take_while(|p| p.hash < place).count();
+        let (passed, after) = after.split_at_checked(skipped).unwrap_or((&[], after));
+        after.iter().chain(before).chain(passed).copied()
+    }
+}
+
+/// Which members a group's backends are, and how much of its keys each takes.
+#[derive(Debug)]
+struct Accepts {
+    /// By member: the weight in force, and of 256, the part of the keys; nothing for others.
+    parts: Box<[(u32, u32)]>,
+    total: u64,
+    turn: AtomicU32,
+    /// In flight for each thousand of weight, in 256ths, as was found last.
+    mean: AtomicU32,
+}
+
+impl Accepts {
+    fn new(group: &Group) -> Self {
+        let positions = group.positions();
+        let len = positions.iter().max().map_or(0, |&last| last as usize + 1);
+        let mut parts = vec![(0, 0); len].into_boxed_slice();
+        let members = group.backends().iter().zip(group.weights()).zip(positions);
+        for ((backend, &weight), &position) in members {
+            let whole = (1_000 * backend.configured_weight()).max(1);
+            let part = (u64::from(weight) * WHOLE).div_ceil(u64::from(whole)) as u32;
+            parts[position as usize] = (weight, part);
+        }
+        Self {
+            parts,
+            total: group.weights().iter().map(|&w| u64::from(w)).sum(),
+            turn: AtomicU32::new(0),
+            mean: AtomicU32::new(0),
+        }
+    }
+
+    fn weight(&self, member: u32) -> u32 {
+        self.parts.get(member as usize).map_or(0, |part| part.0)
+    }
+
+    /// Whether the member is of the group, and takes this key: as it warms up, it takes more,
+    /// and none that it took is taken away.
+    fn takes(&self, member: u32, hash: u64) -> bool {
+        let part = self.parts.get(member as usize).map_or(0, |part| part.1);
+        let own = (hash as u32 ^ member).wrapping_mul(SPREAD) >> 24;
+        u64::from(part) == WHOLE || u64::from(own) < u64::from(part)
+    }
+
+    /// How much is in flight for each thousand of weight, this request included; in 256ths. Small
+    /// groups are counted at each pick, of others a sample at each sixteenth.
+    fn mean(&self, group: &Group) -> u64 {
+        let backends = group.backends();
+        let sum = |some: &[Backend]| some.iter().map(|b| u64::from(b.in_flight())).sum::<u64>();
+        if backends.len() <= COUNTED {
+            return ((sum(backends) + 1) * 1_000 * 256).div_ceil(self.total.max(1));
+        }
+        if self.turn.fetch_add(1, Relaxed) % SAMPLED_EACH == 0 {
+            let start = below(fastrand::u32(..), backends.len() - COUNTED + 1);
+            let window = start..start + COUNTED;
+            let weights = group.weights().get(window.clone()).unwrap_or(&[]);
+            let weight: u64 = weights.iter().map(|&w| u64::from(w)).sum();
+            let some = sum(backends.get(window).unwrap_or(&[])) + 1;
+            let mean = (some * 1_000 * 256).div_ceil(weight.max(1));
+            self.mean
+                .store(u32::try_from(mean).unwrap_or(u32::MAX), Relaxed);
+        }
+        u64::from(self.mean.load(Relaxed)).max(1)
+    }
+}
+
+/// 1.25, in 256ths: Google's paper and HAProxy's `hash-balance-factor` take 1.25 to 1.5.
+const FACTOR: u32 = 320;
+/// Points of a small ring, at the least: a thousand for each of four, so that loads differ by a
+/// few percent.
+const POINTS: u64 = 4_096;
+/// Points for each backend of a large ring; bounded loads even out the rest.
+const LEAST_POINTS: u64 = 32;
+/// How far a pick goes along the ring: half down and half full, 256 steps miss once in 10^32.
+const STEPS: usize = 256;
+/// Backends whose requests in flight are counted for the mean.
+const COUNTED: usize = 32;
+/// A sample of 32 at each sixteenth pick costs each pick two reads.
+const SAMPLED_EACH: u32 = 16;
+/// The whole of a backend's keys.
+const WHOLE: u64 = 256;
+/// 2^32 over the golden ratio: which keys a member takes is unlike what the others take.
+const SPREAD: u32 = 0x9E37_79B1;
