@@ -86,7 +86,10 @@ impl Settings {
                     .or_else(|| cookie.map(|name| HashKey::Cookie(name.to_owned())))
             }
         };
-        key.ok_or_else(|| place.wrong(&self.text, HASHES))
+        key.ok_or_else(|| match given {
+            Some(_) => place.wrong(&self.text, HASHES),
+            None => Place::new("[pool]", "strategy").wrong(&self.text, HASHES),
+        })
     }
 
     /// Returns the health layer; without `[health]`, one that passes everything.

@@ -180,12 +180,12 @@ fn each_bad_value_is_refused_by_line_section_and_reason() {
         (
             "strategy = \"round-robin\"",
             "strategy = \"consistent-hash\"",
-            "[pool] hash: \"path\", \"client\", { header",
+            "[pool] strategy: consistent-hash needs hash",
         ),
         (
             "strategy = \"round-robin\"",
-            "strategy = \"consistent-hash\"\nhash = { header = \"\" }",
-            "[pool] hash: \"path\", \"client\", { header",
+            "hash = { header = \"\" }\nstrategy = \"consistent-hash\"",
+            "[pool] hash: consistent-hash needs hash",
         ),
         (
             "strategy = \"round-robin\"",
