@@ -1,5 +1,7 @@
 //! What becomes of a request's attempts: who wins, who is charged, and when another begins.
 
+mod time;
+
 use std::{
     fmt,
     pin::Pin,
@@ -113,14 +115,6 @@ pub(super) enum Turn<R> {
     End(Result<R, Error>),
     Lost(Which, Error),
     Sleep,
-}
-
-/// What is due.
-enum Due {
-    Hedge { first: usize },
-    Nothing { before: Duration },
-    Total,
-    Try { which: Which, number: usize },
 }
 
 impl Watch {
@@ -444,194 +438,6 @@ where
         self.attempts += 1;
         Some(next)
     }
-
-    /// Looks at the clock, where something depends on it.
-    pub(super) fn turn(&mut self, cx: &mut Context<'_>) -> Turn<Response<R>> {
-        let (Some(watch), Some(shared)) = (&mut self.watch, &self.shared) else {
-            return Turn::Sleep;
-        };
-        if let Some(asked) = watch.asked.take() {
-            return match asked {
-                Asked::Hedge { first } => self.begin_hedge(first),
-                Asked::Retry { which, number } => self.give_up(which, number),
-            };
-        }
-        if !watch.alarm.is_armed() {
-            if let Some(first) = shared.settings.first_look(watch.hedges) {
-                watch.alarm.arm(first.min(LOOK), cx);
-            }
-            return Turn::Sleep;
-        }
-        if watch.alarm.poll(cx).is_pending() {
-            return Turn::Sleep;
-        }
-        let now = Instant::now();
-        let due = self.due(now);
-        let (Some(watch), Some(shared)) = (&mut self.watch, &self.shared) else {
-            return Turn::Sleep;
-        };
-        let asked = match due {
-            Due::Total => return Turn::End(self.out_of_time(now)),
-            Due::Nothing { before } => {
-                watch.alarm.arm(before, cx);
-                return Turn::Sleep;
-            }
-            Due::Hedge { .. } if !shared.settings.budget.withdraw(now) => {
-                tracing::debug!(target: "evenkeel::failover", "no hedge: the budget is used up");
-                watch.alarm.arm(LOOK, cx);
-                return Turn::Sleep;
-            }
-            Due::Hedge { first } => Asked::Hedge { first },
-            Due::Try { which, number } => Asked::Retry { which, number },
-        };
-        watch.asked = Some(asked);
-        if watch.copy.is_none() {
-            watch.exchange.want_head();
-        }
-        Turn::Again
-    }
-
-    fn due(&mut self, now: Instant) -> Due {
-        let hedged = self.hedge().map(|hedge| (hedge.first, hedge.number));
-        let (Some(watch), Some(shared)) = (&self.watch, &self.shared) else {
-            return Due::Nothing { before: LOOK };
-        };
-        let settings = &shared.settings;
-        let mut clock = Clock { now, before: LOOK };
-        if settings
-            .timeout
-            .is_some_and(|t| clock.is_over(watch.exchange.began(), t))
-        {
-            return Due::Total;
-        }
-        let may_hedge = watch.hedges && hedged.is_none() && self.attempts < settings.max_attempts;
-        let bound = watch.exchange.affinity().map(|affinity| affinity.backend);
-        watch.exchange.attempts(|all| {
-            let runs = |number: &usize| all.get(*number).is_some_and(|a| a.outcome.is_none());
-            let last = all.len().checked_sub(1);
-            let (first, hedge) = hedged.unwrap_or((last, None));
-            let first = first.filter(runs);
-            let each = [(Which::First, first), (Which::Hedge, hedge.filter(runs))];
-            for (which, number) in each {
-                let (Some(number), Some(limit)) = (number, settings.per_try_timeout) else {
-                    continue;
-                };
-                if clock.is_over(all[number].began, limit) {
-                    return Due::Try { which, number };
-                }
-            }
-            if let (true, Some(first), Some(hedge)) = (may_hedge, first, &settings.hedge) {
-                let attempt = &all[first];
-                // A session is moved only once its backend is known to be out.
-                let stays = bound.is_some_and(|bound| {
-                    bound.is_same(&attempt.backend) && attempt.backend.keeps_sessions()
-                });
-                if clock.is_over(attempt.began, hedge.delay()) && !stays {
-                    return Due::Hedge { first };
-                }
-            }
-            Due::Nothing {
-                before: clock.before,
-            }
-        })
-    }
-
-    /// Begins a second attempt beside the first, if that still runs and its head was lent.
-    fn begin_hedge(&mut self, first: usize) -> Turn<Response<R>> {
-        let (Some(watch), Some(shared), Some(replay)) = (&self.watch, &self.shared, &self.replay)
-        else {
-            return Turn::Again;
-        };
-        let head = watch.head();
-        match head {
-            Some((head, _)) if watch.runs(first) && may_be_hedged(&head) => {
-                tracing::debug!(
-                    target: "evenkeel::failover",
-                    backend = watch.backend(first).as_deref(), "hedging a request that takes long"
-                );
-                let before = watch.exchange.attempts(<[_]>::len);
-                let next = next(shared, replay, self.attempts, head, Duration::ZERO);
-                self.attempts += 1;
-                let hedge = Some(Hedge {
-                    attempt: Box::pin(Attempt::Readying { next: Some(next) }),
-                    number: None,
-                    before,
-                    first: Some(first),
-                });
-                match &mut self.beside {
-                    Some(beside) => beside.hedge = hedge,
-                    none => *none = Some(Box::new(Beside { hedge, held: None })),
-                }
-            }
-            _ => self.no_hedge(),
-        }
-        Turn::Again
-    }
-
-    /// Ends an attempt whose time is up.
-    fn give_up(&mut self, which: Which, number: usize) -> Turn<Response<R>> {
-        let Some(watch) = &self.watch else {
-            return Turn::Again;
-        };
-        let head = watch.head();
-        if !watch.runs(number) {
-            return Turn::Again;
-        }
-        let kind = match &head {
-            Some((_, false)) => ErrorKind::ConnectTimeout,
-            Some((_, true)) | None => ErrorKind::ResponseHeadTimeout,
-        };
-        watch.exchange.end_attempt(number, Outcome::Failed(kind));
-        let mut error = Error::new(kind).with_source("the time for one try is up");
-        if kind == ErrorKind::ResponseHeadTimeout {
-            error = error.after_sending();
-        }
-        if let Some((head, _)) = head {
-            error = error.with_unsent(head);
-        }
-        Turn::Lost(which, error)
-    }
-
-    /// Ends the request, as its time is up. What ran for most of it is charged.
-    fn out_of_time(&mut self, now: Instant) -> Result<Response<R>, Error> {
-        let mut kind = ErrorKind::QueueTimeout;
-        if let (Some(watch), Some(shared)) = (&self.watch, &self.shared) {
-            let exchange = &watch.exchange;
-            let half = shared.settings.timeout.unwrap_or_default() / 2;
-            for number in 0..exchange.attempts(<[_]>::len) {
-                kind = ErrorKind::ResponseHeadTimeout;
-                let began = exchange.attempts(|all| all[number].began);
-                let outcome = match now.saturating_duration_since(began) >= half {
-                    true => Outcome::Failed(kind),
-                    false => Outcome::Cancelled,
-                };
-                // Of those that have ended, the end stays.
-                exchange.end_attempt(number, outcome);
-            }
-        }
-        let beside = self.beside.take();
-        if let Some(held) = beside.and_then(|beside| beside.held) {
-            return Ok(held.response);
-        }
-        let error = Error::new(kind).with_source("the time for all tries is up");
-        Err(error.after_sending())
-    }
-}
-
-/// When something is due, and how long until the next of those that are not.
-struct Clock {
-    now: Instant,
-    before: Duration,
-}
-
-impl Clock {
-    fn is_over(&mut self, began: Instant, limit: Duration) -> bool {
-        let left = limit.saturating_sub(self.now.saturating_duration_since(began));
-        if !left.is_zero() {
-            self.before = self.before.min(left);
-        }
-        left.is_zero()
-    }
 }
 
 /// Makes an attempt that begins after a wait.
@@ -648,16 +454,6 @@ fn next<S: Clone, B: Body>(
         request: Request::from_parts(head, body),
         backoff: (!wait.is_zero()).then(|| Box::pin(sleep(wait))),
     })
-}
-
-/// Whether two backends may get this request at once: not where it belongs to a connection.
-fn may_be_hedged(head: &Parts) -> bool {
-    let auth = head.headers.get(header::AUTHORIZATION);
-    let scheme = auth.map_or(&b""[..], |value| value.as_bytes());
-    let scheme = scheme.split(|byte| *byte == b' ').next().unwrap_or(scheme);
-    let bound = [&b"NTLM"[..], b"Negotiate"];
-    !head.headers.contains_key(header::UPGRADE)
-        && !bound.iter().any(|name| scheme.eq_ignore_ascii_case(name))
 }
 
 /// Reads `Retry-After` in seconds (RFC 9110 §10.2.3); a date is not worth a clock's drift.
@@ -688,6 +484,3 @@ where
             .finish_non_exhaustive()
     }
 }
-
-/// Most requests are over by then: what waits for longer looks again, and the wheel stays small.
-const LOOK: Duration = Duration::from_millis(100);

@@ -326,4 +326,4 @@ fn last_part(field: &str) -> &str {
 
 const KNOWN: &str =
     "round-robin, random, least-requests, power-of-two, peak-ewma or consistent-hash is accepted";
-const HASHES: &str = "\"path\", \"client\", { header = \"name\" } or { cookie = \"name\" } is needed by consistent-hash";
+const HASHES: &str = "consistent-hash needs hash = \"path\", \"client\", { header = \"name\" } or { cookie = \"name\" }";
