@@ -20,11 +20,17 @@ pub struct Backoff {
 }
 
 impl Backoff {
+    /// The bound of the wait before the third try. Envoy's: a client does not notice, a backend
+    /// that restarts a listener is back.
+    pub const BASE: Duration = Duration::from_millis(25);
+    /// The most that doubling makes of it: ten times that, as Envoy's.
+    pub const MAX: Duration = Duration::from_millis(250);
+
     /// Waits up to 25 ms before the third try, twice that before each further, 250 ms at most.
     pub fn new() -> Self {
         Self {
-            base: BASE,
-            max: MAX,
+            base: Self::BASE,
+            max: Self::MAX,
             retry_after: RETRY_AFTER,
         }
     }
@@ -94,10 +100,6 @@ impl Default for Backoff {
     }
 }
 
-/// Envoy's: a client does not notice, a backend that restarts a listener is back.
-pub(super) const BASE: Duration = Duration::from_millis(25);
-/// Ten times the base, as Envoy's.
-pub(super) const MAX: Duration = Duration::from_millis(250);
 /// More is for the client to decide.
 pub(super) const RETRY_AFTER: Duration = Duration::from_secs(1);
 const LONGEST: Duration = Duration::from_secs(60);
@@ -152,8 +154,14 @@ mod tests {
     fn what_is_out_of_range_is_refused_by_name() {
         let long = Duration::from_secs(61);
         let refused = |result: Result<Backoff, ConfigError>| result.unwrap_err().field().to_owned();
-        assert_eq!(refused(Backoff::new().exponential(MAX, BASE)), "backoff");
-        assert_eq!(refused(Backoff::new().exponential(BASE, long)), "backoff");
+        assert_eq!(
+            refused(Backoff::new().exponential(Backoff::MAX, Backoff::BASE)),
+            "backoff"
+        );
+        assert_eq!(
+            refused(Backoff::new().exponential(Backoff::BASE, long)),
+            "backoff"
+        );
         assert_eq!(
             refused(Backoff::new().retry_after(long)),
             "backoff.retry_after"

@@ -401,8 +401,8 @@ fn the_documented_defaults_are_those_of_the_code() {
         ),
         format!(
             "| wait before the third, and doubling | up to {} ms, up to {} ms |",
-            backoff::BASE.as_millis(),
-            backoff::MAX.as_millis()
+            Backoff::BASE.as_millis(),
+            Backoff::MAX.as_millis()
         ),
         format!(
             "| `Retry-After` honoured | up to {} s;",

@@ -10,7 +10,6 @@ use crate::{
     connect::Connector,
     endpoints::{EndpointsLayer, Readiness},
     error::ConfigError,
-    failover::FailoverLayer,
     health::{Checks, HealthLayer, HttpCheck},
     pool::Pool,
 };
@@ -125,26 +124,6 @@ impl Settings {
         layer
             .checks(checks)
             .map_err(|error| self.at(Place::new("[health]", last_part(error.field())), &error))
-    }
-
-    /// Returns the failover layer; without `[failover]`, one that makes no second try.
-    ///
-    /// # Errors
-    ///
-    /// When the room refuses what the section says.
-    pub fn failover_layer(&self) -> Result<FailoverLayer, SettingsError> {
-        let place = Place::new("[failover]", "attempts");
-        let attempts = match &self.failover {
-            None => Some(1),
-            Some(failover) => failover.attempts,
-        };
-        let layer = FailoverLayer::new();
-        match attempts {
-            Some(attempts) => layer
-                .max_attempts(attempts)
-                .map_err(|error| self.at(place, &error)),
-            None => Ok(layer),
-        }
     }
 
     /// Returns the sticky layer, where there is a `[sticky]`.

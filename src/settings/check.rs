@@ -45,7 +45,6 @@ impl Settings {
     pub(super) fn check(&self) -> Result<(), SettingsError> {
         self.check_server()?;
         self.check_listen()?;
-        self.check_hedge()?;
         let pool = self.pool()?;
         // What the rooms accept, they say best themselves.
         self.strategy()?;
@@ -140,16 +139,6 @@ impl Settings {
             }
         }
         Ok(())
-    }
-
-    fn check_hedge(&self) -> Result<(), SettingsError> {
-        let hedge = self.failover.as_ref().and_then(|f| f.hedge.as_ref());
-        if matches!(hedge, None | Some(toml::Value::Boolean(false))) {
-            return Ok(());
-        }
-        let place = Place::new("[failover]", "hedge");
-        let message = "not in this version yet; leave it out, or say false";
-        Err(place.wrong(&self.text, message))
     }
 
     /// Returns the address of a listener.

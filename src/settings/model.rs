@@ -2,7 +2,10 @@
 
 use std::{fmt, net::SocketAddr, ops::Deref, path::PathBuf};
 
-use serde::Deserialize;
+use serde::{
+    Deserialize, Deserializer,
+    de::{MapAccess, Visitor, value::MapAccessDeserializer},
+};
 
 use super::{SettingsError, check};
 
@@ -247,10 +250,80 @@ pub struct Proxy {
 #[serde(deny_unknown_fields)]
 #[non_exhaustive]
 pub struct Failover {
-    /// Tries in all.
+    /// Tries in all, hedges included.
     pub attempts: Option<u32>,
-    /// For a later version; only `false` is accepted.
-    pub(super) hedge: Option<toml::Value>,
+    /// When a second try begins beside the first; after the 95th percentile where absent.
+    pub hedge: Option<Hedge>,
+    /// The most that one try may take until its response head.
+    pub per_try_timeout: Option<String>,
+    /// The most that all tries may take until the response head.
+    pub timeout: Option<String>,
+    /// Statuses that are tried again.
+    pub retry_statuses: Option<Vec<u16>>,
+    /// The waits from the third try on.
+    pub backoff: Option<Backoff>,
+}
+
+/// `[failover] hedge`
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub enum Hedge {
+    /// `false` for none.
+    Switch(bool),
+    /// After a percentile or a time.
+    When(HedgeWhen),
+}
+
+impl<'de> Deserialize<'de> for Hedge {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(HedgeVisitor)
+    }
+}
+
+struct HedgeVisitor;
+
+impl<'de> Visitor<'de> for HedgeVisitor {
+    type Value = Hedge;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("false, or { after = \"p95\", at_least = \"50ms\" }")
+    }
+
+    fn visit_bool<E>(self, on: bool) -> Result<Hedge, E> {
+        Ok(Hedge::Switch(on))
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Hedge, A::Error> {
+        HedgeWhen::deserialize(MapAccessDeserializer::new(map)).map(Hedge::When)
+    }
+}
+
+/// `[failover] hedge`, where there is one
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[non_exhaustive]
+pub struct HedgeWhen {
+    /// `p50` to `p99`, or a duration.
+    pub after: Option<String>,
+    /// The least that a percentile comes to.
+    pub at_least: Option<String>,
+    /// The most that a percentile comes to.
+    pub at_most: Option<String>,
+    /// Idempotent methods; GET and HEAD where absent.
+    pub methods: Option<Vec<String>>,
+}
+
+/// `[failover] backoff`
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[non_exhaustive]
+pub struct Backoff {
+    /// The bound of the first wait.
+    pub base: Option<String>,
+    /// The most that doubling makes of it.
+    pub max: Option<String>,
+    /// Up to which `Retry-After` a client is made to wait.
+    pub retry_after: Option<String>,
 }
 
 /// `[access_log]`

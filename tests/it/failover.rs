@@ -19,6 +19,8 @@ use crate::support::{Origin, refused};
 
 mod deadlines;
 mod side_by_side;
+#[cfg(feature = "proxy")]
+mod sockets;
 mod stage;
 
 fn request(method: Method, body: &'static str) -> Request<Full<Bytes>> {

@@ -47,13 +47,20 @@ idle_timeout = "60s"
 trusted = ["10.0.0.0/8"]
 [failover]
 attempts = 2
-hedge = false
+hedge = { after = "p95", at_least = "50ms" }
+per_try_timeout = "5s"
+timeout = "20s"
+retry_statuses = [502, 503, 504]
+backoff = { base = "25ms", max = "250ms", retry_after = "1s" }
 [access_log]
 file = "access.jsonl"
 node = "lb-1"
 [admin]
 address = "127.0.0.1:9900"
 "#;
+
+const HEDGE: &str = "hedge = { after = \"p95\", at_least = \"50ms\" }";
+const BACKOFF: &str = "backoff = { base = \"25ms\", max = \"250ms\", retry_after = \"1s\" }";
 
 fn refused(text: &str) -> SettingsError {
     Settings::from_toml(text).expect_err(text)
@@ -90,6 +97,31 @@ fn what_is_absent_has_its_default() {
     let backend = "[pool]\n[[pool.backends]]\nid = \"a\"\nurl = \"http://a\"\n";
     let settings = Settings::from_toml(&format!("{asked}{backend}")).unwrap();
     assert_eq!(settings.lame_duck().unwrap().as_secs(), 5, "somebody may");
+}
+
+#[test]
+fn hedging_is_on_with_the_section_and_off_by_its_word() {
+    let backend = "[[listen]]\naddress = \"[::]:80\"\n[pool]\n[[pool.backends]]\nid = \"a\"\nurl = \"http://a\"\n";
+    for (section, hedges) in [
+        ("", None),
+        ("[failover]\n", Some("Percentile(95), at_least: 50ms")),
+        ("[failover]\nhedge = false\n", None),
+        (
+            "[failover]\nhedge = { after = \"80ms\" }\n",
+            Some("Fixed(80ms), at_least: 50ms"),
+        ),
+        (
+            "[failover]\nhedge = { after = \"p99\", at_least = \"20ms\", at_most = \"1s\", methods = [\"GET\", \"OPTIONS\"] }\n",
+            Some("Percentile(99), at_least: 20ms, at_most: 1s, methods: [GET, OPTIONS]"),
+        ),
+    ] {
+        let settings = Settings::from_toml(&format!("{backend}{section}")).unwrap();
+        let layer = format!("{:?}", settings.failover_layer().unwrap());
+        match hedges {
+            None => assert!(layer.contains("hedge: None"), "{section}: {layer}"),
+            Some(shown) => assert!(layer.contains(shown), "{section}: {layer}"),
+        }
+    }
 }
 
 #[test]
@@ -283,6 +315,67 @@ fn each_bad_value_is_refused_by_line_section_and_reason() {
             "attempts = 2",
             "attempts = 0",
             "[failover] attempts: 0: 1 to 10 is accepted",
+        ),
+        (
+            HEDGE,
+            "hedge = true",
+            "[failover] hedge: true: false, or { after",
+        ),
+        (HEDGE, "hedge = 5", "[failover] hedge: 5: false, or { after"),
+        (
+            HEDGE,
+            "hedge = { after = \"p49\" }",
+            "[failover] hedge: percentile: 49: 50 to 99 is accepted",
+        ),
+        (
+            HEDGE,
+            "hedge = { after = \"pool\" }",
+            "[failover] hedge: after: \"pool\": \"p50\" to \"p99\"",
+        ),
+        (
+            HEDGE,
+            "hedge = { after = \"fast\" }",
+            "[failover] hedge: \"fast\": a number with a unit",
+        ),
+        (
+            HEDGE,
+            "hedge = { at_least = \"0s\" }",
+            "[failover] hedge: at_least: 0ns: 1 ms to 60 s",
+        ),
+        (
+            HEDGE,
+            "hedge = { methods = [\"POST\"] }",
+            "[failover] hedge: methods: POST: only idempotent methods",
+        ),
+        (
+            HEDGE,
+            "hedge = { before = \"p95\" }",
+            "[failover]: unknown key `before`; accepted: `after`, `at_least`",
+        ),
+        (
+            "per_try_timeout = \"5s\"",
+            "per_try_timeout = \"0s\"",
+            "[failover] per_try_timeout: 0ns: 1 ms to 1 h",
+        ),
+        (
+            "timeout = \"20s\"",
+            "timeout = \"2h\"",
+            "[failover] timeout: 7200s: 1 ms to 1 h",
+        ),
+        (
+            "retry_statuses = [502, 503, 504]",
+            "retry_statuses = [200]",
+            "[failover] retry_statuses: 200: 400 to 599",
+        ),
+        (
+            BACKOFF,
+            "backoff = { base = \"2s\", max = \"1s\" }",
+            "[failover] backoff: 2s to 1s: a base up to the most",
+        ),
+        (
+            BACKOFF,
+            "backoff = { retry_after = \"2m\" }",
+            "[failover] backoff: 120s: 0 s to 60 s",
         ),
         (
             "node = \"lb-1\"",

@@ -136,7 +136,7 @@ idle_timeout = "60s"
 trusted = ["10.0.0.0/8"]
 [failover]
 attempts = 2
-hedge = false
+hedge = {{ after = "p95", at_least = "50ms" }}
 [access_log]
 file = "{folder}/access.jsonl"
 node = "lb-1"

@@ -1,0 +1,133 @@
+//! `[failover]`: from settings to its layer.
+
+use http::Method;
+
+use super::{
+    Settings, SettingsError,
+    error::Place,
+    model::{Failover, Hedge, HedgeWhen},
+};
+use crate::{
+    error::ConfigError,
+    failover::{self, FailoverLayer},
+};
+
+impl Settings {
+    /// Returns the failover layer; without `[failover]`, one that makes no second try. With it,
+    /// requests with GET and HEAD are hedged, unless it says `hedge = false`.
+    ///
+    /// # Errors
+    ///
+    /// When the room refuses what the section says.
+    pub fn failover_layer(&self) -> Result<FailoverLayer, SettingsError> {
+        let layer = FailoverLayer::new();
+        let Some(given) = &self.failover else {
+            let place = Place::new("[failover]", "attempts");
+            return layer
+                .max_attempts(1)
+                .map_err(|error| self.at(place, &error));
+        };
+        self.failover_given(layer, given)
+    }
+
+    fn failover_given(
+        &self,
+        mut layer: FailoverLayer,
+        given: &Failover,
+    ) -> Result<FailoverLayer, SettingsError> {
+        let place = |key| Place::new("[failover]", key);
+        let at = |key| move |error: ConfigError| self.at(place(key), &error);
+        if let Some(attempts) = given.attempts {
+            layer = layer.max_attempts(attempts).map_err(at("attempts"))?;
+        }
+        match &given.hedge {
+            None => layer = layer.hedge(failover::Hedge::new()),
+            Some(Hedge::Switch(false)) => {}
+            Some(Hedge::Switch(true)) => {
+                let message =
+                    "true: false, or { after = \"p95\", at_least = \"50ms\" } is accepted";
+                return Err(place("hedge").wrong(&self.text, message));
+            }
+            Some(Hedge::When(when)) => layer = layer.hedge(self.hedge(when)?),
+        }
+        let per_try = given.per_try_timeout.as_deref();
+        if let Some(timeout) = self.duration(place("per_try_timeout"), per_try)? {
+            layer = layer
+                .per_try_timeout(timeout)
+                .map_err(at("per_try_timeout"))?;
+        }
+        if let Some(timeout) = self.duration(place("timeout"), given.timeout.as_deref())? {
+            layer = layer.timeout(timeout).map_err(at("timeout"))?;
+        }
+        if let Some(statuses) = &given.retry_statuses {
+            let statuses = statuses.iter().copied();
+            layer = layer
+                .retry_statuses(statuses)
+                .map_err(at("retry_statuses"))?;
+        }
+        Ok(layer.backoff(self.backoff(given)?))
+    }
+
+    fn hedge(&self, when: &HedgeWhen) -> Result<failover::Hedge, SettingsError> {
+        let place = Place::new("[failover]", "hedge");
+        let at = |error: ConfigError| {
+            let field = error.field();
+            let key = field.rsplit_once('.').map_or(field, |(_, key)| key);
+            place.wrong(&self.text, format!("{key}: {}", error.message()))
+        };
+        let duration = |value: Option<&str>| self.duration(place, value);
+        let mut hedge = failover::Hedge::new();
+        if let Some(after) = &when.after {
+            hedge = match after.strip_prefix('p').map(str::parse) {
+                Some(Ok(percentile)) => hedge.percentile(percentile).map_err(at)?,
+                Some(Err(_)) => {
+                    let message = format!(
+                        "after: {after:?}: \"p50\" to \"p99\", or a duration such as \"80ms\", is accepted"
+                    );
+                    return Err(place.wrong(&self.text, message));
+                }
+                None => match duration(Some(after))? {
+                    Some(delay) => hedge.after(delay).map_err(at)?,
+                    None => hedge,
+                },
+            };
+        }
+        if let Some(delay) = duration(when.at_least.as_deref())? {
+            hedge = hedge.at_least(delay).map_err(at)?;
+        }
+        if let Some(delay) = duration(when.at_most.as_deref())? {
+            hedge = hedge.at_most(delay).map_err(at)?;
+        }
+        if let Some(names) = &when.methods {
+            let methods = names.iter().map(|name| {
+                Method::from_bytes(name.as_bytes()).map_err(|_error| {
+                    place.wrong(&self.text, format!("methods: {name:?} is no method"))
+                })
+            });
+            let methods = methods.collect::<Result<Vec<_>, _>>()?;
+            hedge = hedge.methods(methods).map_err(at)?;
+        }
+        Ok(hedge)
+    }
+
+    fn backoff(&self, given: &Failover) -> Result<failover::Backoff, SettingsError> {
+        let place = Place::new("[failover]", "backoff");
+        let mut backoff = failover::Backoff::new();
+        let Some(given) = &given.backoff else {
+            return Ok(backoff);
+        };
+        let at = |error: ConfigError| self.at(place, &error);
+        let base = self.duration(place, given.base.as_deref())?;
+        let max = self.duration(place, given.max.as_deref())?;
+        if base.is_some() || max.is_some() {
+            let base = base.unwrap_or(failover::Backoff::BASE);
+            // A base of one's own over the default bound takes that along.
+            let max = max.unwrap_or_else(|| failover::Backoff::MAX.max(base));
+            backoff = backoff.exponential(base, max).map_err(at)?;
+        }
+        if let Some(most) = self.duration(place, given.retry_after.as_deref())? {
+            backoff = backoff.retry_after(most).map_err(at)?;
+        }
+        Ok(backoff)
+    }
+}

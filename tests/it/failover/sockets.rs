@@ -1,0 +1,286 @@
+//! Hung and refusing backends over real sockets, through the whole stack.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+
+use bytes::Bytes;
+use evenkeel::{
+    Backend, LoadBalancer, Pool,
+    context::{Exchange, Outcome},
+    failover::{Budget, FailoverLayer, Hedge},
+    health::HealthLayer,
+};
+use http::{Method, Request, StatusCode};
+use http_body_util::{BodyExt, Full};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpListener,
+    task::JoinHandle,
+    time::{Instant, timeout},
+};
+use tower::ServiceExt;
+
+use crate::support::Origin;
+
+/// Takes connections and requests and never answers, as a stopped process does; counts what came,
+/// and what was closed.
+struct Hung {
+    url: String,
+    requests: Arc<AtomicUsize>,
+    closed: Arc<AtomicUsize>,
+    task: JoinHandle<()>,
+}
+
+impl Hung {
+    async fn new() -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let (requests, closed) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+        let (came, went) = (requests.clone(), closed.clone());
+        let task = tokio::spawn(async move {
+            let mut running = tokio::task::JoinSet::new();
+            while let Ok((mut stream, _)) = listener.accept().await {
+                let (came, went) = (came.clone(), went.clone());
+                running.spawn(async move {
+                    let mut buffer = [0; 4_096];
+                    while let Ok(read @ 1..) = stream.read(&mut buffer).await {
+                        let heads = buffer[..read].windows(4).filter(|w| *w == b"\r\n\r\n");
+                        came.fetch_add(heads.count(), Relaxed);
+                    }
+                    went.fetch_add(1, Relaxed);
+                });
+            }
+        });
+        Self {
+            url,
+            requests,
+            closed,
+            task,
+        }
+    }
+}
+
+impl Drop for Hung {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+fn request(method: Method, body: &'static str) -> (Request<Full<Bytes>>, Exchange) {
+    let mut request = Request::new(Full::new(Bytes::from_static(body.as_bytes())));
+    *request.method_mut() = method;
+    *request.uri_mut() = "http://service.example/path".parse().unwrap();
+    let exchange = Exchange::of(request.extensions_mut());
+    (request, exchange)
+}
+
+fn pool(urls: &[(&str, &str)]) -> Pool {
+    Pool::new(urls.iter().map(|(id, url)| Backend::new(*id, url).unwrap())).unwrap()
+}
+
+fn balancer(pool: &Pool, layer: FailoverLayer) -> LoadBalancer {
+    LoadBalancer::builder(pool.clone())
+        .failover(layer)
+        .health(HealthLayer::new(pool.clone()).no_checks().no_outliers())
+        .build()
+}
+
+fn hedging() -> FailoverLayer {
+    FailoverLayer::new()
+        .hedge(Hedge::new())
+        .budget(Budget::new(1.0, 100.0).unwrap())
+}
+
+async fn eventually(what: &str, holds: impl Fn() -> bool) {
+    let wait = async {
+        while !holds() {
+            tokio::task::yield_now().await;
+        }
+    };
+    timeout(Duration::from_secs(20), wait)
+        .await
+        .unwrap_or_else(|_| panic!("{what}"));
+}
+
+async fn a_hung_backend_costs_nobody_more_than_the_delay() {
+    let hung = Hung::new().await;
+    let (b, c) = (Origin::named("b").await, Origin::named("c").await);
+    let pool = pool(&[("hung", &hung.url), ("b", &b.url()), ("c", &c.url())]);
+    let balancer = balancer(&pool, hedging());
+    let mut clients = tokio::task::JoinSet::new();
+    for _ in 0..60 {
+        let balancer = balancer.clone();
+        clients.spawn(async move {
+            let (request, exchange) = request(Method::GET, "");
+            let began = Instant::now();
+            let response = balancer.oneshot(request).await.unwrap();
+            assert_eq!(response.status(), 200);
+            response.into_body().collect().await.unwrap();
+            let ends = exchange.attempts(|all| {
+                let end = |a: &evenkeel::context::Attempt| {
+                    let outcome = a.outcome.expect("an open attempt");
+                    (a.backend.id() == "hung", outcome)
+                };
+                all.iter().map(end).collect::<Vec<_>>()
+            });
+            (began.elapsed(), ends)
+        });
+    }
+    let mut hedged = 0;
+    while let Some(ended) = clients.join_next().await {
+        let (took, ends) = ended.unwrap();
+        // Generous, as the machine may be busy; without a hedge it is 15 s.
+        assert!(took < Duration::from_secs(3), "{took:?}");
+        let (_, last) = ends.iter().find(|(hung, _)| !hung).expect("an answer");
+        assert!(matches!(last, Outcome::Ok | Outcome::Cancelled), "{ends:?}");
+        for (_, outcome) in ends.iter().filter(|(hung, _)| *hung) {
+            assert_eq!(*outcome, Outcome::Hedged, "{ends:?}");
+            hedged += 1;
+        }
+    }
+    assert_eq!(hedged, 20, "each third request");
+    let backends = ["hung", "b", "c"].map(|id| pool.snapshot().get(id).unwrap().clone());
+    for backend in &backends {
+        assert_eq!(
+            backend.in_flight(),
+            0,
+            "{}: every lease comes back",
+            backend.id()
+        );
+    }
+    eventually("a loser's connection must be closed", || {
+        hung.closed.load(Relaxed) == hung.requests.load(Relaxed)
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_hung_backend_costs_nobody_more_than_the_delay_on_one_thread() {
+    a_hung_backend_costs_nobody_more_than_the_delay().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 3)]
+async fn a_hung_backend_costs_nobody_more_than_the_delay_on_many_threads() {
+    a_hung_backend_costs_nobody_more_than_the_delay().await;
+}
+
+#[tokio::test]
+async fn a_post_that_may_have_been_read_is_never_sent_again() {
+    for (method, body, sent) in [
+        (Method::POST, "", 1),
+        (Method::POST, "payload", 1),
+        (Method::PATCH, "payload", 1),
+        (Method::PUT, "payload", 2),
+    ] {
+        let (one, two) = (Hung::new().await, Hung::new().await);
+        let pool = pool(&[("one", &one.url), ("two", &two.url)]);
+        let layer = hedging()
+            .per_try_timeout(Duration::from_millis(150))
+            .unwrap();
+        let balancer = balancer(&pool, layer);
+        let (request, exchange) = request(method.clone(), body);
+        let response = balancer.oneshot(request).await.unwrap();
+        assert_eq!(
+            response.status(),
+            StatusCode::GATEWAY_TIMEOUT,
+            "{method} {body:?}"
+        );
+        let attempts = exchange.attempts(<[_]>::len);
+        assert_eq!(attempts, sent, "{method} {body:?}: {exchange:?}");
+        eventually("what was sent must arrive", || {
+            one.requests.load(Relaxed) + two.requests.load(Relaxed) == sent
+        })
+        .await;
+        for id in ["one", "two"] {
+            assert_eq!(pool.snapshot().get(id).unwrap().in_flight(), 0, "{method}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_client_that_goes_away_takes_both_attempts_along() {
+    let (one, two) = (Hung::new().await, Hung::new().await);
+    let pool = pool(&[("one", &one.url), ("two", &two.url)]);
+    let balancer = balancer(&pool, hedging());
+    let (request, exchange) = request(Method::GET, "");
+    let call = tokio::spawn(balancer.oneshot(request));
+    eventually("both must be asked", || {
+        one.requests.load(Relaxed) == 1 && two.requests.load(Relaxed) == 1
+    })
+    .await;
+    call.abort();
+    assert!(call.await.unwrap_err().is_cancelled());
+    let ends = exchange.attempts(|all| all.iter().map(|a| a.outcome).collect::<Vec<_>>());
+    assert_eq!(
+        ends,
+        [Some(Outcome::Cancelled); 2],
+        "the backends are not to blame"
+    );
+    for id in ["one", "two"] {
+        assert_eq!(pool.snapshot().get(id).unwrap().in_flight(), 0, "{id}");
+    }
+    eventually("both connections must be closed", || {
+        one.closed.load(Relaxed) == 1 && two.closed.load(Relaxed) == 1
+    })
+    .await;
+}
+
+/// Answers each request with 503 and this `Retry-After`.
+async fn busy(seconds: &'static str) -> (String, JoinHandle<()>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let task = tokio::spawn(async move {
+        let mut running = tokio::task::JoinSet::new();
+        while let Ok((mut stream, _)) = listener.accept().await {
+            running.spawn(async move {
+                let mut buffer = [0; 4_096];
+                while let Ok(1..) = stream.read(&mut buffer).await {
+                    let answer = format!(
+                        "HTTP/1.1 503 Service Unavailable\r\nretry-after: {seconds}\r\n\
+                         content-length: 4\r\n\r\nbusy"
+                    );
+                    if stream.write_all(answer.as_bytes()).await.is_err() {
+                        break;
+                    }
+                }
+            });
+        }
+    });
+    (url, task)
+}
+
+#[tokio::test]
+async fn a_backend_that_asks_for_time_is_passed_over_and_heard_where_there_is_no_other() {
+    let (url, task) = busy("7").await;
+    let origin = Origin::named("b").await;
+    let layer = || FailoverLayer::new().retry_statuses([503]).unwrap();
+    let both = pool(&[("busy", &url), ("b", &origin.url())]);
+    let balancer_of_both = balancer(&both, layer());
+    for _ in 0..4 {
+        let (request, _) = request(Method::GET, "");
+        let response = balancer_of_both.clone().oneshot(request).await.unwrap();
+        assert_eq!(response.status(), 200);
+    }
+    let alone = pool(&[("busy", &url)]);
+    let (request, exchange) = request(Method::GET, "");
+    let response = balancer(&alone, layer()).oneshot(request).await.unwrap();
+    assert_eq!(response.status(), 503);
+    assert_eq!(
+        response.headers()["retry-after"],
+        "7",
+        "the client learns of it"
+    );
+    let body = response.into_body().collect().await.unwrap().to_bytes();
+    assert_eq!(body, "busy", "it is the backend's own answer");
+    let ends = exchange.attempts(|all| all.iter().map(|a| a.outcome).collect::<Vec<_>>());
+    assert_eq!(ends, [Some(Outcome::Ok)]);
+    for pool in [&both, &alone] {
+        assert_eq!(pool.snapshot().get("busy").unwrap().in_flight(), 0);
+    }
+    task.abort();
+}
