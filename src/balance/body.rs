@@ -144,6 +144,15 @@ impl Running {
 impl Drop for Running {
     fn drop(&mut self) {
         self.tell(Ended::Cancelled);
+        if let Outcome::Failed(kind) = self.outcome {
+            // Those before the head, the layer below has seen itself.
+            if matches!(
+                kind,
+                ErrorKind::ResponseBody | ErrorKind::ResponseBodyTimeout
+            ) {
+                self.lease.backend().broke_off(kind);
+            }
+        }
         self.exchange.end_attempt(self.number, self.outcome);
     }
 }

@@ -47,32 +47,54 @@
 //! | body of the answer, read up to | 64 KiB |
 //! | interval | 5 s |
 //! | interval while the last results disagree with the state | 1 s |
+//! | interval while it is down | as the interval |
 //! | time-out | 2 s |
 //! | fall, rise | 2, 2; the first pass admits a backend that was never checked |
 //! | jitter | 10 % |
+//! | asked to wait | up to 60 s |
 //! | flapping | 4 changes within 120 s: logged, and held down for 5 s, doubling up to 60 s |
-//! | ejection | after 5 failures in a row: no connection, no or a malformed response head, 502, 503, 504 |
-//! | ejection lasts | 30 s times how often, up to 300 s; less once `rise` checks begun after it pass |
+//! | shared fate | 100 % of those that answer |
+//! | ejection | after 5 failures in a row: no connection, no or a malformed response head, 502, 503, 504, a hedge that won |
+//! | or after | 50 % of at least 20 requests within 10 s failed; a response body that breaks off counts, too |
+//! | or after | a response with `x-evenkeel-health: fail` or `x-envoy-immediate-health-check-fail` |
+//! | latency outliers | off |
+//! | ejection lasts | 30 s times how often, up to 300 s, and up to 10 % more; less once `rise` checks begun after it pass |
+//! | after it | one request at a time tries the backend, for 30 s at most |
 //! | ejected at most | 50 % of the pool; one always may be, the last usable one never |
+//!
+//! # Common fate
+//!
+//! A check may prove the whole way through what a backend depends on. When that fails, each
+//! backend looks dead, and none of them is at fault: to take all of them out would turn a part
+//! that fails into a whole that does. So a failure that names a dependency ([`Report::because_of`];
+//! [`HttpCheck`] reads it from the answer) is not acted upon before others were asked anew. When
+//! all that answer fail for the same one, they stay as they were, an error is logged, and
+//! [`EventKind::SharedFate`](crate::pool::EventKind::SharedFate) tells it. It ends when the first
+//! passes or gives another reason; who fails then still is taken out. A backend that was never
+//! up, or was down before, is not lifted by it.
 //!
 //! # When it fails
 //!
 //! Errors and responses pass through as they are. A backend that dies is out within
 //! interval × (1 + jitter) + (fall − 1) × max(changing interval × (1 + jitter), time-out) +
-//! time-out, or after five failed requests. Whatever the client did is never charged to a
-//! backend: its hang-up, its broken body, its bad request. An error of a foreign service is not
-//! either, for nobody knows whose it is: let it answer with an [`Error`](crate::Error) of a kind
-//! that says so, or with a gateway's status. A response body that breaks off is not judged.
+//! time-out, or after five failed requests; one whose answer names a dependency by two time-outs
+//! later at most. Whatever the client did is never charged to a backend: its hang-up, its broken
+//! body, its bad request. An error of a foreign service is not either, for nobody knows whose it
+//! is: let it answer with an [`Error`](crate::Error) of a kind that says so, or with a gateway's
+//! status. A response body that breaks off is told by `Balance`; without it, only heads are
+//! judged.
 //!
 //! Two layers or probers on one pool overwrite one another's measurements; use one.
 //!
 //! # Cost
 //!
-//! A request: one look-up of the backend's record, one atomic load. No lock, no allocation, no
-//! clock. Only a failure writes.
+//! A request: one look-up of the backend's record, two atomic loads, one addition, and two
+//! header look-ups in the response. No lock, no allocation; no clock, unless
+//! [`slower_than`](Outliers::slower_than) asks for it. Only a failure does more.
 
 mod check;
 mod combine;
+mod fate;
 #[cfg(all(feature = "proxy", feature = "http2"))]
 mod grpc;
 #[cfg(all(feature = "proxy", feature = "http2"))]
@@ -89,6 +111,7 @@ mod tcp;
 #[cfg(test)]
 mod tests;
 mod transition;
+mod watch;
 
 pub use check::{CheckFuture, Checks, HealthCheck, Target};
 pub use combine::{All, Any};
@@ -97,6 +120,8 @@ pub use grpc::GrpcCheck;
 pub use http::HttpCheck;
 pub use layer::HealthLayer;
 pub use outlier::Outliers;
+#[cfg(feature = "serde")]
+pub(crate) use outlier::{EJECTION, MAX_EJECTION};
 pub use prober::Prober;
 pub use report::Report;
 pub use service::{Health, ResponseFuture};

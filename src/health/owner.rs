@@ -3,23 +3,18 @@
 use std::{
     fmt,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError, Weak,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{
-            AtomicBool, AtomicU64,
-            Ordering::{AcqRel, Acquire, Relaxed, Release},
+            AtomicBool,
+            Ordering::{AcqRel, Acquire, Release},
         },
     },
-    time::Duration,
 };
 
 use tokio::{runtime::Handle, sync::Notify, task::AbortHandle, time::Instant};
 
-use super::{
-    check::Checks,
-    outlier::{History, Outliers, Streak},
-    prober::Driver,
-};
-use crate::pool::{Attachment, AttachmentKey, Backend, Ejection, Pool, ProberGuard, Reason};
+use super::{check::Checks, outlier::Outliers, prober::Driver, watch::Watch};
+use crate::pool::{AttachmentKey, Backend, Pool, ProberGuard};
 
 /// Owns the task that checks and readmits; the task ends with it.
 pub(super) struct Owner {
@@ -108,9 +103,11 @@ impl Drop for Alive {
 pub(super) struct Core {
     pub(super) pool: Pool,
     pub(super) checks: Option<Checks>,
-    pub(super) outliers: Option<Outliers>,
-    /// Told when a backend was ejected.
+    pub(super) outliers: Option<Arc<Outliers>>,
+    /// Told when an ejection, a trial or a readmission was made by live traffic …
     pub(super) wake: Notify,
+    /// … of these backends.
+    touched: Mutex<Vec<u64>>,
     key: AttachmentKey<Watch>,
     alive: AtomicBool,
     epoch: Instant,
@@ -121,106 +118,38 @@ impl Core {
         Self {
             pool,
             checks,
-            outliers,
+            outliers: outliers.map(Arc::new),
             wake: Notify::new(),
+            touched: Mutex::default(),
             key: AttachmentKey::new(),
             alive: AtomicBool::new(false),
             epoch: Instant::now(),
         }
     }
 
-    /// Returns what traffic showed about a backend so far.
-    pub(super) fn watch(self: &Arc<Self>, backend: &Backend) -> Arc<Watch> {
-        backend.attachment(&self.key, || Watch {
-            streak: Streak::default(),
-            history: Mutex::default(),
-            next_try: AtomicU64::new(0),
-            core: Arc::downgrade(self),
-            id: backend.shared_id(),
-            incarnation: backend.incarnation(),
-        })
+    /// Returns what traffic showed about a backend so far; `None` where nobody looks.
+    pub(super) fn watch(self: &Arc<Self>, backend: &Backend) -> Option<Arc<Watch>> {
+        let rules = self.outliers.as_ref()?;
+        let make = || Watch::new(self, rules.clone(), backend);
+        Some(backend.attachment(&self.key, make))
+    }
+
+    /// Has the task look at a backend's circuit.
+    pub(super) fn touch(&self, key: u64) {
+        lock(&self.touched).push(key);
+        self.wake.notify_one();
+    }
+
+    pub(super) fn take_touched(&self) -> Vec<u64> {
+        std::mem::take(&mut *lock(&self.touched))
+    }
+
+    /// Returns the milliseconds since it was made.
+    pub(super) fn millis(&self) -> u64 {
+        self.epoch.elapsed().as_millis() as u64
     }
 }
 
-/// What one layer's traffic showed about one backend.
-pub(super) struct Watch {
-    streak: Streak,
-    history: Mutex<History>,
-    /// In milliseconds: an ejection that was refused is not tried again at each failure.
-    next_try: AtomicU64,
-    core: Weak<Core>,
-    id: Arc<str>,
-    incarnation: u64,
-}
-
-impl Watch {
-    pub(super) fn success(&self) {
-        self.streak.success();
-    }
-
-    #[cold]
-    pub(super) fn failure(&self, reason: Reason) {
-        let streak = self.streak.failure();
-        let Some(core) = self.core.upgrade() else {
-            return;
-        };
-        let Some(rules) = &core.outliers else {
-            return;
-        };
-        if streak < rules.consecutive {
-            return;
-        }
-        let now = core.epoch.elapsed().as_millis() as u64;
-        if now < self.next_try.load(Relaxed) {
-            return;
-        }
-        self.next_try.store(now + RETRY_EJECTION, Relaxed);
-        let backend = core.pool.snapshot().get(&self.id).cloned();
-        if let Some(backend) = backend.filter(|b| b.incarnation() == self.incarnation) {
-            eject(&core, rules, &backend, reason, streak);
-        }
-    }
-
-    /// Counts an ejection; returns how long it lasts.
-    pub(super) fn ejected(&self, rules: &Outliers, now: Instant) -> Duration {
-        lock(&self.history).eject(rules, now)
-    }
-
-    pub(super) fn readmitted(&self, now: Instant) {
-        lock(&self.history).readmit(now);
-        self.streak.success();
-        self.next_try.store(0, Relaxed);
-    }
-}
-
-impl Attachment for Watch {}
-
-fn eject(core: &Core, rules: &Outliers, backend: &Backend, reason: Reason, streak: u32) {
-    let id = backend.id();
-    let why = reason.to_string();
-    match core.pool.eject(backend, reason, streak, rules.max_share) {
-        Ejection::Ejected => {
-            tracing::warn!(
-                target: "evenkeel::health",
-                backend = id, streak, reason = why, "ejected for what live traffic showed"
-            );
-            core.wake.notify_one();
-        }
-        Ejection::Last => tracing::warn!(
-            target: "evenkeel::health",
-            backend = id, streak, reason = why, "fails, and is not ejected: it is the last"
-        ),
-        Ejection::Share => tracing::warn!(
-            target: "evenkeel::health",
-            backend = id, streak, reason = why, "fails, and is not ejected: too many are"
-        ),
-        Ejection::Already | Ejection::Gone => {}
-    }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
-
-/// In milliseconds: soon enough for when another backend comes back, rare enough for the lock.
-const RETRY_EJECTION: u64 = 1_000;

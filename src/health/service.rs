@@ -10,14 +10,16 @@ use std::{
 
 use http::{Request, Response};
 use pin_project_lite::pin_project;
+use tokio::time::Instant;
 use tower_service::Service;
 
 use super::{
-    outlier::{Verdict, judge_error, judge_status},
-    owner::{Owner, Watch},
+    outlier::{Verdict, asked_out, asks_out, forget_asking, judge_error, judge_hung, judge_status},
+    owner::Owner,
+    watch::Watch,
 };
 use crate::{
-    context::Selected,
+    context::{Attempt, Exchange, Outcome, Selected},
     error::{BoxError, Error},
 };
 
@@ -67,14 +69,18 @@ where
     }
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
-        let core = self.owner.core();
-        let watch = match (&core.outliers, request.extensions().get::<Selected>()) {
-            (Some(_), Some(Selected(backend))) => Some(core.watch(backend)),
-            _ => None,
+        let judging = match request.extensions().get::<Selected>() {
+            Some(Selected(backend)) => self.owner.core().watch(backend).map(|watch| Judging {
+                exchange: request.extensions().get::<Exchange>().cloned(),
+                began: watch.clock(),
+                is_trial: watch.is_trial(),
+                watch,
+            }),
+            None => None,
         };
         ResponseFuture {
             inner: self.inner.call(request),
-            watch,
+            judging,
         }
     }
 }
@@ -88,16 +94,85 @@ impl<S: fmt::Debug> fmt::Debug for Health<S> {
     }
 }
 
+/// An attempt whose end says something about its backend.
+struct Judging {
+    watch: Arc<Watch>,
+    /// Where it is told that a hedge won against it.
+    exchange: Option<Exchange>,
+    /// `None` where nobody asks how long it takes.
+    began: Option<Instant>,
+    /// The only request to a backend whose circuit is half open.
+    is_trial: bool,
+}
+
+impl Judging {
+    /// Draws what follows from a response; takes away what it says to the balancer alone.
+    fn respond<R>(self, response: &mut Response<R>) {
+        if let Some(began) = self.began {
+            self.watch.took(began.elapsed());
+        }
+        let rules = self.watch.rules();
+        if rules.immediate && asks_out(response.headers()) {
+            forget_asking(response.headers_mut());
+            match self.is_trial {
+                true => self.end(Verdict::Failure(asked_out())),
+                false => self.watch.asked_out(),
+            }
+            return;
+        }
+        let verdict = judge_status(rules, response.status());
+        self.end(verdict);
+    }
+
+    fn end(self, verdict: Verdict) {
+        match verdict {
+            Verdict::Success => {
+                self.watch.success();
+                if self.is_trial {
+                    self.watch.trial_passed();
+                }
+            }
+            Verdict::Failure(reason) if self.is_trial => self.watch.trial_failed(&reason),
+            Verdict::Failure(reason) => self.watch.failure(reason),
+            Verdict::Nothing => {}
+        }
+    }
+
+    /// Without a result: a client that went away, or a hedge that was faster.
+    #[cold]
+    fn dropped(self) {
+        let Some(exchange) = &self.exchange else {
+            return;
+        };
+        let hung = exchange.attempts(|all| {
+            let of = |a: &&Attempt| a.backend.incarnation() == self.watch.incarnation();
+            let last = all.iter().rev().find(of);
+            last.is_some_and(|attempt| attempt.outcome == Some(Outcome::Hedged))
+        });
+        if hung {
+            self.end(Verdict::Failure(judge_hung()));
+        }
+    }
+}
+
 pin_project! {
     /// The response of a [`Health`].
     ///
     /// Dropped before its end it judges nothing: a client that goes away says nothing about the
-    /// backend (invariant E).
+    /// backend (invariant E). Only where a hedge won against it, that counts as a hang.
     #[must_use = "futures do nothing unless polled"]
     pub struct ResponseFuture<F> {
         #[pin]
         inner: F,
-        watch: Option<Arc<Watch>>,
+        judging: Option<Judging>,
+    }
+
+    impl<F> PinnedDrop for ResponseFuture<F> {
+        fn drop(this: Pin<&mut Self>) {
+            if let Some(judging) = this.project().judging.take() {
+                judging.dropped();
+            }
+        }
     }
 }
 
@@ -110,16 +185,11 @@ where
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
-        let result = ready!(this.inner.poll(cx)).map_err(|e| Error::from_boxed(e.into()));
-        if let Some(watch) = this.watch.take() {
-            let verdict = match &result {
-                Ok(response) => judge_status(response.status()),
-                Err(error) => judge_error(error),
-            };
-            match verdict {
-                Verdict::Success => watch.success(),
-                Verdict::Failure(reason) => watch.failure(reason),
-                Verdict::Nothing => {}
+        let mut result = ready!(this.inner.poll(cx)).map_err(|e| Error::from_boxed(e.into()));
+        if let Some(judging) = this.judging.take() {
+            match &mut result {
+                Ok(response) => judging.respond(response),
+                Err(error) => judging.end(judge_error(error)),
             }
         }
         Poll::Ready(result)

@@ -85,6 +85,37 @@ impl Machine {
             .then(|| self.enter(Health::Unhealthy, self.failures, now))
     }
 
+    /// Whether one more failure takes it down.
+    pub(super) fn would_fall(&self, rules: &Rules) -> bool {
+        self.health == Health::Healthy && self.failures.saturating_add(1) >= rules.fall
+    }
+
+    /// Counts a failure that is not to take it down, or not yet.
+    pub(super) fn fail_and_stay(&mut self) {
+        self.passes = 0;
+        self.failures = self.failures.saturating_add(1);
+    }
+
+    /// Takes it down if it failed often enough: what held it is gone.
+    pub(super) fn settle(&mut self, rules: &Rules, now: Instant) -> Option<Change> {
+        (self.health == Health::Healthy && self.failures >= rules.fall)
+            .then(|| self.enter(Health::Unhealthy, self.failures, now))
+    }
+
+    pub(super) fn health(&self) -> Health {
+        self.health
+    }
+
+    /// Returns how often it went up or down within 2 min.
+    pub(super) fn flaps(&mut self, now: Instant) -> usize {
+        self.forget_old_moves(now);
+        self.moves.len()
+    }
+
+    pub(super) fn is_flapping(&self) -> bool {
+        self.flapping
+    }
+
     /// The backend has another address: what was measured good says nothing about it, what was
     /// measured bad still has to be disproved (invariant A). Returns true if it is unknown now.
     pub(super) fn readdress(&mut self, now: Instant) -> bool {
@@ -131,12 +162,7 @@ impl Machine {
         if from != Health::Unknown {
             self.moves.push_back(now);
         }
-        while let Some(first) = self.moves.front() {
-            if now.saturating_duration_since(*first) < FLAP_WINDOW {
-                break;
-            }
-            self.moves.pop_front();
-        }
+        self.forget_old_moves(now);
         self.flapping |= self.moves.len() >= FLAPS;
         self.held_until = None;
         let hold = (self.flapping && to == Health::Unhealthy).then(|| {
@@ -151,6 +177,15 @@ impl Machine {
             was,
             flaps: self.moves.len(),
             hold,
+        }
+    }
+
+    fn forget_old_moves(&mut self, now: Instant) {
+        while let Some(first) = self.moves.front() {
+            if now.saturating_duration_since(*first) < FLAP_WINDOW {
+                break;
+            }
+            self.moves.pop_front();
         }
     }
 }

@@ -329,6 +329,12 @@ impl Backend {
         self.state.attachment(key, make)
     }
 
+    /// Tells every room that a response of this backend broke off, by its fault, after it had
+    /// begun.
+    pub(crate) fn broke_off(&self, kind: crate::error::ErrorKind) {
+        self.state.broken(kind);
+    }
+
     pub(super) fn with_state(&self, state: Arc<State>) -> Self {
         Self {
             config: self.config.clone(),

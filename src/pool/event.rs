@@ -1,6 +1,6 @@
 //! What happened to a pool, told to whoever listens.
 
-use std::{borrow::Cow, fmt, time::Duration};
+use std::{borrow::Cow, fmt, sync::Arc, time::Duration};
 
 use http::StatusCode;
 use tokio::sync::broadcast;
@@ -53,6 +53,9 @@ pub enum EventKind {
     },
     /// The backend left.
     Removed,
+    /// Its checks fail for a dependency, as those of all that answer do, and it stays in service
+    /// for that: the name of the dependency, and `None` when that is over.
+    SharedFate(Option<Arc<str>>),
     /// Weight, address or another setting changed.
     Updated,
 }

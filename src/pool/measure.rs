@@ -1,6 +1,6 @@
 //! What checks and live traffic measured, and what follows for the pick.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use http::StatusCode;
 use tokio::time::Instant;
@@ -161,6 +161,12 @@ impl Pool {
         };
         self.tell(&member, EventKind::Health(transition.clone()));
         Some(transition)
+    }
+
+    /// Says that a backend stays in service although it fails, for all fail for this dependency;
+    /// or that this is over.
+    pub(crate) fn tell_shared_fate(&self, backend: &Backend, dependency: Option<Arc<str>>) {
+        self.tell(backend, EventKind::SharedFate(dependency));
     }
 
     /// Takes a backend out for what live traffic showed, unless it is the last usable one

@@ -82,5 +82,6 @@ pub use locality::Locality;
 pub use measure::{Ejection, Measurement};
 pub use orders::{Drain, Drained};
 pub use routing::{PanicRouting, Routing};
+pub(crate) use snapshot::Membership;
 pub use snapshot::{Group, Snapshot};
 pub use state::{Attachment, AttachmentKey, Circuit, Health, Mode};

@@ -28,6 +28,16 @@ pub struct Snapshot {
     panics: bool,
 }
 
+/// Names one membership with its settings. Holds it, so that no later one can have its name.
+#[derive(Clone)]
+pub(crate) struct Membership(Arc<Members>);
+
+impl PartialEq for Membership {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+}
+
 /// What changes with membership only.
 pub(super) struct Members {
     pub(super) backends: Box<[Backend]>,
@@ -283,6 +293,11 @@ impl Snapshot {
     #[must_use]
     pub fn derived_group<T: 'static>(&self, key: &DerivedGroups<T>, group: usize) -> Option<&T> {
         self.group_tables.get(key.slot)?.get(group)?.downcast_ref()
+    }
+
+    /// Returns a name of the membership, which is another one after any change of it.
+    pub(crate) fn membership(&self) -> Membership {
+        Membership(self.members.clone())
     }
 
     pub(super) fn members(&self) -> &Arc<Members> {

@@ -21,6 +21,8 @@ use tokio::{
     time::Instant,
 };
 
+use crate::error::ErrorKind;
+
 /// Measured health.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
@@ -104,6 +106,10 @@ pub trait Attachment: Any + Send + Sync {
     /// Called when the backend is drained, put into maintenance or removed: let go of what is
     /// idle. May be called more than once, and never on the request path.
     fn retire(&self) {}
+
+    /// Called when a response of the backend broke off after it had begun, by the backend's
+    /// fault: what began as a success was none. Rare, and on the request path.
+    fn broken(&self, _kind: ErrorKind) {}
 }
 
 /// Names one kind of [`Attachment`] of one owner.
@@ -146,7 +152,14 @@ impl<T> fmt::Debug for AttachmentKey<T> {
 }
 
 type AnyAttachment = Arc<dyn Any + Send + Sync>;
-type Attachments = Vec<(u64, AnyAttachment, fn(&AnyAttachment))>;
+type Attachments = Vec<(u64, AnyAttachment, fn(&AnyAttachment, Told))>;
+
+/// What an attachment is told.
+#[derive(Clone, Copy)]
+enum Told {
+    Broken(ErrorKind),
+    Retire,
+}
 
 pub(super) struct State {
     hot: Hot,
@@ -438,9 +451,11 @@ impl State {
         }
         let made = Arc::new(make());
         let mut list = Attachments::clone(&self.attachments.load());
-        list.push((key.number, made.clone(), |any| {
-            if let Some(attachment) = any.downcast_ref::<T>() {
-                attachment.retire();
+        list.push((key.number, made.clone(), |any, told| {
+            match (any.downcast_ref::<T>(), told) {
+                (Some(attachment), Told::Broken(kind)) => attachment.broken(kind),
+                (Some(attachment), Told::Retire) => attachment.retire(),
+                (None, _) => {}
             }
         }));
         self.attachments.store(Arc::new(list));
@@ -449,8 +464,17 @@ impl State {
 
     /// Lets every room release what it holds idle.
     pub(super) fn retire(&self) {
-        for (_, attachment, retire) in self.attachments.load().iter() {
-            retire(attachment);
+        self.tell_attachments(Told::Retire);
+    }
+
+    /// Lets every room know that a response broke off.
+    pub(super) fn broken(&self, kind: ErrorKind) {
+        self.tell_attachments(Told::Broken(kind));
+    }
+
+    fn tell_attachments(&self, told: Told) {
+        for (_, attachment, tell) in self.attachments.load().iter() {
+            tell(attachment, told);
         }
     }
 }

@@ -10,7 +10,6 @@ use crate::{
     connect::Connector,
     endpoints::{EndpointsLayer, Readiness},
     error::ConfigError,
-    health::{Checks, HealthLayer, HttpCheck},
     pool::Pool,
 };
 use crate::{
@@ -91,41 +90,6 @@ impl Settings {
         })
     }
 
-    /// Returns the health layer; without `[health]`, one that passes everything.
-    ///
-    /// # Errors
-    ///
-    /// When the room refuses what the section says.
-    pub fn health_layer(&self, pool: &Pool) -> Result<HealthLayer, SettingsError> {
-        let layer = HealthLayer::new(pool.clone());
-        let Some(health) = &self.health else {
-            return Ok(layer.no_checks().no_outliers());
-        };
-        let place = |key| Place::new("[health]", key);
-        let mut check = HttpCheck::new().connector(self.connector()?);
-        if let Some(path) = &health.path {
-            check = check
-                .path(path)
-                .map_err(|error| self.at(place("path"), &error))?;
-        }
-        let mut checks = Checks::new().with_check(check);
-        if let Some(interval) = self.duration(place("interval"), health.interval.as_deref())? {
-            checks = checks.interval(interval);
-        }
-        if let Some(timeout) = self.duration(place("timeout"), health.timeout.as_deref())? {
-            checks = checks.timeout(timeout);
-        }
-        if let Some(fall) = health.fall {
-            checks = checks.fall(fall);
-        }
-        if let Some(rise) = health.rise {
-            checks = checks.rise(rise);
-        }
-        layer
-            .checks(checks)
-            .map_err(|error| self.at(Place::new("[health]", last_part(error.field())), &error))
-    }
-
     /// Returns the sticky layer, where there is a `[sticky]`.
     ///
     /// # Errors
@@ -175,7 +139,7 @@ impl Settings {
         Ok(proxy)
     }
 
-    fn connector(&self) -> Result<Connector, SettingsError> {
+    pub(super) fn connector(&self) -> Result<Connector, SettingsError> {
         let place = Place::new("[proxy]", "connect_timeout");
         let connector = Connector::new();
         match self.duration(place, self.proxy.connect_timeout.as_deref())? {
@@ -296,11 +260,6 @@ impl Settings {
         }
         Ok(Some((sink, layer)))
     }
-}
-
-/// The key in `health.timeout`.
-fn last_part(field: &str) -> &str {
-    field.rsplit('.').next().unwrap_or(field)
 }
 
 const KNOWN: &str =

@@ -42,7 +42,11 @@
 //! | `[listen.tls]` | `certificates = [{ chain, key }]`, `min_version`, `alpn` |
 //! | `[pool]` | `strategy`, `hash`, `panic`, `slow_start`, `overprovisioning` |
 //! | `[[pool.backends]]` | `id`, `url`, `weight`, `tier`, `locality`, `max_in_flight`, `protocol` |
-//! | `[health]` | `path`, `interval`, `timeout`, `fall`, `rise` |
+//! | `[health]` | `type` (`http`, `tcp`, `grpc`), `interval`, `changing_interval`, `down_interval`, `timeout`, `jitter`, `fall`, `rise`, `concurrency`, `shared_fate`, `state_file`, `port`, `address`, `tls`, `server_name` |
+//! | `[health]`, `http` | `path`, `method`, `host`, `headers`, `statuses`, `draining_statuses`, `body_contains`, `identity = { header, value }`, `pooled` |
+//! | `[health]`, `tcp` | `send`, `expect` |
+//! | `[health]`, `grpc` | `service`, `host`, `pooled` |
+//! | `[health.outliers]` | `enabled`, `consecutive`, `failure_rate`, `volume`, `window`, `slower_than`, `statuses`, `immediate_fail`, `ejection`, `max_ejection`, `max_share` |
 //! | `[sticky]` | `cookie`, `keys`, `secure` |
 //! | `[proxy]` | `connect_timeout`, `response_timeout`, `idle_timeout`, `trusted` |
 //! | `[failover]` | `attempts`, `hedge = { after, at_least, at_most, methods }` or `false`, `per_try_timeout`, `timeout`, `retry_statuses`, `backoff = { base, max, retry_after }` |
@@ -68,11 +72,13 @@ mod check;
 mod duration;
 mod error;
 mod failover;
+mod health;
 mod model;
 mod words;
 
 pub use error::SettingsError;
+pub use health::{Health, Identity, Outliers};
 pub use model::{
-    AccessLog, Admin, Backend, Backoff, Certificate, Failover, Health, Hedge, HedgeWhen, Listen,
-    Pool, Proxy, Server, Settings, Shutdown, Sticky, Tls,
+    AccessLog, Admin, Backend, Backoff, Certificate, Failover, Hedge, HedgeWhen, Listen, Pool,
+    Proxy, Server, Settings, Shutdown, Sticky, Tls,
 };

@@ -7,7 +7,7 @@ use serde::{
     de::{MapAccess, Visitor, value::MapAccessDeserializer},
 };
 
-use super::{SettingsError, check};
+use super::{Health, SettingsError, check};
 
 /// Everything that the `edge` example can be told.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
@@ -188,23 +188,6 @@ pub struct Backend {
     pub max_in_flight: Option<u32>,
     /// `auto`, `http1` or `http2`.
     pub protocol: Option<String>,
-}
-
-/// `[health]`
-#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
-#[serde(deny_unknown_fields)]
-#[non_exhaustive]
-pub struct Health {
-    /// The path that is asked for.
-    pub path: Option<String>,
-    /// Between checks.
-    pub interval: Option<String>,
-    /// For one check.
-    pub timeout: Option<String>,
-    /// Failures in a row that take a backend out.
-    pub fall: Option<u32>,
-    /// Passes in a row that bring it back.
-    pub rise: Option<u32>,
 }
 
 /// `[sticky]`

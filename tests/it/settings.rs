@@ -36,6 +36,13 @@ interval = "5s"
 timeout = "2s"
 fall = 2
 rise = 2
+host = "app.example"
+headers = { x-token = "t" }
+statuses = ["200-299", 418]
+identity = { header = "x-service", value = "orders" }
+port = 9100
+shared_fate = 0.8
+outliers = { consecutive = 3, failure_rate = 0.4, window = "20s", ejection = "10s" }
 [sticky]
 cookie = "PROXY_SERVER_ID"
 keys = ["5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a"]
@@ -78,6 +85,154 @@ fn every_key_of_the_design_is_read() {
     assert_eq!(settings.lame_duck().unwrap().as_secs(), 5);
     assert_eq!(settings.drain().unwrap().as_secs(), 30);
     let _balancer = settings.load_balancer(&pool).unwrap();
+}
+
+#[test]
+fn each_type_of_check_has_keys_of_its_own() {
+    let with = |health: &str| {
+        let before = GOOD.split("[health]").next().unwrap();
+        format!("{before}[health]\n{health}\n[proxy]\n")
+    };
+    for fine in [
+        "",
+        "type = \"tcp\"\nsend = \"PING\"\nexpect = \"+PONG\"",
+        "type = \"grpc\"\nservice = \"shop.Orders\"\npooled = true",
+        "method = \"OPTIONS\"\ndraining_statuses = [404]\nbody_contains = \"ok\"\npooled = true",
+        "identity = { header = \"x-node\" }\nshared_fate = 0\ndown_interval = \"20s\"",
+        "state_file = \"health.json\"\njitter = 0.2\nchanging_interval = \"500ms\"\nconcurrency = 8",
+        "address = \"10.0.0.1\"\ntls = true\nserver_name = \"checks.example\"",
+        "[health.outliers]\nenabled = false",
+        "[health.outliers]\nslower_than = 3.0\nvolume = 50\nstatuses = [\"500-599\", 429]\nmax_ejection = \"10m\"\nfailure_rate = 0\nimmediate_fail = false\nmax_share = 0.3",
+    ] {
+        let settings = Settings::from_toml(&with(fine)).expect(fine);
+        let _layer = settings.health_layer(&settings.pool().unwrap()).unwrap();
+    }
+    for (bad, place, message) in [
+        (
+            "type = \"udp\"",
+            "[health] type",
+            "http, tcp or grpc is accepted",
+        ),
+        (
+            "type = \"tcp\"\npath = \"/\"",
+            "[health] path",
+            "accepted with type http, not tcp",
+        ),
+        (
+            "service = \"x\"",
+            "[health] service",
+            "accepted with type grpc, not http",
+        ),
+        (
+            "type = \"tcp\"\nhost = \"x\"",
+            "[health] host",
+            "with type http or grpc, not tcp",
+        ),
+        (
+            "method = \"G T\"",
+            "[health] method",
+            "a method such as \"GET\"",
+        ),
+        (
+            "headers = { \"a b\" = \"x\" }",
+            "[health] headers",
+            "the name of a header field",
+        ),
+        (
+            "headers = { host = \"x\" }",
+            "[health] headers",
+            "the check sets this field itself",
+        ),
+        (
+            "statuses = [\"2xx\"]",
+            "[health] statuses",
+            "\"2xx\": a status such as 204",
+        ),
+        (
+            "statuses = [100]",
+            "[health] statuses",
+            "ranges within 200 to 599",
+        ),
+        (
+            "draining_statuses = [true]",
+            "[health] draining_statuses",
+            "boolean: a status",
+        ),
+        (
+            "identity = { header = \"\" }",
+            "[health] identity",
+            "the name of a header field",
+        ),
+        (
+            "identity = { name = \"x\" }",
+            "[health]",
+            "unknown key `name`; accepted: `header`, `value`",
+        ),
+        ("port = 0", "[health] port", "1 to 65535 is accepted"),
+        (
+            "address = \"http://x\"",
+            "[health] address",
+            "a host name or an IP address",
+        ),
+        ("server_name = \"a b\"", "[health] server_name", "\"a b\""),
+        (
+            "down_interval = \"1\"",
+            "[health] down_interval",
+            "a number with a unit",
+        ),
+        (
+            "down_interval = \"1ms\"",
+            "[health] down_interval",
+            "10 ms to 1 day",
+        ),
+        ("jitter = 2.0", "[health] jitter", "0.0 to 1.0 is accepted"),
+        (
+            "shared_fate = 0.3",
+            "[health] shared_fate",
+            "above 0.5, up to 1.0",
+        ),
+        (
+            "concurrency = 0",
+            "[health] concurrency",
+            "1 or more is accepted",
+        ),
+        (
+            "outliers = { consecutive = 0 }",
+            "[health] outliers",
+            "1 or more is accepted",
+        ),
+        (
+            "[health.outliers]\nmax_share = 2.0",
+            "[health.outliers] max_share",
+            "0.0 to 1.0",
+        ),
+        (
+            "[health.outliers]\nwindow = \"1ms\"",
+            "[health.outliers] window",
+            "1 s to 1 h",
+        ),
+        (
+            "[health.outliers]\nstatuses = [200]",
+            "[health.outliers] statuses",
+            "within 300 to 599",
+        ),
+        (
+            "[health.outliers]\nslow = 1",
+            "[health.outliers]",
+            "unknown key `slow`",
+        ),
+    ] {
+        let text = with(bad);
+        let error = refused(&text);
+        assert_eq!(error.place(), place, "{bad}: {error}");
+        assert!(error.message().contains(message), "{bad}: {error}");
+        let line = text.lines().nth(error.line().unwrap() - 1).unwrap();
+        let key = place.rsplit(' ').next().unwrap();
+        assert!(
+            line.contains(key.trim_matches(['[', ']'])),
+            "{bad}: {error}: {line}"
+        );
+    }
 }
 
 #[test]

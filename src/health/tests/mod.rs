@@ -1,18 +1,26 @@
+mod fate;
+mod outliers;
+mod states;
+
 use std::{
     collections::HashMap,
     sync::{Arc, Mutex},
     time::Duration,
 };
 
-use ::http::{Request, Response, StatusCode};
+use ::http::{Request, Response};
 use tokio::time::{Instant, sleep, timeout};
 use tower::{Layer, Service, ServiceExt, service_fn};
 
-use super::{check::*, outlier::*, transition::*, *};
+use super::{
+    check::*,
+    outlier::{CONSECUTIVE, EJECTION, MAX_EJECTION, MAX_SHARE, RATE, VOLUME, WINDOW},
+    transition::*,
+    *,
+};
 use crate::{
-    Backend, Error, ErrorKind, Pool,
-    context::Selected,
-    pool::{Event, EventKind, Events, Health as State, Source, Transition},
+    Backend, Pool,
+    pool::{Event, EventKind, Events, Health as State, Transition},
 };
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -30,11 +38,17 @@ struct Line {
 
 #[derive(Clone, Copy, Debug, Default)]
 enum Answer {
+    /// Fails because of a dependency.
+    Blame(&'static str),
+    Degraded(f64),
+    Drain,
     Fail,
     Hang,
     Panic,
     #[default]
     Pass,
+    /// Fails, and asks to be left alone for so many seconds.
+    Wait(u64),
 }
 
 impl Script {
@@ -74,10 +88,16 @@ impl HealthCheck for Script {
         Box::pin(async move {
             let _running = running;
             match answer {
+                Answer::Blame(name) => Report::fail("L7STS", "503").because_of(name),
+                Answer::Degraded(share) => Report::degraded(share, "L7OK", "200"),
+                Answer::Drain => Report::drain("L7OK", "404"),
                 Answer::Fail => Report::fail("L4CON", "refused"),
                 Answer::Hang => std::future::pending().await,
                 Answer::Panic => panic!("told to"),
                 Answer::Pass => Report::pass("L7OK", "200"),
+                Answer::Wait(seconds) => {
+                    Report::fail("L7STS", "503").retry_after(Duration::from_secs(seconds))
+                }
             }
         })
     }
@@ -395,205 +415,6 @@ fn a_prober_needs_a_runtime_and_settings_that_fit() {
     assert_eq!(error.field(), "health.timeout");
 }
 
-type Answers = Arc<Mutex<HashMap<&'static str, Result<u16, ErrorKind>>>>;
-
-/// A service that answers by backend.
-fn service(
-    answers: &Answers,
-) -> impl Service<Request<()>, Response = Response<()>, Error = Error, Future: Send> + Clone + use<>
-{
-    let answers = answers.clone();
-    service_fn(move |request: Request<()>| {
-        let Selected(backend) = request.extensions().get::<Selected>().unwrap();
-        let answer = answers.lock().unwrap()[backend.id()];
-        async move {
-            let mut response = Response::new(());
-            *response.status_mut() = StatusCode::from_u16(answer.map_err(Error::new)?).unwrap();
-            Ok(response)
-        }
-    })
-}
-
-async fn send<S>(service: &S, pool: &Pool, id: &str, times: usize)
-where
-    S: Service<Request<()>, Response = Response<()>, Error = Error> + Clone,
-{
-    for _ in 0..times {
-        let mut request = Request::new(());
-        let backend = pool.snapshot().get(id).unwrap().clone();
-        request.extensions_mut().insert(Selected(backend));
-        let _ = service.clone().oneshot(request).await;
-    }
-}
-
-fn answers(list: &[(&'static str, Result<u16, ErrorKind>)]) -> Answers {
-    Arc::new(Mutex::new(list.iter().copied().collect()))
-}
-
-#[tokio::test(start_paused = true)]
-async fn five_failures_in_a_row_eject_and_time_readmits() {
-    for bad in [
-        Ok(502),
-        Ok(503),
-        Ok(504),
-        Err(ErrorKind::Connect),
-        Err(ErrorKind::ResponseHeadTimeout),
-    ] {
-        let pool = pool(&["a", "b"]);
-        let answers = answers(&[("a", bad), ("b", Ok(200))]);
-        let service = HealthLayer::new(pool.clone())
-            .no_checks()
-            .layer(service(&answers));
-        let mut events = pool.subscribe();
-        send(&service, &pool, "a", 4).await;
-        answers.lock().unwrap().insert("a", Ok(200));
-        send(&service, &pool, "a", 1).await;
-        answers.lock().unwrap().insert("a", bad);
-        send(&service, &pool, "a", 4).await;
-        assert_eq!(pool.snapshot().usable(), 2, "a success ends a row");
-        for lasts in [30, 60] {
-            send(&service, &pool, "a", 5).await;
-            let down = wait_for(&mut events, State::Unhealthy).await;
-            assert_eq!(down.source, Source::Passive);
-            assert_eq!(pool.snapshot().usable(), 1, "{bad:?} five times in a row");
-            let ejected = Instant::now();
-            loop {
-                let (_, up) = transition(&mut events).await;
-                if up.from == State::Unhealthy {
-                    break;
-                }
-            }
-            let took = ejected.elapsed();
-            assert!(
-                took >= lasts * SECOND && took < lasts * SECOND + SECOND / 10,
-                "out for {took:?} instead of {lasts} s"
-            );
-            send(&service, &pool, "a", 4).await;
-            assert_eq!(pool.snapshot().usable(), 2, "the count begins anew");
-            answers.lock().unwrap().insert("a", Ok(200));
-            send(&service, &pool, "a", 1).await;
-            answers.lock().unwrap().insert("a", bad);
-        }
-    }
-}
-
-#[tokio::test(start_paused = true)]
-async fn what_the_client_did_is_never_charged_to_the_backend() {
-    for harmless in [
-        Ok(200),
-        Ok(404),
-        Ok(500),
-        Err(ErrorKind::ClientBody),
-        Err(ErrorKind::ClientBodyTimeout),
-        Err(ErrorKind::BadRequest),
-        Err(ErrorKind::Service),
-    ] {
-        let pool = pool(&["a", "b"]);
-        let answers = answers(&[("a", harmless)]);
-        let service = HealthLayer::new(pool.clone())
-            .no_checks()
-            .layer(service(&answers));
-        send(&service, &pool, "a", 100).await;
-        assert_eq!(pool.snapshot().usable(), 2, "{harmless:?}");
-    }
-    let pool = pool(&["a", "b"]);
-    let hangs = service_fn(|_: Request<()>| std::future::pending::<Result<Response<()>, Error>>());
-    let service = HealthLayer::new(pool.clone()).no_checks().layer(hangs);
-    for _ in 0..100 {
-        let sent = timeout(SECOND, send(&service, &pool, "a", 1)).await;
-        assert!(sent.is_err(), "the client gave up");
-    }
-    assert_eq!(
-        pool.snapshot().usable(),
-        2,
-        "a hang-up is no failure (invariant E)"
-    );
-}
-
-#[tokio::test(start_paused = true)]
-async fn the_last_usable_backend_is_never_ejected() {
-    let pool = pool(&["a", "b", "c"]);
-    let bad = Err(ErrorKind::ResponseClosed);
-    let answers = answers(&[("a", bad), ("b", bad), ("c", bad)]);
-    let outliers = Outliers::new().max_share(1.0);
-    let service = HealthLayer::new(pool.clone())
-        .no_checks()
-        .outliers(outliers)
-        .unwrap()
-        .layer(service(&answers));
-    for id in ["a", "b", "c"] {
-        send(&service, &pool, id, 50).await;
-    }
-    assert_eq!(pool.snapshot().usable(), 1, "one stays (invariant F)");
-    assert!(pool.snapshot().get("c").unwrap().is_usable());
-    sleep(31 * SECOND).await;
-    assert_eq!(
-        pool.snapshot().usable(),
-        3,
-        "the others are back after their time"
-    );
-    send(&service, &pool, "c", 1).await;
-    assert_eq!(
-        pool.snapshot().usable(),
-        2,
-        "and now it may go at its next failure"
-    );
-}
-
-#[tokio::test(start_paused = true)]
-async fn no_more_than_the_share_is_ejected() {
-    let pool = pool(&["a", "b", "c", "d", "e"]);
-    let bad = Ok(503);
-    let answers = answers(&[("a", bad), ("b", bad), ("c", bad), ("d", bad), ("e", bad)]);
-    let service = HealthLayer::new(pool.clone())
-        .no_checks()
-        .layer(service(&answers));
-    for id in ["a", "b", "c", "d", "e"] {
-        send(&service, &pool, id, 20).await;
-    }
-    assert_eq!(pool.snapshot().usable(), 3, "half of five is two");
-}
-
-#[tokio::test(start_paused = true)]
-async fn passing_checks_lift_an_ejection_early() {
-    let (pool, script) = (pool(&["a", "b"]), Script::default());
-    let answers = answers(&[("a", Ok(503)), ("b", Ok(200))]);
-    let service = HealthLayer::new(pool.clone())
-        .checks(checks(&script).jitter(0.0))
-        .unwrap()
-        .layer(service(&answers));
-    sleep(21 * SECOND).await;
-    let mut events = pool.subscribe();
-    send(&service, &pool, "a", 5).await;
-    let ejected = Instant::now();
-    wait_for(&mut events, State::Unhealthy).await;
-    let up = wait_for(&mut events, State::Healthy).await;
-    assert_eq!((up.source, up.reason.code), (Source::Passive, "L7OK"));
-    let after = script.begun("a").iter().filter(|b| **b > ejected).count();
-    assert_eq!(after, 2, "two checks begun after it have to pass");
-    // The clock of tests ticks in milliseconds.
-    assert!(ejected.elapsed() <= 2 * INTERVAL + SECOND / 100);
-}
-
-#[tokio::test(start_paused = true)]
-async fn failing_checks_keep_an_ejected_backend_out() {
-    let (pool, script) = (pool(&["a", "b"]), Script::default());
-    let answers = answers(&[("a", Ok(503)), ("b", Ok(200))]);
-    let service = HealthLayer::new(pool.clone())
-        .checks(checks(&script))
-        .unwrap()
-        .layer(service(&answers));
-    sleep(SECOND).await;
-    script.say("a", Answer::Fail);
-    send(&service, &pool, "a", 5).await;
-    sleep(120 * SECOND).await;
-    assert!(
-        !pool.snapshot().get("a").unwrap().is_ejected(),
-        "its time is over"
-    );
-    assert_eq!(pool.snapshot().usable(), 1, "but checks fail");
-}
-
 #[tokio::test(start_paused = true)]
 async fn alone_around_a_foreign_service_nothing_changes() {
     let pool = pool(&["a"]);
@@ -640,11 +461,11 @@ async fn many_services_share_one_task_which_ends_with_the_last() {
 #[test]
 fn checks_begin_with_the_first_call_and_survive_their_runtime() {
     let (pool, script) = (pool(&["a"]), Script::default());
-    let answers = answers(&[("a", Ok(200))]);
     let layer = HealthLayer::new(pool.clone())
         .checks(checks(&script))
         .unwrap();
-    let service = layer.layer(service(&answers));
+    let inner = service_fn(|_: Request<()>| async { Ok::<_, crate::BoxError>(Response::new(())) });
+    let service = layer.layer(inner);
     assert_eq!(pool.snapshot().held(), 0, "no runtime, no prober");
     for round in 1..4 {
         let runtime = tokio::runtime::Builder::new_current_thread()
@@ -663,7 +484,7 @@ fn checks_begin_with_the_first_call_and_survive_their_runtime() {
 
 #[test]
 fn the_documented_defaults_are_those_of_the_code() {
-    let docs = include_str!("mod.rs");
+    let docs = include_str!("../mod.rs");
     let seconds = |duration: Duration| duration.as_secs();
     let rows = [
         format!("| check | `GET {}`, 200 to 299 healthy", http::PATH),
@@ -673,12 +494,26 @@ fn the_documented_defaults_are_those_of_the_code() {
         format!("| time-out | {} s |", seconds(TIMEOUT)),
         format!("| fall, rise | {FALL}, {RISE};"),
         format!("| jitter | {} % |", JITTER * 100.0),
+        "down | as the interval |".to_owned(),
+        format!(
+            "| shared fate | {} % of those that answer |",
+            SHARED_FATE * 100.0
+        ),
+        format!(
+            "| asked to wait | up to {} s |",
+            seconds(prober::LONGEST_WAIT)
+        ),
         format!(
             "| flapping | {FLAPS} changes within {} s",
             seconds(FLAP_WINDOW)
         ),
         format!("doubling up to {} s |", seconds(LAST_HOLD)),
         format!("| ejection | after {CONSECUTIVE} failures in a row"),
+        format!(
+            "| or after | {} % of at least {VOLUME} requests within {} s failed",
+            RATE * 100.0,
+            seconds(WINDOW)
+        ),
         format!(
             "| ejection lasts | {} s times how often, up to {} s",
             seconds(EJECTION),

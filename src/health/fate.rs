@@ -1,0 +1,443 @@
+//! Whether a failure is one backend's own, or what all of them have in common.
+//!
+//! A check that proves the path through a dependency fails on every backend when the dependency
+//! does. Each by itself looks dead; to take all of them out would make a part that fails into
+//! a whole that does. So a failure that names a dependency is not believed until some of the
+//! others were asked anew. Pure: told of results and of the time.
+
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+    time::Duration,
+};
+
+use tokio::time::Instant;
+
+/// The guard of one pool. Keys are those of its backends.
+#[derive(Debug)]
+pub(super) struct Fate {
+    /// Of those that answer, this much must fail for the same dependency.
+    share: f64,
+    /// After this time, who was asked and did not answer has no vote.
+    patience: Duration,
+    state: State,
+}
+
+#[derive(Debug)]
+enum State {
+    /// Some are asked anew.
+    Asking {
+        ballot: Ballot,
+        waiting: HashSet<u64>,
+        until: Instant,
+    },
+    Calm,
+    /// It was asked, and others do well: a failure for this dependency is one's own until then.
+    Own {
+        dependency: Arc<str>,
+        until: Instant,
+    },
+    /// They keep serving.
+    Shared {
+        ballot: Ballot,
+    },
+}
+
+/// What those say who were checked since it began.
+#[derive(Debug)]
+struct Ballot {
+    dependency: Arc<str>,
+    since: Instant,
+    /// Whether each fails for the dependency.
+    votes: HashMap<u64, bool>,
+    fail: usize,
+}
+
+/// What to make of a backend that is about to fall.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Judgement {
+    /// Its own failure.
+    Own,
+    /// All have it: it stays.
+    Shared,
+    /// Others are asked first.
+    Wait,
+}
+
+/// What became clear.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Turn {
+    /// All that answer fail for it: they keep serving.
+    Entered(Arc<str>),
+    /// No longer: who serves is asked anew.
+    Left(Arc<str>),
+    /// Others do well: these fall, each by itself.
+    Settled(Arc<str>, Vec<u64>),
+}
+
+/// What a result says of a dependency.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Vote<'a> {
+    /// Nobody answered, or it fails for a reason of its own.
+    None,
+    Fails(&'a Arc<str>),
+    Passes,
+}
+
+impl Fate {
+    pub(super) fn new(share: f64, patience: Duration) -> Self {
+        Self {
+            share,
+            patience,
+            state: State::Calm,
+        }
+    }
+
+    /// A backend that is up would fall because of a dependency. `others` are those that are up
+    /// besides; who is to be asked anew is put into `ask`.
+    pub(super) fn judge(
+        &mut self,
+        key: u64,
+        dependency: &Arc<str>,
+        now: Instant,
+        others: impl Iterator<Item = u64>,
+        ask: &mut Vec<u64>,
+    ) -> Judgement {
+        match &self.state {
+            State::Shared { ballot } if ballot.dependency == *dependency => Judgement::Shared,
+            State::Asking { ballot, .. } if ballot.dependency == *dependency => Judgement::Wait,
+            State::Own {
+                dependency: known,
+                until,
+            } if known == dependency && now < *until => Judgement::Own,
+            // Another name than the others give: the reasons differ.
+            State::Shared { .. } | State::Asking { .. } => Judgement::Own,
+            State::Calm | State::Own { .. } => {
+                let mut ballot = Ballot::new(dependency.clone(), now);
+                ballot.cast(key, true);
+                self.ask(ballot, now, others, ask);
+                Judgement::Wait
+            }
+        }
+    }
+
+    /// Counts a result; `began` is when its check did. `others` is who is up, to be asked anew
+    /// where that is needed.
+    pub(super) fn vote(
+        &mut self,
+        key: u64,
+        vote: Vote<'_>,
+        began: Instant,
+        now: Instant,
+        others: impl Iterator<Item = u64>,
+        ask: &mut Vec<u64>,
+    ) -> Option<Turn> {
+        let share = self.share;
+        match &mut self.state {
+            State::Calm | State::Own { .. } => None,
+            State::Asking {
+                ballot, waiting, ..
+            } => {
+                // What was under way already says how it was before.
+                if began >= ballot.since {
+                    waiting.remove(&key);
+                    ballot.hear(key, vote);
+                }
+                self.conclude(now)
+            }
+            State::Shared { ballot } => {
+                if began >= ballot.since {
+                    ballot.hear(key, vote);
+                }
+                if ballot.is_shared(share) {
+                    return None;
+                }
+                // What the others last said is from before: they may be well again, too.
+                let dependency = ballot.dependency.clone();
+                let mut ballot = Ballot::new(dependency.clone(), now);
+                ballot.hear(key, vote);
+                self.ask(ballot, now, others, ask);
+                Some(Turn::Left(dependency))
+            }
+        }
+    }
+
+    /// A backend left, or fell for another reason.
+    pub(super) fn forget(&mut self, key: u64) {
+        match &mut self.state {
+            State::Asking {
+                ballot, waiting, ..
+            } => {
+                waiting.remove(&key);
+                ballot.withdraw(key);
+            }
+            State::Shared { ballot } => ballot.withdraw(key),
+            State::Calm | State::Own { .. } => {}
+        }
+    }
+
+    /// Ends an inquiry that is complete, or whose time is over.
+    pub(super) fn conclude(&mut self, now: Instant) -> Option<Turn> {
+        let State::Asking {
+            ballot,
+            waiting,
+            until,
+        } = &mut self.state
+        else {
+            return None;
+        };
+        // Where every vote counts, one against it is the end.
+        let lost = self.share >= 1.0 && ballot.fail < ballot.votes.len();
+        if !waiting.is_empty() && now < *until && !lost {
+            return None;
+        }
+        let dependency = ballot.dependency.clone();
+        if ballot.is_shared(self.share) {
+            let ballot = std::mem::replace(ballot, Ballot::new(dependency.clone(), now));
+            self.state = State::Shared { ballot };
+            return Some(Turn::Entered(dependency));
+        }
+        let failing = ballot.votes.iter().filter(|(_, fails)| **fails);
+        let mut failing: Vec<_> = failing.map(|(key, _)| *key).collect();
+        failing.sort_unstable();
+        self.state = State::Own {
+            dependency: dependency.clone(),
+            until: now + self.patience,
+        };
+        Some(Turn::Settled(dependency, failing))
+    }
+
+    /// Returns when [`conclude`](Self::conclude) is to be called at the latest.
+    pub(super) fn due(&self) -> Option<Instant> {
+        match &self.state {
+            State::Asking { until, .. } => Some(*until),
+            State::Calm | State::Own { .. } | State::Shared { .. } => None,
+        }
+    }
+
+    fn ask(
+        &mut self,
+        ballot: Ballot,
+        now: Instant,
+        others: impl Iterator<Item = u64>,
+        ask: &mut Vec<u64>,
+    ) {
+        let asked = sample(others, SAMPLE);
+        ask.extend_from_slice(&asked);
+        self.state = State::Asking {
+            ballot,
+            waiting: asked.into_iter().collect(),
+            until: now + self.patience,
+        };
+    }
+}
+
+impl Ballot {
+    fn new(dependency: Arc<str>, since: Instant) -> Self {
+        Self {
+            dependency,
+            since,
+            votes: HashMap::new(),
+            fail: 0,
+        }
+    }
+
+    fn hear(&mut self, key: u64, vote: Vote<'_>) {
+        match vote {
+            Vote::None => self.withdraw(key),
+            Vote::Passes => self.cast(key, false),
+            Vote::Fails(dependency) => self.cast(key, *dependency == self.dependency),
+        }
+    }
+
+    fn cast(&mut self, key: u64, fails: bool) {
+        self.withdraw(key);
+        self.votes.insert(key, fails);
+        self.fail += usize::from(fails);
+    }
+
+    fn withdraw(&mut self, key: u64) {
+        if self.votes.remove(&key) == Some(true) {
+            self.fail -= 1;
+        }
+    }
+
+    fn is_shared(&self, share: f64) -> bool {
+        self.fail > 0 && self.fail as f64 >= share * self.votes.len() as f64
+    }
+}
+
+/// Takes up to `most` of them, each as likely as any other.
+fn sample(all: impl Iterator<Item = u64>, most: usize) -> Vec<u64> {
+    let mut taken = Vec::with_capacity(most);
+    for (seen, key) in all.enumerate() {
+        if taken.len() < most {
+            taken.push(key);
+        } else {
+            let place = fastrand::usize(..=seen);
+            if place < most {
+                taken[place] = key;
+            }
+        }
+    }
+    taken
+}
+
+/// If a tenth of a large pool does well, 32 of it miss that once in thirty; and asking them costs
+/// no more than a small pool's interval does.
+pub(super) const SAMPLE: usize = 32;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PATIENCE: Duration = Duration::from_secs(3);
+
+    struct Table {
+        fate: Fate,
+        now: Instant,
+        up: Vec<u64>,
+    }
+
+    fn name(name: &str) -> Arc<str> {
+        name.into()
+    }
+
+    impl Table {
+        fn new(share: f64, up: u64) -> Self {
+            Self {
+                fate: Fate::new(share, PATIENCE),
+                now: Instant::now(),
+                up: (0..up).collect(),
+            }
+        }
+
+        fn judge(&mut self, key: u64, dependency: &str) -> (Judgement, Vec<u64>) {
+            let mut ask = Vec::new();
+            let others = self.up.iter().copied().filter(move |k| *k != key);
+            let judgement = self
+                .fate
+                .judge(key, &name(dependency), self.now, others, &mut ask);
+            (judgement, ask)
+        }
+
+        fn vote(&mut self, key: u64, vote: Vote<'_>) -> Option<Turn> {
+            self.now += Duration::from_millis(1);
+            let others = self.up.iter().copied();
+            let mut ask = Vec::new();
+            self.fate
+                .vote(key, vote, self.now, self.now, others, &mut ask)
+        }
+    }
+
+    #[test]
+    fn what_all_fail_for_takes_nobody_out() {
+        let (pg, mut table) = (name("pg"), Table::new(1.0, 3));
+        let (judgement, mut asked) = table.judge(0, "pg");
+        asked.sort_unstable();
+        assert_eq!((judgement, asked), (Judgement::Wait, vec![1, 2]));
+        assert_eq!(table.vote(1, Vote::Fails(&pg)), None);
+        assert_eq!(table.judge(1, "pg").0, Judgement::Wait);
+        let turn = table.vote(2, Vote::Fails(&pg));
+        assert_eq!(turn, Some(Turn::Entered(pg.clone())));
+        for key in 0..3 {
+            assert_eq!(table.judge(key, "pg").0, Judgement::Shared);
+        }
+        assert_eq!(table.judge(0, "redis").0, Judgement::Own, "another reason");
+        assert_eq!(table.vote(0, Vote::Fails(&pg)), None);
+        // One is well again: the others are asked before they fall for what was.
+        assert_eq!(table.vote(1, Vote::Passes), Some(Turn::Left(pg.clone())));
+        assert_eq!(table.judge(0, "pg").0, Judgement::Wait);
+        let turn = table.fate.conclude(table.now);
+        assert_eq!(turn, Some(Turn::Settled(pg, vec![])), "nobody failed since");
+        assert_eq!(table.judge(0, "pg").0, Judgement::Own);
+    }
+
+    #[test]
+    fn one_that_does_well_settles_it() {
+        let (pg, mut table) = (name("pg"), Table::new(1.0, 10));
+        assert_eq!(table.judge(0, "pg").0, Judgement::Wait);
+        assert_eq!(
+            table.vote(5, Vote::Passes),
+            Some(Turn::Settled(pg, vec![0]))
+        );
+        assert_eq!(table.judge(0, "pg").0, Judgement::Own);
+        // It is good for a while, and then others are asked again.
+        table.now += PATIENCE;
+        assert_eq!(table.judge(1, "pg").0, Judgement::Wait);
+    }
+
+    #[test]
+    fn a_share_leaves_room_for_some_that_do_well() {
+        let (pg, mut table) = (name("pg"), Table::new(0.7, 5));
+        assert_eq!(table.judge(0, "pg").0, Judgement::Wait);
+        for key in 1..4 {
+            assert_eq!(table.vote(key, Vote::Fails(&pg)), None);
+        }
+        let turn = table.vote(4, Vote::Passes);
+        assert_eq!(turn, Some(Turn::Entered(pg.clone())), "four of five");
+        assert_eq!(table.vote(3, Vote::Passes), Some(Turn::Left(pg)), "three");
+    }
+
+    #[test]
+    fn who_does_not_answer_has_no_vote_and_delays_nobody_for_long() {
+        let (pg, mut table) = (name("pg"), Table::new(1.0, 4));
+        table.judge(0, "pg");
+        assert_eq!(table.vote(1, Vote::Fails(&pg)), None);
+        assert_eq!(table.vote(2, Vote::None), None);
+        assert_eq!(table.fate.conclude(table.now), None);
+        let due = table.fate.due().unwrap();
+        assert_eq!(table.fate.conclude(due), Some(Turn::Entered(pg)), "3 hangs");
+        assert_eq!(table.fate.due(), None);
+    }
+
+    #[test]
+    fn a_result_from_before_says_nothing() {
+        let (pg, mut table) = (name("pg"), Table::new(1.0, 2));
+        let before = table.now;
+        table.now += Duration::from_secs(1);
+        table.judge(0, "pg");
+        let none = std::iter::empty();
+        let turn = table
+            .fate
+            .vote(1, Vote::Passes, before, table.now, none, &mut Vec::new());
+        assert_eq!(turn, None, "its check began before");
+        assert_eq!(table.vote(1, Vote::Fails(&pg)), Some(Turn::Entered(pg)));
+    }
+
+    #[test]
+    fn a_pool_of_one_stays() {
+        let mut table = Table::new(1.0, 1);
+        assert_eq!(table.judge(0, "pg").0, Judgement::Wait);
+        let turn = table.fate.conclude(table.now);
+        assert_eq!(
+            turn,
+            Some(Turn::Entered(name("pg"))),
+            "nobody is to be asked"
+        );
+    }
+
+    #[test]
+    fn who_leaves_takes_its_vote_along() {
+        let (pg, mut table) = (name("pg"), Table::new(0.7, 4));
+        table.judge(0, "pg");
+        table.vote(1, Vote::Fails(&pg));
+        table.vote(2, Vote::Passes);
+        table.fate.forget(2);
+        table.fate.forget(3);
+        assert_eq!(table.fate.conclude(table.now), Some(Turn::Entered(pg)));
+    }
+
+    #[test]
+    fn a_large_pool_is_asked_in_part_and_every_part_alike() {
+        let mut times = vec![0; 1_000];
+        for _ in 0..1_000 {
+            let taken = sample(0..1_000, SAMPLE);
+            assert_eq!(taken.len(), SAMPLE);
+            taken.iter().for_each(|key| times[*key as usize] += 1);
+        }
+        // 32 each on average; no place is left out or preferred.
+        assert!(times.iter().all(|n| (5..80).contains(n)), "{times:?}");
+        assert_eq!(sample(0..3, SAMPLE), [0, 1, 2]);
+    }
+}

@@ -1,0 +1,157 @@
+//! What one end of a request says about the backend.
+
+use http::{HeaderMap, HeaderName, StatusCode};
+
+use super::Outliers;
+use crate::{
+    error::{Error, ErrorKind},
+    pool::Reason,
+};
+
+/// What one end of a request says about the backend.
+#[derive(Debug, PartialEq, Eq)]
+pub(in crate::health) enum Verdict {
+    Failure(Reason),
+    /// It is not the backend's doing, or nobody knows whose.
+    Nothing,
+    Success,
+}
+
+/// Judges a response: what gateways say of what is behind them counts, an application's own
+/// errors do only where that was asked for.
+pub(in crate::health) fn judge_status(rules: &Outliers, status: StatusCode) -> Verdict {
+    let code = status.as_u16();
+    // Nearly all are below, and no range is.
+    if code < 300 || !rules.statuses.iter().any(|range| range.contains(&code)) {
+        return Verdict::Success;
+    }
+    Verdict::Failure(match code {
+        502 => Reason::new("L7STS", "502"),
+        503 => Reason::new("L7STS", "503"),
+        504 => Reason::new("L7STS", "504"),
+        _ => Reason::new("L7STS", code.to_string()),
+    })
+}
+
+/// Judges an error; the client's own are nobody's (invariant E).
+pub(in crate::health) fn judge_error(error: &Error) -> Verdict {
+    let code = match error.kind() {
+        ErrorKind::Connect => "L4CON",
+        ErrorKind::ConnectTimeout => "L4TOUT",
+        ErrorKind::ConnectTls => "L6RSP",
+        ErrorKind::RequestWrite | ErrorKind::ResponseClosed | ErrorKind::ResponseHead => "L7RSP",
+        ErrorKind::RequestWriteTimeout | ErrorKind::ResponseHeadTimeout => "L7TOUT",
+        ErrorKind::BadRequest
+        | ErrorKind::ClientBody
+        | ErrorKind::ClientBodyTimeout
+        | ErrorKind::MethodRefused
+        | ErrorKind::NoBackend
+        | ErrorKind::NotRouted
+        | ErrorKind::Overloaded
+        | ErrorKind::QueueTimeout
+        | ErrorKind::ResponseBody
+        | ErrorKind::ResponseBodyTimeout
+        | ErrorKind::Service
+        | ErrorKind::Upgrade => return Verdict::Nothing,
+    };
+    Verdict::Failure(Reason::new(code, error.kind().as_str()))
+}
+
+/// What a hedge that was begun later and won says about this one.
+pub(in crate::health) fn judge_hung() -> Reason {
+    Reason::new("L7TOUT", "a hedge won against it")
+}
+
+/// What a backend's own wish to be taken out says.
+pub(in crate::health) fn asked_out() -> Reason {
+    Reason::new("L7RSP", "asked to be taken out")
+}
+
+/// Whether a response asks that its backend be taken out at once.
+pub(in crate::health) fn asks_out(headers: &HeaderMap) -> bool {
+    headers.get(HEALTH).is_some_and(|word| word == "fail") || headers.contains_key(ENVOY)
+}
+
+/// Takes away what is between the backend and the balancer.
+pub(in crate::health) fn forget_asking(headers: &mut HeaderMap) {
+    headers.remove(HEALTH);
+    headers.remove(ENVOY);
+}
+
+const HEALTH: HeaderName = HeaderName::from_static("x-evenkeel-health");
+const ENVOY: HeaderName = HeaderName::from_static("x-envoy-immediate-health-check-fail");
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_backends_own_failures_count() {
+        for (status, by_default, server_errors) in [
+            (200, false, false),
+            (404, false, false),
+            (500, false, true),
+            (501, false, true),
+            (502, true, true),
+            (503, true, true),
+            (504, true, true),
+            (599, false, true),
+        ] {
+            let status = StatusCode::from_u16(status).unwrap();
+            let counts =
+                |rules: &Outliers| matches!(judge_status(rules, status), Verdict::Failure(_));
+            assert_eq!(counts(&Outliers::new()), by_default, "{status}");
+            let rules = Outliers::new().server_errors(true);
+            assert_eq!(counts(&rules), server_errors, "{status}");
+        }
+        let rules = Outliers::new().statuses([429..=429]);
+        let reason = Reason::new("L7STS", "429");
+        let verdict = judge_status(&rules, StatusCode::TOO_MANY_REQUESTS);
+        assert_eq!(verdict, Verdict::Failure(reason));
+        assert_eq!(
+            judge_status(&rules, StatusCode::BAD_GATEWAY),
+            Verdict::Success
+        );
+    }
+
+    #[test]
+    fn errors_are_charged_to_the_side_that_they_name() {
+        let table = [
+            (ErrorKind::Connect, Some("L4CON")),
+            (ErrorKind::ConnectTimeout, Some("L4TOUT")),
+            (ErrorKind::ConnectTls, Some("L6RSP")),
+            (ErrorKind::ResponseClosed, Some("L7RSP")),
+            (ErrorKind::ResponseHeadTimeout, Some("L7TOUT")),
+            (ErrorKind::ClientBody, None),
+            (ErrorKind::ClientBodyTimeout, None),
+            (ErrorKind::BadRequest, None),
+            (ErrorKind::Service, None),
+        ];
+        for (kind, code) in table {
+            let counted = match judge_error(&Error::new(kind)) {
+                Verdict::Failure(reason) => Some(reason.code),
+                Verdict::Nothing => None,
+                Verdict::Success => Some("success"),
+            };
+            assert_eq!(counted, code, "{kind}");
+        }
+    }
+
+    #[test]
+    fn a_response_may_ask_for_its_backend_to_be_taken_out() {
+        for (name, value, asks) in [
+            ("x-evenkeel-health", "fail", true),
+            ("x-evenkeel-health", "drain", false),
+            ("x-envoy-immediate-health-check-fail", "", true),
+            ("x-envoy-degraded", "", false),
+        ] {
+            let mut headers = HeaderMap::new();
+            headers.insert(name, value.parse().unwrap());
+            assert_eq!(asks_out(&headers), asks, "{name}: {value}");
+            if asks {
+                forget_asking(&mut headers);
+                assert!(headers.is_empty());
+            }
+        }
+    }
+}

@@ -1,0 +1,234 @@
+//! Who is out for what live traffic showed, for how long, and how it comes back.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use tokio::time::Instant;
+
+use super::{Done, Driver, Keys, members::Member};
+use crate::{
+    health::{
+        outlier::{Measured, slow},
+        owner::Core,
+        transition::Rules,
+    },
+    pool::{Circuit, Reason},
+};
+
+/// A time out of service.
+pub(super) struct Stay {
+    since: Instant,
+    until: Instant,
+    /// In a row, of checks begun after `since`.
+    passes: u32,
+    /// One request at a time is let through.
+    is_trial: bool,
+}
+
+/// Whose circuits are looked at, and when.
+pub(super) struct Circuits {
+    /// Those that are out.
+    ejected: Keys,
+    /// When all are looked at: somebody else may have ejected or readmitted one.
+    look: Option<Instant>,
+    looked: Option<Instant>,
+    /// When latencies are compared.
+    compare: Option<Instant>,
+}
+
+impl Circuits {
+    pub(super) fn new(core: &Core, now: Instant) -> Self {
+        let slow = core.outliers.as_ref().filter(|rules| rules.slow.is_some());
+        Self {
+            ejected: Keys::new(),
+            look: None,
+            looked: None,
+            compare: slow.map(|rules| now + rules.window),
+        }
+    }
+
+    /// The membership changed: looks at all.
+    pub(super) fn look_now(&mut self, now: Instant) {
+        self.looked = None;
+        self.look = Some(now);
+    }
+
+    /// Something changed, nobody knows of whom: looks at all, of a large pool once a second.
+    pub(super) fn look_again(&mut self, now: Instant, members: usize) {
+        let next = match self.looked {
+            Some(looked) if members > FEW => (looked + LOOK).max(now),
+            _ => now,
+        };
+        self.look = Some(self.look.map_or(next, |look| look.min(next)));
+    }
+
+    pub(super) fn forget(&mut self, key: u64) {
+        self.ejected.remove(&key);
+    }
+
+    pub(super) fn due(&self) -> Option<Instant> {
+        [self.look, self.compare].into_iter().flatten().min()
+    }
+
+    pub(super) fn stays<'a>(
+        &'a self,
+        members: &'a BTreeMap<u64, Member>,
+    ) -> impl Iterator<Item = Instant> + 'a {
+        let stay = |key| members.get(key)?.stay.as_ref();
+        self.ejected.iter().filter_map(stay).map(|stay| stay.until)
+    }
+}
+
+impl Driver {
+    /// Follows ejections, trials and readmissions, and makes those that are due.
+    pub(super) fn turn_circuits(&mut self, now: Instant) {
+        if self.core.outliers.is_none() {
+            self.circuits.look = None;
+            return;
+        }
+        for key in self.core.take_touched() {
+            self.follow(key, now);
+        }
+        if self.circuits.look.is_some_and(|look| look <= now) {
+            self.circuits.look = None;
+            self.circuits.looked = Some(now);
+            let keys: Vec<_> = self.members.keys().copied().collect();
+            keys.into_iter().for_each(|key| self.follow(key, now));
+        }
+        if self.circuits.compare.is_some_and(|compare| compare <= now) {
+            self.compare(now);
+        }
+        let keys: Vec<_> = self.circuits.ejected.iter().copied().collect();
+        keys.into_iter().for_each(|key| self.move_on(key, now));
+    }
+
+    /// Notices whether one is out, and how.
+    fn follow(&mut self, key: u64, now: Instant) {
+        let Some(member) = self.members.get_mut(&key) else {
+            return;
+        };
+        let Some(watch) = self.core.watch(&member.backend) else {
+            return;
+        };
+        let circuit = member.backend.circuit();
+        match (&member.stay, circuit) {
+            (None, Circuit::Closed) => return,
+            (Some(_), Circuit::Closed) => {
+                watch.readmitted(now);
+                member.stay = None;
+                self.circuits.ejected.remove(&key);
+                return;
+            }
+            (Some(stay), Circuit::Open) if !stay.is_trial => return,
+            (Some(_), Circuit::HalfOpen) => return,
+            // Ejected, or a trial failed.
+            (_, Circuit::Open | Circuit::HalfOpen) => {}
+        }
+        let lasts = watch.ejected(now);
+        let is_trial = circuit == Circuit::HalfOpen;
+        watch.set_trial(is_trial);
+        tracing::info!(
+            target: "evenkeel::health",
+            backend = member.backend.id(), ?lasts, "stays out, unless checks pass"
+        );
+        member.stay = Some(Stay {
+            since: now,
+            until: now + lasts,
+            passes: 0,
+            is_trial,
+        });
+        self.circuits.ejected.insert(key);
+    }
+
+    /// After its time a backend is tried; after the time of the trial it is back.
+    fn move_on(&mut self, key: u64, now: Instant) {
+        let core = self.core.clone();
+        let (Some(member), Some(rules)) = (self.members.get_mut(&key), &core.outliers) else {
+            return;
+        };
+        let Some(stay) = member.stay.as_mut().filter(|stay| stay.until <= now) else {
+            return;
+        };
+        let Some(watch) = core.watch(&member.backend) else {
+            return;
+        };
+        // Set first: whoever is sent there from now on is a trial.
+        watch.set_trial(true);
+        if !stay.is_trial && core.pool.begin_trial(&member.backend) {
+            tracing::info!(
+                target: "evenkeel::health",
+                backend = member.backend.id(), "is tried by one request at a time"
+            );
+            stay.is_trial = true;
+            stay.until = now + rules.ejection;
+            return;
+        }
+        self.readmit(key, Reason::new("TIME", "served its time"), now);
+    }
+
+    /// Counts a check of one that is out: enough that pass bring it back.
+    pub(super) fn count_toward_return(
+        &mut self,
+        key: u64,
+        rules: &Rules,
+        done: &Done,
+        now: Instant,
+    ) {
+        let stay = self.members.get_mut(&key).and_then(|m| m.stay.as_mut());
+        let Some(stay) = stay.filter(|stay| done.began >= stay.since) else {
+            return;
+        };
+        let pass = done.report.is_pass();
+        stay.passes = if pass { stay.passes + 1 } else { 0 };
+        if stay.passes >= rules.rise {
+            self.readmit(key, done.report.reason().clone(), now);
+        }
+    }
+
+    fn readmit(&mut self, key: u64, reason: Reason, now: Instant) {
+        self.circuits.ejected.remove(&key);
+        let Some(member) = self.members.get_mut(&key) else {
+            return;
+        };
+        let Some(stay) = member.stay.take() else {
+            return;
+        };
+        tracing::info!(
+            target: "evenkeel::health",
+            backend = member.backend.id(), code = reason.code, detail = %reason.detail,
+            after = ?now.saturating_duration_since(stay.since), "readmitted"
+        );
+        if let Some(watch) = self.core.watch(&member.backend) {
+            watch.readmitted(now);
+        }
+        self.core.pool.readmit(&member.backend, reason);
+    }
+
+    /// Takes those out that are far slower than the others.
+    fn compare(&mut self, now: Instant) {
+        let Some(rules) = self.core.outliers.clone() else {
+            return;
+        };
+        self.circuits.compare = rules.slow.map(|_| now + rules.window);
+        let Some(factor) = rules.slow else {
+            return;
+        };
+        let watches = self.members.values().filter_map(|member| {
+            let watch = self.core.watch(&member.backend)?;
+            let measured = watch.take_latency()?;
+            member.backend.is_usable().then_some((watch, measured))
+        });
+        let (slow, usual) = slow(watches.collect(), factor, rules.volume);
+        for (watch, Measured { requests, median }) in slow {
+            let detail = format!("{median:?} of {requests} requests, others {usual:?}");
+            watch.is_slow(Reason::new("SLOW", detail));
+        }
+        for key in self.core.take_touched() {
+            self.follow(key, now);
+        }
+    }
+}
+
+/// Looked at as a whole whenever anything changes.
+const FEW: usize = 64;
+/// For larger ones: somebody else's ejection is noticed soon enough.
+const LOOK: Duration = Duration::from_secs(1);

@@ -1,0 +1,107 @@
+//! Who is checked.
+
+use std::collections::BTreeMap;
+
+use tokio::time::Instant;
+
+use super::{Driver, Probe, circuit::Stay};
+use crate::{
+    health::transition::Machine,
+    pool::{Backend, Health, Measurement, Reason},
+};
+
+pub(super) struct Member {
+    pub(super) backend: Backend,
+    pub(super) machine: Machine,
+    pub(super) next: Option<Instant>,
+    pub(super) probe: Option<Probe>,
+    /// It is to be checked again as soon as that ends.
+    pub(super) again: bool,
+    /// The checks of many backends, which begin together, were spread over an interval.
+    pub(super) spread: bool,
+    pub(super) stay: Option<Stay>,
+}
+
+impl Driver {
+    /// Follows the pool. Compares with the snapshot rather than counting on events, so that none
+    /// can be missed; where nobody joined, left or changed, that costs next to nothing.
+    pub(super) fn sync(&mut self, now: Instant) {
+        let core = self.core.clone();
+        let snapshot = core.pool.snapshot();
+        if snapshot.generation() == self.generation {
+            return;
+        }
+        self.generation = snapshot.generation();
+        let membership = snapshot.membership();
+        if self.membership.as_ref() == Some(&membership) {
+            drop(snapshot);
+            self.circuits.look_again(now, self.members.len());
+            return;
+        }
+        self.membership = Some(membership);
+        let backends = snapshot.backends().to_vec();
+        drop(snapshot);
+        let mut members = BTreeMap::new();
+        for backend in backends {
+            let key = backend.incarnation();
+            let member = match self.members.remove(&key) {
+                Some(member) => self.update(member, backend, now),
+                None => self.welcome(backend, now),
+            };
+            members.insert(key, member);
+        }
+        for (key, gone) in std::mem::replace(&mut self.members, members) {
+            self.cancel(gone.probe);
+            self.fate.forget(key);
+            self.circuits.forget(key);
+        }
+        self.circuits.look_now(now);
+    }
+
+    fn welcome(&mut self, backend: Backend, now: Instant) -> Member {
+        let next = self.core.checks.is_some().then_some(now);
+        if next.is_some() {
+            self.due
+                .push(std::cmp::Reverse((now, backend.incarnation())));
+        }
+        Member {
+            // What was known before, such as by a prober whose runtime ended or by an earlier
+            // process, is the beginning.
+            machine: Machine::new(backend.active_health(), now),
+            backend,
+            next,
+            probe: None,
+            again: false,
+            spread: false,
+            stay: None,
+        }
+    }
+
+    fn update(&mut self, mut member: Member, backend: Backend, now: Instant) -> Member {
+        if !same_address(&member.backend, &backend) {
+            // What is on its way says nothing about the new address.
+            self.cancel(member.probe.take());
+            self.fate.forget(backend.incarnation());
+            if member.machine.readdress(now) {
+                let reason = Reason::new("INI", "another address");
+                let measured = Measurement::new(Health::Unknown, reason);
+                self.core.pool.measure(&backend, measured);
+            }
+            if self.core.checks.is_some() {
+                member.next = Some(now);
+                self.due
+                    .push(std::cmp::Reverse((now, backend.incarnation())));
+            }
+        }
+        member.backend = backend;
+        member
+    }
+}
+
+/// Whether both are dialled alike, as the pool sees it.
+fn same_address(a: &Backend, b: &Backend) -> bool {
+    a.scheme() == b.scheme()
+        && a.host() == b.host()
+        && a.port() == b.port()
+        && a.unix_path() == b.unix_path()
+}

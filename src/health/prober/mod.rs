@@ -1,0 +1,252 @@
+//! The task that checks, and that lets back in.
+
+mod circuit;
+mod common_fate;
+mod members;
+mod result;
+
+use std::{
+    cmp::Reverse,
+    collections::{BTreeMap, BTreeSet, BinaryHeap, HashMap, VecDeque},
+    sync::Arc,
+    time::Duration,
+};
+
+use tokio::{
+    task::{AbortHandle, Id, JoinError, JoinSet},
+    time::{Instant, sleep_until, timeout_at},
+};
+
+use self::{circuit::Circuits, common_fate::CommonFate, members::Member};
+use super::{
+    Report,
+    check::{Checks, Target},
+    owner::{Core, Owner},
+};
+use crate::{
+    error::ConfigError,
+    pool::{Backend, Membership, Pool},
+};
+
+#[cfg(test)]
+pub(super) use self::result::LONGEST_WAIT;
+
+/// Checks the backends of a pool, without a layer; stops when it is dropped.
+///
+/// ```no_run
+/// use evenkeel::{Backend, Pool, health::{Checks, Prober}};
+///
+/// # #[tokio::main]
+/// # async fn main() -> Result<(), evenkeel::ConfigError> {
+/// let pool = Pool::new([Backend::new("a", "http://127.0.0.1:9001")?])?;
+/// let prober = Prober::start(&pool, Checks::new())?;
+/// # drop(prober);
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug)]
+#[must_use = "checks end when it is dropped"]
+pub struct Prober {
+    _owner: Owner,
+}
+
+impl Prober {
+    /// Starts to check the pool's backends, those that join later too.
+    ///
+    /// # Errors
+    ///
+    /// When a setting is out of its range, or there is no tokio runtime here.
+    pub fn start(pool: &Pool, checks: Checks) -> Result<Self, ConfigError> {
+        checks.validate()?;
+        if tokio::runtime::Handle::try_current().is_err() {
+            return Err(ConfigError::new(
+                "prober",
+                "there is no tokio runtime here to run it",
+            ));
+        }
+        let owner = Owner::new(Core::new(pool.clone(), Some(checks), None));
+        owner.ensure();
+        Ok(Self { _owner: owner })
+    }
+}
+
+/// One task for a whole pool. Checks run in tasks of their own, so that none waits for another.
+pub(super) struct Driver {
+    core: Arc<Core>,
+    /// By incarnation, in whose order what happens in one moment is done.
+    members: BTreeMap<u64, Member>,
+    /// The membership that these are.
+    membership: Option<Membership>,
+    generation: u64,
+    /// When each is due; an entry counts if the member says the same.
+    due: BinaryHeap<Reverse<(Instant, u64)>>,
+    /// Due, and without a free slot.
+    waiting: VecDeque<u64>,
+    running: JoinSet<Done>,
+    probes: HashMap<Id, u64>,
+    circuits: Circuits,
+    fate: CommonFate,
+}
+
+/// A check that runs.
+struct Probe {
+    abort: AbortHandle,
+    began: Instant,
+}
+
+/// A check that ended.
+struct Done {
+    began: Instant,
+    took: Duration,
+    report: Report,
+}
+
+impl Driver {
+    pub(super) fn new(core: Arc<Core>) -> Self {
+        Self {
+            circuits: Circuits::new(&core, Instant::now()),
+            fate: CommonFate::new(core.checks.as_ref()),
+            core,
+            members: BTreeMap::new(),
+            membership: None,
+            generation: 0,
+            due: BinaryHeap::new(),
+            waiting: VecDeque::new(),
+            running: JoinSet::new(),
+            probes: HashMap::new(),
+        }
+    }
+
+    pub(super) async fn run(mut self) {
+        let core = self.core.clone();
+        let mut events = core.pool.subscribe();
+        loop {
+            let now = Instant::now();
+            self.sync(now);
+            self.turn_circuits(now);
+            self.settle_fate(now);
+            self.start_due(now);
+            let moves = core.pool.tick(now);
+            let next = [self.next_wake(), moves].into_iter().flatten().min();
+            // In a fixed order, so that equal schedules run alike. Nothing starves: what is due is
+            // done in every round, and a branch leaves none of its kind waiting for long.
+            tokio::select! {
+                biased;
+                event = events.next() => {
+                    if event.is_none() {
+                        return;
+                    }
+                    // They only say that there is something to look at.
+                    while events.try_next().is_some() {}
+                }
+                () = core.wake.notified() => {}
+                Some(ended) = self.running.join_next_with_id() => self.finish(ended),
+                () = until(next) => {}
+            }
+        }
+    }
+
+    fn start_due(&mut self, now: Instant) {
+        while let Some(Reverse((when, key))) = self.due.peek().copied() {
+            if when > now {
+                break;
+            }
+            self.due.pop();
+            if let Some(member) = self.members.get_mut(&key) {
+                if member.next == Some(when) {
+                    member.next = None;
+                    self.waiting.push_back(key);
+                }
+            }
+        }
+        let Some(checks) = &self.core.checks else {
+            return;
+        };
+        while self.running.len() < checks.concurrency {
+            let Some(key) = self.waiting.pop_front() else {
+                return;
+            };
+            let Some(member) = self.members.get_mut(&key) else {
+                continue;
+            };
+            if member.probe.is_none() {
+                let probe = probe(checks.clone(), member.backend.clone());
+                let abort = self.running.spawn(probe);
+                self.probes.insert(abort.id(), key);
+                member.probe = Some(Probe { abort, began: now });
+            }
+        }
+    }
+
+    fn finish(&mut self, ended: Result<(Id, Done), JoinError>) {
+        let (id, done) = match ended {
+            Ok((id, done)) => (id, Some(done)),
+            Err(error) => (error.id(), None),
+        };
+        let now = Instant::now();
+        // First, for it may be the result of an address that is no longer the backend's.
+        self.sync(now);
+        // A check that was cancelled is no longer known here: it is not a failure (invariant C).
+        let Some(key) = self.probes.remove(&id) else {
+            return;
+        };
+        let Some(member) = self.members.get_mut(&key) else {
+            return;
+        };
+        let Some(probe) = member.probe.take() else {
+            return;
+        };
+        let done = done.unwrap_or_else(|| Done {
+            began: probe.began,
+            took: now.saturating_duration_since(probe.began),
+            report: Report::fail("L7RSP", "the check panicked"),
+        });
+        self.note(key, &done, now);
+    }
+
+    /// Has a backend checked at this time, and not at the one that was planned.
+    fn plan(&mut self, key: u64, when: Instant) {
+        if let Some(member) = self.members.get_mut(&key) {
+            member.next = Some(when);
+            self.due.push(Reverse((when, key)));
+        }
+    }
+
+    fn cancel(&mut self, probe: Option<Probe>) {
+        if let Some(probe) = probe {
+            self.probes.remove(&probe.abort.id());
+            probe.abort.abort();
+        }
+    }
+
+    fn next_wake(&self) -> Option<Instant> {
+        let check = self.due.peek().map(|Reverse((when, _))| *when);
+        let others = [check, self.fate.due(), self.circuits.due()];
+        let stays = self.circuits.stays(&self.members);
+        others.into_iter().flatten().chain(stays).min()
+    }
+}
+
+async fn probe(checks: Checks, backend: Backend) -> Done {
+    let began = Instant::now();
+    let target = Target::new(backend, began + checks.timeout);
+    let check = checks.check.check(&target);
+    let report = timeout_at(target.deadline(), check)
+        .await
+        .unwrap_or_else(|_| Report::fail("L7TOUT", "no answer in time"));
+    Done {
+        began,
+        took: began.elapsed(),
+        report,
+    }
+}
+
+async fn until(when: Option<Instant>) {
+    match when {
+        Some(when) => sleep_until(when).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// The keys of backends.
+type Keys = BTreeSet<u64>;

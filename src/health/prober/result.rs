@@ -1,0 +1,145 @@
+//! What follows from one result.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::{Done, Driver, Member};
+use crate::{
+    health::{
+        check::Checks,
+        transition::{Change, Rules},
+    },
+    pool::{Backend, Health, Measurement},
+};
+
+impl Driver {
+    /// Draws what follows from one result, and plans the next check.
+    pub(super) fn note(&mut self, key: u64, done: &Done, now: Instant) {
+        let core = self.core.clone();
+        let Some(checks) = &core.checks else {
+            return;
+        };
+        let rules = checks.rules();
+        let Some(member) = self.members.get(&key) else {
+            return;
+        };
+        let pass = done.report.is_pass();
+        let falls = !pass && member.machine.would_fall(&rules);
+        let holds = self.weigh(key, done, falls, now);
+        let Some(member) = self.members.get_mut(&key) else {
+            return;
+        };
+        let change = match pass {
+            true => member.machine.pass(&rules, now),
+            false if holds => {
+                member.machine.fail_and_stay();
+                None
+            }
+            false => member.machine.fail(&rules, now),
+        };
+        match change {
+            Some(change) => self.change(key, &change, done, now),
+            // What it offers may have changed.
+            None if pass => self.measure(key, None, done, now),
+            None => log_failure(&member.backend, done),
+        }
+        self.count_toward_return(key, &rules, done, now);
+        let is_kept = self.fate.is_kept(key);
+        if let Some(member) = self.members.get_mut(&key) {
+            let again = std::mem::take(&mut member.again);
+            let pause = match again {
+                true => Duration::ZERO,
+                false => member.pause(checks, &rules, done, is_kept),
+            };
+            self.plan(key, (done.began + pause).max(now));
+        }
+    }
+
+    /// Tells of a change of state.
+    pub(super) fn change(&mut self, key: u64, change: &Change, done: &Done, now: Instant) {
+        if let Some(member) = self.members.get(&key) {
+            log(&member.backend, change, done);
+        }
+        self.measure(key, Some(change), done, now);
+    }
+
+    fn measure(&mut self, key: u64, change: Option<&Change>, done: &Done, now: Instant) {
+        let Some(member) = self.members.get_mut(&key) else {
+            return;
+        };
+        let report = &done.report;
+        let flaps = member.machine.flaps(now);
+        let mut measured = Measurement::new(member.machine.health(), report.reason().clone())
+            .streak(change.map_or(0, |change| change.streak))
+            .latency(done.took)
+            .flaps(u32::try_from(flaps).unwrap_or(u32::MAX))
+            .flapping(flaps > 0 && member.machine.is_flapping())
+            .capacity(report.capacity())
+            .draining(report.is_draining());
+        if let Some(status) = report.answered() {
+            measured = measured.status(status);
+        }
+        self.core.pool.measure(&member.backend, measured);
+    }
+}
+
+impl Member {
+    /// Returns the time from the start of the check that ended to that of the next.
+    fn pause(&mut self, checks: &Checks, rules: &Rules, done: &Done, is_kept: bool) -> Duration {
+        let interval = match is_kept {
+            true => rules.interval,
+            false => self.machine.interval(rules),
+        };
+        // All began at once, so that a start is fast; from here on each has its own beat.
+        if !self.spread && self.machine.is_settled() {
+            self.spread = true;
+            return interval.mul_f64(fastrand::f64());
+        }
+        let pause = interval.mul_f64(1.0 + checks.jitter * (2.0 * fastrand::f64() - 1.0));
+        // One that is up is asked as ever, so that its fall is not put off.
+        match done.report.asked_to_wait() {
+            Some(wait) if self.machine.health() != Health::Healthy && !done.report.is_pass() => {
+                pause.max(wait.min(LONGEST_WAIT))
+            }
+            _ => pause,
+        }
+    }
+}
+
+fn log_failure(backend: &Backend, done: &Done) {
+    let reason = done.report.reason();
+    tracing::debug!(
+        target: "evenkeel::health",
+        backend = backend.id(), code = reason.code, detail = %reason.detail, took = ?done.took,
+        "a check failed"
+    );
+}
+
+fn log(backend: &Backend, change: &Change, done: &Done) {
+    let (id, from, to) = (backend.id(), change.from.as_str(), change.to.as_str());
+    let reason = done.report.reason();
+    let (code, detail) = (reason.code, &*reason.detail);
+    let (streak, took, was, flaps) = (change.streak, done.took, change.was, change.flaps);
+    let status = done.report.answered().map(|status| status.as_u16());
+    if change.to == Health::Unhealthy {
+        tracing::warn!(
+            target: "evenkeel::health",
+            backend = id, from, to, code, detail, status, streak, ?took, ?was, flaps, "is down"
+        );
+    } else {
+        tracing::info!(
+            target: "evenkeel::health",
+            backend = id, from, to, code, detail, status, streak, ?took, ?was, flaps, "is up"
+        );
+    }
+    if let Some(hold) = change.hold {
+        tracing::warn!(
+            target: "evenkeel::health",
+            backend = id, flaps, ?hold, "flaps: stays down for a while, whatever checks say"
+        );
+    }
+}
+
+/// A backend that asks for more may have been wrong about it.
+pub(in crate::health) const LONGEST_WAIT: Duration = Duration::from_secs(60);

@@ -1,0 +1,480 @@
+//! `[health]`: what it says, and the layer that it makes.
+
+use std::{collections::BTreeMap, ops::RangeInclusive, path::PathBuf};
+
+use http::{HeaderName, HeaderValue, Method};
+use serde::Deserialize;
+
+use super::{Settings, SettingsError, error::Place};
+use crate::{
+    connect::Elsewhere,
+    error::ConfigError,
+    health::{self, Checks, HealthLayer, HttpCheck, TcpCheck},
+    pool::{self, Scheme},
+};
+
+/// `[health]`
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[non_exhaustive]
+pub struct Health {
+    /// What is asked: `http`, `tcp` or `grpc`; `http` where absent.
+    #[serde(rename = "type")]
+    pub kind: Option<String>,
+    /// The path that is asked for (`http`).
+    pub path: Option<String>,
+    /// The method (`http`).
+    pub method: Option<String>,
+    /// The Host field, or the authority (`http`, `grpc`).
+    pub host: Option<String>,
+    /// Fields of the request (`http`).
+    #[serde(default)]
+    pub headers: BTreeMap<String, String>,
+    /// Healthy statuses (`http`): numbers, and ranges such as `"200-299"`.
+    pub(super) statuses: Option<Vec<toml::Value>>,
+    /// Statuses that ask for no new traffic (`http`).
+    pub(super) draining_statuses: Option<Vec<toml::Value>>,
+    /// What the body must contain (`http`).
+    pub body_contains: Option<String>,
+    /// A field that says who answers (`http`).
+    pub identity: Option<Identity>,
+    /// The service that is asked for (`grpc`).
+    pub service: Option<String>,
+    /// What is sent (`tcp`).
+    pub send: Option<String>,
+    /// What the answer must begin with (`tcp`).
+    pub expect: Option<String>,
+    /// Another port than the backend's.
+    pub port: Option<u16>,
+    /// Another address than the backend's.
+    pub address: Option<String>,
+    /// Whether TLS is spoken, whatever the backend's URL says.
+    pub tls: Option<bool>,
+    /// The name that the certificate must have.
+    pub server_name: Option<String>,
+    /// Whether one connection is kept from check to check (`http`, `grpc`).
+    pub pooled: Option<bool>,
+    /// Between checks.
+    pub interval: Option<String>,
+    /// Between checks while the last results disagree with the state.
+    pub changing_interval: Option<String>,
+    /// Between checks of a backend that is down.
+    pub down_interval: Option<String>,
+    /// For one check.
+    pub timeout: Option<String>,
+    /// How far each interval strays, as a share of it.
+    pub jitter: Option<f64>,
+    /// Failures in a row that take a backend out.
+    pub fall: Option<u32>,
+    /// Passes in a row that bring it back.
+    pub rise: Option<u32>,
+    /// How many checks run at once.
+    pub concurrency: Option<usize>,
+    /// The share that must fail for one dependency to be kept in service; 0 for never.
+    pub shared_fate: Option<f64>,
+    /// Where what is known of backends is kept over a restart; nowhere where absent.
+    pub state_file: Option<PathBuf>,
+    /// When live traffic takes a backend out.
+    #[serde(default)]
+    pub outliers: Outliers,
+}
+
+/// `[health] identity`
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[non_exhaustive]
+pub struct Identity {
+    /// The field.
+    pub header: String,
+    /// Its value; the backend's id where absent.
+    pub value: Option<String>,
+}
+
+/// `[health.outliers]`
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[non_exhaustive]
+pub struct Outliers {
+    /// Whether live traffic is judged; true where absent.
+    pub enabled: Option<bool>,
+    /// Failures in a row.
+    pub consecutive: Option<u32>,
+    /// The share of failures within the window; 0 for never.
+    pub failure_rate: Option<f64>,
+    /// How many requests there must be for a share, or a median, to count.
+    pub volume: Option<u32>,
+    /// What shares and latencies are counted over.
+    pub window: Option<String>,
+    /// How many times slower than the others; never where absent.
+    pub slower_than: Option<f64>,
+    /// Statuses that are failures: numbers, and ranges such as `"500-599"`.
+    pub(super) statuses: Option<Vec<toml::Value>>,
+    /// Whether a response may take its backend out; true where absent.
+    pub immediate_fail: Option<bool>,
+    /// How long the first ejection lasts.
+    pub ejection: Option<String>,
+    /// How long any lasts at most.
+    pub max_ejection: Option<String>,
+    /// The share of the pool that may be out.
+    pub max_share: Option<f64>,
+}
+
+impl Settings {
+    /// Returns the health layer; without `[health]`, one that passes everything.
+    ///
+    /// # Errors
+    ///
+    /// When the room refuses what the section says.
+    pub fn health_layer(&self, pool: &pool::Pool) -> Result<HealthLayer, SettingsError> {
+        let layer = HealthLayer::new(pool.clone());
+        let Some(health) = &self.health else {
+            return Ok(layer.no_checks().no_outliers());
+        };
+        let checks = self.checks(health)?;
+        let layer = layer
+            .checks(checks)
+            .map_err(|error| self.at_health(&error))?;
+        self.outliers(&health.outliers, layer)
+    }
+
+    fn checks(&self, health: &Health) -> Result<Checks, SettingsError> {
+        let place = |key| Place::new("[health]", key);
+        let kind = health.kind.as_deref().unwrap_or("http");
+        self.refuse_keys_of_others(health, kind)?;
+        let mut checks = match kind {
+            "http" => Checks::new().with_check(self.http_check(health)?),
+            "tcp" => Checks::new().with_check(self.tcp_check(health)?),
+            "grpc" => self.grpc_checks(health)?,
+            other => {
+                let message = format!("{other:?}: http, tcp or grpc is accepted");
+                return Err(place("type").wrong(&self.text, message));
+            }
+        };
+        if let Some(interval) = self.duration(place("interval"), health.interval.as_deref())? {
+            checks = checks.interval(interval);
+        }
+        let changing = health.changing_interval.as_deref();
+        if let Some(interval) = self.duration(place("changing_interval"), changing)? {
+            checks = checks.changing_interval(interval);
+        }
+        let down = health.down_interval.as_deref();
+        if let Some(interval) = self.duration(place("down_interval"), down)? {
+            checks = checks.down_interval(interval);
+        }
+        if let Some(timeout) = self.duration(place("timeout"), health.timeout.as_deref())? {
+            checks = checks.timeout(timeout);
+        }
+        if let Some(share) = health.jitter {
+            checks = checks.jitter(share);
+        }
+        if let Some(fall) = health.fall {
+            checks = checks.fall(fall);
+        }
+        if let Some(rise) = health.rise {
+            checks = checks.rise(rise);
+        }
+        if let Some(most) = health.concurrency {
+            checks = checks.concurrency(most);
+        }
+        match health.shared_fate {
+            Some(0.0) => checks = checks.no_shared_fate(),
+            Some(share) => checks = checks.shared_fate(share),
+            None => {}
+        }
+        Ok(checks)
+    }
+
+    /// A key that does nothing with this type is a mistake.
+    fn refuse_keys_of_others(&self, health: &Health, kind: &str) -> Result<(), SettingsError> {
+        let given = [
+            ("path", health.path.is_some(), "http"),
+            ("method", health.method.is_some(), "http"),
+            ("headers", !health.headers.is_empty(), "http"),
+            ("statuses", health.statuses.is_some(), "http"),
+            (
+                "draining_statuses",
+                health.draining_statuses.is_some(),
+                "http",
+            ),
+            ("body_contains", health.body_contains.is_some(), "http"),
+            ("identity", health.identity.is_some(), "http"),
+            ("host", health.host.is_some(), "http grpc"),
+            ("pooled", health.pooled.is_some(), "http grpc"),
+            ("service", health.service.is_some(), "grpc"),
+            ("send", health.send.is_some(), "tcp"),
+            ("expect", health.expect.is_some(), "tcp"),
+        ];
+        for (key, is_given, kinds) in given {
+            if is_given && ["http", "tcp", "grpc"].contains(&kind) && !kinds.contains(kind) {
+                let kinds = kinds.replace(' ', " or ");
+                let message = format!("accepted with type {kinds}, not {kind}");
+                return Err(Place::new("[health]", key).wrong(&self.text, message));
+            }
+        }
+        Ok(())
+    }
+
+    fn http_check(&self, health: &Health) -> Result<HttpCheck, SettingsError> {
+        let at = |error: ConfigError| self.at_health(&error);
+        let place = |key| Place::new("[health]", key);
+        let mut check = HttpCheck::new()
+            .connector(self.connector()?)
+            .elsewhere(self.elsewhere(health)?);
+        if let Some(path) = &health.path {
+            check = check.path(path).map_err(at)?;
+        }
+        if let Some(method) = &health.method {
+            let parsed = method.parse::<Method>().map_err(|_error| {
+                let message = format!("{method:?}: a method such as \"GET\" is accepted");
+                place("method").wrong(&self.text, message)
+            })?;
+            check = check.method(parsed);
+        }
+        if let Some(host) = &health.host {
+            check = check.host(host).map_err(at)?;
+        }
+        for (name, value) in &health.headers {
+            let name = self.header_name("headers", name)?;
+            let value = self.header_value("headers", value)?;
+            check = check
+                .header(name, value)
+                .map_err(|error| self.at(place("headers"), &error))?;
+        }
+        if let Some(statuses) = &health.statuses {
+            let ranges = self.ranges(place("statuses"), statuses)?;
+            check = check
+                .healthy(ranges)
+                .map_err(|error| self.at(place("statuses"), &error))?;
+        }
+        if let Some(statuses) = &health.draining_statuses {
+            let ranges = self.ranges(place("draining_statuses"), statuses)?;
+            check = check
+                .draining(ranges)
+                .map_err(|error| self.at(place("draining_statuses"), &error))?;
+        }
+        if let Some(text) = &health.body_contains {
+            check = check.body_contains(text.as_bytes());
+        }
+        if let Some(identity) = &health.identity {
+            let name = self.header_name("identity", &identity.header)?;
+            check = match &identity.value {
+                Some(value) => check.identity(name, self.header_value("identity", value)?),
+                None => check.identity_by_id(name),
+            };
+        }
+        Ok(match health.pooled {
+            Some(true) => check.pooled(),
+            _ => check,
+        })
+    }
+
+    fn tcp_check(&self, health: &Health) -> Result<TcpCheck, SettingsError> {
+        let mut check = TcpCheck::new()
+            .connector(self.connector()?)
+            .elsewhere(self.elsewhere(health)?);
+        if let Some(text) = &health.send {
+            check = check.send(text.as_bytes());
+        }
+        if let Some(text) = &health.expect {
+            check = check.expect(text.as_bytes());
+        }
+        Ok(check)
+    }
+
+    #[cfg(all(feature = "proxy", feature = "http2"))]
+    fn grpc_checks(&self, health: &Health) -> Result<Checks, SettingsError> {
+        let at = |error: ConfigError| self.at_health(&error);
+        let mut check = health::GrpcCheck::new()
+            .connector(self.connector()?)
+            .elsewhere(self.elsewhere(health)?);
+        if let Some(service) = &health.service {
+            check = check.service(service).map_err(at)?;
+        }
+        if let Some(host) = &health.host {
+            check = check.host(host).map_err(at)?;
+        }
+        if health.pooled == Some(true) {
+            check = check.pooled();
+        }
+        Ok(Checks::new().with_check(check))
+    }
+
+    #[cfg(not(all(feature = "proxy", feature = "http2")))]
+    fn grpc_checks(&self, _: &Health) -> Result<Checks, SettingsError> {
+        let message = "built without the feature `http2`";
+        Err(Place::new("[health]", "type").wrong(&self.text, message))
+    }
+
+    fn elsewhere(&self, health: &Health) -> Result<Elsewhere, SettingsError> {
+        let at = |error: ConfigError| self.at_health(&error);
+        let mut elsewhere = Elsewhere::new();
+        if let Some(port) = health.port {
+            elsewhere = elsewhere.port(port).map_err(at)?;
+        }
+        if let Some(address) = &health.address {
+            elsewhere = elsewhere.host(address).map_err(at)?;
+        }
+        if let Some(tls) = health.tls {
+            elsewhere = elsewhere.scheme(if tls { Scheme::Https } else { Scheme::Http });
+        }
+        if let Some(name) = &health.server_name {
+            #[cfg(feature = "__tls")]
+            {
+                elsewhere = elsewhere.server_name(name).map_err(at)?;
+            }
+            #[cfg(not(feature = "__tls"))]
+            {
+                let message = format!("{name:?}: built without the feature `tls`");
+                return Err(Place::new("[health]", "server_name").wrong(&self.text, message));
+            }
+        }
+        Ok(elsewhere)
+    }
+
+    fn outliers(&self, given: &Outliers, layer: HealthLayer) -> Result<HealthLayer, SettingsError> {
+        if given.enabled == Some(false) {
+            return Ok(layer.no_outliers());
+        }
+        let mut rules = health::Outliers::new();
+        if let Some(failures) = given.consecutive {
+            rules = rules.consecutive(failures);
+        }
+        match given.failure_rate {
+            Some(0.0) => rules = rules.no_failure_rate(),
+            Some(share) => rules = rules.failure_rate(share),
+            None => {}
+        }
+        if let Some(requests) = given.volume {
+            rules = rules.volume(requests);
+        }
+        if let Some(factor) = given.slower_than {
+            rules = rules.slower_than(factor);
+        }
+        if let Some(window) = self.outlier_duration("window", given.window.as_deref())? {
+            rules = rules.window(window);
+        }
+        if let Some(statuses) = &given.statuses {
+            rules = rules.statuses(self.ranges(self.outlier_place("statuses"), statuses)?);
+        }
+        if let Some(honoured) = given.immediate_fail {
+            rules = rules.immediate_fail(honoured);
+        }
+        let first = self.outlier_duration("ejection", given.ejection.as_deref())?;
+        let most = self.outlier_duration("max_ejection", given.max_ejection.as_deref())?;
+        if first.is_some() || most.is_some() {
+            let first = first.unwrap_or(health::EJECTION);
+            rules = rules.ejection(
+                first,
+                most.unwrap_or_else(|| health::MAX_EJECTION.max(first)),
+            );
+        }
+        if let Some(share) = given.max_share {
+            rules = rules.max_share(share);
+        }
+        layer.outliers(rules).map_err(|error| {
+            let key = error.field().rsplit('.').next().unwrap_or_default();
+            self.at(self.outlier_place(key), &error)
+        })
+    }
+
+    /// In a table of its own, or in one line of `[health]`.
+    fn outlier_place<'a>(&self, key: &'a str) -> Place<'a> {
+        let is_table = self
+            .text
+            .lines()
+            .any(|line| line.trim_start().starts_with("[health.outliers]"));
+        match is_table {
+            true => Place::new("[health.outliers]", key),
+            false => Place::new("[health]", "outliers"),
+        }
+    }
+
+    fn outlier_duration(
+        &self,
+        key: &str,
+        value: Option<&str>,
+    ) -> Result<Option<std::time::Duration>, SettingsError> {
+        self.duration(self.outlier_place(key), value)
+    }
+
+    fn at_health(&self, error: &ConfigError) -> SettingsError {
+        let key = error.field().rsplit('.').next().unwrap_or_default();
+        self.at(Place::new("[health]", key), error)
+    }
+
+    fn header_name(&self, key: &str, name: &str) -> Result<HeaderName, SettingsError> {
+        name.parse().map_err(|_error| {
+            let message = format!("{name:?}: the name of a header field is accepted");
+            Place::new("[health]", key).wrong(&self.text, message)
+        })
+    }
+
+    fn header_value(&self, key: &str, value: &str) -> Result<HeaderValue, SettingsError> {
+        HeaderValue::from_str(value).map_err(|_error| {
+            let message = "a value of a header field is accepted: visible characters";
+            Place::new("[health]", key).wrong(&self.text, message)
+        })
+    }
+
+    fn ranges(
+        &self,
+        place: Place<'_>,
+        given: &[toml::Value],
+    ) -> Result<Vec<RangeInclusive<u16>>, SettingsError> {
+        let each = given.iter().map(|value| {
+            range(value).ok_or_else(|| {
+                let message = format!(
+                    "{}: a status such as 204, or a range such as \"200-299\", is accepted",
+                    shown(value)
+                );
+                place.wrong(&self.text, message)
+            })
+        });
+        each.collect()
+    }
+}
+
+fn shown(value: &toml::Value) -> String {
+    match value {
+        toml::Value::Integer(number) => number.to_string(),
+        toml::Value::String(text) => format!("{text:?}"),
+        other => other.type_str().to_owned(),
+    }
+}
+
+fn range(value: &toml::Value) -> Option<RangeInclusive<u16>> {
+    match value {
+        toml::Value::Integer(status) => {
+            let status = u16::try_from(*status).ok()?;
+            Some(status..=status)
+        }
+        toml::Value::String(text) => {
+            let (from, to) = text.split_once('-').unwrap_or((text, text));
+            Some(from.trim().parse().ok()?..=to.trim().parse().ok()?)
+        }
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn statuses_are_numbers_and_ranges() {
+        let value = |text: &str| {
+            toml::from_str::<toml::Table>(&format!("x = {text}")).unwrap()["x"].clone()
+        };
+        for (text, wanted) in [
+            ("204", Some(204..=204)),
+            ("\"204\"", Some(204..=204)),
+            ("\"200-299\"", Some(200..=299)),
+            ("\"200 - 299\"", Some(200..=299)),
+            ("\"2xx\"", None),
+            ("70000", None),
+            ("true", None),
+        ] {
+            assert_eq!(range(&value(text)), wanted, "{text}");
+        }
+    }
+}
