@@ -166,7 +166,7 @@ fn each_type_of_check_has_keys_of_its_own() {
         (
             "identity = { name = \"x\" }",
             "[health]",
-            "unknown key `name`; accepted: `header`, `value`",
+            "unknown key `name`; accepted: `header` or `value`",
         ),
         ("port = 0", "[health] port", "1 to 65535 is accepted"),
         (

@@ -174,7 +174,8 @@ impl Outliers {
         if self.consecutive == 0 {
             return bad("outliers.consecutive", "0: 1 or more is accepted".into());
         }
-        if let Some(share) = self.rate.filter(|share| !(*share > 0.0 && *share <= 1.0)) {
+        let fits = |share: &f64| *share > 0.0 && *share <= 1.0;
+        if let Some(share) = self.rate.filter(|share| !fits(share)) {
             return bad(
                 "outliers.failure_rate",
                 format!("{share}: above 0.0, up to 1.0 is accepted"),
