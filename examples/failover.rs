@@ -1,5 +1,5 @@
-//! Failover, alone around a service of your own: the first of two addresses is dead, and no
-//! client sees it.
+//! Failover, alone around a service of your own: of three addresses one is dead and one hangs, and
+//! no client sees it.
 //!
 //! ```sh
 //! cargo run --example failover
@@ -12,7 +12,8 @@ use std::{convert::Infallible, sync::atomic::AtomicUsize, sync::atomic::Ordering
 use bytes::Bytes;
 use evenkeel::{
     BoxError, Error, ErrorKind,
-    failover::{FailoverLayer, ReplayBody},
+    context::Exchange,
+    failover::{FailoverLayer, Hedge, ReplayBody},
 };
 use http::{Request, Response, StatusCode};
 use http_body_util::Full;
@@ -21,18 +22,29 @@ use hyper_util::{rt::TokioIo, service::TowerToHyperService};
 use tokio::net::{TcpListener, TcpStream};
 use tower::{Layer, ServiceExt, service_fn};
 
-/// Nobody listens at the first.
-const BACKENDS: [&str; 2] = ["127.0.0.1:1", "127.0.0.1:3000"];
+/// Nobody listens at the first; the second stands for one that takes connections and hangs.
+const BACKENDS: [&str; 3] = ["127.0.0.1:1", "hangs", "127.0.0.1:3000"];
 static TURN: AtomicUsize = AtomicUsize::new(0);
 
-/// Somebody else's service: takes the addresses in turn. What it could not send it gives back.
+/// Somebody else's service: takes the addresses in turn. What it could not send it gives back;
+/// while it waits, it lends the head, so that another attempt can begin beside this one.
 async fn dial(request: Request<ReplayBody<Incoming>>) -> Result<Response<Full<Bytes>>, BoxError> {
     let address = BACKENDS[TURN.fetch_add(1, Relaxed) % BACKENDS.len()];
+    let (head, _) = request.into_parts();
+    if address == "hangs" {
+        println!("{address}: no answer");
+        std::future::poll_fn(|_| {
+            if let Some(exchange) = head.extensions.get::<Exchange>() {
+                exchange.lend_head(&head, true);
+            }
+            std::task::Poll::<()>::Pending
+        })
+        .await;
+    }
     match TcpStream::connect(address).await {
         Ok(_) => Ok(Response::new(format!("{address} answers\n").into())),
         Err(cause) => {
             println!("{address}: {cause}");
-            let (head, _) = request.into_parts();
             let error = Error::new(ErrorKind::Connect).with_source(cause);
             Err(error.with_unsent(head).into())
         }
@@ -41,10 +53,11 @@ async fn dial(request: Request<ReplayBody<Incoming>>) -> Result<Response<Full<By
 
 #[tokio::main]
 async fn main() -> Result<(), BoxError> {
-    let service = FailoverLayer::new().layer(service_fn(dial));
+    let failover = FailoverLayer::new().max_attempts(3)?.hedge(Hedge::new());
+    let service = failover.layer(service_fn(dial));
     let listener = TcpListener::bind("127.0.0.1:3000").await?;
     println!(
-        "http://127.0.0.1:3000/ answers, though {} is dead",
+        "http://127.0.0.1:3000/ answers, though {} is dead and another hangs",
         BACKENDS[0]
     );
     loop {

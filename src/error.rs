@@ -21,6 +21,7 @@ struct Inner {
     source: Option<BoxError>,
     unsent: Option<Parts>,
     touched: bool,
+    unprocessed: bool,
     retry_after: Option<Duration>,
 }
 
@@ -34,6 +35,7 @@ impl Error {
                 source: None,
                 unsent: None,
                 touched: false,
+                unprocessed: false,
                 retry_after: None,
             }),
         }
@@ -58,6 +60,14 @@ impl Error {
     #[must_use]
     pub fn after_sending(mut self) -> Self {
         self.inner.touched = true;
+        self
+    }
+
+    /// Notes that the backend said that it did not process the request (RFC 9113 §8.7): any
+    /// request may be sent again, whatever was sent of it.
+    #[must_use]
+    pub fn unprocessed(mut self) -> Self {
+        self.inner.unprocessed = true;
         self
     }
 
@@ -93,6 +103,12 @@ impl Error {
     #[must_use]
     pub fn is_after_sending(&self) -> bool {
         self.inner.touched
+    }
+
+    /// Returns true if the backend said that it did not process the request.
+    #[must_use]
+    pub fn is_unprocessed(&self) -> bool {
+        self.inner.unprocessed
     }
 
     /// Returns when a client may try again, where that is known.

@@ -57,6 +57,7 @@
 //! |---|---|
 //! | attempts, the first included | 2 |
 //! | retried before a byte was sent | any method, while none of its body was read |
+//! | retried where a backend says that it did not process it (HTTP/2) | any method, while what was read of the body is kept |
 //! | retried after that | idempotent methods (RFC 9110 §9.2.2), while what was read of the body fits the replay buffer |
 //! | replay buffer | 64 KiB a request |
 //! | budget | 20 % of the requests and 3 a second, saved up for 10 s |

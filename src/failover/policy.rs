@@ -17,6 +17,9 @@ pub trait Policy: fmt::Debug + Send + Sync {
     /// Returns true if what is read of the request's body should be kept, because
     /// [`decide`](Self::decide) may want it sent again.
     ///
+    /// One that keeps all bodies lets a POST be sent again where a backend says that it did not
+    /// process it (HTTP/2: a refused stream, a connection that goes away), for the memory.
+    ///
     /// Default: for idempotent methods.
     fn keeps_body(&self, method: &Method) -> bool {
         method.is_idempotent()
@@ -69,8 +72,8 @@ impl<'a> Failed<'a> {
     }
 }
 
-/// Retries what cannot do harm: any request of which nothing was sent, and idempotent ones
-/// (RFC 9110 §9.2.2) after that.
+/// Retries what cannot do harm: any request of which nothing was sent or that the backend says it
+/// did not process (RFC 9113 §8.7), and idempotent ones (RFC 9110 §9.2.2) otherwise.
 #[derive(Clone, Copy, Debug, Default)]
 #[non_exhaustive]
 pub struct Standard;
@@ -81,7 +84,7 @@ impl Policy for Standard {
             return Decision::Keep;
         }
         let nothing_sent = !failed.error.is_after_sending() && failed.body_untouched;
-        if nothing_sent || failed.head.method.is_idempotent() {
+        if nothing_sent || failed.error.is_unprocessed() || failed.head.method.is_idempotent() {
             Decision::Retry
         } else {
             Decision::Keep
@@ -162,6 +165,20 @@ mod tests {
                     "{method} after {kind}, sent: {sent}, body untouched: {untouched}"
                 );
             }
+        }
+    }
+
+    #[test]
+    fn what_a_backend_did_not_process_is_sent_again_whatever_it_is() {
+        let (mut head, ()) = http::Request::new(()).into_parts();
+        head.method = Method::POST;
+        for (kind, wanted) in [
+            (ErrorKind::ResponseClosed, Decision::Retry),
+            (ErrorKind::ClientBody, Decision::Keep),
+        ] {
+            let error = Error::new(kind).after_sending().unprocessed();
+            let failed = Failed::new(&error, &head, false);
+            assert_eq!(Standard.decide(&failed), wanted, "{kind}");
         }
     }
 

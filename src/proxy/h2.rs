@@ -1,6 +1,7 @@
 //! HTTP/2 with a backend: hyper's, one connection a backend.
 
 use std::{
+    error,
     future::{Future, poll_fn},
     pin::{Pin, pin},
     sync::{
@@ -221,7 +222,24 @@ fn failed(error: hyper::Error, progress: &Progress) -> Error {
     } else {
         ErrorKind::ResponseClosed
     };
-    Error::new(kind).with_source(error).after_sending()
+    let unprocessed = is_unprocessed(&error);
+    let failed = Error::new(kind).with_source(error).after_sending();
+    match unprocessed {
+        true => failed.unprocessed(),
+        false => failed,
+    }
+}
+
+/// Whether the backend said that it did not process the request (RFC 9113 §8.7): its stream was
+/// refused, or is above the last one that a GOAWAY names. Streams below that one end otherwise:
+/// with a reset of their own, or with the connection.
+fn is_unprocessed(error: &hyper::Error) -> bool {
+    let cause = error::Error::source(error);
+    let cause = cause.and_then(|cause| cause.downcast_ref::<h2::Error>());
+    cause.is_some_and(|cause| {
+        let refused = cause.is_reset() && cause.reason() == Some(h2::Reason::REFUSED_STREAM);
+        cause.is_remote() && (refused || cause.is_go_away())
+    })
 }
 
 fn request(

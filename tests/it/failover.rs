@@ -264,6 +264,46 @@ async fn no_request_fails_when_one_of_three_backends_dies() {
     }
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_request_that_could_be_hedged_and_was_answered_in_time_allocates_nothing() {
+    use std::{future::poll_fn, task::Poll};
+
+    type Sent = Request<ReplayBody<Full<Bytes>>>;
+    // Waits once, as for a socket.
+    let inner = service_fn(|_: Sent| {
+        let mut waited = false;
+        poll_fn(move |_| match std::mem::replace(&mut waited, true) {
+            false => Poll::Pending,
+            true => Poll::Ready(Ok::<_, Error>(Response::new(()))),
+        })
+    });
+    let layer = FailoverLayer::new().hedge(evenkeel::failover::Hedge::new());
+    let mut service = layer
+        .timeout(std::time::Duration::from_secs(30))
+        .unwrap()
+        .layer(inner);
+    for round in 0..600 {
+        let mut request = request(Method::GET, "");
+        Exchange::of(request.extensions_mut());
+        let mut waits = false;
+        let mut answered = false;
+        let info = allocation_counter::measure(|| {
+            let mut call = std::pin::pin!(service.call(request));
+            let mut cx = std::task::Context::from_waker(std::task::Waker::noop());
+            waits = call.as_mut().poll(&mut cx).is_pending();
+            answered = matches!(call.as_mut().poll(&mut cx), Poll::Ready(Ok(_)));
+        });
+        assert!(waits && answered);
+        // The wheel takes the place back; once it has turned twice, it has grown as it will.
+        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+        assert!(
+            round < 590 || info.count_total == 0,
+            "round {round}: {}",
+            info.count_total
+        );
+    }
+}
+
 #[test]
 fn a_request_without_a_body_allocates_nothing_and_one_with_a_body_twice() {
     type Sent = Request<ReplayBody<Full<Bytes>>>;

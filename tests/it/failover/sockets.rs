@@ -284,3 +284,100 @@ async fn a_backend_that_asks_for_time_is_passed_over_and_heard_where_there_is_no
     }
     task.abort();
 }
+
+/// An HTTP/2 backend that ends each request with these frames, and counts them.
+#[cfg(feature = "http2")]
+async fn frames(ending: Vec<u8>) -> (Backend, Arc<AtomicUsize>, JoinHandle<()>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let requests = Arc::new(AtomicUsize::new(0));
+    let counted = requests.clone();
+    let task = tokio::spawn(async move {
+        let mut running = tokio::task::JoinSet::new();
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let (counted, ending) = (counted.clone(), ending.clone());
+            running.spawn(async move {
+                // The preface; then SETTINGS of ours, and theirs acknowledged.
+                let _ = stream.read_exact(&mut [0; 24]).await;
+                let settings = [0, 0, 0, 4, 0, 0, 0, 0, 0, 0, 0, 0, 4, 1, 0, 0, 0, 0];
+                let _ = stream.write_all(&settings).await;
+                let mut head = [0; 9];
+                while stream.read_exact(&mut head).await.is_ok() {
+                    let length = u32::from_be_bytes([0, head[0], head[1], head[2]]);
+                    let mut payload = vec![0; length as usize];
+                    if stream.read_exact(&mut payload).await.is_err() {
+                        return;
+                    }
+                    const HEADERS: u8 = 1;
+                    if head[3] == HEADERS {
+                        counted.fetch_add(1, Relaxed);
+                        let _ = stream.write_all(&ending).await;
+                        let is_reset = ending[3] == 3;
+                        if !is_reset {
+                            return;
+                        }
+                    }
+                }
+            });
+        }
+    });
+    let backend = Backend::new("first", &url).unwrap();
+    (
+        backend.protocol(evenkeel::pool::Protocol::Http2),
+        requests,
+        task,
+    )
+}
+
+#[cfg(feature = "http2")]
+fn reset(reason: u8) -> Vec<u8> {
+    vec![0, 0, 4, 3, 0, 0, 0, 0, 1, 0, 0, 0, reason]
+}
+
+#[cfg(feature = "http2")]
+fn go_away(last: u8) -> Vec<u8> {
+    vec![0, 0, 8, 7, 0, 0, 0, 0, 0, 0, 0, 0, last, 0, 0, 0, 0]
+}
+
+#[cfg(feature = "http2")]
+#[tokio::test]
+async fn over_http2_a_post_is_sent_again_only_where_the_backend_did_not_process_it() {
+    const CANCEL: u8 = 8;
+    const INTERNAL_ERROR: u8 = 2;
+    const REFUSED_STREAM: u8 = 7;
+    for (what, ending, again) in [
+        ("a refused stream", reset(REFUSED_STREAM), true),
+        ("a GOAWAY that names none", go_away(0), true),
+        ("a GOAWAY that names it", go_away(1), false),
+        ("a cancelled stream", reset(CANCEL), false),
+        ("an internal error", reset(INTERNAL_ERROR), false),
+    ] {
+        for method in [Method::POST, Method::GET] {
+            let (first, requests, task) = frames(ending.clone()).await;
+            let origin = Origin::named("second").await;
+            let second = Backend::new("second", &origin.url()).unwrap();
+            let pool = Pool::new([first, second]).unwrap();
+            let (request, exchange) = request(method.clone(), "");
+            let response = balancer(&pool, FailoverLayer::new())
+                .oneshot(request)
+                .await
+                .unwrap();
+            let wanted = match again || method == Method::GET {
+                true => StatusCode::OK,
+                false => StatusCode::BAD_GATEWAY,
+            };
+            assert_eq!(
+                response.status(),
+                wanted,
+                "{method} after {what}: {exchange:?}"
+            );
+            assert_eq!(requests.load(Relaxed), 1, "{method} after {what}");
+            assert_eq!(
+                origin.requests(),
+                usize::from(wanted == 200),
+                "{method} after {what}"
+            );
+            task.abort();
+        }
+    }
+}
