@@ -1,5 +1,6 @@
 //! What a pick costs: each strategy, few and many backends, all up, half or all of them down.
-//! A pick is the choice and the slot, taken and given back.
+//! A pick is the choice and the slot, taken and given back. And what one change of health costs a
+//! large pool, each strategy's tables included.
 #![allow(
     clippy::allow_attributes,
     clippy::unwrap_used,
@@ -71,6 +72,29 @@ fn pick(criterion: &mut Criterion) {
     }
 }
 
+/// What it costs to apply one change of health, with each strategy's tables.
+fn change(criterion: &mut Criterion) {
+    for mut strategy in strategies() {
+        let (pool, _guard) = pool(10_000, 10_000);
+        strategy.attach(&pool);
+        let backend = pool.snapshot().backends()[5_000].clone();
+        let name = format!("change/{}/10000", strategy.name());
+        let mut up = true;
+        criterion.bench_function(&name, |bencher| {
+            bencher.iter(|| {
+                up = !up;
+                let health = if up {
+                    Health::Healthy
+                } else {
+                    Health::Unhealthy
+                };
+                let reason = Reason::new("L7OK", "");
+                pool.measure(&backend, Measurement::new(health, reason))
+            });
+        });
+    }
+}
+
 criterion_group! {
     name = benches;
     config = Criterion::default()
@@ -78,6 +102,6 @@ criterion_group! {
         .measurement_time(Duration::from_secs(1))
         .sample_size(20)
         .without_plots();
-    targets = pick
+    targets = pick, change
 }
 criterion_main!(benches);

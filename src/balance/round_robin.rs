@@ -149,6 +149,9 @@ fn shares(weights: &[u32]) -> Vec<u32> {
 /// one off. The k-th of c turns in L slots must lie between ⌊kL/c⌋ and ⌈(k+1)L/c⌉; taking the
 /// earliest deadline among those that may begin keeps all (the shares sum up to L).
 fn spread(shares: &[u32]) -> Box<[u32]> {
+    if shares.len() > CROWD {
+        return scatter(shares);
+    }
     let len: u64 = shares.iter().map(|&c| u64::from(c)).sum();
     let window = |index: usize, turn: u64| {
         let count = u64::from(shares[index]);
@@ -181,10 +184,47 @@ fn spread(shares: &[u32]) -> Box<[u32]> {
     order.into()
 }
 
+/// Spreads many indices nearly evenly, in one pass: each turn goes where it is ideally, beginning
+/// at a place of its own, and those that meet there stand in a row. A heap over ten thousand
+/// would cost each change of health milliseconds.
+fn scatter(shares: &[u32]) -> Box<[u32]> {
+    let len: u64 = shares.iter().map(|&c| u64::from(c)).sum();
+    let turns = || {
+        (0..).zip(shares).flat_map(move |(index, &count)| {
+            // In 2^32ths of a slot; multiples of the golden ratio are far from one another.
+            let step = (len << 32) / u64::from(count.max(1));
+            let phase = u64::from(u32::wrapping_mul(index, GOLDEN));
+            let first = ((u128::from(step) * u128::from(phase)) >> 32) as u64;
+            (0..u64::from(count)).map(move |turn| {
+                let slot = (first + turn * step) >> 32;
+                (slot.min(len - 1) as usize, index)
+            })
+        })
+    };
+    // A counting sort by slot.
+    let mut ends = vec![0u32; len as usize + 1];
+    for (slot, _) in turns() {
+        ends[slot + 1] += 1;
+    }
+    for slot in 1..ends.len() {
+        ends[slot] += ends[slot - 1];
+    }
+    let mut order = vec![0; len as usize].into_boxed_slice();
+    for (slot, index) in turns() {
+        order[ends[slot] as usize] = index;
+        ends[slot] += 1;
+    }
+    order
+}
+
 fn gcd(a: u32, b: u32) -> u32 {
     if b == 0 { a } else { gcd(b, a % b) }
 }
 
+/// So many cost a few hundred microseconds in a heap, on the control path.
+const CROWD: usize = 1_024;
+/// 2^32 over the golden ratio.
+const GOLDEN: u32 = 0x9E37_79B9;
 /// Slots of a round, for small groups: 16 KiB at most, and four for each step of a weight.
 const SLOTS: u64 = 4_096;
 
@@ -226,6 +266,23 @@ mod tests {
         let shares = shares(&weights);
         assert_eq!(shares.iter().sum::<u32>(), 4_096, "the round is bounded");
         assert_eq!(shares[99], 1, "the lightest must have a turn");
+    }
+
+    #[test]
+    fn a_crowd_is_spread_nearly_evenly() {
+        let shares: Vec<u32> = (0..3_000).map(|i| 1 + i % 3).collect();
+        let order = spread(&shares);
+        let exact = counts(&order, shares.len());
+        assert!(exact.iter().zip(&shares).all(|(&a, &b)| a == u64::from(b)));
+        // A heavy backend's turns keep their distance: a third of the round, but for the rows.
+        let mut last = vec![None; shares.len()];
+        for (slot, &index) in order.iter().enumerate() {
+            if let Some(before) = last[index as usize].replace(slot) {
+                let ideal = order.len() / shares[index as usize] as usize;
+                let gap = slot - before;
+                assert!(gap.abs_diff(ideal) < 20, "{gap} of {ideal}");
+            }
+        }
     }
 
     proptest! {

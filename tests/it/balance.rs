@@ -726,3 +726,142 @@ async fn above_sticky_the_request_is_served_nevertheless() {
     assert!(wrong.oneshot(request(&exchange)).await.is_ok());
     assert_eq!(outcomes(&exchange), [Some(Outcome::Ok)]);
 }
+
+/// Answers with the id of the backend that was picked.
+fn names() -> impl Service<
+    Request<()>,
+    Response = Response<Full<Bytes>>,
+    Error = Infallible,
+    Future = std::future::Ready<Result<Response<Full<Bytes>>, Infallible>>,
+> + Clone
++ Send
++ 'static {
+    service_fn(|request: Request<()>| {
+        let Selected(backend) = request.extensions().get().unwrap();
+        let id = backend.id().to_owned();
+        std::future::ready(Ok(Response::new(Full::new(Bytes::from(id)))))
+    })
+}
+
+fn down() -> Measurement {
+    Measurement::new(Health::Unhealthy, Reason::new("L4CON", "refused")).streak(2)
+}
+
+#[tokio::test]
+async fn a_half_open_backend_is_tried_by_one_repeatable_request_at_a_time() {
+    let pool = pool(&["a", "b"]);
+    let a = pool.snapshot().get("a").unwrap().clone();
+    let b = pool.snapshot().get("b").unwrap().clone();
+    let balance = BalanceLayer::new(pool.clone()).layer(names());
+    let send = |method: http::Method, exchange: &Exchange| {
+        let mut request = request(exchange);
+        *request.method_mut() = method;
+        balance.clone().oneshot(request)
+    };
+    let body = async |response: Response<_>| {
+        let collected: Bytes = BodyExt::collect(response.into_body())
+            .await
+            .map(|b: http_body_util::Collected<Bytes>| b.to_bytes())
+            .unwrap();
+        collected
+    };
+    pool.eject(&a, Reason::new("L7STS", "503"), 5, 0.5);
+    let get = || send(http::Method::GET, &Exchange::new());
+    assert_eq!(body(get().await.unwrap()).await, "b", "open: nobody");
+    assert!(pool.begin_trial(&a));
+    let post = send(http::Method::POST, &Exchange::new()).await.unwrap();
+    assert_eq!(body(post).await, "b", "what cannot be repeated is no trial");
+    let retry = Exchange::new();
+    let first = retry.begin_attempt(Backend::new("gone", "http://x").unwrap());
+    retry.end_attempt(first, Outcome::Failed(ErrorKind::Connect));
+    let again = send(http::Method::GET, &retry).await.unwrap();
+    assert_eq!(body(again).await, "b", "nor is a second try");
+    let elsewhere = Exchange::new();
+    elsewhere.set_affinity(b);
+    let sticky = send(http::Method::GET, &elsewhere).await.unwrap();
+    assert_eq!(body(sticky).await, "b", "nor is who wants another");
+    let trial = get().await.unwrap();
+    assert_eq!(a.in_flight(), 1, "this one is");
+    assert_eq!(body(get().await.unwrap()).await, "b", "one at a time");
+    assert_eq!(body(trial).await, "a");
+    let own = Exchange::new();
+    own.set_affinity(a.clone());
+    let trial = send(http::Method::GET, &own).await.unwrap();
+    assert_eq!(body(trial).await, "a", "its own session may, too");
+    assert_eq!(own.sticky_verdict(), Some(StickyVerdict::Valid));
+    assert!(pool.end_trial(&a));
+    assert_eq!(body(get().await.unwrap()).await, "b");
+}
+
+#[tokio::test]
+async fn a_session_leaves_an_evacuated_place_and_a_panic_is_told() {
+    use evenkeel::pool::{Locality, PanicRouting, Routing};
+
+    let placed = |id, place| backend(id).locality(Locality::new(place).unwrap());
+    let pool = Pool::new([
+        placed("a", "eu/1"),
+        placed("b", "eu/2"),
+        placed("c", "us/1"),
+    ])
+    .unwrap();
+    let a = pool.snapshot().get("a").unwrap().clone();
+    let balance = BalanceLayer::new(pool.clone()).layer(names());
+    let visit = async || {
+        let exchange = Exchange::new();
+        exchange.set_affinity(a.clone());
+        let result = balance.clone().oneshot(request(&exchange)).await;
+        let id = exchange.backend().map(|b| b.id().to_owned());
+        (result.map(drop).map_err(|e| e.kind()), id, exchange)
+    };
+    assert_eq!(visit().await.1.as_deref(), Some("a"));
+    let region = Locality::new("eu").unwrap();
+    pool.evacuate(&region);
+    let (_, id, exchange) = visit().await;
+    assert_eq!(id.as_deref(), Some("c"));
+    assert_eq!(exchange.sticky_verdict(), Some(StickyVerdict::Down));
+    pool.restore(&region);
+    assert_eq!(visit().await.1.as_deref(), Some("a"));
+
+    let all = pool.snapshot().backends().to_vec();
+    for backend in &all {
+        pool.measure(backend, down());
+    }
+    assert_eq!(visit().await.0, Err(ErrorKind::NoBackend), "fail fast");
+    let panic = PanicRouting::UseAll { below: 0.3 };
+    pool.routing(Routing::new().panic(panic).unwrap());
+    let (result, id, exchange) = visit().await;
+    assert_eq!((result, id.as_deref()), (Ok(()), Some("a")));
+    assert_eq!(exchange.decision(), Some(("panic", 3)));
+}
+
+#[tokio::test]
+async fn the_tiers_share_as_their_health_says() {
+    let tier = |id: String, tier| backend(&id).tier(tier);
+    let first = (0..4).map(|n| tier(format!("first{n}"), 0));
+    let pool = Pool::new(first.chain([tier("second".into(), 1)])).unwrap();
+    let balance = BalanceLayer::new(pool.clone()).layer(names());
+    let to_second = async || {
+        let mut count = 0;
+        for _ in 0..2_000 {
+            let exchange = Exchange::new();
+            balance.clone().oneshot(request(&exchange)).await.unwrap();
+            count += usize::from(exchange.backend().unwrap().id() == "second");
+        }
+        count
+    };
+    let members = pool.snapshot().backends().to_vec();
+    assert_eq!(to_second().await, 0);
+    pool.measure(&members[0], down());
+    assert_eq!(to_second().await, 0, "three of four are enough");
+    pool.measure(&members[1], down());
+    let half = to_second().await;
+    assert!((500..700).contains(&half), "30 % of 2,000: {half}");
+    pool.measure(&members[2], down());
+    let quarter = to_second().await;
+    assert!(
+        (1_200..1_400).contains(&quarter),
+        "65 % of 2,000: {quarter}"
+    );
+    pool.measure(&members[3], down());
+    assert_eq!(to_second().await, 2_000);
+}
