@@ -7,14 +7,14 @@ use std::{
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
-    time::Duration,
 };
 
-use http::{HeaderMap, Request, Response, header, request::Parts};
+use http::{HeaderMap, Request, Response, request::Parts};
 use http_body::Body;
-use tokio::time::{Instant, sleep};
+use tokio::time::Instant;
 use tower_service::Service;
 
+use self::time::{next, retry_after};
 use super::{
     future::{Attempt, Next},
     policy::{Decision, Failed},
@@ -438,28 +438,6 @@ where
         self.attempts += 1;
         Some(next)
     }
-}
-
-/// Makes an attempt that begins after a wait.
-fn next<S: Clone, B: Body>(
-    shared: &Shared<S>,
-    replay: &Replay<B>,
-    attempts: u32,
-    head: Parts,
-    wait: Duration,
-) -> Box<Next<S, B>> {
-    let body = replay.next(attempts + 1 == shared.settings.max_attempts);
-    Box::new(Next {
-        service: shared.spare(),
-        request: Request::from_parts(head, body),
-        backoff: (!wait.is_zero()).then(|| Box::pin(sleep(wait))),
-    })
-}
-
-/// Reads `Retry-After` in seconds (RFC 9110 §10.2.3); a date is not worth a clock's drift.
-fn retry_after(headers: &HeaderMap) -> Option<Duration> {
-    let value = headers.get(header::RETRY_AFTER)?.to_str().ok()?;
-    value.trim().parse().ok().map(Duration::from_secs)
 }
 
 /// That there is no other backend says less than why the first one failed.

@@ -2,16 +2,20 @@
 
 use std::{task::Context, time::Duration};
 
-use http::{Request, Response, header, request::Parts};
+use http::{HeaderMap, Request, Response, header, request::Parts};
 use http_body::Body;
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep};
 use tower_service::Service;
 
-use super::{Asked, Beside, Course, Hedge, Turn, Which, next};
+use super::{Asked, Beside, Course, Hedge, Turn, Which};
 use crate::{
     context::Outcome,
     error::{BoxError, Error, ErrorKind},
-    failover::{future::Attempt, replay::ReplayBody},
+    failover::{
+        future::{Attempt, Next},
+        replay::{Replay, ReplayBody},
+        service::Shared,
+    },
 };
 
 /// What is due.
@@ -215,6 +219,28 @@ impl Clock {
         }
         left.is_zero()
     }
+}
+
+/// Makes an attempt that begins after a wait.
+pub(super) fn next<S: Clone, B: Body>(
+    shared: &Shared<S>,
+    replay: &Replay<B>,
+    attempts: u32,
+    head: Parts,
+    wait: Duration,
+) -> Box<Next<S, B>> {
+    let body = replay.next(attempts + 1 == shared.settings.max_attempts);
+    Box::new(Next {
+        service: shared.spare(),
+        request: Request::from_parts(head, body),
+        backoff: (!wait.is_zero()).then(|| Box::pin(sleep(wait))),
+    })
+}
+
+/// Reads `Retry-After` in seconds (RFC 9110 §10.2.3); a date is not worth a clock's drift.
+pub(super) fn retry_after(headers: &HeaderMap) -> Option<Duration> {
+    let value = headers.get(header::RETRY_AFTER)?.to_str().ok()?;
+    value.trim().parse().ok().map(Duration::from_secs)
 }
 
 /// Whether two backends may get this request at once: not where it belongs to a connection.
