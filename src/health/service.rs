@@ -138,19 +138,25 @@ impl Judging {
         }
     }
 
-    /// Without a result: a client that went away, or a hedge that was faster.
+    /// Without a result: a client that went away, a hedge that was faster, or a try that was given
+    /// up.
     #[cold]
     fn dropped(self) {
         let Some(exchange) = &self.exchange else {
             return;
         };
-        let hung = exchange.attempts(|all| {
+        let outcome = exchange.attempts(|all| {
             let of = |a: &&Attempt| a.backend.incarnation() == self.watch.incarnation();
-            let last = all.iter().rev().find(of);
-            last.is_some_and(|attempt| attempt.outcome == Some(Outcome::Hedged))
+            all.iter()
+                .rev()
+                .find(of)
+                .and_then(|attempt| attempt.outcome)
         });
-        if hung {
-            self.end(Verdict::Failure(judge_hung()));
+        match outcome {
+            Some(Outcome::Hedged) => self.end(Verdict::Failure(judge_hung())),
+            // Its time for one try, or for all, was up.
+            Some(Outcome::Failed(kind)) => self.end(judge_error(&Error::new(kind))),
+            _ => {}
         }
     }
 }
@@ -159,7 +165,8 @@ pin_project! {
     /// The response of a [`Health`].
     ///
     /// Dropped before its end it judges nothing: a client that goes away says nothing about the
-    /// backend (invariant E). Only where a hedge won against it, that counts as a hang.
+    /// backend (invariant E). Only where a hedge won against it, that counts as a hang, and where failover
+    /// gave it up, as the failure that it noted.
     #[must_use = "futures do nothing unless polled"]
     pub struct ResponseFuture<F> {
         #[pin]

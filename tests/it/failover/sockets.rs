@@ -203,6 +203,27 @@ async fn a_post_that_may_have_been_read_is_never_sent_again() {
 }
 
 #[tokio::test]
+async fn a_backend_whose_tries_run_out_of_time_is_taken_out() {
+    let hung = Hung::new().await;
+    let origin = Origin::named("b").await;
+    let pool = pool(&[("hung", &hung.url), ("b", &origin.url())]);
+    let each = Duration::from_millis(50);
+    let budget = Budget::new(1.0, 100.0).unwrap();
+    let layer = FailoverLayer::new().budget(budget);
+    let balancer = LoadBalancer::builder(pool.clone())
+        .failover(layer.per_try_timeout(each).unwrap())
+        .health(HealthLayer::new(pool.clone()).no_checks())
+        .build();
+    for _ in 0..40 {
+        let (request, _) = request(Method::GET, "");
+        let response = balancer.clone().oneshot(request).await.unwrap();
+        assert_eq!(response.status(), 200);
+    }
+    assert!(!pool.snapshot().get("hung").unwrap().is_usable());
+    assert_eq!(hung.requests.load(Relaxed), 5, "five in a row are enough");
+}
+
+#[tokio::test]
 async fn a_client_that_goes_away_takes_both_attempts_along() {
     let (one, two) = (Hung::new().await, Hung::new().await);
     let pool = pool(&[("one", &one.url), ("two", &two.url)]);
