@@ -1,4 +1,5 @@
-//! Requests at a steady pace, whatever becomes of those before.
+//! Requests at a steady pace, whatever becomes of those before: every other one from a client
+//! that keeps a cookie, the rest from strangers.
 
 use std::{
     convert::Infallible,
@@ -7,37 +8,54 @@ use std::{
 };
 
 use bytes::Bytes;
-use evenkeel::BoxError;
-use http::{Request, Response, header::HOST};
+use evenkeel::{BoxError, chaos::Invariants, context::Exchange};
+use http::{
+    HeaderValue, Request, Response, StatusCode,
+    header::{COOKIE, HOST, RETRY_AFTER, SET_COOKIE},
+};
 use http_body::Body;
 use http_body_util::{BodyExt, Empty};
 use tokio::{
     sync::watch,
     task::{JoinHandle, JoinSet},
-    time::{Instant, interval, timeout},
+    time::{Instant, MissedTickBehavior, interval, timeout},
 };
 use tower::{Service, ServiceExt};
 
-/// What became of the requests that began in one part of the experiment.
+/// What became of the requests that ended in one part of the experiment.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Part {
     pub(crate) requests: usize,
     pub(crate) failed: usize,
+    /// Told to come back later: 503 with `Retry-After`.
+    pub(crate) refused: usize,
     pub(crate) slowest: Duration,
     pub(crate) first_failure: Option<String>,
+    /// How often each session moved.
+    pub(crate) moves: Vec<u32>,
 }
 
-#[derive(Clone)]
-struct Parts(Arc<Mutex<Vec<Part>>>);
+/// A client: the cookie that it was given, and who answered last.
+#[derive(Clone, Default)]
+struct Session {
+    cookie: Option<HeaderValue>,
+    home: Option<String>,
+}
+
+#[derive(Default)]
+struct Book {
+    parts: Vec<Part>,
+    sessions: Vec<Session>,
+}
 
 pub(crate) struct Load {
-    parts: Parts,
+    book: Arc<Mutex<Book>>,
     stop: watch::Sender<bool>,
     task: Mutex<Option<JoinHandle<()>>>,
 }
 
 impl Load {
-    pub(crate) fn start<S, R>(stack: S, rate: u32) -> Self
+    pub(crate) fn start<S, R>(stack: S, rate: u32, watching: Arc<Invariants>) -> Self
     where
         S: Service<Request<Empty<Bytes>>, Response = Response<R>, Error = Infallible>,
         S: Clone + Send + 'static,
@@ -45,104 +63,171 @@ impl Load {
         R: Body<Data = Bytes> + Send + 'static,
         R::Error: Into<BoxError>,
     {
-        let parts = Parts(Arc::default());
+        let book = Arc::new(Mutex::new(Book {
+            sessions: vec![Session::default(); SESSIONS],
+            ..Book::default()
+        }));
         let (stop, mut stopped) = watch::channel(false);
-        let book = parts.clone();
+        let shared = book.clone();
         let task = tokio::spawn(async move {
             let mut pace = interval(Duration::from_secs(1) / rate);
+            pace.set_missed_tick_behavior(MissedTickBehavior::Burst);
             let mut running = JoinSet::new();
+            let mut number = 0;
             loop {
                 tokio::select! {
                     _ = stopped.changed() => break,
                     _ = pace.tick() => {}
                 }
                 while running.try_join_next().is_some() {}
-                if let Some(part) = book.begin() {
-                    running.spawn(one(stack.clone(), book.clone(), part));
-                }
+                number += 1;
+                let client = Client {
+                    book: shared.clone(),
+                    watching: watching.clone(),
+                    session: (number % 2 == 0).then_some(number / 2 % SESSIONS),
+                };
+                running.spawn(client.run(stack.clone()));
             }
             while running.join_next().await.is_some() {}
         });
         Self {
-            parts,
+            book,
             stop,
             task: Mutex::new(Some(task)),
         }
     }
 
-    /// Counts what begins from now on apart.
+    /// Counts what ends from now on apart.
     pub(crate) fn next_part(&self) {
-        self.parts.lock().push(Part::default());
+        let moves = vec![0; SESSIONS];
+        lock(&self.book).parts.push(Part {
+            moves,
+            ..Part::default()
+        });
     }
 
     pub(crate) fn parts(&self) -> Vec<Part> {
-        self.parts.lock().clone()
+        lock(&self.book).parts.clone()
+    }
+
+    /// Returns how many sessions live on these.
+    pub(crate) fn sessions_on(&self, names: &[&str]) -> usize {
+        let book = lock(&self.book);
+        let on = |s: &&Session| s.home.as_deref().is_some_and(|home| names.contains(&home));
+        book.sessions.iter().filter(on).count()
     }
 
     /// Stops, and waits for the answers.
     pub(crate) async fn finish(&self) {
         self.stop.send_replace(true);
-        let task = self.task.lock().map_or(None, |mut task| task.take());
+        let task = lock(&self.task).take();
         if let Some(task) = task {
             drop(task.await);
         }
     }
 }
 
-impl Parts {
-    /// Counts a request; returns where its end belongs.
-    fn begin(&self) -> Option<usize> {
-        let mut parts = self.lock();
-        parts.last_mut()?.requests += 1;
-        Some(parts.len() - 1)
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+struct Client {
+    book: Arc<Mutex<Book>>,
+    watching: Arc<Invariants>,
+    session: Option<usize>,
+}
+
+enum Answer {
+    From(Option<String>, Option<HeaderValue>),
+    Later,
+}
+
+impl Client {
+    async fn run<S, R>(self, stack: S)
+    where
+        S: Service<Request<Empty<Bytes>>, Response = Response<R>, Error = Infallible>,
+        R: Body<Data = Bytes>,
+        R::Error: Into<BoxError>,
+    {
+        let began = Instant::now();
+        let result = timeout(LONGEST, self.ask(stack)).await;
+        self.end(began, result.unwrap_or_else(|error| Err(error.into())));
     }
 
-    fn end(&self, part: usize, took: Duration, result: Result<(), BoxError>) {
-        if let Some(part) = self.lock().get_mut(part) {
-            part.slowest = part.slowest.max(took);
-            if let Err(error) = result {
+    async fn ask<S, R>(&self, stack: S) -> Result<Answer, BoxError>
+    where
+        S: Service<Request<Empty<Bytes>>, Response = Response<R>, Error = Infallible>,
+        R: Body<Data = Bytes>,
+        R::Error: Into<BoxError>,
+    {
+        let mut request = Request::get("/")
+            .header(HOST, "experiment")
+            .body(Empty::new())?;
+        let session = self
+            .session
+            .map(|nth| lock(&self.book).sessions[nth].clone());
+        if let Some(cookie) = session.and_then(|session| session.cookie) {
+            request.headers_mut().insert(COOKIE, cookie);
+        }
+        let exchange = Exchange::of(request.extensions_mut());
+        let number = self.watching.begin(&exchange);
+        let response = stack.oneshot(request).await?;
+        let (head, body) = response.into_parts();
+        let body = body.collect().await;
+        self.watching.end(number);
+        body.map_err(Into::into)?;
+        let text = |name: &str| {
+            let value = head.headers.get(name)?;
+            value.to_str().ok().map(str::to_owned)
+        };
+        if head.status == StatusCode::SERVICE_UNAVAILABLE && head.headers.contains_key(RETRY_AFTER)
+        {
+            return Ok(Answer::Later);
+        }
+        if !head.status.is_success() {
+            let tries: Vec<String> = exchange.attempts(|all| {
+                let tries = all.iter();
+                tries
+                    .map(|a| format!("{} {:?}", a.backend.id(), a.outcome))
+                    .collect()
+            });
+            return Err(format!("{} ({})", head.status, tries.join(", ")).into());
+        }
+        let cookie = text(SET_COOKIE.as_str());
+        let cookie = cookie.and_then(|c| c.split(';').next()?.parse().ok());
+        Ok(Answer::From(text("x-backend"), cookie))
+    }
+
+    fn end(&self, began: Instant, result: Result<Answer, BoxError>) {
+        let mut book = lock(&self.book);
+        let Book { parts, sessions } = &mut *book;
+        let Some(part) = parts.last_mut() else {
+            return;
+        };
+        part.requests += 1;
+        part.slowest = part.slowest.max(began.elapsed());
+        match result {
+            Ok(Answer::From(from, cookie)) => {
+                let Some(nth) = self.session else {
+                    return;
+                };
+                let session = &mut sessions[nth];
+                if from.is_some() && session.home.is_some() && session.home != from {
+                    part.moves[nth] += 1;
+                }
+                session.home = from.or(session.home.take());
+                session.cookie = cookie.or(session.cookie.take());
+            }
+            Ok(Answer::Later) => part.refused += 1,
+            Err(error) => {
                 part.failed += 1;
                 part.first_failure.get_or_insert_with(|| error.to_string());
             }
         }
     }
-
-    fn lock(&self) -> MutexGuard<'_, Vec<Part>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
 }
 
-async fn one<S, R>(stack: S, parts: Parts, part: usize)
-where
-    S: Service<Request<Empty<Bytes>>, Response = Response<R>, Error = Infallible>,
-    R: Body<Data = Bytes>,
-    R::Error: Into<BoxError>,
-{
-    let began = Instant::now();
-    let result = timeout(LONGEST, ask(stack)).await;
-    parts.end(
-        part,
-        began.elapsed(),
-        result.unwrap_or_else(|e| Err(e.into())),
-    );
-}
-
-async fn ask<S, R>(stack: S) -> Result<(), BoxError>
-where
-    S: Service<Request<Empty<Bytes>>, Response = Response<R>, Error = Infallible>,
-    R: Body<Data = Bytes>,
-    R::Error: Into<BoxError>,
-{
-    let request = Request::get("/")
-        .header(HOST, "experiment")
-        .body(Empty::new())?;
-    let response = stack.oneshot(request).await?;
-    if !response.status().is_success() {
-        return Err(format!("status {}", response.status()).into());
-    }
-    response.into_body().collect().await.map_err(Into::into)?;
-    Ok(())
-}
-
+/// Clients that keep a cookie.
+pub(crate) const SESSIONS: usize = 120;
 /// A client's patience.
 const LONGEST: Duration = Duration::from_secs(5);

@@ -1,110 +1,103 @@
-//! An experiment: three backend processes under load; one is killed and started again, one hangs
-//! and wakes up. No request fails. Without failover, some do.
+//! An experiment: six backend processes under load; one is killed and started again, one hangs
+//! and wakes up, all are restarted one after another. No request fails. Without failover, some
+//! do.
 //!
 //! ```sh
 //! cargo run --features full --example chaos
 //! cargo run --features full --example chaos -- --no-failover
+//! cargo run --features full --example chaos -- rack zone region down fast503   # or: all
 //! ```
+//!
+//! It exits with 1 when a request failed that a backend was there for.
 
 mod backend;
 mod load;
+mod scenarios;
 mod show;
+mod stage;
 
 use std::{env, process::ExitCode, time::Duration};
 
-use evenkeel::{
-    Backend, BoxError, Pool,
-    balance::BalanceLayer,
-    failover::FailoverLayer,
-    health::{Checks, HealthLayer},
-    proxy::Proxy,
-    respond::RespondLayer,
-};
-use tokio::time::{Instant, sleep_until};
-use tower::Layer;
+use evenkeel::BoxError;
 
-use crate::{backend::Process, load::Load, show::Show};
+use crate::{
+    scenarios::{ALL, Scenario, USUAL},
+    stage::Stage,
+};
 
 #[tokio::main]
 async fn main() -> Result<ExitCode, BoxError> {
     let args: Vec<String> = env::args().skip(1).collect();
-    let attempts = match args.iter().map(String::as_str).collect::<Vec<_>>()[..] {
-        // How this program starts itself as a backend.
-        ["--be-backend", address] => {
-            backend::serve(address).await?;
+    // How this program starts itself as a backend.
+    if let [flag, name, address] = args.as_slice() {
+        if flag == "--be-backend" {
+            backend::serve(name, address).await?;
             return Ok(ExitCode::SUCCESS);
         }
-        [] => 2,
-        ["--no-failover"] => 1,
-        _ => return Err("usage: chaos [--no-failover]".into()),
+    }
+    let Some((scenarios, attempts)) = read(&args) else {
+        usage();
+        return Ok(ExitCode::from(2));
     };
-
-    let mut processes = Vec::new();
-    let mut backends = Vec::new();
-    for name in NAMES {
-        let process = Process::start("127.0.0.1:0")?;
-        backends.push(Backend::new(
-            name,
-            &format!("http://{}", process.address()),
-        )?);
-        processes.push(process);
-    }
-    let pool = Pool::new(backends)?;
-    let mut show = Show::new(&pool, attempts > 1);
-
-    let checks = Checks::new()
-        .interval(Duration::from_secs(1))
-        .changing_interval(Duration::from_millis(200))
-        .timeout(Duration::from_millis(500));
-    let health = HealthLayer::new(pool.clone()).checks(checks)?;
-    let proxy = Proxy::new().response_timeout(PATIENCE)?;
-    let balance = BalanceLayer::new(pool.clone()).layer(health.layer(proxy));
-    let failover = FailoverLayer::new().max_attempts(attempts)?.layer(balance);
-    let stack = RespondLayer::new().layer(failover);
-    show.until_all_are_up().await;
-
-    let load = Load::start(stack, RATE);
-    let began = Instant::now();
-    for (second, act) in ACTS {
-        sleep_until(began + Duration::from_secs(second)).await;
-        show.next(&load, act);
-        match act {
-            Act::Nothing => {}
-            Act::Kill(nth) => processes[nth].kill()?,
-            Act::Restart(nth) => processes[nth].restart()?,
-            Act::Hang(nth) => processes[nth].signal("STOP")?,
-            Act::Wake(nth) => processes[nth].signal("CONT")?,
+    show::begin(attempts > 1);
+    let mut all = Vec::new();
+    let mut violations = Vec::new();
+    for scenario in scenarios {
+        // A new one for each: the memory of the last would damp what flaps.
+        let mut stage = Stage::set(attempts).await?;
+        stage.begin("all is well");
+        stage.hold(Duration::from_secs(1)).await;
+        let played = scenario.play(&mut stage).await;
+        stage.load.finish().await;
+        let parts = stage.load.parts();
+        for (row, part) in std::mem::take(&mut stage.rows).into_iter().zip(parts) {
+            show::row(&row, &part);
+            all.push((row, part));
         }
+        played?;
+        violations.extend(
+            stage
+                .invariants
+                .check(&stage.pool)
+                .err()
+                .into_iter()
+                .flatten(),
+        );
     }
-    sleep_until(began + Duration::from_secs(END)).await;
-    load.finish().await;
-    let failed = show.end(&load);
-    Ok(match failed {
-        0 => ExitCode::SUCCESS,
-        _ => ExitCode::FAILURE,
+    let failed = show::end(&all);
+    for violation in &violations {
+        show::say(&violation.to_string());
+    }
+    Ok(match failed == 0 && violations.is_empty() {
+        true => ExitCode::SUCCESS,
+        false => ExitCode::FAILURE,
     })
 }
 
-#[derive(Clone, Copy)]
-pub(crate) enum Act {
-    Nothing,
-    Kill(usize),
-    Restart(usize),
-    Hang(usize),
-    Wake(usize),
+/// Reads what is to be played, and how often a request is tried.
+fn read(args: &[String]) -> Option<(Vec<Scenario>, u32)> {
+    let mut scenarios = Vec::new();
+    let mut attempts = 3;
+    for arg in args {
+        match arg.as_str() {
+            "--no-failover" => attempts = 1,
+            "all" => scenarios.extend(ALL.iter().map(|(scenario, ..)| *scenario)),
+            name => {
+                let found = ALL.iter().find(|(_, own, _)| *own == name);
+                scenarios.push(found?.0);
+            }
+        }
+    }
+    if scenarios.is_empty() {
+        scenarios.extend(USUAL);
+    }
+    Some((scenarios, attempts))
 }
 
-pub(crate) const NAMES: [&str; 3] = ["a", "b", "c"];
-/// What happens, by the second.
-const ACTS: [(u64, Act); 5] = [
-    (0, Act::Nothing),
-    (2, Act::Kill(1)),
-    (4, Act::Restart(1)),
-    (6, Act::Hang(2)),
-    (8, Act::Wake(2)),
-];
-const END: u64 = 11;
-/// Requests a second.
-pub(crate) const RATE: u32 = 500;
-/// How long a backend may think: what a request loses that meets one that hangs.
-const PATIENCE: Duration = Duration::from_millis(150);
+#[expect(clippy::print_stderr, reason = "an example talks to people")]
+fn usage() {
+    eprintln!("usage: chaos [--no-failover] [all | SCENARIO …]");
+    for (_, name, what) in ALL {
+        eprintln!("  {name:<10} {what}");
+    }
+}

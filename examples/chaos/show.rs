@@ -1,122 +1,79 @@
 //! The table.
 
-use std::{
-    sync::{Arc, Mutex, PoisonError},
-    time::Duration,
+use std::time::Duration;
+
+use crate::{
+    load::{Part, SESSIONS},
+    stage::{NAMES, RATE, Row},
 };
 
-use evenkeel::{
-    Pool,
-    pool::{EventKind, Health},
-};
-use tokio::time::{Instant, sleep};
-
-use crate::{Act, NAMES, RATE, load::Load};
-
-/// When each backend went up or down.
-type Changes = Arc<Mutex<Vec<(Instant, String, Health)>>>;
-
-pub(crate) struct Show {
-    pool: Pool,
-    changes: Changes,
-    acts: Vec<(Instant, Act)>,
+pub(crate) fn begin(failover: bool) {
+    let with = if failover { "with" } else { "WITHOUT" };
+    let backends = NAMES.len();
+    say(&format!(
+        "{backends} backend processes, {RATE} requests a second, half of them from {SESSIONS} sticky clients, {with} failover.\n"
+    ));
+    say(&line(
+        "what happens",
+        ["requests", "failed", "slowest", "noticed", "moved"],
+        "",
+    ));
 }
 
-impl Show {
-    pub(crate) fn new(pool: &Pool, failover: bool) -> Self {
-        let changes = Changes::default();
-        let mut events = pool.subscribe();
-        let noted = changes.clone();
-        tokio::spawn(async move {
-            while let Some(event) = events.next().await {
-                if let EventKind::Health(change) = event.kind {
-                    let entry = (Instant::now(), event.backend.id().to_owned(), change.to);
-                    noted
-                        .lock()
-                        .unwrap_or_else(PoisonError::into_inner)
-                        .push(entry);
-                }
-            }
-        });
-        let with = if failover { "with" } else { "WITHOUT" };
-        say(&format!(
-            "Three backend processes, {RATE} requests a second, {with} failover; takes 11 seconds.\n\n\
-             {:<28}{:>9}{:>8}{:>10}{:>15}",
-            "what happens", "requests", "failed", "slowest", "noticed after"
-        ));
-        Self {
-            pool: pool.clone(),
-            changes,
-            acts: Vec::new(),
-        }
+/// Prints a line.
+pub(crate) fn row(row: &Row, part: &Part) {
+    let failed = match (row.may_fail, part.failed) {
+        (true, failed) if failed > 0 => format!("({failed})"),
+        (_, failed) => failed.to_string(),
+    };
+    let moved = part.moves.iter().filter(|n| **n > 0).count();
+    let twice = part.moves.iter().filter(|n| **n > 1).count();
+    let mut remarks = Vec::new();
+    if part.refused > 0 {
+        remarks.push(format!("{} told to come back later", part.refused));
     }
+    if twice > 0 {
+        remarks.push(format!("{twice} moved more than once"));
+    }
+    if !row.remark.is_empty() {
+        remarks.push(row.remark.clone());
+    }
+    let noticed = match (&row.awaited, row.noticed) {
+        (None, _) => String::new(),
+        (Some(_), Some(time)) => millis(time),
+        (Some(_), None) => "not at all".into(),
+    };
+    say(&line(
+        &row.what,
+        [
+            &part.requests.to_string(),
+            &failed,
+            &millis(part.slowest),
+            &noticed,
+            &moved.to_string(),
+        ],
+        &remarks.join(", "),
+    ));
+}
 
-    pub(crate) async fn until_all_are_up(&self) {
-        while self.pool.snapshot().usable() < NAMES.len() {
-            sleep(Duration::from_millis(5)).await;
-        }
-    }
+/// Sums up; returns how many requests failed that should not have.
+pub(crate) fn end(parts: &[(Row, Part)]) -> usize {
+    let all: usize = parts.iter().map(|(_, part)| part.requests).sum();
+    let must_not = || parts.iter().filter(|(row, _)| !row.may_fail);
+    let failed = must_not().map(|(_, part)| part.failed).sum();
+    let first = must_not().find_map(|(_, part)| part.first_failure.as_ref());
+    say(&match first {
+        None => format!("\n{all} requests, and none failed that could be answered."),
+        Some(first) => format!("\n{failed} of {all} requests FAILED, the first with: {first}"),
+    });
+    failed
+}
 
-    /// Begins the next part.
-    pub(crate) fn next(&mut self, load: &Load, act: Act) {
-        load.next_part();
-        self.acts.push((Instant::now(), act));
-    }
-
-    /// Prints the table; returns how many requests failed.
-    pub(crate) fn end(&self, load: &Load) -> usize {
-        let parts = load.parts();
-        for (part, (when, act)) in parts.iter().zip(&self.acts) {
-            let (what, noticed) = match *act {
-                Act::Nothing => ("nothing".to_owned(), String::new()),
-                Act::Kill(nth) => (
-                    format!("{} is killed (SIGKILL)", NAMES[nth]),
-                    self.noticed(*when, nth, Health::Unhealthy),
-                ),
-                Act::Restart(nth) => (
-                    format!("{} is started again", NAMES[nth]),
-                    self.noticed(*when, nth, Health::Healthy),
-                ),
-                Act::Hang(nth) => (
-                    format!("{} hangs (SIGSTOP)", NAMES[nth]),
-                    self.noticed(*when, nth, Health::Unhealthy),
-                ),
-                Act::Wake(nth) => (
-                    format!("{} wakes up (SIGCONT)", NAMES[nth]),
-                    self.noticed(*when, nth, Health::Healthy),
-                ),
-            };
-            say(&format!(
-                "{what:<28}{:>9}{:>8}{:>10}{noticed:>15}",
-                part.requests,
-                part.failed,
-                millis(part.slowest)
-            ));
-        }
-        let failed = parts.iter().map(|part| part.failed).sum();
-        let all: usize = parts.iter().map(|part| part.requests).sum();
-        say(
-            &match parts.iter().find_map(|part| part.first_failure.clone()) {
-                None => format!("\n{all} requests, and none failed."),
-                Some(first) => {
-                    format!("\n{failed} of {all} requests FAILED, the first with: {first}")
-                }
-            },
-        );
-        failed
-    }
-
-    /// Returns how long after the act the pool knew: time to detect, or to recover.
-    fn noticed(&self, act: Instant, nth: usize, to: Health) -> String {
-        let changes = self.changes.lock().unwrap_or_else(PoisonError::into_inner);
-        let found = changes
-            .iter()
-            .find(|(when, id, health)| *when >= act && id == NAMES[nth] && *health == to);
-        match found {
-            Some((when, ..)) => millis(*when - act),
-            None => "not at all".into(),
-        }
-    }
+fn line(what: &str, columns: [&str; 5], remark: &str) -> String {
+    let [requests, failed, slowest, noticed, moved] = columns;
+    let text =
+        format!("{what:<34}{requests:>9}{failed:>8}{slowest:>10}{noticed:>12}{moved:>7}  {remark}");
+    text.trim_end().to_owned()
 }
 
 fn millis(time: Duration) -> String {
@@ -124,6 +81,6 @@ fn millis(time: Duration) -> String {
 }
 
 #[expect(clippy::print_stdout, reason = "an example talks to people")]
-fn say(text: &str) {
+pub(crate) fn say(text: &str) {
     println!("{text}");
 }
