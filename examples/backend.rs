@@ -7,21 +7,36 @@
 //! curl --data hello http://127.0.0.1:9001/echo
 //! curl -i http://127.0.0.1:9001/slow?ms=500       # GET /health is what checks ask for
 //! ```
+//!
+//! SIGTERM drains it; SIGUSR2 does, too, and has `/health` say so first. After SIGUSR1 it
+//! answers 503 to all but `/health`, until the next.
 #![expect(clippy::print_stdout, reason = "an example talks to people")]
 
-use std::{collections::HashMap, env, error::Error, sync::Arc, time::Duration};
+use std::{
+    collections::HashMap,
+    env,
+    error::Error,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+    time::Duration,
+};
 
 use axum::{
     Router,
     body::Body,
-    extract::{Query, State, WebSocketUpgrade, ws::WebSocket},
-    http::{Method, Uri},
+    extract::{Query, Request, State, WebSocketUpgrade, ws::WebSocket},
+    http::{Method, StatusCode, Uri},
+    middleware::{self, Next},
     response::{IntoResponse, Response},
     routing::{any, get},
 };
+use evenkeel::endpoints::HealthService;
 use tokio::{
     net::TcpListener,
     signal::unix::{SignalKind, signal},
+    time::sleep,
 };
 
 #[tokio::main(flavor = "current_thread")]
@@ -31,24 +46,51 @@ async fn main() -> Result<(), Box<dyn Error>> {
         return Err("usage: backend NAME ADDRESS:PORT".into());
     };
     let name: Arc<str> = name.as_str().into();
+    let health = HealthService::new([])?;
     let app = Router::new()
-        .route("/health", get(|| async { "ok\n" }))
+        .route_service("/health", health.clone())
         .route("/echo", any(echo))
         .route("/slow", get(slow))
         .route("/ws", any(websocket))
         .fallback(whoami)
+        .layer(middleware::from_fn(refuse))
         .with_state(name.clone());
     let listener = TcpListener::bind(address).await?;
     println!("{name}: http://{}", listener.local_addr()?);
     let mut terminate = signal(SignalKind::terminate())?;
+    let mut announce = signal(SignalKind::user_defined2())?;
+    let mut breaks = signal(SignalKind::user_defined1())?;
+    tokio::spawn(async move {
+        while breaks.recv().await.is_some() {
+            REFUSES.fetch_xor(true, Relaxed);
+        }
+    });
     let end = async move {
-        terminate.recv().await;
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = announce.recv() => {
+                health.drain();
+                sleep(ANNOUNCED).await;
+            }
+        }
     };
     axum::serve(listener, app)
         .with_graceful_shutdown(end)
         .await?;
     Ok(())
 }
+
+/// Fails fast, when it was told to.
+async fn refuse(request: Request, next: Next) -> Response {
+    match REFUSES.load(Relaxed) && request.uri().path() != "/health" {
+        true => StatusCode::SERVICE_UNAVAILABLE.into_response(),
+        false => next.run(request).await,
+    }
+}
+
+static REFUSES: AtomicBool = AtomicBool::new(false);
+/// Long enough for a check each second, that fails twice.
+const ANNOUNCED: Duration = Duration::from_millis(2_500);
 
 async fn whoami(State(name): State<Arc<str>>, method: Method, uri: Uri) -> Response {
     answer(&name, format!("{name} answers {method} {uri}\n"))
@@ -61,7 +103,7 @@ async fn echo(State(name): State<Arc<str>>, body: Body) -> Response {
 /// Answers after a while.
 async fn slow(State(name): State<Arc<str>>, Query(query): Query<HashMap<String, u64>>) -> Response {
     let ms = query.get("ms").copied().unwrap_or(1_000);
-    tokio::time::sleep(Duration::from_millis(ms)).await;
+    sleep(Duration::from_millis(ms)).await;
     answer(&name, format!("{name} took {ms} ms\n"))
 }
 

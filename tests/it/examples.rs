@@ -4,6 +4,7 @@
 mod client;
 mod edge;
 mod failure;
+mod load;
 mod others;
 mod process;
 mod quickstart;

@@ -1,105 +1,272 @@
-//! A backend process dies under load, and no client notices.
+//! Backend processes die, leave and lie under load, and no client notices.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{net::SocketAddr, time::Duration};
 
-use bytes::Bytes;
-use evenkeel::BoxError;
-use http::Uri;
-use http_body_util::{BodyExt, Empty};
-use hyper_util::{
-    client::legacy::{Client, connect::HttpConnector},
-    rt::TokioExecutor,
-};
-use tokio::{
-    task::JoinSet,
-    time::{Instant, interval, timeout},
-};
+use http::{StatusCode, header};
+use tokio::time::{Instant, sleep, timeout};
 
 use super::{
+    client::{get, try_get},
     edge::Settings,
+    load::{Done, Load, homes, none_failed},
     process::{Backend, PATIENCE, Process},
 };
 
-type Pooled = Client<HttpConnector, Empty<Bytes>>;
+/// Edge before backends, as it is measured beside its peers: checks each second.
+struct Stage {
+    edge: Process,
+    address: SocketAddr,
+    admin: SocketAddr,
+    backends: Vec<Backend>,
+    _settings: Settings,
+}
 
-/// Asks once; returns which backend answered.
-async fn ask(client: Pooled, url: Uri) -> Result<String, BoxError> {
-    let response = timeout(PATIENCE, client.get(url)).await??;
-    let status = response.status();
-    let name = response.headers().get("x-backend").cloned();
-    let body = response.into_body().collect().await?.to_bytes();
-    match name {
-        Some(name) if status.is_success() => Ok(name.to_str()?.to_owned()),
-        _ => Err(format!("{status}: {body:?}").into()),
+impl Stage {
+    /// `places` has a name and a locality for each backend.
+    async fn set(places: &[(&'static str, &str)], more: &str) -> Self {
+        let mut backends = Vec::new();
+        let mut tables = String::new();
+        for (name, place) in places {
+            let backend = Backend::start(name).await;
+            tables += &format!("{}locality = {place:?}\n", backend.settings());
+            backends.push(backend);
+        }
+        let settings = Settings::new(&format!(
+            "[server]\nthreads = 1\nshutdown = {{ lame_duck = \"0s\" }}\n\
+             [[listen]]\naddress = \"127.0.0.1:0\"\n[pool]\nstrategy = \"least-requests\"\n{tables}\
+             [health]\ninterval = \"1s\"\ntimeout = \"900ms\"\n[failover]\nattempts = 3\n\
+             [admin]\naddress = \"127.0.0.1:0\"\n{more}"
+        ));
+        let mut edge = Process::start("edge", &[&settings.file()]);
+        let admin = edge.address("admin on http://").await;
+        let address = edge.address("listening on http://").await;
+        let stage = Self {
+            edge,
+            address,
+            admin,
+            backends,
+            _settings: settings,
+        };
+        stage.until_usable(stage.backends.len()).await;
+        stage
+    }
+
+    async fn until_usable(&self, count: usize) {
+        let wanted = format!("\"usable\":{count},");
+        let usable = async {
+            while !get(self.admin, "/ready").await.body.contains(&wanted) {
+                sleep(Duration::from_millis(10)).await;
+            }
+        };
+        let usable = timeout(PATIENCE, usable).await;
+        usable.unwrap_or_else(|_| panic!("{count} backends must be usable"));
+    }
+
+    async fn kill(&mut self, names: &[&str]) {
+        for backend in &mut self.backends {
+            if names.contains(&backend.name) {
+                backend.process.kill().await;
+            }
+        }
+    }
+
+    async fn restart(&mut self, nth: usize) {
+        let Backend { name, address, .. } = self.backends[nth];
+        self.backends[nth] = Backend::start_at(name, address).await;
+    }
+
+    async fn end(mut self) {
+        self.edge.signal("-TERM");
+        self.edge.must_succeed().await;
+    }
+}
+
+const FOUR: [(&str, &str); 4] = [("a", "eu"), ("b", "eu"), ("c", "eu"), ("d", "eu")];
+/// Two racks of one zone, another zone, another region.
+const PLACES: [(&str, &str); 6] = [
+    ("a", "eu/eu-1/r1"),
+    ("b", "eu/eu-1/r1"),
+    ("c", "eu/eu-1/r2"),
+    ("d", "eu/eu-2/r1"),
+    ("e", "us/us-1/r1"),
+    ("f", "us/us-1/r1"),
+];
+const STICKY: &str = "[sticky]\nsecure = false\n\
+     keys = [\"5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a\"]\n";
+
+#[tokio::test]
+async fn no_request_fails_when_one_of_four_backends_is_killed_and_started_again() {
+    let mut stage = Stage::set(&FOUR, "").await;
+    let load = Load::start(stage.address, RATE, 0);
+    sleep(CALM).await;
+    stage.kill(&["b"]).await;
+    let killed = Instant::now();
+    stage.until_usable(3).await;
+    sleep(CALM).await;
+    stage.restart(1).await;
+    let restarted = Instant::now();
+    stage.until_usable(4).await;
+    sleep(CALM).await;
+    let all = load.end().await;
+    none_failed(&all);
+    let within = |from: Instant, to: Instant| {
+        let part: Vec<&Done> = all
+            .iter()
+            .filter(|d| from <= d.began && d.began < to)
+            .collect();
+        let by = |name: &str| {
+            let own = part
+                .iter()
+                .filter(|d| d.result.as_deref().ok() == Some(name));
+            own.count()
+        };
+        FOUR.map(|(name, _)| by(name))
+    };
+    let [a, b, c, d] = within(all[0].began, killed);
+    assert!(
+        a.min(b).min(c).min(d) > 0,
+        "all four answer: {a} {b} {c} {d}"
+    );
+    assert_eq!(
+        within(killed, restarted)[1],
+        0,
+        "what is dead answers nothing"
+    );
+    assert!(within(restarted, Instant::now())[1] > 0, "and is back");
+    stage.end().await;
+}
+
+#[tokio::test]
+async fn a_rolling_restart_of_all_backends_fails_no_request() {
+    // SIGTERM ends them at once; before SIGUSR2 does, their health says so for a while.
+    for signal in ["-TERM", "-USR2"] {
+        let mut stage = Stage::set(&FOUR, "").await;
+        let load = Load::start(stage.address, RATE, 0);
+        for nth in 0..FOUR.len() {
+            stage.backends[nth].process.signal(signal);
+            stage.backends[nth].process.must_succeed().await;
+            stage.until_usable(3).await;
+            stage.restart(nth).await;
+            stage.until_usable(4).await;
+        }
+        let all = load.end().await;
+        let names = none_failed(&all);
+        assert_eq!(names.len(), 4, "all took part: {names:?}");
+        stage.end().await;
     }
 }
 
 #[tokio::test]
-async fn no_request_fails_when_one_of_four_backends_is_killed_and_started_again() {
-    let mut backends = Vec::new();
-    for name in ["a", "b", "c", "d"] {
-        backends.push(Backend::start(name).await);
-    }
-    let tables: String = backends.iter().map(Backend::settings).collect();
-    let settings = Settings::new(&format!(
-        "[server]\nthreads = 1\n[[listen]]\naddress = \"127.0.0.1:0\"\n[pool]\n{tables}\
-         [health]\ninterval = \"1s\"\ntimeout = \"900ms\"\n[failover]\nattempts = 2\n"
-    ));
-    let mut edge = Process::start("edge", &[&settings.file()]);
-    let address = edge.address("listening on http://").await;
-    let url: Uri = format!("http://{address}/").parse().unwrap();
-    let client: Pooled = Client::builder(TokioExecutor::new()).build_http();
-
-    let began = Instant::now();
-    let (mut killed, mut restarted) = (None, None);
-    let mut pace = interval(Duration::from_secs(1) / RATE);
-    let mut running = JoinSet::new();
-    while began.elapsed() < Duration::from_secs(10) {
-        pace.tick().await;
-        let (client, url, at) = (client.clone(), url.clone(), Instant::now());
-        running.spawn(async move { (at, ask(client, url).await) });
-        if killed.is_none() && began.elapsed() > Duration::from_secs(3) {
-            backends[1].process.kill().await;
-            killed = Some(Instant::now());
-        }
-        if restarted.is_none() && began.elapsed() > Duration::from_secs(6) {
-            backends[1] = Backend::start_at("b", backends[1].address).await;
-            restarted = Some(Instant::now());
-        }
-    }
-    let (killed, restarted) = (killed.unwrap(), restarted.unwrap());
-    let mut failed = Vec::new();
-    let mut total = 0;
-    let mut phases: [BTreeMap<String, usize>; 3] = Default::default();
-    while let Some(done) = running.join_next().await {
-        let (at, result) = done.unwrap();
-        total += 1;
-        match result {
-            Ok(name) => {
-                let phase = usize::from(at > killed) + usize::from(at > restarted);
-                *phases[phase].entry(name).or_default() += 1;
+async fn no_request_fails_when_a_rack_a_zone_or_a_region_is_lost_and_its_sessions_move_once() {
+    for (place, lost) in [
+        ("rack", &["a", "b"][..]),
+        ("zone", &["a", "b", "c"]),
+        ("region", &["a", "b", "c", "d"]),
+    ] {
+        let mut stage = Stage::set(&PLACES, STICKY).await;
+        let load = Load::start(stage.address, RATE, 100);
+        sleep(CALM).await;
+        let killed = Instant::now();
+        stage.kill(lost).await;
+        let dead = Instant::now();
+        stage.until_usable(PLACES.len() - lost.len()).await;
+        sleep(CALM).await;
+        let all = load.end().await;
+        none_failed(&all);
+        let mut moved = 0;
+        for (session, homes) in homes(&all) {
+            let (first, last) = (homes[0], homes[homes.len() - 1]);
+            assert!(
+                !lost.contains(&last),
+                "{place}: {session} is left behind: {homes:?}"
+            );
+            // One may go from one that is killed to the next that is not yet.
+            let at_once = dead - killed < Duration::from_millis(50);
+            if lost.contains(&first) && at_once {
+                moved += 1;
+                assert_eq!(homes.len(), 2, "{place}: {session} moved once: {homes:?}");
+            } else if !lost.contains(&first) {
+                assert_eq!(
+                    homes.len(),
+                    1,
+                    "{place}: {session} had no reason: {homes:?}"
+                );
             }
-            Err(error) => failed.push((at - began, error)),
         }
+        assert!(
+            moved > 0 || dead - killed > Duration::from_millis(50),
+            "{place}"
+        );
+        stage.end().await;
     }
+}
+
+#[tokio::test]
+async fn with_all_backends_down_clients_are_told_at_once_to_come_back_and_it_idles() {
+    let mut stage = Stage::set(&FOUR, "").await;
+    stage.kill(&["a", "b", "c", "d"]).await;
+    stage.until_usable(0).await;
+    let mut times = Vec::new();
+    for _ in 0..200 {
+        let began = Instant::now();
+        let answer = try_get(stage.address, "/").await.unwrap();
+        times.push(began.elapsed());
+        assert_eq!(answer.status, StatusCode::SERVICE_UNAVAILABLE);
+        let after: u64 = answer.header(header::RETRY_AFTER.as_str()).parse().unwrap();
+        assert!((1..=60).contains(&after), "{after}");
+    }
+    times.sort();
+    let median = times[times.len() / 2];
+    println!("503 after {median:?}, at most {:?}", times[times.len() - 1]);
     assert!(
-        failed.is_empty(),
-        "{} of {total} failed: {:#?}",
-        failed.len(),
-        failed.first()
+        median < Duration::from_millis(5),
+        "{median:?} for a connection and a refusal"
     );
-    let b = phases
-        .each_ref()
-        .map(|names| names.get("b").copied().unwrap_or(0));
-    assert_eq!(
-        (phases[0].len(), b[1]),
-        (4, 0),
-        "four, then three answer: {phases:?}"
+    let before = stage.edge.cpu_time();
+    sleep(Duration::from_secs(3)).await;
+    let used = stage.edge.cpu_time() - before;
+    println!("{used:?} of CPU in 3 s");
+    assert!(
+        used < Duration::from_millis(300),
+        "it checks, and no more: {used:?}"
     );
-    assert!(b[2] > 0, "what came back gets traffic again: {phases:?}");
-    edge.signal("-TERM");
-    edge.must_succeed().await;
+
+    for nth in 0..FOUR.len() {
+        stage.restart(nth).await;
+    }
+    let restarted = Instant::now();
+    while get(stage.address, "/").await.status != StatusCode::OK {
+        sleep(Duration::from_millis(10)).await;
+    }
+    println!("back after {:?}", restarted.elapsed());
+    stage.until_usable(4).await;
+    stage.end().await;
+}
+
+#[tokio::test]
+async fn a_backend_that_fails_fast_attracts_no_traffic() {
+    let stage = Stage::set(&FOUR, "").await;
+    let load = Load::start(stage.address, RATE, 0);
+    sleep(CALM).await;
+    stage.backends[2].process.signal("-USR1");
+    let broken = Instant::now();
+    sleep(Duration::from_secs(6)).await;
+    let all = load.end().await;
+    let late: Vec<&Done> = all
+        .iter()
+        .filter(|done| done.began > broken + Duration::from_secs(2))
+        .collect();
+    let refused = late.iter().filter(|done| done.result.is_err()).count();
+    println!("{refused} of {} refused from 2 s on", late.len());
+    assert!(
+        refused * 100 < late.len(),
+        "{refused} of {} went to what answers 503 at once",
+        late.len()
+    );
+    stage.end().await;
 }
 
 /// Requests a second.
 const RATE: u32 = 500;
+/// Between one thing and the next.
+const CALM: Duration = Duration::from_secs(1);

@@ -88,6 +88,21 @@ impl Process {
         1_024 * kib.parse::<usize>().unwrap()
     }
 
+    /// Returns what it used of the processors.
+    pub(super) fn cpu_time(&self) -> Duration {
+        let id = self.child.id().expect("it runs");
+        let stat = std::fs::read_to_string(format!("/proc/{id}/stat")).unwrap();
+        let fields: Vec<&str> = stat
+            .rsplit(')')
+            .next()
+            .unwrap()
+            .split_whitespace()
+            .collect();
+        let ticks: u64 = fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap();
+        // Linux tells them in hundredths.
+        Duration::from_millis(10 * ticks)
+    }
+
     /// Ends it with SIGKILL, and waits until it is gone.
     pub(super) async fn kill(&mut self) {
         self.child.kill().await.unwrap();
