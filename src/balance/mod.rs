@@ -62,6 +62,10 @@
 //!
 //! Your own implements [`Strategy`].
 //!
+//! Where backends have a locality and a request failed at two of them, the next attempt goes as
+//! far from both as it can: to another region, zone or rack, whichever there is. One failure says
+//! that a backend is gone; two, that the place may be.
+//!
 //! # When it fails
 //!
 //! | kind | when |

@@ -24,7 +24,7 @@ use super::{
 use crate::{
     context::{Exchange, Outcome, Selected, StickyVerdict, Tunnel, Wanted},
     error::{BoxError, Error, ErrorKind},
-    pool::{Backend, Lease, Mode, Pool, Snapshot},
+    pool::{Backend, Lease, Locality, Mode, Pool, Snapshot},
 };
 
 /// Picks a backend for each request and counts it as in flight; see the [module](super).
@@ -142,7 +142,11 @@ impl Shared {
             if search == Search::Thorough {
                 pick = pick.thorough();
             }
-            self.strategy.pick(&snapshot, &pick)
+            let away = match bounds.tried.len() {
+                0 | 1 => None,
+                _ => self.pick_away(&snapshot, &pick, exchange),
+            };
+            away.or_else(|| self.strategy.pick(&snapshot, &pick))
         });
         match lease {
             Some(lease) => Ok(Route {
@@ -156,6 +160,29 @@ impl Shared {
             }),
             None => Err(Blocked::by(&snapshot, &bounds.tried)),
         }
+    }
+
+    /// Picks far from where it failed: one failure says that a backend is gone, two say that
+    /// their rack, zone or region may be, and there may be no third attempt after this.
+    #[cold]
+    fn pick_away(
+        &self,
+        snapshot: &Snapshot,
+        pick: &Pick<'_>,
+        exchange: &Exchange,
+    ) -> Option<Lease> {
+        let places: Vec<Locality> = exchange.attempts(|all| {
+            let places = all.iter().map(|a| a.backend.configured_locality());
+            places.flatten().cloned().collect()
+        });
+        if places.is_empty() {
+            return None;
+        }
+        // In another region, then in another zone, then in another rack.
+        (0..LOCALITY_SEGMENTS).find_map(|shared| {
+            let pick = pick.clone().away_from(&places, shared).thorough();
+            self.strategy.pick(snapshot, &pick)
+        })
     }
 
     fn admit(self: &Arc<Self>, why: Blocked, exchange: &Exchange) -> Result<Waiting, Error> {
@@ -441,5 +468,7 @@ fn finish<R: Body, E: Into<BoxError>>(
 
 /// What stands for the strategy's name while the pool panics.
 const PANIC: &str = "panic";
+/// Region, zone and rack.
+const LOCALITY_SEGMENTS: usize = 3;
 /// Soon enough for a retry, seldom enough to cost nothing.
 const RETRY_LOOK: Duration = Duration::from_millis(20);

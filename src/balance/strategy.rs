@@ -7,7 +7,7 @@ use http::{Extensions, HeaderMap, Method, Request, StatusCode, Uri};
 use crate::{
     context::ConnInfo,
     error::ErrorKind,
-    pool::{Backend, Group, Lease, Pool, Snapshot},
+    pool::{Backend, Group, Lease, Locality, Pool, Snapshot},
 };
 
 /// Decides which backend a request goes to.
@@ -120,14 +120,22 @@ impl Strategy for Box<dyn Strategy> {
 }
 
 /// What a strategy is told of the request: its head, and which backends are out for it.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Pick<'a> {
     method: &'a Method,
     uri: &'a Uri,
     headers: &'a HeaderMap,
     extensions: &'a Extensions,
     tried: &'a [u64],
+    away: Option<Away<'a>>,
     thorough: bool,
+}
+
+/// Places to keep away from, and how many leading segments may be shared with them at most.
+#[derive(Clone, Copy, Debug)]
+struct Away<'a> {
+    places: &'a [Locality],
+    shared: usize,
 }
 
 impl<'a> Pick<'a> {
@@ -141,6 +149,7 @@ impl<'a> Pick<'a> {
             headers: request.headers(),
             extensions: request.extensions(),
             tried: &[],
+            away: None,
             thorough: false,
         }
     }
@@ -148,6 +157,12 @@ impl<'a> Pick<'a> {
     /// Excludes the backends of these incarnations.
     pub(super) fn excluding(mut self, tried: &'a [u64]) -> Self {
         self.tried = tried;
+        self
+    }
+
+    /// Excludes the backends that share more leading segments than that with one of the places.
+    pub(super) fn away_from(mut self, places: &'a [Locality], shared: usize) -> Self {
+        self.away = Some(Away { places, shared });
         self
     }
 
@@ -190,10 +205,13 @@ impl<'a> Pick<'a> {
         }
     }
 
-    /// Returns true if the exchange tried this backend already.
+    /// Returns true if the exchange tried this backend already, or failed twice near it while
+    /// there may be others.
     #[must_use]
     pub fn excludes(&self, backend: &Backend) -> bool {
-        !self.tried.is_empty() && self.tried.contains(&backend.incarnation())
+        !self.tried.is_empty()
+            && (self.tried.contains(&backend.incarnation())
+                || self.away.is_some_and(|away| away.is_near(backend)))
     }
 
     /// Returns true if the backend could be taken now: not tried, and below its cap.
@@ -230,6 +248,16 @@ impl<'a> Pick<'a> {
             .chain(before)
             .take(looks)
             .find_map(|backend| self.take(backend))
+    }
+}
+
+impl Away<'_> {
+    fn is_near(&self, backend: &Backend) -> bool {
+        let Some(place) = backend.configured_locality() else {
+            return false;
+        };
+        let mut places = self.places.iter();
+        places.any(|failed| failed.shared_segments(place) > self.shared)
     }
 }
 

@@ -255,6 +255,38 @@ async fn a_retry_goes_elsewhere_until_all_were_tried() {
     });
 }
 
+#[tokio::test]
+async fn after_two_failures_in_a_region_the_next_attempt_goes_to_another() {
+    use evenkeel::pool::Locality;
+    let member = |id: &str, place| backend(id).locality(Locality::new(place).unwrap());
+    // Many in a region and one overseas: chance alone would not find it.
+    let near = (0..40).map(|n| member(&format!("near{n}"), "eu/eu-1/r1"));
+    let zone = (0..20).map(|n| member(&format!("zone{n}"), "eu/eu-2/r1"));
+    let pool = Pool::new(near.chain(zone).chain([member("far", "us/us-1/r1")])).unwrap();
+    let service = BalanceLayer::new(pool).layer(service_fn(|_: Request<()>| async {
+        Err::<Response<Empty<Bytes>>, _>(Error::new(ErrorKind::Connect))
+    }));
+    for _ in 0..20 {
+        let exchange = Exchange::new();
+        for _ in 0..4 {
+            let call = service.clone().oneshot(request(&exchange));
+            call.await.unwrap_err();
+        }
+        let ids: Vec<String> =
+            exchange.attempts(|all| all.iter().map(|a| a.backend.id().to_owned()).collect());
+        let far = ids.iter().position(|id| id == "far");
+        assert!(
+            far.is_some_and(|at| at <= 2),
+            "the third at the latest: {ids:?}"
+        );
+        // And then to another zone, where there is no other region left.
+        let zones: Vec<bool> = ids.iter().map(|id| id.starts_with("zone")).collect();
+        if !zones[0] && !zones[1] && far == Some(2) {
+            assert!(zones[3], "{ids:?}");
+        }
+    }
+}
+
 async fn sent(pool: &Pool, exchange: &Exchange) -> Option<StickyVerdict> {
     BalanceLayer::new(pool.clone())
         .layer(service_fn(|_: Request<()>| async {
