@@ -215,8 +215,8 @@ impl Client {
                 if from.is_some() && session.home.is_some() && session.home != from {
                     part.moves[nth] += 1;
                 }
-                session.home = from.or(session.home.take());
-                session.cookie = cookie.or(session.cookie.take());
+                session.home = from.or_else(|| session.home.take());
+                session.cookie = cookie.or_else(|| session.cookie.take());
             }
             Ok(Answer::Later) => part.refused += 1,
             Err(error) => {

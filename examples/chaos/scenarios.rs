@@ -104,8 +104,8 @@ async fn hang(stage: &mut Stage) -> Result<(), BoxError> {
 
 /// Each is asked to end, ends, and is started again when it has.
 async fn rolling(stage: &mut Stage, signal: &str) -> Result<(), BoxError> {
-    for nth in 0..NAMES.len() {
-        stage.begin(format!("{} drained (SIG{signal}), restarted", NAMES[nth]));
+    for (nth, name) in NAMES.into_iter().enumerate() {
+        stage.begin(format!("{name} drained (SIG{signal}), restarted"));
         stage.processes[nth].signal(signal)?;
         stage.processes[nth].ended().await?;
         let ended = Instant::now();

@@ -27,6 +27,7 @@ pub struct Fault {
 enum Effect {
     Abort(ErrorKind),
     Bandwidth(u64),
+    Hang,
     Latency(Duration),
     Reset(u64),
     Status(StatusCode),
@@ -42,6 +43,12 @@ impl Fault {
     /// There is no answer but an error of this kind; the request is not sent on.
     pub fn abort(kind: ErrorKind) -> Self {
         Self::new(Effect::Abort(kind))
+    }
+
+    /// There is no answer at all, nor an error; the request is not sent on. What ends it is
+    /// somebody's patience.
+    pub fn hang() -> Self {
+        Self::new(Effect::Hang)
     }
 
     /// The answer is an empty one of this status; the request is not sent on.
@@ -150,6 +157,7 @@ pub(super) struct Plan {
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) enum Verdict {
     Abort(ErrorKind),
+    Hang,
     #[default]
     Pass,
     Status(StatusCode),
@@ -179,7 +187,8 @@ impl Plan {
                 (Effect::Status(status), Verdict::Pass) => {
                     plan.verdict = Verdict::Status(*status);
                 }
-                (Effect::Abort(_) | Effect::Status(_), _) => {}
+                (Effect::Hang, Verdict::Pass) => plan.verdict = Verdict::Hang,
+                (Effect::Abort(_) | Effect::Hang | Effect::Status(_), _) => {}
                 (Effect::Bandwidth(pace), _) => body.bandwidth = body.bandwidth.or(Some(*pace)),
                 (Effect::Reset(after), _) => body.reset = body.reset.or(Some(*after)),
                 (Effect::Truncate(after), _) => body.truncate = body.truncate.or(Some(*after)),

@@ -2,7 +2,7 @@
 
 use std::{
     fmt,
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use crate::{
@@ -27,8 +27,12 @@ use crate::{
 /// # Ok(())
 /// # }
 /// ```
+///
+/// A clone watches along. It is a [`Layer`](tower_layer::Layer), too. Each request that it ever
+/// saw costs memory: it is for tests and experiments.
+#[derive(Clone)]
 pub struct Invariants {
-    watched: Mutex<Watched>,
+    watched: Arc<Mutex<Watched>>,
 }
 
 struct Watched {
@@ -51,12 +55,12 @@ impl Invariants {
         let events = pool.subscribe();
         let backends = pool.snapshot().backends().to_vec();
         Self {
-            watched: Mutex::new(Watched {
+            watched: Arc::new(Mutex::new(Watched {
                 events,
                 requests: Vec::new(),
                 backends,
                 found: Vec::new(),
-            }),
+            })),
         }
     }
 

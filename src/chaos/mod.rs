@@ -33,7 +33,30 @@
 //!
 //! Directly around the service that talks to backends, below `Health`: then its faults look like
 //! a backend's. It reads [`Selected`](crate::context::Selected) where a fault is one backend's.
-//! Active checks do not pass through it. [`Invariants`] watch the requests from outside.
+//! Active checks do not pass through it. [`Invariants`] watch the requests from outside: as a layer
+//! around the whole stack, or request by request.
+//!
+//! ```
+//! use std::time::Duration;
+//!
+//! use evenkeel::{
+//!     Backend, ErrorKind, Pool,
+//!     balance::BalanceLayer, chaos::{ChaosLayer, Fault, Invariants}, failover::FailoverLayer,
+//!     proxy::Proxy, respond::RespondLayer,
+//! };
+//! use tower::Layer;
+//!
+//! # fn main() -> Result<(), evenkeel::ConfigError> {
+//! # let pool = Pool::new([Backend::new("a", "http://127.0.0.1:9001")?])?;
+//! let invariants = Invariants::new(&pool);
+//! let chaos = ChaosLayer::new(7).with_fault(Fault::abort(ErrorKind::Connect).share(0.1)?);
+//! let balance = BalanceLayer::new(pool.clone()).layer(chaos.layer(Proxy::new()));
+//! let stack = invariants.layer(RespondLayer::new().layer(FailoverLayer::new().layer(balance)));
+//! // Serve the stack, send it requests; once all are answered:
+//! assert_eq!(invariants.check(&pool), Ok(()));
+//! # Ok(())
+//! # }
+//! ```
 //!
 //! # Defaults
 //!
@@ -63,9 +86,11 @@ mod fault;
 mod invariants;
 mod layer;
 mod service;
+mod watch;
 
 pub use body::ChaosBody;
 pub use fault::Fault;
 pub use invariants::{Invariants, Violation};
 pub use layer::{ChaosHandle, ChaosLayer};
 pub use service::{Chaos, ResponseFuture};
+pub use watch::{Watch, WatchBody, WatchFuture};

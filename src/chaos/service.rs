@@ -73,6 +73,7 @@ where
             Verdict::Abort(kind) => State::Failing {
                 error: Some(abort(kind).with_unsent(head)),
             },
+            Verdict::Hang => State::Hanging,
             Verdict::Pass => State::Calling {
                 future: self.inner.call(Request::from_parts(head, body)),
             },
@@ -131,6 +132,7 @@ pin_project! {
         Answering { status: StatusCode },
         Calling { #[pin] future: F },
         Failing { error: Option<Error> },
+        Hanging,
     }
 }
 
@@ -167,6 +169,7 @@ where
                 Ok(response) => Ok(response.map(|body| ChaosBody::new(body, *this.body))),
                 Err(error) => Err(Error::from_boxed(error.into())),
             },
+            StateProjection::Hanging => return Poll::Pending,
             // The second is for who polls after the end.
             StateProjection::Failing { error } => {
                 Err(error.take().unwrap_or_else(|| ErrorKind::Service.into()))

@@ -1,4 +1,4 @@
-use std::{convert::Infallible, time::Duration};
+use std::{convert::Infallible, future::IntoFuture, net::SocketAddr, time::Duration};
 
 use bytes::Bytes;
 use evenkeel::{
@@ -7,12 +7,17 @@ use evenkeel::{
     chaos::{ChaosLayer, Fault, Invariants},
     context::{Exchange, Outcome, Selected},
     failover::FailoverLayer,
+    health::HealthLayer,
+    proxy::Proxy,
     respond::RespondLayer,
 };
-use http::{Request, Response, StatusCode};
+use http::{HeaderName, HeaderValue, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full};
-use tokio::time::Instant;
+use hyper_util::{client::legacy::Client, rt::TokioExecutor};
+use tokio::{net::TcpListener, time::Instant};
 use tower::{Layer, Service, ServiceExt, service_fn};
+
+use crate::support::Origin;
 
 type Answer = Response<Full<Bytes>>;
 
@@ -82,6 +87,13 @@ async fn a_status_is_answered_for_the_backend() {
             .to_bytes()
             .is_empty()
     );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_hang_lasts_as_long_as_the_patience() {
+    let hung = alone(Fault::hang()).oneshot(request());
+    let hour = Duration::from_secs(3_600);
+    assert!(tokio::time::timeout(hour, hung).await.is_err());
 }
 
 #[tokio::test(start_paused = true)]
@@ -163,4 +175,94 @@ async fn failover_hides_a_backend_that_is_switched_off_and_on() {
     }
     switch.clear();
     assert_eq!(invariants.check(&pool), Ok(()), "nothing is lost or held");
+}
+
+/// What a client over a socket got: the status and how many bytes, or why not.
+async fn got(address: SocketAddr, marked: bool) -> Result<(StatusCode, usize), BoxError> {
+    let client: Client<_, Full<Bytes>> = Client::builder(TokioExecutor::new()).build_http();
+    let mut request = Request::get(format!("http://{address}/"));
+    if marked {
+        request = request.header("x-chaos", "1");
+    }
+    let response = client.request(request.body(Full::default())?).await?;
+    let status = response.status();
+    let body = response.into_body().collect().await?.to_bytes();
+    Ok((status, body.len()))
+}
+
+#[tokio::test]
+async fn over_sockets_a_user_proves_what_failover_hides_and_what_it_cannot() {
+    const LONG: usize = 100_000;
+    let long = |_| async { Response::new(Full::from(vec![b'x'; LONG])) };
+    let (a, b) = (Origin::serve(long).await, Origin::serve(long).await);
+    let member = |id, origin: &Origin| Backend::new(id, &origin.url()).unwrap();
+    let pool = Pool::new([member("a", &a), member("b", &b)]).unwrap();
+    let invariants = Invariants::new(&pool);
+    let chaos = ChaosLayer::new(1);
+    let switch = chaos.handle();
+    let health = HealthLayer::new(pool.clone()).no_checks().no_outliers();
+    let balance = BalanceLayer::new(pool.clone()).layer(health.layer(chaos.layer(Proxy::new())));
+    let stack = RespondLayer::new().layer(FailoverLayer::new().layer(balance));
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let served = evenkeel::serve(listener, invariants.layer(stack)).into_future();
+    let served = tokio::spawn(served);
+
+    // Hidden: whatever becomes of the one, the other answers.
+    for kind in [
+        ErrorKind::Connect,
+        ErrorKind::ConnectTimeout,
+        ErrorKind::ResponseClosed,
+        ErrorKind::ResponseHeadTimeout,
+    ] {
+        let before = a.requests();
+        switch.set([Fault::abort(kind).backend("a")]);
+        // Few enough for the budget of retries.
+        for _ in 0..5 {
+            assert_eq!(
+                got(address, false).await.unwrap(),
+                (StatusCode::OK, LONG),
+                "{kind}"
+            );
+        }
+        assert_eq!(a.requests(), before, "{kind}: nothing came to it");
+    }
+    // Not hidden: the head is with the client already. By header, so others see nothing of it.
+    let (name, value) = (
+        HeaderName::from_static("x-chaos"),
+        HeaderValue::from_static("1"),
+    );
+    let marked = |fault: Fault| fault.header(name.clone(), value.clone());
+    switch.set([marked(Fault::reset(1_000))]);
+    for _ in 0..4 {
+        assert!(got(address, true).await.is_err(), "half a body is an error");
+        assert_eq!(got(address, false).await.unwrap(), (StatusCode::OK, LONG));
+    }
+    switch.set([marked(Fault::status(StatusCode::BAD_GATEWAY))]);
+    assert_eq!(
+        got(address, true).await.unwrap(),
+        (StatusCode::BAD_GATEWAY, 0)
+    );
+    let began = Instant::now();
+    switch.set([marked(Fault::bandwidth(200_000).unwrap())]);
+    assert_eq!(got(address, true).await.unwrap(), (StatusCode::OK, LONG));
+    assert!(
+        began.elapsed() >= Duration::from_millis(400),
+        "half a second's worth"
+    );
+    // One who hangs up on a hang is counted nowhere, and leaves nothing behind.
+    switch.set([marked(Fault::hang())]);
+    let hung = tokio::time::timeout(Duration::from_millis(100), got(address, true));
+    assert!(hung.await.is_err());
+    switch.clear();
+    assert_eq!(got(address, true).await.unwrap(), (StatusCode::OK, LONG));
+
+    let settled = async {
+        while invariants.check(&pool).is_err() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    let settled = tokio::time::timeout(Duration::from_secs(30), settled).await;
+    assert!(settled.is_ok(), "{:?}", invariants.check(&pool));
+    served.abort();
 }

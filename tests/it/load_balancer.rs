@@ -1,5 +1,7 @@
 //! The stack as a whole: its order, what it costs, and what wrong orders do.
 
+mod drain;
+
 use std::convert::Infallible;
 
 use bytes::Bytes;
