@@ -21,7 +21,11 @@ use std::{
     time::Duration,
 };
 
-use tokio::{sync::Notify, time::Instant};
+use tokio::{
+    runtime::{self, Handle},
+    sync::Notify,
+    time::Instant,
+};
 
 /// One connection's place in the sweep.
 pub(crate) struct Watch {
@@ -33,14 +37,18 @@ pub(crate) struct Watch {
 impl Watch {
     /// Takes a place in this thread's sweep; within a runtime only.
     pub(crate) fn new() -> Self {
-        SHARD.with(|current| {
-            let mut current = current.borrow_mut();
-            let shard = match &*current {
-                Some(shard) if !shard.dead.load(Acquire) => shard.clone(),
-                _ => current.insert(Shard::spawn()).clone(),
-            };
-            shard.register()
-        })
+        let runtime = Handle::current().id();
+        let shard = SHARDS.with_borrow_mut(|shards| {
+            shards.retain(|shard| !shard.dead.load(Acquire));
+            match shards.iter().find(|shard| shard.runtime == runtime) {
+                Some(shard) => shard.clone(),
+                None => {
+                    shards.push(Shard::spawn(runtime));
+                    shards[shards.len() - 1].clone()
+                }
+            }
+        });
+        shard.register()
     }
 
     /// Sets the deadline, in place of the one before.
@@ -97,6 +105,8 @@ impl fmt::Debug for Watch {
 }
 
 struct Shard {
+    /// Only watches of the same runtime: another may not be running when they are due.
+    runtime: runtime::Id,
     origin: Instant,
     /// Milliseconds since `origin`, as of the last tick.
     now: AtomicU64,
@@ -123,8 +133,9 @@ struct Chunk {
 }
 
 impl Shard {
-    fn spawn() -> Arc<Self> {
+    fn spawn(runtime: runtime::Id) -> Arc<Self> {
         let shard = Arc::new(Self {
+            runtime,
             origin: Instant::now(),
             now: AtomicU64::new(0),
             dead: AtomicBool::new(false),
@@ -219,7 +230,8 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 thread_local! {
-    static SHARD: RefCell<Option<Arc<Shard>>> = const { RefCell::new(None) };
+    /// This thread's, one a runtime; nearly always one.
+    static SHARDS: RefCell<Vec<Arc<Shard>>> = const { RefCell::new(Vec::new()) };
 }
 
 /// How much later than asked for a deadline may fire.
@@ -273,17 +285,36 @@ mod tests {
         for _ in 0..1_000 {
             let _watch = Watch::new();
         }
-        let chunks = SHARD.with(|s| {
-            let shard = s.borrow();
-            shard.as_ref().map(|s| lock(&s.places).chunks.len())
+        let chunks = SHARDS.with_borrow(|shards| lock(&shards[0].places).chunks.len());
+        assert_eq!(chunks, 1);
+    }
+
+    #[test]
+    fn two_runtimes_that_take_turns_on_a_thread_do_not_wait_for_one_another() {
+        let runtimes = [0, 1].map(|_| {
+            runtime::Builder::new_current_thread()
+                .enable_time()
+                .start_paused(true)
+                .build()
+                .unwrap()
         });
-        assert_eq!(chunks, Some(1));
+        for runtime in runtimes.iter().cycle().take(4) {
+            runtime.block_on(async {
+                let watch = Watch::new();
+                watch.arm(Duration::from_secs(1));
+                let expired = poll_fn(|cx| watch.poll_expired(cx));
+                let limit = Duration::from_secs(5);
+                tokio::time::timeout(limit, expired)
+                    .await
+                    .expect("the other runtime sleeps; this one must sweep for itself");
+            });
+        }
     }
 
     #[test]
     fn a_new_runtime_gets_a_sweep_of_its_own() {
         for _ in 0..2 {
-            let runtime = tokio::runtime::Builder::new_current_thread()
+            let runtime = runtime::Builder::new_current_thread()
                 .enable_time()
                 .start_paused(true)
                 .build()

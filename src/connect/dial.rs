@@ -58,6 +58,11 @@ impl Connector {
         Ok(self)
     }
 
+    #[cfg(all(feature = "proxy", feature = "http2"))]
+    pub(crate) fn limit(&self) -> Duration {
+        self.timeout
+    }
+
     /// Sets how TLS to `https` backends is spoken.
     ///
     /// Default: [`ClientTls::new`].
@@ -158,10 +163,17 @@ impl Connected {
 }
 
 async fn dial(host: &str, port: u16) -> io::Result<TcpStream> {
-    let stream = match host.parse::<IpAddr>() {
+    set_up(match host.parse::<IpAddr>() {
         Ok(ip) => TcpStream::connect((ip, port)).await?,
         Err(_) => race(interleave(tokio::net::lookup_host((host, port)).await?)).await?,
-    };
+    })
+}
+
+fn set_up(stream: TcpStream) -> io::Result<TcpStream> {
+    if stream.local_addr()? == stream.peer_addr()? {
+        // TCP met itself: the ephemeral port was the one asked for, and nobody listens there.
+        return Err(io::ErrorKind::ConnectionRefused.into());
+    }
     // A small request or frame must not wait for the last one's acknowledgement.
     stream.set_nodelay(true)?;
     Ok(stream)
@@ -249,6 +261,16 @@ mod tests {
             began.elapsed() < NEXT_ADDRESS,
             "a refusal must end the wait"
         );
+    }
+
+    #[tokio::test]
+    async fn a_connection_to_itself_is_none() {
+        let socket = tokio::net::TcpSocket::new_v4().unwrap();
+        socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        let own = socket.local_addr().unwrap();
+        let stream = socket.connect(own).await.unwrap();
+        let error = set_up(stream).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::ConnectionRefused);
     }
 
     #[tokio::test]

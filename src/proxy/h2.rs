@@ -6,7 +6,10 @@ use std::{
     pin::{Pin, pin},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
+        atomic::{
+            AtomicBool, AtomicU8, AtomicU64,
+            Ordering::{Acquire, Relaxed, Release},
+        },
     },
     task::{Context, Poll, ready},
     time::Duration,
@@ -20,12 +23,13 @@ use hyper::{
     client::conn::http2::{self, SendRequest},
 };
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, timeout, timeout_at};
 
 use super::{
     Body,
     body::Outgoing,
     config::Settings,
+    h1::Timeouts,
     headers::{Facts, Length},
     idle::Home,
     service::Pending,
@@ -35,7 +39,7 @@ use crate::{
     context::Exchange,
     deadline::Watch,
     error::{BoxError, Error, ErrorKind},
-    pool::Backend,
+    pool::{Address, Backend},
 };
 
 /// One backend's HTTP/2 connection.
@@ -46,11 +50,17 @@ pub(super) struct Shared {
     current: Mutex<Current>,
     /// Lets one request dial; the others wait for what it gets.
     dialing: tokio::sync::Mutex<()>,
+    /// How many dials failed: who waited for one has its answer.
+    failures: AtomicU64,
 }
 
 #[derive(Default)]
 struct Current {
     sender: Option<Sender>,
+    /// Where `sender` or `fresh` leads.
+    address: Option<Address>,
+    /// How the last dial failed.
+    failed: Option<ErrorKind>,
     used: Option<Instant>,
     /// Connected, but no HTTP/2 spoken yet.
     fresh: Option<Connected>,
@@ -64,9 +74,13 @@ impl Shared {
     }
 
     /// Takes a connection on which ALPN selected HTTP/2.
-    pub(super) fn offer(&self, connected: Connected) {
+    pub(super) fn offer(&self, connected: Connected, address: Address) {
         self.known.store(true, Relaxed);
-        self.current().fresh = Some(connected);
+        let mut current = self.current();
+        if current.address.is_none() {
+            current.fresh = Some(connected);
+            current.address = Some(address);
+        }
     }
 
     pub(super) fn retire(&self) {
@@ -85,24 +99,57 @@ impl Shared {
         }
     }
 
-    fn live(&self) -> Option<Sender> {
+    fn live(&self, backend: &Backend) -> Option<Sender> {
         let mut current = self.current();
+        if current.address.as_ref().is_some_and(|a| !a.is_of(backend)) {
+            *current = Current::default();
+        }
         current.used = Some(Instant::now());
         current.sender.clone().filter(|sender| !sender.is_closed())
     }
 
+    /// Returns a connection, and whether it was there before. Takes no longer than a connection
+    /// may take, however many wait.
     async fn sender(
         &self,
         settings: &Settings,
         backend: &Backend,
     ) -> Result<(Sender, bool), Error> {
-        if let Some(sender) = self.live() {
+        if let Some(sender) = self.live(backend) {
             return Ok((sender, true));
         }
+        match timeout(settings.connector.limit(), self.wait(settings, backend)).await {
+            Ok(result) => result,
+            Err(_) => Err(ErrorKind::ConnectTimeout.into()),
+        }
+    }
+
+    async fn wait(&self, settings: &Settings, backend: &Backend) -> Result<(Sender, bool), Error> {
+        let failures = self.failures.load(Acquire);
         let _one_at_a_time = self.dialing.lock().await;
-        if let Some(sender) = self.live() {
+        if let Some(sender) = self.live(backend) {
             return Ok((sender, true));
         }
+        if self.failures.load(Acquire) != failures {
+            let kind = self.current().failed.unwrap_or(ErrorKind::Connect);
+            return Err(Error::new(kind).with_source("as another request found out meanwhile"));
+        }
+        let dialled = self.dial(settings, backend).await;
+        match &dialled {
+            Ok(sender) => {
+                let mut current = self.current();
+                current.sender = Some(sender.clone());
+                current.address = Some(backend.address());
+            }
+            Err(error) => {
+                self.current().failed = Some(error.kind());
+                self.failures.fetch_add(1, Release);
+            }
+        }
+        Ok((dialled?, false))
+    }
+
+    async fn dial(&self, settings: &Settings, backend: &Backend) -> Result<Sender, Error> {
         let fresh = self.current().fresh.take();
         let connected = match fresh {
             Some(connected) => connected,
@@ -113,9 +160,7 @@ impl Shared {
             return Err(Error::new(ErrorKind::ConnectTls)
                 .with_source("the backend no longer selects h2 by ALPN"));
         }
-        let sender = handshake(connected).await?;
-        self.current().sender = Some(sender.clone());
-        Ok((sender, false))
+        handshake(connected).await
     }
 
     fn current(&self) -> MutexGuard<'_, Current> {
@@ -173,18 +218,29 @@ async fn send(
     parts: &Parts,
     pending: Pending,
 ) -> Result<Response<Body>, Error> {
-    let progress = Arc::new(Progress::default());
-    let mut request = request(settings, backend, parts, pending, progress.clone())?;
+    let progress = Arc::new(Progress::new(pending.body.is_none()));
+    // Without a body it can be made again, where it is certain that the backend did not act on it.
+    let mut repeatable = pending.body.is_none();
+    let mut request = make(settings, backend, parts, pending, progress.clone())?;
     loop {
         let (mut sender, reused) = home.http2.sender(settings, backend).await?;
         let sent = sender.try_send_request(request);
-        match within(settings.timeouts.response, &progress, sent).await? {
-            Ok(response) => return Ok(respond(response, settings.timeouts.idle)),
+        progress.touch();
+        match within(settings.timeouts, &progress, sent).await? {
+            Ok(response) => return Ok(respond(response, progress, settings.timeouts.idle)),
             Err(mut error) => match error.take_message() {
                 // The connection was closed before the request went out.
                 Some(unsent) if reused => request = unsent,
                 Some(_) => {
                     return Err(Error::new(ErrorKind::Connect).with_source(error.into_error()));
+                }
+                None if repeatable && was_going_away(error.error()) => {
+                    repeatable = false;
+                    let pending = Pending {
+                        body: None,
+                        exact: Some(0),
+                    };
+                    request = make(settings, backend, parts, pending, progress.clone())?;
                 }
                 None => return Err(failed(error.into_error(), &progress)),
             },
@@ -192,26 +248,50 @@ async fn send(
     }
 }
 
-/// Waits for the head; a request that is still being sent has not begun to wait.
+/// Waits for the head, as long as whoever it waits for may take.
 async fn within<F: Future>(
-    limit: Duration,
+    limits: Timeouts,
     progress: &Progress,
     future: F,
 ) -> Result<F::Output, Error> {
     let mut future = std::pin::pin!(future);
-    let mut seen = progress.frames.load(Relaxed);
     loop {
-        match timeout(limit, future.as_mut()).await {
-            Ok(output) => return Ok(output),
-            Err(_) => {
-                let now = progress.frames.load(Relaxed);
-                if now == seen {
-                    return Err(Error::new(ErrorKind::ResponseHeadTimeout).after_sending());
-                }
-                seen = now;
-            }
+        let (limit, kind) = match progress.waits_for() {
+            BACKEND => (limits.idle, ErrorKind::RequestWriteTimeout),
+            CLIENT => (limits.idle, ErrorKind::ClientBodyTimeout),
+            _ => (limits.response, ErrorKind::ResponseHeadTimeout),
+        };
+        let now = Instant::now();
+        let due = progress.moved() + limit;
+        if due <= now {
+            return Err(Error::new(kind).after_sending());
+        }
+        // Whom it waits for may change meanwhile.
+        let look = due.min(now + limits.response);
+        if let Ok(output) = timeout_at(look, future.as_mut()).await {
+            return Ok(output);
         }
     }
+}
+
+/// Returns true if the backend says that it did not act on the request (RFC 9113 §8.7, §6.8).
+fn is_unprocessed(error: &hyper::Error) -> bool {
+    is_refused(error) || was_going_away(error)
+}
+
+fn is_refused(error: &hyper::Error) -> bool {
+    cause(error).is_some_and(|e| e.is_remote() && e.reason() == Some(h2::Reason::REFUSED_STREAM))
+}
+
+/// A graceful GOAWAY ends only the streams over the last that the backend will act on.
+fn was_going_away(error: &hyper::Error) -> bool {
+    cause(error).is_some_and(|e| {
+        e.is_remote() && e.is_go_away() && e.reason() == Some(h2::Reason::NO_ERROR)
+    })
+}
+
+fn cause(error: &hyper::Error) -> Option<&h2::Error> {
+    error::Error::source(error)?.downcast_ref()
 }
 
 fn failed(error: hyper::Error, progress: &Progress) -> Error {
@@ -230,19 +310,7 @@ fn failed(error: hyper::Error, progress: &Progress) -> Error {
     }
 }
 
-/// Whether the backend said that it did not process the request (RFC 9113 §8.7): its stream was
-/// refused, or is above the last one that a GOAWAY names. Streams below that one end otherwise:
-/// with a reset of their own, or with the connection.
-fn is_unprocessed(error: &hyper::Error) -> bool {
-    let cause = error::Error::source(error);
-    let cause = cause.and_then(|cause| cause.downcast_ref::<h2::Error>());
-    cause.is_some_and(|cause| {
-        let refused = cause.is_reset() && cause.reason() == Some(h2::Reason::REFUSED_STREAM);
-        cause.is_remote() && (refused || cause.is_go_away())
-    })
-}
-
-fn request(
+fn make(
     settings: &Settings,
     backend: &Backend,
     parts: &Parts,
@@ -280,7 +348,11 @@ fn request(
     Ok(request)
 }
 
-fn respond(response: Response<Incoming>, idle_timeout: Duration) -> Response<Body> {
+fn respond(
+    response: Response<Incoming>,
+    progress: Arc<Progress>,
+    idle_timeout: Duration,
+) -> Response<Body> {
     let (mut head, incoming) = response.into_parts();
     // RFC 9113 §8.2.2: none may come; none goes on.
     for name in [
@@ -298,18 +370,46 @@ fn respond(response: Response<Incoming>, idle_timeout: Duration) -> Response<Bod
         Body::http2(Box::new(StreamBody {
             incoming,
             watch: Watch::new(),
-            waiting: false,
+            waiting: None,
+            progress,
             idle_timeout,
         }))
     };
     Response::from_parts(head, body)
 }
 
-/// What became of the request body, seen from outside of hyper.
-#[derive(Default)]
+/// What becomes of the request body, seen from outside of hyper.
 struct Progress {
-    frames: AtomicU64,
+    began: Instant,
+    /// When it last moved on, in milliseconds since it began.
+    moved: AtomicU64,
+    waits_for: AtomicU8,
     client_failed: AtomicBool,
+}
+
+impl Progress {
+    fn new(whole: bool) -> Self {
+        Self {
+            began: Instant::now(),
+            moved: AtomicU64::new(0),
+            waits_for: AtomicU8::new(if whole { NOBODY } else { BACKEND }),
+            client_failed: AtomicBool::new(false),
+        }
+    }
+
+    fn touch(&self) {
+        let since = self.began.elapsed().as_millis();
+        let since = u64::try_from(since).unwrap_or(u64::MAX);
+        self.moved.store(since, Relaxed);
+    }
+
+    fn moved(&self) -> Instant {
+        self.began + Duration::from_millis(self.moved.load(Relaxed))
+    }
+
+    fn waits_for(&self) -> u8 {
+        self.waits_for.load(Relaxed)
+    }
 }
 
 pub(super) struct RequestBody {
@@ -326,11 +426,20 @@ impl HttpBody for RequestBody {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         let this = self.get_mut();
+        let progress = &this.progress;
         let Some(body) = &mut this.body else {
             return Poll::Ready(None);
         };
-        let frame = ready!(body.as_mut().poll_frame(cx));
-        this.progress.frames.fetch_add(1, Relaxed);
+        let Poll::Ready(frame) = body.as_mut().poll_frame(cx) else {
+            if progress.waits_for.swap(CLIENT, Relaxed) != CLIENT {
+                progress.touch();
+            }
+            return Poll::Pending;
+        };
+        progress.touch();
+        let ended = !matches!(frame, Some(Ok(_))) || body.is_end_stream();
+        let waits_for = if ended { NOBODY } else { BACKEND };
+        progress.waits_for.store(waits_for, Relaxed);
         if let Some(Err(_)) = frame {
             this.progress.client_failed.store(true, Relaxed);
         }
@@ -353,7 +462,9 @@ impl HttpBody for RequestBody {
 pub(super) struct StreamBody {
     incoming: Incoming,
     watch: Watch,
-    waiting: bool,
+    /// What the request body's progress was when the wait began.
+    waiting: Option<Instant>,
+    progress: Arc<Progress>,
     idle_timeout: Duration,
 }
 
@@ -367,7 +478,7 @@ impl HttpBody for StreamBody {
     ) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
         let this = self.get_mut();
         if let Poll::Ready(frame) = Pin::new(&mut this.incoming).poll_frame(cx) {
-            this.waiting = false;
+            this.waiting = None;
             let broken = |error: hyper::Error| {
                 Error::new(ErrorKind::ResponseBody)
                     .with_source(error)
@@ -375,13 +486,24 @@ impl HttpBody for StreamBody {
             };
             return Poll::Ready(frame.map(|frame| frame.map_err(broken)));
         }
-        if !this.waiting {
-            this.waiting = true;
-            this.watch.arm(this.idle_timeout);
+        loop {
+            let moved = this.progress.moved();
+            if this.waiting.is_none() {
+                this.waiting = Some(moved);
+                this.watch.arm(this.idle_timeout);
+            }
+            ready!(this.watch.poll_expired(cx));
+            if this.waiting == Some(moved) {
+                break;
+            }
+            // The other direction was not silent.
+            this.waiting = None;
         }
-        this.watch
-            .poll_expired(cx)
-            .map(|()| Some(Err(ErrorKind::ResponseBodyTimeout.into())))
+        let kind = match this.progress.waits_for() {
+            CLIENT => ErrorKind::ClientBodyTimeout,
+            _ => ErrorKind::ResponseBodyTimeout,
+        };
+        Poll::Ready(Some(Err(kind.into())))
     }
 
     fn is_end_stream(&self) -> bool {
@@ -393,6 +515,10 @@ impl HttpBody for StreamBody {
     }
 }
 
+/// Whom a request body waits for.
+const NOBODY: u8 = 0;
+const BACKEND: u8 = 1;
+const CLIENT: u8 = 2;
 /// Enough for a fast network's delay at a gigabit: 1 MiB.
 const WINDOW: u32 = 1024 * 1024;
 /// A peer that is gone is noticed within PING + PONG while streams are open.

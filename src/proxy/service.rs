@@ -174,7 +174,7 @@ impl ResponseFuture {
         };
         #[cfg(feature = "http2")]
         if connected.is_http2() {
-            home.http2.offer(connected);
+            home.http2.offer(connected, dialing.backend.address());
             self.exchange_http2(home, dialing.backend.clone(), pending);
             return Ok(());
         }

@@ -211,7 +211,7 @@ fn keep_private(headers: &mut HeaderMap) {
         .get_all(header::CACHE_CONTROL)
         .iter()
         .filter_map(|value| value.to_str().ok())
-        .flat_map(|value| value.split(','))
+        .flat_map(directives_of)
         .map(|directive| directive.trim().to_owned())
         .filter(|directive| !directive.is_empty())
         .collect();
@@ -252,13 +252,27 @@ fn keep_private(headers: &mut HeaderMap) {
     }
 }
 
+/// Splits at the commas that do not stand in a quoted string (RFC 9111 §5.2).
+fn directives_of(value: &str) -> impl Iterator<Item = &str> {
+    let (mut quoted, mut escaped) = (false, false);
+    value.split(move |c| {
+        match c {
+            _ if std::mem::take(&mut escaped) => {}
+            '\\' => escaped = quoted,
+            '"' => quoted = !quoted,
+            _ => {}
+        }
+        c == ',' && !quoted
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn shared_caches_are_kept_away() {
-        let table: [(&[&str], &str); 7] = [
+        let table: [(&[&str], &str); 9] = [
             (&[], "private"),
             (&["no-store"], "no-store"),
             (&["private"], "private"),
@@ -266,6 +280,11 @@ mod tests {
             (&["max-age=60, s-maxage=10"], "private, max-age=60"),
             (&["Public", "must-revalidate"], "private, must-revalidate"),
             (&["private=\"set-cookie\", max-age=1"], "private, max-age=1"),
+            (&["private=\"a, b\", max-age=1"], "private, max-age=1"),
+            (
+                &["x=\"a\\\", public\", public"],
+                "private, x=\"a\\\", public\"",
+            ),
         ];
         for (given, wanted) in table {
             let mut headers = HeaderMap::new();

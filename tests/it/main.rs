@@ -20,6 +20,8 @@ mod examples;
 mod failover;
 mod health;
 mod load_balancer;
+#[cfg(target_os = "linux")]
+mod network;
 mod proxy;
 mod respond;
 mod server;

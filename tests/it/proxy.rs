@@ -1,6 +1,7 @@
 mod basics;
 mod fields;
 mod hostile;
+mod http2;
 mod reuse;
 mod upgrade;
 mod uploads;

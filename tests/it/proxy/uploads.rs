@@ -9,7 +9,7 @@ use http_body::Frame;
 use http_body_util::{BodyExt, Full, channel::Channel};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    net::{TcpListener, TcpStream},
+    net::{TcpSocket, TcpStream},
     task::JoinHandle,
     time::timeout,
 };
@@ -21,7 +21,11 @@ where
     F: FnOnce(TcpStream) -> R + Send + 'static,
     R: Future<Output = ()> + Send + 'static,
 {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let socket = TcpSocket::new_v4().unwrap();
+    // Small, so that what is sent is seen to be read, or not.
+    socket.set_recv_buffer_size(16 << 10).unwrap();
+    socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let listener = socket.listen(16).unwrap();
     let address = listener.local_addr().unwrap();
     let played = tokio::spawn(async move {
         let (mut stream, _) = listener.accept().await.unwrap();
@@ -147,21 +151,21 @@ async fn only_100_lets_a_body_go_that_waits_for_it() {
 
 #[tokio::test]
 async fn a_backend_that_reads_slowly_but_steadily_is_not_timed_out() {
-    const SIZE: usize = 8 << 20;
+    const SIZE: usize = 2 << 20;
     let (backend, played) = backend(async |mut stream: TcpStream| {
         let mut got = 0;
-        let mut buf = vec![0; 64 << 10];
+        let mut buf = vec![0; 16 << 10];
         while got < SIZE {
             got += stream.read(&mut buf).await.unwrap();
             // The pace of a slow link; the whole takes several idle time-outs.
-            tokio::time::sleep(Duration::from_millis(15)).await;
+            tokio::time::sleep(Duration::from_millis(20)).await;
         }
         let head = b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n";
         stream.write_all(head).await.unwrap();
     })
     .await;
     let proxy = Proxy::new()
-        .idle_timeout(Duration::from_millis(500))
+        .idle_timeout(Duration::from_millis(900))
         .unwrap();
     let request = post(&backend, Full::from(vec![0; SIZE]));
     let response = timeout(PATIENCE, proxy.oneshot(request)).await.unwrap();
