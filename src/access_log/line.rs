@@ -1,11 +1,13 @@
 //! One line to come: what was noted of a request, until its true end.
 
 use std::{
+    cell::Cell,
     sync::Arc,
     time::{Duration, SystemTime},
 };
 
-use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Uri, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode, Uri, header};
+use tokio::time::Instant;
 
 use super::{
     Entry,
@@ -29,26 +31,8 @@ pub(super) struct Line {
 
 impl Line {
     pub(super) fn new<B>(config: Arc<Config>, request: &mut Request<B>) -> Self {
-        let exchange = Exchange::of(request.extensions_mut());
-        let headers = request.headers();
-        let one = |name| headers.get(name).cloned();
-        exchange.keep_original(Original {
-            method: request.method().clone(),
-            uri: original_uri(request).clone(),
-            version: request.version(),
-            host: match request.uri().authority() {
-                Some(_) => None,
-                None => one(header::HOST),
-            },
-            user_agent: one(header::USER_AGENT),
-            referer: config.referer.then(|| one(header::REFERER)).flatten(),
-            request_id: config
-                .trust_request_id
-                .then(|| request_id(headers))
-                .flatten(),
-            // Only its scheme is ever shown.
-            authorization: one(header::AUTHORIZATION),
-        });
+        let original = read(&config, request);
+        let exchange = Exchange::with_original(request.extensions_mut(), original);
         Self {
             conn: ConnInfo::of(request.extensions()).cloned(),
             status: None,
@@ -120,15 +104,13 @@ impl Line {
             (Some(redact), Some(query)) => Some(redact(query)),
             _ => None,
         };
-        let duration = self.exchange.began().elapsed();
-        let sticky = self.exchange.sticky_verdict();
-        let decision = self.exchange.decision();
-        let failure = self.exchange.failure();
+        let (time, duration) = began(self.exchange.began());
         let (received, sent) = match &self.tunnel {
             Some(tunnel) => (tunnel.to_backend(), tunnel.to_client()),
             None => (self.exchange.received(), self.sent),
         };
-        self.exchange.attempts(|attempts| {
+        self.exchange.tell(|told| {
+            let attempts = told.attempts;
             // A failure that was answered for, else how the attempt ended that ended last: where
             // a hedge was not needed, that is not the last one begun.
             let ended = |a: &&Attempt| {
@@ -138,7 +120,7 @@ impl Line {
                 )
             };
             let last = attempts.iter().max_by_key(ended);
-            let failed = failure.or_else(|| match last?.outcome? {
+            let failed = told.failure.or_else(|| match last?.outcome? {
                 Outcome::Failed(kind) => Some(kind),
                 Outcome::Cancelled | Outcome::Discarded | Outcome::Hedged | Outcome::Ok => None,
             });
@@ -148,9 +130,7 @@ impl Line {
                 _ => failed.unwrap_or(otherwise),
             };
             self.config.sink.record(&Entry {
-                time: SystemTime::now()
-                    .checked_sub(duration)
-                    .unwrap_or(SystemTime::UNIX_EPOCH),
+                time,
                 node: self.config.node.as_deref(),
                 listener: self.conn.as_ref().map(|c| *c.local()),
                 peer: self.conn.as_ref().map(|c| *c.peer()),
@@ -174,8 +154,8 @@ impl Line {
                 received,
                 sent,
                 attempts,
-                decision,
-                sticky,
+                decision: told.decision,
+                sticky: told.verdict,
                 tls: self.conn.as_ref().and_then(ConnInfo::tls),
                 auth: self.auth.as_deref(),
                 outcome,
@@ -202,6 +182,56 @@ impl Drop for Tunnelled {
     }
 }
 
+/// Reads what a line will say of the request, in one pass over its fields.
+fn read<B>(config: &Config, request: &Request<B>) -> Original {
+    let mut original = Original {
+        method: request.method().clone(),
+        uri: original_uri(request).clone(),
+        version: request.version(),
+        host: None,
+        user_agent: None,
+        referer: None,
+        request_id: None,
+        authorization: None,
+    };
+    for (name, value) in request.headers() {
+        let place = match *name {
+            header::HOST if request.uri().authority().is_none() => &mut original.host,
+            header::USER_AGENT => &mut original.user_agent,
+            header::REFERER if config.referer => &mut original.referer,
+            // Only its scheme is ever shown.
+            header::AUTHORIZATION => &mut original.authorization,
+            _ if config.trust_request_id && *name == REQUEST_ID && value.len() <= MAX_ID => {
+                &mut original.request_id
+            }
+            _ => continue,
+        };
+        place.get_or_insert_with(|| value.clone());
+    }
+    original
+}
+
+/// Returns the wall clock's time of a moment, and how long ago it was. The wall clock is read
+/// once a second and thread: a step of it shows within that.
+fn began(moment: Instant) -> (SystemTime, Duration) {
+    thread_local! {
+        static ANCHOR: Cell<Option<(Instant, SystemTime)>> = const { Cell::new(None) };
+    }
+    let now = Instant::now();
+    let ago = now.saturating_duration_since(moment);
+    let is_fresh = |(at, _): &(Instant, SystemTime)| {
+        *at <= now && now.saturating_duration_since(*at) < Duration::from_secs(1)
+    };
+    let (at, wall) = ANCHOR.get().filter(is_fresh).unwrap_or_else(|| {
+        let anchor = (now, SystemTime::now());
+        ANCHOR.set(Some(anchor));
+        anchor
+    });
+    let since = now.saturating_duration_since(at);
+    let time = (wall + since).checked_sub(ago);
+    (time.unwrap_or(SystemTime::UNIX_EPOCH), ago)
+}
+
 /// The target as the client sent it: axum's `nest` keeps it aside.
 fn original_uri<B>(request: &Request<B>) -> &Uri {
     #[cfg(feature = "axum")]
@@ -209,13 +239,6 @@ fn original_uri<B>(request: &Request<B>) -> &Uri {
         return &original.0;
     }
     request.uri()
-}
-
-fn request_id(headers: &HeaderMap) -> Option<HeaderValue> {
-    headers
-        .get("x-request-id")
-        .filter(|id| id.len() <= MAX_ID)
-        .cloned()
 }
 
 /// Says what a refusal says itself: the scheme, and nothing more.
@@ -230,7 +253,7 @@ fn derive<B>(response: &Response<B>, authorization: Option<&HeaderValue>) -> Opt
     Some(AuthFailure::new(scheme, reason))
 }
 
-fn first_token(headers: &HeaderMap, name: &header::HeaderName) -> Option<String> {
+fn first_token(headers: &HeaderMap, name: &HeaderName) -> Option<String> {
     headers.get(name).and_then(scheme_of)
 }
 
@@ -252,6 +275,7 @@ fn scheme_of(value: &HeaderValue) -> Option<String> {
     fine.then(|| scheme.to_owned())
 }
 
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// Longer ones are not ids.
 const MAX_ID: usize = 128;
 

@@ -75,6 +75,23 @@ pub struct LentHead {
     pub sent: bool,
 }
 
+impl Inner {
+    fn new(
+        began: Instant,
+        #[cfg(feature = "access-log")] original: std::sync::OnceLock<Original>,
+    ) -> Self {
+        Self {
+            began,
+            received: AtomicU64::new(0),
+            binds: AtomicBool::new(false),
+            head_wanted: AtomicBool::new(false),
+            record: Mutex::new(Record::default()),
+            #[cfg(feature = "access-log")]
+            original,
+        }
+    }
+}
+
 impl Exchange {
     /// Begins a record now.
     #[must_use]
@@ -86,15 +103,11 @@ impl Exchange {
     #[must_use]
     pub fn began_at(began: Instant) -> Self {
         Self {
-            inner: Arc::new(Inner {
+            inner: Arc::new(Inner::new(
                 began,
-                received: AtomicU64::new(0),
-                binds: AtomicBool::new(false),
-                head_wanted: AtomicBool::new(false),
-                record: Mutex::new(Record::default()),
                 #[cfg(feature = "access-log")]
-                original: std::sync::OnceLock::new(),
-            }),
+                std::sync::OnceLock::new(),
+            )),
         }
     }
 
@@ -108,10 +121,19 @@ impl Exchange {
         exchange
     }
 
-    /// Keeps the request as it came; the first call counts.
+    /// Returns the request's record with the request as it came in it; where there is a record
+    /// already, the first original counts.
     #[cfg(feature = "access-log")]
-    pub(crate) fn keep_original(&self, original: Original) {
-        let _ = self.inner.original.set(original);
+    pub(crate) fn with_original(extensions: &mut Extensions, original: Original) -> Self {
+        if let Some(exchange) = extensions.get::<Self>() {
+            let _ = exchange.inner.original.set(original);
+            return exchange.clone();
+        }
+        let exchange = Self {
+            inner: Arc::new(Inner::new(Instant::now(), original.into())),
+        };
+        extensions.insert(exchange.clone());
+        exchange
     }
 
     #[cfg(feature = "access-log")]
@@ -232,6 +254,19 @@ impl Exchange {
         read(self.record().attempts.as_slice())
     }
 
+    /// Reads what a log line and a cookie need to know of the end, under one lock.
+    #[cfg(any(feature = "access-log", feature = "sticky"))]
+    pub(crate) fn tell<T>(&self, read: impl FnOnce(Told<'_>) -> T) -> T {
+        let record = self.record();
+        read(Told {
+            attempts: record.attempts.as_slice(),
+            decision: record.strategy.map(|s| (s, record.candidates)),
+            verdict: record.verdict,
+            failure: record.failure,
+            affinity: record.affinity.as_ref().map(|affinity| &affinity.backend),
+        })
+    }
+
     /// Returns true if an attempt at this backend was begun.
     #[must_use]
     pub fn has_tried(&self, backend: &Backend) -> bool {
@@ -259,12 +294,7 @@ impl Exchange {
     /// head is out, the loser has ended.
     #[must_use]
     pub fn answered_by(&self) -> Option<Backend> {
-        self.attempts(|all| {
-            all.iter()
-                .rev()
-                .find(|a| matches!(a.outcome, None | Some(Outcome::Ok)))
-                .map(|a| a.backend.clone())
-        })
+        self.attempts(|all| answer(all).map(|a| a.backend.clone()))
     }
 
     /// Asks whoever holds the request's head for a copy of it, the next time that it is polled:
@@ -348,6 +378,34 @@ impl fmt::Debug for Exchange {
             .field("failure", &record.failure)
             .finish_non_exhaustive()
     }
+}
+
+/// What became of a request; see [`Exchange::tell`].
+#[cfg(any(feature = "access-log", feature = "sticky"))]
+#[cfg_attr(
+    not(all(feature = "access-log", feature = "sticky")),
+    expect(dead_code, reason = "each reads its part")
+)]
+pub(crate) struct Told<'a> {
+    pub(crate) attempts: &'a [Attempt],
+    pub(crate) decision: Option<(&'static str, usize)>,
+    pub(crate) verdict: Option<StickyVerdict>,
+    pub(crate) failure: Option<ErrorKind>,
+    pub(crate) affinity: Option<&'a Backend>,
+}
+
+#[cfg(feature = "sticky")]
+impl<'a> Told<'a> {
+    /// As [`Exchange::answered_by`].
+    pub(crate) fn answered_by(&self) -> Option<&'a Backend> {
+        answer(self.attempts).map(|attempt| &attempt.backend)
+    }
+}
+
+/// Finds the attempt whose answer the client gets.
+fn answer(attempts: &[Attempt]) -> Option<&Attempt> {
+    let answers = |a: &&Attempt| matches!(a.outcome, None | Some(Outcome::Ok));
+    attempts.iter().rev().find(answers)
 }
 
 /// The backend that a request should go to, if it can.

@@ -44,6 +44,8 @@ mod connection_event;
 mod drain;
 mod exchange;
 mod selected;
+#[cfg(any(feature = "proxy", feature = "server"))]
+pub(crate) mod spare;
 mod tunnel;
 
 pub use auth_failure::AuthFailure;

@@ -24,7 +24,7 @@ use super::{
 };
 use crate::{
     connect::Connected,
-    context::{ConnInfo, Exchange, Selected},
+    context::{ConnInfo, Exchange, Selected, spare},
     error::{BoxError, Error, ErrorKind},
     pool::Backend,
 };
@@ -255,6 +255,7 @@ impl ResponseFuture {
         *response.status_mut() = answer.status;
         // The request's map: its memory is used again.
         std::mem::swap(response.headers_mut(), &mut parts.headers);
+        spare::keep(parts.extensions);
         Ok(response)
     }
 

@@ -19,7 +19,10 @@ use super::{
     body::Answering,
     state::{Exchanging, State},
 };
-use crate::{context::ConnInfo, error::BoxError};
+use crate::{
+    context::{ConnInfo, spare},
+    error::BoxError,
+};
 
 /// The request service as hyper calls it.
 pub(super) struct AppService<S> {
@@ -43,6 +46,9 @@ where
         let exchanging = Some(self.state.begin());
         let connect = request.method() == Method::CONNECT;
         let mut request = request.map(|incoming| Body::new(incoming, &self.state));
+        if request.extensions().is_empty() {
+            *request.extensions_mut() = spare::take();
+        }
         request.extensions_mut().insert(self.info.clone());
         let mut app = self.app.borrow_mut();
         let ready = app.poll_ready(&mut Context::from_waker(Waker::noop()));

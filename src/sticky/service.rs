@@ -19,11 +19,11 @@ use super::{
     StickyLayer,
     cookie::{strip, values},
     layer::{Config, Shared},
-    token::{Table, Verified},
+    token::Table,
 };
 use crate::{
     context::{ConnInfo, Exchange, StickyVerdict},
-    pool::{Backend, Derived, Pool},
+    pool::{Derived, Pool},
 };
 
 /// Keeps a client's session on one backend; see [`StickyLayer`].
@@ -67,31 +67,37 @@ impl<S> Sticky<S> {
         &mut self.inner
     }
 
-    /// Reads the cookie, and takes it out of what the backend sees.
-    fn read(&self, headers: &mut HeaderMap, exchange: &Exchange) -> Option<Verified> {
+    /// Reads the cookie, and takes it out of what the backend sees. True if it needs no renewal
+    /// as long as the backend that it names answers.
+    fn read(&self, headers: &mut HeaderMap, exchange: &Exchange) -> bool {
         if !headers.contains_key(header::COOKIE) {
             exchange.set_sticky_verdict(StickyVerdict::None);
-            return None;
+            return false;
         }
         let mut there = false;
         let verified = {
             let snapshot = self.pool.snapshot();
-            let table = snapshot.derived(&self.table)?;
+            let Some(table) = snapshot.derived(&self.table) else {
+                return false;
+            };
             values(headers, &self.config.name).find_map(|value| {
                 there = true;
                 table.verify(value)
             })
         };
-        match &verified {
-            // Balance settles the verdict when it knows whether that backend can take it.
-            Some(verified) => exchange.set_affinity(verified.backend.clone()),
-            None if there => exchange.set_sticky_verdict(StickyVerdict::Invalid),
-            None => exchange.set_sticky_verdict(StickyVerdict::None),
-        }
         if there {
             strip(headers, &self.config.name);
         }
-        verified
+        match verified {
+            // Balance settles the verdict when it knows whether that backend can take it.
+            Some(verified) => {
+                exchange.set_affinity(verified.backend);
+                return verified.current;
+            }
+            None if there => exchange.set_sticky_verdict(StickyVerdict::Invalid),
+            None => exchange.set_sticky_verdict(StickyVerdict::None),
+        }
+        false
     }
 
     fn warn(&self, secure: bool, exchange: &Exchange) {
@@ -139,11 +145,11 @@ where
         let exchange = Exchange::of(request.extensions_mut());
         let conn = ConnInfo::of(request.extensions());
         self.warn(conn.is_none_or(|c| c.tls().is_some()), &exchange);
-        let presented = self.read(request.headers_mut(), &exchange);
+        let is_current = self.read(request.headers_mut(), &exchange);
         ResponseFuture {
             inner: self.inner.call(request),
             exchange,
-            presented: presented.filter(|p| p.current).map(|p| p.backend),
+            is_current,
             pool: self.pool.clone(),
             table: self.table,
         }
@@ -156,8 +162,8 @@ pin_project! {
         #[pin]
         inner: F,
         exchange: Exchange,
-        // What the client's cookie names already.
-        presented: Option<Backend>,
+        // The client's cookie needs no renewal where the backend that it names answers.
+        is_current: bool,
         pool: Pool,
         table: Derived<Table>,
     }
@@ -172,17 +178,16 @@ where
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
         let this = self.project();
         let mut response = ready!(this.inner.poll(cx))?;
-        let Some(answered) = this.exchange.answered_by() else {
+        let renewed = this.exchange.tell(|told| {
             // Not routed: there is no session to keep.
-            return Poll::Ready(Ok(response));
-        };
-        let known = this
-            .presented
-            .as_ref()
-            .is_some_and(|p| p.is_same(&answered));
-        // A session that a draining backend kept moves soon: its cookie is not renewed.
-        let leaving = this.exchange.sticky_verdict() == Some(StickyVerdict::Draining);
-        if !known && !leaving {
+            let answered = told.answered_by()?;
+            let named = told.affinity.filter(|_| *this.is_current);
+            let known = named.is_some_and(|named| named.is_same(answered));
+            // A session that a draining backend kept moves soon: its cookie is not renewed.
+            let leaving = told.verdict == Some(StickyVerdict::Draining);
+            (!known && !leaving).then(|| answered.clone())
+        });
+        if let Some(answered) = renewed {
             let snapshot = this.pool.snapshot();
             let cookie = snapshot
                 .derived(this.table)

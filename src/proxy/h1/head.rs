@@ -1,6 +1,6 @@
 //! The head of a response, read strictly (RFC 9112 §2 to §6).
 
-use std::{error, fmt, mem::MaybeUninit};
+use std::{cell::RefCell, error, fmt, mem::MaybeUninit};
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
@@ -183,18 +183,20 @@ impl Scan {
         headers: &mut HeaderMap,
     ) -> Result<(), Malformed> {
         headers.clear();
-        for field in fields {
-            let name = HeaderName::from_bytes(field.name.as_bytes())
-                .map_err(|_error| Malformed("a bad header field name"))?;
-            if ends_here(&name, status) {
-                continue;
+        NAMES.with_borrow_mut(|names| {
+            for field in fields {
+                let (name, scope) = names.get(field.name.as_bytes())?;
+                if scope.ends_here(status) {
+                    continue;
+                }
+                let value = HeaderValue::from_maybe_shared(head.slice_ref(field.value))
+                    .map_err(|_error| Malformed("a bad header field value"))?;
+                headers
+                    .try_append(name, value)
+                    .map_err(|_error| Malformed("too many header fields"))?;
             }
-            let value = HeaderValue::from_maybe_shared(head.slice_ref(field.value))
-                .map_err(|_error| Malformed("a bad header field value"))?;
-            headers
-                .try_append(name, value)
-                .map_err(|_error| Malformed("too many header fields"))?;
-        }
+            Ok(())
+        })?;
         for name in &self.nominated {
             if !is_protected(name) {
                 headers.remove(name);
@@ -228,16 +230,92 @@ impl Scan {
     }
 }
 
-/// Returns true for a field that is about this hop only (RFC 9110 §7.6.1), or that this status
-/// must not have (§8.6).
-fn ends_here(name: &HeaderName, status: StatusCode) -> bool {
-    match *name {
-        header::CONNECTION | header::TRANSFER_ENCODING | header::TE => true,
-        header::UPGRADE => status != StatusCode::SWITCHING_PROTOCOLS,
-        header::CONTENT_LENGTH => status.is_informational() || status == StatusCode::NO_CONTENT,
-        _ => matches!(name.as_str(), "keep-alive" | "proxy-connection"),
+/// How far a field goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Scope {
+    /// To the client.
+    All,
+    /// It is about this hop only (RFC 9110 §7.6.1).
+    Hop,
+    /// To the client, unless the status must not have it (§8.6).
+    Length,
+    /// To the client with the switch that it names.
+    Upgrade,
+}
+
+impl Scope {
+    fn of(name: &HeaderName) -> Self {
+        match *name {
+            header::CONNECTION | header::TRANSFER_ENCODING | header::TE => Self::Hop,
+            header::UPGRADE => Self::Upgrade,
+            header::CONTENT_LENGTH => Self::Length,
+            _ => match name.as_str() {
+                "keep-alive" | "proxy-connection" => Self::Hop,
+                _ => Self::All,
+            },
+        }
+    }
+
+    fn ends_here(self, status: StatusCode) -> bool {
+        match self {
+            Self::All => false,
+            Self::Hop => true,
+            Self::Length => status.is_informational() || status == StatusCode::NO_CONTENT,
+            Self::Upgrade => status != StatusCode::SWITCHING_PROTOCOLS,
+        }
     }
 }
+
+/// Names as backends spell them, and what they are: the same few in every answer, and a look here
+/// costs a fifth of what parsing one does.
+struct Names {
+    slots: [Option<Name>; NAME_SLOTS],
+}
+
+struct Name {
+    spelled: Box<[u8]>,
+    name: HeaderName,
+    scope: Scope,
+}
+
+impl Names {
+    fn get(&mut self, spelled: &[u8]) -> Result<(HeaderName, Scope), Malformed> {
+        let (Some(first), Some(last)) = (spelled.first(), spelled.last()) else {
+            return Err(BAD_NAME);
+        };
+        let hash = spelled.len() * 7 + usize::from(*first) * 3 + usize::from(*last);
+        let slot = &mut self.slots[hash % NAME_SLOTS];
+        if let Some(known) = slot {
+            if *known.spelled == *spelled {
+                return Ok((known.name.clone(), known.scope));
+            }
+        }
+        let name = HeaderName::from_bytes(spelled).map_err(|_error| BAD_NAME)?;
+        let scope = Scope::of(&name);
+        if spelled.len() <= KEEP_NAME {
+            *slot = Some(Name {
+                spelled: spelled.into(),
+                name: name.clone(),
+                scope,
+            });
+        }
+        Ok((name, scope))
+    }
+}
+
+thread_local! {
+    static NAMES: RefCell<Names> = const {
+        RefCell::new(Names {
+            slots: [const { None }; NAME_SLOTS],
+        })
+    };
+}
+
+const BAD_NAME: Malformed = Malformed("a bad header field name");
+/// Few backends use more names than this.
+const NAME_SLOTS: usize = 64;
+/// Longer ones are rare, and would be kept for good: 8 KiB a thread at most.
+const KEEP_NAME: usize = 64;
 
 /// Splits a list of tokens (RFC 9110 §5.6.1).
 pub(crate) fn tokens(value: &[u8]) -> impl Iterator<Item = &[u8]> {
@@ -382,6 +460,28 @@ mod tests {
             ))
             .unwrap();
             assert_eq!(head.connection_auth, wanted, "{value}");
+        }
+    }
+
+    #[test]
+    fn a_name_that_is_known_is_the_one_that_would_be_parsed() {
+        // Twice, so that the second finds the first; many, so that they share slots.
+        let names: Vec<_> = (0..300)
+            .map(|i| format!("X-{}y", "a".repeat(i % 90)))
+            .collect();
+        for spelled in names.iter().chain(&names).map(String::as_str).chain([
+            "Content-Type",
+            "content-type",
+            "CONTENT-TYPE",
+            "Content-Typf",
+            "keep-alive",
+            "Upgrade",
+        ]) {
+            let parsed = HeaderName::from_bytes(spelled.as_bytes()).unwrap();
+            NAMES.with_borrow_mut(|names| {
+                let (name, scope) = names.get(spelled.as_bytes()).unwrap();
+                assert_eq!((&name, scope), (&parsed, Scope::of(&parsed)), "{spelled}");
+            });
         }
     }
 
