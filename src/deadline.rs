@@ -9,11 +9,11 @@
 use std::{
     array,
     cell::RefCell,
-    fmt,
+    fmt, ptr,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{
-            AtomicBool, AtomicU64,
+            AtomicBool, AtomicU64, AtomicUsize,
             Ordering::{Acquire, Relaxed, Release},
         },
     },
@@ -71,13 +71,7 @@ impl Watch {
 
     /// Is ready once the armed deadline passed; registers the task to be woken then.
     pub(crate) fn poll_expired(&self, cx: &mut Context<'_>) -> Poll<()> {
-        {
-            let mut waker = lock(&self.chunk.wakers[self.index]);
-            match &mut *waker {
-                Some(waker) => waker.clone_from(cx.waker()),
-                none => *none = Some(cx.waker().clone()),
-            }
-        }
+        self.chunk.wakers[self.index].register(cx.waker());
         if self.is_expired() {
             Poll::Ready(())
         } else {
@@ -89,7 +83,7 @@ impl Watch {
 impl Drop for Watch {
     fn drop(&mut self) {
         self.disarm();
-        *lock(&self.chunk.wakers[self.index]) = None;
+        self.chunk.wakers[self.index].clear();
         lock(&self.shard.places)
             .free
             .push((self.chunk.clone(), self.index));
@@ -129,7 +123,45 @@ impl Places {
 
 struct Chunk {
     due: [AtomicU64; CHUNK],
-    wakers: [Mutex<Option<Waker>>; CHUNK],
+    wakers: [Registered; CHUNK],
+}
+
+/// The task to be woken. It stays registered, so that whoever polls again, as connections do at
+/// every request, takes no lock.
+#[derive(Default)]
+struct Registered {
+    /// Of the waker below, which keeps the task alive: none but its own has the same.
+    data: AtomicUsize,
+    table: AtomicUsize,
+    waker: Mutex<Option<Waker>>,
+}
+
+impl Registered {
+    fn register(&self, waker: &Waker) {
+        let data = waker.data() as usize;
+        let table = ptr::from_ref(waker.vtable()) as usize;
+        if self.data.load(Acquire) == data && self.table.load(Acquire) == table {
+            return;
+        }
+        let mut place = lock(&self.waker);
+        *place = Some(waker.clone());
+        self.data.store(data, Release);
+        self.table.store(table, Release);
+    }
+
+    fn wake(&self) {
+        let waker = lock(&self.waker).clone();
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+    }
+
+    fn clear(&self) {
+        let mut place = lock(&self.waker);
+        self.data.store(0, Release);
+        self.table.store(0, Release);
+        *place = None;
+    }
 }
 
 impl Shard {
@@ -155,7 +187,7 @@ impl Shard {
         let (chunk, index) = places.free.pop().unwrap_or_else(|| {
             let chunk = Arc::new(Chunk {
                 due: array::from_fn(|_| AtomicU64::new(DISARMED)),
-                wakers: array::from_fn(|_| Mutex::new(None)),
+                wakers: array::from_fn(|_| Registered::default()),
             });
             places.chunks.push(chunk.clone());
             let rest = (1..CHUNK).map(|index| (chunk.clone(), index));
@@ -190,10 +222,7 @@ impl Chunk {
                     .compare_exchange(armed, EXPIRED, Relaxed, Relaxed)
                     .is_ok()
             {
-                let waker = lock(waker).take();
-                if let Some(waker) = waker {
-                    waker.wake();
-                }
+                waker.wake();
             }
         }
     }
@@ -278,6 +307,25 @@ mod tests {
         watch.arm(Duration::from_secs(1));
         tokio::time::sleep(Duration::from_millis(900)).await;
         assert!(!watch.is_expired(), "arming anew must begin anew");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn whoever_polled_last_is_woken_each_time() {
+        let watch = Arc::new(Watch::new());
+        for _ in 0..2 {
+            // A task of its own each time, as a connection that is used again is polled by.
+            let watch = watch.clone();
+            let woken = tokio::spawn(async move {
+                for _ in 0..2 {
+                    watch.arm(Duration::from_millis(300));
+                    poll_fn(|cx| watch.poll_expired(cx)).await;
+                }
+            });
+            tokio::time::timeout(Duration::from_secs(5), woken)
+                .await
+                .unwrap()
+                .unwrap();
+        }
     }
 
     #[tokio::test(start_paused = true)]

@@ -1,7 +1,13 @@
-//! A whole path on one thread, shared by the benches `end_to_end` and `growth`: clients on socket pairs, `server::Http`, the stack under test, and
-//! backends on Unix sockets that answer without thinking.
+//! A whole path on one thread, shared by the benches `end_to_end` and `growth`: clients on socket
+//! pairs, `server::Http`, the stack under test, and backends on Unix sockets that answer without
+//! thinking.
 
-use std::{io, path::Path, sync::Arc};
+use std::{
+    io,
+    path::Path,
+    sync::{Arc, OnceLock},
+    time::{Duration, Instant},
+};
 
 use bytes::Bytes;
 use evenkeel::{

@@ -331,14 +331,14 @@ impl<'a> Fields<'a> {
     }
 
     fn field(&mut self, name: &HeaderName, value: &'a HeaderValue) -> Result<(), Error> {
-        match name.as_str() {
-            "host" => once(&mut self.host, value, "Host twice")?,
-            "content-length" => {
+        match *name {
+            header::HOST => once(&mut self.host, value, "Host twice")?,
+            header::CONTENT_LENGTH => {
                 let length = content_length(value)?;
                 once(&mut self.length, length, "Content-Length twice")?;
             }
-            "transfer-encoding" => self.transfer_encoding = true,
-            "connection" => {
+            header::TRANSFER_ENCODING => self.transfer_encoding = true,
+            header::CONNECTION => {
                 for token in tokens(value.as_bytes()) {
                     if token.eq_ignore_ascii_case(b"upgrade") {
                         self.wants_upgrade = true;
@@ -347,16 +347,18 @@ impl<'a> Fields<'a> {
                     }
                 }
             }
-            "upgrade" => self.upgrade = Some(value),
-            "te" => {
+            header::UPGRADE => self.upgrade = Some(value),
+            header::TE => {
                 let mut codings = tokens(value.as_bytes());
                 self.accepts_trailers |= codings.any(|c| c.eq_ignore_ascii_case(b"trailers"));
             }
-            "expect" => {
+            header::EXPECT => {
                 self.expects_continue |= value.as_bytes().eq_ignore_ascii_case(b"100-continue");
             }
-            "cookie" => self.cookies += 1,
-            "authorization" => self.connection_auth |= authenticates_connection(value.as_bytes()),
+            header::COOKIE => self.cookies += 1,
+            header::AUTHORIZATION => {
+                self.connection_auth |= authenticates_connection(value.as_bytes());
+            }
             _ => {}
         }
         Ok(())

@@ -110,7 +110,9 @@ impl State {
                 self.watch.arm(self.timeouts.head);
             }
         }
-        self.head_bytes.fetch_add(bytes, Relaxed);
+        // Only the stream's task writes it.
+        let before = self.head_bytes.load(Relaxed);
+        self.head_bytes.store(before.saturating_add(bytes), Relaxed);
     }
 
     /// Some of a head came, and not yet all.

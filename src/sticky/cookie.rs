@@ -16,6 +16,16 @@ pub(super) fn values<'a>(headers: &'a HeaderMap, name: &'a str) -> impl Iterator
 /// nothing where there is none.
 pub(super) fn strip(headers: &mut HeaderMap, name: &str) {
     let is_ours = |pair: &[u8]| value_of(pair, name).is_some();
+    let mut fields = headers.get_all(header::COOKIE).iter();
+    if let (Some(only), None) = (fields.next(), fields.next()) {
+        // As nearly every client sends them.
+        match cut(only, is_ours) {
+            Cut::Nothing => {}
+            Cut::Rest(rest) => _ = headers.insert(header::COOKIE, rest),
+            Cut::All => _ = headers.remove(header::COOKIE),
+        }
+        return;
+    }
     let has_ours = |field: &HeaderValue| field.as_bytes().split(|&b| b == b';').any(is_ours);
     if !headers.get_all(header::COOKIE).iter().any(has_ours) {
         return;
@@ -35,6 +45,29 @@ pub(super) fn strip(headers: &mut HeaderMap, name: &str) {
     for field in kept {
         headers.append(header::COOKIE, field);
     }
+}
+
+/// What is left of a field.
+enum Cut {
+    All,
+    Nothing,
+    Rest(HeaderValue),
+}
+
+fn cut(field: &HeaderValue, is_ours: impl Fn(&[u8]) -> bool) -> Cut {
+    let bytes = field.as_bytes();
+    if !bytes.contains(&b';') {
+        // One pair, so nothing would be left.
+        return if is_ours(bytes) {
+            Cut::All
+        } else {
+            Cut::Nothing
+        };
+    }
+    if !bytes.split(|&b| b == b';').any(&is_ours) {
+        return Cut::Nothing;
+    }
+    without(field, is_ours).map_or(Cut::All, Cut::Rest)
 }
 
 fn without(field: &HeaderValue, is_ours: impl Fn(&[u8]) -> bool) -> Option<HeaderValue> {
