@@ -13,6 +13,8 @@
 
 mod demo;
 mod doors;
+#[path = "../edge/known.rs"]
+mod known;
 
 use std::{env, time::Duration};
 
@@ -67,12 +69,22 @@ fn main() -> Result<(), BoxError> {
         .map_err(|error| format!("{path}: {error}"))?;
     runtime(settings.server.threads)?.block_on(async {
         let pool = settings.pool()?;
+        let state_file = settings.health.as_ref().and_then(|h| h.state_file.clone());
+        // Before checks begin, which is when the layers are made.
+        let keeper = state_file.map(|path| {
+            known::restore(&path, &pool);
+            known::Keeper::start(path, pool.clone())
+        });
         let mut balancer = settings.load_balancer(&pool)?;
         if let Some((_, log)) = settings.access_log()? {
             balancer = balancer.access_log(log);
         }
         let doors = Doors::from_settings(&settings, &pool)?;
-        doors.serve(app(balancer.build())).await
+        let served = doors.serve(app(balancer.build())).await;
+        if let Some(keeper) = keeper {
+            keeper.finish();
+        }
+        served
     })
 }
 

@@ -19,7 +19,8 @@ use tokio::{
 
 use crate::{
     Loaded,
-    reload::Running,
+    known::Keeper,
+    reload::{Running, state_file},
     work::{Door, Plan, settle},
 };
 
@@ -45,6 +46,8 @@ async fn control(path: &str, loaded: Loaded) -> Result<(), BoxError> {
         loaded.tls.into_iter().map(Option::unzip).unzip();
     let mut running = Running::new(loaded.settings, certificates, log_layer, threads)?;
     let _watched = watch_files(&running.certificates);
+    let keeper = state_file(&running.settings)
+        .map(|path| Keeper::start(path.to_owned(), running.pool.clone()));
     let readiness = Readiness::new(running.pool.clone());
     let mut listeners = Vec::new();
     for (nth, tls) in layers.into_iter().enumerate() {
@@ -86,8 +89,13 @@ async fn control(path: &str, loaded: Loaded) -> Result<(), BoxError> {
     let lame_duck = running.settings.lame_duck()?;
     tracing::info!(?lame_duck, "shutting down");
     tokio::select! {
-        ended = drained(lame_duck, &stop, &mut joined) => ended,
-        () = ends.one() => at_once(log.as_ref()),
+        ended = drained(lame_duck, &stop, &mut joined) => {
+            if let Some(keeper) = &keeper {
+                keeper.finish();
+            }
+            ended
+        }
+        () = ends.one() => at_once(log.as_ref(), keeper.as_ref()),
     }
 }
 
@@ -102,7 +110,10 @@ async fn drained(
 }
 
 /// A second signal: whoever sends it has waited enough.
-fn at_once(log: Option<&JsonLines>) -> ! {
+fn at_once(log: Option<&JsonLines>, keeper: Option<&Keeper>) -> ! {
+    if let Some(keeper) = keeper {
+        keeper.finish();
+    }
     if let Some(log) = log {
         log.flush();
     }

@@ -13,6 +13,7 @@
 
 mod app;
 mod control;
+mod known;
 mod reload;
 mod work;
 

@@ -1,6 +1,6 @@
 //! What SIGHUP changes while requests go on.
 
-use std::num::NonZeroUsize;
+use std::{num::NonZeroUsize, path::Path};
 
 use evenkeel::{
     BoxError, LoadBalancer, Pool,
@@ -9,7 +9,7 @@ use evenkeel::{
     tls::{Certificate, Certificates},
 };
 
-use crate::{Loaded, app::App};
+use crate::{Loaded, app::App, known};
 
 /// What runs, and the settings that it was made from.
 pub(crate) struct Running {
@@ -30,6 +30,10 @@ impl Running {
         threads: NonZeroUsize,
     ) -> Result<Self, BoxError> {
         let pool = settings.pool()?;
+        // Before checks begin, which is when the layers are made.
+        if let Some(path) = state_file(&settings) {
+            known::restore(path, &pool);
+        }
         let apps = balancers(&settings, &pool, log.as_ref(), threads.get())?;
         Ok(Self {
             apps: apps.into_iter().map(App::new).collect(),
@@ -69,6 +73,11 @@ impl Running {
         self.settings = new;
         Ok(())
     }
+}
+
+/// Where what is known of backends is kept.
+pub(crate) fn state_file(settings: &Settings) -> Option<&Path> {
+    settings.health.as_ref()?.state_file.as_deref()
 }
 
 /// Makes a load balancer for each worker. Checks and sessions are shared; idle connections, the

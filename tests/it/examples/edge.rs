@@ -13,7 +13,7 @@ use super::{
     client::{self, get, get_tls, try_get},
     process::{Backend, PATIENCE, Process},
 };
-use crate::support::pki::Authority;
+use crate::support::{pki::Authority, refused};
 
 /// A settings file in a folder of its own.
 pub(super) struct Settings {
@@ -94,6 +94,56 @@ async fn check_says_what_is_wrong_in_one_line() {
         let (status, lines) = edge.ended().await;
         assert_eq!((status.code(), lines.len()), (Some(2), 1), "{lines:?}");
     }
+}
+
+#[tokio::test]
+async fn a_restart_begins_from_what_was_known() {
+    let a = Backend::start("a").await;
+    let settings = Settings::new("");
+    let file = settings.path("health.json");
+    // The second time a check of `a` hangs for longer than the test takes: only what was known
+    // from before can make it serve at once.
+    for (path, begins) in [
+        ("/health", "nothing is known of the backends yet"),
+        (
+            "/slow?ms=600000",
+            "took over what was known of the backends",
+        ),
+    ] {
+        settings.write(&format!(
+            "{ONE_LISTENER}{}[[pool.backends]]\nid = \"dead\"\nurl = \"http://{}\"\n\
+             [health]\npath = {path:?}\nstate_file = {:?}\ninterval = \"10m\"\n\
+             timeout = \"9m\"\nchanging_interval = \"20ms\"\n",
+            a.settings(),
+            refused(),
+            file.display().to_string(),
+        ));
+        let mut edge = Process::start("edge", &[&settings.file()]);
+        edge.line(begins).await;
+        let address = edge.address("listening on http://").await;
+        assert_eq!(get(address, "/").await.backend(), "a");
+        let known = timeout(PATIENCE, async {
+            loop {
+                let text = fs::read(&file).unwrap_or_default();
+                let known: Value = serde_json::from_slice(&text).unwrap_or_default();
+                let backends = &known["health"]["backends"];
+                if backends.as_array().is_some_and(|all| all.len() == 2) {
+                    return backends.clone();
+                }
+                sleep(Duration::from_millis(20)).await;
+            }
+        });
+        let known = known.await.expect("it is written as it changes");
+        for backend in known.as_array().unwrap() {
+            assert_eq!(backend["healthy"], backend["id"] == "a", "{known}");
+        }
+        edge.signal("-TERM");
+        edge.must_succeed().await;
+    }
+    // What is no settings of health is left, and said.
+    fs::write(&file, "{}").unwrap();
+    let mut edge = Process::start("edge", &[&settings.file()]);
+    edge.line("cannot take over what was known").await;
 }
 
 #[tokio::test]
