@@ -58,6 +58,8 @@
 #![cfg_attr(evenkeel_docsrs, feature(doc_cfg))]
 
 pub mod error;
+#[cfg(test)]
+mod sabotage;
 
 pub mod pool;
 
@@ -93,6 +95,8 @@ pub mod tls;
 pub mod load_balancer;
 #[cfg(feature = "serde")]
 pub mod settings;
+#[cfg(test)]
+mod simulation;
 
 #[doc(inline)]
 pub use error::{BoxError, ConfigError, Error, ErrorKind};

@@ -18,6 +18,8 @@ use super::{
     owner::Owner,
     watch::Watch,
 };
+#[cfg(test)]
+use crate::sabotage::{self, Sabotage};
 use crate::{
     context::{Attempt, Exchange, Outcome, Selected},
     error::{BoxError, Error},
@@ -142,6 +144,10 @@ impl Judging {
     /// up.
     #[cold]
     fn dropped(self) {
+        #[cfg(test)]
+        if sabotage::is(Sabotage::HangUpCounts) {
+            return self.end(Verdict::Failure(judge_hung()));
+        }
         let Some(exchange) = &self.exchange else {
             return;
         };

@@ -5,6 +5,8 @@ use std::{collections::VecDeque, time::Duration};
 use tokio::time::Instant;
 
 use crate::pool::Health;
+#[cfg(test)]
+use crate::sabotage::{self, Sabotage};
 
 /// How many results make a state, and how soon to look again.
 #[derive(Clone, Copy, Debug)]
@@ -65,7 +67,13 @@ impl Machine {
     }
 
     pub(super) fn pass(&mut self, rules: &Rules, now: Instant) -> Option<Change> {
+        #[cfg(test)]
+        let failures = self.failures;
         self.failures = 0;
+        #[cfg(test)]
+        if sabotage::is(Sabotage::FailuresAddUp) {
+            self.failures = failures;
+        }
         self.passes = self.passes.saturating_add(1);
         match self.health {
             // What nothing speaks against is admitted at once: nobody waits at a start.

@@ -320,6 +320,12 @@ impl Backend {
         self.state.incarnation()
     }
 
+    /// Returns how often the address of this member changed: to another and back is twice, and
+    /// what was measured in between is void.
+    pub(crate) fn moves(&self) -> u32 {
+        self.state.moves()
+    }
+
     /// Returns what a room keeps with this backend under `key`, making it when it is missing.
     pub fn attachment<T: super::Attachment>(
         &self,

@@ -17,6 +17,8 @@ use super::{
     Snapshot, derived::Builders, ramp::Ramp, snapshot::Members, state::FULL,
 };
 use crate::error::ConfigError;
+#[cfg(test)]
+use crate::sabotage::{self, Sabotage};
 
 /// A set of backends that requests are spread over. A cheap handle: clones share it.
 #[derive(Clone)]
@@ -236,9 +238,14 @@ impl Pool {
             if previous.state.active() == Health::Healthy {
                 previous.state.set_active(Health::Unknown);
             }
+            previous.state.moved();
             previous.state.set_capacity(FULL);
             previous.state.set_asks_to_drain(false);
             previous.state.retire();
+        }
+        #[cfg(test)]
+        if sabotage::is(Sabotage::ReconfigurationRevives) {
+            previous.state.set_active(Health::Healthy);
         }
         (new.with_state(previous.state.clone()), EventKind::Updated)
     }
@@ -257,6 +264,9 @@ impl Pool {
         } else {
             self.inner.snapshot.load().members().clone()
         };
+        for backend in &control.members {
+            backend.state.set_checked(control.probers > 0);
+        }
         let next = Snapshot::build(control, members);
         let panics = next.panics();
         self.inner.snapshot.store(Arc::new(next));
@@ -271,6 +281,8 @@ impl Pool {
                 tracing::info!(target: "evenkeel::pool", "health is followed again");
             }
         }
+        #[cfg(test)]
+        sabotage::published();
     }
 
     pub(super) fn tell(&self, backend: &Backend, kind: EventKind) {

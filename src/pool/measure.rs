@@ -9,6 +9,8 @@ use super::{
     Backend, Circuit, EventKind, Health, Pool, Reason, Source, Transition, control::Control,
     ramp::Ramp, routing::thousandths, state::FULL,
 };
+#[cfg(test)]
+use crate::sabotage::{self, Sabotage};
 
 /// What active checks measured of a backend: the state that they now say it is in, and how they
 /// came to it.
@@ -188,7 +190,10 @@ impl Pool {
         }
         // In a panic those that are down get traffic, too: they are not what is counted on.
         let counts = member.is_usable() && member.health() != Health::Unhealthy;
-        if snapshot.sound() <= usize::from(counts) {
+        let last = snapshot.sound() <= usize::from(counts);
+        #[cfg(test)]
+        let last = last && !sabotage::is(Sabotage::LastIsEjected);
+        if last {
             return Ejection::Last;
         }
         drop(snapshot);

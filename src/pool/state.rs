@@ -167,6 +167,10 @@ pub(super) struct State {
     /// Written by the control path only; read when a snapshot is built and by onlookers.
     active: AtomicU8,
     circuit: AtomicU8,
+    /// Somebody checks the members: what was not measured yet is held.
+    checked: AtomicBool,
+    /// How often the address changed.
+    moves: AtomicU32,
     /// In thousandths, as measured.
     capacity: AtomicU32,
     /// How far it is warmed up, in thousandths.
@@ -215,6 +219,8 @@ impl State {
             incarnation: NEXT.fetch_add(1, Relaxed),
             active: AtomicU8::new(UNKNOWN),
             circuit: AtomicU8::new(CLOSED),
+            checked: AtomicBool::new(false),
+            moves: AtomicU32::new(0),
             capacity: AtomicU32::new(FULL),
             ramp: AtomicU32::new(FULL),
             asks_to_drain: AtomicBool::new(false),
@@ -314,6 +320,18 @@ impl State {
             Health::Unknown => UNKNOWN,
         };
         self.active.store(value, Relaxed);
+    }
+
+    pub(super) fn set_checked(&self, checked: bool) {
+        self.checked.store(checked, Relaxed);
+    }
+
+    pub(super) fn moves(&self) -> u32 {
+        self.moves.load(Relaxed)
+    }
+
+    pub(super) fn moved(&self) {
+        self.moves.fetch_add(1, Relaxed);
     }
 
     pub(super) fn circuit(&self) -> Circuit {
@@ -424,7 +442,13 @@ impl State {
 
     /// For a backend out of the pick set: whether its sessions stay.
     pub(super) fn keeps_sessions(&self, weight_is_zero: bool) -> bool {
-        if self.health() == Health::Unhealthy || self.is_evacuated() {
+        let out = match self.health() {
+            Health::Unhealthy => true,
+            // Its address changed, and nobody knows yet who is there.
+            Health::Unknown => self.checked.load(Relaxed),
+            Health::Healthy => false,
+        };
+        if out || self.is_evacuated() {
             return false;
         }
         match self.mode() {

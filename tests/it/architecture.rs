@@ -7,7 +7,7 @@ use std::{
 
 /// Floors from the ground up; rooms on one floor do not know each other.
 const FLOORS: [&[&str]; 5] = [
-    &["error"],
+    &["error", "sabotage"],
     &["alarm", "deadline", "pool"],
     &["context", "connect"],
     &[
@@ -24,7 +24,7 @@ const FLOORS: [&[&str]; 5] = [
         "sticky",
         "tls",
     ],
-    &["settings", "load_balancer", "lib"],
+    &["settings", "load_balancer", "simulation", "lib"],
 ];
 
 /// On one floor, these may be used by these.

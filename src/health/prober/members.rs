@@ -5,6 +5,8 @@ use std::collections::BTreeMap;
 use tokio::time::Instant;
 
 use super::{Driver, Probe, circuit::Stay};
+#[cfg(test)]
+use crate::sabotage::{self, Sabotage};
 use crate::{
     health::transition::Machine,
     pool::{Backend, Health, Measurement, Reason},
@@ -12,6 +14,8 @@ use crate::{
 
 pub(super) struct Member {
     pub(super) backend: Backend,
+    /// How often it had moved when this was last looked at.
+    moves: u32,
     pub(super) machine: Machine,
     pub(super) next: Option<Instant>,
     pub(super) probe: Option<Probe>,
@@ -68,6 +72,7 @@ impl Driver {
             // What was known before, such as by a prober whose runtime ended or by an earlier
             // process, is the beginning.
             machine: Machine::new(backend.active_health(), now),
+            moves: backend.moves(),
             backend,
             next,
             probe: None,
@@ -78,14 +83,28 @@ impl Driver {
     }
 
     fn update(&mut self, mut member: Member, backend: Backend, now: Instant) -> Member {
-        if !same_address(&member.backend, &backend) {
+        let moves = backend.moves();
+        if std::mem::replace(&mut member.moves, moves) != moves {
+            #[cfg(test)]
+            let cancels = member.probe.is_some();
             // What is on its way says nothing about the new address.
             self.cancel(member.probe.take());
             self.fate.forget(backend.incarnation());
-            if member.machine.readdress(now) {
+            // Who makes no checks has measured nothing: what a prober apart says stands.
+            if member.machine.readdress(now) && self.core.checks.is_some() {
                 let reason = Reason::new("INI", "another address");
                 let measured = Measurement::new(Health::Unknown, reason);
                 self.core.pool.measure(&backend, measured);
+            }
+            #[cfg(test)]
+            if let (true, Some(checks)) = (cancels, &self.core.checks) {
+                if sabotage::is(Sabotage::CancelledCheckCounts) {
+                    if let Some(change) = member.machine.fail(&checks.rules(), now) {
+                        let reason = Reason::new("L7RSP", "cancelled");
+                        let measured = Measurement::new(change.to, reason);
+                        self.core.pool.measure(&backend, measured);
+                    }
+                }
             }
             if self.core.checks.is_some() {
                 member.next = Some(now);
@@ -96,12 +115,4 @@ impl Driver {
         member.backend = backend;
         member
     }
-}
-
-/// Whether both are dialled alike, as the pool sees it.
-fn same_address(a: &Backend, b: &Backend) -> bool {
-    a.scheme() == b.scheme()
-        && a.host() == b.host()
-        && a.port() == b.port()
-        && a.unix_path() == b.unix_path()
 }

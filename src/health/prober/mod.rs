@@ -23,6 +23,8 @@ use super::{
     check::{Checks, Target},
     owner::{Core, Owner},
 };
+#[cfg(test)]
+use crate::sabotage::{self, Sabotage};
 use crate::{
     error::ConfigError,
     pool::{Backend, Membership, Pool},
@@ -161,6 +163,11 @@ impl Driver {
         }
         let Some(checks) = &self.core.checks else {
             return;
+        };
+        #[cfg(test)]
+        let checks = &match sabotage::is(Sabotage::ChecksTakeTurns) {
+            true => checks.clone().concurrency(1),
+            false => checks.clone(),
         };
         while self.running.len() < checks.concurrency {
             let Some(key) = self.waiting.pop_front() else {
