@@ -58,7 +58,7 @@
 //! | or after | 50 % of at least 20 requests within 10 s failed; a response body that breaks off counts, too |
 //! | or after | a response with `x-evenkeel-health: fail` or `x-envoy-immediate-health-check-fail` |
 //! | latency outliers | off |
-//! | ejection lasts | 30 s times how often, up to 300 s, and up to 10 % more; less once `rise` checks begun after it pass |
+//! | ejection lasts | 30 s times how often, up to 300 s, and up to 10 % more; `rise` checks that pass end it early: with a trial, or at once where a check failed meanwhile |
 //! | after it | one request at a time tries the backend, for 30 s at most |
 //! | ejected at most | 50 % of the pool; one always may be, the last usable one never |
 //!

@@ -1,6 +1,6 @@
 //! Who is out for what live traffic showed, for how long, and how it comes back.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use tokio::time::Instant;
 
@@ -20,6 +20,10 @@ pub(super) struct Stay {
     until: Instant,
     /// In a row, of checks begun after `since`.
     passes: u32,
+    /// One of those checks failed: they see what live traffic saw.
+    checks_agree: bool,
+    /// Checks that pass may end it early.
+    may_end_early: bool,
     /// One request at a time is let through.
     is_trial: bool,
 }
@@ -125,6 +129,9 @@ impl Driver {
         }
         let lasts = watch.ejected(now);
         let is_trial = circuit == Circuit::HalfOpen;
+        // Checks that pass while requests fail do not ask what requests ask: after a trial that
+        // failed, they are not believed again before the time is served.
+        let may_end_early = member.stay.as_ref().is_none_or(|stay| !stay.is_trial);
         watch.set_trial(is_trial);
         tracing::info!(
             target: "evenkeel::health",
@@ -134,6 +141,8 @@ impl Driver {
             since: now,
             until: now + lasts,
             passes: 0,
+            checks_agree: false,
+            may_end_early,
             is_trial,
         });
         self.circuits.ejected.insert(key);
@@ -142,30 +151,19 @@ impl Driver {
     /// After its time a backend is tried; after the time of the trial it is back.
     fn move_on(&mut self, key: u64, now: Instant) {
         let core = self.core.clone();
-        let (Some(member), Some(rules)) = (self.members.get_mut(&key), &core.outliers) else {
+        let Some(member) = self.members.get_mut(&key) else {
             return;
         };
-        let Some(stay) = member.stay.as_mut().filter(|stay| stay.until <= now) else {
-            return;
-        };
-        let Some(watch) = core.watch(&member.backend) else {
-            return;
-        };
-        // Set first: whoever is sent there from now on is a trial.
-        watch.set_trial(true);
-        if !stay.is_trial && core.pool.begin_trial(&member.backend) {
-            tracing::info!(
-                target: "evenkeel::health",
-                backend = member.backend.id(), "is tried by one request at a time"
-            );
-            stay.is_trial = true;
-            stay.until = now + rules.ejection;
+        if member.stay.as_ref().is_none_or(|stay| stay.until > now) {
             return;
         }
-        self.readmit(key, Reason::new("TIME", "served its time"), now);
+        if !begin_trial(&core, member, now) {
+            self.readmit(key, Reason::new("TIME", "served its time"), now);
+        }
     }
 
-    /// Counts a check of one that is out: enough that pass bring it back.
+    /// Counts a check of one that is out. Where checks failed as requests did, enough that pass
+    /// bring it back; where they never did, they only earn it a trial.
     pub(super) fn count_toward_return(
         &mut self,
         key: u64,
@@ -177,10 +175,22 @@ impl Driver {
         let Some(stay) = stay.filter(|stay| done.began >= stay.since) else {
             return;
         };
-        let pass = done.report.is_pass();
-        stay.passes = if pass { stay.passes + 1 } else { 0 };
-        if stay.passes >= rules.rise {
+        if !done.report.is_pass() {
+            stay.passes = 0;
+            stay.checks_agree = true;
+            return;
+        }
+        stay.passes += 1;
+        if stay.passes < rules.rise {
+            return;
+        }
+        if stay.checks_agree {
             self.readmit(key, done.report.reason().clone(), now);
+        } else if stay.may_end_early && !stay.is_trial {
+            let core = self.core.clone();
+            if let Some(member) = self.members.get_mut(&key) {
+                begin_trial(&core, member, now);
+            }
         }
     }
 
@@ -226,6 +236,28 @@ impl Driver {
             self.follow(key, now);
         }
     }
+}
+
+/// Lets one request at a time through to a backend that is out; false where that is so already.
+fn begin_trial(core: &Arc<Core>, member: &mut Member, now: Instant) -> bool {
+    let (Some(stay), Some(rules)) = (&mut member.stay, &core.outliers) else {
+        return false;
+    };
+    let Some(watch) = core.watch(&member.backend) else {
+        return false;
+    };
+    // Set first: whoever is sent there from now on is a trial.
+    watch.set_trial(true);
+    if stay.is_trial || !core.pool.begin_trial(&member.backend) {
+        return false;
+    }
+    tracing::info!(
+        target: "evenkeel::health",
+        backend = member.backend.id(), "is tried by one request at a time"
+    );
+    stay.is_trial = true;
+    stay.until = now + rules.ejection;
+    true
 }
 
 /// Looked at as a whole whenever anything changes.
