@@ -134,7 +134,7 @@ impl Judging {
                     self.watch.trial_passed();
                 }
             }
-            Verdict::Failure(reason) if self.is_trial => self.watch.trial_failed(&reason),
+            Verdict::Failure(reason) if self.is_trial => self.watch.trial_failed(reason),
             Verdict::Failure(reason) => self.watch.failure(reason),
             Verdict::Nothing => {}
         }

@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{
     error::ErrorKind,
-    pool::{Attachment, Backend, Ejection, Reason},
+    pool::{Attachment, Backend, Circuit, Ejection, Reason},
 };
 
 /// What one layer's traffic showed about one backend.
@@ -157,6 +157,10 @@ impl Watch {
     #[cold]
     pub(super) fn trial_passed(&self) {
         if let Some((core, backend)) = self.member() {
+            // Back by other means, or out for something newer: this says no more than others do.
+            if backend.circuit() != Circuit::HalfOpen {
+                return;
+            }
             self.readmitted(Instant::now());
             core.pool
                 .readmit(&backend, Reason::new("TRIAL", "a trial passed"));
@@ -165,10 +169,13 @@ impl Watch {
     }
 
     #[cold]
-    pub(super) fn trial_failed(&self, reason: &Reason) {
+    pub(super) fn trial_failed(&self, reason: Reason) {
         if let Some((core, backend)) = self.member() {
             self.set_trial(false);
-            if core.pool.end_trial(&backend) {
+            if !core.pool.end_trial(&backend) {
+                // Nobody waited for it: it is a failure like any other.
+                self.failure(reason);
+            } else {
                 tracing::info!(
                     target: "evenkeel::health",
                     backend = backend.id(), reason = %reason, "a trial failed"

@@ -326,6 +326,11 @@ impl Backend {
         self.state.moves()
     }
 
+    /// Returns true while a trial of it is under way.
+    pub(crate) fn is_being_tried(&self) -> bool {
+        self.state.is_being_tried()
+    }
+
     /// Returns what a room keeps with this backend under `key`, making it when it is missing.
     pub fn attachment<T: super::Attachment>(
         &self,

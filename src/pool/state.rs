@@ -295,6 +295,10 @@ impl State {
         !self.trial.load(Relaxed) && !self.trial.swap(true, Acquire)
     }
 
+    pub(super) fn is_being_tried(&self) -> bool {
+        self.trial.load(Relaxed)
+    }
+
     pub(super) fn leave_trial(&self) {
         self.trial.store(false, Release);
     }

@@ -155,6 +155,11 @@ impl Operator {
                 self.lose_runtime();
                 return Some(number + 1);
             }
+            if matches!(step, Step::RestartChecks) && !schedule.settings.prober_apart {
+                // What its clients hold of the layer goes before the next begins.
+                self.go_away();
+                self.clients.shutdown().await;
+            }
             self.step(number, step);
         }
         self.end(schedule).await;
@@ -177,10 +182,15 @@ impl Operator {
 
     /// All clients go away.
     fn hang_up(&mut self) {
+        self.go_away();
+        self.clients = JoinSet::new();
+    }
+
+    /// Says so ahead of the drops, which it explains.
+    fn go_away(&self) {
         for asked in &self.asked {
             asked.gone.store(true, Relaxed);
         }
-        self.clients = JoinSet::new();
     }
 
     fn step(&mut self, number: usize, step: &Step) {

@@ -154,7 +154,12 @@ impl Driver {
         let Some(member) = self.members.get_mut(&key) else {
             return;
         };
-        if member.stay.as_ref().is_none_or(|stay| stay.until > now) {
+        let Some(stay) = member.stay.as_mut().filter(|stay| stay.until <= now) else {
+            return;
+        };
+        if stay.is_trial && member.backend.is_being_tried() {
+            // What that request shows says more than the time that passed.
+            stay.until = now + LOOK;
             return;
         }
         if !begin_trial(&core, member, now) {
@@ -262,5 +267,6 @@ fn begin_trial(core: &Arc<Core>, member: &mut Member, now: Instant) -> bool {
 
 /// Looked at as a whole whenever anything changes.
 const FEW: usize = 64;
-/// For larger ones: somebody else's ejection is noticed soon enough.
+/// For larger ones, somebody else's ejection is noticed soon enough; and so is the end of a trial
+/// that showed nothing.
 const LOOK: Duration = Duration::from_secs(1);

@@ -7,7 +7,7 @@ use super::*;
 use crate::{
     Error, ErrorKind,
     context::{Exchange, Outcome, Selected},
-    pool::{Circuit, Source},
+    pool::{Circuit, Lease, Reason, Source},
 };
 
 type Answers = Arc<Mutex<HashMap<&'static str, Result<u16, ErrorKind>>>>;
@@ -193,6 +193,73 @@ async fn what_was_sent_before_a_trial_does_not_decide_it() {
     circuit(&mut events, Circuit::HalfOpen).await;
     slow.await.unwrap().unwrap();
     assert_eq!(pool.snapshot().trials().len(), 1, "it is tried as ever");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_trial_under_way_is_waited_for_and_time_readmits_once_it_showed_nothing() {
+    let pool = pool(&["a", "b"]);
+    let answers = answers(&[("a", Ok(503)), ("b", Ok(200))]);
+    let service = HealthLayer::new(pool.clone())
+        .no_checks()
+        .outliers(without_jitter())
+        .unwrap()
+        .layer(service(&answers));
+    let mut events = pool.subscribe();
+    send(&service, &pool, "a", 5).await;
+    circuit(&mut events, Circuit::HalfOpen).await;
+    let trial = Lease::acquire_trial(&pool.snapshot().trials()[0]).unwrap();
+    sleep(200 * SECOND).await;
+    assert_eq!(
+        pool.snapshot().usable(),
+        1,
+        "it hangs: time alone says nothing"
+    );
+    drop(trial);
+    sleep(2 * SECOND).await;
+    assert_eq!(pool.snapshot().usable(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_end_of_a_trial_that_nobody_waits_for_counts_as_any_other() {
+    for (end, is_out_anew) in [(StatusCode::OK, true), (StatusCode::BAD_GATEWAY, false)] {
+        let pool = pool(&["a", "b", "c"]);
+        let answers = answers(&[("a", Ok(503)), ("b", Ok(200)), ("c", Ok(200))]);
+        let now = service(&answers);
+        let late = service_fn(move |request: Request<()>| {
+            let now = now.clone();
+            async move {
+                if request.uri().path() == "/late" {
+                    sleep(5 * SECOND).await;
+                    let mut response = Response::new(());
+                    *response.status_mut() = end;
+                    return Ok(response);
+                }
+                now.oneshot(request).await
+            }
+        });
+        let service = HealthLayer::new(pool.clone())
+            .no_checks()
+            .outliers(without_jitter().consecutive(1))
+            .unwrap()
+            .layer(late);
+        let mut events = pool.subscribe();
+        send(&service, &pool, "a", 1).await;
+        circuit(&mut events, Circuit::HalfOpen).await;
+        let backend = pool.snapshot().trials()[0].clone();
+        let mut request = Request::new(());
+        *request.uri_mut() = "/late".parse().unwrap();
+        request.extensions_mut().insert(Selected(backend.clone()));
+        let trial = tokio::spawn(service.clone().oneshot(request));
+        sleep(SECOND).await;
+        pool.readmit(&backend, Reason::new("TEST", "back by other means"));
+        assert_eq!(pool.snapshot().usable(), 3);
+        if is_out_anew {
+            pool.eject(&backend, Reason::new("TEST", "out anew"), 1, 1.0);
+        }
+        trial.await.unwrap().unwrap();
+        assert!(backend.is_ejected(), "{end:?}");
+        assert_eq!(backend.circuit(), Circuit::Open, "{end:?}");
+    }
 }
 
 #[tokio::test(start_paused = true)]
