@@ -1,6 +1,7 @@
 //! The handle, and the one control path that makes snapshots.
 
 use std::{
+    any::TypeId,
     collections::{HashMap, HashSet},
     fmt,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -14,7 +15,11 @@ use tokio::{
 
 use super::{
     Backend, Derived, DerivedGroups, Event, EventKind, Events, Group, Health, Locality, Routing,
-    Snapshot, derived::Builders, ramp::Ramp, snapshot::Members, state::FULL,
+    Snapshot,
+    derived::{Builders, Table},
+    ramp::Ramp,
+    snapshot::Members,
+    state::FULL,
 };
 use crate::error::ConfigError;
 #[cfg(test)]
@@ -45,6 +50,8 @@ pub(super) struct Control {
     pub(super) evacuated: Vec<Locality>,
     /// Those that are warmed up.
     pub(super) ramps: Vec<(Backend, Ramp)>,
+    /// When the next step of these is due.
+    pub(super) next_ramp: Option<Instant>,
     /// Those that drain, and until when.
     pub(super) drains: Vec<(Backend, Instant)>,
     /// Somebody calls `tick`.
@@ -65,6 +72,7 @@ impl Pool {
         let room = Arc::new(Notify::new());
         for backend in &backends {
             let _ = backend.state.released.set(room.clone());
+            backend.state.set_capped(backend.in_flight_cap().is_some());
         }
         let control = Control {
             members: backends,
@@ -106,7 +114,8 @@ impl Pool {
     }
 
     /// Hangs a table over all members on every snapshot, rebuilt when membership or settings
-    /// change. The closure runs on the control path, never on a request's.
+    /// change. The closure runs on the control path, never on a request's, while other changes of
+    /// the pool wait: it must not change the pool itself.
     pub fn derive<T: Send + Sync + 'static>(
         &self,
         make: impl Fn(&[Backend]) -> T + Send + 'static,
@@ -122,7 +131,7 @@ impl Pool {
     }
 
     /// Hangs a table over the usable backends of each group on every snapshot. The closure runs
-    /// on the control path at every change of health, too.
+    /// on the control path at every change of health, too, and must not change the pool itself.
     pub fn derive_groups<T: Send + Sync + 'static>(
         &self,
         make: impl Fn(&Group) -> T + Send + 'static,
@@ -134,6 +143,47 @@ impl Pool {
             .push(Box::new(move |group| Arc::new(make(group))));
         let slot = control.builders.groups.len() - 1;
         self.publish(&mut control, false);
+        DerivedGroups::new(slot)
+    }
+
+    /// As [`derive`](Self::derive), for a table that is a function of the members alone and that
+    /// is told by its type: made once, however many ask for it.
+    pub(crate) fn derive_once<T: Send + Sync + 'static>(
+        &self,
+        make: fn(&[Backend]) -> T,
+    ) -> Derived<T> {
+        let mut control = self.control();
+        let kind = TypeId::of::<T>();
+        let known = control.builders.members_once.get(&kind).copied();
+        let slot = known.unwrap_or_else(|| {
+            let slot = control.builders.members.len();
+            let make = move |backends: &[Backend]| -> Table { Arc::new(make(backends)) };
+            control.builders.members.push(Box::new(make));
+            control.builders.members_once.insert(kind, slot);
+            self.publish(&mut control, true);
+            slot
+        });
+        Derived::new(slot)
+    }
+
+    /// As [`derive_groups`](Self::derive_groups), for a table that is a function of the group
+    /// alone and that is told by its type: made once, however many strategies (one a worker) ask
+    /// for it.
+    pub(crate) fn derive_groups_once<T: Send + Sync + 'static>(
+        &self,
+        make: fn(&Group) -> T,
+    ) -> DerivedGroups<T> {
+        let mut control = self.control();
+        let kind = TypeId::of::<T>();
+        let known = control.builders.groups_once.get(&kind).copied();
+        let slot = known.unwrap_or_else(|| {
+            let slot = control.builders.groups.len();
+            let make = move |group: &Group| -> Table { Arc::new(make(group)) };
+            control.builders.groups.push(Box::new(make));
+            control.builders.groups_once.insert(kind, slot);
+            self.publish(&mut control, false);
+            slot
+        });
         DerivedGroups::new(slot)
     }
 
@@ -154,8 +204,8 @@ impl Pool {
         for backend in backends {
             let previous = known.get(backend.id()).copied();
             stayed.extend(previous.map(Backend::incarnation));
-            let (backend, kind) = self.adopt(backend, previous);
-            events.push((backend.clone(), kind));
+            let (backend, kind, moved) = self.adopt(backend, previous);
+            events.push((backend.clone(), kind, moved));
             control.members.push(backend);
         }
         control.keep(|b| stayed.contains(&b.incarnation()));
@@ -165,8 +215,8 @@ impl Pool {
         for gone in old.iter().filter(|b| !stayed.contains(&b.incarnation())) {
             self.dismiss(gone);
         }
-        for (backend, kind) in events {
-            self.tell(&backend, kind);
+        for (backend, kind, moved) in events {
+            self.adopted(&backend, kind, moved);
         }
         Ok(())
     }
@@ -176,14 +226,14 @@ impl Pool {
         let mut control = self.control();
         let found = control.members.iter().position(|b| b.id() == backend.id());
         let previous = found.map(|i| control.members[i].clone());
-        let (backend, kind) = self.adopt(backend, previous.as_ref());
+        let (backend, kind, moved) = self.adopt(backend, previous.as_ref());
         match found {
             Some(i) => control.members[i] = backend.clone(),
             None => control.members.push(backend.clone()),
         }
         self.publish(&mut control, true);
         drop(control);
-        self.tell(&backend, kind);
+        self.adopted(&backend, kind, moved);
     }
 
     /// Removes a backend: no new traffic, idle connections closed; requests in flight end by
@@ -220,8 +270,8 @@ impl Pool {
         ProberGuard { pool: self.clone() }
     }
 
-    /// Joins new settings to the state that belongs to the id.
-    fn adopt(&self, new: Backend, previous: Option<&Backend>) -> (Backend, EventKind) {
+    /// Joins new settings to the state that belongs to the id; says whether the address changed.
+    fn adopt(&self, new: Backend, previous: Option<&Backend>) -> (Backend, EventKind, bool) {
         let Some(previous) = previous else {
             // A handle whose state another pool or an earlier membership used starts anew.
             let fresh = match new.state.released.set(self.inner.room.clone()) {
@@ -232,22 +282,31 @@ impl Pool {
                     new.with_state(state)
                 }
             };
-            return (fresh, EventKind::Added);
+            return (fresh, EventKind::Added, false);
         };
-        if !new.same_address(previous) {
+        let moved = !new.same_address(previous);
+        if moved {
             if previous.state.active() == Health::Healthy {
                 previous.state.set_active(Health::Unknown);
             }
             previous.state.moved();
             previous.state.set_capacity(FULL);
             previous.state.set_asks_to_drain(false);
-            previous.state.retire();
         }
         #[cfg(test)]
         if sabotage::is(Sabotage::ReconfigurationRevives) {
             previous.state.set_active(Health::Healthy);
         }
-        (new.with_state(previous.state.clone()), EventKind::Updated)
+        let backend = new.with_state(previous.state.clone());
+        (backend, EventKind::Updated, moved)
+    }
+
+    /// Without the lock: what is retired is a room's, and may ask the pool for something.
+    fn adopted(&self, backend: &Backend, kind: EventKind, moved: bool) {
+        if moved {
+            backend.state.retire();
+        }
+        self.tell(backend, kind);
     }
 
     fn dismiss(&self, gone: &Backend) {
@@ -266,6 +325,7 @@ impl Pool {
         };
         for backend in &control.members {
             backend.state.set_checked(control.probers > 0);
+            backend.state.set_capped(backend.in_flight_cap().is_some());
         }
         let next = Snapshot::build(control, members);
         let panics = next.panics();

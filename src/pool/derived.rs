@@ -1,6 +1,12 @@
 //! Tables that rooms above hang on a snapshot, rebuilt on the control path.
 
-use std::{any::Any, fmt, marker::PhantomData, sync::Arc};
+use std::{
+    any::{Any, TypeId},
+    collections::HashMap,
+    fmt,
+    marker::PhantomData,
+    sync::Arc,
+};
 
 use super::{Backend, Group};
 
@@ -70,6 +76,9 @@ pub(super) type Table = Arc<dyn Any + Send + Sync>;
 pub(super) struct Builders {
     pub(super) members: Vec<Box<dyn Fn(&[Backend]) -> Table + Send>>,
     pub(super) groups: Vec<Box<dyn Fn(&Group) -> Table + Send>>,
+    /// Where the one table of a type is.
+    pub(super) members_once: HashMap<TypeId, usize>,
+    pub(super) groups_once: HashMap<TypeId, usize>,
 }
 
 impl Builders {

@@ -58,8 +58,6 @@ impl Drop for Lease {
         if self.trial {
             self.backend.state.leave_trial();
         }
-        self.backend
-            .state
-            .leave(self.backend.in_flight_cap().is_some());
+        self.backend.state.leave();
     }
 }

@@ -104,8 +104,8 @@ impl Measurement {
 
 impl Pool {
     /// Writes what active checks measured; returns the transition of combined health, if it
-    /// changed. Cheap where nothing changed. A result for a backend that is no longer a member is
-    /// ignored.
+    /// changed. Cheap where nothing changed. A result for a backend that is no longer a member, or
+    /// that has another address than this handle, is ignored.
     pub fn measure(&self, backend: &Backend, measured: Measurement) -> Option<Transition> {
         let state = &backend.state;
         state.set_flaps(measured.flaps, measured.flapping);
@@ -115,6 +115,10 @@ impl Pool {
         let now = Instant::now();
         let mut control = self.control();
         let member = self.snapshot().members().same(backend)?.clone();
+        // It has moved since this was measured: that says nothing about who is there now.
+        if !member.same_address(backend) {
+            return None;
+        }
         let from = member.health();
         let offers = (state.capacity(), state.asks_to_drain());
         state.set_active(measured.health);
@@ -331,8 +335,9 @@ impl Control {
         }
         let (time, from) = (self.routing.slow_start, self.routing.slow_start_from);
         let ramp = Ramp::new(now, time, from);
-        if let (share, Some(_next)) = ramp.at(now) {
+        if let (share, Some(due)) = ramp.at(now) {
             member.state.set_ramp(share);
+            self.next_ramp = Some(self.next_ramp.map_or(due, |next| next.min(due)));
             self.ramps.push((member.clone(), ramp));
         }
     }

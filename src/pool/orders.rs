@@ -140,26 +140,18 @@ impl Pool {
     ///
     /// Slow starts begin only once somebody ticks.
     pub fn tick(&self, now: Instant) -> Option<Instant> {
-        let mut control = self.control();
+        let mut locked = self.control();
+        let control = &mut *locked;
         control.ticks = true;
-        let control = &mut *control;
         if control.ramps.is_empty() && control.drains.is_empty() {
             return None;
         }
-        let mut next: Option<Instant> = None;
-        let mut changed = false;
-        control.ramps.retain(|(backend, ramp)| {
-            let (share, due) = ramp.at(now);
-            if backend.state.ramp() != share {
-                backend.state.set_ramp(share);
-                changed = true;
-            }
-            next = [next, due].into_iter().flatten().min();
-            due.is_some()
-        });
+        let changed = control.move_ramps(now);
+        let mut ended = Vec::new();
+        let mut next = control.next_ramp;
         control.drains.retain(|(backend, until)| {
             if *until <= now {
-                backend.state.retire();
+                ended.push(backend.clone());
                 return false;
             }
             next = Some(next.map_or(*until, |n| n.min(*until)));
@@ -168,7 +160,35 @@ impl Pool {
         if changed {
             self.publish(control, false);
         }
+        drop(locked);
+        // Without the lock: what is retired is a room's, and may ask the pool for something.
+        ended.iter().for_each(|backend| backend.state.retire());
         next
+    }
+}
+
+impl Control {
+    /// Makes the steps of slow starts that are due; returns true if there was one.
+    fn move_ramps(&mut self, now: Instant) -> bool {
+        if self.ramps.is_empty() {
+            self.next_ramp = None;
+        }
+        if self.next_ramp.is_none_or(|next| now < next) {
+            return false;
+        }
+        let (mut next, mut changed) = (None, false);
+        self.ramps.retain(|(backend, ramp)| {
+            let (share, due) = ramp.at(now);
+            if backend.state.ramp() != share {
+                backend.state.set_ramp(share);
+                changed = true;
+            }
+            next = [next, due].into_iter().flatten().min();
+            due.is_some()
+        });
+        let pause = RAMP_PAUSE * u32::try_from(self.members.len()).unwrap_or(u32::MAX);
+        self.next_ramp = next.map(|next: Instant| next.max(now + pause));
+        changed
     }
 }
 
@@ -226,4 +246,7 @@ pub enum Drained {
     Undone,
 }
 
+/// For each member: a snapshot costs up to half a microsecond for each, so that steps, of however
+/// many that recover at moments of their own, cost a twentieth of a core at the most.
+const RAMP_PAUSE: Duration = Duration::from_micros(10);
 const CENTURY: Duration = Duration::from_secs(100 * 365 * 86_400);

@@ -169,6 +169,8 @@ pub(super) struct State {
     circuit: AtomicU8,
     /// Somebody checks the members: what was not measured yet is held.
     checked: AtomicBool,
+    /// Has a cap of requests in flight.
+    capped: AtomicBool,
     /// How often the address changed.
     moves: AtomicU32,
     /// In thousandths, as measured.
@@ -220,6 +222,7 @@ impl State {
             active: AtomicU8::new(UNKNOWN),
             circuit: AtomicU8::new(CLOSED),
             checked: AtomicBool::new(false),
+            capped: AtomicBool::new(false),
             moves: AtomicU32::new(0),
             capacity: AtomicU32::new(FULL),
             ramp: AtomicU32::new(FULL),
@@ -274,10 +277,11 @@ impl State {
         true
     }
 
-    pub(super) fn leave(&self, capped: bool) {
+    pub(super) fn leave(&self) {
         // Ordered before the look at the watchers, as they write before they read the count.
         let last = self.hot.in_flight.fetch_sub(1, SeqCst) == 1;
-        if capped {
+        // Asked of the state: the lease may be older than the cap.
+        if self.capped.load(Relaxed) {
             self.tell_released();
         }
         if last && self.hot.watchers.load(SeqCst) > 0 {
@@ -327,7 +331,11 @@ impl State {
     }
 
     pub(super) fn set_checked(&self, checked: bool) {
-        self.checked.store(checked, Relaxed);
+        set(&self.checked, checked);
+    }
+
+    pub(super) fn set_capped(&self, capped: bool) {
+        set(&self.capped, capped);
     }
 
     pub(super) fn moves(&self) -> u32 {
@@ -393,7 +401,7 @@ impl State {
     }
 
     pub(super) fn set_evacuated(&self, evacuated: bool) {
-        self.evacuated.store(evacuated, Relaxed);
+        set(&self.evacuated, evacuated);
     }
 
     pub(super) fn flaps(&self) -> (u32, bool) {
@@ -441,7 +449,7 @@ impl State {
     }
 
     pub(super) fn set_usable(&self, usable: bool) {
-        self.usable.store(usable, Relaxed);
+        set(&self.usable, usable);
     }
 
     /// For a backend out of the pick set: whether its sessions stay.
@@ -529,6 +537,13 @@ impl<'a> Watching<'a> {
 impl Drop for Watching<'_> {
     fn drop(&mut self) {
         self.0.hot.watchers.fetch_sub(1, SeqCst);
+    }
+}
+
+/// Writes what changes only: a snapshot is made of all members, whose lines every pick reads.
+fn set(flag: &AtomicBool, value: bool) {
+    if flag.load(Relaxed) != value {
+        flag.store(value, Relaxed);
     }
 }
 

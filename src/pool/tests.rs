@@ -1,5 +1,7 @@
 use std::time::Duration;
 
+use tokio::time::Instant;
+
 use super::*;
 
 fn backend(id: &str) -> Backend {
@@ -352,7 +354,7 @@ async fn slow_start_follows_a_recovery_and_nothing_else() {
     let pool = pool(&["a", "b"]);
     let guard = pool.attach_prober();
     let (a, b) = (member(&pool, "a"), member(&pool, "b"));
-    let now = tokio::time::Instant::now;
+    let now = Instant::now;
     let weight = || routes(&pool)[0].0[0].1;
     assert_eq!(pool.tick(now()), None, "nothing to do");
     pool.measure(&a, up());
@@ -455,7 +457,7 @@ async fn a_drain_ends_with_the_last_lease_or_its_deadline_or_an_undo() {
     pool.ready("a").unwrap();
 
     let _held = Lease::acquire(&a).unwrap();
-    let began = tokio::time::Instant::now();
+    let began = Instant::now();
     assert_eq!(pool.drain("a", minute).unwrap().await, Drained::Deadline);
     assert_eq!(began.elapsed(), minute);
     pool.ready("a").unwrap();
@@ -479,7 +481,7 @@ async fn a_drain_that_ends_closes_what_is_idle_then() {
     let pool = pool(&["a"]);
     let a = member(&pool, "a");
     let idle = a.attachment(&AttachmentKey::new(), || Idle(AtomicUsize::new(0)));
-    let now = tokio::time::Instant::now();
+    let now = Instant::now();
     pool.drain("a", Duration::from_secs(9)).unwrap();
     let until = pool.tick(now).unwrap();
     assert_eq!(until, now + Duration::from_secs(9));
@@ -695,4 +697,112 @@ fn the_documented_defaults_are_in_force() {
     ] {
         assert!(docs.contains(&row), "not in the table: {row}");
     }
+}
+
+#[test]
+fn a_result_of_an_address_that_was_left_is_ignored() {
+    let pool = pool(&["a", "b"]);
+    let _prober = pool.attach_prober();
+    let before = member(&pool, "a");
+    pool.measure(&before, down());
+    pool.upsert(Backend::new("a", "http://127.0.0.1:9002").unwrap());
+    assert!(pool.measure(&before, up()).is_none());
+    let now = member(&pool, "a");
+    assert_eq!(now.health(), Health::Unhealthy, "nobody asked who is there");
+    assert!(pool.measure(&now, up()).is_some());
+}
+
+/// Asks the pool for something when it is told to let go.
+struct Asks(Pool, std::sync::mpsc::Sender<usize>);
+
+impl Attachment for Asks {
+    fn retire(&self) {
+        let _ = self.1.send(self.0.evacuated().len());
+    }
+}
+
+#[test]
+fn what_is_retired_may_ask_the_pool() {
+    let (tell, told) = std::sync::mpsc::channel();
+    let pool = pool(&["a", "b", "c"]);
+    for id in ["a", "b", "c"] {
+        let asks = || Asks(pool.clone(), tell.clone());
+        member(&pool, id).attachment(&AttachmentKey::new(), asks);
+    }
+    let moved = |id| Backend::new(id, "http://127.0.0.1:9002").unwrap();
+    // On a thread of its own, which a lock that is held would keep for ever.
+    std::thread::spawn(move || {
+        pool.upsert(moved("a"));
+        let staying = pool.snapshot().backends()[2].clone();
+        pool.replace([moved("b"), staying]).unwrap();
+        drop(pool.drain("c", Duration::ZERO));
+        pool.tick(Instant::now());
+    });
+    // Moved, removed and moved, drained and at its deadline.
+    for _ in 0..5 {
+        let asked = told.recv_timeout(Duration::from_secs(10));
+        assert_eq!(asked, Ok(0), "an attachment waits for the pool");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_cap_that_came_later_tells_who_waits() {
+    let pool = pool(&["a"]);
+    let lease = Lease::acquire(&member(&pool, "a")).unwrap();
+    pool.upsert(backend("a").max_in_flight(1).unwrap());
+    assert!(Lease::acquire(&member(&pool, "a")).is_none());
+    let room = pool.changed();
+    drop(lease);
+    let told = tokio::time::timeout(Duration::from_secs(1), room).await;
+    assert!(told.is_ok(), "the slot of before is free");
+}
+
+#[tokio::test(start_paused = true)]
+async fn many_slow_starts_cost_few_snapshots() {
+    let ids: Vec<String> = (0..500).map(|n| n.to_string()).collect();
+    let pool = Pool::new(ids.iter().map(|id| backend(id))).unwrap();
+    let time = Duration::from_secs(2);
+    pool.routing(Routing::new().slow_start(time, 0.1).unwrap());
+    let began = Instant::now();
+    pool.tick(began);
+    for id in &ids {
+        pool.measure(&member(&pool, id), down());
+    }
+    for id in &ids {
+        // No two at the same moment.
+        tokio::time::advance(Duration::from_micros(1_003)).await;
+        pool.measure(&member(&pool, id), up());
+    }
+    let before = pool.snapshot().generation();
+    let mut now = Instant::now();
+    while let Some(next) = pool.tick(now) {
+        assert!(next > now, "never busy");
+        now = next;
+    }
+    assert!(
+        now - began < Duration::from_millis(2_600),
+        "they end in time"
+    );
+    let weights = pool.snapshot().groups()[0].weights().to_vec();
+    assert_eq!(weights, [1_000; 500], "all are warm");
+    let made = pool.snapshot().generation() - before;
+    assert!(made < 600, "{made} snapshots for 10,000 steps");
+}
+
+#[test]
+fn a_table_that_many_ask_for_is_made_once() {
+    let pool = pool(&["a", "b"]);
+    let all = pool.derive_once(|all| all.len());
+    let group = pool.derive_groups_once(|group| group.backends().len());
+    let other = pool.derive_groups_once(|group| group.weights().to_vec());
+    let before = pool.snapshot().generation();
+    let again = pool.derive_once(|all| all.len());
+    let group_again = pool.derive_groups_once(|group| group.backends().len());
+    let snapshot = pool.snapshot();
+    assert_eq!(snapshot.generation(), before, "nothing was made anew");
+    assert_eq!([all.slot, again.slot], [0, 0]);
+    assert_eq!([group.slot, group_again.slot, other.slot], [0, 0, 1]);
+    assert_eq!(snapshot.derived(&again), Some(&2));
+    assert_eq!(snapshot.derived_group(&group_again, 0), Some(&2));
+    assert_eq!(snapshot.derived_group(&other, 0), Some(&vec![1_000; 2]));
 }
