@@ -136,7 +136,7 @@ impl Strategy for ConsistentHash {
     }
 
     fn attach(&mut self, pool: &Pool) {
-        self.rings = Some(pool.derive(Rings::new));
+        self.rings = Some(pool.derive_once(Rings::new));
         self.groups = Some(pool.derive_groups(Accepts::new));
         self.fallback.attach(pool);
     }

@@ -27,7 +27,7 @@ impl Strategy for PowerOfTwo {
     }
 
     fn attach(&mut self, pool: &Pool) {
-        self.draw = Some(pool.derive_groups(|group| Draw::new(group.weights())));
+        self.draw = Some(pool.derive_groups_once(Draw::of_group));
     }
 
     fn pick_from(

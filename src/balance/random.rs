@@ -24,7 +24,7 @@ impl Strategy for Random {
     }
 
     fn attach(&mut self, pool: &Pool) {
-        self.draw = Some(pool.derive_groups(|group| Draw::new(group.weights())));
+        self.draw = Some(pool.derive_groups_once(Draw::of_group));
     }
 
     fn pick_from(
@@ -69,6 +69,10 @@ impl Draw {
             return Self::Even;
         }
         Self::Weighted(places(weights))
+    }
+
+    pub(super) fn of_group(group: &Group) -> Self {
+        Self::new(group.weights())
     }
 
     /// Returns the group's table; that of equal weights where the strategy was not attached.

@@ -35,7 +35,7 @@ impl Strategy for RoundRobin {
     }
 
     fn attach(&mut self, pool: &Pool) {
-        self.order = Some(pool.derive_groups(|group| Order::new(group.weights())));
+        self.order = Some(pool.derive_groups_once(|group| Order::new(group.weights())));
     }
 
     fn pick_from(

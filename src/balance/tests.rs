@@ -527,3 +527,25 @@ fn the_sooner_answer_is_preferred_and_half_a_pool_that_fails_is_not() {
     let to_failing: i32 = failing[..4].iter().sum();
     assert!(to_failing < 120, "{failing:?}");
 }
+
+#[test]
+fn the_strategies_of_all_workers_share_their_tables() {
+    let pool = Pool::new([
+        Backend::new("a", "http://127.0.0.1:1").unwrap(),
+        Backend::new("b", "http://127.0.0.1:2").unwrap(),
+    ]);
+    let pool = pool.unwrap();
+    let attach = || {
+        RoundRobin::new().attach(&pool);
+        Random::new().attach(&pool);
+        LeastRequests::new().attach(&pool);
+        PowerOfTwo::new().attach(&pool);
+        pool.snapshot().generation()
+    };
+    let first = attach();
+    assert_eq!(
+        attach(),
+        first,
+        "each change of health would make them anew"
+    );
+}
