@@ -23,7 +23,7 @@ use evenkeel::{
     health::{
         CheckFuture, Checks, HealthCheck, HealthLayer, HttpCheck, Prober, Report, Target, TcpCheck,
     },
-    pool::{EventKind, Events, Health, Protocol, Source, Transition},
+    pool::{Circuit, EventKind, Events, Health, Protocol, Source, Transition},
 };
 use http_body_util::Full;
 use tokio::{
@@ -66,6 +66,24 @@ async fn transition(events: &mut Events, id: &str, to: Health) -> Transition {
         }
     };
     timeout(LONG, wait).await.expect("health must change")
+}
+
+async fn half_open(events: &mut Events) {
+    let wait = async {
+        loop {
+            let event = events.next().await.unwrap();
+            if matches!(
+                event.kind,
+                EventKind::Circuit {
+                    to: Circuit::HalfOpen,
+                    ..
+                }
+            ) {
+                return;
+            }
+        }
+    };
+    timeout(LONG, wait).await.expect("a trial must begin");
 }
 
 /// A backend whose health a switch tells.
@@ -443,15 +461,19 @@ async fn alone_around_a_foreign_service_it_ejects_and_readmits() {
     let (a, b) = (refused(), refused());
     let pool = Pool::new([backend("a", a), backend("b", b)]).unwrap();
     let mut events = pool.subscribe();
-    let inner = service_fn(|request: Request<()>| async move {
+    let well = Arc::new(AtomicBool::new(false));
+    let is_well = well.clone();
+    let inner = service_fn(move |request: Request<()>| {
         let Selected(backend) = request.extensions().get::<Selected>().unwrap();
         let status = match backend.id() {
-            "a" => StatusCode::BAD_GATEWAY,
+            "a" if !is_well.load(Relaxed) => StatusCode::BAD_GATEWAY,
             _ => StatusCode::OK,
         };
-        let mut response = Response::new("untouched");
-        *response.status_mut() = status;
-        Ok::<_, BoxError>(response)
+        async move {
+            let mut response = Response::new("untouched");
+            *response.status_mut() = status;
+            Ok::<_, BoxError>(response)
+        }
     });
     let service = HealthLayer::new(pool.clone())
         .checks(fast().with_check(Counting(checked.clone())))
@@ -459,20 +481,28 @@ async fn alone_around_a_foreign_service_it_ejects_and_readmits() {
         .layer(inner);
     transition_if_needed(&mut events, &pool, "a").await;
     transition_if_needed(&mut events, &pool, "b").await;
-    for _ in 0..5 {
+    let ask = || async {
         let mut request = Request::new(());
         let a = pool.snapshot().get("a").unwrap().clone();
         request.extensions_mut().insert(Selected(a));
         let response = service.clone().oneshot(request).await.unwrap();
         assert_eq!(*response.body(), "untouched");
+    };
+    for _ in 0..5 {
+        ask().await;
     }
     let down = transition(&mut events, "a", Health::Unhealthy).await;
     assert_eq!((down.source, down.streak), (Source::Passive, 5));
     let before = checked.load(Relaxed);
+    half_open(&mut events).await;
+    assert!(
+        checked.load(Relaxed) >= before + 2,
+        "checks that pass earn it a trial long before its time is over"
+    );
+    well.store(true, Relaxed);
+    ask().await;
     let up = transition(&mut events, "a", Health::Healthy).await;
-    assert_eq!(up.source, Source::Passive);
-    assert_eq!(&*up.reason.detail, "mine", "checks that pass lift it");
-    assert!(checked.load(Relaxed) >= before + 2);
+    assert_eq!((up.source, up.reason.code), (Source::Passive, "TRIAL"));
 }
 
 #[test]
