@@ -14,8 +14,9 @@ use crate::error::ConfigError;
 
 impl Pool {
     /// Sends the backend no new traffic, and lets its sticky sessions stay until the deadline.
-    /// What it returns may be awaited: it ends when the last request in flight does, or at the
-    /// deadline; dropping it changes nothing. [`ready`](Self::ready) undoes the drain.
+    /// Idle connections are closed. What it returns may be awaited: it ends when the last request
+    /// in flight does, closing what sessions left idle, or at the deadline; dropping it changes
+    /// nothing. [`ready`](Self::ready) undoes the drain.
     ///
     /// ```
     /// # use evenkeel::{Backend, Pool, pool::Drained};
@@ -208,6 +209,8 @@ impl Drain {
                 return Drained::Undone;
             };
             if watching.is_empty() {
+                // Sessions that stayed left connections behind.
+                state.retire();
                 return Drained::Empty;
             }
             if timeout_at(until, changed).await.is_err() {
