@@ -1,6 +1,10 @@
 //! The stack as a whole: its order, what it costs, and what wrong orders do.
 
 mod drain;
+mod routing;
+mod strategies;
+mod trials;
+mod world;
 
 use std::convert::Infallible;
 

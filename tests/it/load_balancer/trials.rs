@@ -1,0 +1,76 @@
+//! How live traffic takes a backend out, and how one request at a time lets it back in.
+
+use std::time::Duration;
+
+use evenkeel::{
+    LoadBalancer, Pool,
+    health::{HealthLayer, Outliers},
+    pool::{Circuit, Routing},
+};
+use tokio::time::sleep;
+
+use super::world::{AT_ONCE, Conduct, Edge, Node, Tally, patiently, until};
+
+/// Short, and long enough for what is held meanwhile to be seen.
+const EJECTION: Duration = Duration::from_millis(300);
+
+#[tokio::test]
+async fn one_that_fails_is_out_until_one_of_its_trials_passes_and_no_client_sees_it() {
+    let nodes = Node::start_all(["a", "b", "c"]).await;
+    let pool = Pool::new(nodes.iter().map(Node::backend)).unwrap();
+    pool.routing(Routing::new().slow_start(Duration::ZERO, 1.0).unwrap());
+    let outliers = Outliers::new()
+        .no_failure_rate()
+        .ejection(EJECTION, EJECTION)
+        .jitter(0.0);
+    let health = HealthLayer::new(pool.clone()).no_checks();
+    let health = health.outliers(outliers).unwrap();
+    let balancer = LoadBalancer::builder(pool.clone()).health(health).build();
+    let edge = Edge::open(balancer).await;
+    let ill = &nodes[0];
+    let circuit = || pool.snapshot().get("a").unwrap().circuit();
+    let until_circuit = |wanted| {
+        let what = format!("the circuit is {wanted:?}");
+        let pool = pool.clone();
+        async move { until(&pool, &what, |s| s.get("a").unwrap().circuit() == wanted).await }
+    };
+
+    // Five failures in a row.
+    ill.conduct(Conduct::HangUp);
+    let mut client = edge.client().await;
+    let mut tally = Tally::default();
+    while circuit() == Circuit::Closed {
+        assert!(tally.all() < 100, "it must be ejected: {tally:?}");
+        tally.count(&client.get("/").await);
+    }
+    assert_eq!(tally.who(), ["b", "c"], "others answered: {tally:?}");
+    assert_eq!(ill.requests(), 5, "{tally:?}");
+
+    // The first trial hangs: there is no other beside it, however long it takes.
+    ill.conduct(Conduct::Hold);
+    let busy = edge.keep_busy(4).await;
+    let held = ill.requests() + 1;
+    patiently("trial", || ill.requests() == held).await;
+    assert_eq!(circuit(), Circuit::HalfOpen);
+    sleep(2 * EJECTION).await;
+    busy.more(100).await;
+    assert_eq!(ill.requests(), held, "one at a time");
+    assert_eq!(circuit(), Circuit::HalfOpen, "nothing is known yet");
+
+    // It fails: out again, for as long as before, and then the next one.
+    ill.conduct(Conduct::HangUp);
+    until_circuit(Circuit::Open).await;
+    let failed = ill.requests();
+    ill.conduct(Conduct::Hold);
+    patiently("next trial", || ill.requests() > failed).await;
+    busy.more(100).await;
+    assert_eq!(ill.most_at_once(), 1, "one at a time");
+
+    // It passes.
+    ill.conduct(AT_ONCE);
+    until_circuit(Circuit::Closed).await;
+    let back = ill.requests();
+    patiently("traffic for who is back", || ill.requests() > back + 50).await;
+    let tally = busy.end().await;
+    assert_eq!(tally.who(), ["a", "b", "c"], "no error: {tally:?}");
+}
