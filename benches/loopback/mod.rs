@@ -6,7 +6,7 @@ use std::{
     io,
     path::Path,
     sync::{Arc, OnceLock},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -238,11 +238,11 @@ impl Client {
 
 /// The CPU time of this thread, kernel included; where the kernel does not tell, the clock.
 pub(crate) fn cpu() -> Duration {
-    static BEGAN: OnceLock<Instant> = OnceLock::new();
+    static BEGAN: OnceLock<tokio::time::Instant> = OnceLock::new();
     let told = std::fs::read_to_string("/proc/thread-self/schedstat").ok();
     let told = told.and_then(|text| text.split(' ').next()?.parse().ok());
     told.map_or_else(
-        || BEGAN.get_or_init(Instant::now).elapsed(),
+        || BEGAN.get_or_init(tokio::time::Instant::now).elapsed(),
         Duration::from_nanos,
     )
 }
