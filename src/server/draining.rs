@@ -19,7 +19,7 @@ pub(super) async fn begun(drain: Option<Drain>) {
 
 /// Notices that the connection should end; registers once a task, then costs one load a poll.
 pub(super) struct Draining<'a> {
-    drain: Option<Drain>,
+    drain: Option<&'a Drain>,
     begun: Pin<&'a mut (dyn Future<Output = ()> + Send)>,
     registered: Option<Waker>,
     ends: bool,
@@ -27,7 +27,7 @@ pub(super) struct Draining<'a> {
 
 impl<'a> Draining<'a> {
     pub(super) fn new(
-        drain: Option<Drain>,
+        drain: Option<&'a Drain>,
         begun: Pin<&'a mut (dyn Future<Output = ()> + Send)>,
     ) -> Self {
         Self {
@@ -40,7 +40,7 @@ impl<'a> Draining<'a> {
 
     /// Notes in `state` that the end has begun.
     pub(super) fn notice(&mut self, cx: &mut Context<'_>, state: &State) {
-        let Some(drain) = &self.drain else {
+        let Some(drain) = self.drain else {
             return;
         };
         if state.is_draining() {

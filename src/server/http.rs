@@ -6,7 +6,7 @@ use std::{
     future::Future,
     pin::Pin,
     sync::Arc,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
     time::Duration,
 };
 
@@ -107,30 +107,57 @@ where
     }
 
     fn call(&mut self, mut conn: Conn<Io>) -> ConnectionFuture {
-        let ending = Ending {
-            info: conn.info.clone(),
-            events: conn.events().cloned(),
-        };
-        let drain = conn.take_drain();
         let state = State::new(&conn.info, self.timeouts);
-        let serve = serve(conn.io, self.app.clone(), ending, drain, state);
-        ConnectionFuture {
-            inner: Box::pin(serve),
-        }
+        let connection = Connection {
+            drain: conn.take_drain(),
+            ending: Ending {
+                info: conn.info.clone(),
+                events: conn.events().cloned(),
+            },
+            service: AppService {
+                app: RefCell::new(self.app.clone()),
+                info: conn.info.clone(),
+                state,
+            },
+        };
+        let alpn = conn.info.tls().and_then(|tls| tls.alpn.as_deref());
+        let stage = match alpn {
+            Some(b"h2") => Stage::Serving(connection.http2(conn.io, Bytes::new())),
+            Some(_) => Stage::Serving(Box::pin(connection.http1(conn.io, Bytes::new()))),
+            None => Stage::Sniffing(Box::pin(connection.sniff(conn.io))),
+        };
+        ConnectionFuture { stage }
     }
 }
 
-/// A connection being served; one box for its whole life.
+/// A connection being served; one box for its life, another while the protocol is told apart.
 #[must_use = "futures do nothing unless polled"]
 pub struct ConnectionFuture {
-    inner: Pin<Box<dyn Future<Output = Result<(), BoxError>> + Send>>,
+    stage: Stage,
 }
+
+/// Boxes of their own, so that an idle connection holds no room for what is over.
+enum Stage {
+    Sniffing(Pin<Box<dyn Future<Output = Result<Option<Serving>, BoxError>> + Send>>),
+    Serving(Serving),
+}
+
+type Serving = Pin<Box<dyn Future<Output = Result<(), BoxError>> + Send>>;
 
 impl Future for ConnectionFuture {
     type Output = Result<(), BoxError>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        self.inner.as_mut().poll(cx)
+        loop {
+            let serving = match &mut self.stage {
+                Stage::Sniffing(sniffing) => ready!(sniffing.as_mut().poll(cx))?,
+                Stage::Serving(serving) => return serving.as_mut().poll(cx),
+            };
+            match serving {
+                Some(serving) => self.stage = Stage::Serving(serving),
+                None => return Poll::Ready(Ok(())),
+            }
+        }
     }
 }
 
@@ -147,6 +174,14 @@ struct Ending {
 }
 
 impl Ending {
+    /// Reports what ended the connection, where that is an event.
+    fn conclude(&self, result: Result<(), hyper::Error>, state: &State) -> Result<(), BoxError> {
+        if let Some((kind, detail)) = classify(&result, state) {
+            self.report(kind, detail);
+        }
+        result.map_err(Into::into)
+    }
+
     fn report(&self, kind: ConnectionEventKind, detail: String) {
         if let Some(events) = &self.events {
             let duration = self.info.accepted().elapsed();
@@ -156,65 +191,93 @@ impl Ending {
     }
 }
 
-async fn serve<Io, S, B>(
-    mut io: Io,
-    app: S,
+/// What serves a connection, beside its stream.
+struct Connection<S> {
+    service: AppService<S>,
     ending: Ending,
     drain: Option<Drain>,
-    state: Arc<State>,
-) -> Result<(), BoxError>
-where
-    S: Service<Request<Body>, Response = Response<B>> + Clone + Send + 'static,
-    S::Future: Send + 'static,
-    S::Error: Into<BoxError>,
-    B: HttpBody<Data = Bytes> + Send + 'static,
-    B::Error: Into<BoxError>,
-    Io: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-{
-    let alpn = ending.info.tls().and_then(|tls| tls.alpn.clone());
-    let (http2, ahead) = match alpn {
-        Some(protocol) => (&protocol[..] == b"h2", Bytes::new()),
-        None => match sniff(&mut io, &state, drain.as_ref()).await? {
-            Sniffed::Closed => return Ok(()),
-            Sniffed::Http1(ahead) => (false, ahead),
-            Sniffed::Http2(ahead) => (true, ahead),
-        },
-    };
-    let service = AppService {
-        app: RefCell::new(app),
-        info: ending.info.clone(),
-        state: state.clone(),
-    };
-    let result = codec(io, ahead, http2, service, drain).await;
-    if let Some((kind, detail)) = classify(&result, &state) {
-        ending.report(kind, detail);
-    }
-    result.map_err(Into::into)
 }
 
-/// The one function where a codec is chosen and configured.
-async fn codec<Io, S, B>(
-    io: Io,
-    ahead: Bytes,
-    is_http2: bool,
-    service: AppService<S>,
-    drain: Option<Drain>,
-) -> Result<(), hyper::Error>
+impl<S, B> Connection<S>
 where
     S: Service<Request<Body>, Response = Response<B>> + Clone + Send + 'static,
     S::Future: Send + 'static,
     S::Error: Into<BoxError>,
     B: HttpBody<Data = Bytes> + Send + 'static,
     B::Error: Into<BoxError>,
-    Io: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let state = service.state.clone();
+    /// Tells the protocol apart; `None` where the connection ended first.
+    async fn sniff<Io>(self, mut io: Io) -> Result<Option<Serving>, BoxError>
+    where
+        Io: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let sniffed = sniff(&mut io, &self.service.state, self.drain.as_ref()).await?;
+        Ok(match sniffed {
+            Sniffed::Closed => None,
+            Sniffed::Http1(ahead) => Some(Box::pin(self.http1(io, ahead))),
+            Sniffed::Http2(ahead) => Some(self.http2(io, ahead)),
+        })
+    }
+
+    /// Here HTTP/1.1's codec is chosen and configured.
+    fn http1<Io>(
+        self,
+        io: Io,
+        ahead: Bytes,
+    ) -> impl Future<Output = Result<(), BoxError>> + Send + use<Io, S, B>
+    where
+        Io: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let Self {
+            service,
+            ending,
+            drain,
+        } = self;
+        let state = service.state.clone();
+        let io = TokioIo::new(Stream::new(io, ahead, state.clone()));
+        // No `pipeline_flush`: it takes all that a body has to give, however slow the client, and
+        // keeps a response back until the next request is whole. Without `writev` there is
+        // nothing left that it saves.
+        let mut conn = hyper::server::conn::http1::Builder::new()
+            .writev(false)
+            .half_close(false)
+            .max_buf_size(HEAD_SIZE)
+            .serve_connection(io, service)
+            .with_upgrades();
+        // The codec is borrowed from where it was captured: wherever a future moves it to, it
+        // has room for it once more, for as long as the connection lasts.
+        async move {
+            let driven = http1::drive(
+                Pin::new(&mut conn),
+                |conn| conn.graceful_shutdown(),
+                drain.as_ref(),
+                &state,
+            );
+            let result = driven.await;
+            drop(conn);
+            http1::tunnel(&state).await;
+            // Only now, as who waits for the end of connections waits for tunnels, too.
+            drop(drain);
+            ending.conclude(result, &state)
+        }
+    }
+
+    /// Here HTTP/2's codec is chosen and configured.
     #[cfg(feature = "http2")]
-    if is_http2 {
+    fn http2<Io>(self, io: Io, ahead: Bytes) -> Serving
+    where
+        Io: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
         use hyper_util::rt::{TokioExecutor, TokioTimer};
 
         use super::{gather::Gather, http2};
 
+        let Self {
+            service,
+            ending,
+            drain,
+        } = self;
+        let state = service.state.clone();
         state.multiplex();
         let io = Gather::new(io, ahead);
         let gather = io.handle();
@@ -225,20 +288,29 @@ where
             .max_concurrent_streams(STREAMS)
             .max_header_list_size(HEAD_SIZE as u32)
             .serve_connection(TokioIo::new(io), service);
-        return http2::drive(conn, |conn| conn.graceful_shutdown(), gather, drain, state).await;
+        let mut conn = Box::pin(conn);
+        Box::pin(async move {
+            let driven = http2::drive(
+                conn.as_mut(),
+                |conn| conn.graceful_shutdown(),
+                gather,
+                drain.as_ref(),
+                &state,
+            );
+            let result = driven.await;
+            drop(conn);
+            ending.conclude(result, &state)
+        })
     }
+
+    /// Without HTTP/2, who asks for it is told in HTTP/1.1 that it is not understood.
     #[cfg(not(feature = "http2"))]
-    let _ = is_http2;
-    // No `pipeline_flush`: it takes all that a body has to give, however slow the client, and
-    // keeps a response back until the next request is whole. Without `writev` there is nothing
-    // left that it saves.
-    let conn = hyper::server::conn::http1::Builder::new()
-        .writev(false)
-        .half_close(false)
-        .max_buf_size(HEAD_SIZE)
-        .serve_connection(TokioIo::new(Stream::new(io, ahead, state.clone())), service)
-        .with_upgrades();
-    http1::drive(conn, |conn| conn.graceful_shutdown(), drain, state).await
+    fn http2<Io>(self, io: Io, ahead: Bytes) -> Serving
+    where
+        Io: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        Box::pin(self.http1(io, ahead))
+    }
 }
 
 /// Says what ended a connection; `None` where that is no event, or a request's log line tells.

@@ -3,7 +3,6 @@
 use std::{
     future::{Future, poll_fn},
     pin::{Pin, pin},
-    sync::Arc,
 };
 
 use super::{
@@ -12,43 +11,44 @@ use super::{
 };
 use crate::context::Drain;
 
-/// Drives the codec; ends when the stream is dropped, by the codec or by a tunnel's owner.
+/// Drives the codec to its end.
 pub(super) async fn drive<C: Future>(
-    conn: C,
+    mut conn: Pin<&mut C>,
     end: impl Fn(Pin<&mut C>),
-    drain: Option<Drain>,
-    state: Arc<State>,
+    drain: Option<&Drain>,
+    state: &State,
 ) -> C::Output {
-    let mut begun = pin!(begun(drain.clone()));
+    let mut begun = pin!(begun(drain.cloned()));
     let mut draining = Draining::new(drain, begun.as_mut());
-    let output = {
-        let mut conn = pin!(conn);
-        poll_fn(|cx| {
-            draining.notice(cx, &state);
-            loop {
-                // The codec first: a request that came in time is answered.
-                let polled = conn.as_mut().poll(cx);
-                if polled.is_ready() || !draining.ends(&state) {
-                    return polled;
-                }
-                end(conn.as_mut());
+    poll_fn(|cx| {
+        draining.notice(cx, state);
+        loop {
+            // The codec first: a request that came in time is answered.
+            let polled = conn.as_mut().poll(cx);
+            if polled.is_ready() || !draining.ends(state) {
+                return polled;
             }
-        })
-        .await
-    };
+            end(conn.as_mut());
+        }
+    })
+    .await
+}
+
+/// Waits for the end of the tunnel that the connection became, if it did: until its owner drops
+/// the stream. The codec must have been dropped, as that may still hold it.
+pub(super) async fn tunnel(state: &State) {
     if state.phase() == Phase::Tunnel {
         let tunnel = Cut { state };
         tunnel.state.closed.notified().await;
     }
-    output
 }
 
 /// Ends a tunnel when the connection's task is.
-struct Cut {
-    state: Arc<State>,
+struct Cut<'a> {
+    state: &'a State,
 }
 
-impl Drop for Cut {
+impl Drop for Cut<'_> {
     fn drop(&mut self) {
         self.state.cut();
     }

@@ -3,7 +3,6 @@
 use std::{
     future::{Future, poll_fn},
     pin::{Pin, pin},
-    sync::Arc,
     task::{Context, Poll},
     time::Duration,
 };
@@ -19,22 +18,21 @@ use crate::context::Drain;
 
 /// Drives the codec, gathers what it writes, and ends it where the client does not help.
 pub(super) async fn drive<C, T, E, Io>(
-    conn: C,
+    mut conn: Pin<&mut C>,
     end: impl Fn(Pin<&mut C>),
     gather: Gather<Io>,
-    drain: Option<Drain>,
-    state: Arc<State>,
+    drain: Option<&Drain>,
+    state: &State,
 ) -> Result<(), E>
 where
     C: Future<Output = Result<T, E>>,
     Io: AsyncWrite + Unpin,
 {
-    let mut begun = pin!(begun(drain.clone()));
+    let mut begun = pin!(begun(drain.cloned()));
     let mut draining = Draining::new(drain, begun.as_mut());
-    let mut conn = pin!(conn);
     let mut patience = Patience::default();
     poll_fn(|cx| {
-        draining.notice(cx, &state);
+        draining.notice(cx, state);
         loop {
             let polled = conn.as_mut().poll(cx);
             let gathered = gather.flush(cx, state.is_active());
@@ -44,14 +42,14 @@ where
             if gathered.broken {
                 return Poll::Ready(Ok(()));
             }
-            let verdict = patience.judge(cx, gathered, &state);
+            let verdict = patience.judge(cx, gathered, state);
             if verdict == Verdict::Over {
                 return Poll::Ready(Ok(()));
             }
-            if patience.going || !(verdict == Verdict::Idle || draining.ends(&state)) {
+            if patience.going || !(verdict == Verdict::Idle || draining.ends(state)) {
                 return Poll::Pending;
             }
-            patience.goes(&state);
+            patience.goes(state);
             end(conn.as_mut());
         }
     })
