@@ -68,6 +68,7 @@
 //! A schedule that fails prints its seed; `EVENKEEL_SEED=<seed>` in place of the number of
 //! schedules lives through that one again and prints what happens.
 
+mod attachments;
 mod backend;
 mod control;
 mod derived;

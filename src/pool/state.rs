@@ -15,12 +15,12 @@ use std::{
     time::Duration,
 };
 
-use arc_swap::ArcSwap;
 use tokio::{
     sync::{Notify, futures::Notified},
     time::Instant,
 };
 
+use super::attachments::{Attachments, Told};
 use crate::error::ErrorKind;
 
 /// Measured health.
@@ -128,6 +128,10 @@ impl<T> AttachmentKey<T> {
             kind: PhantomData,
         }
     }
+
+    pub(super) fn number(&self) -> u64 {
+        self.number
+    }
 }
 
 impl<T> Clone for AttachmentKey<T> {
@@ -149,16 +153,6 @@ impl<T> fmt::Debug for AttachmentKey<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_tuple("AttachmentKey").field(&self.number).finish()
     }
-}
-
-type AnyAttachment = Arc<dyn Any + Send + Sync>;
-type Attachments = Vec<(u64, AnyAttachment, fn(&AnyAttachment, Told))>;
-
-/// What an attachment is told.
-#[derive(Clone, Copy)]
-enum Told {
-    Broken(ErrorKind),
-    Retire,
 }
 
 pub(super) struct State {
@@ -188,8 +182,7 @@ pub(super) struct State {
     slow: Mutex<Slow>,
     /// Told when the last request in flight ends, while somebody watches.
     emptied: Notify,
-    attachments: ArcSwap<Attachments>,
-    attaching: Mutex<()>,
+    attachments: Attachments,
     /// Told when a slot of a capped backend becomes free; set when the backend joins a pool.
     pub(super) released: OnceLock<Arc<Notify>>,
 }
@@ -238,8 +231,7 @@ impl State {
                 flapping: false,
             }),
             emptied: Notify::new(),
-            attachments: ArcSwap::from_pointee(Vec::new()),
-            attaching: Mutex::new(()),
+            attachments: Attachments::default(),
             released: OnceLock::new(),
         }
     }
@@ -475,43 +467,17 @@ impl State {
         key: &AttachmentKey<T>,
         make: impl FnOnce() -> T,
     ) -> Arc<T> {
-        if let Some(found) = find(&self.attachments.load(), key) {
-            return found;
-        }
-        let _one_at_a_time = self
-            .attaching
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        if let Some(found) = find(&self.attachments.load(), key) {
-            return found;
-        }
-        let made = Arc::new(make());
-        let mut list = Attachments::clone(&self.attachments.load());
-        list.push((key.number, made.clone(), |any, told| {
-            match (any.downcast_ref::<T>(), told) {
-                (Some(attachment), Told::Broken(kind)) => attachment.broken(kind),
-                (Some(attachment), Told::Retire) => attachment.retire(),
-                (None, _) => {}
-            }
-        }));
-        self.attachments.store(Arc::new(list));
-        made
+        self.attachments.get(key, make)
     }
 
     /// Lets every room release what it holds idle.
     pub(super) fn retire(&self) {
-        self.tell_attachments(Told::Retire);
+        self.attachments.tell(Told::Retire);
     }
 
     /// Lets every room know that a response broke off.
     pub(super) fn broken(&self, kind: ErrorKind) {
-        self.tell_attachments(Told::Broken(kind));
-    }
-
-    fn tell_attachments(&self, told: Told) {
-        for (_, attachment, tell) in self.attachments.load().iter() {
-            tell(attachment, told);
-        }
+        self.attachments.tell(Told::Broken(kind));
     }
 }
 
@@ -545,11 +511,6 @@ fn set(flag: &AtomicBool, value: bool) {
     if flag.load(Relaxed) != value {
         flag.store(value, Relaxed);
     }
-}
-
-fn find<T: Attachment>(list: &Attachments, key: &AttachmentKey<T>) -> Option<Arc<T>> {
-    let (_, any, _) = list.iter().find(|(number, ..)| *number == key.number)?;
-    any.clone().downcast().ok()
 }
 
 /// The whole, in the parts that weights, capacity and ramps are counted in: 10 % of a weight of 1
