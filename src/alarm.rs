@@ -22,7 +22,11 @@ use std::{
     time::Duration,
 };
 
-use tokio::{runtime::Handle, sync::Notify, time::Instant};
+use tokio::{
+    runtime::{Handle, Id, RuntimeFlavor},
+    sync::Notify,
+    time::Instant,
+};
 
 /// One deadline of one future.
 #[derive(Default)]
@@ -35,13 +39,16 @@ impl Alarm {
     /// it never rings.
     pub(crate) fn arm(&mut self, after: Duration, cx: &Context<'_>) {
         self.disarm();
-        self.place = WHEEL.with(|current| {
-            let mut current = current.borrow_mut();
-            let wheel = match &*current {
-                Some(wheel) if !wheel.dead.load(Acquire) => wheel,
-                _ => current.insert(Wheel::spawn()?),
+        self.place = WHEELS.with_borrow_mut(|wheels| {
+            let at = match wheels.iter().position(|wheel| wheel.turns()) {
+                Some(at) => at,
+                None => {
+                    wheels.retain(|wheel| !wheel.dead.load(Acquire));
+                    wheels.push(Wheel::spawn()?);
+                    wheels.len() - 1
+                }
             };
-            Some(wheel.place(after, cx.waker()))
+            Some(wheels[at].place(after, cx.waker()))
         });
     }
 
@@ -111,6 +118,8 @@ impl Place {
 }
 
 struct Wheel {
+    /// Where it stands still while that runtime is not run: those with one thread.
+    bound: Option<Id>,
     origin: Instant,
     dead: AtomicBool,
     wake: Notify,
@@ -134,7 +143,9 @@ struct Due {
 impl Wheel {
     fn spawn() -> Option<Arc<Self>> {
         let runtime = Handle::try_current().ok()?;
+        let bound = runtime.runtime_flavor() == RuntimeFlavor::CurrentThread;
         let wheel = Arc::new(Self {
+            bound: bound.then(|| runtime.id()),
             origin: Instant::now(),
             dead: AtomicBool::new(false),
             wake: Notify::new(),
@@ -149,6 +160,12 @@ impl Wheel {
             wheel: wheel.clone(),
         }));
         Some(wheel)
+    }
+
+    /// Returns true if it turns while this thread's current runtime does.
+    fn turns(&self) -> bool {
+        let is_current = |id| Handle::try_current().is_ok_and(|runtime| runtime.id() == id);
+        !self.dead.load(Acquire) && self.bound.is_none_or(is_current)
     }
 
     fn place(&self, after: Duration, waker: &Waker) -> Arc<Place> {
@@ -198,11 +215,11 @@ impl Wheel {
                     at += 1;
                     continue;
                 }
-                let place = spokes.spokes[spoke(tick)].swap_remove(at).place;
+                let mut place = spokes.spokes[spoke(tick)].swap_remove(at).place;
                 spokes.held -= 1;
                 woken.extend(place.ring());
-                // Unless its alarm has yet to see that it rang.
-                if Arc::strong_count(&place) == 1 && spokes.free.len() < MOST_FREE {
+                // Unless its alarm has yet to see that it rang; what one did last is seen here.
+                if Arc::get_mut(&mut place).is_some() && spokes.free.len() < MOST_FREE {
                     spokes.free.push(place);
                 }
             }
@@ -250,7 +267,8 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 thread_local! {
-    static WHEEL: RefCell<Option<Arc<Wheel>>> = const { RefCell::new(None) };
+    /// Nearly always one.
+    static WHEELS: RefCell<Vec<Arc<Wheel>>> = const { RefCell::new(Vec::new()) };
 }
 
 /// Fine enough for a wait of 50 ms; 200 wakes a second are nothing to a thread that is busy.
@@ -286,9 +304,8 @@ mod tests {
     }
 
     fn places() -> (usize, usize) {
-        WHEEL.with(|wheel| {
-            let wheel = wheel.borrow();
-            let spokes = lock(&wheel.as_ref().unwrap().spokes);
+        WHEELS.with_borrow(|wheels| {
+            let spokes = lock(&wheels[0].spokes);
             (spokes.held, spokes.free.len())
         })
     }
@@ -372,6 +389,29 @@ mod tests {
                 ring(&mut Alarm::default(), Duration::from_millis(50)).await;
             });
         }
+    }
+
+    #[test]
+    fn a_runtime_that_is_not_run_holds_no_alarm_of_another_back() {
+        let runtimes = [(), ()].map(|()| {
+            let mut builder = tokio::runtime::Builder::new_current_thread();
+            builder.enable_time().start_paused(true).build().unwrap()
+        });
+        for _ in 0..3 {
+            for runtime in &runtimes {
+                runtime.block_on(async {
+                    let after = Duration::from_millis(50);
+                    let mut alarm = Alarm::default();
+                    let rings = ring(&mut alarm, after);
+                    let took = tokio::time::timeout(Duration::from_secs(9), rings).await;
+                    assert!(
+                        took.is_ok(),
+                        "an alarm waits for a runtime that stands still"
+                    );
+                });
+            }
+        }
+        assert_eq!(WHEELS.with_borrow(Vec::len), 2, "one wheel each");
     }
 
     #[test]

@@ -12,7 +12,7 @@ use pin_project_lite::pin_project;
 
 use super::{service::Shared, strategy::Ended};
 use crate::{
-    context::{Exchange, Outcome},
+    context::{Attempt, Exchange, Outcome},
     error::{BoxError, Error, ErrorKind},
     pool::Lease,
 };
@@ -120,10 +120,13 @@ impl Running {
     /// Tells the strategy how it went so far; only the first call counts.
     pub(super) fn tell(&mut self, how: Ended) {
         if let Some(shared) = self.watched.take() {
-            let began = self
-                .exchange
-                .attempts(|all| all.get(self.number).map(|a| a.began));
-            if let Some(began) = began {
+            let noted = |all: &[Attempt]| all.get(self.number).map(|a| (a.began, a.outcome));
+            if let Some((began, outcome)) = self.exchange.attempts(noted) {
+                let how = match (how, outcome) {
+                    // Failover gave it up, as its time was up.
+                    (Ended::Cancelled, Some(Outcome::Failed(kind))) => Ended::Failed(kind),
+                    _ => how,
+                };
                 let strategy = &shared.strategy;
                 strategy.ended(self.lease.backend(), began.elapsed(), how);
             }

@@ -117,6 +117,7 @@ mod queue;
 mod random;
 mod round_robin;
 mod service;
+mod session;
 mod strategy;
 #[cfg(test)]
 mod tests;

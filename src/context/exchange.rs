@@ -6,7 +6,6 @@ use std::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
     },
-    time::Duration,
 };
 
 use http::{Extensions, request::Parts};
@@ -14,6 +13,7 @@ use http::{Extensions, request::Parts};
 use http::{HeaderValue, Method, Uri, Version};
 use tokio::time::Instant;
 
+use super::attempt::{Attempt, Attempts, Outcome};
 use crate::{error::ErrorKind, pool::Backend};
 
 /// One shared record a request, a request extension: a handle, so that it survives an error, a
@@ -254,6 +254,14 @@ impl Exchange {
         read(self.record().attempts.as_slice())
     }
 
+    /// Returns how many attempts were begun; takes no lock where there was none.
+    pub(crate) fn count(&self) -> usize {
+        match self.inner.binds.load(Relaxed) {
+            true => self.attempts(<[_]>::len),
+            false => 0,
+        }
+    }
+
     /// Reads what a log line and a cookie need to know of the end, under one lock.
     #[cfg(any(feature = "access-log", feature = "sticky"))]
     pub(crate) fn tell<T>(&self, read: impl FnOnce(Told<'_>) -> T) -> T {
@@ -301,6 +309,8 @@ impl Exchange {
     /// another attempt begins beside one that runs, or in its place. So no request is copied
     /// ahead for the few that need it.
     pub fn want_head(&self) {
+        // One that was lent before and not taken may be of another attempt.
+        self.record().lent = None;
         self.inner.head_wanted.store(true, Relaxed);
     }
 
@@ -464,107 +474,6 @@ impl StickyVerdict {
             Self::None => "none",
             Self::OverCapacity => "over_capacity",
             Self::Valid => "valid",
-        }
-    }
-}
-
-/// One try at one backend.
-#[derive(Clone, Debug)]
-#[non_exhaustive]
-pub struct Attempt {
-    /// The backend.
-    pub backend: Backend,
-    /// When it was begun.
-    pub began: Instant,
-    /// How long it took, to the last byte; `None` while it runs.
-    pub duration: Option<Duration>,
-    /// How it ended; `None` while it runs.
-    pub outcome: Option<Outcome>,
-}
-
-/// How an attempt ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Outcome {
-    /// Dropped through no fault of the backend: the client's hang-up, a time-out layer above, or
-    /// a hedge that was not needed, as the attempt before it answered first. Charged to nobody.
-    Cancelled,
-    /// Answered, with a status that is tried again elsewhere: the client gets another answer.
-    Discarded,
-    /// The backend (or the client's body) failed so.
-    Failed(ErrorKind),
-    /// A hedge that was begun later won against it. Charged to the backend as a failure of the
-    /// kind hung.
-    Hedged,
-    /// A whole response.
-    Ok,
-}
-
-impl Outcome {
-    /// Returns the stable name that stands in logs and metrics.
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Cancelled => "cancelled",
-            Self::Discarded => "discarded",
-            Self::Failed(kind) => kind.as_str(),
-            Self::Hedged => "hedged",
-            Self::Ok => "ok",
-        }
-    }
-}
-
-/// Attempts in order: nearly always one, so the first needs no allocation.
-#[derive(Default)]
-enum Attempts {
-    Many(Vec<Attempt>),
-    #[default]
-    None,
-    One([Attempt; 1]),
-}
-
-impl Attempts {
-    fn begin(&mut self, backend: Backend) -> usize {
-        self.push(Attempt {
-            backend,
-            began: Instant::now(),
-            duration: None,
-            outcome: None,
-        })
-    }
-
-    fn push(&mut self, attempt: Attempt) -> usize {
-        match std::mem::take(self) {
-            Self::None => {
-                *self = Self::One([attempt]);
-                0
-            }
-            Self::One([first]) => {
-                *self = Self::Many(vec![first, attempt]);
-                1
-            }
-            Self::Many(mut all) => {
-                all.push(attempt);
-                let number = all.len() - 1;
-                *self = Self::Many(all);
-                number
-            }
-        }
-    }
-
-    fn as_slice(&self) -> &[Attempt] {
-        match self {
-            Self::Many(all) => all,
-            Self::None => &[],
-            Self::One(one) => one,
-        }
-    }
-
-    fn get_mut(&mut self, number: usize) -> Option<&mut Attempt> {
-        match self {
-            Self::Many(all) => all.get_mut(number),
-            Self::None => None,
-            Self::One(one) => one.get_mut(number),
         }
     }
 }

@@ -38,6 +38,7 @@
 //! [`Exchange`]: two allocations a request. [`Selected`]: one an attempt. [`ConnInfo`]: one a
 //! request, and a few a connection.
 
+mod attempt;
 mod auth_failure;
 mod conn;
 mod connection_event;
@@ -48,6 +49,7 @@ mod selected;
 pub(crate) mod spare;
 mod tunnel;
 
+pub use attempt::{Attempt, Outcome};
 pub use auth_failure::AuthFailure;
 pub use conn::{Conn, ConnInfo, Peer, TlsInfo};
 pub use connection_event::{ConnectionEvent, ConnectionEventKind, ConnectionEvents};
@@ -55,6 +57,6 @@ pub use drain::{Drain, Drainer};
 #[cfg(feature = "access-log")]
 pub(crate) use exchange::Original;
 pub(crate) use exchange::Wanted;
-pub use exchange::{Affinity, Attempt, Exchange, LentHead, Outcome, StickyVerdict};
+pub use exchange::{Affinity, Exchange, LentHead, StickyVerdict};
 pub use selected::Selected;
 pub use tunnel::Tunnel;

@@ -1,5 +1,6 @@
 //! What becomes of a request's attempts: who wins, who is charged, and when another begins.
 
+mod plan;
 mod time;
 
 use std::{
@@ -9,22 +10,21 @@ use std::{
     task::{Context, Poll},
 };
 
-use http::{HeaderMap, Request, Response, request::Parts};
+use http::{Request, Response, request::Parts};
 use http_body::Body;
 use tokio::time::Instant;
 use tower_service::Service;
 
-use self::time::{next, retry_after};
+use self::plan::{found_none, what_stands};
 use super::{
     future::{Attempt, Next},
-    policy::{Decision, Failed},
     replay::{Replay, ReplayBody},
     service::Shared,
 };
 use crate::{
     alarm::Alarm,
     context::{Attempt as Tried, Exchange, Outcome},
-    error::{BoxError, Error, ErrorKind},
+    error::{BoxError, Error},
 };
 
 /// A request's way through its attempts, but for the first of those that run.
@@ -52,6 +52,9 @@ pub(super) struct Watch {
     hedges: bool,
     /// The time to the response head is counted.
     sampled: bool,
+    /// How many attempts the record had before the one begun first, of those that run: so its
+    /// number, once it is there.
+    before: usize,
     asked: Option<Asked>,
     /// The head, where a response may be what calls for another attempt.
     copy: Option<Box<Parts>>,
@@ -124,11 +127,13 @@ impl Watch {
         sampled: bool,
         copy: Option<Box<Parts>>,
     ) -> Self {
+        let before = exchange.count();
         Self {
             exchange,
             alarm: Alarm::default(),
             hedges,
             sampled,
+            before,
             asked: None,
             copy,
         }
@@ -189,7 +194,7 @@ where
     fn let_go(&mut self) {
         let held = self.beside.as_ref().and_then(|beside| beside.held.as_ref());
         if let (Some(until), Some(watch)) = (held.and_then(|held| held.until), &self.watch) {
-            if watch.exchange.attempts(<[_]>::len) > until {
+            if watch.exchange.count() > until {
                 self.discard();
             }
         }
@@ -220,7 +225,7 @@ where
         };
         let polled = hedge.attempt.as_mut().poll(cx);
         if hedge.number.is_none() && hedge.attempt.is_calling() {
-            let count = watch.exchange.attempts(<[_]>::len);
+            let count = watch.exchange.count();
             if count > hedge.before {
                 hedge.number = Some(count - 1);
             } else if hedge.before > 0 && polled.is_pending() {
@@ -241,6 +246,16 @@ where
         self.no_hedge();
     }
 
+    /// Gives back what a hedge costs, where an answer came while its head was asked for.
+    fn cancel_asking(&mut self) {
+        if let (Some(shared), Some(watch)) = (&self.shared, &mut self.watch) {
+            if matches!(watch.asked, Some(Asked::Hedge { .. })) {
+                watch.asked = None;
+                shared.settings.budget.refund();
+            }
+        }
+    }
+
     /// Does without a hedge that is paid for.
     fn no_hedge(&mut self) {
         if let (Some(shared), Some(watch)) = (&self.shared, &mut self.watch) {
@@ -256,18 +271,20 @@ where
         result: Result<Response<R>, Error>,
     ) -> Step<S, B, Response<R>> {
         self.let_go();
+        self.cancel_asking();
+        let own = self.watch.as_ref().map(|watch| watch.before);
         // Its number in the record, that of one that it may have won against, and whether none
         // other runs.
         let (number, loser, alone) = match (which, &mut self.beside) {
             (Which::First, Some(beside)) => match &mut beside.hedge {
                 Some(hedge) => (hedge.first.take(), None, false),
-                None => (None, None, true),
+                None => (own, None, true),
             },
             (Which::Hedge, Some(beside)) => match beside.hedge.take() {
                 Some(hedge) => (hedge.number, hedge.first, hedge.first.is_none()),
                 None => (None, None, true),
             },
-            (_, None) => (None, None, true),
+            (_, None) => (own, None, true),
         };
         let error = match result {
             Ok(response) if self.is_refusal(&response) => {
@@ -280,13 +297,16 @@ where
             Err(error) => error,
         };
         if !alone {
-            if which == Which::Hedge && number.is_none() && error.kind() == ErrorKind::NoBackend {
+            if which == Which::Hedge && number.is_none() && found_none(&error) {
                 self.take_back();
             } else {
                 // The other one may yet answer.
                 self.first.get_or_insert(error);
             }
             return Step::Wait(which);
+        }
+        if let (true, true, Some(shared)) = (self.attempts > 1, found_none(&error), &self.shared) {
+            shared.settings.budget.refund();
         }
         if let Some(held) = self.beside.as_mut().and_then(|beside| beside.held.take()) {
             return Step::End(Ok(held.response));
@@ -312,7 +332,7 @@ where
             if let (true, Some(hedge)) = (watch.sampled, hedge) {
                 let now = Instant::now();
                 watch.exchange.attempts(|all| {
-                    let won = number.map_or_else(|| all.last(), |number| all.get(number));
+                    let won = number.and_then(|number| all.get(number));
                     let lost = loser.and_then(|loser| all.get(loser));
                     for attempt in won.into_iter().chain(lost) {
                         hedge.record(now.saturating_duration_since(attempt.began), now);
@@ -325,126 +345,6 @@ where
         if let Some(replay) = self.replay.take() {
             replay.give_up();
         }
-    }
-
-    fn is_refusal(&self, response: &Response<R>) -> bool {
-        let copied = self
-            .watch
-            .as_ref()
-            .is_some_and(|watch| watch.copy.is_some());
-        copied
-            && self
-                .shared
-                .as_ref()
-                .is_some_and(|s| s.settings.is_retried(response.status()))
-    }
-
-    /// Decides about a response with a status that is tried again.
-    fn refused(
-        &mut self,
-        which: Which,
-        number: Option<usize>,
-        alone: bool,
-        response: Response<R>,
-    ) -> Step<S, B, Response<R>> {
-        let count = match &self.watch {
-            Some(watch) => watch.exchange.attempts(<[_]>::len),
-            None => 0,
-        };
-        let next = match alone {
-            true => {
-                self.discard();
-                match self.plan_anew(response.headers()) {
-                    Some(next) => Some(next),
-                    None => {
-                        self.won(number, None);
-                        return Step::End(Ok(response));
-                    }
-                }
-            }
-            false => None,
-        };
-        let beside = self.beside.get_or_insert_with(|| {
-            Box::new(Beside {
-                hedge: None,
-                held: None,
-            })
-        });
-        beside.held = Some(Held {
-            response,
-            number: number.or_else(|| count.checked_sub(1)),
-            until: alone.then_some(count),
-        });
-        next.map_or(Step::Wait(which), Step::Try)
-    }
-
-    /// Makes the next attempt of what failed, or returns the error that stands.
-    fn plan(&mut self, mut error: Error) -> Result<Box<Next<S, B>>, Error> {
-        let (Some(shared), Some(replay)) = (&self.shared, &self.replay) else {
-            return Err(error);
-        };
-        let settings = &shared.settings;
-        if self.attempts >= settings.max_attempts || error.is_client() {
-            return Err(error);
-        }
-        let Some(head) = error.take_unsent() else {
-            return Err(error);
-        };
-        let failed = Failed::new(&error, &head, replay.is_untouched());
-        let wanted = settings.policy.decide(&failed) == Decision::Retry;
-        if !wanted || !replay.is_possible() {
-            return Err(error.with_unsent(head));
-        }
-        let backend = head.extensions.get::<Exchange>();
-        let backend = backend.and_then(Exchange::backend);
-        let backend = backend.as_ref().map(|backend| backend.id());
-        let (attempts, kind) = (self.attempts, error.kind());
-        if !settings.budget.withdraw(Instant::now()) {
-            tracing::debug!(
-                target: "evenkeel::failover",
-                backend, attempts, error = %kind, "no retry: the budget is used up"
-            );
-            return Err(error.with_unsent(head));
-        }
-        tracing::debug!(
-            target: "evenkeel::failover",
-            backend, attempts, error = %kind, "trying another backend"
-        );
-        let wait = settings.backoff.wait(attempts, None, fastrand::f64());
-        let next = next(shared, replay, attempts, head, wait.unwrap_or_default());
-        self.attempts += 1;
-        self.first.get_or_insert(error);
-        Ok(next)
-    }
-
-    /// Makes the next attempt where a backend answered with a status that is tried again.
-    fn plan_anew(&mut self, headers: &HeaderMap) -> Option<Box<Next<S, B>>> {
-        let (shared, replay) = (self.shared.as_ref()?, self.replay.as_ref()?);
-        let copy = self.watch.as_ref()?.copy.as_ref()?;
-        let (settings, attempts) = (&shared.settings, self.attempts);
-        if attempts >= settings.max_attempts || !replay.is_possible() {
-            return None;
-        }
-        let asked = retry_after(headers);
-        let wait = settings.backoff.wait(attempts, asked, fastrand::f64())?;
-        if !settings.budget.withdraw(Instant::now()) {
-            tracing::debug!(
-                target: "evenkeel::failover",
-                attempts, "no retry of a status: the budget is used up"
-            );
-            return None;
-        }
-        let next = next(shared, replay, attempts, (**copy).clone(), wait);
-        self.attempts += 1;
-        Some(next)
-    }
-}
-
-/// That there is no other backend says less than why the first one failed.
-fn what_stands(first: &mut Option<Error>, last: Error) -> Error {
-    match last.kind() {
-        ErrorKind::NoBackend => first.take().unwrap_or(last),
-        _ => last,
     }
 }
 

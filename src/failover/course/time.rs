@@ -95,8 +95,7 @@ where
         let bound = watch.exchange.affinity().map(|affinity| affinity.backend);
         watch.exchange.attempts(|all| {
             let runs = |number: &usize| all.get(*number).is_some_and(|a| a.outcome.is_none());
-            let last = all.len().checked_sub(1);
-            let (first, hedge) = hedged.unwrap_or((last, None));
+            let (first, hedge) = hedged.unwrap_or((Some(watch.before), None));
             let first = first.filter(runs);
             let each = [(Which::First, first), (Which::Hedge, hedge.filter(runs))];
             for (which, number) in each {
@@ -136,7 +135,7 @@ where
                     target: "evenkeel::failover",
                     backend = watch.backend(first).as_deref(), "hedging a request that takes long"
                 );
-                let before = watch.exchange.attempts(<[_]>::len);
+                let before = watch.exchange.count();
                 let next = next(shared, replay, self.attempts, head, Duration::ZERO);
                 self.attempts += 1;
                 let hedge = Some(Hedge {
@@ -181,27 +180,33 @@ where
 
     /// Ends the request, as its time is up. What ran for most of it is charged.
     fn out_of_time(&mut self, now: Instant) -> Result<Response<R>, Error> {
-        let mut kind = ErrorKind::QueueTimeout;
+        let held = self.beside.as_mut().and_then(|beside| beside.held.take());
+        let kept = held.as_ref().and_then(|held| held.number);
+        let mut begun = 0;
         if let (Some(watch), Some(shared)) = (&self.watch, &self.shared) {
             let exchange = &watch.exchange;
             let half = shared.settings.timeout.unwrap_or_default() / 2;
-            for number in 0..exchange.attempts(<[_]>::len) {
-                kind = ErrorKind::ResponseHeadTimeout;
+            begun = exchange.count();
+            // The answer that the client gets ends with its body.
+            for number in (0..begun).filter(|number| Some(*number) != kept) {
                 let began = exchange.attempts(|all| all[number].began);
                 let outcome = match now.saturating_duration_since(began) >= half {
-                    true => Outcome::Failed(kind),
+                    true => Outcome::Failed(ErrorKind::ResponseHeadTimeout),
                     false => Outcome::Cancelled,
                 };
                 // Of those that have ended, the end stays.
                 exchange.end_attempt(number, outcome);
             }
         }
-        let beside = self.beside.take();
-        if let Some(held) = beside.and_then(|beside| beside.held) {
+        self.beside = None;
+        if let Some(held) = held {
             return Ok(held.response);
         }
-        let error = Error::new(kind).with_source("the time for all tries is up");
-        Err(error.after_sending())
+        let late = |kind| Error::new(kind).with_source("the time for all tries is up");
+        Err(match begun {
+            0 => late(ErrorKind::QueueTimeout),
+            _ => late(ErrorKind::ResponseHeadTimeout).after_sending(),
+        })
     }
 }
 

@@ -5,11 +5,12 @@ use std::{sync::atomic::Ordering::Relaxed, time::Duration};
 use evenkeel::{
     ErrorKind, Pool,
     context::Outcome,
-    failover::{Backoff, FailoverLayer},
+    failover::{Backoff, FailoverLayer, Hedge},
 };
 use http::Method;
 
 use super::stage::{
+    Act,
     End::{Dials, Fails, Hangs, Later, Status},
     Stage, act, get, request,
 };
@@ -183,4 +184,103 @@ async fn waits_come_before_the_third_try_and_follow_what_a_backend_asks_for() {
     assert!(waits.iter().all(|wait| *wait <= ms(405)), "{waits:?}");
     let (least, most) = (waits.iter().min().unwrap(), waits.iter().max().unwrap());
     assert!(*most - *least > ms(100), "{waits:?}");
+}
+
+/// A hedge after 50 ms, 200 ms for each try, 503 tried again, three tries.
+fn all_at_once(layer: FailoverLayer) -> FailoverLayer {
+    let layer = layer.hedge(Hedge::new().after(ms(50)).unwrap());
+    let layer = each_try(layer).retry_statuses([503]).unwrap();
+    let layer = layer.backoff(Backoff::new().exponential(ms(0), ms(0)).unwrap());
+    layer.max_attempts(3).unwrap()
+}
+
+#[tokio::test(start_paused = true)]
+async fn each_try_has_its_own_time_whatever_became_of_those_beside_it() {
+    use Outcome::{Cancelled, Discarded, Failed, Ok as Whole};
+    let refused = ErrorKind::Connect;
+    let two = |layer| all_at_once(layer).max_attempts(2).unwrap();
+    let whole = |layer| {
+        all_at_once(layer)
+            .max_attempts(2)
+            .unwrap()
+            .timeout(ms(190))
+            .unwrap()
+    };
+    type Layer = fn(FailoverLayer) -> FailoverLayer;
+    let table: &[(
+        &str,
+        &[Act],
+        Layer,
+        Result<u16, ErrorKind>,
+        u128,
+        &[Outcome],
+    )] = &[
+        (
+            "the hedge failed, the first hangs on",
+            &[act(0, Hangs), act(5, Fails(refused))],
+            two,
+            Err(HEAD),
+            200,
+            &[Failed(HEAD), Failed(refused)],
+        ),
+        (
+            "the hedge's answer is kept, the first hangs on",
+            &[act(0, Hangs), act(5, Status(503))],
+            two,
+            Ok(503),
+            200,
+            &[Failed(HEAD), Whole],
+        ),
+        (
+            "an answer is kept while a backend's wait is kept to",
+            &[act(5, Status(503)), act(5, Later("1")), act(5, Status(200))],
+            all_at_once,
+            Ok(200),
+            1_015,
+            &[Discarded, Discarded, Whole],
+        ),
+        (
+            "the time for all is up while an answer is kept",
+            &[act(70, Status(503)), act(0, Hangs)],
+            whole,
+            Ok(503),
+            190,
+            &[Whole, Failed(HEAD)],
+        ),
+        (
+            "the time for all is up, and the hedge came late",
+            &[act(0, Hangs), act(0, Hangs)],
+            |l| all_at_once(l).timeout(ms(80)).unwrap(),
+            Err(HEAD),
+            80,
+            &[Failed(HEAD), Cancelled],
+        ),
+    ];
+    for (what, acts, layer, end, took, ends) in table {
+        let stage = Stage::new(acts, layer);
+        let run = tokio::time::timeout(ms(5_000), stage.run(get())).await;
+        let run = run.unwrap_or_else(|_| panic!("{what}: it hangs"));
+        assert_eq!((run.end, &*run.outcomes), (*end, *ends), "{what}");
+        let millis = run.took.as_millis();
+        assert!((*took..took + 30).contains(&millis), "{what}: {millis} ms");
+        assert_eq!(stage.leases(), 0, "{what}");
+        let by = ends.iter().position(|end| *end == Whole);
+        let by = by.map(|number| ["a", "b", "c"][number]);
+        assert_eq!(run.by.as_deref(), by, "{what}: whose answer it was");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn where_the_time_is_up_in_the_queue_nothing_was_sent() {
+    let one = evenkeel::Backend::new("a", "http://127.0.0.1:1").unwrap();
+    let pool = Pool::new([one.max_in_flight(1).unwrap()]).unwrap();
+    let stage = Stage::over(pool, &[act(0, Status(200))], |l| {
+        l.timeout(ms(300)).unwrap()
+    });
+    // Its body is not read: it keeps the only place.
+    let _first = stage.call(get()).await.unwrap();
+    let second = stage.call(request(Method::POST, "body"));
+    let error = second.await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::QueueTimeout);
+    assert!(!error.is_after_sending());
 }

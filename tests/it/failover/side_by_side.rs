@@ -4,6 +4,7 @@ use std::{sync::atomic::Ordering::Relaxed, time::Duration};
 
 use evenkeel::{
     Backend, ErrorKind, Pool,
+    balance::BalanceLayer,
     context::{Exchange, Outcome},
     failover::{FailoverLayer, Hedge},
 };
@@ -12,7 +13,7 @@ use tokio::time::{Instant, sleep, timeout};
 
 use super::stage::{
     Act,
-    End::{Fails, Hangs, Keeps, Status},
+    End::{AtPoll, Fails, Hangs, Keeps, Status},
     Stage, act, get, outcomes, request,
 };
 
@@ -276,6 +277,40 @@ async fn where_there_is_no_backend_with_room_there_is_no_hedge() {
         assert!(run.took < Duration::from_millis(310), "{:?}", run.took);
     }
     assert_eq!((stage.spent(), stage.leases()), (0, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_paid_for_and_not_sent_comes_back_to_the_budget() {
+    // The first answers at the very moment when the hedge is due.
+    let stage = Stage::new(&[act(0, AtPoll(3)), act(5, Status(201))], hedging);
+    let run = stage.run(get()).await;
+    assert_eq!((run.end, stage.begun.load(Relaxed)), (Ok(200), 1));
+    assert!(run.took >= DELAY, "{:?}", run.took);
+    assert_eq!(stage.spent(), 0, "there was no hedge");
+
+    // A retry finds no other backend.
+    let one = || Pool::new([Backend::new("a", "http://127.0.0.1:1").unwrap()]).unwrap();
+    let stage = Stage::over(one(), &[act(5, Fails(REFUSED))], |layer| layer);
+    assert_eq!(stage.run(get()).await.end, Err(REFUSED));
+    assert_eq!(stage.spent(), 0, "there was no retry");
+
+    // All are full, and so is the queue: the try is left for when the first fails.
+    let capped = ["a", "b"].map(|id| {
+        let backend = Backend::new(id, "http://127.0.0.1:1").unwrap();
+        backend.max_in_flight(1).unwrap()
+    });
+    let pool = Pool::new(capped).unwrap();
+    let balance = BalanceLayer::new(pool.clone()).queue_size(0);
+    let acts = [
+        act(200, Fails(CLOSED)),
+        act(100, Status(200)),
+        act(5, Status(201)),
+    ];
+    let stage = Stage::balanced(pool, balance, &acts, hedging);
+    let (one, two) = tokio::join!(stage.run(get()), stage.run(get()));
+    assert_eq!((one.end, two.end), (Ok(201), Ok(200)));
+    assert_eq!(one.outcomes, [Outcome::Failed(CLOSED), Outcome::Ok]);
+    assert_eq!((stage.spent(), stage.leases()), (1, 0));
 }
 
 #[tokio::test(start_paused = true)]

@@ -366,12 +366,14 @@ async fn over_http2_a_post_is_sent_again_only_where_the_backend_did_not_process_
     const CANCEL: u8 = 8;
     const INTERNAL_ERROR: u8 = 2;
     const REFUSED_STREAM: u8 = 7;
-    for (what, ending, again) in [
-        ("a refused stream", reset(REFUSED_STREAM), true),
-        ("a GOAWAY that names none", go_away(0), true),
-        ("a GOAWAY that names it", go_away(1), false),
-        ("a cancelled stream", reset(CANCEL), false),
-        ("an internal error", reset(INTERNAL_ERROR), false),
+    // What the first backend does, how often it sees the request, and whether the second does.
+    for (what, ending, seen, again) in [
+        ("a refused stream", reset(REFUSED_STREAM), 1, true),
+        // The proxy makes one new connection to it first: a backend that ends one may be well.
+        ("a GOAWAY that names none", go_away(0), 2, true),
+        ("a GOAWAY that names it", go_away(1), 1, false),
+        ("a cancelled stream", reset(CANCEL), 1, false),
+        ("an internal error", reset(INTERNAL_ERROR), 1, false),
     ] {
         for method in [Method::POST, Method::GET] {
             let (first, requests, task) = frames(ending.clone()).await;
@@ -392,7 +394,7 @@ async fn over_http2_a_post_is_sent_again_only_where_the_backend_did_not_process_
                 wanted,
                 "{method} after {what}: {exchange:?}"
             );
-            assert_eq!(requests.load(Relaxed), 1, "{method} after {what}");
+            assert_eq!(requests.load(Relaxed), seen, "{method} after {what}");
             assert_eq!(
                 origin.requests(),
                 usize::from(wanted == 200),

@@ -36,6 +36,8 @@ pub(super) struct Act {
 
 #[derive(Clone, Copy, Debug)]
 pub(super) enum End {
+    /// Answers with 200 when it is polled for this time.
+    AtPoll(u32),
     /// Waits for a connection that never comes: nothing is sent.
     Dials,
     Fails(ErrorKind),
@@ -74,6 +76,15 @@ impl Stage {
         acts: &[Act],
         layer: impl FnOnce(FailoverLayer) -> FailoverLayer,
     ) -> Self {
+        Self::balanced(pool.clone(), BalanceLayer::new(pool), acts, layer)
+    }
+
+    pub(super) fn balanced(
+        pool: Pool,
+        balance: BalanceLayer,
+        acts: &[Act],
+        layer: impl FnOnce(FailoverLayer) -> FailoverLayer,
+    ) -> Self {
         let budget = Budget::new(0.0, SAVED as f64 / 10.0).unwrap();
         let begun = Arc::new(AtomicUsize::new(0));
         let (acts, counted): (Arc<[Act]>, _) = (acts.into(), begun.clone());
@@ -81,7 +92,7 @@ impl Stage {
             let nth = counted.fetch_add(1, Relaxed);
             play(acts[nth.min(acts.len() - 1)], request)
         });
-        let balance = BalanceLayer::new(pool.clone()).layer(Proxy::new(proxy));
+        let balance = balance.layer(Proxy::new(proxy));
         Self {
             pool,
             begun,
@@ -180,6 +191,16 @@ fn play(
         }
         let mut wait = pin!(async {
             match act.end {
+                End::AtPoll(mut left) => {
+                    poll_fn(|_| {
+                        left -= 1;
+                        match left {
+                            0 => Poll::Ready(()),
+                            _ => Poll::Pending,
+                        }
+                    })
+                    .await;
+                }
                 End::Dials | End::Hangs | End::Keeps => std::future::pending().await,
                 End::Fails(_) | End::Later(_) | End::Status(_) => {
                     sleep(Duration::from_millis(act.after)).await;
@@ -211,7 +232,7 @@ fn play(
                     .insert("retry-after", seconds.parse().unwrap());
             }
             End::Status(status) => *response.status_mut() = status.try_into().unwrap(),
-            End::Dials | End::Hangs | End::Keeps => {}
+            End::AtPoll(_) | End::Dials | End::Hangs | End::Keeps => {}
         }
         Ok(response)
     })
