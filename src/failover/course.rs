@@ -48,6 +48,8 @@ where
 pub(super) struct Watch {
     exchange: Exchange,
     alarm: Alarm,
+    /// The alarm was set once.
+    looked: bool,
     /// A hedge may begin.
     hedges: bool,
     /// The time to the response head is counted.
@@ -131,6 +133,7 @@ impl Watch {
         Self {
             exchange,
             alarm: Alarm::default(),
+            looked: false,
             hedges,
             sampled,
             before,

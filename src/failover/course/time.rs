@@ -43,14 +43,19 @@ where
                 Asked::Retry { which, number } => self.give_up(which, number),
             };
         }
-        if !watch.alarm.is_armed() {
-            if let Some(first) = shared.settings.first_look(watch.hedges) {
-                watch.alarm.arm(first.min(LOOK), cx);
+        if watch.alarm.is_armed() {
+            if watch.alarm.poll(cx).is_pending() {
+                return Turn::Sleep;
             }
-            return Turn::Sleep;
-        }
-        if watch.alarm.poll(cx).is_pending() {
-            return Turn::Sleep;
+        } else {
+            let Some(first) = shared.settings.first_look(watch.hedges) else {
+                return Turn::Sleep;
+            };
+            if !std::mem::replace(&mut watch.looked, true) {
+                watch.alarm.arm(first.min(LOOK), cx);
+                return Turn::Sleep;
+            }
+            // It rang before: what became of that decides when it rings again.
         }
         let now = Instant::now();
         let due = self.due(now);
