@@ -306,7 +306,7 @@ async fn what_is_paid_for_and_not_sent_comes_back_to_the_budget() {
         act(100, Status(200)),
         act(5, Status(201)),
     ];
-    let stage = Stage::balanced(pool, balance, &acts, hedging);
+    let stage = Stage::balanced(pool, &balance, &acts, hedging);
     let (one, two) = tokio::join!(stage.run(get()), stage.run(get()));
     assert_eq!((one.end, two.end), (Ok(201), Ok(200)));
     assert_eq!(one.outcomes, [Outcome::Failed(CLOSED), Outcome::Ok]);

@@ -76,12 +76,12 @@ impl Stage {
         acts: &[Act],
         layer: impl FnOnce(FailoverLayer) -> FailoverLayer,
     ) -> Self {
-        Self::balanced(pool.clone(), BalanceLayer::new(pool), acts, layer)
+        Self::balanced(pool.clone(), &BalanceLayer::new(pool), acts, layer)
     }
 
     pub(super) fn balanced(
         pool: Pool,
-        balance: BalanceLayer,
+        balance: &BalanceLayer,
         acts: &[Act],
         layer: impl FnOnce(FailoverLayer) -> FailoverLayer,
     ) -> Self {
