@@ -14,19 +14,23 @@ use std::{
 use tokio::{runtime::Handle, sync::Notify, task::AbortHandle, time::Instant};
 
 use super::{check::Checks, outlier::Outliers, prober::Driver, watch::Watch};
-use crate::pool::{AttachmentKey, Backend, Pool, ProberGuard};
+use crate::pool::{AttachmentKey, Backend, JudgeGuard, Pool, ProberGuard};
 
 /// Owns the task that checks and readmits; the task ends with it.
 pub(super) struct Owner {
     core: Arc<Core>,
     task: Mutex<Option<AbortHandle>>,
+    /// Not the task's: what is ejected stays so over the end of a runtime.
+    _judge: Option<JudgeGuard>,
 }
 
 impl Owner {
     pub(super) fn new(core: Core) -> Self {
+        let judge = core.outliers.is_some().then(|| core.pool.attach_judge());
         Self {
             core: Arc::new(core),
             task: Mutex::new(None),
+            _judge: judge,
         }
     }
 

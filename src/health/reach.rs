@@ -9,7 +9,7 @@ use super::h2;
 use super::{Report, Target};
 use crate::{
     connect::{Connected, Connector, Elsewhere, Stream},
-    pool::{Attachment, AttachmentKey, Backend},
+    pool::{Address, Attachment, AttachmentKey, Backend},
 };
 
 /// How a check gets to a backend.
@@ -39,13 +39,14 @@ impl Reach {
     /// Takes the idle connection, if it is as good as new.
     pub(super) fn idle(&self, backend: &Backend) -> Option<Connection> {
         let key = self.pooled.as_ref()?;
-        backend.attachment(key, Idle::default).take()
+        backend.attachment(key, Idle::default).take(backend)
     }
 
     /// Keeps a connection for the next check.
     pub(super) fn keep(&self, backend: &Backend, connection: Connection) {
         if let Some(key) = &self.pooled {
-            backend.attachment(key, Idle::default).put(connection);
+            let idle = backend.attachment(key, Idle::default);
+            idle.put(connection, backend.address());
         }
     }
 
@@ -62,13 +63,17 @@ pub(super) enum Connection {
     Http2(h2::Connection),
 }
 
-/// The one connection that a check keeps to a backend.
+/// The one connection that a check keeps to a backend, and to which address: the check that
+/// keeps it may have begun before the address changed.
 #[derive(Debug, Default)]
-pub(super) struct Idle(Mutex<Option<Connection>>);
+pub(super) struct Idle(Mutex<Option<(Address, Connection)>>);
 
 impl Idle {
-    fn take(&self) -> Option<Connection> {
-        let mut connection = self.slot().take()?;
+    fn take(&self, backend: &Backend) -> Option<Connection> {
+        let (address, mut connection) = self.slot().take()?;
+        if !address.is_of(backend) {
+            return None;
+        }
         let stale = match &mut connection {
             Connection::Http1(stream) => stream.is_stale(),
             #[cfg(all(feature = "proxy", feature = "http2"))]
@@ -77,11 +82,11 @@ impl Idle {
         (!stale).then_some(connection)
     }
 
-    fn put(&self, connection: Connection) {
-        *self.slot() = Some(connection);
+    fn put(&self, connection: Connection, address: Address) {
+        *self.slot() = Some((address, connection));
     }
 
-    fn slot(&self) -> std::sync::MutexGuard<'_, Option<Connection>> {
+    fn slot(&self) -> std::sync::MutexGuard<'_, Option<(Address, Connection)>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -370,7 +370,6 @@ impl Backend {
     }
 
     /// Returns where it is dialled, to be compared later.
-    #[cfg(feature = "proxy")]
     pub(crate) fn address(&self) -> Address {
         Address(self.config.clone())
     }
@@ -390,14 +389,18 @@ impl Config {
 }
 
 /// Where a backend was dialled. Holds nothing of the backend's state alive.
-#[cfg(feature = "proxy")]
 pub(crate) struct Address(Arc<Config>);
 
-#[cfg(feature = "proxy")]
 impl Address {
     /// Returns true if the backend is still dialled alike.
     pub(crate) fn is_of(&self, backend: &Backend) -> bool {
         Arc::ptr_eq(&self.0, &backend.config) || self.0.same_address(&backend.config)
+    }
+}
+
+impl fmt::Debug for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Address").field(&self.0.id).finish()
     }
 }
 

@@ -14,8 +14,8 @@ use tokio::{
 };
 
 use super::{
-    Backend, Derived, DerivedGroups, Event, EventKind, Events, Group, Health, Locality, Routing,
-    Snapshot,
+    Backend, Derived, DerivedGroups, Event, EventKind, Events, Group, Health, Locality, Reason,
+    Routing, Snapshot,
     derived::{Builders, Table},
     ramp::Ramp,
     snapshot::Members,
@@ -45,6 +45,8 @@ pub(super) struct Control {
     pub(super) members: Vec<Backend>,
     pub(super) builders: Builders,
     pub(super) probers: usize,
+    /// Who ejects, and lets back in.
+    judges: usize,
     pub(super) generation: u64,
     pub(super) routing: Routing,
     pub(super) evacuated: Vec<Locality>,
@@ -270,6 +272,13 @@ impl Pool {
         ProberGuard { pool: self.clone() }
     }
 
+    /// Says that somebody judges live traffic. When the last guard is dropped, nobody is left who
+    /// would let back in what is ejected: it is readmitted then, and checks alone decide.
+    pub(crate) fn attach_judge(&self) -> JudgeGuard {
+        self.control().judges += 1;
+        JudgeGuard { pool: self.clone() }
+    }
+
     /// Joins new settings to the state that belongs to the id; says whether the address changed.
     fn adopt(&self, new: Backend, previous: Option<&Backend>) -> (Backend, EventKind, bool) {
         let Some(previous) = previous else {
@@ -408,6 +417,29 @@ impl Drop for ProberGuard {
         control.probers -= 1;
         if control.probers == 0 {
             self.pool.publish(&mut control, false);
+        }
+    }
+}
+
+/// While it lives, somebody judges live traffic.
+#[derive(Debug)]
+pub(crate) struct JudgeGuard {
+    pool: Pool,
+}
+
+impl Drop for JudgeGuard {
+    fn drop(&mut self) {
+        let mut control = self.pool.control();
+        control.judges -= 1;
+        if control.judges > 0 {
+            return;
+        }
+        let all = control.members.iter();
+        let ejected: Vec<_> = all.filter(|b| b.is_ejected()).cloned().collect();
+        drop(control);
+        for backend in ejected {
+            let reason = Reason::new("TIME", "live traffic is judged no more");
+            self.pool.readmit(&backend, reason);
         }
     }
 }

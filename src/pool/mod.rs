@@ -86,9 +86,9 @@ mod state;
 #[cfg(test)]
 mod tests;
 
-#[cfg(feature = "proxy")]
 pub(crate) use backend::Address;
 pub use backend::{Backend, Protocol, Scheme};
+pub(crate) use control::JudgeGuard;
 pub use control::{Pool, ProberGuard, SnapshotGuard};
 pub use derived::{Derived, DerivedGroups};
 pub use event::{Event, EventKind, Events, Reason, Source, Transition};

@@ -612,3 +612,21 @@ async fn the_applications_own_errors_count_by_choice() {
         assert_eq!(pool.snapshot().usable(), usable);
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn who_is_ejected_does_not_stay_so_when_nobody_judges_any_more() {
+    let pool = pool(&["a", "b"]);
+    let answers = answers(&[("a", Ok(502)), ("b", Ok(200))]);
+    let judging = HealthLayer::new(pool.clone()).no_checks();
+    let service = judging.layer(service(&answers));
+    send(&service, &pool, "a", 5).await;
+    let is_ejected = || pool.snapshot().get("a").unwrap().is_ejected();
+    assert!(is_ejected());
+    // As settings that are read again replace one layer by another.
+    let other = HealthLayer::new(pool.clone()).no_checks();
+    let next = other.layer(());
+    drop((judging, service));
+    assert!(is_ejected(), "the next one judges on");
+    drop((other, next));
+    assert!(!is_ejected(), "nobody would ever let it back in");
+}

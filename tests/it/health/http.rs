@@ -131,8 +131,16 @@ async fn a_pooled_check_keeps_one_connection_until_it_fails() {
         // Drained, it lets go of what is idle.
         let pool = Pool::new([backend.clone()]).unwrap();
         pool.maintenance("a").unwrap();
-        assert!(check(&pooled, backend).await.is_pass());
+        assert!(check(&pooled, backend.clone()).await.is_pass());
         assert_eq!(origin.connections(), 3);
+        // Kept by a check that began before the address changed.
+        let elsewhere = always(200, &[], "").await;
+        pool.upsert(self::backend("a", elsewhere.address).protocol(protocol));
+        let moved = pool.snapshot().get("a").unwrap().clone();
+        assert!(check(&pooled, backend).await.is_pass());
+        assert_eq!(elsewhere.connections(), 0);
+        assert!(check(&pooled, moved).await.is_pass());
+        assert_eq!(elsewhere.connections(), 1, "who is there now is asked");
     }
 }
 
