@@ -1,23 +1,24 @@
 //! HTTP/2 with a backend: hyper's, one connection a backend.
 
+mod body;
+
 use std::{
     error,
     future::{Future, poll_fn},
-    pin::{Pin, pin},
+    pin::pin,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{
-            AtomicBool, AtomicU8, AtomicU64,
+            AtomicBool, AtomicU64,
             Ordering::{Acquire, Relaxed, Release},
         },
     },
-    task::{Context, Poll, ready},
+    task::Poll,
     time::Duration,
 };
 
-use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Request, Response, Uri, Version, header, request::Parts};
-use http_body::{Body as HttpBody, Frame, SizeHint};
+use http_body::Body as HttpBody;
 use hyper::{
     body::Incoming,
     client::conn::http2::{self, SendRequest},
@@ -25,9 +26,10 @@ use hyper::{
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::time::{Instant, timeout, timeout_at};
 
+pub(super) use self::body::StreamBody;
+use self::body::{BACKEND, CLIENT, Progress, RequestBody};
 use super::{
     Body,
-    body::Outgoing,
     config::Settings,
     h1::Timeouts,
     headers::{Facts, Length},
@@ -38,7 +40,7 @@ use crate::{
     connect::Connected,
     context::Exchange,
     deadline::Watch,
-    error::{BoxError, Error, ErrorKind},
+    error::{Error, ErrorKind},
     pool::{Address, Backend},
 };
 
@@ -378,147 +380,6 @@ fn respond(
     Response::from_parts(head, body)
 }
 
-/// What becomes of the request body, seen from outside of hyper.
-struct Progress {
-    began: Instant,
-    /// When it last moved on, in milliseconds since it began.
-    moved: AtomicU64,
-    waits_for: AtomicU8,
-    client_failed: AtomicBool,
-}
-
-impl Progress {
-    fn new(whole: bool) -> Self {
-        Self {
-            began: Instant::now(),
-            moved: AtomicU64::new(0),
-            waits_for: AtomicU8::new(if whole { NOBODY } else { BACKEND }),
-            client_failed: AtomicBool::new(false),
-        }
-    }
-
-    fn touch(&self) {
-        let since = self.began.elapsed().as_millis();
-        let since = u64::try_from(since).unwrap_or(u64::MAX);
-        self.moved.store(since, Relaxed);
-    }
-
-    fn moved(&self) -> Instant {
-        self.began + Duration::from_millis(self.moved.load(Relaxed))
-    }
-
-    fn waits_for(&self) -> u8 {
-        self.waits_for.load(Relaxed)
-    }
-}
-
-pub(super) struct RequestBody {
-    body: Option<Outgoing>,
-    progress: Arc<Progress>,
-}
-
-impl HttpBody for RequestBody {
-    type Data = Bytes;
-    type Error = BoxError;
-
-    fn poll_frame(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
-        let this = self.get_mut();
-        let progress = &this.progress;
-        let Some(body) = &mut this.body else {
-            return Poll::Ready(None);
-        };
-        let Poll::Ready(frame) = body.as_mut().poll_frame(cx) else {
-            if progress.waits_for.swap(CLIENT, Relaxed) != CLIENT {
-                progress.touch();
-            }
-            return Poll::Pending;
-        };
-        progress.touch();
-        let ended = !matches!(frame, Some(Ok(_))) || body.is_end_stream();
-        let waits_for = if ended { NOBODY } else { BACKEND };
-        progress.waits_for.store(waits_for, Relaxed);
-        if let Some(Err(_)) = frame {
-            this.progress.client_failed.store(true, Relaxed);
-        }
-        Poll::Ready(frame)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.as_ref().is_none_or(|body| body.is_end_stream())
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        match &self.body {
-            Some(body) => body.size_hint(),
-            None => SizeHint::with_exact(0),
-        }
-    }
-}
-
-/// The response body of one stream.
-pub(super) struct StreamBody {
-    incoming: Incoming,
-    watch: Watch,
-    /// What the request body's progress was when the wait began.
-    waiting: Option<Instant>,
-    progress: Arc<Progress>,
-    idle_timeout: Duration,
-}
-
-impl HttpBody for StreamBody {
-    type Data = Bytes;
-    type Error = Error;
-
-    fn poll_frame(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
-        let this = self.get_mut();
-        if let Poll::Ready(frame) = Pin::new(&mut this.incoming).poll_frame(cx) {
-            this.waiting = None;
-            let broken = |error: hyper::Error| {
-                Error::new(ErrorKind::ResponseBody)
-                    .with_source(error)
-                    .after_sending()
-            };
-            return Poll::Ready(frame.map(|frame| frame.map_err(broken)));
-        }
-        loop {
-            let moved = this.progress.moved();
-            if this.waiting.is_none() {
-                this.waiting = Some(moved);
-                this.watch.arm(this.idle_timeout);
-            }
-            ready!(this.watch.poll_expired(cx));
-            if this.waiting == Some(moved) {
-                break;
-            }
-            // The other direction was not silent.
-            this.waiting = None;
-        }
-        let kind = match this.progress.waits_for() {
-            CLIENT => ErrorKind::ClientBodyTimeout,
-            _ => ErrorKind::ResponseBodyTimeout,
-        };
-        Poll::Ready(Some(Err(kind.into())))
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.incoming.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.incoming.size_hint()
-    }
-}
-
-/// Whom a request body waits for.
-const NOBODY: u8 = 0;
-const BACKEND: u8 = 1;
-const CLIENT: u8 = 2;
 /// Enough for a fast network's delay at a gigabit: 1 MiB.
 const WINDOW: u32 = 1024 * 1024;
 /// A peer that is gone is noticed within PING + PONG while streams are open.

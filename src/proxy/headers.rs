@@ -6,6 +6,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, Version, header, request:
 
 use super::{
     config::{HostField, Settings},
+    emit::{Emit, line, write_number},
     forwarded::{write_element, write_ip},
     h1::head::{authenticates_connection, is_known_option, is_protected, tokens},
 };
@@ -42,46 +43,6 @@ pub(super) enum Length {
     Chunked,
     Exact(u64),
     None,
-}
-
-/// Takes fields: bytes for HTTP/1.1, a map for HTTP/2.
-pub(super) trait Emit {
-    /// RFC 9113 §8.2.3: only HTTP/2 knows more than one Cookie field.
-    const ONE_COOKIE: bool;
-    fn field(&mut self, name: &HeaderName, value: &HeaderValue);
-    /// A value that is made here; it is valid by construction, or left out.
-    fn made(&mut self, name: HeaderName, write: impl FnOnce(&mut Vec<u8>));
-}
-
-impl Emit for Vec<u8> {
-    const ONE_COOKIE: bool = true;
-
-    fn field(&mut self, name: &HeaderName, value: &HeaderValue) {
-        line(self, name.as_str(), value.as_bytes());
-    }
-
-    fn made(&mut self, name: HeaderName, write: impl FnOnce(&mut Self)) {
-        self.extend_from_slice(name.as_str().as_bytes());
-        self.extend_from_slice(b": ");
-        write(self);
-        self.extend_from_slice(b"\r\n");
-    }
-}
-
-impl Emit for HeaderMap {
-    const ONE_COOKIE: bool = false;
-
-    fn field(&mut self, name: &HeaderName, value: &HeaderValue) {
-        self.append(name.clone(), value.clone());
-    }
-
-    fn made(&mut self, name: HeaderName, write: impl FnOnce(&mut Vec<u8>)) {
-        let mut value = Vec::new();
-        write(&mut value);
-        if let Ok(value) = HeaderValue::try_from(value) {
-            self.append(name, value);
-        }
-    }
 }
 
 impl<'a> Facts<'a> {
@@ -461,28 +422,6 @@ pub(super) fn refuse(why: &'static str) -> Error {
     Error::new(ErrorKind::BadRequest).with_source(why)
 }
 
-fn line(out: &mut Vec<u8>, name: &str, value: &[u8]) {
-    out.extend_from_slice(name.as_bytes());
-    out.extend_from_slice(b": ");
-    out.extend_from_slice(value);
-    out.extend_from_slice(b"\r\n");
-}
-
-fn write_number(mut number: u64, out: &mut Vec<u8>) {
-    let mut digits = [0; 20];
-    let mut at = digits.len();
-    loop {
-        at -= 1;
-        // The remainder is below ten.
-        digits[at] = b'0' + (number % 10) as u8;
-        number /= 10;
-        if number == 0 {
-            break;
-        }
-    }
-    out.extend_from_slice(&digits[at..]);
-}
-
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
@@ -509,15 +448,6 @@ mod tests {
             "[::1]x",
         ] {
             assert!(!is_host(bad.as_bytes()), "{bad}");
-        }
-    }
-
-    #[test]
-    fn numbers_are_written_as_fmt_does() {
-        for number in [0, 7, 10, 1_024, u64::MAX] {
-            let mut out = Vec::new();
-            write_number(number, &mut out);
-            assert_eq!(String::from_utf8(out).unwrap(), number.to_string());
         }
     }
 }

@@ -66,6 +66,7 @@
 
 mod body;
 mod config;
+mod emit;
 mod forwarded;
 mod h1;
 #[cfg(feature = "http2")]

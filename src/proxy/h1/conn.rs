@@ -1,5 +1,8 @@
 //! One connection to a backend, and the exchange that it is at.
 
+mod idle;
+mod wait;
+
 use std::{
     future::Future,
     io,
@@ -24,7 +27,7 @@ use crate::{
     context::ConnInfo,
     deadline::Watch,
     error::{Error, ErrorKind},
-    pool::{Address, Backend},
+    pool::Address,
     proxy::{body::Outgoing, idle::Home},
 };
 
@@ -296,49 +299,6 @@ impl Conn {
         home.put(self);
     }
 
-    /// Returns true if an idle connection is of no more use.
-    pub(crate) fn is_stale(&mut self) -> bool {
-        self.watch.is_expired() || self.stream.is_stale()
-    }
-
-    /// Returns true if the other end closed it this very moment; costs a system call.
-    pub(crate) fn is_closed_now(&self) -> bool {
-        self.stream.has_news()
-    }
-
-    /// Returns true if the address at the other end is still this backend's.
-    pub(crate) fn leads_to(&self, backend: &Backend) -> bool {
-        self.address.is_of(backend)
-    }
-
-    pub(crate) fn epoch(&self) -> u64 {
-        self.epoch
-    }
-
-    pub(crate) fn is_reused(&self) -> bool {
-        self.reused
-    }
-
-    /// Returns true if no byte of an answer came: a re-used connection that had been closed.
-    pub(crate) fn is_untouched(&self) -> bool {
-        self.read.is_empty() && self.interim == 0
-    }
-
-    pub(crate) fn owner(&self) -> Option<&ConnInfo> {
-        self.owner.as_ref()
-    }
-
-    /// Binds the connection to one client's connection; without one, it is closed after use.
-    pub(crate) fn bind(&mut self, owner: Option<ConnInfo>) {
-        self.keep &= owner.is_some();
-        self.owner = owner;
-    }
-
-    /// Gives up the stream and what was read ahead, for a tunnel.
-    pub(crate) fn into_stream(self) -> (Stream, Bytes) {
-        (self.stream, self.read.freeze())
-    }
-
     fn answer(&mut self, head: &Head) -> Result<Answer, Error> {
         if head.status == StatusCode::SWITCHING_PROTOCOLS {
             self.may_switch()?;
@@ -460,38 +420,6 @@ impl Conn {
         }
     }
 
-    /// Arms the time-out of a wait while sending, once a wait. While the answer is read, too,
-    /// there is one wait for both directions.
-    fn wait(&mut self, waiting: Waiting) {
-        let phase = match waiting {
-            Waiting::Backend => Phase::Write,
-            Waiting::Client => Phase::ClientBody,
-        };
-        if self.phase != phase && self.phase != Phase::Body {
-            self.enter(phase);
-        }
-    }
-
-    fn enter(&mut self, phase: Phase) {
-        self.phase = phase;
-        self.watch.arm(match phase {
-            Phase::Head => self.timeouts.response,
-            Phase::Continue => CONTINUE,
-            Phase::Body | Phase::ClientBody | Phase::Idle | Phase::Write => self.timeouts.idle,
-        });
-    }
-
-    fn timed_out(&self) -> Error {
-        let kind = match self.phase {
-            Phase::ClientBody => ErrorKind::ClientBodyTimeout,
-            Phase::Write => ErrorKind::RequestWriteTimeout,
-            Phase::Body | Phase::Continue | Phase::Head | Phase::Idle => {
-                ErrorKind::ResponseHeadTimeout
-            }
-        };
-        Error::new(kind).after_sending()
-    }
-
     fn failed(&self, kind: ErrorKind, source: impl Into<crate::BoxError>) -> Error {
         Error::new(kind).with_source(source).after_sending()
     }
@@ -530,5 +458,3 @@ const READ_LEAST: usize = 1024;
 const KEEP_BUFFER: usize = 16 * 1024;
 /// More interim responses than anybody has use for.
 const MAX_INTERIM: u8 = 16;
-/// How long a body waits for `100 (Continue)`: what curl waits, too.
-const CONTINUE: Duration = Duration::from_secs(1);

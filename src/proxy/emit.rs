@@ -1,0 +1,79 @@
+//! Where fields go that a backend gets.
+
+use http::{HeaderMap, HeaderName, HeaderValue};
+
+/// Takes fields: bytes for HTTP/1.1, a map for HTTP/2.
+pub(super) trait Emit {
+    /// RFC 9113 §8.2.3: only HTTP/2 knows more than one Cookie field.
+    const ONE_COOKIE: bool;
+    fn field(&mut self, name: &HeaderName, value: &HeaderValue);
+    /// A value that is made here; it is valid by construction, or left out.
+    fn made(&mut self, name: HeaderName, write: impl FnOnce(&mut Vec<u8>));
+}
+
+impl Emit for Vec<u8> {
+    const ONE_COOKIE: bool = true;
+
+    fn field(&mut self, name: &HeaderName, value: &HeaderValue) {
+        line(self, name.as_str(), value.as_bytes());
+    }
+
+    fn made(&mut self, name: HeaderName, write: impl FnOnce(&mut Self)) {
+        self.extend_from_slice(name.as_str().as_bytes());
+        self.extend_from_slice(b": ");
+        write(self);
+        self.extend_from_slice(b"\r\n");
+    }
+}
+
+impl Emit for HeaderMap {
+    const ONE_COOKIE: bool = false;
+
+    fn field(&mut self, name: &HeaderName, value: &HeaderValue) {
+        self.append(name.clone(), value.clone());
+    }
+
+    fn made(&mut self, name: HeaderName, write: impl FnOnce(&mut Vec<u8>)) {
+        let mut value = Vec::new();
+        write(&mut value);
+        if let Ok(value) = HeaderValue::try_from(value) {
+            self.append(name, value);
+        }
+    }
+}
+
+pub(super) fn line(out: &mut Vec<u8>, name: &str, value: &[u8]) {
+    out.extend_from_slice(name.as_bytes());
+    out.extend_from_slice(b": ");
+    out.extend_from_slice(value);
+    out.extend_from_slice(b"\r\n");
+}
+
+pub(super) fn write_number(mut number: u64, out: &mut Vec<u8>) {
+    let mut digits = [0; 20];
+    let mut at = digits.len();
+    loop {
+        at -= 1;
+        // The remainder is below ten.
+        digits[at] = b'0' + (number % 10) as u8;
+        number /= 10;
+        if number == 0 {
+            break;
+        }
+    }
+    out.extend_from_slice(&digits[at..]);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_are_written_as_fmt_does() {
+        for number in [0, 7, 10, 1_024, u64::MAX] {
+            let mut out = Vec::new();
+            write_number(number, &mut out);
+            assert_eq!(String::from_utf8(out).unwrap(), number.to_string());
+        }
+    }
+}
