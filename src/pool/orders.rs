@@ -36,7 +36,7 @@ impl Pool {
         // A deadline beyond what the clock can hold is as good as a century.
         let until = now.checked_add(deadline).unwrap_or(now + CENTURY);
         let backend = self.order(id, Mode::Draining { until })?;
-        Ok(Drain { backend })
+        Ok(Drain { backend, until })
     }
 
     /// Sends the backend nothing at all.
@@ -196,6 +196,7 @@ impl Control {
 /// A drain under way, see [`Pool::drain`]; to be awaited, or not.
 pub struct Drain {
     backend: Backend,
+    until: Instant,
 }
 
 impl Drain {
@@ -205,15 +206,16 @@ impl Drain {
         loop {
             // Listens before it looks.
             let changed = watching.changed();
-            let Mode::Draining { until } = state.mode() else {
+            // A drain with another deadline is another order.
+            if state.mode() != (Mode::Draining { until: self.until }) {
                 return Drained::Undone;
-            };
+            }
             if watching.is_empty() {
                 // Sessions that stayed left connections behind.
                 state.retire();
                 return Drained::Empty;
             }
-            if timeout_at(until, changed).await.is_err() {
+            if timeout_at(self.until, changed).await.is_err() {
                 return Drained::Deadline;
             }
         }

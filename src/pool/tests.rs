@@ -466,6 +466,17 @@ async fn a_drain_ends_with_the_last_lease_or_its_deadline_or_an_undo() {
     tokio::time::sleep(Duration::from_secs(1)).await;
     pool.ready("a").unwrap();
     assert_eq!(ended.await.unwrap(), Drained::Undone);
+
+    let ended = tokio::spawn(pool.drain("a", minute).unwrap().into_future());
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let next = pool.drain("a", 2 * minute).unwrap();
+    assert_eq!(
+        ended.await.unwrap(),
+        Drained::Undone,
+        "another took its place"
+    );
+    assert_eq!(next.await, Drained::Deadline);
+    pool.ready("a").unwrap();
     assert!(a.is_usable());
 }
 
