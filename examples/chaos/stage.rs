@@ -81,7 +81,10 @@ impl Stage {
         let proxy = Proxy::new().response_timeout(PATIENCE)?;
         let balance = BalanceLayer::new(pool.clone()).strategy(LeastRequests::new());
         let balance = balance.layer(health.layer(proxy));
-        let failover = FailoverLayer::new().max_attempts(attempts)?.layer(balance);
+        let failover = FailoverLayer::new()
+            .max_attempts(attempts)?
+            .retry_statuses([503])?
+            .layer(balance);
         let keys = Keys::new(std::array::from_fn(|_| fastrand::u8(..)));
         let sticky = StickyLayer::new(pool.clone(), keys).insecure()?;
         let stack = RespondLayer::new().layer(sticky.layer(failover));
