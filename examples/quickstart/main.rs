@@ -67,13 +67,15 @@ async fn main() -> Result<ExitCode, BoxError> {
     let served = async { tokio::try_join!(secure, plain) };
 
     let mut show = Show::new(https_port, &own.cert.pem(), log, pool.subscribe())?;
-    show.introduce(https_port, http_port);
+    // Before a word is said: whoever reads it may send one at once.
     let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    show.introduce(https_port, http_port);
     let played = async {
         tokio::select! {
             () = show.play(backends) => {}
             _ = terminate.recv() => {}
-            _ = tokio::signal::ctrl_c() => {}
+            _ = interrupt.recv() => {}
         }
         stop.send_replace(());
         show.failed()
