@@ -200,7 +200,8 @@ pub enum ErrorKind {
     ClientBody,
     /// The client sent no more of its request body within the idle time-out.
     ClientBodyTimeout,
-    /// No connection to the backend: refused, unreachable, or its name does not resolve.
+    /// No connection to the backend: refused, unreachable, or its name does not resolve. As the
+    /// backend has no load of it, another attempt costs nothing of a retry budget.
     Connect,
     /// No connection to the backend within the connect time-out.
     ConnectTimeout,

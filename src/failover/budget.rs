@@ -22,6 +22,22 @@ use crate::error::ConfigError;
 /// bounds the sum: with 20 %, a pool never gets more than 1.2 times the requests that came (and
 /// a few a second, so that a quiet service may retry too).
 ///
+/// # What is not paid for
+///
+/// A retry after an attempt that reached no backend: its connection was refused, the address is
+/// unreachable, the name unknown ([`ErrorKind::Connect`], nothing sent). Such an attempt put load
+/// on nobody, so that the sum above holds without it; the number of attempts bounds what it
+/// costs the balancer. So all requests of a rack that dies go elsewhere at once, however young
+/// the budget is, and a budget of nothing still lets them.
+///
+/// All others pay. A TLS handshake that failed has cost its backend more than many a request. A
+/// connection that was not made in time proves nothing: the answer to the SYN may be what was
+/// lost, the handshake may have been under way, and a backend whose queue of connections is full
+/// is overloaded, the very case that a budget is for. Where whole networks go silent, checks
+/// take out what cannot be reached.
+///
+/// [`ErrorKind::Connect`]: crate::ErrorKind::Connect
+///
 /// A handle: clones share one account. Saved up are at most 10 s: that many seconds' share of
 /// the requests, and the retries a second times 10.
 #[derive(Clone)]
@@ -49,7 +65,7 @@ struct Requests(AtomicU64);
 
 impl Budget {
     /// Makes a budget of this share of the requests (0.2: one retry for five requests) and this
-    /// many retries a second besides.
+    /// many retries a second besides. With 0 and 0, only those are left that cost nothing.
     ///
     /// # Errors
     ///
@@ -110,7 +126,7 @@ impl Budget {
         false
     }
 
-    /// Gives back what was paid for a retry that was not made.
+    /// Gives back what was paid for a retry that was not made, or reached no backend.
     pub(super) fn refund(&self) {
         self.account.spent.fetch_sub(UNIT, Relaxed);
     }
@@ -198,6 +214,8 @@ pub(super) const SAVED_UP: Duration = Duration::from_secs(10);
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::Ordering::SeqCst;
+
     use proptest::prelude::*;
 
     use super::*;
@@ -264,7 +282,52 @@ mod tests {
         );
         let none = Budget::new(0.0, 0.0).unwrap();
         none.deposit();
-        assert!(!none.withdraw(Instant::now()), "0 and 0 is no retry at all");
+        assert!(!none.withdraw(Instant::now()), "0 and 0 pays for no retry");
+    }
+
+    #[test]
+    fn however_many_threads_race_for_retries_no_more_are_granted_than_were_earned() {
+        const THREADS: u64 = 4;
+        const RACE: Duration = Duration::from_millis(400);
+        let now = Instant::now();
+        let budget = Budget::open(UNIT, PER_SECOND, now);
+        let (came, granted) = (AtomicU64::new(0), AtomicU64::new(0));
+        let race = |seed| {
+            let mut rng = fastrand::Rng::with_seed(seed);
+            while now.elapsed() < RACE {
+                for _ in 0..1_000 {
+                    // One for many who ask, so that all race for the last one nearly always.
+                    if rng.u8(..) < 4 {
+                        came.fetch_add(1, SeqCst);
+                        budget.deposit();
+                    }
+                    if !budget.withdraw(now) {
+                        continue;
+                    }
+                    if rng.u8(..) < 32 {
+                        // Paid for, and not made.
+                        budget.refund();
+                        continue;
+                    }
+                    let granted = granted.fetch_add(1, SeqCst) + 1;
+                    let earned = 30 + came.load(SeqCst);
+                    assert!(granted <= earned, "{granted} retries of {earned}");
+                }
+            }
+        };
+        std::thread::scope(|scope| {
+            for seed in 0..THREADS {
+                let race = &race;
+                scope.spawn(move || race(seed));
+            }
+        });
+        let (came, granted) = (came.load(SeqCst), granted.load(SeqCst));
+        assert!(granted > 1_000, "the race must be one");
+        assert_eq!(
+            granted + drain(&budget, now),
+            30 + came,
+            "none is lost, either"
+        );
     }
 
     proptest! {

@@ -1,5 +1,6 @@
 //! What becomes of a request's attempts: who wins, who is charged, and when another begins.
 
+mod fare;
 mod plan;
 mod time;
 
@@ -15,7 +16,10 @@ use http_body::Body;
 use tokio::time::Instant;
 use tower_service::Service;
 
-use self::plan::{found_none, what_stands};
+use self::{
+    fare::{Fare, found_none, puts_no_load},
+    plan::what_stands,
+};
 use super::{
     future::{Attempt, Next},
     replay::{Replay, ReplayBody},
@@ -37,6 +41,7 @@ where
     /// `None` once there can be no further attempt.
     replay: Option<Replay<B>>,
     attempts: u32,
+    fare: Fare,
     /// Why the first attempt failed.
     first: Option<Error>,
     watch: Option<Watch>,
@@ -172,6 +177,7 @@ where
             shared,
             replay,
             attempts: 1,
+            fare: Fare::default(),
             first: None,
             watch,
             beside: None,
@@ -249,21 +255,32 @@ where
         self.no_hedge();
     }
 
-    /// Gives back what a hedge costs, where an answer came while its head was asked for.
+    /// Does without the hedge whose head was asked for, where an answer came first.
     fn cancel_asking(&mut self) {
-        if let (Some(shared), Some(watch)) = (&self.shared, &mut self.watch) {
+        if let Some(watch) = &mut self.watch {
             if matches!(watch.asked, Some(Asked::Hedge { .. })) {
                 watch.asked = None;
-                shared.settings.budget.refund();
+                self.fare.spare();
+                self.give_back();
             }
         }
     }
 
     /// Does without a hedge that is paid for.
     fn no_hedge(&mut self) {
-        if let (Some(shared), Some(watch)) = (&self.shared, &mut self.watch) {
-            shared.settings.budget.refund();
+        if let Some(watch) = &mut self.watch {
             watch.hedges = false;
+        }
+        self.fare.spare();
+        self.give_back();
+    }
+
+    /// Gives back to the budget what attempts that put load on nobody had paid.
+    fn give_back(&mut self) {
+        if let Some(shared) = &self.shared {
+            for _ in 0..self.fare.take_surplus() {
+                shared.settings.budget.refund();
+            }
         }
     }
 
@@ -299,24 +316,29 @@ where
             }
             Err(error) => error,
         };
-        if !alone {
-            if which == Which::Hedge && number.is_none() && found_none(&error) {
-                self.take_back();
-            } else {
-                // The other one may yet answer.
-                self.first.get_or_insert(error);
-            }
+        if !alone && which == Which::Hedge && number.is_none() && found_none(&error) {
+            self.take_back();
             return Step::Wait(which);
         }
-        if let (true, true, Some(shared)) = (self.attempts > 1, found_none(&error), &self.shared) {
-            shared.settings.budget.refund();
+        if puts_no_load(&error) {
+            self.fare.spare();
+        }
+        if !alone {
+            // The other one may yet answer.
+            self.give_back();
+            self.first.get_or_insert(error);
+            return Step::Wait(which);
         }
         if let Some(held) = self.beside.as_mut().and_then(|beside| beside.held.take()) {
+            self.give_back();
             return Step::End(Ok(held.response));
         }
         match self.plan(error) {
             Ok(next) => Step::Try(next),
-            Err(error) => Step::End(Err(what_stands(&mut self.first, error))),
+            Err(error) => {
+                self.give_back();
+                Step::End(Err(what_stands(&mut self.first, error)))
+            }
         }
     }
 

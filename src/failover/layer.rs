@@ -124,7 +124,8 @@ impl FailoverLayer {
     }
 
     /// Sets the budget that retries are paid from; a clone of one that another layer has is
-    /// shared with it.
+    /// shared with it. What reached no backend for certain is paid from none: see the
+    /// [module](super).
     ///
     /// Default: one of the layer's own, 20 % of its requests and 3 a second.
     pub fn budget(mut self, budget: Budget) -> Self {

@@ -29,6 +29,24 @@
 //! must pick anew at each call; placed below balance, the layer would knock at the same door
 //! again.
 //!
+//! # What a retry costs
+//!
+//! Attempts bound what one request may cost, the [`Budget`] what all of them may add to the load
+//! of a pool. Each attempt that comes on top of one that may have reached a backend is paid from
+//! it; one that takes the place of an attempt that reached none is free:
+//!
+//! | what became of the attempt before | the next |
+//! |---|---|
+//! | refused, unreachable, name unknown ([`ErrorKind::Connect`](crate::ErrorKind::Connect)), nothing sent | is free |
+//! | not connected in time | is paid: no proof that nothing arrived, and a full queue is overload |
+//! | TLS handshake failed | is paid: a handshake is load |
+//! | closed, reset, malformed, late, or a status that is tried again | is paid |
+//! | none was found: no backend was left, all were full | what was paid comes back |
+//! | it still runs, and the next is a hedge | is paid; it comes back if the hedge is refused |
+//!
+//! So a backend, a rack or a region that is dead costs the budget nothing, and what the budget
+//! has is there for what is ill.
+//!
 //! # Hedging
 //!
 //! With [`hedge`](FailoverLayer::hedge), a request that waits for longer than most is sent to a
@@ -61,6 +79,7 @@
 //! | retried after that | idempotent methods (RFC 9110 §9.2.2), while what was read of the body fits the replay buffer |
 //! | replay buffer | 64 KiB a request |
 //! | budget | 20 % of the requests and 3 a second, saved up for 10 s |
+//! | paid from it | every retry and hedge, but those after a connection that was refused or failed |
 //! | hedging | off; with [`Hedge::new`], GET and HEAD after the 95th percentile, 50 ms at least, 2000 ms at most |
 //! | time for one try, for all | none |
 //! | statuses tried again | none |

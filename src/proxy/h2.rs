@@ -179,7 +179,7 @@ async fn handshake(connected: Connected) -> Result<Sender, Error> {
         .keep_alive_timeout(PONG)
         .handshake(TokioIo::new(connected.into_stream()))
         .await
-        .map_err(|error| Error::new(ErrorKind::Connect).with_source(error))?;
+        .map_err(|error| Error::new(ErrorKind::ResponseClosed).with_source(error))?;
     tokio::spawn(async move {
         if let Err(error) = connection.await {
             tracing::debug!(target: "evenkeel::proxy", %error, "an HTTP/2 backend connection broke");
@@ -233,8 +233,10 @@ async fn send(
             Err(mut error) => match error.take_message() {
                 // The connection was closed before the request went out.
                 Some(unsent) if reused => request = unsent,
+                // The backend took the connection: that it has no load of it is not certain.
                 Some(_) => {
-                    return Err(Error::new(ErrorKind::Connect).with_source(error.into_error()));
+                    let closed = Error::new(ErrorKind::ResponseClosed);
+                    return Err(closed.with_source(error.into_error()));
                 }
                 None if repeatable && was_going_away(error.error()) => {
                     repeatable = false;

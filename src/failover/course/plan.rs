@@ -102,7 +102,8 @@ where
         let backend = backend.and_then(Exchange::backend);
         let backend = backend.as_ref().map(|backend| backend.id());
         let (attempts, kind) = (self.attempts, error.kind());
-        if !settings.budget.withdraw(Instant::now()) {
+        let withdraw = || settings.budget.withdraw(Instant::now());
+        if !self.fare.pay(withdraw) {
             tracing::debug!(
                 target: "evenkeel::failover",
                 backend, attempts, error = %kind, "no retry: the budget is used up"
@@ -130,7 +131,8 @@ where
         }
         let asked = retry_after(headers);
         let wait = settings.backoff.wait(attempts, asked, fastrand::f64())?;
-        if !settings.budget.withdraw(Instant::now()) {
+        let withdraw = || settings.budget.withdraw(Instant::now());
+        if !self.fare.pay(withdraw) {
             tracing::debug!(
                 target: "evenkeel::failover",
                 attempts, "no retry of a status: the budget is used up"
@@ -141,14 +143,6 @@ where
         self.begins_next();
         Some(next)
     }
-}
-
-/// Whether no backend was asked.
-pub(super) fn found_none(error: &Error) -> bool {
-    matches!(
-        error.kind(),
-        ErrorKind::NoBackend | ErrorKind::Overloaded | ErrorKind::QueueTimeout
-    )
 }
 
 /// That there is no other backend says less than why the first one failed.

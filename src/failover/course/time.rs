@@ -68,7 +68,7 @@ where
                 watch.alarm.arm(before, cx);
                 return Turn::Sleep;
             }
-            Due::Hedge { .. } if !shared.settings.budget.withdraw(now) => {
+            Due::Hedge { .. } if !self.fare.pay(|| shared.settings.budget.withdraw(now)) => {
                 tracing::debug!(target: "evenkeel::failover", "no hedge: the budget is used up");
                 watch.alarm.arm(LOOK, cx);
                 return Turn::Sleep;

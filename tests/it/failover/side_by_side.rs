@@ -29,7 +29,7 @@ fn hedging(layer: FailoverLayer) -> FailoverLayer {
 async fn the_first_to_answer_wins_and_the_loser_is_charged_only_if_it_hung() {
     use Outcome::{Cancelled, Discarded, Failed, Hedged, Ok as Whole};
     // What each attempt does, then: the end, after how many milliseconds at least, how each
-    // attempt ended, and what it cost of the budget.
+    // attempt ended, and what it cost of the budget: nothing where a backend was not reached.
     let table: &[(
         &[Act],
         usize,
@@ -80,7 +80,7 @@ async fn the_first_to_answer_wins_and_the_loser_is_charged_only_if_it_hung() {
             Ok(200),
             300,
             &[Whole, Failed(REFUSED)],
-            1,
+            0,
         ),
         // Both fail: no third attempt unless there may be one.
         (
@@ -89,7 +89,7 @@ async fn the_first_to_answer_wins_and_the_loser_is_charged_only_if_it_hung() {
             Err(REFUSED),
             90,
             &[Failed(CLOSED), Failed(REFUSED)],
-            1,
+            0,
         ),
         (
             &[
@@ -101,7 +101,37 @@ async fn the_first_to_answer_wins_and_the_loser_is_charged_only_if_it_hung() {
             Ok(200),
             95,
             &[Failed(CLOSED), Failed(REFUSED), Whole],
+            1,
+        ),
+        // A retry of a status is refused: the third has its place.
+        (
+            &[
+                act(10, Status(503)),
+                act(5, Fails(REFUSED)),
+                act(5, Status(200)),
+            ],
+            3,
+            Ok(200),
+            20,
+            &[Discarded, Failed(REFUSED), Whole],
+            1,
+        ),
+        (
+            &[act(10, Status(503)), act(5, Fails(REFUSED))],
             2,
+            Err(REFUSED),
+            15,
+            &[Discarded, Failed(REFUSED)],
+            0,
+        ),
+        // The first is refused late: the hedge has taken its place.
+        (
+            &[act(70, Fails(REFUSED)), act(40, Status(200))],
+            2,
+            Ok(200),
+            90,
+            &[Failed(REFUSED), Whole],
+            0,
         ),
         // A status that is tried again does not win against an attempt that runs.
         (

@@ -1,0 +1,181 @@
+//! What a request's attempts cost of the budget.
+
+use crate::error::{Error, ErrorKind};
+
+/// What a request owes, and what it has paid: one retry for each attempt beyond the first that
+/// may put load on a backend. Pure: the account itself is the [`Budget`].
+///
+/// [`Budget`]: crate::failover::Budget
+#[derive(Debug)]
+pub(super) struct Fare {
+    /// Attempts that put load on a backend, or may yet.
+    loads: u8,
+    paid: u8,
+}
+
+impl Fare {
+    /// Pays for another attempt, where all others put load on a backend; false where that is
+    /// not granted. One that takes the place of an attempt that did not pays nothing.
+    pub(super) fn pay(&mut self, withdraw: impl FnOnce() -> bool) -> bool {
+        if self.paid < self.loads {
+            if !withdraw() {
+                return false;
+            }
+            self.paid += 1;
+        }
+        self.loads += 1;
+        true
+    }
+
+    /// Notes that one of them put load on nobody. What was paid for it stays for the next.
+    pub(super) fn spare(&mut self) {
+        self.loads = self.loads.saturating_sub(1);
+    }
+
+    /// Takes out what is paid and not owed, as no attempt is to follow now.
+    pub(super) fn take_surplus(&mut self) -> u8 {
+        let owed = self.loads.saturating_sub(1);
+        let surplus = self.paid.saturating_sub(owed);
+        self.paid -= surplus;
+        surplus
+    }
+}
+
+impl Default for Fare {
+    /// The first attempt is under way.
+    fn default() -> Self {
+        Self { loads: 1, paid: 0 }
+    }
+}
+
+/// Whether an attempt that failed so reached no backend for certain. A time-out is no proof, see
+/// the room's docs; a TLS handshake costs more than most requests.
+pub(super) fn puts_no_load(error: &Error) -> bool {
+    found_none(error) || (error.kind() == ErrorKind::Connect && !error.is_after_sending())
+}
+
+/// Whether no backend was asked.
+pub(super) fn found_none(error: &Error) -> bool {
+    matches!(
+        error.kind(),
+        ErrorKind::NoBackend | ErrorKind::Overloaded | ErrorKind::QueueTimeout
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn only_what_provably_reached_no_backend_is_free() {
+        use ErrorKind::*;
+        // Kind, whether a byte may have gone out, and whether it put load on nobody.
+        let table = [
+            (Connect, false, true),
+            // A connection that was there before took the request, and broke.
+            (Connect, true, false),
+            // The SYN may have arrived, and a full queue of them is overload.
+            (ConnectTimeout, false, false),
+            (ConnectTls, false, false),
+            (NoBackend, false, true),
+            (Overloaded, false, true),
+            (QueueTimeout, false, true),
+            (RequestWrite, false, false),
+            (RequestWrite, true, false),
+            (ResponseClosed, false, false),
+            (ResponseClosed, true, false),
+            (ResponseHead, true, false),
+            (ResponseHeadTimeout, true, false),
+            (Service, false, false),
+        ];
+        for (kind, sent, free) in table {
+            let mut error = Error::new(kind);
+            if sent {
+                error = error.after_sending();
+            }
+            assert_eq!(puts_no_load(&error), free, "{kind}, sent: {sent}");
+        }
+    }
+
+    #[derive(Clone, Copy, Debug)]
+    enum Step {
+        Begin,
+        Spare,
+    }
+
+    #[test]
+    fn each_attempt_that_adds_load_is_paid_and_no_other() {
+        use Step::{Begin, Spare};
+        // What happens, what was withdrawn then, and what comes back in the end.
+        let table: &[(&[Step], u8, u8)] = &[
+            (&[], 0, 0),
+            (&[Begin], 1, 0),
+            (&[Begin, Begin], 2, 0),
+            // Refused, and then answered: no backend had more than this one.
+            (&[Spare, Begin], 0, 0),
+            (&[Spare, Begin, Spare, Begin], 0, 0),
+            (&[Spare, Begin, Spare], 0, 0),
+            // Closed after sending, then refused: what was paid is for the third.
+            (&[Begin, Spare, Begin], 1, 0),
+            (&[Begin, Spare], 1, 1),
+            // Refused, then closed after sending.
+            (&[Spare, Begin, Begin], 1, 0),
+            // Side by side, and both are refused.
+            (&[Begin, Spare, Spare], 1, 1),
+            (&[Begin, Spare, Spare, Begin], 1, 1),
+        ];
+        for (steps, withdrawn, back) in table {
+            let (mut fare, mut paid) = (Fare::default(), 0);
+            for step in *steps {
+                match step {
+                    Begin => assert!(fare.pay(|| {
+                        paid += 1;
+                        true
+                    })),
+                    Spare => fare.spare(),
+                }
+            }
+            assert_eq!(
+                (paid, fare.take_surplus()),
+                (*withdrawn, *back),
+                "{steps:?}"
+            );
+            assert_eq!(fare.take_surplus(), 0, "{steps:?}: once");
+        }
+    }
+
+    #[test]
+    fn what_is_not_granted_is_not_owed() {
+        let mut fare = Fare::default();
+        assert!(!fare.pay(|| false));
+        assert_eq!(fare.take_surplus(), 0);
+        fare.spare();
+        assert!(fare.pay(|| false), "what is free need not be granted");
+        assert!(!fare.pay(|| false), "and is so once");
+    }
+
+    proptest! {
+        #[test]
+        fn a_request_puts_no_more_load_on_backends_than_one_and_what_it_paid(
+            steps in prop::collection::vec((0_u8..4, any::<bool>()), 0..60)
+        ) {
+            let (mut fare, mut running, mut loads, mut paid) = (Fare::default(), 1_u32, 0_u32, 0_u32);
+            for (what, granted) in steps {
+                match what {
+                    0 if fare.pay(|| { paid += u32::from(granted); granted }) => running += 1,
+                    // One ends, and had reached a backend.
+                    1 if running > 0 => (running, loads) = (running - 1, loads + 1),
+                    2 if running > 0 => {
+                        running -= 1;
+                        fare.spare();
+                    }
+                    3 => paid -= u32::from(fare.take_surplus()),
+                    _ => {}
+                }
+                prop_assert!(running + loads <= 1 + paid, "{running} + {loads}, {paid} were paid");
+            }
+        }
+    }
+}
