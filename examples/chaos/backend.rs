@@ -64,7 +64,11 @@ impl Process {
 
     /// SIGKILL: no goodbye.
     pub(crate) fn kill(&mut self) -> io::Result<()> {
-        self.child.kill()?;
+        self.child.kill()
+    }
+
+    /// Waits until it is gone, for one that was killed.
+    pub(crate) fn gone(&mut self) -> io::Result<()> {
         self.child.wait().map(drop)
     }
 
@@ -98,6 +102,7 @@ impl Drop for Process {
     fn drop(&mut self) {
         // It may be gone already.
         drop(self.kill());
+        drop(self.gone());
     }
 }
 

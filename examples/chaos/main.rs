@@ -46,8 +46,7 @@ async fn main() -> Result<ExitCode, BoxError> {
         // A new one for each: the memory of the last would damp what flaps.
         let mut stage = Stage::set(attempts).await?;
         stage.begin("all is well");
-        // Retries are paid from a budget that requests earn: a pool just started has little.
-        stage.hold(Duration::from_secs(3)).await;
+        stage.hold(Duration::from_secs(1)).await;
         let played = scenario.play(&mut stage).await;
         stage.load.finish().await;
         let parts = stage.load.parts();

@@ -72,8 +72,12 @@ async fn kill(stage: &mut Stage, what: &str, all: &[usize]) -> Result<(), BoxErr
         _ => format!("{what} ({})", names.join(" ")),
     };
     stage.begin(format!("{who} killed"));
+    // All at once: a signal is sent within microseconds, while a death takes its time.
     for nth in all {
         stage.processes[*nth].kill()?;
+    }
+    for nth in all {
+        stage.processes[*nth].gone()?;
     }
     stage.until(all, Health::Unhealthy).await?;
     stage.hold(CALM).await;
@@ -131,6 +135,9 @@ async fn down(stage: &mut Stage) -> Result<(), BoxError> {
     }
     for process in &mut stage.processes {
         process.kill()?;
+    }
+    for process in &mut stage.processes {
+        process.gone()?;
     }
     stage.until(&all, Health::Unhealthy).await?;
     let cpu = cpu_time();

@@ -1,6 +1,12 @@
 //! Requests to the examples: a connection each.
 
-use std::{convert::Infallible, net::SocketAddr, sync::Arc};
+use std::{
+    convert::Infallible,
+    io::{Read, Write},
+    net::SocketAddr,
+    sync::Arc,
+    time::Duration,
+};
 
 use bytes::Bytes;
 use evenkeel::BoxError;
@@ -15,7 +21,7 @@ use rustls::{
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::TcpStream,
-    time::timeout,
+    time::{Instant, timeout},
 };
 
 use super::process::PATIENCE;
@@ -48,6 +54,19 @@ pub(super) async fn try_get(address: SocketAddr, path: &str) -> Result<Answer, B
 
 pub(super) async fn get(address: SocketAddr, path: &str) -> Answer {
     try_get(address, path).await.unwrap()
+}
+
+/// Gets a page with a new connection and nothing else between the clock and the answer; returns
+/// both. It blocks.
+pub(super) fn get_bare(address: SocketAddr) -> (String, Duration) {
+    let began = Instant::now();
+    let mut stream = std::net::TcpStream::connect(address).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    let request = b"GET / HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n";
+    stream.write_all(request).unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    (answer, began.elapsed())
 }
 
 /// Gets a page over TLS, as `localhost`, with the protocol that ALPN selects, and a cookie.

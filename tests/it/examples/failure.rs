@@ -2,11 +2,11 @@
 
 use std::{net::SocketAddr, time::Duration};
 
-use http::{StatusCode, header};
+use http::StatusCode;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::{
-    client::{get, try_get},
+    client::{get, get_bare},
     edge::Settings,
     load::{Done, Load, homes, none_failed},
     process::{Backend, PATIENCE, Process},
@@ -24,14 +24,26 @@ struct Stage {
 impl Stage {
     /// `places` has a name and a locality for each backend.
     async fn set(places: &[(&'static str, &str)], more: &str) -> Self {
-        Self::with("least-requests", places, more).await
+        Self::with("least-requests", places, &[], more).await
     }
 
-    async fn with(strategy: &str, places: &[(&'static str, &str)], more: &str) -> Self {
-        let mut backends = Vec::new();
+    /// Those that are `together` can be lost at one moment.
+    async fn with(
+        strategy: &str,
+        places: &[(&'static str, &str)],
+        together: &[&str],
+        more: &str,
+    ) -> Self {
+        let mut backends: Vec<Backend> = Vec::new();
         let mut tables = String::new();
         for (name, place) in places {
-            let backend = Backend::start(name).await;
+            let backend = match together.iter().position(|one| one == name) {
+                Some(nth) => {
+                    let is_first = |b: &&Backend| nth > 0 && b.name == together[0];
+                    Backend::start_beside(backends.iter().find(is_first), name).await
+                }
+                None => Backend::start(name).await,
+            };
             tables += &format!("{}locality = {place:?}\n", backend.settings());
             backends.push(backend);
         }
@@ -70,6 +82,18 @@ impl Stage {
         for backend in &mut self.backends {
             if names.contains(&backend.name) {
                 backend.process.kill().await;
+            }
+        }
+    }
+
+    /// Loses all that are together, the first of them named: at one moment.
+    async fn lose(&mut self, together: &[&str]) {
+        let first = self.backends.iter().find(|b| b.name == together[0]);
+        first.unwrap().process.signal_all("-KILL");
+        for backend in &mut self.backends {
+            if together.contains(&backend.name) {
+                let (status, _) = backend.process.ended().await;
+                assert!(!status.success(), "{} must be killed", backend.name);
             }
         }
     }
@@ -167,14 +191,12 @@ async fn no_request_fails_when_a_rack_a_zone_or_a_region_is_lost_and_its_session
         ("zone", &["a", "b", "c"]),
         ("region", &["a", "b", "c", "d"]),
     ] {
-        let mut stage = Stage::set(&PLACES, STICKY).await;
+        let mut stage = Stage::with("least-requests", &PLACES, lost, STICKY).await;
         let load = Load::start(stage.address, RATE, 100);
         // Four of six are more than outliers may take out: until checks do, a third of the
-        // requests need a retry, from a budget that requests have to earn first.
-        sleep(EARNING).await;
-        let killed = Instant::now();
-        stage.kill(lost).await;
-        let dead = Instant::now();
+        // requests need a retry, at a time when a budget has earned few.
+        sleep(CALM).await;
+        stage.lose(lost).await;
         stage.until_usable(PLACES.len() - lost.len()).await;
         sleep(CALM).await;
         let all = load.end().await;
@@ -186,23 +208,12 @@ async fn no_request_fails_when_a_rack_a_zone_or_a_region_is_lost_and_its_session
                 !lost.contains(&last),
                 "{place}: {session} is left behind: {homes:?}"
             );
-            // One may go from one that is killed to the next that is not yet.
-            let at_once = dead - killed < Duration::from_millis(50);
-            if lost.contains(&first) && at_once {
-                moved += 1;
-                assert_eq!(homes.len(), 2, "{place}: {session} moved once: {homes:?}");
-            } else if !lost.contains(&first) {
-                assert_eq!(
-                    homes.len(),
-                    1,
-                    "{place}: {session} had no reason: {homes:?}"
-                );
-            }
+            let moves = homes.len() - 1;
+            let reasons = usize::from(lost.contains(&first));
+            assert_eq!(moves, reasons, "{place}: {session} moved: {homes:?}");
+            moved += moves;
         }
-        assert!(
-            moved > 0 || dead - killed > Duration::from_millis(50),
-            "{place}"
-        );
+        assert!(moved > 0, "{place}: some sessions were there");
         stage.end().await;
     }
 }
@@ -210,7 +221,7 @@ async fn no_request_fails_when_a_rack_a_zone_or_a_region_is_lost_and_its_session
 #[tokio::test]
 async fn a_backend_that_fails_fast_attracts_no_traffic() {
     for strategy in ["least-requests", "peak-ewma"] {
-        let stage = Stage::with(strategy, &FOUR, "").await;
+        let stage = Stage::with(strategy, &FOUR, &[], "").await;
         let load = Load::start(stage.address, RATE, 0);
         sleep(CALM).await;
         stage.backends[2].process.signal("-USR1");
@@ -237,22 +248,29 @@ async fn with_all_backends_down_clients_are_told_at_once_to_come_back_and_it_idl
     stage.kill(&["a", "b", "c", "d"]).await;
     stage.until_usable(0).await;
     let mut times = Vec::new();
-    for _ in 0..200 {
-        let began = Instant::now();
-        let answer = try_get(stage.address, "/").await.unwrap();
-        times.push(began.elapsed());
-        assert_eq!(answer.status, StatusCode::SERVICE_UNAVAILABLE);
-        let after: u64 = answer.header(header::RETRY_AFTER.as_str()).parse().unwrap();
+    let mut in_time = 0;
+    let until = Instant::now() + PATIENCE;
+    // Other tests run beside this one, and take the processor from it now and then: that only
+    // begins the row anew. A refusal that waits for anything never makes a whole one.
+    while in_time < ROW {
+        let (answer, took) = get_bare(stage.address);
+        assert!(answer.starts_with("HTTP/1.1 503 "), "{answer}");
+        let after = answer.lines().find_map(|l| l.strip_prefix("retry-after: "));
+        let after: u64 = after.unwrap().parse().unwrap();
         assert!((1..=60).contains(&after), "{after}");
+        times.push(took);
+        in_time = match took < AT_ONCE {
+            true => in_time + 1,
+            false => 0,
+        };
+        assert!(
+            Instant::now() < until,
+            "no {ROW} in a row took less than {AT_ONCE:?} for a connection and a refusal: {times:?}"
+        );
     }
     times.sort();
-    // Other tests run beside this one: what counts is that nothing makes a refusal wait.
-    let (tenth, median) = (times[times.len() / 10], times[times.len() / 2]);
-    println!("503 after {median:?}, at most {:?}", times[times.len() - 1]);
-    assert!(
-        tenth < Duration::from_millis(5) && median < Duration::from_millis(50),
-        "{tenth:?} and {median:?} for a connection and a refusal"
-    );
+    let (median, most) = (times[times.len() / 2], times[times.len() - 1]);
+    println!("503 after {median:?}, at most {most:?} of {}", times.len());
     let before = stage.edge.cpu_time();
     sleep(Duration::from_secs(3)).await;
     let used = stage.edge.cpu_time() - before;
@@ -281,7 +299,9 @@ async fn with_all_backends_down_clients_are_told_at_once_to_come_back_and_it_idl
 
 /// Requests a second.
 const RATE: u32 = 500;
+/// How long a connection and a refusal may take.
+const AT_ONCE: Duration = Duration::from_millis(5);
+/// Enough that what comes slowly now and then by our own doing does not hide between.
+const ROW: usize = 50;
 /// Between one thing and the next.
 const CALM: Duration = Duration::from_secs(1);
-/// A budget of 20 % of 500 requests/s is 500 retries then, twice what two checks take.
-const EARNING: Duration = Duration::from_secs(5);

@@ -28,8 +28,22 @@ pub(super) struct Process {
 
 impl Process {
     pub(super) fn start(example: &str, args: &[&str]) -> Self {
-        let mut child = Command::new(binary(example))
-            .args(args)
+        Self::spawn(Command::new(binary(example)).args(args))
+    }
+
+    /// Starts one of several that are to die at the same moment: in the group of the first of
+    /// them, or as the first.
+    pub(super) fn start_beside(first: Option<&Self>, example: &str, args: &[&str]) -> Self {
+        let group = first.map_or(0, |first| first.id().try_into().unwrap());
+        Self::spawn(
+            Command::new(binary(example))
+                .args(args)
+                .process_group(group),
+        )
+    }
+
+    fn spawn(command: &mut Command) -> Self {
+        let mut child = command
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
@@ -69,19 +83,24 @@ impl Process {
         rest[..end].parse().unwrap()
     }
 
+    pub(super) fn id(&self) -> u32 {
+        self.child.id().expect("it runs")
+    }
+
     pub(super) fn signal(&self, name: &str) {
-        let id = self.child.id().expect("it runs").to_string();
-        let status = std::process::Command::new("kill")
-            .args([name, &id])
-            .status()
-            .unwrap();
-        assert!(status.success(), "kill {name} {id}");
+        kill(name, &self.id().to_string());
+    }
+
+    /// Signals all that were started beside this one, the first: in one system call, so that
+    /// none of them lives on while another is dead.
+    pub(super) fn signal_all(&self, name: &str) {
+        kill(name, &format!("-{}", self.id()));
     }
 
     /// Returns how much memory it ever had, in bytes.
     #[cfg(target_os = "linux")]
     pub(super) fn peak_memory(&self) -> usize {
-        let id = self.child.id().expect("it runs");
+        let id = self.id();
         let status = std::fs::read_to_string(format!("/proc/{id}/status")).unwrap();
         let line = status.lines().find(|l| l.starts_with("VmHWM:")).unwrap();
         let kib = line.split_whitespace().nth(1).unwrap();
@@ -90,7 +109,7 @@ impl Process {
 
     /// Returns what it used of the processors.
     pub(super) fn cpu_time(&self) -> Duration {
-        let id = self.child.id().expect("it runs");
+        let id = self.id();
         let stat = std::fs::read_to_string(format!("/proc/{id}/stat")).unwrap();
         let fields: Vec<&str> = stat
             .rsplit(')')
@@ -137,7 +156,18 @@ impl Backend {
     }
 
     pub(super) async fn start_at(name: &'static str, address: SocketAddr) -> Self {
-        let mut process = Process::start("backend", &[name, &address.to_string()]);
+        let process = Process::start("backend", &[name, &address.to_string()]);
+        Self::named(name, process).await
+    }
+
+    /// As [`Process::start_beside`].
+    pub(super) async fn start_beside(first: Option<&Self>, name: &'static str) -> Self {
+        let first = first.map(|first| &first.process);
+        let process = Process::start_beside(first, "backend", &[name, "127.0.0.1:0"]);
+        Self::named(name, process).await
+    }
+
+    async fn named(name: &'static str, mut process: Process) -> Self {
         let address = process.address("http://").await;
         Self {
             process,
@@ -153,6 +183,14 @@ impl Backend {
             self.name, self.address
         )
     }
+}
+
+fn kill(name: &str, whom: &str) {
+    let status = std::process::Command::new("kill")
+        .args([name, "--", whom])
+        .status()
+        .unwrap();
+    assert!(status.success(), "kill {name} {whom}");
 }
 
 async fn pump(output: impl AsyncRead + Unpin, lines: mpsc::UnboundedSender<String>) {
