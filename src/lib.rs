@@ -71,6 +71,8 @@ pub mod context;
     expect(dead_code, reason = "the hot rooms use it")
 )]
 mod deadline;
+#[cfg(any(feature = "proxy", feature = "server"))]
+mod vanish;
 
 #[cfg(feature = "access-log")]
 pub mod access_log;

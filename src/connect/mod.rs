@@ -25,6 +25,7 @@
 //! | what | default |
 //! |---|---|
 //! | time-out, from the look-up to the end of the TLS handshake | 2 s |
+//! | a backend that acknowledges nothing (Linux, Android, Fuchsia; feature `proxy`) | 60 s |
 //! | delay before the next address is tried beside the first (RFC 8305 §5) | 250 ms |
 //! | roots that a backend's certificate must lead to (feature `tls`) | Mozilla's, as `webpki-roots` has them |
 //! | TLS versions | 1.2 and 1.3 |
@@ -38,7 +39,7 @@
 //!
 //! # Cost
 //!
-//! A connection: a socket, a look-up where the host is a name (on tokio's blocking threads; not
+//! A connection: a socket and its options, a look-up where the host is a name (on tokio's blocking threads; not
 //! cached here), and one boxed TLS session under https.
 
 mod dial;

@@ -53,6 +53,10 @@ impl<S> Http<S> {
         }
     }
 
+    pub(super) fn idle(&self) -> Duration {
+        self.timeouts.idle
+    }
+
     /// Sets how long a client may take to send a request head: from accept for the first, from
     /// its first byte for the others. Counts while the protocol is told apart, too.
     ///

@@ -2,13 +2,13 @@
 
 use std::{future::Future, io, net::SocketAddr, time::Duration};
 
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::{TcpListener, TcpStream, UnixListener, UnixStream},
 };
 
-use crate::context::Peer;
+use crate::{context::Peer, vanish};
 
 /// Where connections come from. Accepting never fails: what goes wrong is logged and tried again.
 pub trait Listener: Send + 'static {
@@ -20,6 +20,13 @@ pub trait Listener: Send + 'static {
 
     /// Returns the address that clients connect to.
     fn local(&self) -> Peer;
+
+    /// Has the operating system end connections that are accepted from now on, once their peer
+    /// acknowledges nothing for so long; called once, before the first is accepted. See
+    /// [`Serve::tcp_user_timeout`](super::Serve::tcp_user_timeout).
+    ///
+    /// Does nothing by default, as of what is no TCP. A listener around another passes it on.
+    fn tcp_user_timeout(&mut self, _timeout: Duration) {}
 }
 
 impl Listener for TcpListener {
@@ -42,6 +49,10 @@ impl Listener for TcpListener {
 
     fn local(&self) -> Peer {
         self.local_addr().map_or(Peer::Unknown, Peer::Tcp)
+    }
+
+    fn tcp_user_timeout(&mut self, timeout: Duration) {
+        vanish::bound_accepted(&SockRef::from(&*self), timeout);
     }
 }
 
@@ -79,6 +90,10 @@ async fn pause(error: &io::Error) {
 /// Binds a TCP listener; with `reuse_port`, several (one a worker thread) share the address and
 /// the kernel spreads connections over them.
 ///
+/// What it accepts is ended by the kernel once the client acknowledges nothing for 60 s, so that
+/// clients which vanish are noticed (Linux, Android, Fuchsia): [`serve`](super::serve) sets its
+/// own time, `axum::serve` keeps this one.
+///
 /// # Errors
 ///
 /// Those of the operating system: in use, not permitted, no such address.
@@ -89,6 +104,7 @@ pub fn bind(address: SocketAddr, reuse_port: bool) -> io::Result<TcpListener> {
     socket.set_reuse_port(reuse_port)?;
     socket.set_nonblocking(true)?;
     socket.bind(&address.into())?;
+    vanish::bound_accepted(&SockRef::from(&socket), vanish::DEFAULT);
     socket.listen(BACKLOG)?;
     TcpListener::from_std(socket.into())
 }

@@ -27,6 +27,7 @@
 //! | connections at once, tunnels included | 10,000; others wait in the kernel's queue |
 //! | time for a request head, telling the protocol apart included | 10 s |
 //! | idle between requests; a client that takes no more of its response | 60 s |
+//! | a client that acknowledges nothing, or whose window stays shut (TCP on Linux, Android, Fuchsia) | as idle, 10 s at the least |
 //! | request head | 100 fields, 32 KiB |
 //! | HTTP/2 streams at once | 256 |
 //! | HTTP/2 flow control | 1 MiB a stream, 4 MiB a connection |

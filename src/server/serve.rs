@@ -18,10 +18,11 @@ use tokio::{
 use tower_layer::Layer;
 use tower_service::Service;
 
-use super::{Http, Listener};
+use super::{Http, Listener, http::DEFAULT_IDLE_TIMEOUT};
 use crate::{
     context::{Conn, ConnInfo, ConnectionEvents, Drainer, Peer},
     error::{BoxError, ConfigError},
+    vanish,
 };
 
 /// Answers the requests of every connection that `listener` accepts with `app`: a tower service
@@ -37,8 +38,25 @@ pub struct Serve<L, C> {
     service: C,
     max_connections: usize,
     drain_timeout: Duration,
+    user_timeout: UserTimeout,
     events: Option<Arc<dyn ConnectionEvents>>,
     shutdown: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
+}
+
+/// As was set, or as follows from the idle time-out.
+#[derive(Clone, Copy)]
+enum UserTimeout {
+    Default(Duration),
+    Set(Duration),
+}
+
+impl UserTimeout {
+    fn get(self) -> Duration {
+        match self {
+            Self::Default(idle) => idle.max(LEAST_DEFAULT),
+            Self::Set(timeout) => timeout,
+        }
+    }
 }
 
 impl<L: Listener, C> Serve<L, C> {
@@ -49,6 +67,7 @@ impl<L: Listener, C> Serve<L, C> {
             service,
             max_connections: DEFAULT_MAX_CONNECTIONS,
             drain_timeout: DEFAULT_DRAIN_TIMEOUT,
+            user_timeout: UserTimeout::Default(DEFAULT_IDLE_TIMEOUT),
             events: None,
             shutdown: None,
         }
@@ -61,6 +80,7 @@ impl<L: Listener, C> Serve<L, C> {
             service: layer.layer(self.service),
             max_connections: self.max_connections,
             drain_timeout: self.drain_timeout,
+            user_timeout: self.user_timeout,
             events: self.events,
             shutdown: self.shutdown,
         }
@@ -91,6 +111,28 @@ impl<L: Listener, C> Serve<L, C> {
     pub fn drain_timeout(mut self, timeout: Duration) -> Self {
         self.drain_timeout = timeout;
         self
+    }
+
+    /// Sets after how long a client that acknowledges nothing of what it is sent is given up, as
+    /// one that lost its network, or whose window stays shut (since Linux 5.11 from the first
+    /// probe on; what nginx calls `send_timeout`). No deadline of ours sees that: an answer that
+    /// trickles goes to the kernel, whether anybody takes it or not. A client that is silent, and
+    /// that nothing is sent to, such as a WebSocket's, is asked after this time whether it is
+    /// there, and given up a quarter of it later.
+    ///
+    /// Set on the listening socket (`TCP_USER_TIMEOUT` and keepalive), from which connections
+    /// inherit it: a connection costs no system call more. Linux, Android and Fuchsia; elsewhere
+    /// keepalive alone, as the system is set up. A [`Listener`] of one's own passes it on.
+    ///
+    /// Default: the idle time-out that [`http`](Self::http) was told, 10 s at the least, else
+    /// 60 s.
+    ///
+    /// # Errors
+    ///
+    /// Under a second or over an hour.
+    pub fn tcp_user_timeout(mut self, timeout: Duration) -> Result<Self, ConfigError> {
+        self.user_timeout = UserTimeout::Set(vanish::in_range(timeout)?);
+        Ok(self)
     }
 
     /// Sets who is told what ends a connection before there is a request: a sink of the access
@@ -124,6 +166,9 @@ impl<L: Listener, S> Serve<L, Http<S>> {
         configure: impl FnOnce(Http<S>) -> Result<Http<S>, ConfigError>,
     ) -> Result<Self, ConfigError> {
         self.service = configure(self.service)?;
+        if let UserTimeout::Default(timeout) = &mut self.user_timeout {
+            *timeout = self.service.idle();
+        }
         Ok(self)
     }
 }
@@ -133,6 +178,7 @@ impl<L, C> fmt::Debug for Serve<L, C> {
         f.debug_struct("Serve")
             .field("max_connections", &self.max_connections)
             .field("drain_timeout", &self.drain_timeout)
+            .field("user_timeout", &self.user_timeout.get())
             .finish_non_exhaustive()
     }
 }
@@ -164,9 +210,11 @@ where
         service,
         max_connections,
         drain_timeout,
+        user_timeout,
         events,
         shutdown,
     } = serve;
+    listener.tcp_user_timeout(user_timeout.get());
     let places = Arc::new(Semaphore::new(max_connections));
     let mut open = Open {
         local: listener.local(),
@@ -263,3 +311,6 @@ async fn now<F: Future>(future: F) -> Option<F::Output> {
 /// What a process with the usual limit of open files can have, both sides counted.
 pub(super) const DEFAULT_MAX_CONNECTIONS: usize = 10_000;
 pub(super) const DEFAULT_DRAIN_TIMEOUT: Duration = Duration::from_secs(30);
+/// However short the idle time-out: packets that are lost four times in a row are no vanished
+/// client yet.
+pub(super) const LEAST_DEFAULT: Duration = Duration::from_secs(10);

@@ -2,7 +2,7 @@ use std::time::Duration;
 
 use super::{
     http::{DEFAULT_HEAD_TIMEOUT, DEFAULT_IDLE_TIMEOUT, HEAD_SIZE, STREAMS, WINDOW},
-    serve::{DEFAULT_DRAIN_TIMEOUT, DEFAULT_MAX_CONNECTIONS},
+    serve::{DEFAULT_DRAIN_TIMEOUT, DEFAULT_MAX_CONNECTIONS, LEAST_DEFAULT},
 };
 
 #[test]
@@ -17,6 +17,7 @@ fn the_table_of_defaults_is_true() {
         ("connections at once", thousands),
         ("time for a request head", seconds(DEFAULT_HEAD_TIMEOUT)),
         ("idle between requests", seconds(DEFAULT_IDLE_TIMEOUT)),
+        ("a client that acknowledges", seconds(LEAST_DEFAULT)),
         ("request head", format!("{} KiB", HEAD_SIZE / 1_024)),
         ("HTTP/2 streams at once", STREAMS.to_string()),
         (

@@ -1,5 +1,7 @@
 //! From settings to layers.
 
+use std::time::Duration;
+
 use super::{Settings, SettingsError, error::Place};
 use crate::sticky::{Keys, StickyLayer};
 use crate::{
@@ -141,7 +143,15 @@ impl Settings {
 
     pub(super) fn connector(&self) -> Result<Connector, SettingsError> {
         let place = Place::new("[proxy]", "connect_timeout");
-        let connector = Connector::new();
+        let mut connector = Connector::new();
+        // What is silent for so long is given up, and so is what acknowledges nothing.
+        let idle_place = Place::new("[proxy]", "idle_timeout");
+        let idle = self.proxy.idle_timeout.as_deref();
+        if let Some(idle) = self.duration(idle_place, idle)? {
+            connector = connector
+                .tcp_user_timeout(idle.clamp(LEAST_USER_TIMEOUT, MOST_USER_TIMEOUT))
+                .map_err(|error| self.at(idle_place, &error))?;
+        }
         match self.duration(place, self.proxy.connect_timeout.as_deref())? {
             Some(timeout) => connector
                 .timeout(timeout)
@@ -262,6 +272,11 @@ impl Settings {
     }
 }
 
+/// However short the idle time-out: packets that are lost four times in a row are no vanished
+/// backend yet.
+const LEAST_USER_TIMEOUT: Duration = Duration::from_secs(10);
+/// What the room accepts.
+const MOST_USER_TIMEOUT: Duration = Duration::from_secs(3_600);
 const KNOWN: &str =
     "round-robin, random, least-requests, power-of-two, peak-ewma or consistent-hash is accepted";
 const HASHES: &str = "consistent-hash needs hash = \"path\", \"client\", { header = \"name\" } or { cookie = \"name\" }";

@@ -66,7 +66,8 @@
 //!
 //! What `axum::serve` cannot be told: how long a request head may take, how large and how many
 //! headers may be, how many connections there may be. A client that ends its handshake and then
-//! says nothing is kept as long as it likes. `evenkeel::serve` bounds all of them.
+//! says nothing is kept as long as it likes. `evenkeel::serve` bounds all of them. A client that
+//! vanishes is noticed under `axum::serve`, too, where its listener is made by `server::bind`.
 //!
 //! # Defaults
 //!

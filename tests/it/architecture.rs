@@ -8,7 +8,7 @@ use std::{
 /// Floors from the ground up; rooms on one floor do not know each other.
 const FLOORS: [&[&str]; 5] = [
     &["error", "sabotage"],
-    &["alarm", "deadline", "pool"],
+    &["alarm", "deadline", "pool", "vanish"],
     &["context", "connect"],
     &[
         "access_log",

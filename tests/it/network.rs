@@ -38,6 +38,16 @@ fn resets_amid_the_body_are_the_backends() {
 }
 
 #[test]
+fn a_client_that_vanishes_ends_an_answer_that_trickles() {
+    play("vanished_client");
+}
+
+#[test]
+fn a_backend_that_vanishes_ends_an_upload_that_trickles() {
+    play("vanished_amid_upload");
+}
+
+#[test]
 fn a_lossy_network_to_the_backends_leaks_nothing() {
     play("lossy_backends");
 }

@@ -30,6 +30,9 @@ use super::world::{BACKENDS, PORT, inside};
 pub(super) const CONNECT: Duration = Duration::from_millis(2_500);
 pub(super) const RESPONSE: Duration = Duration::from_millis(1_500);
 pub(super) const IDLE: Duration = Duration::from_millis(1_500);
+/// After how many milliseconds a peer that acknowledges nothing is given up; as it is by default
+/// where this is not set.
+pub(super) const LOST: &str = "EVENKEEL_TEST_LOST";
 /// Which backends the edge has: their ids, with commas.
 pub(super) const MEMBERS: &str = "EVENKEEL_TEST_MEMBERS";
 
@@ -64,7 +67,12 @@ async fn edge() {
         Backend::new(id, &format!("http://{address}:{PORT}")).unwrap()
     }))
     .unwrap();
-    let connector = Connector::new().timeout(CONNECT).unwrap();
+    let lost = std::env::var(LOST).ok();
+    let lost = lost.map(|lost| Duration::from_millis(lost.parse().unwrap()));
+    let mut connector = Connector::new().timeout(CONNECT).unwrap();
+    if let Some(lost) = lost {
+        connector = connector.tcp_user_timeout(lost).unwrap();
+    }
     let proxy = Proxy::new()
         .connector(connector)
         .response_timeout(RESPONSE)
@@ -79,9 +87,12 @@ async fn edge() {
         .proxy(proxy)
         .build();
     let listener = TcpListener::bind(("0.0.0.0", 8080)).await.unwrap();
-    let server = evenkeel::serve(listener, balancer)
+    let mut server = evenkeel::serve(listener, balancer)
         .http(|http| http.idle_timeout(IDLE))
         .unwrap();
+    if let Some(lost) = lost {
+        server = server.tcp_user_timeout(lost).unwrap();
+    }
     let mut events = pool.subscribe();
     let server = tokio::spawn(server.into_future());
     tell("READY");

@@ -17,7 +17,7 @@ use tokio::{
 };
 
 use super::{
-    roles::{BIG, CONNECT, IDLE, MEMBERS, RESPONSE},
+    roles::{BIG, CONNECT, IDLE, LOST, MEMBERS, RESPONSE},
     world::{EDGE, chain, fault, inside, itself},
 };
 
@@ -34,11 +34,19 @@ struct Scene {
 impl Scene {
     /// Starts both, and waits until they listen. `None` outside of the tests' own namespaces.
     async fn begin(members: &str) -> Option<Self> {
+        Self::begin_with(members, None).await
+    }
+
+    /// As [`begin`](Self::begin), with a time for peers that acknowledge nothing.
+    async fn begin_with(members: &str, lost: Option<Duration>) -> Option<Self> {
         let prefix = inside()?;
         let (backends, mut heard) = start(itself(&prefix, "b", "roles::backends"));
         ready(&mut heard).await;
         let mut command = itself(&prefix, "e", "roles::edge");
         command.env(MEMBERS, members);
+        if let Some(lost) = lost {
+            command.env(LOST, lost.as_millis().to_string());
+        }
         let (edge, mut lines) = start(command);
         ready(&mut lines).await;
         Some(Self {
@@ -333,6 +341,68 @@ async fn vanished_host() {
 
 #[tokio::test]
 #[ignore = "runs in a namespace of the network tests"]
+async fn vanished_client() {
+    let Some(mut scene) = Scene::begin_with("a,b", Some(UNHEARD)).await else {
+        return;
+    };
+    let tasks = scene.warm_up().await;
+    let (mut gone, _) = stream().await;
+    assert!(gone.read_u8().await.is_ok(), "it flows");
+    // Without a word: neither is anything heard of the client, nor does it hear anything.
+    let cut = chain("input", "iifname \"to-c\" drop") + &chain("output", "oifname \"to-c\" drop");
+    scene.fault("e", &cut);
+    let began = Instant::now();
+    let state = scene.state().await;
+    assert_eq!(state["in_flight"], 1, "what is written is taken still");
+    scene.settle(tasks, 8 + 1).await;
+    let took = began.elapsed();
+    assert!(took >= UNHEARD / 2, "not at once: {took:?}");
+    assert!(took < UNHEARD + SLACK, "not by other deadlines: {took:?}");
+    for backend in ["a", "b"] {
+        scene.assert_outcomes(backend, &["ok", "client_abort", "cancelled"]);
+    }
+    let state = scene.state().await;
+    assert_eq!(state["changes"], serde_json::json!([]));
+}
+
+#[tokio::test]
+#[ignore = "runs in a namespace of the network tests"]
+async fn vanished_amid_upload() {
+    let Some(mut scene) = Scene::begin_with("a", Some(UNHEARD)).await else {
+        return;
+    };
+    let tasks = scene.warm_up().await;
+    let mut upload = TcpStream::connect(EDGE).await.unwrap();
+    let announced = head("POST", "/", usize::MAX / 4);
+    upload.write_all(announced.as_bytes()).await.unwrap();
+    while scene.state().await["in_flight"] == 0 {
+        upload.write_all(b"x").await.unwrap();
+    }
+    let gone =
+        chain("input", "ip daddr 198.18.2.2 drop") + &chain("output", "ip saddr 198.18.2.2 drop");
+    scene.fault("b", &gone);
+    let began = Instant::now();
+    let (mut answer, mut upload) = upload.into_split();
+    // As long as this goes on, no deadline for silence passes.
+    let trickle = tokio::spawn(async move {
+        while upload.write_all(&[b'x'; 100]).await.is_ok() {
+            sleep(Duration::from_millis(50)).await;
+        }
+    });
+    let mut text = String::new();
+    let answered = timeout(UNHEARD + SLACK, answer.read_to_string(&mut text)).await;
+    answered.expect("it must be given up").ok();
+    assert!(began.elapsed() >= UNHEARD / 2, "{:?}", began.elapsed());
+    assert!(text.starts_with("HTTP/1.1 50"), "{text}");
+    drop(answer);
+    timeout(PATIENCE, trickle).await.unwrap().unwrap();
+    scene.settle(tasks, 8 + 1).await;
+    // Whether a read or a write hears of it first.
+    scene.assert_outcomes("a", &["ok", "request_write", "response_closed"]);
+}
+
+#[tokio::test]
+#[ignore = "runs in a namespace of the network tests"]
 async fn resets() {
     let Some(mut scene) = Scene::begin("a,b").await else {
         return;
@@ -437,6 +507,8 @@ async fn lossy_clients() {
     assert_eq!(state["usable"], 2);
 }
 
+/// Long beside a retransmission, short for a test.
+const UNHEARD: Duration = Duration::from_secs(2);
 const LOSS: &str = "numgen random mod 100 < 10 drop";
 /// What a loaded machine may add to a deadline.
 const SLACK: Duration = Duration::from_secs(2);
