@@ -80,7 +80,7 @@ impl Strategy for LeastRequests {
     ) -> Option<Lease> {
         let backends = group.backends();
         if backends.len() > EXACT {
-            let draw = Draw::of(self.draw, snapshot, number);
+            let draw = Draw::of(self.draw.as_ref(), snapshot, number);
             return take_best_of(SAMPLES, draw, group, pick);
         }
         for _ in 0..=DRAWS {

@@ -37,7 +37,7 @@ impl Strategy for PowerOfTwo {
         number: usize,
         pick: &Pick<'_>,
     ) -> Option<Lease> {
-        let draw = Draw::of(self.draw, snapshot, number);
+        let draw = Draw::of(self.draw.as_ref(), snapshot, number);
         take_best_of(2, draw, group, pick)
     }
 }

@@ -35,7 +35,7 @@ impl Strategy for Random {
         pick: &Pick<'_>,
     ) -> Option<Lease> {
         let backends = group.backends();
-        let draw = Draw::of(self.draw, snapshot, number);
+        let draw = Draw::of(self.draw.as_ref(), snapshot, number);
         for _ in 0..=DRAWS {
             let drawn = backends.get(draw.index(fastrand::u64(..), backends.len()))?;
             if let Some(lease) = pick.take(drawn) {
@@ -76,8 +76,12 @@ impl Draw {
     }
 
     /// Returns the group's table; that of equal weights where the strategy was not attached.
-    pub(super) fn of(key: Option<DerivedGroups<Self>>, snapshot: &Snapshot, group: usize) -> &Self {
-        key.and_then(|key| snapshot.derived_group(&key, group))
+    pub(super) fn of<'a>(
+        key: Option<&DerivedGroups<Self>>,
+        snapshot: &'a Snapshot,
+        group: usize,
+    ) -> &'a Self {
+        key.and_then(|key| snapshot.derived_group(key, group))
             .unwrap_or(&Self::Even)
     }
 

@@ -48,7 +48,8 @@ impl Strategy for RoundRobin {
         let backends = group.backends();
         let order = self
             .order
-            .and_then(|key| snapshot.derived_group(&key, number))
+            .as_ref()
+            .and_then(|key| snapshot.derived_group(key, number))
             .unwrap_or(&Order::InTurn);
         let turn = self.turn.fetch_add(1, Relaxed);
         let first = backends.get(order.at(turn, backends.len()))?;

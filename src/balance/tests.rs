@@ -529,6 +529,29 @@ fn the_sooner_answer_is_preferred_and_half_a_pool_that_fails_is_not() {
 }
 
 #[test]
+fn a_thousand_reloads_leave_the_tables_level() {
+    let pool = pool(&[1, 2, 3]);
+    let mut running = all().map(|strategy| attached(strategy, &pool));
+    let count = || {
+        let snapshot = pool.snapshot();
+        let attached = snapshot.backends()[0].count_attachments();
+        (snapshot.count_tables(), attached)
+    };
+    let ((members, groups), attachments) = count();
+    for round in 0..1_000 {
+        // As a reload does: what is new is made before what was there goes.
+        running = all().map(|strategy| attached(strategy, &pool));
+        let now = count();
+        assert!(
+            now.0.0 <= 2 * members && now.0.1 <= 2 * groups && now.1 <= 2 * attachments,
+            "{now:?} in round {round}"
+        );
+    }
+    let counts = counts(&*running[4], &pool, 100);
+    assert_eq!(counts.values().sum::<usize>(), 100);
+}
+
+#[test]
 fn the_strategies_of_all_workers_share_their_tables() {
     let pool = Pool::new([
         Backend::new("a", "http://127.0.0.1:1").unwrap(),
@@ -536,16 +559,12 @@ fn the_strategies_of_all_workers_share_their_tables() {
     ]);
     let pool = pool.unwrap();
     let attach = || {
-        RoundRobin::new().attach(&pool);
-        Random::new().attach(&pool);
-        LeastRequests::new().attach(&pool);
-        PowerOfTwo::new().attach(&pool);
-        pool.snapshot().generation()
+        let all = all().map(|strategy| attached(strategy, &pool));
+        // Those that keep something of their own, too.
+        let shared: Vec<_> = all.into_iter().take(4).collect();
+        (shared, pool.snapshot().count_tables())
     };
-    let first = attach();
-    assert_eq!(
-        attach(),
-        first,
-        "each change of health would make them anew"
-    );
+    let (_first, tables) = attach();
+    let (_second, of_two) = attach();
+    assert_eq!(of_two, tables, "each change of health would make them anew");
 }

@@ -1,11 +1,19 @@
-//! What rooms keep with a backend: a list that only grows, so that who looks takes no lock and
-//! counts no reference.
+//! What rooms keep with a backend: a list whose places are used again, so that who looks takes no
+//! lock.
 
 use std::{
     any::Any,
     iter,
-    sync::{Arc, Mutex, OnceLock, PoisonError},
+    sync::{
+        Arc, Mutex, OnceLock, PoisonError, Weak,
+        atomic::{
+            AtomicU64,
+            Ordering::{Acquire, Release},
+        },
+    },
 };
+
+use arc_swap::ArcSwapOption;
 
 use super::state::{Attachment, AttachmentKey};
 use crate::error::ErrorKind;
@@ -25,11 +33,20 @@ pub(super) struct Attachments {
 
 type Link = OnceLock<Box<Entry>>;
 
+/// A place. It never goes away; what is kept there does, once its key is gone and another asks
+/// for a place.
+#[derive(Default)]
 struct Entry {
+    number: AtomicU64,
+    kept: ArcSwapOption<Kept>,
+    next: Link,
+}
+
+struct Kept {
     number: u64,
+    key: Weak<()>,
     any: Arc<dyn Any + Send + Sync>,
     tell: fn(&(dyn Any + Send + Sync), Told),
-    next: Link,
 }
 
 impl Attachments {
@@ -43,39 +60,74 @@ impl Attachments {
         if let Some(found) = self.find(key) {
             return found;
         }
-        let _one_at_a_time = self.adding.lock().unwrap_or_else(PoisonError::into_inner);
+        let one_at_a_time = self.adding.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(found) = self.find(key) {
             return found;
         }
         let made = Arc::new(make());
-        let last = self.iter().last().map_or(&self.first, |entry| &entry.next);
-        // Never set: they are set under the lock only.
-        let _ = last.set(Box::new(Entry {
+        let gone = self.place().put(Kept {
             number: key.number(),
+            key: key.alive(),
             any: made.clone(),
             tell: |any, told| match (any.downcast_ref::<T>(), told) {
                 (Some(attachment), Told::Broken(kind)) => attachment.broken(kind),
                 (Some(attachment), Told::Retire) => attachment.retire(),
                 (None, _) => {}
             },
-            next: Link::new(),
-        }));
+        });
+        drop(one_at_a_time);
+        // A room's own, whose end may take its time.
+        drop(gone);
         made
     }
 
     pub(super) fn tell(&self, told: Told) {
-        for entry in self.iter() {
-            (entry.tell)(&*entry.any, told);
+        for kept in self.iter().filter_map(|entry| entry.kept.load_full()) {
+            (kept.tell)(&*kept.any, told);
         }
     }
 
     fn find<T: Attachment>(&self, key: &AttachmentKey<T>) -> Option<Arc<T>> {
-        let entry = self.iter().find(|entry| entry.number == key.number())?;
-        entry.any.clone().downcast().ok()
+        // Whoever has the key keeps what is kept under it.
+        let is_it = |entry: &&Entry| entry.number.load(Acquire) == key.number();
+        let kept = self.iter().find(is_it)?.kept.load();
+        let kept = kept.as_ref().filter(|kept| kept.number == key.number())?;
+        kept.any.clone().downcast().ok()
+    }
+
+    /// Returns one that nobody has a key of any more, else one at the end. Under the lock only.
+    fn place(&self) -> &Entry {
+        let mut last = &self.first;
+        for entry in self.iter() {
+            let kept = entry.kept.load();
+            if kept
+                .as_ref()
+                .is_none_or(|kept| kept.key.strong_count() == 0)
+            {
+                return entry;
+            }
+            last = &entry.next;
+        }
+        last.get_or_init(Box::default)
+    }
+
+    #[cfg(test)]
+    pub(super) fn count(&self) -> usize {
+        self.iter().count()
     }
 
     fn iter(&self) -> impl Iterator<Item = &Entry> {
         iter::successors(self.first.get(), |entry| entry.next.get()).map(|entry| &**entry)
+    }
+}
+
+impl Entry {
+    /// Returns what was kept there.
+    fn put(&self, kept: Kept) -> Option<Arc<Kept>> {
+        let number = kept.number;
+        let gone = self.kept.swap(Some(Arc::new(kept)));
+        self.number.store(number, Release);
+        gone
     }
 }
 
@@ -148,18 +200,31 @@ mod tests {
     }
 
     #[test]
+    fn a_key_that_is_gone_leaves_its_place_to_another() {
+        let list = Attachments::default();
+        let stays = AttachmentKey::<Counting>::new();
+        let kept = list.get(&stays, Counting::default);
+        let mut last = Weak::new();
+        for _ in 0..1_000 {
+            let key = AttachmentKey::new();
+            let made = list.get(&key, Counting::default);
+            assert!(last.upgrade().is_none(), "what had the place is let go of");
+            last = Arc::downgrade(&made);
+            let again = list.get(&key.clone(), || unreachable!("it is there"));
+            assert!(Arc::ptr_eq(&again, &made));
+        }
+        assert_eq!(list.iter().count(), 2);
+        let again = list.get(&stays, || unreachable!("it is there"));
+        assert!(Arc::ptr_eq(&again, &kept));
+    }
+
+    #[test]
     fn a_long_list_is_dropped() {
         let list = Attachments::default();
         let mut last = &list.first;
         for number in 0..200_000 {
-            let entry = last.get_or_init(|| {
-                Box::new(Entry {
-                    number,
-                    any: Arc::new(()),
-                    tell: |_, _| {},
-                    next: Link::new(),
-                })
-            });
+            let entry = last.get_or_init(Box::default);
+            entry.number.store(number, Release);
             last = &entry.next;
         }
         drop(list);

@@ -340,6 +340,12 @@ impl Backend {
         self.state.attachment(key, make)
     }
 
+    /// Returns how many places for attachments there are.
+    #[cfg(test)]
+    pub(crate) fn count_attachments(&self) -> usize {
+        self.state.count_attachments()
+    }
+
     /// Tells every room that a response of this backend broke off, by its fault, after it had
     /// begun.
     pub(crate) fn broke_off(&self, kind: crate::error::ErrorKind) {

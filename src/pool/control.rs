@@ -117,35 +117,31 @@ impl Pool {
 
     /// Hangs a table over all members on every snapshot, rebuilt when membership or settings
     /// change. The closure runs on the control path, never on a request's, while other changes of
-    /// the pool wait: it must not change the pool itself.
+    /// the pool wait: it must not change the pool itself. The table is let go of some time after
+    /// the last clone of what this returns.
     pub fn derive<T: Send + Sync + 'static>(
         &self,
         make: impl Fn(&[Backend]) -> T + Send + 'static,
     ) -> Derived<T> {
         let mut control = self.control();
-        control
-            .builders
-            .members
-            .push(Box::new(move |backends| Arc::new(make(backends))));
-        let slot = control.builders.members.len() - 1;
+        let make = move |backends: &[Backend]| -> Table { Arc::new(make(backends)) };
+        let name = control.builders.members.add(Box::new(make));
         self.publish(&mut control, true);
-        Derived::new(slot)
+        Derived::new(name)
     }
 
     /// Hangs a table over the usable backends of each group on every snapshot. The closure runs
     /// on the control path at every change of health, too, and must not change the pool itself.
+    /// The table is let go of some time after the last clone of what this returns.
     pub fn derive_groups<T: Send + Sync + 'static>(
         &self,
         make: impl Fn(&Group) -> T + Send + 'static,
     ) -> DerivedGroups<T> {
         let mut control = self.control();
-        control
-            .builders
-            .groups
-            .push(Box::new(move |group| Arc::new(make(group))));
-        let slot = control.builders.groups.len() - 1;
+        let make = move |group: &Group| -> Table { Arc::new(make(group)) };
+        let name = control.builders.groups.add(Box::new(make));
         self.publish(&mut control, false);
-        DerivedGroups::new(slot)
+        DerivedGroups::new(name)
     }
 
     /// As [`derive`](Self::derive), for a table that is a function of the members alone and that
@@ -156,16 +152,14 @@ impl Pool {
     ) -> Derived<T> {
         let mut control = self.control();
         let kind = TypeId::of::<T>();
-        let known = control.builders.members_once.get(&kind).copied();
-        let slot = known.unwrap_or_else(|| {
-            let slot = control.builders.members.len();
-            let make = move |backends: &[Backend]| -> Table { Arc::new(make(backends)) };
-            control.builders.members.push(Box::new(make));
-            control.builders.members_once.insert(kind, slot);
-            self.publish(&mut control, true);
-            slot
-        });
-        Derived::new(slot)
+        if let Some(known) = control.builders.members.known(kind) {
+            return Derived::new(known);
+        }
+        let make = move |backends: &[Backend]| -> Table { Arc::new(make(backends)) };
+        let name = control.builders.members.add(Box::new(make));
+        control.builders.members.remember(kind, &name);
+        self.publish(&mut control, true);
+        Derived::new(name)
     }
 
     /// As [`derive_groups`](Self::derive_groups), for a table that is a function of the group
@@ -177,16 +171,14 @@ impl Pool {
     ) -> DerivedGroups<T> {
         let mut control = self.control();
         let kind = TypeId::of::<T>();
-        let known = control.builders.groups_once.get(&kind).copied();
-        let slot = known.unwrap_or_else(|| {
-            let slot = control.builders.groups.len();
-            let make = move |group: &Group| -> Table { Arc::new(make(group)) };
-            control.builders.groups.push(Box::new(make));
-            control.builders.groups_once.insert(kind, slot);
-            self.publish(&mut control, false);
-            slot
-        });
-        DerivedGroups::new(slot)
+        if let Some(known) = control.builders.groups.known(kind) {
+            return DerivedGroups::new(known);
+        }
+        let make = move |group: &Group| -> Table { Arc::new(make(group)) };
+        let name = control.builders.groups.add(Box::new(make));
+        control.builders.groups.remember(kind, &name);
+        self.publish(&mut control, false);
+        DerivedGroups::new(name)
     }
 
     /// Makes `backends` the whole membership. Members that stay keep their state: health, mode,
@@ -327,6 +319,8 @@ impl Pool {
     /// Makes the next snapshot.
     pub(super) fn publish(&self, control: &mut Control, members_changed: bool) {
         control.generation += 1;
+        control.builders.members.sweep();
+        control.builders.groups.sweep();
         let members = if members_changed {
             Arc::new(Members::build(control))
         } else {

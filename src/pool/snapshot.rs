@@ -5,7 +5,7 @@ use std::{collections::HashMap, fmt, sync::Arc};
 use super::{
     Backend, Circuit, Derived, DerivedGroups, Health, PanicRouting,
     control::Control,
-    derived::Table,
+    derived::{Table, Tables},
     locality::SEGMENTS,
     shares::{Standing, WHOLE, portion, split},
     state::FULL,
@@ -20,7 +20,7 @@ pub struct Snapshot {
     shares: Box<[u32]>,
     /// The one group that has a share, where there is but one.
     only: Option<usize>,
-    group_tables: Box<[Box<[Table]>]>,
+    group_tables: Tables<Box<[Table]>>,
     trials: Box<[Backend]>,
     usable: usize,
     sound: usize,
@@ -44,7 +44,7 @@ pub(super) struct Members {
     index: HashMap<Arc<str>, usize>,
     /// How far each is from the balancer.
     distances: Box<[u8]>,
-    tables: Box<[Table]>,
+    tables: Tables<Table>,
 }
 
 impl Members {
@@ -62,7 +62,7 @@ impl Members {
                 .map(|(i, b)| (b.shared_id(), i))
                 .collect(),
             distances: backends.iter().map(distance).collect(),
-            tables: control.builders.build_members(backends),
+            tables: control.builders.members.build(|make| make(backends)),
             backends: backends.as_slice().into(),
         }
     }
@@ -191,7 +191,10 @@ impl Snapshot {
         };
         Self {
             generation: control.generation,
-            group_tables: control.builders.build_groups(&groups),
+            group_tables: control
+                .builders
+                .groups
+                .build(|make| groups.iter().map(make).collect()),
             usable: groups.iter().map(|g| g.backends.len()).sum(),
             groups: groups.into(),
             shares: shares.into(),
@@ -285,19 +288,25 @@ impl Snapshot {
     /// Returns the table over all members that `key` names; `None` for a key of another pool.
     #[must_use]
     pub fn derived<T: 'static>(&self, key: &Derived<T>) -> Option<&T> {
-        self.members.tables.get(key.slot)?.downcast_ref()
+        self.members.tables.get(&key.name)?.downcast_ref()
     }
 
     /// Returns the table of a group that `key` names; `None` for a key of another pool or a group
     /// that is not there.
     #[must_use]
     pub fn derived_group<T: 'static>(&self, key: &DerivedGroups<T>, group: usize) -> Option<&T> {
-        self.group_tables.get(key.slot)?.get(group)?.downcast_ref()
+        self.group_tables.get(&key.name)?.get(group)?.downcast_ref()
     }
 
     /// Returns a name of the membership, which is another one after any change of it.
     pub(crate) fn membership(&self) -> Membership {
         Membership(self.members.clone())
+    }
+
+    /// Returns how many tables there are, over members and over groups.
+    #[cfg(test)]
+    pub(crate) fn count_tables(&self) -> (usize, usize) {
+        (self.members.tables.count(), self.group_tables.count())
     }
 
     pub(super) fn members(&self) -> &Arc<Members> {

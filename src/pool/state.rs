@@ -6,7 +6,7 @@ use std::{
     fmt,
     marker::PhantomData,
     sync::{
-        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak,
         atomic::{
             AtomicBool, AtomicU8, AtomicU32, AtomicU64,
             Ordering::{Acquire, Relaxed, Release, SeqCst},
@@ -112,9 +112,11 @@ pub trait Attachment: Any + Send + Sync {
     fn broken(&self, _kind: ErrorKind) {}
 }
 
-/// Names one kind of [`Attachment`] of one owner.
+/// Names one kind of [`Attachment`] of one owner. What is kept under it is let go of some time
+/// after the last clone of it.
 pub struct AttachmentKey<T> {
     number: u64,
+    alive: Arc<()>,
     kind: PhantomData<fn() -> T>,
 }
 
@@ -125,6 +127,7 @@ impl<T> AttachmentKey<T> {
         static NEXT: AtomicU64 = AtomicU64::new(1);
         Self {
             number: NEXT.fetch_add(1, Relaxed),
+            alive: Arc::new(()),
             kind: PhantomData,
         }
     }
@@ -132,12 +135,18 @@ impl<T> AttachmentKey<T> {
     pub(super) fn number(&self) -> u64 {
         self.number
     }
+
+    /// Lives as long as a clone of this key.
+    pub(super) fn alive(&self) -> Weak<()> {
+        Arc::downgrade(&self.alive)
+    }
 }
 
 impl<T> Clone for AttachmentKey<T> {
     fn clone(&self) -> Self {
         Self {
             number: self.number,
+            alive: self.alive.clone(),
             kind: PhantomData,
         }
     }
@@ -468,6 +477,11 @@ impl State {
         make: impl FnOnce() -> T,
     ) -> Arc<T> {
         self.attachments.get(key, make)
+    }
+
+    #[cfg(test)]
+    pub(super) fn count_attachments(&self) -> usize {
+        self.attachments.count()
     }
 
     /// Lets every room release what it holds idle.

@@ -280,3 +280,61 @@ const MOST_USER_TIMEOUT: Duration = Duration::from_secs(3_600);
 const KNOWN: &str =
     "round-robin, random, least-requests, power-of-two, peak-ewma or consistent-hash is accepted";
 const HASHES: &str = "consistent-hash needs hash = \"path\", \"client\", { header = \"name\" } or { cookie = \"name\" }";
+
+#[cfg(test)]
+mod tests {
+    use http::{Request, StatusCode};
+    use http_body_util::Empty;
+    use tower_service::Service;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn reloads_leave_no_tables_and_no_attachments_behind() {
+        let text = |strategy: &str, round: usize| {
+            format!(
+                "[[listen]]\naddress = \"127.0.0.1:0\"\n[pool]\nstrategy = \"{strategy}\"\n{}\
+                 [[pool.backends]]\nid = \"a\"\nurl = \"http://127.0.0.1:1\"\nweight = {}\n\
+                 [sticky]\nkeys = [\"{}\"]\n[health]\npath = \"/{round}\"\ninterval = \"1h\"\n",
+                if strategy == "consistent-hash" {
+                    "hash = \"path\"\n"
+                } else {
+                    ""
+                },
+                1 + round % 2,
+                "ab".repeat(32),
+            )
+        };
+        let settings = |round| {
+            let strategy = ["peak-ewma", "consistent-hash"][round % 2];
+            Settings::from_toml(&text(strategy, round)).unwrap()
+        };
+        let pool = settings(0).pool().unwrap();
+        let mut running = None;
+        let mut most = ((0, 0), 0);
+        for round in 0..100 {
+            let settings = settings(round);
+            let mut balancer = settings.load_balancer(&pool).unwrap().build();
+            pool.replace(settings.backends().unwrap()).unwrap();
+            if round % 10 < 2 {
+                let request = Request::new(Empty::<bytes::Bytes>::new());
+                let response = balancer.call(request).await.unwrap();
+                assert_eq!(response.status().as_u16() / 100, 5, "{response:?}");
+                assert_ne!(response.status(), StatusCode::INTERNAL_SERVER_ERROR);
+            }
+            // What ran before goes, with the task that checked.
+            drop(running.replace(balancer));
+            tokio::task::yield_now().await;
+            let snapshot = pool.snapshot();
+            let backend = &snapshot.backends()[0];
+            let now = (snapshot.count_tables(), backend.count_attachments());
+            if round < 10 {
+                most = most.max(now);
+            }
+            assert!(
+                now.0.0 <= most.0.0.max(4) && now.0.1 <= most.0.1.max(4) && now.1 <= most.1.max(8),
+                "round {round}: {now:?}, at first {most:?}"
+            );
+        }
+    }
+}

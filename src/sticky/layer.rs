@@ -38,9 +38,15 @@ pub(super) struct Config {
 /// What all services of one layer share.
 #[derive(Default)]
 pub(super) struct Shared {
-    table: OnceLock<Derived<Table>>,
+    tokens: OnceLock<Arc<Tokens>>,
     pub(super) warned_cleartext: AtomicBool,
     pub(super) warned_order: AtomicBool,
+}
+
+/// Every backend's token, and where to look them up.
+pub(super) struct Tokens {
+    pub(super) pool: Pool,
+    pub(super) table: Derived<Table>,
 }
 
 /// When browsers send the cookie along with requests from other sites (RFC 6265bis §5.5.7).
@@ -191,15 +197,20 @@ impl StickyLayer {
         Arc::make_mut(&mut self.config)
     }
 
-    fn table(&self) -> Derived<Table> {
-        *self.shared.table.get_or_init(|| {
+    fn tokens(&self) -> Arc<Tokens> {
+        let tokens = self.shared.tokens.get_or_init(|| {
             let config = self.config.clone();
-            self.pool.derive(move |backends| {
+            let table = self.pool.derive(move |backends| {
                 Table::new(backends, &config.keys, &config.name, |token| {
                     config.cookie(token)
                 })
+            });
+            Arc::new(Tokens {
+                pool: self.pool.clone(),
+                table,
             })
-        })
+        });
+        tokens.clone()
     }
 }
 
@@ -261,7 +272,7 @@ impl<S> Layer<S> for StickyLayer {
     type Service = Sticky<S>;
 
     fn layer(&self, inner: S) -> Sticky<S> {
-        Sticky::new(self, self.table(), self.shared.clone(), inner)
+        Sticky::new(self, self.tokens(), self.shared.clone(), inner)
     }
 }
 

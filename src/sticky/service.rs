@@ -18,36 +18,30 @@ use tower_service::Service;
 use super::{
     StickyLayer,
     cookie::{strip, values},
-    layer::{Config, Shared},
-    token::Table,
+    layer::{Config, Shared, Tokens},
 };
-use crate::{
-    context::{ConnInfo, Exchange, StickyVerdict},
-    pool::{Derived, Pool},
-};
+use crate::context::{ConnInfo, Exchange, StickyVerdict};
 
 /// Keeps a client's session on one backend; see [`StickyLayer`].
 #[derive(Clone)]
 pub struct Sticky<S> {
     inner: S,
-    pool: Pool,
     config: Arc<Config>,
-    table: Derived<Table>,
+    tokens: Arc<Tokens>,
     shared: Arc<Shared>,
 }
 
 impl<S> Sticky<S> {
     pub(super) fn new(
         layer: &StickyLayer,
-        table: Derived<Table>,
+        tokens: Arc<Tokens>,
         shared: Arc<Shared>,
         inner: S,
     ) -> Self {
         Self {
             inner,
-            pool: layer.pool.clone(),
             config: layer.config.clone(),
-            table,
+            tokens,
             shared,
         }
     }
@@ -76,8 +70,8 @@ impl<S> Sticky<S> {
         }
         let mut there = false;
         let verified = {
-            let snapshot = self.pool.snapshot();
-            let Some(table) = snapshot.derived(&self.table) else {
+            let snapshot = self.tokens.pool.snapshot();
+            let Some(table) = snapshot.derived(&self.tokens.table) else {
                 return false;
             };
             values(headers, &self.config.name).find_map(|value| {
@@ -150,8 +144,7 @@ where
             inner: self.inner.call(request),
             exchange,
             is_current,
-            pool: self.pool.clone(),
-            table: self.table,
+            tokens: self.tokens.clone(),
         }
     }
 }
@@ -164,8 +157,7 @@ pin_project! {
         exchange: Exchange,
         // The client's cookie needs no renewal where the backend that it names answers.
         is_current: bool,
-        pool: Pool,
-        table: Derived<Table>,
+        tokens: Arc<Tokens>,
     }
 }
 
@@ -188,9 +180,9 @@ where
             (!known && !leaving).then(|| answered.clone())
         });
         if let Some(answered) = renewed {
-            let snapshot = this.pool.snapshot();
+            let snapshot = this.tokens.pool.snapshot();
             let cookie = snapshot
-                .derived(this.table)
+                .derived(&this.tokens.table)
                 .and_then(|t| t.cookie(&answered));
             if let Some(cookie) = cookie {
                 response
