@@ -14,23 +14,29 @@ use std::{
 use tokio::{runtime::Handle, sync::Notify, task::AbortHandle, time::Instant};
 
 use super::{check::Checks, outlier::Outliers, prober::Driver, watch::Watch};
-use crate::pool::{AttachmentKey, Backend, JudgeGuard, Pool, ProberGuard};
+use crate::pool::{AttachmentKey, Backend, KeeperGuard, Pool, Role};
 
 /// Owns the task that checks and readmits; the task ends with it.
 pub(super) struct Owner {
     core: Arc<Core>,
     task: Mutex<Option<AbortHandle>>,
-    /// Not the task's: what is ejected stays so over the end of a runtime.
-    _judge: Option<JudgeGuard>,
+    /// Not the task's: what is known stays so over the end of a runtime.
+    _keeper: KeeperGuard,
 }
 
 impl Owner {
     pub(super) fn new(core: Core) -> Self {
-        let judge = core.outliers.is_some().then(|| core.pool.attach_judge());
+        let roles: &[Role] = match (core.checks.is_some(), core.outliers.is_some()) {
+            (true, true) => &[Role::Ticks, Role::Measures, Role::Judges],
+            (true, false) => &[Role::Ticks, Role::Measures],
+            (false, true) => &[Role::Ticks, Role::Judges],
+            (false, false) => &[Role::Ticks],
+        };
+        let keeper = core.pool.attach_keeper(roles);
         Self {
             core: Arc::new(core),
             task: Mutex::new(None),
-            _judge: judge,
+            _keeper: keeper,
         }
     }
 
@@ -86,19 +92,23 @@ impl fmt::Debug for Owner {
 struct Alive {
     core: Arc<Core>,
     /// Held from the moment of the start, so that no backend gets traffic before its first check.
-    prober: Option<ProberGuard>,
+    keeper: Option<KeeperGuard>,
 }
 
 impl Alive {
     fn new(core: Arc<Core>) -> Self {
-        let prober = core.checks.is_some().then(|| core.pool.attach_prober());
-        Self { core, prober }
+        let roles: &[Role] = match core.checks.is_some() {
+            true => &[Role::Ticks, Role::Measures, Role::Holds],
+            false => &[Role::Ticks],
+        };
+        let keeper = Some(core.pool.attach_keeper(roles));
+        Self { core, keeper }
     }
 }
 
 impl Drop for Alive {
     fn drop(&mut self) {
-        drop(self.prober.take());
+        drop(self.keeper.take());
         self.core.alive.store(false, Release);
     }
 }

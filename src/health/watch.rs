@@ -240,6 +240,10 @@ impl Watch {
 }
 
 impl Attachment for Watch {
+    fn readmitted(&self) {
+        Self::readmitted(self, Instant::now());
+    }
+
     fn broken(&self, kind: ErrorKind) {
         self.broke_off(kind);
     }

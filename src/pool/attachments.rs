@@ -3,25 +3,93 @@
 
 use std::{
     any::Any,
-    iter,
+    fmt, iter,
+    marker::PhantomData,
     sync::{
         Arc, Mutex, OnceLock, PoisonError, Weak,
         atomic::{
             AtomicU64,
-            Ordering::{Acquire, Release},
+            Ordering::{Acquire, Relaxed, Release},
         },
     },
 };
 
 use arc_swap::ArcSwapOption;
 
-use super::state::{Attachment, AttachmentKey};
 use crate::error::ErrorKind;
+
+/// What a room keeps with a backend, such as the proxy's idle connections.
+pub trait Attachment: Any + Send + Sync {
+    /// Called when the backend is drained, put into maintenance or removed: let go of what is
+    /// idle. May be called more than once, and never on the request path.
+    fn retire(&self) {}
+
+    /// Called when the pool itself ended an ejection of the backend, as nobody else is left: what
+    /// led to it is to be forgotten. Never on the request path.
+    fn readmitted(&self) {}
+
+    /// Called when a response of the backend broke off after it had begun, by the backend's
+    /// fault: what began as a success was none. Rare, and on the request path.
+    fn broken(&self, _kind: ErrorKind) {}
+}
+
+/// Names one kind of [`Attachment`] of one owner. What is kept under it is let go of some time
+/// after the last clone of it.
+pub struct AttachmentKey<T> {
+    number: u64,
+    alive: Arc<()>,
+    kind: PhantomData<fn() -> T>,
+}
+
+impl<T> AttachmentKey<T> {
+    /// Makes a key unlike any other of this process.
+    #[must_use]
+    pub fn new() -> Self {
+        static NEXT: AtomicU64 = AtomicU64::new(1);
+        Self {
+            number: NEXT.fetch_add(1, Relaxed),
+            alive: Arc::new(()),
+            kind: PhantomData,
+        }
+    }
+
+    fn number(&self) -> u64 {
+        self.number
+    }
+
+    /// Lives as long as a clone of this key.
+    fn alive(&self) -> Weak<()> {
+        Arc::downgrade(&self.alive)
+    }
+}
+
+impl<T> Clone for AttachmentKey<T> {
+    fn clone(&self) -> Self {
+        Self {
+            number: self.number,
+            alive: self.alive.clone(),
+            kind: PhantomData,
+        }
+    }
+}
+
+impl<T> Default for AttachmentKey<T> {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl<T> fmt::Debug for AttachmentKey<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("AttachmentKey").field(&self.number).finish()
+    }
+}
 
 /// What an attachment is told.
 #[derive(Clone, Copy)]
 pub(super) enum Told {
     Broken(ErrorKind),
+    Readmitted,
     Retire,
 }
 
@@ -71,6 +139,7 @@ impl Attachments {
             any: made.clone(),
             tell: |any, told| match (any.downcast_ref::<T>(), told) {
                 (Some(attachment), Told::Broken(kind)) => attachment.broken(kind),
+                (Some(attachment), Told::Readmitted) => attachment.readmitted(),
                 (Some(attachment), Told::Retire) => attachment.retire(),
                 (None, _) => {}
             },
@@ -143,7 +212,7 @@ impl Drop for Attachments {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+    use std::sync::atomic::AtomicUsize;
 
     use super::*;
 

@@ -14,9 +14,11 @@ use tokio::{
 };
 
 use super::{
-    Backend, Derived, DerivedGroups, Event, EventKind, Events, Group, Health, Locality, Reason,
-    Routing, Snapshot,
+    Backend, Derived, DerivedGroups, Event, EventKind, Events, Group, Health, Locality, Routing,
+    Snapshot,
     derived::{Builders, Table},
+    keepers::Keepers,
+    measure::Readmitted,
     ramp::Ramp,
     snapshot::Members,
     state::FULL,
@@ -44,9 +46,7 @@ struct Inner {
 pub(super) struct Control {
     pub(super) members: Vec<Backend>,
     pub(super) builders: Builders,
-    pub(super) probers: usize,
-    /// Who ejects, and lets back in.
-    judges: usize,
+    pub(super) keepers: Keepers,
     pub(super) generation: u64,
     pub(super) routing: Routing,
     pub(super) evacuated: Vec<Locality>,
@@ -126,7 +126,7 @@ impl Pool {
         let mut control = self.control();
         let make = move |backends: &[Backend]| -> Table { Arc::new(make(backends)) };
         let name = control.builders.members.add(Box::new(make));
-        self.publish(&mut control, true);
+        self.publish_and_tell(control, true);
         Derived::new(name)
     }
 
@@ -140,7 +140,7 @@ impl Pool {
         let mut control = self.control();
         let make = move |group: &Group| -> Table { Arc::new(make(group)) };
         let name = control.builders.groups.add(Box::new(make));
-        self.publish(&mut control, false);
+        self.publish_and_tell(control, false);
         DerivedGroups::new(name)
     }
 
@@ -158,7 +158,7 @@ impl Pool {
         let make = move |backends: &[Backend]| -> Table { Arc::new(make(backends)) };
         let name = control.builders.members.add(Box::new(make));
         control.builders.members.remember(kind, &name);
-        self.publish(&mut control, true);
+        self.publish_and_tell(control, true);
         Derived::new(name)
     }
 
@@ -177,7 +177,7 @@ impl Pool {
         let make = move |group: &Group| -> Table { Arc::new(make(group)) };
         let name = control.builders.groups.add(Box::new(make));
         control.builders.groups.remember(kind, &name);
-        self.publish(&mut control, false);
+        self.publish_and_tell(control, false);
         DerivedGroups::new(name)
     }
 
@@ -203,7 +203,7 @@ impl Pool {
             control.members.push(backend);
         }
         control.keep(|b| stayed.contains(&b.incarnation()));
-        self.publish(&mut control, true);
+        let readmitted = self.publish(&mut control, true);
         drop(control);
         // In their order, as subscribers may compare.
         for gone in old.iter().filter(|b| !stayed.contains(&b.incarnation())) {
@@ -212,6 +212,7 @@ impl Pool {
         for (backend, kind, moved) in events {
             self.adopted(&backend, kind, moved);
         }
+        self.tell_readmitted(readmitted);
         Ok(())
     }
 
@@ -225,9 +226,10 @@ impl Pool {
             Some(i) => control.members[i] = backend.clone(),
             None => control.members.push(backend.clone()),
         }
-        self.publish(&mut control, true);
+        let readmitted = self.publish(&mut control, true);
         drop(control);
         self.adopted(&backend, kind, moved);
+        self.tell_readmitted(readmitted);
     }
 
     /// Removes a backend: no new traffic, idle connections closed; requests in flight end by
@@ -239,9 +241,10 @@ impl Pool {
         };
         let gone = control.members.remove(i);
         control.keep(|b| !b.is_same(&gone));
-        self.publish(&mut control, true);
+        let readmitted = self.publish(&mut control, true);
         drop(control);
         self.dismiss(&gone);
+        self.tell_readmitted(readmitted);
         true
     }
 
@@ -249,26 +252,7 @@ impl Pool {
     pub fn routing(&self, routing: Routing) {
         let mut control = self.control();
         control.routing = routing;
-        self.publish(&mut control, true);
-    }
-
-    /// Says that somebody checks the backends: from now on those not measured yet are held until
-    /// their first check passes. Undone when the last guard is dropped.
-    pub fn attach_prober(&self) -> ProberGuard {
-        let mut control = self.control();
-        control.probers += 1;
-        if control.probers == 1 {
-            self.publish(&mut control, false);
-        }
-        drop(control);
-        ProberGuard { pool: self.clone() }
-    }
-
-    /// Says that somebody judges live traffic. When the last guard is dropped, nobody is left who
-    /// would let back in what is ejected: it is readmitted then, and checks alone decide.
-    pub(crate) fn attach_judge(&self) -> JudgeGuard {
-        self.control().judges += 1;
-        JudgeGuard { pool: self.clone() }
+        self.publish_and_tell(control, true);
     }
 
     /// Joins new settings to the state that belongs to the id; says whether the address changed.
@@ -316,8 +300,9 @@ impl Pool {
         self.tell(gone, EventKind::Removed);
     }
 
-    /// Makes the next snapshot.
-    pub(super) fn publish(&self, control: &mut Control, members_changed: bool) {
+    /// Makes the next snapshot. Returns whose ejection that ended, to be told once the lock is
+    /// free, and after what made it.
+    pub(super) fn publish(&self, control: &mut Control, members_changed: bool) -> Readmitted {
         control.generation += 1;
         control.builders.members.sweep();
         control.builders.groups.sweep();
@@ -327,10 +312,14 @@ impl Pool {
             self.inner.snapshot.load().members().clone()
         };
         for backend in &control.members {
-            backend.state.set_checked(control.probers > 0);
+            backend.state.set_checked(control.keepers.probers > 0);
             backend.state.set_capped(backend.in_flight_cap().is_some());
         }
-        let next = Snapshot::build(control, members);
+        let mut next = Snapshot::build(control, members.clone());
+        let readmitted = self.readmit_last(control, &next);
+        if !readmitted.0.is_empty() {
+            next = Snapshot::build(control, members);
+        }
         let panics = next.panics();
         self.inner.snapshot.store(Arc::new(next));
         self.inner.room.notify_waiters();
@@ -346,6 +335,18 @@ impl Pool {
         }
         #[cfg(test)]
         sabotage::published();
+        readmitted
+    }
+
+    /// As [`publish`](Self::publish), where nothing else is to be told.
+    pub(super) fn publish_and_tell(
+        &self,
+        mut control: MutexGuard<'_, Control>,
+        members_changed: bool,
+    ) {
+        let readmitted = self.publish(&mut control, members_changed);
+        drop(control);
+        self.tell_readmitted(readmitted);
     }
 
     pub(super) fn tell(&self, backend: &Backend, kind: EventKind) {
@@ -395,46 +396,6 @@ impl std::ops::Deref for SnapshotGuard {
 
     fn deref(&self) -> &Snapshot {
         &self.guard
-    }
-}
-
-/// While it lives, backends that were not measured yet are held.
-#[derive(Debug)]
-#[must_use]
-pub struct ProberGuard {
-    pool: Pool,
-}
-
-impl Drop for ProberGuard {
-    fn drop(&mut self) {
-        let mut control = self.pool.control();
-        control.probers -= 1;
-        if control.probers == 0 {
-            self.pool.publish(&mut control, false);
-        }
-    }
-}
-
-/// While it lives, somebody judges live traffic.
-#[derive(Debug)]
-pub(crate) struct JudgeGuard {
-    pool: Pool,
-}
-
-impl Drop for JudgeGuard {
-    fn drop(&mut self) {
-        let mut control = self.pool.control();
-        control.judges -= 1;
-        if control.judges > 0 {
-            return;
-        }
-        let all = control.members.iter();
-        let ejected: Vec<_> = all.filter(|b| b.is_ejected()).cloned().collect();
-        drop(control);
-        for backend in ejected {
-            let reason = Reason::new("TIME", "live traffic is judged no more");
-            self.pool.readmit(&backend, reason);
-        }
     }
 }
 

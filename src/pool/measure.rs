@@ -6,8 +6,8 @@ use http::StatusCode;
 use tokio::time::Instant;
 
 use super::{
-    Backend, Circuit, EventKind, Health, Pool, Reason, Source, Transition, control::Control,
-    ramp::Ramp, routing::thousandths, state::FULL,
+    Backend, Circuit, EventKind, Health, Pool, Reason, Snapshot, Source, Transition,
+    control::Control, ramp::Ramp, routing::thousandths, state::FULL,
 };
 #[cfg(test)]
 use crate::sabotage::{self, Sabotage};
@@ -127,8 +127,9 @@ impl Pool {
         let to = member.health();
         if from == to && offers == (measured.capacity, measured.draining) {
             // Ejected, and measured anew: it may be tried, or no longer.
-            if member.circuit() == Circuit::HalfOpen {
-                self.publish(&mut control, false);
+            // Or it is the last that would serve, and its ejection is over.
+            if member.is_ejected() {
+                self.publish_and_tell(control, false);
             }
             return None;
         }
@@ -138,7 +139,7 @@ impl Pool {
             state.turn(now)
         };
         control.warm_up_after(&member, from, now);
-        self.publish(&mut control, false);
+        let readmitted = self.publish(&mut control, false);
         drop(control);
         if measured.draining && !offers.1 {
             state.retire();
@@ -150,6 +151,7 @@ impl Pool {
                 reason: measured.reason,
             };
             self.tell(&member, kind);
+            self.tell_readmitted(readmitted);
             return None;
         }
         let transition = Transition {
@@ -166,6 +168,7 @@ impl Pool {
             capacity: member.capacity(),
         };
         self.tell(&member, EventKind::Health(transition.clone()));
+        self.tell_readmitted(readmitted);
         Some(transition)
     }
 
@@ -256,9 +259,10 @@ impl Pool {
             return false;
         }
         member.state.set_circuit(to);
-        self.publish(&mut control, false);
+        let readmitted = self.publish(&mut control, false);
         drop(control);
         self.tell(&member, EventKind::Circuit { from, to });
+        self.tell_readmitted(readmitted);
         true
     }
 
@@ -270,14 +274,14 @@ impl Pool {
         member: &Backend,
         from: Health,
         change: Change,
-    ) -> Option<Transition> {
+    ) -> Turned {
         let now = Instant::now();
         let to = member.health();
         let previous = (from != to).then(|| member.state.turn(now));
         control.warm_up_after(member, from, now);
-        self.publish(control, false);
+        let readmitted = self.publish(control, false);
         let (flaps, flapping) = member.state.flaps();
-        previous.map(|previous| Transition {
+        let change = previous.map(|previous| Transition {
             from,
             to,
             source: change.source,
@@ -289,14 +293,72 @@ impl Pool {
             flaps,
             flapping,
             capacity: member.capacity(),
-        })
+        });
+        Turned { change, readmitted }
     }
 
-    pub(super) fn tell_turn(&self, member: &Backend, change: Option<Transition>) {
-        if let Some(change) = change {
+    pub(super) fn tell_turn(&self, member: &Backend, turned: Turned) {
+        if let Some(change) = turned.change {
             self.tell(member, EventKind::Health(change));
         }
+        self.tell_readmitted(turned.readmitted);
     }
+
+    /// Ends the ejections that alone leave nobody usable, however that came about: an outlier
+    /// policy never takes the last (invariant F). Of several, who is the best of them shows once
+    /// they get traffic, and the others can be ejected anew.
+    pub(super) fn readmit_last(&self, control: &mut Control, next: &Snapshot) -> Readmitted {
+        let mut readmitted = Vec::new();
+        #[cfg(test)]
+        if sabotage::is(Sabotage::LastIsEjected) {
+            return Readmitted(readmitted);
+        }
+        let now = Instant::now();
+        for member in next.ejected() {
+            let from = member.health();
+            member.state.set_circuit(Circuit::Closed);
+            control.warm_up_after(member, from, now);
+            let (flaps, flapping) = member.state.flaps();
+            let change = Transition {
+                from,
+                to: member.health(),
+                source: Source::Passive,
+                reason: Reason::new("LAST", "nobody else is left"),
+                streak: 0,
+                latency: None,
+                status: None,
+                previous: member.state.turn(now),
+                flaps,
+                flapping,
+                capacity: member.capacity(),
+            };
+            readmitted.push((member.clone(), change));
+        }
+        Readmitted(readmitted)
+    }
+
+    /// Without the lock: what is told is a room's, and may ask the pool for something.
+    pub(super) fn tell_readmitted(&self, readmitted: Readmitted) {
+        for (backend, change) in readmitted.0 {
+            tracing::warn!(
+                target: "evenkeel::pool",
+                backend = backend.id(), "is readmitted: nobody else is left"
+            );
+            backend.state.readmitted();
+            self.tell(&backend, EventKind::Health(change));
+        }
+    }
+}
+
+/// Whose ejection ended as nobody else was left.
+#[must_use]
+pub(super) struct Readmitted(pub(super) Vec<(Backend, Transition)>);
+
+/// What a change of one backend led to.
+#[must_use]
+pub(super) struct Turned {
+    change: Option<Transition>,
+    readmitted: Readmitted,
 }
 
 /// Why health changed, where it was not a check.
@@ -318,7 +380,7 @@ impl Change {
 
 impl Control {
     /// Begins a ramp where a backend was down and is not any more; ends one where it is down.
-    fn warm_up_after(&mut self, member: &Backend, from: Health, now: Instant) {
+    pub(super) fn warm_up_after(&mut self, member: &Backend, from: Health, now: Instant) {
         let to = member.health();
         if to == Health::Unhealthy {
             self.end_ramp(member);
@@ -340,6 +402,17 @@ impl Control {
             self.next_ramp = Some(self.next_ramp.map_or(due, |next| next.min(due)));
             self.ramps.push((member.clone(), ramp));
         }
+    }
+
+    /// Ends all ramps, as nobody makes their steps any more; returns true if there was one.
+    pub(super) fn end_ramps(&mut self) -> bool {
+        self.ticks = false;
+        self.next_ramp = None;
+        let ramps = std::mem::take(&mut self.ramps);
+        ramps
+            .iter()
+            .for_each(|(backend, _)| backend.state.set_ramp(FULL));
+        !ramps.is_empty()
     }
 
     fn end_ramp(&mut self, member: &Backend) {

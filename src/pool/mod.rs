@@ -48,6 +48,11 @@
 //! [`Pool::restore_health`]; and a backend that was removed and comes back
 //! under the same id starts anew.
 //!
+//! What nobody would notice the end of is not believed for ever: when the last who checks leaves,
+//! what was measured is unknown again, and serves; when the last who judges live traffic does,
+//! ejections end. When everybody else leaves, however that is, the ejected ones that would serve
+//! are readmitted (invariant F).
+//!
 //! # Cost
 //!
 //! A pick: one `ArcSwap::load`. A change: O(backends) on the caller's thread, under a lock that
@@ -73,6 +78,7 @@ mod backend;
 mod control;
 mod derived;
 mod event;
+mod keepers;
 mod known;
 mod lease;
 mod locality;
@@ -83,15 +89,18 @@ mod routing;
 mod shares;
 mod snapshot;
 mod state;
+mod survey;
 #[cfg(test)]
 mod tests;
 
+pub use attachments::{Attachment, AttachmentKey};
 pub(crate) use backend::Address;
 pub use backend::{Backend, Protocol, Scheme};
-pub(crate) use control::JudgeGuard;
-pub use control::{Pool, ProberGuard, SnapshotGuard};
+pub use control::{Pool, SnapshotGuard};
 pub use derived::{Derived, DerivedGroups};
 pub use event::{Event, EventKind, Events, Reason, Source, Transition};
+pub use keepers::ProberGuard;
+pub(crate) use keepers::{KeeperGuard, Role};
 pub use known::{BackendHealth, HealthSnapshot};
 pub use lease::Lease;
 pub use locality::Locality;
@@ -100,4 +109,4 @@ pub use orders::{Drain, Drained};
 pub use routing::{PanicRouting, Routing};
 pub(crate) use snapshot::Membership;
 pub use snapshot::{Group, Snapshot};
-pub use state::{Attachment, AttachmentKey, Circuit, Health, Mode};
+pub use state::{Circuit, Health, Mode};

@@ -91,7 +91,7 @@ impl Pool {
         let stands = |b: &&Backend| b.configured_locality().is_some_and(|p| p.is_within(prefix));
         let there: Vec<_> = control.members.iter().filter(stands).cloned().collect();
         let before: Vec<_> = there.iter().map(Backend::is_evacuated).collect();
-        self.publish(&mut control, false);
+        let readmitted = self.publish(&mut control, false);
         drop(control);
         for (backend, before) in there.iter().zip(before) {
             let now = backend.is_evacuated();
@@ -102,6 +102,7 @@ impl Pool {
                 self.tell(backend, EventKind::Evacuated(now));
             }
         }
+        self.tell_readmitted(readmitted);
         there.len()
     }
 
@@ -126,12 +127,13 @@ impl Pool {
             }
             Mode::Maintenance | Mode::Ready => {}
         }
-        self.publish(&mut control, false);
+        let readmitted = self.publish(&mut control, false);
         drop(control);
         if to != Mode::Ready {
             backend.state.retire();
         }
         self.tell(&backend, EventKind::Mode { from, to });
+        self.tell_readmitted(readmitted);
         Ok(backend)
     }
 
@@ -158,12 +160,13 @@ impl Pool {
             next = Some(next.map_or(*until, |n| n.min(*until)));
             true
         });
-        if changed {
-            self.publish(control, false);
-        }
+        let readmitted = changed.then(|| self.publish(control, false));
         drop(locked);
         // Without the lock: what is retired is a room's, and may ask the pool for something.
         ended.iter().for_each(|backend| backend.state.retire());
+        if let Some(readmitted) = readmitted {
+            self.tell_readmitted(readmitted);
+        }
         next
     }
 }

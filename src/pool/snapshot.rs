@@ -3,12 +3,12 @@
 use std::{collections::HashMap, fmt, sync::Arc};
 
 use super::{
-    Backend, Circuit, Derived, DerivedGroups, Health, PanicRouting,
+    Backend, Derived, DerivedGroups,
     control::Control,
     derived::{Table, Tables},
     locality::SEGMENTS,
     shares::{Standing, WHOLE, portion, split},
-    state::FULL,
+    survey::{Found, Survey},
 };
 
 /// One consistent, immutable view of a pool, with everything that a pick needs.
@@ -24,6 +24,8 @@ pub struct Snapshot {
     trials: Box<[Backend]>,
     usable: usize,
     sound: usize,
+    /// Where none is sound: those that are ejected, and usable but for that.
+    ejected: Box<[Backend]>,
     held: usize,
     panics: bool,
 }
@@ -73,7 +75,7 @@ impl Members {
     }
 
     /// Each with its position and its distance.
-    fn placed(&self) -> impl Iterator<Item = (u32, (&Backend, &u8))> {
+    pub(super) fn placed(&self) -> impl Iterator<Item = (u32, (&Backend, &u8))> {
         (0..).zip(self.backends.iter().zip(&self.distances))
     }
 
@@ -200,6 +202,10 @@ impl Snapshot {
             shares: shares.into(),
             only,
             trials: survey.trials.into(),
+            ejected: match survey.sound {
+                0 => survey.ejected.into(),
+                _ => Box::default(),
+            },
             sound: survey.sound,
             held: survey.held,
             panics,
@@ -272,7 +278,7 @@ impl Snapshot {
     }
 
     /// Returns true while too few backends are usable and health is not believed: see
-    /// [`PanicRouting::UseAll`].
+    /// [`PanicRouting::UseAll`](super::PanicRouting::UseAll).
     #[must_use]
     pub fn panics(&self) -> bool {
         self.panics
@@ -313,6 +319,11 @@ impl Snapshot {
         &self.members
     }
 
+    /// Those whose ejection alone leaves nobody usable.
+    pub(super) fn ejected(&self) -> &[Backend] {
+        &self.ejected
+    }
+
     /// How many are usable by their health, panic or not.
     pub(super) fn sound(&self) -> usize {
         self.sound
@@ -329,133 +340,6 @@ impl fmt::Debug for Snapshot {
             .field("panics", &self.panics)
             .finish_non_exhaustive()
     }
-}
-
-/// What one look at all members found.
-struct Survey {
-    /// By tier, then by distance.
-    places: Vec<Option<Found>>,
-    trials: Vec<Backend>,
-    sound: usize,
-    held: usize,
-    /// Of the weight that no operator took out and that is measured: what is usable.
-    measured: Standing,
-}
-
-/// The backends of one tier at one distance.
-struct Found {
-    tier: u8,
-    distance: u8,
-    backends: Vec<Backend>,
-    positions: Vec<u32>,
-    standing: Standing,
-}
-
-impl Found {
-    fn push(&mut self, position: u32, backend: &Backend) {
-        self.backends.push(backend.clone());
-        self.positions.push(position);
-    }
-}
-
-impl Survey {
-    fn of(control: &Control, members: &Members) -> Self {
-        let mut survey = Self {
-            places: Vec::new(),
-            trials: Vec::new(),
-            sound: 0,
-            held: 0,
-            measured: Standing::default(),
-        };
-        for (position, (backend, &distance)) in members.placed() {
-            let state = &backend.state;
-            let place = backend.configured_locality();
-            state.set_evacuated(place.is_some_and(|place| control.is_evacuated(place)));
-            let wanted = is_wanted(backend);
-            let serves = match backend.health() {
-                Health::Healthy => true,
-                Health::Unhealthy => false,
-                Health::Unknown => control.probers == 0,
-            };
-            let usable = wanted && serves && !state.asks_to_drain();
-            state.set_usable(usable);
-            let weight = u64::from(backend.configured_weight());
-            let configured = weight * u64::from(FULL);
-            let offered = u64::from(usable) * weight * u64::from(state.capacity());
-            let found = survey.place(backend.configured_tier(), distance);
-            found.standing.configured += configured;
-            found.standing.usable += offered;
-            if usable {
-                found.push(position, backend);
-                survey.sound += 1;
-            }
-            let held = wanted && backend.health() == Health::Unknown && !serves;
-            survey.held += usize::from(held);
-            if wanted && !held {
-                survey.measured.configured += configured;
-                survey.measured.usable += offered;
-            }
-            if wanted && is_tried(backend, control) {
-                survey.trials.push(backend.clone());
-            }
-        }
-        survey
-    }
-
-    fn place(&mut self, tier: u8, distance: u8) -> &mut Found {
-        let distances = usize::from(SEGMENTS) + 1;
-        let at = usize::from(tier) * distances + usize::from(distance);
-        if self.places.len() <= at {
-            self.places.resize_with(at + 1, || None);
-        }
-        self.places[at].get_or_insert_with(|| Found {
-            tier,
-            distance,
-            backends: Vec::new(),
-            positions: Vec::new(),
-            standing: Standing::default(),
-        })
-    }
-
-    fn panics(&self, policy: PanicRouting) -> bool {
-        let PanicRouting::UseAll { below } = policy else {
-            return false;
-        };
-        let Standing { usable, configured } = self.measured;
-        (usable as f64) < configured as f64 * below
-    }
-
-    /// Takes every backend that no operator took out.
-    fn take_all(&mut self, members: &Members) {
-        for found in self.places.iter_mut().flatten() {
-            found.backends.clear();
-            found.positions.clear();
-        }
-        for (position, (backend, &distance)) in members.placed() {
-            if is_wanted(backend) {
-                backend.state.set_usable(true);
-                let found = self.place(backend.configured_tier(), distance);
-                found.push(position, backend);
-            }
-        }
-    }
-}
-
-/// Whether nothing but health can keep traffic away.
-fn is_wanted(backend: &Backend) -> bool {
-    let state = &backend.state;
-    state.is_ready() && !state.is_evacuated() && backend.configured_weight() > 0
-}
-
-/// Whether the circuit is half open, and checks do not say that a trial is in vain.
-fn is_tried(backend: &Backend, control: &Control) -> bool {
-    backend.circuit() == Circuit::HalfOpen
-        && !backend.asks_to_drain()
-        && match backend.active_health() {
-            Health::Healthy => true,
-            Health::Unhealthy => false,
-            Health::Unknown => control.probers == 0,
-        }
 }
 
 /// Tiers first, then the distances within each.

@@ -2,11 +2,8 @@
 //! every handle and every snapshot.
 
 use std::{
-    any::Any,
-    fmt,
-    marker::PhantomData,
     sync::{
-        Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak,
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
         atomic::{
             AtomicBool, AtomicU8, AtomicU32, AtomicU64,
             Ordering::{Acquire, Relaxed, Release, SeqCst},
@@ -20,7 +17,7 @@ use tokio::{
     time::Instant,
 };
 
-use super::attachments::{Attachments, Told};
+use super::attachments::{Attachment, AttachmentKey, Attachments, Told};
 use crate::error::ErrorKind;
 
 /// Measured health.
@@ -98,69 +95,6 @@ impl Mode {
             Self::Maintenance => "maintenance",
             Self::Ready => "ready",
         }
-    }
-}
-
-/// What a room keeps with a backend, such as the proxy's idle connections.
-pub trait Attachment: Any + Send + Sync {
-    /// Called when the backend is drained, put into maintenance or removed: let go of what is
-    /// idle. May be called more than once, and never on the request path.
-    fn retire(&self) {}
-
-    /// Called when a response of the backend broke off after it had begun, by the backend's
-    /// fault: what began as a success was none. Rare, and on the request path.
-    fn broken(&self, _kind: ErrorKind) {}
-}
-
-/// Names one kind of [`Attachment`] of one owner. What is kept under it is let go of some time
-/// after the last clone of it.
-pub struct AttachmentKey<T> {
-    number: u64,
-    alive: Arc<()>,
-    kind: PhantomData<fn() -> T>,
-}
-
-impl<T> AttachmentKey<T> {
-    /// Makes a key unlike any other of this process.
-    #[must_use]
-    pub fn new() -> Self {
-        static NEXT: AtomicU64 = AtomicU64::new(1);
-        Self {
-            number: NEXT.fetch_add(1, Relaxed),
-            alive: Arc::new(()),
-            kind: PhantomData,
-        }
-    }
-
-    pub(super) fn number(&self) -> u64 {
-        self.number
-    }
-
-    /// Lives as long as a clone of this key.
-    pub(super) fn alive(&self) -> Weak<()> {
-        Arc::downgrade(&self.alive)
-    }
-}
-
-impl<T> Clone for AttachmentKey<T> {
-    fn clone(&self) -> Self {
-        Self {
-            number: self.number,
-            alive: self.alive.clone(),
-            kind: PhantomData,
-        }
-    }
-}
-
-impl<T> Default for AttachmentKey<T> {
-    fn default() -> Self {
-        Self::new()
-    }
-}
-
-impl<T> fmt::Debug for AttachmentKey<T> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("AttachmentKey").field(&self.number).finish()
     }
 }
 
@@ -487,6 +421,11 @@ impl State {
     /// Lets every room release what it holds idle.
     pub(super) fn retire(&self) {
         self.attachments.tell(Told::Retire);
+    }
+
+    /// Lets every room know that an ejection is over.
+    pub(super) fn readmitted(&self) {
+        self.attachments.tell(Told::Readmitted);
     }
 
     /// Lets every room know that a response broke off.

@@ -1,3 +1,5 @@
+mod leaving;
+
 use std::time::Duration;
 
 use tokio::time::Instant;

@@ -65,6 +65,8 @@ pub(super) struct Oracle {
     pub(super) violations: Vec<Violation>,
     /// Checks are made, and since when they are.
     attached: bool,
+    /// Since when nobody will measure any more, where that was ordered.
+    unmeasured: Option<u64>,
     /// An operator's call is under way: what it changes is a reconfiguration.
     pub(super) ordering: bool,
     usable: usize,
@@ -143,6 +145,7 @@ impl Oracle {
             counts: Counts::default(),
             violations: Vec::new(),
             attached: false,
+            unmeasured: None,
             ordering: false,
             usable: 0,
             looked: 0,
@@ -205,6 +208,7 @@ impl Oracle {
 
     pub(super) fn checks_began(&mut self, at: u64) {
         self.attached = true;
+        self.unmeasured = None;
         for member in self.members.iter_mut().filter(|m| m.present) {
             member.next_by = Some(at + TICK);
         }
@@ -216,6 +220,12 @@ impl Oracle {
             member.start_over();
             member.next_by = None;
         }
+    }
+
+    /// Nobody is left who would measure anew: what was measured is to be forgotten.
+    pub(super) fn checks_left(&mut self, at: u64) {
+        self.checks_ended();
+        self.unmeasured = Some(at);
     }
 
     /// Forgets what traffic showed, as a new layer does.
@@ -470,6 +480,12 @@ impl Oracle {
         let before = std::mem::replace(&mut self.usable, usable);
         self.trace.push(at, What::Published { usable, held });
         let mut found = Vec::new();
+        // Who is usable, and was ejected until now.
+        let back = self
+            .members
+            .iter()
+            .filter(|m| m.present && m.ejected && !m.backend.is_ejected() && m.backend.is_usable());
+        let others = usable - back.count().min(usable);
         for member in self.members.iter_mut().filter(|m| m.present) {
             let ejected = member.backend.is_ejected();
             if ejected == member.ejected {
@@ -483,7 +499,10 @@ impl Oracle {
                 member.refused = None;
                 self.trace.push(at, What::Readmitted { id });
                 self.counts.add("readmissions");
-                if self.ordering {
+                if others == 0 && usable > 0 {
+                    self.counts.add("the last come back");
+                }
+                if self.ordering && others > 0 {
                     found.push((
                         Invariant::A,
                         format!("an order ends {}'s ejection", id_of(id)),
@@ -544,7 +563,12 @@ impl Oracle {
                 Health::Unhealthy => "went down",
                 Health::Unknown => "became unknown",
             });
-            if let Some(invariant) = member.unaccounted(now, &self.settings, self.ordering) {
+            if let Some(invariant) = member.unaccounted(
+                now,
+                &self.settings,
+                self.ordering,
+                self.unmeasured.is_some(),
+            ) {
                 found.push((
                     invariant,
                     format!(
@@ -572,6 +596,11 @@ impl Oracle {
     fn look_at_time(&mut self, at: u64) {
         let timeout = self.settings.timeout;
         let mut found = Vec::new();
+        let left = self.unmeasured.filter(|since| at > *since);
+        let anybody = self
+            .members
+            .iter()
+            .any(|m| m.present && m.backend.is_usable());
         for member in self.members.iter_mut().filter(|m| m.present) {
             let name = id_of(member.spec.id);
             if let Some((since, to)) = member.demanded.filter(|(since, _)| at > *since) {
@@ -600,6 +629,23 @@ impl Oracle {
                     which,
                     format!("{name} was ejected at {since} ms for too little"),
                 ));
+            }
+            if left.is_some() && member.seen != Health::Unknown {
+                let what = format!(
+                    "{name} is {} still, and nobody checks",
+                    member.seen.as_str()
+                );
+                found.push((Invariant::Recovery, what));
+            }
+            let serves = match member.seen {
+                Health::Healthy => true,
+                Health::Unhealthy => false,
+                Health::Unknown => !self.attached,
+            };
+            let orders = member.mode == Mode::Ready && member.spec.weight > 0;
+            if member.ejected && orders && serves && !anybody {
+                let what = format!("{name} is ejected, and nobody else is left");
+                found.push((Invariant::F, what));
             }
             let usable = member.backend.is_usable();
             let may = member.mode == Mode::Ready && member.spec.weight > 0 && !member.ejected;
@@ -693,12 +739,19 @@ impl Member {
     }
 
     /// Says which invariant a change breaks for which the books hold no reason.
-    fn unaccounted(&self, to: Health, rules: &Settings, ordering: bool) -> Option<Invariant> {
+    fn unaccounted(
+        &self,
+        to: Health,
+        rules: &Settings,
+        ordering: bool,
+        forgotten: bool,
+    ) -> Option<Invariant> {
         let from = self.seen;
         match to {
             Health::Unhealthy if self.failures >= rules.fall => None,
             Health::Unhealthy if self.failures + self.cancelled >= rules.fall => Some(Invariant::C),
             Health::Unhealthy => Some(Invariant::B),
+            Health::Unknown if forgotten => None,
             Health::Unknown if from == Health::Healthy && self.readdressed => None,
             Health::Unknown if from == Health::Healthy && ordering => None,
             Health::Unknown => Some(Invariant::A),

@@ -66,8 +66,9 @@ pub(super) fn live(schedule: &Schedule) -> Life {
         });
     }
     let world = world.unwrap();
-    drop(operator);
+    // What is forgotten at the end is nobody's business.
     sabotage::listen(None);
+    drop(operator);
     let mut oracle = world.oracle();
     Life {
         seed: schedule.seed,
@@ -172,10 +173,14 @@ impl Operator {
         self.hang_up();
         self.stack = None;
         // A prober of its own belongs to its runtime; a layer's checks begin anew by themselves.
-        self.prober = None;
+        let left = self.prober.take().is_some();
         self.world.leave();
+        let at = self.world.at();
         let mut oracle = self.world.oracle();
-        oracle.checks_ended();
+        match left {
+            true => oracle.checks_left(at),
+            false => oracle.checks_ended(),
+        }
         oracle.counts.add("runtimes lost");
         oracle.trace.muted = true;
     }
@@ -301,16 +306,15 @@ impl Operator {
     /// Stops the checks; with the layer's go the layer, its services and their clients.
     fn stop(&mut self) {
         if self.world.settings.prober_apart {
-            self.world.oracle().checks_ended();
+            self.world.oracle().checks_left(self.world.at());
             self.prober = None;
             return;
         }
+        self.world.oracle().checks_left(self.world.at());
         self.hang_up();
         self.stack = None;
         self.health = health(&self.pool, &self.world);
-        let mut oracle = self.world.oracle();
-        oracle.checks_ended();
-        oracle.traffic_forgotten();
+        self.world.oracle().traffic_forgotten();
     }
 
     fn request(&mut self, number: usize, plan: Plan) {

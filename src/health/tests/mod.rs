@@ -374,6 +374,8 @@ async fn a_cancelled_check_is_no_failure() {
     sleep(60 * SECOND).await;
     assert_eq!(script.running(), 0, "a check ends with its prober");
     assert_eq!(pool.snapshot().usable(), 1, "and says nothing");
+    let change = wait_for(&mut events, State::Unknown).await;
+    assert_eq!(change.reason.code, "UNK", "nobody checks any more");
     assert!(events.try_next().is_none());
 }
 

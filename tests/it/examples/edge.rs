@@ -7,7 +7,7 @@ use std::{
 
 use serde_json::Value;
 use tempfile::TempDir;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
 use super::{
     client::{self, get, get_tls, try_get},
@@ -411,6 +411,48 @@ async fn a_hangup_changes_the_backends_and_fails_no_request() {
 
     stop.send(()).unwrap();
     assert!(traffic.await.unwrap() > 0, "no request failed");
+    edge.signal("-TERM");
+    edge.must_succeed().await;
+}
+
+#[tokio::test]
+async fn a_hangup_that_ends_the_checks_ends_what_they_found() {
+    let a = Backend::start("a").await;
+    let with = |health: &str| format!("{ONE_LISTENER}{}{health}", a.settings());
+    // It serves, and its checks fail.
+    let failing = |interval: &str| {
+        with(&format!(
+            "[health]\npath = \"/slow?ms=60000\"\ninterval = \"{interval}\"\n\
+             changing_interval = \"100ms\"\ntimeout = \"50ms\"\n"
+        ))
+    };
+    let settings = Settings::new(&failing("200ms"));
+    let (mut edge, http) = start(&settings).await;
+    edge.line("is down").await;
+    assert_eq!(get(http, "/").await.status, 503);
+
+    // Other checks are a reconfiguration: down stays down (invariant A).
+    settings.write(&failing("300ms"));
+    edge.signal("-HUP");
+    edge.line("settings read again").await;
+    let began = Instant::now();
+    while began.elapsed() < Duration::from_secs(1) {
+        assert_eq!(get(http, "/").await.status, 503, "no check has passed");
+    }
+
+    settings.write(&with(""));
+    edge.signal("-HUP");
+    edge.line("is believed no more").await;
+    assert_eq!(
+        get(http, "/").await.backend(),
+        "a",
+        "nobody says it is down"
+    );
+
+    settings.write(&failing("200ms"));
+    edge.signal("-HUP");
+    edge.line("is down").await;
+    assert_eq!(get(http, "/").await.status, 503);
     edge.signal("-TERM");
     edge.must_succeed().await;
 }

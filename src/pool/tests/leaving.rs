@@ -1,0 +1,180 @@
+//! Who leaves: checks, judges and those who move time on; and all backends but one.
+
+use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+
+use super::*;
+
+/// Every change of health that there is to hear: who, to what, and why.
+fn heard(events: &mut Events) -> Vec<(String, Health, &'static str)> {
+    let mut heard = Vec::new();
+    while let Some(event) = events.try_next() {
+        if let EventKind::Health(change) = event.kind {
+            heard.push((event.backend.id().to_owned(), change.to, change.reason.code));
+        }
+    }
+    heard
+}
+
+fn told(id: &str, to: Health, code: &'static str) -> (String, Health, &'static str) {
+    (id.to_owned(), to, code)
+}
+
+#[test]
+fn what_was_measured_is_forgotten_with_the_last_who_measures() {
+    let pool = pool(&["down", "up", "less", "new", "out"]);
+    let prober = pool.attach_prober();
+    let judge = pool.attach_keeper(&[Role::Judges]);
+    pool.measure(&member(&pool, "down"), down());
+    pool.measure(&member(&pool, "up"), up());
+    pool.measure(&member(&pool, "less"), up().capacity(0.5).draining(true));
+    pool.measure(&member(&pool, "out"), up());
+    let out = member(&pool, "out");
+    assert_eq!(pool.eject(&out, reason(), 5, 1.0), Ejection::Ejected);
+    assert_eq!(usable(&pool), ["up"]);
+    // A reload: whoever checks from now on is there before the one before goes.
+    let next = pool.attach_prober();
+    let mut events = pool.subscribe();
+    drop(prober);
+    assert_eq!(
+        usable(&pool),
+        ["up"],
+        "checks go on, and nothing is forgotten"
+    );
+    assert_eq!(heard(&mut events), []);
+    drop(next);
+    assert_eq!(usable(&pool), ["down", "up", "less", "new"]);
+    assert!(
+        out.is_ejected(),
+        "what live traffic showed has its own time"
+    );
+    let less = member(&pool, "less");
+    assert_eq!((less.capacity(), less.asks_to_drain()), (1.0, false));
+    assert_eq!(
+        heard(&mut events),
+        [
+            told("down", Health::Unknown, "UNK"),
+            told("up", Health::Unknown, "UNK"),
+            told("less", Health::Unknown, "UNK"),
+        ]
+    );
+    drop(judge);
+    assert_eq!(heard(&mut events), [told("out", Health::Unknown, "TIME")]);
+    // Whoever checks again begins with nothing: all are held.
+    let _again = pool.attach_prober();
+    let snapshot = pool.snapshot();
+    assert_eq!((snapshot.usable(), snapshot.held()), (0, 5));
+}
+
+#[test]
+fn what_is_known_outlives_a_runtime_but_not_its_owner() {
+    let pool = pool(&["a", "b"]);
+    let owner = pool.attach_keeper(&[Role::Ticks, Role::Measures]);
+    let task = pool.attach_keeper(&[Role::Ticks, Role::Measures, Role::Holds]);
+    pool.measure(&member(&pool, "a"), down());
+    drop(task);
+    assert_eq!(usable(&pool), ["b"], "it is measured again soon");
+    let task = pool.attach_keeper(&[Role::Ticks, Role::Measures, Role::Holds]);
+    assert_eq!(pool.snapshot().held(), 1);
+    assert_eq!(member(&pool, "a").health(), Health::Unhealthy);
+    drop((owner, task));
+    assert_eq!(usable(&pool), ["a", "b"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn nobody_is_warmed_up_for_ever_when_nobody_ticks() {
+    let pool = pool(&["a", "b"]);
+    let ticks = pool.attach_keeper(&[Role::Ticks]);
+    pool.tick(Instant::now());
+    let a = member(&pool, "a");
+    pool.measure(&a, down());
+    pool.measure(&a, up());
+    assert_eq!(routes(&pool)[0].0[0], ("a".to_owned(), 100));
+    drop(ticks);
+    assert_eq!(routes(&pool)[0].0[0], ("a".to_owned(), 1_000));
+    pool.measure(&a, down());
+    pool.measure(&a, up());
+    assert_eq!(routes(&pool)[0].0[0], ("a".to_owned(), 1_000));
+}
+
+#[derive(Default)]
+struct Forgets(AtomicUsize);
+
+impl Attachment for Forgets {
+    fn readmitted(&self) {
+        self.0.fetch_add(1, SeqCst);
+    }
+}
+
+#[test]
+fn the_last_usable_backend_is_readmitted_however_the_others_leave() {
+    type Leave = fn(&Pool);
+    let ways: [(&str, Leave); 7] = [
+        ("removed", |pool| assert!(pool.remove("b"))),
+        ("replaced", |pool| {
+            let a = backend("a").locality(Locality::new("eu").unwrap());
+            pool.replace([a]).unwrap();
+        }),
+        ("drained", |pool| {
+            drop(pool.drain("b", Duration::from_secs(9)).unwrap());
+        }),
+        ("in maintenance", |pool| pool.maintenance("b").unwrap()),
+        ("evacuated", |pool| {
+            pool.evacuate(&Locality::new("us").unwrap());
+        }),
+        ("without weight", |pool| {
+            pool.upsert(backend("b").weight(0).unwrap());
+        }),
+        ("down", |pool| {
+            pool.measure(&member(pool, "b"), down());
+        }),
+    ];
+    for (how, leave) in ways {
+        let place = |id: &str, place: &str| backend(id).locality(Locality::new(place).unwrap());
+        let pool = Pool::new([place("a", "eu"), place("b", "us")]).unwrap();
+        let _judge = pool.attach_keeper(&[Role::Judges]);
+        let a = member(&pool, "a");
+        let told_of = a.attachment(&AttachmentKey::new(), Forgets::default);
+        assert_eq!(pool.eject(&a, reason(), 5, 1.0), Ejection::Ejected);
+        let mut events = pool.subscribe();
+        leave(&pool);
+        assert_eq!(usable(&pool), ["a"], "b is {how}");
+        assert_eq!(told_of.0.load(SeqCst), 1, "what led to it is forgotten");
+        let mut kinds = Vec::new();
+        while let Some(event) = events.try_next() {
+            kinds.push(event);
+        }
+        let last = kinds.pop().unwrap();
+        assert_eq!(last.backend.id(), "a", "first its cause, b is {how}");
+        match last.kind {
+            EventKind::Health(change) => assert_eq!(change.reason.code, "LAST"),
+            other => panic!("{other:?}"),
+        }
+        assert!(!kinds.is_empty(), "b is {how}, which is told");
+        let again = pool.eject(&member(&pool, "a"), reason(), 5, 1.0);
+        assert_eq!(again, Ejection::Last);
+    }
+}
+
+#[test]
+fn who_would_not_serve_is_not_readmitted() {
+    let pool = pool(&["a", "b", "c", "d"]);
+    for id in ["a", "b", "c"] {
+        let ejected = pool.eject(&member(&pool, id), reason(), 5, 1.0);
+        assert_eq!(ejected, Ejection::Ejected);
+    }
+    pool.measure(&member(&pool, "a"), down());
+    pool.maintenance("b").unwrap();
+    assert_eq!(usable(&pool), ["d"]);
+    pool.remove("d");
+    assert_eq!(usable(&pool), ["c"], "checks and orders stand");
+    let a = member(&pool, "a");
+    assert!(a.is_ejected() && member(&pool, "b").is_ejected());
+    // From here on it would.
+    pool.maintenance("c").unwrap();
+    assert_eq!(usable(&pool), Vec::<String>::new());
+    pool.measure(&a, up());
+    assert_eq!(usable(&pool), ["a"]);
+    pool.maintenance("a").unwrap();
+    pool.ready("b").unwrap();
+    assert_eq!(usable(&pool), ["b"]);
+}
