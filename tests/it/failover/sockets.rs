@@ -11,10 +11,11 @@ use std::{
 
 use bytes::Bytes;
 use evenkeel::{
-    Backend, LoadBalancer, Pool,
+    Backend, ErrorKind, LoadBalancer, Pool,
     context::{Exchange, Outcome},
     failover::{Budget, FailoverLayer, Hedge},
     health::HealthLayer,
+    pool::Locality,
 };
 use http::{Method, Request, StatusCode};
 use http_body_util::{BodyExt, Full};
@@ -26,7 +27,7 @@ use tokio::{
 };
 use tower::ServiceExt;
 
-use crate::support::Origin;
+use crate::support::{Origin, refused};
 
 /// Takes connections and requests and never answers, as a stopped process does; counts what came,
 /// and what was closed.
@@ -269,6 +270,48 @@ async fn a_client_that_goes_away_takes_both_attempts_along() {
         one.closed.load(Relaxed) == 1 && two.closed.load(Relaxed) == 1
     })
     .await;
+}
+
+#[tokio::test]
+async fn a_region_that_is_dead_costs_the_budget_nothing_and_no_request_fails() {
+    let (e, f) = (Origin::named("e").await, Origin::named("f").await);
+    let dead: Vec<_> = (0..4).map(|_| format!("http://{}", refused())).collect();
+    // Two racks of one zone, another zone, another region, which is left.
+    let backends = [
+        ("a", &dead[0], "eu/eu-1/r1"),
+        ("b", &dead[1], "eu/eu-1/r1"),
+        ("c", &dead[2], "eu/eu-1/r2"),
+        ("d", &dead[3], "eu/eu-2/r1"),
+        ("e", &e.url(), "us/us-1/r1"),
+        ("f", &f.url(), "us/us-1/r1"),
+    ]
+    .map(|(id, url, place)| {
+        let backend = Backend::new(id, url).unwrap();
+        backend.locality(Locality::new(place).unwrap())
+    });
+    // Nobody takes the dead ones out, and there is nothing to pay from.
+    let pool = Pool::new(backends).unwrap();
+    let layer = FailoverLayer::new().max_attempts(3).unwrap();
+    let layer = layer.budget(Budget::new(0.0, 0.0).unwrap());
+    let balancer = balancer(&pool, layer);
+    let mut failed = 0;
+    for nth in 0..120 {
+        let (method, body) = match nth % 2 {
+            0 => (Method::GET, ""),
+            _ => (Method::POST, "payload"),
+        };
+        let (request, exchange) = request(method.clone(), body);
+        let response = balancer.clone().oneshot(request).await.unwrap();
+        assert_eq!(response.status(), 200, "{method} {nth}: {exchange:?}");
+        response.into_body().collect().await.unwrap();
+        failed += exchange.attempts(|all| {
+            let refused = Some(Outcome::Failed(ErrorKind::Connect));
+            assert!(all.len() <= 3, "{exchange:?}");
+            all.iter().filter(|a| a.outcome == refused).count()
+        });
+    }
+    assert!(failed >= 80, "four of six are dead: {failed}");
+    assert_eq!(e.requests() + f.requests(), 120, "each came once");
 }
 
 /// Answers each request with 503 and this `Retry-After`.
