@@ -33,6 +33,7 @@ use crate::support::{Origin, refused};
 /// and what was closed.
 struct Hung {
     url: String,
+    connections: Arc<AtomicUsize>,
     requests: Arc<AtomicUsize>,
     closed: Arc<AtomicUsize>,
     task: JoinHandle<()>,
@@ -42,11 +43,12 @@ impl Hung {
     async fn new() -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
-        let (requests, closed) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
-        let (came, went) = (requests.clone(), closed.clone());
+        let [connections, requests, closed] = [0; 3].map(|n| Arc::new(AtomicUsize::new(n)));
+        let (accepted, came, went) = (connections.clone(), requests.clone(), closed.clone());
         let task = tokio::spawn(async move {
             let mut running = tokio::task::JoinSet::new();
             while let Ok((mut stream, _)) = listener.accept().await {
+                accepted.fetch_add(1, Relaxed);
                 let (came, went) = (came.clone(), went.clone());
                 running.spawn(async move {
                     let mut buffer = [0; 4_096];
@@ -60,6 +62,7 @@ impl Hung {
         });
         Self {
             url,
+            connections,
             requests,
             closed,
             task,
@@ -145,8 +148,8 @@ async fn a_hung_backend_costs_nobody_more_than_the_delay() {
     for (took, ends) in ended {
         // Generous, as the machine may be busy; without a hedge it is 15 s.
         assert!(took < Duration::from_secs(3), "{took:?}");
-        let (_, last) = ends.iter().find(|(hung, _)| !hung).expect("an answer");
-        assert!(matches!(last, Outcome::Ok | Outcome::Cancelled), "{ends:?}");
+        let answers = ends.iter().filter(|(_, end)| *end == Outcome::Ok);
+        assert!(answers.eq([&(false, Outcome::Ok)]), "one answers: {ends:?}");
         match ends[0] {
             (true, outcome) => {
                 assert_eq!(outcome, Outcome::Hedged, "{ends:?}");
@@ -154,7 +157,7 @@ async fn a_hung_backend_costs_nobody_more_than_the_delay() {
             }
             // On a busy machine a good one may take long: its hedge may be what hangs.
             (false, _) => {
-                assert!(ends.iter().all(|end| *end != (true, Outcome::Hedged)));
+                assert!(!ends.contains(&(true, Outcome::Hedged)), "{ends:?}");
                 needless += ends.iter().filter(|(hung, _)| *hung).count();
             }
         }
@@ -169,14 +172,16 @@ async fn a_hung_backend_costs_nobody_more_than_the_delay() {
             backend.id()
         );
     }
+    // Where a machine is very busy, the hedge may win before the request is written.
     eventually("a loser's connection must be closed", || {
-        hung.closed.load(Relaxed) == hung.requests.load(Relaxed)
+        let closed = hung.closed.load(Relaxed);
+        closed >= hedged && closed == hung.connections.load(Relaxed)
     })
     .await;
-    let came = hung.requests.load(Relaxed);
+    let came = hung.connections.load(Relaxed);
     assert!(
-        (hedged..=hedged + needless).contains(&came),
-        "{came} came to what hangs, {needless} of them as a needless hedge at most"
+        came <= hedged + needless,
+        "{came} came to what hangs, {hedged} first and {needless} as hedges"
     );
 }
 

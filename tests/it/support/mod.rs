@@ -8,7 +8,7 @@ use std::{
     future::Future,
     net::SocketAddr,
     sync::{
-        Arc,
+        Arc, Mutex,
         atomic::{AtomicUsize, Ordering},
     },
 };
@@ -21,7 +21,10 @@ use hyper_util::{
     rt::{TokioExecutor, TokioIo},
     server::conn::auto,
 };
-use tokio::{net::TcpListener, task::JoinHandle};
+use tokio::{
+    net::{TcpListener, TcpSocket},
+    task::JoinHandle,
+};
 
 /// A backend in this process; its connections and its listener close when it is dropped.
 #[derive(Debug)]
@@ -106,8 +109,13 @@ impl Drop for Origin {
 
 /// Returns an address where nobody listens: a connection is refused.
 pub(crate) fn refused() -> SocketAddr {
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    listener.local_addr().unwrap()
+    // Bound and not listening, until the end: no other test gets the port.
+    static BOUND: Mutex<Vec<TcpSocket>> = Mutex::new(Vec::new());
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let address = socket.local_addr().unwrap();
+    BOUND.lock().unwrap().push(socket);
+    address
 }
 
 /// A backend that plays a script: whatever comes, each connection answers each request head with
@@ -117,7 +125,7 @@ pub(crate) struct Scripted {
     pub(crate) address: SocketAddr,
     connections: Arc<AtomicUsize>,
     /// The heads that came, in their order.
-    pub(crate) heads: Arc<std::sync::Mutex<Vec<String>>>,
+    pub(crate) heads: Arc<Mutex<Vec<String>>>,
     task: JoinHandle<()>,
 }
 
@@ -139,7 +147,7 @@ impl Scripted {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let connections = Arc::new(AtomicUsize::new(0));
-        let heads = Arc::new(std::sync::Mutex::new(Vec::new()));
+        let heads = Arc::new(Mutex::new(Vec::new()));
         let (opened, seen) = (connections.clone(), heads.clone());
         let turn = Arc::new(AtomicUsize::new(0));
         let task = tokio::spawn(async move {
@@ -204,7 +212,7 @@ impl Drop for Scripted {
 
 /// What was written.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Lines(Arc<std::sync::Mutex<Vec<u8>>>);
+pub(crate) struct Lines(Arc<Mutex<Vec<u8>>>);
 
 impl Lines {
     /// Takes what was written so far.
