@@ -107,69 +107,70 @@ impl Pool {
     /// changed. Cheap where nothing changed. A result for a backend that is no longer a member, or
     /// that has another address than this handle, is ignored.
     pub fn measure(&self, backend: &Backend, measured: Measurement) -> Option<Transition> {
-        let state = &backend.state;
-        state.set_flaps(measured.flaps, measured.flapping);
-        if says_the_same(backend, &measured) {
-            return None;
-        }
+        let mut change = None;
+        self.write([(backend, measured)], |transition| {
+            change = Some(transition.clone());
+        });
+        change
+    }
+
+    /// As [`measure`](Self::measure), for many results that are there at the same time: one
+    /// snapshot shows all of them, each is told, in order. Returns how many transitions there
+    /// were.
+    pub fn measure_all(&self, results: impl IntoIterator<Item = (Backend, Measurement)>) -> usize {
+        let results: Vec<_> = results.into_iter().collect();
+        let mut changes = 0;
+        let each = results.iter().map(|(backend, m)| (backend, m.clone()));
+        self.write(each, |_| changes += 1);
+        changes
+    }
+
+    fn write<'a>(
+        &self,
+        results: impl IntoIterator<Item = (&'a Backend, Measurement)>,
+        mut changed: impl FnMut(&Transition),
+    ) {
         let now = Instant::now();
-        let mut control = self.control();
-        let member = self.snapshot().members().same(backend)?.clone();
-        // It has moved since this was measured: that says nothing about who is there now.
-        if !member.same_address(backend) {
-            return None;
-        }
-        let from = member.health();
-        let offers = (state.capacity(), state.asks_to_drain());
-        state.set_active(measured.health);
-        state.set_capacity(measured.capacity);
-        state.set_asks_to_drain(measured.draining);
-        let to = member.health();
-        if from == to && offers == (measured.capacity, measured.draining) {
-            // Ejected, and measured anew: it may be tried, or no longer.
-            // Or it is the last that would serve, and its ejection is over.
-            if member.is_ejected() {
-                self.publish_and_tell(control, false);
+        let mut locked = None;
+        let mut written = Vec::new();
+        let mut publishes = false;
+        for (backend, measured) in results {
+            let state = &backend.state;
+            state.set_flaps(measured.flaps, measured.flapping);
+            if says_the_same(backend, &measured) {
+                continue;
             }
-            return None;
+            let control = locked.get_or_insert_with(|| self.control());
+            let Some(member) = self.snapshot().members().same(backend).cloned() else {
+                continue;
+            };
+            // It has moved since this was measured: that says nothing about who is there now.
+            if !member.same_address(backend) {
+                continue;
+            }
+            // Ejected, and measured anew: it may be tried, or no longer; or it is the last that
+            // would serve, and its ejection is over.
+            publishes |= member.is_ejected();
+            if let Some(told) = control.write(&member, measured, now) {
+                publishes = true;
+                written.push((member, told));
+            }
         }
-        let previous = if from == to {
-            Duration::ZERO
-        } else {
-            state.turn(now)
+        let Some(mut control) = locked.filter(|_| publishes) else {
+            return;
         };
-        control.warm_up_after(&member, from, now);
         let readmitted = self.publish(&mut control, false);
         drop(control);
-        if measured.draining && !offers.1 {
-            state.retire();
+        for (member, told) in written {
+            if told.retires {
+                member.state.retire();
+            }
+            if let EventKind::Health(transition) = &told.kind {
+                changed(transition);
+            }
+            self.tell(&member, told.kind);
         }
-        if from == to {
-            let kind = EventKind::Capacity {
-                capacity: member.capacity(),
-                draining: measured.draining,
-                reason: measured.reason,
-            };
-            self.tell(&member, kind);
-            self.tell_readmitted(readmitted);
-            return None;
-        }
-        let transition = Transition {
-            from,
-            to,
-            source: Source::Active,
-            reason: measured.reason,
-            streak: measured.streak,
-            latency: measured.latency,
-            status: measured.status,
-            previous,
-            flaps: measured.flaps,
-            flapping: measured.flapping,
-            capacity: member.capacity(),
-        };
-        self.tell(&member, EventKind::Health(transition.clone()));
         self.tell_readmitted(readmitted);
-        Some(transition)
     }
 
     /// Says that a backend stays in service although it fails, for all fail for this dependency;
@@ -378,7 +379,56 @@ impl Change {
     }
 }
 
+/// What is to be told of a result once it can be seen.
+struct Told {
+    kind: EventKind,
+    retires: bool,
+}
+
 impl Control {
+    /// Writes one result; returns what that changed.
+    fn write(&mut self, member: &Backend, measured: Measurement, now: Instant) -> Option<Told> {
+        let state = &member.state;
+        let from = member.health();
+        let offers = (state.capacity(), state.asks_to_drain());
+        state.set_active(measured.health);
+        state.set_capacity(measured.capacity);
+        state.set_asks_to_drain(measured.draining);
+        let to = member.health();
+        if from == to && offers == (measured.capacity, measured.draining) {
+            return None;
+        }
+        let previous = match from == to {
+            true => Duration::ZERO,
+            false => state.turn(now),
+        };
+        self.warm_up_after(member, from, now);
+        let kind = match from == to {
+            true => EventKind::Capacity {
+                capacity: member.capacity(),
+                draining: measured.draining,
+                reason: measured.reason,
+            },
+            false => EventKind::Health(Transition {
+                from,
+                to,
+                source: Source::Active,
+                reason: measured.reason,
+                streak: measured.streak,
+                latency: measured.latency,
+                status: measured.status,
+                previous,
+                flaps: measured.flaps,
+                flapping: measured.flapping,
+                capacity: member.capacity(),
+            }),
+        };
+        Some(Told {
+            kind,
+            retires: measured.draining && !offers.1,
+        })
+    }
+
     /// Begins a ramp where a backend was down and is not any more; ends one where it is down.
     pub(super) fn warm_up_after(&mut self, member: &Backend, from: Health, now: Instant) {
         let to = member.health();

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use tokio::time::Instant;
 
-use super::{Done, Driver, Keys, members::Member};
+use super::{Done, Driver, FEW, Keys, members::Member};
 use crate::{
     health::{
         outlier::{Measured, slow},
@@ -150,6 +150,7 @@ impl Driver {
 
     /// After its time a backend is tried; after the time of the trial it is back.
     fn move_on(&mut self, key: u64, now: Instant) {
+        self.publish_results();
         let core = self.core.clone();
         let Some(member) = self.members.get_mut(&key) else {
             return;
@@ -189,9 +190,12 @@ impl Driver {
         if stay.passes < rules.rise {
             return;
         }
-        if stay.checks_agree {
+        let agree = stay.checks_agree;
+        let may_try = stay.may_end_early && !stay.is_trial;
+        if agree {
             self.readmit(key, done.report.reason().clone(), now);
-        } else if stay.may_end_early && !stay.is_trial {
+        } else if may_try {
+            self.publish_results();
             let core = self.core.clone();
             if let Some(member) = self.members.get_mut(&key) {
                 begin_trial(&core, member, now);
@@ -200,6 +204,8 @@ impl Driver {
     }
 
     fn readmit(&mut self, key: u64, reason: Reason, now: Instant) {
+        // What the check measured first, and then what follows.
+        self.publish_results();
         self.circuits.ejected.remove(&key);
         let Some(member) = self.members.get_mut(&key) else {
             return;
@@ -265,8 +271,6 @@ fn begin_trial(core: &Arc<Core>, member: &mut Member, now: Instant) -> bool {
     true
 }
 
-/// Looked at as a whole whenever anything changes.
-const FEW: usize = 64;
 /// For larger ones, somebody else's ejection is noticed soon enough; and so is the end of a trial
 /// that showed nothing.
 const LOOK: Duration = Duration::from_secs(1);

@@ -174,6 +174,7 @@ impl Driver {
     }
 
     fn tell_kept(&mut self, key: u64) {
+        self.publish_results();
         let (Some(held), Some(member)) = (self.fate.held.get(&key), self.members.get(&key)) else {
             return;
         };
@@ -185,6 +186,7 @@ impl Driver {
 
     fn tell_free(&mut self, key: u64) {
         if self.fate.told.remove(&key) {
+            self.publish_results();
             if let Some(member) = self.members.get(&key) {
                 self.core.pool.tell_shared_fate(&member.backend, None);
             }

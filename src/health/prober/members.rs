@@ -94,7 +94,7 @@ impl Driver {
             if member.machine.readdress(now) && self.core.checks.is_some() {
                 let reason = Reason::new("INI", "another address");
                 let measured = Measurement::new(Health::Unknown, reason);
-                self.core.pool.measure(&backend, measured);
+                self.results.add(backend.clone(), measured);
             }
             #[cfg(test)]
             if let (true, Some(checks)) = (cancels, &self.core.checks) {
@@ -102,7 +102,7 @@ impl Driver {
                     if let Some(change) = member.machine.fail(&checks.rules(), now) {
                         let reason = Reason::new("L7RSP", "cancelled");
                         let measured = Measurement::new(change.to, reason);
-                        self.core.pool.measure(&backend, measured);
+                        self.results.add(backend.clone(), measured);
                     }
                 }
             }

@@ -4,6 +4,7 @@ mod circuit;
 mod common_fate;
 mod members;
 mod result;
+mod results;
 
 use std::{
     cmp::Reverse,
@@ -13,11 +14,11 @@ use std::{
 };
 
 use tokio::{
-    task::{AbortHandle, Id, JoinError, JoinSet},
+    task::{AbortHandle, Id, JoinError, JoinSet, yield_now},
     time::{Instant, sleep_until, timeout_at},
 };
 
-use self::{circuit::Circuits, common_fate::CommonFate, members::Member};
+use self::{circuit::Circuits, common_fate::CommonFate, members::Member, results::Results};
 use super::{
     Report,
     check::{Checks, Target},
@@ -88,6 +89,7 @@ pub(super) struct Driver {
     probes: HashMap<Id, u64>,
     circuits: Circuits,
     fate: CommonFate,
+    results: Results,
 }
 
 /// A check that runs.
@@ -108,6 +110,7 @@ impl Driver {
         Self {
             circuits: Circuits::new(&core, Instant::now()),
             fate: CommonFate::new(core.checks.as_ref()),
+            results: Results::default(),
             core,
             members: BTreeMap::new(),
             membership: None,
@@ -128,6 +131,10 @@ impl Driver {
             self.turn_circuits(now);
             self.settle_fate(now);
             self.start_due(now);
+            if self.publish_due(now) {
+                // Whoever listens hears of these before there are more.
+                yield_now().await;
+            }
             let moves = core.pool.tick(now);
             let next = [self.next_wake(), moves].into_iter().flatten().min();
             // In a fixed order, so that equal schedules run alike. Nothing starves: what is due is
@@ -142,7 +149,13 @@ impl Driver {
                     while events.try_next().is_some() {}
                 }
                 () = core.wake.notified() => {}
-                Some(ended) = self.running.join_next_with_id() => self.finish(ended),
+                Some(ended) = self.running.join_next_with_id() => {
+                    self.finish(ended);
+                    // Whatever else has ended by now is seen with it.
+                    while let Some(ended) = self.running.try_join_next_with_id() {
+                        self.finish(ended);
+                    }
+                }
                 () = until(next) => {}
             }
         }
@@ -228,7 +241,12 @@ impl Driver {
 
     fn next_wake(&self) -> Option<Instant> {
         let check = self.due.peek().map(|Reverse((when, _))| *when);
-        let others = [check, self.fate.due(), self.circuits.due()];
+        let others = [
+            check,
+            self.fate.due(),
+            self.circuits.due(),
+            self.results.due(self.members.len()),
+        ];
         let stays = self.circuits.stays(&self.members);
         others.into_iter().flatten().chain(stays).min()
     }
@@ -255,5 +273,7 @@ async fn until(when: Option<Instant>) {
     }
 }
 
+/// For so many members and fewer, nothing is put off.
+const FEW: usize = 64;
 /// The keys of backends.
 type Keys = BTreeSet<u64>;

@@ -80,7 +80,8 @@ impl Driver {
         if let Some(status) = report.answered() {
             measured = measured.status(status);
         }
-        self.core.pool.measure(&member.backend, measured);
+        let backend = member.backend.clone();
+        self.results.add(backend, measured);
     }
 }
 

@@ -1,3 +1,4 @@
+mod batches;
 mod fate;
 mod outliers;
 mod states;
