@@ -66,6 +66,14 @@
 //! far from both as it can: to another region, zone or rack, whichever there is. One failure says
 //! that a backend is gone; two, that the place may be.
 //!
+//! A sticky session whose backend is out goes where its connection says: by weighted rendezvous
+//! hashing of the connection's number among those that have room and are not over 1.25 times
+//! their share of what is in flight. What a browser sends at once on one HTTP/2 connection so
+//! moves to one backend, not to several of which the last cookie wins. Over several connections
+//! nothing ties the requests together but a cookie that names the dead backend, as it does for
+//! all its sessions: each connection moves on its own. A strategy may decline
+//! ([`Strategy::yields_to_sessions`]): [`PeakEwma`] and [`ConsistentHash`] do, as they know better.
+//!
 //! # When it fails
 //!
 //! | kind | when |

@@ -23,6 +23,10 @@ impl Strategy for Random {
         "random"
     }
 
+    fn yields_to_sessions(&self) -> bool {
+        true
+    }
+
     fn attach(&mut self, pool: &Pool) {
         self.draw = Some(pool.derive_groups_once(Draw::of_group));
     }

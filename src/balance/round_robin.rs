@@ -34,6 +34,10 @@ impl Strategy for RoundRobin {
         "round-robin"
     }
 
+    fn yields_to_sessions(&self) -> bool {
+        true
+    }
+
     fn attach(&mut self, pool: &Pool) {
         self.order = Some(pool.derive_groups_once(|group| Order::new(group.weights())));
     }

@@ -19,7 +19,7 @@ use super::{
     body::{ResponseBody, Running},
     layer::{HELD_TIMEOUT, RETRY_AFTER},
     queue::{Place, Queue},
-    session::{settle, try_half_open},
+    session::{rehome, settle, try_half_open},
     strategy::{Ended, Pick, Strategy},
 };
 use crate::{
@@ -143,11 +143,12 @@ impl Shared {
             if search == Search::Thorough {
                 pick = pick.thorough();
             }
+            let moves = verdict == Some(StickyVerdict::Down) && self.strategy.yields_to_sessions();
             let away = match bounds.tried.len() {
                 0 | 1 => None,
-                _ => self.pick_away(&snapshot, &pick, exchange),
+                _ => self.pick_away(&snapshot, &pick, exchange, moves),
             };
-            away.or_else(|| self.strategy.pick(&snapshot, &pick))
+            away.or_else(|| self.choose(&snapshot, &pick, moves))
         });
         match lease {
             Some(lease) => Ok(Route {
@@ -163,6 +164,14 @@ impl Shared {
         }
     }
 
+    fn choose(&self, snapshot: &Snapshot, pick: &Pick<'_>, moves: bool) -> Option<Lease> {
+        let home = match moves {
+            true => rehome(snapshot, pick),
+            false => None,
+        };
+        home.or_else(|| self.strategy.pick(snapshot, pick))
+    }
+
     /// Picks far from where it failed: one failure says that a backend is gone, two say that
     /// their rack, zone or region may be, and there may be no third attempt after this.
     #[cold]
@@ -171,6 +180,7 @@ impl Shared {
         snapshot: &Snapshot,
         pick: &Pick<'_>,
         exchange: &Exchange,
+        moves: bool,
     ) -> Option<Lease> {
         let places: Vec<Locality> = exchange.attempts(|all| {
             let places = all.iter().map(|a| a.backend.configured_locality());
@@ -182,7 +192,7 @@ impl Shared {
         // In another region, then in another zone, then in another rack.
         (0..LOCALITY_SEGMENTS).find_map(|shared| {
             let pick = pick.clone().away_from(&places, shared).thorough();
-            self.strategy.pick(snapshot, &pick)
+            self.choose(snapshot, &pick, moves)
         })
     }
 

@@ -1,8 +1,12 @@
 //! What binds a request to a backend: a cookie, or a circuit that wants a trial.
 
+use super::{
+    hash::xxh64,
+    strategy::{Pick, below},
+};
 use crate::{
-    context::{StickyVerdict, Wanted},
-    pool::{Backend, Lease, Mode, Snapshot},
+    context::{ConnInfo, StickyVerdict, Wanted},
+    pool::{Backend, Group, Lease, Mode, Snapshot},
 };
 
 /// Takes the place of a trial, where no other backend is asked for. For requests that can be
@@ -52,5 +56,149 @@ fn kept(member: &Backend) -> StickyVerdict {
         Mode::Draining { .. } => StickyVerdict::Draining,
         Mode::Maintenance | Mode::Ready if member.asks_to_drain() => StickyVerdict::Draining,
         Mode::Maintenance | Mode::Ready => StickyVerdict::Valid,
+    }
+}
+
+/// Takes a slot for a session whose backend is out, by its connection: what a browser sends at
+/// once finds one new home, and the first cookie that comes back is as good as the last. Where
+/// that has too much to do (many clients may share a connection of a proxy in front), or nothing
+/// is known of the connection, the strategy is asked.
+#[cold]
+pub(super) fn rehome(snapshot: &Snapshot, pick: &Pick<'_>) -> Option<Lease> {
+    let connection = ConnInfo::of(pick.extensions())?.number();
+    let key = xxh64(&connection.to_le_bytes(), 0);
+    // Other bits than those of the first candidate.
+    let group = snapshot.groups().get(snapshot.draw_group(|| key as u32))?;
+    pick.take(home(key, group, pick)?)
+}
+
+/// Finds the backend of the highest score among some that have room, by weighted rendezvous
+/// hashing: where one leaves, only its own keys move.
+fn home<'a>(key: u64, group: &'a Group, pick: &Pick<'_>) -> Option<&'a Backend> {
+    let first = below((key >> 32) as u32, group.backends().len());
+    let candidates = || {
+        let all = group.backends().iter().zip(group.weights());
+        let looks = group.backends().len().min(CANDIDATES);
+        all.cycle().skip(first).take(looks)
+    };
+    let (in_flight, weights) = candidates().fold((0, 0), |(loads, weights), (backend, weight)| {
+        let load = u64::from(backend.in_flight());
+        (loads + load, weights + u64::from(*weight))
+    });
+    let fits = |backend: &Backend, weight: u32| {
+        let load = u64::from(backend.in_flight()).saturating_sub(AT_ONCE);
+        // At most 1.25 times its share of what is in flight, beside what one client sends at once.
+        load * weights * 4 <= in_flight * u64::from(weight) * 5
+    };
+    let score = |backend: &Backend, weight: u32| {
+        let hash = xxh64(&backend.incarnation().to_le_bytes(), key);
+        // 53 bits, as a number over 0 and at most 1.
+        let drawn = ((hash >> 11) + 1) as f64 / (1_u64 << 53) as f64;
+        f64::from(weight) / -drawn.ln()
+    };
+    candidates()
+        .filter(|(backend, weight)| pick.has_room(backend) && fits(backend, **weight))
+        .map(|(backend, &weight)| (score(backend, weight), backend))
+        .max_by(|a, b| a.0.total_cmp(&b.0))
+        .map(|(_, backend)| backend)
+}
+
+/// Enough to spread the sessions of one over many; some 2 µs to look at.
+const CANDIDATES: usize = 64;
+/// Six connections of a browser, and what its workers fetch beside.
+const AT_ONCE: u64 = 8;
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+
+    use http::Request;
+
+    use super::*;
+    use crate::{context::Peer, pool::Pool};
+
+    fn pool(weights: &[u32]) -> Pool {
+        let backends = weights.iter().enumerate().map(|(nth, &weight)| {
+            let backend = Backend::new(nth.to_string(), "http://127.0.0.1:1").unwrap();
+            backend.weight(weight).unwrap()
+        });
+        Pool::new(backends).unwrap()
+    }
+
+    fn of_new_connection() -> Request<()> {
+        let mut request = Request::new(());
+        let conn = ConnInfo::new(Peer::Unknown, Peer::Unknown);
+        request.extensions_mut().insert(conn);
+        request
+    }
+
+    fn homes(pool: &Pool, requests: &[Request<()>]) -> Vec<String> {
+        let homes = requests.iter().map(|request| {
+            let lease = rehome(&pool.snapshot(), &Pick::new(request));
+            lease.unwrap().backend().id().to_owned()
+        });
+        homes.collect()
+    }
+
+    #[test]
+    fn a_connection_finds_one_home_and_all_of_them_spread_by_weight() {
+        for weights in [&[1, 1, 1][..], &[1, 2, 5], &[1; 200]] {
+            let pool = pool(weights);
+            let requests: Vec<_> = (0..5_000).map(|_| of_new_connection()).collect();
+            let first = homes(&pool, &requests);
+            assert_eq!(first, homes(&pool, &requests), "each time the same");
+            let mut counts = HashMap::<_, u32>::new();
+            first
+                .iter()
+                .for_each(|id| *counts.entry(id).or_default() += 1);
+            let total: u32 = weights.iter().sum();
+            for (nth, &weight) in weights.iter().enumerate() {
+                let ideal = 5_000.0 * f64::from(weight) / f64::from(total);
+                let got = f64::from(counts.get(&nth.to_string()).copied().unwrap_or(0));
+                assert!(
+                    (got - ideal).abs() < 5.0 * ideal.sqrt(),
+                    "{nth}: {got} of {ideal}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn when_another_leaves_only_its_own_move() {
+        let pool = pool(&[1; 5]);
+        let requests: Vec<_> = (0..500).map(|_| of_new_connection()).collect();
+        let before = homes(&pool, &requests);
+        pool.maintenance("3").unwrap();
+        for (old, new) in before.iter().zip(homes(&pool, &requests)) {
+            assert!(*old == new || (old == "3" && new != "3"), "{old} to {new}");
+        }
+    }
+
+    #[test]
+    fn what_was_tried_is_full_or_has_too_much_to_do_is_passed_over() {
+        let pool = pool(&[1; 3]);
+        let request = of_new_connection();
+        let find = |tried: &[u64]| {
+            let pick = Pick::new(&request).excluding(tried);
+            rehome(&pool.snapshot(), &pick)
+        };
+        let first = find(&[]).unwrap();
+        let second = find(&[first.backend().incarnation()]).unwrap();
+        assert_ne!(first.backend().id(), second.backend().id());
+        drop(second);
+        let home = first.backend().clone();
+        let mut leases: Vec<Lease> = (1..AT_ONCE).map(|_| find(&[]).unwrap()).collect();
+        let stays = leases.iter().all(|lease| lease.backend().is_same(&home));
+        assert!(stays, "what one client sends at once");
+        leases.extend((0..100).map(|_| find(&[]).unwrap()));
+        let mean = (leases.len() + 1) as f64 / 3.0;
+        let most = mean * 1.25 + AT_ONCE as f64 + 1.0;
+        assert!(f64::from(home.in_flight()) <= most, "{}", home.in_flight());
+    }
+
+    #[test]
+    fn of_an_unknown_connection_nothing_is_said() {
+        let request = Request::new(());
+        assert!(rehome(&pool(&[1, 1]).snapshot(), &Pick::new(&request)).is_none());
     }
 }

@@ -59,6 +59,15 @@ pub trait Strategy: fmt::Debug + Send + Sync + 'static {
         others.find_map(|(number, group)| self.pick_from(snapshot, group, number, pick))
     }
 
+    /// Returns true if a sticky session whose backend is out may go where its connection says,
+    /// rather than where this strategy would: so that what a browser sends at once moves to one
+    /// backend, not to several. To be true where any backend is as good as another.
+    ///
+    /// The default is false.
+    fn yields_to_sessions(&self) -> bool {
+        false
+    }
+
     /// Returns true if [`ended`](Self::ended) is to be called: nothing is measured for nobody.
     ///
     /// The default is false.
@@ -108,6 +117,10 @@ impl Strategy for Box<dyn Strategy> {
 
     fn pick(&self, snapshot: &Snapshot, pick: &Pick<'_>) -> Option<Lease> {
         (**self).pick(snapshot, pick)
+    }
+
+    fn yields_to_sessions(&self) -> bool {
+        (**self).yields_to_sessions()
     }
 
     fn wants_ends(&self) -> bool {

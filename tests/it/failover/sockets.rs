@@ -12,7 +12,7 @@ use std::{
 use bytes::Bytes;
 use evenkeel::{
     Backend, ErrorKind, LoadBalancer, Pool,
-    context::{Exchange, Outcome},
+    context::{ConnInfo, Exchange, Outcome, Peer},
     failover::{Budget, FailoverLayer, Hedge},
     health::HealthLayer,
     pool::Locality,
@@ -317,6 +317,42 @@ async fn a_region_that_is_dead_costs_the_budget_nothing_and_no_request_fails() {
     }
     assert!(failed >= 80, "four of six are dead: {failed}");
     assert_eq!(e.requests() + f.requests(), 120, "each came once");
+}
+
+#[tokio::test]
+async fn what_a_client_sends_at_once_moves_to_one_backend_when_its_own_is_dead() {
+    let mut origins = Vec::new();
+    for id in ["c", "d", "e", "f"] {
+        origins.push((id, Origin::named(id).await));
+    }
+    let dead = ["a", "b"].map(|id| (id, format!("http://{}", refused())));
+    let alive = origins.iter().map(|(id, origin)| (*id, origin.url()));
+    let backends = dead.into_iter().chain(alive);
+    let pool = Pool::new(backends.map(|(id, url)| Backend::new(id, &url).unwrap())).unwrap();
+    let layer = FailoverLayer::new().max_attempts(3).unwrap();
+    let balancer = balancer(&pool, layer);
+    let own = pool.snapshot().get("a").unwrap().clone();
+    let mut homes = std::collections::BTreeSet::new();
+    for _ in 0..30 {
+        // As HTTP/2 has it: all on one connection.
+        let conn = ConnInfo::new(Peer::Unknown, Peer::Unknown);
+        let mut clients = tokio::task::JoinSet::new();
+        for _ in 0..6 {
+            let (mut request, exchange) = request(Method::GET, "");
+            exchange.set_affinity(own.clone());
+            request.extensions_mut().insert(conn.clone());
+            let balancer = balancer.clone();
+            clients.spawn(async move {
+                let response = balancer.oneshot(request).await.unwrap();
+                assert_eq!(response.status(), 200, "{exchange:?}");
+                exchange.answered_by().unwrap().id().to_owned()
+            });
+        }
+        let all = clients.join_all().await;
+        assert!(all.iter().all(|home| *home == all[0]), "{all:?}");
+        homes.extend(all);
+    }
+    assert!(homes.len() >= 3, "clients spread: {homes:?}");
 }
 
 /// Answers each request with 503 and this `Retry-After`.
