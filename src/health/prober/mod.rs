@@ -245,7 +245,7 @@ impl Driver {
             check,
             self.fate.due(),
             self.circuits.due(),
-            self.results.due(self.members.len()),
+            self.results.put_off(self.members.len()),
         ];
         let stays = self.circuits.stays(&self.members);
         others.into_iter().flatten().chain(stays).min()

@@ -21,27 +21,26 @@ impl Results {
         self.waiting.push((backend, measured));
     }
 
-    /// Returns when they are to be shown: at once, but for those that follow others closely.
-    pub(super) fn due(&self, members: usize) -> Option<Instant> {
-        let now = self.waiting.first().map(|_| self.shown);
-        now.map(|shown| match shown {
-            Some(shown) if members > FEW && self.waiting.len() < MANY => shown + pause(members),
-            Some(shown) => shown,
-            None => Instant::now(),
-        })
+    /// Returns until when they are put off; `None` where nothing waits or nothing keeps it.
+    pub(super) fn put_off(&self, members: usize) -> Option<Instant> {
+        let puts_off = !self.waiting.is_empty() && self.waiting.len() < MANY && members > FEW;
+        self.shown
+            .filter(|_| puts_off)
+            .map(|shown| shown + pause(members))
     }
 }
 
 impl Driver {
-    /// Shows what is due; returns true if there was something.
+    /// Shows what there is, but for what follows others closely; returns true if there was
+    /// something.
     pub(super) fn publish_due(&mut self, now: Instant) -> bool {
-        let due = self.results.due(self.members.len());
-        let is_due = due.is_some_and(|due| due <= now);
-        if is_due {
-            self.results.shown = Some(now);
-            self.publish_results();
+        let until = self.results.put_off(self.members.len());
+        if self.results.waiting.is_empty() || until.is_some_and(|until| now < until) {
+            return false;
         }
-        is_due
+        self.results.shown = Some(now);
+        self.publish_results();
+        true
     }
 
     /// Shows what there is: before whatever reads or changes the pool otherwise.

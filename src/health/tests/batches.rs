@@ -107,3 +107,16 @@ fn a_batch_is_what_each_alone_would_be() {
     };
     assert_eq!(state(&all), state(&one));
 }
+
+#[tokio::test]
+async fn what_is_measured_is_shown_at_once_on_a_clock_that_runs() {
+    let (pool, script) = (many(3), Script::default());
+    script.say("b00001", Answer::Fail);
+    let mut events = pool.subscribe();
+    let checks = checks(&script).changing_interval(Duration::from_millis(20));
+    let _prober = Prober::start(&pool, checks).unwrap();
+    let began = Instant::now();
+    wait_for(&mut events, State::Unhealthy).await;
+    assert!(began.elapsed() < 10 * SECOND, "{:?}", began.elapsed());
+    assert_eq!(pool.snapshot().usable(), 2);
+}
