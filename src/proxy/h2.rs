@@ -175,6 +175,7 @@ async fn handshake(connected: Connected) -> Result<Sender, Error> {
         .timer(TokioTimer::new())
         .initial_stream_window_size(WINDOW)
         .initial_connection_window_size(4 * WINDOW)
+        .initial_max_send_streams(UNTIL_TOLD)
         .keep_alive_interval(PING)
         .keep_alive_timeout(PONG)
         .handshake(TokioIo::new(connected.into_stream()))
@@ -384,6 +385,9 @@ fn respond(
 
 /// Enough for a fast network's delay at a gigabit: 1 MiB.
 const WINDOW: u32 = 1024 * 1024;
+/// Streams at once until the backend says how many it takes, which is the first that it says:
+/// what it does not take it refuses, and whoever waits is not refused.
+const UNTIL_TOLD: usize = 1;
 /// A peer that is gone is noticed within PING + PONG while streams are open.
 const PING: Duration = Duration::from_secs(10);
 const PONG: Duration = Duration::from_secs(5);

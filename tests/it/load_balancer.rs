@@ -4,6 +4,7 @@ mod drain;
 mod routing;
 mod strategies;
 mod trials;
+mod tunnels;
 mod world;
 
 use std::convert::Infallible;

@@ -3,5 +3,6 @@ mod fields;
 mod hostile;
 mod http2;
 mod reuse;
+mod streams;
 mod upgrade;
 mod uploads;

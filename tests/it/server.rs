@@ -1,4 +1,5 @@
 mod ends;
+mod goodbye;
 mod http2;
 mod over_tls;
 mod streaming;
