@@ -120,9 +120,10 @@ impl State {
         self.phase() == Phase::Head && self.head_bytes.load(Relaxed) > 0
     }
 
-    /// No byte came yet.
+    /// No byte came yet, or none that is known of: HTTP/2's are counted by nobody, its requests
+    /// are.
     pub(super) fn is_unused(&self) -> bool {
-        self.phase() == Phase::Head && self.head_bytes.load(Relaxed) == 0
+        self.phase() == Phase::Head && self.head_bytes.load(Relaxed) == 0 && !self.is_active()
     }
 
     /// A whole request head is there.

@@ -246,7 +246,11 @@ async fn a_request_that_waits_for_a_stream_leaves_with_its_client() {
         }
     });
     let proxy = Proxy::new();
-    let first = tokio::spawn(proxy.clone().oneshot(request(Method::GET, "/first", &backend)));
+    let first = tokio::spawn(
+        proxy
+            .clone()
+            .oneshot(request(Method::GET, "/first", &backend)),
+    );
     let arrived = async {
         while paths.lock().unwrap().is_empty() {
             tokio::time::sleep(Duration::from_millis(5)).await;

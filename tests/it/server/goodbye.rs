@@ -69,7 +69,10 @@ async fn a_graceful_end_answers_what_came_before_the_last_goodbye_and_nothing_af
     stop.send(()).unwrap();
     // A warning that names no stream, so that what is on its way is still taken …
     let (kind, _, _, payload) = next(&mut client).await.unwrap();
-    assert_eq!((kind, &payload[..4]), (GOAWAY, &[0x7f, 0xff, 0xff, 0xff][..]));
+    assert_eq!(
+        (kind, &payload[..4]),
+        (GOAWAY, &[0x7f, 0xff, 0xff, 0xff][..])
+    );
     client.write_all(&get(3)).await.unwrap();
     until(|| begun.load(SeqCst) == 2).await;
     // … then, once the client has heard that, the last one.
