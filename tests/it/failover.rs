@@ -18,6 +18,7 @@ use tower::{Layer, Service, ServiceExt, service_fn};
 use crate::support::{Origin, refused};
 
 mod deadlines;
+mod lent;
 mod side_by_side;
 #[cfg(feature = "proxy")]
 mod sockets;
