@@ -49,7 +49,15 @@ where
             body: erase(body),
             exact,
         };
-        ResponseFuture::begin(self.settings.clone(), parts, pending)
+        let carried = Carried {
+            parts,
+            settings: self.settings.clone(),
+            has_body: pending.body.is_some(),
+            again: false,
+        };
+        ResponseFuture {
+            state: carried.begin(pending),
+        }
     }
 }
 
@@ -60,16 +68,12 @@ pub(super) struct Pending {
 }
 
 /// The response of a [`Proxy`].
+///
+/// Small, as each layer above moves it: what a request needs until it is answered lies in a box
+/// that is there already, its connection's.
 #[must_use = "futures do nothing unless polled"]
 pub struct ResponseFuture {
     state: State,
-    /// Given back when there is no response, so that another attempt needs no copy.
-    parts: Option<Parts>,
-    settings: Arc<Settings>,
-    /// There is a request body: once it was touched, there is no second try here.
-    has_body: bool,
-    /// A try went out already on a connection that turned out to be closed.
-    again: bool,
 }
 
 enum State {
@@ -78,66 +82,86 @@ enum State {
     Exchanging(Box<Conn>),
     Failed(Error),
     #[cfg(feature = "http2")]
-    Http2(Pin<Box<dyn Future<Output = (Parts, Result<Response<Body>, Error>)> + Send>>),
+    Http2(Pin<Box<Http2>>),
 }
 
-impl ResponseFuture {
-    fn begin(settings: Arc<Settings>, parts: Parts, pending: Pending) -> Self {
-        let mut future = Self {
-            state: State::Done,
-            parts: Some(parts),
-            settings,
-            has_body: pending.body.is_some(),
+#[cfg(feature = "http2")]
+type Http2 = dyn Future<Output = (Carried, Result<Response<Body>, Error>)> + Send;
+
+/// A request that waits for its answer.
+pub(super) struct Carried {
+    /// Given back when there is no response, so that another attempt needs no copy.
+    pub(super) parts: Parts,
+    settings: Arc<Settings>,
+    /// There is a request body: once it was touched, there is no second try here.
+    has_body: bool,
+    /// A try went out already on a connection that turned out to be closed.
+    again: bool,
+}
+
+/// What a request needs next.
+enum Way {
+    Dial(Arc<Home>, Backend, Pending),
+    Exchange(Box<Conn>),
+    #[cfg(feature = "http2")]
+    Http2(Arc<Home>, Backend, Pending),
+}
+
+impl Carried {
+    /// Makes one for an exchange without the service around it.
+    #[cfg(test)]
+    pub(super) fn alone() -> Self {
+        Self {
+            parts: Request::new(()).into_parts().0,
+            settings: Proxy::new().settings,
+            has_body: false,
             again: false,
-        };
-        if let Err(error) = future.route(pending) {
-            future.state = State::Failed(error);
         }
-        future
+    }
+
+    fn begin(self, pending: Pending) -> State {
+        match self.way(pending) {
+            Ok(Way::Exchange(conn)) => self.exchange(conn),
+            Ok(Way::Dial(home, backend, pending)) => self.dial(home, backend, pending),
+            #[cfg(feature = "http2")]
+            Ok(Way::Http2(home, backend, pending)) => self.exchange_http2(home, backend, pending),
+            Err(error) => State::Failed(self.fail(error)),
+        }
     }
 
     /// Does all that needs no wait: checkout, head, first write.
-    fn route(&mut self, pending: Pending) -> Result<(), Error> {
-        let Some(parts) = &self.parts else {
-            return Ok(());
-        };
-        if parts.method == Method::CONNECT {
+    fn way(&self, pending: Pending) -> Result<Way, Error> {
+        if self.parts.method == Method::CONNECT {
             return Err(ErrorKind::MethodRefused.into());
         }
-        let Some(Selected(backend)) = parts.extensions.get::<Selected>() else {
+        let Some(Selected(backend)) = self.parts.extensions.get::<Selected>() else {
             return Err(ErrorKind::NotRouted.into());
         };
         // What cannot be forwarded costs no connection.
-        let facts = Facts::read(parts, &self.settings)?;
+        let facts = Facts::read(&self.parts, &self.settings)?;
         let length = facts.length(pending.body.is_some(), pending.exact)?;
         let home = self.home(backend);
         #[cfg(feature = "http2")]
         if backend.http_protocol() == crate::pool::Protocol::Http2 || home.http2.is_known() {
-            let backend = backend.clone();
-            self.exchange_http2(home, backend, pending);
-            return Ok(());
+            return Ok(Way::Http2(home, backend.clone(), pending));
         }
         let wanted = Wanted {
             backend,
             client: facts.conn,
-            once: !self.is_replaceable(parts),
+            once: !self.is_replaceable(),
         };
         match home.take(&wanted) {
             Some(mut conn) => {
                 self.start(&mut conn, &facts, length, backend, pending, home);
-                self.state = State::Exchanging(conn);
+                Ok(Way::Exchange(conn))
             }
-            None => {
-                let backend = backend.clone();
-                self.dial(home, backend, pending);
-            }
+            None => Ok(Way::Dial(home, backend.clone(), pending)),
         }
-        Ok(())
     }
 
     /// Whether a second try here does no harm (RFC 9112 §9.3.1).
-    fn is_replaceable(&self, parts: &Parts) -> bool {
-        parts.method.is_idempotent() && !self.has_body && !self.again
+    fn is_replaceable(&self) -> bool {
+        self.parts.method.is_idempotent() && !self.has_body && !self.again
     }
 
     fn home(&self, backend: &Backend) -> Arc<Home> {
@@ -147,52 +171,30 @@ impl ResponseFuture {
         })
     }
 
-    fn dial(&mut self, home: Arc<Home>, backend: Backend, pending: Pending) {
+    fn exchange(self, mut conn: Box<Conn>) -> State {
+        conn.carry(self);
+        State::Exchanging(conn)
+    }
+
+    fn dial(self, home: Arc<Home>, backend: Backend, pending: Pending) -> State {
         let connector = self.settings.connector.clone();
         let target = backend.clone();
-        self.state = State::Dialing(Box::pin(Dialing {
+        State::Dialing(Box::pin(Dialing {
             connect: Box::pin(async move { connector.connect(&target).await }),
             backend,
             epoch: home.epoch(),
-            home: Some(home),
-            pending: Some(pending),
-        }));
+            rest: Some((self, home, pending)),
+        }))
     }
 
     #[cfg(feature = "http2")]
-    fn exchange_http2(&mut self, home: Arc<Home>, backend: Backend, pending: Pending) {
-        if let Some(parts) = self.parts.take() {
-            let exchange =
-                super::h2::exchange(self.settings.clone(), home, backend, parts, pending);
-            self.state = State::Http2(Box::pin(exchange));
-        }
-    }
-
-    fn connected(&mut self, dialing: &mut Dialing, connected: Connected) -> Result<(), Error> {
-        let (Some(home), Some(pending)) = (dialing.home.take(), dialing.pending.take()) else {
-            return Ok(());
-        };
-        #[cfg(feature = "http2")]
-        if connected.is_http2() {
-            home.http2.offer(connected, dialing.backend.address());
-            self.exchange_http2(home, dialing.backend.clone(), pending);
-            return Ok(());
-        }
-        let Some(parts) = &self.parts else {
-            return Ok(());
-        };
-        let backend = &dialing.backend;
-        let mut conn = Conn::new(
-            connected.into_stream(),
-            self.settings.timeouts,
-            backend.address(),
-            dialing.epoch,
-        );
-        let facts = Facts::read(parts, &self.settings)?;
-        let length = facts.length(pending.body.is_some(), pending.exact)?;
-        self.start(&mut conn, &facts, length, backend, pending, home);
-        self.state = State::Exchanging(conn);
-        Ok(())
+    fn exchange_http2(self, home: Arc<Home>, backend: Backend, pending: Pending) -> State {
+        State::Http2(Box::pin(async move {
+            let settings = self.settings.clone();
+            let exchanged = super::h2::exchange(settings, home, backend, self.parts, pending);
+            let (parts, result) = exchanged.await;
+            (Self { parts, ..self }, result)
+        }))
     }
 
     /// Writes the head and begins the exchange.
@@ -217,7 +219,7 @@ impl ResponseFuture {
             expecting: facts.expects_continue,
             is_head: facts.parts.method == Method::HEAD,
             upgrades: facts.upgrade.is_some(),
-            replaceable: self.is_replaceable(facts.parts),
+            replaceable: self.is_replaceable(),
         };
         SCRATCH.with_borrow_mut(|head| {
             head.clear();
@@ -229,54 +231,18 @@ impl ResponseFuture {
         });
     }
 
-    /// Makes the response of what the backend answered.
-    fn respond(&mut self, mut conn: Box<Conn>, answer: Answer) -> Result<Response<Body>, Error> {
-        let Some(mut parts) = self.parts.take() else {
-            return Err(ErrorKind::Service.into());
+    fn fail(self, error: Error) -> Error {
+        let error = match self.again {
+            true => error.after_sending(),
+            false => error,
         };
-        if answer.status == StatusCode::SWITCHING_PROTOCOLS {
-            return upgrade::switch(*conn, parts, self.settings.tunnel_timeout);
-        }
-        if answer.connection_auth {
-            conn.bind(ConnInfo::of(&parts.extensions).cloned());
-        }
-        let body = match answer.body {
-            AnswerBody::None => {
-                conn.finish();
-                Body::default()
-            }
-            AnswerBody::Whole(data) => {
-                conn.finish();
-                Body::whole(data)
-            }
-            AnswerBody::Streaming => Body::streaming(conn),
-        };
-        let mut response = Response::new(body);
-        *response.status_mut() = answer.status;
-        // The request's map: its memory is used again.
-        std::mem::swap(response.headers_mut(), &mut parts.headers);
-        spare::keep(parts.extensions);
-        Ok(response)
-    }
-
-    fn fail(&mut self, error: Error) -> Error {
-        let error = if self.again {
-            error.after_sending()
-        } else {
-            error
-        };
-        match self.parts.take() {
-            Some(parts) => error.with_unsent(parts),
-            None => error,
-        }
+        error.with_unsent(self.parts)
     }
 
     /// Lends the head to who wants to begin another attempt beside this one.
     fn lend(&self, sent: bool) {
-        if let Some(parts) = &self.parts {
-            if let Some(exchange) = parts.extensions.get::<Exchange>() {
-                exchange.lend_head(parts, sent);
-            }
+        if let Some(exchange) = self.parts.extensions.get::<Exchange>() {
+            exchange.lend_head(&self.parts, sent);
         }
     }
 
@@ -286,26 +252,92 @@ impl ResponseFuture {
             error.kind(),
             ErrorKind::RequestWrite | ErrorKind::ResponseClosed
         );
-        closed
-            && conn.is_reused()
-            && conn.is_untouched()
-            && self.parts.as_ref().is_some_and(|p| self.is_replaceable(p))
+        closed && conn.is_reused() && conn.is_untouched() && self.is_replaceable()
     }
 
-    fn redial(&mut self) {
-        let backend = self
-            .parts
-            .as_ref()
-            .and_then(|parts| parts.extensions.get::<Selected>());
-        if let Some(Selected(backend)) = backend.cloned() {
-            self.again = true;
-            let home = self.home(&backend);
-            let pending = Pending {
-                body: None,
-                exact: Some(0),
-            };
-            self.dial(home, backend, pending);
+    fn redial(mut self) -> State {
+        let selected = self.parts.extensions.get::<Selected>();
+        let Some(Selected(backend)) = selected.cloned() else {
+            return State::Failed(self.fail(ErrorKind::NotRouted.into()));
+        };
+        self.again = true;
+        let home = self.home(&backend);
+        let pending = Pending {
+            body: None,
+            exact: Some(0),
+        };
+        self.dial(home, backend, pending)
+    }
+}
+
+/// Goes on once there is a connection.
+fn connected(dialing: &mut Dialing, connected: Connected) -> State {
+    let Some((carried, home, pending)) = dialing.rest.take() else {
+        return State::Done;
+    };
+    let backend = &dialing.backend;
+    #[cfg(feature = "http2")]
+    if connected.is_http2() {
+        home.http2.offer(connected, backend.address());
+        return carried.exchange_http2(home, backend.clone(), pending);
+    }
+    let timeouts = carried.settings.timeouts;
+    let stream = connected.into_stream();
+    let mut conn = Conn::new(stream, timeouts, backend.address(), dialing.epoch);
+    let facts = Facts::read(&carried.parts, &carried.settings).and_then(|facts| {
+        let length = facts.length(pending.body.is_some(), pending.exact)?;
+        Ok((facts, length))
+    });
+    match facts {
+        Ok((facts, length)) => {
+            carried.start(&mut conn, &facts, length, backend, pending, home);
+            carried.exchange(conn)
         }
+        Err(error) => State::Failed(carried.fail(error)),
+    }
+}
+
+/// Makes the response of what the backend answered.
+fn respond(mut conn: Box<Conn>, answer: Answer) -> Result<Response<Body>, Error> {
+    let Some(Carried {
+        mut parts,
+        settings,
+        ..
+    }) = conn.carried()
+    else {
+        return Err(ErrorKind::Service.into());
+    };
+    if answer.status == StatusCode::SWITCHING_PROTOCOLS {
+        return upgrade::switch(*conn, parts, settings.tunnel_timeout);
+    }
+    if answer.connection_auth {
+        conn.bind(ConnInfo::of(&parts.extensions).cloned());
+    }
+    let body = match answer.body {
+        AnswerBody::None => {
+            conn.finish();
+            Body::default()
+        }
+        AnswerBody::Whole(data) => {
+            conn.finish();
+            Body::whole(data)
+        }
+        AnswerBody::Streaming => Body::streaming(conn),
+    };
+    let mut response = Response::new(body);
+    *response.status_mut() = answer.status;
+    // The request's map: its memory is used again.
+    std::mem::swap(response.headers_mut(), &mut parts.headers);
+    spare::keep(parts.extensions);
+    Ok(response)
+}
+
+/// Decides what follows a failed exchange.
+fn failed(mut conn: Box<Conn>, error: Error) -> State {
+    match conn.carried() {
+        Some(carried) if carried.can_redial(&conn, &error) => carried.redial(),
+        Some(carried) => State::Failed(carried.fail(error)),
+        None => State::Failed(error),
     }
 }
 
@@ -315,48 +347,42 @@ impl Future for ResponseFuture {
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.get_mut();
         loop {
-            match std::mem::replace(&mut this.state, State::Done) {
-                State::Exchanging(mut conn) => {
-                    let Some(parts) = &mut this.parts else {
-                        return Poll::Ready(Err(ErrorKind::Service.into()));
-                    };
-                    match conn.poll_answer(cx, &mut parts.headers) {
-                        Poll::Pending => {
-                            this.state = State::Exchanging(conn);
-                            this.lend(true);
-                            return Poll::Pending;
-                        }
-                        Poll::Ready(Ok(answer)) => return Poll::Ready(this.respond(conn, answer)),
-                        Poll::Ready(Err(error)) if this.can_redial(&conn, &error) => this.redial(),
-                        Poll::Ready(Err(error)) => return Poll::Ready(Err(this.fail(error))),
-                    }
-                }
-                State::Dialing(mut dialing) => match dialing.connect.as_mut().poll(cx) {
+            this.state = match std::mem::replace(&mut this.state, State::Done) {
+                State::Exchanging(mut conn) => match conn.poll_answer(cx) {
                     Poll::Pending => {
-                        this.state = State::Dialing(dialing);
-                        this.lend(this.again);
+                        conn.carries().inspect(|carried| carried.lend(true));
+                        this.state = State::Exchanging(conn);
                         return Poll::Pending;
                     }
-                    Poll::Ready(Ok(connected)) => {
-                        if let Err(error) = this.connected(&mut dialing, connected) {
-                            return Poll::Ready(Err(this.fail(error)));
+                    Poll::Ready(Ok(answer)) => return Poll::Ready(respond(conn, answer)),
+                    Poll::Ready(Err(error)) => failed(conn, error),
+                },
+                State::Dialing(mut dialing) => match dialing.connect.as_mut().poll(cx) {
+                    Poll::Pending => {
+                        if let Some((carried, ..)) = &dialing.rest {
+                            carried.lend(carried.again);
                         }
+                        this.state = State::Dialing(dialing);
+                        return Poll::Pending;
                     }
-                    Poll::Ready(Err(error)) => return Poll::Ready(Err(this.fail(error))),
+                    Poll::Ready(Ok(stream)) => connected(&mut dialing, stream),
+                    Poll::Ready(Err(error)) => State::Failed(match dialing.rest.take() {
+                        Some((carried, ..)) => carried.fail(error),
+                        None => error,
+                    }),
                 },
                 #[cfg(feature = "http2")]
                 State::Http2(mut exchange) => {
-                    let Poll::Ready((parts, result)) = exchange.as_mut().poll(cx) else {
+                    let Poll::Ready((carried, result)) = exchange.as_mut().poll(cx) else {
                         this.state = State::Http2(exchange);
                         return Poll::Pending;
                     };
-                    this.parts = Some(parts);
-                    return Poll::Ready(result.map_err(|error| this.fail(error)));
+                    return Poll::Ready(result.map_err(|error| carried.fail(error)));
                 }
-                State::Failed(error) => return Poll::Ready(Err(this.fail(error))),
+                State::Failed(error) => return Poll::Ready(Err(error)),
                 // Polled after the end, or never begun.
                 State::Done => return Poll::Ready(Err(ErrorKind::Service.into())),
-            }
+            };
         }
     }
 }
@@ -372,8 +398,7 @@ struct Dialing {
     connect: Pin<Box<dyn Future<Output = Result<Connected, Error>> + Send>>,
     backend: Backend,
     epoch: u64,
-    home: Option<Arc<Home>>,
-    pending: Option<Pending>,
+    rest: Option<(Carried, Arc<Home>, Pending)>,
 }
 
 thread_local! {

@@ -13,7 +13,7 @@ use std::{
 };
 
 use bytes::{Bytes, BytesMut};
-use http::{HeaderMap, StatusCode};
+use http::StatusCode;
 use http_body::Frame;
 use tokio::io::{AsyncReadExt, AsyncWrite};
 
@@ -28,7 +28,7 @@ use crate::{
     deadline::Watch,
     error::{Error, ErrorKind},
     pool::Address,
-    proxy::{body::Outgoing, idle::Home},
+    proxy::{body::Outgoing, idle::Home, service::Carried},
 };
 
 /// One connection to a backend, and the exchange that it is at. Lives in one box from dial to
@@ -60,6 +60,8 @@ pub(crate) struct Conn {
     /// Authenticated for one client's connection, and of use to that one only.
     owner: Option<ConnInfo>,
     timeouts: Timeouts,
+    /// The request of the exchange, until it is answered.
+    carried: Option<Carried>,
 }
 
 /// What the exchange waits for, and so which time-out is armed.
@@ -131,6 +133,7 @@ impl Conn {
             epoch,
             owner: None,
             timeouts,
+            carried: None,
         })
     }
 
@@ -163,12 +166,22 @@ impl Conn {
         self.enter(Phase::Head);
     }
 
-    /// Waits for the response head; its fields go into `headers`.
-    pub(crate) fn poll_answer(
-        &mut self,
-        cx: &mut Context<'_>,
-        headers: &mut HeaderMap,
-    ) -> Poll<Result<Answer, Error>> {
+    /// Takes the request along, to be had back with the answer.
+    pub(crate) fn carry(&mut self, carried: Carried) {
+        self.carried = Some(carried);
+    }
+
+    pub(crate) fn carries(&self) -> Option<&Carried> {
+        self.carried.as_ref()
+    }
+
+    /// Gives back the request.
+    pub(crate) fn carried(&mut self) -> Option<Carried> {
+        self.carried.take()
+    }
+
+    /// Waits for the response head; its fields take the place of the request's.
+    pub(crate) fn poll_answer(&mut self, cx: &mut Context<'_>) -> Poll<Result<Answer, Error>> {
         let mut send_failed = None;
         let sent = match self.poll_send(cx) {
             Poll::Ready(Ok(())) => true,
@@ -183,11 +196,11 @@ impl Conn {
             self.enter(Phase::Head);
         }
         loop {
-            match self.read_head(headers) {
+            match self.read_head() {
                 Ok(Some(HeadRead::Final(head))) => return Poll::Ready(self.answer(&head)),
                 Ok(Some(HeadRead::Continue)) if self.expecting => {
                     self.expecting = false;
-                    return self.poll_answer(cx, headers);
+                    return self.poll_answer(cx);
                 }
                 Ok(Some(HeadRead::Continue | HeadRead::Interim)) => continue,
                 Ok(Some(HeadRead::Stale)) => {
@@ -217,7 +230,7 @@ impl Conn {
                 // RFC 9110 §10.1.1: a client that waits need not wait for ever.
                 self.expecting = false;
                 self.enter(Phase::Head);
-                return self.poll_answer(cx, headers);
+                return self.poll_answer(cx);
             }
             return Poll::Ready(Err(self.timed_out()));
         }
@@ -336,16 +349,19 @@ impl Conn {
         Ok(())
     }
 
-    fn read_head(&mut self, headers: &mut HeaderMap) -> Result<Option<HeadRead>, Malformed> {
+    fn read_head(&mut self) -> Result<Option<HeadRead>, Malformed> {
         if self.read.is_empty() {
             return Ok(None);
         }
+        let Some(carried) = &mut self.carried else {
+            return Err(Malformed("an answer that nobody waits for"));
+        };
         let Some(end) = head::find_end(&self.read, &mut self.scanned)? else {
             return Ok(None);
         };
         let bytes = self.read.split_to(end).freeze();
         self.scanned = 0;
-        let head = head::parse(&bytes, self.asked, headers)?;
+        let head = head::parse(&bytes, self.asked, &mut carried.parts.headers)?;
         if head.stale {
             return Ok(Some(HeadRead::Stale));
         }

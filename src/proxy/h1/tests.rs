@@ -2,7 +2,6 @@
 
 use std::{future::poll_fn, sync::Arc, time::Duration};
 
-use http::HeaderMap;
 use proptest::prelude::*;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -15,7 +14,10 @@ use crate::{
     Backend,
     connect::Stream,
     error::ErrorKind,
-    proxy::idle::{Home, Wanted},
+    proxy::{
+        idle::{Home, Wanted},
+        service::Carried,
+    },
 };
 
 /// What a client would see of one exchange.
@@ -85,8 +87,8 @@ async fn read(mut conn: Box<Conn>) -> Seen {
         failed: None,
         kept: false,
     };
-    let mut headers = HeaderMap::new();
-    let answer = match poll_fn(|cx| conn.poll_answer(cx, &mut headers)).await {
+    conn.carry(Carried::alone());
+    let answer = match poll_fn(|cx| conn.poll_answer(cx)).await {
         Ok(answer) => answer,
         Err(error) => {
             seen.failed = Some(error.kind());
