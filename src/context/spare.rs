@@ -32,6 +32,7 @@ thread_local! {
     static SPARE: RefCell<Vec<Extensions>> = const { RefCell::new(Vec::new()) };
 }
 
-/// As many as requests usually end between two that begin; each is some hundred bytes.
+/// As many as requests usually end between two that begin, streams of HTTP/2 included; each is
+/// some hundred bytes.
 #[cfg(feature = "proxy")]
-const KEPT: usize = 32;
+const KEPT: usize = 256;

@@ -284,6 +284,18 @@ where
         }
     }
 
+    /// Notes the end where an answer of the only attempt is the client's; false where more is to
+    /// be looked at.
+    pub(super) fn is_won(&mut self, response: &Response<R>) -> bool {
+        if self.beside.is_some() || self.is_refusal(response) {
+            return false;
+        }
+        self.cancel_asking();
+        let own = self.watch.as_ref().map(|watch| watch.before);
+        self.won(own, None);
+        true
+    }
+
     /// Decides what follows an attempt's end.
     pub(super) fn settle(
         &mut self,

@@ -60,7 +60,14 @@ where
         let mut this = self.project();
         loop {
             let step = if let Poll::Ready(result) = this.attempt.as_mut().poll(cx) {
-                this.course.settle(Which::First, result)
+                match result {
+                    // Nearly always: apart, so that the response is moved once.
+                    Ok(response) if this.course.is_won(&response) => {
+                        this.attempt.set(Attempt::Gone);
+                        return Poll::Ready(Ok(response));
+                    }
+                    result => this.course.settle(Which::First, result),
+                }
             } else if let Poll::Ready(result) = this.course.poll_hedge(cx) {
                 this.course.settle(Which::Hedge, result)
             } else {

@@ -17,7 +17,14 @@ use crate::error::ConfigError;
 /// mode, in-flight count) stays with the id.
 #[derive(Clone)]
 pub struct Backend {
-    pub(super) config: Arc<Config>,
+    // One counter to count up and down at each clone: a request makes several.
+    pub(super) joined: Arc<Joined>,
+}
+
+/// What a backend is, joined to how it is.
+#[derive(Clone)]
+pub(super) struct Joined {
+    config: Arc<Config>,
     pub(super) state: Arc<State>,
 }
 
@@ -54,10 +61,7 @@ impl Backend {
             ));
         }
         let config = Config::parse(id, url)?;
-        Ok(Self {
-            config: Arc::new(config),
-            state: Arc::new(State::new()),
-        })
+        Ok(Self::join(Arc::new(config), Arc::new(State::new())))
     }
 
     /// Sets the share of new traffic relative to the others. 0 sends no new traffic; sticky
@@ -138,101 +142,101 @@ impl Backend {
     /// Returns the stable id.
     #[must_use]
     pub fn id(&self) -> &str {
-        &self.config.id
+        &self.joined.config.id
     }
 
     pub(crate) fn shared_id(&self) -> Arc<str> {
-        self.config.id.clone()
+        self.joined.config.id.clone()
     }
 
     /// Returns the URL's scheme.
     #[must_use]
     pub fn scheme(&self) -> Scheme {
-        self.config.scheme
+        self.joined.config.scheme
     }
 
     /// Returns the URL's host: a name or an address without brackets.
     #[must_use]
     pub fn host(&self) -> &str {
-        &self.config.host
+        &self.joined.config.host
     }
 
     /// Returns the port; 80 or 443 where the URL has none.
     #[must_use]
     pub fn port(&self) -> u16 {
-        self.config.port
+        self.joined.config.port
     }
 
     /// Returns the URL's base path without a trailing slash; empty for `/`.
     #[must_use]
     pub fn base_path(&self) -> &str {
-        &self.config.base_path
+        &self.joined.config.base_path
     }
 
     /// Returns the URL's authority as a Host field value.
     #[must_use]
     pub fn authority(&self) -> &HeaderValue {
-        &self.config.authority
+        &self.joined.config.authority
     }
 
     /// Returns the Unix socket dialled instead of the host.
     #[must_use]
     pub fn unix_path(&self) -> Option<&std::path::Path> {
-        self.config.unix.as_deref()
+        self.joined.config.unix.as_deref()
     }
 
     /// Returns the HTTP version spoken with the backend.
     #[must_use]
     pub fn http_protocol(&self) -> Protocol {
-        self.config.protocol
+        self.joined.config.protocol
     }
 
     /// Returns the configured weight.
     #[must_use]
     pub fn configured_weight(&self) -> u32 {
-        self.config.weight
+        self.joined.config.weight
     }
 
     /// Returns the configured tier.
     #[must_use]
     pub fn configured_tier(&self) -> u8 {
-        self.config.tier
+        self.joined.config.tier
     }
 
     /// Returns where the backend stands.
     #[must_use]
     pub fn configured_locality(&self) -> Option<&Locality> {
-        self.config.locality.as_ref()
+        self.joined.config.locality.as_ref()
     }
 
     /// Returns the cap of requests in flight.
     #[must_use]
     pub fn in_flight_cap(&self) -> Option<u32> {
-        self.config.max_in_flight
+        self.joined.config.max_in_flight
     }
 
     /// Returns the requests in flight now.
     #[must_use]
     pub fn in_flight(&self) -> u32 {
-        self.state.in_flight()
+        self.joined.state.in_flight()
     }
 
     /// Returns how many requests were ever sent here.
     #[must_use]
     pub fn requests(&self) -> u64 {
-        self.state.requests()
+        self.joined.state.requests()
     }
 
     /// Returns the measured health, active and passive combined.
     #[must_use]
     pub fn health(&self) -> Health {
-        self.state.health()
+        self.joined.state.health()
     }
 
     /// Returns what active checks measured, ejections apart.
     #[must_use]
     pub fn active_health(&self) -> Health {
-        self.state.active()
+        self.joined.state.active()
     }
 
     /// Returns true while passive outlier detection keeps the backend out: its circuit is not
@@ -245,57 +249,57 @@ impl Backend {
     /// Returns whether live traffic may pass, as outlier detection sees it.
     #[must_use]
     pub fn circuit(&self) -> Circuit {
-        self.state.circuit()
+        self.joined.state.circuit()
     }
 
     /// Returns how much of itself the backend offers, as checks measured: 1.0 in full, less
     /// where it is degraded.
     #[must_use]
     pub fn capacity(&self) -> f64 {
-        f64::from(self.state.capacity()) / f64::from(FULL)
+        f64::from(self.joined.state.capacity()) / f64::from(FULL)
     }
 
     /// Returns true while the backend itself asks, through its checks, to be drained.
     #[must_use]
     pub fn asks_to_drain(&self) -> bool {
-        self.state.asks_to_drain()
+        self.joined.state.asks_to_drain()
     }
 
     /// Returns true while the place where it stands is evacuated; see
     /// [`Pool::evacuate`](super::Pool::evacuate).
     #[must_use]
     pub fn is_evacuated(&self) -> bool {
-        self.state.is_evacuated()
+        self.joined.state.is_evacuated()
     }
 
     /// Returns how often measured health changed lately, as the last measurement told.
     #[must_use]
     pub fn flaps(&self) -> u32 {
-        self.state.flaps().0
+        self.joined.state.flaps().0
     }
 
     /// Returns true while changes of health come so often that they are damped.
     #[must_use]
     pub fn is_flapping(&self) -> bool {
-        self.state.flaps().1
+        self.joined.state.flaps().1
     }
 
     /// Returns how long measured health has been what it is.
     #[must_use]
     pub fn in_state_for(&self) -> std::time::Duration {
-        self.state.since().elapsed()
+        self.joined.state.since().elapsed()
     }
 
     /// Returns what an operator ordered.
     #[must_use]
     pub fn mode(&self) -> Mode {
-        self.state.mode()
+        self.joined.state.mode()
     }
 
     /// Returns true if the pick may choose the backend for new traffic.
     #[must_use]
     pub fn is_usable(&self) -> bool {
-        self.state.is_usable()
+        self.joined.state.is_usable()
     }
 
     /// Returns true if a sticky session may still be sent here: usable, or not unhealthy and
@@ -303,32 +307,36 @@ impl Backend {
     /// is evacuated.
     #[must_use]
     pub fn keeps_sessions(&self) -> bool {
-        self.state.is_usable() || self.state.keeps_sessions(self.config.weight == 0)
+        self.joined.state.is_usable()
+            || self
+                .joined
+                .state
+                .keeps_sessions(self.joined.config.weight == 0)
     }
 
     /// Returns true if both handles stand for the same member: the same id, not removed and
     /// added again in between.
     #[must_use]
     pub fn is_same(&self, other: &Self) -> bool {
-        Arc::ptr_eq(&self.state, &other.state)
+        Arc::ptr_eq(&self.joined.state, &other.joined.state)
     }
 
     /// Returns a number that is unique to this member within the process; an id that was removed
     /// and added again has a new one.
     #[must_use]
     pub fn incarnation(&self) -> u64 {
-        self.state.incarnation()
+        self.joined.state.incarnation()
     }
 
     /// Returns how often the address of this member changed: to another and back is twice, and
     /// what was measured in between is void.
     pub(crate) fn moves(&self) -> u32 {
-        self.state.moves()
+        self.joined.state.moves()
     }
 
     /// Returns true while a trial of it is under way.
     pub(crate) fn is_being_tried(&self) -> bool {
-        self.state.is_being_tried()
+        self.joined.state.is_being_tried()
     }
 
     /// Returns what a room keeps with this backend under `key`, making it when it is missing.
@@ -337,34 +345,37 @@ impl Backend {
         key: &super::AttachmentKey<T>,
         make: impl FnOnce() -> T,
     ) -> Arc<T> {
-        self.state.attachment(key, make)
+        self.joined.state.attachment(key, make)
     }
 
     /// Returns how many places for attachments there are.
     #[cfg(test)]
     pub(crate) fn count_attachments(&self) -> usize {
-        self.state.count_attachments()
+        self.joined.state.count_attachments()
     }
 
     /// Tells every room that a response of this backend broke off, by its fault, after it had
     /// begun.
     pub(crate) fn broke_off(&self, kind: crate::error::ErrorKind) {
-        self.state.broken(kind);
+        self.joined.state.broken(kind);
     }
 
     pub(super) fn with_state(&self, state: Arc<State>) -> Self {
+        Self::join(self.joined.config.clone(), state)
+    }
+
+    fn join(config: Arc<Config>, state: Arc<State>) -> Self {
         Self {
-            config: self.config.clone(),
-            state,
+            joined: Arc::new(Joined { config, state }),
         }
     }
 
     /// The share of new traffic now, in thousandths of a weight of 1: what is configured, times
     /// what the backend offers, times how far it is warmed up. Never 0 for a weight over 0.
     pub(super) fn weight_in_force(&self) -> u32 {
-        let (capacity, ramp) = (self.state.capacity(), self.state.ramp());
-        let weight = u64::from(self.config.weight) * u64::from(capacity) * u64::from(ramp);
-        let least = u32::from(self.config.weight > 0);
+        let (capacity, ramp) = (self.joined.state.capacity(), self.joined.state.ramp());
+        let weight = u64::from(self.joined.config.weight) * u64::from(capacity) * u64::from(ramp);
+        let least = u32::from(self.joined.config.weight > 0);
         u32::try_from(weight / u64::from(FULL))
             .unwrap_or(u32::MAX)
             .max(least)
@@ -372,16 +383,16 @@ impl Backend {
 
     /// Whether both are dialled alike; weight, tier and caps do not matter.
     pub(super) fn same_address(&self, other: &Self) -> bool {
-        self.config.same_address(&other.config)
+        self.joined.config.same_address(&other.joined.config)
     }
 
     /// Returns where it is dialled, to be compared later.
     pub(crate) fn address(&self) -> Address {
-        Address(self.config.clone())
+        Address(self.joined.config.clone())
     }
 
     fn config_mut(&mut self) -> &mut Config {
-        Arc::make_mut(&mut self.config)
+        Arc::make_mut(&mut Arc::make_mut(&mut self.joined).config)
     }
 }
 
@@ -400,7 +411,7 @@ pub(crate) struct Address(Arc<Config>);
 impl Address {
     /// Returns true if the backend is still dialled alike.
     pub(crate) fn is_of(&self, backend: &Backend) -> bool {
-        Arc::ptr_eq(&self.0, &backend.config) || self.0.same_address(&backend.config)
+        Arc::ptr_eq(&self.0, &backend.joined.config) || self.0.same_address(&backend.joined.config)
     }
 }
 
@@ -413,11 +424,11 @@ impl fmt::Debug for Address {
 impl fmt::Debug for Backend {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Backend")
-            .field("id", &self.config.id)
-            .field("host", &self.config.host)
-            .field("port", &self.config.port)
-            .field("weight", &self.config.weight)
-            .field("tier", &self.config.tier)
+            .field("id", &self.joined.config.id)
+            .field("host", &self.joined.config.host)
+            .field("port", &self.joined.config.port)
+            .field("weight", &self.joined.config.weight)
+            .field("tier", &self.joined.config.tier)
             .field("health", &self.health())
             .field("mode", &self.mode())
             .field("in_flight", &self.in_flight())

@@ -73,8 +73,11 @@ impl Pool {
         refuse_duplicates(&backends)?;
         let room = Arc::new(Notify::new());
         for backend in &backends {
-            let _ = backend.state.released.set(room.clone());
-            backend.state.set_capped(backend.in_flight_cap().is_some());
+            let _ = backend.joined.state.released.set(room.clone());
+            backend
+                .joined
+                .state
+                .set_capped(backend.in_flight_cap().is_some());
         }
         let control = Control {
             members: backends,
@@ -259,7 +262,7 @@ impl Pool {
     fn adopt(&self, new: Backend, previous: Option<&Backend>) -> (Backend, EventKind, bool) {
         let Some(previous) = previous else {
             // A handle whose state another pool or an earlier membership used starts anew.
-            let fresh = match new.state.released.set(self.inner.room.clone()) {
+            let fresh = match new.joined.state.released.set(self.inner.room.clone()) {
                 Ok(()) => new,
                 Err(_) => {
                     let state = Arc::new(super::state::State::new());
@@ -271,32 +274,32 @@ impl Pool {
         };
         let moved = !new.same_address(previous);
         if moved {
-            if previous.state.active() == Health::Healthy {
-                previous.state.set_active(Health::Unknown);
+            if previous.joined.state.active() == Health::Healthy {
+                previous.joined.state.set_active(Health::Unknown);
             }
-            previous.state.moved();
-            previous.state.set_capacity(FULL);
-            previous.state.set_asks_to_drain(false);
+            previous.joined.state.moved();
+            previous.joined.state.set_capacity(FULL);
+            previous.joined.state.set_asks_to_drain(false);
         }
         #[cfg(test)]
         if sabotage::is(Sabotage::ReconfigurationRevives) {
-            previous.state.set_active(Health::Healthy);
+            previous.joined.state.set_active(Health::Healthy);
         }
-        let backend = new.with_state(previous.state.clone());
+        let backend = new.with_state(previous.joined.state.clone());
         (backend, EventKind::Updated, moved)
     }
 
     /// Without the lock: what is retired is a room's, and may ask the pool for something.
     fn adopted(&self, backend: &Backend, kind: EventKind, moved: bool) {
         if moved {
-            backend.state.retire();
+            backend.joined.state.retire();
         }
         self.tell(backend, kind);
     }
 
     fn dismiss(&self, gone: &Backend) {
-        gone.state.set_usable(false);
-        gone.state.retire();
+        gone.joined.state.set_usable(false);
+        gone.joined.state.retire();
         self.tell(gone, EventKind::Removed);
     }
 
@@ -312,8 +315,14 @@ impl Pool {
             self.inner.snapshot.load().members().clone()
         };
         for backend in &control.members {
-            backend.state.set_checked(control.keepers.probers > 0);
-            backend.state.set_capped(backend.in_flight_cap().is_some());
+            backend
+                .joined
+                .state
+                .set_checked(control.keepers.probers > 0);
+            backend
+                .joined
+                .state
+                .set_capped(backend.in_flight_cap().is_some());
         }
         let mut next = Snapshot::build(control, members.clone());
         let readmitted = self.readmit_last(control, &next);

@@ -115,7 +115,7 @@ impl Control {
             return events;
         }
         for backend in self.members.clone() {
-            let state = &backend.state;
+            let state = &backend.joined.state;
             let from = backend.health();
             let offers = (state.capacity(), state.asks_to_drain());
             let is_measured = state.active() != Health::Unknown || offers != (FULL, false);

@@ -74,7 +74,7 @@ impl Pool {
             let Some(member) = self.snapshot().get(&record.id).cloned() else {
                 continue;
             };
-            let state = &member.state;
+            let state = &member.joined.state;
             let measured = state.active() != Health::Unknown || member.is_ejected();
             if measured || address(&member) != record.address {
                 continue;

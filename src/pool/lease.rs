@@ -15,10 +15,14 @@ impl Lease {
     /// Takes a slot; `None` when the backend is at its cap. Wait-free.
     #[must_use]
     pub fn acquire(backend: &Backend) -> Option<Self> {
-        backend.state.enter(backend.in_flight_cap()).then(|| Self {
-            backend: backend.clone(),
-            trial: false,
-        })
+        backend
+            .joined
+            .state
+            .enter(backend.in_flight_cap())
+            .then(|| Self {
+                backend: backend.clone(),
+                trial: false,
+            })
     }
 
     /// Takes a slot as the one request that tries a backend whose circuit is half open; `None`
@@ -26,7 +30,7 @@ impl Lease {
     /// The place of the trial comes back with the lease. Wait-free.
     #[must_use]
     pub fn acquire_trial(backend: &Backend) -> Option<Self> {
-        let state = &backend.state;
+        let state = &backend.joined.state;
         let is_half_open = || state.circuit() == Circuit::HalfOpen;
         if !is_half_open() || !state.enter_trial() {
             return None;
@@ -58,9 +62,9 @@ impl Lease {
 impl Drop for Lease {
     fn drop(&mut self) {
         if self.trial {
-            self.backend.state.leave_trial();
+            self.backend.joined.state.leave_trial();
         }
-        self.backend.state.leave();
+        self.backend.joined.state.leave();
     }
 }
 

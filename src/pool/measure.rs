@@ -135,7 +135,7 @@ impl Pool {
         let mut written = Vec::new();
         let mut publishes = false;
         for (backend, measured) in results {
-            let state = &backend.state;
+            let state = &backend.joined.state;
             state.set_flaps(measured.flaps, measured.flapping);
             if says_the_same(backend, &measured) {
                 continue;
@@ -163,7 +163,7 @@ impl Pool {
         drop(control);
         for (member, told) in written {
             if told.retires {
-                member.state.retire();
+                member.joined.state.retire();
             }
             if let EventKind::Health(transition) = &told.kind {
                 changed(transition);
@@ -211,7 +211,7 @@ impl Pool {
             return Ejection::Share;
         }
         let from = member.health();
-        member.state.set_circuit(Circuit::Open);
+        member.joined.state.set_circuit(Circuit::Open);
         let change = self.turned(&mut control, &member, from, Change::passive(reason, streak));
         drop(control);
         self.tell_turn(&member, change);
@@ -229,7 +229,7 @@ impl Pool {
             return false;
         }
         let from = member.health();
-        member.state.set_circuit(Circuit::Closed);
+        member.joined.state.set_circuit(Circuit::Closed);
         let change = self.turned(&mut control, &member, from, Change::passive(reason, 0));
         drop(control);
         self.tell_turn(&member, change);
@@ -259,7 +259,7 @@ impl Pool {
         if member.circuit() != from {
             return false;
         }
-        member.state.set_circuit(to);
+        member.joined.state.set_circuit(to);
         let readmitted = self.publish(&mut control, false);
         drop(control);
         self.tell(&member, EventKind::Circuit { from, to });
@@ -278,10 +278,10 @@ impl Pool {
     ) -> Turned {
         let now = Instant::now();
         let to = member.health();
-        let previous = (from != to).then(|| member.state.turn(now));
+        let previous = (from != to).then(|| member.joined.state.turn(now));
         control.warm_up_after(member, from, now);
         let readmitted = self.publish(control, false);
-        let (flaps, flapping) = member.state.flaps();
+        let (flaps, flapping) = member.joined.state.flaps();
         let change = previous.map(|previous| Transition {
             from,
             to,
@@ -317,9 +317,9 @@ impl Pool {
         let now = Instant::now();
         for member in next.ejected() {
             let from = member.health();
-            member.state.set_circuit(Circuit::Closed);
+            member.joined.state.set_circuit(Circuit::Closed);
             control.warm_up_after(member, from, now);
-            let (flaps, flapping) = member.state.flaps();
+            let (flaps, flapping) = member.joined.state.flaps();
             let change = Transition {
                 from,
                 to: member.health(),
@@ -328,7 +328,7 @@ impl Pool {
                 streak: 0,
                 latency: None,
                 status: None,
-                previous: member.state.turn(now),
+                previous: member.joined.state.turn(now),
                 flaps,
                 flapping,
                 capacity: member.capacity(),
@@ -345,7 +345,7 @@ impl Pool {
                 target: "evenkeel::pool",
                 backend = backend.id(), "is readmitted: nobody else is left"
             );
-            backend.state.readmitted();
+            backend.joined.state.readmitted();
             self.tell(&backend, EventKind::Health(change));
         }
     }
@@ -388,7 +388,7 @@ struct Told {
 impl Control {
     /// Writes one result; returns what that changed.
     fn write(&mut self, member: &Backend, measured: Measurement, now: Instant) -> Option<Told> {
-        let state = &member.state;
+        let state = &member.joined.state;
         let from = member.health();
         let offers = (state.capacity(), state.asks_to_drain());
         state.set_active(measured.health);
@@ -448,7 +448,7 @@ impl Control {
         let (time, from) = (self.routing.slow_start, self.routing.slow_start_from);
         let ramp = Ramp::new(now, time, from);
         if let (share, Some(due)) = ramp.at(now) {
-            member.state.set_ramp(share);
+            member.joined.state.set_ramp(share);
             self.next_ramp = Some(self.next_ramp.map_or(due, |next| next.min(due)));
             self.ramps.push((member.clone(), ramp));
         }
@@ -461,18 +461,18 @@ impl Control {
         let ramps = std::mem::take(&mut self.ramps);
         ramps
             .iter()
-            .for_each(|(backend, _)| backend.state.set_ramp(FULL));
+            .for_each(|(backend, _)| backend.joined.state.set_ramp(FULL));
         !ramps.is_empty()
     }
 
     fn end_ramp(&mut self, member: &Backend) {
         self.ramps.retain(|(backend, _)| !backend.is_same(member));
-        member.state.set_ramp(FULL);
+        member.joined.state.set_ramp(FULL);
     }
 }
 
 fn says_the_same(backend: &Backend, measured: &Measurement) -> bool {
-    let state = &backend.state;
+    let state = &backend.joined.state;
     state.active() == measured.health
         && state.capacity() == measured.capacity
         && state.asks_to_drain() == measured.draining

@@ -96,7 +96,7 @@ impl Pool {
         for (backend, before) in there.iter().zip(before) {
             let now = backend.is_evacuated();
             if now && !before {
-                backend.state.retire();
+                backend.joined.state.retire();
             }
             if now != before {
                 self.tell(backend, EventKind::Evacuated(now));
@@ -118,7 +118,7 @@ impl Pool {
         if from == to {
             return Ok(backend);
         }
-        backend.state.set_mode(to);
+        backend.joined.state.set_mode(to);
         control.drains.retain(|(other, _)| !other.is_same(&backend));
         match to {
             Mode::Draining { until } => control.drains.push((backend.clone(), until)),
@@ -130,7 +130,7 @@ impl Pool {
         let readmitted = self.publish(&mut control, false);
         drop(control);
         if to != Mode::Ready {
-            backend.state.retire();
+            backend.joined.state.retire();
         }
         self.tell(&backend, EventKind::Mode { from, to });
         self.tell_readmitted(readmitted);
@@ -163,7 +163,9 @@ impl Pool {
         let readmitted = changed.then(|| self.publish(control, false));
         drop(locked);
         // Without the lock: what is retired is a room's, and may ask the pool for something.
-        ended.iter().for_each(|backend| backend.state.retire());
+        ended
+            .iter()
+            .for_each(|backend| backend.joined.state.retire());
         if let Some(readmitted) = readmitted {
             self.tell_readmitted(readmitted);
         }
@@ -183,8 +185,8 @@ impl Control {
         let (mut next, mut changed) = (None, false);
         self.ramps.retain(|(backend, ramp)| {
             let (share, due) = ramp.at(now);
-            if backend.state.ramp() != share {
-                backend.state.set_ramp(share);
+            if backend.joined.state.ramp() != share {
+                backend.joined.state.set_ramp(share);
                 changed = true;
             }
             next = [next, due].into_iter().flatten().min();
@@ -204,7 +206,7 @@ pub struct Drain {
 
 impl Drain {
     async fn ended(self) -> Drained {
-        let state = &self.backend.state;
+        let state = &self.backend.joined.state;
         let watching = state.watch();
         loop {
             // Listens before it looks.

@@ -45,7 +45,7 @@ impl Survey {
             measured: Standing::default(),
         };
         for (position, (backend, &distance)) in members.placed() {
-            let state = &backend.state;
+            let state = &backend.joined.state;
             let place = backend.configured_locality();
             state.set_evacuated(place.is_some_and(|place| control.is_evacuated(place)));
             let wanted = is_wanted(backend);
@@ -115,7 +115,7 @@ impl Survey {
         }
         for (position, (backend, &distance)) in members.placed() {
             if is_wanted(backend) {
-                backend.state.set_usable(true);
+                backend.joined.state.set_usable(true);
                 let found = self.place(backend.configured_tier(), distance);
                 found.push(position, backend);
             }
@@ -125,7 +125,7 @@ impl Survey {
 
 /// Whether nothing but health can keep traffic away.
 fn is_wanted(backend: &Backend) -> bool {
-    let state = &backend.state;
+    let state = &backend.joined.state;
     state.is_ready() && !state.is_evacuated() && backend.configured_weight() > 0
 }
 

@@ -272,7 +272,7 @@ where
     where
         Io: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        use hyper_util::rt::{TokioExecutor, TokioTimer};
+        use hyper_util::rt::TokioTimer;
 
         use super::{gather::Gather, http2};
 
@@ -285,7 +285,7 @@ where
         state.multiplex();
         let io = Gather::new(io, ahead);
         let gather = io.handle();
-        let conn = hyper::server::conn::http2::Builder::new(TokioExecutor::new())
+        let conn = hyper::server::conn::http2::Builder::new(Spawn)
             .timer(TokioTimer::new())
             .initial_stream_window_size(WINDOW)
             .initial_connection_window_size(4 * WINDOW)
@@ -340,6 +340,23 @@ fn classify(
         return None;
     };
     Some((kind, error.to_string()))
+}
+
+/// Spawns the streams of an HTTP/2 connection, and no more: hyper-util's wraps each in a span
+/// where any crate of the program turns its tracing on.
+#[cfg(feature = "http2")]
+#[derive(Clone)]
+struct Spawn;
+
+#[cfg(feature = "http2")]
+impl<F> hyper::rt::Executor<F> for Spawn
+where
+    F: Future + Send + 'static,
+    F::Output: Send,
+{
+    fn execute(&self, future: F) {
+        tokio::spawn(future);
+    }
 }
 
 fn in_range(field: &str, timeout: Duration) -> Result<Duration, ConfigError> {
