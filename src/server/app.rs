@@ -43,12 +43,22 @@ where
     type Future = AppFuture<S, S::Future>;
 
     fn call(&self, request: Request<Incoming>) -> Self::Future {
-        let exchanging = Some(self.state.begin());
-        let connect = request.method() == Method::CONNECT;
         let mut request = request.map(|incoming| Body::new(incoming, &self.state));
         if request.extensions().is_empty() {
             *request.extensions_mut() = spare::take();
         }
+        self.answer(request)
+    }
+}
+
+impl<S> AppService<S> {
+    pub(super) fn answer<B>(&self, mut request: Request<Body>) -> AppFuture<S, S::Future>
+    where
+        S: Service<Request<Body>, Response = Response<B>> + Clone,
+        S::Error: Into<BoxError>,
+    {
+        let exchanging = Some(self.state.begin());
+        let connect = request.method() == Method::CONNECT;
         request.extensions_mut().insert(self.info.clone());
         let mut app = self.app.borrow_mut();
         let ready = app.poll_ready(&mut Context::from_waker(Waker::noop()));

@@ -18,7 +18,8 @@ use crate::error::{Error, ErrorKind};
 /// The body of a client's request. What goes wrong with it is the client's doing:
 /// [`ErrorKind::ClientBody`].
 pub struct Body {
-    incoming: Incoming,
+    /// `None` where the head says that there is none.
+    incoming: Option<Incoming>,
     /// An upload may outlive its response: until it ends, what comes in is no head.
     exchanging: Option<Exchanging>,
 }
@@ -27,8 +28,15 @@ impl Body {
     pub(super) fn new(incoming: Incoming, state: &Arc<State>) -> Self {
         let exchanging = (!incoming.is_end_stream()).then(|| state.begin());
         Self {
-            incoming,
+            incoming: Some(incoming),
             exchanging,
+        }
+    }
+
+    pub(super) fn empty() -> Self {
+        Self {
+            incoming: None,
+            exchanging: None,
         }
     }
 }
@@ -42,12 +50,15 @@ impl HttpBody for Body {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
         let this = self.get_mut();
+        let Some(incoming) = &mut this.incoming else {
+            return Poll::Ready(None);
+        };
         // The codec says so only with the next head where the response has ended before.
-        if this.incoming.is_end_stream() {
+        if incoming.is_end_stream() {
             this.exchanging = None;
             return Poll::Ready(None);
         }
-        let polled = Pin::new(&mut this.incoming).poll_frame(cx);
+        let polled = Pin::new(incoming).poll_frame(cx);
         if matches!(polled, Poll::Ready(None | Some(Err(_)))) {
             this.exchanging = None;
         }
@@ -55,11 +66,12 @@ impl HttpBody for Body {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.incoming.is_end_stream()
+        self.incoming.as_ref().is_none_or(HttpBody::is_end_stream)
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.incoming.size_hint()
+        let hint = self.incoming.as_ref().map(HttpBody::size_hint);
+        hint.unwrap_or_else(|| SizeHint::with_exact(0))
     }
 }
 

@@ -20,7 +20,7 @@ use tower_service::Service;
 use super::{
     Body,
     app::AppService,
-    http1,
+    front, http1,
     sniff::{Sniffed, sniff},
     state::{State, Timeouts},
     stream::Stream,
@@ -223,12 +223,24 @@ where
         })
     }
 
+    /// HTTP/1.1: without the codec until something odd comes.
+    async fn http1<Io>(mut self, io: Io, ahead: Bytes) -> Result<(), BoxError>
+    where
+        Io: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let state = self.service.state.clone();
+        let mut stream = Stream::new(io, ahead, state.clone());
+        let drain = self.drain.clone();
+        let service = &mut self.service;
+        match front::serve(&mut stream, service, drain.as_ref(), &state).await? {
+            front::End::Closed => Ok(()),
+            // In a box of its own, as most connections never need it.
+            front::End::Odd => Box::pin(self.codec(stream)).await,
+        }
+    }
+
     /// Here HTTP/1.1's codec is chosen and configured.
-    fn http1<Io>(
-        self,
-        io: Io,
-        ahead: Bytes,
-    ) -> impl Future<Output = Result<(), BoxError>> + Send + use<Io, S, B>
+    async fn codec<Io>(self, stream: Stream<Io>) -> Result<(), BoxError>
     where
         Io: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
@@ -238,7 +250,6 @@ where
             drain,
         } = self;
         let state = service.state.clone();
-        let io = TokioIo::new(Stream::new(io, ahead, state.clone()));
         // No `pipeline_flush`: it takes all that a body has to give, however slow the client, and
         // keeps a response back until the next request is whole. Without `writev` there is
         // nothing left that it saves.
@@ -246,24 +257,20 @@ where
             .writev(false)
             .half_close(false)
             .max_buf_size(HEAD_SIZE)
-            .serve_connection(io, service)
+            .serve_connection(TokioIo::new(stream), service)
             .with_upgrades();
-        // The codec is borrowed from where it was captured: wherever a future moves it to, it
-        // has room for it once more, for as long as the connection lasts.
-        async move {
-            let driven = http1::drive(
-                Pin::new(&mut conn),
-                |conn| conn.graceful_shutdown(),
-                drain.as_ref(),
-                &state,
-            );
-            let result = driven.await;
-            drop(conn);
-            http1::tunnel(&state).await;
-            // Only now, as who waits for the end of connections waits for tunnels, too.
-            drop(drain);
-            ending.conclude(result, &state)
-        }
+        let driven = http1::drive(
+            Pin::new(&mut conn),
+            |conn| conn.graceful_shutdown(),
+            drain.as_ref(),
+            &state,
+        );
+        let result = driven.await;
+        drop(conn);
+        http1::tunnel(&state).await;
+        // Only now, as who waits for the end of connections waits for tunnels, too.
+        drop(drain);
+        ending.conclude(result, &state)
     }
 
     /// Here HTTP/2's codec is chosen and configured.

@@ -66,6 +66,7 @@
 mod app;
 mod body;
 mod draining;
+mod front;
 #[cfg(feature = "http2")]
 mod gather;
 mod http;

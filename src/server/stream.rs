@@ -40,6 +40,18 @@ impl<Io> Stream<Io> {
     }
 }
 
+impl<Io> Stream<Io> {
+    /// Puts back what was read: it comes first again.
+    pub(super) fn put_back(&mut self, bytes: Bytes) {
+        // What had been sniffed was read before, or is part of it.
+        if self.ahead.is_empty() {
+            self.ahead = bytes;
+        } else if !bytes.is_empty() {
+            self.ahead = [&bytes[..], &self.ahead[..]].concat().into();
+        }
+    }
+}
+
 impl<Io> Drop for Stream<Io> {
     fn drop(&mut self) {
         self.state.closed.notify_one();
