@@ -1,12 +1,11 @@
 //! One connection to a backend, and the exchange that it is at.
 
+mod fill;
 mod idle;
 mod wait;
 
 use std::{
-    future::Future,
-    io,
-    pin::{Pin, pin},
+    pin::Pin,
     sync::Arc,
     task::{Context, Poll, Waker},
     time::Duration,
@@ -15,7 +14,7 @@ use std::{
 use bytes::{Bytes, BytesMut};
 use http::StatusCode;
 use http_body::Frame;
-use tokio::io::{AsyncReadExt, AsyncWrite};
+use tokio::io::AsyncWrite;
 
 use super::{
     decode::{Decoder, Step},
@@ -378,17 +377,6 @@ impl Conn {
         Ok(Some(HeadRead::Final(head)))
     }
 
-    fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
-        let wanted = match self.decoder.left() {
-            Some(left) if left > READ as u64 => READ_LARGE,
-            _ => READ,
-        };
-        if self.read.capacity() - self.read.len() < READ_LEAST {
-            self.read.reserve(wanted);
-        }
-        pin!(self.stream.read_buf(&mut self.read)).poll(cx)
-    }
-
     fn poll_send(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), SendError>> {
         loop {
             let left = self.out.left();
@@ -465,12 +453,6 @@ enum HeadRead {
 const STALE: &str = "408 (Request Timeout) on an idle connection";
 const EARLY: &str = "closed before a whole response head";
 const CUT_OFF: Malformed = Malformed("closed before the end of the body");
-/// What most answers fit into; a connection keeps a buffer of this size while it is idle.
-const READ: usize = 8 * 1024;
-/// For bodies that do not: fewer system calls, and what tokio reads in one go.
-const READ_LARGE: usize = 64 * 1024;
-/// Less room than this is not worth a system call.
-const READ_LEAST: usize = 1024;
 const KEEP_BUFFER: usize = 16 * 1024;
 /// More interim responses than anybody has use for.
 const MAX_INTERIM: u8 = 16;
