@@ -1,3 +1,4 @@
+mod alike;
 mod ends;
 mod goodbye;
 mod http2;

@@ -147,7 +147,7 @@ pub(super) fn number(mut number: u64, base: u64, out: &mut Vec<u8>) {
     let mut at = digits.len();
     loop {
         at -= 1;
-        digits[at] = b"0123456789abcdef"[(number % base) as usize];
+        digits[at] = b"0123456789ABCDEF"[(number % base) as usize];
         number /= base;
         if number == 0 {
             break;
