@@ -1,4 +1,5 @@
-//! HTTP on a connection: hyper's codecs behind one function.
+//! HTTP on a connection: the common requests of HTTP/1.1 by `front`, all others by hyper's codecs,
+//! behind one function.
 
 use std::{
     cell::RefCell,
