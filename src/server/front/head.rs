@@ -11,6 +11,10 @@ use crate::{
 };
 
 /// What the bytes begin with.
+#[expect(
+    clippy::large_enum_variant,
+    reason = "it is nearly always this variant, and a box would be an allocation a request"
+)]
 pub(super) enum Found {
     /// Something that the codec has to decide about.
     Odd,
