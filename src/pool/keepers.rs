@@ -50,8 +50,8 @@ impl Pool {
                 }
             }
         }
-        let events = control.forget(&left, now);
-        if !left.changed && events.is_empty() {
+        let events = control.forget(&mut left, now);
+        if !left.changed {
             return;
         }
         let readmitted = self.publish(&mut control, false);
@@ -103,13 +103,14 @@ impl Keepers {
 struct Left {
     judges: bool,
     measures: bool,
+    /// What is known, or who is held, is not what the snapshot was made of.
     changed: bool,
 }
 
 impl Control {
     /// Forgets what nobody would notice the end of: what was measured, where nobody measures any
     /// more; ejections, where nobody judges.
-    fn forget(&mut self, left: &Left, now: Instant) -> Vec<(Backend, EventKind)> {
+    fn forget(&mut self, left: &mut Left, now: Instant) -> Vec<(Backend, EventKind)> {
         let mut events = Vec::new();
         if !left.measures && !left.judges {
             return events;
@@ -126,6 +127,8 @@ impl Control {
             if !measured && !ejected {
                 continue;
             }
+            // Even where combined health stays as it is: of one that is down, an ejection too.
+            left.changed = true;
             if measured {
                 state.set_active(Health::Unknown);
                 state.set_capacity(FULL);

@@ -502,7 +502,9 @@ impl Oracle {
                 if others == 0 && usable > 0 {
                     self.counts.add("the last come back");
                 }
-                if self.ordering && others > 0 {
+                // Invariant F alone entitles an order to that: nobody else serves, and it does.
+                let is_last = others == 0 && member.backend.is_usable();
+                if self.ordering && !is_last {
                     found.push((
                         Invariant::A,
                         format!("an order ends {}'s ejection", id_of(id)),

@@ -66,6 +66,33 @@ fn what_was_measured_is_forgotten_with_the_last_who_measures() {
 }
 
 #[test]
+fn the_end_of_an_ejection_that_nobody_judges_shows_at_once_even_of_one_that_is_down() {
+    let pool = pool(&["a", "b"]);
+    let _prober = pool.attach_prober();
+    let judge = pool.attach_keeper(&[Role::Judges]);
+    let next = pool.attach_keeper(&[Role::Judges]);
+    let a = member(&pool, "a");
+    pool.measure(&a, up());
+    pool.measure(&member(&pool, "b"), up());
+    assert_eq!(pool.eject(&a, reason(), 5, 1.0), Ejection::Ejected);
+    pool.measure(&a, down());
+    let mut events = pool.subscribe();
+    let before = pool.snapshot().generation();
+    drop(judge);
+    assert!(a.is_ejected(), "somebody still judges");
+    assert_eq!(pool.snapshot().generation(), before);
+    drop(next);
+    assert!(!a.is_ejected());
+    // Else it would seem the work of whoever makes the next snapshot, such as an operator.
+    assert_eq!(pool.snapshot().generation(), before + 1);
+    assert_eq!(heard(&mut events), [], "down it was, and down it is");
+    assert_eq!(usable(&pool), ["b"]);
+    // Where there is nothing to forget, there is nothing to show.
+    drop(pool.attach_keeper(&[Role::Judges]));
+    assert_eq!(pool.snapshot().generation(), before + 1);
+}
+
+#[test]
 fn what_is_known_outlives_a_runtime_but_not_its_owner() {
     let pool = pool(&["a", "b"]);
     let owner = pool.attach_keeper(&[Role::Ticks, Role::Measures]);
