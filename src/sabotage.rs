@@ -11,6 +11,8 @@ use std::{
 pub(crate) enum Sabotage {
     /// A: whoever is configured anew is up, as in balancers that make new members of the old.
     ReconfigurationRevives,
+    /// A: whoever is configured anew is no longer ejected.
+    ReconfigurationReadmits,
     /// B: a pass leaves the count of failures as it is.
     FailuresAddUp,
     /// C: a check that another address made void is a failure.

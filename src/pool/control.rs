@@ -285,6 +285,10 @@ impl Pool {
         if sabotage::is(Sabotage::ReconfigurationRevives) {
             previous.joined.state.set_active(Health::Healthy);
         }
+        #[cfg(test)]
+        if sabotage::is(Sabotage::ReconfigurationReadmits) {
+            previous.joined.state.set_circuit(super::Circuit::Closed);
+        }
         let backend = new.with_state(previous.joined.state.clone());
         (backend, EventKind::Updated, moved)
     }

@@ -169,6 +169,11 @@ fn that_a_reconfiguration_revives_is_caught() {
 }
 
 #[test]
+fn that_a_reconfiguration_readmits_is_caught() {
+    catches(Sabotage::ReconfigurationReadmits, Invariant::A);
+}
+
+#[test]
 fn that_failures_add_up_across_passes_is_caught() {
     catches(Sabotage::FailuresAddUp, Invariant::B);
 }
