@@ -1,16 +1,13 @@
-//! Where clients come in: `axum::serve`, with `TlsLayer` around the listener or without.
+//! Where clients come in: `evenkeel::serve`, with `TlsLayer` around its connections or without.
+//! `axum::serve` would do, too (see the `tls` example); this one has limits, deadlines and a drain.
 
-use std::{fmt, io, net::SocketAddr, time::Duration};
+use std::{future::IntoFuture, io, net::SocketAddr, time::Duration};
 
-use axum::{
-    Router,
-    extract::connect_info::Connected,
-    serve::{IncomingStream, Listener},
-};
+use axum::Router;
 use evenkeel::{
     BoxError, Pool,
-    context::ConnInfo,
     endpoints::{EndpointsLayer, Readiness},
+    server::Serve,
     settings::Settings,
     tls::{Certificates, RELOAD_INTERVAL, TlsLayer},
 };
@@ -19,9 +16,8 @@ use tokio::{
     signal::unix::{SignalKind, signal},
     sync::watch,
     task::JoinSet,
-    time::{sleep, timeout},
+    time::sleep,
 };
-use tower::Layer;
 
 /// Open listeners.
 pub(crate) struct Doors {
@@ -67,20 +63,25 @@ impl Doors {
         for door in self.doors {
             let Door { listener, tls, .. } = door;
             let address = listener.local_addr()?;
-            let stopped = stopped.clone();
+            let mut told = stopped.clone();
+            // An error says that nobody will tell: that is an end, too.
+            let stopped = async move { drop(told.changed().await) };
             let app = match door.endpoints {
                 Some(own) => app.clone().layer(own),
                 None => app.clone(),
             };
+            let serve = evenkeel::serve(listener, app)
+                .drain_timeout(self.drain)
+                .shutdown(stopped);
             match tls {
                 Some((layer, certificates)) => {
                     tracing::info!("listening on https://{address}/");
                     watched.push(certificates.watch(RELOAD_INTERVAL));
-                    serving.spawn(serve(layer.layer(listener), app, stopped));
+                    serving.spawn(Serve::layer(serve, layer).into_future());
                 }
                 None => {
                     tracing::info!("listening on http://{address}/");
-                    serving.spawn(serve(listener, app, stopped));
+                    serving.spawn(serve.into_future());
                 }
             }
         }
@@ -89,18 +90,11 @@ impl Doors {
             readiness.fail("shutting down");
             sleep(time).await;
         }
-        drop(stopped);
         stop.send_replace(());
-        let ended = async {
-            while let Some(served) = serving.join_next().await {
-                served??;
-            }
-            Ok(())
-        };
-        match timeout(self.drain, ended).await {
-            Ok(result) => result,
-            Err(_) => Err("some requests were cut at the drain's deadline".into()),
+        while let Some(served) = serving.join_next().await {
+            served??;
         }
+        Ok(())
     }
 }
 
@@ -114,19 +108,6 @@ pub(crate) fn bind(address: SocketAddr) -> io::Result<TcpListener> {
     socket.set_nodelay(true)?;
     socket.bind(address)?;
     socket.listen(BACKLOG)
-}
-
-async fn serve<L>(listener: L, app: Router, mut stopped: watch::Receiver<()>) -> io::Result<()>
-where
-    L: Listener,
-    L::Addr: fmt::Debug,
-    ConnInfo: for<'a> Connected<IncomingStream<'a, L>>,
-{
-    // With `ConnInfo`, handlers and layers know the client and its TLS session.
-    let app = app.into_make_service_with_connect_info::<ConnInfo>();
-    axum::serve(listener, app)
-        .with_graceful_shutdown(async move { drop(stopped.changed().await) })
-        .await
 }
 
 async fn signalled() -> io::Result<()> {

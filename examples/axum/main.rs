@@ -1,5 +1,5 @@
 //! axum: routes of your own beside the load balancer, which answers under `/api` and for all the
-//! rest; TLS around axum's listener; tower-http's layers in the stack.
+//! rest; TLS termination around it; tower-http's layers in the stack.
 //!
 //! ```sh
 //! cargo run --features full --example axum

@@ -301,10 +301,11 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 const SHARDS: usize = 16;
 /// A second of a busy thread, and 4 MiB.
 const QUEUED_LINES: usize = 8_192;
-/// Soon enough for whoever follows the file, seldom enough to cost nothing.
-const INTERVAL: Duration = Duration::from_millis(50);
+/// Soon enough for whoever follows the file, and while the lines are in the cache; seldom enough
+/// to cost nothing.
+const INTERVAL: Duration = Duration::from_millis(10);
 /// A second without a line: then a line wakes the writer.
-const QUIET_ROUNDS: u32 = 20;
+const QUIET_ROUNDS: u32 = 100;
 /// A disk that takes longer will not be waited for.
 const FLUSH_LIMIT: Duration = Duration::from_secs(2);
 const KEEP_BUFFER: usize = 8 * 1024 * 1024;

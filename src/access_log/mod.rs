@@ -65,7 +65,7 @@
 //! | referer | off |
 //! | request id of the client | not trusted |
 //! | lines queued by [`JsonLines`] | 8,192 a thread; more are dropped and counted |
-//! | written out | every 50 ms |
+//! | written out | every 10 ms |
 //!
 //! # When it fails
 //!

@@ -1,6 +1,7 @@
 //! One write a poll for HTTP/2, where the codec would make one a frame.
 
 use std::{
+    cell::RefCell,
     io, mem,
     pin::Pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -72,8 +73,8 @@ impl<Io> Gather<Io> {
 }
 
 impl<Io: AsyncWrite + Unpin> Gather<Io> {
-    /// Writes what was gathered; frees the buffer of a connection that has nothing to do.
-    pub(super) fn flush(&self, cx: &mut Context<'_>, is_active: bool) -> Gathered {
+    /// Writes what was gathered.
+    pub(super) fn flush(&self, cx: &mut Context<'_>) -> Gathered {
         let mut inner = self.lock();
         let flushed = if !inner.buf.is_empty() || inner.unflushed {
             inner.poll_flush(cx)
@@ -81,9 +82,6 @@ impl<Io: AsyncWrite + Unpin> Gather<Io> {
             Poll::Ready(Ok(()))
         };
         inner.broken |= matches!(flushed, Poll::Ready(Err(_)));
-        if flushed.is_ready() && !is_active {
-            inner.buf = Vec::new();
-        }
         Gathered {
             received: inner.received,
             blocked: flushed.is_pending(),
@@ -111,9 +109,28 @@ impl<Io: AsyncWrite + Unpin> Inner<Io> {
             self.sent += n;
             self.unflushed = true;
         }
-        self.buf.clear();
-        self.written = 0;
+        self.give_back();
         Poll::Ready(Ok(()))
+    }
+
+    /// Leaves the buffer to the next connection of the thread that writes: it is in the cache,
+    /// and one that has nothing to write needs none.
+    fn give_back(&mut self) {
+        self.written = 0;
+        let mut buf = mem::take(&mut self.buf);
+        if buf.capacity() > 0 {
+            buf.clear();
+            // An error says that the thread is about to end.
+            let _ = SPARE.try_with(|spare| spare.replace(buf));
+        }
+    }
+
+    fn gather(&mut self, data: &[u8]) {
+        if self.buf.capacity() == 0 {
+            self.buf = SPARE.try_with(RefCell::take).unwrap_or_default();
+            self.buf.reserve(GATHERED);
+        }
+        self.buf.extend_from_slice(data);
     }
 }
 
@@ -154,7 +171,7 @@ impl<Io: AsyncWrite + Unpin> AsyncWrite for Gather<Io> {
                 return Poll::Ready(Ok(wrote));
             }
         }
-        inner.buf.extend_from_slice(data);
+        inner.gather(data);
         Poll::Ready(Ok(data.len()))
     }
 
@@ -168,6 +185,10 @@ impl<Io: AsyncWrite + Unpin> AsyncWrite for Gather<Io> {
         ready!(inner.poll_drain(cx))?;
         Pin::new(&mut inner.io).poll_shutdown(cx)
     }
+}
+
+thread_local! {
+    static SPARE: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
 }
 
 /// A TLS record's worth.

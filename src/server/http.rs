@@ -363,7 +363,9 @@ where
     F::Output: Send,
 {
     fn execute(&self, future: F) {
-        tokio::spawn(future);
+        // A spawn moves its future six times over, into memory of a size and an alignment that
+        // the allocator has to search for; a box, it moves as a pointer.
+        tokio::spawn(Box::pin(future));
     }
 }
 

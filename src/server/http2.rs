@@ -35,7 +35,7 @@ where
         draining.notice(cx, state);
         loop {
             let polled = conn.as_mut().poll(cx);
-            let gathered = gather.flush(cx, state.is_active());
+            let gathered = gather.flush(cx);
             if let Poll::Ready(result) = polled {
                 return Poll::Ready(result.map(|_| ()));
             }

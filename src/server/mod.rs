@@ -53,9 +53,14 @@
 //!
 //! # Cost
 //!
-//! A connection: one task, one box, about 16 KiB while it is idle. A request: the `ConnInfo`
-//! note; its deadlines are plain stores, swept ten times a second, so they fire up to 0.2 s late.
-//! HTTP/2 frames of one poll go out in one write.
+//! A connection: one task, one box, about 4 KiB while it is idle, 12 KiB under TLS. A request: the
+//! `ConnInfo` note; its deadlines are plain stores, swept ten times a second, so they fire up to
+//! 0.2 s late. HTTP/2 frames of one poll go out in one write.
+//!
+//! An HTTP/1.1 request without a body is read and answered through two buffers of the thread. From
+//! the first other one on (a body, `Expect`, an upgrade, anything that is not quite as RFC 9112
+//! has it) hyper's codec has the connection, and decides about all that is odd: 17 KiB while it is
+//! idle, and about a seventh more CPU a request.
 //!
 //! A runtime of tokio's `current_thread` kind on each core ([`Workers`]) is the cheapest way to
 //! serve: a `multi_thread` runtime costs over 2 µs more a request, as tasks are handed from core
