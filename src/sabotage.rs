@@ -23,6 +23,8 @@ pub(crate) enum Sabotage {
     HangUpCounts,
     /// F: an ejection asks for nobody's leave.
     LastIsEjected,
+    /// Each retry is granted, as where attempts alone bound them.
+    RetriesAreFree,
 }
 
 thread_local! {

@@ -122,6 +122,10 @@ impl Budget {
         if account.spent.fetch_add(UNIT, Relaxed) + UNIT <= earned {
             return true;
         }
+        #[cfg(test)]
+        if crate::sabotage::is(crate::sabotage::Sabotage::RetriesAreFree) {
+            return true;
+        }
         account.spent.fetch_sub(UNIT, Relaxed);
         false
     }

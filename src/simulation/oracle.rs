@@ -34,6 +34,8 @@ pub(super) enum Invariant {
     Leases,
     /// Every request ends, once, and is repeated only where that does no harm.
     Requests,
+    /// Retries add no more load than the budget earned.
+    Budget,
     /// Orders, caps and weights hold.
     Orders,
     /// What is well again is back again.
@@ -70,6 +72,10 @@ pub(super) struct Oracle {
     /// An operator's call is under way: what it changes is a reconfiguration.
     pub(super) ordering: bool,
     usable: usize,
+    /// Requests that came, each of which may cost the backends one attempt; and what they cost
+    /// beyond.
+    requests: u64,
+    retries: u64,
     /// The time of the last look, so that one moment's are not repeated.
     looked: u64,
 }
@@ -148,6 +154,8 @@ impl Oracle {
             unmeasured: None,
             ordering: false,
             usable: 0,
+            requests: 0,
+            retries: 0,
             looked: 0,
         }
     }
@@ -378,6 +386,30 @@ impl Oracle {
         if let Some((invariant, why)) = wrong {
             let what = format!("request {number} went to {}, though {why}", id_of(id));
             self.violate(at, invariant, what);
+        }
+    }
+
+    /// A request came: it earns its share.
+    pub(super) fn asked(&mut self) {
+        self.requests += 1;
+    }
+
+    /// An attempt is a load on a backend, as it was not refused at once; of its request it is
+    /// not the first such: has the budget earned that?
+    pub(super) fn cost(&mut self, at: u64, number: usize) {
+        self.retries += 1;
+        self.counts.add("retries that cost");
+        let (share, second) = self.settings.budget;
+        // Of a budget ten seconds' worth is there at first. Other runtimes' clocks may be off.
+        let seconds = second * (at + TICK + 10_000) / 1_000;
+        let earned = (share * self.requests + seconds) / 1_000;
+        if self.retries == earned {
+            self.counts.add("last retries that were earned");
+        }
+        if self.retries > earned {
+            let retries = self.retries;
+            let what = format!("retry {retries} (request {number}), and {earned} were earned");
+            self.violate(at, Invariant::Budget, what);
         }
     }
 

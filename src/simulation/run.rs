@@ -28,7 +28,7 @@ use super::{
 use crate::{
     balance::{Balance, BalanceLayer, LeastRequests, PowerOfTwo, Random, RoundRobin, Strategy},
     context::{Exchange, Outcome},
-    failover::{Failover, FailoverLayer, Hedge},
+    failover::{Budget, Failover, FailoverLayer, Hedge},
     health::{Checks, Health, HealthLayer, Outliers, Prober},
     pool::{Backend, Mode, Pool},
     sabotage,
@@ -109,9 +109,12 @@ impl Operator {
             .strategy(strategy)
             .queue_size(settings.queue_size)
             .queue_timeout(millis(settings.queue_timeout));
+        let (share, second) = settings.budget;
+        let budget = Budget::new(share as f64 / 1e3, second as f64 / 1e3).unwrap();
         let mut failover = FailoverLayer::new()
             .max_attempts(settings.attempts)
-            .unwrap();
+            .unwrap()
+            .budget(budget);
         if let Some(after) = settings.hedge {
             failover = failover.hedge(Hedge::new().after(millis(after)).unwrap());
         }
@@ -327,6 +330,7 @@ impl Operator {
             gone: AtomicBool::new(false),
             seen: AtomicU32::new(0),
             begun: AtomicU32::new(0),
+            loads: AtomicU32::new(0),
         });
         self.asked.push(asked.clone());
         let exchange = Exchange::new();
@@ -460,8 +464,10 @@ impl Client {
         }
         request.extensions_mut().insert(self.exchange.clone());
         request.extensions_mut().insert(self.asked.clone());
+        let world = self.world.clone();
         let answer = async move {
             std::future::poll_fn(|cx| Service::<Request<Sent>>::poll_ready(&mut stack, cx)).await?;
+            world.oracle().asked();
             let mut response = stack.call(request).await?;
             drop(stack);
             while let Some(frame) = response.body_mut().frame().await {

@@ -30,6 +30,8 @@ pub(super) struct Settings {
     pub(super) attempts: u32,
     /// A second attempt begins after this time.
     pub(super) hedge: Option<u64>,
+    /// What a request earns for retries, and what a second does; in thousandths of one.
+    pub(super) budget: (u64, u64),
     pub(super) queue_size: usize,
     pub(super) queue_timeout: u64,
     pub(super) connect_timeout: u64,
@@ -192,7 +194,10 @@ impl Draw {
         Schedule {
             seed,
             heals: self.rng.u8(..) < 64,
-            settings,
+            settings: Settings {
+                budget: budget(&mut self.rng),
+                ..settings
+            },
             members,
             steps: self.steps,
         }
@@ -214,6 +219,8 @@ impl Draw {
             strategy: rng.u8(0..4),
             attempts: rng.u32(1..=3),
             hedge: rng.bool().then(|| rng.u64(10..=200)),
+            // Drawn in the end, so that a seed's other draws stay as they are.
+            budget: BUDGET,
             queue_size: rng.usize(0..=40),
             queue_timeout: rng.u64(200..=3_000),
             connect_timeout: rng.u64(300..=1_000),
@@ -438,3 +445,16 @@ impl Draw {
         }
     }
 }
+
+/// Draws what retries are paid from: the defaults, which lives so short hardly use up, or so
+/// little that the second or third retry is one too many.
+fn budget(rng: &mut Rng) -> (u64, u64) {
+    if rng.bool() {
+        return BUDGET;
+    }
+    rng.choice([(0, 0), (0, 100), (0, 200), (20, 100)])
+        .unwrap_or(BUDGET)
+}
+
+/// The layer's defaults.
+const BUDGET: (u64, u64) = (200, 3_000);

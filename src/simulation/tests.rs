@@ -198,6 +198,11 @@ fn that_the_last_one_is_ejected_is_caught() {
     catches(Sabotage::LastIsEjected, Invariant::F);
 }
 
+#[test]
+fn that_retries_are_free_is_caught() {
+    catches(Sabotage::RetriesAreFree, Invariant::Budget);
+}
+
 /// How the tests that live through schedules are called, and found.
 const EVERY: &str = "every";
 const ACROSS: &str = "a_runtime";
@@ -212,7 +217,7 @@ const RUNTIMES: u64 = 100;
 /// A fault that needs more is not looked for hard enough.
 const FAULTY: u64 = 500;
 /// Where the schedules must get to, once in twenty at the least.
-const GOES_THERE: [&str; 12] = [
+const GOES_THERE: [&str; 13] = [
     "checks cancelled",
     "came up",
     "went down",
@@ -221,6 +226,7 @@ const GOES_THERE: [&str; 12] = [
     "readmissions",
     "hang-ups before an answer",
     "requests tried again",
+    "retries that cost",
     "client_body",
     "connect_timeout",
     "response_head_timeout",

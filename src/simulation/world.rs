@@ -171,8 +171,10 @@ pub(super) struct Asked {
     pub(super) gone: AtomicBool,
     /// Attempts of which a backend's application may have seen something.
     pub(super) seen: AtomicU32,
-    /// Attempts that reached a backend.
+    /// Attempts that a backend was chosen for.
     pub(super) begun: AtomicU32,
+    /// Those that are a load on it: a connection was accepted, or may have been.
+    pub(super) loads: AtomicU32,
 }
 
 /// The service in the proxy's place.
@@ -232,13 +234,15 @@ impl Attempt {
         let mut body = Box::pin(body);
         let behaviour = world.behaviour(&backend);
         let answer = async {
-            match behaviour.traffic {
-                Traffic::Refuse => return Err(Error::new(ErrorKind::Connect)),
-                Traffic::BlackHole => {
-                    sleep(Duration::from_millis(world.settings.connect_timeout)).await;
-                    return Err(Error::new(ErrorKind::ConnectTimeout));
-                }
-                _ => {}
+            if matches!(behaviour.traffic, Traffic::Refuse) {
+                return Err(Error::new(ErrorKind::Connect));
+            }
+            if self.asked.loads.fetch_add(1, Relaxed) > 0 {
+                world.oracle().cost(world.at(), self.asked.number);
+            }
+            if matches!(behaviour.traffic, Traffic::BlackHole) {
+                sleep(Duration::from_millis(world.settings.connect_timeout)).await;
+                return Err(Error::new(ErrorKind::ConnectTimeout));
             }
             self.asked.seen.fetch_add(1, Relaxed);
             while let Some(frame) = body.frame().await {
