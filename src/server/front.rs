@@ -67,8 +67,8 @@ where
     let mut ahead = Ahead::default();
     loop {
         let next = poll_fn(|cx| ahead.poll_next(cx, io, &mut draining, state)).await?;
-        let (request, keep) = match next {
-            Next::Request { request, keep } => (request, keep),
+        let keep = match next {
+            Next::Request { keep } => keep,
             Next::End => {
                 poll_fn(|cx| Pin::new(&mut *io).poll_shutdown(cx)).await?;
                 return Ok(End::Closed);
@@ -77,6 +77,9 @@ where
                 io.put_back(ahead.read.freeze());
                 return Ok(End::Odd);
             }
+        };
+        let Some(request) = ahead.request.take() else {
+            continue;
         };
         let is_head = request.method() == Method::HEAD;
         let response = {
@@ -105,14 +108,13 @@ where
     }
 }
 
-#[expect(
-    clippy::large_enum_variant,
-    reason = "it is nearly always this variant, and a box would be an allocation a request"
-)]
 enum Next {
     End,
     Odd,
-    Request { request: Request<Body>, keep: bool },
+    /// It lies in its place.
+    Request {
+        keep: bool,
+    },
 }
 
 /// What was read and not used: nothing, nearly always.
@@ -122,6 +124,8 @@ struct Ahead {
     /// How many bytes there have to be until it is worth to look for a head in them: one that
     /// comes byte by byte is not to be read as often.
     worth: usize,
+    /// The one that was found last.
+    request: Option<Request<Body>>,
 }
 
 impl Ahead {
@@ -194,19 +198,15 @@ impl Ahead {
     /// Takes a request off the bytes, if a whole one is there.
     fn take(&mut self, bytes: &mut impl Buf) -> Option<Next> {
         self.worth = 0;
-        match find(bytes.chunk()) {
+        match find(bytes.chunk(), &mut self.request) {
             Found::Partial => {
                 self.worth = (2 * bytes.remaining()).min(HEAD_SIZE);
                 None
             }
             Found::Odd => Some(Next::Odd),
-            Found::Request {
-                request,
-                keep,
-                length,
-            } => {
+            Found::Request { keep, length } => {
                 bytes.advance(length);
-                Some(Next::Request { request, keep })
+                Some(Next::Request { keep })
             }
         }
     }

@@ -11,17 +11,13 @@ use crate::{
 };
 
 /// What the bytes begin with.
-#[expect(
-    clippy::large_enum_variant,
-    reason = "it is nearly always this variant, and a box would be an allocation a request"
-)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Found {
     /// Something that the codec has to decide about.
     Odd,
     /// What may become a head of the common kind.
     Partial,
     Request {
-        request: Request<Body>,
         /// The connection may carry another.
         keep: bool,
         /// Of the head.
@@ -29,8 +25,9 @@ pub(super) enum Found {
     },
 }
 
-/// Reads a head that is whole, strict and without a body (RFC 9112 §2 to §6).
-pub(super) fn find(bytes: &[u8]) -> Found {
+/// Reads a head that is whole, strict and without a body (RFC 9112 §2 to §6), into `place`: it is
+/// large, and would be moved at each return.
+pub(super) fn find(bytes: &[u8], place: &mut Option<Request<Body>>) -> Found {
     let mut fields = [const { MaybeUninit::uninit() }; MAX_FIELDS];
     let mut parsed = httparse::Request::new(&mut []);
     let length = match parsed.parse_with_uninit_headers(bytes, &mut fields) {
@@ -58,16 +55,12 @@ pub(super) fn find(bytes: &[u8]) -> Found {
         keep_map(headers);
         return Found::Odd;
     };
-    let mut request = Request::new(Body::empty());
+    let request = place.insert(Request::new(Body::empty()));
     *request.method_mut() = method;
     *request.uri_mut() = uri;
     *request.headers_mut() = headers;
     *request.extensions_mut() = spare::take();
-    Found::Request {
-        request,
-        keep,
-        length,
-    }
+    Found::Request { keep, length }
 }
 
 /// Keeps the memory of a map for another request.
@@ -159,7 +152,7 @@ mod tests {
     use super::*;
 
     fn kind(bytes: &str) -> &'static str {
-        match find(bytes.as_bytes()) {
+        match find(bytes.as_bytes(), &mut None) {
             Found::Odd => "odd",
             Found::Partial => "partial",
             Found::Request { length, .. } if length == bytes.len() => "request",
@@ -243,14 +236,11 @@ mod tests {
     fn a_request_is_what_its_head_says() {
         let bytes =
             b"PUT /a?b HTTP/1.1\r\nHost: x\r\nA: 1\r\na:  2 \r\nConnection: close\r\n\r\nrest";
-        let Found::Request {
-            request,
-            keep,
-            length,
-        } = find(bytes)
-        else {
+        let mut request = None;
+        let Found::Request { keep, length } = find(bytes, &mut request) else {
             panic!("it is one")
         };
+        let request = request.unwrap();
         assert_eq!((keep, &bytes[length..]), (false, &b"rest"[..]));
         assert_eq!(request.method(), Method::PUT);
         assert_eq!(request.uri(), "/a?b");
