@@ -52,14 +52,19 @@ where
 }
 
 impl<S> AppService<S> {
-    pub(super) fn answer<B>(&self, mut request: Request<Body>) -> AppFuture<S, S::Future>
+    /// Begins the exchange of a request, and notes in it how it came.
+    pub(super) fn begin<B>(&self, request: &mut Request<B>) -> Exchanging {
+        request.extensions_mut().insert(self.info.clone());
+        self.state.begin()
+    }
+
+    fn answer<B>(&self, mut request: Request<Body>) -> AppFuture<S, S::Future>
     where
         S: Service<Request<Body>, Response = Response<B>> + Clone,
         S::Error: Into<BoxError>,
     {
-        let exchanging = Some(self.state.begin());
+        let exchanging = Some(self.begin(&mut request));
         let connect = request.method() == Method::CONNECT;
-        request.extensions_mut().insert(self.info.clone());
         let mut app = self.app.borrow_mut();
         let ready = app.poll_ready(&mut Context::from_waker(Waker::noop()));
         let call = match ready {
@@ -138,7 +143,7 @@ where
 }
 
 /// Says what comes after the response: a tunnel, more requests, or the end.
-fn conclude<B>(response: &mut Response<B>, exchanging: &mut Exchanging, connect: bool) {
+pub(super) fn conclude<B>(response: &mut Response<B>, exchanging: &mut Exchanging, connect: bool) {
     let status = response.status();
     if status == StatusCode::SWITCHING_PROTOCOLS || (connect && status.is_success()) {
         exchanging.opens_tunnel();

@@ -31,7 +31,7 @@ use self::{
 };
 use super::{
     Body,
-    app::AppService,
+    app::{AppService, conclude},
     draining::{Draining, begun},
     http::HEAD_SIZE,
     state::State,
@@ -78,21 +78,34 @@ where
                 return Ok(End::Odd);
             }
         };
-        let Some(request) = ahead.request.take() else {
+        let Some(request) = &mut ahead.request else {
             continue;
         };
         let is_head = request.method() == Method::HEAD;
-        let response = {
-            let mut answer = pin!(service.answer(request));
+        // Until the body is gone.
+        let mut exchanging = service.begin(request);
+        let app = service.app.get_mut();
+        poll_fn(|cx| match app.poll_ready(cx) {
+            Poll::Ready(ready) => Poll::Ready(ready.map_err(Into::into)),
+            Poll::Pending => ahead.poll_hang_up(cx, io).map(|gone| Err(gone.into())),
+        })
+        .await?;
+        // Out of its place only now: what lives across a wait is moved once more.
+        let Some(request) = ahead.request.take() else {
+            continue;
+        };
+        let mut response = {
+            let mut answer = pin!(app.call(request));
             poll_fn(|cx| {
                 draining.notice(cx, state);
                 match answer.as_mut().poll(cx) {
-                    Poll::Ready(response) => Poll::Ready(response),
+                    Poll::Ready(response) => Poll::Ready(response.map_err(Into::into)),
                     Poll::Pending => ahead.poll_hang_up(cx, io).map(|gone| Err(gone.into())),
                 }
             })
             .await?
         };
+        conclude(&mut response, &mut exchanging, false);
         let (parts, body) = response.into_parts();
         let mut body = pin!(body);
         let mut pump = Pump::begin(parts, body.as_ref().get_ref(), is_head, keep)?;
