@@ -1,100 +1,252 @@
-//! What a request costs as backends and connections grow in number, and bodies in size: it is to
-//! stay the same, within 10 %.
+//! What a request costs as backends and connections grow in number, which is to stay the same
+//! within 10 %, and as bodies grow in size; and what two worker threads do against one.
 //!
 //! ```sh
-//! cargo bench --features full --bench growth                               # quick: seconds
-//! ulimit -n 65536; cargo bench --features full --bench growth -- whole     # to 1,000 and 5,000
+//! ulimit -n 65536; cargo bench --features full --bench growth    # a minute
 //! ```
 //!
 //! The figure is the thread's CPU time a request, kernel included, the clients' and backends' own
-//! work included: 32 requests are in flight at any time, whatever the number of connections. A
-//! line of its own says how far the dearest is above the cheapest.
+//! work included: ten requests are in flight at any time, whatever the number of connections.
+//! Points that need more open files than there may be are left out.
 
 #[path = "loopback/mod.rs"]
 #[expect(dead_code, reason = "`end_to_end` has all the modes, this has one")]
 mod loopback;
 
-use std::env;
+use std::{
+    env,
+    num::NonZeroUsize,
+    os::unix::net::UnixListener,
+    sync::{Arc, mpsc},
+    time::Duration,
+};
 
-use tokio::{runtime::Builder, task::JoinSet};
+use evenkeel::server::Workers;
+use tokio::{runtime::Builder, sync::Barrier, task::JoinSet, time::Instant};
 
-use self::loopback::{Client, Door, Mode, Result, backends, cpu};
+use self::loopback::{Client, Door, Mode, Result, answer, backends, bind, cpu, listen};
 
 fn main() -> Result<()> {
-    let whole = env::args().any(|arg| arg == "whole");
     let test = env::args().any(|arg| arg == "--test");
-    let rounds = if test { 1 } else { 5 };
-    let many: &[usize] = if whole {
-        &[1, 10, 100, 1_000]
+    let (rounds, requests, most) = if test {
+        (1, 200, 100)
     } else {
-        &[1, 20]
+        (ROUNDS, REQUESTS, usize::MAX)
     };
-    let points = many.iter().map(|&count| Point {
+    let bench = Bench { rounds, requests };
+    let up_to = |many: [usize; 4]| many.into_iter().filter(move |&n| n <= most);
+    // Without stickiness, so that each client's requests go to all of them.
+    let points = up_to([1, 10, 100, 1_000]).map(|count| Point {
+        mode: Mode::Log,
         backends: count,
         ..POINT
     });
-    curve("backends", points.collect(), |p| p.backends, rounds);
-    let many: &[usize] = if whole {
-        &[10, 100, 1_000, 5_000]
-    } else {
-        &[10, 100]
-    };
-    let points = many.iter().map(|&count| Point {
+    bench.curve("backends", points.collect(), |p| p.backends);
+    let points = up_to([10, 100, 1_000, 5_000]).map(|count| Point {
         clients: count,
         ..POINT
     });
-    curve("clients", points.collect(), |p| p.clients, rounds);
+    bench.curve("clients", points.collect(), |p| p.clients);
+    // What of that is not the stack's: the kernel's, the server's, the clients' and the backends'.
+    let points = up_to([10, 100, 1_000, 5_000]).map(|count| Point {
+        mode: Mode::Bare,
+        clients: count,
+        ..POINT
+    });
+    bench.curve("clients, bare", points.collect(), |p| p.clients);
     let points = [1_024, 16_384, 65_536].map(|size| Point {
         body: size,
         ..POINT
     });
-    curve("body bytes", points.to_vec(), |p| p.body, rounds);
-    Ok(())
+    bench.curve("body bytes", points.to_vec(), |p| p.body);
+    bench.workers()
+}
+
+struct Bench {
+    rounds: usize,
+    /// A round's.
+    requests: usize,
 }
 
 #[derive(Clone, Copy)]
 struct Point {
+    mode: Mode,
     backends: usize,
     clients: usize,
     body: usize,
 }
 
 const POINT: Point = Point {
+    mode: Mode::All,
     backends: 4,
     clients: 64,
     body: 1_024,
 };
 
-/// Measures each point: the least of some rounds, which take turns so that a host that drifts
-/// drifts for all.
-fn curve(what: &str, points: Vec<Point>, of: impl Fn(&Point) -> usize, rounds: usize) {
-    let mut ready = Vec::new();
-    for point in points {
-        match Measured::new(point) {
-            Ok(measured) => ready.push(measured),
-            Err(error) => say(&format!("{what} {:6}  left out: {error}", of(&point))),
-        }
-    }
-    for _ in 0..rounds {
-        for measured in &mut ready {
-            if let Err(error) = measured.round() {
-                say(&format!("{what}: {error}"));
+impl Bench {
+    /// Measures each point: the least of some rounds, which take turns so that a host that drifts
+    /// drifts for all.
+    fn curve(&self, what: &str, points: Vec<Point>, of: impl Fn(&Point) -> usize) {
+        let mut ready = Vec::new();
+        for point in points {
+            match Measured::new(point) {
+                Ok(measured) => ready.push(measured),
+                Err(error) => say(&format!("{what:14}{:7}  left out: {error}", of(&point))),
             }
         }
+        for _ in 0..self.rounds {
+            for measured in &mut ready {
+                if let Err(error) = measured.round(self.requests) {
+                    say(&format!("{what}: {error}"));
+                }
+            }
+        }
+        let first = ready.first().map_or(f64::NAN, |m| m.least);
+        for measured in &ready {
+            say(&format!(
+                "{what:14}{:7}{:9.0} ns{:7.2} of the first",
+                of(&measured.point),
+                measured.least,
+                measured.least / first
+            ));
+        }
     }
-    for measured in &ready {
+
+    /// One worker thread against two, which share the pool, the stack and the backends.
+    fn workers(&self) -> Result<()> {
+        let mut least = Vec::new();
+        for count in [NonZeroUsize::MIN, TWO] {
+            let took = workers(count, self.rounds, self.requests)?;
+            say(&format!(
+                "{:14}{count:7}{:9.0} ns{:11.0} requests/s",
+                "workers",
+                took.cpu,
+                1e9 / took.wall
+            ));
+            least.push(took);
+        }
+        let [one, two] = least.as_slice() else {
+            return Ok(());
+        };
         say(&format!(
-            "{what} {:6} {:8.0} ns",
-            of(&measured.point),
-            measured.least
+            "{:14}two do {:.2} of what one does, a request costs {:.2} of it",
+            "workers",
+            one.wall / two.wall,
+            two.cpu / one.cpu
         ));
+        Ok(())
     }
-    let least = ready.iter().map(|m| m.least).fold(f64::MAX, f64::min);
-    let most = ready.iter().map(|m| m.least).fold(0.0, f64::max);
-    say(&format!(
-        "{what}: the dearest is {:.2} of the cheapest",
-        most / least
-    ));
+}
+
+/// Nanoseconds a request.
+struct Took {
+    wall: f64,
+    cpu: f64,
+}
+
+fn workers(count: NonZeroUsize, rounds: usize, requests: usize) -> Result<Took> {
+    let folder = tempfile::tempdir()?;
+    let (pool, listeners) = bind(folder.path(), POINT.backends)?;
+    let (told, tell) = mpsc::channel();
+    let worker = Worker {
+        door: Door::new(POINT.mode, &pool, POINT.body)?,
+        listeners: Arc::new(listeners),
+        answer: answer(POINT.body).into(),
+        together: Arc::new(Barrier::new(count.get())),
+        count: count.get(),
+        rounds,
+        requests: requests / IN_FLIGHT,
+        told,
+    };
+    Workers::spawn(count, move |number| {
+        let worker = worker.clone();
+        async move {
+            if let Err(error) = worker.work(number).await {
+                // The others would wait for it.
+                say(&format!("worker {number}: {error}"));
+                std::process::exit(1);
+            }
+            Ok(())
+        }
+    })?
+    .join()?;
+    let mut sums = vec![(Duration::ZERO, Duration::ZERO); rounds];
+    for (round, wall, cpu) in tell {
+        sums[round].0 = sums[round].0.max(wall);
+        sums[round].1 += cpu;
+    }
+    let each = (requests / IN_FLIGHT * IN_FLIGHT * count.get()) as f64;
+    let least = |of: fn(&(Duration, Duration)) -> Duration| {
+        let least = sums.iter().map(of).min().unwrap_or_default();
+        least.as_nanos() as f64 / each
+    };
+    Ok(Took {
+        wall: least(|sum| sum.0),
+        cpu: least(|sum| sum.1),
+    })
+}
+
+/// What each worker is given.
+#[derive(Clone)]
+struct Worker {
+    door: Door,
+    listeners: Arc<Vec<UnixListener>>,
+    answer: Arc<[u8]>,
+    together: Arc<Barrier>,
+    count: usize,
+    rounds: usize,
+    /// A group's in a round.
+    requests: usize,
+    /// The round, how long it took, and this worker's CPU time.
+    told: mpsc::Sender<(usize, Duration, Duration)>,
+}
+
+impl Worker {
+    async fn work(self, number: usize) -> Result<()> {
+        // The backends are shared out; each worker's requests go to all of them.
+        for listener in self.listeners.iter().skip(number).step_by(self.count) {
+            listen(listener.try_clone()?, &self.answer)?;
+        }
+        let mut groups = open(&self.door, POINT.clients).await?;
+        for round in 0..self.rounds {
+            self.together.wait().await;
+            let (began, used) = (Instant::now(), cpu());
+            groups = run(groups, self.requests).await?;
+            // A worker that is done goes on answering for its backends.
+            self.together.wait().await;
+            self.told.send((round, began.elapsed(), cpu() - used))?;
+        }
+        self.together.wait().await;
+        Ok(())
+    }
+}
+
+/// Opens this many connections, in a group for each request in flight.
+async fn open(door: &Door, clients: usize) -> Result<Vec<Vec<Client>>> {
+    let mut groups: Vec<Vec<Client>> = (0..IN_FLIGHT).map(|_| Vec::new()).collect();
+    for i in 0..clients {
+        groups[i % IN_FLIGHT].push(door.open().await?);
+    }
+    Ok(groups)
+}
+
+/// Makes this many requests with each group, one connection after the other.
+async fn run(groups: Vec<Vec<Client>>, requests: usize) -> Result<Vec<Vec<Client>>> {
+    let mut running = JoinSet::new();
+    for mut group in groups {
+        running.spawn(async move {
+            for i in 0..requests {
+                let at = i % group.len();
+                group[at].request().await?;
+            }
+            Ok::<_, evenkeel::BoxError>(group)
+        });
+    }
+    let mut groups = Vec::new();
+    while let Some(group) = running.join_next().await {
+        groups.push(group??);
+    }
+    Ok(groups)
 }
 
 struct Measured {
@@ -112,13 +264,8 @@ impl Measured {
         let folder = tempfile::tempdir()?;
         let groups = runtime.block_on(async {
             let pool = backends(folder.path(), point.backends, point.body)?;
-            let door = Door::new(Mode::All, &pool, point.body)?;
-            let at_once = IN_FLIGHT.min(point.clients);
-            let mut groups: Vec<Vec<Client>> = (0..at_once).map(|_| Vec::new()).collect();
-            for i in 0..point.clients {
-                groups[i % at_once].push(door.open().await?);
-            }
-            Ok::<_, evenkeel::BoxError>(groups)
+            let door = Door::new(point.mode, &pool, point.body)?;
+            open(&door, point.clients).await
         })?;
         Ok(Self {
             point,
@@ -129,29 +276,13 @@ impl Measured {
         })
     }
 
-    fn round(&mut self) -> Result<()> {
+    fn round(&mut self, requests: usize) -> Result<()> {
         let began = cpu();
         let groups = std::mem::take(&mut self.groups);
-        let requests = REQUESTS / groups.len();
-        self.groups = self.runtime.block_on(async {
-            let mut running = JoinSet::new();
-            for mut group in groups {
-                running.spawn(async move {
-                    for i in 0..requests {
-                        let at = i % group.len();
-                        group[at].request().await?;
-                    }
-                    Ok::<_, evenkeel::BoxError>(group)
-                });
-            }
-            let mut groups = Vec::new();
-            while let Some(group) = running.join_next().await {
-                groups.push(group??);
-            }
-            Ok::<_, evenkeel::BoxError>(groups)
-        })?;
+        let each = requests / IN_FLIGHT;
+        self.groups = self.runtime.block_on(run(groups, each))?;
         let took = (cpu() - began).as_nanos() as f64;
-        self.least = self.least.min(took / (requests * self.groups.len()) as f64);
+        self.least = self.least.min(took / (each * IN_FLIGHT) as f64);
         Ok(())
     }
 }
@@ -161,5 +292,9 @@ fn say(text: &str) {
     println!("{text}");
 }
 
-const IN_FLIGHT: usize = 32;
-const REQUESTS: usize = 10_240;
+/// The fewest clients that there are, so that it is the same for all.
+const IN_FLIGHT: usize = 10;
+/// Half a second or so.
+const REQUESTS: usize = 30_000;
+const ROUNDS: usize = 5;
+const TWO: NonZeroUsize = NonZeroUsize::MIN.saturating_add(1);

@@ -4,6 +4,7 @@
 
 use std::{
     io,
+    os::unix::net as unix,
     path::Path,
     sync::{Arc, OnceLock},
     time::Duration,
@@ -64,19 +65,35 @@ impl Mode {
 /// Backends on Unix sockets in `folder`, each answering with `size` bytes; the tasks end with the
 /// runtime.
 pub(crate) fn backends(folder: &Path, count: usize, size: usize) -> Result<Pool> {
+    let (pool, listeners) = bind(folder, count)?;
     let answer: Arc<[u8]> = answer(size).into();
+    for listener in listeners {
+        listen(listener, &answer)?;
+    }
+    Ok(pool)
+}
+
+/// Backends on Unix sockets in `folder`, and what they are to [`listen`] on.
+pub(crate) fn bind(folder: &Path, count: usize) -> Result<(Pool, Vec<unix::UnixListener>)> {
     let mut all = Vec::with_capacity(count);
+    let mut listeners = Vec::with_capacity(count);
     for i in 0..count {
         let path = folder.join(i.to_string());
-        let listener = UnixListener::bind(&path)?;
-        tokio::spawn(accept(listener, answer.clone()));
+        listeners.push(unix::UnixListener::bind(&path)?);
         all.push(Backend::new(format!("b{i}"), "http://backend.test")?.unix_socket(path));
     }
-    Ok(Pool::new(all)?)
+    Ok((Pool::new(all)?, listeners))
+}
+
+/// Answers in this runtime, for as long as it lives.
+pub(crate) fn listen(listener: unix::UnixListener, answer: &Arc<[u8]>) -> Result<()> {
+    listener.set_nonblocking(true)?;
+    tokio::spawn(accept(UnixListener::from_std(listener)?, answer.clone()));
+    Ok(())
 }
 
 /// A response whose last byte tells its end.
-fn answer(size: usize) -> Vec<u8> {
+pub(crate) fn answer(size: usize) -> Vec<u8> {
     let mut bytes = format!(
         "HTTP/1.1 200 OK\r\nserver: backend\r\ndate: Thu, 26 Nov 2026 12:00:00 GMT\r\n\
          content-type: text/plain\r\ncontent-length: {size}\r\n\r\n"
@@ -102,6 +119,7 @@ async fn accept(listener: UnixListener, answer: Arc<[u8]>) {
 }
 
 /// Opens a client's connection to the stack that `mode` names.
+#[derive(Clone)]
 pub(crate) struct Door {
     mode: Mode,
     balancer: LoadBalancer,
@@ -238,6 +256,8 @@ impl Client {
 
 /// The CPU time of this thread, kernel included; where the kernel does not tell, the clock.
 pub(crate) fn cpu() -> Duration {
+    // The kernel brings the sum up to date here, else at its next tick only: up to 4 ms late.
+    std::thread::yield_now();
     static BEGAN: OnceLock<tokio::time::Instant> = OnceLock::new();
     let told = std::fs::read_to_string("/proc/thread-self/schedstat").ok();
     let told = told.and_then(|text| text.split(' ').next()?.parse().ok());
