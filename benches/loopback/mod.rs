@@ -124,6 +124,7 @@ pub(crate) struct Door {
     mode: Mode,
     balancer: LoadBalancer,
     first: Backend,
+    proxy: Proxy,
     body: Bytes,
 }
 
@@ -146,6 +147,7 @@ impl Door {
             mode,
             balancer: builder.build(),
             first: first.ok_or("no backend")?,
+            proxy: Proxy::new(),
             body: body.into(),
         })
     }
@@ -162,7 +164,7 @@ impl Door {
                 }))?
             }
             Mode::Bare => {
-                let (mut proxy, backend) = (Proxy::new(), self.first.clone());
+                let (mut proxy, backend) = (self.proxy.clone(), self.first.clone());
                 serve(service_fn(move |mut request: Request<server::Body>| {
                     request.extensions_mut().insert(Selected(backend.clone()));
                     let call: proxy::ResponseFuture = proxy.call(request);
