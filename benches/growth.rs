@@ -2,7 +2,7 @@
 //! within 10 %, and as bodies grow in size; and what two worker threads do against one.
 //!
 //! ```sh
-//! ulimit -n 65536; cargo bench --features full --bench growth    # a minute
+//! ulimit -n 65536; cargo bench --features full --bench growth   # under two minutes
 //! ```
 //!
 //! The figure is the thread's CPU time a request, kernel included, the clients' and backends' own

@@ -78,6 +78,9 @@
 //! One copy of the finished line into a buffer of the thread's own, formatted in place; no
 //! allocation in steady state but the `Exchange` that all layers share. With a sink that is
 //! [not enabled](Sink::enabled), nothing at all.
+//!
+//! About 540 ns and no allocation on a 2024-ish server core that others used, too: produced by
+//! `benches/layers.rs`. Three readings of the clock are in it, 28 ns each there.
 
 mod body;
 mod entry;

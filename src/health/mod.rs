@@ -91,6 +91,8 @@
 //! A request: one look-up of the backend's record, two atomic loads, one addition, and two
 //! header look-ups in the response. No lock, no allocation; no clock, unless
 //! [`slower_than`](Outliers::slower_than) asks for it. Only a failure does more.
+//!
+//! About 100 ns on a 2024-ish server core that others used, too: produced by `benches/layers.rs`.
 
 mod check;
 mod combine;

@@ -37,6 +37,9 @@
 //! # Cost
 //!
 //! A response: a match. An error: a few header fields.
+//!
+//! About 25 ns a response and no allocation on a 2024-ish server core that others used, too:
+//! produced by `benches/layers.rs`.
 
 mod body;
 mod layer;

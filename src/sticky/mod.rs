@@ -65,6 +65,9 @@
 //! One look-up in a table that is made when the pool changes; no cryptography. Taking the cookie
 //! out costs one copy of the Cookie field and its header map entry; a first response costs the
 //! `Cache-Control` value.
+//!
+//! About 250 ns and no allocation on a 2024-ish server core that others used, too, with a cookie
+//! and for a new session alike: produced by `benches/layers.rs`.
 
 mod cookie;
 mod layer;
