@@ -8,7 +8,6 @@ use std::{
     task::{Context, Poll},
 };
 
-use bytes::BytesMut;
 use tokio::io::{AsyncRead, AsyncReadExt, ReadBuf};
 
 use super::Conn;
@@ -28,15 +27,17 @@ impl Conn {
         pin!(self.stream.read_buf(&mut self.read)).poll(cx)
     }
 
-    /// Reads into the thread's buffer, which is in the cache, and keeps what came: an answer
-    /// needs no more memory than it is long, and an idle connection none.
+    /// Reads into the thread's buffer, which is in the cache, and keeps what came: a connection
+    /// needs no more memory than its answers are long.
     fn poll_fill_new(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
         let mut scratch = READ_BUF.take().unwrap_or_else(|| vec![0; READ].into());
         let mut buf = ReadBuf::new(&mut scratch);
         let read = Pin::new(&mut self.stream).poll_read(cx, &mut buf);
         let filled = buf.filled();
         if !filled.is_empty() {
-            self.read = BytesMut::from(filled);
+            // What the last answer left here is used again, where its parts are gone.
+            self.read.reserve(filled.len().max(READ_KEPT));
+            self.read.extend_from_slice(filled);
         }
         let came = filled.len();
         READ_BUF.set(Some(scratch));
@@ -55,3 +56,5 @@ const READ: usize = 8 * 1024;
 const READ_LARGE: usize = 64 * 1024;
 /// Less room than this is not worth a system call.
 const READ_LEAST: usize = 1024;
+/// Many answers fit into it, and an idle connection may keep as much.
+const READ_KEPT: usize = 2 * 1024;
