@@ -35,8 +35,8 @@
 //!
 //! # Cost
 //!
-//! [`Exchange`]: two allocations and about 80 ns a request. [`Selected`]: one an attempt. [`ConnInfo`]: one a
-//! request, and a few a connection.
+//! [`Exchange`]: two allocations a request, about 80 ns by `benches/layers.rs` (row `record`).
+//! [`Selected`]: one an attempt. [`ConnInfo`]: one a request, and a few a connection.
 
 mod attempt;
 mod auth_failure;
