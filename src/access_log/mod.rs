@@ -79,7 +79,7 @@
 //! allocation in steady state but the `Exchange` that all layers share. With a sink that is
 //! [not enabled](Sink::enabled), nothing at all.
 //!
-//! About 540 ns and no allocation on a 2024-ish server core that others used, too: produced by
+//! About 540 ns and no allocation on a shared cloud core: produced by
 //! `benches/layers.rs`. Three readings of the clock are in it, 28 ns each there.
 
 mod body;

@@ -106,7 +106,7 @@
 //! `Selected` is one allocation, the `Exchange` two where no layer above inserted it. A request
 //! that waits is boxed.
 //!
-//! About 220 ns and one allocation on a 2024-ish server core that others used, too, the lease and
+//! About 220 ns and one allocation on a shared cloud core, the lease and
 //! the attempt in the record included: produced by `benches/layers.rs`. The pick alone, 40 ns
 //! with four backends, by `benches/pick.rs`: with 10,000 it is 80 to 250 ns, as their counters
 //! are not in the core's cache.

@@ -107,7 +107,7 @@
 //! them. A hedge copies the head and boxes its future. With statuses to try again, each idempotent
 //! request's head is copied.
 //!
-//! About 50 ns and no allocation on a 2024-ish server core that others used, too; with hedging
+//! About 50 ns and no allocation on a shared cloud core; with hedging
 //! about 80 ns, and 145 ns where the request waits: produced by `benches/layers.rs`.
 //!
 //! [`Outcome::Hedged`]: crate::context::Outcome::Hedged

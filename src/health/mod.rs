@@ -92,7 +92,7 @@
 //! header look-ups in the response. No lock, no allocation; no clock, unless
 //! [`slower_than`](Outliers::slower_than) asks for it. Only a failure does more.
 //!
-//! About 100 ns on a 2024-ish server core that others used, too: produced by `benches/layers.rs`.
+//! About 100 ns on a shared cloud core: produced by `benches/layers.rs`.
 
 mod check;
 mod combine;

@@ -66,7 +66,7 @@
 //! out costs one copy of the Cookie field and its header map entry; a first response costs the
 //! `Cache-Control` value.
 //!
-//! About 250 ns and no allocation on a 2024-ish server core that others used, too, with a cookie
+//! About 250 ns and no allocation on a shared cloud core, with a cookie
 //! and for a new session alike: produced by `benches/layers.rs`.
 
 mod cookie;
