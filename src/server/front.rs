@@ -160,22 +160,16 @@ impl Ahead {
             }
         }
         loop {
-            let mut scratch = READ.take().unwrap_or_else(|| vec![0; READ_SIZE].into());
-            let mut buf = ReadBuf::new(&mut scratch);
-            let read = Pin::new(&mut *io).poll_read(cx, &mut buf);
-            let mut filled = buf.filled();
-            let next = match read {
-                Poll::Ready(Ok(())) if !filled.is_empty() => self.look(&mut filled),
+            let (read, next) = read(cx, io, |read, mut came| match read {
+                Poll::Ready(Ok(())) if !came.is_empty() => self.look(&mut came),
                 // In the middle of a head, the codec says what that is.
                 Poll::Ready(Ok(())) if self.read.is_empty() => Some(Next::End),
                 Poll::Ready(Ok(())) => Some(Next::Odd),
-                Poll::Ready(Err(error)) => {
-                    READ.set(Some(scratch));
-                    return Poll::Ready(Err(error));
-                }
-                Poll::Pending => None,
-            };
-            READ.set(Some(scratch));
+                Poll::Ready(Err(_)) | Poll::Pending => None,
+            });
+            if let Poll::Ready(Err(error)) = read {
+                return Poll::Ready(Err(error));
+            }
             if let Some(next) = next {
                 return Poll::Ready(Ok(next));
             }
@@ -232,13 +226,10 @@ impl Ahead {
         io: &mut Stream<Io>,
     ) -> Poll<io::Error> {
         while self.read.len() < READ_SIZE {
-            let mut scratch = READ.take().unwrap_or_else(|| vec![0; READ_SIZE].into());
-            let mut buf = ReadBuf::new(&mut scratch);
-            let read = Pin::new(&mut *io).poll_read(cx, &mut buf);
-            let filled = buf.filled();
-            let came = filled.len();
-            self.read.extend_from_slice(filled);
-            READ.set(Some(scratch));
+            let (read, came) = read(cx, io, |_, came| {
+                self.read.extend_from_slice(came);
+                came.len()
+            });
             if let Err(error) = ready!(read) {
                 return Poll::Ready(error);
             }
@@ -248,6 +239,20 @@ impl Ahead {
         }
         Poll::Pending
     }
+}
+
+/// Reads into the thread's buffer, and has a look at what came.
+fn read<Io: AsyncRead + AsyncWrite + Unpin, T>(
+    cx: &mut Context<'_>,
+    io: &mut Stream<Io>,
+    look: impl FnOnce(&Poll<io::Result<()>>, &[u8]) -> T,
+) -> (Poll<io::Result<()>>, T) {
+    let mut scratch = READ.take().unwrap_or_else(|| vec![0; READ_SIZE].into());
+    let mut buf = ReadBuf::new(&mut scratch);
+    let read = Pin::new(io).poll_read(cx, &mut buf);
+    let looked = look(&read, buf.filled());
+    READ.set(Some(scratch));
+    (read, looked)
 }
 
 thread_local! {

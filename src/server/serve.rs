@@ -89,8 +89,8 @@ impl<L: Listener, C> Serve<L, C> {
     /// Sets how many connections are open at once. Others wait, unaccepted, in the kernel's
     /// queue.
     ///
-    /// Default: 10,000. An idle one costs about 4 KiB in cleartext, 12 KiB under TLS; 17 and 25 KiB
-    /// once it had a request that hyper's codec serves (one with a body, say).
+    /// Default: 10,000. An idle one costs about 4 KiB in cleartext, 12 KiB under TLS; some 11 KiB
+    /// more once it had a request that hyper's codec serves (one with a body, say).
     ///
     /// # Errors
     ///
