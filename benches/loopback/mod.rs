@@ -2,6 +2,8 @@
 //! pairs, `server::Http`, the stack under test, and backends on Unix sockets that answer without
 //! thinking.
 
+mod h2;
+
 use std::{
     io,
     os::unix::net as unix,
@@ -45,16 +47,19 @@ pub(crate) enum Mode {
     Log,
     /// With both.
     All,
+    /// As `Plain`, with HTTP/2 in front, [`h2::AT_ONCE`] streams at once.
+    H2,
 }
 
 impl Mode {
-    pub(crate) const ALL: [(&'static str, Self); 6] = [
+    pub(crate) const ALL: [(&'static str, Self); 7] = [
         ("answer", Self::Answer),
         ("bare", Self::Bare),
         ("plain", Self::Plain),
         ("sticky", Self::Sticky),
         ("log", Self::Log),
         ("all", Self::All),
+        ("h2", Self::H2),
     ];
 
     fn is_sticky(self) -> bool {
@@ -177,7 +182,12 @@ impl Door {
             stream,
             request: head(None),
             buf: vec![0; 128 * 1024],
+            streams: None,
         };
+        if self.mode == Mode::H2 {
+            client.streams = Some(h2::Streams::open(&mut client.stream).await?);
+            return Ok(client);
+        }
         let cookie = cookie(client.request().await?);
         if self.mode.is_sticky() {
             client.request = head(Some(&cookie.ok_or("no cookie")?));
@@ -229,6 +239,7 @@ pub(crate) struct Client {
     stream: UnixStream,
     request: Vec<u8>,
     buf: Vec<u8>,
+    streams: Option<h2::Streams>,
 }
 
 impl Client {
@@ -249,8 +260,11 @@ impl Client {
         Ok(response)
     }
 
-    /// Makes `count` requests, one after the other.
+    /// Makes `count` requests, one after the other in HTTP/1.1.
     pub(crate) async fn requests(&mut self, count: usize) -> Result<()> {
+        if let Some(streams) = &mut self.streams {
+            return streams.requests(&mut self.stream, count).await;
+        }
         for _ in 0..count {
             self.request().await?;
         }
