@@ -8,12 +8,16 @@ use std::{
     task::{Context, Poll, Waker, ready},
 };
 
+#[cfg(feature = "http2")]
+use h2::RecvStream;
 use http::{HeaderValue, Method, Request, Response, StatusCode, header::CONNECTION};
 use http_body::Body as HttpBody;
 use hyper::body::Incoming;
 use pin_project_lite::pin_project;
 use tower_service::Service;
 
+#[cfg(feature = "http2")]
+use super::http2::Received;
 use super::{
     Body,
     body::Answering,
@@ -56,6 +60,24 @@ impl<S> AppService<S> {
     pub(super) fn begin<B>(&self, request: &mut Request<B>) -> Exchanging {
         request.extensions_mut().insert(self.info.clone());
         self.state.begin()
+    }
+
+    /// Answers a request that came on a stream of HTTP/2.
+    #[cfg(feature = "http2")]
+    pub(super) fn stream<B>(&self, request: Request<RecvStream>) -> AppFuture<S, S::Future>
+    where
+        S: Service<Request<Body>, Response = Response<B>> + Clone,
+        S::Error: Into<BoxError>,
+    {
+        let (mut parts, stream) = request.into_parts();
+        let body = match Received::new(stream, &parts.headers) {
+            Some(received) => Body::of_stream(received, &self.state),
+            None => Body::empty(),
+        };
+        if parts.extensions.is_empty() {
+            parts.extensions = spare::take();
+        }
+        self.answer(Request::from_parts(parts, body))
     }
 
     fn answer<B>(&self, mut request: Request<Body>) -> AppFuture<S, S::Future>
@@ -144,12 +166,15 @@ where
 
 /// Says what comes after the response: a tunnel, more requests, or the end.
 pub(super) fn conclude<B>(response: &mut Response<B>, exchanging: &mut Exchanging, connect: bool) {
+    if exchanging.state().is_multiplexed() {
+        // A tunnel is two bodies there, and the end is said to all streams at once.
+        return exchanging.offer(true);
+    }
     let status = response.status();
     if status == StatusCode::SWITCHING_PROTOCOLS || (connect && status.is_success()) {
         exchanging.opens_tunnel();
-    } else if exchanging.state().is_draining() && !exchanging.state().is_multiplexed() {
+    } else if exchanging.state().is_draining() {
         let close = HeaderValue::from_static("close");
         response.headers_mut().insert(CONNECTION, close);
     }
-    exchanging.offer(true);
 }

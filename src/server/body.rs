@@ -12,31 +12,50 @@ use http_body::{Body as HttpBody, Frame, SizeHint};
 use hyper::body::Incoming;
 use pin_project_lite::pin_project;
 
+#[cfg(feature = "http2")]
+use super::http2::Received;
 use super::state::{Exchanging, State};
-use crate::error::{Error, ErrorKind};
+use crate::error::{BoxError, Error, ErrorKind};
 
 /// The body of a client's request. What goes wrong with it is the client's doing:
 /// [`ErrorKind::ClientBody`].
 pub struct Body {
-    /// `None` where the head says that there is none.
-    incoming: Option<Incoming>,
+    content: Content,
     /// An upload may outlive its response: until it ends, what comes in is no head.
     exchanging: Option<Exchanging>,
+}
+
+/// Where it comes from.
+enum Content {
+    /// The codec of HTTP/1.1.
+    Codec(Incoming),
+    /// The head says that there is none.
+    None,
+    #[cfg(feature = "http2")]
+    Stream(Received),
 }
 
 impl Body {
     pub(super) fn new(incoming: Incoming, state: &Arc<State>) -> Self {
         let exchanging = (!incoming.is_end_stream()).then(|| state.begin());
         Self {
-            incoming: Some(incoming),
+            content: Content::Codec(incoming),
             exchanging,
         }
     }
 
     pub(super) fn empty() -> Self {
         Self {
-            incoming: None,
+            content: Content::None,
             exchanging: None,
+        }
+    }
+
+    #[cfg(feature = "http2")]
+    pub(super) fn of_stream(received: Received, state: &Arc<State>) -> Self {
+        Self {
+            content: Content::Stream(received),
+            exchanging: Some(state.begin()),
         }
     }
 }
@@ -50,29 +69,45 @@ impl HttpBody for Body {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
         let this = self.get_mut();
-        let Some(incoming) = &mut this.incoming else {
-            return Poll::Ready(None);
-        };
         // The codec says so only with the next head where the response has ended before.
-        if incoming.is_end_stream() {
+        if this.is_end_stream() {
             this.exchanging = None;
             return Poll::Ready(None);
         }
-        let polled = Pin::new(incoming).poll_frame(cx);
+        let polled = match &mut this.content {
+            Content::Codec(incoming) => Pin::new(incoming).poll_frame(cx).map_err(failed),
+            Content::None => Poll::Ready(None),
+            #[cfg(feature = "http2")]
+            Content::Stream(received) => received.poll_frame(cx).map_err(failed),
+        };
         if matches!(polled, Poll::Ready(None | Some(Err(_)))) {
             this.exchanging = None;
         }
-        polled.map_err(|error| Error::new(ErrorKind::ClientBody).with_source(error))
+        polled
     }
 
     fn is_end_stream(&self) -> bool {
-        self.incoming.as_ref().is_none_or(HttpBody::is_end_stream)
+        match &self.content {
+            Content::Codec(incoming) => incoming.is_end_stream(),
+            Content::None => true,
+            #[cfg(feature = "http2")]
+            Content::Stream(received) => received.is_end_stream(),
+        }
     }
 
     fn size_hint(&self) -> SizeHint {
-        let hint = self.incoming.as_ref().map(HttpBody::size_hint);
-        hint.unwrap_or_else(|| SizeHint::with_exact(0))
+        match &self.content {
+            Content::Codec(incoming) => incoming.size_hint(),
+            Content::None => SizeHint::with_exact(0),
+            #[cfg(feature = "http2")]
+            Content::Stream(received) => received.size_hint(),
+        }
     }
+}
+
+#[cold]
+fn failed(error: impl Into<BoxError>) -> Error {
+    Error::new(ErrorKind::ClientBody).with_source(error)
 }
 
 impl fmt::Debug for Body {

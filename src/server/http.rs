@@ -274,44 +274,17 @@ where
         ending.conclude(result, &state)
     }
 
-    /// Here HTTP/2's codec is chosen and configured.
+    /// HTTP/2, whose errors are no events: each request that they end has its line.
     #[cfg(feature = "http2")]
     fn http2<Io>(self, io: Io, ahead: Bytes) -> Serving
     where
         Io: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        use hyper_util::rt::TokioTimer;
-
-        use super::{gather::Gather, http2};
-
-        let Self {
-            service,
-            ending,
-            drain,
-        } = self;
-        let state = service.state.clone();
-        state.multiplex();
-        let io = Gather::new(io, ahead);
-        let gather = io.handle();
-        let conn = hyper::server::conn::http2::Builder::new(Spawn)
-            .timer(TokioTimer::new())
-            .initial_stream_window_size(WINDOW)
-            .initial_connection_window_size(4 * WINDOW)
-            .max_concurrent_streams(STREAMS)
-            .max_header_list_size(HEAD_SIZE as u32)
-            .serve_connection(TokioIo::new(io), service);
-        let mut conn = Box::pin(conn);
+        let Self { service, drain, .. } = self;
+        service.state.multiplex();
         Box::pin(async move {
-            let driven = http2::drive(
-                conn.as_mut(),
-                |conn| conn.graceful_shutdown(),
-                gather,
-                drain.as_ref(),
-                &state,
-            );
-            let result = driven.await;
-            drop(conn);
-            ending.conclude(result, &state)
+            let served = super::http2::serve(io, ahead, service, drain.as_ref());
+            served.await.map_err(Into::into)
         })
     }
 
@@ -348,25 +321,6 @@ fn classify(
         return None;
     };
     Some((kind, error.to_string()))
-}
-
-/// Spawns the streams of an HTTP/2 connection, and no more: hyper-util's wraps each in a span
-/// where any crate of the program turns its tracing on.
-#[cfg(feature = "http2")]
-#[derive(Clone)]
-struct Spawn;
-
-#[cfg(feature = "http2")]
-impl<F> hyper::rt::Executor<F> for Spawn
-where
-    F: Future + Send + 'static,
-    F::Output: Send,
-{
-    fn execute(&self, future: F) {
-        // A spawn moves its future six times over, into memory of a size and an alignment that
-        // the allocator has to search for; a box, it moves as a pointer.
-        tokio::spawn(Box::pin(future));
-    }
 }
 
 fn in_range(field: &str, timeout: Duration) -> Result<Duration, ConfigError> {

@@ -1,137 +1,218 @@
-//! Drives an HTTP/2 connection: its writes, its deadlines and its graceful end.
+//! HTTP/2 on a connection: its codec, its streams, its writes, its deadlines and its graceful end.
+
+mod fields;
+mod patience;
+mod received;
+mod stream;
+mod streams;
 
 use std::{
+    collections::VecDeque,
     future::{Future, poll_fn},
     pin::{Pin, pin},
-    task::{Context, Poll},
-    time::Duration,
+    sync::Arc,
+    task::{Context, Poll, Waker, ready},
 };
 
-use tokio::io::AsyncWrite;
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body::Body as HttpBody;
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    runtime::{Handle, RuntimeFlavor},
+    task::coop,
+};
+use tower_service::Service;
 
+pub(super) use self::received::Received;
+use self::{
+    patience::{Patience, Verdict},
+    stream::Stream,
+    streams::{Due, Streams},
+};
 use super::{
+    Body,
+    app::AppService,
     draining::{Draining, begun},
-    gather::{Gather, Gathered},
-    state::State,
+    gather::Gather,
+    http::{HEAD_SIZE, STREAMS, WINDOW},
 };
-use crate::context::Drain;
+use crate::{context::Drain, error::BoxError};
 
-/// Drives the codec, gathers what it writes, and ends it where the client does not help.
-pub(super) async fn drive<C, T, E, Io>(
-    mut conn: Pin<&mut C>,
-    end: impl Fn(Pin<&mut C>),
-    gather: Gather<Io>,
+/// Serves the connection to its end, gathers what is written, and ends it where the client does
+/// not help.
+pub(super) async fn serve<Io, S, B>(
+    io: Io,
+    ahead: Bytes,
+    service: AppService<S>,
     drain: Option<&Drain>,
-    state: &State,
-) -> Result<(), E>
+) -> Result<(), h2::Error>
 where
-    C: Future<Output = Result<T, E>>,
-    Io: AsyncWrite + Unpin,
+    Io: AsyncRead + AsyncWrite + Unpin,
+    S: Service<Request<Body>, Response = Response<B>> + Clone + Send + 'static,
+    S::Future: Send + 'static,
+    S::Error: Into<BoxError>,
+    B: HttpBody<Data = Bytes> + Send + 'static,
+    B::Error: Into<BoxError>,
 {
+    let state = service.state.clone();
+    let io = Gather::new(io, ahead);
+    let gather = io.handle();
     let mut begun = pin!(begun(drain.cloned()));
     let mut draining = Draining::new(drain, begun.as_mut());
     let mut patience = Patience::default();
+    let mut served = Served::new(io, service);
     poll_fn(|cx| {
-        draining.notice(cx, state);
+        draining.notice(cx, &state);
         loop {
-            let polled = conn.as_mut().poll(cx);
+            let polled = served.poll(cx);
             let gathered = gather.flush(cx);
-            if let Poll::Ready(result) = polled {
-                return Poll::Ready(result.map(|_| ()));
+            if polled.is_ready() {
+                return polled;
             }
             if gathered.broken {
                 return Poll::Ready(Ok(()));
             }
-            let verdict = patience.judge(cx, gathered, state);
+            let verdict = patience.judge(cx, gathered, &state);
             if verdict == Verdict::Over {
                 return Poll::Ready(Ok(()));
             }
-            if patience.going || !(verdict == Verdict::Idle || draining.ends(state)) {
+            if patience.going || !(verdict == Verdict::Idle || draining.ends(&state)) {
                 return Poll::Pending;
             }
-            patience.goes(state);
-            end(conn.as_mut());
+            patience.goes(&state);
+            served.end();
         }
     })
     .await
 }
 
-/// How long a client may do nothing.
-#[derive(Default)]
-struct Patience {
-    /// A byte came: the client speaks HTTP/2.
-    met: bool,
-    /// Time runs.
-    waits: bool,
-    active: bool,
-    /// The client was told to go.
-    going: bool,
-    moves: usize,
+/// A connection and its streams.
+struct Served<Io, S, B>
+where
+    S: Service<Request<Body>>,
+{
+    codec: Codec<Io>,
+    service: AppService<S>,
+    /// `None` where each is a task of its own.
+    streams: Option<Streams<Stream<S, S::Future, B>>>,
+    due: Arc<Due>,
+    /// The codec's.
+    waker: Waker,
+    /// The codec is to be polled.
+    codec_due: bool,
+    /// And these streams.
+    queue: VecDeque<usize>,
+    ends: bool,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Verdict {
-    /// Nothing to object to.
-    Fine,
-    /// No streams for too long.
-    Idle,
-    /// Not worth a word.
-    Over,
+enum Codec<Io> {
+    Greeting(h2::server::Handshake<Gather<Io>, Bytes>),
+    Serving(h2::server::Connection<Gather<Io>, Bytes>),
 }
 
-impl Patience {
-    fn judge(&mut self, cx: &mut Context<'_>, gathered: Gathered, state: &State) -> Verdict {
-        if gathered.moved {
-            state.has_moved();
+impl<Io, S, B> Served<Io, S, B>
+where
+    Io: AsyncRead + AsyncWrite + Unpin,
+    S: Service<Request<Body>, Response = Response<B>> + Clone + Send + 'static,
+    S::Future: Send + 'static,
+    S::Error: Into<BoxError>,
+    B: HttpBody<Data = Bytes> + Send + 'static,
+    B::Error: Into<BoxError>,
+{
+    /// Here HTTP/2's codec is configured.
+    fn new(io: Gather<Io>, service: AppService<S>) -> Self {
+        let greeting = h2::server::Builder::new()
+            .initial_window_size(WINDOW)
+            .initial_connection_window_size(4 * WINDOW)
+            .max_concurrent_streams(STREAMS)
+            .max_header_list_size(HEAD_SIZE as u32)
+            .max_local_error_reset_streams(Some(LOCAL_RESETS))
+            .handshake(io);
+        // On one thread, tasks would run one after the other all the same.
+        let flavor = Handle::try_current().map(|handle| handle.runtime_flavor());
+        let spawns = flavor.is_ok_and(|flavor| flavor != RuntimeFlavor::CurrentThread);
+        let due = Arc::new(Due::default());
+        Self {
+            codec: Codec::Greeting(greeting),
+            service,
+            streams: (!spawns).then(|| Streams::new(due.clone())),
+            waker: due.codec(),
+            due,
+            codec_due: true,
+            queue: VecDeque::new(),
+            ends: false,
         }
-        if !self.met {
-            // Until then, the deadline of the first head.
-            if !gathered.received {
-                return match state.poll_expired(cx) {
-                    Poll::Ready(()) => Verdict::Over,
-                    Poll::Pending => Verdict::Fine,
-                };
+    }
+
+    /// Tells the client to go once its streams have ended.
+    fn end(&mut self) {
+        self.ends = true;
+        self.codec_due = true;
+        if let Codec::Serving(conn) = &mut self.codec {
+            conn.graceful_shutdown();
+        }
+    }
+
+    /// Polls whoever was woken. What a stream sends goes out in the same round.
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), h2::Error>> {
+        // Where no wake of ours was the reason, the codec may have lost one to whoever flushes.
+        self.codec_due |= !self.due.begin(cx.waker());
+        for _ in 0..ROUNDS {
+            if !self.due.next(&mut self.queue, &mut self.codec_due) {
+                return Poll::Pending;
             }
-            self.met = true;
-            self.active = !state.is_active();
-        }
-        let active = state.is_active();
-        if active && !gathered.blocked && !state.is_offering() {
-            if self.waits || !self.active {
-                state.disarm();
+            if let Some(streams) = &mut self.streams {
+                while let Some(place) = self.queue.pop_front() {
+                    streams.poll(place);
+                    if !coop::has_budget_remaining() {
+                        break;
+                    }
+                }
             }
-            (self.waits, self.active) = (false, true);
-            return Verdict::Fine;
+            if self.codec_due || self.due.take_codec() {
+                self.codec_due = false;
+                if let Poll::Ready(result) = self.poll_codec() {
+                    return Poll::Ready(result);
+                }
+            }
+            if !coop::has_budget_remaining() {
+                break;
+            }
         }
-        let moves = state.moves();
-        if !self.waits || self.active != active || self.moves != moves {
-            (self.waits, self.active, self.moves) = (true, active, moves);
-            self.wait(gathered.blocked, state);
-        }
-        match state.poll_expired(cx) {
-            Poll::Pending => Verdict::Fine,
-            Poll::Ready(()) if active || self.going || gathered.blocked => Verdict::Over,
-            Poll::Ready(()) => Verdict::Idle,
-        }
+        // Others on this thread have their turn first.
+        self.due.put_off(cx.waker());
+        Poll::Pending
     }
 
-    fn wait(&self, blocked: bool, state: &State) {
-        if self.going && !self.active && !blocked {
-            state.linger(GOODBYE);
-        } else {
-            state.wait_idle();
+    fn poll_codec(&mut self) -> Poll<Result<(), h2::Error>> {
+        let cx = &mut Context::from_waker(&self.waker);
+        if let Codec::Greeting(greeting) = &mut self.codec {
+            let mut conn = ready!(Pin::new(greeting).poll(cx))?;
+            if self.ends {
+                conn.graceful_shutdown();
+            }
+            self.codec = Codec::Serving(conn);
         }
-    }
-
-    fn goes(&mut self, state: &State) {
-        self.going = true;
-        if !state.is_active() {
-            self.waits = true;
-            self.active = false;
-            self.wait(false, state);
+        let Codec::Serving(conn) = &mut self.codec else {
+            return Poll::Pending;
+        };
+        while let Some(accepted) = ready!(conn.poll_accept(cx)) {
+            let (request, reply) = accepted?;
+            let stream = Stream::new(&self.service, request, reply);
+            match &mut self.streams {
+                Some(streams) => streams.begin(stream),
+                // A spawn moves its future six times over, into memory of a size and an alignment
+                // that the allocator has to search for; a box, it moves as a pointer.
+                None => drop(tokio::spawn(Box::pin(stream))),
+            }
         }
+        Poll::Ready(Ok(()))
     }
 }
 
-/// Long enough for a client to answer that it was told; the connection ends then anyway.
-const GOODBYE: Duration = Duration::from_secs(5);
+/// A wake of one's own is answered at once, this often: codec and streams wake each other.
+const ROUNDS: usize = 16;
+/// Streams that a client may make the codec reset by what it sends: far above what mistakes come
+/// to, and a bound on what malice does.
+const LOCAL_RESETS: usize = 1_024;

@@ -41,11 +41,14 @@
 //! Accepting never fails for good: what goes wrong is logged, and tried again after 100 ms.
 //!
 //! A service that is not ready holds its own request back, and nothing else. A service that
-//! fails closes the connection: put `RespondLayer` around what may fail.
+//! fails closes the connection, or under HTTP/2 resets its stream: put `RespondLayer` around what
+//! may fail.
 //!
 //! A client that stalls in the middle of its request body is the business of whoever reads the
-//! body, and a tunnel (101, CONNECT) that of whoever holds it. HTTP/2 frames are not looked into
-//! here, so a header block that trickles in has the idle time, not the time for a head.
+//! body, and a tunnel (101, CONNECT) that of whoever holds it. Under HTTP/2, a tunnel of CONNECT is
+//! the request's body one way and the response's the other; under HTTP/1.1, `hyper::upgrade::on`
+//! of the request gives it. HTTP/2 frames are not looked into here, so a header block that trickles
+//! in has the idle time, not the time for a head.
 //!
 //! A graceful end answers what has arrived, in the kernel's queue, too: a head that has begun
 //! may end, a connection of the last half second may bring its first request. Idle ones are
@@ -55,7 +58,11 @@
 //!
 //! A connection: one task, one box, about 4 KiB while it is idle, 12 KiB under TLS. A request: the
 //! `ConnInfo` note; its deadlines are plain stores, swept ten times a second, so they fire up to
-//! 0.2 s late. HTTP/2 frames of one poll go out in one write.
+//! 0.2 s late.
+//!
+//! HTTP/2 frames of one poll go out in one write. On a `current_thread` runtime the connection's
+//! task answers its streams itself, on a `multi_thread` one each has a task of its own: that costs
+//! more, and puts one client's streams on as many cores as there are.
 //!
 //! An HTTP/1.1 request without a body is read and answered through two buffers of the thread. From
 //! the first other one on (a body, `Expect`, an upgrade, anything that is not quite as RFC 9112
@@ -70,6 +77,7 @@
 
 mod app;
 mod body;
+mod date;
 mod draining;
 mod front;
 #[cfg(feature = "http2")]

@@ -21,8 +21,8 @@ pub(super) struct Timeouts {
 }
 
 /// Shared by a connection's stream, its service and its bodies. Under HTTP/1.1 every step is
-/// seen at once by whoever polls the connection; under HTTP/2 streams run on tasks of their own,
-/// so they only count, and the driver draws the conclusions.
+/// seen at once by whoever polls the connection; under HTTP/2 streams may run on tasks of their
+/// own, so they only count, and the driver draws the conclusions.
 #[derive(Debug)]
 pub(super) struct State {
     phase: AtomicU8,
@@ -277,12 +277,7 @@ impl Exchanging {
 
     /// The bytes after this response are no longer HTTP's.
     pub(super) fn opens_tunnel(&mut self) {
-        if self.state.is_multiplexed() {
-            // The codec does not tell when a tunnel on a stream closes: it holds the connection.
-            self.state.active.fetch_add(1, Relaxed);
-        } else {
-            self.opens_tunnel = true;
-        }
+        self.opens_tunnel = true;
     }
 }
 

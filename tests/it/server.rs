@@ -4,6 +4,7 @@ mod goodbye;
 mod http2;
 mod over_tls;
 mod streaming;
+mod streams;
 mod tunnels;
 
 use std::{

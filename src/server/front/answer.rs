@@ -1,9 +1,9 @@
 //! The head of an answer, and how its body is framed (RFC 9112 §6 and §7.1).
 
-use std::{cell::RefCell, time::SystemTime};
-
 use http::{StatusCode, header, response::Parts};
 use http_body::SizeHint;
+
+use crate::server::date;
 
 /// What is left of the body, as it was announced.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,7 +63,7 @@ pub(super) fn write(
         line(out, "connection", b"close");
     }
     if !dated {
-        DATE.with_borrow_mut(|date| line(out, "date", date.now()));
+        line(out, "date", date::now().as_bytes());
     }
     out.extend_from_slice(b"\r\n");
     Ok(framing)
@@ -154,33 +154,4 @@ pub(super) fn number(mut number: u64, base: u64, out: &mut Vec<u8>) {
         }
     }
     out.extend_from_slice(&digits[at..]);
-}
-
-/// The date of this second (RFC 9110 §6.6.1), written once.
-#[derive(Default)]
-struct Date {
-    second: u64,
-    text: String,
-}
-
-impl Date {
-    fn now(&mut self) -> &[u8] {
-        let now = SystemTime::now();
-        let since = now.duration_since(SystemTime::UNIX_EPOCH);
-        let second = since.map_or(0, |since| since.as_secs());
-        if second != self.second || self.text.is_empty() {
-            self.second = second;
-            self.text = httpdate::fmt_http_date(now);
-        }
-        self.text.as_bytes()
-    }
-}
-
-thread_local! {
-    static DATE: RefCell<Date> = const {
-        RefCell::new(Date {
-            second: 0,
-            text: String::new(),
-        })
-    };
 }

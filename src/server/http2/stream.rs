@@ -1,0 +1,272 @@
+//! One stream: its request is answered, and the answer sent.
+
+use std::{
+    error::Error as StdError,
+    future::Future,
+    pin::Pin,
+    task::{Context, Poll},
+};
+
+use bytes::Bytes;
+use h2::{Reason, RecvStream, SendStream, server::SendResponse};
+use http::{Method, Request, Response};
+use http_body::Body as HttpBody;
+use pin_project_lite::pin_project;
+use tower_service::Service;
+
+use super::fields;
+use crate::{
+    error::BoxError,
+    server::{
+        Body,
+        app::{AppFuture, AppService},
+        body::Answering,
+    },
+};
+
+pin_project! {
+    pub(super) struct Stream<S, F, B> {
+        #[pin]
+        stage: Stage<S, F, B>,
+    }
+}
+
+pin_project! {
+    #[project = StageProject]
+    enum Stage<S, F, B> {
+        Answering {
+            #[pin]
+            call: AppFuture<S, F>,
+            reply: SendResponse<Bytes>,
+            method: Asked,
+        },
+        Sending {
+            #[pin]
+            body: Answering<B>,
+            out: SendStream<Bytes>,
+            // What the client's window has no room for.
+            held: Option<Held>,
+            // Some of it was given to the codec.
+            begun: bool,
+        },
+    }
+}
+
+/// What the answer depends on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Asked {
+    Connect,
+    Head,
+    Other,
+}
+
+struct Held {
+    data: Bytes,
+    last: bool,
+}
+
+impl<S, B> Stream<S, S::Future, B>
+where
+    S: Service<Request<Body>, Response = Response<B>> + Clone,
+    S::Error: Into<BoxError>,
+    B: HttpBody<Data = Bytes>,
+    B::Error: Into<BoxError>,
+{
+    pub(super) fn new(
+        service: &AppService<S>,
+        request: Request<RecvStream>,
+        reply: SendResponse<Bytes>,
+    ) -> Self {
+        let method = match *request.method() {
+            Method::CONNECT => Asked::Connect,
+            Method::HEAD => Asked::Head,
+            _ => Asked::Other,
+        };
+        let call = service.stream(request);
+        Self {
+            stage: Stage::Answering {
+                call,
+                reply,
+                method,
+            },
+        }
+    }
+}
+
+impl<S, B> Future for Stream<S, S::Future, B>
+where
+    S: Service<Request<Body>, Response = Response<B>>,
+    S::Error: Into<BoxError>,
+    B: HttpBody<Data = Bytes>,
+    B::Error: Into<BoxError>,
+{
+    type Output = ();
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        let mut stage = self.project().stage;
+        if let StageProject::Answering {
+            call,
+            reply,
+            method,
+        } = stage.as_mut().project()
+        {
+            let response = match call.poll(cx) {
+                Poll::Ready(Ok(response)) => response,
+                Poll::Ready(Err(error)) => return failed(reply, &error),
+                // A client that has gone takes its request along.
+                Poll::Pending => return reply.poll_reset(cx).map(drop),
+            };
+            let Some((body, out)) = send_head(reply, *method, response) else {
+                return Poll::Ready(());
+            };
+            stage.set(Stage::Sending {
+                body,
+                out,
+                held: None,
+                begun: false,
+            });
+        }
+        match stage.project() {
+            StageProject::Sending {
+                body,
+                out,
+                held,
+                begun,
+            } => send(cx, body, out, held, begun),
+            StageProject::Answering { .. } => Poll::Ready(()),
+        }
+    }
+}
+
+#[cold]
+fn failed(reply: &mut SendResponse<Bytes>, error: &BoxError) -> Poll<()> {
+    tracing::debug!(target: "evenkeel::server", %error, "a stream was reset, as the service failed");
+    reply.send_reset(reason(&**error));
+    Poll::Ready(())
+}
+
+/// Sends the head; returns the body where one follows.
+fn send_head<B: HttpBody>(
+    reply: &mut SendResponse<Bytes>,
+    asked: Asked,
+    response: Response<Answering<B>>,
+) -> Option<(Answering<B>, SendStream<Bytes>)> {
+    let (mut parts, body) = response.into_parts();
+    let is_empty = body.is_end_stream();
+    let opens_tunnel = asked == Asked::Connect && parts.status.is_success();
+    let length = match is_empty {
+        true => None,
+        false => body.size_hint().exact(),
+    };
+    fields::fit(&mut parts.headers, length, opens_tunnel);
+    let ends = is_empty || asked == Asked::Head;
+    match reply.send_response(Response::from_parts(parts, ()), ends) {
+        Ok(out) => (!ends).then_some((body, out)),
+        Err(error) => {
+            unsent(reply, &error);
+            None
+        }
+    }
+}
+
+#[cold]
+fn unsent(reply: &mut SendResponse<Bytes>, error: &h2::Error) {
+    tracing::debug!(target: "evenkeel::server", %error, "a response cannot be sent");
+    reply.send_reset(Reason::INTERNAL_ERROR);
+}
+
+/// Sends the body, a frame at a time where the client's window is shut. The stream is over once
+/// the codec has all of it.
+fn send<B>(
+    cx: &mut Context<'_>,
+    mut body: Pin<&mut Answering<B>>,
+    out: &mut SendStream<Bytes>,
+    held: &mut Option<Held>,
+    begun: &mut bool,
+) -> Poll<()>
+where
+    B: HttpBody<Data = Bytes>,
+    B::Error: Into<BoxError>,
+{
+    loop {
+        if held.is_some() {
+            match poll_room(cx, out) {
+                Poll::Ready(true) => {}
+                Poll::Ready(false) => return Poll::Ready(()),
+                Poll::Pending => return Poll::Pending,
+            }
+        }
+        if let Some(Held { data, last }) = held.take() {
+            if out.send_data(data, last).is_err() || last {
+                return Poll::Ready(());
+            }
+        }
+        let frame = match body.as_mut().poll_frame(cx) {
+            Poll::Ready(Some(Ok(frame))) => frame,
+            Poll::Ready(Some(Err(error))) => return cut(out, &error.into()),
+            Poll::Ready(None) => {
+                let _ = out.send_data(Bytes::new(), true);
+                return Poll::Ready(());
+            }
+            Poll::Pending => return out.poll_reset(cx).map(drop),
+        };
+        match frame.into_data() {
+            Ok(data) => {
+                let last = body.is_end_stream();
+                // The codec keeps what is small until there is a window for it.
+                if last && (data.is_empty() || (!*begun && data.len() <= SMALL)) {
+                    let _ = out.send_data(data, true);
+                    return Poll::Ready(());
+                }
+                *begun = true;
+                if !data.is_empty() {
+                    out.reserve_capacity(1);
+                    *held = Some(Held { data, last });
+                }
+            }
+            Err(frame) => {
+                if let Ok(trailers) = frame.into_trailers() {
+                    out.reserve_capacity(0);
+                    let _ = out.send_trailers(trailers);
+                    return Poll::Ready(());
+                }
+            }
+        }
+    }
+}
+
+/// Waits for room in the client's window; false where the client has given up.
+fn poll_room(cx: &mut Context<'_>, out: &mut SendStream<Bytes>) -> Poll<bool> {
+    while out.capacity() == 0 {
+        match out.poll_capacity(cx) {
+            Poll::Ready(Some(Ok(_))) => {}
+            Poll::Ready(Some(Err(_)) | None) => return Poll::Ready(false),
+            Poll::Pending => return out.poll_reset(cx).map(|_| false),
+        }
+    }
+    Poll::Ready(true)
+}
+
+/// Tells the client that no more comes.
+#[cold]
+fn cut(out: &mut SendStream<Bytes>, error: &BoxError) -> Poll<()> {
+    tracing::debug!(target: "evenkeel::server", %error, "a response was cut, as its body failed");
+    out.send_reset(reason(&**error));
+    Poll::Ready(())
+}
+
+/// Finds what the error says of the stream, if it says anything.
+fn reason(error: &(dyn StdError + 'static)) -> Reason {
+    let mut next = Some(error);
+    while let Some(error) = next {
+        if let Some(error) = error.downcast_ref::<h2::Error>() {
+            return error.reason().unwrap_or(Reason::INTERNAL_ERROR);
+        }
+        next = error.source();
+    }
+    Reason::INTERNAL_ERROR
+}
+
+/// A whole body up to this waits in the codec, not here: what it may keep of a connection's streams
+/// comes to 4 MiB then.
+const SMALL: usize = 16 * 1024;
