@@ -73,6 +73,8 @@ pub mod context;
 mod deadline;
 #[cfg(any(feature = "proxy", feature = "server"))]
 mod vanish;
+#[cfg(any(feature = "proxy", feature = "server"))]
+mod wire;
 
 #[cfg(feature = "access-log")]
 pub mod access_log;

@@ -2,6 +2,9 @@
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 
+use crate::wire;
+pub(super) use crate::wire::line;
+
 /// Takes fields: bytes for HTTP/1.1, a map for HTTP/2.
 pub(super) trait Emit {
     /// RFC 9113 §8.2.3: only HTTP/2 knows more than one Cookie field.
@@ -42,38 +45,6 @@ impl Emit for HeaderMap {
     }
 }
 
-pub(super) fn line(out: &mut Vec<u8>, name: &str, value: &[u8]) {
-    out.extend_from_slice(name.as_bytes());
-    out.extend_from_slice(b": ");
-    out.extend_from_slice(value);
-    out.extend_from_slice(b"\r\n");
-}
-
-pub(super) fn write_number(mut number: u64, out: &mut Vec<u8>) {
-    let mut digits = [0; 20];
-    let mut at = digits.len();
-    loop {
-        at -= 1;
-        // The remainder is below ten.
-        digits[at] = b'0' + (number % 10) as u8;
-        number /= 10;
-        if number == 0 {
-            break;
-        }
-    }
-    out.extend_from_slice(&digits[at..]);
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn numbers_are_written_as_fmt_does() {
-        for number in [0, 7, 10, 1_024, u64::MAX] {
-            let mut out = Vec::new();
-            write_number(number, &mut out);
-            assert_eq!(String::from_utf8(out).unwrap(), number.to_string());
-        }
-    }
+pub(super) fn write_number(number: u64, out: &mut Vec<u8>) {
+    wire::number(number, 10, out);
 }

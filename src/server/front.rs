@@ -152,10 +152,7 @@ impl Ahead {
         draining.notice(cx, state);
         // What a client sent ahead is answered, whatever is due.
         if !self.read.is_empty() && self.worth == 0 {
-            let mut bytes = std::mem::take(&mut self.read);
-            let next = self.take(&mut bytes);
-            self.read = bytes;
-            if let Some(next) = next {
+            if let Some(next) = self.look_at_kept() {
                 return Poll::Ready(Ok(next));
             }
         }
@@ -184,11 +181,18 @@ impl Ahead {
 
     /// Looks for a request in what was read, behind what was read before.
     fn look(&mut self, read: &mut &[u8]) -> Option<Next> {
-        if self.read.is_empty() {
-            let next = self.take(read);
-            self.read.extend_from_slice(read);
-            return next;
+        if !self.read.is_empty() {
+            return self.look_behind(read);
         }
+        let next = self.take(read);
+        if !read.is_empty() {
+            self.read.extend_from_slice(read);
+        }
+        next
+    }
+
+    #[cold]
+    fn look_behind(&mut self, read: &[u8]) -> Option<Next> {
         // The end may be in both parts.
         let seen = self.read.len().saturating_sub(3);
         self.read.extend_from_slice(read);
@@ -196,6 +200,11 @@ impl Ahead {
         if !ends && self.read.len() < self.worth {
             return None;
         }
+        self.look_at_kept()
+    }
+
+    #[cold]
+    fn look_at_kept(&mut self) -> Option<Next> {
         let mut bytes = std::mem::take(&mut self.read);
         let next = self.take(&mut bytes);
         self.read = bytes;

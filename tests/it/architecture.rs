@@ -7,7 +7,7 @@ use std::{
 
 /// Floors from the ground up; rooms on one floor do not know each other.
 const FLOORS: [&[&str]; 5] = [
-    &["error", "sabotage"],
+    &["error", "sabotage", "wire"],
     &["alarm", "deadline", "pool", "vanish"],
     &["context", "connect"],
     &[

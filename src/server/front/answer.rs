@@ -3,7 +3,10 @@
 use http::{StatusCode, header, response::Parts};
 use http_body::SizeHint;
 
-use crate::server::date;
+use crate::{
+    server::date,
+    wire::{line, number},
+};
 
 /// What is left of the body, as it was announced.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,11 +45,12 @@ pub(super) fn write(
     for (name, value) in &parts.headers {
         match *name {
             header::CONTENT_LENGTH => {
-                let length = length(value.as_bytes()).ok_or(Unfit("a bad Content-Length"))?;
-                if declared.is_some_and(|other| other != length) {
+                let value = value.as_bytes();
+                let length = length(value).ok_or(Unfit("a bad Content-Length"))?;
+                if declared.is_some_and(|(other, _)| other != length) {
                     return Err(Unfit("two lengths in Content-Length"));
                 }
-                declared = Some(length);
+                declared = Some((length, value));
                 continue;
             }
             // How the body goes is decided here.
@@ -90,7 +94,7 @@ fn framing(
     body: &Announced,
     sends: bool,
     bodiless: bool,
-    declared: Option<u64>,
+    declared: Option<(u64, &[u8])>,
     out: &mut Vec<u8>,
 ) -> Framing {
     let known = if body.is_empty {
@@ -98,7 +102,7 @@ fn framing(
     } else {
         body.size.exact()
     };
-    let announced = match (declared, known) {
+    let announced = match (declared.map(|(length, _)| length), known) {
         // What a GET would have had.
         (Some(length), _) if body.is_head => Some(length),
         // None came, whatever was declared.
@@ -108,9 +112,7 @@ fn framing(
         (None, known) => known.filter(|_| !bodiless),
     };
     if let Some(length) = announced {
-        out.extend_from_slice(b"content-length: ");
-        number(length, 10, out);
-        out.extend_from_slice(b"\r\n");
+        announce(length, declared, out);
     }
     match announced {
         _ if !sends => Framing::Length(0),
@@ -122,36 +124,32 @@ fn framing(
     }
 }
 
+/// Writes the length, in the words in which it was declared where that is the one.
+fn announce(length: u64, declared: Option<(u64, &[u8])>, out: &mut Vec<u8>) {
+    match declared {
+        Some((same, value)) if same == length => line(out, "content-length", value),
+        _ => {
+            out.extend_from_slice(b"content-length: ");
+            number(length, 10, out);
+            out.extend_from_slice(b"\r\n");
+        }
+    }
+}
+
+/// Reads a length: digits and no more.
 fn length(value: &[u8]) -> Option<u64> {
-    let digits = !value.is_empty() && value.iter().all(u8::is_ascii_digit);
-    let text = std::str::from_utf8(value).ok().filter(|_| digits)?;
-    text.parse().ok()
+    let mut length = (!value.is_empty()).then_some(0_u64)?;
+    for byte in value {
+        let digit = byte.wrapping_sub(b'0');
+        if digit > 9 {
+            return None;
+        }
+        length = length.checked_mul(10)?.checked_add(digit.into())?;
+    }
+    Some(length)
 }
 
 fn closes(value: &[u8]) -> bool {
     let mut options = value.split(|&byte| byte == b',').map(<[u8]>::trim_ascii);
     options.any(|option| option.eq_ignore_ascii_case(b"close"))
-}
-
-fn line(out: &mut Vec<u8>, name: &str, value: &[u8]) {
-    out.reserve(name.len() + value.len() + 4);
-    out.extend_from_slice(name.as_bytes());
-    out.extend_from_slice(b": ");
-    out.extend_from_slice(value);
-    out.extend_from_slice(b"\r\n");
-}
-
-/// Writes a number to this base, 16 at most.
-pub(super) fn number(mut number: u64, base: u64, out: &mut Vec<u8>) {
-    let mut digits = [0; 20];
-    let mut at = digits.len();
-    loop {
-        at -= 1;
-        digits[at] = b"0123456789ABCDEF"[(number % base) as usize];
-        number /= base;
-        if number == 0 {
-            break;
-        }
-    }
-    out.extend_from_slice(&digits[at..]);
 }

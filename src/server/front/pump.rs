@@ -16,7 +16,7 @@ use super::{
     answer::{self, Announced, Framing},
     head::keep_map,
 };
-use crate::error::BoxError;
+use crate::{error::BoxError, wire};
 
 pub(super) struct Pump {
     /// The head, small frames, and what stands around frames in chunks.
@@ -122,7 +122,7 @@ impl Pump {
             // An empty chunk would be the last.
             Framing::Chunked if data.is_empty() => return,
             Framing::Chunked => {
-                answer::number(data.len() as u64, 16, &mut self.out);
+                wire::number(data.len() as u64, 16, &mut self.out);
                 self.out.extend_from_slice(b"\r\n");
             }
         }
