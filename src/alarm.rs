@@ -1,11 +1,13 @@
 //! Fine deadlines that nearly always go unused: a turning wheel, where a timer would cost more.
 //!
 //! What waits for a response arms an [`Alarm`] when it has to wait at all. That puts a place into
-//! this thread's wheel, under a lock that nobody else wants; an answer in time costs one store
-//! more. One task per thread turns the wheel every 5 ms while there is something in it, wakes
-//! what is due, and takes places back for the next request. An alarm rings between its time and
-//! [`LATENESS`] after it; a thread that was blocked for longer than a tick makes the wheel's clock
-//! late, so that one armed then may ring early: whoever needs to be sure looks at the clock.
+//! this thread's wheel, under a lock that nobody else wants. The place stays there until it is
+//! due, and the next request of the same task shares it, where that is early enough: so a
+//! connection under load pays for one place in a while, and is woken once more for it. One task
+//! per thread turns the wheel every 5 ms while there is something in it, wakes what is due, and
+//! takes places back. An alarm rings [`LATENESS`] after its time at the latest. It may ring early,
+//! as that of a request before, or as a thread that was blocked makes the wheel's clock late: who
+//! needs to be sure looks at the clock, and arms it again.
 
 use std::{
     array,
@@ -15,7 +17,7 @@ use std::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{
             AtomicBool, AtomicU8,
-            Ordering::{AcqRel, Acquire, Relaxed, Release},
+            Ordering::{Acquire, Release},
         },
     },
     task::{Context, Poll, Waker},
@@ -38,18 +40,12 @@ impl Alarm {
     /// Sets the deadline, in place of the one before, and who is woken then. Outside of a runtime
     /// it never rings.
     pub(crate) fn arm(&mut self, after: Duration, cx: &Context<'_>) {
-        self.disarm();
-        self.place = WHEELS.with_borrow_mut(|wheels| {
-            let at = match wheels.iter().position(|wheel| wheel.turns()) {
-                Some(at) => at,
-                None => {
-                    wheels.retain(|wheel| !wheel.dead.load(Acquire));
-                    wheels.push(Wheel::spawn()?);
-                    wheels.len() - 1
-                }
-            };
-            Some(wheels[at].place(after, cx.waker()))
+        let task = Task::of(cx.waker());
+        let shared = RECENT.with_borrow(|recent| {
+            let place = recent[task.slot()].as_ref()?;
+            place.serves(&task, after).then(|| place.clone())
         });
+        self.place = shared.or_else(|| take_place(task, after, cx.waker()));
     }
 
     pub(crate) fn is_armed(&self) -> bool {
@@ -62,32 +58,59 @@ impl Alarm {
             return Poll::Pending;
         };
         if place.state.load(Acquire) == ARMED {
-            let mut waker = lock(&place.waker);
-            match &mut *waker {
-                Some(waker) => waker.clone_from(cx.waker()),
-                none => *none = Some(cx.waker().clone()),
-            }
-            drop(waker);
-            // It may have rung in between.
-            if place.state.load(Acquire) == ARMED {
+            if place.task == Task::of(cx.waker()) {
                 return Poll::Pending;
             }
+            // Another task polls now.
+            let left = place.until.saturating_duration_since(Instant::now());
+            self.arm(left, cx);
+            return Poll::Pending;
         }
         self.place = None;
         Poll::Ready(())
     }
-
-    /// Forgets the deadline.
-    pub(crate) fn disarm(&mut self) {
-        if let Some(place) = self.place.take() {
-            place.state.store(IDLE, Release);
-        }
-    }
 }
 
-impl Drop for Alarm {
-    fn drop(&mut self) {
-        self.disarm();
+/// Takes a place in the wheel of this thread.
+#[cold]
+#[inline(never)]
+fn take_place(task: Task, after: Duration, waker: &Waker) -> Option<Arc<Place>> {
+    let place = WHEELS.with_borrow_mut(|wheels| {
+        let at = match wheels.iter().position(|wheel| wheel.turns()) {
+            Some(at) => at,
+            None => {
+                wheels.retain(|wheel| !wheel.dead.load(Acquire));
+                wheels.push(Wheel::spawn()?);
+                wheels.len() - 1
+            }
+        };
+        Some(wheels[at].place(task, after, waker))
+    })?;
+    let before = RECENT.with_borrow_mut(|recent| recent[task.slot()].replace(place.clone()));
+    // Outside of the loan, as it may be the last that holds a task.
+    drop(before);
+    Some(place)
+}
+
+/// Which task a waker wakes. It is no other's as long as a waker of it is kept.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Task {
+    data: usize,
+    vtable: usize,
+}
+
+impl Task {
+    fn of(waker: &Waker) -> Self {
+        Self {
+            data: waker.data().addr(),
+            vtable: std::ptr::from_ref(waker.vtable()).addr(),
+        }
+    }
+
+    fn slot(self) -> usize {
+        // Fibonacci hashing, as memory is given out in strides.
+        let hash = (self.data as u64 >> 4).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        (hash >> 32) as usize % RECENT_TASKS
     }
 }
 
@@ -99,21 +122,26 @@ impl fmt::Debug for Alarm {
     }
 }
 
-/// What an alarm and the wheel share until it is due.
+/// What alarms of one task and the wheel share until it is due.
 struct Place {
     state: AtomicU8,
+    task: Task,
+    after: Duration,
+    until: Instant,
+    /// There while it is armed, so that nobody else's waker looks like it.
     waker: Mutex<Option<Waker>>,
 }
 
 impl Place {
+    /// Whether it rings in time for a deadline of this task.
+    fn serves(&self, task: &Task, after: Duration) -> bool {
+        self.state.load(Acquire) == ARMED && self.task == *task && self.after <= after
+    }
+
     fn ring(&self) -> Option<Waker> {
-        // In this order: who registers in between sees that it rang.
-        let rings = self
-            .state
-            .compare_exchange(ARMED, RUNG, AcqRel, Relaxed)
-            .is_ok();
-        let waker = lock(&self.waker).take();
-        if rings { waker } else { None }
+        // In this order: who shares it in between is woken, or sees that it rang.
+        self.state.store(RUNG, Release);
+        lock(&self.waker).take()
     }
 }
 
@@ -168,7 +196,7 @@ impl Wheel {
         !self.dead.load(Acquire) && self.bound.is_none_or(is_current)
     }
 
-    fn place(&self, after: Duration, waker: &Waker) -> Arc<Place> {
+    fn place(&self, task: Task, after: Duration, waker: &Waker) -> Arc<Place> {
         let millis = u64::try_from(after.as_nanos().div_ceil(1_000_000)).unwrap_or(FAR);
         let ticks = millis.min(FAR).div_ceil(TICK_MS);
         let mut guard = lock(&self.spokes);
@@ -178,16 +206,25 @@ impl Wheel {
             spokes.tick = self.now();
             self.wake.notify_one();
         }
-        let place = spokes.free.pop().unwrap_or_else(|| {
-            Arc::new(Place {
-                state: AtomicU8::new(IDLE),
-                waker: Mutex::new(None),
-            })
-        });
-        *lock(&place.waker) = Some(waker.clone());
-        place.state.store(ARMED, Release);
         // A tick more, as the last one may be nearly over.
         let tick = spokes.tick + ticks + 1;
+        let armed = Place {
+            state: AtomicU8::new(ARMED),
+            task,
+            after,
+            until: self.origin + Duration::from_millis(TICK_MS * tick),
+            waker: Mutex::new(Some(waker.clone())),
+        };
+        let place = match spokes.free.pop() {
+            Some(mut free) => match Arc::get_mut(&mut free) {
+                Some(place) => {
+                    *place = armed;
+                    free
+                }
+                None => Arc::new(armed),
+            },
+            None => Arc::new(armed),
+        };
         let due = Due {
             tick,
             place: place.clone(),
@@ -269,7 +306,13 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 thread_local! {
     /// Nearly always one.
     static WHEELS: RefCell<Vec<Arc<Wheel>>> = const { RefCell::new(Vec::new()) };
+    /// Places that tasks of this thread took last.
+    static RECENT: RefCell<[Option<Arc<Place>>; RECENT_TASKS]> =
+        const { RefCell::new([const { None }; RECENT_TASKS]) };
 }
+
+/// Tasks that take turns in a slot take a place each time.
+const RECENT_TASKS: usize = 512;
 
 /// Fine enough for a wait of 50 ms; 200 wakes a second are nothing to a thread that is busy.
 const TICK_MS: u64 = 5;
@@ -282,9 +325,8 @@ const SPOKES: usize = 256;
 const MOST_FREE: usize = 4_096;
 /// A hundred years, in milliseconds.
 const FAR: u64 = 100 * 365 * 86_400 * 1_000;
-const IDLE: u8 = 0;
-const ARMED: u8 = 1;
-const RUNG: u8 = 2;
+const ARMED: u8 = 0;
+const RUNG: u8 = 1;
 
 #[cfg(test)]
 mod tests {
@@ -342,24 +384,59 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn disarmed_or_dropped_it_wakes_nobody_and_its_place_is_used_again() {
-        for round in 0..100 {
-            let mut task = tokio_test::task::spawn(Some(Alarm::default()));
-            task.enter(|cx, mut alarm| {
-                if let Some(alarm) = &mut *alarm {
-                    alarm.arm(Duration::from_millis(20), cx);
-                }
-                if round % 2 == 0 {
-                    *alarm = None;
-                } else if let Some(alarm) = &mut *alarm {
-                    alarm.disarm();
-                }
-            });
-            tokio::time::sleep(Duration::from_millis(40)).await;
-            assert!(!task.is_woken(), "nobody waits any more");
-            assert_eq!(places().0, 0, "the wheel must be empty, and stand still");
-            assert_eq!(places().1, 1, "one place is enough");
+    async fn alarms_of_one_task_share_a_place_and_wake_it_once() {
+        let mut task = tokio_test::task::spawn(());
+        for _ in 0..100 {
+            let mut alarm = Alarm::default();
+            task.enter(|cx, _| alarm.arm(Duration::from_millis(20), cx));
+            assert!(task.enter(|cx, _| alarm.poll(cx)).is_pending());
         }
+        assert_eq!(places().0, 1);
+        tokio::time::sleep(Duration::from_millis(40)).await;
+        assert!(task.is_woken(), "by the place that is left");
+        assert_eq!(places().0, 0, "the wheel must be empty, and stand still");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_shared_place_rings_in_time_or_before() {
+        type Task = tokio_test::task::Spawn<()>;
+        fn arm(task: &mut Task, ms: u64) -> Alarm {
+            let mut alarm = Alarm::default();
+            task.enter(|cx, _| alarm.arm(Duration::from_millis(ms), cx));
+            alarm
+        }
+        fn rang(task: &mut Task, alarm: &mut Alarm) -> bool {
+            task.enter(|cx, _| alarm.poll(cx)).is_ready()
+        }
+        let mut task = tokio_test::task::spawn(());
+        drop(arm(&mut task, 20));
+        tokio::time::sleep(Duration::from_millis(10)).await;
+        let [mut same, mut later, mut sooner] = [20, 50, 5].map(|ms| arm(&mut task, ms));
+        assert_eq!(places().0, 2, "the last one would ring too late");
+        tokio::time::sleep(Duration::from_millis(16)).await;
+        assert!(rang(&mut task, &mut sooner));
+        tokio::time::sleep(Duration::from_millis(5)).await;
+        assert!(rang(&mut task, &mut same) && rang(&mut task, &mut later));
+        assert!(!same.is_armed() && !rang(&mut task, &mut same), "once");
+        let mut alarm = arm(&mut task, 20);
+        tokio::time::sleep(Duration::from_millis(10)).await;
+        assert!(!rang(&mut task, &mut alarm), "what rang is shared no more");
+        tokio::time::sleep(Duration::from_millis(21)).await;
+        assert!(rang(&mut task, &mut alarm));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn places_of_tasks_that_are_gone_are_used_again() {
+        for _ in 0..20 * RECENT_TASKS {
+            let mut task = tokio_test::task::spawn(Alarm::default());
+            task.enter(|cx, mut alarm| alarm.arm(Duration::from_millis(5), cx));
+            drop(task);
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        tokio::time::sleep(Duration::from_millis(40)).await;
+        let (held, free) = places();
+        assert_eq!(held, 0);
+        assert!(free < 100, "{free} places for ten at once");
     }
 
     #[tokio::test(start_paused = true)]
@@ -368,9 +445,10 @@ mod tests {
         let mut second = tokio_test::task::spawn(());
         let mut alarm = Alarm::default();
         first.enter(|cx, _| alarm.arm(Duration::from_millis(20), cx));
+        tokio::time::sleep(Duration::from_millis(10)).await;
         assert!(second.enter(|cx, _| alarm.poll(cx)).is_pending());
-        tokio::time::sleep(Duration::from_millis(40)).await;
-        assert!(second.is_woken() && !first.is_woken());
+        tokio::time::sleep(Duration::from_millis(30)).await;
+        assert!(second.is_woken());
         assert!(second.enter(|cx, _| alarm.poll(cx)).is_ready());
     }
 
