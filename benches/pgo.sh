@@ -31,7 +31,8 @@ build() { # flags examples...
   RUSTFLAGS="${RUSTFLAGS:-} $flags" cargo build --release --features full --target-dir "$target" \
     "${@/#/--example=}"
 }
-build "-Cprofile-generate=$raw" backend edge axum
+# What is counted does not hang on how it is linked.
+CARGO_PROFILE_RELEASE_LTO=off build "-Cprofile-generate=$raw" backend edge axum
 mkdir -p "$target/instrumented"
 cp "$target"/release/examples/{backend,edge,axum} "$target/instrumented/"
 # What the build's own programs wrote.
