@@ -115,7 +115,8 @@ sticky="[sticky]
 keys = [\"$(openssl rand -hex 32)\"]"
 health='[health]
 path = "/health"
-interval = "1s"'
+interval = "1s"
+timeout = "900ms"'
 for program in edge axum; do
   train "$program"
   train "$program" "$health" "$sticky" "$log"
