@@ -51,7 +51,13 @@ where
         if request.extensions().is_empty() {
             *request.extensions_mut() = spare::take();
         }
-        self.answer(request)
+        let exchanging = Some(self.begin(&mut request));
+        let connect = request.method() == Method::CONNECT;
+        AppFuture {
+            call: self.answer(request),
+            exchanging,
+            connect,
+        }
     }
 }
 
@@ -62,9 +68,9 @@ impl<S> AppService<S> {
         self.state.begin()
     }
 
-    /// Answers a request that came on a stream of HTTP/2.
+    /// Calls the service with a request that came on a stream of HTTP/2.
     #[cfg(feature = "http2")]
-    pub(super) fn stream<B>(&self, request: Request<RecvStream>) -> AppFuture<S, S::Future>
+    pub(super) fn stream<B>(&self, request: Request<RecvStream>) -> (Call<S, S::Future>, Exchanging)
     where
         S: Service<Request<Body>, Response = Response<B>> + Clone,
         S::Error: Into<BoxError>,
@@ -77,19 +83,18 @@ impl<S> AppService<S> {
         if parts.extensions.is_empty() {
             parts.extensions = spare::take();
         }
-        self.answer(Request::from_parts(parts, body))
+        let mut request = Request::from_parts(parts, body);
+        let exchanging = self.begin(&mut request);
+        (self.answer(request), exchanging)
     }
 
-    fn answer<B>(&self, mut request: Request<Body>) -> AppFuture<S, S::Future>
+    fn answer<B>(&self, request: Request<Body>) -> Call<S, S::Future>
     where
         S: Service<Request<Body>, Response = Response<B>> + Clone,
         S::Error: Into<BoxError>,
     {
-        let exchanging = Some(self.begin(&mut request));
-        let connect = request.method() == Method::CONNECT;
         let mut app = self.app.borrow_mut();
-        let ready = app.poll_ready(&mut Context::from_waker(Waker::noop()));
-        let call = match ready {
+        match app.poll_ready(&mut Context::from_waker(Waker::noop())) {
             Poll::Ready(Ok(())) => Call::Answering {
                 future: app.call(request),
             },
@@ -100,27 +105,14 @@ impl<S> AppService<S> {
                 app: app.clone(),
                 request: Some(request),
             },
-        };
-        AppFuture {
-            call,
-            exchanging,
-            connect,
         }
     }
 }
 
 pin_project! {
-    pub(super) struct AppFuture<S, F> {
-        #[pin]
-        call: Call<S, F>,
-        exchanging: Option<Exchanging>,
-        connect: bool,
-    }
-}
-
-pin_project! {
+    /// A call of the service.
     #[project = CallProject]
-    enum Call<S, F> {
+    pub(super) enum Call<S, F> {
         Answering { #[pin] future: F },
         Failed { error: Option<BoxError> },
         // A service that is not always ready is waited for.
@@ -128,25 +120,17 @@ pin_project! {
     }
 }
 
-impl<S, B> Future for AppFuture<S, S::Future>
+impl<S, B> Future for Call<S, S::Future>
 where
     S: Service<Request<Body>, Response = Response<B>>,
     S::Error: Into<BoxError>,
 {
-    type Output = Result<Response<Answering<B>>, BoxError>;
+    type Output = Result<Response<B>, BoxError>;
 
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let mut this = self.project();
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         loop {
-            let future = match this.call.as_mut().project() {
-                CallProject::Answering { future } => {
-                    let mut response = ready!(future.poll(cx)).map_err(Into::into)?;
-                    let Some(mut exchanging) = this.exchanging.take() else {
-                        return Poll::Pending;
-                    };
-                    conclude(&mut response, &mut exchanging, *this.connect);
-                    return Poll::Ready(Ok(response.map(|inner| Answering { inner, exchanging })));
-                }
+            let future = match self.as_mut().project() {
+                CallProject::Answering { future } => return future.poll(cx).map_err(Into::into),
                 CallProject::Failed { error } => match error.take() {
                     Some(error) => return Poll::Ready(Err(error)),
                     None => return Poll::Pending,
@@ -159,17 +143,41 @@ where
                     }
                 }
             };
-            this.call.set(Call::Answering { future });
+            self.set(Self::Answering { future });
         }
     }
 }
 
-/// Says what comes after the response: a tunnel, more requests, or the end.
-pub(super) fn conclude<B>(response: &mut Response<B>, exchanging: &mut Exchanging, connect: bool) {
-    if exchanging.state().is_multiplexed() {
-        // A tunnel is two bodies there, and the end is said to all streams at once.
-        return exchanging.offer(true);
+pin_project! {
+    /// An exchange of HTTP/1.1's codec.
+    pub(super) struct AppFuture<S, F> {
+        #[pin]
+        call: Call<S, F>,
+        exchanging: Option<Exchanging>,
+        connect: bool,
     }
+}
+
+impl<S, B> Future for AppFuture<S, S::Future>
+where
+    S: Service<Request<Body>, Response = Response<B>>,
+    S::Error: Into<BoxError>,
+{
+    type Output = Result<Response<Answering<B>>, BoxError>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.project();
+        let mut response = ready!(this.call.poll(cx))?;
+        let Some(mut exchanging) = this.exchanging.take() else {
+            return Poll::Pending;
+        };
+        conclude(&mut response, &mut exchanging, *this.connect);
+        Poll::Ready(Ok(response.map(|inner| Answering { inner, exchanging })))
+    }
+}
+
+/// Says what comes after the response in HTTP/1.1: a tunnel, more requests, or the end.
+pub(super) fn conclude<B>(response: &mut Response<B>, exchanging: &mut Exchanging, connect: bool) {
     let status = response.status();
     if status == StatusCode::SWITCHING_PROTOCOLS || (connect && status.is_success()) {
         exchanging.opens_tunnel();

@@ -119,7 +119,7 @@ impl fmt::Debug for Body {
 }
 
 pin_project! {
-    /// A response body that says when it ends.
+    /// A response body of HTTP/1.1's codec: its exchange ends with it.
     pub(super) struct Answering<B> {
         #[pin]
         pub(super) inner: B,
@@ -135,11 +135,7 @@ impl<B: HttpBody> HttpBody for Answering<B> {
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
-        let this = self.project();
-        let polled = this.inner.poll_frame(cx);
-        this.exchanging
-            .offer(matches!(polled, Poll::Ready(Some(Ok(_)))));
-        polled
+        self.project().inner.poll_frame(cx)
     }
 
     fn is_end_stream(&self) -> bool {

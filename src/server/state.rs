@@ -29,9 +29,11 @@ pub(super) struct State {
     active: AtomicUsize,
     /// HTTP/2.
     multiplexed: AtomicBool,
-    /// Responses of which a part waits for the client (HTTP/2).
+    /// Responses of which a part waits for the client.
+    #[cfg(feature = "http2")]
     offered: AtomicUsize,
-    /// Goes up whenever a client took some of a response (HTTP/2).
+    /// Goes up whenever a client took some of a response.
+    #[cfg(feature = "http2")]
     moved: AtomicUsize,
     /// How much came since the last whole head, roughly: reads are not cut at heads.
     head_bytes: AtomicUsize,
@@ -66,7 +68,9 @@ impl State {
             phase: AtomicU8::new(Phase::Head as u8),
             active: AtomicUsize::new(0),
             multiplexed: AtomicBool::new(false),
+            #[cfg(feature = "http2")]
             offered: AtomicUsize::new(0),
+            #[cfg(feature = "http2")]
             moved: AtomicUsize::new(0),
             head_bytes: AtomicUsize::new(0),
             gave_up: AtomicBool::new(false),
@@ -135,6 +139,7 @@ impl State {
         }
         Exchanging {
             state: self.clone(),
+            #[cfg(feature = "http2")]
             offered: false,
             opens_tunnel: false,
         }
@@ -142,10 +147,6 @@ impl State {
 
     pub(super) fn is_active(&self) -> bool {
         self.active.load(Relaxed) > 0
-    }
-
-    pub(super) fn has_moved(&self) {
-        self.moved.fetch_add(1, Relaxed);
     }
 
     /// The client takes no more of what is written.
@@ -227,6 +228,10 @@ impl State {
         self.multiplexed.store(true, Relaxed);
     }
 
+    pub(super) fn has_moved(&self) {
+        self.moved.fetch_add(1, Relaxed);
+    }
+
     /// Some response waits for the client.
     pub(super) fn is_offering(&self) -> bool {
         self.offered.load(Relaxed) > 0
@@ -250,6 +255,7 @@ impl State {
 #[derive(Debug)]
 pub(super) struct Exchanging {
     state: Arc<State>,
+    #[cfg(feature = "http2")]
     offered: bool,
     opens_tunnel: bool,
 }
@@ -260,10 +266,8 @@ impl Exchanging {
     }
 
     /// Notes whether some of the response waits for the client: until it is asked for more.
+    #[cfg(feature = "http2")]
     pub(super) fn offer(&mut self, offered: bool) {
-        if !self.state.is_multiplexed() {
-            return;
-        }
         if self.offered {
             self.state.has_moved();
         }
@@ -283,7 +287,10 @@ impl Exchanging {
 
 impl Drop for Exchanging {
     fn drop(&mut self) {
-        self.offer(false);
+        #[cfg(feature = "http2")]
+        if self.offered {
+            self.offer(false);
+        }
         let state = &self.state;
         if state.active.fetch_sub(1, Relaxed) != 1 {
             return;

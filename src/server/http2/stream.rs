@@ -19,8 +19,8 @@ use crate::{
     error::BoxError,
     server::{
         Body,
-        app::{AppFuture, AppService},
-        body::Answering,
+        app::{AppService, Call},
+        state::Exchanging,
     },
 };
 
@@ -28,6 +28,8 @@ pin_project! {
     pub(super) struct Stream<S, F, B> {
         #[pin]
         stage: Stage<S, F, B>,
+        // Until the end, and with it the notice of how far the client is.
+        exchanging: Exchanging,
     }
 }
 
@@ -36,13 +38,13 @@ pin_project! {
     enum Stage<S, F, B> {
         Answering {
             #[pin]
-            call: AppFuture<S, F>,
+            call: Call<S, F>,
             reply: SendResponse<Bytes>,
             method: Asked,
         },
         Sending {
             #[pin]
-            body: Answering<B>,
+            body: B,
             out: SendStream<Bytes>,
             // What the client's window has no room for.
             held: Option<Held>,
@@ -82,8 +84,9 @@ where
             Method::HEAD => Asked::Head,
             _ => Asked::Other,
         };
-        let call = service.stream(request);
+        let (call, exchanging) = service.stream(request);
         Self {
+            exchanging,
             stage: Stage::Answering {
                 call,
                 reply,
@@ -103,7 +106,8 @@ where
     type Output = ();
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
-        let mut stage = self.project().stage;
+        let this = self.project();
+        let mut stage = this.stage;
         if let StageProject::Answering {
             call,
             reply,
@@ -119,6 +123,7 @@ where
             let Some((body, out)) = send_head(reply, *method, response) else {
                 return Poll::Ready(());
             };
+            this.exchanging.offer(true);
             stage.set(Stage::Sending {
                 body,
                 out,
@@ -132,7 +137,7 @@ where
                 out,
                 held,
                 begun,
-            } => send(cx, body, out, held, begun),
+            } => send(cx, body, this.exchanging, out, held, begun),
             StageProject::Answering { .. } => Poll::Ready(()),
         }
     }
@@ -149,8 +154,8 @@ fn failed(reply: &mut SendResponse<Bytes>, error: &BoxError) -> Poll<()> {
 fn send_head<B: HttpBody>(
     reply: &mut SendResponse<Bytes>,
     asked: Asked,
-    response: Response<Answering<B>>,
-) -> Option<(Answering<B>, SendStream<Bytes>)> {
+    response: Response<B>,
+) -> Option<(B, SendStream<Bytes>)> {
     let (mut parts, body) = response.into_parts();
     let is_empty = body.is_end_stream();
     let opens_tunnel = asked == Asked::Connect && parts.status.is_success();
@@ -179,7 +184,8 @@ fn unsent(reply: &mut SendResponse<Bytes>, error: &h2::Error) {
 /// the codec has all of it.
 fn send<B>(
     cx: &mut Context<'_>,
-    mut body: Pin<&mut Answering<B>>,
+    mut body: Pin<&mut B>,
+    exchanging: &mut Exchanging,
     out: &mut SendStream<Bytes>,
     held: &mut Option<Held>,
     begun: &mut bool,
@@ -201,7 +207,9 @@ where
                 return Poll::Ready(());
             }
         }
-        let frame = match body.as_mut().poll_frame(cx) {
+        let polled = body.as_mut().poll_frame(cx);
+        exchanging.offer(matches!(polled, Poll::Ready(Some(Ok(_)))));
+        let frame = match polled {
             Poll::Ready(Some(Ok(frame))) => frame,
             Poll::Ready(Some(Err(error))) => return cut(out, &error.into()),
             Poll::Ready(None) => {
