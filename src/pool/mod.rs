@@ -84,6 +84,7 @@ mod lease;
 mod locality;
 mod measure;
 mod orders;
+pub(crate) mod quick;
 mod ramp;
 mod routing;
 mod shares;

@@ -7,6 +7,7 @@ use super::{
     control::Control,
     derived::{Table, Tables},
     locality::SEGMENTS,
+    quick::BuildQuick,
     shares::{Standing, WHOLE, portion, split},
     survey::{Found, Survey},
 };
@@ -43,7 +44,7 @@ impl PartialEq for Membership {
 /// What changes with membership only.
 pub(super) struct Members {
     pub(super) backends: Box<[Backend]>,
-    index: HashMap<Arc<str>, usize>,
+    index: HashMap<Arc<str>, usize, BuildQuick>,
     /// How far each is from the balancer.
     distances: Box<[u8]>,
     tables: Tables<Table>,

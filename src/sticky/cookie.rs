@@ -1,84 +1,103 @@
 //! Cookie fields, read as browsers send them (RFC 6265 §5.4) and taken apart byte by byte.
 
-use http::{HeaderMap, HeaderValue, header};
+use http::{
+    HeaderMap, HeaderValue,
+    header::{self, Entry},
+};
 
-/// Returns the values of every cookie with this name: over several fields (HTTP/2 sends each
-/// cookie in one of its own), quotes taken off, bytes as they came.
-pub(super) fn values<'a>(headers: &'a HeaderMap, name: &'a str) -> impl Iterator<Item = &'a [u8]> {
-    headers
-        .get_all(header::COOKIE)
-        .iter()
-        .flat_map(|field| field.as_bytes().split(|&b| b == b';'))
-        .filter_map(|pair| value_of(pair, name))
+/// Takes every cookie with this name out of the fields and shows `see` its value, in order:
+/// quotes taken off, bytes as they came. The other cookies stay byte for byte. Returns true if
+/// there was one; touches nothing where there was none.
+pub(super) fn take(headers: &mut HeaderMap, name: &str, mut see: impl FnMut(&[u8])) -> bool {
+    let Entry::Occupied(mut entry) = headers.entry(header::COOKIE) else {
+        return false;
+    };
+    // HTTP/2 may send each cookie in a field of its own (RFC 9113 §8.2.3).
+    if entry.iter().nth(1).is_some() {
+        return take_of_many(headers, name, &mut see);
+    }
+    let field = entry.get();
+    match cut(field.as_bytes(), name, &mut see) {
+        Cut::Nothing => return false,
+        Cut::All => _ = entry.remove(),
+        Cut::Some => match without(field, name) {
+            Some(rest) => _ = entry.insert(rest),
+            None => _ = entry.remove(),
+        },
+    }
+    true
 }
 
-/// Takes every cookie with this name out of the fields; the others stay byte for byte. Touches
-/// nothing where there is none.
-pub(super) fn strip(headers: &mut HeaderMap, name: &str) {
-    let is_ours = |pair: &[u8]| value_of(pair, name).is_some();
-    let mut fields = headers.get_all(header::COOKIE).iter();
-    if let (Some(only), None) = (fields.next(), fields.next()) {
-        // As nearly every client sends them.
-        match cut(only, is_ours) {
-            Cut::Nothing => {}
-            Cut::Rest(rest) => _ = headers.insert(header::COOKIE, rest),
-            Cut::All => _ = headers.remove(header::COOKIE),
-        }
-        return;
-    }
-    let has_ours = |field: &HeaderValue| field.as_bytes().split(|&b| b == b';').any(is_ours);
-    if !headers.get_all(header::COOKIE).iter().any(has_ours) {
-        return;
-    }
-    let kept: Vec<HeaderValue> = headers
-        .get_all(header::COOKIE)
-        .iter()
-        .filter_map(|field| {
-            if has_ours(field) {
-                without(field, is_ours)
-            } else {
-                Some(field.clone())
+#[cold]
+#[inline(never)]
+fn take_of_many(headers: &mut HeaderMap, name: &str, see: &mut dyn FnMut(&[u8])) -> bool {
+    let mut there = false;
+    let mut kept = Vec::new();
+    for field in headers.get_all(header::COOKIE) {
+        match cut(field.as_bytes(), name, see) {
+            Cut::Nothing => kept.push(field.clone()),
+            Cut::All => there = true,
+            Cut::Some => {
+                there = true;
+                kept.extend(without(field, name));
             }
-        })
-        .collect();
-    headers.remove(header::COOKIE);
-    for field in kept {
-        headers.append(header::COOKIE, field);
+        }
     }
+    if there {
+        headers.remove(header::COOKIE);
+        for field in kept {
+            headers.append(header::COOKIE, field);
+        }
+    }
+    there
 }
 
-/// What is left of a field.
+/// What of a field is ours.
+#[derive(Clone, Copy, PartialEq)]
 enum Cut {
     All,
     Nothing,
-    Rest(HeaderValue),
+    Some,
 }
 
-fn cut(field: &HeaderValue, is_ours: impl Fn(&[u8]) -> bool) -> Cut {
-    let bytes = field.as_bytes();
-    if !bytes.contains(&b';') {
-        // One pair, so nothing would be left.
-        return if is_ours(bytes) {
-            Cut::All
-        } else {
-            Cut::Nothing
+/// Shows the values of ours, in one pass.
+fn cut(field: &[u8], name: &str, see: &mut dyn FnMut(&[u8])) -> Cut {
+    let (mut ours, mut others) = (false, false);
+    let mut rest = Some(field);
+    while let Some(left) = rest {
+        let pair = match memchr::memchr(b';', left) {
+            Some(end) => {
+                rest = Some(&left[end + 1..]);
+                &left[..end]
+            }
+            None => {
+                rest = None;
+                left
+            }
         };
+        match value_of(pair, name) {
+            Some(value) => {
+                ours = true;
+                see(value);
+            }
+            None => others |= !pair.trim_ascii().is_empty(),
+        }
     }
-    if !bytes.split(|&b| b == b';').any(&is_ours) {
-        return Cut::Nothing;
+    match (ours, others) {
+        (false, _) => Cut::Nothing,
+        (true, false) => Cut::All,
+        (true, true) => Cut::Some,
     }
-    without(field, is_ours).map_or(Cut::All, Cut::Rest)
 }
 
-fn without(field: &HeaderValue, is_ours: impl Fn(&[u8]) -> bool) -> Option<HeaderValue> {
-    let mut rest = Vec::new();
+#[inline(never)]
+fn without(field: &HeaderValue, name: &str) -> Option<HeaderValue> {
+    let mut rest = Vec::with_capacity(field.len());
     for pair in field.as_bytes().split(|&b| b == b';') {
-        if is_ours(pair) || (rest.is_empty() && pair.trim_ascii().is_empty()) {
+        if value_of(pair, name).is_some() || (rest.is_empty() && pair.trim_ascii().is_empty()) {
             continue;
         }
         if rest.is_empty() {
-            // Only where something is left is there something to pay for.
-            rest.reserve(field.len());
             rest.extend_from_slice(pair.trim_ascii_start());
         } else {
             rest.push(b';');
@@ -86,12 +105,11 @@ fn without(field: &HeaderValue, is_ours: impl Fn(&[u8]) -> bool) -> Option<Heade
         }
     }
     // What was valid stays valid with a piece cut out.
-    (!rest.is_empty()).then(|| HeaderValue::from_maybe_shared(bytes::Bytes::from(rest)).ok())?
+    HeaderValue::from_maybe_shared(bytes::Bytes::from(rest)).ok()
 }
 
 fn value_of<'a>(pair: &'a [u8], name: &str) -> Option<&'a [u8]> {
-    let pair = pair.trim_ascii();
-    let rest = pair.strip_prefix(name.as_bytes())?;
+    let rest = pair.trim_ascii_start().strip_prefix(name.as_bytes())?;
     let value = rest.trim_ascii_start().strip_prefix(b"=")?.trim_ascii();
     let unquoted = value
         .strip_prefix(b"\"")
@@ -113,6 +131,13 @@ mod tests {
         headers
     }
 
+    fn taken(headers: &mut HeaderMap) -> Vec<Vec<u8>> {
+        let mut found = Vec::new();
+        let there = take(headers, "S", |value| found.push(value.to_vec()));
+        assert_eq!(there, !found.is_empty());
+        found
+    }
+
     #[test]
     fn cookies_are_found_however_they_come() {
         let table: [(&[&[u8]], &[&[u8]]); 9] = [
@@ -127,9 +152,8 @@ mod tests {
             (&[b"a=\xff\xfe; S=\xff"], &[b"\xff"]),
         ];
         for (given, wanted) in table {
-            let headers = fields(given);
-            let found: Vec<_> = values(&headers, "S").collect();
-            assert_eq!(found, wanted, "{given:?}");
+            let mut headers = fields(given);
+            assert_eq!(taken(&mut headers), wanted, "{given:?}");
         }
     }
 
@@ -148,7 +172,7 @@ mod tests {
         ];
         for (given, wanted) in table {
             let mut headers = fields(given);
-            strip(&mut headers, "S");
+            taken(&mut headers);
             let left: Vec<_> = headers
                 .get_all(header::COOKIE)
                 .iter()
@@ -177,8 +201,12 @@ mod tests {
                     .collect()
             };
             let before = others(&headers);
-            strip(&mut headers, "S");
-            prop_assert_eq!(values(&headers, "S").count(), 0);
+            let ours: Vec<_> = headers.get_all(header::COOKIE).iter()
+                .flat_map(|f| f.as_bytes().split(|&b| b == b';'))
+                .filter_map(|p| value_of(p, "S").map(<[u8]>::to_vec))
+                .collect();
+            prop_assert_eq!(taken(&mut headers), ours);
+            prop_assert_eq!(taken(&mut headers).len(), 0);
             prop_assert_eq!(others(&headers), before);
         }
     }

@@ -62,9 +62,9 @@
 //!
 //! # Cost
 //!
-//! One look-up in a table that is made when the pool changes; no cryptography. Taking the cookie
-//! out costs one copy of the Cookie field and its header map entry; a first response costs the
-//! `Cache-Control` value.
+//! One pass over the Cookie field, and one look-up in a table that is made when the pool changes;
+//! no cryptography. Taking the cookie out costs a copy of the other cookies, where there are any;
+//! a first response costs the `Cache-Control` value.
 //!
 //! About 250 ns and no allocation on a shared cloud core, with a cookie
 //! and for a new session alike: produced by `benches/layers.rs`.

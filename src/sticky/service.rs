@@ -11,13 +11,13 @@ use std::{
     task::{Context, Poll, ready},
 };
 
-use http::{HeaderMap, HeaderValue, Request, Response, header};
+use http::{Extensions, HeaderMap, HeaderValue, Request, Response, header};
 use pin_project_lite::pin_project;
 use tower_service::Service;
 
 use super::{
     StickyLayer,
-    cookie::{strip, values},
+    cookie::take,
     layer::{Config, Shared, Tokens},
 };
 use crate::context::{ConnInfo, Exchange, StickyVerdict};
@@ -64,24 +64,16 @@ impl<S> Sticky<S> {
     /// Reads the cookie, and takes it out of what the backend sees. True if it needs no renewal
     /// as long as the backend that it names answers.
     fn read(&self, headers: &mut HeaderMap, exchange: &Exchange) -> bool {
-        if !headers.contains_key(header::COOKIE) {
-            exchange.set_sticky_verdict(StickyVerdict::None);
+        let snapshot = self.tokens.pool.snapshot();
+        let Some(table) = snapshot.derived(&self.tokens.table) else {
             return false;
-        }
-        let mut there = false;
-        let verified = {
-            let snapshot = self.tokens.pool.snapshot();
-            let Some(table) = snapshot.derived(&self.tokens.table) else {
-                return false;
-            };
-            values(headers, &self.config.name).find_map(|value| {
-                there = true;
-                table.verify(value)
-            })
         };
-        if there {
-            strip(headers, &self.config.name);
-        }
+        let mut verified = None;
+        let there = take(headers, &self.config.name, |value| {
+            if verified.is_none() {
+                verified = table.verify(value);
+            }
+        });
         match verified {
             // Balance settles the verdict when it knows whether that backend can take it.
             Some(verified) => {
@@ -94,24 +86,31 @@ impl<S> Sticky<S> {
         false
     }
 
-    fn warn(&self, secure: bool, exchange: &Exchange) {
-        if self.config.secure && !secure && first(&self.shared.warned_cleartext) {
-            tracing::warn!(
-                target: "evenkeel::sticky",
-                "the cookie is Secure and the request came over cleartext: browsers will drop it"
-            );
+    /// Warns of what makes the layer useless, once.
+    fn warn(&self, extensions: &Extensions, exchange: &Exchange) {
+        if self.config.secure && !self.shared.warned_cleartext.load(Relaxed) {
+            let conn = ConnInfo::of(extensions);
+            if conn.is_some_and(|conn| conn.tls().is_none()) {
+                warn_once(
+                    &self.shared.warned_cleartext,
+                    "the cookie is Secure and the request came over cleartext: browsers will drop it",
+                );
+            }
         }
-        if !exchange.attempts(|attempts| attempts.is_empty()) && first(&self.shared.warned_order) {
-            tracing::warn!(
-                target: "evenkeel::sticky",
-                "StickyLayer stands below the balancer: it must stand above it to have any effect"
+        if exchange.count() > 0 {
+            warn_once(
+                &self.shared.warned_order,
+                "StickyLayer stands below the balancer: it must stand above it to have any effect",
             );
         }
     }
 }
 
-fn first(warned: &AtomicBool) -> bool {
-    !warned.load(Relaxed) && !warned.swap(true, Relaxed)
+#[cold]
+fn warn_once(warned: &AtomicBool, what: &str) {
+    if !warned.swap(true, Relaxed) {
+        tracing::warn!(target: "evenkeel::sticky", "{what}");
+    }
 }
 
 impl<S: fmt::Debug> fmt::Debug for Sticky<S> {
@@ -137,8 +136,7 @@ where
 
     fn call(&mut self, mut request: Request<B>) -> Self::Future {
         let exchange = Exchange::of(request.extensions_mut());
-        let conn = ConnInfo::of(request.extensions());
-        self.warn(conn.is_none_or(|c| c.tls().is_some()), &exchange);
+        self.warn(request.extensions(), &exchange);
         let is_current = self.read(request.headers_mut(), &exchange);
         ResponseFuture {
             inner: self.inner.call(request),
