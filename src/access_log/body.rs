@@ -5,12 +5,12 @@ use std::{
     task::{Context, Poll, ready},
 };
 
-use bytes::Buf;
+use bytes::Buf as _;
 use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
 
 use super::line::Line;
-use crate::context::Exchange;
+use crate::context::{Exchange, clock};
 
 pin_project! {
     /// A request body whose bytes are counted.
@@ -24,10 +24,10 @@ pin_project! {
 }
 
 impl<B: Body> RequestBody<B> {
-    pub(super) fn new(inner: B, line: Option<&Line>) -> Self {
-        let counted = line.filter(|_| !inner.is_end_stream());
+    pub(super) fn new(inner: B, line: &Line) -> Self {
+        let counted = line.exchange().filter(|_| !inner.is_end_stream());
         Self {
-            exchange: counted.map(|line| line.exchange().clone()),
+            exchange: counted.cloned(),
             inner,
         }
     }
@@ -74,17 +74,15 @@ pin_project! {
     pub struct ResponseBody<B> {
         #[pin]
         inner: B,
-        // `None` once the line is written, or where there is none to write.
-        line: Option<Line>,
+        // None once it is written, or where there is none to write.
+        line: Line,
     }
 }
 
 impl<B: Body> ResponseBody<B> {
-    pub(super) fn new(inner: B, mut line: Option<Line>) -> Self {
+    pub(super) fn new(inner: B, mut line: Line) -> Self {
         if inner.is_end_stream() {
-            if let Some(line) = line.take() {
-                line.done();
-            }
+            line.done();
         }
         Self { inner, line }
     }
@@ -94,7 +92,7 @@ impl<B: Default> Default for ResponseBody<B> {
     fn default() -> Self {
         Self {
             inner: B::default(),
-            line: None,
+            line: Line::none(),
         }
     }
 }
@@ -108,25 +106,18 @@ impl<B: Body> Body for ResponseBody<B> {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
         let mut this = self.project();
+        let _once = this.line.is_some().then(clock::once);
         let frame = ready!(this.inner.as_mut().poll_frame(cx));
-        if let Some(line) = this.line {
-            if let Some(Ok(frame)) = &frame {
-                line.add_sent(frame.data_ref().map_or(0, Buf::remaining));
+        if let Some(Ok(frame)) = &frame {
+            if let Some(data) = frame.data_ref() {
+                this.line.add_sent(data.remaining());
             }
         }
         // A body of known length is dropped without being asked for its end.
         match &frame {
             Some(Ok(_)) if !this.inner.is_end_stream() => {}
-            Some(Err(_)) => {
-                if let Some(line) = this.line.take() {
-                    line.failed();
-                }
-            }
-            _ => {
-                if let Some(line) = this.line.take() {
-                    line.done();
-                }
-            }
+            Some(Err(_)) => this.line.failed(),
+            _ => this.line.done(),
         }
         Poll::Ready(frame)
     }

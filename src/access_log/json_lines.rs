@@ -16,7 +16,10 @@ use std::{
     time::Duration,
 };
 
-use super::{Entry, Sink, format};
+use super::{
+    Entry, Sink,
+    format::{self, End},
+};
 
 /// JSON lines, written by a thread of their own: a request's thread formats its line into a
 /// buffer and goes on. A handle; the thread ends, and writes what is left, with the last one.
@@ -149,8 +152,17 @@ impl Drop for Handle {
     }
 }
 
-impl Sink for JsonLines {
-    fn record(&self, entry: &Entry<'_>) {
+impl JsonLines {
+    /// Takes a line whose opening is written already.
+    pub(super) fn end(&self, opening: &[u8], end: &End<'_>) {
+        self.add(|lines| {
+            lines.reserve(opening.len() + END);
+            lines.extend_from_slice(opening);
+            format::write_end(end, lines);
+        });
+    }
+
+    fn add(&self, write: impl FnOnce(&mut Vec<u8>)) {
         let shared = &self.handle.shared;
         let mut shard = lock(&shared.shards[shard_number()]);
         if shard.lines >= shared.limit {
@@ -158,13 +170,19 @@ impl Sink for JsonLines {
             shared.dropped.fetch_add(1, Relaxed);
             return;
         }
-        format::write(entry, &mut shard.buf);
+        write(&mut shard.buf);
         shard.lines += 1;
         drop(shard);
         // The writer looks at every shard once more after it said that it sleeps.
         if shared.asleep.load(SeqCst) && shared.asleep.swap(false, SeqCst) {
             self.handle.writer.unpark();
         }
+    }
+}
+
+impl Sink for JsonLines {
+    fn record(&self, entry: &Entry<'_>) {
+        self.add(|lines| format::write(entry, lines));
     }
 }
 
@@ -308,4 +326,6 @@ const INTERVAL: Duration = Duration::from_millis(10);
 const QUIET_ROUNDS: u32 = 100;
 /// A disk that takes longer will not be waited for.
 const FLUSH_LIMIT: Duration = Duration::from_secs(2);
+/// What nearly every end of a line fits into.
+const END: usize = 512;
 const KEEP_BUFFER: usize = 8 * 1024 * 1024;

@@ -1,6 +1,7 @@
 //! What you configure.
 
 use std::{
+    any::Any,
     fmt,
     sync::{Arc, atomic::AtomicBool},
     time::SystemTime,
@@ -8,7 +9,7 @@ use std::{
 
 use tower_layer::Layer;
 
-use super::{AccessLog, Entry, Sink};
+use super::{AccessLog, Entry, JsonLines, Sink, format};
 use crate::context::{ConnectionEvent, ConnectionEvents};
 
 /// Writes one structured line a request; see the [module](super).
@@ -19,12 +20,46 @@ pub struct AccessLogLayer {
 }
 
 pub(super) struct Config {
-    pub(super) sink: Arc<dyn Sink>,
+    pub(super) to: To,
     pub(super) node: Option<Box<str>>,
+    /// The same, as each line of JSON has it.
+    pub(super) named: Box<[u8]>,
     pub(super) query: Option<Redact>,
     pub(super) referer: bool,
     pub(super) trust_request_id: bool,
     pub(super) warned_order: AtomicBool,
+}
+
+/// Where lines go.
+#[derive(Clone)]
+pub(super) enum To {
+    /// What a line says of the request is written when the request comes, and kept as text.
+    Json(JsonLines),
+    /// The request's own words are kept.
+    Other(Arc<dyn Sink>),
+}
+
+impl To {
+    fn new(sink: impl Sink) -> Self {
+        match (&sink as &dyn Any).downcast_ref::<JsonLines>() {
+            Some(lines) => Self::Json(lines.clone()),
+            None => Self::Other(Arc::new(sink)),
+        }
+    }
+
+    fn sink(&self) -> &dyn Sink {
+        match self {
+            Self::Json(lines) => lines,
+            Self::Other(sink) => sink,
+        }
+    }
+
+    pub(super) fn enabled(&self) -> bool {
+        match self {
+            Self::Json(_) => true,
+            Self::Other(sink) => sink.enabled(),
+        }
+    }
 }
 
 /// Makes of a query what may be logged.
@@ -35,8 +70,9 @@ impl AccessLogLayer {
     pub fn new(sink: impl Sink) -> Self {
         Self {
             config: Arc::new(Config {
-                sink: Arc::new(sink),
+                to: To::new(sink),
                 node: None,
+                named: Box::default(),
                 query: None,
                 referer: false,
                 trust_request_id: false,
@@ -49,7 +85,10 @@ impl AccessLogLayer {
     ///
     /// Default: no name.
     pub fn node(mut self, node: impl Into<String>) -> Self {
-        self.config_mut().node = Some(node.into().into());
+        let node: String = node.into();
+        let config = self.config_mut();
+        config.named = format::node(Some(&node)).into();
+        config.node = Some(node.into());
         self
     }
 
@@ -87,8 +126,9 @@ impl AccessLogLayer {
 impl Clone for Config {
     fn clone(&self) -> Self {
         Self {
-            sink: self.sink.clone(),
+            to: self.to.clone(),
             node: self.node.clone(),
+            named: self.named.clone(),
             query: self.query.clone(),
             referer: self.referer,
             trust_request_id: self.trust_request_id,
@@ -116,10 +156,10 @@ impl<S> Layer<S> for AccessLogLayer {
 
 impl ConnectionEvents for AccessLogLayer {
     fn connection_ended(&self, event: &ConnectionEvent) {
-        if !self.config.sink.enabled() {
+        if !self.config.to.enabled() {
             return;
         }
-        self.config.sink.record(&Entry {
+        self.config.to.sink().record(&Entry {
             time: SystemTime::now()
                 .checked_sub(event.duration)
                 .unwrap_or(SystemTime::UNIX_EPOCH),

@@ -1,167 +1,137 @@
 //! One line to come: what was noted of a request, until its true end.
 
-use std::{
-    cell::Cell,
-    sync::Arc,
-    time::{Duration, SystemTime},
-};
+use std::{cell::RefCell, sync::Arc, time::Duration};
 
-use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode, Uri, header};
-use tokio::time::Instant;
+use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode, header};
 
 use super::{
     Entry,
-    entry::{RequestEntry, RequestId},
-    layer::Config,
+    format::End,
+    layer::{Config, To},
+    request::{Fields, Original},
 };
-use crate::context::{Attempt, AuthFailure, ConnInfo, Exchange, Original, Outcome, Tunnel};
+use crate::context::{Attempt, AuthFailure, ConnInfo, Exchange, Outcome, Told, Tunnel, clock};
 
-/// What was noted of a request. Its drop is the end that nobody announced: the client's.
-pub(super) struct Line {
+/// What was noted of a request, if anything. Its drop is the end that nobody announced: the
+/// client's.
+#[derive(Default)]
+pub(super) struct Line(Option<Box<Noted>>);
+
+/// Used again for another request, when this one is over.
+#[derive(Default)]
+struct Noted {
+    /// The line's opening, for [`JsonLines`](super::JsonLines).
+    text: Vec<u8>,
+    /// For other sinks.
+    original: Option<Original>,
+    rest: Option<Rest>,
+}
+
+struct Rest {
     config: Arc<Config>,
     exchange: Exchange,
-    conn: Option<ConnInfo>,
+    authorization: Option<HeaderValue>,
     status: Option<StatusCode>,
     ttfb: Option<Duration>,
     sent: u64,
     auth: Option<Box<AuthFailure>>,
     tunnel: Option<Tunnel>,
-    ended: bool,
 }
 
 impl Line {
-    pub(super) fn new<B>(config: Arc<Config>, request: &mut Request<B>) -> Self {
-        let original = read(&config, request);
-        let exchange = Exchange::with_original(request.extensions_mut(), original);
-        Self {
-            conn: ConnInfo::of(request.extensions()).cloned(),
+    /// Where nothing is to be noted.
+    pub(super) fn none() -> Self {
+        Self(None)
+    }
+
+    pub(super) fn new<B>(config: &Arc<Config>, request: &mut Request<B>) -> Self {
+        let exchange = Exchange::of(request.extensions_mut());
+        let fields = Fields::read(config, request);
+        let mut noted = take();
+        let began = exchange.began();
+        match config.to {
+            To::Json(_) => fields.open(config, began, request, &mut noted.text),
+            To::Other(_) => {
+                noted.original = Some(Original::new(config, &fields, began, request));
+            }
+        }
+        noted.rest = Some(Rest {
+            config: config.clone(),
+            exchange,
+            authorization: fields.authorization.cloned(),
             status: None,
             ttfb: None,
             sent: 0,
             auth: None,
             tunnel: None,
-            ended: false,
-            config,
-            exchange,
-        }
+        });
+        Self(Some(noted))
     }
 
-    pub(super) fn exchange(&self) -> &Exchange {
-        &self.exchange
+    pub(super) fn is_some(&self) -> bool {
+        self.0.is_some()
+    }
+
+    pub(super) fn exchange(&self) -> Option<&Exchange> {
+        self.rest().map(|rest| &rest.exchange)
     }
 
     /// Warns of a failure that came without a response, though a backend was tried.
     pub(super) fn warn_order(&self) {
-        if !self.exchange.attempts(<[_]>::is_empty) {
-            self.config.warn_order();
+        if let Some(rest) = self.rest() {
+            if rest.exchange.count() > 0 {
+                rest.config.warn_order();
+            }
         }
     }
 
     /// Notes the response's head.
     pub(super) fn answered<B>(&mut self, response: &Response<B>) {
-        self.status = Some(response.status());
-        self.ttfb = Some(self.exchange.began().elapsed());
-        let refused = matches!(response.status().as_u16(), 401 | 403 | 407);
-        self.auth = match response.extensions().get::<AuthFailure>() {
-            Some(noted) => Some(Box::new(noted.clone())),
-            None if refused => {
-                let original = self.exchange.original();
-                let sent = original.and_then(|o| o.authorization.as_ref());
-                derive(response, sent).map(Box::new)
-            }
-            None => None,
-        };
+        if let Some(rest) = self.rest_mut() {
+            rest.status = Some(response.status());
+            let began = rest.exchange.began();
+            rest.ttfb = Some(clock::now().saturating_duration_since(began));
+            rest.auth = rest.refused(response);
+        }
     }
 
     pub(super) fn add_sent(&mut self, bytes: usize) {
-        self.sent += bytes as u64;
+        if let Some(rest) = self.rest_mut() {
+            rest.sent += bytes as u64;
+        }
     }
 
     /// The last byte went out.
-    pub(super) fn done(mut self) {
+    pub(super) fn done(&mut self) {
         self.end("ok");
     }
 
     /// The service or the body failed.
-    pub(super) fn failed(mut self) {
+    pub(super) fn failed(&mut self) {
         self.end("service");
     }
 
     /// The tunnel that the response opened is the request's true end.
     pub(super) fn tunnel(mut self, tunnel: &Tunnel) {
-        self.tunnel = Some(tunnel.clone());
-        tunnel.hold(Tunnelled(Some(self)));
+        if let Some(rest) = self.rest_mut() {
+            rest.tunnel = Some(tunnel.clone());
+            tunnel.hold(Tunnelled(self));
+        }
     }
 
+    fn rest(&self) -> Option<&Rest> {
+        self.0.as_ref()?.rest.as_ref()
+    }
+
+    fn rest_mut(&mut self) -> Option<&mut Rest> {
+        self.0.as_mut()?.rest.as_mut()
+    }
+
+    #[inline]
     fn end(&mut self, otherwise: &'static str) {
-        if std::mem::replace(&mut self.ended, true) {
-            return;
+        if let Some(noted) = self.0.take() {
+            noted.end(otherwise);
         }
-        let Some(original) = self.exchange.original() else {
-            return;
-        };
-        let redacted = match (&self.config.query, original.uri.query()) {
-            (Some(redact), Some(query)) => Some(redact(query)),
-            _ => None,
-        };
-        let (time, duration) = began(self.exchange.began());
-        let (received, sent) = match &self.tunnel {
-            Some(tunnel) => (tunnel.to_backend(), tunnel.to_client()),
-            None => (self.exchange.received(), self.sent),
-        };
-        self.exchange.tell(|told| {
-            let attempts = told.attempts;
-            // A failure that was answered for, else how the attempt ended that ended last: where
-            // a hedge was not needed, that is not the last one begun.
-            let ended = |a: &&Attempt| {
-                (
-                    a.duration.is_none(),
-                    a.began + a.duration.unwrap_or_default(),
-                )
-            };
-            let last = attempts.iter().max_by_key(ended);
-            let failed = told.failure.or_else(|| match last?.outcome? {
-                Outcome::Failed(kind) => Some(kind),
-                Outcome::Cancelled | Outcome::Discarded | Outcome::Hedged | Outcome::Ok => None,
-            });
-            let failed = failed.map(crate::error::ErrorKind::as_str);
-            let outcome = match otherwise {
-                "client_abort" => otherwise,
-                _ => failed.unwrap_or(otherwise),
-            };
-            self.config.sink.record(&Entry {
-                time,
-                node: self.config.node.as_deref(),
-                listener: self.conn.as_ref().map(|c| *c.local()),
-                peer: self.conn.as_ref().map(|c| *c.peer()),
-                client: self.conn.as_ref().and_then(ConnInfo::client),
-                request: Some(RequestEntry {
-                    id: match &original.request_id {
-                        Some(id) => RequestId::Given(id.as_bytes()),
-                        None => RequestId::Made(fastrand::u128(..)),
-                    },
-                    method: &original.method,
-                    uri: &original.uri,
-                    version: original.version,
-                    host: original.host.as_ref().map(HeaderValue::as_bytes),
-                    query: redacted.as_deref(),
-                    user_agent: original.user_agent.as_ref().map(HeaderValue::as_bytes),
-                    referer: original.referer.as_ref().map(HeaderValue::as_bytes),
-                }),
-                status: self.status.map(|s| s.as_u16()),
-                duration,
-                ttfb: self.ttfb,
-                received,
-                sent,
-                attempts,
-                decision: told.decision,
-                sticky: told.verdict,
-                tls: self.conn.as_ref().and_then(ConnInfo::tls),
-                auth: self.auth.as_deref(),
-                outcome,
-                detail: None,
-            });
-        });
     }
 }
 
@@ -171,74 +141,138 @@ impl Drop for Line {
     }
 }
 
+impl Noted {
+    fn end(mut self: Box<Self>, otherwise: &'static str) {
+        if let Some(rest) = &self.rest {
+            rest.end(&self.text, self.original.as_ref(), otherwise);
+        }
+        self.rest = None;
+        self.original = None;
+        keep(self);
+    }
+}
+
+impl Rest {
+    fn refused<B>(&self, response: &Response<B>) -> Option<Box<AuthFailure>> {
+        if let Some(noted) = response.extensions().get::<AuthFailure>() {
+            return Some(Box::new(noted.clone()));
+        }
+        if !matches!(response.status().as_u16(), 401 | 403 | 407) {
+            return None;
+        }
+        derive(response, self.authorization.as_ref()).map(Box::new)
+    }
+
+    fn end(&self, text: &[u8], original: Option<&Original>, otherwise: &'static str) {
+        let duration = clock::now().saturating_duration_since(self.exchange.began());
+        let (received, sent) = match &self.tunnel {
+            Some(tunnel) => (tunnel.to_backend(), tunnel.to_client()),
+            None => (self.exchange.received(), self.sent),
+        };
+        self.exchange.tell(|told| {
+            let end = End {
+                status: self.status.map(|s| s.as_u16()),
+                duration,
+                ttfb: self.ttfb,
+                bytes: Some((received, sent)),
+                attempts: told.attempts,
+                decision: told.decision,
+                sticky: told.verdict,
+                auth: self.auth.as_deref(),
+                outcome: outcome(&told, otherwise),
+                detail: None,
+            };
+            match (&self.config.to, original) {
+                (To::Json(lines), _) => lines.end(text, &end),
+                (To::Other(sink), Some(original)) => {
+                    sink.record(&entry(&self.config, original, &end));
+                }
+                (To::Other(_), None) => {}
+            }
+        });
+    }
+}
+
+/// Returns how the request ended: with a failure that was answered for, else as the attempt did
+/// that ended last, which is not the last one begun where a hedge was not needed.
+fn outcome(told: &Told<'_>, otherwise: &'static str) -> &'static str {
+    if otherwise == "client_abort" {
+        return otherwise;
+    }
+    let ended = |a: &&Attempt| {
+        let duration = a.duration.unwrap_or_default();
+        (a.duration.is_none(), a.began + duration)
+    };
+    let last = match told.attempts {
+        [only] => Some(only),
+        attempts => attempts.iter().max_by_key(ended),
+    };
+    let failed = told.failure.or_else(|| match last?.outcome? {
+        Outcome::Failed(kind) => Some(kind),
+        Outcome::Cancelled | Outcome::Discarded | Outcome::Hedged | Outcome::Ok => None,
+    });
+    failed.map_or(otherwise, crate::error::ErrorKind::as_str)
+}
+
+#[inline(never)]
+fn entry<'a>(config: &'a Config, original: &'a Original, end: &End<'a>) -> Entry<'a> {
+    let conn = original.conn.as_ref();
+    let (received, sent) = end.bytes.unwrap_or_default();
+    Entry {
+        time: original.time,
+        node: config.node.as_deref(),
+        listener: conn.map(|c| *c.local()),
+        peer: conn.map(|c| *c.peer()),
+        client: conn.and_then(ConnInfo::client),
+        request: Some(original.entry()),
+        status: end.status,
+        duration: end.duration,
+        ttfb: end.ttfb,
+        received,
+        sent,
+        attempts: end.attempts,
+        decision: end.decision,
+        sticky: end.sticky,
+        tls: conn.and_then(ConnInfo::tls),
+        auth: end.auth,
+        outcome: end.outcome,
+        detail: end.detail,
+    }
+}
+
 /// Held by a tunnel: its drop is the tunnel's close.
-struct Tunnelled(Option<Line>);
+struct Tunnelled(Line);
 
 impl Drop for Tunnelled {
     fn drop(&mut self) {
-        if let Some(line) = self.0.take() {
-            line.done();
+        self.0.done();
+    }
+}
+
+/// Returns one that is empty.
+fn take() -> Box<Noted> {
+    // An error says that the thread is about to end.
+    let spare = SPARE.try_with(|spare| spare.borrow_mut().pop());
+    spare.ok().flatten().unwrap_or_default()
+}
+
+/// Takes one that is over.
+fn keep(mut noted: Box<Noted>) {
+    noted.text.clear();
+    if noted.text.capacity() > KEPT_TEXT {
+        noted.text = Vec::new();
+    }
+    let _ = SPARE.try_with(|spare| {
+        let mut spare = spare.borrow_mut();
+        if spare.len() < KEPT {
+            spare.push(noted);
         }
-    }
-}
-
-/// Reads what a line will say of the request, in one pass over its fields.
-fn read<B>(config: &Config, request: &Request<B>) -> Original {
-    let mut original = Original {
-        method: request.method().clone(),
-        uri: original_uri(request).clone(),
-        version: request.version(),
-        host: None,
-        user_agent: None,
-        referer: None,
-        request_id: None,
-        authorization: None,
-    };
-    for (name, value) in request.headers() {
-        let place = match *name {
-            header::HOST if request.uri().authority().is_none() => &mut original.host,
-            header::USER_AGENT => &mut original.user_agent,
-            header::REFERER if config.referer => &mut original.referer,
-            // Only its scheme is ever shown.
-            header::AUTHORIZATION => &mut original.authorization,
-            _ if config.trust_request_id && *name == REQUEST_ID && value.len() <= MAX_ID => {
-                &mut original.request_id
-            }
-            _ => continue,
-        };
-        place.get_or_insert_with(|| value.clone());
-    }
-    original
-}
-
-/// Returns the wall clock's time of a moment, and how long ago it was. The wall clock is read
-/// once a second and thread: a step of it shows within that.
-fn began(moment: Instant) -> (SystemTime, Duration) {
-    thread_local! {
-        static ANCHOR: Cell<Option<(Instant, SystemTime)>> = const { Cell::new(None) };
-    }
-    let now = Instant::now();
-    let ago = now.saturating_duration_since(moment);
-    let is_fresh = |(at, _): &(Instant, SystemTime)| {
-        *at <= now && now.saturating_duration_since(*at) < Duration::from_secs(1)
-    };
-    let (at, wall) = ANCHOR.get().filter(is_fresh).unwrap_or_else(|| {
-        let anchor = (now, SystemTime::now());
-        ANCHOR.set(Some(anchor));
-        anchor
     });
-    let since = now.saturating_duration_since(at);
-    let time = (wall + since).checked_sub(ago);
-    (time.unwrap_or(SystemTime::UNIX_EPOCH), ago)
 }
 
-/// The target as the client sent it: axum's `nest` keeps it aside.
-fn original_uri<B>(request: &Request<B>) -> &Uri {
-    #[cfg(feature = "axum")]
-    if let Some(original) = request.extensions().get::<axum::extract::OriginalUri>() {
-        return &original.0;
-    }
-    request.uri()
+thread_local! {
+    #[expect(clippy::vec_box, reason = "the boxes go out and come back as they are")]
+    static SPARE: RefCell<Vec<Box<Noted>>> = const { RefCell::new(Vec::new()) };
 }
 
 /// Says what a refusal says itself: the scheme, and nothing more.
@@ -275,9 +309,10 @@ fn scheme_of(value: &HeaderValue) -> Option<String> {
     fine.then(|| scheme.to_owned())
 }
 
-const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
-/// Longer ones are not ids.
-const MAX_ID: usize = 128;
+/// As many lines as usually end on a thread between two that begin, streams of HTTP/2 included.
+const KEPT: usize = 256;
+/// A line that needed more gives its buffer back: two are not to be had of one client.
+const KEPT_TEXT: usize = 8 * 1024;
 
 #[cfg(test)]
 mod tests {

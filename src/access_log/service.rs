@@ -14,7 +14,7 @@ use pin_project_lite::pin_project;
 use tower_service::Service;
 
 use super::{RequestBody, ResponseBody, layer::Config, line::Line};
-use crate::context::Tunnel;
+use crate::context::{Tunnel, clock};
 
 /// Writes one structured line a request; see [`AccessLogLayer`](super::AccessLogLayer).
 #[derive(Clone)]
@@ -67,9 +67,12 @@ where
     }
 
     fn call(&mut self, mut request: Request<B>) -> Self::Future {
-        let enabled = self.config.sink.enabled();
-        let line = enabled.then(|| Line::new(self.config.clone(), &mut request));
-        let request = request.map(|body| RequestBody::new(body, line.as_ref()));
+        let _once = clock::once();
+        let line = match self.config.to.enabled() {
+            true => Line::new(&self.config, &mut request),
+            false => Line::none(),
+        };
+        let request = request.map(|body| RequestBody::new(body, &line));
         ResponseFuture {
             inner: self.inner.call(request),
             line,
@@ -82,7 +85,7 @@ pin_project! {
     pub struct ResponseFuture<F> {
         #[pin]
         inner: F,
-        line: Option<Line>,
+        line: Line,
     }
 }
 
@@ -95,25 +98,20 @@ where
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
+        let _once = this.line.is_some().then(clock::once);
         let result = ready!(this.inner.poll(cx));
-        let mut line = this.line.take();
+        let mut line = std::mem::take(this.line);
         let response = match result {
             Ok(response) => response,
             Err(error) => {
-                if let Some(line) = line {
-                    line.warn_order();
-                    line.failed();
-                }
+                line.warn_order();
+                line.failed();
                 return Poll::Ready(Err(error));
             }
         };
-        if let Some(line) = &mut line {
-            line.answered(&response);
-        }
+        line.answered(&response);
         if let Some(tunnel) = response.extensions().get::<Tunnel>() {
-            if let Some(line) = line.take() {
-                line.tunnel(tunnel);
-            }
+            std::mem::take(&mut line).tunnel(tunnel);
         }
         Poll::Ready(Ok(response.map(|body| ResponseBody::new(body, line))))
     }

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::clock;
 use crate::{error::ErrorKind, pool::Backend};
 
 /// One try at one backend.
@@ -65,7 +66,7 @@ impl Attempts {
     pub(super) fn begin(&mut self, backend: Backend) -> usize {
         self.push(Attempt {
             backend,
-            began: Instant::now(),
+            began: clock::now(),
             duration: None,
             outcome: None,
         })

@@ -32,6 +32,12 @@ struct Inner {
     accepted: Instant,
     client: OnceLock<SocketAddr>,
     tls: OnceLock<TlsInfo>,
+    /// A line of the log told of it; from the second on, its words are kept.
+    #[cfg(feature = "access-log")]
+    was_told: std::sync::atomic::AtomicBool,
+    /// What each line says of it, and how much was known then.
+    #[cfg(feature = "access-log")]
+    told: OnceLock<((bool, bool), Box<[u8]>)>,
 }
 
 impl ConnInfo {
@@ -47,6 +53,10 @@ impl ConnInfo {
                 accepted: Instant::now(),
                 client: OnceLock::new(),
                 tls: OnceLock::new(),
+                #[cfg(feature = "access-log")]
+                was_told: std::sync::atomic::AtomicBool::new(false),
+                #[cfg(feature = "access-log")]
+                told: OnceLock::new(),
             }),
         }
     }
@@ -129,6 +139,20 @@ impl ConnInfo {
     /// Notes the TLS facts; only the first call counts.
     pub fn set_tls(&self, tls: TlsInfo) {
         let _ = self.inner.tls.set(tls);
+    }
+
+    /// Returns the log's words for the connection, which are made once, when they are asked for
+    /// again; `None` at first, and where more is known of it now than there was then.
+    #[cfg(feature = "access-log")]
+    pub(crate) fn told(&self, make: impl FnOnce() -> Box<[u8]>) -> Option<&[u8]> {
+        let inner = &*self.inner;
+        if !inner.was_told.load(Relaxed) {
+            inner.was_told.store(true, Relaxed);
+            return None;
+        }
+        let known = (inner.client.get().is_some(), inner.tls.get().is_some());
+        let (then, told) = inner.told.get_or_init(|| (known, make()));
+        (*then == known).then_some(told)
     }
 }
 

@@ -9,11 +9,12 @@ use std::{
 };
 
 use http::{Extensions, request::Parts};
-#[cfg(feature = "access-log")]
-use http::{HeaderValue, Method, Uri, Version};
 use tokio::time::Instant;
 
-use super::attempt::{Attempt, Attempts, Outcome};
+use super::{
+    attempt::{Attempt, Attempts, Outcome},
+    clock,
+};
 use crate::{error::ErrorKind, pool::Backend};
 
 /// One shared record a request, a request extension: a handle, so that it survives an error, a
@@ -35,23 +36,6 @@ struct Inner {
     /// A copy of the request's head is asked for.
     head_wanted: AtomicBool,
     record: Mutex<Record>,
-    /// The request as it came; here, as it would be too large to hand from future to body.
-    #[cfg(feature = "access-log")]
-    original: std::sync::OnceLock<Original>,
-}
-
-/// What the access log keeps of the request as it came.
-#[cfg(feature = "access-log")]
-#[derive(Clone, Debug)]
-pub(crate) struct Original {
-    pub(crate) method: Method,
-    pub(crate) uri: Uri,
-    pub(crate) version: Version,
-    pub(crate) host: Option<HeaderValue>,
-    pub(crate) user_agent: Option<HeaderValue>,
-    pub(crate) referer: Option<HeaderValue>,
-    pub(crate) request_id: Option<HeaderValue>,
-    pub(crate) authorization: Option<HeaderValue>,
 }
 
 #[derive(Default)]
@@ -76,18 +60,13 @@ pub struct LentHead {
 }
 
 impl Inner {
-    fn new(
-        began: Instant,
-        #[cfg(feature = "access-log")] original: std::sync::OnceLock<Original>,
-    ) -> Self {
+    fn new(began: Instant) -> Self {
         Self {
             began,
             received: AtomicU64::new(0),
             binds: AtomicBool::new(false),
             head_wanted: AtomicBool::new(false),
             record: Mutex::new(Record::default()),
-            #[cfg(feature = "access-log")]
-            original,
         }
     }
 }
@@ -96,18 +75,14 @@ impl Exchange {
     /// Begins a record now.
     #[must_use]
     pub fn new() -> Self {
-        Self::began_at(Instant::now())
+        Self::began_at(clock::now())
     }
 
     /// Begins a record at a moment that the caller has read off the clock already.
     #[must_use]
     pub fn began_at(began: Instant) -> Self {
         Self {
-            inner: Arc::new(Inner::new(
-                began,
-                #[cfg(feature = "access-log")]
-                std::sync::OnceLock::new(),
-            )),
+            inner: Arc::new(Inner::new(began)),
         }
     }
 
@@ -119,26 +94,6 @@ impl Exchange {
         let exchange = Self::new();
         extensions.insert(exchange.clone());
         exchange
-    }
-
-    /// Returns the request's record with the request as it came in it; where there is a record
-    /// already, the first original counts.
-    #[cfg(feature = "access-log")]
-    pub(crate) fn with_original(extensions: &mut Extensions, original: Original) -> Self {
-        if let Some(exchange) = extensions.get::<Self>() {
-            let _ = exchange.inner.original.set(original);
-            return exchange.clone();
-        }
-        let exchange = Self {
-            inner: Arc::new(Inner::new(Instant::now(), original.into())),
-        };
-        extensions.insert(exchange.clone());
-        exchange
-    }
-
-    #[cfg(feature = "access-log")]
-    pub(crate) fn original(&self) -> Option<&Original> {
-        self.inner.original.get()
     }
 
     /// Returns when the first layer that needed the record saw the request.
@@ -244,7 +199,7 @@ impl Exchange {
                 attempt.outcome = Some(outcome);
             } else if ended.is_none() {
                 attempt.outcome = Some(outcome);
-                attempt.duration = Some(attempt.began.elapsed());
+                attempt.duration = Some(clock::read().saturating_duration_since(attempt.began));
             }
         }
     }

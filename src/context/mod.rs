@@ -40,6 +40,7 @@
 
 mod attempt;
 mod auth_failure;
+pub(crate) mod clock;
 mod conn;
 mod connection_event;
 mod drain;
@@ -55,7 +56,7 @@ pub use conn::{Conn, ConnInfo, Peer, TlsInfo};
 pub use connection_event::{ConnectionEvent, ConnectionEventKind, ConnectionEvents};
 pub use drain::{Drain, Drainer};
 #[cfg(feature = "access-log")]
-pub(crate) use exchange::Original;
+pub(crate) use exchange::Told;
 pub(crate) use exchange::Wanted;
 pub use exchange::{Affinity, Exchange, LentHead, StickyVerdict};
 pub use selected::Selected;

@@ -42,6 +42,9 @@ pub(super) struct Config {
     tier: u8,
     locality: Option<Locality>,
     max_in_flight: Option<u32>,
+    /// What each line of the log says of it.
+    #[cfg(feature = "access-log")]
+    told: std::sync::OnceLock<Box<[u8]>>,
 }
 
 impl Backend {
@@ -391,8 +394,18 @@ impl Backend {
         Address(self.joined.config.clone())
     }
 
+    /// Returns the log's words for the backend, which are made once.
+    #[cfg(feature = "access-log")]
+    pub(crate) fn told(&self, make: impl FnOnce(&Self) -> Box<[u8]>) -> &[u8] {
+        self.joined.config.told.get_or_init(|| make(self))
+    }
+
     fn config_mut(&mut self) -> &mut Config {
-        Arc::make_mut(&mut Arc::make_mut(&mut self.joined).config)
+        let config = Arc::make_mut(&mut Arc::make_mut(&mut self.joined).config);
+        // They may name what is about to change.
+        #[cfg(feature = "access-log")]
+        config.told.take();
+        config
     }
 }
 
@@ -487,6 +500,8 @@ impl Config {
             tier: 0,
             locality: None,
             max_in_flight: None,
+            #[cfg(feature = "access-log")]
+            told: std::sync::OnceLock::new(),
         })
     }
 }

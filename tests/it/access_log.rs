@@ -270,6 +270,93 @@ async fn each_end_has_its_one_line() {
 }
 
 #[tokio::test]
+async fn a_sink_of_ones_own_hears_what_json_lines_writes() {
+    /// Hands on what it hears, as the quickstart example's does.
+    struct Through(JsonLines);
+    impl Sink for Through {
+        fn record(&self, entry: &Entry<'_>) {
+            assert_eq!(entry.request.unwrap().user_agent, Some(b"b\"1" as &[u8]));
+            self.0.record(entry);
+        }
+    }
+    let tls = || {
+        let conn = ConnInfo::new(
+            Peer::Tcp("192.0.2.9:1234".parse().unwrap()),
+            Peer::Tcp("[::1]:443".parse().unwrap()),
+        );
+        conn.set_client("198.51.100.7:1".parse().unwrap());
+        let mut tls = evenkeel::context::TlsInfo::default();
+        (tls.version, tls.cipher) = ("TLSv1.3", "TLS_AES_128_GCM_SHA256");
+        (tls.alpn, tls.sni) = (Some(Bytes::from_static(b"h2")), Some("shop.example".into()));
+        conn.set_tls(tls);
+        conn
+    };
+    for conn in [None, Some(tls())] {
+        let mut lines = Vec::new();
+        for through in [false, true] {
+            let log = Log::new();
+            let layer = match through {
+                false => log.layer(),
+                true => AccessLogLayer::new(Through(log.sink.clone())).node("lb-1"),
+            };
+            let layer = layer
+                .trust_request_id(true)
+                .referer(true)
+                .query(|q| q.replace("secret", "…"));
+            let service = layer.layer(service_fn(|mut request: Request<_>| async move {
+                let exchange = Exchange::of(request.extensions_mut());
+                let backend = Backend::new("a\"1", "http://127.0.0.1:9001");
+                exchange.begin_attempt(backend.unwrap().unix_socket("/run/a.sock"));
+                exchange.set_decision("round-robin", 12_345);
+                Ok::<_, Infallible>(Response::new(Full::new(Bytes::from("answer"))))
+            }));
+            let mut request = get("/p\\q?token=secret");
+            for (name, value) in [
+                ("user-agent", "b\"1"),
+                ("referer", "https://shop.example/"),
+                ("x-request-id", "abc-1"),
+            ] {
+                let value = HeaderValue::from_static(value);
+                request.headers_mut().insert(name, value);
+            }
+            if let Some(conn) = conn.clone() {
+                request.extensions_mut().insert(conn);
+            }
+            let response = service.oneshot(request).await.unwrap();
+            response.into_body().collect().await.unwrap();
+            let mut line = log.one();
+            for measured in ["time", "duration_ms", "ttfb_ms"] {
+                assert!(line.as_object_mut().unwrap().remove(measured).is_some());
+            }
+            lines.push(line);
+        }
+        assert_eq!(lines[0], lines[1]);
+        assert_eq!(lines[0]["backend_address"], "/run/a.sock");
+        assert_eq!(lines[0]["path"], "/p\\q");
+        let scheme = if conn.is_some() { "https" } else { "http" };
+        assert_eq!(lines[0]["scheme"], scheme);
+    }
+}
+
+#[tokio::test]
+async fn what_is_learnt_of_a_connection_between_two_requests_is_told() {
+    let log = Log::new();
+    let conn = ConnInfo::new(Peer::Tcp("192.0.2.9:1".parse().unwrap()), Peer::Unknown);
+    let service = log.layer().layer(service_fn(|_: Request<_>| async {
+        Ok::<_, Infallible>(Response::new(Empty::<Bytes>::new()))
+    }));
+    for client in ["192.0.2.9", "198.51.100.7"] {
+        let mut request = get("/");
+        request.extensions_mut().insert(conn.clone());
+        service.clone().oneshot(request).await.unwrap();
+        assert!(log.sink.flush());
+        let lines = log.memory.lines();
+        assert_eq!(lines.last().unwrap()["client"], client);
+        conn.set_client("198.51.100.7:1".parse().unwrap());
+    }
+}
+
+#[tokio::test]
 async fn a_tunnel_ends_when_it_closes() {
     let log = Log::new();
     let tunnel = Tunnel::new();

@@ -1,0 +1,196 @@
+//! What a line says of the request, read as it comes.
+
+use std::{
+    cell::Cell,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use http::{HeaderName, HeaderValue, Method, Request, Uri, Version, header};
+use tokio::time::Instant;
+
+use super::{
+    entry::{RequestEntry, RequestId},
+    format,
+    layer::Config,
+};
+use crate::context::ConnInfo;
+
+/// The fields of a request that a line shows.
+pub(super) struct Fields<'a> {
+    host: Option<&'a HeaderValue>,
+    user_agent: Option<&'a HeaderValue>,
+    referer: Option<&'a HeaderValue>,
+    request_id: Option<&'a HeaderValue>,
+    /// Only its scheme is ever shown.
+    pub(super) authorization: Option<&'a HeaderValue>,
+}
+
+impl<'a> Fields<'a> {
+    /// Finds them in one pass; the first of a name counts.
+    pub(super) fn read<B>(config: &Config, request: &'a Request<B>) -> Self {
+        let mut fields = Self {
+            host: None,
+            user_agent: None,
+            referer: None,
+            request_id: None,
+            authorization: None,
+        };
+        for (name, value) in request.headers() {
+            let place = match *name {
+                header::HOST if request.uri().authority().is_none() => &mut fields.host,
+                header::USER_AGENT => &mut fields.user_agent,
+                header::REFERER if config.referer => &mut fields.referer,
+                header::AUTHORIZATION => &mut fields.authorization,
+                _ if config.trust_request_id && *name == REQUEST_ID && value.len() <= MAX_ID => {
+                    &mut fields.request_id
+                }
+                _ => continue,
+            };
+            place.get_or_insert(value);
+        }
+        fields
+    }
+
+    fn entry<B>(
+        &self,
+        request: &'a Request<B>,
+        uri: &'a Uri,
+        query: Option<&'a str>,
+    ) -> RequestEntry<'a> {
+        RequestEntry {
+            id: match self.request_id {
+                Some(id) => RequestId::Given(id.as_bytes()),
+                None => RequestId::Made(fastrand::u128(..)),
+            },
+            method: request.method(),
+            uri,
+            version: request.version(),
+            host: self.host.map(HeaderValue::as_bytes),
+            query,
+            user_agent: self.user_agent.map(HeaderValue::as_bytes),
+            referer: self.referer.map(HeaderValue::as_bytes),
+        }
+    }
+
+    /// Writes the line as far as it is known when the request comes.
+    pub(super) fn open<B>(
+        &self,
+        config: &Config,
+        began: Instant,
+        request: &'a Request<B>,
+        out: &mut Vec<u8>,
+    ) {
+        format::open(since_1970(began), out);
+        out.extend_from_slice(&config.named);
+        let conn = ConnInfo::of(request.extensions());
+        if let Some(conn) = conn {
+            let make = || {
+                let mut words = Vec::with_capacity(CONNECTION);
+                format::write_conn(conn, &mut words);
+                words.into()
+            };
+            match conn.told(make) {
+                Some(told) => out.extend_from_slice(told),
+                None => format::write_conn(conn, out),
+            }
+        }
+        let tls = conn.is_some_and(|conn| conn.tls().is_some());
+        let uri = original_uri(request);
+        let query = query(config, uri);
+        format::write_request(&self.entry(request, uri, query.as_deref()), tls, out);
+    }
+}
+
+/// The request as it came, for a sink that wants more than a line of JSON.
+pub(super) struct Original {
+    pub(super) time: SystemTime,
+    pub(super) conn: Option<ConnInfo>,
+    id: u128,
+    method: Method,
+    uri: Uri,
+    version: Version,
+    host: Option<HeaderValue>,
+    query: Option<String>,
+    user_agent: Option<HeaderValue>,
+    referer: Option<HeaderValue>,
+    request_id: Option<HeaderValue>,
+}
+
+impl Original {
+    pub(super) fn new<B>(
+        config: &Config,
+        fields: &Fields<'_>,
+        began: Instant,
+        request: &Request<B>,
+    ) -> Self {
+        let uri = original_uri(request);
+        Self {
+            time: UNIX_EPOCH + since_1970(began),
+            conn: ConnInfo::of(request.extensions()).cloned(),
+            id: fastrand::u128(..),
+            method: request.method().clone(),
+            uri: uri.clone(),
+            version: request.version(),
+            host: fields.host.cloned(),
+            query: query(config, uri),
+            user_agent: fields.user_agent.cloned(),
+            referer: fields.referer.cloned(),
+            request_id: fields.request_id.cloned(),
+        }
+    }
+
+    pub(super) fn entry(&self) -> RequestEntry<'_> {
+        RequestEntry {
+            id: match &self.request_id {
+                Some(id) => RequestId::Given(id.as_bytes()),
+                None => RequestId::Made(self.id),
+            },
+            method: &self.method,
+            uri: &self.uri,
+            version: self.version,
+            host: self.host.as_ref().map(HeaderValue::as_bytes),
+            query: self.query.as_deref(),
+            user_agent: self.user_agent.as_ref().map(HeaderValue::as_bytes),
+            referer: self.referer.as_ref().map(HeaderValue::as_bytes),
+        }
+    }
+}
+
+fn query(config: &Config, uri: &Uri) -> Option<String> {
+    let redact = config.query.as_ref()?;
+    uri.query().map(|query| redact(query))
+}
+
+/// The target as the client sent it: axum's `nest` keeps it aside.
+fn original_uri<B>(request: &Request<B>) -> &Uri {
+    #[cfg(feature = "axum")]
+    if let Some(original) = request.extensions().get::<axum::extract::OriginalUri>() {
+        return &original.0;
+    }
+    request.uri()
+}
+
+/// Returns the wall clock's time of a moment. The wall clock is read once a second and thread: a
+/// step of it shows within that.
+fn since_1970(moment: Instant) -> Duration {
+    thread_local! {
+        static ANCHOR: Cell<Option<(Instant, Duration)>> = const { Cell::new(None) };
+    }
+    if let Some((at, wall)) = ANCHOR.get() {
+        let since = moment.checked_duration_since(at);
+        if let Some(since) = since.filter(|since| since.as_secs() == 0) {
+            return wall + since;
+        }
+    }
+    let now = Instant::now();
+    let wall = SystemTime::now().duration_since(UNIX_EPOCH);
+    let wall = wall.unwrap_or_default();
+    ANCHOR.set(Some((now, wall)));
+    wall.saturating_sub(now.saturating_duration_since(moment))
+}
+
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+/// What is said of nearly every connection, TLS included.
+const CONNECTION: usize = 256;
+/// Longer ones are not ids.
+const MAX_ID: usize = 128;
