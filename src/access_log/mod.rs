@@ -87,8 +87,8 @@
 //! sink, the request's fields are kept as they came. With one that is
 //! [not enabled](Sink::enabled), nothing at all.
 //!
-//! About 540 ns and no allocation on a shared cloud core: produced by
-//! `benches/layers.rs`.
+//! About 320 ns with all fields on, 280 ns with the defaults, and no allocation on a shared cloud
+//! core, once the record that all layers share is there: produced by `benches/access_log.rs`.
 
 mod body;
 mod entry;

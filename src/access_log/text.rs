@@ -92,10 +92,14 @@ fn is_plain(b: u8) -> bool {
 
 /// Writes a number: small ones, as most are, without a loop.
 pub(super) fn digits(out: &mut Vec<u8>, value: u64) {
+    if value < 10 {
+        out.push(digit(value));
+        return;
+    }
     let Ok(small @ ..=9_999) = u32::try_from(value) else {
         return many_digits(out, value);
     };
-    let skipped = usize::from(small < 1_000) + usize::from(small < 100) + usize::from(small < 10);
+    let skipped = usize::from(small < 1_000) + usize::from(small < 100);
     // All four places; the leading zeros are shifted out.
     let (high, low) = (small / 100, small % 100);
     let places = (high / 10) | (high % 10) << 8 | (low / 10) << 16 | (low % 10) << 24;
