@@ -4,40 +4,63 @@ use std::{cell::RefCell, time::SystemTime};
 
 use http::HeaderValue;
 
-#[derive(Default)]
+/// A second, and how it is written.
 struct Date {
     second: u64,
-    text: Option<HeaderValue>,
+    text: HeaderValue,
 }
 
 /// Returns the date as a field's value.
+#[cfg(feature = "http2")]
 pub(super) fn now() -> HeaderValue {
+    with(HeaderValue::clone)
+}
+
+/// Lends the date as a field's value.
+pub(super) fn with<T>(look: impl FnOnce(&HeaderValue) -> T) -> T {
     let now = SystemTime::now();
     let since = now.duration_since(SystemTime::UNIX_EPOCH);
     let second = since.map_or(0, |since| since.as_secs());
-    DATE.with_borrow_mut(|date| match &date.text {
-        Some(text) if date.second == second => text.clone(),
-        _ => date.write(now, second),
+    DATE.with_borrow_mut(|date| {
+        if date.second != second {
+            date.second = second;
+            date.text = write(now);
+        }
+        look(&date.text)
     })
 }
 
-impl Date {
-    #[cold]
-    fn write(&mut self, now: SystemTime, second: u64) -> HeaderValue {
-        self.second = second;
-        let text = HeaderValue::from_maybe_shared(httpdate::fmt_http_date(now));
-        // It is ASCII; an empty one would be left out by nobody.
-        self.text
-            .insert(text.unwrap_or_else(|_| HeaderValue::from_static("")))
-            .clone()
-    }
+#[cold]
+fn write(now: SystemTime) -> HeaderValue {
+    let text = HeaderValue::from_maybe_shared(httpdate::fmt_http_date(now));
+    // It is ASCII, so there is one.
+    text.unwrap_or(EPOCH)
 }
 
 thread_local! {
     static DATE: RefCell<Date> = const {
         RefCell::new(Date {
             second: 0,
-            text: None,
+            text: EPOCH,
         })
     };
+}
+
+const EPOCH: HeaderValue = HeaderValue::from_static("Thu, 01 Jan 1970 00:00:00 GMT");
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_date_is_this_second_s() {
+        let read = || httpdate::parse_http_date(with(HeaderValue::clone).to_str().unwrap());
+        for _ in 0..2 {
+            let age = SystemTime::now().duration_since(read().unwrap());
+            assert!(
+                age.unwrap().as_secs() < 60,
+                "a cached date is not left behind"
+            );
+        }
+    }
 }

@@ -62,7 +62,8 @@
 //!
 //! HTTP/2 frames of one poll go out in one write. On a `current_thread` runtime the connection's
 //! task answers its streams itself, on a `multi_thread` one each has a task of its own: that costs
-//! more, and puts one client's streams on as many cores as there are.
+//! more, and puts one client's streams on as many cores as there are. A connection that is idle
+//! keeps the memory of eight streams at most, some 4 KiB.
 //!
 //! An HTTP/1.1 request without a body is read and answered through two buffers of the thread. From
 //! the first other one on (a body, `Expect`, an upgrade, anything that is not quite as RFC 9112

@@ -67,7 +67,7 @@ pub(super) fn write(
         line(out, "connection", b"close");
     }
     if !dated {
-        line(out, "date", date::now().as_bytes());
+        date::with(|now| line(out, "date", now.as_bytes()));
     }
     out.extend_from_slice(b"\r\n");
     Ok(framing)
