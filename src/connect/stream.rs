@@ -40,6 +40,23 @@ impl Stream {
         !matches!(self, Self::Tcp(_) | Self::Unix(_))
     }
 
+    /// Writes what the socket takes at once; nobody is woken when it takes more.
+    #[cfg(feature = "proxy")]
+    pub(crate) fn write_now(&mut self, buf: &[u8]) -> io::Result<usize> {
+        match self {
+            Self::Tcp(stream) => stream.try_write(buf),
+            Self::Unix(stream) => stream.try_write(buf),
+            #[cfg(feature = "__tls")]
+            Self::Tls(stream) => {
+                let mut cx = Context::from_waker(std::task::Waker::noop());
+                match Pin::new(&mut stream.0).poll_write(&mut cx, buf) {
+                    Poll::Ready(wrote) => wrote,
+                    Poll::Pending => Err(io::ErrorKind::WouldBlock.into()),
+                }
+            }
+        }
+    }
+
     /// Asks the kernel whether the other end closed an idle connection or sent something; unlike
     /// [`is_stale`](Self::is_stale) this misses nothing that arrived since the runtime last
     /// looked, and costs a system call.

@@ -1,5 +1,7 @@
 //! The connection that a request came by.
 
+#[cfg(any(feature = "access-log", feature = "proxy"))]
+use std::sync::atomic::AtomicBool;
 use std::{
     fmt,
     net::{IpAddr, SocketAddr},
@@ -34,10 +36,33 @@ struct Inner {
     tls: OnceLock<TlsInfo>,
     /// A line of the log told of it; from the second on, its words are kept.
     #[cfg(feature = "access-log")]
-    was_told: std::sync::atomic::AtomicBool,
+    was_told: AtomicBool,
     /// What each line says of it, and how much was known then.
     #[cfg(feature = "access-log")]
     told: OnceLock<((bool, bool), Box<[u8]>)>,
+    /// With what was known of the connection then.
+    #[cfg(feature = "proxy")]
+    intro: OnceLock<(Known, Intro)>,
+    /// A proxy met the connection before.
+    #[cfg(feature = "proxy")]
+    met: AtomicBool,
+}
+
+/// Whether the client's address and the TLS facts are filled in.
+#[cfg(feature = "proxy")]
+type Known = (bool, bool);
+
+/// What a proxy tells backends of the connection: the same at each request, and so made once.
+#[cfg(feature = "proxy")]
+pub(crate) struct Intro {
+    /// Whose settings it was made by.
+    pub(crate) by: u64,
+    /// The host that was asked for.
+    pub(crate) host: Box<[u8]>,
+    /// The end of the request line, and the host that is asked for.
+    pub(crate) first: Box<[u8]>,
+    /// The fields about the client.
+    pub(crate) fields: Box<[u8]>,
 }
 
 impl ConnInfo {
@@ -54,9 +79,13 @@ impl ConnInfo {
                 client: OnceLock::new(),
                 tls: OnceLock::new(),
                 #[cfg(feature = "access-log")]
-                was_told: std::sync::atomic::AtomicBool::new(false),
+                was_told: AtomicBool::new(false),
                 #[cfg(feature = "access-log")]
                 told: OnceLock::new(),
+                #[cfg(feature = "proxy")]
+                intro: OnceLock::new(),
+                #[cfg(feature = "proxy")]
+                met: AtomicBool::new(false),
             }),
         }
     }
@@ -98,6 +127,30 @@ impl ConnInfo {
     #[cfg(feature = "proxy")]
     pub(crate) fn is_last(&self) -> bool {
         Arc::strong_count(&self.inner) == 1
+    }
+
+    /// Returns what the first proxy on the way makes of the connection, once it did.
+    #[cfg(feature = "proxy")]
+    pub(crate) fn intro(&self) -> Option<&Intro> {
+        let (known, intro) = self.inner.intro.get()?;
+        (*known == self.known()).then_some(intro)
+    }
+
+    /// Keeps what a proxy makes of the connection, once and from its second request on: for one
+    /// it is not worth the memory.
+    #[cfg(feature = "proxy")]
+    pub(crate) fn introduce(&self, make: impl FnOnce() -> Intro) {
+        if self.inner.met.swap(true, Relaxed) && self.inner.intro.get().is_none() {
+            let _ = self.inner.intro.set((self.known(), make()));
+        }
+    }
+
+    #[cfg(feature = "proxy")]
+    fn known(&self) -> Known {
+        (
+            self.inner.client.get().is_some(),
+            self.inner.tls.get().is_some(),
+        )
     }
 
     /// Returns the other end of the transport: a client, or a balancer in between.

@@ -52,6 +52,8 @@ mod tunnel;
 
 pub use attempt::{Attempt, Outcome};
 pub use auth_failure::AuthFailure;
+#[cfg(feature = "proxy")]
+pub(crate) use conn::Intro;
 pub use conn::{Conn, ConnInfo, Peer, TlsInfo};
 pub use connection_event::{ConnectionEvent, ConnectionEventKind, ConnectionEvents};
 pub use drain::{Drain, Drainer};

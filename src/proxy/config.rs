@@ -1,6 +1,13 @@
 //! What you configure.
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{
+    fmt,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    time::Duration,
+};
 
 use http::HeaderValue;
 
@@ -19,6 +26,8 @@ pub struct Proxy {
 
 #[derive(Clone)]
 pub(super) struct Settings {
+    /// Unlike that of any others in this process.
+    pub(super) number: u64,
     pub(super) key: Arc<AttachmentKey<Home>>,
     pub(super) connector: Connector,
     pub(super) timeouts: Timeouts,
@@ -28,7 +37,15 @@ pub(super) struct Settings {
     pub(super) forwarded: ForwardedFields,
     pub(super) host: HostField,
     /// By the version that the request came in: 1.0, 1.1, 2.
-    pub(super) via: Option<[HeaderValue; 3]>,
+    pub(super) via: Option<[Via; 3]>,
+}
+
+/// The field that names this hop.
+#[derive(Clone)]
+pub(super) struct Via {
+    pub(super) value: HeaderValue,
+    /// The whole line, for HTTP/1.1.
+    pub(super) line: Box<[u8]>,
 }
 
 /// Which host the backend is asked for.
@@ -47,6 +64,7 @@ impl Proxy {
     pub fn new() -> Self {
         Self {
             settings: Arc::new(Settings {
+                number: next_number(),
                 key: Arc::new(AttachmentKey::new()),
                 connector: Connector::new(),
                 timeouts: Timeouts {
@@ -161,6 +179,7 @@ impl Proxy {
         // A clone that was set up otherwise must not use connections made without that: they may
         // lead elsewhere, or have been verified otherwise.
         settings.key = Arc::new(AttachmentKey::new());
+        settings.number = next_number();
         settings
     }
 }
@@ -182,7 +201,12 @@ impl fmt::Debug for Proxy {
     }
 }
 
-fn via(name: &str) -> Result<[HeaderValue; 3], ConfigError> {
+fn next_number() -> u64 {
+    static NEXT: AtomicU64 = AtomicU64::new(1);
+    NEXT.fetch_add(1, Relaxed)
+}
+
+fn via(name: &str) -> Result<[Via; 3], ConfigError> {
     let is_token = |b: u8| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~:".contains(&b);
     if name.is_empty() || !name.bytes().all(is_token) {
         return Err(ConfigError::new(
@@ -190,11 +214,14 @@ fn via(name: &str) -> Result<[HeaderValue; 3], ConfigError> {
             format!("{name:?}: a token of letters, digits and -._~ is accepted"),
         ));
     }
-    let value = |version: &str| {
-        HeaderValue::try_from(format!("{version} {name}"))
-            .map_err(|error| ConfigError::new("via", error.to_string()))
+    let made = |version: &str| {
+        let text = format!("{version} {name}");
+        let line = format!("via: {text}\r\n").into_bytes().into();
+        let value = HeaderValue::try_from(text)
+            .map_err(|error| ConfigError::new("via", error.to_string()))?;
+        Ok(Via { value, line })
     };
-    Ok([value("1.0")?, value("1.1")?, value("2")?])
+    Ok([made("1.0")?, made("1.1")?, made("2")?])
 }
 
 fn in_range(field: &str, timeout: Duration) -> Result<Duration, ConfigError> {

@@ -4,6 +4,7 @@ use std::{
     cell::RefCell,
     fmt,
     future::Future,
+    mem,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
@@ -51,12 +52,11 @@ where
         };
         let carried = Carried {
             parts,
-            settings: self.settings.clone(),
             has_body: pending.body.is_some(),
             again: false,
         };
         ResponseFuture {
-            state: carried.begin(pending),
+            state: carried.begin(&self.settings, pending),
         }
     }
 }
@@ -92,7 +92,6 @@ type Http2 = dyn Future<Output = (Carried, Result<Response<Body>, Error>)> + Sen
 pub(super) struct Carried {
     /// Given back when there is no response, so that another attempt needs no copy.
     pub(super) parts: Parts,
-    settings: Arc<Settings>,
     /// There is a request body: once it was touched, there is no second try here.
     has_body: bool,
     /// A try went out already on a connection that turned out to be closed.
@@ -113,24 +112,35 @@ impl Carried {
     pub(super) fn alone() -> Self {
         Self {
             parts: Request::new(()).into_parts().0,
-            settings: Proxy::new().settings,
             has_body: false,
             again: false,
         }
     }
 
-    fn begin(self, pending: Pending) -> State {
-        match self.way(pending) {
+    fn begin(self, settings: &Arc<Settings>, pending: Pending) -> State {
+        match self.way(settings, pending) {
             Ok(Way::Exchange(conn)) => self.exchange(conn),
-            Ok(Way::Dial(home, backend, pending)) => self.dial(home, backend, pending),
+            other => self.begin_otherwise(settings, other),
+        }
+    }
+
+    #[cold]
+    fn begin_otherwise(self, settings: &Arc<Settings>, way: Result<Way, Error>) -> State {
+        match way {
+            Ok(Way::Exchange(conn)) => self.exchange(conn),
+            Ok(Way::Dial(home, backend, pending)) => {
+                self.dial(settings.clone(), home, backend, pending)
+            }
             #[cfg(feature = "http2")]
-            Ok(Way::Http2(home, backend, pending)) => self.exchange_http2(home, backend, pending),
+            Ok(Way::Http2(home, backend, pending)) => {
+                self.exchange_http2(settings.clone(), home, backend, pending)
+            }
             Err(error) => State::Failed(self.fail(error)),
         }
     }
 
     /// Does all that needs no wait: checkout, head, first write.
-    fn way(&self, pending: Pending) -> Result<Way, Error> {
+    fn way(&self, settings: &Settings, pending: Pending) -> Result<Way, Error> {
         if self.parts.method == Method::CONNECT {
             return Err(ErrorKind::MethodRefused.into());
         }
@@ -138,9 +148,9 @@ impl Carried {
             return Err(ErrorKind::NotRouted.into());
         };
         // What cannot be forwarded costs no connection.
-        let facts = Facts::read(&self.parts, &self.settings)?;
+        let facts = Facts::read(&self.parts, settings)?;
         let length = facts.length(pending.body.is_some(), pending.exact)?;
-        let home = self.home(backend);
+        let home = home(settings, backend);
         #[cfg(feature = "http2")]
         if backend.http_protocol() == crate::pool::Protocol::Http2 || home.http2.is_known() {
             return Ok(Way::Http2(home, backend.clone(), pending));
@@ -164,33 +174,38 @@ impl Carried {
         self.parts.method.is_idempotent() && !self.has_body && !self.again
     }
 
-    fn home(&self, backend: &Backend) -> Arc<Home> {
-        let settings = &self.settings;
-        backend.attachment(&settings.key, || {
-            Home::new(settings.timeouts.idle, settings.max_idle)
-        })
-    }
-
     fn exchange(self, mut conn: Box<Conn>) -> State {
         conn.carry(self);
         State::Exchanging(conn)
     }
 
-    fn dial(self, home: Arc<Home>, backend: Backend, pending: Pending) -> State {
-        let connector = self.settings.connector.clone();
+    fn dial(
+        self,
+        settings: Arc<Settings>,
+        home: Arc<Home>,
+        backend: Backend,
+        pending: Pending,
+    ) -> State {
+        let connector = settings.connector.clone();
         let target = backend.clone();
         State::Dialing(Box::pin(Dialing {
             connect: Box::pin(async move { connector.connect(&target).await }),
             backend,
             epoch: home.epoch(),
+            settings,
             rest: Some((self, home, pending)),
         }))
     }
 
     #[cfg(feature = "http2")]
-    fn exchange_http2(self, home: Arc<Home>, backend: Backend, pending: Pending) -> State {
+    fn exchange_http2(
+        self,
+        settings: Arc<Settings>,
+        home: Arc<Home>,
+        backend: Backend,
+        pending: Pending,
+    ) -> State {
         State::Http2(Box::pin(async move {
-            let settings = self.settings.clone();
             let exchanged = super::h2::exchange(settings, home, backend, self.parts, pending);
             let (parts, result) = exchanged.await;
             (Self { parts, ..self }, result)
@@ -223,7 +238,7 @@ impl Carried {
         };
         SCRATCH.with_borrow_mut(|head| {
             head.clear();
-            facts.write_h1(backend, &self.settings, length, head);
+            facts.write_h1(backend, conn.settings(), length, head);
             conn.start(head, start, home);
             if head.capacity() > KEEP_SCRATCH {
                 *head = Vec::new();
@@ -231,6 +246,7 @@ impl Carried {
         });
     }
 
+    #[cold]
     fn fail(self, error: Error) -> Error {
         let error = match self.again {
             true => error.after_sending(),
@@ -255,19 +271,25 @@ impl Carried {
         closed && conn.is_reused() && conn.is_untouched() && self.is_replaceable()
     }
 
-    fn redial(mut self) -> State {
+    fn redial(mut self, settings: &Arc<Settings>) -> State {
         let selected = self.parts.extensions.get::<Selected>();
         let Some(Selected(backend)) = selected.cloned() else {
             return State::Failed(self.fail(ErrorKind::NotRouted.into()));
         };
         self.again = true;
-        let home = self.home(&backend);
+        let home = home(settings, &backend);
         let pending = Pending {
             body: None,
             exact: Some(0),
         };
-        self.dial(home, backend, pending)
+        self.dial(settings.clone(), home, backend, pending)
     }
+}
+
+fn home(settings: &Settings, backend: &Backend) -> Arc<Home> {
+    backend.attachment(&settings.key, || {
+        Home::new(settings.timeouts.idle, settings.max_idle)
+    })
 }
 
 /// Goes on once there is a connection.
@@ -276,18 +298,18 @@ fn connected(dialing: &mut Dialing, connected: Connected) -> State {
         return State::Done;
     };
     let backend = &dialing.backend;
+    let settings = dialing.settings.clone();
     #[cfg(feature = "http2")]
     if connected.is_http2() {
         home.http2.offer(connected, backend.address());
-        return carried.exchange_http2(home, backend.clone(), pending);
+        return carried.exchange_http2(settings, home, backend.clone(), pending);
     }
-    let timeouts = carried.settings.timeouts;
-    let stream = connected.into_stream();
-    let mut conn = Conn::new(stream, timeouts, backend.address(), dialing.epoch);
-    let facts = Facts::read(&carried.parts, &carried.settings).and_then(|facts| {
+    let facts = Facts::read(&carried.parts, &settings).and_then(|facts| {
         let length = facts.length(pending.body.is_some(), pending.exact)?;
         Ok((facts, length))
     });
+    let stream = connected.into_stream();
+    let mut conn = Conn::new(stream, settings.clone(), backend.address(), dialing.epoch);
     match facts {
         Ok((facts, length)) => {
             carried.start(&mut conn, &facts, length, backend, pending, home);
@@ -299,43 +321,49 @@ fn connected(dialing: &mut Dialing, connected: Connected) -> State {
 
 /// Makes the response of what the backend answered.
 fn respond(mut conn: Box<Conn>, answer: Answer) -> Result<Response<Body>, Error> {
-    let Some(Carried {
-        mut parts,
-        settings,
-        ..
-    }) = conn.carried()
-    else {
+    if answer.status == StatusCode::SWITCHING_PROTOCOLS {
+        return switch(conn);
+    }
+    let Some(carried) = conn.carries() else {
         return Err(ErrorKind::Service.into());
     };
-    if answer.status == StatusCode::SWITCHING_PROTOCOLS {
-        return upgrade::switch(*conn, parts, settings.tunnel_timeout);
-    }
-    if answer.connection_auth {
-        conn.bind(ConnInfo::of(&parts.extensions).cloned());
-    }
-    let body = match answer.body {
-        AnswerBody::None => {
-            conn.finish();
-            Body::default()
-        }
-        AnswerBody::Whole(data) => {
-            conn.finish();
-            Body::whole(data)
-        }
-        AnswerBody::Streaming => Body::streaming(conn),
-    };
-    let mut response = Response::new(body);
+    let mut response = Response::new(Body::default());
     *response.status_mut() = answer.status;
     // The request's map: its memory is used again.
-    std::mem::swap(response.headers_mut(), &mut parts.headers);
-    spare::keep(parts.extensions);
+    mem::swap(response.headers_mut(), &mut carried.parts.headers);
+    let extensions = mem::take(&mut carried.parts.extensions);
+    conn.unload();
+    if answer.connection_auth {
+        conn.bind(ConnInfo::of(&extensions).cloned());
+    }
+    spare::keep(extensions);
+    match answer.body {
+        AnswerBody::None => conn.finish(),
+        AnswerBody::Whole(data) => {
+            conn.finish();
+            *response.body_mut() = Body::whole(data);
+        }
+        AnswerBody::Streaming => *response.body_mut() = Body::streaming(conn),
+    }
     Ok(response)
 }
 
+#[cold]
+fn switch(mut conn: Box<Conn>) -> Result<Response<Body>, Error> {
+    match conn.carried() {
+        Some(carried) => {
+            let timeout = conn.settings().tunnel_timeout;
+            upgrade::switch(*conn, carried.parts, timeout)
+        }
+        None => Err(ErrorKind::Service.into()),
+    }
+}
+
 /// Decides what follows a failed exchange.
+#[cold]
 fn failed(mut conn: Box<Conn>, error: Error) -> State {
     match conn.carried() {
-        Some(carried) if carried.can_redial(&conn, &error) => carried.redial(),
+        Some(carried) if carried.can_redial(&conn, &error) => carried.redial(conn.settings()),
         Some(carried) => State::Failed(carried.fail(error)),
         None => State::Failed(error),
     }
@@ -346,23 +374,37 @@ impl Future for ResponseFuture {
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.get_mut();
+        while let State::Exchanging(conn) = &mut this.state {
+            let Poll::Ready(answered) = conn.poll_answer(cx) else {
+                if let Some(carried) = conn.carries() {
+                    carried.lend(true);
+                }
+                return Poll::Pending;
+            };
+            let State::Exchanging(conn) = mem::replace(&mut this.state, State::Done) else {
+                break;
+            };
+            match answered {
+                Ok(answer) => return Poll::Ready(respond(conn, answer)),
+                Err(error) => this.state = failed(conn, error),
+            }
+        }
+        this.poll_otherwise(cx)
+    }
+}
+
+impl ResponseFuture {
+    /// Polls what most requests never come to.
+    #[cold]
+    fn poll_otherwise(&mut self, cx: &mut Context<'_>) -> Poll<<Self as Future>::Output> {
         loop {
-            this.state = match std::mem::replace(&mut this.state, State::Done) {
-                State::Exchanging(mut conn) => match conn.poll_answer(cx) {
-                    Poll::Pending => {
-                        conn.carries().inspect(|carried| carried.lend(true));
-                        this.state = State::Exchanging(conn);
-                        return Poll::Pending;
-                    }
-                    Poll::Ready(Ok(answer)) => return Poll::Ready(respond(conn, answer)),
-                    Poll::Ready(Err(error)) => failed(conn, error),
-                },
+            self.state = match mem::replace(&mut self.state, State::Done) {
                 State::Dialing(mut dialing) => match dialing.connect.as_mut().poll(cx) {
                     Poll::Pending => {
                         if let Some((carried, ..)) = &dialing.rest {
                             carried.lend(carried.again);
                         }
-                        this.state = State::Dialing(dialing);
+                        self.state = State::Dialing(dialing);
                         return Poll::Pending;
                     }
                     Poll::Ready(Ok(stream)) => connected(&mut dialing, stream),
@@ -374,10 +416,14 @@ impl Future for ResponseFuture {
                 #[cfg(feature = "http2")]
                 State::Http2(mut exchange) => {
                     let Poll::Ready((carried, result)) = exchange.as_mut().poll(cx) else {
-                        this.state = State::Http2(exchange);
+                        self.state = State::Http2(exchange);
                         return Poll::Pending;
                     };
                     return Poll::Ready(result.map_err(|error| carried.fail(error)));
+                }
+                State::Exchanging(conn) => {
+                    self.state = State::Exchanging(conn);
+                    return Pin::new(self).poll(cx);
                 }
                 State::Failed(error) => return Poll::Ready(Err(error)),
                 // Polled after the end, or never begun.
@@ -398,6 +444,7 @@ struct Dialing {
     connect: Pin<Box<dyn Future<Output = Result<Connected, Error>> + Send>>,
     backend: Backend,
     epoch: u64,
+    settings: Arc<Settings>,
     rest: Option<(Carried, Arc<Home>, Pending)>,
 }
 

@@ -2,24 +2,24 @@
 
 mod fill;
 mod idle;
+mod send;
 mod wait;
 
 use std::{
-    pin::Pin,
+    io, mem,
     sync::Arc,
-    task::{Context, Poll, Waker},
+    task::{Context, Poll},
     time::Duration,
 };
 
 use bytes::{Bytes, BytesMut};
 use http::StatusCode;
 use http_body::Frame;
-use tokio::io::AsyncWrite;
 
 use super::{
     decode::{Decoder, Step},
     head::{self, Asked, Framing, Head, Malformed},
-    send::{Out, SendError, Sending, Waiting},
+    send::{Out, Sending},
 };
 use crate::{
     connect::Stream,
@@ -27,7 +27,7 @@ use crate::{
     deadline::Watch,
     error::{Error, ErrorKind},
     pool::Address,
-    proxy::{body::Outgoing, idle::Home, service::Carried},
+    proxy::{body::Outgoing, config::Settings, idle::Home, service::Carried},
 };
 
 /// One connection to a backend, and the exchange that it is at. Lives in one box from dial to
@@ -40,6 +40,8 @@ pub(crate) struct Conn {
     scanned: usize,
     out: Out,
     sending: Option<Sending>,
+    /// Why the request cannot be written; what the backend says may explain it better.
+    send_failed: Option<io::Error>,
     /// The request says `Expect: 100-continue`: its body waits for the backend's word.
     expecting: bool,
     interim: u8,
@@ -58,7 +60,7 @@ pub(crate) struct Conn {
     epoch: u64,
     /// Authenticated for one client's connection, and of use to that one only.
     owner: Option<ConnInfo>,
-    timeouts: Timeouts,
+    settings: Arc<Settings>,
     /// The request of the exchange, until it is answered.
     carried: Option<Carried>,
 }
@@ -109,7 +111,7 @@ pub(crate) enum AnswerBody {
 impl Conn {
     pub(crate) fn new(
         stream: Stream,
-        timeouts: Timeouts,
+        settings: Arc<Settings>,
         address: Address,
         epoch: u64,
     ) -> Box<Self> {
@@ -120,6 +122,7 @@ impl Conn {
             scanned: 0,
             out: Out::default(),
             sending: None,
+            send_failed: None,
             expecting: false,
             interim: 0,
             phase: Phase::Idle,
@@ -131,7 +134,7 @@ impl Conn {
             address,
             epoch,
             owner: None,
-            timeouts,
+            settings,
             carried: None,
         })
     }
@@ -149,13 +152,9 @@ impl Conn {
         };
         self.expecting = start.expecting && start.body.is_some();
         self.sending = start.body.map(|body| Sending::new(body, start.length));
-        // The future writes the rest; if the socket is full, it registers itself, too.
-        let mut cx = Context::from_waker(Waker::noop());
-        let wrote = match Pin::new(&mut self.stream).poll_write(&mut cx, head) {
-            Poll::Ready(Ok(n)) => n,
-            // An error shows again at the next write or read.
-            Poll::Ready(Err(_)) | Poll::Pending => 0,
-        };
+        // The future writes the rest, and registers itself. An error shows again at the next
+        // write or read.
+        let wrote = self.stream.write_now(head).unwrap_or(0);
         if self.stream.buffers_writes() {
             self.out.mark_unflushed();
         }
@@ -170,8 +169,8 @@ impl Conn {
         self.carried = Some(carried);
     }
 
-    pub(crate) fn carries(&self) -> Option<&Carried> {
-        self.carried.as_ref()
+    pub(crate) fn carries(&mut self) -> Option<&mut Carried> {
+        self.carried.as_mut()
     }
 
     /// Gives back the request.
@@ -179,61 +178,58 @@ impl Conn {
         self.carried.take()
     }
 
+    /// Lets go of the request.
+    pub(crate) fn unload(&mut self) {
+        self.carried = None;
+    }
+
+    pub(crate) fn settings(&self) -> &Arc<Settings> {
+        &self.settings
+    }
+
     /// Waits for the response head; its fields take the place of the request's.
     pub(crate) fn poll_answer(&mut self, cx: &mut Context<'_>) -> Poll<Result<Answer, Error>> {
-        let mut send_failed = None;
-        let sent = match self.poll_send(cx) {
-            Poll::Ready(Ok(())) => true,
-            Poll::Ready(Err(SendError::Client(error))) => return Poll::Ready(Err(error)),
-            Poll::Ready(Err(SendError::Backend(error))) => {
-                send_failed = Some(error);
-                true
+        if self.sending.is_some() || !self.out.is_done() {
+            if let Err(error) = self.poll_request(cx) {
+                return Poll::Ready(Err(error));
             }
-            Poll::Pending => false,
-        };
-        if sent && self.phase != Phase::Head {
-            self.enter(Phase::Head);
         }
         loop {
-            match self.read_head() {
-                Ok(Some(HeadRead::Final(head))) => return Poll::Ready(self.answer(&head)),
-                Ok(Some(HeadRead::Continue)) if self.expecting => {
-                    self.expecting = false;
-                    return self.poll_answer(cx);
+            if !self.read.is_empty() {
+                match self.read_head() {
+                    Ok(HeadRead::Final(head)) => return Poll::Ready(self.answer(&head)),
+                    Ok(HeadRead::More) => {}
+                    Ok(HeadRead::Continue) if self.expecting => {
+                        self.expecting = false;
+                        return self.poll_answer(cx);
+                    }
+                    Ok(HeadRead::Continue | HeadRead::Interim) => continue,
+                    Ok(HeadRead::Stale) => return Poll::Ready(Err(self.stale())),
+                    Err(error) => return Poll::Ready(Err(malformed(error))),
                 }
-                Ok(Some(HeadRead::Continue | HeadRead::Interim)) => continue,
-                Ok(Some(HeadRead::Stale)) => {
-                    self.read.clear();
-                    return Poll::Ready(Err(self.failed(ErrorKind::ResponseClosed, STALE)));
-                }
-                Ok(None) => {}
-                Err(error) => return Poll::Ready(Err(self.failed(ErrorKind::ResponseHead, error))),
             }
             match self.poll_fill(cx) {
-                Poll::Ready(Ok(0)) => {
-                    let error = match send_failed {
-                        Some(error) => self.failed(ErrorKind::RequestWrite, error),
-                        None => self.failed(ErrorKind::ResponseClosed, EARLY),
-                    };
-                    return Poll::Ready(Err(error));
-                }
-                Poll::Ready(Ok(_)) => {}
-                Poll::Ready(Err(error)) => {
-                    return Poll::Ready(Err(self.failed(ErrorKind::ResponseClosed, error)));
-                }
+                Poll::Ready(Ok(1..)) => {}
+                Poll::Ready(end) => return Poll::Ready(Err(self.cut_off(end.err()))),
                 Poll::Pending => break,
             }
         }
-        if self.watch.poll_expired(cx).is_ready() {
-            if self.phase == Phase::Continue {
-                // RFC 9110 §10.1.1: a client that waits need not wait for ever.
-                self.expecting = false;
-                self.enter(Phase::Head);
-                return self.poll_answer(cx);
-            }
-            return Poll::Ready(Err(self.timed_out()));
+        match self.watch.poll_expired(cx) {
+            Poll::Ready(()) => self.late(cx),
+            Poll::Pending => Poll::Pending,
         }
-        Poll::Pending
+    }
+
+    /// Ends a wait that took too long, or waits for something else.
+    #[cold]
+    fn late(&mut self, cx: &mut Context<'_>) -> Poll<Result<Answer, Error>> {
+        if self.phase == Phase::Continue {
+            // RFC 9110 §10.1.1: a client that waits need not wait for ever.
+            self.expecting = false;
+            self.enter(Phase::Head);
+            return self.poll_answer(cx);
+        }
+        Poll::Ready(Err(self.timed_out()))
     }
 
     /// Returns the next frame of the response body, and goes on sending the request meanwhile.
@@ -316,7 +312,7 @@ impl Conn {
             self.may_switch()?;
         }
         self.keep &= head.keep_alive;
-        if std::mem::take(&mut self.expecting) && !head.status.is_success() {
+        if mem::take(&mut self.expecting) && !head.status.is_success() {
             // RFC 9110 §10.1.1: the backend has no use for the body. One that succeeds without
             // having asked for it reads it as it goes.
             self.abandon_request();
@@ -340,105 +336,61 @@ impl Conn {
     /// RFC 9110 §15.2.2 and §7.8: only who was asked switches, and only after the whole request.
     fn may_switch(&self) -> Result<(), Error> {
         if !self.asked.upgrade {
-            return Err(self.failed(ErrorKind::Upgrade, "a switch that nobody asked for"));
+            return Err(failed(ErrorKind::Upgrade, "a switch that nobody asked for"));
         }
         if self.sending.is_some() || !self.out.is_done() {
-            return Err(self.failed(ErrorKind::Upgrade, "a switch amid the request"));
+            return Err(failed(ErrorKind::Upgrade, "a switch amid the request"));
         }
         Ok(())
     }
 
-    fn read_head(&mut self) -> Result<Option<HeadRead>, Malformed> {
-        if self.read.is_empty() {
-            return Ok(None);
-        }
+    fn read_head(&mut self) -> Result<HeadRead, Malformed> {
         let Some(carried) = &mut self.carried else {
             return Err(Malformed("an answer that nobody waits for"));
         };
         let Some(end) = head::find_end(&self.read, &mut self.scanned)? else {
-            return Ok(None);
+            return Ok(HeadRead::More);
         };
         let bytes = self.read.split_to(end).freeze();
         self.scanned = 0;
         let head = head::parse(&bytes, self.asked, &mut carried.parts.headers)?;
         if head.stale {
-            return Ok(Some(HeadRead::Stale));
+            return Ok(HeadRead::Stale);
         }
         if head.status.is_informational() && head.status != StatusCode::SWITCHING_PROTOCOLS {
             self.interim += 1;
             if self.interim > MAX_INTERIM {
                 return Err(Malformed("more than 16 interim responses"));
             }
-            return Ok(Some(match head.status {
+            return Ok(match head.status {
                 StatusCode::CONTINUE => HeadRead::Continue,
                 _ => HeadRead::Interim,
-            }));
+            });
         }
-        Ok(Some(HeadRead::Final(head)))
+        Ok(HeadRead::Final(head))
     }
 
-    fn poll_send(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), SendError>> {
-        loop {
-            let left = self.out.left();
-            let wrote = self.out.poll_write(&mut self.stream, cx);
-            if self.out.left() < left {
-                // Progress: the next wait is a new one.
-                self.phase = Phase::Idle;
-            }
-            match wrote {
-                Poll::Ready(Ok(())) => {}
-                Poll::Ready(Err(error)) => {
-                    self.keep = false;
-                    return Poll::Ready(Err(SendError::Backend(error)));
-                }
-                Poll::Pending => {
-                    self.wait(Waiting::Backend);
-                    return Poll::Pending;
-                }
-            }
-            let Some(sending) = &mut self.sending else {
-                return Poll::Ready(Ok(()));
-            };
-            if self.expecting {
-                if self.phase != Phase::Continue {
-                    self.enter(Phase::Continue);
-                }
-                return Poll::Pending;
-            }
-            match sending.poll_fill(&mut self.out, cx) {
-                Poll::Ready(Ok(ended)) => {
-                    self.phase = Phase::Idle;
-                    if ended {
-                        self.sending = None;
-                    }
-                }
-                Poll::Ready(Err(error)) => {
-                    self.keep = false;
-                    return Poll::Ready(Err(error));
-                }
-                Poll::Pending => {
-                    self.wait(Waiting::Client);
-                    return Poll::Pending;
-                }
-            }
+    #[cold]
+    fn stale(&mut self) -> Error {
+        self.read.clear();
+        failed(ErrorKind::ResponseClosed, STALE)
+    }
+
+    /// Says why there is no answer and none to come.
+    #[cold]
+    fn cut_off(&mut self, error: Option<io::Error>) -> Error {
+        match (error, self.send_failed.take()) {
+            (Some(error), _) => failed(ErrorKind::ResponseClosed, error),
+            (None, Some(error)) => failed(ErrorKind::RequestWrite, error),
+            (None, None) => failed(ErrorKind::ResponseClosed, EARLY),
         }
     }
 
-    fn failed(&self, kind: ErrorKind, source: impl Into<crate::BoxError>) -> Error {
-        Error::new(kind).with_source(source).after_sending()
-    }
-
+    #[cold]
     fn broken<T>(&mut self, source: impl Into<crate::BoxError>) -> Poll<Option<Result<T, Error>>> {
         self.keep = false;
         self.decoder.close();
-        let error = Error::new(ErrorKind::ResponseBody).with_source(source);
-        Poll::Ready(Some(Err(error.after_sending())))
-    }
-
-    fn abandon_request(&mut self) {
-        self.keep = false;
-        self.sending = None;
-        self.out = Out::default();
+        Poll::Ready(Some(Err(failed(ErrorKind::ResponseBody, source))))
     }
 }
 
@@ -447,7 +399,19 @@ enum HeadRead {
     Continue,
     Final(Head),
     Interim,
+    /// It is not whole.
+    More,
     Stale,
+}
+
+#[cold]
+fn malformed(error: Malformed) -> Error {
+    failed(ErrorKind::ResponseHead, error)
+}
+
+#[cold]
+fn failed(kind: ErrorKind, source: impl Into<crate::BoxError>) -> Error {
+    Error::new(kind).with_source(source).after_sending()
 }
 
 const STALE: &str = "408 (Request Timeout) on an idle connection";

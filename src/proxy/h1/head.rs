@@ -1,6 +1,6 @@
 //! The head of a response, read strictly (RFC 9112 §2 to §6).
 
-use std::{cell::RefCell, error, fmt, mem::MaybeUninit};
+use std::{cell::RefCell, error, fmt};
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
@@ -77,90 +77,181 @@ pub(crate) fn find_end(buf: &[u8], scanned: &mut usize) -> Result<Option<usize>,
     }
 }
 
-/// Parses a whole head into `headers`, without what ends at this hop (RFC 9110 §7.6.1).
+/// Parses a whole head, as [`find_end`] finds it, into `headers`, without what ends at this hop
+/// (RFC 9110 §7.6.1).
 pub(crate) fn parse(
     head: &Bytes,
     asked: Asked,
     headers: &mut HeaderMap,
 ) -> Result<Head, Malformed> {
-    let mut fields = [const { MaybeUninit::uninit() }; MAX_FIELDS];
-    let mut parsed = httparse::Response::new(&mut []);
-    let done = httparse::ParserConfig::default()
-        .parse_response_with_uninit_headers(&mut parsed, head, &mut fields)
-        .map_err(|error| match error {
-            httparse::Error::TooManyHeaders => Malformed("more than 100 header fields"),
-            httparse::Error::HeaderName => Malformed("a bad header field name"),
-            httparse::Error::HeaderValue => Malformed("a bad header field value"),
-            httparse::Error::Status => Malformed("a bad status line"),
-            httparse::Error::Version => Malformed("an unknown HTTP version"),
-            _ => Malformed("a bad head"),
-        })?;
-    if done != httparse::Status::Complete(head.len()) {
-        return Err(Malformed("an empty line inside the head"));
-    }
-    let code = parsed.code.unwrap_or(0);
-    let status = StatusCode::from_u16(code).map_err(|_error| Malformed("a status out of range"))?;
-    let old = parsed.version == Some(0);
-    let mut scan = Scan::default();
-    for field in parsed.headers.iter() {
-        scan.look(field)?;
-    }
-    let framing = scan.framing(status, old, asked.head)?;
-    let keep_alive = !old && !scan.close && framing != Framing::Close;
-    // RFC 9110 §15.5.9: whose request was on its way may repeat it on a new connection.
-    let stale = asked.replaceable && status == StatusCode::REQUEST_TIMEOUT && !keep_alive;
-    // Only a head that is sound replaces the fields that were there: the request's, which another
-    // attempt may need.
-    if !stale && (!status.is_informational() || status == StatusCode::SWITCHING_PROTOCOLS) {
-        scan.fill(parsed.headers, status, head, headers)?;
-    }
-    Ok(Head {
-        status,
-        framing,
-        keep_alive,
-        connection_auth: scan.connection_auth,
-        stale,
+    let (status, old, fields) = status_line(head)?;
+    READER.with_borrow_mut(|reader| {
+        let mut said = Said::default();
+        let result = reader.read(head, fields, status, &mut said).and_then(|()| {
+            let framing = said.framing(status, old, asked.head)?;
+            let keep_alive = !old && !said.close && framing != Framing::Close;
+            // RFC 9110 §15.5.9: whose request was on its way may repeat it on a new connection.
+            let stale = asked.replaceable && status == StatusCode::REQUEST_TIMEOUT && !keep_alive;
+            // Only a head that is sound replaces the fields that were there: the request's, which
+            // another attempt may need.
+            if !stale && (!status.is_informational() || status == StatusCode::SWITCHING_PROTOCOLS) {
+                std::mem::swap(headers, &mut reader.fresh);
+            }
+            Ok(Head {
+                status,
+                framing,
+                keep_alive,
+                connection_auth: said.connection_auth,
+                stale,
+            })
+        });
+        // What is left there would keep what was read in memory.
+        reader.fresh.clear();
+        result
     })
 }
 
-/// What the fields say, gathered in one pass.
+/// Reads the status line: the status, whether it is HTTP/1.0, and where the fields begin.
+fn status_line(head: &[u8]) -> Result<(StatusCode, bool, usize), Malformed> {
+    let end = line_end(head, 0).ok_or(BAD_STATUS)?;
+    let line = &head[..end];
+    let old = match line.get(PREFIX.len()) {
+        Some(b'1') => false,
+        Some(b'0') => true,
+        _ => return Err(Malformed("an unknown HTTP version")),
+    };
+    let (Some(b' '), Some(code)) = (line.get(8), line.get(9..12)) else {
+        return Err(BAD_STATUS);
+    };
+    let reason_is_fine = match &line[12..] {
+        [] => true,
+        [b' ', reason @ ..] => reason
+            .iter()
+            .all(|&b| b == b'\t' || (b >= b' ' && b != 0x7f)),
+        _ => false,
+    };
+    if !reason_is_fine {
+        return Err(BAD_STATUS);
+    }
+    match StatusCode::from_bytes(code) {
+        Ok(status) => Ok((status, old, end + 2)),
+        Err(_) if code.iter().all(u8::is_ascii_digit) => Err(Malformed("a status out of range")),
+        Err(_) => Err(BAD_STATUS),
+    }
+}
+
+/// Returns where the CR is that ends the line that begins at `from`.
+fn line_end(head: &[u8], from: usize) -> Option<usize> {
+    // Each LF has its CR, says `find_end`.
+    memchr::memchr(b'\n', &head[from..]).and_then(|at| (from + at).checked_sub(1))
+}
+
+/// What a thread reads heads with.
+struct Reader {
+    names: Names,
+    /// The fields of the head that is read; empty in between.
+    fresh: HeaderMap,
+}
+
+impl Reader {
+    /// Reads the fields, each once.
+    fn read(
+        &mut self,
+        head: &Bytes,
+        mut at: usize,
+        status: StatusCode,
+        said: &mut Said,
+    ) -> Result<(), Malformed> {
+        let mut count = 0;
+        while let Some(end) = line_end(head, at) {
+            let line = &head[at..end];
+            if line.is_empty() {
+                break;
+            }
+            count += 1;
+            if count > MAX_FIELDS {
+                return Err(Malformed("more than 100 header fields"));
+            }
+            let colon = line.iter().position(|&b| b == b':').ok_or(BAD_NAME)?;
+            let name = self.names.get(&line[..colon])?;
+            let (from, to) = trim(head, at + colon + 1, end);
+            if name.scope == Scope::All || said.note(name.scope, &head[from..to], status)? {
+                let value = HeaderValue::from_maybe_shared(head.slice(from..to))
+                    .map_err(|_error| BAD_VALUE)?;
+                self.fresh
+                    .try_append(name.name.clone(), value)
+                    .map_err(|_error| Malformed("too many header fields"))?;
+            }
+            at = end + 2;
+        }
+        if let Some(nominated) = said.nominated.take() {
+            for name in nominated.iter().filter(|name| !is_protected(name)) {
+                self.fresh.remove(name);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Leaves out the white space around a value (RFC 9112 §5.1).
+fn trim(head: &[u8], mut from: usize, mut to: usize) -> (usize, usize) {
+    let is_space = |b: u8| b == b' ' || b == b'\t';
+    while from < to && is_space(head[from]) {
+        from += 1;
+    }
+    while to > from && is_space(head[to - 1]) {
+        to -= 1;
+    }
+    (from, to)
+}
+
+/// What the fields say about the message and the connection.
 #[derive(Default)]
-struct Scan {
+struct Said {
     length: Option<u64>,
     chunked: bool,
     close: bool,
     connection_auth: bool,
     /// Fields that `Connection` names besides the known ones; nearly always none.
-    nominated: Vec<HeaderName>,
+    nominated: Option<Vec<HeaderName>>,
 }
 
-impl Scan {
-    /// Takes note of what decides about the message and the connection.
-    fn look(&mut self, field: &httparse::Header<'_>) -> Result<(), Malformed> {
-        let is = |name: &str| field.name.eq_ignore_ascii_case(name);
-        match field.name.len() {
-            10 if is("connection") => self.connection(field.value),
-            14 if is("content-length") => {
+impl Said {
+    /// Takes note of what a field says; true if it goes on to the client.
+    fn note(&mut self, scope: Scope, value: &[u8], status: StatusCode) -> Result<bool, Malformed> {
+        match scope {
+            Scope::All => {}
+            Scope::Authenticate => self.connection_auth |= authenticates_connection(value),
+            Scope::Length => {
                 if self.length.is_some() {
                     return Err(Malformed("Content-Length twice"));
                 }
-                self.length = Some(length(field.value)?);
+                self.length = Some(length(value)?);
+                // RFC 9110 §8.6: some must not have it.
+                return Ok(!status.is_informational() && status != StatusCode::NO_CONTENT);
             }
-            16 if is("www-authenticate") => {
-                self.connection_auth |= authenticates_connection(field.value);
-            }
-            17 if is("transfer-encoding") => {
-                if self.chunked || !field.value.eq_ignore_ascii_case(b"chunked") {
-                    return Err(Malformed("a Transfer-Encoding other than chunked"));
+            // Only with the switch that it names.
+            Scope::Upgrade if status == StatusCode::SWITCHING_PROTOCOLS => {}
+            Scope::Connection | Scope::Coding | Scope::Hop | Scope::Upgrade => {
+                // What goes on is checked where its value is made.
+                if !value
+                    .iter()
+                    .all(|&b| b == b'\t' || (b >= b' ' && b != 0x7f))
+                {
+                    return Err(BAD_VALUE);
                 }
-                self.chunked = true;
+                match scope {
+                    Scope::Connection => self.connection(value),
+                    Scope::Coding if self.chunked || !value.eq_ignore_ascii_case(b"chunked") => {
+                        return Err(Malformed("a Transfer-Encoding other than chunked"));
+                    }
+                    Scope::Coding => self.chunked = true,
+                    _ => {}
+                }
+                return Ok(false);
             }
-            18 if is("proxy-authenticate") => {
-                self.connection_auth |= authenticates_connection(field.value);
-            }
-            _ => {}
         }
-        Ok(())
+        Ok(true)
     }
 
     fn connection(&mut self, value: &[u8]) {
@@ -169,40 +260,10 @@ impl Scan {
                 self.close = true;
             } else if !is_known_option(token) {
                 // A name that is none can name no field.
-                self.nominated.extend(HeaderName::from_bytes(token));
+                let nominated = self.nominated.get_or_insert_with(Vec::new);
+                nominated.extend(HeaderName::from_bytes(token));
             }
         }
-    }
-
-    /// Puts the fields that go on to the client into `headers`.
-    fn fill(
-        &self,
-        fields: &[httparse::Header<'_>],
-        status: StatusCode,
-        head: &Bytes,
-        headers: &mut HeaderMap,
-    ) -> Result<(), Malformed> {
-        headers.clear();
-        NAMES.with_borrow_mut(|names| {
-            for field in fields {
-                let (name, scope) = names.get(field.name.as_bytes())?;
-                if scope.ends_here(status) {
-                    continue;
-                }
-                let value = HeaderValue::from_maybe_shared(head.slice_ref(field.value))
-                    .map_err(|_error| Malformed("a bad header field value"))?;
-                headers
-                    .try_append(name, value)
-                    .map_err(|_error| Malformed("too many header fields"))?;
-            }
-            Ok(())
-        })?;
-        for name in &self.nominated {
-            if !is_protected(name) {
-                headers.remove(name);
-            }
-        }
-        Ok(())
     }
 
     fn framing(
@@ -235,9 +296,15 @@ impl Scan {
 enum Scope {
     /// To the client.
     All,
+    /// To the client; it may bind the connection.
+    Authenticate,
+    /// It is about this hop only, and says which others are.
+    Connection,
+    /// It is about this hop only, and says where the body ends.
+    Coding,
     /// It is about this hop only (RFC 9110 §7.6.1).
     Hop,
-    /// To the client, unless the status must not have it (§8.6).
+    /// To the client, unless the status must not have it.
     Length,
     /// To the client with the switch that it names.
     Upgrade,
@@ -246,22 +313,16 @@ enum Scope {
 impl Scope {
     fn of(name: &HeaderName) -> Self {
         match *name {
-            header::CONNECTION | header::TRANSFER_ENCODING | header::TE => Self::Hop,
-            header::UPGRADE => Self::Upgrade,
+            header::CONNECTION => Self::Connection,
             header::CONTENT_LENGTH => Self::Length,
+            header::PROXY_AUTHENTICATE | header::WWW_AUTHENTICATE => Self::Authenticate,
+            header::TE => Self::Hop,
+            header::TRANSFER_ENCODING => Self::Coding,
+            header::UPGRADE => Self::Upgrade,
             _ => match name.as_str() {
                 "keep-alive" | "proxy-connection" => Self::Hop,
                 _ => Self::All,
             },
-        }
-    }
-
-    fn ends_here(self, status: StatusCode) -> bool {
-        match self {
-            Self::All => false,
-            Self::Hop => true,
-            Self::Length => status.is_informational() || status == StatusCode::NO_CONTENT,
-            Self::Upgrade => status != StatusCode::SWITCHING_PROTOCOLS,
         }
     }
 }
@@ -270,6 +331,8 @@ impl Scope {
 /// costs a fifth of what parsing one does.
 struct Names {
     slots: [Option<Name>; NAME_SLOTS],
+    /// One that is not worth a slot.
+    other: Option<Name>,
 }
 
 struct Name {
@@ -279,38 +342,47 @@ struct Name {
 }
 
 impl Names {
-    fn get(&mut self, spelled: &[u8]) -> Result<(HeaderName, Scope), Malformed> {
+    fn get(&mut self, spelled: &[u8]) -> Result<&Name, Malformed> {
         let (Some(first), Some(last)) = (spelled.first(), spelled.last()) else {
             return Err(BAD_NAME);
         };
         let hash = spelled.len() * 7 + usize::from(*first) * 3 + usize::from(*last);
-        let slot = &mut self.slots[hash % NAME_SLOTS];
-        if let Some(known) = slot {
-            if *known.spelled == *spelled {
-                return Ok((known.name.clone(), known.scope));
-            }
+        let slot = hash % NAME_SLOTS;
+        let is_known = matches!(&self.slots[slot], Some(known) if *known.spelled == *spelled);
+        if !is_known {
+            return self.parse(spelled, slot);
         }
+        self.slots[slot].as_ref().ok_or(BAD_NAME)
+    }
+
+    #[cold]
+    fn parse(&mut self, spelled: &[u8], slot: usize) -> Result<&Name, Malformed> {
         let name = HeaderName::from_bytes(spelled).map_err(|_error| BAD_NAME)?;
-        let scope = Scope::of(&name);
-        if spelled.len() <= KEEP_NAME {
-            *slot = Some(Name {
-                spelled: spelled.into(),
-                name: name.clone(),
-                scope,
-            });
-        }
-        Ok((name, scope))
+        let place = if spelled.len() <= KEEP_NAME {
+            &mut self.slots[slot]
+        } else {
+            &mut self.other
+        };
+        Ok(place.insert(Name {
+            spelled: spelled.into(),
+            scope: Scope::of(&name),
+            name,
+        }))
     }
 }
 
 thread_local! {
-    static NAMES: RefCell<Names> = const {
-        RefCell::new(Names {
+    static READER: RefCell<Reader> = RefCell::new(Reader {
+        names: Names {
             slots: [const { None }; NAME_SLOTS],
-        })
-    };
+            other: None,
+        },
+        fresh: HeaderMap::new(),
+    });
 }
 
+const BAD_STATUS: Malformed = Malformed("a bad status line");
+const BAD_VALUE: Malformed = Malformed("a bad header field value");
 const BAD_NAME: Malformed = Malformed("a bad header field name");
 /// Few backends use more names than this.
 const NAME_SLOTS: usize = 64;
@@ -364,6 +436,8 @@ const MAX_FIELDS: usize = 100;
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn read(text: &str) -> Result<(Head, HeaderMap), Malformed> {
@@ -478,9 +552,9 @@ mod tests {
             "Upgrade",
         ]) {
             let parsed = HeaderName::from_bytes(spelled.as_bytes()).unwrap();
-            NAMES.with_borrow_mut(|names| {
-                let (name, scope) = names.get(spelled.as_bytes()).unwrap();
-                assert_eq!((&name, scope), (&parsed, Scope::of(&parsed)), "{spelled}");
+            READER.with_borrow_mut(|reader| {
+                let Name { name, scope, .. } = reader.names.get(spelled.as_bytes()).unwrap();
+                assert_eq!((name, *scope), (&parsed, Scope::of(&parsed)), "{spelled}");
             });
         }
     }
@@ -506,5 +580,66 @@ mod tests {
             text.extend_from_slice(b"x: 0123456789\r\n");
         }
         assert!(find_end(&text, &mut 0).is_err());
+    }
+
+    /// What a head is made of, sound and not; nothing that this hop acts on.
+    fn head_bytes() -> impl Strategy<Value = Vec<u8>> {
+        let start = prop_oneof![
+            6 => Just(b"HTTP/1.1 200 OK".to_vec()),
+            1 => Just(b"HTTP/1.0 404".to_vec()),
+            1 => Just(b"HTTP/1.1 599 ".to_vec()),
+            1 => "HTTP/1\\.[0-3] [0-9 ]{1,5}[ \t-~\u{7f}-\u{ff}]{0,4}".prop_map(String::into_bytes),
+            1 => prop::collection::vec(any::<u8>(), 0..4)
+                .prop_map(|end| [&b"HTTP/1.1 200 O"[..], &end].concat()),
+        ];
+        let name = prop_oneof![
+            4 => "[A-Za-z0-9!#$%&'*+.^_`|~-]{1,6}".prop_map(String::into_bytes),
+            1 => prop::collection::vec(any::<u8>(), 0..4),
+        ];
+        let value = prop_oneof![
+            4 => "[ \t]{0,2}[!-~]{0,6}[ \t]{0,2}".prop_map(String::into_bytes),
+            1 => prop::collection::vec(any::<u8>(), 0..6),
+        ];
+        let field = (name, value).prop_map(|(name, value)| [&name[..], b":", &value].concat());
+        let line = prop_oneof![12 => field, 1 => prop::collection::vec(any::<u8>(), 1..6)];
+        (start, prop::collection::vec(line, 0..4)).prop_map(|(start, lines)| {
+            let mut head = start;
+            for line in lines {
+                head.extend_from_slice(b"\r\n");
+                head.extend_from_slice(&line);
+            }
+            head.extend_from_slice(b"\r\n\r\n");
+            head
+        })
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(4_000))]
+        #[test]
+        fn a_head_is_read_as_httparse_reads_it(text in head_bytes()) {
+            let Ok(Some(end)) = find_end(&text, &mut 0) else { return Ok(()) };
+            let head = Bytes::copy_from_slice(&text[..end]);
+            let mut ours = HeaderMap::new();
+            let read = parse(&head, Asked::default(), &mut ours);
+            let mut fields = [httparse::EMPTY_HEADER; 16];
+            let mut parsed = httparse::Response::new(&mut fields);
+            let done = parsed.parse(&head);
+            let status = parsed.code.and_then(|code| StatusCode::from_u16(code).ok());
+            let sound = done == Ok(httparse::Status::Complete(end)) && status.is_some();
+            prop_assert_eq!(read.is_ok(), sound, "{:?} {:?}", read, done);
+            let Ok(read) = read else { return Ok(()) };
+            prop_assert_eq!(Some(read.status), status);
+            if !read.status.is_informational() {
+                let mut theirs = HeaderMap::new();
+                for field in parsed.headers.iter() {
+                    let name = HeaderName::from_bytes(field.name.as_bytes()).unwrap();
+                    let hop = matches!(Scope::of(&name), Scope::Hop);
+                    if !hop {
+                        theirs.append(name, HeaderValue::from_bytes(field.value).unwrap());
+                    }
+                }
+                prop_assert_eq!(ours, theirs);
+            }
+        }
     }
 }

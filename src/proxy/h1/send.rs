@@ -25,8 +25,8 @@ pub(super) struct Out {
     written: usize,
     data: Bytes,
     tail: &'static [u8],
-    /// Something was written that the stream may keep in a buffer (TLS).
-    unflushed: bool,
+    /// Something is left here, or was written that the stream may keep in a buffer (TLS).
+    busy: bool,
 }
 
 impl Out {
@@ -37,16 +37,17 @@ impl Out {
 
     /// Returns true if nothing is left here or in the stream's own buffer.
     pub(super) fn is_done(&self) -> bool {
-        self.left() == 0 && !self.unflushed
+        !self.busy
     }
 
     /// Keeps what a first write left over.
     pub(super) fn keep(&mut self, rest: &[u8]) {
         self.head.extend_from_slice(rest);
+        self.busy = true;
     }
 
     pub(super) fn mark_unflushed(&mut self) {
-        self.unflushed = true;
+        self.busy = true;
     }
 
     pub(super) fn poll_write(
@@ -64,12 +65,11 @@ impl Out {
             if n == 0 {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
-            self.unflushed = true;
             self.advance(n);
         }
-        if self.unflushed {
+        if self.busy {
             ready!(Pin::new(stream).poll_flush(cx))?;
-            self.unflushed = false;
+            self.busy = false;
         }
         Poll::Ready(Ok(()))
     }
@@ -120,6 +120,7 @@ impl Sending {
         cx: &mut Context<'_>,
     ) -> Poll<Result<bool, SendError>> {
         let frame = ready!(self.body.as_mut().poll_frame(cx));
+        out.busy = true;
         Poll::Ready(match frame {
             None => self.end(out).map(|()| true),
             Some(Ok(frame)) => self.frame(frame, out),

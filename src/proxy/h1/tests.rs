@@ -9,12 +9,13 @@ use tokio::{
     time::timeout,
 };
 
-use super::{AnswerBody, Conn, Start, Timeouts};
+use super::{AnswerBody, Conn, Start};
 use crate::{
     Backend,
     connect::Stream,
     error::ErrorKind,
     proxy::{
+        Proxy,
         idle::{Home, Wanted},
         service::Carried,
     },
@@ -34,12 +35,13 @@ struct Seen {
 async fn exchange(wire: &[u8], slices: &[usize]) -> Seen {
     let (ours, mut theirs) = UnixStream::pair().unwrap();
     let home = Arc::new(Home::new(Duration::from_secs(60), 8));
-    let timeouts = Timeouts {
-        response: Duration::from_secs(30),
-        idle: Duration::from_secs(30),
-    };
+    let timeout = Duration::from_secs(30);
+    let proxy = Proxy::new()
+        .response_timeout(timeout)
+        .and_then(|proxy| proxy.idle_timeout(timeout));
+    let settings = proxy.unwrap().settings;
     let backend = Backend::new("a", "http://127.0.0.1:1").unwrap();
-    let mut conn = Conn::new(Stream::Unix(ours), timeouts, backend.address(), 0);
+    let mut conn = Conn::new(Stream::Unix(ours), settings, backend.address(), 0);
     let start = Start {
         body: None,
         length: None,

@@ -3,9 +3,9 @@
 use bytes::Bytes;
 use evenkeel::{
     Backend, ErrorKind,
-    context::{ConnInfo, Peer, Selected},
+    context::{ConnInfo, Peer, Selected, TlsInfo},
     pool::Protocol,
-    proxy::{ForwardedFields, Proxy, TrustedPeers},
+    proxy::{ForwardedFields, HostField, Proxy, TrustedPeers},
 };
 use http::{HeaderName, Method, Request, Response, Uri, Version};
 use http_body_util::Full;
@@ -157,4 +157,51 @@ async fn options_asterisk_reaches_both_kinds_of_backend() {
         let body = body.await.unwrap().to_bytes();
         assert_eq!(body, "* shop.example", "{protocol:?}");
     }
+}
+
+#[tokio::test]
+async fn what_is_told_of_a_connection_is_what_would_be_told_of_a_new_one() {
+    let plain = Proxy::new();
+    let both = Proxy::new().forwarded(ForwardedFields::Both);
+    let to_backend = Proxy::new().host(HostField::Backend);
+    let conn = || ConnInfo::new(Peer::Tcp("192.0.2.9:1234".parse().unwrap()), Peer::Unknown);
+    let old = conn();
+    let forged = ("x-forwarded-for", "6.6.6.6");
+    let client = "198.51.100.7:1".parse().unwrap();
+    let mut heads = Vec::new();
+    for step in 0..12 {
+        // The first two are the same, so that what is kept is kept; then each thing differs once.
+        let (proxy, host, version) = match step {
+            3 => (&plain, "b.example", Version::HTTP_11),
+            5 => (&both, "a.example", Version::HTTP_11),
+            6 => (&to_backend, "a.example", Version::HTTP_11),
+            7 => (&plain, "a.example", Version::HTTP_10),
+            8 => (&plain, "", Version::HTTP_10),
+            _ => (&plain, "a.example", Version::HTTP_11),
+        };
+        let new = conn();
+        if step >= 9 {
+            old.set_tls(TlsInfo::default());
+            new.set_tls(TlsInfo::default());
+        }
+        if step >= 10 {
+            old.set_client(client);
+            new.set_client(client);
+        }
+        let origin = Scripted::play(vec![Act::Send(OK), Act::Send(OK)]).await;
+        let backend = Backend::new("a", &format!("http://{}", origin.address)).unwrap();
+        let mut both_heads = Vec::new();
+        for conn in [old.clone(), new] {
+            let mut request = request(&backend, &[forged, ("x", "1")]);
+            *request.version_mut() = version;
+            request.headers_mut().insert("host", host.parse().unwrap());
+            request.extensions_mut().insert(conn);
+            proxy.clone().oneshot(request).await.unwrap();
+            both_heads.push(origin.last_head());
+        }
+        assert_eq!(both_heads[0], both_heads[1], "request {step}");
+        heads.push(both_heads.remove(0));
+    }
+    assert!(heads[2].contains("x-forwarded-for: 192.0.2.9\r\nx-forwarded-proto: http\r\n"));
+    assert!(heads[11].contains("x-forwarded-for: 198.51.100.7\r\nx-forwarded-proto: https\r\n"));
 }

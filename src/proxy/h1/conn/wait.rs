@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{Conn, Phase, Waiting};
+use super::{super::send::Waiting, Conn, Phase};
 use crate::error::{Error, ErrorKind};
 
 impl Conn {
@@ -21,12 +21,15 @@ impl Conn {
     pub(super) fn enter(&mut self, phase: Phase) {
         self.phase = phase;
         self.watch.arm(match phase {
-            Phase::Head => self.timeouts.response,
+            Phase::Head => self.settings.timeouts.response,
             Phase::Continue => CONTINUE,
-            Phase::Body | Phase::ClientBody | Phase::Idle | Phase::Write => self.timeouts.idle,
+            Phase::Body | Phase::ClientBody | Phase::Idle | Phase::Write => {
+                self.settings.timeouts.idle
+            }
         });
     }
 
+    #[cold]
     pub(super) fn timed_out(&self) -> Error {
         let kind = match self.phase {
             Phase::ClientBody => ErrorKind::ClientBodyTimeout,

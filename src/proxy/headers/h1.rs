@@ -1,0 +1,74 @@
+//! The head in the bytes of HTTP/1.1.
+
+use super::{Facts, Length};
+use crate::{
+    pool::Backend,
+    proxy::{
+        config::{HostField, Settings},
+        emit::{line, write_number},
+    },
+};
+
+impl Facts<'_> {
+    /// Writes the request line and every field for HTTP/1.1.
+    pub(in crate::proxy) fn write_h1(
+        &self,
+        backend: &Backend,
+        settings: &Settings,
+        length: Length,
+        out: &mut Vec<u8>,
+    ) {
+        out.extend_from_slice(self.parts.method.as_str().as_bytes());
+        out.push(b' ');
+        self.write_target(backend, out);
+        match (settings.host, self.intro) {
+            (HostField::Client, Some(intro)) => out.extend_from_slice(&intro.first),
+            _ => write_host(self.host_for(backend, settings), out),
+        }
+        self.pass_on(settings, out);
+        match self.intro {
+            Some(intro) => out.extend_from_slice(&intro.fields),
+            None => self.tell(settings, out),
+        }
+        if let Some(via) = &settings.via {
+            out.extend_from_slice(&via[self.version()].line);
+        }
+        let is_bare = length == Length::None && self.upgrade.is_none() && !self.accepts_trailers;
+        if !is_bare {
+            self.write_framing(length, out);
+        }
+        out.extend_from_slice(b"\r\n");
+    }
+
+    #[inline(never)]
+    fn write_framing(&self, length: Length, out: &mut Vec<u8>) {
+        match length {
+            Length::Chunked => out.extend_from_slice(b"transfer-encoding: chunked\r\n"),
+            Length::Exact(length) => {
+                out.extend_from_slice(b"content-length: ");
+                write_number(length, out);
+                out.extend_from_slice(b"\r\n");
+            }
+            Length::None => {}
+        }
+        if let Some(upgrade) = self.upgrade {
+            line(out, "upgrade", upgrade.as_bytes());
+        }
+        match (self.upgrade.is_some(), self.accepts_trailers) {
+            (false, false) => {}
+            (true, false) => out.extend_from_slice(b"connection: upgrade\r\n"),
+            (false, true) => out.extend_from_slice(b"connection: te\r\n"),
+            (true, true) => out.extend_from_slice(b"connection: upgrade, te\r\n"),
+        }
+        if self.accepts_trailers {
+            out.extend_from_slice(b"te: trailers\r\n");
+        }
+    }
+}
+
+#[inline(never)]
+pub(super) fn write_host(host: &[u8], out: &mut Vec<u8>) {
+    out.extend_from_slice(b" HTTP/1.1\r\nhost: ");
+    out.extend_from_slice(host);
+    out.extend_from_slice(b"\r\n");
+}
