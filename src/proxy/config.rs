@@ -9,6 +9,7 @@ use std::{
     time::Duration,
 };
 
+#[cfg(feature = "http2")]
 use http::HeaderValue;
 
 use super::{ForwardedFields, TrustedPeers, h1::Timeouts, idle::Home};
@@ -43,6 +44,7 @@ pub(super) struct Settings {
 /// The field that names this hop.
 #[derive(Clone)]
 pub(super) struct Via {
+    #[cfg(feature = "http2")]
     pub(super) value: HeaderValue,
     /// The whole line, for HTTP/1.1.
     pub(super) line: Box<[u8]>,
@@ -217,9 +219,12 @@ fn via(name: &str) -> Result<[Via; 3], ConfigError> {
     let made = |version: &str| {
         let text = format!("{version} {name}");
         let line = format!("via: {text}\r\n").into_bytes().into();
-        let value = HeaderValue::try_from(text)
-            .map_err(|error| ConfigError::new("via", error.to_string()))?;
-        Ok(Via { value, line })
+        Ok(Via {
+            #[cfg(feature = "http2")]
+            value: HeaderValue::try_from(text)
+                .map_err(|error| ConfigError::new("via", error.to_string()))?,
+            line,
+        })
     };
     Ok([made("1.0")?, made("1.1")?, made("2")?])
 }

@@ -6,7 +6,9 @@ mod host;
 
 use std::net::IpAddr;
 
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Version, header, request::Parts};
+#[cfg(feature = "http2")]
+use http::HeaderMap;
+use http::{HeaderName, HeaderValue, Method, Version, header, request::Parts};
 
 use self::{class::Class, h1::write_host};
 use super::{
