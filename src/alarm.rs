@@ -273,6 +273,15 @@ struct Turner {
 impl Drop for Turner {
     fn drop(&mut self) {
         self.wheel.dead.store(true, Release);
+        // Early, so that nobody waits for a wheel that stands still, nor shares a place in it.
+        let due: Vec<Due> = {
+            let mut spokes = lock(&self.wheel.spokes);
+            spokes.held = 0;
+            spokes.spokes.iter_mut().flat_map(std::mem::take).collect()
+        };
+        due.into_iter()
+            .filter_map(|due| due.place.ring())
+            .for_each(Waker::wake);
     }
 }
 

@@ -66,7 +66,8 @@ impl Attempts {
     pub(super) fn begin(&mut self, backend: Backend) -> usize {
         self.push(Attempt {
             backend,
-            began: clock::now(),
+            // Deadlines and latencies count from here: not from what layers above computed.
+            began: clock::read(),
             duration: None,
             outcome: None,
         })

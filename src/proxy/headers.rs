@@ -223,6 +223,9 @@ impl<'a> Facts<'a> {
         self.forwarded(settings, out);
         // What a trusted peer says may be otherwise with each request.
         if let (Some(conn), Some(host), false) = (self.conn, self.host, self.trusted) {
+            if host.len() > KEPT_HOST {
+                return;
+            }
             conn.introduce(|| {
                 let mut first = Vec::new();
                 write_host(host, &mut first);
@@ -406,6 +409,8 @@ pub(super) fn refuse(why: &'static str) -> Error {
     Error::new(ErrorKind::BadRequest).with_source(why)
 }
 
+/// A name and a port (RFC 1035 §2.3.4); longer ones are not worth the memory of a connection.
+const KEPT_HOST: usize = 262;
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");

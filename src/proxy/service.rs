@@ -119,7 +119,7 @@ impl Carried {
 
     fn begin(self, settings: &Arc<Settings>, pending: Pending) -> State {
         match self.way(settings, pending) {
-            Ok(Way::Exchange(conn)) => self.exchange(conn),
+            Ok(Way::Exchange(conn)) => self.exchange(settings, conn),
             other => self.begin_otherwise(settings, other),
         }
     }
@@ -127,7 +127,7 @@ impl Carried {
     #[cold]
     fn begin_otherwise(self, settings: &Arc<Settings>, way: Result<Way, Error>) -> State {
         match way {
-            Ok(Way::Exchange(conn)) => self.exchange(conn),
+            Ok(Way::Exchange(conn)) => self.exchange(settings, conn),
             Ok(Way::Dial(home, backend, pending)) => {
                 self.dial(settings.clone(), home, backend, pending)
             }
@@ -162,7 +162,7 @@ impl Carried {
         };
         match home.take(&wanted) {
             Some(mut conn) => {
-                self.start(&mut conn, &facts, length, backend, pending, home);
+                self.start(settings, &mut conn, &facts, length, backend, pending, home);
                 Ok(Way::Exchange(conn))
             }
             None => Ok(Way::Dial(home, backend.clone(), pending)),
@@ -174,8 +174,8 @@ impl Carried {
         self.parts.method.is_idempotent() && !self.has_body && !self.again
     }
 
-    fn exchange(self, mut conn: Box<Conn>) -> State {
-        conn.carry(self);
+    fn exchange(self, settings: &Arc<Settings>, mut conn: Box<Conn>) -> State {
+        conn.carry(self, settings.clone());
         State::Exchanging(conn)
     }
 
@@ -213,8 +213,10 @@ impl Carried {
     }
 
     /// Writes the head and begins the exchange.
+    #[expect(clippy::too_many_arguments, reason = "each is at hand in two places")]
     fn start(
         &self,
+        settings: &Settings,
         conn: &mut Conn,
         facts: &Facts<'_>,
         length: Length,
@@ -238,7 +240,7 @@ impl Carried {
         };
         SCRATCH.with_borrow_mut(|head| {
             head.clear();
-            facts.write_h1(backend, conn.settings(), length, head);
+            facts.write_h1(backend, settings, length, head);
             conn.start(head, start, home);
             if head.capacity() > KEEP_SCRATCH {
                 *head = Vec::new();
@@ -309,11 +311,11 @@ fn connected(dialing: &mut Dialing, connected: Connected) -> State {
         Ok((facts, length))
     });
     let stream = connected.into_stream();
-    let mut conn = Conn::new(stream, settings.clone(), backend.address(), dialing.epoch);
+    let mut conn = Conn::new(stream, settings.timeouts, backend.address(), dialing.epoch);
     match facts {
         Ok((facts, length)) => {
-            carried.start(&mut conn, &facts, length, backend, pending, home);
-            carried.exchange(conn)
+            carried.start(&settings, &mut conn, &facts, length, backend, pending, home);
+            carried.exchange(&settings, conn)
         }
         Err(error) => State::Failed(carried.fail(error)),
     }
@@ -350,22 +352,24 @@ fn respond(mut conn: Box<Conn>, answer: Answer) -> Result<Response<Body>, Error>
 
 #[cold]
 fn switch(mut conn: Box<Conn>) -> Result<Response<Body>, Error> {
-    match conn.carried() {
-        Some(carried) => {
-            let timeout = conn.settings().tunnel_timeout;
+    match (conn.carried(), conn.settings()) {
+        (Some(carried), Some(settings)) => {
+            let timeout = settings.tunnel_timeout;
             upgrade::switch(*conn, carried.parts, timeout)
         }
-        None => Err(ErrorKind::Service.into()),
+        _ => Err(ErrorKind::Service.into()),
     }
 }
 
 /// Decides what follows a failed exchange.
 #[cold]
 fn failed(mut conn: Box<Conn>, error: Error) -> State {
-    match conn.carried() {
-        Some(carried) if carried.can_redial(&conn, &error) => carried.redial(conn.settings()),
-        Some(carried) => State::Failed(carried.fail(error)),
-        None => State::Failed(error),
+    match (conn.carried(), conn.settings()) {
+        (Some(carried), Some(settings)) if carried.can_redial(&conn, &error) => {
+            carried.redial(settings)
+        }
+        (Some(carried), _) => State::Failed(carried.fail(error)),
+        (None, _) => State::Failed(error),
     }
 }
 

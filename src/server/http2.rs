@@ -67,6 +67,8 @@ where
         loop {
             let polled = served.poll(cx);
             let gathered = gather.flush(cx);
+            // The socket has one place for a writer's waker, and the codec's was there before.
+            served.codec_due |= gathered.blocked;
             if polled.is_ready() {
                 return polled;
             }

@@ -60,7 +60,9 @@ pub(crate) struct Conn {
     epoch: u64,
     /// Authenticated for one client's connection, and of use to that one only.
     owner: Option<ConnInfo>,
-    settings: Arc<Settings>,
+    timeouts: Timeouts,
+    /// Those of the exchange; an idle connection keeps none, as their key keeps it.
+    settings: Option<Arc<Settings>>,
     /// The request of the exchange, until it is answered.
     carried: Option<Carried>,
 }
@@ -111,7 +113,7 @@ pub(crate) enum AnswerBody {
 impl Conn {
     pub(crate) fn new(
         stream: Stream,
-        settings: Arc<Settings>,
+        timeouts: Timeouts,
         address: Address,
         epoch: u64,
     ) -> Box<Self> {
@@ -134,7 +136,8 @@ impl Conn {
             address,
             epoch,
             owner: None,
-            settings,
+            timeouts,
+            settings: None,
             carried: None,
         })
     }
@@ -165,7 +168,8 @@ impl Conn {
     }
 
     /// Takes the request along, to be had back with the answer.
-    pub(crate) fn carry(&mut self, carried: Carried) {
+    pub(crate) fn carry(&mut self, carried: Carried, settings: Arc<Settings>) {
+        self.settings = Some(settings);
         self.carried = Some(carried);
     }
 
@@ -183,8 +187,8 @@ impl Conn {
         self.carried = None;
     }
 
-    pub(crate) fn settings(&self) -> &Arc<Settings> {
-        &self.settings
+    pub(crate) fn settings(&self) -> Option<&Arc<Settings>> {
+        self.settings.as_ref()
     }
 
     /// Waits for the response head; its fields take the place of the request's.
@@ -303,6 +307,7 @@ impl Conn {
             self.read = BytesMut::new();
         }
         self.reused = true;
+        self.settings = None;
         self.enter(Phase::Idle);
         home.put(self);
     }

@@ -94,7 +94,8 @@ pub(crate) fn parse(
             let stale = asked.replaceable && status == StatusCode::REQUEST_TIMEOUT && !keep_alive;
             // Only a head that is sound replaces the fields that were there: the request's, which
             // another attempt may need.
-            if !stale && (!status.is_informational() || status == StatusCode::SWITCHING_PROTOCOLS) {
+            let switches = status == StatusCode::SWITCHING_PROTOCOLS && asked.upgrade;
+            if !stale && (!status.is_informational() || switches) {
                 std::mem::swap(headers, &mut reader.fresh);
             }
             Ok(Head {

@@ -41,7 +41,7 @@ async fn exchange(wire: &[u8], slices: &[usize]) -> Seen {
         .and_then(|proxy| proxy.idle_timeout(timeout));
     let settings = proxy.unwrap().settings;
     let backend = Backend::new("a", "http://127.0.0.1:1").unwrap();
-    let mut conn = Conn::new(Stream::Unix(ours), settings, backend.address(), 0);
+    let mut conn = Conn::new(Stream::Unix(ours), settings.timeouts, backend.address(), 0);
     let start = Start {
         body: None,
         length: None,
@@ -89,7 +89,7 @@ async fn read(mut conn: Box<Conn>) -> Seen {
         failed: None,
         kept: false,
     };
-    conn.carry(Carried::alone());
+    conn.carry(Carried::alone(), Proxy::new().settings);
     let answer = match poll_fn(|cx| conn.poll_answer(cx)).await {
         Ok(answer) => answer,
         Err(error) => {

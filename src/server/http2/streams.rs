@@ -9,10 +9,7 @@ use std::{
     pin::Pin,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{
-            AtomicBool,
-            Ordering::{AcqRel, Release},
-        },
+        atomic::{AtomicBool, Ordering::AcqRel},
     },
     task::{Context, Poll, Wake, Waker},
 };
@@ -73,7 +70,8 @@ impl<F: Future<Output = ()>> Streams<F> {
         let Some(at) = self.places.get_mut(place) else {
             return;
         };
-        at.bell.rung.store(false, Release);
+        // A swap, so that what is read from here on is no older than a ring that it took back.
+        at.bell.rung.swap(false, AcqRel);
         let Some(stream) = at.stream.as_mut().as_pin_mut() else {
             return;
         };

@@ -21,11 +21,9 @@ impl Conn {
     pub(super) fn enter(&mut self, phase: Phase) {
         self.phase = phase;
         self.watch.arm(match phase {
-            Phase::Head => self.settings.timeouts.response,
+            Phase::Head => self.timeouts.response,
             Phase::Continue => CONTINUE,
-            Phase::Body | Phase::ClientBody | Phase::Idle | Phase::Write => {
-                self.settings.timeouts.idle
-            }
+            Phase::Body | Phase::ClientBody | Phase::Idle | Phase::Write => self.timeouts.idle,
         });
     }
 
