@@ -31,8 +31,9 @@ build() { # flags examples...
   RUSTFLAGS="${RUSTFLAGS:-} $flags" cargo build --release --features full --target-dir "$target" \
     "${@/#/--example=}"
 }
-# What is counted does not hang on how it is linked.
-CARGO_PROFILE_RELEASE_LTO=off build "-Cprofile-generate=$raw" backend edge axum
+# With the settings of the second build: cargo names crates by them, and what was counted under
+# other names is of no use to the compiler, which does not say so.
+build "-Cprofile-generate=$raw" backend edge axum
 mkdir -p "$target/instrumented"
 cp "$target"/release/examples/{backend,edge,axum} "$target/instrumented/"
 # What the build's own programs wrote.
