@@ -36,13 +36,28 @@ where
     S: FnMut(Request<Body>) -> F + Clone + Send + 'static,
     F: Future<Output = Result<Response<Any>, BoxError>> + Send + 'static,
 {
-    let (listener, address) = listener().await;
+    let (listener, _) = listener().await;
+    connect(
+        listener,
+        app,
+        &hyper::client::conn::http2::Builder::new(TokioExecutor::new()),
+    )
+    .await
+}
+
+async fn connect<S, F>(
+    listener: TcpListener,
+    app: S,
+    client: &hyper::client::conn::http2::Builder<TokioExecutor>,
+) -> SendRequest<Any>
+where
+    S: FnMut(Request<Body>) -> F + Clone + Send + 'static,
+    F: Future<Output = Result<Response<Any>, BoxError>> + Send + 'static,
+{
+    let address = listener.local_addr().unwrap();
     tokio::spawn(evenkeel::serve(listener, service_fn(app)).into_future());
-    let stream = TcpStream::connect(address).await.unwrap();
-    let io = TokioIo::new(stream);
-    let (sender, conn) = hyper::client::conn::http2::handshake(TokioExecutor::new(), io)
-        .await
-        .unwrap();
+    let io = TokioIo::new(TcpStream::connect(address).await.unwrap());
+    let (sender, conn) = client.handshake(io).await.unwrap();
     tokio::spawn(conn);
     sender
 }
@@ -235,6 +250,44 @@ fn a_stream_that_never_rests_leaves_the_others_their_turn() {
 }
 
 #[test]
+fn what_the_socket_has_no_room_for_goes_out_beside_a_stream_that_never_rests() {
+    both(async || {
+        let socket = tokio::net::TcpSocket::new_v4().unwrap();
+        socket.set_send_buffer_size(4 * 1_024).unwrap();
+        socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        let app = |request: Request<Body>| async move {
+            if request.uri().path() == "/restless" {
+                poll_fn(|cx| {
+                    cx.waker().wake_by_ref();
+                    Poll::<()>::Pending
+                })
+                .await;
+            }
+            let (mut frames, body) = Channel::<Bytes, BoxError>::new(1);
+            tokio::spawn(async move {
+                for _ in 0..FRAMES {
+                    frames.send_data(Bytes::from(vec![b'x'; FRAME])).await?;
+                }
+                Ok::<_, http_body_util::channel::SendError>(())
+            });
+            Ok(Response::new(any(body)))
+        };
+        // No word of the client's own wakes the codec: its window has room for all.
+        let mut client = hyper::client::conn::http2::Builder::new(TokioExecutor::new());
+        client
+            .initial_stream_window_size(1 << 30)
+            .initial_connection_window_size(1 << 30);
+        let mut sender = connect(socket.listen(8).unwrap(), app, &client).await;
+        let restless = tokio::spawn(sender.send_request(get("/restless")));
+        for _ in 0..3 {
+            let response = sender.send_request(get("/")).await.unwrap();
+            assert_eq!(whole(response).await.len(), FRAMES * FRAME);
+        }
+        restless.abort();
+    });
+}
+
+#[test]
 fn trailers_pass_and_an_early_answer_does_not_wait_for_the_upload() {
     both(async || {
         let mut sender = open(|request: Request<Body>| async move {
@@ -327,3 +380,7 @@ fn an_answer_is_as_http2_has_it() {
         assert_eq!(refused.status(), 431);
     });
 }
+
+/// Together far more than the sockets' buffers.
+const FRAMES: usize = 64;
+const FRAME: usize = 64 * 1_024;
