@@ -479,6 +479,22 @@ mod tests {
     }
 
     #[test]
+    fn an_alarm_of_a_runtime_that_ended_rings_at_once() {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_time()
+            .build()
+            .unwrap();
+        let mut task = tokio_test::task::spawn(Alarm::default());
+        runtime.block_on(async {
+            task.enter(|cx, mut alarm| alarm.arm(Duration::from_secs(60), cx));
+        });
+        assert!(task.enter(|cx, mut alarm| alarm.poll(cx)).is_pending());
+        drop(runtime);
+        assert!(task.is_woken());
+        assert!(task.enter(|cx, mut alarm| alarm.poll(cx)).is_ready());
+    }
+
+    #[test]
     fn a_runtime_that_is_not_run_holds_no_alarm_of_another_back() {
         let runtimes = [(), ()].map(|()| {
             let mut builder = tokio::runtime::Builder::new_current_thread();
