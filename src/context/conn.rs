@@ -34,23 +34,53 @@ struct Inner {
     accepted: Instant,
     client: OnceLock<SocketAddr>,
     tls: OnceLock<TlsInfo>,
-    /// A line of the log told of it; from the second on, its words are kept.
+    /// What each line of the log says of it.
     #[cfg(feature = "access-log")]
-    was_told: AtomicBool,
-    /// What each line says of it, and how much was known then.
-    #[cfg(feature = "access-log")]
-    told: OnceLock<((bool, bool), Box<[u8]>)>,
-    /// With what was known of the connection then.
+    told: Kept<Box<[u8]>>,
     #[cfg(feature = "proxy")]
-    intro: OnceLock<(Known, Intro)>,
-    /// A proxy met the connection before.
-    #[cfg(feature = "proxy")]
+    intro: Kept<Intro>,
+}
+
+/// What is made of a connection once, from its second request on: for one it is not worth the
+/// memory.
+#[cfg(any(feature = "access-log", feature = "proxy"))]
+struct Kept<T> {
+    /// It was asked for before.
     met: AtomicBool,
+    /// With what was known of the connection then.
+    made: OnceLock<(Known, T)>,
 }
 
 /// Whether the client's address and the TLS facts are filled in.
-#[cfg(feature = "proxy")]
+#[cfg(any(feature = "access-log", feature = "proxy"))]
 type Known = (bool, bool);
+
+#[cfg(any(feature = "access-log", feature = "proxy"))]
+impl<T> Kept<T> {
+    const fn new() -> Self {
+        Self {
+            met: AtomicBool::new(false),
+            made: OnceLock::new(),
+        }
+    }
+
+    /// `None` where there is nothing yet, or more is known now than was then.
+    #[cfg(feature = "proxy")]
+    fn get(&self, known: Known) -> Option<&T> {
+        let (then, made) = self.made.get()?;
+        (*then == known).then_some(made)
+    }
+
+    /// As [`get`](Self::get), making it where it is asked for again.
+    fn get_or_make(&self, known: Known, make: impl FnOnce() -> T) -> Option<&T> {
+        if !self.met.load(Relaxed) {
+            self.met.store(true, Relaxed);
+            return None;
+        }
+        let (then, made) = self.made.get_or_init(|| (known, make()));
+        (*then == known).then_some(made)
+    }
+}
 
 /// What a proxy tells backends of the connection: the same at each request, and so made once.
 #[cfg(feature = "proxy")]
@@ -79,13 +109,9 @@ impl ConnInfo {
                 client: OnceLock::new(),
                 tls: OnceLock::new(),
                 #[cfg(feature = "access-log")]
-                was_told: AtomicBool::new(false),
-                #[cfg(feature = "access-log")]
-                told: OnceLock::new(),
+                told: Kept::new(),
                 #[cfg(feature = "proxy")]
-                intro: OnceLock::new(),
-                #[cfg(feature = "proxy")]
-                met: AtomicBool::new(false),
+                intro: Kept::new(),
             }),
         }
     }
@@ -132,20 +158,16 @@ impl ConnInfo {
     /// Returns what the first proxy on the way makes of the connection, once it did.
     #[cfg(feature = "proxy")]
     pub(crate) fn intro(&self) -> Option<&Intro> {
-        let (known, intro) = self.inner.intro.get()?;
-        (*known == self.known()).then_some(intro)
+        self.inner.intro.get(self.known())
     }
 
-    /// Keeps what a proxy makes of the connection, once and from its second request on: for one
-    /// it is not worth the memory.
+    /// Keeps what a proxy makes of the connection, once and from its second request on.
     #[cfg(feature = "proxy")]
     pub(crate) fn introduce(&self, make: impl FnOnce() -> Intro) {
-        if self.inner.met.swap(true, Relaxed) && self.inner.intro.get().is_none() {
-            let _ = self.inner.intro.set((self.known(), make()));
-        }
+        let _ = self.inner.intro.get_or_make(self.known(), make);
     }
 
-    #[cfg(feature = "proxy")]
+    #[cfg(any(feature = "access-log", feature = "proxy"))]
     fn known(&self) -> Known {
         (
             self.inner.client.get().is_some(),
@@ -198,14 +220,8 @@ impl ConnInfo {
     /// again; `None` at first, and where more is known of it now than there was then.
     #[cfg(feature = "access-log")]
     pub(crate) fn told(&self, make: impl FnOnce() -> Box<[u8]>) -> Option<&[u8]> {
-        let inner = &*self.inner;
-        if !inner.was_told.load(Relaxed) {
-            inner.was_told.store(true, Relaxed);
-            return None;
-        }
-        let known = (inner.client.get().is_some(), inner.tls.get().is_some());
-        let (then, told) = inner.told.get_or_init(|| (known, make()));
-        (*then == known).then_some(told)
+        let told = self.inner.told.get_or_make(self.known(), make);
+        told.map(|words| &**words)
     }
 }
 
