@@ -35,9 +35,8 @@
 //! | a tunnel (WebSocket) | it closed | `ok` |
 //! | no request came of it | the connection ended | `bad_request`, `head_timeout`, `tls_handshake` … |
 //!
-//! Times are read off the clock once for what happens in one go (one poll of the request or of
-//! its body): a record and its first attempt begin together, and a body that came whole ends
-//! with its attempt. What a service computes within one poll may so be missing from
+//! Where a body came whole, its end is that of its attempt: within one poll of the request or of
+//! its body, the log uses the last reading of the clock again. What a service computes within one poll may so be missing from
 //! `duration_ms` and `ttfb_ms`; what it waits for never is.
 //!
 //! # Fields

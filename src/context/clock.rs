@@ -1,7 +1,8 @@
 //! One reading of the clock for what happens in one go.
 //!
-//! A reading costs about 28 ns, and a request that begins is noted at several places within a
-//! microsecond or two: the record, the first attempt. So is its end: the attempt's, the log's.
+//! A reading costs about 28 ns, and a request's end is noted at several places within a
+//! microsecond or two: the attempt's, the first byte's, the log's. Where an attempt begins and ends
+//! is read anew, as deadlines and latencies count from it.
 
 use std::cell::Cell;
 
