@@ -26,6 +26,8 @@ pub struct Backend {
 pub(super) struct Joined {
     config: Arc<Config>,
     pub(super) state: Arc<State>,
+    /// Of the requests in flight; here, as each pick asks and need not go on to the rest.
+    cap: Option<u32>,
 }
 
 #[derive(Clone)]
@@ -41,7 +43,6 @@ pub(super) struct Config {
     weight: u32,
     tier: u8,
     locality: Option<Locality>,
-    max_in_flight: Option<u32>,
     /// What each line of the log says of it.
     #[cfg(feature = "access-log")]
     told: std::sync::OnceLock<Box<[u8]>>,
@@ -64,7 +65,7 @@ impl Backend {
             ));
         }
         let config = Config::parse(id, url)?;
-        Ok(Self::join(Arc::new(config), Arc::new(State::new())))
+        Ok(Self::join(Arc::new(config), Arc::new(State::new()), None))
     }
 
     /// Sets the share of new traffic relative to the others. 0 sends no new traffic; sticky
@@ -120,7 +121,7 @@ impl Backend {
                 "0: 1 or more is accepted; weight = 0 stops new traffic",
             ));
         }
-        self.config_mut().max_in_flight = Some(max);
+        Arc::make_mut(&mut self.joined).cap = Some(max);
         Ok(self)
     }
 
@@ -215,7 +216,7 @@ impl Backend {
     /// Returns the cap of requests in flight.
     #[must_use]
     pub fn in_flight_cap(&self) -> Option<u32> {
-        self.joined.config.max_in_flight
+        self.joined.cap
     }
 
     /// Returns the requests in flight now.
@@ -364,12 +365,12 @@ impl Backend {
     }
 
     pub(super) fn with_state(&self, state: Arc<State>) -> Self {
-        Self::join(self.joined.config.clone(), state)
+        Self::join(self.joined.config.clone(), state, self.joined.cap)
     }
 
-    fn join(config: Arc<Config>, state: Arc<State>) -> Self {
+    fn join(config: Arc<Config>, state: Arc<State>, cap: Option<u32>) -> Self {
         Self {
-            joined: Arc::new(Joined { config, state }),
+            joined: Arc::new(Joined { config, state, cap }),
         }
     }
 
@@ -499,7 +500,6 @@ impl Config {
             weight: 1,
             tier: 0,
             locality: None,
-            max_in_flight: None,
             #[cfg(feature = "access-log")]
             told: std::sync::OnceLock::new(),
         })

@@ -303,9 +303,8 @@ impl Conn {
         if !(whole && self.keep) {
             return;
         }
-        if self.read.capacity() > KEEP_BUFFER {
-            self.read = BytesMut::new();
-        }
+        // Others read into the memory that it may still point to.
+        self.read = BytesMut::new();
         self.reused = true;
         self.settings = None;
         self.enter(Phase::Idle);
@@ -327,7 +326,7 @@ impl Conn {
             Framing::None => AnswerBody::None,
             Framing::Length(length) if self.read.len() as u64 == length => {
                 self.decoder = Decoder::Done;
-                AnswerBody::Whole(self.read.split().freeze())
+                AnswerBody::Whole(mem::take(&mut self.read).freeze())
             }
             _ => AnswerBody::Streaming,
         };
@@ -422,6 +421,5 @@ fn failed(kind: ErrorKind, source: impl Into<crate::BoxError>) -> Error {
 const STALE: &str = "408 (Request Timeout) on an idle connection";
 const EARLY: &str = "closed before a whole response head";
 const CUT_OFF: Malformed = Malformed("closed before the end of the body");
-const KEEP_BUFFER: usize = 16 * 1024;
 /// More interim responses than anybody has use for.
 const MAX_INTERIM: u8 = 16;

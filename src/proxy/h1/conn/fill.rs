@@ -4,11 +4,12 @@ use std::{
     cell::RefCell,
     future::Future,
     io,
-    pin::{Pin, pin},
+    pin::pin,
     task::{Context, Poll},
 };
 
-use tokio::io::{AsyncRead, AsyncReadExt, ReadBuf};
+use bytes::BytesMut;
+use tokio::io::AsyncReadExt;
 
 use super::Conn;
 
@@ -27,34 +28,33 @@ impl Conn {
         pin!(self.stream.read_buf(&mut self.read)).poll(cx)
     }
 
-    /// Reads into the thread's buffer, which is in the cache, and keeps what came: a connection
-    /// needs no more memory than its answers are long.
+    /// Reads into the thread's block and takes the part that was filled: nothing is copied, the
+    /// memory is in the cache, and an idle connection holds none.
     fn poll_fill_new(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
-        let mut scratch = READ_BUF.take().unwrap_or_else(|| vec![0; READ].into());
-        let mut buf = ReadBuf::new(&mut scratch);
-        let read = Pin::new(&mut self.stream).poll_read(cx, &mut buf);
-        let filled = buf.filled();
-        if !filled.is_empty() {
-            // What the last answer left here is used again, where its parts are gone.
-            self.read.reserve(filled.len().max(READ_KEPT));
-            self.read.extend_from_slice(filled);
+        let mut block = BLOCK.take();
+        // From its beginning again, where all that was read into it is gone.
+        if !block.try_reclaim(READ) && block.capacity() < ROOM {
+            block = BytesMut::with_capacity(READ);
         }
-        let came = filled.len();
-        READ_BUF.set(Some(scratch));
-        read.map_ok(|()| came)
+        let read = pin!(self.stream.read_buf(&mut block)).poll(cx);
+        if !block.is_empty() {
+            self.read = block.split();
+        }
+        BLOCK.set(block);
+        read
     }
 }
 
 thread_local! {
     /// What every connection of the thread reads the beginning of an answer into.
-    static READ_BUF: RefCell<Option<Box<[u8]>>> = const { RefCell::new(None) };
+    static BLOCK: RefCell<BytesMut> = RefCell::new(BytesMut::new());
 }
 
 /// What most answers fit into.
-const READ: usize = 8 * 1024;
+const READ: usize = 16 * 1024;
 /// For bodies that do not: fewer system calls, and what tokio reads in one go.
 const READ_LARGE: usize = 64 * 1024;
 /// Less room than this is not worth a system call.
 const READ_LEAST: usize = 1024;
-/// Many answers fit into it, and an idle connection may keep as much.
-const READ_KEPT: usize = 2 * 1024;
+/// What others hold of a block is half of it, before the next one is begun.
+const ROOM: usize = 8 * 1024;
