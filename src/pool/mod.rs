@@ -81,6 +81,7 @@ mod event;
 mod keepers;
 mod known;
 mod lease;
+mod load;
 mod locality;
 mod measure;
 mod orders;

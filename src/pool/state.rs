@@ -6,7 +6,7 @@ use std::{
         Arc, Mutex, MutexGuard, OnceLock, PoisonError,
         atomic::{
             AtomicBool, AtomicU8, AtomicU32, AtomicU64,
-            Ordering::{Acquire, Relaxed, Release, SeqCst},
+            Ordering::{Acquire, Relaxed, Release},
         },
     },
     time::Duration,
@@ -17,7 +17,10 @@ use tokio::{
     time::Instant,
 };
 
-use super::attachments::{Attachment, AttachmentKey, Attachments, Told};
+use super::{
+    attachments::{Attachment, AttachmentKey, Attachments, Told},
+    load::{Entered, Load},
+};
 use crate::error::ErrorKind;
 
 /// Measured health.
@@ -99,15 +102,13 @@ impl Mode {
 }
 
 pub(super) struct State {
-    hot: Hot,
+    load: Load,
     incarnation: u64,
     /// Written by the control path only; read when a snapshot is built and by onlookers.
     active: AtomicU8,
     circuit: AtomicU8,
     /// Somebody checks the members: what was not measured yet is held.
     checked: AtomicBool,
-    /// Has a cap of requests in flight.
-    capped: AtomicBool,
     /// How often the address changed.
     moves: AtomicU32,
     /// In thousandths, as measured.
@@ -139,26 +140,15 @@ struct Slow {
     flapping: bool,
 }
 
-/// Written by every request: on cache lines of their own, apart from what every pick reads.
-#[repr(align(128))]
-#[derive(Default)]
-struct Hot {
-    in_flight: AtomicU32,
-    /// How many wait for the last request in flight to end.
-    watchers: AtomicU32,
-    requests: AtomicU64,
-}
-
 impl State {
     pub(super) fn new() -> Self {
         static NEXT: AtomicU64 = AtomicU64::new(1);
         Self {
-            hot: Hot::default(),
+            load: Load::default(),
             incarnation: NEXT.fetch_add(1, Relaxed),
             active: AtomicU8::new(UNKNOWN),
             circuit: AtomicU8::new(CLOSED),
             checked: AtomicBool::new(false),
-            capped: AtomicBool::new(false),
             moves: AtomicU32::new(0),
             capacity: AtomicU32::new(FULL),
             ramp: AtomicU32::new(FULL),
@@ -184,42 +174,33 @@ impl State {
     }
 
     pub(super) fn in_flight(&self) -> u32 {
-        self.hot.in_flight.load(Relaxed)
+        self.load.in_flight()
     }
 
     pub(super) fn requests(&self) -> u64 {
-        self.hot.requests.load(Relaxed)
+        self.load.requests()
     }
 
-    /// Takes a slot, wait-free: adds, checks, and undoes where the cap was reached.
+    /// Takes a slot; false where the cap is reached. Wait-free.
     pub(super) fn enter(&self, cap: Option<u32>) -> bool {
-        if let Some(cap) = cap {
-            // A full backend is told by a read, which leaves its cache line shared.
-            if self.in_flight() >= cap {
-                return false;
-            }
-            if self.hot.in_flight.fetch_add(1, Relaxed) >= cap {
-                // A slot that became free between the two looked taken to others: tell them.
-                if self.hot.in_flight.fetch_sub(1, Relaxed) <= cap {
-                    self.tell_released();
-                }
-                return false;
-            }
-        } else {
-            self.hot.in_flight.fetch_add(1, Relaxed);
+        let Some(cap) = cap else {
+            self.load.enter();
+            return true;
+        };
+        let entered = self.load.enter_below(cap);
+        if entered == Entered::TookAnother {
+            self.tell_released();
         }
-        self.hot.requests.fetch_add(1, Relaxed);
-        true
+        entered == Entered::Yes
     }
 
     pub(super) fn leave(&self) {
-        // Ordered before the look at the watchers, as they write before they read the count.
-        let last = self.hot.in_flight.fetch_sub(1, SeqCst) == 1;
+        let awaited = self.load.leave();
         // Asked of the state: the lease may be older than the cap.
-        if self.capped.load(Relaxed) {
+        if self.load.is_capped() {
             self.tell_released();
         }
-        if last && self.hot.watchers.load(SeqCst) > 0 {
+        if awaited {
             self.emptied.notify_waiters();
         }
     }
@@ -270,7 +251,7 @@ impl State {
     }
 
     pub(super) fn set_capped(&self, capped: bool) {
-        set(&self.capped, capped);
+        self.load.set_capped(capped);
     }
 
     pub(super) fn moves(&self) -> u32 {
@@ -439,7 +420,7 @@ pub(super) struct Watching<'a>(&'a State);
 
 impl<'a> Watching<'a> {
     fn new(state: &'a State) -> Self {
-        state.hot.watchers.fetch_add(1, SeqCst);
+        state.load.watch();
         Self(state)
     }
 
@@ -449,13 +430,13 @@ impl<'a> Watching<'a> {
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.0.hot.in_flight.load(SeqCst) == 0
+        self.0.load.is_empty()
     }
 }
 
 impl Drop for Watching<'_> {
     fn drop(&mut self) {
-        self.0.hot.watchers.fetch_sub(1, SeqCst);
+        self.0.load.unwatch();
     }
 }
 
