@@ -74,7 +74,7 @@ pub(super) fn take_best_of(
             }
             last = index;
             let (backend, &weight) = (backends.get(index)?, weights.get(index)?);
-            // Caps are left to the take: to read one is a cache miss in a large pool.
+            // Caps are left to the take.
             if pick.excludes(backend) {
                 continue;
             }

@@ -65,6 +65,11 @@
 //! more, and puts one client's streams on as many cores as there are. A connection that is idle
 //! keeps the memory of eight streams at most, some 4 KiB.
 //!
+//! HTTP/2's codec opens `tracing` spans. Where anything in the program switches on the feature `log`
+//! of `tracing`, as axum's default features do, each is made though nobody hears it: 1,900
+//! instructions a request. The feature `release_max_level_debug` takes another 900 out, and events
+//! at trace level with them. The examples are built without the one and with the other.
+//!
 //! An HTTP/1.1 request without a body is read and answered through two buffers of the thread. From
 //! the first other one on (a body, `Expect`, an upgrade, anything that is not quite as RFC 9112
 //! has it) hyper's codec has the connection, and decides about all that is odd: about 15 KiB
