@@ -19,13 +19,17 @@ use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore},
     time::{Instant, Sleep, sleep_until},
 };
-use tokio_rustls::{Accept, StartHandshake, server::TlsStream as Session};
+use tokio_rustls::{Accept, StartHandshake, server::TlsStream};
 
 use super::{
+    deferring::Deferring,
     info,
     refusal::{Answer, Failure, Refusal},
 };
 use crate::context::{ConnInfo, ConnectionEventKind, ConnectionEvents};
+
+/// What a handshake ends with.
+pub(super) type Session<Io> = TlsStream<Deferring<Io>>;
 
 /// What all handshakes of a layer share.
 #[derive(Clone)]
@@ -59,11 +63,11 @@ enum Stage<Io> {
     },
     /// Waits its turn.
     Permit {
-        start: StartHandshake<Io>,
+        start: StartHandshake<Deferring<Io>>,
         turn: Turn,
     },
     /// Our flight is out, and the rest is up to the client.
-    Finish(Accept<Io>),
+    Finish(Accept<Deferring<Io>>),
     /// Tells the client why not.
     Refuse(Refusal<Io>),
     Done,
@@ -112,7 +116,8 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Handshake<Io> {
         let this = self.project();
         *this.stage = Stage::Done;
         Poll::Ready(match ended {
-            Ok(session) => {
+            Ok(mut session) => {
+                session.get_mut().0.open();
                 info::note(this.conn, session.get_ref().1, this.sni.take());
                 Ok(session)
             }
@@ -143,7 +148,7 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Handshake<Io> {
                         Hello::Accepted(accepted) => {
                             let hello = accepted.client_hello();
                             *this.sni = hello.server_name().map(Box::from);
-                            let start = StartHandshake::from_parts(accepted, io);
+                            let start = StartHandshake::from_parts(accepted, Deferring::new(io));
                             match this.shared.permits.clone().try_acquire_owned() {
                                 Ok(permit) => return self.begin(start, Some(permit), cx),
                                 Err(_) => Stage::Permit {
@@ -185,7 +190,7 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Handshake<Io> {
     /// written too, since when it will is up to the client as well.
     fn begin(
         self: Pin<&mut Self>,
-        start: StartHandshake<Io>,
+        start: StartHandshake<Deferring<Io>>,
         _permit: Option<OwnedSemaphorePermit>,
         cx: &mut Context<'_>,
     ) -> Poll<Result<Session<Io>, Failure>> {

@@ -77,7 +77,7 @@
 //! | cipher suites | forward secret and authenticated, all that rustls has; the client's preference |
 //! | ALPN | `h2`, `http/1.1` |
 //! | certificate | exact name, wildcard of one label, else the first; [`strict_sni`](TlsConfig::strict_sni) refuses instead |
-//! | tickets | on; keys change every 6 h and are forgotten after 12 h |
+//! | tickets | on, sent with the first answer; keys change every 6 h and are forgotten after 12 h |
 //! | 0-RTT | off, and cannot be switched on: a request that anyone may replay is not worth the round trip |
 //! | handshake time-out, from TCP accept | 10 s |
 //! | handshakes at once | 512 |
@@ -107,7 +107,7 @@
 //!
 //! # Cost
 //!
-//! A read or a write: one `match` over tokio-rustls. A connection: about 2 KiB until the client
+//! A read or a write: two `match`es over tokio-rustls. A connection: about 2 KiB until the client
 //! says something, then about 7 KiB, most of it rustls' own, while it is idle. One timer a
 //! handshake, none after it. [`HstsLayer`]: a reference count a response.
 
@@ -116,6 +116,7 @@ mod certificates;
 mod config;
 #[cfg(feature = "axum")]
 mod connect_info;
+mod deferring;
 mod handshake;
 mod hsts;
 mod https_redirect;

@@ -10,9 +10,8 @@ use std::{
 };
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio_rustls::server::TlsStream as Session;
 
-use super::handshake::{Handshake, Shared};
+use super::handshake::{Handshake, Session, Shared};
 use crate::context::{ConnInfo, ConnectionEvents};
 
 /// The byte stream inside TLS; its handshake runs when it is first read or written.
@@ -55,7 +54,7 @@ impl<Io> TlsStream<Io> {
     #[must_use]
     pub fn get_ref(&self) -> Option<&Io> {
         match &self.state {
-            State::Open(session) => Some(session.get_ref().0),
+            State::Open(session) => Some(session.get_ref().0.get_ref()),
             State::Handshake(_) | State::Failed => None,
         }
     }

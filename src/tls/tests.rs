@@ -7,9 +7,9 @@ use tokio::{
     io::{AsyncReadExt, AsyncWriteExt, DuplexStream},
     net::TcpStream,
 };
-use tokio_rustls::{TlsConnector, server::TlsStream as Session};
+use tokio_rustls::TlsConnector;
 
-use super::*;
+use super::{handshake::Session, *};
 use crate::context::{ConnInfo, Peer};
 
 #[test]
@@ -140,7 +140,24 @@ fn an_idle_session_holds_little_memory() {
     );
 }
 
+#[tokio::test(start_paused = true)]
+async fn tickets_come_with_the_first_answer() {
+    let (layer, config) = pair();
+    let (mut server, client) = streams(&layer, config);
+    let (served, client) = tokio::join!(server.handshake(), client);
+    served.unwrap();
+    let mut client = client.unwrap();
+    let tickets = |client: &Connected| client.get_ref().1.tls13_tickets_received();
+    let mut byte = [0];
+    let quiet = tokio::time::timeout(Duration::from_secs(1), client.read(&mut byte)).await;
+    assert!(quiet.is_err() && tickets(&client) == 0);
+    server.write_all(b"!").await.unwrap();
+    client.read_exact(&mut byte).await.unwrap();
+    assert_eq!((&byte, tickets(&client)), (b"!", 2));
+}
+
 type Connecting = tokio_rustls::Connect<DuplexStream>;
+type Connected = tokio_rustls::client::TlsStream<DuplexStream>;
 
 fn pair() -> (TlsLayer, Arc<ClientConfig>) {
     let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();

@@ -1,0 +1,286 @@
+//! The stream under a session: tickets wait for the first answer.
+//!
+//! A session writes its tickets (RFC 8446 §4.6.1) as soon as the client has finished the
+//! handshake: a packet of their own, and a system call, before there is anything to say. Here they
+//! are kept until something else is written or flushed, and go out with it.
+
+use std::{
+    io::{self, IoSlice},
+    pin::Pin,
+    task::{Context, Poll, ready},
+};
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+pub(super) struct Deferring<Io> {
+    io: Io,
+    stage: Stage,
+    /// What was kept, and is not written yet.
+    kept: Vec<u8>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    /// The next write begins a record.
+    Handshake,
+    /// The next write goes on where the socket was full.
+    HandshakeCut,
+    /// Whatever is kept waits for company.
+    Kept,
+    Open,
+}
+
+impl<Io> Deferring<Io> {
+    pub(super) fn new(io: Io) -> Self {
+        Self {
+            io,
+            stage: Stage::Handshake,
+            kept: Vec::new(),
+        }
+    }
+
+    pub(super) fn get_ref(&self) -> &Io {
+        &self.io
+    }
+
+    /// The handshake is over: what is kept goes out with the next write.
+    pub(super) fn open(&mut self) {
+        self.stage = match self.kept.is_empty() {
+            true => Stage::Open,
+            false => Stage::Kept,
+        };
+    }
+}
+
+impl<Io: AsyncWrite + Unpin> Deferring<Io> {
+    #[cold]
+    fn poll_write_early(
+        &mut self,
+        cx: &mut Context<'_>,
+        bufs: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let len = bufs.iter().map(|buf| buf.len()).sum();
+        match self.stage {
+            Stage::Handshake if !self.kept.is_empty() || is_tickets(bufs, len) => {
+                self.keep(bufs);
+                Poll::Ready(Ok(len))
+            }
+            Stage::Handshake | Stage::HandshakeCut => {
+                let wrote = ready!(Pin::new(&mut self.io).poll_write_vectored(cx, bufs))?;
+                self.stage = match wrote < len {
+                    true => Stage::HandshakeCut,
+                    false => Stage::Handshake,
+                };
+                Poll::Ready(Ok(wrote))
+            }
+            Stage::Kept => {
+                self.keep(bufs);
+                self.stage = Stage::Open;
+                // What does not fit goes before the next write, or with the flush.
+                match self.poll_kept(cx) {
+                    Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
+                    Poll::Ready(Ok(())) | Poll::Pending => Poll::Ready(Ok(len)),
+                }
+            }
+            Stage::Open => {
+                ready!(self.poll_kept(cx))?;
+                Pin::new(&mut self.io).poll_write_vectored(cx, bufs)
+            }
+        }
+    }
+
+    fn keep(&mut self, bufs: &[IoSlice<'_>]) {
+        bufs.iter().for_each(|buf| self.kept.extend_from_slice(buf));
+    }
+
+    #[cold]
+    fn poll_kept(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while !self.kept.is_empty() {
+            let wrote = ready!(Pin::new(&mut self.io).poll_write(cx, &self.kept))?;
+            if wrote == 0 {
+                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+            }
+            self.kept.drain(..wrote);
+        }
+        // An idle connection keeps no buffer.
+        self.kept = Vec::new();
+        Poll::Ready(Ok(()))
+    }
+
+    fn is_plain(&self) -> bool {
+        self.stage == Stage::Open && self.kept.is_empty()
+    }
+
+    /// Once the handshake is over, what is kept is written.
+    fn poll_rest(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.stage == Stage::Kept {
+            self.stage = Stage::Open;
+        }
+        match self.stage {
+            Stage::Open if !self.kept.is_empty() => self.poll_kept(cx),
+            _ => Poll::Ready(Ok(())),
+        }
+    }
+}
+
+/// Our flight begins with a record in clear, and an alert is short.
+fn is_tickets(bufs: &[IoSlice<'_>], len: usize) -> bool {
+    let first = bufs.iter().find_map(|buf| buf.first());
+    first == Some(&APPLICATION_DATA) && len > ALERT
+}
+
+impl<Io: AsyncRead + Unpin> AsyncRead for Deferring<Io> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_read(cx, buf)
+    }
+}
+
+impl<Io: AsyncWrite + Unpin> AsyncWrite for Deferring<Io> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        if !self.is_plain() {
+            return self.poll_write_early(cx, &[IoSlice::new(buf)]);
+        }
+        Pin::new(&mut self.io).poll_write(cx, buf)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        if !self.is_plain() {
+            return self.poll_write_early(cx, bufs);
+        }
+        Pin::new(&mut self.io).poll_write_vectored(cx, bufs)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.io.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        ready!(self.poll_rest(cx))?;
+        Pin::new(&mut self.io).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        ready!(self.poll_rest(cx))?;
+        Pin::new(&mut self.io).poll_shutdown(cx)
+    }
+}
+
+/// The type of an encrypted record (RFC 8446 §5.2).
+const APPLICATION_DATA: u8 = 23;
+/// An encrypted alert is 24 bytes long, a ticket some hundred.
+const ALERT: usize = 64;
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
+
+    use super::*;
+
+    /// A record of this type, all in all as long.
+    fn record(kind: u8, len: usize) -> Vec<u8> {
+        let mut record = vec![kind, 3, 3, 0, 0];
+        record.resize_with(len, || fastrand::u8(..));
+        record
+    }
+
+    fn came(far: &mut DuplexStream) -> usize {
+        let mut bytes = [0; 4_096];
+        let read = tokio_test::task::spawn(far.read(&mut bytes)).poll();
+        match read {
+            Poll::Ready(read) => read.unwrap(),
+            Poll::Pending => 0,
+        }
+    }
+
+    #[tokio::test]
+    async fn tickets_go_out_with_the_next_write_or_flush_and_nothing_else_waits() {
+        const HANDSHAKE: u8 = 22;
+        // What is written at the end of a handshake, and how much of it goes out at once.
+        for (kind, len, at_once) in [
+            (APPLICATION_DATA, 230, 0),
+            (APPLICATION_DATA, 24, 24),
+            (HANDSHAKE, 230, 230),
+        ] {
+            for flushes in [true, false] {
+                let (near, mut far) = duplex(4_096);
+                let mut io = Deferring::new(near);
+                io.write_all(&record(HANDSHAKE, 900)).await.unwrap();
+                io.flush().await.unwrap();
+                assert_eq!(came(&mut far), 900, "the flight does not wait");
+                io.write_all(&record(kind, len)).await.unwrap();
+                io.flush().await.unwrap();
+                assert_eq!(came(&mut far), at_once, "{kind} {len}");
+                io.open();
+                assert_eq!(came(&mut far), 0, "there is nothing to say yet");
+                if flushes {
+                    io.flush().await.unwrap();
+                    assert_eq!(came(&mut far), len - at_once);
+                }
+                let kept = io.kept.len();
+                io.write_all(&record(APPLICATION_DATA, 100)).await.unwrap();
+                assert_eq!(came(&mut far), kept + 100, "together");
+                assert_eq!((io.kept.capacity(), io.stage), (0, Stage::Open));
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn a_flight_that_the_socket_takes_in_parts_goes_on_at_once() {
+        let (near, mut far) = duplex(100);
+        let mut io = Deferring::new(near);
+        let flight = [record(22, 90), record(APPLICATION_DATA, 300)].concat();
+        let mut flying = flight.as_slice();
+        let mut out = Vec::new();
+        while !flying.is_empty() {
+            let wrote = io.write(flying).await.unwrap();
+            flying = &flying[wrote..];
+            let mut part = [0; 100];
+            let read = far.read(&mut part).await.unwrap();
+            assert_eq!(read, wrote, "none of it is kept");
+            out.extend_from_slice(&part[..read]);
+        }
+        assert!(out == flight && io.kept.is_empty());
+    }
+
+    #[tokio::test]
+    async fn whatever_the_socket_takes_all_arrives_in_order() {
+        for room in [1, 7, 64, 1_000] {
+            let (near, mut far) = duplex(room);
+            let mut sent = record(22, 400);
+            let tickets = [record(APPLICATION_DATA, 150), record(APPLICATION_DATA, 150)];
+            sent.extend(tickets.concat());
+            let answers: Vec<_> = (0..5).map(|_| record(APPLICATION_DATA, 333)).collect();
+            sent.extend(answers.concat());
+            let writes = async move {
+                let mut io = Deferring::new(near);
+                io.write_all(&sent[..400]).await.unwrap();
+                for ticket in &tickets {
+                    io.write_all(ticket).await.unwrap();
+                }
+                io.flush().await.unwrap();
+                io.open();
+                for answer in &answers {
+                    io.write_all(answer).await.unwrap();
+                }
+                io.shutdown().await.unwrap();
+                sent
+            };
+            let mut got = Vec::new();
+            let (sent, read) = tokio::join!(writes, far.read_to_end(&mut got));
+            read.unwrap();
+            assert!(got == sent, "with room for {room}");
+        }
+    }
+}
