@@ -106,10 +106,10 @@
 //! `Selected` is one allocation, the `Exchange` two where no layer above inserted it. A request
 //! that waits is boxed.
 //!
-//! About 220 ns and one allocation on a shared cloud core, the lease and
-//! the attempt in the record included: produced by `benches/layers.rs`. The pick alone, 40 ns
-//! with four backends, by `benches/pick.rs`: with 10,000 it is 80 to 250 ns, as their counters
-//! are not in the core's cache.
+//! About 230 ns and one allocation on a shared cloud core, the lease and
+//! the attempt in the record included: produced by `benches/layers.rs`. The pick alone, 31 to
+//! 46 ns with four backends, by `benches/pick.rs`: with 10,000 it is 60 to 180 ns, as their
+//! counters are not in the core's cache.
 //!
 //! # Differences from `tower::balance`
 //!

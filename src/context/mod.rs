@@ -35,7 +35,7 @@
 //!
 //! # Cost
 //!
-//! [`Exchange`]: two allocations a request, about 80 ns by `benches/layers.rs` (row `record`).
+//! [`Exchange`]: two allocations a request, about 90 ns by `benches/layers.rs` (row `record`).
 //! [`Selected`]: one an attempt. [`ConnInfo`]: one a request, and a few a connection.
 
 mod attempt;

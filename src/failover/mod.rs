@@ -107,8 +107,8 @@
 //! them. A hedge copies the head and boxes its future. With statuses to try again, each idempotent
 //! request's head is copied.
 //!
-//! About 50 ns and no allocation on a shared cloud core; with hedging
-//! about 80 ns, and 145 ns where the request waits: produced by `benches/layers.rs`.
+//! About 40 ns and no allocation on a shared cloud core; with hedging
+//! about 80 ns, and 125 ns where the request waits: produced by `benches/layers.rs`.
 //!
 //! [`Outcome::Hedged`]: crate::context::Outcome::Hedged
 //! [`Exchange::lend_head`]: crate::context::Exchange::lend_head

@@ -49,8 +49,8 @@
 //! # Cost
 //!
 //! That of its layers: no box, no clone of the stack a request. All of them over a service that
-//! answers at once: about 1,500 ns and three allocations on a shared cloud core, over a third of
-//! it the log; with hedging and `HstsLayer` about 1,700 ns:
+//! answers at once: about 1,150 ns and three allocations on a shared cloud core, a quarter of it
+//! the log; with hedging and `HstsLayer` about 1,300 ns:
 //! produced by `benches/layers.rs`.
 
 #[cfg(feature = "sticky")]
