@@ -55,10 +55,14 @@ impl Load {
             self.counted(self.word.fetch_add(REQUEST, SeqCst));
             return Entered::Yes;
         }
-        // A slot that became free between the two looked taken to others.
-        match low(self.word.fetch_sub(SLOT, Relaxed)) <= cap {
-            true => Entered::TookAnother,
-            false => Entered::No,
+        self.undo(cap)
+    }
+
+    fn undo(&self, cap: u32) -> Entered {
+        let before = low(self.word.fetch_sub(SLOT, SeqCst));
+        Entered::Undone {
+            hid_a_slot: before <= cap,
+            was_last: before == 1 && self.is_watched(),
         }
     }
 
@@ -66,7 +70,11 @@ impl Load {
     /// for that.
     pub(super) fn leave(&self) -> bool {
         // Ordered before the look at the watchers, as they write before they read the count.
-        low(self.word.fetch_sub(SLOT, SeqCst)) == 1 && self.watchers.load(SeqCst) > 0
+        low(self.word.fetch_sub(SLOT, SeqCst)) == 1 && self.is_watched()
+    }
+
+    fn is_watched(&self) -> bool {
+        self.watchers.load(SeqCst) > 0
     }
 
     fn counted(&self, before: u64) {
@@ -103,8 +111,13 @@ impl Load {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Entered {
     No,
-    /// No; for a moment there was one taken that was free.
-    TookAnother,
+    /// No; for a moment there was one more in flight.
+    Undone {
+        /// A slot that became free in between looked taken to others.
+        hid_a_slot: bool,
+        /// The last request in flight ended in between, and somebody waits for that.
+        was_last: bool,
+    },
     Yes,
 }
 
@@ -156,27 +169,50 @@ mod tests {
 
     #[test]
     fn requests_are_counted_on_where_their_half_of_the_word_is_full() {
-        for before in [
-            0,
-            HALF_TURN - 3,
-            2 * HALF_TURN - 3,
-            3 * HALF_TURN - 3,
-            7 * HALF_TURN - 3,
-            8 * HALF_TURN - 3,
-        ] {
-            for cap in [None, Some(9)] {
-                let load = after(before);
-                load.word.fetch_add(2, SeqCst);
-                for more in 0..6 {
-                    assert_eq!(load.requests(), before + more);
+        for cap in [None, Some(9)] {
+            let load = Load::default();
+            load.word.fetch_add(2, SeqCst);
+            let mut requests = 0;
+            for turn in 1..7 {
+                // None that comes to a boundary is left out.
+                let jump = turn * HALF_TURN - 3 - requests;
+                load.word.fetch_add(jump << 32, SeqCst);
+                requests += jump;
+                for _ in 0..6 {
+                    assert_eq!(load.requests(), requests);
                     assert_eq!(load.in_flight(), 2);
                     match cap {
                         Some(cap) => assert_eq!(load.enter_below(cap), Entered::Yes),
                         None => load.enter(),
                     }
                     load.leave();
+                    requests += 1;
                 }
             }
+        }
+    }
+
+    #[test]
+    fn what_is_undone_is_told_where_it_mattered() {
+        // In flight, with the one that is to be undone; whether anybody watches; what is told.
+        for (in_flight, watched, hid_a_slot, was_last) in [
+            (3, true, false, false),
+            (2, true, true, false),
+            (1, true, true, true),
+            (1, false, true, false),
+        ] {
+            let load = Load::default();
+            load.word.store(in_flight, SeqCst);
+            if watched {
+                load.watch();
+            }
+            let undone = Entered::Undone {
+                hid_a_slot,
+                was_last,
+            };
+            assert_eq!(load.undo(2), undone, "{in_flight}");
+            assert_eq!(u64::from(load.in_flight()), in_flight - 1);
+            assert_eq!(load.requests(), 0);
         }
     }
 
@@ -194,25 +230,25 @@ mod tests {
 
     #[test]
     fn a_reader_beside_requests_never_reads_fewer_than_before() {
-        const EACH: u64 = 20_000;
-        let from = 2 * HALF_TURN - EACH;
-        let load = after(from);
+        let load = after(HALF_TURN - 1);
+        let done = AtomicBool::new(false);
         thread::scope(|scope| {
-            for _ in 0..2 {
-                scope.spawn(|| {
-                    for _ in 0..EACH {
-                        load.enter();
-                        load.leave();
-                    }
-                });
-            }
-            let mut last = from;
-            while last < from + 2 * EACH {
+            scope.spawn(|| {
+                for _ in 0..300_000 {
+                    // Over a boundary, and on to the next.
+                    load.enter();
+                    load.leave();
+                    load.word.fetch_add((HALF_TURN - 1) << 32, SeqCst);
+                }
+                done.store(true, SeqCst);
+            });
+            let mut last = 0;
+            while !done.load(SeqCst) {
                 let now = load.requests();
-                assert!(last <= now && now <= from + 2 * EACH, "{last}, then {now}");
+                assert!(last <= now, "{last}, then {now}");
                 last = now;
             }
         });
-        assert_eq!(load.in_flight(), 0);
+        assert_eq!(load.requests(), 300_001 * HALF_TURN - 1);
     }
 }

@@ -187,20 +187,30 @@ impl State {
             self.load.enter();
             return true;
         };
-        let entered = self.load.enter_below(cap);
-        if entered == Entered::TookAnother {
-            self.tell_released();
+        match self.load.enter_below(cap) {
+            Entered::Yes => true,
+            Entered::No => false,
+            Entered::Undone {
+                hid_a_slot,
+                was_last,
+            } => {
+                self.tell(hid_a_slot, was_last);
+                false
+            }
         }
-        entered == Entered::Yes
     }
 
     pub(super) fn leave(&self) {
-        let awaited = self.load.leave();
+        let was_last = self.load.leave();
         // Asked of the state: the lease may be older than the cap.
-        if self.load.is_capped() {
+        self.tell(self.load.is_capped(), was_last);
+    }
+
+    fn tell(&self, released: bool, was_last: bool) {
+        if released {
             self.tell_released();
         }
-        if awaited {
+        if was_last {
             self.emptied.notify_waiters();
         }
     }
