@@ -83,6 +83,7 @@ async fn carry(ends: Ends, tunnel: Tunnel, idle_timeout: Duration) {
     let down = async {
         to_client.write_all(&ends.ahead).await?;
         tunnel.add_to_client(ends.ahead.len() as u64);
+        drop(ends.ahead);
         copy(&mut from_backend, &mut to_client, |n| {
             tunnel.add_to_client(n);
             touch();

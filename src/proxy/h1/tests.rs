@@ -1,6 +1,12 @@
 //! The exchange over a real socket, fed with whatever a backend may send, however it is sliced.
 
-use std::{future::poll_fn, sync::Arc, time::Duration};
+use std::{
+    future::{Future, poll_fn},
+    pin::pin,
+    sync::Arc,
+    task::Poll,
+    time::Duration,
+};
 
 use proptest::prelude::*;
 use tokio::{
@@ -31,16 +37,14 @@ struct Seen {
     kept: bool,
 }
 
-/// Sends `wire` in slices of these sizes as the answer to one request, then closes.
-async fn exchange(wire: &[u8], slices: &[usize]) -> Seen {
-    let (ours, mut theirs) = UnixStream::pair().unwrap();
-    let home = Arc::new(Home::new(Duration::from_secs(60), 8));
+/// A connection to a backend that a request went out on, and its other end.
+fn begun(backend: &Backend, home: Arc<Home>) -> (Box<Conn>, UnixStream) {
+    let (ours, theirs) = UnixStream::pair().unwrap();
     let timeout = Duration::from_secs(30);
     let proxy = Proxy::new()
         .response_timeout(timeout)
         .and_then(|proxy| proxy.idle_timeout(timeout));
     let settings = proxy.unwrap().settings;
-    let backend = Backend::new("a", "http://127.0.0.1:1").unwrap();
     let mut conn = Conn::new(Stream::Unix(ours), settings.timeouts, backend.address(), 0);
     let start = Start {
         body: None,
@@ -50,7 +54,15 @@ async fn exchange(wire: &[u8], slices: &[usize]) -> Seen {
         upgrades: false,
         replaceable: false,
     };
-    conn.start(b"GET / HTTP/1.1\r\n\r\n", start, home.clone());
+    conn.start(b"GET / HTTP/1.1\r\n\r\n", start, home);
+    (conn, theirs)
+}
+
+/// Sends `wire` in slices of these sizes as the answer to one request, then closes.
+async fn exchange(wire: &[u8], slices: &[usize]) -> Seen {
+    let backend = Backend::new("a", "http://127.0.0.1:1").unwrap();
+    let home = Arc::new(Home::new(Duration::from_secs(60), 8));
+    let (conn, mut theirs) = begun(&backend, home.clone());
     let peer = async {
         let mut request = [0; 18];
         theirs.read_exact(&mut request).await.unwrap();
@@ -127,6 +139,59 @@ fn run(wire: &[u8], slices: &[usize]) -> Seen {
             .await
             .expect("an exchange whose backend closed must end")
     })
+}
+
+#[test]
+fn a_stream_is_read_without_allocations_beside_another_that_is_quiet() {
+    const HEAD: &[u8] = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n";
+    const LEN: usize = 0x1000;
+    let chunk = [b"1000\r\n", &[b'x'; LEN][..], b"\r\n"].concat();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    let backend = Backend::new("a", "http://127.0.0.1:1").unwrap();
+    let home = Arc::new(Home::new(Duration::from_secs(60), 8));
+    let open = async || {
+        let (mut conn, mut theirs) = begun(&backend, home.clone());
+        conn.carry(Carried::alone(), Proxy::new().settings);
+        theirs.write_all(HEAD).await.unwrap();
+        let answer = poll_fn(|cx| conn.poll_answer(cx)).await.unwrap();
+        assert!(matches!(answer.body, AnswerBody::Streaming));
+        (conn, theirs)
+    };
+    // As much as one chunk, and then nothing for the moment.
+    let pass = async |conn: &mut Conn, theirs: &mut UnixStream| {
+        theirs.write_all(&chunk).await.unwrap();
+        let mut came = 0;
+        while came < LEN {
+            let frame = poll_fn(|cx| conn.poll_frame(cx)).await.unwrap().unwrap();
+            came += frame.into_data().unwrap().len();
+        }
+        let quiet = poll_fn(|cx| Poll::Ready(conn.poll_frame(cx).is_pending()));
+        assert!(came == LEN && quiet.await);
+    };
+    runtime.block_on(async {
+        let (mut quiet, mut other) = open().await;
+        let (mut conn, mut theirs) = open().await;
+        pass(&mut conn, &mut theirs).await;
+        pass(&mut quiet, &mut other).await;
+        let mut counted = pin!(async {
+            for _ in 0..200 {
+                pass(&mut conn, &mut theirs).await;
+            }
+        });
+        let mut allocations = 0;
+        poll_fn(|cx| {
+            let mut polled = Poll::Pending;
+            let measured = allocation_counter::measure(|| polled = counted.as_mut().poll(cx));
+            allocations += measured.count_total;
+            polled
+        })
+        .await;
+        assert_eq!(allocations, 0);
+        drop(quiet);
+    });
 }
 
 /// Pieces that heads and bodies are made of, and noise.

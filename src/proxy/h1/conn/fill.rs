@@ -29,8 +29,10 @@ impl Conn {
     }
 
     /// Reads into the thread's block and takes the part that was filled: nothing is copied, the
-    /// memory is in the cache, and an idle connection holds none.
+    /// memory is in the cache, and a connection that waits holds none.
     fn poll_fill_new(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        // It may still point to where the last part was.
+        self.read = BytesMut::new();
         let mut block = BLOCK.take();
         // From its beginning again, where all that was read into it is gone.
         if !block.try_reclaim(READ) && block.capacity() < ROOM {
@@ -56,5 +58,5 @@ const READ: usize = 16 * 1024;
 const READ_LARGE: usize = 64 * 1024;
 /// Less room than this is not worth a system call.
 const READ_LEAST: usize = 1024;
-/// What others hold of a block is half of it, before the next one is begun.
+/// With less than this left of a block that is in use, the next one is begun.
 const ROOM: usize = 8 * 1024;
