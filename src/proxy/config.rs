@@ -132,7 +132,7 @@ impl Proxy {
 
     /// Sets how many idle connections are kept with each backend.
     ///
-    /// Default: 1,024. Each costs the backend a socket, and this process about 1 KiB: it has no buffer.
+    /// Default: 1,024. Each costs the backend a socket, and this process about 1 KiB, more with TLS.
     pub fn max_idle(mut self, max: usize) -> Self {
         self.settings_mut().max_idle = max;
         self

@@ -85,7 +85,7 @@ impl TlsConfig {
     /// Lets clients resume a session by ticket (RFC 8446 §2.2), which saves both sides most of
     /// the handshake's cost. Keys are made here, live in memory only, change every 6 hours and
     /// are forgotten after 12; they outlive a reload of the certificates. In TLS 1.3, two tickets go
-    /// out with the first answer: a packet and a system call less than on their own.
+    /// out with the first write: a packet and a system call less than on their own.
     ///
     /// Default: true.
     pub fn tickets(mut self, tickets: bool) -> Self {

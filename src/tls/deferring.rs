@@ -2,7 +2,7 @@
 //!
 //! A session writes its tickets (RFC 8446 §4.6.1) as soon as the client has finished the
 //! handshake: a packet of their own, and a system call, before there is anything to say. Here they
-//! are kept until something else is written or flushed, and go out with it.
+//! are kept until something else is written, and go out with it.
 
 use std::{
     io::{self, IoSlice},
@@ -15,6 +15,8 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 pub(super) struct Deferring<Io> {
     io: Io,
     stage: Stage,
+    /// The client has spoken since the last write of the handshake.
+    heard: bool,
     /// What was kept, and is not written yet.
     kept: Vec<u8>,
 }
@@ -35,6 +37,7 @@ impl<Io> Deferring<Io> {
         Self {
             io,
             stage: Stage::Handshake,
+            heard: false,
             kept: Vec::new(),
         }
     }
@@ -61,12 +64,14 @@ impl<Io: AsyncWrite + Unpin> Deferring<Io> {
     ) -> Poll<io::Result<usize>> {
         let len = bufs.iter().map(|buf| buf.len()).sum();
         match self.stage {
-            Stage::Handshake if !self.kept.is_empty() || is_tickets(bufs, len) => {
+            Stage::Handshake if self.heard && is_tickets(bufs) => {
                 self.keep(bufs);
                 Poll::Ready(Ok(len))
             }
             Stage::Handshake | Stage::HandshakeCut => {
+                ready!(self.poll_kept(cx))?;
                 let wrote = ready!(Pin::new(&mut self.io).poll_write_vectored(cx, bufs))?;
+                self.heard = false;
                 self.stage = match wrote < len {
                     true => Stage::HandshakeCut,
                     false => Stage::Handshake,
@@ -76,11 +81,10 @@ impl<Io: AsyncWrite + Unpin> Deferring<Io> {
             Stage::Kept => {
                 self.keep(bufs);
                 self.stage = Stage::Open;
-                // What does not fit goes before the next write, or with the flush.
-                match self.poll_kept(cx) {
-                    Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
-                    Poll::Ready(Ok(())) | Poll::Pending => Poll::Ready(Ok(len)),
-                }
+                // What does not fit goes before the next write, or with the flush; an error shows
+                // there, too.
+                let _ = self.poll_kept(cx);
+                Poll::Ready(Ok(len))
             }
             Stage::Open => {
                 ready!(self.poll_kept(cx))?;
@@ -110,23 +114,13 @@ impl<Io: AsyncWrite + Unpin> Deferring<Io> {
     fn is_plain(&self) -> bool {
         self.stage == Stage::Open && self.kept.is_empty()
     }
-
-    /// Once the handshake is over, what is kept is written.
-    fn poll_rest(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if self.stage == Stage::Kept {
-            self.stage = Stage::Open;
-        }
-        match self.stage {
-            Stage::Open if !self.kept.is_empty() => self.poll_kept(cx),
-            _ => Poll::Ready(Ok(())),
-        }
-    }
 }
 
-/// Our flight begins with a record in clear, and an alert is short.
-fn is_tickets(bufs: &[IoSlice<'_>], len: usize) -> bool {
-    let first = bufs.iter().find_map(|buf| buf.first());
-    first == Some(&APPLICATION_DATA) && len > ALERT
+/// They follow the client's last words, are encrypted, and are longer than an alert, which must go
+/// out with them.
+fn is_tickets(bufs: &[IoSlice<'_>]) -> bool {
+    let mut records = bufs.iter().filter(|buf| !buf.is_empty());
+    records.all(|record| record[0] == APPLICATION_DATA && record.len() > ALERT)
 }
 
 impl<Io: AsyncRead + Unpin> AsyncRead for Deferring<Io> {
@@ -135,7 +129,12 @@ impl<Io: AsyncRead + Unpin> AsyncRead for Deferring<Io> {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_read(cx, buf)
+        let before = buf.filled().len();
+        let read = Pin::new(&mut self.io).poll_read(cx, buf);
+        if self.stage != Stage::Open {
+            self.heard |= buf.filled().len() > before;
+        }
+        read
     }
 }
 
@@ -167,12 +166,15 @@ impl<Io: AsyncWrite + Unpin> AsyncWrite for Deferring<Io> {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        ready!(self.poll_rest(cx))?;
+        // Where nothing but tickets was written, they wait on.
+        if self.stage == Stage::Open && !self.kept.is_empty() {
+            ready!(self.poll_kept(cx))?;
+        }
         Pin::new(&mut self.io).poll_flush(cx)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        ready!(self.poll_rest(cx))?;
+        ready!(self.poll_kept(cx))?;
         Pin::new(&mut self.io).poll_shutdown(cx)
     }
 }
@@ -205,34 +207,49 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn tickets_go_out_with_the_next_write_or_flush_and_nothing_else_waits() {
+    async fn tickets_go_out_with_the_next_write_and_nothing_else_waits() {
         const HANDSHAKE: u8 = 22;
-        // What is written at the end of a handshake, and how much of it goes out at once.
-        for (kind, len, at_once) in [
-            (APPLICATION_DATA, 230, 0),
-            (APPLICATION_DATA, 24, 24),
-            (HANDSHAKE, 230, 230),
+        let (ticket, alert) = ((APPLICATION_DATA, 230), (APPLICATION_DATA, 24));
+        // What is written at the end of a handshake, whether the client has spoken before, and
+        // whether it is kept.
+        for (records, heard, keeps) in [
+            (&[ticket, ticket][..], true, true),
+            (&[ticket, ticket], false, false),
+            (&[ticket, alert], true, false),
+            (&[alert], true, false),
+            (&[(HANDSHAKE, 230)], true, false),
         ] {
-            for flushes in [true, false] {
-                let (near, mut far) = duplex(4_096);
-                let mut io = Deferring::new(near);
-                io.write_all(&record(HANDSHAKE, 900)).await.unwrap();
-                io.flush().await.unwrap();
-                assert_eq!(came(&mut far), 900, "the flight does not wait");
-                io.write_all(&record(kind, len)).await.unwrap();
-                io.flush().await.unwrap();
-                assert_eq!(came(&mut far), at_once, "{kind} {len}");
-                io.open();
-                assert_eq!(came(&mut far), 0, "there is nothing to say yet");
-                if flushes {
-                    io.flush().await.unwrap();
-                    assert_eq!(came(&mut far), len - at_once);
-                }
-                let kept = io.kept.len();
-                io.write_all(&record(APPLICATION_DATA, 100)).await.unwrap();
-                assert_eq!(came(&mut far), kept + 100, "together");
-                assert_eq!((io.kept.capacity(), io.stage), (0, Stage::Open));
+            let (near, mut far) = duplex(4_096);
+            let mut io = Deferring::new(near);
+            io.write_all(&record(HANDSHAKE, 900)).await.unwrap();
+            io.flush().await.unwrap();
+            assert_eq!(came(&mut far), 900, "the flight does not wait");
+            if heard {
+                far.write_all(b"finished").await.unwrap();
+                let read = io.read(&mut [0; 64]).await.unwrap();
+                assert_eq!(read, 8);
             }
+            let records: Vec<_> = records
+                .iter()
+                .map(|&(kind, len)| record(kind, len))
+                .collect();
+            let bufs: Vec<_> = records.iter().map(|record| IoSlice::new(record)).collect();
+            let len: usize = records.iter().map(Vec::len).sum();
+            let mut wrote = io.write_vectored(&bufs).await.unwrap();
+            if wrote < len {
+                let rest = records.concat();
+                io.write_all(&rest[wrote..]).await.unwrap();
+                wrote = len;
+            }
+            io.flush().await.unwrap();
+            let at_once = if keeps { 0 } else { wrote };
+            assert_eq!(came(&mut far), at_once, "{records:?}");
+            io.open();
+            io.flush().await.unwrap();
+            assert_eq!(came(&mut far), 0, "there is nothing to say yet");
+            io.write_all(&record(APPLICATION_DATA, 100)).await.unwrap();
+            assert_eq!(came(&mut far), wrote - at_once + 100, "together");
+            assert_eq!((io.kept.capacity(), io.stage), (0, Stage::Open));
         }
     }
 
@@ -266,6 +283,7 @@ mod tests {
             let writes = async move {
                 let mut io = Deferring::new(near);
                 io.write_all(&sent[..400]).await.unwrap();
+                io.heard = true;
                 for ticket in &tickets {
                     io.write_all(ticket).await.unwrap();
                 }

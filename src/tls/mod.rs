@@ -77,7 +77,7 @@
 //! | cipher suites | forward secret and authenticated, all that rustls has; the client's preference |
 //! | ALPN | `h2`, `http/1.1` |
 //! | certificate | exact name, wildcard of one label, else the first; [`strict_sni`](TlsConfig::strict_sni) refuses instead |
-//! | tickets | on, sent with the first answer; keys change every 6 h and are forgotten after 12 h |
+//! | tickets | on, sent with the first write; keys change every 6 h and are forgotten after 12 h |
 //! | 0-RTT | off, and cannot be switched on: a request that anyone may replay is not worth the round trip |
 //! | handshake time-out, from TCP accept | 10 s |
 //! | handshakes at once | 512 |
