@@ -36,8 +36,8 @@
 //! | no request came of it | the connection ended | `bad_request`, `head_timeout`, `tls_handshake` … |
 //!
 //! Where a body came whole, its end is that of its attempt: within one poll of the request or of
-//! its body, the log uses the last reading of the clock again. What a service computes within one poll may so be missing from
-//! `duration_ms` and `ttfb_ms`; what it waits for never is.
+//! its body, the log uses the last reading of the clock again. What a service computes within one
+//! poll may so be missing from `duration_ms` and `ttfb_ms`; what it waits for never is.
 //!
 //! # Fields
 //!

@@ -5,6 +5,8 @@ use std::sync::atomic::{
     Ordering::{Relaxed, SeqCst},
 };
 
+use super::state::set;
+
 /// Requests in flight and requests so far in one word, so that a slot is taken with one addition.
 ///
 /// On cache lines of its own, apart from what every pick reads.
@@ -101,10 +103,7 @@ impl Load {
     }
 
     pub(super) fn set_capped(&self, capped: bool) {
-        // Writes what changes only.
-        if self.is_capped() != capped {
-            self.capped.store(capped, Relaxed);
-        }
+        set(&self.capped, capped);
     }
 }
 

@@ -451,7 +451,7 @@ impl Drop for Watching<'_> {
 }
 
 /// Writes what changes only: a snapshot is made of all members, whose lines every pick reads.
-fn set(flag: &AtomicBool, value: bool) {
+pub(super) fn set(flag: &AtomicBool, value: bool) {
     if flag.load(Relaxed) != value {
         flag.store(value, Relaxed);
     }
