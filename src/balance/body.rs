@@ -11,10 +11,12 @@ use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
 
 use super::{service::Shared, strategy::Ended};
+#[cfg(any(feature = "proxy", test))]
+use crate::context::Selection;
 use crate::{
     context::{Attempt, Exchange, Outcome},
     error::{BoxError, Error, ErrorKind},
-    pool::Lease,
+    pool::{Backend, Lease},
 };
 
 pin_project! {
@@ -114,6 +116,19 @@ impl Running {
             number,
             outcome: Outcome::Cancelled,
             watched,
+        }
+    }
+
+    pub(super) fn backend(&self) -> &Backend {
+        self.lease.backend()
+    }
+
+    #[cfg(any(feature = "proxy", test))]
+    pub(super) fn selection(&self) -> Selection<'_> {
+        Selection {
+            backend: self.backend(),
+            exchange: &self.exchange,
+            number: self.number,
         }
     }
 

@@ -121,6 +121,8 @@
 
 mod body;
 mod consistent_hash;
+#[cfg(any(feature = "proxy", test))]
+mod direct;
 mod hash;
 mod layer;
 mod least_requests;
@@ -137,6 +139,8 @@ mod tests;
 
 pub use body::ResponseBody;
 pub use consistent_hash::{ConsistentHash, HashKey};
+#[cfg(any(feature = "proxy", test))]
+pub(crate) use direct::Direct;
 pub use layer::{BalanceLayer, HELD_TIMEOUT, QUEUE_SIZE, QUEUE_TIMEOUT, RETRY_AFTER};
 pub use least_requests::LeastRequests;
 pub use peak_ewma::PeakEwma;

@@ -73,13 +73,32 @@ where
             .map_err(|error| Error::from_boxed(error.into()))
     }
 
-    fn call(&mut self, mut request: Request<B>) -> Self::Future {
+    fn call(&mut self, request: Request<B>) -> Self::Future {
+        self.begin(request, |inner, mut request, running| {
+            note(&mut request, running);
+            inner.call(request)
+        })
+    }
+}
+
+impl<S> Balance<S> {
+    /// Picks, and calls the inner service so where that needs no wait.
+    #[inline]
+    pub(super) fn begin<B>(
+        &mut self,
+        mut request: Request<B>,
+        call: impl FnOnce(&mut S, Request<B>, &Running) -> S::Future,
+    ) -> ResponseFuture<S::Future>
+    where
+        S: Service<Request<B>> + Clone + Send + 'static,
+        B: Send + 'static,
+    {
         let exchange = Exchange::of(request.extensions_mut());
         let state = match self.shared.route(&request, &exchange, Search::Quick) {
             Ok(route) => {
-                let running = route.begin(&self.shared, exchange, &mut request);
+                let running = route.begin(&self.shared, exchange);
                 State::Calling {
-                    inner: self.inner.call(request),
+                    inner: call(&mut self.inner, request, &running),
                     running: Some(running),
                 }
             }
@@ -224,18 +243,17 @@ struct Route {
 }
 
 impl Route {
-    fn begin<B>(
-        self,
-        shared: &Arc<Shared>,
-        exchange: Exchange,
-        request: &mut Request<B>,
-    ) -> Running {
+    fn begin(self, shared: &Arc<Shared>, exchange: Exchange) -> Running {
         let backend = self.lease.backend().clone();
-        request.extensions_mut().insert(Selected(backend.clone()));
         let number = exchange.route(self.strategy, self.candidates, self.verdict, backend);
         let watched = shared.strategy.wants_ends().then(|| shared.clone());
         Running::new(self.lease, exchange, number, watched)
     }
+}
+
+fn note<B>(request: &mut Request<B>, running: &Running) {
+    let backend = running.backend().clone();
+    request.extensions_mut().insert(Selected(backend));
 }
 
 /// How far a pick goes to find a backend with room.
@@ -302,7 +320,8 @@ impl Waiting {
         };
         drop(self.place);
         let mut request = head.map(|()| body);
-        let running = route.begin(&self.shared, exchange, &mut request);
+        let running = route.begin(&self.shared, exchange);
+        note(&mut request, &running);
         Ok((inner.call(request), running))
     }
 

@@ -62,4 +62,6 @@ pub(crate) use exchange::Told;
 pub(crate) use exchange::Wanted;
 pub use exchange::{Affinity, Exchange, LentHead, StickyVerdict};
 pub use selected::Selected;
+#[cfg(any(feature = "proxy", test))]
+pub(crate) use selected::{CallSelected, Selection};
 pub use tunnel::Tunnel;

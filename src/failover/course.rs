@@ -190,8 +190,11 @@ where
 
     /// Lets go of a response that is bettered.
     fn discard(&mut self) {
-        let held = self.beside.as_mut().and_then(|beside| beside.held.take());
-        let (Some(held), Some(watch)) = (held, &self.watch) else {
+        // Nearly always there is none, and nothing to move.
+        let Some(beside) = &mut self.beside else {
+            return;
+        };
+        let (Some(held), Some(watch)) = (beside.held.take(), &self.watch) else {
             return;
         };
         if let Some(number) = held.number {

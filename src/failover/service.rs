@@ -84,17 +84,20 @@ where
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
         let settings = &self.shared.settings;
-        let (mut request, replay) = if settings.max_attempts > 1 {
+        let mut replay = None;
+        let mut request = if settings.max_attempts > 1 {
             settings.budget.deposit();
             let room = match settings.policy.keeps_body(request.method()) {
                 true => settings.replay_limit,
                 false => 0,
             };
-            let (head, body) = request.into_parts();
-            let (body, replay) = ReplayBody::new(body, room);
-            (Request::from_parts(head, body), Some(replay))
+            request.map(|body| {
+                let (body, again) = ReplayBody::new(body, room);
+                replay = Some(again);
+                body
+            })
         } else {
-            (request.map(ReplayBody::passing), None)
+            request.map(ReplayBody::passing)
         };
         let watch = watch(settings, &mut request, replay.as_ref());
         let shared = (replay.is_some() || watch.is_some()).then(|| self.shared.clone());

@@ -18,11 +18,14 @@ use super::{
     owner::Owner,
     watch::Watch,
 };
+#[cfg(any(feature = "proxy", test))]
+use crate::context::{CallSelected, Selection};
 #[cfg(test)]
 use crate::sabotage::{self, Sabotage};
 use crate::{
     context::{Attempt, Exchange, Outcome, Selected},
     error::{BoxError, Error},
+    pool::Backend,
 };
 
 /// Judges what backends answer, and keeps their checks running; see the [module](super).
@@ -51,6 +54,16 @@ impl<S> Health<S> {
     pub fn into_inner(self) -> S {
         self.inner
     }
+
+    fn judging(&self, backend: &Backend, exchange: Option<&Exchange>) -> Option<Judging> {
+        let watch = self.owner.core().watch(backend)?;
+        Some(Judging {
+            exchange: exchange.cloned(),
+            began: watch.clock(),
+            is_trial: watch.is_trial(),
+            watch,
+        })
+    }
 }
 
 impl<S, B, R> Service<Request<B>> for Health<S>
@@ -71,17 +84,28 @@ where
     }
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
-        let judging = match request.extensions().get::<Selected>() {
-            Some(Selected(backend)) => self.owner.core().watch(backend).map(|watch| Judging {
-                exchange: request.extensions().get::<Exchange>().cloned(),
-                began: watch.clock(),
-                is_trial: watch.is_trial(),
-                watch,
-            }),
+        let extensions = request.extensions();
+        let judging = match extensions.get::<Selected>() {
+            Some(Selected(backend)) => self.judging(backend, extensions.get::<Exchange>()),
             None => None,
         };
         ResponseFuture {
             inner: self.inner.call(request),
+            judging,
+        }
+    }
+}
+
+#[cfg(any(feature = "proxy", test))]
+impl<S, B, R> CallSelected<Request<B>> for Health<S>
+where
+    S: CallSelected<Request<B>, Response = Response<R>>,
+    S::Error: Into<BoxError>,
+{
+    fn call_selected(&mut self, request: Request<B>, selection: Selection<'_>) -> Self::Future {
+        let judging = self.judging(selection.backend, Some(selection.exchange));
+        ResponseFuture {
+            inner: self.inner.call_selected(request, selection),
             judging,
         }
     }

@@ -78,7 +78,7 @@ use crate::access_log::{self, AccessLog, AccessLogLayer, Entry, Sink};
 #[cfg(feature = "sticky")]
 use crate::sticky::{Sticky, StickyLayer};
 use crate::{
-    balance::{self, Balance, BalanceLayer},
+    balance::{self, BalanceLayer, Direct},
     error::{BoxError, Error},
     failover::{Failover, FailoverLayer},
     health::{Health, HealthLayer},
@@ -87,7 +87,7 @@ use crate::{
     respond::{self, Respond, RespondLayer},
 };
 
-type Core = Failover<Balance<Health<Proxy>>>;
+type Core = Failover<Direct<Health<Proxy>>>;
 #[cfg(feature = "sticky")]
 type Session = Maybe<Sticky<Core>, Core>;
 #[cfg(not(feature = "sticky"))]
@@ -218,7 +218,8 @@ impl Builder {
     #[must_use]
     pub fn build(self) -> LoadBalancer {
         let core = self.health.layer(self.proxy);
-        let core = self.failover.layer(self.balance.layer(core));
+        let core = Direct::new(self.balance.layer(core));
+        let core = self.failover.layer(core);
         #[cfg(feature = "sticky")]
         let core = match self.sticky {
             Some(sticky) => Maybe::With(sticky.layer(core)),

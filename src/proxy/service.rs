@@ -25,7 +25,7 @@ use super::{
 };
 use crate::{
     connect::Connected,
-    context::{ConnInfo, Exchange, Selected, spare},
+    context::{CallSelected, ConnInfo, Exchange, Selected, Selection, spare},
     error::{BoxError, Error, ErrorKind},
     pool::Backend,
 };
@@ -44,6 +44,27 @@ where
     }
 
     fn call(&mut self, request: Request<B>) -> ResponseFuture {
+        self.forward(request, None)
+    }
+}
+
+impl<B> CallSelected<Request<B>> for Proxy
+where
+    B: HttpBody<Data = bytes::Bytes> + Send + 'static,
+    B::Error: Into<BoxError>,
+{
+    fn call_selected(&mut self, request: Request<B>, selection: Selection<'_>) -> ResponseFuture {
+        self.forward(request, Some(selection))
+    }
+}
+
+impl Proxy {
+    #[inline]
+    fn forward<B>(&self, request: Request<B>, selection: Option<Selection<'_>>) -> ResponseFuture
+    where
+        B: HttpBody<Data = bytes::Bytes> + Send + 'static,
+        B::Error: Into<BoxError>,
+    {
         let (parts, body) = request.into_parts();
         let exact = body.size_hint().exact();
         let pending = Pending {
@@ -52,11 +73,13 @@ where
         };
         let carried = Carried {
             parts,
+            number: selection.map(|selection| selection.number),
             has_body: pending.body.is_some(),
             again: false,
         };
+        let backend = selection.map(|selection| selection.backend);
         ResponseFuture {
-            state: carried.begin(&self.settings, pending),
+            state: carried.begin(&self.settings, backend, pending),
         }
     }
 }
@@ -92,6 +115,8 @@ type Http2 = dyn Future<Output = (Carried, Result<Response<Body>, Error>)> + Sen
 pub(super) struct Carried {
     /// Given back when there is no response, so that another attempt needs no copy.
     pub(super) parts: Parts,
+    /// The attempt's number in the record, where no note says where it goes.
+    number: Option<usize>,
     /// There is a request body: once it was touched, there is no second try here.
     has_body: bool,
     /// A try went out already on a connection that turned out to be closed.
@@ -112,13 +137,14 @@ impl Carried {
     pub(super) fn alone() -> Self {
         Self {
             parts: Request::new(()).into_parts().0,
+            number: None,
             has_body: false,
             again: false,
         }
     }
 
-    fn begin(self, settings: &Arc<Settings>, pending: Pending) -> State {
-        match self.way(settings, pending) {
+    fn begin(self, settings: &Arc<Settings>, backend: Option<&Backend>, pending: Pending) -> State {
+        match self.way(settings, backend, pending) {
             Ok(Way::Exchange(conn)) => self.exchange(settings, conn),
             other => self.begin_otherwise(settings, other),
         }
@@ -139,12 +165,18 @@ impl Carried {
         }
     }
 
-    /// Does all that needs no wait: checkout, head, first write.
-    fn way(&self, settings: &Settings, pending: Pending) -> Result<Way, Error> {
+    /// Does all that needs no wait: checkout, head, first write. Without a backend, a note says
+    /// which.
+    fn way(
+        &self,
+        settings: &Settings,
+        backend: Option<&Backend>,
+        pending: Pending,
+    ) -> Result<Way, Error> {
         if self.parts.method == Method::CONNECT {
             return Err(ErrorKind::MethodRefused.into());
         }
-        let Some(Selected(backend)) = self.parts.extensions.get::<Selected>() else {
+        let Some(backend) = backend.or_else(|| self.noted()) else {
             return Err(ErrorKind::NotRouted.into());
         };
         // What cannot be forwarded costs no connection.
@@ -167,6 +199,19 @@ impl Carried {
             }
             None => Ok(Way::Dial(home, backend.clone(), pending)),
         }
+    }
+
+    fn noted(&self) -> Option<&Backend> {
+        let selected = self.parts.extensions.get::<Selected>();
+        selected.map(|Selected(backend)| backend)
+    }
+
+    fn backend(&self) -> Option<Backend> {
+        let Some(number) = self.number else {
+            return self.noted().cloned();
+        };
+        let exchange = self.parts.extensions.get::<Exchange>()?;
+        exchange.attempts(|all| all.get(number).map(|attempt| attempt.backend.clone()))
     }
 
     /// Whether a second try here does no harm (RFC 9112 §9.3.1).
@@ -274,8 +319,7 @@ impl Carried {
     }
 
     fn redial(mut self, settings: &Arc<Settings>) -> State {
-        let selected = self.parts.extensions.get::<Selected>();
-        let Some(Selected(backend)) = selected.cloned() else {
+        let Some(backend) = self.backend() else {
             return State::Failed(self.fail(ErrorKind::NotRouted.into()));
         };
         self.again = true;

@@ -14,6 +14,7 @@
 //! EVENKEEL_SEED=4711 cargo test --features full --lib simulation::tests::every -- --nocapture
 //! ```
 
+mod middle;
 mod oracle;
 mod run;
 mod schedule;

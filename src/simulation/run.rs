@@ -20,13 +20,14 @@ use tower_layer::Layer;
 use tower_service::Service;
 
 use super::{
+    middle::Middle,
     oracle::{Counts, Invariant, Violation, id_of},
     schedule::{Behaviour, Check, FIRST_PORT, PORTS, Plan, Schedule, Spec, Step, Traffic, Upload},
     trace::{Trace, What},
     world::{Asked, Backends, Script, Sent, World},
 };
 use crate::{
-    balance::{Balance, BalanceLayer, LeastRequests, PowerOfTwo, Random, RoundRobin, Strategy},
+    balance::{BalanceLayer, Direct, LeastRequests, PowerOfTwo, Random, RoundRobin, Strategy},
     context::{Exchange, Outcome},
     failover::{Budget, Failover, FailoverLayer, Hedge},
     health::{Checks, Health, HealthLayer, Outliers, Prober},
@@ -78,7 +79,7 @@ pub(super) fn live(schedule: &Schedule) -> Life {
     }
 }
 
-type Stack = Failover<Balance<Health<Backends>>>;
+type Stack = Failover<Middle<Health<Backends>>>;
 
 /// Who gives the orders, and starts the clients.
 struct Operator {
@@ -299,7 +300,12 @@ impl Operator {
         }
         if self.stack.is_none() {
             let health = self.health.layer(Backends(self.world.clone()));
-            self.stack = Some(self.failover.layer(self.balance.layer(health)));
+            let balance = self.balance.layer(health);
+            let middle = match self.world.settings.direct {
+                true => Middle::Direct(Direct::new(balance)),
+                false => Middle::Noting(balance),
+            };
+            self.stack = Some(self.failover.layer(middle));
             if !apart {
                 self.world.oracle().checks_began(self.world.at());
             }

@@ -38,6 +38,8 @@ pub(super) struct Settings {
     pub(super) head_timeout: u64,
     /// Checks are a prober's, which may be stopped and started; else the layer's.
     pub(super) prober_apart: bool,
+    /// Balance tells what is below in the call, as in the canonical stack; else by a note.
+    pub(super) direct: bool,
 }
 
 /// A backend as it is configured.
@@ -226,6 +228,7 @@ impl Draw {
             connect_timeout: rng.u64(300..=1_000),
             head_timeout: rng.u64(500..=3_000),
             prober_apart: rng.bool(),
+            direct: rng.bool(),
         }
     }
 

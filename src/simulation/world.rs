@@ -27,7 +27,7 @@ use super::{
     schedule::{Behaviour, Check, FIRST_PORT, PORTS, Plan, Settings, Traffic, Upload},
 };
 use crate::{
-    context::{Exchange, Selected},
+    context::{CallSelected, Exchange, Selected, Selection},
     error::{Error, ErrorKind},
     health::{CheckFuture, HealthCheck, Report, Target},
     pool::Backend,
@@ -194,10 +194,34 @@ where
     }
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
+        match request.extensions().get().cloned() {
+            Some(Selected(backend)) => self.ask(request, backend),
+            None => Box::pin(async { Err(ErrorKind::NotRouted.into()) }),
+        }
+    }
+}
+
+impl<B> CallSelected<Request<B>> for Backends
+where
+    B: Body<Data = Bytes> + Send + 'static,
+{
+    fn call_selected(&mut self, request: Request<B>, selection: Selection<'_>) -> Self::Future {
+        let exchange = request.extensions().get::<Exchange>();
+        let noted = exchange.expect("each has one").attempts(|all| {
+            let attempt = &all[selection.number];
+            attempt.outcome.is_none() && attempt.backend.is_same(selection.backend)
+        });
+        assert!(noted, "the record says the same");
+        self.ask(request, selection.backend.clone())
+    }
+}
+
+impl Backends {
+    fn ask<B>(&self, request: Request<B>, backend: Backend) -> <Self as Service<Request<B>>>::Future
+    where
+        B: Body<Data = Bytes> + Send + 'static,
+    {
         let world = self.0.clone();
-        let Some(Selected(backend)) = request.extensions().get().cloned() else {
-            return Box::pin(async { Err(ErrorKind::NotRouted.into()) });
-        };
         let asked: Arc<Asked> = request.extensions().get().cloned().expect("each has one");
         // In the pick's own breath: nothing can have changed since.
         let at = world.at();

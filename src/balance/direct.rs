@@ -1,0 +1,45 @@
+//! Balance in the canonical stack: what stands below is told the selection in the call.
+
+use std::task::{Context, Poll};
+
+use http::{Request, Response};
+use http_body::Body;
+use tower_service::Service;
+
+use super::{Balance, body::ResponseBody, service::ResponseFuture};
+use crate::{
+    context::CallSelected,
+    error::{BoxError, Error},
+};
+
+/// A [`Balance`] that leaves no note where a call will do.
+#[derive(Clone, Debug)]
+pub(crate) struct Direct<S>(Balance<S>);
+
+impl<S> Direct<S> {
+    pub(crate) fn new(balance: Balance<S>) -> Self {
+        Self(balance)
+    }
+}
+
+impl<S, B, R> Service<Request<B>> for Direct<S>
+where
+    S: CallSelected<Request<B>, Response = Response<R>> + Clone + Send + 'static,
+    S::Error: Into<BoxError>,
+    B: Send + 'static,
+    R: Body,
+{
+    type Response = Response<ResponseBody<R>>;
+    type Error = Error;
+    type Future = ResponseFuture<S::Future>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
+        self.0.poll_ready(cx)
+    }
+
+    fn call(&mut self, request: Request<B>) -> Self::Future {
+        self.0.begin(request, |inner, request, running| {
+            inner.call_selected(request, running.selection())
+        })
+    }
+}

@@ -1,0 +1,45 @@
+//! Both kinds of balance, for the one suite that drives them.
+
+use std::task::{Context, Poll};
+
+use http::{Request, Response};
+use http_body::Body;
+use tower_service::Service;
+
+use crate::{
+    balance::{Balance, Direct, ResponseBody, ResponseFuture},
+    context::CallSelected,
+    error::{BoxError, Error},
+};
+
+#[derive(Clone)]
+pub(super) enum Middle<S> {
+    Direct(Direct<S>),
+    Noting(Balance<S>),
+}
+
+impl<S, B, R> Service<Request<B>> for Middle<S>
+where
+    S: CallSelected<Request<B>, Response = Response<R>> + Clone + Send + 'static,
+    S::Error: Into<BoxError>,
+    B: Send + 'static,
+    R: Body,
+{
+    type Response = Response<ResponseBody<R>>;
+    type Error = Error;
+    type Future = ResponseFuture<S::Future>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
+        match self {
+            Self::Direct(direct) => direct.poll_ready(cx),
+            Self::Noting(balance) => balance.poll_ready(cx),
+        }
+    }
+
+    fn call(&mut self, request: Request<B>) -> Self::Future {
+        match self {
+            Self::Direct(direct) => direct.call(request),
+            Self::Noting(balance) => balance.call(request),
+        }
+    }
+}
