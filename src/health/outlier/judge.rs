@@ -69,17 +69,22 @@ pub(in crate::health) fn asked_out() -> Reason {
 
 /// Whether a response asks that its backend be taken out at once.
 pub(in crate::health) fn asks_out(headers: &HeaderMap) -> bool {
-    headers.get(HEALTH).is_some_and(|word| word == "fail") || headers.contains_key(ENVOY)
+    // Neither is there, nearly always: a pass over the names costs less than two looks, for which
+    // the names would be hashed.
+    headers.keys().any(|name| {
+        let says = *name == HEALTH && headers.get(&HEALTH).is_some_and(|word| word == "fail");
+        says || *name == ENVOY
+    })
 }
 
 /// Takes away what is between the backend and the balancer.
 pub(in crate::health) fn forget_asking(headers: &mut HeaderMap) {
-    headers.remove(HEALTH);
-    headers.remove(ENVOY);
+    headers.remove(&HEALTH);
+    headers.remove(&ENVOY);
 }
 
-const HEALTH: HeaderName = HeaderName::from_static("x-evenkeel-health");
-const ENVOY: HeaderName = HeaderName::from_static("x-envoy-immediate-health-check-fail");
+static HEALTH: HeaderName = HeaderName::from_static("x-evenkeel-health");
+static ENVOY: HeaderName = HeaderName::from_static("x-envoy-immediate-health-check-fail");
 
 #[cfg(test)]
 mod tests {
