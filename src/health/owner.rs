@@ -14,7 +14,7 @@ use std::{
 use tokio::{runtime::Handle, sync::Notify, task::AbortHandle, time::Instant};
 
 use super::{check::Checks, outlier::Outliers, prober::Driver, watch::Watch};
-use crate::pool::{AttachmentKey, Backend, KeeperGuard, Pool, Role};
+use crate::pool::{AttachmentKey, Backend, KeeperGuard, Pool, Recent, Role};
 
 /// Owns the task that checks and readmits; the task ends with it.
 pub(super) struct Owner {
@@ -143,9 +143,18 @@ impl Core {
 
     /// Returns what traffic showed about a backend so far; `None` where nobody looks.
     pub(super) fn watch(self: &Arc<Self>, backend: &Backend) -> Option<Arc<Watch>> {
+        self.watch_again(backend, &mut Recent::default())
+    }
+
+    /// As [`watch`](Self::watch), for who asks again and again.
+    pub(super) fn watch_again(
+        self: &Arc<Self>,
+        backend: &Backend,
+        recent: &mut Recent<Watch>,
+    ) -> Option<Arc<Watch>> {
         let rules = self.outliers.as_ref()?;
         let make = || Watch::new(self, rules.clone(), backend);
-        Some(backend.attachment(&self.key, make))
+        Some(recent.get(backend, &self.key, make))
     }
 
     /// Has the task look at a backend's circuit.

@@ -25,7 +25,7 @@ use crate::sabotage::{self, Sabotage};
 use crate::{
     context::{Attempt, Exchange, Outcome, Selected},
     error::{BoxError, Error},
-    pool::Backend,
+    pool::{Backend, Recent},
 };
 
 /// Judges what backends answer, and keeps their checks running; see the [module](super).
@@ -33,11 +33,16 @@ use crate::{
 pub struct Health<S> {
     inner: S,
     owner: Arc<Owner>,
+    recent: Recent<Watch>,
 }
 
 impl<S> Health<S> {
     pub(super) fn new(inner: S, owner: Arc<Owner>) -> Self {
-        Self { inner, owner }
+        Self {
+            inner,
+            owner,
+            recent: Recent::default(),
+        }
     }
 
     /// Returns the inner service.
@@ -55,8 +60,9 @@ impl<S> Health<S> {
         self.inner
     }
 
-    fn judging(&self, backend: &Backend, exchange: Option<&Exchange>) -> Option<Judging> {
-        let watch = self.owner.core().watch(backend)?;
+    fn judging(&mut self, backend: &Backend, exchange: Option<&Exchange>) -> Option<Judging> {
+        let core = self.owner.core();
+        let watch = core.watch_again(backend, &mut self.recent)?;
         Some(Judging {
             exchange: exchange.cloned(),
             began: watch.clock(),

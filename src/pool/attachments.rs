@@ -53,7 +53,7 @@ impl<T> AttachmentKey<T> {
         }
     }
 
-    fn number(&self) -> u64 {
+    pub(super) fn number(&self) -> u64 {
         self.number
     }
 

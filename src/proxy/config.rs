@@ -13,7 +13,11 @@ use std::{
 use http::HeaderValue;
 
 use super::{ForwardedFields, TrustedPeers, h1::Timeouts, idle::Home};
-use crate::{connect::Connector, error::ConfigError, pool::AttachmentKey};
+use crate::{
+    connect::Connector,
+    error::ConfigError,
+    pool::{AttachmentKey, Recent},
+};
 
 /// Forwards each request to its [`Selected`](crate::context::Selected) backend; see the [module](super).
 ///
@@ -23,6 +27,7 @@ use crate::{connect::Connector, error::ConfigError, pool::AttachmentKey};
 #[must_use]
 pub struct Proxy {
     pub(super) settings: Arc<Settings>,
+    pub(super) recent: Recent<Home>,
 }
 
 #[derive(Clone)]
@@ -80,6 +85,7 @@ impl Proxy {
                 host: HostField::default(),
                 via: via("evenkeel").ok(),
             }),
+            recent: Recent::default(),
         }
     }
 

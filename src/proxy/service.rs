@@ -60,7 +60,11 @@ where
 
 impl Proxy {
     #[inline]
-    fn forward<B>(&self, request: Request<B>, selection: Option<Selection<'_>>) -> ResponseFuture
+    fn forward<B>(
+        &mut self,
+        request: Request<B>,
+        selection: Option<Selection<'_>>,
+    ) -> ResponseFuture
     where
         B: HttpBody<Data = bytes::Bytes> + Send + 'static,
         B::Error: Into<BoxError>,
@@ -79,7 +83,7 @@ impl Proxy {
         };
         let backend = selection.map(|selection| selection.backend);
         ResponseFuture {
-            state: carried.begin(&self.settings, backend, pending),
+            state: carried.begin(self, backend, pending),
         }
     }
 }
@@ -143,10 +147,10 @@ impl Carried {
         }
     }
 
-    fn begin(self, settings: &Arc<Settings>, backend: Option<&Backend>, pending: Pending) -> State {
-        match self.way(settings, backend, pending) {
-            Ok(Way::Exchange(conn)) => self.exchange(settings, conn),
-            other => self.begin_otherwise(settings, other),
+    fn begin(self, proxy: &mut Proxy, backend: Option<&Backend>, pending: Pending) -> State {
+        match self.way(proxy, backend, pending) {
+            Ok(Way::Exchange(conn)) => self.exchange(&proxy.settings, conn),
+            other => self.begin_otherwise(&proxy.settings, other),
         }
     }
 
@@ -169,10 +173,11 @@ impl Carried {
     /// which.
     fn way(
         &self,
-        settings: &Settings,
+        proxy: &mut Proxy,
         backend: Option<&Backend>,
         pending: Pending,
     ) -> Result<Way, Error> {
+        let settings = &*proxy.settings;
         if self.parts.method == Method::CONNECT {
             return Err(ErrorKind::MethodRefused.into());
         }
@@ -182,7 +187,9 @@ impl Carried {
         // What cannot be forwarded costs no connection.
         let facts = Facts::read(&self.parts, settings)?;
         let length = facts.length(pending.body.is_some(), pending.exact)?;
-        let home = home(settings, backend);
+        let home = proxy
+            .recent
+            .get(backend, &settings.key, || new_home(settings));
         #[cfg(feature = "http2")]
         if backend.http_protocol() == crate::pool::Protocol::Http2 || home.http2.is_known() {
             return Ok(Way::Http2(home, backend.clone(), pending));
@@ -333,9 +340,11 @@ impl Carried {
 }
 
 fn home(settings: &Settings, backend: &Backend) -> Arc<Home> {
-    backend.attachment(&settings.key, || {
-        Home::new(settings.timeouts.idle, settings.max_idle)
-    })
+    backend.attachment(&settings.key, || new_home(settings))
+}
+
+fn new_home(settings: &Settings) -> Home {
+    Home::new(settings.timeouts.idle, settings.max_idle)
 }
 
 /// Goes on once there is a connection.
