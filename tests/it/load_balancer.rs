@@ -104,6 +104,28 @@ async fn as_a_client_it_balances_sticks_and_fails_over() {
 }
 
 #[tokio::test]
+async fn a_connection_that_was_given_up_is_replaced_without_another_attempt() {
+    const OK: &[u8] = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
+    const LATE: &[u8] =
+        b"HTTP/1.1 408 Request Timeout\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
+    let mut acts = vec![Act::Send(OK); 9];
+    acts.extend([Act::SendAndClose(LATE), Act::Send(OK)]);
+    let origin = Scripted::play(acts).await;
+    let pool = pool(&[format!("http://{}", origin.address)]);
+    let mut balancer = LoadBalancer::builder(pool.clone())
+        .health(quiet(&pool))
+        .failover(FailoverLayer::new().max_attempts(1).unwrap())
+        .build();
+    // One service for all, which remembers what it found with the backend.
+    for _ in 0..10 {
+        let response = balancer.call(get()).await.unwrap();
+        assert_eq!(response.status(), StatusCode::OK);
+        assert_eq!(text(response).await, "ok");
+    }
+    assert_eq!(origin.connections(), 2);
+}
+
+#[tokio::test]
 async fn all_down_is_503_with_retry_after() {
     let pool = pool(&[format!("http://{}", refused())]);
     pool.maintenance("a").unwrap();
