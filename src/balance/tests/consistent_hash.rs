@@ -1,0 +1,170 @@
+//! Where keys go, which of them move, and what is done about one that all ask for.
+
+use super::*;
+use crate::pool::{Health, Measurement, Reason};
+
+fn with_header(value: usize) -> Request<()> {
+    let request = Request::get("/").header("x-user", value.to_string());
+    request.body(()).unwrap()
+}
+
+fn hashed(pool: &Pool) -> ConsistentHash {
+    let mut strategy = ConsistentHash::new(HashKey::Header("x-user".parse().unwrap()));
+    strategy.attach(pool);
+    strategy
+}
+
+/// Which backend each of 3,000 keys goes to.
+fn homes(strategy: &ConsistentHash, pool: &Pool) -> Vec<String> {
+    let home = |key| {
+        let lease = strategy.pick(&pool.snapshot(), &Pick::new(&with_header(key)));
+        lease.unwrap().backend().id().to_owned()
+    };
+    (0..3_000).map(home).collect()
+}
+
+#[test]
+fn only_the_keys_of_what_changes_move() {
+    let pool = pool(&[1, 1, 2, 1, 1, 1, 1, 1, 1]);
+    let strategy = hashed(&pool);
+    let before = homes(&strategy, &pool);
+    assert_eq!(
+        before,
+        homes(&strategy, &pool),
+        "the same key, the same backend"
+    );
+    let of = |homes: &[String], id: &str| homes.iter().filter(|h| *h == id).count();
+    assert!(
+        (240..360).contains(&of(&before, "b0")),
+        "{}",
+        of(&before, "b0")
+    );
+    assert!(
+        (500..700).contains(&of(&before, "b2")),
+        "{}",
+        of(&before, "b2")
+    );
+
+    pool.maintenance("b3").unwrap();
+    let without = homes(&strategy, &pool);
+    let moved = |a: &[String], b: &[String]| a.iter().zip(b).filter(|(a, b)| a != b).count();
+    assert_eq!(
+        moved(&before, &without),
+        of(&before, "b3"),
+        "its own keys, no other"
+    );
+    assert_eq!(of(&without, "b3"), 0);
+    pool.ready("b3").unwrap();
+    assert_eq!(before, homes(&strategy, &pool), "and all of them come back");
+
+    pool.upsert(backend(9, 1));
+    let with = homes(&strategy, &pool);
+    // Points are given out by share, so that a few of the others' go with it.
+    let newcomers = of(&with, "b9");
+    let strayed = moved(&before, &with) - newcomers;
+    assert!(
+        (200..350).contains(&newcomers) && strayed < 60,
+        "{newcomers} {strayed}"
+    );
+}
+
+#[test]
+fn a_degraded_backend_keeps_a_part_of_its_keys() {
+    let pool = pool(&[1, 1, 1, 1]);
+    let strategy = hashed(&pool);
+    let before = homes(&strategy, &pool);
+    let b0 = pool.snapshot().get("b0").unwrap().clone();
+    let measured =
+        |capacity| Measurement::new(Health::Healthy, Reason::new("L7OK", "")).capacity(capacity);
+    let mut kept = vec!["b0".to_owned(); 3_000];
+    for (capacity, least, most) in [(1.0, 1.0, 1.0), (0.5, 0.4, 0.6), (0.1, 0.05, 0.15)] {
+        pool.measure(&b0, measured(capacity));
+        let now = homes(&strategy, &pool);
+        let of = |homes: &[String]| homes.iter().filter(|h| *h == "b0").count();
+        let part = of(&now) as f64 / of(&before) as f64;
+        assert!((least..=most).contains(&part), "{part} at {capacity}");
+        for (key, home) in now.iter().enumerate() {
+            assert!(home == "b0" || before[key] == "b0" || *home == before[key]);
+            assert!(
+                home != "b0" || kept[key] == "b0",
+                "a part grows and shrinks by keys"
+            );
+        }
+        kept = now;
+    }
+}
+
+#[test]
+fn a_key_that_is_asked_for_too_often_is_spread() {
+    for count in [10, 100] {
+        let pool = pool(&vec![1; count]);
+        let strategy = hashed(&pool);
+        let request = with_header(7);
+        let picks = 20 * count;
+        let leases: Vec<_> = (0..picks)
+            .map(|_| {
+                strategy
+                    .pick(&pool.snapshot(), &Pick::new(&request))
+                    .unwrap()
+            })
+            .collect();
+        let snapshot = pool.snapshot();
+        let most = snapshot
+            .backends()
+            .iter()
+            .map(Backend::in_flight)
+            .max()
+            .unwrap();
+        // 1.25 times 20; beyond 32 backends the mean is sampled.
+        let bound = if count <= 32 { 25 } else { 50 };
+        assert!(most <= bound, "{most} of {picks} at one of {count}");
+        assert!(most >= 20);
+        drop(leases);
+    }
+}
+
+#[test]
+fn where_a_key_goes_is_frozen() {
+    let pool = pool(&[1, 1, 1, 1, 1]);
+    let strategy = hashed(&pool);
+    let homes: String = homes(&strategy, &pool)[..40]
+        .iter()
+        .map(|h| &h[1..])
+        .collect();
+    assert_eq!(homes, "2032220410321333312122013320342142443044");
+}
+
+#[test]
+fn keys_are_read_where_they_stand() {
+    let pool = pool(&[1; 16]);
+    let request = |path: &str, cookie: &str| {
+        let request = Request::get(path).header("cookie", cookie);
+        request.body(()).unwrap()
+    };
+    let home = |key: &HashKey, request: &Request<()>| {
+        let mut strategy = ConsistentHash::new(key.clone());
+        strategy.attach(&pool);
+        let lease = strategy
+            .pick(&pool.snapshot(), &Pick::new(request))
+            .unwrap();
+        lease.backend().id().to_owned()
+    };
+    let path = HashKey::Path;
+    let first = home(&path, &request("/a?x=1", ""));
+    assert_eq!(
+        first,
+        home(&path, &request("/a?x=2", "")),
+        "without the query"
+    );
+    let cookie = HashKey::Cookie("user".into());
+    let ann = home(&cookie, &request("/", "a=b; user=ann"));
+    assert_eq!(ann, home(&cookie, &request("/else", "user=ann ;z")));
+    let others = (0..50).map(|n| home(&cookie, &request("/", &format!("user={n}"))));
+    assert!(others.collect::<std::collections::HashSet<_>>().len() > 8);
+    // Without the key: in turn.
+    let mut strategy = ConsistentHash::new(cookie);
+    strategy.attach(&pool);
+    let turn = counts(&strategy, &pool, 160);
+    assert!(turn.values().all(|&count| count == 10), "{turn:?}");
+    assert!(ConsistentHash::new(path).load_factor(0.9).is_err());
+}
