@@ -1,5 +1,7 @@
+mod budgets;
+mod replays;
+
 use std::{
-    convert::Infallible,
     pin::pin,
     sync::{
         Arc,
@@ -9,15 +11,14 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{HeaderMap, Method, Request, Response};
-use http_body::{Body, Frame};
-use http_body_util::{BodyExt, Empty, Full, StreamBody};
-use proptest::prelude::*;
+use http::{Method, Request, Response};
+use http_body::Body;
+use http_body_util::{BodyExt, Empty, Full};
 use tokio_test::{assert_pending, assert_ready, task};
 use tower::{Layer, Service, ServiceExt};
 use tower_test::mock::{self, Handle};
 
-use super::{layer::*, replay::Replay, *};
+use super::{layer::*, *};
 use crate::{Backend, Error, ErrorKind, context::Exchange};
 
 type Sent<B> = Request<ReplayBody<B>>;
@@ -220,74 +221,6 @@ async fn the_first_error_stands_where_there_is_no_other_backend() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_empty_budget_ends_retries_for_all_services_of_a_layer() {
-    let layer = FailoverLayer::new().budget(Budget::new(0.0, 0.1).unwrap());
-    let (calls, _) = run(&layer, Method::GET, full(), &[CLOSED, CLOSED]).await;
-    assert_eq!(calls, 2, "one retry was saved up");
-    let (calls, end) = run(&layer, Method::GET, full(), &[CLOSED, CLOSED]).await;
-    assert_eq!(calls, 1, "and it is used up");
-    assert!(
-        end.unwrap_err().take_unsent().is_some(),
-        "an error that stands must give back what it had"
-    );
-    tokio::time::advance(Duration::from_secs(10)).await;
-    let (calls, _) = run(&layer, Method::GET, full(), &[CLOSED, CLOSED]).await;
-    assert_eq!(calls, 2, "time earns the next");
-}
-
-#[tokio::test(start_paused = true)]
-async fn only_attempts_that_may_have_reached_a_backend_are_paid_for() {
-    const LATE: Ending = Ending {
-        kind: ErrorKind::ConnectTimeout,
-        ..REFUSED
-    };
-    const NO_TLS: Ending = Ending {
-        kind: ErrorKind::ConnectTls,
-        ..REFUSED
-    };
-    // An idle connection broke under the request, and a new one was refused.
-    const REDIALLED: Ending = Ending {
-        sent: true,
-        ..REFUSED
-    };
-    const SAVED: usize = 5;
-    // How the attempts end, how many are made, what is paid of it, and how many are made where
-    // there is nothing to pay from.
-    let table: &[(&[Ending], usize, usize, usize)] = &[
-        (&[REFUSED, REFUSED, REFUSED], 3, 0, 3),
-        (&[CLOSED, CLOSED, CLOSED], 3, 2, 1),
-        (&[REFUSED, CLOSED, CLOSED], 3, 1, 2),
-        (&[REFUSED, REFUSED, CLOSED], 3, 0, 3),
-        // What was paid for the second is for the third, or comes back.
-        (&[CLOSED, REFUSED, CLOSED], 3, 1, 1),
-        (&[CLOSED, REFUSED, REFUSED], 3, 0, 1),
-        (&[CLOSED, NONE_LEFT], 2, 0, 1),
-        (&[REFUSED, NONE_LEFT], 2, 0, 2),
-        (&[NONE_LEFT], 1, 0, 1),
-        (&[LATE, REFUSED, REFUSED], 3, 0, 1),
-        (&[LATE, LATE, LATE], 3, 2, 1),
-        (&[NO_TLS, NO_TLS, NO_TLS], 3, 2, 1),
-        (&[REDIALLED, REDIALLED, REDIALLED], 3, 2, 1),
-    ];
-    for (ends, made, paid, free) in table {
-        let what: Vec<_> = ends.iter().map(|end| (end.kind, end.sent)).collect();
-        let budget = Budget::new(0.0, SAVED as f64 / 10.0).unwrap();
-        let layer = FailoverLayer::new().max_attempts(3).unwrap();
-        let rich = layer.clone().budget(budget.clone());
-        let (calls, _) = run(&rich, Method::GET, full(), ends).await;
-        assert_eq!(calls, *made, "{what:?}");
-        let now = tokio::time::Instant::now();
-        let left = (0..SAVED).take_while(|_| budget.withdraw(now)).count();
-        assert_eq!(SAVED - left, *paid, "{what:?}: of the budget");
-
-        let poor = layer.budget(Budget::new(0.0, 0.0).unwrap());
-        let (calls, end) = run(&poor, Method::GET, full(), ends).await;
-        assert_eq!(calls, *free, "{what:?}: with an empty budget");
-        assert!(end.unwrap_err().kind() != ErrorKind::Service);
-    }
-}
-
-#[tokio::test(start_paused = true)]
 async fn a_service_that_keeps_the_head_is_not_called_again() {
     let calls = Arc::new(AtomicUsize::new(0));
     let counted = calls.clone();
@@ -318,119 +251,6 @@ async fn a_policy_of_ones_own_decides() {
     let layer = FailoverLayer::new().with_policy(Never);
     let (calls, _) = run(&layer, Method::GET, full(), &[REFUSED]).await;
     assert_eq!(calls, 1);
-}
-
-#[test]
-fn a_cancelled_attempt_reads_nothing_any_more() {
-    let (first, replay) = ReplayBody::new(full(), 1_024);
-    let mut second = task::spawn(replay.next(true));
-    let mut first = task::spawn(first);
-    let stolen = assert_ready!(first.enter(|cx, body| body.poll_frame(cx)));
-    assert!(
-        stolen.unwrap().is_err(),
-        "the old attempt must not get a frame"
-    );
-    let frame = assert_ready!(second.enter(|cx, body| body.poll_frame(cx)));
-    assert_eq!(frame.unwrap().unwrap().into_data().unwrap(), "some bytes");
-}
-
-#[test]
-fn an_ended_body_costs_nothing_and_is_always_there_again() {
-    let (body, replay) = ReplayBody::new(Empty::<Bytes>::new(), 0);
-    assert!(body.is_end_stream() && body.size_hint().exact() == Some(0));
-    assert!(matches!(replay, Replay::Empty));
-    assert!(replay.is_untouched() && replay.is_possible());
-}
-
-#[test]
-fn lengths_are_known_at_each_attempt() {
-    let (body, replay) = ReplayBody::new(full(), 1_024);
-    assert_eq!(body.size_hint().exact(), Some(10));
-    let mut body = task::spawn(body);
-    let _ = assert_ready!(body.enter(|cx, body| body.poll_frame(cx)));
-    assert_eq!(body.size_hint().exact(), Some(0));
-    assert!(body.is_end_stream());
-    let next = replay.next(true);
-    assert_eq!(
-        next.size_hint().exact(),
-        Some(10),
-        "Content-Length must be the same"
-    );
-    assert!(!next.is_end_stream());
-}
-
-#[test]
-fn nothing_is_kept_once_the_response_is_there() {
-    let kept = Bytes::from(vec![7; 100]);
-    let (body, replay) = ReplayBody::new(Full::new(kept.clone()), 1_024);
-    replay.give_up();
-    let mut body = task::spawn(body);
-    let frame = assert_ready!(body.enter(|cx, body| body.poll_frame(cx)));
-    drop(frame);
-    assert!(kept.is_unique(), "no handle may be left behind");
-}
-
-fn chunks(
-    chunks: &[Vec<u8>],
-    trailers: bool,
-) -> impl Body<Data = Bytes, Error = Infallible> + Send + use<> {
-    let mut frames: Vec<_> = chunks
-        .iter()
-        .map(|chunk| Ok(Frame::data(Bytes::from(chunk.clone()))))
-        .collect();
-    if trailers {
-        let mut fields = HeaderMap::new();
-        fields.insert("x-sum", "1".parse().unwrap());
-        frames.push(Ok(Frame::trailers(fields)));
-    }
-    StreamBody::new(Stream(frames.into_iter()))
-}
-
-struct Stream<I>(I);
-
-impl<I: Iterator + Unpin> futures_core::Stream for Stream<I> {
-    type Item = I::Item;
-
-    fn poll_next(
-        mut self: std::pin::Pin<&mut Self>,
-        _: &mut std::task::Context<'_>,
-    ) -> std::task::Poll<Option<I::Item>> {
-        std::task::Poll::Ready(self.0.next())
-    }
-}
-
-proptest! {
-    #[test]
-    fn a_replay_is_the_same_bytes(
-        sent in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..50), 0..12),
-        cuts in prop::collection::vec(0_usize..14, 0..4),
-        trailers in any::<bool>(),
-        room in 0_usize..600,
-    ) {
-        let wanted = sent.concat();
-        let (body, replay) = ReplayBody::new(chunks(&sent, trailers), room);
-        let mut body = body;
-        for cut in cuts {
-            let mut cancelled = task::spawn(body);
-            let mut read = 0;
-            for _ in 0..cut {
-                let frame = assert_ready!(cancelled.enter(|cx, body| body.poll_frame(cx)));
-                let Some(frame) = frame else { break };
-                read += match frame.unwrap().into_data() {
-                    Ok(data) => data.len(),
-                    Err(_) => 6,
-                };
-            }
-            prop_assert!(read <= room || !replay.is_possible(), "{read} were read, {room} kept");
-            if !replay.is_possible() {
-                return Ok(());
-            }
-            body = replay.next(false);
-        }
-        let all = tokio_test::block_on(body.collect()).unwrap();
-        prop_assert_eq!(all.trailers().is_some(), trailers, "trailers must be sent again");
-        prop_assert_eq!(all.to_bytes(), wanted, "each attempt must send the same bytes");
-    }
 }
 
 #[test]
