@@ -31,23 +31,16 @@ pin_project! {
 }
 
 impl<R: Body> ResponseBody<R> {
-    pub(super) fn new(inner: R, running: Running) -> Self {
+    /// Without `running` for a response whose end is elsewhere: a tunnel's.
+    #[inline]
+    pub(super) fn new(inner: R, mut running: Option<Running>) -> Self {
         // hyper drops such a body without polling it.
-        let running = if inner.is_end_stream() {
-            running.end(Outcome::Ok);
-            None
-        } else {
-            Some(running)
-        };
-        Self { inner, running }
-    }
-
-    /// For a response whose end is elsewhere: a tunnel's.
-    pub(super) fn detached(inner: R) -> Self {
-        Self {
-            inner,
-            running: None,
+        if inner.is_end_stream() {
+            if let Some(running) = running.take() {
+                running.end(Outcome::Ok);
+            }
         }
+        Self { inner, running }
     }
 
     /// Returns the inner body, and lets go of the lease.

@@ -388,9 +388,15 @@ where
         let mut state = self.project().state;
         loop {
             match state.as_mut().project() {
+                // A response is moved once.
                 StateProj::Calling { inner, running } => {
-                    let result = ready!(inner.poll(cx));
-                    return Poll::Ready(finish(result, running.take()));
+                    return match inner.poll(cx) {
+                        Poll::Pending => Poll::Pending,
+                        Poll::Ready(Ok(response)) => Poll::Ready(Ok(answer(response, running))),
+                        Poll::Ready(Err(error)) => {
+                            Poll::Ready(Err(fail(Error::from_boxed(error.into()), running)))
+                        }
+                    };
                 }
                 StateProj::Waiting { wait } => {
                     let next = match ready!(wait.as_mut().poll(cx)) {
@@ -424,29 +430,30 @@ impl<F> fmt::Debug for ResponseFuture<F> {
     }
 }
 
-fn finish<R: Body, E: Into<BoxError>>(
-    result: Result<Response<R>, E>,
-    running: Option<Running>,
-) -> Result<Response<ResponseBody<R>>, Error> {
-    match (result, running) {
-        (Ok(response), Some(mut running)) => {
-            running.tell(Ended::Answered(response.status()));
-            if let Some(tunnel) = response.extensions().get::<Tunnel>() {
-                tunnel.hold(running.until_dropped());
-                return Ok(response.map(ResponseBody::detached));
-            }
-            Ok(response.map(|body| ResponseBody::new(body, running)))
-        }
-        (Ok(response), None) => Ok(response.map(ResponseBody::detached)),
-        (Err(error), running) => {
-            let error = Error::from_boxed(error.into());
-            if let Some(mut running) = running {
-                running.tell(Ended::Failed(error.kind()));
-                running.end(Outcome::Failed(error.kind()));
-            }
-            Err(error)
+#[inline]
+fn answer<R: Body>(
+    response: Response<R>,
+    running: &mut Option<Running>,
+) -> Response<ResponseBody<R>> {
+    let mut running = running.take();
+    if let Some(running) = &mut running {
+        running.tell(Ended::Answered(response.status()));
+    }
+    if let Some(tunnel) = response.extensions().get::<Tunnel>() {
+        if let Some(running) = running.take() {
+            tunnel.hold(running.until_dropped());
         }
     }
+    response.map(|body| ResponseBody::new(body, running))
+}
+
+#[cold]
+fn fail(error: Error, running: &mut Option<Running>) -> Error {
+    if let Some(mut running) = running.take() {
+        running.tell(Ended::Failed(error.kind()));
+        running.end(Outcome::Failed(error.kind()));
+    }
+    error
 }
 
 /// What stands for the strategy's name while the pool panics.

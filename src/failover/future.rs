@@ -141,9 +141,15 @@ where
     ) -> Poll<Result<S::Response, Error>> {
         loop {
             let next = match self.as_mut().project() {
+                // A response is moved once.
                 AttemptProjection::Calling { future } => {
-                    let result = ready!(future.poll(cx));
-                    return Poll::Ready(result.map_err(|error| Error::from_boxed(error.into())));
+                    return match future.poll(cx) {
+                        Poll::Pending => Poll::Pending,
+                        Poll::Ready(Ok(response)) => Poll::Ready(Ok(response)),
+                        Poll::Ready(Err(error)) => {
+                            Poll::Ready(Err(Error::from_boxed(error.into())))
+                        }
+                    };
                 }
                 AttemptProjection::Gone => return Poll::Pending,
                 AttemptProjection::Readying { next } => {

@@ -5,7 +5,7 @@ use std::{
     future::Future,
     pin::Pin,
     sync::Arc,
-    task::{Context, Poll, ready},
+    task::{Context, Poll},
 };
 
 use http::{Request, Response};
@@ -228,14 +228,23 @@ where
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
-        let mut result = ready!(this.inner.poll(cx)).map_err(|e| Error::from_boxed(e.into()));
-        if let Some(judging) = this.judging.take() {
-            match &mut result {
-                Ok(response) => judging.respond(response),
-                Err(error) => judging.end(judge_error(error)),
+        // A response is moved once.
+        match this.inner.poll(cx) {
+            Poll::Pending => Poll::Pending,
+            Poll::Ready(Ok(mut response)) => {
+                if let Some(judging) = this.judging.take() {
+                    judging.respond(&mut response);
+                }
+                Poll::Ready(Ok(response))
+            }
+            Poll::Ready(Err(error)) => {
+                let error = Error::from_boxed(error.into());
+                if let Some(judging) = this.judging.take() {
+                    judging.end(judge_error(&error));
+                }
+                Poll::Ready(Err(error))
             }
         }
-        Poll::Ready(result)
     }
 }
 
