@@ -1,5 +1,6 @@
 //! The stack as a whole: its order, what it costs, and what wrong orders do.
 
+mod cost;
 mod drain;
 mod routing;
 mod strategies;
