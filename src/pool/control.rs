@@ -63,17 +63,18 @@ pub(super) struct Control {
 }
 
 impl Pool {
-    /// Makes a pool of these backends.
+    /// Makes a pool of these backends. One that is, or was, a member of another pool is a backend
+    /// of its own here: what is known of it there, its requests in flight included, stays there.
     ///
     /// # Errors
     ///
     /// When two have the same id.
     pub fn new(backends: impl IntoIterator<Item = Backend>) -> Result<Self, ConfigError> {
-        let backends: Vec<_> = backends.into_iter().collect();
+        let mut backends: Vec<_> = backends.into_iter().collect();
         refuse_duplicates(&backends)?;
         let room = Arc::new(Notify::new());
-        for backend in &backends {
-            let _ = backend.joined.state.released.set(room.clone());
+        for backend in &mut backends {
+            *backend = enter(backend.clone(), &room);
             backend
                 .joined
                 .state
@@ -261,16 +262,7 @@ impl Pool {
     /// Joins new settings to the state that belongs to the id; says whether the address changed.
     fn adopt(&self, new: Backend, previous: Option<&Backend>) -> (Backend, EventKind, bool) {
         let Some(previous) = previous else {
-            // A handle whose state another pool or an earlier membership used starts anew.
-            let fresh = match new.joined.state.released.set(self.inner.room.clone()) {
-                Ok(()) => new,
-                Err(_) => {
-                    let state = Arc::new(super::state::State::new());
-                    let _ = state.released.set(self.inner.room.clone());
-                    new.with_state(state)
-                }
-            };
-            return (fresh, EventKind::Added, false);
+            return (enter(new, &self.inner.room), EventKind::Added, false);
         };
         let moved = !new.same_address(previous);
         if moved {
@@ -409,6 +401,19 @@ impl std::ops::Deref for SnapshotGuard {
 
     fn deref(&self) -> &Snapshot {
         &self.guard
+    }
+}
+
+/// Makes a member of a backend. One whose state another pool or an earlier membership used starts
+/// anew: what that pool is told of a slot that becomes free, this one would not hear.
+fn enter(new: Backend, room: &Arc<Notify>) -> Backend {
+    match new.joined.state.released.set(room.clone()) {
+        Ok(()) => new,
+        Err(_) => {
+            let state = Arc::new(super::state::State::new());
+            let _ = state.released.set(room.clone());
+            new.with_state(state)
+        }
     }
 }
 

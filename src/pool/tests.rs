@@ -192,3 +192,35 @@ async fn a_cap_that_came_later_tells_who_waits() {
     let told = tokio::time::timeout(Duration::from_secs(1), room).await;
     assert!(told.is_ok(), "the slot of before is free");
 }
+
+#[tokio::test]
+async fn a_backend_of_another_pool_is_one_of_its_own() {
+    let handle = backend("a").max_in_flight(1).unwrap();
+    let first = Pool::new([handle.clone()]).unwrap();
+    let second = Pool::new([handle.clone()]).unwrap();
+    let third = pool(&["b"]);
+    third.upsert(handle.clone());
+    assert!(handle.is_same(&member(&first, "a")));
+    let pools = [first, second, third];
+    let leases = pools.each_ref().map(|pool| {
+        let lease = Lease::acquire(&member(pool, "a")).expect("its slot is free");
+        assert!(
+            Lease::acquire(&member(pool, "a")).is_none(),
+            "and the only one"
+        );
+        lease
+    });
+    for (pool, lease) in pools.iter().zip(leases) {
+        let room = pool.changed();
+        drop(lease);
+        let told = tokio::time::timeout(Duration::from_secs(5), room).await;
+        assert!(told.is_ok(), "who waits there is told");
+    }
+    pools[0].maintenance("a").unwrap();
+    let usable = pools.each_ref().map(|pool| pool.snapshot().usable());
+    assert_eq!(
+        usable,
+        [0, 1, 2],
+        "what becomes of it in one is nothing to others"
+    );
+}
