@@ -59,7 +59,8 @@ impl Latency {
     pub(super) fn record(&self, took: Duration, now: Instant) {
         let current = self.current.load(Relaxed) & 1;
         let before = self.windows[current].0[bucket(took)].fetch_add(1, Relaxed);
-        if before % REFRESH == REFRESH - 1 || self.estimate.load(Relaxed) == 0 {
+        let every = (REFRESH / self.stride.load(Relaxed)).max(1);
+        if before % every == every - 1 || self.estimate.load(Relaxed) == 0 {
             self.refresh(now);
         }
     }
@@ -70,9 +71,11 @@ impl Latency {
         let age = Duration::from_millis(at.saturating_sub(turned));
         let current = self.current.load(Relaxed) & 1;
         let count = self.windows[current].count();
-        let is_over = age >= WINDOW && (count >= ENOUGH || age >= STALE);
-        // Under a load that was not known yet, a window is full at once.
-        let is_full = count >= FULL;
+        let came = count.saturating_mul(self.stride.load(Relaxed).into());
+        let is_over = age >= WINDOW && (came >= ENOUGH || age >= STALE);
+        // Under a load that was not known yet, a window is full soon. Never at once, so that
+        // whoever reads while another thread turns it does not turn it back.
+        let is_full = age >= FULL_AFTER && count >= FULL;
         if (is_over || is_full)
             && self
                 .turned
@@ -82,7 +85,6 @@ impl Latency {
             let next = current ^ 1;
             self.windows[next].clear();
             self.current.store(next, Relaxed);
-            let came = count.saturating_mul(self.stride.load(Relaxed).into());
             let a_window = u128::from(came) * WINDOW.as_millis() / age.as_millis().max(1);
             let stride = u32::try_from(a_window / WANTED).unwrap_or(MOST_STRIDE);
             let stride = stride.clamp(1, MOST_STRIDE).next_power_of_two();
@@ -148,10 +150,11 @@ const STALE: Duration = Duration::from_secs(120);
 pub(super) const LEAST: u64 = 20;
 /// A window with this many is exact enough: of more, a share is counted.
 const WANTED: u128 = 4_096;
-/// A window with this many turns, however short it was.
+/// A window with this many turns after this time.
 const FULL: u64 = 2 * WANTED as u64;
+const FULL_AFTER: Duration = Duration::from_millis(100);
 const MOST_STRIDE: u32 = 64;
-/// Computed anew when a bucket was hit this often.
+/// Computed anew when this many that are alike came.
 const REFRESH: u32 = 32;
 /// Microseconds in the first bucket: no hedge begins sooner.
 const FIRST: u64 = 1_024;
@@ -232,6 +235,28 @@ mod tests {
         assert!((350..700).contains(&counted), "{counted} of 8,000");
         let estimate = latency.estimate().unwrap();
         assert!(estimate >= Duration::from_millis(2) && estimate < Duration::from_micros(2_250));
+    }
+
+    #[test]
+    fn what_a_burst_taught_is_forgotten_by_a_quiet_service_too() {
+        let (latency, mut now) = filled([]);
+        for n in 0..2 * FULL {
+            now += Duration::from_micros(50);
+            if latency.wants() {
+                latency.record(Duration::from_millis(n % 100), now);
+            }
+        }
+        assert!(latency.estimate().unwrap() > Duration::from_millis(80));
+        assert_eq!(latency.stride.load(Relaxed), MOST_STRIDE);
+        // Ten a second, for half a minute each way.
+        for _ in 0..600 {
+            now += Duration::from_millis(100);
+            if latency.wants() {
+                latency.record(Duration::from_millis(2), now);
+            }
+        }
+        assert_eq!(latency.stride.load(Relaxed), 1);
+        assert!(latency.estimate().unwrap() < Duration::from_millis(3));
     }
 
     proptest! {
