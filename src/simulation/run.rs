@@ -4,7 +4,7 @@ use std::{
     pin::pin,
     rc::Rc,
     sync::{
-        Arc,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicU32, Ordering::Relaxed},
     },
     time::Duration,
@@ -90,7 +90,7 @@ struct Operator {
     balance: BalanceLayer,
     failover: FailoverLayer,
     prober: Option<Prober>,
-    stack: Option<Stack>,
+    stack: Option<Arc<Mutex<Stack>>>,
     clients: JoinSet<()>,
     asked: Vec<Arc<Asked>>,
     began: Instant,
@@ -305,7 +305,7 @@ impl Operator {
                 true => Middle::Direct(Direct::new(balance)),
                 false => Middle::Noting(balance),
             };
-            self.stack = Some(self.failover.layer(middle));
+            self.stack = Some(Arc::new(Mutex::new(self.failover.layer(middle))));
             if !apart {
                 self.world.oracle().checks_began(self.world.at());
             }
@@ -327,8 +327,12 @@ impl Operator {
     }
 
     fn request(&mut self, number: usize, plan: Plan) {
-        let Some(stack) = self.stack.clone() else {
+        let Some(stack) = &self.stack else {
             return;
+        };
+        let stack = match self.world.settings.one_service {
+            true => stack.clone(),
+            false => Arc::new(Mutex::new(lock(stack).clone())),
         };
         let asked = Arc::new(Asked {
             number,
@@ -462,7 +466,7 @@ struct Client {
 }
 
 impl Client {
-    async fn run(mut self, mut stack: Stack) {
+    async fn run(mut self, stack: Arc<Mutex<Stack>>) {
         let plan = self.asked.plan;
         let mut request = Request::new(Sent::new(plan.upload));
         if plan.post {
@@ -472,9 +476,11 @@ impl Client {
         request.extensions_mut().insert(self.asked.clone());
         let world = self.world.clone();
         let answer = async move {
-            std::future::poll_fn(|cx| Service::<Request<Sent>>::poll_ready(&mut stack, cx)).await?;
+            std::future::poll_fn(|cx| Service::<Request<Sent>>::poll_ready(&mut *lock(&stack), cx))
+                .await?;
             world.oracle().asked();
-            let mut response = stack.call(request).await?;
+            let answer = lock(&stack).call(request);
+            let mut response = answer.await?;
             drop(stack);
             while let Some(frame) = response.body_mut().frame().await {
                 frame?;
@@ -606,6 +612,10 @@ fn health(pool: &Pool, world: &Arc<World>) -> HealthLayer {
         true => layer.no_checks(),
         false => layer.checks(checks(world)).unwrap(),
     }
+}
+
+fn lock(stack: &Mutex<Stack>) -> MutexGuard<'_, Stack> {
+    stack.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn millis(millis: u64) -> Duration {

@@ -40,6 +40,8 @@ pub(super) struct Settings {
     pub(super) prober_apart: bool,
     /// Balance tells what is below in the call, as in the canonical stack; else by a note.
     pub(super) direct: bool,
+    /// All clients call one service, which remembers what it found; else each has a clone.
+    pub(super) one_service: bool,
 }
 
 /// A backend as it is configured.
@@ -230,6 +232,7 @@ impl Draw {
             prober_apart: rng.bool(),
             // Not drawn, so that the other draws stay as they are.
             direct: seed % 2 == 1,
+            one_service: seed / 2 % 2 == 1,
         }
     }
 
