@@ -82,7 +82,7 @@ where
 }
 
 impl<S> Balance<S> {
-    /// Picks, and calls the inner service so where that needs no wait.
+    /// Picks a backend, and calls the inner service by `call` where there is no wait for one.
     #[inline]
     pub(super) fn begin<B>(
         &mut self,

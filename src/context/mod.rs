@@ -36,7 +36,8 @@
 //! # Cost
 //!
 //! [`Exchange`]: two allocations a request, about 90 ns by `benches/layers.rs` (row `record`).
-//! [`Selected`]: one an attempt, and none in a `LoadBalancer`. [`ConnInfo`]: one a request, and a few a connection.
+//! [`Selected`]: one an attempt; in a `LoadBalancer` none, but for one that waited for room.
+//! [`ConnInfo`]: one a request, and a few a connection.
 
 mod attempt;
 mod auth_failure;

@@ -53,9 +53,9 @@
 //! quarter of it the log; with hedging and `HstsLayer` about 1,210 ns: produced by
 //! `benches/layers.rs`.
 //!
-//! Here it is less: nobody stands between balance and the proxy, so the selection goes along with
-//! the call instead of a [`Selected`](crate::context::Selected) note. That is 500 instructions a
-//! request and one allocation less; two are left, the record and its place.
+//! Here it is less: nobody's layer stands between balance and the proxy, so the selection goes along
+//! with the call instead of a [`Selected`](crate::context::Selected) note, but for a request that
+//! waited for room. That is one allocation less; two are left, the record and its place.
 
 #[cfg(feature = "sticky")]
 mod maybe;

@@ -10,8 +10,9 @@ use super::{
 /// The attachments that one service used last, under one key.
 ///
 /// What is kept under a key with a member of a pool stays the same one for as long as the key is
-/// there, so what was found once is right. A clone begins empty: who clones a service for each
-/// request pays for nothing.
+/// there, so what was found once is right. It may outlive the member by as long as the service does
+/// not meet others: idle connections to one that left, whose dial came late, wait for their
+/// time-out. A clone begins empty: who clones a service for each request pays for nothing.
 pub(crate) struct Recent<T> {
     key: u64,
     looks: u32,
@@ -54,7 +55,8 @@ impl<T: Attachment> Recent<T> {
         if self.key != key.number() {
             *self = Self {
                 key: key.number(),
-                ..Self::default()
+                looks: 1,
+                found: None,
             };
         } else if self.looks > FIRST_LOOKS {
             let found = self.found.get_or_insert_with(Box::default);
@@ -88,7 +90,7 @@ impl<T> Clone for Recent<T> {
     }
 }
 
-/// 384 bytes, one after the other.
+/// 256 bytes.
 const PLACES: usize = 16;
 /// A service that makes fewer requests than this keeps nothing.
 const FIRST_LOOKS: u32 = 4;

@@ -109,21 +109,34 @@ async fn a_connection_that_was_given_up_is_replaced_without_another_attempt() {
     const OK: &[u8] = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
     const LATE: &[u8] =
         b"HTTP/1.1 408 Request Timeout\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
-    let mut acts = vec![Act::Send(OK); 9];
-    acts.extend([Act::SendAndClose(LATE), Act::Send(OK)]);
-    let origin = Scripted::play(acts).await;
-    let pool = pool(&[format!("http://{}", origin.address)]);
-    let mut balancer = LoadBalancer::builder(pool.clone())
-        .health(quiet(&pool))
-        .failover(FailoverLayer::new().max_attempts(1).unwrap())
-        .build();
-    // One service for all, which remembers what it found with the backend.
-    for _ in 0..10 {
-        let response = balancer.call(get()).await.unwrap();
-        assert_eq!(response.status(), StatusCode::OK);
-        assert_eq!(text(response).await, "ok");
+    // Whether each request is the first attempt of its own, or follows one at a dead backend.
+    for attempts in [1, 2] {
+        let mut acts = vec![Act::Send(OK); 9];
+        acts.extend([Act::SendAndClose(LATE), Act::Send(OK)]);
+        let origin = Scripted::play(acts).await;
+        let live = Backend::new("live", &format!("http://{}", origin.address)).unwrap();
+        let dead = Backend::new("dead", &format!("http://{}", refused())).unwrap();
+        let pool = Pool::new(match attempts {
+            1 => vec![live],
+            _ => vec![live.tier(1), dead],
+        })
+        .unwrap();
+        let failover = FailoverLayer::new().max_attempts(attempts).unwrap();
+        let mut balancer = LoadBalancer::builder(pool.clone())
+            .health(quiet(&pool))
+            .failover(failover)
+            .build();
+        // One service for all, which remembers what it found with the backend.
+        for nth in 0..10 {
+            let request = get();
+            let response = balancer.call(request).await.unwrap();
+            assert_eq!(response.status(), StatusCode::OK, "{nth} of {attempts}");
+            assert_eq!(text(response).await, "ok");
+        }
+        assert_eq!(origin.connections(), 2);
+        let dead = pool.snapshot().get("dead").map_or(0, Backend::requests);
+        assert_eq!(dead, 10 * u64::from(attempts - 1));
     }
-    assert_eq!(origin.connections(), 2);
 }
 
 #[tokio::test]
