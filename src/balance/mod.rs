@@ -106,7 +106,7 @@
 //! `Selected` is one allocation, the `Exchange` two where no layer above inserted it. A request
 //! that waits is boxed.
 //!
-//! About 230 ns and one allocation on a shared cloud core, the lease and
+//! About 240 ns and one allocation on a shared cloud core, the lease and
 //! the attempt in the record included: produced by `benches/layers.rs`. The pick alone, 31 to
 //! 46 ns with four backends, by `benches/pick.rs`: with 10,000 it is 60 to 120 ns, as their
 //! counters are not in the core's cache.

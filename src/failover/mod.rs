@@ -108,7 +108,7 @@
 //! request's head is copied.
 //!
 //! About 40 ns and no allocation on a shared cloud core; with hedging
-//! about 80 ns, and 125 ns where the request waits: produced by `benches/layers.rs`.
+//! about 60 ns, and 100 ns where the request waits: produced by `benches/layers.rs`.
 //!
 //! [`Outcome::Hedged`]: crate::context::Outcome::Hedged
 //! [`Exchange::lend_head`]: crate::context::Exchange::lend_head

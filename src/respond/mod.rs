@@ -38,7 +38,7 @@
 //!
 //! A response: a match. An error: a few header fields.
 //!
-//! About 25 ns a response and no allocation on a shared cloud core:
+//! About 35 ns a response and no allocation on a shared cloud core:
 //! produced by `benches/layers.rs`.
 
 mod body;

@@ -67,7 +67,7 @@
 //! a first response costs the `Cache-Control` value.
 //!
 //! About 140 ns and no allocation on a shared cloud core with a cookie,
-//! 190 ns for a new session: produced by `benches/layers.rs`.
+//! 170 ns for a new session: produced by `benches/layers.rs`.
 
 mod cookie;
 mod layer;
