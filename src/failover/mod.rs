@@ -103,7 +103,7 @@
 //! request with a body costs two allocations, and a handle (not a copy) of each chunk that is
 //! kept for replay. A retry allocates once. With hedging or a deadline, a request that has to wait
 //! takes a place in its thread's timer wheel (no allocation once it runs) for up to 100 ms, and
-//! its time to the head is counted: one addition; over some 400 requests a second, of a share of
+//! its time to the head is counted: one addition; over some 800 requests a second, of a share of
 //! them. A hedge copies the head and boxes its future. With statuses to try again, each idempotent
 //! request's head is copied.
 //!

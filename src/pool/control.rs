@@ -70,18 +70,16 @@ impl Pool {
     ///
     /// When two have the same id.
     pub fn new(backends: impl IntoIterator<Item = Backend>) -> Result<Self, ConfigError> {
-        let mut backends: Vec<_> = backends.into_iter().collect();
+        let backends: Vec<_> = backends.into_iter().collect();
         refuse_duplicates(&backends)?;
         let room = Arc::new(Notify::new());
-        for backend in &mut backends {
-            *backend = enter(backend.clone(), &room);
-            backend
-                .joined
-                .state
-                .set_capped(backend.in_flight_cap().is_some());
+        let members: Vec<_> = backends.into_iter().map(|new| enter(new, &room)).collect();
+        for backend in &members {
+            let is_capped = backend.in_flight_cap().is_some();
+            backend.joined.state.set_capped(is_capped);
         }
         let control = Control {
-            members: backends,
+            members,
             generation: 1,
             ..Control::default()
         };

@@ -92,7 +92,7 @@ impl<T> Clone for Recent<T> {
 
 /// 256 bytes.
 const PLACES: usize = 16;
-/// A service that makes fewer requests than this keeps nothing.
+/// A service that makes no more requests than this keeps nothing.
 const FIRST_LOOKS: u32 = 4;
 const SELDOM: u32 = 16;
 
