@@ -14,7 +14,7 @@ use http::{Request, header};
 use http_body_util::{BodyExt, Empty};
 use tokio::{
     task::JoinSet,
-    time::{Instant, interval, sleep_until},
+    time::{Instant, interval_at, sleep_until},
 };
 use tower::Service;
 
@@ -124,20 +124,24 @@ through the same door, backend {VICTIM} dies after {STOP} s, and comes back afte
         Ok(())
     }
 
-    /// Sends requests at a steady pace, and waits for their answers.
+    /// Sends a second's requests at a steady pace, and waits for their answers. Where the machine
+    /// is late, they are made up for: each second has all of its own.
     async fn requests_until(&mut self, end: Instant) {
-        let mut pace = interval(Duration::from_secs(1) / RATE);
+        const SECOND: Duration = Duration::from_secs(1);
+        let mut pace = interval_at(end - SECOND, SECOND / RATE);
+        let mut left = RATE;
         let mut running = JoinSet::new();
         let mut over = std::pin::pin!(sleep_until(end));
         loop {
             tokio::select! {
                 biased;
-                () = &mut over => break,
                 Some(event) = self.events.next() => tell(&event),
                 Some(done) = running.join_next() => self.count(done.map_err(Into::into)),
-                _ = pace.tick() => {
+                _ = pace.tick(), if left > 0 => {
+                    left -= 1;
                     running.spawn(ask(self.client.clone(), self.front.clone()));
                 }
+                () = &mut over, if left == 0 => break,
             }
         }
         while let Some(done) = running.join_next().await {
