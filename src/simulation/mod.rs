@@ -14,10 +14,12 @@
 //! EVENKEEL_SEED=4711 cargo test --features full --lib simulation::tests::every -- --nocapture
 //! ```
 
+mod client;
 mod middle;
 mod oracle;
 mod run;
 mod schedule;
+mod setup;
 mod tests;
 mod trace;
 mod world;

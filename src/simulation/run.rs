@@ -1,37 +1,35 @@
 //! One life, from the first step to the last lease.
 
 use std::{
-    pin::pin,
     rc::Rc,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, Mutex,
         atomic::{AtomicBool, AtomicU32, Ordering::Relaxed},
     },
     time::Duration,
 };
 
-use http::{Method, Request};
-use http_body_util::BodyExt;
 use tokio::{
     task::JoinSet,
     time::{Instant, sleep, sleep_until, timeout},
 };
 use tower_layer::Layer;
-use tower_service::Service;
 
 use super::{
+    client::{Client, Stack, lock},
     middle::Middle,
     oracle::{Counts, Invariant, Violation, id_of},
     schedule::{Behaviour, Check, FIRST_PORT, PORTS, Plan, Schedule, Spec, Step, Traffic, Upload},
+    setup::{self, backend, checks, millis},
     trace::{Trace, What},
-    world::{Asked, Backends, Script, Sent, World},
+    world::{Asked, Backends, World},
 };
 use crate::{
-    balance::{BalanceLayer, Direct, LeastRequests, PowerOfTwo, Random, RoundRobin, Strategy},
-    context::{Exchange, Outcome},
-    failover::{Budget, Failover, FailoverLayer, Hedge},
-    health::{Checks, Health, HealthLayer, Outliers, Prober},
-    pool::{Backend, Mode, Pool},
+    balance::{BalanceLayer, Direct},
+    context::Exchange,
+    failover::FailoverLayer,
+    health::{HealthLayer, Prober},
+    pool::{Mode, Pool},
     sabotage,
 };
 
@@ -79,8 +77,6 @@ pub(super) fn live(schedule: &Schedule) -> Life {
     }
 }
 
-type Stack = Failover<Middle<Health<Backends>>>;
-
 /// Who gives the orders, and starts the clients.
 struct Operator {
     world: Arc<World>,
@@ -100,26 +96,8 @@ impl Operator {
     fn new(schedule: &Schedule, world: Arc<World>) -> Self {
         let settings = &schedule.settings;
         let pool = Pool::new(schedule.members.iter().map(backend)).unwrap();
-        let strategy: Box<dyn Strategy> = match settings.strategy {
-            0 => Box::new(RoundRobin::new()),
-            1 => Box::new(LeastRequests::new()),
-            2 => Box::new(PowerOfTwo::new()),
-            _ => Box::new(Random::new()),
-        };
-        let balance = BalanceLayer::new(pool.clone())
-            .strategy(strategy)
-            .queue_size(settings.queue_size)
-            .queue_timeout(millis(settings.queue_timeout));
-        let (share, second) = settings.budget;
-        let budget = Budget::new(share as f64 / 1e3, second as f64 / 1e3).unwrap();
-        let mut failover = FailoverLayer::new()
-            .max_attempts(settings.attempts)
-            .unwrap()
-            .budget(budget);
-        if let Some(after) = settings.hedge {
-            failover = failover.hedge(Hedge::new().after(millis(after)).unwrap());
-        }
-        let health = health(&pool, &world);
+        let balance = setup::balance(&pool, settings);
+        let health = setup::health(&pool, &world);
         let (told, listened) = (world.clone(), pool.clone());
         sabotage::listen(Some(Rc::new(move || {
             told.oracle().published(told.at(), &listened);
@@ -130,7 +108,7 @@ impl Operator {
             members: schedule.members.clone(),
             health,
             balance,
-            failover,
+            failover: setup::failover(settings),
             prober: None,
             stack: None,
             clients: JoinSet::new(),
@@ -322,7 +300,7 @@ impl Operator {
         self.world.oracle().checks_left(self.world.at());
         self.hang_up();
         self.stack = None;
-        self.health = health(&self.pool, &self.world);
+        self.health = setup::health(&self.pool, &self.world);
         self.world.oracle().traffic_forgotten();
     }
 
@@ -455,171 +433,6 @@ impl Operator {
             self.world.oracle().violate(at, Invariant::Recovery, what);
         }
     }
-}
-
-/// One client and its request.
-struct Client {
-    world: Arc<World>,
-    asked: Arc<Asked>,
-    exchange: Exchange,
-    over: bool,
-}
-
-impl Client {
-    async fn run(mut self, stack: Arc<Mutex<Stack>>) {
-        let plan = self.asked.plan;
-        let mut request = Request::new(Sent::new(plan.upload));
-        if plan.post {
-            *request.method_mut() = Method::POST;
-        }
-        request.extensions_mut().insert(self.exchange.clone());
-        request.extensions_mut().insert(self.asked.clone());
-        let world = self.world.clone();
-        let answer = async move {
-            std::future::poll_fn(|cx| Service::<Request<Sent>>::poll_ready(&mut *lock(&stack), cx))
-                .await?;
-            world.oracle().asked();
-            let answer = lock(&stack).call(request);
-            let mut response = answer.await?;
-            drop(stack);
-            while let Some(frame) = response.body_mut().frame().await {
-                frame?;
-            }
-            Ok::<_, crate::Error>(response.status().as_u16())
-        };
-        let how = {
-            let mut answer = pin!(answer);
-            match plan.patience {
-                None => Some(answer.await),
-                Some(patience) => tokio::select! {
-                    biased;
-                    answer = &mut answer => Some(answer),
-                    () = sleep(millis(patience)) => {
-                        // Before the drop, which is what it explains.
-                        self.asked.gone.store(true, Relaxed);
-                        None
-                    }
-                },
-            }
-        };
-        match how {
-            Some(Ok(200)) => self.end("whole"),
-            Some(Ok(_)) => self.end("an error's status"),
-            Some(Err(error)) => self.end(error.kind().as_str()),
-            None => self.end("hung up"),
-        }
-    }
-
-    fn end(&mut self, how: &'static str) {
-        if std::mem::replace(&mut self.over, true) {
-            return;
-        }
-        let at = self.world.at();
-        let number = self.asked.number;
-        let wrong = self.exchange.attempts(|all| {
-            let whole = all
-                .iter()
-                .filter(|a| a.outcome == Some(Outcome::Ok))
-                .count();
-            let twice = |i: usize| {
-                all[..i]
-                    .iter()
-                    .any(|before| before.backend.is_same(&all[i].backend))
-            };
-            let answered = matches!(how, "whole" | "an error's status");
-            if whole > 1 {
-                Some("is answered twice")
-            } else if answered && whole != 1 {
-                Some("is answered by nobody")
-            } else if all.iter().any(|a| a.outcome.is_none()) {
-                Some("is over, and an attempt is not")
-            } else if (0..all.len()).any(twice) {
-                Some("is tried twice at one backend")
-            } else if all.len() > self.world.settings.attempts as usize {
-                Some("is tried too often")
-            } else {
-                None
-            }
-        });
-        let seen = self.asked.seen.load(Relaxed);
-        let repeated = self.asked.plan.post && seen > 1;
-        let wrong = wrong.or_else(|| repeated.then_some("is a POST, and two backends saw it"));
-        let mut oracle = self.world.oracle();
-        oracle.trace.push(
-            at,
-            What::Over {
-                request: number,
-                how,
-            },
-        );
-        oracle.counts.add(match how {
-            "whole" => "whole answers",
-            "hung up" => "hang-ups",
-            _ => "other ends",
-        });
-        if self.exchange.attempts(|all| all.len() > 1) {
-            oracle.counts.add("requests tried again");
-        }
-        if let Some(wrong) = wrong {
-            let what = format!("request {number} {wrong} ({how})");
-            oracle.violate(at, Invariant::Requests, what);
-        }
-    }
-}
-
-impl Drop for Client {
-    fn drop(&mut self) {
-        // Aborted with its layer, after all that it held.
-        self.end("hung up");
-    }
-}
-
-fn backend(spec: &Spec) -> Backend {
-    let url = format!("http://127.0.0.1:{}", spec.port);
-    let backend = Backend::new(id_of(spec.id), &url)
-        .unwrap()
-        .weight(spec.weight)
-        .unwrap()
-        .tier(spec.tier);
-    match spec.cap {
-        Some(cap) => backend.max_in_flight(cap).unwrap(),
-        None => backend,
-    }
-}
-
-fn checks(world: &Arc<World>) -> Checks {
-    let settings = &world.settings;
-    Checks::new()
-        .with_check(Script(world.clone()))
-        .interval(millis(settings.interval))
-        .changing_interval(millis(settings.changing))
-        .timeout(millis(settings.timeout))
-        .rise(settings.rise)
-        .fall(settings.fall)
-        .jitter(settings.jitter)
-}
-
-fn health(pool: &Pool, world: &Arc<World>) -> HealthLayer {
-    let settings = &world.settings;
-    let first = millis(settings.ejection);
-    let outliers = Outliers::new()
-        .consecutive(settings.consecutive)
-        .no_failure_rate()
-        .ejection(first, first * 4)
-        .max_share(settings.max_share);
-    let layer = HealthLayer::new(pool.clone()).outliers(outliers).unwrap();
-    match settings.prober_apart {
-        true => layer.no_checks(),
-        false => layer.checks(checks(world)).unwrap(),
-    }
-}
-
-fn lock(stack: &Mutex<Stack>) -> MutexGuard<'_, Stack> {
-    stack.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-fn millis(millis: u64) -> Duration {
-    Duration::from_millis(millis)
 }
 
 /// More than a request can take: three tries, and the longest wait before each.
