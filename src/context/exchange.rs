@@ -3,7 +3,7 @@
 use std::{
     fmt,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
     },
 };
@@ -22,9 +22,9 @@ use crate::{error::ErrorKind, pool::Backend};
 ///
 /// A retry's and a hedge's attempts stand side by side in one exchange; whoever sends a copy of
 /// a request for another purpose gives it a fresh one.
-#[derive(Clone)]
 pub struct Exchange {
-    inner: Arc<Inner>,
+    /// Empty only in a place that is kept for the next request, until somebody looks there.
+    inner: OnceLock<Arc<Inner>>,
 }
 
 struct Inner {
@@ -82,7 +82,7 @@ impl Exchange {
     #[must_use]
     pub fn began_at(began: Instant) -> Self {
         Self {
-            inner: Arc::new(Inner::new(began)),
+            inner: Arc::new(Inner::new(began)).into(),
         }
     }
 
@@ -96,16 +96,29 @@ impl Exchange {
         exchange
     }
 
+    /// Lets go of the request's record, and leaves its place to the next request, whose record
+    /// begins when it is looked for; false where there is none.
+    #[cfg(feature = "proxy")]
+    pub(super) fn leave_place(extensions: &mut Extensions) -> bool {
+        let place = extensions.get_mut::<Self>();
+        place.map(|place| place.inner.take()).is_some()
+    }
+
+    fn inner(&self) -> &Arc<Inner> {
+        let begin = || Arc::new(Inner::new(clock::now()));
+        self.inner.get_or_init(begin)
+    }
+
     /// Returns when the first layer that needed the record saw the request.
     #[must_use]
     pub fn began(&self) -> Instant {
-        self.inner.began
+        self.inner().began
     }
 
     /// Asks for a backend: what a sticky cookie names. Written by sticky, read by balance.
     pub fn set_affinity(&self, backend: Backend) {
         self.record().affinity = Some(Affinity { backend });
-        self.inner.binds.store(true, Relaxed);
+        self.inner().binds.store(true, Relaxed);
     }
 
     /// Returns the backend asked for.
@@ -141,13 +154,13 @@ impl Exchange {
 
     /// Begins an attempt and returns its number, to be given to [`end_attempt`](Self::end_attempt).
     pub fn begin_attempt(&self, backend: Backend) -> usize {
-        self.inner.binds.store(true, Relaxed);
+        self.inner().binds.store(true, Relaxed);
         self.record().attempts.begin(backend)
     }
 
     /// Reads what binds a pick; takes no lock where nothing does.
     pub(crate) fn bounds(&self) -> Bounds {
-        if !self.inner.binds.load(Relaxed) {
+        if !self.inner().binds.load(Relaxed) {
             return Bounds::default();
         }
         let record = self.record();
@@ -177,7 +190,7 @@ impl Exchange {
         verdict: Option<StickyVerdict>,
         backend: Backend,
     ) -> usize {
-        self.inner.binds.store(true, Relaxed);
+        self.inner().binds.store(true, Relaxed);
         let mut record = self.record();
         record.strategy = Some(strategy);
         record.candidates = candidates;
@@ -211,7 +224,7 @@ impl Exchange {
 
     /// Returns how many attempts were begun; takes no lock where there was none.
     pub(crate) fn count(&self) -> usize {
-        match self.inner.binds.load(Relaxed) {
+        match self.inner().binds.load(Relaxed) {
             true => self.attempts(<[_]>::len),
             false => 0,
         }
@@ -266,21 +279,21 @@ impl Exchange {
     pub fn want_head(&self) {
         // One that was lent before and not taken may be of another attempt.
         self.record().lent = None;
-        self.inner.head_wanted.store(true, Relaxed);
+        self.inner().head_wanted.store(true, Relaxed);
     }
 
     /// Lends a copy of the head, if one is asked for. To be called by the service that talks to
     /// the backend, when it has to wait for the response; `sent` tells whether a byte of the
     /// request may have gone out. One load where nobody asks.
     pub fn lend_head(&self, head: &Parts, sent: bool) {
-        if !self.inner.head_wanted.load(Relaxed) {
+        if !self.inner().head_wanted.load(Relaxed) {
             return;
         }
         let mut head = head.clone();
         // Kept here, the record would keep itself alive.
         head.extensions.remove::<Self>();
         let mut record = self.record();
-        if self.inner.head_wanted.swap(false, Relaxed) {
+        if self.inner().head_wanted.swap(false, Relaxed) {
             record.lent = Some(Box::new(LentHead { head, sent }));
         }
     }
@@ -290,7 +303,7 @@ impl Exchange {
     #[must_use]
     pub fn take_head(&self) -> Option<LentHead> {
         let mut record = self.record();
-        self.inner.head_wanted.store(false, Relaxed);
+        self.inner().head_wanted.store(false, Relaxed);
         let mut lent = *record.lent.take()?;
         drop(record);
         lent.head.extensions.insert(self.clone());
@@ -310,20 +323,29 @@ impl Exchange {
 
     /// Counts request body bytes read from the client.
     pub fn add_received(&self, bytes: u64) {
-        self.inner.received.fetch_add(bytes, Relaxed);
+        self.inner().received.fetch_add(bytes, Relaxed);
     }
 
     /// Returns the request body bytes read from the client so far.
     #[must_use]
     pub fn received(&self) -> u64 {
-        self.inner.received.load(Relaxed)
+        self.inner().received.load(Relaxed)
     }
 
     fn record(&self) -> MutexGuard<'_, Record> {
-        self.inner
+        self.inner()
             .record
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The record is the same.
+impl Clone for Exchange {
+    fn clone(&self) -> Self {
+        Self {
+            inner: self.inner().clone().into(),
+        }
     }
 }
 
@@ -569,7 +591,7 @@ mod tests {
         assert!(exchange.take_head().is_none(), "once");
         exchange.want_head();
         exchange.lend_head(&head, true);
-        let weak = Arc::downgrade(&exchange.inner);
+        let weak = Arc::downgrade(exchange.inner());
         drop((exchange, head, lent));
         assert!(
             weak.upgrade().is_none(),

@@ -64,7 +64,7 @@ where
 impl<S> AppService<S> {
     /// Begins the exchange of a request, and notes in it how it came.
     pub(super) fn begin<B>(&self, request: &mut Request<B>) -> Exchanging {
-        request.extensions_mut().insert(self.info.clone());
+        self.info.note(request.extensions_mut());
         self.state.begin()
     }
 
