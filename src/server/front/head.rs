@@ -2,7 +2,7 @@
 
 use std::{cell::RefCell, mem::MaybeUninit};
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Uri, header};
 
 use crate::{
@@ -57,7 +57,7 @@ fn plain(bytes: &[u8], place: &mut Option<Request<Body>>) -> Option<bool> {
         other => Method::from_bytes(other).ok()?,
     };
     // The only copy: names that are new and values are parts of it.
-    let head = Bytes::copy_from_slice(bytes);
+    let head = copy(bytes);
     let target = head.slice(space + 1..space + 1 + target.len());
     let uri = Uri::from_maybe_shared(target).ok()?;
     let mut headers = MAPS.with_borrow_mut(Vec::pop).unwrap_or_default();
@@ -109,6 +109,21 @@ fn lines(head: &Bytes, mut at: usize, names: &mut Names, headers: &mut HeaderMap
 fn line_end(bytes: &[u8], at: usize) -> Option<usize> {
     let end = at + memchr::memchr(b'\n', &bytes[at..])?;
     (end > at && bytes[end - 1] == b'\r').then(|| end - 1)
+}
+
+/// Copies a head to behind those that came before it: an allocation for many.
+fn copy(head: &[u8]) -> Bytes {
+    if head.len() > SHARES {
+        return Bytes::copy_from_slice(head);
+    }
+    HEADS.with_borrow_mut(|heads| {
+        // From its beginning again, where all of them are gone.
+        if !heads.try_reclaim(head.len()) {
+            *heads = BytesMut::with_capacity(BLOCK);
+        }
+        heads.extend_from_slice(head);
+        heads.split().freeze()
+    })
 }
 
 fn put(place: &mut Option<Request<Body>>, method: Method, uri: Uri, headers: HeaderMap) {
@@ -207,7 +222,7 @@ fn parse(bytes: &[u8], place: &mut Option<Request<Body>>) -> Found {
     // The only copy: names and values are parts of it.
     let head = Head {
         origin: bytes.as_ptr() as usize,
-        bytes: Bytes::copy_from_slice(&bytes[..length]),
+        bytes: copy(&bytes[..length]),
     };
     let mut headers = MAPS.with_borrow_mut(Vec::pop).unwrap_or_default();
     let taken = take(method, target, parsed.headers, &head, &mut headers);
@@ -289,6 +304,7 @@ fn persists(value: &[u8]) -> Option<bool> {
 }
 
 thread_local! {
+    static HEADS: RefCell<BytesMut> = RefCell::new(BytesMut::new());
     static MAPS: RefCell<Vec<HeaderMap>> = const { RefCell::new(Vec::new()) };
     static NAMES: RefCell<Names> = const {
         RefCell::new(Names {
@@ -297,6 +313,10 @@ thread_local! {
     };
 }
 
+/// Some ten heads; whoever keeps a part of one (a request that waits, say) keeps as much.
+const BLOCK: usize = 4 * 1024;
+/// A longer head has memory of its own.
+const SHARES: usize = BLOCK / 4;
 /// As many as the codec's.
 const MAX_FIELDS: usize = 100;
 /// As many as requests usually end between two that begin; each is about a KiB.
@@ -501,6 +521,39 @@ mod tests {
         ] {
             assert!(plain(head.as_bytes(), &mut None).is_some(), "{head:?}");
         }
+    }
+
+    #[test]
+    fn heads_that_are_kept_stay_what_they_were() {
+        let mut kept = Vec::new();
+        for number in 0..200_usize {
+            let filler = "x".repeat(if number % 7 == 0 { SHARES } else { number });
+            let head = format!("GET /{number} HTTP/1.1\r\na: {filler}\r\nb: {number}\r\n\r\n");
+            let mut request = None;
+            find(head.as_bytes(), &mut request);
+            let request = request.unwrap();
+            if number % 3 == 0 {
+                kept.push((number, filler, request));
+            }
+        }
+        for (number, filler, request) in kept {
+            assert_eq!(request.uri().path(), format!("/{number}"));
+            assert_eq!(request.headers()["a"], filler);
+            assert_eq!(request.headers()["b"], number.to_string());
+        }
+    }
+
+    #[test]
+    fn a_block_is_used_again_once_its_heads_are_gone() {
+        let head = b"GET /a HTTP/1.1\r\nhost: a\r\nb: c\r\n\r\n";
+        let once = || {
+            let mut request = None;
+            find(head, &mut request);
+            keep_map(std::mem::take(request.as_mut().unwrap().headers_mut()));
+        };
+        once();
+        let cost = allocation_counter::measure(|| (0..1_000).for_each(|_| once()));
+        assert_eq!(cost.count_total, 0);
     }
 
     #[test]
