@@ -27,14 +27,14 @@ pub(super) fn xxh64(bytes: &[u8], seed: u64) -> u64 {
         })
     };
     hash = hash.wrapping_add(bytes.len() as u64);
-    while let Some((word, left)) = rest.split_at_checked(8) {
-        hash ^= round(0, word64(word));
+    while let Some((word, left)) = rest.split_first_chunk() {
+        hash ^= round(0, u64::from_le_bytes(*word));
         hash = hash.rotate_left(27).wrapping_mul(P1).wrapping_add(P4);
         rest = left;
     }
-    if let Some((word, left)) = rest.split_at_checked(4) {
-        let word = word.iter().rev().fold(0, |all, &b| all << 8 | u64::from(b));
-        hash ^= word.wrapping_mul(P1);
+    if let Some((word, left)) = rest.split_first_chunk() {
+        let word = u32::from_le_bytes(*word);
+        hash ^= u64::from(word).wrapping_mul(P1);
         hash = hash.rotate_left(23).wrapping_mul(P2).wrapping_add(P3);
         rest = left;
     }

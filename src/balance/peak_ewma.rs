@@ -99,7 +99,7 @@ impl Strategy for PeakEwma {
         let now = self.now.load(Relaxed);
         let mut random = fastrand::Rng::with_seed(fastrand::u64(..));
         for _ in 0..=DRAWS {
-            let mut best: Option<(u64, &Backend)> = None;
+            let mut best: Option<(Cost, &Backend)> = None;
             let mut fails = true;
             for _ in 0..ROUNDS {
                 let first = draw.index(random.u64(..), backends.len());
@@ -119,7 +119,7 @@ impl Strategy for PeakEwma {
                     }
                     let expected = cell.expected(now);
                     let cost = expected.cost(backend.in_flight(), group.weights()[index]);
-                    if best.is_none_or(|(least, _)| cost < least) {
+                    if best.is_none_or(|(least, _)| cost.is_below(least)) {
                         best = Some((cost, backend));
                         fails = expected.fails;
                     }
@@ -219,15 +219,32 @@ impl Expected {
         (penalty.min(MOST_PENALTY).max(took), true)
     }
 
-    /// Microseconds for this weight, one more in flight.
-    fn cost(self, in_flight: u32, weight: u32) -> u64 {
+    /// What it would cost to have one more in flight.
+    fn cost(self, in_flight: u32, weight: u32) -> Cost {
         // Nothing is known: one request is to find out, not all.
         let micros = match self.micros {
             0 if in_flight > 0 => UNKNOWN,
             micros => micros,
         };
-        let all = u64::from(micros) * (u64::from(in_flight) + 1);
-        all.saturating_mul(1_000) / u64::from(weight.max(1))
+        let micros = u64::from(micros) * (u64::from(in_flight) + 1);
+        Cost { micros, weight }
+    }
+}
+
+/// Microseconds for a weight, compared without a division.
+#[derive(Clone, Copy, Debug)]
+struct Cost {
+    micros: u64,
+    weight: u32,
+}
+
+impl Cost {
+    fn is_below(self, other: Self) -> bool {
+        self.scaled(other) < other.scaled(self)
+    }
+
+    fn scaled(self, other: Self) -> u128 {
+        u128::from(self.micros) * u128::from(other.weight)
     }
 }
 
@@ -345,9 +362,12 @@ mod tests {
             micros: 2_000,
             fails: false,
         };
-        assert!(unknown.cost(0, 1_000) < known.cost(0, 1_000));
-        assert!(unknown.cost(1, 1_000) > known.cost(500, 1_000));
-        assert!(known.cost(1, 3_000) < known.cost(0, 1_000));
+        let of = Expected::cost;
+        assert!(of(unknown, 0, 1_000).is_below(of(known, 0, 1_000)));
+        assert!(of(known, 500, 1_000).is_below(of(unknown, 1, 1_000)));
+        assert!(of(known, 1, 3_000).is_below(of(known, 0, 1_000)));
+        assert!(!of(known, 1, 2_000).is_below(of(known, 0, 1_000)), "equal");
+        assert!(!of(known, 0, 1_000).is_below(of(known, 1, 2_000)), "equal");
     }
 
     #[test]
