@@ -158,7 +158,11 @@ impl<Io: AsyncWrite + Unpin> AsyncWrite for Deferring<Io> {
         if !self.is_plain() {
             return self.poll_write_early(cx, bufs);
         }
-        Pin::new(&mut self.io).poll_write_vectored(cx, bufs)
+        match bufs {
+            // One record, as nearly always: a `send` takes the kernel less than a `writev`.
+            [record] => Pin::new(&mut self.io).poll_write(cx, record),
+            _ => Pin::new(&mut self.io).poll_write_vectored(cx, bufs),
+        }
     }
 
     fn is_write_vectored(&self) -> bool {
