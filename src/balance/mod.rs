@@ -108,7 +108,7 @@
 //!
 //! About 240 ns and one allocation on a shared cloud core, the lease and
 //! the attempt in the record included: produced by `benches/layers.rs`. The pick alone, 31 to
-//! 46 ns with four backends, by `benches/pick.rs`: with 10,000 it is 60 to 120 ns, as their
+//! 46 ns with four backends, by `benches/pick.rs`: with 10,000 it is 60 to 150 ns, as their
 //! counters are not in the core's cache.
 //!
 //! # Differences from `tower::balance`
