@@ -1,53 +1,35 @@
 //! A line of JSON, written by hand into a buffer that is there already: its opening when the
 //! request comes, its end at the request's.
 
-use std::time::{Duration, UNIX_EPOCH};
+use std::{
+    net::SocketAddr,
+    time::{Duration, UNIX_EPOCH},
+};
 
-use http::Version;
+use http::{Method, Uri, Version};
 
 use super::{
     Entry,
     entry::{RequestEntry, RequestId},
-    text::{digits, escaped, hex, millis, write_address, write_ip, write_time},
+    pen::{Buffer, Pen},
+    text::{hex, three_digits},
 };
 use crate::{
     context::{Attempt, AuthFailure, ConnInfo, Outcome, Peer, StickyVerdict, TlsInfo},
     pool::Backend,
 };
 
-/// Writes the key of a field, its length known to the compiler.
-macro_rules! key {
-    ($out:expr, $name:literal) => {
-        $out.extend_from_slice(concat!(",\"", $name, "\":").as_bytes())
-    };
-}
-
-/// Writes a string that may hold anything.
-macro_rules! text {
-    ($out:expr, $name:literal, $value:expr) => {{
-        $out.extend_from_slice(concat!(",\"", $name, "\":\"").as_bytes());
-        escaped($out, $value);
-        $out.push(b'"');
-    }};
-}
-
-/// Writes a string of ours that needs no escape.
-macro_rules! plain {
-    ($out:expr, $name:literal, $value:expr) => {{
-        $out.extend_from_slice(concat!(",\"", $name, "\":\"").as_bytes());
-        $out.extend_from_slice($value.as_bytes());
-        $out.push(b'"');
-    }};
-}
-
 /// Writes `entry` as one line.
-pub(super) fn write(entry: &Entry<'_>, out: &mut Vec<u8>) {
+pub(super) fn write<'a>(entry: &Entry<'_>, pen: Pen<'a>) -> Option<Pen<'a>> {
     let since = entry.time.duration_since(UNIX_EPOCH).unwrap_or_default();
-    open(since, out);
-    out.extend_from_slice(&node(entry.node));
-    write_connection(entry, out);
+    let pen = pen.time(since)?;
+    let pen = write_node(entry.node, pen)?;
+    let mut pen = write_addresses(entry.listener, entry.client, entry.peer, pen)?;
+    if let Some(tls) = entry.tls {
+        pen = write_tls(tls, pen)?;
+    }
     if let Some(request) = &entry.request {
-        write_request(request, entry.tls.is_some(), out);
+        pen = write_request(&Asked::from(request), entry.tls.is_some(), pen)?;
     }
     let end = End {
         status: entry.status,
@@ -61,118 +43,184 @@ pub(super) fn write(entry: &Entry<'_>, out: &mut Vec<u8>) {
         outcome: entry.outcome,
         detail: entry.detail,
     };
-    write_end(&end, out);
+    write_end(&end, pen)
 }
 
-/// Begins a line, with the time since 1970.
-pub(super) fn open(since: Duration, out: &mut Vec<u8>) {
-    out.reserve(LINE);
-    out.extend_from_slice(b"{\"time\":\"");
-    write_time(out, since);
-    out.push(b'"');
+/// Returns what each line says of this balancer, behind the time.
+pub(super) fn node(name: Option<&str>) -> Box<[u8]> {
+    written(|pen| write_node(name, pen))
 }
 
-/// Returns what each line says of this balancer.
-pub(super) fn node(name: Option<&str>) -> Vec<u8> {
-    let mut out = Vec::new();
-    if let Some(name) = name {
-        text!(&mut out, "node", name.as_bytes());
+fn write_node<'a>(name: Option<&str>, pen: Pen<'a>) -> Option<Pen<'a>> {
+    match name {
+        Some(name) => pen
+            .put(br#"","node":""#)?
+            .text(name.as_bytes())?
+            .put(br#"""#),
+        None => pen.put(br#"""#),
     }
-    out
 }
 
-/// Writes what each line says of a connection.
-pub(super) fn write_conn(conn: &ConnInfo, out: &mut Vec<u8>) {
+/// Returns what each line says of a connection.
+pub(super) fn conn(conn: &ConnInfo) -> Box<[u8]> {
+    written(|pen| write_conn(conn, pen))
+}
+
+#[inline(never)]
+pub(super) fn write_conn<'a>(conn: &ConnInfo, pen: Pen<'a>) -> Option<Pen<'a>> {
     let (listener, peer) = (Some(*conn.local()), Some(*conn.peer()));
-    write_addresses(listener, conn.client(), peer, out);
-    if let Some(tls) = conn.tls() {
-        write_tls(tls, out);
-    }
-}
-
-fn write_connection(entry: &Entry<'_>, out: &mut Vec<u8>) {
-    write_addresses(entry.listener, entry.client, entry.peer, out);
-    if let Some(tls) = entry.tls {
-        write_tls(tls, out);
+    let pen = write_addresses(listener, conn.client(), peer, pen)?;
+    match conn.tls() {
+        Some(tls) => write_tls(tls, pen),
+        None => Some(pen),
     }
 }
 
 fn write_addresses(
     listener: Option<Peer>,
-    client: Option<std::net::SocketAddr>,
+    client: Option<SocketAddr>,
     peer: Option<Peer>,
-    out: &mut Vec<u8>,
-) {
+    mut pen: Pen<'_>,
+) -> Option<Pen<'_>> {
     match listener {
         Some(Peer::Tcp(address)) => {
-            out.extend_from_slice(b",\"listener\":\"");
-            write_address(out, address);
-            out.push(b'"');
+            pen = pen
+                .put(br#","listener":""#)?
+                .address(address)?
+                .put(br#"""#)?;
         }
-        Some(Peer::Unix) => plain!(out, "listener", "unix"),
+        Some(Peer::Unix) => pen = pen.put(br#","listener":"unix""#)?,
         _ => {}
     }
     if let Some(client) = client {
-        out.extend_from_slice(b",\"client\":\"");
-        write_ip(out, client.ip());
-        out.push(b'"');
+        pen = pen.put(br#","client":""#)?.ip(client.ip())?.put(br#"""#)?;
     }
     if let Some(peer) = peer.and_then(Peer::address) {
         if client != Some(peer) {
-            out.extend_from_slice(b",\"peer\":\"");
-            write_ip(out, peer.ip());
-            out.push(b'"');
+            pen = pen.put(br#","peer":""#)?.ip(peer.ip())?.put(br#"""#)?;
+        }
+    }
+    Some(pen)
+}
+
+fn write_tls<'a>(tls: &TlsInfo, pen: Pen<'a>) -> Option<Pen<'a>> {
+    let mut pen = pen
+        .put(br#","tls_version":""#)?
+        .word(tls.version.as_bytes())?
+        .put(br#"","tls_cipher":""#)?
+        .word(tls.cipher.as_bytes())?
+        .put(br#"""#)?;
+    if let Some(group) = tls.key_exchange {
+        pen = pen
+            .put(br#","tls_key_exchange":""#)?
+            .word(group.as_bytes())?
+            .put(br#"""#)?;
+    }
+    pen = match tls.resumed {
+        true => pen.put(br#","tls_resumed":true"#)?,
+        false => pen.put(br#","tls_resumed":false"#)?,
+    };
+    if let Some(alpn) = &tls.alpn {
+        pen = pen.put(br#","alpn":""#)?.text(alpn)?.put(br#"""#)?;
+    }
+    if let Some(sni) = tls.sni.as_deref() {
+        pen = pen
+            .put(br#","sni":""#)?
+            .text(sni.as_bytes())?
+            .put(br#"""#)?;
+    }
+    Some(pen)
+}
+
+/// What a line says of the request.
+pub(super) struct Asked<'a> {
+    pub(super) id: Id<'a>,
+    pub(super) method: &'a Method,
+    pub(super) uri: &'a Uri,
+    pub(super) version: Version,
+    pub(super) host: Option<&'a [u8]>,
+    pub(super) query: Option<&'a str>,
+    pub(super) user_agent: Option<&'a [u8]>,
+    pub(super) referer: Option<&'a [u8]>,
+}
+
+/// A request's id, as it is shown.
+pub(super) enum Id<'a> {
+    Given(&'a [u8]),
+    /// Eight digits each.
+    Made([u64; 4]),
+}
+
+impl<'a> From<&RequestEntry<'a>> for Asked<'a> {
+    fn from(entry: &RequestEntry<'a>) -> Self {
+        Self {
+            id: match entry.id {
+                RequestId::Given(id) => Id::Given(id),
+                RequestId::Made(id) => Id::Made(hex(id)),
+            },
+            method: entry.method,
+            uri: entry.uri,
+            version: entry.version,
+            host: entry.host,
+            query: entry.query,
+            user_agent: entry.user_agent,
+            referer: entry.referer,
         }
     }
 }
 
-fn write_tls(tls: &TlsInfo, out: &mut Vec<u8>) {
-    plain!(out, "tls_version", tls.version);
-    plain!(out, "tls_cipher", tls.cipher);
-    if let Some(group) = tls.key_exchange {
-        plain!(out, "tls_key_exchange", group);
+/// Writes what a line says of the asked.
+#[inline(always)]
+pub(super) fn write_request<'a>(asked: &Asked<'_>, tls: bool, pen: Pen<'a>) -> Option<Pen<'a>> {
+    let pen = pen.put(br#","request_id":""#)?;
+    let pen = match &asked.id {
+        Id::Given(id) => pen.text(id)?,
+        Id::Made(digits) => pen.id(digits)?,
+    };
+    let pen = match *asked.method {
+        Method::GET => pen.put(br#"","method":"GET"#)?,
+        // A token (RFC 9110 §5.6.2): nothing to escape.
+        ref other => {
+            let pen = pen.put(br#"","method":""#)?;
+            pen.word(other.as_str().as_bytes())?
+        }
+    };
+    let mut pen = match tls {
+        true => pen.put(br#"","scheme":"https""#)?,
+        false => pen.put(br#"","scheme":"http""#)?,
+    };
+    let authority = asked.uri.authority().map(|a| a.as_str().as_bytes());
+    if let Some(host) = authority.or(asked.host) {
+        pen = pen.put(br#","host":""#)?.text(host)?.put(br#"""#)?;
     }
-    key!(out, "tls_resumed");
-    out.extend_from_slice(if tls.resumed { b"true" } else { b"false" });
-    if let Some(alpn) = &tls.alpn {
-        text!(out, "alpn", alpn);
+    pen = pen
+        .put(br#","path":""#)?
+        .text(asked.uri.path().as_bytes())?;
+    if let Some(query) = asked.query {
+        pen = pen.put(br#"","query":""#)?.text(query.as_bytes())?;
     }
-    if let Some(sni) = tls.sni.as_deref() {
-        text!(out, "sni", sni.as_bytes());
+    pen = match asked.version {
+        Version::HTTP_11 => pen.put(br#"","protocol":"HTTP/1.1""#)?,
+        Version::HTTP_2 => pen.put(br#"","protocol":"HTTP/2""#)?,
+        other => pen.put(br#"","protocol":"HTTP/"#)?.word(number(other))?,
+    };
+    if let Some(agent) = asked.user_agent {
+        pen = pen.put(br#","user_agent":""#)?.text(agent)?.put(br#"""#)?;
     }
+    if let Some(referer) = asked.referer {
+        pen = pen.put(br#","referer":""#)?.text(referer)?.put(br#"""#)?;
+    }
+    Some(pen)
 }
 
-/// Writes what a line says of the request.
-pub(super) fn write_request(request: &RequestEntry<'_>, tls: bool, out: &mut Vec<u8>) {
-    out.extend_from_slice(b",\"request_id\":\"");
-    match request.id {
-        RequestId::Given(id) => escaped(out, id),
-        RequestId::Made(id) => out.extend_from_slice(&hex(id)),
-    }
-    out.extend_from_slice(b"\",\"method\":\"");
-    // A token (RFC 9110 §5.6.2): nothing to escape.
-    out.extend_from_slice(request.method.as_str().as_bytes());
-    out.extend_from_slice(if tls { SCHEMES[1] } else { SCHEMES[0] });
-    let authority = request.uri.authority().map(|a| a.as_str().as_bytes());
-    if let Some(host) = authority.or(request.host) {
-        text!(out, "host", host);
-    }
-    text!(out, "path", request.uri.path().as_bytes());
-    if let Some(query) = request.query {
-        text!(out, "query", query.as_bytes());
-    }
-    out.extend_from_slice(match request.version {
-        Version::HTTP_09 => b",\"protocol\":\"HTTP/0.9\"",
-        Version::HTTP_10 => b",\"protocol\":\"HTTP/1.0\"",
-        Version::HTTP_2 => b",\"protocol\":\"HTTP/2\"",
-        Version::HTTP_3 => b",\"protocol\":\"HTTP/3\"",
-        _ => b",\"protocol\":\"HTTP/1.1\"" as &[u8],
-    });
-    if let Some(agent) = request.user_agent {
-        text!(out, "user_agent", agent);
-    }
-    if let Some(referer) = request.referer {
-        text!(out, "referer", referer);
+/// What stands behind HTTP/ of a version that is seldom met.
+#[cold]
+fn number(version: Version) -> &'static [u8] {
+    match version {
+        Version::HTTP_09 => br#"0.9""#,
+        Version::HTTP_10 => br#"1.0""#,
+        Version::HTTP_3 => br#"3""#,
+        _ => br#"1.1""#,
     }
 }
 
@@ -192,115 +240,267 @@ pub(super) struct End<'a> {
 }
 
 /// Ends a line.
-pub(super) fn write_end(end: &End<'_>, out: &mut Vec<u8>) {
-    if let Some(status) = end.status {
-        key!(out, "status");
-        digits(out, status.into());
-    }
-    key!(out, "duration_ms");
-    millis(out, end.duration);
+#[inline(always)]
+pub(super) fn write_end<'a>(end: &End<'_>, mut pen: Pen<'a>) -> Option<Pen<'a>> {
+    pen = match end.status {
+        Some(200) => pen.put(br#","status":200,"duration_ms":"#)?,
+        // They are of 100 to 999.
+        Some(status) => pen
+            .put(br#","status":"#)?
+            .put_each(three_digits(status.into()))?
+            .put(br#","duration_ms":"#)?,
+        None => pen.put(br#","duration_ms":"#)?,
+    };
+    pen = pen.millis(end.duration)?;
     if let Some(ttfb) = end.ttfb {
-        key!(out, "ttfb_ms");
-        millis(out, ttfb);
+        pen = pen.put(br#","ttfb_ms":"#)?.millis(ttfb)?;
     }
     if let Some((received, sent)) = end.bytes {
-        key!(out, "received");
-        digits(out, received);
-        key!(out, "sent");
-        digits(out, sent);
+        pen = match received {
+            0 => pen.put(br#","received":0,"sent":"#)?,
+            _ => pen
+                .put(br#","received":"#)?
+                .number(received)?
+                .put(br#","sent":"#)?,
+        };
+        pen = pen.number(sent)?;
     }
-    write_attempts(end.attempts, out);
+    pen = write_attempts(end.attempts, pen)?;
     if let Some((strategy, candidates)) = end.decision {
-        plain!(out, "strategy", strategy);
-        key!(out, "candidates");
-        digits(out, candidates as u64);
+        pen = pen
+            .put(br#","strategy":""#)?
+            .word(strategy.as_bytes())?
+            .put(br#"","candidates":"#)?
+            .number(candidates as u64)?;
     }
     if let Some(sticky) = end.sticky {
-        plain!(out, "sticky", sticky.as_str());
+        pen = pen
+            .put(br#","sticky":""#)?
+            .word(sticky.as_str().as_bytes())?
+            .put(br#"""#)?;
     }
     if let Some(auth) = end.auth {
-        write_auth(auth, out);
+        pen = write_auth(auth, pen)?;
     }
-    plain!(out, "outcome", end.outcome);
-    if let Some(detail) = end.detail.filter(|d| !d.is_empty()) {
-        text!(out, "detail", detail.as_bytes());
+    let detail = end.detail.filter(|d| !d.is_empty());
+    if detail.is_none() && end.outcome == "ok" {
+        return pen.put(b",\"outcome\":\"ok\"}\n");
     }
-    out.extend_from_slice(b"}\n");
+    let outcome = end.outcome.as_bytes();
+    pen = pen.put(br#","outcome":""#)?.word(outcome)?;
+    if let Some(detail) = detail {
+        pen = pen.put(br#"","detail":""#)?.text(detail.as_bytes())?;
+    }
+    pen.put(b"\"}\n")
 }
 
-fn write_attempts(attempts: &[Attempt], out: &mut Vec<u8>) {
-    let answered = |a: &&Attempt| matches!(a.outcome, None | Some(Outcome::Ok));
-    let Some(chosen) = attempts
-        .iter()
-        .rev()
-        .find(answered)
-        .or_else(|| attempts.last())
-    else {
-        return;
-    };
-    out.extend_from_slice(chosen.backend.told(backend));
-    if attempts.len() > 1 {
-        write_all_attempts(attempts, out);
+#[inline]
+fn write_attempts<'a>(attempts: &[Attempt], pen: Pen<'a>) -> Option<Pen<'a>> {
+    match attempts {
+        [] => Some(pen),
+        [only] => pen.word(only.backend.told(backend)),
+        many => write_all_attempts(many, pen),
     }
 }
 
 /// Returns what each line says of a backend that answered.
 fn backend(backend: &Backend) -> Box<[u8]> {
-    let out = &mut Vec::new();
-    text!(out, "backend", backend.id().as_bytes());
-    out.extend_from_slice(b",\"backend_address\":\"");
-    match backend.unix_path() {
-        Some(path) => escaped(out, path.as_os_str().as_encoded_bytes()),
-        None => {
-            escaped(out, backend.host().as_bytes());
-            out.push(b':');
-            digits(out, backend.port().into());
-        }
-    }
-    out.push(b'"');
-    std::mem::take(out).into()
+    written(|pen| {
+        let pen = pen
+            .put(br#","backend":""#)?
+            .text(backend.id().as_bytes())?
+            .put(br#"","backend_address":""#)?;
+        let pen = match backend.unix_path() {
+            Some(path) => pen.text(path.as_os_str().as_encoded_bytes())?,
+            None => pen
+                .text(backend.host().as_bytes())?
+                .put(b":")?
+                .number(backend.port().into())?,
+        };
+        pen.put(br#"""#)
+    })
 }
 
 /// What a retry or a hedge adds.
 #[cold]
 #[inline(never)]
-fn write_all_attempts(attempts: &[Attempt], out: &mut Vec<u8>) {
-    key!(out, "attempts");
-    for (i, attempt) in attempts.iter().enumerate() {
-        out.extend_from_slice(if i == 0 {
-            b"[{\"backend\":\""
-        } else {
-            b",{\"backend\":\""
-        });
-        escaped(out, attempt.backend.id().as_bytes());
-        out.push(b'"');
-        plain!(
-            out,
-            "outcome",
-            attempt.outcome.map_or("running", |o| o.as_str())
-        );
-        if let Some(duration) = attempt.duration {
-            key!(out, "duration_ms");
-            millis(out, duration);
-        }
-        out.push(b'}');
+fn write_all_attempts<'a>(attempts: &[Attempt], mut pen: Pen<'a>) -> Option<Pen<'a>> {
+    let answered = |a: &&Attempt| matches!(a.outcome, None | Some(Outcome::Ok));
+    let chosen = attempts.iter().rev().find(answered);
+    if let Some(chosen) = chosen.or_else(|| attempts.last()) {
+        pen = pen.word(chosen.backend.told(backend))?;
     }
-    out.push(b']');
+    pen = pen.put(br#","attempts":"#)?;
+    for (i, attempt) in attempts.iter().enumerate() {
+        pen = match i {
+            0 => pen.put(br#"[{"backend":""#)?,
+            _ => pen.put(br#",{"backend":""#)?,
+        };
+        pen = pen
+            .text(attempt.backend.id().as_bytes())?
+            .put(br#"","outcome":""#)?
+            .word(attempt.outcome.map_or("running", |o| o.as_str()).as_bytes())?
+            .put(br#"""#)?;
+        if let Some(duration) = attempt.duration {
+            pen = pen.put(br#","duration_ms":"#)?.millis(duration)?;
+        }
+        pen = pen.put(b"}")?;
+    }
+    pen.put(b"]")
 }
 
 #[cold]
 #[inline(never)]
-fn write_auth(auth: &AuthFailure, out: &mut Vec<u8>) {
-    text!(out, "auth_scheme", auth.scheme.as_bytes());
+fn write_auth<'a>(auth: &AuthFailure, pen: Pen<'a>) -> Option<Pen<'a>> {
+    let mut pen = pen
+        .put(br#","auth_scheme":""#)?
+        .text(auth.scheme.as_bytes())?
+        .put(br#"""#)?;
     if let Some(user) = auth.user.as_deref() {
-        text!(out, "auth_user", user.as_bytes());
+        pen = pen
+            .put(br#","auth_user":""#)?
+            .text(user.as_bytes())?
+            .put(br#"""#)?;
     }
     if !auth.reason.is_empty() {
-        text!(out, "auth_reason", auth.reason.as_bytes());
+        pen = pen
+            .put(br#","auth_reason":""#)?
+            .text(auth.reason.as_bytes())?
+            .put(br#"""#)?;
     }
+    Some(pen)
 }
 
-/// Without and with TLS.
-const SCHEMES: [&[u8]; 2] = [b"\",\"scheme\":\"http\"", b"\",\"scheme\":\"https\""];
-/// What nearly every line fits into.
-const LINE: usize = 1_024;
+/// Returns words that are written once and kept.
+fn written(write: impl for<'a> Fn(Pen<'a>) -> Option<Pen<'a>>) -> Box<[u8]> {
+    Buffer::of(write).written().into()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::SystemTime;
+
+    use bytes::Bytes;
+    use tokio::time::Instant;
+
+    use super::*;
+    use crate::error::ErrorKind;
+
+    fn line(entry: &Entry<'_>) -> String {
+        let line = written(|pen| write(entry, pen));
+        String::from_utf8(line.into()).unwrap()
+    }
+
+    fn entry(time: SystemTime) -> Entry<'static> {
+        Entry {
+            time,
+            node: None,
+            listener: None,
+            peer: None,
+            client: None,
+            request: None,
+            status: None,
+            duration: Duration::from_micros(1_234_567),
+            ttfb: None,
+            received: 0,
+            sent: 0,
+            attempts: &[],
+            decision: None,
+            sticky: None,
+            tls: None,
+            auth: None,
+            outcome: "ok",
+            detail: None,
+        }
+    }
+
+    #[test]
+    fn a_line_is_written_to_the_byte_as_readers_know_it() {
+        let time = UNIX_EPOCH + Duration::from_millis(1_709_164_799_007);
+        let attempt = |id, outcome, duration| Attempt {
+            backend: Backend::new(id, "http://127.0.0.1:9001").unwrap(),
+            began: Instant::now(),
+            duration,
+            outcome,
+        };
+        let failed = Some(Outcome::Failed(ErrorKind::Connect));
+        let attempts = [
+            attempt("a", failed, Some(Duration::from_micros(1_500))),
+            attempt("b", None, None),
+        ];
+        let tls = TlsInfo {
+            version: "TLSv1.3",
+            cipher: "TLS_AES_128_GCM_SHA256",
+            alpn: Some(Bytes::from_static(b"h2")),
+            ..TlsInfo::default()
+        };
+        let auth = AuthFailure::new("Basic", "no");
+        let uri = Uri::from_static("/p%20q?x");
+        let full = Entry {
+            node: Some("lb-1"),
+            listener: Some(Peer::Tcp("[::1]:443".parse().unwrap())),
+            peer: Some(Peer::Tcp("192.0.2.9:1234".parse().unwrap())),
+            client: Some("198.51.100.7:4321".parse().unwrap()),
+            request: Some(RequestEntry {
+                id: RequestId::Made(0xabc),
+                method: &Method::POST,
+                uri: &uri,
+                version: Version::HTTP_10,
+                host: Some(b"shop.example"),
+                query: Some("x=\"1\""),
+                user_agent: Some(b"a\tb"),
+                referer: Some(b"https://shop.example/from/here"),
+            }),
+            status: Some(502),
+            ttfb: Some(Duration::from_micros(9_999)),
+            received: 12,
+            sent: 12_345,
+            attempts: &attempts,
+            decision: Some(("round-robin", 2)),
+            sticky: Some(StickyVerdict::Valid),
+            tls: Some(&tls),
+            auth: Some(&auth),
+            outcome: "connect",
+            detail: Some("gone"),
+            ..entry(time)
+        };
+        let wanted = concat!(
+            r#"{"time":"2024-02-28T23:59:59.007Z","node":"lb-1","listener":"[::1]:443","#,
+            r#""client":"198.51.100.7","peer":"192.0.2.9","tls_version":"TLSv1.3","#,
+            r#""tls_cipher":"TLS_AES_128_GCM_SHA256","tls_resumed":false,"alpn":"h2","#,
+            r#""request_id":"00000000000000000000000000000abc","method":"POST","#,
+            r#""scheme":"https","host":"shop.example","path":"/p%20q","query":"x=\"1\"","#,
+            r#""protocol":"HTTP/1.0","user_agent":"a\tb","#,
+            r#""referer":"https://shop.example/from/here","status":502,"#,
+            r#""duration_ms":1234.567,"ttfb_ms":9.999,"received":12,"sent":12345,"#,
+            r#""backend":"b","backend_address":"127.0.0.1:9001","#,
+            r#""attempts":[{"backend":"a","outcome":"connect","duration_ms":1.500},"#,
+            r#"{"backend":"b","outcome":"running"}],"strategy":"round-robin","candidates":2,"#,
+            r#""sticky":"valid","auth_scheme":"Basic","auth_reason":"no","#,
+            r#""outcome":"connect","detail":"gone"}"#,
+            "\n",
+        );
+        assert_eq!(line(&full), wanted);
+        let least = Entry {
+            request: Some(RequestEntry {
+                id: RequestId::Given(b"abc-1"),
+                method: &Method::GET,
+                uri: &uri,
+                version: Version::HTTP_2,
+                host: None,
+                query: None,
+                user_agent: None,
+                referer: None,
+            }),
+            status: Some(200),
+            ..entry(time)
+        };
+        let wanted = concat!(
+            r#"{"time":"2024-02-28T23:59:59.007Z","request_id":"abc-1","method":"GET","#,
+            r#""scheme":"http","path":"/p%20q","protocol":"HTTP/2","status":200,"#,
+            r#""duration_ms":1234.567,"received":0,"sent":0,"outcome":"ok"}"#,
+            "\n",
+        );
+        assert_eq!(line(&least), wanted);
+    }
+}

@@ -19,6 +19,7 @@ use std::{
 use super::{
     Entry, Sink,
     format::{self, End},
+    pen::{Buffer, Pen},
 };
 
 /// JSON lines, written by a thread of their own: a request's thread formats its line into a
@@ -49,7 +50,7 @@ struct Shared {
 
 #[derive(Default)]
 struct Shard {
-    buf: Vec<u8>,
+    buf: Buffer,
     lines: usize,
 }
 
@@ -97,7 +98,7 @@ impl JsonLines {
         let writer = Writer {
             shared: shared.clone(),
             output,
-            spare: Vec::new(),
+            spare: Buffer::default(),
             told: 0,
         };
         let thread = thread::Builder::new()
@@ -153,36 +154,40 @@ impl Drop for Handle {
 }
 
 impl JsonLines {
-    /// Takes a line whose opening is written already.
-    pub(super) fn end(&self, opening: &[u8], end: &End<'_>) {
-        self.add(|lines| {
-            lines.reserve(opening.len() + END);
-            lines.extend_from_slice(opening);
-            format::write_end(end, lines);
-        });
+    /// Takes a line whose opening is written already; false where it is to be tried again.
+    #[inline(always)]
+    pub(super) fn end(&self, opening: &[u8], end: &End<'_>) -> bool {
+        self.add(
+            #[inline(always)]
+            |pen| format::write_end(end, pen.word(opening)?),
+        )
     }
 
-    fn add(&self, write: impl FnOnce(&mut Vec<u8>)) {
+    #[inline(always)]
+    fn add(&self, write: impl for<'a> FnOnce(Pen<'a>) -> Option<Pen<'a>>) -> bool {
         let shared = &self.handle.shared;
         let mut shard = lock(&shared.shards[shard_number()]);
         if shard.lines >= shared.limit {
             drop(shard);
             shared.dropped.fetch_add(1, Relaxed);
-            return;
+            return true;
         }
-        write(&mut shard.buf);
+        if !shard.buf.add(write) {
+            return false;
+        }
         shard.lines += 1;
         drop(shard);
         // The writer looks at every shard once more after it said that it sleeps.
         if shared.asleep.load(SeqCst) && shared.asleep.swap(false, SeqCst) {
             self.handle.writer.unpark();
         }
+        true
     }
 }
 
 impl Sink for JsonLines {
     fn record(&self, entry: &Entry<'_>) {
-        self.add(|lines| format::write(entry, lines));
+        while !self.add(|pen| format::write(entry, pen)) {}
     }
 }
 
@@ -219,7 +224,7 @@ struct Writer {
     shared: Arc<Shared>,
     output: Output,
     /// Swapped with a shard's buffer: both are used again.
-    spare: Vec<u8>,
+    spare: Buffer,
     /// Drops that were warned about.
     told: u64,
 }
@@ -269,15 +274,13 @@ impl Writer {
                 shard.lines = 0;
             }
             wrote = true;
-            if let Err(error) = self.output.write(&self.spare) {
-                let lines = self.spare.iter().filter(|&&b| b == b'\n').count();
+            let written = self.spare.written();
+            if let Err(error) = self.output.write(written) {
+                let lines = written.iter().filter(|&&b| b == b'\n').count();
                 self.shared.dropped.fetch_add(lines as u64, Relaxed);
                 tracing::error!(target: "evenkeel::access_log", %error, lines, "lines could not be written");
             }
-            self.spare.clear();
-            if self.spare.capacity() > KEEP_BUFFER {
-                self.spare = Vec::new();
-            }
+            self.spare.clear(KEEP_BUFFER);
         }
         wrote
     }
@@ -326,6 +329,4 @@ const INTERVAL: Duration = Duration::from_millis(10);
 const QUIET_ROUNDS: u32 = 100;
 /// A disk that takes longer will not be waited for.
 const FLUSH_LIMIT: Duration = Duration::from_secs(2);
-/// What nearly every end of a line fits into.
-const END: usize = 512;
 const KEEP_BUFFER: usize = 8 * 1024 * 1024;

@@ -22,7 +22,7 @@ pub struct AccessLogLayer {
 pub(super) struct Config {
     pub(super) to: To,
     pub(super) node: Option<Box<str>>,
-    /// The same, as each line of JSON has it.
+    /// The same, as each line of JSON has it behind the time.
     pub(super) named: Box<[u8]>,
     pub(super) query: Option<Redact>,
     pub(super) referer: bool,
@@ -72,7 +72,7 @@ impl AccessLogLayer {
             config: Arc::new(Config {
                 to: To::new(sink),
                 node: None,
-                named: Box::default(),
+                named: format::node(None),
                 query: None,
                 referer: false,
                 trust_request_id: false,
@@ -87,7 +87,7 @@ impl AccessLogLayer {
     pub fn node(mut self, node: impl Into<String>) -> Self {
         let node: String = node.into();
         let config = self.config_mut();
-        config.named = format::node(Some(&node)).into();
+        config.named = format::node(Some(&node));
         config.node = Some(node.into());
         self
     }

@@ -5,12 +5,16 @@ use std::{cell::RefCell, sync::Arc, time::Duration};
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode, header};
 
 use super::{
-    Entry,
+    Entry, JsonLines, Sink,
     format::End,
     layer::{Config, To},
+    pen::Buffer,
     request::{Fields, Original},
 };
-use crate::context::{Attempt, AuthFailure, ConnInfo, Exchange, Outcome, Told, Tunnel, clock};
+use crate::{
+    context::{Attempt, AuthFailure, ConnInfo, Exchange, Outcome, Told, Tunnel, clock},
+    error::ErrorKind,
+};
 
 /// What was noted of a request, if anything. Its drop is the end that nobody announced: the
 /// client's.
@@ -20,22 +24,28 @@ pub(super) struct Line(Option<Box<Noted>>);
 /// Used again for another request, when this one is over.
 #[derive(Default)]
 struct Noted {
-    /// The line's opening, for [`JsonLines`](super::JsonLines).
-    text: Vec<u8>,
-    /// For other sinks.
-    original: Option<Original>,
+    /// The line's opening, for [`JsonLines`].
+    text: Buffer,
     rest: Option<Rest>,
+    rare: Rare,
 }
 
 struct Rest {
     config: Arc<Config>,
     exchange: Exchange,
-    authorization: Option<HeaderValue>,
     status: Option<StatusCode>,
     ttfb: Option<Duration>,
     sent: u64,
+}
+
+/// What most requests have nothing of.
+#[derive(Default)]
+struct Rare {
+    authorization: Option<HeaderValue>,
     auth: Option<Box<AuthFailure>>,
     tunnel: Option<Tunnel>,
+    /// For other sinks.
+    original: Option<Original>,
 }
 
 impl Line {
@@ -52,18 +62,19 @@ impl Line {
         match config.to {
             To::Json(_) => fields.open(config, began, request, &mut noted.text),
             To::Other(_) => {
-                noted.original = Some(Original::new(config, &fields, began, request));
+                let original = Original::new(config, &fields, began, request);
+                noted.rare.original = Some(original);
             }
+        }
+        if let Some(authorization) = fields.authorization {
+            noted.rare.authorization = Some(authorization.clone());
         }
         noted.rest = Some(Rest {
             config: config.clone(),
             exchange,
-            authorization: fields.authorization.cloned(),
             status: None,
             ttfb: None,
             sent: 0,
-            auth: None,
-            tunnel: None,
         });
         Self(Some(noted))
     }
@@ -87,11 +98,14 @@ impl Line {
 
     /// Notes the response's head.
     pub(super) fn answered<B>(&mut self, response: &Response<B>) {
-        if let Some(rest) = self.rest_mut() {
+        let Some(noted) = &mut self.0 else { return };
+        if let Some(rest) = &mut noted.rest {
             rest.status = Some(response.status());
             let began = rest.exchange.began();
             rest.ttfb = Some(clock::now().saturating_duration_since(began));
-            rest.auth = rest.refused(response);
+        }
+        if let Some(auth) = refused(response, noted.rare.authorization.as_ref()) {
+            noted.rare.auth = Some(auth);
         }
     }
 
@@ -113,8 +127,8 @@ impl Line {
 
     /// The tunnel that the response opened is the request's true end.
     pub(super) fn tunnel(mut self, tunnel: &Tunnel) {
-        if let Some(rest) = self.rest_mut() {
-            rest.tunnel = Some(tunnel.clone());
+        if let Some(noted) = &mut self.0 {
+            noted.rare.tunnel = Some(tunnel.clone());
             tunnel.hold(Tunnelled(self));
         }
     }
@@ -127,7 +141,8 @@ impl Line {
         self.0.as_mut()?.rest.as_mut()
     }
 
-    #[inline]
+    /// Looks here already whether there is one: an empty one is dropped at each move.
+    #[inline(always)]
     fn end(&mut self, otherwise: &'static str) {
         if let Some(noted) = self.0.take() {
             noted.end(otherwise);
@@ -142,59 +157,102 @@ impl Drop for Line {
 }
 
 impl Noted {
+    #[inline(never)]
     fn end(mut self: Box<Self>, otherwise: &'static str) {
         if let Some(rest) = &self.rest {
-            rest.end(&self.text, self.original.as_ref(), otherwise);
+            match &rest.config.to {
+                To::Json(lines) => {
+                    let text = self.text.written();
+                    if !rest.end(&self.rare, otherwise, |end| lines.end(text, end)) {
+                        rest.end_again(&self.rare, otherwise, lines, text);
+                    }
+                }
+                To::Other(sink) => rest.end_elsewhere(&self.rare, otherwise, sink),
+            }
         }
         self.rest = None;
-        self.original = None;
+        if self.rare.is_some() {
+            self.rare.forget();
+        }
         keep(self);
     }
 }
 
-impl Rest {
-    fn refused<B>(&self, response: &Response<B>) -> Option<Box<AuthFailure>> {
-        if let Some(noted) = response.extensions().get::<AuthFailure>() {
-            return Some(Box::new(noted.clone()));
-        }
-        if !matches!(response.status().as_u16(), 401 | 403 | 407) {
-            return None;
-        }
-        derive(response, self.authorization.as_ref()).map(Box::new)
+impl Rare {
+    fn is_some(&self) -> bool {
+        self.authorization.is_some()
+            || self.auth.is_some()
+            || self.tunnel.is_some()
+            || self.original.is_some()
     }
 
-    fn end(&self, text: &[u8], original: Option<&Original>, otherwise: &'static str) {
+    #[inline(never)]
+    fn forget(&mut self) {
+        *self = Self::default();
+    }
+}
+
+impl Rest {
+    /// Says what is known at the end.
+    #[inline(always)]
+    fn end<T>(&self, rare: &Rare, otherwise: &'static str, say: impl FnOnce(&End<'_>) -> T) -> T {
         let duration = clock::now().saturating_duration_since(self.exchange.began());
-        let (received, sent) = match &self.tunnel {
+        let (received, sent) = match &rare.tunnel {
             Some(tunnel) => (tunnel.to_backend(), tunnel.to_client()),
             None => (self.exchange.received(), self.sent),
         };
-        self.exchange.tell(|told| {
-            let end = End {
-                status: self.status.map(|s| s.as_u16()),
-                duration,
-                ttfb: self.ttfb,
-                bytes: Some((received, sent)),
-                attempts: told.attempts,
-                decision: told.decision,
-                sticky: told.verdict,
-                auth: self.auth.as_deref(),
-                outcome: outcome(&told, otherwise),
-                detail: None,
-            };
-            match (&self.config.to, original) {
-                (To::Json(lines), _) => lines.end(text, &end),
-                (To::Other(sink), Some(original)) => {
-                    sink.record(&entry(&self.config, original, &end));
-                }
-                (To::Other(_), None) => {}
-            }
-        });
+        self.exchange.tell(
+            #[inline(always)]
+            |told| {
+                say(&End {
+                    status: self.status.map(|s| s.as_u16()),
+                    duration,
+                    ttfb: self.ttfb,
+                    bytes: Some((received, sent)),
+                    attempts: told.attempts,
+                    decision: told.decision,
+                    sticky: told.verdict,
+                    auth: rare.auth.as_deref(),
+                    outcome: outcome(&told, otherwise),
+                    detail: None,
+                })
+            },
+        )
     }
+
+    /// Where the lines found no room in their buffer, and made some.
+    #[cold]
+    #[inline(never)]
+    fn end_again(&self, rare: &Rare, otherwise: &'static str, lines: &JsonLines, text: &[u8]) {
+        while !self.end(rare, otherwise, |end| lines.end(text, end)) {}
+    }
+
+    #[inline(never)]
+    fn end_elsewhere(&self, rare: &Rare, otherwise: &'static str, sink: &dyn Sink) {
+        if let Some(original) = &rare.original {
+            self.end(rare, otherwise, |end| {
+                sink.record(&entry(&self.config, original, end));
+            });
+        }
+    }
+}
+
+fn refused<B>(
+    response: &Response<B>,
+    authorization: Option<&HeaderValue>,
+) -> Option<Box<AuthFailure>> {
+    if let Some(noted) = response.extensions().get::<AuthFailure>() {
+        return Some(Box::new(noted.clone()));
+    }
+    if !matches!(response.status().as_u16(), 401 | 403 | 407) {
+        return None;
+    }
+    derive(response, authorization).map(Box::new)
 }
 
 /// Returns how the request ended: with a failure that was answered for, else as the attempt did
 /// that ended last, which is not the last one begun where a hedge was not needed.
+#[inline(always)]
 fn outcome(told: &Told<'_>, otherwise: &'static str) -> &'static str {
     if otherwise == "client_abort" {
         return otherwise;
@@ -211,10 +269,19 @@ fn outcome(told: &Told<'_>, otherwise: &'static str) -> &'static str {
         Outcome::Failed(kind) => Some(kind),
         Outcome::Cancelled | Outcome::Discarded | Outcome::Hedged | Outcome::Ok => None,
     });
-    failed.map_or(otherwise, crate::error::ErrorKind::as_str)
+    match failed {
+        Some(kind) => name(kind),
+        None => otherwise,
+    }
 }
 
+/// Apart, so that the table of names is not looked into where nothing failed.
+#[cold]
 #[inline(never)]
+fn name(kind: ErrorKind) -> &'static str {
+    kind.as_str()
+}
+
 fn entry<'a>(config: &'a Config, original: &'a Original, end: &End<'a>) -> Entry<'a> {
     let conn = original.conn.as_ref();
     let (received, sent) = end.bytes.unwrap_or_default();
@@ -258,10 +325,7 @@ fn take() -> Box<Noted> {
 
 /// Takes one that is over.
 fn keep(mut noted: Box<Noted>) {
-    noted.text.clear();
-    if noted.text.capacity() > KEPT_TEXT {
-        noted.text = Vec::new();
-    }
+    noted.text.clear(KEPT_TEXT);
     let _ = SPARE.try_with(|spare| {
         let mut spare = spare.borrow_mut();
         if spare.len() < KEPT {

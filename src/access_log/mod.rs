@@ -95,10 +95,12 @@ mod format;
 mod json_lines;
 mod layer;
 mod line;
+mod pen;
 mod request;
 mod service;
 mod sink;
 mod text;
+mod time;
 
 pub use body::{RequestBody, ResponseBody};
 pub use entry::{Entry, RequestEntry, RequestId};

@@ -1,17 +1,17 @@
 //! What a line says of the request, read as it comes.
 
-use std::{
-    cell::Cell,
-    time::{Duration, SystemTime, UNIX_EPOCH},
-};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use http::{HeaderName, HeaderValue, Method, Request, Uri, Version, header};
 use tokio::time::Instant;
 
 use super::{
     entry::{RequestEntry, RequestId},
-    format,
+    format::{self, Asked, Id},
     layer::Config,
+    pen::Buffer,
+    text::random_digits,
+    time::since_1970,
 };
 use crate::context::ConnInfo;
 
@@ -27,6 +27,7 @@ pub(super) struct Fields<'a> {
 
 impl<'a> Fields<'a> {
     /// Finds them in one pass; the first of a name counts.
+    #[inline(always)]
     pub(super) fn read<B>(config: &Config, request: &'a Request<B>) -> Self {
         let mut fields = Self {
             host: None,
@@ -51,54 +52,67 @@ impl<'a> Fields<'a> {
         fields
     }
 
-    fn entry<B>(
+    /// Writes the line as far as it is known when the request comes.
+    #[inline]
+    pub(super) fn open<B>(
         &self,
-        request: &'a Request<B>,
-        uri: &'a Uri,
-        query: Option<&'a str>,
-    ) -> RequestEntry<'a> {
-        RequestEntry {
+        config: &Config,
+        began: Instant,
+        request: &Request<B>,
+        out: &mut Buffer,
+    ) {
+        if !self.write(config, began, request, out) {
+            open_again(config, began, request, out);
+        }
+    }
+
+    #[inline(always)]
+    fn write<B>(
+        &self,
+        config: &Config,
+        began: Instant,
+        request: &Request<B>,
+        out: &mut Buffer,
+    ) -> bool {
+        let conn = ConnInfo::of(request.extensions());
+        let told = conn.and_then(|conn| conn.told(|| format::conn(conn)));
+        let tls = conn.is_some_and(|conn| conn.tls().is_some());
+        let uri = original_uri(request);
+        let query = query(config, uri);
+        let asked = Asked {
             id: match self.request_id {
-                Some(id) => RequestId::Given(id.as_bytes()),
-                None => RequestId::Made(fastrand::u128(..)),
+                Some(id) => Id::Given(id.as_bytes()),
+                None => Id::Made(random_digits()),
             },
             method: request.method(),
             uri,
             version: request.version(),
             host: self.host.map(HeaderValue::as_bytes),
-            query,
+            query: query.as_deref(),
             user_agent: self.user_agent.map(HeaderValue::as_bytes),
             referer: self.referer.map(HeaderValue::as_bytes),
-        }
+        };
+        out.add(
+            #[inline(always)]
+            |pen| {
+                let pen = pen.moment(began)?.word(&config.named)?;
+                let pen = match (told, conn) {
+                    (Some(told), _) => pen.word(told)?,
+                    (None, Some(conn)) => format::write_conn(conn, pen)?,
+                    (None, None) => pen,
+                };
+                format::write_request(&asked, tls, pen)
+            },
+        )
     }
+}
 
-    /// Writes the line as far as it is known when the request comes.
-    pub(super) fn open<B>(
-        &self,
-        config: &Config,
-        began: Instant,
-        request: &'a Request<B>,
-        out: &mut Vec<u8>,
-    ) {
-        format::open(since_1970(began), out);
-        out.extend_from_slice(&config.named);
-        let conn = ConnInfo::of(request.extensions());
-        if let Some(conn) = conn {
-            let make = || {
-                let mut words = Vec::with_capacity(CONNECTION);
-                format::write_conn(conn, &mut words);
-                words.into()
-            };
-            match conn.told(make) {
-                Some(told) => out.extend_from_slice(told),
-                None => format::write_conn(conn, out),
-            }
-        }
-        let tls = conn.is_some_and(|conn| conn.tls().is_some());
-        let uri = original_uri(request);
-        let query = query(config, uri);
-        format::write_request(&self.entry(request, uri, query.as_deref()), tls, out);
-    }
+/// Where there was no room for the opening.
+#[cold]
+#[inline(never)]
+fn open_again<B>(config: &Config, began: Instant, request: &Request<B>, out: &mut Buffer) {
+    let fields = Fields::read(config, request);
+    while !fields.write(config, began, request, out) {}
 }
 
 /// The request as it came, for a sink that wants more than a line of JSON.
@@ -170,27 +184,6 @@ fn original_uri<B>(request: &Request<B>) -> &Uri {
     request.uri()
 }
 
-/// Returns the wall clock's time of a moment. The wall clock is read once a second and thread: a
-/// step of it shows within that.
-fn since_1970(moment: Instant) -> Duration {
-    thread_local! {
-        static ANCHOR: Cell<Option<(Instant, Duration)>> = const { Cell::new(None) };
-    }
-    if let Some((at, wall)) = ANCHOR.get() {
-        let since = moment.checked_duration_since(at);
-        if let Some(since) = since.filter(|since| since.as_secs() == 0) {
-            return wall + since;
-        }
-    }
-    let now = Instant::now();
-    let wall = SystemTime::now().duration_since(UNIX_EPOCH);
-    let wall = wall.unwrap_or_default();
-    ANCHOR.set(Some((now, wall)));
-    wall.saturating_sub(now.saturating_duration_since(moment))
-}
-
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
-/// What is said of nearly every connection, TLS included.
-const CONNECTION: usize = 256;
 /// Longer ones are not ids.
 const MAX_ID: usize = 128;

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{Entry, format};
+use super::{Entry, format, pen::Buffer};
 
 /// Takes what each line says. Called on the request's own thread: must not block.
 pub trait Sink: Send + Sync + 'static {
@@ -45,9 +45,8 @@ impl Sink for TracingSink {
     }
 
     fn record(&self, entry: &Entry<'_>) {
-        let mut line = Vec::with_capacity(512);
-        format::write(entry, &mut line);
-        let line = String::from_utf8_lossy(&line);
+        let line = Buffer::of(|pen| format::write(entry, pen));
+        let line = String::from_utf8_lossy(line.written());
         tracing::info!(
             target: "evenkeel::access_log",
             outcome = entry.outcome,

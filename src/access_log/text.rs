@@ -1,88 +1,197 @@
-//! What a line is made of: strings, numbers, times, each written where the line stands.
+//! What a line is made of: strings, numbers, each written where the line stands.
 
 use std::{
-    cell::Cell,
-    io::Write,
     net::{IpAddr, SocketAddr},
     time::Duration,
 };
 
-/// Writes what a JSON string may hold (RFC 8259 §7), whatever bytes come; what is not UTF-8
-/// becomes U+FFFD.
-pub(super) fn escaped(out: &mut Vec<u8>, value: &[u8]) {
-    if are_plain(value) {
-        out.extend_from_slice(value);
-    } else {
-        escape(out, value);
-    }
-}
+use super::pen::Pen;
 
-#[cold]
-#[inline(never)]
-fn escape(out: &mut Vec<u8>, value: &[u8]) {
-    for chunk in value.utf8_chunks() {
-        for c in chunk.valid().chars() {
-            match c {
-                '"' => out.extend_from_slice(b"\\\""),
-                '\\' => out.extend_from_slice(b"\\\\"),
-                '\n' => out.extend_from_slice(b"\\n"),
-                '\r' => out.extend_from_slice(b"\\r"),
-                '\t' => out.extend_from_slice(b"\\t"),
-                // Control characters, and the line ends that some readers know besides.
-                c if c.is_control() || c == '\u{2028}' || c == '\u{2029}' => {
-                    let _ = write!(out, "\\u{:04x}", u32::from(c));
-                }
-                c => out.extend_from_slice(c.encode_utf8(&mut [0; 4]).as_bytes()),
+impl Pen<'_> {
+    /// Writes what a JSON string may hold (RFC 8259 §7), whatever bytes come; what is not UTF-8
+    /// becomes U+FFFD. Copied and looked at in one go.
+    #[inline(never)]
+    pub(super) fn text(self, value: &[u8]) -> Option<Self> {
+        match value.len() {
+            8..WIDE => self.text_by(value, copy_few),
+            WIDE.. => self.text_by(value, copy_many),
+            _ => self.text_by(value, copy_each),
+        }
+    }
+
+    #[inline(always)]
+    fn text_by(mut self, value: &[u8], copy: impl Fn(&mut [u8], &[u8]) -> bool) -> Option<Self> {
+        match copy(self.place(value.len())?, value) {
+            true => self.skip(value.len()),
+            false => self.escaped(value),
+        }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn escaped(self, value: &[u8]) -> Option<Self> {
+        value.utf8_chunks().try_fold(self, |pen, chunk| {
+            let pen = chunk.valid().chars().try_fold(pen, Self::escaped_char)?;
+            match chunk.invalid() {
+                [] => Some(pen),
+                _ => pen.put(b"\\ufffd"),
             }
+        })
+    }
+
+    fn escaped_char(self, c: char) -> Option<Self> {
+        match c {
+            '"' => self.put(b"\\\""),
+            '\\' => self.put(b"\\\\"),
+            '\n' => self.put(b"\\n"),
+            '\r' => self.put(b"\\r"),
+            '\t' => self.put(b"\\t"),
+            // Control characters, and the line ends that some readers know besides.
+            c if c.is_control() || c == '\u{2028}' || c == '\u{2029}' => {
+                self.display(format_args!("\\u{:04x}", u32::from(c)))
+            }
+            c => self.word(c.encode_utf8(&mut [0; 4]).as_bytes()),
         }
-        if !chunk.invalid().is_empty() {
-            out.extend_from_slice(b"\\ufffd");
+    }
+
+    /// Writes a number: small ones, as most are, without a loop.
+    #[inline(always)]
+    pub(super) fn number(self, value: u64) -> Option<Self> {
+        match value {
+            0..10 => self.put(&[digit(value as u32)]),
+            _ => self.digits(value),
         }
+    }
+
+    /// Ten and more.
+    #[inline(never)]
+    fn digits(self, value: u64) -> Option<Self> {
+        match value {
+            100..1_000 => self.put_each(three_digits(value as u32)),
+            0..10_000 => {
+                let (high, low) = (value as u32 / 100, value as u32 % 100);
+                let low = [digit(low / 10), digit(low % 10)];
+                match high {
+                    0 => self.put_each(low),
+                    _ => self.put_each([digit(high / 10), digit(high % 10), low[0], low[1]]),
+                }
+            }
+            _ => self.many_digits(value),
+        }
+    }
+
+    #[inline(never)]
+    fn many_digits(self, value: u64) -> Option<Self> {
+        self.word(itoa::Buffer::new().format(value).as_bytes())
+    }
+
+    /// Milliseconds with three decimals.
+    #[inline(never)]
+    pub(super) fn millis(self, value: Duration) -> Option<Self> {
+        let micros = value.subsec_micros();
+        if value.as_secs() > 0 || micros >= 10_000 {
+            return self.many_millis(value);
+        }
+        let [a, b, c] = three_digits(micros % 1_000);
+        self.put_each([digit(micros / 1_000), b'.', a, b, c])
+    }
+
+    #[inline(never)]
+    fn many_millis(self, value: Duration) -> Option<Self> {
+        let micros = value.subsec_micros();
+        let [a, b, c] = three_digits(micros % 1_000);
+        let seconds = value.as_secs().saturating_mul(1_000);
+        self.number(seconds.saturating_add((micros / 1_000).into()))?
+            .put_each([b'.', a, b, c])
+    }
+
+    /// Writes 32 digits.
+    #[inline]
+    pub(super) fn id(self, digits: &[u64; 4]) -> Option<Self> {
+        let [a, b, c, d] = digits.map(u64::to_ne_bytes);
+        self.put(&a)?.put(&b)?.put(&c)?.put(&d)
+    }
+
+    /// Writes an IP address and a port.
+    pub(super) fn address(self, address: SocketAddr) -> Option<Self> {
+        let pen = match address.ip().to_canonical() {
+            ip @ IpAddr::V4(_) => self.ip(ip)?,
+            ip @ IpAddr::V6(_) => self.put(b"[")?.ip(ip)?.put(b"]")?,
+        };
+        pen.put(b":")?.number(address.port().into())
+    }
+
+    pub(super) fn ip(self, ip: IpAddr) -> Option<Self> {
+        self.display(ip.to_canonical())
     }
 }
 
-/// Returns true where nothing needs an escape: looks at sixteen bytes at once, the last ones
-/// perhaps twice.
-fn are_plain(value: &[u8]) -> bool {
-    let (Some(first), Some(last)) = (value.first_chunk(), value.last_chunk()) else {
-        return are_plain_few(value);
+/// Copies what is as long; true where nothing of it needs an escape. Sixteen bytes at once and
+/// more, the last ones perhaps twice.
+#[inline(never)]
+fn copy_many(place: &mut [u8], value: &[u8]) -> bool {
+    let (Some(end), Some(last)) = (place.last_chunk_mut(), value.last_chunk()) else {
+        return false;
     };
     let mut odd = [0; WIDE];
-    mark(&mut odd, first);
-    let mut rest = &value[WIDE..];
-    while let Some((chunk, after)) = rest.split_first_chunk() {
-        mark(&mut odd, chunk);
-        rest = after;
-    }
+    *end = *last;
     mark(&mut odd, last);
+    let (mut place, mut value) = (place, value);
+    while let (Some((to, places)), Some((from, values))) =
+        (place.split_first_chunk_mut(), value.split_first_chunk())
+    {
+        *to = *from;
+        mark(&mut odd, from);
+        (place, value) = (places, values);
+    }
     u128::from_ne_bytes(odd) == 0
 }
 
-/// Marks the places of bytes that are not plain; a few instructions for all of them.
+/// Of eight to fifteen bytes: eight at once, the last eight perhaps twice.
 #[inline]
+fn copy_few(place: &mut [u8], value: &[u8]) -> bool {
+    let (Some(first), Some(last)) = (value.first_chunk(), value.last_chunk()) else {
+        return false;
+    };
+    if let Some(place) = place.first_chunk_mut() {
+        *place = *first;
+    }
+    if let Some(place) = place.last_chunk_mut() {
+        *place = *last;
+    }
+    odd_bytes(*first) | odd_bytes(*last) == 0
+}
+
+/// Of fewer.
+#[inline]
+fn copy_each(place: &mut [u8], value: &[u8]) -> bool {
+    let mut plain = true;
+    for (place, &b) in place.iter_mut().zip(value) {
+        *place = b;
+        plain &= is_plain(b);
+    }
+    plain
+}
+
+/// Marks the places of bytes that are not plain; a few instructions for all of them.
+#[inline(always)]
 fn mark(odd: &mut [u8; WIDE], chunk: &[u8; WIDE]) {
     for (odd, &b) in odd.iter_mut().zip(chunk) {
         *odd |= u8::from(!is_plain(b));
     }
 }
 
-/// Fewer than sixteen bytes: eight at once, the last eight perhaps twice.
-fn are_plain_few(value: &[u8]) -> bool {
-    match (value.first_chunk(), value.last_chunk()) {
-        (Some(first), Some(last)) => odd_bytes(*first) | odd_bytes(*last) == 0,
-        _ => value.iter().all(|&b| is_plain(b)),
-    }
-}
-
-/// Returns 0 if all eight bytes are plain.
+/// Returns 0 if all eight bytes are plain. Only what is not plain itself, or has the high bit,
+/// borrows from its neighbour.
+#[inline]
 fn odd_bytes(word: [u8; 8]) -> u64 {
+    let all = |byte: u8| ONES * u64::from(byte);
     let word = u64::from_ne_bytes(word);
-    let below = |limit: u8| word.wrapping_sub(ONES * u64::from(limit)) & !word;
-    let is = |byte: u8| {
-        let differs = word ^ (ONES * u64::from(byte));
-        differs.wrapping_sub(ONES) & !differs
-    };
-    (word | below(b' ') | is(b'"') | is(b'\\') | is(0x7f)) & (ONES << 7)
+    // What is below a space, and the quote: with that bit turned, it is where the space was.
+    let below = (word ^ all(b'"' - b' ')).wrapping_sub(all(b' ' + 1));
+    let backslash = (word ^ all(b'\\')).wrapping_sub(ONES);
+    let above = word.wrapping_add(ONES);
+    (word | below | backslash | above) & (ONES << 7)
 }
 
 #[inline]
@@ -90,184 +199,94 @@ fn is_plain(b: u8) -> bool {
     (b.wrapping_sub(b' ') <= b'~' - b' ') & (b != b'"') & (b != b'\\')
 }
 
-/// Writes a number: small ones, as most are, without a loop.
-pub(super) fn digits(out: &mut Vec<u8>, value: u64) {
-    if value < 10 {
-        out.push(digit(value));
-        return;
-    }
-    let Ok(small @ ..=9_999) = u32::try_from(value) else {
-        return many_digits(out, value);
-    };
-    let skipped = usize::from(small < 1_000) + usize::from(small < 100);
-    // All four places; the leading zeros are shifted out.
-    let (high, low) = (small / 100, small % 100);
-    let places = (high / 10) | (high % 10) << 8 | (low / 10) << 16 | (low % 10) << 24;
-    let places = (places | ZEROS) >> (8 * skipped);
-    let end = out.len() + 4 - skipped;
-    out.extend_from_slice(&places.to_le_bytes());
-    out.truncate(end);
+/// Returns the digits of a number below a thousand.
+#[inline]
+pub(super) fn three_digits(value: u32) -> [u8; 3] {
+    let (high, low) = (value / 100, value % 100);
+    [digit(high), digit(low / 10), digit(low % 10)]
 }
 
-#[inline(never)]
-fn many_digits(out: &mut Vec<u8>, value: u64) {
-    out.extend_from_slice(itoa::Buffer::new().format(value).as_bytes());
+/// Of a number below ten.
+#[inline]
+fn digit(value: u32) -> u8 {
+    b'0' + value as u8
 }
 
-/// Milliseconds with three decimals.
-pub(super) fn millis(out: &mut Vec<u8>, value: Duration) {
-    let whole = value.as_secs().saturating_mul(1_000);
-    digits(out, whole.saturating_add(value.subsec_millis().into()));
-    let rest = u64::from(value.subsec_micros() % 1_000);
-    out.extend_from_slice(&[b'.', digit(rest / 100), digit(rest / 10), digit(rest)]);
+/// Returns 32 hexadecimal digits, eight a word.
+pub(super) fn hex(value: u128) -> [u64; 4] {
+    [96, 64, 32, 0].map(|shift| eight_digits((value >> shift) as u32).to_be())
 }
 
-fn digit(value: u64) -> u8 {
-    // The remainder is below ten.
-    b'0' + (value % 10) as u8
-}
-
-/// Returns 32 hexadecimal digits.
-pub(super) fn hex(value: u128) -> [u8; 32] {
-    let mut text = [0; 32];
-    for (text, four) in text.chunks_exact_mut(8).zip(value.to_be_bytes().chunks(4)) {
-        let four = four.iter().fold(0, |all, &b| all << 8 | u64::from(b));
-        text.copy_from_slice(&eight_digits(four).to_be_bytes());
-    }
-    text
+/// Returns as many, of an id that nobody knows as a number: those that come cheapest.
+#[inline]
+pub(super) fn random_digits() -> [u64; 4] {
+    let [a, b] = [fastrand::u64(..), fastrand::u64(..)];
+    [a, a >> 4, b, b >> 4].map(|nibbles| letters(nibbles & NIBBLES))
 }
 
 /// Spreads the 32 low bits to a digit a byte.
-fn eight_digits(four: u64) -> u64 {
+fn eight_digits(four: u32) -> u64 {
+    let four = u64::from(four);
     let pairs = (four | four << 16) & 0x0000_ffff_0000_ffff;
     let bytes = (pairs | pairs << 8) & 0x00ff_00ff_00ff_00ff;
-    let nibbles = (bytes | bytes << 4) & (ONES * 0x0f);
+    letters((bytes | bytes << 4) & NIBBLES)
+}
+
+/// Makes of eight numbers below sixteen their digits.
+#[inline]
+fn letters(nibbles: u64) -> u64 {
     let letters = ((nibbles + ONES * 6) >> 4) & ONES;
     nibbles + ONES * u64::from(b'0') + letters * u64::from(b'a' - b'0' - 10)
 }
 
-pub(super) fn write_address(out: &mut Vec<u8>, address: SocketAddr) {
-    match address.ip().to_canonical() {
-        ip @ IpAddr::V4(_) => write_ip(out, ip),
-        ip @ IpAddr::V6(_) => {
-            out.push(b'[');
-            write_ip(out, ip);
-            out.push(b']');
-        }
-    }
-    out.push(b':');
-    digits(out, address.port().into());
-}
-
-pub(super) fn write_ip(out: &mut Vec<u8>, ip: IpAddr) {
-    // Writing to a Vec cannot fail.
-    let _ = write!(out, "{}", ip.to_canonical());
-}
-
-/// Writes RFC 3339 in UTC with milliseconds, of a time since 1970; the second is formatted once.
-pub(super) fn write_time(out: &mut Vec<u8>, since: Duration) {
-    let second = since.as_secs();
-    let (known, mut text) = SECOND.get();
-    if known != second {
-        text = format_second(second);
-        SECOND.set((second, text));
-    }
-    let millis = u64::from(since.subsec_millis());
-    let millis = [digit(millis / 100), digit(millis / 10), digit(millis)];
-    out.extend_from_slice(&text);
-    out.extend_from_slice(&[b'.', millis[0], millis[1], millis[2], b'Z']);
-}
-
-#[cold]
-fn format_second(second: u64) -> [u8; 19] {
-    let (days, rest) = (second / 86_400, second % 86_400);
-    let (year, month, day) = civil(days);
-    let mut text = *b"0000-00-00T00:00:00";
-    let mut put = |at: usize, width: usize, mut value: u64| {
-        for i in (0..width).rev() {
-            text[at + i] = digit(value);
-            value /= 10;
-        }
-    };
-    put(0, 4, year);
-    put(5, 2, month);
-    put(8, 2, day);
-    put(11, 2, rest / 3_600);
-    put(14, 2, rest / 60 % 60);
-    put(17, 2, rest % 60);
-    text
-}
-
-/// Days since 1970 as a date of the Gregorian calendar: eras of 400 years, years from March on,
-/// so that the leap day is the last.
-fn civil(days: u64) -> (u64, u64, u64) {
-    let days = days + 719_468;
-    let (era, day_of_era) = (days / 146_097, days % 146_097);
-    let year_of_era =
-        (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
-    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let shifted = (5 * day_of_year + 2) / 153;
-    let day = day_of_year - (153 * shifted + 2) / 5 + 1;
-    let month = if shifted < 10 {
-        shifted + 3
-    } else {
-        shifted - 9
-    };
-    let year = era * 400 + year_of_era + u64::from(month <= 2);
-    (year, month, day)
-}
-
-thread_local! {
-    static SECOND: Cell<(u64, [u8; 19])> = const { Cell::new((0, *b"1970-01-01T00:00:00")) };
-}
-
 /// As many bytes as the vectors of every x86-64 and arm64 hold.
 const WIDE: usize = 16;
-/// The digit of nothing, four times.
-const ZEROS: u32 = u32::from_ne_bytes(*b"0000");
 const ONES: u64 = 0x0101_0101_0101_0101;
+const NIBBLES: u64 = ONES * 0x0f;
 
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::access_log::pen::Buffer;
+
+    fn written(write: impl for<'a> Fn(Pen<'a>) -> Option<Pen<'a>>) -> Vec<u8> {
+        Buffer::of(write).written().to_vec()
+    }
 
     #[test]
-    fn times_are_rfc_3339() {
-        for (second, wanted) in [
-            (0, "1970-01-01T00:00:00"),
-            (951_782_400, "2000-02-29T00:00:00"),
-            (1_709_164_799, "2024-02-28T23:59:59"),
-            (1_735_689_599, "2024-12-31T23:59:59"),
-            (4_107_542_399, "2100-02-28T23:59:59"),
-            (4_107_542_400, "2100-03-01T00:00:00"),
-        ] {
-            assert_eq!(std::str::from_utf8(&format_second(second)).unwrap(), wanted);
+    fn a_random_id_is_32_digits_of_which_each_is_met_everywhere() {
+        let mut met = [0_u16; 32];
+        for _ in 0..2_000 {
+            let id = random_digits();
+            for (met, digit) in met.iter_mut().zip(written(|pen| pen.id(&id))) {
+                let digit = char::from(digit);
+                assert!(!digit.is_ascii_uppercase());
+                *met |= 1 << digit.to_digit(16).unwrap();
+            }
         }
+        assert_eq!(met, [u16::MAX; 32]);
     }
 
     proptest! {
         #[test]
         fn numbers_are_written_in_full(value: u64, shift in 0_u32..64) {
             let value = value >> shift;
-            let mut out = Vec::new();
-            digits(&mut out, value);
+            let out = written(|pen| pen.number(value));
             prop_assert_eq!(String::from_utf8(out).unwrap(), value.to_string());
         }
 
         #[test]
         fn an_id_is_32_digits(value: u128, shift in 0_u32..128) {
             let value = value >> shift;
-            let text = hex(value);
+            let text = written(|pen| pen.id(&hex(value)));
             prop_assert_eq!(std::str::from_utf8(&text).unwrap(), format!("{value:032x}"));
         }
 
         #[test]
         fn any_bytes_make_a_json_string(value in prop::collection::vec(any::<u8>(), 0..60)) {
-            let mut out = vec![b'"'];
-            escaped(&mut out, &value);
-            out.push(b'"');
+            let out = written(|pen| pen.put(b"\"")?.text(&value)?.put(b"\""));
             let back: String = serde_json::from_slice(&out).unwrap();
             prop_assert_eq!(back, String::from_utf8_lossy(&value));
         }
@@ -281,15 +300,16 @@ mod tests {
                 let at = at.index(value.len());
                 value[at] = byte;
             }
-            prop_assert_eq!(are_plain(&value), value.iter().all(|&b| is_plain(b)));
+            let plain = value.iter().all(|&b| is_plain(b));
+            let copy = written(|pen| pen.text(&value));
+            prop_assert_eq!(copy == value, plain);
         }
 
         #[test]
-        fn durations_are_numbers(micros in 0_u64..u64::MAX / 2) {
-            let mut out = b"{\"x\":1".to_vec();
-            out.extend_from_slice(b",\"d\":");
-            millis(&mut out, Duration::from_micros(micros));
-            out.push(b'}');
+        fn durations_are_numbers(micros in 0_u64..u64::MAX / 2, shift in 0_u32..60) {
+            let micros = micros >> shift;
+            let value = Duration::from_micros(micros);
+            let out = written(|pen| pen.put(b"{\"x\":1,\"d\":")?.millis(value)?.put(b"}"));
             let value: serde_json::Value = serde_json::from_slice(&out).unwrap();
             let wanted = micros as f64 / 1_000.0;
             prop_assert!((value["d"].as_f64().unwrap() - wanted).abs() <= wanted * 1e-12);

@@ -1,0 +1,197 @@
+//! When a request came: a moment of the clock that never steps, as the wall clock has it.
+
+use std::{
+    cell::Cell,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use tokio::time::Instant;
+
+use super::{pen::Pen, text::three_digits};
+
+/// A second of the wall clock, as text, and a moment in it. The wall clock is read once a second
+/// and thread: a step of it shows within that.
+#[derive(Clone, Copy)]
+struct Anchor {
+    at: Option<Instant>,
+    /// Since 1970, at that moment.
+    second: u64,
+    nanos: u32,
+    text: Text,
+}
+
+/// How a line begins, up to the second.
+type Text = [u8; 28];
+
+impl Anchor {
+    /// Returns the nanoseconds of the second at a moment; `None` where it is not of this second.
+    #[inline]
+    fn nanos_at(&self, moment: Instant) -> Option<u32> {
+        let since = moment.checked_duration_since(self.at?)?;
+        let nanos = self.nanos + since.subsec_nanos();
+        (since.as_secs() == 0 && nanos < NANOS).then_some(nanos)
+    }
+}
+
+/// Returns the wall clock's time of a moment.
+pub(super) fn since_1970(moment: Instant) -> Duration {
+    let anchor = ANCHOR.get();
+    match anchor.nanos_at(moment) {
+        Some(nanos) => Duration::new(anchor.second, nanos),
+        None => anew(moment),
+    }
+}
+
+#[cold]
+#[inline(never)]
+fn anew(moment: Instant) -> Duration {
+    let now = Instant::now();
+    let wall = SystemTime::now().duration_since(UNIX_EPOCH);
+    let wall = wall.unwrap_or_default();
+    ANCHOR.set(Anchor {
+        at: Some(now),
+        second: wall.as_secs(),
+        nanos: wall.subsec_nanos(),
+        text: format_second(wall.as_secs()),
+    });
+    wall.saturating_sub(now.saturating_duration_since(moment))
+}
+
+impl Pen<'_> {
+    /// Begins a line with a moment: RFC 3339 in UTC with milliseconds.
+    #[inline(always)]
+    pub(super) fn moment(self, moment: Instant) -> Option<Self> {
+        let anchor = ANCHOR.get();
+        match anchor.nanos_at(moment) {
+            Some(nanos) => self.begin(&anchor.text, nanos),
+            None => self.time(anew(moment)),
+        }
+    }
+
+    /// Begins a line with a time since 1970.
+    #[inline(never)]
+    pub(super) fn time(self, since: Duration) -> Option<Self> {
+        let (anchor, second) = (ANCHOR.get(), since.as_secs());
+        let text = match anchor.second == second {
+            true => anchor.text,
+            false => format_second(second),
+        };
+        self.begin(&text, since.subsec_nanos())
+    }
+
+    #[inline(always)]
+    fn begin(self, text: &Text, nanos: u32) -> Option<Self> {
+        let [a, b, c] = three_digits(nanos / 1_000_000);
+        self.put(text)?.put_each([b'.', a, b, c, b'Z'])
+    }
+}
+
+fn format_second(second: u64) -> Text {
+    let (days, rest) = (second / 86_400, second % 86_400);
+    let (year, month, day) = civil(days);
+    let mut text = NO_SECOND;
+    let mut put = |at: usize, width: usize, mut value: u64| {
+        for i in (at..at + width).rev() {
+            // The remainder is below ten.
+            text[i + DATE] = b'0' + (value % 10) as u8;
+            value /= 10;
+        }
+    };
+    put(0, 4, year);
+    put(5, 2, month);
+    put(8, 2, day);
+    put(11, 2, rest / 3_600);
+    put(14, 2, rest / 60 % 60);
+    put(17, 2, rest % 60);
+    text
+}
+
+/// Days since 1970 as a date of the Gregorian calendar: eras of 400 years, years from March on,
+/// so that the leap day is the last.
+fn civil(days: u64) -> (u64, u64, u64) {
+    let days = days + 719_468;
+    let (era, day_of_era) = (days / 146_097, days % 146_097);
+    let year_of_era =
+        (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let shifted = (5 * day_of_year + 2) / 153;
+    let day = day_of_year - (153 * shifted + 2) / 5 + 1;
+    let month = if shifted < 10 {
+        shifted + 3
+    } else {
+        shifted - 9
+    };
+    let year = era * 400 + year_of_era + u64::from(month <= 2);
+    (year, month, day)
+}
+
+thread_local! {
+    static ANCHOR: Cell<Anchor> = const {
+        Cell::new(Anchor { at: None, second: u64::MAX, nanos: 0, text: NO_SECOND })
+    };
+}
+
+const NO_SECOND: Text = *b"{\"time\":\"0000-00-00T00:00:00";
+/// Where the date stands in it.
+const DATE: usize = 9;
+/// Of a second.
+const NANOS: u32 = 1_000_000_000;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::access_log::pen::Buffer;
+
+    fn written(write: impl for<'a> Fn(Pen<'a>) -> Option<Pen<'a>>) -> String {
+        String::from_utf8(Buffer::of(write).written().to_vec()).unwrap()
+    }
+
+    #[test]
+    fn times_are_rfc_3339() {
+        for (second, wanted) in [
+            (0, "1970-01-01T00:00:00"),
+            (951_782_400, "2000-02-29T00:00:00"),
+            (1_709_164_799, "2024-02-28T23:59:59"),
+            (1_735_689_599, "2024-12-31T23:59:59"),
+            (4_107_542_399, "2100-02-28T23:59:59"),
+            (4_107_542_400, "2100-03-01T00:00:00"),
+        ] {
+            let since = Duration::new(second, 7_999_999);
+            let wanted = format!("{{\"time\":\"{wanted}.007Z");
+            assert_eq!(written(|pen| pen.time(since)), wanted);
+        }
+    }
+
+    #[test]
+    fn an_anchor_holds_for_the_rest_of_its_second() {
+        let at = Instant::now() + Duration::from_secs(1);
+        let anchor = Anchor {
+            at: Some(at),
+            second: 5,
+            nanos: NANOS - 1_000,
+            text: format_second(5),
+        };
+        for (later, nanos) in [
+            (0, Some(NANOS - 1_000)),
+            (999, Some(NANOS - 1)),
+            (1_000, None),
+            (1_000_000_000, None),
+            (1_000_000_001, None),
+        ] {
+            let moment = at + Duration::from_nanos(later);
+            assert_eq!(anchor.nanos_at(moment), nanos, "{later}");
+        }
+        assert_eq!(anchor.nanos_at(at - Duration::from_nanos(1)), None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_moment_is_written_as_its_time() {
+        for millis in [0, 1, 400, 999, 1, 3_000, 1_000, 600, 600] {
+            tokio::time::advance(Duration::from_millis(millis)).await;
+            let moment = Instant::now();
+            let since = since_1970(moment);
+            let wanted = written(|pen| pen.time(since));
+            assert_eq!(written(|pen| pen.moment(moment)), wanted, "{millis}");
+        }
+    }
+}
