@@ -1,9 +1,11 @@
 //! One shared record a request.
 
+#[cfg(feature = "proxy")]
+use std::sync::OnceLock;
 use std::{
     fmt,
     sync::{
-        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
     },
 };
@@ -23,8 +25,14 @@ use crate::{error::ErrorKind, pool::Backend};
 /// A retry's and a hedge's attempts stand side by side in one exchange; whoever sends a copy of
 /// a request for another purpose gives it a fresh one.
 pub struct Exchange {
-    /// Empty only in a place that is kept for the next request, until somebody looks there.
-    inner: OnceLock<Arc<Inner>>,
+    handle: Handle,
+}
+
+enum Handle {
+    Record(Arc<Inner>),
+    /// In extensions that an earlier request left: the record begins when somebody looks there.
+    #[cfg(feature = "proxy")]
+    Place(OnceLock<Arc<Inner>>),
 }
 
 struct Inner {
@@ -60,6 +68,11 @@ pub struct LentHead {
 }
 
 impl Inner {
+    #[cfg(feature = "proxy")]
+    fn begin() -> Arc<Self> {
+        Arc::new(Self::new(clock::now()))
+    }
+
     fn new(began: Instant) -> Self {
         Self {
             began,
@@ -81,14 +94,14 @@ impl Exchange {
     /// Begins a record at a moment that the caller has read off the clock already.
     #[must_use]
     pub fn began_at(began: Instant) -> Self {
-        Self {
-            inner: Arc::new(Inner::new(began)).into(),
-        }
+        Self::with(Arc::new(Inner::new(began)))
     }
 
     /// Returns the request's record, inserting one where there is none.
     pub fn of(extensions: &mut Extensions) -> Self {
-        if let Some(exchange) = extensions.get::<Self>() {
+        if let Some(exchange) = extensions.get_mut::<Self>() {
+            #[cfg(feature = "proxy")]
+            exchange.settle();
             return exchange.clone();
         }
         let exchange = Self::new();
@@ -96,17 +109,35 @@ impl Exchange {
         exchange
     }
 
-    /// Lets go of the request's record, and leaves its place to the next request, whose record
-    /// begins when it is looked for; false where there is none.
+    fn with(record: Arc<Inner>) -> Self {
+        let handle = Handle::Record(record);
+        Self { handle }
+    }
+
+    /// Lets go of the request's record, and leaves its place to the next request; false where there
+    /// is none.
     #[cfg(feature = "proxy")]
     pub(super) fn leave_place(extensions: &mut Extensions) -> bool {
         let place = extensions.get_mut::<Self>();
-        place.map(|place| place.inner.take()).is_some()
+        let empty = || Handle::Place(OnceLock::new());
+        place.map(|place| place.handle = empty()).is_some()
+    }
+
+    /// Makes a place a record, so that nobody needs to look twice.
+    #[cfg(feature = "proxy")]
+    fn settle(&mut self) {
+        if let Handle::Place(place) = &mut self.handle {
+            let record = place.take().unwrap_or_else(Inner::begin);
+            self.handle = Handle::Record(record);
+        }
     }
 
     fn inner(&self) -> &Arc<Inner> {
-        let begin = || Arc::new(Inner::new(clock::now()));
-        self.inner.get_or_init(begin)
+        match &self.handle {
+            Handle::Record(inner) => inner,
+            #[cfg(feature = "proxy")]
+            Handle::Place(place) => place.get_or_init(Inner::begin),
+        }
     }
 
     /// Returns when the first layer that needed the record saw the request.
@@ -343,9 +374,7 @@ impl Exchange {
 /// The record is the same.
 impl Clone for Exchange {
     fn clone(&self) -> Self {
-        Self {
-            inner: self.inner().clone().into(),
-        }
+        Self::with(self.inner().clone())
     }
 }
 
