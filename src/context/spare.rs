@@ -27,12 +27,7 @@ pub(crate) fn keep(mut extensions: Extensions) {
     let places = usize::from(ConnInfo::leave_place(&mut extensions))
         + usize::from(Exchange::leave_place(&mut extensions));
     if extensions.len() > places {
-        // A router of axum notes this in every request.
-        #[cfg(feature = "axum")]
-        extensions.remove::<axum::extract::OriginalUri>();
-        if extensions.len() > places {
-            extensions.clear();
-        }
+        extensions.clear();
     }
     let _ = SPARE.try_with(|spare| {
         let mut spare = spare.borrow_mut();
@@ -115,20 +110,5 @@ mod tests {
         request(&conn);
         let cost = allocation_counter::measure(|| drop(request(&conn)));
         assert_eq!(cost.count_total, 1);
-    }
-
-    #[cfg(feature = "axum")]
-    #[test]
-    fn under_a_router_the_places_stay() {
-        let conn = conn();
-        for kept in [0, 2] {
-            let mut extensions = take();
-            assert_eq!(extensions.len(), kept);
-            conn.note(&mut extensions);
-            Exchange::of(&mut extensions);
-            let uri = http::Uri::from_static("/a");
-            extensions.insert(axum::extract::OriginalUri(uri));
-            keep(extensions);
-        }
     }
 }
