@@ -231,7 +231,7 @@ impl Expected {
     }
 }
 
-/// Microseconds for a weight, compared without a division.
+/// Microseconds for a weight, which no group has at 0, compared without a division.
 #[derive(Clone, Copy, Debug)]
 struct Cost {
     micros: u64,

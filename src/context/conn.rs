@@ -145,7 +145,7 @@ impl ConnInfo {
 
     /// Lets go of the connection, and leaves the place to the next request; false where there is
     /// none.
-    #[cfg(feature = "proxy")]
+    #[cfg(all(feature = "proxy", feature = "server"))]
     pub(super) fn leave_place(extensions: &mut Extensions) -> bool {
         let place = extensions.get_mut::<Self>();
         place.map(|place| place.inner = None).is_some()
@@ -207,7 +207,9 @@ impl ConnInfo {
     /// Keeps what a proxy makes of the connection, once and from its second request on.
     #[cfg(feature = "proxy")]
     pub(crate) fn introduce(&self, make: impl FnOnce() -> Intro) {
-        let _ = self.inner().intro.get_or_make(self.known(), make);
+        if let Some(inner) = &self.inner {
+            let _ = inner.intro.get_or_make(self.known(), make);
+        }
     }
 
     #[cfg(any(feature = "access-log", feature = "proxy"))]
@@ -245,7 +247,9 @@ impl ConnInfo {
 
     /// Notes the client's address; only the first call counts.
     pub fn set_client(&self, client: SocketAddr) {
-        let _ = self.inner().client.set(client);
+        if let Some(inner) = &self.inner {
+            let _ = inner.client.set(client);
+        }
     }
 
     /// Returns the TLS facts; `None` in cleartext or before the handshake ended.
@@ -256,14 +260,17 @@ impl ConnInfo {
 
     /// Notes the TLS facts; only the first call counts.
     pub fn set_tls(&self, tls: TlsInfo) {
-        let _ = self.inner().tls.set(tls);
+        if let Some(inner) = &self.inner {
+            let _ = inner.tls.set(tls);
+        }
     }
 
     /// Returns the log's words for the connection, which are made once, when they are asked for
     /// again; `None` at first, and where more is known of it now than there was then.
     #[cfg(feature = "access-log")]
     pub(crate) fn told(&self, make: impl FnOnce() -> Box<[u8]>) -> Option<&[u8]> {
-        let told = self.inner().told.get_or_make(self.known(), make);
+        let inner = self.inner.as_ref()?;
+        let told = inner.told.get_or_make(self.known(), make);
         told.map(|words| &**words)
     }
 }

@@ -1,6 +1,6 @@
 //! One shared record a request.
 
-#[cfg(feature = "proxy")]
+#[cfg(all(feature = "proxy", feature = "server"))]
 use std::sync::OnceLock;
 use std::{
     fmt,
@@ -24,6 +24,9 @@ use crate::{error::ErrorKind, pool::Backend};
 ///
 /// A retry's and a hedge's attempts stand side by side in one exchange; whoever sends a copy of
 /// a request for another purpose gives it a fresh one.
+///
+/// [`Exchange::of`] is the way to it. `get::<Exchange>()` may find one that nobody began, in a place
+/// that an earlier request left: that begins when it is read or written.
 pub struct Exchange {
     handle: Handle,
 }
@@ -31,7 +34,7 @@ pub struct Exchange {
 enum Handle {
     Record(Arc<Inner>),
     /// In extensions that an earlier request left: the record begins when somebody looks there.
-    #[cfg(feature = "proxy")]
+    #[cfg(all(feature = "proxy", feature = "server"))]
     Place(OnceLock<Arc<Inner>>),
 }
 
@@ -68,7 +71,7 @@ pub struct LentHead {
 }
 
 impl Inner {
-    #[cfg(feature = "proxy")]
+    #[cfg(all(feature = "proxy", feature = "server"))]
     fn begin() -> Arc<Self> {
         Arc::new(Self::new(clock::now()))
     }
@@ -100,7 +103,7 @@ impl Exchange {
     /// Returns the request's record, inserting one where there is none.
     pub fn of(extensions: &mut Extensions) -> Self {
         if let Some(exchange) = extensions.get_mut::<Self>() {
-            #[cfg(feature = "proxy")]
+            #[cfg(all(feature = "proxy", feature = "server"))]
             exchange.settle();
             return exchange.clone();
         }
@@ -116,7 +119,7 @@ impl Exchange {
 
     /// Lets go of the request's record, and leaves its place to the next request; false where there
     /// is none.
-    #[cfg(feature = "proxy")]
+    #[cfg(all(feature = "proxy", feature = "server"))]
     pub(super) fn leave_place(extensions: &mut Extensions) -> bool {
         let place = extensions.get_mut::<Self>();
         let empty = || Handle::Place(OnceLock::new());
@@ -124,7 +127,7 @@ impl Exchange {
     }
 
     /// Makes a place a record, so that nobody needs to look twice.
-    #[cfg(feature = "proxy")]
+    #[cfg(all(feature = "proxy", feature = "server"))]
     fn settle(&mut self) {
         if let Handle::Place(place) = &mut self.handle {
             let record = place.take().unwrap_or_else(Inner::begin);
@@ -135,8 +138,17 @@ impl Exchange {
     fn inner(&self) -> &Arc<Inner> {
         match &self.handle {
             Handle::Record(inner) => inner,
-            #[cfg(feature = "proxy")]
+            #[cfg(all(feature = "proxy", feature = "server"))]
             Handle::Place(place) => place.get_or_init(Inner::begin),
+        }
+    }
+
+    /// As [`inner`](Self::inner), but begins no record.
+    fn begun(&self) -> Option<&Arc<Inner>> {
+        match &self.handle {
+            Handle::Record(inner) => Some(inner),
+            #[cfg(all(feature = "proxy", feature = "server"))]
+            Handle::Place(place) => place.get(),
         }
     }
 
@@ -317,7 +329,8 @@ impl Exchange {
     /// the backend, when it has to wait for the response; `sent` tells whether a byte of the
     /// request may have gone out. One load where nobody asks.
     pub fn lend_head(&self, head: &Parts, sent: bool) {
-        if !self.inner().head_wanted.load(Relaxed) {
+        let asks = |inner: &Arc<Inner>| inner.head_wanted.load(Relaxed);
+        if !self.begun().is_some_and(asks) {
             return;
         }
         let mut head = head.clone();
@@ -371,10 +384,19 @@ impl Exchange {
     }
 }
 
-/// The record is the same.
+/// The record is the same, once it is begun: where a request is copied before, each copy gets its
+/// own.
 impl Clone for Exchange {
     fn clone(&self) -> Self {
-        Self::with(self.inner().clone())
+        let handle = match &self.handle {
+            Handle::Record(inner) => Handle::Record(inner.clone()),
+            #[cfg(all(feature = "proxy", feature = "server"))]
+            Handle::Place(place) => match place.get() {
+                Some(inner) => Handle::Record(inner.clone()),
+                None => Handle::Place(OnceLock::new()),
+            },
+        };
+        Self { handle }
     }
 }
 

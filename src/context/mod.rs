@@ -38,8 +38,9 @@
 //! [`Exchange`]: two allocations a request, about 90 ns by `benches/layers.rs` (row `record`).
 //! [`Selected`]: one an attempt; in a `LoadBalancer` none, but for one that waited for room.
 //! [`ConnInfo`]: one a request, and a few a connection. Where a request came by `evenkeel::serve`
-//! and went out by the `Proxy`, the next one on that thread gets its places: one allocation for the
-//! `Exchange` and none for the `ConnInfo`, unless layers in between left notes of their own.
+//! and was answered over HTTP/1.1 by the `Proxy`, the next one on that thread gets its places: one
+//! allocation for the `Exchange` and none for the `ConnInfo`, unless others left notes of their own
+//! in the request, as a router of axum does.
 
 mod attempt;
 mod auth_failure;

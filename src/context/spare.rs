@@ -4,12 +4,13 @@
 //! a table of its own whenever it comes to a server. What is kept here keeps its memory: the places
 //! of the two notes that every request has stay, empty, and other notes are dropped.
 
+#[cfg(feature = "server")]
 use std::cell::RefCell;
 
 use http::Extensions;
 
-#[cfg(feature = "proxy")]
-use super::{ConnInfo, Exchange};
+#[cfg(all(feature = "proxy", feature = "server"))]
+use super::{ConnInfo, Exchange, Selected};
 
 /// Returns extensions without notes, but for the places of a connection and of a record: the
 /// connection's is to be filled.
@@ -21,13 +22,17 @@ pub(crate) fn take() -> Extensions {
 }
 
 /// Takes extensions that nobody needs any more; their notes are dropped.
-#[cfg(feature = "proxy")]
+#[cfg(all(feature = "proxy", feature = "server"))]
 pub(crate) fn keep(mut extensions: Extensions) {
     // What the notes drop may be anything, a request of its own included.
     let places = usize::from(ConnInfo::leave_place(&mut extensions))
         + usize::from(Exchange::leave_place(&mut extensions));
     if extensions.len() > places {
-        extensions.clear();
+        // Of a stack by hand. Notes of others cannot be told apart from the places.
+        extensions.remove::<Selected>();
+        if extensions.len() > places {
+            extensions.clear();
+        }
     }
     let _ = SPARE.try_with(|spare| {
         let mut spare = spare.borrow_mut();
@@ -37,13 +42,20 @@ pub(crate) fn keep(mut extensions: Extensions) {
     });
 }
 
+/// Without a server, nobody takes any.
+#[cfg(all(feature = "proxy", not(feature = "server")))]
+pub(crate) fn keep(extensions: Extensions) {
+    drop(extensions);
+}
+
+#[cfg(feature = "server")]
 thread_local! {
     static SPARE: RefCell<Vec<Extensions>> = const { RefCell::new(Vec::new()) };
 }
 
 /// As many as requests usually end between two that begin, streams of HTTP/2 included; each is
 /// some hundred bytes.
-#[cfg(feature = "proxy")]
+#[cfg(all(feature = "proxy", feature = "server"))]
 const KEPT: usize = 256;
 
 #[cfg(all(test, feature = "proxy", feature = "server"))]
@@ -88,6 +100,38 @@ mod tests {
         assert_eq!(copied, Some(1));
         assert_eq!(Exchange::of(&mut extensions).received(), 1);
         assert_eq!(old.received(), 7);
+    }
+
+    #[test]
+    fn copies_of_a_request_without_a_record_get_records_of_their_own() {
+        let conn = conn();
+        request(&conn);
+        let mut extensions = take();
+        conn.note(&mut extensions);
+        let mut copy = extensions.clone();
+        Exchange::of(&mut copy).add_received(7);
+        assert_eq!(Exchange::of(&mut extensions).received(), 0);
+        let mut later = extensions.clone();
+        Exchange::of(&mut later).add_received(1);
+        assert_eq!(
+            Exchange::of(&mut extensions).received(),
+            1,
+            "begun, it is one"
+        );
+    }
+
+    #[test]
+    fn in_a_stack_by_hand_the_places_stay() {
+        let conn = conn();
+        let backend = crate::Backend::new("a", "http://127.0.0.1:1").unwrap();
+        for kept in [0, 2] {
+            let mut extensions = take();
+            assert_eq!(extensions.len(), kept);
+            conn.note(&mut extensions);
+            Exchange::of(&mut extensions);
+            extensions.insert(Selected(backend.clone()));
+            keep(extensions);
+        }
     }
 
     #[test]

@@ -55,7 +55,8 @@
 //!
 //! Here it is less: nobody's layer stands between balance and the proxy, so the selection goes along
 //! with the call instead of a [`Selected`](crate::context::Selected) note, but for a request that
-//! waited for room. That is one allocation less; two are left, the record and its place.
+//! waited for room. That is one allocation less; two are left, the record and its place, which under
+//! `serve` an earlier request left.
 
 #[cfg(feature = "sticky")]
 mod maybe;

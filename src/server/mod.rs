@@ -57,8 +57,8 @@
 //! # Cost
 //!
 //! A connection: one task, one box, about 4 KiB while it is idle, 12 KiB under TLS. A request: the
-//! `ConnInfo` note, in the place that an earlier one left if the `Proxy` had it; its deadlines are
-//! plain stores, swept ten times a second, so they fire up to 0.2 s late.
+//! `ConnInfo` note, often in the place that an earlier one left (see [`context`](crate::context));
+//! its deadlines are plain stores, swept ten times a second, so they fire up to 0.2 s late.
 //!
 //! HTTP/2 frames of one poll go out in one write. On a `current_thread` runtime the connection's
 //! task answers its streams itself, on a `multi_thread` one each has a task of its own: that costs

@@ -2,6 +2,7 @@
 
 mod cost;
 mod drain;
+mod places;
 mod routing;
 mod strategies;
 mod trials;
