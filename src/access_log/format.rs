@@ -169,7 +169,7 @@ impl<'a> From<&RequestEntry<'a>> for Asked<'a> {
     }
 }
 
-/// Writes what a line says of the asked.
+/// Writes what a line says of the request.
 #[inline(always)]
 pub(super) fn write_request<'a>(asked: &Asked<'_>, tls: bool, pen: Pen<'a>) -> Option<Pen<'a>> {
     let pen = pen.put(br#","request_id":""#)?;
