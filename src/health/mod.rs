@@ -93,7 +93,7 @@
 //! fields. No lock, no allocation; no clock, unless [`slower_than`](Outliers::slower_than) asks
 //! for it. Only a failure does more.
 //!
-//! About 40 ns on a shared cloud core: produced by `benches/layers.rs`.
+//! About 55 ns on a shared cloud core: produced by `benches/layers.rs`.
 
 mod check;
 mod combine;

@@ -49,8 +49,8 @@
 //! # Cost
 //!
 //! That of its layers: no box, no clone of the stack a request. All of them, stacked by hand over a
-//! service that answers at once: about 1,050 ns and three allocations on a shared cloud core, a
-//! quarter of it the log; with hedging and `HstsLayer` about 1,190 ns: produced by
+//! service that answers at once: about 1,000 ns and three allocations on a shared cloud core, a
+//! quarter of it the log; with hedging and `HstsLayer` about 1,150 ns: produced by
 //! `benches/layers.rs`.
 //!
 //! Here it is less: nobody's layer stands between balance and the proxy, so the selection goes along
