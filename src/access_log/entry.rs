@@ -51,6 +51,32 @@ pub struct Entry<'a> {
     pub detail: Option<&'a str>,
 }
 
+impl Entry<'_> {
+    /// Says nothing but that.
+    pub(super) fn new(time: SystemTime, duration: Duration, outcome: &'static str) -> Self {
+        Self {
+            time,
+            node: None,
+            listener: None,
+            peer: None,
+            client: None,
+            request: None,
+            status: None,
+            duration,
+            ttfb: None,
+            received: 0,
+            sent: 0,
+            attempts: &[],
+            decision: None,
+            sticky: None,
+            tls: None,
+            auth: None,
+            outcome,
+            detail: None,
+        }
+    }
+}
+
 /// What the request said.
 #[derive(Clone, Copy, Debug)]
 #[non_exhaustive]

@@ -6,13 +6,12 @@ use std::{
     time::{Duration, UNIX_EPOCH},
 };
 
-use http::{Method, Uri, Version};
+use http::{Method, Version};
 
 use super::{
     Entry,
     entry::{RequestEntry, RequestId},
     pen::{Buffer, Pen},
-    text::{hex, three_digits},
 };
 use crate::{
     context::{Attempt, AuthFailure, ConnInfo, Outcome, Peer, StickyVerdict, TlsInfo},
@@ -29,7 +28,7 @@ pub(super) fn write<'a>(entry: &Entry<'_>, pen: Pen<'a>) -> Option<Pen<'a>> {
         pen = write_tls(tls, pen)?;
     }
     if let Some(request) = &entry.request {
-        pen = write_request(&Asked::from(request), entry.tls.is_some(), pen)?;
+        pen = write_request(request, entry.tls.is_some(), pen)?;
     }
     let end = End {
         status: entry.status,
@@ -132,52 +131,19 @@ fn write_tls<'a>(tls: &TlsInfo, pen: Pen<'a>) -> Option<Pen<'a>> {
     Some(pen)
 }
 
-/// What a line says of the request.
-pub(super) struct Asked<'a> {
-    pub(super) id: Id<'a>,
-    pub(super) method: &'a Method,
-    pub(super) uri: &'a Uri,
-    pub(super) version: Version,
-    pub(super) host: Option<&'a [u8]>,
-    pub(super) query: Option<&'a str>,
-    pub(super) user_agent: Option<&'a [u8]>,
-    pub(super) referer: Option<&'a [u8]>,
-}
-
-/// A request's id, as it is shown.
-pub(super) enum Id<'a> {
-    Given(&'a [u8]),
-    /// Eight digits each.
-    Made([u64; 4]),
-}
-
-impl<'a> From<&RequestEntry<'a>> for Asked<'a> {
-    fn from(entry: &RequestEntry<'a>) -> Self {
-        Self {
-            id: match entry.id {
-                RequestId::Given(id) => Id::Given(id),
-                RequestId::Made(id) => Id::Made(hex(id)),
-            },
-            method: entry.method,
-            uri: entry.uri,
-            version: entry.version,
-            host: entry.host,
-            query: entry.query,
-            user_agent: entry.user_agent,
-            referer: entry.referer,
-        }
-    }
-}
-
 /// Writes what a line says of the request.
 #[inline(always)]
-pub(super) fn write_request<'a>(asked: &Asked<'_>, tls: bool, pen: Pen<'a>) -> Option<Pen<'a>> {
+pub(super) fn write_request<'a>(
+    request: &RequestEntry<'_>,
+    tls: bool,
+    pen: Pen<'a>,
+) -> Option<Pen<'a>> {
     let pen = pen.put(br#","request_id":""#)?;
-    let pen = match &asked.id {
-        Id::Given(id) => pen.text(id)?,
-        Id::Made(digits) => pen.id(digits)?,
+    let pen = match request.id {
+        RequestId::Given(id) => pen.text(id)?,
+        RequestId::Made(id) => pen.id(id)?,
     };
-    let pen = match *asked.method {
+    let pen = match *request.method {
         Method::GET => pen.put(br#"","method":"GET"#)?,
         // A token (RFC 9110 §5.6.2): nothing to escape.
         ref other => {
@@ -189,25 +155,25 @@ pub(super) fn write_request<'a>(asked: &Asked<'_>, tls: bool, pen: Pen<'a>) -> O
         true => pen.put(br#"","scheme":"https""#)?,
         false => pen.put(br#"","scheme":"http""#)?,
     };
-    let authority = asked.uri.authority().map(|a| a.as_str().as_bytes());
-    if let Some(host) = authority.or(asked.host) {
+    let authority = request.uri.authority().map(|a| a.as_str().as_bytes());
+    if let Some(host) = authority.or(request.host) {
         pen = pen.put(br#","host":""#)?.text(host)?.put(br#"""#)?;
     }
     pen = pen
         .put(br#","path":""#)?
-        .text(asked.uri.path().as_bytes())?;
-    if let Some(query) = asked.query {
+        .text(request.uri.path().as_bytes())?;
+    if let Some(query) = request.query {
         pen = pen.put(br#"","query":""#)?.text(query.as_bytes())?;
     }
-    pen = match asked.version {
+    pen = match request.version {
         Version::HTTP_11 => pen.put(br#"","protocol":"HTTP/1.1""#)?,
         Version::HTTP_2 => pen.put(br#"","protocol":"HTTP/2""#)?,
         other => pen.put(br#"","protocol":"HTTP/"#)?.word(number(other))?,
     };
-    if let Some(agent) = asked.user_agent {
+    if let Some(agent) = request.user_agent {
         pen = pen.put(br#","user_agent":""#)?.text(agent)?.put(br#"""#)?;
     }
-    if let Some(referer) = asked.referer {
+    if let Some(referer) = request.referer {
         pen = pen.put(br#","referer":""#)?.text(referer)?.put(br#"""#)?;
     }
     Some(pen)
@@ -244,10 +210,9 @@ pub(super) struct End<'a> {
 pub(super) fn write_end<'a>(end: &End<'_>, mut pen: Pen<'a>) -> Option<Pen<'a>> {
     pen = match end.status {
         Some(200) => pen.put(br#","status":200,"duration_ms":"#)?,
-        // They are of 100 to 999.
         Some(status) => pen
             .put(br#","status":"#)?
-            .put_each(three_digits(status.into()))?
+            .number(status.into())?
             .put(br#","duration_ms":"#)?,
         None => pen.put(br#","duration_ms":"#)?,
     };
@@ -381,6 +346,7 @@ mod tests {
     use std::time::SystemTime;
 
     use bytes::Bytes;
+    use http::Uri;
     use tokio::time::Instant;
 
     use super::*;
@@ -392,26 +358,7 @@ mod tests {
     }
 
     fn entry(time: SystemTime) -> Entry<'static> {
-        Entry {
-            time,
-            node: None,
-            listener: None,
-            peer: None,
-            client: None,
-            request: None,
-            status: None,
-            duration: Duration::from_micros(1_234_567),
-            ttfb: None,
-            received: 0,
-            sent: 0,
-            attempts: &[],
-            decision: None,
-            sticky: None,
-            tls: None,
-            auth: None,
-            outcome: "ok",
-            detail: None,
-        }
+        Entry::new(time, Duration::from_micros(1_234_567), "ok")
     }
 
     #[test]
@@ -502,5 +449,17 @@ mod tests {
             "\n",
         );
         assert_eq!(line(&least), wanted);
+    }
+
+    #[test]
+    fn any_status_that_a_sink_hands_on_is_a_number() {
+        for status in [0, 7, 99, 100, 200, 999, 1_000, u16::MAX] {
+            let line = line(&Entry {
+                status: Some(status),
+                ..entry(UNIX_EPOCH)
+            });
+            let value: serde_json::Value = serde_json::from_str(&line).unwrap();
+            assert_eq!(value["status"], status);
+        }
     }
 }

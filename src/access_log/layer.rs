@@ -159,27 +159,16 @@ impl ConnectionEvents for AccessLogLayer {
         if !self.config.to.enabled() {
             return;
         }
+        let time = SystemTime::now().checked_sub(event.duration);
+        let time = time.unwrap_or(SystemTime::UNIX_EPOCH);
         self.config.to.sink().record(&Entry {
-            time: SystemTime::now()
-                .checked_sub(event.duration)
-                .unwrap_or(SystemTime::UNIX_EPOCH),
             node: self.config.node.as_deref(),
             listener: Some(*event.conn.local()),
             peer: Some(*event.conn.peer()),
             client: event.conn.client(),
-            request: None,
-            status: None,
-            duration: event.duration,
-            ttfb: None,
-            received: 0,
-            sent: 0,
-            attempts: &[],
-            decision: None,
-            sticky: None,
             tls: event.conn.tls(),
-            auth: None,
-            outcome: event.kind.as_str(),
             detail: Some(&event.detail),
+            ..Entry::new(time, event.duration, event.kind.as_str())
         });
     }
 }

@@ -7,10 +7,9 @@ use tokio::time::Instant;
 
 use super::{
     entry::{RequestEntry, RequestId},
-    format::{self, Asked, Id},
+    format,
     layer::Config,
     pen::Buffer,
-    text::random_digits,
     time::since_1970,
 };
 use crate::context::ConnInfo;
@@ -79,10 +78,10 @@ impl<'a> Fields<'a> {
         let tls = conn.is_some_and(|conn| conn.tls().is_some());
         let uri = original_uri(request);
         let query = query(config, uri);
-        let asked = Asked {
+        let entry = RequestEntry {
             id: match self.request_id {
-                Some(id) => Id::Given(id.as_bytes()),
-                None => Id::Made(random_digits()),
+                Some(id) => RequestId::Given(id.as_bytes()),
+                None => RequestId::Made(fastrand::u128(..)),
             },
             method: request.method(),
             uri,
@@ -101,7 +100,7 @@ impl<'a> Fields<'a> {
                     (None, Some(conn)) => format::write_conn(conn, pen)?,
                     (None, None) => pen,
                 };
-                format::write_request(&asked, tls, pen)
+                format::write_request(&entry, tls, pen)
             },
         )
     }
