@@ -24,8 +24,7 @@ use super::{ConnectionEvents, Drain};
 /// (PROXY protocol) and the TLS facts are filled in once known, before the first request.
 #[derive(Clone)]
 pub struct ConnInfo {
-    /// `None` only in a place that is kept for the next request, where nobody looks.
-    inner: Option<Arc<Inner>>,
+    inner: Arc<Inner>,
 }
 
 struct Inner {
@@ -96,38 +95,24 @@ pub(crate) struct Intro {
     pub(crate) fields: Box<[u8]>,
 }
 
-impl Inner {
-    fn new(number: u64, peer: Peer, local: Peer) -> Self {
-        Self {
-            number,
-            peer,
-            local,
-            accepted: Instant::now(),
-            client: OnceLock::new(),
-            tls: OnceLock::new(),
-            #[cfg(feature = "access-log")]
-            told: Kept::new(),
-            #[cfg(feature = "proxy")]
-            intro: Kept::new(),
-        }
-    }
-}
-
-/// What an empty place would say.
-#[cold]
-fn nobody() -> &'static Inner {
-    static NOBODY: OnceLock<Inner> = OnceLock::new();
-    NOBODY.get_or_init(|| Inner::new(0, Peer::Unknown, Peer::Unknown))
-}
-
 impl ConnInfo {
     /// Notes a connection that was accepted now.
     #[must_use]
     pub fn new(peer: Peer, local: Peer) -> Self {
         static NEXT: AtomicU64 = AtomicU64::new(1);
-        let number = NEXT.fetch_add(1, Relaxed);
         Self {
-            inner: Some(Arc::new(Inner::new(number, peer, local))),
+            inner: Arc::new(Inner {
+                number: NEXT.fetch_add(1, Relaxed),
+                peer,
+                local,
+                accepted: Instant::now(),
+                client: OnceLock::new(),
+                tls: OnceLock::new(),
+                #[cfg(feature = "access-log")]
+                told: Kept::new(),
+                #[cfg(feature = "proxy")]
+                intro: Kept::new(),
+            }),
         }
     }
 
@@ -147,15 +132,12 @@ impl ConnInfo {
     /// none.
     #[cfg(all(feature = "proxy", feature = "server"))]
     pub(super) fn leave_place(extensions: &mut Extensions) -> bool {
-        let place = extensions.get_mut::<Self>();
-        place.map(|place| place.inner = None).is_some()
-    }
-
-    fn inner(&self) -> &Inner {
-        match &self.inner {
-            Some(inner) => inner,
-            None => nobody(),
-        }
+        let Some(place) = extensions.get_mut::<Self>() else {
+            return false;
+        };
+        // An error says that the thread is about to end.
+        let nobody = NOBODY.try_with(Self::clone);
+        nobody.map(|nobody| *place = nobody).is_ok()
     }
 
     /// Finds the note: what `evenkeel::serve` put there, or axum's `ConnectInfo<ConnInfo>`. A
@@ -188,99 +170,98 @@ impl ConnInfo {
     /// Returns a number that is unique to the connection within the process.
     #[must_use]
     pub fn number(&self) -> u64 {
-        self.inner().number
+        self.inner.number
     }
 
     /// Returns true if no other handle is left: the connection is gone.
     #[cfg(feature = "proxy")]
     pub(crate) fn is_last(&self) -> bool {
-        let inner = self.inner.as_ref();
-        inner.is_none_or(|inner| Arc::strong_count(inner) == 1)
+        Arc::strong_count(&self.inner) == 1
     }
 
     /// Returns what the first proxy on the way makes of the connection, once it did.
     #[cfg(feature = "proxy")]
     pub(crate) fn intro(&self) -> Option<&Intro> {
-        self.inner().intro.get(self.known())
+        self.inner.intro.get(self.known())
     }
 
     /// Keeps what a proxy makes of the connection, once and from its second request on.
     #[cfg(feature = "proxy")]
     pub(crate) fn introduce(&self, make: impl FnOnce() -> Intro) {
-        if let Some(inner) = &self.inner {
-            let _ = inner.intro.get_or_make(self.known(), make);
-        }
+        let _ = self.inner.intro.get_or_make(self.known(), make);
     }
 
     #[cfg(any(feature = "access-log", feature = "proxy"))]
     fn known(&self) -> Known {
         (
-            self.inner().client.get().is_some(),
-            self.inner().tls.get().is_some(),
+            self.inner.client.get().is_some(),
+            self.inner.tls.get().is_some(),
         )
     }
 
     /// Returns the other end of the transport: a client, or a balancer in between.
     #[must_use]
     pub fn peer(&self) -> &Peer {
-        &self.inner().peer
+        &self.inner.peer
     }
 
     /// Returns this end of the transport.
     #[must_use]
     pub fn local(&self) -> &Peer {
-        &self.inner().local
+        &self.inner.local
     }
 
     /// Returns when the connection was accepted.
     #[must_use]
     pub fn accepted(&self) -> Instant {
-        self.inner().accepted
+        self.inner.accepted
     }
 
     /// Returns the client's address: what the PROXY protocol said, else the peer's.
     #[must_use]
     pub fn client(&self) -> Option<SocketAddr> {
-        let told = self.inner().client.get().copied();
-        told.or_else(|| self.inner().peer.address())
+        let told = self.inner.client.get().copied();
+        told.or_else(|| self.inner.peer.address())
     }
 
     /// Notes the client's address; only the first call counts.
     pub fn set_client(&self, client: SocketAddr) {
-        if let Some(inner) = &self.inner {
-            let _ = inner.client.set(client);
-        }
+        let _ = self.inner.client.set(client);
     }
 
     /// Returns the TLS facts; `None` in cleartext or before the handshake ended.
     #[must_use]
     pub fn tls(&self) -> Option<&TlsInfo> {
-        self.inner().tls.get()
+        self.inner.tls.get()
     }
 
     /// Notes the TLS facts; only the first call counts.
     pub fn set_tls(&self, tls: TlsInfo) {
-        if let Some(inner) = &self.inner {
-            let _ = inner.tls.set(tls);
-        }
+        let _ = self.inner.tls.set(tls);
     }
 
     /// Returns the log's words for the connection, which are made once, when they are asked for
     /// again; `None` at first, and where more is known of it now than there was then.
     #[cfg(feature = "access-log")]
     pub(crate) fn told(&self, make: impl FnOnce() -> Box<[u8]>) -> Option<&[u8]> {
-        let inner = self.inner.as_ref()?;
-        let told = inner.told.get_or_make(self.known(), make);
+        let told = self.inner.told.get_or_make(self.known(), make);
         told.map(|words| &**words)
     }
+}
+
+#[cfg(all(feature = "proxy", feature = "server"))]
+thread_local! {
+    /// Stands in a place until the next request has it. A thread has its own, as a handle that
+    /// threads share is counted by all of them.
+    static NOBODY: ConnInfo = ConnInfo::new(Peer::Unknown, Peer::Unknown);
 }
 
 impl fmt::Debug for ConnInfo {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ConnInfo")
-            .field("number", &self.inner().number)
-            .field("peer", &self.inner().peer)
-            .field("local", &self.inner().local)
+            .field("number", &self.inner.number)
+            .field("peer", &self.inner.peer)
+            .field("local", &self.inner.local)
             .field("client", &self.client())
             .field("tls", &self.tls())
             .finish_non_exhaustive()

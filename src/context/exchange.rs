@@ -1,11 +1,9 @@
 //! One shared record a request.
 
-#[cfg(all(feature = "proxy", feature = "server"))]
-use std::sync::OnceLock;
 use std::{
     fmt,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
     },
 };
@@ -34,7 +32,10 @@ pub struct Exchange {
 enum Handle {
     Record(Arc<Inner>),
     /// In extensions that an earlier request left: the record begins when somebody looks there.
-    #[cfg(all(feature = "proxy", feature = "server"))]
+    #[cfg_attr(
+        not(all(feature = "proxy", feature = "server")),
+        expect(dead_code, reason = "a server takes what a proxy leaves")
+    )]
     Place(OnceLock<Arc<Inner>>),
 }
 
@@ -71,7 +72,6 @@ pub struct LentHead {
 }
 
 impl Inner {
-    #[cfg(all(feature = "proxy", feature = "server"))]
     fn begin() -> Arc<Self> {
         Arc::new(Self::new(clock::now()))
     }
@@ -103,7 +103,6 @@ impl Exchange {
     /// Returns the request's record, inserting one where there is none.
     pub fn of(extensions: &mut Extensions) -> Self {
         if let Some(exchange) = extensions.get_mut::<Self>() {
-            #[cfg(all(feature = "proxy", feature = "server"))]
             exchange.settle();
             return exchange.clone();
         }
@@ -127,7 +126,6 @@ impl Exchange {
     }
 
     /// Makes a place a record, so that nobody needs to look twice.
-    #[cfg(all(feature = "proxy", feature = "server"))]
     fn settle(&mut self) {
         if let Handle::Place(place) = &mut self.handle {
             let record = place.take().unwrap_or_else(Inner::begin);
@@ -138,7 +136,6 @@ impl Exchange {
     fn inner(&self) -> &Arc<Inner> {
         match &self.handle {
             Handle::Record(inner) => inner,
-            #[cfg(all(feature = "proxy", feature = "server"))]
             Handle::Place(place) => place.get_or_init(Inner::begin),
         }
     }
@@ -147,7 +144,6 @@ impl Exchange {
     fn begun(&self) -> Option<&Arc<Inner>> {
         match &self.handle {
             Handle::Record(inner) => Some(inner),
-            #[cfg(all(feature = "proxy", feature = "server"))]
             Handle::Place(place) => place.get(),
         }
     }
@@ -390,7 +386,6 @@ impl Clone for Exchange {
     fn clone(&self) -> Self {
         let handle = match &self.handle {
             Handle::Record(inner) => Handle::Record(inner.clone()),
-            #[cfg(all(feature = "proxy", feature = "server"))]
             Handle::Place(place) => match place.get() {
                 Some(inner) => Handle::Record(inner.clone()),
                 None => Handle::Place(OnceLock::new()),

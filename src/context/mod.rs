@@ -50,7 +50,7 @@ mod connection_event;
 mod drain;
 mod exchange;
 mod selected;
-#[cfg(any(feature = "proxy", feature = "server"))]
+#[cfg(feature = "server")]
 pub(crate) mod spare;
 mod tunnel;
 

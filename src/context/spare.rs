@@ -4,17 +4,15 @@
 //! a table of its own whenever it comes to a server. What is kept here keeps its memory: the places
 //! of the two notes that every request has stay, empty, and other notes are dropped.
 
-#[cfg(feature = "server")]
 use std::cell::RefCell;
 
 use http::Extensions;
 
-#[cfg(all(feature = "proxy", feature = "server"))]
+#[cfg(feature = "proxy")]
 use super::{ConnInfo, Exchange, Selected};
 
 /// Returns extensions without notes, but for the places of a connection and of a record: the
 /// connection's is to be filled.
-#[cfg(feature = "server")]
 pub(crate) fn take() -> Extensions {
     // An error says that the thread is about to end.
     let spare = SPARE.try_with(|spare| spare.borrow_mut().pop());
@@ -22,7 +20,7 @@ pub(crate) fn take() -> Extensions {
 }
 
 /// Takes extensions that nobody needs any more; their notes are dropped.
-#[cfg(all(feature = "proxy", feature = "server"))]
+#[cfg(feature = "proxy")]
 pub(crate) fn keep(mut extensions: Extensions) {
     // What the notes drop may be anything, a request of its own included.
     let places = usize::from(ConnInfo::leave_place(&mut extensions))
@@ -42,23 +40,16 @@ pub(crate) fn keep(mut extensions: Extensions) {
     });
 }
 
-/// Without a server, nobody takes any.
-#[cfg(all(feature = "proxy", not(feature = "server")))]
-pub(crate) fn keep(extensions: Extensions) {
-    drop(extensions);
-}
-
-#[cfg(feature = "server")]
 thread_local! {
     static SPARE: RefCell<Vec<Extensions>> = const { RefCell::new(Vec::new()) };
 }
 
 /// As many as requests usually end between two that begin, streams of HTTP/2 included; each is
 /// some hundred bytes.
-#[cfg(all(feature = "proxy", feature = "server"))]
+#[cfg(feature = "proxy")]
 const KEPT: usize = 256;
 
-#[cfg(all(test, feature = "proxy", feature = "server"))]
+#[cfg(all(test, feature = "proxy"))]
 mod tests {
     use super::*;
     use crate::context::Peer;

@@ -27,7 +27,7 @@ use super::{
 };
 use crate::{
     connect::Connected,
-    context::{CallSelected, ConnInfo, Selection, spare},
+    context::{CallSelected, ConnInfo, Selection},
     error::{BoxError, Error, ErrorKind},
     pool::Backend,
 };
@@ -155,7 +155,8 @@ fn respond(mut conn: Box<Conn>, answer: Answer) -> Result<Response<Body>, Error>
     if answer.connection_auth {
         conn.bind(ConnInfo::of(&extensions).cloned());
     }
-    spare::keep(extensions);
+    #[cfg(feature = "server")]
+    crate::context::spare::keep(extensions);
     match answer.body {
         AnswerBody::None => conn.finish(),
         AnswerBody::Whole(data) => {
