@@ -12,6 +12,7 @@ use http::StatusCode;
 use tokio::time::Instant;
 
 use super::{
+    power_of_two::Load,
     random::Draw,
     strategy::{DRAWS, Ended, Pick, Strategy},
 };
@@ -99,7 +100,7 @@ impl Strategy for PeakEwma {
         let now = self.now.load(Relaxed);
         let mut random = fastrand::Rng::with_seed(fastrand::u64(..));
         for _ in 0..=DRAWS {
-            let mut best: Option<(Cost, &Backend)> = None;
+            let mut best: Option<(Load, &Backend)> = None;
             let mut fails = true;
             for _ in 0..ROUNDS {
                 let first = draw.index(random.u64(..), backends.len());
@@ -219,32 +220,14 @@ impl Expected {
         (penalty.min(MOST_PENALTY).max(took), true)
     }
 
-    /// What it would cost to have one more in flight.
-    fn cost(self, in_flight: u32, weight: u32) -> Cost {
+    /// Microseconds for this weight, one more in flight.
+    fn cost(self, in_flight: u32, weight: u32) -> Load {
         // Nothing is known: one request is to find out, not all.
         let micros = match self.micros {
             0 if in_flight > 0 => UNKNOWN,
             micros => micros,
         };
-        let micros = u64::from(micros) * (u64::from(in_flight) + 1);
-        Cost { micros, weight }
-    }
-}
-
-/// Microseconds for a weight, which no group has at 0, compared without a division.
-#[derive(Clone, Copy, Debug)]
-struct Cost {
-    micros: u64,
-    weight: u32,
-}
-
-impl Cost {
-    fn is_below(self, other: Self) -> bool {
-        self.scaled(other) < other.scaled(self)
-    }
-
-    fn scaled(self, other: Self) -> u128 {
-        u128::from(self.micros) * u128::from(other.weight)
+        Load::new(u64::from(micros) * (u64::from(in_flight) + 1), weight)
     }
 }
 
