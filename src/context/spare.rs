@@ -112,20 +112,6 @@ mod tests {
     }
 
     #[test]
-    fn in_a_stack_by_hand_the_places_stay() {
-        let conn = conn();
-        let backend = crate::Backend::new("a", "http://127.0.0.1:1").unwrap();
-        for kept in [0, 2] {
-            let mut extensions = take();
-            assert_eq!(extensions.len(), kept);
-            conn.note(&mut extensions);
-            Exchange::of(&mut extensions);
-            extensions.insert(Selected(backend.clone()));
-            keep(extensions);
-        }
-    }
-
-    #[test]
     fn notes_of_others_are_dropped() {
         let conn = conn();
         for _ in 0..2 {

@@ -1,14 +1,17 @@
 //! What a request finds in the places that an earlier one left.
 
-use std::{convert::Infallible, future::IntoFuture};
+use std::{convert::Infallible, future::IntoFuture, sync::mpsc};
 
 use bytes::Bytes;
-use evenkeel::{LoadBalancer, server};
+use evenkeel::{
+    BoxError, LoadBalancer, balance::BalanceLayer, proxy::Proxy, respond::RespondLayer, server,
+};
 use http::{Request, Response};
 use http_body_util::{BodyExt, Empty, Full};
+use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
 use tokio::net::{TcpListener, TcpStream};
-use tower::ServiceExt;
+use tower::{Layer, Service, ServiceExt};
 
 use super::{get, pool, quiet};
 use crate::support::Origin;
@@ -27,6 +30,24 @@ async fn twice(balancer: LoadBalancer, request: Request<server::Body>) -> String
     said
 }
 
+/// A connection to this service, on the one thread there is.
+async fn client<S, B>(app: S) -> SendRequest<Empty<Bytes>>
+where
+    S: Service<Request<server::Body>, Response = Response<B>> + Clone + Send + 'static,
+    S::Future: Send,
+    S::Error: Into<BoxError>,
+    B: http_body::Body<Data = Bytes> + Send + 'static,
+    B::Error: Into<BoxError>,
+{
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(evenkeel::serve(listener, app).into_future());
+    let stream = TcpStream::connect(address).await.unwrap();
+    let (client, connection) = http1::handshake(TokioIo::new(stream)).await.unwrap();
+    tokio::spawn(connection);
+    client
+}
+
 #[tokio::test]
 async fn copies_that_a_handler_makes_are_requests_of_their_own() {
     let origin = Origin::named("a").await;
@@ -34,21 +55,52 @@ async fn copies_that_a_handler_makes_are_requests_of_their_own() {
     let balancer = LoadBalancer::builder(pool.clone())
         .health(quiet(&pool))
         .build();
-    let app = tower::service_fn(move |request| {
+    let mut client = client(tower::service_fn(move |request| {
         let said = twice(balancer.clone(), request);
         async { Ok::<_, Infallible>(Response::new(Full::<Bytes>::from(said.await))) }
-    });
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
-    tokio::spawn(evenkeel::serve(listener, app).into_future());
-    let stream = TcpStream::connect(address).await.unwrap();
-    let (mut client, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
-        .await
-        .unwrap();
-    tokio::spawn(connection);
-    // The first leaves places, on the one thread there is.
+    }))
+    .await;
+    // The first leaves places.
     for nth in 0..4 {
         let response = client.send_request(get()).await.unwrap();
         assert_eq!(super::text(response).await, "200 200 ", "request {nth}");
     }
+}
+
+/// How many notes requests of a connection have as they come, behind the first.
+async fn notes<S, B>(app: S) -> [usize; 2]
+where
+    S: Service<Request<server::Body>, Response = Response<B>> + Clone + Send + 'static,
+    S::Future: Send,
+    S::Error: Into<BoxError>,
+    B: http_body::Body<Data = Bytes> + Send + 'static,
+    B::Error: Into<BoxError>,
+{
+    let (tell, told) = mpsc::channel();
+    let counted = tower::util::MapRequest::new(app, move |request: Request<server::Body>| {
+        tell.send(request.extensions().len()).unwrap();
+        request
+    });
+    let mut client = client(counted).await;
+    let mut notes = Vec::new();
+    for _ in 0..3 {
+        let response = client.send_request(get()).await.unwrap();
+        assert_eq!(response.status(), 200);
+        response.into_body().collect().await.unwrap();
+        notes.push(told.recv().unwrap());
+    }
+    [notes[1], notes[2]]
+}
+
+#[tokio::test]
+async fn the_places_stay_whatever_is_stacked_by_hand() {
+    let origin = Origin::named("a").await;
+    let pool = pool(&[origin.url()]);
+    let balancer = LoadBalancer::builder(pool.clone())
+        .health(quiet(&pool))
+        .build();
+    // Its connection, and the place of its record.
+    assert_eq!(notes(balancer).await, [2, 2]);
+    let by_hand = RespondLayer::new().layer(BalanceLayer::new(pool).layer(Proxy::new()));
+    assert_eq!(notes(by_hand).await, [2, 2]);
 }
