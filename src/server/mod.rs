@@ -72,10 +72,9 @@
 //!
 //! An HTTP/1.1 request without a body is read and answered through two buffers of the thread. Its
 //! head, up to a KiB, is copied into a block of 4 KiB that it shares with others: who keeps one of
-//! its fields keeps the block. From
-//! the first other one on (a body, `Expect`, an upgrade, anything that is not quite as RFC 9112
-//! has it) hyper's codec has the connection, and decides about all that is odd: about 15 KiB
-//! while it is idle, and about a seventh more CPU a request.
+//! its fields keeps the block. From the first other one on (a body, `Expect`, an upgrade, anything
+//! that is not quite as RFC 9112 has it) hyper's codec has the connection, and decides about all
+//! that is odd: about 15 KiB while it is idle, and about a seventh more CPU a request.
 //!
 //! A runtime of tokio's `current_thread` kind on each core ([`Workers`]) is the cheapest way to
 //! serve: a `multi_thread` runtime costs over 2 µs more a request, as tasks are handed from core
