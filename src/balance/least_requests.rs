@@ -37,7 +37,7 @@ impl LeastRequests {
                 continue;
             }
             *in_flight = backend.in_flight();
-            let this = Load::new((*in_flight).into(), weight);
+            let this = Load::new(*in_flight, weight);
             match least {
                 Some(l) if l.is_equal(this) => tied += u64::from(weight),
                 Some(l) if l.is_below(this) => {}
@@ -51,7 +51,7 @@ impl LeastRequests {
         let mut mine = turn_of(self.turn.fetch_add(1, Relaxed), tied);
         let loads = group.weights().iter().zip(&loads).enumerate();
         for (index, (&weight, &in_flight)) in loads {
-            if in_flight != FULL && least.is_equal(Load::new(in_flight.into(), weight)) {
+            if in_flight != FULL && least.is_equal(Load::new(in_flight, weight)) {
                 match mine.checked_sub(u64::from(weight)) {
                     Some(rest) => mine = rest,
                     None => return Some(index),

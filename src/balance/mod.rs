@@ -107,7 +107,7 @@
 //! that waits is boxed.
 //!
 //! About 240 ns and one allocation on a shared cloud core, the lease and
-//! the attempt in the record included: produced by `benches/layers.rs`. The pick alone, 27 to
+//! the attempt in the record included: produced by `benches/layers.rs`. The pick alone, 31 to
 //! 46 ns with four backends, by `benches/pick.rs`: with 10,000 it is 60 to 150 ns, as their
 //! counters are not in the core's cache.
 //!

@@ -78,7 +78,7 @@ pub(super) fn take_best_of(
             if pick.excludes(backend) {
                 continue;
             }
-            let load = Load::new(backend.in_flight().into(), weight);
+            let load = Load::new(backend.in_flight(), weight);
             // On a tie the first drawn stays: the draw was by weight.
             if best.as_ref().is_none_or(|(b, _)| load.is_below(*b)) {
                 best = Some((load, backend));
@@ -91,16 +91,16 @@ pub(super) fn take_best_of(
     pick.take_any(backends)
 }
 
-/// An amount for a weight, as requests in flight are, compared without a division.
+/// Requests in flight for a weight, compared without a division.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Load {
-    amount: u64,
+    in_flight: u32,
     weight: u32,
 }
 
 impl Load {
-    pub(super) fn new(amount: u64, weight: u32) -> Self {
-        Self { amount, weight }
+    pub(super) fn new(in_flight: u32, weight: u32) -> Self {
+        Self { in_flight, weight }
     }
 
     pub(super) fn is_below(self, other: Self) -> bool {
@@ -111,7 +111,7 @@ impl Load {
         self.scaled(other) == other.scaled(self)
     }
 
-    fn scaled(self, other: Self) -> u128 {
-        u128::from(self.amount) * u128::from(other.weight)
+    fn scaled(self, other: Self) -> u64 {
+        u64::from(self.in_flight) * u64::from(other.weight)
     }
 }
