@@ -9,6 +9,7 @@
 //! | [`Exchange`] | one shared record a request: affinity, decision, attempts, end | the layer inserts one |
 //! | [`Selected`] | where this attempt goes | the proxy answers [`ErrorKind::NotRouted`](crate::ErrorKind::NotRouted) |
 //! | [`Tunnel`] (response) | guards that live until the tunnel closes | the exchange ends with the body |
+//! | [`Interim`] | sends 102 and 103 to the client | interim responses are dropped |
 //! | [`AuthFailure`] (response) | why authentication failed | derived from 401, 403, 407 |
 //!
 //! # Example
@@ -49,6 +50,7 @@ mod conn;
 mod connection_event;
 mod drain;
 mod exchange;
+mod interim;
 mod selected;
 #[cfg(feature = "server")]
 pub(crate) mod spare;
@@ -65,6 +67,9 @@ pub use drain::{Drain, Drainer};
 pub(crate) use exchange::Told;
 pub(crate) use exchange::Wanted;
 pub use exchange::{Affinity, Exchange, LentHead, StickyVerdict};
+pub use interim::Interim;
+#[cfg(feature = "server")]
+pub(crate) use interim::InterimQueue;
 pub use selected::Selected;
 #[cfg(any(feature = "proxy", test))]
 pub(crate) use selected::{CallSelected, Selection};

@@ -9,7 +9,7 @@ use std::cell::RefCell;
 use http::Extensions;
 
 #[cfg(feature = "proxy")]
-use super::{ConnInfo, Exchange, Selected};
+use super::{ConnInfo, Exchange, Interim, Selected};
 
 /// Returns extensions without notes, but for the places of a connection and of a record: the
 /// connection's is to be filled.
@@ -24,7 +24,8 @@ pub(crate) fn take() -> Extensions {
 pub(crate) fn keep(mut extensions: Extensions) {
     // What the notes drop may be anything, a request of its own included.
     let places = usize::from(ConnInfo::leave_place(&mut extensions))
-        + usize::from(Exchange::leave_place(&mut extensions));
+        + usize::from(Exchange::leave_place(&mut extensions))
+        + usize::from(Interim::leave_place(&mut extensions));
     if extensions.len() > places {
         // Of a stack by hand. Notes of others cannot be told apart from the places.
         extensions.remove::<Selected>();

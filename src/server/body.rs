@@ -33,6 +33,9 @@ enum Content {
     None,
     #[cfg(feature = "http2")]
     Stream(Received),
+    /// It came with its head, and ends here.
+    #[cfg_attr(not(feature = "http2"), expect(dead_code, reason = "under way"))]
+    Whole(Bytes),
 }
 
 impl Body {
@@ -47,6 +50,15 @@ impl Body {
     pub(super) fn empty() -> Self {
         Self {
             content: Content::None,
+            exchanging: None,
+        }
+    }
+
+    /// A body that is here to its end: it costs no shared state, and outlives the connection.
+    #[cfg_attr(not(test), expect(dead_code, reason = "under way"))]
+    pub(super) fn whole(data: Bytes) -> Self {
+        Self {
+            content: Content::Whole(data),
             exchanging: None,
         }
     }
@@ -79,6 +91,11 @@ impl HttpBody for Body {
             Content::None => Poll::Ready(None),
             #[cfg(feature = "http2")]
             Content::Stream(received) => received.poll_frame(cx).map_err(failed),
+            Content::Whole(data) => {
+                let data = std::mem::take(data);
+                this.content = Content::None;
+                return Poll::Ready(Some(Ok(Frame::data(data))));
+            }
         };
         if matches!(polled, Poll::Ready(None | Some(Err(_)))) {
             this.exchanging = None;
@@ -90,6 +107,7 @@ impl HttpBody for Body {
         match &self.content {
             Content::Codec(incoming) => incoming.is_end_stream(),
             Content::None => true,
+            Content::Whole(_) => false,
             #[cfg(feature = "http2")]
             Content::Stream(received) => received.is_end_stream(),
         }
@@ -99,6 +117,7 @@ impl HttpBody for Body {
         match &self.content {
             Content::Codec(incoming) => incoming.size_hint(),
             Content::None => SizeHint::with_exact(0),
+            Content::Whole(data) => SizeHint::with_exact(data.len() as u64),
             #[cfg(feature = "http2")]
             Content::Stream(received) => received.size_hint(),
         }
