@@ -1,0 +1,333 @@
+//! Bodies cut out of what was read (RFC 9112 §6 and §7.1), and chunks written.
+
+use bytes::{Buf, Bytes, BytesMut};
+use http::HeaderMap;
+
+use super::{
+    Malformed,
+    fields::{self, Rules},
+    framing::Framing,
+    number,
+    trailers::{self, MAX_TRAILERS, is_trailer},
+};
+
+/// Where in a body the reader is.
+#[derive(Debug)]
+pub(crate) struct Decoder {
+    state: State,
+    side: Side,
+    /// How much of chunk extensions is still accepted.
+    extensions: usize,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    ChunkData(u64),
+    ChunkEnd,
+    ChunkSize,
+    Close,
+    Done,
+    Length(u64),
+    Trailers,
+}
+
+/// Which messages the body is of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Side {
+    /// Blanks behind a chunk's size are accepted: backends are known to pad it.
+    Answer,
+    Request,
+}
+
+/// What the next bytes are.
+#[derive(Debug)]
+pub(crate) enum Step {
+    Data(Bytes),
+    End,
+    More,
+    Trailers(HeaderMap),
+}
+
+impl Decoder {
+    pub(crate) fn new(framing: Framing, side: Side) -> Self {
+        let state = match framing {
+            Framing::Chunked => State::ChunkSize,
+            Framing::Close => State::Close,
+            Framing::Length(0) | Framing::None => State::Done,
+            Framing::Length(length) => State::Length(length),
+        };
+        Self {
+            state,
+            side,
+            extensions: MOST_EXTENSIONS,
+        }
+    }
+
+    /// A body that has ended.
+    pub(crate) const fn done() -> Self {
+        Self {
+            state: State::Done,
+            side: Side::Answer,
+            extensions: 0,
+        }
+    }
+
+    /// Takes the next piece from the front of `buf`.
+    pub(crate) fn step(&mut self, buf: &mut BytesMut) -> Result<Step, Malformed> {
+        loop {
+            match &mut self.state {
+                State::Done => return Ok(Step::End),
+                State::Close => return Ok(take(buf, u64::MAX).map_or(Step::More, Step::Data)),
+                State::Length(left) => {
+                    let Some(data) = take(buf, *left) else {
+                        return Ok(Step::More);
+                    };
+                    *left -= data.len() as u64;
+                    if *left == 0 {
+                        self.state = State::Done;
+                    }
+                    return Ok(Step::Data(data));
+                }
+                State::ChunkSize => {
+                    let Some(line) = chunk_line(buf, self.side)? else {
+                        return Ok(Step::More);
+                    };
+                    buf.advance(line.length);
+                    self.extensions = self
+                        .extensions
+                        .checked_sub(line.extension)
+                        .ok_or(Malformed::bad("chunk extensions over 16 KiB"))?;
+                    self.state = match line.size {
+                        0 => State::Trailers,
+                        size => State::ChunkData(size),
+                    };
+                }
+                State::ChunkData(left) => {
+                    let Some(data) = take(buf, *left) else {
+                        return Ok(Step::More);
+                    };
+                    *left -= data.len() as u64;
+                    if *left == 0 {
+                        self.state = State::ChunkEnd;
+                    }
+                    return Ok(Step::Data(data));
+                }
+                State::ChunkEnd => {
+                    let seen = buf.len().min(2);
+                    if buf[..seen] != b"\r\n"[..seen] {
+                        return Err(Malformed::bad("a chunk longer than its size"));
+                    }
+                    if seen < 2 {
+                        return Ok(Step::More);
+                    }
+                    buf.advance(2);
+                    self.state = State::ChunkSize;
+                }
+                State::Trailers => {
+                    let Some(trailers) = read_trailers(buf, self.side)? else {
+                        return Ok(Step::More);
+                    };
+                    self.state = State::Done;
+                    if !trailers.is_empty() {
+                        return Ok(Step::Trailers(trailers));
+                    }
+                }
+            }
+        }
+    }
+
+    /// Notes that the connection was closed; returns true if that is where the body ends.
+    pub(crate) fn close(&mut self) -> bool {
+        let whole = matches!(self.state, State::Close | State::Done);
+        self.state = State::Done;
+        whole
+    }
+
+    pub(crate) fn is_done(&self) -> bool {
+        self.state == State::Done
+    }
+
+    /// Returns how much is left, where that is known.
+    pub(crate) fn left(&self) -> Option<u64> {
+        match self.state {
+            State::Length(left) => Some(left),
+            State::Done => Some(0),
+            _ => None,
+        }
+    }
+}
+
+fn take(buf: &mut BytesMut, most: u64) -> Option<Bytes> {
+    let most = usize::try_from(most).unwrap_or(usize::MAX).min(buf.len());
+    (most > 0).then(|| buf.split_to(most).freeze())
+}
+
+/// The line before a chunk.
+struct ChunkLine {
+    size: u64,
+    /// With its line end.
+    length: usize,
+    /// Of the extensions.
+    extension: usize,
+}
+
+/// Reads the line before a chunk: hexadecimal digits, and extensions that mean nothing here (RFC
+/// 9112 §7.1.1) but have to be what they claim to be, as they could hide a line otherwise.
+fn chunk_line(buf: &[u8], side: Side) -> Result<Option<ChunkLine>, Malformed> {
+    let digits = buf.iter().take_while(|b| b.is_ascii_hexdigit()).count();
+    if digits > 15 {
+        return Err(Malformed::bad("a chunk size over 15 digits"));
+    }
+    if digits == 0 && !buf.is_empty() {
+        return Err(Malformed::bad("a chunk size without a digit"));
+    }
+    let end = match &buf[digits..] {
+        [b'\r', b'\n', ..] => digits,
+        rest => {
+            let looked = rest.len().min(MAX_EXTENSION);
+            match memchr::memchr(b'\n', &rest[..looked]) {
+                Some(at) if at > 0 && rest[at - 1] == b'\r' => digits + at - 1,
+                Some(_) => return Err(Malformed::bad("a chunk size line that ends without CR")),
+                None if rest.len() > MAX_EXTENSION => {
+                    return Err(Malformed::bad("a chunk extension over 1 KiB"));
+                }
+                None => return Ok(None),
+            }
+        }
+    };
+    let extension = &buf[digits..end];
+    if !is_extension(extension, side) {
+        return Err(Malformed::bad("a chunk size line with more than a size"));
+    }
+    let size = buf[..digits].iter().fold(0, |size: u64, &digit| {
+        let value = (digit as char).to_digit(16).unwrap_or(0);
+        size * 16 + u64::from(value)
+    });
+    Ok(Some(ChunkLine {
+        size,
+        length: end + 2,
+        extension: extension.len(),
+    }))
+}
+
+/// `*( BWS ";" BWS chunk-ext-name [ BWS "=" BWS chunk-ext-val ] )`, and blanks behind it in an
+/// answer.
+fn is_extension(mut rest: &[u8], side: Side) -> bool {
+    loop {
+        let blank = rest.trim_ascii_start_blank();
+        match blank {
+            [] => return rest.is_empty() || side == Side::Answer,
+            [b';', after @ ..] => {
+                let after = after.trim_ascii_start_blank();
+                let Some(after) = token(after) else {
+                    return false;
+                };
+                rest = match after.trim_ascii_start_blank() {
+                    [b'=', value @ ..] => {
+                        let value = value.trim_ascii_start_blank();
+                        match quoted(value).or_else(|| token(value)) {
+                            Some(after) => after,
+                            None => return false,
+                        }
+                    }
+                    _ => after,
+                };
+            }
+            _ => return false,
+        }
+    }
+}
+
+trait Blank {
+    /// Leaves out spaces and tabs, not line ends.
+    fn trim_ascii_start_blank(&self) -> &Self;
+}
+
+impl Blank for [u8] {
+    fn trim_ascii_start_blank(&self) -> &Self {
+        let blanks = self
+            .iter()
+            .take_while(|b| matches!(b, b' ' | b'\t'))
+            .count();
+        &self[blanks..]
+    }
+}
+
+/// Returns what follows a token (RFC 9110 §5.6.2).
+fn token(rest: &[u8]) -> Option<&[u8]> {
+    let is_token = |b: &&u8| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(b);
+    let length = rest.iter().take_while(is_token).count();
+    (length > 0).then(|| &rest[length..])
+}
+
+/// Returns what follows a quoted string (RFC 9110 §5.6.4).
+fn quoted(rest: &[u8]) -> Option<&[u8]> {
+    let mut rest = rest.strip_prefix(b"\"")?;
+    loop {
+        let is_text = |b: u8| b == b'\t' || (b >= b' ' && b != 0x7f);
+        rest = match rest {
+            [b'"', after @ ..] => return Some(after),
+            [b'\\', escaped, after @ ..] if is_text(*escaped) => after,
+            [byte, after @ ..] if is_text(*byte) && *byte != b'\\' => after,
+            _ => return None,
+        };
+    }
+}
+
+/// Reads the trailer section, and leaves out the fields that mean something in a head only.
+fn read_trailers(buf: &mut BytesMut, side: Side) -> Result<Option<HeaderMap>, Malformed> {
+    if buf.starts_with(b"\r\n") {
+        buf.advance(2);
+        return Ok(Some(HeaderMap::new()));
+    }
+    let Some(end) = memchr::memmem::find(buf, b"\r\n\r\n") else {
+        return match buf.len() > MAX_TRAILERS {
+            true => Err(trailers::TOO_LONG),
+            false => Ok(None),
+        };
+    };
+    let section = buf.split_to(end + 4).freeze();
+    if section.len() > MAX_TRAILERS {
+        return Err(trailers::TOO_LONG);
+    }
+    let mut headers = HeaderMap::new();
+    let rules = Rules {
+        most: MOST_TRAILERS,
+        blanks_before_colon: side == Side::Answer,
+    };
+    fields::read(
+        &section,
+        0,
+        rules,
+        &mut headers,
+        |_, value| match fields::is_value(value) {
+            true => Ok(false),
+            false => Err(fields::BAD_VALUE),
+        },
+    )?;
+    let not: Vec<_> = headers
+        .keys()
+        .filter(|name| !is_trailer(name))
+        .cloned()
+        .collect();
+    for name in not {
+        headers.remove(name);
+    }
+    Ok(Some(headers))
+}
+
+/// Writes the line before a chunk of this size.
+pub(crate) fn write_size(size: usize, out: &mut Vec<u8>) {
+    number(size as u64, 16, out);
+    out.extend_from_slice(b"\r\n");
+}
+
+pub(crate) const LAST_CHUNK: &[u8] = b"0\r\n\r\n";
+/// Hardly any peer uses extensions; this is room for those that do.
+const MAX_EXTENSION: usize = 1_024;
+/// Those of a whole body: without a bound, a byte of data could come with a KiB of them.
+const MOST_EXTENSIONS: usize = 16 * 1024;
+const MOST_TRAILERS: usize = 32;
+
+#[cfg(test)]
+mod tests;

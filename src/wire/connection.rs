@@ -1,0 +1,176 @@
+//! What belongs to one connection: the options of `Connection`, and the fields that end at a hop
+//! (RFC 9110 §7.6.1).
+
+use http::{HeaderName, header};
+
+use super::Malformed;
+
+/// Splits a list into its elements (RFC 9110 §5.6.1), empty ones left out.
+pub(crate) fn elements(value: &[u8]) -> impl Iterator<Item = &[u8]> {
+    value
+        .split(|&byte| byte == b',')
+        .map(<[u8]>::trim_ascii)
+        .filter(|element| !element.is_empty())
+}
+
+/// What the `Connection` fields of a message ask for.
+#[derive(Debug, Default)]
+pub(crate) struct Options {
+    pub(crate) close: bool,
+    pub(crate) keep_alive: bool,
+    pub(crate) upgrade: bool,
+    /// The fields that end at this hop because an option names them; nearly always none.
+    pub(crate) nominated: Vec<HeaderName>,
+    count: usize,
+}
+
+impl Options {
+    /// Reads one field, in time linear in its length: more options than any client has a use for
+    /// are refused, as each would be compared with every field.
+    ///
+    /// # Errors
+    ///
+    /// When all fields together have more than 64 options.
+    pub(crate) fn read(&mut self, value: &[u8]) -> Result<(), Malformed> {
+        // What nearly all messages say, without a look at each byte.
+        match value {
+            b"keep-alive" => self.keep_alive = true,
+            b"close" => self.close = true,
+            _ => return self.read_list(value),
+        }
+        Ok(())
+    }
+
+    fn read_list(&mut self, value: &[u8]) -> Result<(), Malformed> {
+        for option in elements(value) {
+            self.count += 1;
+            if self.count > MOST_OPTIONS {
+                return Err(Malformed::bad("more than 64 options in Connection"));
+            }
+            if option.eq_ignore_ascii_case(b"close") {
+                self.close = true;
+            } else if option.eq_ignore_ascii_case(b"keep-alive") {
+                self.keep_alive = true;
+            } else if option.eq_ignore_ascii_case(b"upgrade") {
+                self.upgrade = true;
+            } else if let Ok(name) = HeaderName::from_bytes(option) {
+                // An option that is no name can name no field.
+                if name != header::TE && !is_protected(&name) {
+                    self.nominated.push(name);
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Returns true for a field that is about one hop only, whatever `Connection` names.
+pub(crate) fn is_hop_by_hop(name: &HeaderName) -> bool {
+    matches!(
+        *name,
+        header::CONNECTION | header::TE | header::TRANSFER_ENCODING | header::UPGRADE
+    ) || is_obsolete_hop(name.as_str())
+}
+
+/// Returns true for the fields of one hop that have no constant in `http`.
+pub(crate) fn is_obsolete_hop(name: &str) -> bool {
+    matches!(name, "keep-alive" | "proxy-connection" | "http2-settings")
+}
+
+/// Returns true for a field that `Connection` cannot take away: the message would mean something
+/// else without it (RFC 9110 §7.6.1 forbids senders to name end-to-end fields).
+fn is_protected(name: &HeaderName) -> bool {
+    matches!(
+        *name,
+        header::CACHE_CONTROL
+            | header::CONTENT_ENCODING
+            | header::CONTENT_LENGTH
+            | header::CONTENT_RANGE
+            | header::CONTENT_TYPE
+            | header::HOST
+            | header::TRANSFER_ENCODING
+    )
+}
+
+/// Returns true for a field by which proxies describe the client to a backend, spelled with
+/// hyphens or, as many backends read them alike, with underscores.
+pub(crate) fn describes_client(name: &str) -> bool {
+    match name.as_bytes() {
+        [b'x', b'-' | b'_', rest @ ..] => match rest.strip_prefix(b"forwarded") {
+            Some(rest) => matches!(rest, [b'-' | b'_', ..]),
+            None => matches!(rest, b"real-ip" | b"real_ip"),
+        },
+        name => name == b"forwarded",
+    }
+}
+
+/// Returns true if a challenge or credentials are of a scheme that authenticates the connection
+/// rather than the request: others must not use it.
+pub(crate) fn authenticates_connection(value: &[u8]) -> bool {
+    // Several challenges may stand in one field (RFC 9110 §11.6.1).
+    elements(value).any(|challenge| {
+        let scheme = challenge.split(|&b| b == b' ').next().unwrap_or_default();
+        scheme.eq_ignore_ascii_case(b"ntlm") || scheme.eq_ignore_ascii_case(b"negotiate")
+    })
+}
+
+/// Clients send one or two; each is compared with each of up to 100 fields.
+const MOST_OPTIONS: usize = 64;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(values: &[&str]) -> Result<Options, Malformed> {
+        let mut options = Options::default();
+        for value in values {
+            options.read(value.as_bytes())?;
+        }
+        Ok(options)
+    }
+
+    #[test]
+    fn options_are_read_in_any_case_and_from_any_field() {
+        for (values, close, keep_alive, upgrade) in [
+            (&["close"][..], true, false, false),
+            (&["Keep-Alive"], false, true, false),
+            (&["keep-alive", "x, CLOSE"], true, true, false),
+            (&[" upgrade ,te"], false, false, true),
+            (&["closed", "close=1", ""], false, false, false),
+        ] {
+            let options = read(values).unwrap();
+            let found = (options.close, options.keep_alive, options.upgrade);
+            assert_eq!(found, (close, keep_alive, upgrade), "{values:?}");
+        }
+    }
+
+    #[test]
+    fn an_option_names_a_field_unless_the_message_needs_it() {
+        let options = read(&["X-One, x_two, te, host, Content-Length, b@d"]).unwrap();
+        assert_eq!(options.nominated, ["x-one", "x_two"]);
+    }
+
+    #[test]
+    fn more_options_than_anyone_sends_are_refused() {
+        let many = vec!["a"; MOST_OPTIONS].join(",");
+        assert!(read(&[&many]).is_ok());
+        assert!(read(&[&many, "a"]).is_err());
+        assert!(read(&[&"a,".repeat(15_000)]).is_err());
+    }
+
+    #[test]
+    fn fields_about_the_client_are_known_in_both_spellings() {
+        for name in [
+            "forwarded",
+            "x-forwarded-for",
+            "x_forwarded_host",
+            "x-real-ip",
+            "x-real_ip",
+        ] {
+            assert!(describes_client(name), "{name}");
+        }
+        for name in ["x-forward", "x-forwardedfor", "x-request-id", "real-ip"] {
+            assert!(!describes_client(name), "{name}");
+        }
+    }
+}

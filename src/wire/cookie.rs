@@ -1,0 +1,76 @@
+//! The pairs of a `Cookie` field, as browsers send them (RFC 6265 §5.4).
+
+/// One pair of a field, as it stands between two semicolons.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Pair<'a> {
+    /// With the blanks around it.
+    pub(crate) raw: &'a [u8],
+}
+
+impl<'a> Pair<'a> {
+    /// Returns the value if the pair has this name: without the blanks and the quotes around it,
+    /// otherwise byte for byte.
+    pub(crate) fn value_of(self, name: &str) -> Option<&'a [u8]> {
+        let rest = self.raw.trim_ascii_start().strip_prefix(name.as_bytes())?;
+        let value = rest.trim_ascii_start().strip_prefix(b"=")?.trim_ascii();
+        let inner = value
+            .strip_prefix(b"\"")
+            .and_then(|v| v.strip_suffix(b"\""));
+        Some(inner.unwrap_or(value))
+    }
+
+    pub(crate) fn is_blank(self) -> bool {
+        self.raw.trim_ascii().is_empty()
+    }
+}
+
+/// Splits a field into its pairs.
+pub(crate) fn pairs(field: &[u8]) -> impl Iterator<Item = Pair<'_>> {
+    let mut rest = Some(field);
+    std::iter::from_fn(move || {
+        let left = rest?;
+        let raw = match memchr::memchr(b';', left) {
+            Some(end) => {
+                rest = Some(&left[end + 1..]);
+                &left[..end]
+            }
+            None => {
+                rest = None;
+                left
+            }
+        };
+        Some(Pair { raw })
+    })
+}
+
+/// Returns the first value of the cookie with this name in a field.
+pub(crate) fn value<'a>(field: &'a [u8], name: &str) -> Option<&'a [u8]> {
+    pairs(field).find_map(|pair| pair.value_of(name))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_value_is_found_by_its_whole_name() {
+        for (field, found) in [
+            ("a=1", Some("1")),
+            ("b=2; a=1", Some("1")),
+            ("aa=2; a = 1 ", Some("1")),
+            ("a=\"1\"", Some("1")),
+            ("a=\"1", Some("\"1")),
+            ("a=", Some("")),
+            ("a=1=2", Some("1=2")),
+            ("a=1; a=2", Some("1")),
+            ("b=a=1", None),
+            ("A=1", None),
+            ("a", None),
+            ("", None),
+            (";;", None),
+        ] {
+            let value = value(field.as_bytes(), "a");
+            assert_eq!(value, found.map(str::as_bytes), "{field:?}");
+        }
+    }
+}

@@ -1,0 +1,316 @@
+//! Heads as lines: where one ends, and its fields (RFC 9112 §5).
+
+use std::cell::RefCell;
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderName, HeaderValue, header};
+
+use super::{Kind, Malformed};
+
+/// What a field means to a message and its connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Field {
+    /// A challenge, which may bind the connection to one client.
+    Authenticate,
+    Connection,
+    ContentLength,
+    Expect,
+    Host,
+    /// About this hop only, with nothing to act on.
+    Hop,
+    /// It goes on as it is.
+    Plain,
+    Te,
+    TransferEncoding,
+    Upgrade,
+}
+
+impl Field {
+    pub(crate) fn of(name: &HeaderName) -> Self {
+        match *name {
+            header::CONNECTION => Self::Connection,
+            header::CONTENT_LENGTH => Self::ContentLength,
+            header::EXPECT => Self::Expect,
+            header::HOST => Self::Host,
+            header::PROXY_AUTHENTICATE | header::WWW_AUTHENTICATE => Self::Authenticate,
+            header::TE => Self::Te,
+            header::TRANSFER_ENCODING => Self::TransferEncoding,
+            header::UPGRADE => Self::Upgrade,
+            _ if super::connection::is_obsolete_hop(name.as_str()) => Self::Hop,
+            _ => Self::Plain,
+        }
+    }
+}
+
+/// Looks for the empty line that ends a head, from `searched` on: bytes are looked at once, however
+/// a head is cut. Returns the head's length once it is whole.
+///
+/// # Errors
+///
+/// As soon as a line ends without CR, or the head is over [`MAX_HEAD`]: with `TargetTooLong` if
+/// there is no whole line yet.
+pub(crate) fn find_end(buf: &[u8], searched: &mut usize) -> Result<Option<usize>, Malformed> {
+    while let Some(found) = memchr::memchr(b'\n', &buf[*searched..]) {
+        let at = *searched + found;
+        if at == 0 || buf[at - 1] != b'\r' {
+            return Err(BARE_LF);
+        }
+        *searched = at + 1;
+        if at >= 3 && buf[at - 2] == b'\n' {
+            return match at + 1 > MAX_HEAD {
+                true => Err(too_large(buf)),
+                false => Ok(Some(at + 1)),
+            };
+        }
+    }
+    *searched = buf.len();
+    match buf.len() < MAX_HEAD {
+        true => Ok(None),
+        false => Err(too_large(buf)),
+    }
+}
+
+/// Says whether the first line alone is too long.
+#[cold]
+fn too_large(buf: &[u8]) -> Malformed {
+    match memchr::memchr(b'\n', &buf[..MAX_HEAD]) {
+        Some(_) => TOO_LARGE,
+        None => TOO_LONG_LINE,
+    }
+}
+
+/// Returns where the CR is that ends the line which begins at `at`.
+pub(crate) fn line_end(head: &[u8], at: usize) -> Result<usize, Malformed> {
+    match memchr::memchr(b'\n', &head[at..]) {
+        Some(found) if found > 0 && head[at + found - 1] == b'\r' => Ok(at + found - 1),
+        _ => Err(BARE_LF),
+    }
+}
+
+/// How the fields of a section are read.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Rules {
+    pub(crate) most: usize,
+    /// Blanks between a name and its colon are removed, as RFC 9112 §5.1 demands for answers; in a
+    /// request they are refused.
+    pub(crate) blanks_before_colon: bool,
+}
+
+/// Reads the field lines from `at` to the empty line that ends them, into `headers`. `note` sees
+/// each field that is not [`Field::Plain`] with its value, and says whether it goes into the map.
+/// Returns where the section ends.
+pub(crate) fn read(
+    head: &Bytes,
+    mut at: usize,
+    rules: Rules,
+    headers: &mut HeaderMap,
+    mut note: impl FnMut(Field, &[u8]) -> Result<bool, Malformed>,
+) -> Result<usize, Malformed> {
+    NAMES.with_borrow_mut(|names| {
+        let mut count = 0;
+        loop {
+            let end = line_end(head, at)?;
+            if end == at {
+                return Ok(end + 2);
+            }
+            count += 1;
+            if count > rules.most {
+                return Err(TOO_MANY);
+            }
+            let line = &head[at..end];
+            let colon = line.iter().position(|&byte| byte == b':').ok_or(BAD_NAME)?;
+            let mut name = &line[..colon];
+            if rules.blanks_before_colon {
+                while let [shorter @ .., b' ' | b'\t'] = name {
+                    name = shorter;
+                }
+            }
+            let known = names.get(name)?;
+            let (from, to) = trim(head, at + colon + 1, end);
+            if known.field == Field::Plain || note(known.field, &head[from..to])? {
+                let value = HeaderValue::from_maybe_shared(head.slice(from..to))
+                    .map_err(|_error| BAD_VALUE)?;
+                headers
+                    .try_append(known.name.clone(), value)
+                    .map_err(|_error| TOO_MANY)?;
+            }
+            at = end + 2;
+        }
+    })
+}
+
+/// Leaves out the blanks around a value (RFC 9112 §5.1).
+fn trim(head: &[u8], mut from: usize, mut to: usize) -> (usize, usize) {
+    let is_blank = |byte: u8| byte == b' ' || byte == b'\t';
+    while from < to && is_blank(head[from]) {
+        from += 1;
+    }
+    while to > from && is_blank(head[to - 1]) {
+        to -= 1;
+    }
+    (from, to)
+}
+
+/// Returns true if a value that goes nowhere could go on: no control characters but tabs.
+pub(crate) fn is_value(value: &[u8]) -> bool {
+    value
+        .iter()
+        .all(|&byte| byte == b'\t' || (byte >= b' ' && byte != 0x7f))
+}
+
+/// Names as peers spell them, and what they mean: nearly all are the same in every message, and a
+/// look here costs a fifth of what parsing a name does.
+struct Names {
+    slots: [Option<Known>; NAME_SLOTS],
+    /// One that is too long to be kept.
+    other: Option<Known>,
+}
+
+struct Known {
+    spelled: Box<[u8]>,
+    name: HeaderName,
+    field: Field,
+}
+
+impl Names {
+    fn get(&mut self, spelled: &[u8]) -> Result<&Known, Malformed> {
+        let (Some(first), Some(last)) = (spelled.first(), spelled.last()) else {
+            return Err(BAD_NAME);
+        };
+        let hash = spelled.len() * 7 + usize::from(*first) * 3 + usize::from(*last);
+        let slot = hash % NAME_SLOTS;
+        let is_known = matches!(&self.slots[slot], Some(known) if *known.spelled == *spelled);
+        if !is_known {
+            return self.parse(spelled, slot);
+        }
+        self.slots[slot].as_ref().ok_or(BAD_NAME)
+    }
+
+    #[cold]
+    fn parse(&mut self, spelled: &[u8], slot: usize) -> Result<&Known, Malformed> {
+        let name = HeaderName::from_bytes(spelled).map_err(|_error| BAD_NAME)?;
+        let place = if spelled.len() <= KEEP_NAME {
+            &mut self.slots[slot]
+        } else {
+            &mut self.other
+        };
+        Ok(place.insert(Known {
+            spelled: spelled.into(),
+            field: Field::of(&name),
+            name,
+        }))
+    }
+}
+
+thread_local! {
+    static NAMES: RefCell<Names> = const {
+        RefCell::new(Names {
+            slots: [const { None }; NAME_SLOTS],
+            other: None,
+        })
+    };
+}
+
+pub(crate) const BAD_VALUE: Malformed = Malformed::bad("a field value with a control character");
+pub(crate) const TOO_MANY: Malformed = Malformed::new(Kind::HeadTooLarge, "more than 100 fields");
+const BAD_NAME: Malformed = Malformed::bad("a field name that is no token");
+const BARE_LF: Malformed = Malformed::bad("a line that ends without CR");
+const TOO_LARGE: Malformed = Malformed::new(Kind::HeadTooLarge, "a head over 32 KiB");
+const TOO_LONG_LINE: Malformed = Malformed::new(Kind::TargetTooLong, "a first line over 32 KiB");
+/// Servers and proxies commonly allow 8 to 64 KiB.
+pub(crate) const MAX_HEAD: usize = 32 * 1024;
+pub(crate) const MAX_FIELDS: usize = 100;
+/// Clients and backends together use fewer names than this.
+const NAME_SLOTS: usize = 128;
+/// Longer names are rare, and would be kept for good: 16 KiB a thread at most.
+const KEEP_NAME: usize = 64;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const STRICT: Rules = Rules {
+        most: 3,
+        blanks_before_colon: false,
+    };
+    const LENIENT: Rules = Rules {
+        most: 3,
+        blanks_before_colon: true,
+    };
+
+    fn section(text: &str, rules: Rules) -> Result<Vec<String>, &'static str> {
+        let mut headers = HeaderMap::new();
+        let head = Bytes::copy_from_slice(text.as_bytes());
+        read(&head, 0, rules, &mut headers, |_, _| Ok(true)).map_err(|e| e.why())?;
+        let line = |(name, value): (&HeaderName, &HeaderValue)| {
+            format!("{name}={}", String::from_utf8_lossy(value.as_bytes()))
+        };
+        Ok(headers.iter().map(line).collect())
+    }
+
+    #[test]
+    fn fields_are_names_and_trimmed_values() {
+        for (text, fields) in [
+            ("\r\n", &[][..]),
+            ("A:1\r\n\r\n", &["a=1"]),
+            ("a: \t x y \t\r\n\r\n", &["a=x y"]),
+            ("a:\r\nb:  \r\n\r\n", &["a=", "b="]),
+            ("a: 1\r\na: 2\r\n\r\nrest", &["a=1", "a=2"]),
+            ("a: b:c\r\n\r\n", &["a=b:c"]),
+        ] {
+            assert_eq!(section(text, STRICT).unwrap(), fields, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn what_could_be_read_otherwise_is_refused() {
+        for text in [
+            "a: 1\n\r\n",
+            "a: 1\r\n\n",
+            "a: 1\r\n b: folded\r\n\r\n",
+            "a : 1\r\n\r\n",
+            ": 1\r\n\r\n",
+            "a\r\n\r\n",
+            "a b: 1\r\n\r\n",
+            "a: \0\r\n\r\n",
+            "a: 1\r2\r\n\r\n",
+            "a: \u{7f}\r\n\r\n",
+            "é: 1\r\n\r\n",
+            "a: 1\r\na: 1\r\na: 1\r\na: 1\r\n\r\n",
+            "a: 1\r\n",
+        ] {
+            assert!(section(text, STRICT).is_err(), "{text:?}");
+        }
+        assert_eq!(section("a \t: 1\r\n\r\n", LENIENT).unwrap(), ["a=1"]);
+        assert!(section(" a: 1\r\n\r\n", LENIENT).is_err());
+        assert!(section(" : 1\r\n\r\n", LENIENT).is_err());
+    }
+
+    #[test]
+    fn an_end_is_found_however_the_head_is_cut() {
+        let head = b"GET / HTTP/1.1\r\na: b\r\n\r\nrest";
+        for cut in 0..head.len() {
+            let mut searched = 0;
+            let first = find_end(&head[..cut], &mut searched).unwrap();
+            assert_eq!(first, (cut >= 24).then_some(24), "{cut}");
+            if first.is_none() {
+                assert_eq!(find_end(head, &mut searched), Ok(Some(24)), "{cut}");
+            }
+        }
+        for text in ["GET / HTTP/1.1\n", "a\r\nb: c\n\n", "\n"] {
+            assert_eq!(find_end(text.as_bytes(), &mut 0), Err(BARE_LF), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn a_head_has_a_bound() {
+        let long = vec![b'a'; MAX_HEAD];
+        assert_eq!(find_end(&long[1..], &mut 0), Ok(None));
+        assert_eq!(find_end(&long, &mut 0), Err(TOO_LONG_LINE));
+        let fields = [b"GET / HTTP/1.1\r\na: ", &long[..]].concat();
+        assert_eq!(find_end(&fields, &mut 0), Err(TOO_LARGE));
+        let mut searched = 0;
+        assert_eq!(find_end(&fields[..100], &mut searched), Ok(None));
+        assert_eq!(find_end(&fields, &mut searched), Err(TOO_LARGE));
+    }
+}

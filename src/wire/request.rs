@@ -1,0 +1,275 @@
+//! The head of a request (RFC 9112 §3), read strictly: what two readers could take for different
+//! messages is refused.
+
+use std::cell::RefCell;
+
+use bytes::{Bytes, BytesMut};
+use http::{HeaderMap, Method, Request, Version};
+
+use super::{
+    Kind, Malformed,
+    connection::Options,
+    fields::{self, Field, MAX_FIELDS, Rules},
+    framing::{Declared, Framing},
+    target,
+};
+
+/// What the head says about the message and the connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Head {
+    /// How many bytes it takes.
+    pub(crate) length: usize,
+    pub(crate) framing: Framing,
+    /// The connection may carry another request.
+    pub(crate) keep_alive: bool,
+    /// The body waits for 100 (Continue).
+    pub(crate) expects_continue: bool,
+    /// The client asks to switch protocols.
+    pub(crate) upgrades: bool,
+}
+
+/// What known clients send and RFC 9112 forbids.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Allowed {
+    /// A Host field without a value in HTTP/1.1.
+    pub(crate) empty_host: bool,
+    /// UTF-8 in a target that is not percent-encoded.
+    pub(crate) raw_target: bool,
+}
+
+/// Returns how many bytes of empty lines come before a request: a server skips them (RFC 9112
+/// §2.2), as some clients send one behind a body.
+pub(crate) fn blank_lines(bytes: &[u8]) -> usize {
+    let pairs = bytes.chunks_exact(2).take_while(|pair| *pair == b"\r\n");
+    2 * pairs.count()
+}
+
+/// Looks for the end of a head; see [`fields::find_end`]. What cannot become a head is refused at
+/// once, so that a client of another protocol need not wait for a time-out.
+pub(crate) fn find_end(bytes: &[u8], searched: &mut usize) -> Result<Option<usize>, Malformed> {
+    let before = *searched;
+    let found = fields::find_end(bytes, searched)?;
+    if found.is_none() && before < 8 {
+        let method = bytes.split(|&byte| byte == b' ').next().unwrap_or_default();
+        // The CR may be the first half of an empty line.
+        if !method.is_empty() && method != b"\r" && Method::from_bytes(method).is_err() {
+            return Err(BAD_LINE);
+        }
+    }
+    Ok(found)
+}
+
+/// Reads the head at the beginning of `bytes`, which must be there as a whole, into `place`: a
+/// request is large, and would be moved at each return. Its body is left at the default.
+pub(crate) fn read<B: Default>(
+    bytes: &[u8],
+    allowed: Allowed,
+    place: &mut Option<Request<B>>,
+) -> Result<Head, Malformed> {
+    let end = fields::line_end(bytes, 0)?;
+    let line = first_line(&bytes[..end])?;
+    // The only copy: names that are new and values are parts of it.
+    let head = copy(bytes);
+    let from = line.method.as_str().len() + 1;
+    let target = head.slice(from..from + line.target);
+    let uri = target::read(&line.method, target, allowed.raw_target)?;
+    let mut headers = take_map();
+    let mut said = Said::default();
+    let rules = Rules {
+        most: MAX_FIELDS,
+        blanks_before_colon: false,
+    };
+    let read = fields::read(&head, end + 2, rules, &mut headers, |field, value| {
+        said.note(field, value)
+    });
+    let result = read.and_then(|length| said.conclude(length, line.old, allowed));
+    let Ok(head) = result else {
+        keep_map(headers);
+        return result;
+    };
+    let request = place.insert(Request::new(B::default()));
+    *request.method_mut() = line.method;
+    *request.uri_mut() = uri;
+    *request.headers_mut() = headers;
+    if line.old {
+        *request.version_mut() = Version::HTTP_10;
+    }
+    Ok(head)
+}
+
+/// Finds method and target of a head that is refused, as far as they can be read: for its log line.
+#[cold]
+pub(crate) fn identify(bytes: &[u8]) -> (Option<Method>, Option<String>) {
+    let bytes = &bytes[blank_lines(bytes)..];
+    let line = bytes
+        .split(|&b| b == b'\r' || b == b'\n')
+        .next()
+        .unwrap_or_default();
+    let mut words = line.split(|&byte| byte == b' ');
+    let method = words.next().and_then(|word| Method::from_bytes(word).ok());
+    let target = words
+        .next()
+        .filter(|target| method.is_some() && !target.is_empty());
+    let target = target.map(|target| {
+        let path = target
+            .split(|&byte| byte == b'?')
+            .next()
+            .unwrap_or_default();
+        String::from_utf8_lossy(&path[..path.len().min(LOGGED_TARGET)]).into_owned()
+    });
+    (method, target)
+}
+
+struct FirstLine {
+    method: Method,
+    /// The length of the target.
+    target: usize,
+    /// HTTP/1.0.
+    old: bool,
+}
+
+fn first_line(line: &[u8]) -> Result<FirstLine, Malformed> {
+    let (rest, old) = match line.strip_suffix(b" HTTP/1.1") {
+        Some(rest) => (rest, false),
+        None => other_version(line)?,
+    };
+    let space = memchr::memchr(b' ', rest).ok_or(BAD_LINE)?;
+    let method = match &rest[..space] {
+        b"GET" => Method::GET,
+        other => Method::from_bytes(other).map_err(|_error| BAD_LINE)?,
+    };
+    Ok(FirstLine {
+        method,
+        target: rest.len() - space - 1,
+        old,
+    })
+}
+
+/// RFC 9110 §2.5: a minor version that is not known counts as the highest that is.
+#[cold]
+fn other_version(line: &[u8]) -> Result<(&[u8], bool), Malformed> {
+    let space = line
+        .iter()
+        .rposition(|&byte| byte == b' ')
+        .ok_or(BAD_LINE)?;
+    match &line[space + 1..] {
+        b"HTTP/1.0" => Ok((&line[..space], true)),
+        [b'H', b'T', b'T', b'P', b'/', b'1', b'.', b'2'..=b'9'] => Ok((&line[..space], false)),
+        [b'H', b'T', b'T', b'P', b'/', major, b'.', minor]
+            if major.is_ascii_digit() && minor.is_ascii_digit() =>
+        {
+            Err(Malformed::new(Kind::Version, "a version other than HTTP/1"))
+        }
+        _ => Err(BAD_LINE),
+    }
+}
+
+/// What the fields say.
+#[derive(Default)]
+struct Said {
+    declared: Declared,
+    options: Options,
+    host: Host,
+    upgrade: bool,
+    expects_continue: bool,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Host {
+    #[default]
+    Absent,
+    Empty,
+    Present,
+}
+
+impl Said {
+    fn note(&mut self, field: Field, value: &[u8]) -> Result<bool, Malformed> {
+        match field {
+            Field::Connection => self.options.read(value)?,
+            Field::ContentLength => self.declared.request_length(value)?,
+            Field::Expect => self.expects_continue |= value.eq_ignore_ascii_case(b"100-continue"),
+            Field::Host => {
+                if self.host != Host::Absent {
+                    return Err(Malformed::bad("Host twice"));
+                }
+                self.host = match value {
+                    [] => Host::Empty,
+                    value if target::is_host(value) => Host::Present,
+                    _ => return Err(Malformed::bad("a Host that is no host")),
+                };
+            }
+            Field::TransferEncoding => self.declared.coding(value)?,
+            Field::Upgrade => self.upgrade |= !value.is_empty(),
+            Field::Authenticate | Field::Hop | Field::Plain | Field::Te => {}
+        }
+        Ok(true)
+    }
+
+    fn conclude(&self, length: usize, old: bool, allowed: Allowed) -> Result<Head, Malformed> {
+        // RFC 9112 §3.2.
+        match self.host {
+            Host::Absent if !old => return Err(Malformed::bad("no Host")),
+            Host::Empty if !old && !allowed.empty_host => {
+                return Err(Malformed::bad("an empty Host"));
+            }
+            Host::Absent | Host::Empty | Host::Present => {}
+        }
+        let framing = self.declared.request(old)?;
+        let options = &self.options;
+        Ok(Head {
+            length,
+            framing,
+            keep_alive: !options.close && (!old || options.keep_alive),
+            // RFC 9110 §10.1.1.
+            expects_continue: self.expects_continue && !old && framing != Framing::None,
+            upgrades: self.upgrade && options.upgrade && !old,
+        })
+    }
+}
+
+/// Copies a head to behind those that came before it: one allocation for many.
+fn copy(head: &[u8]) -> Bytes {
+    if head.len() > SHARES {
+        return Bytes::copy_from_slice(head);
+    }
+    HEADS.with_borrow_mut(|heads| {
+        // From its beginning again, once all of them are gone.
+        if !heads.try_reclaim(head.len()) {
+            *heads = BytesMut::with_capacity(BLOCK);
+        }
+        heads.extend_from_slice(head);
+        heads.split().freeze()
+    })
+}
+
+fn take_map() -> HeaderMap {
+    MAPS.with_borrow_mut(Vec::pop).unwrap_or_default()
+}
+
+/// Keeps the memory of a map for another request of this thread.
+pub(crate) fn keep_map(mut headers: HeaderMap) {
+    headers.clear();
+    MAPS.with_borrow_mut(|maps| {
+        if maps.len() < KEPT {
+            maps.push(headers);
+        }
+    });
+}
+
+thread_local! {
+    static HEADS: RefCell<BytesMut> = RefCell::new(BytesMut::new());
+    static MAPS: RefCell<Vec<HeaderMap>> = const { RefCell::new(Vec::new()) };
+}
+
+const BAD_LINE: Malformed = Malformed::bad("a request line that is none");
+/// Some ten heads; a request that keeps a part of one keeps as much.
+const BLOCK: usize = 4 * 1024;
+/// A longer head has memory of its own.
+pub(crate) const SHARES: usize = BLOCK / 4;
+/// As many as requests usually end between two that begin; each is about a KiB.
+const KEPT: usize = 64;
+/// What a log line has room for.
+const LOGGED_TARGET: usize = 1_024;
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,307 @@
+//! The head of a response (RFC 9112 §4): read from a backend, written to a client.
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, StatusCode, header};
+use http_body::SizeHint;
+
+use super::{
+    Kind, Malformed,
+    connection::{Options, authenticates_connection},
+    fields::{self, Field, MAX_FIELDS, Rules},
+    framing::{Declared, Framing, content_length, is_bodiless},
+    line, number,
+};
+
+/// What the head says about the message and the connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Head {
+    pub(crate) status: StatusCode,
+    pub(crate) framing: Framing,
+    /// The connection may carry another request after this response.
+    pub(crate) keep_alive: bool,
+    /// The backend authenticates the connection (NTLM, Negotiate), not the request.
+    pub(crate) connection_auth: bool,
+}
+
+/// Looks for the end of a head; see [`fields::find_end`]. What cannot become a response is refused
+/// at once, so that no exchange waits for the rest of it.
+pub(crate) fn find_end(buf: &[u8], searched: &mut usize) -> Result<Option<usize>, Malformed> {
+    let start = buf.len().min(PREFIX.len());
+    if buf[..start] != PREFIX[..start] {
+        return Err(Malformed::bad("not an HTTP/1 status line"));
+    }
+    fields::find_end(buf, searched).map_err(|error| match error.kind {
+        Kind::TargetTooLong => Malformed::new(Kind::HeadTooLarge, "a head over 32 KiB"),
+        _ => error,
+    })
+}
+
+/// Reads a whole head, as [`find_end`] finds it, into `headers`, without the fields that end at
+/// this hop (RFC 9110 §7.6.1).
+pub(crate) fn read(
+    head: &Bytes,
+    to_head: bool,
+    headers: &mut HeaderMap,
+) -> Result<Head, Malformed> {
+    let (status, old, at) = status_line(head)?;
+    let mut said = Said {
+        status,
+        declared: Declared::default(),
+        options: Options::default(),
+        rewrites_length: false,
+        connection_auth: false,
+    };
+    let rules = Rules {
+        most: MAX_FIELDS,
+        blanks_before_colon: true,
+    };
+    fields::read(head, at, rules, headers, |field, value| {
+        said.note(field, value)
+    })
+    .and_then(|_| said.conclude(old, to_head, headers))
+    .map_err(|error| error.in_answer(status))
+}
+
+/// Reads the status line: the status, whether it is HTTP/1.0, and where the fields begin.
+fn status_line(head: &[u8]) -> Result<(StatusCode, bool, usize), Malformed> {
+    let end = fields::line_end(head, 0)?;
+    let text = &head[..end];
+    let old = match text.get(PREFIX.len()) {
+        Some(b'0') => true,
+        // RFC 9110 §2.5: a minor version that is not known counts as the highest that is.
+        Some(b'1'..=b'9') => false,
+        _ => return Err(BAD_STATUS),
+    };
+    let (Some(b' '), Some(code)) = (text.get(8), text.get(9..12)) else {
+        return Err(BAD_STATUS);
+    };
+    let reason_is_fine = match &text[12..] {
+        [] => true,
+        [b' ', reason @ ..] => fields::is_value(reason),
+        _ => false,
+    };
+    if !reason_is_fine {
+        return Err(BAD_STATUS);
+    }
+    match StatusCode::from_bytes(code) {
+        Ok(status) => Ok((status, old, end + 2)),
+        Err(_) if code.iter().all(u8::is_ascii_digit) => Err(Malformed::bad("a status below 100")),
+        Err(_) => Err(BAD_STATUS),
+    }
+}
+
+/// What the fields say.
+struct Said {
+    status: StatusCode,
+    declared: Declared,
+    options: Options,
+    /// The length was said more than once: it goes on once.
+    rewrites_length: bool,
+    connection_auth: bool,
+}
+
+impl Said {
+    /// Notes what a field says; returns true if it goes on to the client.
+    fn note(&mut self, field: Field, value: &[u8]) -> Result<bool, Malformed> {
+        match field {
+            Field::Authenticate => self.connection_auth |= authenticates_connection(value),
+            Field::ContentLength => {
+                let alone = self.declared.answer_length(value)?;
+                self.rewrites_length |= !alone;
+                // RFC 9110 §8.6: some must not have it.
+                let may = !self.status.is_informational() && self.status != StatusCode::NO_CONTENT;
+                return Ok(alone && may);
+            }
+            // Behind the 101 that it explains, and with the demand for one (RFC 9110 §15.5.22).
+            Field::Upgrade if self.may_upgrade() => {}
+            Field::Connection
+            | Field::Hop
+            | Field::Te
+            | Field::TransferEncoding
+            | Field::Upgrade => {
+                // The value of a field that goes on is checked where it is made.
+                if !fields::is_value(value) {
+                    return Err(fields::BAD_VALUE);
+                }
+                match field {
+                    Field::Connection => self.options.read(value)?,
+                    Field::TransferEncoding => self.declared.coding(value)?,
+                    _ => {}
+                }
+                return Ok(false);
+            }
+            Field::Expect | Field::Host | Field::Plain => {}
+        }
+        Ok(true)
+    }
+
+    fn may_upgrade(&self) -> bool {
+        matches!(
+            self.status,
+            StatusCode::SWITCHING_PROTOCOLS | StatusCode::UPGRADE_REQUIRED
+        )
+    }
+
+    fn conclude(
+        &self,
+        old: bool,
+        to_head: bool,
+        headers: &mut HeaderMap,
+    ) -> Result<Head, Malformed> {
+        for name in &self.options.nominated {
+            headers.remove(name);
+        }
+        if let (true, Some(length)) = (self.rewrites_length, self.declared.length) {
+            headers.insert(header::CONTENT_LENGTH, HeaderValue::from(length));
+        }
+        let framing = self.declared.answer(self.status, old, to_head)?;
+        Ok(Head {
+            status: self.status,
+            framing,
+            keep_alive: !old && !self.options.close && framing != Framing::Close,
+            connection_auth: self.connection_auth,
+        })
+    }
+}
+
+/// The body of a response, as far as its head depends on it.
+pub(crate) struct Announced {
+    /// It answers a HEAD.
+    pub(crate) to_head: bool,
+    pub(crate) is_empty: bool,
+    pub(crate) size: SizeHint,
+    /// The client speaks HTTP/1.0: a body of unknown length ends with the connection.
+    pub(crate) old: bool,
+}
+
+/// Writes the head, without the Date; `keep` turns false where the response or its framing ends
+/// the connection. Returns how the body goes out.
+///
+/// # Errors
+///
+/// When no such response can be sent; it says why.
+pub(crate) fn write(
+    status: StatusCode,
+    reason: Option<&[u8]>,
+    headers: &HeaderMap,
+    body: &Announced,
+    keep: &mut bool,
+    out: &mut Vec<u8>,
+) -> Result<Framing, &'static str> {
+    if status.is_informational() {
+        return Err("a status of 1xx, which is no final response");
+    }
+    write_status(status, reason, out);
+    let bodiless = is_bodiless(status);
+    let sends = !bodiless && !body.to_head;
+    let mut declared = None;
+    let mut options = Options::default();
+    let mut connection = None;
+    for (name, value) in headers {
+        match *name {
+            header::CONTENT_LENGTH => {
+                let value = value.as_bytes();
+                let length = content_length(value).ok_or("a bad Content-Length")?;
+                if declared.is_some_and(|(other, _)| other != length) {
+                    return Err("two lengths in Content-Length");
+                }
+                declared = Some((length, value));
+                continue;
+            }
+            // How the body goes out is decided here.
+            header::TRANSFER_ENCODING => continue,
+            header::TRAILER if !sends => continue,
+            header::CONNECTION => {
+                options
+                    .read(value.as_bytes())
+                    .map_err(|error| error.why())?;
+                connection = Some(());
+            }
+            _ => {}
+        }
+        line(out, name.as_str(), value.as_bytes());
+    }
+    let framing = announce(body, sends, bodiless, declared, out);
+    *keep &= !options.close && framing != Framing::Close;
+    if !*keep && !options.close {
+        line(out, "connection", b"close");
+    } else if *keep && body.old && connection.is_none() {
+        line(out, "connection", b"keep-alive");
+    }
+    Ok(framing)
+}
+
+/// Writes the head of an interim response.
+pub(crate) fn write_interim(status: StatusCode, headers: &HeaderMap, out: &mut Vec<u8>) {
+    write_status(status, None, out);
+    for (name, value) in headers {
+        if !super::connection::is_hop_by_hop(name) && *name != header::CONTENT_LENGTH {
+            line(out, name.as_str(), value.as_bytes());
+        }
+    }
+    out.extend_from_slice(b"\r\n");
+}
+
+fn write_status(status: StatusCode, reason: Option<&[u8]>, out: &mut Vec<u8>) {
+    if status == StatusCode::OK && reason.is_none() {
+        return out.extend_from_slice(b"HTTP/1.1 200 OK\r\n");
+    }
+    out.extend_from_slice(b"HTTP/1.1 ");
+    out.extend_from_slice(status.as_str().as_bytes());
+    out.push(b' ');
+    let known = || status.canonical_reason().unwrap_or("<none>").as_bytes();
+    out.extend_from_slice(reason.unwrap_or_else(known));
+    out.extend_from_slice(b"\r\n");
+}
+
+/// Announces the length where it is known, and chunks where it is not (RFC 9112 §6.3).
+fn announce(
+    body: &Announced,
+    sends: bool,
+    bodiless: bool,
+    declared: Option<(u64, &[u8])>,
+    out: &mut Vec<u8>,
+) -> Framing {
+    let known = if body.is_empty {
+        Some(0)
+    } else {
+        body.size.exact()
+    };
+    let announced = match (declared.map(|(length, _)| length), known) {
+        // What a GET would have had.
+        (Some(length), _) if body.to_head => Some(length),
+        // None came, whatever was declared.
+        (_, Some(0)) if !body.to_head => (!bodiless).then_some(0),
+        (Some(length), _) => Some(length),
+        (None, Some(0)) => None,
+        (None, known) => known.filter(|_| !bodiless),
+    };
+    match (announced, declared) {
+        // In the words in which it was declared.
+        (Some(length), Some((same, value))) if same == length => {
+            line(out, "content-length", value);
+        }
+        (Some(length), _) => {
+            out.extend_from_slice(b"content-length: ");
+            number(length, 10, out);
+            out.extend_from_slice(b"\r\n");
+        }
+        (None, _) => {}
+    }
+    match announced {
+        _ if !sends => Framing::None,
+        Some(0) => Framing::None,
+        Some(length) => Framing::Length(length),
+        None if body.old => Framing::Close,
+        None => {
+            line(out, "transfer-encoding", b"chunked");
+            Framing::Chunked
+        }
+    }
+}
+
+const PREFIX: &[u8] = b"HTTP/1.";
+const BAD_STATUS: Malformed = Malformed::bad("a bad status line");
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,219 @@
+use super::*;
+
+fn parse(head: &str, to_head: bool) -> Result<(Head, Vec<String>), String> {
+    let bytes = Bytes::copy_from_slice(head.as_bytes());
+    let mut searched = 0;
+    let end = find_end(&bytes, &mut searched).map_err(|error| error.to_string())?;
+    assert_eq!(end, Some(bytes.len()), "{head:?} is one whole head");
+    let mut headers = HeaderMap::new();
+    let head = read(&bytes, to_head, &mut headers).map_err(|error| error.to_string())?;
+    let lines = headers.iter().map(|(name, value)| {
+        let value = String::from_utf8_lossy(value.as_bytes());
+        format!("{name}={value}")
+    });
+    Ok((head, lines.collect()))
+}
+
+fn answer(fields: &str) -> Result<(Head, Vec<String>), String> {
+    parse(&format!("HTTP/1.1 200 OK\r\n{fields}\r\n"), false)
+}
+
+#[test]
+fn status_lines_are_read_with_any_reason_or_none() {
+    for (line, status) in [
+        ("HTTP/1.1 200 OK", 200),
+        ("HTTP/1.1 200 ", 200),
+        ("HTTP/1.1 200", 200),
+        ("HTTP/1.0 404 Not Found", 404),
+        ("HTTP/1.3 204 x", 204),
+        ("HTTP/1.1 999 Request denied", 999),
+        ("HTTP/1.1 404 \u{e0} l'adresse", 404),
+    ] {
+        let (head, _) = parse(&format!("{line}\r\n\r\n"), false).unwrap();
+        assert_eq!(head.status.as_u16(), status, "{line:?}");
+    }
+    for line in [
+        "HTTP/2.0 200 OK",
+        "http/1.1 200 OK",
+        "HTTP/1.1  200 OK",
+        "HTTP/1.1 20 OK",
+        "HTTP/1.1 2000 OK",
+        "HTTP/1.1 099 OK",
+        "HTTP/1.1 2x0 OK",
+        "HTTP/1.1 200 O\u{1}K",
+        "HTTP/1.1 200OK",
+        "HTTP/1.",
+        "garbage",
+    ] {
+        let bytes = Bytes::from(format!("{line}\r\n\r\n"));
+        let found = find_end(&bytes, &mut 0);
+        let read = found.and_then(|_| read(&bytes, false, &mut HeaderMap::new()));
+        assert!(read.is_err(), "{line:?}");
+    }
+}
+
+#[test]
+fn the_end_of_a_body_is_found_as_rfc_9112_says() {
+    for (fields, framing) in [
+        ("content-length: 5\r\n", Framing::Length(5)),
+        ("content-length: 0\r\n", Framing::None),
+        (
+            "Content-Length: 5\r\ncontent-length: 5\r\n",
+            Framing::Length(5),
+        ),
+        ("content-length: 5, 5\r\n", Framing::Length(5)),
+        ("transfer-encoding: Chunked\r\n", Framing::Chunked),
+        ("", Framing::Close),
+    ] {
+        let (head, _) = answer(fields).unwrap();
+        assert_eq!(head.framing, framing, "{fields:?}");
+    }
+    for fields in [
+        "content-length: 5\r\ncontent-length: 6\r\n",
+        "content-length: 5, 6\r\n",
+        "content-length: x\r\n",
+        "content-length: 5\r\ntransfer-encoding: chunked\r\n",
+        "transfer-encoding: gzip, chunked\r\n",
+        "transfer-encoding: chunked\r\ntransfer-encoding: chunked\r\n",
+    ] {
+        let error = answer(fields).unwrap_err();
+        assert!(error.ends_with("(status 200)"), "{fields:?}: {error}");
+    }
+    for (line, to_head) in [("200 OK", true), ("204 x", false), ("304 x", false)] {
+        let head = format!("HTTP/1.1 {line}\r\ncontent-length: 5\r\n\r\n");
+        assert_eq!(
+            parse(&head, to_head).unwrap().0.framing,
+            Framing::None,
+            "{line}"
+        );
+    }
+    assert!(
+        parse(
+            "HTTP/1.0 200 OK\r\ntransfer-encoding: chunked\r\n\r\n",
+            false
+        )
+        .is_err()
+    );
+}
+
+#[test]
+fn a_connection_lasts_where_both_sides_can_tell_the_end() {
+    for (head, keeps) in [
+        ("HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n", true),
+        (
+            "HTTP/1.1 200 OK\r\ncontent-length: 0\r\nconnection: x, Close\r\n\r\n",
+            false,
+        ),
+        ("HTTP/1.0 200 OK\r\ncontent-length: 0\r\n\r\n", false),
+        ("HTTP/1.1 200 OK\r\n\r\n", false),
+        (
+            "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n",
+            true,
+        ),
+    ] {
+        assert_eq!(parse(head, false).unwrap().0.keep_alive, keeps, "{head:?}");
+    }
+}
+
+#[test]
+fn what_is_about_this_hop_ends_here() {
+    let (_, lines) = answer(
+        "a: 1\r\nconnection: x-hop, close\r\nx-hop: 2\r\nkeep-alive: 5\r\nproxy-connection: x\r\n\
+         upgrade: h2c\r\nte: x\r\ntransfer-encoding: chunked\r\nb: 3\r\n",
+    )
+    .unwrap();
+    assert_eq!(lines, ["a=1", "b=3"]);
+    let (_, lines) = parse(
+        "HTTP/1.1 426 x\r\nupgrade: h2c\r\nconnection: upgrade\r\ncontent-length: 0\r\n\r\n",
+        false,
+    )
+    .unwrap();
+    assert_eq!(lines, ["upgrade=h2c", "content-length=0"]);
+}
+
+#[test]
+fn a_length_goes_on_once_and_where_it_may() {
+    let (_, lines) = answer("content-length: 5\r\nContent-Length: 05\r\n").unwrap();
+    assert_eq!(lines, ["content-length=5"]);
+    let (_, lines) = parse("HTTP/1.1 204 x\r\ncontent-length: 5\r\n\r\n", false).unwrap();
+    assert!(lines.is_empty(), "{lines:?}");
+}
+
+#[test]
+fn blanks_before_a_colon_are_removed() {
+    let (head, lines) = answer("X-Old : 1\r\nContent-Length\t: 2\r\n").unwrap();
+    assert_eq!(head.framing, Framing::Length(2));
+    assert_eq!(lines, ["x-old=1", "content-length=2"]);
+}
+
+#[test]
+fn schemes_that_bind_a_connection_are_noticed() {
+    for (fields, binds) in [
+        ("www-authenticate: NTLM\r\n", true),
+        ("www-authenticate: Basic, Negotiate abc\r\n", true),
+        ("proxy-authenticate: negotiate\r\n", true),
+        ("www-authenticate: Basic realm=\"NTLM\"\r\n", false),
+    ] {
+        assert_eq!(
+            answer(fields).unwrap().0.connection_auth,
+            binds,
+            "{fields:?}"
+        );
+    }
+}
+
+fn written(
+    status: u16,
+    fields: &[(&'static str, &'static str)],
+    body: &Announced,
+) -> (String, Framing, bool) {
+    let mut headers = HeaderMap::new();
+    for &(name, value) in fields {
+        headers.append(name, HeaderValue::from_static(value));
+    }
+    let (mut keep, mut out) = (true, Vec::new());
+    let status = StatusCode::from_u16(status).unwrap();
+    let framing = write(status, None, &headers, body, &mut keep, &mut out).unwrap();
+    (String::from_utf8(out).unwrap(), framing, keep)
+}
+
+fn of(size: Option<u64>, old: bool) -> Announced {
+    Announced {
+        to_head: false,
+        is_empty: size == Some(0),
+        size: size.map_or_else(SizeHint::new, SizeHint::with_exact),
+        old,
+    }
+}
+
+#[test]
+fn a_response_announces_how_its_body_goes_out() {
+    let (head, framing, keep) = written(200, &[("a", "1")], &of(Some(5), false));
+    assert_eq!(head, "HTTP/1.1 200 OK\r\na: 1\r\ncontent-length: 5\r\n");
+    assert_eq!((framing, keep), (Framing::Length(5), true));
+    let (head, framing, keep) = written(200, &[], &of(None, false));
+    assert_eq!(head, "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n");
+    assert_eq!((framing, keep), (Framing::Chunked, true));
+    let (head, framing, keep) = written(200, &[], &of(None, true));
+    assert_eq!(head, "HTTP/1.1 200 OK\r\nconnection: close\r\n");
+    assert_eq!((framing, keep), (Framing::Close, false));
+    let (head, framing, keep) = written(200, &[], &of(Some(2), true));
+    assert_eq!(
+        head,
+        "HTTP/1.1 200 OK\r\ncontent-length: 2\r\nconnection: keep-alive\r\n"
+    );
+    assert_eq!((framing, keep), (Framing::Length(2), true));
+    let (head, framing, _) = written(204, &[("content-length", "5")], &of(None, false));
+    assert_eq!(head, "HTTP/1.1 204 No Content\r\ncontent-length: 5\r\n");
+    assert_eq!(framing, Framing::None);
+}
+
+#[test]
+fn an_interim_response_has_no_fields_of_the_connection() {
+    let mut headers = HeaderMap::new();
+    headers.insert("link", HeaderValue::from_static("</a>"));
+    headers.insert("connection", HeaderValue::from_static("x"));
+    let mut out = Vec::new();
+    write_interim(StatusCode::EARLY_HINTS, &headers, &mut out);
+    assert_eq!(out, b"HTTP/1.1 103 Early Hints\r\nlink: </a>\r\n\r\n");
+}

@@ -1,0 +1,35 @@
+//! `Retry-After` (RFC 9110 §10.2.3).
+
+use std::time::Duration;
+
+use http::{HeaderMap, header};
+
+/// Returns the seconds of `Retry-After`. A date is not read: that would need two clocks to agree.
+pub(crate) fn read(headers: &HeaderMap) -> Option<Duration> {
+    let value = headers.get(header::RETRY_AFTER)?.as_bytes().trim_ascii();
+    super::framing::content_length(value).map(Duration::from_secs)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn seconds_are_read_and_dates_are_not() {
+        for (value, seconds) in [
+            ("30", Some(30)),
+            (" 0 ", Some(0)),
+            ("-1", None),
+            ("1.5", None),
+            ("", None),
+            ("Fri, 31 Dec 1999 23:59:59 GMT", None),
+        ] {
+            let headers = HeaderMap::from_iter([(header::RETRY_AFTER, value.parse().unwrap())]);
+            assert_eq!(
+                read(&headers),
+                seconds.map(Duration::from_secs),
+                "{value:?}"
+            );
+        }
+    }
+}

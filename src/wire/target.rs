@@ -1,0 +1,184 @@
+//! What a request asks for: its target (RFC 9112 §3.2) and its host (RFC 3986 §3.2.2).
+
+use bytes::Bytes;
+use http::{Method, Uri, uri::PathAndQuery};
+
+use super::Malformed;
+
+/// Reads a target in the form that the method allows. `raw` accepts bytes from 0x80 on, as UTF-8
+/// that a client failed to encode.
+///
+/// A fragment is refused: it is no part of a target, and peers disagree about where it ends.
+pub(crate) fn read(method: &Method, target: Bytes, raw: bool) -> Result<Uri, Malformed> {
+    if !target
+        .iter()
+        .all(|&byte| is_target_byte(byte) || (raw && byte >= 0x80))
+    {
+        return Err(BAD_BYTE);
+    }
+    match target.first() {
+        _ if *method == Method::CONNECT => authority_form(target),
+        Some(b'/') => Uri::from_maybe_shared(target).map_err(|_error| BAD_TARGET),
+        Some(b'*') if *method == Method::OPTIONS && target.len() == 1 => Ok(ASTERISK.clone()),
+        _ => absolute_form(method, target),
+    }
+}
+
+/// Returns true for a byte that may stand in a target: visible ASCII, but for what begins a
+/// fragment.
+pub(crate) fn is_target_byte(byte: u8) -> bool {
+    (0x21..0x7f).contains(&byte) && byte != b'#'
+}
+
+/// RFC 9112 §3.2.3: a host and a port, for CONNECT alone.
+fn authority_form(target: Bytes) -> Result<Uri, Malformed> {
+    let has_port = target
+        .iter()
+        .rposition(|&byte| byte == b':')
+        .is_some_and(|at| target[at + 1..].iter().all(u8::is_ascii_digit) && at + 1 < target.len());
+    if !has_port || !is_host(&target) {
+        return Err(Malformed::bad("a CONNECT whose target is no host and port"));
+    }
+    Uri::from_maybe_shared(target).map_err(|_error| BAD_TARGET)
+}
+
+/// RFC 9112 §3.2.2.
+#[cold]
+fn absolute_form(method: &Method, target: Bytes) -> Result<Uri, Malformed> {
+    let rest = |scheme: &[u8]| {
+        let begins = target.get(..scheme.len())?.eq_ignore_ascii_case(scheme);
+        begins.then_some(scheme.len())
+    };
+    let after = rest(b"http://").or_else(|| rest(b"https://"));
+    let after = after.ok_or(BAD_TARGET)?;
+    let authority = &target[after..];
+    let end = authority
+        .iter()
+        .position(|&byte| matches!(byte, b'/' | b'?'));
+    if !is_host(&authority[..end.unwrap_or(authority.len())]) {
+        return Err(BAD_TARGET);
+    }
+    let has_path = end.is_some();
+    let uri = Uri::from_maybe_shared(target).map_err(|_error| BAD_TARGET)?;
+    if has_path || *method != Method::OPTIONS {
+        return Ok(uri);
+    }
+    // RFC 9112 §3.2.4: without a path, OPTIONS asks for the server as a whole.
+    let mut parts = uri.into_parts();
+    parts.path_and_query = Some(PathAndQuery::from_static("*"));
+    Uri::from_parts(parts).map_err(|_error| BAD_TARGET)
+}
+
+/// Returns true for a name or an address with an optional port, and nothing that could be read as
+/// more.
+pub(crate) fn is_host(host: &[u8]) -> bool {
+    let (name, port) = match host {
+        [b'[', ..] => match memchr::memchr(b']', host) {
+            Some(end) => host.split_at(end + 1),
+            None => return false,
+        },
+        _ => host.split_at(memchr::memchr(b':', host).unwrap_or(host.len())),
+    };
+    let port_is_fine = match port {
+        [] => true,
+        [b':', digits @ ..] => digits.iter().all(u8::is_ascii_digit) && digits.len() <= 5,
+        _ => false,
+    };
+    let is_name = |byte: &u8| byte.is_ascii_alphanumeric() || b"-._~!$&'()*+,;=%".contains(byte);
+    let name_is_fine = match name {
+        [b'[', inner @ .., b']'] => {
+            !inner.is_empty() && inner.iter().all(|byte| is_name(byte) || *byte == b':')
+        }
+        name => !name.is_empty() && name.iter().all(is_name),
+    };
+    port_is_fine && name_is_fine
+}
+
+static ASTERISK: std::sync::LazyLock<Uri> = std::sync::LazyLock::new(|| Uri::from_static("*"));
+const BAD_TARGET: Malformed = Malformed::bad("a target in none of the forms of RFC 9112");
+pub(crate) const BAD_BYTE: Malformed =
+    Malformed::bad("a target with a fragment or a byte outside of visible ASCII");
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn uri(method: &Method, target: &str) -> Option<String> {
+        let target = Bytes::copy_from_slice(target.as_bytes());
+        let uri = read(method, target, false).ok()?;
+        Some(format!(
+            "{}|{}",
+            uri.authority().map_or("", |a| a.as_str()),
+            uri.path_and_query().map_or("", |p| p.as_str())
+        ))
+    }
+
+    #[test]
+    fn a_target_has_one_of_four_forms() {
+        for (method, target, found) in [
+            (Method::GET, "/", Some("|/")),
+            (Method::GET, "/a\"?b=%20|{}", Some("|/a\"?b=%20|{}")),
+            (Method::GET, "//a", Some("|//a")),
+            (Method::GET, "http://a/b?c", Some("a|/b?c")),
+            (Method::GET, "HTTPS://a:1", Some("a:1|/")),
+            (Method::GET, "http://a?b", Some("a|?b")),
+            (Method::OPTIONS, "*", Some("|*")),
+            (Method::OPTIONS, "http://a", Some("a|*")),
+            (Method::OPTIONS, "http://a/", Some("a|/")),
+            (Method::CONNECT, "a:443", Some("a:443|")),
+            (Method::CONNECT, "[::1]:443", Some("[::1]:443|")),
+            (Method::CONNECT, "a", None),
+            (Method::CONNECT, "a:", None),
+            (Method::CONNECT, "/", None),
+            (Method::GET, "*", None),
+            (Method::GET, "**", None),
+            (Method::OPTIONS, "**", None),
+            (Method::GET, "a:443", None),
+            (Method::GET, "ftp://a/", None),
+            (Method::GET, "http:///a", None),
+            (Method::GET, "http://u@a/", None),
+            (Method::GET, "http://a b/", None),
+            (Method::GET, "/#a", None),
+            (Method::GET, "/\u{e9}", None),
+            (Method::GET, "/\u{7f}", None),
+            (Method::GET, "a", None),
+            (Method::GET, "", None),
+        ] {
+            assert_eq!(
+                uri(&method, target).as_deref(),
+                found,
+                "{method} {target:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn raw_utf_8_is_accepted_where_it_is_allowed() {
+        let target = Bytes::from_static("/a?b=\u{e9}".as_bytes());
+        assert!(read(&Method::GET, target.clone(), true).is_ok());
+        assert!(read(&Method::GET, target, false).is_err());
+        assert!(read(&Method::GET, Bytes::from_static(b"/\xff"), true).is_err());
+        assert!(read(&Method::GET, Bytes::from_static(b"/#\xc3\xa9"), true).is_err());
+    }
+
+    #[test]
+    fn hosts_are_names_or_addresses() {
+        for good in [
+            "a",
+            "a.b:80",
+            "127.0.0.1:8080",
+            "[::1]",
+            "[::1]:443",
+            "a_b.c",
+            "a:",
+        ] {
+            assert!(is_host(good.as_bytes()), "{good}");
+        }
+        for bad in [
+            "", ":80", "a@b", "a/b", "a b", "a:b", "[::1", "[]", "a:123456", "a\"b", "a#b", "a?b",
+            "[::1]x",
+        ] {
+            assert!(!is_host(bad.as_bytes()), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,107 @@
+//! The fields behind a body (RFC 9110 §6.5).
+
+use http::{HeaderMap, HeaderName, header};
+
+use super::{Malformed, connection, line};
+
+/// Returns true for a field that may stand behind a body. Those that frame, route, modify or
+/// authenticate a message mean something in its head only (RFC 9110 §6.5.1), and so do those by
+/// which proxies describe the client.
+pub(crate) fn is_trailer(name: &HeaderName) -> bool {
+    match *name {
+        header::AGE
+        | header::AUTHORIZATION
+        | header::CACHE_CONTROL
+        | header::CONTENT_ENCODING
+        | header::CONTENT_LENGTH
+        | header::CONTENT_RANGE
+        | header::CONTENT_TYPE
+        | header::COOKIE
+        | header::DATE
+        | header::EXPECT
+        | header::EXPIRES
+        | header::HOST
+        | header::IF_MATCH
+        | header::IF_MODIFIED_SINCE
+        | header::IF_NONE_MATCH
+        | header::IF_RANGE
+        | header::IF_UNMODIFIED_SINCE
+        | header::LOCATION
+        | header::MAX_FORWARDS
+        | header::PRAGMA
+        | header::PROXY_AUTHENTICATE
+        | header::PROXY_AUTHORIZATION
+        | header::RANGE
+        | header::RETRY_AFTER
+        | header::SET_COOKIE
+        | header::TRAILER
+        | header::VARY
+        | header::VIA
+        | header::WWW_AUTHENTICATE => false,
+        _ => !connection::is_hop_by_hop(name) && !connection::describes_client(name.as_str()),
+    }
+}
+
+/// Writes the last chunk and the trailers that may stand behind it.
+pub(crate) fn write(trailers: &HeaderMap, out: &mut Vec<u8>) {
+    out.extend_from_slice(b"0\r\n");
+    for (name, value) in trailers {
+        if is_trailer(name) {
+            line(out, name.as_str(), value.as_bytes());
+        }
+    }
+    out.extend_from_slice(b"\r\n");
+}
+
+/// A digest, a signature, a status: far less.
+pub(crate) const MAX_TRAILERS: usize = 8 * 1_024;
+pub(crate) const TOO_LONG: Malformed =
+    Malformed::new(super::Kind::HeadTooLarge, "a trailer section over 8 KiB");
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_frames_routes_or_authenticates_is_no_trailer() {
+        for name in [
+            "content-length",
+            "transfer-encoding",
+            "trailer",
+            "host",
+            "authorization",
+            "cookie",
+            "set-cookie",
+            "connection",
+            "keep-alive",
+            "te",
+            "upgrade",
+            "x-forwarded-for",
+            "x_forwarded_for",
+            "forwarded",
+            "x-real-ip",
+            "max-forwards",
+        ] {
+            assert!(!is_trailer(&HeaderName::from_static(name)), "{name}");
+        }
+        for name in [
+            "etag",
+            "digest",
+            "grpc-status",
+            "server-timing",
+            "x-checksum",
+        ] {
+            assert!(is_trailer(&HeaderName::from_static(name)), "{name}");
+        }
+    }
+
+    #[test]
+    fn they_are_written_behind_the_last_chunk() {
+        let mut trailers = HeaderMap::new();
+        trailers.insert("etag", "\"a\"".parse().unwrap());
+        trailers.insert("content-length", "5".parse().unwrap());
+        let mut out = Vec::new();
+        write(&trailers, &mut out);
+        assert_eq!(out, b"0\r\netag: \"a\"\r\n\r\n");
+    }
+}
