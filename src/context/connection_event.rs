@@ -2,6 +2,8 @@
 
 use std::{borrow::Cow, sync::Arc, time::Duration};
 
+use http::{Method, StatusCode};
+
 use super::ConnInfo;
 
 /// A connection that ended before, between or instead of requests.
@@ -16,6 +18,12 @@ pub struct ConnectionEvent {
     pub detail: Cow<'static, str>,
     /// From accept to the event.
     pub duration: Duration,
+    /// The status that the request was refused with; `None` where nothing was answered.
+    pub status: Option<StatusCode>,
+    /// The method of the request that was refused, where it could be read.
+    pub method: Option<Method>,
+    /// The path of the request that was refused, without the query, where it could be read.
+    pub path: Option<String>,
 }
 
 impl ConnectionEvent {
@@ -31,7 +39,24 @@ impl ConnectionEvent {
             kind,
             detail: detail.into(),
             duration,
+            status: None,
+            method: None,
+            path: None,
         }
+    }
+
+    /// Adds what was answered, and to which request.
+    #[must_use]
+    pub fn refused(
+        mut self,
+        status: StatusCode,
+        method: Option<Method>,
+        path: Option<String>,
+    ) -> Self {
+        self.status = Some(status);
+        self.method = method;
+        self.path = path;
+        self
     }
 }
 
@@ -39,9 +64,9 @@ impl ConnectionEvent {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum ConnectionEventKind {
-    /// A request head that is not HTTP; answered with 400 where that is possible.
+    /// A request head that is malformed, or not HTTP/1; answered with 400, 501 or 505.
     BadRequest,
-    /// No whole request head within the time-out; answered with 408 where that is possible.
+    /// No whole request head within the time-out; answered with 408.
     HeadTimeout,
     /// A request head over the limits; answered with 431 (or 414).
     HeadTooLarge,

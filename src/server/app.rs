@@ -1,4 +1,4 @@
-//! The request service as the codec calls it.
+//! The request service as the connection calls it.
 
 use std::{
     cell::RefCell,
@@ -47,7 +47,8 @@ where
     type Future = AppFuture<S, S::Future>;
 
     fn call(&self, request: Request<Incoming>) -> Self::Future {
-        let mut request = request.map(|incoming| Body::new(incoming, &self.state));
+        // What goes through the codec has no body.
+        let mut request = request.map(|_| Body::empty());
         if request.extensions().is_empty() {
             *request.extensions_mut() = spare::take();
         }

@@ -9,13 +9,16 @@ use std::{
 
 use bytes::Bytes;
 use http_body::{Body as HttpBody, Frame, SizeHint};
-use hyper::body::Incoming;
 use pin_project_lite::pin_project;
 
 #[cfg(feature = "http2")]
 use super::http2::Received;
-use super::state::{Exchanging, State};
-use crate::error::{BoxError, Error, ErrorKind};
+#[cfg(feature = "http2")]
+use super::state::State;
+use super::{http1::Upload, state::Exchanging};
+#[cfg(feature = "http2")]
+use crate::error::ErrorKind;
+use crate::error::{BoxError, Error};
 
 /// The body of a client's request. What goes wrong with it is the client's doing:
 /// [`ErrorKind::ClientBody`].
@@ -27,23 +30,21 @@ pub struct Body {
 
 /// Where it comes from.
 enum Content {
-    /// The codec of HTTP/1.1.
-    Codec(Incoming),
+    /// HTTP/1.1, where it did not come with its head.
+    Upload(Upload),
     /// The head says that there is none.
     None,
     #[cfg(feature = "http2")]
     Stream(Received),
     /// It came with its head, and ends here.
-    #[cfg_attr(not(feature = "http2"), expect(dead_code, reason = "under way"))]
     Whole(Bytes),
 }
 
 impl Body {
-    pub(super) fn new(incoming: Incoming, state: &Arc<State>) -> Self {
-        let exchanging = (!incoming.is_end_stream()).then(|| state.begin());
+    pub(super) fn of_upload(upload: Upload) -> Self {
         Self {
-            content: Content::Codec(incoming),
-            exchanging,
+            content: Content::Upload(upload),
+            exchanging: None,
         }
     }
 
@@ -55,7 +56,6 @@ impl Body {
     }
 
     /// A body that is here to its end: it costs no shared state, and outlives the connection.
-    #[cfg_attr(not(test), expect(dead_code, reason = "under way"))]
     pub(super) fn whole(data: Bytes) -> Self {
         Self {
             content: Content::Whole(data),
@@ -69,6 +69,12 @@ impl Body {
             content: Content::Stream(received),
             exchanging: Some(state.begin()),
         }
+    }
+}
+
+impl Default for Body {
+    fn default() -> Self {
+        Self::empty()
     }
 }
 
@@ -87,7 +93,7 @@ impl HttpBody for Body {
             return Poll::Ready(None);
         }
         let polled = match &mut this.content {
-            Content::Codec(incoming) => Pin::new(incoming).poll_frame(cx).map_err(failed),
+            Content::Upload(upload) => upload.poll_frame(cx),
             Content::None => Poll::Ready(None),
             #[cfg(feature = "http2")]
             Content::Stream(received) => received.poll_frame(cx).map_err(failed),
@@ -105,7 +111,7 @@ impl HttpBody for Body {
 
     fn is_end_stream(&self) -> bool {
         match &self.content {
-            Content::Codec(incoming) => incoming.is_end_stream(),
+            Content::Upload(upload) => upload.is_end_stream(),
             Content::None => true,
             Content::Whole(_) => false,
             #[cfg(feature = "http2")]
@@ -115,7 +121,7 @@ impl HttpBody for Body {
 
     fn size_hint(&self) -> SizeHint {
         match &self.content {
-            Content::Codec(incoming) => incoming.size_hint(),
+            Content::Upload(upload) => upload.size_hint(),
             Content::None => SizeHint::with_exact(0),
             Content::Whole(data) => SizeHint::with_exact(data.len() as u64),
             #[cfg(feature = "http2")]
@@ -124,6 +130,7 @@ impl HttpBody for Body {
     }
 }
 
+#[cfg(feature = "http2")]
 #[cold]
 fn failed(error: impl Into<BoxError>) -> Error {
     Error::new(ErrorKind::ClientBody).with_source(error)

@@ -1,5 +1,4 @@
-//! HTTP on a connection: the common requests of HTTP/1.1 by `front`, all others by hyper's codecs,
-//! behind one function.
+//! HTTP on a connection: the versions behind one service.
 
 use std::{
     cell::RefCell,
@@ -12,16 +11,15 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{Request, Response};
+use http::{Method, Request, Response, StatusCode};
 use http_body::Body as HttpBody;
-use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tower_service::Service;
 
 use super::{
     Body,
     app::AppService,
-    front, http1,
+    http1::{self, Http1},
     sniff::{Sniffed, sniff},
     state::{State, Timeouts},
     stream::Stream,
@@ -40,6 +38,7 @@ use crate::{
 pub struct Http<S> {
     app: S,
     timeouts: Timeouts,
+    http1: Http1,
 }
 
 impl<S> Http<S> {
@@ -51,6 +50,7 @@ impl<S> Http<S> {
                 head: DEFAULT_HEAD_TIMEOUT,
                 idle: DEFAULT_IDLE_TIMEOUT,
             },
+            http1: Http1::default(),
         }
     }
 
@@ -83,6 +83,37 @@ impl<S> Http<S> {
         self.timeouts.idle = in_range("idle_timeout", timeout)?;
         Ok(self)
     }
+
+    /// Sets what the end of a client's side (a TCP FIN) means behind a complete HTTP/1.1 request.
+    /// Off, the client has gone: the request is cancelled, and logged as the client's abort. On,
+    /// it only sends no more, and waits for its responses; a client that has gone is then noticed
+    /// by a reset, a write that fails, or a time-out, and its requests run until then.
+    ///
+    /// In the middle of a head or a body, the end is the client's abort in both cases.
+    ///
+    /// Default: off, as Envoy and Go have it; HAProxy has it on.
+    pub fn half_close(mut self, on: bool) -> Self {
+        self.http1.half_close = on;
+        self
+    }
+
+    /// Sets whether a Host field without a value is accepted in HTTP/1.1, as some monitors send
+    /// it. RFC 9112 §3.2 has 400 for it.
+    ///
+    /// Default: off.
+    pub fn allow_empty_host(mut self, on: bool) -> Self {
+        self.http1.allowed.empty_host = on;
+        self
+    }
+
+    /// Sets whether UTF-8 that is not percent-encoded is accepted in an HTTP/1.1 target, as curl
+    /// sends what it is given. RFC 9112 §3.2 has 400 for it, and backends read it differently.
+    ///
+    /// Default: off.
+    pub fn allow_raw_target(mut self, on: bool) -> Self {
+        self.http1.allowed.raw_target = on;
+        self
+    }
 }
 
 impl<S: fmt::Debug> fmt::Debug for Http<S> {
@@ -90,6 +121,7 @@ impl<S: fmt::Debug> fmt::Debug for Http<S> {
         f.debug_struct("Http")
             .field("app", &self.app)
             .field("timeouts", &self.timeouts)
+            .field("http1", &self.http1)
             .finish()
     }
 }
@@ -124,6 +156,7 @@ where
                 info: conn.info.clone(),
                 state,
             },
+            http1: self.http1,
         };
         let alpn = conn.info.tls().and_then(|tls| tls.alpn.as_deref());
         let stage = match alpn {
@@ -172,26 +205,36 @@ impl fmt::Debug for ConnectionFuture {
     }
 }
 
-/// Who is told how the connection ended.
-struct Ending {
+/// Reports how the connection ended, to the connection's events.
+pub(super) struct Ending {
     info: ConnInfo,
     events: Option<Arc<dyn ConnectionEvents>>,
 }
 
 impl Ending {
-    /// Reports what ended the connection, where that is an event.
-    fn conclude(&self, result: Result<(), hyper::Error>, state: &State) -> Result<(), BoxError> {
-        if let Some((kind, detail)) = classify(&result, state) {
-            self.report(kind, detail);
-        }
-        result.map_err(Into::into)
+    /// Reports an end that no request's line tells.
+    pub(super) fn report(&self, kind: ConnectionEventKind, detail: &'static str) {
+        self.send(|duration| ConnectionEvent::new(self.info.clone(), kind, detail, duration));
     }
 
-    fn report(&self, kind: ConnectionEventKind, detail: String) {
+    /// Reports a request that was refused.
+    pub(super) fn refuse(
+        &self,
+        kind: ConnectionEventKind,
+        detail: &'static str,
+        status: StatusCode,
+        method: Option<Method>,
+        path: Option<String>,
+    ) {
+        self.send(|duration| {
+            ConnectionEvent::new(self.info.clone(), kind, detail, duration)
+                .refused(status, method, path)
+        });
+    }
+
+    fn send(&self, event: impl FnOnce(Duration) -> ConnectionEvent) {
         if let Some(events) = &self.events {
-            let duration = self.info.accepted().elapsed();
-            let event = ConnectionEvent::new(self.info.clone(), kind, detail, duration);
-            events.connection_ended(&event);
+            events.connection_ended(&event(self.info.accepted().elapsed()));
         }
     }
 }
@@ -201,6 +244,7 @@ struct Connection<S> {
     service: AppService<S>,
     ending: Ending,
     drain: Option<Drain>,
+    http1: Http1,
 }
 
 impl<S, B> Connection<S>
@@ -224,54 +268,20 @@ where
         })
     }
 
-    /// HTTP/1.1: without the codec until something odd comes.
     async fn http1<Io>(mut self, io: Io, ahead: Bytes) -> Result<(), BoxError>
     where
         Io: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        let state = self.service.state.clone();
-        let mut stream = Stream::new(io, ahead, state.clone());
-        let drain = self.drain.clone();
-        let service = &mut self.service;
-        match front::serve(&mut stream, service, drain.as_ref(), &state).await? {
-            front::End::Closed => Ok(()),
+        let mut stream = Stream::new(io, ahead, self.service.state.clone());
+        let drain = self.drain.as_ref();
+        let (service, ending) = (&mut self.service, &self.ending);
+        match http1::serve(&mut stream, service, drain, self.http1, ending).await? {
+            http1::End::Closed => Ok(()),
             // In a box of its own, as most connections never need it.
-            front::End::Odd => Box::pin(self.codec(stream)).await,
+            http1::End::Upgrade { request, ahead } => {
+                Box::pin(http1::upgrade(stream, &request, &ahead, self.service)).await
+            }
         }
-    }
-
-    /// Here HTTP/1.1's codec is chosen and configured.
-    async fn codec<Io>(self, stream: Stream<Io>) -> Result<(), BoxError>
-    where
-        Io: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    {
-        let Self {
-            service,
-            ending,
-            drain,
-        } = self;
-        let state = service.state.clone();
-        // No `pipeline_flush`: it takes all that a body has to give, however slow the client, and
-        // keeps a response back until the next request is whole. Without `writev` there is
-        // nothing left that it saves.
-        let mut conn = hyper::server::conn::http1::Builder::new()
-            .writev(false)
-            .half_close(false)
-            .max_buf_size(HEAD_SIZE)
-            .serve_connection(TokioIo::new(stream), service)
-            .with_upgrades();
-        let driven = http1::drive(
-            Pin::new(&mut conn),
-            |conn| conn.graceful_shutdown(),
-            drain.as_ref(),
-            &state,
-        );
-        let result = driven.await;
-        drop(conn);
-        http1::tunnel(&state).await;
-        // Only now, as who waits for the end of connections waits for tunnels, too.
-        drop(drain);
-        ending.conclude(result, &state)
     }
 
     /// HTTP/2, whose errors are no events: each request that they end has its line.
@@ -298,31 +308,6 @@ where
     }
 }
 
-/// Says what ended a connection; `None` where that is no event, or a request's log line tells.
-fn classify(
-    result: &Result<(), hyper::Error>,
-    state: &State,
-) -> Option<(ConnectionEventKind, String)> {
-    if state.has_given_up() {
-        return Some((ConnectionEventKind::HeadTimeout, String::new()));
-    }
-    let Err(error) = result else {
-        return None;
-    };
-    let kind = if error.is_parse_too_large() {
-        ConnectionEventKind::HeadTooLarge
-    } else if error.is_parse() {
-        ConnectionEventKind::BadRequest
-    } else if state.is_active() || error.is_user() || error.is_canceled() {
-        return None;
-    } else if error.is_incomplete_message() || error.is_closed() {
-        ConnectionEventKind::Io
-    } else {
-        return None;
-    };
-    Some((kind, error.to_string()))
-}
-
 fn in_range(field: &str, timeout: Duration) -> Result<Duration, ConfigError> {
     if timeout < Duration::from_millis(10) || timeout > Duration::from_secs(3_600) {
         return Err(ConfigError::new(
@@ -334,6 +319,7 @@ fn in_range(field: &str, timeout: Duration) -> Result<Duration, ConfigError> {
 }
 
 /// What a request head may come to; longer ones get 431.
+#[cfg(feature = "http2")]
 pub(super) const HEAD_SIZE: usize = 32 * 1024;
 /// Streams at once: enough for a page, and a bound on what one client can ask for.
 #[cfg(feature = "http2")]

@@ -86,7 +86,6 @@ mod app;
 mod body;
 mod date;
 mod draining;
-mod front;
 #[cfg(feature = "http2")]
 mod gather;
 mod http;

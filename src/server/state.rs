@@ -35,12 +35,10 @@ pub(super) struct State {
     /// Goes up whenever a client took some of a response.
     #[cfg(feature = "http2")]
     moved: AtomicUsize,
-    /// How much came since the last whole head, roughly: reads are not cut at heads.
-    head_bytes: AtomicUsize,
-    /// A head did not come in time.
-    gave_up: AtomicBool,
     draining: AtomicBool,
     hurried: AtomicBool,
+    /// What is left of a body that has no reader has a deadline.
+    lingers: AtomicBool,
     accepted: Instant,
     /// The stream was dropped, by the codec or by the tunnel's owner.
     pub(super) closed: Notify,
@@ -53,29 +51,30 @@ pub(super) struct State {
 pub(super) enum Phase {
     /// A request is being answered.
     Busy = 0,
-    /// Some of a request head came (or the connection is new), and not yet all.
+    /// Some of a request head came, and not yet all.
     Head = 1,
     /// The next request.
     Idle = 2,
+    /// The first request: no byte of it came yet.
+    New = 3,
     /// The bytes are no longer HTTP's.
-    Tunnel = 3,
+    Tunnel = 4,
 }
 
 impl State {
     /// Begins with the deadline of the first head, which counts from accept.
     pub(super) fn new(info: &ConnInfo, timeouts: Timeouts) -> Arc<Self> {
         let state = Self {
-            phase: AtomicU8::new(Phase::Head as u8),
+            phase: AtomicU8::new(Phase::New as u8),
             active: AtomicUsize::new(0),
             multiplexed: AtomicBool::new(false),
             #[cfg(feature = "http2")]
             offered: AtomicUsize::new(0),
             #[cfg(feature = "http2")]
             moved: AtomicUsize::new(0),
-            head_bytes: AtomicUsize::new(0),
-            gave_up: AtomicBool::new(false),
             draining: AtomicBool::new(false),
             hurried: AtomicBool::new(false),
+            lingers: AtomicBool::new(false),
             accepted: info.accepted(),
             closed: Notify::new(),
             watch: Watch::new(),
@@ -90,7 +89,8 @@ impl State {
         match self.phase.load(Relaxed) {
             1 => Phase::Head,
             2 => Phase::Idle,
-            3 => Phase::Tunnel,
+            3 => Phase::New,
+            4 => Phase::Tunnel,
             _ => Phase::Busy,
         }
     }
@@ -99,41 +99,33 @@ impl State {
         self.multiplexed.load(Relaxed)
     }
 
-    /// Bytes came in.
-    pub(super) fn received(&self, bytes: usize) {
+    /// Some of a head came, and not yet all: the client has the time for a head from now on, and
+    /// for the first one from accept on.
+    pub(super) fn head_begins(&self) {
         match self.phase() {
-            Phase::Busy | Phase::Tunnel => return,
-            Phase::Head => {
-                if self.hurried.load(Relaxed) {
-                    self.take_your_time();
-                }
-            }
-            Phase::Idle => {
-                self.phase.store(Phase::Head as u8, Relaxed);
-                self.head_bytes.store(0, Relaxed);
-                self.watch.arm(self.timeouts.head);
-            }
+            Phase::New if self.hurried.load(Relaxed) => self.take_your_time(),
+            Phase::Idle => self.watch.arm(self.timeouts.head),
+            Phase::New => {}
+            Phase::Busy | Phase::Head | Phase::Tunnel => return,
         }
-        // Only the stream's task writes it.
-        let before = self.head_bytes.load(Relaxed);
-        self.head_bytes.store(before.saturating_add(bytes), Relaxed);
+        self.phase.store(Phase::Head as u8, Relaxed);
     }
 
     /// Some of a head came, and not yet all.
     pub(super) fn is_in_head(&self) -> bool {
-        self.phase() == Phase::Head && self.head_bytes.load(Relaxed) > 0
+        self.phase() == Phase::Head
     }
 
-    /// No byte came yet, or none that is known of: HTTP/2's are counted by nobody, its requests
-    /// are.
+    /// No byte came yet, or none that is known of: HTTP/2's are not counted, its requests are.
     pub(super) fn is_unused(&self) -> bool {
-        self.phase() == Phase::Head && self.head_bytes.load(Relaxed) == 0 && !self.is_active()
+        self.phase() == Phase::New && !self.is_active()
     }
 
     /// A whole request head is there.
     pub(super) fn begin(self: &Arc<Self>) -> Exchanging {
         self.active.fetch_add(1, Relaxed);
         if !self.is_multiplexed() {
+            self.lingers.store(false, Relaxed);
             self.phase.store(Phase::Busy as u8, Relaxed);
             self.watch.disarm();
         }
@@ -158,7 +150,7 @@ impl State {
     pub(super) fn write_unblocked(&self) {
         match self.phase() {
             Phase::Busy | Phase::Tunnel => self.watch.disarm(),
-            Phase::Head | Phase::Idle => self.watch.arm(self.timeouts.idle),
+            Phase::Head | Phase::Idle | Phase::New => self.watch.arm(self.timeouts.idle),
         }
     }
 
@@ -167,21 +159,19 @@ impl State {
         self.watch.arm(limit.min(self.timeouts.idle));
     }
 
+    /// As [`linger`](Self::linger), unless a deadline runs.
+    pub(super) fn linger_once(&self) {
+        if !self.lingers.swap(true, Relaxed) {
+            self.linger(REST);
+        }
+    }
+
     pub(super) fn poll_expired(&self, cx: &mut Context<'_>) -> Poll<()> {
         self.watch.poll_expired(cx)
     }
 
     pub(super) fn is_expired(&self) -> bool {
         self.watch.is_expired()
-    }
-
-    /// A head did not come in time.
-    pub(super) fn give_up(&self) {
-        self.gave_up.store(true, Relaxed);
-    }
-
-    pub(super) fn has_given_up(&self) -> bool {
-        self.gave_up.load(Relaxed)
     }
 
     /// The connection should end after the exchange that it is at.
@@ -309,3 +299,5 @@ impl Drop for Exchanging {
 
 /// A client that connected this shortly before the end had a reason: its request is on its way.
 const YOUNG: Duration = Duration::from_millis(500);
+/// What is left of a body that has no reader comes within this.
+const REST: Duration = Duration::from_secs(2);

@@ -1,4 +1,5 @@
-//! The client's stream under HTTP/1.1: what was sniffed comes first, and deadlines end it.
+//! The client's stream under HTTP/1.1: what was read before comes first, a client that takes
+//! nothing has a deadline, and a close waits for what is on its way.
 
 use std::{
     io::{self, IoSlice},
@@ -23,6 +24,9 @@ pub(super) struct Stream<Io> {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Closing {
+    /// Nothing is closed, and the client is known to send more.
+    Expecting,
+    /// The write half is shut, and what still comes is thrown away.
     Lingering,
     No,
     Shut,
@@ -38,16 +42,20 @@ impl<Io> Stream<Io> {
             closing: Closing::No,
         }
     }
-}
 
-impl<Io> Stream<Io> {
-    /// Puts back what was read: it comes first again.
+    /// Puts bytes before those that come.
     pub(super) fn put_back(&mut self, bytes: Bytes) {
-        // What had been sniffed was read before, or is part of it.
         if self.ahead.is_empty() {
             self.ahead = bytes;
         } else if !bytes.is_empty() {
             self.ahead = [&bytes[..], &self.ahead[..]].concat().into();
+        }
+    }
+
+    /// Notes that the client is still sending: a close waits for it to end, for a while.
+    pub(super) fn expect_more(&mut self) {
+        if self.closing == Closing::No {
+            self.closing = Closing::Expecting;
         }
     }
 }
@@ -59,41 +67,21 @@ impl<Io> Drop for Stream<Io> {
 }
 
 impl<Io: AsyncRead + AsyncWrite + Unpin> Stream<Io> {
-    /// Ends the connection: one that waits for the rest of a head with 408, others without a
-    /// word. Nothing is put into the codec's buffer: the end of the stream.
-    fn end(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
-        if self.state.phase() == Phase::Tunnel {
-            return Err(io::ErrorKind::ConnectionAborted.into());
-        }
-        if self.state.is_in_head() && !self.state.has_given_up() {
-            self.state.give_up();
-            if !self.blocked {
-                // A client that does not read gets what fits.
-                let _ = Pin::new(&mut self.io).poll_write(cx, REQUEST_TIMEOUT);
-                let _ = Pin::new(&mut self.io).poll_flush(cx);
-            }
-        }
-        Ok(())
-    }
-
     /// Reads on for a while when the client is still sending: closing now would reset the
-    /// connection, and take the answer from the client before it has read it.
+    /// connection, and take the response from the client before it has read it (RFC 9112 §9.6).
     fn poll_linger(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let mut waste = [0; 4_096];
+        self.ahead = Bytes::new();
         loop {
             let mut buf = ReadBuf::new(&mut waste);
             let read = Pin::new(&mut self.io).poll_read(cx, &mut buf);
             match read {
                 Poll::Ready(Ok(())) if !buf.filled().is_empty() => self.linger(),
                 Poll::Ready(_) => return Poll::Ready(()),
-                Poll::Pending if self.state.is_in_head() => self.linger(),
-                Poll::Pending => {}
-            }
-            if read.is_pending() {
-                if self.closing != Closing::Lingering {
-                    return Poll::Ready(());
+                Poll::Pending if self.closing == Closing::Lingering => {
+                    return self.state.poll_expired(cx);
                 }
-                return self.state.poll_expired(cx);
+                Poll::Pending => return Poll::Ready(()),
             }
             if self.state.is_expired() {
                 return Poll::Ready(());
@@ -144,26 +132,17 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> AsyncRead for Stream<Io> {
             let n = this.ahead.len().min(buf.remaining());
             buf.put_slice(&this.ahead[..n]);
             this.ahead.advance(n);
-            this.state.received(n);
             if this.ahead.is_empty() {
                 this.ahead = Bytes::new();
             }
             return Poll::Ready(Ok(()));
         }
-        let before = buf.filled().len();
-        match Pin::new(&mut this.io).poll_read(cx, buf) {
-            Poll::Pending => {
-                ready!(this.state.poll_expired(cx));
-                Poll::Ready(this.end(cx))
-            }
-            Poll::Ready(result) => {
-                let n = buf.filled().len() - before;
-                if n > 0 {
-                    this.state.received(n);
-                }
-                Poll::Ready(result)
-            }
+        let read = Pin::new(&mut this.io).poll_read(cx, buf);
+        if read.is_pending() && this.state.phase() == Phase::Tunnel {
+            ready!(this.state.poll_expired(cx));
+            return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
         }
+        read
     }
 }
 
@@ -200,9 +179,12 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Stream<Io> {
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
-        if this.closing == Closing::No {
+        if matches!(this.closing, Closing::No | Closing::Expecting) {
             ready!(Pin::new(&mut this.io).poll_shutdown(cx))?;
-            this.closing = Closing::Shut;
+            match this.closing {
+                Closing::Expecting => this.linger(),
+                _ => this.closing = Closing::Shut,
+            }
         }
         if this.state.phase() == Phase::Tunnel {
             // Only one direction ends.
@@ -212,7 +194,5 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Stream<Io> {
     }
 }
 
-/// What is on its way arrives within this; whoever sends on for longer is not listening.
+/// What is on its way arrives within this; a client that sends on for longer is not listening.
 const LINGER: Duration = Duration::from_secs(2);
-const REQUEST_TIMEOUT: &[u8] =
-    b"HTTP/1.1 408 Request Timeout\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";

@@ -12,7 +12,7 @@ use super::{
 };
 
 /// Where in a body the reader is.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Decoder {
     state: State,
     side: Side,

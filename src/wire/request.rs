@@ -8,7 +8,7 @@ use http::{HeaderMap, Method, Request, Version};
 
 use super::{
     Kind, Malformed,
-    connection::Options,
+    connection::{self, Options},
     fields::{self, Field, MAX_FIELDS, Rules},
     framing::{Declared, Framing},
     target,
@@ -26,6 +26,10 @@ pub(crate) struct Head {
     pub(crate) expects_continue: bool,
     /// The client asks to switch protocols.
     pub(crate) upgrades: bool,
+    /// The client takes trailers.
+    pub(crate) accepts_trailers: bool,
+    /// HTTP/1.0.
+    pub(crate) old: bool,
 }
 
 /// What known clients send and RFC 9112 forbids.
@@ -172,6 +176,7 @@ struct Said {
     host: Host,
     upgrade: bool,
     expects_continue: bool,
+    accepts_trailers: bool,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -198,9 +203,13 @@ impl Said {
                     _ => return Err(Malformed::bad("a Host that is no host")),
                 };
             }
+            Field::Te => {
+                let mut codings = connection::elements(value);
+                self.accepts_trailers |= codings.any(|c| c.eq_ignore_ascii_case(b"trailers"));
+            }
             Field::TransferEncoding => self.declared.coding(value)?,
-            Field::Upgrade => self.upgrade |= !value.is_empty(),
-            Field::Authenticate | Field::Hop | Field::Plain | Field::Te => {}
+            Field::Upgrade => self.upgrade |= switches(value),
+            Field::Authenticate | Field::Hop | Field::Plain => {}
         }
         Ok(true)
     }
@@ -223,8 +232,39 @@ impl Said {
             // RFC 9110 §10.1.1.
             expects_continue: self.expects_continue && !old && framing != Framing::None,
             upgrades: self.upgrade && options.upgrade && !old,
+            accepts_trailers: self.accepts_trailers && !old,
+            old,
         })
     }
+}
+
+/// Returns true if `Upgrade` names a protocol that a service may switch to: not HTTP/2 in
+/// cleartext, whose upgrade RFC 9113 §3.1 has given up, and which many clients still offer.
+fn switches(value: &[u8]) -> bool {
+    connection::elements(value).any(|protocol| {
+        !protocol
+            .get(..2)
+            .is_some_and(|p| p.eq_ignore_ascii_case(b"h2"))
+    })
+}
+
+/// Writes a head anew: what stands in it was read before.
+pub(crate) fn write<B>(request: &Request<B>, out: &mut Vec<u8>) {
+    out.extend_from_slice(request.method().as_str().as_bytes());
+    out.push(b' ');
+    let uri = request.uri();
+    match (uri.authority(), uri.path_and_query()) {
+        (Some(authority), None) => out.extend_from_slice(authority.as_str().as_bytes()),
+        (Some(_), Some(_)) => out.extend_from_slice(uri.to_string().as_bytes()),
+        (None, target) => {
+            out.extend_from_slice(target.map_or("/", |target| target.as_str()).as_bytes());
+        }
+    }
+    out.extend_from_slice(b" HTTP/1.1\r\n");
+    for (name, value) in request.headers() {
+        super::line(out, name.as_str(), value.as_bytes());
+    }
+    out.extend_from_slice(b"\r\n");
 }
 
 /// Copies a head to behind those that came before it: one allocation for many.

@@ -196,6 +196,24 @@ fn what_follows_a_request_depends_on_its_version_and_its_options() {
 }
 
 #[test]
+fn a_head_that_is_written_anew_is_the_same() {
+    for line in [
+        "GET /a?b=c",
+        "OPTIONS *",
+        "CONNECT a:443",
+        "GET http://b/c?d",
+    ] {
+        let head = format!("{line} HTTP/1.1\r\nhost: a\r\nx: 1\r\nx: 2\r\n\r\n");
+        let (_, request) = request(head.as_bytes(), Allowed::default())
+            .unwrap()
+            .unwrap();
+        let mut out = Vec::new();
+        write(&request, &mut out);
+        assert_eq!(String::from_utf8(out).unwrap(), head);
+    }
+}
+
+#[test]
 fn a_refused_head_says_what_it_asked_for() {
     for (head, method, path) in [
         (

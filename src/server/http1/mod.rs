@@ -1,0 +1,174 @@
+//! HTTP/1.1 on a connection, from its first byte to its last.
+//!
+//! One task owns the socket. It reads a head, calls the service, and while the service and its
+//! response are under way it does what they wait for: it reads the request's body, writes interim
+//! responses, and notices a client that hangs up. An idle connection holds no buffer: heads are
+//! read into one that the thread has, and written from another.
+
+mod input;
+mod output;
+mod refuse;
+mod upgrade;
+mod upload;
+
+use std::{
+    future::{Future, poll_fn},
+    pin::{Pin, pin},
+    task::Poll,
+};
+
+use bytes::Bytes;
+use http::{Method, Request, Response};
+use http_body::Body as HttpBody;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tower_service::Service;
+
+use self::{
+    input::{Input, Next},
+    output::{Asked, Output},
+};
+pub(super) use self::{upgrade::serve as upgrade, upload::Upload};
+use super::{
+    Body,
+    app::{AppService, conclude},
+    draining::{Draining, begun},
+    http::Ending,
+    stream::Stream,
+};
+use crate::{context::Drain, error::BoxError, wire::request::Allowed};
+
+/// How HTTP/1.1 is spoken, apart from its deadlines.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Http1 {
+    pub(super) allowed: Allowed,
+    /// A client that ends its side may still be waiting for its response.
+    pub(super) half_close: bool,
+}
+
+/// How the connection ended here.
+pub(super) enum End {
+    Closed,
+    /// The service may take the connection over: see [`upgrade`].
+    Upgrade {
+        request: Box<Request<Body>>,
+        /// What the client sent behind the head.
+        ahead: Bytes,
+    },
+}
+
+/// Serves requests until one may upgrade, or the connection is over.
+pub(super) async fn serve<Io, S, B>(
+    io: &mut Stream<Io>,
+    service: &mut AppService<S>,
+    drain: Option<&Drain>,
+    http1: Http1,
+    ending: &Ending,
+) -> Result<End, BoxError>
+where
+    Io: AsyncRead + AsyncWrite + Unpin,
+    S: Service<Request<Body>, Response = Response<B>> + Clone,
+    S::Error: Into<BoxError>,
+    B: HttpBody<Data = Bytes>,
+    B::Error: Into<BoxError>,
+{
+    let state = service.state.clone();
+    let mut begun = pin!(begun(drain.cloned()));
+    let mut draining = Draining::new(drain, begun.as_mut());
+    let mut input = Input::new(http1);
+    loop {
+        let next = poll_fn(|cx| input.poll_head(cx, io, &mut draining, &state)).await?;
+        let head = match next {
+            Next::Head(head) => head,
+            Next::End => {
+                poll_fn(|cx| Pin::new(&mut *io).poll_shutdown(cx)).await?;
+                return Ok(End::Closed);
+            }
+            Next::Refused(refusal) => {
+                // In a box of its own, as most connections never need it.
+                Box::pin(refuse::answer(io, refusal, ending)).await?;
+                return Ok(End::Closed);
+            }
+            Next::CutOff => {
+                refuse::cut_off(ending);
+                return Ok(End::Closed);
+            }
+        };
+        if input.may_upgrade(&head) {
+            if let Some((request, ahead)) = input.take_upgrade() {
+                return Ok(End::Upgrade { request, ahead });
+            }
+        }
+        let Some(request) = input.request_mut() else {
+            continue;
+        };
+        let to_head = *request.method() == Method::HEAD;
+        // Until the body is gone.
+        let mut exchanging = service.begin(request);
+        input.begin_interim(&head);
+        let app = service.app.get_mut();
+        poll_fn(|cx| match app.poll_ready(cx) {
+            Poll::Ready(ready) => Poll::Ready(ready.map_err(Into::into)),
+            Poll::Pending => input.poll_hang_up(cx, io).map(|gone| Err(gone.into())),
+        })
+        .await?;
+        // Out of its place only now: what lives across a wait is moved once more.
+        let Some(request) = input.take_request() else {
+            continue;
+        };
+        let mut response = {
+            let mut answer = pin!(app.call(request));
+            poll_fn(|cx| {
+                draining.notice(cx, &state);
+                loop {
+                    if let Poll::Ready(response) = answer.as_mut().poll(cx) {
+                        return Poll::Ready(response.map_err(Into::into));
+                    }
+                    match input.poll_meanwhile(cx, io) {
+                        Poll::Ready(Ok(())) => {}
+                        Poll::Ready(Err(gone)) => return Poll::Ready(Err(gone.into())),
+                        Poll::Pending => return Poll::Pending,
+                    }
+                }
+            })
+            .await?
+        };
+        conclude(&mut response, &mut exchanging, false);
+        let (parts, body) = response.into_parts();
+        let mut body = pin!(body);
+        let asked = Asked {
+            to_head,
+            old: head.old,
+            accepts_trailers: head.accepts_trailers,
+            keep: head.keep_alive && input.may_keep(),
+        };
+        let first = input.end_interim();
+        let mut output = Output::begin(first, parts, body.as_ref().get_ref(), asked)?;
+        poll_fn(|cx| {
+            loop {
+                if let Poll::Ready(result) = output.poll(cx, io, body.as_mut()) {
+                    return Poll::Ready(result);
+                }
+                match input.poll_meanwhile(cx, io) {
+                    Poll::Ready(Ok(())) => {}
+                    Poll::Ready(Err(gone)) => return Poll::Ready(Err(gone.into())),
+                    Poll::Pending => return Poll::Pending,
+                }
+            }
+        })
+        .await?;
+        let mut keep = output.keep();
+        drop(output);
+        if input.has_upload() {
+            // The response has ended and the request has not.
+            keep &= poll_fn(|cx| input.poll_rest(cx, io, &state)).await;
+        }
+        if !keep || input.is_over() {
+            drop(exchanging);
+            if input.is_lost() {
+                io.expect_more();
+            }
+            poll_fn(|cx| Pin::new(&mut *io).poll_shutdown(cx)).await?;
+            return Ok(End::Closed);
+        }
+    }
+}

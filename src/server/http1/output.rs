@@ -1,0 +1,353 @@
+//! What goes to the client: as much in one write as is there, and no more than fits.
+
+use std::{
+    cell::RefCell,
+    io::{self, IoSlice},
+    pin::Pin,
+    task::{Context, Poll, ready},
+};
+
+use bytes::{Buf, Bytes};
+use http::{HeaderMap, response::Parts};
+use http_body::{Body as HttpBody, Frame};
+use tokio::io::AsyncWrite;
+
+use crate::{
+    error::BoxError,
+    server::date,
+    wire::{
+        self,
+        chunked::{self, LAST_CHUNK},
+        framing::Framing,
+        request::keep_map,
+        response::{self, Announced},
+        trailers,
+    },
+};
+
+/// What the response depends on.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Asked {
+    pub(super) to_head: bool,
+    /// The client speaks HTTP/1.0.
+    pub(super) old: bool,
+    pub(super) accepts_trailers: bool,
+    pub(super) keep: bool,
+}
+
+/// A response on its way out.
+pub(super) struct Output {
+    /// The head, small frames, and what stands around frames in chunks.
+    out: Vec<u8>,
+    at: usize,
+    /// A frame that is too large to be copied; it follows `out`.
+    frame: Bytes,
+    framing: Framing,
+    accepts_trailers: bool,
+    ended: bool,
+    keep: bool,
+}
+
+impl Output {
+    /// Writes the head, behind what was to go out before.
+    pub(super) fn begin<B: HttpBody>(
+        before: Outbox,
+        parts: Parts,
+        body: &B,
+        asked: Asked,
+    ) -> Result<Self, BoxError> {
+        let announced = Announced {
+            to_head: asked.to_head,
+            is_empty: body.is_end_stream(),
+            size: body.size_hint(),
+            old: asked.old,
+        };
+        let mut out = WRITE.take();
+        if !before.is_empty() {
+            out.extend_from_slice(&before.out[before.at..]);
+        }
+        let mut keep = asked.keep;
+        let reason = match parts.extensions.is_empty() {
+            true => None,
+            false => parts.extensions.get::<hyper::ext::ReasonPhrase>(),
+        };
+        let reason = reason.map(|reason| reason.as_bytes());
+        let headers = &parts.headers;
+        let framing = response::write(
+            parts.status,
+            reason,
+            headers,
+            &announced,
+            &mut keep,
+            &mut out,
+        )?;
+        if !headers.contains_key(http::header::DATE) {
+            date::with(|now| wire::line(&mut out, "date", now.as_bytes()));
+        }
+        out.extend_from_slice(b"\r\n");
+        keep_map(parts.headers);
+        let ended = announced.is_empty || framing == Framing::None;
+        let mut output = Self {
+            out,
+            at: 0,
+            frame: Bytes::new(),
+            framing,
+            accepts_trailers: asked.accepts_trailers,
+            ended: false,
+            keep,
+        };
+        if ended {
+            output.end(None)?;
+        }
+        Ok(output)
+    }
+
+    /// The connection may carry another request.
+    pub(super) fn keep(&self) -> bool {
+        self.keep
+    }
+
+    /// Is ready once all is written and flushed; pending for the client or for the body.
+    pub(super) fn poll<Io, B>(
+        &mut self,
+        cx: &mut Context<'_>,
+        io: &mut Io,
+        mut body: Pin<&mut B>,
+    ) -> Poll<Result<(), BoxError>>
+    where
+        Io: AsyncWrite + Unpin,
+        B: HttpBody<Data = Bytes>,
+        B::Error: Into<BoxError>,
+    {
+        loop {
+            let mut waits = false;
+            while !self.ended && self.frame.is_empty() && self.out.len() - self.at < GATHERED {
+                match body.as_mut().poll_frame(cx) {
+                    Poll::Ready(Some(Ok(frame))) => {
+                        self.take(frame)?;
+                        if !self.ended && (self.is_full() || body.is_end_stream()) {
+                            self.end(None)?;
+                        }
+                    }
+                    Poll::Ready(Some(Err(error))) => return Poll::Ready(Err(error.into())),
+                    Poll::Ready(None) => self.end(None)?,
+                    Poll::Pending => {
+                        waits = true;
+                        break;
+                    }
+                }
+            }
+            match self.poll_write(cx, io) {
+                Poll::Ready(written) => written?,
+                Poll::Pending => {
+                    self.spare_memory();
+                    return Poll::Pending;
+                }
+            }
+            if self.ended {
+                ready!(Pin::new(&mut *io).poll_flush(cx))?;
+                return Poll::Ready(Ok(()));
+            }
+            if waits {
+                if let Poll::Ready(Err(error)) = Pin::new(&mut *io).poll_flush(cx) {
+                    return Poll::Ready(Err(error.into()));
+                }
+                self.spare_memory();
+                return Poll::Pending;
+            }
+        }
+    }
+
+    /// All that was announced came.
+    fn is_full(&self) -> bool {
+        self.framing == Framing::Length(0)
+    }
+
+    fn take(&mut self, frame: Frame<Bytes>) -> Result<(), BoxError> {
+        match frame.into_data() {
+            Ok(data) => {
+                self.append(data);
+                Ok(())
+            }
+            Err(frame) => match frame.into_trailers() {
+                Ok(trailers) => self.end(Some(&trailers)),
+                Err(_) => Ok(()),
+            },
+        }
+    }
+
+    fn append(&mut self, mut data: Bytes) {
+        match &mut self.framing {
+            Framing::Length(left) => {
+                // More than was announced would be read as another response.
+                data.truncate(usize::try_from(*left).unwrap_or(usize::MAX));
+                *left -= data.len() as u64;
+            }
+            // An empty chunk would be the last.
+            Framing::Chunked if data.is_empty() => return,
+            Framing::Chunked => chunked::write_size(data.len(), &mut self.out),
+            Framing::Close | Framing::None => {}
+        }
+        if data.len() <= COPIED {
+            self.out.extend_from_slice(&data);
+            self.after_frame();
+        } else {
+            self.frame = data;
+        }
+    }
+
+    fn after_frame(&mut self) {
+        if self.framing == Framing::Chunked {
+            self.out.extend_from_slice(b"\r\n");
+        }
+    }
+
+    /// Notes the end of the body; an error where less came than was announced.
+    fn end(&mut self, trailers: Option<&HeaderMap>) -> Result<(), BoxError> {
+        self.ended = true;
+        match self.framing {
+            Framing::Length(1..) => Err("the body ended before its announced length".into()),
+            Framing::Chunked => {
+                // Behind a frame that is still to be written, its line end comes first.
+                let frame = std::mem::take(&mut self.frame);
+                if !frame.is_empty() {
+                    self.out.extend_from_slice(&frame);
+                    self.after_frame();
+                }
+                match trailers.filter(|_| self.accepts_trailers) {
+                    Some(trailers) => trailers::write(trailers, &mut self.out),
+                    None => self.out.extend_from_slice(LAST_CHUNK),
+                }
+                Ok(())
+            }
+            Framing::Close | Framing::Length(0) | Framing::None => Ok(()),
+        }
+    }
+
+    fn poll_write<Io: AsyncWrite + Unpin>(
+        &mut self,
+        cx: &mut Context<'_>,
+        io: &mut Io,
+    ) -> Poll<io::Result<()>> {
+        loop {
+            let out = &self.out[self.at..];
+            if out.is_empty() && self.frame.is_empty() {
+                self.out.clear();
+                self.at = 0;
+                return Poll::Ready(Ok(()));
+            }
+            let io = Pin::new(&mut *io);
+            let wrote = match (out.is_empty(), self.frame.is_empty()) {
+                (false, true) => io.poll_write(cx, out),
+                (true, _) => io.poll_write(cx, &self.frame),
+                (false, false) if io.is_write_vectored() => {
+                    io.poll_write_vectored(cx, &[IoSlice::new(out), IoSlice::new(&self.frame)])
+                }
+                (false, false) => io.poll_write(cx, out),
+            };
+            let wrote = ready!(wrote)?;
+            if wrote == 0 {
+                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+            }
+            let of_out = wrote.min(out.len());
+            self.at += of_out;
+            if wrote > of_out {
+                self.frame.advance(wrote - of_out);
+                if self.frame.is_empty() {
+                    self.frame = Bytes::new();
+                    self.out.clear();
+                    self.at = 0;
+                    self.after_frame();
+                }
+            }
+        }
+    }
+
+    /// Leaves the thread's buffer to others while this connection waits, and keeps what is to be
+    /// written in no more memory than it needs.
+    fn spare_memory(&mut self) {
+        let left = self.out.len() - self.at;
+        if self.out.capacity() <= 2 * left {
+            return;
+        }
+        let rest = self.out[self.at..].to_vec();
+        give_back(std::mem::replace(&mut self.out, rest));
+        self.at = 0;
+    }
+}
+
+impl Drop for Output {
+    fn drop(&mut self) {
+        give_back(std::mem::take(&mut self.out));
+    }
+}
+
+/// What goes out before the response: 100 (Continue), 102, 103. Nearly always nothing.
+#[derive(Default)]
+pub(super) struct Outbox {
+    out: Vec<u8>,
+    at: usize,
+}
+
+impl Outbox {
+    pub(super) fn is_empty(&self) -> bool {
+        self.at == self.out.len()
+    }
+
+    #[cold]
+    pub(super) fn write(&mut self, write: impl FnOnce(&mut Vec<u8>)) {
+        write(&mut self.out);
+    }
+
+    pub(super) fn poll<Io: AsyncWrite + Unpin>(
+        &mut self,
+        cx: &mut Context<'_>,
+        io: &mut Io,
+    ) -> Poll<io::Result<()>> {
+        if self.is_empty() {
+            return Poll::Ready(Ok(()));
+        }
+        self.poll_some(cx, io)
+    }
+
+    #[cold]
+    fn poll_some<Io: AsyncWrite + Unpin>(
+        &mut self,
+        cx: &mut Context<'_>,
+        io: &mut Io,
+    ) -> Poll<io::Result<()>> {
+        while !self.is_empty() {
+            let wrote = ready!(Pin::new(&mut *io).poll_write(cx, &self.out[self.at..]))?;
+            if wrote == 0 {
+                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+            }
+            self.at += wrote;
+        }
+        *self = Self::default();
+        Pin::new(io).poll_flush(cx)
+    }
+}
+
+fn give_back(mut out: Vec<u8>) {
+    if out.capacity() <= KEPT {
+        out.clear();
+        // An error says that the thread is about to end.
+        let _ = WRITE.try_with(|write| {
+            let mut write = write.borrow_mut();
+            if write.capacity() < out.capacity() {
+                *write = out;
+            }
+        });
+    }
+}
+
+thread_local! {
+    /// What every connection of the thread writes from, unless one has to wait with it.
+    static WRITE: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
+
+/// As much goes into one write where frames are small.
+const GATHERED: usize = 16 * 1024;
+/// A larger frame is written from where it is.
+const COPIED: usize = 8 * 1024;
+const KEPT: usize = 64 * 1024;

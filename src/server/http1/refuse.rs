@@ -1,0 +1,84 @@
+//! Requests that are refused before a service sees them, and connections that end without one.
+
+use std::{future::poll_fn, io, pin::Pin};
+
+use http::{Method, StatusCode};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
+
+use crate::{
+    context::ConnectionEventKind,
+    server::{http::Ending, stream::Stream},
+    wire::{Kind, Malformed, request},
+};
+
+/// Why a request is refused, and which it was as far as that could be read.
+pub(super) struct Refusal {
+    kind: ConnectionEventKind,
+    status: StatusCode,
+    why: &'static str,
+    method: Option<Method>,
+    path: Option<String>,
+}
+
+impl Refusal {
+    #[cold]
+    pub(super) fn malformed(error: Malformed, head: &[u8]) -> Self {
+        let kind = match error.kind {
+            Kind::HeadTooLarge | Kind::TargetTooLong => ConnectionEventKind::HeadTooLarge,
+            Kind::Bad | Kind::NotImplemented | Kind::Version => ConnectionEventKind::BadRequest,
+        };
+        Self::new(kind, error.status(), error.why(), head)
+    }
+
+    /// A head that did not come in time.
+    #[cold]
+    pub(super) fn late(head: &[u8]) -> Self {
+        let kind = ConnectionEventKind::HeadTimeout;
+        Self::new(kind, StatusCode::REQUEST_TIMEOUT, "", head)
+    }
+
+    fn new(kind: ConnectionEventKind, status: StatusCode, why: &'static str, head: &[u8]) -> Self {
+        let (method, path) = request::identify(head);
+        Self {
+            kind,
+            status,
+            why,
+            method,
+            path,
+        }
+    }
+}
+
+/// Answers and closes: what comes between the answer and the close is read and thrown away, never
+/// executed.
+pub(super) async fn answer<Io: AsyncRead + AsyncWrite + Unpin>(
+    io: &mut Stream<Io>,
+    refusal: Refusal,
+    ending: &Ending,
+) -> io::Result<()> {
+    let reason = refusal.status.canonical_reason().unwrap_or_default();
+    let head = format!(
+        "HTTP/1.1 {} {reason}\r\nconnection: close\r\ncontent-length: 0\r\n\r\n",
+        refusal.status.as_str()
+    );
+    io.expect_more();
+    ending.refuse(
+        refusal.kind,
+        refusal.why,
+        refusal.status,
+        refusal.method,
+        refusal.path,
+    );
+    io.write_all(head.as_bytes()).await?;
+    io.flush().await?;
+    poll_fn(|cx| Pin::new(&mut *io).poll_shutdown(cx)).await
+}
+
+/// Notes that the client closed the connection within a head.
+#[cold]
+pub(super) fn cut_off(ending: &Ending) {
+    ending.report(
+        ConnectionEventKind::Io,
+        "the client closed the connection within a request head",
+    );
+}
