@@ -25,6 +25,8 @@ pub struct Entry<'a> {
     pub client: Option<SocketAddr>,
     /// The request, where there was one.
     pub request: Option<RequestEntry<'a>>,
+    /// The request that the server refused before a service saw it, as far as it could be read.
+    pub refused: Option<RefusedEntry<'a>>,
     /// The response's status.
     pub status: Option<u16>,
     /// To the last byte.
@@ -61,6 +63,7 @@ impl Entry<'_> {
             peer: None,
             client: None,
             request: None,
+            refused: None,
             status: None,
             duration,
             ttfb: None,
@@ -97,6 +100,16 @@ pub struct RequestEntry<'a> {
     pub user_agent: Option<&'a [u8]>,
     /// The Referer field, where it is to be logged.
     pub referer: Option<&'a [u8]>,
+}
+
+/// What could be read of a request that the server refused.
+#[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
+pub struct RefusedEntry<'a> {
+    /// The method.
+    pub method: Option<&'a Method>,
+    /// The path as it came, without the query.
+    pub path: Option<&'a str>,
 }
 
 /// A request's id.

@@ -10,7 +10,7 @@ use http::{Method, Version};
 
 use super::{
     Entry,
-    entry::{RequestEntry, RequestId},
+    entry::{RefusedEntry, RequestEntry, RequestId},
     pen::{Buffer, Pen},
 };
 use crate::{
@@ -29,6 +29,9 @@ pub(super) fn write<'a>(entry: &Entry<'_>, pen: Pen<'a>) -> Option<Pen<'a>> {
     }
     if let Some(request) = &entry.request {
         pen = write_request(request, entry.tls.is_some(), pen)?;
+    }
+    if let Some(refused) = &entry.refused {
+        pen = write_refused(refused, pen)?;
     }
     let end = End {
         status: entry.status,
@@ -175,6 +178,23 @@ pub(super) fn write_request<'a>(
     }
     if let Some(referer) = request.referer {
         pen = pen.put(br#","referer":""#)?.text(referer)?.put(br#"""#)?;
+    }
+    Some(pen)
+}
+
+#[cold]
+fn write_refused<'a>(refused: &RefusedEntry<'_>, mut pen: Pen<'a>) -> Option<Pen<'a>> {
+    if let Some(method) = refused.method {
+        pen = pen
+            .put(br#","method":""#)?
+            .word(method.as_str().as_bytes())?
+            .put(br#"""#)?;
+    }
+    if let Some(path) = refused.path {
+        pen = pen
+            .put(br#","path":""#)?
+            .text(path.as_bytes())?
+            .put(br#"""#)?;
     }
     Some(pen)
 }

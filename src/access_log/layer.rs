@@ -9,7 +9,7 @@ use std::{
 
 use tower_layer::Layer;
 
-use super::{AccessLog, Entry, JsonLines, Sink, format};
+use super::{AccessLog, Entry, JsonLines, RefusedEntry, Sink, format};
 use crate::context::{ConnectionEvent, ConnectionEvents};
 
 /// Writes one structured line a request; see the [module](super).
@@ -167,7 +167,14 @@ impl ConnectionEvents for AccessLogLayer {
             peer: Some(*event.conn.peer()),
             client: event.conn.client(),
             tls: event.conn.tls(),
-            detail: Some(&event.detail),
+            status: event.status.map(|status| status.as_u16()),
+            refused: event.status.map(|_| RefusedEntry {
+                method: event.method.as_ref(),
+                path: event.path.as_deref(),
+            }),
+            detail: Some(&event.detail)
+                .filter(|detail| !detail.is_empty())
+                .map(|d| &**d),
             ..Entry::new(time, event.duration, event.kind.as_str())
         });
     }

@@ -33,7 +33,8 @@
 //! | the client went away | the future or the body was dropped | `client_abort` |
 //! | the service failed without a response | at the failure | the kind, or `service` |
 //! | a tunnel (WebSocket) | it closed | `ok` |
-//! | no request came of it | the connection ended | `bad_request`, `head_timeout`, `tls_handshake` … |
+//! | the server refused the request (400, 408, 414, 431, 501, 505) | it was answered; with `status`, and `method` and `path` where they could be read | `bad_request`, `head_timeout`, `head_too_large` |
+//! | no request came of it | the connection ended | `io`, `tls_handshake` … |
 //!
 //! Where a body came whole, its end is that of its attempt: within one poll of the request or of
 //! its body, the log uses the last reading of the clock again. What a service computes within one
@@ -104,7 +105,7 @@ mod text;
 mod time;
 
 pub use body::{RequestBody, ResponseBody};
-pub use entry::{Entry, RequestEntry, RequestId};
+pub use entry::{Entry, RefusedEntry, RequestEntry, RequestId};
 pub use json_lines::JsonLines;
 pub use layer::AccessLogLayer;
 pub use service::{AccessLog, ResponseFuture};

@@ -45,12 +45,11 @@ fn authority_form(target: Bytes) -> Result<Uri, Malformed> {
 /// RFC 9112 §3.2.2.
 #[cold]
 fn absolute_form(method: &Method, target: Bytes) -> Result<Uri, Malformed> {
-    let rest = |scheme: &[u8]| {
-        let begins = target.get(..scheme.len())?.eq_ignore_ascii_case(scheme);
-        begins.then_some(scheme.len())
+    let begins = |scheme: &&&[u8]| {
+        let begin = target.get(..scheme.len());
+        begin.is_some_and(|begin| begin.eq_ignore_ascii_case(scheme))
     };
-    let after = rest(b"http://").or_else(|| rest(b"https://"));
-    let after = after.ok_or(BAD_TARGET)?;
+    let after = SCHEMES.iter().find(begins).ok_or(BAD_TARGET)?.len();
     let authority = &target[after..];
     let end = authority
         .iter()
@@ -94,6 +93,8 @@ pub(crate) fn is_host(host: &[u8]) -> bool {
     port_is_fine && name_is_fine
 }
 
+/// Clients of WebSocket name their own.
+const SCHEMES: [&[u8]; 4] = [b"http://", b"https://", b"ws://", b"wss://"];
 static ASTERISK: std::sync::LazyLock<Uri> = std::sync::LazyLock::new(|| Uri::from_static("*"));
 const BAD_TARGET: Malformed = Malformed::bad("a target in none of the forms of RFC 9112");
 pub(crate) const BAD_BYTE: Malformed =
@@ -134,6 +135,7 @@ mod tests {
             (Method::GET, "**", None),
             (Method::OPTIONS, "**", None),
             (Method::GET, "a:443", None),
+            (Method::GET, "ws://a/b", Some("a|/b")),
             (Method::GET, "ftp://a/", None),
             (Method::GET, "http:///a", None),
             (Method::GET, "http://u@a/", None),

@@ -235,7 +235,7 @@ async fn garbage_and_giants_are_answered_and_told() {
         ),
         (
             b"GET / HTTP/9.9\r\n\r\n",
-            " 400 ",
+            " 505 ",
             ConnectionEventKind::BadRequest,
         ),
         (long.as_bytes(), " 431 ", ConnectionEventKind::HeadTooLarge),
