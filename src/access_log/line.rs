@@ -292,6 +292,7 @@ fn entry<'a>(config: &'a Config, original: &'a Original, end: &End<'a>) -> Entry
         peer: conn.map(|c| *c.peer()),
         client: conn.and_then(ConnInfo::client),
         request: Some(original.entry()),
+        refused: None,
         status: end.status,
         duration: end.duration,
         ttfb: end.ttfb,
