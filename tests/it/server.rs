@@ -1,6 +1,7 @@
 mod alike;
 mod ends;
 mod goodbye;
+mod http1;
 mod http2;
 mod over_tls;
 mod streaming;

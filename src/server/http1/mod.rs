@@ -7,6 +7,7 @@
 
 mod input;
 mod output;
+mod receive;
 mod refuse;
 mod upgrade;
 mod upload;
