@@ -29,52 +29,85 @@
 //! | idle between requests; a client that takes no more of its response | 60 s |
 //! | a client that acknowledges nothing, or whose window stays shut (TCP on Linux, Android, Fuchsia) | as idle, 10 s at the least |
 //! | request head | 100 fields, 32 KiB |
+//! | an HTTP/1.1 client that ends its side behind a request | the request is cancelled |
+//! | a small request body that the service does not read | up to 64 KiB is read and thrown away within 2 s, so that the connection can go on |
+//! | interim responses (102, 103) a request | 8, and 16 KiB of fields |
 //! | HTTP/2 streams at once | 256 |
 //! | HTTP/2 flow control | 1 MiB a stream, 4 MiB a connection |
 //! | graceful end | 30 s, then connections are cut |
 //!
+//! # What is refused
+//!
+//! A request that two readers could take for different ones is answered here, and no service sees
+//! it: with 400, 501 (a transfer coding), 505 (a version), 414 (a first line over 32 KiB), 431
+//! (more than 100 fields, or 32 KiB of them), or 408 (a head that does not come in time). Then the
+//! connection is closed, and nothing that comes before the close is executed. Each is reported
+//! once to [`events`](Serve::events), with its status, and with method and path where they could
+//! be read. A fault within a body reaches the service as an error of the body
+//! ([`ErrorKind::ClientBody`](crate::ErrorKind::ClientBody)); the response that it makes of that
+//! closes the connection.
+//!
+#![doc = include_str!("malformed.md")]
+//!
+//! The tests send every row of this table over a socket.
+//!
 //! # When it fails
 //!
-//! A head that is no HTTP is answered with 400, one over the limits with 431, one that began and
-//! does not come in time with 408; then the connection is closed, and told to
-//! [`events`](Serve::events). A client that says nothing, or no more, is closed without a word.
-//! Accepting never fails for good: what goes wrong is logged, and tried again after 100 ms.
+//! A client that is silent, before its first request or between two, is closed without a response.
+//! Accepting never fails for good: the error is logged, and accepting goes on after 100 ms.
 //!
 //! A service that is not ready holds its own request back, and nothing else. A service that
-//! fails closes the connection, or under HTTP/2 resets its stream: put `RespondLayer` around what
-//! may fail.
+//! returns an error closes the connection, or under HTTP/2 resets its stream: put `RespondLayer`
+//! around a service that may fail.
 //!
-//! A client that stalls in the middle of its request body is the business of whoever reads the
-//! body, and a tunnel (101, CONNECT) that of whoever holds it. Under HTTP/2, a tunnel of CONNECT is
-//! the request's body one way and the response's the other; under HTTP/1.1, `hyper::upgrade::on`
-//! of the request gives it. HTTP/2 frames are not looked into here, so a header block that trickles
-//! in has the idle time, not the time for a head.
+//! While a request is answered, the end of the client's side of the connection cancels it, as its
+//! sender has gone; [`half_close`](Http::half_close) lets it only end reading. Up to 64 KiB that a
+//! client sends ahead is read meanwhile: behind more of it, and behind a body that the service
+//! does not read, the end is noticed at the next write.
 //!
-//! A graceful end answers what has arrived, in the kernel's queue, too: a head that has begun
-//! may end, a connection of the last half second may bring its first request. Idle ones are
-//! closed, HTTP/2 clients told to go (GOAWAY), tunnels waited for until the deadline.
+//! A request body is read as fast as the service reads it. A client that stalls in the middle of
+//! one is the service's to time out, and so is a client that waits for 100 (Continue), which is
+//! sent when the service polls the body for the first time. A response that is complete before its
+//! request waits for what is left of the body while the service holds it. A body that the service
+//! has dropped is read to its end if it is small; otherwise the response says `connection: close`,
+//! and the connection is closed after a while (RFC 9112 §9.6), so that the client can read the
+//! response.
+//!
+//! An upgrade (101) or CONNECT gives the connection to the service by `hyper::upgrade::on`: hyper
+//! serves that one request, and closes the connection unless the service takes it. An upgrade with
+//! a body is served as a plain request, and so is one to HTTP/2 (`h2c`). A tunnel has no time-out
+//! here. Under HTTP/2, a tunnel of CONNECT is the request's body one way and the response's body
+//! the other way.
+//!
+//! HTTP/2 frames are not looked into here, so a header block that trickles in has the idle time,
+//! not the time for a head.
+//!
+//! A graceful end answers what has arrived, in the kernel's queue, too: a head that has begun may
+//! end, and a connection of the last half second may bring its first request. Idle connections are
+//! closed, HTTP/2 clients get a GOAWAY, and tunnels have until the deadline.
 //!
 //! # Cost
 //!
-//! A connection: one task, one box, about 4 KiB while it is idle, 12 KiB under TLS. A request: the
-//! `ConnInfo` note, often in the place that an earlier one left (see [`context`](crate::context));
-//! its deadlines are plain stores, swept ten times a second, so they fire up to 0.2 s late.
+//! A connection: one task, one box, about 4 KiB while it is idle, 12 KiB under TLS, whatever it
+//! carried before. A request: the `ConnInfo` and `Interim` extensions, often in places that an
+//! earlier request left (see [`context`](crate::context)); its deadlines are plain stores, swept
+//! ten times a second, so they fire up to 0.2 s late.
+//!
+//! An HTTP/1.1 head of up to a KiB is copied into a block of 4 KiB that it shares with others: a
+//! service that keeps one of its fields keeps the block. A body that came with its head is one
+//! frame, and costs no shared state. Other bodies are read into blocks of the thread and handed
+//! over without a copy, through a slot that body and connection share.
 //!
 //! HTTP/2 frames of one poll go out in one write. On a `current_thread` runtime the connection's
-//! task answers its streams itself, on a `multi_thread` one each has a task of its own: that costs
-//! more, and puts one client's streams on as many cores as there are. A connection that is idle
-//! keeps the memory of eight streams at most, some 4 KiB.
+//! task answers its streams itself; on a `multi_thread` runtime each stream has a task of its own,
+//! which costs more and puts one client's streams on several cores. An idle connection keeps the
+//! memory of eight streams at most, some 4 KiB.
 //!
-//! HTTP/2's codec opens `tracing` spans. Where anything in the program switches on the feature `log`
-//! of `tracing`, as axum's default features do, each is made though nobody hears it: 1,900
-//! instructions a request. The feature `release_max_level_debug` takes another 900 out, and events
-//! at trace level with them. The examples are built without the one and with the other.
-//!
-//! An HTTP/1.1 request without a body is read and answered through two buffers of the thread. Its
-//! head, up to a KiB, is copied into a block of 4 KiB that it shares with others: who keeps one of
-//! its fields keeps the block. From the first other one on (a body, `Expect`, an upgrade, anything
-//! that is not quite as RFC 9112 has it) hyper's codec has the connection, and decides about all
-//! that is odd: about 15 KiB while it is idle, and about a seventh more CPU a request.
+//! HTTP/2's codec opens `tracing` spans. Where anything in the program switches on the feature
+//! `log` of `tracing`, as axum's default features do, each span is made although no subscriber
+//! wants it: 1,900 instructions a request. The feature `release_max_level_debug` takes another 900
+//! out, and events at trace level with them. The examples are built without the one and with the
+//! other.
 //!
 //! A runtime of tokio's `current_thread` kind on each core ([`Workers`]) is the cheapest way to
 //! serve: a `multi_thread` runtime costs over 2 µs more a request, as tasks are handed from core
