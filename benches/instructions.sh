@@ -38,7 +38,7 @@ count() { # mode requests
   valgrind --tool=callgrind --callgrind-out-file=/dev/null \
     "$target/release/counted" "$1" "$2" 2>&1 | awk '/Collected/ { print $NF }'
 }
-for mode in bare plain sticky log all h2; do
+for mode in bare plain sticky log all post h2; do
   short=$(count "$mode" 200)
   long=$(count "$mode" 700)
   echo "$mode $(((long - short) / (8 * 500)))"

@@ -47,18 +47,21 @@ pub(crate) enum Mode {
     Log,
     /// With both.
     All,
+    /// As `Plain`, with a body of a KiB in each request.
+    Post,
     /// As `Plain`, with HTTP/2 in front, [`h2::AT_ONCE`] streams at once.
     H2,
 }
 
 impl Mode {
-    pub(crate) const ALL: [(&'static str, Self); 7] = [
+    pub(crate) const ALL: [(&'static str, Self); 8] = [
         ("answer", Self::Answer),
         ("bare", Self::Bare),
         ("plain", Self::Plain),
         ("sticky", Self::Sticky),
         ("log", Self::Log),
         ("all", Self::All),
+        ("post", Self::Post),
         ("h2", Self::H2),
     ];
 
@@ -113,13 +116,27 @@ async fn accept(listener: UnixListener, answer: Arc<[u8]>) {
     while let Ok((mut stream, _)) = listener.accept().await {
         let answer = answer.clone();
         tokio::spawn(async move {
-            let mut buf = [0; 2_048];
-            while let Ok(1..) = stream.read(&mut buf).await {
+            let mut buf = [0; 4_096];
+            let mut got = 0;
+            while let Ok(n @ 1..) = stream.read(&mut buf[got..]).await {
+                got += n;
+                if !is_whole(&buf[..got]) {
+                    continue;
+                }
+                got = 0;
                 if stream.write_all(&answer).await.is_err() {
                     break;
                 }
             }
         });
+    }
+}
+
+/// Whether a request is there to its end: bodies end with a byte of their own.
+fn is_whole(request: &[u8]) -> bool {
+    match request.starts_with(b"POST") {
+        true => request.last() == Some(&END),
+        false => request.ends_with(b"\r\n\r\n"),
     }
 }
 
@@ -180,7 +197,10 @@ impl Door {
         };
         let mut client = Client {
             stream,
-            request: head(None),
+            request: match self.mode {
+                Mode::Post => post(&self.body),
+                _ => head(None),
+            },
             buf: vec![0; 128 * 1024],
             streams: None,
         };
@@ -222,6 +242,17 @@ fn head(cookie: Option<&str>) -> Vec<u8> {
          User-Agent: bench/1.0\r\n{cookie}\r\n"
     )
     .into_bytes()
+}
+
+fn post(body: &[u8]) -> Vec<u8> {
+    let mut request = format!(
+        "POST /path/to/something?query=1 HTTP/1.1\r\nHost: shop.example\r\n\
+         User-Agent: bench/1.0\r\nContent-Length: {}\r\n\r\n",
+        body.len()
+    )
+    .into_bytes();
+    request.extend_from_slice(body);
+    request
 }
 
 /// The cookie that a response sets, as it is to be presented.

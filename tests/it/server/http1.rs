@@ -1,12 +1,16 @@
 //! HTTP/1.1 as bytes on a socket: what is served, what is refused, and what ends a connection.
 
 use std::{
+    collections::VecDeque,
     future::pending,
+    pin::Pin,
     sync::atomic::{AtomicUsize, Ordering::SeqCst},
+    task::{Context, Poll},
 };
 
 use evenkeel::context::Interim;
 use http::{HeaderMap, StatusCode, header};
+use http_body::Frame;
 use http_body_util::combinators::UnsyncBoxBody;
 
 use super::*;
@@ -516,7 +520,7 @@ async fn stuck(half_close: bool) -> (Server, Arc<Notify>, Arc<Notify>) {
 #[tokio::test]
 async fn a_hang_up_is_noticed_behind_what_was_sent_ahead_and_behind_a_body() {
     let (server, came, gone) = stuck(false).await;
-    let ahead = GET.repeat(1_000);
+    let ahead = GET.repeat(2_000);
     let post = b"POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 1\r\n\r\nx".to_vec();
     for request in [GET.to_vec(), [GET, &ahead[..30_000]].concat(), post] {
         let mut client = server.connect().await;
@@ -610,10 +614,8 @@ async fn an_interim_response_does_not_wait_for_the_final_one() {
 
 #[tokio::test]
 async fn http_1_0_is_answered_as_it_asks() {
-    let unknown = |_| async {
-        let frames = futures_stream(["he", "llo"]);
-        Response::new(frames)
-    };
+    let unknown =
+        |_| async { Response::new(frames(["he", "llo"].map(|part| Frame::data(part.into())))) };
     let server = serving(unknown).await;
     let got = server
         .ask(b"GET / HTTP/1.0\r\nconnection: keep-alive\r\n\r\n")
@@ -636,34 +638,31 @@ async fn http_1_0_is_answered_as_it_asks() {
 }
 
 /// A body of unknown length.
-fn futures_stream(parts: [&'static str; 2]) -> AnyBody {
-    struct Parts(Vec<&'static str>);
-    impl http_body::Body for Parts {
+fn frames(frames: impl IntoIterator<Item = Frame<Bytes>>) -> AnyBody {
+    struct Frames(VecDeque<Frame<Bytes>>);
+    impl http_body::Body for Frames {
         type Data = Bytes;
         type Error = Infallible;
         fn poll_frame(
-            mut self: std::pin::Pin<&mut Self>,
-            _: &mut std::task::Context<'_>,
-        ) -> std::task::Poll<Option<Result<http_body::Frame<Bytes>, Infallible>>> {
-            let next = self.0.pop();
-            std::task::Poll::Ready(next.map(|part| Ok(http_body::Frame::data(part.into()))))
+            mut self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+        ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+            Poll::Ready(self.0.pop_front().map(Ok))
         }
     }
-    let mut parts = parts.to_vec();
-    parts.reverse();
-    Parts(parts).boxed_unsync()
+    Frames(frames.into_iter().collect()).boxed_unsync()
 }
 
 #[tokio::test]
 async fn trailers_go_to_clients_that_take_them() {
     let trailing = |_| async {
-        let body = Full::new(Bytes::from("hi")).with_trailers(async {
-            let mut trailers = HeaderMap::new();
-            trailers.insert(header::ETAG, "\"a\"".parse().unwrap());
-            trailers.insert(header::CONTENT_LENGTH, "7".parse().unwrap());
-            Some(Ok(trailers))
-        });
-        Response::new(body.boxed_unsync())
+        let mut trailers = HeaderMap::new();
+        trailers.insert(header::ETAG, "\"a\"".parse().unwrap());
+        trailers.insert(header::CONTENT_LENGTH, "7".parse().unwrap());
+        Response::new(frames([
+            Frame::data("hi".into()),
+            Frame::trailers(trailers),
+        ]))
     };
     let server = serving(trailing).await;
     let ask = |te: &str| format!("GET / HTTP/1.1\r\nhost: a\r\n{te}connection: close\r\n\r\n");
