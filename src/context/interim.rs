@@ -223,7 +223,11 @@ mod tests {
         assert!(interim.send(StatusCode::PROCESSING, HeaderMap::new()));
         assert!(interim.send(StatusCode::EARLY_HINTS, HeaderMap::new()));
         assert_eq!(next(&mut queue), Some(StatusCode::PROCESSING));
-        assert_eq!(queue.end().len(), 1, "what waits goes out before the final response");
+        assert_eq!(
+            queue.end().len(),
+            1,
+            "what waits goes out before the final response"
+        );
         assert!(!interim.send(StatusCode::EARLY_HINTS, HeaderMap::new()));
         assert_eq!(next(&mut queue), None);
     }
@@ -258,6 +262,10 @@ mod tests {
         };
         assert!(interim.send(StatusCode::EARLY_HINTS, large(MOST_BYTES / 2)));
         assert!(!interim.send(StatusCode::EARLY_HINTS, large(MOST_BYTES / 2)));
-        assert!(!queue.begin(false).send(StatusCode::EARLY_HINTS, HeaderMap::new()));
+        assert!(
+            !queue
+                .begin(false)
+                .send(StatusCode::EARLY_HINTS, HeaderMap::new())
+        );
     }
 }

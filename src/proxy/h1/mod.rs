@@ -8,3 +8,5 @@ mod send;
 mod tests;
 
 pub(super) use conn::{Answer, AnswerBody, Conn, Start, Timeouts};
+#[cfg(feature = "http2")]
+pub(super) use decode::is_trailer;
