@@ -388,3 +388,109 @@ const SEND_BUFFER: usize = 256 * 1024;
 /// A backend that is gone is noticed within PING + PONG while streams are open.
 const PING: Duration = Duration::from_secs(10);
 const PONG: Duration = Duration::from_secs(5);
+
+#[cfg(test)]
+mod tests {
+    use tokio::{
+        io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex},
+        task::JoinHandle,
+    };
+
+    use super::*;
+
+    /// A connection whose other end speaks no HTTP/2 by itself.
+    async fn connected() -> (Sender, JoinHandle<Result<(), BoxError>>, DuplexStream) {
+        let (ours, theirs) = duplex(1 << 20);
+        let (sender, driver) = handshake(ours).await.unwrap();
+        (sender, tokio::spawn(driver), theirs)
+    }
+
+    async fn ask(sender: &Sender) -> Opened {
+        let mut turn = sender.turn().await.unwrap();
+        let request = Request::get("http://a/").body(()).unwrap();
+        let opened = turn.send(request, true).unwrap();
+        poll_fn(|cx| turn.poll_open(cx)).await;
+        opened
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_backend_that_is_gone_is_noticed_while_streams_are_open() {
+        let (sender, driver, _theirs) = connected().await;
+        let began = Instant::now();
+        let opened = ask(&sender).await;
+        let ended = driver.await.unwrap();
+        assert_eq!(began.elapsed().as_secs(), 15);
+        assert!(ended.unwrap_err().to_string().contains("PING"));
+        assert!(opened.response.await.unwrap_err().is_io());
+        assert!(sender.is_closed());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_backend_that_answers_pings_is_waited_for() {
+        let (sender, mut driver, theirs) = connected().await;
+        let server = tokio::spawn(async move {
+            let mut connection = h2::server::handshake(theirs).await.unwrap();
+            let mut held = Vec::new();
+            while let Some(request) = connection.accept().await {
+                held.push(request);
+            }
+        });
+        let opened = ask(&sender).await;
+        let minute = Duration::from_secs(60);
+        assert!(tokio::time::timeout(minute, &mut driver).await.is_err());
+        // Without a stream and a handle, the connection ends.
+        drop((opened, sender));
+        driver.await.unwrap().unwrap();
+        server.await.unwrap();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_idle_connection_is_left_alone() {
+        let (sender, mut driver, mut theirs) = connected().await;
+        let minute = Duration::from_secs(60);
+        assert!(tokio::time::timeout(minute, &mut driver).await.is_err());
+        assert!(!sender.is_closed());
+        theirs.shutdown().await.unwrap();
+        drop(driver.await.unwrap());
+        assert!(sender.is_closed(), "a close is noticed at once");
+        let mut said = Vec::new();
+        theirs.read_to_end(&mut said).await.unwrap();
+        const PING_FRAME: [u8; 4] = [0, 0, 8, 6];
+        assert!(!said.windows(4).any(|bytes| bytes == PING_FRAME));
+    }
+
+    #[tokio::test]
+    async fn a_request_that_is_dropped_before_its_stream_opened_holds_none() {
+        let (sender, driver, theirs) = connected().await;
+        let (first, second) = (ask(&sender).await, async {
+            let mut turn = sender.turn().await.unwrap();
+            let request = Request::get("http://a/gone").body(()).unwrap();
+            let opened = turn.send(request, true).unwrap();
+            // One stream at once until SETTINGS come.
+            let mut cx = Context::from_waker(Waker::noop());
+            assert!(turn.poll_open(&mut cx).is_pending());
+            (turn, opened)
+        });
+        drop(second.await);
+        let mut connection = h2::server::handshake(theirs).await.unwrap();
+        let mut resets = 0;
+        while let Some(request) = connection.accept().await {
+            let (request, mut respond) = request.unwrap();
+            if request.uri().path() == "/gone" {
+                let served =
+                    tokio::spawn(async move { while connection.accept().await.is_some() {} });
+                let reason = poll_fn(|cx| respond.poll_reset(cx)).await.unwrap();
+                assert_eq!(reason, h2::Reason::CANCEL);
+                resets += 1;
+                drop((first, sender));
+                driver.await.unwrap().unwrap();
+                served.await.unwrap();
+                break;
+            }
+            respond
+                .send_response(http::Response::new(()), true)
+                .unwrap();
+        }
+        assert_eq!(resets, 1);
+    }
+}

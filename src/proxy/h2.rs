@@ -3,7 +3,7 @@
 mod body;
 mod fields;
 mod stream;
-#[cfg(test)]
+#[cfg(all(test, feature = "server"))]
 mod tests;
 mod upload;
 
