@@ -32,6 +32,8 @@ pub(super) struct Upload {
     /// The backend has taken all that the client sent.
     drained: bool,
     untouched: bool,
+    /// Some data went to the stream.
+    begun: bool,
     /// How often something moved on.
     moves: u64,
 }
@@ -53,6 +55,7 @@ impl Upload {
             left: length,
             drained: false,
             untouched: true,
+            begun: false,
             moves: 0,
         }
     }
@@ -140,6 +143,13 @@ impl Upload {
 
     /// Gives the stream what it has room for.
     fn poll_held(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Stopped>> {
+        if !std::mem::replace(&mut self.begun, true) && self.held.len() <= FIRST {
+            // A new stream has no room before the driver has sent its head: with the data at hand,
+            // the driver sends both in one write.
+            self.moves += 1;
+            let data = std::mem::take(&mut self.held);
+            return Poll::Ready(self.send(data, self.last));
+        }
         while !self.held.is_empty() {
             // Only for data that is at hand: a reservation takes from the window of all streams.
             self.stream.reserve_capacity(self.held.len().min(PIECE));
@@ -241,5 +251,7 @@ impl Drop for Background {
     }
 }
 
+/// A frame of the usual size.
+const FIRST: usize = 16 * 1024;
 /// Four frames of the usual size: enough to keep a stream busy until its window opens again.
 const PIECE: usize = 64 * 1024;
