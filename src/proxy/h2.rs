@@ -3,7 +3,8 @@
 mod body;
 mod fields;
 mod stream;
-#[cfg(all(test, feature = "server"))]
+#[cfg(test)]
+#[cfg(feature = "server")]
 mod tests;
 mod upload;
 

@@ -118,7 +118,7 @@ impl Upload {
                 // What was reserved and not used goes back to the other streams.
                 self.stream.reserve_capacity(0);
                 let sent = self.stream.send_trailers(trailers);
-                return sent.map(|()| true).map_err(|_| Stopped::Backend);
+                return sent.map(|()| true).map_err(|_closed| Stopped::Backend);
             }
         };
         if let Some(left) = self.left {
@@ -172,7 +172,7 @@ impl Upload {
 
     fn send(&mut self, data: Bytes, last: bool) -> Result<(), Stopped> {
         let sent = self.stream.send_data(data, last);
-        sent.map_err(|_| Stopped::Backend)
+        sent.map_err(|_closed| Stopped::Backend)
     }
 
     fn check_end(&mut self) -> Result<(), Stopped> {
