@@ -614,4 +614,32 @@ async fn a_drain_ends_the_connection_with_its_last_stream() {
         .expect("it is closed");
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn threads_share_a_connection_and_its_few_streams() {
+    const REQUESTS: usize = 400;
+    let mut builder = h2::server::Builder::new();
+    builder.max_concurrent_streams(7);
+    let mut stage = Stage::with(builder).await;
+    let proxy = Proxy::new();
+    let answers: Vec<_> = (0..REQUESTS)
+        .map(|number| {
+            let body = Full::from(number.to_string());
+            send(&proxy, stage.request(Method::POST, body))
+        })
+        .collect();
+    for _ in 0..REQUESTS {
+        let (request, mut respond) = stage.next().await;
+        tokio::spawn(async move {
+            let (body, _) = read(request.into_body()).await;
+            let mut echo = respond.send_response(Response::new(()), false).unwrap();
+            echo.send_data(body.into(), true).unwrap();
+        });
+    }
+    for (number, answer) in answers.into_iter().enumerate() {
+        let body = answer.await.unwrap().unwrap().into_body().collect().await;
+        assert_eq!(body.unwrap().to_bytes(), number.to_string());
+    }
+    assert_eq!(stage.connections(), 1);
+}
+
 const PATIENCE: Duration = Duration::from_secs(30);
