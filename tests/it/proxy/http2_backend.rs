@@ -596,6 +596,43 @@ async fn a_post_on_a_connection_that_was_closed_goes_out_on_a_new_one() {
 }
 
 #[tokio::test]
+async fn a_post_that_waits_for_its_turn_goes_to_the_next_connection() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let backend = Backend::new("a", &url).unwrap().protocol(Protocol::Http2);
+    let proxy = Proxy::new();
+    let ask = |path: &'static str| {
+        let mut request = Request::post(path).header("host", "a");
+        let extensions = request.extensions_mut().unwrap();
+        extensions.insert(Selected(backend.clone()));
+        send(&proxy, request.body(Full::from("hello")).unwrap())
+    };
+    let begin = async || {
+        let (stream, _) = listener.accept().await.unwrap();
+        let mut builder = h2::server::Builder::new();
+        builder.max_concurrent_streams(1);
+        builder.handshake::<_, Bytes>(stream).await.unwrap()
+    };
+    let first = ask("/first");
+    let mut connection = begin().await;
+    let _held = connection.accept().await.unwrap().unwrap();
+    // One has its turn and waits for a stream; the other waits for its turn.
+    let (_second, third) = (ask("/second"), ask("/third"));
+    for _ in 0..10 {
+        tokio::task::yield_now().await;
+    }
+    drop((connection, _held));
+    let error = first.await.unwrap().unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::ResponseClosed);
+    let mut connection = begin().await;
+    let (request, mut respond) = connection.accept().await.unwrap().unwrap();
+    assert_eq!(request.uri().path(), "/third");
+    respond.send_response(Response::new(()), true).unwrap();
+    tokio::spawn(async move { while connection.accept().await.is_some() {} });
+    assert_eq!(third.await.unwrap().unwrap().status(), StatusCode::OK);
+}
+
+#[tokio::test]
 async fn a_drain_ends_the_connection_with_its_last_stream() {
     let mut stage = Stage::new().await;
     let pool = Pool::new([stage.backend.clone()]).unwrap();
