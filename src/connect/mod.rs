@@ -44,6 +44,8 @@
 
 mod dial;
 mod elsewhere;
+#[cfg(all(feature = "proxy", feature = "http2"))]
+pub(crate) mod http2;
 mod stream;
 #[cfg(feature = "__tls")]
 mod tls;

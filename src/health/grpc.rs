@@ -2,7 +2,6 @@
 
 use bytes::{BufMut, Bytes, BytesMut};
 use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, header};
-use http_body_util::Full;
 use tokio::time::timeout_at;
 
 use super::{
@@ -136,7 +135,7 @@ impl GrpcCheck {
                 header::USER_AGENT,
                 concat!("evenkeel/", env!("CARGO_PKG_VERSION")),
             )
-            .body(Full::new(message(&self.service)))
+            .body(message(&self.service))
             .map_err(|error| error.to_string())?;
         let exchange = connection.ask(request, MOST_ANSWER).await?;
         let report = judge(&exchange)?;

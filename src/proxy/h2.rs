@@ -1,9 +1,14 @@
-//! HTTP/2 with a backend: hyper's, one connection a backend.
+//! HTTP/2 with a backend: one connection a backend, on the `h2` crate.
 
 mod body;
+mod fields;
+mod stream;
+#[cfg(test)]
+#[cfg(feature = "server")]
+mod tests;
+mod upload;
 
 use std::{
-    error,
     future::{Future, poll_fn},
     pin::pin,
     sync::{
@@ -17,29 +22,27 @@ use std::{
     time::Duration,
 };
 
-use http::{HeaderMap, HeaderValue, Request, Response, Uri, Version, header, request::Parts};
-use http_body::Body as HttpBody;
-use hyper::{
-    body::Incoming,
-    client::conn::http2::{self, SendRequest},
-};
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use tokio::time::{Instant, timeout, timeout_at};
+use http::{Response, request::Parts};
+use tokio::time::{Instant, timeout};
 
 pub(super) use self::body::StreamBody;
-use self::body::{BACKEND, CLIENT, Progress, RequestBody};
+use self::{
+    stream::{Asking, Phase, Wait},
+    upload::Upload,
+};
 use super::{
     Body,
     config::Settings,
-    h1::Timeouts,
     headers::{Facts, Length},
     idle::Home,
     service::Pending,
 };
 use crate::{
-    connect::Connected,
-    context::Exchange,
-    deadline::Watch,
+    connect::{
+        Connected,
+        http2::{self, Sender},
+    },
+    context::{Exchange, Interim},
     error::{Error, ErrorKind},
     pool::{Address, Backend},
 };
@@ -67,8 +70,6 @@ struct Current {
     /// Connected, but no HTTP/2 spoken yet.
     fresh: Option<Connected>,
 }
-
-type Sender = SendRequest<RequestBody>;
 
 impl Shared {
     pub(super) fn is_known(&self) -> bool {
@@ -171,18 +172,11 @@ impl Shared {
 }
 
 async fn handshake(connected: Connected) -> Result<Sender, Error> {
-    let (sender, connection) = http2::Builder::new(TokioExecutor::new())
-        .timer(TokioTimer::new())
-        .initial_stream_window_size(WINDOW)
-        .initial_connection_window_size(4 * WINDOW)
-        .initial_max_send_streams(UNTIL_TOLD)
-        .keep_alive_interval(PING)
-        .keep_alive_timeout(PONG)
-        .handshake(TokioIo::new(connected.into_stream()))
+    let (sender, driver) = http2::handshake(connected.into_stream())
         .await
         .map_err(|error| Error::new(ErrorKind::ResponseClosed).with_source(error))?;
     tokio::spawn(async move {
-        if let Err(error) = connection.await {
+        if let Err(error) = driver.await {
             tracing::debug!(target: "evenkeel::proxy", %error, "an HTTP/2 backend connection broke");
         }
     });
@@ -221,173 +215,67 @@ async fn send(
     parts: &Parts,
     pending: Pending,
 ) -> Result<Response<Body>, Error> {
-    let progress = Arc::new(Progress::new(pending.body.is_none()));
-    // Without a body it can be made again, where it is certain that the backend did not act on it.
-    let mut repeatable = pending.body.is_none();
-    let mut request = make(settings, backend, parts, pending, progress.clone())?;
-    loop {
-        let (mut sender, reused) = home.http2.sender(settings, backend).await?;
-        let sent = sender.try_send_request(request);
-        progress.touch();
-        match within(settings.timeouts, &progress, sent).await? {
-            Ok(response) => return Ok(respond(response, progress, settings.timeouts.idle)),
-            Err(mut error) => match error.take_message() {
-                // The connection was closed before the request went out.
-                Some(unsent) if reused => request = unsent,
-                // The backend took the connection: that it has no load of it is not certain.
-                Some(_) => {
-                    let closed = Error::new(ErrorKind::ResponseClosed);
-                    return Err(closed.with_source(error.into_error()));
-                }
-                None if repeatable && was_going_away(error.error()) => {
-                    repeatable = false;
-                    let pending = Pending {
-                        body: None,
-                        exact: Some(0),
-                    };
-                    request = make(settings, backend, parts, pending, progress.clone())?;
-                }
-                None => return Err(failed(error.into_error(), &progress)),
-            },
-        }
-    }
-}
-
-/// Waits for the head, as long as whoever it waits for may take.
-async fn within<F: Future>(
-    limits: Timeouts,
-    progress: &Progress,
-    future: F,
-) -> Result<F::Output, Error> {
-    let mut future = std::pin::pin!(future);
-    loop {
-        let (limit, kind) = match progress.waits_for() {
-            BACKEND => (limits.idle, ErrorKind::RequestWriteTimeout),
-            CLIENT => (limits.idle, ErrorKind::ClientBodyTimeout),
-            _ => (limits.response, ErrorKind::ResponseHeadTimeout),
-        };
-        let now = Instant::now();
-        let due = progress.moved() + limit;
-        if due <= now {
-            return Err(Error::new(kind).after_sending());
-        }
-        // Whom it waits for may change meanwhile.
-        let look = due.min(now + limits.response);
-        if let Ok(output) = timeout_at(look, future.as_mut()).await {
-            return Ok(output);
-        }
-    }
-}
-
-/// Returns true if the backend says that it did not act on the request (RFC 9113 §8.7, §6.8).
-fn is_unprocessed(error: &hyper::Error) -> bool {
-    is_refused(error) || was_going_away(error)
-}
-
-fn is_refused(error: &hyper::Error) -> bool {
-    cause(error).is_some_and(|e| e.is_remote() && e.reason() == Some(h2::Reason::REFUSED_STREAM))
-}
-
-/// A graceful GOAWAY ends only the streams over the last that the backend will act on.
-fn was_going_away(error: &hyper::Error) -> bool {
-    cause(error).is_some_and(|e| {
-        e.is_remote() && e.is_go_away() && e.reason() == Some(h2::Reason::NO_ERROR)
-    })
-}
-
-fn cause(error: &hyper::Error) -> Option<&h2::Error> {
-    error::Error::source(error)?.downcast_ref()
-}
-
-fn failed(error: hyper::Error, progress: &Progress) -> Error {
-    let kind = if progress.client_failed.load(Relaxed) {
-        ErrorKind::ClientBody
-    } else if error.is_parse() {
-        ErrorKind::ResponseHead
-    } else {
-        ErrorKind::ResponseClosed
-    };
-    let unprocessed = is_unprocessed(&error);
-    let failed = Error::new(kind).with_source(error).after_sending();
-    match unprocessed {
-        true => failed.unprocessed(),
-        false => failed,
-    }
-}
-
-fn make(
-    settings: &Settings,
-    backend: &Backend,
-    parts: &Parts,
-    pending: Pending,
-    progress: Arc<Progress>,
-) -> Result<Request<RequestBody>, Error> {
     let facts = Facts::read(parts, settings)?;
     let length = facts.length(pending.body.is_some(), pending.exact)?;
-    let mut target = Vec::new();
-    facts.write_target(backend, &mut target);
-    // Apart, as `*` after an authority would read as more of it.
-    let uri = Uri::builder()
-        .scheme(backend.scheme().as_str())
-        .authority(facts.host_for(backend, settings))
-        .path_and_query(target)
-        .build()
-        .map_err(|error| Error::new(ErrorKind::BadRequest).with_source(error))?;
-    let mut fields = HeaderMap::with_capacity(parts.headers.len() + 4);
-    facts.fields(settings, &mut fields);
-    if let Length::Exact(length) = length {
-        fields.insert(header::CONTENT_LENGTH, length.into());
+    let mut request = fields::request(settings, backend, parts, &facts, length)?;
+    let mut body = pending.body;
+    let has_body = body.is_some();
+    let mut wait = Wait::new(settings.timeouts);
+    let mut repeatable = true;
+    loop {
+        let (sender, reused) = home.http2.sender(settings, backend).await?;
+        let phase = match has_body {
+            true => Phase::Write,
+            false => Phase::Head,
+        };
+        let mut turn = match wait.within(phase, sender.turn()).await? {
+            Ok(turn) => turn,
+            // The connection was closed before the request went out.
+            Err(_) if reused => continue,
+            // The backend took the connection: that it has no load of it is not certain.
+            Err(error) => return Err(Error::new(ErrorKind::ResponseClosed).with_source(error)),
+        };
+        let opened = match turn.send(request, !has_body) {
+            Ok(opened) => opened,
+            Err(error) => {
+                drop(turn);
+                if reused && sender.is_closed() {
+                    request = fields::request(settings, backend, parts, &facts, length)?;
+                    continue;
+                }
+                return Err(Error::new(ErrorKind::ResponseClosed).with_source(error));
+            }
+        };
+        drop(sender);
+        let declared = match length {
+            Length::Exact(length) => Some(length),
+            Length::Chunked | Length::None => None,
+        };
+        let mut asking = Asking {
+            turn: Some(turn),
+            response: opened.response,
+            stream: opened.stream,
+            expecting: facts.expects_continue && has_body,
+            upload: body.map(|body| Upload::new(opened.body, body, declared)),
+            interim: Interim::of(&parts.extensions),
+            interims: 0,
+            wait,
+        };
+        let failed = match poll_fn(|cx| asking.poll(cx)).await {
+            Ok(response) => {
+                return asking.respond(response, &parts.method, settings.timeouts.idle);
+            }
+            Err(failed) => failed,
+        };
+        if !repeatable || !failed.was_going_away() {
+            return Err(failed.into_error());
+        }
+        // It can be made again, unless some of its body is gone.
+        repeatable = false;
+        (wait, body) = asking.into_unsent();
+        if body.is_some() != has_body {
+            return Err(failed.into_error());
+        }
+        request = fields::request(settings, backend, parts, &facts, length)?;
     }
-    if facts.accepts_trailers() {
-        fields.insert(header::TE, HeaderValue::from_static("trailers"));
-    }
-    let body = RequestBody {
-        body: pending.body,
-        progress,
-    };
-    let mut request = Request::new(body);
-    *request.method_mut() = parts.method.clone();
-    *request.uri_mut() = uri;
-    *request.version_mut() = Version::HTTP_2;
-    *request.headers_mut() = fields;
-    Ok(request)
 }
-
-fn respond(
-    response: Response<Incoming>,
-    progress: Arc<Progress>,
-    idle_timeout: Duration,
-) -> Response<Body> {
-    let (mut head, incoming) = response.into_parts();
-    // RFC 9113 §8.2.2: none may come; none goes on.
-    for name in [
-        header::CONNECTION,
-        header::TRANSFER_ENCODING,
-        header::UPGRADE,
-        header::TE,
-    ] {
-        head.headers.remove(name);
-    }
-    head.extensions.clear();
-    let body = if incoming.is_end_stream() {
-        Body::default()
-    } else {
-        Body::http2(Box::new(StreamBody {
-            incoming,
-            watch: Watch::new(),
-            waiting: None,
-            progress,
-            idle_timeout,
-        }))
-    };
-    Response::from_parts(head, body)
-}
-
-/// Enough for a fast network's delay at a gigabit: 1 MiB.
-const WINDOW: u32 = 1024 * 1024;
-/// Streams at once until the backend says how many it takes, which is the first that it says:
-/// what it does not take it refuses, and whoever waits is not refused.
-const UNTIL_TOLD: usize = 1;
-/// A peer that is gone is noticed within PING + PONG while streams are open.
-const PING: Duration = Duration::from_secs(10);
-const PONG: Duration = Duration::from_secs(5);

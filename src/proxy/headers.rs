@@ -120,7 +120,8 @@ impl<'a> Facts<'a> {
                 self.accepts_trailers |= codings.any(|c| c.eq_ignore_ascii_case(b"trailers"));
             }
             Class::Expect => {
-                self.expects_continue |= self.parts.version == Version::HTTP_11
+                // RFC 9110 §10.1.1: in HTTP/1.0 it means nothing.
+                self.expects_continue |= self.parts.version >= Version::HTTP_11
                     && value.as_bytes().eq_ignore_ascii_case(b"100-continue");
                 return Ok(false);
             }

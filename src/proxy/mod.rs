@@ -53,6 +53,11 @@
 //! idempotent and there is no body; otherwise that is an error: [`idle_timeout`](Proxy::idle_timeout) shorter than the backend's
 //! avoids it.
 //!
+//! Over HTTP/2, 102 and 103 go to the client by [`Interim`](crate::context::Interim); more than 100
+//! interim responses are an error. A stream that breaks leaves the connection to the others. A
+//! request is sent once more where its connection was closed before it went out, or where a
+//! graceful GOAWAY leaves it out and none of its body was taken.
+//!
 //! CONNECT is refused; `Upgrade: h2c` is not passed on. Upgrades need a client on HTTP/1.1 and a
 //! backend on HTTP/1.1. Connections that carried NTLM or Negotiate are kept for the client's
 //! connection that authenticated them, and closed where that is not known.
@@ -61,8 +66,9 @@
 //!
 //! No task, no channel, no lock but the backend's own idle stack; no allocation for the exchange
 //! itself in steady state. A request that cannot be sent again costs a system call before it uses an
-//! idle connection. A request body costs one box, a new connection a few, HTTP/2 to the backend
-//! hyper's.
+//! idle connection. A request body costs one box, a new connection a few. A request over HTTP/2 costs
+//! one box for its future and one for a response body; a task only where the response begins before
+//! the request body has ended.
 //!
 //! What HTTP/1.1 backends answer is read into blocks of 16 KiB that the connections of a thread
 //! share, and passed on without a copy where its head comes in one read. A field's value or a small

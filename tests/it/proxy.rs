@@ -2,6 +2,7 @@ mod basics;
 mod fields;
 mod hostile;
 mod http2;
+mod http2_backend;
 mod reuse;
 mod streams;
 mod upgrade;

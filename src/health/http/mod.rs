@@ -347,7 +347,7 @@ impl HttpCheck {
             backend.base_path(),
             self.path
         );
-        let mut request = http::Request::new(http_body_util::Full::default());
+        let mut request = http::Request::new(bytes::Bytes::new());
         *request.method_mut() = self.method.clone();
         *request.uri_mut() = uri
             .parse()

@@ -1,114 +1,93 @@
-//! The bodies of one stream, and how far they are.
+//! The response body of one stream.
 
 use std::{
     pin::Pin,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering::Relaxed},
-    },
     task::{Context, Poll, ready},
     time::Duration,
 };
 
 use bytes::Bytes;
+use h2::RecvStream;
+use http::HeaderMap;
 use http_body::{Body as HttpBody, Frame, SizeHint};
-use hyper::body::Incoming;
-use tokio::time::Instant;
 
+use super::{fields, upload::Background};
 use crate::{
+    connect::http2::OpenStream,
     deadline::Watch,
-    error::{BoxError, Error, ErrorKind},
-    proxy::body::Outgoing,
+    error::{Error, ErrorKind},
 };
 
-/// What becomes of the request body, seen from outside of hyper.
-pub(super) struct Progress {
-    began: Instant,
-    /// When it last moved on, in milliseconds since it began.
-    moved: AtomicU64,
-    waits_for: AtomicU8,
-    pub(super) client_failed: AtomicBool,
-}
-
-impl Progress {
-    pub(super) fn new(whole: bool) -> Self {
-        Self {
-            began: Instant::now(),
-            moved: AtomicU64::new(0),
-            waits_for: AtomicU8::new(if whole { NOBODY } else { BACKEND }),
-            client_failed: AtomicBool::new(false),
-        }
-    }
-
-    pub(super) fn touch(&self) {
-        let since = self.began.elapsed().as_millis();
-        let since = u64::try_from(since).unwrap_or(u64::MAX);
-        self.moved.store(since, Relaxed);
-    }
-
-    pub(super) fn moved(&self) -> Instant {
-        self.began + Duration::from_millis(self.moved.load(Relaxed))
-    }
-
-    pub(super) fn waits_for(&self) -> u8 {
-        self.waits_for.load(Relaxed)
-    }
-}
-
-pub(super) struct RequestBody {
-    pub(super) body: Option<Outgoing>,
-    pub(super) progress: Arc<Progress>,
-}
-
-impl HttpBody for RequestBody {
-    type Data = Bytes;
-    type Error = BoxError;
-
-    fn poll_frame(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
-        let this = self.get_mut();
-        let progress = &this.progress;
-        let Some(body) = &mut this.body else {
-            return Poll::Ready(None);
-        };
-        let Poll::Ready(frame) = body.as_mut().poll_frame(cx) else {
-            if progress.waits_for.swap(CLIENT, Relaxed) != CLIENT {
-                progress.touch();
-            }
-            return Poll::Pending;
-        };
-        progress.touch();
-        let ended = !matches!(frame, Some(Ok(_))) || body.is_end_stream();
-        let waits_for = if ended { NOBODY } else { BACKEND };
-        progress.waits_for.store(waits_for, Relaxed);
-        if let Some(Err(_)) = frame {
-            this.progress.client_failed.store(true, Relaxed);
-        }
-        Poll::Ready(frame)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.as_ref().is_none_or(|body| body.is_end_stream())
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        match &self.body {
-            Some(body) => body.size_hint(),
-            None => SizeHint::with_exact(0),
-        }
-    }
-}
-
-/// The response body of one stream.
+/// The response body of one stream. Dropped before its end, it resets the stream.
 pub(in crate::proxy) struct StreamBody {
-    pub(super) incoming: Incoming,
+    pub(super) incoming: RecvStream,
+    /// What is left of the declared length.
+    pub(super) left: Option<u64>,
+    pub(super) data_ended: bool,
+    /// The rest of the request, where the response came before its end.
+    pub(super) upload: Option<Background>,
     pub(super) watch: Watch,
-    /// What the request body's progress was when the wait began.
-    pub(super) waiting: Option<Instant>,
-    pub(super) progress: Arc<Progress>,
+    /// A wait began, when the upload had moved on so often.
+    pub(super) waiting: Option<u64>,
     pub(super) idle_timeout: Duration,
+    pub(super) _stream: OpenStream,
+}
+
+impl StreamBody {
+    fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Frame<Bytes>>, h2::Error>> {
+        if !self.data_ended {
+            match ready!(self.incoming.poll_data(cx)).transpose()? {
+                Some(data) => {
+                    // The backend may send as much again. It cannot fail for what was received.
+                    let _ = self.incoming.flow_control().release_capacity(data.len());
+                    if let Some(left) = &mut self.left {
+                        *left = left.saturating_sub(data.len() as u64);
+                    }
+                    return Poll::Ready(Ok(Some(Frame::data(data))));
+                }
+                None => self.data_ended = true,
+            }
+        }
+        let mut trailers = ready!(self.incoming.poll_trailers(cx))?;
+        if let Some(fields) = &mut trailers {
+            fields::keep_trailers(fields);
+        }
+        let trailers = trailers.filter(|fields: &HeaderMap| !fields.is_empty());
+        Poll::Ready(Ok(trailers.map(Frame::trailers)))
+    }
+
+    #[cold]
+    fn broken(&self, error: h2::Error) -> Error {
+        let client_failed = |upload: &Background| upload.progress.client_failed();
+        let kind = match self.upload.as_ref().is_some_and(client_failed) {
+            true => ErrorKind::ClientBody,
+            false => ErrorKind::ResponseBody,
+        };
+        Error::new(kind).with_source(error).after_sending()
+    }
+
+    /// Waits no longer than one direction may be silent.
+    fn poll_silence(&mut self, cx: &mut Context<'_>) -> Poll<Error> {
+        loop {
+            let progress = self.upload.as_ref().map(|upload| &*upload.progress);
+            let moves = progress.map_or(0, |progress| progress.moves());
+            if self.waiting.is_none() {
+                self.waiting = Some(moves);
+                self.watch.arm(self.idle_timeout);
+            }
+            ready!(self.watch.poll_expired(cx));
+            if self.waiting == Some(moves) {
+                let kind = match progress.is_some_and(|progress| progress.waits_for_client()) {
+                    // The backend has all that came, and may be waiting for the rest.
+                    true => ErrorKind::ClientBodyTimeout,
+                    false => ErrorKind::ResponseBodyTimeout,
+                };
+                return Poll::Ready(kind.into());
+            }
+            // The other direction was not silent.
+            self.waiting = None;
+        }
+    }
 }
 
 impl HttpBody for StreamBody {
@@ -120,33 +99,12 @@ impl HttpBody for StreamBody {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
         let this = self.get_mut();
-        if let Poll::Ready(frame) = Pin::new(&mut this.incoming).poll_frame(cx) {
+        if let Poll::Ready(next) = this.poll_next(cx) {
             this.waiting = None;
-            let broken = |error: hyper::Error| {
-                Error::new(ErrorKind::ResponseBody)
-                    .with_source(error)
-                    .after_sending()
-            };
-            return Poll::Ready(frame.map(|frame| frame.map_err(broken)));
+            return Poll::Ready(next.map_err(|error| this.broken(error)).transpose());
         }
-        loop {
-            let moved = this.progress.moved();
-            if this.waiting.is_none() {
-                this.waiting = Some(moved);
-                this.watch.arm(this.idle_timeout);
-            }
-            ready!(this.watch.poll_expired(cx));
-            if this.waiting == Some(moved) {
-                break;
-            }
-            // The other direction was not silent.
-            this.waiting = None;
-        }
-        let kind = match this.progress.waits_for() {
-            CLIENT => ErrorKind::ClientBodyTimeout,
-            _ => ErrorKind::ResponseBodyTimeout,
-        };
-        Poll::Ready(Some(Err(kind.into())))
+        let error = ready!(this.poll_silence(cx));
+        Poll::Ready(Some(Err(error)))
     }
 
     fn is_end_stream(&self) -> bool {
@@ -154,11 +112,6 @@ impl HttpBody for StreamBody {
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.incoming.size_hint()
+        self.left.map_or_else(SizeHint::new, SizeHint::with_exact)
     }
 }
-
-/// Whom a request body waits for.
-pub(super) const NOBODY: u8 = 0;
-pub(super) const BACKEND: u8 = 1;
-pub(super) const CLIENT: u8 = 2;

@@ -1,0 +1,496 @@
+//! HTTP/2 to a backend: the handshake, the task that drives the connection, and its keep-alive.
+
+use std::{
+    fmt,
+    future::{Future, poll_fn},
+    io::{self, IoSlice},
+    pin::Pin,
+    sync::{
+        Arc, Weak,
+        atomic::{
+            AtomicBool, AtomicU64, AtomicUsize,
+            Ordering::{Acquire, Relaxed, Release},
+        },
+    },
+    task::{Context, Poll, Waker},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use h2::{
+    Ping, PingPong, SendStream,
+    client::{self, ResponseFuture, SendRequest},
+};
+use http::Request;
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    sync::{Mutex, OwnedMutexGuard},
+    time::{Instant, Sleep, sleep_until},
+};
+
+use crate::error::BoxError;
+
+/// Begins HTTP/2 on a connection. The caller spawns the [`Driver`]; the connection closes once
+/// every [`Sender`] is dropped and every stream has ended, or when the driver is dropped.
+pub(crate) async fn handshake<T>(io: T) -> Result<(Sender, Driver<T>), h2::Error>
+where
+    T: AsyncRead + AsyncWrite + Unpin,
+{
+    let link = Arc::new(Link {
+        began: Instant::now(),
+        heard: AtomicU64::new(0),
+        streams: AtomicUsize::new(0),
+        closed: AtomicBool::new(false),
+        abandoned: AtomicBool::new(false),
+    });
+    let io = Io {
+        inner: io,
+        link: link.clone(),
+    };
+    let (requests, mut connection) = client::Builder::new()
+        .initial_window_size(WINDOW)
+        .initial_connection_window_size(4 * WINDOW)
+        .initial_max_send_streams(BEFORE_SETTINGS)
+        .max_header_list_size(MAX_HEAD)
+        .max_send_buffer_size(SEND_BUFFER)
+        .enable_push(false)
+        .handshake(io)
+        .await?;
+    let keep_alive = connection.ping_pong().map(|pings| KeepAlive {
+        pings,
+        sleep: Box::pin(sleep_until(link.began + PING)),
+        beat: Beat::Idle,
+    });
+    let requests = Arc::new(Mutex::new(requests));
+    let driver = Driver {
+        connection,
+        keep_alive,
+        requests: Arc::downgrade(&requests),
+        link: link.clone(),
+    };
+    Ok((Sender { requests, link }, driver))
+}
+
+/// What the handles of a connection and its driver share.
+struct Link {
+    began: Instant,
+    /// When the backend last sent something, in milliseconds since `began`.
+    heard: AtomicU64,
+    /// Streams in use.
+    streams: AtomicUsize,
+    /// The connection takes no more requests.
+    closed: AtomicBool,
+    /// A request was dropped before its stream opened.
+    abandoned: AtomicBool,
+}
+
+impl Link {
+    fn hear(&self) {
+        let since = u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.heard.store(since, Relaxed);
+    }
+
+    fn heard(&self) -> Instant {
+        self.began + Duration::from_millis(self.heard.load(Relaxed))
+    }
+}
+
+/// Opens streams on a connection. A clone is a handle of the same connection.
+#[derive(Clone)]
+pub(crate) struct Sender {
+    requests: Arc<Mutex<SendRequest<Bytes>>>,
+    link: Arc<Link>,
+}
+
+impl Sender {
+    /// Returns true if the connection takes no more requests.
+    pub(crate) fn is_closed(&self) -> bool {
+        if self.link.closed.load(Acquire) {
+            return true;
+        }
+        // A request that holds the lock finds out itself.
+        let Ok(mut requests) = self.requests.try_lock() else {
+            return false;
+        };
+        let mut cx = Context::from_waker(Waker::noop());
+        let closed = matches!(requests.poll_ready(&mut cx), Poll::Ready(Err(_)));
+        self.link.closed.fetch_or(closed, Release);
+        closed
+    }
+
+    /// Waits until the connection takes a request, which is certainly not sent if this fails.
+    /// Requests take turns in the order in which they came: over the backend's limit of streams,
+    /// one waits for a stream and the others wait for their turn.
+    pub(crate) async fn turn(&self) -> Result<Turn, h2::Error> {
+        let mut requests = self.requests.clone().lock_owned().await;
+        if let Err(error) = poll_fn(|cx| requests.poll_ready(cx)).await {
+            self.link.closed.store(true, Release);
+            return Err(error);
+        }
+        Ok(Turn {
+            requests,
+            link: self.link.clone(),
+            opening: false,
+        })
+    }
+}
+
+impl fmt::Debug for Sender {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Sender").finish_non_exhaustive()
+    }
+}
+
+/// The right to open one stream. Held until the stream is open, it keeps the order.
+pub(crate) struct Turn {
+    requests: OwnedMutexGuard<SendRequest<Bytes>>,
+    link: Arc<Link>,
+    opening: bool,
+}
+
+impl Turn {
+    /// Queues the head of a request. Nothing of it is sent before the driver is polled.
+    pub(crate) fn send(
+        &mut self,
+        request: Request<()>,
+        end_of_stream: bool,
+    ) -> Result<Opened, h2::Error> {
+        // Before the driver can see the stream: it measures silence only while streams are open.
+        let stream = OpenStream::new(&self.link);
+        let (response, body) = self.requests.send_request(request, end_of_stream)?;
+        self.opening = true;
+        Ok(Opened {
+            response,
+            body,
+            stream,
+        })
+    }
+
+    /// Waits until the backend's limit leaves room for the stream.
+    pub(crate) fn poll_open(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        // A connection that ends (GOAWAY) may still open the stream; if it does not, the response
+        // says so.
+        if self.requests.poll_ready(cx).is_pending() {
+            return Poll::Pending;
+        }
+        self.opening = false;
+        Poll::Ready(())
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        if self.opening {
+            self.link.abandoned.store(true, Release);
+        }
+    }
+}
+
+/// A stream whose head is queued.
+pub(crate) struct Opened {
+    pub(crate) response: ResponseFuture,
+    pub(crate) body: SendStream<Bytes>,
+    /// To be kept until the response has ended.
+    pub(crate) stream: OpenStream,
+}
+
+/// Counts a stream for the keep-alive.
+pub(crate) struct OpenStream {
+    link: Arc<Link>,
+}
+
+impl OpenStream {
+    fn new(link: &Arc<Link>) -> Self {
+        link.streams.fetch_add(1, Relaxed);
+        Self { link: link.clone() }
+    }
+}
+
+impl Drop for OpenStream {
+    fn drop(&mut self) {
+        self.link.streams.fetch_sub(1, Relaxed);
+    }
+}
+
+/// Reads and writes for all streams of a connection; ends with the connection.
+#[must_use = "the connection makes no progress unless its driver is polled"]
+pub(crate) struct Driver<T> {
+    connection: client::Connection<Io<T>, Bytes>,
+    keep_alive: Option<KeepAlive>,
+    requests: Weak<Mutex<SendRequest<Bytes>>>,
+    link: Arc<Link>,
+}
+
+impl<T> Driver<T> {
+    /// Lets go of a stream that opened after its request was dropped: `SendRequest` still holds it
+    /// as the one that it waits for.
+    #[cold]
+    fn release_abandoned(&self) {
+        let Some(requests) = self.requests.upgrade() else {
+            return;
+        };
+        // A request that holds the lock waits for that stream, too.
+        let Ok(mut requests) = requests.try_lock() else {
+            return;
+        };
+        let mut cx = Context::from_waker(Waker::noop());
+        if requests.poll_ready(&mut cx).is_pending() {
+            self.link.abandoned.store(true, Release);
+        }
+    }
+}
+
+impl<T> Future for Driver<T>
+where
+    T: AsyncRead + AsyncWrite + Unpin,
+{
+    type Output = Result<(), BoxError>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.get_mut();
+        if let Some(keep_alive) = &mut this.keep_alive {
+            if keep_alive.poll_lost(&this.link, cx).is_ready() {
+                return Poll::Ready(Err("the backend did not answer a PING within 5 s".into()));
+            }
+        }
+        let ended = Pin::new(&mut this.connection).poll(cx);
+        if this.link.abandoned.swap(false, Acquire) {
+            this.release_abandoned();
+        }
+        ended.map_err(Into::into)
+    }
+}
+
+impl<T> Drop for Driver<T> {
+    fn drop(&mut self) {
+        self.link.closed.store(true, Release);
+    }
+}
+
+/// Finds out that a backend is gone while streams wait for it.
+struct KeepAlive {
+    pings: PingPong,
+    sleep: Pin<Box<Sleep>>,
+    beat: Beat,
+}
+
+#[derive(Clone, Copy)]
+enum Beat {
+    /// No stream is open.
+    Idle,
+    /// A PING is due unless the backend sends something.
+    Silent,
+    /// A PING is on its way.
+    Pinged,
+}
+
+impl KeepAlive {
+    /// Is ready when the backend did not answer a PING. Opening a stream wakes the driver, so an
+    /// idle connection needs no timer.
+    fn poll_lost(&mut self, link: &Link, cx: &mut Context<'_>) -> Poll<()> {
+        loop {
+            match self.beat {
+                Beat::Idle if link.streams.load(Relaxed) == 0 => return Poll::Pending,
+                Beat::Idle => {
+                    self.sleep.as_mut().reset(link.heard() + PING);
+                    self.beat = Beat::Silent;
+                }
+                Beat::Silent => {
+                    if self.sleep.as_mut().poll(cx).is_pending() {
+                        return Poll::Pending;
+                    }
+                    self.beat = Beat::Idle;
+                    if link.streams.load(Relaxed) == 0 || link.heard() + PING > Instant::now() {
+                        continue;
+                    }
+                    if self.pings.send_ping(Ping::opaque()).is_err() {
+                        // The connection has ended, and its own future says why.
+                        return Poll::Pending;
+                    }
+                    self.sleep.as_mut().reset(Instant::now() + PONG);
+                    self.beat = Beat::Pinged;
+                }
+                Beat::Pinged => match self.pings.poll_pong(cx) {
+                    Poll::Ready(Ok(_)) => {
+                        link.hear();
+                        self.beat = Beat::Idle;
+                    }
+                    Poll::Ready(Err(_)) => return Poll::Pending,
+                    Poll::Pending => return self.sleep.as_mut().poll(cx),
+                },
+            }
+        }
+    }
+}
+
+/// Notes when the backend sends something.
+struct Io<T> {
+    inner: T,
+    link: Arc<Link>,
+}
+
+impl<T: AsyncRead + Unpin> AsyncRead for Io<T> {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        let filled = buf.filled().len();
+        let read = Pin::new(&mut this.inner).poll_read(cx, buf);
+        if buf.filled().len() > filled {
+            this.link.hear();
+        }
+        read
+    }
+}
+
+impl<T: AsyncWrite + Unpin> AsyncWrite for Io<T> {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.get_mut().inner).poll_write(cx, buf)
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.get_mut().inner).poll_write_vectored(cx, bufs)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.inner.is_write_vectored()
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().inner).poll_flush(cx)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().inner).poll_shutdown(cx)
+    }
+}
+
+/// Enough for a fast network's delay at a gigabit: 1 MiB.
+const WINDOW: u32 = 1024 * 1024;
+/// Streams at once until the backend's SETTINGS name its limit: it refuses streams over the limit,
+/// and requests that wait are not refused.
+const BEFORE_SETTINGS: usize = 1;
+/// What HTTP/1.1 may have in a head, 32 KiB, and 100 times the 32 bytes that HTTP/2 counts for each
+/// field besides its name and value (RFC 9113 §6.5.2).
+const MAX_HEAD: u32 = 32 * 1024 + 100 * 32;
+/// What a stream may keep of a request body until the socket takes it.
+const SEND_BUFFER: usize = 256 * 1024;
+/// A backend that is gone is noticed within PING + PONG while streams are open.
+const PING: Duration = Duration::from_secs(10);
+const PONG: Duration = Duration::from_secs(5);
+
+#[cfg(test)]
+mod tests {
+    use tokio::{
+        io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex},
+        task::JoinHandle,
+    };
+
+    use super::*;
+
+    /// A connection whose other end speaks no HTTP/2 by itself.
+    async fn connected() -> (Sender, JoinHandle<Result<(), BoxError>>, DuplexStream) {
+        let (ours, theirs) = duplex(1 << 20);
+        let (sender, driver) = handshake(ours).await.unwrap();
+        (sender, tokio::spawn(driver), theirs)
+    }
+
+    async fn ask(sender: &Sender) -> Opened {
+        let mut turn = sender.turn().await.unwrap();
+        let request = Request::get("http://a/").body(()).unwrap();
+        let opened = turn.send(request, true).unwrap();
+        poll_fn(|cx| turn.poll_open(cx)).await;
+        opened
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_backend_that_is_gone_is_noticed_while_streams_are_open() {
+        let (sender, driver, _theirs) = connected().await;
+        let began = Instant::now();
+        let opened = ask(&sender).await;
+        let ended = driver.await.unwrap();
+        assert_eq!(began.elapsed().as_secs(), 15);
+        assert!(ended.unwrap_err().to_string().contains("PING"));
+        assert!(opened.response.await.unwrap_err().is_io());
+        assert!(sender.is_closed());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_backend_that_answers_pings_is_waited_for() {
+        let (sender, mut driver, theirs) = connected().await;
+        let server = tokio::spawn(async move {
+            let mut connection = h2::server::handshake(theirs).await.unwrap();
+            let mut held = Vec::new();
+            while let Some(request) = connection.accept().await {
+                held.push(request);
+            }
+        });
+        let opened = ask(&sender).await;
+        let minute = Duration::from_secs(60);
+        assert!(tokio::time::timeout(minute, &mut driver).await.is_err());
+        // Without a stream and a handle, the connection ends.
+        drop((opened, sender));
+        driver.await.unwrap().unwrap();
+        server.await.unwrap();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_idle_connection_is_left_alone() {
+        let (sender, mut driver, mut theirs) = connected().await;
+        let minute = Duration::from_secs(60);
+        assert!(tokio::time::timeout(minute, &mut driver).await.is_err());
+        assert!(!sender.is_closed());
+        theirs.shutdown().await.unwrap();
+        drop(driver.await.unwrap());
+        assert!(sender.is_closed(), "a close is noticed at once");
+        let mut said = Vec::new();
+        theirs.read_to_end(&mut said).await.unwrap();
+        const PING_FRAME: [u8; 4] = [0, 0, 8, 6];
+        assert!(!said.windows(4).any(|bytes| bytes == PING_FRAME));
+    }
+
+    #[tokio::test]
+    async fn a_request_that_is_dropped_before_its_stream_opened_holds_none() {
+        let (sender, driver, theirs) = connected().await;
+        let (first, second) = (ask(&sender).await, async {
+            let mut turn = sender.turn().await.unwrap();
+            let request = Request::get("http://a/gone").body(()).unwrap();
+            let opened = turn.send(request, true).unwrap();
+            // One stream at once until SETTINGS come.
+            let mut cx = Context::from_waker(Waker::noop());
+            assert!(turn.poll_open(&mut cx).is_pending());
+            (turn, opened)
+        });
+        drop(second.await);
+        let mut connection = h2::server::handshake(theirs).await.unwrap();
+        let mut resets = 0;
+        while let Some(request) = connection.accept().await {
+            let (request, mut respond) = request.unwrap();
+            if request.uri().path() == "/gone" {
+                let served =
+                    tokio::spawn(async move { while connection.accept().await.is_some() {} });
+                let reason = poll_fn(|cx| respond.poll_reset(cx)).await.unwrap();
+                assert_eq!(reason, h2::Reason::CANCEL);
+                resets += 1;
+                drop((first, sender));
+                driver.await.unwrap().unwrap();
+                served.await.unwrap();
+                break;
+            }
+            respond
+                .send_response(http::Response::new(()), true)
+                .unwrap();
+        }
+        assert_eq!(resets, 1);
+    }
+}

@@ -1,0 +1,311 @@
+//! One request on its stream, until the head of the response.
+
+use std::{
+    future::Future,
+    pin::Pin,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use h2::{Reason, RecvStream, client::ResponseFuture};
+use http::{Method, Response, StatusCode, header};
+
+use super::{
+    body::StreamBody,
+    fields,
+    upload::{Background, Stopped, Upload},
+};
+use crate::{
+    connect::http2::{OpenStream, Turn},
+    context::Interim,
+    deadline::Watch,
+    error::{Error, ErrorKind},
+    proxy::{
+        body::{Body, Outgoing},
+        h1::Timeouts,
+    },
+};
+
+/// A request on its stream.
+pub(super) struct Asking<'a> {
+    /// Held until the stream is open.
+    pub(super) turn: Option<Turn>,
+    pub(super) response: ResponseFuture,
+    pub(super) stream: OpenStream,
+    pub(super) upload: Option<Upload>,
+    /// The request says `Expect: 100-continue`: its body waits for the backend's answer.
+    pub(super) expecting: bool,
+    /// Where interim responses go.
+    pub(super) interim: Option<&'a Interim>,
+    pub(super) interims: u8,
+    pub(super) wait: Wait,
+}
+
+/// What a request waits for, and how long.
+pub(super) struct Wait {
+    watch: Watch,
+    timeouts: Timeouts,
+    phase: Phase,
+    /// How often the upload had moved on when the wait began.
+    moves: u64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Phase {
+    /// The client sends no more of its body.
+    Client,
+    /// The body waits for `100 (Continue)`.
+    Continue,
+    Head,
+    /// It has nothing to be sent yet, or the backend's window is full.
+    Write,
+}
+
+/// Why there is no response.
+pub(super) enum Failed {
+    Backend(h2::Error),
+    Otherwise(Error),
+}
+
+impl Wait {
+    pub(super) fn new(timeouts: Timeouts) -> Self {
+        Self {
+            watch: Watch::new(),
+            timeouts,
+            phase: Phase::Head,
+            moves: 0,
+        }
+    }
+
+    pub(super) fn begin(&mut self, phase: Phase) {
+        self.phase = phase;
+        self.watch.arm(match phase {
+            Phase::Client | Phase::Write => self.timeouts.idle,
+            Phase::Continue => CONTINUE,
+            Phase::Head => self.timeouts.response,
+        });
+    }
+
+    /// Waits for `future`, no longer than for `phase`.
+    pub(super) async fn within<F: Future>(
+        &mut self,
+        phase: Phase,
+        future: F,
+    ) -> Result<F::Output, Error> {
+        self.begin(phase);
+        let mut future = std::pin::pin!(future);
+        std::future::poll_fn(|cx| {
+            if let Poll::Ready(output) = future.as_mut().poll(cx) {
+                return Poll::Ready(Ok(output));
+            }
+            let expired = self.watch.poll_expired(cx);
+            expired.map(|()| Err(self.timed_out().into()))
+        })
+        .await
+    }
+
+    fn timed_out(&self) -> ErrorKind {
+        match self.phase {
+            Phase::Client => ErrorKind::ClientBodyTimeout,
+            Phase::Write => ErrorKind::RequestWriteTimeout,
+            Phase::Continue | Phase::Head => ErrorKind::ResponseHeadTimeout,
+        }
+    }
+}
+
+impl Asking<'_> {
+    /// Sends the request and waits for the head of the response.
+    pub(super) fn poll(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<Response<RecvStream>, Failed>> {
+        loop {
+            if let Err(error) = self.poll_request(cx) {
+                return Poll::Ready(Err(Failed::Otherwise(error)));
+            }
+            let was_expecting = self.expecting;
+            if let Poll::Ready(answer) = self.poll_head(cx) {
+                return Poll::Ready(answer);
+            }
+            if was_expecting && !self.expecting {
+                continue;
+            }
+            let (phase, moves) = self.phase();
+            if phase != self.wait.phase || moves != self.wait.moves {
+                self.wait.moves = moves;
+                self.wait.begin(phase);
+            }
+            if self.wait.watch.poll_expired(cx).is_pending() {
+                return Poll::Pending;
+            }
+            if phase != Phase::Continue {
+                let error = Error::new(self.wait.timed_out()).after_sending();
+                return Poll::Ready(Err(Failed::Otherwise(error)));
+            }
+            // RFC 9110 §10.1.1: a client that waits need not wait for ever.
+            self.expecting = false;
+        }
+    }
+
+    fn poll_request(&mut self, cx: &mut Context<'_>) -> Result<(), Error> {
+        if let Some(turn) = &mut self.turn {
+            if turn.poll_open(cx).is_pending() {
+                return Ok(());
+            }
+            self.turn = None;
+            // The response is due from now on.
+            self.wait.begin(Phase::Head);
+        }
+        if self.expecting {
+            return Ok(());
+        }
+        let Some(upload) = &mut self.upload else {
+            return Ok(());
+        };
+        match upload.poll(cx) {
+            Poll::Pending => {}
+            Poll::Ready(Ok(()) | Err(Stopped::Backend)) => self.upload = None,
+            Poll::Ready(Err(Stopped::Client(error))) => return Err(error.after_sending()),
+        }
+        Ok(())
+    }
+
+    fn phase(&self) -> (Phase, u64) {
+        match &self.upload {
+            None => (Phase::Head, self.wait.moves),
+            Some(_) if self.turn.is_some() => (Phase::Write, 0),
+            Some(_) if self.expecting => (Phase::Continue, 0),
+            Some(upload) if upload.waits_for_client() => (Phase::Client, upload.moves()),
+            Some(upload) => (Phase::Write, upload.moves()),
+        }
+    }
+
+    fn poll_head(&mut self, cx: &mut Context<'_>) -> Poll<Result<Response<RecvStream>, Failed>> {
+        loop {
+            match self.response.poll_informational(cx) {
+                // What comes first is waited for there.
+                Poll::Pending => return Poll::Pending,
+                Poll::Ready(None) => {
+                    let head = Pin::new(&mut self.response).poll(cx);
+                    return head.map_err(Failed::Backend);
+                }
+                Poll::Ready(Some(Err(error))) => return Poll::Ready(Err(Failed::Backend(error))),
+                Poll::Ready(Some(Ok(response))) => {
+                    if let Err(why) = self.interim(response) {
+                        return Poll::Ready(Err(Failed::Otherwise(malformed(why))));
+                    }
+                }
+            }
+        }
+    }
+
+    fn interim(&mut self, response: Response<()>) -> Result<(), &'static str> {
+        self.interims += 1;
+        if self.interims > MAX_INTERIM {
+            return Err("more than 100 interim responses");
+        }
+        match response.status() {
+            StatusCode::CONTINUE => self.expecting = false,
+            StatusCode::SWITCHING_PROTOCOLS => return Err("101, which HTTP/2 does not have"),
+            status => {
+                if let Some(interim) = self.interim {
+                    let mut fields = response.into_parts().0.headers;
+                    fields::clean(&mut fields)?;
+                    // RFC 9110 §8.6: it has no content.
+                    fields.remove(header::CONTENT_LENGTH);
+                    interim.send(status, fields);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes the response, and lets the rest of the request go on beside its body.
+    pub(super) fn respond(
+        self,
+        response: Response<RecvStream>,
+        method: &Method,
+        idle_timeout: Duration,
+    ) -> Result<Response<Body>, Error> {
+        let (mut head, incoming) = response.into_parts();
+        fields::clean(&mut head.headers).map_err(malformed)?;
+        head.extensions.clear();
+        if incoming.is_end_stream() {
+            return Ok(Response::from_parts(head, Body::default()));
+        }
+        // RFC 9110 §10.1.1: a backend that refuses without having asked for the body has no use
+        // for it. One that succeeds reads it as it goes.
+        let unwanted = self.expecting && !head.status.is_success();
+        let no_content = *method == Method::HEAD
+            || matches!(
+                head.status,
+                StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED
+            );
+        let length = head.headers.get(header::CONTENT_LENGTH);
+        let length = length.and_then(|length| length.to_str().ok()?.parse().ok());
+        let body = Body::http2(Box::new(StreamBody {
+            incoming,
+            left: length.filter(|_| !no_content),
+            data_ended: false,
+            upload: self.upload.filter(|_| !unwanted).map(Background::spawn),
+            watch: self.wait.watch,
+            waiting: None,
+            idle_timeout,
+            _stream: self.stream,
+        }));
+        Ok(Response::from_parts(head, body))
+    }
+
+    /// Gives back what another stream needs; the body only if nothing was taken from it.
+    pub(super) fn into_unsent(self) -> (Wait, Option<Outgoing>) {
+        (self.wait, self.upload.and_then(Upload::into_untouched))
+    }
+}
+
+impl Failed {
+    /// Returns true if the backend ends the connection and says that it will not act on the
+    /// request (RFC 9113 §6.8).
+    pub(super) fn was_going_away(&self) -> bool {
+        match self {
+            Self::Backend(error) => is_going_away(error),
+            Self::Otherwise(_) => false,
+        }
+    }
+
+    pub(super) fn into_error(self) -> Error {
+        let error = match self {
+            Self::Backend(error) => error,
+            Self::Otherwise(error) => return error,
+        };
+        let refused = error.is_remote() && error.reason() == Some(Reason::REFUSED_STREAM);
+        let unprocessed = refused || is_going_away(&error);
+        // Here h2 itself resets a stream only for what it read on it.
+        let is_malformed = error.is_library() && error.is_reset();
+        let kind = match is_malformed {
+            true => ErrorKind::ResponseHead,
+            false => ErrorKind::ResponseClosed,
+        };
+        let failed = Error::new(kind).with_source(error).after_sending();
+        match unprocessed {
+            true => failed.unprocessed(),
+            false => failed,
+        }
+    }
+}
+
+/// A graceful GOAWAY ends only the streams over the last that the backend will act on.
+fn is_going_away(error: &h2::Error) -> bool {
+    error.is_remote() && error.is_go_away() && error.reason() == Some(Reason::NO_ERROR)
+}
+
+#[cold]
+fn malformed(why: &'static str) -> Error {
+    Error::new(ErrorKind::ResponseHead)
+        .with_source(why)
+        .after_sending()
+}
+
+/// How long a body waits for `100 (Continue)`: as long as in HTTP/1.1.
+const CONTINUE: Duration = Duration::from_secs(1);
+/// More than any exchange has use for.
+const MAX_INTERIM: u8 = 100;

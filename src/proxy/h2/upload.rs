@@ -1,0 +1,257 @@
+//! The body of a request on its way to the backend.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
+    },
+    task::{Context, Poll, ready},
+};
+
+use bytes::Bytes;
+use h2::{Reason, SendStream};
+use http_body::Frame;
+
+use super::fields;
+use crate::{
+    error::{BoxError, Error, ErrorKind},
+    proxy::body::Outgoing,
+};
+
+/// A request body, and the stream that it goes to. Dropped before the end, it leaves the stream
+/// open; the stream is reset once the response is dropped, too.
+pub(super) struct Upload {
+    stream: SendStream<Bytes>,
+    body: Outgoing,
+    /// Data that the stream has no room for yet.
+    held: Bytes,
+    /// Nothing comes after `held`.
+    last: bool,
+    /// What is left of the declared length.
+    left: Option<u64>,
+    /// The backend has taken all that the client sent.
+    drained: bool,
+    untouched: bool,
+    /// Some data went to the stream.
+    begun: bool,
+    /// How often something moved on.
+    moves: u64,
+}
+
+/// Why an upload stopped.
+pub(super) enum Stopped {
+    /// The stream has ended; the response says how.
+    Backend,
+    Client(Error),
+}
+
+impl Upload {
+    pub(super) fn new(stream: SendStream<Bytes>, body: Outgoing, length: Option<u64>) -> Self {
+        Self {
+            stream,
+            body,
+            held: Bytes::new(),
+            last: false,
+            left: length,
+            drained: false,
+            untouched: true,
+            begun: false,
+            moves: 0,
+        }
+    }
+
+    /// Returns true if the next frame is to come from the client, false if the backend's window
+    /// is full.
+    pub(super) fn waits_for_client(&self) -> bool {
+        self.drained
+    }
+
+    pub(super) fn moves(&self) -> u64 {
+        self.moves
+    }
+
+    /// Gives the body back if nothing was taken from it.
+    pub(super) fn into_untouched(self) -> Option<Outgoing> {
+        self.untouched.then_some(self.body)
+    }
+
+    /// Passes on what the client sends, no faster than the backend's window opens.
+    pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Stopped>> {
+        loop {
+            if !self.held.is_empty() {
+                ready!(self.poll_held(cx))?;
+                if self.last {
+                    return Poll::Ready(Ok(()));
+                }
+            }
+            self.untouched = false;
+            self.drained = true;
+            let frame = ready!(self.body.as_mut().poll_frame(cx));
+            self.drained = false;
+            self.moves += 1;
+            match frame {
+                Some(Ok(frame)) => {
+                    if self.take(frame)? {
+                        return Poll::Ready(Ok(()));
+                    }
+                }
+                Some(Err(source)) => return Poll::Ready(Err(self.fail(source))),
+                None => {
+                    self.check_end()?;
+                    return Poll::Ready(self.send(Bytes::new(), true));
+                }
+            }
+        }
+    }
+
+    /// Takes a frame from the client; true at the end.
+    fn take(&mut self, frame: Frame<Bytes>) -> Result<bool, Stopped> {
+        let data = match frame.into_data() {
+            Ok(data) => data,
+            Err(frame) => {
+                self.check_end()?;
+                let mut trailers = frame.into_trailers().unwrap_or_default();
+                fields::keep_trailers(&mut trailers);
+                if trailers.is_empty() {
+                    return self.send(Bytes::new(), true).map(|()| true);
+                }
+                // What was reserved and not used goes back to the other streams.
+                self.stream.reserve_capacity(0);
+                let sent = self.stream.send_trailers(trailers);
+                return sent.map(|()| true).map_err(|_closed| Stopped::Backend);
+            }
+        };
+        if let Some(left) = self.left {
+            match left.checked_sub(data.len() as u64) {
+                Some(rest) => self.left = Some(rest),
+                None => return Err(self.fail("the body is longer than its Content-Length".into())),
+            }
+        }
+        self.last = self.body.is_end_stream();
+        if self.last {
+            self.check_end()?;
+        }
+        if data.is_empty() {
+            return match self.last {
+                true => self.send(data, true).map(|()| true),
+                false => Ok(false),
+            };
+        }
+        self.held = data;
+        Ok(false)
+    }
+
+    /// Gives the stream what it has room for.
+    fn poll_held(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Stopped>> {
+        if !std::mem::replace(&mut self.begun, true) && self.held.len() <= FIRST {
+            // A new stream has no room before the driver has sent its head: with the data at hand,
+            // the driver sends both in one write.
+            self.moves += 1;
+            let data = std::mem::take(&mut self.held);
+            return Poll::Ready(self.send(data, self.last));
+        }
+        while !self.held.is_empty() {
+            // Only for data that is at hand: a reservation takes from the window of all streams.
+            self.stream.reserve_capacity(self.held.len().min(PIECE));
+            let mut room = self.stream.capacity();
+            while room == 0 {
+                match ready!(self.stream.poll_capacity(cx)) {
+                    Some(Ok(more)) => room = more,
+                    Some(Err(_)) | None => return Poll::Ready(Err(Stopped::Backend)),
+                }
+            }
+            let piece = self.held.split_to(room.min(self.held.len()));
+            let last = self.last && self.held.is_empty();
+            self.moves += 1;
+            if let Err(stopped) = self.send(piece, last) {
+                return Poll::Ready(Err(stopped));
+            }
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    fn send(&mut self, data: Bytes, last: bool) -> Result<(), Stopped> {
+        let sent = self.stream.send_data(data, last);
+        sent.map_err(|_closed| Stopped::Backend)
+    }
+
+    fn check_end(&mut self) -> Result<(), Stopped> {
+        match self.left {
+            None | Some(0) => Ok(()),
+            Some(_) => Err(self.fail("the body is shorter than its Content-Length".into())),
+        }
+    }
+
+    /// Resets the stream: an end would make the backend take a part for the whole.
+    #[cold]
+    fn fail(&mut self, source: BoxError) -> Stopped {
+        self.stream.send_reset(Reason::CANCEL);
+        Stopped::Client(Error::new(ErrorKind::ClientBody).with_source(source))
+    }
+}
+
+/// How far an upload is that goes on beside its response.
+#[derive(Default)]
+pub(super) struct Progress {
+    /// How often something moved on.
+    moves: AtomicU64,
+    waits_for_client: AtomicBool,
+    client_failed: AtomicBool,
+}
+
+impl Progress {
+    pub(super) fn moves(&self) -> u64 {
+        self.moves.load(Relaxed)
+    }
+
+    pub(super) fn waits_for_client(&self) -> bool {
+        self.waits_for_client.load(Relaxed)
+    }
+
+    pub(super) fn client_failed(&self) -> bool {
+        self.client_failed.load(Relaxed)
+    }
+}
+
+/// An upload that goes on in a task of its own, so that a client that reads the response slowly
+/// does not stop it. Dropped, it ends.
+pub(super) struct Background {
+    pub(super) progress: Arc<Progress>,
+    task: tokio::task::AbortHandle,
+}
+
+impl Background {
+    pub(super) fn spawn(mut upload: Upload) -> Self {
+        let progress = Arc::<Progress>::default();
+        let noted = progress.clone();
+        let task = tokio::spawn(std::future::poll_fn(move |cx| {
+            // A backend that has no use for the rest resets the stream.
+            let polled = match upload.stream.poll_reset(cx) {
+                Poll::Ready(_) => Poll::Ready(Ok(())),
+                Poll::Pending => upload.poll(cx),
+            };
+            if let Poll::Ready(Err(Stopped::Client(_))) = &polled {
+                noted.client_failed.store(true, Relaxed);
+            }
+            let waits_for_client = polled.is_pending() && upload.waits_for_client();
+            noted.waits_for_client.store(waits_for_client, Relaxed);
+            noted.moves.store(upload.moves(), Relaxed);
+            polled.map(drop)
+        }));
+        Self {
+            progress,
+            task: task.abort_handle(),
+        }
+    }
+}
+
+impl Drop for Background {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+/// A frame of the usual size.
+const FIRST: usize = 16 * 1024;
+/// Four frames of the usual size: enough to keep a stream busy until its window opens again.
+const PIECE: usize = 64 * 1024;
