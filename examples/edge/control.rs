@@ -53,6 +53,7 @@ async fn control(path: &str, loaded: Loaded) -> Result<(), BoxError> {
     for (nth, tls) in layers.into_iter().enumerate() {
         listeners.push(Door {
             address: settle(running.settings.listen_address(nth)?)?,
+            listen: running.settings.listen[nth].clone(),
             tls,
             endpoints: running.settings.endpoints_layer(nth, &readiness)?,
         });

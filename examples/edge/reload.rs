@@ -118,7 +118,12 @@ fn same_process(new: &Settings, old: &Settings) -> bool {
         let tls = listen.tls.as_ref();
         let tls = tls.map(|tls| (tls.min_version.clone(), tls.alpn.clone()));
         let paths = (listen.ready.clone(), listen.live.clone());
-        (listen.address.clone(), paths, tls)
+        let http1 = (
+            listen.half_close,
+            listen.allow_empty_host,
+            listen.allow_raw_target,
+        );
+        (listen.address.clone(), paths, http1, tls)
     };
     new.server == old.server
         && new

@@ -7,7 +7,8 @@ use evenkeel::{
     BoxError,
     access_log::AccessLogLayer,
     endpoints::EndpointsLayer,
-    server::{self, Serve, Workers, bind},
+    server::{self, Http, Serve, Workers, bind},
+    settings::Listen,
     tls::{HstsLayer, TlsLayer},
 };
 use http::{Request, Response};
@@ -31,6 +32,8 @@ pub(crate) struct Plan {
 /// A listener, and what stands around its requests.
 pub(crate) struct Door {
     pub(crate) address: SocketAddr,
+    /// As the settings have it.
+    pub(crate) listen: Listen,
     pub(crate) tls: Option<TlsLayer>,
     pub(crate) endpoints: Option<EndpointsLayer>,
 }
@@ -44,6 +47,7 @@ impl Plan {
         let mut serving = JoinSet::new();
         for Door {
             address,
+            listen,
             tls,
             endpoints,
         } in self.listeners.iter()
@@ -57,8 +61,8 @@ impl Plan {
             let app = self.apps[number].clone();
             let tls = tls.as_ref();
             match endpoints {
-                Some(own) => self.serve(&mut serving, listener, own.layer(app), tls),
-                None => self.serve(&mut serving, listener, app, tls),
+                Some(own) => self.serve(&mut serving, listener, listen, own.layer(app), tls)?,
+                None => self.serve(&mut serving, listener, listen, app, tls)?,
             }
         }
         while let Some(ended) = serving.join_next().await {
@@ -71,9 +75,11 @@ impl Plan {
         &self,
         serving: &mut JoinSet<io::Result<()>>,
         listener: TcpListener,
+        listen: &Listen,
         app: S,
         tls: Option<&TlsLayer>,
-    ) where
+    ) -> io::Result<()>
+    where
         S: Service<Request<server::Body>, Response = Response<B>, Error = Infallible>,
         S: Clone + Send + 'static,
         S::Future: Send,
@@ -83,14 +89,15 @@ impl Plan {
         match tls {
             Some(tls) => {
                 let serve = evenkeel::serve(listener, HstsLayer::new().layer(app));
-                let serve = self.finish(serve);
+                let serve = self.finish(http1(serve, listen)?);
                 serving.spawn(Serve::layer(serve, tls.clone()).into_future());
             }
             None => {
-                let serve = evenkeel::serve(listener, app);
+                let serve = http1(evenkeel::serve(listener, app), listen)?;
                 serving.spawn(self.finish(serve).into_future());
             }
         }
+        Ok(())
     }
 
     fn finish<C>(&self, serve: Serve<TcpListener, C>) -> Serve<TcpListener, C> {
@@ -104,6 +111,20 @@ impl Plan {
             None => serve,
         }
     }
+}
+
+/// Speaks HTTP/1.1 as the settings have it.
+fn http1<S>(
+    serve: Serve<TcpListener, Http<S>>,
+    listen: &Listen,
+) -> io::Result<Serve<TcpListener, Http<S>>> {
+    let configured = serve.http(|http| {
+        Ok(http
+            .half_close(listen.half_close)
+            .allow_empty_host(listen.allow_empty_host)
+            .allow_raw_target(listen.allow_raw_target))
+    });
+    configured.map_err(io::Error::other)
 }
 
 /// Makes one port of port 0 for all workers, which share it.

@@ -38,7 +38,7 @@
 //! | section | keys |
 //! |---|---|
 //! | `[server]` | `threads`, `locality`, `shutdown = { lame_duck, drain }` |
-//! | `[[listen]]` | `address`, `ready`, `live`, `proxy_protocol` |
+//! | `[[listen]]` | `address`, `ready`, `live`, `half_close`, `allow_empty_host`, `allow_raw_target`, `proxy_protocol` |
 //! | `[listen.tls]` | `certificates = [{ chain, key }]`, `min_version`, `alpn` |
 //! | `[pool]` | `strategy`, `hash`, `panic`, `slow_start`, `overprovisioning` |
 //! | `[[pool.backends]]` | `id`, `url`, `weight`, `tier`, `locality`, `max_in_flight`, `protocol` |

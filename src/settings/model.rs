@@ -109,6 +109,16 @@ pub struct Listen {
     pub ready: Option<String>,
     /// The path that tells whether this instance lives; none where absent.
     pub live: Option<String>,
+    /// A client that ends its side of an HTTP/1.1 connection may still wait for its response; off
+    /// where absent.
+    #[serde(default)]
+    pub half_close: bool,
+    /// Accepts a Host field without a value in HTTP/1.1; off where absent.
+    #[serde(default)]
+    pub allow_empty_host: bool,
+    /// Accepts UTF-8 that is not percent-encoded in an HTTP/1.1 target; off where absent.
+    #[serde(default)]
+    pub allow_raw_target: bool,
     /// For a later version; only `false` is accepted.
     pub(super) proxy_protocol: Option<toml::Value>,
     /// Terminates TLS; cleartext where absent.

@@ -84,9 +84,7 @@ fn trim(value: &mut HeaderValue) {
 /// Removes the fields that may not stand in a trailer section. Pseudo-fields never get here: h2
 /// drops them.
 pub(super) fn keep_trailers(fields: &mut HeaderMap) {
-    let may_stay = |name: &HeaderName| {
-        is_trailer(name)
-    };
+    let may_stay = |name: &HeaderName| is_trailer(name);
     let unfit: Vec<HeaderName> = fields.keys().filter(|n| !may_stay(n)).cloned().collect();
     for name in unfit {
         fields.remove(name);

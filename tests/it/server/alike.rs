@@ -265,11 +265,10 @@ async fn seen(address: SocketAddr, bytes: &[u8]) -> (String, String) {
     client.shutdown().await.unwrap();
     let got = rest(&mut client).await;
     let status = got.split(' ').nth(1).unwrap_or_default().to_owned();
-    let body = got
-        .split_once("\r\n\r\n")
-        .map_or("", |(_, body)| body)
-        .to_owned();
-    (status, body)
+    let body = got.split_once("\r\n\r\n").map_or("", |(_, body)| body);
+    // What is left of the bytes may be a request that is refused.
+    let body = body.split("HTTP/1.1 ").next().unwrap_or_default();
+    (status, body.to_owned())
 }
 
 /// Requests of which the two make something else, and why that is right.
