@@ -8,21 +8,19 @@ use std::{
     task::{Context, Poll, Waker, ready},
 };
 
-#[cfg(feature = "http2")]
-use h2::RecvStream;
 use http::{HeaderValue, Method, Request, Response, StatusCode, header::CONNECTION};
 use http_body::Body as HttpBody;
 use hyper::body::Incoming;
 use pin_project_lite::pin_project;
 use tower_service::Service;
 
-#[cfg(feature = "http2")]
-use super::http2::Received;
 use super::{
     Body,
     body::Answering,
     state::{Exchanging, State},
 };
+#[cfg(feature = "http2")]
+use crate::context::Interim;
 use crate::{
     context::{ConnInfo, spare},
     error::BoxError,
@@ -70,20 +68,19 @@ impl<S> AppService<S> {
 
     /// Calls the service with a request that came on a stream of HTTP/2.
     #[cfg(feature = "http2")]
-    pub(super) fn stream<B>(&self, request: Request<RecvStream>) -> (Call<S, S::Future>, Exchanging)
+    pub(super) fn stream<B>(
+        &self,
+        mut request: Request<Body>,
+        interim: Interim,
+    ) -> (Call<S, S::Future>, Exchanging)
     where
         S: Service<Request<Body>, Response = Response<B>> + Clone,
         S::Error: Into<BoxError>,
     {
-        let (mut parts, stream) = request.into_parts();
-        let body = match Received::new(stream, &parts.headers) {
-            Some(received) => Body::of_stream(received, &self.state),
-            None => Body::empty(),
-        };
-        if parts.extensions.is_empty() {
-            parts.extensions = spare::take();
+        if request.extensions().is_empty() {
+            *request.extensions_mut() = spare::take();
         }
-        let mut request = Request::from_parts(parts, body);
+        interim.note(request.extensions_mut());
         let exchanging = self.begin(&mut request);
         (self.answer(request), exchanging)
     }

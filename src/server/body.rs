@@ -55,7 +55,7 @@ impl Body {
     }
 
     /// A body that is here to its end: it costs no shared state, and outlives the connection.
-    #[cfg_attr(not(test), expect(dead_code, reason = "under way"))]
+    #[cfg_attr(not(feature = "http2"), expect(dead_code, reason = "under way"))]
     pub(super) fn whole(data: Bytes) -> Self {
         Self {
             content: Content::Whole(data),

@@ -1,14 +1,16 @@
-//! The fields of an answer, as HTTP/2 has them.
+//! The fields of an answer, as HTTP/2 has them; and what holds for fields in both directions.
 
-use http::{HeaderMap, HeaderValue, header};
+use http::{HeaderMap, HeaderName, HeaderValue, header};
 
 use crate::server::date;
 
-/// Makes the fields fit: none that belongs to a connection of HTTP/1.1 (RFC 9113 §8.2.2), the date,
-/// and the length where it is known.
+/// Makes the fields fit: none that belongs to a connection of HTTP/1.1 (RFC 9113 §8.2.2), no blanks
+/// around a value (§8.2.1), the date, and the length where it is known.
 pub(super) fn fit(headers: &mut HeaderMap, length: Option<u64>, opens_tunnel: bool) {
     let (mut hops, mut dated, mut measured) = (false, false, false);
-    for name in headers.keys() {
+    let mut blanks = false;
+    for (name, value) in headers.iter() {
+        blanks |= has_blanks(value);
         match *name {
             header::DATE => dated = true,
             header::CONTENT_LENGTH => measured = true,
@@ -21,6 +23,9 @@ pub(super) fn fit(headers: &mut HeaderMap, length: Option<u64>, opens_tunnel: bo
     if hops {
         strip(headers);
     }
+    if blanks {
+        trim_all(headers);
+    }
     if !dated {
         headers.insert(header::DATE, date::now());
     }
@@ -32,6 +37,76 @@ pub(super) fn fit(headers: &mut HeaderMap, length: Option<u64>, opens_tunnel: bo
     } else if let Some(length) = length.filter(|_| !measured) {
         headers.insert(header::CONTENT_LENGTH, HeaderValue::from(length));
     }
+}
+
+/// Makes the fields of an interim response fit; it has neither a date nor a length (RFC 9110 §8.6).
+pub(super) fn fit_interim(headers: &mut HeaderMap) {
+    strip(headers);
+    headers.remove(header::CONTENT_LENGTH);
+    trim(headers);
+}
+
+/// Leaves what may stand in a trailer section, in either direction. The codec has dropped
+/// pseudo-fields of a request's.
+pub(super) fn fit_trailers(headers: &mut HeaderMap) {
+    let is_fine = |name: &HeaderName| is_trailer(name) && !HOPS.contains(&name.as_str());
+    if !headers.keys().all(is_fine) {
+        let fields = std::mem::take(headers);
+        let mut last = None;
+        for (name, value) in fields {
+            last = name.or(last);
+            if let Some(name) = last.clone().filter(is_fine) {
+                headers.append(name, value);
+            }
+        }
+    }
+    trim(headers);
+}
+
+/// Removes the blanks around values: the RFC calls them malformed, but real clients and backends
+/// send them.
+pub(super) fn trim(headers: &mut HeaderMap) {
+    if headers.values().any(has_blanks) {
+        trim_all(headers);
+    }
+}
+
+fn has_blanks(value: &HeaderValue) -> bool {
+    matches!(value.as_bytes(), [b' ' | b'\t', ..] | [.., b' ' | b'\t'])
+}
+
+#[cold]
+fn trim_all(headers: &mut HeaderMap) {
+    for value in headers.values_mut() {
+        // HTAB and SP are the only white space that a value may have.
+        if let Ok(mut trimmed) = HeaderValue::from_bytes(value.as_bytes().trim_ascii()) {
+            trimmed.set_sensitive(value.is_sensitive());
+            *value = trimmed;
+        }
+    }
+}
+
+/// Returns true for a field that may stand in a trailer section (RFC 9110 §6.5.1).
+// Replaced by wire.
+fn is_trailer(name: &HeaderName) -> bool {
+    const NEVER: [HeaderName; 15] = [
+        header::AUTHORIZATION,
+        header::CACHE_CONTROL,
+        header::CONNECTION,
+        header::CONTENT_ENCODING,
+        header::CONTENT_LENGTH,
+        header::CONTENT_RANGE,
+        header::CONTENT_TYPE,
+        header::COOKIE,
+        header::HOST,
+        header::SET_COOKIE,
+        header::TE,
+        header::TRAILER,
+        header::TRANSFER_ENCODING,
+        header::UPGRADE,
+        header::WWW_AUTHENTICATE,
+    ];
+    !NEVER.contains(name)
 }
 
 #[cold]
@@ -107,6 +182,39 @@ mod tests {
         ] {
             assert_eq!(fitted(fields, None, false), left, "{fields:?}");
         }
+    }
+
+    #[test]
+    fn blanks_around_values_go_and_blanks_within_stay() {
+        let fields = &[("a", " \t1 2\t "), ("b", "\t"), ("b", "3")];
+        assert_eq!(fitted(fields, None, false), "a=1 2 b= b=3");
+    }
+
+    #[test]
+    fn trailers_are_neither_framing_nor_of_a_connection() {
+        let mut headers = HeaderMap::new();
+        for name in ["sum", "content-length", "host", "keep-alive", "sum", "te"] {
+            headers.append(name, HeaderValue::from_static(" 1"));
+        }
+        fit_trailers(&mut headers);
+        let left: Vec<_> = headers
+            .iter()
+            .map(|(name, value)| (name.as_str(), value))
+            .collect();
+        assert_eq!(left, [("sum", "1"), ("sum", "1")]);
+    }
+
+    #[test]
+    fn an_interim_response_has_no_length_and_no_date() {
+        let mut headers = HeaderMap::new();
+        for name in ["link", "content-length", "connection", "upgrade"] {
+            headers.append(name, HeaderValue::from_static("link2"));
+        }
+        fit_interim(&mut headers);
+        assert_eq!(
+            headers.keys().map(HeaderName::as_str).collect::<Vec<_>>(),
+            ["link"]
+        );
     }
 
     #[test]
