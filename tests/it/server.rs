@@ -2,6 +2,8 @@ mod alike;
 mod ends;
 mod goodbye;
 mod http2;
+mod http2_early;
+mod http2_requests;
 mod over_tls;
 mod streaming;
 mod streams;
