@@ -1,11 +1,17 @@
 //! Interim responses on their way to the client.
 
 #[cfg(feature = "server")]
-use std::task::{Context, Poll};
+use std::task::Context;
 use std::{
     collections::VecDeque,
     fmt,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{
+            AtomicBool, AtomicU64,
+            Ordering::{Acquire, Release},
+        },
+    },
     task::Waker,
 };
 
@@ -40,15 +46,17 @@ pub struct Interim {
 
 /// What a server and the handles of its requests share.
 struct Queue {
+    /// The request that may send; 0 while none may.
+    current: AtomicU64,
+    /// A response waits: without one, the server takes no lock.
+    has_some: AtomicBool,
     state: Mutex<State>,
 }
 
 #[derive(Default)]
 struct State {
-    /// The request that may send; handles of earlier ones are refused.
+    /// The request that the others are of.
     request: u64,
-    /// The final response has not begun, and the client's version has interim responses.
-    open: bool,
     sent: usize,
     bytes: usize,
     waiting: VecDeque<(StatusCode, HeaderMap)>,
@@ -75,14 +83,18 @@ impl Interim {
             .map(|(name, value)| name.as_str().len() + value.len() + LINE)
             .sum::<usize>();
         let mut state = self.queue.lock();
-        let is_current = state.open && state.request == self.request;
-        if !is_current || state.sent == MOST || state.bytes + bytes > MOST_BYTES {
+        if self.queue.current.load(Acquire) != self.request {
+            return false;
+        }
+        state.of(self.request);
+        if state.sent == MOST || state.bytes + bytes > MOST_BYTES {
             return false;
         }
         state.sent += 1;
         state.bytes += bytes;
         state.waiting.push_back((status, headers));
-        let waker = state.waker.take();
+        self.queue.has_some.store(true, Release);
+        let waker = state.waker.clone();
         drop(state);
         if let Some(waker) = waker {
             waker.wake();
@@ -117,6 +129,8 @@ impl Queue {
     #[cfg(feature = "server")]
     fn new() -> Arc<Self> {
         Arc::new(Self {
+            current: AtomicU64::new(0),
+            has_some: AtomicBool::new(false),
             state: Mutex::new(State::default()),
         })
     }
@@ -126,12 +140,25 @@ impl Queue {
     }
 }
 
+impl State {
+    /// Forgets what was of an earlier request.
+    fn of(&mut self, request: u64) {
+        if self.request != request {
+            self.request = request;
+            self.sent = 0;
+            self.bytes = 0;
+            self.waiting.clear();
+        }
+    }
+}
+
 #[cfg(all(feature = "proxy", feature = "server"))]
 thread_local! {
     /// Stands in a place until the next request has it.
     static CLOSED: Interim = Interim {
         queue: Queue::new(),
-        request: 0,
+        // No request has this number.
+        request: u64::MAX,
     };
 }
 
@@ -147,6 +174,9 @@ impl fmt::Debug for Interim {
 #[cfg(feature = "server")]
 pub(crate) struct InterimQueue {
     queue: Arc<Queue>,
+    request: u64,
+    /// The task that is woken, as the queue has it, too.
+    task: Option<Waker>,
 }
 
 #[cfg(feature = "server")]
@@ -154,47 +184,54 @@ impl InterimQueue {
     pub(crate) fn new() -> Self {
         Self {
             queue: Queue::new(),
+            request: 0,
+            task: None,
         }
     }
 
     /// Begins a request: what handles of earlier ones send is refused from now on, and what they
     /// sent is forgotten. `open` is false where the client knows no interim responses.
     pub(crate) fn begin(&mut self, open: bool) -> Interim {
-        let mut state = self.queue.lock();
-        state.request += 1;
-        state.open = open;
-        state.sent = 0;
-        state.bytes = 0;
-        state.waiting.clear();
-        let request = state.request;
-        drop(state);
+        self.request += 1;
+        let current = if open { self.request } else { 0 };
+        self.queue.current.store(current, Release);
         Interim {
             queue: self.queue.clone(),
-            request,
+            request: self.request,
         }
     }
 
     /// Ends the time for interim responses, as the final one begins; returns those that were sent
     /// before it and still wait.
     pub(crate) fn end(&mut self) -> VecDeque<(StatusCode, HeaderMap)> {
-        let mut state = self.queue.lock();
-        state.open = false;
-        state.waker = None;
-        std::mem::take(&mut state.waiting)
+        self.queue.current.store(0, Release);
+        match self.queue.has_some.load(Acquire) {
+            true => self.take(),
+            false => VecDeque::new(),
+        }
     }
 
-    /// Takes the next response that waits; registers the task to be woken by the next one. Takes a
-    /// lock that only the request's own task wants.
-    pub(crate) fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<(StatusCode, HeaderMap)> {
+    /// Takes the responses that wait; registers the task to be woken by the next one. Costs a load
+    /// and a comparison where none waits.
+    pub(crate) fn poll(&mut self, cx: &Context<'_>) -> VecDeque<(StatusCode, HeaderMap)> {
+        let task = self.task.as_ref();
+        let is_registered = task.is_some_and(|task| task.will_wake(cx.waker()));
+        if !is_registered {
+            self.task = Some(cx.waker().clone());
+            self.queue.lock().waker = self.task.clone();
+        }
+        match self.queue.has_some.load(Acquire) {
+            true => self.take(),
+            false => VecDeque::new(),
+        }
+    }
+
+    #[cold]
+    fn take(&mut self) -> VecDeque<(StatusCode, HeaderMap)> {
         let mut state = self.queue.lock();
-        if let Some(next) = state.waiting.pop_front() {
-            return Poll::Ready(next);
-        }
-        let registered = state.waker.as_ref();
-        if !registered.is_some_and(|waker| waker.will_wake(cx.waker())) {
-            state.waker = Some(cx.waker().clone());
-        }
-        Poll::Pending
+        self.queue.has_some.store(false, Release);
+        state.of(self.request);
+        std::mem::take(&mut state.waiting)
     }
 }
 
@@ -208,28 +245,27 @@ const LINE: usize = 4;
 mod tests {
     use super::*;
 
-    fn next(queue: &mut InterimQueue) -> Option<StatusCode> {
-        match queue.poll_next(&mut Context::from_waker(Waker::noop())) {
-            Poll::Ready((status, _)) => Some(status),
-            Poll::Pending => None,
-        }
+    fn next(queue: &mut InterimQueue) -> Vec<u16> {
+        let waiting = queue.poll(&Context::from_waker(Waker::noop()));
+        waiting.iter().map(|(status, _)| status.as_u16()).collect()
     }
 
     #[test]
     fn responses_arrive_in_order_until_the_final_one_begins() {
         let mut queue = InterimQueue::new();
         let interim = queue.begin(true);
-        assert_eq!(next(&mut queue), None);
+        assert!(next(&mut queue).is_empty());
         assert!(interim.send(StatusCode::PROCESSING, HeaderMap::new()));
         assert!(interim.send(StatusCode::EARLY_HINTS, HeaderMap::new()));
-        assert_eq!(next(&mut queue), Some(StatusCode::PROCESSING));
+        assert_eq!(next(&mut queue), [102, 103]);
+        assert!(interim.send(StatusCode::EARLY_HINTS, HeaderMap::new()));
         assert_eq!(
             queue.end().len(),
             1,
             "what waits goes out before the final response"
         );
         assert!(!interim.send(StatusCode::EARLY_HINTS, HeaderMap::new()));
-        assert_eq!(next(&mut queue), None);
+        assert!(next(&mut queue).is_empty());
     }
 
     #[test]
@@ -240,7 +276,7 @@ mod tests {
         assert!(!earlier.send(StatusCode::EARLY_HINTS, HeaderMap::new()));
         assert!(current.send(StatusCode::EARLY_HINTS, HeaderMap::new()));
         queue.begin(true);
-        assert_eq!(next(&mut queue), None, "what waited is forgotten");
+        assert!(next(&mut queue).is_empty(), "what waited is forgotten");
     }
 
     #[test]

@@ -8,31 +8,27 @@ use std::{
     task::{Context, Poll, Waker, ready},
 };
 
-#[cfg(feature = "http2")]
-use h2::RecvStream;
 use http::{HeaderValue, Method, Request, Response, StatusCode, header::CONNECTION};
 use http_body::Body as HttpBody;
 use hyper::body::Incoming;
 use pin_project_lite::pin_project;
 use tower_service::Service;
 
-#[cfg(feature = "http2")]
-use super::http2::Received;
 use super::{
     Body,
     body::Answering,
+    http::Ending,
     state::{Exchanging, State},
 };
-use crate::{
-    context::{ConnInfo, spare},
-    error::BoxError,
-};
+#[cfg(feature = "http2")]
+use crate::context::Interim;
+use crate::{context::spare, error::BoxError};
 
 /// The request service as hyper calls it.
 pub(super) struct AppService<S> {
     // Called by one task at a time: a clone a request would cost more than this.
     pub(super) app: RefCell<S>,
-    pub(super) info: ConnInfo,
+    pub(super) ending: Ending,
     pub(super) state: Arc<State>,
 }
 
@@ -65,26 +61,25 @@ where
 impl<S> AppService<S> {
     /// Begins the exchange of a request, and notes in it how it came.
     pub(super) fn begin<B>(&self, request: &mut Request<B>) -> Exchanging {
-        self.info.note(request.extensions_mut());
+        self.ending.info.note(request.extensions_mut());
         self.state.begin()
     }
 
     /// Calls the service with a request that came on a stream of HTTP/2.
     #[cfg(feature = "http2")]
-    pub(super) fn stream<B>(&self, request: Request<RecvStream>) -> (Call<S, S::Future>, Exchanging)
+    pub(super) fn stream<B>(
+        &self,
+        mut request: Request<Body>,
+        interim: Interim,
+    ) -> (Call<S, S::Future>, Exchanging)
     where
         S: Service<Request<Body>, Response = Response<B>> + Clone,
         S::Error: Into<BoxError>,
     {
-        let (mut parts, stream) = request.into_parts();
-        let body = match Received::new(stream, &parts.headers) {
-            Some(received) => Body::of_stream(received, &self.state),
-            None => Body::empty(),
-        };
-        if parts.extensions.is_empty() {
-            parts.extensions = spare::take();
+        if request.extensions().is_empty() {
+            *request.extensions_mut() = spare::take();
         }
-        let mut request = Request::from_parts(parts, body);
+        interim.note(request.extensions_mut());
         let exchanging = self.begin(&mut request);
         (self.answer(request), exchanging)
     }

@@ -147,13 +147,12 @@ where
         let state = State::new(&conn.info, self.timeouts);
         let connection = Connection {
             drain: conn.take_drain(),
-            ending: Ending {
-                info: conn.info.clone(),
-                events: conn.events().cloned(),
-            },
             service: AppService {
                 app: RefCell::new(self.app.clone()),
-                info: conn.info.clone(),
+                ending: Ending {
+                    info: conn.info.clone(),
+                    events: conn.events().cloned(),
+                },
                 state,
             },
             http1: self.http1,
@@ -207,7 +206,7 @@ impl fmt::Debug for ConnectionFuture {
 
 /// Reports how the connection ended, to the connection's events.
 pub(super) struct Ending {
-    info: ConnInfo,
+    pub(super) info: ConnInfo,
     events: Option<Arc<dyn ConnectionEvents>>,
 }
 
@@ -242,7 +241,6 @@ impl Ending {
 /// What serves a connection, beside its stream.
 struct Connection<S> {
     service: AppService<S>,
-    ending: Ending,
     drain: Option<Drain>,
     http1: Http1,
 }
@@ -274,8 +272,7 @@ where
     {
         let mut stream = Stream::new(io, ahead, self.service.state.clone());
         let drain = self.drain.as_ref();
-        let (service, ending) = (&mut self.service, &self.ending);
-        match http1::serve(&mut stream, service, drain, self.http1, ending).await? {
+        match http1::serve(&mut stream, &mut self.service, drain, self.http1).await? {
             http1::End::Closed => Ok(()),
             // In a box of its own, as most connections never need it.
             http1::End::Upgrade { request, ahead } => {

@@ -1,8 +1,10 @@
 //! HTTP/2 on a connection: its codec, its streams, its writes, its deadlines and its graceful end.
 
+mod early;
 mod fields;
 mod patience;
 mod received;
+mod request;
 mod stream;
 mod streams;
 
@@ -201,7 +203,9 @@ where
         };
         while let Some(accepted) = ready!(conn.poll_accept(cx)) {
             let (request, reply) = accepted?;
-            let stream = Stream::new(&self.service, request, reply);
+            let Some(stream) = Stream::new(&self.service, request, reply) else {
+                continue;
+            };
             match &mut self.streams {
                 Some(streams) => streams.begin(stream),
                 // A spawn moves its future six times over, into memory of a size and an alignment

@@ -3,6 +3,8 @@ mod ends;
 mod goodbye;
 mod http1;
 mod http2;
+mod http2_early;
+mod http2_requests;
 mod over_tls;
 mod streaming;
 mod streams;

@@ -275,7 +275,7 @@ impl Input {
         io: &mut Stream<Io>,
     ) -> Poll<io::Result<()>> {
         if let Some(queue) = &mut self.interim {
-            while let Poll::Ready((status, headers)) = queue.poll_next(cx) {
+            for (status, headers) in queue.poll(cx) {
                 self.outbox
                     .write(|out| response::write_interim(status, &headers, out));
             }

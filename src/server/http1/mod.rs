@@ -33,7 +33,6 @@ use super::{
     Body,
     app::{AppService, conclude},
     draining::{Draining, begun},
-    http::Ending,
     stream::Stream,
 };
 use crate::{context::Drain, error::BoxError, wire::request::Allowed};
@@ -63,7 +62,6 @@ pub(super) async fn serve<Io, S, B>(
     service: &mut AppService<S>,
     drain: Option<&Drain>,
     http1: Http1,
-    ending: &Ending,
 ) -> Result<End, BoxError>
 where
     Io: AsyncRead + AsyncWrite + Unpin,
@@ -86,11 +84,11 @@ where
             }
             Next::Refused(refusal) => {
                 // In a box of its own, as most connections never need it.
-                Box::pin(refuse::answer(io, refusal, ending)).await?;
+                Box::pin(refuse::answer(io, refusal, &service.ending)).await?;
                 return Ok(End::Closed);
             }
             Next::CutOff => {
-                refuse::cut_off(ending);
+                refuse::cut_off(&service.ending);
                 return Ok(End::Closed);
             }
         };

@@ -1,25 +1,30 @@
-//! The fields of an answer, as HTTP/2 has them.
+//! The fields of an answer, as HTTP/2 has them; and what holds for fields in both directions.
 
-use http::{HeaderMap, HeaderValue, header};
+use http::{HeaderMap, HeaderName, HeaderValue, header};
 
-use crate::server::date;
+use crate::{
+    server::date,
+    wire::{connection, trailers::is_trailer},
+};
 
-/// Makes the fields fit: none that belongs to a connection of HTTP/1.1 (RFC 9113 §8.2.2), the date,
-/// and the length where it is known.
+/// Makes the fields fit: none that belongs to a connection of HTTP/1.1 (RFC 9113 §8.2.2), no blanks
+/// around a value (§8.2.1), the date, and the length where it is known.
 pub(super) fn fit(headers: &mut HeaderMap, length: Option<u64>, opens_tunnel: bool) {
     let (mut hops, mut dated, mut measured) = (false, false, false);
-    for name in headers.keys() {
+    let mut blanks = false;
+    for (name, value) in headers.iter() {
+        blanks |= has_blanks(value);
         match *name {
             header::DATE => dated = true,
             header::CONTENT_LENGTH => measured = true,
-            header::CONNECTION | header::TE | header::TRANSFER_ENCODING | header::UPGRADE => {
-                hops = true;
-            }
-            _ => hops |= HOPS.contains(&name.as_str()),
+            _ => hops |= connection::is_hop_by_hop(name),
         }
     }
     if hops {
         strip(headers);
+    }
+    if blanks {
+        trim_all(headers);
     }
     if !dated {
         headers.insert(header::DATE, date::now());
@@ -34,32 +39,68 @@ pub(super) fn fit(headers: &mut HeaderMap, length: Option<u64>, opens_tunnel: bo
     }
 }
 
-#[cold]
-fn strip(headers: &mut HeaderMap) {
-    let mut named = Vec::new();
-    for value in headers.get_all(header::CONNECTION) {
-        let options = value.as_bytes().split(|&byte| byte == b',');
-        let options = options.filter_map(|option| std::str::from_utf8(option).ok());
-        named.extend(options.map(|option| option.trim().to_ascii_lowercase()));
+/// Makes the fields of an interim response fit; it has neither a date nor a length (RFC 9110 §8.6).
+pub(super) fn fit_interim(headers: &mut HeaderMap) {
+    strip(headers);
+    headers.remove(header::CONTENT_LENGTH);
+    trim(headers);
+}
+
+/// Leaves what may stand in a trailer section, in either direction. The codec has dropped
+/// pseudo-fields of a request's.
+pub(super) fn fit_trailers(headers: &mut HeaderMap) {
+    if !headers.keys().all(is_trailer) {
+        let fields = std::mem::take(headers);
+        let mut last = None;
+        for (name, value) in fields {
+            last = name.or(last);
+            if let Some(name) = last.clone().filter(is_trailer) {
+                headers.append(name, value);
+            }
+        }
     }
-    for name in named {
-        headers.remove(&*name);
-    }
-    for name in [
-        header::CONNECTION,
-        header::TE,
-        header::TRANSFER_ENCODING,
-        header::UPGRADE,
-    ] {
-        headers.remove(name);
-    }
-    for name in HOPS {
-        headers.remove(name);
+    trim(headers);
+}
+
+/// Removes the blanks around values: the RFC calls them malformed, but real clients and backends
+/// send them.
+pub(super) fn trim(headers: &mut HeaderMap) {
+    if headers.values().any(has_blanks) {
+        trim_all(headers);
     }
 }
 
-/// Those without a constant of their own.
-const HOPS: [&str; 2] = ["keep-alive", "proxy-connection"];
+fn has_blanks(value: &HeaderValue) -> bool {
+    matches!(value.as_bytes(), [b' ' | b'\t', ..] | [.., b' ' | b'\t'])
+}
+
+#[cold]
+fn trim_all(headers: &mut HeaderMap) {
+    for value in headers.values_mut() {
+        // HTAB and SP are the only white space that a value may have.
+        if let Ok(mut trimmed) = HeaderValue::from_bytes(value.as_bytes().trim_ascii()) {
+            trimmed.set_sensitive(value.is_sensitive());
+            *value = trimmed;
+        }
+    }
+}
+
+/// Removes the fields of a connection of HTTP/1.1, and those that `Connection` names.
+#[cold]
+fn strip(headers: &mut HeaderMap) {
+    let mut options = connection::Options::default();
+    for value in headers.get_all(header::CONNECTION) {
+        // A service that names more than there are fields loses them all the same.
+        let _ = options.read(value.as_bytes());
+    }
+    let hops = headers
+        .keys()
+        .filter(|name| connection::is_hop_by_hop(name));
+    let hops: Vec<HeaderName> = hops.cloned().chain(options.nominated).collect();
+    for name in hops {
+        headers.remove(name);
+    }
+}
 
 #[cfg(test)]
 mod tests {
@@ -107,6 +148,39 @@ mod tests {
         ] {
             assert_eq!(fitted(fields, None, false), left, "{fields:?}");
         }
+    }
+
+    #[test]
+    fn blanks_around_values_go_and_blanks_within_stay() {
+        let fields = &[("a", " \t1 2\t "), ("b", "\t"), ("b", "3")];
+        assert_eq!(fitted(fields, None, false), "a=1 2 b= b=3");
+    }
+
+    #[test]
+    fn trailers_are_neither_framing_nor_of_a_connection() {
+        let mut headers = HeaderMap::new();
+        for name in ["sum", "content-length", "host", "keep-alive", "sum", "te"] {
+            headers.append(name, HeaderValue::from_static(" 1"));
+        }
+        fit_trailers(&mut headers);
+        let fields = headers.iter();
+        let left: Vec<_> = fields
+            .map(|(name, value)| (name.as_str(), value.to_str().unwrap()))
+            .collect();
+        assert_eq!(left, [("sum", "1"), ("sum", "1")]);
+    }
+
+    #[test]
+    fn an_interim_response_has_no_length_and_no_date() {
+        let mut headers = HeaderMap::new();
+        for name in ["link", "content-length", "connection", "upgrade"] {
+            headers.append(name, HeaderValue::from_static("link2"));
+        }
+        fit_interim(&mut headers);
+        assert_eq!(
+            headers.keys().map(HeaderName::as_str).collect::<Vec<_>>(),
+            ["link"]
+        );
     }
 
     #[test]

@@ -1,58 +1,144 @@
 //! What a client sends in a request's body.
 
-use std::task::{Context, Poll, ready};
+use std::{
+    sync::Arc,
+    task::{Context, Poll, Waker, ready},
+};
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use h2::{Reason, RecvStream};
 use http::{HeaderMap, header};
 use http_body::{Frame, SizeHint};
 
+use super::{early::Expectation, fields};
+
+/// How much of a body is here when its request begins. The codec reads all that the socket has
+/// before it hands a request over, so DATA that came along with HEADERS is here.
+pub(super) enum Arrived {
+    /// All of it; empty where there is none.
+    Whole(Bytes),
+    Begun(Received),
+    /// The stream is over: the client reset it, or the codec did as it is malformed.
+    Reset(h2::Error),
+}
+
+impl Arrived {
+    pub(super) fn look(mut stream: RecvStream, headers: &HeaderMap) -> Self {
+        // A later reader of the body registers its own waker.
+        let cx = &mut Context::from_waker(Waker::noop());
+        let mut ahead = Bytes::new();
+        let mut data_ended = false;
+        for _ in 0..FRAMES {
+            if stream.is_end_stream() {
+                // A window update that this makes due goes out in the same write as what the
+                // streams of this round send.
+                let _ = stream.flow_control().release_capacity(ahead.len());
+                return Self::Whole(ahead);
+            }
+            if ahead.len() > JOINED {
+                break;
+            }
+            match stream.poll_data(cx) {
+                Poll::Ready(Some(Ok(data))) => ahead = join(ahead, data),
+                Poll::Ready(Some(Err(error))) => return Self::Reset(error),
+                Poll::Ready(None) => {
+                    data_ended = true;
+                    break;
+                }
+                Poll::Pending => break,
+            }
+        }
+        Self::Begun(Received {
+            stream,
+            ahead,
+            left: length(headers),
+            data_ended,
+            expectation: None,
+        })
+    }
+}
+
+fn join(ahead: Bytes, data: Bytes) -> Bytes {
+    if ahead.is_empty() {
+        return data;
+    }
+    if data.is_empty() {
+        return ahead;
+    }
+    let mut joined = BytesMut::with_capacity(ahead.len() + data.len());
+    joined.extend_from_slice(&ahead);
+    joined.extend_from_slice(&data);
+    joined.freeze()
+}
+
+/// A body of which more is to come.
 pub(in crate::server) struct Received {
     stream: RecvStream,
-    /// As announced, less what came.
+    /// Came along with the head.
+    ahead: Bytes,
+    /// As announced, less what was read.
     left: Option<u64>,
     /// Only trailers are left.
     data_ended: bool,
+    /// The client waits to be asked.
+    expectation: Option<Arc<Expectation>>,
 }
 
 impl Received {
-    /// `None` where there is no body.
-    pub(in crate::server) fn new(stream: RecvStream, headers: &HeaderMap) -> Option<Self> {
-        if stream.is_end_stream() {
+    /// Returns the client's expectation to be asked for its body, unless some of it is here.
+    pub(super) fn expectation(&mut self, headers: &HeaderMap) -> Option<Arc<Expectation>> {
+        let expect = headers.get(header::EXPECT)?;
+        let waits = self.ahead.is_empty() && !self.data_ended;
+        if !waits || !expect.as_bytes().eq_ignore_ascii_case(b"100-continue") {
             return None;
         }
-        Some(Self {
-            stream,
-            left: length(headers),
-            data_ended: false,
-        })
+        let expectation = Arc::<Expectation>::default();
+        self.expectation = Some(expectation.clone());
+        Some(expectation)
     }
 
     pub(in crate::server) fn poll_frame(
         &mut self,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, h2::Error>>> {
+        if !self.ahead.is_empty() {
+            let data = std::mem::take(&mut self.ahead);
+            return Poll::Ready(Some(Ok(self.taken(data))));
+        }
         if !self.data_ended {
-            match ready!(self.stream.poll_data(cx)) {
-                Some(Ok(data)) => {
-                    // The window is open again as soon as it is taken from here.
-                    let _ = self.stream.flow_control().release_capacity(data.len());
-                    let came = data.len() as u64;
-                    self.left = self.left.map(|left| left.saturating_sub(came));
-                    return Poll::Ready(Some(Ok(Frame::data(data))));
+            let polled = self.stream.poll_data(cx);
+            if let Some(expectation) = self.expectation.take() {
+                if polled.is_pending() {
+                    expectation.ask();
                 }
+            }
+            match ready!(polled) {
+                Some(Ok(data)) => return Poll::Ready(Some(Ok(self.taken(data)))),
                 Some(Err(error)) => return Poll::Ready(told(error)),
                 None => self.data_ended = true,
             }
         }
         match ready!(self.stream.poll_trailers(cx)) {
-            Ok(trailers) => Poll::Ready(trailers.map(|trailers| Ok(Frame::trailers(trailers)))),
+            Ok(Some(mut trailers)) => {
+                fields::fit_trailers(&mut trailers);
+                let any = !trailers.is_empty();
+                Poll::Ready(any.then(|| Ok(Frame::trailers(trailers))))
+            }
+            Ok(None) => Poll::Ready(None),
             Err(error) => Poll::Ready(told(error)),
         }
     }
 
+    /// The window is open again as soon as the data is taken from here.
+    fn taken(&mut self, data: Bytes) -> Frame<Bytes> {
+        let _ = self.stream.flow_control().release_capacity(data.len());
+        let came = data.len() as u64;
+        self.left = self.left.map(|left| left.saturating_sub(came));
+        Frame::data(data)
+    }
+
     pub(in crate::server) fn is_end_stream(&self) -> bool {
-        self.stream.is_end_stream()
+        self.ahead.is_empty() && self.stream.is_end_stream()
     }
 
     pub(in crate::server) fn size_hint(&self) -> SizeHint {
@@ -71,3 +157,9 @@ fn length(headers: &HeaderMap) -> Option<u64> {
     let value = headers.get(header::CONTENT_LENGTH)?.to_str().ok()?;
     value.parse().ok()
 }
+
+/// Another frame is joined to what is here only up to this: the frames of a large upload, 16 KiB
+/// each, are not copied.
+const JOINED: usize = 8 * 1024;
+/// So many looks at a stream; a client that cuts its body finer gives up being whole.
+const FRAMES: usize = 8;

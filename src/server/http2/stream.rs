@@ -14,7 +14,12 @@ use http_body::Body as HttpBody;
 use pin_project_lite::pin_project;
 use tower_service::Service;
 
-use super::fields;
+use super::{
+    early::Early,
+    fields,
+    received::Arrived,
+    request::{check, refuse},
+};
 use crate::{
     error::BoxError,
     server::{
@@ -41,6 +46,7 @@ pin_project! {
             call: Call<S, F>,
             reply: SendResponse<Bytes>,
             method: Asked,
+            early: Early,
         },
         Sending {
             #[pin]
@@ -74,25 +80,46 @@ where
     B: HttpBody<Data = Bytes>,
     B::Error: Into<BoxError>,
 {
+    /// Begins the exchange; `None` where the service does not get the request.
     pub(super) fn new(
         service: &AppService<S>,
         request: Request<RecvStream>,
-        reply: SendResponse<Bytes>,
-    ) -> Self {
-        let method = match *request.method() {
+        mut reply: SendResponse<Bytes>,
+    ) -> Option<Self> {
+        let (mut head, stream) = request.into_parts();
+        if let Err(refusal) = check(&mut head) {
+            refuse(refusal, &head, &service.ending, &mut reply);
+            return None;
+        }
+        let mut expectation = None;
+        let body = match Arrived::look(stream, &head.headers) {
+            Arrived::Whole(data) if data.is_empty() => Body::empty(),
+            Arrived::Whole(data) => Body::whole(data),
+            Arrived::Begun(mut received) => {
+                expectation = received.expectation(&head.headers);
+                Body::of_stream(received, &service.state)
+            }
+            Arrived::Reset(error) => {
+                reset(&error);
+                return None;
+            }
+        };
+        let method = match head.method {
             Method::CONNECT => Asked::Connect,
             Method::HEAD => Asked::Head,
             _ => Asked::Other,
         };
-        let (call, exchanging) = service.stream(request);
-        Self {
+        let (early, interim) = Early::begin(expectation);
+        let (call, exchanging) = service.stream(Request::from_parts(head, body), interim);
+        Some(Self {
             exchanging,
             stage: Stage::Answering {
                 call,
                 reply,
                 method,
+                early,
             },
-        }
+        })
     }
 }
 
@@ -112,14 +139,19 @@ where
             call,
             reply,
             method,
+            early,
         } = stage.as_mut().project()
         {
             let response = match call.poll(cx) {
                 Poll::Ready(Ok(response)) => response,
                 Poll::Ready(Err(error)) => return failed(reply, &error),
-                // A client that has gone takes its request along.
-                Poll::Pending => return reply.poll_reset(cx).map(drop),
+                Poll::Pending => {
+                    early.poll(cx, reply);
+                    // A client that has gone takes its request along.
+                    return reply.poll_reset(cx).map(drop);
+                }
             };
+            early.end(reply);
             let Some((body, out)) = send_head(reply, *method, response) else {
                 return Poll::Ready(());
             };
@@ -141,6 +173,11 @@ where
             StageProject::Answering { .. } => Poll::Ready(()),
         }
     }
+}
+
+#[cold]
+fn reset(error: &h2::Error) {
+    tracing::debug!(target: "evenkeel::server", %error, "a stream was reset before its request began");
 }
 
 #[cold]
@@ -233,9 +270,13 @@ where
                 }
             }
             Err(frame) => {
-                if let Ok(trailers) = frame.into_trailers() {
+                if let Ok(mut trailers) = frame.into_trailers() {
+                    fields::fit_trailers(&mut trailers);
                     out.reserve_capacity(0);
-                    let _ = out.send_trailers(trailers);
+                    let _ = match trailers.is_empty() {
+                        true => out.send_data(Bytes::new(), true),
+                        false => out.send_trailers(trailers),
+                    };
                     return Poll::Ready(());
                 }
             }

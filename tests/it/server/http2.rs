@@ -185,6 +185,31 @@ async fn a_response_is_one_write() {
 }
 
 #[tokio::test]
+async fn a_request_with_a_body_is_answered_in_one_write() {
+    let (mut sender, writes) = in_memory(1_024, false).await;
+    let ask = async |sender: &mut SendRequest<App>| {
+        let body = App::from(Bytes::from_static(&[b'x'; 8 * 1_024]));
+        let request = Request::post("http://a/").body(body).unwrap();
+        let response = sender.send_request(request).await.unwrap();
+        let body = response.into_body().collect().await.unwrap().to_bytes();
+        assert_eq!(body.len(), 1_024);
+    };
+    for _ in 0..3 {
+        ask(&mut sender).await;
+    }
+    let before = writes.load(Relaxed);
+    // More than the connection's window: it is opened again meanwhile.
+    for _ in 0..1_000 {
+        ask(&mut sender).await;
+    }
+    let a_request = (writes.load(Relaxed) - before) as f64 / 1_000.0;
+    assert!(
+        a_request <= 1.05,
+        "window updates go out with the answers: {a_request} writes a response"
+    );
+}
+
+#[tokio::test]
 async fn what_the_stream_below_keeps_is_flushed() {
     let (mut sender, _) = in_memory(50_000, true).await;
     for _ in 0..3 {

@@ -18,7 +18,7 @@ use super::*;
 type Any = UnsyncBoxBody<Bytes, BoxError>;
 
 /// Runs the scenario where streams have no task of their own, and where they have one.
-fn both<F: Future<Output = ()>>(scenario: impl Fn() -> F) {
+pub(super) fn both<F: Future<Output = ()>>(scenario: impl Fn() -> F) {
     let mut one = tokio::runtime::Builder::new_current_thread();
     let mut more = tokio::runtime::Builder::new_multi_thread();
     for builder in [&mut one, more.worker_threads(2)] {

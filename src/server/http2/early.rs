@@ -1,0 +1,143 @@
+//! What goes out before the final response: 100 (Continue), and what the service sends through
+//! [`Interim`].
+
+use std::{
+    cell::RefCell,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    task::{Context, Poll, Waker},
+};
+
+use bytes::Bytes;
+use h2::server::SendResponse;
+use http::{HeaderMap, Response, StatusCode};
+
+use super::fields;
+use crate::context::{Interim, InterimQueue};
+
+/// A stream's end of both.
+pub(super) struct Early {
+    /// `None` once the final response has begun.
+    queue: Option<InterimQueue>,
+    expectation: Option<Arc<Expectation>>,
+}
+
+impl Early {
+    /// Begins a request; returns the note for its extensions. The queue comes from the thread's
+    /// store of unused ones, so that most requests allocate none.
+    pub(super) fn begin(expectation: Option<Arc<Expectation>>) -> (Self, Interim) {
+        // An error says that the thread is about to end.
+        let kept = SPARE.try_with(|spare| spare.borrow_mut().pop());
+        let mut queue = kept.ok().flatten().unwrap_or_else(InterimQueue::new);
+        let interim = queue.begin(true);
+        let early = Self {
+            queue: Some(queue),
+            expectation,
+        };
+        (early, interim)
+    }
+
+    /// Sends what waits; the task is woken for what comes later.
+    pub(super) fn poll(&mut self, cx: &mut Context<'_>, reply: &mut SendResponse<Bytes>) {
+        if let Some(expectation) = &self.expectation {
+            if expectation.poll_asked(cx).is_ready() {
+                self.expectation = None;
+                send(reply, StatusCode::CONTINUE, HeaderMap::new());
+            }
+        }
+        if let Some(queue) = &mut self.queue {
+            for (status, headers) in queue.poll(cx) {
+                send(reply, status, headers);
+            }
+        }
+    }
+
+    /// Sends what waits, as the final response begins.
+    pub(super) fn end(&mut self, reply: &mut SendResponse<Bytes>) {
+        // The client learns from the final response whether its body is wanted.
+        self.expectation = None;
+        if let Some(mut queue) = self.queue.take() {
+            for (status, headers) in queue.end() {
+                send(reply, status, headers);
+            }
+            keep(queue);
+        }
+    }
+}
+
+impl Drop for Early {
+    fn drop(&mut self) {
+        if let Some(mut queue) = self.queue.take() {
+            queue.end();
+            keep(queue);
+        }
+    }
+}
+
+fn keep(queue: InterimQueue) {
+    let _ = SPARE.try_with(|spare| {
+        let mut spare = spare.borrow_mut();
+        if spare.len() < KEPT {
+            spare.push(queue);
+        }
+    });
+}
+
+fn send(reply: &mut SendResponse<Bytes>, status: StatusCode, mut headers: HeaderMap) {
+    fields::fit_interim(&mut headers);
+    let mut response = Response::new(());
+    *response.status_mut() = status;
+    *response.headers_mut() = headers;
+    if let Err(error) = reply.send_informational(response) {
+        tracing::debug!(target: "evenkeel::server", %error, %status, "an interim response cannot be sent");
+    }
+}
+
+/// A client waits for 100 (Continue) until its body is asked for; the body and the stream may be
+/// on different tasks.
+#[derive(Default)]
+pub(in crate::server) struct Expectation {
+    inner: Mutex<Inner>,
+}
+
+#[derive(Default)]
+struct Inner {
+    asked: bool,
+    /// The stream's.
+    waker: Option<Waker>,
+}
+
+impl Expectation {
+    /// The body is asked for.
+    pub(super) fn ask(&self) {
+        let mut inner = self.lock();
+        inner.asked = true;
+        let waker = inner.waker.take();
+        drop(inner);
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+    }
+
+    fn poll_asked(&self, cx: &mut Context<'_>) -> Poll<()> {
+        let mut inner = self.lock();
+        if inner.asked {
+            return Poll::Ready(());
+        }
+        let registered = inner.waker.as_ref();
+        if !registered.is_some_and(|waker| waker.will_wake(cx.waker())) {
+            inner.waker = Some(cx.waker().clone());
+        }
+        Poll::Pending
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+thread_local! {
+    static SPARE: RefCell<Vec<InterimQueue>> = const { RefCell::new(Vec::new()) };
+}
+
+/// As many as streams usually end between two that begin; each is some hundred bytes.
+const KEPT: usize = 64;

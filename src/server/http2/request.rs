@@ -1,0 +1,158 @@
+//! Which requests the service gets, and the answer to those that it does not get.
+
+use bytes::Bytes;
+use h2::server::SendResponse;
+use http::{HeaderMap, Response, StatusCode, header, request::Parts};
+
+use super::fields;
+use crate::{context::ConnectionEventKind, server::http::Ending, wire::target::is_host};
+
+/// Why the service does not get a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Refusal {
+    status: StatusCode,
+    why: &'static str,
+}
+
+/// Checks a request's head beyond what the codec does, and trims its fields' values.
+pub(super) fn check(head: &mut Parts) -> Result<(), Refusal> {
+    if head.headers.len() > FIELDS && lines(&head.headers) > FIELDS {
+        return Err(Refusal {
+            status: StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+            why: "more than 100 fields",
+        });
+    }
+    fields::trim(&mut head.headers);
+    // The codec has dropped a fragment: it cannot be seen here, and goes no further.
+    let target = head.uri.path_and_query();
+    if target.is_some_and(|target| !target.as_str().is_ascii()) {
+        return Err(malformed(":path is not ASCII"));
+    }
+    check_host(head)
+}
+
+/// Counts a cookie in parts as one field (RFC 9113 §8.2.3), as an HTTP/1.1 backend gets it.
+#[cold]
+fn lines(headers: &HeaderMap) -> usize {
+    let crumbs = headers.get_all(header::COOKIE).iter().count();
+    headers.len() - crumbs.saturating_sub(1)
+}
+
+/// RFC 9113 §8.3.1.
+fn check_host(head: &Parts) -> Result<(), Refusal> {
+    let authority = head.uri.authority().map(|name| name.as_str().as_bytes());
+    if authority.is_some_and(|name| !is_host(name)) {
+        return Err(malformed(":authority is not a host"));
+    }
+    let mut fields = head.headers.get_all(header::HOST).iter();
+    let Some(field) = fields.next() else {
+        return Ok(());
+    };
+    if fields.next().is_some() {
+        return Err(malformed("more than one Host"));
+    }
+    match authority {
+        Some(name) if !name.eq_ignore_ascii_case(field.as_bytes()) => {
+            Err(malformed("Host is not :authority"))
+        }
+        None if !is_host(field.as_bytes()) => Err(malformed("Host is not a host")),
+        _ => Ok(()),
+    }
+}
+
+fn malformed(why: &'static str) -> Refusal {
+    Refusal {
+        status: StatusCode::BAD_REQUEST,
+        why,
+    }
+}
+
+/// Answers a refused request, and reports it: the one place where HTTP/2 does.
+#[cold]
+pub(super) fn refuse(
+    refusal: Refusal,
+    head: &Parts,
+    ending: &Ending,
+    reply: &mut SendResponse<Bytes>,
+) {
+    let Refusal { status, why } = refusal;
+    let kind = match status {
+        StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE => ConnectionEventKind::HeadTooLarge,
+        _ => ConnectionEventKind::BadRequest,
+    };
+    let (method, path) = (head.method.clone(), head.uri.path().to_owned());
+    ending.refuse(kind, why, status, Some(method), Some(path));
+    let mut response = Response::new(());
+    *response.status_mut() = status;
+    fields::fit(response.headers_mut(), Some(0), false);
+    if let Err(error) = reply.send_response(response, true) {
+        tracing::debug!(target: "evenkeel::server", %error, "a refusal cannot be sent");
+    }
+}
+
+/// What a request may have, as in HTTP/1.1.
+const FIELDS: usize = 100;
+
+#[cfg(test)]
+mod tests {
+    use http::{HeaderValue, Request};
+
+    use super::*;
+
+    fn checked(uri: &str, fields: &[(&'static str, &'static str)]) -> Result<HeaderMap, u16> {
+        let mut request = Request::get(uri).body(()).unwrap();
+        for &(name, value) in fields {
+            request
+                .headers_mut()
+                .append(name, HeaderValue::from_static(value));
+        }
+        let (mut head, ()) = request.into_parts();
+        match check(&mut head) {
+            Ok(()) => Ok(head.headers),
+            Err(refusal) => Err(refusal.status.as_u16()),
+        }
+    }
+
+    #[test]
+    fn the_one_host_is_a_host() {
+        for (uri, fields, passes) in [
+            ("http://a/", &[][..], true),
+            ("http://a/", &[("host", "a")], true),
+            ("http://a/", &[("host", " A\t")], true),
+            ("http://a:1/", &[("host", "a")], false),
+            ("http://a/", &[("host", "b")], false),
+            ("http://a/", &[("host", "a"), ("host", "a")], false),
+            ("http://u@a/", &[], false),
+            ("http://a/", &[("host", "")], false),
+            ("/", &[("host", "a")], true),
+            ("/", &[], true),
+            ("/", &[("host", "")], false),
+            ("/", &[("host", "a/b")], false),
+            ("/", &[("host", "a"), ("host", "b")], false),
+        ] {
+            let checked = checked(uri, fields).map(drop);
+            let expected = if passes { Ok(()) } else { Err(400) };
+            assert_eq!(checked, expected, "{uri} {fields:?}");
+        }
+    }
+
+    #[test]
+    fn a_target_is_ascii() {
+        assert_eq!(checked("http://a/%C3%A9?b", &[]).map(drop), Ok(()));
+        assert_eq!(checked("http://a/\u{e9}", &[]).map(drop), Err(400));
+        assert_eq!(checked("http://a/?\u{e9}", &[]).map(drop), Err(400));
+    }
+
+    #[test]
+    fn a_hundred_fields_pass_and_the_parts_of_a_cookie_are_one() {
+        let many = vec![("a", "1"); FIELDS];
+        assert!(checked("http://a/", &many).is_ok());
+        let more = vec![("a", "1"); FIELDS + 1];
+        assert_eq!(checked("http://a/", &more).map(drop), Err(431));
+        let mut crumbs = vec![("cookie", "a=1"); FIELDS];
+        crumbs.extend(vec![("a", "1"); FIELDS - 1]);
+        assert!(checked("http://a/", &crumbs).is_ok());
+        crumbs.push(("a", "1"));
+        assert_eq!(checked("http://a/", &crumbs).map(drop), Err(431));
+    }
+}
