@@ -191,7 +191,7 @@ async fn a_small_body_goes_out_with_its_head_in_one_write() {
             let mut upload = Upload::new(opened.body, body, Some(size as u64));
             std::future::poll_fn(|cx| turn.poll_open(cx)).await;
             drop(turn);
-            let cx = Context::from_waker(Waker::noop());
+            let mut cx = Context::from_waker(Waker::noop());
             assert!(upload.poll(&mut cx).is_ready(), "all is with h2");
             let response = timeout(PATIENCE, opened.response).await.unwrap().unwrap();
             assert_eq!(response.headers()["x-came"], size.to_string());
