@@ -267,7 +267,9 @@ async fn seen(address: SocketAddr, bytes: &[u8]) -> (String, String) {
     let status = got.split(' ').nth(1).unwrap_or_default().to_owned();
     let body = got.split_once("\r\n\r\n").map_or("", |(_, body)| body);
     // What is left of the bytes may be a request that is refused.
-    let body = body.split("HTTP/1.1 ").next().unwrap_or_default();
+    let refused = ["HTTP/1.1 4", "HTTP/1.0 4", "HTTP/1.1 5"];
+    let end = refused.iter().filter_map(|line| body.find(line)).min();
+    let body = &body[..end.unwrap_or(body.len())];
     (status, body.to_owned())
 }
 
