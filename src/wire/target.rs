@@ -10,10 +10,8 @@ use super::Malformed;
 ///
 /// A fragment is refused: it is no part of a target, and peers disagree about where it ends.
 pub(crate) fn read(method: &Method, target: Bytes, raw: bool) -> Result<Uri, Malformed> {
-    if !target
-        .iter()
-        .all(|&byte| is_target_byte(byte) || (raw && byte >= 0x80))
-    {
+    // All other bytes that may not stand there, `Uri` refuses.
+    if memchr::memchr2(b'#', 0x7f, &target).is_some() || !(raw || target.is_ascii()) {
         return Err(BAD_BYTE);
     }
     match target.first() {
@@ -22,12 +20,6 @@ pub(crate) fn read(method: &Method, target: Bytes, raw: bool) -> Result<Uri, Mal
         Some(b'*') if *method == Method::OPTIONS && target.len() == 1 => Ok(ASTERISK.clone()),
         _ => absolute_form(method, target),
     }
-}
-
-/// Returns true for a byte that may stand in a target: visible ASCII, but for what begins a
-/// fragment.
-pub(crate) fn is_target_byte(byte: u8) -> bool {
-    (0x21..0x7f).contains(&byte) && byte != b'#'
 }
 
 /// RFC 9112 §3.2.3: a host and a port, for CONNECT alone.
@@ -83,7 +75,7 @@ pub(crate) fn is_host(host: &[u8]) -> bool {
         [b':', digits @ ..] => digits.iter().all(u8::is_ascii_digit) && digits.len() <= 5,
         _ => false,
     };
-    let is_name = |byte: &u8| byte.is_ascii_alphanumeric() || b"-._~!$&'()*+,;=%".contains(byte);
+    let is_name = |byte: &u8| NAME[usize::from(*byte)];
     let name_is_fine = match name {
         [b'[', inner @ .., b']'] => {
             !inner.is_empty() && inner.iter().all(|byte| is_name(byte) || *byte == b':')
@@ -93,6 +85,22 @@ pub(crate) fn is_host(host: &[u8]) -> bool {
     port_is_fine && name_is_fine
 }
 
+/// What a registered name is made of (RFC 3986 §3.2.2).
+const NAME: [bool; 256] = {
+    let mut table = [false; 256];
+    let mut byte = 0;
+    while byte < 128_u8 {
+        table[byte as usize] = byte.is_ascii_alphanumeric();
+        byte += 1;
+    }
+    let others = b"-._~!$&'()*+,;=%";
+    let mut at = 0;
+    while at < others.len() {
+        table[others[at] as usize] = true;
+        at += 1;
+    }
+    table
+};
 /// Clients of WebSocket name their own.
 const SCHEMES: [&[u8]; 4] = [b"http://", b"https://", b"ws://", b"wss://"];
 static ASTERISK: std::sync::LazyLock<Uri> = std::sync::LazyLock::new(|| Uri::from_static("*"));
