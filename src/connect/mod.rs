@@ -44,6 +44,11 @@
 
 mod dial;
 mod elsewhere;
+#[cfg_attr(
+    not(feature = "proxy"),
+    expect(dead_code, reason = "checks send no bodies and switch no protocols")
+)]
+pub(crate) mod http1;
 mod stream;
 #[cfg(feature = "__tls")]
 mod tls;

@@ -3,10 +3,8 @@
 use super::{Facts, Length};
 use crate::{
     pool::Backend,
-    proxy::{
-        config::{HostField, Settings},
-        emit::{line, write_number},
-    },
+    proxy::config::{HostField, Settings},
+    wire::{line, number},
 };
 
 impl Facts<'_> {
@@ -46,7 +44,7 @@ impl Facts<'_> {
             Length::Chunked => out.extend_from_slice(b"transfer-encoding: chunked\r\n"),
             Length::Exact(length) => {
                 out.extend_from_slice(b"content-length: ");
-                write_number(length, out);
+                number(length, 10, out);
                 out.extend_from_slice(b"\r\n");
             }
             Length::None => {}

@@ -46,17 +46,6 @@ enum Way {
 }
 
 impl Carried {
-    /// Makes one for an exchange without the service around it.
-    #[cfg(test)]
-    pub(in crate::proxy) fn alone() -> Self {
-        Self {
-            parts: http::Request::new(()).into_parts().0,
-            number: None,
-            has_body: false,
-            again: false,
-        }
-    }
-
     pub(super) fn begin(
         self,
         proxy: &mut Proxy,
@@ -116,8 +105,16 @@ impl Carried {
         };
         match home.take(&wanted) {
             Some(mut conn) => {
-                self.start(settings, &mut conn, &facts, length, backend, pending, home);
-                Ok(Way::Exchange(conn))
+                let started =
+                    self.start(settings, &mut conn, &facts, length, backend, pending, home);
+                match started {
+                    Ok(()) => Ok(Way::Exchange(conn)),
+                    Err(error) => {
+                        // Nothing was written.
+                        conn.finish();
+                        Err(error)
+                    }
+                }
             }
             None => Ok(Way::Dial(home, backend.clone(), pending)),
         }
@@ -142,7 +139,8 @@ impl Carried {
     }
 
     pub(super) fn exchange(self, settings: &Arc<Settings>, mut conn: Box<Conn>) -> State {
-        conn.carry(self, settings.clone());
+        conn.attached.settings = Some(settings.clone());
+        conn.attached.carried = Some(self);
         State::Exchanging(conn)
     }
 
@@ -180,7 +178,7 @@ impl Carried {
         }))
     }
 
-    /// Writes the head and begins the exchange.
+    /// Writes the head, with what of the body is there, and begins the exchange.
     #[expect(clippy::too_many_arguments, reason = "each is at hand in two places")]
     pub(super) fn start(
         &self,
@@ -191,10 +189,8 @@ impl Carried {
         backend: &Backend,
         pending: Pending,
         home: Arc<Home>,
-    ) {
-        if facts.connection_auth {
-            conn.bind(facts.conn.cloned());
-        }
+    ) -> Result<(), Error> {
+        conn.attached.home = Some(home);
         let start = Start {
             body: pending.body,
             length: match length {
@@ -203,17 +199,23 @@ impl Carried {
             },
             expecting: facts.expects_continue,
             is_head: facts.parts.method == Method::HEAD,
-            upgrades: facts.upgrade.is_some(),
+            upgrade: facts.upgrade.cloned(),
             replaceable: self.is_replaceable(),
         };
+        // A body may do anything when it is polled, forward a request of its own included.
+        conn.start(start)?;
         SCRATCH.with_borrow_mut(|head| {
             head.clear();
             facts.write_h1(backend, settings, length, head);
-            conn.start(head, start, home);
+            conn.send(head);
             if head.capacity() > KEEP_SCRATCH {
                 *head = Vec::new();
             }
         });
+        if facts.connection_auth {
+            conn.bind(facts.conn.cloned());
+        }
+        Ok(())
     }
 
     #[cold]
