@@ -42,6 +42,7 @@ pub(super) struct Settings {
     pub(super) trusted: TrustedPeers,
     pub(super) forwarded: ForwardedFields,
     pub(super) host: HostField,
+    pub(super) allow_trace: bool,
     /// By the version that the request came in: 1.0, 1.1, 2.
     pub(super) via: Option<[Via; 3]>,
 }
@@ -83,6 +84,7 @@ impl Proxy {
                 trusted: TrustedPeers::default(),
                 forwarded: ForwardedFields::default(),
                 host: HostField::default(),
+                allow_trace: false,
                 via: via("evenkeel").ok(),
             }),
             recent: Recent::default(),
@@ -167,6 +169,18 @@ impl Proxy {
     /// Default: [`HostField::Client`].
     pub fn host(mut self, host: HostField) -> Self {
         self.settings_mut().host = host;
+        self
+    }
+
+    /// Sets whether TRACE is forwarded. A backend reflects the request in its response, with all
+    /// that proxies on the way added to it. `Max-Forwards` is obeyed: at 0 the proxy reflects the
+    /// request itself, without cookies and credentials.
+    ///
+    /// Default: false: the error is [`MethodRefused`](crate::ErrorKind::MethodRefused), which
+    /// [`RespondLayer`](crate::respond::RespondLayer) answers with 405 and `Allow`. CONNECT is
+    /// refused always.
+    pub fn allow_trace(mut self, allow: bool) -> Self {
+        self.settings_mut().allow_trace = allow;
         self
     }
 

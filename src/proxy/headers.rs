@@ -412,6 +412,14 @@ fn once<T>(place: &mut Option<T>, value: T, else_: &'static str) -> Result<(), E
     }
 }
 
+/// Returns true for a field that a reflected request may show (RFC 9110 §9.3.8).
+pub(super) fn is_reflected(name: &HeaderName) -> bool {
+    !matches!(
+        Class::of(name),
+        Class::Authorization | Class::Cookie | Class::Message(Field::Hop)
+    )
+}
+
 #[cold]
 fn malformed(error: Malformed) -> Error {
     refuse(error.why())

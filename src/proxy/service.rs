@@ -100,6 +100,7 @@ pub struct ResponseFuture {
 }
 
 enum State {
+    Answered(Box<Response<Body>>),
     Dialing(Pin<Box<Dialing>>),
     Done,
     Exchanging(Box<Conn>),
@@ -249,6 +250,7 @@ impl ResponseFuture {
                     self.state = State::Exchanging(conn);
                     return Pin::new(self).poll(cx);
                 }
+                State::Answered(response) => return Poll::Ready(Ok(*response)),
                 State::Failed(error) => return Poll::Ready(Err(error)),
                 // Polled after the end, or never begun.
                 State::Done => return Poll::Ready(Err(ErrorKind::Service.into())),

@@ -2,7 +2,7 @@
 
 use std::{
     cell::RefCell,
-    io, mem,
+    fmt, io, mem,
     task::{Context, Poll, Waker},
 };
 
@@ -454,6 +454,16 @@ impl<A: Attached> Conn<A> {
             Some(_) => Err("a switch to a protocol that was not offered"),
             None => Err("a switch that names no protocol"),
         }
+    }
+}
+
+impl<A> fmt::Debug for Conn<A> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Conn")
+            .field("stream", &self.stream)
+            .field("phase", &self.phase)
+            .field("reused", &self.reused)
+            .finish_non_exhaustive()
     }
 }
 

@@ -7,7 +7,7 @@ use tower_service::Service;
 
 use super::{
     Beside, Course, Held, Step, Which,
-    time::{next, retry_after},
+    time::next,
 };
 use crate::{
     context::Exchange,
@@ -17,6 +17,7 @@ use crate::{
         policy::{Decision, Failed},
         replay::ReplayBody,
     },
+    wire::retry_after,
 };
 
 impl<S, B, R> Course<S, B>
@@ -129,7 +130,7 @@ where
         if attempts >= settings.max_attempts || !replay.is_possible() {
             return None;
         }
-        let asked = retry_after(headers);
+        let asked = retry_after::read(headers);
         let wait = settings.backoff.wait(attempts, asked, fastrand::f64())?;
         let withdraw = || settings.budget.withdraw(Instant::now());
         if !self.fare.pay(withdraw) {

@@ -2,7 +2,7 @@
 
 use std::{cell::RefCell, sync::Arc};
 
-use http::{Method, request::Parts};
+use http::{Method, Response, request::Parts};
 
 use super::{Dialing, State};
 use crate::{
@@ -10,12 +10,13 @@ use crate::{
     error::{Error, ErrorKind},
     pool::Backend,
     proxy::{
-        Proxy,
+        Body, Proxy,
         body::Outgoing,
         config::Settings,
         h1::{Conn, Start},
         headers::{Facts, Length},
         idle::{Home, Wanted},
+        own,
     },
 };
 
@@ -39,6 +40,8 @@ pub(in crate::proxy) struct Carried {
 
 /// What a request needs next.
 enum Way {
+    /// The proxy itself is the last recipient.
+    Answer(Box<Response<Body>>),
     Dial(Arc<Home>, Backend, Pending),
     Exchange(Box<Conn>),
     #[cfg(feature = "http2")]
@@ -61,6 +64,7 @@ impl Carried {
     #[cold]
     fn begin_otherwise(self, settings: &Arc<Settings>, way: Result<Way, Error>) -> State {
         match way {
+            Ok(Way::Answer(response)) => State::Answered(response),
             Ok(Way::Exchange(conn)) => self.exchange(settings, conn),
             Ok(Way::Dial(home, backend, pending)) => {
                 self.dial(settings.clone(), home, backend, pending)
@@ -82,15 +86,16 @@ impl Carried {
         pending: Pending,
     ) -> Result<Way, Error> {
         let settings = &*proxy.settings;
-        if self.parts.method == Method::CONNECT {
-            return Err(ErrorKind::MethodRefused.into());
-        }
+        own::check_method(&self.parts.method, settings)?;
         let Some(backend) = backend.or_else(|| self.noted()) else {
             return Err(ErrorKind::NotRouted.into());
         };
         // What cannot be forwarded costs no connection.
         let facts = Facts::read(&self.parts, settings)?;
         let length = facts.length(pending.body.is_some(), pending.exact)?;
+        if facts.ends_at_this_hop() {
+            return Ok(Way::Answer(Box::new(own::answer(&self.parts, settings))));
+        }
         let home = proxy
             .recent
             .get(backend, &settings.key, || new_home(settings));
