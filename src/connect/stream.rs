@@ -85,7 +85,7 @@ impl Stream {
         !would_block(&socket.peek(&mut [MaybeUninit::uninit()]))
     }
 
-    /// Returns true if the other end closed an idle connection, or sent what nobody asked for:
+    /// Returns true if the other end closed an idle connection, or sent what no request asked for:
     /// either way, no request may go there. Costs no system call when nothing came in since the
     /// last read.
     pub fn is_stale(&mut self) -> bool {

@@ -112,7 +112,7 @@ impl Proxy {
     }
 
     /// Sets how long a side may send nothing in the middle of a message, and how long a
-    /// connection that nobody uses is kept.
+    /// idle connection is kept.
     ///
     /// Default: 60 s. Choose it shorter than the backends' own keep-alive time-out: a connection
     /// that the backend closes at the very moment of its re-use costs requests that are not
@@ -146,17 +146,18 @@ impl Proxy {
         self
     }
 
-    /// Sets whose `X-Forwarded-*`, `X-Real-IP` and `Forwarded` fields are believed and added to.
+    /// Sets the peers whose `X-Forwarded-*`, `X-Real-IP` and `Forwarded` fields are believed and
+    /// added to.
     /// Those of others are removed or replaced, and those spelt with underscores with them:
-    /// whoever trusts too many lets clients forge their address.
+    /// a proxy that trusts too many peers lets clients forge their address.
     ///
-    /// Default: nobody.
+    /// Default: none.
     pub fn trusted_peers(mut self, trusted: TrustedPeers) -> Self {
         self.settings_mut().trusted = trusted;
         self
     }
 
-    /// Sets which fields tell the backend about the client.
+    /// Sets which fields describe the client to the backend.
     ///
     /// Default: [`ForwardedFields::XForwarded`].
     pub fn forwarded(mut self, fields: ForwardedFields) -> Self {

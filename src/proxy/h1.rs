@@ -1,5 +1,5 @@
-//! What the proxy keeps with an HTTP/1.1 connection: whose it is, where it goes when it is idle,
-//! and the request of its exchange.
+//! What the proxy keeps with an HTTP/1.1 connection: its owner, the place where it waits while it is
+//! idle, and the request of its exchange.
 
 use std::sync::Arc;
 

@@ -55,7 +55,7 @@ pub(super) struct Facts<'a> {
     simple: bool,
 }
 
-/// How the body's length is told.
+/// How the body's length is announced.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Length {
     Chunked,
@@ -149,7 +149,8 @@ impl<'a> Facts<'a> {
                 self.accepts_trailers |= codings.any(|c| c.eq_ignore_ascii_case(b"trailers"));
             }
             Field::Expect => {
-                self.expects_continue |= self.parts.version == Version::HTTP_11
+                // RFC 9110 §10.1.1: HTTP/1.0 knows no interim responses.
+                self.expects_continue |= self.parts.version != Version::HTTP_10
                     && bytes.eq_ignore_ascii_case(b"100-continue");
                 return Ok(false);
             }
@@ -200,7 +201,7 @@ impl<'a> Facts<'a> {
         peer.map(|p| p.ip())
     }
 
-    /// Decides how the body's length is told: what the body knows of itself, else what the head
+    /// Decides how the body's length is announced: what the body knows of itself, else what the head
     /// says.
     pub(super) fn length(&self, has_body: bool, exact: Option<u64>) -> Result<Length, Error> {
         match (has_body, exact, self.declared.length) {
@@ -233,7 +234,7 @@ impl<'a> Facts<'a> {
 
     /// Writes the fields about the client, and keeps them for the next request of its connection.
     #[inline(never)]
-    fn tell(&self, settings: &Settings, out: &mut Vec<u8>) {
+    fn describe_client(&self, settings: &Settings, out: &mut Vec<u8>) {
         let start = out.len();
         self.forwarded(settings, out);
         // What a trusted peer says may be otherwise with each request.

@@ -37,7 +37,7 @@
 //! | idle connections a backend | 1,024 |
 //! | response head | 100 fields, 32 KiB |
 //! | Host | the client's |
-//! | told about the client | `X-Forwarded-For`, `-Proto`, `-Host`; those of untrusted peers removed or replaced |
+//! | fields about the client | `X-Forwarded-For`, `-Proto`, `-Host`; those of untrusted peers removed or replaced |
 //! | trusted peers | none |
 //! | `Via` | `evenkeel` |
 //! | TRACE, CONNECT | refused: 405 |

@@ -90,9 +90,7 @@ async fn carry(ends: Ends, tunnel: Tunnel, idle_timeout: Duration) {
             watch.arm(idle_timeout);
         }
         match (to_client, to_backend) {
-            (Poll::Ready(Err(error)), _) | (_, Poll::Ready(Err(error))) => {
-                Poll::Ready(Err(error))
-            }
+            (Poll::Ready(Err(error)), _) | (_, Poll::Ready(Err(error))) => Poll::Ready(Err(error)),
             (Poll::Ready(Ok(())), Poll::Ready(Ok(()))) => Poll::Ready(Ok(())),
             _ => watch
                 .poll_expired(cx)
@@ -121,7 +119,7 @@ struct Direction {
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Stage {
     Copying,
-    /// The reading side has ended; the writing side is to be told.
+    /// The reading side has ended; the writing side is to be shut down.
     Ending,
     Ended,
 }

@@ -1,7 +1,9 @@
 mod basics;
+mod bodies;
 mod fields;
 mod hostile;
 mod http2;
+mod methods;
 mod reuse;
 mod streams;
 mod upgrade;

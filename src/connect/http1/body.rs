@@ -133,7 +133,10 @@ mod tests {
             first.recycle();
             second.recycle();
         });
-        assert_eq!(two.count_total, 1, "one of two at once has a place of its own");
+        assert_eq!(
+            two.count_total, 1,
+            "one of two at once has a place of its own"
+        );
         erase("text".to_owned()).unwrap().recycle();
         one().recycle();
     }

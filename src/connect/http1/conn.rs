@@ -246,6 +246,8 @@ impl<A> Conn<A> {
         }
         // Others read into the memory that it may still point to.
         self.read = BytesMut::new();
+        // A part of the request's head.
+        self.asked.upgrade = None;
         self.reused = true;
         self.enter(Phase::Idle);
         true
@@ -416,9 +418,7 @@ impl<A: Attached> Conn<A> {
         }
         // RFC 9110 §15.5.9: a client whose request was on its way may repeat it on a new
         // connection.
-        if self.asked.replaceable
-            && head.status == StatusCode::REQUEST_TIMEOUT
-            && !head.keep_alive
+        if self.asked.replaceable && head.status == StatusCode::REQUEST_TIMEOUT && !head.keep_alive
         {
             return Ok(HeadRead::Stale);
         }
@@ -439,13 +439,15 @@ impl<A: Attached> Conn<A> {
     #[cold]
     fn may_switch(&self, fields: &HeaderMap) -> Result<(), &'static str> {
         let Some(asked) = &self.asked.upgrade else {
-            return Err("a switch that nobody asked for");
+            return Err("a switch that was not asked for");
         };
         if !self.is_sent() {
             return Err("a switch amid the request");
         }
         let mut protocols = fields.get_all(header::UPGRADE).iter();
-        let mut protocols = protocols.by_ref().flat_map(|value| elements(value.as_bytes()));
+        let mut protocols = protocols
+            .by_ref()
+            .flat_map(|value| elements(value.as_bytes()));
         let is_offered = |protocol: &[u8]| {
             elements(asked.as_bytes()).any(|offered| offered.eq_ignore_ascii_case(protocol))
         };

@@ -19,7 +19,7 @@ impl<A> Conn<A> {
         match self.poll_send(cx) {
             Poll::Ready(Ok(())) => {}
             Poll::Ready(Err(SendError::Backend(error))) => self.send_failed = Some(error),
-                    Poll::Ready(Err(SendError::Client(error))) => return Err(error),
+            Poll::Ready(Err(SendError::Client(error))) => return Err(error),
             Poll::Pending => return Ok(()),
         }
         if self.phase != Phase::Head {
@@ -95,7 +95,7 @@ impl<A> Conn<A> {
     #[cold]
     pub(super) fn abandon_request(&mut self) {
         self.keep = false;
-            self.end_body();
+        self.end_body();
         self.out = Out::default();
     }
 }

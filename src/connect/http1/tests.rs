@@ -180,6 +180,48 @@ fn a_stream_is_read_without_allocations_beside_another_that_is_quiet() {
     });
 }
 
+#[test]
+fn a_slow_reader_of_a_large_body_holds_one_block_and_gives_it_back() {
+    const HEAD: &[u8] = b"HTTP/1.1 200 OK\r\ncontent-length: 100000000\r\n\r\n";
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    let open = async || {
+        let (mut conn, mut theirs) = begun();
+        theirs.write_all(HEAD).await.unwrap();
+        poll_fn(|cx| conn.poll_answer(cx)).await.unwrap();
+        let mut last = None;
+        for _ in 0..4 {
+            // As much as the socket takes.
+            while theirs.try_write(&[b'x'; 4_096]).is_ok() {}
+            let frame = poll_fn(|cx| conn.poll_frame(cx)).await.unwrap().unwrap();
+            last = Some(frame);
+        }
+        (conn, theirs, last)
+    };
+    runtime.block_on(async {
+        // What the thread keeps is made by then.
+        let first = open().await;
+        let mut opening = pin!(open());
+        let mut held = 0;
+        let second = poll_fn(|cx| {
+            let mut polled = Poll::Pending;
+            let measured = allocation_counter::measure(|| polled = opening.as_mut().poll(cx));
+            held += measured.bytes_current;
+            polled
+        })
+        .await;
+        assert!(held <= 36 * 1_024, "{held} bytes");
+        let dropped = allocation_counter::measure(|| drop(second)).bytes_current;
+        assert!(
+            held + dropped < 1_024,
+            "{held} bytes, of which {dropped} came back"
+        );
+        drop(first);
+    });
+}
+
 /// Pieces that heads and bodies are made of, and noise.
 fn piece() -> impl Strategy<Value = Vec<u8>> {
     prop_oneof![

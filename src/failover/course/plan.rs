@@ -5,10 +5,7 @@ use http_body::Body;
 use tokio::time::Instant;
 use tower_service::Service;
 
-use super::{
-    Beside, Course, Held, Step, Which,
-    time::next,
-};
+use super::{Beside, Course, Held, Step, Which, time::next};
 use crate::{
     context::Exchange,
     error::{BoxError, Error, ErrorKind},

@@ -27,7 +27,7 @@ pub(super) struct Expect {
 }
 
 impl Expect {
-    /// Who it is comes first, then what it says of itself, then what is made of it.
+    /// The identity comes first, then what the backend says of itself, then the predicates.
     pub(super) fn judge(&self, answer: &Answer, backend: &Backend) -> Report {
         let status = answer.status;
         self.verdict(answer, backend).status(status)

@@ -26,7 +26,7 @@ impl Facts<'_> {
         self.pass_on(settings, out);
         match self.intro {
             Some(intro) => out.extend_from_slice(&intro.fields),
-            None => self.tell(settings, out),
+            None => self.describe_client(settings, out),
         }
         if let Some(via) = &settings.via {
             out.extend_from_slice(&via[self.version()].line);

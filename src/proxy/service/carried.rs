@@ -232,7 +232,7 @@ impl Carried {
         error.with_unsent(self.parts)
     }
 
-    /// Lends the head to who wants to begin another attempt beside this one.
+    /// Lends the head to a layer that may begin another attempt beside this one.
     pub(super) fn lend(&self, sent: bool) {
         if let Some(exchange) = self.parts.extensions.get::<Exchange>() {
             exchange.lend_head(&self.parts, sent);

@@ -115,7 +115,7 @@ async fn a_switch_that_nobody_asked_for_is_an_error() {
         request.extensions_mut().insert(Selected(backend.clone()));
         let error = Proxy::new().oneshot(request).await.unwrap_err();
         assert_eq!(error.kind(), evenkeel::ErrorKind::Upgrade);
-        assert!(format!("{error}").contains("nobody asked"), "{error}");
+        assert!(format!("{error}").contains("not asked for"), "{error}");
     }
 }
 
