@@ -104,7 +104,7 @@ mod headers;
 mod idle;
 mod own;
 mod service;
-#[cfg(all(test, feature = "server"))]
+#[cfg(test)]
 mod tests;
 mod upgrade;
 

@@ -1,5 +1,7 @@
 //! What needs the server's end of a note to be seen: interim responses.
 
+#![cfg(feature = "server")]
+
 use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;

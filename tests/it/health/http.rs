@@ -163,7 +163,7 @@ async fn a_body_that_decides_nothing_is_not_waited_for() {
         let pooled = HttpCheck::new().pooled();
         for _ in 0..2 {
             let asked = check(&pooled, backend.clone());
-            let report = tokio::time::timeout(LONG / 2, asked).await;
+            let report = timeout(LONG / 2, asked).await;
             let report = report.expect("the head decides");
             assert_eq!(report.is_pass(), passes, "{report:?}");
             assert_eq!(report.reason().code, if passes { "L7OK" } else { "L7STS" });
