@@ -71,7 +71,7 @@ fn cut(field: &[u8], name: &str, see: &mut dyn FnMut(&[u8])) -> Cut {
                 ours = true;
                 see(value);
             }
-            None => others |= !pair.is_blank(),
+            None => others |= !pair.raw.trim_ascii().is_empty(),
         }
     }
     match (ours, others) {
@@ -85,7 +85,7 @@ fn cut(field: &[u8], name: &str, see: &mut dyn FnMut(&[u8])) -> Cut {
 fn without(field: &HeaderValue, name: &str) -> Option<HeaderValue> {
     let mut rest = Vec::with_capacity(field.len());
     for pair in pairs(field.as_bytes()) {
-        if pair.value_of(name).is_some() || (rest.is_empty() && pair.is_blank()) {
+        if pair.value_of(name).is_some() || (rest.is_empty() && pair.raw.trim_ascii().is_empty()) {
             continue;
         }
         if rest.is_empty() {

@@ -24,6 +24,10 @@ mod sending;
 mod tests;
 mod wait;
 
-pub(crate) use body::{Outgoing, erase};
-pub(crate) use conn::{Answer, AnswerBody, Attached, Conn, Start};
+pub(crate) use body::Outgoing;
+#[cfg(feature = "proxy")]
+pub(crate) use body::erase;
+#[cfg(feature = "proxy")]
+pub(crate) use conn::Answer;
+pub(crate) use conn::{AnswerBody, Attached, Conn, Start};
 pub(crate) use wait::Timeouts;
