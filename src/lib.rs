@@ -71,7 +71,10 @@ mod deadline;
 mod vanish;
 #[cfg_attr(
     not(feature = "server"),
-    expect(dead_code, reason = "only a server reads requests and writes responses")
+    expect(
+        dead_code,
+        reason = "only a server reads requests and writes responses"
+    )
 )]
 mod wire;
 

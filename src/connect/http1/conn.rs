@@ -444,10 +444,8 @@ impl<A: Attached> Conn<A> {
         if !self.is_sent() {
             return Err("a switch amid the request");
         }
-        let mut protocols = fields.get_all(header::UPGRADE).iter();
-        let mut protocols = protocols
-            .by_ref()
-            .flat_map(|value| elements(value.as_bytes()));
+        let protocols = fields.get_all(header::UPGRADE).iter();
+        let mut protocols = protocols.flat_map(|value| elements(value.as_bytes()));
         let is_offered = |protocol: &[u8]| {
             elements(asked.as_bytes()).any(|offered| offered.eq_ignore_ascii_case(protocol))
         };
