@@ -6,7 +6,8 @@
 //!
 //! | file | content |
 //! |---|---|
-//! | `conn` | the connection, the response head, the frames of the response body |
+//! | `conn` | the connection: how an exchange begins and ends, the frames of the response body |
+//! | `answer` | the response head, and the interim ones before it |
 //! | `fill` | the memory that responses are read into |
 //! | `out` | what is to be written next |
 //! | `send` | the request on its way out |
@@ -14,6 +15,7 @@
 //! | `body` | request bodies, without their type |
 //! | `wait` | the phases of an exchange and their deadlines |
 
+mod answer;
 mod body;
 mod conn;
 mod fill;
@@ -24,10 +26,11 @@ mod sending;
 mod tests;
 mod wait;
 
+#[cfg(feature = "proxy")]
+pub(crate) use answer::Answer;
+pub(crate) use answer::AnswerBody;
 pub(crate) use body::Outgoing;
 #[cfg(feature = "proxy")]
 pub(crate) use body::erase;
-#[cfg(feature = "proxy")]
-pub(crate) use conn::Answer;
-pub(crate) use conn::{AnswerBody, Attached, Conn, Start};
+pub(crate) use conn::{Attached, Conn, Start};
 pub(crate) use wait::Timeouts;
