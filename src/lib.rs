@@ -66,14 +66,16 @@ pub mod pool;
 mod alarm;
 pub mod connect;
 pub mod context;
-#[cfg_attr(
-    not(any(feature = "proxy", feature = "server")),
-    expect(dead_code, reason = "the hot rooms use it")
-)]
 mod deadline;
 #[cfg(any(feature = "proxy", feature = "server"))]
 mod vanish;
-#[cfg(any(feature = "proxy", feature = "server"))]
+#[cfg_attr(
+    not(feature = "server"),
+    expect(
+        dead_code,
+        reason = "only a server reads requests and writes responses"
+    )
+)]
 mod wire;
 
 #[cfg(feature = "access-log")]

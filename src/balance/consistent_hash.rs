@@ -12,6 +12,7 @@ use super::{
 use crate::{
     error::ConfigError,
     pool::{Backend, Derived, DerivedGroups, Group, Lease, Pool, Snapshot},
+    wire::cookie,
 };
 
 /// Consistent hashing with bounded loads: requests with the same key go to the same backend while
@@ -180,12 +181,8 @@ fn limit(mean: u64, weight: u32, factor: u32) -> u64 {
 
 /// Returns the value of a cookie.
 fn cookie<'a>(pick: &Pick<'a>, name: &str) -> Option<&'a [u8]> {
-    let fields = pick.headers().get_all(COOKIE).into_iter();
-    let mut pairs = fields.flat_map(|value| value.as_bytes().split(|&b| b == b';'));
-    pairs.find_map(|pair| {
-        let value = pair.trim_ascii_start().strip_prefix(name.as_bytes())?;
-        value.strip_prefix(b"=").map(<[u8]>::trim_ascii_end)
-    })
+    let mut fields = pick.headers().get_all(COOKIE).into_iter();
+    fields.find_map(|field| cookie::value(field.as_bytes(), name))
 }
 
 /// A ring for each tier, over all its members, usable or not: it changes with membership only.

@@ -44,6 +44,11 @@
 
 mod dial;
 mod elsewhere;
+#[cfg_attr(
+    not(feature = "proxy"),
+    expect(dead_code, reason = "checks send no bodies and switch no protocols")
+)]
+pub(crate) mod http1;
 #[cfg(all(feature = "proxy", feature = "http2"))]
 pub(crate) mod http2;
 mod stream;

@@ -35,13 +35,11 @@ pub struct TlsStream(pub(super) tokio_rustls::client::TlsStream<Stream>);
 
 impl Stream {
     /// Returns true if what was written may wait for a flush.
-    #[cfg(feature = "proxy")]
     pub(crate) fn buffers_writes(&self) -> bool {
         !matches!(self, Self::Tcp(_) | Self::Unix(_))
     }
 
-    /// Writes what the socket takes at once; nobody is woken when it takes more.
-    #[cfg(feature = "proxy")]
+    /// Writes what the socket takes at once; no task is woken when it takes more.
     pub(crate) fn write_now(&mut self, buf: &[u8]) -> io::Result<usize> {
         match self {
             Self::Tcp(stream) => stream.try_write(buf),
@@ -50,6 +48,22 @@ impl Stream {
             Self::Tls(stream) => {
                 let mut cx = Context::from_waker(std::task::Waker::noop());
                 match Pin::new(&mut stream.0).poll_write(&mut cx, buf) {
+                    Poll::Ready(wrote) => wrote,
+                    Poll::Pending => Err(io::ErrorKind::WouldBlock.into()),
+                }
+            }
+        }
+    }
+
+    /// Writes what the socket takes of these buffers at once; see [`write_now`](Self::write_now).
+    pub(crate) fn write_vectored_now(&mut self, bufs: &[IoSlice<'_>]) -> io::Result<usize> {
+        match self {
+            Self::Tcp(stream) => stream.try_write_vectored(bufs),
+            Self::Unix(stream) => stream.try_write_vectored(bufs),
+            #[cfg(feature = "__tls")]
+            Self::Tls(stream) => {
+                let mut cx = Context::from_waker(std::task::Waker::noop());
+                match Pin::new(&mut stream.0).poll_write_vectored(&mut cx, bufs) {
                     Poll::Ready(wrote) => wrote,
                     Poll::Pending => Err(io::ErrorKind::WouldBlock.into()),
                 }
@@ -71,7 +85,7 @@ impl Stream {
         !would_block(&socket.peek(&mut [MaybeUninit::uninit()]))
     }
 
-    /// Returns true if the other end closed an idle connection, or sent what nobody asked for:
+    /// Returns true if the other end closed an idle connection, or sent what no request asked for:
     /// either way, no request may go there. Costs no system call when nothing came in since the
     /// last read.
     pub fn is_stale(&mut self) -> bool {

@@ -44,7 +44,7 @@
 //! | what | default |
 //! |---|---|
 //! | check | `GET /health`, 200 to 299 healthy, no redirects, a fresh connection each time |
-//! | body of the answer, read up to | 64 KiB |
+//! | body of the answer, where it decides, read up to | 64 KiB |
 //! | interval | 5 s |
 //! | interval while the last results disagree with the state | 1 s |
 //! | interval while it is down | as the interval |

@@ -6,9 +6,12 @@ use tokio::time::timeout_at;
 
 #[cfg(all(feature = "proxy", feature = "http2"))]
 use super::h2;
-use super::{Report, Target};
+use super::{
+    Report, Target,
+    http::{Fields, Http1},
+};
 use crate::{
-    connect::{Connected, Connector, Elsewhere, Stream},
+    connect::{Connected, Connector, Elsewhere, http1::Conn},
     pool::{Address, Attachment, AttachmentKey, Backend},
 };
 
@@ -58,9 +61,15 @@ impl Reach {
 /// A connection that a check can use.
 #[derive(Debug)]
 pub(super) enum Connection {
-    Http1(Stream),
+    Http1(Http1),
     #[cfg(all(feature = "proxy", feature = "http2"))]
     Http2(h2::Connection),
+}
+
+impl Connection {
+    pub(super) fn http1(connected: Connected) -> Self {
+        Self::Http1(Conn::new(connected.into_stream(), None, Fields::default()))
+    }
 }
 
 /// The one connection that a check keeps to a backend, and to which address: the check that
@@ -75,7 +84,7 @@ impl Idle {
             return None;
         }
         let stale = match &mut connection {
-            Connection::Http1(stream) => stream.is_stale(),
+            Connection::Http1(conn) => conn.is_stale(),
             #[cfg(all(feature = "proxy", feature = "http2"))]
             Connection::Http2(connection) => !connection.is_open(),
         };

@@ -12,7 +12,8 @@ use http_body::{Body as HttpBody, Frame, SizeHint};
 use super::h1::Conn;
 #[cfg(feature = "http2")]
 use super::h2::StreamBody;
-use crate::error::{BoxError, Error};
+pub(super) use crate::connect::http1::{Outgoing, erase};
+use crate::error::Error;
 
 /// A response body, read straight from the backend's connection.
 #[derive(Default)]
@@ -110,52 +111,5 @@ impl fmt::Debug for Body {
         f.debug_struct("Body")
             .field("size_hint", &self.size_hint())
             .finish_non_exhaustive()
-    }
-}
-
-/// A request body on its way out, erased: a box where there is one, nothing where there is none.
-pub(super) type Outgoing = Pin<Box<dyn HttpBody<Data = Bytes, Error = BoxError> + Send>>;
-
-/// Erases a request body; `None` when it is at its end already.
-pub(super) fn erase<B>(body: B) -> Option<Outgoing>
-where
-    B: HttpBody<Data = Bytes> + Send + 'static,
-    B::Error: Into<BoxError>,
-{
-    if body.is_end_stream() {
-        return None;
-    }
-    Some(Box::pin(Erased { body }))
-}
-
-pin_project_lite::pin_project! {
-    struct Erased<B> {
-        #[pin]
-        body: B,
-    }
-}
-
-impl<B> HttpBody for Erased<B>
-where
-    B: HttpBody<Data = Bytes>,
-    B::Error: Into<BoxError>,
-{
-    type Data = Bytes;
-    type Error = BoxError;
-
-    fn poll_frame(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
-        let frame = std::task::ready!(self.project().body.poll_frame(cx));
-        Poll::Ready(frame.map(|frame| frame.map_err(Into::into)))
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
     }
 }

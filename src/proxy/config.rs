@@ -42,6 +42,7 @@ pub(super) struct Settings {
     pub(super) trusted: TrustedPeers,
     pub(super) forwarded: ForwardedFields,
     pub(super) host: HostField,
+    pub(super) allow_trace: bool,
     /// By the version that the request came in: 1.0, 1.1, 2.
     pub(super) via: Option<[Via; 3]>,
 }
@@ -83,6 +84,7 @@ impl Proxy {
                 trusted: TrustedPeers::default(),
                 forwarded: ForwardedFields::default(),
                 host: HostField::default(),
+                allow_trace: false,
                 via: via("evenkeel").ok(),
             }),
             recent: Recent::default(),
@@ -110,7 +112,7 @@ impl Proxy {
     }
 
     /// Sets how long a side may send nothing in the middle of a message, and how long a
-    /// connection that nobody uses is kept.
+    /// idle connection is kept.
     ///
     /// Default: 60 s. Choose it shorter than the backends' own keep-alive time-out: a connection
     /// that the backend closes at the very moment of its re-use costs requests that are not
@@ -144,17 +146,18 @@ impl Proxy {
         self
     }
 
-    /// Sets whose `X-Forwarded-*`, `X-Real-IP` and `Forwarded` fields are believed and added to.
+    /// Sets the peers whose `X-Forwarded-*`, `X-Real-IP` and `Forwarded` fields are believed and
+    /// added to.
     /// Those of others are removed or replaced, and those spelt with underscores with them:
-    /// whoever trusts too many lets clients forge their address.
+    /// a proxy that trusts too many peers lets clients forge their address.
     ///
-    /// Default: nobody.
+    /// Default: none.
     pub fn trusted_peers(mut self, trusted: TrustedPeers) -> Self {
         self.settings_mut().trusted = trusted;
         self
     }
 
-    /// Sets which fields tell the backend about the client.
+    /// Sets which fields describe the client to the backend.
     ///
     /// Default: [`ForwardedFields::XForwarded`].
     pub fn forwarded(mut self, fields: ForwardedFields) -> Self {
@@ -167,6 +170,18 @@ impl Proxy {
     /// Default: [`HostField::Client`].
     pub fn host(mut self, host: HostField) -> Self {
         self.settings_mut().host = host;
+        self
+    }
+
+    /// Sets whether TRACE is forwarded. A backend reflects the request in its response, with all
+    /// that proxies on the way added to it. `Max-Forwards` is obeyed: at 0 the proxy reflects the
+    /// request itself, without cookies and credentials.
+    ///
+    /// Default: false: the error is [`MethodRefused`](crate::ErrorKind::MethodRefused), which
+    /// [`RespondLayer`](crate::respond::RespondLayer) answers with 405 and `Allow`. CONNECT is
+    /// refused always.
+    pub fn allow_trace(mut self, allow: bool) -> Self {
+        self.settings_mut().allow_trace = allow;
         self
     }
 

@@ -2,8 +2,7 @@
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 
-use crate::wire;
-pub(super) use crate::wire::line;
+use crate::wire::line;
 
 /// Takes fields: bytes for HTTP/1.1, a map for HTTP/2.
 pub(super) trait Emit {
@@ -43,8 +42,4 @@ impl Emit for HeaderMap {
             self.append(name, value);
         }
     }
-}
-
-pub(super) fn write_number(number: u64, out: &mut Vec<u8>) {
-    wire::number(number, 10, out);
 }

@@ -1,10 +1,10 @@
-//! Who the client is, for the backend: `X-Forwarded-*` and `Forwarded` (RFC 7239).
+//! Fields that describe the client to the backend: `X-Forwarded-*` and `Forwarded` (RFC 7239).
 
 use std::{io::Write, net::IpAddr};
 
 use crate::error::ConfigError;
 
-/// Peers whose word about the client is taken; see [`Proxy::trusted_peers`](super::Proxy::trusted_peers).
+/// Peers whose fields about the client are believed; see [`Proxy::trusted_peers`](super::Proxy::trusted_peers).
 #[derive(Clone, Debug, Default)]
 pub struct TrustedPeers {
     networks: Vec<Network>,
@@ -82,7 +82,7 @@ fn bits(address: IpAddr) -> u128 {
     }
 }
 
-/// Which fields tell the backend about the client.
+/// Which fields describe the client to the backend.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ForwardedFields {

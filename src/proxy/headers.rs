@@ -3,6 +3,7 @@
 mod class;
 mod h1;
 mod host;
+mod look;
 
 use std::net::IpAddr;
 
@@ -15,12 +16,12 @@ use super::{
     config::{HostField, Settings},
     emit::Emit,
     forwarded::{write_element, write_ip},
-    h1::head::{authenticates_connection, is_known_option, is_protected, tokens},
 };
 use crate::{
     context::{ConnInfo, Intro},
     error::{Error, ErrorKind},
     pool::Backend,
+    wire::{Malformed, connection::Options, fields::Field, framing::Declared, number},
 };
 
 /// What a request says about its connection and its client, read once.
@@ -35,22 +36,21 @@ pub(super) struct Facts<'a> {
     host: Option<&'a [u8]>,
     /// The protocol switch that is asked for.
     pub(super) upgrade: Option<&'a HeaderValue>,
-    wants_upgrade: bool,
+    options: Options,
     accepts_trailers: bool,
     pub(super) connection_auth: bool,
     pub(super) expects_continue: bool,
-    transfer_encoding: bool,
-    declared: Option<u64>,
+    declared: Declared,
+    /// How many more proxies the request may pass, where it is counted (RFC 9110 §7.6.2).
+    max_forwards: Option<u64>,
     cookies: usize,
-    /// Fields that `Connection` names; nearly always none.
-    nominated: Option<Vec<HeaderName>>,
     /// Which of the first 64 fields end here, a bit each.
     ends: u64,
     /// The bits above say it all.
     simple: bool,
 }
 
-/// How the body's length is told.
+/// How the body's length is announced.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Length {
     Chunked,
@@ -67,14 +67,13 @@ impl<'a> Facts<'a> {
             trusted: false,
             host: None,
             upgrade: None,
-            wants_upgrade: false,
+            options: Options::default(),
             accepts_trailers: false,
             connection_auth: false,
             expects_continue: false,
-            transfer_encoding: false,
-            declared: None,
+            declared: Declared::default(),
+            max_forwards: None,
             cookies: 0,
-            nominated: None,
             ends: 0,
             simple: true,
         };
@@ -82,7 +81,7 @@ impl<'a> Facts<'a> {
         for (i, (name, value)) in parts.headers.iter().enumerate() {
             let ends = match Class::of(name) {
                 Class::Plain => false,
-                Class::Host => {
+                Class::Message(Field::Host) => {
                     once(&mut field, value, "Host twice")?;
                     true
                 }
@@ -91,74 +90,19 @@ impl<'a> Facts<'a> {
             facts.ends |= u64::from(ends) << (i % 64);
         }
         host::check_form(parts)?;
-        if facts.transfer_encoding && facts.declared.is_some() {
-            return Err(refuse("Content-Length beside Transfer-Encoding"));
-        }
+        facts
+            .declared
+            .request(parts.version == Version::HTTP_10)
+            .map_err(malformed)?;
         if facts.upgrade.is_some() {
             facts.check_upgrade();
         }
         facts.meet(host::asked_for(parts, field)?, settings)?;
         facts.simple = !facts.trusted
-            && facts.nominated.is_none()
+            && facts.options.nominated.is_empty()
             && facts.cookies <= 1
             && parts.headers.len() <= 64;
         Ok(facts)
-    }
-
-    /// Takes note of a field that this hop acts on; true if it ends here.
-    fn look(&mut self, class: Class, value: &'a HeaderValue) -> Result<bool, Error> {
-        match class {
-            Class::ContentLength => {
-                let length = content_length(value)?;
-                once(&mut self.declared, length, "Content-Length twice")?;
-            }
-            Class::TransferEncoding => self.transfer_encoding = true,
-            Class::Connection => self.connection(value.as_bytes()),
-            Class::Upgrade => self.upgrade = Some(value),
-            Class::Te => {
-                let mut codings = tokens(value.as_bytes());
-                self.accepts_trailers |= codings.any(|c| c.eq_ignore_ascii_case(b"trailers"));
-            }
-            Class::Expect => {
-                // RFC 9110 §10.1.1: in HTTP/1.0 it means nothing.
-                self.expects_continue |= self.parts.version >= Version::HTTP_11
-                    && value.as_bytes().eq_ignore_ascii_case(b"100-continue");
-                return Ok(false);
-            }
-            Class::Cookie => {
-                self.cookies += 1;
-                return Ok(false);
-            }
-            Class::Authorization => {
-                self.connection_auth |= authenticates_connection(value.as_bytes());
-                return Ok(false);
-            }
-            Class::Plain => return Ok(false),
-            // Of the client's, those of trusted peers stay: see `ends_here`.
-            Class::Client | Class::Forwarded | Class::ForwardedFor | Class::Host | Class::Hop => {}
-        }
-        Ok(true)
-    }
-
-    fn connection(&mut self, value: &[u8]) {
-        for token in tokens(value) {
-            if token.eq_ignore_ascii_case(b"upgrade") {
-                self.wants_upgrade = true;
-            } else if !is_known_option(token) {
-                let nominated = self.nominated.get_or_insert_with(Vec::new);
-                nominated.extend(HeaderName::from_bytes(token));
-            }
-        }
-    }
-
-    #[cold]
-    fn check_upgrade(&mut self) {
-        // A cleartext switch to HTTP/2 would carry requests past this proxy.
-        let is_h2 = |t: &[u8]| t.len() >= 2 && t[..2].eq_ignore_ascii_case(b"h2");
-        let wanted = self.wants_upgrade && self.parts.version == Version::HTTP_11;
-        self.upgrade = self
-            .upgrade
-            .filter(|value| wanted && !tokens(value.as_bytes()).any(is_h2));
     }
 
     /// Finds out what the client's connection and the host that it asks for come to: most often
@@ -178,7 +122,8 @@ impl<'a> Facts<'a> {
 
     #[inline(never)]
     fn meet_anew(&mut self, host: Option<&'a [u8]>, settings: &Settings) -> Result<(), Error> {
-        self.host = host::check(host, self.parts.version, self.conn.is_some())?;
+        let needed = settings.host == HostField::Client;
+        self.host = host::check(host, self.parts.version, self.conn.is_some(), needed)?;
         self.trusted = self.client().is_some_and(|c| settings.trusted.contains(c));
         Ok(())
     }
@@ -191,10 +136,10 @@ impl<'a> Facts<'a> {
         peer.map(|p| p.ip())
     }
 
-    /// Decides how the body's length is told: what the body knows of itself, else what the head
+    /// Decides how the body's length is announced: what the body knows of itself, else what the head
     /// says.
     pub(super) fn length(&self, has_body: bool, exact: Option<u64>) -> Result<Length, Error> {
-        match (has_body, exact, self.declared) {
+        match (has_body, exact, self.declared.length) {
             (true, Some(exact), Some(declared)) if exact != declared => {
                 Err(refuse("Content-Length is not the body's"))
             }
@@ -212,6 +157,11 @@ impl<'a> Facts<'a> {
         }
     }
 
+    /// Returns true if the request may pass no further proxy, and so ends here.
+    pub(super) fn ends_at_this_hop(&self) -> bool {
+        self.max_forwards == Some(0)
+    }
+
     #[cfg(feature = "http2")]
     pub(super) fn accepts_trailers(&self) -> bool {
         self.accepts_trailers
@@ -219,7 +169,7 @@ impl<'a> Facts<'a> {
 
     /// Writes the fields about the client, and keeps them for the next request of its connection.
     #[inline(never)]
-    fn tell(&self, settings: &Settings, out: &mut Vec<u8>) {
+    fn describe_client(&self, settings: &Settings, out: &mut Vec<u8>) {
         let start = out.len();
         self.forwarded(settings, out);
         // What a trusted peer says may be otherwise with each request.
@@ -297,6 +247,11 @@ impl<'a> Facts<'a> {
         } else {
             self.pass_on_some(settings, out);
         }
+        if let Some(left) = self.max_forwards {
+            out.made(header::MAX_FORWARDS, |value| {
+                number(left.saturating_sub(1), 10, value);
+            });
+        }
     }
 
     #[inline(never)]
@@ -330,22 +285,19 @@ impl<'a> Facts<'a> {
 
     fn ends_here(&self, name: &HeaderName, settings: &Settings) -> bool {
         let ours = match Class::of(name) {
-            Class::Authorization | Class::Cookie | Class::Expect | Class::Plain => false,
-            Class::Connection
-            | Class::ContentLength
-            | Class::Hop
-            | Class::Host
-            | Class::Te
-            | Class::TransferEncoding
-            | Class::Upgrade => true,
+            Class::Authorization
+            | Class::Cookie
+            | Class::Message(Field::Authenticate | Field::Expect | Field::Plain)
+            | Class::Plain => false,
+            Class::Message(_) => true,
+            Class::MaxForwards => self.max_forwards.is_some(),
             // To these two the peer is added here; what else a trusted one says stays, whatever
             // `Connection` names.
             Class::ForwardedFor if self.trusted => return settings.forwarded.x(),
             Class::Forwarded if self.trusted => return settings.forwarded.rfc7239(),
             Class::Client | Class::Forwarded | Class::ForwardedFor => return !self.trusted,
         };
-        let nominated = self.nominated.as_deref().unwrap_or_default();
-        ours || (!nominated.is_empty() && nominated.contains(name) && !is_protected(name))
+        ours || self.options.nominated.contains(name)
     }
 
     fn forwarded(&self, settings: &Settings, out: &mut impl Emit) {
@@ -396,13 +348,17 @@ fn once<T>(place: &mut Option<T>, value: T, else_: &'static str) -> Result<(), E
     }
 }
 
-fn content_length(value: &HeaderValue) -> Result<u64, Error> {
-    value
-        .to_str()
-        .ok()
-        .filter(|v| !v.is_empty() && v.bytes().all(|b| b.is_ascii_digit()))
-        .and_then(|v| v.parse::<u64>().ok())
-        .ok_or_else(|| refuse("a bad Content-Length"))
+/// Returns true for a field that a reflected request may show (RFC 9110 §9.3.8).
+pub(super) fn is_reflected(name: &HeaderName) -> bool {
+    !matches!(
+        Class::of(name),
+        Class::Authorization | Class::Cookie | Class::Message(Field::Hop)
+    )
+}
+
+#[cold]
+fn malformed(error: Malformed) -> Error {
+    refuse(error.why())
 }
 
 #[cold]

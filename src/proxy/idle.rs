@@ -68,17 +68,17 @@ impl Home {
 
     /// Takes back a connection that has ended its exchange.
     pub(crate) fn put(self: &Arc<Self>, conn: Box<Conn>) {
-        let stack = if conn.owner().is_some() {
+        let stack = if conn.attached.owner.is_some() {
             &self.owned
         } else {
             &self.idle
         };
         let mut stack = lock(stack);
-        // Within the lock: whoever lets go of everything comes before this, or finds it here.
-        if stack.len() >= self.max_idle || conn.epoch() != self.epoch() {
+        // Within the lock: `retire` comes before this, or finds the connection here.
+        if stack.len() >= self.max_idle || conn.attached.epoch != self.epoch() {
             return;
         }
-        if conn.owner().is_some() {
+        if conn.attached.owner.is_some() {
             self.has_owned.store(true, Release);
         }
         stack.push(conn);
@@ -97,9 +97,12 @@ impl Home {
         let client = wanted.client?;
         let mut owned = lock(&self.owned);
         loop {
-            let found = owned
-                .iter()
-                .position(|conn| conn.owner().is_some_and(|o| o.number() == client.number()))?;
+            let found = owned.iter().position(|conn| {
+                conn.attached
+                    .owner
+                    .as_ref()
+                    .is_some_and(|o| o.number() == client.number())
+            })?;
             let mut conn = owned.swap_remove(found);
             if wanted.suits(&mut conn) {
                 return Some(conn);
@@ -120,7 +123,9 @@ impl Home {
         lock(&self.idle).retain_mut(|conn| !conn.is_stale());
         let mut owned = lock(&self.owned);
         // Ours is the last handle: the client's connection is gone.
-        owned.retain_mut(|conn| !conn.is_stale() && conn.owner().is_some_and(|o| !o.is_last()));
+        owned.retain_mut(|conn| {
+            !conn.is_stale() && conn.attached.owner.as_ref().is_some_and(|o| !o.is_last())
+        });
         self.has_owned.store(!owned.is_empty(), Release);
     }
 }
@@ -150,7 +155,7 @@ impl Wanted<'_> {
     }
 }
 
-/// Notes that nobody reaps any more when the runtime drops the task.
+/// Notes that no task reaps any more when the runtime drops this one.
 struct Reaper {
     home: Weak<Home>,
 }

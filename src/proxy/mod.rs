@@ -19,8 +19,9 @@
 //! # Where it goes
 //!
 //! At the foot of the request stack. Reads `Selected` (required), `ConnInfo` (the client's
-//! address and TLS; without it, nothing is told to the backend about the client) and hyper's
-//! `OnUpgrade`; writes `Tunnel` into a 101 response.
+//! address and TLS; without it, the backend learns nothing about the client), `Interim` (where 102
+//! and 103 of an HTTP/1.1 backend go; without it, they are dropped) and hyper's `OnUpgrade`; writes
+//! `Tunnel` into a 101 response.
 //!
 //! Under axum's `nest("/api", …)`, the stripped path goes to the backend; the access log shows
 //! the original one. A backend that wants the prefix back has it in its URL's base path.
@@ -36,17 +37,35 @@
 //! | idle connections a backend | 1,024 |
 //! | response head | 100 fields, 32 KiB |
 //! | Host | the client's |
-//! | told about the client | `X-Forwarded-For`, `-Proto`, `-Host`; those of untrusted peers removed or replaced |
+//! | fields about the client | `X-Forwarded-For`, `-Proto`, `-Host`; those of untrusted peers removed or replaced |
 //! | trusted peers | none |
 //! | `Via` | `evenkeel` |
+//! | TRACE, CONNECT | refused: 405 |
+//! | `Max-Forwards` | counts for OPTIONS and TRACE; at 0 the proxy itself answers |
 //!
 //! # When it fails
 //!
 //! With an [`Error`](crate::Error) whose kind names phase and side, and which gives the request's
 //! head back (`take_unsent`), so that another attempt needs no copy. A message that RFC 9112
-//! leaves ambiguous is refused in both directions, and the backend's connection dropped: repeated
-//! or malformed `Content-Length`, `Transfer-Encoding` beside it or other than `chunked`, folded
-//! lines, lines without CR, bad chunks, two `Host` fields, an interim response more than 16 times.
+//! leaves ambiguous is refused in both directions, and the backend's connection dropped:
+//!
+//! | what | in a request | in a response |
+//! |---|---|---|
+//! | `Content-Length` twice, or as a list | refused | equal ones count as one, others are refused |
+//! | `Content-Length` that is no number | refused | refused |
+//! | `Transfer-Encoding` beside it, in HTTP/1.0, twice, or other than `chunked` | refused | refused |
+//! | more than 64 options in `Connection` | refused | refused |
+//! | two `Host` fields, one that is no host, none or an empty one in HTTP/1.1 | refused | |
+//! | a line without CR, a folded line, a bad name, a control character in a value | | refused |
+//! | blanks before a colon, or behind a chunk's size | | removed |
+//! | a bad chunk size, extension or end | | refused |
+//! | more than 100 fields or 32 KiB of head | | refused |
+//! | more than 8 interim responses | | not passed on; refused from the 101st on |
+//! | 101 that was not asked for, to another protocol, or before the request's end | | refused |
+//!
+//! An empty `Host` is accepted where the backend gets [one of its own](HostField::Backend). The
+//! names that frame, route or authenticate a message, and those that describe the client, never
+//! pass as trailers.
 //!
 //! An idle connection that the backend closed is noticed before use and replaced. One that closes
 //! while the request goes out, or answers it with 408 and closes, is replaced once if the method is
@@ -58,21 +77,28 @@
 //! request is sent once more where its connection was closed before it went out, or where a
 //! graceful GOAWAY leaves it out and none of its body was taken.
 //!
-//! CONNECT is refused; `Upgrade: h2c` is not passed on. Upgrades need a client on HTTP/1.1 and a
+//! CONNECT is refused, and TRACE unless [allowed](Proxy::allow_trace); `Upgrade: h2c` is not passed
+//! on. Upgrades need a client on HTTP/1.1 and a
 //! backend on HTTP/1.1. Connections that carried NTLM or Negotiate are kept for the client's
 //! connection that authenticated them, and closed where that is not known.
 //!
 //! # Cost
 //!
 //! No task, no channel, no lock but the backend's own idle stack; no allocation for the exchange
-//! itself in steady state. A request that cannot be sent again costs a system call before it uses an
-//! idle connection. A request body costs one box, a new connection a few. A request over HTTP/2 costs
-//! one box for its future and one for a response body; a task only where the response begins before
-//! the request body has ended.
+//! itself in steady state, nor for a request body: bodies of one type lie in one place after the
+//! other. A request that cannot be sent again costs a system call before it uses an idle
+//! connection. A new connection costs a few allocations. A request over HTTP/2 costs one box for its
+//! future and one for a response body; a task only where the response begins before the request
+//! body has ended.
+//!
+//! The first frame of a request body leaves with the head: up to 4 KiB are copied behind it, more
+//! goes out in the same vectored write. Further frames pass without a copy.
 //!
 //! What HTTP/1.1 backends answer is read into blocks of 16 KiB that the connections of a thread
-//! share, and passed on without a copy where its head comes in one read. A field's value or a small
-//! body that is kept for long keeps up to a block: copy what is to stay.
+//! share, and passed on without a copy where its head comes in one read. A caller that keeps a
+//! field's value or a small body keeps up to a block alive: copy what is to stay. Large bodies are
+//! read 32 KiB at a time, which is the most that a slow client makes a connection hold. A tunnel
+//! holds only what its other side does not take.
 
 mod body;
 mod config;
@@ -83,7 +109,10 @@ mod h1;
 mod h2;
 mod headers;
 mod idle;
+mod own;
 mod service;
+#[cfg(test)]
+mod tests;
 mod upgrade;
 
 pub use body::Body;

@@ -100,6 +100,7 @@ pub struct ResponseFuture {
 }
 
 enum State {
+    Answered(Box<Response<Body>>),
     Dialing(Pin<Box<Dialing>>),
     Done,
     Exchanging(Box<Conn>),
@@ -128,12 +129,12 @@ fn connected(dialing: &mut Dialing, connected: Connected) -> State {
         Ok((facts, length))
     });
     let stream = connected.into_stream();
-    let mut conn = Conn::new(stream, settings.timeouts, backend.address(), dialing.epoch);
-    match facts {
-        Ok((facts, length)) => {
-            carried.start(&settings, &mut conn, &facts, length, backend, pending, home);
-            carried.exchange(&settings, conn)
-        }
+    let mut conn = Conn::dialled(stream, settings.timeouts, backend.address(), dialing.epoch);
+    let started = facts.and_then(|(facts, length)| {
+        carried.start(&settings, &mut conn, &facts, length, backend, pending, home)
+    });
+    match started {
+        Ok(()) => carried.exchange(&settings, conn),
         Err(error) => State::Failed(carried.fail(error)),
     }
 }
@@ -143,7 +144,7 @@ fn respond(mut conn: Box<Conn>, answer: Answer) -> Result<Response<Body>, Error>
     if answer.status == StatusCode::SWITCHING_PROTOCOLS {
         return switch(conn);
     }
-    let Some(carried) = conn.carries() else {
+    let Some(carried) = &mut conn.attached.carried else {
         return Err(ErrorKind::Service.into());
     };
     let mut response = Response::new(Body::default());
@@ -151,7 +152,7 @@ fn respond(mut conn: Box<Conn>, answer: Answer) -> Result<Response<Body>, Error>
     // The request's map: its memory is used again.
     mem::swap(response.headers_mut(), &mut carried.parts.headers);
     let extensions = mem::take(&mut carried.parts.extensions);
-    conn.unload();
+    conn.attached.carried = None;
     if answer.connection_auth {
         conn.bind(ConnInfo::of(&extensions).cloned());
     }
@@ -170,7 +171,8 @@ fn respond(mut conn: Box<Conn>, answer: Answer) -> Result<Response<Body>, Error>
 
 #[cold]
 fn switch(mut conn: Box<Conn>) -> Result<Response<Body>, Error> {
-    match (conn.carried(), conn.settings()) {
+    let ours = &mut conn.attached;
+    match (ours.carried.take(), &ours.settings) {
         (Some(carried), Some(settings)) => {
             let timeout = settings.tunnel_timeout;
             upgrade::switch(*conn, carried.parts, timeout)
@@ -182,7 +184,8 @@ fn switch(mut conn: Box<Conn>) -> Result<Response<Body>, Error> {
 /// Decides what follows a failed exchange.
 #[cold]
 fn failed(mut conn: Box<Conn>, error: Error) -> State {
-    match (conn.carried(), conn.settings()) {
+    let settings = conn.attached.settings.take();
+    match (conn.attached.carried.take(), &settings) {
         (Some(carried), Some(settings)) if carried.can_redial(&conn, &error) => {
             carried.redial(settings)
         }
@@ -198,7 +201,7 @@ impl Future for ResponseFuture {
         let this = self.get_mut();
         while let State::Exchanging(conn) = &mut this.state {
             let Poll::Ready(answered) = conn.poll_answer(cx) else {
-                if let Some(carried) = conn.carries() {
+                if let Some(carried) = &conn.attached.carried {
                     carried.lend(true);
                 }
                 return Poll::Pending;
@@ -247,6 +250,7 @@ impl ResponseFuture {
                     self.state = State::Exchanging(conn);
                     return Pin::new(self).poll(cx);
                 }
+                State::Answered(response) => return Poll::Ready(Ok(*response)),
                 State::Failed(error) => return Poll::Ready(Err(error)),
                 // Polled after the end, or never begun.
                 State::Done => return Poll::Ready(Err(ErrorKind::Service.into())),

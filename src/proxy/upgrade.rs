@@ -1,18 +1,19 @@
 //! Upgrades: the connection becomes a tunnel (RFC 9110 §7.8).
 
 use std::{
-    future::{Future, poll_fn},
+    cell::RefCell,
+    future::poll_fn,
     io,
-    pin::pin,
-    task::Poll,
+    pin::Pin,
+    task::{Context, Poll, ready},
     time::Duration,
 };
 
-use bytes::Bytes;
+use bytes::{Buf, Bytes};
 use http::{HeaderValue, Response, StatusCode, header, request::Parts};
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::{Body, h1::Conn};
 use crate::{
@@ -76,52 +77,198 @@ async fn carry(ends: Ends, tunnel: Tunnel, idle_timeout: Duration) {
         }
     };
     let watch = Watch::new();
-    let (mut from_client, mut to_client) = tokio::io::split(TokioIo::new(client));
-    let (mut from_backend, mut to_backend) = tokio::io::split(ends.backend);
-    let touch = || watch.arm(idle_timeout);
-    touch();
-    let down = async {
-        to_client.write_all(&ends.ahead).await?;
-        tunnel.add_to_client(ends.ahead.len() as u64);
-        drop(ends.ahead);
-        copy(&mut from_backend, &mut to_client, |n| {
-            tunnel.add_to_client(n);
-            touch();
-        })
-        .await
-    };
-    let up = copy(&mut from_client, &mut to_backend, |n| {
-        tunnel.add_to_backend(n);
-        touch();
-    });
-    let mut both = pin!(async { tokio::try_join!(down, up) });
-    let ended = poll_fn(|cx| match both.as_mut().poll(cx) {
-        Poll::Ready(ended) => Poll::Ready(ended.map(|_| ())),
-        Poll::Pending => watch
-            .poll_expired(cx)
-            .map(|()| Err(io::ErrorKind::TimedOut.into())),
+    watch.arm(idle_timeout);
+    let (mut client, mut backend) = (TokioIo::new(client), ends.backend);
+    let mut down = Direction::new(ends.ahead);
+    let mut up = Direction::new(Bytes::new());
+    let ended = poll_fn(|cx| {
+        let to_client = down.poll(&mut backend, &mut client, cx);
+        tunnel.add_to_client(down.take_moved());
+        let to_backend = up.poll(&mut client, &mut backend, cx);
+        tunnel.add_to_backend(up.take_moved());
+        if down.take_progress() | up.take_progress() {
+            watch.arm(idle_timeout);
+        }
+        match (to_client, to_backend) {
+            (Poll::Ready(Err(error)), _) | (_, Poll::Ready(Err(error))) => Poll::Ready(Err(error)),
+            (Poll::Ready(Ok(())), Poll::Ready(Ok(()))) => Poll::Ready(Ok(())),
+            _ => watch
+                .poll_expired(cx)
+                .map(|()| Err(io::ErrorKind::TimedOut.into())),
+        }
     });
     if let Err(error) = ended.await {
         tracing::debug!(target: "evenkeel::proxy", %error, "a tunnel broke");
     }
 }
 
-async fn copy(
-    from: &mut (impl AsyncRead + Unpin),
-    to: &mut (impl AsyncWrite + Unpin),
-    moved: impl Fn(u64),
-) -> io::Result<()> {
-    let mut buf = vec![0; BUFFER];
-    loop {
-        let n = from.read(&mut buf).await?;
-        if n == 0 {
-            return to.shutdown().await;
+/// One direction of a tunnel. It holds only what could not be written at once, and reads nothing
+/// more until that is out: a tunnel that is quiet holds no buffer.
+struct Direction {
+    /// Read and not written yet.
+    waiting: Bytes,
+    /// Written and not counted yet.
+    moved: u64,
+    /// Something was read or written since the last look.
+    progress: bool,
+    /// Something was written that the stream may keep in a buffer.
+    unflushed: bool,
+    stage: Stage,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    Copying,
+    /// The reading side has ended; the writing side is to be shut down.
+    Ending,
+    Ended,
+}
+
+impl Direction {
+    fn new(ahead: Bytes) -> Self {
+        Self {
+            waiting: ahead,
+            moved: 0,
+            progress: false,
+            unflushed: false,
+            stage: Stage::Copying,
         }
-        to.write_all(&buf[..n]).await?;
-        to.flush().await?;
-        moved(n as u64);
+    }
+
+    fn take_moved(&mut self) -> u64 {
+        std::mem::take(&mut self.moved)
+    }
+
+    fn take_progress(&mut self) -> bool {
+        std::mem::take(&mut self.progress)
+    }
+
+    /// Copies as long as both sides are ready; is ready once the end was passed on.
+    fn poll<R, W>(&mut self, from: &mut R, to: &mut W, cx: &mut Context<'_>) -> Poll<io::Result<()>>
+    where
+        R: AsyncRead + Unpin,
+        W: AsyncWrite + Unpin,
+    {
+        loop {
+            while !self.waiting.is_empty() {
+                let wrote = ready!(Pin::new(&mut *to).poll_write(cx, &self.waiting))?;
+                self.note_written(wrote)?;
+                self.waiting.advance(wrote);
+            }
+            // Lets go of the memory.
+            self.waiting = Bytes::new();
+            match self.stage {
+                Stage::Copying => {}
+                Stage::Ending => {
+                    ready!(Pin::new(&mut *to).poll_shutdown(cx))?;
+                    self.stage = Stage::Ended;
+                    return Poll::Ready(Ok(()));
+                }
+                Stage::Ended => return Poll::Ready(Ok(())),
+            }
+            let Poll::Ready(copied) = self.poll_copy(from, to, cx) else {
+                if self.unflushed {
+                    ready!(Pin::new(&mut *to).poll_flush(cx))?;
+                    self.unflushed = false;
+                }
+                return Poll::Pending;
+            };
+            copied?;
+        }
+    }
+
+    /// Reads once, and writes what was read as far as it is taken.
+    fn poll_copy<R, W>(
+        &mut self,
+        from: &mut R,
+        to: &mut W,
+        cx: &mut Context<'_>,
+    ) -> Poll<io::Result<()>>
+    where
+        R: AsyncRead + Unpin,
+        W: AsyncWrite + Unpin,
+    {
+        // Taken, not borrowed: a stream may be anything.
+        let mut scratch = SCRATCH.take();
+        scratch.resize(BUFFER, 0);
+        let mut buf = ReadBuf::new(&mut scratch);
+        let copied = match Pin::new(from).poll_read(cx, &mut buf) {
+            Poll::Ready(Ok(())) => Poll::Ready(self.pass(buf.filled(), to, cx)),
+            other => other,
+        };
+        SCRATCH.set(scratch);
+        copied
+    }
+
+    fn pass<W>(&mut self, read: &[u8], to: &mut W, cx: &mut Context<'_>) -> io::Result<()>
+    where
+        W: AsyncWrite + Unpin,
+    {
+        self.progress = true;
+        if read.is_empty() {
+            self.stage = Stage::Ending;
+            return Ok(());
+        }
+        let mut rest = read;
+        while !rest.is_empty() {
+            let Poll::Ready(wrote) = Pin::new(&mut *to).poll_write(cx, rest) else {
+                break;
+            };
+            let wrote = wrote?;
+            self.note_written(wrote)?;
+            rest = &rest[wrote..];
+        }
+        self.waiting = Bytes::copy_from_slice(rest);
+        Ok(())
+    }
+
+    fn note_written(&mut self, wrote: usize) -> io::Result<()> {
+        if wrote == 0 {
+            return Err(io::ErrorKind::WriteZero.into());
+        }
+        self.moved += wrote as u64;
+        self.progress = true;
+        self.unflushed = true;
+        Ok(())
     }
 }
 
-/// Two of them a tunnel.
-const BUFFER: usize = 8 * 1024;
+thread_local! {
+    /// What the tunnels of the thread read into.
+    static SCRATCH: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
+
+const BUFFER: usize = 16 * 1024;
+
+#[cfg(test)]
+mod tests {
+    use std::task::Waker;
+
+    use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_direction_that_waits_for_a_slow_reader_reads_no_more() {
+        let (mut source, mut from) = duplex(BUFFER * 4);
+        let (mut to, mut sink) = duplex(10);
+        let all: Vec<u8> = (0..BUFFER * 2).map(|i| i as u8).collect();
+        source.write_all(&all).await.unwrap();
+        source.shutdown().await.unwrap();
+        let mut direction = Direction::new(Bytes::from_static(b"ahead"));
+        let mut cx = Context::from_waker(Waker::noop());
+        assert!(direction.poll(&mut from, &mut to, &mut cx).is_pending());
+        assert_eq!(direction.take_moved(), 10);
+        let held = direction.waiting.len();
+        assert_eq!(held, BUFFER - 5, "one read, less what was written of it");
+        assert!(direction.poll(&mut from, &mut to, &mut cx).is_pending());
+        assert_eq!(direction.waiting.len(), held, "nothing more is read");
+        let mut got = Vec::new();
+        let copying = poll_fn(|cx| direction.poll(&mut from, &mut to, cx));
+        let (copied, read) = tokio::join!(copying, sink.read_to_end(&mut got));
+        copied.unwrap();
+        read.unwrap();
+        assert_eq!(got, [b"ahead", &all[..]].concat());
+        assert_eq!(direction.waiting.len(), 0);
+    }
+}

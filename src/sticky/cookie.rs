@@ -5,6 +5,8 @@ use http::{
     header::{self, Entry},
 };
 
+use crate::wire::cookie::pairs;
+
 /// Takes every cookie with this name out of the fields and shows `see` its value, in order:
 /// quotes taken off, bytes as they came. The other cookies stay byte for byte. Returns true if
 /// there was one; touches nothing where there was none.
@@ -63,24 +65,13 @@ enum Cut {
 /// Shows the values of ours, in one pass.
 fn cut(field: &[u8], name: &str, see: &mut dyn FnMut(&[u8])) -> Cut {
     let (mut ours, mut others) = (false, false);
-    let mut rest = Some(field);
-    while let Some(left) = rest {
-        let pair = match memchr::memchr(b';', left) {
-            Some(end) => {
-                rest = Some(&left[end + 1..]);
-                &left[..end]
-            }
-            None => {
-                rest = None;
-                left
-            }
-        };
-        match value_of(pair, name) {
+    for pair in pairs(field) {
+        match pair.value_of(name) {
             Some(value) => {
                 ours = true;
                 see(value);
             }
-            None => others |= !pair.trim_ascii().is_empty(),
+            None => others |= !pair.raw.trim_ascii().is_empty(),
         }
     }
     match (ours, others) {
@@ -93,28 +84,19 @@ fn cut(field: &[u8], name: &str, see: &mut dyn FnMut(&[u8])) -> Cut {
 #[inline(never)]
 fn without(field: &HeaderValue, name: &str) -> Option<HeaderValue> {
     let mut rest = Vec::with_capacity(field.len());
-    for pair in field.as_bytes().split(|&b| b == b';') {
-        if value_of(pair, name).is_some() || (rest.is_empty() && pair.trim_ascii().is_empty()) {
+    for pair in pairs(field.as_bytes()) {
+        if pair.value_of(name).is_some() || (rest.is_empty() && pair.raw.trim_ascii().is_empty()) {
             continue;
         }
         if rest.is_empty() {
-            rest.extend_from_slice(pair.trim_ascii_start());
+            rest.extend_from_slice(pair.raw.trim_ascii_start());
         } else {
             rest.push(b';');
-            rest.extend_from_slice(pair);
+            rest.extend_from_slice(pair.raw);
         }
     }
     // What was valid stays valid with a piece cut out.
     HeaderValue::from_maybe_shared(bytes::Bytes::from(rest)).ok()
-}
-
-fn value_of<'a>(pair: &'a [u8], name: &str) -> Option<&'a [u8]> {
-    let rest = pair.trim_ascii_start().strip_prefix(name.as_bytes())?;
-    let value = rest.trim_ascii_start().strip_prefix(b"=")?.trim_ascii();
-    let unquoted = value
-        .strip_prefix(b"\"")
-        .and_then(|v| v.strip_suffix(b"\""));
-    Some(unquoted.unwrap_or(value))
 }
 
 #[cfg(test)]
@@ -194,16 +176,16 @@ mod tests {
             headers.append(header::COOKIE, value);
             let others = |headers: &HeaderMap| -> Vec<Vec<u8>> {
                 headers.get_all(header::COOKIE).iter()
-                    .flat_map(|f| f.as_bytes().split(|&b| b == b';'))
-                    .filter(|p| value_of(p, "S").is_none())
-                    .map(|p| p.trim_ascii().to_vec())
+                    .flat_map(|f| pairs(f.as_bytes()))
+                    .filter(|p| p.value_of("S").is_none())
+                    .map(|p| p.raw.trim_ascii().to_vec())
                     .filter(|p| !p.is_empty())
                     .collect()
             };
             let before = others(&headers);
             let ours: Vec<_> = headers.get_all(header::COOKIE).iter()
-                .flat_map(|f| f.as_bytes().split(|&b| b == b';'))
-                .filter_map(|p| value_of(p, "S").map(<[u8]>::to_vec))
+                .flat_map(|f| pairs(f.as_bytes()))
+                .filter_map(|p| p.value_of("S").map(<[u8]>::to_vec))
                 .collect();
             prop_assert_eq!(taken(&mut headers), ours);
             prop_assert_eq!(taken(&mut headers).len(), 0);

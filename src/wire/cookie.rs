@@ -18,10 +18,6 @@ impl<'a> Pair<'a> {
             .and_then(|v| v.strip_suffix(b"\""));
         Some(inner.unwrap_or(value))
     }
-
-    pub(crate) fn is_blank(self) -> bool {
-        self.raw.trim_ascii().is_empty()
-    }
 }
 
 /// Splits a field into its pairs.

@@ -313,4 +313,26 @@ mod tests {
         assert_eq!(find_end(&fields[..100], &mut searched), Ok(None));
         assert_eq!(find_end(&fields, &mut searched), Err(TOO_LARGE));
     }
+
+    #[test]
+    fn a_name_that_is_known_is_the_one_that_would_be_parsed() {
+        // Twice, so that the second finds the first; many, so that they share slots.
+        let names: Vec<_> = (0..300)
+            .map(|i| format!("X-{}y", "a".repeat(i % 90)))
+            .collect();
+        for spelled in names.iter().chain(&names).map(String::as_str).chain([
+            "Content-Type",
+            "content-type",
+            "CONTENT-TYPE",
+            "Content-Typf",
+            "keep-alive",
+            "Upgrade",
+        ]) {
+            let parsed = HeaderName::from_bytes(spelled.as_bytes()).unwrap();
+            NAMES.with_borrow_mut(|names| {
+                let Known { name, field, .. } = names.get(spelled.as_bytes()).unwrap();
+                assert_eq!((name, *field), (&parsed, Field::of(&parsed)), "{spelled}");
+            });
+        }
+    }
 }

@@ -143,6 +143,53 @@ fn the_import_reader_sees_what_is_there() {
     assert_eq!(imports(text), ["a", "d", "e", "h"]);
 }
 
+/// Rooms whose reading of HTTP/1.1 has not moved to `wire` yet.
+
+/// What a second reader of RFC 9112 would be known by: blanks left out, each with what it is.
+const TELL_TALES: [(&str, &str); 12] = [
+    ("httparse", "a parser of heads"),
+    ("b\"chunked\"", "a reader of Transfer-Encoding"),
+    ("\"chunked\"", "a reader of Transfer-Encoding"),
+    ("chunk_size", "a reader of chunks"),
+    ("case(b\"close\")", "a reader of Connection"),
+    ("case(\"close\")", "a reader of Connection"),
+    ("case(b\"keep-alive\")", "a reader of Connection"),
+    ("\"proxy-connection\"", "a list of hop-by-hop fields"),
+    ("get(header::CONTENT_LENGTH)", "a reader of Content-Length"),
+    (
+        "get_all(header::CONTENT_LENGTH)",
+        "a reader of Content-Length",
+    ),
+    ("get(header::RETRY_AFTER)", "a reader of Retry-After"),
+    ("split(|&b|b==b';')", "a reader of Cookie"),
+];
+
+#[test]
+fn only_wire_reads_http1() {
+    for (path, text) in sources() {
+        let room = room(&path);
+        let is_test = |part: &std::ffi::OsStr| part == "tests" || part == "simulation";
+        if room == "wire" || path.ends_with("tests.rs") || path.iter().any(is_test) {
+            continue;
+        }
+        let code = text.split("#[cfg(test)]\nmod tests {").next().unwrap();
+        let code: String = code
+            .lines()
+            .map(str::trim)
+            .filter(|line| !line.starts_with("//"))
+            .flat_map(str::chars)
+            .filter(|c| !c.is_whitespace())
+            .collect();
+        for (tell_tale, what) in TELL_TALES {
+            assert!(
+                !code.contains(tell_tale),
+                "{}: {tell_tale} is {what}: only wire reads HTTP/1.1",
+                path.display()
+            );
+        }
+    }
+}
+
 #[test]
 fn a_file_stays_within_its_walls() {
     for (path, text) in sources() {

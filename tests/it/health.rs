@@ -298,9 +298,11 @@ async fn answers_make_reports() {
         ("HTTP/1.1 2x0 OK\r\n\r\n", false, "L7RSP", false),
         (&long, false, "L7RSP", false),
     ];
+    // Without a use for the body, the head decides.
+    let whole = HttpCheck::new().body_matches(|_| true);
     for (answer, closes, code, passes) in table {
         let address = canned(answer.as_bytes().to_vec(), closes).await;
-        let report = check(&HttpCheck::new(), backend("a", address)).await;
+        let report = check(&whole, backend("a", address)).await;
         let start: String = answer.chars().take(80).collect();
         assert_eq!(report.reason().code, code, "{start:?} gives {report:?}");
         assert_eq!(report.is_pass(), passes, "{start:?} gives {report:?}");
@@ -313,7 +315,8 @@ async fn what_never_comes_is_timed_out_by_its_layer() {
         let address = canned(answer.into(), false).await;
         let soon = Instant::now() + Duration::from_millis(100);
         let target = Target::new(backend("a", address), soon);
-        let report = HttpCheck::new().check(&target).await;
+        let whole = HttpCheck::new().body_matches(|_| true);
+        let report = whole.check(&target).await;
         assert_eq!(report.reason().code, "L7TOUT", "{answer:?}");
     }
     let report = check(&HttpCheck::new(), backend("a", refused())).await;

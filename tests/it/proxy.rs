@@ -1,8 +1,10 @@
 mod basics;
+mod bodies;
 mod fields;
 mod hostile;
 mod http2;
 mod http2_backend;
+mod methods;
 mod reuse;
 mod streams;
 mod upgrade;

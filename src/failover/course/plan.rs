@@ -5,10 +5,7 @@ use http_body::Body;
 use tokio::time::Instant;
 use tower_service::Service;
 
-use super::{
-    Beside, Course, Held, Step, Which,
-    time::{next, retry_after},
-};
+use super::{Beside, Course, Held, Step, Which, time::next};
 use crate::{
     context::Exchange,
     error::{BoxError, Error, ErrorKind},
@@ -17,6 +14,7 @@ use crate::{
         policy::{Decision, Failed},
         replay::ReplayBody,
     },
+    wire::retry_after,
 };
 
 impl<S, B, R> Course<S, B>
@@ -129,7 +127,7 @@ where
         if attempts >= settings.max_attempts || !replay.is_possible() {
             return None;
         }
-        let asked = retry_after(headers);
+        let asked = retry_after::read(headers);
         let wait = settings.backoff.wait(attempts, asked, fastrand::f64())?;
         let withdraw = || settings.budget.withdraw(Instant::now());
         if !self.fare.pay(withdraw) {

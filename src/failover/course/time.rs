@@ -2,7 +2,7 @@
 
 use std::{task::Context, time::Duration};
 
-use http::{HeaderMap, Request, Response, header, request::Parts};
+use http::{Request, Response, header, request::Parts};
 use http_body::Body;
 use tokio::time::{Instant, sleep};
 use tower_service::Service;
@@ -16,6 +16,7 @@ use crate::{
         replay::{Replay, ReplayBody},
         service::Shared,
     },
+    wire::connection::authenticates_connection,
 };
 
 /// What is due.
@@ -247,20 +248,11 @@ pub(super) fn next<S: Clone, B: Body>(
     })
 }
 
-/// Reads `Retry-After` in seconds (RFC 9110 §10.2.3); a date is not worth a clock's drift.
-pub(super) fn retry_after(headers: &HeaderMap) -> Option<Duration> {
-    let value = headers.get(header::RETRY_AFTER)?.to_str().ok()?;
-    value.trim().parse().ok().map(Duration::from_secs)
-}
-
 /// Whether two backends may get this request at once: not where it belongs to a connection.
 fn may_be_hedged(head: &Parts) -> bool {
-    let auth = head.headers.get(header::AUTHORIZATION);
-    let scheme = auth.map_or(&b""[..], |value| value.as_bytes());
-    let scheme = scheme.split(|byte| *byte == b' ').next().unwrap_or(scheme);
-    let bound = [&b"NTLM"[..], b"Negotiate"];
+    let mut auth = head.headers.get_all(header::AUTHORIZATION).iter();
     !head.headers.contains_key(header::UPGRADE)
-        && !bound.iter().any(|name| scheme.eq_ignore_ascii_case(name))
+        && !auth.any(|value| authenticates_connection(value.as_bytes()))
 }
 
 /// Most requests are over by then: what waits for longer looks again, and the wheel stays small.

@@ -1,12 +1,12 @@
 //! What is wanted of an answer.
 
-use std::{fmt, ops::RangeInclusive, sync::Arc, time::Duration};
+use std::{fmt, ops::RangeInclusive, sync::Arc};
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 
 use super::json;
-use crate::{health::Report, pool::Backend};
+use crate::{health::Report, pool::Backend, wire::retry_after};
 
 /// A whole response, or as much of its body as was read.
 #[derive(Debug)]
@@ -27,7 +27,7 @@ pub(super) struct Expect {
 }
 
 impl Expect {
-    /// Who it is comes first, then what it says of itself, then what is made of it.
+    /// The identity comes first, then what the backend says of itself, then the predicates.
     pub(super) fn judge(&self, answer: &Answer, backend: &Backend) -> Report {
         let status = answer.status;
         self.verdict(answer, backend).status(status)
@@ -37,14 +37,12 @@ impl Expect {
         if let Some(stranger) = self.stranger(answer, backend) {
             return Report::fail("L7RSP", stranger);
         }
-        let status = answer.status.as_u16();
-        let is_in = |ranges: &[RangeInclusive<u16>]| ranges.iter().any(|r| r.contains(&status));
         let word = Word::of(&answer.headers);
-        if word == Word::Drain || is_in(&self.draining) {
-            return Report::drain("L7OK", status.to_string());
-        }
-        if word == Word::Fail || !is_in(&self.healthy) {
-            return failed(answer);
+        let status = answer.status.as_u16();
+        match self.class(answer.status, word) {
+            Class::Draining => return Report::drain("L7OK", status.to_string()),
+            Class::Failed => return failed(answer),
+            Class::Healthy => {}
         }
         if !self.headers.iter().all(|p| p.holds(&answer.headers)) {
             return Report::fail("L7RSP", "the header is not what was wanted");
@@ -55,6 +53,27 @@ impl Expect {
         match word {
             Word::Degraded(share) => Report::degraded(share, "L7OK", status.to_string()),
             _ => Report::pass("L7OK", status.to_string()),
+        }
+    }
+
+    /// Returns true if the verdict on a response with this head depends on its body.
+    pub(super) fn needs_body(&self, status: StatusCode, headers: &HeaderMap) -> bool {
+        match self.class(status, Word::of(headers)) {
+            Class::Draining => false,
+            Class::Failed => named_dependency(headers).is_none() && is_json(headers),
+            Class::Healthy => !self.body.is_empty(),
+        }
+    }
+
+    fn class(&self, status: StatusCode, word: Word) -> Class {
+        let is_in =
+            |ranges: &[RangeInclusive<u16>]| ranges.iter().any(|r| r.contains(&status.as_u16()));
+        if word == Word::Drain || is_in(&self.draining) {
+            Class::Draining
+        } else if word == Word::Fail || !is_in(&self.healthy) {
+            Class::Failed
+        } else {
+            Class::Healthy
         }
     }
 
@@ -78,6 +97,13 @@ impl Expect {
     }
 }
 
+/// What a status, and what the backend says of itself, come to.
+enum Class {
+    Draining,
+    Failed,
+    Healthy,
+}
+
 fn failed(answer: &Answer) -> Report {
     let dependency = dependency(answer);
     let status = answer.status.as_u16();
@@ -88,7 +114,7 @@ fn failed(answer: &Answer) -> Report {
     if let Some(name) = dependency {
         report = report.because_of(name);
     }
-    if let Some(wait) = retry_after(&answer.headers) {
+    if let Some(wait) = retry_after::read(&answer.headers) {
         report = report.retry_after(wait);
     }
     report
@@ -127,36 +153,29 @@ impl Word {
 
 /// Returns the dependency that the backend blames: the first of the header, or of the JSON.
 fn dependency(answer: &Answer) -> Option<Arc<str>> {
-    let header = answer.headers.get(FAILED_DEPENDENCY);
-    let named = header
-        .and_then(|value| value.to_str().ok())
-        .and_then(|names| {
-            names
-                .split(',')
-                .map(str::trim)
-                .find(|name| !name.is_empty())
-        });
-    let name = match named {
+    let name = match named_dependency(&answer.headers) {
         Some(name) => name.to_owned(),
-        None => {
-            let kind = answer.headers.get(header::CONTENT_TYPE)?.to_str().ok()?;
-            let is_json = kind.split(';').next().is_some_and(|kind| {
-                let kind = kind.trim().to_ascii_lowercase();
-                kind == "application/json" || kind.ends_with("+json")
-            });
-            is_json.then(|| json::failed_dependency(&answer.body))??
-        }
+        None => is_json(&answer.headers).then(|| json::failed_dependency(&answer.body))??,
     };
     // It stands in logs and metrics.
     let fits = name.len() <= LONGEST_NAME && name.chars().all(|c| !c.is_control());
     fits.then(|| name.into())
 }
 
-/// Reads `Retry-After` in seconds (RFC 9110 §10.2.3). A date is not read: it would ask for two
-/// clocks to agree.
-fn retry_after(headers: &HeaderMap) -> Option<Duration> {
-    let value = headers.get(header::RETRY_AFTER)?.to_str().ok()?;
-    value.trim().parse().ok().map(Duration::from_secs)
+fn named_dependency(headers: &HeaderMap) -> Option<&str> {
+    let names = headers.get(FAILED_DEPENDENCY)?.to_str().ok()?;
+    names
+        .split(',')
+        .map(str::trim)
+        .find(|name| !name.is_empty())
+}
+
+fn is_json(headers: &HeaderMap) -> bool {
+    let kind = headers.get(header::CONTENT_TYPE);
+    let kind = kind.and_then(|kind| kind.to_str().ok()).unwrap_or_default();
+    let kind = kind.split(';').next().unwrap_or_default().trim();
+    let kind = kind.to_ascii_lowercase();
+    kind == "application/json" || kind.ends_with("+json")
 }
 
 /// A closure that says whether something is as it should be.
@@ -196,6 +215,8 @@ const LONGEST_NAME: usize = 128;
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     fn answer(status: u16, fields: &[(&str, &str)], body: &str) -> Answer {
@@ -339,5 +360,30 @@ mod tests {
         assert_eq!(wait(503, "Fri, 31 Dec 1999 23:59:59 GMT"), None);
         assert_eq!(wait(503, "-1"), None);
         assert_eq!(wait(200, "7"), None);
+    }
+
+    #[test]
+    fn a_body_is_needed_where_it_decides() {
+        let plain = expect();
+        let judging = Expect {
+            body: vec![Predicate::new(|b: &[u8]| b.starts_with(b"ok"))],
+            ..expect()
+        };
+        let json = ("content-type", "application/json");
+        let blame = ("x-evenkeel-failed-dependency", "pg");
+        for (expect, status, fields, needs) in [
+            (&plain, 200, &[json][..], false),
+            (&plain, 503, &[], false),
+            (&plain, 503, &[json], true),
+            (&plain, 503, &[json, blame], false),
+            (&plain, 404, &[json], false),
+            (&judging, 200, &[], true),
+            (&judging, 404, &[], false),
+            (&judging, 200, &[("x-evenkeel-health", "fail")], false),
+        ] {
+            let answer = answer(status, fields, "");
+            let found = expect.needs_body(answer.status, &answer.headers);
+            assert_eq!(found, needs, "{status} {fields:?}");
+        }
     }
 }

@@ -1,7 +1,7 @@
 //! A check by a request.
 
+mod ask;
 mod expect;
-mod h1;
 mod json;
 
 use std::{ops::RangeInclusive, sync::Arc};
@@ -9,9 +9,10 @@ use std::{ops::RangeInclusive, sync::Arc};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, header, uri::PathAndQuery};
 use tokio::time::timeout_at;
 
+pub(super) use self::ask::{Fields, Http1};
 use self::{
+    ask::{Failed, Question},
     expect::{Answer, Expect, Predicate},
-    h1::Failed,
 };
 use super::{
     Report,
@@ -22,9 +23,13 @@ use crate::{
     connect::{Connected, Connector, Elsewhere},
     error::ConfigError,
     pool::{AttachmentKey, Backend, Protocol},
+    wire::line,
 };
 
-/// Sends a request, and wants a whole response with a status that counts as healthy.
+/// Sends a request, and wants a response with a status that counts as healthy.
+///
+/// The head of the response decides, and the body is not waited for, unless it is to be judged
+/// ([`body_matches`](Self::body_matches)) or a failure may name a dependency in it.
 ///
 /// What a backend says of itself is heard, too. These fields of its answer have a meaning:
 ///
@@ -279,7 +284,7 @@ impl HttpCheck {
     #[cfg(all(feature = "proxy", feature = "http2"))]
     async fn open(&self, target: &Target, connected: Connected) -> Result<Connection, Report> {
         if !connected.is_http2() {
-            return Ok(Connection::Http1(connected.into_stream()));
+            return Ok(Connection::http1(connected));
         }
         let open = super::h2::Connection::open(connected.into_stream());
         match timeout_at(target.deadline(), open).await {
@@ -292,7 +297,7 @@ impl HttpCheck {
     #[cfg(not(all(feature = "proxy", feature = "http2")))]
     #[expect(clippy::unused_async, reason = "with HTTP/2 there is a handshake")]
     async fn open(&self, _: &Target, connected: Connected) -> Result<Connection, Report> {
-        Ok(Connection::Http1(connected.into_stream()))
+        Ok(Connection::http1(connected))
     }
 
     fn conclude(&self, asked: Result<Asked, Failed>, backend: &Backend) -> Report {
@@ -318,10 +323,14 @@ impl HttpCheck {
     ) -> Result<Asked, Failed> {
         let asking = async {
             match connection {
-                Connection::Http1(stream) => {
-                    let head = self.head(backend);
-                    let is_head = self.method == Method::HEAD;
-                    let (answer, left) = h1::ask(stream, &head, is_head, self.limit).await?;
+                Connection::Http1(conn) => {
+                    let question = Question {
+                        head: self.head(backend),
+                        is_head: self.method == Method::HEAD,
+                        limit: self.limit,
+                        expect: &self.expect,
+                    };
+                    let (answer, left) = ask::ask(conn, question).await?;
                     Ok((answer, left.map(Connection::Http1)))
                 }
                 #[cfg(all(feature = "proxy", feature = "http2"))]
@@ -371,32 +380,30 @@ impl HttpCheck {
 
     fn head(&self, backend: &Backend) -> Vec<u8> {
         let mut head = Vec::with_capacity(256);
-        let mut line = |parts: &[&[u8]]| {
-            parts.iter().for_each(|part| head.extend_from_slice(part));
-            head.extend_from_slice(b"\r\n");
-        };
-        line(&[
-            self.method.as_str().as_bytes(),
-            b" ",
-            backend.base_path().as_bytes(),
-            self.path.as_str().as_bytes(),
-            b" HTTP/1.1",
-        ]);
-        line(&[b"host: ", self.host_of(backend).as_bytes()]);
+        for part in [
+            self.method.as_str(),
+            " ",
+            backend.base_path(),
+            self.path.as_str(),
+            " HTTP/1.1\r\n",
+        ] {
+            head.extend_from_slice(part.as_bytes());
+        }
+        line(&mut head, "host", self.host_of(backend).as_bytes());
         if !self.reach.is_pooled() {
-            line(&[b"connection: close"]);
+            line(&mut head, "connection", b"close");
         }
         if !self
             .fields
             .iter()
             .any(|(name, _)| name == header::USER_AGENT)
         {
-            line(&[b"user-agent: ", USER_AGENT.as_bytes()]);
+            line(&mut head, "user-agent", USER_AGENT.as_bytes());
         }
         for (name, value) in &self.fields {
-            line(&[name.as_str().as_bytes(), b": ", value.as_bytes()]);
+            line(&mut head, name.as_str(), value.as_bytes());
         }
-        line(&[]);
+        head.extend_from_slice(b"\r\n");
         head
     }
 }

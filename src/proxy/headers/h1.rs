@@ -3,10 +3,8 @@
 use super::{Facts, Length};
 use crate::{
     pool::Backend,
-    proxy::{
-        config::{HostField, Settings},
-        emit::{line, write_number},
-    },
+    proxy::config::{HostField, Settings},
+    wire::{line, number},
 };
 
 impl Facts<'_> {
@@ -28,7 +26,7 @@ impl Facts<'_> {
         self.pass_on(settings, out);
         match self.intro {
             Some(intro) => out.extend_from_slice(&intro.fields),
-            None => self.tell(settings, out),
+            None => self.describe_client(settings, out),
         }
         if let Some(via) = &settings.via {
             out.extend_from_slice(&via[self.version()].line);
@@ -46,7 +44,7 @@ impl Facts<'_> {
             Length::Chunked => out.extend_from_slice(b"transfer-encoding: chunked\r\n"),
             Length::Exact(length) => {
                 out.extend_from_slice(b"content-length: ");
-                write_number(length, out);
+                number(length, 10, out);
                 out.extend_from_slice(b"\r\n");
             }
             Length::None => {}

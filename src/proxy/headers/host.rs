@@ -3,7 +3,7 @@
 use http::{HeaderValue, Method, Version, request::Parts};
 
 use super::refuse;
-use crate::error::Error;
+use crate::{error::Error, wire::target::is_host};
 
 /// RFC 9112 §3.2: an authority alone is for CONNECT, and `*` for OPTIONS.
 pub(super) fn check_form(parts: &Parts) -> Result<(), Error> {
@@ -35,68 +35,22 @@ pub(super) fn asked_for<'a>(
     }
 }
 
-/// Refuses what is no host, and a missing one where there must be one.
+/// Refuses what is no host, and a missing one where there must be one. `needed` is false where the
+/// backend is asked for a host of its own.
 pub(super) fn check(
     host: Option<&[u8]>,
     version: Version,
     over_connection: bool,
+    needed: bool,
 ) -> Result<Option<&[u8]>, Error> {
+    // RFC 9112 §3.2.
+    let must = over_connection && version == Version::HTTP_11;
     match host {
         Some(host) if is_host(host) => Ok(Some(host)),
+        Some(b"") if must && needed => Err(refuse("an empty Host")),
         Some(b"") => Ok(None),
         Some(_) => Err(refuse("a bad Host")),
-        None if over_connection && version == Version::HTTP_11 => Err(refuse("no Host")),
+        None if must => Err(refuse("no Host")),
         None => Ok(None),
-    }
-}
-
-/// Returns true for a name or an address with an optional port (RFC 3986 §3.2.2), and nothing
-/// that could be read as more.
-fn is_host(host: &[u8]) -> bool {
-    let (name, port) = match host {
-        [b'[', ..] => match host.iter().position(|&b| b == b']') {
-            Some(end) => host.split_at(end + 1),
-            None => return false,
-        },
-        _ => host.split_at(host.iter().position(|&b| b == b':').unwrap_or(host.len())),
-    };
-    let port_is_fine = match port {
-        [] => true,
-        [b':', digits @ ..] => digits.iter().all(u8::is_ascii_digit) && digits.len() <= 5,
-        _ => false,
-    };
-    let is_name = |b: &u8| b.is_ascii_alphanumeric() || b"-._~!$&'()*+,;=%".contains(b);
-    let name_is_fine = match name {
-        [b'[', inner @ .., b']'] => {
-            !inner.is_empty() && inner.iter().all(|b| is_name(b) || *b == b':')
-        }
-        name => !name.is_empty() && name.iter().all(is_name),
-    };
-    port_is_fine && name_is_fine
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn hosts_are_names_or_addresses() {
-        for good in [
-            "a",
-            "a.b:80",
-            "127.0.0.1:8080",
-            "[::1]",
-            "[::1]:443",
-            "a_b.c",
-            "a:",
-        ] {
-            assert!(is_host(good.as_bytes()), "{good}");
-        }
-        for bad in [
-            "", ":80", "a@b", "a/b", "a b", "a:b", "[::1", "[]", "a:123456", "a\"b", "a#b", "a?b",
-            "[::1]x",
-        ] {
-            assert!(!is_host(bad.as_bytes()), "{bad}");
-        }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::{cell::RefCell, sync::Arc};
 
-use http::{Method, request::Parts};
+use http::{Method, Response, request::Parts};
 
 use super::{Dialing, State};
 use crate::{
@@ -10,12 +10,13 @@ use crate::{
     error::{Error, ErrorKind},
     pool::Backend,
     proxy::{
-        Proxy,
+        Body, Proxy,
         body::Outgoing,
         config::Settings,
         h1::{Conn, Start},
         headers::{Facts, Length},
         idle::{Home, Wanted},
+        own,
     },
 };
 
@@ -39,6 +40,8 @@ pub(in crate::proxy) struct Carried {
 
 /// What a request needs next.
 enum Way {
+    /// The proxy itself is the last recipient.
+    Answer(Box<Response<Body>>),
     Dial(Arc<Home>, Backend, Pending),
     Exchange(Box<Conn>),
     #[cfg(feature = "http2")]
@@ -46,17 +49,6 @@ enum Way {
 }
 
 impl Carried {
-    /// Makes one for an exchange without the service around it.
-    #[cfg(test)]
-    pub(in crate::proxy) fn alone() -> Self {
-        Self {
-            parts: http::Request::new(()).into_parts().0,
-            number: None,
-            has_body: false,
-            again: false,
-        }
-    }
-
     pub(super) fn begin(
         self,
         proxy: &mut Proxy,
@@ -72,6 +64,7 @@ impl Carried {
     #[cold]
     fn begin_otherwise(self, settings: &Arc<Settings>, way: Result<Way, Error>) -> State {
         match way {
+            Ok(Way::Answer(response)) => State::Answered(response),
             Ok(Way::Exchange(conn)) => self.exchange(settings, conn),
             Ok(Way::Dial(home, backend, pending)) => {
                 self.dial(settings.clone(), home, backend, pending)
@@ -93,15 +86,16 @@ impl Carried {
         pending: Pending,
     ) -> Result<Way, Error> {
         let settings = &*proxy.settings;
-        if self.parts.method == Method::CONNECT {
-            return Err(ErrorKind::MethodRefused.into());
-        }
+        own::check_method(&self.parts.method, settings)?;
         let Some(backend) = backend.or_else(|| self.noted()) else {
             return Err(ErrorKind::NotRouted.into());
         };
         // What cannot be forwarded costs no connection.
         let facts = Facts::read(&self.parts, settings)?;
         let length = facts.length(pending.body.is_some(), pending.exact)?;
+        if facts.ends_at_this_hop() {
+            return Ok(Way::Answer(Box::new(own::answer(&self.parts, settings))));
+        }
         let home = proxy
             .recent
             .get(backend, &settings.key, || new_home(settings));
@@ -116,8 +110,16 @@ impl Carried {
         };
         match home.take(&wanted) {
             Some(mut conn) => {
-                self.start(settings, &mut conn, &facts, length, backend, pending, home);
-                Ok(Way::Exchange(conn))
+                let started =
+                    self.start(settings, &mut conn, &facts, length, backend, pending, home);
+                match started {
+                    Ok(()) => Ok(Way::Exchange(conn)),
+                    Err(error) => {
+                        // Nothing was written.
+                        conn.finish();
+                        Err(error)
+                    }
+                }
             }
             None => Ok(Way::Dial(home, backend.clone(), pending)),
         }
@@ -142,7 +144,8 @@ impl Carried {
     }
 
     pub(super) fn exchange(self, settings: &Arc<Settings>, mut conn: Box<Conn>) -> State {
-        conn.carry(self, settings.clone());
+        conn.attached.settings = Some(settings.clone());
+        conn.attached.carried = Some(self);
         State::Exchanging(conn)
     }
 
@@ -180,7 +183,7 @@ impl Carried {
         }))
     }
 
-    /// Writes the head and begins the exchange.
+    /// Writes the head, with what of the body is there, and begins the exchange.
     #[expect(clippy::too_many_arguments, reason = "each is at hand in two places")]
     pub(super) fn start(
         &self,
@@ -191,10 +194,8 @@ impl Carried {
         backend: &Backend,
         pending: Pending,
         home: Arc<Home>,
-    ) {
-        if facts.connection_auth {
-            conn.bind(facts.conn.cloned());
-        }
+    ) -> Result<(), Error> {
+        conn.attached.home = Some(home);
         let start = Start {
             body: pending.body,
             length: match length {
@@ -203,17 +204,23 @@ impl Carried {
             },
             expecting: facts.expects_continue,
             is_head: facts.parts.method == Method::HEAD,
-            upgrades: facts.upgrade.is_some(),
+            upgrade: facts.upgrade.cloned(),
             replaceable: self.is_replaceable(),
         };
+        // A body may do anything when it is polled, forward a request of its own included.
+        conn.start(start)?;
         SCRATCH.with_borrow_mut(|head| {
             head.clear();
             facts.write_h1(backend, settings, length, head);
-            conn.start(head, start, home);
+            conn.send(head);
             if head.capacity() > KEEP_SCRATCH {
                 *head = Vec::new();
             }
         });
+        if facts.connection_auth {
+            conn.bind(facts.conn.cloned());
+        }
+        Ok(())
     }
 
     #[cold]
@@ -225,7 +232,7 @@ impl Carried {
         error.with_unsent(self.parts)
     }
 
-    /// Lends the head to who wants to begin another attempt beside this one.
+    /// Lends the head to a layer that may begin another attempt beside this one.
     pub(super) fn lend(&self, sent: bool) {
         if let Some(exchange) = self.parts.extensions.get::<Exchange>() {
             exchange.lend_head(&self.parts, sent);

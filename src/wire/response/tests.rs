@@ -1,3 +1,6 @@
+use http::HeaderName;
+use proptest::prelude::*;
+
 use super::*;
 
 fn parse(head: &str, to_head: bool) -> Result<(Head, Vec<String>), String> {
@@ -159,6 +162,66 @@ fn schemes_that_bind_a_connection_are_noticed() {
             binds,
             "{fields:?}"
         );
+    }
+}
+
+/// What a head is made of, sound and not; nothing that this hop acts on.
+fn head_bytes() -> impl Strategy<Value = Vec<u8>> {
+    let start = prop_oneof![
+        6 => Just(b"HTTP/1.1 200 OK".to_vec()),
+        1 => Just(b"HTTP/1.0 404".to_vec()),
+        1 => Just(b"HTTP/1.1 599 ".to_vec()),
+        1 => "HTTP/1\\.[01] [0-9 ]{1,5}[ \t-~\u{7f}-\u{ff}]{0,4}".prop_map(String::into_bytes),
+        1 => prop::collection::vec(any::<u8>(), 0..4)
+            .prop_map(|end| [&b"HTTP/1.1 200 O"[..], &end].concat()),
+    ];
+    let name = prop_oneof![
+        4 => "[A-Za-z0-9!#$%&'*+.^_`|~-]{1,6}".prop_map(String::into_bytes),
+        1 => prop::collection::vec(any::<u8>(), 0..4),
+    ];
+    let value = prop_oneof![
+        4 => "[ \t]{0,2}[!-~]{0,6}[ \t]{0,2}".prop_map(String::into_bytes),
+        1 => prop::collection::vec(any::<u8>(), 0..6),
+    ];
+    let field = (name, value).prop_map(|(name, value)| [&name[..], b":", &value].concat());
+    let line = prop_oneof![12 => field, 1 => prop::collection::vec(any::<u8>(), 1..6)];
+    (start, prop::collection::vec(line, 0..4)).prop_map(|(start, lines)| {
+        let mut head = start;
+        for line in lines {
+            head.extend_from_slice(b"\r\n");
+            head.extend_from_slice(&line);
+        }
+        head.extend_from_slice(b"\r\n\r\n");
+        head
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(4_000))]
+    #[test]
+    fn a_head_is_read_as_httparse_reads_it(text in head_bytes()) {
+        let Ok(Some(end)) = find_end(&text, &mut 0) else { return Ok(()) };
+        let head = Bytes::copy_from_slice(&text[..end]);
+        let mut ours = HeaderMap::new();
+        let found = read(&head, false, &mut ours);
+        let mut fields = [httparse::EMPTY_HEADER; 16];
+        let mut parsed = httparse::Response::new(&mut fields);
+        let mut config = httparse::ParserConfig::default();
+        config.allow_spaces_after_header_name_in_responses(true);
+        let done = config.parse_response(&mut parsed, &head);
+        let status = parsed.code.and_then(|code| StatusCode::from_u16(code).ok());
+        let sound = done == Ok(httparse::Status::Complete(end)) && status.is_some();
+        prop_assert_eq!(found.is_ok(), sound, "{:?} {:?}", found, done);
+        let Ok(found) = found else { return Ok(()) };
+        prop_assert_eq!(Some(found.status), status);
+        let mut theirs = HeaderMap::new();
+        for field in parsed.headers.iter() {
+            let name = HeaderName::from_bytes(field.name.as_bytes()).unwrap();
+            if !matches!(Field::of(&name), Field::Hop | Field::Te) {
+                theirs.append(name, HeaderValue::from_bytes(field.value).unwrap());
+            }
+        }
+        prop_assert_eq!(ours, theirs);
     }
 }
 

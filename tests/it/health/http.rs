@@ -145,6 +145,78 @@ async fn a_pooled_check_keeps_one_connection_until_it_fails() {
 }
 
 #[tokio::test]
+async fn a_body_that_decides_nothing_is_not_waited_for() {
+    const ENDLESS: &[u8] = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n5\r\nhello\r\n";
+    const LONG_BODY: &[u8] = b"HTTP/1.1 200 OK\r\ncontent-length: 300000\r\n\r\nhello";
+    const FAILING: &[u8] =
+        b"HTTP/1.1 503 x\r\ncontent-type: text/html\r\ncontent-length: 300000\r\n\r\n";
+    const INTERIM: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 x\r\nlink: y\r\n\r\n\
+        HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
+    for (wire, passes) in [
+        (ENDLESS, true),
+        (LONG_BODY, true),
+        (FAILING, false),
+        (INTERIM, true),
+    ] {
+        let origin = Scripted::play(vec![Act::Send(wire)]).await;
+        let backend = backend("a", origin.address);
+        let pooled = HttpCheck::new().pooled();
+        for _ in 0..2 {
+            let asked = check(&pooled, backend.clone());
+            let report = timeout(LONG / 2, asked).await;
+            let report = report.expect("the head decides");
+            assert_eq!(report.is_pass(), passes, "{report:?}");
+            assert_eq!(report.reason().code, if passes { "L7OK" } else { "L7STS" });
+        }
+        let connections = if wire == INTERIM { 1 } else { 2 };
+        assert_eq!(
+            origin.connections(),
+            connections,
+            "a connection that owes a body is not kept"
+        );
+    }
+}
+
+#[tokio::test]
+async fn chunks_that_came_along_leave_the_connection_usable() {
+    const WHOLE: &[u8] =
+        b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n";
+    let origin = Scripted::play(vec![Act::Send(WHOLE)]).await;
+    let backend = backend("a", origin.address);
+    let (plain, judging) = (
+        HttpCheck::new().pooled(),
+        HttpCheck::new().pooled().body_contains("hello"),
+    );
+    for _ in 0..3 {
+        assert!(check(&plain, backend.clone()).await.is_pass());
+        assert!(check(&judging, backend.clone()).await.is_pass());
+    }
+    assert_eq!(origin.connections(), 2, "one for each check");
+}
+
+#[tokio::test]
+async fn a_failure_waits_for_the_dependency_that_its_body_names() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        let _ = stream.read(&mut [0; 1_024]).await;
+        let body = br#"{"dependencies":{"pg":{"status":"fail"}}}"#;
+        let head = format!(
+            "HTTP/1.1 503 x\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n",
+            body.len()
+        );
+        for part in [head.as_bytes(), &body[..10], &body[10..]] {
+            stream.write_all(part).await.unwrap();
+            tokio::task::yield_now().await;
+        }
+        let _ = stream.read(&mut [0; 1]).await;
+    });
+    let report = check(&HttpCheck::new(), backend("a", address)).await;
+    assert_eq!(report.dependency().map(|d| &**d), Some("pg"));
+}
+
+#[tokio::test]
 async fn a_connection_closed_while_idle_is_no_failure() {
     const FINE: &[u8] = b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n";
     let origin = Scripted::play(vec![

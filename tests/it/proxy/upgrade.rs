@@ -115,7 +115,7 @@ async fn a_switch_that_nobody_asked_for_is_an_error() {
         request.extensions_mut().insert(Selected(backend.clone()));
         let error = Proxy::new().oneshot(request).await.unwrap_err();
         assert_eq!(error.kind(), evenkeel::ErrorKind::Upgrade);
-        assert!(format!("{error}").contains("nobody asked"), "{error}");
+        assert!(format!("{error}").contains("not asked for"), "{error}");
     }
 }
 
@@ -138,4 +138,50 @@ async fn a_switch_amid_the_request_is_an_error() {
     assert_eq!(error.kind(), evenkeel::ErrorKind::Upgrade);
     assert!(format!("{error}").contains("amid"), "{error}");
     drop(sender);
+}
+
+#[tokio::test]
+async fn a_switch_to_what_was_not_offered_is_an_error() {
+    use crate::support::{Act, Scripted};
+    for (answer, why) in [
+        (
+            &b"HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: other\r\n\r\n"[..],
+            "not offered",
+        ),
+        (
+            b"HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\n\r\n",
+            "names no protocol",
+        ),
+    ] {
+        let origin = Scripted::play(vec![Act::Send(answer)]).await;
+        let mut request = Request::get("/")
+            .header("connection", "upgrade")
+            .header("upgrade", "echo, Websocket")
+            .body(http_body_util::Empty::<Bytes>::new())
+            .unwrap();
+        let backend = Backend::new("a", &format!("http://{}", origin.address)).unwrap();
+        request.extensions_mut().insert(Selected(backend));
+        let error = Proxy::new().oneshot(request).await.unwrap_err();
+        assert_eq!(error.kind(), evenkeel::ErrorKind::Upgrade);
+        assert!(format!("{error}").contains(why), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn a_426_keeps_the_upgrade_that_it_demands() {
+    use crate::support::{Act, Scripted};
+    let origin = Scripted::play(vec![Act::Send(
+        b"HTTP/1.1 426 Upgrade Required\r\nconnection: upgrade\r\nupgrade: websocket\r\n\
+          content-length: 0\r\n\r\n",
+    )])
+    .await;
+    let backend = Backend::new("a", &format!("http://{}", origin.address)).unwrap();
+    let mut request = Request::get("/")
+        .body(http_body_util::Empty::<Bytes>::new())
+        .unwrap();
+    request.extensions_mut().insert(Selected(backend));
+    let response = Proxy::new().oneshot(request).await.unwrap();
+    assert_eq!(response.status(), http::StatusCode::UPGRADE_REQUIRED);
+    assert_eq!(response.headers()["upgrade"], "websocket");
+    assert!(!response.headers().contains_key("connection"));
 }

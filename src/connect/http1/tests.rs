@@ -3,7 +3,6 @@
 use std::{
     future::{Future, poll_fn},
     pin::pin,
-    sync::Arc,
     task::Poll,
     time::Duration,
 };
@@ -15,17 +14,10 @@ use tokio::{
     time::timeout,
 };
 
-use super::{AnswerBody, Conn, Start};
-use crate::{
-    Backend,
-    connect::Stream,
-    error::ErrorKind,
-    proxy::{
-        Proxy,
-        idle::{Home, Wanted},
-        service::Carried,
-    },
-};
+use http::{HeaderMap, StatusCode};
+
+use super::{AnswerBody, Attached, Conn, Start, Timeouts};
+use crate::{connect::Stream, error::ErrorKind};
 
 /// What a client would see of one exchange.
 #[derive(Debug, PartialEq, Eq)]
@@ -33,36 +25,43 @@ struct Seen {
     status: Option<u16>,
     body: Vec<u8>,
     failed: Option<ErrorKind>,
-    /// The connection went back to the idle stack.
+    /// The connection can carry another request.
     kept: bool,
 }
 
+/// The fields of the response.
+#[derive(Default)]
+struct Fields {
+    map: HeaderMap,
+    interim: Vec<StatusCode>,
+}
+
+impl Attached for Fields {
+    fn fields(&mut self) -> Option<&mut HeaderMap> {
+        Some(&mut self.map)
+    }
+
+    fn interim(&mut self, status: StatusCode, _: HeaderMap) {
+        self.interim.push(status);
+    }
+}
+
 /// A connection to a backend that a request went out on, and its other end.
-fn begun(backend: &Backend, home: Arc<Home>) -> (Box<Conn>, UnixStream) {
+fn begun() -> (Box<Conn<Fields>>, UnixStream) {
     let (ours, theirs) = UnixStream::pair().unwrap();
-    let timeout = Duration::from_secs(30);
-    let proxy = Proxy::new()
-        .response_timeout(timeout)
-        .and_then(|proxy| proxy.idle_timeout(timeout));
-    let settings = proxy.unwrap().settings;
-    let mut conn = Conn::new(Stream::Unix(ours), settings.timeouts, backend.address(), 0);
-    let start = Start {
-        body: None,
-        length: None,
-        expecting: false,
-        is_head: false,
-        upgrades: false,
-        replaceable: false,
+    let timeouts = Timeouts {
+        response: Duration::from_secs(30),
+        idle: Duration::from_secs(30),
     };
-    conn.start(b"GET / HTTP/1.1\r\n\r\n", start, home);
+    let mut conn = Conn::new(Stream::Unix(ours), Some(timeouts), Fields::default());
+    conn.start(Start::default()).unwrap();
+    conn.send(&mut b"GET / HTTP/1.1\r\n\r\n".to_vec());
     (conn, theirs)
 }
 
 /// Sends `wire` in slices of these sizes as the answer to one request, then closes.
 async fn exchange(wire: &[u8], slices: &[usize]) -> Seen {
-    let backend = Backend::new("a", "http://127.0.0.1:1").unwrap();
-    let home = Arc::new(Home::new(Duration::from_secs(60), 8));
-    let (conn, mut theirs) = begun(&backend, home.clone());
+    let (conn, mut theirs) = begun();
     let peer = async {
         let mut request = [0; 18];
         theirs.read_exact(&mut request).await.unwrap();
@@ -82,26 +81,16 @@ async fn exchange(wire: &[u8], slices: &[usize]) -> Seen {
         drop(theirs);
     };
     let (seen, ()) = tokio::join!(read(conn), peer);
-    Seen {
-        kept: home
-            .take(&Wanted {
-                backend: &backend,
-                client: None,
-                once: false,
-            })
-            .is_some(),
-        ..seen
-    }
+    seen
 }
 
-async fn read(mut conn: Box<Conn>) -> Seen {
+async fn read(mut conn: Box<Conn<Fields>>) -> Seen {
     let mut seen = Seen {
         status: None,
         body: Vec::new(),
         failed: None,
         kept: false,
     };
-    conn.carry(Carried::alone(), Proxy::new().settings);
     let answer = match poll_fn(|cx| conn.poll_answer(cx)).await {
         Ok(answer) => answer,
         Err(error) => {
@@ -125,7 +114,7 @@ async fn read(mut conn: Box<Conn>) -> Seen {
             }
         }
     }
-    conn.finish();
+    seen.kept = conn.end();
     seen
 }
 
@@ -150,18 +139,15 @@ fn a_stream_is_read_without_allocations_beside_another_that_is_quiet() {
         .enable_all()
         .build()
         .unwrap();
-    let backend = Backend::new("a", "http://127.0.0.1:1").unwrap();
-    let home = Arc::new(Home::new(Duration::from_secs(60), 8));
     let open = async || {
-        let (mut conn, mut theirs) = begun(&backend, home.clone());
-        conn.carry(Carried::alone(), Proxy::new().settings);
+        let (mut conn, mut theirs) = begun();
         theirs.write_all(HEAD).await.unwrap();
         let answer = poll_fn(|cx| conn.poll_answer(cx)).await.unwrap();
         assert!(matches!(answer.body, AnswerBody::Streaming));
         (conn, theirs)
     };
     // As much as one chunk, and then nothing for the moment.
-    let pass = async |conn: &mut Conn, theirs: &mut UnixStream| {
+    let pass = async |conn: &mut Conn<Fields>, theirs: &mut UnixStream| {
         theirs.write_all(&chunk).await.unwrap();
         let mut came = 0;
         while came < LEN {
@@ -191,6 +177,46 @@ fn a_stream_is_read_without_allocations_beside_another_that_is_quiet() {
         .await;
         assert_eq!(allocations, 0);
         drop(quiet);
+    });
+}
+
+#[test]
+fn a_slow_reader_of_a_large_body_holds_one_block_and_gives_it_back() {
+    const HEAD: &[u8] = b"HTTP/1.1 200 OK\r\ncontent-length: 100000000\r\n\r\n";
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    let open = async || {
+        let (mut conn, mut theirs) = begun();
+        theirs.write_all(HEAD).await.unwrap();
+        poll_fn(|cx| conn.poll_answer(cx)).await.unwrap();
+        let mut last = None;
+        for _ in 0..4 {
+            // As much as the socket takes.
+            while theirs.try_write(&[b'x'; 4_096]).is_ok() {}
+            let frame = poll_fn(|cx| conn.poll_frame(cx)).await.unwrap().unwrap();
+            last = Some(frame);
+        }
+        (conn, theirs, last)
+    };
+    runtime.block_on(async {
+        // What the thread keeps is made by then.
+        let first = open().await;
+        let mut opening = pin!(open());
+        let mut held = 0;
+        let second = poll_fn(|cx| {
+            let mut polled = Poll::Pending;
+            let measured = allocation_counter::measure(|| polled = opening.as_mut().poll(cx));
+            held += measured.bytes_current;
+            polled
+        })
+        .await;
+        assert!(held <= 36 * 1_024, "{held} bytes");
+        // The block of the second is the thread's now; the first had its own.
+        let dropped = allocation_counter::measure(|| drop(first)).bytes_current;
+        assert!(dropped < -32 * 1_024, "{dropped} bytes");
+        drop(second);
     });
 }
 

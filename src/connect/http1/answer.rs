@@ -1,0 +1,223 @@
+//! The head of a response, and the interim ones before it.
+
+use std::{
+    cell::RefCell,
+    io, mem,
+    task::{Context, Poll, ready},
+};
+
+use bytes::Bytes;
+use http::{HeaderMap, StatusCode, header};
+
+use super::{Attached, Conn, conn::failed, wait::Phase};
+use crate::{
+    error::{Error, ErrorKind},
+    wire::{
+        Malformed,
+        chunked::{Decoder, Side},
+        connection::elements,
+        framing::Framing,
+        response::{self, Head},
+    },
+};
+
+/// A whole response head, and whether its body came along.
+pub(crate) struct Answer {
+    pub(crate) status: StatusCode,
+    pub(crate) body: AnswerBody,
+    pub(crate) connection_auth: bool,
+}
+
+pub(crate) enum AnswerBody {
+    None,
+    Streaming,
+    Whole(Bytes),
+}
+
+impl<A: Attached> Conn<A> {
+    /// Waits for the response head; its fields take the place of those that are attached.
+    pub(crate) fn poll_answer(&mut self, cx: &mut Context<'_>) -> Poll<Result<Answer, Error>> {
+        loop {
+            if !self.is_sent() {
+                if let Err(error) = self.poll_request(cx) {
+                    return Poll::Ready(Err(error));
+                }
+            }
+            match self.poll_head(cx) {
+                Poll::Ready(Ok(Some(head))) => return Poll::Ready(Ok(self.answer(&head))),
+                Poll::Ready(Ok(None)) => continue,
+                Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
+                Poll::Pending => {}
+            }
+            match self.poll_late(cx) {
+                Poll::Pending => return Poll::Pending,
+                Poll::Ready(()) if self.phase == Phase::Continue => {
+                    // RFC 9110 §10.1.1: a client that waits need not wait for ever.
+                    self.expecting = false;
+                    self.enter(Phase::Head);
+                }
+                Poll::Ready(()) => return Poll::Ready(Err(self.timed_out())),
+            }
+        }
+    }
+
+    /// Reads on to the final head; `None` where the body may go out now.
+    fn poll_head(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Head>, Error>> {
+        loop {
+            if !self.read.is_empty() {
+                match self.read_head() {
+                    Ok(HeadRead::Final(head)) => return Poll::Ready(Ok(Some(head))),
+                    Ok(HeadRead::More) => {}
+                    Ok(HeadRead::Interim(interim)) => {
+                        let (status, fields) = *interim;
+                        if status != StatusCode::CONTINUE {
+                            self.attached.interim(status, fields);
+                        } else if mem::take(&mut self.expecting) {
+                            return Poll::Ready(Ok(None));
+                        }
+                        continue;
+                    }
+                    Ok(HeadRead::Stale) => return Poll::Ready(Err(self.stale())),
+                    Ok(HeadRead::Misplaced(why)) => {
+                        return Poll::Ready(Err(failed(ErrorKind::Upgrade, why)));
+                    }
+                    Err(error) => {
+                        return Poll::Ready(Err(failed(ErrorKind::ResponseHead, error)));
+                    }
+                }
+            }
+            match ready!(self.poll_fill(cx)) {
+                Ok(1..) => {}
+                end => return Poll::Ready(Err(self.cut_off(end.err()))),
+            }
+        }
+    }
+
+    fn read_head(&mut self) -> Result<HeadRead, Malformed> {
+        let Some(end) = response::find_end(&self.read, &mut self.searched)? else {
+            return Ok(HeadRead::More);
+        };
+        let bytes = self.read.split_to(end).freeze();
+        self.searched = 0;
+        FRESH.with_borrow_mut(|fresh| {
+            let read = response::read(&bytes, self.asked.head, fresh);
+            let judged = read.and_then(|head| self.judge(head, fresh));
+            // What is left there would keep what was read in memory.
+            fresh.clear();
+            judged
+        })
+    }
+
+    /// Decides what a head is. Only the fields of a final one replace those that were there: the
+    /// request's, which another attempt may need.
+    fn judge(&mut self, head: Head, fresh: &mut HeaderMap) -> Result<HeadRead, Malformed> {
+        let switches = head.status == StatusCode::SWITCHING_PROTOCOLS;
+        if head.status.is_informational() && !switches {
+            self.interim += 1;
+            if self.interim > MAX_INTERIM {
+                return Err(Malformed::bad("more than 100 interim responses"));
+            }
+            let fields = mem::take(fresh);
+            return Ok(HeadRead::Interim(Box::new((head.status, fields))));
+        }
+        // RFC 9110 §15.5.9: a client whose request was on its way may repeat it on a new
+        // connection.
+        if self.asked.replaceable && head.status == StatusCode::REQUEST_TIMEOUT && !head.keep_alive
+        {
+            return Ok(HeadRead::Stale);
+        }
+        if switches {
+            if let Err(why) = self.may_switch(fresh) {
+                return Ok(HeadRead::Misplaced(why));
+            }
+        }
+        let Some(fields) = self.attached.fields() else {
+            return Err(Malformed::bad("a response that no request waits for"));
+        };
+        mem::swap(fields, fresh);
+        Ok(HeadRead::Final(head))
+    }
+
+    /// RFC 9110 §15.2.2 and §7.8: a backend may switch to a protocol that it was asked for, after
+    /// the whole request.
+    #[cold]
+    fn may_switch(&self, fields: &HeaderMap) -> Result<(), &'static str> {
+        let Some(asked) = &self.asked.upgrade else {
+            return Err("a switch that was not asked for");
+        };
+        if !self.is_sent() {
+            return Err("a switch amid the request");
+        }
+        let protocols = fields.get_all(header::UPGRADE).iter();
+        let mut protocols = protocols.flat_map(|value| elements(value.as_bytes()));
+        let is_offered = |protocol: &[u8]| {
+            elements(asked.as_bytes()).any(|offered| offered.eq_ignore_ascii_case(protocol))
+        };
+        match protocols.next() {
+            Some(first) if is_offered(first) && protocols.all(is_offered) => Ok(()),
+            Some(_) => Err("a switch to a protocol that was not offered"),
+            None => Err("a switch that names no protocol"),
+        }
+    }
+
+    fn answer(&mut self, head: &Head) -> Answer {
+        self.keep &= head.keep_alive;
+        if mem::take(&mut self.expecting) && !head.status.is_success() {
+            // RFC 9110 §10.1.1: the backend has no use for the body. One that succeeds without
+            // having asked for it reads it as it goes.
+            self.abandon_request();
+        }
+        self.decoder = Decoder::new(head.framing, Side::Answer);
+        let body = match head.framing {
+            Framing::None => AnswerBody::None,
+            Framing::Length(length) if self.read.len() as u64 == length => {
+                self.decoder = Decoder::done();
+                AnswerBody::Whole(mem::take(&mut self.read).freeze())
+            }
+            _ => AnswerBody::Streaming,
+        };
+        Answer {
+            status: head.status,
+            body,
+            connection_auth: head.connection_auth,
+        }
+    }
+
+    #[cold]
+    fn stale(&mut self) -> Error {
+        self.read.clear();
+        failed(ErrorKind::ResponseClosed, STALE)
+    }
+
+    /// Says why there is no response and none to come.
+    #[cold]
+    fn cut_off(&mut self, error: Option<io::Error>) -> Error {
+        match (error, self.send_failed.take()) {
+            (Some(error), _) => failed(ErrorKind::ResponseClosed, error),
+            (None, Some(error)) => failed(ErrorKind::RequestWrite, error),
+            (None, None) => failed(ErrorKind::ResponseClosed, EARLY),
+        }
+    }
+}
+
+/// What a head that was read is.
+enum HeadRead {
+    Final(Head),
+    Interim(Box<(StatusCode, HeaderMap)>),
+    /// A switch that may not be made.
+    Misplaced(&'static str),
+    /// It is not whole.
+    More,
+    /// No response: the backend gave up the idle connection before the request came.
+    Stale,
+}
+
+thread_local! {
+    /// The fields of the head that is read; empty in between.
+    static FRESH: RefCell<HeaderMap> = RefCell::new(HeaderMap::new());
+}
+
+const STALE: &str = "408 (Request Timeout) on an idle connection";
+const EARLY: &str = "closed before a whole response head";
+/// No request has use for more; the client gets eight at most.
+const MAX_INTERIM: u8 = 100;

@@ -1,0 +1,143 @@
+//! Request bodies, without their type: an exchange is compiled once for all of them.
+
+use std::{
+    any::Any,
+    cell::RefCell,
+    pin::Pin,
+    task::{Context, Poll, ready},
+};
+
+use bytes::Bytes;
+use http_body::{Body as HttpBody, Frame, SizeHint};
+
+use crate::error::BoxError;
+
+/// A request body on its way out, without its type.
+pub(crate) type Outgoing = Pin<Box<dyn Erased>>;
+
+/// What is needed of a request body.
+pub(crate) trait Erased: HttpBody<Data = Bytes, Error = BoxError> + Send {
+    /// Drops the body and keeps its place for the next one of its type on this thread.
+    fn recycle(self: Pin<Box<Self>>);
+}
+
+/// Erases the type of a request body; `None` if the body is at its end already.
+///
+/// The place that the body lies in is used again: nearly all bodies of a thread have one type.
+pub(crate) fn erase<B>(body: B) -> Option<Outgoing>
+where
+    B: HttpBody<Data = Bytes> + Send + 'static,
+    B::Error: Into<BoxError>,
+{
+    if body.is_end_stream() {
+        return None;
+    }
+    // An error says that the thread is about to end.
+    let kept = SPARE.try_with(|spare| {
+        let mut spare = spare.try_borrow_mut().ok()?;
+        let place: &mut Spare<B> = spare.as_mut()?.downcast_mut()?;
+        place.take()
+    });
+    Some(match kept.ok().flatten() {
+        Some(mut place) => {
+            place.as_mut().project().body.set(Some(body));
+            place
+        }
+        None => Box::pin(Place { body: Some(body) }),
+    })
+}
+
+pin_project_lite::pin_project! {
+    struct Place<B> {
+        #[pin]
+        body: Option<B>,
+    }
+}
+
+impl<B> Erased for Place<B>
+where
+    B: HttpBody<Data = Bytes> + Send + 'static,
+    B::Error: Into<BoxError>,
+{
+    fn recycle(mut self: Pin<Box<Self>>) {
+        // What the body drops may be anything, so it goes before the place is looked at.
+        self.as_mut().project().body.set(None);
+        let _ = SPARE.try_with(|spare| {
+            let Ok(mut spare) = spare.try_borrow_mut() else {
+                return;
+            };
+            let kept = spare
+                .as_mut()
+                .and_then(|kept| kept.downcast_mut::<Spare<B>>());
+            match kept {
+                Some(place) => *place = Some(self),
+                None => *spare = Some(Box::new(Some(self))),
+            }
+        });
+    }
+}
+
+impl<B> HttpBody for Place<B>
+where
+    B: HttpBody<Data = Bytes>,
+    B::Error: Into<BoxError>,
+{
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        let Some(body) = self.project().body.as_pin_mut() else {
+            return Poll::Ready(None);
+        };
+        let frame = ready!(body.poll_frame(cx));
+        Poll::Ready(frame.map(|frame| frame.map_err(Into::into)))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.as_ref().is_none_or(HttpBody::is_end_stream)
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.body {
+            Some(body) => body.size_hint(),
+            None => SizeHint::with_exact(0),
+        }
+    }
+}
+
+/// The place of a body that has ended.
+type Spare<B> = Option<Pin<Box<Place<B>>>>;
+
+thread_local! {
+    /// The place of the last body of the thread that ended, a [`Spare`] of its type.
+    static SPARE: RefCell<Option<Box<dyn Any>>> = const { RefCell::new(None) };
+}
+
+#[cfg(test)]
+mod tests {
+    use http_body_util::Full;
+
+    use super::*;
+
+    #[test]
+    fn the_place_of_a_body_is_used_again() {
+        let one = || erase(Full::new(Bytes::from_static(b"a"))).unwrap();
+        one().recycle();
+        let cost = allocation_counter::measure(|| one().recycle());
+        assert_eq!(cost.count_total, 0);
+        let two = allocation_counter::measure(|| {
+            let (first, second) = (one(), one());
+            first.recycle();
+            second.recycle();
+        });
+        assert_eq!(
+            two.count_total, 1,
+            "one of two at once has a place of its own"
+        );
+        erase("text".to_owned()).unwrap().recycle();
+        one().recycle();
+    }
+}

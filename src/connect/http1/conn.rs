@@ -1,0 +1,292 @@
+//! One connection to a backend, and the exchange that it is at.
+
+use std::{
+    fmt, io,
+    task::{Context, Poll, Waker},
+};
+
+use bytes::{Bytes, BytesMut};
+use http::{HeaderMap, HeaderValue, StatusCode};
+use http_body::Frame;
+
+use super::{
+    Outgoing, Timeouts,
+    out::Out,
+    send::SendError,
+    sending::Sending,
+    wait::{Clock, Phase},
+};
+use crate::{
+    connect::Stream,
+    error::{Error, ErrorKind},
+    wire::{
+        Malformed,
+        chunked::{Decoder, Step},
+    },
+};
+
+/// One connection to a backend, and the exchange that it is at. It lives in one box from dial to
+/// close; the future, the response body and the idle connections hand it on.
+pub(crate) struct Conn<A> {
+    pub(super) stream: Stream,
+    /// `None` where the caller has a deadline of its own.
+    pub(super) clock: Option<Clock>,
+    pub(super) read: BytesMut,
+    /// How far `read` was searched for the end of the head.
+    pub(super) searched: usize,
+    pub(super) out: Out,
+    pub(super) sending: Option<Sending>,
+    /// Why the request cannot be written; what the backend says may explain it better.
+    pub(super) send_failed: Option<io::Error>,
+    /// The request says `Expect: 100-continue`: its body waits for the backend's 100.
+    pub(super) expecting: bool,
+    pub(super) interim: u8,
+    pub(super) phase: Phase,
+    pub(super) decoder: Decoder,
+    /// May carry another request when this one has ended well.
+    pub(super) keep: bool,
+    /// Carried a request before this one.
+    reused: bool,
+    pub(super) asked: Asked,
+    /// What the owner of the connection keeps with it.
+    pub(crate) attached: A,
+}
+
+/// What the owner of a connection keeps with it.
+pub(crate) trait Attached {
+    /// Returns the map that the response's fields go into, in the place of what is there; `None`
+    /// while no request waits for a response.
+    fn fields(&mut self) -> Option<&mut HeaderMap>;
+
+    /// Takes an interim response of another status than 100 and 101.
+    fn interim(&mut self, status: StatusCode, fields: HeaderMap) {
+        drop((status, fields));
+    }
+}
+
+/// How a request begins on a connection.
+#[derive(Default)]
+pub(crate) struct Start {
+    pub(crate) body: Option<Outgoing>,
+    /// Declared by Content-Length; `None` in chunks.
+    pub(crate) length: Option<u64>,
+    pub(crate) expecting: bool,
+    pub(crate) is_head: bool,
+    /// The value of the request's `Upgrade`, where a switch is asked for.
+    pub(crate) upgrade: Option<HeaderValue>,
+    /// Sent again over a new connection if this one turns out to be closed.
+    pub(crate) replaceable: bool,
+}
+
+/// What the request was, as far as it decides how its response is read.
+#[derive(Default)]
+pub(super) struct Asked {
+    pub(super) head: bool,
+    pub(super) upgrade: Option<HeaderValue>,
+    /// Sent over an idle connection, and can be sent again over a new one.
+    pub(super) replaceable: bool,
+}
+
+impl<A> Conn<A> {
+    /// Makes a connection of a stream. Without time-outs the caller has a deadline of its own.
+    pub(crate) fn new(stream: Stream, timeouts: Option<Timeouts>, attached: A) -> Box<Self> {
+        Box::new(Self {
+            stream,
+            clock: timeouts.map(Clock::new),
+            read: BytesMut::new(),
+            searched: 0,
+            out: Out::default(),
+            sending: None,
+            send_failed: None,
+            expecting: false,
+            interim: 0,
+            phase: Phase::Idle,
+            decoder: Decoder::done(),
+            keep: true,
+            reused: false,
+            asked: Asked::default(),
+            attached,
+        })
+    }
+
+    /// Begins an exchange: takes the first frame of the body, where it is there, so that it
+    /// leaves with the head. [`send`](Self::send) follows.
+    ///
+    /// # Errors
+    ///
+    /// When the body fails at once: nothing was written, and the connection is as before.
+    pub(crate) fn start(&mut self, start: Start) -> Result<(), Error> {
+        self.keep = true;
+        self.searched = 0;
+        self.interim = 0;
+        self.asked = Asked {
+            head: start.is_head,
+            upgrade: start.upgrade,
+            replaceable: self.reused && start.replaceable,
+        };
+        self.expecting = start.expecting && start.body.is_some();
+        match start.body {
+            Some(body) => self.begin_body(Sending::new(body, start.length)),
+            None => Ok(()),
+        }
+    }
+
+    /// Writes the head and what [`start`](Self::start) took of the body, as far as the socket
+    /// takes it at once. What is appended to `head` is of no use to the caller.
+    pub(crate) fn send(&mut self, head: &mut Vec<u8>) {
+        // The future writes the rest, and registers itself.
+        self.out.begin(&mut self.stream, head);
+        self.enter(Phase::Head);
+    }
+
+    /// The future polls the body again where no frame is there, or more follow: no waker is needed
+    /// here.
+    fn begin_body(&mut self, mut sending: Sending) -> Result<(), Error> {
+        if !self.expecting {
+            let mut cx = Context::from_waker(Waker::noop());
+            match sending.poll_fill(&mut self.out, &mut cx) {
+                Poll::Ready(Ok(true)) => {
+                    sending.recycle();
+                    return Ok(());
+                }
+                Poll::Ready(Ok(false)) | Poll::Pending => {}
+                Poll::Ready(Err(error)) => {
+                    self.out = Out::default();
+                    return Err(match error {
+                        SendError::Client(error) => error,
+                        SendError::Backend(error) => failed(ErrorKind::RequestWrite, error),
+                    });
+                }
+            }
+        }
+        self.sending = Some(sending);
+        Ok(())
+    }
+
+    /// Returns the next frame of the response body, and goes on sending the request meanwhile.
+    pub(crate) fn poll_frame(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
+        if !self.is_sent() {
+            if let Poll::Ready(Err(_)) = self.poll_send(cx) {
+                // The response is on its way already; what is left of the request is not needed.
+                self.abandon_request();
+            }
+        }
+        loop {
+            match self.decoder.step(&mut self.read) {
+                Ok(Step::Data(data)) => return Poll::Ready(Some(Ok(Frame::data(data)))),
+                Ok(Step::Trailers(map)) => return Poll::Ready(Some(Ok(Frame::trailers(map)))),
+                Ok(Step::End) => return Poll::Ready(None),
+                Ok(Step::More) => {}
+                Err(error) => return self.broken(error),
+            }
+            match self.poll_fill(cx) {
+                Poll::Ready(Ok(0)) => {
+                    self.keep = false;
+                    if self.decoder.close() {
+                        return Poll::Ready(None);
+                    }
+                    return self.broken(CUT_OFF);
+                }
+                Poll::Ready(Ok(_)) => self.phase = Phase::Idle,
+                Poll::Ready(Err(error)) => return self.broken(error),
+                Poll::Pending => break,
+            }
+        }
+        if self.phase != Phase::Body {
+            self.enter(Phase::Body);
+        }
+        if self.poll_late(cx).is_ready() {
+            self.keep = false;
+            self.decoder.close();
+            let kind = if self.sending.is_some() && self.out.left() == 0 {
+                // The backend has all that came, and may be waiting for the rest.
+                ErrorKind::ClientBodyTimeout
+            } else {
+                ErrorKind::ResponseBodyTimeout
+            };
+            return Poll::Ready(Some(Err(kind.into())));
+        }
+        Poll::Pending
+    }
+
+    pub(crate) fn is_body_done(&self) -> bool {
+        self.decoder.is_done()
+    }
+
+    /// Returns how much of the body is left, where that is known.
+    pub(crate) fn body_left(&self) -> Option<u64> {
+        self.decoder.left()
+    }
+
+    /// Ends the exchange; returns true if the connection may carry another.
+    pub(crate) fn end(&mut self) -> bool {
+        let whole = self.decoder.is_done() && self.is_sent() && self.read.is_empty();
+        if !(whole && self.keep) {
+            return false;
+        }
+        // Others read into the memory that it may still point to.
+        self.read = BytesMut::new();
+        // A part of the request's head.
+        self.asked.upgrade = None;
+        self.reused = true;
+        self.enter(Phase::Idle);
+        true
+    }
+
+    /// Closes the connection once the exchange has ended.
+    pub(crate) fn close_after(&mut self) {
+        self.keep = false;
+    }
+
+    /// Returns true if the other end closed it this very moment; costs a system call.
+    #[cfg(feature = "proxy")]
+    pub(crate) fn is_closed_now(&self) -> bool {
+        self.stream.has_news()
+    }
+
+    pub(crate) fn is_reused(&self) -> bool {
+        self.reused
+    }
+
+    /// Returns true if no byte of a response came: an idle connection had been closed.
+    pub(crate) fn is_untouched(&self) -> bool {
+        self.read.is_empty() && self.interim == 0
+    }
+
+    /// Gives up the stream and what was read ahead, for a tunnel.
+    pub(crate) fn into_stream(self) -> (Stream, Bytes) {
+        // A copy, as the tunnel's end is far off and what was read is part of a block.
+        (self.stream, Bytes::copy_from_slice(&self.read))
+    }
+
+    pub(super) fn is_sent(&self) -> bool {
+        self.sending.is_none() && self.out.is_done()
+    }
+
+    #[cold]
+    fn broken<T>(&mut self, source: impl Into<crate::BoxError>) -> Poll<Option<Result<T, Error>>> {
+        self.keep = false;
+        self.decoder.close();
+        Poll::Ready(Some(Err(failed(ErrorKind::ResponseBody, source))))
+    }
+}
+
+impl<A> fmt::Debug for Conn<A> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Conn")
+            .field("stream", &self.stream)
+            .field("phase", &self.phase)
+            .field("reused", &self.reused)
+            .finish_non_exhaustive()
+    }
+}
+
+#[cold]
+pub(super) fn failed(kind: ErrorKind, source: impl Into<crate::BoxError>) -> Error {
+    Error::new(kind).with_source(source).after_sending()
+}
+
+const CUT_OFF: Malformed = Malformed::bad("closed before the end of the body");

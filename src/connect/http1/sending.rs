@@ -1,0 +1,99 @@
+//! A request body on its way out (RFC 9112 §6 and §7.1).
+
+use std::task::{Context, Poll, ready};
+
+use bytes::Bytes;
+use http_body::Frame;
+
+use super::{Outgoing, out::Out, send::SendError};
+use crate::{
+    error::{BoxError, Error, ErrorKind},
+    wire::{chunked, trailers},
+};
+
+/// A request body and how its end is announced.
+pub(super) struct Sending {
+    body: Outgoing,
+    /// What is left of the declared length; `None` in chunks.
+    left: Option<u64>,
+}
+
+impl Sending {
+    pub(super) fn new(body: Outgoing, length: Option<u64>) -> Self {
+        Self { body, left: length }
+    }
+
+    pub(super) fn recycle(self) {
+        self.body.recycle();
+    }
+
+    /// Takes the next frame into `out`; true at the end.
+    pub(super) fn poll_fill(
+        &mut self,
+        out: &mut Out,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<bool, SendError>> {
+        let frame = ready!(self.body.as_mut().poll_frame(cx));
+        out.busy = true;
+        Poll::Ready(match frame {
+            None => self.end(out).map(|()| true),
+            Some(Ok(frame)) => self.frame(frame, out),
+            Some(Err(source)) => Err(client(source)),
+        })
+    }
+
+    fn frame(&mut self, frame: Frame<Bytes>, out: &mut Out) -> Result<bool, SendError> {
+        match frame.into_data() {
+            Ok(data) => {
+                self.data(data, out)?;
+                if !self.body.is_end_stream() {
+                    return Ok(self.left == Some(0));
+                }
+                self.end(out)?;
+            }
+            Err(frame) => match self.left {
+                None => {
+                    let trailers = frame.into_trailers().unwrap_or_default();
+                    trailers::write(&trailers, &mut out.head);
+                }
+                Some(_) => self.end(out)?,
+            },
+        }
+        Ok(true)
+    }
+
+    fn data(&mut self, data: Bytes, out: &mut Out) -> Result<(), SendError> {
+        match &mut self.left {
+            Some(left) => match left.checked_sub(data.len() as u64) {
+                Some(rest) => *left = rest,
+                None => {
+                    return Err(client("the body is longer than its Content-Length".into()));
+                }
+            },
+            // An empty chunk would end the body.
+            None if data.is_empty() => return Ok(()),
+            None => {
+                chunked::write_size(data.len(), &mut out.head);
+                out.tail = b"\r\n";
+            }
+        }
+        out.data = data;
+        Ok(())
+    }
+
+    fn end(&self, out: &mut Out) -> Result<(), SendError> {
+        match self.left {
+            None if out.tail.is_empty() => out.tail = chunked::LAST_CHUNK,
+            None => out.tail = b"\r\n0\r\n\r\n",
+            Some(0) => {}
+            Some(_) => {
+                return Err(client("the body is shorter than its Content-Length".into()));
+            }
+        }
+        Ok(())
+    }
+}
+
+fn client(source: BoxError) -> SendError {
+    SendError::Client(Error::new(ErrorKind::ClientBody).with_source(source))
+}

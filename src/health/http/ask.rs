@@ -1,0 +1,124 @@
+//! One exchange in HTTP/1.1, by the code that forwards requests.
+
+use std::{future::poll_fn, mem, task::Poll};
+
+use bytes::{Bytes, BytesMut};
+use http::HeaderMap;
+
+use super::expect::{Answer, Expect};
+use crate::{
+    connect::http1::{AnswerBody, Attached, Conn, Start},
+    error::{Error, ErrorKind},
+};
+
+/// Why there is no answer.
+#[derive(Debug)]
+pub(super) enum Failed {
+    /// Something came, or could have, and it was no answer.
+    Broken(String),
+    TimedOut,
+    /// The connection ended before a byte of the answer: an idle one may have been closed just
+    /// then, which says nothing about the backend.
+    Unanswered(String),
+}
+
+/// The fields of the answer to a check.
+#[derive(Debug, Default)]
+pub(in crate::health) struct Fields(HeaderMap);
+
+impl Attached for Fields {
+    fn fields(&mut self) -> Option<&mut HeaderMap> {
+        Some(&mut self.0)
+    }
+}
+
+/// A connection to a backend. The check that uses it has a deadline of its own.
+pub(in crate::health) type Http1 = Box<Conn<Fields>>;
+
+/// How a check asks.
+pub(super) struct Question<'a> {
+    pub(super) head: Vec<u8>,
+    pub(super) is_head: bool,
+    /// The most bytes of a body.
+    pub(super) limit: usize,
+    pub(super) expect: &'a Expect,
+}
+
+/// Sends a request and reads the answer; returns the connection with it, where it can carry
+/// another. A body that decides nothing is not waited for.
+pub(super) async fn ask(
+    mut conn: Http1,
+    mut question: Question<'_>,
+) -> Result<(Answer, Option<Http1>), Failed> {
+    let start = Start {
+        is_head: question.is_head,
+        ..Start::default()
+    };
+    conn.start(start).map_err(|error| broken(&error))?;
+    conn.send(&mut question.head);
+    let found = match poll_fn(|cx| conn.poll_answer(cx)).await {
+        Ok(found) => found,
+        Err(error) => {
+            let closed = matches!(
+                error.kind(),
+                ErrorKind::RequestWrite | ErrorKind::ResponseClosed
+            );
+            return Err(match closed && conn.is_untouched() {
+                true => Failed::Unanswered(error.to_string()),
+                false => broken(&error),
+            });
+        }
+    };
+    let headers = mem::take(&mut conn.attached.0);
+    let decides = question.expect.needs_body(found.status, &headers);
+    let body = match found.body {
+        AnswerBody::None => Bytes::new(),
+        AnswerBody::Whole(data) => data.slice(..data.len().min(question.limit)),
+        AnswerBody::Streaming if decides => read(&mut conn, question.limit).await?,
+        AnswerBody::Streaming => {
+            pass_over(&mut conn, question.limit).await;
+            Bytes::new()
+        }
+    };
+    let answer = Answer {
+        status: found.status,
+        headers,
+        body,
+    };
+    Ok((answer, conn.end().then_some(conn)))
+}
+
+/// Reads the body to its end, or to the limit: what is longer says nothing more.
+async fn read(conn: &mut Conn<Fields>, limit: usize) -> Result<Bytes, Failed> {
+    let mut body = BytesMut::new();
+    while body.len() < limit && !conn.is_body_done() {
+        let Some(frame) = poll_fn(|cx| conn.poll_frame(cx)).await else {
+            break;
+        };
+        let frame = frame.map_err(|error| broken(&error))?;
+        if let Ok(data) = frame.into_data() {
+            body.extend_from_slice(&data[..data.len().min(limit - body.len())]);
+        }
+    }
+    Ok(body.freeze())
+}
+
+/// Takes what of the body came along with the head, so that the connection can be used again where
+/// that is all of it.
+async fn pass_over(conn: &mut Conn<Fields>, limit: usize) {
+    let mut left = limit;
+    poll_fn(|cx| {
+        while left > 0 && !conn.is_body_done() {
+            let Poll::Ready(Some(Ok(frame))) = conn.poll_frame(cx) else {
+                break;
+            };
+            left -= frame.data_ref().map_or(0, Bytes::len).min(left);
+        }
+        Poll::Ready(())
+    })
+    .await;
+}
+
+fn broken(error: &Error) -> Failed {
+    Failed::Broken(error.to_string())
+}

@@ -1,0 +1,75 @@
+//! What each field of a request says to this hop.
+
+use http::{HeaderValue, Method, Version};
+
+use super::{Facts, class::Class, malformed};
+use crate::{
+    error::Error,
+    wire::{
+        connection::{authenticates_connection, elements},
+        fields::Field,
+        framing,
+    },
+};
+
+impl<'a> Facts<'a> {
+    /// Takes note of a field that this hop acts on; true if it ends here.
+    pub(super) fn look(&mut self, class: Class, value: &'a HeaderValue) -> Result<bool, Error> {
+        let bytes = value.as_bytes();
+        match class {
+            Class::Message(field) => return self.look_at_message(field, value),
+            Class::Cookie => {
+                self.cookies += 1;
+                return Ok(false);
+            }
+            Class::Authorization => {
+                self.connection_auth |= authenticates_connection(bytes);
+                return Ok(false);
+            }
+            Class::MaxForwards => {
+                let counts = matches!(self.parts.method, Method::OPTIONS | Method::TRACE);
+                let given = framing::content_length(bytes).filter(|_| counts);
+                self.max_forwards = self.max_forwards.or(given);
+                // What is no number goes on as it is.
+                return Ok(given.is_some());
+            }
+            Class::Plain => return Ok(false),
+            // Of the client's, those of trusted peers stay: see `ends_here`.
+            Class::Client | Class::Forwarded | Class::ForwardedFor => {}
+        }
+        Ok(true)
+    }
+
+    fn look_at_message(&mut self, field: Field, value: &'a HeaderValue) -> Result<bool, Error> {
+        let bytes = value.as_bytes();
+        match field {
+            Field::ContentLength => self.declared.request_length(bytes).map_err(malformed)?,
+            Field::TransferEncoding => self.declared.coding(bytes).map_err(malformed)?,
+            Field::Connection => self.options.read(bytes).map_err(malformed)?,
+            Field::Upgrade => self.upgrade = Some(value),
+            Field::Te => {
+                let mut codings = elements(bytes);
+                self.accepts_trailers |= codings.any(|c| c.eq_ignore_ascii_case(b"trailers"));
+            }
+            Field::Expect => {
+                // RFC 9110 §10.1.1: HTTP/1.0 knows no interim responses.
+                self.expects_continue |= self.parts.version != Version::HTTP_10
+                    && bytes.eq_ignore_ascii_case(b"100-continue");
+                return Ok(false);
+            }
+            Field::Authenticate | Field::Plain => return Ok(false),
+            Field::Hop | Field::Host => {}
+        }
+        Ok(true)
+    }
+
+    #[cold]
+    pub(super) fn check_upgrade(&mut self) {
+        // A cleartext switch to HTTP/2 would carry requests past this proxy.
+        let is_h2 = |t: &[u8]| t.len() >= 2 && t[..2].eq_ignore_ascii_case(b"h2");
+        let wanted = self.options.upgrade && self.parts.version == Version::HTTP_11;
+        self.upgrade = self
+            .upgrade
+            .filter(|value| wanted && !elements(value.as_bytes()).any(is_h2));
+    }
+}

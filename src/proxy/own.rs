@@ -1,0 +1,57 @@
+//! Requests that go to no backend: methods that are refused, and those whose `Max-Forwards` says
+//! that this proxy is the last (RFC 9110 §7.6.2).
+
+use bytes::Bytes;
+use http::{HeaderValue, Method, Response, header, request::Parts};
+
+use super::{Body, config::Settings, headers::is_reflected};
+use crate::{
+    error::{Error, ErrorKind},
+    wire::line,
+};
+
+/// Refuses the methods that are not forwarded.
+pub(super) fn check_method(method: &Method, settings: &Settings) -> Result<(), Error> {
+    match *method {
+        // There is no tunnel through a reverse proxy.
+        Method::CONNECT => Err(ErrorKind::MethodRefused.into()),
+        Method::TRACE if !settings.allow_trace => Err(ErrorKind::MethodRefused.into()),
+        _ => Ok(()),
+    }
+}
+
+/// Answers an OPTIONS or a TRACE as its final recipient.
+#[cold]
+pub(super) fn answer(parts: &Parts, settings: &Settings) -> Response<Body> {
+    if parts.method == Method::TRACE {
+        return reflect(parts);
+    }
+    let mut response = Response::new(Body::default());
+    let allowed = match settings.allow_trace {
+        true => "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS, TRACE",
+        false => "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS",
+    };
+    let fields = response.headers_mut();
+    fields.insert(header::ALLOW, HeaderValue::from_static(allowed));
+    fields.insert(header::CONTENT_LENGTH, HeaderValue::from_static("0"));
+    response
+}
+
+/// RFC 9110 §9.3.8: the request as it came, without what is secret in it.
+fn reflect(parts: &Parts) -> Response<Body> {
+    let mut message = Vec::new();
+    message.extend_from_slice(b"TRACE ");
+    let target = parts.uri.path_and_query().map_or("/", |p| p.as_str());
+    message.extend_from_slice(target.as_bytes());
+    message.extend_from_slice(b" HTTP/1.1\r\n");
+    for (name, value) in &parts.headers {
+        if is_reflected(name) {
+            line(&mut message, name.as_str(), value.as_bytes());
+        }
+    }
+    message.extend_from_slice(b"\r\n");
+    let mut response = Response::new(Body::whole(Bytes::from(message)));
+    let kind = HeaderValue::from_static("message/http");
+    response.headers_mut().insert(header::CONTENT_TYPE, kind);
+    response
+}
