@@ -63,6 +63,10 @@
 //! | more than 8 interim responses | | not passed on; refused from the 101st on |
 //! | 101 that was not asked for, to another protocol, or before the request's end | | refused |
 //!
+//! In the bytes of a backend:
+//!
+#![doc = include_str!("malformed.md")]
+//!
 //! An empty `Host` is accepted where the backend gets [one of its own](HostField::Backend). The
 //! names that frame, route or authenticate a message, and those that describe the client, never
 //! pass as trailers.

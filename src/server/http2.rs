@@ -134,8 +134,10 @@ where
             .max_local_error_reset_streams(Some(LOCAL_RESETS))
             .handshake(io);
         // On one thread, tasks would run one after the other all the same.
-        let flavor = Handle::try_current().map(|handle| handle.runtime_flavor());
-        let spawns = flavor.is_ok_and(|flavor| flavor != RuntimeFlavor::CurrentThread);
+        let spawns = Handle::try_current().is_ok_and(|runtime| {
+            runtime.runtime_flavor() != RuntimeFlavor::CurrentThread
+                && runtime.metrics().num_workers() > 1
+        });
         let due = Arc::new(Due::default());
         Self {
             codec: Codec::Greeting(greeting),

@@ -98,9 +98,9 @@
 //! frame, and costs no shared state. Other bodies are read into blocks of the thread and handed
 //! over without a copy, through a slot that body and connection share.
 //!
-//! HTTP/2 frames of one poll go out in one write. On a `current_thread` runtime the connection's
-//! task answers its streams itself; on a `multi_thread` runtime each stream has a task of its own,
-//! which costs more and puts one client's streams on several cores. An idle connection keeps the
+//! HTTP/2 frames of one poll go out in one write. On a runtime of one thread the connection's task
+//! answers its streams itself; on one of several, each stream has a task of its own, which costs
+//! more and puts one client's streams on several cores. An idle connection keeps the
 //! memory of eight streams at most, some 4 KiB.
 //!
 //! HTTP/2's codec opens `tracing` spans. Where anything in the program switches on the feature

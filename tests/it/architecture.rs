@@ -143,8 +143,6 @@ fn the_import_reader_sees_what_is_there() {
     assert_eq!(imports(text), ["a", "d", "e", "h"]);
 }
 
-/// Rooms whose reading of HTTP/1.1 has not moved to `wire` yet.
-
 /// What a second reader of RFC 9112 would be known by: blanks left out, each with what it is.
 const TELL_TALES: [(&str, &str); 12] = [
     ("httparse", "a parser of heads"),

@@ -4,6 +4,7 @@ mod fields;
 mod hostile;
 mod http2;
 mod http2_backend;
+mod malformed;
 mod methods;
 mod reuse;
 mod streams;

@@ -14,6 +14,7 @@ use http_body::Frame;
 use http_body_util::combinators::UnsyncBoxBody;
 
 use super::*;
+use crate::support::bytes_of;
 
 type AnyBody = UnsyncBoxBody<Bytes, Infallible>;
 
@@ -141,29 +142,6 @@ async fn until(client: &mut (impl AsyncReadExt + Unpin), ends: &str) -> String {
         String::from_utf8_lossy(&got)
     );
     String::from_utf8_lossy(&got).into_owned()
-}
-
-/// What a table of the docs shows in backquotes, as bytes.
-fn bytes_of(shown: &str) -> Vec<u8> {
-    let mut bytes = Vec::new();
-    let mut chars = shown.chars();
-    while let Some(c) = chars.next() {
-        if c != '\\' {
-            bytes.extend(c.to_string().bytes());
-            continue;
-        }
-        match chars.next().unwrap() {
-            'r' => bytes.push(b'\r'),
-            'n' => bytes.push(b'\n'),
-            '0' => bytes.push(0),
-            'x' => {
-                let hex: String = chars.by_ref().take(2).collect();
-                bytes.push(u8::from_str_radix(&hex, 16).unwrap());
-            }
-            other => panic!("an escape that is not known: {other}"),
-        }
-    }
-    bytes
 }
 
 #[tokio::test]

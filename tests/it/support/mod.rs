@@ -231,3 +231,26 @@ impl std::io::Write for Lines {
         Ok(())
     }
 }
+
+/// What a table of the docs shows in backquotes, as bytes.
+pub(crate) fn bytes_of(shown: &str) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    let mut chars = shown.chars();
+    while let Some(c) = chars.next() {
+        if c != '\\' {
+            bytes.extend(c.to_string().bytes());
+            continue;
+        }
+        match chars.next().unwrap() {
+            'r' => bytes.push(b'\r'),
+            'n' => bytes.push(b'\n'),
+            '0' => bytes.push(0),
+            'x' => {
+                let hex: String = chars.by_ref().take(2).collect();
+                bytes.push(u8::from_str_radix(&hex, 16).unwrap());
+            }
+            other => panic!("an escape that is not known: {other}"),
+        }
+    }
+    bytes
+}
