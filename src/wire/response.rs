@@ -174,8 +174,8 @@ pub(crate) struct Announced {
     pub(crate) old: bool,
 }
 
-/// Writes the head, without the Date; `keep` turns false where the response or its framing ends
-/// the connection. Returns how the body goes out.
+/// Writes the head; `keep` turns false where the response or its framing ends the connection, and
+/// `date` writes the Date where the fields have none. Returns how the body goes out.
 ///
 /// # Errors
 ///
@@ -186,6 +186,7 @@ pub(crate) fn write(
     headers: &HeaderMap,
     body: &Announced,
     keep: &mut bool,
+    date: impl FnOnce(&mut Vec<u8>),
     out: &mut Vec<u8>,
 ) -> Result<Framing, &'static str> {
     if status.is_informational() {
@@ -196,7 +197,7 @@ pub(crate) fn write(
     let sends = !bodiless && !body.to_head;
     let mut declared = None;
     let mut options = Options::default();
-    let mut connection = None;
+    let (mut connects, mut dated) = (false, false);
     for (name, value) in headers {
         match *name {
             header::CONTENT_LENGTH => {
@@ -215,8 +216,9 @@ pub(crate) fn write(
                 options
                     .read(value.as_bytes())
                     .map_err(|error| error.why())?;
-                connection = Some(());
+                connects = true;
             }
+            header::DATE => dated = true,
             _ => {}
         }
         line(out, name.as_str(), value.as_bytes());
@@ -225,9 +227,13 @@ pub(crate) fn write(
     *keep &= !options.close && framing != Framing::Close;
     if !*keep && !options.close {
         line(out, "connection", b"close");
-    } else if *keep && body.old && connection.is_none() {
+    } else if *keep && body.old && !connects {
         line(out, "connection", b"keep-alive");
     }
+    if !dated {
+        date(out);
+    }
+    out.extend_from_slice(b"\r\n");
     Ok(framing)
 }
 

@@ -72,19 +72,15 @@ impl Output {
             false => parts.extensions.get::<hyper::ext::ReasonPhrase>(),
         };
         let reason = reason.map(|reason| reason.as_bytes());
-        let headers = &parts.headers;
         let framing = response::write(
             parts.status,
             reason,
-            headers,
+            &parts.headers,
             &announced,
             &mut keep,
+            |out| date::with(|now| wire::line(out, "date", now.as_bytes())),
             &mut out,
         )?;
-        if !headers.contains_key(http::header::DATE) {
-            date::with(|now| wire::line(&mut out, "date", now.as_bytes()));
-        }
-        out.extend_from_slice(b"\r\n");
         keep_map(parts.headers);
         let ended = announced.is_empty || framing == Framing::None;
         let mut output = Self {

@@ -236,7 +236,7 @@ fn written(
     }
     let (mut keep, mut out) = (true, Vec::new());
     let status = StatusCode::from_u16(status).unwrap();
-    let framing = write(status, None, &headers, body, &mut keep, &mut out).unwrap();
+    let framing = write(status, None, &headers, body, &mut keep, |_| {}, &mut out).unwrap();
     (String::from_utf8(out).unwrap(), framing, keep)
 }
 
@@ -252,22 +252,25 @@ fn of(size: Option<u64>, old: bool) -> Announced {
 #[test]
 fn a_response_announces_how_its_body_goes_out() {
     let (head, framing, keep) = written(200, &[("a", "1")], &of(Some(5), false));
-    assert_eq!(head, "HTTP/1.1 200 OK\r\na: 1\r\ncontent-length: 5\r\n");
+    assert_eq!(head, "HTTP/1.1 200 OK\r\na: 1\r\ncontent-length: 5\r\n\r\n");
     assert_eq!((framing, keep), (Framing::Length(5), true));
     let (head, framing, keep) = written(200, &[], &of(None, false));
-    assert_eq!(head, "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n");
+    assert_eq!(
+        head,
+        "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n"
+    );
     assert_eq!((framing, keep), (Framing::Chunked, true));
     let (head, framing, keep) = written(200, &[], &of(None, true));
-    assert_eq!(head, "HTTP/1.1 200 OK\r\nconnection: close\r\n");
+    assert_eq!(head, "HTTP/1.1 200 OK\r\nconnection: close\r\n\r\n");
     assert_eq!((framing, keep), (Framing::Close, false));
     let (head, framing, keep) = written(200, &[], &of(Some(2), true));
     assert_eq!(
         head,
-        "HTTP/1.1 200 OK\r\ncontent-length: 2\r\nconnection: keep-alive\r\n"
+        "HTTP/1.1 200 OK\r\ncontent-length: 2\r\nconnection: keep-alive\r\n\r\n"
     );
     assert_eq!((framing, keep), (Framing::Length(2), true));
     let (head, framing, _) = written(204, &[("content-length", "5")], &of(None, false));
-    assert_eq!(head, "HTTP/1.1 204 No Content\r\ncontent-length: 5\r\n");
+    assert_eq!(head, "HTTP/1.1 204 No Content\r\ncontent-length: 5\r\n\r\n");
     assert_eq!(framing, Framing::None);
 }
 
