@@ -41,7 +41,7 @@ async fn exchange(wire: Vec<u8>) -> (Result<Response<Body>, Error>, Vec<(StatusC
     let result = Proxy::new().call(request).await;
     let mut passed = Vec::new();
     let cx = Context::from_waker(Waker::noop());
-    for interim in queue.poll(&cx) {
+    for interim in queue.poll(&cx).into_iter().flatten() {
         passed.push(interim);
     }
     (result, passed)

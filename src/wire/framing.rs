@@ -1,6 +1,8 @@
 //! Where the body of a message ends (RFC 9112 §6).
 
 use http::StatusCode;
+#[cfg(feature = "http2")]
+use http::{HeaderMap, header};
 
 use super::{Kind, Malformed};
 
@@ -35,13 +37,23 @@ impl Declared {
     /// Reads a `Content-Length` of an answer. Equal ones, in several fields or in one list, count
     /// as one (RFC 9112 §6.3); returns true if this is the first and stands alone in its field.
     pub(crate) fn answer_length(&mut self, value: &[u8]) -> Result<bool, Malformed> {
-        let mut alone = self.length.is_none();
+        if self.length.is_none() {
+            self.length = content_length(value);
+            if self.length.is_some() {
+                return Ok(true);
+            }
+        }
+        self.answer_lengths(value)?;
+        Ok(false)
+    }
+
+    #[cold]
+    fn answer_lengths(&mut self, value: &[u8]) -> Result<(), Malformed> {
         let mut elements = value.split(|&byte| byte == b',');
         // `split` yields at least one.
         let first = elements.next().unwrap_or_default().trim_ascii();
         let length = content_length(first).ok_or(BAD_LENGTH)?;
         for other in elements {
-            alone = false;
             if content_length(other.trim_ascii()) != Some(length) {
                 return Err(TWO_LENGTHS);
             }
@@ -50,7 +62,7 @@ impl Declared {
             return Err(TWO_LENGTHS);
         }
         self.length = Some(length);
-        Ok(alone)
+        Ok(())
     }
 
     /// Reads a `Transfer-Encoding`: one field that says `chunked` and no more.
@@ -122,6 +134,12 @@ pub(crate) fn content_length(value: &[u8]) -> Option<u64> {
         length = length * 10 + u64::from(digit);
     }
     Some(length)
+}
+
+/// Returns the length that the fields of a message declare whose framing HTTP/2 enforces.
+#[cfg(feature = "http2")]
+pub(crate) fn declared(headers: &HeaderMap) -> Option<u64> {
+    content_length(headers.get(header::CONTENT_LENGTH)?.as_bytes())
 }
 
 /// RFC 9112 §6.1 has 501 for a coding that is not known, §6.3 has 400 where `chunked` is not the

@@ -63,26 +63,24 @@ fn absolute_form(method: &Method, target: Bytes) -> Result<Uri, Malformed> {
 /// Returns true for a name or an address with an optional port, and nothing that could be read as
 /// more.
 pub(crate) fn is_host(host: &[u8]) -> bool {
-    let (name, port) = match host {
-        [b'[', ..] => match memchr::memchr(b']', host) {
-            Some(end) => host.split_at(end + 1),
-            None => return false,
-        },
-        _ => host.split_at(memchr::memchr(b':', host).unwrap_or(host.len())),
+    let is_name = |byte: &u8| NAME[usize::from(*byte)];
+    let name = match host {
+        [b'[', inner @ ..] => {
+            let is_inner = |byte: &&u8| is_name(byte) || **byte == b':';
+            match inner.iter().take_while(is_inner).count() {
+                0 => return false,
+                length if inner.get(length) != Some(&b']') => return false,
+                length => length + 2,
+            }
+        }
+        _ => host.iter().take_while(|byte| is_name(byte)).count(),
     };
-    let port_is_fine = match port {
+    match &host[name..] {
+        _ if name == 0 => false,
         [] => true,
         [b':', digits @ ..] => digits.iter().all(u8::is_ascii_digit) && digits.len() <= 5,
         _ => false,
-    };
-    let is_name = |byte: &u8| NAME[usize::from(*byte)];
-    let name_is_fine = match name {
-        [b'[', inner @ .., b']'] => {
-            !inner.is_empty() && inner.iter().all(|byte| is_name(byte) || *byte == b':')
-        }
-        name => !name.is_empty() && name.iter().all(is_name),
-    };
-    port_is_fine && name_is_fine
+    }
 }
 
 /// What a registered name is made of (RFC 3986 §3.2.2).

@@ -55,7 +55,7 @@ async fn ask(
     let answer = timeout(PATIENCE, Proxy::new().call(request)).await.unwrap();
     let mut passed = Vec::new();
     let cx = Context::from_waker(Waker::noop());
-    for interim in queue.poll(&cx) {
+    for interim in queue.poll(&cx).into_iter().flatten() {
         passed.push(interim);
     }
     (answer, passed)

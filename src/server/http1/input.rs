@@ -34,7 +34,7 @@ pub(super) enum Next {
     End,
     /// A request: it lies in its place.
     Head(Head),
-    Refused(Refusal),
+    Refused(Box<Refusal>),
 }
 
 /// What was read and not used: nothing, nearly always.
@@ -121,7 +121,7 @@ impl Input {
     fn late(&self) -> Next {
         match self.read.is_empty() {
             true => Next::End,
-            false => Next::Refused(Refusal::late(&self.read)),
+            false => Next::Refused(Box::new(Refusal::late(&self.read))),
         }
     }
 
@@ -148,7 +148,9 @@ impl Input {
                     state.head_begins();
                     return None;
                 }
-                Err(error) => return Some(Next::Refused(Refusal::malformed(error, came))),
+                Err(error) => {
+                    return Some(Next::Refused(Box::new(Refusal::malformed(error, came))));
+                }
             },
         };
         self.searched = 0;
@@ -160,7 +162,7 @@ impl Input {
                 }
                 Some(Next::Head(head))
             }
-            Err(error) => Some(Next::Refused(Refusal::malformed(error, came))),
+            Err(error) => Some(Next::Refused(Box::new(Refusal::malformed(error, came)))),
         }
     }
 
@@ -188,7 +190,11 @@ impl Input {
         };
         let head = match read {
             Ok(head) => head,
-            Err(error) => return Some(Next::Refused(Refusal::malformed(error, &self.read))),
+            Err(error) => {
+                return Some(Next::Refused(Box::new(Refusal::malformed(
+                    error, &self.read,
+                ))));
+            }
         };
         let rest = std::mem::take(&mut self.read).split_off(head.length);
         match head.framing {
@@ -249,7 +255,7 @@ impl Input {
     /// Ends the time for interim responses; returns what is still to be written of them.
     pub(super) fn end_interim(&mut self) -> Outbox {
         if let Some(queue) = &mut self.interim {
-            for (status, headers) in queue.end() {
+            for (status, headers) in queue.end().into_iter().flatten() {
                 self.outbox
                     .write(|out| response::write_interim(status, &headers, out));
             }
@@ -275,7 +281,7 @@ impl Input {
         io: &mut Stream<Io>,
     ) -> Poll<io::Result<()>> {
         if let Some(queue) = &mut self.interim {
-            for (status, headers) in queue.poll(cx) {
+            for (status, headers) in queue.poll(cx).into_iter().flatten() {
                 self.outbox
                     .write(|out| response::write_interim(status, &headers, out));
             }

@@ -84,7 +84,7 @@ where
             }
             Next::Refused(refusal) => {
                 // In a box of its own, as most connections never need it.
-                Box::pin(refuse::answer(io, refusal, &service.ending)).await?;
+                Box::pin(refuse::answer(io, *refusal, &service.ending)).await?;
                 return Ok(End::Closed);
             }
             Next::CutOff => {

@@ -43,9 +43,10 @@ where
     request::write(request, &mut head);
     head.extend_from_slice(ahead);
     io.put_back(head.into());
+    // Unless it is a switch, the response says `connection: close`.
+    state.drain();
     let mut conn = Box::pin(
         hyper::server::conn::http1::Builder::new()
-            .keep_alive(false)
             .half_close(false)
             .writev(false)
             .serve_connection(TokioIo::new(io), service)

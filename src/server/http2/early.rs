@@ -45,7 +45,7 @@ impl Early {
             }
         }
         if let Some(queue) = &mut self.queue {
-            for (status, headers) in queue.poll(cx) {
+            for (status, headers) in queue.poll(cx).into_iter().flatten() {
                 send(reply, status, headers);
             }
         }
@@ -56,7 +56,7 @@ impl Early {
         // The client learns from the final response whether its body is wanted.
         self.expectation = None;
         if let Some(mut queue) = self.queue.take() {
-            for (status, headers) in queue.end() {
+            for (status, headers) in queue.end().into_iter().flatten() {
                 send(reply, status, headers);
             }
             keep(queue);

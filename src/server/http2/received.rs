@@ -7,10 +7,11 @@ use std::{
 
 use bytes::{Bytes, BytesMut};
 use h2::{Reason, RecvStream};
-use http::{HeaderMap, header};
+use http::HeaderMap;
 use http_body::{Frame, SizeHint};
 
 use super::{early::Expectation, fields};
+use crate::wire::framing;
 
 /// How much of a body is here when its request begins. The codec reads all that the socket has
 /// before it hands a request over, so DATA that came along with HEADERS is here.
@@ -51,7 +52,7 @@ impl Arrived {
         Self::Begun(Received {
             stream,
             ahead,
-            left: length(headers),
+            left: framing::declared(headers),
             data_ended,
             expectation: None,
         })
@@ -150,12 +151,6 @@ impl Received {
 /// A reset without an error ends the body (RFC 9113 §8.1).
 fn told<T>(error: h2::Error) -> Option<Result<T, h2::Error>> {
     (error.reason() != Some(Reason::NO_ERROR)).then_some(Err(error))
-}
-
-/// The codec has it that what comes is as long as announced.
-fn length(headers: &HeaderMap) -> Option<u64> {
-    let value = headers.get(header::CONTENT_LENGTH)?.to_str().ok()?;
-    value.parse().ok()
 }
 
 /// Another frame is joined to what is here only up to this: the frames of a large upload, 16 KiB

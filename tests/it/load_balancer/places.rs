@@ -99,8 +99,8 @@ async fn the_places_stay_whatever_is_stacked_by_hand() {
     let balancer = LoadBalancer::builder(pool.clone())
         .health(quiet(&pool))
         .build();
-    // Its connection, and the place of its record.
-    assert_eq!(notes(balancer).await, [2, 2]);
+    // Its connection, its way for interim responses, and the place of its record.
+    assert_eq!(notes(balancer).await, [3, 3]);
     let by_hand = RespondLayer::new().layer(BalanceLayer::new(pool).layer(Proxy::new()));
-    assert_eq!(notes(by_hand).await, [2, 2]);
+    assert_eq!(notes(by_hand).await, [3, 3]);
 }
