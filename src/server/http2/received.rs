@@ -7,7 +7,7 @@ use std::{
 
 use bytes::{Bytes, BytesMut};
 use h2::{Reason, RecvStream};
-use http::HeaderMap;
+use http::{HeaderMap, header};
 use http_body::{Frame, SizeHint};
 
 use super::{early::Expectation, fields};
