@@ -1,5 +1,6 @@
 //! What a request costs as backends and connections grow in number, which is to stay the same
-//! within 10 %, and as bodies grow in size; and what two worker threads do against one.
+//! within 10 %, and as bodies grow in size; what two worker threads do against one; and how much
+//! memory a connection holds in each of its states.
 //!
 //! ```sh
 //! ulimit -n 65536; cargo bench --features full --bench growth   # under two minutes
@@ -12,6 +13,8 @@
 #[path = "loopback/mod.rs"]
 #[expect(dead_code, reason = "`end_to_end` has all the modes, this has one")]
 mod loopback;
+#[path = "memory/mod.rs"]
+mod memory;
 
 use std::{
     env,
@@ -59,7 +62,11 @@ fn main() -> Result<()> {
         ..POINT
     });
     bench.curve("body bytes", points.to_vec(), |p| p.body);
-    bench.workers()
+    bench.workers()?;
+    match memory::measure(if test { 20 } else { 200 }, say)? {
+        true => Ok(()),
+        false => Err("a connection holds too much".into()),
+    }
 }
 
 struct Bench {

@@ -217,7 +217,9 @@ impl InterimQueue {
             self.task = Some(cx.waker().clone());
             self.queue.lock().waker = self.task.clone();
         }
-        self.queue.has_some.load(Acquire).then(|| self.take())
+        // Once the final response has begun, the next request forgets what came too late.
+        let waits = self.queue.has_some.load(Acquire) && self.queue.current.load(Acquire) != 0;
+        waits.then(|| self.take())
     }
 
     #[cold]

@@ -118,6 +118,7 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Handshake<Io> {
         Poll::Ready(match ended {
             Ok(mut session) => {
                 session.get_mut().0.open();
+                session.get_mut().1.set_buffer_limit(Some(BUFFERED));
                 info::note(this.conn, session.get_ref().1, this.sni.take());
                 Ok(session)
             }
@@ -282,3 +283,5 @@ fn turn(permits: Arc<Semaphore>) -> Turn {
     // It is closed by nobody; if it were, to go on is better than to hang.
     Box::pin(async move { permits.acquire_owned().await.ok() })
 }
+/// What a session keeps of what a slow client does not take: one record.
+const BUFFERED: usize = 16 * 1024;

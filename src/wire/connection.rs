@@ -1,7 +1,7 @@
 //! What belongs to one connection: the options of `Connection`, and the fields that end at a hop
 //! (RFC 9110 §7.6.1).
 
-use http::{HeaderName, header};
+use http::{HeaderMap, HeaderName, header};
 
 use super::Malformed;
 
@@ -61,6 +61,21 @@ impl Options {
             }
         }
         Ok(())
+    }
+}
+
+/// Removes the fields that end at this hop, and those that `Connection` names.
+#[cold]
+pub(crate) fn strip(headers: &mut HeaderMap) {
+    let mut options = Options::default();
+    for value in headers.get_all(header::CONNECTION) {
+        // A service that names more than there are fields loses the first of them all the same.
+        let _ = options.read(value.as_bytes());
+    }
+    let hops = headers.keys().filter(|name| is_hop_by_hop(name));
+    let hops: Vec<HeaderName> = hops.cloned().chain(options.nominated).collect();
+    for name in hops {
+        headers.remove(name);
     }
 }
 

@@ -86,7 +86,9 @@ pub(crate) fn read<B: Default>(
     let read = fields::read(&head, end + 2, rules, &mut headers, |field, value| {
         said.note(field, value)
     });
-    let result = read.and_then(|length| said.conclude(length, line.old, allowed));
+    let result = read.and_then(|length| {
+        said.conclude(length, line.old, line.method == Method::CONNECT, allowed)
+    });
     let Ok(head) = result else {
         keep_map(headers);
         return result;
@@ -214,7 +216,13 @@ impl Said {
         Ok(true)
     }
 
-    fn conclude(&self, length: usize, old: bool, allowed: Allowed) -> Result<Head, Malformed> {
+    fn conclude(
+        &self,
+        length: usize,
+        old: bool,
+        is_connect: bool,
+        allowed: Allowed,
+    ) -> Result<Head, Malformed> {
         // RFC 9112 §3.2.
         match self.host {
             Host::Absent if !old => return Err(Malformed::bad("no Host")),
@@ -224,6 +232,9 @@ impl Said {
             Host::Absent | Host::Empty | Host::Present => {}
         }
         let framing = self.declared.request(old)?;
+        if is_connect && framing != Framing::None {
+            return Err(Malformed::bad("a CONNECT with a body"));
+        }
         let options = &self.options;
         Ok(Head {
             length,
@@ -255,6 +266,12 @@ pub(crate) fn write<B>(request: &Request<B>, out: &mut Vec<u8>) {
     let uri = request.uri();
     match (uri.authority(), uri.path_and_query()) {
         (Some(authority), None) => out.extend_from_slice(authority.as_str().as_bytes()),
+        // RFC 9112 §3.2.4: what came without a path.
+        (Some(authority), Some(target)) if target.as_str() == "*" => {
+            out.extend_from_slice(uri.scheme_str().unwrap_or("http").as_bytes());
+            out.extend_from_slice(b"://");
+            out.extend_from_slice(authority.as_str().as_bytes());
+        }
         (Some(_), Some(_)) => out.extend_from_slice(uri.to_string().as_bytes()),
         (None, target) => {
             out.extend_from_slice(target.map_or("/", |target| target.as_str()).as_bytes());

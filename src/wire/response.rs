@@ -223,7 +223,7 @@ pub(crate) fn write(
         }
         line(out, name.as_str(), value.as_bytes());
     }
-    let framing = announce(body, sends, bodiless, declared, out);
+    let framing = announce(status, body, sends, bodiless, declared, out);
     *keep &= !options.close && framing != Framing::Close;
     if !*keep && !options.close {
         line(out, "connection", b"close");
@@ -238,12 +238,13 @@ pub(crate) fn write(
 }
 
 /// Writes the head of an interim response.
-pub(crate) fn write_interim(status: StatusCode, headers: &HeaderMap, out: &mut Vec<u8>) {
+pub(crate) fn write_interim(status: StatusCode, mut headers: HeaderMap, out: &mut Vec<u8>) {
+    super::connection::strip(&mut headers);
+    // RFC 9110 §8.6.
+    headers.remove(header::CONTENT_LENGTH);
     write_status(status, None, out);
-    for (name, value) in headers {
-        if !super::connection::is_hop_by_hop(name) && *name != header::CONTENT_LENGTH {
-            line(out, name.as_str(), value.as_bytes());
-        }
+    for (name, value) in &headers {
+        line(out, name.as_str(), value.as_bytes());
     }
     out.extend_from_slice(b"\r\n");
 }
@@ -262,6 +263,7 @@ fn write_status(status: StatusCode, reason: Option<&[u8]>, out: &mut Vec<u8>) {
 
 /// Announces the length where it is known, and chunks where it is not (RFC 9112 §6.3).
 fn announce(
+    status: StatusCode,
     body: &Announced,
     sends: bool,
     bodiless: bool,
@@ -274,6 +276,8 @@ fn announce(
         body.size.exact()
     };
     let announced = match (declared.map(|(length, _)| length), known) {
+        // RFC 9110 §8.6.
+        _ if status == StatusCode::NO_CONTENT => None,
         // What a GET would have had.
         (Some(length), _) if body.to_head => Some(length),
         // None came, whatever was declared.

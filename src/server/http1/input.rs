@@ -14,6 +14,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use super::{
     Http1,
     output::Outbox,
+    receive::CONTINUE,
     refuse::Refusal,
     upload::{DISCARDED, Receiver},
 };
@@ -89,7 +90,7 @@ impl Input {
         while !self.ended {
             let (read, next) = read(cx, io, |read, came| match read {
                 Poll::Ready(Ok(())) if !came.is_empty() => self.look(came, state),
-                Poll::Ready(Ok(())) if self.read.is_empty() => Some(Next::End),
+                Poll::Ready(Ok(())) if self.is_blank() => Some(Next::End),
                 Poll::Ready(Ok(())) => Some(Next::CutOff),
                 Poll::Ready(Err(_)) | Poll::Pending => None,
             });
@@ -109,7 +110,7 @@ impl Input {
                 return Poll::Pending;
             }
         }
-        Poll::Ready(Ok(match self.read.is_empty() {
+        Poll::Ready(Ok(match self.is_blank() {
             true => Next::End,
             false => Next::CutOff,
         }))
@@ -119,7 +120,7 @@ impl Input {
     /// without a word.
     #[cold]
     fn late(&self) -> Next {
-        match self.read.is_empty() {
+        match self.is_blank() {
             true => Next::End,
             false => Next::Refused(Box::new(Refusal::late(&self.read))),
         }
@@ -145,7 +146,7 @@ impl Input {
                 Ok(Some(end)) => end,
                 Ok(None) => {
                     self.read.extend_from_slice(came);
-                    state.head_begins();
+                    self.note_beginning(state);
                     return None;
                 }
                 Err(error) => {
@@ -168,10 +169,9 @@ impl Input {
 
     #[cold]
     fn look_at_kept(&mut self, state: &State) -> Option<Next> {
-        if self.searched == 0 {
-            let blank = request::blank_lines(&self.read);
-            self.read.advance(blank);
-        }
+        let blank = request::blank_lines(&self.read);
+        self.read.advance(blank);
+        self.searched = self.searched.saturating_sub(blank);
         let found = request::find_end(&self.read, &mut self.searched);
         let read = match found {
             Ok(None) if self.read.is_empty() => {
@@ -179,7 +179,7 @@ impl Input {
                 return None;
             }
             Ok(None) => {
-                state.head_begins();
+                self.note_beginning(state);
                 return None;
             }
             Ok(Some(end)) => {
@@ -205,6 +205,18 @@ impl Input {
         Some(Next::Head(head))
     }
 
+    /// Notes that a head has begun, unless that may be an empty line.
+    fn note_beginning(&self, state: &State) {
+        if !self.is_blank() {
+            state.head_begins();
+        }
+    }
+
+    /// Nothing came, or what may become an empty line.
+    fn is_blank(&self) -> bool {
+        matches!(&self.read[..], b"" | b"\r")
+    }
+
     /// Gives back the memory of what was read ahead, where all of it was used.
     fn let_go(&mut self) {
         if self.read.is_empty() {
@@ -218,7 +230,7 @@ impl Input {
             let request = self.request.as_ref();
             request.is_some_and(|request| *request.method() == http::Method::CONNECT)
         };
-        head.framing == Framing::None && !head.old && (head.upgrades || connects())
+        head.framing == Framing::None && (head.upgrades || connects())
     }
 
     /// Takes the request, and what came behind it.
@@ -254,10 +266,16 @@ impl Input {
 
     /// Ends the time for interim responses; returns what is still to be written of them.
     pub(super) fn end_interim(&mut self) -> Outbox {
+        if let Some(upload) = &mut self.upload {
+            // The service keeps the body for its response.
+            if upload.ends_waiting() && self.read.is_empty() {
+                self.outbox.write(|out| out.extend_from_slice(CONTINUE));
+            }
+        }
         if let Some(queue) = &mut self.interim {
             for (status, headers) in queue.end().into_iter().flatten() {
                 self.outbox
-                    .write(|out| response::write_interim(status, &headers, out));
+                    .write(|out| response::write_interim(status, headers, out));
             }
         }
         std::mem::take(&mut self.outbox)
@@ -267,10 +285,10 @@ impl Input {
     pub(super) fn may_keep(&self) -> bool {
         let upload_may = self.upload.as_ref().is_none_or(|upload| {
             let is_small = upload.left().is_some_and(|left| left <= DISCARDED as u64);
-            let is_read = !upload.is_dropped() || (is_small && !upload.is_unasked());
-            !upload.is_broken() && (upload.is_done() || is_read)
+            let is_read = !upload.is_dropped() || is_small;
+            !upload.is_broken() && !upload.is_unasked() && (upload.is_done() || is_read)
         });
-        upload_may && !self.lost && !self.ended
+        upload_may && !self.is_over()
     }
 
     /// Does what the service or its response may wait for. Is ready when they are to be polled
@@ -283,7 +301,7 @@ impl Input {
         if let Some(queue) = &mut self.interim {
             for (status, headers) in queue.poll(cx).into_iter().flatten() {
                 self.outbox
-                    .write(|out| response::write_interim(status, &headers, out));
+                    .write(|out| response::write_interim(status, headers, out));
             }
         }
         if self.upload.is_some() {

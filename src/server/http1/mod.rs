@@ -101,7 +101,7 @@ where
             continue;
         };
         let to_head = *request.method() == Method::HEAD;
-        // Until the body is gone.
+        // Until the body and its connection's part of it are gone.
         let mut exchanging = service.begin(request);
         input.begin_interim(&head);
         let app = service.app.get_mut();
@@ -133,30 +133,32 @@ where
         };
         conclude(&mut response, &mut exchanging, false);
         let (parts, body) = response.into_parts();
-        let mut body = pin!(body);
+        let before = input.end_interim();
         let asked = Asked {
             to_head,
             old: head.old,
             accepts_trailers: head.accepts_trailers,
             keep: head.keep_alive && input.may_keep(),
         };
-        let first = input.end_interim();
-        let mut output = Output::begin(first, parts, body.as_ref().get_ref(), asked)?;
-        poll_fn(|cx| {
-            loop {
-                if let Poll::Ready(result) = output.poll(cx, io, body.as_mut()) {
-                    return Poll::Ready(result);
+        let mut keep = {
+            // It ends with the response: what it holds of the request has no other use.
+            let mut body = pin!(body);
+            let mut output = Output::begin(before, parts, body.as_ref().get_ref(), asked)?;
+            poll_fn(|cx| {
+                loop {
+                    if let Poll::Ready(result) = output.poll(cx, io, body.as_mut()) {
+                        return Poll::Ready(result);
+                    }
+                    match input.poll_meanwhile(cx, io) {
+                        Poll::Ready(Ok(())) => {}
+                        Poll::Ready(Err(gone)) => return Poll::Ready(Err(gone.into())),
+                        Poll::Pending => return Poll::Pending,
+                    }
                 }
-                match input.poll_meanwhile(cx, io) {
-                    Poll::Ready(Ok(())) => {}
-                    Poll::Ready(Err(gone)) => return Poll::Ready(Err(gone.into())),
-                    Poll::Pending => return Poll::Pending,
-                }
-            }
-        })
-        .await?;
-        let mut keep = output.keep();
-        drop(output);
+            })
+            .await?;
+            output.keep()
+        };
         if input.has_upload() {
             // The response has ended and the request has not.
             keep &= poll_fn(|cx| input.poll_rest(cx, io, &state)).await;

@@ -42,6 +42,8 @@ pub(super) struct Output {
     at: usize,
     /// A frame that is too large to be copied; it follows `out`.
     frame: Bytes,
+    /// What follows the frame.
+    tail: &'static [u8],
     framing: Framing,
     accepts_trailers: bool,
     ended: bool,
@@ -87,6 +89,7 @@ impl Output {
             out,
             at: 0,
             frame: Bytes::new(),
+            tail: b"",
             framing,
             accepts_trailers: asked.accepts_trailers,
             ended: false,
@@ -184,17 +187,14 @@ impl Output {
             Framing::Chunked => chunked::write_size(data.len(), &mut self.out),
             Framing::Close | Framing::None => {}
         }
+        let is_chunk = self.framing == Framing::Chunked;
+        let tail: &[u8] = if is_chunk { b"\r\n" } else { b"" };
         if data.len() <= COPIED {
             self.out.extend_from_slice(&data);
-            self.after_frame();
+            self.out.extend_from_slice(tail);
         } else {
             self.frame = data;
-        }
-    }
-
-    fn after_frame(&mut self) {
-        if self.framing == Framing::Chunked {
-            self.out.extend_from_slice(b"\r\n");
+            self.tail = tail;
         }
     }
 
@@ -204,15 +204,11 @@ impl Output {
         match self.framing {
             Framing::Length(1..) => Err("the body ended before its announced length".into()),
             Framing::Chunked => {
-                // Behind a frame that is still to be written, its line end comes first.
-                let frame = std::mem::take(&mut self.frame);
-                if !frame.is_empty() {
-                    self.out.extend_from_slice(&frame);
-                    self.after_frame();
-                }
                 match trailers.filter(|_| self.accepts_trailers) {
+                    // Trailers come in a frame of their own, once the one before is written.
                     Some(trailers) => trailers::write(trailers, &mut self.out),
-                    None => self.out.extend_from_slice(LAST_CHUNK),
+                    None if self.frame.is_empty() => self.out.extend_from_slice(LAST_CHUNK),
+                    None => self.tail = b"\r\n0\r\n\r\n",
                 }
                 Ok(())
             }
@@ -227,36 +223,41 @@ impl Output {
     ) -> Poll<io::Result<()>> {
         loop {
             let out = &self.out[self.at..];
-            if out.is_empty() && self.frame.is_empty() {
-                self.out.clear();
-                self.at = 0;
-                return Poll::Ready(Ok(()));
-            }
             let io = Pin::new(&mut *io);
             let wrote = match (out.is_empty(), self.frame.is_empty()) {
-                (false, true) => io.poll_write(cx, out),
-                (true, _) => io.poll_write(cx, &self.frame),
-                (false, false) if io.is_write_vectored() => {
-                    io.poll_write_vectored(cx, &[IoSlice::new(out), IoSlice::new(&self.frame)])
-                }
-                (false, false) => io.poll_write(cx, out),
-            };
-            let wrote = ready!(wrote)?;
-            if wrote == 0 {
-                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
-            }
-            let of_out = wrote.min(out.len());
-            self.at += of_out;
-            if wrote > of_out {
-                self.frame.advance(wrote - of_out);
-                if self.frame.is_empty() {
-                    self.frame = Bytes::new();
+                (true, true) if self.tail.is_empty() => {
                     self.out.clear();
                     self.at = 0;
-                    self.after_frame();
+                    return Poll::Ready(Ok(()));
                 }
+                (true, true) => io.poll_write(cx, self.tail),
+                (false, true) => io.poll_write(cx, out),
+                _ if io.is_write_vectored() => {
+                    let slices = [out, &self.frame, self.tail].map(IoSlice::new);
+                    io.poll_write_vectored(cx, &slices)
+                }
+                (true, false) => io.poll_write(cx, &self.frame),
+                (false, false) => io.poll_write(cx, out),
+            };
+            match ready!(wrote)? {
+                0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
+                wrote => self.advance(wrote),
             }
         }
+    }
+
+    fn advance(&mut self, mut wrote: usize) {
+        let of_out = wrote.min(self.out.len() - self.at);
+        self.at += of_out;
+        wrote -= of_out;
+        let of_frame = wrote.min(self.frame.len());
+        if of_frame == self.frame.len() {
+            // Lets go of the block that it is a part of.
+            self.frame = Bytes::new();
+        } else {
+            self.frame.advance(of_frame);
+        }
+        self.tail = &self.tail[wrote - of_frame..];
     }
 
     /// Leaves the thread's buffer to others while this connection waits, and keeps what is to be
@@ -286,8 +287,9 @@ pub(super) struct Outbox {
 }
 
 impl Outbox {
+    /// Nothing is to be written or flushed.
     pub(super) fn is_empty(&self) -> bool {
-        self.at == self.out.len()
+        self.out.is_empty()
     }
 
     #[cold]
@@ -312,15 +314,16 @@ impl Outbox {
         cx: &mut Context<'_>,
         io: &mut Io,
     ) -> Poll<io::Result<()>> {
-        while !self.is_empty() {
+        while self.at < self.out.len() {
             let wrote = ready!(Pin::new(&mut *io).poll_write(cx, &self.out[self.at..]))?;
             if wrote == 0 {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
             self.at += wrote;
         }
+        ready!(Pin::new(io).poll_flush(cx))?;
         *self = Self::default();
-        Pin::new(io).poll_flush(cx)
+        Poll::Ready(Ok(()))
     }
 }
 

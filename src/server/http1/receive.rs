@@ -13,7 +13,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
 
 use super::{
     input::Input,
-    upload::{Needs, Receiver},
+    upload::{Needs, Received, Receiver},
 };
 use crate::{
     server::{Body, state::State, stream::Stream},
@@ -87,11 +87,14 @@ impl Input {
                 }
                 Needs::Discard | Needs::Frames => {}
             }
-            if !self.read.is_empty() && self.receive(cx) {
-                return Poll::Ready(());
-            }
-            if self.upload.is_none() {
-                return Poll::Pending;
+            if !self.read.is_empty() {
+                match self.receive(cx) {
+                    Received::Waited => return Poll::Ready(()),
+                    // What it has not taken is enough.
+                    Received::Elsewhere => continue,
+                    Received::Nothing if self.upload.is_none() => return Poll::Pending,
+                    Received::Nothing => {}
+                }
             }
             // The client may be waiting for what was to go out first.
             if let Poll::Ready(Err(error)) = self.outbox.poll(cx, io) {
@@ -105,12 +108,12 @@ impl Input {
         }
     }
 
-    /// Hands on what was read; returns true if the task is to poll the body again.
-    fn receive(&mut self, cx: &mut Context<'_>) -> bool {
+    /// Hands on what was read.
+    fn receive(&mut self, cx: &mut Context<'_>) -> Received {
         let Some(upload) = &mut self.upload else {
-            return false;
+            return Received::Nothing;
         };
-        let again = upload.receive(&mut self.read, cx);
+        let received = upload.receive(&mut self.read, cx);
         if upload.is_done() {
             self.lost |= upload.is_broken();
             self.upload = None;
@@ -119,7 +122,7 @@ impl Input {
             // Others read into the memory that it may still point to.
             self.read = BytesMut::new();
         }
-        again
+        received
     }
 
     #[cold]
@@ -129,8 +132,8 @@ impl Input {
             return Poll::Pending;
         };
         match upload.fail(error.into(), cx) {
-            true => Poll::Ready(()),
-            false => Poll::Pending,
+            Received::Waited => Poll::Ready(()),
+            Received::Elsewhere | Received::Nothing => Poll::Pending,
         }
     }
 
@@ -195,19 +198,21 @@ impl Input {
     }
 }
 
-/// Takes a chunked body off the bytes if all of it is there, as one frame without trailers; returns
-/// it with what stands behind it.
+/// Takes a small chunked body off the bytes if all of it is there, as one frame without trailers;
+/// returns it with what stands behind it.
 fn whole(mut decoder: Decoder, bytes: &[u8]) -> Option<(Body, BytesMut)> {
+    if bytes.len() > SMALL {
+        return None;
+    }
     let mut read = BytesMut::from(bytes);
-    let mut body = Bytes::new();
+    let mut body = BytesMut::new();
     loop {
         match decoder.step(&mut read).ok()? {
-            Step::Data(data) if body.is_empty() => body = data,
-            Step::Data(data) => body = [&body[..], &data[..]].concat().into(),
+            Step::Data(data) => body.extend_from_slice(&data),
             Step::End => {
                 let body = match body.is_empty() {
                     true => Body::empty(),
-                    false => Body::whole(body),
+                    false => Body::whole(body.freeze()),
                 };
                 // Not a part of the same memory, which would live as long as the connection.
                 return Some((body, BytesMut::from(&read[..])));
@@ -247,10 +252,12 @@ thread_local! {
     static BODIES: RefCell<BytesMut> = RefCell::new(BytesMut::new());
 }
 
-const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
+pub(super) const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
 /// What most uploads of a page come in: smaller reads would cost system calls.
 const BODY_READ: usize = 64 * 1024;
 /// With less than this left of a block that is in use, the next one is begun.
 const LEAST: usize = 16 * 1024;
+/// A larger chunked body is handed over as it comes.
+const SMALL: usize = 16 * 1024;
 /// A larger body has memory of its own.
 const SHARED_BODY: usize = 4 * 1024;

@@ -183,8 +183,16 @@ impl Receiver {
         }
     }
 
-    /// Takes what came for the body off `read`; returns true if the task is to poll it again.
-    pub(super) fn receive(&mut self, read: &mut BytesMut, cx: &mut Context<'_>) -> bool {
+    /// The response begins: from here on, no 100 goes out. Returns true if the body waits for one,
+    /// which is to go out before.
+    pub(super) fn ends_waiting(&mut self) -> bool {
+        let waits = self.expects_continue && !self.is_dropped();
+        self.expects_continue &= !waits;
+        waits
+    }
+
+    /// Takes what came for the body off `read`.
+    pub(super) fn receive(&mut self, read: &mut BytesMut, cx: &mut Context<'_>) -> Received {
         // Bytes that came unasked need no 100.
         self.expects_continue = false;
         let mut shared = lock(&self.shared);
@@ -213,10 +221,9 @@ impl Receiver {
         wake(shared, cx)
     }
 
-    /// Notes that the client closed the connection, or that it broke; as
-    /// [`receive`](Self::receive).
+    /// Notes that the client closed the connection, or that it broke.
     #[cold]
-    pub(super) fn fail(&mut self, error: BoxError, cx: &mut Context<'_>) -> bool {
+    pub(super) fn fail(&mut self, error: BoxError, cx: &mut Context<'_>) -> Received {
         self.broken = true;
         let mut shared = lock(&self.shared);
         shared.failed = Some(error);
@@ -245,11 +252,24 @@ impl Drop for Receiver {
     }
 }
 
-/// Wakes the body where it waits and something came. Returns true if the current task polls it.
-fn wake(mut shared: MutexGuard<'_, Shared>, cx: &mut Context<'_>) -> bool {
-    let came = !shared.frames.is_empty() || shared.ended || shared.failed.is_some();
-    if !came || !shared.waits {
-        return false;
+/// What came for a body.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Received {
+    /// Something that another task takes, or this one once it polls the body by itself.
+    Elsewhere,
+    /// Less than a frame.
+    Nothing,
+    /// Something that the body waits for on this task.
+    Waited,
+}
+
+/// Wakes the body where it waits and something came.
+fn wake(mut shared: MutexGuard<'_, Shared>, cx: &mut Context<'_>) -> Received {
+    if shared.frames.is_empty() && !shared.ended && shared.failed.is_none() {
+        return Received::Nothing;
+    }
+    if !shared.waits {
+        return Received::Elsewhere;
     }
     shared.waits = false;
     let elsewhere = shared.body.take_if(|waker| !waker.will_wake(cx.waker()));
@@ -257,9 +277,9 @@ fn wake(mut shared: MutexGuard<'_, Shared>, cx: &mut Context<'_>) -> bool {
     match elsewhere {
         Some(body) => {
             body.wake();
-            false
+            Received::Elsewhere
         }
-        None => true,
+        None => Received::Waited,
     }
 }
 

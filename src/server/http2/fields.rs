@@ -1,6 +1,6 @@
 //! The fields of an answer, as HTTP/2 has them; and what holds for fields in both directions.
 
-use http::{HeaderMap, HeaderName, HeaderValue, header};
+use http::{HeaderMap, HeaderValue, header};
 
 use crate::{
     server::date,
@@ -21,7 +21,7 @@ pub(super) fn fit(headers: &mut HeaderMap, length: Option<u64>, opens_tunnel: bo
         }
     }
     if hops {
-        strip(headers);
+        connection::strip(headers);
     }
     if blanks {
         trim_all(headers);
@@ -41,7 +41,7 @@ pub(super) fn fit(headers: &mut HeaderMap, length: Option<u64>, opens_tunnel: bo
 
 /// Makes the fields of an interim response fit; it has neither a date nor a length (RFC 9110 §8.6).
 pub(super) fn fit_interim(headers: &mut HeaderMap) {
-    strip(headers);
+    connection::strip(headers);
     headers.remove(header::CONTENT_LENGTH);
     trim(headers);
 }
@@ -82,23 +82,6 @@ fn trim_all(headers: &mut HeaderMap) {
             trimmed.set_sensitive(value.is_sensitive());
             *value = trimmed;
         }
-    }
-}
-
-/// Removes the fields of a connection of HTTP/1.1, and those that `Connection` names.
-#[cold]
-fn strip(headers: &mut HeaderMap) {
-    let mut options = connection::Options::default();
-    for value in headers.get_all(header::CONNECTION) {
-        // A service that names more than there are fields loses them all the same.
-        let _ = options.read(value.as_bytes());
-    }
-    let hops = headers
-        .keys()
-        .filter(|name| connection::is_hop_by_hop(name));
-    let hops: Vec<HeaderName> = hops.cloned().chain(options.nominated).collect();
-    for name in hops {
-        headers.remove(name);
     }
 }
 
