@@ -161,7 +161,10 @@ mod tests {
         }
         fit_interim(&mut headers);
         assert_eq!(
-            headers.keys().map(HeaderName::as_str).collect::<Vec<_>>(),
+            headers
+                .keys()
+                .map(http::HeaderName::as_str)
+                .collect::<Vec<_>>(),
             ["link"]
         );
     }

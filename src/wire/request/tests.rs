@@ -202,6 +202,7 @@ fn a_head_that_is_written_anew_is_the_same() {
         "OPTIONS *",
         "CONNECT a:443",
         "GET http://b/c?d",
+        "OPTIONS http://b",
     ] {
         let head = format!("{line} HTTP/1.1\r\nhost: a\r\nx: 1\r\nx: 2\r\n\r\n");
         let (_, request) = request(head.as_bytes(), Allowed::default())

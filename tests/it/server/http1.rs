@@ -694,3 +694,126 @@ async fn an_upgrade_that_no_service_makes_is_a_plain_request() {
         "{got:?}"
     );
 }
+
+/// Answers with the request's body as it comes.
+async fn streams(request: Request<Body>) -> Response<AnyBody> {
+    let body = request.into_body().map_err(|error| panic!("{error}"));
+    Response::new(body.boxed_unsync())
+}
+
+#[tokio::test]
+async fn a_body_that_goes_back_as_it_comes_is_asked_for_before_the_response() {
+    let server = serving(streams).await;
+    let mut client = server.connect().await;
+    let head = b"POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 3\r\nexpect: 100-continue\r\n\r\n";
+    for _ in 0..2 {
+        client.write_all(head).await.unwrap();
+        let got = until(&mut client, "content-length: 3\r\n").await;
+        assert!(
+            got.starts_with("HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\n"),
+            "{got:?}"
+        );
+        client.write_all(b"abc").await.unwrap();
+        let got = until(&mut client, "abc").await;
+        assert!(
+            !got.contains("HTTP/1.1"),
+            "nothing within the body: {got:?}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_response_that_has_ended_does_not_wait_for_its_request() {
+    let server = serving(streams).await;
+    let mut client = server.connect().await;
+    // The response to HEAD ends at once, whatever its body holds.
+    client
+        .write_all(b"HEAD / HTTP/1.1\r\nhost: a\r\ncontent-length: 5\r\n\r\n")
+        .await
+        .unwrap();
+    until(&mut client, "\r\n\r\n").await;
+    client.write_all(&[b"hello", GET].concat()).await.unwrap();
+    let got = until(&mut client, "\r\n\r\n").await;
+    assert!(got.starts_with("HTTP/1.1 200 "), "{got:?}");
+    client
+        .write_all(b"HEAD / HTTP/1.1\r\nhost: a\r\ncontent-length: 5\r\n\r\n")
+        .await
+        .unwrap();
+    until(&mut client, "\r\n\r\n").await;
+    // Nothing more comes: the connection does not wait for ever.
+    assert_eq!(rest(&mut client).await, "");
+}
+
+#[tokio::test]
+async fn a_body_that_another_task_reads_comes_whole_and_no_faster_than_it_is_read() {
+    let read = Arc::new(Notify::new());
+    let go = read.clone();
+    let server = serving(move |request: Request<Body>| {
+        let read = read.clone();
+        async move {
+            let body = tokio::spawn(async move {
+                read.notified().await;
+                request.into_body().collect().await.unwrap().to_bytes()
+            });
+            text(body.await.unwrap().len().to_string())
+        }
+    })
+    .await;
+    let mut client = server.connect().await;
+    let (mut from, mut to) = client.split();
+    to.write_all(b"POST / HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n")
+        .await
+        .unwrap();
+    // Chunks of a byte each, until the sockets are full.
+    let chunks = b"1\r\nx\r\n".repeat(4_096);
+    let mut sent = 0;
+    let stall = Duration::from_millis(300);
+    while let Ok(written) = tokio::time::timeout(stall, to.write(&chunks[sent % 6..])).await {
+        sent += written.unwrap();
+        assert!(
+            sent < 64 << 20,
+            "a body without a reader is read without end"
+        );
+    }
+    go.notify_one();
+    let finish = async {
+        to.write_all(&b"1\r\nx\r\n"[sent % 6..]).await.unwrap();
+        to.write_all(b"0\r\n\r\n").await.unwrap();
+    };
+    let whole = (sent / 6 + 1).to_string();
+    let (_, got) = tokio::join!(finish, until(&mut from, &whole));
+    assert!(got.ends_with(&format!("\r\n\r\n{whole}")), "{got:?}");
+}
+
+#[tokio::test]
+async fn a_half_closed_client_gets_all_that_it_asked_for() {
+    let slow = |_| async {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        text("late")
+    };
+    let server = serving_with(slow, |http| http.half_close(true)).await;
+    let mut client = server.connect().await;
+    client.write_all(&GET.repeat(3)).await.unwrap();
+    client.shutdown().await.unwrap();
+    let got = rest(&mut client).await;
+    assert_eq!(got.matches("late").count(), 3, "{got:?}");
+}
+
+#[tokio::test]
+async fn an_empty_line_may_be_cut_anywhere() {
+    let server = serving(echo).await;
+    let mut client = server.connect().await;
+    let post = b"POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 1\r\n\r\nx";
+    client
+        .write_all(&[&post[..], b"\r"].concat())
+        .await
+        .unwrap();
+    until(&mut client, "x").await;
+    for part in [&b"\n\r"[..], b"\n", post, b"\r", b"\n", post] {
+        client.write_all(part).await.unwrap();
+        tokio::task::yield_now().await;
+    }
+    let got = until(&mut client, "x").await;
+    assert!(got.starts_with("HTTP/1.1 200 "), "{got:?}");
+    assert_eq!(server.events.0.lock().unwrap().len(), 0);
+}
