@@ -43,7 +43,7 @@ where
     type Future = AppFuture<S, S::Future>;
 
     fn call(&self, request: Request<Incoming>) -> Self::Future {
-        // What goes through the codec has no body.
+        // A request that may upgrade has no body.
         let mut request = request.map(|_| Body::empty());
         if request.extensions().is_empty() {
             *request.extensions_mut() = spare::take();
@@ -145,7 +145,7 @@ where
 }
 
 pin_project! {
-    /// An exchange of HTTP/1.1's codec.
+    /// The exchange of a request that may upgrade.
     pub(super) struct AppFuture<S, F> {
         #[pin]
         call: Call<S, F>,

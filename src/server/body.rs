@@ -87,7 +87,6 @@ impl HttpBody for Body {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
         let this = self.get_mut();
-        // The codec says so only with the next head where the response has ended before.
         if this.is_end_stream() {
             this.exchanging = None;
             return Poll::Ready(None);
@@ -145,7 +144,7 @@ impl fmt::Debug for Body {
 }
 
 pin_project! {
-    /// A response body of HTTP/1.1's codec: its exchange ends with it.
+    /// A response body of a request that may upgrade: its exchange ends with it.
     pub(super) struct Answering<B> {
         #[pin]
         pub(super) inner: B,

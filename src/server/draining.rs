@@ -9,7 +9,7 @@ use std::{
 use super::state::State;
 use crate::context::Drain;
 
-/// Waits until connections should end; for ever where nobody ever says so.
+/// Waits until connections should end; for ever without a drain.
 pub(super) async fn begun(drain: Option<Drain>) {
     match drain {
         Some(mut drain) => drain.begun().await,
@@ -59,7 +59,7 @@ impl<'a> Draining<'a> {
         }
     }
 
-    /// Returns true once, when the codec may be told to end: not in the middle of a head, nor
+    /// Returns true once, when the connection may end: not in the middle of a head, nor
     /// while the first one may be on its way.
     pub(super) fn ends(&mut self, state: &State) -> bool {
         if self.ends || !state.is_draining() {

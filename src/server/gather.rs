@@ -11,7 +11,7 @@ use std::{
 use bytes::{Buf, Bytes};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-/// Gathers what is written until whoever drives the connection flushes it.
+/// Gathers what is written until the driver of the connection flushes it.
 pub(super) struct Gather<Io> {
     // The codec owns one handle and the driver one, on one task: the lock is never contended.
     inner: Arc<Mutex<Inner<Io>>>,

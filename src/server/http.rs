@@ -295,7 +295,7 @@ where
         })
     }
 
-    /// Without HTTP/2, who asks for it is told in HTTP/1.1 that it is not understood.
+    /// Without HTTP/2, a client that speaks it gets 505 in HTTP/1.1.
     #[cfg(not(feature = "http2"))]
     fn http2<Io>(self, io: Io, ahead: Bytes) -> Serving
     where
@@ -315,9 +315,6 @@ fn in_range(field: &str, timeout: Duration) -> Result<Duration, ConfigError> {
     Ok(timeout)
 }
 
-/// What a request head may come to; longer ones get 431.
-#[cfg(feature = "http2")]
-pub(super) const HEAD_SIZE: usize = 32 * 1024;
 /// Streams at once: enough for a page, and a bound on what one client can ask for.
 #[cfg(feature = "http2")]
 pub(super) const STREAMS: u32 = 256;

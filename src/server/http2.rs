@@ -37,9 +37,9 @@ use super::{
     app::AppService,
     draining::{Draining, begun},
     gather::Gather,
-    http::{HEAD_SIZE, STREAMS, WINDOW},
+    http::{STREAMS, WINDOW},
 };
-use crate::{context::Drain, error::BoxError};
+use crate::{context::Drain, error::BoxError, wire::fields::MAX_HEAD};
 
 /// Serves the connection to its end, gathers what is written, and ends it where the client does
 /// not help.
@@ -130,7 +130,7 @@ where
             .initial_window_size(WINDOW)
             .initial_connection_window_size(4 * WINDOW)
             .max_concurrent_streams(STREAMS)
-            .max_header_list_size(HEAD_SIZE as u32)
+            .max_header_list_size(MAX_HEAD as u32)
             .max_local_error_reset_streams(Some(LOCAL_RESETS))
             .handshake(io);
         // On one thread, tasks would run one after the other all the same.

@@ -89,8 +89,7 @@ impl<L: Listener, C> Serve<L, C> {
     /// Sets how many connections are open at once. Others wait, unaccepted, in the kernel's
     /// queue.
     ///
-    /// Default: 10,000. An idle one costs about 4 KiB in cleartext, 12 KiB under TLS; some 11 KiB
-    /// more once it had a request that hyper's codec serves (one with a body, say).
+    /// Default: 10,000. An idle one costs about 4 KiB in cleartext, 12 KiB under TLS.
     ///
     /// # Errors
     ///
@@ -136,10 +135,10 @@ impl<L: Listener, C> Serve<L, C> {
         Ok(self)
     }
 
-    /// Sets who is told what ends a connection before there is a request: a sink of the access
-    /// log, say.
+    /// Sets what hears of connections that end without a request, and of requests that are
+    /// refused: the access log, say.
     ///
-    /// Default: nobody.
+    /// Default: nothing.
     pub fn events(mut self, events: impl ConnectionEvents) -> Self {
         self.events = Some(Arc::new(events));
         self

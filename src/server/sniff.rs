@@ -36,7 +36,7 @@ pub(super) async fn sniff<Io: AsyncRead + Unpin>(
                 if ahead.is_empty() {
                     return Ok(Sniffed::Closed);
                 }
-                // They are the first of a head: the codec gives them their answer.
+                // They are the first of a head, which is answered with 408.
                 return Ok(Sniffed::Http1(ahead.freeze()));
             }
             () = &mut begun, if ahead.is_empty() && !hurried => {

@@ -21,7 +21,7 @@ pub(super) struct Timeouts {
 }
 
 /// Shared by a connection's stream, its service and its bodies. Under HTTP/1.1 every step is
-/// seen at once by whoever polls the connection; under HTTP/2 streams may run on tasks of their
+/// seen at once by the task that polls the connection; under HTTP/2 streams may run on tasks of their
 /// own, so they only count, and the driver draws the conclusions.
 #[derive(Debug)]
 pub(super) struct State {
@@ -40,7 +40,7 @@ pub(super) struct State {
     /// What is left of a body that has no reader has a deadline.
     lingers: AtomicBool,
     accepted: Instant,
-    /// The stream was dropped, by the codec or by the tunnel's owner.
+    /// The stream was dropped, by the connection or by the tunnel's owner.
     pub(super) closed: Notify,
     watch: Watch,
     timeouts: Timeouts,

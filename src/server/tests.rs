@@ -1,9 +1,10 @@
 use std::time::Duration;
 
 use super::{
-    http::{DEFAULT_HEAD_TIMEOUT, DEFAULT_IDLE_TIMEOUT, HEAD_SIZE, STREAMS, WINDOW},
+    http::{DEFAULT_HEAD_TIMEOUT, DEFAULT_IDLE_TIMEOUT, STREAMS, WINDOW},
     serve::{DEFAULT_DRAIN_TIMEOUT, DEFAULT_MAX_CONNECTIONS, LEAST_DEFAULT},
 };
+use crate::wire::fields::MAX_HEAD;
 
 #[test]
 fn the_table_of_defaults_is_true() {
@@ -18,7 +19,7 @@ fn the_table_of_defaults_is_true() {
         ("time for a request head", seconds(DEFAULT_HEAD_TIMEOUT)),
         ("idle between requests", seconds(DEFAULT_IDLE_TIMEOUT)),
         ("a client that acknowledges", seconds(LEAST_DEFAULT)),
-        ("request head", format!("{} KiB", HEAD_SIZE / 1_024)),
+        ("request head", format!("{} KiB", MAX_HEAD / 1_024)),
         ("HTTP/2 streams at once", STREAMS.to_string()),
         (
             "HTTP/2 flow control",

@@ -318,7 +318,7 @@ thread_local! {
     static MAPS: RefCell<Vec<HeaderMap>> = const { RefCell::new(Vec::new()) };
 }
 
-const BAD_LINE: Malformed = Malformed::bad("a request line that is none");
+const BAD_LINE: Malformed = Malformed::bad("no method, target and version in the request line");
 /// Some ten heads; a request that keeps a part of one keeps as much.
 const BLOCK: usize = 4 * 1024;
 /// A longer head has memory of its own.

@@ -117,7 +117,7 @@ impl Input {
     }
 
     /// Ends a wait that took too long: one for the rest of a head with 408, one for a request
-    /// without a word.
+    /// by a close.
     #[cold]
     fn late(&self) -> Next {
         match self.is_blank() {

@@ -5,7 +5,11 @@ use h2::server::SendResponse;
 use http::{HeaderMap, Response, StatusCode, header, request::Parts};
 
 use super::fields;
-use crate::{context::ConnectionEventKind, server::http::Ending, wire::target::is_host};
+use crate::{
+    context::ConnectionEventKind,
+    server::http::Ending,
+    wire::{fields::MAX_FIELDS, target::is_host},
+};
 
 /// Why the service does not get a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -16,7 +20,7 @@ pub(super) struct Refusal {
 
 /// Checks a request's head beyond what the codec does, and trims its fields' values.
 pub(super) fn check(head: &mut Parts) -> Result<(), Refusal> {
-    if head.headers.len() > FIELDS && lines(&head.headers) > FIELDS {
+    if head.headers.len() > MAX_FIELDS && lines(&head.headers) > MAX_FIELDS {
         return Err(Refusal {
             status: StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
             why: "more than 100 fields",
@@ -91,7 +95,6 @@ pub(super) fn refuse(
 }
 
 /// What a request may have, as in HTTP/1.1.
-const FIELDS: usize = 100;
 
 #[cfg(test)]
 mod tests {
@@ -145,12 +148,12 @@ mod tests {
 
     #[test]
     fn a_hundred_fields_pass_and_the_parts_of_a_cookie_are_one() {
-        let many = vec![("a", "1"); FIELDS];
+        let many = vec![("a", "1"); MAX_FIELDS];
         assert!(checked("http://a/", &many).is_ok());
-        let more = vec![("a", "1"); FIELDS + 1];
+        let more = vec![("a", "1"); MAX_FIELDS + 1];
         assert_eq!(checked("http://a/", &more).map(drop), Err(431));
-        let mut crumbs = vec![("cookie", "a=1"); FIELDS];
-        crumbs.extend(vec![("a", "1"); FIELDS - 1]);
+        let mut crumbs = vec![("cookie", "a=1"); MAX_FIELDS];
+        crumbs.extend(vec![("a", "1"); MAX_FIELDS - 1]);
         assert!(checked("http://a/", &crumbs).is_ok());
         crumbs.push(("a", "1"));
         assert_eq!(checked("http://a/", &crumbs).map(drop), Err(431));
