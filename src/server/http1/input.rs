@@ -304,10 +304,8 @@ impl Input {
                     .write(|out| response::write_interim(status, headers, out));
             }
         }
-        if self.upload.is_some() {
-            if self.poll_upload(cx, io).is_ready() {
-                return Poll::Ready(Ok(()));
-            }
+        if self.upload.is_some() && self.poll_upload(cx, io).is_ready() {
+            return Poll::Ready(Ok(()));
         }
         if let Poll::Ready(Err(error)) = self.outbox.poll(cx, io) {
             return Poll::Ready(Err(error));

@@ -143,7 +143,7 @@ where
         let mut keep = {
             // It ends with the response: what it holds of the request has no other use.
             let mut body = pin!(body);
-            let mut output = Output::begin(before, parts, body.as_ref().get_ref(), asked)?;
+            let mut output = Output::begin(&before, parts, body.as_ref().get_ref(), asked)?;
             poll_fn(|cx| {
                 loop {
                     if let Poll::Ready(result) = output.poll(cx, io, body.as_mut()) {

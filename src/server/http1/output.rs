@@ -53,7 +53,7 @@ pub(super) struct Output {
 impl Output {
     /// Writes the head, behind what was to go out before.
     pub(super) fn begin<B: HttpBody>(
-        before: Outbox,
+        before: &Outbox,
         parts: Parts,
         body: &B,
         asked: Asked,

@@ -94,8 +94,6 @@ pub(super) fn refuse(
     }
 }
 
-/// What a request may have, as in HTTP/1.1.
-
 #[cfg(test)]
 mod tests {
     use http::{HeaderValue, Request};
