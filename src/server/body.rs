@@ -1,9 +1,10 @@
 //! The bodies that go through the server.
 
+#[cfg(feature = "http2")]
+use std::sync::Arc;
 use std::{
     fmt,
     pin::Pin,
-    sync::Arc,
     task::{Context, Poll},
 };
 
@@ -17,14 +18,16 @@ use super::http2::Received;
 use super::state::State;
 use super::{http1::Upload, state::Exchanging};
 #[cfg(feature = "http2")]
+use crate::error::BoxError;
+use crate::error::Error;
+#[cfg(feature = "http2")]
 use crate::error::ErrorKind;
-use crate::error::{BoxError, Error};
 
 /// The body of a client's request. What goes wrong with it is the client's doing:
 /// [`ErrorKind::ClientBody`].
 pub struct Body {
     content: Content,
-    /// An upload may outlive its response: until it ends, what comes in is no head.
+    /// Under HTTP/2, a stream whose body is read is under way.
     exchanging: Option<Exchanging>,
 }
 
