@@ -215,7 +215,8 @@ pub enum ErrorKind {
     NotRouted,
     /// All usable backends are at their caps and the queue is full.
     Overloaded,
-    /// No backend had room within the queue's time-out.
+    /// No backend had room within the queue's time-out, or the HTTP/2 backend had no free stream
+    /// within the response time-out.
     QueueTimeout,
     /// Writing the request to the backend failed.
     RequestWrite,

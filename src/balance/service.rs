@@ -23,7 +23,7 @@ use super::{
     strategy::{Ended, Pick, Strategy},
 };
 use crate::{
-    context::{Exchange, Outcome, Selected, StickyVerdict, Tunnel},
+    context::{Exchange, Outcome, Selected, StickyVerdict, Tunnel, Unasked},
     error::{BoxError, Error, ErrorKind},
     pool::{Lease, Locality, Pool, Snapshot},
 };
@@ -436,6 +436,10 @@ fn answer<R: Body>(
     running: &mut Option<Running>,
 ) -> Response<ResponseBody<R>> {
     let mut running = running.take();
+    if response.extensions().get::<Unasked>().is_some() {
+        // Dropped without a word, the attempt was cancelled.
+        drop(running.take());
+    }
     if let Some(running) = &mut running {
         running.tell(Ended::Answered(response.status()));
     }

@@ -39,6 +39,7 @@ where
     let link = Arc::new(Link {
         began: Instant::now(),
         heard: AtomicU64::new(0),
+        busy: AtomicU64::new(0),
         streams: AtomicUsize::new(0),
         closed: AtomicBool::new(false),
         abandoned: AtomicBool::new(false),
@@ -49,7 +50,7 @@ where
     };
     let (requests, mut connection) = client::Builder::new()
         .initial_window_size(WINDOW)
-        .initial_connection_window_size(4 * WINDOW)
+        .initial_connection_window_size(ALL_STREAMS)
         .initial_max_send_streams(BEFORE_SETTINGS)
         .max_header_list_size(MAX_HEAD)
         .max_send_buffer_size(SEND_BUFFER)
@@ -76,6 +77,8 @@ struct Link {
     began: Instant,
     /// When the backend last sent something, in milliseconds since `began`.
     heard: AtomicU64,
+    /// When the first of the streams that are in use began, in milliseconds since `began`.
+    busy: AtomicU64,
     /// Streams in use.
     streams: AtomicUsize,
     /// The connection takes no more requests.
@@ -85,13 +88,18 @@ struct Link {
 }
 
 impl Link {
-    fn hear(&self) {
-        let since = u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX);
-        self.heard.store(since, Relaxed);
+    fn now(&self) -> u64 {
+        u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX)
     }
 
-    fn heard(&self) -> Instant {
-        self.began + Duration::from_millis(self.heard.load(Relaxed))
+    fn hear(&self) {
+        self.heard.store(self.now(), Relaxed);
+    }
+
+    /// Returns since when the backend owes a word: nothing was asked of it before.
+    fn silent_since(&self) -> Instant {
+        let since = self.heard.load(Relaxed).max(self.busy.load(Relaxed));
+        self.began + Duration::from_millis(since)
     }
 }
 
@@ -103,9 +111,15 @@ pub(crate) struct Sender {
 }
 
 impl Sender {
+    /// Returns true if the connection was found to take no more requests. One that is about to
+    /// take a [`turn`](Self::turn) is told there.
+    pub(crate) fn is_known_closed(&self) -> bool {
+        self.link.closed.load(Acquire)
+    }
+
     /// Returns true if the connection takes no more requests.
     pub(crate) fn is_closed(&self) -> bool {
-        if self.link.closed.load(Acquire) {
+        if self.is_known_closed() {
             return true;
         }
         // A request that holds the lock finds out itself.
@@ -201,7 +215,9 @@ pub(crate) struct OpenStream {
 
 impl OpenStream {
     fn new(link: &Arc<Link>) -> Self {
-        link.streams.fetch_add(1, Relaxed);
+        if link.streams.fetch_add(1, Relaxed) == 0 {
+            link.busy.store(link.now(), Relaxed);
+        }
         Self { link: link.clone() }
     }
 }
@@ -292,7 +308,7 @@ impl KeepAlive {
             match self.beat {
                 Beat::Idle if link.streams.load(Relaxed) == 0 => return Poll::Pending,
                 Beat::Idle => {
-                    self.sleep.as_mut().reset(link.heard() + PING);
+                    self.sleep.as_mut().reset(link.silent_since() + PING);
                     self.beat = Beat::Silent;
                 }
                 Beat::Silent => {
@@ -300,7 +316,9 @@ impl KeepAlive {
                         return Poll::Pending;
                     }
                     self.beat = Beat::Idle;
-                    if link.streams.load(Relaxed) == 0 || link.heard() + PING > Instant::now() {
+                    if link.streams.load(Relaxed) == 0
+                        || link.silent_since() + PING > Instant::now()
+                    {
                         continue;
                     }
                     if self.pings.send_ping(Ping::opaque()).is_err() {
@@ -375,8 +393,12 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Io<T> {
     }
 }
 
-/// Enough for a fast network's delay at a gigabit: 1 MiB.
-const WINDOW: u32 = 1024 * 1024;
+/// The most bytes of a response that wait here for a slow client. A stream gets no more than this
+/// per round trip: 2 Gbit/s at 1 ms, 200 Mbit/s at 10 ms, 20 Mbit/s at 100 ms.
+const WINDOW: u32 = 256 * 1024;
+/// The most that a window can be: with less, the responses that slow clients do not read would stop
+/// all others of the connection. The windows of the streams bound the memory.
+const ALL_STREAMS: u32 = (1 << 31) - 1;
 /// Streams at once until the backend's SETTINGS name its limit: it refuses streams over the limit,
 /// and requests that wait are not refused.
 const BEFORE_SETTINGS: usize = 1;
@@ -423,6 +445,17 @@ mod tests {
         assert!(ended.unwrap_err().to_string().contains("PING"));
         assert!(opened.response.await.unwrap_err().is_io());
         assert!(sender.is_closed());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_connection_that_was_idle_gives_its_first_stream_as_long() {
+        let (sender, driver, _theirs) = connected().await;
+        tokio::time::sleep(Duration::from_secs(60)).await;
+        let began = Instant::now();
+        let opened = ask(&sender).await;
+        drop(driver.await.unwrap());
+        assert_eq!(began.elapsed().as_secs(), 15);
+        assert!(opened.response.await.is_err());
     }
 
     #[tokio::test(start_paused = true)]

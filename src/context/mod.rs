@@ -10,6 +10,7 @@
 //! | [`Selected`] | where this attempt goes | the proxy answers [`ErrorKind::NotRouted`](crate::ErrorKind::NotRouted) |
 //! | [`Tunnel`] (response) | guards that live until the tunnel closes | the exchange ends with the body |
 //! | [`Interim`] | sends 102 and 103 to the client | interim responses are dropped |
+//! | [`Unasked`] (response) | it was made without its backend | the backend made it |
 //! | [`AuthFailure`] (response) | why authentication failed | derived from 401, 403, 407 |
 //!
 //! # Example
@@ -55,6 +56,7 @@ mod selected;
 #[cfg(feature = "server")]
 pub(crate) mod spare;
 mod tunnel;
+mod unasked;
 
 pub use attempt::{Attempt, Outcome};
 pub use auth_failure::AuthFailure;
@@ -74,3 +76,4 @@ pub use selected::Selected;
 #[cfg(any(feature = "proxy", test))]
 pub(crate) use selected::{CallSelected, Selection};
 pub use tunnel::Tunnel;
+pub use unasked::Unasked;

@@ -2,12 +2,12 @@
 
 use bytes::{BufMut, Bytes, BytesMut};
 use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, header};
-use tokio::time::timeout_at;
+use tokio::time::{error::Elapsed, timeout_at};
 
 use super::{
     Report,
     check::{CheckFuture, HealthCheck, Target},
-    h2::{Connection, Exchange},
+    h2::{Connection, Exchange, Failed},
     reach::{self, Reach},
 };
 use crate::{
@@ -93,33 +93,27 @@ impl GrpcCheck {
 
     async fn run(&self, target: &Target) -> Report {
         let backend = target.backend().clone().protocol(Protocol::Http2);
-        let kept = match self.reach.idle(&backend) {
-            Some(reach::Connection::Http2(connection)) => Some(connection),
-            _ => None,
-        };
-        let connection = match kept {
-            Some(connection) => connection,
-            None => {
-                let connected = match self.reach.connect(target, &backend).await {
-                    Ok(connected) => connected,
-                    Err(report) => return report,
-                };
-                let open = Connection::open(connected.into_stream());
-                match timeout_at(target.deadline(), open).await {
-                    Ok(Ok(connection)) => connection,
-                    Ok(Err(why)) => return Report::fail("L7RSP", why),
-                    Err(_) => return Report::fail("L7TOUT", "no HTTP/2 in time"),
-                }
+        if let Some(reach::Connection::Http2(connection)) = self.reach.idle(&backend) {
+            match timeout_at(target.deadline(), self.ask(connection, &backend)).await {
+                // It was closed while it was idle: that says nothing.
+                Ok(Err(Failed::Unanswered(_))) => {}
+                asked => return conclude(asked),
             }
-        };
-        match timeout_at(target.deadline(), self.ask(connection, &backend)).await {
-            Ok(Ok(report)) => report,
-            Ok(Err(why)) => Report::fail("L7RSP", why),
-            Err(_) => Report::fail("L7TOUT", "no whole response in time"),
         }
+        let connected = match self.reach.connect(target, &backend).await {
+            Ok(connected) => connected,
+            Err(report) => return report,
+        };
+        let open = Connection::open(connected.into_stream());
+        let connection = match timeout_at(target.deadline(), open).await {
+            Ok(Ok(connection)) => connection,
+            Ok(Err(why)) => return Report::fail("L7RSP", why),
+            Err(_) => return Report::fail("L7TOUT", "no HTTP/2 in time"),
+        };
+        conclude(timeout_at(target.deadline(), self.ask(connection, &backend)).await)
     }
 
-    async fn ask(&self, mut connection: Connection, backend: &Backend) -> Result<Report, String> {
+    async fn ask(&self, mut connection: Connection, backend: &Backend) -> Result<Report, Failed> {
         let authority = self.host.as_ref().unwrap_or_else(|| backend.authority());
         let uri = format!(
             "{}://{}{PATH}",
@@ -136,9 +130,10 @@ impl GrpcCheck {
                 concat!("evenkeel/", env!("CARGO_PKG_VERSION")),
             )
             .body(message(&self.service))
-            .map_err(|error| error.to_string())?;
-        let exchange = connection.ask(request, MOST_ANSWER).await?;
-        let report = judge(&exchange)?;
+            .map_err(|error| Failed::Broken(error.to_string()))?;
+        // The status of the call comes behind the body.
+        let exchange = connection.ask(request, MOST_ANSWER, |_, _| true).await?;
+        let report = judge(&exchange).map_err(Failed::Broken)?;
         if report.is_pass() {
             self.reach
                 .keep(backend, reach::Connection::Http2(connection));
@@ -150,6 +145,14 @@ impl GrpcCheck {
 impl HealthCheck for GrpcCheck {
     fn check<'a>(&'a self, target: &'a Target) -> CheckFuture<'a> {
         Box::pin(self.run(target))
+    }
+}
+
+fn conclude(asked: Result<Result<Report, Failed>, Elapsed>) -> Report {
+    match asked {
+        Ok(Ok(report)) => report,
+        Ok(Err(Failed::Broken(why) | Failed::Unanswered(why))) => Report::fail("L7RSP", why),
+        Err(_) => Report::fail("L7TOUT", "no whole response in time"),
     }
 }
 

@@ -3,11 +3,15 @@
 use std::future::poll_fn;
 
 use bytes::{Bytes, BytesMut};
-use http::{HeaderMap, Method, Request, StatusCode, header};
+use h2::Reason;
+use http::{HeaderMap, Request, StatusCode, header};
 
-use crate::connect::{
-    Stream,
-    http2::{Sender, handshake},
+use crate::{
+    connect::{
+        Stream,
+        http2::{Sender, handshake},
+    },
+    wire::framing::anticipates_content,
 };
 
 /// A connection; it closes when this is dropped.
@@ -15,6 +19,16 @@ use crate::connect::{
 pub(super) struct Connection {
     sender: Sender,
     driver: tokio::task::JoinHandle<()>,
+}
+
+/// Why there is no answer.
+#[derive(Debug)]
+pub(super) enum Failed {
+    /// The backend answered wrongly, or refused to.
+    Broken(String),
+    /// The connection ended before an answer: an idle one may have been closed just then, which
+    /// says nothing about the backend.
+    Unanswered(String),
 }
 
 /// What came back.
@@ -41,37 +55,38 @@ impl Connection {
         !self.sender.is_closed()
     }
 
-    /// Sends a request and reads the answer, of its body no more than `limit` bytes.
+    /// Sends a request and reads the answer, of its body no more than `limit` bytes, and none where
+    /// the head decides.
     pub(super) async fn ask(
         &mut self,
         request: Request<Bytes>,
         limit: usize,
-    ) -> Result<Exchange, String> {
-        let failed = |error: h2::Error| error.to_string();
+        needs_body: impl FnOnce(StatusCode, &HeaderMap) -> bool,
+    ) -> Result<Exchange, Failed> {
         let (mut head, body) = request.into_parts();
-        // RFC 9110 §8.6: methods that anticipate content say so when there is none.
-        let anticipates = matches!(head.method, Method::POST | Method::PUT | Method::PATCH);
-        if !body.is_empty() || anticipates {
+        if !body.is_empty() || anticipates_content(&head.method) {
             head.headers
                 .insert(header::CONTENT_LENGTH, body.len().into());
         }
-        let mut turn = self.sender.turn().await.map_err(failed)?;
+        let mut turn = self.sender.turn().await.map_err(unanswered)?;
         let sent = turn.send(Request::from_parts(head, ()), body.is_empty());
-        let mut opened = sent.map_err(failed)?;
+        let mut opened = sent.map_err(unanswered)?;
         if !body.is_empty() {
-            opened.body.send_data(body, true).map_err(failed)?;
+            opened.body.send_data(body, true).map_err(unanswered)?;
         }
         poll_fn(|cx| turn.poll_open(cx)).await;
         drop(turn);
-        let (head, mut incoming) = opened.response.await.map_err(failed)?.into_parts();
+        let answered = opened.response.await.map_err(no_answer)?;
+        let (head, mut incoming) = answered.into_parts();
+        let decides = needs_body(head.status, &head.headers);
         let (mut body, mut trailers) = (BytesMut::new(), HeaderMap::new());
-        while body.len() < limit {
+        while decides && body.len() < limit {
             let Some(data) = incoming.data().await else {
-                let fields = incoming.trailers().await.map_err(failed)?;
+                let fields = incoming.trailers().await.map_err(broken)?;
                 trailers = fields.unwrap_or_default();
                 break;
             };
-            let data = data.map_err(failed)?;
+            let data = data.map_err(broken)?;
             // It cannot fail for what was received.
             let _ = incoming.flow_control().release_capacity(data.len());
             body.extend_from_slice(&data[..data.len().min(limit - body.len())]);
@@ -88,5 +103,23 @@ impl Connection {
 impl Drop for Connection {
     fn drop(&mut self) {
         self.driver.abort();
+    }
+}
+
+fn broken(error: h2::Error) -> Failed {
+    Failed::Broken(error.to_string())
+}
+
+fn unanswered(error: h2::Error) -> Failed {
+    Failed::Unanswered(error.to_string())
+}
+
+/// Tells a stream that failed from a connection that ended.
+fn no_answer(error: h2::Error) -> Failed {
+    let refused = error.is_remote() && error.reason() == Some(Reason::REFUSED_STREAM);
+    let closed = error.is_io() || (error.is_remote() && error.is_go_away());
+    match refused || closed {
+        true => unanswered(error),
+        false => broken(error),
     }
 }

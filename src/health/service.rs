@@ -23,7 +23,7 @@ use crate::context::{CallSelected, Selection};
 #[cfg(test)]
 use crate::sabotage::{self, Sabotage};
 use crate::{
-    context::{Attempt, Exchange, Outcome, Selected},
+    context::{Attempt, Exchange, Outcome, Selected, Unasked},
     error::{BoxError, Error},
     pool::{Backend, Recent},
 };
@@ -140,6 +140,9 @@ struct Judging {
 impl Judging {
     /// Draws what follows from a response; takes away what it says to the balancer alone.
     fn respond<R>(self, response: &mut Response<R>) {
+        if response.extensions().get::<Unasked>().is_some() {
+            return;
+        }
         if let Some(began) = self.began {
             self.watch.took(began.elapsed());
         }

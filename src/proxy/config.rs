@@ -60,7 +60,7 @@ pub(super) struct Via {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum HostField {
-    /// The backend's own, from its URL; `X-Forwarded-Host` still tells the client's.
+    /// The backend's own, from its URL; `X-Forwarded-Host` still has the client's.
     Backend,
     /// The one that the client asked for.
     #[default]

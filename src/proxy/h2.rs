@@ -22,20 +22,20 @@ use std::{
     time::Duration,
 };
 
-use http::{Response, request::Parts};
+use http::{HeaderName, Request, Response, request::Parts};
 use tokio::time::{Instant, timeout};
 
 pub(super) use self::body::StreamBody;
 use self::{
-    stream::{Asking, Phase, Wait},
+    stream::{Asking, Wait},
     upload::Upload,
 };
 use super::{
     Body,
+    body::Outgoing,
     config::Settings,
     headers::{Facts, Length},
     idle::Home,
-    service::Pending,
 };
 use crate::{
     connect::{
@@ -55,7 +55,7 @@ pub(super) struct Shared {
     current: Mutex<Current>,
     /// Lets one request dial; the others wait for what it gets.
     dialing: tokio::sync::Mutex<()>,
-    /// How many dials failed: who waited for one has its answer.
+    /// How many dials failed: a request that waited for one fails as it did.
     failures: AtomicU64,
 }
 
@@ -83,6 +83,8 @@ impl Shared {
         if current.address.is_none() {
             current.fresh = Some(connected);
             current.address = Some(address);
+            // It is let go of like any other if no request takes it.
+            current.used = Some(Instant::now());
         }
     }
 
@@ -91,7 +93,7 @@ impl Shared {
         drop(std::mem::take(&mut *self.current()));
     }
 
-    /// Lets go of a connection that nobody used for a while.
+    /// Lets go of a connection that no request used for a while.
     pub(super) fn reap(&self, idle_timeout: Duration) {
         let mut current = self.current();
         if current
@@ -108,7 +110,9 @@ impl Shared {
             *current = Current::default();
         }
         current.used = Some(Instant::now());
-        current.sender.clone().filter(|sender| !sender.is_closed())
+        // Whether it takes another request, its turn says.
+        let sender = current.sender.clone();
+        sender.filter(|sender| !sender.is_known_closed())
     }
 
     /// Returns a connection, and whether it was there before. Takes no longer than a connection
@@ -183,21 +187,47 @@ async fn handshake(connected: Connected) -> Result<Sender, Error> {
     Ok(sender)
 }
 
+/// A request as the backend gets it, made while its [`Facts`] were at hand.
+pub(super) struct Prepared {
+    request: Request<()>,
+    length: Length,
+    expects_continue: bool,
+    nominated: Vec<HeaderName>,
+}
+
+impl Prepared {
+    pub(super) fn new(
+        settings: &Settings,
+        backend: &Backend,
+        facts: &Facts<'_>,
+        length: Length,
+    ) -> Result<Box<Self>, Error> {
+        Ok(Box::new(Self {
+            request: fields::request(settings, backend, facts, length)?,
+            length,
+            expects_continue: facts.expects_continue,
+            nominated: facts.nominated().to_vec(),
+        }))
+    }
+}
+
 /// Sends one request; gives the head back beside the result.
 pub(super) async fn exchange(
     settings: Arc<Settings>,
     home: Arc<Home>,
     backend: Backend,
     parts: Parts,
-    pending: Pending,
+    prepared: Box<Prepared>,
+    body: Option<Outgoing>,
 ) -> (Parts, Result<Response<Body>, Error>) {
     let result = {
         let exchange = parts.extensions.get::<Exchange>();
-        let mut sending = pin!(send(&settings, &home, &backend, &parts, pending));
+        let sending = send(&settings, &home, &backend, &parts, *prepared, body);
+        let mut sending = pin!(sending);
         poll_fn(|cx| {
             let polled = sending.as_mut().poll(cx);
             if let (Poll::Pending, Some(exchange)) = (&polled, exchange) {
-                // What hyper has taken it may have sent.
+                // Some of it may be on its way.
                 exchange.lend_head(&parts, true);
             }
             polled
@@ -213,22 +243,26 @@ async fn send(
     home: &Home,
     backend: &Backend,
     parts: &Parts,
-    pending: Pending,
+    prepared: Prepared,
+    mut body: Option<Outgoing>,
 ) -> Result<Response<Body>, Error> {
-    let facts = Facts::read(parts, settings)?;
-    let length = facts.length(pending.body.is_some(), pending.exact)?;
-    let mut request = fields::request(settings, backend, parts, &facts, length)?;
-    let mut body = pending.body;
+    let Prepared {
+        mut request,
+        length,
+        expects_continue,
+        nominated,
+    } = prepared;
+    // h2 gives back no request that it did not send.
+    let again = || {
+        let facts = Facts::read(parts, settings)?;
+        fields::request(settings, backend, &facts, length)
+    };
     let has_body = body.is_some();
     let mut wait = Wait::new(settings.timeouts);
     let mut repeatable = true;
     loop {
         let (sender, reused) = home.http2.sender(settings, backend).await?;
-        let phase = match has_body {
-            true => Phase::Write,
-            false => Phase::Head,
-        };
-        let mut turn = match wait.within(phase, sender.turn()).await? {
+        let mut turn = match wait.for_turn(sender.turn()).await? {
             Ok(turn) => turn,
             // The connection was closed before the request went out.
             Err(_) if reused => continue,
@@ -240,7 +274,7 @@ async fn send(
             Err(error) => {
                 drop(turn);
                 if reused && sender.is_closed() {
-                    request = fields::request(settings, backend, parts, &facts, length)?;
+                    request = again()?;
                     continue;
                 }
                 return Err(Error::new(ErrorKind::ResponseClosed).with_source(error));
@@ -255,8 +289,9 @@ async fn send(
             turn: Some(turn),
             response: opened.response,
             stream: opened.stream,
-            expecting: facts.expects_continue && has_body,
-            upload: body.map(|body| Upload::new(opened.body, body, declared)),
+            expecting: expects_continue && has_body,
+            upload: body
+                .map(|body| Upload::new(opened.body, body, declared).without(nominated.clone())),
             interim: Interim::of(&parts.extensions),
             interims: 0,
             wait,
@@ -276,6 +311,6 @@ async fn send(
         if body.is_some() != has_body {
             return Err(failed.into_error());
         }
-        request = fields::request(settings, backend, parts, &facts, length)?;
+        request = again()?;
     }
 }

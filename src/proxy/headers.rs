@@ -9,7 +9,7 @@ use std::net::IpAddr;
 
 #[cfg(feature = "http2")]
 use http::HeaderMap;
-use http::{HeaderName, HeaderValue, Method, Version, header, request::Parts};
+use http::{HeaderName, HeaderValue, Version, header, request::Parts};
 
 use self::{class::Class, h1::write_host};
 use super::{
@@ -21,7 +21,13 @@ use crate::{
     context::{ConnInfo, Intro},
     error::{Error, ErrorKind},
     pool::Backend,
-    wire::{Malformed, connection::Options, fields::Field, framing::Declared, number},
+    wire::{
+        Malformed,
+        connection::Options,
+        fields::Field,
+        framing::{Declared, anticipates_content},
+        number,
+    },
 };
 
 /// What a request says about its connection and its client, read once.
@@ -89,6 +95,8 @@ impl<'a> Facts<'a> {
             };
             facts.ends |= u64::from(ends) << (i % 64);
         }
+        // The backend does not see that the client expects something.
+        facts.expects_continue &= !facts.options.nominated.contains(&header::EXPECT);
         host::check_form(parts)?;
         facts
             .declared
@@ -149,10 +157,9 @@ impl<'a> Facts<'a> {
                 Err(refuse("Content-Length is not the body's"))
             }
             (false, _, Some(_)) => Ok(Length::Exact(0)),
-            (false, _, None) => Ok(match self.parts.method {
-                // RFC 9110 §8.6: methods that anticipate content say so when there is none.
-                Method::POST | Method::PUT | Method::PATCH => Length::Exact(0),
-                _ => Length::None,
+            (false, _, None) => Ok(match anticipates_content(&self.parts.method) {
+                true => Length::Exact(0),
+                false => Length::None,
             }),
         }
     }
@@ -160,6 +167,11 @@ impl<'a> Facts<'a> {
     /// Returns true if the request may pass no further proxy, and so ends here.
     pub(super) fn ends_at_this_hop(&self) -> bool {
         self.max_forwards == Some(0)
+    }
+
+    /// Returns the fields that `Connection` names: they end here.
+    pub(super) fn nominated(&self) -> &[HeaderName] {
+        &self.options.nominated
     }
 
     #[cfg(feature = "http2")]

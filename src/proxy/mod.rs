@@ -20,8 +20,8 @@
 //!
 //! At the foot of the request stack. Reads `Selected` (required), `ConnInfo` (the client's
 //! address and TLS; without it, the backend learns nothing about the client), `Interim` (where 102
-//! and 103 of an HTTP/1.1 backend go; without it, they are dropped) and hyper's `OnUpgrade`; writes
-//! `Tunnel` into a 101 response.
+//! and 103 of a backend go; without it, they are dropped) and hyper's `OnUpgrade`; writes `Tunnel`
+//! into a 101 response, and `Unasked` into one that it makes itself.
 //!
 //! Under axum's `nest("/api", …)`, the stripped path goes to the backend; the access log shows
 //! the original one. A backend that wants the prefix back has it in its URL's base path.
@@ -76,6 +76,11 @@
 //! idempotent and there is no body; otherwise that is an error: [`idle_timeout`](Proxy::idle_timeout) shorter than the backend's
 //! avoids it.
 //!
+//! A request that waits for a free stream of an HTTP/2 backend longer than
+//! [`response_timeout`](Proxy::response_timeout) fails with
+//! [`QueueTimeout`](crate::ErrorKind::QueueTimeout), as nothing was sent: health does not charge
+//! the backend.
+//!
 //! Over HTTP/2, 102 and 103 go to the client by [`Interim`](crate::context::Interim); more than 100
 //! interim responses are an error. A stream that breaks leaves the connection to the others. A
 //! request is sent once more where its connection was closed before it went out, or where a
@@ -102,7 +107,9 @@
 //! share, and passed on without a copy where its head comes in one read. A caller that keeps a
 //! field's value or a small body keeps up to a block alive: copy what is to stay. Large bodies are
 //! read 32 KiB at a time, which is the most that a slow client makes a connection hold. A tunnel
-//! holds only what its other side does not take.
+//! holds only what its other side does not take. A response over HTTP/2 that its client does not
+//! read holds up to 256 KiB, and stops no other of the connection; nor does a stream carry more than
+//! that in a round trip to the backend.
 
 mod body;
 mod config;

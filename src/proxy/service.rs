@@ -16,6 +16,8 @@ use http_body::Body as HttpBody;
 use tower_service::Service;
 
 pub(super) use self::carried::{Carried, Pending};
+#[cfg(feature = "http2")]
+use super::h2::Prepared;
 use super::{
     Body, Proxy,
     body::erase,
@@ -119,15 +121,22 @@ fn connected(dialing: &mut Dialing, connected: Connected) -> State {
     };
     let backend = &dialing.backend;
     let settings = dialing.settings.clone();
-    #[cfg(feature = "http2")]
-    if connected.is_http2() {
-        home.http2.offer(connected, backend.address());
-        return carried.exchange_http2(settings, home, backend.clone(), pending);
-    }
     let facts = Facts::read(&carried.parts, &settings).and_then(|facts| {
         let length = facts.length(pending.body.is_some(), pending.exact)?;
         Ok((facts, length))
     });
+    #[cfg(feature = "http2")]
+    if connected.is_http2() {
+        home.http2.offer(connected, backend.address());
+        let prepared =
+            facts.and_then(|(facts, length)| Prepared::new(&settings, backend, &facts, length));
+        return match prepared {
+            Ok(prepared) => {
+                carried.exchange_http2(settings, home, backend.clone(), prepared, pending.body)
+            }
+            Err(error) => State::Failed(carried.fail(error)),
+        };
+    }
     let stream = connected.into_stream();
     let mut conn = Conn::dialled(stream, settings.timeouts, backend.address(), dialing.epoch);
     let started = facts.and_then(|(facts, length)| {

@@ -76,15 +76,46 @@ async fn carry(ends: Ends, tunnel: Tunnel, idle_timeout: Duration) {
             return;
         }
     };
+    let relayed = relay(
+        TokioIo::new(client),
+        ends.backend,
+        ends.ahead,
+        tunnel,
+        idle_timeout,
+    );
+    if let Err(error) = relayed.await {
+        tracing::debug!(target: "evenkeel::proxy", %error, "a tunnel broke");
+    }
+}
+
+async fn relay<C, B>(
+    mut client: C,
+    mut backend: B,
+    ahead: Bytes,
+    tunnel: &Tunnel,
+    idle_timeout: Duration,
+) -> io::Result<()>
+where
+    C: AsyncRead + AsyncWrite + Unpin,
+    B: AsyncRead + AsyncWrite + Unpin,
+{
     let watch = Watch::new();
     watch.arm(idle_timeout);
-    let (mut client, mut backend) = (TokioIo::new(client), ends.backend);
-    let mut down = Direction::new(ends.ahead);
+    let mut down = Direction::new(ahead);
     let mut up = Direction::new(Bytes::new());
-    let ended = poll_fn(|cx| {
+    let mut up_first = true;
+    poll_fn(|cx| {
+        // A direction that is always ready uses up what the runtime grants a poll.
+        up_first = !up_first;
+        let mut to_backend = Poll::Pending;
+        if up_first {
+            to_backend = up.poll(&mut client, &mut backend, cx);
+        }
         let to_client = down.poll(&mut backend, &mut client, cx);
+        if !up_first {
+            to_backend = up.poll(&mut client, &mut backend, cx);
+        }
         tunnel.add_to_client(down.take_moved());
-        let to_backend = up.poll(&mut client, &mut backend, cx);
         tunnel.add_to_backend(up.take_moved());
         if down.take_progress() | up.take_progress() {
             watch.arm(idle_timeout);
@@ -96,10 +127,8 @@ async fn carry(ends: Ends, tunnel: Tunnel, idle_timeout: Duration) {
                 .poll_expired(cx)
                 .map(|()| Err(io::ErrorKind::TimedOut.into())),
         }
-    });
-    if let Err(error) = ended.await {
-        tracing::debug!(target: "evenkeel::proxy", %error, "a tunnel broke");
-    }
+    })
+    .await
 }
 
 /// One direction of a tunnel. It holds only what could not be written at once, and reads nothing
@@ -247,6 +276,24 @@ mod tests {
     use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex};
 
     use super::*;
+
+    #[tokio::test]
+    async fn a_busy_direction_leaves_the_other_its_turn() {
+        let (mut source, from_client) = duplex(BUFFER);
+        let (to_backend, mut sink) = duplex(BUFFER);
+        let client = tokio::io::join(from_client, tokio::io::sink());
+        let backend = tokio::io::join(tokio::io::repeat(b'x'), to_backend);
+        source.write_all(b"hello").await.unwrap();
+        let relaying = tokio::spawn(async move {
+            let (minute, tunnel) = (Duration::from_secs(60), Tunnel::new());
+            relay(client, backend, Bytes::new(), &tunnel, minute).await
+        });
+        let mut got = [0; 5];
+        let read = tokio::time::timeout(Duration::from_secs(10), sink.read_exact(&mut got));
+        read.await.expect("its turn must come").unwrap();
+        assert_eq!(&got, b"hello");
+        relaying.abort();
+    }
 
     #[tokio::test]
     async fn a_direction_that_waits_for_a_slow_reader_reads_no_more() {

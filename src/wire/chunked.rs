@@ -8,7 +8,7 @@ use super::{
     fields::{self, Rules},
     framing::Framing,
     number,
-    trailers::{self, MAX_TRAILERS, is_trailer},
+    trailers::{self, MAX_TRAILERS},
 };
 
 /// Where in a body the reader is.
@@ -305,14 +305,7 @@ fn read_trailers(buf: &mut BytesMut, side: Side) -> Result<Option<HeaderMap>, Ma
             false => Err(fields::BAD_VALUE),
         },
     )?;
-    let not: Vec<_> = headers
-        .keys()
-        .filter(|name| !is_trailer(name))
-        .cloned()
-        .collect();
-    for name in not {
-        headers.remove(name);
-    }
+    trailers::retain(&mut headers, &[]);
     Ok(Some(headers))
 }
 

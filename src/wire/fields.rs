@@ -151,6 +151,27 @@ fn trim(head: &[u8], mut from: usize, mut to: usize) -> (usize, usize) {
     (from, to)
 }
 
+/// Removes the blanks around the values of HTTP/2 fields: RFC 9113 §8.2.1 forbids them, and an
+/// HTTP/1.1 reader drops them.
+#[cfg(feature = "http2")]
+pub(crate) fn trim_values(headers: &mut HeaderMap) {
+    for value in headers.values_mut() {
+        if matches!(value.as_bytes(), [b' ' | b'\t', ..] | [.., b' ' | b'\t']) {
+            trim_value(value);
+        }
+    }
+}
+
+#[cfg(feature = "http2")]
+#[cold]
+fn trim_value(value: &mut HeaderValue) {
+    // Of what `trim_ascii` removes, a value can have only these two. A part of a value is valid.
+    if let Ok(mut trimmed) = HeaderValue::from_bytes(value.as_bytes().trim_ascii()) {
+        trimmed.set_sensitive(value.is_sensitive());
+        *value = trimmed;
+    }
+}
+
 /// Returns true if a value that goes nowhere could go on: no control characters but tabs.
 pub(crate) fn is_value(value: &[u8]) -> bool {
     value

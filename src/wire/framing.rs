@@ -1,8 +1,8 @@
 //! Where the body of a message ends (RFC 9112 §6).
 
-use http::StatusCode;
 #[cfg(feature = "http2")]
 use http::{HeaderMap, header};
+use http::{Method, StatusCode};
 
 use super::{Kind, Malformed};
 
@@ -118,6 +118,12 @@ impl Declared {
 /// Returns true for a status whose answers have no body, whatever their fields say.
 pub(crate) fn is_bodiless(status: StatusCode) -> bool {
     status.is_informational() || matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED)
+}
+
+/// Returns true for a method whose requests say that they have no content where they have none
+/// (RFC 9110 §8.6).
+pub(crate) fn anticipates_content(method: &Method) -> bool {
+    matches!(*method, Method::POST | Method::PUT | Method::PATCH)
 }
 
 /// Reads a length: digits and no more, up to 19 of them.

@@ -1,7 +1,7 @@
 //! The head of a response (RFC 9112 §4): read from a backend, written to a client.
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, StatusCode, header};
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use http_body::SizeHint;
 
 use super::{
@@ -13,7 +13,7 @@ use super::{
 };
 
 /// What the head says about the message and the connection.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Head {
     pub(crate) status: StatusCode,
     pub(crate) framing: Framing,
@@ -21,6 +21,8 @@ pub(crate) struct Head {
     pub(crate) keep_alive: bool,
     /// The backend authenticates the connection (NTLM, Negotiate), not the request.
     pub(crate) connection_auth: bool,
+    /// The fields that `Connection` names: they end here, as trailers, too.
+    pub(crate) nominated: Vec<HeaderName>,
 }
 
 /// Looks for the end of a head; see [`fields::find_end`]. What cannot become a response is refused
@@ -109,8 +111,11 @@ impl Said {
                 let alone = self.declared.answer_length(value)?;
                 self.rewrites_length |= !alone;
                 // RFC 9110 §8.6: some must not have it.
-                let may = !self.status.is_informational() && self.status != StatusCode::NO_CONTENT;
-                return Ok(alone && may);
+                let goes_on = alone && self.may_have_length();
+                if !goes_on && !fields::is_value(value) {
+                    return Err(fields::BAD_VALUE);
+                }
+                return Ok(goes_on);
             }
             // Behind the 101 that it explains, and with the demand for one (RFC 9110 §15.5.22).
             Field::Upgrade if self.may_upgrade() => {}
@@ -135,6 +140,10 @@ impl Said {
         Ok(true)
     }
 
+    fn may_have_length(&self) -> bool {
+        !self.status.is_informational() && self.status != StatusCode::NO_CONTENT
+    }
+
     fn may_upgrade(&self) -> bool {
         matches!(
             self.status,
@@ -143,7 +152,7 @@ impl Said {
     }
 
     fn conclude(
-        &self,
+        self,
         old: bool,
         to_head: bool,
         headers: &mut HeaderMap,
@@ -151,7 +160,8 @@ impl Said {
         for name in &self.options.nominated {
             headers.remove(name);
         }
-        if let (true, Some(length)) = (self.rewrites_length, self.declared.length) {
+        let rewrites = self.rewrites_length && self.may_have_length();
+        if let (true, Some(length)) = (rewrites, self.declared.length) {
             headers.insert(header::CONTENT_LENGTH, HeaderValue::from(length));
         }
         let framing = self.declared.answer(self.status, old, to_head)?;
@@ -160,6 +170,7 @@ impl Said {
             framing,
             keep_alive: !old && !self.options.close && framing != Framing::Close,
             connection_auth: self.connection_auth,
+            nominated: self.options.nominated,
         })
     }
 }

@@ -42,6 +42,16 @@ pub(crate) fn is_trailer(name: &HeaderName) -> bool {
     }
 }
 
+/// Removes the fields that may not stand behind a body, and those that `Connection` names.
+pub(crate) fn retain(trailers: &mut HeaderMap, nominated: &[HeaderName]) {
+    let is_unfit = |name: &&HeaderName| !is_trailer(name) || nominated.contains(name);
+    // Hardly any message has one: nothing is allocated then.
+    let unfit: Vec<HeaderName> = trailers.keys().filter(is_unfit).cloned().collect();
+    for name in unfit {
+        trailers.remove(name);
+    }
+}
+
 /// Writes the last chunk and the trailers that may stand behind it.
 pub(crate) fn write(trailers: &HeaderMap, out: &mut Vec<u8>) {
     out.extend_from_slice(b"0\r\n");

@@ -44,7 +44,7 @@ impl<A: Attached> Conn<A> {
                 }
             }
             match self.poll_head(cx) {
-                Poll::Ready(Ok(Some(head))) => return Poll::Ready(Ok(self.answer(&head))),
+                Poll::Ready(Ok(Some(head))) => return Poll::Ready(Ok(self.answer(head))),
                 Poll::Ready(Ok(None)) => continue,
                 Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
                 Poll::Pending => {}
@@ -160,7 +160,7 @@ impl<A: Attached> Conn<A> {
         }
     }
 
-    fn answer(&mut self, head: &Head) -> Answer {
+    fn answer(&mut self, head: Head) -> Answer {
         self.keep &= head.keep_alive;
         if mem::take(&mut self.expecting) && !head.status.is_success() {
             // RFC 9110 §10.1.1: the backend has no use for the body. One that succeeds without
@@ -168,6 +168,7 @@ impl<A: Attached> Conn<A> {
             self.abandon_request();
         }
         self.decoder = Decoder::new(head.framing, Side::Answer);
+        self.nominated = head.nominated;
         let body = match head.framing {
             Framing::None => AnswerBody::None,
             Framing::Length(length) if self.read.len() as u64 == length => {

@@ -6,7 +6,7 @@ use std::{
 };
 
 use bytes::{Bytes, BytesMut};
-use http::{HeaderMap, HeaderValue, StatusCode};
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use http_body::Frame;
 
 use super::{
@@ -38,11 +38,15 @@ pub(crate) struct Conn<A> {
     pub(super) sending: Option<Sending>,
     /// Why the request cannot be written; what the backend says may explain it better.
     pub(super) send_failed: Option<io::Error>,
+    /// The client broke off its request while the response was on its way.
+    client_failed: bool,
     /// The request says `Expect: 100-continue`: its body waits for the backend's 100.
     pub(super) expecting: bool,
     pub(super) interim: u8,
     pub(super) phase: Phase,
     pub(super) decoder: Decoder,
+    /// Fields of the response that end here, and so pass as trailers neither.
+    pub(super) nominated: Vec<HeaderName>,
     /// May carry another request when this one has ended well.
     pub(super) keep: bool,
     /// Carried a request before this one.
@@ -76,6 +80,8 @@ pub(crate) struct Start {
     pub(crate) upgrade: Option<HeaderValue>,
     /// Sent again over a new connection if this one turns out to be closed.
     pub(crate) replaceable: bool,
+    /// Fields that end here, and so pass as trailers neither.
+    pub(crate) nominated: Vec<HeaderName>,
 }
 
 /// What the request was, as far as it decides how its response is read.
@@ -98,10 +104,12 @@ impl<A> Conn<A> {
             out: Out::default(),
             sending: None,
             send_failed: None,
+            client_failed: false,
             expecting: false,
             interim: 0,
             phase: Phase::Idle,
             decoder: Decoder::done(),
+            nominated: Vec::new(),
             keep: true,
             reused: false,
             asked: Asked::default(),
@@ -119,6 +127,7 @@ impl<A> Conn<A> {
         self.keep = true;
         self.searched = 0;
         self.interim = 0;
+        self.client_failed = false;
         self.asked = Asked {
             head: start.is_head,
             upgrade: start.upgrade,
@@ -126,7 +135,7 @@ impl<A> Conn<A> {
         };
         self.expecting = start.expecting && start.body.is_some();
         match start.body {
-            Some(body) => self.begin_body(Sending::new(body, start.length)),
+            Some(body) => self.begin_body(Sending::new(body, start.length, start.nominated)),
             None => Ok(()),
         }
     }
@@ -135,7 +144,11 @@ impl<A> Conn<A> {
     /// takes it at once. What is appended to `head` is of no use to the caller.
     pub(crate) fn send(&mut self, head: &mut Vec<u8>) {
         // The future writes the rest, and registers itself.
-        self.out.begin(&mut self.stream, head);
+        if let Err(error) = self.out.begin(&mut self.stream, head) {
+            // What the backend says may explain it.
+            self.abandon_request();
+            self.send_failed = Some(error);
+        }
         self.enter(Phase::Head);
     }
 
@@ -169,15 +182,25 @@ impl<A> Conn<A> {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
         if !self.is_sent() {
-            if let Poll::Ready(Err(_)) = self.poll_send(cx) {
-                // The response is on its way already; what is left of the request is not needed.
+            if let Poll::Ready(Err(error)) = self.poll_send(cx) {
+                // The response is on its way already; what is left of the request is not needed,
+                // unless the backend waits for it.
+                self.client_failed = matches!(error, SendError::Client(_));
                 self.abandon_request();
             }
         }
         loop {
             match self.decoder.step(&mut self.read) {
                 Ok(Step::Data(data)) => return Poll::Ready(Some(Ok(Frame::data(data)))),
-                Ok(Step::Trailers(map)) => return Poll::Ready(Some(Ok(Frame::trailers(map)))),
+                Ok(Step::Trailers(mut map)) => {
+                    for name in &self.nominated {
+                        map.remove(name);
+                    }
+                    if !map.is_empty() {
+                        return Poll::Ready(Some(Ok(Frame::trailers(map))));
+                    }
+                    continue;
+                }
                 Ok(Step::End) => return Poll::Ready(None),
                 Ok(Step::More) => {}
                 Err(error) => return self.broken(error),
@@ -201,7 +224,9 @@ impl<A> Conn<A> {
         if self.poll_late(cx).is_ready() {
             self.keep = false;
             self.decoder.close();
-            let kind = if self.sending.is_some() && self.out.left() == 0 {
+            let kind = if self.client_failed {
+                ErrorKind::ClientBody
+            } else if self.sending.is_some() && self.out.left() == 0 {
                 // The backend has all that came, and may be waiting for the rest.
                 ErrorKind::ClientBodyTimeout
             } else {
@@ -231,6 +256,7 @@ impl<A> Conn<A> {
         self.read = BytesMut::new();
         // A part of the request's head.
         self.asked.upgrade = None;
+        self.nominated = Vec::new();
         self.reused = true;
         self.enter(Phase::Idle);
         true
@@ -270,7 +296,11 @@ impl<A> Conn<A> {
     fn broken<T>(&mut self, source: impl Into<crate::BoxError>) -> Poll<Option<Result<T, Error>>> {
         self.keep = false;
         self.decoder.close();
-        Poll::Ready(Some(Err(failed(ErrorKind::ResponseBody, source))))
+        let kind = match self.client_failed {
+            true => ErrorKind::ClientBody,
+            false => ErrorKind::ResponseBody,
+        };
+        Poll::Ready(Some(Err(failed(kind, source))))
     }
 }
 

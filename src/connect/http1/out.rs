@@ -34,14 +34,18 @@ impl Out {
     }
 
     /// Writes a request's head and what is here behind it, as much as the socket takes at once.
-    pub(super) fn begin(&mut self, stream: &mut Stream, head: &mut Vec<u8>) {
+    ///
+    /// # Errors
+    ///
+    /// When the stream takes nothing any more. TLS may have taken the head all the same: it must not
+    /// be written again.
+    pub(super) fn begin(&mut self, stream: &mut Stream, head: &mut Vec<u8>) -> io::Result<()> {
         if self.left() <= JOINED {
             head.extend_from_slice(&self.head);
             head.extend_from_slice(&self.data);
             head.extend_from_slice(self.tail);
             self.clear();
         }
-        // An error shows again at the next write or read.
         let wrote = match self.left() {
             0 => stream.write_now(head),
             _ => {
@@ -54,7 +58,11 @@ impl Out {
                 stream.write_vectored_now(&slices)
             }
         };
-        let wrote = wrote.unwrap_or(0);
+        let wrote = match wrote {
+            Ok(wrote) => wrote,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => 0,
+            Err(error) => return Err(error),
+        };
         match head.get(wrote..) {
             Some([]) | None => self.advance(wrote - head.len()),
             Some(rest) => {
@@ -64,6 +72,7 @@ impl Out {
             }
         }
         self.busy = self.left() > 0 || stream.buffers_writes();
+        Ok(())
     }
 
     pub(super) fn poll_write(

@@ -3,6 +3,7 @@
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
+use http::HeaderName;
 use http_body::Frame;
 
 use super::{Outgoing, out::Out, send::SendError};
@@ -16,11 +17,17 @@ pub(super) struct Sending {
     body: Outgoing,
     /// What is left of the declared length; `None` in chunks.
     left: Option<u64>,
+    /// Fields that pass as trailers neither.
+    nominated: Vec<HeaderName>,
 }
 
 impl Sending {
-    pub(super) fn new(body: Outgoing, length: Option<u64>) -> Self {
-        Self { body, left: length }
+    pub(super) fn new(body: Outgoing, length: Option<u64>, nominated: Vec<HeaderName>) -> Self {
+        Self {
+            body,
+            left: length,
+            nominated,
+        }
     }
 
     pub(super) fn recycle(self) {
@@ -53,7 +60,10 @@ impl Sending {
             }
             Err(frame) => match self.left {
                 None => {
-                    let trailers = frame.into_trailers().unwrap_or_default();
+                    let mut trailers = frame.into_trailers().unwrap_or_default();
+                    for name in &self.nominated {
+                        trailers.remove(name);
+                    }
                     trailers::write(&trailers, &mut out.head);
                 }
                 Some(_) => self.end(out)?,

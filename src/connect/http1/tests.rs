@@ -59,6 +59,19 @@ fn begun() -> (Box<Conn<Fields>>, UnixStream) {
     (conn, theirs)
 }
 
+#[tokio::test]
+async fn a_head_that_the_stream_refused_is_not_written_again() {
+    let (ours, theirs) = UnixStream::pair().unwrap();
+    drop(theirs);
+    let mut conn = Conn::new(Stream::Unix(ours), None, Fields::default());
+    conn.start(Start::default()).unwrap();
+    conn.send(&mut b"GET / HTTP/1.1\r\n\r\n".to_vec());
+    assert!(conn.is_sent(), "nothing is left to be written");
+    let failed = poll_fn(|cx| conn.poll_answer(cx)).await;
+    assert_eq!(failed.err().unwrap().kind(), ErrorKind::RequestWrite);
+    assert!(!conn.end());
+}
+
 /// Sends `wire` in slices of these sizes as the answer to one request, then closes.
 async fn exchange(wire: &[u8], slices: &[usize]) -> Seen {
     let (conn, mut theirs) = begun();

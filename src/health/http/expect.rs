@@ -77,7 +77,7 @@ impl Expect {
         }
     }
 
-    /// Says what tells that it is not the backend that answered.
+    /// Says why it is not the backend that answered.
     fn stranger(&self, answer: &Answer, backend: &Backend) -> Option<String> {
         self.identity.iter().find_map(|(name, wanted)| {
             let wanted = match wanted {

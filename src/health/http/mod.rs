@@ -23,7 +23,7 @@ use crate::{
     connect::{Connected, Connector, Elsewhere},
     error::ConfigError,
     pool::{AttachmentKey, Backend, Protocol},
-    wire::line,
+    wire::{framing::anticipates_content, line},
 };
 
 /// Sends a request, and wants a response with a status that counts as healthy.
@@ -364,8 +364,12 @@ impl HttpCheck {
         let fields = request.headers_mut();
         fields.insert(header::USER_AGENT, HeaderValue::from_static(USER_AGENT));
         fields.extend(self.fields.iter().cloned());
-        let exchange = connection.ask(request, self.limit).await;
-        let exchange = exchange.map_err(Failed::Broken)?;
+        let needs_body = |status, headers: &HeaderMap| self.expect.needs_body(status, headers);
+        let asked = connection.ask(request, self.limit, needs_body).await;
+        let exchange = asked.map_err(|failed| match failed {
+            super::h2::Failed::Broken(why) => Failed::Broken(why),
+            super::h2::Failed::Unanswered(why) => Failed::Unanswered(why),
+        })?;
         let answer = Answer {
             status: exchange.status,
             headers: exchange.headers,
@@ -402,6 +406,9 @@ impl HttpCheck {
         }
         for (name, value) in &self.fields {
             line(&mut head, name.as_str(), value.as_bytes());
+        }
+        if anticipates_content(&self.method) {
+            line(&mut head, "content-length", b"0");
         }
         head.extend_from_slice(b"\r\n");
         head

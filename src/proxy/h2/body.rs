@@ -50,16 +50,20 @@ impl StreamBody {
         }
         let mut trailers = ready!(self.incoming.poll_trailers(cx))?;
         if let Some(fields) = &mut trailers {
-            fields::keep_trailers(fields);
+            fields::keep_trailers(fields, &[]);
         }
         let trailers = trailers.filter(|fields: &HeaderMap| !fields.is_empty());
         Poll::Ready(Ok(trailers.map(Frame::trailers)))
     }
 
+    fn client_failed(&self) -> bool {
+        let upload = self.upload.as_ref();
+        upload.is_some_and(|upload| upload.progress.client_failed())
+    }
+
     #[cold]
     fn broken(&self, error: h2::Error) -> Error {
-        let client_failed = |upload: &Background| upload.progress.client_failed();
-        let kind = match self.upload.as_ref().is_some_and(client_failed) {
+        let kind = match self.client_failed() {
             true => ErrorKind::ClientBody,
             false => ErrorKind::ResponseBody,
         };
@@ -77,10 +81,11 @@ impl StreamBody {
             }
             ready!(self.watch.poll_expired(cx));
             if self.waiting == Some(moves) {
-                let kind = match progress.is_some_and(|progress| progress.waits_for_client()) {
+                let kind = match progress {
+                    _ if self.client_failed() => ErrorKind::ClientBody,
                     // The backend has all that came, and may be waiting for the rest.
-                    true => ErrorKind::ClientBodyTimeout,
-                    false => ErrorKind::ResponseBodyTimeout,
+                    Some(progress) if progress.waits_for_client() => ErrorKind::ClientBodyTimeout,
+                    _ => ErrorKind::ResponseBodyTimeout,
                 };
                 return Poll::Ready(kind.into());
             }

@@ -8,7 +8,7 @@ use std::{
 };
 
 use h2::{Reason, RecvStream, client::ResponseFuture};
-use http::{Method, Response, StatusCode, header};
+use http::{Method, Response, StatusCode};
 
 use super::{
     body::StreamBody,
@@ -24,6 +24,7 @@ use crate::{
         body::{Body, Outgoing},
         h1::Timeouts,
     },
+    wire::framing::declared,
 };
 
 /// A request on its stream.
@@ -57,6 +58,8 @@ pub(super) enum Phase {
     /// The body waits for `100 (Continue)`.
     Continue,
     Head,
+    /// The backend has as many streams open as it takes.
+    Open,
     /// It has nothing to be sent yet, or the backend's window is full.
     Write,
 }
@@ -72,7 +75,7 @@ impl Wait {
         Self {
             watch: Watch::new(),
             timeouts,
-            phase: Phase::Head,
+            phase: Phase::Open,
             moves: 0,
         }
     }
@@ -82,34 +85,33 @@ impl Wait {
         self.watch.arm(match phase {
             Phase::Client | Phase::Write => self.timeouts.idle,
             Phase::Continue => CONTINUE,
-            Phase::Head => self.timeouts.response,
+            Phase::Head | Phase::Open => self.timeouts.response,
         });
     }
 
-    /// Waits for `future`, no longer than for `phase`.
-    pub(super) async fn within<F: Future>(
-        &mut self,
-        phase: Phase,
-        future: F,
-    ) -> Result<F::Output, Error> {
-        self.begin(phase);
+    /// Waits for the turn to open a stream.
+    pub(super) async fn for_turn<F: Future>(&mut self, future: F) -> Result<F::Output, Error> {
+        self.begin(Phase::Open);
         let mut future = std::pin::pin!(future);
         std::future::poll_fn(|cx| {
             if let Poll::Ready(output) = future.as_mut().poll(cx) {
                 return Poll::Ready(Ok(output));
             }
             let expired = self.watch.poll_expired(cx);
-            expired.map(|()| Err(self.timed_out().into()))
+            expired.map(|()| Err(self.timed_out()))
         })
         .await
     }
 
-    fn timed_out(&self) -> ErrorKind {
-        match self.phase {
+    fn timed_out(&self) -> Error {
+        let kind = match self.phase {
             Phase::Client => ErrorKind::ClientBodyTimeout,
             Phase::Write => ErrorKind::RequestWriteTimeout,
             Phase::Continue | Phase::Head => ErrorKind::ResponseHeadTimeout,
-        }
+            // Nothing was sent, and the backend is busy, not ill.
+            Phase::Open => return Error::new(ErrorKind::QueueTimeout).with_source(NO_STREAM),
+        };
+        Error::new(kind).after_sending()
     }
 }
 
@@ -139,8 +141,7 @@ impl Asking<'_> {
                 return Poll::Pending;
             }
             if phase != Phase::Continue {
-                let error = Error::new(self.wait.timed_out()).after_sending();
-                return Poll::Ready(Err(Failed::Otherwise(error)));
+                return Poll::Ready(Err(Failed::Otherwise(self.wait.timed_out())));
             }
             // RFC 9110 §10.1.1: a client that waits need not wait for ever.
             self.expecting = false;
@@ -172,8 +173,8 @@ impl Asking<'_> {
 
     fn phase(&self) -> (Phase, u64) {
         match &self.upload {
+            _ if self.turn.is_some() => (Phase::Open, 0),
             None => (Phase::Head, self.wait.moves),
-            Some(_) if self.turn.is_some() => (Phase::Write, 0),
             Some(_) if self.expecting => (Phase::Continue, 0),
             Some(upload) if upload.waits_for_client() => (Phase::Client, upload.moves()),
             Some(upload) => (Phase::Write, upload.moves()),
@@ -210,9 +211,7 @@ impl Asking<'_> {
             status => {
                 if let Some(interim) = self.interim {
                     let mut fields = response.into_parts().0.headers;
-                    fields::clean(&mut fields)?;
-                    // RFC 9110 §8.6: it has no content.
-                    fields.remove(header::CONTENT_LENGTH);
+                    fields::clean(status, &mut fields)?;
                     interim.send(status, fields);
                 }
             }
@@ -228,7 +227,7 @@ impl Asking<'_> {
         idle_timeout: Duration,
     ) -> Result<Response<Body>, Error> {
         let (mut head, incoming) = response.into_parts();
-        fields::clean(&mut head.headers).map_err(malformed)?;
+        fields::clean(head.status, &mut head.headers).map_err(malformed)?;
         head.extensions.clear();
         if incoming.is_end_stream() {
             return Ok(Response::from_parts(head, Body::default()));
@@ -241,11 +240,9 @@ impl Asking<'_> {
                 head.status,
                 StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED
             );
-        let length = head.headers.get(header::CONTENT_LENGTH);
-        let length = length.and_then(|length| length.to_str().ok()?.parse().ok());
         let body = Body::http2(Box::new(StreamBody {
             incoming,
-            left: length.filter(|_| !no_content),
+            left: declared(&head.headers).filter(|_| !no_content),
             data_ended: false,
             upload: self.upload.filter(|_| !unwanted).map(Background::spawn),
             watch: self.wait.watch,
@@ -305,6 +302,7 @@ fn malformed(why: &'static str) -> Error {
         .after_sending()
 }
 
+const NO_STREAM: &str = "the HTTP/2 backend had no free stream";
 /// How long a body waits for `100 (Continue)`: as long as in HTTP/1.1.
 const CONTINUE: Duration = Duration::from_secs(1);
 /// More than any exchange has use for.

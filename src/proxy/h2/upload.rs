@@ -3,13 +3,17 @@
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
+        atomic::{
+            AtomicBool, AtomicU64,
+            Ordering::{Acquire, Relaxed, Release},
+        },
     },
     task::{Context, Poll, ready},
 };
 
 use bytes::Bytes;
 use h2::{Reason, SendStream};
+use http::HeaderName;
 use http_body::Frame;
 
 use super::fields;
@@ -32,6 +36,10 @@ pub(super) struct Upload {
     /// The backend has taken all that the client sent.
     drained: bool,
     untouched: bool,
+    /// Fields that end here, and so pass as trailers neither.
+    nominated: Vec<HeaderName>,
+    /// What the response learns of an upload beside it.
+    progress: Option<Arc<Progress>>,
     /// Some data went to the stream.
     begun: bool,
     /// How often something moved on.
@@ -55,9 +63,16 @@ impl Upload {
             left: length,
             drained: false,
             untouched: true,
+            nominated: Vec::new(),
+            progress: None,
             begun: false,
             moves: 0,
         }
+    }
+
+    /// Leaves these fields out of the trailers.
+    pub(super) fn without(self, nominated: Vec<HeaderName>) -> Self {
+        Self { nominated, ..self }
     }
 
     /// Returns true if the next frame is to come from the client, false if the backend's window
@@ -111,7 +126,7 @@ impl Upload {
             Err(frame) => {
                 self.check_end()?;
                 let mut trailers = frame.into_trailers().unwrap_or_default();
-                fields::keep_trailers(&mut trailers);
+                fields::keep_trailers(&mut trailers, &self.nominated);
                 if trailers.is_empty() {
                     return self.send(Bytes::new(), true).map(|()| true);
                 }
@@ -185,6 +200,10 @@ impl Upload {
     /// Resets the stream: an end would make the backend take a part for the whole.
     #[cold]
     fn fail(&mut self, source: BoxError) -> Stopped {
+        // Before the response can break off by it.
+        if let Some(progress) = &self.progress {
+            progress.client_failed.store(true, Release);
+        }
         self.stream.send_reset(Reason::CANCEL);
         Stopped::Client(Error::new(ErrorKind::ClientBody).with_source(source))
     }
@@ -209,7 +228,7 @@ impl Progress {
     }
 
     pub(super) fn client_failed(&self) -> bool {
-        self.client_failed.load(Relaxed)
+        self.client_failed.load(Acquire)
     }
 }
 
@@ -224,15 +243,13 @@ impl Background {
     pub(super) fn spawn(mut upload: Upload) -> Self {
         let progress = Arc::<Progress>::default();
         let noted = progress.clone();
+        upload.progress = Some(progress.clone());
         let task = tokio::spawn(std::future::poll_fn(move |cx| {
             // A backend that has no use for the rest resets the stream.
             let polled = match upload.stream.poll_reset(cx) {
                 Poll::Ready(_) => Poll::Ready(Ok(())),
                 Poll::Pending => upload.poll(cx),
             };
-            if let Poll::Ready(Err(Stopped::Client(_))) = &polled {
-                noted.client_failed.store(true, Relaxed);
-            }
             let waits_for_client = polled.is_pending() && upload.waits_for_client();
             noted.waits_for_client.store(waits_for_client, Relaxed);
             noted.moves.store(upload.moves(), Relaxed);

@@ -5,8 +5,10 @@ use std::{cell::RefCell, sync::Arc};
 use http::{Method, Response, request::Parts};
 
 use super::{Dialing, State};
+#[cfg(feature = "http2")]
+use crate::proxy::h2::{self, Prepared};
 use crate::{
-    context::{Exchange, Selected},
+    context::{Exchange, Selected, Unasked},
     error::{Error, ErrorKind},
     pool::Backend,
     proxy::{
@@ -45,7 +47,7 @@ enum Way {
     Dial(Arc<Home>, Backend, Pending),
     Exchange(Box<Conn>),
     #[cfg(feature = "http2")]
-    Http2(Arc<Home>, Backend, Pending),
+    Http2(Arc<Home>, Backend, Box<Prepared>, Option<Outgoing>),
 }
 
 impl Carried {
@@ -70,8 +72,8 @@ impl Carried {
                 self.dial(settings.clone(), home, backend, pending)
             }
             #[cfg(feature = "http2")]
-            Ok(Way::Http2(home, backend, pending)) => {
-                self.exchange_http2(settings.clone(), home, backend, pending)
+            Ok(Way::Http2(home, backend, prepared, body)) => {
+                self.exchange_http2(settings.clone(), home, backend, prepared, body)
             }
             Err(error) => State::Failed(self.fail(error)),
         }
@@ -94,14 +96,17 @@ impl Carried {
         let facts = Facts::read(&self.parts, settings)?;
         let length = facts.length(pending.body.is_some(), pending.exact)?;
         if facts.ends_at_this_hop() {
-            return Ok(Way::Answer(Box::new(own::answer(&self.parts, settings))));
+            let mut response = own::answer(&self.parts, settings);
+            response.extensions_mut().insert(Unasked);
+            return Ok(Way::Answer(Box::new(response)));
         }
         let home = proxy
             .recent
             .get(backend, &settings.key, || new_home(settings));
         #[cfg(feature = "http2")]
         if backend.http_protocol() == crate::pool::Protocol::Http2 || home.http2.is_known() {
-            return Ok(Way::Http2(home, backend.clone(), pending));
+            let prepared = Prepared::new(settings, backend, &facts, length)?;
+            return Ok(Way::Http2(home, backend.clone(), prepared, pending.body));
         }
         let wanted = Wanted {
             backend,
@@ -173,11 +178,11 @@ impl Carried {
         settings: Arc<Settings>,
         home: Arc<Home>,
         backend: Backend,
-        pending: Pending,
+        prepared: Box<Prepared>,
+        body: Option<Outgoing>,
     ) -> State {
         State::Http2(Box::pin(async move {
-            let exchanged =
-                crate::proxy::h2::exchange(settings, home, backend, self.parts, pending);
+            let exchanged = h2::exchange(settings, home, backend, self.parts, prepared, body);
             let (parts, result) = exchanged.await;
             (Self { parts, ..self }, result)
         }))
@@ -206,6 +211,7 @@ impl Carried {
             is_head: facts.parts.method == Method::HEAD,
             upgrade: facts.upgrade.cloned(),
             replaceable: self.is_replaceable(),
+            nominated: facts.nominated().to_vec(),
         };
         // A body may do anything when it is polled, forward a request of its own included.
         conn.start(start)?;

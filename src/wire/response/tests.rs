@@ -283,3 +283,18 @@ fn an_interim_response_has_no_fields_of_the_connection() {
     write_interim(StatusCode::EARLY_HINTS, headers, &mut out);
     assert_eq!(out, b"HTTP/1.1 103 Early Hints\r\nlink: </a>\r\n\r\n");
 }
+
+#[test]
+fn a_length_that_is_said_twice_goes_on_only_where_one_may() {
+    let twice = |status: &str, second: &str| {
+        let fields = format!("content-length: 5\r\ncontent-length: {second}\r\n");
+        parse(&format!("HTTP/1.1 {status}\r\n{fields}\r\n"), false).map(|(_, lines)| lines)
+    };
+    assert_eq!(twice("200 OK", "5").unwrap(), ["content-length=5"]);
+    assert!(twice("204 No Content", "5").unwrap().is_empty());
+    // A form feed is no blank of HTTP, though Rust trims it.
+    for second in ["5\x0c", "5,\x0c5"] {
+        assert!(twice("200 OK", second).is_err(), "{second:?}");
+        assert!(twice("204 No Content", second).is_err(), "{second:?}");
+    }
+}

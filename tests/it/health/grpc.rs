@@ -175,3 +175,95 @@ async fn what_speaks_no_http2_or_hangs_fails_by_its_layer() {
     let report = GrpcCheck::new().check(&target).await;
     assert_eq!(report.reason().code, "L7TOUT", "{report:?}");
 }
+
+/// How a connection goes on after its first answer.
+#[derive(Clone, Copy, Debug)]
+enum Then {
+    Close,
+    GoAway,
+    Reset,
+}
+
+/// Answers the first request of each connection, well for both kinds of checks.
+async fn once(then: Then) -> (SocketAddr, Arc<AtomicUsize>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let connections = Arc::new(AtomicUsize::new(0));
+    let opened = connections.clone();
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            opened.fetch_add(1, Relaxed);
+            tokio::spawn(async move {
+                let mut connection = h2::server::handshake(stream).await.unwrap();
+                let (_, mut respond) = connection.accept().await.unwrap().unwrap();
+                let mut body = respond.send_response(Response::new(()), false).unwrap();
+                let serving = Bytes::from_static(b"\0\0\0\0\x02\x08\x01");
+                body.send_data(serving, false).unwrap();
+                let status = HeaderValue::from_static("0");
+                let trailers = HeaderMap::from_iter([("grpc-status".parse().unwrap(), status)]);
+                body.send_trailers(trailers).unwrap();
+                let Some(Ok((_, mut respond))) = connection.accept().await else {
+                    return;
+                };
+                match then {
+                    Then::Close => return,
+                    Then::GoAway => connection.abrupt_shutdown(h2::Reason::NO_ERROR),
+                    Then::Reset => respond.send_reset(h2::Reason::INTERNAL_ERROR),
+                }
+                while connection.accept().await.is_some() {}
+            });
+        }
+    });
+    (address, connections)
+}
+
+#[tokio::test]
+async fn a_kept_connection_that_ends_before_the_answer_is_no_failure() {
+    for (then, fails) in [
+        (Then::Close, false),
+        (Then::GoAway, false),
+        (Then::Reset, true),
+    ] {
+        let (address, connections) = once(then).await;
+        let backend = backend("a", address).protocol(Protocol::Http2);
+        let (grpc, http) = (GrpcCheck::new().pooled(), HttpCheck::new().pooled());
+        for _ in 0..2 {
+            let passes = [
+                check(&grpc, backend.clone()).await,
+                check(&http, backend.clone()).await,
+            ];
+            let first = connections.load(Relaxed) == 2;
+            for report in passes {
+                assert_eq!(report.is_pass(), first || !fails, "{then:?}: {report:?}");
+            }
+            if first && fails {
+                // What follows goes over the connections that are kept.
+                assert_eq!(check(&http, backend.clone()).await.reason().code, "L7RSP");
+                break;
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_body_that_decides_nothing_is_not_waited_for_over_http2() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        let (stream, _) = listener.accept().await.unwrap();
+        let mut connection = h2::server::handshake(stream).await.unwrap();
+        let mut open = Vec::new();
+        while let Some(Ok((_, mut respond))) = connection.accept().await {
+            open.push(respond.send_response(Response::new(()), false).unwrap());
+            open.iter_mut().for_each(|body| {
+                let _ = body.send_data(Bytes::from_static(b"he"), false);
+            });
+        }
+    });
+    let backend = backend("a", address).protocol(Protocol::Http2);
+    let pooled = HttpCheck::new().pooled();
+    for _ in 0..2 {
+        let asked = timeout(LONG / 2, check(&pooled, backend.clone())).await;
+        assert!(asked.expect("the head decides").is_pass());
+    }
+}

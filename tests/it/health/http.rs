@@ -308,3 +308,15 @@ async fn a_check_may_name_the_certificate_itself() {
     assert!(report.is_pass(), "{report:?}");
     assert_eq!(*names.lock().unwrap(), [Some("checks.example".to_owned())]);
 }
+
+#[tokio::test]
+async fn a_post_without_content_says_so() {
+    const FINE: &[u8] = b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n";
+    for (method, says) in [(Method::POST, true), (Method::GET, false)] {
+        let origin = Scripted::play(vec![Act::Send(FINE)]).await;
+        let asks = HttpCheck::new().method(method);
+        assert!(check(&asks, backend("a", origin.address)).await.is_pass());
+        let head = origin.last_head();
+        assert_eq!(head.contains("content-length: 0\r\n"), says, "{head}");
+    }
+}

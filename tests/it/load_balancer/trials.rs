@@ -3,13 +3,17 @@
 use std::time::Duration;
 
 use evenkeel::{
-    LoadBalancer, Pool,
+    Backend, LoadBalancer, Pool,
     health::{HealthLayer, Outliers},
     pool::{Circuit, Routing},
 };
+use http::{Method, Request, StatusCode};
+use http_body_util::Empty;
 use tokio::time::sleep;
+use tower::ServiceExt;
 
 use super::world::{AT_ONCE, Conduct, Edge, Node, Tally, patiently, until};
+use crate::support::refused;
 
 /// Short, and long enough for what is held meanwhile to be seen.
 const EJECTION: Duration = Duration::from_millis(300);
@@ -73,4 +77,44 @@ async fn one_that_fails_is_out_until_one_of_its_trials_passes_and_no_client_sees
     patiently("traffic for who is back", || ill.requests() > back + 50).await;
     let tally = busy.end().await;
     assert_eq!(tally.who(), ["a", "b", "c"], "no error: {tally:?}");
+}
+
+#[tokio::test]
+async fn what_the_proxy_answers_itself_is_no_trial_of_a_backend() {
+    let node = Node::start("b").await;
+    let dead = Backend::new("a", &format!("http://{}", refused())).unwrap();
+    let pool = Pool::new([dead, node.backend()]).unwrap();
+    let outliers = Outliers::new()
+        .no_failure_rate()
+        .ejection(Duration::from_secs(2), Duration::from_secs(2))
+        .jitter(0.0);
+    let health = HealthLayer::new(pool.clone()).no_checks();
+    let health = health.outliers(outliers).unwrap();
+    let balancer = LoadBalancer::builder(pool.clone()).health(health).build();
+    let circuit = || pool.snapshot().get("a").unwrap().circuit();
+    let ask = async |method: Method| {
+        let request = Request::builder()
+            .method(method)
+            .uri("/")
+            .header("host", "a")
+            .header("max-forwards", "0")
+            .body(Empty::<bytes::Bytes>::new())
+            .unwrap();
+        balancer.clone().oneshot(request).await.unwrap()
+    };
+    while circuit() == Circuit::Closed {
+        ask(Method::GET).await;
+    }
+    until(&pool, "a trial is due", |s| {
+        s.get("a").unwrap().circuit() == Circuit::HalfOpen
+    })
+    .await;
+    let asked = node.requests();
+    for _ in 0..3 {
+        assert_eq!(ask(Method::OPTIONS).await.status(), StatusCode::OK);
+    }
+    assert_eq!(node.requests(), asked, "the proxy answered");
+    assert_eq!(circuit(), Circuit::HalfOpen, "nothing was shown");
+    assert_eq!(ask(Method::GET).await.status(), StatusCode::OK);
+    assert_eq!(circuit(), Circuit::Open, "the trial was left for this one");
 }

@@ -299,6 +299,25 @@ async fn a_response_that_is_not_read_does_not_stop_the_upload() {
 }
 
 #[tokio::test]
+async fn responses_that_are_not_read_stop_no_other() {
+    const LARGE: usize = 2 << 20;
+    let mut stage = Stage::new().await;
+    let proxy = Proxy::new();
+    let mut responses = Vec::new();
+    for _ in 0..6 {
+        let answer = send(&proxy, stage.request(Method::GET, Empty::new()));
+        let (_, mut respond) = stage.next().await;
+        let mut body = respond.send_response(Response::new(()), false).unwrap();
+        body.send_data(vec![b'x'; LARGE].into(), true).unwrap();
+        responses.push(answer.await.unwrap().unwrap());
+    }
+    let last = responses.pop().unwrap().into_body().collect();
+    let last = timeout(PATIENCE, last).await.expect("it must not wait");
+    assert_eq!(last.unwrap().to_bytes().len(), LARGE);
+    assert_eq!(stage.connections(), 1);
+}
+
+#[tokio::test]
 async fn a_whole_answer_ends_the_upload() {
     let mut stage = Stage::new().await;
     let (mut sender, body) = Channel::<Bytes, Infallible>::new(1);
@@ -427,6 +446,35 @@ async fn only_what_may_be_a_trailer_passes_as_one() {
         let names: Vec<_> = fields.unwrap().keys().map(|n| n.as_str()).collect();
         assert_eq!(names, ["grpc-status"]);
     }
+}
+
+#[tokio::test]
+async fn what_connection_names_is_no_trailer_and_204_has_no_length() {
+    let mut stage = Stage::new().await;
+    let (mut sender, body) = Channel::<Bytes, Infallible>::new(2);
+    let trailers = HeaderMap::from_iter(["x-hop", "x-there"].map(|name| {
+        let name = http::HeaderName::from_static(name);
+        (name, HeaderValue::from_static("1"))
+    }));
+    sender.send_data(Bytes::from_static(b"hi")).await.unwrap();
+    sender.send_trailers(trailers).await.unwrap();
+    drop(sender);
+    let mut request = stage.request(Method::POST, body);
+    let nominates = HeaderValue::from_static("x-hop");
+    request.headers_mut().insert("connection", nominates);
+    let answer = send(&Proxy::new(), request);
+    let (request, mut respond) = stage.next().await;
+    let (_, trailers) = read(request.into_body()).await;
+    let trailers = trailers.unwrap();
+    let names: Vec<_> = trailers.keys().map(|name| name.as_str()).collect();
+    assert_eq!(names, ["x-there"]);
+    let mut response = Response::new(());
+    *response.status_mut() = StatusCode::NO_CONTENT;
+    let none = HeaderValue::from_static("0");
+    response.headers_mut().insert("content-length", none);
+    respond.send_response(response, true).unwrap();
+    let response = answer.await.unwrap().unwrap();
+    assert!(response.headers().is_empty(), "{:?}", response.headers());
 }
 
 #[tokio::test]

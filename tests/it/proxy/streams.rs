@@ -221,6 +221,41 @@ async fn requests_beyond_the_stream_limit_of_a_backend_wait_and_none_is_lost() {
 }
 
 #[tokio::test]
+async fn a_request_that_waits_too_long_for_a_stream_says_so_and_blames_no_backend() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let backend = backend(listener.local_addr().unwrap());
+    tokio::spawn(async move {
+        let (stream, _) = listener.accept().await.unwrap();
+        let mut connection = h2::server::Builder::new()
+            .max_concurrent_streams(1)
+            .handshake::<_, Bytes>(stream)
+            .await
+            .unwrap();
+        let mut open = Vec::new();
+        while let Some(Ok((_, mut respond))) = connection.accept().await {
+            open.push(respond.send_response(Response::new(()), false).unwrap());
+        }
+    });
+    let proxy = Proxy::new()
+        .response_timeout(Duration::from_millis(200))
+        .unwrap();
+    let first = request(Method::GET, "/", &backend);
+    let held = proxy.clone().oneshot(first).await.unwrap();
+    let mut waiting = JoinSet::new();
+    // One waits for the stream, the others for their turn.
+    for body in ["", "", "hello", "hello"] {
+        let one = request(Method::POST, "/", &backend).map(|_| Full::<Bytes>::from(body));
+        waiting.spawn(timeout(PATIENCE, proxy.clone().oneshot(one)));
+    }
+    while let Some(ended) = waiting.join_next().await {
+        let error = ended.unwrap().unwrap().unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::QueueTimeout, "{error:?}");
+        assert!(!error.is_after_sending(), "{error:?}");
+    }
+    drop(held);
+}
+
+#[tokio::test]
 async fn a_request_that_waits_for_a_stream_leaves_with_its_client() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let backend = backend(listener.local_addr().unwrap());

@@ -4,7 +4,7 @@ use std::{convert::Infallible, time::Duration};
 
 use bytes::Bytes;
 use evenkeel::{Backend, ErrorKind, context::Selected, proxy::Proxy};
-use http::{Request, StatusCode};
+use http::{HeaderMap, Request, StatusCode};
 use http_body::Frame;
 use http_body_util::{BodyExt, Full, channel::Channel};
 use tokio::{
@@ -127,6 +127,90 @@ async fn two_sides_that_both_fall_silent_are_timed_out() {
         "a backend that has all that came is not to blame"
     );
     drop(sender);
+}
+
+#[tokio::test]
+async fn a_response_that_its_client_broke_off_is_not_charged_to_the_backend() {
+    for closes in [true, false] {
+        let (backend, _played) = backend(async move |mut stream: TcpStream| {
+            let head = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n2\r\nhi\r\n";
+            stream.write_all(head).await.unwrap();
+            let mut part = [0; 6];
+            stream.read_exact(&mut part).await.unwrap();
+            match closes {
+                true => tokio::time::sleep(Duration::from_millis(100)).await,
+                // It waits for the rest.
+                false => std::future::pending().await,
+            }
+        })
+        .await;
+        let proxy = Proxy::new()
+            .idle_timeout(Duration::from_millis(300))
+            .unwrap();
+        let (mut sender, body) = Channel::<Bytes, std::io::Error>::new(1);
+        sender
+            .send_data(Bytes::from_static(b"a part"))
+            .await
+            .unwrap();
+        let response = proxy.oneshot(post(&backend, body)).await.unwrap();
+        let mut body = response.into_body();
+        let first = body.frame().await.unwrap().unwrap();
+        assert_eq!(first.into_data().ok(), Some(Bytes::from_static(b"hi")));
+        sender.abort(std::io::ErrorKind::ConnectionReset.into());
+        let ended = timeout(PATIENCE, body.frame()).await.unwrap();
+        let error = ended.unwrap().map(Frame::into_data).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::ClientBody, "closes: {closes}");
+    }
+}
+
+#[tokio::test]
+async fn a_body_does_not_wait_where_the_backend_is_not_told_that_it_would() {
+    let (backend, played) = backend(async |mut stream: TcpStream| {
+        let mut body = [0; 5];
+        let read = timeout(Duration::from_millis(500), stream.read_exact(&mut body));
+        read.await.expect("nothing to wait for").unwrap();
+        let answer = b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n";
+        stream.write_all(answer).await.unwrap();
+    })
+    .await;
+    let mut request = expecting(&backend);
+    let nominates = http::HeaderValue::from_static("expect");
+    request.headers_mut().insert("connection", nominates);
+    let response = Proxy::new().oneshot(request).await.unwrap();
+    assert_eq!(response.status(), StatusCode::OK);
+    played.await.unwrap();
+}
+
+#[tokio::test]
+async fn fields_that_connection_names_are_no_trailers_either() {
+    let (backend, played) = backend(async |mut stream: TcpStream| {
+        let mut body = Vec::new();
+        while !body.ends_with(b"\r\n\r\n") {
+            body.push(stream.read_u8().await.unwrap());
+        }
+        assert_eq!(body, b"2\r\nhi\r\n0\r\nx-there: 1\r\n\r\n");
+        let answer = b"HTTP/1.1 200 OK\r\nconnection: x-hop, x-hop2\r\n\
+            transfer-encoding: chunked\r\n\r\n2\r\nhi\r\n0\r\nx-hop: 1\r\nx-there: 1\r\n\r\n";
+        stream.write_all(answer).await.unwrap();
+    })
+    .await;
+    let (mut sender, body) = Channel::<Bytes, Infallible>::new(2);
+    sender.send_data(Bytes::from_static(b"hi")).await.unwrap();
+    let trailers = HeaderMap::from_iter(["x-hop", "x-there"].map(|name| {
+        let name = http::HeaderName::from_static(name);
+        (name, http::HeaderValue::from_static("1"))
+    }));
+    sender.send_trailers(trailers).await.unwrap();
+    drop(sender);
+    let mut request = post(&backend, body);
+    let nominates = http::HeaderValue::from_static("x-hop");
+    request.headers_mut().insert("connection", nominates);
+    let response = Proxy::new().oneshot(request).await.unwrap();
+    let collected = response.into_body().collect().await.unwrap();
+    let trailers = collected.trailers().unwrap();
+    let names: Vec<_> = trailers.keys().map(|name| name.as_str()).collect();
+    assert_eq!(names, ["x-there"]);
+    played.await.unwrap();
 }
 
 #[tokio::test]
