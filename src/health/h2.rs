@@ -68,25 +68,32 @@ impl Connection {
             head.headers
                 .insert(header::CONTENT_LENGTH, body.len().into());
         }
-        let mut turn = self.sender.turn().await.map_err(unanswered)?;
+        let mut turn = self
+            .sender
+            .turn()
+            .await
+            .map_err(|error| unanswered(&error))?;
         let sent = turn.send(Request::from_parts(head, ()), body.is_empty());
-        let mut opened = sent.map_err(unanswered)?;
+        let mut opened = sent.map_err(|error| unanswered(&error))?;
         if !body.is_empty() {
-            opened.body.send_data(body, true).map_err(unanswered)?;
+            opened
+                .body
+                .send_data(body, true)
+                .map_err(|error| unanswered(&error))?;
         }
         poll_fn(|cx| turn.poll_open(cx)).await;
         drop(turn);
-        let answered = opened.response.await.map_err(no_answer)?;
+        let answered = opened.response.await.map_err(|error| no_answer(&error))?;
         let (head, mut incoming) = answered.into_parts();
         let decides = needs_body(head.status, &head.headers);
         let (mut body, mut trailers) = (BytesMut::new(), HeaderMap::new());
         while decides && body.len() < limit {
             let Some(data) = incoming.data().await else {
-                let fields = incoming.trailers().await.map_err(broken)?;
+                let fields = incoming.trailers().await.map_err(|error| broken(&error))?;
                 trailers = fields.unwrap_or_default();
                 break;
             };
-            let data = data.map_err(broken)?;
+            let data = data.map_err(|error| broken(&error))?;
             // It cannot fail for what was received.
             let _ = incoming.flow_control().release_capacity(data.len());
             body.extend_from_slice(&data[..data.len().min(limit - body.len())]);
@@ -106,16 +113,16 @@ impl Drop for Connection {
     }
 }
 
-fn broken(error: h2::Error) -> Failed {
+fn broken(error: &h2::Error) -> Failed {
     Failed::Broken(error.to_string())
 }
 
-fn unanswered(error: h2::Error) -> Failed {
+fn unanswered(error: &h2::Error) -> Failed {
     Failed::Unanswered(error.to_string())
 }
 
 /// Tells a stream that failed from a connection that ended.
-fn no_answer(error: h2::Error) -> Failed {
+fn no_answer(error: &h2::Error) -> Failed {
     let refused = error.is_remote() && error.reason() == Some(Reason::REFUSED_STREAM);
     let closed = error.is_io() || (error.is_remote() && error.is_go_away());
     match refused || closed {
