@@ -148,6 +148,16 @@ pub(crate) fn declared(headers: &HeaderMap) -> Option<u64> {
     content_length(headers.get(header::CONTENT_LENGTH)?.as_bytes())
 }
 
+/// Leaves one of the lengths of an answer that HTTP/2 found to be equal.
+#[cfg(all(feature = "http2", feature = "proxy"))]
+pub(crate) fn keep_one_length(headers: &mut HeaderMap) {
+    let mut lengths = headers.get_all(header::CONTENT_LENGTH).iter();
+    if let (Some(first), true) = (lengths.next(), lengths.next().is_some()) {
+        let first = first.clone();
+        headers.insert(header::CONTENT_LENGTH, first);
+    }
+}
+
 /// RFC 9112 §6.1 has 501 for a coding that is not known, §6.3 has 400 where `chunked` is not the
 /// last or not the only one of its kind: the end of such a message cannot be found.
 #[cold]

@@ -9,7 +9,7 @@ use crate::{
         config::Settings,
         headers::{Facts, Length},
     },
-    wire::{fields::trim_values, trailers},
+    wire::{fields::trim_values, framing::keep_one_length, trailers},
 };
 
 /// Makes the head of a request as the backend gets it.
@@ -57,11 +57,7 @@ pub(super) fn clean(status: StatusCode, fields: &mut HeaderMap) -> Result<(), &'
     if status.is_informational() || status == StatusCode::NO_CONTENT {
         fields.remove(header::CONTENT_LENGTH);
     }
-    let mut lengths = fields.get_all(header::CONTENT_LENGTH).iter();
-    if let (Some(first), true) = (lengths.next(), lengths.next().is_some()) {
-        let first = first.clone();
-        fields.insert(header::CONTENT_LENGTH, first);
-    }
+    keep_one_length(fields);
     Ok(())
 }
 
