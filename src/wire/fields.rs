@@ -153,7 +153,7 @@ fn trim(head: &[u8], mut from: usize, mut to: usize) -> (usize, usize) {
 
 /// Removes the blanks around the values of HTTP/2 fields: RFC 9113 §8.2.1 forbids them, and an
 /// HTTP/1.1 reader drops them.
-#[cfg(all(feature = "http2", feature = "proxy"))]
+#[cfg(all(feature = "http2", any(feature = "proxy", feature = "server")))]
 pub(crate) fn trim_values(headers: &mut HeaderMap) {
     for value in headers.values_mut() {
         if matches!(value.as_bytes(), [b' ' | b'\t', ..] | [.., b' ' | b'\t']) {
@@ -162,7 +162,7 @@ pub(crate) fn trim_values(headers: &mut HeaderMap) {
     }
 }
 
-#[cfg(all(feature = "http2", feature = "proxy"))]
+#[cfg(all(feature = "http2", any(feature = "proxy", feature = "server")))]
 #[cold]
 fn trim_value(value: &mut HeaderValue) {
     // Of what `trim_ascii` removes, a value can have only these two. A part of a value is valid.

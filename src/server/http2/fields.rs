@@ -4,7 +4,7 @@ use http::{HeaderMap, HeaderValue, header};
 
 use crate::{
     server::date,
-    wire::{connection, trailers::is_trailer},
+    wire::{connection, fields::trim_values, trailers},
 };
 
 /// Makes the fields fit: none that belongs to a connection of HTTP/1.1 (RFC 9113 §8.2.2), no blanks
@@ -24,7 +24,7 @@ pub(super) fn fit(headers: &mut HeaderMap, length: Option<u64>, opens_tunnel: bo
         connection::strip(headers);
     }
     if blanks {
-        trim_all(headers);
+        trim_values(headers);
     }
     if !dated {
         headers.insert(header::DATE, date::now());
@@ -43,46 +43,18 @@ pub(super) fn fit(headers: &mut HeaderMap, length: Option<u64>, opens_tunnel: bo
 pub(super) fn fit_interim(headers: &mut HeaderMap) {
     connection::strip(headers);
     headers.remove(header::CONTENT_LENGTH);
-    trim(headers);
+    trim_values(headers);
 }
 
-/// Leaves what may stand in a trailer section, in either direction. The codec has dropped
-/// pseudo-fields of a request's.
+/// Leaves what may stand behind a body, in either direction. The codec has dropped pseudo-fields of
+/// a request's.
 pub(super) fn fit_trailers(headers: &mut HeaderMap) {
-    if !headers.keys().all(is_trailer) {
-        let fields = std::mem::take(headers);
-        let mut last = None;
-        for (name, value) in fields {
-            last = name.or(last);
-            if let Some(name) = last.clone().filter(is_trailer) {
-                headers.append(name, value);
-            }
-        }
-    }
-    trim(headers);
-}
-
-/// Removes the blanks around values: the RFC calls them malformed, but real clients and backends
-/// send them.
-pub(super) fn trim(headers: &mut HeaderMap) {
-    if headers.values().any(has_blanks) {
-        trim_all(headers);
-    }
+    trailers::retain(headers, &[]);
+    trim_values(headers);
 }
 
 fn has_blanks(value: &HeaderValue) -> bool {
     matches!(value.as_bytes(), [b' ' | b'\t', ..] | [.., b' ' | b'\t'])
-}
-
-#[cold]
-fn trim_all(headers: &mut HeaderMap) {
-    for value in headers.values_mut() {
-        // HTAB and SP are the only white space that a value may have.
-        if let Ok(mut trimmed) = HeaderValue::from_bytes(value.as_bytes().trim_ascii()) {
-            trimmed.set_sensitive(value.is_sensitive());
-            *value = trimmed;
-        }
-    }
 }
 
 #[cfg(test)]

@@ -8,7 +8,10 @@ use super::fields;
 use crate::{
     context::ConnectionEventKind,
     server::http::Ending,
-    wire::{fields::MAX_FIELDS, target::is_host},
+    wire::{
+        fields::{MAX_FIELDS, trim_values},
+        target::is_host,
+    },
 };
 
 /// Why the service does not get a request.
@@ -26,7 +29,7 @@ pub(super) fn check(head: &mut Parts) -> Result<(), Refusal> {
             why: "more than 100 fields",
         });
     }
-    fields::trim(&mut head.headers);
+    trim_values(&mut head.headers);
     // The codec has dropped a fragment: it cannot be seen here, and goes no further.
     let target = head.uri.path_and_query();
     if target.is_some_and(|target| !target.as_str().is_ascii()) {
