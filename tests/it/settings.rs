@@ -10,6 +10,9 @@ shutdown = { lame_duck = "5s", drain = "30s" }
 address = "127.0.0.1:8443"
 ready = "/ready"
 live = "/live"
+half_close = true
+allow_empty_host = true
+allow_raw_target = true
 proxy_protocol = false
 [listen.tls]
 certificates = [{ chain = "cert.pem", key = "key.pem" }]
@@ -76,6 +79,11 @@ fn refused(text: &str) -> SettingsError {
 #[test]
 fn every_key_of_the_design_is_read() {
     let settings = Settings::from_toml(GOOD).unwrap();
+    let [first, second] = &settings.listen[..] else {
+        panic!("two listeners");
+    };
+    assert!(first.half_close && first.allow_empty_host && first.allow_raw_target);
+    assert!(!second.half_close && !second.allow_empty_host && !second.allow_raw_target);
     let pool = settings.pool().unwrap();
     let snapshot = pool.snapshot();
     assert_eq!(snapshot.backends().len(), 2);
