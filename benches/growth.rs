@@ -4,6 +4,7 @@
 //!
 //! ```sh
 //! ulimit -n 65536; cargo bench --features full --bench growth   # under two minutes
+//! cargo bench --features full --bench growth -- memory          # the memory alone
 //! ```
 //!
 //! The figure is the thread's CPU time a request, kernel included, the clients' and backends' own
@@ -31,6 +32,9 @@ use self::loopback::{Client, Door, Mode, Result, answer, backends, bind, cpu, li
 
 fn main() -> Result<()> {
     let test = env::args().any(|arg| arg == "--test");
+    if env::args().any(|arg| arg == "memory") {
+        return memory(CONNECTIONS);
+    }
     let (rounds, requests, most) = if test {
         (1, 200, 100)
     } else {
@@ -63,7 +67,11 @@ fn main() -> Result<()> {
     });
     bench.curve("body bytes", points.to_vec(), |p| p.body);
     bench.workers()?;
-    match memory::measure(if test { 20 } else { 200 }, say)? {
+    memory(if test { CONNECTIONS / 2 } else { CONNECTIONS })
+}
+
+fn memory(connections: usize) -> Result<()> {
+    match memory::measure(connections, say)? {
         true => Ok(()),
         false => Err("a connection holds too much".into()),
     }
@@ -315,4 +323,6 @@ const REQUESTS: usize = 20_000;
 const ROUNDS: usize = 5;
 /// A curve makes no more rounds after this, on a machine that does much else.
 const LONGEST: Duration = Duration::from_secs(20);
+/// Those whose memory is measured.
+const CONNECTIONS: usize = 200;
 const TWO: NonZeroUsize = NonZeroUsize::MIN.saturating_add(1);

@@ -26,8 +26,11 @@ const STATES: [(
     &str,
     usize,
     fn(&mut unix::UnixStream) -> std::io::Result<()>,
-); 6] = [
+); 7] = [
     ("idle", 4, |client| ask(client, GET, b"ok")),
+    ("idle after ten requests", 4, |client| {
+        (0..10).try_for_each(|_| ask(client, GET, b"ok"))
+    }),
     ("idle after a body", 4, |client| {
         client.write_all(POST)?;
         client.write_all(&[b'x'; UPLOAD])?;
@@ -56,7 +59,7 @@ pub(crate) fn measure(connections: usize, say: impl Fn(&str)) -> Result<bool> {
         let over = if held > most as f64 { "  TOO MUCH" } else { "" };
         fine &= over.is_empty();
         say(&format!(
-            "memory        {state:26}{held:6.1} KiB, {most} at most{over}"
+            "memory        {state:26}{held:7.2} KiB, {most} at most{over}"
         ));
     }
     Ok(fine)
