@@ -253,7 +253,7 @@ fn piece() -> impl Strategy<Value = Vec<u8>> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(1_500))]
+    #![proptest_config(ProptestConfig::with_cases(ProptestConfig::default().cases.max(1_500)))]
     #[test]
     fn how_an_answer_is_sliced_changes_nothing(
         pieces in prop::collection::vec(piece(), 0..9),

@@ -197,7 +197,7 @@ fn head_bytes() -> impl Strategy<Value = Vec<u8>> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(4_000))]
+    #![proptest_config(ProptestConfig::with_cases(ProptestConfig::default().cases.max(4_000)))]
     #[test]
     fn a_head_is_read_as_httparse_reads_it(text in head_bytes()) {
         let Ok(Some(end)) = find_end(&text, &mut 0) else { return Ok(()) };
