@@ -111,8 +111,8 @@ pub(crate) struct Sender {
 }
 
 impl Sender {
-    /// Returns true if the connection was found to take no more requests. One that is about to
-    /// take a [`turn`](Self::turn) is told there.
+    /// Returns true if the connection was found to take no more requests. A caller about to take a
+    /// [`turn`](Self::turn) learns it from that.
     pub(crate) fn is_known_closed(&self) -> bool {
         self.link.closed.load(Acquire)
     }

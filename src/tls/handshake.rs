@@ -103,7 +103,7 @@ impl<Io> Handshake<Io> {
 }
 
 impl<Io: AsyncRead + AsyncWrite + Unpin> Handshake<Io> {
-    /// Drives the handshake; how it ended is told to whom it concerns.
+    /// Drives the handshake, and reports its end to the connection's notes and to the events.
     pub(super) fn poll(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
