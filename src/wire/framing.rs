@@ -17,7 +17,7 @@ pub(crate) enum Framing {
     None,
 }
 
-/// What the framing fields of a message say, as they are read one by one.
+/// The length and the coding that a message declares, filled in field by field.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Declared {
     pub(crate) length: Option<u64>,
