@@ -297,10 +297,7 @@ fn backend(backend: &Backend) -> Box<[u8]> {
             .put(br#"","backend_address":""#)?;
         let pen = match backend.unix_path() {
             Some(path) => pen.text(path.as_os_str().as_encoded_bytes())?,
-            None => pen
-                .text(backend.host().as_bytes())?
-                .put(b":")?
-                .number(backend.port().into())?,
+            None => pen.text(backend.shown_address().to_string().as_bytes())?,
         };
         pen.put(br#"""#)
     })
@@ -469,6 +466,20 @@ mod tests {
             "\n",
         );
         assert_eq!(line(&least), wanted);
+    }
+
+    #[test]
+    fn the_address_of_a_backend_has_brackets_where_it_is_ipv6() {
+        for (url, address) in [
+            ("http://127.0.0.1:9001", "127.0.0.1:9001"),
+            ("https://app.example/base", "app.example:443"),
+            ("http://[2001:db8::1]", "[2001:db8::1]:80"),
+            ("http://[::1]:9001", "[::1]:9001"),
+        ] {
+            let words = backend(&Backend::new("a", url).unwrap());
+            let wanted = format!(r#","backend":"a","backend_address":"{address}""#);
+            assert_eq!(String::from_utf8_lossy(&words), wanted);
+        }
     }
 
     #[test]

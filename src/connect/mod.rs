@@ -51,6 +51,8 @@ mod elsewhere;
 pub(crate) mod http1;
 #[cfg(all(feature = "proxy", feature = "http2"))]
 pub(crate) mod http2;
+#[cfg(feature = "__tls")]
+pub(crate) mod pem;
 mod stream;
 #[cfg(feature = "__tls")]
 mod tls;

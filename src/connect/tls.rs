@@ -2,14 +2,10 @@
 
 use std::{fmt, sync::Arc};
 
-use rustls::{
-    ClientConfig, RootCertStore,
-    crypto::CryptoProvider,
-    pki_types::{CertificateDer, ServerName, pem::PemObject},
-};
+use rustls::{ClientConfig, RootCertStore, crypto::CryptoProvider, pki_types::ServerName};
 use tokio_rustls::TlsConnector;
 
-use super::{Connected, Elsewhere, Stream, stream::TlsStream};
+use super::{Connected, Elsewhere, Stream, pem, stream::TlsStream};
 use crate::{
     error::{ConfigError, Error, ErrorKind},
     pool::{Backend, Protocol},
@@ -41,8 +37,7 @@ impl ClientTls {
     pub fn roots_pem(pem: &[u8]) -> Result<Self, ConfigError> {
         let bad = |why: String| ConfigError::new("roots", why);
         let mut roots = RootCertStore::empty();
-        for certificate in CertificateDer::pem_slice_iter(pem) {
-            let certificate = certificate.map_err(|error| bad(error.to_string()))?;
+        for certificate in pem::certificates(pem).map_err(bad)? {
             roots
                 .add(certificate)
                 .map_err(|error| bad(error.to_string()))?;

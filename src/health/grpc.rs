@@ -7,7 +7,7 @@ use tokio::time::{error::Elapsed, timeout_at};
 use super::{
     Report,
     check::{CheckFuture, HealthCheck, Target},
-    h2::{Connection, Exchange, Failed},
+    h2::{Connection, Failed},
     reach::{self, Reach},
 };
 use crate::{
@@ -131,9 +131,14 @@ impl GrpcCheck {
             )
             .body(message(&self.service))
             .map_err(|error| Failed::Broken(error.to_string()))?;
-        // The status of the call comes behind the body.
-        let exchange = connection.ask(request, MOST_ANSWER, |_, _| true).await?;
-        let report = judge(&exchange).map_err(Failed::Broken)?;
+        let mut answered = connection.ask(request).await?;
+        let report = match judge_head(answered.status, &answered.headers) {
+            Some(report) => report,
+            None => {
+                let (body, trailers) = answered.read(MOST_ANSWER).await?;
+                judge(&answered.headers, &trailers, &body).map_err(Failed::Broken)?
+            }
+        };
         if report.is_pass() {
             self.reach
                 .keep(backend, reach::Connection::Http2(connection));
@@ -178,22 +183,23 @@ fn message(service: &[u8]) -> Bytes {
     message.freeze()
 }
 
-fn judge(exchange: &Exchange) -> Result<Report, String> {
-    if exchange.status != StatusCode::OK {
-        let code = exchange.status.as_u16();
-        return Ok(Report::fail("L7STS", code.to_string()).status(exchange.status));
+/// Judges an answer by its head, where that is enough.
+fn judge_head(status: StatusCode, headers: &HeaderMap) -> Option<Report> {
+    if status != StatusCode::OK {
+        let code = status.as_u16();
+        return Some(Report::fail("L7STS", code.to_string()).status(status));
     }
     // An answer without a message has its status in the header.
-    let status = call_status(&exchange.trailers).or_else(|| call_status(&exchange.headers));
+    call_status(headers).and_then(failed_call)
+}
+
+fn judge(headers: &HeaderMap, trailers: &HeaderMap, body: &[u8]) -> Result<Report, String> {
+    let status = call_status(trailers).or_else(|| call_status(headers));
     let status = status.ok_or("there is no grpc-status")?;
-    if status != 0 {
-        let name = CALL_STATUS.get(status).copied().unwrap_or("?");
-        return Ok(Report::fail(
-            "L7STS",
-            format!("gRPC status {status} ({name})"),
-        ));
+    if let Some(failed) = failed_call(status) {
+        return Ok(failed);
     }
-    let serving = serving(&exchange.body).ok_or("the message is no HealthCheckResponse")?;
+    let serving = serving(body).ok_or("the message is no HealthCheckResponse")?;
     Ok(match serving {
         1 => Report::pass("L7OK", "SERVING"),
         0 => Report::fail("L7STS", "UNKNOWN"),
@@ -201,6 +207,12 @@ fn judge(exchange: &Exchange) -> Result<Report, String> {
         3 => Report::fail("L7STS", "SERVICE_UNKNOWN"),
         other => Report::fail("L7STS", format!("serving status {other}")),
     })
+}
+
+fn failed_call(status: usize) -> Option<Report> {
+    let name = CALL_STATUS.get(status).copied().unwrap_or("?");
+    let failed = || Report::fail("L7STS", format!("gRPC status {status} ({name})"));
+    (status != 0).then(failed)
 }
 
 fn call_status(fields: &HeaderMap) -> Option<usize> {

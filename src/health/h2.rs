@@ -3,7 +3,7 @@
 use std::future::poll_fn;
 
 use bytes::{Bytes, BytesMut};
-use h2::Reason;
+use h2::{Reason, RecvStream};
 use http::{HeaderMap, Request, StatusCode, header};
 
 use crate::{
@@ -31,15 +31,31 @@ pub(super) enum Failed {
     Unanswered(String),
 }
 
-/// What came back.
+/// The head of an answer, and its body, which is on its way.
 #[derive(Debug)]
-pub(super) struct Exchange {
+pub(super) struct Answered {
     pub(super) status: StatusCode,
     pub(super) headers: HeaderMap,
-    /// As much as there was a use for.
-    pub(super) body: Bytes,
-    /// Empty where the body was not read to its end.
-    pub(super) trailers: HeaderMap,
+    body: RecvStream,
+}
+
+impl Answered {
+    /// Reads the body to its end, or to the limit: its bytes, and the trailers where it ended.
+    pub(super) async fn read(&mut self, limit: usize) -> Result<(Bytes, HeaderMap), Failed> {
+        let mut body = BytesMut::new();
+        while body.len() < limit {
+            let Some(data) = self.body.data().await else {
+                let trailers = self.body.trailers().await;
+                let trailers = trailers.map_err(|error| broken(&error))?;
+                return Ok((body.freeze(), trailers.unwrap_or_default()));
+            };
+            let data = data.map_err(|error| broken(&error))?;
+            // It cannot fail for what was received.
+            let _ = self.body.flow_control().release_capacity(data.len());
+            body.extend_from_slice(&data[..data.len().min(limit - body.len())]);
+        }
+        Ok((body.freeze(), HeaderMap::new()))
+    }
 }
 
 impl Connection {
@@ -55,14 +71,8 @@ impl Connection {
         !self.sender.is_closed()
     }
 
-    /// Sends a request and reads the answer, of its body no more than `limit` bytes, and none where
-    /// the head decides.
-    pub(super) async fn ask(
-        &mut self,
-        request: Request<Bytes>,
-        limit: usize,
-        needs_body: impl FnOnce(StatusCode, &HeaderMap) -> bool,
-    ) -> Result<Exchange, Failed> {
+    /// Sends a request and reads the head of the answer.
+    pub(super) async fn ask(&mut self, request: Request<Bytes>) -> Result<Answered, Failed> {
         let (mut head, body) = request.into_parts();
         if !body.is_empty() || anticipates_content(&head.method) {
             head.headers
@@ -84,25 +94,11 @@ impl Connection {
         poll_fn(|cx| turn.poll_open(cx)).await;
         drop(turn);
         let answered = opened.response.await.map_err(|error| no_answer(&error))?;
-        let (head, mut incoming) = answered.into_parts();
-        let decides = needs_body(head.status, &head.headers);
-        let (mut body, mut trailers) = (BytesMut::new(), HeaderMap::new());
-        while decides && body.len() < limit {
-            let Some(data) = incoming.data().await else {
-                let fields = incoming.trailers().await.map_err(|error| broken(&error))?;
-                trailers = fields.unwrap_or_default();
-                break;
-            };
-            let data = data.map_err(|error| broken(&error))?;
-            // It cannot fail for what was received.
-            let _ = incoming.flow_control().release_capacity(data.len());
-            body.extend_from_slice(&data[..data.len().min(limit - body.len())]);
-        }
-        Ok(Exchange {
+        let (head, body) = answered.into_parts();
+        Ok(Answered {
             status: head.status,
             headers: head.headers,
-            body: body.freeze(),
-            trailers,
+            body,
         })
     }
 }

@@ -171,6 +171,12 @@ impl Backend {
         self.joined.config.port
     }
 
+    /// Shows where the backend is dialled: its Unix socket, or its host and port, an IPv6 address in
+    /// brackets (RFC 5952 §6).
+    pub(crate) fn shown_address(&self) -> impl fmt::Display {
+        ShownAddress(self)
+    }
+
     /// Returns the URL's base path without a trailing slash; empty for `/`.
     #[must_use]
     pub fn base_path(&self) -> &str {
@@ -426,6 +432,20 @@ impl Address {
     /// Returns true if the backend is still dialled alike.
     pub(crate) fn is_of(&self, backend: &Backend) -> bool {
         Arc::ptr_eq(&self.0, &backend.joined.config) || self.0.same_address(&backend.joined.config)
+    }
+}
+
+struct ShownAddress<'a>(&'a Backend);
+
+impl fmt::Display for ShownAddress<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (host, port) = (self.0.host(), self.0.port());
+        match self.0.unix_path() {
+            Some(path) => path.display().fmt(f),
+            // No name holds a colon.
+            None if host.contains(':') => write!(f, "[{host}]:{port}"),
+            None => write!(f, "{host}:{port}"),
+        }
     }
 }
 

@@ -103,8 +103,9 @@ impl Pool {
 
 fn address(backend: &Backend) -> String {
     let scheme = backend.scheme().as_str();
+    let dialled = backend.shown_address();
     match backend.unix_path() {
-        Some(path) => format!("{scheme}+unix:{}", path.display()),
-        None => format!("{scheme}://{}:{}", backend.host(), backend.port()),
+        Some(_) => format!("{scheme}+unix:{dialled}"),
+        None => format!("{scheme}://{dialled}"),
     }
 }

@@ -2,22 +2,20 @@
 
 use std::{fmt, fs, path::PathBuf, sync::Arc};
 
-use rustls::{
-    InconsistentKeys,
-    pki_types::{
-        CertificateDer, PrivateKeyDer,
-        pem::{self, PemObject},
-    },
-    sign::CertifiedKey,
-};
+use rustls::{InconsistentKeys, pki_types::CertificateDer, sign::CertifiedKey};
 use webpki::EndEntityCert;
 
-use crate::{connect::provider, error::ConfigError};
+use crate::{
+    connect::{pem, provider},
+    error::ConfigError,
+};
 
 /// One certificate chain with its private key, and where both come from.
 ///
 /// Both are PEM: the chain with the server's own certificate first, the key as `PRIVATE KEY`
-/// (PKCS #8), `RSA PRIVATE KEY` (PKCS #1) or `EC PRIVATE KEY` (SEC 1). They may stand in one file.
+/// (PKCS #8), `RSA PRIVATE KEY` (PKCS #1) or `EC PRIVATE KEY` (SEC 1), without a passphrase. They
+/// may stand in one file, with other text around them (RFC 7468 §2), and with the line ends and the
+/// byte order mark that editors on Windows write.
 #[derive(Clone)]
 #[must_use]
 pub struct Certificate {
@@ -81,17 +79,12 @@ impl Certificate {
         let bad_chain = |why: &str| ConfigError::new("chain", format!("{chain_from}{why}"));
         let bad_key = |why: &str| ConfigError::new("key", format!("{key_from}{why}"));
 
-        let chain: Vec<_> = CertificateDer::pem_slice_iter(chain)
-            .collect::<Result<_, _>>()
-            .map_err(|error| bad_chain(&error.to_string()))?;
+        let chain = pem::certificates(chain).map_err(|why| bad_chain(&why))?;
         let leaf = chain.first().ok_or_else(|| {
             bad_chain("no certificate is there; a PEM section CERTIFICATE is accepted")
         })?;
         let names = names(leaf).map_err(|why| bad_chain(&why))?;
-        let key = PrivateKeyDer::from_pem_slice(key).map_err(|error| match error {
-            pem::Error::NoItemsFound => bad_key(no_key(key)),
-            other => bad_key(&other.to_string()),
-        })?;
+        let key = pem::private_key(key).map_err(|why| bad_key(&why))?;
         let certified =
             CertifiedKey::from_der(chain, key, &provider()).map_err(|error| match error {
                 rustls::Error::InconsistentKeys(InconsistentKeys::KeyMismatch) => bad_key(
@@ -139,15 +132,6 @@ fn names(leaf: &CertificateDer<'_>) -> Result<Arc<[Box<str>]>, String> {
         .valid_dns_names()
         .map(|name| name.to_ascii_lowercase().into())
         .collect())
-}
-
-fn no_key(pem: &[u8]) -> &'static str {
-    if String::from_utf8_lossy(pem).contains("ENCRYPTED") {
-        "the private key is encrypted; only a key without a passphrase is accepted"
-    } else {
-        "no private key is there; a PEM section PRIVATE KEY, RSA PRIVATE KEY or EC PRIVATE KEY \
-         is accepted"
-    }
 }
 
 /// The object identifier of subjectAltName, 2.5.29.17, in DER.

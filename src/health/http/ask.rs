@@ -4,8 +4,9 @@ use std::{future::poll_fn, mem, task::Poll};
 
 use bytes::{Bytes, BytesMut};
 use http::HeaderMap;
+use tokio::time::{Instant, timeout_at};
 
-use super::expect::{Answer, Expect};
+use super::expect::{Answer, Expect, UseOfBody};
 use crate::{
     connect::http1::{AnswerBody, Attached, Conn, Start},
     error::{Error, ErrorKind},
@@ -42,6 +43,7 @@ pub(super) struct Question<'a> {
     /// The most bytes of a body.
     pub(super) limit: usize,
     pub(super) expect: &'a Expect,
+    pub(super) deadline: Instant,
 }
 
 /// Sends a request and reads the answer; returns the connection with it, where it can carry
@@ -70,15 +72,21 @@ pub(super) async fn ask(
         }
     };
     let headers = mem::take(&mut conn.attached.0);
-    let decides = question.expect.needs_body(found.status, &headers);
+    let use_of_body = question.expect.use_of_body(found.status, &headers);
     let body = match found.body {
         AnswerBody::None => Bytes::new(),
         AnswerBody::Whole(data) => data.slice(..data.len().min(question.limit)),
-        AnswerBody::Streaming if decides => read(&mut conn, question.limit).await?,
-        AnswerBody::Streaming => {
-            pass_over(&mut conn, question.limit).await;
-            Bytes::new()
-        }
+        AnswerBody::Streaming => match use_of_body {
+            UseOfBody::Decides => read(&mut conn, question.limit).await?,
+            UseOfBody::Explains => {
+                let reading = read(&mut conn, question.limit);
+                explanation(question.deadline, reading).await
+            }
+            UseOfBody::None => {
+                pass_over(&mut conn, question.limit).await;
+                Bytes::new()
+            }
+        },
     };
     let answer = Answer {
         status: found.status,
@@ -101,6 +109,20 @@ async fn read(conn: &mut Conn<Fields>, limit: usize) -> Result<Bytes, Failed> {
         }
     }
     Ok(body.freeze())
+}
+
+/// Waits for a body without which the verdict is the same. Neither one that breaks off nor one that
+/// has no end may hide the status: it has half of the time that is left to the check.
+pub(super) async fn explanation(
+    deadline: Instant,
+    reading: impl Future<Output = Result<Bytes, Failed>>,
+) -> Bytes {
+    let now = Instant::now();
+    let until = now + deadline.saturating_duration_since(now) / 2;
+    match timeout_at(until, reading).await {
+        Ok(Ok(body)) => body,
+        Ok(Err(_)) | Err(_) => Bytes::new(),
+    }
 }
 
 /// Takes what of the body came along with the head, so that the connection can be used again where

@@ -56,12 +56,14 @@ impl Expect {
         }
     }
 
-    /// Returns true if the verdict on a response with this head depends on its body.
-    pub(super) fn needs_body(&self, status: StatusCode, headers: &HeaderMap) -> bool {
+    /// Returns what the body adds to a response with this head.
+    pub(super) fn use_of_body(&self, status: StatusCode, headers: &HeaderMap) -> UseOfBody {
         match self.class(status, Word::of(headers)) {
-            Class::Draining => false,
-            Class::Failed => named_dependency(headers).is_none() && is_json(headers),
-            Class::Healthy => !self.body.is_empty(),
+            Class::Failed if named_dependency(headers).is_none() && is_json(headers) => {
+                UseOfBody::Explains
+            }
+            Class::Healthy if !self.body.is_empty() => UseOfBody::Decides,
+            Class::Draining | Class::Failed | Class::Healthy => UseOfBody::None,
         }
     }
 
@@ -95,6 +97,17 @@ impl Expect {
             })
         })
     }
+}
+
+/// What the body of a response is good for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum UseOfBody {
+    /// The verdict depends on it.
+    Decides,
+    /// The verdict is a failure in any case; the body may name the dependency that caused it.
+    Explains,
+    /// Nothing.
+    None,
 }
 
 /// What a status, and what the backend says of itself, come to.
@@ -364,6 +377,8 @@ mod tests {
 
     #[test]
     fn a_body_is_needed_where_it_decides() {
+        use UseOfBody::{Decides, Explains, None};
+
         let plain = expect();
         let judging = Expect {
             body: vec![Predicate::new(|b: &[u8]| b.starts_with(b"ok"))],
@@ -371,19 +386,20 @@ mod tests {
         };
         let json = ("content-type", "application/json");
         let blame = ("x-evenkeel-failed-dependency", "pg");
-        for (expect, status, fields, needs) in [
-            (&plain, 200, &[json][..], false),
-            (&plain, 503, &[], false),
-            (&plain, 503, &[json], true),
-            (&plain, 503, &[json, blame], false),
-            (&plain, 404, &[json], false),
-            (&judging, 200, &[], true),
-            (&judging, 404, &[], false),
-            (&judging, 200, &[("x-evenkeel-health", "fail")], false),
+        for (expect, status, fields, wanted) in [
+            (&plain, 200, &[json][..], None),
+            (&plain, 503, &[], None),
+            (&plain, 503, &[json], Explains),
+            (&plain, 503, &[json, blame], None),
+            (&plain, 404, &[json], None),
+            (&judging, 200, &[], Decides),
+            (&judging, 404, &[], None),
+            (&judging, 503, &[json], Explains),
+            (&judging, 200, &[("x-evenkeel-health", "fail")], None),
         ] {
             let answer = answer(status, fields, "");
-            let found = expect.needs_body(answer.status, &answer.headers);
-            assert_eq!(found, needs, "{status} {fields:?}");
+            let found = expect.use_of_body(answer.status, &answer.headers);
+            assert_eq!(found, wanted, "{status} {fields:?}");
         }
     }
 }

@@ -29,7 +29,8 @@ use crate::{
 /// Sends a request, and wants a response with a status that counts as healthy.
 ///
 /// The head of the response decides, and the body is not waited for, unless it is to be judged
-/// ([`body_matches`](Self::body_matches)) or a failure may name a dependency in it.
+/// ([`body_matches`](Self::body_matches)). The body of a failure that may name a dependency is
+/// waited for half of the time that is left; without it the failure is the same.
 ///
 /// What a backend says of itself is heard, too. These fields of its answer have a meaning:
 ///
@@ -329,12 +330,13 @@ impl HttpCheck {
                         is_head: self.method == Method::HEAD,
                         limit: self.limit,
                         expect: &self.expect,
+                        deadline: target.deadline(),
                     };
                     let (answer, left) = ask::ask(conn, question).await?;
                     Ok((answer, left.map(Connection::Http1)))
                 }
                 #[cfg(all(feature = "proxy", feature = "http2"))]
-                Connection::Http2(connection) => self.ask_http2(connection, backend).await,
+                Connection::Http2(connection) => self.ask_http2(target, connection, backend).await,
             }
         };
         match timeout_at(target.deadline(), asking).await {
@@ -346,9 +348,14 @@ impl HttpCheck {
     #[cfg(all(feature = "proxy", feature = "http2"))]
     async fn ask_http2(
         &self,
+        target: &Target,
         mut connection: super::h2::Connection,
         backend: &Backend,
     ) -> Result<Asked, Failed> {
+        use std::mem;
+
+        use self::expect::UseOfBody;
+
         let uri = format!(
             "{}://{}{}{}",
             self.reach.elsewhere.scheme_of(backend).as_str(),
@@ -364,16 +371,26 @@ impl HttpCheck {
         let fields = request.headers_mut();
         fields.insert(header::USER_AGENT, HeaderValue::from_static(USER_AGENT));
         fields.extend(self.fields.iter().cloned());
-        let needs_body = |status, headers: &HeaderMap| self.expect.needs_body(status, headers);
-        let asked = connection.ask(request, self.limit, needs_body).await;
-        let exchange = asked.map_err(|failed| match failed {
+        let failed = |failed| match failed {
             super::h2::Failed::Broken(why) => Failed::Broken(why),
             super::h2::Failed::Unanswered(why) => Failed::Unanswered(why),
-        })?;
+        };
+        let mut answered = connection.ask(request).await.map_err(failed)?;
+        let (status, headers) = (answered.status, mem::take(&mut answered.headers));
+        let use_of_body = self.expect.use_of_body(status, &headers);
+        let reading = async {
+            let read = answered.read(self.limit).await.map_err(failed);
+            read.map(|(body, _)| body)
+        };
+        let body = match use_of_body {
+            UseOfBody::Decides => reading.await?,
+            UseOfBody::Explains => ask::explanation(target.deadline(), reading).await,
+            UseOfBody::None => bytes::Bytes::new(),
+        };
         let answer = Answer {
-            status: exchange.status,
-            headers: exchange.headers,
-            body: exchange.body,
+            status,
+            headers,
+            body,
         };
         Ok((answer, Some(Connection::Http2(connection))))
     }

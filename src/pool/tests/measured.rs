@@ -185,6 +185,21 @@ fn a_circuit_is_tried_by_one_request_at_a_time() {
 }
 
 #[test]
+fn what_is_known_names_the_address_that_was_measured() {
+    for (url, address) in [
+        ("http://app.example", "http://app.example:80"),
+        ("https://[2001:db8::1]:9/base", "https://[2001:db8::1]:9"),
+    ] {
+        let one = || Pool::new([Backend::new("a", url).unwrap()]).unwrap();
+        let before = one();
+        before.measure(&member(&before, "a"), down());
+        let known = before.health_snapshot();
+        assert_eq!(known.backends[0].address, address);
+        assert_eq!(one().restore_health(&known), 1);
+    }
+}
+
+#[test]
 fn what_is_known_survives_a_restart_and_turns_nothing_up() {
     let before = pool(&["a", "b", "c", "d"]);
     for id in ["a", "b", "c"] {

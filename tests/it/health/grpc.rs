@@ -267,3 +267,34 @@ async fn a_body_that_decides_nothing_is_not_waited_for_over_http2() {
         assert!(asked.expect("the head decides").is_pass());
     }
 }
+
+#[tokio::test]
+async fn a_failure_is_its_status_whatever_its_body_does_over_http2() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            tokio::spawn(async move {
+                let mut connection = h2::server::handshake(stream).await.unwrap();
+                let mut open = Vec::new();
+                while let Some(Ok((_, mut respond))) = connection.accept().await {
+                    let response = Response::builder().status(503);
+                    let response = response.header(header::CONTENT_TYPE, "application/json");
+                    let head = response.body(()).unwrap();
+                    open.push(respond.send_response(head, false).unwrap());
+                }
+            });
+        }
+    });
+    let backend = backend("a", address).protocol(Protocol::Http2);
+    let deadline = Instant::now() + Duration::from_secs(2);
+    let target = Target::new(backend, deadline);
+    for report in [
+        GrpcCheck::new().check(&target).await,
+        HttpCheck::new().check(&target).await,
+    ] {
+        assert_eq!(report.reason().code, "L7STS", "{report:?}");
+        assert_eq!(report.answered(), Some(StatusCode::SERVICE_UNAVAILABLE));
+    }
+    assert!(Instant::now() < deadline, "the prober still waits then");
+}

@@ -217,6 +217,28 @@ async fn a_failure_waits_for_the_dependency_that_its_body_names() {
 }
 
 #[tokio::test]
+async fn a_failure_is_its_status_whatever_its_body_does() {
+    const ENDLESS: &[u8] = b"HTTP/1.1 503 x\r\ncontent-type: application/json\r\n\
+        content-length: 300\r\n\r\n{\"dependencies\"";
+    const WRONG: &[u8] = b"HTTP/1.1 503 x\r\ncontent-type: application/json\r\n\
+        transfer-encoding: chunked\r\n\r\nnonsense\r\n";
+    for act in [
+        Act::Send(ENDLESS),
+        Act::SendAndClose(ENDLESS),
+        Act::Send(WRONG),
+    ] {
+        let origin = Scripted::play(vec![act]).await;
+        let deadline = Instant::now() + Duration::from_secs(2);
+        let target = Target::new(backend("a", origin.address), deadline);
+        let report = HttpCheck::new().check(&target).await;
+        assert!(Instant::now() < deadline, "the prober still waits then");
+        assert_eq!(report.reason().code, "L7STS", "{report:?}");
+        assert_eq!(report.answered(), Some(StatusCode::SERVICE_UNAVAILABLE));
+        assert!(report.dependency().is_none());
+    }
+}
+
+#[tokio::test]
 async fn a_connection_closed_while_idle_is_no_failure() {
     const FINE: &[u8] = b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n";
     let origin = Scripted::play(vec![
