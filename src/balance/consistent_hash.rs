@@ -21,8 +21,9 @@ use crate::{
 /// Each backend has points on a ring (by its id and its configured weight); a key belongs to the
 /// next point. Where that backend is out, was tried, or has more than its share of what is in
 /// flight (1.25 times the mean by default), the one of the next point takes the request, so that
-/// a key that is asked for too often is spread over several. A backend that is degraded or warms
-/// up has a part of its keys. The hash is XXH64 and will not change; balancers with the same
+/// a key that is asked for too often is spread over several. With few requests in flight, shares
+/// differ by chance: a backend with fewer than 16 (by default) keeps its keys, whatever the others
+/// have. A backend that is degraded or warms up has a part of its keys. The hash is XXH64 and will not change; balancers with the same
 /// backends agree.
 ///
 /// A request without the key (no such header, no such cookie, an unknown address) goes round
@@ -32,6 +33,8 @@ pub struct ConsistentHash {
     key: HashKey,
     /// In 256ths.
     factor: u32,
+    /// With fewer in flight, a backend takes all of its keys.
+    floor: u32,
     rings: Option<Derived<Rings>>,
     groups: Option<DerivedGroups<Accepts>>,
     fallback: RoundRobin,
@@ -58,6 +61,7 @@ impl ConsistentHash {
         Self {
             key,
             factor: FACTOR,
+            floor: FLOOR,
             rings: None,
             groups: None,
             fallback: RoundRobin::new(),
@@ -67,7 +71,7 @@ impl ConsistentHash {
     /// Sets how many times the mean load a backend may have before its keys overflow to the next.
     /// Near 1.0 loads are even and keys wander; far above, keys stay and loads are not even.
     ///
-    /// Default: 1.25.
+    /// Default: 1.25. See also [`affinity_floor`](Self::affinity_floor).
     ///
     /// # Errors
     ///
@@ -83,9 +87,31 @@ impl ConsistentHash {
         Ok(self)
     }
 
+    /// Sets with how many requests in flight the bound of the [`load_factor`](Self::load_factor)
+    /// begins: a backend with fewer keeps its keys. 1 applies the bound to all. A larger number
+    /// keeps more keys at home, and lets one key that is asked for too often occupy its backend with
+    /// that many requests before another backend helps.
+    ///
+    /// Default: 16. See also [`Backend::max_in_flight`], which no floor exceeds.
+    ///
+    /// # Errors
+    ///
+    /// When it is 0 or over 100,000.
+    pub fn affinity_floor(mut self, in_flight: u32) -> Result<Self, ConfigError> {
+        if !(1..=MOST_FLOOR).contains(&in_flight) {
+            return Err(ConfigError::new(
+                "affinity_floor",
+                format!("{in_flight}: 1 to {MOST_FLOOR} is accepted"),
+            ));
+        }
+        self.floor = in_flight;
+        Ok(self)
+    }
+
     fn hash(&self, pick: &Pick<'_>) -> Option<u64> {
         match &self.key {
-            HashKey::Client => match pick.client()?.ip() {
+            // A dual-stack listener has IPv4 clients as IPv4-mapped addresses.
+            HashKey::Client => match pick.client()?.ip().to_canonical() {
                 std::net::IpAddr::V4(ip) => Some(xxh64(&ip.octets(), 0)),
                 std::net::IpAddr::V6(ip) => Some(xxh64(&ip.octets(), 0)),
             },
@@ -115,8 +141,7 @@ impl ConsistentHash {
             }
             let backend = snapshot.backends().get(point.member as usize)?;
             let in_flight = backend.in_flight();
-            // One is never too many.
-            let has_room = in_flight == 0 || {
+            let has_room = in_flight < self.floor || {
                 let weight = accepts.weight(point.member);
                 let mean = *bound.get_or_insert_with(|| accepts.mean(group));
                 u64::from(in_flight) < limit(mean, weight, self.factor)
@@ -343,7 +368,12 @@ impl Accepts {
 }
 
 /// 1.25, in 256ths: Google's paper and HAProxy's `hash-balance-factor` take 1.25 to 1.5.
-const FACTOR: u32 = 320;
+pub(super) const FACTOR: u32 = 320;
+/// A mean of 16 varies by a quarter (its square root is 4), so below it 1.25 times the mean is
+/// exceeded by chance.
+pub(super) const FLOOR: u32 = 16;
+/// More than one backend ever has in flight.
+const MOST_FLOOR: u32 = 100_000;
 /// Points of a small ring, at the least: a thousand for each of four, so that loads differ by a
 /// few percent.
 const POINTS: u64 = 4_096;

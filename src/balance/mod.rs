@@ -48,6 +48,8 @@
 //! | wait for a backend with room | 5 s |
 //! | wait for a first check | 10 s |
 //! | `Retry-After` when there is no backend | 1 s |
+//! | load factor of `ConsistentHash` | 1.25 |
+//! | requests in flight below which a backend keeps its keys | 16 |
 //!
 //! The strategies, all weight-aware, all skipping what is full or was tried:
 //!

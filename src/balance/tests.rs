@@ -13,6 +13,7 @@ use http::Request;
 use super::{
     ConsistentHash, HashKey, LeastRequests, PeakEwma, Pick, PowerOfTwo, Random, RoundRobin,
     Strategy,
+    consistent_hash::{FACTOR, FLOOR},
     layer::{HELD_TIMEOUT, QUEUE_SIZE, QUEUE_TIMEOUT, RETRY_AFTER},
 };
 use crate::pool::{Backend, Lease, Pool};
@@ -299,6 +300,11 @@ fn the_documented_defaults_are_in_force() {
             "| `Retry-After` when there is no backend | {} s |",
             RETRY_AFTER.as_secs()
         ),
+        format!(
+            "| load factor of `ConsistentHash` | {} |",
+            f64::from(FACTOR) / 256.0
+        ),
+        format!("| requests in flight below which a backend keeps its keys | {FLOOR} |"),
     ] {
         assert!(docs.contains(&row), "not in the table: {row}");
     }

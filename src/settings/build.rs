@@ -42,7 +42,7 @@ impl Settings {
     ///
     /// # Errors
     ///
-    /// When it is not known.
+    /// When it is not known, or a key of the section is wrong or of no use to it.
     pub fn strategy(&self) -> Result<Box<dyn Strategy>, SettingsError> {
         let name = self.pool.strategy.as_deref().unwrap_or("round-robin");
         let strategy: Box<dyn Strategy> = match name {
@@ -51,17 +51,34 @@ impl Settings {
             "least-requests" => Box::new(LeastRequests::new()),
             "power-of-two" => Box::new(PowerOfTwo::new()),
             "peak-ewma" => Box::new(PeakEwma::new()),
-            "consistent-hash" => return Ok(Box::new(ConsistentHash::new(self.hash_key()?))),
+            "consistent-hash" => return Ok(Box::new(self.consistent_hash()?)),
             other => {
                 let place = Place::new("[pool]", "strategy");
                 let message = format!("{other:?}: {KNOWN}");
                 return Err(place.wrong(&self.text, message));
             }
         };
-        if self.pool.hash.is_some() {
-            let place = Place::new("[pool]", "hash");
-            let message = "for strategy = \"consistent-hash\" only; leave it out";
-            return Err(place.wrong(&self.text, message));
+        for (key, is_given) in [
+            ("hash", self.pool.hash.is_some()),
+            ("load_factor", self.pool.load_factor.is_some()),
+            ("affinity_floor", self.pool.affinity_floor.is_some()),
+        ] {
+            if is_given {
+                let message = "for strategy = \"consistent-hash\" only; leave it out";
+                return Err(Place::new("[pool]", key).wrong(&self.text, message));
+            }
+        }
+        Ok(strategy)
+    }
+
+    fn consistent_hash(&self) -> Result<ConsistentHash, SettingsError> {
+        let at = |error: ConfigError| self.at(Place::new("[pool]", error.field()), &error);
+        let mut strategy = ConsistentHash::new(self.hash_key()?);
+        if let Some(factor) = self.pool.load_factor {
+            strategy = strategy.load_factor(factor).map_err(at)?;
+        }
+        if let Some(floor) = self.pool.affinity_floor {
+            strategy = strategy.affinity_floor(floor).map_err(at)?;
         }
         Ok(strategy)
     }

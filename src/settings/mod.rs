@@ -40,7 +40,7 @@
 //! | `[server]` | `threads`, `locality`, `shutdown = { lame_duck, drain }` |
 //! | `[[listen]]` | `address`, `ready`, `live`, `half_close`, `allow_empty_host`, `allow_raw_target`, `proxy_protocol` |
 //! | `[listen.tls]` | `certificates = [{ chain, key }]`, `min_version`, `alpn` |
-//! | `[pool]` | `strategy`, `hash`, `panic`, `slow_start`, `overprovisioning` |
+//! | `[pool]` | `strategy`, `hash`, `load_factor`, `affinity_floor`, `panic`, `slow_start`, `overprovisioning` |
 //! | `[[pool.backends]]` | `id`, `url`, `weight`, `tier`, `locality`, `max_in_flight`, `protocol` |
 //! | `[health]` | `type` (`http`, `tcp`, `grpc`), `interval`, `changing_interval`, `down_interval`, `timeout`, `jitter`, `fall`, `rise`, `concurrency`, `shared_fate`, `state_file`, `port`, `address`, `tls`, `server_name` |
 //! | `[health]`, `http` | `path`, `method`, `host`, `headers`, `statuses`, `draining_statuses`, `body_contains`, `identity = { header, value }`, `pooled` |

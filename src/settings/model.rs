@@ -159,6 +159,11 @@ pub struct Pool {
     /// What `consistent-hash` is taken of: `"path"`, `"client"`, `{ header = "name" }` or
     /// `{ cookie = "name" }`.
     pub(super) hash: Option<toml::Value>,
+    /// How many times the mean load a backend may have before its keys go elsewhere
+    /// (`consistent-hash`); 1.25 where absent.
+    pub load_factor: Option<f64>,
+    /// With fewer requests in flight a backend keeps its keys (`consistent-hash`); 16 where absent.
+    pub affinity_floor: Option<u32>,
     /// All backends get traffic while a smaller share than this is usable; requests fail fast
     /// where absent.
     pub panic: Option<f64>,
@@ -175,7 +180,10 @@ impl Pool {
     /// Returns true if both choose a backend alike, however different their backends are.
     #[must_use]
     pub fn chooses_like(&self, other: &Self) -> bool {
-        self.strategy == other.strategy && self.hash == other.hash
+        self.strategy == other.strategy
+            && self.hash == other.hash
+            && self.load_factor == other.load_factor
+            && self.affinity_floor == other.affinity_floor
     }
 }
 

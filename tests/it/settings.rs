@@ -388,6 +388,26 @@ fn each_bad_value_is_refused_by_line_section_and_reason() {
         ),
         (
             "strategy = \"round-robin\"",
+            "load_factor = 1.5",
+            "[pool] load_factor: for strategy = \"consistent-hash\" only",
+        ),
+        (
+            "strategy = \"round-robin\"",
+            "affinity_floor = 4\nstrategy = \"random\"",
+            "[pool] affinity_floor: for strategy = \"consistent-hash\" only",
+        ),
+        (
+            "strategy = \"round-robin\"",
+            "load_factor = 0.9\nstrategy = \"consistent-hash\"\nhash = \"path\"",
+            "[pool] load_factor: 0.9: 1.0 to 100.0 is accepted",
+        ),
+        (
+            "strategy = \"round-robin\"",
+            "affinity_floor = 0\nstrategy = \"consistent-hash\"\nhash = \"path\"",
+            "[pool] affinity_floor: 0: 1 to 100000 is accepted",
+        ),
+        (
+            "strategy = \"round-robin\"",
             "panic = 1.5",
             "[pool] panic: 1.5: a share over 0.0",
         ),

@@ -1,7 +1,10 @@
 //! Where keys go, which of them move, and what is done about one that all ask for.
 
 use super::*;
-use crate::pool::{Health, Measurement, Reason};
+use crate::{
+    context::{ConnInfo, Peer},
+    pool::{Health, Measurement, Reason},
+};
 
 fn with_header(value: usize) -> Request<()> {
     let request = Request::get("/").header("x-user", value.to_string());
@@ -120,6 +123,63 @@ fn a_key_that_is_asked_for_too_often_is_spread() {
         assert!(most <= bound, "{most} of {picks} at one of {count}");
         assert!(most >= 20);
         drop(leases);
+    }
+}
+
+/// How many of these in flight at once with the same key the busiest backend has.
+fn most_of(strategy: &ConsistentHash, pool: &Pool, picks: usize) -> u32 {
+    let request = with_header(7);
+    let pick = || {
+        strategy
+            .pick(&pool.snapshot(), &Pick::new(&request))
+            .unwrap()
+    };
+    let _leases: Vec<_> = (0..picks).map(|_| pick()).collect();
+    let snapshot = pool.snapshot();
+    let in_flight = snapshot.backends().iter().map(Backend::in_flight);
+    in_flight.max().unwrap()
+}
+
+#[test]
+fn a_key_stays_at_home_while_few_requests_are_in_flight() {
+    let pool = pool(&[1; 4]);
+    let key = || ConsistentHash::new(HashKey::Header("x-user".parse().unwrap()));
+    // With so many in flight at once: how many the home of their key has.
+    for (strategy, picks, most) in [
+        (key(), 16, 16),
+        (key(), 24, 16),
+        (key(), 80, 25),
+        (key().affinity_floor(4).unwrap(), 4, 4),
+        (key().affinity_floor(4).unwrap(), 8, 4),
+        (key().affinity_floor(1).unwrap(), 4, 2),
+        (key().load_factor(3.0).unwrap(), 80, 60),
+    ] {
+        let mut strategy = strategy;
+        strategy.attach(&pool);
+        let found = most_of(&strategy, &pool, picks);
+        assert_eq!(found, most, "{picks} with {strategy:?}");
+    }
+    for floor in [0, 100_001] {
+        let error = key().affinity_floor(floor).unwrap_err();
+        assert_eq!(error.field(), "affinity_floor");
+    }
+}
+
+#[test]
+fn an_ipv4_client_has_one_home_on_any_listener() {
+    let pool = pool(&[1; 16]);
+    let mut strategy = ConsistentHash::new(HashKey::Client);
+    strategy.attach(&pool);
+    let home = |peer: &str| {
+        let conn = ConnInfo::new(Peer::Tcp(peer.parse().unwrap()), Peer::Unknown);
+        let mut request = Request::new(());
+        request.extensions_mut().insert(conn);
+        let lease = strategy.pick(&pool.snapshot(), &Pick::new(&request));
+        lease.unwrap().backend().id().to_owned()
+    };
+    for nth in 0..20 {
+        let mapped = format!("[::ffff:192.0.2.{nth}]:1");
+        assert_eq!(home(&format!("192.0.2.{nth}:1")), home(&mapped));
     }
 }
 
