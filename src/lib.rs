@@ -3,8 +3,8 @@
 //! ```text
 //!  connection stack   accept ─▶ TlsLayer ─▶ server::Http
 //!                                   └─ ConnInfo ─┘  a request extension from here on
-//!  request stack      AccessLog ─▶ Respond ─▶ Sticky ─▶ Failover ─▶ Balance ─▶ Health ─▶ Proxy ─▶ backend
-//!                         └────────── Exchange, one shared record a request ──────────┘
+//!  request stack      Forwarded ─▶ AccessLog ─▶ Respond ─▶ Sticky ─▶ Failover ─▶ Balance ─▶ Health ─▶ Proxy ─▶ backend
+//!                                       └────────── Exchange, one shared record a request ──────────┘
 //!  shared state       membership ─▶ POOL ◀── health (active checks, outliers of live traffic)
 //! ```
 //!
@@ -21,6 +21,7 @@
 //! | [`connect`] | dial backends, TLS to them |
 //! | [`server`] | connections in |
 //! | [`tls`] | TLS termination, HSTS, redirect |
+//! | [`forwarded`] | the client behind trusted hops |
 //! | [`access_log`] | one line a request |
 //! | [`respond`] | errors out |
 //! | [`sticky`] | sessions by cookie |
@@ -40,6 +41,7 @@
 //!
 //! | swap | what happens |
 //! |---|---|
+//! | forwarded below access log | the log names the last hop as the client |
 //! | access log below respond | it sees failures without a status; warned about once |
 //! | respond below sticky | harmless: an answer for a failure sets no cookie |
 //! | sticky below failover | a retry finds the cookie taken out, and warns once; the session moves all the same |
@@ -86,6 +88,7 @@ pub mod chaos;
 pub mod discover;
 pub mod endpoints;
 pub mod failover;
+pub mod forwarded;
 pub mod health;
 #[cfg(feature = "proxy")]
 pub mod proxy;

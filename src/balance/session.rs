@@ -1,5 +1,7 @@
 //! What binds a request to a backend: a cookie, or a circuit that wants a trial.
 
+use std::net::IpAddr;
+
 use super::{
     hash::xxh64,
     strategy::{Pick, below},
@@ -65,8 +67,13 @@ fn kept(member: &Backend) -> StickyVerdict {
 /// is known of the connection, the strategy is asked.
 #[cold]
 pub(super) fn rehome(snapshot: &Snapshot, pick: &Pick<'_>) -> Option<Lease> {
-    let connection = ConnInfo::of(pick.extensions())?.number();
-    let key = xxh64(&connection.to_le_bytes(), 0);
+    let conn = ConnInfo::of(pick.extensions())?;
+    let key = match conn.forwarded_client() {
+        // Requests of many clients come by one connection of a balancer in front.
+        Some(IpAddr::V4(client)) => xxh64(&client.octets(), 0),
+        Some(IpAddr::V6(client)) => xxh64(&client.octets(), 0),
+        None => xxh64(&conn.number().to_le_bytes(), 0),
+    };
     // Other bits than those of the first candidate.
     let group = snapshot.groups().get(snapshot.draw_group(|| key as u32))?;
     pick.take(home(key, group, pick)?)
@@ -161,6 +168,22 @@ mod tests {
                 );
             }
         }
+    }
+
+    #[test]
+    fn clients_behind_one_connection_of_a_balancer_find_homes_of_their_own() {
+        let pool = pool(&[1; 3]);
+        let through = of_new_connection();
+        let homes_of = |nth: u8| {
+            let mut request = through.clone();
+            let conn = ConnInfo::of_mut(request.extensions_mut()).unwrap();
+            conn.set_forwarded_client([203, 0, 113, nth].into());
+            homes(&pool, &[request])
+        };
+        let first: Vec<_> = (0..60).map(homes_of).collect();
+        assert_eq!(first, (0..60).map(homes_of).collect::<Vec<_>>());
+        let at_first = first.iter().filter(|home| **home == first[0]).count();
+        assert!((10..30).contains(&at_first), "{at_first} of 60 at one");
     }
 
     #[test]

@@ -212,10 +212,7 @@ impl<'a> Pick<'a> {
     /// Returns the client's address, where it is known.
     #[must_use]
     pub fn client(&self) -> Option<SocketAddr> {
-        match ConnInfo::of(self.extensions) {
-            Some(conn) => conn.client(),
-            None => ConnInfo::peer_of(self.extensions),
-        }
+        ConnInfo::client_of(self.extensions)
     }
 
     /// Returns true if the exchange tried this backend already, or failed twice near it while

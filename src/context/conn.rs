@@ -22,9 +22,15 @@ use super::{ConnectionEvents, Drain};
 ///
 /// The transport's peer and local address are there from the start; the client's address
 /// (PROXY protocol) and the TLS facts are filled in once known, before the first request.
+///
+/// A connection of a balancer in front carries requests of many clients. What that balancer says of
+/// a request's client stands in the handle of that request alone:
+/// [`set_forwarded_client`](Self::set_forwarded_client).
 #[derive(Clone)]
 pub struct ConnInfo {
     inner: Arc<Inner>,
+    /// The client of this request, as trusted hops say.
+    forwarded: Option<IpAddr>,
 }
 
 struct Inner {
@@ -113,6 +119,7 @@ impl ConnInfo {
                 #[cfg(feature = "proxy")]
                 intro: Kept::new(),
             }),
+            forwarded: None,
         }
     }
 
@@ -167,6 +174,16 @@ impl ConnInfo {
         None
     }
 
+    /// Returns the address of the request's client, from whichever note is there; see
+    /// [`client`](Self::client).
+    #[must_use]
+    pub fn client_of(extensions: &Extensions) -> Option<SocketAddr> {
+        match Self::of(extensions) {
+            Some(conn) => conn.client(),
+            None => Self::peer_of(extensions),
+        }
+    }
+
     /// Returns a number that is unique to the connection within the process.
     #[must_use]
     pub fn number(&self) -> u64 {
@@ -217,14 +234,49 @@ impl ConnInfo {
         self.inner.accepted
     }
 
-    /// Returns the client's address: what the PROXY protocol said, else the peer's.
+    /// Returns the client's address: what trusted hops say of this request (then the port is 0, as
+    /// it is not known), else what the PROXY protocol said, else the peer's.
     #[must_use]
     pub fn client(&self) -> Option<SocketAddr> {
+        match self.forwarded {
+            Some(client) => Some(SocketAddr::new(client, 0)),
+            None => self.sender(),
+        }
+    }
+
+    /// Returns the address that the connection comes from: what the PROXY protocol said, else the
+    /// peer's. It is the client's, or that of the last hop that forwarded the request.
+    #[must_use]
+    pub fn sender(&self) -> Option<SocketAddr> {
         let told = self.inner.client.get().copied();
         told.or_else(|| self.inner.peer.address())
     }
 
-    /// Notes the client's address; only the first call counts.
+    /// Returns the client that trusted hops name for this request; `None` where it came from the
+    /// client itself, or where no hop is trusted.
+    #[must_use]
+    pub fn forwarded_client(&self) -> Option<IpAddr> {
+        self.forwarded
+    }
+
+    /// Notes the client of this request, as trusted hops name it: in this handle and its clones,
+    /// not in those of other requests. [`ForwardedLayer`](crate::forwarded::ForwardedLayer) does so.
+    pub fn set_forwarded_client(&mut self, client: IpAddr) {
+        self.forwarded = Some(client.to_canonical());
+    }
+
+    /// Returns the request's own handle, to note what is known of the request; `None` where
+    /// nothing is known of the connection. Inserts one, which allocates, where only axum's
+    /// `ConnectInfo<ConnInfo>` is there.
+    pub fn of_mut(extensions: &mut Extensions) -> Option<&mut Self> {
+        if extensions.get::<Self>().is_none() {
+            let conn = Self::of(extensions)?.clone();
+            extensions.insert(conn);
+        }
+        extensions.get_mut()
+    }
+
+    /// Notes the address that the PROXY protocol says; only the first call counts.
     pub fn set_client(&self, client: SocketAddr) {
         let _ = self.inner.client.set(client);
     }
@@ -241,9 +293,13 @@ impl ConnInfo {
     }
 
     /// Returns the log's words for the connection, which are made once, when they are asked for
-    /// again; `None` at first, and where more is known of it now than there was then.
+    /// again; `None` at first, where more is known of it now than there was then, and where the
+    /// request has a client of its own.
     #[cfg(feature = "access-log")]
     pub(crate) fn told(&self, make: impl FnOnce() -> Box<[u8]>) -> Option<&[u8]> {
+        if self.forwarded.is_some() {
+            return None;
+        }
         let told = self.inner.told.get_or_make(self.known(), make);
         told.map(|words| &**words)
     }
@@ -263,6 +319,7 @@ impl fmt::Debug for ConnInfo {
             .field("peer", &self.inner.peer)
             .field("local", &self.inner.local)
             .field("client", &self.client())
+            .field("forwarded", &self.forwarded)
             .field("tls", &self.tls())
             .finish_non_exhaustive()
     }

@@ -55,6 +55,7 @@ mod interim;
 mod selected;
 #[cfg(feature = "server")]
 pub(crate) mod spare;
+mod trusted;
 mod tunnel;
 mod unasked;
 
@@ -75,5 +76,6 @@ pub(crate) use interim::InterimQueue;
 pub use selected::Selected;
 #[cfg(any(feature = "proxy", test))]
 pub(crate) use selected::{CallSelected, Selection};
+pub use trusted::TrustedPeers;
 pub use tunnel::Tunnel;
 pub use unasked::Unasked;

@@ -1,7 +1,7 @@
 //! The canonical stack behind one builder.
 //!
 //! ```text
-//! AccessLog ─▶ Respond ─▶ Sticky ─▶ Failover ─▶ Balance ─▶ Health ─▶ Proxy
+//! Forwarded ─▶ AccessLog ─▶ Respond ─▶ Sticky ─▶ Failover ─▶ Balance ─▶ Health ─▶ Proxy
 //! ```
 //!
 //! # Example
@@ -26,12 +26,13 @@
 //!
 //! Under a server, an axum router (`fallback_service`, `nest_service`), or in a program. Layers
 //! of your own go around it; one that belongs in the middle wants a stack by hand, which is these
-//! seven lines.
+//! eight lines.
 //!
 //! # Defaults
 //!
 //! | layer | by default |
 //! |---|---|
+//! | forwarded | for the peers that the proxy trusts: none; [`forwarded`](Builder::forwarded) |
 //! | access log | none; [`access_log`](Builder::access_log) |
 //! | respond | plain text |
 //! | sticky | none, as it needs a key; [`sticky`](Builder::sticky) |
@@ -86,6 +87,7 @@ use crate::{
     balance::{self, BalanceLayer, Direct},
     error::{BoxError, Error},
     failover::{Failover, FailoverLayer},
+    forwarded::{Forwarded, ForwardedLayer},
     health::{Health, HealthLayer},
     pool::Pool,
     proxy::{self, Proxy},
@@ -98,9 +100,9 @@ type Session = Maybe<Sticky<Core>, Core>;
 #[cfg(not(feature = "sticky"))]
 type Session = Core;
 #[cfg(feature = "access-log")]
-type Stack = AccessLog<Respond<Session>>;
+type Stack = Forwarded<AccessLog<Respond<Session>>>;
 #[cfg(not(feature = "access-log"))]
-type Stack = Respond<Session>;
+type Stack = Forwarded<Respond<Session>>;
 
 type Answered = respond::ResponseBody<balance::ResponseBody<proxy::Body>>;
 #[cfg(feature = "access-log")]
@@ -125,6 +127,7 @@ impl LoadBalancer {
     /// Begins with the defaults.
     pub fn builder(pool: Pool) -> Builder {
         Builder {
+            forwarded: None,
             #[cfg(feature = "access-log")]
             access_log: None,
             respond: RespondLayer::new(),
@@ -148,6 +151,7 @@ impl fmt::Debug for LoadBalancer {
 #[derive(Clone, Debug)]
 #[must_use]
 pub struct Builder {
+    forwarded: Option<ForwardedLayer>,
     #[cfg(feature = "access-log")]
     access_log: Option<AccessLogLayer>,
     respond: RespondLayer,
@@ -160,6 +164,15 @@ pub struct Builder {
 }
 
 impl Builder {
+    /// Sets how the client of a request that came by way of other balancers is found.
+    ///
+    /// Default: in `X-Forwarded-For`, behind the peers that the [proxy](Self::proxy) trusts
+    /// ([`Proxy::trusted_peers`]).
+    pub fn forwarded(mut self, layer: ForwardedLayer) -> Self {
+        self.forwarded = Some(layer);
+        self
+    }
+
     /// Logs each request.
     ///
     /// Default: none.
@@ -222,6 +235,9 @@ impl Builder {
     /// Returns the service. Within a runtime, checks begin now; else with the first request.
     #[must_use]
     pub fn build(self) -> LoadBalancer {
+        let forwarded = self
+            .forwarded
+            .unwrap_or_else(|| ForwardedLayer::new(self.proxy.trusts().clone()));
         let core = self.health.layer(self.proxy);
         let core = Direct::new(self.balance.layer(core));
         let core = self.failover.layer(core);
@@ -236,7 +252,9 @@ impl Builder {
             .access_log
             .unwrap_or_else(|| AccessLogLayer::new(Silent))
             .layer(stack);
-        LoadBalancer { stack }
+        LoadBalancer {
+            stack: forwarded.layer(stack),
+        }
     }
 }
 

@@ -12,9 +12,10 @@ use std::{
 #[cfg(feature = "http2")]
 use http::HeaderValue;
 
-use super::{ForwardedFields, TrustedPeers, h1::Timeouts, idle::Home};
+use super::{ForwardedFields, h1::Timeouts, idle::Home};
 use crate::{
     connect::Connector,
+    context::TrustedPeers,
     error::ConfigError,
     pool::{AttachmentKey, Recent},
 };
@@ -146,15 +147,23 @@ impl Proxy {
         self
     }
 
-    /// Sets the peers whose `X-Forwarded-*`, `X-Real-IP` and `Forwarded` fields are believed and
+    /// Sets the peers whose `X-Forwarded-*`, `X-Real-IP` and `Forwarded` fields are passed on and
     /// added to.
     /// Those of others are removed or replaced, and those spelt with underscores with them:
     /// a proxy that trusts too many peers lets clients forge their address.
+    ///
+    /// The address of the client itself is found by
+    /// [`ForwardedLayer`](crate::forwarded::ForwardedLayer), which a
+    /// [`LoadBalancer`](crate::LoadBalancer) has for the same peers.
     ///
     /// Default: none.
     pub fn trusted_peers(mut self, trusted: TrustedPeers) -> Self {
         self.settings_mut().trusted = trusted;
         self
+    }
+
+    pub(crate) fn trusts(&self) -> &TrustedPeers {
+        &self.settings.trusted
     }
 
     /// Sets which fields describe the client to the backend.

@@ -132,13 +132,14 @@ impl<'a> Facts<'a> {
     fn meet_anew(&mut self, host: Option<&'a [u8]>, settings: &Settings) -> Result<(), Error> {
         let needed = settings.host == HostField::Client;
         self.host = host::check(host, self.parts.version, self.conn.is_some(), needed)?;
-        self.trusted = self.client().is_some_and(|c| settings.trusted.contains(c));
+        self.trusted = self.sender().is_some_and(|s| settings.trusted.contains(s));
         Ok(())
     }
 
-    fn client(&self) -> Option<IpAddr> {
+    /// Returns the hop before this one: what it says of the client comes before it in the fields.
+    fn sender(&self) -> Option<IpAddr> {
         let peer = match self.conn {
-            Some(conn) => conn.client(),
+            Some(conn) => conn.sender(),
             None => ConnInfo::peer_of(&self.parts.extensions),
         };
         peer.map(|p| p.ip())
@@ -314,10 +315,10 @@ impl<'a> Facts<'a> {
 
     fn forwarded(&self, settings: &Settings, out: &mut impl Emit) {
         if settings.forwarded.x() {
-            if let Some(client) = self.client() {
+            if let Some(sender) = self.sender() {
                 out.made(X_FORWARDED_FOR, |value| {
                     self.earlier(&X_FORWARDED_FOR, value);
-                    write_ip(client, value);
+                    write_ip(sender, value);
                 });
             }
             let given = |name: &HeaderName| self.trusted && self.parts.headers.contains_key(name);
@@ -332,7 +333,7 @@ impl<'a> Facts<'a> {
         if settings.forwarded.rfc7239() {
             out.made(header::FORWARDED, |value| {
                 self.earlier(&header::FORWARDED, value);
-                write_element(self.client(), self.host, self.https(), value);
+                write_element(self.sender(), self.host, self.https(), value);
             });
         }
     }

@@ -128,5 +128,5 @@ mod upgrade;
 
 pub use body::Body;
 pub use config::{HostField, Proxy};
-pub use forwarded::{ForwardedFields, TrustedPeers};
+pub use forwarded::ForwardedFields;
 pub use service::ResponseFuture;

@@ -10,13 +10,15 @@ use crate::{
         RoundRobin, Strategy,
     },
     connect::Connector,
+    context::TrustedPeers,
     endpoints::{EndpointsLayer, Readiness},
     error::ConfigError,
+    forwarded::{ClientField, ForwardedLayer},
     pool::Pool,
 };
 use crate::{
     load_balancer::{Builder, LoadBalancer},
-    proxy::{Proxy, TrustedPeers},
+    proxy::Proxy,
 };
 
 impl Settings {
@@ -31,6 +33,7 @@ impl Settings {
             .balance(BalanceLayer::new(pool.clone()).strategy(self.strategy()?))
             .health(self.health_layer(pool)?)
             .failover(self.failover_layer()?)
+            .forwarded(self.forwarded_layer()?)
             .proxy(self.proxy()?);
         if let Some(sticky) = self.sticky_layer(pool)? {
             return Ok(builder.sticky(sticky));
@@ -152,10 +155,36 @@ impl Settings {
         {
             proxy = proxy.idle_timeout(timeout).map_err(at)?;
         }
-        if let Some(trusted) = &given.trusted {
-            proxy = proxy.trusted_peers(TrustedPeers::new(trusted).map_err(at)?);
+        Ok(proxy.trusted_peers(self.trusted_peers()?))
+    }
+
+    /// Returns the layer that finds the client behind `[proxy] trusted`.
+    ///
+    /// # Errors
+    ///
+    /// When one of them is no network, or the field is not known.
+    pub fn forwarded_layer(&self) -> Result<ForwardedLayer, SettingsError> {
+        let place = Place::new("[proxy]", "client_field");
+        let field = match self.proxy.client_field.as_deref() {
+            None | Some("x-forwarded-for") => ClientField::XForwardedFor,
+            Some("forwarded") => ClientField::Forwarded,
+            Some(other) => {
+                let message = format!("{other:?}: x-forwarded-for or forwarded is accepted");
+                return Err(place.wrong(&self.text, message));
+            }
+        };
+        let trusted = self.trusted_peers()?;
+        if trusted.is_empty() && self.proxy.client_field.is_some() {
+            let message = "it is read from trusted peers only; name them in trusted";
+            return Err(place.wrong(&self.text, message));
         }
-        Ok(proxy)
+        Ok(ForwardedLayer::new(trusted).field(field))
+    }
+
+    fn trusted_peers(&self) -> Result<TrustedPeers, SettingsError> {
+        let trusted = self.proxy.trusted.iter().flatten();
+        TrustedPeers::new(trusted)
+            .map_err(|error| self.at(Place::new("[proxy]", error.field()), &error))
     }
 
     pub(super) fn connector(&self) -> Result<Connector, SettingsError> {

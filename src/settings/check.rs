@@ -52,6 +52,7 @@ impl Settings {
         let _ = self.failover_layer()?;
         let _ = self.sticky_layer(&pool)?;
         let _ = self.proxy()?;
+        let _ = self.forwarded_layer()?;
         let readiness = Readiness::new(pool);
         for nth in 0..self.listen.len() {
             let _ = self.endpoints_layer(nth, &readiness)?;

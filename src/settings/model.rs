@@ -244,6 +244,9 @@ pub struct Proxy {
     pub idle_timeout: Option<String>,
     /// Peers whose `X-Forwarded-*` are believed.
     pub trusted: Option<Vec<String>>,
+    /// The field in which they name the client: `x-forwarded-for` or `forwarded`;
+    /// `x-forwarded-for` where absent.
+    pub client_field: Option<String>,
 }
 
 /// `[failover]`

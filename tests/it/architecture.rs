@@ -17,6 +17,7 @@ const FLOORS: [&[&str]; 5] = [
         "discover",
         "endpoints",
         "failover",
+        "forwarded",
         "health",
         "proxy",
         "respond",

@@ -18,6 +18,7 @@ mod endpoints;
 mod error;
 mod examples;
 mod failover;
+mod forwarded;
 mod health;
 mod load_balancer;
 #[cfg(target_os = "linux")]

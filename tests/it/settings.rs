@@ -490,6 +490,16 @@ fn each_bad_value_is_refused_by_line_section_and_reason() {
         ),
         (
             "trusted = [\"10.0.0.0/8\"]",
+            "client_field = \"forwarded\"",
+            "[proxy] client_field: it is read from trusted peers only",
+        ),
+        (
+            "trusted = [\"10.0.0.0/8\"]",
+            "client_field = \"x-real-ip\"",
+            "[proxy] client_field: \"x-real-ip\": x-forwarded-for or forwarded",
+        ),
+        (
+            "trusted = [\"10.0.0.0/8\"]",
             "trusted = [\"10.0.0.0/99\"]",
             "[proxy] trusted: \"10.0.0.0/99\"",
         ),

@@ -3,9 +3,9 @@ use std::{net::SocketAddr, time::Duration};
 use bytes::Bytes;
 use evenkeel::{
     Backend, Error, ErrorKind,
-    context::{ConnInfo, Peer, Selected},
+    context::{ConnInfo, Peer, Selected, TrustedPeers},
     pool::Protocol,
-    proxy::{Body, ForwardedFields, Proxy, TrustedPeers},
+    proxy::{Body, ForwardedFields, Proxy},
 };
 use http::{Method, Request, Response, StatusCode, Version};
 use http_body_util::{BodyExt, Full, StreamBody};

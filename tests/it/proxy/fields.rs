@@ -3,9 +3,9 @@
 use bytes::Bytes;
 use evenkeel::{
     Backend, ErrorKind,
-    context::{ConnInfo, Peer, Selected, TlsInfo},
+    context::{ConnInfo, Peer, Selected, TlsInfo, TrustedPeers},
     pool::Protocol,
-    proxy::{ForwardedFields, HostField, Proxy, TrustedPeers},
+    proxy::{ForwardedFields, HostField, Proxy},
 };
 use http::{HeaderName, Method, Request, Response, Uri, Version};
 use http_body_util::Full;
