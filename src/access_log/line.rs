@@ -358,8 +358,9 @@ fn first_token(headers: &HeaderMap, name: &HeaderName) -> Option<String> {
 
 /// The scheme before the credentials; nothing where that does not look like one.
 fn scheme_of(value: &HeaderValue) -> Option<String> {
-    let text = value.to_str().ok()?;
-    let scheme = text.split([' ', ',']).next()?;
+    let text = value.as_bytes();
+    let scheme = text.split(|byte| matches!(byte, b' ' | b',')).next()?;
+    let scheme = std::str::from_utf8(scheme).ok()?;
     let is_scheme = |s: &str| {
         s.len() <= 20
             && s.bytes()
@@ -394,8 +395,10 @@ mod tests {
             ("dXNlcjpwYXNz=", None),
             ("a.b.c d", None),
             ("", None),
+            ("Bearer caf\u{e9}", Some("Bearer")),
+            ("B\u{e9}arer abc", None),
         ] {
-            let value = HeaderValue::from_static(value);
+            let value = HeaderValue::from_bytes(value.as_bytes()).unwrap();
             assert_eq!(scheme_of(&value).as_deref(), scheme, "{value:?}");
         }
     }

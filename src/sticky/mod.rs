@@ -49,8 +49,9 @@
 //! A session that moved does not move back when its old backend returns.
 //!
 //! The response that sets the cookie gets `Cache-Control: private` unless it has `no-store`;
-//! `public` and `s-maxage` give way: a shared cache would hand one client's backend to all. What
-//! was not routed sets no cookie. The backend never sees the cookie; other cookies pass byte for
+//! `public` and `s-maxage` give way: a shared cache would hand one client's backend to all. Other
+//! directives stay byte for byte, and fields with an unfinished quoted string stay as they are, a
+//! field with `private` before them. What was not routed sets no cookie. The backend never sees the cookie; other cookies pass byte for
 //! byte.
 //!
 //! Over cleartext a browser drops a `Secure` cookie; the first such request is warned about.
@@ -71,6 +72,7 @@
 
 mod cookie;
 mod layer;
+mod private;
 mod service;
 mod token;
 

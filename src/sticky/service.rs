@@ -11,7 +11,7 @@ use std::{
     task::{Context, Poll, ready},
 };
 
-use http::{Extensions, HeaderMap, HeaderValue, Request, Response, header};
+use http::{Extensions, HeaderMap, Request, Response, header};
 use pin_project_lite::pin_project;
 use tower_service::Service;
 
@@ -19,6 +19,7 @@ use super::{
     StickyLayer,
     cookie::take,
     layer::{Config, Shared, Tokens},
+    private::keep_private,
 };
 use crate::context::{ConnInfo, Exchange, StickyVerdict};
 
@@ -197,98 +198,5 @@ impl<F> fmt::Debug for ResponseFuture<F> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("sticky::ResponseFuture")
             .finish_non_exhaustive()
-    }
-}
-
-/// Keeps shared caches from handing one user's node to another (RFC 9111 §5.2.2.7).
-fn keep_private(headers: &mut HeaderMap) {
-    let directives: Vec<String> = headers
-        .get_all(header::CACHE_CONTROL)
-        .iter()
-        .filter_map(|value| value.to_str().ok())
-        .flat_map(directives_of)
-        .map(|directive| directive.trim().to_owned())
-        .filter(|directive| !directive.is_empty())
-        .collect();
-    let name = |d: &str| {
-        d.split('=')
-            .next()
-            .unwrap_or("")
-            .trim_end()
-            .to_ascii_lowercase()
-    };
-    if directives
-        .iter()
-        .any(|d| matches!(name(d).as_str(), "no-store"))
-    {
-        return;
-    }
-    if directives.iter().any(|d| d.eq_ignore_ascii_case("private")) {
-        return;
-    }
-    if directives.is_empty() {
-        headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("private"));
-        return;
-    }
-    let mut kept = String::from("private");
-    for directive in directives {
-        // For shared caches only, or fields of a response that is private as a whole now.
-        if !matches!(
-            name(&directive).as_str(),
-            "public" | "s-maxage" | "private" | "proxy-revalidate"
-        ) {
-            kept.push_str(", ");
-            kept.push_str(&directive);
-        }
-    }
-    // Pieces of valid values make a valid one.
-    if let Ok(value) = HeaderValue::try_from(kept) {
-        headers.insert(header::CACHE_CONTROL, value);
-    }
-}
-
-/// Splits at the commas that do not stand in a quoted string (RFC 9111 §5.2).
-fn directives_of(value: &str) -> impl Iterator<Item = &str> {
-    let (mut quoted, mut escaped) = (false, false);
-    value.split(move |c| {
-        match c {
-            _ if std::mem::take(&mut escaped) => {}
-            '\\' => escaped = quoted,
-            '"' => quoted = !quoted,
-            _ => {}
-        }
-        c == ',' && !quoted
-    })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn shared_caches_are_kept_away() {
-        let table: [(&[&str], &str); 9] = [
-            (&[], "private"),
-            (&["no-store"], "no-store"),
-            (&["private"], "private"),
-            (&["public, max-age=60"], "private, max-age=60"),
-            (&["max-age=60, s-maxage=10"], "private, max-age=60"),
-            (&["Public", "must-revalidate"], "private, must-revalidate"),
-            (&["private=\"set-cookie\", max-age=1"], "private, max-age=1"),
-            (&["private=\"a, b\", max-age=1"], "private, max-age=1"),
-            (
-                &["x=\"a\\\", public\", public"],
-                "private, x=\"a\\\", public\"",
-            ),
-        ];
-        for (given, wanted) in table {
-            let mut headers = HeaderMap::new();
-            for value in given {
-                headers.append(header::CACHE_CONTROL, value.parse().unwrap());
-            }
-            keep_private(&mut headers);
-            let got: Vec<_> = headers.get_all(header::CACHE_CONTROL).iter().collect();
-            assert_eq!(got, [wanted], "{given:?}");
-        }
     }
 }
