@@ -60,6 +60,8 @@ enum Stage<Io> {
         io: Io,
         acceptor: Acceptor,
         first: Option<u8>,
+        /// How many bytes came.
+        taken: usize,
     },
     /// Waits its turn.
     Permit {
@@ -88,6 +90,7 @@ impl<Io> Handshake<Io> {
                 io,
                 acceptor: Acceptor::default(),
                 first: None,
+                taken: 0,
             },
             sni: None,
             conn,
@@ -140,8 +143,9 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Handshake<Io> {
                     io,
                     acceptor,
                     first,
+                    taken,
                 } => {
-                    let hello = ready!(poll_hello(io, acceptor, first, cx))?;
+                    let hello = ready!(poll_hello(io, acceptor, first, taken, cx))?;
                     let Stage::Hello { io, .. } = mem::replace(this.stage, Stage::Done) else {
                         continue;
                     };
@@ -233,16 +237,27 @@ enum Hello {
     Refused(Answer, Failure),
 }
 
+impl Hello {
+    fn too_large() -> Self {
+        let failure = Failure::handshake("a ClientHello of more than 64 KiB");
+        Self::Refused(Answer::too_large(), failure)
+    }
+}
+
 fn poll_hello<Io: AsyncRead + Unpin>(
     io: &mut Io,
     acceptor: &mut Acceptor,
     first: &mut Option<u8>,
+    taken: &mut usize,
     cx: &mut Context<'_>,
 ) -> Poll<Result<Hello, Failure>> {
     // On the stack, since rustls would keep a buffer for a client that says nothing.
-    let mut bytes = [0; 4096];
+    let mut bytes = [0; READ];
     loop {
-        let mut buf = ReadBuf::new(&mut bytes);
+        let mut buf = ReadBuf::new(&mut bytes[..room(*taken)]);
+        if buf.remaining() == 0 {
+            return Poll::Ready(Ok(Hello::too_large()));
+        }
         let read = ready!(Pin::new(&mut *io).poll_read(cx, &mut buf));
         let mut read = match (read, *first) {
             (Ok(()), _) => buf.filled(),
@@ -261,11 +276,14 @@ fn poll_hello<Io: AsyncRead + Unpin>(
             let failure = Failure::handshake("plaintext HTTP on the TLS port");
             return Poll::Ready(Ok(Hello::Refused(Answer::plaintext(), failure)));
         }
-        while !read.is_empty() {
-            match acceptor.read_tls(&mut read) {
-                Ok(0) => break,
-                Ok(_) => {}
-                Err(error) => return Poll::Ready(Err(Failure::handshake(error.to_string()))),
+        *taken += read.len();
+        match acceptor.read_tls(&mut read) {
+            Ok(_) if read.is_empty() => {}
+            // A record longer than TLS allows left no room for the rest.
+            Ok(_) => return Poll::Ready(Ok(Hello::too_large())),
+            Err(error) => {
+                let failure = Failure::handshake(error.to_string());
+                return Poll::Ready(Ok(Hello::Refused(Answer::too_large(), failure)));
             }
         }
         match acceptor.accept() {
@@ -273,9 +291,19 @@ fn poll_hello<Io: AsyncRead + Unpin>(
             Ok(None) => {}
             Err((error, alert)) => {
                 let failure = Failure::handshake(error.to_string());
-                return Poll::Ready(Ok(Hello::Refused(Answer::Alert(alert), failure)));
+                let answer = Answer::alert(alert, &error);
+                return Poll::Ready(Ok(Hello::Refused(answer, failure)));
             }
         }
+    }
+}
+
+/// How much to read behind this many bytes. rustls takes no more than one record at its longest
+/// until `accept` has seen the first one; what it leaves of a read would be lost to the session.
+fn room(taken: usize) -> usize {
+    match taken < RECORD - READ {
+        true => READ,
+        false => (MAX_CLIENT_HELLO - taken).min(READ_BEHIND),
     }
 }
 
@@ -283,5 +311,15 @@ fn turn(permits: Arc<Semaphore>) -> Turn {
     // It is closed by nobody; if it were, to go on is better than to hang.
     Box::pin(async move { permits.acquire_owned().await.ok() })
 }
+
+/// As much as rustls joins: 64 KiB less one byte, record headers included. HAProxy and nginx take
+/// as much; clients with many post-quantum key shares come to some 10 KiB.
+pub(super) const MAX_CLIENT_HELLO: usize = 0xffff;
+/// The longest record in cleartext (RFC 8446 §5.1), without its header.
+const RECORD: usize = 16 * 1024;
+/// Nearly every ClientHello comes whole in one read.
+const READ: usize = 4_096;
+/// What rustls has room for behind all but the last byte of the longest record.
+const READ_BEHIND: usize = 2_048;
 /// What a session keeps of what a slow client does not take: one record.
 const BUFFERED: usize = 16 * 1024;

@@ -79,6 +79,7 @@
 //! | certificate | exact name, wildcard of one label, else the first; [`strict_sni`](TlsConfig::strict_sni) refuses instead |
 //! | tickets | on, sent with the first write; keys change every 6 h and are forgotten after 12 h |
 //! | 0-RTT | off, and cannot be switched on: a request that anyone may replay is not worth the round trip |
+//! | ClientHello, record headers included | 64 KiB less one byte; a longer one gets an alert |
 //! | handshake time-out, from TCP accept | 10 s |
 //! | handshakes at once | 512 |
 //! | [`Certificates::watch`] | not on by itself; [`RELOAD_INTERVAL`] is 5 s |

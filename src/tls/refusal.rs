@@ -9,6 +9,7 @@ use std::{
     time::Duration,
 };
 
+use bytes::{Buf, Bytes};
 use rustls::server::AcceptedAlert;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
@@ -90,15 +91,31 @@ pub(super) struct Refusal<Io> {
 }
 
 pub(super) enum Answer {
-    Alert(AcceptedAlert),
-    Text(&'static [u8]),
+    Text(Bytes),
     Told,
 }
 
 impl Answer {
     /// What to tell who speaks HTTP where TLS is spoken.
     pub(super) fn plaintext() -> Self {
-        Self::Text(PLAINTEXT)
+        Self::Text(Bytes::from_static(PLAINTEXT))
+    }
+
+    /// Tells a client that its ClientHello is longer than is read.
+    pub(super) fn too_large() -> Self {
+        Self::Text(Bytes::from_static(DECODE_ERROR))
+    }
+
+    /// The alert that rustls has for the error, else one that fits: it has none for some.
+    pub(super) fn alert(mut alert: AcceptedAlert, error: &rustls::Error) -> Self {
+        let mut text = Vec::new();
+        // Memory takes all of it.
+        let _ = alert.write_all(&mut text);
+        Self::Text(match (text.is_empty(), error) {
+            (false, _) => text.into(),
+            (true, rustls::Error::InvalidMessage(_)) => Bytes::from_static(DECODE_ERROR),
+            (true, _) => Bytes::from_static(UNEXPECTED_MESSAGE),
+        })
     }
 }
 
@@ -134,8 +151,7 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Refusal<Io> {
                 cx: &mut *cx,
             };
             let wrote = match &mut self.answer {
-                Answer::Alert(alert) => alert.write(&mut writer),
-                Answer::Text(text) => writer.write(text).inspect(|n| *text = &text[*n..]),
+                Answer::Text(text) => writer.write(text).inspect(|&n| text.advance(n)),
                 Answer::Told => break,
             };
             match wrote {
@@ -190,5 +206,8 @@ const PLAINTEXT: &[u8] = b"HTTP/1.1 400 Bad Request\r\n\
     connection: close\r\n\
     \r\n\
     This port speaks TLS: the URL begins https://.\n";
+/// Fatal alerts in a record of their own (RFC 8446 §6).
+const DECODE_ERROR: &[u8] = b"\x15\x03\x03\x00\x02\x02\x32";
+const UNEXPECTED_MESSAGE: &[u8] = b"\x15\x03\x03\x00\x02\x02\x0a";
 /// How much a refused client may still send meanwhile: a request that it took for granted.
 const LINGER_BYTES: usize = 64 * 1024;

@@ -156,6 +156,112 @@ async fn tickets_come_with_the_first_answer() {
     assert_eq!((&byte, tickets(&client)), (b"!", 2));
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_large_client_hello_is_understood_however_it_comes() {
+    for names in [0, 60, 80, 200, 252] {
+        let (layer, config) = pair();
+        let mut config = ClientConfig::clone(&config);
+        let long = |n: usize| format!("{n:0>250}").into_bytes();
+        config.alpn_protocols = (0..names).map(long).collect();
+        config.alpn_protocols.push(b"h2".to_vec());
+        let config = Arc::new(config);
+        let name = ServerName::try_from("localhost").unwrap();
+        let mut bytes = Vec::new();
+        let mut hello = rustls::ClientConnection::new(config.clone(), name.clone()).unwrap();
+        while hello.wants_write() {
+            hello.write_tls(&mut bytes).unwrap();
+        }
+        // At fewer than 6 bytes, each side of rustls waits for the other to read.
+        for slice in [7, 100, 1_460, 2_049, 4_095, 4_096, 16_389, 18_437, 1 << 20] {
+            let (near, far) = tokio::io::duplex(slice);
+            let conn = ConnInfo::new(Peer::Unknown, Peer::Unknown);
+            let mut server = TlsStream::new(far, conn, Arc::new(layer.shared.clone()), None);
+            let client = TlsConnector::from(config.clone()).connect(name.clone(), near);
+            let (served, connected) = tokio::join!(server.handshake(), client);
+            let case = format!("{} bytes in slices of {slice}", bytes.len());
+            served.unwrap_or_else(|error| panic!("{case}: {error}"));
+            let connected = connected.unwrap();
+            let alpn = connected.get_ref().1.alpn_protocol();
+            assert_eq!(alpn, Some(&b"h2"[..]), "{case}");
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_hello_that_is_refused_gets_an_alert() {
+    const DECODE_ERROR: u8 = 50;
+    const UNEXPECTED_MESSAGE: u8 = 10;
+    let record = |kind: u8, bytes: &[u8]| {
+        let length = u16::try_from(bytes.len()).unwrap().to_be_bytes();
+        [&[kind, 3, 1][..], &length, bytes].concat()
+    };
+    // A message that announces 65,000 bytes, and one of 65,536.
+    let fits = [&b"\x01\x00\xfd\xe8"[..], &[0; 16_000]].concat();
+    let large = [&b"\x01\x01\x00\x00"[..], &[0; 16_000]].concat();
+    for (sent, alert, what) in [
+        (
+            record(22, &large),
+            DECODE_ERROR,
+            "more than 64 KiB announced",
+        ),
+        (
+            [record(22, &fits), record(22, &[0; 90]).repeat(600)].concat(),
+            DECODE_ERROR,
+            "more than 64 KiB of small records",
+        ),
+        (
+            [record(22, &fits), record(21, &[2, 0])].concat(),
+            UNEXPECTED_MESSAGE,
+            "another record amid the message",
+        ),
+        (record(22, b"").repeat(100), DECODE_ERROR, "empty records"),
+        (
+            record(22, &[&fits[..], &[0; 2_428]].concat()),
+            DECODE_ERROR,
+            "a record longer than is allowed",
+        ),
+        (
+            b"\x16\x03\x01\xff\xff".repeat(9_000),
+            DECODE_ERROR,
+            "longer still",
+        ),
+        (
+            record(22, b"\x02\x00\x00\x00"),
+            DECODE_ERROR,
+            "a ServerHello without a body",
+        ),
+    ] {
+        for slice in [100, 1 << 20] {
+            let (layer, _) = pair();
+            let (near, far) = tokio::io::duplex(slice);
+            let conn = ConnInfo::new(Peer::Unknown, Peer::Unknown);
+            let mut server = TlsStream::new(far, conn, Arc::new(layer.shared.clone()), None);
+            let client = async {
+                let (mut read, mut write) = tokio::io::split(near);
+                let mut answer = Vec::new();
+                // The server may stop reading before all is written.
+                let all = async {
+                    let _ = write.write_all(&sent).await;
+                    let _ = write.shutdown().await;
+                };
+                let (read, ()) = tokio::join!(read.read_to_end(&mut answer), all);
+                read.unwrap();
+                answer
+            };
+            let serve = async move {
+                let refused = server.handshake().await;
+                assert!(refused.is_err());
+                drop(server);
+            };
+            let (answer, ()) = tokio::join!(client, serve);
+            let [21, 3, _, 0, 2, 2, said] = answer[..] else {
+                panic!("{what} in slices of {slice}: {answer:?} is no fatal alert");
+            };
+            assert_eq!(said, alert, "{what} in slices of {slice}");
+        }
+    }
+}
+
 type Connecting = tokio_rustls::Connect<DuplexStream>;
 type Connected = tokio_rustls::client::TlsStream<DuplexStream>;
 

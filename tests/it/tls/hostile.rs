@@ -103,6 +103,39 @@ async fn a_trickle_is_not_an_excuse_but_is_understood() {
 }
 
 #[tokio::test]
+async fn a_large_client_hello_is_understood_and_one_over_the_bound_gets_an_alert() {
+    let authority = Authority::new();
+    let mut server = Server::start(TlsLayer::new(config(&authority.issue(&["localhost"])))).await;
+    for names in [75, 230] {
+        let mut client = authority.client();
+        client.alpn_protocols = (0..names).map(|n| format!("{n:0>250}").into()).collect();
+        client.alpn_protocols.push(b"http/1.1".to_vec());
+        let mut stream = connect(server.address, client, "localhost").await.unwrap();
+        assert!(get(&mut stream).await.starts_with("TLSv1.3"));
+    }
+
+    // One message of 65,536 bytes, in records of 16 KiB.
+    let mut message = b"\x01\x01\x00\x00".to_vec();
+    message.resize(4 + 0x1_0000, 0);
+    let records = message.chunks(16_384).flat_map(|part| {
+        let length = u16::try_from(part.len()).unwrap().to_be_bytes();
+        [b"\x16\x03\x01", &length[..], part].concat()
+    });
+    let mut stream = TcpStream::connect(server.address).await.unwrap();
+    stream
+        .write_all(&records.collect::<Vec<_>>())
+        .await
+        .unwrap();
+    let mut answer = Vec::new();
+    let read = timeout(PATIENCE, stream.read_to_end(&mut answer)).await;
+    read.unwrap().unwrap();
+    assert_eq!(answer, b"\x15\x03\x03\x00\x02\x02\x32", "decode_error");
+    drop(stream);
+    let event = server.event().await;
+    assert_eq!(event.kind, ConnectionEventKind::TlsHandshake, "{event:?}");
+}
+
+#[tokio::test]
 async fn garbage_is_refused_and_those_who_come_and_go_are_no_event() {
     let authority = Authority::new();
     let mut server = Server::start(TlsLayer::new(config(&authority.issue(&["localhost"])))).await;
