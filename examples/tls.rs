@@ -9,7 +9,7 @@
 //! ```
 #![expect(clippy::print_stdout, reason = "an example talks to people")]
 
-use std::{error::Error, future::IntoFuture};
+use std::{error::Error, future::IntoFuture, time::Duration};
 
 use axum::{Router, extract::ConnectInfo, routing::get, serve::ListenerExt};
 use evenkeel::{
@@ -27,7 +27,10 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let config = TlsConfig::new(Certificates::new([certificate])?);
 
     let app = Router::new().route("/", get(show));
-    let secure = app.clone().layer(HstsLayer::new());
+    // For a minute, as this is a trial: for so long, a browser that trusts the certificate refuses
+    // cleartext on every port of the host.
+    let hsts = HstsLayer::new().max_age(Duration::from_secs(60));
+    let secure = app.clone().layer(hsts);
     let listener = TcpListener::bind("127.0.0.1:8443").await?.tap_io(|io| {
         // A socket that cannot do this is about to fail anyway.
         let _ = io.set_nodelay(true);

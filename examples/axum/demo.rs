@@ -32,6 +32,7 @@ pub(crate) async fn start() -> Result<(LoadBalancer, Doors), BoxError> {
         doors: vec![Door {
             listener,
             tls: Some((tls, certificates)),
+            hsts: None,
             endpoints: None,
         }],
         lame_duck: None,

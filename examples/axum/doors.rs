@@ -9,7 +9,7 @@ use evenkeel::{
     endpoints::{EndpointsLayer, Readiness},
     server::Serve,
     settings::Settings,
-    tls::{Certificates, RELOAD_INTERVAL, TlsLayer},
+    tls::{Certificates, HstsLayer, RELOAD_INTERVAL, TlsLayer},
 };
 use tokio::{
     net::{TcpListener, TcpSocket},
@@ -30,6 +30,7 @@ pub(crate) struct Doors {
 pub(crate) struct Door {
     pub(crate) listener: TcpListener,
     pub(crate) tls: Option<(TlsLayer, Certificates)>,
+    pub(crate) hsts: Option<HstsLayer>,
     pub(crate) endpoints: Option<EndpointsLayer>,
 }
 
@@ -43,6 +44,7 @@ impl Doors {
             doors.push(Door {
                 listener,
                 tls: settings.tls(nth)?,
+                hsts: settings.hsts(nth)?,
                 endpoints: settings.endpoints_layer(nth, &readiness)?,
             });
         }
@@ -66,10 +68,13 @@ impl Doors {
             let mut told = stopped.clone();
             // An error says that nobody will tell: that is an end, too.
             let stopped = async move { drop(told.changed().await) };
-            let app = match door.endpoints {
-                Some(own) => app.clone().layer(own),
-                None => app.clone(),
-            };
+            let mut app = app.clone();
+            if let Some(own) = door.endpoints {
+                app = app.layer(own);
+            }
+            if let Some(hsts) = door.hsts {
+                app = app.layer(hsts);
+            }
             let serve = evenkeel::serve(listener, app)
                 .drain_timeout(self.drain)
                 .shutdown(stopped);

@@ -19,9 +19,9 @@ mod known;
 use std::{env, time::Duration};
 
 use axum::{Router, extract::Request, routing::get};
-use evenkeel::{BoxError, LoadBalancer, context::ConnInfo, settings::Settings, tls::HstsLayer};
+use evenkeel::{BoxError, LoadBalancer, context::ConnInfo, settings::Settings};
 use http::StatusCode;
-use tower::{Layer, ServiceBuilder};
+use tower::ServiceBuilder;
 use tower_http::{
     compression::CompressionLayer,
     request_id::{MakeRequestUuid, PropagateRequestIdLayer, SetRequestIdLayer},
@@ -31,7 +31,6 @@ use tower_http::{
 use crate::doors::Doors;
 
 fn app(balancer: LoadBalancer) -> Router {
-    let balanced = HstsLayer::new().layer(balancer);
     // Any tower layer goes around the balancer like around a handler.
     let api = ServiceBuilder::new()
         .layer(SetRequestIdLayer::x_request_id(MakeRequestUuid))
@@ -41,11 +40,11 @@ fn app(balancer: LoadBalancer) -> Router {
             StatusCode::GATEWAY_TIMEOUT,
             Duration::from_secs(30),
         ))
-        .service(balanced.clone());
+        .service(balancer.clone());
     Router::new()
         .route("/hello", get(hello))
         .nest_service("/api", api)
-        .fallback_service(balanced)
+        .fallback_service(balancer)
 }
 
 async fn hello(request: Request) -> String {

@@ -55,6 +55,7 @@ async fn control(path: &str, loaded: Loaded) -> Result<(), BoxError> {
             address: settle(running.settings.listen_address(nth)?)?,
             listen: running.settings.listen[nth].clone(),
             tls,
+            hsts: running.settings.hsts(nth)?,
             endpoints: running.settings.endpoints_layer(nth, &readiness)?,
         });
     }

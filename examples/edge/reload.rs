@@ -116,7 +116,7 @@ fn same_process(new: &Settings, old: &Settings) -> bool {
     // Certificates may change, and who of the listeners has any may not.
     let fixed = |listen: &Listen| {
         let tls = listen.tls.as_ref();
-        let tls = tls.map(|tls| (tls.min_version.clone(), tls.alpn.clone()));
+        let tls = tls.map(|tls| (tls.min_version.clone(), tls.alpn.clone(), tls.hsts.clone()));
         let paths = (listen.ready.clone(), listen.live.clone());
         let http1 = (
             listen.half_close,

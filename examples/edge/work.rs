@@ -14,7 +14,7 @@ use evenkeel::{
 use http::{Request, Response};
 use http_body::Body;
 use tokio::{net::TcpListener, sync::watch, task::JoinSet};
-use tower::{Layer, Service};
+use tower::{Layer, Service, util::option_layer};
 
 use crate::app::App;
 
@@ -35,6 +35,7 @@ pub(crate) struct Door {
     /// As the settings have it.
     pub(crate) listen: Listen,
     pub(crate) tls: Option<TlsLayer>,
+    pub(crate) hsts: Option<HstsLayer>,
     pub(crate) endpoints: Option<EndpointsLayer>,
 }
 
@@ -49,6 +50,7 @@ impl Plan {
             address,
             listen,
             tls,
+            hsts,
             endpoints,
         } in self.listeners.iter()
         {
@@ -59,7 +61,7 @@ impl Plan {
                 tracing::info!("listening on {scheme}://{}/", listener.local_addr()?);
             }
             let app = self.apps[number].clone();
-            let tls = tls.as_ref();
+            let tls = tls.as_ref().map(|tls| (tls, hsts.clone()));
             match endpoints {
                 Some(own) => self.serve(&mut serving, listener, listen, own.layer(app), tls)?,
                 None => self.serve(&mut serving, listener, listen, app, tls)?,
@@ -77,7 +79,7 @@ impl Plan {
         listener: TcpListener,
         listen: &Listen,
         app: S,
-        tls: Option<&TlsLayer>,
+        tls: Option<(&TlsLayer, Option<HstsLayer>)>,
     ) -> io::Result<()>
     where
         S: Service<Request<server::Body>, Response = Response<B>, Error = Infallible>,
@@ -87,8 +89,8 @@ impl Plan {
         B::Error: Into<BoxError>,
     {
         match tls {
-            Some(tls) => {
-                let serve = evenkeel::serve(listener, HstsLayer::new().layer(app));
+            Some((tls, hsts)) => {
+                let serve = evenkeel::serve(listener, option_layer(hsts).layer(app));
                 let serve = self.finish(http1(serve, listen)?);
                 serving.spawn(Serve::layer(serve, tls.clone()).into_future());
             }

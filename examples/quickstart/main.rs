@@ -20,7 +20,7 @@ use evenkeel::{
     failover::FailoverLayer,
     health::{Checks, HealthLayer},
     sticky::{Keys, StickyLayer},
-    tls::{Certificate, Certificates, HstsLayer, HttpsRedirectLayer, TlsConfig, TlsLayer},
+    tls::{Certificate, Certificates, HttpsRedirectLayer, TlsConfig, TlsLayer},
 };
 use tokio::{
     net::TcpListener,
@@ -56,7 +56,7 @@ async fn main() -> Result<ExitCode, BoxError> {
     let http_port = http.local_addr()?.port();
     let redirect = HttpsRedirectLayer::new().port(https_port);
     let (stop, stopped) = watch::channel(());
-    let secure = evenkeel::serve(https, HstsLayer::new().layer(balancer.clone()))
+    let secure = evenkeel::serve(https, balancer.clone())
         .events(access_log)
         .shutdown(told(stopped.clone()))
         .drain_timeout(DRAIN)

@@ -284,6 +284,18 @@ impl Settings {
         Ok(Some((TlsLayer::new(config), certificates)))
     }
 
+    /// Returns what adds `Strict-Transport-Security` to the responses of a listener, where its
+    /// `hsts` says for how long.
+    ///
+    /// # Errors
+    ///
+    /// When it is no duration, or more than 100 years.
+    #[cfg(feature = "__tls")]
+    pub fn hsts(&self, nth: usize) -> Result<Option<crate::tls::HstsLayer>, SettingsError> {
+        let age = self.hsts_age(nth)?;
+        Ok(age.map(|age| crate::tls::HstsLayer::new().max_age(age)))
+    }
+
     /// Opens the access log, where there is an `[access_log]`: the sink, and the layer on it.
     ///
     /// # Errors

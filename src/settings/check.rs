@@ -139,7 +139,23 @@ impl Settings {
                 return Err(place("alpn").wrong(&self.text, message));
             }
         }
+        self.hsts_age(nth)?;
         Ok(())
+    }
+
+    /// Returns what `hsts` says, where a listener has it.
+    pub(super) fn hsts_age(&self, nth: usize) -> Result<Option<Duration>, SettingsError> {
+        let tls = self.listen.get(nth).and_then(|listen| listen.tls.as_ref());
+        let given = tls.and_then(|tls| tls.hsts.as_deref());
+        let age = given.map(duration::parse_long).transpose();
+        age.map_err(|message| {
+            let place = Place {
+                header: "[listen.tls]",
+                nth,
+                key: "hsts",
+            };
+            place.wrong(&self.text, message)
+        })
     }
 
     /// Returns the address of a listener.

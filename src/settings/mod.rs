@@ -39,7 +39,7 @@
 //! |---|---|
 //! | `[server]` | `threads`, `locality`, `shutdown = { lame_duck, drain }` |
 //! | `[[listen]]` | `address`, `ready`, `live`, `half_close`, `allow_empty_host`, `allow_raw_target`, `proxy_protocol` |
-//! | `[listen.tls]` | `certificates = [{ chain, key }]`, `min_version`, `alpn` |
+//! | `[listen.tls]` | `certificates = [{ chain, key }]`, `min_version`, `alpn`, `hsts` |
 //! | `[pool]` | `strategy`, `hash`, `load_factor`, `affinity_floor`, `panic`, `slow_start`, `overprovisioning` |
 //! | `[[pool.backends]]` | `id`, `url`, `weight`, `tier`, `locality`, `max_in_flight`, `protocol` |
 //! | `[health]` | `type` (`http`, `tcp`, `grpc`), `interval`, `changing_interval`, `down_interval`, `timeout`, `jitter`, `fall`, `rise`, `concurrency`, `shared_fate`, `state_file`, `port`, `address`, `tls`, `server_name` |
@@ -56,7 +56,8 @@
 //! `[admin]` answers `/live` and `/ready`; a listener does where it is told the paths, before any
 //! other layer sees the request (`ready = "/ready"`).
 //!
-//! Durations are strings: `"250ms"`, `"5s"`, `"1m"`, `"12h"`.
+//! Durations are strings: `"250ms"`, `"5s"`, `"1m"`, `"12h"`; `hsts` has days and years, too:
+//! `"30d"`, `"1y"`.
 //!
 //! # When it fails
 //!

@@ -136,6 +136,9 @@ pub struct Tls {
     pub min_version: Option<String>,
     /// `h2` and `http/1.1`, in order of preference.
     pub alpn: Option<Vec<String>>,
+    /// How long browsers come by https only, from each response on; `Strict-Transport-Security` is
+    /// not sent where absent. `"0s"` takes back what was sent.
+    pub hsts: Option<String>,
 }
 
 /// One of `[listen.tls] certificates`

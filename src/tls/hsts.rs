@@ -22,8 +22,9 @@ use crate::context::ConnInfo;
 /// in place of one that the application set. Put it outside the layer that answers errors, so
 /// that those carry it too.
 ///
-/// **Deployment caveat.** A browser keeps it for as long as it says. To go back to cleartext,
-/// serve [`max_age`](Self::max_age) zero over https first.
+/// **Deployment caveat.** A browser keeps it for as long as it says, for every port of the host. To
+/// go back to cleartext, serve [`max_age`](Self::max_age) zero over https first. A trial on
+/// `localhost` is better off without it.
 #[derive(Clone, Debug)]
 #[must_use]
 pub struct HstsLayer {

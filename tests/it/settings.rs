@@ -17,6 +17,7 @@ proxy_protocol = false
 [listen.tls]
 certificates = [{ chain = "cert.pem", key = "key.pem" }]
 min_version = "1.2"
+hsts = "1y"
 alpn = ["h2", "http/1.1"]
 [[listen]]
 address = "127.0.0.1:8080"
@@ -84,6 +85,8 @@ fn every_key_of_the_design_is_read() {
     };
     assert!(first.half_close && first.allow_empty_host && first.allow_raw_target);
     assert!(!second.half_close && !second.allow_empty_host && !second.allow_raw_target);
+    assert!(settings.hsts(0).unwrap().is_some());
+    assert!(settings.hsts(1).unwrap().is_none(), "off unless given");
     let pool = settings.pool().unwrap();
     let snapshot = pool.snapshot();
     assert_eq!(snapshot.backends().len(), 2);
@@ -360,6 +363,16 @@ fn each_bad_value_is_refused_by_line_section_and_reason() {
             "min_version = \"1.2\"",
             "min_version = \"1.1\"",
             "[listen.tls] min_version: \"1.1\": \"1.2\" or \"1.3\" is accepted",
+        ),
+        (
+            "hsts = \"1y\"",
+            "hsts = \"101y\"",
+            "[listen.tls] hsts: \"101y\": \"0s\" to \"100y\" is accepted, as in",
+        ),
+        (
+            "hsts = \"1y\"",
+            "hsts = \"\"",
+            "[listen.tls] hsts: \"\": \"0s\" to \"100y\" is accepted, as in",
         ),
         (
             "alpn = [\"h2\", \"http/1.1\"]",

@@ -169,6 +169,11 @@ address = "127.0.0.1:0"
 certificates = [{{ chain = "{folder}/cert.pem", key = "{folder}/key.pem" }}]
 min_version = "1.3"
 alpn = ["h2", "http/1.1"]
+hsts = "1y"
+[[listen]]
+address = "127.0.0.1:0"
+[listen.tls]
+certificates = [{{ chain = "{folder}/cert.pem", key = "{folder}/key.pem" }}]
 [pool]
 strategy = "round-robin"
 {}{}
@@ -200,6 +205,7 @@ address = "127.0.0.1:0"
     let admin = edge.address("admin on http://").await;
     let http = edge.address("listening on http://").await;
     let https = edge.address("listening on https://").await;
+    let trial = edge.address("listening on https://").await;
 
     let plain = get(http, "/plain?secret=1").await;
     assert_eq!(
@@ -217,10 +223,15 @@ address = "127.0.0.1:0"
     assert_eq!(names, ["a", "b"], "requests are spread");
 
     let first = get_tls(https, authority.client(), "/tls", "").await;
-    assert!(
-        first
-            .header("strict-transport-security")
-            .contains("max-age=")
+    assert_eq!(
+        first.header("strict-transport-security"),
+        "max-age=31536000"
+    );
+    let trial = get_tls(trial, authority.client(), "/trial", "").await;
+    assert_eq!(
+        trial.header("strict-transport-security"),
+        "",
+        "not unless it is asked for"
     );
     let cookie = first.header("set-cookie").split(';').next().unwrap();
     assert!(cookie.starts_with("NODE="), "{first:?}");
@@ -260,7 +271,11 @@ address = "127.0.0.1:0"
     assert_eq!(of("/tls")["tls_version"], "TLSv1.3");
     assert_eq!(of("/tls")["protocol"], "HTTP/2");
     assert_eq!(of("/ws")["status"], 101);
-    assert_eq!(lines.len(), 4 + 1 + 4 + 1 + 1, "one line a request: {log}");
+    assert_eq!(
+        lines.len(),
+        4 + 1 + 1 + 4 + 1 + 1,
+        "one line a request: {log}"
+    );
 }
 
 /// A WebSocket through it, both ways.
