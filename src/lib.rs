@@ -69,6 +69,8 @@ mod alarm;
 pub mod connect;
 pub mod context;
 mod deadline;
+#[cfg(any(feature = "access-log", feature = "http2"))]
+mod log_limit;
 #[cfg(any(feature = "proxy", feature = "server"))]
 mod vanish;
 #[cfg_attr(

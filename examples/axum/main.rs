@@ -27,6 +27,7 @@ use tower_http::{
     request_id::{MakeRequestUuid, PropagateRequestIdLayer, SetRequestIdLayer},
     timeout::TimeoutLayer,
 };
+use tracing_subscriber::EnvFilter;
 
 use crate::doors::Doors;
 
@@ -61,7 +62,9 @@ fn main() -> Result<(), BoxError> {
             doors.serve(app(balancer)).await
         });
     };
+    // The `h2` crate warns about each odd frame of a client, which would choose how much is logged.
     tracing_subscriber::fmt()
+        .with_env_filter(EnvFilter::new("info,h2=error"))
         .with_writer(std::io::stderr)
         .init();
     let settings = Settings::from_toml(&std::fs::read_to_string(&path)?)

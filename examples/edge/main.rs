@@ -43,7 +43,7 @@ fn main() -> ExitCode {
         complain(&format!("{path}: fine"));
         return ExitCode::SUCCESS;
     }
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(FILTER));
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
@@ -59,6 +59,11 @@ fn main() -> ExitCode {
         }
     }
 }
+
+/// Events at INFO, but for those of the `h2` crate, which warns about each odd frame of a client: a
+/// client would choose how much is logged. The server has an event of its own, at a bounded rate,
+/// where it closes a connection for what the client does.
+const FILTER: &str = "info,h2=error";
 
 /// Settings, and the certificates that they name.
 pub(crate) struct Loaded {

@@ -21,6 +21,7 @@ use super::{
     format::{self, End},
     pen::{Buffer, Pen},
 };
+use crate::log_limit::LogLimit;
 
 /// JSON lines, written by a thread of their own: a request's thread formats its line into a
 /// buffer and goes on. A handle; the thread ends, and writes what is left, with the last one.
@@ -100,6 +101,8 @@ impl JsonLines {
             output,
             spare: Buffer::default(),
             told: 0,
+            failures: LogLimit::new(),
+            drops: LogLimit::new(),
         };
         let thread = thread::Builder::new()
             .name("evenkeel-log".into())
@@ -227,6 +230,9 @@ struct Writer {
     spare: Buffer,
     /// Drops that were warned about.
     told: u64,
+    /// Clients choose how many lines there are, and so how often writing them fails.
+    failures: LogLimit,
+    drops: LogLimit,
 }
 
 impl Writer {
@@ -242,8 +248,8 @@ impl Writer {
                 }
             }
             let wrote = self.drain();
-            self.tell_drops();
             let last = closing && !wrote;
+            self.tell_drops(last);
             lock(&self.shared.flushes).1 = if last { u64::MAX } else { wanted };
             self.shared.flushed.notify_all();
             if last {
@@ -274,20 +280,30 @@ impl Writer {
                 shard.lines = 0;
             }
             wrote = true;
-            let written = self.spare.written();
-            if let Err(error) = self.output.write(written) {
-                let lines = written.iter().filter(|&&b| b == b'\n').count();
-                self.shared.dropped.fetch_add(lines as u64, Relaxed);
-                tracing::error!(target: "evenkeel::access_log", %error, lines, "lines could not be written");
-            }
-            self.spare.clear(KEEP_BUFFER);
+            self.write_spare();
         }
         wrote
     }
 
-    fn tell_drops(&mut self) {
+    fn write_spare(&mut self) {
+        let written = self.spare.written();
+        if let Err(error) = self.output.write(written) {
+            let lines = written.iter().filter(|&&b| b == b'\n').count();
+            self.shared.dropped.fetch_add(lines as u64, Relaxed);
+            if let Some(left_out) = self.failures.pass() {
+                tracing::error!(
+                    target: "evenkeel::access_log",
+                    %error, lines, left_out, "lines could not be written"
+                );
+            }
+        }
+        self.spare.clear(KEEP_BUFFER);
+    }
+
+    /// Says how many lines were dropped since it last did; at the end, whatever the limit.
+    fn tell_drops(&mut self, last: bool) {
         let dropped = self.shared.dropped.load(Relaxed);
-        if dropped > self.told {
+        if dropped > self.told && (last || self.drops.pass().is_some()) {
             let lines = dropped - self.told;
             self.told = dropped;
             tracing::warn!(target: "evenkeel::access_log", lines, dropped, "lines were dropped");
@@ -330,3 +346,71 @@ const QUIET_ROUNDS: u32 = 100;
 /// A disk that takes longer will not be waited for.
 const FLUSH_LIMIT: Duration = Duration::from_secs(2);
 const KEEP_BUFFER: usize = 8 * 1024 * 1024;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Fails as a full disk does.
+    struct Full;
+
+    impl Write for Full {
+        fn write(&mut self, _: &[u8]) -> io::Result<usize> {
+            Err(io::ErrorKind::StorageFull.into())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[derive(Clone, Default)]
+    struct Events(Arc<Mutex<Vec<u8>>>);
+
+    impl Write for Events {
+        fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+            lock(&self.0).extend_from_slice(line);
+            Ok(line.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_full_disk_is_not_an_event_for_each_batch_of_lines() {
+        let events = Events::default();
+        let writer = events.clone();
+        let subscriber = tracing_subscriber::fmt()
+            .with_ansi(false)
+            .with_writer(move || writer.clone())
+            .finish();
+        let handle = JsonLines::writer(io::sink()).unwrap();
+        let mut writer = Writer {
+            shared: handle.handle.shared.clone(),
+            output: Output::Other(Box::new(Full)),
+            spare: Buffer::default(),
+            told: 0,
+            failures: LogLimit::new(),
+            drops: LogLimit::new(),
+        };
+        tracing::subscriber::with_default(subscriber, || {
+            for _ in 0..100 {
+                // Under the lock, so that the thread does not take the line.
+                let mut shard = lock(&writer.shared.shards[0]);
+                while !shard.buf.add(|pen| pen.put(b"{}\n")) {}
+                std::mem::swap(&mut shard.buf, &mut writer.spare);
+                drop(shard);
+                writer.write_spare();
+                writer.tell_drops(false);
+            }
+            writer.tell_drops(true);
+        });
+        let seen = String::from_utf8(lock(&events.0).clone()).unwrap();
+        let count = |what| seen.lines().filter(|line| line.contains(what)).count();
+        assert_eq!(count("lines could not be written"), 1, "{seen}");
+        assert_eq!(count("lines were dropped"), 2, "{seen}");
+        assert!(seen.contains("lines=99 dropped=100"), "{seen}");
+    }
+}

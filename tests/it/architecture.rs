@@ -8,7 +8,7 @@ use std::{
 /// Floors from the ground up; rooms on one floor do not know each other.
 const FLOORS: [&[&str]; 5] = [
     &["error", "sabotage", "wire"],
-    &["alarm", "deadline", "pool", "vanish"],
+    &["alarm", "deadline", "log_limit", "pool", "vanish"],
     &["context", "connect"],
     &[
         "access_log",

@@ -7,7 +7,11 @@ use std::{
 
 use serde_json::Value;
 use tempfile::TempDir;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    time::{Instant, sleep, timeout},
+};
 
 use super::{
     client::{self, get, get_tls, try_get},
@@ -539,4 +543,52 @@ async fn an_address_in_use_is_named() {
     assert_eq!(status.code(), Some(1));
     let last = lines.last().unwrap();
     assert!(last.contains(&format!("{address}: ")), "{lines:?}");
+}
+
+#[tokio::test]
+async fn a_client_does_not_choose_how_much_is_logged() {
+    let backend = "[[pool.backends]]\nid = \"a\"\nurl = \"http://127.0.0.1:1\"\n";
+    let settings = Settings::new(&format!("{ONE_LISTENER}{backend}"));
+    let (mut edge, address) = start(&settings).await;
+    let mut client = TcpStream::connect(address).await.unwrap();
+    let mut frames = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0".to_vec();
+    for _ in 0..1_000 {
+        // The answer to a PING that nobody sent.
+        frames.extend_from_slice(b"\0\0\x08\x06\x01\0\0\0\0evenkeel");
+    }
+    // One that is to be answered, behind all of them.
+    frames.extend_from_slice(b"\0\0\x08\x06\0\0\0\0\0the last");
+    client.write_all(&frames).await.unwrap();
+    let mut came = Vec::new();
+    while !came.windows(8).any(|part| part == b"the last") {
+        assert_ne!(client.read_buf(&mut came).await.unwrap(), 0, "{came:?}");
+    }
+    // Others go on opening and resetting what they opened.
+    for _ in 0..20 {
+        let mut frames = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0".to_vec();
+        for stream in (1..200_u32).step_by(2) {
+            let id = stream.to_be_bytes();
+            // GET http:// with an :authority; then CANCEL.
+            frames.extend_from_slice(b"\0\0\x06\x01\x05");
+            frames.extend_from_slice(&id);
+            frames.extend_from_slice(b"\x82\x86\x84\x41\x01a");
+            frames.extend_from_slice(b"\0\0\x04\x03\0");
+            frames.extend_from_slice(&id);
+            frames.extend_from_slice(b"\0\0\0\x08");
+        }
+        let mut client = TcpStream::connect(address).await.unwrap();
+        client.write_all(&frames).await.unwrap();
+        let mut came = Vec::new();
+        // Closed, perhaps with a reset.
+        let _ = client.read_to_end(&mut came).await;
+    }
+    edge.signal("-TERM");
+    let (status, lines) = edge.ended().await;
+    assert!(status.success(), "{status}: {lines:#?}");
+    assert!(
+        lines.len() < 10,
+        "{} lines: {:#?}",
+        lines.len(),
+        &lines[..10]
+    );
 }
