@@ -152,11 +152,11 @@ pub(crate) struct Door {
 
 impl Door {
     pub(crate) fn new(mode: Mode, pool: &Pool, size: usize) -> Result<Self> {
-        let mut builder =
-            LoadBalancer::builder(pool.clone()).health(HealthLayer::new(pool.clone()).no_checks());
+        let mut builder = LoadBalancer::builder(pool.clone())
+            .health(HealthLayer::new(pool.clone()).no_checks())?;
         if mode.is_sticky() {
             let sticky = StickyLayer::new(pool.clone(), Keys::new([7; 32]));
-            builder = builder.sticky(sticky);
+            builder = builder.sticky(sticky)?;
         }
         if matches!(mode, Mode::Log | Mode::All) {
             let sink = JsonLines::writer(io::sink())?;

@@ -105,7 +105,7 @@ fn held(connections: usize, over: Over, client: Client) -> Result<(f64, f64)> {
         over,
         client,
         balancer: LoadBalancer::builder(pool.clone())
-            .health(HealthLayer::new(pool).no_checks())
+            .health(HealthLayer::new(pool).no_checks())?
             .build(),
         own: Own::new()?,
     };

@@ -92,9 +92,9 @@ fn balancers(
     let sticky = settings.sticky_layer(pool)?;
     (0..workers)
         .map(|_| {
-            let mut builder = settings.load_balancer(pool)?.health(health.clone());
+            let mut builder = settings.load_balancer(pool)?.health(health.clone())?;
             if let Some(sticky) = &sticky {
-                builder = builder.sticky(sticky.clone());
+                builder = builder.sticky(sticky.clone())?;
             }
             if let Some(log) = log {
                 builder = builder.access_log(log.clone());

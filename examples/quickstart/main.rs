@@ -41,9 +41,9 @@ async fn main() -> Result<ExitCode, BoxError> {
     let access_log = AccessLogLayer::new(log.clone()).node("quickstart");
     let balancer = LoadBalancer::builder(pool.clone())
         .access_log(access_log.clone())
-        .sticky(StickyLayer::new(pool.clone(), Keys::new(random_key()?)))
+        .sticky(StickyLayer::new(pool.clone(), Keys::new(random_key()?)))?
         .failover(FailoverLayer::new())
-        .health(HealthLayer::new(pool.clone()).checks(every_second())?)
+        .health(HealthLayer::new(pool.clone()).checks(every_second())?)?
         .build();
 
     // Two doors: https, and http that leads there.

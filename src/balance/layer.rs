@@ -71,6 +71,12 @@ impl BalanceLayer {
         self.anew()
     }
 
+    /// Returns the pool that the layer was made for.
+    #[must_use]
+    pub fn pool(&self) -> &Pool {
+        &self.pool
+    }
+
     /// What was made with the settings until now does not hold any more.
     fn anew(mut self) -> Self {
         self.shared = Arc::default();

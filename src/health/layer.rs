@@ -11,7 +11,10 @@ use super::{
     Checks, Health, Outliers,
     owner::{Core, Owner},
 };
-use crate::{error::ConfigError, pool::Pool};
+use crate::{
+    error::ConfigError,
+    pool::{Pool, Rank},
+};
 
 /// Keeps traffic off backends that do not serve; see the [module](super).
 ///
@@ -21,6 +24,8 @@ use crate::{error::ConfigError, pool::Pool};
 pub struct HealthLayer {
     pool: Pool,
     checks: Option<Checks>,
+    /// Whether the checks are those that a user gave.
+    rank: Rank,
     outliers: Option<Outliers>,
     owner: Arc<OnceLock<Arc<Owner>>>,
 }
@@ -31,6 +36,7 @@ impl HealthLayer {
         Self {
             pool,
             checks: Some(Checks::new()),
+            rank: Rank::Default,
             outliers: Some(Outliers::new()),
             owner: Arc::default(),
         }
@@ -46,6 +52,7 @@ impl HealthLayer {
     pub fn checks(mut self, checks: Checks) -> Result<Self, ConfigError> {
         checks.validate()?;
         self.checks = Some(checks);
+        self.rank = Rank::Given;
         self.owner = Arc::default();
         Ok(self)
     }
@@ -78,6 +85,12 @@ impl HealthLayer {
         self.owner = Arc::default();
         self
     }
+
+    /// Returns the pool that the layer was made for.
+    #[must_use]
+    pub fn pool(&self) -> &Pool {
+        &self.pool
+    }
 }
 
 impl<S> Layer<S> for HealthLayer {
@@ -86,7 +99,8 @@ impl<S> Layer<S> for HealthLayer {
     fn layer(&self, inner: S) -> Health<S> {
         let owner = self.owner.get_or_init(|| {
             let (checks, outliers) = (self.checks.clone(), self.outliers.clone());
-            Arc::new(Owner::new(Core::new(self.pool.clone(), checks, outliers)))
+            let core = Core::new(self.pool.clone(), checks, outliers, self.rank);
+            Arc::new(Owner::new(core))
         });
         owner.ensure();
         Health::new(inner, owner.clone())

@@ -84,7 +84,13 @@
 //! status. A response body that breaks off is told by `Balance`; without it, only heads are
 //! judged.
 //!
-//! Two layers or probers on one pool overwrite one another's measurements; use one.
+//! # Several on one pool
+//!
+//! One of them makes the checks: the newest whose checks were [given](HealthLayer::checks) (a
+//! [`Prober`]'s always are), else the newest. The others leave the checks to it, and the newest of
+//! these takes over when it is gone; both are logged. So a reload's settings hold at once, and a
+//! second `LoadBalancer` on a pool neither checks twice nor replaces the first one's checks by the
+//! default ones. Each layer judges its own live traffic by its own rules.
 //!
 //! # Cost
 //!

@@ -14,7 +14,7 @@ use std::{
 use tokio::{runtime::Handle, sync::Notify, task::AbortHandle, time::Instant};
 
 use super::{check::Checks, outlier::Outliers, prober::Driver, watch::Watch};
-use crate::pool::{AttachmentKey, Backend, KeeperGuard, Pool, Recent, Role};
+use crate::pool::{AttachmentKey, Backend, KeeperGuard, Pool, Rank, Recent, Role};
 
 /// Owns the task that checks and readmits; the task ends with it.
 pub(super) struct Owner {
@@ -118,6 +118,8 @@ pub(super) struct Core {
     pub(super) pool: Pool,
     pub(super) checks: Option<Checks>,
     pub(super) outliers: Option<Arc<Outliers>>,
+    /// Of several that check one pool, which goes first.
+    pub(super) rank: Rank,
     /// Told when an ejection, a trial or a readmission was made by live traffic …
     pub(super) wake: Notify,
     /// … of these backends.
@@ -128,10 +130,16 @@ pub(super) struct Core {
 }
 
 impl Core {
-    pub(super) fn new(pool: Pool, checks: Option<Checks>, outliers: Option<Outliers>) -> Self {
+    pub(super) fn new(
+        pool: Pool,
+        checks: Option<Checks>,
+        outliers: Option<Outliers>,
+        rank: Rank,
+    ) -> Self {
         Self {
             pool,
             checks,
+            rank,
             outliers: outliers.map(Arc::new),
             wake: Notify::new(),
             touched: Mutex::default(),

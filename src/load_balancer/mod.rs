@@ -85,7 +85,7 @@ use crate::access_log::{self, AccessLog, AccessLogLayer, Entry, Sink};
 use crate::sticky::{Sticky, StickyLayer};
 use crate::{
     balance::{self, BalanceLayer, Direct},
-    error::{BoxError, Error},
+    error::{BoxError, ConfigError, Error},
     failover::{Failover, FailoverLayer},
     forwarded::{Forwarded, ForwardedLayer},
     health::{Health, HealthLayer},
@@ -135,8 +135,9 @@ impl LoadBalancer {
             sticky: None,
             failover: FailoverLayer::new(),
             balance: BalanceLayer::new(pool.clone()),
-            health: HealthLayer::new(pool),
+            health: HealthLayer::new(pool.clone()),
             proxy: Proxy::new(),
+            pool,
         }
     }
 }
@@ -152,6 +153,7 @@ impl fmt::Debug for LoadBalancer {
 #[must_use]
 pub struct Builder {
     forwarded: Option<ForwardedLayer>,
+    pool: Pool,
     #[cfg(feature = "access-log")]
     access_log: Option<AccessLogLayer>,
     respond: RespondLayer,
@@ -190,13 +192,19 @@ impl Builder {
         self
     }
 
-    /// Keeps sessions on their backends; the layer is to be made for the same pool.
+    /// Keeps sessions on their backends.
     ///
     /// Default: none.
+    ///
+    /// # Errors
+    ///
+    /// When the layer was made for another pool: sessions would be bound to backends that no
+    /// request is sent to.
     #[cfg(feature = "sticky")]
-    pub fn sticky(mut self, layer: StickyLayer) -> Self {
+    pub fn sticky(mut self, layer: StickyLayer) -> Result<Self, ConfigError> {
+        self.refuse_other("sticky", layer.pool())?;
         self.sticky = Some(layer);
-        self
+        Ok(self)
     }
 
     /// Sets how often and when another backend is tried.
@@ -207,21 +215,33 @@ impl Builder {
         self
     }
 
-    /// Sets the strategy and the queue; the layer is to be made for the same pool.
+    /// Sets the strategy and the queue.
     ///
     /// Default: [`BalanceLayer::new`].
-    pub fn balance(mut self, layer: BalanceLayer) -> Self {
+    ///
+    /// # Errors
+    ///
+    /// When the layer was made for another pool: requests would go to backends that are not
+    /// checked.
+    pub fn balance(mut self, layer: BalanceLayer) -> Result<Self, ConfigError> {
+        self.refuse_other("balance", layer.pool())?;
         self.balance = layer;
-        self
+        Ok(self)
     }
 
-    /// Sets how backends are checked and judged; the layer is to be made for the same pool. With
-    /// `HealthLayer::no_checks`, backends that have nothing to check are up.
+    /// Sets how backends are checked and judged. With `HealthLayer::no_checks`, backends that
+    /// have nothing to check are up.
     ///
     /// Default: [`HealthLayer::new`].
-    pub fn health(mut self, layer: HealthLayer) -> Self {
+    ///
+    /// # Errors
+    ///
+    /// When the layer was made for another pool: its checks would say nothing about the backends
+    /// that requests are sent to.
+    pub fn health(mut self, layer: HealthLayer) -> Result<Self, ConfigError> {
+        self.refuse_other("health", layer.pool())?;
         self.health = layer;
-        self
+        Ok(self)
     }
 
     /// Sets how requests are forwarded.
@@ -230,6 +250,17 @@ impl Builder {
     pub fn proxy(mut self, proxy: Proxy) -> Self {
         self.proxy = proxy;
         self
+    }
+
+    fn refuse_other(&self, field: &str, pool: &Pool) -> Result<(), ConfigError> {
+        match pool.is_same(&self.pool) {
+            true => Ok(()),
+            false => Err(ConfigError::new(
+                field,
+                "made for another pool: a layer for the pool given to `LoadBalancer::builder` \
+                 is accepted",
+            )),
+        }
     }
 
     /// Returns the service. Within a runtime, checks begin now; else with the first request.

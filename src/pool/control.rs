@@ -18,6 +18,7 @@ use super::{
     Snapshot,
     derived::{Builders, Table},
     keepers::Keepers,
+    lead::Candidates,
     measure::Readmitted,
     ramp::Ramp,
     snapshot::Members,
@@ -47,6 +48,7 @@ pub(super) struct Control {
     pub(super) members: Vec<Backend>,
     pub(super) builders: Builders,
     pub(super) keepers: Keepers,
+    pub(super) candidates: Candidates,
     pub(super) generation: u64,
     pub(super) routing: Routing,
     pub(super) evacuated: Vec<Locality>,
@@ -101,6 +103,12 @@ impl Pool {
         SnapshotGuard {
             guard: self.inner.snapshot.load(),
         }
+    }
+
+    /// Returns true if both are handles of one pool.
+    #[must_use]
+    pub fn is_same(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.inner, &other.inner)
     }
 
     /// Returns the changes from now on.

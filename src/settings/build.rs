@@ -30,15 +30,15 @@ impl Settings {
     /// When a room refuses what its section says.
     pub fn load_balancer(&self, pool: &Pool) -> Result<Builder, SettingsError> {
         let builder = LoadBalancer::builder(pool.clone())
-            .balance(BalanceLayer::new(pool.clone()).strategy(self.strategy()?))
-            .health(self.health_layer(pool)?)
+            .balance(BalanceLayer::new(pool.clone()).strategy(self.strategy()?))?
+            .health(self.health_layer(pool)?)?
             .failover(self.failover_layer()?)
             .forwarded(self.forwarded_layer()?)
             .proxy(self.proxy()?);
-        if let Some(sticky) = self.sticky_layer(pool)? {
-            return Ok(builder.sticky(sticky));
+        match self.sticky_layer(pool)? {
+            Some(sticky) => Ok(builder.sticky(sticky)?),
+            None => Ok(builder),
         }
-        Ok(builder)
     }
 
     /// Returns the strategy.

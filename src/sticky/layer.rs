@@ -80,6 +80,12 @@ impl StickyLayer {
         }
     }
 
+    /// Returns the pool that the layer was made for.
+    #[must_use]
+    pub fn pool(&self) -> &Pool {
+        &self.pool
+    }
+
     /// Sets the cookie's name. It is part of what the keys vouch for: pools behind one host need
     /// a name each, and a cookie of one is worth nothing to another.
     ///

@@ -150,7 +150,9 @@ async fn each_request_of_a_balancer_in_front_has_a_client_of_its_own() {
     let balancer = LoadBalancer::builder(pool.clone())
         .access_log(AccessLogLayer::new(sink.clone()))
         .balance(BalanceLayer::new(pool.clone()).strategy(strategy))
+        .unwrap()
         .health(HealthLayer::new(pool).no_checks())
+        .unwrap()
         .proxy(Proxy::new().trusted_peers(trusted(&["127.0.0.0/8"])));
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();

@@ -71,7 +71,9 @@ async fn as_a_client_it_balances_sticks_and_fails_over() {
     let pool = pool(&[a.url(), b.url(), dead]);
     let balancer = LoadBalancer::builder(pool.clone())
         .sticky(sticky(&pool))
+        .unwrap()
         .health(quiet(&pool))
+        .unwrap()
         .build();
     let mut seen = std::collections::BTreeSet::new();
     let mut cookie = String::new();
@@ -125,6 +127,7 @@ async fn a_connection_that_was_given_up_is_replaced_without_another_attempt() {
         let failover = FailoverLayer::new().max_attempts(attempts).unwrap();
         let mut balancer = LoadBalancer::builder(pool.clone())
             .health(quiet(&pool))
+            .unwrap()
             .failover(failover)
             .build();
         // One service for all, which remembers what it found with the backend.
@@ -140,12 +143,36 @@ async fn a_connection_that_was_given_up_is_replaced_without_another_attempt() {
     }
 }
 
+#[test]
+fn a_layer_for_another_pool_is_refused_by_name() {
+    let urls = [format!("http://{}", refused())];
+    // Equal members do not make it the same pool; a clone is the same.
+    let (own, other) = (pool(&urls), pool(&urls));
+    let builder = || LoadBalancer::builder(own.clone());
+    for (made, field) in [
+        (builder().sticky(sticky(&other)), "sticky"),
+        (
+            builder().balance(BalanceLayer::new(other.clone())),
+            "balance",
+        ),
+        (builder().health(quiet(&other)), "health"),
+    ] {
+        assert_eq!(made.unwrap_err().field(), field);
+    }
+    let fine = builder()
+        .sticky(sticky(&own))
+        .and_then(|builder| builder.balance(BalanceLayer::new(own.clone())))
+        .and_then(|builder| builder.health(quiet(&own)));
+    assert!(fine.is_ok());
+}
+
 #[tokio::test]
 async fn all_down_is_503_with_retry_after() {
     let pool = pool(&[format!("http://{}", refused())]);
     pool.maintenance("a").unwrap();
     let balancer = LoadBalancer::builder(pool.clone())
         .health(quiet(&pool))
+        .unwrap()
         .build();
     let response = balancer.oneshot(get()).await.unwrap();
     assert_eq!(response.status(), StatusCode::SERVICE_UNAVAILABLE);
@@ -163,6 +190,7 @@ async fn under_nest_the_backend_sees_the_stripped_path_and_the_log_the_original(
     let sink = JsonLines::writer(lines.clone()).unwrap();
     let balancer = LoadBalancer::builder(pool.clone())
         .health(quiet(&pool))
+        .unwrap()
         .access_log(AccessLogLayer::new(sink.clone()))
         .build();
     let app = axum::Router::new().nest_service("/api", balancer);

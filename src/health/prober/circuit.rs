@@ -123,7 +123,9 @@ impl Driver {
                 return;
             }
             (Some(stay), Circuit::Open) if !stay.is_trial => return,
-            (Some(_), Circuit::HalfOpen) => return,
+            (Some(stay), Circuit::HalfOpen) if stay.is_trial => return,
+            // Another layer's driver began it: what is sent there by this one is a trial, too.
+            (Some(_), Circuit::HalfOpen) => return self.join_trial(key, now),
             // Ejected, or a trial failed.
             (_, Circuit::Open | Circuit::HalfOpen) => {}
         }
@@ -133,10 +135,13 @@ impl Driver {
         // failed, they are not believed again before the time is served.
         let may_end_early = member.stay.as_ref().is_none_or(|stay| !stay.is_trial);
         watch.set_trial(is_trial);
-        tracing::info!(
-            target: "evenkeel::health",
-            backend = member.backend.id(), ?lasts, "stays out, unless checks pass"
-        );
+        // Of several that check one pool, one says what they all see.
+        if self.leads || self.core.checks.is_none() {
+            tracing::info!(
+                target: "evenkeel::health",
+                backend = member.backend.id(), ?lasts, "stays out, unless checks pass"
+            );
+        }
         member.stay = Some(Stay {
             since: now,
             until: now + lasts,
@@ -146,6 +151,20 @@ impl Driver {
             is_trial,
         });
         self.circuits.ejected.insert(key);
+    }
+
+    fn join_trial(&mut self, key: u64, now: Instant) {
+        let Some(rules) = self.core.outliers.clone() else {
+            return;
+        };
+        let Some(member) = self.members.get_mut(&key) else {
+            return;
+        };
+        if let (Some(watch), Some(stay)) = (self.core.watch(&member.backend), &mut member.stay) {
+            watch.set_trial(true);
+            stay.is_trial = true;
+            stay.until = now + rules.ejection;
+        }
     }
 
     /// After its time a backend is tried; after the time of the trial it is back.

@@ -193,6 +193,12 @@ impl Driver {
         }
     }
 
+    /// Says of all that are kept that this is over.
+    pub(super) fn free_all(&mut self) {
+        let told: Vec<_> = self.fate.told.iter().copied().collect();
+        told.into_iter().for_each(|key| self.tell_free(key));
+    }
+
     /// Has one checked now, unless that is under way already: that result says how it was.
     fn ask_anew(&mut self, key: u64, now: Instant) {
         if let Some(member) = self.members.get_mut(&key) {

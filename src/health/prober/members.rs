@@ -63,7 +63,7 @@ impl Driver {
     }
 
     fn welcome(&mut self, backend: Backend, now: Instant) -> Member {
-        let next = self.core.checks.is_some().then_some(now);
+        let next = self.leads.then_some(now);
         if next.is_some() {
             self.due
                 .push(std::cmp::Reverse((now, backend.incarnation())));
@@ -91,7 +91,7 @@ impl Driver {
             self.cancel(member.probe.take());
             self.fate.forget(backend.incarnation());
             // Who makes no checks has measured nothing: what a prober apart says stands.
-            if member.machine.readdress(now) && self.core.checks.is_some() {
+            if member.machine.readdress(now) && self.leads {
                 let reason = Reason::new("INI", "another address");
                 let measured = Measurement::new(Health::Unknown, reason);
                 self.results.add(backend.clone(), measured);
@@ -106,7 +106,7 @@ impl Driver {
                     }
                 }
             }
-            if self.core.checks.is_some() {
+            if self.leads {
                 member.next = Some(now);
                 self.due
                     .push(std::cmp::Reverse((now, backend.incarnation())));

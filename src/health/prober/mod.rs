@@ -2,6 +2,7 @@
 
 mod circuit;
 mod common_fate;
+mod lead;
 mod members;
 mod result;
 mod results;
@@ -28,7 +29,7 @@ use super::{
 use crate::sabotage::{self, Sabotage};
 use crate::{
     error::ConfigError,
-    pool::{Backend, Membership, Pool},
+    pool::{Backend, Candidate, Membership, Pool, Rank},
 };
 
 #[cfg(test)]
@@ -67,7 +68,8 @@ impl Prober {
                 "there is no tokio runtime here to run it",
             ));
         }
-        let owner = Owner::new(Core::new(pool.clone(), Some(checks), None));
+        let core = Core::new(pool.clone(), Some(checks), None, Rank::Given);
+        let owner = Owner::new(core);
         owner.ensure();
         Ok(Self { _owner: owner })
     }
@@ -76,6 +78,10 @@ impl Prober {
 /// One task for a whole pool. Checks run in tasks of their own, so that none waits for another.
 pub(super) struct Driver {
     core: Arc<Core>,
+    /// Where there is something to check with.
+    lead: Option<Candidate>,
+    /// Makes the checks of the pool; others that could leave them to this one.
+    leads: bool,
     /// By incarnation, in whose order what happens in one moment is done.
     members: BTreeMap<u64, Member>,
     /// The membership that these are.
@@ -107,7 +113,11 @@ struct Done {
 
 impl Driver {
     pub(super) fn new(core: Arc<Core>) -> Self {
+        let checks = core.checks.is_some();
+        let mut lead = checks.then(|| core.pool.stand(core.rank));
         Self {
+            leads: lead.as_mut().is_some_and(Candidate::leads),
+            lead,
             circuits: Circuits::new(&core, Instant::now()),
             fate: CommonFate::new(core.checks.as_ref()),
             results: Results::default(),
@@ -127,6 +137,7 @@ impl Driver {
         let mut events = core.pool.subscribe();
         loop {
             let now = Instant::now();
+            self.follow_lead(now);
             self.sync(now);
             self.turn_circuits(now);
             self.settle_fate(now);
@@ -149,6 +160,7 @@ impl Driver {
                     while events.try_next().is_some() {}
                 }
                 () = core.wake.notified() => {}
+                () = lead::changed(&mut self.lead) => {}
                 Some(ended) = self.running.join_next_with_id() => {
                     self.finish(ended);
                     // Whatever else has ended by now is seen with it.

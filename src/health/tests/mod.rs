@@ -2,6 +2,7 @@ mod batches;
 mod fate;
 mod members;
 mod outliers;
+mod several;
 mod states;
 mod timing;
 

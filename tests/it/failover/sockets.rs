@@ -92,6 +92,7 @@ fn balancer(pool: &Pool, layer: FailoverLayer) -> LoadBalancer {
     LoadBalancer::builder(pool.clone())
         .failover(layer)
         .health(HealthLayer::new(pool.clone()).no_checks().no_outliers())
+        .unwrap()
         .build()
 }
 
@@ -239,6 +240,7 @@ async fn a_backend_whose_tries_run_out_of_time_is_taken_out() {
     let balancer = LoadBalancer::builder(pool.clone())
         .failover(layer.per_try_timeout(each).unwrap())
         .health(HealthLayer::new(pool.clone()).no_checks())
+        .unwrap()
         .build();
     for _ in 0..40 {
         let (request, _) = request(Method::GET, "");

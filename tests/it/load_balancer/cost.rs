@@ -75,12 +75,15 @@ fn it_allocates_the_record_and_nothing_else() {
     });
     let plain = LoadBalancer::builder(pool.clone())
         .health(HealthLayer::new(pool.clone()).no_checks())
+        .unwrap()
         .build();
     let sink = JsonLines::writer(std::io::sink()).unwrap();
     let full = LoadBalancer::builder(pool.clone())
         .health(HealthLayer::new(pool.clone()).no_checks())
+        .unwrap()
         .failover(FailoverLayer::new().hedge(evenkeel::failover::Hedge::new()))
         .sticky(sticky(&pool))
+        .unwrap()
         .access_log(AccessLogLayer::new(sink))
         .build();
     let cookie = {

@@ -101,7 +101,9 @@ impl Stage {
         let sticky: StickyLayer = sticky(&pool);
         let balancer = LoadBalancer::builder(pool.clone())
             .sticky(sticky)
+            .unwrap()
             .health(quiet(&pool))
+            .unwrap()
             .build();
         Self {
             backends,

@@ -54,6 +54,7 @@ async fn copies_that_a_handler_makes_are_requests_of_their_own() {
     let pool = pool(&[origin.url()]);
     let balancer = LoadBalancer::builder(pool.clone())
         .health(quiet(&pool))
+        .unwrap()
         .build();
     let mut client = client(tower::service_fn(move |request| {
         let said = twice(balancer.clone(), request);
@@ -98,6 +99,7 @@ async fn the_places_stay_whatever_is_stacked_by_hand() {
     let pool = pool(&[origin.url()]);
     let balancer = LoadBalancer::builder(pool.clone())
         .health(quiet(&pool))
+        .unwrap()
         .build();
     // Its connection, its way for interim responses, and the place of its record.
     assert_eq!(notes(balancer).await, [3, 3]);

@@ -20,7 +20,10 @@ use super::{
 async fn checked(pool: &Pool) -> Edge {
     let health = HealthLayer::new(pool.clone()).no_outliers();
     let health = health.checks(checks()).unwrap();
-    let balancer = LoadBalancer::builder(pool.clone()).health(health).build();
+    let balancer = LoadBalancer::builder(pool.clone())
+        .health(health)
+        .unwrap()
+        .build();
     let edge = Edge::open(balancer).await;
     let members = pool.snapshot().backends().len();
     until(pool, "all up", |s| s.usable() == members).await;
@@ -119,7 +122,9 @@ async fn a_zone_is_evacuated_under_load_without_an_error() {
     pool.routing(at_once().locality(place("eu/eu-a")));
     let balancer = LoadBalancer::builder(pool.clone())
         .sticky(sticky(&pool))
+        .unwrap()
         .health(HealthLayer::new(pool.clone()).checks(checks()).unwrap())
+        .unwrap()
         .build();
     let edge = Edge::open(balancer).await;
     until(&pool, "all up", |s| s.usable() == 4).await;
@@ -251,7 +256,9 @@ async fn a_drain_ends_with_the_last_body_and_keeps_sessions_until_then() {
     let pool = Pool::new(nodes.iter().map(Node::backend)).unwrap();
     let balancer = LoadBalancer::builder(pool.clone())
         .sticky(sticky(&pool))
+        .unwrap()
         .health(quiet(&pool))
+        .unwrap()
         .build();
     let edge = Edge::open(balancer).await;
     let mut client = edge.client().await;

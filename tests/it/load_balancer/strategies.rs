@@ -22,7 +22,9 @@ async fn open(pool: &Pool, strategy: impl Strategy, health: HealthLayer) -> Edge
     let balance = BalanceLayer::new(pool.clone()).strategy(strategy);
     let balancer = LoadBalancer::builder(pool.clone())
         .balance(balance)
-        .health(health);
+        .unwrap()
+        .health(health)
+        .unwrap();
     Edge::open(balancer.build()).await
 }
 

@@ -29,7 +29,10 @@ async fn one_that_fails_is_out_until_one_of_its_trials_passes_and_no_client_sees
         .jitter(0.0);
     let health = HealthLayer::new(pool.clone()).no_checks();
     let health = health.outliers(outliers).unwrap();
-    let balancer = LoadBalancer::builder(pool.clone()).health(health).build();
+    let balancer = LoadBalancer::builder(pool.clone())
+        .health(health)
+        .unwrap()
+        .build();
     let edge = Edge::open(balancer).await;
     let ill = &nodes[0];
     let circuit = || pool.snapshot().get("a").unwrap().circuit();
@@ -90,7 +93,10 @@ async fn what_the_proxy_answers_itself_is_no_trial_of_a_backend() {
         .jitter(0.0);
     let health = HealthLayer::new(pool.clone()).no_checks();
     let health = health.outliers(outliers).unwrap();
-    let balancer = LoadBalancer::builder(pool.clone()).health(health).build();
+    let balancer = LoadBalancer::builder(pool.clone())
+        .health(health)
+        .unwrap()
+        .build();
     let circuit = || pool.snapshot().get("a").unwrap().circuit();
     let ask = async |method: Method| {
         let request = Request::builder()

@@ -18,7 +18,10 @@ async fn open() -> (TcpStream, TcpStream, Pool) {
     let url = format!("http://{}", backend.local_addr().unwrap());
     let pool = Pool::new([Backend::new("a", &url).unwrap()]).unwrap();
     let health = HealthLayer::new(pool.clone()).no_checks();
-    let balancer = LoadBalancer::builder(pool.clone()).health(health).build();
+    let balancer = LoadBalancer::builder(pool.clone())
+        .health(health)
+        .unwrap()
+        .build();
     let address = serve(balancer).await;
     let mut client = TcpStream::connect(address).await.unwrap();
     client

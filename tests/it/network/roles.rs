@@ -84,6 +84,7 @@ async fn edge() {
         .access_log(AccessLogLayer::new(log))
         .failover(FailoverLayer::new().budget(Budget::new(1.0, 100.0).unwrap()))
         .health(HealthLayer::new(pool.clone()).no_checks())
+        .unwrap()
         .proxy(proxy)
         .build();
     let listener = TcpListener::bind(("0.0.0.0", 8080)).await.unwrap();

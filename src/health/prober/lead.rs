@@ -1,0 +1,67 @@
+//! One prober a pool: of several that could check it, one does.
+
+use tokio::time::Instant;
+
+use super::Driver;
+use crate::{
+    health::{prober::common_fate::CommonFate, transition::Machine},
+    pool::Candidate,
+};
+
+impl Driver {
+    /// Takes the checks over, or leaves them to another, where that changed.
+    pub(super) fn follow_lead(&mut self, now: Instant) {
+        let leads = self.lead.as_mut().is_some_and(Candidate::leads);
+        if std::mem::replace(&mut self.leads, leads) == leads {
+            return;
+        }
+        match leads {
+            true => self.take_over(now),
+            false => self.stand_back(),
+        }
+    }
+
+    /// Begins with what the pool knows, as the other measured it.
+    fn take_over(&mut self, now: Instant) {
+        tracing::info!(
+            target: "evenkeel::health",
+            "checks the backends again: the other health layer or prober of the pool is gone"
+        );
+        for member in self.members.values_mut() {
+            member.machine = Machine::new(member.backend.active_health(), now);
+            member.spread = false;
+        }
+        let keys: Vec<_> = self.members.keys().copied().collect();
+        keys.into_iter().for_each(|key| self.plan(key, now));
+    }
+
+    /// Ends the checks that run: they are no failures (invariant C).
+    fn stand_back(&mut self) {
+        tracing::info!(
+            target: "evenkeel::health",
+            "leaves the checks to another health layer or prober of the pool"
+        );
+        self.publish_results();
+        self.free_all();
+        self.fate = CommonFate::new(self.core.checks.as_ref());
+        self.due.clear();
+        self.waiting.clear();
+        let mut probes = Vec::new();
+        for member in self.members.values_mut() {
+            member.next = None;
+            member.again = false;
+            probes.extend(member.probe.take());
+        }
+        for probe in probes {
+            self.cancel(Some(probe));
+        }
+    }
+}
+
+/// Ends when another leads; never where nothing is checked.
+pub(super) async fn changed(lead: &mut Option<Candidate>) {
+    match lead {
+        Some(lead) => lead.changed().await,
+        None => std::future::pending().await,
+    }
+}
