@@ -19,6 +19,17 @@ use crate::error::ConfigError;
 ///
 /// An attempt that lost counts with the time that it had run: a lower bound, so that hedging does
 /// not hide how slow a service is.
+///
+/// # What bounds the percentile?
+///
+/// Where a backend hangs, and more so on a busy machine, the percentile of the last seconds grows
+/// with the delay that it sets. So the delay is at most twice what the percentile was in the better
+/// part of the last five minutes: the lower quartile of its values over five seconds each (one
+/// second each at first; with few requests, as many seconds as 20 of them take).
+///
+/// What it costs: a pool that becomes more than twice as slow, and stays so, hedges more than one
+/// request in twenty for the next four minutes, up to what the budget allows. Then its past is slow
+/// as well. A pool that always was slow hedges no more than another.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[must_use]
 pub struct Hedge {
@@ -35,7 +46,8 @@ enum Delay {
 }
 
 impl Hedge {
-    /// Begins after the 95th percentile of the pool's times to a response head, 50 ms at least.
+    /// Begins after the 95th percentile of the pool's times to a response head, 50 ms at least, 2 s
+    /// at most, and no later than twice that of the last five minutes.
     pub fn new() -> Self {
         Self {
             delay: Delay::Percentile(PERCENTILE),
@@ -89,8 +101,8 @@ impl Hedge {
         Ok(self)
     }
 
-    /// Sets the most that a percentile may come to: where backends hang and nothing takes them
-    /// out, the pool's own times would grow without end.
+    /// Sets the most that a percentile may come to, beside the bound by the pool's past: where
+    /// backends hang and nothing takes them out, that follows in the end.
     ///
     /// Default: 2 s.
     ///

@@ -11,8 +11,14 @@ use std::{
 
 use tokio::time::Instant;
 
+use super::past::Past;
+
 /// Counts times to a response head in two windows of [`WINDOW`], and estimates a percentile of
-/// what is in both. Threads that write while a window turns lose a count at worst.
+/// what is in both, bounded by what it was in the last minutes. Threads that write while a window
+/// turns lose a count at worst.
+///
+/// The bound is needed as the percentile feeds on itself: where a backend hangs, each request to it
+/// takes as long as the estimate and a hedge together.
 #[derive(Debug)]
 pub(super) struct Latency {
     percentile: u64,
@@ -25,6 +31,13 @@ pub(super) struct Latency {
     estimate: AtomicU64,
     /// One time in this many is counted; a power of two.
     stride: AtomicU32,
+    past: Past,
+    /// What the current window held when the slice of the past that is under way began.
+    marks: Window,
+    /// Milliseconds since `epoch` when it began.
+    sliced: AtomicU64,
+    /// Microseconds; the most that the past allows.
+    bound: AtomicU64,
 }
 
 #[derive(Debug)]
@@ -35,11 +48,15 @@ impl Latency {
         Self {
             percentile: percentile.into(),
             epoch: now,
-            windows: array::from_fn(|_| Window(array::from_fn(|_| AtomicU32::new(0)))),
+            windows: array::from_fn(|_| Window::new()),
             current: AtomicUsize::new(0),
             turned: AtomicU64::new(0),
             estimate: AtomicU64::new(0),
             stride: AtomicU32::new(1),
+            past: Past::new(),
+            marks: Window::new(),
+            sliced: AtomicU64::new(0),
+            bound: AtomicU64::new(u64::MAX),
         }
     }
 
@@ -76,6 +93,7 @@ impl Latency {
         // Under a load that was not known yet, a window is full soon. Never at once, so that
         // whoever reads while another thread turns it does not turn it back.
         let is_full = age >= FULL_AFTER && count >= FULL;
+        self.slice(at, current, is_over || is_full);
         if (is_over || is_full)
             && self
                 .turned
@@ -84,35 +102,76 @@ impl Latency {
         {
             let next = current ^ 1;
             self.windows[next].clear();
+            self.marks.clear();
+            self.sliced.store(at, Relaxed);
             self.current.store(next, Relaxed);
             let a_window = u128::from(came) * WINDOW.as_millis() / age.as_millis().max(1);
             let stride = u32::try_from(a_window / WANTED).unwrap_or(MOST_STRIDE);
             let stride = stride.clamp(1, MOST_STRIDE).next_power_of_two();
             self.stride.store(stride, Relaxed);
         }
-        self.estimate.store(self.compute(), Relaxed);
+        let [a, b] = &self.windows;
+        let both = |at| u64::from(a.at(at)) + u64::from(b.at(at));
+        let estimate = self.percentile(both).unwrap_or(0);
+        self.estimate
+            .store(estimate.min(self.bound.load(Relaxed)), Relaxed);
     }
 
-    /// The upper end of the bucket that the percentile falls in.
-    fn compute(&self) -> u64 {
-        let [a, b] = &self.windows;
-        let total = a.count() + b.count();
+    /// Adds to the past what came since its last slice, where that is long enough ago. A window
+    /// that is about to turn ends a slice a little sooner.
+    fn slice(&self, at: u64, current: usize, turns: bool) {
+        let sliced = self.sliced.load(Relaxed);
+        let age = Duration::from_millis(at.saturating_sub(sliced));
+        let slice = self.past.slice();
+        if age < if turns { slice / 2 } else { slice } {
+            return;
+        }
+        let (now, before) = (&self.windows[current], &self.marks);
+        let came = |at| u64::from(now.at(at).saturating_sub(before.at(at)));
+        let Some(percentile) = self.percentile(came) else {
+            return;
+        };
+        if self
+            .sliced
+            .compare_exchange(sliced, at, AcqRel, Relaxed)
+            .is_ok()
+        {
+            let at = Duration::from_millis(at);
+            self.past.add(at, percentile);
+            let bound = self.past.bound(at).unwrap_or(u64::MAX);
+            self.bound.store(bound, Relaxed);
+            for (mark, count) in before.0.iter().zip(&now.0) {
+                mark.store(count.load(Relaxed), Relaxed);
+            }
+        }
+    }
+
+    /// Returns the upper end of the bucket that the percentile falls in; `None` where there are too
+    /// few.
+    fn percentile(&self, count: impl Fn(usize) -> u64) -> Option<u64> {
+        let total: u64 = (0..BUCKETS).map(&count).sum();
         if total < LEAST {
-            return 0;
+            return None;
         }
         let rank = (total * self.percentile).div_ceil(100);
         let mut seen = 0;
-        for at in 0..BUCKETS {
-            seen += u64::from(a.0[at].load(Relaxed)) + u64::from(b.0[at].load(Relaxed));
-            if seen >= rank {
-                return upper(at);
-            }
-        }
-        upper(BUCKETS - 1)
+        let found = (0..BUCKETS).find(|&at| {
+            seen += count(at);
+            seen >= rank
+        });
+        Some(upper(found.unwrap_or(BUCKETS - 1)))
     }
 }
 
 impl Window {
+    fn new() -> Self {
+        Self(array::from_fn(|_| AtomicU32::new(0)))
+    }
+
+    fn at(&self, bucket: usize) -> u32 {
+        self.0[bucket].load(Relaxed)
+    }
+
     fn count(&self) -> u64 {
         self.0.iter().map(|n| u64::from(n.load(Relaxed))).sum()
     }
@@ -257,6 +316,55 @@ mod tests {
         }
         assert_eq!(latency.stride.load(Relaxed), 1);
         assert!(latency.estimate().unwrap() < Duration::from_millis(3));
+    }
+
+    /// Lets requests come at 500 a second, and returns the estimate at the end.
+    fn under_load(
+        latency: &Latency,
+        now: &mut Instant,
+        seconds: u64,
+        took: impl Fn(u64, Duration) -> Duration,
+    ) -> Duration {
+        for n in 0..500 * seconds {
+            *now += Duration::from_millis(2);
+            let delay = latency.estimate().unwrap_or_default();
+            latency.record(took(n, delay), *now);
+        }
+        latency.estimate().unwrap()
+    }
+
+    #[test]
+    fn a_backend_that_hangs_moves_the_estimate_no_further_than_twice_the_past() {
+        let ms = Duration::from_millis;
+        let (latency, mut now) = filled([]);
+        let well = |n, _| ms(10 + n % 40);
+        // A slow start is no past to follow.
+        under_load(&latency, &mut now, 2, |_, _| ms(400));
+        let before = under_load(&latency, &mut now, 8, well);
+        assert!(before <= ms(110), "{before:?}");
+        // One in four waits for a hedge, and for its answer.
+        let hung = under_load(&latency, &mut now, 30, |n, delay| match n % 4 {
+            0 => delay + ms(30),
+            _ => well(n, delay),
+        });
+        assert!((ms(60)..ms(120)).contains(&hung), "{hung:?}");
+        let after = under_load(&latency, &mut now, 30, well);
+        assert!((ms(45)..ms(60)).contains(&after), "{after:?}");
+    }
+
+    #[test]
+    fn a_pool_that_stays_slower_is_followed() {
+        let ms = Duration::from_millis;
+        let (latency, mut now) = filled([]);
+        under_load(&latency, &mut now, 320, |_, _| ms(20));
+        let soon = under_load(&latency, &mut now, 180, |_, _| ms(500));
+        assert!((ms(40)..ms(50)).contains(&soon), "{soon:?}");
+        let then = under_load(&latency, &mut now, 120, |_, _| ms(500));
+        assert!(then > ms(500), "{then:?}");
+        // One that always was slow is bounded by nothing.
+        let (latency, mut now) = filled([]);
+        let slow = under_load(&latency, &mut now, 30, |_, _| ms(500));
+        assert!(slow > ms(500), "{slow:?}");
     }
 
     proptest! {

@@ -81,6 +81,7 @@
 //! | budget | 20 % of the requests and 3 a second, saved up for 10 s |
 //! | paid from it | every retry and hedge, but those after a connection that was refused or failed |
 //! | hedging | off; with [`Hedge::new`], GET and HEAD after the 95th percentile, 50 ms at least, 2000 ms at most |
+//! | the delay of a hedge, over that percentile in the better part of five minutes | 2 times at most |
 //! | time for one try, for all | none |
 //! | statuses tried again | none |
 //! | wait before the second try | none |
@@ -120,6 +121,7 @@ mod future;
 mod hedge;
 mod latency;
 mod layer;
+mod past;
 mod policy;
 mod replay;
 mod service;

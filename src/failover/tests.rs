@@ -272,6 +272,10 @@ fn the_documented_defaults_are_those_of_the_code() {
             hedge::AT_MOST.as_millis()
         ),
         format!(
+            "| the delay of a hedge, over that percentile in the better part of five minutes | {} times at most |",
+            past::FACTOR
+        ),
+        format!(
             "| wait before the third, and doubling | up to {} ms, up to {} ms |",
             Backoff::BASE.as_millis(),
             Backoff::MAX.as_millis()
