@@ -22,7 +22,10 @@ use tower::{Layer, service_fn};
 async fn main() -> Result<(), Box<dyn Error>> {
     let greeting = service_fn(|request: Request<Incoming>| async move {
         let client = ConnInfo::client_of(request.extensions());
-        let text = client.map_or("unknown\n".into(), |client| format!("{}\n", client.ip()));
+        let text = match client {
+            Some(client) => format!("{}\n", client.ip()),
+            None => "unknown\n".to_owned(),
+        };
         Ok::<_, Infallible>(Response::new(Full::new(Bytes::from(text))))
     });
     let service = ForwardedLayer::new(TrustedPeers::new(["127.0.0.0/8"])?).layer(greeting);
