@@ -16,7 +16,6 @@ use tokio::{
     signal::unix::{SignalKind, signal},
     sync::watch,
     task::JoinSet,
-    time::sleep,
 };
 
 /// Open listeners.
@@ -61,6 +60,7 @@ impl Doors {
     pub(crate) async fn serve(self, app: Router) -> Result<(), BoxError> {
         let (stop, stopped) = watch::channel(());
         let mut serving = JoinSet::new();
+        let (readiness, lame_duck) = self.lame_duck.unzip();
         let mut watched = Vec::new();
         for door in self.doors {
             let Door { listener, tls, .. } = door;
@@ -76,6 +76,7 @@ impl Doors {
                 app = app.layer(hsts);
             }
             let serve = evenkeel::serve(listener, app)
+                .lame_duck(lame_duck.unwrap_or_default())
                 .drain_timeout(self.drain)
                 .shutdown(stopped);
             match tls {
@@ -91,9 +92,8 @@ impl Doors {
             }
         }
         signalled().await?;
-        if let Some((readiness, time)) = self.lame_duck {
+        if let Some(readiness) = readiness {
             readiness.fail("shutting down");
-            sleep(time).await;
         }
         stop.send_replace(());
         while let Some(served) = serving.join_next().await {

@@ -14,7 +14,6 @@ use tokio::{
     net::TcpListener,
     signal::unix::{Signal, SignalKind, signal},
     sync::watch,
-    task::JoinHandle,
 };
 
 use crate::{
@@ -60,10 +59,12 @@ async fn control(path: &str, loaded: Loaded) -> Result<(), BoxError> {
         });
     }
     admin(&running.settings, &readiness).await?;
+    let lame_duck = running.settings.lame_duck()?;
     let workers = Plan {
         listeners: listeners.into(),
         apps: running.apps.clone().into(),
         log: running.log.clone(),
+        lame_duck,
         drain: running.settings.drain()?,
         stopped,
     };
@@ -88,27 +89,17 @@ async fn control(path: &str, loaded: Loaded) -> Result<(), BoxError> {
         }
     }
     readiness.fail("shutting down");
-    let lame_duck = running.settings.lame_duck()?;
     tracing::info!(?lame_duck, "shutting down");
+    stop.send_replace(());
     tokio::select! {
-        ended = drained(lame_duck, &stop, &mut joined) => {
+        ended = &mut joined => {
             if let Some(keeper) = &keeper {
                 keeper.finish();
             }
-            ended
+            Ok(ended??)
         }
         () = ends.one() => at_once(log.as_ref(), keeper.as_ref()),
     }
-}
-
-async fn drained(
-    lame_duck: std::time::Duration,
-    stop: &watch::Sender<()>,
-    joined: &mut JoinHandle<io::Result<()>>,
-) -> Result<(), BoxError> {
-    tokio::time::sleep(lame_duck).await;
-    stop.send_replace(());
-    Ok(joined.await??)
 }
 
 /// A second signal: whoever sends it has waited enough.

@@ -24,6 +24,7 @@ pub(crate) struct Plan {
     /// One a worker.
     pub(crate) apps: Arc<[App]>,
     pub(crate) log: Option<AccessLogLayer>,
+    pub(crate) lame_duck: Duration,
     pub(crate) drain: Duration,
     /// Says when it is over.
     pub(crate) stopped: watch::Receiver<()>,
@@ -104,10 +105,13 @@ impl Plan {
 
     fn finish<C>(&self, serve: Serve<TcpListener, C>) -> Serve<TcpListener, C> {
         let mut stopped = self.stopped.clone();
-        let serve = serve.drain_timeout(self.drain).shutdown(async move {
-            // An error says that the control thread is gone: that is an end, too.
-            let _ = stopped.changed().await;
-        });
+        let serve = serve
+            .lame_duck(self.lame_duck)
+            .drain_timeout(self.drain)
+            .shutdown(async move {
+                // An error says that the control thread is gone: that is an end, too.
+                let _ = stopped.changed().await;
+            });
         match &self.log {
             Some(log) => serve.events(log.clone()),
             None => serve,

@@ -65,6 +65,8 @@ pub use auth_failure::AuthFailure;
 pub(crate) use conn::Intro;
 pub use conn::{Conn, ConnInfo, Peer, TlsInfo};
 pub use connection_event::{ConnectionEvent, ConnectionEventKind, ConnectionEvents};
+#[cfg(feature = "server")]
+pub(crate) use drain::IDLE_GRACE;
 pub use drain::{Drain, Drainer};
 #[cfg(feature = "access-log")]
 pub(crate) use exchange::Told;

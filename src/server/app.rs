@@ -179,6 +179,7 @@ pub(super) fn conclude<B>(response: &mut Response<B>, exchanging: &mut Exchangin
         exchanging.opens_tunnel();
     } else if exchanging.state().is_draining() {
         let close = HeaderValue::from_static("close");
-        response.headers_mut().insert(CONNECTION, close);
+        // Beside what the service names there, so that those fields still end at this hop.
+        response.headers_mut().append(CONNECTION, close);
     }
 }

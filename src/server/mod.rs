@@ -34,6 +34,8 @@
 //! | interim responses (102, 103) a request | 8, and 16 KiB of fields |
 //! | HTTP/2 streams at once | 256 |
 //! | HTTP/2 flow control | 1 MiB a stream, 4 MiB a connection |
+//! | lame duck | 0 s: the listener closes when the shutdown begins |
+//! | a connection that waits for a request when the shutdown begins | 2 s for one, or the lame duck if that is longer |
 //! | graceful end | 30 s, then connections are cut |
 //!
 //! # What is refused
@@ -82,9 +84,17 @@
 //! HTTP/2 frames are not looked into here, so a header block that trickles in has the idle time,
 //! not the time for a head.
 //!
-//! A graceful end answers what has arrived, in the kernel's queue, too: a head that has begun may
-//! end, and a connection of the last half second may bring its first request. Idle connections are
-//! closed, HTTP/2 clients get a GOAWAY, and tunnels have until the deadline.
+//! A graceful end loses no request that the client sent before it could know. From the
+//! [shutdown](Serve::shutdown) on, each HTTP/1.1 response says `connection: close` and is the last
+//! of its connection (RFC 9112 §9.6), and HTTP/2 clients get a GOAWAY, new ones behind their first
+//! request. The listener stays open for the time of the [lame duck](Serve::lame_duck), and what
+//! waits in the kernel's queue then is accepted. A connection that waits for a request, its first
+//! one or a ClientHello included, is closed only after the grace above: closed at once, it would
+//! cross the request of a client that sends one after the other (RFC 9112 §9.5). A head that has
+//! begun may end, and tunnels have until the deadline.
+//!
+//! **Deployment caveat.** A client that sends a request just as an idle connection is closed, after
+//! the grace, sees it closed without a response, as with any time-out of HTTP/1.1.
 //!
 //! # Cost
 //!

@@ -4,7 +4,7 @@ use std::{
     fmt,
     future::{Future, IntoFuture, pending, poll_fn},
     io,
-    pin::Pin,
+    pin::{Pin, pin},
     sync::Arc,
     task::Poll,
     time::Duration,
@@ -13,14 +13,14 @@ use std::{
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore},
     task::JoinSet,
-    time::timeout,
+    time::{sleep, timeout},
 };
 use tower_layer::Layer;
 use tower_service::Service;
 
 use super::{Http, Listener, http::DEFAULT_IDLE_TIMEOUT};
 use crate::{
-    context::{Conn, ConnInfo, ConnectionEvents, Drainer, Peer},
+    context::{Conn, ConnInfo, ConnectionEvents, Drainer, IDLE_GRACE, Peer},
     error::{BoxError, ConfigError},
     vanish,
 };
@@ -37,6 +37,7 @@ pub struct Serve<L, C> {
     listener: L,
     service: C,
     max_connections: usize,
+    lame_duck: Duration,
     drain_timeout: Duration,
     user_timeout: UserTimeout,
     events: Option<Arc<dyn ConnectionEvents>>,
@@ -66,6 +67,7 @@ impl<L: Listener, C> Serve<L, C> {
             listener,
             service,
             max_connections: DEFAULT_MAX_CONNECTIONS,
+            lame_duck: Duration::ZERO,
             drain_timeout: DEFAULT_DRAIN_TIMEOUT,
             user_timeout: UserTimeout::Default(DEFAULT_IDLE_TIMEOUT),
             events: None,
@@ -79,6 +81,7 @@ impl<L: Listener, C> Serve<L, C> {
             listener: self.listener,
             service: layer.layer(self.service),
             max_connections: self.max_connections,
+            lame_duck: self.lame_duck,
             drain_timeout: self.drain_timeout,
             user_timeout: self.user_timeout,
             events: self.events,
@@ -105,7 +108,22 @@ impl<L: Listener, C> Serve<L, C> {
         Ok(self)
     }
 
-    /// Sets how long connections may take to end once the shutdown began; then they are cut.
+    /// Sets how long the listener stays open once the shutdown began. Clients that look for another
+    /// instance meanwhile, as they see that readiness fails, find this one answering: each response
+    /// says `connection: close`, and HTTP/2 connections get a GOAWAY behind their first request.
+    ///
+    /// Default: 0 s: the listener closes at once.
+    pub fn lame_duck(mut self, time: Duration) -> Self {
+        self.lame_duck = time;
+        self
+    }
+
+    /// Sets how long connections may take to end once the listener is closed; then they are cut.
+    ///
+    /// A connection that waits for a request is closed 2 s after its last response, or after the
+    /// shutdown began if that came later (half of this time where it is under 4 s). While the
+    /// listener is open, it is not closed. A request that comes until then is answered, and its
+    /// response says `connection: close`.
     ///
     /// Default: 30 s.
     pub fn drain_timeout(mut self, timeout: Duration) -> Self {
@@ -144,9 +162,9 @@ impl<L: Listener, C> Serve<L, C> {
         self
     }
 
-    /// Ends gracefully when `signal` does: accepts what waits in the queue (over the cap, too),
-    /// closes the listener, lets requests in flight and tunnels end, and tells clients that no
-    /// more are welcome.
+    /// Ends gracefully when `signal` does: tells clients that no more requests are welcome, goes on
+    /// accepting for the time of [`lame_duck`](Self::lame_duck), accepts what waits in the queue
+    /// (over the cap, too), closes the listener, and lets requests in flight and tunnels end.
     ///
     /// Default: never.
     pub fn shutdown(mut self, signal: impl Future<Output = ()> + Send + 'static) -> Self {
@@ -177,6 +195,7 @@ impl<L, C> fmt::Debug for Serve<L, C> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Serve")
             .field("max_connections", &self.max_connections)
+            .field("lame_duck", &self.lame_duck)
             .field("drain_timeout", &self.drain_timeout)
             .field("user_timeout", &self.user_timeout.get())
             .finish_non_exhaustive()
@@ -209,6 +228,7 @@ where
         mut listener,
         service,
         max_connections,
+        lame_duck,
         drain_timeout,
         user_timeout,
         events,
@@ -220,20 +240,16 @@ where
         local: listener.local(),
         service,
         events,
-        drainer: Drainer::new(),
+        drainer: Drainer::new().idle_grace(IDLE_GRACE.min(drain_timeout / 2)),
         running: JoinSet::new(),
     };
     let mut shutdown = shutdown.unwrap_or_else(|| Box::pin(pending()));
-    loop {
-        let accepted = async {
-            let place = places.clone().acquire_owned().await;
-            (place, listener.accept().await)
-        };
-        tokio::select! {
-            biased;
-            () = &mut shutdown => break,
-            (place, (io, peer)) = accepted => open.begin(io, peer, place.ok()),
-        }
+    open.accept_until(&mut listener, &places, &mut shutdown)
+        .await;
+    open.drainer.announce();
+    if !lame_duck.is_zero() {
+        open.accept_until(&mut listener, &places, sleep(lame_duck))
+            .await;
     }
     open.drainer.begin();
     // Whoever has connected already would be reset by the close of the listener. The runtime
@@ -263,6 +279,31 @@ struct Open<C> {
 }
 
 impl<C> Open<C> {
+    async fn accept_until<L>(
+        &mut self,
+        listener: &mut L,
+        places: &Arc<Semaphore>,
+        end: impl Future<Output = ()>,
+    ) where
+        L: Listener,
+        C: Service<Conn<L::Io>, Response = ()> + Clone + Send + 'static,
+        C::Future: Send + 'static,
+        C::Error: Into<BoxError>,
+    {
+        let mut end = pin!(end);
+        loop {
+            let accepted = async {
+                let place = places.clone().acquire_owned().await;
+                (place, listener.accept().await)
+            };
+            tokio::select! {
+                biased;
+                () = &mut end => return,
+                (place, (io, peer)) = accepted => self.begin(io, peer, place.ok()),
+            }
+        }
+    }
+
     fn begin<Io>(&mut self, io: Io, peer: Peer, place: Option<OwnedSemaphorePermit>)
     where
         Io: Send + 'static,
@@ -300,7 +341,7 @@ where
 
 /// Returns what is ready now, if anything is.
 async fn now<F: Future>(future: F) -> Option<F::Output> {
-    let mut future = std::pin::pin!(future);
+    let mut future = pin!(future);
     poll_fn(|cx| match future.as_mut().poll(cx) {
         Poll::Ready(output) => Poll::Ready(Some(output)),
         Poll::Pending => Poll::Ready(None),

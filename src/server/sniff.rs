@@ -3,7 +3,10 @@
 use std::{future::poll_fn, pin::pin};
 
 use bytes::{Bytes, BytesMut};
-use tokio::io::{AsyncRead, AsyncReadExt};
+use tokio::{
+    io::{AsyncRead, AsyncReadExt},
+    time::Instant,
+};
 
 use super::{draining::begun, state::State};
 use crate::{context::Drain, error::BoxError};
@@ -40,9 +43,12 @@ pub(super) async fn sniff<Io: AsyncRead + Unpin>(
                 return Ok(Sniffed::Http1(ahead.freeze()));
             }
             () = &mut begun, if ahead.is_empty() && !hurried => {
-                if !state.hurry() {
+                let until = drain.and_then(|drain| drain.idle_until(state.accepted()));
+                let left = until.map(|until| until.saturating_duration_since(Instant::now()));
+                let Some(left) = left.filter(|left| !left.is_zero()) else {
                     return Ok(Sniffed::Closed);
-                }
+                };
+                state.hurry(left);
                 hurried = true;
                 continue;
             }

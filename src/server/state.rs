@@ -36,6 +36,7 @@ pub(super) struct State {
     #[cfg(feature = "http2")]
     moved: AtomicUsize,
     draining: AtomicBool,
+    /// The deadline is the one that a drain left, in place of the connection's own.
     hurried: AtomicBool,
     /// What is left of a body that has no reader has a deadline.
     lingers: AtomicBool,
@@ -128,6 +129,8 @@ impl State {
             self.lingers.store(false, Relaxed);
             self.phase.store(Phase::Busy as u8, Relaxed);
             self.watch.disarm();
+        } else if self.phase() == Phase::New {
+            self.phase.store(Phase::Idle as u8, Relaxed);
         }
         Exchanging {
             state: self.clone(),
@@ -174,7 +177,7 @@ impl State {
         self.watch.is_expired()
     }
 
-    /// The connection should end after the exchange that it is at.
+    /// The connection should end after the exchange that it is at, or after the next.
     pub(super) fn drain(&self) {
         self.draining.store(true, Relaxed);
     }
@@ -183,19 +186,16 @@ impl State {
         self.draining.load(Relaxed)
     }
 
-    /// Leaves an unused connection that is to end the time for a request that is on its way;
-    /// returns false where it has had that.
-    pub(super) fn hurry(&self) -> bool {
-        if self.hurried.load(Relaxed) {
-            return !self.is_expired();
+    /// Leaves a connection that is to end this much time for a request that is on its way. Only
+    /// the first call counts.
+    pub(super) fn hurry(&self, left: Duration) {
+        if !self.hurried.swap(true, Relaxed) {
+            self.watch.arm(left.min(self.timeouts.idle));
         }
-        let left = YOUNG.saturating_sub(self.accepted.elapsed());
-        if left.is_zero() {
-            return false;
-        }
-        self.hurried.store(true, Relaxed);
-        self.watch.arm(left);
-        true
+    }
+
+    pub(super) fn accepted(&self) -> Instant {
+        self.accepted
     }
 
     /// The request that was on its way is coming.
@@ -297,7 +297,5 @@ impl Drop for Exchanging {
     }
 }
 
-/// A client that connected this shortly before the end had a reason: its request is on its way.
-const YOUNG: Duration = Duration::from_millis(500);
 /// What is left of a body that has no reader comes within this.
 const REST: Duration = Duration::from_secs(2);

@@ -4,7 +4,7 @@ use super::{
     http::{DEFAULT_HEAD_TIMEOUT, DEFAULT_IDLE_TIMEOUT, STREAMS, WINDOW},
     serve::{DEFAULT_DRAIN_TIMEOUT, DEFAULT_MAX_CONNECTIONS, LEAST_DEFAULT},
 };
-use crate::wire::fields::MAX_HEAD;
+use crate::{context::IDLE_GRACE, wire::fields::MAX_HEAD};
 
 #[test]
 fn the_table_of_defaults_is_true() {
@@ -29,6 +29,7 @@ fn the_table_of_defaults_is_true() {
             "HTTP/2 flow control",
             format!("{} MiB a connection", (4 * WINDOW) >> 20),
         ),
+        ("a connection that waits", seconds(IDLE_GRACE)),
         ("graceful end", seconds(DEFAULT_DRAIN_TIMEOUT)),
     ] {
         let line = include_str!("mod.rs")

@@ -98,7 +98,7 @@
 //! A handshake counts among those [at once](TlsLayer::max_handshakes) from its complete
 //! ClientHello until our answer is written. Clients that say nothing, stop in the middle of
 //! their ClientHello or never answer ours are closed by the time-out and delay nobody until then.
-//! A drain ends connections that have said nothing at once.
+//! A drain ends connections that have said nothing after its grace, 2 s under `evenkeel::serve`.
 //!
 //! A reload that fails leaves the certificates as they were, and is an error event.
 //!

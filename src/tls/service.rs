@@ -10,7 +10,10 @@ use std::{
 };
 
 use pin_project_lite::pin_project;
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    time::{Instant, sleep_until},
+};
 use tower_service::Service;
 
 use super::{TlsStream, handshake::Shared};
@@ -77,7 +80,10 @@ where
         let (info, events) = (conn.info.clone(), conn.events().cloned());
         let conn = conn.map(|io| TlsStream::new(io, info, self.shared.clone(), events));
         let (conn, draining) = match drain {
-            Some(drain) => (conn.with_drain(drain.clone()), Some(begun(drain))),
+            Some(drain) => {
+                let silent = silent_for_long(drain.clone(), conn.info.accepted());
+                (conn.with_drain(drain), Some(silent))
+            }
             None => (conn, None),
         };
         ResponseFuture {
@@ -168,7 +174,7 @@ fn poll_handshake<Io: AsyncRead + AsyncWrite + Unpin>(
     if let Some(begun) = draining {
         ready!(begun.as_mut().poll(cx));
         *draining = None;
-        // An idle connection, and those end at once; others have said that they want something.
+        // Others have said that they want something.
         if stream.is_silent() {
             let error = io::Error::new(io::ErrorKind::ConnectionAborted, "draining");
             return Poll::Ready(Err(error));
@@ -177,6 +183,12 @@ fn poll_handshake<Io: AsyncRead + AsyncWrite + Unpin>(
     Poll::Pending
 }
 
-fn begun(mut drain: Drain) -> Pin<Box<dyn Future<Output = ()> + Send>> {
-    Box::pin(async move { drain.begun().await })
+/// Waits until a client that has said nothing since it connected is waited for no more.
+fn silent_for_long(mut drain: Drain, since: Instant) -> Pin<Box<dyn Future<Output = ()> + Send>> {
+    Box::pin(async move {
+        drain.begun().await;
+        if let Some(until) = drain.idle_until(since) {
+            sleep_until(until).await;
+        }
+    })
 }

@@ -5,6 +5,7 @@ mod http1;
 mod http2;
 mod http2_early;
 mod http2_requests;
+mod leaving;
 mod over_tls;
 mod streaming;
 mod streams;
@@ -285,7 +286,7 @@ async fn a_drain_lets_requests_end_and_tells_the_others() {
     arrived.notified().await;
     let mut idle = TcpStream::connect(address).await.unwrap();
     stop.send(()).unwrap();
-    assert_eq!(rest(&mut idle).await, "", "an idle connection ends at once");
+    assert_eq!(rest(&mut idle).await, "", "an idle connection ends");
     assert!(!task.is_finished(), "a request in flight keeps the server");
     release.notify_one();
     let got = rest(&mut busy).await;

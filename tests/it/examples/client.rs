@@ -4,14 +4,17 @@ use std::{
     convert::Infallible,
     io::{Read, Write},
     net::SocketAddr,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering::SeqCst},
+    },
     time::Duration,
 };
 
 use bytes::Bytes;
 use evenkeel::BoxError;
 use http::{HeaderMap, Request, StatusCode, header};
-use http_body_util::{BodyExt, Empty, channel::Channel};
+use http_body_util::{BodyExt, Empty, Full, channel::Channel};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use rustls::{
     ClientConfig, DigitallySignedStruct, SignatureScheme,
@@ -110,6 +113,52 @@ pub(super) async fn echo(address: SocketAddr, bytes: usize) -> usize {
     let back = timeout(PATIENCE, answer).await.expect("an end");
     sent.await.unwrap();
     back
+}
+
+/// Posts over one connection of HTTP/1.1 until a response says that it closes.
+pub(super) async fn post_until_told(address: SocketAddr, answered: Arc<AtomicUsize>) {
+    let io = TokioIo::new(TcpStream::connect(address).await.unwrap());
+    let (mut sender, conn) = hyper::client::conn::http1::handshake(io).await.unwrap();
+    tokio::spawn(conn);
+    let posting = async {
+        loop {
+            let request = Request::post("/").header(header::HOST, "a");
+            let request = request.body(Full::new(Bytes::from("hi"))).unwrap();
+            let answer = sender.send_request(request).await.expect("no loss");
+            let closes = answer.headers().get(header::CONNECTION).cloned();
+            assert_eq!(answer.status(), StatusCode::OK, "{answer:?}");
+            answer.into_body().collect().await.expect("no loss");
+            answered.fetch_add(1, SeqCst);
+            if closes.is_some_and(|value| value == "close") {
+                return;
+            }
+            sender.ready().await.expect("not before it says so");
+        }
+    };
+    timeout(PATIENCE, posting).await.expect("it is told");
+}
+
+/// Posts over one connection of HTTP/2 until a GOAWAY.
+pub(super) async fn post_until_goaway(address: SocketAddr, answered: Arc<AtomicUsize>) {
+    let io = TcpStream::connect(address).await.unwrap();
+    let (client, conn) = h2::client::handshake(io).await.unwrap();
+    tokio::spawn(conn);
+    let posting = async {
+        while let Ok(mut ready) = client.clone().ready().await {
+            let request = Request::post("http://a/").body(()).unwrap();
+            let Ok((answer, mut body)) = ready.send_request(request, false) else {
+                return;
+            };
+            let _ = body.send_data(Bytes::from("hi"), true);
+            match answer.await {
+                Ok(answer) => assert_eq!(answer.status(), StatusCode::OK, "{answer:?}"),
+                // Behind the last stream that the GOAWAY names.
+                Err(error) => return assert!(error.is_go_away() && error.is_remote(), "{error}"),
+            }
+            answered.fetch_add(1, SeqCst);
+        }
+    };
+    timeout(PATIENCE, posting).await.expect("it is told");
 }
 
 /// What `curl -k` trusts: everybody.

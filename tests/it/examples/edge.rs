@@ -2,6 +2,10 @@ use std::{
     fs,
     net::SocketAddr,
     path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering::SeqCst},
+    },
     time::Duration,
 };
 
@@ -10,6 +14,7 @@ use tempfile::TempDir;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
+    task::JoinSet,
     time::{Instant, sleep, timeout},
 };
 
@@ -323,6 +328,40 @@ async fn a_signal_drains_and_readiness_says_so_first() {
     assert_eq!(slow.backend(), "a", "what began must end");
     edge.must_succeed().await;
     assert!(try_get(http, "/").await.is_err(), "nobody listens any more");
+}
+
+#[tokio::test]
+async fn no_request_of_a_busy_client_is_lost_at_the_end() {
+    let a = Backend::start("a").await;
+    for (example, lame_duck) in [
+        ("edge", "0s"),
+        ("edge", "1s"),
+        ("axum", "0s"),
+        ("axum", "1s"),
+    ] {
+        let settings = Settings::new(&format!(
+            "[server]\nthreads = 2\nshutdown = {{ lame_duck = \"{lame_duck}\", drain = \"30s\" }}\n\
+             [[listen]]\naddress = \"127.0.0.1:0\"\nready = \"/-/ready\"\n[pool]\n{}",
+            a.settings()
+        ));
+        let mut served = Process::start(example, &[&settings.file()]);
+        let http = served.address("listening on http://").await;
+        until_ready(http, 200).await;
+        let answered = Arc::new(AtomicUsize::new(0));
+        let mut busy = JoinSet::new();
+        for _ in 0..8 {
+            busy.spawn(client::post_until_told(http, answered.clone()));
+            busy.spawn(client::post_until_goaway(http, answered.clone()));
+        }
+        while answered.load(SeqCst) < 200 {
+            sleep(Duration::from_millis(5)).await;
+        }
+        served.signal("-TERM");
+        while let Some(ended) = busy.join_next().await {
+            ended.unwrap_or_else(|error| panic!("{example}, {lame_duck}: {error}"));
+        }
+        served.must_succeed().await;
+    }
 }
 
 #[tokio::test]

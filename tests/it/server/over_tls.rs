@@ -115,10 +115,10 @@ async fn a_drain_ends_idle_sessions_and_answers_begun_heads() {
     begun.write_all(&post[..9]).await.unwrap();
     tokio::time::sleep(Duration::from_millis(100)).await;
     server.stop.take();
-    assert_eq!(rest(&mut used).await, "");
     let got = exchange(&mut begun, &post[9..], b"ping").await;
     let got = String::from_utf8(got).unwrap();
     assert!(got.contains("connection: close"), "{got}");
+    assert_eq!(rest(&mut used).await, "");
     tokio::time::timeout(Duration::from_secs(10), server.task)
         .await
         .expect("nothing is left")
