@@ -126,6 +126,13 @@ impl Error {
         )
     }
 
+    /// Returns true if the cause lies on this side: neither the client nor a backend is charged
+    /// with it.
+    #[must_use]
+    pub fn is_local(&self) -> bool {
+        self.inner.kind == ErrorKind::Local
+    }
+
     /// Returns true if a deadline passed.
     #[must_use]
     pub fn is_timeout(&self) -> bool {
@@ -207,6 +214,10 @@ pub enum ErrorKind {
     ConnectTimeout,
     /// The TLS handshake with the backend failed.
     ConnectTls,
+    /// This side could not reach the backend: it is out of descriptors, ports or memory, or the
+    /// resolver does not answer for the backend's name. No backend is charged with it, and another
+    /// attempt costs nothing of a retry budget where nothing was sent.
+    Local,
     /// The method is not forwarded (CONNECT, or TRACE where it is switched off).
     MethodRefused,
     /// No backend can take traffic.
@@ -249,6 +260,7 @@ impl ErrorKind {
             Self::Connect => "connect",
             Self::ConnectTimeout => "connect_timeout",
             Self::ConnectTls => "connect_tls",
+            Self::Local => "local",
             Self::MethodRefused => "method_refused",
             Self::NoBackend => "no_backend",
             Self::NotRouted => "not_routed",
@@ -274,6 +286,7 @@ impl ErrorKind {
             Self::Connect => "no connection to the backend",
             Self::ConnectTimeout => "no connection to the backend in time",
             Self::ConnectTls => "the TLS handshake with the backend failed",
+            Self::Local => "this side could not reach the backend",
             Self::MethodRefused => "the method is not forwarded",
             Self::NoBackend => "no backend can take traffic",
             Self::NotRouted => "no backend was selected for the request",

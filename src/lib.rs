@@ -69,7 +69,7 @@ mod alarm;
 pub mod connect;
 pub mod context;
 mod deadline;
-#[cfg(any(feature = "access-log", feature = "http2"))]
+mod local_fault;
 mod log_limit;
 #[cfg(any(feature = "proxy", feature = "server"))]
 mod vanish;

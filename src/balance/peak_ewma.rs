@@ -16,7 +16,7 @@ use super::{
     strategy::{DRAWS, Ended, Pick, Strategy},
 };
 use crate::{
-    error::Error,
+    error::{Error, ErrorKind},
     pool::{Attachment, AttachmentKey, Backend, DerivedGroups, Group, Lease, Pool, Snapshot},
 };
 
@@ -204,7 +204,7 @@ impl Expected {
             // It would have taken longer than that.
             Ended::Cancelled if took > self.micros => (took, self.fails),
             Ended::Cancelled => return None,
-            Ended::Failed(kind) if Error::new(kind).is_client() => return None,
+            Ended::Failed(kind) if is_elsewhere(kind) => return None,
             Ended::Failed(_) => self.penalty(took),
             Ended::Answered(status) if is_gateways(status) => self.penalty(took),
             // Not written anew while it fades, or the rounding would keep it from fading.
@@ -247,6 +247,12 @@ impl Cost {
     fn scaled(self, other: Self) -> u128 {
         u128::from(self.micros) * u128::from(other.weight)
     }
+}
+
+/// Whether the client or this side is the cause.
+fn is_elsewhere(kind: ErrorKind) -> bool {
+    let error = Error::new(kind);
+    error.is_client() || error.is_local()
 }
 
 /// What says that nobody served, and comes faster than an answer does.
@@ -330,10 +336,11 @@ mod tests {
         assert!(cell.expected(100).fails, "a gateway's status is no answer");
         let other = Latency::default();
         other.note(MS(9), Ended::Failed(ErrorKind::ClientBody), 5);
+        other.note(MS(9), Ended::Failed(ErrorKind::Local), 5);
         assert_eq!(
             other.expected(5).micros,
             0,
-            "the client's fault says nothing"
+            "a fault of the client or of this side says nothing"
         );
     }
 

@@ -106,6 +106,7 @@ fn abort(kind: ErrorKind) -> Error {
         | ErrorKind::Connect
         | ErrorKind::ConnectTimeout
         | ErrorKind::ConnectTls
+        | ErrorKind::Local
         | ErrorKind::MethodRefused
         | ErrorKind::NoBackend
         | ErrorKind::NotRouted

@@ -3,7 +3,8 @@
 use std::{
     collections::VecDeque,
     io,
-    net::{IpAddr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket},
+    sync::Arc,
     time::Duration,
 };
 
@@ -15,11 +16,15 @@ use tokio::{
 
 #[cfg(feature = "__tls")]
 use super::ClientTls;
-use super::{Elsewhere, Stream};
+use super::{
+    Elsewhere, Stream,
+    resolve::{self, Addresses, Place, Resolve},
+};
 #[cfg(feature = "proxy")]
 use crate::vanish;
 use crate::{
     error::{ConfigError, Error, ErrorKind},
+    local_fault::LocalFault,
     pool::{Backend, Protocol, Scheme},
 };
 
@@ -28,6 +33,7 @@ use crate::{
 #[must_use]
 pub struct Connector {
     timeout: Duration,
+    resolver: Arc<dyn Resolve>,
     #[cfg(feature = "proxy")]
     user_timeout: Duration,
     #[cfg(feature = "__tls")]
@@ -39,6 +45,7 @@ impl Connector {
     pub fn new() -> Self {
         Self {
             timeout: DEFAULT_TIMEOUT,
+            resolver: resolve::system(),
             #[cfg(feature = "proxy")]
             user_timeout: vanish::DEFAULT,
             #[cfg(feature = "__tls")]
@@ -84,6 +91,14 @@ impl Connector {
         Ok(self)
     }
 
+    /// Sets what looks up the names of backends.
+    ///
+    /// Default: the operating system's resolver.
+    pub fn resolver(mut self, resolver: impl Resolve + 'static) -> Self {
+        self.resolver = Arc::new(resolver);
+        self
+    }
+
     #[cfg(all(feature = "proxy", feature = "http2"))]
     pub(crate) fn limit(&self) -> Duration {
         self.timeout
@@ -126,41 +141,85 @@ impl Connector {
         backend: &Backend,
         elsewhere: &Elsewhere,
     ) -> Result<Connected, Error> {
-        let deadline = Instant::now() + self.timeout;
-        match timeout_at(deadline, self.connect_now(backend, elsewhere)).await {
+        self.connect_by(backend, elsewhere, Instant::now() + self.timeout)
+            .await
+    }
+
+    /// Connects by the deadline, or by the time-out where that is sooner.
+    pub(crate) async fn connect_by(
+        &self,
+        backend: &Backend,
+        elsewhere: &Elsewhere,
+        deadline: Instant,
+    ) -> Result<Connected, Error> {
+        let deadline = deadline.min(Instant::now() + self.timeout);
+        let way = self.way(backend, elsewhere, deadline).await?;
+        match timeout_at(deadline, self.connect_now(backend, elsewhere, way)).await {
             Ok(result) => result,
             Err(_) => Err(ErrorKind::ConnectTimeout.into()),
         }
+    }
+
+    /// Finds out where to connect to. Time that the resolver takes is not the backend's.
+    async fn way<'a>(
+        &self,
+        backend: &'a Backend,
+        elsewhere: &'a Elsewhere,
+        deadline: Instant,
+    ) -> Result<Way<'a>, Error> {
+        if let Some(path) = elsewhere.unix_path(backend) {
+            return Ok(Way::Unix(path));
+        }
+        let (host, port) = elsewhere.host_and_port(backend);
+        if let Ok(ip) = host.parse::<IpAddr>() {
+            return Ok(Way::Address((ip, port).into()));
+        }
+        let addresses = resolve::addresses(backend, host, &self.resolver, deadline).await?;
+        Ok(Way::Name(addresses, port))
     }
 
     async fn connect_now(
         &self,
         backend: &Backend,
         elsewhere: &Elsewhere,
+        way: Way<'_>,
     ) -> Result<Connected, Error> {
-        let stream = match elsewhere.unix_path(backend) {
-            Some(path) => Stream::Unix(UnixStream::connect(path).await.map_err(failed)?),
-            None => {
-                let (host, port) = elsewhere.host_and_port(backend);
-                let stream = dial(host, port).await.map_err(failed)?;
-                #[cfg(feature = "proxy")]
-                vanish::bound(&socket2::SockRef::from(&stream), self.user_timeout);
-                Stream::Tcp(stream)
+        let (stream, place) = match way {
+            Way::Unix(path) => {
+                let stream = UnixStream::connect(path).await.map_err(Failed::new);
+                (Stream::Unix(stream.map_err(Error::from)?), None)
+            }
+            Way::Address(address) => (self.set_up(connect(address).await?)?, None),
+            Way::Name(addresses, port) => {
+                let stream = race(interleave(addresses.at(port))).await?;
+                let place = stream
+                    .peer_addr()
+                    .ok()
+                    .and_then(|peer| addresses.place(peer));
+                (self.set_up(stream)?, place)
             }
         };
-        match elsewhere.scheme_of(backend) {
-            Scheme::Http => Ok(Connected {
-                stream,
-                http2: backend.http_protocol() == Protocol::Http2,
-            }),
-            #[cfg(feature = "__tls")]
-            Scheme::Https => self.tls.handshake(stream, backend, elsewhere).await,
-            #[cfg(not(feature = "__tls"))]
-            Scheme::Https => {
-                Err(Error::new(ErrorKind::ConnectTls)
-                    .with_source("built without the feature `tls`"))
-            }
-        }
+        let connected =
+            match elsewhere.scheme_of(backend) {
+                Scheme::Http => Ok(Connected {
+                    stream,
+                    http2: backend.http_protocol() == Protocol::Http2,
+                    place: None,
+                }),
+                #[cfg(feature = "__tls")]
+                Scheme::Https => self.tls.handshake(stream, backend, elsewhere).await,
+                #[cfg(not(feature = "__tls"))]
+                Scheme::Https => Err(Error::new(ErrorKind::ConnectTls)
+                    .with_source("built without the feature `tls`")),
+            };
+        connected.map(|connected| Connected { place, ..connected })
+    }
+
+    fn set_up(&self, stream: TcpStream) -> Result<Stream, Failed> {
+        let stream = set_up(stream).map_err(Failed::new)?;
+        #[cfg(feature = "proxy")]
+        vanish::bound(&socket2::SockRef::from(&stream), self.user_timeout);
+        Ok(Stream::Tcp(stream))
     }
 }
 
@@ -175,6 +234,8 @@ impl Default for Connector {
 pub struct Connected {
     pub(super) stream: Stream,
     pub(super) http2: bool,
+    /// Where it leads, if that was found by name.
+    pub(super) place: Option<Place>,
 }
 
 impl Connected {
@@ -184,6 +245,11 @@ impl Connected {
         self.http2
     }
 
+    /// Returns where it leads, if that was found by name.
+    pub(crate) fn place(&self) -> Option<&Place> {
+        self.place.as_ref()
+    }
+
     /// Returns the stream.
     #[must_use]
     pub fn into_stream(self) -> Stream {
@@ -191,11 +257,63 @@ impl Connected {
     }
 }
 
-async fn dial(host: &str, port: u16) -> io::Result<TcpStream> {
-    set_up(match host.parse::<IpAddr>() {
-        Ok(ip) => TcpStream::connect((ip, port)).await?,
-        Err(_) => race(interleave(tokio::net::lookup_host((host, port)).await?)).await?,
+/// Where to connect to.
+enum Way<'a> {
+    Address(SocketAddr),
+    Name(Addresses, u16),
+    Unix(&'a std::path::Path),
+}
+
+async fn connect(address: SocketAddr) -> Result<TcpStream, Failed> {
+    let connected = TcpStream::connect(address).await;
+    connected.map_err(|error| match is_out_of_ports(&error, address) {
+        true => Failed::Here(LocalFault::Ports, error),
+        false => Failed::new(error),
     })
+}
+
+/// EADDRNOTAVAIL says that no local port is free, or that this machine has no address to reach the
+/// other one from, such as where IPv6 is switched off. A UDP socket tells: its ports are others, and
+/// it sends nothing.
+fn is_out_of_ports(error: &io::Error, to: SocketAddr) -> bool {
+    if error.kind() != io::ErrorKind::AddrNotAvailable {
+        return false;
+    }
+    let any: IpAddr = match to.is_ipv4() {
+        true => Ipv4Addr::UNSPECIFIED.into(),
+        false => Ipv6Addr::UNSPECIFIED.into(),
+    };
+    let reached = UdpSocket::bind((any, 0)).and_then(|socket| socket.connect(to));
+    match reached {
+        Ok(()) => true,
+        Err(error) => LocalFault::of(&error).is_some(),
+    }
+}
+
+/// Why there is no connection.
+#[derive(Debug)]
+enum Failed {
+    /// For a cause on this side.
+    Here(LocalFault, io::Error),
+    There(io::Error),
+}
+
+impl Failed {
+    fn new(error: io::Error) -> Self {
+        match LocalFault::of(&error) {
+            Some(fault) => Self::Here(fault, error),
+            None => Self::There(error),
+        }
+    }
+}
+
+impl From<Failed> for Error {
+    fn from(failed: Failed) -> Self {
+        match failed {
+            Failed::Here(fault, error) => fault.error(&error),
+            Failed::There(error) => Self::new(ErrorKind::Connect).with_source(error),
+        }
+    }
 }
 
 fn set_up(stream: TcpStream) -> io::Result<TcpStream> {
@@ -224,13 +342,15 @@ fn interleave(addresses: impl Iterator<Item = SocketAddr>) -> VecDeque<SocketAdd
     ordered
 }
 
-/// Tries each address; a further one begins when the last failed, or after a delay beside it.
-async fn race(mut addresses: VecDeque<SocketAddr>) -> io::Result<TcpStream> {
+/// Tries each address; a further one begins when the last failed, or after a delay beside it. Where
+/// one could not be tried for a cause on this side, that is told: it may have answered.
+async fn race(mut addresses: VecDeque<SocketAddr>) -> Result<TcpStream, Failed> {
     let mut running = JoinSet::new();
-    let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
+    let no_address = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
+    let mut last = Failed::There(no_address);
     loop {
         if let Some(address) = addresses.pop_front() {
-            running.spawn(TcpStream::connect(address));
+            running.spawn(connect(address));
         }
         let delay = async {
             if addresses.is_empty() {
@@ -241,18 +361,15 @@ async fn race(mut addresses: VecDeque<SocketAddr>) -> io::Result<TcpStream> {
         tokio::select! {
             ended = running.join_next() => match ended {
                 Some(Ok(Ok(stream))) => return Ok(stream),
-                Some(Ok(Err(error))) => last = error,
-                Some(Err(error)) => last = io::Error::other(error),
+                Some(Ok(Err(failed))) if !matches!(last, Failed::Here(..)) => last = failed,
+                Some(Ok(Err(_))) => {}
+                Some(Err(error)) => last = Failed::There(io::Error::other(error)),
                 None if addresses.is_empty() => return Err(last),
                 None => {}
             },
             () = delay => {}
         }
     }
-}
-
-fn failed(error: io::Error) -> Error {
-    Error::new(ErrorKind::Connect).with_source(error)
 }
 
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(2);

@@ -104,6 +104,7 @@ impl ClientTls {
         Ok(Connected {
             stream: Stream::Tls(Box::new(TlsStream(stream))),
             http2,
+            place: None,
         })
     }
 

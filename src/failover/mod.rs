@@ -38,6 +38,7 @@
 //! | what became of the attempt before | the next |
 //! |---|---|
 //! | refused, unreachable, name unknown ([`ErrorKind::Connect`](crate::ErrorKind::Connect)), nothing sent | is free |
+//! | not sent for a cause on this side ([`ErrorKind::Local`](crate::ErrorKind::Local)) | is free |
 //! | not connected in time | is paid: no proof that nothing arrived, and a full queue is overload |
 //! | TLS handshake failed | is paid: a handshake is load |
 //! | closed, reset, malformed, late, or a status that is tried again | is paid |

@@ -109,6 +109,8 @@ fn concerns_the_backend(error: &Error) -> bool {
         ErrorKind::Connect
         | ErrorKind::ConnectTimeout
         | ErrorKind::ConnectTls
+        // An idle connection, another port or another name may be there.
+        | ErrorKind::Local
         | ErrorKind::RequestWrite
         | ErrorKind::RequestWriteTimeout
         | ErrorKind::ResponseClosed
@@ -132,6 +134,8 @@ mod tests {
             (ErrorKind::Connect, false, true, Retry, Retry),
             (ErrorKind::ConnectTimeout, false, true, Retry, Retry),
             (ErrorKind::ConnectTls, false, true, Retry, Retry),
+            (ErrorKind::Local, false, true, Retry, Retry),
+            (ErrorKind::Local, true, true, Retry, Keep),
             (ErrorKind::Connect, false, false, Retry, Keep),
             (ErrorKind::RequestWrite, true, true, Retry, Keep),
             (ErrorKind::ResponseClosed, true, true, Retry, Keep),

@@ -27,7 +27,8 @@ use super::{
 /// # }
 /// ```
 ///
-/// It ends at the first failure, whose name begins the reason's detail. The least share of those
+/// It ends at the first failure, whose name begins the reason's detail. One that could not be made
+/// ([`Report::local`]) counts where none fails. The least share of those
 /// that are degraded counts, and one that drains drains it. Without any check it passes.
 #[derive(Clone, Default)]
 #[must_use]
@@ -38,7 +39,8 @@ pub struct All {
 /// Passes when one of its checks does. They run at the same time.
 ///
 /// It ends at the first pass, whose name begins the reason's detail. When all fail, the failure
-/// of the first of them is told, with the names of all. Without any check it fails.
+/// of the first of them is told, with the names of all; where one could not be made
+/// ([`Report::local`]), that is told. Without any check it fails.
 #[derive(Clone, Default)]
 #[must_use]
 pub struct Any {
@@ -78,7 +80,12 @@ impl HealthCheck for All {
         Box::pin(async move {
             let mut running = Running::start(&self.checks, target);
             let mut least = Report::pass("L7OK", "all");
+            let mut unmade = None;
             while let Some((name, report)) = running.next().await {
+                if report.is_local() {
+                    unmade.get_or_insert_with(|| report.of(name));
+                    continue;
+                }
                 if !report.is_pass() {
                     return report.of(name);
                 }
@@ -88,7 +95,7 @@ impl HealthCheck for All {
                     least = report.of(name);
                 }
             }
-            least
+            unmade.unwrap_or(least)
         })
     }
 }
@@ -98,11 +105,19 @@ impl HealthCheck for Any {
         Box::pin(async move {
             let mut running = Running::start(&self.checks, target);
             let mut first = None;
+            let mut unmade = None;
             while let Some((name, report)) = running.next().await {
                 if report.is_pass() {
                     return report.of(name);
                 }
+                if report.is_local() {
+                    unmade.get_or_insert_with(|| report.of(name));
+                    continue;
+                }
                 first = first.or(Some(report));
+            }
+            if let Some(unmade) = unmade {
+                return unmade;
             }
             match first {
                 Some(report) => report.of(&names(&self.checks).join(", ")),

@@ -79,7 +79,9 @@
 //! interval × (1 + jitter) + (fall − 1) × max(changing interval × (1 + jitter), time-out) +
 //! time-out, or after five failed requests; one whose answer names a dependency by two time-outs
 //! later at most. Whatever the client did is never charged to a backend: its hang-up, its broken
-//! body, its bad request. An error of a foreign service is not either, for nobody knows whose it
+//! body, its bad request. Nor is what this side lacks: a check or a request that fails as the
+//! process is out of descriptors, ports or memory, or as the resolver does not answer, counts as
+//! none ([`Report::local`]), so that a backend is what it was until one can be made again. An error of a foreign service is not either, for nobody knows whose it
 //! is: let it answer with an [`Error`](crate::Error) of a kind that says so, or with a gateway's
 //! status. A response body that breaks off is told by `Balance`; without it, only heads are
 //! judged.

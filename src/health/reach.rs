@@ -1,8 +1,6 @@
 //! How a check gets to a backend, and what it keeps of the way.
 
-use std::sync::{Arc, Mutex, PoisonError};
-
-use tokio::time::timeout_at;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 #[cfg(all(feature = "proxy", feature = "http2"))]
 use super::h2;
@@ -11,7 +9,7 @@ use super::{
     http::{Fields, Http1},
 };
 use crate::{
-    connect::{Connected, Connector, Elsewhere, http1::Conn},
+    connect::{Connected, Connector, Elsewhere, Place, http1::Conn},
     pool::{Address, Attachment, AttachmentKey, Backend},
 };
 
@@ -31,12 +29,15 @@ impl Reach {
         target: &Target,
         backend: &Backend,
     ) -> Result<Connected, Report> {
-        let connect = self.connector.connect_at(backend, &self.elsewhere);
-        match timeout_at(target.deadline(), connect).await {
-            Ok(Ok(connected)) => Ok(connected),
-            Ok(Err(error)) => Err(Report::not_connected(&error)),
-            Err(_) => Err(Report::fail("L4TOUT", "no connection in time")),
+        let connect = self
+            .connector
+            .connect_by(backend, &self.elsewhere, target.deadline());
+        let connected = connect.await;
+        if let (Ok(connected), Some(key)) = (&connected, &self.pooled) {
+            let idle = backend.attachment(key, Idle::default);
+            *lock(&idle.place) = connected.place().cloned();
         }
+        connected.map_err(|error| Report::not_connected(&error))
     }
 
     /// Takes the idle connection, if it is as good as new.
@@ -75,12 +76,21 @@ impl Connection {
 /// The one connection that a check keeps to a backend, and to which address: the check that
 /// keeps it may have begun before the address changed.
 #[derive(Debug, Default)]
-pub(super) struct Idle(Mutex<Option<(Address, Connection)>>);
+pub(super) struct Idle {
+    kept: Mutex<Option<(Address, Connection)>>,
+    /// Where the connection leads by name.
+    place: Mutex<Option<Place>>,
+}
 
 impl Idle {
     fn take(&self, backend: &Backend) -> Option<Connection> {
-        let (address, mut connection) = self.slot().take()?;
-        if !address.is_of(backend) {
+        let (address, mut connection) = lock(&self.kept).take()?;
+        let place = lock(&self.place).clone();
+        if let Some(place) = &place {
+            // No other connection of this check is opened, for which the name would be looked up.
+            place.look_again();
+        }
+        if !address.is_of(backend) || place.is_some_and(|place| place.is_gone()) {
             return None;
         }
         let stale = match &mut connection {
@@ -92,16 +102,16 @@ impl Idle {
     }
 
     fn put(&self, connection: Connection, address: Address) {
-        *self.slot() = Some((address, connection));
-    }
-
-    fn slot(&self) -> std::sync::MutexGuard<'_, Option<(Address, Connection)>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        *lock(&self.kept) = Some((address, connection));
     }
 }
 
 impl Attachment for Idle {
     fn retire(&self) {
-        drop(self.slot().take());
+        drop(lock(&self.kept).take());
     }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

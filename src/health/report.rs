@@ -24,6 +24,8 @@ pub struct Report {
 enum Finding {
     Drains,
     Fails,
+    /// Nothing: the check could not be made.
+    Local,
     /// At this share of what it does when it is well.
     Serves(f64),
 }
@@ -55,6 +57,13 @@ impl Report {
         Self::new(Finding::Fails, code, detail)
     }
 
+    /// The check could not be made, for a cause on this side: it is out of descriptors, say, or its
+    /// resolver does not answer. Neither a pass nor a failure: the backend stays what it was, and
+    /// is checked again at its time. `code` is HAProxy's `SOCKERR`.
+    pub fn local(code: &'static str, detail: impl Into<Cow<'static, str>>) -> Self {
+        Self::new(Finding::Local, code, detail)
+    }
+
     /// Names the dependency whose failure makes the backend fail, for
     /// [`Checks::shared_fate`](super::Checks::shared_fate).
     pub fn because_of(mut self, dependency: impl Into<Arc<str>>) -> Self {
@@ -78,7 +87,13 @@ impl Report {
     /// Returns true if the backend serves, be it its sessions alone.
     #[must_use]
     pub fn is_pass(&self) -> bool {
-        self.finding != Finding::Fails
+        !matches!(self.finding, Finding::Fails | Finding::Local)
+    }
+
+    /// Returns true if the check could not be made, which is no pass either.
+    #[must_use]
+    pub fn is_local(&self) -> bool {
+        self.finding == Finding::Local
     }
 
     /// Returns true if the backend asks for no new traffic.
@@ -92,7 +107,7 @@ impl Report {
     pub fn capacity(&self) -> f64 {
         match self.finding {
             Finding::Serves(share) => share,
-            Finding::Drains | Finding::Fails => 1.0,
+            Finding::Drains | Finding::Fails | Finding::Local => 1.0,
         }
     }
 
@@ -123,6 +138,7 @@ impl Report {
     /// What it says when there is no connection.
     pub(super) fn not_connected(error: &Error) -> Self {
         let code = match error.kind() {
+            ErrorKind::Local => "SOCKERR",
             ErrorKind::ConnectTimeout => "L4TOUT",
             ErrorKind::ConnectTls => "L6RSP",
             _ => "L4CON",
@@ -131,7 +147,10 @@ impl Report {
             Some(cause) => cause.to_string(),
             None => error.to_string(),
         };
-        Self::fail(code, detail)
+        match error.is_local() {
+            true => Self::local(code, detail),
+            false => Self::fail(code, detail),
+        }
     }
 
     /// Puts a name before the detail: which of several checks it was.

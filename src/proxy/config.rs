@@ -40,6 +40,7 @@ pub(super) struct Settings {
     pub(super) timeouts: Timeouts,
     pub(super) tunnel_timeout: Duration,
     pub(super) max_idle: usize,
+    pub(super) max_age: Option<Duration>,
     pub(super) trusted: TrustedPeers,
     pub(super) forwarded: ForwardedFields,
     pub(super) host: HostField,
@@ -82,6 +83,7 @@ impl Proxy {
                 },
                 tunnel_timeout: DEFAULT_TUNNEL_TIMEOUT,
                 max_idle: DEFAULT_MAX_IDLE,
+                max_age: None,
                 trusted: TrustedPeers::default(),
                 forwarded: ForwardedFields::default(),
                 host: HostField::default(),
@@ -145,6 +147,33 @@ impl Proxy {
     pub fn max_idle(mut self, max: usize) -> Self {
         self.settings_mut().max_idle = max;
         self
+    }
+
+    /// Sets the largest age of a connection to a backend: one that is older is closed once its
+    /// exchange ends, or at once while it is idle. Over HTTP/2 no more streams begin on it, and
+    /// those that are open end in their own time; a tunnel stays.
+    ///
+    /// Load balancers and proxies in front of backends spread connections, not requests: an age
+    /// makes connections find what joined behind such an address. A backend that is a *name* needs
+    /// none for that, as connections to an address that the name has left are retired.
+    ///
+    /// It is noticed up to an eighth, 0.1 s at least, late. A short one costs handshakes: with 60 s
+    /// and 100 connections in use, two a second.
+    ///
+    /// Default: none.
+    ///
+    /// # Errors
+    ///
+    /// Under a second or over a day.
+    pub fn max_connection_age(mut self, age: Duration) -> Result<Self, ConfigError> {
+        if age < Duration::from_secs(1) || age > Duration::from_secs(86_400) {
+            return Err(ConfigError::new(
+                "max_connection_age",
+                format!("{age:?}: 1 s to 24 h is accepted"),
+            ));
+        }
+        self.settings_mut().max_age = Some(age);
+        Ok(self)
     }
 
     /// Sets the peers whose `X-Forwarded-*`, `X-Real-IP` and `Forwarded` fields are passed on and

@@ -9,7 +9,7 @@ use super::{config::Settings, idle::Home, service::Carried};
 pub(super) use crate::connect::http1::{Answer, AnswerBody, Start, Timeouts};
 use crate::{
     connect::{
-        Stream,
+        Connected, Place,
         http1::{self, Attached},
     },
     context::{ConnInfo, Interim},
@@ -25,6 +25,8 @@ pub(super) struct Ours {
     pub(super) home: Option<Arc<Home>>,
     /// Where it leads.
     address: Address,
+    /// Where it leads by name.
+    place: Option<Place>,
     /// What the home's epoch was when it was dialled.
     pub(super) epoch: u64,
     /// Authenticated for one client's connection, and of use to that one only.
@@ -50,7 +52,7 @@ impl Attached for Ours {
 
 impl Conn {
     pub(super) fn dialled(
-        stream: Stream,
+        connected: Connected,
         timeouts: Timeouts,
         address: Address,
         epoch: u64,
@@ -58,17 +60,24 @@ impl Conn {
         let ours = Ours {
             home: None,
             address,
+            place: connected.place().cloned(),
             epoch,
             owner: None,
             settings: None,
             carried: None,
         };
-        Self::new(stream, Some(timeouts), ours)
+        Self::new(connected.into_stream(), Some(timeouts), ours)
     }
 
     /// Returns true if the address at the other end is still this backend's.
     pub(super) fn leads_to(&self, backend: &Backend) -> bool {
-        self.attached.address.is_of(backend)
+        self.attached.address.is_of(backend) && !self.is_gone()
+    }
+
+    /// Returns true if the backend's name no longer leads to the other end.
+    pub(super) fn is_gone(&self) -> bool {
+        let place = self.attached.place.as_ref();
+        place.is_some_and(Place::is_gone)
     }
 
     /// Binds the connection to one client's connection; without one, it is closed after use.

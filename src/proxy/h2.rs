@@ -23,7 +23,7 @@ use std::{
 };
 
 use http::{HeaderName, Request, Response, request::Parts};
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, timeout_at};
 
 pub(super) use self::body::StreamBody;
 use self::{
@@ -39,7 +39,7 @@ use super::{
 };
 use crate::{
     connect::{
-        Connected,
+        Connected, Elsewhere, Place,
         http2::{self, Sender},
     },
     context::{Exchange, Interim},
@@ -64,11 +64,26 @@ struct Current {
     sender: Option<Sender>,
     /// Where `sender` or `fresh` leads.
     address: Option<Address>,
+    /// Where it leads by name.
+    place: Option<Place>,
+    /// Since when it is there.
+    began: Option<Instant>,
     /// How the last dial failed.
     failed: Option<ErrorKind>,
     used: Option<Instant>,
     /// Connected, but no HTTP/2 spoken yet.
     fresh: Option<Connected>,
+}
+
+impl Current {
+    /// Returns true if no more requests are to begin on it.
+    fn is_retired(&self, max_age: Option<Duration>, now: Instant) -> bool {
+        let is_old = match (max_age, self.began) {
+            (Some(max), Some(began)) => now.saturating_duration_since(began) >= max,
+            _ => false,
+        };
+        is_old || self.place.as_ref().is_some_and(Place::is_gone)
+    }
 }
 
 impl Shared {
@@ -81,6 +96,8 @@ impl Shared {
         self.known.store(true, Relaxed);
         let mut current = self.current();
         if current.address.is_none() {
+            current.place = connected.place().cloned();
+            current.began = Some(Instant::now());
             current.fresh = Some(connected);
             current.address = Some(address);
             // It is let go of like any other if no request takes it.
@@ -88,28 +105,35 @@ impl Shared {
         }
     }
 
+    fn place(&self) -> Option<Place> {
+        self.current().place.clone()
+    }
+
     pub(super) fn retire(&self) {
         // Streams that are open keep the connection until they end.
         drop(std::mem::take(&mut *self.current()));
     }
 
-    /// Lets go of a connection that no request used for a while.
-    pub(super) fn reap(&self, idle_timeout: Duration) {
+    /// Lets go of a connection that no request used for a while, or that is too old.
+    pub(super) fn reap(&self, idle_timeout: Duration, max_age: Option<Duration>) {
+        let now = Instant::now();
         let mut current = self.current();
-        if current
-            .used
-            .is_some_and(|used| used.elapsed() > idle_timeout)
-        {
+        let used = current.used;
+        let is_idle = used.is_some_and(|used| now.saturating_duration_since(used) > idle_timeout);
+        if is_idle || current.is_retired(max_age, now) {
+            // Streams that are open keep the connection until they end.
             *current = Current::default();
         }
     }
 
-    fn live(&self, backend: &Backend) -> Option<Sender> {
+    fn live(&self, settings: &Settings, backend: &Backend) -> Option<Sender> {
+        let now = Instant::now();
         let mut current = self.current();
-        if current.address.as_ref().is_some_and(|a| !a.is_of(backend)) {
+        let is_elsewhere = current.address.as_ref().is_some_and(|a| !a.is_of(backend));
+        if is_elsewhere || current.is_retired(settings.max_age, now) {
             *current = Current::default();
         }
-        current.used = Some(Instant::now());
+        current.used = Some(now);
         // Whether it takes another request, its turn says.
         let sender = current.sender.clone();
         sender.filter(|sender| !sender.is_known_closed())
@@ -122,52 +146,70 @@ impl Shared {
         settings: &Settings,
         backend: &Backend,
     ) -> Result<(Sender, bool), Error> {
-        if let Some(sender) = self.live(backend) {
+        if let Some(sender) = self.live(settings, backend) {
             return Ok((sender, true));
         }
-        match timeout(settings.connector.limit(), self.wait(settings, backend)).await {
+        let deadline = Instant::now() + settings.connector.limit();
+        match timeout_at(deadline, self.wait(settings, backend, deadline)).await {
             Ok(result) => result,
             Err(_) => Err(ErrorKind::ConnectTimeout.into()),
         }
     }
 
-    async fn wait(&self, settings: &Settings, backend: &Backend) -> Result<(Sender, bool), Error> {
+    async fn wait(
+        &self,
+        settings: &Settings,
+        backend: &Backend,
+        deadline: Instant,
+    ) -> Result<(Sender, bool), Error> {
         let failures = self.failures.load(Acquire);
         let _one_at_a_time = self.dialing.lock().await;
-        if let Some(sender) = self.live(backend) {
+        if let Some(sender) = self.live(settings, backend) {
             return Ok((sender, true));
         }
         if self.failures.load(Acquire) != failures {
             let kind = self.current().failed.unwrap_or(ErrorKind::Connect);
             return Err(Error::new(kind).with_source("as another request found out meanwhile"));
         }
-        let dialled = self.dial(settings, backend).await;
-        match &dialled {
-            Ok(sender) => {
+        match self.dial(settings, backend, deadline).await {
+            Ok((sender, place)) => {
                 let mut current = self.current();
                 current.sender = Some(sender.clone());
                 current.address = Some(backend.address());
+                current.began = Some(Instant::now());
+                current.place = place;
+                Ok((sender, false))
             }
             Err(error) => {
                 self.current().failed = Some(error.kind());
                 self.failures.fetch_add(1, Release);
+                Err(error)
             }
         }
-        Ok((dialled?, false))
     }
 
-    async fn dial(&self, settings: &Settings, backend: &Backend) -> Result<Sender, Error> {
+    async fn dial(
+        &self,
+        settings: &Settings,
+        backend: &Backend,
+        deadline: Instant,
+    ) -> Result<(Sender, Option<Place>), Error> {
         let fresh = self.current().fresh.take();
         let connected = match fresh {
             Some(connected) => connected,
-            None => settings.connector.connect(backend).await?,
+            None => {
+                let connector = &settings.connector;
+                let own = Elsewhere::new();
+                connector.connect_by(backend, &own, deadline).await?
+            }
         };
         if !connected.is_http2() {
             self.known.store(false, Relaxed);
             return Err(Error::new(ErrorKind::ConnectTls)
                 .with_source("the backend no longer selects h2 by ALPN"));
         }
-        handshake(connected).await
+        let place = connected.place().cloned();
+        Ok((handshake(connected).await?, place))
     }
 
     fn current(&self) -> MutexGuard<'_, Current> {
@@ -262,6 +304,9 @@ async fn send(
     let mut repeatable = true;
     loop {
         let (sender, reused) = home.http2.sender(settings, backend).await?;
+        if !reused {
+            home.leads_to(home.http2.place().as_ref());
+        }
         let mut turn = match wait.for_turn(sender.turn()).await? {
             Ok(turn) => turn,
             // The connection was closed before the request went out.

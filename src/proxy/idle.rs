@@ -1,6 +1,7 @@
 //! What the proxy keeps with a backend: its idle connections.
 
 use std::{
+    collections::VecDeque,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError, Weak,
         atomic::{
@@ -11,10 +12,13 @@ use std::{
     time::Duration,
 };
 
+use tokio::time::Instant;
+
 use super::h1::Conn;
 #[cfg(feature = "http2")]
 use super::h2::Shared;
 use crate::{
+    connect::Place,
     context::ConnInfo,
     pool::{Attachment, Backend},
 };
@@ -31,17 +35,23 @@ pub(crate) struct Home {
     reaping: AtomicBool,
     idle_timeout: Duration,
     max_idle: usize,
-    /// Goes up when everything here is let go of: what was dialled before is of no more use.
+    max_age: Option<Duration>,
+    /// Goes up when everything here is let go of, and as time goes by where there is a largest age.
     epoch: AtomicU64,
+    /// What was dialled in an earlier epoch is of no more use.
+    oldest: AtomicU64,
+    /// Where the connection that was dialled last leads by name.
+    place: Mutex<Option<Place>>,
     #[cfg(feature = "http2")]
     pub(super) http2: Shared,
 }
 
 impl Home {
-    pub(crate) fn new(idle_timeout: Duration, max_idle: usize) -> Self {
+    pub(crate) fn new(idle_timeout: Duration, max_idle: usize, max_age: Option<Duration>) -> Self {
         Self {
             idle_timeout,
             max_idle,
+            max_age,
             ..Self::default()
         }
     }
@@ -49,6 +59,20 @@ impl Home {
     /// Returns what a connection has to be dialled in to be taken back.
     pub(crate) fn epoch(&self) -> u64 {
         self.epoch.load(Acquire)
+    }
+
+    /// Notes where a connection leads that was dialled.
+    pub(super) fn leads_to(&self, place: Option<&Place>) {
+        *lock(&self.place) = place.cloned();
+    }
+
+    fn is_too_old(&self, conn: &Conn) -> bool {
+        conn.attached.epoch < self.oldest.load(Acquire)
+    }
+
+    /// Begins an epoch, and returns its number.
+    fn next_epoch(&self) -> u64 {
+        self.epoch.fetch_add(1, Release) + 1
     }
 
     /// Takes an idle connection that is fit for use, the one used last first.
@@ -75,7 +99,7 @@ impl Home {
         };
         let mut stack = lock(stack);
         // Within the lock: `retire` comes before this, or finds the connection here.
-        if stack.len() >= self.max_idle || conn.attached.epoch != self.epoch() {
+        if stack.len() >= self.max_idle || self.is_too_old(&conn) {
             return;
         }
         if conn.attached.owner.is_some() {
@@ -112,19 +136,33 @@ impl Home {
 
     fn spawn_reaper(self: &Arc<Self>) {
         let home = Arc::downgrade(self);
-        let every = (self.idle_timeout / 4).max(Duration::from_millis(100));
+        let age = self.max_age.unwrap_or(Duration::MAX);
+        let every = (self.idle_timeout / 4)
+            .min(age / AGE_STEPS)
+            .max(Duration::from_millis(100));
         tokio::spawn(reap(Reaper { home }, every));
     }
 
-    fn reap(&self) {
+    /// Lets go of what is of no more use; `ages` is what the reaper keeps.
+    fn reap(&self, ages: &mut Ages) {
+        if let Some(place) = &*lock(&self.place) {
+            place.look_again();
+        }
+        if let Some(max) = self.max_age {
+            if let Some(oldest) = ages.turn(self.next_epoch(), max, Instant::now()) {
+                self.oldest.fetch_max(oldest, Release);
+            }
+        }
         #[cfg(feature = "http2")]
-        self.http2.reap(self.idle_timeout);
+        self.http2.reap(self.idle_timeout, self.max_age);
         // Those that the backend closed hold a socket each until they are closed here, too.
-        lock(&self.idle).retain_mut(|conn| !conn.is_stale());
+        let is_of_use =
+            |conn: &mut Box<Conn>| !conn.is_stale() && !conn.is_gone() && !self.is_too_old(conn);
+        lock(&self.idle).retain_mut(is_of_use);
         let mut owned = lock(&self.owned);
         // Ours is the last handle: the client's connection is gone.
         owned.retain_mut(|conn| {
-            !conn.is_stale() && conn.attached.owner.as_ref().is_some_and(|o| !o.is_last())
+            is_of_use(conn) && conn.attached.owner.as_ref().is_some_and(|o| !o.is_last())
         });
         self.has_owned.store(!owned.is_empty(), Release);
     }
@@ -132,7 +170,7 @@ impl Home {
 
 impl Attachment for Home {
     fn retire(&self) {
-        self.epoch.fetch_add(1, Release);
+        self.oldest.fetch_max(self.next_epoch(), Release);
         let idle = std::mem::take(&mut *lock(&self.idle));
         let owned = std::mem::take(&mut *lock(&self.owned));
         #[cfg(feature = "http2")]
@@ -169,15 +207,60 @@ impl Drop for Reaper {
 }
 
 async fn reap(reaper: Reaper, every: Duration) {
+    let mut ages = Ages::default();
     loop {
         tokio::time::sleep(every).await;
         match reaper.home.upgrade() {
-            Some(home) => home.reap(),
+            Some(home) => home.reap(&mut ages),
             None => return,
         }
     }
 }
 
+/// When epochs began, where there is a largest age. Pure: the time is a parameter.
+#[derive(Default)]
+struct Ages(VecDeque<(Instant, u64)>);
+
+impl Ages {
+    /// Notes that an epoch begins; returns the oldest whose connections are not too old all,
+    /// where that is another than before.
+    fn turn(&mut self, epoch: u64, max: Duration, now: Instant) -> Option<u64> {
+        self.0.push_back((now, epoch));
+        let mut oldest = None;
+        while let Some((began, epoch)) = self.0.front() {
+            if now.saturating_duration_since(*began) < max {
+                break;
+            }
+            // What was dialled before it began is older than `max`.
+            oldest = Some(*epoch);
+            self.0.pop_front();
+        }
+        oldest
+    }
+}
+
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A connection is found too old this part of the largest age late, at the most.
+const AGE_STEPS: u32 = 8;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_dialled_before_the_age_is_too_old() {
+        let (start, max) = (Instant::now(), Duration::from_secs(8));
+        let mut ages = Ages::default();
+        let mut oldest = 0;
+        for second in 1..40 {
+            let now = start + Duration::from_secs(second);
+            // Epoch n began n seconds in.
+            oldest = ages.turn(second, max, now).unwrap_or(oldest);
+            assert_eq!(oldest, second.saturating_sub(8), "at {second} s");
+        }
+        assert_eq!(ages.0.len(), 8, "no more is kept than counts");
+    }
 }

@@ -35,6 +35,7 @@
 //! | silence in the middle of a message; an idle connection is kept | 60 s |
 //! | silence of a tunnel | 1 h |
 //! | idle connections a backend | 1,024 |
+//! | largest age of a connection | none |
 //! | response head | 100 fields, 32 KiB |
 //! | Host | the client's |
 //! | fields about the client | `X-Forwarded-For`, `-Proto`, `-Host`; those of untrusted peers removed or replaced |

@@ -121,6 +121,7 @@ fn connected(dialing: &mut Dialing, connected: Connected) -> State {
     };
     let backend = &dialing.backend;
     let settings = dialing.settings.clone();
+    home.leads_to(connected.place());
     let facts = Facts::read(&carried.parts, &settings).and_then(|facts| {
         let length = facts.length(pending.body.is_some(), pending.exact)?;
         Ok((facts, length))
@@ -137,8 +138,12 @@ fn connected(dialing: &mut Dialing, connected: Connected) -> State {
             Err(error) => State::Failed(carried.fail(error)),
         };
     }
-    let stream = connected.into_stream();
-    let mut conn = Conn::dialled(stream, settings.timeouts, backend.address(), dialing.epoch);
+    let mut conn = Conn::dialled(
+        connected,
+        settings.timeouts,
+        backend.address(),
+        dialing.epoch,
+    );
     let started = facts.and_then(|(facts, length)| {
         carried.start(&settings, &mut conn, &facts, length, backend, pending, home)
     });

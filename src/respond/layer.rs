@@ -95,9 +95,10 @@ pub fn status(kind: ErrorKind) -> StatusCode {
         ErrorKind::BadRequest | ErrorKind::ClientBody => StatusCode::BAD_REQUEST,
         ErrorKind::ClientBodyTimeout => StatusCode::REQUEST_TIMEOUT,
         ErrorKind::MethodRefused => StatusCode::METHOD_NOT_ALLOWED,
-        ErrorKind::NoBackend | ErrorKind::Overloaded | ErrorKind::QueueTimeout => {
-            StatusCode::SERVICE_UNAVAILABLE
-        }
+        ErrorKind::Local
+        | ErrorKind::NoBackend
+        | ErrorKind::Overloaded
+        | ErrorKind::QueueTimeout => StatusCode::SERVICE_UNAVAILABLE,
         ErrorKind::NotRouted => StatusCode::INTERNAL_SERVER_ERROR,
         ErrorKind::ConnectTimeout
         | ErrorKind::RequestWriteTimeout
@@ -140,6 +141,7 @@ mod tests {
             ErrorKind::Connect,
             ErrorKind::ConnectTimeout,
             ErrorKind::ConnectTls,
+            ErrorKind::Local,
             ErrorKind::MethodRefused,
             ErrorKind::NoBackend,
             ErrorKind::NotRouted,

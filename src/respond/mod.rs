@@ -22,7 +22,7 @@
 //! | `method_refused` | 405 |
 //! | `client_body_timeout` | 408 |
 //! | `connect`, `connect_tls`, `request_write`, `response_body`, `response_closed`, `response_head`, `service`, `upgrade` | 502 |
-//! | `no_backend`, `overloaded`, `queue_timeout` | 503 |
+//! | `local`, `no_backend`, `overloaded`, `queue_timeout` | 503 |
 //! | `connect_timeout`, `request_write_timeout`, `response_body_timeout`, `response_head_timeout` | 504 |
 //! | `not_routed` | 500 |
 //!

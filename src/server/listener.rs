@@ -8,7 +8,7 @@ use tokio::{
     net::{TcpListener, TcpStream, UnixListener, UnixStream},
 };
 
-use crate::{context::Peer, vanish};
+use crate::{context::Peer, local_fault::LocalFault, vanish};
 
 /// Where connections come from. Accepting never fails: what goes wrong is logged and tried again.
 pub trait Listener: Send + 'static {
@@ -73,7 +73,8 @@ impl Listener for UnixListener {
     }
 }
 
-/// Out of file descriptors, say: trying again at once would only burn the CPU.
+/// Out of file descriptors, say: trying again at once would only burn the CPU, and a line for each
+/// try would fill the log.
 async fn pause(error: &io::Error) {
     let gone = matches!(
         error.kind(),
@@ -82,7 +83,12 @@ async fn pause(error: &io::Error) {
             | io::ErrorKind::ConnectionReset
     );
     if !gone {
-        tracing::error!(target: "evenkeel::server", %error, "a connection could not be accepted");
+        match LocalFault::of(error) {
+            Some(fault) => fault.report(error),
+            None => tracing::error!(
+                target: "evenkeel::server", %error, "a connection could not be accepted"
+            ),
+        }
         tokio::time::sleep(ACCEPT_PAUSE).await;
     }
 }

@@ -56,7 +56,8 @@
 //! # When it fails
 //!
 //! A client that is silent, before its first request or between two, is closed without a response.
-//! Accepting never fails for good: the error is logged, and accepting goes on after 100 ms.
+//! Accepting never fails for good: the error is logged, and accepting goes on after 100 ms. Where this
+//! side is out of descriptors or memory, that is one ERROR in 10 s under `evenkeel::local_fault`.
 //!
 //! A service that is not ready holds its own request back, and nothing else. A service that
 //! returns an error closes the connection, or under HTTP/2 resets its stream: put `RespondLayer`

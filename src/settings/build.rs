@@ -155,6 +155,10 @@ impl Settings {
         {
             proxy = proxy.idle_timeout(timeout).map_err(at)?;
         }
+        let age = given.max_connection_age.as_deref();
+        if let Some(age) = self.duration(place("max_connection_age"), age)? {
+            proxy = proxy.max_connection_age(age).map_err(at)?;
+        }
         Ok(proxy.trusted_peers(self.trusted_peers()?))
     }
 

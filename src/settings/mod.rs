@@ -48,7 +48,7 @@
 //! | `[health]`, `grpc` | `service`, `host`, `pooled` |
 //! | `[health.outliers]` | `enabled`, `consecutive`, `failure_rate`, `volume`, `window`, `slower_than`, `statuses`, `immediate_fail`, `ejection`, `max_ejection`, `max_share` |
 //! | `[sticky]` | `cookie`, `keys`, `secure` |
-//! | `[proxy]` | `connect_timeout`, `response_timeout`, `idle_timeout`, `trusted`, `client_field` |
+//! | `[proxy]` | `connect_timeout`, `response_timeout`, `idle_timeout`, `max_connection_age`, `trusted`, `client_field` |
 //! | `[failover]` | `attempts`, `hedge = { after, at_least, at_most, methods }` or `false`, `per_try_timeout`, `timeout`, `retry_statuses`, `backoff = { base, max, retry_after }` |
 //! | `[access_log]` | `file`, `node` |
 //! | `[admin]` | `address` |

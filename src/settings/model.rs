@@ -245,6 +245,8 @@ pub struct Proxy {
     pub response_timeout: Option<String>,
     /// For silence, and for idle connections.
     pub idle_timeout: Option<String>,
+    /// The largest age of a connection to a backend.
+    pub max_connection_age: Option<String>,
     /// Peers whose `X-Forwarded-*` are believed.
     pub trusted: Option<Vec<String>>,
     /// The field in which they name the client: `x-forwarded-for` or `forwarded`;

@@ -7,8 +7,8 @@ use std::{
 
 /// Floors from the ground up; rooms on one floor do not know each other.
 const FLOORS: [&[&str]; 5] = [
-    &["error", "sabotage", "wire"],
-    &["alarm", "deadline", "log_limit", "pool", "vanish"],
+    &["error", "log_limit", "sabotage", "wire"],
+    &["alarm", "deadline", "local_fault", "pool", "vanish"],
     &["context", "connect"],
     &[
         "access_log",

@@ -1,3 +1,8 @@
+#[cfg(all(target_os = "linux", feature = "proxy", feature = "server"))]
+mod local_faults;
+#[cfg(all(target_os = "linux", feature = "proxy"))]
+mod names;
+
 use evenkeel::{Backend, ErrorKind, connect::Connector, pool::Protocol};
 
 use crate::support::{Origin, refused};

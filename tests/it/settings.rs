@@ -55,6 +55,7 @@ secure = true
 connect_timeout = "2s"
 response_timeout = "15s"
 idle_timeout = "60s"
+max_connection_age = "10m"
 trusted = ["10.0.0.0/8"]
 [failover]
 attempts = 2
@@ -500,6 +501,11 @@ fn each_bad_value_is_refused_by_line_section_and_reason() {
             "response_timeout = \"15s\"",
             "response_timeout = \"1ms\"",
             "[proxy] response_timeout: 1ms: 10 ms to 24 h",
+        ),
+        (
+            "max_connection_age = \"10m\"",
+            "max_connection_age = \"10ms\"",
+            "[proxy] max_connection_age: 10ms: 1 s to 24 h",
         ),
         (
             "trusted = [\"10.0.0.0/8\"]",

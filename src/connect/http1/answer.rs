@@ -12,6 +12,7 @@ use http::{HeaderMap, StatusCode, header};
 use super::{Attached, Conn, conn::failed, wait::Phase};
 use crate::{
     error::{Error, ErrorKind},
+    local_fault::LocalFault,
     wire::{
         Malformed,
         chunked::{Decoder, Side},
@@ -194,10 +195,18 @@ impl<A: Attached> Conn<A> {
     #[cold]
     fn cut_off(&mut self, error: Option<io::Error>) -> Error {
         match (error, self.send_failed.take()) {
-            (Some(error), _) => failed(ErrorKind::ResponseClosed, error),
-            (None, Some(error)) => failed(ErrorKind::RequestWrite, error),
+            (Some(error), _) => broke(ErrorKind::ResponseClosed, error),
+            (None, Some(error)) => broke(ErrorKind::RequestWrite, error),
             (None, None) => failed(ErrorKind::ResponseClosed, EARLY),
         }
+    }
+}
+
+/// Names the side that an error of the socket concerns.
+fn broke(kind: ErrorKind, error: io::Error) -> Error {
+    match LocalFault::of(&error) {
+        Some(fault) => fault.error(&error).after_sending(),
+        None => failed(kind, error),
     }
 }
 

@@ -51,7 +51,8 @@ impl Default for Fare {
 /// Whether an attempt that failed so reached no backend for certain. A time-out is no proof, see
 /// the room's docs; a TLS handshake costs more than most requests.
 pub(super) fn puts_no_load(error: &Error) -> bool {
-    found_none(error) || (error.kind() == ErrorKind::Connect && !error.is_after_sending())
+    let reached_none = matches!(error.kind(), ErrorKind::Connect | ErrorKind::Local);
+    found_none(error) || (reached_none && !error.is_after_sending())
 }
 
 /// Whether no backend was asked.
@@ -79,6 +80,8 @@ mod tests {
             // The SYN may have arrived, and a full queue of them is overload.
             (ConnectTimeout, false, false),
             (ConnectTls, false, false),
+            (Local, false, true),
+            (Local, true, false),
             (NoBackend, false, true),
             (Overloaded, false, true),
             (QueueTimeout, false, true),

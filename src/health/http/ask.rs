@@ -17,6 +17,8 @@ use crate::{
 pub(super) enum Failed {
     /// Something came, or could have, and it was no answer.
     Broken(String),
+    /// For a cause on this side.
+    Local(String),
     TimedOut,
     /// The connection ended before a byte of the answer: an idle one may have been closed just
     /// then, which says nothing about the backend.
@@ -142,5 +144,8 @@ async fn pass_over(conn: &mut Conn<Fields>, limit: usize) {
 }
 
 fn broken(error: &Error) -> Failed {
-    Failed::Broken(error.to_string())
+    match error.is_local() {
+        true => Failed::Local(error.to_string()),
+        false => Failed::Broken(error.to_string()),
+    }
 }

@@ -310,6 +310,7 @@ impl HttpCheck {
                 }
                 report
             }
+            Err(Failed::Local(why)) => Report::local("SOCKERR", why),
             Err(Failed::TimedOut) => Report::fail("L7TOUT", "no whole response in time"),
             Err(Failed::Broken(why) | Failed::Unanswered(why)) => Report::fail("L7RSP", why),
         }

@@ -33,7 +33,8 @@ pub(in crate::health) fn judge_status(rules: &Outliers, status: StatusCode) -> V
     })
 }
 
-/// Judges an error; the client's own are nobody's (invariant E).
+/// Judges an error; those of the client and of this side are not charged to the backend (invariant
+/// E).
 pub(in crate::health) fn judge_error(error: &Error) -> Verdict {
     let code = match error.kind() {
         ErrorKind::Connect => "L4CON",
@@ -44,6 +45,7 @@ pub(in crate::health) fn judge_error(error: &Error) -> Verdict {
         ErrorKind::BadRequest
         | ErrorKind::ClientBody
         | ErrorKind::ClientBodyTimeout
+        | ErrorKind::Local
         | ErrorKind::MethodRefused
         | ErrorKind::NoBackend
         | ErrorKind::NotRouted
@@ -130,6 +132,7 @@ mod tests {
             (ErrorKind::ClientBody, None),
             (ErrorKind::ClientBodyTimeout, None),
             (ErrorKind::BadRequest, None),
+            (ErrorKind::Local, None),
             (ErrorKind::Service, None),
         ];
         for (kind, code) in table {

@@ -24,6 +24,11 @@ impl Driver {
         let Some(member) = self.members.get(&key) else {
             return;
         };
+        if done.report.is_local() {
+            // It says nothing about the backend, and so counts as no check at all.
+            log_failure(&member.backend, done);
+            return self.plan_next(key, checks, done, now);
+        }
         let pass = done.report.is_pass();
         let falls = !pass && member.machine.would_fall(&rules);
         let holds = self.weigh(key, done, falls, now);
@@ -45,6 +50,11 @@ impl Driver {
             None => log_failure(&member.backend, done),
         }
         self.count_toward_return(key, &rules, done, now);
+        self.plan_next(key, checks, done, now);
+    }
+
+    fn plan_next(&mut self, key: u64, checks: &Checks, done: &Done, now: Instant) {
+        let rules = checks.rules();
         let is_kept = self.fate.is_kept(key);
         if let Some(member) = self.members.get_mut(&key) {
             let again = std::mem::take(&mut member.again);

@@ -48,6 +48,8 @@ enum Answer {
     Drain,
     Fail,
     Hang,
+    /// Could not be made.
+    Local,
     Panic,
     #[default]
     Pass,
@@ -97,6 +99,7 @@ impl HealthCheck for Script {
                 Answer::Drain => Report::drain("L7OK", "404"),
                 Answer::Fail => Report::fail("L4CON", "refused"),
                 Answer::Hang => std::future::pending().await,
+                Answer::Local => Report::local("SOCKERR", "EMFILE"),
                 Answer::Panic => panic!("told to"),
                 Answer::Pass => Report::pass("L7OK", "200"),
                 Answer::Wait(seconds) => {

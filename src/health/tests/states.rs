@@ -159,3 +159,41 @@ async fn many_backends_are_followed_without_being_copied() {
     pool.upsert(backend("b7").weight(2).unwrap());
     assert!(pool.snapshot().membership() != first, "settings");
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_check_that_could_not_be_made_counts_as_none() {
+    let (pool, script) = (pool(&["a", "b"]), Script::default());
+    script.say("b", Answer::Local);
+    let mut events = pool.subscribe();
+    let _prober = Prober::start(&pool, checks(&script)).unwrap();
+    sleep(30 * SECOND).await;
+    let (id, change) = transition(&mut events).await;
+    assert_eq!((&*id, change.to), ("a", State::Healthy));
+    assert!(events.try_next().is_none(), "nothing is known of b");
+    assert!(script.begun("b").len() >= 6, "it is checked on");
+    // Two failures and two passes in a row count, however many were not made in between.
+    for (answer, to) in [
+        (Answer::Fail, State::Unhealthy),
+        (Answer::Pass, State::Healthy),
+    ] {
+        let settled = pool.snapshot().get("a").unwrap().active_health();
+        for (answer, wait) in [(answer, 1), (Answer::Local, 60), (answer, 0)] {
+            let before = script.begun("a").len();
+            script.say("a", answer);
+            while script.begun("a").len() == before {
+                sleep(Duration::from_millis(10)).await;
+            }
+            // No second one that says the same.
+            if wait == 1 {
+                script.say("a", Answer::Local);
+            }
+            sleep(wait * SECOND).await;
+            if wait > 0 {
+                let now = pool.snapshot().get("a").unwrap().active_health();
+                assert_eq!(now, settled, "{answer:?}");
+            }
+        }
+        let change = wait_for(&mut events, to).await;
+        assert_eq!(change.streak, 2);
+    }
+}

@@ -273,7 +273,7 @@ fn home(settings: &Settings, backend: &Backend) -> Arc<Home> {
 }
 
 fn new_home(settings: &Settings) -> Home {
-    Home::new(settings.timeouts.idle, settings.max_idle)
+    Home::new(settings.timeouts.idle, settings.max_idle, settings.max_age)
 }
 
 thread_local! {

@@ -95,3 +95,25 @@ async fn any_may_pass_and_all_names_are_told_when_none_does() {
     );
     assert!(!run(&Any::new()).await.is_pass());
 }
+
+#[tokio::test]
+async fn what_could_not_be_made_is_told_where_the_others_leave_it_open() {
+    let unmade = || Says(Report::local("SOCKERR", "EMFILE"));
+    let all = |other| All::new().with("db", unmade()).with("app", other);
+    let any = |other| Any::new().with("db", unmade()).with("app", other);
+    for (report, local, pass) in [
+        (run(&all(passes())).await, true, false),
+        (run(&all(fails("503"))).await, false, false),
+        (run(&any(passes())).await, false, true),
+        (run(&any(fails("503"))).await, true, false),
+    ] {
+        assert_eq!(
+            (report.is_local(), report.is_pass()),
+            (local, pass),
+            "{report:?}"
+        );
+        if local {
+            assert_eq!(&*report.reason().detail, "db: EMFILE");
+        }
+    }
+}

@@ -1,0 +1,223 @@
+//! What the answers for one name add up to: which addresses to dial, and which the name has left.
+//! Pure: the time is a parameter.
+
+use std::{
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{
+            AtomicBool,
+            Ordering::{Acquire, Release},
+        },
+    },
+    time::Duration,
+};
+
+use tokio::time::Instant;
+
+/// One address that a name had or has.
+#[derive(Debug)]
+pub(super) struct Entry {
+    pub(super) address: SocketAddr,
+    gone: AtomicBool,
+}
+
+impl Entry {
+    /// Returns true once the name no longer leads here.
+    pub(super) fn is_gone(&self) -> bool {
+        self.gone.load(Acquire)
+    }
+}
+
+/// The addresses of one name, as far as its answers tell.
+#[derive(Debug, Default)]
+pub(super) struct Answers {
+    /// Those of the last answer that had some, in its order.
+    last: Vec<Arc<Entry>>,
+    known: Vec<Known>,
+    /// When an answer last counted against the addresses that it left out.
+    counted: Option<Instant>,
+    /// Since when the name is answered with "no such name".
+    missing: Option<Instant>,
+}
+
+#[derive(Debug)]
+struct Known {
+    entry: Arc<Entry>,
+    seen: Instant,
+    /// Answers in a row that left it out.
+    misses: u32,
+}
+
+impl Answers {
+    /// Returns the addresses to dial: the last good ones.
+    pub(super) fn current(&self) -> &[Arc<Entry>] {
+        &self.last
+    }
+
+    /// Takes an answer with these addresses, at least one.
+    pub(super) fn found(&mut self, addresses: &[SocketAddr], now: Instant) {
+        self.missing = None;
+        let counts = self
+            .counted
+            .is_none_or(|at| now.saturating_duration_since(at) >= COUNTED_EVERY);
+        if counts {
+            self.counted = Some(now);
+        }
+        self.known.retain_mut(|known| {
+            if addresses.contains(&known.entry.address) {
+                known.seen = now;
+                known.misses = 0;
+                return true;
+            }
+            known.misses += u32::from(counts);
+            let unseen = now.saturating_duration_since(known.seen);
+            let gone = known.misses >= MISSES || unseen >= HOLD;
+            known.entry.gone.store(gone, Release);
+            !gone
+        });
+        self.last.clear();
+        for address in addresses {
+            let known = self.known.iter().find(|k| k.entry.address == *address);
+            let entry = match known {
+                Some(known) => known.entry.clone(),
+                None => {
+                    let entry = Arc::new(Entry {
+                        address: *address,
+                        gone: AtomicBool::new(false),
+                    });
+                    self.known.push(Known {
+                        entry: entry.clone(),
+                        seen: now,
+                        misses: 0,
+                    });
+                    entry
+                }
+            };
+            if !self.last.iter().any(|e| Arc::ptr_eq(e, &entry)) {
+                self.last.push(entry);
+            }
+        }
+    }
+
+    /// Takes the answer that there is no such name; returns true if that is news while there are
+    /// addresses.
+    pub(super) fn missing(&mut self, now: Instant) -> bool {
+        let since = *self.missing.get_or_insert(now);
+        if now.saturating_duration_since(since) >= HOLD {
+            for known in self.known.drain(..) {
+                known.entry.gone.store(true, Release);
+            }
+            self.last.clear();
+        }
+        since == now && !self.last.is_empty()
+    }
+}
+
+/// Names whose answers rotate over many addresses come back to each of them within fewer.
+const MISSES: u32 = 8;
+/// A burst of connections looks the name up many times in a moment: that is one answer.
+const COUNTED_EVERY: Duration = Duration::from_millis(250);
+/// So long an address is kept that no answer gives, or a name that answers deny.
+pub(super) const HOLD: Duration = Duration::from_secs(60);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Table {
+        answers: Answers,
+        now: Instant,
+    }
+
+    impl Table {
+        fn new() -> Self {
+            Self {
+                answers: Answers::default(),
+                now: Instant::now(),
+            }
+        }
+
+        fn wait(&mut self, millis: u64) -> &mut Self {
+            self.now += Duration::from_millis(millis);
+            self
+        }
+
+        fn found(&mut self, last: &[u8]) {
+            let addresses: Vec<_> = last.iter().map(|n| ([10, 0, 0, *n], 0).into()).collect();
+            self.answers.found(&addresses, self.now);
+        }
+
+        fn dialled(&self) -> Vec<u8> {
+            let each = self.answers.current().iter();
+            each.map(|entry| match entry.address.ip() {
+                std::net::IpAddr::V4(ip) => ip.octets()[3],
+                std::net::IpAddr::V6(_) => 0,
+            })
+            .collect()
+        }
+    }
+
+    #[test]
+    fn an_address_is_gone_after_several_answers_without_it() {
+        let mut table = Table::new();
+        table.found(&[1]);
+        let old = table.answers.current()[0].clone();
+        for nth in 1..MISSES {
+            table.wait(500).found(&[2]);
+            assert!(!old.is_gone(), "after {nth}");
+            assert_eq!(table.dialled(), [2], "new connections follow at once");
+        }
+        table.wait(500).found(&[2]);
+        assert!(old.is_gone());
+        table.wait(500).found(&[1]);
+        assert!(old.is_gone(), "what was retired stays so");
+        assert!(!table.answers.current()[0].is_gone(), "a new beginning");
+    }
+
+    #[test]
+    fn a_burst_of_answers_is_one_and_seldom_ones_count_by_time() {
+        let mut table = Table::new();
+        table.found(&[1]);
+        let old = table.answers.current()[0].clone();
+        for _ in 0..100 {
+            table.wait(1).found(&[2]);
+        }
+        assert!(!old.is_gone());
+        table.wait(59_000).found(&[2]);
+        assert!(!old.is_gone());
+        table.wait(1_000).found(&[2]);
+        assert!(old.is_gone(), "60 s without it");
+    }
+
+    #[test]
+    fn rotation_retires_nothing() {
+        let mut table = Table::new();
+        let mut all: Vec<Arc<Entry>> = Vec::new();
+        for nth in 0..200_u8 {
+            table.wait(1_000).found(&[nth % 8, (nth + 1) % 8]);
+            all.extend(table.answers.current().iter().cloned());
+        }
+        assert!(all.iter().all(|entry| !entry.is_gone()));
+        assert_eq!(table.answers.known.len(), 8);
+    }
+
+    #[test]
+    fn a_name_that_is_denied_is_kept_for_a_minute() {
+        let mut table = Table::new();
+        table.found(&[1, 2]);
+        let old = table.answers.current()[0].clone();
+        let (start, now) = (table.now, table.now);
+        assert!(table.answers.missing(now), "news");
+        assert!(!table.answers.missing(start + Duration::from_secs(59)));
+        assert_eq!(table.dialled(), [1, 2]);
+        table.wait(59_500).found(&[1, 2]);
+        table.answers.missing(table.now);
+        table.wait(59_000);
+        table.answers.missing(table.now);
+        assert_eq!(table.dialled(), [1, 2], "an answer in between counts");
+        table.wait(1_000);
+        table.answers.missing(table.now);
+        assert!(table.dialled().is_empty() && old.is_gone());
+    }
+}

@@ -1,0 +1,411 @@
+//! From the name of a backend to its addresses.
+
+mod answers;
+
+use std::{
+    fmt,
+    future::Future,
+    io,
+    net::{SocketAddr, UdpSocket},
+    pin::Pin,
+    sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError, Weak},
+    time::Duration,
+};
+
+use tokio::{
+    sync::watch,
+    time::{Instant, timeout, timeout_at},
+};
+
+use self::answers::{Answers, Entry};
+use crate::{
+    error::{BoxError, Error, ErrorKind},
+    local_fault::LocalFault,
+    pool::{Attachment, AttachmentKey, Backend},
+};
+
+/// Finds the addresses of a name, in place of the operating system's resolver.
+///
+/// ```
+/// use evenkeel::connect::{Resolve, ResolveError, ResolveFuture};
+///
+/// #[derive(Debug)]
+/// struct Fixed;
+///
+/// impl Resolve for Fixed {
+///     fn resolve<'a>(&'a self, host: &'a str) -> ResolveFuture<'a> {
+///         Box::pin(async move {
+///             match host {
+///                 "app.internal" => Ok(vec![([10, 0, 0, 7], 0).into()]),
+///                 _ => Err(ResolveError::NotFound),
+///             }
+///         })
+///     }
+/// }
+/// ```
+pub trait Resolve: fmt::Debug + Send + Sync {
+    /// Returns the addresses of `host`, the preferred first; their ports are not looked at.
+    ///
+    /// Called in a task of its own, for one look-up of a name at a time, and dropped after 30 s.
+    fn resolve<'a>(&'a self, host: &'a str) -> ResolveFuture<'a>;
+}
+
+/// One look-up under way.
+pub type ResolveFuture<'a> =
+    Pin<Box<dyn Future<Output = Result<Vec<SocketAddr>, ResolveError>> + Send + 'a>>;
+
+/// Why a name has no addresses.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum ResolveError {
+    /// The resolver could not find out: it is unreachable, or failed (SERVFAIL). The last good
+    /// addresses of the name stay in use.
+    Failed(BoxError),
+    /// The name is known not to exist, or to have no address (NXDOMAIN, NODATA). Its last good
+    /// addresses stay in use for 60 s.
+    NotFound,
+}
+
+/// Where a connection leads by name.
+#[derive(Clone, Debug)]
+pub(crate) struct Place {
+    entry: Arc<Entry>,
+    name: Weak<Name>,
+}
+
+impl Place {
+    /// Returns true once the name no longer leads there: the connection is of no more use.
+    pub(crate) fn is_gone(&self) -> bool {
+        self.entry.is_gone()
+    }
+
+    /// Looks the name up in the background, unless that was done lately: a caller that keeps
+    /// connections, and opens none, learns by [`is_gone`](Self::is_gone) what came out.
+    pub(crate) fn look_again(&self) {
+        if let Some(name) = self.name.upgrade() {
+            name.look_again();
+        }
+    }
+}
+
+/// The addresses of a name when it was looked up.
+pub(super) struct Addresses {
+    entries: Vec<Arc<Entry>>,
+    name: Weak<Name>,
+}
+
+impl Addresses {
+    pub(super) fn at(&self, port: u16) -> impl Iterator<Item = SocketAddr> {
+        self.entries.iter().map(move |entry| {
+            let mut address = entry.address;
+            address.set_port(port);
+            address
+        })
+    }
+
+    /// Returns the one that a connection was made to.
+    pub(super) fn place(&self, peer: SocketAddr) -> Option<Place> {
+        let mut entries = self.entries.iter();
+        let entry = entries.find(|entry| entry.address.ip() == peer.ip())?;
+        Some(Place {
+            entry: entry.clone(),
+            name: self.name.clone(),
+        })
+    }
+}
+
+/// Returns the addresses of a backend's name, by the deadline. Where some are known, that takes no
+/// longer than [`PATIENCE`].
+pub(super) async fn addresses(
+    backend: &Backend,
+    host: &str,
+    resolver: &Arc<dyn Resolve>,
+    deadline: Instant,
+) -> Result<Addresses, Error> {
+    let names = backend.attachment(&NAMES, Names::default);
+    let name = names.get(host, resolver);
+    let entries = match timeout_at(deadline, name.entries(deadline)).await {
+        Ok(found) => found?,
+        Err(_) => {
+            let why = format_args!("{host}: no answer in time");
+            return Err(LocalFault::Resolver.error(&why));
+        }
+    };
+    Ok(Addresses {
+        entries,
+        name: Arc::downgrade(&name),
+    })
+}
+
+/// What this module keeps with a backend: its name, and others that checks ask at.
+#[derive(Default)]
+struct Names(Mutex<Vec<Arc<Name>>>);
+
+impl Names {
+    fn get(&self, host: &str, resolver: &Arc<dyn Resolve>) -> Arc<Name> {
+        let mut names = lock(&self.0);
+        let is_it =
+            |name: &&Arc<Name>| *name.host == *host && Arc::ptr_eq(&name.resolver, resolver);
+        if let Some(name) = names.iter().find(is_it) {
+            return name.clone();
+        }
+        if names.len() >= MOST_NAMES {
+            names.remove(0);
+        }
+        let name = Arc::new(Name {
+            host: host.into(),
+            resolver: resolver.clone(),
+            state: Mutex::default(),
+        });
+        names.push(name.clone());
+        name
+    }
+}
+
+impl Attachment for Names {}
+
+#[derive(Debug)]
+struct Name {
+    host: Box<str>,
+    resolver: Arc<dyn Resolve>,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    answers: Answers,
+    look_up: Option<LookUp>,
+    /// When the last that failed began, and why.
+    failed: Option<(Instant, Failure)>,
+}
+
+/// A look-up, under way until the other end of `done` is gone.
+#[derive(Clone, Debug)]
+struct LookUp {
+    began: Instant,
+    done: watch::Receiver<()>,
+}
+
+#[derive(Clone, Debug)]
+enum Failure {
+    Local(LocalFault, Arc<str>),
+    NotFound,
+}
+
+impl Name {
+    async fn entries(self: &Arc<Self>, deadline: Instant) -> Result<Vec<Arc<Entry>>, Error> {
+        // The runtime of a look-up may end before it does.
+        for _ in 0..2 {
+            let LookUp { began, mut done } = self.look_up();
+            if self.has_addresses() {
+                // One that takes long goes on, and the next connection has what it finds.
+                let left = deadline.saturating_duration_since(Instant::now());
+                let until = began + PATIENCE.min(left / 4);
+                drop(timeout_at(until, done.changed()).await);
+            } else {
+                drop(done.changed().await);
+            }
+            let state = lock(&self.state);
+            if !state.answers.current().is_empty() {
+                return Ok(state.answers.current().to_vec());
+            }
+            let failed = state.failed.clone();
+            drop(state);
+            if let Some((_, failure)) = failed.filter(|(since, _)| *since >= began) {
+                return Err(self.error(&failure));
+            }
+        }
+        let why = format_args!("{}: the look-up was given up", self.host);
+        Err(LocalFault::Resolver.error(&why))
+    }
+
+    /// Returns the look-up that is under way, begun now if there is none.
+    fn look_up(self: &Arc<Self>) -> LookUp {
+        let mut state = lock(&self.state);
+        let running = state.look_up.as_ref();
+        if let Some(running) = running.filter(|it| it.done.has_changed().is_ok()) {
+            return running.clone();
+        }
+        let (ends, done) = watch::channel(());
+        let began = Instant::now();
+        let look_up = LookUp { began, done };
+        state.look_up = Some(look_up.clone());
+        let name = self.clone();
+        tokio::spawn(async move {
+            let asked = timeout(LONGEST, name.resolver.resolve(&name.host)).await;
+            let result =
+                asked.unwrap_or_else(|_| Err(ResolveError::Failed("no answer in 30 s".into())));
+            name.note(began, result);
+            drop(ends);
+        });
+        look_up
+    }
+
+    fn look_again(self: &Arc<Self>) {
+        let last = lock(&self.state).look_up.as_ref().map(|last| last.began);
+        if last.is_none_or(|last| last.elapsed() >= AGAIN) {
+            self.look_up();
+        }
+    }
+
+    fn has_addresses(&self) -> bool {
+        !lock(&self.state).answers.current().is_empty()
+    }
+
+    fn note(&self, began: Instant, result: Result<Vec<SocketAddr>, ResolveError>) {
+        let now = Instant::now();
+        let host = &*self.host;
+        let failure = match result {
+            Ok(addresses) if !addresses.is_empty() => {
+                let portless = |mut address: SocketAddr| {
+                    address.set_port(0);
+                    address
+                };
+                let addresses: Vec<_> = addresses.into_iter().map(portless).collect();
+                lock(&self.state).answers.found(&addresses, now);
+                return;
+            }
+            Ok(_) | Err(ResolveError::NotFound) => match no_descriptor() {
+                // A resolver that cannot read its own files may take the name for unknown.
+                Some(fault) => Failure::Local(fault, "the look-up".into()),
+                None => Failure::NotFound,
+            },
+            Err(ResolveError::Failed(why)) => {
+                let io = why.downcast_ref::<io::Error>().and_then(LocalFault::of);
+                let fault = io.unwrap_or(LocalFault::Resolver);
+                Failure::Local(fault, why.to_string().into())
+            }
+        };
+        let mut state = lock(&self.state);
+        let is_news = matches!(failure, Failure::NotFound) && state.answers.missing(now);
+        state.failed = Some((began, failure.clone()));
+        drop(state);
+        match failure {
+            Failure::NotFound if is_news => tracing::warn!(
+                target: "evenkeel::connect",
+                host, hold = ?answers::HOLD,
+                "the name has no address any more: the last ones stay in use for a while"
+            ),
+            Failure::NotFound => {}
+            Failure::Local(fault, why) => fault.report(&format_args!("{host}: {why}")),
+        }
+    }
+
+    fn error(&self, failure: &Failure) -> Error {
+        match failure {
+            Failure::Local(fault, why) => fault.error(&format_args!("{}: {why}", self.host)),
+            Failure::NotFound => Error::new(ErrorKind::Connect)
+                .with_source(format!("the name {} has no address", self.host)),
+        }
+    }
+}
+
+/// The operating system's resolver, on tokio's blocking threads.
+#[derive(Debug)]
+struct System;
+
+impl Resolve for System {
+    fn resolve<'a>(&'a self, host: &'a str) -> ResolveFuture<'a> {
+        Box::pin(async move {
+            match tokio::net::lookup_host((host, 0)).await {
+                Ok(addresses) => Ok(addresses.collect()),
+                Err(error) if denies(&error) => Err(ResolveError::NotFound),
+                Err(error) => Err(ResolveError::Failed(error.into())),
+            }
+        })
+    }
+}
+
+pub(super) fn system() -> Arc<dyn Resolve> {
+    static SYSTEM: LazyLock<Arc<dyn Resolve>> = LazyLock::new(|| Arc::new(System));
+    SYSTEM.clone()
+}
+
+/// Whether an error of getaddrinfo says that the name has no address (EAI_NONAME, EAI_NODATA). std
+/// passes on no more than the text of the C library, which is the same in every locale, as no
+/// locale is set.
+fn denies(error: &io::Error) -> bool {
+    let text = error.to_string();
+    DENIALS.iter().any(|denial| text.contains(denial))
+}
+
+fn no_descriptor() -> Option<LocalFault> {
+    let socket = UdpSocket::bind("127.0.0.1:0");
+    socket.err().as_ref().and_then(LocalFault::of)
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+static NAMES: LazyLock<AttachmentKey<Names>> = LazyLock::new(AttachmentKey::new);
+
+/// glibc, musl, the BSDs and macOS; the texts of "try again" and "failed" have none of these.
+const DENIALS: [&str; 4] = [
+    "not known",
+    "does not resolve",
+    "No address associated",
+    "no usable address",
+];
+/// A resolver that is near answers sooner; a connection that waits for a slow one has this left to
+/// be made in.
+const PATIENCE: Duration = Duration::from_millis(100);
+/// The C library gives up sooner, unless it has many servers to ask.
+const LONGEST: Duration = Duration::from_secs(30);
+/// Between look-ups for the sake of connections that are there.
+const AGAIN: Duration = Duration::from_secs(5);
+/// A backend has one name, and its checks another.
+const MOST_NAMES: usize = 8;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Answers with this address.
+    #[derive(Debug)]
+    struct Fixed(Mutex<[u8; 4]>);
+
+    impl Resolve for Fixed {
+        fn resolve<'a>(&'a self, _: &'a str) -> ResolveFuture<'a> {
+            Box::pin(async { Ok(vec![(*lock(&self.0), 0).into()]) })
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_connection_that_stays_learns_that_its_name_moved() {
+        let fixed = Arc::new(Fixed(Mutex::new([10, 0, 0, 1])));
+        let resolver: Arc<dyn Resolve> = fixed.clone();
+        let backend = Backend::new("a", "http://app.test:80").unwrap();
+        let deadline = || Instant::now() + Duration::from_secs(2);
+        let found = addresses(&backend, "app.test", &resolver, deadline()).await;
+        let found = found.unwrap();
+        let place = found.place(([10, 0, 0, 1], 80).into()).unwrap();
+        *lock(&fixed.0) = [10, 0, 0, 2];
+        let mut seconds = 0;
+        while !place.is_gone() {
+            place.look_again();
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            seconds += 1;
+            assert!(seconds <= 60, "it must be found out");
+        }
+        assert!(seconds > 20, "one answer is not enough: {seconds} s");
+    }
+
+    #[test]
+    fn only_a_denial_denies() {
+        for (text, denied) in [
+            ("Name or service not known", true),
+            ("No address associated with hostname", true),
+            ("nodename nor servname provided, or not known", true),
+            ("Name does not resolve", true),
+            ("Name has no usable address", true),
+            ("Temporary failure in name resolution", false),
+            ("Non-recoverable failure in name resolution", false),
+            ("Try again", false),
+            ("System error", false),
+        ] {
+            let error = format!("failed to lookup address information: {text}");
+            assert_eq!(denies(&io::Error::other(error)), denied, "{text}");
+        }
+    }
+}

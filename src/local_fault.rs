@@ -1,0 +1,135 @@
+//! Failures whose cause lies on this side: the process or the machine ran out of something, or the
+//! resolver gives no answer.
+//!
+//! Such a failure says nothing about the backend or the client at the other end: neither checks nor
+//! live traffic may count it against them.
+
+use std::{error, fmt, io, time::Duration};
+
+use crate::{
+    error::{Error, ErrorKind},
+    log_limit::LogLimit,
+};
+
+/// What this side ran out of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum LocalFault {
+    /// ENOBUFS.
+    Buffers,
+    /// EMFILE.
+    Files,
+    /// ENOMEM.
+    Memory,
+    /// EADDRNOTAVAIL, where an address of this machine is there.
+    Ports,
+    /// The resolver failed, or is silent.
+    Resolver,
+    /// ENFILE.
+    SystemFiles,
+}
+
+impl LocalFault {
+    /// Returns the fault that an error of a system call stands for, if it stands for one.
+    ///
+    /// EADDRNOTAVAIL is one of them only where a connection was asked for, and not always: a
+    /// caller that connects looks further.
+    pub(crate) fn of(error: &io::Error) -> Option<Self> {
+        match error.raw_os_error() {
+            Some(EMFILE) => Some(Self::Files),
+            Some(ENFILE) => Some(Self::SystemFiles),
+            Some(ENOBUFS) => Some(Self::Buffers),
+            Some(ENOMEM) => Some(Self::Memory),
+            _ => None,
+        }
+    }
+
+    /// Logs the fault, and makes the error of a request or a check that met it.
+    #[cold]
+    pub(crate) fn error(self, cause: &dyn fmt::Display) -> Error {
+        self.report(cause);
+        Error::new(ErrorKind::Local)
+            .with_source(self)
+            .with_retry_after(RETRY_AFTER)
+    }
+
+    /// Logs the fault, with the cause as the system told it: at most one ERROR in 10 s for each
+    /// kind, however many requests, checks and accepts fail for it.
+    #[cold]
+    pub(crate) fn report(self, cause: &dyn fmt::Display) {
+        if let Some(left_out) = SAID[self as usize].pass() {
+            tracing::error!(
+                target: "evenkeel::local_fault",
+                fault = self.as_str(), %cause, left_out, "{self}"
+            );
+        }
+    }
+
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Buffers => "buffers",
+            Self::Files => "files",
+            Self::Memory => "memory",
+            Self::Ports => "ports",
+            Self::Resolver => "resolver",
+            Self::SystemFiles => "system_files",
+        }
+    }
+}
+
+impl fmt::Display for LocalFault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Buffers => "the kernel has no buffer for another socket (ENOBUFS)",
+            Self::Files => {
+                "this process has as many files and sockets open as it may (EMFILE): raise its \
+                 limit, RLIMIT_NOFILE, as by `ulimit -n` or LimitNOFILE="
+            }
+            Self::Memory => "the kernel has no memory for another socket (ENOMEM)",
+            Self::Ports => {
+                "no local port is free for another connection to this address (EADDRNOTAVAIL): \
+                 widen net.ipv4.ip_local_port_range"
+            }
+            Self::Resolver => "the resolver does not answer for the name",
+            Self::SystemFiles => {
+                "the machine has as many files and sockets open as it may (ENFILE): raise \
+                 fs.file-max"
+            }
+        })
+    }
+}
+
+impl error::Error for LocalFault {}
+
+static SAID: [LogLimit; 6] = [const { LogLimit::new() }; 6];
+
+/// The shortest that `Retry-After` can say.
+const RETRY_AFTER: Duration = Duration::from_secs(1);
+
+// The numbers of the systems that this crate compiles for; the first three are the same on all.
+const ENOMEM: i32 = 12;
+const ENFILE: i32 = 23;
+const EMFILE: i32 = 24;
+#[cfg(any(target_os = "linux", target_os = "android"))]
+const ENOBUFS: i32 = 105;
+#[cfg(not(any(target_os = "linux", target_os = "android")))]
+const ENOBUFS: i32 = 55;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn errors_of_the_other_end_are_no_faults_of_this_one() {
+        let refused = io::Error::from(io::ErrorKind::ConnectionRefused);
+        assert_eq!(LocalFault::of(&refused), None);
+        for (errno, fault) in [
+            (ENOMEM, LocalFault::Memory),
+            (ENFILE, LocalFault::SystemFiles),
+            (EMFILE, LocalFault::Files),
+            (ENOBUFS, LocalFault::Buffers),
+        ] {
+            let error = io::Error::from_raw_os_error(errno);
+            assert_eq!(LocalFault::of(&error), Some(fault), "{error}");
+        }
+    }
+}
