@@ -8,6 +8,7 @@ use tokio_rustls::TlsConnector;
 use super::{Connected, Elsewhere, Stream, pem, stream::TlsStream};
 use crate::{
     error::{ConfigError, Error, ErrorKind},
+    local_fault::LocalFault,
     pool::{Backend, Protocol},
 };
 
@@ -93,7 +94,10 @@ impl ClientTls {
         let stream = TlsConnector::from(config.clone())
             .connect(name, stream)
             .await
-            .map_err(|error| failed(error.into()))?;
+            .map_err(|error| match LocalFault::of(&error) {
+                Some(fault) => fault.error(&error),
+                None => failed(error.into()),
+            })?;
         let selected = stream.get_ref().1.alpn_protocol();
         let http2 = match backend.http_protocol() {
             Protocol::Http2 if selected != Some(b"h2") => {
