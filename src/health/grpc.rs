@@ -9,6 +9,7 @@ use super::{
     check::{CheckFuture, HealthCheck, Target},
     h2::{Connection, Failed},
     reach::{self, Reach},
+    report::ANSWERED,
 };
 use crate::{
     connect::{Connector, Elsewhere},
@@ -107,8 +108,8 @@ impl GrpcCheck {
         let open = Connection::open(connected.into_stream());
         let connection = match timeout_at(target.deadline(), open).await {
             Ok(Ok(connection)) => connection,
-            Ok(Err(why)) => return Report::fail("L7RSP", why),
-            Err(_) => return Report::fail("L7TOUT", "no HTTP/2 in time"),
+            Ok(Err(why)) => return Report::fail("L7RSP", why).to(CALL),
+            Err(_) => return Report::fail("L7TOUT", "no HTTP/2 in time").to(CALL),
         };
         conclude(timeout_at(target.deadline(), self.ask(connection, &backend)).await)
     }
@@ -154,11 +155,12 @@ impl HealthCheck for GrpcCheck {
 }
 
 fn conclude(asked: Result<Result<Report, Failed>, Elapsed>) -> Report {
-    match asked {
+    let report = match asked {
         Ok(Ok(report)) => report,
         Ok(Err(Failed::Broken(why) | Failed::Unanswered(why))) => Report::fail("L7RSP", why),
         Err(_) => Report::fail("L7TOUT", "no whole response in time"),
-    }
+    };
+    report.to(CALL)
 }
 
 /// Returns a `HealthCheckRequest` as gRPC sends it: not compressed, its length, and the one field
@@ -186,8 +188,8 @@ fn message(service: &[u8]) -> Bytes {
 /// Judges an answer by its head, where that is enough.
 fn judge_head(status: StatusCode, headers: &HeaderMap) -> Option<Report> {
     if status != StatusCode::OK {
-        let code = status.as_u16();
-        return Some(Report::fail("L7STS", code.to_string()).status(status));
+        let code = format!("{ANSWERED}{}", status.as_u16());
+        return Some(Report::fail("L7STS", code).status(status));
     }
     // An answer without a message has its status in the header.
     call_status(headers).and_then(failed_call)
@@ -201,17 +203,17 @@ fn judge(headers: &HeaderMap, trailers: &HeaderMap, body: &[u8]) -> Result<Repor
     }
     let serving = serving(body).ok_or("the message is no HealthCheckResponse")?;
     Ok(match serving {
-        1 => Report::pass("L7OK", "SERVING"),
-        0 => Report::fail("L7STS", "UNKNOWN"),
-        2 => Report::fail("L7STS", "NOT_SERVING"),
-        3 => Report::fail("L7STS", "SERVICE_UNKNOWN"),
-        other => Report::fail("L7STS", format!("serving status {other}")),
+        1 => Report::pass("L7OK", "answered SERVING"),
+        0 => Report::fail("L7STS", "answered UNKNOWN"),
+        2 => Report::fail("L7STS", "answered NOT_SERVING"),
+        3 => Report::fail("L7STS", "answered SERVICE_UNKNOWN"),
+        other => Report::fail("L7STS", format!("{ANSWERED}serving status {other}")),
     })
 }
 
 fn failed_call(status: usize) -> Option<Report> {
     let name = CALL_STATUS.get(status).copied().unwrap_or("?");
-    let failed = || Report::fail("L7STS", format!("gRPC status {status} ({name})"));
+    let failed = || Report::fail("L7STS", format!("{ANSWERED}gRPC status {status} ({name})"));
     (status != 0).then(failed)
 }
 
@@ -264,6 +266,8 @@ fn varint(rest: &mut &[u8]) -> Option<u64> {
 }
 
 const PATH: &str = "/grpc.health.v1.Health/Check";
+/// The same, as a log shows it.
+const CALL: &str = "grpc.health.v1.Health/Check";
 /// Far beyond any package and service name.
 const LONGEST_NAME: usize = 256;
 /// The message is 7 bytes; what else a server adds to it is of no use here.

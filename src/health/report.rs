@@ -163,6 +163,18 @@ impl Report {
         self
     }
 
+    /// Puts what was asked for before the detail: `GET /health answered 404`.
+    pub(super) fn to(mut self, question: &str) -> Self {
+        let detail = &self.reason.detail;
+        let colon = if detail.starts_with(ANSWERED) {
+            ""
+        } else {
+            ":"
+        };
+        self.reason = Reason::new(self.reason.code, format!("{question}{colon} {detail}"));
+        self
+    }
+
     fn new(finding: Finding, code: &'static str, detail: impl Into<Cow<'static, str>>) -> Self {
         Self {
             finding,
@@ -174,6 +186,8 @@ impl Report {
     }
 }
 
+/// How the detail of an answer begins; see [`Report::to`].
+pub(super) const ANSWERED: &str = "answered ";
 /// A backend that says 0 still wants to be seen to serve: as little as a weight of 100 can tell.
 const LEAST_SHARE: f64 = 0.01;
 

@@ -172,15 +172,17 @@ impl Watch {
     pub(super) fn trial_failed(&self, reason: Reason) {
         if let Some((core, backend)) = self.member() {
             self.set_trial(false);
-            if !core.pool.end_trial(&backend) {
-                // Nobody waited for it: it is a failure like any other.
-                self.failure(reason);
-            } else {
+            let say = || {
                 tracing::info!(
                     target: "evenkeel::health",
-                    backend = backend.id(), reason = %reason, "a trial failed"
+                    backend = backend.id(), %reason, "a trial failed"
                 );
+            };
+            if core.pool.end_trial_and(&backend, say) {
                 core.touch(self.incarnation);
+            } else {
+                // The circuit was not half open: it is a failure like any other.
+                self.failure(reason);
             }
         }
     }
@@ -219,20 +221,14 @@ impl Watch {
         let id = backend.id();
         let (code, detail) = (reason.code, reason.detail.clone());
         match core.pool.eject(&backend, reason, streak, max_share) {
-            Ejection::Ejected => {
-                tracing::warn!(
-                    target: "evenkeel::health",
-                    backend = id, streak, code, %detail, "ejected for what live traffic showed"
-                );
-                core.touch(self.incarnation);
-            }
+            Ejection::Ejected => core.touch(self.incarnation),
             Ejection::Last => tracing::warn!(
                 target: "evenkeel::health",
-                backend = id, streak, code, %detail, "fails, and is not ejected: it is the last"
+                backend = id, streak, code, detail = &*detail, "the backend fails, and is not ejected: it is the last"
             ),
             Ejection::Share => tracing::warn!(
                 target: "evenkeel::health",
-                backend = id, streak, code, %detail, "fails, and is not ejected: too many are"
+                backend = id, streak, code, detail = &*detail, "the backend fails, and is not ejected: too many are"
             ),
             Ejection::Already | Ejection::Gone => {}
         }

@@ -396,6 +396,24 @@ impl Backend {
         self.joined.config.same_address(&other.joined.config)
     }
 
+    /// Returns the names of the settings in which both differ.
+    pub(super) fn differs_in(&self, other: &Self) -> Vec<&'static str> {
+        let (own, others) = (&*self.joined.config, &*other.joined.config);
+        let url = own.same_address(others)
+            && own.base_path == others.base_path
+            && own.authority == others.authority;
+        let same = [
+            ("url", url),
+            ("protocol", own.protocol == others.protocol),
+            ("weight", own.weight == others.weight),
+            ("tier", own.tier == others.tier),
+            ("locality", own.locality == others.locality),
+            ("max_in_flight", self.joined.cap == other.joined.cap),
+        ];
+        let differing = same.iter().filter(|(_, same)| !same);
+        differing.map(|(name, _)| *name).collect()
+    }
+
     /// Returns where it is dialled, to be compared later.
     pub(crate) fn address(&self) -> Address {
         Address(self.joined.config.clone())

@@ -17,6 +17,7 @@ use super::{
     Backend, Derived, DerivedGroups, Event, EventKind, Events, Group, Health, Locality, Routing,
     Snapshot,
     derived::{Builders, Table},
+    journal::{self, Supply},
     keepers::Keepers,
     lead::Candidates,
     measure::Readmitted,
@@ -62,6 +63,10 @@ pub(super) struct Control {
     pub(super) ticks: bool,
     /// The last snapshot panicked.
     pub(super) panicked: bool,
+    /// Whether there was a backend for new requests, as the log has it.
+    pub(super) supply: Supply,
+    /// The program is about to end.
+    pub(super) closed: bool,
 }
 
 impl Pool {
@@ -80,13 +85,14 @@ impl Pool {
             let is_capped = backend.in_flight_cap().is_some();
             backend.joined.state.set_capped(is_capped);
         }
-        let control = Control {
+        let mut control = Control {
             members,
             generation: 1,
             ..Control::default()
         };
         let members = Arc::new(Members::build(&control));
         let snapshot = Snapshot::build(&control, members);
+        control.supply = Supply::of(&snapshot);
         Ok(Self {
             inner: Arc::new(Inner {
                 snapshot: ArcSwap::from_pointee(snapshot),
@@ -204,24 +210,24 @@ impl Pool {
         let old = std::mem::take(&mut control.members);
         let mut stayed = HashSet::with_capacity(old.len());
         let known: HashMap<_, _> = old.iter().map(|b| (b.id(), b)).collect();
-        let mut events = Vec::new();
+        let mut adopted = Vec::new();
+        let mut journal = journal::Membership::default();
         for backend in backends {
             let previous = known.get(backend.id()).copied();
             stayed.extend(previous.map(Backend::incarnation));
-            let (backend, kind, moved) = self.adopt(backend, previous);
-            events.push((backend.clone(), kind, moved));
-            control.members.push(backend);
+            let new = self.adopt(backend, previous, &mut journal);
+            control.members.push(new.backend.clone());
+            adopted.push(new);
         }
         control.keep(|b| stayed.contains(&b.incarnation()));
+        let gone = || old.iter().filter(|b| !stayed.contains(&b.incarnation()));
+        gone().for_each(|gone| journal.left(gone));
+        journal.log(control.members.len());
         let readmitted = self.publish(&mut control, true);
         drop(control);
         // In their order, as subscribers may compare.
-        for gone in old.iter().filter(|b| !stayed.contains(&b.incarnation())) {
-            self.dismiss(gone);
-        }
-        for (backend, kind, moved) in events {
-            self.adopted(&backend, kind, moved);
-        }
+        gone().for_each(|gone| self.dismiss(gone));
+        adopted.iter().for_each(|new| self.adopted(new));
         self.tell_readmitted(readmitted);
         Ok(())
     }
@@ -231,14 +237,16 @@ impl Pool {
         let mut control = self.control();
         let found = control.members.iter().position(|b| b.id() == backend.id());
         let previous = found.map(|i| control.members[i].clone());
-        let (backend, kind, moved) = self.adopt(backend, previous.as_ref());
+        let mut journal = journal::Membership::default();
+        let new = self.adopt(backend, previous.as_ref(), &mut journal);
         match found {
-            Some(i) => control.members[i] = backend.clone(),
-            None => control.members.push(backend.clone()),
+            Some(i) => control.members[i] = new.backend.clone(),
+            None => control.members.push(new.backend.clone()),
         }
+        journal.log(control.members.len());
         let readmitted = self.publish(&mut control, true);
         drop(control);
-        self.adopted(&backend, kind, moved);
+        self.adopted(&new);
         self.tell_readmitted(readmitted);
     }
 
@@ -251,6 +259,9 @@ impl Pool {
         };
         let gone = control.members.remove(i);
         control.keep(|b| !b.is_same(&gone));
+        let mut journal = journal::Membership::default();
+        journal.left(&gone);
+        journal.log(control.members.len());
         let readmitted = self.publish(&mut control, true);
         drop(control);
         self.dismiss(&gone);
@@ -265,11 +276,32 @@ impl Pool {
         self.publish_and_tell(control, true);
     }
 
-    /// Joins new settings to the state that belongs to the id; says whether the address changed.
-    fn adopt(&self, new: Backend, previous: Option<&Backend>) -> (Backend, EventKind, bool) {
+    /// Says that the program is about to end. From now on, checks and outlier detection that stop
+    /// leave the backends as they are, and neither an event nor a line of the log says so; without
+    /// it, each backend that was measured becomes unknown when the layers are dropped, which an
+    /// alert may take for news. All else goes on as before. There is no way back.
+    pub fn close(&self) {
+        self.control().closed = true;
+    }
+
+    /// Joins new settings to the state that belongs to the id.
+    fn adopt(
+        &self,
+        new: Backend,
+        previous: Option<&Backend>,
+        journal: &mut journal::Membership,
+    ) -> Adopted {
         let Some(previous) = previous else {
-            return (enter(new, &self.inner.room), EventKind::Added, false);
+            let backend = enter(new, &self.inner.room);
+            journal.joined(&backend);
+            return Adopted {
+                backend,
+                kind: Some(EventKind::Added),
+                moved: false,
+            };
         };
+        journal.changed(&new, previous);
+        let changed = !new.differs_in(previous).is_empty();
         let moved = !new.same_address(previous);
         if moved {
             if previous.joined.state.active() == Health::Healthy {
@@ -287,16 +319,21 @@ impl Pool {
         if sabotage::is(Sabotage::ReconfigurationReadmits) {
             previous.joined.state.set_circuit(super::Circuit::Closed);
         }
-        let backend = new.with_state(previous.joined.state.clone());
-        (backend, EventKind::Updated, moved)
+        Adopted {
+            backend: new.with_state(previous.joined.state.clone()),
+            kind: changed.then_some(EventKind::Updated),
+            moved,
+        }
     }
 
     /// Without the lock: what is retired is a room's, and may ask the pool for something.
-    fn adopted(&self, backend: &Backend, kind: EventKind, moved: bool) {
-        if moved {
-            backend.joined.state.retire();
+    fn adopted(&self, new: &Adopted) {
+        if new.moved {
+            new.backend.joined.state.retire();
         }
-        self.tell(backend, kind);
+        if let Some(kind) = &new.kind {
+            self.tell(&new.backend, kind.clone());
+        }
     }
 
     fn dismiss(&self, gone: &Backend) {
@@ -332,6 +369,7 @@ impl Pool {
             next = Snapshot::build(control, members);
         }
         let panics = next.panics();
+        control.note_supply(&next);
         self.inner.snapshot.store(Arc::new(next));
         self.inner.room.notify_waiters();
         if std::mem::replace(&mut control.panicked, panics) != panics {
@@ -374,6 +412,15 @@ impl Pool {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// One that joined, or new settings of a member.
+struct Adopted {
+    backend: Backend,
+    /// None where nothing changed.
+    kind: Option<EventKind>,
+    /// The address changed.
+    moved: bool,
 }
 
 impl Control {

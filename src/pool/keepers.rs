@@ -42,6 +42,9 @@ impl Pool {
             let count = control.keepers.count(*role);
             *count -= 1;
             if *count == 0 {
+                if control.closed {
+                    continue;
+                }
                 match role {
                     Role::Holds => left.changed = true,
                     Role::Judges => left.judges = true,
@@ -54,10 +57,10 @@ impl Pool {
         if !left.changed {
             return;
         }
+        log(&left, &events);
         let readmitted = self.publish(&mut control, false);
         drop(control);
         for (backend, kind) in events {
-            log(&backend, &kind);
             self.tell(&backend, kind);
         }
         self.tell_readmitted(readmitted);
@@ -139,10 +142,10 @@ impl Control {
                 state.set_circuit(Circuit::Closed);
             }
             let (source, reason) = match measured {
-                true => (Source::Active, Reason::new("UNK", "nobody checks any more")),
+                true => (Source::Active, Reason::new("UNK", "active checks stopped")),
                 false => (
                     Source::Passive,
-                    Reason::new("TIME", "live traffic is judged no more"),
+                    Reason::new("TIME", "outlier detection stopped"),
                 ),
             };
             let to = backend.health();
@@ -176,14 +179,21 @@ impl Control {
     }
 }
 
-fn log(backend: &Backend, kind: &EventKind) {
-    if let EventKind::Health(change) = kind {
-        let (from, to) = (change.from.as_str(), change.to.as_str());
-        tracing::info!(
+/// One line for all: many layers end together.
+fn log(left: &Left, events: &[(Backend, EventKind)]) {
+    let backends = events.len();
+    if backends == 0 {
+        return;
+    }
+    match left.measures {
+        true => tracing::info!(
             target: "evenkeel::pool",
-            backend = backend.id(), from, to, code = change.reason.code,
-            detail = %change.reason.detail, "is believed no more"
-        );
+            backends, "health is unknown: active checks stopped"
+        ),
+        false => tracing::info!(
+            target: "evenkeel::pool",
+            backends, "ejections end: outlier detection stopped"
+        ),
     }
 }
 

@@ -6,8 +6,8 @@ use http::StatusCode;
 use tokio::time::Instant;
 
 use super::{
-    Backend, Circuit, EventKind, Health, Pool, Reason, Snapshot, Source, Transition,
-    control::Control, ramp::Ramp, routing::thousandths, state::FULL,
+    Backend, Circuit, Ejection, EventKind, Health, Pool, Reason, Snapshot, Source, Transition,
+    control::Control, journal, ramp::Ramp, routing::thousandths, state::FULL,
 };
 #[cfg(test)]
 use crate::sabotage::{self, Sabotage};
@@ -211,6 +211,7 @@ impl Pool {
             return Ejection::Share;
         }
         let from = member.health();
+        journal::ejected(&member, &reason, streak);
         member.joined.state.set_circuit(Circuit::Open);
         let change = self.turned(&mut control, &member, from, Change::passive(reason, streak));
         drop(control);
@@ -229,6 +230,7 @@ impl Pool {
             return false;
         }
         let from = member.health();
+        journal::readmitted(&member, &reason);
         member.joined.state.set_circuit(Circuit::Closed);
         let change = self.turned(&mut control, &member, from, Change::passive(reason, 0));
         drop(control);
@@ -242,16 +244,32 @@ impl Pool {
     /// Balance sends it one idempotent request after the other; who judges the results ends it
     /// with [`readmit`](Self::readmit) or [`end_trial`](Self::end_trial).
     pub fn begin_trial(&self, backend: &Backend) -> bool {
-        self.turn_circuit(backend, Circuit::Open, Circuit::HalfOpen)
+        self.begin_trial_and(backend, || {})
+    }
+
+    /// As [`begin_trial`](Self::begin_trial); says so before any request can show what it found.
+    pub(crate) fn begin_trial_and(&self, backend: &Backend, say: impl FnOnce()) -> bool {
+        self.turn_circuit(backend, Circuit::Open, Circuit::HalfOpen, say)
     }
 
     /// Opens a half-open circuit again, after a trial that failed. Returns false where it was not
     /// half open, or the backend is no longer a member.
     pub fn end_trial(&self, backend: &Backend) -> bool {
-        self.turn_circuit(backend, Circuit::HalfOpen, Circuit::Open)
+        self.end_trial_and(backend, || {})
     }
 
-    fn turn_circuit(&self, backend: &Backend, from: Circuit, to: Circuit) -> bool {
+    /// As [`end_trial`](Self::end_trial); says so before anything follows from it.
+    pub(crate) fn end_trial_and(&self, backend: &Backend, say: impl FnOnce()) -> bool {
+        self.turn_circuit(backend, Circuit::HalfOpen, Circuit::Open, say)
+    }
+
+    fn turn_circuit(
+        &self,
+        backend: &Backend,
+        from: Circuit,
+        to: Circuit,
+        say: impl FnOnce(),
+    ) -> bool {
         let mut control = self.control();
         let Some(member) = self.snapshot().members().same(backend).cloned() else {
             return false;
@@ -259,6 +277,7 @@ impl Pool {
         if member.circuit() != from {
             return false;
         }
+        say();
         member.joined.state.set_circuit(to);
         let readmitted = self.publish(&mut control, false);
         drop(control);
@@ -324,7 +343,7 @@ impl Pool {
                 from,
                 to: member.health(),
                 source: Source::Passive,
-                reason: Reason::new("LAST", "nobody else is left"),
+                reason: Reason::new("LAST", "no other backend is usable"),
                 streak: 0,
                 latency: None,
                 status: None,
@@ -343,7 +362,7 @@ impl Pool {
         for (backend, change) in readmitted.0 {
             tracing::warn!(
                 target: "evenkeel::pool",
-                backend = backend.id(), "is readmitted: nobody else is left"
+                backend = backend.id(), "the backend is readmitted: no other one is usable"
             );
             backend.joined.state.readmitted();
             self.tell(&backend, EventKind::Health(change));
@@ -403,6 +422,11 @@ impl Control {
             false => state.turn(now),
         };
         self.warm_up_after(member, from, now);
+        let now_offers = (measured.capacity, measured.draining);
+        // What fails offers nothing, and says nothing of it.
+        if to != Health::Unhealthy {
+            journal::offers(member, offers, now_offers, &measured.reason);
+        }
         let kind = match from == to {
             true => EventKind::Capacity {
                 capacity: member.capacity(),
@@ -476,20 +500,4 @@ fn says_the_same(backend: &Backend, measured: &Measurement) -> bool {
     state.active() == measured.health
         && state.capacity() == measured.capacity
         && state.asks_to_drain() == measured.draining
-}
-
-/// What became of an ejection.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Ejection {
-    /// It was out already.
-    Already,
-    /// It is out now.
-    Ejected,
-    /// It is no longer a member.
-    Gone,
-    /// It stays: it is the last usable one.
-    Last,
-    /// It stays: the share of ejected members is used up.
-    Share,
 }

@@ -50,7 +50,8 @@
 //!
 //! What nobody would notice the end of is not believed for ever: when the last who checks leaves,
 //! what was measured is unknown again, and serves; when the last who judges live traffic does,
-//! ejections end. When everybody else leaves, however that is, the ejected ones that would serve
+//! ejections end. A program that is about to end says so with [`Pool::close`]: then what stops
+//! changes nothing. When everybody else leaves, however that is, the ejected ones that would serve
 //! are readmitted (invariant F).
 //!
 //! # Cost
@@ -78,6 +79,7 @@ mod backend;
 mod control;
 mod derived;
 mod event;
+mod journal;
 mod keepers;
 mod known;
 mod lead;
@@ -102,14 +104,14 @@ pub(crate) use backend::Address;
 pub use backend::{Backend, Protocol, Scheme};
 pub use control::{Pool, SnapshotGuard};
 pub use derived::{Derived, DerivedGroups};
-pub use event::{Event, EventKind, Events, Reason, Source, Transition};
+pub use event::{Ejection, Event, EventKind, Events, Reason, Source, Transition};
 pub use keepers::ProberGuard;
 pub(crate) use keepers::{KeeperGuard, Role};
 pub use known::{BackendHealth, HealthSnapshot};
 pub(crate) use lead::{Candidate, Rank};
 pub use lease::Lease;
 pub use locality::Locality;
-pub use measure::{Ejection, Measurement};
+pub use measure::Measurement;
 pub use orders::{Drain, Drained};
 pub(crate) use recent::Recent;
 pub use routing::{PanicRouting, Routing};

@@ -9,7 +9,7 @@ use std::{
 
 use tokio::time::{Instant, timeout_at};
 
-use super::{Backend, EventKind, Locality, Mode, Pool, control::Control};
+use super::{Backend, EventKind, Locality, Mode, Pool, control::Control, journal};
 use crate::error::ConfigError;
 
 impl Pool {
@@ -63,18 +63,21 @@ impl Pool {
     /// [restored](Self::restore). Returns how many members stand there.
     pub fn evacuate(&self, prefix: &Locality) -> usize {
         let mut control = self.control();
-        if !control.evacuated.contains(prefix) {
+        let is_new = !control.evacuated.contains(prefix);
+        if is_new {
             control.evacuated.push(prefix.clone());
         }
-        self.relocate(control, prefix)
+        self.relocate(control, prefix, is_new.then_some(true))
     }
 
     /// Undoes an evacuation of exactly this place: traffic comes back as health allows. Returns
     /// how many members stand there.
     pub fn restore(&self, prefix: &Locality) -> usize {
         let mut control = self.control();
+        let before = control.evacuated.len();
         control.evacuated.retain(|place| place != prefix);
-        self.relocate(control, prefix)
+        let is_new = control.evacuated.len() < before;
+        self.relocate(control, prefix, is_new.then_some(false))
     }
 
     /// Returns the places that are evacuated.
@@ -87,10 +90,14 @@ impl Pool {
         &self,
         mut control: std::sync::MutexGuard<'_, Control>,
         prefix: &Locality,
+        ordered: Option<bool>,
     ) -> usize {
         let stands = |b: &&Backend| b.configured_locality().is_some_and(|p| p.is_within(prefix));
         let there: Vec<_> = control.members.iter().filter(stands).cloned().collect();
         let before: Vec<_> = there.iter().map(Backend::is_evacuated).collect();
+        if let Some(evacuated) = ordered {
+            journal::relocated(prefix, there.len(), evacuated);
+        }
         let readmitted = self.publish(&mut control, false);
         drop(control);
         for (backend, before) in there.iter().zip(before) {
@@ -119,6 +126,7 @@ impl Pool {
             return Ok(backend);
         }
         backend.joined.state.set_mode(to);
+        journal::ordered(&backend, from, to);
         control.drains.retain(|(other, _)| !other.is_same(&backend));
         match to {
             Mode::Draining { until } => control.drains.push((backend.clone(), until)),
@@ -154,6 +162,7 @@ impl Pool {
         let mut next = control.next_ramp;
         control.drains.retain(|(backend, until)| {
             if *until <= now {
+                journal::drain_ended(backend);
                 ended.push(backend.clone());
                 return false;
             }

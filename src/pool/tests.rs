@@ -1,4 +1,5 @@
 mod drains;
+mod journal;
 mod leaving;
 mod measured;
 mod routing;

@@ -137,7 +137,10 @@ async fn a_backend_that_dies_is_out_and_comes_back() {
 
     up.store(false, Relaxed);
     let down = transition(&mut events, "a", Health::Unhealthy).await;
-    assert_eq!((down.reason.code, &*down.reason.detail), ("L7STS", "503"));
+    assert_eq!(
+        (down.reason.code, &*down.reason.detail),
+        ("L7STS", "GET /health answered 503")
+    );
     assert_eq!((down.source, down.streak), (Source::Active, 2));
     assert!(down.latency.is_some());
     assert_eq!(pool.snapshot().usable(), 1);
@@ -357,7 +360,7 @@ async fn the_request_is_what_was_asked_for() {
     let report = check(&asked, Backend::new("a", &url).unwrap()).await;
     assert_eq!(
         (report.reason().code, &*report.reason().detail),
-        ("L7OK", "418")
+        ("L7OK", "OPTIONS /base/up answered 418")
     );
     assert_eq!(origin.connections(), 1);
     assert!(

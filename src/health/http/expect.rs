@@ -6,7 +6,11 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 
 use super::json;
-use crate::{health::Report, pool::Backend, wire::retry_after};
+use crate::{
+    health::{Report, report::ANSWERED},
+    pool::Backend,
+    wire::retry_after,
+};
 
 /// A whole response, or as much of its body as was read.
 #[derive(Debug)]
@@ -38,9 +42,8 @@ impl Expect {
             return Report::fail("L7RSP", stranger);
         }
         let word = Word::of(&answer.headers);
-        let status = answer.status.as_u16();
         match self.class(answer.status, word) {
-            Class::Draining => return Report::drain("L7OK", status.to_string()),
+            Class::Draining => return Report::drain("L7OK", answered(answer)),
             Class::Failed => return failed(answer),
             Class::Healthy => {}
         }
@@ -51,8 +54,8 @@ impl Expect {
             return Report::fail("L7RSP", "the body is not what was wanted");
         }
         match word {
-            Word::Degraded(share) => Report::degraded(share, "L7OK", status.to_string()),
-            _ => Report::pass("L7OK", status.to_string()),
+            Word::Degraded(share) => Report::degraded(share, "L7OK", answered(answer)),
+            _ => Report::pass("L7OK", answered(answer)),
         }
     }
 
@@ -117,12 +120,16 @@ enum Class {
     Healthy,
 }
 
+fn answered(answer: &Answer) -> String {
+    format!("{ANSWERED}{}", answer.status.as_u16())
+}
+
 fn failed(answer: &Answer) -> Report {
     let dependency = dependency(answer);
-    let status = answer.status.as_u16();
+    let status = answered(answer);
     let mut report = match &dependency {
         Some(name) => Report::fail("L7STS", format!("{status}, because of {name}")),
-        None => Report::fail("L7STS", status.to_string()),
+        None => Report::fail("L7STS", status),
     };
     if let Some(name) = dependency {
         report = report.because_of(name);

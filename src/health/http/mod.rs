@@ -276,7 +276,7 @@ impl HttpCheck {
         };
         let connection = match self.open(target, connected).await {
             Ok(connection) => connection,
-            Err(why) => return why,
+            Err(why) => return why.to(&self.question(&backend)),
         };
         let asked = self.ask(target, connection, &backend).await;
         self.conclude(asked, &backend)
@@ -302,7 +302,7 @@ impl HttpCheck {
     }
 
     fn conclude(&self, asked: Result<Asked, Failed>, backend: &Backend) -> Report {
-        match asked {
+        let report = match asked {
             Ok((answer, connection)) => {
                 let report = self.expect.judge(&answer, backend);
                 if let Some(connection) = connection.filter(|_| report.is_pass()) {
@@ -313,7 +313,18 @@ impl HttpCheck {
             Err(Failed::Local(why)) => Report::local("SOCKERR", why),
             Err(Failed::TimedOut) => Report::fail("L7TOUT", "no whole response in time"),
             Err(Failed::Broken(why) | Failed::Unanswered(why)) => Report::fail("L7RSP", why),
-        }
+        };
+        report.to(&self.question(backend))
+    }
+
+    /// What a reader of the log may see of the request: a query may hold a secret.
+    fn question(&self, backend: &Backend) -> String {
+        format!(
+            "{} {}{}",
+            self.method,
+            backend.base_path(),
+            self.path.path()
+        )
     }
 
     /// Asks once; returns the connection, too, where it can carry more.

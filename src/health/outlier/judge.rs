@@ -26,10 +26,10 @@ pub(in crate::health) fn judge_status(rules: &Outliers, status: StatusCode) -> V
         return Verdict::Success;
     }
     Verdict::Failure(match code {
-        502 => Reason::new("L7STS", "502"),
-        503 => Reason::new("L7STS", "503"),
-        504 => Reason::new("L7STS", "504"),
-        _ => Reason::new("L7STS", code.to_string()),
+        502 => Reason::new("L7STS", "answered 502"),
+        503 => Reason::new("L7STS", "answered 503"),
+        504 => Reason::new("L7STS", "answered 504"),
+        _ => Reason::new("L7STS", format!("answered {code}")),
     })
 }
 
@@ -112,7 +112,7 @@ mod tests {
             assert_eq!(counts(&rules), server_errors, "{status}");
         }
         let rules = Outliers::new().statuses([429..=429]);
-        let reason = Reason::new("L7STS", "429");
+        let reason = Reason::new("L7STS", "answered 429");
         let verdict = judge_status(&rules, StatusCode::TOO_MANY_REQUESTS);
         assert_eq!(verdict, Verdict::Failure(reason));
         assert_eq!(

@@ -139,7 +139,7 @@ impl Driver {
         if self.leads || self.core.checks.is_none() {
             tracing::info!(
                 target: "evenkeel::health",
-                backend = member.backend.id(), ?lasts, "stays out, unless checks pass"
+                backend = member.backend.id(), ?lasts, "the backend stays out, unless checks pass"
             );
         }
         member.stay = Some(Stay {
@@ -229,14 +229,9 @@ impl Driver {
         let Some(member) = self.members.get_mut(&key) else {
             return;
         };
-        let Some(stay) = member.stay.take() else {
+        if member.stay.take().is_none() {
             return;
-        };
-        tracing::info!(
-            target: "evenkeel::health",
-            backend = member.backend.id(), code = reason.code, detail = %reason.detail,
-            after = ?now.saturating_duration_since(stay.since), "readmitted"
-        );
+        }
         if let Some(watch) = self.core.watch(&member.backend) {
             watch.readmitted(now);
         }
@@ -278,13 +273,16 @@ fn begin_trial(core: &Arc<Core>, member: &mut Member, now: Instant) -> bool {
     };
     // Set first: whoever is sent there from now on is a trial.
     watch.set_trial(true);
-    if stay.is_trial || !core.pool.begin_trial(&member.backend) {
+    let id = member.backend.id();
+    let say = || {
+        tracing::info!(
+            target: "evenkeel::health",
+            backend = id, "the backend is tried by one request at a time"
+        );
+    };
+    if stay.is_trial || !core.pool.begin_trial_and(&member.backend, say) {
         return false;
     }
-    tracing::info!(
-        target: "evenkeel::health",
-        backend = member.backend.id(), "is tried by one request at a time"
-    );
     stay.is_trial = true;
     stay.until = now + rules.ejection;
     true

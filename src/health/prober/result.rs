@@ -122,7 +122,7 @@ fn log_failure(backend: &Backend, done: &Done) {
     let reason = done.report.reason();
     tracing::debug!(
         target: "evenkeel::health",
-        backend = backend.id(), code = reason.code, detail = %reason.detail, took = ?done.took,
+        backend = backend.id(), code = reason.code, detail = &*reason.detail, took = ?done.took,
         "a check failed"
     );
 }
@@ -136,18 +136,21 @@ fn log(backend: &Backend, change: &Change, done: &Done) {
     if change.to == Health::Unhealthy {
         tracing::warn!(
             target: "evenkeel::health",
-            backend = id, from, to, code, detail, status, streak, ?took, ?was, flaps, "is down"
+            backend = id, from, to, code, detail, status, streak, ?took, ?was, flaps,
+            "the backend is down"
         );
     } else {
         tracing::info!(
             target: "evenkeel::health",
-            backend = id, from, to, code, detail, status, streak, ?took, ?was, flaps, "is up"
+            backend = id, from, to, code, detail, status, streak, ?took, ?was, flaps,
+            "the backend is up"
         );
     }
     if let Some(hold) = change.hold {
         tracing::warn!(
             target: "evenkeel::health",
-            backend = id, flaps, ?hold, "flaps: stays down for a while, whatever checks say"
+            backend = id, flaps, ?hold,
+            "the backend flaps: it stays down for a while, whatever checks say"
         );
     }
 }

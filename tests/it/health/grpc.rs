@@ -119,18 +119,31 @@ async fn a_server_says_by_grpc_how_it_serves() {
     })
     .await;
     for (service, code, detail) in [
-        ("", "L7OK", "SERVING"),
-        ("shop.Orders", "L7OK", "SERVING"),
-        ("shop.Cart", "L7STS", "NOT_SERVING"),
-        ("shop.New", "L7STS", "UNKNOWN"),
-        ("shop.Nowhere", "L7STS", "gRPC status 5 (NOT_FOUND)"),
-        ("shop.Old", "L7STS", "gRPC status 12 (UNIMPLEMENTED)"),
-        ("shop.Html", "L7RSP", "there is no grpc-status"),
+        ("", "L7OK", " answered SERVING"),
+        ("shop.Orders", "L7OK", " answered SERVING"),
+        ("shop.Cart", "L7STS", " answered NOT_SERVING"),
+        ("shop.New", "L7STS", " answered UNKNOWN"),
+        (
+            "shop.Nowhere",
+            "L7STS",
+            " answered gRPC status 5 (NOT_FOUND)",
+        ),
+        (
+            "shop.Old",
+            "L7STS",
+            " answered gRPC status 12 (UNIMPLEMENTED)",
+        ),
+        ("shop.Html", "L7RSP", ": there is no grpc-status"),
     ] {
         let asks = GrpcCheck::new().service(service).unwrap();
         let report = check(&asks, backend("a", address)).await;
         let reason = report.reason();
-        assert_eq!((reason.code, &*reason.detail), (code, detail), "{service}");
+        let detail = format!("grpc.health.v1.Health/Check{detail}");
+        assert_eq!(
+            (reason.code, &*reason.detail),
+            (code, &*detail),
+            "{service}"
+        );
         assert_eq!(report.is_pass(), code == "L7OK");
     }
 }

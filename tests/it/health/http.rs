@@ -100,7 +100,7 @@ async fn what_the_answer_says_reaches_the_report_in_either_version() {
             (report.reason().code, &*report.reason().detail),
             (
                 "L7RSP",
-                "another answers: x-service is \"orders\", not \"a\""
+                "GET /health: another answers: x-service is \"orders\", not \"a\""
             )
         );
     }
