@@ -59,16 +59,19 @@ impl Line {
         let fields = Fields::read(config, request);
         let mut noted = take();
         let began = exchange.began();
+        let made = fastrand::u128(..);
         match config.to {
-            To::Json(_) => fields.open(config, began, request, &mut noted.text),
+            To::Json(_) => fields.open(config, began, made, request, &mut noted.text),
             To::Other(_) => {
-                let original = Original::new(config, &fields, began, request);
+                let original = Original::new(config, &fields, began, made, request);
                 noted.rare.original = Some(original);
             }
         }
         if let Some(authorization) = fields.authorization {
             noted.rare.authorization = Some(authorization.clone());
         }
+        let id_field = fields.id_field(config, made);
+        id_field.apply(request.headers_mut());
         noted.rest = Some(Rest {
             config: config.clone(),
             exchange,

@@ -49,7 +49,7 @@
 //! | `time` | when the request came, RFC 3339, UTC, milliseconds |
 //! | `node`, `listener` | this balancer, and the address that the client connected to |
 //! | `client`, `peer` | the client's address; the transport's peer where it is another |
-//! | `request_id` | of a trusted client, else made |
+//! | `request_id` | the `X-Request-Id` of a trusted client, else made; the backend gets no other |
 //! | `method`, `scheme`, `host`, `path`, `query`, `protocol` | of the request; the path is the original one under `nest`; the query by choice |
 //! | `status` | of the response |
 //! | `duration_ms`, `ttfb_ms` | to the last byte; to the response head |
@@ -68,7 +68,8 @@
 //! |---|---|
 //! | query | off |
 //! | referer | off |
-//! | request id of the client | not trusted |
+//! | request id of the client | not trusted, and removed |
+//! | request id to the backend | a trusted one; one that was made by choice |
 //! | lines queued by [`JsonLines`] | 8,192 a thread; more are dropped and counted |
 //! | written out | every 10 ms |
 //!

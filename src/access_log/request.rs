@@ -1,15 +1,21 @@
 //! What a line says of the request, read as it comes.
 
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::{
+    cell::RefCell,
+    net::IpAddr,
+    time::{SystemTime, UNIX_EPOCH},
+};
 
-use http::{HeaderName, HeaderValue, Method, Request, Uri, Version, header};
+use bytes::BytesMut;
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Uri, Version, header};
 use tokio::time::Instant;
 
 use super::{
     entry::{RequestEntry, RequestId},
     format,
-    layer::Config,
+    layer::{Config, Trust},
     pen::Buffer,
+    text::hexadecimal,
     time::since_1970,
 };
 use crate::context::ConnInfo;
@@ -20,6 +26,8 @@ pub(super) struct Fields<'a> {
     user_agent: Option<&'a HeaderValue>,
     referer: Option<&'a HeaderValue>,
     request_id: Option<&'a HeaderValue>,
+    /// How many fields of that name there are.
+    ids: usize,
     /// Only its scheme is ever shown.
     pub(super) authorization: Option<&'a HeaderValue>,
 }
@@ -33,6 +41,7 @@ impl<'a> Fields<'a> {
             user_agent: None,
             referer: None,
             request_id: None,
+            ids: 0,
             authorization: None,
         };
         for (name, value) in request.headers() {
@@ -41,14 +50,45 @@ impl<'a> Fields<'a> {
                 header::USER_AGENT => &mut fields.user_agent,
                 header::REFERER if config.referer => &mut fields.referer,
                 header::AUTHORIZATION => &mut fields.authorization,
-                _ if config.trust_request_id && *name == REQUEST_ID && value.len() <= MAX_ID => {
+                _ if *name == REQUEST_ID => {
+                    fields.ids += 1;
                     &mut fields.request_id
                 }
                 _ => continue,
             };
             place.get_or_insert(value);
         }
+        if fields.ids > 0 {
+            fields.judge_id(config, request);
+        }
         fields
+    }
+
+    /// Leaves an id that is believed, and no other.
+    #[inline(never)]
+    fn judge_id<B>(&mut self, config: &Config, request: &Request<B>) {
+        let trusted = || match &config.trust {
+            Trust::All => true,
+            Trust::Nobody => false,
+            Trust::Some(accepts) => client(request).is_some_and(|client| accepts(client)),
+        };
+        let is_id = |value: &&HeaderValue| {
+            let bytes = value.as_bytes();
+            (1..=MAX_ID).contains(&bytes.len()) && bytes.iter().all(u8::is_ascii_graphic)
+        };
+        let only = self.request_id.filter(|_| self.ids == 1);
+        self.request_id = only.filter(is_id).filter(|_| trusted());
+    }
+
+    /// Returns what becomes of the fields with ids; `made` is the request's id where none was
+    /// believed.
+    pub(super) fn id_field(&self, config: &Config, made: u128) -> IdField {
+        match (self.request_id, config.pass_request_id) {
+            (Some(_), _) => IdField::Stays,
+            (None, true) => IdField::Set(made),
+            (None, false) if self.ids > 0 => IdField::Removed,
+            (None, false) => IdField::Stays,
+        }
     }
 
     /// Writes the line as far as it is known when the request comes.
@@ -57,11 +97,12 @@ impl<'a> Fields<'a> {
         &self,
         config: &Config,
         began: Instant,
+        made: u128,
         request: &Request<B>,
         out: &mut Buffer,
     ) {
-        if !self.write(config, began, request, out) {
-            open_again(config, began, request, out);
+        if !self.write(config, began, made, request, out) {
+            open_again(config, began, made, request, out);
         }
     }
 
@@ -70,6 +111,7 @@ impl<'a> Fields<'a> {
         &self,
         config: &Config,
         began: Instant,
+        made: u128,
         request: &Request<B>,
         out: &mut Buffer,
     ) -> bool {
@@ -81,7 +123,7 @@ impl<'a> Fields<'a> {
         let entry = RequestEntry {
             id: match self.request_id {
                 Some(id) => RequestId::Given(id.as_bytes()),
-                None => RequestId::Made(fastrand::u128(..)),
+                None => RequestId::Made(made),
             },
             method: request.method(),
             uri,
@@ -109,9 +151,67 @@ impl<'a> Fields<'a> {
 /// Where there was no room for the opening.
 #[cold]
 #[inline(never)]
-fn open_again<B>(config: &Config, began: Instant, request: &Request<B>, out: &mut Buffer) {
+fn open_again<B>(
+    config: &Config,
+    began: Instant,
+    made: u128,
+    request: &Request<B>,
+    out: &mut Buffer,
+) {
     let fields = Fields::read(config, request);
-    while !fields.write(config, began, request, out) {}
+    while !fields.write(config, began, made, request, out) {}
+}
+
+/// Who sent the request, as far as the proxy trusts them.
+fn client<B>(request: &Request<B>) -> Option<IpAddr> {
+    let extensions = request.extensions();
+    let client = match ConnInfo::of(extensions) {
+        Some(conn) => conn.client(),
+        None => ConnInfo::peer_of(extensions),
+    };
+    client.map(|client| client.ip())
+}
+
+/// What becomes of the request's fields with ids.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum IdField {
+    Removed,
+    Set(u128),
+    Stays,
+}
+
+impl IdField {
+    #[inline]
+    pub(super) fn apply(self, headers: &mut HeaderMap) {
+        match self {
+            Self::Removed => drop(headers.remove(REQUEST_ID)),
+            Self::Set(id) => {
+                if let Some(value) = id_value(id) {
+                    headers.insert(REQUEST_ID, value);
+                }
+            }
+            Self::Stays => {}
+        }
+    }
+}
+
+/// Returns an id as a field's value, in a block with others of this thread.
+fn id_value(id: u128) -> Option<HeaderValue> {
+    let digits = hexadecimal(id);
+    // An error says that the thread is about to end.
+    let shared = IDS.try_with(|ids| {
+        let mut ids = ids.borrow_mut();
+        if ids.capacity() < digits.len() {
+            *ids = BytesMut::with_capacity(IDS_BLOCK);
+        }
+        ids.extend_from_slice(&digits);
+        ids.split().freeze()
+    });
+    HeaderValue::from_maybe_shared(shared.ok()?).ok()
+}
+
+thread_local! {
+    static IDS: RefCell<BytesMut> = RefCell::new(BytesMut::new());
 }
 
 /// The request as it came, for a sink that wants more than a line of JSON.
@@ -134,13 +234,14 @@ impl Original {
         config: &Config,
         fields: &Fields<'_>,
         began: Instant,
+        made: u128,
         request: &Request<B>,
     ) -> Self {
         let uri = original_uri(request);
         Self {
             time: UNIX_EPOCH + since_1970(began),
             conn: ConnInfo::of(request.extensions()).cloned(),
-            id: fastrand::u128(..),
+            id: made,
             method: request.method().clone(),
             uri: uri.clone(),
             version: request.version(),
@@ -186,3 +287,5 @@ fn original_uri<B>(request: &Request<B>) -> &Uri {
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// Longer ones are not ids.
 const MAX_ID: usize = 128;
+/// Of a thread's ids: a value that is kept keeps this much.
+const IDS_BLOCK: usize = 4_096;

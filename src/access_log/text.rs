@@ -108,8 +108,7 @@ impl Pen<'_> {
     /// Writes 32 hexadecimal digits.
     #[inline]
     pub(super) fn id(self, id: u128) -> Option<Self> {
-        let digits = [96, 64, 32, 0].map(|shift| eight_digits((id >> shift) as u32));
-        let [a, b, c, d] = digits.map(u64::to_be_bytes);
+        let [a, b, c, d] = parts_of(id);
         self.put(&a)?.put(&b)?.put(&c)?.put(&d)
     }
 
@@ -125,6 +124,21 @@ impl Pen<'_> {
     pub(super) fn ip(self, ip: IpAddr) -> Option<Self> {
         self.display(ip.to_canonical())
     }
+}
+
+/// Returns 32 hexadecimal digits.
+pub(super) fn hexadecimal(id: u128) -> [u8; 32] {
+    let mut digits = [0; 32];
+    for (place, part) in digits.chunks_exact_mut(8).zip(parts_of(id)) {
+        place.copy_from_slice(&part);
+    }
+    digits
+}
+
+#[inline(always)]
+fn parts_of(id: u128) -> [[u8; 8]; 4] {
+    let digits = [96, 64, 32, 0].map(|shift| eight_digits((id >> shift) as u32));
+    digits.map(u64::to_be_bytes)
 }
 
 /// Copies what is as long; true where nothing of it needs an escape. Sixteen bytes at once and

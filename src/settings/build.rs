@@ -314,7 +314,7 @@ impl Settings {
         )>,
         SettingsError,
     > {
-        use crate::access_log::{AccessLogLayer, JsonLines};
+        use crate::access_log::JsonLines;
         let Some(log) = &self.access_log else {
             return Ok(None);
         };
@@ -326,11 +326,35 @@ impl Settings {
             let place = Place::new("[access_log]", "file");
             place.wrong(&self.text, format!("{:?}: {error}", log.file))
         })?;
-        let mut layer = AccessLogLayer::new(sink.clone());
+        let layer = self.access_log_layer(sink.clone())?;
+        Ok(layer.map(|layer| (sink, layer)))
+    }
+
+    /// Returns the access log on a sink that is open already, where there is an `[access_log]`:
+    /// for a reload, whose other sections may say which ids of requests are believed.
+    ///
+    /// # Errors
+    ///
+    /// When `[proxy] trusted` is not acceptable.
+    pub fn access_log_layer(
+        &self,
+        sink: crate::access_log::JsonLines,
+    ) -> Result<Option<crate::access_log::AccessLogLayer>, SettingsError> {
+        let Some(log) = &self.access_log else {
+            return Ok(None);
+        };
+        let mut layer = crate::access_log::AccessLogLayer::new(sink);
         if let Some(node) = &log.node {
             layer = layer.node(node);
         }
-        Ok(Some((sink, layer)))
+        if log.pass_request_id.unwrap_or(true) {
+            layer = layer.pass_request_id(true);
+        }
+        let trusted = self.trusted_peers()?;
+        if !trusted.is_empty() {
+            layer = layer.trust_request_id_from(move |peer| trusted.contains(peer));
+        }
+        Ok(Some(layer))
     }
 }
 

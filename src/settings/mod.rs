@@ -32,8 +32,10 @@
 //!
 //! Each key that is left out has the default of the room that it configures. A section that is
 //! absent leaves its layer out: no `[health]`, no checks; no `[sticky]`, no cookie; no
-//! `[failover]`, no second try; no `[access_log]`, no lines. One default is not the room's: with
-//! `[failover]`, GET and HEAD are hedged after the pool's own 95th percentile, 50 ms at least.
+//! `[failover]`, no second try; no `[access_log]`, no lines. Two defaults are not the
+//! room's: with `[failover]`, GET and HEAD are hedged after the pool's own 95th percentile, 50 ms at
+//! least; with `[access_log]`, backends get the request's id in `X-Request-Id`, and the id that a
+//! peer of `[proxy] trusted` sends is kept.
 //!
 //! | section | keys |
 //! |---|---|
@@ -50,7 +52,7 @@
 //! | `[sticky]` | `cookie`, `keys`, `secure` |
 //! | `[proxy]` | `connect_timeout`, `response_timeout`, `idle_timeout`, `max_connection_age`, `trusted`, `client_field` |
 //! | `[failover]` | `attempts`, `hedge = { after, at_least, at_most, methods }` or `false`, `per_try_timeout`, `timeout`, `retry_statuses`, `backoff = { base, max, retry_after }` |
-//! | `[access_log]` | `file`, `node` |
+//! | `[access_log]` | `file`, `node`, `pass_request_id` |
 //! | `[admin]` | `address` |
 //!
 //! `[admin]` answers `/live` and `/ready`; a listener does where it is told the paths, before any
@@ -62,7 +64,8 @@
 //! # When it fails
 //!
 //! With a [`SettingsError`] that names the line, the section and the key, and says what is
-//! accepted. Unknown keys are refused: a misspelt one would silently do nothing.
+//! accepted. Unknown keys are refused: a misspelt one would silently do nothing. That is the first
+//! mistake; [`Settings::mistakes`] finds all of them, those of the files that are named too.
 //!
 //! # Cost
 //!
@@ -74,6 +77,7 @@ mod duration;
 mod error;
 mod failover;
 mod health;
+mod mistakes;
 mod model;
 mod words;
 

@@ -56,7 +56,7 @@ impl Settings {
 
 /// The whole text, which holds keys: no debug print shows it.
 #[derive(Clone, Default, PartialEq)]
-pub(super) struct Text(String);
+pub(super) struct Text(pub(super) String);
 
 impl Deref for Text {
     type Target = str;
@@ -344,6 +344,8 @@ pub struct AccessLog {
     pub file: String,
     /// This instance's name.
     pub node: Option<String>,
+    /// Whether backends get the request's id in `X-Request-Id`; true where absent.
+    pub pass_request_id: Option<bool>,
 }
 
 /// `[admin]`

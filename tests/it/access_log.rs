@@ -1,3 +1,5 @@
+mod request_ids;
+
 use std::{
     convert::Infallible,
     io::{self, Write},

@@ -613,7 +613,165 @@ fn each_bad_value_is_refused_by_line_section_and_reason() {
         // A time-out that is too long for its interval is named where it stands.
         let at_line = error.starts_with(&format!("line {line}: ")) || wanted.contains("timeout: ");
         assert!(at_line, "line {line} was wanted: {error}");
+        let all = mistakes(&text);
+        assert_eq!(all, [error], "one mistake is one, in {becomes}");
     }
+}
+
+/// All but that files are not there, as none is here.
+fn mistakes(text: &str) -> Vec<String> {
+    let all = Settings::mistakes(text).into_iter();
+    let all = all.map(|mistake| mistake.to_string());
+    all.filter(|mistake| !mistake.contains("No such file"))
+        .collect()
+}
+
+#[test]
+fn every_mistake_is_found_in_one_run() {
+    assert_eq!(mistakes(GOOD), [""; 0]);
+    let mut text = GOOD.to_owned();
+    let bad = [
+        (
+            "threads = 1",
+            "thread = 1",
+            "[server]: unknown key `thread`",
+        ),
+        (
+            "shutdown = { lame_duck = \"5s\", drain = \"30s\" }",
+            "shutdown = { lame_dick = \"5s\", drain = \"30s\", slow = 1 }",
+            "[server]: unknown key `lame_dick`",
+        ),
+        (
+            "address = \"127.0.0.1:8443\"",
+            "address = 8443",
+            "[[listen]] address: 8443: ",
+        ),
+        ("min_version = \"1.2\"", "min_version = \"1.1\"", ""),
+        (
+            "address = \"127.0.0.1:8080\"",
+            "address = \"nowhere\"",
+            "[[listen]] address: \"nowhere\"",
+        ),
+        (
+            "strategy = \"round-robin\"",
+            "strategy = \"robin\"",
+            "[pool] strategy: \"robin\"",
+        ),
+        (
+            "weight = 1",
+            "weight = 5000",
+            "[[pool.backends]] weight: 5000",
+        ),
+        (
+            "protocol = \"auto\"",
+            "protocol = \"spdy\"",
+            "[[pool.backends]] protocol: \"spdy\"",
+        ),
+        (
+            "url = \"https://[::1]:9002/base\"",
+            "url = \"ftp://b\"",
+            "[[pool.backends]] url: ",
+        ),
+        (
+            "interval = \"5s\"",
+            "interval = \"5\"",
+            "[health] interval: \"5\": a number with a unit",
+        ),
+        (
+            "timeout = \"2s\"",
+            "timeout = \"2\"",
+            "[health] timeout: \"2\": a number with a unit",
+        ),
+        ("fall = 2", "fall = 0", "[health] fall: 0"),
+        ("rise = 2", "rise = \"two\"", "[health] rise: \"two\""),
+        (
+            "cookie = \"PROXY_SERVER_ID\"",
+            "cookie = \"a b\"",
+            "[sticky]",
+        ),
+        ("attempts = 2", "attempts = 0", "[failover] attempts: 0"),
+        (
+            "node = \"lb-1\"",
+            "nodes = \"lb-1\"",
+            "[access_log]: unknown key `nodes`",
+        ),
+        ("[admin]", "[adm]", "[adm]: unknown section `adm`"),
+    ];
+    for (was, becomes, _) in bad {
+        assert!(text.contains(&format!("\n{was}\n")), "{was} must be a line");
+        text = text.replacen(&format!("\n{was}\n"), &format!("\n{becomes}\n"), 1);
+    }
+    let all = mistakes(&text);
+    let line = |part: &str| text.lines().position(|l| l == part).unwrap() + 1;
+    for (_, becomes, wanted) in bad {
+        let wanted = format!("line {}: {wanted}", line(becomes));
+        // The first listener goes with its address, and with it what is below.
+        let is_below = becomes.starts_with("min_version");
+        let found = all.iter().any(|mistake| mistake.starts_with(&wanted));
+        assert!(found != is_below, "{wanted} was wanted: {all:#?}");
+    }
+    assert!(
+        all.iter().any(|m| m.contains("unknown key `slow`")),
+        "{all:#?}"
+    );
+    assert_eq!(all.len(), bad.len(), "and nothing else: {all:#?}");
+    // What is missing hides nothing, and what is not there any more is not missing.
+    for (text, wanted) in [
+        (
+            "[health]\nfall = 0\n[sticky]\n",
+            &["[[listen]]", "[pool]", "`keys`", "fall"][..],
+        ),
+        (
+            "listen = []\n[pool]\nstrategy = 1\n",
+            &["[[listen]]", "[[pool.backends]]", "strategy"],
+        ),
+        (
+            "[[listen]]\naddress = 1\n[pool]\nbackends = 2\n",
+            &["address", "backends"],
+        ),
+        ("a = \n[pool]\nb = = 2\n", &["line 1", "line 3"]),
+    ] {
+        let all = mistakes(text);
+        for part in wanted {
+            assert!(
+                all.iter().any(|m| m.contains(part)),
+                "{part} was wanted: {all:#?}"
+            );
+        }
+        assert!(
+            all.len() <= wanted.len(),
+            "no more than {wanted:?}: {all:#?}"
+        );
+    }
+}
+
+#[test]
+fn files_that_cannot_be_used_are_mistakes_and_none_is_made() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name).display().to_string();
+    let with = |log: &str, state: &str| {
+        GOOD.replace("access.jsonl", log)
+            .replace("path = \"/health\"", &format!("path = \"/health\"\nstate_file = {state:?}"))
+            .replace("certificates = [{ chain = \"cert.pem\", key = \"key.pem\" }]",
+                "certificates = [{ chain = \"no.pem\", key = \"a.pem\" }, { chain = \"nor.pem\", key = \"b.pem\" }]")
+    };
+    let all = Settings::mistakes(&with("/nowhere/access.jsonl", &path("")));
+    let all: Vec<_> = all.iter().map(ToString::to_string).collect();
+    for wanted in [
+        "no.pem",
+        "nor.pem",
+        "[access_log] file: \"/nowhere/access.jsonl\": ",
+        "[health] state_file: ",
+    ] {
+        assert!(
+            all.iter().any(|m| m.contains(wanted)),
+            "{wanted} was wanted: {all:#?}"
+        );
+    }
+    assert_eq!(all.len(), 4, "{all:#?}");
+    let all = Settings::mistakes(&with(&path("access.jsonl"), &path("health.json")));
+    assert_eq!(all.len(), 2, "the certificates alone: {all:#?}");
+    assert_eq!(folder.path().read_dir().unwrap().count(), 0);
 }
 
 #[test]

@@ -1,0 +1,412 @@
+//! Every mistake of a settings file, not the first alone.
+//!
+//! What is wrong is blanked in the text, and the rest is read again, until nothing is wrong. So
+//! each room still says itself what it accepts, and a mistake hides no other. What is wrong only
+//! because something was blanked is not reported.
+
+use std::{fs, io, ops::Range, path::Path};
+
+use toml::de::{DeTable, DeValue};
+
+use super::{Settings, SettingsError, check, duration, error::Place, model::Text};
+
+impl Settings {
+    /// Returns every mistake of a text and of the files that it names, in the order of its lines;
+    /// nothing where [`from_toml`](Self::from_toml) accepts the text and the files can be used:
+    /// certificates and keys can be read and belong together, the access log and the state file
+    /// can be written. Where the text is no TOML, only that is said.
+    ///
+    /// Blocks on the file system, and leaves no file behind. Takes as many readings of the text
+    /// as there are mistakes, up to 100.
+    #[must_use]
+    pub fn mistakes(text: &str) -> Vec<SettingsError> {
+        let (_, errors) = DeTable::parse_recoverable(text);
+        let mut found: Vec<_> = match errors.is_empty() {
+            true => Hunt::new(text).run(),
+            false => errors.iter().map(|e| check::syntax(text, e)).collect(),
+        };
+        found.sort_by_key(SettingsError::line);
+        // What follows a syntax error in its line is most often wrong because of it.
+        found.dedup_by(|next, first| {
+            next == first || !errors.is_empty() && next.line() == first.line()
+        });
+        found
+    }
+
+    /// Returns what is wrong with the files that these settings name.
+    fn file_mistakes(&self) -> Vec<SettingsError> {
+        let mut found = Vec::new();
+        for nth in 0..self.listen.len() {
+            found.extend(self.tls_mistakes(nth));
+        }
+        let mut check = |place: Place<'_>, path: &Path| {
+            if let Err(error) = can_write(path) {
+                let message = format!("{path:?}: {error}");
+                found.push(place.wrong(&self.text, message));
+            }
+        };
+        if let Some(log) = self.access_log.as_ref().filter(|log| log.file != "stdout") {
+            check(Place::new("[access_log]", "file"), Path::new(&log.file));
+        }
+        let state_file = self.health.as_ref().and_then(|h| h.state_file.as_deref());
+        if let Some(path) = state_file {
+            check(Place::new("[health]", "state_file"), path);
+        }
+        found
+    }
+
+    #[cfg(feature = "__tls")]
+    fn tls_mistakes(&self, nth: usize) -> Vec<SettingsError> {
+        let Some(tls) = self.listen.get(nth).and_then(|l| l.tls.as_ref()) else {
+            return Vec::new();
+        };
+        let alone = tls.certificates.iter().filter_map(|certificate| {
+            let mut settings = self.clone();
+            let tls = settings.listen.get_mut(nth)?.tls.as_mut()?;
+            tls.certificates = vec![certificate.clone()];
+            settings.tls(nth).err()
+        });
+        let found: Vec<_> = alone.collect();
+        match found.is_empty() {
+            true => self.tls(nth).err().into_iter().collect(),
+            false => found,
+        }
+    }
+
+    #[cfg(not(feature = "__tls"))]
+    fn tls_mistakes(&self, _: usize) -> Vec<SettingsError> {
+        Vec::new()
+    }
+}
+
+/// Finds out whether a file can be appended to, or made, without making it: a process that opened
+/// it in between would go on with a file that has no name.
+fn can_write(path: &Path) -> io::Result<()> {
+    match fs::metadata(path) {
+        Ok(found) if found.is_dir() => Err(io::ErrorKind::IsADirectory.into()),
+        Ok(found) if found.is_file() => fs::OpenOptions::new().append(true).open(path).map(drop),
+        // The open of a pipe waits for its reader.
+        Ok(_) => Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            let name = path.file_name().unwrap_or_default().to_string_lossy();
+            let beside = format!(".{name}.{}.check", std::process::id());
+            let beside = path.with_file_name(beside);
+            fs::File::create_new(&beside)?;
+            fs::remove_file(beside)
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// The search for all mistakes of one text.
+struct Hunt {
+    /// What was wrong is blanks in it: every line stands where it stood.
+    text: String,
+    found: Vec<SettingsError>,
+    /// The table and the key of what was blanked.
+    blanked: Vec<(String, String)>,
+}
+
+/// A key with its value, or a table with its header.
+struct Entry {
+    /// The keys that lead to the table that holds it, and a number for one of a list.
+    table: String,
+    key: String,
+    name: Range<usize>,
+    value: Range<usize>,
+}
+
+impl Hunt {
+    fn new(text: &str) -> Self {
+        Self {
+            text: text.to_owned(),
+            found: Vec::new(),
+            blanked: Vec::new(),
+        }
+    }
+
+    fn run(mut self) -> Vec<SettingsError> {
+        for _ in 0..MOST {
+            let goes_on = match toml::from_str::<Settings>(&self.text) {
+                Ok(mut settings) => {
+                    settings.text = Text(self.text.clone());
+                    match settings.check() {
+                        Ok(()) => {
+                            self.found.extend(settings.file_mistakes());
+                            break;
+                        }
+                        Err(error) => self.refused(error),
+                    }
+                }
+                Err(error) => self.misshapen(&error),
+            };
+            if !goes_on {
+                break;
+            }
+        }
+        self.found
+    }
+
+    /// Notes a key that is unknown, missing, or of another type; false ends the search.
+    fn misshapen(&mut self, error: &toml::de::Error) -> bool {
+        let said = check::syntax(&self.text, error);
+        let missing = error.message().strip_prefix("missing field `");
+        let missing = missing.and_then(|rest| rest.strip_suffix('`'));
+        if let Some(section @ ("listen" | "pool")) = missing {
+            if !self.has_blanked_in(section) {
+                self.found.push(said);
+            }
+            return self.stand_in(section);
+        }
+        let at = error.span().map(|span| span.start);
+        let entries = self.entries();
+        let entry = at.and_then(|at| {
+            let here = |e: &&Entry| e.name.contains(&at) || e.value.contains(&at);
+            entries.iter().rev().find(here)
+        });
+        // It is missing because it was wrong.
+        let was_there = |entry: &Entry| {
+            let table = inside(&entry.table, &entry.key);
+            missing.is_some_and(|key| self.is_blanked(&table, key))
+        };
+        if !entry.is_some_and(was_there) {
+            self.found.push(said);
+        }
+        entry.is_some_and(|entry| self.blank(entry, &entries))
+    }
+
+    /// Notes what a room, or a look at the whole, refused; false ends the search.
+    fn refused(&mut self, error: SettingsError) -> bool {
+        if error.message().ends_with("1 or more is needed") {
+            let section = error.place().trim_matches(['[', ']']).to_owned();
+            if !self.has_blanked_in(list_of(&section)) {
+                self.found.push(error);
+            }
+            return self.stand_in(&section);
+        }
+        let entries = self.entries();
+        let line = error.line();
+        let begins_there = |e: &&Entry| Some(self.line_of(e.name.start)) == line;
+        let entry = entries.iter().find(begins_there);
+        self.found.push(error);
+        entry.is_some_and(|entry| self.blank(entry, &entries))
+    }
+
+    /// Whether a listener, or a backend, was there and was wrong.
+    fn has_blanked_in(&self, list: &str) -> bool {
+        let is_in = |(table, key): &(String, String)| {
+            let rest = inside(table, key);
+            rest.strip_prefix(list)
+                .is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
+        };
+        self.blanked.iter().any(is_in)
+    }
+
+    fn is_blanked(&self, table: &str, key: &str) -> bool {
+        self.blanked.iter().any(|(t, k)| t == table && k == key)
+    }
+
+    /// Adds a listener or a backend where there is none, so that the rest can be read.
+    fn stand_in(&mut self, section: &str) -> bool {
+        let entries = self.entries();
+        let has_table = entries
+            .iter()
+            .any(|e| e.table.is_empty() && e.key == "pool");
+        // An empty list in brackets is in the way.
+        let list = list_of(section);
+        let empty = |e: &&Entry| inside(&e.table, &e.key) == list;
+        if let Some(entry) = entries.iter().find(empty) {
+            self.blank(entry, &entries);
+        }
+        self.text.push_str(match (section, has_table) {
+            ("listen", _) => "\n[[listen]]\naddress = \"127.0.0.1:0\"\n",
+            (_, true) => "\n[[pool.backends]]\nid = \"-\"\nurl = \"http://localhost\"\n",
+            (_, false) => "\n[pool]\n[[pool.backends]]\nid = \"-\"\nurl = \"http://localhost\"\n",
+        });
+        true
+    }
+
+    fn line_of(&self, at: usize) -> usize {
+        let before = self.text.get(..at).unwrap_or_default();
+        before.matches('\n').count() + 1
+    }
+
+    /// Returns all entries, each before those that it holds.
+    fn entries(&self) -> Vec<Entry> {
+        let mut entries = Vec::new();
+        if let Ok(root) = DeTable::parse(&self.text) {
+            self.collect(root.get_ref(), "", &mut entries);
+        }
+        entries
+    }
+
+    fn collect(&self, table: &DeTable<'_>, path: &str, out: &mut Vec<Entry>) {
+        for (key, value) in table {
+            let entry = |key: String, name: Range<usize>, value: Range<usize>| Entry {
+                table: path.to_owned(),
+                key,
+                name,
+                value,
+            };
+            let key_text = key.get_ref().to_string();
+            let below = inside(path, &key_text);
+            let tables = value.get_ref().as_array().into_iter().flatten();
+            let mut tables = tables
+                .filter(|e| e.get_ref().is_table())
+                .enumerate()
+                .peekable();
+            let is_list = tables
+                .peek()
+                .is_some_and(|(_, e)| self.is_header(&e.span()));
+            if !is_list {
+                out.push(entry(key_text, key.span(), value.span()));
+            }
+            if let DeValue::Table(table) = value.get_ref() {
+                self.collect(table, &below, out);
+            }
+            for (nth, element) in tables {
+                if is_list {
+                    out.push(Entry {
+                        table: below.clone(),
+                        key: nth.to_string(),
+                        name: element.span(),
+                        value: element.span(),
+                    });
+                }
+                if let DeValue::Table(table) = element.get_ref() {
+                    self.collect(table, &inside(&below, &nth.to_string()), out);
+                }
+            }
+        }
+    }
+
+    /// Whether a table begins with a header of its own.
+    fn is_header(&self, span: &Range<usize>) -> bool {
+        let text = self.text.get(span.start..).unwrap_or_default();
+        text.starts_with('[')
+    }
+
+    /// Blanks an entry, and what is checked together with it; false where that changes nothing.
+    fn blank(&mut self, entry: &Entry, entries: &[Entry]) -> bool {
+        let before = self.text.clone();
+        self.blank_one(entry);
+        let section = entry.table.rsplit('.').next().unwrap_or_default();
+        for other in together(section, &entry.key) {
+            let beside = |e: &&Entry| e.table == entry.table && e.key == *other;
+            let Some(other) = entries.iter().find(beside) else {
+                continue;
+            };
+            // A duration that cannot be read is a mistake of its own.
+            let value = before.get(other.value.clone()).unwrap_or_default();
+            let is_time = ["interval", "timeout"]
+                .iter()
+                .any(|end| other.key.ends_with(end));
+            if !is_time || duration::parse(value.trim_matches('"')).is_ok() {
+                self.blank_one(other);
+            }
+        }
+        self.text != before
+    }
+
+    fn blank_one(&mut self, entry: &Entry) {
+        let range = match self.is_header(&entry.value) && entry.value.start <= entry.name.start {
+            true => self.with_tables_below(entry.value.start),
+            false => self.with_comma(entry),
+        };
+        self.blanked.push((entry.table.clone(), entry.key.clone()));
+        let Some(text) = self.text.get(range.clone()) else {
+            return;
+        };
+        let blank = |c: char| {
+            if c == '\n' {
+                "\n".to_owned()
+            } else {
+                " ".repeat(c.len_utf8())
+            }
+        };
+        let blanks: String = text.chars().map(blank).collect();
+        self.text.replace_range(range, &blanks);
+    }
+
+    /// A table from its header on, and those below it.
+    fn with_tables_below(&self, start: usize) -> Range<usize> {
+        let rest = self.text.get(start..).unwrap_or_default();
+        let name = rest.trim_start_matches('[').split(']').next();
+        let below = format!("{}.", name.unwrap_or_default().trim());
+        let mut end = start;
+        for (nth, line) in rest.split_inclusive('\n').enumerate() {
+            let begins = line.trim_start();
+            let header = begins.trim_start_matches('[').trim_start();
+            if nth > 0 && begins.starts_with('[') && !header.starts_with(&below) {
+                break;
+            }
+            end += line.len();
+        }
+        start..end
+    }
+
+    /// A key with its value; in a table in braces, with a comma that belongs to it.
+    fn with_comma(&self, entry: &Entry) -> Range<usize> {
+        let (head, tail) = (
+            self.text.get(..entry.name.start).unwrap_or_default(),
+            self.text.get(entry.value.end..).unwrap_or_default(),
+        );
+        // What comes before in a dotted key.
+        let dotted = head.trim_end_matches(|c: char| c.is_alphanumeric() || "_-.\"'".contains(c));
+        let (mut start, mut end) = (dotted.len(), entry.value.end);
+        let spaces = tail.len() - tail.trim_start().len();
+        if tail.trim_start().starts_with(',') {
+            end += spaces + 1;
+        } else if tail.trim_start().starts_with('}') && dotted.trim_end().ends_with(',') {
+            start = dotted.trim_end().len() - 1;
+        }
+        start..end
+    }
+}
+
+/// What a section needs one of.
+fn list_of(section: &str) -> &'static str {
+    match section {
+        "pool" => "pool.backends",
+        _ => "listen",
+    }
+}
+
+/// The path of what is in a table.
+fn inside(table: &str, key: &str) -> String {
+    match table.is_empty() {
+        true => key.to_owned(),
+        false => format!("{table}.{key}"),
+    }
+}
+
+/// Keys that are refused, or not, for what this one says.
+fn together(section: &str, key: &str) -> &'static [&'static str] {
+    match (section, key) {
+        ("pool", "strategy" | "hash") => &["strategy", "hash"],
+        ("health", "type") => &[
+            "path",
+            "method",
+            "headers",
+            "statuses",
+            "draining_statuses",
+            "body_contains",
+            "identity",
+            "host",
+            "pooled",
+            "service",
+            "send",
+            "expect",
+        ],
+        ("health", "interval" | "changing_interval" | "down_interval" | "timeout") => {
+            &["interval", "changing_interval", "down_interval", "timeout"]
+        }
+        ("health", "tls" | "server_name") => &["tls", "server_name"],
+        ("outliers", "ejection" | "max_ejection") => &["ejection", "max_ejection"],
+        ("sticky", "cookie" | "secure") => &["cookie", "secure"],
+        _ => &[],
+    }
+}
+
+/// Reading on costs a reading of the whole for each.
+const MOST: usize = 100;
