@@ -35,6 +35,7 @@ pub(crate) async fn start() -> Result<(LoadBalancer, Doors), BoxError> {
             hsts: None,
             endpoints: None,
         }],
+        pool: pool.clone(),
         lame_duck: None,
         drain: Duration::from_secs(5),
     };

@@ -21,6 +21,7 @@ use tokio::{
 /// Open listeners.
 pub(crate) struct Doors {
     pub(crate) doors: Vec<Door>,
+    pub(crate) pool: Pool,
     /// What is told at the end, and how long before the doors close; `None` where nobody asks.
     pub(crate) lame_duck: Option<(Readiness, Duration)>,
     pub(crate) drain: Duration,
@@ -51,6 +52,7 @@ impl Doors {
         let lame_duck = settings.lame_duck()?;
         Ok(Self {
             doors,
+            pool: pool.clone(),
             lame_duck: asked.then_some((readiness, lame_duck)),
             drain: settings.drain()?,
         })
@@ -92,6 +94,8 @@ impl Doors {
             }
         }
         signalled().await?;
+        // Checks that end with this process are no news.
+        self.pool.close();
         if let Some(readiness) = readiness {
             readiness.fail("shutting down");
         }

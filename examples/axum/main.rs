@@ -11,12 +11,14 @@
 //! With a settings file (see the `edge` example) it serves what that says:
 //! `cargo run --release --features full --example axum -- edge.toml`.
 
+#[path = "../edge/cli.rs"]
+mod cli;
 mod demo;
 mod doors;
 #[path = "../edge/known.rs"]
 mod known;
 
-use std::{env, time::Duration};
+use std::{process::ExitCode, time::Duration};
 
 use axum::{Router, extract::Request, routing::get};
 use evenkeel::{BoxError, LoadBalancer, context::ConnInfo, settings::Settings};
@@ -27,15 +29,15 @@ use tower_http::{
     request_id::{MakeRequestUuid, PropagateRequestIdLayer, SetRequestIdLayer},
     timeout::TimeoutLayer,
 };
-use tracing_subscriber::EnvFilter;
 
 use crate::doors::Doors;
 
-fn app(balancer: LoadBalancer) -> Router {
+/// A balancer with a log gives each request an id; without one, tower-http does.
+fn app(balancer: LoadBalancer, has_log: bool) -> Router {
     // Any tower layer goes around the balancer like around a handler.
     let api = ServiceBuilder::new()
-        .layer(SetRequestIdLayer::x_request_id(MakeRequestUuid))
-        .layer(PropagateRequestIdLayer::x_request_id())
+        .option_layer((!has_log).then(|| SetRequestIdLayer::x_request_id(MakeRequestUuid)))
+        .option_layer((!has_log).then(PropagateRequestIdLayer::x_request_id))
         .layer(CompressionLayer::new())
         .layer(TimeoutLayer::with_status_code(
             StatusCode::GATEWAY_TIMEOUT,
@@ -55,20 +57,44 @@ async fn hello(request: Request) -> String {
     }
 }
 
-fn main() -> Result<(), BoxError> {
-    let Some(path) = env::args().nth(1) else {
-        return runtime(None)?.block_on(async {
-            let (balancer, doors) = demo::start().await?;
-            doors.serve(app(balancer)).await
-        });
+const HELP: &str = "\
+axum: routes of its own beside the load balancer
+
+usage: axum [[--check] FILE.toml]
+
+  --check        says what is wrong with the file and the files that it names, and ends
+  -h, --help     shows this
+  -V, --version  shows the version
+
+Without a file, it balances over two backends that it starts itself. RUST_LOG sets which events go
+to the standard error: \"info\" where it is not set.
+";
+
+fn main() -> ExitCode {
+    match run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(code) => code,
+    }
+}
+
+fn run() -> Result<(), ExitCode> {
+    let asked = cli::asked(HELP)?;
+    let Some(path) = asked.file else {
+        return show().map_err(|error| cli::failed("axum", &*error));
     };
-    // The `h2` crate warns about each odd frame of a client, which would choose how much is logged.
-    tracing_subscriber::fmt()
-        .with_env_filter(EnvFilter::new("info,h2=error"))
-        .with_writer(std::io::stderr)
-        .init();
-    let settings = Settings::from_toml(&std::fs::read_to_string(&path)?)
-        .map_err(|error| format!("{path}: {error}"))?;
+    let settings = cli::settings(&path, asked.only_check)?;
+    cli::start_log();
+    serve(&settings).map_err(|error| cli::failed(&path, &*error))
+}
+
+fn show() -> Result<(), BoxError> {
+    runtime(None)?.block_on(async {
+        let (balancer, doors) = demo::start().await?;
+        doors.serve(app(balancer, false)).await
+    })
+}
+
+fn serve(settings: &Settings) -> Result<(), BoxError> {
     runtime(settings.server.threads)?.block_on(async {
         let pool = settings.pool()?;
         let state_file = settings.health.as_ref().and_then(|h| h.state_file.clone());
@@ -78,11 +104,13 @@ fn main() -> Result<(), BoxError> {
             known::Keeper::start(path, pool.clone())
         });
         let mut balancer = settings.load_balancer(&pool)?;
-        if let Some((_, log)) = settings.access_log()? {
+        let log = settings.access_log()?;
+        let has_log = log.is_some();
+        if let Some((_, log)) = log {
             balancer = balancer.access_log(log);
         }
-        let doors = Doors::from_settings(&settings, &pool)?;
-        let served = doors.serve(app(balancer.build())).await;
+        let doors = Doors::from_settings(settings, &pool)?;
+        let served = doors.serve(app(balancer.build(), has_log)).await;
         if let Some(keeper) = keeper {
             keeper.finish();
         }

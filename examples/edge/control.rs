@@ -19,7 +19,7 @@ use tokio::{
 use crate::{
     Loaded,
     known::Keeper,
-    reload::{Running, state_file},
+    reload::Running,
     work::{Door, Plan, settle},
 };
 
@@ -35,18 +35,17 @@ async fn control(path: &str, loaded: Loaded) -> Result<(), BoxError> {
     let mut ends = Ends::new()?;
     let mut hangup = signal(SignalKind::hangup())?;
     let (stop, stopped) = watch::channel(());
-    let log = loaded.settings.access_log()?;
-    let (log, log_layer) = log.unzip();
     let threads = match loaded.settings.server.threads {
         Some(threads) => NonZeroUsize::new(threads).ok_or("threads: 0")?,
         None => Workers::cores(),
     };
     let (layers, certificates): (Vec<_>, Vec<_>) =
         loaded.tls.into_iter().map(Option::unzip).unzip();
-    let mut running = Running::new(loaded.settings, certificates, log_layer, threads)?;
+    let mut running = Running::new(loaded.settings, certificates, threads)?;
     let _watched = watch_files(&running.certificates);
-    let keeper = state_file(&running.settings)
-        .map(|path| Keeper::start(path.to_owned(), running.pool.clone()));
+    let (log, log_layer) = running.log.clone().unzip();
+    let state_file = running.state_file.clone();
+    let keeper = state_file.map(|path| Keeper::start(path, running.pool.clone()));
     let readiness = Readiness::new(running.pool.clone());
     let mut listeners = Vec::new();
     for (nth, tls) in layers.into_iter().enumerate() {
@@ -63,7 +62,7 @@ async fn control(path: &str, loaded: Loaded) -> Result<(), BoxError> {
     let workers = Plan {
         listeners: listeners.into(),
         apps: running.apps.clone().into(),
-        log: running.log.clone(),
+        log: log_layer,
         lame_duck,
         drain: running.settings.drain()?,
         stopped,
@@ -74,20 +73,20 @@ async fn control(path: &str, loaded: Loaded) -> Result<(), BoxError> {
     loop {
         tokio::select! {
             // A worker that cannot bind ends early.
-            ended = &mut joined => return Ok(ended??),
+            ended = &mut joined => {
+                running.pool.close();
+                return Ok(ended??);
+            }
             () = ends.one() => break,
             _ = hangup.recv() => {}
         }
         if let Some(log) = &log {
             log.reopen();
         }
-        match running.reload(path) {
-            Ok(()) => tracing::info!("settings read again"),
-            Err(error) => {
-                tracing::error!("{path}: {error}; the last good settings stay");
-            }
-        }
+        running.reload(path);
     }
+    // Checks that end with this process are no news.
+    running.pool.close();
     readiness.fail("shutting down");
     tracing::info!(?lame_duck, "shutting down");
     stop.send_replace(());

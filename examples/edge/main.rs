@@ -4,66 +4,57 @@
 //! ```sh
 //! cargo run --release --features full --example edge -- edge.toml
 //! cargo run --release --features full --example edge -- --check edge.toml
+//! cargo run --release --features full --example edge -- --help
 //! curl -si http://127.0.0.1:8080/
 //! ```
 //!
 //! SIGTERM and Ctrl-C drain and exit with 0; a second one ends it at once. SIGHUP reads the file
-//! again, keeps the last good settings when the new ones are wrong, and opens the log anew; what
-//! it cannot change while running (listeners, say) it warns about.
+//! again, keeps the last good settings when the new ones are wrong, opens the log anew, and says
+//! what changed; of what it cannot change while running (listeners, say) it warns for as long as
+//! the file differs from what runs.
 
 mod app;
+mod cli;
 mod control;
 mod known;
 mod reload;
 mod work;
 
-use std::{env, error::Error, process::ExitCode};
+use std::{error::Error, process::ExitCode};
 
-use evenkeel::settings::{Settings, SettingsError};
-use tracing_subscriber::EnvFilter;
+use evenkeel::settings::Settings;
+
+const HELP: &str = "\
+edge: a load balancer that does what a settings file says
+
+usage: edge [--check] FILE.toml
+
+  --check        says what is wrong with the file and the files that it names, and ends
+  -h, --help     shows this
+  -V, --version  shows the version
+
+Exits with 0 when a signal ended it or the file is fine, with 2 when the arguments or the file are
+wrong, with 1 when it failed. SIGTERM and SIGINT drain, a second one ends it at once; SIGHUP reads
+the file again. RUST_LOG sets which events go to the standard error: \"info\" where it is not set.
+";
 
 fn main() -> ExitCode {
-    let mut args: Vec<String> = env::args().skip(1).collect();
-    let only_check = args.first().is_some_and(|arg| arg == "--check");
-    if only_check {
-        args.remove(0);
-    }
-    let [path] = args.as_slice() else {
-        complain("usage: edge [--check] FILE.toml");
-        return ExitCode::from(2);
-    };
-    let loaded = match Loaded::read(path) {
-        Ok(loaded) => loaded,
-        Err(error) => {
-            complain(&format!("{path}: {error}"));
-            return ExitCode::from(2);
-        }
-    };
-    if only_check {
-        complain(&format!("{path}: fine"));
-        return ExitCode::SUCCESS;
-    }
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(FILTER));
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .init();
-    match control::run(path, loaded) {
+    match run() {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            complain(&format!("{path}: {error}"));
-            match error.is::<SettingsError>() {
-                true => ExitCode::from(2),
-                false => ExitCode::FAILURE,
-            }
-        }
+        Err(code) => code,
     }
 }
 
-/// Events at INFO, but for those of the `h2` crate, which warns about each odd frame of a client: a
-/// client would choose how much is logged. The server has an event of its own, at a bounded rate,
-/// where it closes a connection for what the client does.
-const FILTER: &str = "info,h2=error";
+fn run() -> Result<(), ExitCode> {
+    let asked = cli::asked(HELP)?;
+    let Some(path) = asked.file else {
+        return Err(cli::refuse(HELP, "no file"));
+    };
+    let settings = cli::settings(&path, asked.only_check)?;
+    cli::start_log();
+    let ran = Loaded::of(settings).and_then(|loaded| control::run(&path, loaded));
+    ran.map_err(|error| cli::failed(&path, &*error))
+}
 
 /// Settings, and the certificates that they name.
 pub(crate) struct Loaded {
@@ -72,17 +63,10 @@ pub(crate) struct Loaded {
 }
 
 impl Loaded {
-    /// Reads and checks everything.
-    pub(crate) fn read(path: &str) -> Result<Self, Box<dyn Error + Send + Sync>> {
-        let settings = Settings::from_toml(&std::fs::read_to_string(path)?)?;
+    pub(crate) fn of(settings: Settings) -> Result<Self, Box<dyn Error + Send + Sync>> {
         let tls = (0..settings.listen.len())
             .map(|nth| settings.tls(nth))
             .collect::<Result<_, _>>()?;
         Ok(Self { settings, tls })
     }
-}
-
-#[expect(clippy::print_stderr, reason = "a program talks to people")]
-fn complain(text: &str) {
-    eprintln!("{text}");
 }

@@ -1,58 +1,97 @@
 //! What SIGHUP changes while requests go on.
 
-use std::{num::NonZeroUsize, path::Path};
+use std::{
+    num::NonZeroUsize,
+    path::{Path, PathBuf},
+};
 
 use evenkeel::{
     BoxError, LoadBalancer, Pool,
-    access_log::AccessLogLayer,
+    access_log::{AccessLogLayer, JsonLines},
     settings::{Listen, Settings},
     tls::{Certificate, Certificates},
 };
 
-use crate::{Loaded, app::App, known};
+use crate::{app::App, known};
 
 /// What runs, and the settings that it was made from.
 pub(crate) struct Running {
+    /// Of what needs a restart, what it was at the start: a reload is compared with what runs.
     pub(crate) settings: Settings,
     pub(crate) pool: Pool,
-    pub(crate) log: Option<AccessLogLayer>,
+    pub(crate) log: Option<(JsonLines, AccessLogLayer)>,
     /// One a worker.
     pub(crate) apps: Vec<App>,
     /// One a listener.
     pub(crate) certificates: Vec<Option<Certificates>>,
+    pub(crate) state_file: Option<PathBuf>,
 }
 
 impl Running {
     pub(crate) fn new(
         settings: Settings,
         certificates: Vec<Option<Certificates>>,
-        log: Option<AccessLogLayer>,
         threads: NonZeroUsize,
     ) -> Result<Self, BoxError> {
         let pool = settings.pool()?;
+        let log = settings.access_log()?;
+        let state_file = state_file(&settings).map(Path::to_owned);
         // Before checks begin, which is when the layers are made.
-        if let Some(path) = state_file(&settings) {
+        if let Some(path) = &state_file {
             known::restore(path, &pool);
         }
-        let apps = balancers(&settings, &pool, log.as_ref(), threads.get())?;
+        let sink = log.as_ref().map(|(sink, _)| sink);
+        let apps = balancers(&settings, &pool, sink, threads.get())?;
         Ok(Self {
             apps: apps.into_iter().map(App::new).collect(),
             settings,
             pool,
             log,
             certificates,
+            state_file,
         })
     }
 
-    /// Reads the file again; when it is wrong, nothing changes.
-    pub(crate) fn reload(&mut self, path: &str) -> Result<(), BoxError> {
-        let new = Loaded::read(path)?.settings;
+    /// Reads the file again, and says what changed; when it is wrong, says what, and nothing
+    /// changes.
+    pub(crate) fn reload(&mut self, path: &str) {
+        let text = match std::fs::read_to_string(path) {
+            Ok(text) => text,
+            Err(error) => {
+                tracing::error!("{path}: {error}; the last good settings stay");
+                return;
+            }
+        };
+        // What runs has its files open: the next start would not have them.
+        let (later, mistakes): (Vec<_>, Vec<_>) = Settings::mistakes(&text)
+            .into_iter()
+            .partition(|mistake| OPEN_FILES.contains(&mistake.place()));
+        for mistake in &mistakes {
+            tracing::error!("{path}: {mistake}; the last good settings stay");
+        }
+        if !mistakes.is_empty() {
+            return;
+        }
+        for mistake in &later {
+            tracing::warn!("{path}: {mistake}; a restart would fail");
+        }
+        let reloaded = Settings::from_toml(&text).map_err(BoxError::from);
+        if let Err(error) = reloaded.and_then(|new| self.take_over(new)) {
+            tracing::error!("{path}: {error}; the last good settings stay");
+        }
+    }
+
+    fn take_over(&mut self, new: Settings) -> Result<(), BoxError> {
         let backends = new.backends()?;
+        let restarts = self.needs_restart(&new);
+        let new = self.as_it_will_run(new);
+        let changed = changed(&new, &self.settings);
         // Tables of strategies and sessions stay with the pool: there are new ones only where
         // their sections say something new.
+        let sink = self.log.as_ref().map(|(sink, _)| sink);
         let balancers = match same_layers(&new, &self.settings) {
             true => Vec::new(),
-            false => balancers(&new, &self.pool, self.log.as_ref(), self.apps.len())?,
+            false => balancers(&new, &self.pool, sink, self.apps.len())?,
         };
         for (listen, certificates) in new.listen.iter().zip(&self.certificates) {
             if let (Some(tls), Some(certificates)) = (&listen.tls, certificates) {
@@ -65,18 +104,115 @@ impl Running {
         for (app, balancer) in self.apps.iter().zip(balancers) {
             app.replace(balancer);
         }
-        if !same_process(&new, &self.settings) {
-            tracing::warn!(
-                "[server], [[listen]], [access_log] and [admin] change with a restart only"
-            );
-        }
         self.settings = new;
+        match changed.is_empty() {
+            true => tracing::info!("settings read again: what runs is as they say"),
+            false => tracing::info!("settings read again: {} changed", changed.join(", ")),
+        }
+        for section in restarts {
+            tracing::warn!("{section} changed: that needs a restart");
+        }
         Ok(())
+    }
+
+    /// Returns where the file says something else than what runs and will run.
+    fn needs_restart(&self, new: &Settings) -> Vec<String> {
+        let runs = &self.settings;
+        let sections = [
+            (
+                "[server] threads",
+                new.server.threads == runs.server.threads,
+            ),
+            (
+                "[server] shutdown.drain",
+                new.server.shutdown.drain == runs.server.shutdown.drain,
+            ),
+            ("[access_log]", new.access_log == runs.access_log),
+            ("[admin]", new.admin == runs.admin),
+            (
+                "[health] state_file",
+                state_file(new) == self.state_file.as_deref(),
+            ),
+        ];
+        let sections = sections.into_iter().filter(|(_, same)| !same);
+        let mut found: Vec<_> = sections.map(|(name, _)| name.to_owned()).collect();
+        let mut left: Vec<_> = new.listen.iter().collect();
+        for listen in &runs.listen {
+            match left
+                .iter()
+                .position(|other| other.address == listen.address)
+            {
+                Some(at) if fixed(left[at]) == fixed(listen) => drop(left.remove(at)),
+                Some(at) => {
+                    left.remove(at);
+                    found.push(format!("[[listen]] {}", listen.address));
+                }
+                None => found.push(format!("[[listen]] {} (removed)", listen.address)),
+            }
+        }
+        found.extend(
+            left.iter()
+                .map(|new| format!("[[listen]] {} (new)", new.address)),
+        );
+        found
+    }
+
+    /// Puts in what runs for what needs a restart.
+    fn as_it_will_run(&self, mut new: Settings) -> Settings {
+        let runs = &self.settings;
+        let mut given = std::mem::replace(&mut new.listen, runs.listen.clone());
+        for listen in &mut new.listen {
+            let at = given.iter().position(|new| new.address == listen.address);
+            let tls = at.and_then(|at| given.remove(at).tls);
+            if let (Some(tls), Some(given)) = (&mut listen.tls, tls) {
+                tls.certificates = given.certificates;
+            }
+        }
+        new.server.threads = runs.server.threads;
+        new.server.shutdown.drain = runs.server.shutdown.drain.clone();
+        new.access_log = runs.access_log.clone();
+        new.admin = runs.admin;
+        if let Some(health) = &mut new.health {
+            health.state_file = self.state_file.clone();
+        }
+        new
     }
 }
 
+/// Returns the sections in which both differ.
+fn changed(new: &Settings, old: &Settings) -> Vec<&'static str> {
+    let routes = |settings: &Settings| {
+        let pool = &settings.pool;
+        (pool.panic, pool.slow_start.clone(), pool.overprovisioning)
+    };
+    let same = [
+        ("[server]", new.server == old.server),
+        ("[listen.tls] certificates", new.listen == old.listen),
+        (
+            "[pool]",
+            new.pool.chooses_like(&old.pool) && routes(new) == routes(old),
+        ),
+        ("[[pool.backends]]", new.pool.backends == old.pool.backends),
+        ("[health]", new.health == old.health),
+        ("[sticky]", new.sticky == old.sticky),
+        ("[proxy]", new.proxy == old.proxy),
+        ("[failover]", new.failover == old.failover),
+    ];
+    let changed = same.iter().filter(|(_, same)| !same);
+    changed.map(|(name, _)| *name).collect()
+}
+
+/// What of a listener a reload cannot change: all but the certificates that it has.
+fn fixed(listen: &Listen) -> Listen {
+    let mut listen = listen.clone();
+    if let Some(tls) = &mut listen.tls {
+        tls.certificates.clear();
+    }
+    listen
+}
+
 /// Where what is known of backends is kept.
-pub(crate) fn state_file(settings: &Settings) -> Option<&Path> {
+fn state_file(settings: &Settings) -> Option<&Path> {
     settings.health.as_ref()?.state_file.as_deref()
 }
 
@@ -85,18 +221,22 @@ pub(crate) fn state_file(settings: &Settings) -> Option<&Path> {
 fn balancers(
     settings: &Settings,
     pool: &Pool,
-    log: Option<&AccessLogLayer>,
+    log: Option<&JsonLines>,
     workers: usize,
 ) -> Result<Vec<LoadBalancer>, BoxError> {
     let health = settings.health_layer(pool)?;
     let sticky = settings.sticky_layer(pool)?;
+    let log = match log {
+        Some(sink) => settings.access_log_layer(sink.clone())?,
+        None => None,
+    };
     (0..workers)
         .map(|_| {
             let mut builder = settings.load_balancer(pool)?.health(health.clone())?;
             if let Some(sticky) = &sticky {
                 builder = builder.sticky(sticky.clone())?;
             }
-            if let Some(log) = log {
+            if let Some(log) = &log {
                 builder = builder.access_log(log.clone());
             }
             Ok(builder.build())
@@ -112,25 +252,5 @@ fn same_layers(new: &Settings, old: &Settings) -> bool {
         && new.failover == old.failover
 }
 
-fn same_process(new: &Settings, old: &Settings) -> bool {
-    // Certificates may change, and who of the listeners has any may not.
-    let fixed = |listen: &Listen| {
-        let tls = listen.tls.as_ref();
-        let tls = tls.map(|tls| (tls.min_version.clone(), tls.alpn.clone(), tls.hsts.clone()));
-        let paths = (listen.ready.clone(), listen.live.clone());
-        let http1 = (
-            listen.half_close,
-            listen.allow_empty_host,
-            listen.allow_raw_target,
-        );
-        (listen.address.clone(), paths, http1, tls)
-    };
-    new.server == old.server
-        && new
-            .listen
-            .iter()
-            .map(fixed)
-            .eq(old.listen.iter().map(fixed))
-        && new.access_log == old.access_log
-        && new.admin == old.admin
-}
+/// Files that are opened at a start only.
+const OPEN_FILES: [&str; 2] = ["[access_log] file", "[health] state_file"];

@@ -77,6 +77,8 @@ async fn main() -> Result<ExitCode, BoxError> {
             _ = terminate.recv() => {}
             _ = interrupt.recv() => {}
         }
+        // Checks that end with this process are no news.
+        pool.close();
         stop.send_replace(());
         show.failed()
     };

@@ -5,6 +5,7 @@ mod client;
 mod edge;
 mod failure;
 mod load;
+mod operator;
 mod others;
 mod process;
 mod quickstart;

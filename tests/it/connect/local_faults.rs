@@ -75,6 +75,7 @@ async fn without_descriptors() {
                 .outliers(outliers)
                 .unwrap(),
         )
+        .unwrap()
         .proxy(Proxy::new().max_idle(0))
         .respond(RespondLayer::new())
         .build();

@@ -41,7 +41,7 @@ impl Settings {
         fs::write(self.path("edge.toml"), text).unwrap();
     }
 
-    fn path(&self, name: &str) -> PathBuf {
+    pub(super) fn path(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
     }
 
@@ -50,7 +50,8 @@ impl Settings {
     }
 }
 
-const ONE_LISTENER: &str = "[server]\nthreads = 1\n[[listen]]\naddress = \"127.0.0.1:0\"\n[pool]\n";
+pub(super) const ONE_LISTENER: &str =
+    "[server]\nthreads = 1\n[[listen]]\naddress = \"127.0.0.1:0\"\n[pool]\n";
 
 /// Starts it on one cleartext listener.
 async fn start(settings: &Settings) -> (Process, SocketAddr) {
@@ -464,8 +465,9 @@ async fn a_hangup_changes_the_backends_and_fails_no_request() {
     let moved = with(&a, "").replace("threads = 1", "threads = 2");
     settings.write(&moved);
     edge.signal("-HUP");
-    edge.line("change with a restart only").await;
     edge.line("settings read again").await;
+    edge.line("[server] threads changed: that needs a restart")
+        .await;
 
     stop.send(()).unwrap();
     assert!(traffic.await.unwrap() > 0, "no request failed");
@@ -500,7 +502,7 @@ async fn a_hangup_that_ends_the_checks_ends_what_they_found() {
 
     settings.write(&with(""));
     edge.signal("-HUP");
-    edge.line("is believed no more").await;
+    edge.line("health is unknown: active checks stopped").await;
     assert_eq!(
         get(http, "/").await.backend(),
         "a",
