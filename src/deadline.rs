@@ -59,6 +59,15 @@ impl Watch {
         self.chunk.due[self.index].store(due, Relaxed);
     }
 
+    /// Returns the time of this thread's sweep in milliseconds: a load, and late by up to a tick.
+    #[cfg_attr(
+        not(feature = "server"),
+        expect(dead_code, reason = "only a server asks")
+    )]
+    pub(crate) fn now(&self) -> u64 {
+        self.shard.now.load(Relaxed)
+    }
+
     /// Forgets the deadline.
     pub(crate) fn disarm(&self) {
         self.chunk.due[self.index].store(DISARMED, Relaxed);

@@ -102,6 +102,12 @@ impl Interim {
         true
     }
 
+    /// The final response has not begun.
+    #[cfg(all(feature = "http2", feature = "server"))]
+    pub(crate) fn is_open(&self) -> bool {
+        self.queue.current.load(Acquire) == self.request
+    }
+
     /// Puts the handle into a request's extensions, where an earlier request may have left a place.
     #[cfg(feature = "server")]
     pub(crate) fn note(self, extensions: &mut Extensions) {

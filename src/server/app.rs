@@ -1,5 +1,7 @@
 //! The request service as the connection calls it.
 
+#[cfg(feature = "http2")]
+use std::cell::Cell;
 use std::{
     cell::RefCell,
     future::Future,
@@ -30,6 +32,9 @@ pub(super) struct AppService<S> {
     pub(super) app: RefCell<S>,
     pub(super) ending: Ending,
     pub(super) state: Arc<State>,
+    /// Requests so far that came on streams of HTTP/2.
+    #[cfg(feature = "http2")]
+    pub(super) begun: Cell<u32>,
 }
 
 impl<S, B> hyper::service::Service<Request<Incoming>> for AppService<S>
@@ -79,6 +84,7 @@ impl<S> AppService<S> {
         if request.extensions().is_empty() {
             *request.extensions_mut() = spare::take();
         }
+        self.begun.set(self.begun.get().wrapping_add(1));
         interim.note(request.extensions_mut());
         let exchanging = self.begin(&mut request);
         (self.answer(request), exchanging)

@@ -1,27 +1,26 @@
 //! The bodies that go through the server.
 
-#[cfg(feature = "http2")]
-use std::sync::Arc;
 use std::{
     fmt,
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll},
 };
 
 use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, header};
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use pin_project_lite::pin_project;
 
 #[cfg(feature = "http2")]
 use super::http2::Received;
+use super::{
+    http1::Upload,
+    state::{Exchanging, State},
+};
 #[cfg(feature = "http2")]
-use super::state::State;
-use super::{http1::Upload, state::Exchanging};
-#[cfg(feature = "http2")]
-use crate::error::BoxError;
+use crate::context::Interim;
 use crate::error::Error;
-#[cfg(feature = "http2")]
-use crate::error::ErrorKind;
 
 /// The body of a client's request. What goes wrong with it is the client's doing:
 /// [`ErrorKind::ClientBody`].
@@ -66,6 +65,30 @@ impl Body {
         }
     }
 
+    /// Holds the client to the pace of an upload.
+    pub(super) fn expect_of_upload(&self, headers: &HeaderMap, state: &Arc<State>) {
+        if let Content::Upload(upload) = &self.content {
+            if has_pace(headers) {
+                upload.expect(state);
+            }
+        }
+    }
+
+    /// Holds the client to the pace of an upload.
+    #[cfg(feature = "http2")]
+    pub(super) fn expect_of_stream(
+        &mut self,
+        headers: &HeaderMap,
+        state: &State,
+        interim: &Interim,
+    ) {
+        if let Content::Stream(received) = &mut self.content {
+            if has_pace(headers) {
+                received.expect(state, interim.clone());
+            }
+        }
+    }
+
     #[cfg(feature = "http2")]
     pub(super) fn of_stream(received: Received, state: &Arc<State>) -> Self {
         Self {
@@ -98,7 +121,10 @@ impl HttpBody for Body {
             Content::Upload(upload) => upload.poll_frame(cx),
             Content::None => Poll::Ready(None),
             #[cfg(feature = "http2")]
-            Content::Stream(received) => received.poll_frame(cx).map_err(failed),
+            Content::Stream(received) => match &this.exchanging {
+                Some(exchanging) => received.poll_frame(cx, exchanging.state()),
+                None => Poll::Ready(None),
+            },
             Content::Whole(data) => {
                 let data = std::mem::take(data);
                 this.content = Content::None;
@@ -132,10 +158,15 @@ impl HttpBody for Body {
     }
 }
 
-#[cfg(feature = "http2")]
-#[cold]
-fn failed(error: impl Into<BoxError>) -> Error {
-    Error::new(ErrorKind::ClientBody).with_source(error)
+/// The client's time for a body runs, unless it is a call of gRPC: the messages of a call come when
+/// the client has some.
+fn has_pace(headers: &HeaderMap) -> bool {
+    let content_type = headers.get(header::CONTENT_TYPE).map(HeaderValue::as_bytes);
+    !content_type.is_some_and(|value| {
+        value
+            .get(..GRPC.len())
+            .is_some_and(|value| value.eq_ignore_ascii_case(GRPC))
+    })
 }
 
 impl fmt::Debug for Body {
@@ -174,3 +205,5 @@ impl<B: HttpBody> HttpBody for Answering<B> {
         self.inner.size_hint()
     }
 }
+
+const GRPC: &[u8] = b"application/grpc";

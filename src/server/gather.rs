@@ -26,8 +26,52 @@ struct Inner<Io> {
     unflushed: bool,
     received: bool,
     broken: bool,
-    /// Bytes that the stream took since the driver looked.
-    sent: usize,
+    frames: Frames,
+    /// Bytes in `buf` that are none of a response's.
+    other: usize,
+    /// Bytes of responses that the stream took since the driver looked.
+    taken: usize,
+}
+
+/// Tells the bytes of responses apart in what the codec writes. The others answer pings and
+/// settings, which a client can ask for at any rate.
+#[derive(Debug, Default)]
+struct Frames {
+    /// What is left of the frame's payload.
+    left: usize,
+    /// Of a head (9 bytes) that is not whole.
+    head: [u8; FRAME_HEAD],
+    have: usize,
+    is_response: bool,
+}
+
+impl Frames {
+    /// Goes through what is written next; returns how much of it belongs to responses.
+    fn pass(&mut self, mut data: &[u8]) -> usize {
+        let mut of_responses = 0;
+        while !data.is_empty() {
+            if self.left == 0 {
+                let n = data.len().min(FRAME_HEAD - self.have);
+                self.head[self.have..self.have + n].copy_from_slice(&data[..n]);
+                self.have += n;
+                data = &data[n..];
+                if self.have == FRAME_HEAD {
+                    let [a, b, c, kind, ..] = self.head;
+                    self.have = 0;
+                    self.left = u32::from_be_bytes([0, a, b, c]) as usize;
+                    self.is_response = matches!(kind, DATA | HEADERS | CONTINUATION);
+                }
+                continue;
+            }
+            let n = data.len().min(self.left);
+            self.left -= n;
+            data = &data[n..];
+            if self.is_response {
+                of_responses += n;
+            }
+        }
+        of_responses
+    }
 }
 
 /// What the driver has to know of the stream.
@@ -37,8 +81,8 @@ pub(super) struct Gathered {
     pub(super) received: bool,
     /// The client takes no more for now.
     pub(super) blocked: bool,
-    /// More went out than a sign of life.
-    pub(super) moved: bool,
+    /// Bytes of responses that went out.
+    pub(super) taken: usize,
     /// The stream failed.
     pub(super) broken: bool,
 }
@@ -55,7 +99,9 @@ impl<Io> Gather<Io> {
                 unflushed: false,
                 received,
                 broken: false,
-                sent: 0,
+                frames: Frames::default(),
+                other: 0,
+                taken: 0,
             })),
         }
     }
@@ -85,7 +131,7 @@ impl<Io: AsyncWrite + Unpin> Gather<Io> {
         Gathered {
             received: inner.received,
             blocked: flushed.is_pending(),
-            moved: mem::take(&mut inner.sent) > SIGN_OF_LIFE,
+            taken: mem::take(&mut inner.taken),
             broken: inner.broken,
         }
     }
@@ -106,7 +152,9 @@ impl<Io: AsyncWrite + Unpin> Inner<Io> {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
             self.written += n;
-            self.sent += n;
+            let other = self.other.min(n);
+            self.other -= other;
+            self.taken += n - other;
             self.unflushed = true;
         }
         self.give_back();
@@ -130,6 +178,7 @@ impl<Io: AsyncWrite + Unpin> Inner<Io> {
             self.buf = SPARE.try_with(RefCell::take).unwrap_or_default();
             self.buf.reserve(GATHERED);
         }
+        self.other += data.len() - self.frames.pass(data);
         self.buf.extend_from_slice(data);
     }
 }
@@ -167,7 +216,7 @@ impl<Io: AsyncWrite + Unpin> AsyncWrite for Gather<Io> {
             if data.len() >= GATHERED {
                 inner.unflushed = true;
                 let wrote = ready!(Pin::new(&mut inner.io).poll_write(cx, data))?;
-                inner.sent += wrote;
+                inner.taken += inner.frames.pass(&data[..wrote]);
                 return Poll::Ready(Ok(wrote));
             }
         }
@@ -193,5 +242,32 @@ thread_local! {
 
 /// A TLS record's worth.
 const GATHERED: usize = 16 * 1024;
-/// Answers to pings and settings, which an idle client asks for, too.
-const SIGN_OF_LIFE: usize = 64;
+/// RFC 9113 §4.1.
+const FRAME_HEAD: usize = 9;
+/// RFC 9113 §6.1.
+const DATA: u8 = 0;
+/// RFC 9113 §6.2.
+const HEADERS: u8 = 1;
+/// RFC 9113 §6.10.
+const CONTINUATION: u8 = 9;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_bytes_of_responses_count_however_they_are_sliced() {
+        let mut written = Vec::new();
+        // A PING, HEADERS, DATA in two frames, an empty one, SETTINGS, CONTINUATION.
+        for (kind, length) in [(6, 8), (1, 20), (0, 300), (0, 5), (0, 0), (4, 0), (9, 7)] {
+            written.extend_from_slice(&[0, (length >> 8) as u8, length as u8, kind, 0, 0, 0, 0, 1]);
+            // A payload that looks like the head of a frame.
+            written.extend(std::iter::repeat_n(1, length));
+        }
+        for size in 1..=written.len() {
+            let mut frames = Frames::default();
+            let passed: usize = written.chunks(size).map(|part| frames.pass(part)).sum();
+            assert_eq!(passed, 20 + 300 + 5 + 7, "in parts of {size} bytes");
+        }
+    }
+}

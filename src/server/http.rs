@@ -49,6 +49,8 @@ impl<S> Http<S> {
             timeouts: Timeouts {
                 head: DEFAULT_HEAD_TIMEOUT,
                 idle: DEFAULT_IDLE_TIMEOUT,
+                min_rate: DEFAULT_MIN_RATE,
+                request: None,
             },
             http1: Http1::default(),
         }
@@ -72,7 +74,8 @@ impl<S> Http<S> {
     }
 
     /// Sets how long a connection may wait for its next request, and how long a client may take
-    /// none of what is written.
+    /// none of what is written, or send none of a body that the service waits for. A client that
+    /// moves a little has [`min_rate`](Self::min_rate) to keep.
     ///
     /// Default: 60 s.
     ///
@@ -81,6 +84,56 @@ impl<S> Http<S> {
     /// Under 10 ms or over an hour.
     pub fn idle_timeout(mut self, timeout: Duration) -> Result<Self, ConfigError> {
         self.timeouts.idle = in_range("idle_timeout", timeout)?;
+        Ok(self)
+    }
+
+    /// Sets how many bytes a second a client has to move while the server waits for it: bytes of a
+    /// response that it takes, or of a request body that it sends. A client has the
+    /// [idle time-out](Self::idle_timeout) in advance, and each so many bytes earn it a second
+    /// more, up to the idle time-out again. Frames of HTTP/2 that carry neither (PING, SETTINGS,
+    /// WINDOW_UPDATE) earn nothing. A response is cut then (over HTTP/2, its stream is reset), and
+    /// a body fails with [`ClientBodyTimeout`](crate::ErrorKind::ClientBodyTimeout).
+    ///
+    /// For request bodies, it holds until the response begins, and not for gRPC, whose messages
+    /// come when the client has some. At 0, one byte earns the whole idle time-out.
+    ///
+    /// Default: 240, as IIS and Kestrel have it: a tenth of what the slowest modems did.
+    ///
+    /// # Errors
+    ///
+    /// Over 1,048,576.
+    pub fn min_rate(mut self, bytes: u32) -> Result<Self, ConfigError> {
+        if bytes > MOST_MIN_RATE {
+            return Err(ConfigError::new(
+                "min_rate",
+                format!("{bytes}: 0 to {MOST_MIN_RATE} bytes a second are accepted"),
+            ));
+        }
+        self.timeouts.min_rate = bytes;
+        Ok(self)
+    }
+
+    /// Limits how long a request may take in all, from its head to the last byte of its response,
+    /// be the client or the service slow. Then the request is cancelled: with 504 where the response has not begun,
+    /// else by the end of the HTTP/1.1 connection or a reset of the HTTP/2 stream. The access log
+    /// has `client_abort` for it. Not for tunnels: an upgrade, or CONNECT over HTTP/1.1.
+    ///
+    /// Downloads, streams of events and long polls end by it, too: allow for the longest. Costs two
+    /// readings of the clock a request, and over HTTP/2 an allocation.
+    ///
+    /// Default: no limit.
+    ///
+    /// # Errors
+    ///
+    /// Under 10 ms or over 24 hours.
+    pub fn request_timeout(mut self, timeout: Duration) -> Result<Self, ConfigError> {
+        if timeout < Duration::from_millis(10) || timeout > Duration::from_secs(86_400) {
+            return Err(ConfigError::new(
+                "request_timeout",
+                format!("{timeout:?}: 10 ms to 24 h is accepted"),
+            ));
+        }
+        self.timeouts.request = Some(timeout);
         Ok(self)
     }
 
@@ -154,6 +207,8 @@ where
                     events: conn.events().cloned(),
                 },
                 state,
+                #[cfg(feature = "http2")]
+                begun: Default::default(),
             },
             http1: self.http1,
         };
@@ -321,5 +376,9 @@ pub(super) const STREAMS: u32 = 256;
 /// Enough for uploads over a long way: 1 MiB a stream.
 #[cfg(feature = "http2")]
 pub(super) const WINDOW: u32 = 1024 * 1024;
+/// Bytes a second: no network of today is as slow as that for long.
+pub(super) const DEFAULT_MIN_RATE: u32 = 240;
+/// Far above what a client of the field can be asked for.
+const MOST_MIN_RATE: u32 = 1024 * 1024;
 pub(super) const DEFAULT_HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 pub(super) const DEFAULT_IDLE_TIMEOUT: Duration = Duration::from_secs(60);

@@ -5,6 +5,7 @@ mod fields;
 mod patience;
 mod received;
 mod request;
+mod resets;
 mod stream;
 mod streams;
 
@@ -17,6 +18,7 @@ use std::{
 };
 
 use bytes::Bytes;
+use h2::Reason;
 use http::{Request, Response};
 use http_body::Body as HttpBody;
 use tokio::{
@@ -27,8 +29,11 @@ use tokio::{
 use tower_service::Service;
 
 pub(super) use self::received::Received;
+#[cfg(test)]
+pub(super) use self::resets::{A_SECOND, FORGIVEN};
 use self::{
     patience::{Patience, Verdict},
+    resets::Resets,
     stream::Stream,
     streams::{Due, Streams},
 };
@@ -38,8 +43,14 @@ use super::{
     draining::{Draining, begun},
     gather::Gather,
     http::{STREAMS, WINDOW},
+    state::State,
 };
-use crate::{context::Drain, error::BoxError, wire::fields::MAX_HEAD};
+use crate::{
+    context::{ConnInfo, Drain},
+    error::BoxError,
+    log_limit::LogLimit,
+    wire::fields::MAX_HEAD,
+};
 
 /// Serves the connection to its end, gathers what is written, and ends it where the client does
 /// not help.
@@ -62,7 +73,9 @@ where
     let gather = io.handle();
     let mut begun = pin!(begun(drain.cloned()));
     let mut draining = Draining::new(drain, begun.as_mut());
-    let mut patience = Patience::default();
+    let mut patience = Patience::new(&state);
+    let mut resets = Resets::new();
+    let mut calmed = false;
     let mut served = Served::new(io, service);
     poll_fn(|cx| {
         draining.notice(cx, &state);
@@ -71,13 +84,26 @@ where
             let gathered = gather.flush(cx);
             // The socket has one place for a writer's waker, and the codec's was there before.
             served.codec_due |= gathered.blocked;
-            if polled.is_ready() {
+            if let Poll::Ready(ended) = &polled {
+                let by_codec = ended.as_ref().is_err_and(|error| {
+                    error.is_library() && error.reason() == Some(Reason::ENHANCE_YOUR_CALM)
+                });
+                if by_codec && !calmed {
+                    warn(&served.service.ending.info, &state);
+                }
                 return polled;
             }
             if gathered.broken {
                 return Poll::Ready(Ok(()));
             }
-            let verdict = patience.judge(cx, gathered, &state);
+            let begun = served.service.begun.get();
+            if !calmed && !resets.allow(|| state.now(), begun, state.resets()) {
+                calmed = true;
+                warn(&served.service.ending.info, &state);
+                served.calm();
+                continue;
+            }
+            let verdict = patience.judge(cx, gathered, begun, &state);
             if verdict == Verdict::Over {
                 return Poll::Ready(Ok(()));
             }
@@ -160,6 +186,15 @@ where
         }
     }
 
+    /// Ends the connection, and with it its streams, for what the client does (RFC 9113 §10.5).
+    #[cold]
+    fn calm(&mut self) {
+        self.codec_due = true;
+        if let Codec::Serving(conn) = &mut self.codec {
+            conn.abrupt_shutdown(Reason::ENHANCE_YOUR_CALM);
+        }
+    }
+
     /// Polls whoever was woken. What a stream sends goes out in the same round.
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), h2::Error>> {
         // Where no wake of ours was the reason, the codec may have lost one to whoever flushes.
@@ -216,6 +251,20 @@ where
             }
         }
         Poll::Ready(Ok(()))
+    }
+}
+
+/// Says that a connection is closed for what the client does.
+#[cold]
+fn warn(info: &ConnInfo, state: &State) {
+    static LIMIT: LogLimit = LogLimit::new();
+    if let Some(left_out) = LIMIT.pass() {
+        tracing::warn!(
+            target: "evenkeel::server",
+            client = ?info.client(), peer = ?info.peer(),
+            resets = state.resets(), left_out,
+            "an HTTP/2 connection was closed: its client resets too many streams, or costs too much"
+        );
     }
 }
 

@@ -27,12 +27,15 @@
 //! | connections at once, tunnels included | 10,000; others wait in the kernel's queue |
 //! | time for a request head, telling the protocol apart included | 10 s |
 //! | idle between requests; a client that takes no more of its response | 60 s |
+//! | least rate of a client that is waited for | 240 bytes a second, with the idle time in advance |
+//! | a request and its response in all | no limit |
 //! | a client that acknowledges nothing, or whose window stays shut (TCP on Linux, Android, Fuchsia) | as idle, 10 s at the least |
 //! | request head | 100 fields, 32 KiB |
 //! | an HTTP/1.1 client that ends its side behind a request | the request is cancelled |
 //! | a small request body that the service does not read | up to 64 KiB is read and thrown away within 2 s, so that the connection can go on |
 //! | interim responses (102, 103) a request | 8, and 16 KiB of fields |
 //! | HTTP/2 streams at once | 256 |
+//! | HTTP/2 streams that a client resets | 500, and one more for each that is answered, and 10 a second |
 //! | HTTP/2 flow control | 1 MiB a stream, 4 MiB a connection |
 //! | lame duck | 0 s: the listener closes when the shutdown begins |
 //! | a connection that waits for a request when the shutdown begins | 2 s for one, or the lame duck if that is longer |
@@ -68,9 +71,17 @@
 //! client sends ahead is read meanwhile: behind more of it, and behind a body that the service
 //! does not read, the end is noticed at the next write.
 //!
+//! A client that takes none of a response, or too little of it, is cut: the connection of
+//! HTTP/1.1, or the stream of HTTP/2. Only bytes of the response count, not what answers a PING;
+//! see [`min_rate`](Http::min_rate). [`request_timeout`](Http::request_timeout) limits what a
+//! request takes in all.
+//!
 //! A request body is read as fast as the service reads it. A client that stalls in the middle of
-//! one is the service's to time out, and so is a client that waits for 100 (Continue), which is
-//! sent when the service polls the body for the first time. A response that is complete before its
+//! one, or trickles, fails it with [`ClientBodyTimeout`](crate::ErrorKind::ClientBodyTimeout); the
+//! client's time runs while the service waits for the body, and until the response begins. So it
+//! is for a client that waits for 100 (Continue), which is sent when the service polls the body for
+//! the first time. A body that goes on beside its response, and one of gRPC, is the service's to
+//! time out. A response that is complete before its
 //! request waits for what is left of the body while the service holds it. A body that the service
 //! has dropped is read to its end if it is small; otherwise the response says `connection: close`,
 //! and the connection is closed after a while (RFC 9112 §9.6), so that the client can read the
@@ -84,6 +95,11 @@
 //!
 //! HTTP/2 frames are not looked into here, so a header block that trickles in has the idle time,
 //! not the time for a head.
+//!
+//! A client of HTTP/2 that opens streams and resets them, more than the table says, gets a GOAWAY
+//! with ENHANCE_YOUR_CALM, and its connection ends with all its streams. A WARN event says so,
+//! once in 10 s at most. The `h2` crate has events of its own at WARN for odd frames, which a client
+//! can send at any rate: a subscriber should leave them out (`h2=error`), as the examples do.
 //!
 //! A graceful end loses no request that the client sent before it could know. From the
 //! [shutdown](Serve::shutdown) on, each HTTP/1.1 response says `connection: close` and is the last
@@ -136,7 +152,9 @@ mod http;
 mod http1;
 #[cfg(feature = "http2")]
 mod http2;
+mod limit;
 mod listener;
+mod pace;
 mod serve;
 mod sniff;
 mod state;

@@ -1,5 +1,7 @@
 //! What one connection is at, and which deadline that has.
 
+#[cfg(feature = "http2")]
+use std::sync::atomic::AtomicU32;
 use std::{
     sync::{
         Arc,
@@ -18,6 +20,10 @@ use crate::{context::ConnInfo, deadline::Watch};
 pub(super) struct Timeouts {
     pub(super) head: Duration,
     pub(super) idle: Duration,
+    /// Bytes a second; see [`Pace`](super::pace::Pace).
+    pub(super) min_rate: u32,
+    /// A request and its response in all.
+    pub(super) request: Option<Duration>,
 }
 
 /// Shared by a connection's stream, its service and its bodies. Under HTTP/1.1 every step is
@@ -29,12 +35,9 @@ pub(super) struct State {
     active: AtomicUsize,
     /// HTTP/2.
     multiplexed: AtomicBool,
-    /// Responses of which a part waits for the client.
+    /// Streams that the client ended before their response had.
     #[cfg(feature = "http2")]
-    offered: AtomicUsize,
-    /// Goes up whenever a client took some of a response.
-    #[cfg(feature = "http2")]
-    moved: AtomicUsize,
+    resets: AtomicU32,
     draining: AtomicBool,
     /// The deadline is the one that a drain left, in place of the connection's own.
     hurried: AtomicBool,
@@ -70,9 +73,7 @@ impl State {
             active: AtomicUsize::new(0),
             multiplexed: AtomicBool::new(false),
             #[cfg(feature = "http2")]
-            offered: AtomicUsize::new(0),
-            #[cfg(feature = "http2")]
-            moved: AtomicUsize::new(0),
+            resets: AtomicU32::new(0),
             draining: AtomicBool::new(false),
             hurried: AtomicBool::new(false),
             lingers: AtomicBool::new(false),
@@ -134,8 +135,6 @@ impl State {
         }
         Exchanging {
             state: self.clone(),
-            #[cfg(feature = "http2")]
-            offered: false,
             opens_tunnel: false,
         }
     }
@@ -144,12 +143,21 @@ impl State {
         self.active.load(Relaxed) > 0
     }
 
-    /// The client takes no more of what is written.
-    pub(super) fn write_blocked(&self) {
-        self.watch.arm(self.timeouts.idle);
+    pub(super) fn timeouts(&self) -> Timeouts {
+        self.timeouts
     }
 
-    /// The client takes it again.
+    /// Returns the time in milliseconds, late by up to a tenth of a second.
+    pub(super) fn now(&self) -> u64 {
+        self.watch.now()
+    }
+
+    /// The client takes no more of what is written, and has this long.
+    pub(super) fn write_blocked(&self, left: Duration) {
+        self.watch.arm(left);
+    }
+
+    /// The client has taken all that was written.
     pub(super) fn write_unblocked(&self) {
         match self.phase() {
             Phase::Busy | Phase::Tunnel => self.watch.disarm(),
@@ -218,22 +226,19 @@ impl State {
         self.multiplexed.store(true, Relaxed);
     }
 
-    pub(super) fn has_moved(&self) {
-        self.moved.fetch_add(1, Relaxed);
+    /// The client ended a stream before its response had ended.
+    #[cold]
+    pub(super) fn was_reset(&self) {
+        self.resets.fetch_add(1, Relaxed);
     }
 
-    /// Some response waits for the client.
-    pub(super) fn is_offering(&self) -> bool {
-        self.offered.load(Relaxed) > 0
+    pub(super) fn resets(&self) -> u32 {
+        self.resets.load(Relaxed)
     }
 
-    pub(super) fn moves(&self) -> usize {
-        self.moved.load(Relaxed)
-    }
-
-    /// Begins the time that a client may do nothing.
-    pub(super) fn wait_idle(&self) {
-        self.watch.arm(self.timeouts.idle);
+    /// Gives the client this long.
+    pub(super) fn wait(&self, left: Duration) {
+        self.watch.arm(left);
     }
 
     pub(super) fn disarm(&self) {
@@ -245,28 +250,12 @@ impl State {
 #[derive(Debug)]
 pub(super) struct Exchanging {
     state: Arc<State>,
-    #[cfg(feature = "http2")]
-    offered: bool,
     opens_tunnel: bool,
 }
 
 impl Exchanging {
     pub(super) fn state(&self) -> &Arc<State> {
         &self.state
-    }
-
-    /// Notes whether some of the response waits for the client: until it is asked for more.
-    #[cfg(feature = "http2")]
-    pub(super) fn offer(&mut self, offered: bool) {
-        if self.offered {
-            self.state.has_moved();
-        }
-        match (self.offered, offered) {
-            (false, true) => _ = self.state.offered.fetch_add(1, Relaxed),
-            (true, false) => _ = self.state.offered.fetch_sub(1, Relaxed),
-            _ => {}
-        }
-        self.offered = offered;
     }
 
     /// The bytes after this response are no longer HTTP's.
@@ -277,10 +266,6 @@ impl Exchanging {
 
 impl Drop for Exchanging {
     fn drop(&mut self) {
-        #[cfg(feature = "http2")]
-        if self.offered {
-            self.offer(false);
-        }
         let state = &self.state;
         if state.active.fetch_sub(1, Relaxed) != 1 {
             return;

@@ -12,13 +12,17 @@ use std::{
 use bytes::{Buf, Bytes};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::state::{Phase, State};
+use super::{
+    pace::Pace,
+    state::{Phase, State},
+};
 
 pub(super) struct Stream<Io> {
     io: Io,
     ahead: Bytes,
     state: Arc<State>,
-    blocked: bool,
+    /// The client takes no more for now.
+    blocked: Option<Pace>,
     closing: Closing,
 }
 
@@ -38,7 +42,7 @@ impl<Io> Stream<Io> {
             io,
             ahead,
             state,
-            blocked: false,
+            blocked: None,
             closing: Closing::No,
         }
     }
@@ -96,27 +100,45 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Stream<Io> {
         }
     }
 
-    fn wrote<T>(
+    /// Notes how much the client took of what was offered.
+    fn wrote(
         &mut self,
         cx: &mut Context<'_>,
-        wrote: Poll<io::Result<T>>,
-    ) -> Poll<io::Result<T>> {
+        wrote: Poll<io::Result<usize>>,
+        offered: usize,
+    ) -> Poll<io::Result<usize>> {
+        match wrote {
+            Poll::Ready(Ok(some)) if self.blocked.is_some() && some < offered => {
+                let state = &self.state;
+                if let Some(pace) = &mut self.blocked {
+                    pace.moved(state.now(), some, state.timeouts());
+                }
+                wrote
+            }
+            wrote => self.went(cx, wrote),
+        }
+    }
+
+    /// Notes whether all went to the client that was to go.
+    fn went<T>(&mut self, cx: &mut Context<'_>, went: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
         if self.state.phase() == Phase::Tunnel {
             // Its owner says how long is too long.
-            return wrote;
+            return went;
         }
-        if wrote.is_ready() {
-            if self.blocked {
-                self.blocked = false;
+        if went.is_ready() {
+            if self.blocked.take().is_some() {
                 self.state.write_unblocked();
             }
-            return wrote;
+            return went;
         }
-        if !self.blocked {
-            self.blocked = true;
-            self.state.write_blocked();
+        let state = &self.state;
+        let pace = self
+            .blocked
+            .get_or_insert_with(|| Pace::new(state.timeouts()));
+        if !pace.is_waiting() {
+            state.write_blocked(pace.wait(state.now()));
         }
-        ready!(self.state.poll_expired(cx));
+        ready!(state.poll_expired(cx));
         Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
     }
 }
@@ -154,7 +176,7 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Stream<Io> {
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         let wrote = Pin::new(&mut this.io).poll_write(cx, buf);
-        this.wrote(cx, wrote)
+        this.wrote(cx, wrote, buf.len())
     }
 
     fn poll_write_vectored(
@@ -164,7 +186,7 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Stream<Io> {
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         let wrote = Pin::new(&mut this.io).poll_write_vectored(cx, bufs);
-        this.wrote(cx, wrote)
+        this.wrote(cx, wrote, bufs.iter().map(|buf| buf.len()).sum())
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -174,14 +196,14 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Stream<Io> {
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         let flushed = Pin::new(&mut this.io).poll_flush(cx);
-        this.wrote(cx, flushed)
+        this.went(cx, flushed)
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         if matches!(this.closing, Closing::No | Closing::Expecting) {
             let shut = Pin::new(&mut this.io).poll_shutdown(cx);
-            ready!(this.wrote(cx, shut))?;
+            ready!(this.went(cx, shut))?;
             match this.closing {
                 Closing::Expecting => this.linger(),
                 _ => this.closing = Closing::Shut,

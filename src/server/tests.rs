@@ -1,7 +1,8 @@
 use std::time::Duration;
 
 use super::{
-    http::{DEFAULT_HEAD_TIMEOUT, DEFAULT_IDLE_TIMEOUT, STREAMS, WINDOW},
+    http::{DEFAULT_HEAD_TIMEOUT, DEFAULT_IDLE_TIMEOUT, DEFAULT_MIN_RATE, STREAMS, WINDOW},
+    http2::{A_SECOND, FORGIVEN},
     serve::{DEFAULT_DRAIN_TIMEOUT, DEFAULT_MAX_CONNECTIONS, LEAST_DEFAULT},
 };
 use crate::{context::IDLE_GRACE, wire::fields::MAX_HEAD};
@@ -20,7 +21,13 @@ fn the_table_of_defaults_is_true() {
         ("idle between requests", seconds(DEFAULT_IDLE_TIMEOUT)),
         ("a client that acknowledges", seconds(LEAST_DEFAULT)),
         ("request head", format!("{} KiB", MAX_HEAD / 1_024)),
+        ("least rate", format!("{DEFAULT_MIN_RATE} bytes")),
         ("HTTP/2 streams at once", STREAMS.to_string()),
+        ("HTTP/2 streams that a client resets", format!("{FORGIVEN}")),
+        (
+            "HTTP/2 streams that a client resets",
+            format!("{A_SECOND} a second"),
+        ),
         (
             "HTTP/2 flow control",
             format!("{} MiB a stream", WINDOW >> 20),

@@ -7,6 +7,8 @@ mod http2_early;
 mod http2_requests;
 mod leaving;
 mod over_tls;
+mod pace;
+mod resets;
 mod streaming;
 mod streams;
 mod tunnels;

@@ -33,6 +33,7 @@ use super::{
     Body,
     app::{AppService, conclude},
     draining::{Draining, begun},
+    limit::Limit,
     stream::Stream,
 };
 use crate::{context::Drain, error::BoxError, wire::request::Allowed};
@@ -103,6 +104,9 @@ where
         let to_head = *request.method() == Method::HEAD;
         // Until the body and its connection's part of it are gone.
         let mut exchanging = service.begin(request);
+        let body = request.body();
+        body.expect_of_upload(request.headers(), &state);
+        let mut limit = Limit::new(state.timeouts().request);
         input.begin_interim(&head);
         let app = service.app.get_mut();
         poll_fn(|cx| match app.poll_ready(cx) {
@@ -114,22 +118,27 @@ where
         let Some(request) = input.take_request() else {
             continue;
         };
-        let mut response = {
+        let response = {
             let mut answer = pin!(app.call(request));
             poll_fn(|cx| {
                 draining.notice(cx, &state);
                 loop {
                     if let Poll::Ready(response) = answer.as_mut().poll(cx) {
-                        return Poll::Ready(response.map_err(Into::into));
+                        return Poll::Ready(response.map(Some).map_err(Into::into));
                     }
                     match input.poll_meanwhile(cx, io) {
                         Poll::Ready(Ok(())) => {}
                         Poll::Ready(Err(gone)) => return Poll::Ready(Err(gone.into())),
-                        Poll::Pending => return Poll::Pending,
+                        Poll::Pending => return limit.poll(cx).map(|()| Ok(None)),
                     }
                 }
             })
             .await?
+        };
+        let Some(mut response) = response else {
+            drop(exchanging);
+            Box::pin(refuse::late(io)).await?;
+            return Ok(End::Closed);
         };
         conclude(&mut response, &mut exchanging, false);
         let (parts, body) = response.into_parts();
@@ -152,7 +161,9 @@ where
                     match input.poll_meanwhile(cx, io) {
                         Poll::Ready(Ok(())) => {}
                         Poll::Ready(Err(gone)) => return Poll::Ready(Err(gone.into())),
-                        Poll::Pending => return Poll::Pending,
+                        Poll::Pending => {
+                            return limit.poll(cx).map(|()| Err(TOO_LONG.into()));
+                        }
                     }
                 }
             })
@@ -173,3 +184,5 @@ where
         }
     }
 }
+
+const TOO_LONG: &str = "the request took longer than the server allows";

@@ -56,12 +56,6 @@ pub(super) async fn answer<Io: AsyncRead + AsyncWrite + Unpin>(
     refusal: Refusal,
     ending: &Ending,
 ) -> io::Result<()> {
-    let reason = refusal.status.canonical_reason().unwrap_or_default();
-    let head = format!(
-        "HTTP/1.1 {} {reason}\r\nconnection: close\r\ncontent-length: 0\r\n\r\n",
-        refusal.status.as_str()
-    );
-    io.expect_more();
     ending.refuse(
         refusal.kind,
         refusal.why,
@@ -69,6 +63,26 @@ pub(super) async fn answer<Io: AsyncRead + AsyncWrite + Unpin>(
         refusal.method,
         refusal.path,
     );
+    close(io, refusal.status).await
+}
+
+/// Answers a request whose time was over before the service answered, and closes.
+pub(super) async fn late<Io: AsyncRead + AsyncWrite + Unpin>(
+    io: &mut Stream<Io>,
+) -> io::Result<()> {
+    close(io, StatusCode::GATEWAY_TIMEOUT).await
+}
+
+async fn close<Io: AsyncRead + AsyncWrite + Unpin>(
+    io: &mut Stream<Io>,
+    status: StatusCode,
+) -> io::Result<()> {
+    let reason = status.canonical_reason().unwrap_or_default();
+    let head = format!(
+        "HTTP/1.1 {} {reason}\r\nconnection: close\r\ncontent-length: 0\r\n\r\n",
+        status.as_str()
+    );
+    io.expect_more();
     io.write_all(head.as_bytes()).await?;
     io.flush().await?;
     poll_fn(|cx| Pin::new(&mut *io).poll_shutdown(cx)).await

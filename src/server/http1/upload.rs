@@ -11,6 +11,7 @@ use http_body::{Frame, SizeHint};
 
 use crate::{
     error::{BoxError, Error, ErrorKind},
+    server::{pace::Wait, state::State},
     wire::chunked::{Decoder, Step},
 };
 
@@ -29,6 +30,8 @@ struct Shared {
     dropped: bool,
     body: Option<Waker>,
     connection: Option<Waker>,
+    /// Runs until the response begins.
+    wait: Option<(Wait, Arc<State>)>,
 }
 
 /// The body's end.
@@ -40,6 +43,12 @@ pub(in crate::server) struct Upload {
 }
 
 impl Upload {
+    /// Holds the client to a pace until the response begins.
+    pub(in crate::server) fn expect(&self, state: &Arc<State>) {
+        let wait = Wait::new(state.timeouts());
+        lock(&self.shared).wait = Some((wait, state.clone()));
+    }
+
     pub(in crate::server) fn poll_frame(
         &mut self,
         cx: &mut Context<'_>,
@@ -51,8 +60,11 @@ impl Upload {
         shared.begun = true;
         if let Some(frame) = shared.frames.pop_front() {
             self.ended = shared.ended && shared.frames.is_empty();
-            let came = frame.data_ref().map_or(0, Bytes::len) as u64;
-            self.left = self.left.map(|left| left.saturating_sub(came));
+            let came = frame.data_ref().map_or(0, Bytes::len);
+            if let Some((wait, state)) = &mut shared.wait {
+                wait.moved(came, state);
+            }
+            self.left = self.left.map(|left| left.saturating_sub(came as u64));
             return Poll::Ready(Some(Ok(frame)));
         }
         if let Some(error) = shared.failed.take() {
@@ -63,6 +75,13 @@ impl Upload {
         if shared.ended {
             self.ended = true;
             return Poll::Ready(None);
+        }
+        if let Some((wait, state)) = &mut shared.wait {
+            if wait.poll(cx, state).is_ready() {
+                self.ended = true;
+                let late = Error::new(ErrorKind::ClientBodyTimeout);
+                return Poll::Ready(Some(Err(late)));
+            }
         }
         shared.waits = true;
         register(&mut shared.body, cx);
@@ -186,6 +205,7 @@ impl Receiver {
     /// The response begins: from here on, no 100 goes out. Returns true if the body waits for one,
     /// which is to go out before.
     pub(super) fn ends_waiting(&mut self) -> bool {
+        lock(&self.shared).wait = None;
         let waits = self.expects_continue && !self.is_dropped();
         self.expects_continue &= !waits;
         waits

@@ -11,7 +11,12 @@ use http::{HeaderMap, header};
 use http_body::{Frame, SizeHint};
 
 use super::{early::Expectation, fields};
-use crate::wire::framing;
+use crate::{
+    context::Interim,
+    error::{Error, ErrorKind},
+    server::{pace::Wait, state::State},
+    wire::framing,
+};
 
 /// How much of a body is here when its request begins. The codec reads all that the socket has
 /// before it hands a request over, so DATA that came along with HEADERS is here.
@@ -55,6 +60,7 @@ impl Arrived {
             left: framing::declared(headers),
             data_ended,
             expectation: None,
+            wait: None,
         })
     }
 }
@@ -83,9 +89,16 @@ pub(in crate::server) struct Received {
     data_ended: bool,
     /// The client waits to be asked.
     expectation: Option<Arc<Expectation>>,
+    /// Runs until the response begins.
+    wait: Option<(Wait, Interim)>,
 }
 
 impl Received {
+    /// Holds the client to a pace until the response begins.
+    pub(in crate::server) fn expect(&mut self, state: &State, interim: Interim) {
+        self.wait = Some((Wait::new(state.timeouts()), interim));
+    }
+
     /// Returns the client's expectation to be asked for its body, unless some of it is here.
     pub(super) fn expectation(&mut self, headers: &HeaderMap) -> Option<Arc<Expectation>> {
         let expect = headers.get(header::EXPECT)?;
@@ -101,7 +114,26 @@ impl Received {
     pub(in crate::server) fn poll_frame(
         &mut self,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, h2::Error>>> {
+        state: &State,
+    ) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
+        let polled = self.poll_next(cx);
+        let Some((wait, interim)) = &mut self.wait else {
+            return polled.map_err(failed);
+        };
+        match &polled {
+            Poll::Ready(Some(Ok(frame))) => {
+                wait.moved(frame.data_ref().map_or(0, Bytes::len), state);
+            }
+            Poll::Pending if interim.is_open() => {
+                ready!(wait.poll(cx, state));
+                return Poll::Ready(Some(Err(Error::new(ErrorKind::ClientBodyTimeout))));
+            }
+            Poll::Pending | Poll::Ready(_) => {}
+        }
+        polled.map_err(failed)
+    }
+
+    fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, h2::Error>>> {
         if !self.ahead.is_empty() {
             let data = std::mem::take(&mut self.ahead);
             return Poll::Ready(Some(Ok(self.taken(data))));
@@ -146,6 +178,11 @@ impl Received {
         self.left
             .map_or_else(SizeHint::default, SizeHint::with_exact)
     }
+}
+
+#[cold]
+fn failed(error: h2::Error) -> Error {
+    Error::new(ErrorKind::ClientBody).with_source(error)
 }
 
 /// A reset without an error ends the body (RFC 9113 §8.1).

@@ -9,7 +9,7 @@ use std::{
 
 use bytes::Bytes;
 use h2::{Reason, RecvStream, SendStream, server::SendResponse};
-use http::{Method, Request, Response};
+use http::{Method, Request, Response, StatusCode};
 use http_body::Body as HttpBody;
 use pin_project_lite::pin_project;
 use tower_service::Service;
@@ -25,7 +25,9 @@ use crate::{
     server::{
         Body,
         app::{AppService, Call},
-        state::Exchanging,
+        limit::Limit,
+        pace::Wait,
+        state::{Exchanging, State},
     },
 };
 
@@ -33,8 +35,9 @@ pin_project! {
     pub(super) struct Stream<S, F, B> {
         #[pin]
         stage: Stage<S, F, B>,
-        // Until the end, and with it the notice of how far the client is.
         exchanging: Exchanging,
+        // In a box of its own, as most servers have no limit.
+        limit: Option<Box<Limit>>,
     }
 }
 
@@ -56,6 +59,8 @@ pin_project! {
             held: Option<Held>,
             // Some of it was given to the codec.
             begun: bool,
+            // For the client to open its window.
+            wait: Wait,
         },
     }
 }
@@ -92,7 +97,7 @@ where
             return None;
         }
         let mut expectation = None;
-        let body = match Arrived::look(stream, &head.headers) {
+        let mut body = match Arrived::look(stream, &head.headers) {
             Arrived::Whole(data) if data.is_empty() => Body::empty(),
             Arrived::Whole(data) => Body::whole(data),
             Arrived::Begun(mut received) => {
@@ -101,6 +106,7 @@ where
             }
             Arrived::Reset(error) => {
                 reset(&error);
+                service.state.was_reset();
                 return None;
             }
         };
@@ -110,9 +116,12 @@ where
             _ => Asked::Other,
         };
         let (early, interim) = Early::begin(expectation);
+        body.expect_of_stream(&head.headers, &service.state, &interim);
+        let limit = service.state.timeouts().request;
         let (call, exchanging) = service.stream(Request::from_parts(head, body), interim);
         Some(Self {
             exchanging,
+            limit: limit.map(|limit| Box::new(Limit::new(Some(limit)))),
             stage: Stage::Answering {
                 call,
                 reply,
@@ -148,19 +157,26 @@ where
                 Poll::Pending => {
                     early.poll(cx, reply);
                     // A client that has gone takes its request along.
-                    return reply.poll_reset(cx).map(drop);
+                    if reply.poll_reset(cx).is_ready() {
+                        this.exchanging.state().was_reset();
+                        return Poll::Ready(());
+                    }
+                    if is_over(this.limit, cx) {
+                        return late(reply, *method);
+                    }
+                    return Poll::Pending;
                 }
             };
             early.end(reply);
             let Some((body, out)) = send_head(reply, *method, response) else {
                 return Poll::Ready(());
             };
-            this.exchanging.offer(true);
             stage.set(Stage::Sending {
                 body,
                 out,
                 held: None,
                 begun: false,
+                wait: Wait::new(this.exchanging.state().timeouts()),
             });
         }
         match stage.project() {
@@ -169,10 +185,33 @@ where
                 out,
                 held,
                 begun,
-            } => send(cx, body, this.exchanging, out, held, begun),
+                wait,
+            } => {
+                let state = this.exchanging.state();
+                let sent = send(cx, body, out, held, begun, (wait, state));
+                if sent.is_pending() && is_over(this.limit, cx) {
+                    return cut(out, &TOO_LONG.into());
+                }
+                sent
+            }
             StageProject::Answering { .. } => Poll::Ready(()),
         }
     }
+}
+
+fn is_over(limit: &mut Option<Box<Limit>>, cx: &Context<'_>) -> bool {
+    limit
+        .as_mut()
+        .is_some_and(|limit| limit.poll(cx).is_ready())
+}
+
+/// Answers a request whose time was over before the service answered.
+#[cold]
+fn late(reply: &mut SendResponse<Bytes>, asked: Asked) -> Poll<()> {
+    let mut response = Response::new(http_body_util::Empty::<Bytes>::new());
+    *response.status_mut() = StatusCode::GATEWAY_TIMEOUT;
+    send_head(reply, asked, response);
+    Poll::Ready(())
 }
 
 #[cold]
@@ -217,43 +256,55 @@ fn unsent(reply: &mut SendResponse<Bytes>, error: &h2::Error) {
     reply.send_reset(Reason::INTERNAL_ERROR);
 }
 
-/// Sends the body, a frame at a time where the client's window is shut. The stream is over once
-/// the codec has all of it.
+/// Sends the body, no faster than the client's window opens. The stream is over once the codec has
+/// all of it.
 fn send<B>(
     cx: &mut Context<'_>,
     mut body: Pin<&mut B>,
-    exchanging: &mut Exchanging,
     out: &mut SendStream<Bytes>,
     held: &mut Option<Held>,
     begun: &mut bool,
+    (wait, state): (&mut Wait, &State),
 ) -> Poll<()>
 where
     B: HttpBody<Data = Bytes>,
     B::Error: Into<BoxError>,
 {
     loop {
-        if held.is_some() {
-            match poll_room(cx, out) {
-                Poll::Ready(true) => {}
-                Poll::Ready(false) => return Poll::Ready(()),
-                Poll::Pending => return Poll::Pending,
+        while let Some(Held { data, last }) = held {
+            // For data that is at hand: a reservation takes from the window of all streams.
+            out.reserve_capacity(data.len());
+            let room = match poll_room(cx, out) {
+                Poll::Ready(Some(room)) => room,
+                Poll::Ready(None) => {
+                    state.was_reset();
+                    return Poll::Ready(());
+                }
+                Poll::Pending => {
+                    return wait
+                        .poll(cx, state)
+                        .map(|()| _ = cut(out, &TOO_SLOW.into()));
+                }
+            };
+            let piece = data.split_to(room.min(data.len()));
+            wait.moved(piece.len(), state);
+            let (ends, last) = (data.is_empty(), *last);
+            if ends {
+                *held = None;
             }
-        }
-        if let Some(Held { data, last }) = held.take() {
-            if out.send_data(data, last).is_err() || last {
+            let sent = out.send_data(piece, ends && last);
+            if sent.is_err() || (ends && last) {
                 return Poll::Ready(());
             }
         }
-        let polled = body.as_mut().poll_frame(cx);
-        exchanging.offer(matches!(polled, Poll::Ready(Some(Ok(_)))));
-        let frame = match polled {
+        let frame = match body.as_mut().poll_frame(cx) {
             Poll::Ready(Some(Ok(frame))) => frame,
             Poll::Ready(Some(Err(error))) => return cut(out, &error.into()),
             Poll::Ready(None) => {
                 let _ = out.send_data(Bytes::new(), true);
                 return Poll::Ready(());
             }
-            Poll::Pending => return out.poll_reset(cx).map(drop),
+            Poll::Pending => return out.poll_reset(cx).map(|_| state.was_reset()),
         };
         match frame.into_data() {
             Ok(data) => {
@@ -265,7 +316,6 @@ where
                 }
                 *begun = true;
                 if !data.is_empty() {
-                    out.reserve_capacity(1);
                     *held = Some(Held { data, last });
                 }
             }
@@ -284,22 +334,25 @@ where
     }
 }
 
-/// Waits for room in the client's window; false where the client has given up.
-fn poll_room(cx: &mut Context<'_>, out: &mut SendStream<Bytes>) -> Poll<bool> {
-    while out.capacity() == 0 {
+/// Waits for room in the client's window; `None` where the client has given up.
+fn poll_room(cx: &mut Context<'_>, out: &mut SendStream<Bytes>) -> Poll<Option<usize>> {
+    loop {
+        match out.capacity() {
+            0 => {}
+            room => return Poll::Ready(Some(room)),
+        }
         match out.poll_capacity(cx) {
             Poll::Ready(Some(Ok(_))) => {}
-            Poll::Ready(Some(Err(_)) | None) => return Poll::Ready(false),
-            Poll::Pending => return out.poll_reset(cx).map(|_| false),
+            Poll::Ready(Some(Err(_)) | None) => return Poll::Ready(None),
+            Poll::Pending => return out.poll_reset(cx).map(|_| None),
         }
     }
-    Poll::Ready(true)
 }
 
 /// Tells the client that no more comes.
 #[cold]
 fn cut(out: &mut SendStream<Bytes>, error: &BoxError) -> Poll<()> {
-    tracing::debug!(target: "evenkeel::server", %error, "a response was cut, as its body failed");
+    tracing::debug!(target: "evenkeel::server", %error, "a response was cut");
     out.send_reset(reason(&**error));
     Poll::Ready(())
 }
@@ -316,6 +369,8 @@ fn reason(error: &(dyn StdError + 'static)) -> Reason {
     Reason::INTERNAL_ERROR
 }
 
+const TOO_LONG: &str = "the request took longer than the server allows";
+const TOO_SLOW: &str = "the client takes too little of the response";
 /// A whole body up to this waits in the codec, not here: what it may keep of a connection's streams
 /// comes to 4 MiB then.
 const SMALL: usize = 16 * 1024;

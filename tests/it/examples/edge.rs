@@ -632,4 +632,9 @@ async fn a_client_does_not_choose_how_much_is_logged() {
         lines.len(),
         &lines[..10]
     );
+    let closed = lines
+        .iter()
+        .filter(|line| line.contains("an HTTP/2 connection was closed"));
+    // The second one 10 s later, on a machine that has a lot to do.
+    assert!((1..=2).contains(&closed.count()), "{lines:#?}");
 }

@@ -1,0 +1,53 @@
+//! The end of a request's whole time, where there is one.
+
+use std::{
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use tokio::time::Instant;
+
+use crate::alarm::Alarm;
+
+/// How long a request and its response may take in all.
+#[derive(Debug)]
+pub(super) struct Limit {
+    until: Option<Instant>,
+    alarm: Alarm,
+}
+
+impl Limit {
+    /// Begins the time, if there is a limit.
+    pub(super) fn new(limit: Option<Duration>) -> Self {
+        Self {
+            until: limit.map(|limit| Instant::now() + limit),
+            alarm: Alarm::default(),
+        }
+    }
+
+    /// Is ready once the time is over; registers the task to be woken then.
+    #[inline]
+    pub(super) fn poll(&mut self, cx: &Context<'_>) -> Poll<()> {
+        match self.until {
+            Some(until) => self.poll_until(until, cx),
+            None => Poll::Pending,
+        }
+    }
+
+    #[inline(never)]
+    fn poll_until(&mut self, until: Instant, cx: &Context<'_>) -> Poll<()> {
+        loop {
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Poll::Ready(());
+            }
+            if !self.alarm.is_armed() {
+                self.alarm.arm(left, cx);
+            }
+            // An alarm may ring early.
+            if self.alarm.poll(cx).is_pending() {
+                return Poll::Pending;
+            }
+        }
+    }
+}

@@ -1,0 +1,171 @@
+//! How long a client may keep this side waiting, and what it earns by the bytes that it moves.
+
+use std::{
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use super::state::{State, Timeouts};
+use crate::alarm::Alarm;
+
+/// What is left of a client's time. The time runs while this side waits for the client alone; the
+/// bytes of requests and responses that move add to it, a second for each [`Timeouts::min_rate`] of
+/// them, up to the idle time-out.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Pace {
+    /// In milliseconds, as the others are.
+    left: u32,
+    /// `NEVER` while this side does not wait.
+    since: u64,
+}
+
+impl Pace {
+    pub(super) fn new(timeouts: Timeouts) -> Self {
+        Self {
+            left: idle(timeouts),
+            since: NEVER,
+        }
+    }
+
+    pub(super) fn is_waiting(&self) -> bool {
+        self.since != NEVER
+    }
+
+    /// Notes that this side waits for the client; returns how long it will yet.
+    pub(super) fn wait(&mut self, now: u64) -> Duration {
+        if !self.is_waiting() {
+            self.since = now;
+        }
+        let waited = now.saturating_sub(self.since);
+        Duration::from_millis(u64::from(self.left).saturating_sub(waited))
+    }
+
+    /// Ends the wait, as the client moved so many bytes.
+    pub(super) fn moved(&mut self, now: u64, bytes: usize, timeouts: Timeouts) {
+        let left = self.wait(now).as_millis() as u64;
+        self.since = NEVER;
+        let idle = idle(timeouts);
+        let earned = match timeouts.min_rate {
+            0 => u64::from(idle),
+            rate => (bytes as u64).saturating_mul(1_000) / u64::from(rate),
+        };
+        let left = left.saturating_add(earned);
+        self.left = u32::try_from(left).unwrap_or(idle).min(idle);
+    }
+}
+
+fn idle(timeouts: Timeouts) -> u32 {
+    u32::try_from(timeouts.idle.as_millis()).unwrap_or(u32::MAX)
+}
+
+/// The pace of one request or response, with the alarm of the task that waits.
+#[derive(Debug)]
+pub(super) struct Wait {
+    pace: Pace,
+    alarm: Alarm,
+}
+
+impl Wait {
+    pub(super) fn new(timeouts: Timeouts) -> Self {
+        Self {
+            pace: Pace::new(timeouts),
+            alarm: Alarm::default(),
+        }
+    }
+
+    /// Waits for the client. Is ready when the client has taken too long.
+    #[inline(never)]
+    pub(super) fn poll(&mut self, cx: &Context<'_>, state: &State) -> Poll<()> {
+        loop {
+            let left = self.pace.wait(state.now());
+            if left.is_zero() {
+                return Poll::Ready(());
+            }
+            if !self.alarm.is_armed() {
+                self.alarm.arm(left.max(CLOCK), cx);
+            }
+            // An alarm may ring early.
+            if self.alarm.poll(cx).is_pending() {
+                return Poll::Pending;
+            }
+        }
+    }
+
+    /// Ends the wait, as the client moved so many bytes.
+    pub(super) fn moved(&mut self, bytes: usize, state: &State) {
+        if self.pace.is_waiting() {
+            self.pace.moved(state.now(), bytes, state.timeouts());
+        }
+    }
+}
+
+const NEVER: u64 = u64::MAX;
+/// The clock of the connections moves on this often.
+const CLOCK: Duration = Duration::from_millis(100);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TIMEOUTS: Timeouts = Timeouts {
+        head: Duration::from_secs(10),
+        idle: Duration::from_secs(60),
+        min_rate: 240,
+        request: None,
+    };
+
+    /// Moves so many bytes each so many seconds; returns when the time is over, an hour at most.
+    fn over(bytes: usize, every: u64, timeouts: Timeouts) -> Option<u64> {
+        let mut pace = Pace::new(timeouts);
+        for now in 0..3_600 {
+            let time = 1_000 * now;
+            if pace.wait(time).is_zero() {
+                return Some(now);
+            }
+            if now > 0 && now % every == 0 {
+                pace.moved(time, bytes, timeouts);
+                pace.wait(time);
+            }
+        }
+        None
+    }
+
+    #[test]
+    fn a_client_below_the_rate_runs_out_of_time() {
+        for (bytes, every, end) in [
+            (0, 1, Some(60)),
+            (1, 15, Some(61)),
+            (120, 1, Some(119)),
+            (239, 1, None),
+            (240, 1, None),
+            (14_400, 59, None),
+            // A large piece pays for no more than the idle time-out.
+            (1 << 30, 59, None),
+            (1 << 30, 61, Some(60)),
+        ] {
+            let over = over(bytes, every, TIMEOUTS);
+            assert_eq!(over, end, "{bytes} bytes each {every} s");
+        }
+    }
+
+    #[test]
+    fn without_a_rate_each_byte_begins_the_time_anew() {
+        let timeouts = Timeouts {
+            min_rate: 0,
+            ..TIMEOUTS
+        };
+        assert_eq!(over(1, 59, timeouts), None);
+        assert_eq!(over(1, 61, timeouts), Some(60));
+    }
+
+    #[test]
+    fn time_that_is_not_the_clients_does_not_count() {
+        let mut pace = Pace::new(TIMEOUTS);
+        let minute = 60_000;
+        for nth in 0..60 {
+            let now = nth * minute;
+            assert!(pace.wait(now) > Duration::ZERO, "in minute {nth}");
+            pace.moved(now + 1_000, 240, TIMEOUTS);
+        }
+    }
+}

@@ -1,0 +1,90 @@
+//! Streams that are opened and reset, one after the other.
+
+use std::sync::atomic::{AtomicU32, Ordering::SeqCst};
+
+use h2::{Reason, client::SendRequest};
+
+use super::{streams::both, *};
+
+/// Calls of a service that never answers `/`.
+#[derive(Clone, Default)]
+struct Calls {
+    begun: Arc<AtomicU32>,
+    arrived: Arc<Notify>,
+}
+
+async fn open(calls: &Calls) -> (SendRequest<Bytes>, JoinHandle<Result<(), h2::Error>>) {
+    let (listener, address) = listener().await;
+    let calls = calls.clone();
+    let app = service_fn(move |request: Request<Body>| {
+        let calls = calls.clone();
+        async move {
+            if request.uri().path() == "/" {
+                calls.begun.fetch_add(1, SeqCst);
+                calls.arrived.notify_one();
+                std::future::pending::<()>().await;
+            }
+            Ok::<_, Infallible>(Response::new(App::from("answered")))
+        }
+    });
+    tokio::spawn(evenkeel::serve(listener, app).into_future());
+    let io = TcpStream::connect(address).await.unwrap();
+    io.set_nodelay(true).unwrap();
+    let (sender, conn) = h2::client::handshake(io).await.unwrap();
+    (sender, tokio::spawn(conn))
+}
+
+/// Opens a stream, and resets it once its request is being answered. Returns the error of a
+/// connection that is over.
+async fn cancel(sender: &mut SendRequest<Bytes>, calls: &Calls) -> Result<(), h2::Error> {
+    std::future::poll_fn(|cx| sender.poll_ready(cx)).await?;
+    let request = Request::get("http://a/").body(()).unwrap();
+    let (response, mut stream) = sender.send_request(request, true)?;
+    tokio::select! {
+        () = calls.arrived.notified() => {}
+        // Never answered: this is the end of the connection.
+        ended = response => return ended.map(drop),
+    }
+    stream.send_reset(Reason::CANCEL);
+    Ok(())
+}
+
+#[test]
+fn a_client_that_resets_streams_without_end_is_told_to_calm_down() {
+    both(async || {
+        let calls = Calls::default();
+        let (mut sender, conn) = open(&calls).await;
+        let mut last = Ok(());
+        for _ in 0..2_000 {
+            last = cancel(&mut sender, &calls).await;
+            if last.is_err() {
+                break;
+            }
+        }
+        assert!(last.is_err(), "resets are bounded");
+        let error = conn.await.unwrap().expect_err("a GOAWAY");
+        assert_eq!(error.reason(), Some(Reason::ENHANCE_YOUR_CALM), "{error}");
+        let begun = calls.begun.load(SeqCst);
+        // 10 more are forgiven each second.
+        assert!((500..1_000).contains(&begun), "{begun} requests were begun");
+    });
+}
+
+#[test]
+fn resets_among_as_many_answers_are_a_clients_right() {
+    both(async || {
+        let calls = Calls::default();
+        let (mut sender, _conn) = open(&calls).await;
+        for nth in 0..800 {
+            cancel(&mut sender, &calls)
+                .await
+                .unwrap_or_else(|error| panic!("reset {nth}: {error}"));
+            let request = Request::get("http://a/answered").body(()).unwrap();
+            std::future::poll_fn(|cx| sender.poll_ready(cx))
+                .await
+                .unwrap();
+            let (response, _) = sender.send_request(request, true).unwrap();
+            assert_eq!(response.await.unwrap().status(), 200);
+        }
+    });
+}
