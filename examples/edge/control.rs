@@ -52,6 +52,7 @@ async fn control(path: &str, loaded: Loaded) -> Result<(), BoxError> {
         listeners.push(Door {
             address: settle(running.settings.listen_address(nth)?)?,
             listen: running.settings.listen[nth].clone(),
+            request_timeout: running.settings.request_timeout(nth)?,
             tls,
             hsts: running.settings.hsts(nth)?,
             endpoints: running.settings.endpoints_layer(nth, &readiness)?,

@@ -124,8 +124,8 @@ impl Running {
                 new.server.threads == runs.server.threads,
             ),
             (
-                "[server] shutdown.drain",
-                new.server.shutdown.drain == runs.server.shutdown.drain,
+                "[server] shutdown",
+                new.server.shutdown == runs.server.shutdown,
             ),
             ("[access_log]", new.access_log == runs.access_log),
             ("[admin]", new.admin == runs.admin),
@@ -169,7 +169,7 @@ impl Running {
             }
         }
         new.server.threads = runs.server.threads;
-        new.server.shutdown.drain = runs.server.shutdown.drain.clone();
+        new.server.shutdown = runs.server.shutdown.clone();
         new.access_log = runs.access_log.clone();
         new.admin = runs.admin;
         if let Some(health) = &mut new.health {

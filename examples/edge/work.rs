@@ -35,6 +35,7 @@ pub(crate) struct Door {
     pub(crate) address: SocketAddr,
     /// As the settings have it.
     pub(crate) listen: Listen,
+    pub(crate) request_timeout: Option<Duration>,
     pub(crate) tls: Option<TlsLayer>,
     pub(crate) hsts: Option<HstsLayer>,
     pub(crate) endpoints: Option<EndpointsLayer>,
@@ -47,14 +48,14 @@ impl Plan {
 
     async fn work(self, number: usize) -> io::Result<()> {
         let mut serving = JoinSet::new();
-        for Door {
-            address,
-            listen,
-            tls,
-            hsts,
-            endpoints,
-        } in self.listeners.iter()
-        {
+        for door in self.listeners.iter() {
+            let Door {
+                address,
+                tls,
+                hsts,
+                endpoints,
+                ..
+            } = door;
             let listener = bind(*address, true)
                 .map_err(|error| io::Error::new(error.kind(), format!("{address}: {error}")))?;
             if number == 0 {
@@ -64,8 +65,8 @@ impl Plan {
             let app = self.apps[number].clone();
             let tls = tls.as_ref().map(|tls| (tls, hsts.clone()));
             match endpoints {
-                Some(own) => self.serve(&mut serving, listener, listen, own.layer(app), tls)?,
-                None => self.serve(&mut serving, listener, listen, app, tls)?,
+                Some(own) => self.serve(&mut serving, listener, door, own.layer(app), tls)?,
+                None => self.serve(&mut serving, listener, door, app, tls)?,
             }
         }
         while let Some(ended) = serving.join_next().await {
@@ -78,7 +79,7 @@ impl Plan {
         &self,
         serving: &mut JoinSet<io::Result<()>>,
         listener: TcpListener,
-        listen: &Listen,
+        door: &Door,
         app: S,
         tls: Option<(&TlsLayer, Option<HstsLayer>)>,
     ) -> io::Result<()>
@@ -92,11 +93,11 @@ impl Plan {
         match tls {
             Some((tls, hsts)) => {
                 let serve = evenkeel::serve(listener, option_layer(hsts).layer(app));
-                let serve = self.finish(http1(serve, listen)?);
+                let serve = self.finish(http(serve, door)?);
                 serving.spawn(Serve::layer(serve, tls.clone()).into_future());
             }
             None => {
-                let serve = http1(evenkeel::serve(listener, app), listen)?;
+                let serve = http(evenkeel::serve(listener, app), door)?;
                 serving.spawn(self.finish(serve).into_future());
             }
         }
@@ -119,12 +120,19 @@ impl Plan {
     }
 }
 
-/// Speaks HTTP/1.1 as the settings have it.
-fn http1<S>(
+/// Speaks HTTP as the settings have it.
+fn http<S>(
     serve: Serve<TcpListener, Http<S>>,
-    listen: &Listen,
+    door: &Door,
 ) -> io::Result<Serve<TcpListener, Http<S>>> {
-    let configured = serve.http(|http| {
+    let listen = &door.listen;
+    let configured = serve.http(|mut http| {
+        if let Some(rate) = listen.min_rate {
+            http = http.min_rate(rate)?;
+        }
+        if let Some(timeout) = door.request_timeout {
+            http = http.request_timeout(timeout)?;
+        }
         Ok(http
             .half_close(listen.half_close)
             .allow_empty_host(listen.allow_empty_host)

@@ -3,6 +3,8 @@
 use std::{collections::HashSet, net::SocketAddr, time::Duration};
 
 use super::{Settings, SettingsError, duration, error::Place, words};
+#[cfg(feature = "server")]
+use crate::server::Http;
 use crate::{
     endpoints::Readiness,
     error::ConfigError,
@@ -104,6 +106,14 @@ impl Settings {
                 let message = "not in this version yet; leave it out, or say false";
                 return Err(place("proxy_protocol").wrong(&self.text, message));
             }
+            #[cfg(feature = "server")]
+            if let Some(rate) = listen.min_rate {
+                let checked = Http::new(()).min_rate(rate);
+                checked
+                    .map(drop)
+                    .map_err(|error| self.at(place("min_rate"), &error))?;
+            }
+            self.request_timeout(nth)?;
             self.check_tls(nth)?;
         }
         Ok(())
@@ -190,6 +200,31 @@ impl Settings {
             .map(Locality::new)
             .transpose();
         locality.map_err(|error| self.at(place, &error))
+    }
+
+    /// Returns how long a request on the nth listener and its response may take in all; `None`
+    /// for no limit, and where there is no such listener.
+    ///
+    /// # Errors
+    ///
+    /// When it is no duration, or outside of 10 ms to 24 h.
+    pub fn request_timeout(&self, nth: usize) -> Result<Option<Duration>, SettingsError> {
+        let place = || Place {
+            header: "[[listen]]",
+            nth,
+            key: "request_timeout",
+        };
+        let listen = self.listen.get(nth);
+        let value = listen.and_then(|listen| listen.request_timeout.as_deref());
+        let timeout = self.duration(place(), value)?;
+        #[cfg(feature = "server")]
+        if let Some(timeout) = timeout {
+            let checked = Http::new(()).request_timeout(timeout);
+            checked
+                .map(drop)
+                .map_err(|error| self.at(place(), &error))?;
+        }
+        Ok(timeout)
     }
 
     /// Returns how long readiness fails before listeners close.

@@ -40,7 +40,7 @@
 //! | section | keys |
 //! |---|---|
 //! | `[server]` | `threads`, `locality`, `shutdown = { lame_duck, drain }` |
-//! | `[[listen]]` | `address`, `ready`, `live`, `half_close`, `allow_empty_host`, `allow_raw_target`, `proxy_protocol` |
+//! | `[[listen]]` | `address`, `ready`, `live`, `half_close`, `allow_empty_host`, `allow_raw_target`, `min_rate`, `request_timeout`, `proxy_protocol` |
 //! | `[listen.tls]` | `certificates = [{ chain, key }]`, `min_version`, `alpn`, `hsts` |
 //! | `[pool]` | `strategy`, `hash`, `load_factor`, `affinity_floor`, `panic`, `slow_start`, `overprovisioning` |
 //! | `[[pool.backends]]` | `id`, `url`, `weight`, `tier`, `locality`, `max_in_flight`, `protocol` |

@@ -119,6 +119,12 @@ pub struct Listen {
     /// Accepts UTF-8 that is not percent-encoded in an HTTP/1.1 target; off where absent.
     #[serde(default)]
     pub allow_raw_target: bool,
+    /// Bytes a second that a client has to move while it is waited for; 240 where absent, 0 for
+    /// any.
+    pub min_rate: Option<u32>,
+    /// How long a request and its response may take in all; no limit where absent. See
+    /// [`request_timeout`](Settings::request_timeout).
+    pub request_timeout: Option<String>,
     /// For a later version; only `false` is accepted.
     pub(super) proxy_protocol: Option<toml::Value>,
     /// Terminates TLS; cleartext where absent.

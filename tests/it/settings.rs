@@ -13,6 +13,8 @@ live = "/live"
 half_close = true
 allow_empty_host = true
 allow_raw_target = true
+min_rate = 1000
+request_timeout = "5m"
 proxy_protocol = false
 [listen.tls]
 certificates = [{ chain = "cert.pem", key = "key.pem" }]
@@ -88,6 +90,9 @@ fn every_key_of_the_design_is_read() {
     assert!(!second.half_close && !second.allow_empty_host && !second.allow_raw_target);
     assert!(settings.hsts(0).unwrap().is_some());
     assert!(settings.hsts(1).unwrap().is_none(), "off unless given");
+    assert_eq!((first.min_rate, second.min_rate), (Some(1_000), None));
+    assert_eq!(settings.request_timeout(0).unwrap().unwrap().as_secs(), 300);
+    assert_eq!(settings.request_timeout(1).unwrap(), None);
     let pool = settings.pool().unwrap();
     let snapshot = pool.snapshot();
     assert_eq!(snapshot.backends().len(), 2);
@@ -354,6 +359,21 @@ fn each_bad_value_is_refused_by_line_section_and_reason() {
             "proxy_protocol = false",
             "proxy_protocol = true",
             "[[listen]] proxy_protocol: not in this version yet",
+        ),
+        (
+            "min_rate = 1000",
+            "min_rate = 2000000",
+            "[[listen]] min_rate: 2000000: 0 to 1048576 bytes a second are accepted",
+        ),
+        (
+            "request_timeout = \"5m\"",
+            "request_timeout = \"25h\"",
+            "[[listen]] request_timeout: 90000s: 10 ms to 24 h is accepted",
+        ),
+        (
+            "request_timeout = \"5m\"",
+            "request_timeout = \"soon\"",
+            "[[listen]] request_timeout: \"soon\": a number with a unit is accepted",
         ),
         (
             "certificates = [{ chain = \"cert.pem\", key = \"key.pem\" }]",
