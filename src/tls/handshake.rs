@@ -99,6 +99,11 @@ impl<Io> Handshake<Io> {
         }
     }
 
+    /// Returns what is known of the connection.
+    pub(super) fn conn(&self) -> &ConnInfo {
+        &self.conn
+    }
+
     /// Returns true while the client has said nothing.
     pub(super) fn is_silent(&self) -> bool {
         matches!(self.stage, Stage::Hello { first: None, .. })

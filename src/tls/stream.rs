@@ -19,15 +19,20 @@ use crate::context::{ConnInfo, ConnectionEvents};
 /// What the handshake settled is in [`conn`](Self::conn) from then on. When it fails, the read or
 /// write fails, and the connection is closed.
 pub struct TlsStream<Io> {
-    conn: ConnInfo,
     state: State<Io>,
 }
 
-/// Boxes of their own, since a handshake needs more than what comes after.
+/// Boxes of their own, since a handshake needs more than what comes after. Each holds what is known
+/// of the connection, so that the stream itself stays small.
 enum State<Io> {
     Handshake(Pin<Box<Handshake<Io>>>),
-    Open(Box<Session<Io>>),
-    Failed,
+    Open(Box<Open<Io>>),
+    Failed(Box<ConnInfo>),
+}
+
+struct Open<Io> {
+    session: Session<Io>,
+    conn: ConnInfo,
 }
 
 impl<Io> TlsStream<Io> {
@@ -37,9 +42,8 @@ impl<Io> TlsStream<Io> {
         shared: Arc<Shared>,
         events: Option<Arc<dyn ConnectionEvents>>,
     ) -> Self {
-        let handshake = Handshake::new(io, conn.clone(), shared, events);
+        let handshake = Handshake::new(io, conn, shared, events);
         Self {
-            conn,
             state: State::Handshake(Box::pin(handshake)),
         }
     }
@@ -47,15 +51,19 @@ impl<Io> TlsStream<Io> {
     /// Returns what is known of the connection.
     #[must_use]
     pub fn conn(&self) -> &ConnInfo {
-        &self.conn
+        match &self.state {
+            State::Handshake(handshake) => handshake.conn(),
+            State::Open(open) => &open.conn,
+            State::Failed(conn) => conn,
+        }
     }
 
     /// Returns the stream below; `None` before the handshake ended well.
     #[must_use]
     pub fn get_ref(&self) -> Option<&Io> {
         match &self.state {
-            State::Open(session) => Some(session.get_ref().0.get_ref()),
-            State::Handshake(_) | State::Failed => None,
+            State::Open(open) => Some(open.session.get_ref().0.get_ref()),
+            State::Handshake(_) | State::Failed(_) => None,
         }
     }
 
@@ -87,11 +95,12 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> TlsStream<Io> {
         let ended = match &mut self.state {
             State::Handshake(handshake) => ready!(handshake.as_mut().poll(cx)),
             State::Open(_) => return Poll::Ready(Ok(())),
-            State::Failed => return Poll::Ready(Err(no_session())),
+            State::Failed(_) => return Poll::Ready(Err(no_session())),
         };
+        let conn = self.conn().clone();
         let (state, ended) = match ended {
-            Ok(session) => (State::Open(Box::new(session)), Ok(())),
-            Err(error) => (State::Failed, Err(error)),
+            Ok(session) => (State::Open(Box::new(Open { session, conn })), Ok(())),
+            Err(error) => (State::Failed(Box::new(conn)), Err(error)),
         };
         self.state = state;
         Poll::Ready(ended)
@@ -103,8 +112,8 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> TlsStream<Io> {
             ready!(self.poll_handshake(cx))?;
         }
         Poll::Ready(match &mut self.state {
-            State::Open(session) => Ok(Pin::new(session)),
-            State::Handshake(_) | State::Failed => Err(no_session()),
+            State::Open(open) => Ok(Pin::new(&mut open.session)),
+            State::Handshake(_) | State::Failed(_) => Err(no_session()),
         })
     }
 }
@@ -142,20 +151,23 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> AsyncWrite for TlsStream<Io> {
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match &mut self.get_mut().state {
-            State::Open(session) => Pin::new(session).poll_flush(cx),
+            State::Open(open) => Pin::new(&mut open.session).poll_flush(cx),
             // Nothing was written yet.
             State::Handshake(_) => Poll::Ready(Ok(())),
-            State::Failed => Poll::Ready(Err(no_session())),
+            State::Failed(_) => Poll::Ready(Err(no_session())),
         }
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
-        if let State::Open(session) = &mut this.state {
-            return Pin::new(session).poll_shutdown(cx);
+        match &mut this.state {
+            State::Open(open) => return Pin::new(&mut open.session).poll_shutdown(cx),
+            // There is no session to end: to close the socket says all.
+            State::Handshake(handshake) => {
+                this.state = State::Failed(Box::new(handshake.conn().clone()));
+            }
+            State::Failed(_) => {}
         }
-        // There is no session to end: to close the socket says all.
-        this.state = State::Failed;
         Poll::Ready(Ok(()))
     }
 }
@@ -165,10 +177,10 @@ impl<Io> fmt::Debug for TlsStream<Io> {
         let state = match self.state {
             State::Handshake(_) => "handshake",
             State::Open(_) => "open",
-            State::Failed => "failed",
+            State::Failed(_) => "failed",
         };
         f.debug_struct("TlsStream")
-            .field("conn", &self.conn)
+            .field("conn", self.conn())
             .field("state", &state)
             .finish()
     }

@@ -47,7 +47,7 @@ fn types_can_be_shared_and_are_small() {
     shared::<HttpsRedirectLayer>();
     sent::<TlsStream<TcpStream>>();
     assert!(
-        size_of::<TlsStream<TcpStream>>() <= 24,
+        size_of::<TlsStream<TcpStream>>() <= 16,
         "the stream is moved about"
     );
     let handshake = size_of::<handshake::Handshake<TcpStream>>();
