@@ -48,6 +48,8 @@ mod attempt;
 mod auth_failure;
 pub(crate) mod clock;
 mod conn;
+#[cfg(feature = "axum")]
+mod connect_info;
 mod connection_event;
 mod drain;
 mod exchange;
@@ -64,6 +66,8 @@ pub use auth_failure::AuthFailure;
 #[cfg(feature = "proxy")]
 pub(crate) use conn::Intro;
 pub use conn::{Conn, ConnInfo, Peer, TlsInfo};
+#[cfg(feature = "axum")]
+pub use connect_info::{ConnectInfoLayer, MissingConnInfo, WithConnectInfo};
 pub use connection_event::{ConnectionEvent, ConnectionEventKind, ConnectionEvents};
 #[cfg(feature = "server")]
 pub(crate) use drain::IDLE_GRACE;

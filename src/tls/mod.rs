@@ -36,12 +36,12 @@
 //!
 #![cfg_attr(feature = "axum", doc = "```no_run")]
 #![cfg_attr(not(feature = "axum"), doc = "```text")]
-//! use axum::{Router, extract::ConnectInfo, routing::get, serve::ListenerExt};
+//! use axum::{Router, routing::get, serve::ListenerExt};
 //! use evenkeel::{context::ConnInfo, tls::{HstsLayer, TlsLayer}};
 //! use tower::Layer;
 //!
 //! # async fn run(tls: TlsLayer) -> std::io::Result<()> {
-//! let version = async |ConnectInfo(conn): ConnectInfo<ConnInfo>| match conn.tls() {
+//! let version = async |conn: ConnInfo| match conn.tls() {
 //!     Some(tls) => tls.version,
 //!     None => "cleartext",
 //! };
@@ -58,8 +58,8 @@
 //! [`TlsLayer`] stands in the connection stack, inside what reads the PROXY protocol and outside
 //! HTTP. It fills in [`ConnInfo::set_tls`](crate::context::ConnInfo::set_tls) before the first
 //! request. Around listeners the layers nest in reverse wire order: `tap_io` and the like go
-//! inside. Whoever knows nothing of `ConnInfo` and asks axum for `ConnectInfo<SocketAddr>` is
-//! served by `ConnectInfoLayer` on the router.
+//! inside. A handler that asks axum for `ConnectInfo<SocketAddr>` gets it by
+//! `context::ConnectInfoLayer` on the router.
 //!
 //! [`HstsLayer`] and [`HttpsRedirectLayer`] stand in the request stack, outside the layer that
 //! answers errors.
@@ -115,8 +115,6 @@
 mod certificate;
 mod certificates;
 mod config;
-#[cfg(feature = "axum")]
-mod connect_info;
 mod deferring;
 mod handshake;
 mod hsts;
@@ -135,8 +133,6 @@ mod tests;
 pub use certificate::Certificate;
 pub use certificates::Certificates;
 pub use config::{TlsConfig, TlsVersion};
-#[cfg(feature = "axum")]
-pub use connect_info::{ConnectInfoLayer, WithConnectInfo};
 pub use hsts::{Hsts, HstsFuture, HstsLayer};
 pub use https_redirect::{
     HttpsRedirect, HttpsRedirectBody, HttpsRedirectFuture, HttpsRedirectLayer,

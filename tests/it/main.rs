@@ -14,6 +14,8 @@ mod balance;
 #[cfg(feature = "chaos")]
 mod chaos;
 mod connect;
+#[cfg(feature = "axum")]
+mod context;
 mod endpoints;
 mod error;
 mod examples;

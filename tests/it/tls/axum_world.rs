@@ -7,7 +7,7 @@ use axum::{
     routing::get as route,
     serve::{Listener, ListenerExt},
 };
-use evenkeel::{context::ConnectionEventKind, tls::ConnectInfoLayer};
+use evenkeel::context::{ConnectInfoLayer, ConnectionEventKind};
 use tokio::net::UnixListener;
 
 use super::{
