@@ -20,7 +20,28 @@
 //! # }
 //! ```
 //!
-//! It is a client, too: a `Service<Request<B>>` to be called from a program.
+//! It is a client, too: a program calls [`send`](LoadBalancer::send), or the
+//! `Service<Request<B>>` that it is. A clone shares everything with it, so that each task has its
+//! own.
+//!
+//! ```no_run
+//! use bytes::Bytes;
+//! use evenkeel::LoadBalancer;
+//! use http::Request;
+//! use http_body_util::{BodyExt, Full};
+//!
+//! # async fn run(mut balancer: LoadBalancer) -> Result<(), evenkeel::BoxError> {
+//! let request = Request::post("/orders")
+//!     .header("host", "shop.example")
+//!     .body(Full::<Bytes>::from("one of each"))?;
+//! let response = balancer.send(request).await;
+//! if response.status().is_success() {
+//!     let body = response.into_body().collect().await?.to_bytes();
+//!     println!("{} bytes", body.len());
+//! }
+//! # Ok(())
+//! # }
+//! ```
 //!
 //! # Where it goes
 //!
@@ -65,7 +86,7 @@ mod maybe;
 use std::{
     convert::Infallible,
     fmt,
-    future::Future,
+    future::{Future, poll_fn},
     pin::Pin,
     task::{Context, Poll},
 };
@@ -139,6 +160,25 @@ impl LoadBalancer {
             proxy: Proxy::new(),
             pool,
         }
+    }
+}
+
+impl LoadBalancer {
+    /// Sends a request as a client. What fails is answered for, as under a server: with the
+    /// statuses of [`respond`].
+    ///
+    /// tower's `balancer.ready().await?.call(request)` does the same, but has to be told the type
+    /// of the request: `ServiceExt::<Request<B>>::ready(&mut balancer)`. `balancer.oneshot(request)`
+    /// does not, and takes a clone.
+    pub async fn send<B>(&mut self, request: Request<B>) -> Response<Body>
+    where
+        B: HttpBody<Data = Bytes> + Send + 'static,
+        B::Error: Into<BoxError>,
+    {
+        // Starts the checks where they do not run.
+        let Ok(()) = poll_fn(|cx| Service::<Request<B>>::poll_ready(self, cx)).await;
+        let Ok(response) = self.call(request).await;
+        response
     }
 }
 

@@ -143,6 +143,20 @@ async fn a_connection_that_was_given_up_is_replaced_without_another_attempt() {
     }
 }
 
+#[tokio::test]
+async fn a_program_sends_requests_of_any_body_and_none_before_a_check_passed() {
+    let origin = Origin::named("a").await;
+    let mut balancer = LoadBalancer::new(pool(&[origin.url()]));
+    let response = balancer.send(get()).await;
+    assert_eq!(response.status(), StatusCode::OK);
+    assert!(origin.requests() >= 2, "a check, and the request");
+    let request = Request::post("/").header("host", "a");
+    let request = request.body(Full::<Bytes>::from("x")).unwrap();
+    // A future that other threads may run.
+    let sending = tokio::spawn(async move { balancer.send(request).await });
+    assert_eq!(text(sending.await.unwrap()).await, "a");
+}
+
 #[test]
 fn a_layer_for_another_pool_is_refused_by_name() {
     let urls = [format!("http://{}", refused())];

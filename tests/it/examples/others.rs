@@ -86,6 +86,17 @@ async fn axum_serves_the_settings_of_edge() {
 }
 
 #[tokio::test]
+async fn a_program_is_a_client_without_a_server() {
+    let (a, b) = (Backend::start("a").await, Backend::start("b").await);
+    let list = [&a, &b].map(|backend| format!("{}=http://{}", backend.name, backend.address));
+    let mut program = Process::start("client", &[&list[0], &list[1]]);
+    program.line("GET: 200 OK").await;
+    program.line("GET: 200 OK").await;
+    program.line("POST: hello").await;
+    program.must_succeed().await;
+}
+
+#[tokio::test]
 async fn hyper_balances_and_survives_a_kill() {
     let (mut a, b) = (Backend::start("a").await, Backend::start("b").await);
     let list = [&a, &b].map(|backend| format!("{}=http://{}", backend.name, backend.address));

@@ -214,7 +214,7 @@ fn binary(example: &str) -> PathBuf {
             .current_dir(env!("CARGO_MANIFEST_DIR"))
             .args(["build", "--quiet", "--features", "full", "--target-dir"])
             .arg(profile.parent().unwrap());
-        for example in ["axum", "backend", "edge", "hyper", "quickstart"] {
+        for example in ["axum", "backend", "client", "edge", "hyper", "quickstart"] {
             cargo.args(["--example", example]);
         }
         if profile.ends_with("release") {
