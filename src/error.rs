@@ -144,6 +144,7 @@ impl Error {
                 | ErrorKind::RequestWriteTimeout
                 | ErrorKind::ResponseBodyTimeout
                 | ErrorKind::ResponseHeadTimeout
+                | ErrorKind::Timeout
         )
     }
 
@@ -154,6 +155,7 @@ impl Error {
         matches!(
             self.inner.kind,
             ErrorKind::BadRequest
+                | ErrorKind::BodyTooLarge
                 | ErrorKind::ClientBody
                 | ErrorKind::ClientBodyTimeout
                 | ErrorKind::MethodRefused
@@ -203,6 +205,8 @@ impl From<ErrorKind> for Error {
 pub enum ErrorKind {
     /// The request cannot be forwarded without ambiguity (bad target, Host or framing).
     BadRequest,
+    /// The request body is larger than a layer accepts (RFC 9110 §15.5.14).
+    BodyTooLarge,
     /// The client's request body ended early or could not be read.
     ClientBody,
     /// The client sent no more of its request body within the idle time-out.
@@ -214,6 +218,8 @@ pub enum ErrorKind {
     ConnectTimeout,
     /// The TLS handshake with the backend failed.
     ConnectTls,
+    /// A layer refused the request, as what it stands around was busy: `tower::load_shed`.
+    LoadShed,
     /// This side could not reach the backend: it is out of descriptors, ports or memory, or the
     /// resolver does not answer for the backend's name. No backend is charged with it, and another
     /// attempt costs nothing of a retry budget where nothing was sent.
@@ -245,6 +251,8 @@ pub enum ErrorKind {
     ResponseHeadTimeout,
     /// A service that is not part of this crate failed.
     Service,
+    /// The request took longer than a layer around it allows: `tower::timeout`.
+    Timeout,
     /// The upgrade that the backend agreed to could not be carried out.
     Upgrade,
 }
@@ -255,11 +263,13 @@ impl ErrorKind {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::BadRequest => "bad_request",
+            Self::BodyTooLarge => "body_too_large",
             Self::ClientBody => "client_body",
             Self::ClientBodyTimeout => "client_body_timeout",
             Self::Connect => "connect",
             Self::ConnectTimeout => "connect_timeout",
             Self::ConnectTls => "connect_tls",
+            Self::LoadShed => "load_shed",
             Self::Local => "local",
             Self::MethodRefused => "method_refused",
             Self::NoBackend => "no_backend",
@@ -274,6 +284,7 @@ impl ErrorKind {
             Self::ResponseHead => "response_head",
             Self::ResponseHeadTimeout => "response_head_timeout",
             Self::Service => "service",
+            Self::Timeout => "timeout",
             Self::Upgrade => "upgrade",
         }
     }
@@ -281,11 +292,13 @@ impl ErrorKind {
     fn describe(self) -> &'static str {
         match self {
             Self::BadRequest => "the request cannot be forwarded",
+            Self::BodyTooLarge => "the request body is too large",
             Self::ClientBody => "the client's request body could not be read",
             Self::ClientBodyTimeout => "the client stopped sending its request body",
             Self::Connect => "no connection to the backend",
             Self::ConnectTimeout => "no connection to the backend in time",
             Self::ConnectTls => "the TLS handshake with the backend failed",
+            Self::LoadShed => "a layer refused the request as it was busy",
             Self::Local => "this side could not reach the backend",
             Self::MethodRefused => "the method is not forwarded",
             Self::NoBackend => "no backend can take traffic",
@@ -300,6 +313,7 @@ impl ErrorKind {
             Self::ResponseHead => "the backend's response head is malformed",
             Self::ResponseHeadTimeout => "no response head from the backend in time",
             Self::Service => "the inner service failed",
+            Self::Timeout => "the request took longer than a layer allows",
             Self::Upgrade => "the upgrade failed",
         }
     }

@@ -11,6 +11,8 @@ use super::{
     pen::Buffer,
     request::{Fields, Original},
 };
+#[cfg(feature = "server")]
+use crate::context::served;
 use crate::{
     context::{Attempt, AuthFailure, ConnInfo, Exchange, Outcome, Told, Tunnel, clock},
     error::ErrorKind,
@@ -155,11 +157,37 @@ impl Line {
 
 impl Drop for Line {
     fn drop(&mut self) {
-        self.end("client_abort");
+        if let Some(noted) = self.0.take() {
+            noted.dropped();
+        }
     }
 }
 
 impl Noted {
+    /// Ends what neither the response's end nor a failure ended. Where a server polls its service
+    /// just now, a layer outside the log gave the request up, and answers instead.
+    #[cold]
+    #[inline(never)]
+    fn dropped(self: Box<Self>) {
+        #[cfg(feature = "server")]
+        if served::is_polled() {
+            return served::leave(Box::new(move |status| self.superseded(status)));
+        }
+        self.end("client_abort");
+    }
+
+    #[cfg(feature = "server")]
+    fn superseded(mut self: Box<Self>, status: Option<StatusCode>) {
+        if let Some(rest) = &mut self.rest {
+            if status.is_some() {
+                let began = rest.exchange.began();
+                rest.ttfb = Some(clock::now().saturating_duration_since(began));
+                rest.status = status;
+            }
+        }
+        self.end(SUPERSEDED);
+    }
+
     #[inline(never)]
     fn end(mut self: Box<Self>, otherwise: &'static str) {
         if let Some(rest) = &self.rest {
@@ -216,7 +244,7 @@ impl Rest {
                     decision: told.decision,
                     sticky: told.verdict,
                     auth: rare.auth.as_deref(),
-                    outcome: outcome(&told, otherwise),
+                    outcome: outcome(&told, otherwise, self.status),
                     detail: None,
                 })
             },
@@ -256,7 +284,7 @@ fn refused<B>(
 /// Returns how the request ended: with a failure that was answered for, else as the attempt did
 /// that ended last, which is not the last one begun where a hedge was not needed.
 #[inline(always)]
-fn outcome(told: &Told<'_>, otherwise: &'static str) -> &'static str {
+fn outcome(told: &Told<'_>, otherwise: &'static str, status: Option<StatusCode>) -> &'static str {
     if otherwise == "client_abort" {
         return otherwise;
     }
@@ -268,14 +296,34 @@ fn outcome(told: &Told<'_>, otherwise: &'static str) -> &'static str {
         [only] => Some(only),
         attempts => attempts.iter().max_by_key(ended),
     };
-    let failed = told.failure.or_else(|| match last?.outcome? {
-        Outcome::Failed(kind) => Some(kind),
-        Outcome::Cancelled | Outcome::Discarded | Outcome::Hedged | Outcome::Ok => None,
-    });
-    match failed {
-        Some(kind) => name(kind),
-        None => otherwise,
+    let began = last.is_some();
+    let last = last.and_then(|attempt| attempt.outcome);
+    match (told.failure, last) {
+        (Some(kind), _) | (None, Some(Outcome::Failed(kind))) => name(kind),
+        // A whole response, and not of the backend that was asked: a layer in between gave it up.
+        (None, Some(Outcome::Cancelled)) if otherwise == "ok" => superseded(status),
+        // The layer's time-out may be the end of the log's line before it is that of the attempt.
+        (None, None) if otherwise == "ok" && began && is_timeout(status) => superseded(status),
+        _ if otherwise == SUPERSEDED => superseded(status),
+        _ => otherwise,
     }
+}
+
+/// What a layer did that answered instead of what it stands around, as far as its status tells.
+#[cold]
+#[inline(never)]
+fn superseded(status: Option<StatusCode>) -> &'static str {
+    match is_timeout(status) {
+        true => name(ErrorKind::Timeout),
+        false => SUPERSEDED,
+    }
+}
+
+fn is_timeout(status: Option<StatusCode>) -> bool {
+    matches!(
+        status,
+        Some(StatusCode::GATEWAY_TIMEOUT | StatusCode::REQUEST_TIMEOUT)
+    )
 }
 
 /// Apart, so that the table of names is not looked into where nothing failed.
@@ -378,6 +426,8 @@ fn scheme_of(value: &HeaderValue) -> Option<String> {
     fine.then(|| scheme.to_owned())
 }
 
+/// A layer gave the request up, and answered itself.
+const SUPERSEDED: &str = "superseded";
 /// As many lines as usually end on a thread between two that begin, streams of HTTP/2 included.
 const KEPT: usize = 256;
 /// A line that needed more gives its buffer back: two are not to be had of one client.

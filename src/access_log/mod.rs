@@ -31,10 +31,18 @@
 //! | a whole response | its last byte was handed to the connection | `ok`, or the kind of the error that was answered for |
 //! | the body failed | at the failure | the kind of the error |
 //! | the client went away | the future or the body was dropped | `client_abort` |
+//! | a layer gave the request up, and answered itself: see below | as its response ended | `timeout` where it answered 408 or 504, else `superseded` |
+//! | the time of `evenkeel::serve` for a request was over before the response began | it answered 504 | `timeout` |
 //! | the service failed without a response | at the failure | the kind, or `service` |
 //! | a tunnel (WebSocket) | it closed | `ok` |
 //! | the server refused the request (400, 408, 414, 431, 501, 505) | it was answered; with `status`, and `method` and `path` where they could be read | `bad_request`, `head_timeout`, `head_too_large` |
 //! | no request came of it | the connection ended | `io`, `tls_handshake` … |
+//!
+//! A time-out layer belongs between the log and `respond`, or below: the line then has what the
+//! client saw. Outside the log, the layer drops the log's future as a client that goes away does.
+//! Under `evenkeel::serve` the two are told apart, and the line has the status that the layer
+//! answered with; under another server they are not, and the line says `client_abort` without a
+//! status.
 //!
 //! Where a body came whole, its end is that of its attempt: within one poll of the request or of
 //! its body, the log uses the last reading of the clock again. What a service computes within one

@@ -99,13 +99,16 @@ fn abort(kind: ErrorKind) -> Error {
         | ErrorKind::ResponseHead
         | ErrorKind::ResponseHeadTimeout
         | ErrorKind::Service
+        | ErrorKind::Timeout
         | ErrorKind::Upgrade => error.after_sending(),
         ErrorKind::BadRequest
+        | ErrorKind::BodyTooLarge
         | ErrorKind::ClientBody
         | ErrorKind::ClientBodyTimeout
         | ErrorKind::Connect
         | ErrorKind::ConnectTimeout
         | ErrorKind::ConnectTls
+        | ErrorKind::LoadShed
         | ErrorKind::Local
         | ErrorKind::MethodRefused
         | ErrorKind::NoBackend

@@ -56,6 +56,8 @@ mod exchange;
 mod interim;
 mod selected;
 #[cfg(feature = "server")]
+pub(crate) mod served;
+#[cfg(feature = "server")]
 pub(crate) mod spare;
 mod trusted;
 mod tunnel;

@@ -96,14 +96,18 @@ impl Policy for Standard {
 fn concerns_the_backend(error: &Error) -> bool {
     match error.kind() {
         ErrorKind::BadRequest
+        | ErrorKind::BodyTooLarge
         | ErrorKind::ClientBody
         | ErrorKind::ClientBodyTimeout
         | ErrorKind::MethodRefused => false,
-        // No backend was asked, or none is there: at once is too soon to ask again.
-        ErrorKind::NoBackend
+        // No backend was asked, or none is there, or the time is up: at once is too soon to ask
+        // again.
+        ErrorKind::LoadShed
+        | ErrorKind::NoBackend
         | ErrorKind::NotRouted
         | ErrorKind::Overloaded
-        | ErrorKind::QueueTimeout => false,
+        | ErrorKind::QueueTimeout
+        | ErrorKind::Timeout => false,
         // The response head is there: the client has it.
         ErrorKind::ResponseBody | ErrorKind::ResponseBodyTimeout | ErrorKind::Upgrade => false,
         ErrorKind::Connect

@@ -1,13 +1,16 @@
 //! What you configure.
 
-use std::{fmt, sync::Arc};
+use std::{error::Error as StdError, fmt, sync::Arc};
 
 use bytes::Bytes;
 use http::{HeaderValue, StatusCode};
 use tower_layer::Layer;
 
-use super::Respond;
-use crate::error::{ConfigError, ErrorKind};
+use super::{
+    Respond,
+    classify::{Classifier, classify},
+};
+use crate::error::{BoxError, ConfigError, Error, ErrorKind};
 
 /// Answers for what failed; see the [module](super).
 #[derive(Clone)]
@@ -21,6 +24,7 @@ pub struct RespondLayer {
 pub(super) struct Page {
     pub(super) content_type: HeaderValue,
     render: Option<Arc<dyn Fn(StatusCode) -> Bytes + Send + Sync>>,
+    classifier: Option<Arc<Classifier>>,
 }
 
 impl RespondLayer {
@@ -30,6 +34,7 @@ impl RespondLayer {
             page: Arc::new(Page {
                 content_type: HeaderValue::from_static("text/plain; charset=utf-8"),
                 render: None,
+                classifier: None,
             }),
         }
     }
@@ -49,11 +54,34 @@ impl RespondLayer {
         let content_type = HeaderValue::from_str(content_type).map_err(|error| {
             ConfigError::new("content_type", format!("{content_type:?}: {error}"))
         })?;
-        self.page = Arc::new(Page {
-            content_type,
-            render: Some(Arc::new(render)),
-        });
+        let page = Arc::make_mut(&mut self.page);
+        page.content_type = content_type;
+        page.render = Some(Arc::new(render));
         Ok(self)
+    }
+
+    /// Sets what errors of other crates mean: the kind decides the status, and stands in the log.
+    /// Asked for what is not an [`Error`] of this crate, for its sources one after the other, and
+    /// for the sources of a [`Service`](ErrorKind::Service) and a
+    /// [`ClientBody`](ErrorKind::ClientBody) error; for each before what the [module](super) says
+    /// of it. Called for failures only.
+    ///
+    /// ```
+    /// use evenkeel::{ErrorKind, respond::RespondLayer};
+    ///
+    /// // The body of a request that `RequestBodyTimeoutLayer` gave up.
+    /// let layer = RespondLayer::new().classify(|error| {
+    ///     error.is::<tower_http::timeout::TimeoutError>().then_some(ErrorKind::ClientBodyTimeout)
+    /// });
+    /// ```
+    ///
+    /// Default: what the module says.
+    pub fn classify(
+        mut self,
+        classifier: impl Fn(&(dyn StdError + 'static)) -> Option<ErrorKind> + Send + Sync + 'static,
+    ) -> Self {
+        Arc::make_mut(&mut self.page).classifier = Some(Arc::new(classifier));
+        self
     }
 }
 
@@ -80,6 +108,11 @@ impl<S> Layer<S> for RespondLayer {
 }
 
 impl Page {
+    /// Says what an error means.
+    pub(super) fn classify(&self, error: BoxError) -> Error {
+        classify(error, self.classifier.as_deref())
+    }
+
     pub(super) fn text(&self, status: StatusCode) -> Bytes {
         match &self.render {
             Some(render) => render(status),
@@ -93,9 +126,11 @@ impl Page {
 pub fn status(kind: ErrorKind) -> StatusCode {
     match kind {
         ErrorKind::BadRequest | ErrorKind::ClientBody => StatusCode::BAD_REQUEST,
+        ErrorKind::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
         ErrorKind::ClientBodyTimeout => StatusCode::REQUEST_TIMEOUT,
         ErrorKind::MethodRefused => StatusCode::METHOD_NOT_ALLOWED,
-        ErrorKind::Local
+        ErrorKind::LoadShed
+        | ErrorKind::Local
         | ErrorKind::NoBackend
         | ErrorKind::Overloaded
         | ErrorKind::QueueTimeout => StatusCode::SERVICE_UNAVAILABLE,
@@ -103,7 +138,8 @@ pub fn status(kind: ErrorKind) -> StatusCode {
         ErrorKind::ConnectTimeout
         | ErrorKind::RequestWriteTimeout
         | ErrorKind::ResponseBodyTimeout
-        | ErrorKind::ResponseHeadTimeout => StatusCode::GATEWAY_TIMEOUT,
+        | ErrorKind::ResponseHeadTimeout
+        | ErrorKind::Timeout => StatusCode::GATEWAY_TIMEOUT,
         ErrorKind::Connect
         | ErrorKind::ConnectTls
         | ErrorKind::RequestWrite
@@ -120,6 +156,7 @@ fn plain(status: StatusCode) -> &'static [u8] {
         400 => b"400 Bad Request\n",
         405 => b"405 Method Not Allowed\n",
         408 => b"408 Request Timeout\n",
+        413 => b"413 Payload Too Large\n",
         502 => b"502 Bad Gateway\n",
         503 => b"503 Service Unavailable\n",
         504 => b"504 Gateway Timeout\n",
@@ -136,11 +173,13 @@ mod tests {
         let docs = include_str!("mod.rs");
         for kind in [
             ErrorKind::BadRequest,
+            ErrorKind::BodyTooLarge,
             ErrorKind::ClientBody,
             ErrorKind::ClientBodyTimeout,
             ErrorKind::Connect,
             ErrorKind::ConnectTimeout,
             ErrorKind::ConnectTls,
+            ErrorKind::LoadShed,
             ErrorKind::Local,
             ErrorKind::MethodRefused,
             ErrorKind::NoBackend,
@@ -155,6 +194,7 @@ mod tests {
             ErrorKind::ResponseHead,
             ErrorKind::ResponseHeadTimeout,
             ErrorKind::Service,
+            ErrorKind::Timeout,
             ErrorKind::Upgrade,
         ] {
             let name = format!("`{kind}`");

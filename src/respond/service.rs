@@ -15,7 +15,7 @@ use http::{HeaderValue, Method, Request, Response, header};
 use pin_project_lite::pin_project;
 use tower_service::Service;
 
-use super::{ResponseBody, layer::Page, status};
+use super::{ResponseBody, grpc, layer::Page, status};
 use crate::{
     context::Exchange,
     error::{BoxError, Error, ErrorKind},
@@ -26,8 +26,13 @@ use crate::{
 pub struct Respond<S> {
     inner: S,
     page: Arc<Page>,
-    /// The inner service said that it is not ready and never will be; told to the next request.
-    broken: Option<Arc<str>>,
+    /// The inner service said that it is not ready: what the next request is answered with.
+    broken: Option<Arc<Broken>>,
+}
+
+struct Broken {
+    kind: ErrorKind,
+    why: String,
 }
 
 impl<S> Respond<S> {
@@ -74,28 +79,44 @@ where
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
         if let Err(error) = ready!(self.inner.poll_ready(cx)) {
-            let error: BoxError = error.into();
-            self.broken = Some(error.to_string().into());
+            let error = self.page.classify(error.into());
+            self.broken = Some(Arc::new(Broken {
+                kind: error.kind(),
+                why: error.to_string(),
+            }));
         }
         Poll::Ready(Ok(()))
     }
 
     fn call(&mut self, mut request: Request<B>) -> Self::Future {
         let exchange = Exchange::of(request.extensions_mut());
-        let is_head = request.method() == Method::HEAD;
+        let form = match *request.method() {
+            Method::HEAD => Form::Head,
+            _ if grpc::is_call(&request) => Form::Grpc,
+            _ => Form::Page,
+        };
         let state = match self.broken.take() {
             None => State::Calling {
                 future: self.inner.call(request),
             },
-            Some(why) => State::Broken { why },
+            Some(broken) => State::Broken { broken },
         };
         ResponseFuture {
             state,
             exchange,
             page: self.page.clone(),
-            is_head,
+            form,
         }
     }
+}
+
+/// In which form a failure is answered for.
+#[derive(Clone, Copy)]
+enum Form {
+    Grpc,
+    /// As a page, without its body.
+    Head,
+    Page,
 }
 
 pin_project! {
@@ -105,14 +126,14 @@ pin_project! {
         state: State<F>,
         exchange: Exchange,
         page: Arc<Page>,
-        is_head: bool,
+        form: Form,
     }
 }
 
 pin_project! {
     #[project = StateProject]
     enum State<F> {
-        Broken { why: Arc<str> },
+        Broken { broken: Arc<Broken> },
         Calling { #[pin] future: F },
     }
 }
@@ -129,15 +150,19 @@ where
         let error = match this.state.project() {
             StateProject::Calling { future } => match ready!(future.poll(cx)) {
                 Ok(response) => return Poll::Ready(Ok(response.map(ResponseBody::inner))),
-                Err(error) => Error::from_boxed(error.into()),
+                Err(error) => this.page.classify(error.into()),
             },
-            StateProject::Broken { why } => {
-                Error::new(ErrorKind::Service).with_source(why.to_string())
+            StateProject::Broken { broken } => {
+                Error::new(broken.kind).with_source(broken.why.as_str())
             }
         };
         this.exchange.fail(error.kind());
         tracing::debug!(target: "evenkeel::respond", kind = %error.kind(), %error, "answered for");
-        Poll::Ready(Ok(answer(&error, this.page, *this.is_head)))
+        Poll::Ready(Ok(match this.form {
+            Form::Grpc => grpc::answer(&error),
+            Form::Head => answer(&error, this.page, true),
+            Form::Page => answer(&error, this.page, false),
+        }))
     }
 }
 

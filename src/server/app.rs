@@ -24,7 +24,10 @@ use super::{
 };
 #[cfg(feature = "http2")]
 use crate::context::Interim;
-use crate::{context::spare, error::BoxError};
+use crate::{
+    context::{served, spare},
+    error::BoxError,
+};
 
 /// The request service as hyper calls it.
 pub(super) struct AppService<S> {
@@ -98,7 +101,7 @@ impl<S> AppService<S> {
         let mut app = self.app.borrow_mut();
         match app.poll_ready(&mut Context::from_waker(Waker::noop())) {
             Poll::Ready(Ok(())) => Call::Answering {
-                future: app.call(request),
+                future: Some(app.call(request)),
             },
             Poll::Ready(Err(error)) => Call::Failed {
                 error: Some(error.into()),
@@ -115,10 +118,19 @@ pin_project! {
     /// A call of the service.
     #[project = CallProject]
     pub(super) enum Call<S, F> {
-        Answering { #[pin] future: F },
+        Answering { #[pin] future: Option<F> },
         Failed { error: Option<BoxError> },
         // A service that is not always ready is waited for.
         Waiting { app: S, request: Option<Request<Body>> },
+    }
+}
+
+impl<S, F> Call<S, F> {
+    /// Drops what runs, as the server answers with this status itself.
+    pub(super) fn give_up(self: Pin<&mut Self>, status: StatusCode) {
+        if let CallProject::Answering { future } = self.project() {
+            served::give_up(future, status);
+        }
     }
 }
 
@@ -132,7 +144,9 @@ where
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         loop {
             let future = match self.as_mut().project() {
-                CallProject::Answering { future } => return future.poll(cx).map_err(Into::into),
+                CallProject::Answering { future } => {
+                    return served::poll(future, cx).map_err(Into::into);
+                }
                 CallProject::Failed { error } => match error.take() {
                     Some(error) => return Poll::Ready(Err(error)),
                     None => return Poll::Pending,
@@ -145,6 +159,7 @@ where
                     }
                 }
             };
+            let future = Some(future);
             self.set(Self::Answering { future });
         }
     }

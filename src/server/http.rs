@@ -114,9 +114,9 @@ impl<S> Http<S> {
     }
 
     /// Limits how long a request may take in all, from its head to the last byte of its response,
-    /// be the client or the service slow. Then the request is cancelled: with 504 where the response has not begun,
-    /// else by the end of the HTTP/1.1 connection or a reset of the HTTP/2 stream. The access log
-    /// has `client_abort` for it. Not for tunnels: an upgrade, or CONNECT over HTTP/1.1.
+    /// be the client or the service slow. Then the request is cancelled: with 504 where the response
+    /// has not begun, for which the access log has `timeout`; else by the end of the HTTP/1.1
+    /// connection or a reset of the HTTP/2 stream, for which it has `client_abort`. Not for tunnels: an upgrade, or CONNECT over HTTP/1.1.
     ///
     /// Downloads, streams of events and long polls end by it, too: allow for the longest. Costs two
     /// readings of the clock a request, and over HTTP/2 an allocation.

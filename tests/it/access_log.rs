@@ -1,4 +1,5 @@
 mod request_ids;
+mod superseded;
 
 use std::{
     convert::Infallible,

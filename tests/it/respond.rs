@@ -1,3 +1,6 @@
+mod grpc;
+mod layers;
+
 use std::{convert::Infallible, time::Duration};
 
 use bytes::Bytes;

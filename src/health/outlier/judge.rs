@@ -43,8 +43,10 @@ pub(in crate::health) fn judge_error(error: &Error) -> Verdict {
         ErrorKind::RequestWrite | ErrorKind::ResponseClosed | ErrorKind::ResponseHead => "L7RSP",
         ErrorKind::RequestWriteTimeout | ErrorKind::ResponseHeadTimeout => "L7TOUT",
         ErrorKind::BadRequest
+        | ErrorKind::BodyTooLarge
         | ErrorKind::ClientBody
         | ErrorKind::ClientBodyTimeout
+        | ErrorKind::LoadShed
         | ErrorKind::Local
         | ErrorKind::MethodRefused
         | ErrorKind::NoBackend
@@ -54,6 +56,7 @@ pub(in crate::health) fn judge_error(error: &Error) -> Verdict {
         | ErrorKind::ResponseBody
         | ErrorKind::ResponseBodyTimeout
         | ErrorKind::Service
+        | ErrorKind::Timeout
         | ErrorKind::Upgrade => return Verdict::Nothing,
     };
     Verdict::Failure(Reason::new(code, error.kind().as_str()))

@@ -13,7 +13,7 @@ mod upgrade;
 mod upload;
 
 use std::{
-    future::{Future, poll_fn},
+    future::poll_fn,
     pin::{Pin, pin},
     task::Poll,
 };
@@ -36,7 +36,11 @@ use super::{
     limit::Limit,
     stream::Stream,
 };
-use crate::{context::Drain, error::BoxError, wire::request::Allowed};
+use crate::{
+    context::{Drain, served},
+    error::BoxError,
+    wire::request::Allowed,
+};
 
 /// How HTTP/1.1 is spoken, apart from its deadlines.
 #[derive(Clone, Copy, Debug, Default)]
@@ -119,17 +123,22 @@ where
             continue;
         };
         let response = {
-            let mut answer = pin!(app.call(request));
+            let mut answer = pin!(Some(app.call(request)));
             poll_fn(|cx| {
                 draining.notice(cx, &state);
                 loop {
-                    if let Poll::Ready(response) = answer.as_mut().poll(cx) {
+                    if let Poll::Ready(response) = served::poll(answer.as_mut(), cx) {
                         return Poll::Ready(response.map(Some).map_err(Into::into));
                     }
                     match input.poll_meanwhile(cx, io) {
                         Poll::Ready(Ok(())) => {}
                         Poll::Ready(Err(gone)) => return Poll::Ready(Err(gone.into())),
-                        Poll::Pending => return limit.poll(cx).map(|()| Ok(None)),
+                        Poll::Pending => {
+                            return limit.poll(cx).map(|()| {
+                                served::give_up(answer.as_mut(), refuse::LATE);
+                                Ok(None)
+                            });
+                        }
                     }
                 }
             })

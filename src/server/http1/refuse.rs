@@ -70,7 +70,7 @@ pub(super) async fn answer<Io: AsyncRead + AsyncWrite + Unpin>(
 pub(super) async fn late<Io: AsyncRead + AsyncWrite + Unpin>(
     io: &mut Stream<Io>,
 ) -> io::Result<()> {
-    close(io, StatusCode::GATEWAY_TIMEOUT).await
+    close(io, LATE).await
 }
 
 async fn close<Io: AsyncRead + AsyncWrite + Unpin>(
@@ -96,3 +96,6 @@ pub(super) fn cut_off(ending: &Ending) {
         "the client closed the connection within a request head",
     );
 }
+
+/// What a request is answered with whose time was over.
+pub(super) const LATE: StatusCode = StatusCode::GATEWAY_TIMEOUT;

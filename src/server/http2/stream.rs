@@ -145,13 +145,13 @@ where
         let this = self.project();
         let mut stage = this.stage;
         if let StageProject::Answering {
-            call,
+            mut call,
             reply,
             method,
             early,
         } = stage.as_mut().project()
         {
-            let response = match call.poll(cx) {
+            let response = match call.as_mut().poll(cx) {
                 Poll::Ready(Ok(response)) => response,
                 Poll::Ready(Err(error)) => return failed(reply, &error),
                 Poll::Pending => {
@@ -162,6 +162,7 @@ where
                         return Poll::Ready(());
                     }
                     if is_over(this.limit, cx) {
+                        call.give_up(StatusCode::GATEWAY_TIMEOUT);
                         return late(reply, *method);
                     }
                     return Poll::Pending;

@@ -1,0 +1,200 @@
+//! Who dropped a future before its end: the server, as the client is gone, or a layer that the
+//! server polls just now, which answers instead.
+//!
+//! A drop alone does not tell. A server says when it polls the service; what is dropped meanwhile
+//! was dropped by a layer, and hears the status of the response once it is there.
+
+#[cfg(feature = "access-log")]
+use std::{
+    cell::{Cell, RefCell},
+    mem,
+};
+use std::{
+    future::Future,
+    pin::Pin,
+    task::{Context, Poll},
+};
+
+use http::{Response, StatusCode};
+
+/// Polls a service's future for a server, and drops it as soon as it is ready: what a layer gave up
+/// may be in there still.
+#[inline(always)]
+pub(crate) fn poll<F, B, E>(
+    mut future: Pin<&mut Option<F>>,
+    cx: &mut Context<'_>,
+) -> Poll<Result<Response<B>, E>>
+where
+    F: Future<Output = Result<Response<B>, E>>,
+{
+    #[cfg(feature = "access-log")]
+    let polling = Polling {
+        outer: STATE.replace(State::Polled),
+    };
+    let Some(running) = future.as_mut().as_pin_mut() else {
+        return Poll::Pending;
+    };
+    let polled = running.poll(cx);
+    if polled.is_ready() {
+        future.set(None);
+    }
+    #[cfg(feature = "access-log")]
+    {
+        if STATE.get() == State::Left {
+            tell(match &polled {
+                Poll::Ready(Ok(response)) => Some(response.status()),
+                Poll::Pending | Poll::Ready(Err(_)) => None,
+            });
+        }
+        drop(polling);
+    }
+    polled
+}
+
+/// Drops a service's future for a server that answers with this status itself.
+#[cold]
+pub(crate) fn give_up<F>(mut future: Pin<&mut Option<F>>, status: StatusCode) {
+    #[cfg(feature = "access-log")]
+    let polling = Polling {
+        outer: STATE.replace(State::Polled),
+    };
+    future.set(None);
+    #[cfg(feature = "access-log")]
+    {
+        if STATE.get() == State::Left {
+            tell(Some(status));
+        }
+        drop(polling);
+    }
+    #[cfg(not(feature = "access-log"))]
+    let _ = status;
+}
+
+/// Returns true if a server polls its service on this thread.
+#[cfg(feature = "access-log")]
+pub(crate) fn is_polled() -> bool {
+    STATE.get() != State::Idle
+}
+
+/// Leaves what is to be called when this poll is over: with the status of the response, or without
+/// one where there is none yet. To be called within a poll.
+#[cfg(feature = "access-log")]
+pub(crate) fn leave(told: Told) {
+    STATE.set(State::Left);
+    LEFT.with_borrow_mut(|left| left.push(told));
+}
+
+#[cfg(feature = "access-log")]
+type Told = Box<dyn FnOnce(Option<StatusCode>)>;
+
+#[cfg(feature = "access-log")]
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum State {
+    Idle,
+    /// Something was left in this poll.
+    Left,
+    Polled,
+}
+
+/// Its drop is the end of a poll, a panic included.
+#[cfg(feature = "access-log")]
+struct Polling {
+    outer: State,
+}
+
+#[cfg(feature = "access-log")]
+impl Drop for Polling {
+    fn drop(&mut self) {
+        if STATE.replace(self.outer) == State::Left {
+            tell(None);
+        }
+    }
+}
+
+#[cfg(feature = "access-log")]
+#[cold]
+#[inline(never)]
+fn tell(status: Option<StatusCode>) {
+    STATE.set(State::Idle);
+    for told in LEFT.with_borrow_mut(mem::take) {
+        told(status);
+    }
+}
+
+#[cfg(feature = "access-log")]
+thread_local! {
+    static STATE: Cell<State> = const { Cell::new(State::Idle) };
+    static LEFT: RefCell<Vec<Told>> = const { RefCell::new(Vec::new()) };
+}
+
+#[cfg(all(test, feature = "access-log"))]
+mod tests {
+    use std::{panic, rc::Rc};
+
+    use super::*;
+
+    type Answer = Result<Response<()>, ()>;
+
+    fn leaving(told: &Rc<RefCell<Vec<Option<u16>>>>) {
+        let told = told.clone();
+        leave(Box::new(move |status| {
+            told.borrow_mut().push(status.map(|status| status.as_u16()));
+        }));
+    }
+
+    /// Leaves something when it is dropped.
+    struct Held<'a>(&'a Rc<RefCell<Vec<Option<u16>>>>);
+
+    impl Drop for Held<'_> {
+        fn drop(&mut self) {
+            if is_polled() {
+                leaving(self.0);
+            }
+        }
+    }
+
+    fn poll_once(future: impl Future<Output = Answer>) -> Poll<Answer> {
+        let mut cx = Context::from_waker(std::task::Waker::noop());
+        poll(std::pin::pin!(Some(future)), &mut cx)
+    }
+
+    fn gateway_timeout() -> Answer {
+        Response::builder().status(504).body(()).map_err(drop)
+    }
+
+    #[test]
+    fn what_is_dropped_within_a_poll_or_with_its_end_hears_the_status() {
+        let told = Rc::default();
+        assert!(!is_polled());
+        let held = Held(&told);
+        let answers = poll_once(std::future::poll_fn(move |_| {
+            assert!(is_polled());
+            leaving(held.0);
+            Poll::Ready(gateway_timeout())
+        }));
+        assert!(answers.is_ready() && !is_polled());
+        assert_eq!(*told.borrow(), [Some(504), Some(504)]);
+        let held = Held(&told);
+        let waits = poll_once(std::future::poll_fn(move |_| {
+            leaving(held.0);
+            Poll::Pending
+        }));
+        assert!(waits.is_pending());
+        let so_far = [Some(504), Some(504), None];
+        assert_eq!(*told.borrow(), so_far, "the server drops the rest itself");
+    }
+
+    #[test]
+    fn a_panic_ends_the_poll() {
+        let told: Rc<RefCell<Vec<Option<u16>>>> = Rc::default();
+        let panics = panic::AssertUnwindSafe(|| {
+            poll_once(std::future::poll_fn(|_| {
+                leaving(&told);
+                panic!("told to")
+            }))
+        });
+        assert!(panic::catch_unwind(panics).is_err());
+        assert!(!is_polled());
+        assert_eq!(*told.borrow(), [None]);
+    }
+}

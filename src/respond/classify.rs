@@ -1,0 +1,162 @@
+//! What errors mean that come from layers of other crates.
+
+use std::{error::Error as StdError, iter, time::Duration};
+
+use crate::error::{BoxError, Error, ErrorKind};
+
+/// What a user adds: a kind for an error.
+pub(super) type Classifier = dyn Fn(&(dyn StdError + 'static)) -> Option<ErrorKind> + Send + Sync;
+
+/// Says what an error means. One of this crate means what its kind says, unless that leaves it
+/// open what a layer of another crate did.
+pub(super) fn classify(error: BoxError, classifier: Option<&Classifier>) -> Error {
+    let own = error.downcast_ref::<Error>().map(Error::kind);
+    if own.is_some_and(|kind| !is_open(kind)) {
+        return Error::from_boxed(error);
+    }
+    let mut retry_after = None;
+    let mut found = None;
+    let first: &(dyn StdError + 'static) = &*error;
+    for cause in iter::successors(Some(first), |error| (**error).source()) {
+        if let Some(inner) = cause.downcast_ref::<Error>() {
+            retry_after = inner.retry_after();
+            // Below a layer that shares errors, such as a buffer.
+            found = Some(inner.kind()).filter(|kind| !is_open(*kind));
+        } else {
+            found = classifier.and_then(|classifier| classifier(cause));
+            found = found.or_else(|| known(cause));
+        }
+        if found.is_some() {
+            break;
+        }
+    }
+    let Some(kind) = found else {
+        return Error::from_boxed(error);
+    };
+    let kind = match (own, kind) {
+        (Some(ErrorKind::ClientBody), ErrorKind::Timeout) => ErrorKind::ClientBodyTimeout,
+        (_, kind) => kind,
+    };
+    let meant = Error::new(kind).with_source(error);
+    match retry_after.or_else(|| (kind == ErrorKind::LoadShed).then_some(RETRY_AFTER)) {
+        Some(after) => meant.with_retry_after(after),
+        None => meant,
+    }
+}
+
+/// Whether the source of an error of this kind may say more.
+fn is_open(kind: ErrorKind) -> bool {
+    matches!(kind, ErrorKind::ClientBody | ErrorKind::Service)
+}
+
+fn known(error: &(dyn StdError + 'static)) -> Option<ErrorKind> {
+    if error.is::<http_body_util::LengthLimitError>() {
+        return Some(ErrorKind::BodyTooLarge);
+    }
+    if error.is::<tokio::time::error::Elapsed>() {
+        return Some(ErrorKind::Timeout);
+    }
+    #[cfg(feature = "tower")]
+    {
+        if error.is::<tower::timeout::error::Elapsed>() {
+            return Some(ErrorKind::Timeout);
+        }
+        if error.is::<tower::load_shed::error::Overloaded>() {
+            return Some(ErrorKind::LoadShed);
+        }
+    }
+    None
+}
+
+/// As for a backend that has no room.
+const RETRY_AFTER: Duration = Duration::from_secs(1);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug)]
+    struct Around(BoxError);
+
+    impl std::fmt::Display for Around {
+        fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+            f.write_str("around")
+        }
+    }
+
+    impl StdError for Around {
+        fn source(&self) -> Option<&(dyn StdError + 'static)> {
+            Some(&*self.0)
+        }
+    }
+
+    async fn elapsed() -> tokio::time::error::Elapsed {
+        let never = std::future::pending::<()>();
+        let timeout = tokio::time::timeout(Duration::ZERO, never);
+        timeout.await.unwrap_err()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_error_means_what_the_first_that_is_known_says() {
+        let own = |kind| Error::new(kind);
+        let table: [(BoxError, ErrorKind); 8] = [
+            (elapsed().await.into(), ErrorKind::Timeout),
+            (
+                own(ErrorKind::Service).with_source(elapsed().await).into(),
+                ErrorKind::Timeout,
+            ),
+            (
+                own(ErrorKind::ClientBody)
+                    .with_source(elapsed().await)
+                    .into(),
+                ErrorKind::ClientBodyTimeout,
+            ),
+            (
+                own(ErrorKind::Connect).with_source(elapsed().await).into(),
+                ErrorKind::Connect,
+            ),
+            (
+                Around(own(ErrorKind::NoBackend).into()).into(),
+                ErrorKind::NoBackend,
+            ),
+            (
+                Around(own(ErrorKind::Service).with_source(elapsed().await).into()).into(),
+                ErrorKind::Timeout,
+            ),
+            ("boom".into(), ErrorKind::Service),
+            (own(ErrorKind::ClientBody).into(), ErrorKind::ClientBody),
+        ];
+        for (error, kind) in table {
+            let shown = error.to_string();
+            assert_eq!(classify(error, None).kind(), kind, "{shown}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_users_word_goes_first_and_leaves_the_rest() {
+        let users = |error: &(dyn StdError + 'static)| {
+            let is_ours = error.is::<Around>() || error.is::<tokio::time::error::Elapsed>();
+            is_ours.then_some(ErrorKind::Overloaded)
+        };
+        for (error, kind) in [
+            (Around("x".into()).into(), ErrorKind::Overloaded),
+            (elapsed().await.into(), ErrorKind::Overloaded),
+            (
+                BoxError::from(Error::new(ErrorKind::Connect)),
+                ErrorKind::Connect,
+            ),
+            ("boom".into(), ErrorKind::Service),
+        ] {
+            assert_eq!(classify(error, Some(&users)).kind(), kind);
+        }
+    }
+
+    #[test]
+    fn what_is_known_of_an_error_survives() {
+        let busy = Error::new(ErrorKind::Overloaded).with_retry_after(Duration::from_secs(7));
+        let error = classify(Around(busy.into()).into(), None);
+        assert_eq!(error.retry_after(), Some(Duration::from_secs(7)));
+        let source = StdError::source(&error).unwrap();
+        assert!(source.is::<Around>(), "the cause is kept");
+    }
+}
