@@ -132,8 +132,8 @@ impl AccessLogLayer {
         self
     }
 
-    /// As [`trust_request_id`](Self::trust_request_id), of clients whose address this accepts: the
-    /// proxies in front. It is called for each request that has an `X-Request-Id`.
+    /// As [`trust_request_id`](Self::trust_request_id), of senders whose address this accepts: the
+    /// proxies in front, whatever client they forward for. It is called for each request that has an `X-Request-Id`.
     pub fn trust_request_id_from(
         mut self,
         accepts: impl Fn(IpAddr) -> bool + Send + Sync + 'static,

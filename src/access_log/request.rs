@@ -70,7 +70,7 @@ impl<'a> Fields<'a> {
         let trusted = || match &config.trust {
             Trust::All => true,
             Trust::Nobody => false,
-            Trust::Some(accepts) => client(request).is_some_and(|client| accepts(client)),
+            Trust::Some(accepts) => sender(request).is_some_and(|sender| accepts(sender)),
         };
         let is_id = |value: &&HeaderValue| {
             let bytes = value.as_bytes();
@@ -162,14 +162,14 @@ fn open_again<B>(
     while !fields.write(config, began, made, request, out) {}
 }
 
-/// Who sent the request, as far as the proxy trusts them.
-fn client<B>(request: &Request<B>) -> Option<IpAddr> {
+/// The last hop: it is trusted or not for what it sends, whatever client it speaks for.
+fn sender<B>(request: &Request<B>) -> Option<IpAddr> {
     let extensions = request.extensions();
-    let client = match ConnInfo::of(extensions) {
-        Some(conn) => conn.client(),
+    let sender = match ConnInfo::of(extensions) {
+        Some(conn) => conn.sender(),
         None => ConnInfo::peer_of(extensions),
     };
-    client.map(|client| client.ip())
+    sender.map(|sender| sender.ip())
 }
 
 /// What becomes of the request's fields with ids.

@@ -403,6 +403,7 @@ fn together(section: &str, key: &str) -> &'static [&'static str] {
         }
         ("health", "tls" | "server_name") => &["tls", "server_name"],
         ("outliers", "ejection" | "max_ejection") => &["ejection", "max_ejection"],
+        ("proxy", "trusted") => &["client_field"],
         ("sticky", "cookie" | "secure") => &["cookie", "secure"],
         _ => &[],
     }

@@ -120,6 +120,9 @@ async fn settings_pass_ids_on_and_believe_trusted_peers() {
         let peer = Peer::Tcp(format!("{peer}:1").parse().unwrap());
         let local = Peer::Tcp("127.0.0.1:2".parse().unwrap());
         request.extensions_mut().insert(ConnInfo::new(peer, local));
+        // The proxy is trusted, and the client that it speaks for need not be.
+        let client = HeaderValue::from_static("198.51.100.7");
+        request.headers_mut().insert("x-forwarded-for", client);
         let response = balancer.oneshot(request).await.unwrap();
         let seen = response.into_body().collect().await.unwrap().to_bytes();
         assert!(sink.flush());
