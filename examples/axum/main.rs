@@ -67,7 +67,7 @@ usage: axum [[--check] FILE.toml]
   -V, --version  shows the version
 
 Without a file, it balances over two backends that it starts itself. RUST_LOG sets which events go
-to the standard error: \"info\" where it is not set.
+to the standard error: \"info,h2=error\" where it is not set.
 ";
 
 fn main() -> ExitCode {

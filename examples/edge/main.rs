@@ -35,7 +35,7 @@ usage: edge [--check] FILE.toml
 
 Exits with 0 when a signal ended it or the file is fine, with 2 when the arguments or the file are
 wrong, with 1 when it failed. SIGTERM and SIGINT drain, a second one ends it at once; SIGHUP reads
-the file again. RUST_LOG sets which events go to the standard error: \"info\" where it is not set.
+the file again. RUST_LOG sets which events go to the standard error: \"info,h2=error\" where it is not set.
 ";
 
 fn main() -> ExitCode {

@@ -186,7 +186,7 @@ fn changed(new: &Settings, old: &Settings) -> Vec<&'static str> {
         (pool.panic, pool.slow_start.clone(), pool.overprovisioning)
     };
     let same = [
-        ("[server]", new.server == old.server),
+        ("[server] locality", new.server == old.server),
         ("[listen.tls] certificates", new.listen == old.listen),
         (
             "[pool]",
