@@ -65,14 +65,13 @@ mod sabotage;
 
 pub mod pool;
 
-mod alarm;
 pub mod connect;
 pub mod context;
-mod deadline;
 mod local_fault;
 mod log_limit;
 #[cfg(any(feature = "proxy", feature = "server"))]
-mod vanish;
+mod tcp_timeout;
+mod timer;
 #[cfg_attr(
     not(feature = "server"),
     expect(

@@ -21,7 +21,7 @@ use super::{
     resolve::{self, Addresses, Place, Resolve},
 };
 #[cfg(feature = "proxy")]
-use crate::vanish;
+use crate::tcp_timeout;
 use crate::{
     error::{ConfigError, Error, ErrorKind},
     local_fault::LocalFault,
@@ -47,7 +47,7 @@ impl Connector {
             timeout: DEFAULT_TIMEOUT,
             resolver: resolve::system(),
             #[cfg(feature = "proxy")]
-            user_timeout: vanish::DEFAULT,
+            user_timeout: tcp_timeout::DEFAULT,
             #[cfg(feature = "__tls")]
             tls: ClientTls::new(),
         }
@@ -87,7 +87,7 @@ impl Connector {
     /// Under a second or over an hour.
     #[cfg(feature = "proxy")]
     pub fn tcp_user_timeout(mut self, timeout: Duration) -> Result<Self, ConfigError> {
-        self.user_timeout = vanish::in_range(timeout)?;
+        self.user_timeout = tcp_timeout::validate(timeout)?;
         Ok(self)
     }
 
@@ -218,7 +218,7 @@ impl Connector {
     fn set_up(&self, stream: TcpStream) -> Result<Stream, Failed> {
         let stream = set_up(stream).map_err(Failed::new)?;
         #[cfg(feature = "proxy")]
-        vanish::bound(&socket2::SockRef::from(&stream), self.user_timeout);
+        tcp_timeout::set(&socket2::SockRef::from(&stream), self.user_timeout);
         Ok(Stream::Tcp(stream))
     }
 }

@@ -26,9 +26,9 @@ use super::{
     service::Shared,
 };
 use crate::{
-    alarm::Alarm,
     context::{Attempt as Tried, Exchange, Outcome},
     error::{BoxError, Error},
+    timer::wheel::Timer,
 };
 
 /// A request's way through its attempts, but for the first of those that run.
@@ -52,7 +52,7 @@ where
 /// What is needed where there are deadlines, hedges or statuses to look at.
 pub(super) struct Watch {
     exchange: Exchange,
-    alarm: Alarm,
+    timer: Timer,
     /// The alarm was set once.
     looked: bool,
     /// A hedge may begin.
@@ -137,7 +137,7 @@ impl Watch {
         let before = exchange.count();
         Self {
             exchange,
-            alarm: Alarm::default(),
+            timer: Timer::default(),
             looked: false,
             hedges,
             sampled,

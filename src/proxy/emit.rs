@@ -2,7 +2,7 @@
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 
-use crate::wire::line;
+use crate::wire::write_field;
 
 /// Takes fields: bytes for HTTP/1.1, a map for HTTP/2.
 pub(super) trait Emit {
@@ -17,7 +17,7 @@ impl Emit for Vec<u8> {
     const ONE_COOKIE: bool = true;
 
     fn field(&mut self, name: &HeaderName, value: &HeaderValue) {
-        line(self, name.as_str(), value.as_bytes());
+        write_field(self, name.as_str(), value.as_bytes());
     }
 
     fn made(&mut self, name: HeaderName, write: impl FnOnce(&mut Self)) {

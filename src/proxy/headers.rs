@@ -23,10 +23,10 @@ use crate::{
     pool::Backend,
     wire::{
         Malformed,
-        connection::Options,
+        connection::ConnectionOptions,
         fields::Field,
         framing::{Declared, anticipates_content},
-        number,
+        write_number,
     },
 };
 
@@ -42,7 +42,7 @@ pub(super) struct Facts<'a> {
     host: Option<&'a [u8]>,
     /// The protocol switch that is asked for.
     pub(super) upgrade: Option<&'a HeaderValue>,
-    options: Options,
+    options: ConnectionOptions,
     accepts_trailers: bool,
     pub(super) connection_auth: bool,
     pub(super) expects_continue: bool,
@@ -73,7 +73,7 @@ impl<'a> Facts<'a> {
             trusted: false,
             host: None,
             upgrade: None,
-            options: Options::default(),
+            options: ConnectionOptions::default(),
             accepts_trailers: false,
             connection_auth: false,
             expects_continue: false,
@@ -100,7 +100,7 @@ impl<'a> Facts<'a> {
         host::check_form(parts)?;
         facts
             .declared
-            .request(parts.version == Version::HTTP_10)
+            .request_framing(parts.version == Version::HTTP_10)
             .map_err(malformed)?;
         if facts.upgrade.is_some() {
             facts.check_upgrade();
@@ -262,7 +262,7 @@ impl<'a> Facts<'a> {
         }
         if let Some(left) = self.max_forwards {
             out.made(header::MAX_FORWARDS, |value| {
-                number(left.saturating_sub(1), 10, value);
+                write_number(left.saturating_sub(1), 10, value);
             });
         }
     }
@@ -365,13 +365,13 @@ fn once<T>(place: &mut Option<T>, value: T, else_: &'static str) -> Result<(), E
 pub(super) fn is_reflected(name: &HeaderName) -> bool {
     !matches!(
         Class::of(name),
-        Class::Authorization | Class::Cookie | Class::Message(Field::Hop)
+        Class::Authorization | Class::Cookie | Class::Message(Field::HopByHop)
     )
 }
 
 #[cold]
 fn malformed(error: Malformed) -> Error {
-    refuse(error.why())
+    refuse(error.reason())
 }
 
 #[cold]

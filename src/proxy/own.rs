@@ -7,7 +7,7 @@ use http::{HeaderValue, Method, Response, header, request::Parts};
 use super::{Body, config::Settings, headers::is_reflected};
 use crate::{
     error::{Error, ErrorKind},
-    wire::line,
+    wire::write_field,
 };
 
 /// Refuses the methods that are not forwarded.
@@ -46,7 +46,7 @@ fn reflect(parts: &Parts) -> Response<Body> {
     message.extend_from_slice(b" HTTP/1.1\r\n");
     for (name, value) in &parts.headers {
         if is_reflected(name) {
-            line(&mut message, name.as_str(), value.as_bytes());
+            write_field(&mut message, name.as_str(), value.as_bytes());
         }
     }
     message.extend_from_slice(b"\r\n");

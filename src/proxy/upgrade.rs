@@ -19,8 +19,8 @@ use super::{Body, h1::Conn};
 use crate::{
     connect::Stream,
     context::Tunnel,
-    deadline::Watch,
     error::{Error, ErrorKind},
+    timer::sweep::Deadline,
 };
 
 /// Answers 101 and joins both connections once the client's is free.
@@ -99,7 +99,7 @@ where
     C: AsyncRead + AsyncWrite + Unpin,
     B: AsyncRead + AsyncWrite + Unpin,
 {
-    let watch = Watch::new();
+    let watch = Deadline::new();
     watch.arm(idle_timeout);
     let mut down = Direction::new(ahead);
     let mut up = Direction::new(Bytes::new());

@@ -7,13 +7,13 @@ use std::{
 
 use tokio::time::Instant;
 
-use crate::alarm::Alarm;
+use crate::timer::wheel::Timer;
 
 /// How long a request and its response may take in all.
 #[derive(Debug)]
 pub(super) struct Limit {
     until: Option<Instant>,
-    alarm: Alarm,
+    timer: Timer,
 }
 
 impl Limit {
@@ -21,7 +21,7 @@ impl Limit {
     pub(super) fn new(limit: Option<Duration>) -> Self {
         Self {
             until: limit.map(|limit| Instant::now() + limit),
-            alarm: Alarm::default(),
+            timer: Timer::default(),
         }
     }
 
@@ -41,11 +41,11 @@ impl Limit {
             if left.is_zero() {
                 return Poll::Ready(());
             }
-            if !self.alarm.is_armed() {
-                self.alarm.arm(left, cx);
+            if !self.timer.is_armed() {
+                self.timer.arm(left, cx);
             }
-            // An alarm may ring early.
-            if self.alarm.poll(cx).is_pending() {
+            // A timer may fire early.
+            if self.timer.poll(cx).is_pending() {
                 return Poll::Pending;
             }
         }

@@ -8,7 +8,7 @@ use tokio::{
     net::{TcpListener, TcpStream, UnixListener, UnixStream},
 };
 
-use crate::{context::Peer, local_fault::LocalFault, vanish};
+use crate::{context::Peer, local_fault::LocalFault, tcp_timeout};
 
 /// Where connections come from. Accepting never fails: what goes wrong is logged and tried again.
 pub trait Listener: Send + 'static {
@@ -52,7 +52,7 @@ impl Listener for TcpListener {
     }
 
     fn tcp_user_timeout(&mut self, timeout: Duration) {
-        vanish::bound_accepted(&SockRef::from(&*self), timeout);
+        tcp_timeout::set_for_accepted(&SockRef::from(&*self), timeout);
     }
 }
 
@@ -110,7 +110,7 @@ pub fn bind(address: SocketAddr, reuse_port: bool) -> io::Result<TcpListener> {
     socket.set_reuse_port(reuse_port)?;
     socket.set_nonblocking(true)?;
     socket.bind(&address.into())?;
-    vanish::bound_accepted(&SockRef::from(&socket), vanish::DEFAULT);
+    tcp_timeout::set_for_accepted(&SockRef::from(&socket), tcp_timeout::DEFAULT);
     socket.listen(BACKLOG)?;
     TcpListener::from_std(socket.into())
 }

@@ -6,7 +6,7 @@ use std::{
 };
 
 use super::state::{State, Timeouts};
-use crate::alarm::Alarm;
+use crate::timer::wheel::Timer;
 
 /// What is left of a client's time. The time runs while this side waits for the client alone; the
 /// bytes of requests and responses that move add to it, a second for each [`Timeouts::min_rate`] of
@@ -58,18 +58,18 @@ fn idle(timeouts: Timeouts) -> u32 {
     u32::try_from(timeouts.idle.as_millis()).unwrap_or(u32::MAX)
 }
 
-/// The pace of one request or response, with the alarm of the task that waits.
+/// The pace of one request or response, with the timer of the task that waits.
 #[derive(Debug)]
 pub(super) struct Wait {
     pace: Pace,
-    alarm: Alarm,
+    timer: Timer,
 }
 
 impl Wait {
     pub(super) fn new(timeouts: Timeouts) -> Self {
         Self {
             pace: Pace::new(timeouts),
-            alarm: Alarm::default(),
+            timer: Timer::default(),
         }
     }
 
@@ -81,11 +81,11 @@ impl Wait {
             if left.is_zero() {
                 return Poll::Ready(());
             }
-            if !self.alarm.is_armed() {
-                self.alarm.arm(left.max(CLOCK), cx);
+            if !self.timer.is_armed() {
+                self.timer.arm(left.max(CLOCK), cx);
             }
-            // An alarm may ring early.
-            if self.alarm.poll(cx).is_pending() {
+            // A timer may fire early.
+            if self.timer.poll(cx).is_pending() {
                 return Poll::Pending;
             }
         }

@@ -22,7 +22,7 @@ use super::{Http, Listener, http::DEFAULT_IDLE_TIMEOUT};
 use crate::{
     context::{Conn, ConnInfo, ConnectionEvents, Drainer, IDLE_GRACE, Peer},
     error::{BoxError, ConfigError},
-    vanish,
+    tcp_timeout,
 };
 
 /// Answers the requests of every connection that `listener` accepts with `app`: a tower service
@@ -149,7 +149,7 @@ impl<L: Listener, C> Serve<L, C> {
     ///
     /// Under a second or over an hour.
     pub fn tcp_user_timeout(mut self, timeout: Duration) -> Result<Self, ConfigError> {
-        self.user_timeout = UserTimeout::Set(vanish::in_range(timeout)?);
+        self.user_timeout = UserTimeout::Set(tcp_timeout::validate(timeout)?);
         Ok(self)
     }
 

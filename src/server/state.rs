@@ -13,7 +13,7 @@ use std::{
 
 use tokio::{sync::Notify, time::Instant};
 
-use crate::{context::ConnInfo, deadline::Watch};
+use crate::{context::ConnInfo, timer::sweep::Deadline};
 
 /// The deadlines of a connection.
 #[derive(Clone, Copy, Debug)]
@@ -46,7 +46,7 @@ pub(super) struct State {
     accepted: Instant,
     /// The stream was dropped, by the connection or by the tunnel's owner.
     pub(super) closed: Notify,
-    watch: Watch,
+    watch: Deadline,
     timeouts: Timeouts,
 }
 
@@ -79,7 +79,7 @@ impl State {
             lingers: AtomicBool::new(false),
             accepted: info.accepted(),
             closed: Notify::new(),
-            watch: Watch::new(),
+            watch: Deadline::new(),
             timeouts,
         };
         let left = timeouts.head.saturating_sub(info.accepted().elapsed());

@@ -5,10 +5,10 @@ use http::HeaderMap;
 
 use super::{
     Malformed,
-    fields::{self, Rules},
+    fields::{self, SectionRules},
     framing::Framing,
-    number,
     trailers::{self, MAX_TRAILERS},
+    write_number,
 };
 
 /// Where in a body the reader is.
@@ -17,7 +17,7 @@ pub(crate) struct Decoder {
     state: State,
     side: Side,
     /// How much of chunk extensions is still accepted.
-    extensions: usize,
+    extensions_left: usize,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,7 +35,7 @@ enum State {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Side {
     /// Blanks behind a chunk's size are accepted: backends are known to pad it.
-    Answer,
+    Response,
     Request,
 }
 
@@ -59,7 +59,7 @@ impl Decoder {
         Self {
             state,
             side,
-            extensions: MOST_EXTENSIONS,
+            extensions_left: MAX_EXTENSIONS,
         }
     }
 
@@ -67,8 +67,8 @@ impl Decoder {
     pub(crate) const fn done() -> Self {
         Self {
             state: State::Done,
-            side: Side::Answer,
-            extensions: 0,
+            side: Side::Response,
+            extensions_left: 0,
         }
     }
 
@@ -93,9 +93,9 @@ impl Decoder {
                         return Ok(Step::More);
                     };
                     buf.advance(line.length);
-                    self.extensions = self
-                        .extensions
-                        .checked_sub(line.extension)
+                    self.extensions_left = self
+                        .extensions_left
+                        .checked_sub(line.extension_length)
                         .ok_or(Malformed::bad("chunk extensions over 16 KiB"))?;
                     self.state = match line.size {
                         0 => State::Trailers,
@@ -168,7 +168,7 @@ struct ChunkLine {
     /// With its line end.
     length: usize,
     /// Of the extensions.
-    extension: usize,
+    extension_length: usize,
 }
 
 /// Reads the line before a chunk: hexadecimal digits, and extensions that mean nothing here (RFC
@@ -184,11 +184,11 @@ fn chunk_line(buf: &[u8], side: Side) -> Result<Option<ChunkLine>, Malformed> {
     let end = match &buf[digits..] {
         [b'\r', b'\n', ..] => digits,
         rest => {
-            let looked = rest.len().min(MAX_EXTENSION);
-            match memchr::memchr(b'\n', &rest[..looked]) {
+            let searched = rest.len().min(MAX_CHUNK_EXTENSION);
+            match memchr::memchr(b'\n', &rest[..searched]) {
                 Some(at) if at > 0 && rest[at - 1] == b'\r' => digits + at - 1,
                 Some(_) => return Err(Malformed::bad("a chunk size line that ends without CR")),
-                None if rest.len() > MAX_EXTENSION => {
+                None if rest.len() > MAX_CHUNK_EXTENSION => {
                     return Err(Malformed::bad("a chunk extension over 1 KiB"));
                 }
                 None => return Ok(None),
@@ -206,7 +206,7 @@ fn chunk_line(buf: &[u8], side: Side) -> Result<Option<ChunkLine>, Malformed> {
     Ok(Some(ChunkLine {
         size,
         length: end + 2,
-        extension: extension.len(),
+        extension_length: extension.len(),
     }))
 }
 
@@ -214,18 +214,18 @@ fn chunk_line(buf: &[u8], side: Side) -> Result<Option<ChunkLine>, Malformed> {
 /// answer.
 fn is_extension(mut rest: &[u8], side: Side) -> bool {
     loop {
-        let blank = rest.trim_ascii_start_blank();
+        let blank = rest.trim_start_blanks();
         match blank {
-            [] => return rest.is_empty() || side == Side::Answer,
+            [] => return rest.is_empty() || side == Side::Response,
             [b';', after @ ..] => {
-                let after = after.trim_ascii_start_blank();
-                let Some(after) = token(after) else {
+                let after = after.trim_start_blanks();
+                let Some(after) = skip_token(after) else {
                     return false;
                 };
-                rest = match after.trim_ascii_start_blank() {
+                rest = match after.trim_start_blanks() {
                     [b'=', value @ ..] => {
-                        let value = value.trim_ascii_start_blank();
-                        match quoted(value).or_else(|| token(value)) {
+                        let value = value.trim_start_blanks();
+                        match skip_quoted_string(value).or_else(|| skip_token(value)) {
                             Some(after) => after,
                             None => return false,
                         }
@@ -240,11 +240,11 @@ fn is_extension(mut rest: &[u8], side: Side) -> bool {
 
 trait Blank {
     /// Leaves out spaces and tabs, not line ends.
-    fn trim_ascii_start_blank(&self) -> &Self;
+    fn trim_start_blanks(&self) -> &Self;
 }
 
 impl Blank for [u8] {
-    fn trim_ascii_start_blank(&self) -> &Self {
+    fn trim_start_blanks(&self) -> &Self {
         let blanks = self
             .iter()
             .take_while(|b| matches!(b, b' ' | b'\t'))
@@ -254,14 +254,14 @@ impl Blank for [u8] {
 }
 
 /// Returns what follows a token (RFC 9110 §5.6.2).
-fn token(rest: &[u8]) -> Option<&[u8]> {
+fn skip_token(rest: &[u8]) -> Option<&[u8]> {
     let is_token = |b: &&u8| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(b);
     let length = rest.iter().take_while(is_token).count();
     (length > 0).then(|| &rest[length..])
 }
 
 /// Returns what follows a quoted string (RFC 9110 §5.6.4).
-fn quoted(rest: &[u8]) -> Option<&[u8]> {
+fn skip_quoted_string(rest: &[u8]) -> Option<&[u8]> {
     let mut rest = rest.strip_prefix(b"\"")?;
     loop {
         let is_text = |b: u8| b == b'\t' || (b >= b' ' && b != 0x7f);
@@ -291,9 +291,9 @@ fn read_trailers(buf: &mut BytesMut, side: Side) -> Result<Option<HeaderMap>, Ma
         return Err(trailers::TOO_LONG);
     }
     let mut headers = HeaderMap::new();
-    let rules = Rules {
-        most: MOST_TRAILERS,
-        blanks_before_colon: side == Side::Answer,
+    let rules = SectionRules {
+        max_fields: MAX_TRAILER_FIELDS,
+        blanks_before_colon: side == Side::Response,
     };
     fields::read(
         &section,
@@ -311,16 +311,16 @@ fn read_trailers(buf: &mut BytesMut, side: Side) -> Result<Option<HeaderMap>, Ma
 
 /// Writes the line before a chunk of this size.
 pub(crate) fn write_size(size: usize, out: &mut Vec<u8>) {
-    number(size as u64, 16, out);
+    write_number(size as u64, 16, out);
     out.extend_from_slice(b"\r\n");
 }
 
 pub(crate) const LAST_CHUNK: &[u8] = b"0\r\n\r\n";
 /// Hardly any peer uses extensions; this is room for those that do.
-const MAX_EXTENSION: usize = 1_024;
+const MAX_CHUNK_EXTENSION: usize = 1_024;
 /// Those of a whole body: without a bound, a byte of data could come with a KiB of them.
-const MOST_EXTENSIONS: usize = 16 * 1024;
-const MOST_TRAILERS: usize = 32;
+const MAX_EXTENSIONS: usize = 16 * 1024;
+const MAX_TRAILER_FIELDS: usize = 32;
 
 #[cfg(test)]
 mod tests;

@@ -15,7 +15,7 @@ pub(crate) fn elements(value: &[u8]) -> impl Iterator<Item = &[u8]> {
 
 /// What the `Connection` fields of a message ask for.
 #[derive(Debug, Default)]
-pub(crate) struct Options {
+pub(crate) struct ConnectionOptions {
     pub(crate) close: bool,
     pub(crate) keep_alive: bool,
     pub(crate) upgrade: bool,
@@ -24,7 +24,7 @@ pub(crate) struct Options {
     count: usize,
 }
 
-impl Options {
+impl ConnectionOptions {
     /// Reads one field, in time linear in its length: more options than any client has a use for
     /// are refused, as each would be compared with every field.
     ///
@@ -44,7 +44,7 @@ impl Options {
     fn read_list(&mut self, value: &[u8]) -> Result<(), Malformed> {
         for option in elements(value) {
             self.count += 1;
-            if self.count > MOST_OPTIONS {
+            if self.count > MAX_OPTIONS {
                 return Err(Malformed::bad("more than 64 options in Connection"));
             }
             if option.eq_ignore_ascii_case(b"close") {
@@ -66,8 +66,8 @@ impl Options {
 
 /// Removes the fields that end at this hop, and those that `Connection` names.
 #[cold]
-pub(crate) fn strip(headers: &mut HeaderMap) {
-    let mut options = Options::default();
+pub(crate) fn remove_hop_by_hop(headers: &mut HeaderMap) {
+    let mut options = ConnectionOptions::default();
     for value in headers.get_all(header::CONNECTION) {
         // A service that names more than there are fields loses the first of them all the same.
         let _ = options.read(value.as_bytes());
@@ -84,11 +84,11 @@ pub(crate) fn is_hop_by_hop(name: &HeaderName) -> bool {
     matches!(
         *name,
         header::CONNECTION | header::TE | header::TRANSFER_ENCODING | header::UPGRADE
-    ) || is_obsolete_hop(name.as_str())
+    ) || is_obsolete_hop_by_hop(name.as_str())
 }
 
 /// Returns true for the fields of one hop that have no constant in `http`.
-pub(crate) fn is_obsolete_hop(name: &str) -> bool {
+pub(crate) fn is_obsolete_hop_by_hop(name: &str) -> bool {
     matches!(name, "keep-alive" | "proxy-connection" | "http2-settings")
 }
 
@@ -130,14 +130,14 @@ pub(crate) fn authenticates_connection(value: &[u8]) -> bool {
 }
 
 /// Clients send one or two; each is compared with each of up to 100 fields.
-const MOST_OPTIONS: usize = 64;
+const MAX_OPTIONS: usize = 64;
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn read(values: &[&str]) -> Result<Options, Malformed> {
-        let mut options = Options::default();
+    fn read(values: &[&str]) -> Result<ConnectionOptions, Malformed> {
+        let mut options = ConnectionOptions::default();
         for value in values {
             options.read(value.as_bytes())?;
         }
@@ -167,7 +167,7 @@ mod tests {
 
     #[test]
     fn more_options_than_anyone_sends_are_refused() {
-        let many = vec!["a"; MOST_OPTIONS].join(",");
+        let many = vec!["a"; MAX_OPTIONS].join(",");
         assert!(read(&[&many]).is_ok());
         assert!(read(&[&many, "a"]).is_err());
         assert!(read(&[&"a,".repeat(15_000)]).is_err());

@@ -5,7 +5,7 @@ use std::cell::RefCell;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 
-use super::{Kind, Malformed};
+use super::{Malformed, MalformedKind};
 
 /// What a field means to a message and its connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -17,7 +17,7 @@ pub(crate) enum Field {
     Expect,
     Host,
     /// About this hop only, with nothing to act on.
-    Hop,
+    HopByHop,
     /// It goes on as it is.
     Plain,
     Te,
@@ -36,7 +36,7 @@ impl Field {
             header::TE => Self::Te,
             header::TRANSFER_ENCODING => Self::TransferEncoding,
             header::UPGRADE => Self::Upgrade,
-            _ if super::connection::is_obsolete_hop(name.as_str()) => Self::Hop,
+            _ if super::connection::is_obsolete_hop_by_hop(name.as_str()) => Self::HopByHop,
             _ => Self::Plain,
         }
     }
@@ -58,7 +58,7 @@ pub(crate) fn find_end(buf: &[u8], searched: &mut usize) -> Result<Option<usize>
         *searched = at + 1;
         if at >= 3 && buf[at - 2] == b'\n' {
             return match at + 1 > MAX_HEAD {
-                true => Err(too_large(buf)),
+                true => Err(head_too_large(buf)),
                 false => Ok(Some(at + 1)),
             };
         }
@@ -66,16 +66,16 @@ pub(crate) fn find_end(buf: &[u8], searched: &mut usize) -> Result<Option<usize>
     *searched = buf.len();
     match buf.len() < MAX_HEAD {
         true => Ok(None),
-        false => Err(too_large(buf)),
+        false => Err(head_too_large(buf)),
     }
 }
 
 /// Says whether the first line alone is too long.
 #[cold]
-fn too_large(buf: &[u8]) -> Malformed {
+fn head_too_large(buf: &[u8]) -> Malformed {
     match memchr::memchr(b'\n', &buf[..MAX_HEAD]) {
-        Some(_) => TOO_LARGE,
-        None => TOO_LONG_LINE,
+        Some(_) => HEAD_TOO_LARGE,
+        None => LINE_TOO_LONG,
     }
 }
 
@@ -89,24 +89,24 @@ pub(crate) fn line_end(head: &[u8], at: usize) -> Result<usize, Malformed> {
 
 /// How the fields of a section are read.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Rules {
-    pub(crate) most: usize,
+pub(crate) struct SectionRules {
+    pub(crate) max_fields: usize,
     /// Blanks between a name and its colon are removed, as RFC 9112 §5.1 demands for answers; in a
     /// request they are refused.
     pub(crate) blanks_before_colon: bool,
 }
 
-/// Reads the field lines from `at` to the empty line that ends them, into `headers`. `note` sees
+/// Reads the field lines from `at` to the empty line that ends them, into `headers`. `on_field` sees
 /// each field that is not [`Field::Plain`] with its value, and says whether it goes into the map.
 /// Returns where the section ends.
 pub(crate) fn read(
     head: &Bytes,
     mut at: usize,
-    rules: Rules,
+    rules: SectionRules,
     headers: &mut HeaderMap,
-    mut note: impl FnMut(Field, &[u8]) -> Result<bool, Malformed>,
+    mut on_field: impl FnMut(Field, &[u8]) -> Result<bool, Malformed>,
 ) -> Result<usize, Malformed> {
-    NAMES.with_borrow_mut(|names| {
+    NAME_CACHE.with_borrow_mut(|names| {
         let mut count = 0;
         loop {
             let end = line_end(head, at)?;
@@ -114,8 +114,8 @@ pub(crate) fn read(
                 return Ok(end + 2);
             }
             count += 1;
-            if count > rules.most {
-                return Err(TOO_MANY);
+            if count > rules.max_fields {
+                return Err(TOO_MANY_FIELDS);
             }
             let line = &head[at..end];
             let colon = line.iter().position(|&byte| byte == b':').ok_or(BAD_NAME)?;
@@ -125,14 +125,14 @@ pub(crate) fn read(
                     name = shorter;
                 }
             }
-            let known = names.get(name)?;
+            let cached = names.get(name)?;
             let (from, to) = trim(head, at + colon + 1, end);
-            if known.field == Field::Plain || note(known.field, &head[from..to])? {
+            if cached.field == Field::Plain || on_field(cached.field, &head[from..to])? {
                 let value = HeaderValue::from_maybe_shared(head.slice(from..to))
                     .map_err(|_error| BAD_VALUE)?;
                 headers
-                    .try_append(known.name.clone(), value)
-                    .map_err(|_error| TOO_MANY)?;
+                    .try_append(cached.name.clone(), value)
+                    .map_err(|_error| TOO_MANY_FIELDS)?;
             }
             at = end + 2;
         }
@@ -181,42 +181,42 @@ pub(crate) fn is_value(value: &[u8]) -> bool {
 
 /// Names as peers spell them, and what they mean: nearly all are the same in every message, and a
 /// look here costs a fifth of what parsing a name does.
-struct Names {
-    slots: [Option<Known>; NAME_SLOTS],
+struct NameCache {
+    slots: [Option<CachedName>; NAME_SLOTS],
     /// One that is too long to be kept.
-    other: Option<Known>,
+    uncached: Option<CachedName>,
 }
 
-struct Known {
-    spelled: Box<[u8]>,
+struct CachedName {
+    spelling: Box<[u8]>,
     name: HeaderName,
     field: Field,
 }
 
-impl Names {
-    fn get(&mut self, spelled: &[u8]) -> Result<&Known, Malformed> {
-        let (Some(first), Some(last)) = (spelled.first(), spelled.last()) else {
+impl NameCache {
+    fn get(&mut self, spelling: &[u8]) -> Result<&CachedName, Malformed> {
+        let (Some(first), Some(last)) = (spelling.first(), spelling.last()) else {
             return Err(BAD_NAME);
         };
-        let hash = spelled.len() * 7 + usize::from(*first) * 3 + usize::from(*last);
+        let hash = spelling.len() * 7 + usize::from(*first) * 3 + usize::from(*last);
         let slot = hash % NAME_SLOTS;
-        let is_known = matches!(&self.slots[slot], Some(known) if *known.spelled == *spelled);
-        if !is_known {
-            return self.parse(spelled, slot);
+        let is_hit = matches!(&self.slots[slot], Some(cached) if *cached.spelling == *spelling);
+        if !is_hit {
+            return self.parse(spelling, slot);
         }
         self.slots[slot].as_ref().ok_or(BAD_NAME)
     }
 
     #[cold]
-    fn parse(&mut self, spelled: &[u8], slot: usize) -> Result<&Known, Malformed> {
-        let name = HeaderName::from_bytes(spelled).map_err(|_error| BAD_NAME)?;
-        let place = if spelled.len() <= KEEP_NAME {
+    fn parse(&mut self, spelling: &[u8], slot: usize) -> Result<&CachedName, Malformed> {
+        let name = HeaderName::from_bytes(spelling).map_err(|_error| BAD_NAME)?;
+        let entry = if spelling.len() <= MAX_CACHED_NAME {
             &mut self.slots[slot]
         } else {
-            &mut self.other
+            &mut self.uncached
         };
-        Ok(place.insert(Known {
-            spelled: spelled.into(),
+        Ok(entry.insert(CachedName {
+            spelling: spelling.into(),
             field: Field::of(&name),
             name,
         }))
@@ -224,45 +224,47 @@ impl Names {
 }
 
 thread_local! {
-    static NAMES: RefCell<Names> = const {
-        RefCell::new(Names {
+    static NAME_CACHE: RefCell<NameCache> = const {
+        RefCell::new(NameCache {
             slots: [const { None }; NAME_SLOTS],
-            other: None,
+            uncached: None,
         })
     };
 }
 
 pub(crate) const BAD_VALUE: Malformed = Malformed::bad("a field value with a control character");
-pub(crate) const TOO_MANY: Malformed = Malformed::new(Kind::HeadTooLarge, "more than 100 fields");
+pub(crate) const TOO_MANY_FIELDS: Malformed =
+    Malformed::new(MalformedKind::HeadTooLarge, "more than 100 fields");
 const BAD_NAME: Malformed = Malformed::bad("a field name that is no token");
 const BARE_LF: Malformed = Malformed::bad("a line that ends without CR");
-const TOO_LARGE: Malformed = Malformed::new(Kind::HeadTooLarge, "a head over 32 KiB");
-const TOO_LONG_LINE: Malformed = Malformed::new(Kind::TargetTooLong, "a first line over 32 KiB");
+const HEAD_TOO_LARGE: Malformed = Malformed::new(MalformedKind::HeadTooLarge, "a head over 32 KiB");
+const LINE_TOO_LONG: Malformed =
+    Malformed::new(MalformedKind::TargetTooLong, "a first line over 32 KiB");
 /// Servers and proxies commonly allow 8 to 64 KiB.
 pub(crate) const MAX_HEAD: usize = 32 * 1024;
 pub(crate) const MAX_FIELDS: usize = 100;
 /// Clients and backends together use fewer names than this.
 const NAME_SLOTS: usize = 128;
 /// Longer names are rare, and would be kept for good: 16 KiB a thread at most.
-const KEEP_NAME: usize = 64;
+const MAX_CACHED_NAME: usize = 64;
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    const STRICT: Rules = Rules {
-        most: 3,
+    const STRICT: SectionRules = SectionRules {
+        max_fields: 3,
         blanks_before_colon: false,
     };
-    const LENIENT: Rules = Rules {
-        most: 3,
+    const LENIENT: SectionRules = SectionRules {
+        max_fields: 3,
         blanks_before_colon: true,
     };
 
-    fn section(text: &str, rules: Rules) -> Result<Vec<String>, &'static str> {
+    fn section(text: &str, rules: SectionRules) -> Result<Vec<String>, &'static str> {
         let mut headers = HeaderMap::new();
         let head = Bytes::copy_from_slice(text.as_bytes());
-        read(&head, 0, rules, &mut headers, |_, _| Ok(true)).map_err(|e| e.why())?;
+        read(&head, 0, rules, &mut headers, |_, _| Ok(true)).map_err(|e| e.reason())?;
         let line = |(name, value): (&HeaderName, &HeaderValue)| {
             format!("{name}={}", String::from_utf8_lossy(value.as_bytes()))
         };
@@ -327,21 +329,21 @@ mod tests {
     fn a_head_has_a_bound() {
         let long = vec![b'a'; MAX_HEAD];
         assert_eq!(find_end(&long[1..], &mut 0), Ok(None));
-        assert_eq!(find_end(&long, &mut 0), Err(TOO_LONG_LINE));
+        assert_eq!(find_end(&long, &mut 0), Err(LINE_TOO_LONG));
         let fields = [b"GET / HTTP/1.1\r\na: ", &long[..]].concat();
-        assert_eq!(find_end(&fields, &mut 0), Err(TOO_LARGE));
+        assert_eq!(find_end(&fields, &mut 0), Err(HEAD_TOO_LARGE));
         let mut searched = 0;
         assert_eq!(find_end(&fields[..100], &mut searched), Ok(None));
-        assert_eq!(find_end(&fields, &mut searched), Err(TOO_LARGE));
+        assert_eq!(find_end(&fields, &mut searched), Err(HEAD_TOO_LARGE));
     }
 
     #[test]
-    fn a_name_that_is_known_is_the_one_that_would_be_parsed() {
+    fn a_name_that_is_hit_is_the_one_that_would_be_parsed() {
         // Twice, so that the second finds the first; many, so that they share slots.
         let names: Vec<_> = (0..300)
             .map(|i| format!("X-{}y", "a".repeat(i % 90)))
             .collect();
-        for spelled in names.iter().chain(&names).map(String::as_str).chain([
+        for spelling in names.iter().chain(&names).map(String::as_str).chain([
             "Content-Type",
             "content-type",
             "CONTENT-TYPE",
@@ -349,10 +351,10 @@ mod tests {
             "keep-alive",
             "Upgrade",
         ]) {
-            let parsed = HeaderName::from_bytes(spelled.as_bytes()).unwrap();
-            NAMES.with_borrow_mut(|names| {
-                let Known { name, field, .. } = names.get(spelled.as_bytes()).unwrap();
-                assert_eq!((name, *field), (&parsed, Field::of(&parsed)), "{spelled}");
+            let parsed = HeaderName::from_bytes(spelling.as_bytes()).unwrap();
+            NAME_CACHE.with_borrow_mut(|names| {
+                let CachedName { name, field, .. } = names.get(spelling.as_bytes()).unwrap();
+                assert_eq!((name, *field), (&parsed, Field::of(&parsed)), "{spelling}");
             });
         }
     }

@@ -4,7 +4,7 @@
 use http::{HeaderMap, header};
 use http::{Method, StatusCode};
 
-use super::{Kind, Malformed};
+use super::{Malformed, MalformedKind};
 
 /// How the end of a body is found (RFC 9112 §6.3).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,19 +36,19 @@ impl Declared {
 
     /// Reads a `Content-Length` of an answer. Equal ones, in several fields or in one list, count
     /// as one (RFC 9112 §6.3); returns true if this is the first and stands alone in its field.
-    pub(crate) fn answer_length(&mut self, value: &[u8]) -> Result<bool, Malformed> {
+    pub(crate) fn response_length(&mut self, value: &[u8]) -> Result<bool, Malformed> {
         if self.length.is_none() {
             self.length = content_length(value);
             if self.length.is_some() {
                 return Ok(true);
             }
         }
-        self.answer_lengths(value)?;
+        self.response_lengths(value)?;
         Ok(false)
     }
 
     #[cold]
-    fn answer_lengths(&mut self, value: &[u8]) -> Result<(), Malformed> {
+    fn response_lengths(&mut self, value: &[u8]) -> Result<(), Malformed> {
         let mut elements = value.split(|&byte| byte == b',');
         // `split` yields at least one.
         let first = elements.next().unwrap_or_default().trim_ascii();
@@ -66,7 +66,7 @@ impl Declared {
     }
 
     /// Reads a `Transfer-Encoding`: one field that says `chunked` and no more.
-    pub(crate) fn coding(&mut self, value: &[u8]) -> Result<(), Malformed> {
+    pub(crate) fn transfer_coding(&mut self, value: &[u8]) -> Result<(), Malformed> {
         if self.chunked {
             return Err(Malformed::bad("Transfer-Encoding twice"));
         }
@@ -77,9 +77,9 @@ impl Declared {
         Ok(())
     }
 
-    /// Decides for a request; `old` is HTTP/1.0, which knows no transfer codings.
-    pub(crate) fn request(self, old: bool) -> Result<Framing, Malformed> {
-        self.check(old)?;
+    /// Decides for a request; `is_http10` is HTTP/1.0, which knows no transfer codings.
+    pub(crate) fn request_framing(self, is_http10: bool) -> Result<Framing, Malformed> {
+        self.check(is_http10)?;
         Ok(match self.length {
             _ if self.chunked => Framing::Chunked,
             None | Some(0) => Framing::None,
@@ -88,13 +88,13 @@ impl Declared {
     }
 
     /// Decides for an answer.
-    pub(crate) fn answer(
+    pub(crate) fn response_framing(
         self,
         status: StatusCode,
-        old: bool,
+        is_http10: bool,
         to_head: bool,
     ) -> Result<Framing, Malformed> {
-        self.check(old)?;
+        self.check(is_http10)?;
         Ok(match self.length {
             _ if to_head || is_bodiless(status) => Framing::None,
             _ if self.chunked => Framing::Chunked,
@@ -104,11 +104,11 @@ impl Declared {
         })
     }
 
-    fn check(self, old: bool) -> Result<(), Malformed> {
+    fn check(self, is_http10: bool) -> Result<(), Malformed> {
         if self.chunked && self.length.is_some() {
             return Err(Malformed::bad("Content-Length beside Transfer-Encoding"));
         }
-        if self.chunked && old {
+        if self.chunked && is_http10 {
             return Err(Malformed::bad("Transfer-Encoding in HTTP/1.0"));
         }
         Ok(())
@@ -144,7 +144,7 @@ pub(crate) fn content_length(value: &[u8]) -> Option<u64> {
 
 /// Returns the length that the fields of a message declare whose framing HTTP/2 enforces.
 #[cfg(feature = "http2")]
-pub(crate) fn declared(headers: &HeaderMap) -> Option<u64> {
+pub(crate) fn declared_length(headers: &HeaderMap) -> Option<u64> {
     content_length(headers.get(header::CONTENT_LENGTH)?.as_bytes())
 }
 
@@ -169,7 +169,10 @@ fn unknown_coding(value: &[u8]) -> Malformed {
     let is_chunked = |coding: &&[u8]| coding.eq_ignore_ascii_case(b"chunked");
     let ends_well = codings.last().is_some_and(is_chunked);
     if ends_well && codings.iter().filter(|coding| is_chunked(coding)).count() == 1 {
-        return Malformed::new(Kind::NotImplemented, "a Transfer-Encoding before chunked");
+        return Malformed::new(
+            MalformedKind::NotImplemented,
+            "a Transfer-Encoding before chunked",
+        );
     }
     Malformed::bad("a Transfer-Encoding other than chunked")
 }
@@ -199,21 +202,23 @@ mod tests {
         }
     }
 
-    fn request(lengths: &[&str], codings: &[&str], old: bool) -> Result<Framing, u16> {
+    fn request(lengths: &[&str], codings: &[&str], is_http10: bool) -> Result<Framing, u16> {
         let status = |malformed: Malformed| malformed.status().as_u16();
         let mut declared = Declared::default();
         for length in lengths {
             declared.request_length(length.as_bytes()).map_err(status)?;
         }
         for coding in codings {
-            declared.coding(coding.as_bytes()).map_err(status)?;
+            declared
+                .transfer_coding(coding.as_bytes())
+                .map_err(status)?;
         }
-        declared.request(old).map_err(status)
+        declared.request_framing(is_http10).map_err(status)
     }
 
     #[test]
     fn a_request_ends_where_one_field_says_so() {
-        for (lengths, codings, old, framing) in [
+        for (lengths, codings, is_http10, framing) in [
             (&[][..], &[][..], false, Ok(Framing::None)),
             (&["0"], &[], false, Ok(Framing::None)),
             (&["5"], &[], true, Ok(Framing::Length(5))),
@@ -232,7 +237,7 @@ mod tests {
             (&[], &["chunked;q=1"], false, Err(400)),
         ] {
             assert_eq!(
-                request(lengths, codings, old),
+                request(lengths, codings, is_http10),
                 framing,
                 "{lengths:?} {codings:?}"
             );
@@ -254,7 +259,7 @@ mod tests {
             let mut declared = Declared::default();
             let read: Result<Vec<_>, _> = values
                 .iter()
-                .map(|value| declared.answer_length(value.as_bytes()))
+                .map(|value| declared.response_length(value.as_bytes()))
                 .collect();
             let read = read.map(|all| all.last().copied().unwrap_or_default());
             assert_eq!(read, last, "{values:?}");

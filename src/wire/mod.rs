@@ -39,15 +39,15 @@ pub(crate) mod trailers;
 /// What is wrong with a message. The connection that it came by carries no other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Malformed {
-    pub(crate) kind: Kind,
-    why: &'static str,
+    pub(crate) kind: MalformedKind,
+    reason: &'static str,
     /// The status of the answer, where it is an answer and its status was read.
-    answer: Option<StatusCode>,
+    response_status: Option<StatusCode>,
 }
 
 /// Which status a server refuses the message with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Kind {
+pub(crate) enum MalformedKind {
     /// 400.
     Bad,
     /// 431: too many fields, or too long ones.
@@ -61,43 +61,43 @@ pub(crate) enum Kind {
 }
 
 impl Malformed {
-    pub(crate) const fn new(kind: Kind, why: &'static str) -> Self {
+    pub(crate) const fn new(kind: MalformedKind, reason: &'static str) -> Self {
         Self {
             kind,
-            why,
-            answer: None,
+            reason,
+            response_status: None,
         }
     }
 
-    pub(crate) const fn bad(why: &'static str) -> Self {
-        Self::new(Kind::Bad, why)
+    pub(crate) const fn bad(reason: &'static str) -> Self {
+        Self::new(MalformedKind::Bad, reason)
     }
 
-    fn in_answer(mut self, status: StatusCode) -> Self {
-        self.answer = Some(status);
+    fn with_response_status(mut self, status: StatusCode) -> Self {
+        self.response_status = Some(status);
         self
     }
 
-    pub(crate) fn why(&self) -> &'static str {
-        self.why
+    pub(crate) fn reason(&self) -> &'static str {
+        self.reason
     }
 
     /// Returns the status that a server refuses the message with.
     pub(crate) fn status(&self) -> StatusCode {
         match self.kind {
-            Kind::Bad => StatusCode::BAD_REQUEST,
-            Kind::HeadTooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
-            Kind::NotImplemented => StatusCode::NOT_IMPLEMENTED,
-            Kind::TargetTooLong => StatusCode::URI_TOO_LONG,
-            Kind::Version => StatusCode::HTTP_VERSION_NOT_SUPPORTED,
+            MalformedKind::Bad => StatusCode::BAD_REQUEST,
+            MalformedKind::HeadTooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+            MalformedKind::NotImplemented => StatusCode::NOT_IMPLEMENTED,
+            MalformedKind::TargetTooLong => StatusCode::URI_TOO_LONG,
+            MalformedKind::Version => StatusCode::HTTP_VERSION_NOT_SUPPORTED,
         }
     }
 }
 
 impl fmt::Display for Malformed {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.why)?;
-        match self.answer {
+        f.write_str(self.reason)?;
+        match self.response_status {
             Some(status) => write!(f, " (status {})", status.as_u16()),
             None => Ok(()),
         }
@@ -109,7 +109,7 @@ impl error::Error for Malformed {}
 /// Writes a field's line.
 // One copy of the code for all that is written of a request and its answer.
 #[inline(never)]
-pub(crate) fn line(out: &mut Vec<u8>, name: &str, value: &[u8]) {
+pub(crate) fn write_field(out: &mut Vec<u8>, name: &str, value: &[u8]) {
     out.extend_from_slice(name.as_bytes());
     out.extend_from_slice(b": ");
     out.extend_from_slice(value);
@@ -117,7 +117,7 @@ pub(crate) fn line(out: &mut Vec<u8>, name: &str, value: &[u8]) {
 }
 
 /// Writes a number to this base, 16 at most.
-pub(crate) fn number(mut number: u64, base: u64, out: &mut Vec<u8>) {
+pub(crate) fn write_number(mut number: u64, base: u64, out: &mut Vec<u8>) {
     let mut digits = [0; 20];
     let mut at = digits.len();
     loop {
@@ -139,8 +139,8 @@ mod tests {
     fn numbers_are_written_as_fmt_does() {
         for value in [0, 7, 10, 1_024, u64::MAX] {
             let (mut decimal, mut hex) = (Vec::new(), Vec::new());
-            number(value, 10, &mut decimal);
-            number(value, 16, &mut hex);
+            write_number(value, 10, &mut decimal);
+            write_number(value, 16, &mut hex);
             assert_eq!(String::from_utf8(decimal).unwrap(), value.to_string());
             assert_eq!(String::from_utf8(hex).unwrap(), format!("{value:X}"));
         }

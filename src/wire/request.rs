@@ -7,9 +7,9 @@ use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, Method, Request, Version};
 
 use super::{
-    Kind, Malformed,
-    connection::{self, Options},
-    fields::{self, Field, MAX_FIELDS, Rules},
+    Malformed, MalformedKind,
+    connection::{self, ConnectionOptions},
+    fields::{self, Field, MAX_FIELDS, SectionRules},
     framing::{Declared, Framing},
     target,
 };
@@ -29,7 +29,7 @@ pub(crate) struct Head {
     /// The client takes trailers.
     pub(crate) accepts_trailers: bool,
     /// HTTP/1.0.
-    pub(crate) old: bool,
+    pub(crate) is_http10: bool,
 }
 
 /// What known clients send and RFC 9112 forbids.
@@ -63,41 +63,46 @@ pub(crate) fn find_end(bytes: &[u8], searched: &mut usize) -> Result<Option<usiz
     Ok(found)
 }
 
-/// Reads the head at the beginning of `bytes`, which must be there as a whole, into `place`: a
+/// Reads the head at the beginning of `bytes`, which must be there as a whole, into `slot`: a
 /// request is large, and would be moved at each return. Its body is left at the default.
 pub(crate) fn read<B: Default>(
     bytes: &[u8],
     allowed: Allowed,
-    place: &mut Option<Request<B>>,
+    slot: &mut Option<Request<B>>,
 ) -> Result<Head, Malformed> {
     let end = fields::line_end(bytes, 0)?;
-    let line = first_line(&bytes[..end])?;
+    let line = request_line(&bytes[..end])?;
     // The only copy: names that are new and values are parts of it.
-    let head = copy(bytes);
+    let head = copy_head(bytes);
     let from = line.method.as_str().len() + 1;
-    let target = head.slice(from..from + line.target);
+    let target = head.slice(from..from + line.target_length);
     let uri = target::read(&line.method, target, allowed.raw_target)?;
-    let mut headers = take_map();
-    let mut said = Said::default();
-    let rules = Rules {
-        most: MAX_FIELDS,
+    let mut headers = take_recycled_map();
+    let mut semantics = Semantics::default();
+    let rules = SectionRules {
+        max_fields: MAX_FIELDS,
         blanks_before_colon: false,
     };
     let read = fields::read(&head, end + 2, rules, &mut headers, |field, value| {
-        said.note(field, value)
+        semantics.read_field(field, value)
     });
     let result = read.and_then(|length| {
-        said.conclude(length, line.old, line.method == Method::CONNECT, allowed)
+        semantics.finish(
+            length,
+            line.is_http10,
+            line.method == Method::CONNECT,
+            allowed,
+        )
     });
     let Ok(head) = result else {
-        keep_map(headers);
+        recycle_map(headers);
         return result;
     };
-    let request = place.insert(Request::new(B::default()));
+    let request = slot.insert(Request::new(B::default()));
     *request.method_mut() = line.method;
     *request.uri_mut() = uri;
     *request.headers_mut() = headers;
-    if line.old {
+    if line.is_http10 {
         *request.version_mut() = Version::HTTP_10;
     }
     Ok(head)
@@ -121,39 +126,39 @@ pub(crate) fn identify(bytes: &[u8]) -> (Option<Method>, Option<String>) {
             .split(|&byte| byte == b'?')
             .next()
             .unwrap_or_default();
-        String::from_utf8_lossy(&path[..path.len().min(LOGGED_TARGET)]).into_owned()
+        String::from_utf8_lossy(&path[..path.len().min(MAX_LOGGED_TARGET)]).into_owned()
     });
     (method, target)
 }
 
-struct FirstLine {
+struct RequestLine {
     method: Method,
     /// The length of the target.
-    target: usize,
+    target_length: usize,
     /// HTTP/1.0.
-    old: bool,
+    is_http10: bool,
 }
 
-fn first_line(line: &[u8]) -> Result<FirstLine, Malformed> {
-    let (rest, old) = match line.strip_suffix(b" HTTP/1.1") {
+fn request_line(line: &[u8]) -> Result<RequestLine, Malformed> {
+    let (rest, is_http10) = match line.strip_suffix(b" HTTP/1.1") {
         Some(rest) => (rest, false),
-        None => other_version(line)?,
+        None => parse_other_version(line)?,
     };
     let space = memchr::memchr(b' ', rest).ok_or(BAD_LINE)?;
     let method = match &rest[..space] {
         b"GET" => Method::GET,
         other => Method::from_bytes(other).map_err(|_error| BAD_LINE)?,
     };
-    Ok(FirstLine {
+    Ok(RequestLine {
         method,
-        target: rest.len() - space - 1,
-        old,
+        target_length: rest.len() - space - 1,
+        is_http10,
     })
 }
 
 /// RFC 9110 §2.5: a minor version that is not known counts as the highest that is.
 #[cold]
-fn other_version(line: &[u8]) -> Result<(&[u8], bool), Malformed> {
+fn parse_other_version(line: &[u8]) -> Result<(&[u8], bool), Malformed> {
     let space = line
         .iter()
         .rposition(|&byte| byte == b' ')
@@ -164,7 +169,10 @@ fn other_version(line: &[u8]) -> Result<(&[u8], bool), Malformed> {
         [b'H', b'T', b'T', b'P', b'/', major, b'.', minor]
             if major.is_ascii_digit() && minor.is_ascii_digit() =>
         {
-            Err(Malformed::new(Kind::Version, "a version other than HTTP/1"))
+            Err(Malformed::new(
+                MalformedKind::Version,
+                "a version other than HTTP/1",
+            ))
         }
         _ => Err(BAD_LINE),
     }
@@ -172,9 +180,9 @@ fn other_version(line: &[u8]) -> Result<(&[u8], bool), Malformed> {
 
 /// What the fields say.
 #[derive(Default)]
-struct Said {
+struct Semantics {
     declared: Declared,
-    options: Options,
+    options: ConnectionOptions,
     host: Host,
     upgrade: bool,
     expects_continue: bool,
@@ -189,8 +197,8 @@ enum Host {
     Present,
 }
 
-impl Said {
-    fn note(&mut self, field: Field, value: &[u8]) -> Result<bool, Malformed> {
+impl Semantics {
+    fn read_field(&mut self, field: Field, value: &[u8]) -> Result<bool, Malformed> {
         match field {
             Field::Connection => self.options.read(value)?,
             Field::ContentLength => self.declared.request_length(value)?,
@@ -209,29 +217,29 @@ impl Said {
                 let mut codings = connection::elements(value);
                 self.accepts_trailers |= codings.any(|c| c.eq_ignore_ascii_case(b"trailers"));
             }
-            Field::TransferEncoding => self.declared.coding(value)?,
-            Field::Upgrade => self.upgrade |= switches(value),
-            Field::Authenticate | Field::Hop | Field::Plain => {}
+            Field::TransferEncoding => self.declared.transfer_coding(value)?,
+            Field::Upgrade => self.upgrade |= names_a_supported_upgrade(value),
+            Field::Authenticate | Field::HopByHop | Field::Plain => {}
         }
         Ok(true)
     }
 
-    fn conclude(
+    fn finish(
         &self,
         length: usize,
-        old: bool,
+        is_http10: bool,
         is_connect: bool,
         allowed: Allowed,
     ) -> Result<Head, Malformed> {
         // RFC 9112 §3.2.
         match self.host {
-            Host::Absent if !old => return Err(Malformed::bad("no Host")),
-            Host::Empty if !old && !allowed.empty_host => {
+            Host::Absent if !is_http10 => return Err(Malformed::bad("no Host")),
+            Host::Empty if !is_http10 && !allowed.empty_host => {
                 return Err(Malformed::bad("an empty Host"));
             }
             Host::Absent | Host::Empty | Host::Present => {}
         }
-        let framing = self.declared.request(old)?;
+        let framing = self.declared.request_framing(is_http10)?;
         if is_connect && framing != Framing::None {
             return Err(Malformed::bad("a CONNECT with a body"));
         }
@@ -239,19 +247,19 @@ impl Said {
         Ok(Head {
             length,
             framing,
-            keep_alive: !options.close && (!old || options.keep_alive),
+            keep_alive: !options.close && (!is_http10 || options.keep_alive),
             // RFC 9110 §10.1.1.
-            expects_continue: self.expects_continue && !old && framing != Framing::None,
-            upgrades: self.upgrade && options.upgrade && !old,
-            accepts_trailers: self.accepts_trailers && !old,
-            old,
+            expects_continue: self.expects_continue && !is_http10 && framing != Framing::None,
+            upgrades: self.upgrade && options.upgrade && !is_http10,
+            accepts_trailers: self.accepts_trailers && !is_http10,
+            is_http10,
         })
     }
 }
 
 /// Returns true if `Upgrade` names a protocol that a service may switch to: not HTTP/2 in
 /// cleartext, whose upgrade RFC 9113 §3.1 has given up, and which many clients still offer.
-fn switches(value: &[u8]) -> bool {
+fn names_a_supported_upgrade(value: &[u8]) -> bool {
     connection::elements(value).any(|protocol| {
         !protocol
             .get(..2)
@@ -279,54 +287,54 @@ pub(crate) fn write<B>(request: &Request<B>, out: &mut Vec<u8>) {
     }
     out.extend_from_slice(b" HTTP/1.1\r\n");
     for (name, value) in request.headers() {
-        super::line(out, name.as_str(), value.as_bytes());
+        super::write_field(out, name.as_str(), value.as_bytes());
     }
     out.extend_from_slice(b"\r\n");
 }
 
 /// Copies a head to behind those that came before it: one allocation for many.
-fn copy(head: &[u8]) -> Bytes {
-    if head.len() > SHARES {
+fn copy_head(head: &[u8]) -> Bytes {
+    if head.len() > MAX_SHARED_HEAD {
         return Bytes::copy_from_slice(head);
     }
-    HEADS.with_borrow_mut(|heads| {
+    HEAD_BLOCK.with_borrow_mut(|heads| {
         // From its beginning again, once all of them are gone.
         if !heads.try_reclaim(head.len()) {
-            *heads = BytesMut::with_capacity(BLOCK);
+            *heads = BytesMut::with_capacity(HEAD_BLOCK_SIZE);
         }
         heads.extend_from_slice(head);
         heads.split().freeze()
     })
 }
 
-fn take_map() -> HeaderMap {
-    MAPS.with_borrow_mut(Vec::pop).unwrap_or_default()
+fn take_recycled_map() -> HeaderMap {
+    RECYCLED_MAPS.with_borrow_mut(Vec::pop).unwrap_or_default()
 }
 
 /// Keeps the memory of a map for another request of this thread.
-pub(crate) fn keep_map(mut headers: HeaderMap) {
+pub(crate) fn recycle_map(mut headers: HeaderMap) {
     headers.clear();
-    MAPS.with_borrow_mut(|maps| {
-        if maps.len() < KEPT {
+    RECYCLED_MAPS.with_borrow_mut(|maps| {
+        if maps.len() < MAX_RECYCLED_MAPS {
             maps.push(headers);
         }
     });
 }
 
 thread_local! {
-    static HEADS: RefCell<BytesMut> = RefCell::new(BytesMut::new());
-    static MAPS: RefCell<Vec<HeaderMap>> = const { RefCell::new(Vec::new()) };
+    static HEAD_BLOCK: RefCell<BytesMut> = RefCell::new(BytesMut::new());
+    static RECYCLED_MAPS: RefCell<Vec<HeaderMap>> = const { RefCell::new(Vec::new()) };
 }
 
 const BAD_LINE: Malformed = Malformed::bad("no method, target and version in the request line");
 /// Some ten heads; a request that keeps a part of one keeps as much.
-const BLOCK: usize = 4 * 1024;
+const HEAD_BLOCK_SIZE: usize = 4 * 1024;
 /// A longer head has memory of its own.
-pub(crate) const SHARES: usize = BLOCK / 4;
+pub(crate) const MAX_SHARED_HEAD: usize = HEAD_BLOCK_SIZE / 4;
 /// As many as requests usually end between two that begin; each is about a KiB.
-const KEPT: usize = 64;
+const MAX_RECYCLED_MAPS: usize = 64;
 /// What a log line has room for.
-const LOGGED_TARGET: usize = 1_024;
+const MAX_LOGGED_TARGET: usize = 1_024;
 
 #[cfg(test)]
 mod tests;

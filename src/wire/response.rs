@@ -5,11 +5,11 @@ use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use http_body::SizeHint;
 
 use super::{
-    Kind, Malformed,
-    connection::{Options, authenticates_connection},
-    fields::{self, Field, MAX_FIELDS, Rules},
+    Malformed, MalformedKind,
+    connection::{ConnectionOptions, authenticates_connection},
+    fields::{self, Field, MAX_FIELDS, SectionRules},
     framing::{Declared, Framing, content_length, is_bodiless},
-    line, number,
+    write_field, write_number,
 };
 
 /// What the head says about the message and the connection.
@@ -33,7 +33,9 @@ pub(crate) fn find_end(buf: &[u8], searched: &mut usize) -> Result<Option<usize>
         return Err(Malformed::bad("not an HTTP/1 status line"));
     }
     fields::find_end(buf, searched).map_err(|error| match error.kind {
-        Kind::TargetTooLong => Malformed::new(Kind::HeadTooLarge, "a head over 32 KiB"),
+        MalformedKind::TargetTooLong => {
+            Malformed::new(MalformedKind::HeadTooLarge, "a head over 32 KiB")
+        }
         _ => error,
     })
 }
@@ -45,82 +47,82 @@ pub(crate) fn read(
     to_head: bool,
     headers: &mut HeaderMap,
 ) -> Result<Head, Malformed> {
-    let (status, old, at) = status_line(head)?;
-    let mut said = Said {
+    let (status, is_http10, at) = status_line(head)?;
+    let mut semantics = Semantics {
         status,
         declared: Declared::default(),
-        options: Options::default(),
-        rewrites_length: false,
+        options: ConnectionOptions::default(),
+        repeats_length: false,
         connection_auth: false,
     };
-    let rules = Rules {
-        most: MAX_FIELDS,
+    let rules = SectionRules {
+        max_fields: MAX_FIELDS,
         blanks_before_colon: true,
     };
     fields::read(head, at, rules, headers, |field, value| {
-        said.note(field, value)
+        semantics.read_field(field, value)
     })
-    .and_then(|_| said.conclude(old, to_head, headers))
-    .map_err(|error| error.in_answer(status))
+    .and_then(|_| semantics.finish(is_http10, to_head, headers))
+    .map_err(|error| error.with_response_status(status))
 }
 
 /// Reads the status line: the status, whether it is HTTP/1.0, and where the fields begin.
 fn status_line(head: &[u8]) -> Result<(StatusCode, bool, usize), Malformed> {
     let end = fields::line_end(head, 0)?;
     let text = &head[..end];
-    let old = match text.get(PREFIX.len()) {
+    let is_http10 = match text.get(PREFIX.len()) {
         Some(b'0') => true,
         // RFC 9110 §2.5: a minor version that is not known counts as the highest that is.
         Some(b'1'..=b'9') => false,
-        _ => return Err(BAD_STATUS),
+        _ => return Err(BAD_STATUS_LINE),
     };
     let (Some(b' '), Some(code)) = (text.get(8), text.get(9..12)) else {
-        return Err(BAD_STATUS);
+        return Err(BAD_STATUS_LINE);
     };
-    let reason_is_fine = match &text[12..] {
+    let is_valid_reason = match &text[12..] {
         [] => true,
         [b' ', reason @ ..] => fields::is_value(reason),
         _ => false,
     };
-    if !reason_is_fine {
-        return Err(BAD_STATUS);
+    if !is_valid_reason {
+        return Err(BAD_STATUS_LINE);
     }
     match StatusCode::from_bytes(code) {
-        Ok(status) => Ok((status, old, end + 2)),
+        Ok(status) => Ok((status, is_http10, end + 2)),
         Err(_) if code.iter().all(u8::is_ascii_digit) => Err(Malformed::bad("a status below 100")),
-        Err(_) => Err(BAD_STATUS),
+        Err(_) => Err(BAD_STATUS_LINE),
     }
 }
 
 /// What the fields say.
-struct Said {
+struct Semantics {
     status: StatusCode,
     declared: Declared,
-    options: Options,
+    options: ConnectionOptions,
     /// The length was said more than once: it goes on once.
-    rewrites_length: bool,
+    repeats_length: bool,
     connection_auth: bool,
 }
 
-impl Said {
+impl Semantics {
     /// Notes what a field says; returns true if it goes on to the client.
-    fn note(&mut self, field: Field, value: &[u8]) -> Result<bool, Malformed> {
+    fn read_field(&mut self, field: Field, value: &[u8]) -> Result<bool, Malformed> {
         match field {
             Field::Authenticate => self.connection_auth |= authenticates_connection(value),
             Field::ContentLength => {
-                let alone = self.declared.answer_length(value)?;
-                self.rewrites_length |= !alone;
+                let is_sole = self.declared.response_length(value)?;
+                self.repeats_length |= !is_sole;
                 // RFC 9110 §8.6: some must not have it.
-                let goes_on = alone && self.may_have_length();
-                if !goes_on && !fields::is_value(value) {
+                let is_forwarded = is_sole && self.allows_content_length();
+                if !is_forwarded && !fields::is_value(value) {
                     return Err(fields::BAD_VALUE);
                 }
-                return Ok(goes_on);
+                return Ok(is_forwarded);
             }
             // Behind the 101 that it explains, and with the demand for one (RFC 9110 §15.5.22).
-            Field::Upgrade if self.may_upgrade() => {}
+            Field::Upgrade if self.allows_upgrade() => {}
             Field::Connection
-            | Field::Hop
+            | Field::HopByHop
             | Field::Te
             | Field::TransferEncoding
             | Field::Upgrade => {
@@ -130,7 +132,7 @@ impl Said {
                 }
                 match field {
                     Field::Connection => self.options.read(value)?,
-                    Field::TransferEncoding => self.declared.coding(value)?,
+                    Field::TransferEncoding => self.declared.transfer_coding(value)?,
                     _ => {}
                 }
                 return Ok(false);
@@ -140,35 +142,37 @@ impl Said {
         Ok(true)
     }
 
-    fn may_have_length(&self) -> bool {
+    fn allows_content_length(&self) -> bool {
         !self.status.is_informational() && self.status != StatusCode::NO_CONTENT
     }
 
-    fn may_upgrade(&self) -> bool {
+    fn allows_upgrade(&self) -> bool {
         matches!(
             self.status,
             StatusCode::SWITCHING_PROTOCOLS | StatusCode::UPGRADE_REQUIRED
         )
     }
 
-    fn conclude(
+    fn finish(
         self,
-        old: bool,
+        is_http10: bool,
         to_head: bool,
         headers: &mut HeaderMap,
     ) -> Result<Head, Malformed> {
         for name in &self.options.nominated {
             headers.remove(name);
         }
-        let rewrites = self.rewrites_length && self.may_have_length();
+        let rewrites = self.repeats_length && self.allows_content_length();
         if let (true, Some(length)) = (rewrites, self.declared.length) {
             headers.insert(header::CONTENT_LENGTH, HeaderValue::from(length));
         }
-        let framing = self.declared.answer(self.status, old, to_head)?;
+        let framing = self
+            .declared
+            .response_framing(self.status, is_http10, to_head)?;
         Ok(Head {
             status: self.status,
             framing,
-            keep_alive: !old && !self.options.close && framing != Framing::Close,
+            keep_alive: !is_http10 && !self.options.close && framing != Framing::Close,
             connection_auth: self.connection_auth,
             nominated: self.options.nominated,
         })
@@ -176,17 +180,17 @@ impl Said {
 }
 
 /// The body of a response, as far as its head depends on it.
-pub(crate) struct Announced {
+pub(crate) struct BodyInfo {
     /// It answers a HEAD.
     pub(crate) to_head: bool,
     pub(crate) is_empty: bool,
     pub(crate) size: SizeHint,
     /// The client speaks HTTP/1.0: a body of unknown length ends with the connection.
-    pub(crate) old: bool,
+    pub(crate) is_http10: bool,
 }
 
-/// Writes the head; `keep` turns false where the response or its framing ends the connection, and
-/// `date` writes the Date where the fields have none. Returns how the body goes out.
+/// Writes the head; `keep_alive` turns false where the response or its framing ends the connection, and
+/// `write_date` writes the Date where the fields have none. Returns how the body goes out.
 ///
 /// # Errors
 ///
@@ -195,20 +199,20 @@ pub(crate) fn write(
     status: StatusCode,
     reason: Option<&[u8]>,
     headers: &HeaderMap,
-    body: &Announced,
-    keep: &mut bool,
-    date: impl FnOnce(&mut Vec<u8>),
+    body: &BodyInfo,
+    keep_alive: &mut bool,
+    write_date: impl FnOnce(&mut Vec<u8>),
     out: &mut Vec<u8>,
 ) -> Result<Framing, &'static str> {
     if status.is_informational() {
         return Err("a status of 1xx, which is no final response");
     }
     write_status(status, reason, out);
-    let bodiless = is_bodiless(status);
-    let sends = !bodiless && !body.to_head;
+    let is_bodiless = is_bodiless(status);
+    let sends_body = !is_bodiless && !body.to_head;
     let mut declared = None;
-    let mut options = Options::default();
-    let (mut connects, mut dated) = (false, false);
+    let mut options = ConnectionOptions::default();
+    let (mut has_connection, mut has_date) = (false, false);
     for (name, value) in headers {
         match *name {
             header::CONTENT_LENGTH => {
@@ -222,27 +226,27 @@ pub(crate) fn write(
             }
             // How the body goes out is decided here.
             header::TRANSFER_ENCODING => continue,
-            header::TRAILER if !sends => continue,
+            header::TRAILER if !sends_body => continue,
             header::CONNECTION => {
                 options
                     .read(value.as_bytes())
-                    .map_err(|error| error.why())?;
-                connects = true;
+                    .map_err(|error| error.reason())?;
+                has_connection = true;
             }
-            header::DATE => dated = true,
+            header::DATE => has_date = true,
             _ => {}
         }
-        line(out, name.as_str(), value.as_bytes());
+        write_field(out, name.as_str(), value.as_bytes());
     }
-    let framing = announce(status, body, sends, bodiless, declared, out);
-    *keep &= !options.close && framing != Framing::Close;
-    if !*keep && !options.close {
-        line(out, "connection", b"close");
-    } else if *keep && body.old && !connects {
-        line(out, "connection", b"keep-alive");
+    let framing = write_framing(status, body, sends_body, is_bodiless, declared, out);
+    *keep_alive &= !options.close && framing != Framing::Close;
+    if !*keep_alive && !options.close {
+        write_field(out, "connection", b"close");
+    } else if *keep_alive && body.is_http10 && !has_connection {
+        write_field(out, "connection", b"keep-alive");
     }
-    if !dated {
-        date(out);
+    if !has_date {
+        write_date(out);
     }
     out.extend_from_slice(b"\r\n");
     Ok(framing)
@@ -250,12 +254,12 @@ pub(crate) fn write(
 
 /// Writes the head of an interim response.
 pub(crate) fn write_interim(status: StatusCode, mut headers: HeaderMap, out: &mut Vec<u8>) {
-    super::connection::strip(&mut headers);
+    super::connection::remove_hop_by_hop(&mut headers);
     // RFC 9110 §8.6.
     headers.remove(header::CONTENT_LENGTH);
     write_status(status, None, out);
     for (name, value) in &headers {
-        line(out, name.as_str(), value.as_bytes());
+        write_field(out, name.as_str(), value.as_bytes());
     }
     out.extend_from_slice(b"\r\n");
 }
@@ -273,11 +277,11 @@ fn write_status(status: StatusCode, reason: Option<&[u8]>, out: &mut Vec<u8>) {
 }
 
 /// Announces the length where it is known, and chunks where it is not (RFC 9112 §6.3).
-fn announce(
+fn write_framing(
     status: StatusCode,
-    body: &Announced,
-    sends: bool,
-    bodiless: bool,
+    body: &BodyInfo,
+    sends_body: bool,
+    is_bodiless: bool,
     declared: Option<(u64, &[u8])>,
     out: &mut Vec<u8>,
 ) -> Framing {
@@ -292,37 +296,37 @@ fn announce(
         // What a GET would have had.
         (Some(length), _) if body.to_head => Some(length),
         // None came, whatever was declared.
-        (_, Some(0)) if !body.to_head => (!bodiless).then_some(0),
+        (_, Some(0)) if !body.to_head => (!is_bodiless).then_some(0),
         (Some(length), _) => Some(length),
         (None, Some(0)) => None,
-        (None, known) => known.filter(|_| !bodiless),
+        (None, known) => known.filter(|_| !is_bodiless),
     };
     match (announced, declared) {
         // In the words in which it was declared.
         (Some(length), Some((same, value))) if same == length => {
-            line(out, "content-length", value);
+            write_field(out, "content-length", value);
         }
         (Some(length), _) => {
             out.extend_from_slice(b"content-length: ");
-            number(length, 10, out);
+            write_number(length, 10, out);
             out.extend_from_slice(b"\r\n");
         }
         (None, _) => {}
     }
     match announced {
-        _ if !sends => Framing::None,
+        _ if !sends_body => Framing::None,
         Some(0) => Framing::None,
         Some(length) => Framing::Length(length),
-        None if body.old => Framing::Close,
+        None if body.is_http10 => Framing::Close,
         None => {
-            line(out, "transfer-encoding", b"chunked");
+            write_field(out, "transfer-encoding", b"chunked");
             Framing::Chunked
         }
     }
 }
 
 const PREFIX: &[u8] = b"HTTP/1.";
-const BAD_STATUS: Malformed = Malformed::bad("a bad status line");
+const BAD_STATUS_LINE: Malformed = Malformed::bad("a bad status line");
 
 #[cfg(test)]
 mod tests;

@@ -5,13 +5,13 @@ use http::{Method, Uri, uri::PathAndQuery};
 
 use super::Malformed;
 
-/// Reads a target in the form that the method allows. `raw` accepts bytes from 0x80 on, as UTF-8
+/// Reads a target in the form that the method allows. `allow_raw` accepts bytes from 0x80 on, as UTF-8
 /// that a client failed to encode.
 ///
 /// A fragment is refused: it is no part of a target, and peers disagree about where it ends.
-pub(crate) fn read(method: &Method, target: Bytes, raw: bool) -> Result<Uri, Malformed> {
+pub(crate) fn read(method: &Method, target: Bytes, allow_raw: bool) -> Result<Uri, Malformed> {
     // All other bytes that may not stand there, `Uri` refuses.
-    if memchr::memchr2(b'#', 0x7f, &target).is_some() || !(raw || target.is_ascii()) {
+    if memchr::memchr2(b'#', 0x7f, &target).is_some() || !(allow_raw || target.is_ascii()) {
         return Err(BAD_BYTE);
     }
     match target.first() {
@@ -37,11 +37,11 @@ fn authority_form(target: Bytes) -> Result<Uri, Malformed> {
 /// RFC 9112 §3.2.2.
 #[cold]
 fn absolute_form(method: &Method, target: Bytes) -> Result<Uri, Malformed> {
-    let begins = |scheme: &&&[u8]| {
+    let has_scheme = |scheme: &&&[u8]| {
         let begin = target.get(..scheme.len());
         begin.is_some_and(|begin| begin.eq_ignore_ascii_case(scheme))
     };
-    let after = SCHEMES.iter().find(begins).ok_or(BAD_TARGET)?.len();
+    let after = SCHEMES.iter().find(has_scheme).ok_or(BAD_TARGET)?.len();
     let authority = &target[after..];
     let end = authority
         .iter()
@@ -63,7 +63,7 @@ fn absolute_form(method: &Method, target: Bytes) -> Result<Uri, Malformed> {
 /// Returns true for a name or an address with an optional port, and nothing that could be read as
 /// more.
 pub(crate) fn is_host(host: &[u8]) -> bool {
-    let is_name = |byte: &u8| NAME[usize::from(*byte)];
+    let is_name = |byte: &u8| REG_NAME[usize::from(*byte)];
     let name = match host {
         [b'[', inner @ ..] => {
             let is_inner = |byte: &&u8| is_name(byte) || **byte == b':';
@@ -84,7 +84,7 @@ pub(crate) fn is_host(host: &[u8]) -> bool {
 }
 
 /// What a registered name is made of (RFC 3986 §3.2.2).
-const NAME: [bool; 256] = {
+const REG_NAME: [bool; 256] = {
     let mut table = [false; 256];
     let mut byte = 0;
     while byte < 128_u8 {

@@ -2,7 +2,7 @@
 
 use http::{HeaderMap, HeaderName, header};
 
-use super::{Malformed, connection, line};
+use super::{Malformed, connection, write_field};
 
 /// Returns true for a field that may stand behind a body. Those that frame, route, modify or
 /// authenticate a message mean something in its head only (RFC 9110 §6.5.1), and so do those by
@@ -57,7 +57,7 @@ pub(crate) fn write(trailers: &HeaderMap, out: &mut Vec<u8>) {
     out.extend_from_slice(b"0\r\n");
     for (name, value) in trailers {
         if is_trailer(name) {
-            line(out, name.as_str(), value.as_bytes());
+            write_field(out, name.as_str(), value.as_bytes());
         }
     }
     out.extend_from_slice(b"\r\n");
@@ -65,8 +65,10 @@ pub(crate) fn write(trailers: &HeaderMap, out: &mut Vec<u8>) {
 
 /// A digest, a signature, a status: far less.
 pub(crate) const MAX_TRAILERS: usize = 8 * 1_024;
-pub(crate) const TOO_LONG: Malformed =
-    Malformed::new(super::Kind::HeadTooLarge, "a trailer section over 8 KiB");
+pub(crate) const TOO_LONG: Malformed = Malformed::new(
+    super::MalformedKind::HeadTooLarge,
+    "a trailer section over 8 KiB",
+);
 
 #[cfg(test)]
 mod tests {

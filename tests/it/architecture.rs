@@ -7,8 +7,15 @@ use std::{
 
 /// Floors from the ground up; rooms on one floor do not know each other.
 const FLOORS: [&[&str]; 5] = [
-    &["error", "log_limit", "sabotage", "wire"],
-    &["alarm", "deadline", "local_fault", "pool", "vanish"],
+    &[
+        "error",
+        "log_limit",
+        "sabotage",
+        "tcp_timeout",
+        "timer",
+        "wire",
+    ],
+    &["local_fault", "pool"],
     &["context", "connect"],
     &[
         "access_log",
@@ -29,7 +36,7 @@ const FLOORS: [&[&str]; 5] = [
 ];
 
 /// On one floor, these may be used by these.
-const WITHIN_A_FLOOR: [(&str, &str); 1] = [("settings", "load_balancer")];
+const WITHIN_A_FLOOR: [(&str, &str); 2] = [("settings", "load_balancer"), ("tcp_timeout", "error")];
 
 /// What `lib.rs` re-exports, and the room where it is.
 const ROOT: [(&str, &str); 7] = [

@@ -168,7 +168,7 @@ impl<A: Attached> Conn<A> {
             // having asked for it reads it as it goes.
             self.abandon_request();
         }
-        self.decoder = Decoder::new(head.framing, Side::Answer);
+        self.decoder = Decoder::new(head.framing, Side::Response);
         self.nominated = head.nominated;
         let body = match head.framing {
             Framing::None => AnswerBody::None,

@@ -7,8 +7,8 @@ use std::{
 
 use super::Conn;
 use crate::{
-    deadline::Watch,
     error::{Error, ErrorKind},
+    timer::sweep::Deadline,
 };
 
 /// What the exchange waits for, and so which time-out is armed.
@@ -38,14 +38,14 @@ pub(crate) struct Timeouts {
 
 /// The deadline of the current phase.
 pub(super) struct Clock {
-    watch: Watch,
+    watch: Deadline,
     timeouts: Timeouts,
 }
 
 impl Clock {
     pub(super) fn new(timeouts: Timeouts) -> Self {
         Self {
-            watch: Watch::new(),
+            watch: Deadline::new(),
             timeouts,
         }
     }

@@ -44,8 +44,8 @@ where
                 Asked::Retry { which, number } => self.give_up(which, number),
             };
         }
-        if watch.alarm.is_armed() {
-            if watch.alarm.poll(cx).is_pending() {
+        if watch.timer.is_armed() {
+            if watch.timer.poll(cx).is_pending() {
                 return Turn::Sleep;
             }
         } else {
@@ -53,7 +53,7 @@ where
                 return Turn::Sleep;
             };
             if !std::mem::replace(&mut watch.looked, true) {
-                watch.alarm.arm(first.min(LOOK), cx);
+                watch.timer.arm(first.min(LOOK), cx);
                 return Turn::Sleep;
             }
             // It rang before: what became of that decides when it rings again.
@@ -66,12 +66,12 @@ where
         let asked = match due {
             Due::Total => return Turn::End(self.out_of_time(now)),
             Due::Nothing { before } => {
-                watch.alarm.arm(before, cx);
+                watch.timer.arm(before, cx);
                 return Turn::Sleep;
             }
             Due::Hedge { .. } if !self.fare.pay(|| shared.settings.budget.withdraw(now)) => {
                 tracing::debug!(target: "evenkeel::failover", "no hedge: the budget is used up");
-                watch.alarm.arm(LOOK, cx);
+                watch.timer.arm(LOOK, cx);
                 return Turn::Sleep;
             }
             Due::Hedge { first } => Asked::Hedge { first },

@@ -23,7 +23,7 @@ use crate::{
     connect::{Connected, Connector, Elsewhere},
     error::ConfigError,
     pool::{AttachmentKey, Backend, Protocol},
-    wire::{framing::anticipates_content, line},
+    wire::{framing::anticipates_content, write_field},
 };
 
 /// Sends a request, and wants a response with a status that counts as healthy.
@@ -422,22 +422,22 @@ impl HttpCheck {
         ] {
             head.extend_from_slice(part.as_bytes());
         }
-        line(&mut head, "host", self.host_of(backend).as_bytes());
+        write_field(&mut head, "host", self.host_of(backend).as_bytes());
         if !self.reach.is_pooled() {
-            line(&mut head, "connection", b"close");
+            write_field(&mut head, "connection", b"close");
         }
         if !self
             .fields
             .iter()
             .any(|(name, _)| name == header::USER_AGENT)
         {
-            line(&mut head, "user-agent", USER_AGENT.as_bytes());
+            write_field(&mut head, "user-agent", USER_AGENT.as_bytes());
         }
         for (name, value) in &self.fields {
-            line(&mut head, name.as_str(), value.as_bytes());
+            write_field(&mut head, name.as_str(), value.as_bytes());
         }
         if anticipates_content(&self.method) {
-            line(&mut head, "content-length", b"0");
+            write_field(&mut head, "content-length", b"0");
         }
         head.extend_from_slice(b"\r\n");
         head

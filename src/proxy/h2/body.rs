@@ -14,8 +14,8 @@ use http_body::{Body as HttpBody, Frame, SizeHint};
 use super::{fields, upload::Background};
 use crate::{
     connect::http2::OpenStream,
-    deadline::Watch,
     error::{Error, ErrorKind},
+    timer::sweep::Deadline,
 };
 
 /// The response body of one stream. Dropped before its end, it resets the stream.
@@ -26,7 +26,7 @@ pub(in crate::proxy) struct StreamBody {
     pub(super) data_ended: bool,
     /// The rest of the request, where the response came before its end.
     pub(super) upload: Option<Background>,
-    pub(super) watch: Watch,
+    pub(super) watch: Deadline,
     /// A wait began, when the upload had moved on so often.
     pub(super) waiting: Option<u64>,
     pub(super) idle_timeout: Duration,

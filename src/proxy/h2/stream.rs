@@ -18,13 +18,13 @@ use super::{
 use crate::{
     connect::http2::{OpenStream, Turn},
     context::Interim,
-    deadline::Watch,
     error::{Error, ErrorKind},
     proxy::{
         body::{Body, Outgoing},
         h1::Timeouts,
     },
-    wire::framing::declared,
+    timer::sweep::Deadline,
+    wire::framing::declared_length,
 };
 
 /// A request on its stream.
@@ -44,7 +44,7 @@ pub(super) struct Asking<'a> {
 
 /// What a request waits for, and how long.
 pub(super) struct Wait {
-    watch: Watch,
+    watch: Deadline,
     timeouts: Timeouts,
     phase: Phase,
     /// How often the upload had moved on when the wait began.
@@ -73,7 +73,7 @@ pub(super) enum Failed {
 impl Wait {
     pub(super) fn new(timeouts: Timeouts) -> Self {
         Self {
-            watch: Watch::new(),
+            watch: Deadline::new(),
             timeouts,
             phase: Phase::Open,
             moves: 0,
@@ -242,7 +242,7 @@ impl Asking<'_> {
             );
         let body = Body::http2(Box::new(StreamBody {
             incoming,
-            left: declared(&head.headers).filter(|_| !no_content),
+            left: declared_length(&head.headers).filter(|_| !no_content),
             data_ended: false,
             upload: self.upload.filter(|_| !unwanted).map(Background::spawn),
             watch: self.wait.watch,

@@ -30,7 +30,7 @@ impl Class {
             header::HOST => Self::Message(Field::Host),
             header::MAX_FORWARDS => Self::MaxForwards,
             // Credentials for this hop.
-            header::PROXY_AUTHORIZATION => Self::Message(Field::Hop),
+            header::PROXY_AUTHORIZATION => Self::Message(Field::HopByHop),
             // What most requests have, so that their names need not be compared.
             header::ACCEPT
             | header::ACCEPT_ENCODING

@@ -4,7 +4,7 @@ use super::{Facts, Length};
 use crate::{
     pool::Backend,
     proxy::config::{HostField, Settings},
-    wire::{line, number},
+    wire::{write_field, write_number},
 };
 
 impl Facts<'_> {
@@ -44,13 +44,13 @@ impl Facts<'_> {
             Length::Chunked => out.extend_from_slice(b"transfer-encoding: chunked\r\n"),
             Length::Exact(length) => {
                 out.extend_from_slice(b"content-length: ");
-                number(length, 10, out);
+                write_number(length, 10, out);
                 out.extend_from_slice(b"\r\n");
             }
             Length::None => {}
         }
         if let Some(upgrade) = self.upgrade {
-            line(out, "upgrade", upgrade.as_bytes());
+            write_field(out, "upgrade", upgrade.as_bytes());
         }
         match (self.upgrade.is_some(), self.accepts_trailers) {
             (false, false) => {}

@@ -44,7 +44,7 @@ impl<'a> Facts<'a> {
         let bytes = value.as_bytes();
         match field {
             Field::ContentLength => self.declared.request_length(bytes).map_err(malformed)?,
-            Field::TransferEncoding => self.declared.coding(bytes).map_err(malformed)?,
+            Field::TransferEncoding => self.declared.transfer_coding(bytes).map_err(malformed)?,
             Field::Connection => self.options.read(bytes).map_err(malformed)?,
             Field::Upgrade => self.upgrade = Some(value),
             Field::Te => {
@@ -58,7 +58,7 @@ impl<'a> Facts<'a> {
                 return Ok(false);
             }
             Field::Authenticate | Field::Plain => return Ok(false),
-            Field::Hop | Field::Host => {}
+            Field::HopByHop | Field::Host => {}
         }
         Ok(true)
     }

@@ -23,7 +23,7 @@ use crate::{
     server::{Body, draining::Draining, state::State, stream::Stream},
     wire::{
         framing::Framing,
-        request::{self, Head, SHARES},
+        request::{self, Head, MAX_SHARED_HEAD},
         response,
     },
 };
@@ -140,7 +140,7 @@ impl Input {
             return None;
         }
         // A head that came alone and whole needs no search for its end.
-        let end = match came.len() <= SHARES && came.ends_with(b"\r\n\r\n") {
+        let end = match came.len() <= MAX_SHARED_HEAD && came.ends_with(b"\r\n\r\n") {
             true => came.len(),
             false => match request::find_end(came, &mut self.searched) {
                 Ok(Some(end)) => end,
@@ -254,7 +254,7 @@ impl Input {
     /// Gives the request its way to interim responses.
     pub(super) fn begin_interim(&mut self, head: &Head) {
         let queue = self.interim.get_or_insert_with(InterimQueue::new);
-        let interim = queue.begin(!head.old);
+        let interim = queue.begin(!head.is_http10);
         if let Some(request) = &mut self.request {
             interim.note(request.extensions_mut());
             if head.upgrades && head.framing != Framing::None {

@@ -154,7 +154,7 @@ where
         let before = input.end_interim();
         let asked = Asked {
             to_head,
-            old: head.old,
+            old: head.is_http10,
             accepts_trailers: head.accepts_trailers,
             keep: head.keep_alive && input.may_keep(),
         };

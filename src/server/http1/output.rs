@@ -19,8 +19,8 @@ use crate::{
         self,
         chunked::{self, LAST_CHUNK},
         framing::Framing,
-        request::keep_map,
-        response::{self, Announced},
+        request::recycle_map,
+        response::{self, BodyInfo},
         trailers,
     },
 };
@@ -58,11 +58,11 @@ impl Output {
         body: &B,
         asked: Asked,
     ) -> Result<Self, BoxError> {
-        let announced = Announced {
+        let announced = BodyInfo {
             to_head: asked.to_head,
             is_empty: body.is_end_stream(),
             size: body.size_hint(),
-            old: asked.old,
+            is_http10: asked.old,
         };
         let mut out = WRITE.take();
         if !before.is_empty() {
@@ -80,10 +80,10 @@ impl Output {
             &parts.headers,
             &announced,
             &mut keep,
-            |out| date::with(|now| wire::line(out, "date", now.as_bytes())),
+            |out| date::with(|now| wire::write_field(out, "date", now.as_bytes())),
             &mut out,
         )?;
-        keep_map(parts.headers);
+        recycle_map(parts.headers);
         let ended = announced.is_empty || framing == Framing::None;
         let mut output = Self {
             out,

@@ -8,7 +8,7 @@ use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use crate::{
     context::ConnectionEventKind,
     server::{http::Ending, stream::Stream},
-    wire::{Kind, Malformed, request},
+    wire::{Malformed, MalformedKind, request},
 };
 
 /// Why a request is refused, and which it was as far as that could be read.
@@ -24,10 +24,14 @@ impl Refusal {
     #[cold]
     pub(super) fn malformed(error: Malformed, head: &[u8]) -> Self {
         let kind = match error.kind {
-            Kind::HeadTooLarge | Kind::TargetTooLong => ConnectionEventKind::HeadTooLarge,
-            Kind::Bad | Kind::NotImplemented | Kind::Version => ConnectionEventKind::BadRequest,
+            MalformedKind::HeadTooLarge | MalformedKind::TargetTooLong => {
+                ConnectionEventKind::HeadTooLarge
+            }
+            MalformedKind::Bad | MalformedKind::NotImplemented | MalformedKind::Version => {
+                ConnectionEventKind::BadRequest
+            }
         };
-        Self::new(kind, error.status(), error.why(), head)
+        Self::new(kind, error.status(), error.reason(), head)
     }
 
     /// A head that did not come in time.

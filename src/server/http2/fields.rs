@@ -21,7 +21,7 @@ pub(super) fn fit(headers: &mut HeaderMap, length: Option<u64>, opens_tunnel: bo
         }
     }
     if hops {
-        connection::strip(headers);
+        connection::remove_hop_by_hop(headers);
     }
     if blanks {
         trim_values(headers);
@@ -41,7 +41,7 @@ pub(super) fn fit(headers: &mut HeaderMap, length: Option<u64>, opens_tunnel: bo
 
 /// Makes the fields of an interim response fit; it has neither a date nor a length (RFC 9110 §8.6).
 pub(super) fn fit_interim(headers: &mut HeaderMap) {
-    connection::strip(headers);
+    connection::remove_hop_by_hop(headers);
     headers.remove(header::CONTENT_LENGTH);
     trim_values(headers);
 }

@@ -57,7 +57,7 @@ impl Arrived {
         Self::Begun(Received {
             stream,
             ahead,
-            left: framing::declared(headers),
+            left: framing::declared_length(headers),
             data_ended,
             expectation: None,
             wait: None,

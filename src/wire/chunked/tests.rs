@@ -71,7 +71,7 @@ fn bad_chunks_are_refused() {
         "5\r\nhello\r\n0\r\n",
         "5\r\nhel",
     ] {
-        for side in [Side::Request, Side::Answer] {
+        for side in [Side::Request, Side::Response] {
             let run = run(Framing::Chunked, side, wire.as_bytes(), &[1]);
             assert!(run.is_err(), "{side:?} {wire:?}");
         }
@@ -98,7 +98,7 @@ fn extensions_that_are_what_they_claim_to_be_are_left_out() {
 fn blanks_behind_a_size_are_for_answers() {
     let wire = b"5 \t\r\nhello\r\n0 \r\n\r\n";
     assert!(run(Framing::Chunked, Side::Request, wire, &[1]).is_err());
-    let (body, ..) = run(Framing::Chunked, Side::Answer, wire, &[1]).unwrap();
+    let (body, ..) = run(Framing::Chunked, Side::Response, wire, &[1]).unwrap();
     assert_eq!(body, b"hello");
 }
 
@@ -152,7 +152,7 @@ fn a_length_is_kept_exactly() {
         run(Framing::Length(3), Side::Request, b"ab", &[1]).is_err(),
         "cut off"
     );
-    let (body, ..) = run(Framing::Close, Side::Answer, b"ab", &[1]).unwrap();
+    let (body, ..) = run(Framing::Close, Side::Response, b"ab", &[1]).unwrap();
     assert_eq!(body, b"ab");
 }
 
@@ -183,7 +183,7 @@ proptest! {
         ], 0..60),
         cuts in prop::collection::vec(1_usize..9, 1..5),
     ) {
-        for side in [Side::Request, Side::Answer] {
+        for side in [Side::Request, Side::Response] {
             for framing in [Framing::Chunked, Framing::Length(7), Framing::Close, Framing::None] {
                 let whole = run(framing, side, &wire, &[wire.len().max(1)]);
                 let sliced = run(framing, side, &wire, &cuts);

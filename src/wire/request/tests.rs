@@ -15,10 +15,10 @@ fn request(bytes: &[u8], allowed: Allowed) -> Option<Read> {
         Ok(None) => return None,
         Err(error) => return Some(Err(error)),
     };
-    let mut place = None;
-    Some(read(&bytes[..end], allowed, &mut place).map(|head| {
+    let mut slot = None;
+    Some(read(&bytes[..end], allowed, &mut slot).map(|head| {
         assert_eq!(head.length, end);
-        (head, place.unwrap())
+        (head, slot.unwrap())
     }))
 }
 
@@ -237,7 +237,11 @@ fn a_refused_head_says_what_it_asked_for() {
 fn heads_that_are_kept_stay_what_they_were() {
     let mut kept = Vec::new();
     for number in 0..200_usize {
-        let filler = "x".repeat(if number % 7 == 0 { SHARES } else { number });
+        let filler = "x".repeat(if number % 7 == 0 {
+            MAX_SHARED_HEAD
+        } else {
+            number
+        });
         let head = format!("GET /{number} HTTP/1.1\r\nhost: a\r\na: {filler}\r\n\r\n");
         let (_, request) = request(head.as_bytes(), Allowed::default())
             .unwrap()
@@ -257,7 +261,7 @@ fn a_block_is_used_again_once_its_heads_are_gone() {
     let once = || {
         let head = b"GET /a HTTP/1.1\r\nhost: a\r\nb: c\r\n\r\n";
         let (_, mut request) = request(head, Allowed::default()).unwrap().unwrap();
-        keep_map(std::mem::take(request.headers_mut()));
+        recycle_map(std::mem::take(request.headers_mut()));
     };
     once();
     let cost = allocation_counter::measure(|| (0..1_000).for_each(|_| once()));

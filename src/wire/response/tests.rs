@@ -217,7 +217,7 @@ proptest! {
         let mut theirs = HeaderMap::new();
         for field in parsed.headers.iter() {
             let name = HeaderName::from_bytes(field.name.as_bytes()).unwrap();
-            if !matches!(Field::of(&name), Field::Hop | Field::Te) {
+            if !matches!(Field::of(&name), Field::HopByHop | Field::Te) {
                 theirs.append(name, HeaderValue::from_bytes(field.value).unwrap());
             }
         }
@@ -228,7 +228,7 @@ proptest! {
 fn written(
     status: u16,
     fields: &[(&'static str, &'static str)],
-    body: &Announced,
+    body: &BodyInfo,
 ) -> (String, Framing, bool) {
     let mut headers = HeaderMap::new();
     for &(name, value) in fields {
@@ -240,12 +240,12 @@ fn written(
     (String::from_utf8(out).unwrap(), framing, keep)
 }
 
-fn of(size: Option<u64>, old: bool) -> Announced {
-    Announced {
+fn of(size: Option<u64>, is_http10: bool) -> BodyInfo {
+    BodyInfo {
         to_head: false,
         is_empty: size == Some(0),
         size: size.map_or_else(SizeHint::new, SizeHint::with_exact),
-        old,
+        is_http10,
     }
 }
 

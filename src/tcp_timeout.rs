@@ -16,22 +16,24 @@ use crate::error::ConfigError;
 /// Ends the connection once nothing of what was sent is acknowledged for so long, or the peer's
 /// window stays shut for so long. One system call.
 #[cfg(feature = "proxy")]
-pub(crate) fn bound(socket: &SockRef<'_>, timeout: Duration) {
-    if let Err(error) = user_timeout(socket, timeout) {
+pub(crate) fn set(socket: &SockRef<'_>, timeout: Duration) {
+    if let Err(error) = set_user_timeout(socket, timeout) {
         tracing::debug!(target: "evenkeel::connect", %error, "TCP_USER_TIMEOUT");
     }
 }
 
-/// Has every connection that a listening socket accepts from now on inherit [`bound`], and asks
+/// Has every connection that a listening socket accepts from now on inherit [`set`], and asks
 /// of those that are silent for so long whether their peer is there.
 #[cfg(feature = "server")]
-pub(crate) fn bound_accepted(listener: &SockRef<'_>, timeout: Duration) {
-    let asked = TcpKeepalive::new().with_time(timeout);
+pub(crate) fn set_for_accepted(listener: &SockRef<'_>, timeout: Duration) {
+    let keepalive = TcpKeepalive::new().with_time(timeout);
     // Others have no such option, or go by another name.
     #[cfg(any(target_os = "linux", target_os = "android", target_os = "fuchsia"))]
-    let asked = asked.with_interval((timeout / ASKED_AGAIN).max(Duration::from_secs(1)));
-    let set = user_timeout(listener, timeout).and_then(|()| listener.set_tcp_keepalive(&asked));
-    if let Err(error) = set {
+    let keepalive =
+        keepalive.with_interval((timeout / PROBES_PER_TIMEOUT).max(Duration::from_secs(1)));
+    let result =
+        set_user_timeout(listener, timeout).and_then(|()| listener.set_tcp_keepalive(&keepalive));
+    if let Err(error) = result {
         tracing::warn!(
             target: "evenkeel::server", %error,
             "clients that vanish can only be noticed by the deadlines"
@@ -40,18 +42,18 @@ pub(crate) fn bound_accepted(listener: &SockRef<'_>, timeout: Duration) {
 }
 
 #[cfg(any(target_os = "linux", target_os = "android", target_os = "fuchsia"))]
-fn user_timeout(socket: &SockRef<'_>, timeout: Duration) -> std::io::Result<()> {
+fn set_user_timeout(socket: &SockRef<'_>, timeout: Duration) -> std::io::Result<()> {
     socket.set_tcp_user_timeout(Some(timeout))
 }
 
 #[cfg(not(any(target_os = "linux", target_os = "android", target_os = "fuchsia")))]
-fn user_timeout(_: &SockRef<'_>, _: Duration) -> std::io::Result<()> {
+fn set_user_timeout(_: &SockRef<'_>, _: Duration) -> std::io::Result<()> {
     Ok(())
 }
 
 /// Accepts what makes sense.
-pub(crate) fn in_range(timeout: Duration) -> Result<Duration, ConfigError> {
-    if timeout < SHORTEST || timeout > Duration::from_secs(3_600) {
+pub(crate) fn validate(timeout: Duration) -> Result<Duration, ConfigError> {
+    if timeout < MIN || timeout > Duration::from_secs(3_600) {
         return Err(ConfigError::new(
             "tcp_user_timeout",
             format!("{timeout:?}: 1 s to 1 h is accepted"),
@@ -61,12 +63,12 @@ pub(crate) fn in_range(timeout: Duration) -> Result<Duration, ConfigError> {
 }
 
 /// Less, and two packets lost in a row would end what is well.
-const SHORTEST: Duration = Duration::from_secs(1);
+const MIN: Duration = Duration::from_secs(1);
 /// As long as nginx's `send_timeout`, and as what is idle is kept.
 pub(crate) const DEFAULT: Duration = Duration::from_secs(60);
-/// How often a silent peer is asked again within the time that it was silent for.
+/// How often a silent peer is keepalive again within the time that it was silent for.
 #[cfg(feature = "server")]
-const ASKED_AGAIN: u32 = 4;
+const PROBES_PER_TIMEOUT: u32 = 4;
 
 #[cfg(all(test, target_os = "linux", feature = "server", feature = "proxy"))]
 mod tests {
@@ -75,10 +77,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_a_listener_accepts_inherits_it() {
+    fn accepted_sockets_inherit_the_timeout() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let timeout = Duration::from_secs(7);
-        bound_accepted(&SockRef::from(&listener), timeout);
+        set_for_accepted(&SockRef::from(&listener), timeout);
         let _client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         let (accepted, _) = listener.accept().unwrap();
         let socket = SockRef::from(&accepted);
@@ -92,12 +94,12 @@ mod tests {
     }
 
     #[test]
-    fn a_connection_is_told_in_a_microsecond_or_so() {
+    fn setting_the_timeout_takes_about_a_microsecond() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let stream = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         let began = tokio::time::Instant::now();
         for _ in 0..1_000 {
-            bound(&SockRef::from(&stream), DEFAULT);
+            set(&SockRef::from(&stream), DEFAULT);
         }
         let each = began.elapsed() / 1_000;
         println!("TCP_USER_TIMEOUT: {each:?} a connection");
@@ -107,9 +109,9 @@ mod tests {
     }
 
     #[test]
-    fn what_makes_no_sense_is_refused() {
+    fn a_timeout_out_of_range_is_refused() {
         for wrong in [Duration::ZERO, Duration::from_millis(999), Duration::MAX] {
-            let error = in_range(wrong).unwrap_err();
+            let error = validate(wrong).unwrap_err();
             assert_eq!(error.field(), "tcp_user_timeout");
             assert!(error.message().ends_with("1 s to 1 h is accepted"));
         }

@@ -1,17 +1,17 @@
 //! Coarse deadlines: what a timer a request would cost, for a store.
 //!
-//! A connection registers one [`Watch`] for its whole life; arming it for a request is one
+//! A connection registers one [`Deadline`] for its whole life; arming it for a request is one
 //! atomic store. One task per thread sweeps the watches ten times a second and wakes those that
 //! are due, so a deadline fires between its time and [`LATENESS`] after it, never before (unless
 //! the thread was blocked for longer than a tick, which makes the coarse clock late). The task
-//! sleeps while no watch is registered, and ends with its runtime.
+//! sleeps while no deadline is registered, and ends with its runtime.
 
 use std::{
     array,
     cell::RefCell,
     fmt, ptr,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, Mutex,
         atomic::{
             AtomicBool, AtomicU64, AtomicUsize,
             Ordering::{Acquire, Relaxed, Release},
@@ -27,19 +27,21 @@ use tokio::{
     time::Instant,
 };
 
+use super::{MAX_DELAY_MS, lock};
+
 /// One connection's place in the sweep.
-pub(crate) struct Watch {
+pub(crate) struct Deadline {
     shard: Arc<Shard>,
     chunk: Arc<Chunk>,
     index: usize,
 }
 
-impl Watch {
+impl Deadline {
     /// Takes a place in this thread's sweep; within a runtime only.
     pub(crate) fn new() -> Self {
         let runtime = Handle::current().id();
         let shard = SHARDS.with_borrow_mut(|shards| {
-            shards.retain(|shard| !shard.dead.load(Acquire));
+            shards.retain(|shard| !shard.stopped.load(Acquire));
             match shards.iter().find(|shard| shard.runtime == runtime) {
                 Some(shard) => shard.clone(),
                 None => {
@@ -53,7 +55,9 @@ impl Watch {
 
     /// Sets the deadline, in place of the one before.
     pub(crate) fn arm(&self, after: Duration) {
-        let after = u64::try_from(after.as_millis()).unwrap_or(FAR).min(FAR);
+        let after = u64::try_from(after.as_millis())
+            .unwrap_or(MAX_DELAY_MS)
+            .min(MAX_DELAY_MS);
         // The clock is late by up to a tick, so a tick more makes sure that it is not early.
         let due = self.shard.now.load(Relaxed) + after + TICK_MS;
         self.chunk.due[self.index].store(due, Relaxed);
@@ -89,19 +93,19 @@ impl Watch {
     }
 }
 
-impl Drop for Watch {
+impl Drop for Deadline {
     fn drop(&mut self) {
         self.disarm();
         self.chunk.wakers[self.index].clear();
-        lock(&self.shard.places)
+        lock(&self.shard.slots)
             .free
             .push((self.chunk.clone(), self.index));
     }
 }
 
-impl fmt::Debug for Watch {
+impl fmt::Debug for Deadline {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Watch")
+        f.debug_struct("Deadline")
             .field("expired", &self.is_expired())
             .finish()
     }
@@ -113,47 +117,47 @@ struct Shard {
     origin: Instant,
     /// Milliseconds since `origin`, as of the last tick.
     now: AtomicU64,
-    dead: AtomicBool,
+    stopped: AtomicBool,
     wake: Notify,
-    places: Mutex<Places>,
+    slots: Mutex<Slots>,
 }
 
 #[derive(Default)]
-struct Places {
+struct Slots {
     chunks: Vec<Arc<Chunk>>,
     free: Vec<(Arc<Chunk>, usize)>,
 }
 
-impl Places {
+impl Slots {
     fn in_use(&self) -> usize {
-        self.chunks.len() * CHUNK - self.free.len()
+        self.chunks.len() * CHUNK_SIZE - self.free.len()
     }
 }
 
 struct Chunk {
-    due: [AtomicU64; CHUNK],
-    wakers: [Registered; CHUNK],
+    due: [AtomicU64; CHUNK_SIZE],
+    wakers: [TaskWaker; CHUNK_SIZE],
 }
 
 /// The task to be woken. It stays registered, so that whoever polls again, as connections do at
 /// every request, takes no lock.
 #[derive(Default)]
-struct Registered {
+struct TaskWaker {
     /// Of the waker below, which keeps the task alive: none but its own has the same.
     data: AtomicUsize,
     table: AtomicUsize,
     waker: Mutex<Option<Waker>>,
 }
 
-impl Registered {
+impl TaskWaker {
     fn register(&self, waker: &Waker) {
         let data = waker.data() as usize;
         let table = ptr::from_ref(waker.vtable()) as usize;
         if self.data.load(Acquire) == data && self.table.load(Acquire) == table {
             return;
         }
-        let mut place = lock(&self.waker);
-        *place = Some(waker.clone());
+        let mut current = lock(&self.waker);
+        *current = Some(waker.clone());
         self.data.store(data, Release);
         self.table.store(table, Release);
     }
@@ -166,10 +170,10 @@ impl Registered {
     }
 
     fn clear(&self) {
-        let mut place = lock(&self.waker);
+        let mut current = lock(&self.waker);
         self.data.store(0, Release);
         self.table.store(0, Release);
-        *place = None;
+        *current = None;
     }
 }
 
@@ -179,9 +183,9 @@ impl Shard {
             runtime,
             origin: Instant::now(),
             now: AtomicU64::new(0),
-            dead: AtomicBool::new(false),
+            stopped: AtomicBool::new(false),
             wake: Notify::new(),
-            places: Mutex::new(Places::default()),
+            slots: Mutex::new(Slots::default()),
         });
         tokio::spawn(sweep(Sweeper {
             shard: shard.clone(),
@@ -189,25 +193,25 @@ impl Shard {
         shard
     }
 
-    fn register(self: &Arc<Self>) -> Watch {
+    fn register(self: &Arc<Self>) -> Deadline {
         self.tick();
-        let mut places = lock(&self.places);
-        let asleep = places.in_use() == 0;
-        let (chunk, index) = places.free.pop().unwrap_or_else(|| {
+        let mut slots = lock(&self.slots);
+        let was_idle = slots.in_use() == 0;
+        let (chunk, index) = slots.free.pop().unwrap_or_else(|| {
             let chunk = Arc::new(Chunk {
                 due: array::from_fn(|_| AtomicU64::new(DISARMED)),
-                wakers: array::from_fn(|_| Registered::default()),
+                wakers: array::from_fn(|_| TaskWaker::default()),
             });
-            places.chunks.push(chunk.clone());
-            let rest = (1..CHUNK).map(|index| (chunk.clone(), index));
-            places.free.extend(rest);
+            slots.chunks.push(chunk.clone());
+            let rest = (1..CHUNK_SIZE).map(|index| (chunk.clone(), index));
+            slots.free.extend(rest);
             (chunk, 0)
         });
-        drop(places);
-        if asleep {
+        drop(slots);
+        if was_idle {
             self.wake.notify_one();
         }
-        Watch {
+        Deadline {
             shard: self.clone(),
             chunk,
             index,
@@ -215,7 +219,7 @@ impl Shard {
     }
 
     fn tick(&self) -> u64 {
-        let now = u64::try_from(self.origin.elapsed().as_millis()).unwrap_or(FAR);
+        let now = u64::try_from(self.origin.elapsed().as_millis()).unwrap_or(MAX_DELAY_MS);
         self.now.fetch_max(now, Relaxed).max(now)
     }
 }
@@ -237,34 +241,30 @@ impl Chunk {
     }
 }
 
-/// Says that the shard is dead when the runtime drops the task.
+/// Says that the shard is stopped when the runtime drops the task.
 struct Sweeper {
     shard: Arc<Shard>,
 }
 
 impl Drop for Sweeper {
     fn drop(&mut self) {
-        self.shard.dead.store(true, Release);
+        self.shard.stopped.store(true, Release);
     }
 }
 
 async fn sweep(sweeper: Sweeper) {
     let shard = &sweeper.shard;
     loop {
-        if lock(&shard.places).in_use() == 0 {
+        if lock(&shard.slots).in_use() == 0 {
             shard.wake.notified().await;
         }
         tokio::time::sleep(Duration::from_millis(TICK_MS)).await;
         let now = shard.tick();
-        let chunks = lock(&shard.places).chunks.clone();
+        let chunks = lock(&shard.slots).chunks.clone();
         for chunk in chunks {
             chunk.expire(now);
         }
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 thread_local! {
@@ -277,12 +277,10 @@ thread_local! {
 const LATENESS: Duration = Duration::from_millis(2 * TICK_MS + 1);
 /// Fine enough for time-outs of a second and more, coarse enough to cost nothing.
 const TICK_MS: u64 = 100;
-/// Places made at once; a chunk is what the sweep reads in one go.
-const CHUNK: usize = 64;
+/// Slots made at once; a chunk is what the sweep reads in one go.
+const CHUNK_SIZE: usize = 64;
 const DISARMED: u64 = 0;
 const EXPIRED: u64 = u64::MAX;
-/// A hundred years: what a longer time-out comes to.
-const FAR: u64 = 100 * 365 * 86_400 * 1_000;
 
 #[cfg(test)]
 mod tests {
@@ -294,10 +292,10 @@ mod tests {
     async fn a_deadline_is_never_early_and_hardly_late() {
         for ms in [1, 99, 100, 101, 950, 15_000] {
             let after = Duration::from_millis(ms);
-            let watch = Watch::new();
+            let deadline = Deadline::new();
             let began = Instant::now();
-            watch.arm(after);
-            poll_fn(|cx| watch.poll_expired(cx)).await;
+            deadline.arm(after);
+            poll_fn(|cx| deadline.poll_expired(cx)).await;
             let took = began.elapsed();
             assert!(took >= after, "{took:?} is before {after:?}");
             assert!(took <= after + LATENESS, "{took:?} is long after {after:?}");
@@ -306,28 +304,31 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn disarmed_and_armed_anew_do_not_fire() {
-        let watch = Watch::new();
-        watch.arm(Duration::from_millis(500));
-        watch.disarm();
+        let deadline = Deadline::new();
+        deadline.arm(Duration::from_millis(500));
+        deadline.disarm();
         tokio::time::sleep(Duration::from_secs(2)).await;
-        assert!(!watch.is_expired(), "a disarmed watch must not expire");
-        watch.arm(Duration::from_secs(1));
+        assert!(
+            !deadline.is_expired(),
+            "a disarmed deadline must not expire"
+        );
+        deadline.arm(Duration::from_secs(1));
         tokio::time::sleep(Duration::from_millis(900)).await;
-        watch.arm(Duration::from_secs(1));
+        deadline.arm(Duration::from_secs(1));
         tokio::time::sleep(Duration::from_millis(900)).await;
-        assert!(!watch.is_expired(), "arming anew must begin anew");
+        assert!(!deadline.is_expired(), "arming anew must begin anew");
     }
 
     #[tokio::test(start_paused = true)]
-    async fn whoever_polled_last_is_woken_each_time() {
-        let watch = Arc::new(Watch::new());
+    async fn the_last_task_to_poll_is_woken_each_time() {
+        let deadline = Arc::new(Deadline::new());
         for _ in 0..2 {
             // A task of its own each time, as a connection that is used again is polled by.
-            let watch = watch.clone();
+            let deadline = deadline.clone();
             let woken = tokio::spawn(async move {
                 for _ in 0..2 {
-                    watch.arm(Duration::from_millis(300));
-                    poll_fn(|cx| watch.poll_expired(cx)).await;
+                    deadline.arm(Duration::from_millis(300));
+                    poll_fn(|cx| deadline.poll_expired(cx)).await;
                 }
             });
             tokio::time::timeout(Duration::from_secs(5), woken)
@@ -338,11 +339,11 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn places_are_used_again() {
+    async fn slots_are_reused() {
         for _ in 0..1_000 {
-            let _watch = Watch::new();
+            let _deadline = Deadline::new();
         }
-        let chunks = SHARDS.with_borrow(|shards| lock(&shards[0].places).chunks.len());
+        let chunks = SHARDS.with_borrow(|shards| lock(&shards[0].slots).chunks.len());
         assert_eq!(chunks, 1);
     }
 
@@ -357,9 +358,9 @@ mod tests {
         });
         for runtime in runtimes.iter().cycle().take(4) {
             runtime.block_on(async {
-                let watch = Watch::new();
-                watch.arm(Duration::from_secs(1));
-                let expired = poll_fn(|cx| watch.poll_expired(cx));
+                let deadline = Deadline::new();
+                deadline.arm(Duration::from_secs(1));
+                let expired = poll_fn(|cx| deadline.poll_expired(cx));
                 let limit = Duration::from_secs(5);
                 tokio::time::timeout(limit, expired)
                     .await
@@ -377,9 +378,9 @@ mod tests {
                 .build()
                 .unwrap();
             runtime.block_on(async {
-                let watch = Watch::new();
-                watch.arm(Duration::from_secs(1));
-                poll_fn(|cx| watch.poll_expired(cx)).await;
+                let deadline = Deadline::new();
+                deadline.arm(Duration::from_secs(1));
+                poll_fn(|cx| deadline.poll_expired(cx)).await;
             });
         }
     }
