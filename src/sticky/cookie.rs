@@ -7,22 +7,22 @@ use http::{
 
 use crate::wire::cookie::pairs;
 
-/// Takes every cookie with this name out of the fields and shows `see` its value, in order:
+/// Takes every cookie with this name out of the fields and shows `on_value` its value, in order:
 /// quotes taken off, bytes as they came. The other cookies stay byte for byte. Returns true if
 /// there was one; touches nothing where there was none.
-pub(super) fn take(headers: &mut HeaderMap, name: &str, mut see: impl FnMut(&[u8])) -> bool {
+pub(super) fn remove(headers: &mut HeaderMap, name: &str, mut on_value: impl FnMut(&[u8])) -> bool {
     let Entry::Occupied(mut entry) = headers.entry(header::COOKIE) else {
         return false;
     };
     // HTTP/2 may send each cookie in a field of its own (RFC 9113 §8.2.3).
     if entry.iter().nth(1).is_some() {
-        return take_of_many(headers, name, &mut see);
+        return remove_from_many_fields(headers, name, &mut on_value);
     }
     let field = entry.get();
-    match cut(field.as_bytes(), name, &mut see) {
-        Cut::Nothing => return false,
-        Cut::All => _ = entry.remove(),
-        Cut::Some => match without(field, name) {
+    match match_pairs(field.as_bytes(), name, &mut on_value) {
+        Matched::Nothing => return false,
+        Matched::All => _ = entry.remove(),
+        Matched::Some => match without_cookie(field, name) {
             Some(rest) => _ = entry.insert(rest),
             None => _ = entry.remove(),
         },
@@ -32,57 +32,61 @@ pub(super) fn take(headers: &mut HeaderMap, name: &str, mut see: impl FnMut(&[u8
 
 #[cold]
 #[inline(never)]
-fn take_of_many(headers: &mut HeaderMap, name: &str, see: &mut dyn FnMut(&[u8])) -> bool {
-    let mut there = false;
+fn remove_from_many_fields(
+    headers: &mut HeaderMap,
+    name: &str,
+    on_value: &mut dyn FnMut(&[u8]),
+) -> bool {
+    let mut is_present = false;
     let mut kept = Vec::new();
     for field in headers.get_all(header::COOKIE) {
-        match cut(field.as_bytes(), name, see) {
-            Cut::Nothing => kept.push(field.clone()),
-            Cut::All => there = true,
-            Cut::Some => {
-                there = true;
-                kept.extend(without(field, name));
+        match match_pairs(field.as_bytes(), name, on_value) {
+            Matched::Nothing => kept.push(field.clone()),
+            Matched::All => is_present = true,
+            Matched::Some => {
+                is_present = true;
+                kept.extend(without_cookie(field, name));
             }
         }
     }
-    if there {
+    if is_present {
         headers.remove(header::COOKIE);
         for field in kept {
             headers.append(header::COOKIE, field);
         }
     }
-    there
+    is_present
 }
 
-/// What of a field is ours.
+/// What of a field is matching.
 #[derive(Clone, Copy, PartialEq)]
-enum Cut {
+enum Matched {
     All,
     Nothing,
     Some,
 }
 
-/// Shows the values of ours, in one pass.
-fn cut(field: &[u8], name: &str, see: &mut dyn FnMut(&[u8])) -> Cut {
-    let (mut ours, mut others) = (false, false);
+/// Shows the values of matching, in one pass.
+fn match_pairs(field: &[u8], name: &str, on_value: &mut dyn FnMut(&[u8])) -> Matched {
+    let (mut matching, mut others) = (false, false);
     for pair in pairs(field) {
         match pair.value_of(name) {
             Some(value) => {
-                ours = true;
-                see(value);
+                matching = true;
+                on_value(value);
             }
             None => others |= !pair.raw.trim_ascii().is_empty(),
         }
     }
-    match (ours, others) {
-        (false, _) => Cut::Nothing,
-        (true, false) => Cut::All,
-        (true, true) => Cut::Some,
+    match (matching, others) {
+        (false, _) => Matched::Nothing,
+        (true, false) => Matched::All,
+        (true, true) => Matched::Some,
     }
 }
 
 #[inline(never)]
-fn without(field: &HeaderValue, name: &str) -> Option<HeaderValue> {
+fn without_cookie(field: &HeaderValue, name: &str) -> Option<HeaderValue> {
     let mut rest = Vec::with_capacity(field.len());
     for pair in pairs(field.as_bytes()) {
         if pair.value_of(name).is_some() || (rest.is_empty() && pair.raw.trim_ascii().is_empty()) {
@@ -113,15 +117,15 @@ mod tests {
         headers
     }
 
-    fn taken(headers: &mut HeaderMap) -> Vec<Vec<u8>> {
+    fn removed(headers: &mut HeaderMap) -> Vec<Vec<u8>> {
         let mut found = Vec::new();
-        let there = take(headers, "S", |value| found.push(value.to_vec()));
-        assert_eq!(there, !found.is_empty());
+        let is_present = remove(headers, "S", |value| found.push(value.to_vec()));
+        assert_eq!(is_present, !found.is_empty());
         found
     }
 
     #[test]
-    fn cookies_are_found_however_they_come() {
+    fn cookies_are_found_in_every_form() {
         let table: [(&[&[u8]], &[&[u8]]); 9] = [
             (&[b"S=1"], &[b"1"]),
             (&[b"a=b; S=1; c=d"], &[b"1"]),
@@ -135,12 +139,12 @@ mod tests {
         ];
         for (given, wanted) in table {
             let mut headers = fields(given);
-            assert_eq!(taken(&mut headers), wanted, "{given:?}");
+            assert_eq!(removed(&mut headers), wanted, "{given:?}");
         }
     }
 
     #[test]
-    fn only_ours_is_taken_out() {
+    fn only_the_named_cookie_is_removed() {
         let table: [(&[&[u8]], &[&[u8]]); 9] = [
             (&[b"S=1"], &[]),
             (&[b"a=b; S=1; c=d"], &[b"a=b; c=d"]),
@@ -154,7 +158,7 @@ mod tests {
         ];
         for (given, wanted) in table {
             let mut headers = fields(given);
-            taken(&mut headers);
+            removed(&mut headers);
             let left: Vec<_> = headers
                 .get_all(header::COOKIE)
                 .iter()
@@ -166,7 +170,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn nothing_of_ours_is_left_and_nothing_else_is_lost(
+        fn the_named_cookie_is_removed_and_no_other_is_lost(
             field in proptest::collection::vec(prop_oneof![
                 Just(b'S'), Just(b'='), Just(b';'), Just(b' '), Just(b'a'), Just(b'"'), 0x80_u8..,
             ], 0..40),
@@ -183,12 +187,12 @@ mod tests {
                     .collect()
             };
             let before = others(&headers);
-            let ours: Vec<_> = headers.get_all(header::COOKIE).iter()
+            let matching: Vec<_> = headers.get_all(header::COOKIE).iter()
                 .flat_map(|f| pairs(f.as_bytes()))
                 .filter_map(|p| p.value_of("S").map(<[u8]>::to_vec))
                 .collect();
-            prop_assert_eq!(taken(&mut headers), ours);
-            prop_assert_eq!(taken(&mut headers).len(), 0);
+            prop_assert_eq!(removed(&mut headers), matching);
+            prop_assert_eq!(removed(&mut headers).len(), 0);
             prop_assert_eq!(others(&headers), before);
         }
     }

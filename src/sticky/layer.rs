@@ -9,7 +9,7 @@ use std::{
 use http::HeaderValue;
 use tower_layer::Layer;
 
-use super::{Keys, Sticky, token::Table};
+use super::{Keys, Sticky, token::TokenTable};
 use crate::{
     error::ConfigError,
     pool::{Derived, Pool},
@@ -20,14 +20,14 @@ use crate::{
 #[must_use]
 pub struct StickyLayer {
     pub(super) pool: Pool,
-    pub(super) config: Arc<Config>,
-    shared: Arc<Shared>,
+    pub(super) config: Arc<StickyConfig>,
+    state: Arc<StickyState>,
 }
 
 #[derive(Clone)]
-pub(super) struct Config {
+pub(super) struct StickyConfig {
     keys: Keys,
-    pub(super) name: String,
+    pub(super) cookie_name: String,
     path: String,
     domain: Option<String>,
     max_age: Option<Duration>,
@@ -37,16 +37,16 @@ pub(super) struct Config {
 
 /// What all services of one layer share.
 #[derive(Default)]
-pub(super) struct Shared {
-    tokens: OnceLock<Arc<Tokens>>,
+pub(super) struct StickyState {
+    tokens: OnceLock<Arc<TokenLookup>>,
     pub(super) warned_cleartext: AtomicBool,
     pub(super) warned_order: AtomicBool,
 }
 
 /// Every backend's token, and where to look them up.
-pub(super) struct Tokens {
+pub(super) struct TokenLookup {
     pub(super) pool: Pool,
-    pub(super) table: Derived<Table>,
+    pub(super) table: Derived<TokenTable>,
 }
 
 /// When browsers send the cookie along with requests from other sites (RFC 6265bis §5.5.7).
@@ -67,16 +67,16 @@ impl StickyLayer {
     pub fn new(pool: Pool, keys: Keys) -> Self {
         Self {
             pool,
-            config: Arc::new(Config {
+            config: Arc::new(StickyConfig {
                 keys,
-                name: DEFAULT_COOKIE.into(),
+                cookie_name: DEFAULT_COOKIE_NAME.into(),
                 path: DEFAULT_PATH.into(),
                 domain: None,
                 max_age: None,
                 same_site: SameSite::default(),
                 secure: true,
             }),
-            shared: Arc::default(),
+            state: Arc::default(),
         }
     }
 
@@ -104,8 +104,8 @@ impl StickyLayer {
             ));
         }
         let config = self.config_mut();
-        config.name = name.into();
-        config.check_prefix()?;
+        config.cookie_name = name.into();
+        config.check_combination()?;
         Ok(self)
     }
 
@@ -117,7 +117,7 @@ impl StickyLayer {
     ///
     /// When it does not begin with a slash or holds a control character or a semicolon.
     pub fn path(mut self, path: &str) -> Result<Self, ConfigError> {
-        if !path.starts_with('/') || !is_attribute(path) {
+        if !path.starts_with('/') || !is_attribute_value(path) {
             return Err(ConfigError::new(
                 "path",
                 format!("{path:?}: a path from / on without ; is accepted"),
@@ -125,7 +125,7 @@ impl StickyLayer {
         }
         let config = self.config_mut();
         config.path = path.into();
-        config.check_prefix()?;
+        config.check_combination()?;
         Ok(self)
     }
 
@@ -146,7 +146,7 @@ impl StickyLayer {
         }
         let config = self.config_mut();
         config.domain = Some(domain.into());
-        config.check_prefix()?;
+        config.check_combination()?;
         Ok(self)
     }
 
@@ -178,7 +178,7 @@ impl StickyLayer {
     pub fn same_site(mut self, same_site: SameSite) -> Result<Self, ConfigError> {
         let config = self.config_mut();
         config.same_site = same_site;
-        config.check_prefix()?;
+        config.check_combination()?;
         Ok(self)
     }
 
@@ -193,25 +193,25 @@ impl StickyLayer {
     pub fn insecure(mut self) -> Result<Self, ConfigError> {
         let config = self.config_mut();
         config.secure = false;
-        config.check_prefix()?;
+        config.check_combination()?;
         Ok(self)
     }
 
-    fn config_mut(&mut self) -> &mut Config {
+    fn config_mut(&mut self) -> &mut StickyConfig {
         // Other settings are other cookies: another table.
-        self.shared = Arc::default();
+        self.state = Arc::default();
         Arc::make_mut(&mut self.config)
     }
 
-    fn tokens(&self) -> Arc<Tokens> {
-        let tokens = self.shared.tokens.get_or_init(|| {
+    fn token_lookup(&self) -> Arc<TokenLookup> {
+        let tokens = self.state.tokens.get_or_init(|| {
             let config = self.config.clone();
             let table = self.pool.derive(move |backends| {
-                Table::new(backends, &config.keys, &config.name, |token| {
-                    config.cookie(token)
+                TokenTable::new(backends, &config.keys, &config.cookie_name, |token| {
+                    config.set_cookie(token)
                 })
             });
-            Arc::new(Tokens {
+            Arc::new(TokenLookup {
                 pool: self.pool.clone(),
                 table,
             })
@@ -220,9 +220,9 @@ impl StickyLayer {
     }
 }
 
-impl Config {
-    fn cookie(&self, token: &str) -> HeaderValue {
-        let mut text = format!("{}={token}; Path={}", self.name, self.path);
+impl StickyConfig {
+    fn set_cookie(&self, token: &str) -> HeaderValue {
+        let mut text = format!("{}={token}; Path={}", self.cookie_name, self.path);
         if let Some(domain) = &self.domain {
             text.push_str("; Domain=");
             text.push_str(domain);
@@ -243,22 +243,22 @@ impl Config {
         HeaderValue::try_from(text).unwrap_or_else(|_| HeaderValue::from_static(""))
     }
 
-    fn check_prefix(&self) -> Result<(), ConfigError> {
-        let wrong = |why: &str| {
+    fn check_combination(&self) -> Result<(), ConfigError> {
+        let error = |why: &str| {
             Err(ConfigError::new(
                 "cookie",
-                format!("{:?}: {why}", self.name),
+                format!("{:?}: {why}", self.cookie_name),
             ))
         };
-        if self.name.starts_with("__Secure-") && !self.secure {
-            return wrong("browsers accept this prefix with Secure only");
+        if self.cookie_name.starts_with("__Secure-") && !self.secure {
+            return error("browsers accept this prefix with Secure only");
         }
         let host_bound = self.secure && self.domain.is_none() && self.path == "/";
-        if self.name.starts_with("__Host-") && !host_bound {
-            return wrong("browsers accept this prefix with Secure, Path=/ and no Domain only");
+        if self.cookie_name.starts_with("__Host-") && !host_bound {
+            return error("browsers accept this prefix with Secure, Path=/ and no Domain only");
         }
         if self.same_site == SameSite::None && !self.secure {
-            return wrong("SameSite=None needs Secure");
+            return error("SameSite=None needs Secure");
         }
         Ok(())
     }
@@ -267,7 +267,7 @@ impl Config {
 impl fmt::Debug for StickyLayer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("StickyLayer")
-            .field("cookie", &self.config.name)
+            .field("cookie", &self.config.cookie_name)
             .field("keys", &self.config.keys)
             .field("secure", &self.config.secure)
             .finish_non_exhaustive()
@@ -278,15 +278,15 @@ impl<S> Layer<S> for StickyLayer {
     type Service = Sticky<S>;
 
     fn layer(&self, inner: S) -> Sticky<S> {
-        Sticky::new(self, self.tokens(), self.shared.clone(), inner)
+        Sticky::new(self, self.token_lookup(), self.state.clone(), inner)
     }
 }
 
-fn is_attribute(text: &str) -> bool {
+fn is_attribute_value(text: &str) -> bool {
     text.bytes()
         .all(|b| (b' '..=b'~').contains(&b) && b != b';')
 }
 
 /// What HAProxy and others commonly call it, too.
-pub(super) const DEFAULT_COOKIE: &str = "PROXY_SERVER_ID";
+pub(super) const DEFAULT_COOKIE_NAME: &str = "PROXY_SERVER_ID";
 const DEFAULT_PATH: &str = "/";

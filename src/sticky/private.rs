@@ -6,7 +6,7 @@ use http::{HeaderMap, HeaderValue, header::CACHE_CONTROL};
 /// Keeps shared caches from handing one user's cookie to another (RFC 9111 §5.2.2.7): adds
 /// `private`, and removes the directives that speak to shared caches alone. Every other directive
 /// stays byte for byte.
-pub(super) fn keep_private(headers: &mut HeaderMap) {
+pub(super) fn make_private(headers: &mut HeaderMap) {
     if !headers.contains_key(CACHE_CONTROL) {
         headers.insert(CACHE_CONTROL, PRIVATE);
         return;
@@ -97,7 +97,7 @@ mod tests {
         for value in given {
             headers.append(CACHE_CONTROL, HeaderValue::from_bytes(value).unwrap());
         }
-        keep_private(&mut headers);
+        make_private(&mut headers);
         let got = headers.get_all(CACHE_CONTROL).iter();
         got.map(|value| value.as_bytes().to_vec()).collect()
     }

@@ -17,9 +17,9 @@ use tower_service::Service;
 
 use super::{
     StickyLayer,
-    cookie::take,
-    layer::{Config, Shared, Tokens},
-    private::keep_private,
+    cookie::remove,
+    layer::{StickyConfig, StickyState, TokenLookup},
+    private::make_private,
 };
 use crate::context::{ConnInfo, Exchange, StickyVerdict};
 
@@ -27,23 +27,23 @@ use crate::context::{ConnInfo, Exchange, StickyVerdict};
 #[derive(Clone)]
 pub struct Sticky<S> {
     inner: S,
-    config: Arc<Config>,
-    tokens: Arc<Tokens>,
-    shared: Arc<Shared>,
+    config: Arc<StickyConfig>,
+    tokens: Arc<TokenLookup>,
+    state: Arc<StickyState>,
 }
 
 impl<S> Sticky<S> {
     pub(super) fn new(
         layer: &StickyLayer,
-        tokens: Arc<Tokens>,
-        shared: Arc<Shared>,
+        tokens: Arc<TokenLookup>,
+        state: Arc<StickyState>,
         inner: S,
     ) -> Self {
         Self {
             inner,
             config: layer.config.clone(),
             tokens,
-            shared,
+            state,
         }
     }
 
@@ -64,13 +64,13 @@ impl<S> Sticky<S> {
 
     /// Reads the cookie, and takes it out of what the backend sees. True if it needs no renewal
     /// as long as the backend that it names answers.
-    fn read(&self, headers: &mut HeaderMap, exchange: &Exchange) -> bool {
+    fn read_cookie(&self, headers: &mut HeaderMap, exchange: &Exchange) -> bool {
         let snapshot = self.tokens.pool.snapshot();
         let Some(table) = snapshot.derived(&self.tokens.table) else {
             return false;
         };
         let mut verified = None;
-        let there = take(headers, &self.config.name, |value| {
+        let is_present = remove(headers, &self.config.cookie_name, |value| {
             if verified.is_none() {
                 verified = table.verify(value);
             }
@@ -79,28 +79,28 @@ impl<S> Sticky<S> {
             // Balance settles the verdict when it knows whether that backend can take it.
             Some(verified) => {
                 exchange.set_affinity(verified.backend);
-                return verified.current;
+                return verified.is_current;
             }
-            None if there => exchange.set_sticky_verdict(StickyVerdict::Invalid),
+            None if is_present => exchange.set_sticky_verdict(StickyVerdict::Invalid),
             None => exchange.set_sticky_verdict(StickyVerdict::None),
         }
         false
     }
 
     /// Warns of what makes the layer useless, once.
-    fn warn(&self, extensions: &Extensions, exchange: &Exchange) {
-        if self.config.secure && !self.shared.warned_cleartext.load(Relaxed) {
+    fn warn_if_ineffective(&self, extensions: &Extensions, exchange: &Exchange) {
+        if self.config.secure && !self.state.warned_cleartext.load(Relaxed) {
             let conn = ConnInfo::of(extensions);
             if conn.is_some_and(|conn| conn.tls().is_none()) {
                 warn_once(
-                    &self.shared.warned_cleartext,
+                    &self.state.warned_cleartext,
                     "the cookie is Secure and the request came over cleartext: browsers will drop it",
                 );
             }
         }
         if exchange.count() > 0 {
             warn_once(
-                &self.shared.warned_order,
+                &self.state.warned_order,
                 "StickyLayer stands below the balancer: it must stand above it to have any effect",
             );
         }
@@ -108,9 +108,9 @@ impl<S> Sticky<S> {
 }
 
 #[cold]
-fn warn_once(warned: &AtomicBool, what: &str) {
+fn warn_once(warned: &AtomicBool, message: &'static str) {
     if !warned.swap(true, Relaxed) {
-        tracing::warn!(target: "evenkeel::sticky", "{what}");
+        tracing::warn!(target: "evenkeel::sticky", "{message}");
     }
 }
 
@@ -118,7 +118,7 @@ impl<S: fmt::Debug> fmt::Debug for Sticky<S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Sticky")
             .field("inner", &self.inner)
-            .field("cookie", &self.config.name)
+            .field("cookie", &self.config.cookie_name)
             .finish_non_exhaustive()
     }
 }
@@ -137,8 +137,8 @@ where
 
     fn call(&mut self, mut request: Request<B>) -> Self::Future {
         let exchange = Exchange::of(request.extensions_mut());
-        self.warn(request.extensions(), &exchange);
-        let is_current = self.read(request.headers_mut(), &exchange);
+        self.warn_if_ineffective(request.extensions(), &exchange);
+        let is_current = self.read_cookie(request.headers_mut(), &exchange);
         ResponseFuture {
             inner: self.inner.call(request),
             exchange,
@@ -156,7 +156,7 @@ pin_project! {
         exchange: Exchange,
         // The client's cookie needs no renewal where the backend that it names answers.
         is_current: bool,
-        tokens: Arc<Tokens>,
+        tokens: Arc<TokenLookup>,
     }
 }
 
@@ -169,16 +169,16 @@ where
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
         let this = self.project();
         let mut response = ready!(this.inner.poll(cx))?;
-        let renewed = this.exchange.tell(|told| {
+        let renew_for = this.exchange.tell(|facts| {
             // Not routed: there is no session to keep.
-            let answered = told.answered_by()?;
-            let named = told.affinity.filter(|_| *this.is_current);
-            let known = named.is_some_and(|named| named.is_same(answered));
+            let answered = facts.answered_by()?;
+            let named = facts.affinity.filter(|_| *this.is_current);
+            let is_held = named.is_some_and(|named| named.is_same(answered));
             // A session that a draining backend kept moves soon: its cookie is not renewed.
-            let leaving = told.verdict == Some(StickyVerdict::Draining);
-            (!known && !leaving).then(|| answered.clone())
+            let is_leaving = facts.verdict == Some(StickyVerdict::Draining);
+            (!is_held && !is_leaving).then(|| answered.clone())
         });
-        if let Some(answered) = renewed {
+        if let Some(answered) = renew_for {
             let snapshot = this.tokens.pool.snapshot();
             let cookie = snapshot
                 .derived(&this.tokens.table)
@@ -187,7 +187,7 @@ where
                 response
                     .headers_mut()
                     .append(header::SET_COOKIE, cookie.clone());
-                keep_private(response.headers_mut());
+                make_private(response.headers_mut());
             }
         }
         Poll::Ready(Ok(response))

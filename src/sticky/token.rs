@@ -28,7 +28,7 @@ impl Keys {
 
     /// Still verifies with an older key, while cookies made with it are about.
     #[must_use]
-    pub fn and(mut self, older: [u8; 32]) -> Self {
+    pub fn with_older_key(mut self, older: [u8; 32]) -> Self {
         self.keys.push(older);
         self
     }
@@ -78,36 +78,36 @@ fn read_hex(text: &str) -> Option<[u8; 32]> {
 }
 
 /// 128 bits of an HMAC, in base64.
-type Token = [u8; TOKEN];
+type Token = [u8; TOKEN_LENGTH];
 
 /// Every member's tokens and cookies, made with each snapshot, so that a request costs one
 /// look-up.
-pub(super) struct Table {
+pub(super) struct TokenTable {
     /// By the first half of the token; the second is then compared in constant time, so that a
     /// forger learns nothing of it from how long that takes.
-    tokens: HashMap<[u8; TOKEN / 2], Known, BuildQuick>,
+    tokens: HashMap<[u8; TOKEN_LENGTH / 2], TokenEntry, BuildQuick>,
     cookies: HashMap<u64, HeaderValue, BuildQuick>,
 }
 
-struct Known {
+struct TokenEntry {
     token: Token,
     backend: Backend,
-    current: bool,
+    is_current: bool,
 }
 
-/// A token that verified: only [`Table::verify`] makes one.
+/// A token that verified: only [`TokenTable::verify`] makes one.
 pub(super) struct Verified {
     pub(super) backend: Backend,
     /// Made with the first key; one of an older key is replaced.
-    pub(super) current: bool,
+    pub(super) is_current: bool,
 }
 
-impl Table {
+impl TokenTable {
     pub(super) fn new(
         backends: &[Backend],
         keys: &Keys,
-        scope: &str,
-        cookie: impl Fn(&str) -> HeaderValue,
+        cookie_name: &str,
+        set_cookie: impl Fn(&str) -> HeaderValue,
     ) -> Self {
         let mut tokens = HashMap::with_capacity_and_hasher(
             backends.len() * keys.keys.len(),
@@ -116,17 +116,17 @@ impl Table {
         let mut cookies = HashMap::with_capacity_and_hasher(backends.len(), BuildQuick::default());
         for backend in backends {
             for (i, key) in keys.keys.iter().enumerate().rev() {
-                let token = make(key, scope, backend.id());
-                let known = Known {
+                let token = make_token(key, cookie_name, backend.id());
+                let entry = TokenEntry {
                     token,
                     backend: backend.clone(),
-                    current: i == 0,
+                    is_current: i == 0,
                 };
                 if i == 0 {
                     let text: String = token.iter().map(|&b| char::from(b)).collect();
-                    cookies.insert(backend.incarnation(), cookie(&text));
+                    cookies.insert(backend.incarnation(), set_cookie(&text));
                 }
-                tokens.insert(half(&token), known);
+                tokens.insert(first_half(&token), entry);
             }
         }
         Self { tokens, cookies }
@@ -134,11 +134,11 @@ impl Table {
 
     pub(super) fn verify(&self, value: &[u8]) -> Option<Verified> {
         let token: &Token = value.try_into().ok()?;
-        let known = self.tokens.get(&half(token))?;
-        let differs = second(token) ^ second(&known.token);
+        let entry = self.tokens.get(&first_half(token))?;
+        let differs = second_half(token) ^ second_half(&entry.token);
         (std::hint::black_box(differs) == 0).then(|| Verified {
-            backend: known.backend.clone(),
-            current: known.current,
+            backend: entry.backend.clone(),
+            is_current: entry.is_current,
         })
     }
 
@@ -148,25 +148,25 @@ impl Table {
     }
 }
 
-fn half(token: &Token) -> [u8; TOKEN / 2] {
-    let mut half = [0; TOKEN / 2];
-    half.copy_from_slice(&token[..TOKEN / 2]);
+fn first_half(token: &Token) -> [u8; TOKEN_LENGTH / 2] {
+    let mut half = [0; TOKEN_LENGTH / 2];
+    half.copy_from_slice(&token[..TOKEN_LENGTH / 2]);
     half
 }
 
 /// The second half, and some of the first: what one comparison takes.
-fn second(token: &Token) -> u128 {
+fn second_half(token: &Token) -> u128 {
     let mut second = [0; 16];
-    second.copy_from_slice(&token[TOKEN - 16..]);
+    second.copy_from_slice(&token[TOKEN_LENGTH - 16..]);
     u128::from_ne_bytes(second)
 }
 
-fn make(key: &[u8; 32], scope: &str, id: &str) -> Token {
-    let mut token = [0; TOKEN];
+fn make_token(key: &[u8; 32], cookie_name: &str, id: &str) -> Token {
+    let mut token = [0; TOKEN_LENGTH];
     // An HMAC takes a key of any length.
     if let Ok(mut mac) = Hmac::<Sha256>::new_from_slice(key) {
         mac.update(b"evenkeel sticky 1\0");
-        mac.update(scope.as_bytes());
+        mac.update(cookie_name.as_bytes());
         mac.update(b"\0");
         mac.update(id.as_bytes());
         let tag = mac.finalize().into_bytes();
@@ -176,7 +176,7 @@ fn make(key: &[u8; 32], scope: &str, id: &str) -> Token {
     token
 }
 
-const TOKEN: usize = 22;
+const TOKEN_LENGTH: usize = 22;
 
 #[cfg(test)]
 mod tests {
@@ -184,24 +184,24 @@ mod tests {
 
     use super::*;
 
-    fn table(ids: &[&str], keys: &Keys, scope: &str) -> Table {
+    fn table(ids: &[&str], keys: &Keys, cookie_name: &str) -> TokenTable {
         let backends: Vec<_> = ids
             .iter()
             .map(|id| Backend::new(*id, "http://127.0.0.1:1").unwrap())
             .collect();
-        Table::new(&backends, keys, scope, |token| {
+        TokenTable::new(&backends, keys, cookie_name, |token| {
             HeaderValue::from_str(token).unwrap()
         })
     }
 
     fn token(id: &str) -> Token {
-        make(&[7; 32], "S", id)
+        make_token(&[7; 32], "S", id)
     }
 
     #[test]
     fn all_instances_make_the_same_token() {
         assert_eq!(
-            &make(&[0; 32], "PROXY_SERVER_ID", "a"),
+            &make_token(&[0; 32], "PROXY_SERVER_ID", "a"),
             b"60qGkmO-4QZotqMJJwGzrg"
         );
     }
@@ -224,10 +224,15 @@ mod tests {
 
     #[test]
     fn an_older_key_verifies_and_is_replaced() {
-        let rotated = table(&["a"], &Keys::new([9; 32]).and([7; 32]), "S");
+        let rotated = table(&["a"], &Keys::new([9; 32]).with_older_key([7; 32]), "S");
         let old = rotated.verify(&token("a")).unwrap();
-        assert!(!old.current);
-        assert!(rotated.verify(&make(&[9; 32], "S", "a")).unwrap().current);
+        assert!(!old.is_current);
+        assert!(
+            rotated
+                .verify(&make_token(&[9; 32], "S", "a"))
+                .unwrap()
+                .is_current
+        );
     }
 
     #[test]
@@ -235,15 +240,15 @@ mod tests {
         let table = table(&["a", "b"], &Keys::new([7; 32]), "S");
         assert_eq!(table.verify(&token("b")).unwrap().backend.id(), "b");
         assert!(table.verify(&token("gone")).is_none());
-        assert!(table.verify(&make(&[7; 32], "other", "a")).is_none());
-        assert!(table.verify(&make(&[8; 32], "S", "a")).is_none());
+        assert!(table.verify(&make_token(&[7; 32], "other", "a")).is_none());
+        assert!(table.verify(&make_token(&[8; 32], "S", "a")).is_none());
     }
 
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(20_000))]
         #[test]
-        fn nothing_forged_is_accepted(
-            flip in 0_usize..TOKEN * 8, cut in 0_usize..TOKEN, noise: [u8; TOKEN],
+        fn forged_tokens_are_refused(
+            flip in 0_usize..TOKEN_LENGTH * 8, cut in 0_usize..TOKEN_LENGTH, noise: [u8; TOKEN_LENGTH],
         ) {
             let table = table(&["a", "b"], &Keys::new([7; 32]), "S");
             let (a, b) = (token("a"), token("b"));

@@ -138,7 +138,7 @@ async fn a_key_that_was_rotated_keeps_the_session_and_renews_the_cookie() {
         .oneshot(request(None))
         .await
         .unwrap();
-    let rotated = StickyLayer::new(pool.clone(), Keys::new([9; 32]).and([7; 32]));
+    let rotated = StickyLayer::new(pool.clone(), Keys::new([9; 32]).with_older_key([7; 32]));
     let kept = rotated
         .layer(foreign(pool.clone(), "c"))
         .oneshot(request(Some(&pair(first.headers()))))
