@@ -22,9 +22,9 @@ use tokio::{
 };
 use tower::{Service, ServiceExt};
 
-/// What became of the requests that ended in one part of the experiment.
+/// What became of the requests that ended in one phase of the experiment.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Part {
+pub(crate) struct Phase {
     pub(crate) requests: usize,
     pub(crate) failed: usize,
     /// Told to come back later: 503 with `Retry-After`.
@@ -43,19 +43,19 @@ struct Session {
 }
 
 #[derive(Default)]
-struct Book {
-    parts: Vec<Part>,
+struct Records {
+    phases: Vec<Phase>,
     sessions: Vec<Session>,
 }
 
 pub(crate) struct Load {
-    book: Arc<Mutex<Book>>,
+    records: Arc<Mutex<Records>>,
     stop: watch::Sender<bool>,
     task: Mutex<Option<JoinHandle<()>>>,
 }
 
 impl Load {
-    pub(crate) fn start<S, R>(stack: S, rate: u32, watching: Arc<Invariants>) -> Self
+    pub(crate) fn start<S, R>(stack: S, rate: u32, invariants: Arc<Invariants>) -> Self
     where
         S: Service<Request<Empty<Bytes>>, Response = Response<R>, Error = Infallible>,
         S: Clone + Send + 'static,
@@ -63,12 +63,12 @@ impl Load {
         R: Body<Data = Bytes> + Send + 'static,
         R::Error: Into<BoxError>,
     {
-        let book = Arc::new(Mutex::new(Book {
+        let records = Arc::new(Mutex::new(Records {
             sessions: vec![Session::default(); SESSIONS],
-            ..Book::default()
+            ..Records::default()
         }));
         let (stop, mut stopped) = watch::channel(false);
-        let shared = book.clone();
+        let shared = records.clone();
         let task = tokio::spawn(async move {
             let mut pace = interval(Duration::from_secs(1) / rate);
             pace.set_missed_tick_behavior(MissedTickBehavior::Burst);
@@ -82,8 +82,8 @@ impl Load {
                 while running.try_join_next().is_some() {}
                 number += 1;
                 let client = Client {
-                    book: shared.clone(),
-                    watching: watching.clone(),
+                    records: shared.clone(),
+                    invariants: invariants.clone(),
                     session: (number % 2 == 0).then_some(number / 2 % SESSIONS),
                 };
                 running.spawn(client.run(stack.clone()));
@@ -91,30 +91,30 @@ impl Load {
             while running.join_next().await.is_some() {}
         });
         Self {
-            book,
+            records,
             stop,
             task: Mutex::new(Some(task)),
         }
     }
 
     /// Counts what ends from now on apart.
-    pub(crate) fn next_part(&self) {
+    pub(crate) fn next_phase(&self) {
         let moves = vec![0; SESSIONS];
-        lock(&self.book).parts.push(Part {
+        lock(&self.records).phases.push(Phase {
             moves,
-            ..Part::default()
+            ..Phase::default()
         });
     }
 
-    pub(crate) fn parts(&self) -> Vec<Part> {
-        lock(&self.book).parts.clone()
+    pub(crate) fn phases(&self) -> Vec<Phase> {
+        lock(&self.records).phases.clone()
     }
 
     /// Returns how many sessions live on these.
     pub(crate) fn sessions_on(&self, names: &[&str]) -> usize {
-        let book = lock(&self.book);
+        let records = lock(&self.records);
         let on = |s: &&Session| s.home.as_deref().is_some_and(|home| names.contains(&home));
-        book.sessions.iter().filter(on).count()
+        records.sessions.iter().filter(on).count()
     }
 
     /// Stops, and waits for the answers.
@@ -132,14 +132,14 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 struct Client {
-    book: Arc<Mutex<Book>>,
-    watching: Arc<Invariants>,
+    records: Arc<Mutex<Records>>,
+    invariants: Arc<Invariants>,
     session: Option<usize>,
 }
 
 enum Answer {
     From(Option<String>, Option<HeaderValue>),
-    Later,
+    Refused,
 }
 
 impl Client {
@@ -150,11 +150,11 @@ impl Client {
         R::Error: Into<BoxError>,
     {
         let began = Instant::now();
-        let result = timeout(LONGEST, self.ask(stack)).await;
+        let result = timeout(CLIENT_TIMEOUT, self.send(stack)).await;
         self.end(began, result.unwrap_or_else(|error| Err(error.into())));
     }
 
-    async fn ask<S, R>(&self, stack: S) -> Result<Answer, BoxError>
+    async fn send<S, R>(&self, stack: S) -> Result<Answer, BoxError>
     where
         S: Service<Request<Empty<Bytes>>, Response = Response<R>, Error = Infallible>,
         R: Body<Data = Bytes>,
@@ -165,16 +165,16 @@ impl Client {
             .body(Empty::new())?;
         let session = self
             .session
-            .map(|nth| lock(&self.book).sessions[nth].clone());
+            .map(|nth| lock(&self.records).sessions[nth].clone());
         if let Some(cookie) = session.and_then(|session| session.cookie) {
             request.headers_mut().insert(COOKIE, cookie);
         }
         let exchange = Exchange::of(request.extensions_mut());
-        let number = self.watching.begin(&exchange);
+        let number = self.invariants.begin(&exchange);
         let response = stack.oneshot(request).await?;
         let (head, body) = response.into_parts();
         let body = body.collect().await;
-        self.watching.end(number);
+        self.invariants.end(number);
         body.map_err(Into::into)?;
         let text = |name: &str| {
             let value = head.headers.get(name)?;
@@ -182,7 +182,7 @@ impl Client {
         };
         if head.status == StatusCode::SERVICE_UNAVAILABLE && head.headers.contains_key(RETRY_AFTER)
         {
-            return Ok(Answer::Later);
+            return Ok(Answer::Refused);
         }
         if !head.status.is_success() {
             let tries: Vec<String> = exchange.attempts(|all| {
@@ -199,13 +199,13 @@ impl Client {
     }
 
     fn end(&self, began: Instant, result: Result<Answer, BoxError>) {
-        let mut book = lock(&self.book);
-        let Book { parts, sessions } = &mut *book;
-        let Some(part) = parts.last_mut() else {
+        let mut records = lock(&self.records);
+        let Records { phases, sessions } = &mut *records;
+        let Some(phase) = phases.last_mut() else {
             return;
         };
-        part.requests += 1;
-        part.slowest = part.slowest.max(began.elapsed());
+        phase.requests += 1;
+        phase.slowest = phase.slowest.max(began.elapsed());
         match result {
             Ok(Answer::From(from, cookie)) => {
                 let Some(nth) = self.session else {
@@ -213,15 +213,15 @@ impl Client {
                 };
                 let session = &mut sessions[nth];
                 if from.is_some() && session.home.is_some() && session.home != from {
-                    part.moves[nth] += 1;
+                    phase.moves[nth] += 1;
                 }
                 session.home = from.or_else(|| session.home.take());
                 session.cookie = cookie.or_else(|| session.cookie.take());
             }
-            Ok(Answer::Later) => part.refused += 1,
+            Ok(Answer::Refused) => phase.refused += 1,
             Err(error) => {
-                part.failed += 1;
-                part.first_failure.get_or_insert_with(|| error.to_string());
+                phase.failed += 1;
+                phase.first_failure.get_or_insert_with(|| error.to_string());
             }
         }
     }
@@ -230,4 +230,4 @@ impl Client {
 /// Clients that keep a cookie.
 pub(crate) const SESSIONS: usize = 120;
 /// A client's patience.
-const LONGEST: Duration = Duration::from_secs(5);
+const CLIENT_TIMEOUT: Duration = Duration::from_secs(5);

@@ -11,18 +11,18 @@
 //! It exits with 1 when a request failed that a backend was there for.
 
 mod backend;
+mod experiment;
 mod load;
 mod scenarios;
-mod show;
-mod stage;
+mod table;
 
 use std::{env, process::ExitCode, time::Duration};
 
 use evenkeel::BoxError;
 
 use crate::{
-    scenarios::{ALL, Scenario, USUAL},
-    stage::Stage,
+    experiment::Experiment,
+    scenarios::{ALL, DEFAULT, Scenario},
 };
 
 #[tokio::main]
@@ -35,38 +35,38 @@ async fn main() -> Result<ExitCode, BoxError> {
             return Ok(ExitCode::SUCCESS);
         }
     }
-    let Some((scenarios, attempts)) = read(&args) else {
+    let Some((scenarios, attempts)) = parse_args(&args) else {
         usage();
         return Ok(ExitCode::from(2));
     };
-    show::begin(attempts > 1);
-    let mut all = Vec::new();
+    table::begin(attempts > 1);
+    let mut rows = Vec::new();
     let mut violations = Vec::new();
     for scenario in scenarios {
         // A new one for each: the memory of the last would damp what flaps.
-        let mut stage = Stage::set(attempts).await?;
-        stage.begin("all is well");
-        stage.hold(Duration::from_secs(1)).await;
-        let played = scenario.play(&mut stage).await;
-        stage.load.finish().await;
-        let parts = stage.load.parts();
-        for (row, part) in std::mem::take(&mut stage.rows).into_iter().zip(parts) {
-            show::row(&row, &part);
-            all.push((row, part));
+        let mut experiment = Experiment::set(attempts).await?;
+        experiment.begin("all is well");
+        experiment.hold(Duration::from_secs(1)).await;
+        let result = scenario.play(&mut experiment).await;
+        experiment.load.finish().await;
+        let phases = experiment.load.phases();
+        for (row, phase) in std::mem::take(&mut experiment.rows).into_iter().zip(phases) {
+            table::row(&row, &phase);
+            rows.push((row, phase));
         }
-        played?;
+        result?;
         violations.extend(
-            stage
+            experiment
                 .invariants
-                .check(&stage.pool)
+                .check(&experiment.pool)
                 .err()
                 .into_iter()
                 .flatten(),
         );
     }
-    let failed = show::end(&all);
+    let failed = table::end(&rows);
     for violation in &violations {
-        show::say(&violation.to_string());
+        table::print(&violation.to_string());
     }
     Ok(match failed == 0 && violations.is_empty() {
         true => ExitCode::SUCCESS,
@@ -75,7 +75,7 @@ async fn main() -> Result<ExitCode, BoxError> {
 }
 
 /// Reads what is to be played, and how often a request is tried.
-fn read(args: &[String]) -> Option<(Vec<Scenario>, u32)> {
+fn parse_args(args: &[String]) -> Option<(Vec<Scenario>, u32)> {
     let mut scenarios = Vec::new();
     let mut attempts = 3;
     for arg in args {
@@ -89,7 +89,7 @@ fn read(args: &[String]) -> Option<(Vec<Scenario>, u32)> {
         }
     }
     if scenarios.is_empty() {
-        scenarios.extend(USUAL);
+        scenarios.extend(DEFAULT);
     }
     Some((scenarios, attempts))
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use evenkeel::{BoxError, pool::Health};
 use tokio::time::Instant;
 
-use crate::stage::{NAMES, Stage};
+use crate::experiment::{Experiment, NAMES};
 
 /// One thing that goes wrong, and is put right again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,139 +47,139 @@ pub(crate) const ALL: [(Scenario, &str, &str); 9] = [
 ];
 
 /// What runs when nothing else is said: less than a minute.
-pub(crate) const USUAL: [Scenario; 3] = [Scenario::Kill, Scenario::Hang, Scenario::Rolling];
+pub(crate) const DEFAULT: [Scenario; 3] = [Scenario::Kill, Scenario::Hang, Scenario::Rolling];
 
 impl Scenario {
-    pub(crate) async fn play(self, stage: &mut Stage) -> Result<(), BoxError> {
+    pub(crate) async fn play(self, experiment: &mut Experiment) -> Result<(), BoxError> {
         match self {
-            Self::Kill => kill(stage, "b", &[1]).await,
-            Self::Hang => hang(stage).await,
-            Self::Rolling => rolling(stage, "TERM").await,
-            Self::Announced => rolling(stage, "USR2").await,
-            Self::Rack => kill(stage, "rack eu-1/r1", &stage.within("eu/eu-1/r1")).await,
-            Self::Zone => kill(stage, "zone eu-1", &stage.within("eu/eu-1")).await,
-            Self::Region => kill(stage, "region eu", &stage.within("eu")).await,
-            Self::Down => down(stage).await,
-            Self::Fast503 => fast_503(stage).await,
+            Self::Kill => kill(experiment, "b", &[1]).await,
+            Self::Hang => hang(experiment).await,
+            Self::Rolling => rolling(experiment, "TERM").await,
+            Self::Announced => rolling(experiment, "USR2").await,
+            Self::Rack => kill(experiment, "rack eu-1/r1", &experiment.within("eu/eu-1/r1")).await,
+            Self::Zone => kill(experiment, "zone eu-1", &experiment.within("eu/eu-1")).await,
+            Self::Region => kill(experiment, "region eu", &experiment.within("eu")).await,
+            Self::Down => down(experiment).await,
+            Self::Fast503 => fast_503(experiment).await,
         }
     }
 }
 
-async fn kill(stage: &mut Stage, what: &str, all: &[usize]) -> Result<(), BoxError> {
+async fn kill(experiment: &mut Experiment, what: &str, all: &[usize]) -> Result<(), BoxError> {
     let names: Vec<&str> = all.iter().map(|nth| NAMES[*nth]).collect();
-    let who = match all.len() {
+    let label = match all.len() {
         1 => what.to_owned(),
         _ => format!("{what} ({})", names.join(" ")),
     };
-    stage.begin(format!("{who} killed"));
+    experiment.begin(format!("{label} killed"));
     // All at once: a signal is sent within microseconds, while a death takes its time.
     for nth in all {
-        stage.processes[*nth].kill()?;
+        experiment.processes[*nth].kill()?;
     }
     for nth in all {
-        stage.processes[*nth].gone()?;
+        experiment.processes[*nth].gone()?;
     }
-    stage.until(all, Health::Unhealthy).await?;
-    stage.hold(CALM).await;
-    let left = stage.load.sessions_on(&names);
-    if let Some(row) = stage.row() {
+    experiment.until(all, Health::Unhealthy).await?;
+    experiment.hold(PAUSE).await;
+    let left = experiment.load.sessions_on(&names);
+    if let Some(row) = experiment.row() {
         row.remark = format!("{left} sessions left behind");
     }
-    stage.begin(format!("{what} started again"));
+    experiment.begin(format!("{what} started again"));
     for nth in all {
-        stage.processes[*nth].restart()?;
+        experiment.processes[*nth].restart()?;
     }
-    stage.until(all, Health::Healthy).await?;
-    stage.hold(CALM).await;
+    experiment.until(all, Health::Healthy).await?;
+    experiment.hold(PAUSE).await;
     Ok(())
 }
 
-async fn hang(stage: &mut Stage) -> Result<(), BoxError> {
-    stage.begin("c hangs (SIGSTOP)");
-    stage.processes[2].signal("STOP")?;
-    stage.until(&[2], Health::Unhealthy).await?;
-    stage.hold(CALM).await;
-    stage.begin("c wakes up (SIGCONT)");
-    stage.processes[2].signal("CONT")?;
-    stage.until(&[2], Health::Healthy).await?;
-    stage.hold(CALM).await;
+async fn hang(experiment: &mut Experiment) -> Result<(), BoxError> {
+    experiment.begin("c hangs (SIGSTOP)");
+    experiment.processes[2].signal("STOP")?;
+    experiment.until(&[2], Health::Unhealthy).await?;
+    experiment.hold(PAUSE).await;
+    experiment.begin("c wakes up (SIGCONT)");
+    experiment.processes[2].signal("CONT")?;
+    experiment.until(&[2], Health::Healthy).await?;
+    experiment.hold(PAUSE).await;
     Ok(())
 }
 
 /// Each is asked to end, ends, and is started again when it has.
-async fn rolling(stage: &mut Stage, signal: &str) -> Result<(), BoxError> {
+async fn rolling(experiment: &mut Experiment, signal: &str) -> Result<(), BoxError> {
     for (nth, name) in NAMES.into_iter().enumerate() {
-        stage.begin(format!("{name} drained (SIG{signal}), restarted"));
-        stage.processes[nth].signal(signal)?;
-        stage.processes[nth].ended().await?;
+        experiment.begin(format!("{name} drained (SIG{signal}), restarted"));
+        experiment.processes[nth].signal(signal)?;
+        experiment.processes[nth].ended().await?;
         let ended = Instant::now();
         // A start takes time, and the pool has to see that it is gone: or it was not.
-        stage.until(&[nth], Health::Unhealthy).await?;
-        stage.processes[nth].restart()?;
-        let noticed = stage.row().and_then(|row| row.noticed);
-        stage.until(&[nth], Health::Healthy).await?;
-        if let Some(row) = stage.row() {
+        experiment.until(&[nth], Health::Unhealthy).await?;
+        experiment.processes[nth].restart()?;
+        let noticed = experiment.row().and_then(|row| row.noticed);
+        experiment.until(&[nth], Health::Healthy).await?;
+        if let Some(row) = experiment.row() {
             row.noticed = noticed;
             row.remark = format!("back {} ms after its end", ended.elapsed().as_millis());
         }
     }
-    stage.hold(CALM).await;
+    experiment.hold(PAUSE).await;
     Ok(())
 }
 
-async fn down(stage: &mut Stage) -> Result<(), BoxError> {
+async fn down(experiment: &mut Experiment) -> Result<(), BoxError> {
     let all: Vec<usize> = (0..NAMES.len()).collect();
-    stage.begin("all killed");
-    if let Some(row) = stage.row() {
+    experiment.begin("all killed");
+    if let Some(row) = experiment.row() {
         row.may_fail = true;
     }
-    for process in &mut stage.processes {
+    for process in &mut experiment.processes {
         process.kill()?;
     }
-    for process in &mut stage.processes {
+    for process in &mut experiment.processes {
         process.gone()?;
     }
-    stage.until(&all, Health::Unhealthy).await?;
+    experiment.until(&all, Health::Unhealthy).await?;
     let cpu = cpu_time();
-    stage.begin("all are down");
-    stage.hold(2 * CALM).await;
+    experiment.begin("all are down");
+    experiment.hold(2 * PAUSE).await;
     let cpu = cpu_time().zip(cpu).map(|(now, then)| now - then);
-    if let (Some(row), Some(cpu)) = (stage.row(), cpu) {
+    if let (Some(row), Some(cpu)) = (experiment.row(), cpu) {
         let share = 100.0 * cpu.as_secs_f64() / row.began.elapsed().as_secs_f64();
         row.remark = format!("{share:.0} % of a core, load included");
     }
-    stage.begin("all started again");
-    if let Some(row) = stage.row() {
+    experiment.begin("all started again");
+    if let Some(row) = experiment.row() {
         row.may_fail = true;
     }
-    for process in &mut stage.processes {
+    for process in &mut experiment.processes {
         process.restart()?;
     }
-    stage.until(&all, Health::Healthy).await?;
-    stage.begin("all are up");
-    stage.hold(CALM).await;
+    experiment.until(&all, Health::Healthy).await?;
+    experiment.begin("all are up");
+    experiment.hold(PAUSE).await;
     Ok(())
 }
 
-async fn fast_503(stage: &mut Stage) -> Result<(), BoxError> {
-    stage.begin("d answers 503 at once");
+async fn fast_503(experiment: &mut Experiment) -> Result<(), BoxError> {
+    experiment.begin("d answers 503 at once");
     let began = Instant::now();
-    stage.processes[3].signal("USR1")?;
-    stage.until(&[3], Health::Unhealthy).await?;
-    stage
+    experiment.processes[3].signal("USR1")?;
+    experiment.until(&[3], Health::Unhealthy).await?;
+    experiment
         .hold(Duration::from_secs(2).saturating_sub(began.elapsed()))
         .await;
-    let before = stage.requests(3);
-    stage.begin("d is out");
-    stage.hold(CALM).await;
-    let after = stage.requests(3);
-    if let Some(row) = stage.row() {
+    let before = experiment.requests(3);
+    experiment.begin("d is out");
+    experiment.hold(PAUSE).await;
+    let after = experiment.requests(3);
+    if let Some(row) = experiment.row() {
         row.remark = format!("{} requests went to d", after - before);
     }
     // Its checks passed all the while, so only the trial after its time will bring it back.
-    stage.begin("d serves again, and waits for its trial");
-    stage.processes[3].signal("USR1")?;
-    stage.hold(CALM).await;
+    experiment.begin("d serves again, and waits for its trial");
+    experiment.processes[3].signal("USR1")?;
+    experiment.hold(PAUSE).await;
     Ok(())
 }
 
@@ -193,4 +193,4 @@ fn cpu_time() -> Option<Duration> {
 }
 
 /// Between one thing and the next.
-const CALM: Duration = Duration::from_millis(1_500);
+const PAUSE: Duration = Duration::from_millis(1_500);

@@ -13,15 +13,15 @@ use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
 use tokio::time::{Sleep, sleep};
 
-use super::fault::BodyPlan;
+use super::fault::BodyFaults;
 use crate::error::{BoxError, Error, ErrorKind};
 
 pin_project! {
     /// The response body of a [`Chaos`](super::Chaos).
-    pub struct ChaosBody<R> {
+    pub struct ResponseBody<R> {
         #[pin]
         inner: Option<R>,
-        plan: BodyPlan,
+        faults: BodyFaults,
         // Bytes that went through.
         sent: u64,
         // Read, and not let through yet.
@@ -31,11 +31,11 @@ pin_project! {
     }
 }
 
-impl<R> ChaosBody<R> {
-    pub(super) fn new(inner: R, plan: BodyPlan) -> Self {
+impl<R> ResponseBody<R> {
+    pub(super) fn new(inner: R, faults: BodyFaults) -> Self {
         Self {
             inner: Some(inner),
-            plan,
+            faults,
             sent: 0,
             held: Bytes::new(),
             pause: None,
@@ -45,7 +45,7 @@ impl<R> ChaosBody<R> {
     pub(super) fn empty() -> Self {
         Self {
             inner: None,
-            plan: BodyPlan::default(),
+            faults: BodyFaults::default(),
             sent: 0,
             held: Bytes::new(),
             pause: None,
@@ -53,13 +53,13 @@ impl<R> ChaosBody<R> {
     }
 }
 
-impl<R> Default for ChaosBody<R> {
+impl<R> Default for ResponseBody<R> {
     fn default() -> Self {
         Self::empty()
     }
 }
 
-impl<R> Body for ChaosBody<R>
+impl<R> Body for ResponseBody<R>
 where
     R: Body<Data = Bytes>,
     R::Error: Into<BoxError>,
@@ -76,14 +76,22 @@ where
             ready!(pause.as_mut().poll(cx));
             *this.pause = None;
         }
-        if this.plan.reset.is_some_and(|after| *this.sent >= after) {
+        if this
+            .faults
+            .reset_after
+            .is_some_and(|after| *this.sent >= after)
+        {
             this.inner.set(None);
             this.held.clear();
-            this.plan.reset = None;
+            this.faults.reset_after = None;
             let error = Error::new(ErrorKind::ResponseBody).with_source("injected");
             return Poll::Ready(Some(Err(error.into())));
         }
-        if this.plan.truncate.is_some_and(|after| *this.sent >= after) {
+        if this
+            .faults
+            .truncate_after
+            .is_some_and(|after| *this.sent >= after)
+        {
             this.inner.set(None);
             this.held.clear();
         }
@@ -104,10 +112,13 @@ where
                 Err(trailers) => return Poll::Ready(Some(Ok(trailers))),
             }
         }
-        let most = this.plan.room(*this.sent).min(this.held.len() as u64);
+        let most = this
+            .faults
+            .next_length(*this.sent)
+            .min(this.held.len() as u64);
         let data = this.held.split_to(most as usize);
         *this.sent += most;
-        if let Some(pace) = this.plan.bandwidth {
+        if let Some(pace) = this.faults.bytes_per_second {
             let pause = Duration::from_secs_f64(most as f64 / pace as f64);
             *this.pause = Some(Box::pin(sleep(pause)));
         }
@@ -116,16 +127,16 @@ where
 
     fn is_end_stream(&self) -> bool {
         // What is slow or breaks off must be polled to its end.
-        let planned = self.plan.reset.is_some() || self.pause.is_some();
+        let is_pending = self.faults.reset_after.is_some() || self.pause.is_some();
         let inner = self.inner.as_ref().is_none_or(Body::is_end_stream);
-        !planned && self.held.is_empty() && inner
+        !is_pending && self.held.is_empty() && inner
     }
 
     fn size_hint(&self) -> SizeHint {
         let Some(inner) = &self.inner else {
             return SizeHint::with_exact(self.held.len() as u64);
         };
-        if self.plan.truncate.is_some() {
+        if self.faults.truncate_after.is_some() {
             return SizeHint::default();
         }
         let held = self.held.len() as u64;
@@ -139,23 +150,25 @@ where
     }
 }
 
-impl BodyPlan {
+impl BodyFaults {
     /// Returns how many bytes may go through at once.
-    fn room(&self, sent: u64) -> u64 {
-        let ends = [self.reset, self.truncate].into_iter().flatten();
+    fn next_length(&self, sent: u64) -> u64 {
+        let ends = [self.reset_after, self.truncate_after]
+            .into_iter()
+            .flatten();
         let most = ends.map(|end| end.saturating_sub(sent)).min();
         // A tenth of a second's worth, so that it trickles.
-        let pace = self.bandwidth.map(|pace| (pace / 10).max(1));
+        let pace = self.bytes_per_second.map(|pace| (pace / 10).max(1));
         most.unwrap_or(u64::MAX)
             .min(pace.unwrap_or(u64::MAX))
             .max(1)
     }
 }
 
-impl<R> fmt::Debug for ChaosBody<R> {
+impl<R> fmt::Debug for ResponseBody<R> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ChaosBody")
-            .field("plan", &self.plan)
+        f.debug_struct("ResponseBody")
+            .field("faults", &self.faults)
             .field("sent", &self.sent)
             .finish_non_exhaustive()
     }

@@ -131,7 +131,7 @@ impl Fault {
         self
     }
 
-    fn meets(&self, head: &Parts, random: &mut Rng) -> bool {
+    fn applies_to(&self, head: &Parts, random: &mut Rng) -> bool {
         // Drawn for every request, so that one fault's aim does not change another's luck.
         let draw = random.f64();
         let backend = self.backend.as_deref().is_none_or(|id| {
@@ -148,14 +148,14 @@ impl Fault {
 
 /// What one request meets.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Plan {
+pub(super) struct RequestFaults {
     pub(super) delay: Duration,
-    pub(super) verdict: Verdict,
-    pub(super) body: BodyPlan,
+    pub(super) injection: Injection,
+    pub(super) body: BodyFaults,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) enum Verdict {
+pub(super) enum Injection {
     Abort(ErrorKind),
     Hang,
     #[default]
@@ -164,34 +164,38 @@ pub(super) enum Verdict {
 }
 
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct BodyPlan {
-    pub(super) bandwidth: Option<u64>,
-    pub(super) reset: Option<u64>,
-    pub(super) truncate: Option<u64>,
+pub(super) struct BodyFaults {
+    pub(super) bytes_per_second: Option<u64>,
+    pub(super) reset_after: Option<u64>,
+    pub(super) truncate_after: Option<u64>,
 }
 
-impl Plan {
-    pub(super) fn of(faults: &[Fault], head: &Parts, random: &mut Rng) -> Self {
+impl RequestFaults {
+    pub(super) fn draw(faults: &[Fault], head: &Parts, random: &mut Rng) -> Self {
         let mut plan = Self::default();
         for fault in faults {
             let jitter = fault.jitter.mul_f64(random.f64());
-            if !fault.meets(head, random) {
+            if !fault.applies_to(head, random) {
                 continue;
             }
             let body = &mut plan.body;
-            match (&fault.effect, plan.verdict) {
+            match (&fault.effect, plan.injection) {
                 (Effect::Latency(delay), _) => {
                     plan.delay = plan.delay.saturating_add(delay.saturating_add(jitter));
                 }
-                (Effect::Abort(kind), Verdict::Pass) => plan.verdict = Verdict::Abort(*kind),
-                (Effect::Status(status), Verdict::Pass) => {
-                    plan.verdict = Verdict::Status(*status);
+                (Effect::Abort(kind), Injection::Pass) => plan.injection = Injection::Abort(*kind),
+                (Effect::Status(status), Injection::Pass) => {
+                    plan.injection = Injection::Status(*status);
                 }
-                (Effect::Hang, Verdict::Pass) => plan.verdict = Verdict::Hang,
+                (Effect::Hang, Injection::Pass) => plan.injection = Injection::Hang,
                 (Effect::Abort(_) | Effect::Hang | Effect::Status(_), _) => {}
-                (Effect::Bandwidth(pace), _) => body.bandwidth = body.bandwidth.or(Some(*pace)),
-                (Effect::Reset(after), _) => body.reset = body.reset.or(Some(*after)),
-                (Effect::Truncate(after), _) => body.truncate = body.truncate.or(Some(*after)),
+                (Effect::Bandwidth(pace), _) => {
+                    body.bytes_per_second = body.bytes_per_second.or(Some(*pace))
+                }
+                (Effect::Reset(after), _) => body.reset_after = body.reset_after.or(Some(*after)),
+                (Effect::Truncate(after), _) => {
+                    body.truncate_after = body.truncate_after.or(Some(*after))
+                }
             }
         }
         plan
@@ -214,7 +218,7 @@ mod tests {
     }
 
     #[test]
-    fn a_fault_meets_those_it_is_aimed_at() {
+    fn a_fault_applies_to_the_requests_it_selects() {
         let abort = || Fault::abort(ErrorKind::Connect);
         let named = |name, value| {
             abort().header(
@@ -232,12 +236,12 @@ mod tests {
             (named("x-other", "1"), false),
             (named("x-test", "1").backend("b"), false),
         ] {
-            let plan = Plan::of(
+            let plan = RequestFaults::draw(
                 std::slice::from_ref(&fault),
                 &head("a"),
                 &mut Rng::with_seed(1),
             );
-            let met = matches!(plan.verdict, Verdict::Abort(_));
+            let met = matches!(plan.injection, Injection::Abort(_));
             assert_eq!(met, wanted, "{fault:?}");
         }
     }
@@ -248,8 +252,8 @@ mod tests {
         let faults = [fault];
         let met = (0..10_000)
             .filter(|n| {
-                let plan = Plan::of(&faults, &head("a"), &mut Rng::with_seed(*n));
-                matches!(plan.verdict, Verdict::Abort(_))
+                let plan = RequestFaults::draw(&faults, &head("a"), &mut Rng::with_seed(*n));
+                matches!(plan.injection, Injection::Abort(_))
             })
             .count();
         assert!(
@@ -267,18 +271,18 @@ mod tests {
     }
 
     #[test]
-    fn latencies_add_up_and_the_first_verdict_counts() {
+    fn latencies_add_up_and_the_first_injection_counts() {
         let faults = [
             Fault::latency(Duration::from_secs(1)),
             Fault::latency(Duration::from_secs(2)).jitter(Duration::from_secs(1)),
             Fault::status(StatusCode::BAD_GATEWAY),
             Fault::abort(ErrorKind::Connect),
         ];
-        let plan = Plan::of(&faults, &head("a"), &mut Rng::with_seed(1));
+        let plan = RequestFaults::draw(&faults, &head("a"), &mut Rng::with_seed(1));
         assert!(plan.delay >= Duration::from_secs(3) && plan.delay < Duration::from_secs(4));
         assert!(matches!(
-            plan.verdict,
-            Verdict::Status(StatusCode::BAD_GATEWAY)
+            plan.injection,
+            Injection::Status(StatusCode::BAD_GATEWAY)
         ));
     }
 }

@@ -32,18 +32,18 @@ use crate::{
 /// saw costs memory: it is for tests and experiments.
 #[derive(Clone)]
 pub struct Invariants {
-    watched: Arc<Mutex<Watched>>,
+    observed: Arc<Mutex<Observed>>,
 }
 
-struct Watched {
+struct Observed {
     events: Events,
-    requests: Vec<Request>,
+    requests: Vec<ObservedRequest>,
     /// Members past and present, one handle each.
     backends: Vec<Backend>,
     found: Vec<Violation>,
 }
 
-struct Request {
+struct ObservedRequest {
     exchange: Exchange,
     ends: usize,
 }
@@ -55,7 +55,7 @@ impl Invariants {
         let events = pool.subscribe();
         let backends = pool.snapshot().backends().to_vec();
         Self {
-            watched: Arc::new(Mutex::new(Watched {
+            observed: Arc::new(Mutex::new(Observed {
                 events,
                 requests: Vec::new(),
                 backends,
@@ -66,18 +66,18 @@ impl Invariants {
 
     /// Notes a request that is about to be made, and returns its number.
     pub fn begin(&self, exchange: &Exchange) -> usize {
-        let mut watched = self.watched();
-        watched.follow();
-        watched.requests.push(Request {
+        let mut observed = self.observed();
+        observed.read_events();
+        observed.requests.push(ObservedRequest {
             exchange: exchange.clone(),
             ends: 0,
         });
-        watched.requests.len() - 1
+        observed.requests.len() - 1
     }
 
     /// Notes that this request is over: its response was read to the end, failed or was dropped.
     pub fn end(&self, number: usize) {
-        if let Some(request) = self.watched().requests.get_mut(number) {
+        if let Some(request) = self.observed().requests.get_mut(number) {
             request.ends += 1;
         }
     }
@@ -88,29 +88,29 @@ impl Invariants {
     ///
     /// With each violation, in the order of the requests.
     pub fn check(&self, pool: &Pool) -> Result<(), Vec<Violation>> {
-        let mut watched = self.watched();
-        watched.follow();
+        let mut observed = self.observed();
+        observed.read_events();
         for backend in pool.snapshot().backends() {
-            watched.meet(backend);
+            observed.record_backend(backend);
         }
-        let mut found = watched.found.clone();
-        for (number, request) in watched.requests.iter().enumerate() {
+        let mut found = observed.found.clone();
+        for (number, request) in observed.requests.iter().enumerate() {
             found.extend(request.violation().map(|wrong| wrong(number)));
         }
-        let held = watched.backends.iter().filter(|b| b.in_flight() > 0);
-        found.extend(held.map(|backend| Violation::LeaseHeld {
+        let holding = observed.backends.iter().filter(|b| b.in_flight() > 0);
+        found.extend(holding.map(|backend| Violation::LeaseHeld {
             backend: backend.id().into(),
             leases: backend.in_flight(),
         }));
         if found.is_empty() { Ok(()) } else { Err(found) }
     }
 
-    fn watched(&self) -> MutexGuard<'_, Watched> {
-        self.watched.lock().unwrap_or_else(PoisonError::into_inner)
+    fn observed(&self) -> MutexGuard<'_, Observed> {
+        self.observed.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Request {
+impl ObservedRequest {
     fn violation(&self) -> Option<fn(usize) -> Violation> {
         let (whole, open) = self.exchange.attempts(|all| {
             let whole = all.iter().filter(|a| a.outcome == Some(Outcome::Ok));
@@ -126,11 +126,11 @@ impl Request {
     }
 }
 
-impl Watched {
+impl Observed {
     /// Reads the events that there are.
-    fn follow(&mut self) {
+    fn read_events(&mut self) {
         while let Some(event) = self.events.try_next() {
-            self.meet(&event.backend);
+            self.record_backend(&event.backend);
             if let EventKind::Health(change) = &event.kind {
                 let up = change.from == Health::Unhealthy && change.to == Health::Healthy;
                 let checked = change.source == Source::Passive || change.streak > 0;
@@ -142,7 +142,7 @@ impl Watched {
         }
     }
 
-    fn meet(&mut self, backend: &Backend) {
+    fn record_backend(&mut self, backend: &Backend) {
         match self.backends.iter_mut().find(|b| b.is_same(backend)) {
             Some(known) => *known = backend.clone(),
             None => self.backends.push(backend.clone()),
@@ -152,10 +152,10 @@ impl Watched {
 
 impl fmt::Debug for Invariants {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let watched = self.watched();
+        let observed = self.observed();
         f.debug_struct("Invariants")
-            .field("requests", &watched.requests.len())
-            .field("found", &watched.found)
+            .field("requests", &observed.requests.len())
+            .field("found", &observed.found)
             .finish_non_exhaustive()
     }
 }
@@ -214,7 +214,7 @@ mod tests {
     use crate::pool::{Lease, Measurement, Reason};
 
     #[test]
-    fn each_violation_is_told() {
+    fn each_violation_is_reported() {
         let pool = Pool::new([Backend::new("a", "http://127.0.0.1:1").unwrap()]).unwrap();
         let invariants = Invariants::new(&pool);
         let member = pool.snapshot().backends()[0].clone();

@@ -85,12 +85,12 @@ mod body;
 mod fault;
 mod invariants;
 mod layer;
+mod observe;
 mod service;
-mod watch;
 
-pub use body::ChaosBody;
+pub use body::ResponseBody;
 pub use fault::Fault;
 pub use invariants::{Invariants, Violation};
-pub use layer::{ChaosHandle, ChaosLayer};
+pub use layer::{ChaosLayer, Handle};
+pub use observe::{Observe, ObserveBody, ObserveFuture};
 pub use service::{Chaos, ResponseFuture};
-pub use watch::{Watch, WatchBody, WatchFuture};

@@ -14,9 +14,9 @@ use tokio::time::{Sleep, sleep};
 use tower_service::Service;
 
 use super::{
-    ChaosBody,
-    fault::{BodyPlan, Verdict},
-    layer::Shared,
+    ResponseBody,
+    fault::{BodyFaults, Injection},
+    layer::FaultState,
 };
 use crate::error::{BoxError, Error, ErrorKind};
 
@@ -24,12 +24,12 @@ use crate::error::{BoxError, Error, ErrorKind};
 #[derive(Clone, Debug)]
 pub struct Chaos<S> {
     inner: S,
-    shared: Arc<Shared>,
+    faults: Arc<FaultState>,
 }
 
 impl<S> Chaos<S> {
-    pub(super) fn new(inner: S, shared: Arc<Shared>) -> Self {
-        Self { inner, shared }
+    pub(super) fn new(inner: S, faults: Arc<FaultState>) -> Self {
+        Self { inner, faults }
     }
 
     /// Returns the inner service.
@@ -53,7 +53,7 @@ where
     S: Service<Request<B>, Response = Response<R>>,
     S::Error: Into<BoxError>,
 {
-    type Response = Response<ChaosBody<R>>;
+    type Response = Response<ResponseBody<R>>;
     type Error = Error;
     type Future = ResponseFuture<S::Future>;
 
@@ -64,31 +64,31 @@ where
     }
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
-        if self.shared.is_idle() {
+        if self.faults.is_empty() {
             return ResponseFuture::new(self.inner.call(request));
         }
         let (head, body) = request.into_parts();
-        let plan = self.shared.plan(&head).unwrap_or_default();
-        let state = match plan.verdict {
-            Verdict::Abort(kind) => State::Failing {
-                error: Some(abort(kind).with_unsent(head)),
+        let drawn = self.faults.draw(&head).unwrap_or_default();
+        let state = match drawn.injection {
+            Injection::Abort(kind) => State::Failing {
+                error: Some(injected_error(kind).with_unsent(head)),
             },
-            Verdict::Hang => State::Hanging,
-            Verdict::Pass => State::Calling {
+            Injection::Hang => State::Hanging,
+            Injection::Pass => State::Calling {
                 future: self.inner.call(Request::from_parts(head, body)),
             },
-            Verdict::Status(status) => State::Answering { status },
+            Injection::Status(status) => State::Answering { status },
         };
         ResponseFuture {
-            delay: (!plan.delay.is_zero()).then(|| sleep(plan.delay)),
+            delay: (!drawn.delay.is_zero()).then(|| sleep(drawn.delay)),
             state,
-            body: plan.body,
+            body: drawn.body,
         }
     }
 }
 
 /// A failure as the proxy would tell it.
-fn abort(kind: ErrorKind) -> Error {
+fn injected_error(kind: ErrorKind) -> Error {
     let error = Error::new(kind).with_source("injected");
     match kind {
         ErrorKind::RequestWrite
@@ -126,7 +126,7 @@ pin_project! {
         delay: Option<Sleep>,
         #[pin]
         state: State<F>,
-        body: BodyPlan,
+        body: BodyFaults,
     }
 }
 
@@ -145,7 +145,7 @@ impl<F> ResponseFuture<F> {
         Self {
             delay: None,
             state: State::Calling { future },
-            body: BodyPlan::default(),
+            body: BodyFaults::default(),
         }
     }
 }
@@ -155,7 +155,7 @@ where
     F: Future<Output = Result<Response<R>, E>>,
     E: Into<BoxError>,
 {
-    type Output = Result<Response<ChaosBody<R>>, Error>;
+    type Output = Result<Response<ResponseBody<R>>, Error>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let mut this = self.project();
@@ -165,12 +165,12 @@ where
         }
         Poll::Ready(match this.state.project() {
             StateProjection::Answering { status } => {
-                let mut response = Response::new(ChaosBody::empty());
+                let mut response = Response::new(ResponseBody::empty());
                 *response.status_mut() = *status;
                 Ok(response)
             }
             StateProjection::Calling { future } => match ready!(future.poll(cx)) {
-                Ok(response) => Ok(response.map(|body| ChaosBody::new(body, *this.body))),
+                Ok(response) => Ok(response.map(|body| ResponseBody::new(body, *this.body))),
                 Err(error) => Err(Error::from_boxed(error.into())),
             },
             StateProjection::Hanging => return Poll::Pending,

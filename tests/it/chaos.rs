@@ -36,7 +36,7 @@ fn alone(
     fault: Fault,
 ) -> impl Service<
     Request<Full<Bytes>>,
-    Response = Response<evenkeel::chaos::ChaosBody<Full<Bytes>>>,
+    Response = Response<evenkeel::chaos::ResponseBody<Full<Bytes>>>,
     Error = evenkeel::Error,
 > + Clone {
     ChaosLayer::new(1)

@@ -24,7 +24,7 @@ use crate::{backend::Process, load::Load};
 
 /// Six backends: two in each of two racks of one zone, one in the zone beside, two overseas.
 pub(crate) const NAMES: [&str; 6] = ["a", "b", "c", "d", "e", "f"];
-const PLACES: [&str; 6] = [
+const LOCALITIES: [&str; 6] = [
     "eu/eu-1/r1",
     "eu/eu-1/r1",
     "eu/eu-1/r2",
@@ -36,7 +36,7 @@ const PLACES: [&str; 6] = [
 /// When each backend went up or down.
 type Changes = Arc<Mutex<Vec<(Instant, String, Health)>>>;
 
-pub(crate) struct Stage {
+pub(crate) struct Experiment {
     pub(crate) processes: Vec<Process>,
     pub(crate) pool: Pool,
     pub(crate) load: Load,
@@ -59,14 +59,14 @@ pub(crate) struct Row {
     pub(crate) remark: String,
 }
 
-impl Stage {
+impl Experiment {
     pub(crate) async fn set(attempts: u32) -> Result<Self, BoxError> {
         let mut processes = Vec::new();
         let mut backends = Vec::new();
-        for (name, place) in NAMES.into_iter().zip(PLACES) {
+        for (name, locality) in NAMES.into_iter().zip(LOCALITIES) {
             let process = Process::start(name, "127.0.0.1:0")?;
             let url = format!("http://{}", process.address());
-            backends.push(Backend::new(name, &url)?.locality(Locality::new(place)?));
+            backends.push(Backend::new(name, &url)?.locality(Locality::new(locality)?));
             processes.push(process);
         }
         let pool = Pool::new(backends)?;
@@ -78,7 +78,7 @@ impl Stage {
             .changing_interval(Duration::from_millis(200))
             .timeout(Duration::from_millis(500));
         let health = HealthLayer::new(pool.clone()).checks(checks)?;
-        let proxy = Proxy::new().response_timeout(PATIENCE)?;
+        let proxy = Proxy::new().response_timeout(RESPONSE_TIMEOUT)?;
         let balance = BalanceLayer::new(pool.clone()).strategy(LeastRequests::new());
         let balance = balance.layer(health.layer(proxy));
         let failover = FailoverLayer::new()
@@ -106,7 +106,7 @@ impl Stage {
 
     /// Begins a part: what happens from now on stands in a line of its own.
     pub(crate) fn begin(&mut self, what: impl Into<String>) {
-        self.load.next_part();
+        self.load.next_phase();
         self.rows.push(Row {
             what: what.into(),
             began: Instant::now(),
@@ -171,9 +171,9 @@ impl Stage {
     }
 
     /// Returns which backends stand there.
-    pub(crate) fn within(&self, place: &str) -> Vec<usize> {
-        let all = PLACES.iter().enumerate();
-        let there = all.filter(|(_, own)| own.starts_with(place));
+    pub(crate) fn within(&self, locality: &str) -> Vec<usize> {
+        let all = LOCALITIES.iter().enumerate();
+        let there = all.filter(|(_, own)| own.starts_with(locality));
         there.map(|(nth, _)| nth).collect()
     }
 }
@@ -200,6 +200,6 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 /// Requests a second.
 pub(crate) const RATE: u32 = 500;
 /// How long a backend may think: what a request loses that meets one that hangs.
-const PATIENCE: Duration = Duration::from_millis(150);
+const RESPONSE_TIMEOUT: Duration = Duration::from_millis(150);
 /// Whatever takes longer does not happen.
 const LONGEST: Duration = Duration::from_secs(15);

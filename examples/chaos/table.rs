@@ -3,17 +3,17 @@
 use std::time::Duration;
 
 use crate::{
-    load::{Part, SESSIONS},
-    stage::{NAMES, RATE, Row},
+    experiment::{NAMES, RATE, Row},
+    load::{Phase, SESSIONS},
 };
 
 pub(crate) fn begin(failover: bool) {
     let with = if failover { "with" } else { "WITHOUT" };
     let backends = NAMES.len();
-    say(&format!(
+    print(&format!(
         "{backends} backend processes, {RATE} requests a second, half of them from {SESSIONS} sticky clients, {with} failover.\n"
     ));
-    say(&line(
+    print(&line(
         "what happens",
         ["requests", "failed", "slowest", "noticed", "moved"],
         "",
@@ -21,16 +21,16 @@ pub(crate) fn begin(failover: bool) {
 }
 
 /// Prints a line.
-pub(crate) fn row(row: &Row, part: &Part) {
-    let failed = match (row.may_fail, part.failed) {
+pub(crate) fn row(row: &Row, phase: &Phase) {
+    let failed = match (row.may_fail, phase.failed) {
         (true, failed) if failed > 0 => format!("({failed})"),
         (_, failed) => failed.to_string(),
     };
-    let moved = part.moves.iter().filter(|n| **n > 0).count();
-    let twice = part.moves.iter().filter(|n| **n > 1).count();
+    let moved = phase.moves.iter().filter(|n| **n > 0).count();
+    let twice = phase.moves.iter().filter(|n| **n > 1).count();
     let mut remarks = Vec::new();
-    if part.refused > 0 {
-        remarks.push(format!("{} told to come back later", part.refused));
+    if phase.refused > 0 {
+        remarks.push(format!("{} told to come back later", phase.refused));
     }
     if twice > 0 {
         remarks.push(format!("{twice} moved more than once"));
@@ -43,12 +43,12 @@ pub(crate) fn row(row: &Row, part: &Part) {
         (Some(_), Some(time)) => millis(time),
         (Some(_), None) => "not at all".into(),
     };
-    say(&line(
+    print(&line(
         &row.what,
         [
-            &part.requests.to_string(),
+            &phase.requests.to_string(),
             &failed,
-            &millis(part.slowest),
+            &millis(phase.slowest),
             &noticed,
             &moved.to_string(),
         ],
@@ -57,12 +57,12 @@ pub(crate) fn row(row: &Row, part: &Part) {
 }
 
 /// Sums up; returns how many requests failed that should not have.
-pub(crate) fn end(parts: &[(Row, Part)]) -> usize {
-    let all: usize = parts.iter().map(|(_, part)| part.requests).sum();
-    let must_not = || parts.iter().filter(|(row, _)| !row.may_fail);
-    let failed = must_not().map(|(_, part)| part.failed).sum();
-    let first = must_not().find_map(|(_, part)| part.first_failure.as_ref());
-    say(&match first {
+pub(crate) fn end(phases: &[(Row, Phase)]) -> usize {
+    let all: usize = phases.iter().map(|(_, phase)| phase.requests).sum();
+    let must_not = || phases.iter().filter(|(row, _)| !row.may_fail);
+    let failed = must_not().map(|(_, phase)| phase.failed).sum();
+    let first = must_not().find_map(|(_, phase)| phase.first_failure.as_ref());
+    print(&match first {
         None => format!("\n{all} requests, and none failed that could be answered."),
         Some(first) => format!("\n{failed} of {all} requests FAILED, the first with: {first}"),
     });
@@ -81,6 +81,6 @@ fn millis(time: Duration) -> String {
 }
 
 #[expect(clippy::print_stdout, reason = "an example talks to people")]
-pub(crate) fn say(text: &str) {
+pub(crate) fn print(text: &str) {
     println!("{text}");
 }

@@ -17,12 +17,12 @@ use super::Invariants;
 use crate::context::Exchange;
 
 impl<S> Layer<S> for Invariants {
-    type Service = Watch<S>;
+    type Service = Observe<S>;
 
     /// Watches every request of this service, the outermost of a stack; instead of
     /// [`begin`](Invariants::begin) and [`end`](Invariants::end).
-    fn layer(&self, inner: S) -> Watch<S> {
-        Watch {
+    fn layer(&self, inner: S) -> Observe<S> {
+        Observe {
             inner,
             invariants: self.clone(),
         }
@@ -32,12 +32,12 @@ impl<S> Layer<S> for Invariants {
 /// A service whose requests [`Invariants`] watch: each begins with its call, and ends when its
 /// response is dropped, read or not, or when it fails.
 #[derive(Clone, Debug)]
-pub struct Watch<S> {
+pub struct Observe<S> {
     inner: S,
     invariants: Invariants,
 }
 
-impl<S> Watch<S> {
+impl<S> Observe<S> {
     /// Returns the inner service.
     pub fn get_ref(&self) -> &S {
         &self.inner
@@ -49,13 +49,13 @@ impl<S> Watch<S> {
     }
 }
 
-impl<S, B, R> Service<Request<B>> for Watch<S>
+impl<S, B, R> Service<Request<B>> for Observe<S>
 where
     S: Service<Request<B>, Response = Response<R>>,
 {
-    type Response = Response<WatchBody<R>>;
+    type Response = Response<ObserveBody<R>>;
     type Error = S::Error;
-    type Future = WatchFuture<S::Future>;
+    type Future = ObserveFuture<S::Future>;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
         self.inner.poll_ready(cx)
@@ -63,79 +63,79 @@ where
 
     fn call(&mut self, mut request: Request<B>) -> Self::Future {
         let exchange = Exchange::of(request.extensions_mut());
-        let under_way = UnderWay {
+        let guard = EndGuard {
             number: self.invariants.begin(&exchange),
             invariants: self.invariants.clone(),
         };
-        WatchFuture {
+        ObserveFuture {
             inner: self.inner.call(request),
-            under_way: Some(under_way),
+            guard: Some(guard),
         }
     }
 }
 
 /// Ends the request when it is dropped.
-struct UnderWay {
+struct EndGuard {
     number: usize,
     invariants: Invariants,
 }
 
-impl Drop for UnderWay {
+impl Drop for EndGuard {
     fn drop(&mut self) {
         self.invariants.end(self.number);
     }
 }
 
 pin_project! {
-    /// The response of a [`Watch`].
+    /// The response of a [`Observe`].
     #[must_use = "futures do nothing unless polled"]
-    pub struct WatchFuture<F> {
+    pub struct ObserveFuture<F> {
         // Dropped first: what it holds is part of the request.
         #[pin]
         inner: F,
-        under_way: Option<UnderWay>,
+        guard: Option<EndGuard>,
     }
 }
 
-impl<F, R, E> Future for WatchFuture<F>
+impl<F, R, E> Future for ObserveFuture<F>
 where
     F: Future<Output = Result<Response<R>, E>>,
 {
-    type Output = Result<Response<WatchBody<R>>, E>;
+    type Output = Result<Response<ObserveBody<R>>, E>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
         let response = ready!(this.inner.poll(cx))?;
-        let under_way = this.under_way.take();
-        Poll::Ready(Ok(response.map(|inner| WatchBody { inner, under_way })))
+        let guard = this.guard.take();
+        Poll::Ready(Ok(response.map(|inner| ObserveBody { inner, guard })))
     }
 }
 
-impl<F> fmt::Debug for WatchFuture<F> {
+impl<F> fmt::Debug for ObserveFuture<F> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("WatchFuture").finish_non_exhaustive()
+        f.debug_struct("ObserveFuture").finish_non_exhaustive()
     }
 }
 
 pin_project! {
-    /// The response body of a [`Watch`].
-    pub struct WatchBody<R> {
+    /// The response body of a [`Observe`].
+    pub struct ObserveBody<R> {
         #[pin]
         inner: R,
-        under_way: Option<UnderWay>,
+        guard: Option<EndGuard>,
     }
 }
 
-impl<R: Default> Default for WatchBody<R> {
+impl<R: Default> Default for ObserveBody<R> {
     fn default() -> Self {
         Self {
             inner: R::default(),
-            under_way: None,
+            guard: None,
         }
     }
 }
 
-impl<R: Body> Body for WatchBody<R> {
+impl<R: Body> Body for ObserveBody<R> {
     type Data = R::Data;
     type Error = R::Error;
 
@@ -155,8 +155,8 @@ impl<R: Body> Body for WatchBody<R> {
     }
 }
 
-impl<R> fmt::Debug for WatchBody<R> {
+impl<R> fmt::Debug for ObserveBody<R> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("WatchBody").finish_non_exhaustive()
+        f.debug_struct("ObserveBody").finish_non_exhaustive()
     }
 }
