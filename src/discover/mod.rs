@@ -70,13 +70,13 @@ pub fn entry(text: &str) -> Result<Backend, ConfigError> {
     let (id, url) = match text.split_once('=') {
         // A URL may have this sign in its path.
         Some((id, url)) if !id.contains("://") => (id.trim(), url.trim()),
-        _ => (host_and_port(text), text),
+        _ => (authority_of(text), text),
     };
     Backend::new(id, url)
         .map_err(|error| ConfigError::new("backends", format!("{text:?}: {error}")))
 }
 
-fn host_and_port(url: &str) -> &str {
+fn authority_of(url: &str) -> &str {
     let rest = url.split_once("://").map_or(url, |(_, rest)| rest);
     rest.split(['/', '?', '#']).next().unwrap_or(rest)
 }

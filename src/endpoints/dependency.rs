@@ -11,11 +11,11 @@ pub struct Dependency {
     pub(super) name: Arc<str>,
     pub(super) timeout: Duration,
     /// The share of the full load that can be borne without it; `None` when nothing can.
-    pub(super) soft: Option<f64>,
-    pub(super) check: Arc<dyn Fn() -> Checking + Send + Sync>,
+    pub(super) soft_share: Option<f64>,
+    pub(super) check: Arc<dyn Fn() -> CheckFuture + Send + Sync>,
 }
 
-pub(super) type Checking = Pin<Box<dyn Future<Output = Result<(), BoxError>> + Send>>;
+pub(super) type CheckFuture = Pin<Box<dyn Future<Output = Result<(), BoxError>> + Send>>;
 
 impl Dependency {
     /// Makes a check. The closure is called anew for each run, and should take the way that
@@ -35,20 +35,20 @@ impl Dependency {
         F: Future<Output = Result<(), E>> + Send + 'static,
         E: Into<BoxError>,
     {
-        let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.');
-        if name.is_empty() || name.len() > LONGEST_NAME || !name.bytes().all(plain) {
+        let is_allowed = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.');
+        if name.is_empty() || name.len() > MAX_NAME_LENGTH || !name.bytes().all(is_allowed) {
             let message = format!(
-                "{name:?}: 1 to {LONGEST_NAME} letters, digits, hyphens, underscores and dots are accepted"
+                "{name:?}: 1 to {MAX_NAME_LENGTH} letters, digits, hyphens, underscores and dots are accepted"
             );
             return Err(ConfigError::new("dependency.name", message));
         }
         Ok(Self {
             name: name.into(),
             timeout: TIMEOUT,
-            soft: None,
+            soft_share: None,
             check: Arc::new(move || {
-                let checking = check();
-                Box::pin(async move { checking.await.map_err(Into::into) })
+                let future = check();
+                Box::pin(async move { future.await.map_err(Into::into) })
             }),
         })
     }
@@ -83,7 +83,7 @@ impl Dependency {
             let message = format!("{share}: above 0.0, up to 1.0 is accepted");
             return Err(ConfigError::new("dependency.soft", message));
         }
-        self.soft = Some(share);
+        self.soft_share = Some(share);
         Ok(self)
     }
 }
@@ -93,7 +93,7 @@ impl fmt::Debug for Dependency {
         f.debug_struct("Dependency")
             .field("name", &self.name)
             .field("timeout", &self.timeout)
-            .field("soft", &self.soft)
+            .field("soft_share", &self.soft_share)
             .finish_non_exhaustive()
     }
 }
@@ -101,4 +101,4 @@ impl fmt::Debug for Dependency {
 /// A query that takes longer says that users wait, too.
 pub(super) const TIMEOUT: Duration = Duration::from_secs(1);
 /// A DNS label is 63; a header that names a dozen still is a line.
-const LONGEST_NAME: usize = 64;
+const MAX_NAME_LENGTH: usize = 64;

@@ -20,9 +20,9 @@ use tower_service::Service;
 
 use super::{
     Body, Dependency,
-    answer::reply,
-    run::{Outcome, run},
-    verdict::{self, Verdict},
+    check_run::{RunReport, run},
+    json_response::reply,
+    overall::{self, Overall},
 };
 use crate::error::ConfigError;
 
@@ -33,32 +33,32 @@ use crate::error::ConfigError;
 #[derive(Clone)]
 #[must_use]
 pub struct HealthService {
-    shared: Arc<Shared>,
+    state: Arc<HealthState>,
 }
 
-struct Shared {
-    settings: Settings,
+struct HealthState {
+    config: HealthConfig,
     draining: AtomicBool,
-    last: Mutex<Last>,
+    last: Mutex<LastRun>,
 }
 
 #[derive(Clone)]
-struct Settings {
+struct HealthConfig {
     dependencies: Arc<[Dependency]>,
     deadline: Duration,
     cache: Duration,
-    errors: bool,
+    with_errors: bool,
 }
 
 #[derive(Default)]
-struct Last {
-    outcome: Option<Arc<Outcome>>,
+struct LastRun {
+    report: Option<Arc<RunReport>>,
     /// A run under way: who comes now waits for it.
     running: Option<Running>,
 }
 
 struct Running {
-    result: watch::Receiver<Option<Arc<Outcome>>>,
+    result: watch::Receiver<Option<Arc<RunReport>>>,
     task: AbortHandle,
 }
 
@@ -75,18 +75,18 @@ impl HealthService {
             let message = format!("{:?}: each dependency needs a name of its own", twice.name);
             return Err(ConfigError::new("dependency.name", message));
         }
-        Ok(Self::with_settings(Settings {
+        Ok(Self::with_config(HealthConfig {
             dependencies,
             deadline: DEADLINE,
             cache: CACHE,
-            errors: true,
+            with_errors: true,
         }))
     }
 
-    fn with_settings(settings: Settings) -> Self {
+    fn with_config(config: HealthConfig) -> Self {
         Self {
-            shared: Arc::new(Shared {
-                settings,
+            state: Arc::new(HealthState {
+                config,
                 draining: AtomicBool::new(false),
                 last: Mutex::default(),
             }),
@@ -102,13 +102,13 @@ impl HealthService {
     ///
     /// When it is 0 or over a minute.
     pub fn deadline(self, deadline: Duration) -> Result<Self, ConfigError> {
-        if deadline.is_zero() || deadline > LONGEST {
-            let message = format!("{deadline:?}: above 0, up to {LONGEST:?} is accepted");
+        if deadline.is_zero() || deadline > MAX_DURATION {
+            let message = format!("{deadline:?}: above 0, up to {MAX_DURATION:?} is accepted");
             return Err(ConfigError::new("deadline", message));
         }
-        Ok(Self::with_settings(Settings {
+        Ok(Self::with_config(HealthConfig {
             deadline,
-            ..self.shared.settings.clone()
+            ..self.state.config.clone()
         }))
     }
 
@@ -124,13 +124,13 @@ impl HealthService {
     ///
     /// When it is over a minute.
     pub fn cache(self, cache: Duration) -> Result<Self, ConfigError> {
-        if cache > LONGEST {
-            let message = format!("{cache:?}: up to {LONGEST:?} is accepted");
+        if cache > MAX_DURATION {
+            let message = format!("{cache:?}: up to {MAX_DURATION:?} is accepted");
             return Err(ConfigError::new("cache", message));
         }
-        Ok(Self::with_settings(Settings {
+        Ok(Self::with_config(HealthConfig {
             cache,
-            ..self.shared.settings.clone()
+            ..self.state.config.clone()
         }))
     }
 
@@ -138,39 +138,39 @@ impl HealthService {
     ///
     /// Default: it is told.
     pub fn no_error_texts(self) -> Self {
-        Self::with_settings(Settings {
-            errors: false,
-            ..self.shared.settings.clone()
+        Self::with_config(HealthConfig {
+            with_errors: false,
+            ..self.state.config.clone()
         })
     }
 
     /// Asks for no new traffic from now on, before the application ends or is worked on. Whoever
     /// reads `x-evenkeel-health: drain` lets sessions stay; for anybody else, it is 503.
     pub fn drain(&self) {
-        self.shared.draining.store(true, Relaxed);
+        self.state.draining.store(true, Relaxed);
     }
 
     /// Takes [`drain`](Self::drain) back.
     pub fn resume(&self) {
-        self.shared.draining.store(false, Relaxed);
+        self.state.draining.store(false, Relaxed);
     }
 
     /// Returns true between [`drain`](Self::drain) and [`resume`](Self::resume).
     #[must_use]
     pub fn is_draining(&self) -> bool {
-        self.shared.draining.load(Relaxed)
+        self.state.draining.load(Relaxed)
     }
 }
 
-impl Shared {
+impl HealthState {
     /// Returns what is known, with the result of a run that has ended.
-    fn last(&self) -> MutexGuard<'_, Last> {
+    fn last(&self) -> MutexGuard<'_, LastRun> {
         let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(running) = last.running.take() {
             let ended = running.result.borrow().clone();
             match ended {
-                Some(outcome) => last.outcome = Some(outcome),
-                // Unless its runtime ended, and it will never tell.
+                Some(report) => last.report = Some(report),
+                // Unless its runtime ended, and it will never sender.
                 None if running.result.has_changed().is_ok() => last.running = Some(running),
                 None => {}
             }
@@ -179,22 +179,22 @@ impl Shared {
     }
 
     /// Returns a result that is still good, or what to wait for.
-    fn look(&self) -> Result<Arc<Outcome>, watch::Receiver<Option<Arc<Outcome>>>> {
+    fn cached_or_running(&self) -> Result<Arc<RunReport>, watch::Receiver<Option<Arc<RunReport>>>> {
         let mut last = self.last();
-        if let Some(outcome) = &last.outcome {
-            if outcome.ended.elapsed() < self.settings.cache {
-                return Ok(outcome.clone());
+        if let Some(report) = &last.report {
+            if report.ended.elapsed() < self.config.cache {
+                return Ok(report.clone());
             }
         }
         if let Some(running) = &last.running {
             return Err(running.result.clone());
         }
-        let (tell, result) = watch::channel(None);
-        let settings = self.settings.clone();
+        let (sender, result) = watch::channel(None);
+        let config = self.config.clone();
         // A task of its own: whoever asked first may hang up, and others wait for it.
         let task = tokio::spawn(async move {
-            let outcome = run(settings.dependencies, settings.deadline).await;
-            tell.send_replace(Some(Arc::new(outcome)));
+            let report = run(config.dependencies, config.deadline).await;
+            sender.send_replace(Some(Arc::new(report)));
         });
         last.running = Some(Running {
             result: result.clone(),
@@ -203,54 +203,54 @@ impl Shared {
         Err(result)
     }
 
-    fn answer(&self, outcome: &Outcome, method: &Method) -> Response<Body> {
-        let findings = &outcome.findings;
-        let verdict = &outcome.verdict;
-        let text = verdict::json(verdict.as_str(), findings, self.settings.errors);
-        let status = match verdict {
-            Verdict::Pass | Verdict::Degraded(_) => StatusCode::OK,
-            Verdict::Fail => StatusCode::SERVICE_UNAVAILABLE,
+    fn response(&self, report: &RunReport, method: &Method) -> Response<Body> {
+        let results = &report.results;
+        let overall = &report.overall;
+        let text = overall::json(overall.as_str(), results, self.config.with_errors);
+        let status = match overall {
+            Overall::Pass | Overall::Degraded(_) => StatusCode::OK,
+            Overall::Fail => StatusCode::SERVICE_UNAVAILABLE,
         };
         let mut response = reply(status, text, method);
         let headers = response.headers_mut();
-        let health = match verdict {
-            Verdict::Pass => Some(HeaderValue::from_static("pass")),
-            Verdict::Degraded(share) => HeaderValue::try_from(format!("degraded={share}")).ok(),
-            Verdict::Fail => None,
+        let health = match overall {
+            Overall::Pass => Some(HeaderValue::from_static("pass")),
+            Overall::Degraded(share) => HeaderValue::try_from(format!("degraded={share}")).ok(),
+            Overall::Fail => None,
         };
         if let Some(health) = health {
-            headers.insert(HEALTH, health);
+            headers.insert(HEALTH_HEADER, health);
         }
-        let failed = HeaderValue::try_from(verdict::failed(findings)).ok();
+        let failed = HeaderValue::try_from(overall::failed_names(results)).ok();
         if let Some(failed) = failed.filter(|names| !names.is_empty()) {
-            headers.insert(FAILED_DEPENDENCY, failed);
+            headers.insert(FAILED_DEPENDENCY_HEADER, failed);
         }
-        if *verdict == Verdict::Fail {
-            headers.insert(header::RETRY_AFTER, self.retry_after(outcome));
+        if *overall == Overall::Fail {
+            headers.insert(header::RETRY_AFTER, self.retry_after(report));
         }
         response
     }
 
     /// Sooner, the answer would be the same.
-    fn retry_after(&self, outcome: &Outcome) -> HeaderValue {
-        let good = self.settings.cache.saturating_sub(outcome.ended.elapsed());
+    fn retry_after(&self, report: &RunReport) -> HeaderValue {
+        let good = self.config.cache.saturating_sub(report.ended.elapsed());
         let seconds = good.as_millis().div_ceil(1_000).max(1);
         HeaderValue::from(u64::try_from(seconds).unwrap_or(u64::MAX))
     }
 
     /// Says that it drains, and what was known last: nothing is checked any more.
-    fn drained(&self, method: &Method) -> Response<Body> {
-        let outcome = self.last().outcome.clone();
-        let findings = outcome.as_ref().map_or(&[][..], |o| &o.findings);
-        let text = verdict::json("drain", findings, self.settings.errors);
+    fn drain_response(&self, method: &Method) -> Response<Body> {
+        let report = self.last().report.clone();
+        let results = report.as_ref().map_or(&[][..], |o| &o.results);
+        let text = overall::json("drain", results, self.config.with_errors);
         let mut response = reply(StatusCode::SERVICE_UNAVAILABLE, text, method);
         let headers = response.headers_mut();
-        headers.insert(HEALTH, HeaderValue::from_static("drain"));
+        headers.insert(HEALTH_HEADER, HeaderValue::from_static("drain"));
         response
     }
 }
 
-impl Drop for Shared {
+impl Drop for HealthState {
     fn drop(&mut self) {
         if let Some(running) = self.last().running.take() {
             running.task.abort();
@@ -276,21 +276,21 @@ impl<B> Service<Request<B>> for HealthService {
             return HealthFuture::now(response);
         }
         if self.is_draining() {
-            return HealthFuture::now(self.shared.drained(&method));
+            return HealthFuture::now(self.state.drain_response(&method));
         }
-        let mut result = match self.shared.look() {
-            Ok(outcome) => return HealthFuture::now(self.shared.answer(&outcome, &method)),
+        let mut result = match self.state.cached_or_running() {
+            Ok(report) => return HealthFuture::now(self.state.response(&report, &method)),
             Err(result) => result,
         };
-        let shared = self.shared.clone();
+        let state = self.state.clone();
         HealthFuture {
             inner: Box::pin(async move {
-                let outcome = result.wait_for(Option::is_some).await;
-                match outcome.ok().and_then(|outcome| outcome.clone()) {
-                    Some(outcome) => shared.answer(&outcome, &method),
+                let report = result.wait_for(Option::is_some).await;
+                match report.ok().and_then(|report| report.clone()) {
+                    Some(report) => state.response(&report, &method),
                     // The runtime of the run ended.
                     None => {
-                        let text = verdict::json("fail", &[], false);
+                        let text = overall::json("fail", &[], false);
                         reply(StatusCode::SERVICE_UNAVAILABLE, text, &method)
                     }
                 }
@@ -301,11 +301,11 @@ impl<B> Service<Request<B>> for HealthService {
 
 impl fmt::Debug for HealthService {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let settings = &self.shared.settings;
+        let config = &self.state.config;
         f.debug_struct("HealthService")
-            .field("dependencies", &settings.dependencies)
-            .field("deadline", &settings.deadline)
-            .field("cache", &settings.cache)
+            .field("dependencies", &config.dependencies)
+            .field("deadline", &config.deadline)
+            .field("cache", &config.cache)
             .field("draining", &self.is_draining())
             .finish_non_exhaustive()
     }
@@ -340,11 +340,12 @@ impl fmt::Debug for HealthFuture {
 }
 
 /// Read by the check of [`health`](crate::health).
-const HEALTH: HeaderName = HeaderName::from_static("x-evenkeel-health");
-const FAILED_DEPENDENCY: HeaderName = HeaderName::from_static("x-evenkeel-failed-dependency");
+const HEALTH_HEADER: HeaderName = HeaderName::from_static("x-evenkeel-health");
+const FAILED_DEPENDENCY_HEADER: HeaderName =
+    HeaderName::from_static("x-evenkeel-failed-dependency");
 /// Below the 2 s that a check waits for an answer.
 pub(super) const DEADLINE: Duration = Duration::from_millis(1_500);
 /// As often as a balancer checks while something changes.
 pub(super) const CACHE: Duration = Duration::from_secs(1);
 /// Nobody waits longer for an answer about health.
-const LONGEST: Duration = Duration::from_secs(60);
+const MAX_DURATION: Duration = Duration::from_secs(60);

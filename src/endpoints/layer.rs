@@ -40,7 +40,7 @@ impl EndpointsLayer {
     ///
     /// When it does not begin with a slash, or has a query, a fragment or what no path may have.
     pub fn live_path(mut self, path: &str) -> Result<Self, ConfigError> {
-        self.paths.live = Some(checked("live", path)?);
+        self.paths.live = Some(validate_path("live", path)?);
         Ok(self)
     }
 
@@ -53,7 +53,7 @@ impl EndpointsLayer {
     ///
     /// When it does not begin with a slash, or has a query, a fragment or what no path may have.
     pub fn ready_path(mut self, path: &str) -> Result<Self, ConfigError> {
-        self.paths.ready = Some(checked("ready", path)?);
+        self.paths.ready = Some(validate_path("ready", path)?);
         Ok(self)
     }
 
@@ -81,17 +81,17 @@ impl<S> Layer<S> for EndpointsLayer {
 impl Default for Paths {
     fn default() -> Self {
         Self {
-            live: Some(LIVE.into()),
-            ready: Some(READY.into()),
+            live: Some(DEFAULT_LIVE_PATH.into()),
+            ready: Some(DEFAULT_READY_PATH.into()),
         }
     }
 }
 
-fn checked(field: &'static str, path: &str) -> Result<Arc<str>, ConfigError> {
-    let plain = path
+fn validate_path(field: &'static str, path: &str) -> Result<Arc<str>, ConfigError> {
+    let is_path = path
         .bytes()
         .all(|b| b.is_ascii_graphic() && !matches!(b, b'?' | b'#'));
-    match plain && path.starts_with('/') {
+    match is_path && path.starts_with('/') {
         true => Ok(path.into()),
         false => Err(ConfigError::new(
             field,
@@ -102,5 +102,5 @@ fn checked(field: &'static str, path: &str) -> Result<Arc<str>, ConfigError> {
 
 /// Neither is a path of HTTP's (RFC 8615 keeps `/.well-known/`): what Kubernetes' own components
 /// answer under, but for their `z`.
-pub(super) const LIVE: &str = "/live";
-pub(super) const READY: &str = "/ready";
+pub(super) const DEFAULT_LIVE_PATH: &str = "/live";
+pub(super) const DEFAULT_READY_PATH: &str = "/ready";

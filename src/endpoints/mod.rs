@@ -119,21 +119,21 @@
 //! For a request to another path, two comparisons. A run of health checks: a task for each, at
 //! most one run at a time, however many ask.
 
-mod answer;
 mod body;
+mod check_run;
 mod dependency;
 mod health_service;
+mod json_response;
 mod layer;
+mod overall;
 mod readiness;
-mod run;
 mod service;
 #[cfg(test)]
 mod tests;
-mod verdict;
 
 pub use body::{Body, ResponseBody};
 pub use dependency::Dependency;
 pub use health_service::{HealthFuture, HealthService};
 pub use layer::EndpointsLayer;
-pub use readiness::{Readiness, Report};
+pub use readiness::{Readiness, ReadinessReport};
 pub use service::{Endpoints, ResponseFuture, WithEndpoints};

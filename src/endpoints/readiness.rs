@@ -5,7 +5,7 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use super::answer::quote;
+use super::json_response::quote;
 use crate::pool::Pool;
 
 /// Whether this instance should get traffic; a handle, shared by all who ask and tell.
@@ -42,7 +42,7 @@ impl Readiness {
 
     /// Returns how things are now.
     #[must_use]
-    pub fn check(&self) -> Report {
+    pub fn check(&self) -> ReadinessReport {
         let snapshot = self.pool.snapshot();
         let mut reasons = self.reasons().clone();
         if snapshot.usable() == 0 {
@@ -51,7 +51,7 @@ impl Readiness {
                 _ => "no backend has passed its first check".into(),
             });
         }
-        Report {
+        ReadinessReport {
             usable: snapshot.usable(),
             backends: snapshot.backends().len(),
             reasons,
@@ -72,7 +72,7 @@ impl fmt::Debug for Readiness {
 /// Whether this instance should get traffic, and why not.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
-pub struct Report {
+pub struct ReadinessReport {
     /// Backends that can take new traffic.
     pub usable: usize,
     /// All backends.
@@ -81,7 +81,7 @@ pub struct Report {
     pub reasons: Vec<String>,
 }
 
-impl Report {
+impl ReadinessReport {
     /// Returns true if there is no reason against it.
     #[must_use]
     pub fn is_ready(&self) -> bool {

@@ -11,7 +11,7 @@ use http::{HeaderValue, Method, Request, Response, StatusCode, header};
 use pin_project_lite::pin_project;
 use tower_service::Service;
 
-use super::{Body, Readiness, ResponseBody, answer::reply, layer::Paths};
+use super::{Body, Readiness, ResponseBody, json_response::reply, layer::Paths};
 
 /// Answers `/live` and `/ready`, and 404 for the rest; a service to mount.
 #[derive(Clone, Debug)]
@@ -41,7 +41,7 @@ impl<B> Service<Request<B>> for Endpoints {
     }
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
-        let response = answer(&request, &self.readiness, &self.paths);
+        let response = own_response(&request, &self.readiness, &self.paths);
         ready(Ok(response.unwrap_or_else(|| {
             let text = "{\"error\":\"not found\"}\n".into();
             reply(StatusCode::NOT_FOUND, text, request.method())
@@ -90,7 +90,7 @@ where
     }
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
-        match answer(&request, &self.readiness, &self.paths) {
+        match own_response(&request, &self.readiness, &self.paths) {
             Some(response) => ResponseFuture::Own {
                 response: Some(response),
             },
@@ -132,7 +132,11 @@ where
     }
 }
 
-fn answer<B>(request: &Request<B>, readiness: &Readiness, paths: &Paths) -> Option<Response<Body>> {
+fn own_response<B>(
+    request: &Request<B>,
+    readiness: &Readiness,
+    paths: &Paths,
+) -> Option<Response<Body>> {
     let path = request.uri().path();
     let is = |own: &Option<_>| own.as_deref() == Some(path);
     let live = is(&paths.live);

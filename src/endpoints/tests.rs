@@ -221,8 +221,8 @@ fn the_documented_defaults_are_those_of_the_code() {
             "| a result is good for | {} s |",
             health_service::CACHE.as_secs()
         ),
-        format!("| `{}` | 200 while the process", layer::LIVE),
-        format!("| `{}` | 200 while it can route", layer::READY),
+        format!("| `{}` | 200 while the process", layer::DEFAULT_LIVE_PATH),
+        format!("| `{}` | 200 while it can route", layer::DEFAULT_READY_PATH),
     ];
     for row in rows {
         assert!(docs.contains(&row), "the table must say: {row}");

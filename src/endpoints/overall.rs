@@ -2,41 +2,41 @@
 
 use std::{sync::Arc, time::Duration};
 
-use super::answer::quote;
+use super::json_response::quote;
 
 /// How one dependency is.
 #[derive(Clone, Debug)]
-pub(super) struct Finding {
+pub(super) struct DependencyResult {
     pub(super) name: Arc<str>,
     /// As [`Dependency`](super::Dependency) has it.
-    pub(super) soft: Option<f64>,
+    pub(super) soft_share: Option<f64>,
     pub(super) took: Duration,
     pub(super) error: Option<String>,
 }
 
 /// How all of them are.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) enum Verdict {
+pub(super) enum Overall {
     Pass,
     /// What can be borne still, above 0 and up to 1.
     Degraded(f64),
     Fail,
 }
 
-impl Verdict {
+impl Overall {
     /// One hard failure fails it; of the soft ones the worst counts.
-    pub(super) fn of(findings: &[Finding]) -> Self {
-        let mut verdict = Self::Pass;
-        for finding in findings.iter().filter(|f| f.error.is_some()) {
-            let Some(share) = finding.soft else {
+    pub(super) fn of(results: &[DependencyResult]) -> Self {
+        let mut overall = Self::Pass;
+        for result in results.iter().filter(|f| f.error.is_some()) {
+            let Some(share) = result.soft_share else {
                 return Self::Fail;
             };
-            verdict = match verdict {
+            overall = match overall {
                 Self::Degraded(least) => Self::Degraded(least.min(share)),
                 _ => Self::Degraded(share),
             };
         }
-        verdict
+        overall
     }
 
     pub(super) fn as_str(&self) -> &'static str {
@@ -49,10 +49,10 @@ impl Verdict {
 }
 
 /// Returns the names of what failed, hard ones first, as in a header field.
-pub(super) fn failed(findings: &[Finding]) -> String {
+pub(super) fn failed_names(results: &[DependencyResult]) -> String {
     let failed = |soft| {
-        let all = findings.iter().filter(|f| f.error.is_some());
-        all.filter(move |f| f.soft.is_some() == soft)
+        let all = results.iter().filter(|f| f.error.is_some());
+        all.filter(move |f| f.soft_share.is_some() == soft)
     };
     let names: Vec<&str> = failed(false)
         .chain(failed(true))
@@ -61,24 +61,24 @@ pub(super) fn failed(findings: &[Finding]) -> String {
     names.join(", ")
 }
 
-pub(super) fn json(status: &str, findings: &[Finding], errors: bool) -> String {
-    let each: Vec<String> = findings
+pub(super) fn json(status: &str, results: &[DependencyResult], with_errors: bool) -> String {
+    let each: Vec<String> = results
         .iter()
-        .map(|finding| {
+        .map(|result| {
             let mut text = format!(
                 "{}:{{\"status\":\"{}\",\"ms\":{}",
-                quote(&finding.name),
-                if finding.error.is_none() {
+                quote(&result.name),
+                if result.error.is_none() {
                     "pass"
                 } else {
                     "fail"
                 },
-                finding.took.as_millis()
+                result.took.as_millis()
             );
-            if finding.soft.is_some() {
+            if result.soft_share.is_some() {
                 text.push_str(",\"critical\":false");
             }
-            if let Some(error) = finding.error.as_ref().filter(|_| errors) {
+            if let Some(error) = result.error.as_ref().filter(|_| with_errors) {
                 text.push_str(",\"error\":");
                 text.push_str(&quote(error));
             }
@@ -96,10 +96,10 @@ pub(super) fn json(status: &str, findings: &[Finding], errors: bool) -> String {
 mod tests {
     use super::*;
 
-    fn finding(name: &str, soft: Option<f64>, error: Option<&str>) -> Finding {
-        Finding {
+    fn result(name: &str, soft: Option<f64>, error: Option<&str>) -> DependencyResult {
+        DependencyResult {
             name: name.into(),
-            soft,
+            soft_share: soft,
             took: Duration::from_millis(3),
             error: error.map(Into::into),
         }
@@ -107,40 +107,40 @@ mod tests {
 
     #[test]
     fn a_hard_failure_fails_it_and_the_worst_soft_one_counts() {
-        let db = |error| finding("db", None, error);
-        let mail = |error| finding("mail", Some(0.5), error);
-        let logo = |error| finding("logo", Some(1.0), error);
+        let db = |error| result("db", None, error);
+        let mail = |error| result("mail", Some(0.5), error);
+        let logo = |error| result("logo", Some(1.0), error);
         let down = Some("down");
-        for (findings, verdict, names) in [
-            (vec![], Verdict::Pass, ""),
-            (vec![db(None), mail(None)], Verdict::Pass, ""),
-            (vec![db(None), mail(down)], Verdict::Degraded(0.5), "mail"),
+        for (results, overall, names) in [
+            (vec![], Overall::Pass, ""),
+            (vec![db(None), mail(None)], Overall::Pass, ""),
+            (vec![db(None), mail(down)], Overall::Degraded(0.5), "mail"),
             (
                 vec![logo(down), mail(down), db(None)],
-                Verdict::Degraded(0.5),
+                Overall::Degraded(0.5),
                 "logo, mail",
             ),
-            (vec![logo(down)], Verdict::Degraded(1.0), "logo"),
-            (vec![mail(down), db(down)], Verdict::Fail, "db, mail"),
+            (vec![logo(down)], Overall::Degraded(1.0), "logo"),
+            (vec![mail(down), db(down)], Overall::Fail, "db, mail"),
         ] {
-            assert_eq!(Verdict::of(&findings), verdict, "{findings:?}");
-            assert_eq!(failed(&findings), names);
+            assert_eq!(Overall::of(&results), overall, "{results:?}");
+            assert_eq!(failed_names(&results), names);
         }
     }
 
     #[test]
     fn what_it_says_is_json_and_errors_can_be_left_out() {
-        let findings = [
-            finding("db", None, None),
-            finding("mail", Some(0.5), Some("said \"no\"\n")),
+        let results = [
+            result("db", None, None),
+            result("mail", Some(0.5), Some("said \"no\"\n")),
         ];
-        let text = json("degraded", &findings, true);
+        let text = json("degraded", &results, true);
         let value: serde_json::Value = serde_json::from_str(&text).unwrap();
         let wanted = serde_json::json!({"status": "degraded", "dependencies": {
             "db": {"status": "pass", "ms": 3},
             "mail": {"status": "fail", "ms": 3, "critical": false, "error": "said \"no\"\n"},
         }});
         assert_eq!(value, wanted);
-        assert!(!json("degraded", &findings, false).contains("said"));
+        assert!(!json("degraded", &results, false).contains("said"));
     }
 }

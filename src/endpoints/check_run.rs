@@ -9,65 +9,65 @@ use tokio::{
 
 use super::{
     Dependency,
-    verdict::{Finding, Verdict},
+    overall::{DependencyResult, Overall},
 };
 
 /// What a run found.
 #[derive(Debug)]
-pub(super) struct Outcome {
+pub(super) struct RunReport {
     pub(super) ended: Instant,
-    pub(super) verdict: Verdict,
-    pub(super) findings: Vec<Finding>,
+    pub(super) overall: Overall,
+    pub(super) results: Vec<DependencyResult>,
 }
 
 /// Runs all checks side by side, each in a task of its own: one that blocks its thread or panics
 /// takes no other along. Ends within the deadline.
-pub(super) async fn run(dependencies: Arc<[Dependency]>, deadline: Duration) -> Outcome {
+pub(super) async fn run(dependencies: Arc<[Dependency]>, deadline: Duration) -> RunReport {
     let began = Instant::now();
     let mut running = JoinSet::new();
     for (nth, dependency) in dependencies.iter().enumerate() {
         let checking = check(dependency.clone(), began, deadline);
         running.spawn(async move { (nth, checking.await) });
     }
-    let mut results: Vec<Option<(Duration, Option<String>)>> = vec![None; dependencies.len()];
+    let mut ended: Vec<Option<(Duration, Option<String>)>> = vec![None; dependencies.len()];
     let all = async {
-        while let Some(ended) = running.join_next().await {
-            if let Ok((nth, error)) = ended {
-                results[nth] = Some((began.elapsed(), error));
+        while let Some(joined) = running.join_next().await {
+            if let Ok((nth, error)) = joined {
+                ended[nth] = Some((began.elapsed(), error));
             }
         }
     };
     let late = timeout_at(began + deadline + GRACE, all).await.is_err();
-    let findings: Vec<Finding> = dependencies
+    let results: Vec<DependencyResult> = dependencies
         .iter()
-        .zip(results)
+        .zip(ended)
         .map(|(dependency, result)| {
             let (took, error) = result.unwrap_or_else(|| {
                 let why = if late { "it blocks" } else { "it panicked" };
                 (began.elapsed(), Some(why.into()))
             });
-            Finding {
+            DependencyResult {
                 name: dependency.name.clone(),
-                soft: dependency.soft,
+                soft_share: dependency.soft_share,
                 took,
                 error,
             }
         })
         .collect();
-    Outcome {
+    RunReport {
         ended: Instant::now(),
-        verdict: Verdict::of(&findings),
-        findings,
+        overall: Overall::of(&results),
+        results,
     }
 }
 
 /// Returns what is wrong.
 async fn check(dependency: Dependency, began: Instant, deadline: Duration) -> Option<String> {
-    let patience = dependency.timeout.min(deadline);
-    match timeout_at(began + patience, (dependency.check)()).await {
+    let time_limit = dependency.timeout.min(deadline);
+    match timeout_at(began + time_limit, (dependency.check)()).await {
         Ok(Ok(())) => None,
         Ok(Err(error)) => Some(error.to_string()),
-        Err(_) => Some(format!("no answer within {} ms", patience.as_millis())),
+        Err(_) => Some(format!("no answer within {} ms", time_limit.as_millis())),
     }
 }
 
