@@ -1,9 +1,9 @@
-//! Peers that vanish without a word: what the operating system is told, so that it ends their
-//! connections.
+//! `TCP_USER_TIMEOUT` and keepalive: the kernel ends connections whose peer has vanished.
 //!
-//! Deadlines of our own are moved by every byte that the kernel takes, and for as long as little
-//! is written it takes all, whether anybody is there or not. Only the kernel knows what was
-//! acknowledged.
+//! A host that loses power or its network sends no FIN and no RST. The deadlines of this crate
+//! restart with every byte that the kernel accepts, and the kernel accepts bytes into its send
+//! buffer whether or not the peer is there. Only the kernel knows what the peer has acknowledged,
+//! so only the kernel can end such a connection while a slow transfer still hands it bytes.
 
 use std::time::Duration;
 
@@ -13,8 +13,9 @@ use socket2::TcpKeepalive;
 
 use crate::error::ConfigError;
 
-/// Ends the connection once nothing of what was sent is acknowledged for so long, or the peer's
-/// window stays shut for so long. One system call.
+/// Sets `TCP_USER_TIMEOUT`: the kernel ends the connection once sent data stays unacknowledged, or
+/// the peer's receive window stays closed, for `timeout`. Costs one system call; a failure is
+/// logged and ignored.
 #[cfg(feature = "proxy")]
 pub(crate) fn set(socket: &SockRef<'_>, timeout: Duration) {
     if let Err(error) = set_user_timeout(socket, timeout) {
@@ -22,12 +23,13 @@ pub(crate) fn set(socket: &SockRef<'_>, timeout: Duration) {
     }
 }
 
-/// Has every connection that a listening socket accepts from now on inherit [`set`], and asks
-/// of those that are silent for so long whether their peer is there.
+/// Sets `TCP_USER_TIMEOUT` and keepalive on a listening socket. Sockets that it accepts inherit
+/// both, so a connection costs no system call. The kernel probes a peer that is silent for
+/// `timeout`.
 #[cfg(feature = "server")]
 pub(crate) fn set_for_accepted(listener: &SockRef<'_>, timeout: Duration) {
     let keepalive = TcpKeepalive::new().with_time(timeout);
-    // Others have no such option, or go by another name.
+    // Other systems lack `TCP_KEEPINTVL` or give it another name.
     #[cfg(any(target_os = "linux", target_os = "android", target_os = "fuchsia"))]
     let keepalive =
         keepalive.with_interval((timeout / PROBES_PER_TIMEOUT).max(Duration::from_secs(1)));
@@ -36,7 +38,7 @@ pub(crate) fn set_for_accepted(listener: &SockRef<'_>, timeout: Duration) {
     if let Err(error) = result {
         tracing::warn!(
             target: "evenkeel::server", %error,
-            "clients that vanish can only be noticed by the deadlines"
+            "cannot set TCP_USER_TIMEOUT and keepalive: only HTTP deadlines end dead connections"
         );
     }
 }
@@ -51,7 +53,11 @@ fn set_user_timeout(_: &SockRef<'_>, _: Duration) -> std::io::Result<()> {
     Ok(())
 }
 
-/// Accepts what makes sense.
+/// Returns `timeout` if it is within 1 s to 1 h.
+///
+/// # Errors
+///
+/// A `ConfigError` for the field `tcp_user_timeout` otherwise.
 pub(crate) fn validate(timeout: Duration) -> Result<Duration, ConfigError> {
     if timeout < MIN || timeout > Duration::from_secs(3_600) {
         return Err(ConfigError::new(
@@ -62,11 +68,11 @@ pub(crate) fn validate(timeout: Duration) -> Result<Duration, ConfigError> {
     Ok(timeout)
 }
 
-/// Less, and two packets lost in a row would end what is well.
+/// Below a second, two packets lost in a row would end a healthy connection.
 const MIN: Duration = Duration::from_secs(1);
-/// As long as nginx's `send_timeout`, and as what is idle is kept.
+/// Equal to nginx's `send_timeout`, and to the default idle time of a connection.
 pub(crate) const DEFAULT: Duration = Duration::from_secs(60);
-/// How often a silent peer is keepalive again within the time that it was silent for.
+/// How many probes a silent peer gets within a further `timeout`.
 #[cfg(feature = "server")]
 const PROBES_PER_TIMEOUT: u32 = 4;
 

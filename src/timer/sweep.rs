@@ -1,9 +1,9 @@
-//! Coarse deadlines: what a timer a request would cost, for a store.
+//! Coarse deadlines: arming one is a single atomic store.
 //!
-//! A connection registers one [`Deadline`] for its whole life; arming it for a request is one
-//! atomic store. One task per thread sweeps the watches ten times a second and wakes those that
-//! are due, so a deadline fires between its time and [`LATENESS`] after it, never before (unless
-//! the thread was blocked for longer than a tick, which makes the coarse clock late). The task
+//! A connection registers one [`Deadline`] for its whole life and arms it again for each request.
+//! One task per thread sweeps all deadlines ten times a second and wakes the tasks whose deadline
+//! has passed. A deadline fires between its time and [`LATENESS`] after it. It fires early only if
+//! the thread was blocked for longer than a tick, which leaves the coarse clock behind. The sweep
 //! sleeps while no deadline is registered, and ends with its runtime.
 
 use std::{
@@ -29,7 +29,7 @@ use tokio::{
 
 use super::{MAX_DELAY_MS, lock};
 
-/// One connection's place in the sweep.
+/// A deadline that can be armed many times; it is registered with the sweep of one thread.
 pub(crate) struct Deadline {
     shard: Arc<Shard>,
     chunk: Arc<Chunk>,
@@ -37,7 +37,12 @@ pub(crate) struct Deadline {
 }
 
 impl Deadline {
-    /// Takes a place in this thread's sweep; within a runtime only.
+    /// Registers an unarmed deadline with the sweep of this thread. Takes a lock; allocates only
+    /// where the thread has more deadlines than ever before.
+    ///
+    /// # Panics
+    ///
+    /// Outside a tokio runtime.
     pub(crate) fn new() -> Self {
         let runtime = Handle::current().id();
         let shard = SHARDS.with_borrow_mut(|shards| {
@@ -53,36 +58,39 @@ impl Deadline {
         shard.register()
     }
 
-    /// Sets the deadline, in place of the one before.
+    /// Sets the deadline to `after` from now, replacing any earlier one.
     pub(crate) fn arm(&self, after: Duration) {
         let after = u64::try_from(after.as_millis())
             .unwrap_or(MAX_DELAY_MS)
             .min(MAX_DELAY_MS);
-        // The clock is late by up to a tick, so a tick more makes sure that it is not early.
+        // The coarse clock is behind by up to a tick; a tick more keeps the deadline from being
+        // early.
         let due = self.shard.now.load(Relaxed) + after + TICK_MS;
         self.chunk.due[self.index].store(due, Relaxed);
     }
 
-    /// Returns the time of this thread's sweep in milliseconds: a load, and late by up to a tick.
+    /// Returns the time of the coarse clock, in milliseconds from its origin. Costs one atomic load;
+    /// the clock is behind by up to a tick.
     #[cfg_attr(
         not(feature = "server"),
-        expect(dead_code, reason = "only a server asks")
+        expect(dead_code, reason = "only a server reads the clock")
     )]
     pub(crate) fn now(&self) -> u64 {
         self.shard.now.load(Relaxed)
     }
 
-    /// Forgets the deadline.
+    /// Clears the deadline: it does not fire until it is armed again.
     pub(crate) fn disarm(&self) {
         self.chunk.due[self.index].store(DISARMED, Relaxed);
     }
 
-    /// Returns true once the armed deadline passed.
+    /// Returns true once the armed deadline has passed.
     pub(crate) fn is_expired(&self) -> bool {
         self.chunk.due[self.index].load(Relaxed) == EXPIRED
     }
 
-    /// Is ready once the armed deadline passed; registers the task to be woken then.
+    /// Returns ready once the armed deadline has passed; registers the current task to be woken
+    /// then. Takes a lock only where the task differs from the last one.
     pub(crate) fn poll_expired(&self, cx: &mut Context<'_>) -> Poll<()> {
         self.chunk.wakers[self.index].register(cx.waker());
         if self.is_expired() {
@@ -111,11 +119,12 @@ impl fmt::Debug for Deadline {
     }
 }
 
+/// The deadlines of one thread and one runtime.
 struct Shard {
-    /// Only watches of the same runtime: another may not be running when they are due.
+    /// A shard serves one runtime: another may not be running when a deadline is due.
     runtime: runtime::Id,
     origin: Instant,
-    /// Milliseconds since `origin`, as of the last tick.
+    /// Milliseconds from `origin` to the last tick.
     now: AtomicU64,
     stopped: AtomicBool,
     wake: Notify,
@@ -134,16 +143,18 @@ impl Slots {
     }
 }
 
+/// Deadlines that are allocated together.
 struct Chunk {
     due: [AtomicU64; CHUNK_SIZE],
     wakers: [TaskWaker; CHUNK_SIZE],
 }
 
-/// The task to be woken. It stays registered, so that whoever polls again, as connections do at
-/// every request, takes no lock.
+/// The task that a deadline wakes. The task stays registered, so that a connection that polls again
+/// with every request takes no lock.
 #[derive(Default)]
 struct TaskWaker {
-    /// Of the waker below, which keeps the task alive: none but its own has the same.
+    /// The two pointers of `waker`. `waker` keeps its task alive, so no other task has the same
+    /// two.
     data: AtomicUsize,
     table: AtomicUsize,
     waker: Mutex<Option<Waker>>,
@@ -229,7 +240,7 @@ impl Chunk {
         for (due, waker) in self.due.iter().zip(&self.wakers) {
             let armed = due.load(Relaxed);
             let is_due = armed != DISARMED && armed != EXPIRED && armed <= now;
-            // Armed anew in between: not this time.
+            // The exchange fails if the deadline was armed again in between.
             if is_due
                 && due
                     .compare_exchange(armed, EXPIRED, Relaxed, Relaxed)
@@ -241,7 +252,7 @@ impl Chunk {
     }
 }
 
-/// Says that the shard is stopped when the runtime drops the task.
+/// Marks the shard as stopped when the runtime drops the task that sweeps it.
 struct Sweeper {
     shard: Arc<Shard>,
 }
@@ -268,16 +279,16 @@ async fn sweep(sweeper: Sweeper) {
 }
 
 thread_local! {
-    /// This thread's, one a runtime; nearly always one.
+    /// The shards of this thread, one a runtime; nearly always one.
     static SHARDS: RefCell<Vec<Arc<Shard>>> = const { RefCell::new(Vec::new()) };
 }
 
-/// How much later than asked for a deadline may fire.
+/// How long after its time a deadline may fire: two ticks, and a millisecond of tokio's own timer.
 #[cfg(test)]
 const LATENESS: Duration = Duration::from_millis(2 * TICK_MS + 1);
-/// Fine enough for time-outs of a second and more, coarse enough to cost nothing.
+/// Fine enough for time-outs from a second up; ten sweeps a second do not show in a profile.
 const TICK_MS: u64 = 100;
-/// Slots made at once; a chunk is what the sweep reads in one go.
+/// Deadlines allocated at once. The sweep reads a chunk of 64 from 8 cache lines.
 const CHUNK_SIZE: usize = 64;
 const DISARMED: u64 = 0;
 const EXPIRED: u64 = u64::MAX;
@@ -316,14 +327,18 @@ mod tests {
         tokio::time::sleep(Duration::from_millis(900)).await;
         deadline.arm(Duration::from_secs(1));
         tokio::time::sleep(Duration::from_millis(900)).await;
-        assert!(!deadline.is_expired(), "arming anew must begin anew");
+        assert!(
+            !deadline.is_expired(),
+            "arming again must restart the deadline"
+        );
     }
 
     #[tokio::test(start_paused = true)]
     async fn the_last_task_to_poll_is_woken_each_time() {
         let deadline = Arc::new(Deadline::new());
         for _ in 0..2 {
-            // A task of its own each time, as a connection that is used again is polled by.
+            // A new task each time, as a reused connection is polled by one request's task after
+            // another.
             let deadline = deadline.clone();
             let woken = tokio::spawn(async move {
                 for _ in 0..2 {

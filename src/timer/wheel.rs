@@ -1,13 +1,15 @@
-//! Fine deadlines that nearly always go unused: a turning wheel, where a timer would cost more.
+//! A hashed timing wheel for deadlines of milliseconds that nearly always go unused.
 //!
-//! What waits for a response arms an [`Timer`] when it has to wait at all. That puts an entry into
-//! this thread's wheel, under a lock that nobody else wants. The entry stays there until it is
-//! due, and the next request of the same task shares it, where that is early enough: so a
-//! connection under load pays for one entry in a while, and is woken once more for it. One task
-//! per thread turns the wheel every 5 ms while there is something in it, wakes what is due, and
-//! takes entries back. A timer fires [`LATENESS`] after its time at the latest. It may fire early,
-//! as that of a request before, or as a thread that was blocked makes the wheel's clock late: who
-//! needs to be sure looks at the clock, and arms it again.
+//! A future that has to wait for a response arms a [`Timer`]. Arming inserts an entry into the
+//! wheel of the current thread, under a lock that no other thread contends for. The entry stays in
+//! the wheel until it is due, and the next request of the same task shares it if the entry fires
+//! early enough: a connection under load inserts one entry per deadline, not one per request, and
+//! its task is woken once for it. One task per thread advances the wheel every 5 ms while the wheel
+//! holds an entry; it wakes the tasks of due entries and keeps the entries for reuse.
+//!
+//! A timer fires at most [`LATENESS`] after its deadline. It may fire early: because it shares the
+//! entry of an earlier request, or because a blocked thread left the wheel's clock behind. A caller
+//! that must not act early compares the clock with its own deadline and arms the timer again.
 
 use std::{
     array,
@@ -32,15 +34,15 @@ use tokio::{
 
 use super::{MAX_DELAY_MS, lock};
 
-/// One deadline of one future.
+/// One deadline of one future; it never fires while it is not armed.
 #[derive(Default)]
 pub(crate) struct Timer {
     entry: Option<Arc<Entry>>,
 }
 
 impl Timer {
-    /// Sets the deadline, in place of the one before, and who is woken then. Outside of a runtime
-    /// it never fires.
+    /// Sets the deadline to `after` from now, replacing any earlier one, and registers the current
+    /// task to be woken then. Outside a tokio runtime the timer stays unarmed.
     pub(crate) fn arm(&mut self, after: Duration, cx: &Context<'_>) {
         let task = TaskId::of(cx.waker());
         let shared = RECENT_ENTRIES.with_borrow(|recent| {
@@ -50,11 +52,13 @@ impl Timer {
         self.entry = shared.or_else(|| insert_entry(task, after, cx.waker()));
     }
 
+    /// Returns true between [`arm`](Self::arm) and the [`poll`](Self::poll) that returns ready.
     pub(crate) fn is_armed(&self) -> bool {
         self.entry.is_some()
     }
 
-    /// Is ready once after the deadline passed; registers the task to be woken then.
+    /// Returns ready once after the deadline has passed; registers the current task to be woken
+    /// then.
     pub(crate) fn poll(&mut self, cx: &Context<'_>) -> Poll<()> {
         let Some(entry) = &self.entry else {
             return Poll::Pending;
@@ -63,7 +67,7 @@ impl Timer {
             if entry.task == TaskId::of(cx.waker()) {
                 return Poll::Pending;
             }
-            // Another task polls now.
+            // The future moved to another task, which needs an entry of its own.
             let left = entry.until.saturating_duration_since(Instant::now());
             self.arm(left, cx);
             return Poll::Pending;
@@ -73,7 +77,7 @@ impl Timer {
     }
 }
 
-/// Takes an entry in the wheel of this thread.
+/// Inserts an entry into the wheel of this thread; returns `None` outside a tokio runtime.
 #[cold]
 #[inline(never)]
 fn insert_entry(task: TaskId, after: Duration, waker: &Waker) -> Option<Arc<Entry>> {
@@ -90,12 +94,14 @@ fn insert_entry(task: TaskId, after: Duration, waker: &Waker) -> Option<Arc<Entr
     })?;
     let before =
         RECENT_ENTRIES.with_borrow_mut(|recent| recent[task.recent_slot()].replace(entry.clone()));
-    // Outside of the loan, as it may be the last that holds a task.
+    // After the borrow: dropping the last entry of a task may drop the task, and its timers with
+    // it.
     drop(before);
     Some(entry)
 }
 
-/// Which task a waker wakes. It is no other's as long as a waker of it is kept.
+/// Identifies the task that a waker wakes. No other task has the same id while a waker of this one
+/// is alive.
 #[derive(Clone, Copy, PartialEq, Eq)]
 struct TaskId {
     data: usize,
@@ -111,7 +117,7 @@ impl TaskId {
     }
 
     fn recent_slot(self) -> usize {
-        // Fibonacci hashing, as memory is given out in strides.
+        // Fibonacci hashing: allocators place tasks at multiples of a stride.
         let hash = (self.data as u64 >> 4).wrapping_mul(0x9e37_79b9_7f4a_7c15);
         (hash >> 32) as usize % RECENT_SLOTS
     }
@@ -125,31 +131,34 @@ impl fmt::Debug for Timer {
     }
 }
 
-/// What timers of one task and the wheel share until it is due.
+/// A deadline in the wheel, shared by the timers of one task.
 struct Entry {
     state: AtomicU8,
     task: TaskId,
     after: Duration,
     until: Instant,
-    /// There while it is armed, so that nobody else's waker looks like it.
+    /// Kept while the entry is armed, so that no other task can get the same [`TaskId`].
     waker: Mutex<Option<Waker>>,
 }
 
 impl Entry {
-    /// Whether it fires in time for a deadline of this task.
+    /// Returns true if this entry belongs to `task` and fires no later than `after` from now.
     fn fires_in_time_for(&self, task: &TaskId, after: Duration) -> bool {
         self.state.load(Acquire) == ARMED && self.task == *task && self.after <= after
     }
 
+    /// Marks the entry as fired and returns the waker of its task.
     fn fire(&self) -> Option<Waker> {
-        // In this order: who shares it in between is woken, or sees that it fired.
+        // In this order: a timer that begins to share the entry in between is woken, or sees FIRED.
         self.state.store(FIRED, Release);
         lock(&self.waker).take()
     }
 }
 
+/// The wheel of one thread.
 struct Wheel {
-    /// Where it stands still while that runtime is not run: those with one thread.
+    /// The runtime that drives the wheel, if it is a `current_thread` one: the wheel stands still
+    /// while that runtime is not being run.
     runtime: Option<Id>,
     origin: Instant,
     stopped: AtomicBool,
@@ -158,11 +167,13 @@ struct Wheel {
 }
 
 struct Slots {
-    /// The last tick that was turned to.
+    /// The tick that the wheel has been advanced to.
     tick: u64,
-    /// By due tick, modulo their number.
+    /// Entries by the tick at which they are due, modulo the number of slots.
     lists: [Vec<Scheduled>; SLOTS],
+    /// How many entries the lists hold.
     scheduled: usize,
+    /// Entries for reuse.
     free: Vec<Arc<Entry>>,
 }
 
@@ -193,7 +204,7 @@ impl Wheel {
         Some(wheel)
     }
 
-    /// Returns true if it turns while this thread's current runtime does.
+    /// Returns true if the wheel advances while the current runtime of this thread runs.
     fn is_running(&self) -> bool {
         let is_current = |id| Handle::try_current().is_ok_and(|runtime| runtime.id() == id);
         !self.stopped.load(Acquire) && self.runtime.is_none_or(is_current)
@@ -205,11 +216,11 @@ impl Wheel {
         let mut guard = lock(&self.slots);
         let slots = &mut *guard;
         if slots.scheduled == 0 {
-            // Nobody turned it meanwhile.
+            // The driver does not advance an empty wheel.
             slots.tick = self.current_tick();
             self.wake.notify_one();
         }
-        // A tick more, as the last one may be nearly over.
+        // One tick more, because the current tick may be nearly over.
         let tick = slots.tick + ticks + 1;
         let armed = Entry {
             state: AtomicU8::new(ARMED),
@@ -241,7 +252,7 @@ impl Wheel {
         u64::try_from(self.origin.elapsed().as_millis()).unwrap_or(MAX_DELAY_MS) / TICK_MS
     }
 
-    /// Turns to now; returns who is to be woken.
+    /// Advances the wheel to the current time and adds the wakers of due entries to `wakers`.
     fn advance(&self, wakers: &mut Vec<Waker>) {
         let now = self.current_tick();
         let mut guard = lock(&self.slots);
@@ -251,14 +262,15 @@ impl Wheel {
             let mut at = 0;
             while let Some(due) = slots.lists[slot_of(tick)].get(at) {
                 if due.tick > now {
-                    // In a later round.
+                    // Due in a later round.
                     at += 1;
                     continue;
                 }
                 let mut entry = slots.lists[slot_of(tick)].swap_remove(at).entry;
                 slots.scheduled -= 1;
                 wakers.extend(entry.fire());
-                // Unless its timer has yet to see that it fired; what one did last is seen here.
+                // An entry is reused unless a timer still holds it. `get_mut` synchronizes with
+                // the drop of the last timer.
                 if Arc::get_mut(&mut entry).is_some() && slots.free.len() < MAX_FREE {
                     slots.free.push(entry);
                 }
@@ -268,7 +280,7 @@ impl Wheel {
     }
 }
 
-/// Says that the wheel is stopped when the runtime drops the task.
+/// Marks the wheel as stopped when the runtime drops the task that advances it.
 struct Driver {
     wheel: Arc<Wheel>,
 }
@@ -276,7 +288,7 @@ struct Driver {
 impl Drop for Driver {
     fn drop(&mut self) {
         self.wheel.stopped.store(true, Release);
-        // Early, so that nobody waits for a wheel that stands still, nor shares an entry in it.
+        // Fires every entry early: no timer waits for a stopped wheel or shares an entry in it.
         let due: Vec<Scheduled> = {
             let mut slots = lock(&self.wheel.slots);
             slots.scheduled = 0;
@@ -312,24 +324,25 @@ const fn slot_of(tick: u64) -> usize {
 }
 
 thread_local! {
-    /// Nearly always one.
+    /// The wheels that this thread uses, one a runtime; nearly always one.
     static WHEELS: RefCell<Vec<Arc<Wheel>>> = const { RefCell::new(Vec::new()) };
-    /// Places that tasks of this thread took last.
+    /// The entries that tasks of this thread inserted last, by a hash of the task.
     static RECENT_ENTRIES: RefCell<[Option<Arc<Entry>>; RECENT_SLOTS]> =
         const { RefCell::new([const { None }; RECENT_SLOTS]) };
 }
 
-/// Tasks that take turns in a slot take an entry each time.
+/// Two tasks that share a slot and take turns insert an entry each time: more slots, fewer of
+/// these.
 const RECENT_SLOTS: usize = 512;
 
-/// Fine enough for a wait of 50 ms; 200 wakes a second are nothing to a thread that is busy.
+/// Fine enough for a wait of 50 ms; 200 wakes a second do not show on a busy thread.
 const TICK_MS: u64 = 5;
-/// How much later than asked for a timer may fire; tokio's own timer adds a millisecond.
+/// How long after its deadline a timer may fire: two ticks, and a millisecond of tokio's own timer.
 #[cfg(test)]
 const LATENESS: Duration = Duration::from_millis(11);
-/// More than a second a round: what is armed here is rarely armed for longer.
+/// One round takes 1.28 s; deadlines here are rarely longer, so few entries wait for a later round.
 const SLOTS: usize = 256;
-/// What 40,000 requests a second need for 100 ms; beyond, entries are made anew.
+/// Enough for 40,000 insertions a second with 100 ms each; further entries are allocated.
 const MAX_FREE: usize = 4_096;
 const ARMED: u8 = 0;
 const FIRED: u8 = 1;
@@ -385,7 +398,7 @@ mod tests {
             });
         }
         while let Some(ended) = tasks.join_next().await {
-            assert_eq!(ended.unwrap(), Ok(()), "asked for, and took");
+            assert_eq!(ended.unwrap(), Ok(()), "(deadline, elapsed)");
         }
     }
 
@@ -399,8 +412,11 @@ mod tests {
         }
         assert_eq!(entries().0, 1);
         tokio::time::sleep(Duration::from_millis(40)).await;
-        assert!(task.is_woken(), "by the entry that is left");
-        assert_eq!(entries().0, 0, "the wheel must be empty, and stand still");
+        assert!(
+            task.is_woken(),
+            "the dropped timers leave an entry that wakes the task"
+        );
+        assert_eq!(entries().0, 0, "the wheel must be empty");
     }
 
     #[tokio::test(start_paused = true)]
@@ -418,7 +434,11 @@ mod tests {
         drop(arm(&mut task, 20));
         tokio::time::sleep(Duration::from_millis(10)).await;
         let [mut same, mut later, mut sooner] = [20, 50, 5].map(|ms| arm(&mut task, ms));
-        assert_eq!(entries().0, 2, "the last one would ring too late");
+        assert_eq!(
+            entries().0,
+            2,
+            "the shared entry would fire too late for the shortest"
+        );
         tokio::time::sleep(Duration::from_millis(16)).await;
         assert!(fired(&mut task, &mut sooner));
         tokio::time::sleep(Duration::from_millis(5)).await;
@@ -426,7 +446,10 @@ mod tests {
         assert!(!same.is_armed() && !fired(&mut task, &mut same), "once");
         let mut timer = arm(&mut task, 20);
         tokio::time::sleep(Duration::from_millis(10)).await;
-        assert!(!fired(&mut task, &mut timer), "what rang is shared no more");
+        assert!(
+            !fired(&mut task, &mut timer),
+            "a fired entry must not be shared"
+        );
         tokio::time::sleep(Duration::from_millis(21)).await;
         assert!(fired(&mut task, &mut timer));
     }
@@ -442,7 +465,10 @@ mod tests {
         tokio::time::sleep(Duration::from_millis(40)).await;
         let (scheduled, free) = entries();
         assert_eq!(scheduled, 0);
-        assert!(free < 100, "{free} entries for ten at once");
+        assert!(
+            free < 100,
+            "{free} entries were allocated where ten are armed at once"
+        );
     }
 
     #[tokio::test(start_paused = true)]
@@ -539,7 +565,7 @@ mod tests {
                 });
             }
             let all = async { while tasks.join_next().await.is_some() {} };
-            // Generous: one that is lost never fires.
+            // Generous: a lost timer never fires.
             tokio::time::timeout(Duration::from_secs(30), all)
                 .await
                 .unwrap();

@@ -1,4 +1,4 @@
-//! Bodies cut out of what was read (RFC 9112 §6 and §7.1), and chunks written.
+//! Message bodies: a decoder for every framing (RFC 9112 §6, §7.1), and a writer of chunks.
 
 use bytes::{Buf, Bytes, BytesMut};
 use http::HeaderMap;
@@ -11,12 +11,12 @@ use super::{
     write_number,
 };
 
-/// Where in a body the reader is.
+/// Reads one message body piece by piece.
 #[derive(Clone, Debug)]
 pub(crate) struct Decoder {
     state: State,
     side: Side,
-    /// How much of chunk extensions is still accepted.
+    /// How many bytes of chunk extensions the decoder still accepts.
     extensions_left: usize,
 }
 
@@ -31,24 +31,29 @@ enum State {
     Trailers,
 }
 
-/// Which messages the body is of.
+/// The kind of message that the body belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Side {
-    /// Blanks behind a chunk's size are accepted: backends are known to pad it.
+    /// Spaces and tabs after a chunk size are accepted: some backends pad the size.
     Response,
     Request,
 }
 
-/// What the next bytes are.
+/// What [`Decoder::step`] found.
 #[derive(Debug)]
 pub(crate) enum Step {
+    /// A part of the body, without framing.
     Data(Bytes),
+    /// The body has ended; the buffer holds what follows it.
     End,
+    /// The buffer holds no whole element: read more bytes, then call `step` again.
     More,
+    /// The trailer section, without the fields that may only stand in a head.
     Trailers(HeaderMap),
 }
 
 impl Decoder {
+    /// Makes a decoder for a body with this framing.
     pub(crate) fn new(framing: Framing, side: Side) -> Self {
         let state = match framing {
             Framing::Chunked => State::ChunkSize,
@@ -63,7 +68,7 @@ impl Decoder {
         }
     }
 
-    /// A body that has ended.
+    /// Makes a decoder for a body that has ended.
     pub(crate) const fn done() -> Self {
         Self {
             state: State::Done,
@@ -72,7 +77,12 @@ impl Decoder {
         }
     }
 
-    /// Takes the next piece from the front of `buf`.
+    /// Takes the next piece of the body from the front of `buf`. Data is split off, not copied.
+    ///
+    /// # Errors
+    ///
+    /// When the chunks are malformed, or extensions or trailers exceed their limits. The decoder
+    /// must not be used again.
     pub(crate) fn step(&mut self, buf: &mut BytesMut) -> Result<Step, Malformed> {
         loop {
             match &mut self.state {
@@ -136,18 +146,20 @@ impl Decoder {
         }
     }
 
-    /// Notes that the connection was closed; returns true if that is where the body ends.
+    /// Records that the peer closed the connection. Returns true if the body is complete: it had
+    /// ended, or its framing is [`Framing::Close`].
     pub(crate) fn close(&mut self) -> bool {
         let whole = matches!(self.state, State::Close | State::Done);
         self.state = State::Done;
         whole
     }
 
+    /// Returns true once the body has ended.
     pub(crate) fn is_done(&self) -> bool {
         self.state == State::Done
     }
 
-    /// Returns how much is left, where that is known.
+    /// Returns how many bytes of the body are left; `None` where the framing does not say.
     pub(crate) fn left(&self) -> Option<u64> {
         match self.state {
             State::Length(left) => Some(left),
@@ -157,22 +169,24 @@ impl Decoder {
     }
 }
 
+/// Splits off at most `most` bytes; returns `None` if the buffer is empty.
 fn take(buf: &mut BytesMut, most: u64) -> Option<Bytes> {
     let most = usize::try_from(most).unwrap_or(usize::MAX).min(buf.len());
     (most > 0).then(|| buf.split_to(most).freeze())
 }
 
-/// The line before a chunk.
+/// The line that precedes the data of a chunk.
 struct ChunkLine {
     size: u64,
-    /// With its line end.
+    /// The length of the line, including CRLF.
     length: usize,
-    /// Of the extensions.
+    /// The length of the extensions in the line.
     extension_length: usize,
 }
 
-/// Reads the line before a chunk: hexadecimal digits, and extensions that mean nothing here (RFC
-/// 9112 §7.1.1) but have to be what they claim to be, as they could hide a line otherwise.
+/// Reads the line that precedes the data of a chunk: hexadecimal digits and extensions. A recipient
+/// ignores extensions that it does not know (RFC 9112 §7.1.1). Their syntax is checked all the
+/// same: bytes that another reader takes for a line end could hide in them.
 fn chunk_line(buf: &[u8], side: Side) -> Result<Option<ChunkLine>, Malformed> {
     let digits = buf.iter().take_while(|b| b.is_ascii_hexdigit()).count();
     if digits > 15 {
@@ -210,8 +224,8 @@ fn chunk_line(buf: &[u8], side: Side) -> Result<Option<ChunkLine>, Malformed> {
     }))
 }
 
-/// `*( BWS ";" BWS chunk-ext-name [ BWS "=" BWS chunk-ext-val ] )`, and blanks behind it in an
-/// answer.
+/// Returns true for `*( BWS ";" BWS chunk-ext-name [ BWS "=" BWS chunk-ext-val ] )`; a response may
+/// have spaces and tabs after it.
 fn is_extension(mut rest: &[u8], side: Side) -> bool {
     loop {
         let blank = rest.trim_start_blanks();
@@ -239,7 +253,7 @@ fn is_extension(mut rest: &[u8], side: Side) -> bool {
 }
 
 trait Blank {
-    /// Leaves out spaces and tabs, not line ends.
+    /// Returns the slice without leading spaces and tabs; line ends stay.
     fn trim_start_blanks(&self) -> &Self;
 }
 
@@ -253,14 +267,14 @@ impl Blank for [u8] {
     }
 }
 
-/// Returns what follows a token (RFC 9110 §5.6.2).
+/// Returns the bytes after a token (RFC 9110 §5.6.2), or `None` if there is no token.
 fn skip_token(rest: &[u8]) -> Option<&[u8]> {
     let is_token = |b: &&u8| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(b);
     let length = rest.iter().take_while(is_token).count();
     (length > 0).then(|| &rest[length..])
 }
 
-/// Returns what follows a quoted string (RFC 9110 §5.6.4).
+/// Returns the bytes after a quoted string (RFC 9110 §5.6.4), or `None` if there is none.
 fn skip_quoted_string(rest: &[u8]) -> Option<&[u8]> {
     let mut rest = rest.strip_prefix(b"\"")?;
     loop {
@@ -274,7 +288,8 @@ fn skip_quoted_string(rest: &[u8]) -> Option<&[u8]> {
     }
 }
 
-/// Reads the trailer section, and leaves out the fields that mean something in a head only.
+/// Reads the trailer section without the fields that may only stand in a head. Returns `None` while
+/// its end is not in the buffer.
 fn read_trailers(buf: &mut BytesMut, side: Side) -> Result<Option<HeaderMap>, Malformed> {
     if buf.starts_with(b"\r\n") {
         buf.advance(2);
@@ -309,17 +324,20 @@ fn read_trailers(buf: &mut BytesMut, side: Side) -> Result<Option<HeaderMap>, Ma
     Ok(Some(headers))
 }
 
-/// Writes the line before a chunk of this size.
+/// Writes the line that precedes the data of a chunk.
 pub(crate) fn write_size(size: usize, out: &mut Vec<u8>) {
     write_number(size as u64, 16, out);
     out.extend_from_slice(b"\r\n");
 }
 
+/// The last chunk and an empty trailer section.
 pub(crate) const LAST_CHUNK: &[u8] = b"0\r\n\r\n";
-/// Hardly any peer uses extensions; this is room for those that do.
+/// The longest extension of one chunk. Few peers send any.
 const MAX_CHUNK_EXTENSION: usize = 1_024;
-/// Those of a whole body: without a bound, a byte of data could come with a KiB of them.
+/// The extensions of a whole body. Without this bound, a client could send a KiB of extensions with
+/// each byte of data.
 const MAX_EXTENSIONS: usize = 16 * 1024;
+/// The most fields in a trailer section; gRPC sends two or three.
 const MAX_TRAILER_FIELDS: usize = 32;
 
 #[cfg(test)]

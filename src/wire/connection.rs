@@ -1,11 +1,10 @@
-//! What belongs to one connection: the options of `Connection`, and the fields that end at a hop
-//! (RFC 9110 §7.6.1).
+//! The options of `Connection`, and the fields that are meant for one hop (RFC 9110 §7.6.1).
 
 use http::{HeaderMap, HeaderName, header};
 
 use super::Malformed;
 
-/// Splits a list into its elements (RFC 9110 §5.6.1), empty ones left out.
+/// Splits a comma-separated list into its non-empty elements (RFC 9110 §5.6.1).
 pub(crate) fn elements(value: &[u8]) -> impl Iterator<Item = &[u8]> {
     value
         .split(|&byte| byte == b',')
@@ -13,26 +12,30 @@ pub(crate) fn elements(value: &[u8]) -> impl Iterator<Item = &[u8]> {
         .filter(|element| !element.is_empty())
 }
 
-/// What the `Connection` fields of a message ask for.
+/// The options in the `Connection` fields of one message.
 #[derive(Debug, Default)]
 pub(crate) struct ConnectionOptions {
+    /// The sender closes the connection after this message.
     pub(crate) close: bool,
+    /// An HTTP/1.0 sender asks to keep the connection open.
     pub(crate) keep_alive: bool,
+    /// The `Upgrade` field is meant for this connection.
     pub(crate) upgrade: bool,
-    /// The fields that end at this hop because an option names them; nearly always none.
+    /// The fields that an option names, and that must not be forwarded; nearly always none.
     pub(crate) nominated: Vec<HeaderName>,
+    /// How many options were read, of all kinds.
     count: usize,
 }
 
 impl ConnectionOptions {
-    /// Reads one field, in time linear in its length: more options than any client has a use for
-    /// are refused, as each would be compared with every field.
+    /// Reads one `Connection` field, in time linear in its length.
     ///
     /// # Errors
     ///
-    /// When all fields together have more than 64 options.
+    /// When all `Connection` fields of the message together have more than 64 options: each option
+    /// is compared with every field of the message.
     pub(crate) fn read(&mut self, value: &[u8]) -> Result<(), Malformed> {
-        // What nearly all messages say, without a look at each byte.
+        // The values of nearly all messages, without a search for commas.
         match value {
             b"keep-alive" => self.keep_alive = true,
             b"close" => self.close = true,
@@ -54,7 +57,7 @@ impl ConnectionOptions {
             } else if option.eq_ignore_ascii_case(b"upgrade") {
                 self.upgrade = true;
             } else if let Ok(name) = HeaderName::from_bytes(option) {
-                // An option that is no name can name no field.
+                // An option that is not a field name cannot name a field.
                 if name != header::TE && !is_protected(&name) {
                     self.nominated.push(name);
                 }
@@ -64,12 +67,12 @@ impl ConnectionOptions {
     }
 }
 
-/// Removes the fields that end at this hop, and those that `Connection` names.
+/// Removes the hop-by-hop fields, and the fields that `Connection` names.
 #[cold]
 pub(crate) fn remove_hop_by_hop(headers: &mut HeaderMap) {
     let mut options = ConnectionOptions::default();
     for value in headers.get_all(header::CONNECTION) {
-        // A service that names more than there are fields loses the first of them all the same.
+        // Beyond 64 options, the fields that the first ones name are removed all the same.
         let _ = options.read(value.as_bytes());
     }
     let hops = headers.keys().filter(|name| is_hop_by_hop(name));
@@ -79,7 +82,7 @@ pub(crate) fn remove_hop_by_hop(headers: &mut HeaderMap) {
     }
 }
 
-/// Returns true for a field that is about one hop only, whatever `Connection` names.
+/// Returns true for a field that is always meant for one hop, whether or not `Connection` names it.
 pub(crate) fn is_hop_by_hop(name: &HeaderName) -> bool {
     matches!(
         *name,
@@ -87,13 +90,13 @@ pub(crate) fn is_hop_by_hop(name: &HeaderName) -> bool {
     ) || is_obsolete_hop_by_hop(name.as_str())
 }
 
-/// Returns true for the fields of one hop that have no constant in `http`.
+/// Returns true for the hop-by-hop fields that have no constant in the `http` crate.
 pub(crate) fn is_obsolete_hop_by_hop(name: &str) -> bool {
     matches!(name, "keep-alive" | "proxy-connection" | "http2-settings")
 }
 
-/// Returns true for a field that `Connection` cannot take away: the message would mean something
-/// else without it (RFC 9110 §7.6.1 forbids senders to name end-to-end fields).
+/// Returns true for a field that `Connection` cannot remove, because the message would have another
+/// meaning without it. RFC 9110 §7.6.1 forbids senders to name end-to-end fields.
 fn is_protected(name: &HeaderName) -> bool {
     matches!(
         *name,
@@ -107,8 +110,9 @@ fn is_protected(name: &HeaderName) -> bool {
     )
 }
 
-/// Returns true for a field by which proxies describe the client to a backend, spelled with
-/// hyphens or, as many backends read them alike, with underscores.
+/// Returns true for a field in which proxies describe the client to a backend: `Forwarded`,
+/// `X-Forwarded-*` and `X-Real-IP`. Underscores count as hyphens, because many backends (CGI, WSGI)
+/// do not distinguish them.
 pub(crate) fn describes_client(name: &str) -> bool {
     match name.as_bytes() {
         [b'x', b'-' | b'_', rest @ ..] => match rest.strip_prefix(b"forwarded") {
@@ -119,17 +123,17 @@ pub(crate) fn describes_client(name: &str) -> bool {
     }
 }
 
-/// Returns true if a challenge or credentials are of a scheme that authenticates the connection
-/// rather than the request: others must not use it.
+/// Returns true if a challenge or credentials use a scheme that authenticates the connection rather
+/// than the request (NTLM, Negotiate): requests of other clients must not use that connection.
 pub(crate) fn authenticates_connection(value: &[u8]) -> bool {
-    // Several challenges may stand in one field (RFC 9110 §11.6.1).
+    // One field may hold several challenges (RFC 9110 §11.6.1).
     elements(value).any(|challenge| {
         let scheme = challenge.split(|&b| b == b' ').next().unwrap_or_default();
         scheme.eq_ignore_ascii_case(b"ntlm") || scheme.eq_ignore_ascii_case(b"negotiate")
     })
 }
 
-/// Clients send one or two; each is compared with each of up to 100 fields.
+/// Clients send one or two options; each is compared with each of up to 100 fields.
 const MAX_OPTIONS: usize = 64;
 
 #[cfg(test)]

@@ -1,15 +1,15 @@
-//! The pairs of a `Cookie` field, as browsers send them (RFC 6265 §5.4).
+//! The pairs of a `Cookie` field (RFC 6265 §5.4), byte for byte as browsers send them.
 
-/// One pair of a field, as it stands between two semicolons.
+/// One name-value pair: the bytes between two semicolons.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Pair<'a> {
-    /// With the blanks around it.
+    /// The bytes, including the blanks around them.
     pub(crate) raw: &'a [u8],
 }
 
 impl<'a> Pair<'a> {
-    /// Returns the value if the pair has this name: without the blanks and the quotes around it,
-    /// otherwise byte for byte.
+    /// Returns the value if the pair has this name, else `None`. Removes the blanks around the
+    /// value and one pair of quotes; leaves the bytes between them as they are.
     pub(crate) fn value_of(self, name: &str) -> Option<&'a [u8]> {
         let rest = self.raw.trim_ascii_start().strip_prefix(name.as_bytes())?;
         let value = rest.trim_ascii_start().strip_prefix(b"=")?.trim_ascii();
@@ -20,7 +20,7 @@ impl<'a> Pair<'a> {
     }
 }
 
-/// Splits a field into its pairs.
+/// Splits the value of a `Cookie` field at its semicolons.
 pub(crate) fn pairs(field: &[u8]) -> impl Iterator<Item = Pair<'_>> {
     let mut rest = Some(field);
     std::iter::from_fn(move || {
@@ -39,7 +39,7 @@ pub(crate) fn pairs(field: &[u8]) -> impl Iterator<Item = Pair<'_>> {
     })
 }
 
-/// Returns the first value of the cookie with this name in a field.
+/// Returns the value of the first cookie with this name.
 pub(crate) fn value<'a>(field: &'a [u8], name: &str) -> Option<&'a [u8]> {
     pairs(field).find_map(|pair| pair.value_of(name))
 }

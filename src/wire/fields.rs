@@ -1,4 +1,4 @@
-//! Heads as lines: where one ends, and its fields (RFC 9112 §5).
+//! Field lines (RFC 9112 §5): the end of a head, reading a section, a cache of field names.
 
 use std::cell::RefCell;
 
@@ -7,7 +7,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, header};
 
 use super::{Malformed, MalformedKind};
 
-/// What a field means to a message and its connection.
+/// What a field means for the message and the connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Field {
     /// A challenge, which may bind the connection to one client.
@@ -16,9 +16,9 @@ pub(crate) enum Field {
     ContentLength,
     Expect,
     Host,
-    /// About this hop only, with nothing to act on.
+    /// A hop-by-hop field that this crate does not act on.
     HopByHop,
-    /// It goes on as it is.
+    /// A field without meaning for the framing or the connection; it is forwarded unchanged.
     Plain,
     Te,
     TransferEncoding,
@@ -42,13 +42,14 @@ impl Field {
     }
 }
 
-/// Looks for the empty line that ends a head, from `searched` on: bytes are looked at once, however
-/// a head is cut. Returns the head's length once it is whole.
+/// Searches for the empty line that ends a head, beginning at `searched`, and advances `searched`:
+/// each byte is searched once, in however many pieces a head arrives. Returns the length of the
+/// head once it is complete.
 ///
 /// # Errors
 ///
-/// As soon as a line ends without CR, or the head is over [`MAX_HEAD`]: with `TargetTooLong` if
-/// there is no whole line yet.
+/// As soon as a line ends in a bare LF, or the head exceeds [`MAX_HEAD`]: with
+/// [`MalformedKind::TargetTooLong`] if the first line has not ended by then.
 pub(crate) fn find_end(buf: &[u8], searched: &mut usize) -> Result<Option<usize>, Malformed> {
     while let Some(found) = memchr::memchr(b'\n', &buf[*searched..]) {
         let at = *searched + found;
@@ -70,7 +71,7 @@ pub(crate) fn find_end(buf: &[u8], searched: &mut usize) -> Result<Option<usize>
     }
 }
 
-/// Says whether the first line alone is too long.
+/// Distinguishes too long a first line from too long a head.
 #[cold]
 fn head_too_large(buf: &[u8]) -> Malformed {
     match memchr::memchr(b'\n', &buf[..MAX_HEAD]) {
@@ -79,7 +80,7 @@ fn head_too_large(buf: &[u8]) -> Malformed {
     }
 }
 
-/// Returns where the CR is that ends the line which begins at `at`.
+/// Returns the position of the CR that ends the line beginning at `at`.
 pub(crate) fn line_end(head: &[u8], at: usize) -> Result<usize, Malformed> {
     match memchr::memchr(b'\n', &head[at..]) {
         Some(found) if found > 0 && head[at + found - 1] == b'\r' => Ok(at + found - 1),
@@ -87,18 +88,18 @@ pub(crate) fn line_end(head: &[u8], at: usize) -> Result<usize, Malformed> {
     }
 }
 
-/// How the fields of a section are read.
+/// The rules for one section of fields.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct SectionRules {
     pub(crate) max_fields: usize,
-    /// Blanks between a name and its colon are removed, as RFC 9112 §5.1 demands for answers; in a
-    /// request they are refused.
+    /// Removes spaces and tabs between a name and its colon, as RFC 9112 §5.1 demands of a proxy
+    /// for responses. In requests they are malformed.
     pub(crate) blanks_before_colon: bool,
 }
 
-/// Reads the field lines from `at` to the empty line that ends them, into `headers`. `on_field` sees
-/// each field that is not [`Field::Plain`] with its value, and says whether it goes into the map.
-/// Returns where the section ends.
+/// Reads the field lines from `at` to the empty line that ends them, into `headers`. Calls
+/// `on_field` for each field that is not [`Field::Plain`]; it returns whether the field goes into
+/// `headers`. Returns the position after the section. Values share the memory of `head`.
 pub(crate) fn read(
     head: &Bytes,
     mut at: usize,
@@ -139,7 +140,7 @@ pub(crate) fn read(
     })
 }
 
-/// Leaves out the blanks around a value (RFC 9112 §5.1).
+/// Returns the range without the spaces and tabs around a value (RFC 9112 §5.1).
 fn trim(head: &[u8], mut from: usize, mut to: usize) -> (usize, usize) {
     let is_blank = |byte: u8| byte == b' ' || byte == b'\t';
     while from < to && is_blank(head[from]) {
@@ -151,8 +152,8 @@ fn trim(head: &[u8], mut from: usize, mut to: usize) -> (usize, usize) {
     (from, to)
 }
 
-/// Removes the blanks around the values of HTTP/2 fields: RFC 9113 §8.2.1 forbids them, and an
-/// HTTP/1.1 reader drops them.
+/// Removes the spaces and tabs around the values of HTTP/2 fields. RFC 9113 §8.2.1 forbids them,
+/// and an HTTP/1.1 reader would remove them.
 #[cfg(all(feature = "http2", any(feature = "proxy", feature = "server")))]
 pub(crate) fn trim_values(headers: &mut HeaderMap) {
     for value in headers.values_mut() {
@@ -165,29 +166,31 @@ pub(crate) fn trim_values(headers: &mut HeaderMap) {
 #[cfg(all(feature = "http2", any(feature = "proxy", feature = "server")))]
 #[cold]
 fn trim_value(value: &mut HeaderValue) {
-    // Of what `trim_ascii` removes, a value can have only these two. A part of a value is valid.
+    // A value holds no other byte that `trim_ascii` removes. A part of a valid value is valid.
     if let Ok(mut trimmed) = HeaderValue::from_bytes(value.as_bytes().trim_ascii()) {
         trimmed.set_sensitive(value.is_sensitive());
         *value = trimmed;
     }
 }
 
-/// Returns true if a value that goes nowhere could go on: no control characters but tabs.
+/// Returns true for a valid field value: no control characters except tabs. Values that go into a
+/// `HeaderMap` are checked by `HeaderValue`; this is for values that are not forwarded.
 pub(crate) fn is_value(value: &[u8]) -> bool {
     value
         .iter()
         .all(|&byte| byte == b'\t' || (byte >= b' ' && byte != 0x7f))
 }
 
-/// Names as peers spell them, and what they mean: nearly all are the same in every message, and a
-/// look here costs a fifth of what parsing a name does.
+/// A cache of field names by their spelling. Peers send the same few names in every message; a
+/// look-up costs a fifth of parsing a name.
 struct NameCache {
     slots: [Option<CachedName>; NAME_SLOTS],
-    /// One that is too long to be kept.
+    /// The last name that was too long for the cache.
     uncached: Option<CachedName>,
 }
 
 struct CachedName {
+    /// The name as the peer wrote it.
     spelling: Box<[u8]>,
     name: HeaderName,
     field: Field,
@@ -235,17 +238,19 @@ thread_local! {
 pub(crate) const BAD_VALUE: Malformed = Malformed::bad("a field value with a control character");
 pub(crate) const TOO_MANY_FIELDS: Malformed =
     Malformed::new(MalformedKind::HeadTooLarge, "more than 100 fields");
-const BAD_NAME: Malformed = Malformed::bad("a field name that is no token");
-const BARE_LF: Malformed = Malformed::bad("a line that ends without CR");
+const BAD_NAME: Malformed = Malformed::bad("a field name that is not a token");
+const BARE_LF: Malformed = Malformed::bad("a line that ends in a bare LF");
 const HEAD_TOO_LARGE: Malformed = Malformed::new(MalformedKind::HeadTooLarge, "a head over 32 KiB");
 const LINE_TOO_LONG: Malformed =
     Malformed::new(MalformedKind::TargetTooLong, "a first line over 32 KiB");
-/// Servers and proxies commonly allow 8 to 64 KiB.
+/// The longest head in bytes, including the first line. Servers and proxies commonly allow 8 to 64
+/// KiB.
 pub(crate) const MAX_HEAD: usize = 32 * 1024;
+/// The most fields in a head, as in Apache httpd and hyper.
 pub(crate) const MAX_FIELDS: usize = 100;
-/// Clients and backends together use fewer names than this.
+/// Clients and backends together send fewer distinct names than this.
 const NAME_SLOTS: usize = 128;
-/// Longer names are rare, and would be kept for good: 16 KiB a thread at most.
+/// The longest name in the cache. Cached names are never freed: 16 KiB a thread at most.
 const MAX_CACHED_NAME: usize = 64;
 
 #[cfg(test)]
@@ -339,7 +344,7 @@ mod tests {
 
     #[test]
     fn a_name_that_is_hit_is_the_one_that_would_be_parsed() {
-        // Twice, so that the second finds the first; many, so that they share slots.
+        // Twice, so that the second look-up hits; many, so that names share slots.
         let names: Vec<_> = (0..300)
             .map(|i| format!("X-{}y", "a".repeat(i % 90)))
             .collect();

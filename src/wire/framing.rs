@@ -1,4 +1,5 @@
-//! Where the body of a message ends (RFC 9112 §6).
+//! Message body length: `Content-Length`, `Transfer-Encoding` and the rules between them (RFC 9112
+//! §6).
 
 #[cfg(feature = "http2")]
 use http::{HeaderMap, header};
@@ -6,18 +7,20 @@ use http::{Method, StatusCode};
 
 use super::{Malformed, MalformedKind};
 
-/// How the end of a body is found (RFC 9112 §6.3).
+/// How a recipient finds the end of a body (RFC 9112 §6.3).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Framing {
+    /// The last chunk ends it.
     Chunked,
-    /// It ends with the connection: only answers do.
+    /// The end of the connection ends it; only responses have such a body.
     Close,
+    /// It has this many bytes.
     Length(u64),
-    /// There is none.
+    /// There is no body.
     None,
 }
 
-/// The length and the coding that a message declares, filled in field by field.
+/// The length and the transfer coding that a message declares, read field by field.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Declared {
     pub(crate) length: Option<u64>,
@@ -25,7 +28,12 @@ pub(crate) struct Declared {
 }
 
 impl Declared {
-    /// Reads a `Content-Length` of a request, which may say so once.
+    /// Reads a `Content-Length` of a request.
+    ///
+    /// # Errors
+    ///
+    /// When it is not a number, or the request has a second one: a proxy in between may have taken
+    /// the other.
     pub(crate) fn request_length(&mut self, value: &[u8]) -> Result<(), Malformed> {
         if self.length.is_some() {
             return Err(Malformed::bad("Content-Length twice"));
@@ -34,8 +42,13 @@ impl Declared {
         Ok(())
     }
 
-    /// Reads a `Content-Length` of an answer. Equal ones, in several fields or in one list, count
-    /// as one (RFC 9112 §6.3); returns true if this is the first and stands alone in its field.
+    /// Reads a `Content-Length` of a response. Equal lengths, in several fields or in one list,
+    /// count as one (RFC 9112 §6.3). Returns true if this is the first length and the only one in
+    /// its field.
+    ///
+    /// # Errors
+    ///
+    /// When a length is not a number, or two lengths differ.
     pub(crate) fn response_length(&mut self, value: &[u8]) -> Result<bool, Malformed> {
         if self.length.is_none() {
             self.length = content_length(value);
@@ -50,7 +63,7 @@ impl Declared {
     #[cold]
     fn response_lengths(&mut self, value: &[u8]) -> Result<(), Malformed> {
         let mut elements = value.split(|&byte| byte == b',');
-        // `split` yields at least one.
+        // `split` yields at least one element.
         let first = elements.next().unwrap_or_default().trim_ascii();
         let length = content_length(first).ok_or(BAD_LENGTH)?;
         for other in elements {
@@ -65,7 +78,11 @@ impl Declared {
         Ok(())
     }
 
-    /// Reads a `Transfer-Encoding`: one field that says `chunked` and no more.
+    /// Reads a `Transfer-Encoding`: `chunked`, once.
+    ///
+    /// # Errors
+    ///
+    /// When the field has any other coding, or the message has a second field.
     pub(crate) fn transfer_coding(&mut self, value: &[u8]) -> Result<(), Malformed> {
         if self.chunked {
             return Err(Malformed::bad("Transfer-Encoding twice"));
@@ -77,7 +94,12 @@ impl Declared {
         Ok(())
     }
 
-    /// Decides for a request; `is_http10` is HTTP/1.0, which knows no transfer codings.
+    /// Returns the framing of a request. HTTP/1.0 has no transfer codings.
+    ///
+    /// # Errors
+    ///
+    /// When a length and a transfer coding are declared, or a transfer coding in HTTP/1.0: two
+    /// readers could find different ends (RFC 9112 §11.2).
     pub(crate) fn request_framing(self, is_http10: bool) -> Result<Framing, Malformed> {
         self.check(is_http10)?;
         Ok(match self.length {
@@ -87,7 +109,11 @@ impl Declared {
         })
     }
 
-    /// Decides for an answer.
+    /// Returns the framing of a response; `to_head` if it answers a HEAD request.
+    ///
+    /// # Errors
+    ///
+    /// As [`request_framing`](Self::request_framing).
     pub(crate) fn response_framing(
         self,
         status: StatusCode,
@@ -115,18 +141,19 @@ impl Declared {
     }
 }
 
-/// Returns true for a status whose answers have no body, whatever their fields say.
+/// Returns true for a status whose responses never have a body: 1xx, 204 and 304 (RFC 9112 §6.3).
 pub(crate) fn is_bodiless(status: StatusCode) -> bool {
     status.is_informational() || matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED)
 }
 
-/// Returns true for a method whose requests say that they have no content where they have none
-/// (RFC 9110 §8.6).
+/// Returns true for a method that anticipates content: a request without a body should then say
+/// `Content-Length: 0` (RFC 9110 §8.6).
 pub(crate) fn anticipates_content(method: &Method) -> bool {
     matches!(*method, Method::POST | Method::PUT | Method::PATCH)
 }
 
-/// Reads a length: digits and no more, up to 19 of them.
+/// Reads a length of 1 to 19 decimal digits; returns `None` for anything else, signs and blanks
+/// included.
 pub(crate) fn content_length(value: &[u8]) -> Option<u64> {
     if value.is_empty() || value.len() > 19 {
         return None;
@@ -142,13 +169,13 @@ pub(crate) fn content_length(value: &[u8]) -> Option<u64> {
     Some(length)
 }
 
-/// Returns the length that the fields of a message declare whose framing HTTP/2 enforces.
+/// Returns the declared length of an HTTP/2 message. `h2` enforces that the body matches it.
 #[cfg(feature = "http2")]
 pub(crate) fn declared_length(headers: &HeaderMap) -> Option<u64> {
     content_length(headers.get(header::CONTENT_LENGTH)?.as_bytes())
 }
 
-/// Leaves one of the lengths of an answer that HTTP/2 found to be equal.
+/// Removes all but one `Content-Length` of an HTTP/2 response; `h2` has found them to be equal.
 #[cfg(all(feature = "http2", feature = "proxy"))]
 pub(crate) fn keep_one_length(headers: &mut HeaderMap) {
     let mut lengths = headers.get_all(header::CONTENT_LENGTH).iter();
@@ -158,8 +185,8 @@ pub(crate) fn keep_one_length(headers: &mut HeaderMap) {
     }
 }
 
-/// RFC 9112 §6.1 has 501 for a coding that is not known, §6.3 has 400 where `chunked` is not the
-/// last or not the only one of its kind: the end of such a message cannot be found.
+/// Returns 501 for an unknown coding before a final `chunked` (RFC 9112 §6.1), else 400: without a
+/// final `chunked`, the end of the request cannot be found (§6.3).
 #[cold]
 fn unknown_coding(value: &[u8]) -> Malformed {
     let codings: Vec<_> = value
@@ -177,8 +204,8 @@ fn unknown_coding(value: &[u8]) -> Malformed {
     Malformed::bad("a Transfer-Encoding other than chunked")
 }
 
-const BAD_LENGTH: Malformed = Malformed::bad("a Content-Length that is no number");
-const TWO_LENGTHS: Malformed = Malformed::bad("two values of Content-Length");
+const BAD_LENGTH: Malformed = Malformed::bad("a Content-Length that is not a number");
+const TWO_LENGTHS: Malformed = Malformed::bad("two different values of Content-Length");
 
 #[cfg(test)]
 mod tests {

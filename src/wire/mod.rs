@@ -1,21 +1,28 @@
-//! HTTP/1.1 as bytes: the crate's one reading and one writing of RFC 9112.
+//! HTTP/1.1 as bytes: the crate's only reader and writer of RFC 9112.
 //!
-//! Server, proxy, checks, sticky sessions and consistent hashing read a message here, so that no
-//! two of them can take the same bytes for different messages. Nothing here reads a socket or a
-//! clock: functions take bytes and return what they mean, or [`Malformed`].
+//! Servers, proxies and health checks must agree on where a message begins and ends. Two readers
+//! that differ in one rule can take the same bytes for different messages, which is how request
+//! smuggling works (RFC 9112 §11.2). Every module of this crate therefore reads and writes HTTP/1.1
+//! here; a test in `tests/it/architecture.rs` refuses a second reader elsewhere.
+//!
+//! The functions are pure: they take bytes and return what the bytes mean, or [`Malformed`]. They
+//! read no socket and no clock.
 //!
 //! | file | grammar |
 //! |---|---|
-//! | `request` | request line, fields, what they say of the message (RFC 9112 §2, §3, §5, §6) |
-//! | `response` | status line and fields of an answer, both ways (§4) |
-//! | `fields` | the end of a head, field lines, the names that are seen again and again (§5) |
-//! | `target` | the four forms of a target, and the host (§3.2) |
+//! | `request` | request line and fields of a request (RFC 9112 §2, §3, §5, §6) |
+//! | `response` | status line and fields of a response, read and written (§4) |
+//! | `fields` | the end of a head, field lines, a cache of field names (§5) |
+//! | `target` | the four forms of a request target, and the host (§3.2) |
 //! | `framing` | `Content-Length`, `Transfer-Encoding`, where a body ends (§6) |
-//! | `chunked` | chunks, in both directions (§7.1) |
-//! | `trailers` | the fields behind a body, and those that may stand there (RFC 9110 §6.5) |
-//! | `connection` | options of `Connection`, fields that end at a hop (RFC 9110 §7.6.1) |
+//! | `chunked` | chunks, read and written (§7.1) |
+//! | `trailers` | the trailer section, and the fields allowed in it (RFC 9110 §6.5) |
+//! | `connection` | options of `Connection`, hop-by-hop fields (RFC 9110 §7.6.1) |
 //! | `cookie` | the pairs of a `Cookie` field (RFC 6265 §5.4) |
 //! | `retry_after` | the seconds of `Retry-After` (RFC 9110 §10.2.3) |
+//!
+//! Reading is strict where two readers could differ, and lenient only where RFC 9112 demands it.
+//! [`request::Allowed`] holds the two exceptions that a user can switch on.
 
 use std::{error, fmt};
 
@@ -36,27 +43,28 @@ pub(crate) mod retry_after;
 pub(crate) mod target;
 pub(crate) mod trailers;
 
-/// What is wrong with a message. The connection that it came by carries no other.
+/// Why a message cannot be read. Its connection must be closed: the next message has no known
+/// start.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Malformed {
     pub(crate) kind: MalformedKind,
     reason: &'static str,
-    /// The status of the answer, where it is an answer and its status was read.
+    /// The status of the malformed message, if it is a response and its status line was read.
     response_status: Option<StatusCode>,
 }
 
-/// Which status a server refuses the message with.
+/// The kinds of malformed messages, one for each status that a server responds with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum MalformedKind {
-    /// 400.
+    /// 400 (Bad Request).
     Bad,
-    /// 431: too many fields, or too long ones.
+    /// 431 (Request Header Fields Too Large): too many fields, or too long a head.
     HeadTooLarge,
-    /// 501: a transfer coding that is not known here.
+    /// 501 (Not Implemented): a transfer coding other than `chunked`.
     NotImplemented,
-    /// 414.
+    /// 414 (URI Too Long): the first line alone is too long.
     TargetTooLong,
-    /// 505.
+    /// 505 (HTTP Version Not Supported).
     Version,
 }
 
@@ -73,16 +81,18 @@ impl Malformed {
         Self::new(MalformedKind::Bad, reason)
     }
 
+    /// Adds the status of the malformed response.
     fn with_response_status(mut self, status: StatusCode) -> Self {
         self.response_status = Some(status);
         self
     }
 
+    /// Returns the reason, for logs and errors.
     pub(crate) fn reason(&self) -> &'static str {
         self.reason
     }
 
-    /// Returns the status that a server refuses the message with.
+    /// Returns the status of the response with which a server refuses the message.
     pub(crate) fn status(&self) -> StatusCode {
         match self.kind {
             MalformedKind::Bad => StatusCode::BAD_REQUEST,
@@ -106,8 +116,8 @@ impl fmt::Display for Malformed {
 
 impl error::Error for Malformed {}
 
-/// Writes a field's line.
-// One copy of the code for all that is written of a request and its answer.
+/// Writes one field line.
+// Not inlined: one copy of the code stays in the instruction cache for every caller.
 #[inline(never)]
 pub(crate) fn write_field(out: &mut Vec<u8>, name: &str, value: &[u8]) {
     out.extend_from_slice(name.as_bytes());
@@ -116,7 +126,7 @@ pub(crate) fn write_field(out: &mut Vec<u8>, name: &str, value: &[u8]) {
     out.extend_from_slice(b"\r\n");
 }
 
-/// Writes a number to this base, 16 at most.
+/// Writes `number` in the given base, 2 to 16, with upper-case digits and no leading zeros.
 pub(crate) fn write_number(mut number: u64, base: u64, out: &mut Vec<u8>) {
     let mut digits = [0; 20];
     let mut at = digits.len();

@@ -1,5 +1,8 @@
-//! The head of a request (RFC 9112 §3), read strictly: what two readers could take for different
-//! messages is refused.
+//! The head of a request (RFC 9112 §3), read strictly and written.
+//!
+//! A head that two readers could take for different messages is refused. Values are slices of one
+//! copy of the head; short heads share a block, and the memory of header maps is reused by the
+//! thread.
 
 use std::cell::RefCell;
 
@@ -14,48 +17,52 @@ use super::{
     target,
 };
 
-/// What the head says about the message and the connection.
+/// What the head says about the message and its connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Head {
-    /// How many bytes it takes.
+    /// The length of the head in bytes.
     pub(crate) length: usize,
     pub(crate) framing: Framing,
-    /// The connection may carry another request.
+    /// The connection may carry another request after this one.
     pub(crate) keep_alive: bool,
-    /// The body waits for 100 (Continue).
+    /// The client waits for 100 (Continue) before it sends the body.
     pub(crate) expects_continue: bool,
     /// The client asks to switch protocols.
     pub(crate) upgrades: bool,
-    /// The client takes trailers.
+    /// The client accepts trailers (`TE: trailers`).
     pub(crate) accepts_trailers: bool,
-    /// HTTP/1.0.
+    /// The request is HTTP/1.0.
     pub(crate) is_http10: bool,
 }
 
-/// What known clients send and RFC 9112 forbids.
+/// Deviations from RFC 9112 that known clients send, and that a server may accept.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Allowed {
-    /// A Host field without a value in HTTP/1.1.
+    /// A `Host` field without a value in HTTP/1.1.
     pub(crate) empty_host: bool,
     /// UTF-8 in a target that is not percent-encoded.
     pub(crate) raw_target: bool,
 }
 
-/// Returns how many bytes of empty lines come before a request: a server skips them (RFC 9112
-/// §2.2), as some clients send one behind a body.
+/// Returns the length of the empty lines that precede a request. A server skips them (RFC 9112
+/// §2.2): some clients send a CRLF after a body.
 pub(crate) fn blank_lines(bytes: &[u8]) -> usize {
     let pairs = bytes.chunks_exact(2).take_while(|pair| *pair == b"\r\n");
     2 * pairs.count()
 }
 
-/// Looks for the end of a head; see [`fields::find_end`]. What cannot become a head is refused at
-/// once, so that a client of another protocol need not wait for a time-out.
+/// Searches for the end of a head; see [`fields::find_end`].
+///
+/// # Errors
+///
+/// As `fields::find_end`, and as soon as the first bytes are not a method: a client of another
+/// protocol gets a response at once, not after the time-out for a head.
 pub(crate) fn find_end(bytes: &[u8], searched: &mut usize) -> Result<Option<usize>, Malformed> {
     let before = *searched;
     let found = fields::find_end(bytes, searched)?;
     if found.is_none() && before < 8 {
         let method = bytes.split(|&byte| byte == b' ').next().unwrap_or_default();
-        // The CR may be the first half of an empty line.
+        // A lone CR may be the first half of an empty line.
         if !method.is_empty() && method != b"\r" && Method::from_bytes(method).is_err() {
             return Err(BAD_LINE);
         }
@@ -63,8 +70,12 @@ pub(crate) fn find_end(bytes: &[u8], searched: &mut usize) -> Result<Option<usiz
     Ok(found)
 }
 
-/// Reads the head at the beginning of `bytes`, which must be there as a whole, into `slot`: a
-/// request is large, and would be moved at each return. Its body is left at the default.
+/// Reads the complete head in `bytes` into `slot`, with a default body. A request is large;
+/// returned by value it would be moved at each return.
+///
+/// # Errors
+///
+/// When the head is malformed; `slot` is unchanged then.
 pub(crate) fn read<B: Default>(
     bytes: &[u8],
     allowed: Allowed,
@@ -72,7 +83,7 @@ pub(crate) fn read<B: Default>(
 ) -> Result<Head, Malformed> {
     let end = fields::line_end(bytes, 0)?;
     let line = request_line(&bytes[..end])?;
-    // The only copy: names that are new and values are parts of it.
+    // The only copy: values, and names that are not in the cache, are slices of it.
     let head = copy_head(bytes);
     let from = line.method.as_str().len() + 1;
     let target = head.slice(from..from + line.target_length);
@@ -108,7 +119,8 @@ pub(crate) fn read<B: Default>(
     Ok(head)
 }
 
-/// Finds method and target of a head that is refused, as far as they can be read: for its log line.
+/// Returns the method and the path of a malformed head for its log line, as far as they can be
+/// read.
 #[cold]
 pub(crate) fn identify(bytes: &[u8]) -> (Option<Method>, Option<String>) {
     let bytes = &bytes[blank_lines(bytes)..];
@@ -133,9 +145,7 @@ pub(crate) fn identify(bytes: &[u8]) -> (Option<Method>, Option<String>) {
 
 struct RequestLine {
     method: Method,
-    /// The length of the target.
     target_length: usize,
-    /// HTTP/1.0.
     is_http10: bool,
 }
 
@@ -156,7 +166,8 @@ fn request_line(line: &[u8]) -> Result<RequestLine, Malformed> {
     })
 }
 
-/// RFC 9110 §2.5: a minor version that is not known counts as the highest that is.
+/// Parses a version other than HTTP/1.1. An unknown minor version counts as the highest known one
+/// (RFC 9110 §2.5).
 #[cold]
 fn parse_other_version(line: &[u8]) -> Result<(&[u8], bool), Malformed> {
     let space = line
@@ -178,7 +189,7 @@ fn parse_other_version(line: &[u8]) -> Result<(&[u8], bool), Malformed> {
     }
 }
 
-/// What the fields say.
+/// What the fields read so far mean for the message and the connection.
 #[derive(Default)]
 struct Semantics {
     declared: Declared,
@@ -198,6 +209,7 @@ enum Host {
 }
 
 impl Semantics {
+    /// Reads a field; returns true, as all fields of a request go into its map.
     fn read_field(&mut self, field: Field, value: &[u8]) -> Result<bool, Malformed> {
         match field {
             Field::Connection => self.options.read(value)?,
@@ -210,7 +222,7 @@ impl Semantics {
                 self.host = match value {
                     [] => Host::Empty,
                     value if target::is_host(value) => Host::Present,
-                    _ => return Err(Malformed::bad("a Host that is no host")),
+                    _ => return Err(Malformed::bad("an invalid Host")),
                 };
             }
             Field::Te => {
@@ -224,6 +236,7 @@ impl Semantics {
         Ok(true)
     }
 
+    /// Checks the fields against one another and returns the head.
     fn finish(
         &self,
         length: usize,
@@ -231,7 +244,7 @@ impl Semantics {
         is_connect: bool,
         allowed: Allowed,
     ) -> Result<Head, Malformed> {
-        // RFC 9112 §3.2.
+        // RFC 9112 §3.2: HTTP/1.1 requires exactly one Host.
         match self.host {
             Host::Absent if !is_http10 => return Err(Malformed::bad("no Host")),
             Host::Empty if !is_http10 && !allowed.empty_host => {
@@ -248,7 +261,7 @@ impl Semantics {
             length,
             framing,
             keep_alive: !options.close && (!is_http10 || options.keep_alive),
-            // RFC 9110 §10.1.1.
+            // RFC 9110 §10.1.1: a server ignores the expectation in HTTP/1.0 and without a body.
             expects_continue: self.expects_continue && !is_http10 && framing != Framing::None,
             upgrades: self.upgrade && options.upgrade && !is_http10,
             accepts_trailers: self.accepts_trailers && !is_http10,
@@ -257,8 +270,8 @@ impl Semantics {
     }
 }
 
-/// Returns true if `Upgrade` names a protocol that a service may switch to: not HTTP/2 in
-/// cleartext, whose upgrade RFC 9113 §3.1 has given up, and which many clients still offer.
+/// Returns true if `Upgrade` names a protocol that a service may switch to. `h2c` is none: RFC 9113
+/// §3.1 has removed that upgrade, which many clients still offer.
 fn names_a_supported_upgrade(value: &[u8]) -> bool {
     connection::elements(value).any(|protocol| {
         !protocol
@@ -267,14 +280,14 @@ fn names_a_supported_upgrade(value: &[u8]) -> bool {
     })
 }
 
-/// Writes a head anew: what stands in it was read before.
+/// Writes the head of a request that [`read`] has read.
 pub(crate) fn write<B>(request: &Request<B>, out: &mut Vec<u8>) {
     out.extend_from_slice(request.method().as_str().as_bytes());
     out.push(b' ');
     let uri = request.uri();
     match (uri.authority(), uri.path_and_query()) {
         (Some(authority), None) => out.extend_from_slice(authority.as_str().as_bytes()),
-        // RFC 9112 §3.2.4: what came without a path.
+        // RFC 9112 §3.2.4: the target had no path.
         (Some(authority), Some(target)) if target.as_str() == "*" => {
             out.extend_from_slice(uri.scheme_str().unwrap_or("http").as_bytes());
             out.extend_from_slice(b"://");
@@ -292,13 +305,13 @@ pub(crate) fn write<B>(request: &Request<B>, out: &mut Vec<u8>) {
     out.extend_from_slice(b"\r\n");
 }
 
-/// Copies a head to behind those that came before it: one allocation for many.
+/// Copies a head into a block that it shares with earlier heads: one allocation serves several.
 fn copy_head(head: &[u8]) -> Bytes {
     if head.len() > MAX_SHARED_HEAD {
         return Bytes::copy_from_slice(head);
     }
     HEAD_BLOCK.with_borrow_mut(|heads| {
-        // From its beginning again, once all of them are gone.
+        // Reclaims the block once all heads in it are dropped.
         if !heads.try_reclaim(head.len()) {
             *heads = BytesMut::with_capacity(HEAD_BLOCK_SIZE);
         }
@@ -311,7 +324,7 @@ fn take_recycled_map() -> HeaderMap {
     RECYCLED_MAPS.with_borrow_mut(Vec::pop).unwrap_or_default()
 }
 
-/// Keeps the memory of a map for another request of this thread.
+/// Keeps the memory of a header map for another request of this thread.
 pub(crate) fn recycle_map(mut headers: HeaderMap) {
     headers.clear();
     RECYCLED_MAPS.with_borrow_mut(|maps| {
@@ -327,13 +340,14 @@ thread_local! {
 }
 
 const BAD_LINE: Malformed = Malformed::bad("no method, target and version in the request line");
-/// Some ten heads; a request that keeps a part of one keeps as much.
+/// Room for about ten heads. A caller that keeps a clone of one header value keeps the block alive.
 const HEAD_BLOCK_SIZE: usize = 4 * 1024;
-/// A longer head has memory of its own.
+/// A longer head has an allocation of its own.
 pub(crate) const MAX_SHARED_HEAD: usize = HEAD_BLOCK_SIZE / 4;
-/// As many as requests usually end between two that begin; each is about a KiB.
+/// Header maps kept by a thread, about a KiB each. Rarely do more requests end between two that
+/// begin.
 const MAX_RECYCLED_MAPS: usize = 64;
-/// What a log line has room for.
+/// The longest path in the log line of a malformed head, in bytes.
 const MAX_LOGGED_TARGET: usize = 1_024;
 
 #[cfg(test)]

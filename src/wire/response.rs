@@ -12,21 +12,25 @@ use super::{
     write_field, write_number,
 };
 
-/// What the head says about the message and the connection.
+/// What the head says about the message and its connection.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Head {
     pub(crate) status: StatusCode,
     pub(crate) framing: Framing,
     /// The connection may carry another request after this response.
     pub(crate) keep_alive: bool,
-    /// The backend authenticates the connection (NTLM, Negotiate), not the request.
+    /// The backend authenticates the connection (NTLM, Negotiate) rather than the request.
     pub(crate) connection_auth: bool,
-    /// The fields that `Connection` names: they end here, as trailers, too.
+    /// The fields that `Connection` names: they must not be forwarded, nor as trailers.
     pub(crate) nominated: Vec<HeaderName>,
 }
 
-/// Looks for the end of a head; see [`fields::find_end`]. What cannot become a response is refused
-/// at once, so that no exchange waits for the rest of it.
+/// Searches for the end of a head; see [`fields::find_end`].
+///
+/// # Errors
+///
+/// As `fields::find_end`, and as soon as the first bytes are not those of a status line: an
+/// exchange does not wait for the rest of another protocol.
 pub(crate) fn find_end(buf: &[u8], searched: &mut usize) -> Result<Option<usize>, Malformed> {
     let start = buf.len().min(PREFIX.len());
     if buf[..start] != PREFIX[..start] {
@@ -40,8 +44,12 @@ pub(crate) fn find_end(buf: &[u8], searched: &mut usize) -> Result<Option<usize>
     })
 }
 
-/// Reads a whole head, as [`find_end`] finds it, into `headers`, without the fields that end at
-/// this hop (RFC 9110 §7.6.1).
+/// Reads the complete head of a response into `headers`, without the hop-by-hop fields (RFC 9110
+/// §7.6.1); `to_head` if it answers a HEAD request.
+///
+/// # Errors
+///
+/// When the head is malformed. `headers` may hold a part of the fields then.
 pub(crate) fn read(
     head: &Bytes,
     to_head: bool,
@@ -66,13 +74,13 @@ pub(crate) fn read(
     .map_err(|error| error.with_response_status(status))
 }
 
-/// Reads the status line: the status, whether it is HTTP/1.0, and where the fields begin.
+/// Reads the status line; returns the status, whether it is HTTP/1.0, and where the fields begin.
 fn status_line(head: &[u8]) -> Result<(StatusCode, bool, usize), Malformed> {
     let end = fields::line_end(head, 0)?;
     let text = &head[..end];
     let is_http10 = match text.get(PREFIX.len()) {
         Some(b'0') => true,
-        // RFC 9110 §2.5: a minor version that is not known counts as the highest that is.
+        // RFC 9110 §2.5: an unknown minor version counts as the highest known one.
         Some(b'1'..=b'9') => false,
         _ => return Err(BAD_STATUS_LINE),
     };
@@ -94,39 +102,39 @@ fn status_line(head: &[u8]) -> Result<(StatusCode, bool, usize), Malformed> {
     }
 }
 
-/// What the fields say.
+/// What the fields read so far mean for the message and the connection.
 struct Semantics {
     status: StatusCode,
     declared: Declared,
     options: ConnectionOptions,
-    /// The length was said more than once: it goes on once.
+    /// The length was declared more than once: one field replaces the others.
     repeats_length: bool,
     connection_auth: bool,
 }
 
 impl Semantics {
-    /// Notes what a field says; returns true if it goes on to the client.
+    /// Reads a field; returns true if it is forwarded to the client.
     fn read_field(&mut self, field: Field, value: &[u8]) -> Result<bool, Malformed> {
         match field {
             Field::Authenticate => self.connection_auth |= authenticates_connection(value),
             Field::ContentLength => {
                 let is_sole = self.declared.response_length(value)?;
                 self.repeats_length |= !is_sole;
-                // RFC 9110 §8.6: some must not have it.
+                // RFC 9110 §8.6: 1xx and 204 must not have a length.
                 let is_forwarded = is_sole && self.allows_content_length();
                 if !is_forwarded && !fields::is_value(value) {
                     return Err(fields::BAD_VALUE);
                 }
                 return Ok(is_forwarded);
             }
-            // Behind the 101 that it explains, and with the demand for one (RFC 9110 §15.5.22).
+            // With the 101 that it explains, and the 426 that demands it (RFC 9110 §15.5.22).
             Field::Upgrade if self.allows_upgrade() => {}
             Field::Connection
             | Field::HopByHop
             | Field::Te
             | Field::TransferEncoding
             | Field::Upgrade => {
-                // The value of a field that goes on is checked where it is made.
+                // `HeaderValue` checks the values that are forwarded; this one is checked here.
                 if !fields::is_value(value) {
                     return Err(fields::BAD_VALUE);
                 }
@@ -153,6 +161,7 @@ impl Semantics {
         )
     }
 
+    /// Checks the fields against one another, completes `headers` and returns the head.
     fn finish(
         self,
         is_http10: bool,
@@ -179,22 +188,25 @@ impl Semantics {
     }
 }
 
-/// The body of a response, as far as its head depends on it.
+/// What the head of a response depends on beside its status and fields.
 pub(crate) struct BodyInfo {
-    /// It answers a HEAD.
+    /// The request is a HEAD.
     pub(crate) to_head: bool,
+    /// The body has no bytes.
     pub(crate) is_empty: bool,
+    /// The size of the body, as far as it is known.
     pub(crate) size: SizeHint,
-    /// The client speaks HTTP/1.0: a body of unknown length ends with the connection.
+    /// The client speaks HTTP/1.0: the end of the connection ends a body of unknown length.
     pub(crate) is_http10: bool,
 }
 
-/// Writes the head; `keep_alive` turns false where the response or its framing ends the connection, and
-/// `write_date` writes the Date where the fields have none. Returns how the body goes out.
+/// Writes the head and returns the framing of the body. Sets `keep_alive` to false if the fields or
+/// the framing end the connection. Calls `write_date` if `headers` have no `Date`.
 ///
 /// # Errors
 ///
-/// When no such response can be sent; it says why.
+/// A reason, when HTTP/1.1 cannot express the response: an interim status, a bad `Content-Length`,
+/// or more than 64 options in `Connection`.
 pub(crate) fn write(
     status: StatusCode,
     reason: Option<&[u8]>,
@@ -205,7 +217,7 @@ pub(crate) fn write(
     out: &mut Vec<u8>,
 ) -> Result<Framing, &'static str> {
     if status.is_informational() {
-        return Err("a status of 1xx, which is no final response");
+        return Err("a final response with a status of 1xx");
     }
     write_status(status, reason, out);
     let is_bodiless = is_bodiless(status);
@@ -224,7 +236,7 @@ pub(crate) fn write(
                 declared = Some((length, value));
                 continue;
             }
-            // How the body goes out is decided here.
+            // The writer decides the framing itself.
             header::TRANSFER_ENCODING => continue,
             header::TRAILER if !sends_body => continue,
             header::CONNECTION => {
@@ -252,10 +264,10 @@ pub(crate) fn write(
     Ok(framing)
 }
 
-/// Writes the head of an interim response.
+/// Writes the head of an interim response (1xx), without hop-by-hop fields.
 pub(crate) fn write_interim(status: StatusCode, mut headers: HeaderMap, out: &mut Vec<u8>) {
     super::connection::remove_hop_by_hop(&mut headers);
-    // RFC 9110 §8.6.
+    // RFC 9110 §8.6: a 1xx must not have a length.
     headers.remove(header::CONTENT_LENGTH);
     write_status(status, None, out);
     for (name, value) in &headers {
@@ -276,7 +288,8 @@ fn write_status(status: StatusCode, reason: Option<&[u8]>, out: &mut Vec<u8>) {
     out.extend_from_slice(b"\r\n");
 }
 
-/// Announces the length where it is known, and chunks where it is not (RFC 9112 §6.3).
+/// Writes `Content-Length` if the length is known, else `Transfer-Encoding`, and returns the
+/// framing (RFC 9112 §6.3).
 fn write_framing(
     status: StatusCode,
     body: &BodyInfo,
@@ -291,18 +304,18 @@ fn write_framing(
         body.size.exact()
     };
     let announced = match (declared.map(|(length, _)| length), known) {
-        // RFC 9110 §8.6.
+        // RFC 9110 §8.6: a 204 must not have a length.
         _ if status == StatusCode::NO_CONTENT => None,
-        // What a GET would have had.
+        // The length that a GET would have had.
         (Some(length), _) if body.to_head => Some(length),
-        // None came, whatever was declared.
+        // The body is empty, whatever length was declared.
         (_, Some(0)) if !body.to_head => (!is_bodiless).then_some(0),
         (Some(length), _) => Some(length),
         (None, Some(0)) => None,
         (None, known) => known.filter(|_| !is_bodiless),
     };
     match (announced, declared) {
-        // In the words in which it was declared.
+        // The declared digits, unchanged.
         (Some(length), Some((same, value))) if same == length => {
             write_field(out, "content-length", value);
         }

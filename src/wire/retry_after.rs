@@ -1,10 +1,11 @@
-//! `Retry-After` (RFC 9110 §10.2.3).
+//! `Retry-After` in seconds (RFC 9110 §10.2.3).
 
 use std::time::Duration;
 
 use http::{HeaderMap, header};
 
-/// Returns the seconds of `Retry-After`. A date is not read: that would need two clocks to agree.
+/// Returns the delay of `Retry-After`, or `None` if there is none or it is a date: a date is of use
+/// only where the clocks of both sides agree.
 pub(crate) fn read(headers: &HeaderMap) -> Option<Duration> {
     let value = headers.get(header::RETRY_AFTER)?.as_bytes().trim_ascii();
     super::framing::content_length(value).map(Duration::from_secs)

@@ -1,16 +1,19 @@
-//! What a request asks for: its target (RFC 9112 §3.2) and its host (RFC 3986 §3.2.2).
+//! The request target (RFC 9112 §3.2) and its host (RFC 3986 §3.2.2).
 
 use bytes::Bytes;
 use http::{Method, Uri, uri::PathAndQuery};
 
 use super::Malformed;
 
-/// Reads a target in the form that the method allows. `allow_raw` accepts bytes from 0x80 on, as UTF-8
-/// that a client failed to encode.
+/// Reads a target in one of the forms that the method allows. `allow_raw` accepts UTF-8 that the
+/// client did not percent-encode.
 ///
-/// A fragment is refused: it is no part of a target, and peers disagree about where it ends.
+/// # Errors
+///
+/// When the target has another form, a control character, or a fragment: a fragment is not part of
+/// a target, and peers disagree about where it ends.
 pub(crate) fn read(method: &Method, target: Bytes, allow_raw: bool) -> Result<Uri, Malformed> {
-    // All other bytes that may not stand there, `Uri` refuses.
+    // `Uri` refuses all other bytes that are not allowed.
     if memchr::memchr2(b'#', 0x7f, &target).is_some() || !(allow_raw || target.is_ascii()) {
         return Err(BAD_BYTE);
     }
@@ -22,19 +25,19 @@ pub(crate) fn read(method: &Method, target: Bytes, allow_raw: bool) -> Result<Ur
     }
 }
 
-/// RFC 9112 §3.2.3: a host and a port, for CONNECT alone.
+/// Reads the authority form: a host and a port, for CONNECT only (RFC 9112 §3.2.3).
 fn authority_form(target: Bytes) -> Result<Uri, Malformed> {
     let has_port = target
         .iter()
         .rposition(|&byte| byte == b':')
         .is_some_and(|at| target[at + 1..].iter().all(u8::is_ascii_digit) && at + 1 < target.len());
     if !has_port || !is_host(&target) {
-        return Err(Malformed::bad("a CONNECT whose target is no host and port"));
+        return Err(Malformed::bad("a CONNECT target other than host and port"));
     }
     Uri::from_maybe_shared(target).map_err(|_error| BAD_TARGET)
 }
 
-/// RFC 9112 §3.2.2.
+/// Reads the absolute form: scheme, host and path (RFC 9112 §3.2.2).
 #[cold]
 fn absolute_form(method: &Method, target: Bytes) -> Result<Uri, Malformed> {
     let has_scheme = |scheme: &&&[u8]| {
@@ -54,14 +57,14 @@ fn absolute_form(method: &Method, target: Bytes) -> Result<Uri, Malformed> {
     if has_path || *method != Method::OPTIONS {
         return Ok(uri);
     }
-    // RFC 9112 §3.2.4: without a path, OPTIONS asks for the server as a whole.
+    // RFC 9112 §3.2.4: OPTIONS without a path concerns the server as a whole.
     let mut parts = uri.into_parts();
     parts.path_and_query = Some(PathAndQuery::from_static("*"));
     Uri::from_parts(parts).map_err(|_error| BAD_TARGET)
 }
 
-/// Returns true for a name or an address with an optional port, and nothing that could be read as
-/// more.
+/// Returns true for a host name or an address with an optional port: no user name, path, blank or
+/// other byte that a reader could take for the end of the host.
 pub(crate) fn is_host(host: &[u8]) -> bool {
     let is_name = |byte: &u8| REG_NAME[usize::from(*byte)];
     let name = match host {
@@ -83,7 +86,7 @@ pub(crate) fn is_host(host: &[u8]) -> bool {
     }
 }
 
-/// What a registered name is made of (RFC 3986 §3.2.2).
+/// The bytes of a registered name (RFC 3986 §3.2.2).
 const REG_NAME: [bool; 256] = {
     let mut table = [false; 256];
     let mut byte = 0;
@@ -99,7 +102,7 @@ const REG_NAME: [bool; 256] = {
     }
     table
 };
-/// Clients of WebSocket name their own.
+/// Some WebSocket clients send their own scheme.
 const SCHEMES: [&[u8]; 4] = [b"http://", b"https://", b"ws://", b"wss://"];
 static ASTERISK: std::sync::LazyLock<Uri> = std::sync::LazyLock::new(|| Uri::from_static("*"));
 const BAD_TARGET: Malformed = Malformed::bad("a target in none of the forms of RFC 9112");

@@ -1,11 +1,11 @@
-//! The fields behind a body (RFC 9110 §6.5).
+//! Trailer fields: the fields that follow a body (RFC 9110 §6.5).
 
 use http::{HeaderMap, HeaderName, header};
 
 use super::{Malformed, connection, write_field};
 
-/// Returns true for a field that may stand behind a body. Those that frame, route, modify or
-/// authenticate a message mean something in its head only (RFC 9110 §6.5.1), and so do those by
+/// Returns true for a field that is allowed in a trailer section. Fields that frame, route, modify
+/// or authenticate a message must be known before its body (RFC 9110 §6.5.1); so must the fields in
 /// which proxies describe the client.
 pub(crate) fn is_trailer(name: &HeaderName) -> bool {
     match *name {
@@ -42,17 +42,17 @@ pub(crate) fn is_trailer(name: &HeaderName) -> bool {
     }
 }
 
-/// Removes the fields that may not stand behind a body, and those that `Connection` names.
+/// Removes the fields that are not allowed in a trailer section, and the `nominated` ones, which
+/// `Connection` names. Allocates only if it removes a field.
 pub(crate) fn retain(trailers: &mut HeaderMap, nominated: &[HeaderName]) {
     let is_unfit = |name: &&HeaderName| !is_trailer(name) || nominated.contains(name);
-    // Hardly any message has one: nothing is allocated then.
     let unfit: Vec<HeaderName> = trailers.keys().filter(is_unfit).cloned().collect();
     for name in unfit {
         trailers.remove(name);
     }
 }
 
-/// Writes the last chunk and the trailers that may stand behind it.
+/// Writes the last chunk and the trailer section, without the fields that are not allowed in it.
 pub(crate) fn write(trailers: &HeaderMap, out: &mut Vec<u8>) {
     out.extend_from_slice(b"0\r\n");
     for (name, value) in trailers {
@@ -63,7 +63,7 @@ pub(crate) fn write(trailers: &HeaderMap, out: &mut Vec<u8>) {
     out.extend_from_slice(b"\r\n");
 }
 
-/// A digest, a signature, a status: far less.
+/// The longest trailer section in bytes. A digest, a signature or a status takes far less.
 pub(crate) const MAX_TRAILERS: usize = 8 * 1_024;
 pub(crate) const TOO_LONG: Malformed = Malformed::new(
     super::MalformedKind::HeadTooLarge,
