@@ -1,4 +1,4 @@
-//! Cookie fields, read as browsers send them (RFC 6265 §5.4) and taken apart byte by byte.
+//! Removes one cookie from the `Cookie` fields of a request and keeps the others byte for byte.
 
 use http::{
     HeaderMap, HeaderValue,
@@ -7,14 +7,14 @@ use http::{
 
 use crate::wire::cookie::pairs;
 
-/// Takes every cookie with this name out of the fields and shows `on_value` its value, in order:
-/// quotes taken off, bytes as they came. The other cookies stay byte for byte. Returns true if
-/// there was one; touches nothing where there was none.
+/// Removes every cookie with this name from the fields and calls `on_value` with each value, in
+/// order. The quotes around a value are removed. The other cookies stay byte for byte. Returns true
+/// if there was a cookie with this name; otherwise `headers` are unchanged.
 pub(super) fn remove(headers: &mut HeaderMap, name: &str, mut on_value: impl FnMut(&[u8])) -> bool {
     let Entry::Occupied(mut entry) = headers.entry(header::COOKIE) else {
         return false;
     };
-    // HTTP/2 may send each cookie in a field of its own (RFC 9113 §8.2.3).
+    // An HTTP/2 client may send each cookie in a field of its own (RFC 9113 §8.2.3).
     if entry.iter().nth(1).is_some() {
         return remove_from_many_fields(headers, name, &mut on_value);
     }
@@ -58,7 +58,7 @@ fn remove_from_many_fields(
     is_present
 }
 
-/// What of a field is matching.
+/// How many pairs of a field have the name.
 #[derive(Clone, Copy, PartialEq)]
 enum Matched {
     All,
@@ -66,25 +66,26 @@ enum Matched {
     Some,
 }
 
-/// Shows the values of matching, in one pass.
+/// Calls `on_value` with the values of the cookies with this name, in one pass.
 fn match_pairs(field: &[u8], name: &str, on_value: &mut dyn FnMut(&[u8])) -> Matched {
-    let (mut matching, mut others) = (false, false);
+    let (mut has_match, mut has_others) = (false, false);
     for pair in pairs(field) {
         match pair.value_of(name) {
             Some(value) => {
-                matching = true;
+                has_match = true;
                 on_value(value);
             }
-            None => others |= !pair.raw.trim_ascii().is_empty(),
+            None => has_others |= !pair.raw.trim_ascii().is_empty(),
         }
     }
-    match (matching, others) {
+    match (has_match, has_others) {
         (false, _) => Matched::Nothing,
         (true, false) => Matched::All,
         (true, true) => Matched::Some,
     }
 }
 
+/// Returns the field without the cookies of this name; `None` if nothing is left.
 #[inline(never)]
 fn without_cookie(field: &HeaderValue, name: &str) -> Option<HeaderValue> {
     let mut rest = Vec::with_capacity(field.len());
@@ -99,7 +100,7 @@ fn without_cookie(field: &HeaderValue, name: &str) -> Option<HeaderValue> {
             rest.extend_from_slice(pair.raw);
         }
     }
-    // What was valid stays valid with a piece cut out.
+    // A valid value stays valid with a part removed.
     HeaderValue::from_maybe_shared(bytes::Bytes::from(rest)).ok()
 }
 

@@ -1,4 +1,4 @@
-//! What you configure.
+//! [`StickyLayer`]: the pool, the keys and the attributes of the cookie.
 
 use std::{
     fmt,
@@ -15,7 +15,10 @@ use crate::{
     pool::{Derived, Pool},
 };
 
-/// Keeps a client's session on one backend, by cookie; see the [module](super).
+/// Keeps the sessions of clients on their backends by a cookie; see the [module](super).
+///
+/// Clones of a layer, and the services that they make, share one table of cookies. A setter gives
+/// the layer a table of its own.
 #[derive(Clone)]
 #[must_use]
 pub struct StickyLayer {
@@ -24,6 +27,7 @@ pub struct StickyLayer {
     state: Arc<StickyState>,
 }
 
+/// The keys and the attributes of the cookie.
 #[derive(Clone)]
 pub(super) struct StickyConfig {
     keys: Keys,
@@ -35,7 +39,7 @@ pub(super) struct StickyConfig {
     pub(super) secure: bool,
 }
 
-/// What all services of one layer share.
+/// State shared by the services of one layer.
 #[derive(Default)]
 pub(super) struct StickyState {
     tokens: OnceLock<Arc<TokenLookup>>,
@@ -43,27 +47,28 @@ pub(super) struct StickyState {
     pub(super) warned_order: AtomicBool,
 }
 
-/// Every backend's token, and where to look them up.
+/// The table of all tokens, and the pool whose snapshots hold it.
 pub(super) struct TokenLookup {
     pub(super) pool: Pool,
     pub(super) table: Derived<TokenTable>,
 }
 
-/// When browsers send the cookie along with requests from other sites (RFC 6265bis §5.5.7).
+/// Whether browsers send the cookie with requests that another site caused (RFC 6265bis §5.5.7).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum SameSite {
-    /// With links followed from other sites, and not with what they embed or post.
+    /// Only when a user follows a link from another site, not for embedded resources and forms.
     #[default]
     Lax,
-    /// With every request; needs `Secure`, which stays on.
+    /// With every request. Needs a `Secure` cookie.
     None,
-    /// With requests from the same site only.
+    /// Never: only with requests from the same site.
     Strict,
 }
 
 impl StickyLayer {
-    /// Keeps sessions on the backends of this pool, with cookies that these keys vouch for.
+    /// Makes a layer that keeps sessions on the backends of `pool`, with cookies made and verified
+    /// by `keys`.
     pub fn new(pool: Pool, keys: Keys) -> Self {
         Self {
             pool,
@@ -80,21 +85,22 @@ impl StickyLayer {
         }
     }
 
-    /// Returns the pool that the layer was made for.
+    /// Returns the pool whose sessions the layer keeps.
     #[must_use]
     pub fn pool(&self) -> &Pool {
         &self.pool
     }
 
-    /// Sets the cookie's name. It is part of what the keys vouch for: pools behind one host need
-    /// a name each, and a cookie of one is worth nothing to another.
+    /// Sets the name of the cookie. Pools behind one host each need a name of their own. The name
+    /// is part of the keyed hash, so the cookie of one pool does not verify in another.
     ///
     /// Default: `PROXY_SERVER_ID`.
     ///
     /// # Errors
     ///
-    /// When it is not a token (RFC 6265 §4.1.1), or begins with `__Host-` or `__Secure-` while
-    /// other settings contradict that.
+    /// When the name is not a token (RFC 6265 §4.1.1). When it begins with `__Secure-` and the
+    /// cookie is [insecure](Self::insecure), or with `__Host-` and the cookie is insecure, has a
+    /// [domain](Self::domain) or a [path](Self::path) other than `/`: browsers refuse such cookies.
     pub fn cookie_name(mut self, name: &str) -> Result<Self, ConfigError> {
         let is_token = |b: u8| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b);
         if name.is_empty() || !name.bytes().all(is_token) {
@@ -109,13 +115,15 @@ impl StickyLayer {
         Ok(self)
     }
 
-    /// Sets the path that the cookie is for.
+    /// Sets the path of the cookie: browsers send it only with requests for this path and those
+    /// below it.
     ///
     /// Default: `/`.
     ///
     /// # Errors
     ///
-    /// When it does not begin with a slash or holds a control character or a semicolon.
+    /// When the path does not begin with `/`, or has a control character, a byte outside ASCII or a
+    /// semicolon; when the name begins with `__Host-` and the path is not `/`.
     pub fn path(mut self, path: &str) -> Result<Self, ConfigError> {
         if !path.starts_with('/') || !is_attribute_value(path) {
             return Err(ConfigError::new(
@@ -129,13 +137,14 @@ impl StickyLayer {
         Ok(self)
     }
 
-    /// Sends the cookie to this domain and its subdomains.
+    /// Sets the domain of the cookie: browsers send it to this domain and all its subdomains.
     ///
-    /// Default: to the host that set it only.
+    /// Default: none; browsers send the cookie only to the host that set it.
     ///
     /// # Errors
     ///
-    /// When it is no domain name.
+    /// When the domain is empty, or has other bytes than letters, digits, hyphens and dots; when
+    /// the name begins with `__Host-`.
     pub fn domain(mut self, domain: &str) -> Result<Self, ConfigError> {
         let is_name = |b: u8| b.is_ascii_alphanumeric() || b == b'-' || b == b'.';
         if domain.is_empty() || !domain.bytes().all(is_name) {
@@ -150,13 +159,14 @@ impl StickyLayer {
         Ok(self)
     }
 
-    /// Lets browsers keep the cookie for this long.
+    /// Sets how long browsers keep the cookie, in whole seconds. The time counts from the response
+    /// that sets the cookie; later responses do not extend it.
     ///
-    /// Default: until the browser's session ends.
+    /// Default: none; browsers drop the cookie when their session ends.
     ///
     /// # Errors
     ///
-    /// When it is shorter than a second or longer than 400 days, which browsers cut it to.
+    /// When it is shorter than 1 s or longer than 400 days, which is the most that browsers accept.
     pub fn max_age(mut self, max_age: Duration) -> Result<Self, ConfigError> {
         if max_age.as_secs() == 0 || max_age.as_secs() > 400 * 86_400 {
             return Err(ConfigError::new(
@@ -168,13 +178,13 @@ impl StickyLayer {
         Ok(self)
     }
 
-    /// Sets when browsers send the cookie along with requests from other sites.
+    /// Sets whether browsers send the cookie with requests that another site caused.
     ///
     /// Default: [`SameSite::Lax`].
     ///
     /// # Errors
     ///
-    /// [`SameSite::None`] for an [insecure](Self::insecure) cookie: browsers refuse that.
+    /// [`SameSite::None`] for an [insecure](Self::insecure) cookie: browsers refuse it.
     pub fn same_site(mut self, same_site: SameSite) -> Result<Self, ConfigError> {
         let config = self.config_mut();
         config.same_site = same_site;
@@ -182,14 +192,15 @@ impl StickyLayer {
         Ok(self)
     }
 
-    /// Lets the cookie travel over cleartext: whoever listens can then join the session's node.
-    /// For development, and networks that nobody shares.
+    /// Leaves out the attribute `Secure`, so that browsers send the cookie over cleartext too.
+    /// A listener on the network path can then read the cookie and reach the same backend. For
+    /// development, and for networks that only your own hosts use.
     ///
     /// Default: off; the cookie is `Secure`.
     ///
     /// # Errors
     ///
-    /// With [`SameSite::None`], or a name that begins with `__Host-` or `__Secure-`.
+    /// With [`SameSite::None`], and with a name that begins with `__Host-` or `__Secure-`.
     pub fn insecure(mut self) -> Result<Self, ConfigError> {
         let config = self.config_mut();
         config.secure = false;
@@ -198,7 +209,7 @@ impl StickyLayer {
     }
 
     fn config_mut(&mut self) -> &mut StickyConfig {
-        // Other settings are other cookies: another table.
+        // Other attributes make other cookies, which need another table.
         self.state = Arc::default();
         Arc::make_mut(&mut self.config)
     }
@@ -221,6 +232,7 @@ impl StickyLayer {
 }
 
 impl StickyConfig {
+    /// Returns the value of `Set-Cookie` for a token.
     fn set_cookie(&self, token: &str) -> HeaderValue {
         let mut text = format!("{}={token}; Path={}", self.cookie_name, self.path);
         if let Some(domain) = &self.domain {
@@ -239,10 +251,11 @@ impl StickyConfig {
             SameSite::None => "; SameSite=None",
             SameSite::Strict => "; SameSite=Strict",
         });
-        // Every part was checked by its setter.
+        // The setters have checked every part.
         HeaderValue::try_from(text).unwrap_or_else(|_| HeaderValue::from_static(""))
     }
 
+    /// Refuses combinations of attributes that browsers refuse.
     fn check_combination(&self) -> Result<(), ConfigError> {
         let error = |why: &str| {
             Err(ConfigError::new(
@@ -287,6 +300,6 @@ fn is_attribute_value(text: &str) -> bool {
         .all(|b| (b' '..=b'~').contains(&b) && b != b';')
 }
 
-/// What HAProxy and others commonly call it, too.
+/// A name that HAProxy configurations commonly use for the same purpose.
 pub(super) const DEFAULT_COOKIE_NAME: &str = "PROXY_SERVER_ID";
 const DEFAULT_PATH: &str = "/";

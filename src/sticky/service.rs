@@ -1,4 +1,4 @@
-//! What happens to a request.
+//! [`Sticky`]: reads the cookie of a request, and sets one with the response.
 
 use std::{
     fmt,
@@ -23,7 +23,7 @@ use super::{
 };
 use crate::context::{ConnInfo, Exchange, StickyVerdict};
 
-/// Keeps a client's session on one backend; see [`StickyLayer`].
+/// Keeps the sessions of clients on their backends; made by [`StickyLayer`].
 #[derive(Clone)]
 pub struct Sticky<S> {
     inner: S,
@@ -47,23 +47,23 @@ impl<S> Sticky<S> {
         }
     }
 
-    /// Returns the inner service.
+    /// Consumes `self` and returns the inner service.
     pub fn into_inner(self) -> S {
         self.inner
     }
 
-    /// Returns the inner service.
+    /// Returns a reference to the inner service.
     pub fn get_ref(&self) -> &S {
         &self.inner
     }
 
-    /// Returns the inner service.
+    /// Returns a mutable reference to the inner service.
     pub fn get_mut(&mut self) -> &mut S {
         &mut self.inner
     }
 
-    /// Reads the cookie, and takes it out of what the backend sees. True if it needs no renewal
-    /// as long as the backend that it names answers.
+    /// Removes the cookie from the request and writes the affinity into the exchange. Returns true
+    /// if the cookie needs no renewal, provided that its backend answers.
     fn read_cookie(&self, headers: &mut HeaderMap, exchange: &Exchange) -> bool {
         let snapshot = self.tokens.pool.snapshot();
         let Some(table) = snapshot.derived(&self.tokens.table) else {
@@ -76,7 +76,7 @@ impl<S> Sticky<S> {
             }
         });
         match verified {
-            // Balance settles the verdict when it knows whether that backend can take it.
+            // The balancer settles the verdict: it knows whether the backend can take the request.
             Some(verified) => {
                 exchange.set_affinity(verified.backend);
                 return verified.is_current;
@@ -87,7 +87,7 @@ impl<S> Sticky<S> {
         false
     }
 
-    /// Warns of what makes the layer useless, once.
+    /// Logs a warning, once each, about a deployment in which the layer has no effect.
     fn warn_if_ineffective(&self, extensions: &Extensions, exchange: &Exchange) {
         if self.config.secure && !self.state.warned_cleartext.load(Relaxed) {
             let conn = ConnInfo::of(extensions);
@@ -101,7 +101,7 @@ impl<S> Sticky<S> {
         if exchange.count() > 0 {
             warn_once(
                 &self.state.warned_order,
-                "StickyLayer stands below the balancer: it must stand above it to have any effect",
+                "StickyLayer is below the failover or the balancer: place it above both",
             );
         }
     }
@@ -154,7 +154,7 @@ pin_project! {
         #[pin]
         inner: F,
         exchange: Exchange,
-        // The client's cookie needs no renewal where the backend that it names answers.
+        // The cookie needs no renewal if the backend that it names answers.
         is_current: bool,
         tokens: Arc<TokenLookup>,
     }
@@ -170,11 +170,11 @@ where
         let this = self.project();
         let mut response = ready!(this.inner.poll(cx))?;
         let renew_for = this.exchange.tell(|facts| {
-            // Not routed: there is no session to keep.
+            // Without a backend there is no session.
             let answered = facts.answered_by()?;
             let named = facts.affinity.filter(|_| *this.is_current);
             let is_held = named.is_some_and(|named| named.is_same(answered));
-            // A session that a draining backend kept moves soon: its cookie is not renewed.
+            // A draining backend keeps a session for a short time only: its cookie is not renewed.
             let is_leaving = facts.verdict == Some(StickyVerdict::Draining);
             (!is_held && !is_leaving).then(|| answered.clone())
         });

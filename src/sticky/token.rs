@@ -1,4 +1,4 @@
-//! Opaque tokens: which backend a cookie names, known to whoever has a key.
+//! Tokens: the values of the cookie, which name backends without revealing them.
 
 use std::{collections::HashMap, fmt};
 
@@ -12,32 +12,48 @@ use crate::{
     pool::{Backend, quick::BuildQuick},
 };
 
-/// The keys that tokens are made and verified with: the first makes, all verify. All instances
-/// that share sessions share them.
+/// Secret keys of 256 bits that make and verify cookies: the first key makes them, all keys verify
+/// them.
+///
+/// Every instance of a balancer needs the same keys, or sessions move between backends when clients
+/// move between instances. Make a key with `openssl rand -hex 32` and keep it in a secret store.
+///
+/// ```
+/// use evenkeel::sticky::Keys;
+///
+/// # fn main() -> Result<(), evenkeel::ConfigError> {
+/// let (new, old) = ("0f".repeat(32), "f0".repeat(32));
+/// let keys = Keys::from_hex([&new, &old])?;
+/// assert_eq!(format!("{keys:?}"), "Keys(2 secret)"); // keys are never printed
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone)]
 pub struct Keys {
     keys: Vec<[u8; 32]>,
 }
 
 impl Keys {
-    /// Makes and verifies with this key.
+    /// Makes and verifies cookies with one key.
     #[must_use]
     pub fn new(key: [u8; 32]) -> Self {
         Self { keys: vec![key] }
     }
 
-    /// Still verifies with an older key, while cookies made with it are about.
+    /// Adds a key that verifies cookies and makes none. A cookie of an older key keeps its session,
+    /// and the response renews it with the first key.
     #[must_use]
     pub fn with_older_key(mut self, older: [u8; 32]) -> Self {
         self.keys.push(older);
         self
     }
 
-    /// Reads keys of 64 hexadecimal digits each.
+    /// Reads keys of 64 hexadecimal digits each; the first one makes cookies.
     ///
     /// # Errors
     ///
-    /// When there is none, or one is not 64 hexadecimal digits. The key itself is not shown.
+    /// When there is no key, or a key is not 64 hexadecimal digits. The error gives the position of
+    /// the key, never the key.
     pub fn from_hex<S: AsRef<str>>(keys: impl IntoIterator<Item = S>) -> Result<Self, ConfigError> {
         let keys: Vec<_> = keys
             .into_iter()
@@ -77,32 +93,35 @@ fn read_hex(text: &str) -> Option<[u8; 32]> {
     Some(key)
 }
 
-/// 128 bits of an HMAC, in base64.
+/// 128 bits of an HMAC in base64.
 type Token = [u8; TOKEN_LENGTH];
 
-/// Every member's tokens and cookies, made with each snapshot, so that a request costs one
-/// look-up.
+/// The tokens and cookies of all backends. Built with each snapshot of the pool, so that a request
+/// costs a look-up and no cryptography.
 pub(super) struct TokenTable {
-    /// By the first half of the token; the second is then compared in constant time, so that a
-    /// forger learns nothing of it from how long that takes.
+    /// By the first half of the token. The second half is compared in constant time, so that the
+    /// time of a comparison tells a forger nothing about it.
     tokens: HashMap<[u8; TOKEN_LENGTH / 2], TokenEntry, BuildQuick>,
+    /// The values of `Set-Cookie`, by the incarnation of the backend.
     cookies: HashMap<u64, HeaderValue, BuildQuick>,
 }
 
+/// A token, its backend, and whether the first key made it.
 struct TokenEntry {
     token: Token,
     backend: Backend,
     is_current: bool,
 }
 
-/// A token that verified: only [`TokenTable::verify`] makes one.
+/// A verified token. Only [`TokenTable::verify`] makes one.
 pub(super) struct Verified {
     pub(super) backend: Backend,
-    /// Made with the first key; one of an older key is replaced.
+    /// The first key made the token; the cookie of an older key is renewed.
     pub(super) is_current: bool,
 }
 
 impl TokenTable {
+    /// Makes the tokens of all backends with all keys, and the cookies with the first key.
     pub(super) fn new(
         backends: &[Backend],
         keys: &Keys,
@@ -132,6 +151,7 @@ impl TokenTable {
         Self { tokens, cookies }
     }
 
+    /// Returns the backend that a cookie value names, or `None` if no key verifies the value.
     pub(super) fn verify(&self, value: &[u8]) -> Option<Verified> {
         let token: &Token = value.try_into().ok()?;
         let entry = self.tokens.get(&first_half(token))?;
@@ -142,7 +162,7 @@ impl TokenTable {
         })
     }
 
-    /// Returns the `Set-Cookie` value for this backend.
+    /// Returns the value of `Set-Cookie` for this backend.
     pub(super) fn cookie(&self, backend: &Backend) -> Option<&HeaderValue> {
         self.cookies.get(&backend.incarnation())
     }
@@ -154,28 +174,30 @@ fn first_half(token: &Token) -> [u8; TOKEN_LENGTH / 2] {
     half
 }
 
-/// The second half, and some of the first: what one comparison takes.
+/// Returns the last 16 bytes: the second half, and a part of the first that fills a `u128`.
 fn second_half(token: &Token) -> u128 {
     let mut second = [0; 16];
     second.copy_from_slice(&token[TOKEN_LENGTH - 16..]);
     u128::from_ne_bytes(second)
 }
 
+/// Makes the token of a backend for the cookie of this name.
 fn make_token(key: &[u8; 32], cookie_name: &str, id: &str) -> Token {
     let mut token = [0; TOKEN_LENGTH];
-    // An HMAC takes a key of any length.
+    // HMAC accepts keys of any length, so this never fails.
     if let Ok(mut mac) = Hmac::<Sha256>::new_from_slice(key) {
         mac.update(b"evenkeel sticky 1\0");
         mac.update(cookie_name.as_bytes());
         mac.update(b"\0");
         mac.update(id.as_bytes());
         let tag = mac.finalize().into_bytes();
-        // 16 bytes come to 22 characters exactly.
+        // 16 bytes are 22 characters of base64 without padding.
         let _ = URL_SAFE_NO_PAD.encode_slice(&tag[..16], &mut token);
     }
     token
 }
 
+/// The length of a token in characters.
 const TOKEN_LENGTH: usize = 22;
 
 #[cfg(test)]
