@@ -1,4 +1,4 @@
-//! A response body that breaks off, ends early or comes slowly.
+//! [`ResponseBody`]: a body that breaks off, ends early or is slow.
 
 use std::{
     fmt,
@@ -17,16 +17,16 @@ use super::fault::BodyFaults;
 use crate::error::{BoxError, Error, ErrorKind};
 
 pin_project! {
-    /// The response body of a [`Chaos`](super::Chaos).
+    /// The response body of [`Chaos`](super::Chaos): the inner body with the faults of its request.
     pub struct ResponseBody<R> {
         #[pin]
         inner: Option<R>,
         faults: BodyFaults,
-        // Bytes that went through.
+        // Bytes that were passed on.
         sent: u64,
-        // Read, and not let through yet.
+        // Bytes that were read and not passed on yet.
         held: Bytes,
-        // Boxed, as it is rare, and so that the body can be moved.
+        // Boxed: pauses are rare, and a box needs no pinned field.
         pause: Option<Pin<Box<Sleep>>>,
     }
 }
@@ -42,6 +42,7 @@ impl<R> ResponseBody<R> {
         }
     }
 
+    /// Makes the body of a response that is not the inner service's.
     pub(super) fn empty() -> Self {
         Self {
             inner: None,
@@ -126,7 +127,7 @@ where
     }
 
     fn is_end_stream(&self) -> bool {
-        // What is slow or breaks off must be polled to its end.
+        // A body that fails or pauses must be polled to its end.
         let is_pending = self.faults.reset_after.is_some() || self.pause.is_some();
         let inner = self.inner.as_ref().is_none_or(Body::is_end_stream);
         !is_pending && self.held.is_empty() && inner
@@ -151,13 +152,13 @@ where
 }
 
 impl BodyFaults {
-    /// Returns how many bytes may go through at once.
+    /// Returns the most bytes of the next frame, after `sent` bytes.
     fn next_length(&self, sent: u64) -> u64 {
         let ends = [self.reset_after, self.truncate_after]
             .into_iter()
             .flatten();
         let most = ends.map(|end| end.saturating_sub(sent)).min();
-        // A tenth of a second's worth, so that it trickles.
+        // A tenth of a second at the set rate, so that a slow body has many small frames.
         let pace = self.bytes_per_second.map(|pace| (pace / 10).max(1));
         most.unwrap_or(u64::MAX)
             .min(pace.unwrap_or(u64::MAX))

@@ -1,4 +1,4 @@
-//! What goes wrong, and for whom.
+//! [`Fault`]: what goes wrong, and for which requests.
 
 use std::time::Duration;
 
@@ -10,9 +10,11 @@ use crate::{
     error::{ConfigError, ErrorKind},
 };
 
-/// One thing that goes wrong, and the requests that it meets.
+/// One kind of failure, and the requests that it meets.
 ///
-/// Several faults add up: latencies are summed, of the others the first of its kind counts.
+/// A request can meet several faults. Their latencies are added. Of [`abort`](Self::abort),
+/// [`hang`](Self::hang) and [`status`](Self::status) the first one added takes effect; of each
+/// fault of the body, the first of its kind.
 #[derive(Clone, Debug)]
 #[must_use]
 pub struct Fault {
@@ -35,43 +37,45 @@ enum Effect {
 }
 
 impl Fault {
-    /// The answer comes this much later.
+    /// Delays the response by `delay`, and by up to [`jitter`](Self::jitter). The request is passed
+    /// on at once.
     pub fn latency(delay: Duration) -> Self {
         Self::new(Effect::Latency(delay))
     }
 
-    /// There is no answer but an error of this kind; the request is not sent on.
+    /// Fails the request with an error of this kind. The request is not passed on.
     pub fn abort(kind: ErrorKind) -> Self {
         Self::new(Effect::Abort(kind))
     }
 
-    /// There is no answer at all, nor an error; the request is not sent on. What ends it is
-    /// somebody's patience.
+    /// Leaves the request without a response and without an error. It ends when a time-out above
+    /// the layer, or the client, gives up. The request is not passed on.
     pub fn hang() -> Self {
         Self::new(Effect::Hang)
     }
 
-    /// The answer is an empty one of this status; the request is not sent on.
+    /// Responds with this status and an empty body. The request is not passed on.
     pub fn status(status: StatusCode) -> Self {
         Self::new(Effect::Status(status))
     }
 
-    /// The response body fails after this many bytes, as if the connection were reset.
+    /// Fails the response body with [`ErrorKind::ResponseBody`] after `after` bytes, as a
+    /// connection that is reset does.
     pub fn reset(after: u64) -> Self {
         Self::new(Effect::Reset(after))
     }
 
-    /// The response body ends after this many bytes, as if it were whole. The header fields stay
-    /// as they are: a `Content-Length` then says more than comes.
+    /// Ends the response body after `after` bytes as if it were complete. The header fields stay: a
+    /// `Content-Length` then exceeds the body.
     pub fn truncate(after: u64) -> Self {
         Self::new(Effect::Truncate(after))
     }
 
-    /// The response body comes at this pace.
+    /// Limits the response body to this rate, in frames of a tenth of a second.
     ///
     /// # Errors
     ///
-    /// When it is 0.
+    /// When the rate is 0.
     pub fn bandwidth(bytes_per_second: u64) -> Result<Self, ConfigError> {
         if bytes_per_second == 0 {
             return Err(ConfigError::new("bandwidth", "0: 1 or more is accepted"));
@@ -89,21 +93,22 @@ impl Fault {
         }
     }
 
-    /// Adds up to this much to a latency, evenly spread; other faults have no use for it.
+    /// Adds a random delay between 0 and `most` to a [`latency`](Self::latency), evenly
+    /// distributed. Has no effect on other faults.
     ///
-    /// Default: none.
+    /// Default: 0.
     pub fn jitter(mut self, most: Duration) -> Self {
         self.jitter = most;
         self
     }
 
-    /// Sets the share of the requests that it meets.
+    /// Sets the share of the requests that the fault meets, from 0.0 (none) to 1.0 (all).
     ///
-    /// Default: 1.0, all.
+    /// Default: 1.0.
     ///
     /// # Errors
     ///
-    /// Below 0.0 or above 1.0.
+    /// When the share is below 0.0 or above 1.0.
     pub fn share(mut self, share: f64) -> Result<Self, ConfigError> {
         if !(0.0..=1.0).contains(&share) {
             return Err(ConfigError::new(
@@ -115,24 +120,27 @@ impl Fault {
         Ok(self)
     }
 
-    /// Meets only requests for the backend of this id.
+    /// Restricts the fault to requests for the backend with this id. A request without
+    /// [`Selected`](crate::context::Selected) does not meet the fault then.
     ///
-    /// Default: any, and none.
+    /// Default: requests for any backend, and requests without one.
     pub fn backend(mut self, id: impl Into<String>) -> Self {
         self.backend = Some(id.into().into());
         self
     }
 
-    /// Meets only requests that carry this header field with this value.
+    /// Restricts the fault to requests that have a header field with this name and value.
     ///
-    /// Default: any.
+    /// Default: all requests.
     pub fn header(mut self, name: HeaderName, value: HeaderValue) -> Self {
         self.header = Some((name, value));
         self
     }
 
+    /// Returns true if the fault meets a request with this head.
     fn applies_to(&self, head: &Parts, random: &mut Rng) -> bool {
-        // Drawn for every request, so that one fault's aim does not change another's luck.
+        // Drawn for every request: the restrictions of one fault must not change which requests
+        // another fault meets.
         let draw = random.f64();
         let backend = self.backend.as_deref().is_none_or(|id| {
             let selected = head.extensions.get::<Selected>();
@@ -146,7 +154,7 @@ impl Fault {
     }
 }
 
-/// What one request meets.
+/// The faults that one request meets, combined.
 #[derive(Clone, Debug, Default)]
 pub(super) struct RequestFaults {
     pub(super) delay: Duration,
@@ -154,15 +162,18 @@ pub(super) struct RequestFaults {
     pub(super) body: BodyFaults,
 }
 
+/// What happens instead of the call to the inner service.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) enum Injection {
     Abort(ErrorKind),
     Hang,
+    /// The request is passed to the inner service.
     #[default]
     Pass,
     Status(StatusCode),
 }
 
+/// The faults of a response body; `None` where there is none of its kind.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct BodyFaults {
     pub(super) bytes_per_second: Option<u64>,
@@ -171,6 +182,7 @@ pub(super) struct BodyFaults {
 }
 
 impl RequestFaults {
+    /// Draws the faults that a request with this head meets.
     pub(super) fn draw(faults: &[Fault], head: &Parts, random: &mut Rng) -> Self {
         let mut plan = Self::default();
         for fault in faults {
@@ -258,7 +270,7 @@ mod tests {
             .count();
         assert!(
             (2_300..2_700).contains(&met),
-            "{met} of 10000 is no quarter"
+            "{met} of 10000 is not about a quarter"
         );
         assert_eq!(
             Fault::abort(ErrorKind::Connect)

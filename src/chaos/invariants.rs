@@ -1,4 +1,4 @@
-//! What must hold whatever goes wrong.
+//! [`Invariants`]: what must hold for every request, whatever fails.
 
 use std::{
     fmt,
@@ -10,8 +10,9 @@ use crate::{
     pool::{Backend, EventKind, Events, Health, Pool, Source},
 };
 
-/// Watches requests and a pool's events: no request lost, none answered twice, every lease
-/// returned, no backend up without a check.
+/// Observes requests and the events of a pool, and checks four promises: every request ends, no
+/// request has two complete responses, every lease is returned, and no backend that was down comes
+/// up without a passed check.
 ///
 /// ```
 /// use evenkeel::{Backend, Pool, chaos::Invariants, context::Exchange};
@@ -19,17 +20,18 @@ use crate::{
 /// # fn main() -> Result<(), evenkeel::ConfigError> {
 /// let pool = Pool::new([Backend::new("a", "http://127.0.0.1:9001")?])?;
 /// let invariants = Invariants::new(&pool);
-/// let exchange = Exchange::new(); // goes into the request's extensions
+/// let exchange = Exchange::new(); // insert it into the extensions of the request
 /// let number = invariants.begin(&exchange);
-/// // The request is made, and its response read to the end or dropped; then:
+/// // Send the request, and read its response to the end or drop it; then:
 /// invariants.end(number);
 /// assert_eq!(invariants.check(&pool), Ok(()));
 /// # Ok(())
 /// # }
 /// ```
 ///
-/// A clone watches along. It is a [`Layer`](tower_layer::Layer), too. Each request that it ever
-/// saw costs memory: it is for tests and experiments.
+/// Clones share what they have observed. As a [`Layer`](tower_layer::Layer) around the outermost
+/// service of a stack, it observes every request. It keeps each request in memory for good: use it
+/// in tests and experiments only.
 #[derive(Clone)]
 pub struct Invariants {
     observed: Arc<Mutex<Observed>>,
@@ -38,7 +40,7 @@ pub struct Invariants {
 struct Observed {
     events: Events,
     requests: Vec<ObservedRequest>,
-    /// Members past and present, one handle each.
+    /// A handle of each backend that was ever a member of the pool.
     backends: Vec<Backend>,
     found: Vec<Violation>,
 }
@@ -49,7 +51,8 @@ struct ObservedRequest {
 }
 
 impl Invariants {
-    /// Begins to watch a pool; before the first change, so that none is missed.
+    /// Begins to observe a pool. Call it before the first change to the pool: earlier events are
+    /// missed.
     #[must_use]
     pub fn new(pool: &Pool) -> Self {
         let events = pool.subscribe();
@@ -64,7 +67,7 @@ impl Invariants {
         }
     }
 
-    /// Notes a request that is about to be made, and returns its number.
+    /// Records that a request with this exchange begins, and returns its number, counted from 0.
     pub fn begin(&self, exchange: &Exchange) -> usize {
         let mut observed = self.observed();
         observed.read_events();
@@ -75,18 +78,21 @@ impl Invariants {
         observed.requests.len() - 1
     }
 
-    /// Notes that this request is over: its response was read to the end, failed or was dropped.
+    /// Records that the request with this number is over: it failed, or its response was read to
+    /// the end or dropped.
     pub fn end(&self, number: usize) {
         if let Some(request) = self.observed().requests.get_mut(number) {
             request.ends += 1;
         }
     }
 
-    /// Tells what did not hold; to be asked when no request is under way.
+    /// Checks all requests and events so far. Call it while no request is in flight: such a request
+    /// counts as lost.
     ///
     /// # Errors
     ///
-    /// With each violation, in the order of the requests.
+    /// Every [`Violation`]: first those of backends that came up, then those of requests by their
+    /// number, then the leases.
     pub fn check(&self, pool: &Pool) -> Result<(), Vec<Violation>> {
         let mut observed = self.observed();
         observed.read_events();
@@ -127,7 +133,7 @@ impl ObservedRequest {
 }
 
 impl Observed {
-    /// Reads the events that there are.
+    /// Reads the events since the last call.
     fn read_events(&mut self) {
         while let Some(event) = self.events.try_next() {
             self.record_backend(&event.backend);
@@ -160,25 +166,24 @@ impl fmt::Debug for Invariants {
     }
 }
 
-/// Something that must hold and did not. Requests go by the number that [`Invariants::begin`]
-/// returned.
+/// A promise that was broken. Requests are identified by the number from [`Invariants::begin`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Violation {
-    /// More than one whole answer, or a second end.
+    /// The request had more than one complete response, or ended twice.
     AnsweredTwice(usize),
-    /// The request is over, and one of its attempts is not.
+    /// The request is over, but one of its attempts is not.
     AttemptOpen(usize),
-    /// Slots that nobody gave back.
+    /// Leases of a backend were not returned.
     LeaseHeld {
         /// The id of the backend.
         backend: Box<str>,
-        /// How many.
+        /// How many leases.
         leases: u32,
     },
     /// The request never ended.
     Lost(usize),
-    /// A backend went from down to up, and no check had passed.
+    /// A backend went from down to up although no check had passed.
     UpUnchecked {
         /// The id of the backend.
         backend: Box<str>,
@@ -200,7 +205,7 @@ impl fmt::Display for Violation {
             }
             Self::Lost(number) => write!(f, "request {number} never ended"),
             Self::UpUnchecked { backend } => {
-                write!(f, "backend {backend} came up and no check had passed")
+                write!(f, "backend {backend} came up although no check had passed")
             }
         }
     }
@@ -236,7 +241,7 @@ mod tests {
             let reason = Reason::new("INI", "test");
             pool.measure(&member, Measurement::new(health, reason).streak(streak));
         }
-        // One that left the pool still owes what it was lent.
+        // The lease of a backend that left the pool must still be returned.
         pool.remove("a");
         let found = invariants.check(&pool).unwrap_err();
         let wanted = [

@@ -1,4 +1,4 @@
-//! What you configure.
+//! [`ChaosLayer`], and the [`Handle`] that changes its faults while services run.
 
 use std::{
     fmt,
@@ -15,9 +15,10 @@ use tower_layer::Layer;
 
 use super::{Chaos, Fault, fault::RequestFaults};
 
-/// Makes requests fail on purpose; see the [module](super).
+/// Injects faults into requests; see the [module](super).
 ///
-/// A clone, and every service that it makes, shares its faults, its seed and the count of calls.
+/// Clones of a layer, and the services that they make, share its faults, its seed and its count of
+/// calls.
 #[derive(Clone, Debug)]
 #[must_use]
 pub struct ChaosLayer {
@@ -25,7 +26,8 @@ pub struct ChaosLayer {
 }
 
 impl ChaosLayer {
-    /// Makes a layer without faults; the seed decides whom a fault's share and jitter meet.
+    /// Makes a layer without faults. The seed decides which requests the share of a fault meets,
+    /// and how long each jitter is.
     pub fn new(seed: u64) -> Self {
         Self {
             state: Arc::new(FaultState {
@@ -36,7 +38,7 @@ impl ChaosLayer {
         }
     }
 
-    /// Adds a fault.
+    /// Adds a fault to the layer, its clones and their services.
     ///
     /// Default: none.
     pub fn with_fault(self, fault: Fault) -> Self {
@@ -44,7 +46,7 @@ impl ChaosLayer {
         self
     }
 
-    /// Returns what switches faults while services run.
+    /// Returns a handle that changes the faults while services run.
     #[must_use]
     pub fn handle(&self) -> Handle {
         Handle {
@@ -61,22 +63,34 @@ impl<S> Layer<S> for ChaosLayer {
     }
 }
 
-/// Switches the faults of a [`ChaosLayer`] while its services run. Requests under way keep what
-/// they met.
+/// Changes the faults of a [`ChaosLayer`] while its services run. A request keeps the faults that
+/// it met when it was called.
+///
+/// ```
+/// use std::time::Duration;
+///
+/// use evenkeel::chaos::{ChaosLayer, Fault};
+///
+/// let chaos = ChaosLayer::new(1);
+/// let handle = chaos.handle(); // keep it; `layer` goes into the stack
+/// handle.set([Fault::hang().backend("a")]);
+/// handle.add(Fault::latency(Duration::from_millis(50)));
+/// handle.clear();
+/// ```
 #[derive(Clone, Debug)]
 pub struct Handle {
     state: Arc<FaultState>,
 }
 
 impl Handle {
-    /// Puts these faults in the place of all others.
+    /// Replaces all faults.
     pub fn set(&self, faults: impl IntoIterator<Item = Fault>) {
         let faults: Vec<Fault> = faults.into_iter().collect();
         let some = (!faults.is_empty()).then(|| Arc::new(faults));
         self.state.faults.store(some);
     }
 
-    /// Adds a fault to those that there are.
+    /// Adds a fault.
     pub fn add(&self, fault: Fault) {
         let added = [fault];
         self.state.faults.rcu(|old| {
@@ -85,21 +99,22 @@ impl Handle {
         });
     }
 
-    /// Takes all faults away.
+    /// Removes all faults.
     pub fn clear(&self) {
         self.set([]);
     }
 }
 
-/// What a layer, its handles and all its services share.
+/// State shared by a layer, its handles and its services.
 pub(super) struct FaultState {
     seed: u64,
     calls: AtomicU64,
+    /// `None` where there are no faults, so that a request reads one word.
     faults: ArcSwapOption<Vec<Fault>>,
 }
 
 impl FaultState {
-    /// Returns what this request meets; `None` without any fault.
+    /// Returns the faults that a request with this head meets; `None` while there are no faults.
     pub(super) fn draw(&self, head: &Parts) -> Option<RequestFaults> {
         let faults = self.faults.load();
         let faults = faults.as_deref()?;
@@ -108,6 +123,7 @@ impl FaultState {
         Some(RequestFaults::draw(faults, head, &mut random))
     }
 
+    /// Returns true while there are no faults.
     pub(super) fn is_empty(&self) -> bool {
         self.faults.load().is_none()
     }
@@ -123,5 +139,5 @@ impl fmt::Debug for FaultState {
     }
 }
 
-/// 2^64 over the golden ratio: neighbours in number are far apart as seeds.
+/// 2^64 divided by the golden ratio: multiples of it for consecutive calls are far apart as seeds.
 const GOLDEN_RATIO: u64 = 0x9e37_79b9_7f4a_7c15;

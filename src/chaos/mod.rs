@@ -1,62 +1,74 @@
-//! Faults on purpose, so that one's own tests prove what failover, health checks and time-outs do.
+//! Fault injection: tests prove what failover, health checks and time-outs do.
+//!
+//! A balancer earns its keep on the days when backends fail, and those days are rare.
+//! [`ChaosLayer`] makes chosen requests fail, hang, slow down or break off in a test or a staging
+//! environment, while the real layers above it react. [`Invariants`] then say whether a request was
+//! lost, answered twice, or a lease was never returned.
 //!
 //! # Example
 //!
-//! Half of the requests to backend `a` find nobody there; the answers of `b` come slowly.
+//! A test of one's own stack: half of the requests to backend `a` are refused, and no client sees
+//! it.
 //!
 //! ```
-//! use std::{convert::Infallible, time::Duration};
+//! use std::convert::Infallible;
 //!
-//! use evenkeel::{ErrorKind, chaos::{ChaosLayer, Fault}};
+//! use bytes::Bytes;
+//! use evenkeel::{
+//!     Backend, ErrorKind, Pool,
+//!     balance::BalanceLayer, chaos::{ChaosLayer, Fault, Invariants}, failover::FailoverLayer,
+//!     respond::RespondLayer,
+//! };
 //! use http::{Request, Response};
+//! use http_body_util::{BodyExt, Full};
 //! use tower::{Layer, ServiceExt, service_fn};
 //!
 //! # #[tokio::main(flavor = "current_thread")]
 //! # async fn main() -> Result<(), evenkeel::BoxError> {
+//! let pool = Pool::new([
+//!     Backend::new("a", "http://127.0.0.1:9001")?,
+//!     Backend::new("b", "http://127.0.0.1:9002")?,
+//! ])?;
 //! let chaos = ChaosLayer::new(7)
-//!     .with_fault(Fault::abort(ErrorKind::Connect).backend("a").share(0.5)?)
-//!     .with_fault(Fault::latency(Duration::from_millis(300)).backend("b"));
-//! let switch = chaos.handle();
-//! let service = chaos.layer(service_fn(|_: Request<String>| async {
-//!     Ok::<_, Infallible>(Response::new(String::from("hello")))
+//!     .with_fault(Fault::abort(ErrorKind::Connect).backend("a").share(0.5)?);
+//! // In a real test, `evenkeel::proxy::Proxy` instead of this closure.
+//! let backends = chaos.layer(service_fn(|_: Request<_>| async {
+//!     Ok::<_, Infallible>(Response::new(Full::<Bytes>::from("hello")))
 //! }));
+//! let balance = BalanceLayer::new(pool.clone()).layer(backends);
+//! let stack = RespondLayer::new().layer(FailoverLayer::new().layer(balance));
+//! let invariants = Invariants::new(&pool);
+//! let stack = invariants.layer(stack);
 //!
-//! // All is well again, while the service runs on.
-//! switch.clear();
-//! let response = service.oneshot(Request::new(String::new())).await?;
-//! assert_eq!(response.status(), 200);
+//! for _ in 0..20 {
+//!     let request = Request::new(Full::<Bytes>::default());
+//!     let response = stack.clone().oneshot(request).await?;
+//!     assert_eq!(response.status(), 200, "the failover hides the fault");
+//!     response.into_body().collect().await?;
+//! }
+//! assert_eq!(invariants.check(&pool), Ok(()));
+//!
+//! let handle = chaos.handle();
+//! handle.clear(); // the faults end while the services go on
 //! # Ok(())
 //! # }
 //! ```
 //!
 //! # Where it goes
 //!
-//! Directly around the service that talks to backends, below `Health`: then its faults look like
-//! a backend's. It reads [`Selected`](crate::context::Selected) where a fault is one backend's.
-//! Active checks do not pass through it. [`Invariants`] watch the requests from outside: as a layer
-//! around the whole stack, or request by request.
+//! Directly around the service that talks to backends, below the health layer: its faults then look
+//! like faults of a backend, and the health layer counts them.
 //!
+//! ```text
+//! Invariants ─▶ Respond ─▶ Sticky ─▶ Failover ─▶ Balance ─▶ Health ─▶ Chaos ─▶ Proxy ─▶ backend
 //! ```
-//! use std::time::Duration;
 //!
-//! use evenkeel::{
-//!     Backend, ErrorKind, Pool,
-//!     balance::BalanceLayer, chaos::{ChaosLayer, Fault, Invariants}, failover::FailoverLayer,
-//!     proxy::Proxy, respond::RespondLayer,
-//! };
-//! use tower::Layer;
+//! A fault for one backend reads [`Selected`](crate::context::Selected), which the balancer writes.
+//! [`LoadBalancer`](crate::LoadBalancer) has a fixed stack: to inject faults below the balancer,
+//! stack the layers by hand. Active checks do not pass through the layer.
 //!
-//! # fn main() -> Result<(), evenkeel::ConfigError> {
-//! # let pool = Pool::new([Backend::new("a", "http://127.0.0.1:9001")?])?;
-//! let invariants = Invariants::new(&pool);
-//! let chaos = ChaosLayer::new(7).with_fault(Fault::abort(ErrorKind::Connect).share(0.1)?);
-//! let balance = BalanceLayer::new(pool.clone()).layer(chaos.layer(Proxy::new()));
-//! let stack = invariants.layer(RespondLayer::new().layer(FailoverLayer::new().layer(balance)));
-//! // Serve the stack, send it requests; once all are answered:
-//! assert_eq!(invariants.check(&pool), Ok(()));
-//! # Ok(())
-//! # }
-//! ```
+//! [`Invariants`] observe requests from outside: as a layer around the whole stack, or one request
+//! at a time.
 //!
 //! # Defaults
 //!
@@ -67,19 +79,21 @@
 //! | jitter | none |
 //! | backend, header | any |
 //!
-//! The seed and a request's place in the order of calls decide what it meets; a single task meets
-//! the same each time.
+//! The seed of the layer and the number of a call decide which requests a fault meets. A single
+//! task therefore meets the same faults in each run; concurrent tasks share the numbers and differ.
 //!
 //! # When it fails
 //!
-//! As it is told to. An aborted request is not sent on, and its head is given back, so that
-//! another attempt is possible; kinds that stand for a backend's late failure say that it may
-//! have been seen. The inner service's own errors pass through.
+//! On purpose. An aborted request is not passed to the inner service; the error gives its head
+//! back, so that another attempt is possible. Error kinds that a proxy reports after sending say
+//! [after sending](crate::Error::is_after_sending), so that the failover treats them as it treats
+//! the real ones. Errors of the inner service pass unchanged.
 //!
 //! # Cost
 //!
-//! Without faults: one atomic load a request. With faults: a counter that all requests share, and
-//! a look at each fault.
+//! Without faults: one atomic load a request. With faults: an addition to a counter that all
+//! requests share, a random number for each fault, and a timer for each delay. [`Invariants`] take
+//! a lock that all requests share and keep every request in memory.
 
 mod body;
 mod fault;

@@ -1,4 +1,4 @@
-//! Watches every request of a stack.
+//! [`Observe`]: reports every request of a stack to [`Invariants`].
 
 use std::{
     fmt,
@@ -19,8 +19,8 @@ use crate::context::Exchange;
 impl<S> Layer<S> for Invariants {
     type Service = Observe<S>;
 
-    /// Watches every request of this service, the outermost of a stack; instead of
-    /// [`begin`](Invariants::begin) and [`end`](Invariants::end).
+    /// Wraps the outermost service of a stack and reports each of its requests; no calls of
+    /// [`begin`](Invariants::begin) and [`end`](Invariants::end) are needed.
     fn layer(&self, inner: S) -> Observe<S> {
         Observe {
             inner,
@@ -29,8 +29,8 @@ impl<S> Layer<S> for Invariants {
     }
 }
 
-/// A service whose requests [`Invariants`] watch: each begins with its call, and ends when its
-/// response is dropped, read or not, or when it fails.
+/// A service that reports its requests to [`Invariants`]. A request begins with its call. It ends
+/// when it fails, or when its response body is dropped, read to the end or not.
 #[derive(Clone, Debug)]
 pub struct Observe<S> {
     inner: S,
@@ -38,12 +38,12 @@ pub struct Observe<S> {
 }
 
 impl<S> Observe<S> {
-    /// Returns the inner service.
+    /// Returns a reference to the inner service.
     pub fn get_ref(&self) -> &S {
         &self.inner
     }
 
-    /// Returns the inner service, on its own.
+    /// Consumes `self` and returns the inner service.
     pub fn into_inner(self) -> S {
         self.inner
     }
@@ -74,7 +74,7 @@ where
     }
 }
 
-/// Ends the request when it is dropped.
+/// Reports the end of a request when it is dropped.
 struct EndGuard {
     number: usize,
     invariants: Invariants,
@@ -87,10 +87,10 @@ impl Drop for EndGuard {
 }
 
 pin_project! {
-    /// The response of a [`Observe`].
+    /// The response future of [`Observe`].
     #[must_use = "futures do nothing unless polled"]
     pub struct ObserveFuture<F> {
-        // Dropped first: what it holds is part of the request.
+        // Dropped before the guard: it may hold a lease of the request.
         #[pin]
         inner: F,
         guard: Option<EndGuard>,
@@ -118,7 +118,7 @@ impl<F> fmt::Debug for ObserveFuture<F> {
 }
 
 pin_project! {
-    /// The response body of a [`Observe`].
+    /// The response body of [`Observe`].
     pub struct ObserveBody<R> {
         #[pin]
         inner: R,

@@ -1,4 +1,4 @@
-//! What happens to a request.
+//! [`Chaos`]: injects the faults that a request meets.
 
 use std::{
     fmt,
@@ -20,7 +20,7 @@ use super::{
 };
 use crate::error::{BoxError, Error, ErrorKind};
 
-/// Makes requests fail on purpose; see the [module](super).
+/// Injects faults into requests; made by [`ChaosLayer`](super::ChaosLayer).
 #[derive(Clone, Debug)]
 pub struct Chaos<S> {
     inner: S,
@@ -32,17 +32,17 @@ impl<S> Chaos<S> {
         Self { inner, faults }
     }
 
-    /// Returns the inner service.
+    /// Returns a reference to the inner service.
     pub fn get_ref(&self) -> &S {
         &self.inner
     }
 
-    /// Returns the inner service, to be changed.
+    /// Returns a mutable reference to the inner service.
     pub fn get_mut(&mut self) -> &mut S {
         &mut self.inner
     }
 
-    /// Returns the inner service, on its own.
+    /// Consumes `self` and returns the inner service.
     pub fn into_inner(self) -> S {
         self.inner
     }
@@ -87,7 +87,7 @@ where
     }
 }
 
-/// A failure as the proxy would tell it.
+/// Returns an error of this kind as the proxy would report it.
 fn injected_error(kind: ErrorKind) -> Error {
     let error = Error::new(kind).with_source("injected");
     match kind {
@@ -119,7 +119,7 @@ fn injected_error(kind: ErrorKind) -> Error {
 }
 
 pin_project! {
-    /// The response of a [`Chaos`].
+    /// The response future of [`Chaos`].
     #[must_use = "futures do nothing unless polled"]
     pub struct ResponseFuture<F> {
         #[pin]
@@ -174,7 +174,7 @@ where
                 Err(error) => Err(Error::from_boxed(error.into())),
             },
             StateProjection::Hanging => return Poll::Pending,
-            // The second is for who polls after the end.
+            // The error is taken at the first poll; a poll after completion gets another one.
             StateProjection::Failing { error } => {
                 Err(error.take().unwrap_or_else(|| ErrorKind::Service.into()))
             }
