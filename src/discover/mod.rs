@@ -1,9 +1,10 @@
-//! Who the backends are: membership for a [`Pool`](crate::Pool).
+//! Membership: where the backends of a [`Pool`](crate::Pool) come from.
 //!
-//! So far one source: a list, as it comes from a command line or an environment variable. What
-//! it makes goes into [`Pool::new`](crate::Pool::new) at first and into
-//! [`Pool::replace`](crate::Pool::replace) whenever the list changes; who stays keeps its health,
-//! mode and counters. Sources that watch by themselves (a file, DNS) will come beside it.
+//! The module has one source so far: a list in text, as it comes from a command line, an
+//! environment variable or a configuration file. Its backends go into
+//! [`Pool::new`](crate::Pool::new), and into [`Pool::replace`](crate::Pool::replace) whenever the
+//! list changes. A backend that stays in the list keeps its health, its mode and its counters.
+//! Sources that watch by themselves (a file, DNS) are not here yet.
 //!
 //! # Example
 //!
@@ -13,14 +14,16 @@
 //! # fn main() -> Result<(), evenkeel::ConfigError> {
 //! let pool = Pool::new(discover::list("a=http://10.0.0.1:9001, b=http://10.0.0.2:9001")?)?;
 //! pool.replace(discover::list("b=http://10.0.0.2:9001, c=http://10.0.0.3:9001")?)?;
-//! assert!(pool.snapshot().get("a").is_none());
+//! let snapshot = pool.snapshot();
+//! let ids: Vec<_> = snapshot.backends().iter().map(|backend| backend.id()).collect();
+//! assert_eq!(ids, ["b", "c"]);
 //! # Ok(())
 //! # }
 //! ```
 //!
 //! # Where it goes
 //!
-//! Before the pool. Nothing of it runs later.
+//! Before the pool. The functions read text and return; no task goes on afterwards.
 //!
 //! # Defaults
 //!
@@ -30,20 +33,20 @@
 //!
 //! # When it fails
 //!
-//! With a [`ConfigError`] that names the entry; the pool is as it was.
+//! The functions return a [`ConfigError`] that names the entry. The pool is unchanged.
 //!
 //! # Cost
 //!
-//! None on the request path.
+//! None on the request path. Each backend of a list is compared with those before it.
 
 use crate::{error::ConfigError, pool::Backend};
 
 /// Reads backends from text: entries of the form `id=url` or `url`, separated by commas or white
-/// space. No entry is no backend.
+/// space. A text without entries is an empty list.
 ///
 /// # Errors
 ///
-/// When an entry is not a valid id and URL, see [`Backend::new`], or two have the same id.
+/// When an entry is not a valid id and URL (see [`Backend::new`]), or two entries have the same id.
 pub fn list(text: &str) -> Result<Vec<Backend>, ConfigError> {
     let mut backends: Vec<Backend> = Vec::new();
     let entries = text.split(|c: char| c == ',' || c.is_whitespace());
@@ -60,15 +63,26 @@ pub fn list(text: &str) -> Result<Vec<Backend>, ConfigError> {
     Ok(backends)
 }
 
-/// Reads one backend: `id=url`, or `url`, whose host and port are the id then.
+/// Reads one backend: `id=url`, or `url` alone. The id is then the host and the port, as the URL
+/// has them.
+///
+/// ```
+/// use evenkeel::discover;
+///
+/// # fn main() -> Result<(), evenkeel::ConfigError> {
+/// assert_eq!(discover::entry("a=https://10.0.0.1/base")?.id(), "a");
+/// assert_eq!(discover::entry("http://10.0.0.1:9001")?.id(), "10.0.0.1:9001");
+/// # Ok(())
+/// # }
+/// ```
 ///
 /// # Errors
 ///
-/// When the id or the URL is not valid, see [`Backend::new`].
+/// When the id or the URL is not valid (see [`Backend::new`]).
 pub fn entry(text: &str) -> Result<Backend, ConfigError> {
     let text = text.trim();
     let (id, url) = match text.split_once('=') {
-        // A URL may have this sign in its path.
+        // A URL may have an equals sign in its path.
         Some((id, url)) if !id.contains("://") => (id.trim(), url.trim()),
         _ => (authority_of(text), text),
     };
@@ -76,6 +90,7 @@ pub fn entry(text: &str) -> Result<Backend, ConfigError> {
         .map_err(|error| ConfigError::new("backends", format!("{text:?}: {error}")))
 }
 
+/// Returns the authority of a URL, or the text itself if it is none.
 fn authority_of(url: &str) -> &str {
     let rest = url.split_once("://").map_or(url, |(_, rest)| rest);
     rest.split(['/', '?', '#']).next().unwrap_or(rest)
@@ -110,7 +125,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_read_is_named() {
+    fn a_bad_entry_is_named() {
         for bad in [
             "",
             "a",
@@ -138,7 +153,7 @@ mod tests {
         assert_eq!(ids, ["b", "c"]);
         assert!(
             !snapshot.get("b").unwrap().is_usable(),
-            "what was ordered stays"
+            "a backend that stays keeps its mode"
         );
         assert_eq!(list("").unwrap().len(), 0);
     }

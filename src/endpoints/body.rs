@@ -1,4 +1,4 @@
-//! A short text, or the inner service's body.
+//! Response bodies: a short text, or the body of the inner service.
 
 use std::{
     convert::Infallible,
@@ -10,7 +10,7 @@ use bytes::Bytes;
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use pin_project_lite::pin_project;
 
-/// A short text.
+/// A response body of at most one frame: a short text.
 #[derive(Clone, Debug, Default)]
 pub struct Body {
     text: Bytes,
@@ -44,7 +44,8 @@ impl HttpBody for Body {
 }
 
 pin_project! {
-    /// The inner service's body, or a short text.
+    /// The response body of [`WithEndpoints`](super::WithEndpoints): that of the inner service, or
+    /// a short text.
     #[derive(Debug)]
     pub struct ResponseBody<B> {
         #[pin]

@@ -1,4 +1,4 @@
-//! One run of all checks.
+//! One run of all dependency checks.
 
 use std::{sync::Arc, time::Duration};
 
@@ -12,7 +12,7 @@ use super::{
     overall::{DependencyResult, Overall},
 };
 
-/// What a run found.
+/// The results of one run.
 #[derive(Debug)]
 pub(super) struct RunReport {
     pub(super) ended: Instant,
@@ -20,8 +20,8 @@ pub(super) struct RunReport {
     pub(super) results: Vec<DependencyResult>,
 }
 
-/// Runs all checks side by side, each in a task of its own: one that blocks its thread or panics
-/// takes no other along. Ends within the deadline.
+/// Runs all checks side by side, each in a task of its own, so that a check which blocks its thread
+/// or panics does not affect the others. Returns within `deadline` and [`GRACE`].
 pub(super) async fn run(dependencies: Arc<[Dependency]>, deadline: Duration) -> RunReport {
     let began = Instant::now();
     let mut running = JoinSet::new();
@@ -61,7 +61,7 @@ pub(super) async fn run(dependencies: Arc<[Dependency]>, deadline: Duration) -> 
     }
 }
 
-/// Returns what is wrong.
+/// Runs one check; returns the text of its error if it failed.
 async fn check(dependency: Dependency, began: Instant, deadline: Duration) -> Option<String> {
     let time_limit = dependency.timeout.min(deadline);
     match timeout_at(began + time_limit, (dependency.check)()).await {
@@ -71,5 +71,5 @@ async fn check(dependency: Dependency, began: Instant, deadline: Duration) -> Op
     }
 }
 
-/// For a check's own time-out to be seen first.
+/// Time after the deadline for checks to report their own time-out.
 const GRACE: Duration = Duration::from_millis(50);

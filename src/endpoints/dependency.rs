@@ -1,16 +1,34 @@
-//! One thing that an application cannot do without, or not as well.
+//! [`Dependency`]: a check of one thing that an application depends on.
 
 use std::{fmt, future::Future, pin::Pin, sync::Arc, time::Duration};
 
 use crate::error::{BoxError, ConfigError};
 
-/// A check of one thing that an application needs, for [`HealthService`](super::HealthService).
+/// A check of one thing that an application depends on, for
+/// [`HealthService`](super::HealthService).
+///
+/// ```
+/// use std::{io::Error, time::Duration};
+///
+/// use evenkeel::endpoints::Dependency;
+/// use tokio::net::TcpStream;
+///
+/// # fn main() -> Result<(), evenkeel::ConfigError> {
+/// let cache = Dependency::new("cache", || async {
+///     TcpStream::connect("127.0.0.1:6379").await?;
+///     Ok::<_, Error>(())
+/// })?
+/// .timeout(Duration::from_millis(200))?
+/// .soft(0.3)?; // without the cache, 30 % of the load can be served
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone)]
 #[must_use]
 pub struct Dependency {
     pub(super) name: Arc<str>,
     pub(super) timeout: Duration,
-    /// The share of the full load that can be borne without it; `None` when nothing can.
+    /// The share of the full load that can be served without the dependency; `None` if it is hard.
     pub(super) soft_share: Option<f64>,
     pub(super) check: Arc<dyn Fn() -> CheckFuture + Send + Sync>,
 }
@@ -18,17 +36,17 @@ pub struct Dependency {
 pub(super) type CheckFuture = Pin<Box<dyn Future<Output = Result<(), BoxError>> + Send>>;
 
 impl Dependency {
-    /// Makes a check. The closure is called anew for each run, and should take the way that
-    /// requests take: a query over the application's own connection pool, not a look at a port.
-    /// Runs never overlap; a future that is late is dropped.
+    /// Makes a check of a hard dependency. `check` is called once a run. Its future should use the
+    /// dependency as requests do: a query over the application's own connection pool says more than
+    /// a connection to a port. Runs never overlap. A future that exceeds the time-out is dropped.
     ///
-    /// The name stands in JSON and in the header `x-evenkeel-failed-dependency`; a balancer
-    /// compares it between backends, so it should be the same on all of them.
+    /// `name` appears in the JSON and in the header `x-evenkeel-failed-dependency`. Balancers
+    /// compare it between backends: use the same name on all of them.
     ///
     /// # Errors
     ///
-    /// When the name is empty, over 64 bytes, or has others than letters, digits, `-`, `_` and
-    /// `.`.
+    /// When the name is empty, longer than 64 bytes, or has bytes other than letters, digits, `-`,
+    /// `_` and `.`.
     pub fn new<C, F, E>(name: &str, check: C) -> Result<Self, ConfigError>
     where
         C: Fn() -> F + Send + Sync + 'static,
@@ -53,10 +71,10 @@ impl Dependency {
         })
     }
 
-    /// Sets how long the check may take.
+    /// Sets how long the check may take before it counts as failed.
     ///
     /// Default: 1 s. See also [`HealthService::deadline`](super::HealthService::deadline), which
-    /// bounds all of them.
+    /// limits all checks together.
     ///
     /// # Errors
     ///
@@ -70,14 +88,15 @@ impl Dependency {
         Ok(self)
     }
 
-    /// Lets the application go on without it: its failure degrades, and does not fail, the whole.
-    /// `share` says how much of the full load can be borne then; 1.0 is all of it.
+    /// Makes the dependency soft: its failure makes the application degraded, not failed. `share`
+    /// is the share of the full load that the application can serve without it, above 0.0 and up to
+    /// 1.0; a balancer of this crate lowers the weight of the backend to it.
     ///
-    /// Default: hard; without it the application is out.
+    /// Default: hard; the application fails with the dependency.
     ///
     /// # Errors
     ///
-    /// When the share is not above 0.0, or over 1.0.
+    /// When the share is not above 0.0 and up to 1.0.
     pub fn soft(mut self, share: f64) -> Result<Self, ConfigError> {
         if !(share > 0.0 && share <= 1.0) {
             let message = format!("{share}: above 0.0, up to 1.0 is accepted");
@@ -98,7 +117,7 @@ impl fmt::Debug for Dependency {
     }
 }
 
-/// A query that takes longer says that users wait, too.
+/// Where a query takes longer than a second, users wait too.
 pub(super) const TIMEOUT: Duration = Duration::from_secs(1);
-/// A DNS label is 63; a header that names a dozen still is a line.
+/// About a DNS label (63): a header that names a dozen dependencies stays below 1 KiB.
 const MAX_NAME_LENGTH: usize = 64;

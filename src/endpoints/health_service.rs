@@ -1,4 +1,4 @@
-//! For a backend: what its `/health` answers.
+//! [`HealthService`]: the `/health` of a backend.
 
 use std::{
     collections::HashSet,
@@ -26,22 +26,25 @@ use super::{
 };
 use crate::error::ConfigError;
 
-/// Checks what an application depends on, and answers whoever asks for its health: a service to
-/// mount in the application, `/health` usually; see the [module](super#for-a-backend).
+/// Checks the dependencies of an application and responds with their state. Mount the service in
+/// the application, usually as `/health`; see the [module](super#for-a-backend).
 ///
-/// Clones share the checks, their last result and the order to drain.
+/// Clones share the checks, their last results and the state of [`drain`](Self::drain). A setter
+/// makes a service with results of its own.
 #[derive(Clone)]
 #[must_use]
 pub struct HealthService {
     state: Arc<HealthState>,
 }
 
+/// State shared by the clones of a service.
 struct HealthState {
     config: HealthConfig,
     draining: AtomicBool,
     last: Mutex<LastRun>,
 }
 
+/// The settings of a service.
 #[derive(Clone)]
 struct HealthConfig {
     dependencies: Arc<[Dependency]>,
@@ -53,7 +56,7 @@ struct HealthConfig {
 #[derive(Default)]
 struct LastRun {
     report: Option<Arc<RunReport>>,
-    /// A run under way: who comes now waits for it.
+    /// The run in flight, if there is one: requests wait for its result.
     running: Option<Running>,
 }
 
@@ -63,11 +66,12 @@ struct Running {
 }
 
 impl HealthService {
-    /// Checks these. Without any it passes while the process can answer at all.
+    /// Makes a service that checks these dependencies. Without any, the health is `pass` while the
+    /// process can respond at all.
     ///
     /// # Errors
     ///
-    /// When two have the same name.
+    /// When two dependencies have the same name.
     pub fn new(dependencies: impl IntoIterator<Item = Dependency>) -> Result<Self, ConfigError> {
         let dependencies: Arc<[Dependency]> = dependencies.into_iter().collect();
         let mut seen = HashSet::new();
@@ -93,14 +97,15 @@ impl HealthService {
         }
     }
 
-    /// Sets how long a run of all checks may take: what is not there by then has failed. It must
-    /// be below the time-out of whoever asks, who otherwise sees a hang instead of a reason.
+    /// Sets how long a run of all checks may take. A check without a result by then has failed. The
+    /// deadline must be below the time-out of the balancer, which otherwise sees a time-out instead
+    /// of a reason.
     ///
-    /// Default: 1.5 s, as [`health::Checks`](crate::health::Checks) wait 2 s.
+    /// Default: 1.5 s; [`health::Checks`](crate::health::Checks) time out after 2 s.
     ///
     /// # Errors
     ///
-    /// When it is 0 or over a minute.
+    /// When it is 0 or longer than a minute.
     pub fn deadline(self, deadline: Duration) -> Result<Self, ConfigError> {
         if deadline.is_zero() || deadline > MAX_DURATION {
             let message = format!("{deadline:?}: above 0, up to {MAX_DURATION:?} is accepted");
@@ -112,17 +117,15 @@ impl HealthService {
         }))
     }
 
-    /// Sets how long a result is good: whoever asks in that time gets it at once. Several
-    /// balancers that check each second cost one run a second. 0 keeps none; requests that come
-    /// during a run share it all the same.
-    ///
-    /// Adds to the time until a failure is noticed.
+    /// Sets how long the result of a run is reused. Requests within this time get it at once, so
+    /// that several balancers which check each second cost one run a second. With 0, only requests
+    /// during a run share its result. The time adds to the time until a balancer notices a failure.
     ///
     /// Default: 1 s.
     ///
     /// # Errors
     ///
-    /// When it is over a minute.
+    /// When it is longer than a minute.
     pub fn cache(self, cache: Duration) -> Result<Self, ConfigError> {
         if cache > MAX_DURATION {
             let message = format!("{cache:?}: up to {MAX_DURATION:?} is accepted");
@@ -134,9 +137,9 @@ impl HealthService {
         }))
     }
 
-    /// Leaves the text of errors out of the answer: it can name hosts, users and files.
+    /// Leaves the texts of errors out of the response: they can reveal hosts, users and files.
     ///
-    /// Default: it is told.
+    /// Default: the response has them.
     pub fn no_error_texts(self) -> Self {
         Self::with_config(HealthConfig {
             with_errors: false,
@@ -144,13 +147,15 @@ impl HealthService {
         })
     }
 
-    /// Asks for no new traffic from now on, before the application ends or is worked on. Whoever
-    /// reads `x-evenkeel-health: drain` lets sessions stay; for anybody else, it is 503.
+    /// Asks balancers for no new traffic, before the application ends or is serviced: the response
+    /// is 503 with `x-evenkeel-health: drain` until [`resume`](Self::resume). The check of
+    /// [`health`](crate::health) drains the backend and lets its sessions stay; other balancers see
+    /// a failed check. No dependency is checked meanwhile.
     pub fn drain(&self) {
         self.state.draining.store(true, Relaxed);
     }
 
-    /// Takes [`drain`](Self::drain) back.
+    /// Undoes [`drain`](Self::drain).
     pub fn resume(&self) {
         self.state.draining.store(false, Relaxed);
     }
@@ -163,14 +168,14 @@ impl HealthService {
 }
 
 impl HealthState {
-    /// Returns what is known, with the result of a run that has ended.
+    /// Returns the last run, after taking over the result of a run that has ended.
     fn last(&self) -> MutexGuard<'_, LastRun> {
         let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(running) = last.running.take() {
             let ended = running.result.borrow().clone();
             match ended {
                 Some(report) => last.report = Some(report),
-                // Unless its runtime ended, and it will never sender.
+                // A run whose runtime has ended never sends a result.
                 None if running.result.has_changed().is_ok() => last.running = Some(running),
                 None => {}
             }
@@ -178,7 +183,8 @@ impl HealthState {
         last
     }
 
-    /// Returns a result that is still good, or what to wait for.
+    /// Returns a result that may be reused, or the receiver of a run, which it starts if there is
+    /// none.
     fn cached_or_running(&self) -> Result<Arc<RunReport>, watch::Receiver<Option<Arc<RunReport>>>> {
         let mut last = self.last();
         if let Some(report) = &last.report {
@@ -191,7 +197,7 @@ impl HealthState {
         }
         let (sender, result) = watch::channel(None);
         let config = self.config.clone();
-        // A task of its own: whoever asked first may hang up, and others wait for it.
+        // In a task of its own: the request that started the run may be dropped while others wait.
         let task = tokio::spawn(async move {
             let report = run(config.dependencies, config.deadline).await;
             sender.send_replace(Some(Arc::new(report)));
@@ -231,14 +237,14 @@ impl HealthState {
         response
     }
 
-    /// Sooner, the answer would be the same.
+    /// Returns the seconds until a new run: an earlier request would get the same result.
     fn retry_after(&self, report: &RunReport) -> HeaderValue {
         let good = self.config.cache.saturating_sub(report.ended.elapsed());
         let seconds = good.as_millis().div_ceil(1_000).max(1);
         HeaderValue::from(u64::try_from(seconds).unwrap_or(u64::MAX))
     }
 
-    /// Says that it drains, and what was known last: nothing is checked any more.
+    /// Makes the response of a draining service, with the results of the last run.
     fn drain_response(&self, method: &Method) -> Response<Body> {
         let report = self.last().report.clone();
         let results = report.as_ref().map_or(&[][..], |o| &o.results);
@@ -288,7 +294,7 @@ impl<B> Service<Request<B>> for HealthService {
                 let report = result.wait_for(Option::is_some).await;
                 match report.ok().and_then(|report| report.clone()) {
                     Some(report) => state.response(&report, &method),
-                    // The runtime of the run ended.
+                    // The runtime of the run has ended.
                     None => {
                         let text = overall::json("fail", &[], false);
                         reply(StatusCode::SERVICE_UNAVAILABLE, text, &method)
@@ -311,7 +317,7 @@ impl fmt::Debug for HealthService {
     }
 }
 
-/// The response of a [`HealthService`]. Boxed: it is asked for once a second.
+/// The response future of [`HealthService`]. It holds a box: balancers ask about once a second.
 #[must_use = "futures do nothing unless polled"]
 pub struct HealthFuture {
     inner: Pin<Box<dyn Future<Output = Response<Body>> + Send>>,
@@ -339,13 +345,13 @@ impl fmt::Debug for HealthFuture {
     }
 }
 
-/// Read by the check of [`health`](crate::health).
+/// Read by the HTTP check of [`health`](crate::health).
 const HEALTH_HEADER: HeaderName = HeaderName::from_static("x-evenkeel-health");
 const FAILED_DEPENDENCY_HEADER: HeaderName =
     HeaderName::from_static("x-evenkeel-failed-dependency");
-/// Below the 2 s that a check waits for an answer.
+/// Below the 2 s after which a check of this crate times out.
 pub(super) const DEADLINE: Duration = Duration::from_millis(1_500);
-/// As often as a balancer checks while something changes.
+/// The interval at which a balancer of this crate checks while the health changes.
 pub(super) const CACHE: Duration = Duration::from_secs(1);
-/// Nobody waits longer for an answer about health.
+/// No balancer waits longer for the response to a check.
 const MAX_DURATION: Duration = Duration::from_secs(60);

@@ -1,11 +1,12 @@
-//! Short answers in JSON.
+//! Short responses in JSON.
 
 use bytes::Bytes;
 use http::{HeaderValue, Method, Response, StatusCode, header};
 
 use super::Body;
 
-/// Makes a response that nobody keeps; HEAD gets the length alone.
+/// Makes a response with `Cache-Control: no-store`. A HEAD request gets the head of the response to
+/// a GET.
 pub(super) fn reply(status: StatusCode, text: String, method: &Method) -> Response<Body> {
     let length = text.len();
     let text = match *method == Method::HEAD {
@@ -24,7 +25,7 @@ pub(super) fn reply(status: StatusCode, text: String, method: &Method) -> Respon
     response
 }
 
-/// A JSON string (RFC 8259 §7).
+/// Returns `text` as a JSON string (RFC 8259 §7).
 pub(super) fn quote(text: &str) -> String {
     let mut out = String::from("\"");
     for c in text.chars() {

@@ -1,4 +1,4 @@
-//! What you configure.
+//! [`EndpointsLayer`]: the paths of the endpoints.
 
 use std::sync::Arc;
 
@@ -7,7 +7,8 @@ use tower_layer::Layer;
 use super::{Readiness, WithEndpoints};
 use crate::error::ConfigError;
 
-/// Answers `/live` and `/ready` before the inner service sees them; see the [module](super).
+/// Responds to `/live` and `/ready` before the inner service sees the request; see the
+/// [module](super).
 #[derive(Clone, Debug)]
 #[must_use]
 pub struct EndpointsLayer {
@@ -15,7 +16,7 @@ pub struct EndpointsLayer {
     paths: Paths,
 }
 
-/// Where the answers are.
+/// The paths of the endpoints; `None` for one that is switched off.
 #[derive(Clone, Debug)]
 pub(super) struct Paths {
     pub(super) live: Option<Arc<str>>,
@@ -23,7 +24,7 @@ pub(super) struct Paths {
 }
 
 impl EndpointsLayer {
-    /// Answers with what `readiness` says.
+    /// Makes a layer that responds with the state of `readiness`.
     pub fn new(readiness: Readiness) -> Self {
         Self {
             readiness,
@@ -31,39 +32,42 @@ impl EndpointsLayer {
         }
     }
 
-    /// Sets the path that tells whether this instance lives. What the inner service has under
-    /// this path is no longer reached.
+    /// Sets the path of the liveness endpoint. The inner service receives no requests for this
+    /// path.
     ///
     /// Default: `/live`. See also [`no_live`](Self::no_live).
     ///
     /// # Errors
     ///
-    /// When it does not begin with a slash, or has a query, a fragment or what no path may have.
+    /// When the path does not begin with `/`, or has a query, a fragment, a blank or a byte outside
+    /// ASCII.
     pub fn live_path(mut self, path: &str) -> Result<Self, ConfigError> {
         self.paths.live = Some(validate_path("live", path)?);
         Ok(self)
     }
 
-    /// Sets the path that tells whether this instance can route. What the inner service has
-    /// under this path is no longer reached.
+    /// Sets the path of the readiness endpoint. The inner service receives no requests for this
+    /// path.
     ///
     /// Default: `/ready`. See also [`no_ready`](Self::no_ready).
     ///
     /// # Errors
     ///
-    /// When it does not begin with a slash, or has a query, a fragment or what no path may have.
+    /// When the path does not begin with `/`, or has a query, a fragment, a blank or a byte outside
+    /// ASCII.
     pub fn ready_path(mut self, path: &str) -> Result<Self, ConfigError> {
         self.paths.ready = Some(validate_path("ready", path)?);
         Ok(self)
     }
 
-    /// Leaves `/live` to the inner service.
+    /// Removes the liveness endpoint: the inner service receives its requests.
     pub fn no_live(mut self) -> Self {
         self.paths.live = None;
         self
     }
 
-    /// Leaves `/ready` to the inner service. Without both, the layer passes everything.
+    /// Removes the readiness endpoint: the inner service receives its requests. Without both
+    /// endpoints, every request passes.
     pub fn no_ready(mut self) -> Self {
         self.paths.ready = None;
         self
@@ -100,7 +104,7 @@ fn validate_path(field: &'static str, path: &str) -> Result<Arc<str>, ConfigErro
     }
 }
 
-/// Neither is a path of HTTP's (RFC 8615 keeps `/.well-known/`): what Kubernetes' own components
-/// answer under, but for their `z`.
+/// The paths of Kubernetes' own components, without their final `z`. RFC 8615 reserves only
+/// `/.well-known/`.
 pub(super) const DEFAULT_LIVE_PATH: &str = "/live";
 pub(super) const DEFAULT_READY_PATH: &str = "/ready";

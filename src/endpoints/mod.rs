@@ -1,28 +1,43 @@
-//! For those who check us: `/live` and `/ready` of a balancer, `/health` of a backend.
+//! Health endpoints: `/live` and `/ready` of a balancer, `/health` of a backend.
+//!
+//! A balancer is itself checked, by keepalived, Kubernetes or another load balancer. [`Endpoints`]
+//! and [`EndpointsLayer`] answer those checks. They keep two questions apart: does the process
+//! live, and can it route requests? A backend is checked by balancers; [`HealthService`] answers
+//! with the state of what the application depends on.
 //!
 //! # Example
 //!
 //! ```
 //! use evenkeel::{Backend, Pool, endpoints::{Endpoints, Readiness}};
+//! use http::Request;
+//! use tower::ServiceExt;
 //!
-//! # fn main() -> Result<(), evenkeel::ConfigError> {
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), evenkeel::BoxError> {
 //! let pool = Pool::new([Backend::new("a", "http://127.0.0.1:9001")?])?;
 //! let readiness = Readiness::new(pool);
-//! let admin = Endpoints::new(readiness.clone()); // a service: serve it on a port of its own
-//! assert!(readiness.check().is_ready());
-//! readiness.fail("shutting down"); // first thing at the end: traffic goes elsewhere
-//! assert!(!readiness.check().is_ready());
+//! let endpoints = Endpoints::new(readiness.clone()); // a service: serve it on a port of its own
+//!
+//! let response = endpoints.clone().oneshot(Request::get("/ready").body(())?).await?;
+//! assert_eq!(response.status(), 200);
+//!
+//! readiness.fail("shutting down"); // the first step of a shutdown: traffic goes elsewhere
+//! let response = endpoints.clone().oneshot(Request::get("/ready").body(())?).await?;
+//! assert_eq!(response.status(), 503);
+//! let response = endpoints.oneshot(Request::get("/live").body(())?).await?;
+//! assert_eq!(response.status(), 200, "the process still lives");
 //! # Ok(())
 //! # }
 //! ```
 //!
 //! # Where it goes
 //!
-//! On a listener of its own ([`Endpoints`] is a service), or as [`EndpointsLayer`] in front of
-//! the request stack of a public listener, above the access log if checks shall not be logged.
+//! [`Endpoints`] is a service for a listener of its own, which clients cannot reach.
+//! [`EndpointsLayer`] goes in front of the request stack of a public listener: above the access log
+//! if checks should not be logged, below it otherwise.
 //!
-//! keepalived gives up the address when the process or all its backends are gone; `-f` makes
-//! 503 a failure, `-m` a hang:
+//! **keepalived** moves the address to another host when the process or all its backends are gone.
+//! The option `-f` of curl makes a 503 a failure, `-m` a hang:
 //!
 //! ```text
 //! vrrp_script evenkeel {
@@ -33,8 +48,9 @@
 //! }
 //! ```
 //!
-//! Kubernetes restarts what does not live, and sends traffic to what is ready; readiness must
-//! not be its liveness probe, or it restarts a balancer because backends are down:
+//! **Kubernetes** restarts a pod whose liveness probe fails, and sends traffic to a pod whose
+//! readiness probe passes. Do not use `/ready` as the liveness probe: Kubernetes would restart the
+//! balancer because its backends are down.
 //!
 //! ```text
 //! livenessProbe:
@@ -45,79 +61,94 @@
 //!   failureThreshold: 2
 //! ```
 //!
-//! Route 53 asks from outside, so `/ready` has to be a path of the public listener; type HTTP or
-//! HTTPS, and it takes any 2xx for good (a search string, if one is set, is `"ready":true`). A
-//! load balancer in front of this one (HAProxy's `option httpchk GET /ready`) does the same.
+//! **Route 53** checks from outside, so `/ready` must be a path of the public listener. Its types
+//! HTTP and HTTPS accept any 2xx; a search string, if you set one, is `"ready":true`. A load
+//! balancer in front of this one does the same (in HAProxy, `option httpchk GET /ready`).
 //!
-//! The time between the first failing answer and the end of the listeners (`lame_duck` in the
-//! settings) must be longer than interval times failures of whoever checks.
+//! At a shutdown, the time between the first failing `/ready` and the end of the listeners
+//! (`lame_duck` in the settings) must be longer than the interval of the checks times the number of
+//! failures that they wait for.
 //!
 //! ## For a backend
 //!
-//! [`HealthService`] is what an application mounts as its own `/health`: it runs the checks of
-//! what the application depends on, side by side and within a deadline, so that a balancer's
-//! check goes the whole way that a request goes.
+//! An application mounts [`HealthService`] as its own `/health`. The service runs the checks of all
+//! dependencies side by side and within a deadline, so that a balancer's check takes the same path
+//! as a request.
 //!
 //! ```
 //! use axum::{Router, routing::get};
 //! use evenkeel::endpoints::{Dependency, HealthService};
+//! use http::Request;
+//! use tower::ServiceExt;
 //!
 //! # async fn query(_sql: &str) -> Result<(), std::io::Error> { Ok(()) }
-//! # async fn noop() -> Result<(), std::io::Error> { Ok(()) }
-//! # fn main() -> Result<(), evenkeel::ConfigError> {
+//! # async fn connect() -> Result<(), std::io::Error> { Err(std::io::Error::other("refused")) }
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), evenkeel::BoxError> {
 //! let health = HealthService::new([
 //!     Dependency::new("postgres", || query("SELECT 1"))?,
-//!     Dependency::new("mail", noop)?.soft(1.0)?, // goes on without it
+//!     Dependency::new("mail", connect)?.soft(0.5)?, // without it, half of the load can be served
 //! ])?;
 //! let app: Router = Router::new()
 //!     .route("/", get(|| async { "hello" }))
 //!     .route_service("/health", health.clone());
-//! health.drain(); // before it ends: balancers send no new traffic
+//!
+//! let check = || Request::get("/health").body(axum::body::Body::empty());
+//! let response = app.clone().oneshot(check()?).await?;
+//! assert_eq!(response.status(), 200);
+//! assert_eq!(response.headers()["x-evenkeel-health"], "degraded=0.5");
+//!
+//! health.drain(); // before the application ends: balancers send no new traffic
+//! let response = app.oneshot(check()?).await?;
+//! assert_eq!(response.headers()["x-evenkeel-health"], "drain");
 //! # Ok(())
 //! # }
 //! ```
 //!
 //! # Defaults
 //!
-//! | path | answer |
+//! | path | response |
 //! |---|---|
-//! | `/live` | 200 while the process can answer at all |
-//! | `/ready` | 200 while it can route: a backend is usable, and nobody called [`fail`](Readiness::fail); else 503 |
+//! | `/live` | 200 while the process can respond at all |
+//! | `/ready` | 200 while a backend is usable and [`fail`](Readiness::fail) was not called; else 503 |
 //!
-//! The answer is JSON: `{"ready":false,"usable":0,"backends":3,"reasons":["no usable backend"]}`.
-//! GET and HEAD are answered, other methods get 405; other paths 404, or the inner service.
+//! The body is JSON: `{"ready":false,"usable":0,"backends":3,"reasons":["no usable backend"]}`.
+//! Methods other than GET and HEAD get 405. Other paths get 404, or the response of the inner
+//! service.
 //!
-//! | of a backend's health | default |
+//! | setting of a backend's health | default |
 //! |---|---|
 //! | deadline for all checks | 1.5 s |
-//! | time-out of one | 1 s |
-//! | a result is good for | 1 s |
+//! | time-out of one check | 1 s |
+//! | a result is reused for | 1 s |
 //! | a dependency is | hard |
 //!
 //! | a backend's health | status | `x-evenkeel-health` | `x-evenkeel-failed-dependency` |
 //! |---|---|---|---|
-//! | all well | 200 | `pass` | |
-//! | a soft dependency failed | 200 | `degraded=0.5`, the share that it bears | its name |
-//! | a hard one failed | 503, `Retry-After` | | the names, hard ones first |
-//! | told to drain | 503 | `drain` | |
+//! | every check passed | 200 | `pass` | |
+//! | a soft dependency failed | 200 | `degraded=0.5`: the share of the load that it can bear | its name |
+//! | a hard dependency failed | 503, `Retry-After` | | the names, hard ones first |
+//! | [`drain`](HealthService::drain) was called | 503 | `drain` | |
 //!
-//! The answer is JSON: `{"status":"degraded","dependencies":{"postgres":{"status":"pass","ms":3},
+//! The body is JSON: `{"status":"degraded","dependencies":{"postgres":{"status":"pass","ms":3},
 //! "mail":{"status":"fail","ms":0,"critical":false,"error":"refused"}}}`.
 //!
 //! # When it fails
 //!
-//! It does not. Readiness says nothing of the backends but how many there are; health tells what
-//! a dependency's error says, unless [told not to](HealthService::no_error_texts). Who may ask is
-//! the listener's business.
+//! The services never return an error. `/ready` reveals only the number of backends; `/health`
+//! reveals the text of a dependency's error, unless
+//! [`no_error_texts`](HealthService::no_error_texts) removes it. Neither authenticates its callers:
+//! use a listener that only the checks can reach where that matters.
 //!
-//! A dependency that all backends share takes all of them out at once when it fails. The check
-//! of [`health`](crate::health) compares the names that backends give and keeps serving; other
-//! balancers do not, and such a dependency is better soft.
+//! A dependency that all backends share takes all of them out at once when it fails. The HTTP check
+//! of [`health`](crate::health) compares the names of failed dependencies between backends and
+//! keeps them in service. Other balancers do not: declare such a dependency
+//! [soft](Dependency::soft) for them.
 //!
 //! # Cost
 //!
-//! For a request to another path, two comparisons. A run of health checks: a task for each, at
-//! most one run at a time, however many ask.
+//! A request for another path costs two comparisons of strings. A run of health checks costs a task
+//! for each dependency. At most one run is in flight, however many requests ask for it.
 
 mod body;
 mod check_run;

@@ -1,30 +1,31 @@
-//! What the results of all dependencies amount to.
+//! The overall health of an application, from the results of its dependencies.
 
 use std::{sync::Arc, time::Duration};
 
 use super::json_response::quote;
 
-/// How one dependency is.
+/// The result of one check.
 #[derive(Clone, Debug)]
 pub(super) struct DependencyResult {
     pub(super) name: Arc<str>,
-    /// As [`Dependency`](super::Dependency) has it.
+    /// The share of a soft dependency; `None` if it is hard.
     pub(super) soft_share: Option<f64>,
     pub(super) took: Duration,
     pub(super) error: Option<String>,
 }
 
-/// How all of them are.
+/// The overall health.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Overall {
     Pass,
-    /// What can be borne still, above 0 and up to 1.
+    /// The share of the full load that can still be served, above 0.0 and up to 1.0.
     Degraded(f64),
     Fail,
 }
 
 impl Overall {
-    /// One hard failure fails it; of the soft ones the worst counts.
+    /// Combines the results: a failed hard dependency fails the application; of failed soft ones,
+    /// the smallest share counts.
     pub(super) fn of(results: &[DependencyResult]) -> Self {
         let mut overall = Self::Pass;
         for result in results.iter().filter(|f| f.error.is_some()) {
@@ -48,7 +49,7 @@ impl Overall {
     }
 }
 
-/// Returns the names of what failed, hard ones first, as in a header field.
+/// Returns the names of the failed dependencies, hard ones first, separated by commas.
 pub(super) fn failed_names(results: &[DependencyResult]) -> String {
     let failed = |soft| {
         let all = results.iter().filter(|f| f.error.is_some());
@@ -61,6 +62,7 @@ pub(super) fn failed_names(results: &[DependencyResult]) -> String {
     names.join(", ")
 }
 
+/// Returns the body of the response; `with_errors` includes the texts of errors.
 pub(super) fn json(status: &str, results: &[DependencyResult], with_errors: bool) -> String {
     let each: Vec<String> = results
         .iter()

@@ -1,4 +1,4 @@
-//! Whether this instance should get traffic.
+//! [`Readiness`]: whether this instance should get traffic.
 
 use std::{
     fmt,
@@ -8,7 +8,21 @@ use std::{
 use super::json_response::quote;
 use crate::pool::Pool;
 
-/// Whether this instance should get traffic; a handle, shared by all who ask and tell.
+/// A handle that says whether this instance should get traffic. Clones share their reasons.
+///
+/// ```
+/// use evenkeel::{Backend, Pool, endpoints::Readiness};
+///
+/// # fn main() -> Result<(), evenkeel::ConfigError> {
+/// let pool = Pool::new([Backend::new("a", "http://127.0.0.1:9001")?])?;
+/// let readiness = Readiness::new(pool);
+/// readiness.fail("cache is cold");
+/// assert_eq!(readiness.check().reasons, ["cache is cold"]);
+/// readiness.restore("cache is cold");
+/// assert!(readiness.check().is_ready());
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone)]
 pub struct Readiness {
     pool: Pool,
@@ -16,7 +30,7 @@ pub struct Readiness {
 }
 
 impl Readiness {
-    /// Is ready while the pool has a usable backend.
+    /// Makes a handle that is ready while `pool` has a usable backend.
     #[must_use]
     pub fn new(pool: Pool) -> Self {
         Self {
@@ -25,8 +39,9 @@ impl Readiness {
         }
     }
 
-    /// Adds a reason not to be ready: what a shutdown does first, so that whoever stands in front
-    /// sends its traffic elsewhere before connections end.
+    /// Adds a reason not to be ready; a reason that is there already is not added again. A shutdown
+    /// calls this first, so that the load balancer in front sends its traffic elsewhere before
+    /// connections end.
     pub fn fail(&self, reason: impl Into<String>) {
         let reason = reason.into();
         let mut reasons = self.reasons();
@@ -35,12 +50,12 @@ impl Readiness {
         }
     }
 
-    /// Takes a reason back.
+    /// Removes a reason that [`fail`](Self::fail) added.
     pub fn restore(&self, reason: &str) {
         self.reasons().retain(|r| r != reason);
     }
 
-    /// Returns how things are now.
+    /// Returns the current state.
     #[must_use]
     pub fn check(&self) -> ReadinessReport {
         let snapshot = self.pool.snapshot();
@@ -69,20 +84,20 @@ impl fmt::Debug for Readiness {
     }
 }
 
-/// Whether this instance should get traffic, and why not.
+/// The state of a [`Readiness`] at one moment.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ReadinessReport {
-    /// Backends that can take new traffic.
+    /// How many backends can take new traffic.
     pub usable: usize,
-    /// All backends.
+    /// How many backends the pool has.
     pub backends: usize,
-    /// Why not; empty when ready.
+    /// Why this instance is not ready; empty if it is.
     pub reasons: Vec<String>,
 }
 
 impl ReadinessReport {
-    /// Returns true if there is no reason against it.
+    /// Returns true if there are no reasons.
     #[must_use]
     pub fn is_ready(&self) -> bool {
         self.reasons.is_empty()

@@ -1,4 +1,4 @@
-//! What happens to a request.
+//! [`Endpoints`] and [`WithEndpoints`]: the services that respond to checks.
 
 use std::{
     convert::Infallible,
@@ -13,7 +13,7 @@ use tower_service::Service;
 
 use super::{Body, Readiness, ResponseBody, json_response::reply, layer::Paths};
 
-/// Answers `/live` and `/ready`, and 404 for the rest; a service to mount.
+/// A service that responds to `/live` and `/ready`, and with 404 to other paths.
 #[derive(Clone, Debug)]
 pub struct Endpoints {
     readiness: Readiness,
@@ -21,7 +21,7 @@ pub struct Endpoints {
 }
 
 impl Endpoints {
-    /// Answers with what `readiness` says.
+    /// Makes a service that responds with the state of `readiness`.
     #[must_use]
     pub fn new(readiness: Readiness) -> Self {
         Self {
@@ -49,7 +49,7 @@ impl<B> Service<Request<B>> for Endpoints {
     }
 }
 
-/// A service behind [`EndpointsLayer`](super::EndpointsLayer).
+/// A service with endpoints in front of it; made by [`EndpointsLayer`](super::EndpointsLayer).
 #[derive(Clone, Debug)]
 pub struct WithEndpoints<S> {
     inner: S,
@@ -66,12 +66,12 @@ impl<S> WithEndpoints<S> {
         }
     }
 
-    /// Returns the inner service.
+    /// Returns a reference to the inner service.
     pub fn get_ref(&self) -> &S {
         &self.inner
     }
 
-    /// Returns the inner service, on its own.
+    /// Consumes `self` and returns the inner service.
     pub fn into_inner(self) -> S {
         self.inner
     }
@@ -102,7 +102,7 @@ where
 }
 
 pin_project! {
-    /// The response of [`WithEndpoints`].
+    /// The response future of [`WithEndpoints`].
     #[project = ResponseFutureProject]
     #[expect(missing_docs, clippy::exhaustive_enums, reason = "an opaque future in effect")]
     #[must_use = "futures do nothing unless polled"]
@@ -132,6 +132,7 @@ where
     }
 }
 
+/// Returns the response of an endpoint, or `None` if the path is not one of an endpoint.
 fn own_response<B>(
     request: &Request<B>,
     readiness: &Readiness,

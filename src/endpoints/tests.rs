@@ -42,7 +42,7 @@ fn counted(runs: &Arc<AtomicUsize>, takes: Duration) -> Dependency {
 }
 
 #[tokio::test(start_paused = true)]
-async fn whoever_asks_during_a_run_shares_it_and_a_result_is_good_for_a_second() {
+async fn requests_share_a_run_and_a_result_is_reused_for_a_second() {
     let runs = Arc::default();
     let health = HealthService::new([counted(&runs, Duration::from_millis(100))]).unwrap();
     let began = Instant::now();
@@ -66,7 +66,7 @@ async fn whoever_asks_during_a_run_shares_it_and_a_result_is_good_for_a_second()
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_hangs_up_takes_no_result_away() {
+async fn a_dropped_request_does_not_stop_the_run() {
     let runs = Arc::default();
     let health = HealthService::new([counted(&runs, Duration::from_millis(100))]).unwrap();
     let first = health.clone().oneshot(Request::new(()));
@@ -127,7 +127,7 @@ async fn the_answer_says_what_a_balancer_reads() {
     assert_eq!(
         header(&response, "x-evenkeel-failed-dependency"),
         "db, mail",
-        "what is to blame comes first"
+        "hard dependencies come first"
     );
     assert_eq!(header(&response, "retry-after"), "1");
     assert_eq!(value["status"], "fail");
@@ -159,18 +159,22 @@ async fn a_drain_says_so_at_once_and_is_undone() {
     health.drain();
     advance(Duration::from_secs(5)).await;
     let (response, value) = ask(&health).await;
-    assert_eq!(response.status(), 503, "for whoever reads the status alone");
+    assert_eq!(
+        response.status(),
+        503,
+        "for balancers that read the status alone"
+    );
     assert_eq!(header(&response, "x-evenkeel-health"), "drain");
     assert_eq!(value["status"], "drain");
     assert_eq!(value["dependencies"]["db"]["status"], "pass", "as it was");
-    assert_eq!(runs.load(Relaxed), 1, "nothing is checked any more");
+    assert_eq!(runs.load(Relaxed), 1, "a draining service runs no checks");
     health.resume();
     let (response, _) = ask(&health).await;
     assert_eq!(header(&response, "x-evenkeel-health"), "pass");
 }
 
 #[test]
-fn a_run_whose_runtime_ended_is_begun_anew() {
+fn a_run_whose_runtime_ended_is_started_again() {
     let hung = Dependency::new("hung", pending::<Result<(), std::io::Error>>).unwrap();
     let health = HealthService::new([hung]).unwrap();
     let runtime = || {
@@ -186,7 +190,7 @@ fn a_run_whose_runtime_ended_is_begun_anew() {
 }
 
 #[test]
-fn what_cannot_be_is_refused_by_name() {
+fn bad_settings_are_refused_by_field() {
     let check = || async { Ok::<_, std::io::Error>(()) };
     for name in ["", "two words", "a,b", "ü", &"x".repeat(65)] {
         let error = Dependency::new(name, check).unwrap_err();
@@ -216,13 +220,19 @@ fn the_documented_defaults_are_those_of_the_code() {
             "| deadline for all checks | {} s |",
             health_service::DEADLINE.as_secs_f64()
         ),
-        format!("| time-out of one | {} s |", dependency::TIMEOUT.as_secs()),
         format!(
-            "| a result is good for | {} s |",
+            "| time-out of one check | {} s |",
+            dependency::TIMEOUT.as_secs()
+        ),
+        format!(
+            "| a result is reused for | {} s |",
             health_service::CACHE.as_secs()
         ),
         format!("| `{}` | 200 while the process", layer::DEFAULT_LIVE_PATH),
-        format!("| `{}` | 200 while it can route", layer::DEFAULT_READY_PATH),
+        format!(
+            "| `{}` | 200 while a backend is usable",
+            layer::DEFAULT_READY_PATH
+        ),
     ];
     for row in rows {
         assert!(docs.contains(&row), "the table must say: {row}");
