@@ -1,15 +1,14 @@
-//! An application in axum whose `/health` says how its dependencies are: one it cannot do
-//! without, one it can.
+//! An application in axum whose `/health` reports its dependencies: a hard one and a soft one.
 //!
 //! ```sh
 //! cargo run --example endpoints
 //! curl -i http://127.0.0.1:3000/health
-//! curl -X POST http://127.0.0.1:3000/mail        # the soft one fails: degraded, and 200
-//! curl -X POST http://127.0.0.1:3000/database    # the hard one: 503; again, and it is back
+//! curl -X POST http://127.0.0.1:3000/mail        # the soft one fails: 200, degraded
+//! curl -X POST http://127.0.0.1:3000/database    # the hard one fails: 503; again to recover
 //! ```
 //!
-//! SIGTERM drains: `/health` fails first, and five seconds later the listener closes.
-#![expect(clippy::print_stdout, reason = "an example talks to people")]
+//! SIGTERM drains the application: `/health` fails at once, and the listener closes 5 s later.
+#![expect(clippy::print_stdout, reason = "an example prints its address")]
 
 use std::{
     sync::atomic::{AtomicBool, Ordering::Relaxed},
@@ -33,8 +32,8 @@ use tokio::{
 static DATABASE_IS_UP: AtomicBool = AtomicBool::new(true);
 static MAIL_IS_UP: AtomicBool = AtomicBool::new(true);
 
-/// Stands for a query.
-async fn look(is_up: &AtomicBool) -> Result<(), BoxError> {
+/// Stands for a query to the dependency.
+async fn query(is_up: &AtomicBool) -> Result<(), BoxError> {
     match is_up.load(Relaxed) {
         true => Ok(()),
         false => Err("connection refused".into()),
@@ -44,8 +43,8 @@ async fn look(is_up: &AtomicBool) -> Result<(), BoxError> {
 #[tokio::main]
 async fn main() -> Result<(), BoxError> {
     let health = HealthService::new([
-        Dependency::new("database", || look(&DATABASE_IS_UP))?,
-        Dependency::new("mail", || look(&MAIL_IS_UP))?.soft(0.5)?,
+        Dependency::new("database", || query(&DATABASE_IS_UP))?,
+        Dependency::new("mail", || query(&MAIL_IS_UP))?.soft(0.5)?,
     ])?;
     let toggle = |is_up: &'static AtomicBool| {
         post(move || async {

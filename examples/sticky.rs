@@ -1,9 +1,9 @@
-//! Sticky sessions around somebody else's balancer: here, a coin toss.
+//! Sticky sessions around a balancer of your own: here, a coin toss.
 //!
 //! ```sh
 //! cargo run --example sticky
-//! curl -si http://127.0.0.1:3000/                                    # any node, and a cookie
-//! curl -s --cookie "NODE=<its value>" http://127.0.0.1:3000/         # that node, every time
+//! curl -si http://127.0.0.1:3000/                                    # either backend, and a cookie
+//! curl -s --cookie "NODE=<its value>" http://127.0.0.1:3000/         # the same backend, every time
 //! ```
 
 use std::{convert::Infallible, error::Error};
@@ -20,13 +20,13 @@ use hyper_util::{rt::TokioIo, service::TowerToHyperService};
 use tower::{Layer, service_fn};
 
 #[tokio::main]
-#[expect(clippy::print_stdout, reason = "an example talks to people")]
+#[expect(clippy::print_stdout, reason = "an example prints its address")]
 async fn main() -> Result<(), Box<dyn Error>> {
     let pool = Pool::new([
         Backend::new("left", "http://127.0.0.1:9001")?,
         Backend::new("right", "http://127.0.0.1:9002")?,
     ])?;
-    // In earnest, from a secret store. Without TLS the cookie cannot be Secure.
+    // In production: random keys from a secret store, and TLS instead of `insecure`.
     let keys = Keys::from_hex(["0123456789abcdef".repeat(4)])?;
     let sticky = StickyLayer::new(pool.clone(), keys)
         .cookie_name("NODE")?

@@ -1,4 +1,4 @@
-//! A backend as a process of its own: this program, started once more.
+//! A backend process: this program, started once more.
 
 use std::{
     convert::Infallible,
@@ -29,7 +29,7 @@ use tokio::{
 };
 use tower::ServiceExt;
 
-/// A running backend; killed when it is dropped.
+/// A running backend process; killed when dropped.
 pub(crate) struct Process {
     child: Child,
     name: &'static str,
@@ -62,12 +62,12 @@ impl Process {
         &self.address
     }
 
-    /// SIGKILL: no goodbye.
+    /// Sends SIGKILL: the process ends at once, in the middle of its responses.
     pub(crate) fn kill(&mut self) -> io::Result<()> {
         self.child.kill()
     }
 
-    /// Waits until it is gone, for one that was killed.
+    /// Waits for the end of a process that was killed.
     pub(crate) fn gone(&mut self) -> io::Result<()> {
         self.child.wait().map(drop)
     }
@@ -86,7 +86,7 @@ impl Process {
         }
     }
 
-    /// Waits until it has ended by itself.
+    /// Waits until the process has ended by itself.
     pub(crate) async fn ended(&mut self) -> Result<(), BoxError> {
         let gone = async {
             while self.child.try_wait()?.is_none() {
@@ -100,19 +100,19 @@ impl Process {
 
 impl Drop for Process {
     fn drop(&mut self) {
-        // It may be gone already.
+        // The process may have ended already.
         drop(self.kill());
         drop(self.gone());
     }
 }
 
-/// Serves until whoever started it is gone, or a signal comes:
+/// Serves until the parent process ends, or a signal arrives:
 ///
-/// - SIGTERM: it accepts no more, ends what runs, and ends.
-/// - SIGUSR2: its health says so first, for a while; then the same.
-/// - SIGUSR1: whatever is asked for, it answers 503 at once. Its health stays good. Once more,
-///   and it serves.
-#[expect(clippy::print_stdout, reason = "it tells its parent where it is")]
+/// - SIGTERM: accepts no more connections, completes the requests in flight, and ends.
+/// - SIGUSR2: reports `drain` as its health for three checks, then does the same.
+/// - SIGUSR1: responds to every request with 503 at once, while its health stays `pass`. The next
+///   SIGUSR1 ends that.
+#[expect(clippy::print_stdout, reason = "the parent process reads the address")]
 pub(crate) async fn serve(name: &str, address: &str) -> Result<(), BoxError> {
     thread::spawn(|| {
         drop(io::stdin().read(&mut [0]));
@@ -182,9 +182,10 @@ async fn answer(
     Ok(response)
 }
 
-/// What a request takes: more than an error does, which comes at once.
+/// The time for a request. An error takes none, which attracts a strategy that prefers fast
+/// backends.
 const WORK: Duration = Duration::from_millis(3);
-/// How long a backend that leaves says so before: three checks.
+/// How long a leaving backend reports `drain` before it stops: three checks.
 const ANNOUNCED: Duration = Duration::from_millis(1_500);
-/// For what runs to end.
+/// The time for requests in flight to end.
 const LONGEST_DRAIN: Duration = Duration::from_secs(5);

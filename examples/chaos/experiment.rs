@@ -1,5 +1,4 @@
-//! Where it plays: backends in racks, zones and regions, a pool of them, load on it, and a book
-//! of what happened.
+//! The set-up: backends in racks, zones and regions, a pool of them, load, and a record of changes.
 
 use std::{
     sync::{Arc, Mutex, PoisonError},
@@ -22,7 +21,7 @@ use tower::Layer;
 
 use crate::{backend::Process, load::Load};
 
-/// Six backends: two in each of two racks of one zone, one in the zone beside, two overseas.
+/// Six backends: three in two racks of one zone, one in a second zone, two in another region.
 pub(crate) const NAMES: [&str; 6] = ["a", "b", "c", "d", "e", "f"];
 const LOCALITIES: [&str; 6] = [
     "eu/eu-1/r1",
@@ -33,7 +32,7 @@ const LOCALITIES: [&str; 6] = [
     "us/us-1/r1",
 ];
 
-/// When each backend went up or down.
+/// When the health of each backend changed.
 type Changes = Arc<Mutex<Vec<(Instant, String, Health)>>>;
 
 pub(crate) struct Experiment {
@@ -45,17 +44,17 @@ pub(crate) struct Experiment {
     changes: Changes,
 }
 
-/// One part of the experiment: one line of the table.
+/// One phase of the experiment, and one line of the table.
 pub(crate) struct Row {
     pub(crate) what: String,
     pub(crate) began: Instant,
-    /// Whom it concerns, and what they must become.
+    /// The backends whose health must change, and the health that they must reach.
     pub(crate) awaited: Option<(Vec<usize>, Health)>,
-    /// When all of them had.
+    /// How long it took until all of them had that health.
     pub(crate) noticed: Option<Duration>,
-    /// Requests may fail: there is nobody to answer them.
+    /// Requests may fail in this phase: no backend can serve them.
     pub(crate) may_fail: bool,
-    /// What else is to be said.
+    /// A remark at the end of the line.
     pub(crate) remark: String,
 }
 
@@ -104,7 +103,7 @@ impl Experiment {
         })
     }
 
-    /// Begins a part: what happens from now on stands in a line of its own.
+    /// Begins a phase, with a line of its own in the table.
     pub(crate) fn begin(&mut self, what: impl Into<String>) {
         self.load.next_phase();
         self.rows.push(Row {
@@ -121,7 +120,7 @@ impl Experiment {
         self.rows.last_mut()
     }
 
-    /// Waits until all of these have become that, which they must soon.
+    /// Waits until all of these backends have this health; returns an error after 15 s.
     pub(crate) async fn until(&mut self, all: &[usize], health: Health) -> Result<(), BoxError> {
         let usable = health == Health::Healthy;
         let (pool, changes) = (self.pool.clone(), self.changes.clone());
@@ -156,7 +155,7 @@ impl Experiment {
         row.noticed = when.ok().flatten().map(|when| when - began);
         match row.noticed {
             Some(_) => Ok(()),
-            None => Err(format!("{}: nobody noticed", row.what).into()),
+            None => Err(format!("{}: the pool did not notice within 15 s", row.what).into()),
         }
     }
 
@@ -164,13 +163,13 @@ impl Experiment {
         sleep(time).await;
     }
 
-    /// Returns how many requests were ever sent to this one.
+    /// Returns how many requests this backend has received so far.
     pub(crate) fn requests(&self, nth: usize) -> u64 {
         let snapshot = self.pool.snapshot();
         snapshot.get(NAMES[nth]).map_or(0, Backend::requests)
     }
 
-    /// Returns which backends stand there.
+    /// Returns the backends within a region, zone or rack.
     pub(crate) fn within(&self, locality: &str) -> Vec<usize> {
         let all = LOCALITIES.iter().enumerate();
         let there = all.filter(|(_, own)| own.starts_with(locality));
@@ -197,9 +196,9 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Requests a second.
+/// The load, in requests a second.
 pub(crate) const RATE: u32 = 500;
-/// How long a backend may think: what a request loses that meets one that hangs.
+/// How long the proxy waits for a response head: a request to a hanging backend loses this time.
 const RESPONSE_TIMEOUT: Duration = Duration::from_millis(150);
-/// Whatever takes longer does not happen.
+/// How long the experiment waits for a change of health.
 const LONGEST: Duration = Duration::from_secs(15);

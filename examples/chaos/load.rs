@@ -1,5 +1,7 @@
-//! Requests at a steady pace, whatever becomes of those before: every other one from a client
-//! that keeps a cookie, the rest from strangers.
+//! Load at a constant rate: half of the requests from clients with a session, half without.
+//!
+//! The rate does not depend on the responses. A load generator that waits for a response before it
+//! sends the next request measures nothing while a backend hangs.
 
 use std::{
     convert::Infallible,
@@ -22,20 +24,20 @@ use tokio::{
 };
 use tower::{Service, ServiceExt};
 
-/// What became of the requests that ended in one phase of the experiment.
+/// The requests that ended in one phase of the experiment.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Phase {
     pub(crate) requests: usize,
     pub(crate) failed: usize,
-    /// Told to come back later: 503 with `Retry-After`.
+    /// Responses of 503 with `Retry-After`.
     pub(crate) refused: usize,
     pub(crate) slowest: Duration,
     pub(crate) first_failure: Option<String>,
-    /// How often each session moved.
+    /// How often each session moved to another backend.
     pub(crate) moves: Vec<u32>,
 }
 
-/// A client: the cookie that it was given, and who answered last.
+/// A client with a cookie, and the backend that answered it last.
 #[derive(Clone, Default)]
 struct Session {
     cookie: Option<HeaderValue>,
@@ -97,7 +99,7 @@ impl Load {
         }
     }
 
-    /// Counts what ends from now on apart.
+    /// Begins a phase: requests that end from now on count towards it.
     pub(crate) fn next_phase(&self) {
         let moves = vec![0; SESSIONS];
         lock(&self.records).phases.push(Phase {
@@ -110,14 +112,14 @@ impl Load {
         lock(&self.records).phases.clone()
     }
 
-    /// Returns how many sessions live on these.
+    /// Returns how many sessions are on these backends.
     pub(crate) fn sessions_on(&self, names: &[&str]) -> usize {
         let records = lock(&self.records);
         let on = |s: &&Session| s.home.as_deref().is_some_and(|home| names.contains(&home));
         records.sessions.iter().filter(on).count()
     }
 
-    /// Stops, and waits for the answers.
+    /// Stops the load and waits for the requests in flight.
     pub(crate) async fn finish(&self) {
         self.stop.send_replace(true);
         let task = lock(&self.task).take();
@@ -227,7 +229,7 @@ impl Client {
     }
 }
 
-/// Clients that keep a cookie.
+/// How many clients keep a cookie.
 pub(crate) const SESSIONS: usize = 120;
-/// A client's patience.
+/// How long a client waits before its request counts as failed.
 const CLIENT_TIMEOUT: Duration = Duration::from_secs(5);

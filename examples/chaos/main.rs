@@ -1,6 +1,9 @@
-//! An experiment: six backend processes under load; one is killed and started again, one hangs
-//! and wakes up, all are restarted one after another. No request fails. Without failover, some
-//! do.
+//! An experiment with real processes: failures of backends under load, and what clients notice.
+//!
+//! Six backend processes serve 500 requests a second. By default, one backend is killed and started
+//! again, one is suspended and resumed, and all are restarted one after another. With failover, no
+//! request fails; without it, some do. Each line of the table is one phase of the experiment; the
+//! program explains the columns when it starts.
 //!
 //! ```sh
 //! cargo run --features full --example chaos
@@ -8,7 +11,8 @@
 //! cargo run --features full --example chaos -- rack zone region down fast503   # or: all
 //! ```
 //!
-//! It exits with 1 when a request failed that a backend was there for.
+//! The program exits with 1 if a request failed although a backend could have served it, or if an
+//! invariant was violated.
 
 mod backend;
 mod experiment;
@@ -28,7 +32,7 @@ use crate::{
 #[tokio::main]
 async fn main() -> Result<ExitCode, BoxError> {
     let args: Vec<String> = env::args().skip(1).collect();
-    // How this program starts itself as a backend.
+    // The experiment starts this program again for each backend.
     if let [flag, name, address] = args.as_slice() {
         if flag == "--be-backend" {
             backend::serve(name, address).await?;
@@ -43,9 +47,9 @@ async fn main() -> Result<ExitCode, BoxError> {
     let mut rows = Vec::new();
     let mut violations = Vec::new();
     for scenario in scenarios {
-        // A new one for each: the memory of the last would damp what flaps.
+        // Each scenario has its own pool: health checks dampen backends that flapped before.
         let mut experiment = Experiment::set(attempts).await?;
-        experiment.begin("all is well");
+        experiment.begin("no fault");
         experiment.hold(Duration::from_secs(1)).await;
         let result = scenario.play(&mut experiment).await;
         experiment.load.finish().await;
@@ -74,7 +78,7 @@ async fn main() -> Result<ExitCode, BoxError> {
     })
 }
 
-/// Reads what is to be played, and how often a request is tried.
+/// Returns the scenarios and the number of attempts for a request; `None` for unknown arguments.
 fn parse_args(args: &[String]) -> Option<(Vec<Scenario>, u32)> {
     let mut scenarios = Vec::new();
     let mut attempts = 3;

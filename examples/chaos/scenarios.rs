@@ -1,4 +1,4 @@
-//! What goes wrong.
+//! The scenarios: what fails, and how it recovers.
 
 use std::time::Duration;
 
@@ -7,7 +7,7 @@ use tokio::time::Instant;
 
 use crate::experiment::{Experiment, NAMES};
 
-/// One thing that goes wrong, and is put right again.
+/// A failure, and the recovery from it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Scenario {
     Kill,
@@ -21,7 +21,7 @@ pub(crate) enum Scenario {
     Fast503,
 }
 
-/// Every scenario, its flag, and what it is.
+/// Every scenario, its argument on the command line, and its description.
 pub(crate) const ALL: [(Scenario, &str, &str); 9] = [
     (Scenario::Kill, "kill", "SIGKILL of one backend"),
     (Scenario::Hang, "hang", "SIGSTOP of one backend"),
@@ -33,7 +33,7 @@ pub(crate) const ALL: [(Scenario, &str, &str); 9] = [
     (
         Scenario::Announced,
         "announced",
-        "the same, and each fails its health first",
+        "the same, and each reports drain first",
     ),
     (
         Scenario::Rack,
@@ -42,11 +42,11 @@ pub(crate) const ALL: [(Scenario, &str, &str); 9] = [
     ),
     (Scenario::Zone, "zone", "all of a zone"),
     (Scenario::Region, "region", "all of a region: four of six"),
-    (Scenario::Down, "down", "all there are"),
-    (Scenario::Fast503, "fast503", "one answers 503 in no time"),
+    (Scenario::Down, "down", "all six"),
+    (Scenario::Fast503, "fast503", "one answers 503 at once"),
 ];
 
-/// What runs when nothing else is said: less than a minute.
+/// The scenarios without arguments on the command line; together less than a minute.
 pub(crate) const DEFAULT: [Scenario; 3] = [Scenario::Kill, Scenario::Hang, Scenario::Rolling];
 
 impl Scenario {
@@ -72,7 +72,7 @@ async fn kill(experiment: &mut Experiment, what: &str, all: &[usize]) -> Result<
         _ => format!("{what} ({})", names.join(" ")),
     };
     experiment.begin(format!("{label} killed"));
-    // All at once: a signal is sent within microseconds, while a death takes its time.
+    // First all signals, then the waits: the processes must end at the same moment.
     for nth in all {
         experiment.processes[*nth].kill()?;
     }
@@ -106,14 +106,14 @@ async fn hang(experiment: &mut Experiment) -> Result<(), BoxError> {
     Ok(())
 }
 
-/// Each is asked to end, ends, and is started again when it has.
+/// Restarts every backend gracefully, one after another.
 async fn rolling(experiment: &mut Experiment, signal: &str) -> Result<(), BoxError> {
     for (nth, name) in NAMES.into_iter().enumerate() {
         experiment.begin(format!("{name} drained (SIG{signal}), restarted"));
         experiment.processes[nth].signal(signal)?;
         experiment.processes[nth].ended().await?;
         let ended = Instant::now();
-        // A start takes time, and the pool has to see that it is gone: or it was not.
+        // The pool must notice the end first: otherwise the restart is no failure to recover from.
         experiment.until(&[nth], Health::Unhealthy).await?;
         experiment.processes[nth].restart()?;
         let noticed = experiment.row().and_then(|row| row.noticed);
@@ -176,21 +176,21 @@ async fn fast_503(experiment: &mut Experiment) -> Result<(), BoxError> {
     if let Some(row) = experiment.row() {
         row.remark = format!("{} requests went to d", after - before);
     }
-    // Its checks passed all the while, so only the trial after its time will bring it back.
+    // Its checks passed all the time: only a trial with live traffic readmits it.
     experiment.begin("d serves again, and waits for its trial");
     experiment.processes[3].signal("USR1")?;
     experiment.hold(PAUSE).await;
     Ok(())
 }
 
-/// What this process used of the processors.
+/// Returns the CPU time of this process so far; `None` outside Linux.
 fn cpu_time() -> Option<Duration> {
     let stat = std::fs::read_to_string("/proc/self/stat").ok()?;
     let fields: Vec<&str> = stat.rsplit(')').next()?.split_whitespace().collect();
     let ticks: u64 = fields.get(11)?.parse::<u64>().ok()? + fields.get(12)?.parse::<u64>().ok()?;
-    // Linux tells them in hundredths, whatever its own clock does.
+    // The kernel reports hundredths of a second to user space, whatever its own tick is.
     Some(Duration::from_millis(10 * ticks))
 }
 
-/// Between one thing and the next.
+/// The pause between two phases.
 const PAUSE: Duration = Duration::from_millis(1_500);

@@ -1,4 +1,4 @@
-//! The table.
+//! The table of results.
 
 use std::time::Duration;
 
@@ -13,14 +13,15 @@ pub(crate) fn begin(failover: bool) {
     print(&format!(
         "{backends} backend processes, {RATE} requests a second, half of them from {SESSIONS} sticky clients, {with} failover.\n"
     ));
+    print(COLUMNS);
     print(&line(
-        "what happens",
+        "phase",
         ["requests", "failed", "slowest", "noticed", "moved"],
         "",
     ));
 }
 
-/// Prints a line.
+/// Prints the line of a phase.
 pub(crate) fn row(row: &Row, phase: &Phase) {
     let failed = match (row.may_fail, phase.failed) {
         (true, failed) if failed > 0 => format!("({failed})"),
@@ -30,7 +31,7 @@ pub(crate) fn row(row: &Row, phase: &Phase) {
     let twice = phase.moves.iter().filter(|n| **n > 1).count();
     let mut remarks = Vec::new();
     if phase.refused > 0 {
-        remarks.push(format!("{} told to come back later", phase.refused));
+        remarks.push(format!("{} refused with Retry-After", phase.refused));
     }
     if twice > 0 {
         remarks.push(format!("{twice} moved more than once"));
@@ -56,14 +57,14 @@ pub(crate) fn row(row: &Row, phase: &Phase) {
     ));
 }
 
-/// Sums up; returns how many requests failed that should not have.
+/// Prints the sum; returns how many requests failed although a backend could have served them.
 pub(crate) fn end(phases: &[(Row, Phase)]) -> usize {
     let all: usize = phases.iter().map(|(_, phase)| phase.requests).sum();
     let must_not = || phases.iter().filter(|(row, _)| !row.may_fail);
     let failed = must_not().map(|(_, phase)| phase.failed).sum();
     let first = must_not().find_map(|(_, phase)| phase.first_failure.as_ref());
     print(&match first {
-        None => format!("\n{all} requests, and none failed that could be answered."),
+        None => format!("\n{all} requests; none failed that a backend could have served."),
         Some(first) => format!("\n{failed} of {all} requests FAILED, the first with: {first}"),
     });
     failed
@@ -80,7 +81,16 @@ fn millis(time: Duration) -> String {
     format!("{} ms", time.as_millis())
 }
 
-#[expect(clippy::print_stdout, reason = "an example talks to people")]
+#[expect(clippy::print_stdout, reason = "an example prints its results")]
 pub(crate) fn print(text: &str) {
     println!("{text}");
 }
+
+/// What the columns mean.
+const COLUMNS: &str = "\
+requests  ended in this phase
+failed    of them, without a response of 2xx; in parentheses where no backend was left
+slowest   the longest of them, from the call to the end of the body
+noticed   from the beginning of the phase until the pool knew of the change
+moved     sessions that changed their backend
+";

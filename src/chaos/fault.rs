@@ -259,6 +259,24 @@ mod tests {
     }
 
     #[test]
+    fn the_documented_defaults_are_those_of_the_code() {
+        let fault = Fault::latency(Duration::ZERO);
+        assert!(fault.jitter.is_zero() && fault.backend.is_none() && fault.header.is_none());
+        let docs = include_str!("mod.rs");
+        for row in [
+            "| faults | none |",
+            &format!(
+                "| share of the requests that a fault meets | {:?} |",
+                fault.share
+            ),
+            "| jitter | none |",
+            "| backend, header | any |",
+        ] {
+            assert!(docs.contains(row), "the table must have: {row}");
+        }
+    }
+
+    #[test]
     fn a_share_is_a_share() {
         let fault = Fault::abort(ErrorKind::Connect).share(0.25).unwrap();
         let faults = [fault];

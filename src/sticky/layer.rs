@@ -303,3 +303,27 @@ fn is_attribute_value(text: &str) -> bool {
 /// A name that HAProxy configurations commonly use for the same purpose.
 pub(super) const DEFAULT_COOKIE_NAME: &str = "PROXY_SERVER_ID";
 const DEFAULT_PATH: &str = "/";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_documented_defaults_are_those_of_the_code() {
+        let layer = StickyLayer::new(Pool::new([]).unwrap(), Keys::new([7; 32]));
+        let attributes = "; Path=/; HttpOnly; Secure; SameSite=Lax";
+        let cookie = layer.config.set_cookie("token");
+        assert_eq!(cookie, format!("{DEFAULT_COOKIE_NAME}=token{attributes}"));
+        let docs = include_str!("mod.rs");
+        for row in [
+            &format!("| cookie | `{DEFAULT_COOKIE_NAME}` |"),
+            "| `HttpOnly` | always |",
+            "| `Secure` | on;",
+            "| `SameSite` | `Lax` |",
+            "| `Path` | `/` |",
+            "| `Domain`, `Max-Age` | none:",
+        ] {
+            assert!(docs.contains(row), "the table must have: {row}");
+        }
+    }
+}

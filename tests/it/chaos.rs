@@ -21,7 +21,7 @@ use crate::support::Origin;
 
 type Answer = Response<Full<Bytes>>;
 
-/// Somebody else's service: a kilobyte that says who was selected.
+/// A service that responds with a kilobyte of the id of the selected backend.
 async fn foreign(request: Request<Full<Bytes>>) -> Result<Answer, Infallible> {
     let selected = request.extensions().get::<Selected>();
     let id = selected.map_or("x", |Selected(backend)| backend.id());
@@ -90,7 +90,7 @@ async fn a_status_is_answered_for_the_backend() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_hang_lasts_as_long_as_the_patience() {
+async fn a_hang_lasts_until_the_caller_gives_up() {
     let hung = alone(Fault::hang()).oneshot(request());
     let hour = Duration::from_secs(3_600);
     assert!(tokio::time::timeout(hour, hung).await.is_err());
@@ -127,18 +127,18 @@ async fn a_body_breaks_off_ends_early_or_trickles() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn one_seed_is_one_story() {
-    let play = |seed| async move {
+async fn one_seed_gives_one_sequence_of_faults() {
+    let run = |seed| async move {
         let fault = Fault::abort(ErrorKind::Connect).share(0.5).unwrap();
         let layer = ChaosLayer::new(seed).with_fault(fault);
         let service = layer.layer(service_fn(foreign));
-        let mut story = Vec::new();
+        let mut outcomes = Vec::new();
         for _ in 0..64 {
-            story.push(service.clone().oneshot(request()).await.is_ok());
+            outcomes.push(service.clone().oneshot(request()).await.is_ok());
         }
-        story
+        outcomes
     };
-    let (one, again, other) = (play(1).await, play(1).await, play(2).await);
+    let (one, again, other) = (run(1).await, run(1).await, run(2).await);
     assert_eq!(one, again, "the same seed meets the same requests");
     assert_ne!(one, other, "another one meets others");
 }
@@ -166,19 +166,23 @@ async fn failover_hides_a_backend_that_is_switched_off_and_on() {
             let response = stack.clone().oneshot(request).await.unwrap();
             let body = response.into_body().collect().await.unwrap().to_bytes();
             invariants.end(number);
-            assert_ne!(body, down, "the other one answers");
+            assert_ne!(body, down, "the other backend answers");
             let failed = |o: &Option<Outcome>| matches!(o, Some(Outcome::Failed(_)));
             let failures =
                 exchange.attempts(|all| all.iter().filter(|a| failed(&a.outcome)).count());
-            assert!(failures <= 1, "one try more is enough");
+            assert!(failures <= 1, "one more attempt is enough");
         }
     }
     switch.clear();
-    assert_eq!(invariants.check(&pool), Ok(()), "nothing is lost or held");
+    assert_eq!(
+        invariants.check(&pool),
+        Ok(()),
+        "no request is lost, no lease held"
+    );
 }
 
-/// What a client over a socket got: the status and how many bytes, or why not.
-async fn got(address: SocketAddr, marked: bool) -> Result<(StatusCode, usize), BoxError> {
+/// Sends a request over a socket; returns the status and the number of bytes of the body.
+async fn send(address: SocketAddr, marked: bool) -> Result<(StatusCode, usize), BoxError> {
     let client: Client<_, Full<Bytes>> = Client::builder(TokioExecutor::new()).build_http();
     let mut request = Request::get(format!("http://{address}/"));
     if marked {
@@ -208,7 +212,7 @@ async fn over_sockets_a_user_proves_what_failover_hides_and_what_it_cannot() {
     let served = evenkeel::serve(listener, invariants.layer(stack)).into_future();
     let served = tokio::spawn(served);
 
-    // Hidden: whatever becomes of the one, the other answers.
+    // Hidden: the other backend answers, whatever happens to the first.
     for kind in [
         ErrorKind::Connect,
         ErrorKind::ConnectTimeout,
@@ -217,17 +221,21 @@ async fn over_sockets_a_user_proves_what_failover_hides_and_what_it_cannot() {
     ] {
         let before = a.requests();
         switch.set([Fault::abort(kind).backend("a")]);
-        // Few enough for the budget of retries.
+        // Within the budget of retries.
         for _ in 0..5 {
             assert_eq!(
-                got(address, false).await.unwrap(),
+                send(address, false).await.unwrap(),
                 (StatusCode::OK, LONG),
                 "{kind}"
             );
         }
-        assert_eq!(a.requests(), before, "{kind}: nothing came to it");
+        assert_eq!(
+            a.requests(),
+            before,
+            "{kind}: the backend must receive nothing"
+        );
     }
-    // Not hidden: the head is with the client already. By header, so others see nothing of it.
+    // Not hidden: the client has the head already. Restricted by a header to marked requests.
     let (name, value) = (
         HeaderName::from_static("x-chaos"),
         HeaderValue::from_static("1"),
@@ -235,27 +243,30 @@ async fn over_sockets_a_user_proves_what_failover_hides_and_what_it_cannot() {
     let marked = |fault: Fault| fault.header(name.clone(), value.clone());
     switch.set([marked(Fault::reset(1_000))]);
     for _ in 0..4 {
-        assert!(got(address, true).await.is_err(), "half a body is an error");
-        assert_eq!(got(address, false).await.unwrap(), (StatusCode::OK, LONG));
+        assert!(
+            send(address, true).await.is_err(),
+            "a broken body must be an error"
+        );
+        assert_eq!(send(address, false).await.unwrap(), (StatusCode::OK, LONG));
     }
     switch.set([marked(Fault::status(StatusCode::BAD_GATEWAY))]);
     assert_eq!(
-        got(address, true).await.unwrap(),
+        send(address, true).await.unwrap(),
         (StatusCode::BAD_GATEWAY, 0)
     );
     let began = Instant::now();
     switch.set([marked(Fault::bandwidth(200_000).unwrap())]);
-    assert_eq!(got(address, true).await.unwrap(), (StatusCode::OK, LONG));
+    assert_eq!(send(address, true).await.unwrap(), (StatusCode::OK, LONG));
     assert!(
         began.elapsed() >= Duration::from_millis(400),
         "half a second's worth"
     );
-    // One who hangs up on a hang is counted nowhere, and leaves nothing behind.
+    // A client that gives up on a hang is charged to no backend, and leaves no lease behind.
     switch.set([marked(Fault::hang())]);
-    let hung = tokio::time::timeout(Duration::from_millis(100), got(address, true));
+    let hung = tokio::time::timeout(Duration::from_millis(100), send(address, true));
     assert!(hung.await.is_err());
     switch.clear();
-    assert_eq!(got(address, true).await.unwrap(), (StatusCode::OK, LONG));
+    assert_eq!(send(address, true).await.unwrap(), (StatusCode::OK, LONG));
 
     let settled = async {
         while invariants.check(&pool).is_err() {

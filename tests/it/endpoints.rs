@@ -122,7 +122,7 @@ async fn alone_in_front_of_a_foreign_service_it_answers_its_own_paths() {
     }
 }
 
-/// An application in axum, with a health that depends on whoever listens at `database`.
+/// An application in axum whose health depends on a listener at `database`.
 async fn application(database: SocketAddr, runs: &Arc<AtomicUsize>) -> (SocketAddr, HealthService) {
     let runs = runs.clone();
     let connect = move || {
@@ -139,7 +139,7 @@ async fn application(database: SocketAddr, runs: &Arc<AtomicUsize>) -> (SocketAd
     (address, health)
 }
 
-/// Accepts, and says nothing.
+/// Accepts connections and never writes.
 async fn database(address: SocketAddr) -> (SocketAddr, tokio::task::JoinHandle<()>) {
     let listener = TcpListener::bind(address).await.unwrap();
     let address = listener.local_addr().unwrap();
@@ -164,7 +164,7 @@ async fn becomes(events: &mut Events, id: &str, to: Health) -> String {
 }
 
 #[tokio::test]
-async fn a_backend_whose_database_is_gone_is_out_and_comes_back_with_it() {
+async fn a_backend_is_down_while_its_database_is() {
     let anywhere = "127.0.0.1:0".parse().unwrap();
     let (own, accepting) = database(anywhere).await;
     let (other, _other) = database(anywhere).await;
@@ -180,7 +180,7 @@ async fn a_backend_whose_database_is_gone_is_out_and_comes_back_with_it() {
         .timeout(Duration::from_millis(900));
     let _prober = Prober::start(&pool, checks).unwrap();
     becomes(&mut events, "a", Health::Healthy).await;
-    assert!(runs.load(Relaxed) > 0, "the check went the whole way");
+    assert!(runs.load(Relaxed) > 0, "the check must reach the database");
 
     accepting.abort();
     assert!(accepting.await.unwrap_err().is_cancelled());

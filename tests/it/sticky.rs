@@ -16,7 +16,7 @@ fn layer(pool: &Pool) -> StickyLayer {
     StickyLayer::new(pool.clone(), Keys::new([7; 32]))
 }
 
-/// Somebody else's balancer: honours the affinity, else takes the backend of this id.
+/// A balancer of another crate: honours the affinity, else takes the backend with this id.
 fn foreign(
     pool: Pool,
     otherwise: &'static str,
@@ -70,7 +70,7 @@ fn pair(headers: &HeaderMap) -> String {
     let ours = all
         .iter()
         .find(|c| c.starts_with("PROXY_SERVER_ID="))
-        .expect("our cookie");
+        .expect("the cookie of the layer");
     ours.split(';').next().unwrap().to_owned()
 }
 
@@ -97,7 +97,7 @@ async fn alone_around_a_foreign_balancer_it_keeps_the_session() {
     assert_eq!(
         set_cookies(again.headers()),
         ["theirs=1"],
-        "a cookie that holds is not set again"
+        "a current cookie must not be renewed"
     );
     assert!(!again.headers().contains_key("cache-control"));
     assert_eq!(
@@ -127,7 +127,11 @@ async fn a_session_whose_backend_is_down_moves_and_stays() {
     assert_ne!(new, pair(first.headers()));
     pool.ready("b").unwrap();
     let stayed = sticky.oneshot(request(Some(&new))).await.unwrap();
-    assert_eq!(stayed.headers()["x-backend"], "c", "no flip back");
+    assert_eq!(
+        stayed.headers()["x-backend"],
+        "c",
+        "a session must not move back"
+    );
 }
 
 #[tokio::test]
@@ -149,7 +153,7 @@ async fn a_key_that_was_rotated_keeps_the_session_and_renews_the_cookie() {
 }
 
 #[tokio::test]
-async fn verdicts_and_what_is_not_routed() {
+async fn a_response_without_a_backend_sets_no_cookie() {
     let pool = pool();
     let unrouted = service_fn(|mut request: Request<()>| {
         let verdict = Exchange::of(request.extensions_mut()).sticky_verdict();
@@ -176,7 +180,7 @@ async fn verdicts_and_what_is_not_routed() {
 }
 
 #[tokio::test]
-async fn settings_that_browsers_refuse_are_refused_here() {
+async fn attributes_that_browsers_refuse_are_refused() {
     let pool = pool();
     let base = || layer(&pool);
     for (result, field) in [

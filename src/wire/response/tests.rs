@@ -285,7 +285,7 @@ fn an_interim_response_has_no_fields_of_the_connection() {
 }
 
 #[test]
-fn a_length_that_is_said_twice_goes_on_only_where_one_may() {
+fn a_repeated_length_is_forwarded_once_where_it_is_allowed() {
     let twice = |status: &str, second: &str| {
         let fields = format!("content-length: 5\r\ncontent-length: {second}\r\n");
         parse(&format!("HTTP/1.1 {status}\r\n{fields}\r\n"), false).map(|(_, lines)| lines)
