@@ -277,7 +277,7 @@ mod tests {
     }
 
     #[test]
-    fn a_share_is_a_share() {
+    fn a_fault_meets_its_share_of_the_requests() {
         let fault = Fault::abort(ErrorKind::Connect).share(0.25).unwrap();
         let faults = [fault];
         let met = (0..10_000)

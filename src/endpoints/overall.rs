@@ -108,7 +108,7 @@ mod tests {
     }
 
     #[test]
-    fn a_hard_failure_fails_it_and_the_worst_soft_one_counts() {
+    fn a_hard_failure_fails_the_whole_and_the_smallest_soft_share_counts() {
         let db = |error| result("db", None, error);
         let mail = |error| result("mail", Some(0.5), error);
         let logo = |error| result("logo", Some(1.0), error);
@@ -131,7 +131,7 @@ mod tests {
     }
 
     #[test]
-    fn what_it_says_is_json_and_errors_can_be_left_out() {
+    fn the_body_is_json_and_errors_can_be_left_out() {
         let results = [
             result("db", None, None),
             result("mail", Some(0.5), Some("said \"no\"\n")),

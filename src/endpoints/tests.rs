@@ -105,7 +105,7 @@ async fn checks_run_side_by_side_within_the_deadline() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_answer_says_what_a_balancer_reads() {
+async fn the_response_has_the_headers_that_a_balancer_reads() {
     let failing = |name: &str, why: &'static str| {
         let check = move || async move { Err::<(), _>(std::io::Error::other(why)) };
         Dependency::new(name, check).unwrap()
@@ -136,7 +136,7 @@ async fn the_answer_says_what_a_balancer_reads() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_check_that_panics_is_a_failure_and_no_more() {
+async fn a_check_that_panics_is_a_failed_check() {
     let check = || async {
         if true {
             panic!("a bug");
@@ -152,7 +152,7 @@ async fn a_check_that_panics_is_a_failure_and_no_more() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_drain_says_so_at_once_and_is_undone() {
+async fn a_drain_is_reported_at_once_and_can_be_undone() {
     let runs = Arc::default();
     let health = HealthService::new([counted(&runs, Duration::ZERO)]).unwrap();
     assert_eq!(ask(&health).await.0.status(), 200);

@@ -53,7 +53,7 @@ where
 pub(super) struct Watch {
     exchange: Exchange,
     timer: Timer,
-    /// The alarm was set once.
+    /// The timer was armed once.
     looked: bool,
     /// A hedge may begin.
     hedges: bool,

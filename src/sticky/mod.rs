@@ -127,9 +127,9 @@
 //! any. A new session costs about 170 ns, and the `Cache-Control` value. The
 //! figures are of a shared cloud core, produced by `benches/layers.rs`.
 
+mod cache_control;
 mod cookie;
 mod layer;
-mod private;
 mod service;
 mod token;
 

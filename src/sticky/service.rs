@@ -17,9 +17,9 @@ use tower_service::Service;
 
 use super::{
     StickyLayer,
+    cache_control::make_private,
     cookie::remove,
     layer::{StickyConfig, StickyState, TokenLookup},
-    private::make_private,
 };
 use crate::context::{ConnInfo, Exchange, StickyVerdict};
 

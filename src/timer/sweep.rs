@@ -300,7 +300,7 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn a_deadline_is_never_early_and_hardly_late() {
+    async fn a_deadline_is_never_early_and_at_most_the_lateness_late() {
         for ms in [1, 99, 100, 101, 950, 15_000] {
             let after = Duration::from_millis(ms);
             let deadline = Deadline::new();
@@ -314,7 +314,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn disarmed_and_armed_anew_do_not_fire() {
+    async fn a_deadline_that_is_disarmed_or_armed_again_does_not_fire() {
         let deadline = Deadline::new();
         deadline.arm(Duration::from_millis(500));
         deadline.disarm();
@@ -363,7 +363,7 @@ mod tests {
     }
 
     #[test]
-    fn two_runtimes_that_take_turns_on_a_thread_do_not_wait_for_one_another() {
+    fn runtimes_that_take_turns_on_a_thread_have_separate_sweeps() {
         let runtimes = [0, 1].map(|_| {
             runtime::Builder::new_current_thread()
                 .enable_time()
@@ -385,7 +385,7 @@ mod tests {
     }
 
     #[test]
-    fn a_new_runtime_gets_a_sweep_of_its_own() {
+    fn each_runtime_has_its_own_sweep() {
         for _ in 0..2 {
             let runtime = runtime::Builder::new_current_thread()
                 .enable_time()

@@ -372,7 +372,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_timer_is_never_early_and_hardly_late() {
+    async fn a_timer_is_never_early_and_at_most_the_lateness_late() {
         let mut timer = Timer::default();
         for ms in [0, 1, 4, 5, 6, 49, 50, 51, 1_279, 1_280, 5_000, 60_000] {
             let after = Duration::from_millis(ms);
@@ -518,7 +518,7 @@ mod tests {
     }
 
     #[test]
-    fn a_runtime_that_is_not_run_holds_no_timer_of_another_back() {
+    fn an_idle_runtime_delays_no_timer_of_another_runtime() {
         let runtimes = [(), ()].map(|()| {
             let mut builder = tokio::runtime::Builder::new_current_thread();
             builder.enable_time().start_paused(true).build().unwrap()

@@ -170,7 +170,7 @@ mod tests {
     }
 
     #[test]
-    fn more_options_than_anyone_sends_are_refused() {
+    fn more_than_64_options_are_refused() {
         let many = vec!["a"; MAX_OPTIONS].join(",");
         assert!(read(&[&many]).is_ok());
         assert!(read(&[&many, "a"]).is_err());
@@ -178,7 +178,7 @@ mod tests {
     }
 
     #[test]
-    fn fields_about_the_client_are_known_in_both_spellings() {
+    fn fields_that_describe_the_client_are_recognized_in_both_spellings() {
         for name in [
             "forwarded",
             "x-forwarded-for",

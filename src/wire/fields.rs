@@ -277,7 +277,7 @@ mod tests {
     }
 
     #[test]
-    fn fields_are_names_and_trimmed_values() {
+    fn field_values_are_trimmed() {
         for (text, fields) in [
             ("\r\n", &[][..]),
             ("A:1\r\n\r\n", &["a=1"]),
@@ -291,7 +291,7 @@ mod tests {
     }
 
     #[test]
-    fn what_could_be_read_otherwise_is_refused() {
+    fn ambiguous_fields_are_refused() {
         for text in [
             "a: 1\n\r\n",
             "a: 1\r\n\n",
@@ -315,7 +315,7 @@ mod tests {
     }
 
     #[test]
-    fn an_end_is_found_however_the_head_is_cut() {
+    fn the_end_of_a_head_is_found_in_any_slicing() {
         let head = b"GET / HTTP/1.1\r\na: b\r\n\r\nrest";
         for cut in 0..head.len() {
             let mut searched = 0;
@@ -331,7 +331,7 @@ mod tests {
     }
 
     #[test]
-    fn a_head_has_a_bound() {
+    fn the_length_of_a_head_is_limited() {
         let long = vec![b'a'; MAX_HEAD];
         assert_eq!(find_end(&long[1..], &mut 0), Ok(None));
         assert_eq!(find_end(&long, &mut 0), Err(LINE_TOO_LONG));
@@ -343,7 +343,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_that_is_hit_is_the_one_that_would_be_parsed() {
+    fn a_cached_name_equals_the_parsed_name() {
         // Twice, so that the second look-up hits; many, so that names share slots.
         let names: Vec<_> = (0..300)
             .map(|i| format!("X-{}y", "a".repeat(i % 90)))

@@ -212,7 +212,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_length_is_digits() {
+    fn a_length_consists_of_digits() {
         for (value, length) in [
             ("0", Some(0)),
             ("007", Some(7)),
@@ -244,7 +244,7 @@ mod tests {
     }
 
     #[test]
-    fn a_request_ends_where_one_field_says_so() {
+    fn the_framing_of_a_request_follows_from_one_field() {
         for (lengths, codings, is_http10, framing) in [
             (&[][..], &[][..], false, Ok(Framing::None)),
             (&["0"], &[], false, Ok(Framing::None)),
@@ -272,7 +272,7 @@ mod tests {
     }
 
     #[test]
-    fn equal_lengths_of_an_answer_are_one() {
+    fn equal_lengths_of_a_response_count_as_one() {
         for (values, last) in [
             (&["5"][..], Ok(true)),
             (&["5", "5"], Ok(false)),

@@ -146,7 +146,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn numbers_are_written_as_fmt_does() {
+    fn numbers_are_written_as_core_fmt_writes_them() {
         for value in [0, 7, 10, 1_024, u64::MAX] {
             let (mut decimal, mut hex) = (Vec::new(), Vec::new());
             write_number(value, 10, &mut decimal);

@@ -75,7 +75,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_frames_routes_or_authenticates_is_no_trailer() {
+    fn fields_that_frame_route_or_authenticate_are_no_trailers() {
         for name in [
             "content-length",
             "transfer-encoding",
@@ -108,7 +108,7 @@ mod tests {
     }
 
     #[test]
-    fn they_are_written_behind_the_last_chunk() {
+    fn trailers_follow_the_last_chunk() {
         let mut trailers = HeaderMap::new();
         trailers.insert("etag", "\"a\"".parse().unwrap());
         trailers.insert("content-length", "5".parse().unwrap());

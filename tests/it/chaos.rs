@@ -45,7 +45,7 @@ fn alone(
 }
 
 #[tokio::test(start_paused = true)]
-async fn alone_around_a_foreign_service_it_delays() {
+async fn around_a_service_of_another_crate_it_delays() {
     let began = Instant::now();
     let slow = alone(Fault::latency(Duration::from_secs(3)));
     let response = slow.oneshot(request()).await.unwrap();
@@ -74,7 +74,7 @@ async fn an_abort_gives_the_request_back() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_status_is_answered_for_the_backend() {
+async fn a_status_is_injected_without_calling_the_backend() {
     let service = alone(Fault::status(StatusCode::SERVICE_UNAVAILABLE));
     let response = service.oneshot(request()).await.unwrap();
     assert_eq!(response.status(), 503);
@@ -195,7 +195,7 @@ async fn send(address: SocketAddr, marked: bool) -> Result<(StatusCode, usize), 
 }
 
 #[tokio::test]
-async fn over_sockets_a_user_proves_what_failover_hides_and_what_it_cannot() {
+async fn over_sockets_failover_hides_faults_before_the_response_head_only() {
     const LONG: usize = 100_000;
     let long = |_| async { Response::new(Full::from(vec![b'x'; LONG])) };
     let (a, b) = (Origin::serve(long).await, Origin::serve(long).await);

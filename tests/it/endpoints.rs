@@ -45,7 +45,7 @@ async fn ask(readiness: &Readiness, method: &str, path: &str) -> (u16, String) {
 }
 
 #[tokio::test]
-async fn ready_means_that_it_can_route() {
+async fn ready_means_that_a_backend_is_usable() {
     let (pool, readiness) = readiness();
     assert_eq!(ask(&readiness, "GET", "/live").await.0, 200);
     let (status, text) = ask(&readiness, "GET", "/ready").await;
@@ -92,7 +92,7 @@ async fn a_shutdown_fails_readiness_first_and_liveness_never() {
 }
 
 #[tokio::test]
-async fn alone_in_front_of_a_foreign_service_it_answers_its_own_paths() {
+async fn in_front_of_a_service_of_another_crate_it_responds_to_its_own_paths() {
     let (_pool, readiness) = readiness();
     let inner = service_fn(|_: Request<()>| async {
         Ok::<_, Infallible>(Response::new(Full::new(bytes::Bytes::from("inner"))))

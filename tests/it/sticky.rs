@@ -75,7 +75,7 @@ fn pair(headers: &HeaderMap) -> String {
 }
 
 #[tokio::test]
-async fn alone_around_a_foreign_balancer_it_keeps_the_session() {
+async fn around_a_balancer_of_another_crate_it_keeps_the_session() {
     let pool = pool();
     let first = layer(&pool)
         .layer(foreign(pool.clone(), "b"))

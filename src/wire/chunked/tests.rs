@@ -2,7 +2,7 @@ use proptest::prelude::*;
 
 use super::*;
 
-/// Feeds `wire` in slices; returns the body, the trailers, and what was left over.
+/// Feeds `wire` in slices; returns the body, the trailers, and the bytes after them.
 fn run(
     framing: Framing,
     side: Side,
@@ -79,7 +79,7 @@ fn bad_chunks_are_refused() {
 }
 
 #[test]
-fn extensions_that_are_what_they_claim_to_be_are_left_out() {
+fn well_formed_chunk_extensions_are_ignored() {
     for line in [
         "5;a",
         "5 ;a",
@@ -95,7 +95,7 @@ fn extensions_that_are_what_they_claim_to_be_are_left_out() {
 }
 
 #[test]
-fn blanks_behind_a_size_are_for_answers() {
+fn blanks_after_a_chunk_size_are_accepted_in_responses_only() {
     let wire = b"5 \t\r\nhello\r\n0 \r\n\r\n";
     assert!(run(Framing::Chunked, Side::Request, wire, &[1]).is_err());
     let (body, ..) = run(Framing::Chunked, Side::Response, wire, &[1]).unwrap();
@@ -103,7 +103,7 @@ fn blanks_behind_a_size_are_for_answers() {
 }
 
 #[test]
-fn extensions_have_a_bound_for_each_chunk_and_for_the_body() {
+fn chunk_extensions_are_limited_for_each_chunk_and_for_the_body() {
     let chunk = |bytes: usize| format!("1;{}\r\nx\r\n", "a".repeat(bytes));
     let body = |chunks: usize, bytes: usize| chunk(bytes).repeat(chunks) + "0\r\n\r\n";
     for (chunks, bytes, fine) in [
@@ -119,7 +119,7 @@ fn extensions_have_a_bound_for_each_chunk_and_for_the_body() {
 }
 
 #[test]
-fn trailers_lose_what_belongs_into_a_head() {
+fn fields_that_belong_in_the_head_are_removed_from_trailers() {
     let wire = b"3;ext=1\r\nabc\r\n0\r\nx-sum: 1\r\ncontent-length: 7\r\nTransfer-Encoding: x\r\nX-Forwarded-For: 1.2.3.4\r\n\r\nnext";
     let (body, trailers, rest) = run(Framing::Chunked, Side::Request, wire, &[wire.len()]).unwrap();
     assert_eq!((&*body, &*rest), (&b"abc"[..], &b"next"[..]));
@@ -128,7 +128,7 @@ fn trailers_lose_what_belongs_into_a_head() {
 }
 
 #[test]
-fn trailers_have_a_bound() {
+fn trailers_are_limited() {
     let long = format!("0\r\na: {}\r\n\r\n", "x".repeat(MAX_TRAILERS));
     assert!(run(Framing::Chunked, Side::Request, long.as_bytes(), &[1_000]).is_err());
     assert!(
@@ -158,7 +158,7 @@ fn a_length_is_kept_exactly() {
 
 proptest! {
     #[test]
-    fn chunks_come_back_whole(
+    fn written_chunks_are_read_back(
         chunks in prop::collection::vec(prop::collection::vec(any::<u8>(), 1..50), 0..8),
         cuts in prop::collection::vec(1_usize..9, 1..5),
     ) {
@@ -176,7 +176,7 @@ proptest! {
     }
 
     #[test]
-    fn how_it_is_sliced_does_not_matter(
+    fn slicing_a_body_does_not_change_its_reading(
         wire in prop::collection::vec(prop_oneof![
             Just(b'\r'), Just(b'\n'), Just(b'0'), Just(b'3'), Just(b';'), Just(b'a'), Just(b':'),
             Just(b'='), Just(b'"'), Just(b' '), any::<u8>(),

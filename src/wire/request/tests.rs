@@ -7,7 +7,7 @@ struct NoBody;
 
 type Read = Result<(Head, Request<NoBody>), Malformed>;
 
-/// Reads a head as a server does, whatever stands behind it.
+/// Reads a head as a server does, and ignores the bytes after it.
 fn request(bytes: &[u8], allowed: Allowed) -> Option<Read> {
     let bytes = &bytes[blank_lines(bytes)..];
     let end = match find_end(bytes, &mut 0) {
@@ -31,7 +31,7 @@ fn status(head: &str) -> u16 {
 }
 
 #[test]
-fn a_request_is_what_its_head_says() {
+fn a_head_is_read_into_a_request() {
     let head =
         b"\r\nPUT /a?b HTTP/1.1\r\nHost: x\r\nA: 1\r\na:  2 \r\nContent-Length: 3\r\n\r\nabc";
     let (head, request) = request(head, Allowed::default()).unwrap().unwrap();
@@ -117,7 +117,7 @@ fn every_malformed_kind_has_its_status() {
 }
 
 #[test]
-fn known_clients_may_be_allowed_what_they_send() {
+fn deviations_of_known_clients_can_be_allowed() {
     let empty_host = b"GET / HTTP/1.1\r\nHost: \r\n\r\n";
     let raw = "GET /?q=\u{e9} HTTP/1.1\r\nHost: a\r\n\r\n".as_bytes();
     let allowed = |empty_host, raw_target| Allowed {
@@ -134,7 +134,7 @@ fn known_clients_may_be_allowed_what_they_send() {
 }
 
 #[test]
-fn what_follows_a_request_depends_on_its_version_and_its_options() {
+fn persistence_and_upgrades_depend_on_version_and_options() {
     for (head, keep_alive, upgrades, expects) in [
         ("GET / HTTP/1.1\r\nHost: a\r\n\r\n", true, false, false),
         (
@@ -196,7 +196,7 @@ fn what_follows_a_request_depends_on_its_version_and_its_options() {
 }
 
 #[test]
-fn a_head_that_is_written_anew_is_the_same() {
+fn a_written_head_equals_the_head_that_was_read() {
     for line in [
         "GET /a?b=c",
         "OPTIONS *",
@@ -215,7 +215,7 @@ fn a_head_that_is_written_anew_is_the_same() {
 }
 
 #[test]
-fn a_refused_head_says_what_it_asked_for() {
+fn method_and_path_of_a_refused_head_are_identified() {
     for (head, method, path) in [
         (
             "\r\nPOST /a/b?c=d HTTP/1.1\r\nbad",
@@ -234,7 +234,7 @@ fn a_refused_head_says_what_it_asked_for() {
 }
 
 #[test]
-fn heads_that_are_kept_stay_what_they_were() {
+fn heads_in_a_shared_block_are_not_overwritten() {
     let mut kept = Vec::new();
     for number in 0..200_usize {
         let filler = "x".repeat(if number % 7 == 0 {
@@ -257,7 +257,7 @@ fn heads_that_are_kept_stay_what_they_were() {
 }
 
 #[test]
-fn a_block_is_used_again_once_its_heads_are_gone() {
+fn a_head_block_is_reused_once_its_heads_are_dropped() {
     let once = || {
         let head = b"GET /a HTTP/1.1\r\nhost: a\r\nb: c\r\n\r\n";
         let (_, mut request) = request(head, Allowed::default()).unwrap().unwrap();
@@ -269,9 +269,9 @@ fn a_block_is_used_again_once_its_heads_are_gone() {
 }
 
 proptest! {
-    /// A head that comes in pieces is the same request, or refused with the same status.
+    /// A head that arrives in pieces is the same request, or refused with the same status.
     #[test]
-    fn how_a_head_is_cut_does_not_matter(
+    fn slicing_a_head_does_not_change_its_reading(
         parts in prop::collection::vec(prop::sample::select(&PARTS[..]), 0..14),
         begins in prop::bool::weighted(0.8),
         cut in 0_usize..200,
@@ -300,13 +300,13 @@ proptest! {
     }
 
     #[test]
-    fn no_bytes_make_it_panic(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+    fn no_bytes_cause_a_panic(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
         let _ = request(&bytes, Allowed::default());
         let _ = identify(&bytes);
     }
 }
 
-/// Of which heads are made, and what is nearly one.
+/// Parts of heads, well formed and nearly so.
 const PARTS: [&[u8]; 26] = [
     b"host: a\r\n",
     b"a: 1\r\n",

@@ -100,7 +100,7 @@ fn the_end_of_a_body_is_found_as_rfc_9112_says() {
 }
 
 #[test]
-fn a_connection_lasts_where_both_sides_can_tell_the_end() {
+fn a_connection_is_kept_where_the_framing_has_an_end() {
     for (head, keeps) in [
         ("HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n", true),
         (
@@ -119,7 +119,7 @@ fn a_connection_lasts_where_both_sides_can_tell_the_end() {
 }
 
 #[test]
-fn what_is_about_this_hop_ends_here() {
+fn hop_by_hop_fields_are_not_forwarded() {
     let (_, lines) = answer(
         "a: 1\r\nconnection: x-hop, close\r\nx-hop: 2\r\nkeep-alive: 5\r\nproxy-connection: x\r\n\
          upgrade: h2c\r\nte: x\r\ntransfer-encoding: chunked\r\nb: 3\r\n",
@@ -135,7 +135,7 @@ fn what_is_about_this_hop_ends_here() {
 }
 
 #[test]
-fn a_length_goes_on_once_and_where_it_may() {
+fn a_length_is_forwarded_once_and_only_where_it_is_allowed() {
     let (_, lines) = answer("content-length: 5\r\nContent-Length: 05\r\n").unwrap();
     assert_eq!(lines, ["content-length=5"]);
     let (_, lines) = parse("HTTP/1.1 204 x\r\ncontent-length: 5\r\n\r\n", false).unwrap();
@@ -150,7 +150,7 @@ fn blanks_before_a_colon_are_removed() {
 }
 
 #[test]
-fn schemes_that_bind_a_connection_are_noticed() {
+fn schemes_that_authenticate_the_connection_are_recognized() {
     for (fields, binds) in [
         ("www-authenticate: NTLM\r\n", true),
         ("www-authenticate: Basic, Negotiate abc\r\n", true),
@@ -165,7 +165,7 @@ fn schemes_that_bind_a_connection_are_noticed() {
     }
 }
 
-/// What a head is made of, sound and not; nothing that this hop acts on.
+/// Heads, well formed and not, without fields that this hop acts on.
 fn head_bytes() -> impl Strategy<Value = Vec<u8>> {
     let start = prop_oneof![
         6 => Just(b"HTTP/1.1 200 OK".to_vec()),
@@ -250,7 +250,7 @@ fn of(size: Option<u64>, is_http10: bool) -> BodyInfo {
 }
 
 #[test]
-fn a_response_announces_how_its_body_goes_out() {
+fn a_response_head_declares_the_framing_of_the_body() {
     let (head, framing, keep) = written(200, &[("a", "1")], &of(Some(5), false));
     assert_eq!(head, "HTTP/1.1 200 OK\r\na: 1\r\ncontent-length: 5\r\n\r\n");
     assert_eq!((framing, keep), (Framing::Length(5), true));
@@ -292,7 +292,7 @@ fn a_repeated_length_is_forwarded_once_where_it_is_allowed() {
     };
     assert_eq!(twice("200 OK", "5").unwrap(), ["content-length=5"]);
     assert!(twice("204 No Content", "5").unwrap().is_empty());
-    // A form feed is no blank of HTTP, though Rust trims it.
+    // `trim_ascii` removes a form feed, which HTTP does not count as a blank.
     for second in ["5\x0c", "5,\x0c5"] {
         assert!(twice("200 OK", second).is_err(), "{second:?}");
         assert!(twice("204 No Content", second).is_err(), "{second:?}");

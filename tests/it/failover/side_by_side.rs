@@ -198,7 +198,7 @@ async fn the_first_to_answer_wins_and_the_loser_is_charged_only_if_it_hung() {
         assert_eq!(run.outcomes, *ends, "{acts:?}");
         let at_least = Duration::from_millis(*at_least);
         assert!(run.took >= at_least, "{acts:?}: {:?} is too soon", run.took);
-        // An alarm is late by 11 ms at most, a wait before a third attempt is 25 ms at most.
+        // A timer is late by 11 ms at most, a wait before a third attempt is 25 ms at most.
         let most = at_least + Duration::from_millis(40);
         assert!(run.took <= most, "{acts:?}: {:?} is too late", run.took);
         let by = ends

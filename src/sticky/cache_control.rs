@@ -1,11 +1,11 @@
-//! `Cache-Control` of a response that sets the cookie.
+//! `Cache-Control: private` for a response that sets the cookie (RFC 9111 §5.2.2.7).
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, header::CACHE_CONTROL};
 
-/// Keeps shared caches from handing one user's cookie to another (RFC 9111 §5.2.2.7): adds
-/// `private`, and removes the directives that speak to shared caches alone. Every other directive
-/// stays byte for byte.
+/// Keeps shared caches from storing the response, and with it the cookie of one client. Adds
+/// `private`, and removes the directives that concern shared caches alone; every other directive
+/// stays byte for byte. Leaves a response with `no-store` or `private` unchanged.
 pub(super) fn make_private(headers: &mut HeaderMap) {
     if !headers.contains_key(CACHE_CONTROL) {
         headers.insert(CACHE_CONTROL, PRIVATE);
@@ -13,7 +13,8 @@ pub(super) fn make_private(headers: &mut HeaderMap) {
     }
     let fields: Vec<HeaderValue> = headers.get_all(CACHE_CONTROL).iter().cloned().collect();
     if !fields.iter().all(|field| closes_quotes(field.as_bytes())) {
-        // Where its directives end cannot be told, and joined fields would swallow each other.
+        // The end of a directive in an unterminated quoted string is unknown. Joined with other
+        // fields, the string would swallow their directives.
         headers.insert(CACHE_CONTROL, PRIVATE);
         for field in fields {
             headers.append(CACHE_CONTROL, field);
@@ -24,7 +25,7 @@ pub(super) fn make_private(headers: &mut HeaderMap) {
         let all = fields.iter().flat_map(|f| directives_of(f.as_bytes()));
         all.map(<[u8]>::trim_ascii).filter(|d| !d.is_empty())
     };
-    // Neither takes an argument that would leave it as strict.
+    // With an argument, either directive forbids less, or has no meaning.
     let suffices = |d: &[u8]| is(d, "no-store") || is(d, "private");
     if directives().any(suffices) {
         return;
@@ -34,12 +35,13 @@ pub(super) fn make_private(headers: &mut HeaderMap) {
         kept.extend_from_slice(b", ");
         kept.extend_from_slice(directive);
     }
-    // Pieces of valid values make a valid one.
+    // Pieces of valid values make a valid value.
     let kept = HeaderValue::from_maybe_shared(Bytes::from(kept));
     headers.insert(CACHE_CONTROL, kept.unwrap_or(PRIVATE));
 }
 
-/// For shared caches only, or fields of a response that is private as a whole now.
+/// Returns true for a directive that concerns shared caches alone, and for `private` with field
+/// names: the whole response is private now.
 fn is_for_shared_caches(directive: &[u8]) -> bool {
     let name = directive.split(|&b| b == b'=').next().unwrap_or_default();
     ["public", "s-maxage", "private", "proxy-revalidate"]
@@ -51,7 +53,7 @@ fn is(directive: &[u8], name: &str) -> bool {
     directive.eq_ignore_ascii_case(name.as_bytes())
 }
 
-/// Splits at the commas that do not stand in a quoted string (RFC 9111 §5.2).
+/// Splits a field at its commas, except those in quoted strings (RFC 9111 §5.2).
 fn directives_of(field: &[u8]) -> impl Iterator<Item = &[u8]> {
     let mut quotes = Quotes::default();
     field.split(move |&byte| {
@@ -60,13 +62,14 @@ fn directives_of(field: &[u8]) -> impl Iterator<Item = &[u8]> {
     })
 }
 
+/// Returns true if the field has no unterminated quoted string.
 fn closes_quotes(field: &[u8]) -> bool {
     let mut quotes = Quotes::default();
     field.iter().for_each(|&byte| quotes.read(byte));
     !quotes.open
 }
 
-/// Whether the byte that was read last stands in a quoted string (RFC 9110 §5.6.4).
+/// Whether a position is inside a quoted string (RFC 9110 §5.6.4).
 #[derive(Default)]
 struct Quotes {
     open: bool,
@@ -103,7 +106,7 @@ mod tests {
     }
 
     #[test]
-    fn shared_caches_are_kept_away() {
+    fn shared_caches_do_not_store_the_response() {
         let table: [(&[&[u8]], &[&[u8]]); 17] = [
             (&[], &[b"private"]),
             (&[b""], &[b"private"]),
@@ -132,9 +135,9 @@ mod tests {
                 &[b"private, no-cache, x=\"\xc3\xa9\""],
             ),
             (&[b"\xff"], &[b"private, \xff"]),
-            // An argument makes another directive of it.
+            // With an argument it is another directive.
             (&[b"no-store=\"a\""], &[b"private, no-store=\"a\""]),
-            // A quoted string without an end.
+            // An unterminated quoted string.
             (
                 &[b"x=\"a, public", b"no-store"],
                 &[b"private", b"x=\"a, public", b"no-store"],
@@ -148,9 +151,9 @@ mod tests {
     }
 
     proptest! {
-        /// What the response forbade before is forbidden after, whatever stands beside it.
+        /// A directive that forbids something stays, whatever bytes are around it.
         #[test]
-        fn nothing_that_forbids_is_lost(
+        fn no_restricting_directive_is_lost(
             before in proptest::collection::vec(any_byte(), 0..12),
             after in proptest::collection::vec(any_byte(), 0..12),
             strict in prop_oneof![Just("no-store"), Just("no-cache"), Just("must-understand")],
