@@ -19,7 +19,7 @@ use evenkeel::{
         ConsistentHash, HashKey, LeastRequests, PeakEwma, Pick, PowerOfTwo, Random, RoundRobin,
         Strategy,
     },
-    pool::{Health, Measurement, ProberGuard, Reason},
+    pool::{HealthStatus, Measurement, ProberGuard, Reason},
 };
 use http::Request;
 
@@ -53,9 +53,9 @@ fn pool(count: usize, up: usize) -> Result<(Pool, ProberGuard)> {
 
 fn result(passed: bool) -> Measurement {
     let (health, reason) = if passed {
-        (Health::Healthy, "L7OK")
+        (HealthStatus::Healthy, "L7OK")
     } else {
-        (Health::Unhealthy, "L4CON")
+        (HealthStatus::Unhealthy, "L4CON")
     };
     Measurement::new(health, Reason::new(reason, "")).streak(1)
 }

@@ -11,7 +11,7 @@ use evenkeel::{
     chaos::Invariants,
     failover::FailoverLayer,
     health::{Checks, HealthLayer},
-    pool::{EventKind, Health, Locality},
+    pool::{EventKind, HealthStatus, Locality},
     proxy::Proxy,
     respond::RespondLayer,
     sticky::{Keys, StickyLayer},
@@ -33,7 +33,7 @@ const LOCALITIES: [&str; 6] = [
 ];
 
 /// When the health of each backend changed.
-type Changes = Arc<Mutex<Vec<(Instant, String, Health)>>>;
+type Changes = Arc<Mutex<Vec<(Instant, String, HealthStatus)>>>;
 
 pub(crate) struct Experiment {
     pub(crate) processes: Vec<Process>,
@@ -49,7 +49,7 @@ pub(crate) struct Row {
     pub(crate) what: String,
     pub(crate) began: Instant,
     /// The backends whose health must change, and the health that they must reach.
-    pub(crate) awaited: Option<(Vec<usize>, Health)>,
+    pub(crate) awaited: Option<(Vec<usize>, HealthStatus)>,
     /// How long it took until all of them had that health.
     pub(crate) noticed: Option<Duration>,
     /// Requests may fail in this phase: no backend can serve them.
@@ -121,8 +121,8 @@ impl Experiment {
     }
 
     /// Waits until all of these backends have this health; returns an error after 15 s.
-    pub(crate) async fn until(&mut self, all: &[usize], health: Health) -> Result<(), BoxError> {
-        let usable = health == Health::Healthy;
+    pub(crate) async fn until(&mut self, all: &[usize], health: HealthStatus) -> Result<(), BoxError> {
+        let usable = health == HealthStatus::Healthy;
         let (pool, changes) = (self.pool.clone(), self.changes.clone());
         let Some(row) = self.rows.last_mut() else {
             return Ok(());

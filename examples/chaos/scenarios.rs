@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use evenkeel::{BoxError, pool::Health};
+use evenkeel::{BoxError, pool::HealthStatus};
 use tokio::time::Instant;
 
 use crate::experiment::{Experiment, NAMES};
@@ -79,7 +79,7 @@ async fn kill(experiment: &mut Experiment, what: &str, all: &[usize]) -> Result<
     for nth in all {
         experiment.processes[*nth].gone()?;
     }
-    experiment.until(all, Health::Unhealthy).await?;
+    experiment.until(all, HealthStatus::Unhealthy).await?;
     experiment.hold(PAUSE).await;
     let left = experiment.load.sessions_on(&names);
     if let Some(row) = experiment.row() {
@@ -89,7 +89,7 @@ async fn kill(experiment: &mut Experiment, what: &str, all: &[usize]) -> Result<
     for nth in all {
         experiment.processes[*nth].restart()?;
     }
-    experiment.until(all, Health::Healthy).await?;
+    experiment.until(all, HealthStatus::Healthy).await?;
     experiment.hold(PAUSE).await;
     Ok(())
 }
@@ -97,11 +97,11 @@ async fn kill(experiment: &mut Experiment, what: &str, all: &[usize]) -> Result<
 async fn hang(experiment: &mut Experiment) -> Result<(), BoxError> {
     experiment.begin("c hangs (SIGSTOP)");
     experiment.processes[2].signal("STOP")?;
-    experiment.until(&[2], Health::Unhealthy).await?;
+    experiment.until(&[2], HealthStatus::Unhealthy).await?;
     experiment.hold(PAUSE).await;
     experiment.begin("c wakes up (SIGCONT)");
     experiment.processes[2].signal("CONT")?;
-    experiment.until(&[2], Health::Healthy).await?;
+    experiment.until(&[2], HealthStatus::Healthy).await?;
     experiment.hold(PAUSE).await;
     Ok(())
 }
@@ -114,10 +114,10 @@ async fn rolling(experiment: &mut Experiment, signal: &str) -> Result<(), BoxErr
         experiment.processes[nth].ended().await?;
         let ended = Instant::now();
         // The pool must notice the end first: otherwise the restart is no failure to recover from.
-        experiment.until(&[nth], Health::Unhealthy).await?;
+        experiment.until(&[nth], HealthStatus::Unhealthy).await?;
         experiment.processes[nth].restart()?;
         let noticed = experiment.row().and_then(|row| row.noticed);
-        experiment.until(&[nth], Health::Healthy).await?;
+        experiment.until(&[nth], HealthStatus::Healthy).await?;
         if let Some(row) = experiment.row() {
             row.noticed = noticed;
             row.remark = format!("back {} ms after its end", ended.elapsed().as_millis());
@@ -139,7 +139,7 @@ async fn down(experiment: &mut Experiment) -> Result<(), BoxError> {
     for process in &mut experiment.processes {
         process.gone()?;
     }
-    experiment.until(&all, Health::Unhealthy).await?;
+    experiment.until(&all, HealthStatus::Unhealthy).await?;
     let cpu = cpu_time();
     experiment.begin("all are down");
     experiment.hold(2 * PAUSE).await;
@@ -155,7 +155,7 @@ async fn down(experiment: &mut Experiment) -> Result<(), BoxError> {
     for process in &mut experiment.processes {
         process.restart()?;
     }
-    experiment.until(&all, Health::Healthy).await?;
+    experiment.until(&all, HealthStatus::Healthy).await?;
     experiment.begin("all are up");
     experiment.hold(PAUSE).await;
     Ok(())
@@ -165,7 +165,7 @@ async fn fast_503(experiment: &mut Experiment) -> Result<(), BoxError> {
     experiment.begin("d answers 503 at once");
     let began = Instant::now();
     experiment.processes[3].signal("USR1")?;
-    experiment.until(&[3], Health::Unhealthy).await?;
+    experiment.until(&[3], HealthStatus::Unhealthy).await?;
     experiment
         .hold(Duration::from_secs(2).saturating_sub(began.elapsed()))
         .await;

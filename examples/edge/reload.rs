@@ -100,7 +100,7 @@ impl Running {
             }
         }
         self.pool.replace(backends)?;
-        self.pool.routing(new.routing()?);
+        self.pool.update_routing(new.routing()?);
         for (app, balancer) in self.apps.iter().zip(balancers) {
             app.replace(balancer);
         }

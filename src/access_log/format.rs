@@ -283,7 +283,7 @@ pub(super) fn write_end<'a>(end: &End<'_>, mut pen: Pen<'a>) -> Option<Pen<'a>> 
 fn write_attempts<'a>(attempts: &[Attempt], pen: Pen<'a>) -> Option<Pen<'a>> {
     match attempts {
         [] => Some(pen),
-        [only] => pen.word(only.backend.told(backend)),
+        [only] => pen.word(only.backend.log_fragment(backend)),
         many => write_all_attempts(many, pen),
     }
 }
@@ -295,7 +295,7 @@ fn backend(backend: &Backend) -> Box<[u8]> {
             .put(br#","backend":""#)?
             .text(backend.id().as_bytes())?
             .put(br#"","backend_address":""#)?;
-        let pen = match backend.unix_path() {
+        let pen = match backend.configured_unix_socket() {
             Some(path) => pen.text(path.as_os_str().as_encoded_bytes())?,
             None => pen.text(backend.shown_address().to_string().as_bytes())?,
         };
@@ -310,7 +310,7 @@ fn write_all_attempts<'a>(attempts: &[Attempt], mut pen: Pen<'a>) -> Option<Pen<
     let answered = |a: &&Attempt| matches!(a.outcome, None | Some(Outcome::Ok));
     let chosen = attempts.iter().rev().find(answered);
     if let Some(chosen) = chosen.or_else(|| attempts.last()) {
-        pen = pen.word(chosen.backend.told(backend))?;
+        pen = pen.word(chosen.backend.log_fragment(backend))?;
     }
     pen = pen.put(br#","attempts":"#)?;
     for (i, attempt) in attempts.iter().enumerate() {

@@ -161,7 +161,7 @@ impl Drop for Running {
                 kind,
                 ErrorKind::ResponseBody | ErrorKind::ResponseBodyTimeout
             ) {
-                self.lease.backend().broke_off(kind);
+                self.lease.backend().report_broken_response(kind);
             }
         }
         self.exchange.end_attempt(self.number, self.outcome);

@@ -173,7 +173,7 @@ impl Shared {
             Some(lease) => Ok(Route {
                 lease,
                 verdict,
-                strategy: match snapshot.panics() {
+                strategy: match snapshot.in_panic_mode() {
                     false => self.strategy.name(),
                     true => PANIC,
                 },

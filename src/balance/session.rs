@@ -191,7 +191,7 @@ mod tests {
         let pool = pool(&[1; 5]);
         let requests: Vec<_> = (0..500).map(|_| of_new_connection()).collect();
         let before = homes(&pool, &requests);
-        pool.maintenance("3").unwrap();
+        pool.start_maintenance("3").unwrap();
         for (old, new) in before.iter().zip(homes(&pool, &requests)) {
             assert!(*old == new || (old == "3" && new != "3"), "{old} to {new}");
         }

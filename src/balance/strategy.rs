@@ -229,7 +229,7 @@ impl<'a> Pick<'a> {
     pub fn has_room(&self, backend: &Backend) -> bool {
         !self.excludes(backend)
             && backend
-                .in_flight_cap()
+                .configured_max_in_flight()
                 .is_none_or(|cap| backend.in_flight() < cap)
     }
 

@@ -7,7 +7,7 @@ use std::{
 
 use crate::{
     context::{Exchange, Outcome},
-    pool::{Backend, EventKind, Events, Health, Pool, Source},
+    pool::{Backend, EventKind, Events, HealthStatus, Pool, Source},
 };
 
 /// Observes requests and the events of a pool, and checks four promises: every request ends, no
@@ -138,7 +138,8 @@ impl Observed {
         while let Some(event) = self.events.try_next() {
             self.record_backend(&event.backend);
             if let EventKind::Health(change) = &event.kind {
-                let up = change.from == Health::Unhealthy && change.to == Health::Healthy;
+                let up =
+                    change.from == HealthStatus::Unhealthy && change.to == HealthStatus::Healthy;
                 let checked = change.source == Source::Passive || change.streak > 0;
                 if up && !checked {
                     let backend = event.backend.id().into();
@@ -237,7 +238,7 @@ mod tests {
         }
         exchanges[4].begin_attempt(member.clone());
         let lease = Lease::acquire(&member).unwrap();
-        for (health, streak) in [(Health::Unhealthy, 2), (Health::Healthy, 0)] {
+        for (health, streak) in [(HealthStatus::Unhealthy, 2), (HealthStatus::Healthy, 0)] {
             let reason = Reason::new("INI", "test");
             pool.measure(&member, Measurement::new(health, reason).streak(streak));
         }

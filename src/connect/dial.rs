@@ -203,7 +203,7 @@ impl Connector {
             match elsewhere.scheme_of(backend) {
                 Scheme::Http => Ok(Connected {
                     stream,
-                    http2: backend.http_protocol() == Protocol::Http2,
+                    http2: backend.configured_protocol() == Protocol::Http2,
                     place: None,
                 }),
                 #[cfg(feature = "__tls")]

@@ -101,7 +101,7 @@ impl Elsewhere {
 
     pub(super) fn unix_path<'a>(&self, backend: &'a Backend) -> Option<&'a Path> {
         match (&self.host, self.port) {
-            (None, None) => backend.unix_path(),
+            (None, None) => backend.configured_unix_socket(),
             _ => None,
         }
     }

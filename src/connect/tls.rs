@@ -86,7 +86,7 @@ impl ClientTls {
             None => ServerName::try_from(backend.host().to_owned())
                 .map_err(|error| failed(error.into()))?,
         };
-        let config = match backend.http_protocol() {
+        let config = match backend.configured_protocol() {
             Protocol::Auto => &self.configs[0],
             Protocol::Http1 => &self.configs[1],
             Protocol::Http2 => &self.configs[2],
@@ -99,7 +99,7 @@ impl ClientTls {
                 None => failed(error.into()),
             })?;
         let selected = stream.get_ref().1.alpn_protocol();
-        let http2 = match backend.http_protocol() {
+        let http2 = match backend.configured_protocol() {
             Protocol::Http2 if selected != Some(b"h2") => {
                 return Err(failed("the backend did not select h2 by ALPN".into()));
             }

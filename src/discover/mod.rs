@@ -145,7 +145,7 @@ mod tests {
     #[test]
     fn a_list_feeds_a_pool_whose_members_keep_their_state() {
         let pool = Pool::new(list("a=http://h:1,b=http://h:2").unwrap()).unwrap();
-        pool.maintenance("b").unwrap();
+        pool.start_maintenance("b").unwrap();
         pool.replace(list("\n b=http://h:2\n c=http://h:3,\n").unwrap())
             .unwrap();
         let snapshot = pool.snapshot();

@@ -69,7 +69,7 @@
 //! that fails into a whole that does. So a failure that names a dependency ([`Report::because_of`];
 //! [`HttpCheck`] reads it from the answer) is not acted upon before others were asked anew. When
 //! all that answer fail for the same one, they stay as they were, an error is logged, and
-//! [`EventKind::SharedFate`](crate::pool::EventKind::SharedFate) tells it. It ends when the first
+//! [`EventKind::SharedFailure`](crate::pool::EventKind::SharedFailure) tells it. It ends when the first
 //! passes or gives another reason; who fails then still is taken out. A backend that was never
 //! up, or was down before, is not lifted by it.
 //!

@@ -14,25 +14,25 @@ use std::{
 use tokio::{runtime::Handle, sync::Notify, task::AbortHandle, time::Instant};
 
 use super::{check::Checks, outlier::Outliers, prober::Driver, watch::Watch};
-use crate::pool::{AttachmentKey, Backend, KeeperGuard, Pool, Rank, Recent, Role};
+use crate::pool::{AttachmentCache, AttachmentKey, Backend, Pool, Rank, Role, RoleGuard};
 
 /// Owns the task that checks and readmits; the task ends with it.
 pub(super) struct Owner {
     core: Arc<Core>,
     task: Mutex<Option<AbortHandle>>,
     /// Not the task's: what is known stays so over the end of a runtime.
-    _keeper: KeeperGuard,
+    _keeper: RoleGuard,
 }
 
 impl Owner {
     pub(super) fn new(core: Core) -> Self {
         let roles: &[Role] = match (core.checks.is_some(), core.outliers.is_some()) {
-            (true, true) => &[Role::Ticks, Role::Measures, Role::Judges],
-            (true, false) => &[Role::Ticks, Role::Measures],
-            (false, true) => &[Role::Ticks, Role::Judges],
-            (false, false) => &[Role::Ticks],
+            (true, true) => &[Role::Ticker, Role::HealthOwner, Role::OutlierDetector],
+            (true, false) => &[Role::Ticker, Role::HealthOwner],
+            (false, true) => &[Role::Ticker, Role::OutlierDetector],
+            (false, false) => &[Role::Ticker],
         };
-        let keeper = core.pool.attach_keeper(roles);
+        let keeper = core.pool.attach_roles(roles);
         Self {
             core: Arc::new(core),
             task: Mutex::new(None),
@@ -92,16 +92,16 @@ impl fmt::Debug for Owner {
 struct Alive {
     core: Arc<Core>,
     /// Held from the moment of the start, so that no backend gets traffic before its first check.
-    keeper: Option<KeeperGuard>,
+    keeper: Option<RoleGuard>,
 }
 
 impl Alive {
     fn new(core: Arc<Core>) -> Self {
         let roles: &[Role] = match core.checks.is_some() {
-            true => &[Role::Ticks, Role::Measures, Role::Holds],
-            false => &[Role::Ticks],
+            true => &[Role::Ticker, Role::HealthOwner, Role::Prober],
+            false => &[Role::Ticker],
         };
-        let keeper = Some(core.pool.attach_keeper(roles));
+        let keeper = Some(core.pool.attach_roles(roles));
         Self { core, keeper }
     }
 }
@@ -151,14 +151,14 @@ impl Core {
 
     /// Returns what traffic showed about a backend so far; `None` where nobody looks.
     pub(super) fn watch(self: &Arc<Self>, backend: &Backend) -> Option<Arc<Watch>> {
-        self.watch_again(backend, &mut Recent::default())
+        self.watch_again(backend, &mut AttachmentCache::default())
     }
 
     /// As [`watch`](Self::watch), for who asks again and again.
     pub(super) fn watch_again(
         self: &Arc<Self>,
         backend: &Backend,
-        recent: &mut Recent<Watch>,
+        recent: &mut AttachmentCache<Watch>,
     ) -> Option<Arc<Watch>> {
         let rules = self.outliers.as_ref()?;
         let make = || Watch::new(self, rules.clone(), backend);

@@ -25,7 +25,7 @@ use crate::sabotage::{self, Sabotage};
 use crate::{
     context::{Attempt, Exchange, Outcome, Selected, Unasked},
     error::{BoxError, Error},
-    pool::{Backend, Recent},
+    pool::{AttachmentCache, Backend},
 };
 
 /// Judges what backends answer, and keeps their checks running; see the [module](super).
@@ -33,7 +33,7 @@ use crate::{
 pub struct Health<S> {
     inner: S,
     owner: Arc<Owner>,
-    recent: Recent<Watch>,
+    recent: AttachmentCache<Watch>,
 }
 
 impl<S> Health<S> {
@@ -41,7 +41,7 @@ impl<S> Health<S> {
         Self {
             inner,
             owner,
-            recent: Recent::default(),
+            recent: AttachmentCache::default(),
         }
     }
 

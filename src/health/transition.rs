@@ -4,7 +4,7 @@ use std::{collections::VecDeque, time::Duration};
 
 use tokio::time::Instant;
 
-use crate::pool::Health;
+use crate::pool::HealthStatus;
 #[cfg(test)]
 use crate::sabotage::{self, Sabotage};
 
@@ -26,7 +26,7 @@ pub(super) struct Rules {
 /// Counts *consecutive* results: one pass among failures starts the count of failures anew.
 #[derive(Debug)]
 pub(super) struct Machine {
-    health: Health,
+    health: HealthStatus,
     passes: u32,
     failures: u32,
     since: Instant,
@@ -40,8 +40,8 @@ pub(super) struct Machine {
 /// One change of state.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Change {
-    pub(super) from: Health,
-    pub(super) to: Health,
+    pub(super) from: HealthStatus,
+    pub(super) to: HealthStatus,
     /// Consecutive results that led here.
     pub(super) streak: u32,
     /// How long it was in the state before.
@@ -53,7 +53,7 @@ pub(super) struct Change {
 }
 
 impl Machine {
-    pub(super) fn new(health: Health, now: Instant) -> Self {
+    pub(super) fn new(health: HealthStatus, now: Instant) -> Self {
         Self {
             health,
             passes: 0,
@@ -77,25 +77,25 @@ impl Machine {
         self.passes = self.passes.saturating_add(1);
         match self.health {
             // What nothing speaks against is admitted at once: nobody waits at a start.
-            Health::Unknown => Some(self.enter(Health::Healthy, self.passes, now)),
-            Health::Unhealthy if self.passes >= rules.rise && !self.is_held(now) => {
-                Some(self.enter(Health::Healthy, self.passes, now))
+            HealthStatus::Unknown => Some(self.enter(HealthStatus::Healthy, self.passes, now)),
+            HealthStatus::Unhealthy if self.passes >= rules.rise && !self.is_held(now) => {
+                Some(self.enter(HealthStatus::Healthy, self.passes, now))
             }
-            Health::Healthy | Health::Unhealthy => None,
+            HealthStatus::Healthy | HealthStatus::Unhealthy => None,
         }
     }
 
     pub(super) fn fail(&mut self, rules: &Rules, now: Instant) -> Option<Change> {
         self.passes = 0;
         self.failures = self.failures.saturating_add(1);
-        let down = self.health == Health::Unhealthy;
+        let down = self.health == HealthStatus::Unhealthy;
         (!down && self.failures >= rules.fall)
-            .then(|| self.enter(Health::Unhealthy, self.failures, now))
+            .then(|| self.enter(HealthStatus::Unhealthy, self.failures, now))
     }
 
     /// Whether one more failure takes it down.
     pub(super) fn would_fall(&self, rules: &Rules) -> bool {
-        self.health == Health::Healthy && self.failures.saturating_add(1) >= rules.fall
+        self.health == HealthStatus::Healthy && self.failures.saturating_add(1) >= rules.fall
     }
 
     /// Counts a failure that is not to take it down, or not yet.
@@ -106,11 +106,11 @@ impl Machine {
 
     /// Takes it down if it failed often enough: what held it is gone.
     pub(super) fn settle(&mut self, rules: &Rules, now: Instant) -> Option<Change> {
-        (self.health == Health::Healthy && self.failures >= rules.fall)
-            .then(|| self.enter(Health::Unhealthy, self.failures, now))
+        (self.health == HealthStatus::Healthy && self.failures >= rules.fall)
+            .then(|| self.enter(HealthStatus::Unhealthy, self.failures, now))
     }
 
-    pub(super) fn health(&self) -> Health {
+    pub(super) fn health(&self) -> HealthStatus {
         self.health
     }
 
@@ -129,9 +129,9 @@ impl Machine {
     pub(super) fn readdress(&mut self, now: Instant) -> bool {
         self.passes = 0;
         self.failures = 0;
-        let forget = self.health == Health::Healthy;
+        let forget = self.health == HealthStatus::Healthy;
         if forget {
-            self.health = Health::Unknown;
+            self.health = HealthStatus::Unknown;
             self.since = now;
         }
         forget
@@ -141,17 +141,17 @@ impl Machine {
     pub(super) fn interval(&self, rules: &Rules) -> Duration {
         match self.health {
             _ if !self.is_settled() => rules.changing,
-            Health::Unhealthy => rules.down,
-            Health::Healthy | Health::Unknown => rules.interval,
+            HealthStatus::Unhealthy => rules.down,
+            HealthStatus::Healthy | HealthStatus::Unknown => rules.interval,
         }
     }
 
     /// Whether the last results agree with the state.
     pub(super) fn is_settled(&self) -> bool {
         match self.health {
-            Health::Healthy => self.failures == 0,
-            Health::Unhealthy => self.passes == 0,
-            Health::Unknown => false,
+            HealthStatus::Healthy => self.failures == 0,
+            HealthStatus::Unhealthy => self.passes == 0,
+            HealthStatus::Unknown => false,
         }
     }
 
@@ -159,21 +159,21 @@ impl Machine {
         self.held_until.is_some_and(|until| now < until)
     }
 
-    fn enter(&mut self, to: Health, streak: u32, now: Instant) -> Change {
+    fn enter(&mut self, to: HealthStatus, streak: u32, now: Instant) -> Change {
         let from = std::mem::replace(&mut self.health, to);
         let was = now.saturating_duration_since(self.since);
         self.since = now;
-        if from == Health::Healthy && was >= FLAP_WINDOW {
+        if from == HealthStatus::Healthy && was >= FLAP_WINDOW {
             self.flapping = false;
             self.hold = Duration::ZERO;
         }
-        if from != Health::Unknown {
+        if from != HealthStatus::Unknown {
             self.moves.push_back(now);
         }
         self.forget_old_moves(now);
         self.flapping |= self.moves.len() >= FLAPS;
         self.held_until = None;
-        let hold = (self.flapping && to == Health::Unhealthy).then(|| {
+        let hold = (self.flapping && to == HealthStatus::Unhealthy).then(|| {
             self.hold = (self.hold * 2).clamp(FIRST_HOLD, LAST_HOLD);
             self.held_until = now.checked_add(self.hold);
             self.hold
@@ -230,7 +230,7 @@ mod tests {
 
     #[test]
     fn results_make_a_state() {
-        use Health::{Healthy, Unhealthy, Unknown};
+        use HealthStatus::{Healthy, Unhealthy, Unknown};
         // Where it begins, the results (+ pass, - failure), where it ends.
         let table = [
             (Unknown, "+", Healthy),
@@ -258,7 +258,7 @@ mod tests {
     #[test]
     fn a_change_says_how_long_and_how_often() {
         let began = Instant::now();
-        let mut machine = Machine::new(Health::Healthy, began);
+        let mut machine = Machine::new(HealthStatus::Healthy, began);
         let now = began + Duration::from_secs(7);
         machine.fail(&RULES, now);
         let change = machine.fail(&RULES, now).unwrap();
@@ -271,7 +271,7 @@ mod tests {
     #[test]
     fn a_doubtful_backend_is_checked_sooner() {
         let now = Instant::now();
-        let mut machine = Machine::new(Health::Unknown, now);
+        let mut machine = Machine::new(HealthStatus::Unknown, now);
         assert_eq!(machine.interval(&RULES), RULES.changing, "unknown");
         machine.pass(&RULES, now);
         assert_eq!(machine.interval(&RULES), RULES.interval, "healthy");
@@ -286,7 +286,7 @@ mod tests {
     #[test]
     fn what_flaps_is_held_down_longer_each_time() {
         let mut now = Instant::now();
-        let mut machine = Machine::new(Health::Healthy, now);
+        let mut machine = Machine::new(HealthStatus::Healthy, now);
         let mut holds = Vec::new();
         for _ in 0..7 {
             now += Duration::from_secs(1);
@@ -294,7 +294,7 @@ mod tests {
             let change = machine.fail(&RULES, now).unwrap();
             holds.push(change.hold.map_or(0, |hold| hold.as_secs()));
             let down = now;
-            while machine.health != Health::Healthy {
+            while machine.health != HealthStatus::Healthy {
                 now += Duration::from_secs(1);
                 machine.pass(&RULES, now);
             }
@@ -311,13 +311,13 @@ mod tests {
     #[test]
     fn another_address_never_makes_down_up() {
         let now = Instant::now();
-        let mut machine = Machine::new(Health::Unhealthy, now);
+        let mut machine = Machine::new(HealthStatus::Unhealthy, now);
         machine.pass(&RULES, now);
         assert!(!machine.readdress(now));
         assert_eq!(machine.pass(&RULES, now), None, "the count begins anew");
         assert!(machine.pass(&RULES, now).is_some());
         assert!(machine.readdress(now));
-        assert_eq!(machine.health, Health::Unknown);
+        assert_eq!(machine.health, HealthStatus::Unknown);
     }
 
     proptest! {
@@ -330,19 +330,19 @@ mod tests {
         ) {
             let rules = Rules { rise, fall, ..RULES };
             let mut now = Instant::now();
-            let mut machine = Machine::new(Health::Unknown, now);
-            let mut model = Health::Unknown;
+            let mut machine = Machine::new(HealthStatus::Unknown, now);
+            let mut model = HealthStatus::Unknown;
             for (i, &pass) in results.iter().enumerate() {
                 // Slow enough that nothing flaps.
                 now += FLAP_WINDOW;
                 let run = results[..=i].iter().rev().take_while(|r| **r == pass).count();
                 let needed = match (pass, model) {
-                    (true, Health::Unknown) => 1,
+                    (true, HealthStatus::Unknown) => 1,
                     (true, _) => rise,
                     (false, _) => fall,
                 };
                 if run as u32 >= needed {
-                    model = if pass { Health::Healthy } else { Health::Unhealthy };
+                    model = if pass { HealthStatus::Healthy } else { HealthStatus::Unhealthy };
                 }
                 let change = step(&mut machine, &rules, pass, now);
                 prop_assert_eq!(machine.health, model, "after result {}", i);

@@ -222,15 +222,15 @@ impl Watch {
         let (code, detail) = (reason.code, reason.detail.clone());
         match core.pool.eject(&backend, reason, streak, max_share) {
             Ejection::Ejected => core.touch(self.incarnation),
-            Ejection::Last => tracing::warn!(
+            Ejection::LastUsable => tracing::warn!(
                 target: "evenkeel::health",
                 backend = id, streak, code, detail = &*detail, "the backend fails, and is not ejected: it is the last"
             ),
-            Ejection::Share => tracing::warn!(
+            Ejection::ShareExceeded => tracing::warn!(
                 target: "evenkeel::health",
                 backend = id, streak, code, detail = &*detail, "the backend fails, and is not ejected: too many are"
             ),
-            Ejection::Already | Ejection::Gone => {}
+            Ejection::AlreadyEjected | Ejection::NotAMember => {}
         }
     }
 }

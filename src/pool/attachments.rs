@@ -87,7 +87,7 @@ impl<T> fmt::Debug for AttachmentKey<T> {
 
 /// What an attachment is told.
 #[derive(Clone, Copy)]
-pub(super) enum Told {
+pub(super) enum Notification {
     Broken(ErrorKind),
     Readmitted,
     Retire,
@@ -99,22 +99,22 @@ pub(super) struct Attachments {
     adding: Mutex<()>,
 }
 
-type Link = OnceLock<Box<Entry>>;
+type Link = OnceLock<Box<Slot>>;
 
 /// A place. It never goes away; what is kept there does, once its key is gone and another asks
 /// for a place.
 #[derive(Default)]
-struct Entry {
+struct Slot {
     number: AtomicU64,
-    kept: ArcSwapOption<Kept>,
+    attached: ArcSwapOption<Attached>,
     next: Link,
 }
 
-struct Kept {
+struct Attached {
     number: u64,
     key: Weak<()>,
     any: Arc<dyn Any + Send + Sync>,
-    tell: fn(&(dyn Any + Send + Sync), Told),
+    notify: fn(&(dyn Any + Send + Sync), Notification),
 }
 
 impl Attachments {
@@ -133,14 +133,14 @@ impl Attachments {
             return found;
         }
         let made = Arc::new(make());
-        let gone = self.place().put(Kept {
+        let gone = self.free_slot().put(Attached {
             number: key.number(),
             key: key.alive(),
             any: made.clone(),
-            tell: |any, told| match (any.downcast_ref::<T>(), told) {
-                (Some(attachment), Told::Broken(kind)) => attachment.broken(kind),
-                (Some(attachment), Told::Readmitted) => attachment.readmitted(),
-                (Some(attachment), Told::Retire) => attachment.retire(),
+            notify: |any, notification| match (any.downcast_ref::<T>(), notification) {
+                (Some(attachment), Notification::Broken(kind)) => attachment.broken(kind),
+                (Some(attachment), Notification::Readmitted) => attachment.readmitted(),
+                (Some(attachment), Notification::Retire) => attachment.retire(),
                 (None, _) => {}
             },
         });
@@ -150,32 +150,32 @@ impl Attachments {
         made
     }
 
-    pub(super) fn tell(&self, told: Told) {
-        for kept in self.iter().filter_map(|entry| entry.kept.load_full()) {
-            (kept.tell)(&*kept.any, told);
+    pub(super) fn notify(&self, notification: Notification) {
+        for attached in self.iter().filter_map(|slot| slot.attached.load_full()) {
+            (attached.notify)(&*attached.any, notification);
         }
     }
 
     fn find<T: Attachment>(&self, key: &AttachmentKey<T>) -> Option<Arc<T>> {
         // Whoever has the key keeps what is kept under it.
-        let is_it = |entry: &&Entry| entry.number.load(Acquire) == key.number();
-        let kept = self.iter().find(is_it)?.kept.load();
+        let is_it = |slot: &&Slot| slot.number.load(Acquire) == key.number();
+        let kept = self.iter().find(is_it)?.attached.load();
         let kept = kept.as_ref().filter(|kept| kept.number == key.number())?;
         kept.any.clone().downcast().ok()
     }
 
     /// Returns one that nobody has a key of any more, else one at the end. Under the lock only.
-    fn place(&self) -> &Entry {
+    fn free_slot(&self) -> &Slot {
         let mut last = &self.first;
-        for entry in self.iter() {
-            let kept = entry.kept.load();
+        for slot in self.iter() {
+            let kept = slot.attached.load();
             if kept
                 .as_ref()
                 .is_none_or(|kept| kept.key.strong_count() == 0)
             {
-                return entry;
+                return slot;
             }
-            last = &entry.next;
+            last = &slot.next;
         }
         last.get_or_init(Box::default)
     }
@@ -185,16 +185,16 @@ impl Attachments {
         self.iter().count()
     }
 
-    fn iter(&self) -> impl Iterator<Item = &Entry> {
-        iter::successors(self.first.get(), |entry| entry.next.get()).map(|entry| &**entry)
+    fn iter(&self) -> impl Iterator<Item = &Slot> {
+        iter::successors(self.first.get(), |slot| slot.next.get()).map(|slot| &**slot)
     }
 }
 
-impl Entry {
+impl Slot {
     /// Returns what was kept there.
-    fn put(&self, kept: Kept) -> Option<Arc<Kept>> {
+    fn put(&self, kept: Attached) -> Option<Arc<Attached>> {
         let number = kept.number;
-        let gone = self.kept.swap(Some(Arc::new(kept)));
+        let gone = self.attached.swap(Some(Arc::new(kept)));
         self.number.store(number, Release);
         gone
     }
@@ -204,8 +204,8 @@ impl Drop for Attachments {
     /// One after the other: left to itself, a long list would be dropped by recursion.
     fn drop(&mut self) {
         let mut next = self.first.take();
-        while let Some(mut entry) = next {
-            next = entry.next.take();
+        while let Some(mut slot) = next {
+            next = slot.next.take();
         }
     }
 }
@@ -233,7 +233,7 @@ mod tests {
         let keys: Vec<AttachmentKey<Counting>> = (0..5).map(|_| AttachmentKey::new()).collect();
         let made = keys.iter().map(|key| list.get(key, Counting::default));
         let made: Vec<_> = made.collect();
-        list.tell(Told::Retire);
+        list.notify(Notification::Retire);
         for (key, made) in keys.iter().zip(&made) {
             let again = list.get(key, || unreachable!("it is there"));
             assert!(Arc::ptr_eq(&again, made));
@@ -292,9 +292,9 @@ mod tests {
         let list = Attachments::default();
         let mut last = &list.first;
         for number in 0..200_000 {
-            let entry = last.get_or_init(Box::default);
-            entry.number.store(number, Release);
-            last = &entry.next;
+            let slot = last.get_or_init(Box::default);
+            slot.number.store(number, Release);
+            last = &slot.next;
         }
         drop(list);
     }

@@ -5,7 +5,7 @@ use std::{fmt, path::PathBuf, sync::Arc};
 use http::{HeaderValue, Uri, uri::PathAndQuery};
 
 use super::{
-    Circuit, Health, Locality, Mode,
+    Circuit, HealthStatus, Locality, Mode,
     state::{FULL, State},
 };
 use crate::error::ConfigError;
@@ -18,16 +18,16 @@ use crate::error::ConfigError;
 #[derive(Clone)]
 pub struct Backend {
     // One counter to count up and down at each clone: a request makes several.
-    pub(super) joined: Arc<Joined>,
+    pub(super) inner: Arc<Inner>,
 }
 
 /// What a backend is, joined to how it is.
 #[derive(Clone)]
-pub(super) struct Joined {
+pub(super) struct Inner {
     config: Arc<Config>,
     pub(super) state: Arc<State>,
     /// Of the requests in flight; here, as each pick asks and need not go on to the rest.
-    cap: Option<u32>,
+    max_in_flight: Option<u32>,
 }
 
 #[derive(Clone)]
@@ -45,10 +45,14 @@ pub(super) struct Config {
     locality: Option<Locality>,
     /// What each line of the log says of it.
     #[cfg(feature = "access-log")]
-    told: std::sync::OnceLock<Box<[u8]>>,
+    log_fragment: std::sync::OnceLock<Box<[u8]>>,
 }
 
 impl Backend {
+    pub(super) fn state(&self) -> &Arc<State> {
+        &self.inner.state
+    }
+
     /// Makes a backend with this stable id at this URL: `http` or `https`, a name, an IPv4 or a
     /// bracketed IPv6 address, an optional port and base path.
     ///
@@ -121,7 +125,7 @@ impl Backend {
                 "0: 1 or more is accepted; weight = 0 stops new traffic",
             ));
         }
-        Arc::make_mut(&mut self.joined).cap = Some(max);
+        Arc::make_mut(&mut self.inner).max_in_flight = Some(max);
         Ok(self)
     }
 
@@ -146,29 +150,29 @@ impl Backend {
     /// Returns the stable id.
     #[must_use]
     pub fn id(&self) -> &str {
-        &self.joined.config.id
+        &self.inner.config.id
     }
 
     pub(crate) fn shared_id(&self) -> Arc<str> {
-        self.joined.config.id.clone()
+        self.inner.config.id.clone()
     }
 
     /// Returns the URL's scheme.
     #[must_use]
     pub fn scheme(&self) -> Scheme {
-        self.joined.config.scheme
+        self.inner.config.scheme
     }
 
     /// Returns the URL's host: a name or an address without brackets.
     #[must_use]
     pub fn host(&self) -> &str {
-        &self.joined.config.host
+        &self.inner.config.host
     }
 
     /// Returns the port; 80 or 443 where the URL has none.
     #[must_use]
     pub fn port(&self) -> u16 {
-        self.joined.config.port
+        self.inner.config.port
     }
 
     /// Shows where the backend is dialled: its Unix socket, or its host and port, an IPv6 address in
@@ -180,73 +184,73 @@ impl Backend {
     /// Returns the URL's base path without a trailing slash; empty for `/`.
     #[must_use]
     pub fn base_path(&self) -> &str {
-        &self.joined.config.base_path
+        &self.inner.config.base_path
     }
 
     /// Returns the URL's authority as a Host field value.
     #[must_use]
     pub fn authority(&self) -> &HeaderValue {
-        &self.joined.config.authority
+        &self.inner.config.authority
     }
 
     /// Returns the Unix socket dialled instead of the host.
     #[must_use]
-    pub fn unix_path(&self) -> Option<&std::path::Path> {
-        self.joined.config.unix.as_deref()
+    pub fn configured_unix_socket(&self) -> Option<&std::path::Path> {
+        self.inner.config.unix.as_deref()
     }
 
     /// Returns the HTTP version spoken with the backend.
     #[must_use]
-    pub fn http_protocol(&self) -> Protocol {
-        self.joined.config.protocol
+    pub fn configured_protocol(&self) -> Protocol {
+        self.inner.config.protocol
     }
 
     /// Returns the configured weight.
     #[must_use]
     pub fn configured_weight(&self) -> u32 {
-        self.joined.config.weight
+        self.inner.config.weight
     }
 
     /// Returns the configured tier.
     #[must_use]
     pub fn configured_tier(&self) -> u8 {
-        self.joined.config.tier
+        self.inner.config.tier
     }
 
     /// Returns where the backend stands.
     #[must_use]
     pub fn configured_locality(&self) -> Option<&Locality> {
-        self.joined.config.locality.as_ref()
+        self.inner.config.locality.as_ref()
     }
 
     /// Returns the cap of requests in flight.
     #[must_use]
-    pub fn in_flight_cap(&self) -> Option<u32> {
-        self.joined.cap
+    pub fn configured_max_in_flight(&self) -> Option<u32> {
+        self.inner.max_in_flight
     }
 
     /// Returns the requests in flight now.
     #[must_use]
     pub fn in_flight(&self) -> u32 {
-        self.joined.state.in_flight()
+        self.state().in_flight()
     }
 
     /// Returns how many requests were ever sent here.
     #[must_use]
     pub fn requests(&self) -> u64 {
-        self.joined.state.requests()
+        self.state().requests()
     }
 
     /// Returns the measured health, active and passive combined.
     #[must_use]
-    pub fn health(&self) -> Health {
-        self.joined.state.health()
+    pub fn health(&self) -> HealthStatus {
+        self.state().health()
     }
 
     /// Returns what active checks measured, ejections apart.
     #[must_use]
-    pub fn active_health(&self) -> Health {
-        self.joined.state.active()
+    pub fn active_health(&self) -> HealthStatus {
+        self.state().active()
     }
 
     /// Returns true while passive outlier detection keeps the backend out: its circuit is not
@@ -259,57 +263,57 @@ impl Backend {
     /// Returns whether live traffic may pass, as outlier detection sees it.
     #[must_use]
     pub fn circuit(&self) -> Circuit {
-        self.joined.state.circuit()
+        self.state().circuit()
     }
 
     /// Returns how much of itself the backend offers, as checks measured: 1.0 in full, less
     /// where it is degraded.
     #[must_use]
     pub fn capacity(&self) -> f64 {
-        f64::from(self.joined.state.capacity()) / f64::from(FULL)
+        f64::from(self.state().capacity()) / f64::from(FULL)
     }
 
     /// Returns true while the backend itself asks, through its checks, to be drained.
     #[must_use]
     pub fn asks_to_drain(&self) -> bool {
-        self.joined.state.asks_to_drain()
+        self.state().asks_to_drain()
     }
 
     /// Returns true while the place where it stands is evacuated; see
     /// [`Pool::evacuate`](super::Pool::evacuate).
     #[must_use]
     pub fn is_evacuated(&self) -> bool {
-        self.joined.state.is_evacuated()
+        self.state().is_evacuated()
     }
 
     /// Returns how often measured health changed lately, as the last measurement told.
     #[must_use]
     pub fn flaps(&self) -> u32 {
-        self.joined.state.flaps().0
+        self.state().flaps().0
     }
 
     /// Returns true while changes of health come so often that they are damped.
     #[must_use]
     pub fn is_flapping(&self) -> bool {
-        self.joined.state.flaps().1
+        self.state().flaps().1
     }
 
     /// Returns how long measured health has been what it is.
     #[must_use]
     pub fn in_state_for(&self) -> std::time::Duration {
-        self.joined.state.since().elapsed()
+        self.state().since().elapsed()
     }
 
     /// Returns what an operator ordered.
     #[must_use]
     pub fn mode(&self) -> Mode {
-        self.joined.state.mode()
+        self.state().mode()
     }
 
     /// Returns true if the pick may choose the backend for new traffic.
     #[must_use]
     pub fn is_usable(&self) -> bool {
-        self.joined.state.is_usable()
+        self.state().is_usable()
     }
 
     /// Returns true if a sticky session may still be sent here: usable, or not unhealthy and
@@ -317,36 +321,32 @@ impl Backend {
     /// is evacuated.
     #[must_use]
     pub fn keeps_sessions(&self) -> bool {
-        self.joined.state.is_usable()
-            || self
-                .joined
-                .state
-                .keeps_sessions(self.joined.config.weight == 0)
+        self.state().is_usable() || self.state().keeps_sessions(self.inner.config.weight == 0)
     }
 
     /// Returns true if both handles stand for the same member: the same id, not removed and
     /// added again in between.
     #[must_use]
     pub fn is_same(&self, other: &Self) -> bool {
-        Arc::ptr_eq(&self.joined.state, &other.joined.state)
+        Arc::ptr_eq(&self.inner.state, &other.inner.state)
     }
 
     /// Returns a number that is unique to this member within the process; an id that was removed
     /// and added again has a new one.
     #[must_use]
     pub fn incarnation(&self) -> u64 {
-        self.joined.state.incarnation()
+        self.state().incarnation()
     }
 
     /// Returns how often the address of this member changed: to another and back is twice, and
     /// what was measured in between is void.
-    pub(crate) fn moves(&self) -> u32 {
-        self.joined.state.moves()
+    pub(crate) fn address_changes(&self) -> u32 {
+        self.state().address_changes()
     }
 
     /// Returns true while a trial of it is under way.
-    pub(crate) fn is_being_tried(&self) -> bool {
-        self.joined.state.is_being_tried()
+    pub(crate) fn has_trial(&self) -> bool {
+        self.state().has_trial()
     }
 
     /// Returns what a room keeps with this backend under `key`, making it when it is missing.
@@ -355,37 +355,43 @@ impl Backend {
         key: &super::AttachmentKey<T>,
         make: impl FnOnce() -> T,
     ) -> Arc<T> {
-        self.joined.state.attachment(key, make)
+        self.state().attachment(key, make)
     }
 
     /// Returns how many places for attachments there are.
     #[cfg(test)]
     pub(crate) fn count_attachments(&self) -> usize {
-        self.joined.state.count_attachments()
+        self.state().count_attachments()
     }
 
     /// Tells every room that a response of this backend broke off, by its fault, after it had
     /// begun.
-    pub(crate) fn broke_off(&self, kind: crate::error::ErrorKind) {
-        self.joined.state.broken(kind);
+    pub(crate) fn report_broken_response(&self, kind: crate::error::ErrorKind) {
+        self.state().notify_broken(kind);
     }
 
     pub(super) fn with_state(&self, state: Arc<State>) -> Self {
-        Self::join(self.joined.config.clone(), state, self.joined.cap)
+        Self::join(self.inner.config.clone(), state, self.inner.max_in_flight)
     }
 
-    fn join(config: Arc<Config>, state: Arc<State>, cap: Option<u32>) -> Self {
+    fn join(config: Arc<Config>, state: Arc<State>, max_in_flight: Option<u32>) -> Self {
         Self {
-            joined: Arc::new(Joined { config, state, cap }),
+            inner: Arc::new(Inner {
+                config,
+                state,
+                max_in_flight,
+            }),
         }
     }
 
     /// The share of new traffic now, in thousandths of a weight of 1: what is configured, times
     /// what the backend offers, times how far it is warmed up. Never 0 for a weight over 0.
     pub(super) fn weight_in_force(&self) -> u32 {
-        let (capacity, ramp) = (self.joined.state.capacity(), self.joined.state.ramp());
-        let weight = u64::from(self.joined.config.weight) * u64::from(capacity) * u64::from(ramp);
-        let least = u32::from(self.joined.config.weight > 0);
+        let (capacity, slow_start_share) =
+            (self.state().capacity(), self.state().slow_start_share());
+        let weight =
+            u64::from(self.inner.config.weight) * u64::from(capacity) * u64::from(slow_start_share);
+        let least = u32::from(self.inner.config.weight > 0);
         u32::try_from(weight / u64::from(FULL))
             .unwrap_or(u32::MAX)
             .max(least)
@@ -393,12 +399,12 @@ impl Backend {
 
     /// Whether both are dialled alike; weight, tier and caps do not matter.
     pub(super) fn same_address(&self, other: &Self) -> bool {
-        self.joined.config.same_address(&other.joined.config)
+        self.inner.config.same_address(&other.inner.config)
     }
 
     /// Returns the names of the settings in which both differ.
     pub(super) fn differs_in(&self, other: &Self) -> Vec<&'static str> {
-        let (own, others) = (&*self.joined.config, &*other.joined.config);
+        let (own, others) = (&*self.inner.config, &*other.inner.config);
         let url = own.same_address(others)
             && own.base_path == others.base_path
             && own.authority == others.authority;
@@ -408,7 +414,10 @@ impl Backend {
             ("weight", own.weight == others.weight),
             ("tier", own.tier == others.tier),
             ("locality", own.locality == others.locality),
-            ("max_in_flight", self.joined.cap == other.joined.cap),
+            (
+                "max_in_flight",
+                self.inner.max_in_flight == other.inner.max_in_flight,
+            ),
         ];
         let differing = same.iter().filter(|(_, same)| !same);
         differing.map(|(name, _)| *name).collect()
@@ -416,20 +425,20 @@ impl Backend {
 
     /// Returns where it is dialled, to be compared later.
     pub(crate) fn address(&self) -> Address {
-        Address(self.joined.config.clone())
+        Address(self.inner.config.clone())
     }
 
     /// Returns the log's words for the backend, which are made once.
     #[cfg(feature = "access-log")]
-    pub(crate) fn told(&self, make: impl FnOnce(&Self) -> Box<[u8]>) -> &[u8] {
-        self.joined.config.told.get_or_init(|| make(self))
+    pub(crate) fn log_fragment(&self, make: impl FnOnce(&Self) -> Box<[u8]>) -> &[u8] {
+        self.inner.config.log_fragment.get_or_init(|| make(self))
     }
 
     fn config_mut(&mut self) -> &mut Config {
-        let config = Arc::make_mut(&mut Arc::make_mut(&mut self.joined).config);
+        let config = Arc::make_mut(&mut Arc::make_mut(&mut self.inner).config);
         // They may name what is about to change.
         #[cfg(feature = "access-log")]
-        config.told.take();
+        config.log_fragment.take();
         config
     }
 }
@@ -449,7 +458,7 @@ pub(crate) struct Address(Arc<Config>);
 impl Address {
     /// Returns true if the backend is still dialled alike.
     pub(crate) fn is_of(&self, backend: &Backend) -> bool {
-        Arc::ptr_eq(&self.0, &backend.joined.config) || self.0.same_address(&backend.joined.config)
+        Arc::ptr_eq(&self.0, &backend.inner.config) || self.0.same_address(&backend.inner.config)
     }
 }
 
@@ -458,7 +467,7 @@ struct ShownAddress<'a>(&'a Backend);
 impl fmt::Display for ShownAddress<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (host, port) = (self.0.host(), self.0.port());
-        match self.0.unix_path() {
+        match self.0.configured_unix_socket() {
             Some(path) => path.display().fmt(f),
             // No name holds a colon.
             None if host.contains(':') => write!(f, "[{host}]:{port}"),
@@ -476,11 +485,11 @@ impl fmt::Debug for Address {
 impl fmt::Debug for Backend {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Backend")
-            .field("id", &self.joined.config.id)
-            .field("host", &self.joined.config.host)
-            .field("port", &self.joined.config.port)
-            .field("weight", &self.joined.config.weight)
-            .field("tier", &self.joined.config.tier)
+            .field("id", &self.inner.config.id)
+            .field("host", &self.inner.config.host)
+            .field("port", &self.inner.config.port)
+            .field("weight", &self.inner.config.weight)
+            .field("tier", &self.inner.config.tier)
             .field("health", &self.health())
             .field("mode", &self.mode())
             .field("in_flight", &self.in_flight())
@@ -539,7 +548,7 @@ impl Config {
             tier: 0,
             locality: None,
             #[cfg(feature = "access-log")]
-            told: std::sync::OnceLock::new(),
+            log_fragment: std::sync::OnceLock::new(),
         })
     }
 }

@@ -14,14 +14,14 @@ use tokio::{
 };
 
 use super::{
-    Backend, Derived, DerivedGroups, Event, EventKind, Events, Group, Health, Locality, Routing,
-    Snapshot,
+    Backend, Derived, DerivedGroups, Event, EventKind, Events, Group, HealthStatus, Locality,
+    Routing, Snapshot,
     derived::{Builders, Table},
     journal::{self, Supply},
-    keepers::Keepers,
-    lead::Candidates,
-    measure::Readmitted,
-    ramp::Ramp,
+    leader::Candidates,
+    measurement::Readmissions,
+    roles::RoleCounts,
+    slow_start::SlowStart,
     snapshot::Members,
     state::FULL,
 };
@@ -40,7 +40,7 @@ struct Inner {
     control: Mutex<Control>,
     events: broadcast::Sender<Event>,
     /// A slot became free, or the snapshot changed.
-    room: Arc<Notify>,
+    retry_pick: Arc<Notify>,
 }
 
 /// What only the control path reads and writes, under a lock that no request takes.
@@ -48,21 +48,21 @@ struct Inner {
 pub(super) struct Control {
     pub(super) members: Vec<Backend>,
     pub(super) builders: Builders,
-    pub(super) keepers: Keepers,
+    pub(super) roles: RoleCounts,
     pub(super) candidates: Candidates,
     pub(super) generation: u64,
     pub(super) routing: Routing,
     pub(super) evacuated: Vec<Locality>,
     /// Those that are warmed up.
-    pub(super) ramps: Vec<(Backend, Ramp)>,
+    pub(super) slow_starts: Vec<(Backend, SlowStart)>,
     /// When the next step of these is due.
-    pub(super) next_ramp: Option<Instant>,
+    pub(super) next_slow_start_step: Option<Instant>,
     /// Those that drain, and until when.
     pub(super) drains: Vec<(Backend, Instant)>,
     /// Somebody calls `tick`.
-    pub(super) ticks: bool,
-    /// The last snapshot panicked.
-    pub(super) panicked: bool,
+    pub(super) has_ticker: bool,
+    /// The last snapshot in_panic_mode.
+    pub(super) in_panic_mode: bool,
     /// Whether there was a backend for new requests, as the log has it.
     pub(super) supply: Supply,
     /// The program is about to end.
@@ -79,11 +79,14 @@ impl Pool {
     pub fn new(backends: impl IntoIterator<Item = Backend>) -> Result<Self, ConfigError> {
         let backends: Vec<_> = backends.into_iter().collect();
         refuse_duplicates(&backends)?;
-        let room = Arc::new(Notify::new());
-        let members: Vec<_> = backends.into_iter().map(|new| enter(new, &room)).collect();
+        let retry_pick = Arc::new(Notify::new());
+        let members: Vec<_> = backends
+            .into_iter()
+            .map(|new| into_member(new, &retry_pick))
+            .collect();
         for backend in &members {
-            let is_capped = backend.in_flight_cap().is_some();
-            backend.joined.state.set_capped(is_capped);
+            let is_capped = backend.configured_max_in_flight().is_some();
+            backend.state().set_capped(is_capped);
         }
         let mut control = Control {
             members,
@@ -98,7 +101,7 @@ impl Pool {
                 snapshot: ArcSwap::from_pointee(snapshot),
                 control: Mutex::new(control),
                 events: broadcast::Sender::new(EVENTS_KEPT),
-                room,
+                retry_pick,
             }),
         })
     }
@@ -128,7 +131,7 @@ impl Pool {
     /// Returns a future that ends when a slot of a capped backend becomes free or the snapshot
     /// changes: a reason to pick again.
     pub(crate) fn changed(&self) -> Notified<'_> {
-        self.inner.room.notified()
+        self.inner.retry_pick.notified()
     }
 
     /// Hangs a table over all members on every snapshot, rebuilt when membership or settings
@@ -141,9 +144,9 @@ impl Pool {
     ) -> Derived<T> {
         let mut control = self.control();
         let make = move |backends: &[Backend]| -> Table { Arc::new(make(backends)) };
-        let name = control.builders.members.add(Box::new(make));
-        self.publish_and_tell(control, true);
-        Derived::new(name)
+        let key = control.builders.members.add(Box::new(make));
+        self.publish_and_notify(control, true);
+        Derived::new(key)
     }
 
     /// Hangs a table over the usable backends of each group on every snapshot. The closure runs
@@ -155,9 +158,9 @@ impl Pool {
     ) -> DerivedGroups<T> {
         let mut control = self.control();
         let make = move |group: &Group| -> Table { Arc::new(make(group)) };
-        let name = control.builders.groups.add(Box::new(make));
-        self.publish_and_tell(control, false);
-        DerivedGroups::new(name)
+        let key = control.builders.groups.add(Box::new(make));
+        self.publish_and_notify(control, false);
+        DerivedGroups::new(key)
     }
 
     /// As [`derive`](Self::derive), for a table that is a function of the members alone and that
@@ -168,14 +171,14 @@ impl Pool {
     ) -> Derived<T> {
         let mut control = self.control();
         let kind = TypeId::of::<T>();
-        if let Some(known) = control.builders.members.known(kind) {
+        if let Some(known) = control.builders.members.find_by_type(kind) {
             return Derived::new(known);
         }
         let make = move |backends: &[Backend]| -> Table { Arc::new(make(backends)) };
-        let name = control.builders.members.add(Box::new(make));
-        control.builders.members.remember(kind, &name);
-        self.publish_and_tell(control, true);
-        Derived::new(name)
+        let key = control.builders.members.add(Box::new(make));
+        control.builders.members.register_type(kind, &key);
+        self.publish_and_notify(control, true);
+        Derived::new(key)
     }
 
     /// As [`derive_groups`](Self::derive_groups), for a table that is a function of the group
@@ -187,14 +190,14 @@ impl Pool {
     ) -> DerivedGroups<T> {
         let mut control = self.control();
         let kind = TypeId::of::<T>();
-        if let Some(known) = control.builders.groups.known(kind) {
+        if let Some(known) = control.builders.groups.find_by_type(kind) {
             return DerivedGroups::new(known);
         }
         let make = move |group: &Group| -> Table { Arc::new(make(group)) };
-        let name = control.builders.groups.add(Box::new(make));
-        control.builders.groups.remember(kind, &name);
-        self.publish_and_tell(control, false);
-        DerivedGroups::new(name)
+        let key = control.builders.groups.add(Box::new(make));
+        control.builders.groups.register_type(kind, &key);
+        self.publish_and_notify(control, false);
+        DerivedGroups::new(key)
     }
 
     /// Makes `backends` the whole membership. Members that stay keep their state: health, mode,
@@ -219,7 +222,7 @@ impl Pool {
             control.members.push(new.backend.clone());
             adopted.push(new);
         }
-        control.keep(|b| stayed.contains(&b.incarnation()));
+        control.retain_members(|b| stayed.contains(&b.incarnation()));
         let gone = || old.iter().filter(|b| !stayed.contains(&b.incarnation()));
         gone().for_each(|gone| journal.left(gone));
         journal.log(control.members.len());
@@ -228,7 +231,7 @@ impl Pool {
         // In their order, as subscribers may compare.
         gone().for_each(|gone| self.dismiss(gone));
         adopted.iter().for_each(|new| self.adopted(new));
-        self.tell_readmitted(readmitted);
+        self.announce_readmissions(readmitted);
         Ok(())
     }
 
@@ -247,7 +250,7 @@ impl Pool {
         let readmitted = self.publish(&mut control, true);
         drop(control);
         self.adopted(&new);
-        self.tell_readmitted(readmitted);
+        self.announce_readmissions(readmitted);
     }
 
     /// Removes a backend: no new traffic, idle connections closed; requests in flight end by
@@ -258,22 +261,22 @@ impl Pool {
             return false;
         };
         let gone = control.members.remove(i);
-        control.keep(|b| !b.is_same(&gone));
+        control.retain_members(|b| !b.is_same(&gone));
         let mut journal = journal::Membership::default();
         journal.left(&gone);
         journal.log(control.members.len());
         let readmitted = self.publish(&mut control, true);
         drop(control);
         self.dismiss(&gone);
-        self.tell_readmitted(readmitted);
+        self.announce_readmissions(readmitted);
         true
     }
 
     /// Sets how traffic follows health.
-    pub fn routing(&self, routing: Routing) {
+    pub fn update_routing(&self, routing: Routing) {
         let mut control = self.control();
         control.routing = routing;
-        self.publish_and_tell(control, true);
+        self.publish_and_notify(control, true);
     }
 
     /// Says that the program is about to end. From now on, checks and outlier detection that stop
@@ -292,7 +295,7 @@ impl Pool {
         journal: &mut journal::Membership,
     ) -> Adopted {
         let Some(previous) = previous else {
-            let backend = enter(new, &self.inner.room);
+            let backend = into_member(new, &self.inner.retry_pick);
             journal.joined(&backend);
             return Adopted {
                 backend,
@@ -304,23 +307,23 @@ impl Pool {
         let changed = !new.differs_in(previous).is_empty();
         let moved = !new.same_address(previous);
         if moved {
-            if previous.joined.state.active() == Health::Healthy {
-                previous.joined.state.set_active(Health::Unknown);
+            if previous.state().active() == HealthStatus::Healthy {
+                previous.state().set_active(HealthStatus::Unknown);
             }
-            previous.joined.state.moved();
-            previous.joined.state.set_capacity(FULL);
-            previous.joined.state.set_asks_to_drain(false);
+            previous.state().count_address_change();
+            previous.state().set_capacity(FULL);
+            previous.state().set_asks_to_drain(false);
         }
         #[cfg(test)]
         if sabotage::is(Sabotage::ReconfigurationRevives) {
-            previous.joined.state.set_active(Health::Healthy);
+            previous.state().set_active(HealthStatus::Healthy);
         }
         #[cfg(test)]
         if sabotage::is(Sabotage::ReconfigurationReadmits) {
-            previous.joined.state.set_circuit(super::Circuit::Closed);
+            previous.state().set_circuit(super::Circuit::Closed);
         }
         Adopted {
-            backend: new.with_state(previous.joined.state.clone()),
+            backend: new.with_state(previous.state().clone()),
             kind: changed.then_some(EventKind::Updated),
             moved,
         }
@@ -329,51 +332,47 @@ impl Pool {
     /// Without the lock: what is retired is a room's, and may ask the pool for something.
     fn adopted(&self, new: &Adopted) {
         if new.moved {
-            new.backend.joined.state.retire();
+            new.backend.state().retire();
         }
         if let Some(kind) = &new.kind {
-            self.tell(&new.backend, kind.clone());
+            self.emit(&new.backend, kind.clone());
         }
     }
 
     fn dismiss(&self, gone: &Backend) {
-        gone.joined.state.set_usable(false);
-        gone.joined.state.retire();
-        self.tell(gone, EventKind::Removed);
+        gone.state().set_usable(false);
+        gone.state().retire();
+        self.emit(gone, EventKind::Removed);
     }
 
     /// Makes the next snapshot. Returns whose ejection that ended, to be told once the lock is
     /// free, and after what made it.
-    pub(super) fn publish(&self, control: &mut Control, members_changed: bool) -> Readmitted {
+    pub(super) fn publish(&self, control: &mut Control, members_changed: bool) -> Readmissions {
         control.generation += 1;
-        control.builders.members.sweep();
-        control.builders.groups.sweep();
+        control.builders.members.drop_unused();
+        control.builders.groups.drop_unused();
         let members = if members_changed {
             Arc::new(Members::build(control))
         } else {
             self.inner.snapshot.load().members().clone()
         };
         for backend in &control.members {
+            backend.state().set_checked(control.roles.probers > 0);
             backend
-                .joined
-                .state
-                .set_checked(control.keepers.probers > 0);
-            backend
-                .joined
-                .state
-                .set_capped(backend.in_flight_cap().is_some());
+                .state()
+                .set_capped(backend.configured_max_in_flight().is_some());
         }
         let mut next = Snapshot::build(control, members.clone());
         let readmitted = self.readmit_last(control, &next);
         if !readmitted.0.is_empty() {
             next = Snapshot::build(control, members);
         }
-        let panics = next.panics();
+        let in_panic_mode = next.in_panic_mode();
         control.note_supply(&next);
         self.inner.snapshot.store(Arc::new(next));
-        self.inner.room.notify_waiters();
-        if std::mem::replace(&mut control.panicked, panics) != panics {
-            if panics {
+        self.inner.retry_pick.notify_waiters();
+        if std::mem::replace(&mut control.in_panic_mode, in_panic_mode) != in_panic_mode {
+            if in_panic_mode {
                 tracing::warn!(
                     target: "evenkeel::pool",
                     "too few backends are usable: all get traffic, whatever their health"
@@ -388,17 +387,17 @@ impl Pool {
     }
 
     /// As [`publish`](Self::publish), where nothing else is to be told.
-    pub(super) fn publish_and_tell(
+    pub(super) fn publish_and_notify(
         &self,
         mut control: MutexGuard<'_, Control>,
         members_changed: bool,
     ) {
         let readmitted = self.publish(&mut control, members_changed);
         drop(control);
-        self.tell_readmitted(readmitted);
+        self.announce_readmissions(readmitted);
     }
 
-    pub(super) fn tell(&self, backend: &Backend, kind: EventKind) {
+    pub(super) fn emit(&self, backend: &Backend, kind: EventKind) {
         // No receiver is fine: nobody asked.
         let _ = self.inner.events.send(Event {
             backend: backend.clone(),
@@ -424,13 +423,15 @@ struct Adopted {
 }
 
 impl Control {
-    pub(super) fn is_evacuated(&self, place: &Locality) -> bool {
-        self.evacuated.iter().any(|prefix| place.is_within(prefix))
+    pub(super) fn is_evacuated(&self, locality: &Locality) -> bool {
+        self.evacuated
+            .iter()
+            .any(|prefix| locality.is_within(prefix))
     }
 
     /// Forgets what is under way for who is no longer a member.
-    fn keep(&mut self, stays: impl Fn(&Backend) -> bool) {
-        self.ramps.retain(|(backend, _)| stays(backend));
+    fn retain_members(&mut self, stays: impl Fn(&Backend) -> bool) {
+        self.slow_starts.retain(|(backend, _)| stays(backend));
         self.drains.retain(|(backend, _)| stays(backend));
     }
 }
@@ -459,12 +460,12 @@ impl std::ops::Deref for SnapshotGuard {
 
 /// Makes a member of a backend. One whose state another pool or an earlier membership used starts
 /// anew: what that pool is told of a slot that becomes free, this one would not hear.
-fn enter(new: Backend, room: &Arc<Notify>) -> Backend {
-    match new.joined.state.released.set(room.clone()) {
+fn into_member(new: Backend, retry_pick: &Arc<Notify>) -> Backend {
+    match new.state().slot_freed.set(retry_pick.clone()) {
         Ok(()) => new,
         Err(_) => {
             let state = Arc::new(super::state::State::new());
-            let _ = state.released.set(room.clone());
+            let _ = state.slot_freed.set(retry_pick.clone());
             new.with_state(state)
         }
     }

@@ -16,7 +16,7 @@ use super::{Backend, Group};
 /// Names a table over all members; see [`Pool::derive`](super::Pool::derive). The table is let go
 /// of some time after the last clone of its name.
 pub struct Derived<T> {
-    pub(super) name: Name,
+    pub(super) key: TableKey,
     kind: PhantomData<fn() -> T>,
 }
 
@@ -24,23 +24,23 @@ pub struct Derived<T> {
 /// [`Pool::derive_groups`](super::Pool::derive_groups). The table is let go of some time after the
 /// last clone of its name.
 pub struct DerivedGroups<T> {
-    pub(super) name: Name,
+    pub(super) key: TableKey,
     kind: PhantomData<fn() -> T>,
 }
 
 impl<T> Derived<T> {
-    pub(super) fn new(name: Name) -> Self {
+    pub(super) fn new(key: TableKey) -> Self {
         Self {
-            name,
+            key,
             kind: PhantomData,
         }
     }
 }
 
 impl<T> DerivedGroups<T> {
-    pub(super) fn new(name: Name) -> Self {
+    pub(super) fn new(key: TableKey) -> Self {
         Self {
-            name,
+            key,
             kind: PhantomData,
         }
     }
@@ -48,35 +48,35 @@ impl<T> DerivedGroups<T> {
 
 impl<T> Clone for Derived<T> {
     fn clone(&self) -> Self {
-        Self::new(self.name.clone())
+        Self::new(self.key.clone())
     }
 }
 
 impl<T> Clone for DerivedGroups<T> {
     fn clone(&self) -> Self {
-        Self::new(self.name.clone())
+        Self::new(self.key.clone())
     }
 }
 
 impl<T> fmt::Debug for Derived<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Derived").field(&self.name.number).finish()
+        f.debug_tuple("Derived").field(&self.key.number).finish()
     }
 }
 
 impl<T> fmt::Debug for DerivedGroups<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_tuple("DerivedGroups")
-            .field(&self.name.number)
+            .field(&self.key.number)
             .finish()
     }
 }
 
 /// Where a table is. Places are used again, numbers are not, by any pool: they tell a
-/// table from one that had its place before.
+/// table from one that had its slot before.
 #[derive(Clone)]
-pub(super) struct Name {
-    pub(super) place: usize,
+pub(super) struct TableKey {
+    pub(super) slot: usize,
     number: u64,
     /// As long as it lives, so does the table.
     alive: Arc<()>,
@@ -87,104 +87,104 @@ pub(super) type Table = Arc<dyn Any + Send + Sync>;
 /// How each table is built; one list for members, one for groups.
 #[derive(Default)]
 pub(super) struct Builders {
-    pub(super) members: Makers<dyn Fn(&[Backend]) -> Table + Send>,
-    pub(super) groups: Makers<dyn Fn(&Group) -> Table + Send>,
+    pub(super) members: TableBuilders<dyn Fn(&[Backend]) -> Table + Send>,
+    pub(super) groups: TableBuilders<dyn Fn(&Group) -> Table + Send>,
 }
 
-/// What makes the tables, each at its place; a place may be free.
-pub(super) struct Makers<F: ?Sized> {
-    places: Vec<Option<Maker<F>>>,
+/// What makes the tables, each at its slot; a slot may be free.
+pub(super) struct TableBuilders<F: ?Sized> {
+    slots: Vec<Option<TableBuilder<F>>>,
     /// The one table of a type.
-    once: HashMap<TypeId, (usize, u64, Weak<()>)>,
+    by_type: HashMap<TypeId, (usize, u64, Weak<()>)>,
 }
 
-struct Maker<F: ?Sized> {
+struct TableBuilder<F: ?Sized> {
     number: u64,
     alive: Weak<()>,
     make: Box<F>,
 }
 
-impl<F: ?Sized> Makers<F> {
+impl<F: ?Sized> TableBuilders<F> {
     /// Puts it where there is room.
-    pub(super) fn add(&mut self, make: Box<F>) -> Name {
-        self.sweep();
+    pub(super) fn add(&mut self, make: Box<F>) -> TableKey {
+        self.drop_unused();
         static NEXT: AtomicU64 = AtomicU64::new(1);
         let (alive, number) = (Arc::new(()), NEXT.fetch_add(1, Relaxed));
-        let maker = Some(Maker {
+        let builder = Some(TableBuilder {
             number,
             alive: Arc::downgrade(&alive),
             make,
         });
-        let free = self.places.iter().position(Option::is_none);
-        let place = free.unwrap_or(self.places.len());
+        let free = self.slots.iter().position(Option::is_none);
+        let slot = free.unwrap_or(self.slots.len());
         match free {
-            Some(place) => self.places[place] = maker,
-            None => self.places.push(maker),
+            Some(slot) => self.slots[slot] = builder,
+            None => self.slots.push(builder),
         }
-        Name {
-            place,
+        TableKey {
+            slot,
             number,
             alive,
         }
     }
 
     /// Returns the name of the one table of this type, where somebody has it still.
-    pub(super) fn known(&self, kind: TypeId) -> Option<Name> {
-        let (place, number, alive) = self.once.get(&kind)?;
-        Some(Name {
-            place: *place,
+    pub(super) fn find_by_type(&self, kind: TypeId) -> Option<TableKey> {
+        let (slot, number, alive) = self.by_type.get(&kind)?;
+        Some(TableKey {
+            slot: *slot,
             number: *number,
             alive: alive.upgrade()?,
         })
     }
 
     /// Says that this is the one table of this type.
-    pub(super) fn remember(&mut self, kind: TypeId, name: &Name) {
-        let alive = Arc::downgrade(&name.alive);
-        self.once.insert(kind, (name.place, name.number, alive));
+    pub(super) fn register_type(&mut self, kind: TypeId, key: &TableKey) {
+        let alive = Arc::downgrade(&key.alive);
+        self.by_type.insert(kind, (key.slot, key.number, alive));
     }
 
     /// Lets go of those whose names are gone.
-    pub(super) fn sweep(&mut self) {
-        for place in &mut self.places {
-            if place.as_ref().is_some_and(|m| m.alive.strong_count() == 0) {
-                *place = None;
+    pub(super) fn drop_unused(&mut self) {
+        for slot in &mut self.slots {
+            if slot.as_ref().is_some_and(|m| m.alive.strong_count() == 0) {
+                *slot = None;
             }
         }
-        while self.places.last().is_some_and(Option::is_none) {
-            self.places.pop();
+        while self.slots.last().is_some_and(Option::is_none) {
+            self.slots.pop();
         }
-        self.once
+        self.by_type
             .retain(|_, (_, _, alive)| alive.strong_count() > 0);
     }
 
     /// Makes all tables.
     pub(super) fn build<T>(&self, table: impl Fn(&F) -> T) -> Tables<T> {
-        let places = self.places.iter();
+        let slots = self.slots.iter();
         Tables(
-            places
-                .map(|place| place.as_ref().map(|m| (m.number, table(&m.make))))
+            slots
+                .map(|slot| slot.as_ref().map(|m| (m.number, table(&m.make))))
                 .collect(),
         )
     }
 }
 
-impl<F: ?Sized> Default for Makers<F> {
+impl<F: ?Sized> Default for TableBuilders<F> {
     fn default() -> Self {
         Self {
-            places: Vec::new(),
-            once: HashMap::new(),
+            slots: Vec::new(),
+            by_type: HashMap::new(),
         }
     }
 }
 
-/// The tables of a snapshot, each at its place.
+/// The tables of a snapshot, each at its slot.
 pub(super) struct Tables<T>(Box<[Option<(u64, T)>]>);
 
 impl<T> Tables<T> {
-    pub(super) fn get(&self, name: &Name) -> Option<&T> {
-        let (number, table) = self.0.get(name.place)?.as_ref()?;
-        (*number == name.number).then_some(table)
+    pub(super) fn get(&self, key: &TableKey) -> Option<&T> {
+        let (number, table) = self.0.get(key.slot)?.as_ref()?;
+        (*number == key.number).then_some(table)
     }
 
     /// Returns how many there are.

@@ -5,7 +5,7 @@ use std::{borrow::Cow, fmt, sync::Arc, time::Duration};
 use http::StatusCode;
 use tokio::sync::broadcast;
 
-use super::{Backend, Circuit, Health, Mode};
+use super::{Backend, Circuit, HealthStatus, Mode};
 
 /// One change of a pool.
 #[derive(Clone, Debug)]
@@ -55,7 +55,7 @@ pub enum EventKind {
     Removed,
     /// Its checks fail for a dependency, as those of all that answer do, and it stays in service
     /// for that: the name of the dependency, and `None` when that is over.
-    SharedFate(Option<Arc<str>>),
+    SharedFailure(Option<Arc<str>>),
     /// Weight, address or another setting changed.
     Updated,
 }
@@ -65,9 +65,9 @@ pub enum EventKind {
 #[non_exhaustive]
 pub struct Transition {
     /// Combined health before.
-    pub from: Health,
+    pub from: HealthStatus,
     /// Combined health after.
-    pub to: Health,
+    pub to: HealthStatus,
     /// Who measured it.
     pub source: Source,
     /// Why.
@@ -133,15 +133,15 @@ impl fmt::Display for Reason {
 #[non_exhaustive]
 pub enum Ejection {
     /// It was out already.
-    Already,
+    AlreadyEjected,
     /// It is out now.
     Ejected,
     /// It is no longer a member.
-    Gone,
+    NotAMember,
     /// It stays: it is the last usable one.
-    Last,
+    LastUsable,
     /// It stays: the share of ejected members is used up.
-    Share,
+    ShareExceeded,
 }
 
 /// The changes of a pool from now on; see [`Pool::subscribe`](super::Pool::subscribe).

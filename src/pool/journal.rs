@@ -20,7 +20,7 @@ pub(super) enum Supply {
 
 impl Supply {
     pub(super) fn of(snapshot: &Snapshot) -> Self {
-        match snapshot.sound() + snapshot.held() {
+        match snapshot.usable_by_health() + snapshot.held() {
             0 => Self::Empty,
             _ => Self::Serves,
         }
@@ -40,8 +40,8 @@ impl Control {
                 self.supply = Supply::Out;
             }
             // One that waits for its first check is no news yet.
-            (Supply::Out, Supply::Serves) if next.sound() > 0 => {
-                let usable = next.sound();
+            (Supply::Out, Supply::Serves) if next.usable_by_health() > 0 => {
+                let usable = next.usable_by_health();
                 tracing::info!(
                     target: "evenkeel::pool",
                     usable, members, "a backend is usable again"

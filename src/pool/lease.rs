@@ -16,9 +16,8 @@ impl Lease {
     #[must_use]
     pub fn acquire(backend: &Backend) -> Option<Self> {
         backend
-            .joined
-            .state
-            .enter(backend.in_flight_cap())
+            .state()
+            .acquire_slot(backend.configured_max_in_flight())
             .then(|| Self {
                 backend: backend.clone(),
                 trial: false,
@@ -30,14 +29,14 @@ impl Lease {
     /// The place of the trial comes back with the lease. Wait-free.
     #[must_use]
     pub fn acquire_trial(backend: &Backend) -> Option<Self> {
-        let state = &backend.joined.state;
+        let state = backend.state();
         let is_half_open = || state.circuit() == Circuit::HalfOpen;
-        if !is_half_open() || !state.enter_trial() {
+        if !is_half_open() || !state.acquire_trial() {
             return None;
         }
         // Looked at again: the trial before may have failed in between.
-        if !is_half_open() || !state.enter(backend.in_flight_cap()) {
-            state.leave_trial();
+        if !is_half_open() || !state.acquire_slot(backend.configured_max_in_flight()) {
+            state.release_trial();
             return None;
         }
         Some(Self {
@@ -62,9 +61,9 @@ impl Lease {
 impl Drop for Lease {
     fn drop(&mut self) {
         if self.trial {
-            self.backend.joined.state.leave_trial();
+            self.backend.state().release_trial();
         }
-        self.backend.joined.state.leave();
+        self.backend.state().release_slot();
     }
 }
 

@@ -42,7 +42,7 @@
 //! # When it fails
 //!
 //! Calls about an id that is not a member return a [`ConfigError`](crate::ConfigError) naming
-//! it; nothing changes then. Measured health ([`Health`]) and what an operator ordered
+//! it; nothing changes then. Measured health ([`HealthStatus`]) and what an operator ordered
 //! ([`Mode`]) are kept apart: neither overwrites the other. A change of membership never turns
 //! an unhealthy backend healthy (invariant A), nor does what an earlier process knew, taken over with
 //! [`Pool::restore_health`]; and a backend that was removed and comes back
@@ -74,47 +74,47 @@
 //! A schedule that fails prints its seed; `EVENKEEL_SEED=<seed>` in place of the number of
 //! schedules lives through that one again and prints what happens.
 
+mod attachment_cache;
 mod attachments;
 mod backend;
 mod control;
+mod counters;
 mod derived;
+mod eligibility;
 mod event;
+pub(crate) mod hasher;
+mod health_snapshot;
 mod journal;
-mod keepers;
-mod known;
-mod lead;
+mod leader;
 mod lease;
-mod load;
 mod locality;
-mod measure;
-mod orders;
-pub(crate) mod quick;
-mod ramp;
-mod recent;
+mod measurement;
+mod operator;
+mod roles;
 mod routing;
 mod shares;
+mod slow_start;
 mod snapshot;
 mod state;
-mod survey;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use attachment_cache::AttachmentCache;
 pub use attachments::{Attachment, AttachmentKey};
 pub(crate) use backend::Address;
 pub use backend::{Backend, Protocol, Scheme};
 pub use control::{Pool, SnapshotGuard};
 pub use derived::{Derived, DerivedGroups};
 pub use event::{Ejection, Event, EventKind, Events, Reason, Source, Transition};
-pub use keepers::ProberGuard;
-pub(crate) use keepers::{KeeperGuard, Role};
-pub use known::{BackendHealth, HealthSnapshot};
-pub(crate) use lead::{Candidate, Rank};
+pub use health_snapshot::{BackendHealth, HealthSnapshot};
+pub(crate) use leader::{Candidate, Rank};
 pub use lease::Lease;
 pub use locality::Locality;
-pub use measure::Measurement;
-pub use orders::{Drain, Drained};
-pub(crate) use recent::Recent;
+pub use measurement::Measurement;
+pub use operator::{Drained, Draining};
+pub use roles::ProberGuard;
+pub(crate) use roles::{Role, RoleGuard};
 pub use routing::{PanicRouting, Routing};
 pub(crate) use snapshot::Membership;
 pub use snapshot::{Group, Snapshot};
-pub use state::{Circuit, Health, Mode};
+pub use state::{Circuit, HealthStatus, Mode};

@@ -7,7 +7,7 @@ use crate::error::ConfigError;
 
 /// How traffic follows health: whether it stays near, when it overflows, what happens when too
 /// few backends are left, and how a backend that recovered is warmed up. Given to
-/// [`Pool::routing`](super::Pool::routing).
+/// [`Pool::update_routing`](super::Pool::update_routing).
 ///
 /// # Tiers
 ///
@@ -131,7 +131,7 @@ impl Routing {
     }
 
     /// Warms up a backend, too, whose drain or maintenance an operator undoes with
-    /// [`Pool::ready`](super::Pool::ready): for those that were restarted meanwhile.
+    /// [`Pool::mark_ready`](super::Pool::mark_ready): for those that were restarted meanwhile.
     ///
     /// Default: they get their whole share at once.
     pub fn slow_start_when_ready(mut self) -> Self {

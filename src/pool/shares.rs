@@ -2,12 +2,12 @@
 
 /// A group's weights: what is usable of what is configured.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Standing {
+pub(super) struct WeightTotals {
     pub(super) usable: u64,
     pub(super) configured: u64,
 }
 
-impl Standing {
+impl WeightTotals {
     /// In percent, 100 at the most: the usable share times the overprovisioning factor (in
     /// thousandths). At least 1 while anything is usable.
     pub(super) fn availability(self, overprovisioning: u32) -> u32 {
@@ -69,7 +69,7 @@ mod tests {
         let availabilities: Vec<_> = usable
             .iter()
             .map(|&usable| {
-                Standing {
+                WeightTotals {
                     usable,
                     configured: 100,
                 }
@@ -103,14 +103,14 @@ mod tests {
 
     #[test]
     fn one_of_very_many_is_not_nothing() {
-        let one = Standing {
+        let one = WeightTotals {
             usable: 1,
             configured: 100_000,
         };
         assert_eq!(one.availability(1_400), 1);
         assert_eq!(split(&[1, 100]), [1, 99]);
         assert_eq!(split(&[1, 0]), [100, 0]);
-        assert_eq!(Standing::default().availability(1_400), 0);
+        assert_eq!(WeightTotals::default().availability(1_400), 0);
     }
 
     proptest! {

@@ -6,10 +6,10 @@ use super::{
     Backend, Derived, DerivedGroups,
     control::Control,
     derived::{Table, Tables},
+    eligibility::{Eligibility, GroupDraft},
+    hasher::BuildIdHasher,
     locality::SEGMENTS,
-    quick::BuildQuick,
-    shares::{Standing, WHOLE, portion, split},
-    survey::{Found, Survey},
+    shares::{WHOLE, WeightTotals, portion, split},
 };
 
 /// One consistent, immutable view of a pool, with everything that a pick needs.
@@ -20,15 +20,15 @@ pub struct Snapshot {
     /// Of [`PARTS`], in the groups' order.
     shares: Box<[u32]>,
     /// The one group that has a share, where there is but one.
-    only: Option<usize>,
+    only_group: Option<usize>,
     group_tables: Tables<Box<[Table]>>,
     trials: Box<[Backend]>,
     usable: usize,
-    sound: usize,
-    /// Where none is sound: those that are ejected, and usable but for that.
+    usable_by_health: usize,
+    /// Where none is usable_by_health: those that are ejected, and usable but for that.
     ejected: Box<[Backend]>,
     held: usize,
-    panics: bool,
+    in_panic_mode: bool,
 }
 
 /// Names one membership with its settings. Holds it, so that no later one can have its name.
@@ -44,7 +44,7 @@ impl PartialEq for Membership {
 /// What changes with membership only.
 pub(super) struct Members {
     pub(super) backends: Box<[Backend]>,
-    index: HashMap<Arc<str>, usize, BuildQuick>,
+    index: HashMap<Arc<str>, usize, BuildIdHasher>,
     /// How far each is from the balancer.
     distances: Box<[u8]>,
     tables: Tables<Table>,
@@ -55,8 +55,8 @@ impl Members {
         let backends = &control.members;
         let own = control.routing.locality.as_ref();
         let distance = |backend: &Backend| {
-            let place = backend.configured_locality();
-            own.map_or(0, |own| place.map_or(SEGMENTS, |p| own.distance(p)))
+            let locality = backend.configured_locality();
+            own.map_or(0, |own| locality.map_or(SEGMENTS, |l| own.distance(l)))
         };
         Self {
             index: backends
@@ -71,12 +71,12 @@ impl Members {
     }
 
     /// Returns the member that this handle stands for.
-    pub(super) fn same(&self, backend: &Backend) -> Option<&Backend> {
+    pub(super) fn current(&self, backend: &Backend) -> Option<&Backend> {
         self.get(backend.id()).filter(|b| b.is_same(backend))
     }
 
     /// Each with its position and its distance.
-    pub(super) fn placed(&self) -> impl Iterator<Item = (u32, (&Backend, &u8))> {
+    pub(super) fn with_distances(&self) -> impl Iterator<Item = (u32, (&Backend, &u8))> {
         (0..).zip(self.backends.iter().zip(&self.distances))
     }
 
@@ -100,14 +100,14 @@ impl Group {
     #[must_use]
     pub fn new(tier: u8, backends: Vec<Backend>) -> Self {
         let positions = (0..).take(backends.len()).collect();
-        let standing = Standing::default();
+        let weight_totals = WeightTotals::default();
         let distance = 0;
-        Self::from(Found {
+        Self::from(GroupDraft {
             tier,
             distance,
             backends,
             positions,
-            standing,
+            weight_totals,
         })
     }
 
@@ -145,15 +145,15 @@ impl Group {
     }
 }
 
-impl From<Found> for Group {
-    fn from(found: Found) -> Self {
-        let backends = found.backends;
+impl From<GroupDraft> for Group {
+    fn from(draft: GroupDraft) -> Self {
+        let backends = draft.backends;
         Self {
-            tier: found.tier,
-            distance: found.distance,
+            tier: draft.tier,
+            distance: draft.distance,
             weights: backends.iter().map(Backend::weight_in_force).collect(),
             backends: backends.into(),
-            positions: found.positions.into(),
+            positions: draft.positions.into(),
         }
     }
 }
@@ -170,25 +170,25 @@ impl fmt::Debug for Group {
 
 impl Snapshot {
     pub(super) fn build(control: &Control, members: Arc<Members>) -> Self {
-        let mut survey = Survey::of(control, &members);
-        let panics = survey.panics(control.routing.panic);
-        if panics {
-            survey.take_all(&members);
+        let mut eligibility = Eligibility::of(control, &members);
+        let in_panic_mode = eligibility.is_panic(control.routing.panic);
+        if in_panic_mode {
+            eligibility.include_unhealthy(&members);
         }
-        let found: Vec<Found> = survey.places.into_iter().flatten().collect();
-        let shares = if panics {
-            by_weight(&found)
+        let drafts: Vec<GroupDraft> = eligibility.drafts.into_iter().flatten().collect();
+        let shares = if in_panic_mode {
+            shares_by_weight(&drafts)
         } else {
-            by_standing(&found, control.routing.overprovisioning)
+            shares_by_availability(&drafts, control.routing.overprovisioning)
         };
-        let (groups, shares): (Vec<_>, Vec<_>) = found
+        let (groups, shares): (Vec<_>, Vec<_>) = drafts
             .into_iter()
             .zip(shares)
-            .filter(|(found, _)| !found.backends.is_empty())
-            .map(|(found, share)| (Group::from(found), share))
+            .filter(|(draft, _)| !draft.backends.is_empty())
+            .map(|(draft, share)| (Group::from(draft), share))
             .unzip();
         let mut loaded = (0..shares.len()).filter(|&i| shares[i] > 0);
-        let only = match (loaded.next(), loaded.next()) {
+        let only_group = match (loaded.next(), loaded.next()) {
             (Some(one), None) => Some(one),
             _ => None,
         };
@@ -201,15 +201,15 @@ impl Snapshot {
             usable: groups.iter().map(|g| g.backends.len()).sum(),
             groups: groups.into(),
             shares: shares.into(),
-            only,
-            trials: survey.trials.into(),
-            ejected: match survey.sound {
-                0 => survey.ejected.into(),
+            only_group,
+            trials: eligibility.trials.into(),
+            ejected: match eligibility.usable_by_health {
+                0 => eligibility.ejected.into(),
                 _ => Box::default(),
             },
-            sound: survey.sound,
-            held: survey.held,
-            panics,
+            usable_by_health: eligibility.usable_by_health,
+            held: eligibility.held,
+            in_panic_mode,
             members,
         }
     }
@@ -250,7 +250,7 @@ impl Snapshot {
     /// Returns the number of the group whose turn it is for this random number, each as often as
     /// its share asks. The number is drawn only where more than one group has a share.
     pub fn draw_group(&self, random: impl FnOnce() -> u32) -> usize {
-        if let Some(only) = self.only {
+        if let Some(only) = self.only_group {
             return only;
         }
         if self.shares.is_empty() {
@@ -281,8 +281,8 @@ impl Snapshot {
     /// Returns true while too few backends are usable and health is not believed: see
     /// [`PanicRouting::UseAll`](super::PanicRouting::UseAll).
     #[must_use]
-    pub fn panics(&self) -> bool {
-        self.panics
+    pub fn in_panic_mode(&self) -> bool {
+        self.in_panic_mode
     }
 
     /// Returns the backends that one request at a time may try: those whose circuit is half open
@@ -295,14 +295,14 @@ impl Snapshot {
     /// Returns the table over all members that `key` names; `None` for a key of another pool.
     #[must_use]
     pub fn derived<T: 'static>(&self, key: &Derived<T>) -> Option<&T> {
-        self.members.tables.get(&key.name)?.downcast_ref()
+        self.members.tables.get(&key.key)?.downcast_ref()
     }
 
     /// Returns the table of a group that `key` names; `None` for a key of another pool or a group
     /// that is not there.
     #[must_use]
     pub fn derived_group<T: 'static>(&self, key: &DerivedGroups<T>, group: usize) -> Option<&T> {
-        self.group_tables.get(&key.name)?.get(group)?.downcast_ref()
+        self.group_tables.get(&key.key)?.get(group)?.downcast_ref()
     }
 
     /// Returns a name of the membership, which is another one after any change of it.
@@ -326,8 +326,8 @@ impl Snapshot {
     }
 
     /// How many are usable by their health, panic or not.
-    pub(super) fn sound(&self) -> usize {
-        self.sound
+    pub(super) fn usable_by_health(&self) -> usize {
+        self.usable_by_health
     }
 }
 
@@ -338,39 +338,40 @@ impl fmt::Debug for Snapshot {
             .field("backends", &self.members.backends.len())
             .field("usable", &self.usable)
             .field("held", &self.held)
-            .field("panics", &self.panics)
+            .field("in_panic_mode", &self.in_panic_mode)
             .finish_non_exhaustive()
     }
 }
 
 /// Tiers first, then the distances within each.
-fn by_standing(found: &[Found], overprovisioning: u32) -> Vec<u32> {
-    let available = |standing: Standing| standing.availability(overprovisioning);
-    let tiers: Vec<&[Found]> = found.chunk_by(|a, b| a.tier == b.tier).collect();
+fn shares_by_availability(drafts: &[GroupDraft], overprovisioning: u32) -> Vec<u32> {
+    let available = |weight_totals: WeightTotals| weight_totals.availability(overprovisioning);
+    let tiers: Vec<&[GroupDraft]> = drafts.chunk_by(|a, b| a.tier == b.tier).collect();
     let availabilities: Vec<u32> = tiers
         .iter()
         .map(|tier| {
-            let sum = |part: fn(&Standing) -> u64| tier.iter().map(|f| part(&f.standing)).sum();
-            available(Standing {
+            let sum =
+                |part: fn(&WeightTotals) -> u64| tier.iter().map(|f| part(&f.weight_totals)).sum();
+            available(WeightTotals {
                 usable: sum(|s| s.usable),
                 configured: sum(|s| s.configured),
             })
         })
         .collect();
-    let mut shares = Vec::with_capacity(found.len());
+    let mut shares = Vec::with_capacity(drafts.len());
     for (tier, share) in tiers.iter().zip(split(&availabilities)) {
-        let near: Vec<u32> = tier.iter().map(|f| available(f.standing)).collect();
+        let near: Vec<u32> = tier.iter().map(|f| available(f.weight_totals)).collect();
         shares.extend(split(&near).into_iter().map(|part| part * share));
     }
     shares
 }
 
-fn by_weight(found: &[Found]) -> Vec<u32> {
-    let weight = |found: &Found| {
-        let weights = found.backends.iter().map(Backend::weight_in_force);
+fn shares_by_weight(drafts: &[GroupDraft]) -> Vec<u32> {
+    let weight = |draft: &GroupDraft| {
+        let weights = draft.backends.iter().map(Backend::weight_in_force);
         weights.map(u64::from).sum()
     };
-    portion(&found.iter().map(weight).collect::<Vec<u64>>(), PARTS)
+    portion(&drafts.iter().map(weight).collect::<Vec<u64>>(), PARTS)
 }
 
 /// Percent of percent.

@@ -18,15 +18,15 @@ use tokio::{
 };
 
 use super::{
-    attachments::{Attachment, AttachmentKey, Attachments, Told},
-    load::{Entered, Load},
+    attachments::{Attachment, AttachmentKey, Attachments, Notification},
+    counters::{Acquisition, RequestCounters},
 };
 use crate::error::ErrorKind;
 
 /// Measured health.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
-pub enum Health {
+pub enum HealthStatus {
     /// Checks have the last word and say that it serves.
     Healthy,
     /// Checks or live traffic say that it does not serve.
@@ -36,7 +36,7 @@ pub enum Health {
     Unknown,
 }
 
-impl Health {
+impl HealthStatus {
     /// Returns the stable name that stands in logs and metrics.
     #[must_use]
     pub fn as_str(self) -> &'static str {
@@ -102,7 +102,7 @@ impl Mode {
 }
 
 pub(super) struct State {
-    load: Load,
+    counters: RequestCounters,
     incarnation: u64,
     /// Written by the control path only; read when a snapshot is built and by onlookers.
     active: AtomicU8,
@@ -110,11 +110,11 @@ pub(super) struct State {
     /// Somebody checks the members: what was not measured yet is held.
     checked: AtomicBool,
     /// How often the address changed.
-    moves: AtomicU32,
+    address_changes: AtomicU32,
     /// In thousandths, as measured.
     capacity: AtomicU32,
     /// How far it is warmed up, in thousandths.
-    ramp: AtomicU32,
+    slow_start_share: AtomicU32,
     asks_to_drain: AtomicBool,
     evacuated: AtomicBool,
     /// In the pick set of the current snapshot.
@@ -123,16 +123,16 @@ pub(super) struct State {
     ready: AtomicBool,
     /// The one request that tries a half-open circuit is under way.
     trial: AtomicBool,
-    slow: Mutex<Slow>,
+    rarely_used: Mutex<RarelyUsed>,
     /// Told when the last request in flight ends, while somebody watches.
-    emptied: Notify,
+    drain_changed: Notify,
     attachments: Attachments,
     /// Told when a slot of a capped backend becomes free; set when the backend joins a pool.
-    pub(super) released: OnceLock<Arc<Notify>>,
+    pub(super) slot_freed: OnceLock<Arc<Notify>>,
 }
 
 /// What is read and written seldom.
-struct Slow {
+struct RarelyUsed {
     mode: Mode,
     /// Since when combined health is what it is.
     since: Instant,
@@ -144,28 +144,28 @@ impl State {
     pub(super) fn new() -> Self {
         static NEXT: AtomicU64 = AtomicU64::new(1);
         Self {
-            load: Load::default(),
+            counters: RequestCounters::default(),
             incarnation: NEXT.fetch_add(1, Relaxed),
             active: AtomicU8::new(UNKNOWN),
             circuit: AtomicU8::new(CLOSED),
             checked: AtomicBool::new(false),
-            moves: AtomicU32::new(0),
+            address_changes: AtomicU32::new(0),
             capacity: AtomicU32::new(FULL),
-            ramp: AtomicU32::new(FULL),
+            slow_start_share: AtomicU32::new(FULL),
             asks_to_drain: AtomicBool::new(false),
             evacuated: AtomicBool::new(false),
             usable: AtomicBool::new(false),
             ready: AtomicBool::new(true),
             trial: AtomicBool::new(false),
-            slow: Mutex::new(Slow {
+            rarely_used: Mutex::new(RarelyUsed {
                 mode: Mode::Ready,
                 since: Instant::now(),
                 flaps: 0,
                 flapping: false,
             }),
-            emptied: Notify::new(),
+            drain_changed: Notify::new(),
             attachments: Attachments::default(),
-            released: OnceLock::new(),
+            slot_freed: OnceLock::new(),
         }
     }
 
@@ -174,84 +174,84 @@ impl State {
     }
 
     pub(super) fn in_flight(&self) -> u32 {
-        self.load.in_flight()
+        self.counters.in_flight()
     }
 
     pub(super) fn requests(&self) -> u64 {
-        self.load.requests()
+        self.counters.requests()
     }
 
     /// Takes a slot; false where the cap is reached. Wait-free.
-    pub(super) fn enter(&self, cap: Option<u32>) -> bool {
+    pub(super) fn acquire_slot(&self, cap: Option<u32>) -> bool {
         let Some(cap) = cap else {
-            self.load.enter();
+            self.counters.acquire();
             return true;
         };
-        match self.load.enter_below(cap) {
-            Entered::Yes => true,
-            Entered::No => false,
-            Entered::Undone {
+        match self.counters.acquire_below(cap) {
+            Acquisition::Acquired => true,
+            Acquisition::Full => false,
+            Acquisition::Undone {
                 hid_a_slot,
                 was_last,
             } => {
-                self.tell(hid_a_slot, was_last);
+                self.notify(hid_a_slot, was_last);
                 false
             }
         }
     }
 
-    pub(super) fn leave(&self) {
-        let was_last = self.load.leave();
+    pub(super) fn release_slot(&self) {
+        let was_last = self.counters.release();
         // Asked of the state: the lease may be older than the cap.
-        self.tell(self.load.is_capped(), was_last);
+        self.notify(self.counters.is_capped(), was_last);
     }
 
-    fn tell(&self, released: bool, was_last: bool) {
-        if released {
-            self.tell_released();
+    fn notify(&self, slot_freed: bool, was_last: bool) {
+        if slot_freed {
+            self.notify_slot_freed();
         }
         if was_last {
-            self.emptied.notify_waiters();
+            self.drain_changed.notify_waiters();
         }
     }
 
     /// Counts as watching until dropped: the end of the last request in flight is told.
-    pub(super) fn watch(&self) -> Watching<'_> {
-        Watching::new(self)
+    pub(super) fn watch_drain(&self) -> DrainWatch<'_> {
+        DrainWatch::new(self)
     }
 
     /// Takes the one place of a trial; false where it is taken.
-    pub(super) fn enter_trial(&self) -> bool {
+    pub(super) fn acquire_trial(&self) -> bool {
         !self.trial.load(Relaxed) && !self.trial.swap(true, Acquire)
     }
 
-    pub(super) fn is_being_tried(&self) -> bool {
+    pub(super) fn has_trial(&self) -> bool {
         self.trial.load(Relaxed)
     }
 
-    pub(super) fn leave_trial(&self) {
+    pub(super) fn release_trial(&self) {
         self.trial.store(false, Release);
     }
 
-    fn tell_released(&self) {
-        if let Some(released) = self.released.get() {
-            released.notify_one();
+    fn notify_slot_freed(&self) {
+        if let Some(slot_freed) = self.slot_freed.get() {
+            slot_freed.notify_one();
         }
     }
 
-    pub(super) fn active(&self) -> Health {
+    pub(super) fn active(&self) -> HealthStatus {
         match self.active.load(Relaxed) {
-            HEALTHY => Health::Healthy,
-            UNHEALTHY => Health::Unhealthy,
-            _ => Health::Unknown,
+            HEALTHY => HealthStatus::Healthy,
+            UNHEALTHY => HealthStatus::Unhealthy,
+            _ => HealthStatus::Unknown,
         }
     }
 
-    pub(super) fn set_active(&self, health: Health) {
+    pub(super) fn set_active(&self, health: HealthStatus) {
         let value = match health {
-            Health::Healthy => HEALTHY,
-            Health::Unhealthy => UNHEALTHY,
-            Health::Unknown => UNKNOWN,
+            HealthStatus::Healthy => HEALTHY,
+            HealthStatus::Unhealthy => UNHEALTHY,
+            HealthStatus::Unknown => UNKNOWN,
         };
         self.active.store(value, Relaxed);
     }
@@ -261,15 +261,15 @@ impl State {
     }
 
     pub(super) fn set_capped(&self, capped: bool) {
-        self.load.set_capped(capped);
+        self.counters.set_capped(capped);
     }
 
-    pub(super) fn moves(&self) -> u32 {
-        self.moves.load(Relaxed)
+    pub(super) fn address_changes(&self) -> u32 {
+        self.address_changes.load(Relaxed)
     }
 
-    pub(super) fn moved(&self) {
-        self.moves.fetch_add(1, Relaxed);
+    pub(super) fn count_address_change(&self) {
+        self.address_changes.fetch_add(1, Relaxed);
     }
 
     pub(super) fn circuit(&self) -> Circuit {
@@ -290,11 +290,11 @@ impl State {
     }
 
     /// The one place where active and passive health are combined.
-    pub(super) fn health(&self) -> Health {
+    pub(super) fn health(&self) -> HealthStatus {
         if self.circuit() == Circuit::Closed {
             self.active()
         } else {
-            Health::Unhealthy
+            HealthStatus::Unhealthy
         }
     }
 
@@ -306,12 +306,12 @@ impl State {
         self.capacity.store(thousandths, Relaxed);
     }
 
-    pub(super) fn ramp(&self) -> u32 {
-        self.ramp.load(Relaxed)
+    pub(super) fn slow_start_share(&self) -> u32 {
+        self.slow_start_share.load(Relaxed)
     }
 
-    pub(super) fn set_ramp(&self, thousandths: u32) {
-        self.ramp.store(thousandths, Relaxed);
+    pub(super) fn set_slow_start_share(&self, thousandths: u32) {
+        self.slow_start_share.store(thousandths, Relaxed);
     }
 
     pub(super) fn asks_to_drain(&self) -> bool {
@@ -331,27 +331,27 @@ impl State {
     }
 
     pub(super) fn flaps(&self) -> (u32, bool) {
-        let slow = self.slow();
-        (slow.flaps, slow.flapping)
+        let rare = self.rarely_used();
+        (rare.flaps, rare.flapping)
     }
 
     pub(super) fn set_flaps(&self, flaps: u32, flapping: bool) {
-        let mut slow = self.slow();
-        (slow.flaps, slow.flapping) = (flaps, flapping);
+        let mut rare = self.rarely_used();
+        (rare.flaps, rare.flapping) = (flaps, flapping);
     }
 
     pub(super) fn since(&self) -> Instant {
-        self.slow().since
+        self.rarely_used().since
     }
 
     /// Begins another state of health; returns how long the one before lasted.
-    pub(super) fn turn(&self, now: Instant) -> Duration {
-        let before = std::mem::replace(&mut self.slow().since, now);
+    pub(super) fn begin_health_period(&self, now: Instant) -> Duration {
+        let before = std::mem::replace(&mut self.rarely_used().since, now);
         now.saturating_duration_since(before)
     }
 
     pub(super) fn mode(&self) -> Mode {
-        self.slow().mode
+        self.rarely_used().mode
     }
 
     /// Whether an operator ordered nothing.
@@ -360,14 +360,16 @@ impl State {
     }
 
     pub(super) fn set_mode(&self, mode: Mode) {
-        self.slow().mode = mode;
+        self.rarely_used().mode = mode;
         self.ready.store(mode == Mode::Ready, Relaxed);
         // Whoever waits for an end of the drain looks again.
-        self.emptied.notify_waiters();
+        self.drain_changed.notify_waiters();
     }
 
-    fn slow(&self) -> MutexGuard<'_, Slow> {
-        self.slow.lock().unwrap_or_else(PoisonError::into_inner)
+    fn rarely_used(&self) -> MutexGuard<'_, RarelyUsed> {
+        self.rarely_used
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(super) fn is_usable(&self) -> bool {
@@ -381,10 +383,10 @@ impl State {
     /// For a backend out of the pick set: whether its sessions stay.
     pub(super) fn keeps_sessions(&self, weight_is_zero: bool) -> bool {
         let out = match self.health() {
-            Health::Unhealthy => true,
+            HealthStatus::Unhealthy => true,
             // Its address changed, and nobody knows yet who is there.
-            Health::Unknown => self.checked.load(Relaxed),
-            Health::Healthy => false,
+            HealthStatus::Unknown => self.checked.load(Relaxed),
+            HealthStatus::Healthy => false,
         };
         if out || self.is_evacuated() {
             return false;
@@ -411,42 +413,42 @@ impl State {
 
     /// Lets every room release what it holds idle.
     pub(super) fn retire(&self) {
-        self.attachments.tell(Told::Retire);
+        self.attachments.notify(Notification::Retire);
     }
 
     /// Lets every room know that an ejection is over.
-    pub(super) fn readmitted(&self) {
-        self.attachments.tell(Told::Readmitted);
+    pub(super) fn notify_readmitted(&self) {
+        self.attachments.notify(Notification::Readmitted);
     }
 
     /// Lets every room know that a response broke off.
-    pub(super) fn broken(&self, kind: ErrorKind) {
-        self.attachments.tell(Told::Broken(kind));
+    pub(super) fn notify_broken(&self, kind: ErrorKind) {
+        self.attachments.notify(Notification::Broken(kind));
     }
 }
 
 /// Says that somebody waits for the last request in flight to end.
-pub(super) struct Watching<'a>(&'a State);
+pub(super) struct DrainWatch<'a>(&'a State);
 
-impl<'a> Watching<'a> {
+impl<'a> DrainWatch<'a> {
     fn new(state: &'a State) -> Self {
-        state.load.watch();
+        state.counters.add_drain_waiter();
         Self(state)
     }
 
     /// Hears of whatever ends or changes a drain from now on.
     pub(super) fn changed(&self) -> Notified<'_> {
-        self.0.emptied.notified()
+        self.0.drain_changed.notified()
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.0.load.is_empty()
+        self.0.counters.is_empty()
     }
 }
 
-impl Drop for Watching<'_> {
+impl Drop for DrainWatch<'_> {
     fn drop(&mut self) {
-        self.0.load.unwatch();
+        self.0.counters.remove_drain_waiter();
     }
 }
 
@@ -457,7 +459,7 @@ pub(super) fn set(flag: &AtomicBool, value: bool) {
     }
 }
 
-/// The whole, in the parts that weights, capacity and ramps are counted in: 10 % of a weight of 1
+/// The whole, in the parts that weights, capacity and slow_starts are counted in: 10 % of a weight of 1
 /// is a weight still.
 pub(super) const FULL: u32 = 1_000;
 const CLOSED: u8 = 0;

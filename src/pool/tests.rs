@@ -1,9 +1,9 @@
-mod drains;
+mod derived;
 mod journal;
-mod leaving;
-mod measured;
+mod measurement;
+mod operator;
+mod roles;
 mod routing;
-mod tables;
 
 use std::time::Duration;
 
@@ -30,11 +30,11 @@ fn usable(pool: &Pool) -> Vec<String> {
 }
 
 fn up() -> Measurement {
-    Measurement::new(Health::Healthy, reason()).streak(2)
+    Measurement::new(HealthStatus::Healthy, reason()).streak(2)
 }
 
 fn down() -> Measurement {
-    Measurement::new(Health::Unhealthy, Reason::new("L4CON", "refused")).streak(2)
+    Measurement::new(HealthStatus::Unhealthy, Reason::new("L4CON", "refused")).streak(2)
 }
 
 fn member(pool: &Pool, id: &str) -> Backend {
@@ -130,7 +130,7 @@ async fn subscribers_hear_every_change() {
     let pool = pool(&["a"]);
     let mut events = pool.subscribe();
     pool.upsert(backend("b"));
-    pool.maintenance("b").unwrap();
+    pool.start_maintenance("b").unwrap();
     pool.remove("b");
     let mut kinds = Vec::new();
     while let Some(event) = events.try_next() {
@@ -164,7 +164,7 @@ fn the_documented_defaults_are_in_force() {
     let routing = Routing::new();
     let a = backend("a");
     assert!(routing.panic == PanicRouting::FailFast && routing.locality.is_none());
-    assert!(a.in_flight_cap().is_none());
+    assert!(a.configured_max_in_flight().is_none());
     for row in [
         format!("| weight | {} |", a.configured_weight()),
         format!("| tier | {} |", a.configured_tier()),
@@ -217,7 +217,7 @@ async fn a_backend_of_another_pool_is_one_of_its_own() {
         let told = tokio::time::timeout(Duration::from_secs(5), room).await;
         assert!(told.is_ok(), "who waits there is told");
     }
-    pools[0].maintenance("a").unwrap();
+    pools[0].start_maintenance("a").unwrap();
     let usable = pools.each_ref().map(|pool| pool.snapshot().usable());
     assert_eq!(
         usable,

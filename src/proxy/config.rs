@@ -17,7 +17,7 @@ use crate::{
     connect::Connector,
     context::TrustedPeers,
     error::ConfigError,
-    pool::{AttachmentKey, Recent},
+    pool::{AttachmentCache, AttachmentKey},
 };
 
 /// Forwards each request to its [`Selected`](crate::context::Selected) backend; see the [module](super).
@@ -28,7 +28,7 @@ use crate::{
 #[must_use]
 pub struct Proxy {
     pub(super) settings: Arc<Settings>,
-    pub(super) recent: Recent<Home>,
+    pub(super) recent: AttachmentCache<Home>,
 }
 
 #[derive(Clone)]
@@ -90,7 +90,7 @@ impl Proxy {
                 allow_trace: false,
                 via: via("evenkeel").ok(),
             }),
-            recent: Recent::default(),
+            recent: AttachmentCache::default(),
         }
     }
 

@@ -278,7 +278,7 @@ impl Settings {
     pub fn pool(&self) -> Result<pool::Pool, SettingsError> {
         let backends = self.backends()?;
         let pool = pool::Pool::new(backends).map_err(SettingsError::from)?;
-        pool.routing(self.routing()?);
+        pool.update_routing(self.routing()?);
         Ok(pool)
     }
 

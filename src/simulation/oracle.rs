@@ -16,7 +16,7 @@ use super::{
     schedule::{Plan, Settings, Spec},
     trace::{Trace, What},
 };
-use crate::pool::{Backend, Circuit, Health, Mode, Pool};
+use crate::pool::{Backend, Circuit, HealthStatus, Mode, Pool};
 
 /// What must hold; the letters are the design's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -92,7 +92,7 @@ struct Member {
     present: bool,
     mode: Mode,
     // What checks showed.
-    seen: Health,
+    seen: HealthStatus,
     passes: u32,
     failures: u32,
     /// Cancelled since the last pass.
@@ -102,7 +102,7 @@ struct Member {
     /// Rises with each new address alone.
     readdressed: bool,
     moves: Vec<u64>,
-    demanded: Option<(u64, Health)>,
+    demanded: Option<(u64, HealthStatus)>,
     running: Option<u64>,
     next_by: Option<u64>,
     // What traffic showed.

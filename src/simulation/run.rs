@@ -221,10 +221,10 @@ impl Operator {
             }
             Step::Maintenance(id) => {
                 self.order(*id, Mode::Maintenance, |pool, id| {
-                    pool.maintenance(id).is_ok()
+                    pool.start_maintenance(id).is_ok()
                 });
             }
-            Step::Ready(id) => self.order(*id, Mode::Ready, |pool, id| pool.ready(id).is_ok()),
+            Step::Ready(id) => self.order(*id, Mode::Ready, |pool, id| pool.mark_ready(id).is_ok()),
             Step::StopChecks => self.stop(),
             Step::StartChecks => self.start(),
             Step::RestartChecks => {

@@ -9,7 +9,7 @@ use sha2::Sha256;
 
 use crate::{
     error::ConfigError,
-    pool::{Backend, quick::BuildQuick},
+    pool::{Backend, hasher::BuildIdHasher},
 };
 
 /// Secret keys of 256 bits that make and verify cookies: the first key makes them, all keys verify
@@ -101,9 +101,9 @@ type Token = [u8; TOKEN_LENGTH];
 pub(super) struct TokenTable {
     /// By the first half of the token. The second half is compared in constant time, so that the
     /// time of a comparison tells a forger nothing about it.
-    tokens: HashMap<[u8; TOKEN_LENGTH / 2], TokenEntry, BuildQuick>,
+    tokens: HashMap<[u8; TOKEN_LENGTH / 2], TokenEntry, BuildIdHasher>,
     /// The values of `Set-Cookie`, by the incarnation of the backend.
-    cookies: HashMap<u64, HeaderValue, BuildQuick>,
+    cookies: HashMap<u64, HeaderValue, BuildIdHasher>,
 }
 
 /// A token, its backend, and whether the first key made it.
@@ -130,9 +130,10 @@ impl TokenTable {
     ) -> Self {
         let mut tokens = HashMap::with_capacity_and_hasher(
             backends.len() * keys.keys.len(),
-            BuildQuick::default(),
+            BuildIdHasher::default(),
         );
-        let mut cookies = HashMap::with_capacity_and_hasher(backends.len(), BuildQuick::default());
+        let mut cookies =
+            HashMap::with_capacity_and_hasher(backends.len(), BuildIdHasher::default());
         for backend in backends {
             for (i, key) in keys.keys.iter().enumerate().rev() {
                 let token = make_token(key, cookie_name, backend.id());

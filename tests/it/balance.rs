@@ -14,7 +14,7 @@ use evenkeel::{
     Backend, BoxError, Error, ErrorKind, Pool,
     balance::{BalanceLayer, LeastRequests},
     context::{Exchange, Outcome, Selected, StickyVerdict, Tunnel},
-    pool::{Health, Measurement, Reason},
+    pool::{HealthStatus, Measurement, Reason},
 };
 use http::{Request, Response};
 use http_body::{Body, Frame};
@@ -332,12 +332,12 @@ async fn the_backend_asked_for_gets_the_request_if_it_can() {
         "a draining backend keeps its sessions"
     );
 
-    pool.maintenance("a").unwrap();
+    pool.start_maintenance("a").unwrap();
     let exchange = asking();
     assert_eq!(sent(&pool, &exchange).await, Some(StickyVerdict::Down));
     assert_eq!(went(&exchange), "b");
 
-    pool.ready("a").unwrap();
+    pool.mark_ready("a").unwrap();
     let exchange = asking();
     let first = exchange.begin_attempt(asked.clone());
     exchange.end_attempt(first, Outcome::Failed(ErrorKind::Connect));
@@ -353,7 +353,7 @@ async fn the_backend_asked_for_gets_the_request_if_it_can() {
 #[tokio::test(start_paused = true)]
 async fn without_a_usable_backend_it_fails_at_once() {
     let pool = pool(&["a"]);
-    pool.maintenance("a").unwrap();
+    pool.start_maintenance("a").unwrap();
     let exchange = Exchange::new();
     let began = Instant::now();
     let error = BalanceLayer::new(pool)
@@ -539,8 +539,8 @@ async fn a_retry_waits_for_room_elsewhere_and_takes_no_ones_turn() {
 async fn held_backends_are_waited_for() {
     let ok = || Reason::new("L7OK", "");
     for (health, expected) in [
-        (Some(Health::Healthy), Ok(())),
-        (Some(Health::Unhealthy), Err(ErrorKind::NoBackend)),
+        (Some(HealthStatus::Healthy), Ok(())),
+        (Some(HealthStatus::Unhealthy), Err(ErrorKind::NoBackend)),
         (None, Err(ErrorKind::QueueTimeout)),
     ] {
         let pool = pool(&["a"]);
@@ -776,7 +776,7 @@ fn names() -> impl Service<
 }
 
 fn down() -> Measurement {
-    Measurement::new(Health::Unhealthy, Reason::new("L4CON", "refused")).streak(2)
+    Measurement::new(HealthStatus::Unhealthy, Reason::new("L4CON", "refused")).streak(2)
 }
 
 #[tokio::test]
@@ -860,7 +860,7 @@ async fn a_session_leaves_an_evacuated_place_and_a_panic_is_told() {
     }
     assert_eq!(visit().await.0, Err(ErrorKind::NoBackend), "fail fast");
     let panic = PanicRouting::UseAll { below: 0.3 };
-    pool.routing(Routing::new().panic(panic).unwrap());
+    pool.update_routing(Routing::new().panic(panic).unwrap());
     let (result, id, exchange) = visit().await;
     assert_eq!((result, id.as_deref()), (Ok(()), Some("a")));
     assert_eq!(exchange.decision(), Some(("panic", 3)));

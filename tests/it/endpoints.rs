@@ -14,7 +14,7 @@ use evenkeel::{
     Backend, Pool,
     endpoints::{Dependency, Endpoints, EndpointsLayer, HealthService, Readiness},
     health::{Checks, Prober},
-    pool::{EventKind, Events, Health},
+    pool::{EventKind, Events, HealthStatus},
 };
 use http::{Request, Response};
 use http_body_util::{BodyExt, Full};
@@ -56,12 +56,12 @@ async fn ready_means_that_a_backend_is_usable() {
             "{\"ready\":true,\"usable\":1,\"backends\":1,\"reasons\":[]}\n"
         )
     );
-    pool.maintenance("a").unwrap();
+    pool.start_maintenance("a").unwrap();
     let (status, text) = ask(&readiness, "GET", "/ready").await;
     assert_eq!(status, 503);
     let value: serde_json::Value = serde_json::from_str(&text).unwrap();
     assert_eq!(value["reasons"][0], "no usable backend");
-    pool.ready("a").unwrap();
+    pool.mark_ready("a").unwrap();
     let prober = pool.attach_prober();
     assert!(
         ask(&readiness, "GET", "/ready")
@@ -147,7 +147,7 @@ async fn database(address: SocketAddr) -> (SocketAddr, tokio::task::JoinHandle<(
     (address, tokio::spawn(accepting))
 }
 
-async fn becomes(events: &mut Events, id: &str, to: Health) -> String {
+async fn becomes(events: &mut Events, id: &str, to: HealthStatus) -> String {
     let change = async {
         loop {
             let event = events.next().await.unwrap();
@@ -179,17 +179,17 @@ async fn a_backend_is_down_while_its_database_is() {
         .changing_interval(Duration::from_millis(20))
         .timeout(Duration::from_millis(900));
     let _prober = Prober::start(&pool, checks).unwrap();
-    becomes(&mut events, "a", Health::Healthy).await;
+    becomes(&mut events, "a", HealthStatus::Healthy).await;
     assert!(runs.load(Relaxed) > 0, "the check must reach the database");
 
     accepting.abort();
     assert!(accepting.await.unwrap_err().is_cancelled());
-    let reason = becomes(&mut events, "a", Health::Unhealthy).await;
+    let reason = becomes(&mut events, "a", HealthStatus::Unhealthy).await;
     assert!(reason.starts_with("L7STS"), "{reason}");
     let usable = |pool: &Pool, id: &str| pool.snapshot().get(id).unwrap().is_usable();
     assert!(!usable(&pool, "a") && usable(&pool, "b"));
 
     let (_, _again) = database(own).await;
-    becomes(&mut events, "a", Health::Healthy).await;
+    becomes(&mut events, "a", HealthStatus::Healthy).await;
     assert!(usable(&pool, "a"));
 }

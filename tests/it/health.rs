@@ -23,7 +23,7 @@ use evenkeel::{
     health::{
         CheckFuture, Checks, HealthCheck, HealthLayer, HttpCheck, Prober, Report, Target, TcpCheck,
     },
-    pool::{Circuit, EventKind, Events, Health, Protocol, Source, Transition},
+    pool::{Circuit, EventKind, Events, HealthStatus, Protocol, Source, Transition},
 };
 use http_body_util::Full;
 use tokio::{
@@ -54,7 +54,7 @@ async fn check(check: &impl HealthCheck, backend: Backend) -> Report {
     check.check(&target).await
 }
 
-async fn transition(events: &mut Events, id: &str, to: Health) -> Transition {
+async fn transition(events: &mut Events, id: &str, to: HealthStatus) -> Transition {
     let wait = async {
         loop {
             let event = events.next().await.unwrap();
@@ -131,12 +131,12 @@ async fn a_backend_that_dies_is_out_and_comes_back() {
     let pool = Pool::new([backend("a", a.address), backend("b", b.address)]).unwrap();
     let mut events = pool.subscribe();
     let _prober = Prober::start(&pool, fast()).unwrap();
-    transition(&mut events, "a", Health::Healthy).await;
+    transition(&mut events, "a", HealthStatus::Healthy).await;
     transition_if_needed(&mut events, &pool, "b").await;
     assert_eq!(pool.snapshot().usable(), 2);
 
     up.store(false, Relaxed);
-    let down = transition(&mut events, "a", Health::Unhealthy).await;
+    let down = transition(&mut events, "a", HealthStatus::Unhealthy).await;
     assert_eq!(
         (down.reason.code, &*down.reason.detail),
         ("L7STS", "GET /health answered 503")
@@ -146,18 +146,18 @@ async fn a_backend_that_dies_is_out_and_comes_back() {
     assert_eq!(pool.snapshot().usable(), 1);
 
     up.store(true, Relaxed);
-    let back = transition(&mut events, "a", Health::Healthy).await;
+    let back = transition(&mut events, "a", HealthStatus::Healthy).await;
     assert_eq!((back.reason.code, back.streak), ("L7OK", 2));
 
     drop(b);
-    let down = transition(&mut events, "b", Health::Unhealthy).await;
+    let down = transition(&mut events, "b", HealthStatus::Unhealthy).await;
     assert_eq!(down.reason.code, "L4CON", "nobody listens any more");
 }
 
 async fn transition_if_needed(events: &mut Events, pool: &Pool, id: &str) {
-    let healthy = || pool.snapshot().get(id).unwrap().health() == Health::Healthy;
+    let healthy = || pool.snapshot().get(id).unwrap().health() == HealthStatus::Healthy;
     if !healthy() {
-        transition(events, id, Health::Healthy).await;
+        transition(events, id, HealthStatus::Healthy).await;
     }
 }
 
@@ -168,14 +168,14 @@ async fn a_change_of_membership_brings_nobody_up() {
     let pool = Pool::new([backend("a", a.address), backend("dead", dead)]).unwrap();
     let mut events = pool.subscribe();
     let _prober = Prober::start(&pool, fast()).unwrap();
-    transition(&mut events, "dead", Health::Unhealthy).await;
+    transition(&mut events, "dead", HealthStatus::Unhealthy).await;
     for weight in 1..5 {
         pool.upsert(backend("dead", dead).weight(weight).unwrap());
         pool.replace([backend("dead", dead), backend("a", a.address)])
             .unwrap();
         assert_eq!(
             pool.snapshot().get("dead").unwrap().health(),
-            Health::Unhealthy,
+            HealthStatus::Unhealthy,
             "down is down until a check passes (invariant A)"
         );
         assert_eq!(pool.snapshot().usable(), 1);
@@ -183,7 +183,7 @@ async fn a_change_of_membership_brings_nobody_up() {
     // The same id at an address that answers.
     pool.upsert(backend("dead", a.address));
     assert_eq!(pool.snapshot().usable(), 1, "not even then");
-    let up = transition(&mut events, "dead", Health::Healthy).await;
+    let up = transition(&mut events, "dead", HealthStatus::Healthy).await;
     assert_eq!(up.streak, 2, "it rises as any other");
 }
 
@@ -194,8 +194,8 @@ async fn a_hung_backend_is_timed_out_beside_the_others() {
     let pool = Pool::new([backend("hung", hung), backend("a", a.address)]).unwrap();
     let mut events = pool.subscribe();
     let _prober = Prober::start(&pool, fast()).unwrap();
-    transition(&mut events, "a", Health::Healthy).await;
-    let down = transition(&mut events, "hung", Health::Unhealthy).await;
+    transition(&mut events, "a", HealthStatus::Healthy).await;
+    let down = transition(&mut events, "hung", HealthStatus::Unhealthy).await;
     assert_eq!(down.reason.code, "L7TOUT");
     assert!(pool.snapshot().get("a").unwrap().is_usable());
 }
@@ -497,7 +497,7 @@ async fn alone_around_a_foreign_service_it_ejects_and_readmits() {
     for _ in 0..5 {
         ask().await;
     }
-    let down = transition(&mut events, "a", Health::Unhealthy).await;
+    let down = transition(&mut events, "a", HealthStatus::Unhealthy).await;
     assert_eq!((down.source, down.streak), (Source::Passive, 5));
     let before = checked.load(Relaxed);
     half_open(&mut events).await;
@@ -507,7 +507,7 @@ async fn alone_around_a_foreign_service_it_ejects_and_readmits() {
     );
     well.store(true, Relaxed);
     ask().await;
-    let up = transition(&mut events, "a", Health::Healthy).await;
+    let up = transition(&mut events, "a", HealthStatus::Healthy).await;
     assert_eq!((up.source, up.reason.code), (Source::Passive, "TRIAL"));
 }
 

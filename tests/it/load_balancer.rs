@@ -183,7 +183,7 @@ fn a_layer_for_another_pool_is_refused_by_name() {
 #[tokio::test]
 async fn all_down_is_503_with_retry_after() {
     let pool = pool(&[format!("http://{}", refused())]);
-    pool.maintenance("a").unwrap();
+    pool.start_maintenance("a").unwrap();
     let balancer = LoadBalancer::builder(pool.clone())
         .health(quiet(&pool))
         .unwrap()

@@ -97,7 +97,10 @@ fn every_key_of_the_design_is_read() {
     let snapshot = pool.snapshot();
     assert_eq!(snapshot.backends().len(), 2);
     let a = snapshot.get("a").unwrap();
-    assert_eq!((a.configured_weight(), a.in_flight_cap()), (1, Some(100)));
+    assert_eq!(
+        (a.configured_weight(), a.configured_max_in_flight()),
+        (1, Some(100))
+    );
     assert_eq!(snapshot.get("b").unwrap().base_path(), "/base");
     assert_eq!(settings.lame_duck().unwrap().as_secs(), 5);
     assert_eq!(settings.drain().unwrap().as_secs(), 30);

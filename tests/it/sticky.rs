@@ -115,7 +115,7 @@ async fn a_session_whose_backend_is_down_moves_and_stays() {
         .oneshot(request(None))
         .await
         .unwrap();
-    pool.maintenance("b").unwrap();
+    pool.start_maintenance("b").unwrap();
     let sticky = layer(&pool).layer(foreign(pool.clone(), "c"));
     let moved = sticky
         .clone()
@@ -125,7 +125,7 @@ async fn a_session_whose_backend_is_down_moves_and_stays() {
     assert_eq!(moved.headers()["x-backend"], "c");
     let new = pair(moved.headers());
     assert_ne!(new, pair(first.headers()));
-    pool.ready("b").unwrap();
+    pool.mark_ready("b").unwrap();
     let stayed = sticky.oneshot(request(Some(&new))).await.unwrap();
     assert_eq!(
         stayed.headers()["x-backend"],

@@ -3,7 +3,7 @@
 use super::*;
 use crate::{
     context::{ConnInfo, Peer},
-    pool::{Health, Measurement, Reason},
+    pool::{HealthStatus, Measurement, Reason},
 };
 
 fn with_header(value: usize) -> Request<()> {
@@ -48,7 +48,7 @@ fn only_the_keys_of_what_changes_move() {
         of(&before, "b2")
     );
 
-    pool.maintenance("b3").unwrap();
+    pool.start_maintenance("b3").unwrap();
     let without = homes(&strategy, &pool);
     let moved = |a: &[String], b: &[String]| a.iter().zip(b).filter(|(a, b)| a != b).count();
     assert_eq!(
@@ -57,7 +57,7 @@ fn only_the_keys_of_what_changes_move() {
         "its own keys, no other"
     );
     assert_eq!(of(&without, "b3"), 0);
-    pool.ready("b3").unwrap();
+    pool.mark_ready("b3").unwrap();
     assert_eq!(before, homes(&strategy, &pool), "and all of them come back");
 
     pool.upsert(backend(9, 1));
@@ -77,8 +77,9 @@ fn a_degraded_backend_keeps_a_part_of_its_keys() {
     let strategy = hashed(&pool);
     let before = homes(&strategy, &pool);
     let b0 = pool.snapshot().get("b0").unwrap().clone();
-    let measured =
-        |capacity| Measurement::new(Health::Healthy, Reason::new("L7OK", "")).capacity(capacity);
+    let measured = |capacity| {
+        Measurement::new(HealthStatus::Healthy, Reason::new("L7OK", "")).capacity(capacity)
+    };
     let mut kept = vec!["b0".to_owned(); 3_000];
     for (capacity, least, most) in [(1.0, 1.0, 1.0), (0.5, 0.4, 0.6), (0.1, 0.05, 0.15)] {
         pool.measure(&b0, measured(capacity));

@@ -259,7 +259,7 @@ impl HttpCheck {
     }
 
     async fn run(&self, target: &Target) -> Report {
-        let backend = match (can_http2(), target.backend().http_protocol()) {
+        let backend = match (can_http2(), target.backend().configured_protocol()) {
             (false, _) | (_, Protocol::Auto) => target.backend().clone().protocol(Protocol::Http1),
             _ => target.backend().clone(),
         };

@@ -177,7 +177,7 @@ impl Driver {
         let Some(stay) = member.stay.as_mut().filter(|stay| stay.until <= now) else {
             return;
         };
-        if stay.is_trial && member.backend.is_being_tried() {
+        if stay.is_trial && member.backend.has_trial() {
             // What that request shows says more than the time that passed.
             stay.until = now + LOOK;
             return;

@@ -11,7 +11,7 @@ use crate::{
         check::Checks,
         fate::{Fate, Judgement, Turn, Vote},
     },
-    pool::Health,
+    pool::HealthStatus,
 };
 
 /// The guard, and those that it holds.
@@ -77,7 +77,7 @@ impl Driver {
             (false, None) => Vote::None,
         };
         let up = |(other, member): (&u64, &Member)| {
-            let is_up = member.machine.health() == Health::Healthy;
+            let is_up = member.machine.health() == HealthStatus::Healthy;
             (is_up && *other != key).then_some(*other)
         };
         let mut ask = Vec::new();
@@ -180,7 +180,7 @@ impl Driver {
         };
         if let (Some(dependency), true) = (held.report.dependency(), self.fate.told.insert(key)) {
             let pool = &self.core.pool;
-            pool.tell_shared_fate(&member.backend, Some(dependency.clone()));
+            pool.report_shared_failure(&member.backend, Some(dependency.clone()));
         }
     }
 
@@ -188,7 +188,7 @@ impl Driver {
         if self.fate.told.remove(&key) {
             self.publish_results();
             if let Some(member) = self.members.get(&key) {
-                self.core.pool.tell_shared_fate(&member.backend, None);
+                self.core.pool.report_shared_failure(&member.backend, None);
             }
         }
     }

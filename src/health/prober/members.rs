@@ -9,7 +9,7 @@ use super::{Driver, Probe, circuit::Stay};
 use crate::sabotage::{self, Sabotage};
 use crate::{
     health::transition::Machine,
-    pool::{Backend, Health, Measurement, Reason},
+    pool::{Backend, HealthStatus, Measurement, Reason},
 };
 
 pub(super) struct Member {
@@ -72,7 +72,7 @@ impl Driver {
             // What was known before, such as by a prober whose runtime ended or by an earlier
             // process, is the beginning.
             machine: Machine::new(backend.active_health(), now),
-            moves: backend.moves(),
+            moves: backend.address_changes(),
             backend,
             next,
             probe: None,
@@ -83,7 +83,7 @@ impl Driver {
     }
 
     fn update(&mut self, mut member: Member, backend: Backend, now: Instant) -> Member {
-        let moves = backend.moves();
+        let moves = backend.address_changes();
         if std::mem::replace(&mut member.moves, moves) != moves {
             #[cfg(test)]
             let cancels = member.probe.is_some();
@@ -93,7 +93,7 @@ impl Driver {
             // Who makes no checks has measured nothing: what a prober apart says stands.
             if member.machine.readdress(now) && self.leads {
                 let reason = Reason::new("INI", "another address");
-                let measured = Measurement::new(Health::Unknown, reason);
+                let measured = Measurement::new(HealthStatus::Unknown, reason);
                 self.results.add(backend.clone(), measured);
             }
             #[cfg(test)]

@@ -10,7 +10,7 @@ use crate::{
         check::Checks,
         transition::{Change, Rules},
     },
-    pool::{Backend, Health, Measurement},
+    pool::{Backend, HealthStatus, Measurement},
 };
 
 impl Driver {
@@ -110,7 +110,9 @@ impl Member {
         let pause = interval.mul_f64(1.0 + checks.jitter * (2.0 * fastrand::f64() - 1.0));
         // One that is up is asked as ever, so that its fall is not put off.
         match done.report.asked_to_wait() {
-            Some(wait) if self.machine.health() != Health::Healthy && !done.report.is_pass() => {
+            Some(wait)
+                if self.machine.health() != HealthStatus::Healthy && !done.report.is_pass() =>
+            {
                 pause.max(wait.min(LONGEST_WAIT))
             }
             _ => pause,
@@ -133,7 +135,7 @@ fn log(backend: &Backend, change: &Change, done: &Done) {
     let (code, detail) = (reason.code, &*reason.detail);
     let (streak, took, was, flaps) = (change.streak, done.took, change.was, change.flaps);
     let status = done.report.answered().map(|status| status.as_u16());
-    if change.to == Health::Unhealthy {
+    if change.to == HealthStatus::Unhealthy {
         tracing::warn!(
             target: "evenkeel::health",
             backend = id, from, to, code, detail, status, streak, ?took, ?was, flaps,

@@ -7,7 +7,7 @@ async fn word(events: &mut Events) -> (String, Option<String>) {
     let wait = async {
         loop {
             let Event { backend, kind, .. } = events.next().await.unwrap();
-            if let EventKind::SharedFate(dependency) = kind {
+            if let EventKind::SharedFailure(dependency) = kind {
                 let dependency = dependency.map(|name| name.to_string());
                 return (backend.id().to_owned(), dependency);
             }

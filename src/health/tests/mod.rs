@@ -24,7 +24,7 @@ use super::{
 };
 use crate::{
     Backend, Pool,
-    pool::{Event, EventKind, Events, Health as State, Transition},
+    pool::{Event, EventKind, Events, HealthStatus as State, Transition},
 };
 
 const SECOND: Duration = Duration::from_secs(1);

@@ -154,7 +154,7 @@ async fn many_backends_are_followed_without_being_copied() {
     let ids: Vec<_> = (0..10_000).map(|i| format!("b{i}")).collect();
     let pool = Pool::new(ids.iter().map(|id| backend(id))).unwrap();
     let first = pool.snapshot().membership();
-    pool.maintenance("b7").unwrap();
+    pool.start_maintenance("b7").unwrap();
     assert!(pool.snapshot().membership() == first, "orders and health");
     pool.upsert(backend("b7").weight(2).unwrap());
     assert!(pool.snapshot().membership() != first, "settings");

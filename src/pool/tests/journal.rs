@@ -67,13 +67,13 @@ fn the_last_usable_backend_gone_is_an_error_whatever_took_it() {
     let takes: [fn(&Pool); 4] = [
         |pool| drop(pool.measure(&member(pool, "b"), down())),
         |pool| drop(pool.drain("b", Duration::from_secs(60)).unwrap()),
-        |pool| pool.maintenance("b").unwrap(),
+        |pool| pool.start_maintenance("b").unwrap(),
         |pool| pool.upsert(backend("b").weight(0).unwrap()),
     ];
     let gives: [fn(&Pool); 4] = [
         |pool| drop(pool.measure(&member(pool, "b"), up())),
-        |pool| pool.ready("b").unwrap(),
-        |pool| pool.ready("b").unwrap(),
+        |pool| pool.mark_ready("b").unwrap(),
+        |pool| pool.mark_ready("b").unwrap(),
         |pool| pool.upsert(backend("b")),
     ];
     for (take, give) in takes.into_iter().zip(gives) {
@@ -83,7 +83,7 @@ fn the_last_usable_backend_gone_is_an_error_whatever_took_it() {
             lines.retain(|line| line.contains("usable"));
             lines
         };
-        assert_lines(&of_supply(&|| drop(pool.maintenance("a"))), &[]);
+        assert_lines(&of_supply(&|| drop(pool.start_maintenance("a"))), &[]);
         assert_lines(&of_supply(&|| take(&pool)), &[GONE]);
         assert_lines(&of_supply(&|| take(&pool)), &[]);
         assert_lines(&of_supply(&|| give(&pool)), &[BACK]);
@@ -102,7 +102,7 @@ fn backends_that_wait_for_their_first_check_are_no_outage_until_it_fails() {
     drop(prober);
     // One that was empty from the start has lost nothing.
     let empty = Pool::new([]).unwrap();
-    let lines = logged(|| empty.routing(Routing::new()));
+    let lines = logged(|| empty.update_routing(Routing::new()));
     assert_lines(&lines, &[]);
     let lines = logged(|| empty.upsert(backend("a")));
     assert_lines(&lines, &["INFO the backend joined backend=\"a\""]);
@@ -115,9 +115,9 @@ fn orders_and_membership_are_said_once() {
     let pool = pool(&["a", "b", "c"]);
     let lines = logged(|| {
         for _ in 0..2 {
-            pool.maintenance("a").unwrap();
+            pool.start_maintenance("a").unwrap();
         }
-        pool.ready("a").unwrap();
+        pool.mark_ready("a").unwrap();
         drop(pool.drain("b", Duration::from_secs(60)).unwrap());
         let place = Locality::new("eu").unwrap();
         for _ in 0..2 {
@@ -223,7 +223,7 @@ fn a_line_is_written_before_anything_follows_from_what_it_says() {
 fn checks_that_stop_are_one_line_and_at_the_end_none() {
     let looked_after = |pool: &Pool| {
         let prober = pool.attach_prober();
-        let judge = pool.attach_keeper(&[Role::Judges, Role::Ticks]);
+        let judge = pool.attach_roles(&[Role::OutlierDetector, Role::Ticker]);
         for id in ["a", "b", "c"] {
             pool.measure(&member(pool, id), up());
         }
@@ -248,7 +248,7 @@ fn checks_that_stop_are_one_line_and_at_the_end_none() {
     let lines = logged(|| drop(keepers));
     assert_lines(&lines, &[]);
     assert!(events.try_next().is_none(), "an alert may hang on it");
-    assert_eq!(member(&ends, "b").health(), Health::Healthy);
+    assert_eq!(member(&ends, "b").health(), HealthStatus::Healthy);
     // What happens until the last request has ended is news still.
     let lines = logged(|| drop(ends.measure(&member(&ends, "b"), down())));
     assert_lines(&lines, &[]);

@@ -13,8 +13,8 @@ async fn slow_start_follows_a_recovery_and_nothing_else() {
     pool.measure(&a, up());
     pool.measure(&b, up());
     assert_eq!(weight(), 1_000, "the first pass is no recovery");
-    pool.maintenance("a").unwrap();
-    pool.ready("a").unwrap();
+    pool.start_maintenance("a").unwrap();
+    pool.mark_ready("a").unwrap();
     assert_eq!(weight(), 1_000, "nor is the end of maintenance");
     pool.measure(&a, down());
     pool.measure(&a, up());
@@ -35,12 +35,12 @@ async fn slow_start_follows_a_recovery_and_nothing_else() {
     assert_eq!(weight(), 100, "a readmission is a recovery");
     pool.measure(&a, down());
     assert_eq!(pool.tick(now()), None, "one that is down is not warmed up");
-    pool.routing(Routing::new().slow_start(Duration::ZERO, 0.1).unwrap());
+    pool.update_routing(Routing::new().slow_start(Duration::ZERO, 0.1).unwrap());
     pool.measure(&a, up());
     assert_eq!(weight(), 1_000, "switched off");
-    pool.routing(Routing::new().slow_start_when_ready());
-    pool.maintenance("a").unwrap();
-    pool.ready("a").unwrap();
+    pool.update_routing(Routing::new().slow_start_when_ready());
+    pool.start_maintenance("a").unwrap();
+    pool.mark_ready("a").unwrap();
     assert_eq!(weight(), 100, "by choice, after maintenance");
     drop(guard);
 }
@@ -108,7 +108,7 @@ fn a_place_is_evacuated_by_one_call_and_restored_by_another() {
 fn traffic_stays_near_and_spills_by_what_is_left() {
     let pool = world();
     let here = Locality::new("eu/1/r1").unwrap();
-    pool.routing(Routing::new().locality(here));
+    pool.update_routing(Routing::new().locality(here));
     let shares = || {
         let routes = routes(&pool);
         let names = routes.into_iter().map(|(group, share)| {
@@ -158,32 +158,35 @@ fn traffic_stays_near_and_spills_by_what_is_left() {
 #[test]
 fn panic_routing_is_by_choice_and_spares_what_was_ordered_out() {
     let pool = pool(&["a", "b", "c", "d", "e"]);
-    pool.maintenance("e").unwrap();
+    pool.start_maintenance("e").unwrap();
     for id in ["a", "b", "c"] {
         pool.measure(&member(&pool, id), down());
     }
     assert_eq!(usable(&pool), ["d"], "fail fast is the default");
-    pool.routing(
+    pool.update_routing(
         Routing::new()
             .panic(PanicRouting::UseAll { below: 0.5 })
             .unwrap(),
     );
-    assert!(pool.snapshot().panics());
+    assert!(pool.snapshot().in_panic_mode());
     assert_eq!(usable(&pool), ["a", "b", "c", "d"]);
     assert_eq!(routes(&pool)[0].1, 10_000);
     assert!(pool.snapshot().get("a").unwrap().is_usable());
     assert_eq!(
         pool.eject(&member(&pool, "d"), reason(), 5, 1.0),
-        Ejection::Last,
+        Ejection::LastUsable,
         "the last that is well stays the last"
     );
     pool.measure(&member(&pool, "a"), up());
-    assert!(!pool.snapshot().panics(), "half is not below half");
+    assert!(!pool.snapshot().in_panic_mode(), "half is not below half");
     assert_eq!(usable(&pool), ["a", "d"]);
     pool.measure(&member(&pool, "d"), up());
     let _guard = pool.attach_prober();
     pool.upsert(backend("f"));
-    assert!(!pool.snapshot().panics(), "one that is held is waited for");
+    assert!(
+        !pool.snapshot().in_panic_mode(),
+        "one that is held is waited for"
+    );
     assert!(
         Routing::new()
             .panic(PanicRouting::UseAll { below: 0.0 })
@@ -198,7 +201,7 @@ async fn many_slow_starts_cost_few_snapshots() {
     let ids: Vec<String> = (0..500).map(|n| n.to_string()).collect();
     let pool = Pool::new(ids.iter().map(|id| backend(id))).unwrap();
     let time = Duration::from_secs(2);
-    pool.routing(Routing::new().slow_start(time, 0.1).unwrap());
+    pool.update_routing(Routing::new().slow_start(time, 0.1).unwrap());
     let began = Instant::now();
     pool.tick(began);
     for id in &ids {

@@ -104,7 +104,7 @@ impl Carried {
             .recent
             .get(backend, &settings.key, || new_home(settings));
         #[cfg(feature = "http2")]
-        if backend.http_protocol() == crate::pool::Protocol::Http2 || home.http2.is_known() {
+        if backend.configured_protocol() == crate::pool::Protocol::Http2 || home.http2.is_known() {
             let prepared = Prepared::new(settings, backend, &facts, length)?;
             return Ok(Way::Http2(home, backend.clone(), prepared, pending.body));
         }

@@ -53,19 +53,19 @@ impl Oracle {
             member.passes += 1;
             member.failures = 0;
             let needed = match member.seen {
-                Health::Unknown => 1,
+                HealthStatus::Unknown => 1,
                 // One that goes up and down is held down for a while.
                 _ if member.flaps(at) => u32::MAX,
                 _ => rise,
             };
-            if member.seen != Health::Healthy && member.passes >= needed {
-                member.demanded = Some((at, Health::Healthy));
+            if member.seen != HealthStatus::Healthy && member.passes >= needed {
+                member.demanded = Some((at, HealthStatus::Healthy));
             }
         } else {
             member.failures += 1;
             member.passes = 0;
-            if member.seen != Health::Unhealthy && member.failures >= fall {
-                member.demanded = Some((at, Health::Unhealthy));
+            if member.seen != HealthStatus::Unhealthy && member.failures >= fall {
+                member.demanded = Some((at, HealthStatus::Unhealthy));
             }
         }
         let what = match passed {

@@ -93,9 +93,9 @@ impl Oracle {
                 },
             );
             self.counts.add(match now {
-                Health::Healthy => "came up",
-                Health::Unhealthy => "went down",
-                Health::Unknown => "became unknown",
+                HealthStatus::Healthy => "came up",
+                HealthStatus::Unhealthy => "went down",
+                HealthStatus::Unknown => "became unknown",
             });
             if let Some(invariant) = member.unaccounted(
                 now,
@@ -118,7 +118,7 @@ impl Oracle {
             member.seen = now;
             member.demanded = None;
             member.readdressed = false;
-            if from != Health::Unknown {
+            if from != HealthStatus::Unknown {
                 member.moves.push(at);
             }
         }
@@ -164,7 +164,7 @@ impl Oracle {
                     format!("{name} was ejected at {since} ms for too little"),
                 ));
             }
-            if left.is_some() && member.seen != Health::Unknown {
+            if left.is_some() && member.seen != HealthStatus::Unknown {
                 let what = format!(
                     "{name} is {} still, and nobody checks",
                     member.seen.as_str()
@@ -172,9 +172,9 @@ impl Oracle {
                 found.push((Invariant::Recovery, what));
             }
             let serves = match member.seen {
-                Health::Healthy => true,
-                Health::Unhealthy => false,
-                Health::Unknown => !self.attached,
+                HealthStatus::Healthy => true,
+                HealthStatus::Unhealthy => false,
+                HealthStatus::Unknown => !self.attached,
             };
             let orders = member.mode == Mode::Ready && member.spec.weight > 0;
             if member.ejected && orders && serves && !anybody {
@@ -187,14 +187,14 @@ impl Oracle {
                 let what = format!("{name} is usable against its orders");
                 found.push((Invariant::Orders, what));
             }
-            if usable && self.attached && member.seen == Health::Unknown {
+            if usable && self.attached && member.seen == HealthStatus::Unknown {
                 let what = format!("{name} is usable before its first check");
                 found.push((Invariant::A, what));
             }
-            if usable && member.seen == Health::Unhealthy {
+            if usable && member.seen == HealthStatus::Unhealthy {
                 found.push((Invariant::A, format!("{name} is down and usable")));
             }
-            let up = member.seen == Health::Healthy;
+            let up = member.seen == HealthStatus::Healthy;
             if up && may && !usable {
                 let what = format!("{name} is up and not usable");
                 found.push((Invariant::Orders, what));

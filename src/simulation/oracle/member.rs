@@ -9,7 +9,7 @@ impl Member {
             spec,
             present: true,
             mode: Mode::Ready,
-            seen: Health::Unknown,
+            seen: HealthStatus::Unknown,
             passes: 0,
             failures: 0,
             cancelled: 0,
@@ -71,25 +71,27 @@ impl Member {
     /// Says which invariant a change breaks for which the books hold no reason.
     pub(super) fn unaccounted(
         &self,
-        to: Health,
+        to: HealthStatus,
         rules: &Settings,
         ordering: bool,
         forgotten: bool,
     ) -> Option<Invariant> {
         let from = self.seen;
         match to {
-            Health::Unhealthy if self.failures >= rules.fall => None,
-            Health::Unhealthy if self.failures + self.cancelled >= rules.fall => Some(Invariant::C),
-            Health::Unhealthy => Some(Invariant::B),
-            Health::Unknown if forgotten => None,
-            Health::Unknown if from == Health::Healthy && self.readdressed => None,
-            Health::Unknown if from == Health::Healthy && ordering => None,
-            Health::Unknown => Some(Invariant::A),
-            Health::Healthy if ordering => Some(Invariant::A),
-            Health::Healthy if self.passes == 0 => Some(Invariant::A),
-            Health::Healthy if from == Health::Unknown => None,
-            Health::Healthy if self.passes >= rules.rise => None,
-            Health::Healthy => Some(Invariant::B),
+            HealthStatus::Unhealthy if self.failures >= rules.fall => None,
+            HealthStatus::Unhealthy if self.failures + self.cancelled >= rules.fall => {
+                Some(Invariant::C)
+            }
+            HealthStatus::Unhealthy => Some(Invariant::B),
+            HealthStatus::Unknown if forgotten => None,
+            HealthStatus::Unknown if from == HealthStatus::Healthy && self.readdressed => None,
+            HealthStatus::Unknown if from == HealthStatus::Healthy && ordering => None,
+            HealthStatus::Unknown => Some(Invariant::A),
+            HealthStatus::Healthy if ordering => Some(Invariant::A),
+            HealthStatus::Healthy if self.passes == 0 => Some(Invariant::A),
+            HealthStatus::Healthy if from == HealthStatus::Unknown => None,
+            HealthStatus::Healthy if self.passes >= rules.rise => None,
+            HealthStatus::Healthy => Some(Invariant::B),
         }
     }
 }

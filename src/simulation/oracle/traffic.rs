@@ -21,7 +21,7 @@ impl Oracle {
         let mut wrong = None;
         if !member.present {
             wrong = Some((Invariant::Orders, "it was removed"));
-        } else if member.seen == Health::Unhealthy {
+        } else if member.seen == HealthStatus::Unhealthy {
             wrong = Some((Invariant::A, "it is down"));
         } else if member.ejected {
             // One at a time may try whether it is well again, where it can do no harm.
@@ -30,7 +30,7 @@ impl Oracle {
                 wrong = Some((Invariant::A, "it is ejected"));
             }
             member.tried = true;
-        } else if member.seen == Health::Unknown && self.attached {
+        } else if member.seen == HealthStatus::Unknown && self.attached {
             wrong = Some((Invariant::A, "its first check did not pass yet"));
         } else if member.spec.cap.is_some_and(|cap| backend.in_flight() > cap) {
             wrong = Some((Invariant::Orders, "it is full"));

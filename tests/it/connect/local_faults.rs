@@ -14,7 +14,7 @@ use evenkeel::{
     connect::Connector,
     context::Exchange,
     health::{CheckFuture, Checks, HealthCheck, HealthLayer, HttpCheck, Outliers, Report, Target},
-    pool::{Circuit, Health},
+    pool::{Circuit, HealthStatus},
     proxy::Proxy,
     respond::RespondLayer,
 };
@@ -127,8 +127,9 @@ async fn without_descriptors() {
     }
     let well = || {
         let snapshot = pool.snapshot();
-        let is_well =
-            |b: &Backend| b.circuit() == Circuit::Closed && b.active_health() == Health::Healthy;
+        let is_well = |b: &Backend| {
+            b.circuit() == Circuit::Closed && b.active_health() == HealthStatus::Healthy
+        };
         snapshot.usable() == 2 && snapshot.backends().iter().all(is_well)
     };
     assert!(well(), "nothing is charged to the backends");

@@ -8,7 +8,7 @@ use evenkeel::{
     connect::{Connector, Resolve, ResolveError, ResolveFuture},
     context::Selected,
     health::{Checks, HttpCheck, Prober},
-    pool::{Health, Protocol},
+    pool::{HealthStatus, Protocol},
     proxy::Proxy,
 };
 use http::{Request, Response};
@@ -193,10 +193,10 @@ async fn checks_outlast_the_resolver() {
     let _prober = Prober::start(&pool, checks).unwrap();
     let health = || pool.snapshot().backends()[0].active_health();
     script.asked(5).await;
-    assert_eq!(health(), Health::Unknown, "no check could be made");
+    assert_eq!(health(), HealthStatus::Unknown, "no check could be made");
     script.say(Says::Address(ONE));
     let healthy = async {
-        while health() != Health::Healthy {
+        while health() != HealthStatus::Healthy {
             sleep(Duration::from_millis(10)).await;
         }
     };
@@ -210,7 +210,7 @@ async fn checks_outlast_the_resolver() {
             }
         };
         timeout(PATIENCE, checked).await.expect("checks go on");
-        assert_eq!(health(), Health::Healthy, "{outage:?}");
+        assert_eq!(health(), HealthStatus::Healthy, "{outage:?}");
     }
 }
 

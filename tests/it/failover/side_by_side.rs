@@ -376,7 +376,7 @@ async fn a_session_is_hedged_only_once_its_backend_is_out() {
     stage.begun.store(0, Relaxed);
     let leaves = async {
         sleep(Duration::from_secs(1)).await;
-        stage.pool.maintenance("a").unwrap();
+        stage.pool.start_maintenance("a").unwrap();
     };
     let (run, ()) = tokio::join!(stage.run(session()), leaves);
     assert_eq!(run.end, Ok(201));

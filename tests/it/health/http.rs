@@ -130,7 +130,7 @@ async fn a_pooled_check_keeps_one_connection_until_it_fails() {
         assert_eq!(origin.connections(), 2, "after a failure it is a new one");
         // Drained, it lets go of what is idle.
         let pool = Pool::new([backend.clone()]).unwrap();
-        pool.maintenance("a").unwrap();
+        pool.start_maintenance("a").unwrap();
         assert!(check(&pooled, backend.clone()).await.is_pass());
         assert_eq!(origin.connections(), 3);
         // Kept by a check that began before the address changed.

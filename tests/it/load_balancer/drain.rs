@@ -170,7 +170,7 @@ async fn a_drained_backend_keeps_its_sessions_until_the_deadline_and_then_none()
         assert_eq!((again, set), (from.clone(), None), "once");
     }
     drop(drain);
-    stage.pool.ready("a").unwrap();
+    stage.pool.mark_ready("a").unwrap();
     assert_eq!(stage.strangers().await, ["a", "b", "c"], "undone");
 }
 
@@ -201,12 +201,12 @@ async fn a_drain_closes_what_is_idle_and_ends_with_what_runs() {
     // Undone while somebody waits.
     let slow = {
         let (stage, cookie) = (stage.clone(), cookie.clone());
-        stage.pool.ready("a").unwrap();
+        stage.pool.mark_ready("a").unwrap();
         tokio::spawn(async move { stage.ask("/slow", &cookie).await })
     };
     stage.backends[0].until_open(1).await;
     let drain = stage.pool.drain("a", PATIENCE).unwrap();
-    stage.pool.ready("a").unwrap();
+    stage.pool.mark_ready("a").unwrap();
     assert_eq!(drain.await, Drained::Undone);
     assert_eq!(slow.await.unwrap().0, "a");
 }
@@ -215,13 +215,13 @@ async fn a_drain_closes_what_is_idle_and_ends_with_what_runs() {
 async fn maintenance_moves_sessions_at_once_and_closes_what_is_idle() {
     let stage = Stage::set().await;
     let cookie = stage.session_on("a").await;
-    stage.pool.maintenance("a").unwrap();
+    stage.pool.start_maintenance("a").unwrap();
     stage.backends[0].until_open(0).await;
     let (from, set) = stage.ask("/", &cookie).await;
     assert_ne!(from, "a");
     assert!(set.is_some(), "it has a new home");
     assert_eq!(stage.strangers().await, ["b", "c"]);
-    stage.pool.ready("a").unwrap();
+    stage.pool.mark_ready("a").unwrap();
     assert_eq!(stage.strangers().await, ["a", "b", "c"]);
 }
 

@@ -5,7 +5,7 @@ use std::{future::IntoFuture, time::Duration};
 use evenkeel::{
     LoadBalancer, Pool,
     health::HealthLayer,
-    pool::{Drained, Health, Locality, PanicRouting, Routing},
+    pool::{Drained, HealthStatus, Locality, PanicRouting, Routing},
 };
 use http::{StatusCode, header};
 use http_body_util::BodyExt;
@@ -51,7 +51,7 @@ async fn a_tier_that_lost_half_overflows_and_one_that_is_gone_is_replaced() {
     let preferred = first.iter().map(|node| node.backend().tier(0));
     let rest = second.iter().map(|node| node.backend().tier(1));
     let pool = Pool::new(preferred.chain(rest)).unwrap();
-    pool.routing(at_once());
+    pool.update_routing(at_once());
     let edge = checked(&pool).await;
     assert_eq!(edge.load(4, 20).await.who(), ["a", "b", "c", "d"]);
 
@@ -91,7 +91,7 @@ async fn traffic_stays_near_and_spills_as_far_as_it_must() {
             .map(move |node| node.backend().locality(place(path)))
     };
     let pool = Pool::new(places.into_iter().flat_map(stands)).unwrap();
-    pool.routing(at_once().locality(place("eu/eu-a")));
+    pool.update_routing(at_once().locality(place("eu/eu-a")));
     let edge = checked(&pool).await;
     assert_eq!(edge.load(4, 20).await.who(), ["n1", "n2", "n3", "n4"]);
 
@@ -119,7 +119,7 @@ async fn a_zone_is_evacuated_under_load_without_an_error() {
     };
     let members = [stands(&near, "eu/eu-a/r1"), stands(&far, "eu/eu-b/r1")];
     let pool = Pool::new(members.into_iter().flatten()).unwrap();
-    pool.routing(at_once().locality(place("eu/eu-a")));
+    pool.update_routing(at_once().locality(place("eu/eu-a")));
     let balancer = LoadBalancer::builder(pool.clone())
         .sticky(sticky(&pool))
         .unwrap()
@@ -178,7 +178,7 @@ async fn in_a_panic_all_are_used_or_requests_fail_at_once() {
     let nodes = Node::start_all(["a", "b", "c", "d"]).await;
     let pool = Pool::new(nodes.iter().map(Node::backend)).unwrap();
     let use_all = PanicRouting::UseAll { below: 0.5 };
-    pool.routing(at_once().panic(use_all).unwrap());
+    pool.update_routing(at_once().panic(use_all).unwrap());
     let edge = checked(&pool).await;
 
     // They serve, whatever their checks say.
@@ -187,18 +187,18 @@ async fn in_a_panic_all_are_used_or_requests_fail_at_once() {
     until(&pool, "half are down", |s| s.usable() == 2).await;
     assert_eq!(edge.load(4, 20).await.who(), ["c", "d"], "not below half");
     nodes[2].well(false);
-    until(&pool, "a panic", |s| s.panics()).await;
+    until(&pool, "a panic", |s| s.in_panic_mode()).await;
     assert_eq!(edge.load(4, 20).await.who(), ["a", "b", "c", "d"]);
     nodes[3].well(false);
     until(&pool, "all down", |s| {
         s.backends()
             .iter()
-            .all(|b| b.active_health() == Health::Unhealthy)
+            .all(|b| b.active_health() == HealthStatus::Unhealthy)
     })
     .await;
     assert_eq!(edge.load(4, 20).await.who(), ["a", "b", "c", "d"]);
 
-    pool.routing(at_once());
+    pool.update_routing(at_once());
     let began = Instant::now();
     let answer = edge.client().await.get("/").await;
     assert_eq!(answer.status, StatusCode::SERVICE_UNAVAILABLE);
@@ -218,7 +218,7 @@ async fn one_that_recovered_gets_its_share_little_by_little() {
     const WINDOW: usize = 40;
     let nodes = Node::start_all(["a", "b"]).await;
     let pool = Pool::new(nodes.iter().map(Node::backend)).unwrap();
-    pool.routing(Routing::new().slow_start(RAMP, FROM).unwrap());
+    pool.update_routing(Routing::new().slow_start(RAMP, FROM).unwrap());
     let edge = checked(&pool).await;
     let first = edge.load(1, WINDOW).await;
     assert_eq!(first.share(&["b"]), 50.0, "none at the start: {first:?}");
@@ -291,6 +291,6 @@ async fn a_drain_ends_with_the_last_body_and_keeps_sessions_until_then() {
     assert_eq!(drained, Drained::Empty);
     nodes[0].until_open(0).await;
 
-    pool.ready("a").unwrap();
+    pool.mark_ready("a").unwrap();
     assert_eq!(edge.load(2, 10).await.who(), ["a", "b"], "undone");
 }

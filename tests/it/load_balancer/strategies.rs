@@ -43,7 +43,7 @@ async fn homes(client: &mut Client) -> BTreeMap<u32, String> {
 async fn a_key_stays_on_its_backend_and_only_those_of_a_lost_one_move() {
     let nodes = Node::start_all(["a", "b", "c", "d"]).await;
     let pool = Pool::new(nodes.iter().map(Node::backend)).unwrap();
-    pool.routing(Routing::new().slow_start(Duration::ZERO, 1.0).unwrap());
+    pool.update_routing(Routing::new().slow_start(Duration::ZERO, 1.0).unwrap());
     let health = HealthLayer::new(pool.clone()).no_outliers();
     let health = health.checks(checks()).unwrap();
     let edge = open(&pool, ConsistentHash::new(HashKey::Header(USER)), health).await;

@@ -22,7 +22,7 @@ const EJECTION: Duration = Duration::from_millis(300);
 async fn one_that_fails_is_out_until_one_of_its_trials_passes_and_no_client_sees_it() {
     let nodes = Node::start_all(["a", "b", "c"]).await;
     let pool = Pool::new(nodes.iter().map(Node::backend)).unwrap();
-    pool.routing(Routing::new().slow_start(Duration::ZERO, 1.0).unwrap());
+    pool.update_routing(Routing::new().slow_start(Duration::ZERO, 1.0).unwrap());
     let outliers = Outliers::new()
         .no_failure_rate()
         .ejection(EJECTION, EJECTION)

@@ -52,7 +52,7 @@ async fn bodies_that_break_off_count_as_a_share() {
     for nth in 0..20 {
         assert_eq!(pool.snapshot().usable(), 2, "{nth}");
         send(&service, &pool, "a", 1).await;
-        a.broke_off(ErrorKind::ResponseBody);
+        a.report_broken_response(ErrorKind::ResponseBody);
     }
     assert_eq!(
         pool.snapshot().usable(),

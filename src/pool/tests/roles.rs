@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use super::*;
 
 /// Every change of health that there is to hear: who, to what, and why.
-fn heard(events: &mut Events) -> Vec<(String, Health, &'static str)> {
+fn heard(events: &mut Events) -> Vec<(String, HealthStatus, &'static str)> {
     let mut heard = Vec::new();
     while let Some(event) = events.try_next() {
         if let EventKind::Health(change) = event.kind {
@@ -15,7 +15,7 @@ fn heard(events: &mut Events) -> Vec<(String, Health, &'static str)> {
     heard
 }
 
-fn told(id: &str, to: Health, code: &'static str) -> (String, Health, &'static str) {
+fn told(id: &str, to: HealthStatus, code: &'static str) -> (String, HealthStatus, &'static str) {
     (id.to_owned(), to, code)
 }
 
@@ -23,7 +23,7 @@ fn told(id: &str, to: Health, code: &'static str) -> (String, Health, &'static s
 fn what_was_measured_is_forgotten_with_the_last_who_measures() {
     let pool = pool(&["down", "up", "less", "new", "out"]);
     let prober = pool.attach_prober();
-    let judge = pool.attach_keeper(&[Role::Judges]);
+    let judge = pool.attach_roles(&[Role::OutlierDetector]);
     pool.measure(&member(&pool, "down"), down());
     pool.measure(&member(&pool, "up"), up());
     pool.measure(&member(&pool, "less"), up().capacity(0.5).draining(true));
@@ -52,13 +52,16 @@ fn what_was_measured_is_forgotten_with_the_last_who_measures() {
     assert_eq!(
         heard(&mut events),
         [
-            told("down", Health::Unknown, "UNK"),
-            told("up", Health::Unknown, "UNK"),
-            told("less", Health::Unknown, "UNK"),
+            told("down", HealthStatus::Unknown, "UNK"),
+            told("up", HealthStatus::Unknown, "UNK"),
+            told("less", HealthStatus::Unknown, "UNK"),
         ]
     );
     drop(judge);
-    assert_eq!(heard(&mut events), [told("out", Health::Unknown, "TIME")]);
+    assert_eq!(
+        heard(&mut events),
+        [told("out", HealthStatus::Unknown, "TIME")]
+    );
     // Whoever checks again begins with nothing: all are held.
     let _again = pool.attach_prober();
     let snapshot = pool.snapshot();
@@ -69,8 +72,8 @@ fn what_was_measured_is_forgotten_with_the_last_who_measures() {
 fn the_end_of_an_ejection_that_nobody_judges_shows_at_once_even_of_one_that_is_down() {
     let pool = pool(&["a", "b"]);
     let _prober = pool.attach_prober();
-    let judge = pool.attach_keeper(&[Role::Judges]);
-    let next = pool.attach_keeper(&[Role::Judges]);
+    let judge = pool.attach_roles(&[Role::OutlierDetector]);
+    let next = pool.attach_roles(&[Role::OutlierDetector]);
     let a = member(&pool, "a");
     pool.measure(&a, up());
     pool.measure(&member(&pool, "b"), up());
@@ -88,21 +91,21 @@ fn the_end_of_an_ejection_that_nobody_judges_shows_at_once_even_of_one_that_is_d
     assert_eq!(heard(&mut events), [], "down it was, and down it is");
     assert_eq!(usable(&pool), ["b"]);
     // Where there is nothing to forget, there is nothing to show.
-    drop(pool.attach_keeper(&[Role::Judges]));
+    drop(pool.attach_roles(&[Role::OutlierDetector]));
     assert_eq!(pool.snapshot().generation(), before + 1);
 }
 
 #[test]
 fn what_is_known_outlives_a_runtime_but_not_its_owner() {
     let pool = pool(&["a", "b"]);
-    let owner = pool.attach_keeper(&[Role::Ticks, Role::Measures]);
-    let task = pool.attach_keeper(&[Role::Ticks, Role::Measures, Role::Holds]);
+    let owner = pool.attach_roles(&[Role::Ticker, Role::HealthOwner]);
+    let task = pool.attach_roles(&[Role::Ticker, Role::HealthOwner, Role::Prober]);
     pool.measure(&member(&pool, "a"), down());
     drop(task);
     assert_eq!(usable(&pool), ["b"], "it is measured again soon");
-    let task = pool.attach_keeper(&[Role::Ticks, Role::Measures, Role::Holds]);
+    let task = pool.attach_roles(&[Role::Ticker, Role::HealthOwner, Role::Prober]);
     assert_eq!(pool.snapshot().held(), 1);
-    assert_eq!(member(&pool, "a").health(), Health::Unhealthy);
+    assert_eq!(member(&pool, "a").health(), HealthStatus::Unhealthy);
     drop((owner, task));
     assert_eq!(usable(&pool), ["a", "b"]);
 }
@@ -110,7 +113,7 @@ fn what_is_known_outlives_a_runtime_but_not_its_owner() {
 #[tokio::test(start_paused = true)]
 async fn nobody_is_warmed_up_for_ever_when_nobody_ticks() {
     let pool = pool(&["a", "b"]);
-    let ticks = pool.attach_keeper(&[Role::Ticks]);
+    let ticks = pool.attach_roles(&[Role::Ticker]);
     pool.tick(Instant::now());
     let a = member(&pool, "a");
     pool.measure(&a, down());
@@ -144,7 +147,9 @@ fn the_last_usable_backend_is_readmitted_however_the_others_leave() {
         ("drained", |pool| {
             drop(pool.drain("b", Duration::from_secs(9)).unwrap());
         }),
-        ("in maintenance", |pool| pool.maintenance("b").unwrap()),
+        ("in maintenance", |pool| {
+            pool.start_maintenance("b").unwrap()
+        }),
         ("evacuated", |pool| {
             pool.evacuate(&Locality::new("us").unwrap());
         }),
@@ -158,7 +163,7 @@ fn the_last_usable_backend_is_readmitted_however_the_others_leave() {
     for (how, leave) in ways {
         let place = |id: &str, place: &str| backend(id).locality(Locality::new(place).unwrap());
         let pool = Pool::new([place("a", "eu"), place("b", "us")]).unwrap();
-        let _judge = pool.attach_keeper(&[Role::Judges]);
+        let _judge = pool.attach_roles(&[Role::OutlierDetector]);
         let a = member(&pool, "a");
         let told_of = a.attachment(&AttachmentKey::new(), Forgets::default);
         assert_eq!(pool.eject(&a, reason(), 5, 1.0), Ejection::Ejected);
@@ -178,7 +183,7 @@ fn the_last_usable_backend_is_readmitted_however_the_others_leave() {
         }
         assert!(!kinds.is_empty(), "b is {how}, which is told");
         let again = pool.eject(&member(&pool, "a"), reason(), 5, 1.0);
-        assert_eq!(again, Ejection::Last);
+        assert_eq!(again, Ejection::LastUsable);
     }
 }
 
@@ -190,18 +195,18 @@ fn who_would_not_serve_is_not_readmitted() {
         assert_eq!(ejected, Ejection::Ejected);
     }
     pool.measure(&member(&pool, "a"), down());
-    pool.maintenance("b").unwrap();
+    pool.start_maintenance("b").unwrap();
     assert_eq!(usable(&pool), ["d"]);
     pool.remove("d");
     assert_eq!(usable(&pool), ["c"], "checks and orders stand");
     let a = member(&pool, "a");
     assert!(a.is_ejected() && member(&pool, "b").is_ejected());
     // From here on it would.
-    pool.maintenance("c").unwrap();
+    pool.start_maintenance("c").unwrap();
     assert_eq!(usable(&pool), Vec::<String>::new());
     pool.measure(&a, up());
     assert_eq!(usable(&pool), ["a"]);
-    pool.maintenance("a").unwrap();
-    pool.ready("b").unwrap();
+    pool.start_maintenance("a").unwrap();
+    pool.mark_ready("b").unwrap();
     assert_eq!(usable(&pool), ["b"]);
 }

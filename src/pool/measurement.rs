@@ -6,8 +6,9 @@ use http::StatusCode;
 use tokio::time::Instant;
 
 use super::{
-    Backend, Circuit, Ejection, EventKind, Health, Pool, Reason, Snapshot, Source, Transition,
-    control::Control, journal, ramp::Ramp, routing::thousandths, state::FULL,
+    Backend, Circuit, Ejection, EventKind, HealthStatus, Pool, Reason, Snapshot, Source,
+    Transition, control::Control, journal, routing::thousandths, slow_start::SlowStart,
+    state::FULL,
 };
 #[cfg(test)]
 use crate::sabotage::{self, Sabotage};
@@ -17,7 +18,7 @@ use crate::sabotage::{self, Sabotage};
 #[derive(Clone, Debug)]
 #[must_use]
 pub struct Measurement {
-    health: Health,
+    health: HealthStatus,
     reason: Reason,
     streak: u32,
     latency: Option<Duration>,
@@ -30,7 +31,7 @@ pub struct Measurement {
 
 impl Measurement {
     /// Makes a measurement of full capacity and no streak.
-    pub fn new(health: Health, reason: Reason) -> Self {
+    pub fn new(health: HealthStatus, reason: Reason) -> Self {
         Self {
             health,
             reason,
@@ -115,7 +116,7 @@ impl Pool {
     }
 
     /// As [`measure`](Self::measure), for many results that are there at the same time: one
-    /// snapshot shows all of them, each is told, in order. Returns how many transitions there
+    /// snapshot shows all of them, each is published, in order. Returns how many transitions there
     /// were.
     pub fn measure_all(&self, results: impl IntoIterator<Item = (Backend, Measurement)>) -> usize {
         let results: Vec<_> = results.into_iter().collect();
@@ -135,13 +136,13 @@ impl Pool {
         let mut written = Vec::new();
         let mut publishes = false;
         for (backend, measured) in results {
-            let state = &backend.joined.state;
+            let state = backend.state();
             state.set_flaps(measured.flaps, measured.flapping);
             if says_the_same(backend, &measured) {
                 continue;
             }
             let control = locked.get_or_insert_with(|| self.control());
-            let Some(member) = self.snapshot().members().same(backend).cloned() else {
+            let Some(member) = self.snapshot().members().current(backend).cloned() else {
                 continue;
             };
             // It has moved since this was measured: that says nothing about who is there now.
@@ -151,9 +152,9 @@ impl Pool {
             // Ejected, and measured anew: it may be tried, or no longer; or it is the last that
             // would serve, and its ejection is over.
             publishes |= member.is_ejected();
-            if let Some(told) = control.write(&member, measured, now) {
+            if let Some(published) = control.write(&member, measured, now) {
                 publishes = true;
-                written.push((member, told));
+                written.push((member, published));
             }
         }
         let Some(mut control) = locked.filter(|_| publishes) else {
@@ -161,22 +162,22 @@ impl Pool {
         };
         let readmitted = self.publish(&mut control, false);
         drop(control);
-        for (member, told) in written {
-            if told.retires {
-                member.joined.state.retire();
+        for (member, published) in written {
+            if published.retires {
+                member.state().retire();
             }
-            if let EventKind::Health(transition) = &told.kind {
+            if let EventKind::Health(transition) = &published.kind {
                 changed(transition);
             }
-            self.tell(&member, told.kind);
+            self.emit(&member, published.kind);
         }
-        self.tell_readmitted(readmitted);
+        self.announce_readmissions(readmitted);
     }
 
     /// Says that a backend stays in service although it fails, for all fail for this dependency;
     /// or that this is over.
-    pub(crate) fn tell_shared_fate(&self, backend: &Backend, dependency: Option<Arc<str>>) {
-        self.tell(backend, EventKind::SharedFate(dependency));
+    pub(crate) fn report_shared_failure(&self, backend: &Backend, dependency: Option<Arc<str>>) {
+        self.emit(backend, EventKind::SharedFailure(dependency));
     }
 
     /// Takes a backend out for what live traffic showed, unless it is the last usable one
@@ -190,32 +191,33 @@ impl Pool {
     ) -> Ejection {
         let mut control = self.control();
         let snapshot = self.snapshot();
-        let Some(member) = snapshot.members().same(backend).cloned() else {
-            return Ejection::Gone;
+        let Some(member) = snapshot.members().current(backend).cloned() else {
+            return Ejection::NotAMember;
         };
         if member.is_ejected() {
-            return Ejection::Already;
+            return Ejection::AlreadyEjected;
         }
         // In a panic those that are down get traffic, too: they are not what is counted on.
-        let counts = member.is_usable() && member.health() != Health::Unhealthy;
-        let last = snapshot.sound() <= usize::from(counts);
+        let counts = member.is_usable() && member.health() != HealthStatus::Unhealthy;
+        let last = snapshot.usable_by_health() <= usize::from(counts);
         #[cfg(test)]
         let last = last && !sabotage::is(Sabotage::LastIsEjected);
         if last {
-            return Ejection::Last;
+            return Ejection::LastUsable;
         }
         drop(snapshot);
         let out = control.members.iter().filter(|b| b.is_ejected()).count() + 1;
         // One backend may always be out, whatever the share of a small pool says.
         if out > 1 && out as f64 > control.members.len() as f64 * max_share {
-            return Ejection::Share;
+            return Ejection::ShareExceeded;
         }
         let from = member.health();
         journal::ejected(&member, &reason, streak);
-        member.joined.state.set_circuit(Circuit::Open);
-        let change = self.turned(&mut control, &member, from, Change::passive(reason, streak));
+        member.state().set_circuit(Circuit::Open);
+        let change =
+            self.publish_change(&mut control, &member, from, Cause::passive(reason, streak));
         drop(control);
-        self.tell_turn(&member, change);
+        self.announce_change(&member, change);
         Ejection::Ejected
     }
 
@@ -223,7 +225,7 @@ impl Pool {
     /// was not ejected or is no longer a member.
     pub fn readmit(&self, backend: &Backend, reason: Reason) -> bool {
         let mut control = self.control();
-        let Some(member) = self.snapshot().members().same(backend).cloned() else {
+        let Some(member) = self.snapshot().members().current(backend).cloned() else {
             return false;
         };
         if !member.is_ejected() {
@@ -231,10 +233,10 @@ impl Pool {
         }
         let from = member.health();
         journal::readmitted(&member, &reason);
-        member.joined.state.set_circuit(Circuit::Closed);
-        let change = self.turned(&mut control, &member, from, Change::passive(reason, 0));
+        member.state().set_circuit(Circuit::Closed);
+        let change = self.publish_change(&mut control, &member, from, Cause::passive(reason, 0));
         drop(control);
-        self.tell_turn(&member, change);
+        self.announce_change(&member, change);
         true
     }
 
@@ -249,7 +251,7 @@ impl Pool {
 
     /// As [`begin_trial`](Self::begin_trial); says so before any request can show what it found.
     pub(crate) fn begin_trial_and(&self, backend: &Backend, say: impl FnOnce()) -> bool {
-        self.turn_circuit(backend, Circuit::Open, Circuit::HalfOpen, say)
+        self.change_circuit(backend, Circuit::Open, Circuit::HalfOpen, say)
     }
 
     /// Opens a half-open circuit again, after a trial that failed. Returns false where it was not
@@ -260,10 +262,10 @@ impl Pool {
 
     /// As [`end_trial`](Self::end_trial); says so before anything follows from it.
     pub(crate) fn end_trial_and(&self, backend: &Backend, say: impl FnOnce()) -> bool {
-        self.turn_circuit(backend, Circuit::HalfOpen, Circuit::Open, say)
+        self.change_circuit(backend, Circuit::HalfOpen, Circuit::Open, say)
     }
 
-    fn turn_circuit(
+    fn change_circuit(
         &self,
         backend: &Backend,
         from: Circuit,
@@ -271,36 +273,36 @@ impl Pool {
         say: impl FnOnce(),
     ) -> bool {
         let mut control = self.control();
-        let Some(member) = self.snapshot().members().same(backend).cloned() else {
+        let Some(member) = self.snapshot().members().current(backend).cloned() else {
             return false;
         };
         if member.circuit() != from {
             return false;
         }
         say();
-        member.joined.state.set_circuit(to);
+        member.state().set_circuit(to);
         let readmitted = self.publish(&mut control, false);
         drop(control);
-        self.tell(&member, EventKind::Circuit { from, to });
-        self.tell_readmitted(readmitted);
+        self.emit(&member, EventKind::Circuit { from, to });
+        self.announce_readmissions(readmitted);
         true
     }
 
     /// Publishes a change of the circuit or of restored health, and says what it means for
     /// combined health; `None` where that is as before.
-    pub(super) fn turned(
+    pub(super) fn publish_change(
         &self,
         control: &mut Control,
         member: &Backend,
-        from: Health,
-        change: Change,
-    ) -> Turned {
+        from: HealthStatus,
+        change: Cause,
+    ) -> PublishedChange {
         let now = Instant::now();
         let to = member.health();
-        let previous = (from != to).then(|| member.joined.state.turn(now));
-        control.warm_up_after(member, from, now);
+        let previous = (from != to).then(|| member.state().begin_health_period(now));
+        control.update_slow_start(member, from, now);
         let readmitted = self.publish(control, false);
-        let (flaps, flapping) = member.joined.state.flaps();
+        let (flaps, flapping) = member.state().flaps();
         let change = previous.map(|previous| Transition {
             from,
             to,
@@ -314,31 +316,31 @@ impl Pool {
             flapping,
             capacity: member.capacity(),
         });
-        Turned { change, readmitted }
+        PublishedChange { change, readmitted }
     }
 
-    pub(super) fn tell_turn(&self, member: &Backend, turned: Turned) {
+    pub(super) fn announce_change(&self, member: &Backend, turned: PublishedChange) {
         if let Some(change) = turned.change {
-            self.tell(member, EventKind::Health(change));
+            self.emit(member, EventKind::Health(change));
         }
-        self.tell_readmitted(turned.readmitted);
+        self.announce_readmissions(turned.readmitted);
     }
 
     /// Ends the ejections that alone leave nobody usable, however that came about: an outlier
     /// policy never takes the last (invariant F). Of several, who is the best of them shows once
     /// they get traffic, and the others can be ejected anew.
-    pub(super) fn readmit_last(&self, control: &mut Control, next: &Snapshot) -> Readmitted {
+    pub(super) fn readmit_last(&self, control: &mut Control, next: &Snapshot) -> Readmissions {
         let mut readmitted = Vec::new();
         #[cfg(test)]
         if sabotage::is(Sabotage::LastIsEjected) {
-            return Readmitted(readmitted);
+            return Readmissions(readmitted);
         }
         let now = Instant::now();
         for member in next.ejected() {
             let from = member.health();
-            member.joined.state.set_circuit(Circuit::Closed);
-            control.warm_up_after(member, from, now);
-            let (flaps, flapping) = member.joined.state.flaps();
+            member.state().set_circuit(Circuit::Closed);
+            control.update_slow_start(member, from, now);
+            let (flaps, flapping) = member.state().flaps();
             let change = Transition {
                 from,
                 to: member.health(),
@@ -347,48 +349,48 @@ impl Pool {
                 streak: 0,
                 latency: None,
                 status: None,
-                previous: member.joined.state.turn(now),
+                previous: member.state().begin_health_period(now),
                 flaps,
                 flapping,
                 capacity: member.capacity(),
             };
             readmitted.push((member.clone(), change));
         }
-        Readmitted(readmitted)
+        Readmissions(readmitted)
     }
 
     /// Without the lock: what is told is a room's, and may ask the pool for something.
-    pub(super) fn tell_readmitted(&self, readmitted: Readmitted) {
+    pub(super) fn announce_readmissions(&self, readmitted: Readmissions) {
         for (backend, change) in readmitted.0 {
             tracing::warn!(
                 target: "evenkeel::pool",
                 backend = backend.id(), "the backend is readmitted: no other one is usable"
             );
-            backend.joined.state.readmitted();
-            self.tell(&backend, EventKind::Health(change));
+            backend.state().notify_readmitted();
+            self.emit(&backend, EventKind::Health(change));
         }
     }
 }
 
 /// Whose ejection ended as nobody else was left.
 #[must_use]
-pub(super) struct Readmitted(pub(super) Vec<(Backend, Transition)>);
+pub(super) struct Readmissions(pub(super) Vec<(Backend, Transition)>);
 
 /// What a change of one backend led to.
 #[must_use]
-pub(super) struct Turned {
+pub(super) struct PublishedChange {
     change: Option<Transition>,
-    readmitted: Readmitted,
+    readmitted: Readmissions,
 }
 
 /// Why health changed, where it was not a check.
-pub(super) struct Change {
+pub(super) struct Cause {
     pub(super) source: Source,
     pub(super) reason: Reason,
     pub(super) streak: u32,
 }
 
-impl Change {
+impl Cause {
     fn passive(reason: Reason, streak: u32) -> Self {
         Self {
             source: Source::Passive,
@@ -399,15 +401,20 @@ impl Change {
 }
 
 /// What is to be told of a result once it can be seen.
-struct Told {
+struct Published {
     kind: EventKind,
     retires: bool,
 }
 
 impl Control {
     /// Writes one result; returns what that changed.
-    fn write(&mut self, member: &Backend, measured: Measurement, now: Instant) -> Option<Told> {
-        let state = &member.joined.state;
+    fn write(
+        &mut self,
+        member: &Backend,
+        measured: Measurement,
+        now: Instant,
+    ) -> Option<Published> {
+        let state = member.state();
         let from = member.health();
         let offers = (state.capacity(), state.asks_to_drain());
         state.set_active(measured.health);
@@ -419,12 +426,12 @@ impl Control {
         }
         let previous = match from == to {
             true => Duration::ZERO,
-            false => state.turn(now),
+            false => state.begin_health_period(now),
         };
-        self.warm_up_after(member, from, now);
+        self.update_slow_start(member, from, now);
         let now_offers = (measured.capacity, measured.draining);
         // What fails offers nothing, and says nothing of it.
-        if to != Health::Unhealthy {
+        if to != HealthStatus::Unhealthy {
             journal::offers(member, offers, now_offers, &measured.reason);
         }
         let kind = match from == to {
@@ -447,56 +454,58 @@ impl Control {
                 capacity: member.capacity(),
             }),
         };
-        Some(Told {
+        Some(Published {
             kind,
             retires: measured.draining && !offers.1,
         })
     }
 
-    /// Begins a ramp where a backend was down and is not any more; ends one where it is down.
-    pub(super) fn warm_up_after(&mut self, member: &Backend, from: Health, now: Instant) {
+    /// Begins a slow_start where a backend was down and is not any more; ends one where it is down.
+    pub(super) fn update_slow_start(&mut self, member: &Backend, from: HealthStatus, now: Instant) {
         let to = member.health();
-        if to == Health::Unhealthy {
-            self.end_ramp(member);
-        } else if from == Health::Unhealthy {
-            self.begin_ramp(member, now);
+        if to == HealthStatus::Unhealthy {
+            self.end_slow_start(member);
+        } else if from == HealthStatus::Unhealthy {
+            self.begin_slow_start(member, now);
         }
     }
 
-    pub(super) fn begin_ramp(&mut self, member: &Backend, now: Instant) {
-        self.end_ramp(member);
+    pub(super) fn begin_slow_start(&mut self, member: &Backend, now: Instant) {
+        self.end_slow_start(member);
         // Where nobody ticks, it would never end.
-        if !self.ticks {
+        if !self.has_ticker {
             return;
         }
         let (time, from) = (self.routing.slow_start, self.routing.slow_start_from);
-        let ramp = Ramp::new(now, time, from);
-        if let (share, Some(due)) = ramp.at(now) {
-            member.joined.state.set_ramp(share);
-            self.next_ramp = Some(self.next_ramp.map_or(due, |next| next.min(due)));
-            self.ramps.push((member.clone(), ramp));
+        let slow_start = SlowStart::new(now, time, from);
+        if let (share, Some(due)) = slow_start.at(now) {
+            member.state().set_slow_start_share(share);
+            self.next_slow_start_step =
+                Some(self.next_slow_start_step.map_or(due, |next| next.min(due)));
+            self.slow_starts.push((member.clone(), slow_start));
         }
     }
 
-    /// Ends all ramps, as nobody makes their steps any more; returns true if there was one.
-    pub(super) fn end_ramps(&mut self) -> bool {
-        self.ticks = false;
-        self.next_ramp = None;
-        let ramps = std::mem::take(&mut self.ramps);
-        ramps
+    /// Ends all slow_starts, as nobody makes their steps any more; returns true if there was one.
+    pub(super) fn end_slow_starts(&mut self) -> bool {
+        self.has_ticker = false;
+        self.next_slow_start_step = None;
+        let slow_starts = std::mem::take(&mut self.slow_starts);
+        slow_starts
             .iter()
-            .for_each(|(backend, _)| backend.joined.state.set_ramp(FULL));
-        !ramps.is_empty()
+            .for_each(|(backend, _)| backend.state().set_slow_start_share(FULL));
+        !slow_starts.is_empty()
     }
 
-    fn end_ramp(&mut self, member: &Backend) {
-        self.ramps.retain(|(backend, _)| !backend.is_same(member));
-        member.joined.state.set_ramp(FULL);
+    fn end_slow_start(&mut self, member: &Backend) {
+        self.slow_starts
+            .retain(|(backend, _)| !backend.is_same(member));
+        member.state().set_slow_start_share(FULL);
     }
 }
 
 fn says_the_same(backend: &Backend, measured: &Measurement) -> bool {
-    let state = &backend.joined.state;
+    let state = backend.state();
     state.active() == measured.health
         && state.capacity() == measured.capacity
         && state.asks_to_drain() == measured.draining

@@ -8,7 +8,7 @@ fn derived_tables_follow_the_snapshot() {
     let ids = pool.derive(|all| all.len());
     let group = pool.derive_groups(|g| g.backends().len());
     assert_eq!(pool.snapshot().derived(&ids), Some(&2));
-    pool.maintenance("a").unwrap();
+    pool.start_maintenance("a").unwrap();
     assert_eq!(pool.snapshot().derived(&ids), Some(&2));
     assert_eq!(pool.snapshot().derived_group(&group, 0), Some(&1));
     assert_eq!(pool.snapshot().derived_group(&group, 1), None);
@@ -52,11 +52,11 @@ fn a_name_finds_no_table_that_has_its_place_now() {
     let kept = old.clone();
     drop(old);
     let before = pool.derive(|_| 2);
-    assert_ne!(kept.name.place, before.name.place, "a clone keeps it");
-    let place = kept.name.place;
+    assert_ne!(kept.key.slot, before.key.slot, "a clone keeps it");
+    let place = kept.key.slot;
     drop(kept);
     let new = pool.derive(|_| 3);
-    assert_eq!(new.name.place, place, "the place is used again");
+    assert_eq!(new.key.slot, place, "the place is used again");
     let other = self::pool(&["a"]);
     let first = other.derive(|_| 4);
     let second = other.derive(|_| 5);
@@ -81,9 +81,9 @@ fn a_table_that_many_ask_for_is_made_once() {
     let group_again = pool.derive_groups_once(|group| group.backends().len());
     let snapshot = pool.snapshot();
     assert_eq!(snapshot.generation(), before, "nothing was made anew");
-    assert_eq!([all.name.place, again.name.place], [0, 0]);
+    assert_eq!([all.key.slot, again.key.slot], [0, 0]);
     assert_eq!(
-        [group.name.place, group_again.name.place, other.name.place],
+        [group.key.slot, group_again.key.slot, other.key.slot],
         [0, 0, 1]
     );
     assert_eq!(snapshot.derived(&again), Some(&2));

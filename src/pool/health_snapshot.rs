@@ -1,7 +1,8 @@
 //! What is known of the backends' health, to be kept over a restart.
 
 use super::{
-    Backend, Health, Pool, Reason, Source, measure::Change, routing::thousandths, state::FULL,
+    Backend, HealthStatus, Pool, Reason, Source, measurement::Cause, routing::thousandths,
+    state::FULL,
 };
 
 /// What is known of the health of a pool's backends, fit to be stored (serde under the feature
@@ -42,9 +43,9 @@ impl Pool {
         let snapshot = self.snapshot();
         let known = snapshot.backends().iter().filter_map(|backend| {
             let healthy = match backend.health() {
-                Health::Healthy => true,
-                Health::Unhealthy => false,
-                Health::Unknown => return None,
+                HealthStatus::Healthy => true,
+                HealthStatus::Unhealthy => false,
+                HealthStatus::Unknown => return None,
             };
             Some(BackendHealth {
                 id: backend.id().to_owned(),
@@ -74,27 +75,27 @@ impl Pool {
             let Some(member) = self.snapshot().get(&record.id).cloned() else {
                 continue;
             };
-            let state = &member.joined.state;
-            let measured = state.active() != Health::Unknown || member.is_ejected();
+            let state = member.state();
+            let measured = state.active() != HealthStatus::Unknown || member.is_ejected();
             if measured || address(&member) != record.address {
                 continue;
             }
             let from = member.health();
             state.set_active(match record.healthy {
-                true => Health::Healthy,
-                false => Health::Unhealthy,
+                true => HealthStatus::Healthy,
+                false => HealthStatus::Unhealthy,
             });
             state.set_flaps(record.flaps, false);
             state.set_capacity(thousandths(record.capacity).min(FULL));
             state.set_asks_to_drain(record.draining);
-            let change = Change {
+            let change = Cause {
                 source: Source::Active,
                 reason: Reason::new("INI", "known from before"),
                 streak: 0,
             };
-            let change = self.turned(&mut control, &member, from, change);
+            let change = self.publish_change(&mut control, &member, from, change);
             drop(control);
-            self.tell_turn(&member, change);
+            self.announce_change(&member, change);
             restored += 1;
         }
         restored
@@ -104,7 +105,7 @@ impl Pool {
 fn address(backend: &Backend) -> String {
     let scheme = backend.scheme().as_str();
     let dialled = backend.shown_address();
-    match backend.unix_path() {
+    match backend.configured_unix_socket() {
         Some(_) => format!("{scheme}+unix:{dialled}"),
         None => format!("{scheme}://{dialled}"),
     }

@@ -8,14 +8,14 @@ use super::state::FULL;
 
 /// One backend's way back.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Ramp {
+pub(super) struct SlowStart {
     began: Instant,
     time: Duration,
     /// In thousandths.
     from: u32,
 }
 
-impl Ramp {
+impl SlowStart {
     pub(super) fn new(began: Instant, time: Duration, from: u32) -> Self {
         Self { began, time, from }
     }
@@ -36,7 +36,7 @@ impl Ramp {
     }
 }
 
-/// Coarse enough that a ramp of 30 s changes the pool every 1.5 s, fine enough that no step is
+/// Coarse enough that a slow_start of 30 s changes the pool every 1.5 s, fine enough that no step is
 /// more than 5 % of a whole share.
 const STEPS: u32 = 20;
 
@@ -47,8 +47,8 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_ramp_of_thirty_seconds_climbs_from_a_tenth_in_twenty_steps() {
         let began = Instant::now();
-        let ramp = Ramp::new(began, Duration::from_secs(30), 100);
-        let at = |ms| ramp.at(began + Duration::from_millis(ms));
+        let slow_start = SlowStart::new(began, Duration::from_secs(30), 100);
+        let at = |ms| slow_start.at(began + Duration::from_millis(ms));
         for (ms, share, next) in [
             (0, 100, Some(1_500)),
             (1_499, 100, Some(1_500)),
@@ -61,7 +61,7 @@ mod tests {
             let next = next.map(|ms| began + Duration::from_millis(ms));
             assert_eq!(at(ms), (share, next), "after {ms} ms");
         }
-        let none = Ramp::new(began, Duration::ZERO, 100);
-        assert_eq!(none.at(began), (1_000, None), "no time, no ramp");
+        let none = SlowStart::new(began, Duration::ZERO, 100);
+        assert_eq!(none.at(began), (1_000, None), "no time, no slow_start");
     }
 }

@@ -9,8 +9,11 @@ fn without_a_prober_unknown_is_up_and_with_one_it_is_held() {
     let guard = pool.attach_prober();
     assert_eq!((pool.snapshot().usable(), pool.snapshot().held()), (0, 2));
     let a = pool.snapshot().get("a").unwrap().clone();
-    pool.measure(&a, Measurement::new(Health::Healthy, reason()).streak(1))
-        .unwrap();
+    pool.measure(
+        &a,
+        Measurement::new(HealthStatus::Healthy, reason()).streak(1),
+    )
+    .unwrap();
     assert_eq!(usable(&pool), ["a"]);
     drop(guard);
     assert_eq!(usable(&pool), ["a", "b"]);
@@ -22,20 +25,26 @@ fn a_reconfiguration_never_makes_an_unhealthy_backend_healthy() {
     let _guard = pool.attach_prober();
     let a = pool.snapshot().get("a").unwrap().clone();
     let b = pool.snapshot().get("b").unwrap().clone();
-    pool.measure(&a, Measurement::new(Health::Unhealthy, reason()).streak(2));
-    pool.measure(&b, Measurement::new(Health::Healthy, reason()).streak(2));
+    pool.measure(
+        &a,
+        Measurement::new(HealthStatus::Unhealthy, reason()).streak(2),
+    );
+    pool.measure(
+        &b,
+        Measurement::new(HealthStatus::Healthy, reason()).streak(2),
+    );
     pool.upsert(backend("a").weight(7).unwrap());
     pool.replace([backend("b"), backend("a")]).unwrap();
     pool.upsert(Backend::new("a", "http://127.0.0.1:1").unwrap());
     assert_eq!(usable(&pool), ["b"], "a stays down through every change");
     assert_eq!(
         pool.snapshot().get("a").unwrap().health(),
-        Health::Unhealthy
+        HealthStatus::Unhealthy
     );
     pool.upsert(Backend::new("b", "http://127.0.0.1:1").unwrap());
     assert_eq!(
         pool.snapshot().get("b").unwrap().health(),
-        Health::Unknown,
+        HealthStatus::Unknown,
         "another address was not measured yet"
     );
 }
@@ -55,13 +64,13 @@ fn a_removed_id_starts_anew_and_late_results_are_ignored() {
     drop(lease);
     let late = pool.measure(
         &old,
-        Measurement::new(Health::Unhealthy, reason()).streak(2),
+        Measurement::new(HealthStatus::Unhealthy, reason()).streak(2),
     );
     assert!(
         late.is_none(),
         "a result for a removed backend must not count"
     );
-    assert_eq!(new.health(), Health::Unknown);
+    assert_eq!(new.health(), HealthStatus::Unknown);
     pool.remove("a");
     pool.upsert(old.clone());
     assert!(!pool.snapshot().get("a").unwrap().is_same(&old));
@@ -73,11 +82,11 @@ fn the_last_usable_backend_is_never_ejected() {
     let all: Vec<_> = pool.snapshot().backends().to_vec();
     let eject = |i: usize| pool.eject(&all[i], Reason::new("L7STS", ""), 5, 0.5);
     assert_eq!(eject(0), Ejection::Ejected);
-    assert_eq!(eject(0), Ejection::Already);
+    assert_eq!(eject(0), Ejection::AlreadyEjected);
     assert_eq!(eject(1), Ejection::Ejected);
-    assert_eq!(eject(2), Ejection::Share, "half the pool at most");
-    pool.maintenance("c").unwrap();
-    assert_eq!(pool.eject(&all[3], reason(), 5, 1.0), Ejection::Last);
+    assert_eq!(eject(2), Ejection::ShareExceeded, "half the pool at most");
+    pool.start_maintenance("c").unwrap();
+    assert_eq!(pool.eject(&all[3], reason(), 5, 1.0), Ejection::LastUsable);
     assert!(pool.readmit(&all[0], reason()));
     assert!(!pool.readmit(&all[0], reason()));
     assert_eq!(usable(&pool), ["a", "d"]);
@@ -98,7 +107,7 @@ async fn a_transition_tells_all_that_was_measured() {
         .unwrap();
     assert_eq!(
         (change.from, change.to),
-        (Health::Healthy, Health::Unhealthy)
+        (HealthStatus::Healthy, HealthStatus::Unhealthy)
     );
     assert_eq!(change.source, Source::Active);
     assert_eq!((change.reason.code, change.streak), ("L4CON", 2));
@@ -173,13 +182,13 @@ fn a_circuit_is_tried_by_one_request_at_a_time() {
     assert!(pool.snapshot().trials().is_empty(), "checks know better");
     pool.measure(&a, up());
     assert_eq!(pool.snapshot().trials().len(), 1);
-    pool.maintenance("a").unwrap();
+    pool.start_maintenance("a").unwrap();
     assert!(pool.snapshot().trials().is_empty(), "an order stands above");
-    pool.ready("a").unwrap();
+    pool.mark_ready("a").unwrap();
     assert!(pool.readmit(&a, reason()));
     assert_eq!(
         (a.circuit(), a.health()),
-        (Circuit::Closed, Health::Healthy)
+        (Circuit::Closed, HealthStatus::Healthy)
     );
     assert!(pool.snapshot().trials().is_empty());
 }
@@ -220,7 +229,7 @@ fn what_is_known_survives_a_restart_and_turns_nothing_up() {
     assert!((member(&after, "a").capacity() - 0.5).abs() < 1e-9);
     assert_eq!(member(&after, "a").flaps(), 2);
     for id in ["b", "c"] {
-        assert_eq!(member(&after, id).health(), Health::Unhealthy, "{id}");
+        assert_eq!(member(&after, id).health(), HealthStatus::Unhealthy, "{id}");
     }
     assert_eq!(after.snapshot().held(), 1);
 
@@ -239,7 +248,7 @@ fn what_is_known_survives_a_restart_and_turns_nothing_up() {
     let mut up_again = known;
     up_again.backends.iter_mut().for_each(|b| b.healthy = true);
     later.restore_health(&up_again);
-    assert_eq!(member(&later, "b").health(), Health::Unhealthy);
+    assert_eq!(member(&later, "b").health(), HealthStatus::Unhealthy);
 }
 
 #[test]
@@ -251,6 +260,10 @@ fn a_result_of_an_address_that_was_left_is_ignored() {
     pool.upsert(Backend::new("a", "http://127.0.0.1:9002").unwrap());
     assert!(pool.measure(&before, up()).is_none());
     let now = member(&pool, "a");
-    assert_eq!(now.health(), Health::Unhealthy, "nobody asked who is there");
+    assert_eq!(
+        now.health(),
+        HealthStatus::Unhealthy,
+        "nobody asked who is there"
+    );
     assert!(pool.measure(&now, up()).is_some());
 }

@@ -4,7 +4,7 @@
 use tokio::time::Instant;
 
 use super::{
-    Backend, Circuit, EventKind, Health, Pool, Reason, Source, Transition, control::Control,
+    Backend, Circuit, EventKind, HealthStatus, Pool, Reason, Source, Transition, control::Control,
     state::FULL,
 };
 
@@ -14,56 +14,56 @@ impl Pool {
     /// unknown then, as nobody would notice that it has changed, and serves.
     pub fn attach_prober(&self) -> ProberGuard {
         ProberGuard {
-            _guard: self.attach_keeper(&[Role::Measures, Role::Holds]),
+            _guard: self.attach_roles(&[Role::HealthOwner, Role::Prober]),
         }
     }
 
     /// Says that somebody looks after the backends in these ways.
-    pub(crate) fn attach_keeper(&self, roles: &'static [Role]) -> KeeperGuard {
+    pub(crate) fn attach_roles(&self, roles: &'static [Role]) -> RoleGuard {
         let mut control = self.control();
-        let before = control.keepers.probers;
+        let before = control.roles.probers;
         for role in roles {
-            *control.keepers.count(*role) += 1;
+            *control.roles.count(*role) += 1;
         }
-        if before == 0 && control.keepers.probers > 0 {
-            self.publish_and_tell(control, false);
+        if before == 0 && control.roles.probers > 0 {
+            self.publish_and_notify(control, false);
         }
-        KeeperGuard {
+        RoleGuard {
             pool: self.clone(),
             roles,
         }
     }
 
-    fn leave(&self, roles: &[Role]) {
+    fn detach(&self, roles: &[Role]) {
         let now = Instant::now();
         let mut control = self.control();
-        let mut left = Left::default();
+        let mut vacated = Vacated::default();
         for role in roles {
-            let count = control.keepers.count(*role);
+            let count = control.roles.count(*role);
             *count -= 1;
             if *count == 0 {
                 if control.closed {
                     continue;
                 }
                 match role {
-                    Role::Holds => left.changed = true,
-                    Role::Judges => left.judges = true,
-                    Role::Measures => left.measures = true,
-                    Role::Ticks => left.changed |= control.end_ramps(),
+                    Role::Prober => vacated.changed = true,
+                    Role::OutlierDetector => vacated.outlier_detector = true,
+                    Role::HealthOwner => vacated.health_owner = true,
+                    Role::Ticker => vacated.changed |= control.end_slow_starts(),
                 }
             }
         }
-        let events = control.forget(&mut left, now);
-        if !left.changed {
+        let events = control.forget(&mut vacated, now);
+        if !vacated.changed {
             return;
         }
-        log(&left, &events);
+        log(&vacated, &events);
         let readmitted = self.publish(&mut control, false);
         drop(control);
         for (backend, kind) in events {
-            self.tell(&backend, kind);
+            self.emit(&backend, kind);
         }
-        self.tell_readmitted(readmitted);
+        self.announce_readmissions(readmitted);
     }
 }
 
@@ -71,41 +71,41 @@ impl Pool {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Role {
     /// Will measure each backend, so that what was not measured yet is held.
-    Holds,
+    Prober,
     /// Ejects, and lets back in.
-    Judges,
+    OutlierDetector,
     /// Measured the backends, and will again: what is known of them stays, even while a runtime
     /// that ended keeps it from being measured.
-    Measures,
+    HealthOwner,
     /// Calls [`Pool::tick`].
-    Ticks,
+    Ticker,
 }
 
 /// How many do so.
 #[derive(Default)]
-pub(super) struct Keepers {
+pub(super) struct RoleCounts {
     pub(super) probers: usize,
-    judges: usize,
-    measurers: usize,
+    outlier_detectors: usize,
+    health_owners: usize,
     tickers: usize,
 }
 
-impl Keepers {
+impl RoleCounts {
     fn count(&mut self, role: Role) -> &mut usize {
         match role {
-            Role::Holds => &mut self.probers,
-            Role::Judges => &mut self.judges,
-            Role::Measures => &mut self.measurers,
-            Role::Ticks => &mut self.tickers,
+            Role::Prober => &mut self.probers,
+            Role::OutlierDetector => &mut self.outlier_detectors,
+            Role::HealthOwner => &mut self.health_owners,
+            Role::Ticker => &mut self.tickers,
         }
     }
 }
 
-/// The last of whom left.
+/// The last of whom vacated.
 #[derive(Default)]
-struct Left {
-    judges: bool,
-    measures: bool,
+struct Vacated {
+    outlier_detector: bool,
+    health_owner: bool,
     /// What is known, or who is held, is not what the snapshot was made of.
     changed: bool,
 }
@@ -113,27 +113,27 @@ struct Left {
 impl Control {
     /// Forgets what nobody would notice the end of: what was measured, where nobody measures any
     /// more; ejections, where nobody judges.
-    fn forget(&mut self, left: &mut Left, now: Instant) -> Vec<(Backend, EventKind)> {
+    fn forget(&mut self, vacated: &mut Vacated, now: Instant) -> Vec<(Backend, EventKind)> {
         let mut events = Vec::new();
-        if !left.measures && !left.judges {
+        if !vacated.health_owner && !vacated.outlier_detector {
             return events;
         }
         for backend in self.members.clone() {
-            let state = &backend.joined.state;
+            let state = backend.state();
             let from = backend.health();
             let offers = (state.capacity(), state.asks_to_drain());
-            let is_measured = state.active() != Health::Unknown || offers != (FULL, false);
+            let is_measured = state.active() != HealthStatus::Unknown || offers != (FULL, false);
             let (measured, ejected) = (
-                left.measures && is_measured,
-                left.judges && backend.is_ejected(),
+                vacated.health_owner && is_measured,
+                vacated.outlier_detector && backend.is_ejected(),
             );
             if !measured && !ejected {
                 continue;
             }
             // Even where combined health stays as it is: of one that is down, an ejection too.
-            left.changed = true;
+            vacated.changed = true;
             if measured {
-                state.set_active(Health::Unknown);
+                state.set_active(HealthStatus::Unknown);
                 state.set_capacity(FULL);
                 state.set_asks_to_drain(false);
                 state.set_flaps(0, false);
@@ -149,7 +149,7 @@ impl Control {
                 ),
             };
             let to = backend.health();
-            self.warm_up_after(&backend, from, now);
+            self.update_slow_start(&backend, from, now);
             let (flaps, flapping) = state.flaps();
             let capacity = backend.capacity();
             let kind = match from == to {
@@ -167,7 +167,7 @@ impl Control {
                     streak: 0,
                     latency: None,
                     status: None,
-                    previous: state.turn(now),
+                    previous: state.begin_health_period(now),
                     flaps,
                     flapping,
                     capacity,
@@ -180,12 +180,12 @@ impl Control {
 }
 
 /// One line for all: many layers end together.
-fn log(left: &Left, events: &[(Backend, EventKind)]) {
+fn log(vacated: &Vacated, events: &[(Backend, EventKind)]) {
     let backends = events.len();
     if backends == 0 {
         return;
     }
-    match left.measures {
+    match vacated.health_owner {
         true => tracing::info!(
             target: "evenkeel::pool",
             backends, "health is unknown: active checks stopped"
@@ -201,19 +201,19 @@ fn log(left: &Left, events: &[(Backend, EventKind)]) {
 #[derive(Debug)]
 #[must_use]
 pub struct ProberGuard {
-    _guard: KeeperGuard,
+    _guard: RoleGuard,
 }
 
 /// While it lives, somebody looks after a pool.
 #[derive(Debug)]
 #[must_use]
-pub(crate) struct KeeperGuard {
+pub(crate) struct RoleGuard {
     pool: Pool,
     roles: &'static [Role],
 }
 
-impl Drop for KeeperGuard {
+impl Drop for RoleGuard {
     fn drop(&mut self) {
-        self.pool.leave(self.roles);
+        self.pool.detach(self.roles);
     }
 }

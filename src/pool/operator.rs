@@ -16,7 +16,7 @@ impl Pool {
     /// Sends the backend no new traffic, and lets its sticky sessions stay until the deadline.
     /// Idle connections are closed. What it returns may be awaited: it ends when the last request
     /// in flight does, closing what sessions left idle, or at the deadline; dropping it changes
-    /// nothing. [`ready`](Self::ready) undoes the drain.
+    /// nothing. [`mark_ready`](Self::mark_ready) undoes the drain.
     ///
     /// ```
     /// # use evenkeel::{Backend, Pool, pool::Drained};
@@ -31,12 +31,12 @@ impl Pool {
     /// # Errors
     ///
     /// When there is no member with this id.
-    pub fn drain(&self, id: &str, deadline: Duration) -> Result<Drain, ConfigError> {
+    pub fn drain(&self, id: &str, deadline: Duration) -> Result<Draining, ConfigError> {
         let now = Instant::now();
         // A deadline beyond what the clock can hold is as good as a century.
         let until = now.checked_add(deadline).unwrap_or(now + CENTURY);
-        let backend = self.order(id, Mode::Draining { until })?;
-        Ok(Drain { backend, until })
+        let backend = self.set_mode(id, Mode::Draining { until })?;
+        Ok(Draining { backend, until })
     }
 
     /// Sends the backend nothing at all.
@@ -44,8 +44,8 @@ impl Pool {
     /// # Errors
     ///
     /// When there is no member with this id.
-    pub fn maintenance(&self, id: &str) -> Result<(), ConfigError> {
-        self.order(id, Mode::Maintenance).map(drop)
+    pub fn start_maintenance(&self, id: &str) -> Result<(), ConfigError> {
+        self.set_mode(id, Mode::Maintenance).map(drop)
     }
 
     /// Undoes a drain or maintenance; traffic comes back as health allows.
@@ -53,8 +53,8 @@ impl Pool {
     /// # Errors
     ///
     /// When there is no member with this id.
-    pub fn ready(&self, id: &str) -> Result<(), ConfigError> {
-        self.order(id, Mode::Ready).map(drop)
+    pub fn mark_ready(&self, id: &str) -> Result<(), ConfigError> {
+        self.set_mode(id, Mode::Ready).map(drop)
     }
 
     /// Takes all backends within this region, zone or rack out of service: no new traffic, and
@@ -67,7 +67,7 @@ impl Pool {
         if is_new {
             control.evacuated.push(prefix.clone());
         }
-        self.relocate(control, prefix, is_new.then_some(true))
+        self.apply_evacuation(control, prefix, is_new.then_some(true))
     }
 
     /// Undoes an evacuation of exactly this place: traffic comes back as health allows. Returns
@@ -75,9 +75,9 @@ impl Pool {
     pub fn restore(&self, prefix: &Locality) -> usize {
         let mut control = self.control();
         let before = control.evacuated.len();
-        control.evacuated.retain(|place| place != prefix);
+        control.evacuated.retain(|evacuated| evacuated != prefix);
         let is_new = control.evacuated.len() < before;
-        self.relocate(control, prefix, is_new.then_some(false))
+        self.apply_evacuation(control, prefix, is_new.then_some(false))
     }
 
     /// Returns the places that are evacuated.
@@ -86,7 +86,7 @@ impl Pool {
         self.control().evacuated.clone()
     }
 
-    fn relocate(
+    fn apply_evacuation(
         &self,
         mut control: std::sync::MutexGuard<'_, Control>,
         prefix: &Locality,
@@ -103,17 +103,17 @@ impl Pool {
         for (backend, before) in there.iter().zip(before) {
             let now = backend.is_evacuated();
             if now && !before {
-                backend.joined.state.retire();
+                backend.state().retire();
             }
             if now != before {
-                self.tell(backend, EventKind::Evacuated(now));
+                self.emit(backend, EventKind::Evacuated(now));
             }
         }
-        self.tell_readmitted(readmitted);
+        self.announce_readmissions(readmitted);
         there.len()
     }
 
-    fn order(&self, id: &str, to: Mode) -> Result<Backend, ConfigError> {
+    fn set_mode(&self, id: &str, to: Mode) -> Result<Backend, ConfigError> {
         let mut control = self.control();
         let Some(backend) = self.snapshot().get(id).cloned() else {
             return Err(ConfigError::new(
@@ -125,23 +125,23 @@ impl Pool {
         if from == to {
             return Ok(backend);
         }
-        backend.joined.state.set_mode(to);
+        backend.state().set_mode(to);
         journal::ordered(&backend, from, to);
         control.drains.retain(|(other, _)| !other.is_same(&backend));
         match to {
             Mode::Draining { until } => control.drains.push((backend.clone(), until)),
             Mode::Ready if control.routing.slow_start_when_ready => {
-                control.begin_ramp(&backend, Instant::now());
+                control.begin_slow_start(&backend, Instant::now());
             }
             Mode::Maintenance | Mode::Ready => {}
         }
         let readmitted = self.publish(&mut control, false);
         drop(control);
         if to != Mode::Ready {
-            backend.joined.state.retire();
+            backend.state().retire();
         }
-        self.tell(&backend, EventKind::Mode { from, to });
-        self.tell_readmitted(readmitted);
+        self.emit(&backend, EventKind::Mode { from, to });
+        self.announce_readmissions(readmitted);
         Ok(backend)
     }
 
@@ -153,13 +153,13 @@ impl Pool {
     pub fn tick(&self, now: Instant) -> Option<Instant> {
         let mut locked = self.control();
         let control = &mut *locked;
-        control.ticks = true;
-        if control.ramps.is_empty() && control.drains.is_empty() {
+        control.has_ticker = true;
+        if control.slow_starts.is_empty() && control.drains.is_empty() {
             return None;
         }
-        let changed = control.move_ramps(now);
+        let changed = control.advance_slow_starts(now);
         let mut ended = Vec::new();
-        let mut next = control.next_ramp;
+        let mut next = control.next_slow_start_step;
         control.drains.retain(|(backend, until)| {
             if *until <= now {
                 journal::drain_ended(backend);
@@ -172,11 +172,9 @@ impl Pool {
         let readmitted = changed.then(|| self.publish(control, false));
         drop(locked);
         // Without the lock: what is retired is a room's, and may ask the pool for something.
-        ended
-            .iter()
-            .for_each(|backend| backend.joined.state.retire());
+        ended.iter().for_each(|backend| backend.state().retire());
         if let Some(readmitted) = readmitted {
-            self.tell_readmitted(readmitted);
+            self.announce_readmissions(readmitted);
         }
         next
     }
@@ -184,47 +182,47 @@ impl Pool {
 
 impl Control {
     /// Makes the steps of slow starts that are due; returns true if there was one.
-    fn move_ramps(&mut self, now: Instant) -> bool {
-        if self.ramps.is_empty() {
-            self.next_ramp = None;
+    fn advance_slow_starts(&mut self, now: Instant) -> bool {
+        if self.slow_starts.is_empty() {
+            self.next_slow_start_step = None;
         }
-        if self.next_ramp.is_none_or(|next| now < next) {
+        if self.next_slow_start_step.is_none_or(|next| now < next) {
             return false;
         }
         let (mut next, mut changed) = (None, false);
-        self.ramps.retain(|(backend, ramp)| {
-            let (share, due) = ramp.at(now);
-            if backend.joined.state.ramp() != share {
-                backend.joined.state.set_ramp(share);
+        self.slow_starts.retain(|(backend, slow_start)| {
+            let (share, due) = slow_start.at(now);
+            if backend.state().slow_start_share() != share {
+                backend.state().set_slow_start_share(share);
                 changed = true;
             }
             next = [next, due].into_iter().flatten().min();
             due.is_some()
         });
-        let pause = RAMP_PAUSE * u32::try_from(self.members.len()).unwrap_or(u32::MAX);
-        self.next_ramp = next.map(|next: Instant| next.max(now + pause));
+        let pause = STEP_PAUSE * u32::try_from(self.members.len()).unwrap_or(u32::MAX);
+        self.next_slow_start_step = next.map(|next: Instant| next.max(now + pause));
         changed
     }
 }
 
 /// A drain under way, see [`Pool::drain`]; to be awaited, or not.
-pub struct Drain {
+pub struct Draining {
     backend: Backend,
     until: Instant,
 }
 
-impl Drain {
-    async fn ended(self) -> Drained {
-        let state = &self.backend.joined.state;
-        let watching = state.watch();
+impl Draining {
+    async fn wait(self) -> Drained {
+        let state = &self.backend.state();
+        let watch = state.watch_drain();
         loop {
             // Listens before it looks.
-            let changed = watching.changed();
+            let changed = watch.changed();
             // A drain with another deadline is another order.
             if state.mode() != (Mode::Draining { until: self.until }) {
                 return Drained::Undone;
             }
-            if watching.is_empty() {
+            if watch.is_empty() {
                 // Sessions that stayed left connections behind.
                 state.retire();
                 return Drained::Empty;
@@ -236,18 +234,18 @@ impl Drain {
     }
 }
 
-impl IntoFuture for Drain {
+impl IntoFuture for Draining {
     type Output = Drained;
     type IntoFuture = Pin<Box<dyn Future<Output = Drained> + Send>>;
 
     fn into_future(self) -> Self::IntoFuture {
-        Box::pin(self.ended())
+        Box::pin(self.wait())
     }
 }
 
-impl fmt::Debug for Drain {
+impl fmt::Debug for Draining {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Drain")
+        f.debug_struct("Draining")
             .field("backend", &self.backend)
             .finish()
     }
@@ -267,5 +265,5 @@ pub enum Drained {
 
 /// For each member: a snapshot costs up to half a microsecond for each, so that steps, of however
 /// many that recover at moments of their own, cost a twentieth of a core at the most.
-const RAMP_PAUSE: Duration = Duration::from_micros(10);
+const STEP_PAUSE: Duration = Duration::from_micros(10);
 const CENTURY: Duration = Duration::from_secs(100 * 365 * 86_400);

@@ -2,16 +2,16 @@
 
 use std::hash::{BuildHasherDefault, Hasher};
 
-/// Makes [`Quick`]s.
-pub(crate) type BuildQuick = BuildHasherDefault<Quick>;
+/// Makes [`IdHasher`]s.
+pub(crate) type BuildIdHasher = BuildHasherDefault<IdHasher>;
 
 /// Multiplies eight bytes at a time: a tenth of what the standard hasher costs, whose secret
 /// guards against keys made to collide. Backends' ids come from the operator, and tokens are a
 /// keyed hash themselves: a client looks them up, and puts none in.
 #[derive(Default)]
-pub(crate) struct Quick(u64);
+pub(crate) struct IdHasher(u64);
 
-impl Hasher for Quick {
+impl Hasher for IdHasher {
     fn write(&mut self, bytes: &[u8]) {
         let mut rest = bytes;
         while let Some((word, after)) = rest.split_first_chunk() {
@@ -56,7 +56,7 @@ mod tests {
     use super::*;
 
     fn hash(key: impl Hash) -> u64 {
-        BuildQuick::default().hash_one(key)
+        BuildIdHasher::default().hash_one(key)
     }
 
     #[test]

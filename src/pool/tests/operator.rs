@@ -10,9 +10,9 @@ async fn a_drain_keeps_sessions_until_its_deadline() {
     assert!(!a.is_usable() && a.keeps_sessions());
     tokio::time::advance(Duration::from_secs(11)).await;
     assert!(!a.keeps_sessions(), "the deadline has passed");
-    pool.ready("a").unwrap();
+    pool.mark_ready("a").unwrap();
     assert!(a.is_usable());
-    pool.maintenance("a").unwrap();
+    pool.start_maintenance("a").unwrap();
     assert!(!a.keeps_sessions());
     assert!(pool.drain("zzz", Duration::ZERO).is_err());
 }
@@ -45,7 +45,7 @@ async fn a_drain_ends_with_the_last_lease_or_its_deadline_or_an_undo() {
     let a = member(&pool, "a");
     let minute = Duration::from_secs(60);
     assert_eq!(pool.drain("a", minute).unwrap().await, Drained::Empty);
-    pool.ready("a").unwrap();
+    pool.mark_ready("a").unwrap();
     let leases = [Lease::acquire(&a).unwrap(), Lease::acquire(&a).unwrap()];
     let drain = pool.drain("a", minute).unwrap();
     let ended = tokio::spawn(drain.into_future());
@@ -56,17 +56,17 @@ async fn a_drain_ends_with_the_last_lease_or_its_deadline_or_an_undo() {
     assert!(!ended.is_finished(), "one is in flight still");
     drop(two);
     assert_eq!(ended.await.unwrap(), Drained::Empty);
-    pool.ready("a").unwrap();
+    pool.mark_ready("a").unwrap();
 
     let _held = Lease::acquire(&a).unwrap();
     let began = Instant::now();
     assert_eq!(pool.drain("a", minute).unwrap().await, Drained::Deadline);
     assert_eq!(began.elapsed(), minute);
-    pool.ready("a").unwrap();
+    pool.mark_ready("a").unwrap();
 
     let ended = tokio::spawn(pool.drain("a", minute).unwrap().into_future());
     tokio::time::sleep(Duration::from_secs(1)).await;
-    pool.ready("a").unwrap();
+    pool.mark_ready("a").unwrap();
     assert_eq!(ended.await.unwrap(), Drained::Undone);
 
     let ended = tokio::spawn(pool.drain("a", minute).unwrap().into_future());
@@ -78,7 +78,7 @@ async fn a_drain_ends_with_the_last_lease_or_its_deadline_or_an_undo() {
         "another took its place"
     );
     assert_eq!(next.await, Drained::Deadline);
-    pool.ready("a").unwrap();
+    pool.mark_ready("a").unwrap();
     assert!(a.is_usable());
 }
 

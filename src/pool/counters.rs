@@ -1,0 +1,253 @@
+//! How many requests a backend has, and has had: what each of them writes.
+
+use std::sync::atomic::{
+    AtomicBool, AtomicU32, AtomicU64,
+    Ordering::{Relaxed, SeqCst},
+};
+
+use super::state::set;
+
+/// Requests in flight and requests so far in one word, so that a slot is taken with one addition.
+///
+/// On cache lines of its own, apart from what every pick reads.
+#[repr(align(128))]
+#[derive(Default)]
+pub(super) struct RequestCounters {
+    /// Those in flight in the lower half, those so far in the upper, which turns over.
+    word: AtomicU64,
+    /// How often the upper half came to its middle, or to its end.
+    half_wraps: AtomicU32,
+    /// How many wait for the last request in flight to end.
+    drain_waiters: AtomicU32,
+    /// Has a cap of requests in flight: somebody may wait for a slot.
+    capped: AtomicBool,
+}
+
+impl RequestCounters {
+    pub(super) fn in_flight(&self) -> u32 {
+        low(self.word.load(Relaxed))
+    }
+
+    pub(super) fn requests(&self) -> u64 {
+        let mut half_wraps = self.half_wraps.load(SeqCst);
+        loop {
+            let so_far = self.word.load(SeqCst) >> 32;
+            let again = self.half_wraps.load(SeqCst);
+            if again == half_wraps {
+                // Whoever came to the middle or to the end has not told of it yet.
+                let uncounted = (so_far >> 31) ^ u64::from(half_wraps & 1);
+                return ((u64::from(half_wraps) + uncounted) >> 1 << 32) | so_far;
+            }
+            half_wraps = again;
+        }
+    }
+
+    /// Takes a slot, wait-free.
+    pub(super) fn acquire(&self) {
+        self.count_half_wrap(self.word.fetch_add(REQUEST | SLOT, SeqCst));
+    }
+
+    /// Takes a slot below the cap, wait-free: adds, checks, and undoes where it was reached.
+    pub(super) fn acquire_below(&self, cap: u32) -> Acquisition {
+        // A full backend is told by a read, which leaves its cache line shared.
+        if self.in_flight() >= cap {
+            return Acquisition::Full;
+        }
+        if low(self.word.fetch_add(SLOT, Relaxed)) < cap {
+            self.count_half_wrap(self.word.fetch_add(REQUEST, SeqCst));
+            return Acquisition::Acquired;
+        }
+        self.undo(cap)
+    }
+
+    fn undo(&self, cap: u32) -> Acquisition {
+        let before = low(self.word.fetch_sub(SLOT, SeqCst));
+        Acquisition::Undone {
+            hid_a_slot: before <= cap,
+            was_last: before == 1 && self.has_drain_waiter(),
+        }
+    }
+
+    /// Gives a slot back; returns true where the last request in flight ended and somebody waits
+    /// for that.
+    pub(super) fn release(&self) -> bool {
+        // Ordered before the look at the drain_waiters, as they write before they read the count.
+        low(self.word.fetch_sub(SLOT, SeqCst)) == 1 && self.has_drain_waiter()
+    }
+
+    fn has_drain_waiter(&self) -> bool {
+        self.drain_waiters.load(SeqCst) > 0
+    }
+
+    fn count_half_wrap(&self, before: u64) {
+        if (before >> 32) & (HALF_WRAP - 1) == HALF_WRAP - 1 {
+            self.half_wraps.fetch_add(1, SeqCst);
+        }
+    }
+
+    pub(super) fn add_drain_waiter(&self) {
+        self.drain_waiters.fetch_add(1, SeqCst);
+    }
+
+    pub(super) fn remove_drain_waiter(&self) {
+        self.drain_waiters.fetch_sub(1, SeqCst);
+    }
+
+    /// As ordered with [`add_drain_waiter`](Self::add_drain_waiter).
+    pub(super) fn is_empty(&self) -> bool {
+        low(self.word.load(SeqCst)) == 0
+    }
+
+    pub(super) fn is_capped(&self) -> bool {
+        self.capped.load(Relaxed)
+    }
+
+    pub(super) fn set_capped(&self, capped: bool) {
+        set(&self.capped, capped);
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Acquisition {
+    Full,
+    /// No; for a moment there was one more in flight.
+    Undone {
+        /// A slot that became free in between looked taken to others.
+        hid_a_slot: bool,
+        /// The last request in flight ended in between, and somebody waits for that.
+        was_last: bool,
+    },
+    Acquired,
+}
+
+/// The lower half.
+fn low(word: u64) -> u32 {
+    word as u32
+}
+
+const SLOT: u64 = 1;
+const REQUEST: u64 = 1 << 32;
+const HALF_WRAP: u64 = 1 << 31;
+
+#[cfg(test)]
+mod tests {
+    use std::thread;
+
+    use super::*;
+
+    /// After as many requests, none in flight.
+    fn after(requests: u64) -> RequestCounters {
+        let counters = RequestCounters::default();
+        counters.word.store(requests << 32, SeqCst);
+        counters.half_wraps.store((requests >> 31) as u32, SeqCst);
+        counters
+    }
+
+    #[test]
+    fn slots_and_requests_do_not_get_into_one_another() {
+        let counters = RequestCounters::default();
+        for _ in 0..3 {
+            counters.acquire();
+        }
+        assert_eq!((counters.in_flight(), counters.requests()), (3, 3));
+        assert_eq!(counters.acquire_below(3), Acquisition::Full);
+        assert_eq!(counters.acquire_below(4), Acquisition::Acquired);
+        assert_eq!((counters.in_flight(), counters.requests()), (4, 4));
+        for _ in 0..4 {
+            assert!(!counters.release(), "nobody waits");
+        }
+        assert_eq!((counters.in_flight(), counters.requests()), (0, 4));
+        assert!(counters.is_empty());
+        counters.acquire();
+        counters.add_drain_waiter();
+        counters.acquire();
+        assert!(!counters.release(), "not the last");
+        assert!(counters.release());
+        counters.remove_drain_waiter();
+    }
+
+    #[test]
+    fn requests_are_counted_on_where_their_half_of_the_word_is_full() {
+        for cap in [None, Some(9)] {
+            let counters = RequestCounters::default();
+            counters.word.fetch_add(2, SeqCst);
+            let mut requests = 0;
+            for wrap in 1..7 {
+                // None that comes to a boundary is left out.
+                let jump = wrap * HALF_WRAP - 3 - requests;
+                counters.word.fetch_add(jump << 32, SeqCst);
+                requests += jump;
+                for _ in 0..6 {
+                    assert_eq!(counters.requests(), requests);
+                    assert_eq!(counters.in_flight(), 2);
+                    match cap {
+                        Some(cap) => assert_eq!(counters.acquire_below(cap), Acquisition::Acquired),
+                        None => counters.acquire(),
+                    }
+                    counters.release();
+                    requests += 1;
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_undone_is_told_where_it_mattered() {
+        // In flight, with the one that is to be undone; whether anybody watches; what is told.
+        for (in_flight, watched, hid_a_slot, was_last) in [
+            (3, true, false, false),
+            (2, true, true, false),
+            (1, true, true, true),
+            (1, false, true, false),
+        ] {
+            let counters = RequestCounters::default();
+            counters.word.store(in_flight, SeqCst);
+            if watched {
+                counters.add_drain_waiter();
+            }
+            let undone = Acquisition::Undone {
+                hid_a_slot,
+                was_last,
+            };
+            assert_eq!(counters.undo(2), undone, "{in_flight}");
+            assert_eq!(u64::from(counters.in_flight()), in_flight - 1);
+            assert_eq!(counters.requests(), 0);
+        }
+    }
+
+    #[test]
+    fn whoever_reads_amid_a_turn_reads_right() {
+        for before in [HALF_WRAP - 1, 2 * HALF_WRAP - 1, 5 * HALF_WRAP - 1] {
+            let counters = after(before);
+            // Counted, and not told of yet.
+            let word = counters.word.fetch_add(REQUEST | SLOT, SeqCst);
+            assert_eq!(counters.requests(), before + 1);
+            counters.count_half_wrap(word);
+            assert_eq!(counters.requests(), before + 1);
+        }
+    }
+
+    #[test]
+    fn a_reader_beside_requests_never_reads_fewer_than_before() {
+        let counters = after(HALF_WRAP - 1);
+        let done = AtomicBool::new(false);
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                for _ in 0..300_000 {
+                    // Over a boundary, and on to the next.
+                    counters.acquire();
+                    counters.release();
+                    counters.word.fetch_add((HALF_WRAP - 1) << 32, SeqCst);
+                }
+                done.store(true, SeqCst);
+            });
+            let mut last = 0;
+            while !done.load(SeqCst) {
+                let now = counters.requests();
+                assert!(last <= now, "{last}, then {now}");
+                last = now;
+            }
+        });
+        assert_eq!(counters.requests(), 300_001 * HALF_WRAP - 1);
+    }
+}
