@@ -243,7 +243,7 @@ mod tests {
             pool.measure(&member, Measurement::new(health, reason).streak(streak));
         }
         // The lease of a backend that left the pool must still be returned.
-        pool.remove("a");
+        pool.remove("a").unwrap();
         let found = invariants.check(&pool).unwrap_err();
         let wanted = [
             Violation::UpUnchecked {

@@ -1,65 +1,87 @@
-//! One backend: what it is (immutable), joined to how it is (shared state).
+//! What a user configures of a backend: its URL, weight, tier, locality, cap and protocol.
 
-use std::{fmt, path::PathBuf, sync::Arc};
-
-use http::{HeaderValue, Uri, uri::PathAndQuery};
-
-use super::{
-    Circuit, HealthStatus, Locality, Mode,
-    state::{FULL, State},
+use std::{
+    fmt,
+    path::{Path, PathBuf},
+    sync::Arc,
 };
+
+use http::HeaderValue;
+
+use super::{Locality, Scheme, state::State, url::BackendUrl};
 use crate::error::ConfigError;
 
-/// A handle to one backend: identity and settings, and the state that belongs to its id.
+/// One server that requests are sent to: its configuration, and the state that belongs to its id.
 ///
-/// Cheap to clone. Settings are given before the backend joins a [`Pool`](super::Pool); a
-/// changed copy replaces it with [`Pool::upsert`](super::Pool::upsert), and the state (health,
-/// mode, in-flight count) stays with the id.
+/// A `Backend` is configured with consuming setters before it joins a [`Pool`](super::Pool). The
+/// pool gives out handles of the same type, whose getters also read the live state: health, mode,
+/// requests in flight. A getter of a configured value is named `configured_` and the setter's name.
+///
+/// To change a member, give a newly configured backend with the same id to
+/// [`Pool::upsert`](super::Pool::upsert): the state stays with the id. Setters on a handle change
+/// that handle only, never the member.
+///
+/// A clone costs one atomic addition.
+///
+/// # Example
+///
+/// ```
+/// use evenkeel::{Backend, pool::{Locality, Protocol}};
+///
+/// # fn main() -> Result<(), evenkeel::ConfigError> {
+/// let backend = Backend::new("eu-1", "https://app.internal:8443/shop")?
+///     .weight(2)?
+///     .max_in_flight(500)?
+///     .locality(Locality::new("eu/1a")?)
+///     .protocol(Protocol::Http2);
+/// assert_eq!((backend.host(), backend.port()), ("app.internal", 8443));
+/// assert_eq!(backend.base_path(), "/shop");
+/// assert_eq!(backend.configured_weight(), 2);
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone)]
 pub struct Backend {
-    // One counter to count up and down at each clone: a request makes several.
+    // One pointer, because a request clones the handle several times.
     pub(super) inner: Arc<Inner>,
 }
 
-/// What a backend is, joined to how it is.
 #[derive(Clone)]
 pub(super) struct Inner {
-    config: Arc<Config>,
+    pub(super) config: Arc<Config>,
     pub(super) state: Arc<State>,
-    /// Of the requests in flight; here, as each pick asks and need not go on to the rest.
-    max_in_flight: Option<u32>,
+    /// Beside the configuration, because each pick reads it and nothing else of that.
+    pub(super) max_in_flight: Option<u32>,
 }
 
+/// Everything that a user configures but the cap.
 #[derive(Clone)]
 pub(super) struct Config {
-    id: Arc<str>,
-    scheme: Scheme,
-    host: Box<str>,
-    port: u16,
-    base_path: Box<str>,
-    authority: HeaderValue,
-    unix: Option<PathBuf>,
-    protocol: Protocol,
-    weight: u32,
-    tier: u8,
-    locality: Option<Locality>,
-    /// What each line of the log says of it.
+    pub(super) id: Arc<str>,
+    pub(super) url: BackendUrl,
+    pub(super) unix_socket: Option<PathBuf>,
+    pub(super) protocol: Protocol,
+    pub(super) weight: u32,
+    pub(super) tier: u8,
+    pub(super) locality: Option<Locality>,
+    /// The part of a log line that names the backend; see [`Backend::log_fragment`].
     #[cfg(feature = "access-log")]
-    log_fragment: std::sync::OnceLock<Box<[u8]>>,
+    pub(super) log_fragment: std::sync::OnceLock<Box<[u8]>>,
 }
 
 impl Backend {
-    pub(super) fn state(&self) -> &Arc<State> {
-        &self.inner.state
-    }
-
-    /// Makes a backend with this stable id at this URL: `http` or `https`, a name, an IPv4 or a
-    /// bracketed IPv6 address, an optional port and base path.
+    /// Makes a backend with a stable id and a URL: `http` or `https`, then a name, an IPv4 address
+    /// or a bracketed IPv6 address, an optional port and an optional base path.
+    ///
+    /// The id names the backend in calls, logs, metrics and sticky cookies. The pool keys the
+    /// backend's state by it, so an id must not move to another server. A name in the URL is
+    /// resolved when a connection is made, not here.
     ///
     /// # Errors
     ///
-    /// When the id is empty, over 128 bytes or not visible ASCII, or the URL has another scheme,
-    /// no host, user information, a query or a fragment.
+    /// Returns an error that names `id` if the id is empty, longer than 128 bytes or has other
+    /// characters than visible ASCII, and one that names `url` if the URL has another scheme, no
+    /// host, port 0, user information, a query or a fragment.
     pub fn new(id: impl Into<String>, url: &str) -> Result<Self, ConfigError> {
         let id = id.into();
         if id.is_empty() || id.len() > MAX_ID || !id.bytes().all(|b| b.is_ascii_graphic()) {
@@ -68,18 +90,29 @@ impl Backend {
                 format!("{id:?}: 1 to {MAX_ID} visible ASCII characters are accepted"),
             ));
         }
-        let config = Config::parse(id, url)?;
+        let config = Config {
+            id: id.into(),
+            url: BackendUrl::parse(url)?,
+            unix_socket: None,
+            protocol: Protocol::Auto,
+            weight: 1,
+            tier: 0,
+            locality: None,
+            #[cfg(feature = "access-log")]
+            log_fragment: std::sync::OnceLock::new(),
+        };
         Ok(Self::join(Arc::new(config), Arc::new(State::new()), None))
     }
 
-    /// Sets the share of new traffic relative to the others. 0 sends no new traffic; sticky
-    /// sessions go on.
+    /// Sets the share of new requests relative to the other backends of the same group: weight 2
+    /// gets twice as many as weight 1. A backend of weight 0 gets no new requests; its sticky
+    /// sessions stay.
     ///
     /// Default: 1.
     ///
     /// # Errors
     ///
-    /// Over 1,000.
+    /// Returns an error if the weight is over 1,000.
     pub fn weight(mut self, weight: u32) -> Result<Self, ConfigError> {
         if weight > MAX_WEIGHT {
             return Err(ConfigError::new(
@@ -91,9 +124,9 @@ impl Backend {
         Ok(self)
     }
 
-    /// Sets the tier: a higher one gets the share of traffic that the usable backends of the
-    /// lower ones are too few for, and what these have no room for; see
-    /// [`Routing`](super::Routing).
+    /// Sets the tier. Tier 0 is preferred. A higher tier gets the traffic that the usable backends
+    /// of the lower tiers are too few for, and the requests that find all of those at their caps;
+    /// see [`Routing`](super::Routing).
     ///
     /// Default: 0.
     #[must_use]
@@ -102,22 +135,26 @@ impl Backend {
         self
     }
 
-    /// Sets where the backend stands.
+    /// Sets the locality: the region, zone and rack of the backend. It takes effect where
+    /// [`Routing::locality`](super::Routing::locality) is set too, and in
+    /// [`Pool::evacuate`](super::Pool::evacuate).
     ///
-    /// Default: unknown.
+    /// Default: unknown, which counts as the greatest distance and is never evacuated.
     #[must_use]
     pub fn locality(mut self, locality: Locality) -> Self {
         self.config_mut().locality = Some(locality);
         self
     }
 
-    /// Caps the requests in flight; others wait for room or go elsewhere.
+    /// Caps the requests in flight at this backend, counted for the whole pool. A request that
+    /// finds every backend at its cap waits in the queue of the balance layer.
     ///
     /// Default: no cap.
     ///
     /// # Errors
     ///
-    /// When it is 0; to send no traffic, use [`weight`](Self::weight) 0 or maintenance.
+    /// Returns an error if the cap is 0. To send no new requests, use [`weight`](Self::weight) 0 or
+    /// [`Pool::start_maintenance`](super::Pool::start_maintenance).
     pub fn max_in_flight(mut self, max: u32) -> Result<Self, ConfigError> {
         if max == 0 {
             return Err(ConfigError::new(
@@ -129,7 +166,7 @@ impl Backend {
         Ok(self)
     }
 
-    /// Sets the HTTP version spoken with the backend.
+    /// Sets the HTTP version of connections to the backend.
     ///
     /// Default: [`Protocol::Auto`].
     #[must_use]
@@ -138,12 +175,13 @@ impl Backend {
         self
     }
 
-    /// Dials this Unix socket instead of the URL's host; the URL still names the authority.
+    /// Connects to a Unix domain socket at this path, not to the URL's host and port. The URL still
+    /// gives the scheme, the base path and the authority that the backend sees.
     ///
     /// Default: none.
     #[must_use]
     pub fn unix_socket(mut self, path: impl Into<PathBuf>) -> Self {
-        self.config_mut().unix = Some(path.into());
+        self.config_mut().unix_socket = Some(path.into());
         self
     }
 
@@ -160,221 +198,71 @@ impl Backend {
     /// Returns the URL's scheme.
     #[must_use]
     pub fn scheme(&self) -> Scheme {
-        self.inner.config.scheme
+        self.inner.config.url.scheme
     }
 
-    /// Returns the URL's host: a name or an address without brackets.
+    /// Returns the URL's host: a name, an IPv4 address, or an IPv6 address without brackets.
     #[must_use]
     pub fn host(&self) -> &str {
-        &self.inner.config.host
+        &self.inner.config.url.host
     }
 
-    /// Returns the port; 80 or 443 where the URL has none.
+    /// Returns the URL's port; 80 (`http`) or 443 (`https`) if the URL names none.
     #[must_use]
     pub fn port(&self) -> u16 {
-        self.inner.config.port
-    }
-
-    /// Shows where the backend is dialled: its Unix socket, or its host and port, an IPv6 address in
-    /// brackets (RFC 5952 §6).
-    pub(crate) fn shown_address(&self) -> impl fmt::Display {
-        ShownAddress(self)
+        self.inner.config.url.port
     }
 
     /// Returns the URL's base path without a trailing slash; empty for `/`.
     #[must_use]
     pub fn base_path(&self) -> &str {
-        &self.inner.config.base_path
+        &self.inner.config.url.base_path
     }
 
-    /// Returns the URL's authority as a Host field value.
+    /// Returns the URL's authority as the value of a Host field (RFC 9110 §7.2).
     #[must_use]
     pub fn authority(&self) -> &HeaderValue {
-        &self.inner.config.authority
+        &self.inner.config.url.authority
     }
 
-    /// Returns the Unix socket dialled instead of the host.
+    /// Returns the path of the [Unix socket](Self::unix_socket).
     #[must_use]
-    pub fn configured_unix_socket(&self) -> Option<&std::path::Path> {
-        self.inner.config.unix.as_deref()
+    pub fn configured_unix_socket(&self) -> Option<&Path> {
+        self.inner.config.unix_socket.as_deref()
     }
 
-    /// Returns the HTTP version spoken with the backend.
+    /// Returns the configured [protocol](Self::protocol), not the version that ALPN selected.
     #[must_use]
     pub fn configured_protocol(&self) -> Protocol {
         self.inner.config.protocol
     }
 
-    /// Returns the configured weight.
+    /// Returns the configured [weight](Self::weight). [`Group::weights`](super::Group::weights)
+    /// has the weights in force, which slow start and a degraded backend lower.
     #[must_use]
     pub fn configured_weight(&self) -> u32 {
         self.inner.config.weight
     }
 
-    /// Returns the configured tier.
+    /// Returns the configured [tier](Self::tier).
     #[must_use]
     pub fn configured_tier(&self) -> u8 {
         self.inner.config.tier
     }
 
-    /// Returns where the backend stands.
+    /// Returns the configured [locality](Self::locality).
     #[must_use]
     pub fn configured_locality(&self) -> Option<&Locality> {
         self.inner.config.locality.as_ref()
     }
 
-    /// Returns the cap of requests in flight.
+    /// Returns the [cap](Self::max_in_flight) of requests in flight.
     #[must_use]
     pub fn configured_max_in_flight(&self) -> Option<u32> {
         self.inner.max_in_flight
     }
 
-    /// Returns the requests in flight now.
-    #[must_use]
-    pub fn in_flight(&self) -> u32 {
-        self.state().in_flight()
-    }
-
-    /// Returns how many requests were ever sent here.
-    #[must_use]
-    pub fn requests(&self) -> u64 {
-        self.state().requests()
-    }
-
-    /// Returns the measured health, active and passive combined.
-    #[must_use]
-    pub fn health(&self) -> HealthStatus {
-        self.state().health()
-    }
-
-    /// Returns what active checks measured, ejections apart.
-    #[must_use]
-    pub fn active_health(&self) -> HealthStatus {
-        self.state().active()
-    }
-
-    /// Returns true while passive outlier detection keeps the backend out: its circuit is not
-    /// closed.
-    #[must_use]
-    pub fn is_ejected(&self) -> bool {
-        self.circuit() != Circuit::Closed
-    }
-
-    /// Returns whether live traffic may pass, as outlier detection sees it.
-    #[must_use]
-    pub fn circuit(&self) -> Circuit {
-        self.state().circuit()
-    }
-
-    /// Returns how much of itself the backend offers, as checks measured: 1.0 in full, less
-    /// where it is degraded.
-    #[must_use]
-    pub fn capacity(&self) -> f64 {
-        f64::from(self.state().capacity()) / f64::from(FULL)
-    }
-
-    /// Returns true while the backend itself asks, through its checks, to be drained.
-    #[must_use]
-    pub fn asks_to_drain(&self) -> bool {
-        self.state().asks_to_drain()
-    }
-
-    /// Returns true while the place where it stands is evacuated; see
-    /// [`Pool::evacuate`](super::Pool::evacuate).
-    #[must_use]
-    pub fn is_evacuated(&self) -> bool {
-        self.state().is_evacuated()
-    }
-
-    /// Returns how often measured health changed lately, as the last measurement told.
-    #[must_use]
-    pub fn flaps(&self) -> u32 {
-        self.state().flaps().0
-    }
-
-    /// Returns true while changes of health come so often that they are damped.
-    #[must_use]
-    pub fn is_flapping(&self) -> bool {
-        self.state().flaps().1
-    }
-
-    /// Returns how long measured health has been what it is.
-    #[must_use]
-    pub fn in_state_for(&self) -> std::time::Duration {
-        self.state().since().elapsed()
-    }
-
-    /// Returns what an operator ordered.
-    #[must_use]
-    pub fn mode(&self) -> Mode {
-        self.state().mode()
-    }
-
-    /// Returns true if the pick may choose the backend for new traffic.
-    #[must_use]
-    pub fn is_usable(&self) -> bool {
-        self.state().is_usable()
-    }
-
-    /// Returns true if a sticky session may still be sent here: usable, or not unhealthy and
-    /// draining before its deadline, asking to be drained, or of weight 0; never while its place
-    /// is evacuated.
-    #[must_use]
-    pub fn keeps_sessions(&self) -> bool {
-        self.state().is_usable() || self.state().keeps_sessions(self.inner.config.weight == 0)
-    }
-
-    /// Returns true if both handles stand for the same member: the same id, not removed and
-    /// added again in between.
-    #[must_use]
-    pub fn is_same(&self, other: &Self) -> bool {
-        Arc::ptr_eq(&self.inner.state, &other.inner.state)
-    }
-
-    /// Returns a number that is unique to this member within the process; an id that was removed
-    /// and added again has a new one.
-    #[must_use]
-    pub fn incarnation(&self) -> u64 {
-        self.state().incarnation()
-    }
-
-    /// Returns how often the address of this member changed: to another and back is twice, and
-    /// what was measured in between is void.
-    pub(crate) fn address_changes(&self) -> u32 {
-        self.state().address_changes()
-    }
-
-    /// Returns true while a trial of it is under way.
-    pub(crate) fn has_trial(&self) -> bool {
-        self.state().has_trial()
-    }
-
-    /// Returns what a room keeps with this backend under `key`, making it when it is missing.
-    pub fn attachment<T: super::Attachment>(
-        &self,
-        key: &super::AttachmentKey<T>,
-        make: impl FnOnce() -> T,
-    ) -> Arc<T> {
-        self.state().attachment(key, make)
-    }
-
-    /// Returns how many places for attachments there are.
-    #[cfg(test)]
-    pub(crate) fn count_attachments(&self) -> usize {
-        self.state().count_attachments()
-    }
-
-    /// Tells every room that a response of this backend broke off, by its fault, after it had
-    /// begun.
-    pub(crate) fn report_broken_response(&self, kind: crate::error::ErrorKind) {
-        self.state().notify_broken(kind);
-    }
-
-    pub(super) fn with_state(&self, state: Arc<State>) -> Self {
-        Self::join(self.inner.config.clone(), state, self.inner.max_in_flight)
-    }
-
-    fn join(config: Arc<Config>, state: Arc<State>, max_in_flight: Option<u32>) -> Self {
+    pub(super) fn join(config: Arc<Config>, state: Arc<State>, max_in_flight: Option<u32>) -> Self {
         Self {
             inner: Arc::new(Inner {
                 config,
@@ -384,59 +272,9 @@ impl Backend {
         }
     }
 
-    /// The share of new traffic now, in thousandths of a weight of 1: what is configured, times
-    /// what the backend offers, times how far it is warmed up. Never 0 for a weight over 0.
-    pub(super) fn weight_in_force(&self) -> u32 {
-        let (capacity, slow_start_share) =
-            (self.state().capacity(), self.state().slow_start_share());
-        let weight =
-            u64::from(self.inner.config.weight) * u64::from(capacity) * u64::from(slow_start_share);
-        let least = u32::from(self.inner.config.weight > 0);
-        u32::try_from(weight / u64::from(FULL))
-            .unwrap_or(u32::MAX)
-            .max(least)
-    }
-
-    /// Whether both are dialled alike; weight, tier and caps do not matter.
-    pub(super) fn same_address(&self, other: &Self) -> bool {
-        self.inner.config.same_address(&other.inner.config)
-    }
-
-    /// Returns the names of the settings in which both differ.
-    pub(super) fn differs_in(&self, other: &Self) -> Vec<&'static str> {
-        let (own, others) = (&*self.inner.config, &*other.inner.config);
-        let url = own.same_address(others)
-            && own.base_path == others.base_path
-            && own.authority == others.authority;
-        let same = [
-            ("url", url),
-            ("protocol", own.protocol == others.protocol),
-            ("weight", own.weight == others.weight),
-            ("tier", own.tier == others.tier),
-            ("locality", own.locality == others.locality),
-            (
-                "max_in_flight",
-                self.inner.max_in_flight == other.inner.max_in_flight,
-            ),
-        ];
-        let differing = same.iter().filter(|(_, same)| !same);
-        differing.map(|(name, _)| *name).collect()
-    }
-
-    /// Returns where it is dialled, to be compared later.
-    pub(crate) fn address(&self) -> Address {
-        Address(self.inner.config.clone())
-    }
-
-    /// Returns the log's words for the backend, which are made once.
-    #[cfg(feature = "access-log")]
-    pub(crate) fn log_fragment(&self, make: impl FnOnce(&Self) -> Box<[u8]>) -> &[u8] {
-        self.inner.config.log_fragment.get_or_init(|| make(self))
-    }
-
     fn config_mut(&mut self) -> &mut Config {
         let config = Arc::make_mut(&mut Arc::make_mut(&mut self.inner).config);
-        // They may name what is about to change.
+        // The fragment may contain the value that is about to change.
         #[cfg(feature = "access-log")]
         config.log_fragment.take();
         config
@@ -444,41 +282,8 @@ impl Backend {
 }
 
 impl Config {
-    fn same_address(&self, other: &Self) -> bool {
-        self.scheme == other.scheme
-            && self.host == other.host
-            && self.port == other.port
-            && self.unix == other.unix
-    }
-}
-
-/// Where a backend was dialled. Holds nothing of the backend's state alive.
-pub(crate) struct Address(Arc<Config>);
-
-impl Address {
-    /// Returns true if the backend is still dialled alike.
-    pub(crate) fn is_of(&self, backend: &Backend) -> bool {
-        Arc::ptr_eq(&self.0, &backend.inner.config) || self.0.same_address(&backend.inner.config)
-    }
-}
-
-struct ShownAddress<'a>(&'a Backend);
-
-impl fmt::Display for ShownAddress<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (host, port) = (self.0.host(), self.0.port());
-        match self.0.configured_unix_socket() {
-            Some(path) => path.display().fmt(f),
-            // No name holds a colon.
-            None if host.contains(':') => write!(f, "[{host}]:{port}"),
-            None => write!(f, "{host}:{port}"),
-        }
-    }
-}
-
-impl fmt::Debug for Address {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Address").field(&self.0.id).finish()
+    pub(super) fn has_same_endpoint(&self, other: &Self) -> bool {
+        self.url.has_same_endpoint(&other.url) && self.unix_socket == other.unix_socket
     }
 }
 
@@ -486,8 +291,8 @@ impl fmt::Debug for Backend {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Backend")
             .field("id", &self.inner.config.id)
-            .field("host", &self.inner.config.host)
-            .field("port", &self.inner.config.port)
+            .field("host", &self.inner.config.url.host)
+            .field("port", &self.inner.config.url.port)
             .field("weight", &self.inner.config.weight)
             .field("tier", &self.inner.config.tier)
             .field("health", &self.health())
@@ -497,107 +302,22 @@ impl fmt::Debug for Backend {
     }
 }
 
-impl Config {
-    fn parse(id: String, url: &str) -> Result<Self, ConfigError> {
-        let bad = |why: &str| ConfigError::new("url", format!("{url:?}: {why}"));
-        let uri: Uri = url
-            .parse()
-            .map_err(|error| bad(&format!("not a URL ({error})")))?;
-        let scheme = match uri.scheme_str() {
-            Some("http") => Scheme::Http,
-            Some("https") => Scheme::Https,
-            _ => return Err(bad("http:// or https:// is accepted")),
-        };
-        let authority = uri.authority().ok_or_else(|| bad("a host is missing"))?;
-        if authority.as_str().contains('@') {
-            return Err(bad("user information is not accepted"));
-        }
-        if uri.query().is_some() || url.contains('#') {
-            return Err(bad("a query or fragment is not accepted"));
-        }
-        let host = authority.host();
-        let host = host
-            .strip_prefix('[')
-            .and_then(|h| h.strip_suffix(']'))
-            .unwrap_or(host);
-        if host.is_empty() {
-            return Err(bad("a host is missing"));
-        }
-        let port = match authority.as_str()[authority.host().len()..].strip_prefix(':') {
-            None => scheme.default_port(),
-            Some(port) => match port.parse() {
-                Ok(port) if port > 0 => port,
-                _ => return Err(bad("port 1 to 65535 is accepted")),
-            },
-        };
-        let base_path = uri
-            .path_and_query()
-            .map_or("", PathAndQuery::path)
-            .trim_end_matches('/');
-        Ok(Self {
-            id: id.into(),
-            scheme,
-            host: host.into(),
-            port,
-            base_path: base_path.into(),
-            authority: HeaderValue::from_str(authority.as_str())
-                .map_err(|error| bad(&error.to_string()))?,
-            unix: None,
-            protocol: Protocol::Auto,
-            weight: 1,
-            tier: 0,
-            locality: None,
-            #[cfg(feature = "access-log")]
-            log_fragment: std::sync::OnceLock::new(),
-        })
-    }
-}
-
-/// The scheme of a backend's URL.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum Scheme {
-    /// Cleartext.
-    Http,
-    /// TLS.
-    Https,
-}
-
-impl Scheme {
-    /// Returns the port that the scheme implies (RFC 9110 §4.2).
-    #[must_use]
-    pub fn default_port(self) -> u16 {
-        match self {
-            Self::Http => 80,
-            Self::Https => 443,
-        }
-    }
-
-    /// Returns the scheme's name.
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Http => "http",
-            Self::Https => "https",
-        }
-    }
-}
-
-/// The HTTP version spoken with a backend.
+/// The HTTP version of connections to a backend.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Protocol {
-    /// HTTP/1.1 in cleartext; over TLS what ALPN selects, HTTP/2 preferred.
+    /// HTTP/1.1 over cleartext; over TLS the version that ALPN selects, of HTTP/2 and HTTP/1.1 in
+    /// this order.
     #[default]
     Auto,
     /// HTTP/1.1.
     Http1,
-    /// HTTP/2; in cleartext with prior knowledge (RFC 9113 §3.3).
+    /// HTTP/2; over cleartext with prior knowledge (RFC 9113 §3.3).
     Http2,
 }
 
 /// Ids stand in logs and metrics: long enough for a DNS label with a port, short enough to read.
 const MAX_ID: usize = 128;
-/// Keeps the bounded round-robin order (4,096 slots) fine enough to honour a weight of one, and a
-/// weight in thousandths in 32 bits.
+/// The bounded round-robin order (4,096 slots) can still honour a weight of one, and a weight in
+/// thousandths fits in 32 bits.
 const MAX_WEIGHT: u32 = 1_000;

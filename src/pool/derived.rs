@@ -11,7 +11,75 @@ use std::{
     },
 };
 
-use super::{Backend, Group};
+use super::{Backend, Group, Pool};
+
+impl Pool {
+    /// Hangs a table over all members on every snapshot, rebuilt when membership or settings
+    /// change. The closure runs on the control path, never on a request's, while other changes of
+    /// the pool wait: it must not change the pool itself. The table is let go of some time after
+    /// the last clone of what this returns.
+    pub fn derive<T: Send + Sync + 'static>(
+        &self,
+        make: impl Fn(&[Backend]) -> T + Send + 'static,
+    ) -> Derived<T> {
+        let mut control = self.control();
+        let make = move |backends: &[Backend]| -> Table { Arc::new(make(backends)) };
+        let key = control.builders.members.add(Box::new(make));
+        self.publish_and_announce(control, true);
+        Derived::new(key)
+    }
+
+    /// Hangs a table over the usable backends of each group on every snapshot. The closure runs
+    /// on the control path at every change of health, too, and must not change the pool itself.
+    /// The table is let go of some time after the last clone of what this returns.
+    pub fn derive_groups<T: Send + Sync + 'static>(
+        &self,
+        make: impl Fn(&Group) -> T + Send + 'static,
+    ) -> DerivedGroups<T> {
+        let mut control = self.control();
+        let make = move |group: &Group| -> Table { Arc::new(make(group)) };
+        let key = control.builders.groups.add(Box::new(make));
+        self.publish_and_announce(control, false);
+        DerivedGroups::new(key)
+    }
+
+    /// As [`derive`](Self::derive), for a table that is a function of the members alone and that
+    /// is told by its type: made once, however many ask for it.
+    pub(crate) fn derive_once<T: Send + Sync + 'static>(
+        &self,
+        make: fn(&[Backend]) -> T,
+    ) -> Derived<T> {
+        let mut control = self.control();
+        let kind = TypeId::of::<T>();
+        if let Some(known) = control.builders.members.find_by_type(kind) {
+            return Derived::new(known);
+        }
+        let make = move |backends: &[Backend]| -> Table { Arc::new(make(backends)) };
+        let key = control.builders.members.add(Box::new(make));
+        control.builders.members.register_type(kind, &key);
+        self.publish_and_announce(control, true);
+        Derived::new(key)
+    }
+
+    /// As [`derive_groups`](Self::derive_groups), for a table that is a function of the group
+    /// alone and that is told by its type: made once, however many strategies (one a worker) ask
+    /// for it.
+    pub(crate) fn derive_groups_once<T: Send + Sync + 'static>(
+        &self,
+        make: fn(&Group) -> T,
+    ) -> DerivedGroups<T> {
+        let mut control = self.control();
+        let kind = TypeId::of::<T>();
+        if let Some(known) = control.builders.groups.find_by_type(kind) {
+            return DerivedGroups::new(known);
+        }
+        let make = move |group: &Group| -> Table { Arc::new(make(group)) };
+        let key = control.builders.groups.add(Box::new(make));
+        control.builders.groups.register_type(kind, &key);
+        self.publish_and_announce(control, false);
+        DerivedGroups::new(key)
+    }
+}
 
 /// Names a table over all members; see [`Pool::derive`](super::Pool::derive). The table is let go
 /// of some time after the last clone of its name.
@@ -104,6 +172,14 @@ struct TableBuilder<F: ?Sized> {
     make: Box<F>,
 }
 
+impl Builders {
+    /// Drops the builders of tables whose keys are gone.
+    pub(super) fn drop_unused(&mut self) {
+        self.members.drop_unused();
+        self.groups.drop_unused();
+    }
+}
+
 impl<F: ?Sized> TableBuilders<F> {
     /// Puts it where there is room.
     pub(super) fn add(&mut self, make: Box<F>) -> TableKey {
@@ -145,7 +221,7 @@ impl<F: ?Sized> TableBuilders<F> {
     }
 
     /// Lets go of those whose names are gone.
-    pub(super) fn drop_unused(&mut self) {
+    fn drop_unused(&mut self) {
         for slot in &mut self.slots {
             if slot.as_ref().is_some_and(|m| m.alive.strong_count() == 0) {
                 *slot = None;

@@ -1,28 +1,49 @@
-//! One look at all members: who is usable, and what is known of the rest.
+//! Which members may get traffic, computed from their state without a write to it.
+//!
+//! The control path computes an [`Eligibility`] for each snapshot, writes its flags to the members
+//! and builds the groups from its drafts.
 
 use super::{
     Backend, Circuit, HealthStatus, PanicRouting, control::Control, locality::SEGMENTS,
     shares::WeightTotals, snapshot::Members, state::FULL,
 };
 
-/// What one look at all members draft.
+/// Which members may get traffic, and the groups that they form.
+#[derive(Default)]
 pub(super) struct Eligibility {
-    /// By tier, then by distance.
-    pub(super) drafts: Vec<Option<GroupDraft>>,
+    /// Of each member, in the members' order.
+    pub(super) flags: Vec<MemberFlags>,
+    /// At [`draft_index`] of a tier and a distance.
+    drafts: Vec<Option<GroupDraft>>,
+    /// Half-open backends that nothing but their circuit keeps out.
     pub(super) trials: Vec<Backend>,
-    /// Ejected, and usable but for that.
-    pub(super) ejected: Vec<Backend>,
+    /// Ejected backends that nothing but their circuit keeps out, half-open ones included.
+    ejected: Vec<Backend>,
+    /// How many members are usable without panic routing.
     pub(super) usable_by_health: usize,
+    /// How many members wait for their first check.
     pub(super) held: usize,
-    /// Of the weight that no operator took out and that is measured: what is usable.
+    /// Too few members are usable, and [`PanicRouting::UseAll`] is in force.
+    pub(super) in_panic_mode: bool,
+    /// Of the members that are enabled and not held.
     measured_weight: WeightTotals,
 }
 
-/// The backends of one tier at one distance.
+/// What a snapshot decides about one member.
+#[derive(Clone, Copy)]
+pub(super) struct MemberFlags {
+    /// New requests may be sent to it.
+    pub(super) usable: bool,
+    /// Its locality is evacuated.
+    pub(super) evacuated: bool,
+}
+
+/// The usable backends of one tier at one distance, and the weights of all its members.
 pub(super) struct GroupDraft {
     pub(super) tier: u8,
     pub(super) distance: u8,
     pub(super) backends: Vec<Backend>,
+    /// Of the backends among all members.
     pub(super) positions: Vec<u32>,
     pub(super) weight_totals: WeightTotals,
 }
@@ -36,61 +57,74 @@ impl GroupDraft {
 
 impl Eligibility {
     pub(super) fn of(control: &Control, members: &Members) -> Self {
-        let mut eligibility = Self {
-            drafts: Vec::new(),
-            trials: Vec::new(),
-            ejected: Vec::new(),
-            usable_by_health: 0,
-            held: 0,
-            measured_weight: WeightTotals::default(),
-        };
+        let mut eligibility = Self::default();
         for (position, (backend, &distance)) in members.with_distances() {
-            let state = backend.state();
-            let locality = backend.configured_locality();
-            state.set_evacuated(locality.is_some_and(|locality| control.is_evacuated(locality)));
-            let enabled = is_enabled(backend);
-            let is_in_service = match backend.health() {
-                HealthStatus::Healthy => true,
-                HealthStatus::Unhealthy => false,
-                HealthStatus::Unknown => control.roles.probers == 0,
-            };
-            let usable = enabled && is_in_service && !state.asks_to_drain();
-            state.set_usable(usable);
-            let weight = u64::from(backend.configured_weight());
-            let configured_weight = weight * u64::from(FULL);
-            let usable_weight = u64::from(usable) * weight * u64::from(state.capacity());
-            let draft = eligibility.draft(backend.configured_tier(), distance);
-            draft.weight_totals.configured += configured_weight;
-            draft.weight_totals.usable += usable_weight;
-            if usable {
-                draft.push(position, backend);
-                eligibility.usable_by_health += 1;
-            }
-            let held = enabled && backend.health() == HealthStatus::Unknown && !is_in_service;
-            eligibility.held += usize::from(held);
-            if enabled && !held {
-                eligibility.measured_weight.configured += configured_weight;
-                eligibility.measured_weight.usable += usable_weight;
-            }
-            if enabled && is_fit_for_trial(backend, control) {
-                match backend.circuit() {
-                    Circuit::Closed => continue,
-                    Circuit::HalfOpen => eligibility.trials.push(backend.clone()),
-                    Circuit::Open => {}
-                }
-                eligibility.ejected.push(backend.clone());
-            }
+            eligibility.add(control, position, backend, distance);
+        }
+        eligibility.in_panic_mode = eligibility.is_panic(control.routing.panic);
+        if eligibility.in_panic_mode {
+            eligibility.include_unhealthy(members);
         }
         eligibility
     }
 
-    fn draft(&mut self, tier: u8, distance: u8) -> &mut GroupDraft {
-        let distances = usize::from(SEGMENTS) + 1;
-        let at = usize::from(tier) * distances + usize::from(distance);
-        if self.drafts.len() <= at {
-            self.drafts.resize_with(at + 1, || None);
+    /// Returns the ejected backends to readmit: all of them where no other member is usable.
+    pub(super) fn to_readmit(&self) -> &[Backend] {
+        match self.usable_by_health {
+            0 => &self.ejected,
+            _ => &[],
         }
-        self.drafts[at].get_or_insert_with(|| GroupDraft {
+    }
+
+    /// Takes the drafts, the preferred first: by tier, then by distance.
+    pub(super) fn take_drafts(&mut self) -> Vec<GroupDraft> {
+        std::mem::take(&mut self.drafts)
+            .into_iter()
+            .flatten()
+            .collect()
+    }
+
+    fn add(&mut self, control: &Control, position: u32, backend: &Backend, distance: u8) {
+        let locality = backend.configured_locality();
+        let evacuated = locality.is_some_and(|locality| control.is_evacuated(locality));
+        let enabled = is_enabled(backend, evacuated);
+        let is_in_service = control.is_in_service(backend.health());
+        let usable = enabled && is_in_service && !backend.asks_to_drain();
+        self.flags.push(MemberFlags { usable, evacuated });
+
+        let weight = u64::from(backend.configured_weight());
+        let configured_weight = weight * u64::from(FULL);
+        let usable_weight = u64::from(usable) * weight * u64::from(backend.state().capacity());
+        let draft = self.draft(backend.configured_tier(), distance);
+        draft.weight_totals.configured += configured_weight;
+        draft.weight_totals.usable += usable_weight;
+        if usable {
+            draft.push(position, backend);
+            self.usable_by_health += 1;
+        }
+
+        let held = enabled && backend.health() == HealthStatus::Unknown && !is_in_service;
+        self.held += usize::from(held);
+        if enabled && !held {
+            self.measured_weight.configured += configured_weight;
+            self.measured_weight.usable += usable_weight;
+        }
+
+        let is_fit = !backend.asks_to_drain() && control.is_in_service(backend.active_health());
+        if enabled && is_fit && backend.is_ejected() {
+            if backend.circuit() == Circuit::HalfOpen {
+                self.trials.push(backend.clone());
+            }
+            self.ejected.push(backend.clone());
+        }
+    }
+
+    fn draft(&mut self, tier: u8, distance: u8) -> &mut GroupDraft {
+        let index = draft_index(tier, distance);
+        if self.drafts.len() <= index {
+            self.drafts.resize_with(index + 1, || None);
+        }
+        self.drafts[index].get_or_insert_with(|| GroupDraft {
             tier,
             distance,
             backends: Vec::new(),
@@ -99,7 +133,7 @@ impl Eligibility {
         })
     }
 
-    pub(super) fn is_panic(&self, policy: PanicRouting) -> bool {
+    fn is_panic(&self, policy: PanicRouting) -> bool {
         let PanicRouting::UseAll { below } = policy else {
             return false;
         };
@@ -107,15 +141,16 @@ impl Eligibility {
         (usable as f64) < configured as f64 * below
     }
 
-    /// Takes every backend that no operator took out.
-    pub(super) fn include_unhealthy(&mut self, members: &Members) {
+    /// Makes every enabled member usable, whatever its health.
+    fn include_unhealthy(&mut self, members: &Members) {
         for draft in self.drafts.iter_mut().flatten() {
             draft.backends.clear();
             draft.positions.clear();
         }
         for (position, (backend, &distance)) in members.with_distances() {
-            if is_enabled(backend) {
-                backend.state().set_usable(true);
+            let flags = &mut self.flags[position as usize];
+            if is_enabled(backend, flags.evacuated) {
+                flags.usable = true;
                 let draft = self.draft(backend.configured_tier(), distance);
                 draft.push(position, backend);
             }
@@ -123,18 +158,24 @@ impl Eligibility {
     }
 }
 
-/// Whether nothing but health can keep traffic away.
-fn is_enabled(backend: &Backend) -> bool {
-    let state = backend.state();
-    state.is_ready() && !state.is_evacuated() && backend.configured_weight() > 0
-}
-
-/// Whether checks, and the backend itself, have nothing against traffic: a trial is not in vain.
-fn is_fit_for_trial(backend: &Backend, control: &Control) -> bool {
-    !backend.asks_to_drain()
-        && match backend.active_health() {
+impl Control {
+    /// Returns true if a backend of this health serves. While checks run, a backend that was not
+    /// checked yet is held.
+    fn is_in_service(&self, health: HealthStatus) -> bool {
+        match health {
             HealthStatus::Healthy => true,
             HealthStatus::Unhealthy => false,
-            HealthStatus::Unknown => control.roles.probers == 0,
+            HealthStatus::Unknown => self.roles.probers == 0,
         }
+    }
+}
+
+/// Returns true if neither an operator nor a weight of 0 keeps traffic away.
+fn is_enabled(backend: &Backend, evacuated: bool) -> bool {
+    backend.state().is_ready() && !evacuated && backend.configured_weight() > 0
+}
+
+fn draft_index(tier: u8, distance: u8) -> usize {
+    let distances = usize::from(SEGMENTS) + 1;
+    usize::from(tier) * distances + usize::from(distance)
 }

@@ -128,22 +128,6 @@ impl fmt::Display for Reason {
     }
 }
 
-/// What became of an ejection.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Ejection {
-    /// It was out already.
-    AlreadyEjected,
-    /// It is out now.
-    Ejected,
-    /// It is no longer a member.
-    NotAMember,
-    /// It stays: it is the last usable one.
-    LastUsable,
-    /// It stays: the share of ejected members is used up.
-    ShareExceeded,
-}
-
 /// The changes of a pool from now on; see [`Pool::subscribe`](super::Pool::subscribe).
 #[derive(Debug)]
 pub struct Events {

@@ -1,8 +1,8 @@
 //! What is known of the backends' health, to be kept over a restart.
 
 use super::{
-    Backend, HealthStatus, Pool, Reason, Source, measurement::Cause, routing::thousandths,
-    state::FULL,
+    Backend, HealthStatus, Pool, Reason, Source, routing::thousandths, state::FULL,
+    transition::Cause,
 };
 
 /// What is known of the health of a pool's backends, fit to be stored (serde under the feature
@@ -88,12 +88,9 @@ impl Pool {
             state.set_flaps(record.flaps, false);
             state.set_capacity(thousandths(record.capacity).min(FULL));
             state.set_asks_to_drain(record.draining);
-            let change = Cause {
-                source: Source::Active,
-                reason: Reason::new("INI", "known from before"),
-                streak: 0,
-            };
-            let change = self.publish_change(&mut control, &member, from, change);
+            let reason = Reason::new("INI", "restored from a health snapshot");
+            let cause = Cause::new(Source::Active, reason);
+            let change = self.publish_change(&mut control, &member, from, cause);
             drop(control);
             self.announce_change(&member, change);
             restored += 1;

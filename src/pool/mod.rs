@@ -50,8 +50,7 @@
 //!
 //! What nobody would notice the end of is not believed for ever: when the last who checks leaves,
 //! what was measured is unknown again, and serves; when the last who judges live traffic does,
-//! ejections end. A program that is about to end says so with [`Pool::close`]: then what stops
-//! changes nothing. When everybody else leaves, however that is, the ejected ones that would serve
+//! ejections end. When everybody else leaves, however that is, the ejected ones that would serve
 //! are readmitted (invariant F).
 //!
 //! # Cost
@@ -80,8 +79,11 @@ mod backend;
 mod control;
 mod counters;
 mod derived;
+mod ejection;
 mod eligibility;
+mod error;
 mod event;
+mod group;
 pub(crate) mod hasher;
 mod health_snapshot;
 mod journal;
@@ -89,6 +91,8 @@ mod leader;
 mod lease;
 mod locality;
 mod measurement;
+mod member;
+mod membership;
 mod operator;
 mod roles;
 mod routing;
@@ -96,25 +100,33 @@ mod shares;
 mod slow_start;
 mod snapshot;
 mod state;
+mod status;
 #[cfg(test)]
 mod tests;
+mod tick;
+mod transition;
+mod url;
 
 pub(crate) use attachment_cache::AttachmentCache;
 pub use attachments::{Attachment, AttachmentKey};
-pub(crate) use backend::Address;
-pub use backend::{Backend, Protocol, Scheme};
-pub use control::{Pool, SnapshotGuard};
+pub use backend::{Backend, Protocol};
+pub use control::Pool;
 pub use derived::{Derived, DerivedGroups};
-pub use event::{Ejection, Event, EventKind, Events, Reason, Source, Transition};
+pub use ejection::Ejection;
+pub use error::UnknownBackend;
+pub use event::{Event, EventKind, Events, Reason, Source, Transition};
+pub use group::Group;
 pub use health_snapshot::{BackendHealth, HealthSnapshot};
 pub(crate) use leader::{Candidate, Rank};
 pub use lease::Lease;
 pub use locality::Locality;
 pub use measurement::Measurement;
+pub(crate) use member::Address;
 pub use operator::{Drained, Draining};
 pub use roles::ProberGuard;
 pub(crate) use roles::{Role, RoleGuard};
 pub use routing::{PanicRouting, Routing};
 pub(crate) use snapshot::Membership;
-pub use snapshot::{Group, Snapshot};
-pub use state::{Circuit, HealthStatus, Mode};
+pub use snapshot::{Snapshot, SnapshotGuard};
+pub use status::{Circuit, HealthStatus, Mode};
+pub use url::Scheme;

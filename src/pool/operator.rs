@@ -1,4 +1,4 @@
-//! What an operator orders: drain, maintenance, evacuation; and what time brings.
+//! What an operator orders: drains, maintenance and evacuations.
 
 use std::{
     fmt,
@@ -9,58 +9,72 @@ use std::{
 
 use tokio::time::{Instant, timeout_at};
 
-use super::{Backend, EventKind, Locality, Mode, Pool, control::Control, journal};
-use crate::error::ConfigError;
+use super::{Backend, EventKind, Locality, Mode, Pool, UnknownBackend, control::Control, journal};
 
 impl Pool {
-    /// Sends the backend no new traffic, and lets its sticky sessions stay until the deadline.
-    /// Idle connections are closed. What it returns may be awaited: it ends when the last request
-    /// in flight does, closing what sessions left idle, or at the deadline; dropping it changes
-    /// nothing. [`mark_ready`](Self::mark_ready) undoes the drain.
+    /// Drains a backend: it gets no new traffic, its sticky sessions stay until the deadline (a time
+    /// from now), and its idle connections are closed. [`mark_ready`](Self::mark_ready) undoes the
+    /// drain.
+    ///
+    /// The returned [`Draining`] may be awaited, to learn that no request is in flight any more.
+    /// Dropping it changes nothing: the drain goes on.
+    ///
+    /// # Example
     ///
     /// ```
-    /// # use evenkeel::{Backend, Pool, pool::Drained};
-    /// # async fn example(pool: Pool) -> Result<(), evenkeel::ConfigError> {
-    /// if pool.drain("a", std::time::Duration::from_secs(300))?.await == Drained::Empty {
-    ///     pool.remove("a");
+    /// use std::time::Duration;
+    ///
+    /// use evenkeel::{Backend, Pool, pool::Drained};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let pool = Pool::new([Backend::new("a", "http://127.0.0.1:9001")?])?;
+    /// if pool.drain("a", Duration::from_secs(300))?.await == Drained::Empty {
+    ///     pool.remove("a")?;
     /// }
+    /// assert!(pool.snapshot().backends().is_empty());
     /// # Ok(())
     /// # }
     /// ```
     ///
     /// # Errors
     ///
-    /// When there is no member with this id.
-    pub fn drain(&self, id: &str, deadline: Duration) -> Result<Draining, ConfigError> {
+    /// Returns an error if no member has this id.
+    pub fn drain(&self, id: &str, deadline: Duration) -> Result<Draining, UnknownBackend> {
         let now = Instant::now();
-        // A deadline beyond what the clock can hold is as good as a century.
+        // The clock cannot hold every duration; a century is as good as a later deadline.
         let until = now.checked_add(deadline).unwrap_or(now + CENTURY);
         let backend = self.set_mode(id, Mode::Draining { until })?;
         Ok(Draining { backend, until })
     }
 
-    /// Sends the backend nothing at all.
+    /// Puts a backend into maintenance: it gets no traffic at all, sticky sessions move to other
+    /// backends, and its idle connections are closed. Requests in flight end by themselves.
     ///
     /// # Errors
     ///
-    /// When there is no member with this id.
-    pub fn start_maintenance(&self, id: &str) -> Result<(), ConfigError> {
+    /// Returns an error if no member has this id.
+    pub fn start_maintenance(&self, id: &str) -> Result<(), UnknownBackend> {
         self.set_mode(id, Mode::Maintenance).map(drop)
     }
 
-    /// Undoes a drain or maintenance; traffic comes back as health allows.
+    /// Ends a drain or maintenance: the backend gets traffic again if its health allows it, at once
+    /// with its whole share unless
+    /// [`Routing::slow_start_when_ready`](super::Routing::slow_start_when_ready) is set.
     ///
     /// # Errors
     ///
-    /// When there is no member with this id.
-    pub fn mark_ready(&self, id: &str) -> Result<(), ConfigError> {
+    /// Returns an error if no member has this id.
+    pub fn mark_ready(&self, id: &str) -> Result<(), UnknownBackend> {
         self.set_mode(id, Mode::Ready).map(drop)
     }
 
-    /// Takes all backends within this region, zone or rack out of service: no new traffic, and
-    /// sticky sessions move. Requests in flight end by themselves; idle connections are closed.
-    /// Backends that join the place later are out, too, until it is
-    /// [restored](Self::restore). Returns how many members stand there.
+    /// Takes all backends in this region, zone or rack out of service: they get no new traffic, sticky
+    /// sessions move, and idle connections are closed. Requests in flight end by themselves.
+    ///
+    /// The evacuation holds for backends that join later, too, and until it is
+    /// [restored](Self::restore). Returns the number of members in the locality. An evacuated
+    /// backend whose own [`Mode`] is another one keeps that mode.
     pub fn evacuate(&self, prefix: &Locality) -> usize {
         let mut control = self.control();
         let is_new = !control.evacuated.contains(prefix);
@@ -70,8 +84,9 @@ impl Pool {
         self.apply_evacuation(control, prefix, is_new.then_some(true))
     }
 
-    /// Undoes an evacuation of exactly this place: traffic comes back as health allows. Returns
-    /// how many members stand there.
+    /// Ends the evacuation of exactly this region, zone or rack: its backends get traffic again if
+    /// their health allows it. Returns the number of members in the locality. To restore a rack of an
+    /// evacuated zone, restore the zone.
     pub fn restore(&self, prefix: &Locality) -> usize {
         let mut control = self.control();
         let before = control.evacuated.len();
@@ -80,7 +95,7 @@ impl Pool {
         self.apply_evacuation(control, prefix, is_new.then_some(false))
     }
 
-    /// Returns the places that are evacuated.
+    /// Returns the evacuated regions, zones and racks.
     #[must_use]
     pub fn evacuated(&self) -> Vec<Locality> {
         self.control().evacuated.clone()
@@ -92,15 +107,15 @@ impl Pool {
         prefix: &Locality,
         ordered: Option<bool>,
     ) -> usize {
-        let stands = |b: &&Backend| b.configured_locality().is_some_and(|p| p.is_within(prefix));
-        let there: Vec<_> = control.members.iter().filter(stands).cloned().collect();
-        let before: Vec<_> = there.iter().map(Backend::is_evacuated).collect();
+        let is_within = |b: &&Backend| b.configured_locality().is_some_and(|l| l.is_within(prefix));
+        let members: Vec<_> = control.members.iter().filter(is_within).cloned().collect();
+        let before: Vec<_> = members.iter().map(Backend::is_evacuated).collect();
         if let Some(evacuated) = ordered {
-            journal::relocated(prefix, there.len(), evacuated);
+            journal::relocated(prefix, members.len(), evacuated);
         }
         let readmitted = self.publish(&mut control, false);
         drop(control);
-        for (backend, before) in there.iter().zip(before) {
+        for (backend, before) in members.iter().zip(before) {
             let now = backend.is_evacuated();
             if now && !before {
                 backend.state().retire();
@@ -110,16 +125,13 @@ impl Pool {
             }
         }
         self.announce_readmissions(readmitted);
-        there.len()
+        members.len()
     }
 
-    fn set_mode(&self, id: &str, to: Mode) -> Result<Backend, ConfigError> {
+    fn set_mode(&self, id: &str, to: Mode) -> Result<Backend, UnknownBackend> {
         let mut control = self.control();
         let Some(backend) = self.snapshot().get(id).cloned() else {
-            return Err(ConfigError::new(
-                "id",
-                format!("{id:?}: no backend of the pool has this id"),
-            ));
+            return Err(UnknownBackend::new(id));
         };
         let from = backend.mode();
         if from == to {
@@ -144,68 +156,10 @@ impl Pool {
         self.announce_readmissions(readmitted);
         Ok(backend)
     }
-
-    /// Moves on what time brings: steps of slow starts, and the end of drains, whose idle
-    /// connections are closed then. Returns when there is something to do next; `None` until the
-    /// pool changes. Called by the health layer's task; who has none calls it.
-    ///
-    /// Slow starts begin only once somebody ticks.
-    pub fn tick(&self, now: Instant) -> Option<Instant> {
-        let mut locked = self.control();
-        let control = &mut *locked;
-        control.has_ticker = true;
-        if control.slow_starts.is_empty() && control.drains.is_empty() {
-            return None;
-        }
-        let changed = control.advance_slow_starts(now);
-        let mut ended = Vec::new();
-        let mut next = control.next_slow_start_step;
-        control.drains.retain(|(backend, until)| {
-            if *until <= now {
-                journal::drain_ended(backend);
-                ended.push(backend.clone());
-                return false;
-            }
-            next = Some(next.map_or(*until, |n| n.min(*until)));
-            true
-        });
-        let readmitted = changed.then(|| self.publish(control, false));
-        drop(locked);
-        // Without the lock: what is retired is a room's, and may ask the pool for something.
-        ended.iter().for_each(|backend| backend.state().retire());
-        if let Some(readmitted) = readmitted {
-            self.announce_readmissions(readmitted);
-        }
-        next
-    }
 }
 
-impl Control {
-    /// Makes the steps of slow starts that are due; returns true if there was one.
-    fn advance_slow_starts(&mut self, now: Instant) -> bool {
-        if self.slow_starts.is_empty() {
-            self.next_slow_start_step = None;
-        }
-        if self.next_slow_start_step.is_none_or(|next| now < next) {
-            return false;
-        }
-        let (mut next, mut changed) = (None, false);
-        self.slow_starts.retain(|(backend, slow_start)| {
-            let (share, due) = slow_start.at(now);
-            if backend.state().slow_start_share() != share {
-                backend.state().set_slow_start_share(share);
-                changed = true;
-            }
-            next = [next, due].into_iter().flatten().min();
-            due.is_some()
-        });
-        let pause = STEP_PAUSE * u32::try_from(self.members.len()).unwrap_or(u32::MAX);
-        self.next_slow_start_step = next.map(|next: Instant| next.max(now + pause));
-        changed
-    }
-}
-
-/// A drain under way, see [`Pool::drain`]; to be awaited, or not.
+/// A drain under way, made by [`Pool::drain`]. A future of it ends with the last request in flight,
+/// at the deadline, or when another order replaces the drain.
 pub struct Draining {
     backend: Backend,
     until: Instant,
@@ -216,14 +170,14 @@ impl Draining {
         let state = &self.backend.state();
         let watch = state.watch_drain();
         loop {
-            // Listens before it looks.
+            // Registered before the look, so that a change in between is not missed.
             let changed = watch.changed();
-            // A drain with another deadline is another order.
+            // A drain with another deadline is another order, which replaces this one.
             if state.mode() != (Mode::Draining { until: self.until }) {
                 return Drained::Undone;
             }
             if watch.is_empty() {
-                // Sessions that stayed left connections behind.
+                // Requests of sticky sessions have left idle connections since the drain began.
                 state.retire();
                 return Drained::Empty;
             }
@@ -255,15 +209,13 @@ impl fmt::Debug for Draining {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Drained {
-    /// The deadline came first; requests are in flight still.
+    /// The deadline passed while requests were in flight. The backend still gets no traffic.
     Deadline,
-    /// Nothing is in flight any more.
+    /// No request is in flight any more, and idle connections are closed. Requests of sticky
+    /// sessions may still come until the deadline.
     Empty,
-    /// Another order took its place.
+    /// Another order replaced the drain: maintenance, another deadline, or ready.
     Undone,
 }
 
-/// For each member: a snapshot costs up to half a microsecond for each, so that steps, of however
-/// many that recover at moments of their own, cost a twentieth of a core at the most.
-const STEP_PAUSE: Duration = Duration::from_micros(10);
 const CENTURY: Duration = Duration::from_secs(100 * 365 * 86_400);

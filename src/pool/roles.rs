@@ -1,24 +1,35 @@
-//! Who looks after a pool: checks its backends, judges live traffic, and moves on what time
-//! brings; and what becomes of what they found when they leave.
+//! The roles that layers and tasks hold for a pool, and what the pool resets when the last holder of
+//! a role leaves.
+//!
+//! A health status stays true only as long as checks go on. When they stop, for example because a
+//! reload removed their settings, no event would ever correct it, so the pool resets it: health
+//! becomes unknown, and ejections end.
 
 use tokio::time::Instant;
 
 use super::{
-    Backend, Circuit, EventKind, HealthStatus, Pool, Reason, Source, Transition, control::Control,
-    state::FULL,
+    Backend, Circuit, EventKind, HealthStatus, Pool, Reason, Source,
+    control::Control,
+    state::{FULL, State},
+    transition::Cause,
 };
 
 impl Pool {
-    /// Says that somebody checks the backends: from now on those not measured yet are held until
-    /// their first check passes. Undone when the last guard is dropped: what was measured is
-    /// unknown then, as nobody would notice that it has changed, and serves.
+    /// Declares that active checks run for this pool. While a guard lives, a backend that was not
+    /// checked yet is held: it gets no traffic until its first check passes. When the last guard is
+    /// dropped, all health that checks measured becomes unknown, and backends of unknown health
+    /// serve.
+    ///
+    /// [`HealthLayer`](crate::health::HealthLayer) and [`Prober`](crate::health::Prober) do this for
+    /// their checks; call it for checks of your own, which report with
+    /// [`measure`](Self::measure).
     pub fn attach_prober(&self) -> ProberGuard {
         ProberGuard {
             _guard: self.attach_roles(&[Role::HealthOwner, Role::Prober]),
         }
     }
 
-    /// Says that somebody looks after the backends in these ways.
+    /// Holds these roles until the guard is dropped.
     pub(crate) fn attach_roles(&self, roles: &'static [Role]) -> RoleGuard {
         let mut control = self.control();
         let before = control.roles.probers;
@@ -26,7 +37,7 @@ impl Pool {
             *control.roles.count(*role) += 1;
         }
         if before == 0 && control.roles.probers > 0 {
-            self.publish_and_notify(control, false);
+            self.publish_and_announce(control, false);
         }
         RoleGuard {
             pool: self.clone(),
@@ -41,10 +52,7 @@ impl Pool {
         for role in roles {
             let count = control.roles.count(*role);
             *count -= 1;
-            if *count == 0 {
-                if control.closed {
-                    continue;
-                }
+            if *count == 0 && !control.closed {
                 match role {
                     Role::Prober => vacated.changed = true,
                     Role::OutlierDetector => vacated.outlier_detector = true,
@@ -53,7 +61,7 @@ impl Pool {
                 }
             }
         }
-        let events = control.forget(&mut vacated, now);
+        let events = control.reset_health(&mut vacated, now);
         if !vacated.changed {
             return;
         }
@@ -67,21 +75,21 @@ impl Pool {
     }
 }
 
-/// In which ways somebody looks after a pool.
+/// What a layer or a task does for a pool.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Role {
-    /// Will measure each backend, so that what was not measured yet is held.
+    /// It checks each backend, so that a backend without a result is held.
     Prober,
-    /// Ejects, and lets back in.
+    /// It ejects and readmits backends.
     OutlierDetector,
-    /// Measured the backends, and will again: what is known of them stays, even while a runtime
-    /// that ended keeps it from being measured.
+    /// It owns the measured health, which stays as long as it lives: a layer whose prober's runtime
+    /// ended starts another one.
     HealthOwner,
-    /// Calls [`Pool::tick`].
+    /// It calls [`Pool::tick`].
     Ticker,
 }
 
-/// How many do so.
+/// How many hold each role.
 #[derive(Default)]
 pub(super) struct RoleCounts {
     pub(super) probers: usize,
@@ -101,19 +109,19 @@ impl RoleCounts {
     }
 }
 
-/// The last of whom vacated.
+/// The roles that lost their last holder.
 #[derive(Default)]
 struct Vacated {
     outlier_detector: bool,
     health_owner: bool,
-    /// What is known, or who is held, is not what the snapshot was made of.
+    /// The current snapshot no longer shows the state of the members.
     changed: bool,
 }
 
 impl Control {
-    /// Forgets what nobody would notice the end of: what was measured, where nobody measures any
-    /// more; ejections, where nobody judges.
-    fn forget(&mut self, vacated: &mut Vacated, now: Instant) -> Vec<(Backend, EventKind)> {
+    /// Resets what only the vacated roles kept up to date: measured health and ejections. Returns
+    /// the events.
+    fn reset_health(&mut self, vacated: &mut Vacated, now: Instant) -> Vec<(Backend, EventKind)> {
         let mut events = Vec::new();
         if !vacated.health_owner && !vacated.outlier_detector {
             return events;
@@ -121,16 +129,12 @@ impl Control {
         for backend in self.members.clone() {
             let state = backend.state();
             let from = backend.health();
-            let offers = (state.capacity(), state.asks_to_drain());
-            let is_measured = state.active() != HealthStatus::Unknown || offers != (FULL, false);
-            let (measured, ejected) = (
-                vacated.health_owner && is_measured,
-                vacated.outlier_detector && backend.is_ejected(),
-            );
+            let measured = vacated.health_owner && is_measured(state);
+            let ejected = vacated.outlier_detector && backend.is_ejected();
             if !measured && !ejected {
                 continue;
             }
-            // Even where combined health stays as it is: of one that is down, an ejection too.
+            // Even if combined health stays as it is: the end of an ejection must show, too.
             vacated.changed = true;
             if measured {
                 state.set_active(HealthStatus::Unknown);
@@ -141,45 +145,35 @@ impl Control {
             if ejected {
                 state.set_circuit(Circuit::Closed);
             }
-            let (source, reason) = match measured {
-                true => (Source::Active, Reason::new("UNK", "active checks stopped")),
-                false => (
-                    Source::Passive,
-                    Reason::new("TIME", "outlier detection stopped"),
-                ),
-            };
-            let to = backend.health();
             self.update_slow_start(&backend, from, now);
-            let (flaps, flapping) = state.flaps();
-            let capacity = backend.capacity();
-            let kind = match from == to {
-                true if !measured => continue,
-                true => EventKind::Capacity {
-                    capacity,
+            let (source, code, detail) = match measured {
+                true => (Source::Active, "UNK", "active checks stopped"),
+                false => (Source::Passive, "TIME", "outlier detection stopped"),
+            };
+            let reason = Reason::new(code, detail);
+            let kind = match from == backend.health() {
+                true if !measured => None,
+                true => Some(EventKind::Capacity {
+                    capacity: backend.capacity(),
                     draining: false,
                     reason,
-                },
-                false => EventKind::Health(Transition {
-                    from,
-                    to,
-                    source,
-                    reason,
-                    streak: 0,
-                    latency: None,
-                    status: None,
-                    previous: state.begin_health_period(now),
-                    flaps,
-                    flapping,
-                    capacity,
                 }),
+                false => Cause::new(source, reason)
+                    .transition(&backend, from, now)
+                    .map(EventKind::Health),
             };
-            events.push((backend, kind));
+            events.extend(kind.map(|kind| (backend, kind)));
         }
         events
     }
 }
 
-/// One line for all: many layers end together.
+/// Returns true if an active check has written to this state.
+fn is_measured(state: &State) -> bool {
+    state.active() != HealthStatus::Unknown || state.capacity() != FULL || state.asks_to_drain()
+}
+
+/// Writes one line for all backends: the layers of a program often end together.
 fn log(vacated: &Vacated, events: &[(Backend, EventKind)]) {
     let backends = events.len();
     if backends == 0 {
@@ -197,14 +191,15 @@ fn log(vacated: &Vacated, events: &[(Backend, EventKind)]) {
     }
 }
 
-/// While it lives, backends that were not measured yet are held; see [`Pool::attach_prober`].
+/// While this guard lives, backends that were not checked yet are held; see
+/// [`Pool::attach_prober`].
 #[derive(Debug)]
 #[must_use]
 pub struct ProberGuard {
     _guard: RoleGuard,
 }
 
-/// While it lives, somebody looks after a pool.
+/// Holds [roles](Role) for a pool until it is dropped.
 #[derive(Debug)]
 #[must_use]
 pub(crate) struct RoleGuard {

@@ -1,9 +1,14 @@
 //! One consistent, immutable view of a pool.
+//!
+//! A request loads a snapshot once and decides by it alone, so that a change of membership or health
+//! in between cannot show it two states at once.
 
 use std::{collections::HashMap, fmt, sync::Arc};
 
+use arc_swap::Guard;
+
 use super::{
-    Backend, Derived, DerivedGroups,
+    Backend, Derived, DerivedGroups, Group,
     control::Control,
     derived::{Table, Tables},
     eligibility::{Eligibility, GroupDraft},
@@ -13,25 +18,28 @@ use super::{
 };
 
 /// One consistent, immutable view of a pool, with everything that a pick needs.
+///
+/// [`Pool::snapshot`](super::Pool::snapshot) returns the current one. The handles in it show live
+/// state, such as the number of requests in flight; the groups, weights and shares stay as they were
+/// built.
 pub struct Snapshot {
     generation: u64,
     members: Arc<Members>,
     groups: Box<[Group]>,
-    /// Of [`PARTS`], in the groups' order.
+    /// Parts of [`PARTS`], in the groups' order.
     shares: Box<[u32]>,
-    /// The one group that has a share, where there is but one.
+    /// The index of the group with the whole share, if one has it.
     only_group: Option<usize>,
     group_tables: Tables<Box<[Table]>>,
     trials: Box<[Backend]>,
     usable: usize,
     usable_by_health: usize,
-    /// Where none is usable_by_health: those that are ejected, and usable but for that.
-    ejected: Box<[Backend]>,
     held: usize,
     in_panic_mode: bool,
 }
 
-/// Names one membership with its settings. Holds it, so that no later one can have its name.
+/// Identifies one membership with its settings. It keeps that alive, so that no later one can have
+/// its address.
 #[derive(Clone)]
 pub(crate) struct Membership(Arc<Members>);
 
@@ -41,11 +49,11 @@ impl PartialEq for Membership {
     }
 }
 
-/// What changes with membership only.
+/// What changes only with membership, settings or routing. Snapshots of changes of health share it.
 pub(super) struct Members {
     pub(super) backends: Box<[Backend]>,
     index: HashMap<Arc<str>, usize, BuildIdHasher>,
-    /// How far each is from the balancer.
+    /// The distance of each member from the balancer.
     distances: Box<[u8]>,
     tables: Tables<Table>,
 }
@@ -70,12 +78,12 @@ impl Members {
         }
     }
 
-    /// Returns the member that this handle stands for.
+    /// Returns the member that this handle stands for, with its present configuration.
     pub(super) fn current(&self, backend: &Backend) -> Option<&Backend> {
         self.get(backend.id()).filter(|b| b.is_same(backend))
     }
 
-    /// Each with its position and its distance.
+    /// Returns each member with its position and its distance.
     pub(super) fn with_distances(&self) -> impl Iterator<Item = (u32, (&Backend, &u8))> {
         (0..).zip(self.backends.iter().zip(&self.distances))
     }
@@ -85,101 +93,16 @@ impl Members {
     }
 }
 
-/// Backends among which a strategy picks: the usable ones of one tier at one distance.
-pub struct Group {
-    tier: u8,
-    distance: u8,
-    backends: Box<[Backend]>,
-    weights: Box<[u32]>,
-    positions: Box<[u32]>,
-}
-
-impl Group {
-    /// Makes a group of these backends with their weights in force, for tests and benches of
-    /// strategies.
-    #[must_use]
-    pub fn new(tier: u8, backends: Vec<Backend>) -> Self {
-        let positions = (0..).take(backends.len()).collect();
-        let weight_totals = WeightTotals::default();
-        let distance = 0;
-        Self::from(GroupDraft {
-            tier,
-            distance,
-            backends,
-            positions,
-            weight_totals,
-        })
-    }
-
-    /// Returns the tier.
-    #[must_use]
-    pub fn tier(&self) -> u8 {
-        self.tier
-    }
-
-    /// Returns how far the backends are, 0 (the same rack) to 3 (another region); 0 where the
-    /// balancer has no locality of its own.
-    #[must_use]
-    pub fn distance(&self) -> u8 {
-        self.distance
-    }
-
-    /// Returns the backends, each usable and of a weight over 0 when the snapshot was made.
-    #[must_use]
-    pub fn backends(&self) -> &[Backend] {
-        &self.backends
-    }
-
-    /// Returns the weights now in force, in the backends' order and in thousandths: a backend of
-    /// weight 1 that is well and warm has 1,000. None is 0.
-    #[must_use]
-    pub fn weights(&self) -> &[u32] {
-        &self.weights
-    }
-
-    /// Returns where each of the backends stands among all members: its place in
-    /// [`Snapshot::backends`].
-    #[must_use]
-    pub fn positions(&self) -> &[u32] {
-        &self.positions
-    }
-}
-
-impl From<GroupDraft> for Group {
-    fn from(draft: GroupDraft) -> Self {
-        let backends = draft.backends;
-        Self {
-            tier: draft.tier,
-            distance: draft.distance,
-            weights: backends.iter().map(Backend::weight_in_force).collect(),
-            backends: backends.into(),
-            positions: draft.positions.into(),
-        }
-    }
-}
-
-impl fmt::Debug for Group {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Group")
-            .field("tier", &self.tier)
-            .field("distance", &self.distance)
-            .field("backends", &self.backends.len())
-            .finish_non_exhaustive()
-    }
-}
-
 impl Snapshot {
-    pub(super) fn build(control: &Control, members: Arc<Members>) -> Self {
-        let mut eligibility = Eligibility::of(control, &members);
-        let in_panic_mode = eligibility.is_panic(control.routing.panic);
-        if in_panic_mode {
-            eligibility.include_unhealthy(&members);
-        }
-        let drafts: Vec<GroupDraft> = eligibility.drafts.into_iter().flatten().collect();
-        let shares = if in_panic_mode {
-            shares_by_weight(&drafts)
-        } else {
-            shares_by_availability(&drafts, control.routing.overprovisioning)
+    pub(super) fn build(
+        control: &Control,
+        members: Arc<Members>,
+        mut eligibility: Eligibility,
+    ) -> Self {
+        let drafts = eligibility.take_drafts();
+        let shares = match eligibility.in_panic_mode {
+            true => shares_by_weight(&drafts),
+            false => shares_by_availability(&drafts, control.routing.overprovisioning),
         };
         let (groups, shares): (Vec<_>, Vec<_>) = drafts
             .into_iter()
@@ -198,57 +121,53 @@ impl Snapshot {
                 .builders
                 .groups
                 .build(|make| groups.iter().map(make).collect()),
-            usable: groups.iter().map(|g| g.backends.len()).sum(),
+            usable: groups.iter().map(|g| g.backends().len()).sum(),
             groups: groups.into(),
             shares: shares.into(),
             only_group,
             trials: eligibility.trials.into(),
-            ejected: match eligibility.usable_by_health {
-                0 => eligibility.ejected.into(),
-                _ => Box::default(),
-            },
             usable_by_health: eligibility.usable_by_health,
             held: eligibility.held,
-            in_panic_mode,
+            in_panic_mode: eligibility.in_panic_mode,
             members,
         }
     }
 
-    /// Returns the number of this snapshot; each change makes a higher one.
+    /// Returns the number of this snapshot. Each later snapshot of the pool has a higher one.
     #[must_use]
     pub fn generation(&self) -> u64 {
         self.generation
     }
 
-    /// Returns all members, usable or not, in their configured order.
+    /// Returns all members, usable or not, in the order in which they were configured.
     #[must_use]
     pub fn backends(&self) -> &[Backend] {
         &self.members.backends
     }
 
-    /// Returns the member with this id.
+    /// Returns the member with this id: one look-up in a hash map.
     #[must_use]
     pub fn get(&self, id: &str) -> Option<&Backend> {
         self.members.get(id)
     }
 
-    /// Returns the groups that have a usable backend, the preferred first: by tier, and within a
-    /// tier by distance.
+    /// Returns the groups that have a usable backend, the preferred first: by tier, and within a tier
+    /// by distance.
     #[must_use]
     pub fn groups(&self) -> &[Group] {
         &self.groups
     }
 
-    /// Returns each group's share of new traffic, in the groups' order; they add up to 10,000
-    /// where there are groups. One without a share is a fall-back: it gets what the others have
-    /// no room for.
+    /// Returns each group's share of new traffic in the groups' order, in ten-thousandths; they add
+    /// up to 10,000 unless there is no group. A group whose share is 0 gets the requests that find
+    /// every backend of the other groups at its cap.
     #[must_use]
     pub fn shares(&self) -> &[u32] {
         &self.shares
     }
 
-    /// Returns the number of the group whose turn it is for this random number, each as often as
-    /// its share asks. The number is drawn only where more than one group has a share.
+    /// Returns the index of a group, drawn by the groups' shares with a random number. `random` is
+    /// called only if more than one group has a share. Returns 0 if there is no group.
     pub fn draw_group(&self, random: impl FnOnce() -> u32) -> usize {
         if let Some(only) = self.only_group {
             return only;
@@ -266,46 +185,48 @@ impl Snapshot {
         0
     }
 
-    /// Returns how many backends can take new traffic.
+    /// Returns how many backends new requests may be sent to.
     #[must_use]
     pub fn usable(&self) -> usize {
         self.usable
     }
 
-    /// Returns how many are held until their first check passes.
+    /// Returns how many backends are held until their first check passes.
     #[must_use]
     pub fn held(&self) -> usize {
         self.held
     }
 
-    /// Returns true while too few backends are usable and health is not believed: see
-    /// [`PanicRouting::UseAll`](super::PanicRouting::UseAll).
+    /// Returns true in panic mode: too few backends are usable, and all get traffic whatever their
+    /// health; see [`PanicRouting::UseAll`](super::PanicRouting::UseAll).
     #[must_use]
     pub fn in_panic_mode(&self) -> bool {
         self.in_panic_mode
     }
 
-    /// Returns the backends that one request at a time may try: those whose circuit is half open
-    /// and that nothing else keeps out. Nearly always none.
+    /// Returns the backends that one request at a time may try, with
+    /// [`Lease::acquire_trial`](super::Lease::acquire_trial): those whose circuit is half open and
+    /// that nothing else keeps out of service. Mostly empty.
     #[must_use]
     pub fn trials(&self) -> &[Backend] {
         &self.trials
     }
 
-    /// Returns the table over all members that `key` names; `None` for a key of another pool.
+    /// Returns the table of [`Pool::derive`](super::Pool::derive) that `key` names; `None` for a key
+    /// of another pool.
     #[must_use]
     pub fn derived<T: 'static>(&self, key: &Derived<T>) -> Option<&T> {
         self.members.tables.get(&key.key)?.downcast_ref()
     }
 
-    /// Returns the table of a group that `key` names; `None` for a key of another pool or a group
-    /// that is not there.
+    /// Returns the table of [`Pool::derive_groups`](super::Pool::derive_groups) that `key` names, for
+    /// the group of this index; `None` for a key of another pool and for an index out of range.
     #[must_use]
     pub fn derived_group<T: 'static>(&self, key: &DerivedGroups<T>, group: usize) -> Option<&T> {
         self.group_tables.get(&key.key)?.get(group)?.downcast_ref()
     }
 
-    /// Returns a name of the membership, which is another one after any change of it.
+    /// Identifies the membership; another value after any change of it.
     pub(crate) fn membership(&self) -> Membership {
         Membership(self.members.clone())
     }
@@ -320,12 +241,7 @@ impl Snapshot {
         &self.members
     }
 
-    /// Those whose ejection alone leaves nobody usable.
-    pub(super) fn ejected(&self) -> &[Backend] {
-        &self.ejected
-    }
-
-    /// How many are usable by their health, panic or not.
+    /// Returns how many backends would be usable without panic routing.
     pub(super) fn usable_by_health(&self) -> usize {
         self.usable_by_health
     }
@@ -343,7 +259,27 @@ impl fmt::Debug for Snapshot {
     }
 }
 
-/// Tiers first, then the distances within each.
+/// The current snapshot, borrowed without a lock; see [`Pool::snapshot`](super::Pool::snapshot).
+#[derive(Debug)]
+pub struct SnapshotGuard {
+    guard: Guard<Arc<Snapshot>>,
+}
+
+impl SnapshotGuard {
+    pub(super) fn new(guard: Guard<Arc<Snapshot>>) -> Self {
+        Self { guard }
+    }
+}
+
+impl std::ops::Deref for SnapshotGuard {
+    type Target = Snapshot;
+
+    fn deref(&self) -> &Snapshot {
+        &self.guard
+    }
+}
+
+/// Splits the traffic among tiers by availability, then each tier's share among its distances.
 fn shares_by_availability(drafts: &[GroupDraft], overprovisioning: u32) -> Vec<u32> {
     let available = |weight_totals: WeightTotals| weight_totals.availability(overprovisioning);
     let tiers: Vec<&[GroupDraft]> = drafts.chunk_by(|a, b| a.tier == b.tier).collect();
@@ -366,6 +302,7 @@ fn shares_by_availability(drafts: &[GroupDraft], overprovisioning: u32) -> Vec<u
     shares
 }
 
+/// Splits the traffic by weight alone, for panic mode.
 fn shares_by_weight(drafts: &[GroupDraft]) -> Vec<u32> {
     let weight = |draft: &GroupDraft| {
         let weights = draft.backends.iter().map(Backend::weight_in_force);
@@ -374,5 +311,5 @@ fn shares_by_weight(drafts: &[GroupDraft]) -> Vec<u32> {
     portion(&drafts.iter().map(weight).collect::<Vec<u64>>(), PARTS)
 }
 
-/// Percent of percent.
+/// Percent of a percent: a tier's percent times a distance's.
 const PARTS: u32 = WHOLE * WHOLE;

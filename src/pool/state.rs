@@ -1,5 +1,8 @@
-//! How a backend is: measured health, ordered mode, counters. Keyed by a stable id; shared by
-//! every handle and every snapshot.
+//! The live state of one member: health, circuit, mode and counters.
+//!
+//! All handles and all snapshots of a member share one state, which is keyed by the id and survives
+//! changes of the configuration. Requests write the counters; only the control path, under its lock,
+//! writes the rest. What a pick reads is atomic; what only events and onlookers read is behind a lock.
 
 use std::{
     sync::{
@@ -18,123 +21,48 @@ use tokio::{
 };
 
 use super::{
+    Circuit, HealthStatus, Mode,
     attachments::{Attachment, AttachmentKey, Attachments, Notification},
     counters::{Acquisition, RequestCounters},
 };
 use crate::error::ErrorKind;
 
-/// Measured health.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum HealthStatus {
-    /// Checks have the last word and say that it serves.
-    Healthy,
-    /// Checks or live traffic say that it does not serve.
-    Unhealthy,
-    /// Not measured yet.
-    #[default]
-    Unknown,
-}
-
-impl HealthStatus {
-    /// Returns the stable name that stands in logs and metrics.
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Healthy => "healthy",
-            Self::Unhealthy => "unhealthy",
-            Self::Unknown => "unknown",
-        }
-    }
-}
-
-/// Whether live traffic may pass, as outlier detection sees it.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum Circuit {
-    /// Traffic passes.
-    #[default]
-    Closed,
-    /// One request at a time passes, as a trial.
-    HalfOpen,
-    /// The backend is ejected: nothing passes.
-    Open,
-}
-
-impl Circuit {
-    /// Returns the stable name that stands in logs and metrics.
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Closed => "closed",
-            Self::HalfOpen => "half_open",
-            Self::Open => "open",
-        }
-    }
-}
-
-/// What an operator ordered, apart from what was measured.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Mode {
-    /// No new traffic; sticky sessions stay until the deadline.
-    Draining {
-        /// When sessions move too.
-        until: Instant,
-    },
-    /// No traffic at all.
-    Maintenance,
-    /// Traffic as health allows.
-    #[default]
-    Ready,
-}
-
-impl Mode {
-    /// Returns the stable name that stands in logs and metrics.
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Draining { .. } => "draining",
-            Self::Maintenance => "maintenance",
-            Self::Ready => "ready",
-        }
-    }
-}
-
 pub(super) struct State {
     counters: RequestCounters,
     incarnation: u64,
-    /// Written by the control path only; read when a snapshot is built and by onlookers.
+    /// What active checks say.
     active: AtomicU8,
     circuit: AtomicU8,
-    /// Somebody checks the members: what was not measured yet is held.
+    /// Active checks run: a member that was not checked yet is held.
     checked: AtomicBool,
     /// How often the address changed.
     address_changes: AtomicU32,
-    /// In thousandths, as measured.
+    /// The measured capacity, in thousandths.
     capacity: AtomicU32,
-    /// How far it is warmed up, in thousandths.
+    /// The share that slow start grants, in thousandths.
     slow_start_share: AtomicU32,
     asks_to_drain: AtomicBool,
     evacuated: AtomicBool,
-    /// In the pick set of the current snapshot.
+    /// A group of the current snapshot contains the member.
     usable: AtomicBool,
-    /// Whether the mode is ready: what a build reads of many.
+    /// The mode is ready. It stands beside the mode because each snapshot reads it of all members.
     ready: AtomicBool,
-    /// The one request that tries a half-open circuit is under way.
+    /// The one request that tries a half-open circuit is in flight.
     trial: AtomicBool,
     rarely_used: Mutex<RarelyUsed>,
-    /// Told when the last request in flight ends, while somebody watches.
+    /// Notified when the last request in flight ends while a drain waits for it, and when the mode
+    /// changes.
     drain_changed: Notify,
     attachments: Attachments,
-    /// Told when a slot of a capped backend becomes free; set when the backend joins a pool.
+    /// Notified when a slot of a capped backend becomes free. It is set when the backend joins a
+    /// pool.
     pub(super) slot_freed: OnceLock<Arc<Notify>>,
 }
 
-/// What is read and written seldom.
+/// What the request path neither reads nor writes.
 struct RarelyUsed {
     mode: Mode,
-    /// Since when combined health is what it is.
+    /// When combined health last changed.
     since: Instant,
     flaps: u32,
     flapping: bool,
@@ -181,7 +109,7 @@ impl State {
         self.counters.requests()
     }
 
-    /// Takes a slot; false where the cap is reached. Wait-free.
+    /// Takes a slot; returns false if the cap is reached. Wait-free.
     pub(super) fn acquire_slot(&self, cap: Option<u32>) -> bool {
         let Some(cap) = cap else {
             self.counters.acquire();
@@ -202,7 +130,7 @@ impl State {
 
     pub(super) fn release_slot(&self) {
         let was_last = self.counters.release();
-        // Asked of the state: the lease may be older than the cap.
+        // The state knows the present cap; the lease may be older than it.
         self.notify(self.counters.is_capped(), was_last);
     }
 
@@ -215,12 +143,12 @@ impl State {
         }
     }
 
-    /// Counts as watching until dropped: the end of the last request in flight is told.
+    /// Makes the end of the last request in flight notify the returned watch until it is dropped.
     pub(super) fn watch_drain(&self) -> DrainWatch<'_> {
         DrainWatch::new(self)
     }
 
-    /// Takes the one place of a trial; false where it is taken.
+    /// Takes the one slot of a trial; returns false if it is taken.
     pub(super) fn acquire_trial(&self) -> bool {
         !self.trial.load(Relaxed) && !self.trial.swap(true, Acquire)
     }
@@ -289,7 +217,7 @@ impl State {
         self.circuit.store(value, Relaxed);
     }
 
-    /// The one place where active and passive health are combined.
+    /// Combines active health and the circuit; no other code does.
     pub(super) fn health(&self) -> HealthStatus {
         if self.circuit() == Circuit::Closed {
             self.active()
@@ -344,7 +272,7 @@ impl State {
         self.rarely_used().since
     }
 
-    /// Begins another state of health; returns how long the one before lasted.
+    /// Begins a period of another health; returns how long the one before lasted.
     pub(super) fn begin_health_period(&self, now: Instant) -> Duration {
         let before = std::mem::replace(&mut self.rarely_used().since, now);
         now.saturating_duration_since(before)
@@ -354,7 +282,7 @@ impl State {
         self.rarely_used().mode
     }
 
-    /// Whether an operator ordered nothing.
+    /// Returns true if the mode is ready.
     pub(super) fn is_ready(&self) -> bool {
         self.ready.load(Relaxed)
     }
@@ -362,7 +290,7 @@ impl State {
     pub(super) fn set_mode(&self, mode: Mode) {
         self.rarely_used().mode = mode;
         self.ready.store(mode == Mode::Ready, Relaxed);
-        // Whoever waits for an end of the drain looks again.
+        // A waiting drain compares the mode again.
         self.drain_changed.notify_waiters();
     }
 
@@ -380,11 +308,11 @@ impl State {
         set(&self.usable, usable);
     }
 
-    /// For a backend out of the pick set: whether its sessions stay.
+    /// Returns true if the sticky sessions of a backend that is not usable stay.
     pub(super) fn keeps_sessions(&self, weight_is_zero: bool) -> bool {
         let out = match self.health() {
             HealthStatus::Unhealthy => true,
-            // Its address changed, and nobody knows yet who is there.
+            // Its address changed, and no check has passed at the new one.
             HealthStatus::Unknown => self.checked.load(Relaxed),
             HealthStatus::Healthy => false,
         };
@@ -411,23 +339,23 @@ impl State {
         self.attachments.count()
     }
 
-    /// Lets every room release what it holds idle.
+    /// Lets each attachment release what it holds idle.
     pub(super) fn retire(&self) {
         self.attachments.notify(Notification::Retire);
     }
 
-    /// Lets every room know that an ejection is over.
+    /// Notifies each attachment that the pool ended an ejection.
     pub(super) fn notify_readmitted(&self) {
         self.attachments.notify(Notification::Readmitted);
     }
 
-    /// Lets every room know that a response broke off.
+    /// Notifies each attachment that a response broke off.
     pub(super) fn notify_broken(&self, kind: ErrorKind) {
         self.attachments.notify(Notification::Broken(kind));
     }
 }
 
-/// Says that somebody waits for the last request in flight to end.
+/// A drain's wait for the last request in flight; see [`State::watch_drain`].
 pub(super) struct DrainWatch<'a>(&'a State);
 
 impl<'a> DrainWatch<'a> {
@@ -436,7 +364,7 @@ impl<'a> DrainWatch<'a> {
         Self(state)
     }
 
-    /// Hears of whatever ends or changes a drain from now on.
+    /// Returns a future that ends when the drain may have ended or changed.
     pub(super) fn changed(&self) -> Notified<'_> {
         self.0.drain_changed.notified()
     }
@@ -452,15 +380,16 @@ impl Drop for DrainWatch<'_> {
     }
 }
 
-/// Writes what changes only: a snapshot is made of all members, whose lines every pick reads.
+/// Writes a flag only if it changes: each snapshot sets the flags of all members, and a write would
+/// take the cache line from the threads that pick.
 pub(super) fn set(flag: &AtomicBool, value: bool) {
     if flag.load(Relaxed) != value {
         flag.store(value, Relaxed);
     }
 }
 
-/// The whole, in the parts that weights, capacity and slow_starts are counted in: 10 % of a weight of 1
-/// is a weight still.
+/// The whole, in the thousandths that weights, capacity and slow start count in: 10 % of a weight of 1
+/// is still a weight.
 pub(super) const FULL: u32 = 1_000;
 const CLOSED: u8 = 0;
 const HALF_OPEN: u8 = 1;

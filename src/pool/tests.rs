@@ -131,7 +131,7 @@ async fn subscribers_hear_every_change() {
     let mut events = pool.subscribe();
     pool.upsert(backend("b"));
     pool.start_maintenance("b").unwrap();
-    pool.remove("b");
+    pool.remove("b").unwrap();
     let mut kinds = Vec::new();
     while let Some(event) = events.try_next() {
         kinds.push((event.backend.id().to_owned(), event.kind));

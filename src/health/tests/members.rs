@@ -18,7 +18,7 @@ async fn who_joins_is_checked_at_once_and_who_leaves_no_more() {
     while script.running() == 0 {
         sleep(Duration::from_millis(100)).await;
     }
-    pool.remove("a");
+    pool.remove("a").unwrap();
     sleep(Duration::from_millis(10)).await;
     assert_eq!(script.running(), 0, "a check of who left is cancelled");
     let checked = script.begun("a").len();

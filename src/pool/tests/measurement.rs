@@ -54,8 +54,8 @@ fn a_removed_id_starts_anew_and_late_results_are_ignored() {
     let pool = pool(&["a", "b"]);
     let old = pool.snapshot().get("a").unwrap().clone();
     let lease = Lease::acquire(&old).unwrap();
-    assert!(pool.remove("a"));
-    assert!(!pool.remove("a"));
+    pool.remove("a").unwrap();
+    assert_eq!(pool.remove("a").unwrap_err().id(), "a");
     pool.upsert(backend("a"));
     let new = pool.snapshot().get("a").unwrap().clone();
     assert!(!new.is_same(&old));
@@ -71,7 +71,7 @@ fn a_removed_id_starts_anew_and_late_results_are_ignored() {
         "a result for a removed backend must not count"
     );
     assert_eq!(new.health(), HealthStatus::Unknown);
-    pool.remove("a");
+    pool.remove("a").unwrap();
     pool.upsert(old.clone());
     assert!(!pool.snapshot().get("a").unwrap().is_same(&old));
 }

@@ -34,7 +34,7 @@ fn an_attachment_is_made_once_and_retired_with_the_backend() {
     let apart = a.attachment(&other, || Idle(AtomicUsize::new(7)));
     assert!(std::sync::Arc::ptr_eq(&first, &again));
     pool.drain("a", Duration::from_secs(1)).unwrap();
-    pool.remove("a");
+    pool.remove("a").unwrap();
     assert_eq!(first.0.load(Ordering::SeqCst), 2);
     assert_eq!(apart.0.load(Ordering::SeqCst), 9);
 }

@@ -139,7 +139,7 @@ impl Attachment for Forgets {
 fn the_last_usable_backend_is_readmitted_however_the_others_leave() {
     type Leave = fn(&Pool);
     let ways: [(&str, Leave); 7] = [
-        ("removed", |pool| assert!(pool.remove("b"))),
+        ("removed", |pool| pool.remove("b").unwrap()),
         ("replaced", |pool| {
             let a = backend("a").locality(Locality::new("eu").unwrap());
             pool.replace([a]).unwrap();
@@ -197,7 +197,7 @@ fn who_would_not_serve_is_not_readmitted() {
     pool.measure(&member(&pool, "a"), down());
     pool.start_maintenance("b").unwrap();
     assert_eq!(usable(&pool), ["d"]);
-    pool.remove("d");
+    pool.remove("d").unwrap();
     assert_eq!(usable(&pool), ["c"], "checks and orders stand");
     let a = member(&pool, "a");
     assert!(a.is_ejected() && member(&pool, "b").is_ejected());

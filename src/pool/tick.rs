@@ -1,0 +1,44 @@
+//! The changes that time brings: steps of slow starts, and deadlines of drains.
+
+use tokio::time::Instant;
+
+use super::{Pool, journal};
+
+impl Pool {
+    /// Makes the steps of slow starts that are due, and closes the idle connections of drains whose
+    /// deadline has passed. Returns when the next call is due, and `None` if nothing is due before
+    /// the pool changes.
+    ///
+    /// The task of the health layer calls this. A program without that layer calls it in a loop of
+    /// its own, after each event of [`subscribe`](Self::subscribe) and at the returned time. Slow
+    /// starts begin only after a first call; without one, a backend that recovers gets its whole
+    /// share at once.
+    pub fn tick(&self, now: Instant) -> Option<Instant> {
+        let mut locked = self.control();
+        let control = &mut *locked;
+        control.has_ticker = true;
+        if control.slow_starts.is_empty() && control.drains.is_empty() {
+            return None;
+        }
+        let changed = control.advance_slow_starts(now);
+        let mut ended = Vec::new();
+        let mut next = control.next_slow_start_step;
+        control.drains.retain(|(backend, until)| {
+            if *until <= now {
+                journal::drain_ended(backend);
+                ended.push(backend.clone());
+                return false;
+            }
+            next = Some(next.map_or(*until, |n| n.min(*until)));
+            true
+        });
+        let readmitted = changed.then(|| self.publish(control, false));
+        drop(locked);
+        // Without the lock: an attachment that is retired may call the pool.
+        ended.iter().for_each(|backend| backend.state().retire());
+        if let Some(readmitted) = readmitted {
+            self.announce_readmissions(readmitted);
+        }
+        next
+    }
+}
