@@ -1,4 +1,4 @@
-//! What a service found with its backends lately, so that it need not look for it again.
+//! A cache of the attachments that one service used last, so that it need not look them up again.
 
 use std::sync::Arc;
 
@@ -9,21 +9,21 @@ use super::{
 
 /// The attachments that one service used last, under one key.
 ///
-/// What is kept under a key with a member of a pool stays the same one for as long as the key is
-/// there, so what was found once is right. It may outlive the member by as long as the service does
-/// not meet others: idle connections to one that left, whose dial came late, wait for their
-/// time-out. A clone begins empty: who clones a service for each request pays for nothing.
+/// An attachment stays the same one as long as its key lives, so that a cached one is never wrong. It
+/// may outlive its member, until the service uses others: idle connections of a removed backend then
+/// wait for their time-out. A clone begins empty, so that a service that is cloned for each request
+/// pays nothing for the cache.
 pub(crate) struct AttachmentCache<T> {
     key: u64,
     lookups: u32,
-    /// By incarnation; made once it is worth its memory.
+    /// Indexed by incarnation; allocated once the service has made enough requests.
     slots: Option<Box<[Slot<T>; SLOTS]>>,
 }
 
 type Slot<T> = Option<(u64, Arc<T>)>;
 
 impl<T: Attachment> AttachmentCache<T> {
-    /// Does what [`Backend::attachment`] does.
+    /// As [`Backend::attachment`], without a walk through its list if the slot has the attachment.
     #[inline]
     pub(crate) fn get(
         &mut self,
@@ -61,7 +61,7 @@ impl<T: Attachment> AttachmentCache<T> {
         } else if self.lookups > LOOKUPS_BEFORE_CACHING {
             let slots = self.slots.get_or_insert_with(Box::default);
             let slot = &mut slots[slot(backend.incarnation())];
-            // With many more backends than places, most lookups are in vain: few are noted.
+            // With many more backends than slots, most look-ups miss; few of them replace an entry.
             if slot.is_none() || self.lookups % OVERWRITE_EVERY == 0 {
                 *slot = Some((backend.incarnation(), kept.clone()));
             }
@@ -90,10 +90,11 @@ impl<T> Clone for AttachmentCache<T> {
     }
 }
 
-/// 256 bytes.
+/// A cache of 256 bytes.
 const SLOTS: usize = 16;
-/// A service that makes no more requests than this keeps nothing.
+/// A service that makes no more requests than this allocates no cache.
 const LOOKUPS_BEFORE_CACHING: u32 = 4;
+/// Of the look-ups that miss an occupied slot, one in so many replaces it.
 const OVERWRITE_EVERY: u32 = 16;
 
 #[cfg(test)]
@@ -109,12 +110,12 @@ mod tests {
     }
 
     #[test]
-    fn what_is_found_is_what_is_kept_under_the_key() {
+    fn the_cache_returns_what_is_attached_under_the_key() {
         let backends: Vec<_> = (0..50).map(|n| backend(&n.to_string())).collect();
         let keys = [AttachmentKey::new(), AttachmentKey::new()];
         let mut cache = AttachmentCache::default();
         for turn in 0..400 {
-            // Few at first, then more than there are places; now and then under another key.
+            // Few backends at first, then more than there are slots; at times under another key.
             let few = if turn < 200 { 4 } else { backends.len() };
             let backend = &backends[turn * 7 % few];
             let key = &keys[turn / 90 % 2];
@@ -123,13 +124,13 @@ mod tests {
             assert!(Arc::ptr_eq(&found, &kept), "{turn}");
             assert_eq!(found.0, backend.incarnation());
         }
-        let slots = cache.slots.as_ref().expect("it is worth it");
+        let slots = cache.slots.as_ref().expect("the cache is allocated");
         assert!(slots.iter().all(Option::is_some));
         assert!(cache.clone().slots.is_none(), "a clone begins empty");
     }
 
     #[test]
-    fn a_service_of_few_requests_keeps_nothing() {
+    fn a_service_of_few_requests_allocates_no_cache() {
         let (backend, key) = (backend("a"), AttachmentKey::new());
         let mut cache = AttachmentCache::default();
         for _ in 0..LOOKUPS_BEFORE_CACHING {

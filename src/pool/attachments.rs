@@ -1,5 +1,8 @@
-//! What rooms keep with a backend: a list whose places are used again, so that who looks takes no
-//! lock.
+//! Attachments: state that layers keep with a backend, such as idle connections.
+//!
+//! The attachments of a backend are a linked list of slots that only grows. A slot is used again once
+//! its key is gone, and is never freed before the backend, so that a look-up follows plain references
+//! and takes no lock.
 
 use std::{
     any::Any,
@@ -18,23 +21,58 @@ use arc_swap::ArcSwapOption;
 
 use crate::error::ErrorKind;
 
-/// What a room keeps with a backend, such as the proxy's idle connections.
+/// State that a layer keeps with a backend, made and found with
+/// [`Backend::attachment`](super::Backend::attachment).
+///
+/// The pool calls the methods without holding its lock, so that they may call the pool. Each has a
+/// default that does nothing.
+///
+/// # Example
+///
+/// ```
+/// use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+///
+/// use evenkeel::{Backend, Pool, pool::{Attachment, AttachmentKey}};
+///
+/// #[derive(Default)]
+/// struct Cache {
+///     cleared: AtomicBool,
+/// }
+///
+/// impl Attachment for Cache {
+///     fn retire(&self) {
+///         self.cleared.store(true, Relaxed);
+///     }
+/// }
+///
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let key = AttachmentKey::new();
+/// let pool = Pool::new([Backend::new("a", "http://127.0.0.1:9001")?])?;
+/// let cache = pool.snapshot().backends()[0].attachment(&key, Cache::default);
+/// pool.start_maintenance("a")?;
+/// assert!(cache.cleared.load(Relaxed));
+/// # Ok(())
+/// # }
+/// ```
 pub trait Attachment: Any + Send + Sync {
-    /// Called when the backend is drained, put into maintenance or removed: let go of what is
-    /// idle. May be called more than once, and never on the request path.
+    /// Releases what is idle. Called when the backend is drained, put into maintenance, evacuated or
+    /// removed, when its address changes, and when a drain ends; several calls may come. Never called
+    /// on the request path.
     fn retire(&self) {}
 
-    /// Called when the pool itself ended an ejection of the backend, as nobody else is left: what
-    /// led to it is to be forgotten. Never on the request path.
+    /// Forgets the failures that led to an ejection. Called when the pool ended the ejection because
+    /// no other backend was usable; not after [`Pool::readmit`](super::Pool::readmit). Never called on
+    /// the request path.
     fn readmitted(&self) {}
 
-    /// Called when a response of the backend broke off after it had begun, by the backend's
-    /// fault: what began as a success was none. Rare, and on the request path.
+    /// Counts a response as failed that broke off after it had begun, by the backend's fault. Called
+    /// on the request path, and rarely.
     fn broken(&self, _kind: ErrorKind) {}
 }
 
-/// Names one kind of [`Attachment`] of one owner. What is kept under it is let go of some time
-/// after the last clone of it.
+/// The key of an [`Attachment`]: each layer makes one and finds its own attachments with it.
+///
+/// Some time after the last clone of a key is gone, the attachments under it are dropped.
 pub struct AttachmentKey<T> {
     number: u64,
     alive: Arc<()>,
@@ -42,7 +80,7 @@ pub struct AttachmentKey<T> {
 }
 
 impl<T> AttachmentKey<T> {
-    /// Makes a key unlike any other of this process.
+    /// Makes a key that is different from every other key of this process.
     #[must_use]
     pub fn new() -> Self {
         static NEXT: AtomicU64 = AtomicU64::new(1);
@@ -57,7 +95,7 @@ impl<T> AttachmentKey<T> {
         self.number
     }
 
-    /// Lives as long as a clone of this key.
+    /// Returns a reference that is alive as long as a clone of this key.
     fn alive(&self) -> Weak<()> {
         Arc::downgrade(&self.alive)
     }
@@ -85,7 +123,7 @@ impl<T> fmt::Debug for AttachmentKey<T> {
     }
 }
 
-/// What an attachment is told.
+/// A call of one of the methods of [`Attachment`].
 #[derive(Clone, Copy)]
 pub(super) enum Notification {
     Broken(ErrorKind),
@@ -96,13 +134,14 @@ pub(super) enum Notification {
 #[derive(Default)]
 pub(super) struct Attachments {
     first: Link,
+    /// Held while an attachment is added.
+    /// Held while an attachment is added.
     adding: Mutex<()>,
 }
 
 type Link = OnceLock<Box<Slot>>;
 
-/// A place. It never goes away; what is kept there does, once its key is gone and another asks
-/// for a place.
+/// A slot of the list. It is never removed; another attachment takes it once its key is gone.
 #[derive(Default)]
 struct Slot {
     number: AtomicU64,
@@ -118,8 +157,8 @@ struct Attached {
 }
 
 impl Attachments {
-    /// Returns what is kept under `key`, making it when it is missing; made once, whoever asks
-    /// at the same time.
+    /// Returns the attachment under `key`, and makes it first if there is none. Of concurrent calls,
+    /// one makes it.
     pub(super) fn get<T: Attachment>(
         &self,
         key: &AttachmentKey<T>,
@@ -128,7 +167,7 @@ impl Attachments {
         if let Some(found) = self.find(key) {
             return found;
         }
-        let one_at_a_time = self.adding.lock().unwrap_or_else(PoisonError::into_inner);
+        let guard = self.adding.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(found) = self.find(key) {
             return found;
         }
@@ -144,8 +183,8 @@ impl Attachments {
                 (None, _) => {}
             },
         });
-        drop(one_at_a_time);
-        // A room's own, whose end may take its time.
+        drop(guard);
+        // Without the lock: dropping an attachment runs code of a layer.
         drop(gone);
         made
     }
@@ -157,14 +196,14 @@ impl Attachments {
     }
 
     fn find<T: Attachment>(&self, key: &AttachmentKey<T>) -> Option<Arc<T>> {
-        // Whoever has the key keeps what is kept under it.
+        // The caller holds the key, so that no other attachment can take the slot meanwhile.
         let is_it = |slot: &&Slot| slot.number.load(Acquire) == key.number();
         let kept = self.iter().find(is_it)?.attached.load();
         let kept = kept.as_ref().filter(|kept| kept.number == key.number())?;
         kept.any.clone().downcast().ok()
     }
 
-    /// Returns one that nobody has a key of any more, else one at the end. Under the lock only.
+    /// Returns a slot whose key is gone, else a new one at the end. Under the lock only.
     fn free_slot(&self) -> &Slot {
         let mut last = &self.first;
         for slot in self.iter() {
@@ -191,7 +230,7 @@ impl Attachments {
 }
 
 impl Slot {
-    /// Returns what was kept there.
+    /// Puts an attachment into the slot; returns the one that it replaces.
     fn put(&self, kept: Attached) -> Option<Arc<Attached>> {
         let number = kept.number;
         let gone = self.attached.swap(Some(Arc::new(kept)));
@@ -201,7 +240,7 @@ impl Slot {
 }
 
 impl Drop for Attachments {
-    /// One after the other: left to itself, a long list would be dropped by recursion.
+    /// Drops the slots in a loop: the derived drop of a long list would recurse and overflow the stack.
     fn drop(&mut self) {
         let mut next = self.first.take();
         while let Some(mut slot) = next {
@@ -228,7 +267,7 @@ mod tests {
     }
 
     #[test]
-    fn each_key_has_its_own_and_all_are_told() {
+    fn each_key_has_its_own_attachment_and_all_are_notified() {
         let list = Attachments::default();
         let keys: Vec<AttachmentKey<Counting>> = (0..5).map(|_| AttachmentKey::new()).collect();
         let made = keys.iter().map(|key| list.get(key, Counting::default));
@@ -242,7 +281,7 @@ mod tests {
     }
 
     #[test]
-    fn who_asks_at_once_gets_the_same() {
+    fn concurrent_calls_get_the_same_attachment() {
         let (list, key) = (Attachments::default(), AttachmentKey::<Counting>::new());
         let others: Vec<AttachmentKey<Counting>> = (0..20).map(|_| AttachmentKey::new()).collect();
         let made = AtomicUsize::new(0);
@@ -269,7 +308,7 @@ mod tests {
     }
 
     #[test]
-    fn a_key_that_is_gone_leaves_its_place_to_another() {
+    fn a_key_that_is_gone_leaves_its_slot_to_another() {
         let list = Attachments::default();
         let stays = AttachmentKey::<Counting>::new();
         let kept = list.get(&stays, Counting::default);
@@ -277,7 +316,10 @@ mod tests {
         for _ in 0..1_000 {
             let key = AttachmentKey::new();
             let made = list.get(&key, Counting::default);
-            assert!(last.upgrade().is_none(), "what had the place is let go of");
+            assert!(
+                last.upgrade().is_none(),
+                "the previous attachment of the slot is dropped"
+            );
             last = Arc::downgrade(&made);
             let again = list.get(&key.clone(), || unreachable!("it is there"));
             assert!(Arc::ptr_eq(&again, &made));

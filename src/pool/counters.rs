@@ -1,4 +1,4 @@
-//! How many requests a backend has, and has had: what each of them writes.
+//! The counters that each request of a backend writes: requests in flight, and requests so far.
 
 use std::sync::atomic::{
     AtomicBool, AtomicU32, AtomicU64,
@@ -7,19 +7,20 @@ use std::sync::atomic::{
 
 use super::state::set;
 
-/// Requests in flight and requests so far in one word, so that a slot is taken with one addition.
+/// Requests in flight and requests so far in one word, so that one addition takes a slot and counts
+/// the request.
 ///
-/// On cache lines of its own, apart from what every pick reads.
+/// Aligned to cache lines of its own, apart from what every pick reads.
 #[repr(align(128))]
 #[derive(Default)]
 pub(super) struct RequestCounters {
-    /// Those in flight in the lower half, those so far in the upper, which turns over.
+    /// The requests in flight in the lower half, the requests so far in the upper, which wraps.
     word: AtomicU64,
-    /// How often the upper half came to its middle, or to its end.
+    /// How often the upper half passed its middle or its end.
     half_wraps: AtomicU32,
-    /// How many wait for the last request in flight to end.
+    /// The number of drains that wait for the last request in flight.
     drain_waiters: AtomicU32,
-    /// Has a cap of requests in flight: somebody may wait for a slot.
+    /// The backend has a cap, so that a request may wait for a slot.
     capped: AtomicBool,
 }
 
@@ -34,7 +35,7 @@ impl RequestCounters {
             let so_far = self.word.load(SeqCst) >> 32;
             let again = self.half_wraps.load(SeqCst);
             if again == half_wraps {
-                // Whoever came to the middle or to the end has not told of it yet.
+                // The request that passed the middle or the end may not have counted that yet.
                 let uncounted = (so_far >> 31) ^ u64::from(half_wraps & 1);
                 return ((u64::from(half_wraps) + uncounted) >> 1 << 32) | so_far;
             }
@@ -47,9 +48,10 @@ impl RequestCounters {
         self.count_half_wrap(self.word.fetch_add(REQUEST | SLOT, SeqCst));
     }
 
-    /// Takes a slot below the cap, wait-free: adds, checks, and undoes where it was reached.
+    /// Takes a slot below the cap, wait-free: adds, compares, and undoes the addition if the cap was
+    /// reached.
     pub(super) fn acquire_below(&self, cap: u32) -> Acquisition {
-        // A full backend is told by a read, which leaves its cache line shared.
+        // A read finds a full backend without taking its cache line from other threads.
         if self.in_flight() >= cap {
             return Acquisition::Full;
         }
@@ -68,10 +70,10 @@ impl RequestCounters {
         }
     }
 
-    /// Gives a slot back; returns true where the last request in flight ended and somebody waits
-    /// for that.
+    /// Gives a slot back; returns true if it was the last request in flight and a drain waits for
+    /// that.
     pub(super) fn release(&self) -> bool {
-        // Ordered before the look at the drain_waiters, as they write before they read the count.
+        // Sequentially consistent: a drain adds itself as a waiter before it reads the count.
         low(self.word.fetch_sub(SLOT, SeqCst)) == 1 && self.has_drain_waiter()
     }
 
@@ -85,6 +87,7 @@ impl RequestCounters {
         }
     }
 
+    /// Makes [`release`](Self::release) report the end of the last request in flight.
     pub(super) fn add_drain_waiter(&self) {
         self.drain_waiters.fetch_add(1, SeqCst);
     }
@@ -93,7 +96,8 @@ impl RequestCounters {
         self.drain_waiters.fetch_sub(1, SeqCst);
     }
 
-    /// As ordered with [`add_drain_waiter`](Self::add_drain_waiter).
+    /// Returns true if no request is in flight, ordered after
+    /// [`add_drain_waiter`](Self::add_drain_waiter).
     pub(super) fn is_empty(&self) -> bool {
         low(self.word.load(SeqCst)) == 0
     }
@@ -107,20 +111,23 @@ impl RequestCounters {
     }
 }
 
+/// Whether a slot below a cap was taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Acquisition {
+    /// The cap was reached.
     Full,
-    /// No; for a moment there was one more in flight.
+    /// The cap was reached; for a moment the count was one too high.
     Undone {
-        /// A slot that became free in between looked taken to others.
+        /// A slot that became free in that moment looked taken to other requests.
         hid_a_slot: bool,
-        /// The last request in flight ended in between, and somebody waits for that.
+        /// The last request in flight ended in that moment, and a drain waits for that.
         was_last: bool,
     },
+    /// A slot was taken.
     Acquired,
 }
 
-/// The lower half.
+/// Returns the lower half of the word.
 fn low(word: u64) -> u32 {
     word as u32
 }
@@ -135,7 +142,7 @@ mod tests {
 
     use super::*;
 
-    /// After as many requests, none in flight.
+    /// Counters after this many requests, none of them in flight.
     fn after(requests: u64) -> RequestCounters {
         let counters = RequestCounters::default();
         counters.word.store(requests << 32, SeqCst);
@@ -144,7 +151,7 @@ mod tests {
     }
 
     #[test]
-    fn slots_and_requests_do_not_get_into_one_another() {
+    fn slots_and_requests_do_not_carry_into_each_other() {
         let counters = RequestCounters::default();
         for _ in 0..3 {
             counters.acquire();
@@ -154,7 +161,7 @@ mod tests {
         assert_eq!(counters.acquire_below(4), Acquisition::Acquired);
         assert_eq!((counters.in_flight(), counters.requests()), (4, 4));
         for _ in 0..4 {
-            assert!(!counters.release(), "nobody waits");
+            assert!(!counters.release(), "no drain waits");
         }
         assert_eq!((counters.in_flight(), counters.requests()), (0, 4));
         assert!(counters.is_empty());
@@ -167,13 +174,13 @@ mod tests {
     }
 
     #[test]
-    fn requests_are_counted_on_where_their_half_of_the_word_is_full() {
+    fn requests_are_counted_past_the_end_of_their_half_word() {
         for cap in [None, Some(9)] {
             let counters = RequestCounters::default();
             counters.word.fetch_add(2, SeqCst);
             let mut requests = 0;
             for wrap in 1..7 {
-                // None that comes to a boundary is left out.
+                // No request that passes a boundary is left out.
                 let jump = wrap * HALF_WRAP - 3 - requests;
                 counters.word.fetch_add(jump << 32, SeqCst);
                 requests += jump;
@@ -192,9 +199,9 @@ mod tests {
     }
 
     #[test]
-    fn what_is_undone_is_told_where_it_mattered() {
-        // In flight, with the one that is to be undone; whether anybody watches; what is told.
-        for (in_flight, watched, hid_a_slot, was_last) in [
+    fn an_undone_acquisition_says_what_it_hid() {
+        // In flight with the undone one; whether a drain waits; what the result says.
+        for (in_flight, drain_waits, hid_a_slot, was_last) in [
             (3, true, false, false),
             (2, true, true, false),
             (1, true, true, true),
@@ -202,7 +209,7 @@ mod tests {
         ] {
             let counters = RequestCounters::default();
             counters.word.store(in_flight, SeqCst);
-            if watched {
+            if drain_waits {
                 counters.add_drain_waiter();
             }
             let undone = Acquisition::Undone {
@@ -216,10 +223,10 @@ mod tests {
     }
 
     #[test]
-    fn whoever_reads_amid_a_turn_reads_right() {
+    fn a_read_amid_a_wrap_is_right() {
         for before in [HALF_WRAP - 1, 2 * HALF_WRAP - 1, 5 * HALF_WRAP - 1] {
             let counters = after(before);
-            // Counted, and not told of yet.
+            // The word is written, the wrap not counted yet.
             let word = counters.word.fetch_add(REQUEST | SLOT, SeqCst);
             assert_eq!(counters.requests(), before + 1);
             counters.count_half_wrap(word);

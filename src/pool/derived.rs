@@ -1,4 +1,5 @@
-//! Tables that rooms above hang on a snapshot, rebuilt on the control path.
+//! Tables that layers derive from each snapshot, such as a strategy's order or the tokens of sticky
+//! cookies. They are built on the control path and read by requests through a key.
 
 use std::{
     any::{Any, TypeId},
@@ -14,10 +15,27 @@ use std::{
 use super::{Backend, Group, Pool};
 
 impl Pool {
-    /// Hangs a table over all members on every snapshot, rebuilt when membership or settings
-    /// change. The closure runs on the control path, never on a request's, while other changes of
-    /// the pool wait: it must not change the pool itself. The table is let go of some time after
-    /// the last clone of what this returns.
+    /// Adds a table over all members to every snapshot. The pool rebuilds it when membership or
+    /// settings change, not when health does.
+    ///
+    /// `make` runs on the control path, under the pool's lock: it must not call a method that changes
+    /// the pool, which would deadlock, and its time delays other changes. The pool drops the table
+    /// some time after the last clone of the returned key.
+    ///
+    /// # Example
+    ///
+    /// ```
+    /// use evenkeel::{Backend, Pool};
+    ///
+    /// # fn main() -> Result<(), evenkeel::ConfigError> {
+    /// let pool = Pool::new([Backend::new("a", "http://127.0.0.1:9001")?])?;
+    /// let ports = pool.derive(|all| all.iter().map(Backend::port).collect::<Vec<_>>());
+    /// assert_eq!(pool.snapshot().derived(&ports), Some(&vec![9001]));
+    /// pool.upsert(Backend::new("b", "http://127.0.0.1:9002")?);
+    /// assert_eq!(pool.snapshot().derived(&ports), Some(&vec![9001, 9002]));
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn derive<T: Send + Sync + 'static>(
         &self,
         make: impl Fn(&[Backend]) -> T + Send + 'static,
@@ -29,9 +47,12 @@ impl Pool {
         Derived::new(key)
     }
 
-    /// Hangs a table over the usable backends of each group on every snapshot. The closure runs
-    /// on the control path at every change of health, too, and must not change the pool itself.
-    /// The table is let go of some time after the last clone of what this returns.
+    /// Adds a table over each [`Group`] to every snapshot. The pool rebuilds it at every change,
+    /// those of health included.
+    ///
+    /// `make` runs under the same conditions as that of [`derive`](Self::derive), and the pool drops
+    /// the table in the same way. [`Snapshot::derived_group`](super::Snapshot::derived_group) reads
+    /// it.
     pub fn derive_groups<T: Send + Sync + 'static>(
         &self,
         make: impl Fn(&Group) -> T + Send + 'static,
@@ -43,8 +64,8 @@ impl Pool {
         DerivedGroups::new(key)
     }
 
-    /// As [`derive`](Self::derive), for a table that is a function of the members alone and that
-    /// is told by its type: made once, however many ask for it.
+    /// As [`derive`](Self::derive), for a table that depends on the members alone: all callers that
+    /// ask for the same type share one table.
     pub(crate) fn derive_once<T: Send + Sync + 'static>(
         &self,
         make: fn(&[Backend]) -> T,
@@ -61,9 +82,8 @@ impl Pool {
         Derived::new(key)
     }
 
-    /// As [`derive_groups`](Self::derive_groups), for a table that is a function of the group
-    /// alone and that is told by its type: made once, however many strategies (one a worker) ask
-    /// for it.
+    /// As [`derive_groups`](Self::derive_groups), for a table that depends on the group alone: all
+    /// callers that ask for the same type, such as the strategies of several workers, share one table.
     pub(crate) fn derive_groups_once<T: Send + Sync + 'static>(
         &self,
         make: fn(&Group) -> T,
@@ -81,16 +101,15 @@ impl Pool {
     }
 }
 
-/// Names a table over all members; see [`Pool::derive`](super::Pool::derive). The table is let go
-/// of some time after the last clone of its name.
+/// The key of a table over all members; see [`Pool::derive`]. The pool drops the table some time
+/// after the last clone of its key.
 pub struct Derived<T> {
     pub(super) key: TableKey,
     kind: PhantomData<fn() -> T>,
 }
 
-/// Names a table over the usable backends of each group; see
-/// [`Pool::derive_groups`](super::Pool::derive_groups). The table is let go of some time after the
-/// last clone of its name.
+/// The key of a table over each group; see [`Pool::derive_groups`]. The pool drops the table some
+/// time after the last clone of its key.
 pub struct DerivedGroups<T> {
     pub(super) key: TableKey,
     kind: PhantomData<fn() -> T>,
@@ -140,29 +159,29 @@ impl<T> fmt::Debug for DerivedGroups<T> {
     }
 }
 
-/// Where a table is. Places are used again, numbers are not, by any pool: they tell a
-/// table from one that had its slot before.
+/// Where a table is. Slots are used again; numbers are not, by any pool of the process: a number tells
+/// a table from another one that had its slot before.
 #[derive(Clone)]
 pub(super) struct TableKey {
     pub(super) slot: usize,
     number: u64,
-    /// As long as it lives, so does the table.
+    /// The table lives as long as a clone of this.
     alive: Arc<()>,
 }
 
 pub(super) type Table = Arc<dyn Any + Send + Sync>;
 
-/// How each table is built; one list for members, one for groups.
+/// The builders of all tables: one list for tables over members, one for tables over groups.
 #[derive(Default)]
 pub(super) struct Builders {
     pub(super) members: TableBuilders<dyn Fn(&[Backend]) -> Table + Send>,
     pub(super) groups: TableBuilders<dyn Fn(&Group) -> Table + Send>,
 }
 
-/// What makes the tables, each at its slot; a slot may be free.
+/// Builders, each in a slot; a slot may be free.
 pub(super) struct TableBuilders<F: ?Sized> {
     slots: Vec<Option<TableBuilder<F>>>,
-    /// The one table of a type.
+    /// The shared table of a type: its slot, its number, and whether its key is alive.
     by_type: HashMap<TypeId, (usize, u64, Weak<()>)>,
 }
 
@@ -181,7 +200,7 @@ impl Builders {
 }
 
 impl<F: ?Sized> TableBuilders<F> {
-    /// Puts it where there is room.
+    /// Puts a builder into a free slot, else into a new one.
     pub(super) fn add(&mut self, make: Box<F>) -> TableKey {
         self.drop_unused();
         static NEXT: AtomicU64 = AtomicU64::new(1);
@@ -204,7 +223,7 @@ impl<F: ?Sized> TableBuilders<F> {
         }
     }
 
-    /// Returns the name of the one table of this type, where somebody has it still.
+    /// Returns the key of the shared table of this type if a clone of it is alive.
     pub(super) fn find_by_type(&self, kind: TypeId) -> Option<TableKey> {
         let (slot, number, alive) = self.by_type.get(&kind)?;
         Some(TableKey {
@@ -214,13 +233,13 @@ impl<F: ?Sized> TableBuilders<F> {
         })
     }
 
-    /// Says that this is the one table of this type.
+    /// Makes this the shared table of a type.
     pub(super) fn register_type(&mut self, kind: TypeId, key: &TableKey) {
         let alive = Arc::downgrade(&key.alive);
         self.by_type.insert(kind, (key.slot, key.number, alive));
     }
 
-    /// Lets go of those whose names are gone.
+    /// Drops the builders whose keys are gone.
     fn drop_unused(&mut self) {
         for slot in &mut self.slots {
             if slot.as_ref().is_some_and(|m| m.alive.strong_count() == 0) {
@@ -234,7 +253,7 @@ impl<F: ?Sized> TableBuilders<F> {
             .retain(|_, (_, _, alive)| alive.strong_count() > 0);
     }
 
-    /// Makes all tables.
+    /// Builds all tables.
     pub(super) fn build<T>(&self, table: impl Fn(&F) -> T) -> Tables<T> {
         let slots = self.slots.iter();
         Tables(
@@ -254,7 +273,7 @@ impl<F: ?Sized> Default for TableBuilders<F> {
     }
 }
 
-/// The tables of a snapshot, each at its slot.
+/// The tables of a snapshot, each in the slot of its key.
 pub(super) struct Tables<T>(Box<[Option<(u64, T)>]>);
 
 impl<T> Tables<T> {

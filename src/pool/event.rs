@@ -1,4 +1,4 @@
-//! What happened to a pool, told to whoever listens.
+//! The events of a pool: changes of membership, health, circuits and modes.
 
 use std::{borrow::Cow, fmt, sync::Arc, time::Duration};
 
@@ -7,44 +7,45 @@ use tokio::sync::broadcast;
 
 use super::{Backend, Circuit, HealthStatus, Mode};
 
-/// One change of a pool.
+/// One change of a pool. The snapshot shows the change before its event comes.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Event {
-    /// The backend that it is about.
+    /// A handle of the backend that changed. Its getters show the present state, which may be a later
+    /// one than the event's.
     pub backend: Backend,
     /// What changed.
     pub kind: EventKind,
 }
 
-/// What changed.
+/// What changed, with the values before and after where they matter.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum EventKind {
     /// The backend joined.
     Added,
-    /// What the backend offers of itself changed, while its health stayed as it is.
+    /// The capacity of the backend or its wish to be drained changed, while its health stayed.
     Capacity {
-        /// How much of itself it offers from now on: 1.0 in full, less where it is degraded.
+        /// The capacity from now on: 1.0 in full, less while the backend is degraded.
         capacity: f64,
-        /// Whether it asks to be drained.
+        /// Whether the backend asks to be drained.
         draining: bool,
-        /// Why.
+        /// Why the value changed.
         reason: Reason,
     },
-    /// The circuit changed otherwise than by an ejection or a readmission, which
-    /// [`Health`](Self::Health) tells: a trial begins, or failed.
+    /// A trial of a half-open circuit began or failed. An ejection and a readmission come as
+    /// [`Health`](Self::Health).
     Circuit {
         /// The circuit until now.
         from: Circuit,
         /// The circuit from now on.
         to: Circuit,
     },
-    /// The place where the backend stands was evacuated, or restored.
+    /// The backend's locality was evacuated (`true`) or restored (`false`).
     Evacuated(bool),
-    /// Measured health changed.
+    /// Measured health changed, by active checks or by outlier detection.
     Health(Transition),
-    /// An operator's order changed.
+    /// An operator ordered another mode.
     Mode {
         /// The mode until now.
         from: Mode,
@@ -53,14 +54,14 @@ pub enum EventKind {
     },
     /// The backend left.
     Removed,
-    /// Its checks fail for a dependency, as those of all that answer do, and it stays in service
-    /// for that: the name of the dependency, and `None` when that is over.
+    /// The backend's checks fail for a dependency for which those of all backends fail, and it stays
+    /// in service: the name of the dependency, and `None` when that is over.
     SharedFailure(Option<Arc<str>>),
     /// Weight, address or another setting changed.
     Updated,
 }
 
-/// One change of measured health.
+/// One change of measured health, with what led to it.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Transition {
@@ -68,48 +69,52 @@ pub struct Transition {
     pub from: HealthStatus,
     /// Combined health after.
     pub to: HealthStatus,
-    /// Who measured it.
+    /// Active checks or live traffic.
     pub source: Source,
-    /// Why.
+    /// Why health changed.
     pub reason: Reason,
-    /// Consecutive equal results that led here.
+    /// The number of consecutive equal results that led to the change; 0 if it was no result.
     pub streak: u32,
-    /// How long the result that tipped it took, where it was a check.
+    /// How long the check took that led to the change.
     pub latency: Option<Duration>,
-    /// The status that tipped it, where there was an answer in HTTP.
+    /// The HTTP status of the check that led to the change.
     pub status: Option<StatusCode>,
-    /// How long the state before lasted.
+    /// How long the health before lasted.
     pub previous: Duration,
-    /// How often health changed lately, this change included where checks count it.
+    /// How often health changed within the flap window of the checks, this change included.
     pub flaps: u32,
-    /// Changes come so often that they are damped.
+    /// Health changes so often that the checks damp further changes.
     pub flapping: bool,
-    /// How much of itself the backend offers: 1.0 in full, less where it is degraded.
+    /// The backend's capacity: 1.0 in full, less while it is degraded.
     pub capacity: f64,
 }
 
-/// Who measured.
+/// What measured a change of health.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Source {
-    /// An active check.
+    /// Active checks.
     Active,
-    /// Live traffic.
+    /// Outlier detection on live traffic.
     Passive,
 }
 
-/// Why health changed: a code in HAProxy's vocabulary (`L4CON`, `L4TOUT`, `L6RSP`, `L7STS`,
-/// `L7TOUT`, `L7RSP`, `L7OK` …), and a detail for people.
+/// Why health changed: a code of HAProxy's vocabulary and a detail for people.
+///
+/// Codes of checks: `L4CON` (connect failed), `L4TOUT` (connect timed out), `L6RSP` (TLS failed),
+/// `L7OK`, `L7STS` (status), `L7RSP` (invalid response), `L7TOUT` (response timed out) and others.
+/// Codes of the pool: `LAST` (readmitted because no other backend is usable), `UNK` (active checks
+/// stopped), `TIME` (outlier detection stopped), `INI` (restored from a health snapshot).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Reason {
     /// The code.
     pub code: &'static str,
-    /// A detail: a status, an error's text.
+    /// The detail: a status, or the text of an error. May be empty.
     pub detail: Cow<'static, str>,
 }
 
 impl Reason {
-    /// Makes a reason.
+    /// Makes a reason of a code and a detail.
     pub fn new(code: &'static str, detail: impl Into<Cow<'static, str>>) -> Self {
         Self {
             code,
@@ -128,32 +133,50 @@ impl fmt::Display for Reason {
     }
 }
 
-/// The changes of a pool from now on; see [`Pool::subscribe`](super::Pool::subscribe).
+/// The events of a pool from the moment of [`Pool::subscribe`](super::Pool::subscribe).
+///
+/// # Example
+///
+/// ```
+/// use evenkeel::{Backend, Pool, pool::EventKind};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let pool = Pool::new([Backend::new("a", "http://127.0.0.1:9001")?])?;
+/// let mut events = pool.subscribe();
+/// pool.remove("a")?;
+/// let event = events.next().await.expect("the pool lives");
+/// assert_eq!(event.backend.id(), "a");
+/// assert!(matches!(event.kind, EventKind::Removed));
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug)]
 pub struct Events {
     pub(super) receiver: broadcast::Receiver<Event>,
 }
 
 impl Events {
-    /// Waits for the next change; `None` once the pool is gone. A subscriber that falls behind
-    /// by more than 1,024 changes misses the oldest, and a warning says how many.
+    /// Waits for the next event; returns `None` once the last handle of the pool is dropped. A
+    /// subscriber that falls behind by more than 1,024 events misses the oldest, and a warning in the
+    /// log says how many.
     ///
     /// # Cancel safety
     ///
-    /// Nothing is lost when the future is dropped.
+    /// No event is lost if the future is dropped.
     pub async fn next(&mut self) -> Option<Event> {
         loop {
             match self.receiver.recv().await {
                 Ok(event) => return Some(event),
                 Err(broadcast::error::RecvError::Lagged(missed)) => {
-                    tracing::warn!(target: "evenkeel::pool", missed, "a subscriber missed changes");
+                    tracing::warn!(target: "evenkeel::pool", missed, "a subscriber fell behind and missed events");
                 }
                 Err(broadcast::error::RecvError::Closed) => return None,
             }
         }
     }
 
-    /// Returns the next change that is already there.
+    /// Returns the next event if there is one already.
     pub fn try_next(&mut self) -> Option<Event> {
         loop {
             match self.receiver.try_recv() {

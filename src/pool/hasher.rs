@@ -1,13 +1,15 @@
-//! A hash for tables whose keys no client chooses.
+//! A fast hasher for tables whose keys no client chooses.
 
 use std::hash::{BuildHasherDefault, Hasher};
 
-/// Makes [`IdHasher`]s.
+/// The builder of [`IdHasher`]s for a hash map.
 pub(crate) type BuildIdHasher = BuildHasherDefault<IdHasher>;
 
-/// Multiplies eight bytes at a time: a tenth of what the standard hasher costs, whose secret
-/// guards against keys made to collide. Backends' ids come from the operator, and tokens are a
-/// keyed hash themselves: a client looks them up, and puts none in.
+/// A hasher that multiplies eight bytes at a time, at a tenth of the standard hasher's cost.
+///
+/// The standard hasher has a secret, which guards against keys that are made to collide. The keys here
+/// need no guard: ids come from the operator, and tokens of sticky cookies are a keyed hash, which a
+/// client can look up but not insert.
 #[derive(Default)]
 pub(crate) struct IdHasher(u64);
 
@@ -29,7 +31,7 @@ impl Hasher for IdHasher {
     }
 
     fn write_u64(&mut self, value: u64) {
-        // The high half of a product depends on all bits: it is brought down for the next.
+        // The high half of a product depends on all bits, so it becomes the low half of the next.
         self.0 = (self.0 ^ value).wrapping_mul(FACTOR).rotate_left(32);
     }
 
@@ -38,7 +40,7 @@ impl Hasher for IdHasher {
     }
 
     fn finish(&self) -> u64 {
-        // Tables look at both ends.
+        // A hash map reads both ends of the hash.
         self.0 ^ self.0 >> 32
     }
 }
@@ -60,8 +62,8 @@ mod tests {
     }
 
     #[test]
-    fn ids_as_people_number_them_fall_apart() {
-        // As a table of twice that many places sees them, and its seven bits of each.
+    fn numbered_ids_spread_over_the_table() {
+        // As a table of twice that many slots reads the hashes, and its seven control bits of each.
         let count = 10_000;
         let ids = |i: usize| format!("web-{i:05}.eu-west-1.shop.example:8080");
         let names = |i: usize| format!("b{i}");
@@ -69,14 +71,14 @@ mod tests {
             let hashes: Vec<_> = (0..count).map(|i| hash(make(i).as_str())).collect();
             let low: HashSet<_> = hashes.iter().map(|h| h % 32_768).collect();
             let high: HashSet<_> = hashes.iter().map(|h| h >> 57).collect();
-            // Thrown at random, 10,000 into 32,768 places hit 8,620 of them.
-            assert!(low.len() > 8_000, "{} places", low.len());
+            // 10,000 random hashes would hit 8,620 of 32,768 slots.
+            assert!(low.len() > 8_000, "{} slots", low.len());
             assert_eq!(high.len(), 128);
         }
     }
 
     #[test]
-    fn each_byte_and_each_place_counts() {
+    fn each_byte_and_its_position_count() {
         let base = hash("abcdefghijk");
         for other in ["abcdefghijK", "Abcdefghijk", "abcdefgh", "ijkabcdefgh", ""] {
             assert_ne!(hash(other), base, "{other}");

@@ -1,43 +1,65 @@
-//! What is known of the backends' health, to be kept over a restart.
+//! The health of a pool's backends in a form that can be stored and restored after a restart.
 
 use super::{
     Backend, HealthStatus, Pool, Reason, Source, routing::thousandths, state::FULL,
     transition::Cause,
 };
 
-/// What is known of the health of a pool's backends, fit to be stored (serde under the feature
-/// `serde`) and given to the pool of the next process: see [`Pool::restore_health`].
+/// The measured health of a pool's backends, to be stored and given to the pool of the next process
+/// with [`Pool::restore_health`].
+///
+/// Without it, a restarted balancer holds every backend until its first check, or sends traffic to
+/// backends that the process before knew to be down. With the feature `serde` it can be serialized.
+///
+/// # Example
+///
+/// ```
+/// use evenkeel::{Backend, Pool, pool::{HealthStatus, Measurement, Reason}};
+///
+/// # fn main() -> Result<(), evenkeel::ConfigError> {
+/// let backend = || Backend::new("a", "http://127.0.0.1:9001");
+/// let before = Pool::new([backend()?])?;
+/// let member = before.snapshot().backends()[0].clone();
+/// before.measure(&member, Measurement::new(HealthStatus::Unhealthy, Reason::new("L4CON", "")));
+/// let stored = before.health_snapshot();
+///
+/// let after = Pool::new([backend()?])?;
+/// assert_eq!(after.restore_health(&stored), 1);
+/// assert_eq!(after.snapshot().backends()[0].health(), HealthStatus::Unhealthy);
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Debug, Default, PartialEq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[non_exhaustive]
 pub struct HealthSnapshot {
-    /// One for each member that was measured.
+    /// One record for each member whose health is not unknown.
     pub backends: Vec<BackendHealth>,
 }
 
-/// What is known of one backend's health.
+/// The measured health of one backend.
 #[derive(Clone, Debug, PartialEq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[non_exhaustive]
 pub struct BackendHealth {
-    /// Its id.
+    /// The backend's id.
     pub id: String,
-    /// Where it is dialled: what was measured holds for no other address.
+    /// The endpoint of its connections. The record is not restored for another endpoint.
     pub address: String,
-    /// Whether it serves, checks and live traffic combined.
+    /// Whether it was healthy, checks and outlier detection combined.
     pub healthy: bool,
-    /// For how many milliseconds it has been so.
+    /// How long it had been so, in milliseconds.
     pub for_ms: u64,
-    /// How much of itself it offers.
+    /// Its capacity, 1.0 in full.
     pub capacity: f64,
-    /// Whether it asks to be drained.
+    /// Whether it asked to be drained.
     pub draining: bool,
-    /// How often health changed lately.
+    /// How often its health changed within the flap window.
     pub flaps: u32,
 }
 
 impl Pool {
-    /// Returns what is known of the backends' health. Those not measured yet are left out.
+    /// Returns the measured health of the backends, without those whose health is unknown.
     #[must_use]
     pub fn health_snapshot(&self) -> HealthSnapshot {
         let snapshot = self.snapshot();
@@ -62,12 +84,13 @@ impl Pool {
         }
     }
 
-    /// Takes over what an earlier process knew, before checks begin: members that were down stay
-    /// down until checks pass, those that were up serve from the start. Only what was not
-    /// measured since is taken over, by id and address; nothing turns a backend that is down into
-    /// one that is up (invariant A). Returns how many backends it was taken over for.
+    /// Takes over the health that an earlier process measured; call it before checks begin. A member
+    /// that was unhealthy stays out of service until a check passes, and one that was healthy serves
+    /// from the start. A record is taken over only for a member of the same id and endpoint that was
+    /// not measured since, so that it never turns an unhealthy member healthy (invariant A). Returns
+    /// the number of records that were taken over.
     ///
-    /// Without active checks a backend that is restored as down stays so.
+    /// Without active checks, no check ever corrects a member that is restored as unhealthy.
     pub fn restore_health(&self, known: &HealthSnapshot) -> usize {
         let mut restored = 0;
         for record in &known.backends {

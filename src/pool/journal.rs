@@ -1,20 +1,19 @@
-//! What an operator reads of a pool: one line for each change that is not a check's result.
+//! The log lines of a pool: one for each change that is not a check's result.
 //!
-//! Each line is written on the control path before the snapshot that shows the change, so that
-//! the lines stand in the order in which things happened, and what follows from a change stands
-//! behind it.
+//! The control path writes a line before the snapshot that shows the change, so that the lines stand
+//! in the order of the changes, and before the lines that follow from them.
 
 use super::{Backend, Locality, Mode, Reason, Snapshot, control::Control, state::FULL};
 
-/// Whether the pool has a backend for new requests, as far as the log has it.
+/// What the log last said about usable backends.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) enum Supply {
-    /// The pool had none yet, as it was empty.
+    /// Nothing: the pool has had no usable backend yet.
     #[default]
     Empty,
-    /// An ERROR said that there is none.
+    /// An ERROR said that none is usable.
     Out,
-    /// There is one, or one that waits for its first check.
+    /// One is usable, or waits for its first check.
     Serves,
 }
 
@@ -28,7 +27,7 @@ impl Supply {
 }
 
 impl Control {
-    /// Says when the last usable backend is gone, and when there is one again.
+    /// Logs when the last usable backend is gone, and when one is usable again.
     pub(super) fn note_supply(&mut self, next: &Snapshot) {
         let members = self.members.len();
         match (self.supply, Supply::of(next)) {
@@ -39,7 +38,7 @@ impl Control {
                 );
                 self.supply = Supply::Out;
             }
-            // One that waits for its first check is no news yet.
+            // A backend that waits for its first check does not serve yet.
             (Supply::Out, Supply::Serves) if next.usable_by_health() > 0 => {
                 let usable = next.usable_by_health();
                 tracing::info!(
@@ -54,7 +53,7 @@ impl Control {
     }
 }
 
-/// What one call changed of the membership.
+/// The changes of membership of one call.
 #[derive(Default)]
 pub(super) struct Membership {
     lines: Vec<Line>,
@@ -75,7 +74,7 @@ impl Membership {
         self.lines.push(Line::Left(backend.clone()));
     }
 
-    /// Notes which settings changed, if any did.
+    /// Adds the names of the changed settings, if any.
     pub(super) fn changed(&mut self, backend: &Backend, before: &Backend) {
         let changed = backend.differs_in(before);
         if !changed.is_empty() {
@@ -84,7 +83,7 @@ impl Membership {
         }
     }
 
-    /// Writes a line for each backend, or one for all where there are very many.
+    /// Writes a line for each backend, or one for all if there are more than [`MOST_LINES`].
     pub(super) fn log(&self, members: usize) {
         if self.lines.len() > MOST_LINES {
             let count = |is: fn(&Line) -> bool| self.lines.iter().filter(|line| is(line)).count();
@@ -118,8 +117,8 @@ impl Membership {
     }
 }
 
-/// Says what an operator ordered.
-pub(super) fn ordered(backend: &Backend, from: Mode, to: Mode) {
+/// Logs an operator's order for a backend.
+pub(super) fn mode_changed(backend: &Backend, from: Mode, to: Mode) {
     let (id, from, in_flight) = (backend.id(), from.as_str(), backend.in_flight());
     match to {
         Mode::Draining { until } => {
@@ -140,7 +139,7 @@ pub(super) fn ordered(backend: &Backend, from: Mode, to: Mode) {
     }
 }
 
-/// Says that a drain's deadline passed.
+/// Logs that a drain's deadline passed.
 pub(super) fn drain_ended(backend: &Backend) {
     tracing::info!(
         target: "evenkeel::pool",
@@ -149,23 +148,28 @@ pub(super) fn drain_ended(backend: &Backend) {
     );
 }
 
-/// Says what an operator ordered for a place.
-pub(super) fn relocated(place: &Locality, backends: usize, evacuated: bool) {
+/// Logs an operator's order for a locality.
+pub(super) fn evacuation_changed(locality: &Locality, backends: usize, evacuated: bool) {
     match evacuated {
         true => tracing::info!(
             target: "evenkeel::pool",
-            %place, backends, "the place is evacuated"
+            %locality, backends, "the locality is evacuated"
         ),
         false => tracing::info!(
             target: "evenkeel::pool",
-            %place, backends, "the place is restored"
+            %locality, backends, "the locality is restored"
         ),
     }
 }
 
-/// Says that a backend asks to be drained or not any more, and that it is degraded or not any
-/// more; how much of itself a degraded one offers may change with each check, and is no line.
-pub(super) fn offers(backend: &Backend, from: (u32, bool), to: (u32, bool), reason: &Reason) {
+/// Logs when a backend begins or ceases to ask to be drained, and to be degraded. The capacity of a
+/// degraded backend may change with each check, which is no line.
+pub(super) fn capacity_changed(
+    backend: &Backend,
+    from: (u32, bool),
+    to: (u32, bool),
+    reason: &Reason,
+) {
     let id = backend.id();
     match (from.1, to.1) {
         (false, true) => tracing::info!(
@@ -192,7 +196,7 @@ pub(super) fn offers(backend: &Backend, from: (u32, bool), to: (u32, bool), reas
     }
 }
 
-/// Says that live traffic took a backend out.
+/// Logs an ejection.
 pub(super) fn ejected(backend: &Backend, reason: &Reason, streak: u32) {
     tracing::warn!(
         target: "evenkeel::pool",
@@ -201,7 +205,7 @@ pub(super) fn ejected(backend: &Backend, reason: &Reason, streak: u32) {
     );
 }
 
-/// Says that an ejection is over.
+/// Logs the end of an ejection.
 pub(super) fn readmitted(backend: &Backend, reason: &Reason) {
     tracing::info!(
         target: "evenkeel::pool",
@@ -210,5 +214,5 @@ pub(super) fn readmitted(backend: &Backend, reason: &Reason) {
     );
 }
 
-/// A list of a handful is read line by line; one of a whole zone is not.
+/// An operator reads a handful of lines; a whole zone that joins at once is one line.
 const MOST_LINES: usize = 16;

@@ -1,17 +1,18 @@
-//! Which of several does for a pool what is to be done once, such as checking its backends.
+//! Leader election within a process: which of several layers of one pool does a task that the pool
+//! needs once, such as checking its backends.
 
 use tokio::sync::watch;
 
 use super::Pool;
 
-/// Where settings come from: those that a user gave go before defaults.
+/// The origin of a candidate's settings. Settings that a user gave rank above defaults.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Rank {
     Default,
     Given,
 }
 
-/// Those that stand for it.
+/// The candidates of a pool, and its leader.
 #[derive(Default)]
 pub(super) struct Candidates {
     standing: Vec<(Rank, u64)>,
@@ -20,8 +21,8 @@ pub(super) struct Candidates {
 }
 
 impl Candidates {
-    /// The highest rank leads, and of these the one that came last: a reload's settings hold from
-    /// the moment that they are there.
+    /// Makes the newest candidate of the highest rank the leader, so that the settings of a reload
+    /// hold from the moment of their arrival.
     fn elect(&self) {
         let leader = self.standing.iter().max().map_or(0, |(_, number)| *number);
         self.leader.send_if_modified(|now| {
@@ -33,7 +34,7 @@ impl Candidates {
 }
 
 impl Pool {
-    /// Stands for the lead until the candidate is dropped.
+    /// Adds a candidate, which takes part until it is dropped.
     pub(crate) fn stand(&self, rank: Rank) -> Candidate {
         let mut control = self.control();
         let candidates = &mut control.candidates;
@@ -49,7 +50,7 @@ impl Pool {
     }
 }
 
-/// One that stands for the lead; see [`Pool::stand`].
+/// A candidate of an election; see [`Pool::stand`].
 #[derive(Debug)]
 #[must_use]
 pub(crate) struct Candidate {
@@ -59,15 +60,19 @@ pub(crate) struct Candidate {
 }
 
 impl Candidate {
-    /// Returns true if this one leads; what changes from now on ends [`changed`](Self::changed).
+    /// Returns true if this candidate leads. A later change of the leader ends
+    /// [`changed`](Self::changed).
     pub(crate) fn leads(&mut self) -> bool {
         *self.leader.borrow_and_update() == self.number
     }
 
-    /// Ends when another leads than [`leads`](Self::leads) last saw. It may be dropped and called
-    /// again without missing a change.
+    /// Ends when the leader is another one than at the last call of [`leads`](Self::leads).
+    ///
+    /// # Cancel safety
+    ///
+    /// No change is missed if the future is dropped and the method is called again.
     pub(crate) async fn changed(&mut self) {
-        // The sender lives as long as the pool, which is held here.
+        // The sender cannot be gone: the candidate holds the pool.
         let _ = self.leader.changed().await;
     }
 }
@@ -99,14 +104,14 @@ mod tests {
         let mut late = pool.stand(Rank::Default);
         assert!(
             given.leads() && !late.leads(),
-            "defaults give way to what was given"
+            "defaults rank below given settings"
         );
         let mut newer = pool.stand(Rank::Given);
         assert!(newer.leads() && !given.leads());
         drop(given);
         assert!(
             newer.leads(),
-            "the end of one that does not lead is nothing"
+            "a candidate that does not lead leaves without effect"
         );
         drop(newer);
         assert!(late.leads() && !first.leads(), "of two defaults the newer");
@@ -115,7 +120,7 @@ mod tests {
     }
 
     #[test]
-    fn a_change_wakes_those_that_it_concerns() {
+    fn a_change_of_the_leader_wakes_its_candidates() {
         let pool = Pool::new([]).unwrap();
         let mut first = pool.stand(Rank::Given);
         assert!(first.leads());
@@ -123,7 +128,10 @@ mod tests {
             let mut changed = task::spawn(first.changed());
             assert_pending!(changed.poll());
             let _late = pool.stand(Rank::Default);
-            assert_pending!(changed.poll(), "another that does not lead changes nothing");
+            assert_pending!(
+                changed.poll(),
+                "a new candidate that does not lead changes nothing"
+            );
         }
         let newer = pool.stand(Rank::Given);
         let mut changed = task::spawn(first.changed());

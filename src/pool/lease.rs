@@ -1,10 +1,26 @@
-//! A slot of a backend, held from the pick to the last byte.
+//! A lease: a slot of a backend, held from the pick to the last byte of the response.
 
 use super::{Backend, Circuit};
 
-/// One request in flight at a backend; its end is the lease's drop, exactly once.
+/// One request in flight at a backend. The request counts from the lease's creation to its drop.
 ///
-/// Not `Clone`: balance's future owns it, then the response body, or the tunnel.
+/// A lease is not `Clone`, so that each request ends exactly once: the future of the balance layer
+/// owns it, then the response body or the tunnel.
+///
+/// # Example
+///
+/// ```
+/// use evenkeel::{Backend, pool::Lease};
+///
+/// # fn main() -> Result<(), evenkeel::ConfigError> {
+/// let backend = Backend::new("a", "http://127.0.0.1:9001")?.max_in_flight(1)?;
+/// let lease = Lease::acquire(&backend).expect("a slot is free");
+/// assert!(Lease::acquire(&backend).is_none(), "the cap is 1");
+/// drop(lease);
+/// assert_eq!(backend.in_flight(), 0);
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug)]
 pub struct Lease {
     backend: Backend,
@@ -12,7 +28,8 @@ pub struct Lease {
 }
 
 impl Lease {
-    /// Takes a slot; `None` when the backend is at its cap. Wait-free.
+    /// Takes a slot; returns `None` if the backend is at its cap. Wait-free: one atomic addition without
+    /// a cap, two with one.
     #[must_use]
     pub fn acquire(backend: &Backend) -> Option<Self> {
         backend
@@ -24,9 +41,9 @@ impl Lease {
             })
     }
 
-    /// Takes a slot as the one request that tries a backend whose circuit is half open; `None`
-    /// where a trial is under way, the circuit is not half open, or the backend is at its cap.
-    /// The place of the trial comes back with the lease. Wait-free.
+    /// Takes a slot as the one request that tries a half-open circuit; returns `None` if a trial is in
+    /// flight, the circuit is not half open, or the backend is at its cap. The drop of the lease frees
+    /// the trial, too. Wait-free.
     #[must_use]
     pub fn acquire_trial(backend: &Backend) -> Option<Self> {
         let state = backend.state();
@@ -34,7 +51,7 @@ impl Lease {
         if !is_half_open() || !state.acquire_trial() {
             return None;
         }
-        // Looked at again: the trial before may have failed in between.
+        // Read again: the trial before may have failed and opened the circuit in between.
         if !is_half_open() || !state.acquire_slot(backend.configured_max_in_flight()) {
             state.release_trial();
             return None;
@@ -45,13 +62,13 @@ impl Lease {
         })
     }
 
-    /// Returns true for the request that tries a half-open circuit.
+    /// Returns true if the request is a trial of a half-open circuit.
     #[must_use]
     pub fn is_trial(&self) -> bool {
         self.trial
     }
 
-    /// Returns the backend whose slot it is.
+    /// Returns the backend of the slot.
     #[must_use]
     pub fn backend(&self) -> &Backend {
         &self.backend
@@ -80,7 +97,7 @@ mod tests {
     use super::*;
     use crate::pool::{Pool, Reason};
 
-    /// Gives others a chance to come in between, mostly none.
+    /// Lets other threads run in between, mostly for no time.
     fn dawdle(rng: &mut fastrand::Rng) {
         match rng.u8(..) {
             0 => thread::sleep(Duration::from_micros(50)),
@@ -152,7 +169,7 @@ mod tests {
                         assert!(!tried.swap(true, SeqCst), "one at a time");
                         assert_eq!(a.circuit(), Circuit::HalfOpen, "none after one failed");
                         trials.fetch_add(1, SeqCst);
-                        // Seldom: a circuit that is open is no place to race for.
+                        // Rarely, because threads do not race for an open circuit.
                         let fails = rng.u8(..) < 8;
                         if fails {
                             dawdle(&mut rng);
@@ -160,7 +177,7 @@ mod tests {
                         tried.store(false, SeqCst);
                         if fails {
                             failures.fetch_add(1, SeqCst);
-                            assert!(pool.end_trial(a), "only who tries ends a trial");
+                            assert!(pool.end_trial(a), "only the trial ends itself");
                         }
                         drop(lease);
                     }
@@ -183,7 +200,7 @@ mod tests {
         );
     }
 
-    /// More than there are cores, so that they are stopped in the middle of things.
+    /// More threads than cores, so that they are preempted within an operation.
     const THREADS: u64 = 8;
     /// Some hundred thousand slots and ten thousand trials on two cores.
     const RACE: Duration = Duration::from_millis(400);

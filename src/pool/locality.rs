@@ -1,10 +1,26 @@
-//! Where something stands.
+//! The locality of a backend or a balancer: region, zone and rack.
 
 use std::{fmt, sync::Arc};
 
 use crate::error::ConfigError;
 
-/// Where a backend or a balancer stands: `region`, `region/zone` or `region/zone/rack`.
+/// The locality of a backend or a balancer: `region`, `region/zone` or `region/zone/rack`.
+///
+/// Localities are compared segment by segment, from the left; the names mean nothing to this crate.
+/// A longer common prefix is nearer.
+///
+/// # Example
+///
+/// ```
+/// use evenkeel::pool::Locality;
+///
+/// # fn main() -> Result<(), evenkeel::ConfigError> {
+/// let rack = Locality::new("eu/1a/r1")?;
+/// assert!(rack.is_within(&Locality::new("eu/1a")?));
+/// assert_eq!(rack.shared_segments(&Locality::new("eu/1b/r1")?), 1);
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Locality {
     path: Arc<str>,
@@ -15,7 +31,7 @@ impl Locality {
     ///
     /// # Errors
     ///
-    /// When there are no segments, more than three, or an empty one.
+    /// Returns an error that names `locality` if there are more than three segments or an empty one.
     pub fn new(path: &str) -> Result<Self, ConfigError> {
         let segments = path.split('/').count();
         if segments > 3 || path.split('/').any(|s| s.trim().is_empty()) {
@@ -33,7 +49,7 @@ impl Locality {
         &self.path
     }
 
-    /// Returns how many leading segments both share: the nearer, the more.
+    /// Returns the number of leading segments that both share: more are nearer.
     #[must_use]
     pub fn shared_segments(&self, other: &Self) -> usize {
         self.path
@@ -43,13 +59,12 @@ impl Locality {
             .count()
     }
 
-    /// Returns how far apart both are, 0 to 3: the segments that a place in full has, less those
-    /// that are shared.
+    /// Returns the distance, 0 to 3: the number of leading segments that are not shared, of three.
     pub(super) fn distance(&self, other: &Self) -> u8 {
         SEGMENTS - (self.shared_segments(other) as u8).min(SEGMENTS)
     }
 
-    /// Returns true if this place is `prefix` or lies in it.
+    /// Returns true if this locality is `prefix` or is in it.
     #[must_use]
     pub fn is_within(&self, prefix: &Self) -> bool {
         self.shared_segments(prefix) == prefix.path.split('/').count()

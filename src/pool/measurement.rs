@@ -236,7 +236,7 @@ impl Control {
         // The capacity of an unhealthy backend has no effect.
         if member.health() != HealthStatus::Unhealthy {
             let new = (measured.capacity, measured.draining);
-            journal::offers(member, (capacity, draining), new, &measured.reason);
+            journal::capacity_changed(member, (capacity, draining), new, &measured.reason);
         }
         let kind = match from == member.health() {
             true => EventKind::Capacity {

@@ -212,7 +212,7 @@ impl Backend {
     ///
     /// A layer keeps its state of a backend here, such as idle connections: the state then lives
     /// exactly as long as the member and the key, and is found without a map or a shared lock. The
-    /// look-up walks a list of the attachments, mostly three or four.
+    /// look-up walks the list of the backend's attachments.
     pub fn attachment<T: Attachment>(
         &self,
         key: &AttachmentKey<T>,

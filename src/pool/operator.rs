@@ -111,7 +111,7 @@ impl Pool {
         let members: Vec<_> = control.members.iter().filter(is_within).cloned().collect();
         let before: Vec<_> = members.iter().map(Backend::is_evacuated).collect();
         if let Some(evacuated) = ordered {
-            journal::relocated(prefix, members.len(), evacuated);
+            journal::evacuation_changed(prefix, members.len(), evacuated);
         }
         let readmitted = self.publish(&mut control, false);
         drop(control);
@@ -138,7 +138,7 @@ impl Pool {
             return Ok(backend);
         }
         backend.state().set_mode(to);
-        journal::ordered(&backend, from, to);
+        journal::mode_changed(&backend, from, to);
         control.drains.retain(|(other, _)| !other.is_same(&backend));
         match to {
             Mode::Draining { until } => control.drains.push((backend.clone(), until)),

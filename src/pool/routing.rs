@@ -1,29 +1,52 @@
-//! How traffic follows health: what a pool is told.
+//! How traffic follows health: the settings that a user gives.
 
 use std::time::Duration;
 
 use super::Locality;
 use crate::error::ConfigError;
 
-/// How traffic follows health: whether it stays near, when it overflows, what happens when too
-/// few backends are left, and how a backend that recovered is warmed up. Given to
-/// [`Pool::update_routing`](super::Pool::update_routing).
+/// How traffic follows health: overflow between tiers, preference for near localities, panic routing
+/// and slow start. [`Pool::update_routing`](super::Pool::update_routing) takes it over.
+///
+/// # Example
+///
+/// ```
+/// use std::time::Duration;
+///
+/// use evenkeel::{Backend, Pool, pool::{Locality, Routing}};
+///
+/// # fn main() -> Result<(), evenkeel::ConfigError> {
+/// let near = Backend::new("near", "http://10.0.0.1:80")?.locality(Locality::new("eu/1a")?);
+/// let far = Backend::new("far", "http://10.1.0.1:80")?.locality(Locality::new("us/2b")?);
+/// let pool = Pool::new([near, far])?;
+/// pool.update_routing(
+///     Routing::new()
+///         .locality(Locality::new("eu/1a")?)
+///         .slow_start(Duration::from_secs(10), 0.2)?,
+/// );
+/// let snapshot = pool.snapshot();
+/// assert_eq!(snapshot.groups()[0].backends()[0].id(), "near");
+/// assert_eq!(snapshot.shares(), [10_000, 0]);
+/// # Ok(())
+/// # }
+/// ```
 ///
 /// # Tiers
 ///
-/// Each tier's *availability* is its usable weight over its configured weight, times the
-/// overprovisioning factor, 100 % at the most. A backend that is degraded counts by what it
-/// offers; one that is down, drained or evacuated by nothing. The preferred tier gets as much of
-/// the traffic as it is available, the next as much of the rest as it is, and so on; where all
-/// of them together are not available in full, each gets its part. With the default factor a
-/// tier of which 72 % are usable takes all, and one of which 50 % are takes 70 %.
+/// The *availability* of a tier is its usable weight over its configured weight, times the
+/// overprovisioning factor, and at most 100 %. A degraded backend counts with its capacity; an
+/// unhealthy, drained or evacuated one counts as not usable. Tier 0 gets its availability's percentage
+/// of the traffic, tier 1 gets its own of the rest, and so on; if the availabilities of all tiers add
+/// up to less than 100 %, the traffic is split in their proportion. With the default factor, a tier
+/// with 72 % of its weight usable takes all traffic, and one with 50 % takes 70 %. Envoy distributes
+/// traffic among priority levels in the same way.
 ///
 /// # Localities
 ///
-/// With a [`locality`](Self::locality) of its own, a balancer splits each tier by distance: the
-/// more leading segments (region, zone, rack) a backend shares with the balancer, the nearer. The
-/// same rule then decides within the tier: the nearest backends take all of its traffic as long
-/// as they are available in full, and what they are too few for goes to the next distance.
+/// If the balancer has a [`locality`](Self::locality), each tier is split by distance: a backend that
+/// shares more leading segments (region, zone, rack) with the balancer is nearer. The same rule then
+/// decides within the tier: the nearest backends take all of its traffic as long as they are available
+/// in full, and the traffic that they are too few for goes to the next distance.
 #[derive(Clone, Debug)]
 #[must_use]
 pub struct Routing {
@@ -32,13 +55,14 @@ pub struct Routing {
     pub(super) overprovisioning: u32,
     pub(super) panic: PanicRouting,
     pub(super) slow_start: Duration,
-    /// In thousandths.
+    /// The first share, in thousandths.
     pub(super) slow_start_from: u32,
     pub(super) slow_start_when_ready: bool,
 }
 
 impl Routing {
-    /// Makes the default: all localities alike, a factor of 1.4, fail fast, 30 s of slow start.
+    /// Makes the default routing: all localities are equal, an overprovisioning factor of 1.4, fail
+    /// fast, and a slow start of 30 s from 10 %.
     pub fn new() -> Self {
         Self {
             locality: None,
@@ -50,23 +74,23 @@ impl Routing {
         }
     }
 
-    /// Sets where the balancer itself stands, so that traffic stays near.
+    /// Sets the locality of the balancer itself, so that traffic stays near.
     ///
-    /// Default: unknown, and all localities alike.
+    /// Default: unknown; all localities are equal.
     pub fn locality(mut self, locality: Locality) -> Self {
         self.locality = Some(locality);
         self
     }
 
-    /// Sets how much more than its share a group of backends can take: traffic overflows to the
-    /// next tier or distance when the usable share is below the inverse. 1.0 overflows with the
-    /// first backend lost; 1,000 only when (nearly) none is left.
+    /// Sets how much more than its share a group of backends can take. Traffic overflows to the next
+    /// tier or distance once the usable share is below the inverse: below 71.4 % with the default. A
+    /// factor of 1.0 overflows with the first backend lost, one of 1,000 only when nearly none is left.
     ///
     /// Default: 1.4.
     ///
     /// # Errors
     ///
-    /// Below 1.0 or over 1,000.
+    /// Returns an error that names `overprovisioning` if the factor is below 1.0 or over 1,000.
     pub fn overprovisioning(mut self, factor: f64) -> Result<Self, ConfigError> {
         if !(1.0..=1_000.0).contains(&factor) {
             return Err(ConfigError::new(
@@ -84,7 +108,8 @@ impl Routing {
     ///
     /// # Errors
     ///
-    /// When the share of [`PanicRouting::UseAll`] is not over 0.0 and at most 1.0.
+    /// Returns an error that names `panic` if the share of [`PanicRouting::UseAll`] is not over 0.0 and
+    /// at most 1.0.
     pub fn panic(mut self, panic: PanicRouting) -> Result<Self, ConfigError> {
         if let PanicRouting::UseAll { below } = panic {
             if !(below > 0.0 && below <= 1.0) {
@@ -98,20 +123,21 @@ impl Routing {
         Ok(self)
     }
 
-    /// Sets how long a backend that recovered is warmed up, and from which share of its weight.
-    /// Zero: not at all.
+    /// Sets how long the share of a backend that recovered takes to grow to its whole weight, and the
+    /// first share, of 1.0. A time of zero switches slow start off.
     ///
-    /// The share grows in twenty equal steps. It begins when a backend that was unhealthy is
-    /// healthy again, or is readmitted; never at the first pass of one that was not measured
-    /// before. It needs somebody who calls [`Pool::tick`](super::Pool::tick), as the health
-    /// layer does. Only the shares within a group change: a cold backend counts in full for the
-    /// overflow of its tier.
+    /// The share grows in twenty equal steps. Slow start begins when an unhealthy backend becomes
+    /// healthy or is readmitted, and never at the first pass of a backend that was not checked before:
+    /// at process start all backends are cold. It needs calls of
+    /// [`Pool::tick`](super::Pool::tick), which the health layer makes. It changes the shares within a
+    /// group only; for the overflow of a tier, a backend counts in full from the beginning.
     ///
     /// Default: 30 s from 0.1.
     ///
     /// # Errors
     ///
-    /// When the time is over an hour, or the share not over 0.0 and at most 1.0.
+    /// Returns an error that names `slow_start` if the time is over an hour, or the share is not over
+    /// 0.0 and at most 1.0.
     pub fn slow_start(mut self, time: Duration, from: f64) -> Result<Self, ConfigError> {
         if time > LONGEST_SLOW_START {
             return Err(ConfigError::new(
@@ -130,10 +156,10 @@ impl Routing {
         Ok(self)
     }
 
-    /// Warms up a backend, too, whose drain or maintenance an operator undoes with
-    /// [`Pool::mark_ready`](super::Pool::mark_ready): for those that were restarted meanwhile.
+    /// Applies slow start also when [`Pool::mark_ready`](super::Pool::mark_ready) ends a drain or
+    /// maintenance, for backends that are restarted meanwhile.
     ///
-    /// Default: they get their whole share at once.
+    /// Default: off; such a backend gets its whole share at once.
     pub fn slow_start_when_ready(mut self) -> Self {
         self.slow_start_when_ready = true;
         self
@@ -150,28 +176,29 @@ impl Default for Routing {
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 #[non_exhaustive]
 pub enum PanicRouting {
-    /// Only usable backends get traffic; without any, requests fail at once.
+    /// Only usable backends get traffic; if there is none, requests fail at once.
     #[default]
     FailFast,
-    /// When less than this share of the measured weight is usable, health is not believed: every
-    /// backend that no operator drained, evacuated or put into maintenance gets traffic by its
-    /// weight, as one that is wrongly said to be down serves better than none. What a backend
-    /// that is down answers, clients see, unless failover tries another.
+    /// If less than this share of the measured weight is usable, the pool ignores health: every
+    /// backend that is neither drained nor evacuated nor in maintenance gets traffic by its weight.
+    /// This helps if checks are wrong, or if the few healthy backends would break down under the load
+    /// of all. Clients then see the failures of backends that are really down, unless failover tries
+    /// another one.
     UseAll {
-        /// The share, over 0.0 and at most 1.0.
+        /// The share of weight below which health is ignored, over 0.0 and at most 1.0.
         below: f64,
     },
 }
 
-/// In thousandths of the whole, one at the least.
+/// Converts a share to thousandths, from 1 to 1,000.
 pub(super) fn thousandths(share: f64) -> u32 {
     ((share * 1_000.0).round() as u32).clamp(1, 1_000)
 }
 
-/// As Envoy's: a group that lost up to 28 % of its weight carries its load alone.
+/// Envoy's factor, in thousandths: a group that lost up to 28 % of its weight carries its load alone.
 const OVERPROVISIONING: u32 = 1_400;
 /// Long enough for caches and connection pools to fill, short enough for a rolling restart.
 const SLOW_START: Duration = Duration::from_secs(30);
-/// Enough traffic to warm up with, too little to be run over.
+/// In thousandths: enough traffic to fill caches, too little to overload a cold backend.
 const SLOW_START_FROM: u32 = 100;
 const LONGEST_SLOW_START: Duration = Duration::from_secs(3_600);

@@ -1,6 +1,8 @@
-//! How traffic is divided among groups by what is left of each. Pure arithmetic.
+//! How traffic is split among groups by the weight that is left of each. Pure arithmetic.
+//!
+//! The rule is that of Envoy's priority levels, so that its documentation and worked examples apply.
 
-/// A group's weights: what is usable of what is configured.
+/// The weights of a group's members: the configured sum, and the part of it that is usable.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct WeightTotals {
     pub(super) usable: u64,
@@ -8,8 +10,8 @@ pub(super) struct WeightTotals {
 }
 
 impl WeightTotals {
-    /// In percent, 100 at the most: the usable share times the overprovisioning factor (in
-    /// thousandths). At least 1 while anything is usable.
+    /// Returns the availability in percent, at most 100: the usable share times the overprovisioning
+    /// factor (in thousandths). At least 1 if any weight is usable.
     pub(super) fn availability(self, overprovisioning: u32) -> u32 {
         let whole = 10 * self.configured;
         let available = (u64::from(overprovisioning) * self.usable)
@@ -19,9 +21,9 @@ impl WeightTotals {
     }
 }
 
-/// Divides 100 among groups of these availabilities, the preferred first: each takes as much of
-/// what is left as it can; where all together are not enough, each gets its part, rounded by
-/// largest remainder. All zero where nothing is available.
+/// Splits 100 among groups of these availabilities, the preferred first: each takes as much of the rest
+/// as it is available. If all together are not enough, the split is in their proportion, rounded by
+/// largest remainder. All are zero if no group is available.
 pub(super) fn split(availabilities: &[u32]) -> Vec<u32> {
     let total: u32 = availabilities.iter().sum();
     if total < WHOLE {
@@ -39,7 +41,8 @@ pub(super) fn split(availabilities: &[u32]) -> Vec<u32> {
         .collect()
 }
 
-/// Divides `whole` in proportion, by largest remainder, the first of equals first.
+/// Splits `whole` in proportion to the parts, rounded by largest remainder; of equal remainders the
+/// first gets more.
 pub(super) fn portion(parts: &[u64], whole: u32) -> Vec<u32> {
     let total: u128 = parts.iter().map(|&p| u128::from(p)).sum();
     if total == 0 {
@@ -56,7 +59,7 @@ pub(super) fn portion(parts: &[u64], whole: u32) -> Vec<u32> {
     shares
 }
 
-/// Percent.
+/// The whole traffic, in percent.
 pub(super) const WHOLE: u32 = 100;
 
 #[cfg(test)]
@@ -80,7 +83,7 @@ mod tests {
     }
 
     #[test]
-    fn tiers_overflow_as_envoys_do() {
+    fn tiers_overflow_as_in_envoy() {
         for (usable, expected) in [
             (&[100, 100][..], &[100, 0][..]),
             (&[72, 72], &[100, 0]),
@@ -102,7 +105,7 @@ mod tests {
     }
 
     #[test]
-    fn one_of_very_many_is_not_nothing() {
+    fn one_usable_backend_of_very_many_counts() {
         let one = WeightTotals {
             usable: 1,
             configured: 100_000,

@@ -53,7 +53,7 @@ fn routes(pool: &Pool) -> Vec<(Vec<(String, u32)>, u32)> {
 }
 
 #[test]
-fn urls_are_taken_apart() {
+fn urls_are_parsed_into_their_parts() {
     let table = [
         ("http://a", ("a", 80, "", "a")),
         ("https://a/", ("a", 443, "", "a")),
@@ -126,7 +126,7 @@ fn a_cap_holds_and_a_lease_gives_back_its_slot_once() {
 }
 
 #[tokio::test]
-async fn subscribers_hear_every_change() {
+async fn subscribers_get_an_event_of_every_change() {
     let pool = pool(&["a"]);
     let mut events = pool.subscribe();
     pool.upsert(backend("b"));
@@ -183,19 +183,19 @@ fn the_documented_defaults_are_in_force() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_cap_that_came_later_tells_who_waits() {
+async fn a_lease_older_than_the_cap_wakes_waiting_requests() {
     let pool = pool(&["a"]);
     let lease = Lease::acquire(&member(&pool, "a")).unwrap();
     pool.upsert(backend("a").max_in_flight(1).unwrap());
     assert!(Lease::acquire(&member(&pool, "a")).is_none());
-    let room = pool.changed();
+    let changed = pool.changed();
     drop(lease);
-    let told = tokio::time::timeout(Duration::from_secs(1), room).await;
-    assert!(told.is_ok(), "the slot of before is free");
+    let woken = tokio::time::timeout(Duration::from_secs(1), changed).await;
+    assert!(woken.is_ok(), "the slot of the older lease is free");
 }
 
 #[tokio::test]
-async fn a_backend_of_another_pool_is_one_of_its_own() {
+async fn a_handle_from_another_pool_joins_as_a_new_backend() {
     let handle = backend("a").max_in_flight(1).unwrap();
     let first = Pool::new([handle.clone()]).unwrap();
     let second = Pool::new([handle.clone()]).unwrap();
@@ -212,16 +212,16 @@ async fn a_backend_of_another_pool_is_one_of_its_own() {
         lease
     });
     for (pool, lease) in pools.iter().zip(leases) {
-        let room = pool.changed();
+        let changed = pool.changed();
         drop(lease);
-        let told = tokio::time::timeout(Duration::from_secs(5), room).await;
-        assert!(told.is_ok(), "who waits there is told");
+        let woken = tokio::time::timeout(Duration::from_secs(5), changed).await;
+        assert!(woken.is_ok(), "a request that waits in this pool is woken");
     }
     pools[0].start_maintenance("a").unwrap();
     let usable = pools.each_ref().map(|pool| pool.snapshot().usable());
     assert_eq!(
         usable,
         [0, 1, 2],
-        "what becomes of it in one is nothing to others"
+        "maintenance in one pool does not concern the others"
     );
 }

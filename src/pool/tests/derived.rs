@@ -1,4 +1,4 @@
-//! Tables that are derived from each snapshot: made, shared, found by name and let go of.
+//! Derived tables: built, shared, found by key, and dropped.
 
 use super::*;
 
@@ -18,14 +18,14 @@ fn derived_tables_follow_the_snapshot() {
 }
 
 #[test]
-fn tables_whose_names_are_gone_are_let_go_of() {
+fn tables_whose_keys_are_gone_are_dropped() {
     let pool = pool(&["a", "b"]);
     let stays = pool.derive(|all| all.len());
     let stays_too = pool.derive_groups(|group| group.backends().len());
     let count = |pool: &Pool| pool.snapshot().count_tables();
     assert_eq!(count(&pool), (1, 1));
     for round in 0..1_000 {
-        let names = (
+        let keys = (
             pool.derive(move |_| round),
             pool.derive_once(|all| all.len() as u32),
             pool.derive_groups(move |_| round),
@@ -33,10 +33,10 @@ fn tables_whose_names_are_gone_are_let_go_of() {
         );
         pool.upsert(backend("c").weight(1 + round % 2).unwrap());
         let snapshot = pool.snapshot();
-        assert_eq!(snapshot.derived(&names.0), Some(&round));
-        assert_eq!(snapshot.derived(&names.1), Some(&3));
-        assert_eq!(snapshot.derived_group(&names.2, 0), Some(&round));
-        assert_eq!(snapshot.derived_group(&names.3, 0), Some(&3));
+        assert_eq!(snapshot.derived(&keys.0), Some(&round));
+        assert_eq!(snapshot.derived(&keys.1), Some(&3));
+        assert_eq!(snapshot.derived_group(&keys.2, 0), Some(&round));
+        assert_eq!(snapshot.derived_group(&keys.3, 0), Some(&3));
         assert_eq!(snapshot.count_tables(), (3, 3), "in round {round}");
     }
     pool.remove("c").unwrap();
@@ -46,17 +46,17 @@ fn tables_whose_names_are_gone_are_let_go_of() {
 }
 
 #[test]
-fn a_name_finds_no_table_that_has_its_place_now() {
+fn a_key_does_not_find_another_table_in_its_slot() {
     let pool = pool(&["a"]);
     let old = pool.derive(|_| 1);
     let kept = old.clone();
     drop(old);
     let before = pool.derive(|_| 2);
-    assert_ne!(kept.key.slot, before.key.slot, "a clone keeps it");
-    let place = kept.key.slot;
+    assert_ne!(kept.key.slot, before.key.slot, "a clone keeps the slot");
+    let slot = kept.key.slot;
     drop(kept);
     let new = pool.derive(|_| 3);
-    assert_eq!(new.key.slot, place, "the place is used again");
+    assert_eq!(new.key.slot, slot, "the slot is used again");
     let other = self::pool(&["a"]);
     let first = other.derive(|_| 4);
     let second = other.derive(|_| 5);
@@ -71,7 +71,7 @@ fn a_name_finds_no_table_that_has_its_place_now() {
 }
 
 #[test]
-fn a_table_that_many_ask_for_is_made_once() {
+fn a_table_that_several_callers_share_is_built_once() {
     let pool = pool(&["a", "b"]);
     let all = pool.derive_once(|all| all.len());
     let group = pool.derive_groups_once(|group| group.backends().len());
@@ -80,7 +80,7 @@ fn a_table_that_many_ask_for_is_made_once() {
     let again = pool.derive_once(|all| all.len());
     let group_again = pool.derive_groups_once(|group| group.backends().len());
     let snapshot = pool.snapshot();
-    assert_eq!(snapshot.generation(), before, "nothing was made anew");
+    assert_eq!(snapshot.generation(), before, "no table was built again");
     assert_eq!([all.key.slot, again.key.slot], [0, 0]);
     assert_eq!(
         [group.key.slot, group_again.key.slot, other.key.slot],

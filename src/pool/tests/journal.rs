@@ -1,4 +1,4 @@
-//! What the log says of a pool, and when.
+//! The log lines of a pool: which are written, and in which order.
 
 use std::{
     io,
@@ -111,7 +111,7 @@ fn backends_that_wait_for_their_first_check_are_no_outage_until_it_fails() {
 }
 
 #[test]
-fn orders_and_membership_are_said_once() {
+fn orders_and_membership_are_logged_once() {
     let pool = pool(&["a", "b", "c"]);
     let lines = logged(|| {
         for _ in 0..2 {
@@ -119,12 +119,12 @@ fn orders_and_membership_are_said_once() {
         }
         pool.mark_ready("a").unwrap();
         drop(pool.drain("b", Duration::from_secs(60)).unwrap());
-        let place = Locality::new("eu").unwrap();
+        let locality = Locality::new("eu").unwrap();
         for _ in 0..2 {
-            pool.evacuate(&place);
+            pool.evacuate(&locality);
         }
         for _ in 0..2 {
-            pool.restore(&place);
+            pool.restore(&locality);
         }
         let changed = backend("a").weight(3).unwrap().max_in_flight(9).unwrap();
         for _ in 0..2 {
@@ -138,8 +138,8 @@ fn orders_and_membership_are_said_once() {
             "INFO the backend is in maintenance backend=\"a\" from=\"ready\" in_flight=0",
             "INFO the backend takes traffic again, as its health allows backend=\"a\"",
             "INFO the backend drains backend=\"b\" from=\"ready\" in_flight=0 deadline=",
-            "INFO the place is evacuated place=eu backends=0",
-            "INFO the place is restored place=eu backends=0",
+            "INFO the locality is evacuated locality=eu backends=0",
+            "INFO the locality is restored locality=eu backends=0",
             "INFO the backend changed backend=\"a\" settings=weight, max_in_flight",
             "INFO the backend joined backend=\"d\" host=\"127.0.0.1\" port=9001 members=3",
             "INFO the backend left backend=\"c\" in_flight=0 members=3",
@@ -154,7 +154,7 @@ fn orders_and_membership_are_said_once() {
 }
 
 #[test]
-fn settings_that_stay_are_no_event() {
+fn unchanged_settings_cause_no_event() {
     let pool = pool(&["a", "b"]);
     let mut events = pool.subscribe();
     let b = backend("b").weight(2).unwrap();
@@ -167,7 +167,7 @@ fn settings_that_stay_are_no_event() {
 }
 
 #[test]
-fn what_a_backend_offers_of_itself_is_said_when_it_begins_and_ends() {
+fn degradation_and_wishes_to_drain_are_logged_when_they_begin_and_end() {
     let pool = pool(&["a", "b"]);
     let a = member(&pool, "a");
     let lines = logged(|| {

@@ -1,4 +1,4 @@
-//! What checks and live traffic measured: who is up for it, who is told, and what survives.
+//! Measured health: what follows for the pick, which events come, and what survives a restart.
 
 use super::*;
 
@@ -50,7 +50,7 @@ fn a_reconfiguration_never_makes_an_unhealthy_backend_healthy() {
 }
 
 #[test]
-fn a_removed_id_starts_anew_and_late_results_are_ignored() {
+fn a_removed_id_starts_without_state_and_late_results_are_ignored() {
     let pool = pool(&["a", "b"]);
     let old = pool.snapshot().get("a").unwrap().clone();
     let lease = Lease::acquire(&old).unwrap();
@@ -93,7 +93,7 @@ fn the_last_usable_backend_is_never_ejected() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_transition_tells_all_that_was_measured() {
+async fn a_transition_has_all_details_of_the_measurement() {
     let pool = pool(&["a"]);
     let a = member(&pool, "a");
     let mut events = pool.subscribe();
@@ -138,12 +138,12 @@ fn a_degraded_backend_gets_its_part_and_one_that_asks_to_drain_keeps_its_session
     assert_eq!(
         routes(&pool)[0].0[0].1,
         100,
-        "a tenth of one is not nothing"
+        "a tenth of a weight of one still counts"
     );
     pool.measure(&a, up().draining(true));
     assert!(!a.is_usable() && a.keeps_sessions() && a.asks_to_drain());
     assert_eq!(usable(&pool), ["b"]);
-    assert_eq!(a.mode(), Mode::Ready, "nobody ordered it");
+    assert_eq!(a.mode(), Mode::Ready, "no operator ordered it");
     pool.measure(&a, up());
     assert_eq!(routes(&pool)[0].0[0].1, 1_000);
     let mut kinds = Vec::new();
@@ -154,7 +154,7 @@ fn a_degraded_backend_gets_its_part_and_one_that_asks_to_drain_keeps_its_session
     assert_eq!(kinds.iter().filter(capacity).count(), 4, "{kinds:?}");
     assert_eq!(kinds.len(), 6);
     pool.measure(&a, down().draining(true));
-    assert!(!a.keeps_sessions(), "one that is down keeps nobody");
+    assert!(!a.keeps_sessions(), "an unhealthy backend keeps no session");
 }
 
 #[test]
@@ -179,11 +179,11 @@ fn a_circuit_is_tried_by_one_request_at_a_time() {
     assert!(pool.snapshot().trials().is_empty());
     assert!(pool.begin_trial(&a));
     pool.measure(&a, down());
-    assert!(pool.snapshot().trials().is_empty(), "checks know better");
+    assert!(pool.snapshot().trials().is_empty(), "checks fail");
     pool.measure(&a, up());
     assert_eq!(pool.snapshot().trials().len(), 1);
     pool.start_maintenance("a").unwrap();
-    assert!(pool.snapshot().trials().is_empty(), "an order stands above");
+    assert!(pool.snapshot().trials().is_empty(), "an order keeps it out");
     pool.mark_ready("a").unwrap();
     assert!(pool.readmit(&a, reason()));
     assert_eq!(
@@ -194,7 +194,7 @@ fn a_circuit_is_tried_by_one_request_at_a_time() {
 }
 
 #[test]
-fn what_is_known_names_the_address_that_was_measured() {
+fn a_health_snapshot_has_the_address_that_was_measured() {
     for (url, address) in [
         ("http://app.example", "http://app.example:80"),
         ("https://[2001:db8::1]:9/base", "https://[2001:db8::1]:9"),
@@ -209,7 +209,7 @@ fn what_is_known_names_the_address_that_was_measured() {
 }
 
 #[test]
-fn what_is_known_survives_a_restart_and_turns_nothing_up() {
+fn measured_health_survives_a_restart_and_makes_no_backend_healthy() {
     let before = pool(&["a", "b", "c", "d"]);
     for id in ["a", "b", "c"] {
         before.measure(&member(&before, id), up().capacity(0.5).flaps(2));
@@ -252,7 +252,7 @@ fn what_is_known_survives_a_restart_and_turns_nothing_up() {
 }
 
 #[test]
-fn a_result_of_an_address_that_was_left_is_ignored() {
+fn a_result_from_a_former_address_is_ignored() {
     let pool = pool(&["a", "b"]);
     let _prober = pool.attach_prober();
     let before = member(&pool, "a");
@@ -263,7 +263,7 @@ fn a_result_of_an_address_that_was_left_is_ignored() {
     assert_eq!(
         now.health(),
         HealthStatus::Unhealthy,
-        "nobody asked who is there"
+        "no check passed at the new address"
     );
     assert!(pool.measure(&now, up()).is_some());
 }

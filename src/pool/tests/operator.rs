@@ -1,4 +1,4 @@
-//! When a drain ends, and what is let go of then, at a move and at a removal.
+//! Drains: when they end, and which attachments are retired by them, by a move and by a removal.
 
 use super::*;
 
@@ -75,7 +75,7 @@ async fn a_drain_ends_with_the_last_lease_or_its_deadline_or_an_undo() {
     assert_eq!(
         ended.await.unwrap(),
         Drained::Undone,
-        "another took its place"
+        "another order replaced it"
     );
     assert_eq!(next.await, Drained::Deadline);
     pool.mark_ready("a").unwrap();
@@ -83,7 +83,7 @@ async fn a_drain_ends_with_the_last_lease_or_its_deadline_or_an_undo() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_drain_that_ends_closes_what_is_idle_then() {
+async fn a_drain_that_ends_retires_attachments_again() {
     use std::sync::atomic::{AtomicUsize, Ordering};
     struct Idle(AtomicUsize);
     impl Attachment for Idle {
@@ -102,11 +102,11 @@ async fn a_drain_that_ends_closes_what_is_idle_then() {
     assert_eq!(
         idle.0.load(Ordering::SeqCst),
         2,
-        "at its begin and at its end"
+        "when it begins and when it ends"
     );
 }
 
-/// Asks the pool for something when it is told to let go.
+/// Calls the pool when it is retired.
 struct Asks(Pool, std::sync::mpsc::Sender<usize>);
 
 impl Attachment for Asks {
@@ -116,15 +116,15 @@ impl Attachment for Asks {
 }
 
 #[test]
-fn what_is_retired_may_ask_the_pool() {
-    let (tell, told) = std::sync::mpsc::channel();
+fn an_attachment_that_is_retired_may_call_the_pool() {
+    let (sender, calls) = std::sync::mpsc::channel();
     let pool = pool(&["a", "b", "c"]);
     for id in ["a", "b", "c"] {
-        let asks = || Asks(pool.clone(), tell.clone());
+        let asks = || Asks(pool.clone(), sender.clone());
         member(&pool, id).attachment(&AttachmentKey::new(), asks);
     }
     let moved = |id| Backend::new(id, "http://127.0.0.1:9002").unwrap();
-    // On a thread of its own, which a lock that is held would keep for ever.
+    // On a thread of its own: if the lock were held, it would block for ever.
     std::thread::spawn(move || {
         pool.upsert(moved("a"));
         let staying = pool.snapshot().backends()[2].clone();
@@ -134,7 +134,7 @@ fn what_is_retired_may_ask_the_pool() {
     });
     // Moved, removed and moved, drained and at its deadline.
     for _ in 0..5 {
-        let asked = told.recv_timeout(Duration::from_secs(10));
+        let asked = calls.recv_timeout(Duration::from_secs(10));
         assert_eq!(asked, Ok(0), "an attachment waits for the pool");
     }
 }

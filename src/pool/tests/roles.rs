@@ -1,10 +1,11 @@
-//! Who leaves: checks, judges and those who move time on; and all backends but one.
+//! What the pool resets when roles are left: by checks, outlier detection and ticks; and the
+//! readmission of the last backend.
 
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 
 use super::*;
 
-/// Every change of health that there is to hear: who, to what, and why.
+/// Every change of health so far: the backend, the health, and the code of the reason.
 fn heard(events: &mut Events) -> Vec<(String, HealthStatus, &'static str)> {
     let mut heard = Vec::new();
     while let Some(event) = events.try_next() {
@@ -15,12 +16,12 @@ fn heard(events: &mut Events) -> Vec<(String, HealthStatus, &'static str)> {
     heard
 }
 
-fn told(id: &str, to: HealthStatus, code: &'static str) -> (String, HealthStatus, &'static str) {
+fn change(id: &str, to: HealthStatus, code: &'static str) -> (String, HealthStatus, &'static str) {
     (id.to_owned(), to, code)
 }
 
 #[test]
-fn what_was_measured_is_forgotten_with_the_last_who_measures() {
+fn measured_health_is_reset_with_the_last_prober() {
     let pool = pool(&["down", "up", "less", "new", "out"]);
     let prober = pool.attach_prober();
     let judge = pool.attach_roles(&[Role::OutlierDetector]);
@@ -31,45 +32,42 @@ fn what_was_measured_is_forgotten_with_the_last_who_measures() {
     let out = member(&pool, "out");
     assert_eq!(pool.eject(&out, reason(), 5, 1.0), Ejection::Ejected);
     assert_eq!(usable(&pool), ["up"]);
-    // A reload: whoever checks from now on is there before the one before goes.
+    // A reload: the next prober attaches before the one before leaves.
     let next = pool.attach_prober();
     let mut events = pool.subscribe();
     drop(prober);
     assert_eq!(
         usable(&pool),
         ["up"],
-        "checks go on, and nothing is forgotten"
+        "checks go on, and no health is reset"
     );
     assert_eq!(heard(&mut events), []);
     drop(next);
     assert_eq!(usable(&pool), ["down", "up", "less", "new"]);
-    assert!(
-        out.is_ejected(),
-        "what live traffic showed has its own time"
-    );
+    assert!(out.is_ejected(), "outlier detection goes on");
     let less = member(&pool, "less");
     assert_eq!((less.capacity(), less.asks_to_drain()), (1.0, false));
     assert_eq!(
         heard(&mut events),
         [
-            told("down", HealthStatus::Unknown, "UNK"),
-            told("up", HealthStatus::Unknown, "UNK"),
-            told("less", HealthStatus::Unknown, "UNK"),
+            change("down", HealthStatus::Unknown, "UNK"),
+            change("up", HealthStatus::Unknown, "UNK"),
+            change("less", HealthStatus::Unknown, "UNK"),
         ]
     );
     drop(judge);
     assert_eq!(
         heard(&mut events),
-        [told("out", HealthStatus::Unknown, "TIME")]
+        [change("out", HealthStatus::Unknown, "TIME")]
     );
-    // Whoever checks again begins with nothing: all are held.
+    // The next prober begins without results: all are held.
     let _again = pool.attach_prober();
     let snapshot = pool.snapshot();
     assert_eq!((snapshot.usable(), snapshot.held()), (0, 5));
 }
 
 #[test]
-fn the_end_of_an_ejection_that_nobody_judges_shows_at_once_even_of_one_that_is_down() {
+fn ejections_end_at_once_with_outlier_detection_even_those_of_unhealthy_backends() {
     let pool = pool(&["a", "b"]);
     let _prober = pool.attach_prober();
     let judge = pool.attach_roles(&[Role::OutlierDetector]);
@@ -82,21 +80,21 @@ fn the_end_of_an_ejection_that_nobody_judges_shows_at_once_even_of_one_that_is_d
     let mut events = pool.subscribe();
     let before = pool.snapshot().generation();
     drop(judge);
-    assert!(a.is_ejected(), "somebody still judges");
+    assert!(a.is_ejected(), "outlier detection goes on");
     assert_eq!(pool.snapshot().generation(), before);
     drop(next);
     assert!(!a.is_ejected());
-    // Else it would seem the work of whoever makes the next snapshot, such as an operator.
+    // Else the next snapshot, perhaps an operator's, would seem to have ended it.
     assert_eq!(pool.snapshot().generation(), before + 1);
-    assert_eq!(heard(&mut events), [], "down it was, and down it is");
+    assert_eq!(heard(&mut events), [], "it was unhealthy and still is");
     assert_eq!(usable(&pool), ["b"]);
-    // Where there is nothing to forget, there is nothing to show.
+    // Without anything to reset, no snapshot is made.
     drop(pool.attach_roles(&[Role::OutlierDetector]));
     assert_eq!(pool.snapshot().generation(), before + 1);
 }
 
 #[test]
-fn what_is_known_outlives_a_runtime_but_not_its_owner() {
+fn measured_health_outlives_a_task_but_not_its_owner() {
     let pool = pool(&["a", "b"]);
     let owner = pool.attach_roles(&[Role::Ticker, Role::HealthOwner]);
     let task = pool.attach_roles(&[Role::Ticker, Role::HealthOwner, Role::Prober]);
@@ -111,7 +109,7 @@ fn what_is_known_outlives_a_runtime_but_not_its_owner() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn nobody_is_warmed_up_for_ever_when_nobody_ticks() {
+async fn slow_starts_end_with_the_last_ticker() {
     let pool = pool(&["a", "b"]);
     let ticks = pool.attach_roles(&[Role::Ticker]);
     pool.tick(Instant::now());
@@ -161,34 +159,38 @@ fn the_last_usable_backend_is_readmitted_however_the_others_leave() {
         }),
     ];
     for (how, leave) in ways {
-        let place = |id: &str, place: &str| backend(id).locality(Locality::new(place).unwrap());
-        let pool = Pool::new([place("a", "eu"), place("b", "us")]).unwrap();
+        let located = |id: &str, path: &str| backend(id).locality(Locality::new(path).unwrap());
+        let pool = Pool::new([located("a", "eu"), located("b", "us")]).unwrap();
         let _judge = pool.attach_roles(&[Role::OutlierDetector]);
         let a = member(&pool, "a");
-        let told_of = a.attachment(&AttachmentKey::new(), Forgets::default);
+        let forgets = a.attachment(&AttachmentKey::new(), Forgets::default);
         assert_eq!(pool.eject(&a, reason(), 5, 1.0), Ejection::Ejected);
         let mut events = pool.subscribe();
         leave(&pool);
         assert_eq!(usable(&pool), ["a"], "b is {how}");
-        assert_eq!(told_of.0.load(SeqCst), 1, "what led to it is forgotten");
+        assert_eq!(
+            forgets.0.load(SeqCst),
+            1,
+            "the failures before it are forgotten"
+        );
         let mut kinds = Vec::new();
         while let Some(event) = events.try_next() {
             kinds.push(event);
         }
         let last = kinds.pop().unwrap();
-        assert_eq!(last.backend.id(), "a", "first its cause, b is {how}");
+        assert_eq!(last.backend.id(), "a", "its cause comes first: b is {how}");
         match last.kind {
             EventKind::Health(change) => assert_eq!(change.reason.code, "LAST"),
             other => panic!("{other:?}"),
         }
-        assert!(!kinds.is_empty(), "b is {how}, which is told");
+        assert!(!kinds.is_empty(), "an event says that b is {how}");
         let again = pool.eject(&member(&pool, "a"), reason(), 5, 1.0);
         assert_eq!(again, Ejection::LastUsable);
     }
 }
 
 #[test]
-fn who_would_not_serve_is_not_readmitted() {
+fn a_backend_that_could_not_serve_is_not_readmitted() {
     let pool = pool(&["a", "b", "c", "d"]);
     for id in ["a", "b", "c"] {
         let ejected = pool.eject(&member(&pool, id), reason(), 5, 1.0);
@@ -201,7 +203,7 @@ fn who_would_not_serve_is_not_readmitted() {
     assert_eq!(usable(&pool), ["c"], "checks and orders stand");
     let a = member(&pool, "a");
     assert!(a.is_ejected() && member(&pool, "b").is_ejected());
-    // From here on it would.
+    // From here on it could.
     pool.start_maintenance("c").unwrap();
     assert_eq!(usable(&pool), Vec::<String>::new());
     pool.measure(&a, up());

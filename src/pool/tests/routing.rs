@@ -1,4 +1,4 @@
-//! How traffic follows health: slow start, places, tiers and panic.
+//! How traffic follows health: slow start, localities, tiers and panic mode.
 
 use super::*;
 
@@ -34,7 +34,11 @@ async fn slow_start_follows_a_recovery_and_nothing_else() {
     assert!(pool.readmit(&a, reason()));
     assert_eq!(weight(), 100, "a readmission is a recovery");
     pool.measure(&a, down());
-    assert_eq!(pool.tick(now()), None, "one that is down is not warmed up");
+    assert_eq!(
+        pool.tick(now()),
+        None,
+        "an unhealthy backend has no slow start"
+    );
     pool.update_routing(Routing::new().slow_start(Duration::ZERO, 0.1).unwrap());
     pool.measure(&a, up());
     assert_eq!(weight(), 1_000, "switched off");
@@ -46,7 +50,7 @@ async fn slow_start_follows_a_recovery_and_nothing_else() {
 }
 
 #[test]
-fn without_a_tick_nothing_is_left_cold() {
+fn without_a_tick_no_slow_start_begins() {
     let pool = pool(&["a", "b"]);
     let a = member(&pool, "a");
     pool.measure(&a, down());
@@ -54,35 +58,35 @@ fn without_a_tick_nothing_is_left_cold() {
     assert_eq!(routes(&pool)[0].0[0].1, 1_000);
 }
 
-fn placed(id: &str, place: &str) -> Backend {
-    backend(id).locality(Locality::new(place).unwrap())
+fn located(id: &str, locality: &str) -> Backend {
+    backend(id).locality(Locality::new(locality).unwrap())
 }
 
 fn world() -> Pool {
     Pool::new([
-        placed("a1", "eu/1/r1"),
-        placed("a2", "eu/1/r2"),
-        placed("b1", "eu/2/r1"),
-        placed("us", "us/1/r1"),
-        placed("backup", "eu/1/r1").tier(1),
+        located("a1", "eu/1/r1"),
+        located("a2", "eu/1/r2"),
+        located("b1", "eu/2/r1"),
+        located("us", "us/1/r1"),
+        located("backup", "eu/1/r1").tier(1),
     ])
     .unwrap()
 }
 
 #[test]
-fn a_place_is_evacuated_by_one_call_and_restored_by_another() {
-    for (place, left) in [
+fn a_locality_is_evacuated_by_one_call_and_restored_by_another() {
+    for (locality, left) in [
         ("eu/1/r1", &["a2", "b1", "us"][..]),
         ("eu/1", &["b1", "us"]),
         ("eu", &["us"]),
         ("asia", &["a1", "a2", "b1", "us", "backup"]),
     ] {
         let pool = world();
-        let place = Locality::new(place).unwrap();
-        let there = pool.evacuate(&place);
-        assert_eq!(there, 5 - left.len());
-        assert_eq!(usable(&pool), left, "{place}");
-        assert_eq!(pool.evacuate(&place), there, "once is enough");
+        let locality = Locality::new(locality).unwrap();
+        let count = pool.evacuate(&locality);
+        assert_eq!(count, 5 - left.len());
+        assert_eq!(usable(&pool), left, "{locality}");
+        assert_eq!(pool.evacuate(&locality), count, "once is enough");
         let snapshot = pool.snapshot();
         let gone = snapshot
             .backends()
@@ -92,20 +96,20 @@ fn a_place_is_evacuated_by_one_call_and_restored_by_another() {
             gone.clone()
                 .all(|b| b.is_evacuated() && !b.keeps_sessions())
         );
-        // Who joins meanwhile is out, too; a reload restores nothing.
-        pool.upsert(placed("new", "eu/1/r1"));
+        // A backend that joins meanwhile is out, too.
+        pool.upsert(located("new", "eu/1/r1"));
         assert_eq!(
             usable(&pool).len(),
-            left.len() + usize::from(place.as_str() == "asia")
+            left.len() + usize::from(locality.as_str() == "asia")
         );
-        pool.restore(&place);
-        assert_eq!(usable(&pool).len(), 6, "{place}");
+        pool.restore(&locality);
+        assert_eq!(usable(&pool).len(), 6, "{locality}");
         assert!(pool.evacuated().is_empty());
     }
 }
 
 #[test]
-fn traffic_stays_near_and_spills_by_what_is_left() {
+fn traffic_stays_near_and_overflows_by_availability() {
     let pool = world();
     let here = Locality::new("eu/1/r1").unwrap();
     pool.update_routing(Routing::new().locality(here));
@@ -156,7 +160,7 @@ fn traffic_stays_near_and_spills_by_what_is_left() {
 }
 
 #[test]
-fn panic_routing_is_by_choice_and_spares_what_was_ordered_out() {
+fn panic_routing_is_opt_in_and_excludes_backends_that_an_operator_took_out() {
     let pool = pool(&["a", "b", "c", "d", "e"]);
     pool.start_maintenance("e").unwrap();
     for id in ["a", "b", "c"] {
@@ -175,7 +179,7 @@ fn panic_routing_is_by_choice_and_spares_what_was_ordered_out() {
     assert_eq!(
         pool.eject(&member(&pool, "d"), reason(), 5, 1.0),
         Ejection::LastUsable,
-        "the last that is well stays the last"
+        "the last healthy one stays the last"
     );
     pool.measure(&member(&pool, "a"), up());
     assert!(!pool.snapshot().in_panic_mode(), "half is not below half");
@@ -185,7 +189,7 @@ fn panic_routing_is_by_choice_and_spares_what_was_ordered_out() {
     pool.upsert(backend("f"));
     assert!(
         !pool.snapshot().in_panic_mode(),
-        "one that is held is waited for"
+        "a held backend does not count"
     );
     assert!(
         Routing::new()
@@ -208,7 +212,7 @@ async fn many_slow_starts_cost_few_snapshots() {
         pool.measure(&member(&pool, id), down());
     }
     for id in &ids {
-        // No two at the same moment.
+        // Each at a moment of its own.
         tokio::time::advance(Duration::from_micros(1_003)).await;
         pool.measure(&member(&pool, id), up());
     }
@@ -220,10 +224,10 @@ async fn many_slow_starts_cost_few_snapshots() {
     }
     assert!(
         now - began < Duration::from_millis(2_600),
-        "they end in time"
+        "the slow starts end in time"
     );
     let weights = pool.snapshot().groups()[0].weights().to_vec();
-    assert_eq!(weights, [1_000; 500], "all are warm");
+    assert_eq!(weights, [1_000; 500], "all have their whole share");
     let made = pool.snapshot().generation() - before;
     assert!(made < 600, "{made} snapshots for 10,000 steps");
 }
