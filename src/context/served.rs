@@ -169,6 +169,8 @@ mod tests {
         let held = Held(&told);
         let answers = poll_once(std::future::poll_fn(move |_| {
             assert!(is_polled());
+            // Moves all of it in here.
+            let held = &held;
             leaving(held.0);
             Poll::Ready(gateway_timeout())
         }));
@@ -176,6 +178,8 @@ mod tests {
         assert_eq!(*told.borrow(), [Some(504), Some(504)]);
         let held = Held(&told);
         let waits = poll_once(std::future::poll_fn(move |_| {
+            // Moves all of it in here.
+            let held = &held;
             leaving(held.0);
             Poll::Pending
         }));
