@@ -125,6 +125,7 @@ pin_project! {
     }
 }
 
+#[cfg(feature = "http2")]
 impl<S, F> Call<S, F> {
     /// Drops what runs, as the server answers with this status itself.
     pub(super) fn give_up(self: Pin<&mut Self>, status: StatusCode) {
