@@ -7,7 +7,7 @@
 //!
 //! # Example
 //!
-//! A test of one's own stack: half of the requests to backend `a` are refused, and no client sees
+//! A test of your stack: half of the requests to backend `a` are refused, and no client sees
 //! it.
 //!
 //! ```
