@@ -23,7 +23,7 @@ use crate::context::Interim;
 use crate::error::Error;
 
 /// The body of a client's request. What goes wrong with it is the client's doing:
-/// [`ErrorKind::ClientBody`].
+/// [`ErrorKind::ClientBody`](crate::ErrorKind::ClientBody).
 pub struct Body {
     content: Content,
     /// Under HTTP/2, a stream whose body is read is under way.
