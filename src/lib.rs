@@ -56,12 +56,21 @@
 //! let health = HealthLayer::new(Pool::new([]).unwrap()).layer(tower::service_fn(|_: ()| async { Ok::<_, ()>(()) }));
 //! Proxy::new().layer(health); // a service is no layer
 //! ```
+#![cfg_attr(
+    not(feature = "full"),
+    allow(
+        dead_code,
+        unused_imports,
+        reason = "the shared modules serve all features; a build with all of them has no dead code"
+    )
+)]
 #![forbid(unsafe_code)]
 #![cfg_attr(evenkeel_docsrs, feature(doc_cfg))]
 
 pub mod error;
 #[cfg(test)]
 mod sabotage;
+mod slots;
 
 pub mod pool;
 

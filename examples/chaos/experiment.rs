@@ -121,7 +121,11 @@ impl Experiment {
     }
 
     /// Waits until all of these backends have this health; returns an error after 15 s.
-    pub(crate) async fn until(&mut self, all: &[usize], health: HealthStatus) -> Result<(), BoxError> {
+    pub(crate) async fn until(
+        &mut self,
+        all: &[usize],
+        health: HealthStatus,
+    ) -> Result<(), BoxError> {
         let usable = health == HealthStatus::Healthy;
         let (pool, changes) = (self.pool.clone(), self.changes.clone());
         let Some(row) = self.rows.last_mut() else {

@@ -10,7 +10,7 @@ use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
 
 use super::line::Line;
-use crate::context::{Exchange, clock};
+use crate::context::Exchange;
 
 pin_project! {
     /// A request body whose bytes are counted.
@@ -106,7 +106,6 @@ impl<B: Body> Body for ResponseBody<B> {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
         let mut this = self.project();
-        let _once = this.line.is_some().then(clock::once);
         let frame = ready!(this.inner.as_mut().poll_frame(cx));
         if let Some(Ok(frame)) = &frame {
             if let Some(data) = frame.data_ref() {

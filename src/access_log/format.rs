@@ -14,8 +14,9 @@ use super::{
     pen::{Buffer, Pen},
 };
 use crate::{
-    context::{Attempt, AuthFailure, ConnInfo, Outcome, Peer, StickyVerdict, TlsInfo},
+    context::{Attempt, AuthFailure, ConnCache, ConnInfo, Outcome, Peer, StickyVerdict, TlsInfo},
     pool::Backend,
+    slots::SlotKey,
 };
 
 /// Writes `entry` as one line.
@@ -63,9 +64,16 @@ fn write_node<'a>(name: Option<&str>, pen: Pen<'a>) -> Option<Pen<'a>> {
     }
 }
 
-/// Returns what each line says of a connection.
-pub(super) fn conn(conn: &ConnInfo) -> Box<[u8]> {
-    written(|pen| write_conn(conn, pen))
+/// Returns what each line says of a connection; `None` at its first request.
+///
+/// Also `None` where the request has a client of its own.
+pub(super) fn conn_text(conn: &ConnInfo) -> Option<&[u8]> {
+    if conn.forwarded_client().is_some() {
+        return None;
+    }
+    static TEXT: SlotKey<ConnCache<Box<[u8]>>> = SlotKey::new();
+    let text = ConnCache::get_or_compute(conn, &TEXT, || written(|pen| write_conn(conn, pen)));
+    text.map(|text| &**text)
 }
 
 #[inline(never)]
@@ -283,24 +291,32 @@ pub(super) fn write_end<'a>(end: &End<'_>, mut pen: Pen<'a>) -> Option<Pen<'a>> 
 fn write_attempts<'a>(attempts: &[Attempt], pen: Pen<'a>) -> Option<Pen<'a>> {
     match attempts {
         [] => Some(pen),
-        [only] => pen.word(only.backend.log_fragment(backend)),
+        [only] => write_backend(&only.backend, pen),
         many => write_all_attempts(many, pen),
     }
 }
 
-/// Returns what each line says of a backend that answered.
-fn backend(backend: &Backend) -> Box<[u8]> {
-    written(|pen| {
-        let pen = pen
-            .put(br#","backend":""#)?
-            .text(backend.id().as_bytes())?
-            .put(br#"","backend_address":""#)?;
-        let pen = match backend.configured_unix_socket() {
-            Some(path) => pen.text(path.as_os_str().as_encoded_bytes())?,
-            None => pen.text(backend.shown_address().to_string().as_bytes())?,
-        };
-        pen.put(br#"""#)
-    })
+/// Writes what each line says of a backend: computed once.
+#[inline]
+fn write_backend<'a>(backend: &Backend, pen: Pen<'a>) -> Option<Pen<'a>> {
+    static TEXT: SlotKey<Box<[u8]>> = SlotKey::new();
+    let compute = || written(|pen| write_backend_anew(backend, pen));
+    match backend.slots().get_or_init(&TEXT, compute) {
+        Some(text) => pen.word(text),
+        None => write_backend_anew(backend, pen),
+    }
+}
+
+fn write_backend_anew<'a>(backend: &Backend, pen: Pen<'a>) -> Option<Pen<'a>> {
+    let pen = pen
+        .put(br#","backend":""#)?
+        .text(backend.id().as_bytes())?
+        .put(br#"","backend_address":""#)?;
+    let pen = match backend.configured_unix_socket() {
+        Some(path) => pen.text(path.as_os_str().as_encoded_bytes())?,
+        None => pen.text(backend.shown_address().to_string().as_bytes())?,
+    };
+    pen.put(br#"""#)
 }
 
 /// What a retry or a hedge adds.
@@ -310,7 +326,7 @@ fn write_all_attempts<'a>(attempts: &[Attempt], mut pen: Pen<'a>) -> Option<Pen<
     let answered = |a: &&Attempt| matches!(a.outcome, None | Some(Outcome::Ok));
     let chosen = attempts.iter().rev().find(answered);
     if let Some(chosen) = chosen.or_else(|| attempts.last()) {
-        pen = pen.word(chosen.backend.log_fragment(backend))?;
+        pen = write_backend(&chosen.backend, pen)?;
     }
     pen = pen.put(br#","attempts":"#)?;
     for (i, attempt) in attempts.iter().enumerate() {
@@ -476,7 +492,8 @@ mod tests {
             ("http://[2001:db8::1]", "[2001:db8::1]:80"),
             ("http://[::1]:9001", "[::1]:9001"),
         ] {
-            let words = backend(&Backend::new("a", url).unwrap());
+            let backend = Backend::new("a", url).unwrap();
+            let words = written(|pen| write_backend(&backend, pen));
             let wanted = format!(r#","backend":"a","backend_address":"{address}""#);
             assert_eq!(String::from_utf8_lossy(&words), wanted);
         }

@@ -3,6 +3,7 @@
 use std::{cell::RefCell, sync::Arc, time::Duration};
 
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode, header};
+use tokio::time::Instant;
 
 use super::{
     Entry, JsonLines, Sink,
@@ -14,7 +15,7 @@ use super::{
 #[cfg(feature = "server")]
 use crate::context::served;
 use crate::{
-    context::{Attempt, AuthFailure, ConnInfo, Exchange, Outcome, Told, Tunnel, clock},
+    context::{Attempt, AuthFailure, ConnInfo, Exchange, Outcome, Told, Tunnel},
     error::ErrorKind,
 };
 
@@ -84,10 +85,6 @@ impl Line {
         Self(Some(noted))
     }
 
-    pub(super) fn is_some(&self) -> bool {
-        self.0.is_some()
-    }
-
     pub(super) fn exchange(&self) -> Option<&Exchange> {
         self.rest().map(|rest| &rest.exchange)
     }
@@ -107,7 +104,7 @@ impl Line {
         if let Some(rest) = &mut noted.rest {
             rest.status = Some(response.status());
             let began = rest.exchange.began();
-            rest.ttfb = Some(clock::now().saturating_duration_since(began));
+            rest.ttfb = Some(Instant::now().saturating_duration_since(began));
         }
         if let Some(auth) = refused(response, noted.rare.authorization.as_ref()) {
             noted.rare.auth = Some(auth);
@@ -181,7 +178,7 @@ impl Noted {
         if let Some(rest) = &mut self.rest {
             if status.is_some() {
                 let began = rest.exchange.began();
-                rest.ttfb = Some(clock::now().saturating_duration_since(began));
+                rest.ttfb = Some(Instant::now().saturating_duration_since(began));
                 rest.status = status;
             }
         }
@@ -227,7 +224,7 @@ impl Rest {
     /// Says what is known at the end.
     #[inline(always)]
     fn end<T>(&self, rare: &Rare, otherwise: &'static str, say: impl FnOnce(&End<'_>) -> T) -> T {
-        let duration = clock::now().saturating_duration_since(self.exchange.began());
+        let duration = Instant::now().saturating_duration_since(self.exchange.began());
         let (received, sent) = match &rare.tunnel {
             Some(tunnel) => (tunnel.to_backend(), tunnel.to_client()),
             None => (self.exchange.received(), self.sent),

@@ -44,10 +44,6 @@
 //! answered with; under another server they are not, and the line says `client_abort` without a
 //! status.
 //!
-//! Where a body came whole, its end is that of its attempt: within one poll of the request or of
-//! its body, the log uses the last reading of the clock again. What a service computes within one
-//! poll may so be missing from `duration_ms` and `ttfb_ms`; what it waits for never is.
-//!
 //! # Fields
 //!
 //! Absent ones are left out; numbers are numbers.

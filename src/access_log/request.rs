@@ -116,7 +116,7 @@ impl<'a> Fields<'a> {
         out: &mut Buffer,
     ) -> bool {
         let conn = ConnInfo::of(request.extensions());
-        let told = conn.and_then(|conn| conn.told(|| format::conn(conn)));
+        let cached = conn.and_then(format::conn_text);
         let tls = conn.is_some_and(|conn| conn.tls().is_some());
         let uri = original_uri(request);
         let query = query(config, uri);
@@ -137,8 +137,8 @@ impl<'a> Fields<'a> {
             #[inline(always)]
             |pen| {
                 let pen = pen.moment(began)?.word(&config.named)?;
-                let pen = match (told, conn) {
-                    (Some(told), _) => pen.word(told)?,
+                let pen = match (cached, conn) {
+                    (Some(text), _) => pen.word(text)?,
                     (None, Some(conn)) => format::write_conn(conn, pen)?,
                     (None, None) => pen,
                 };

@@ -14,7 +14,7 @@ use pin_project_lite::pin_project;
 use tower_service::Service;
 
 use super::{RequestBody, ResponseBody, layer::Config, line::Line};
-use crate::context::{Tunnel, clock};
+use crate::context::Tunnel;
 
 /// Writes one structured line a request; see [`AccessLogLayer`](super::AccessLogLayer).
 #[derive(Clone)]
@@ -67,7 +67,6 @@ where
     }
 
     fn call(&mut self, mut request: Request<B>) -> Self::Future {
-        let _once = clock::once();
         let line = match self.config.to.enabled() {
             true => Line::new(&self.config, &mut request),
             false => Line::none(),
@@ -98,7 +97,6 @@ where
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
-        let _once = this.line.is_some().then(clock::once);
         let result = ready!(this.inner.poll(cx));
         let mut line = std::mem::take(this.line);
         let response = match result {

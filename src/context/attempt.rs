@@ -4,7 +4,6 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::clock;
 use crate::{error::ErrorKind, pool::Backend};
 
 /// One try at one backend.
@@ -67,7 +66,7 @@ impl Attempts {
         self.push(Attempt {
             backend,
             // Deadlines and latencies count from here: not from what layers above computed.
-            began: clock::read(),
+            began: Instant::now(),
             duration: None,
             outcome: None,
         })

@@ -1,13 +1,11 @@
 //! The connection that a request came by.
 
-#[cfg(any(feature = "access-log", feature = "proxy"))]
-use std::sync::atomic::AtomicBool;
 use std::{
     fmt,
     net::{IpAddr, SocketAddr},
     sync::{
         Arc, OnceLock,
-        atomic::{AtomicU64, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
     },
     time::Duration,
 };
@@ -17,6 +15,7 @@ use http::Extensions;
 use tokio::time::Instant;
 
 use super::{ConnectionEvents, Drain};
+use crate::slots::{SlotKey, Slots};
 
 /// What is known of a connection: a shared handle, a request extension.
 ///
@@ -40,65 +39,7 @@ struct Inner {
     accepted: Instant,
     client: OnceLock<SocketAddr>,
     tls: OnceLock<TlsInfo>,
-    /// What each line of the log says of it.
-    #[cfg(feature = "access-log")]
-    told: Kept<Box<[u8]>>,
-    #[cfg(feature = "proxy")]
-    intro: Kept<Intro>,
-}
-
-/// What is made of a connection once, from its second request on: for one it is not worth the
-/// memory.
-#[cfg(any(feature = "access-log", feature = "proxy"))]
-struct Kept<T> {
-    /// It was asked for before.
-    met: AtomicBool,
-    /// With what was known of the connection then.
-    made: OnceLock<(Known, T)>,
-}
-
-/// Whether the client's address and the TLS facts are filled in.
-#[cfg(any(feature = "access-log", feature = "proxy"))]
-type Known = (bool, bool);
-
-#[cfg(any(feature = "access-log", feature = "proxy"))]
-impl<T> Kept<T> {
-    const fn new() -> Self {
-        Self {
-            met: AtomicBool::new(false),
-            made: OnceLock::new(),
-        }
-    }
-
-    /// `None` where there is nothing yet, or more is known now than was then.
-    #[cfg(feature = "proxy")]
-    fn get(&self, known: Known) -> Option<&T> {
-        let (then, made) = self.made.get()?;
-        (*then == known).then_some(made)
-    }
-
-    /// As [`get`](Self::get), making it where it is asked for again.
-    fn get_or_make(&self, known: Known, make: impl FnOnce() -> T) -> Option<&T> {
-        if !self.met.load(Relaxed) {
-            self.met.store(true, Relaxed);
-            return None;
-        }
-        let (then, made) = self.made.get_or_init(|| (known, make()));
-        (*then == known).then_some(made)
-    }
-}
-
-/// What a proxy tells backends of the connection: the same at each request, and so made once.
-#[cfg(feature = "proxy")]
-pub(crate) struct Intro {
-    /// Whose settings it was made by.
-    pub(crate) by: u64,
-    /// The host that was asked for.
-    pub(crate) host: Box<[u8]>,
-    /// The end of the request line, and the host that is asked for.
-    pub(crate) first: Box<[u8]>,
-    /// The fields about the client.
-    pub(crate) fields: Box<[u8]>,
+    slots: Slots,
 }
 
 impl ConnInfo {
@@ -114,37 +55,10 @@ impl ConnInfo {
                 accepted: Instant::now(),
                 client: OnceLock::new(),
                 tls: OnceLock::new(),
-                #[cfg(feature = "access-log")]
-                told: Kept::new(),
-                #[cfg(feature = "proxy")]
-                intro: Kept::new(),
+                slots: Slots::new(),
             }),
             forwarded: None,
         }
-    }
-
-    /// Notes the connection in a request that came by it, in the place that an earlier request
-    /// left, if any.
-    #[cfg(feature = "server")]
-    pub(crate) fn note(&self, extensions: &mut Extensions) {
-        match extensions.get_mut::<Self>() {
-            Some(place) => *place = self.clone(),
-            None => {
-                extensions.insert(self.clone());
-            }
-        }
-    }
-
-    /// Lets go of the connection, and leaves the place to the next request; false where there is
-    /// none.
-    #[cfg(all(feature = "proxy", feature = "server"))]
-    pub(super) fn leave_place(extensions: &mut Extensions) -> bool {
-        let Some(place) = extensions.get_mut::<Self>() else {
-            return false;
-        };
-        // An error says that the thread is about to end.
-        let nobody = NOBODY.try_with(Self::clone);
-        nobody.map(|nobody| *place = nobody).is_ok()
     }
 
     /// Finds the note: what `evenkeel::serve` put there, or axum's `ConnectInfo<ConnInfo>`. A
@@ -191,29 +105,22 @@ impl ConnInfo {
     }
 
     /// Returns true if no other handle is left: the connection is gone.
-    #[cfg(feature = "proxy")]
     pub(crate) fn is_last(&self) -> bool {
         Arc::strong_count(&self.inner) == 1
     }
 
-    /// Returns what the first proxy on the way makes of the connection, once it did.
-    #[cfg(feature = "proxy")]
-    pub(crate) fn intro(&self) -> Option<&Intro> {
-        self.inner.intro.get(self.known())
+    /// Returns the values that layers cache with the connection.
+    pub(crate) fn slots(&self) -> &Slots {
+        &self.inner.slots
     }
 
-    /// Keeps what a proxy makes of the connection, once and from its second request on.
-    #[cfg(feature = "proxy")]
-    pub(crate) fn introduce(&self, make: impl FnOnce() -> Intro) {
-        let _ = self.inner.intro.get_or_make(self.known(), make);
-    }
-
-    #[cfg(any(feature = "access-log", feature = "proxy"))]
-    fn known(&self) -> Known {
-        (
-            self.inner.client.get().is_some(),
-            self.inner.tls.get().is_some(),
-        )
+    /// Returns which of the facts that come later are known: the client's address, and the TLS
+    /// session. What a layer caches with the connection is out of date once this differs.
+    pub(crate) fn known_facts(&self) -> KnownFacts {
+        KnownFacts {
+            client: self.inner.client.get().is_some(),
+            tls: self.inner.tls.get().is_some(),
+        }
     }
 
     /// Returns the other end of the transport: a client, or a balancer in between.
@@ -291,25 +198,6 @@ impl ConnInfo {
     pub fn set_tls(&self, tls: TlsInfo) {
         let _ = self.inner.tls.set(tls);
     }
-
-    /// Returns the log's words for the connection, which are made once, when they are asked for
-    /// again; `None` at first, where more is known of it now than there was then, and where the
-    /// request has a client of its own.
-    #[cfg(feature = "access-log")]
-    pub(crate) fn told(&self, make: impl FnOnce() -> Box<[u8]>) -> Option<&[u8]> {
-        if self.forwarded.is_some() {
-            return None;
-        }
-        let told = self.inner.told.get_or_make(self.known(), make);
-        told.map(|words| &**words)
-    }
-}
-
-#[cfg(all(feature = "proxy", feature = "server"))]
-thread_local! {
-    /// Stands in a place until the next request has it. A thread has its own, as a handle that
-    /// threads share is counted by all of them.
-    static NOBODY: ConnInfo = ConnInfo::new(Peer::Unknown, Peer::Unknown);
 }
 
 impl fmt::Debug for ConnInfo {
@@ -322,6 +210,57 @@ impl fmt::Debug for ConnInfo {
             .field("forwarded", &self.forwarded)
             .field("tls", &self.tls())
             .finish_non_exhaustive()
+    }
+}
+
+/// See [`ConnInfo::known_facts`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct KnownFacts {
+    client: bool,
+    tls: bool,
+}
+
+/// A value that a layer computes from a connection, cached from the connection's second request on:
+/// a connection with one request keeps no memory for it.
+pub(crate) struct ConnCache<T> {
+    is_reused: AtomicBool,
+    computed: OnceLock<(KnownFacts, T)>,
+}
+
+impl<T: Send + Sync + 'static> ConnCache<T> {
+    /// Returns the value that the connection caches under `key`, unless more is known of the
+    /// connection now than when the value was computed.
+    pub(crate) fn get<'a>(conn: &'a ConnInfo, key: &SlotKey<Self>) -> Option<&'a T> {
+        conn.slots().get(key)?.current(conn)
+    }
+
+    /// Does what [`get`](Self::get) does, and computes the value at the second call.
+    pub(crate) fn get_or_compute<'a>(
+        conn: &'a ConnInfo,
+        key: &SlotKey<Self>,
+        compute: impl FnOnce() -> T,
+    ) -> Option<&'a T> {
+        let cache = conn.slots().get_or_init(key, Self::empty)?;
+        if !cache.is_reused.load(Relaxed) {
+            cache.is_reused.store(true, Relaxed);
+            return None;
+        }
+        cache
+            .computed
+            .get_or_init(|| (conn.known_facts(), compute()));
+        cache.current(conn)
+    }
+
+    fn empty() -> Self {
+        Self {
+            is_reused: AtomicBool::new(false),
+            computed: OnceLock::new(),
+        }
+    }
+
+    fn current(&self, conn: &ConnInfo) -> Option<&T> {
+        let (known, value) = self.computed.get()?;
+        (*known == conn.known_facts()).then_some(value)
     }
 }
 

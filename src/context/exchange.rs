@@ -3,7 +3,7 @@
 use std::{
     fmt,
     sync::{
-        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
     },
 };
@@ -11,10 +11,7 @@ use std::{
 use http::{Extensions, request::Parts};
 use tokio::time::Instant;
 
-use super::{
-    attempt::{Attempt, Attempts, Outcome},
-    clock,
-};
+use super::attempt::{Attempt, Attempts, Outcome};
 use crate::{error::ErrorKind, pool::Backend};
 
 /// One shared record a request, a request extension: a handle, so that it survives an error, a
@@ -22,21 +19,9 @@ use crate::{error::ErrorKind, pool::Backend};
 ///
 /// A retry's and a hedge's attempts stand side by side in one exchange; whoever sends a copy of
 /// a request for another purpose gives it a fresh one.
-///
-/// [`Exchange::of`] is the way to it. `get::<Exchange>()` may find one that nobody began, in a place
-/// that an earlier request left: that begins when it is read or written.
+#[derive(Clone)]
 pub struct Exchange {
-    handle: Handle,
-}
-
-enum Handle {
-    Record(Arc<Inner>),
-    /// In extensions that an earlier request left: the record begins when somebody looks there.
-    #[cfg_attr(
-        not(all(feature = "proxy", feature = "server")),
-        expect(dead_code, reason = "a server takes what a proxy leaves")
-    )]
-    Place(OnceLock<Arc<Inner>>),
+    inner: Arc<Inner>,
 }
 
 struct Inner {
@@ -72,10 +57,6 @@ pub struct LentHead {
 }
 
 impl Inner {
-    fn begin() -> Arc<Self> {
-        Arc::new(Self::new(clock::now()))
-    }
-
     fn new(began: Instant) -> Self {
         Self {
             began,
@@ -91,19 +72,20 @@ impl Exchange {
     /// Begins a record now.
     #[must_use]
     pub fn new() -> Self {
-        Self::began_at(clock::now())
+        Self::began_at(Instant::now())
     }
 
     /// Begins a record at a moment that the caller has read off the clock already.
     #[must_use]
     pub fn began_at(began: Instant) -> Self {
-        Self::with(Arc::new(Inner::new(began)))
+        Self {
+            inner: Arc::new(Inner::new(began)),
+        }
     }
 
     /// Returns the request's record, inserting one where there is none.
     pub fn of(extensions: &mut Extensions) -> Self {
-        if let Some(exchange) = extensions.get_mut::<Self>() {
-            exchange.settle();
+        if let Some(exchange) = extensions.get::<Self>() {
             return exchange.clone();
         }
         let exchange = Self::new();
@@ -111,53 +93,16 @@ impl Exchange {
         exchange
     }
 
-    fn with(record: Arc<Inner>) -> Self {
-        let handle = Handle::Record(record);
-        Self { handle }
-    }
-
-    /// Lets go of the request's record, and leaves its place to the next request; false where there
-    /// is none.
-    #[cfg(all(feature = "proxy", feature = "server"))]
-    pub(super) fn leave_place(extensions: &mut Extensions) -> bool {
-        let place = extensions.get_mut::<Self>();
-        let empty = || Handle::Place(OnceLock::new());
-        place.map(|place| place.handle = empty()).is_some()
-    }
-
-    /// Makes a place a record, so that nobody needs to look twice.
-    fn settle(&mut self) {
-        if let Handle::Place(place) = &mut self.handle {
-            let record = place.take().unwrap_or_else(Inner::begin);
-            self.handle = Handle::Record(record);
-        }
-    }
-
-    fn inner(&self) -> &Arc<Inner> {
-        match &self.handle {
-            Handle::Record(inner) => inner,
-            Handle::Place(place) => place.get_or_init(Inner::begin),
-        }
-    }
-
-    /// As [`inner`](Self::inner), but begins no record.
-    fn begun(&self) -> Option<&Arc<Inner>> {
-        match &self.handle {
-            Handle::Record(inner) => Some(inner),
-            Handle::Place(place) => place.get(),
-        }
-    }
-
     /// Returns when the first layer that needed the record saw the request.
     #[must_use]
     pub fn began(&self) -> Instant {
-        self.inner().began
+        self.inner.began
     }
 
     /// Asks for a backend: what a sticky cookie names. Written by sticky, read by balance.
     pub fn set_affinity(&self, backend: Backend) {
         self.record().affinity = Some(Affinity { backend });
-        self.inner().binds.store(true, Relaxed);
+        self.inner.binds.store(true, Relaxed);
     }
 
     /// Returns the backend asked for.
@@ -193,13 +138,13 @@ impl Exchange {
 
     /// Begins an attempt and returns its number, to be given to [`end_attempt`](Self::end_attempt).
     pub fn begin_attempt(&self, backend: Backend) -> usize {
-        self.inner().binds.store(true, Relaxed);
+        self.inner.binds.store(true, Relaxed);
         self.record().attempts.begin(backend)
     }
 
     /// Reads what binds a pick; takes no lock where nothing does.
     pub(crate) fn bounds(&self) -> Bounds {
-        if !self.inner().binds.load(Relaxed) {
+        if !self.inner.binds.load(Relaxed) {
             return Bounds::default();
         }
         let record = self.record();
@@ -229,7 +174,7 @@ impl Exchange {
         verdict: Option<StickyVerdict>,
         backend: Backend,
     ) -> usize {
-        self.inner().binds.store(true, Relaxed);
+        self.inner.binds.store(true, Relaxed);
         let mut record = self.record();
         record.strategy = Some(strategy);
         record.candidates = candidates;
@@ -251,7 +196,7 @@ impl Exchange {
                 attempt.outcome = Some(outcome);
             } else if ended.is_none() {
                 attempt.outcome = Some(outcome);
-                attempt.duration = Some(clock::read().saturating_duration_since(attempt.began));
+                attempt.duration = Some(Instant::now().saturating_duration_since(attempt.began));
             }
         }
     }
@@ -263,14 +208,13 @@ impl Exchange {
 
     /// Returns how many attempts were begun; takes no lock where there was none.
     pub(crate) fn count(&self) -> usize {
-        match self.inner().binds.load(Relaxed) {
+        match self.inner.binds.load(Relaxed) {
             true => self.attempts(<[_]>::len),
             false => 0,
         }
     }
 
     /// Reads what a log line and a cookie need to know of the end, under one lock.
-    #[cfg(any(feature = "access-log", feature = "sticky"))]
     pub(crate) fn tell<T>(&self, read: impl FnOnce(Told<'_>) -> T) -> T {
         let record = self.record();
         read(Told {
@@ -318,22 +262,21 @@ impl Exchange {
     pub fn want_head(&self) {
         // One that was lent before and not taken may be of another attempt.
         self.record().lent = None;
-        self.inner().head_wanted.store(true, Relaxed);
+        self.inner.head_wanted.store(true, Relaxed);
     }
 
     /// Lends a copy of the head, if one is asked for. To be called by the service that talks to
     /// the backend, when it has to wait for the response; `sent` tells whether a byte of the
     /// request may have gone out. One load where nobody asks.
     pub fn lend_head(&self, head: &Parts, sent: bool) {
-        let asks = |inner: &Arc<Inner>| inner.head_wanted.load(Relaxed);
-        if !self.begun().is_some_and(asks) {
+        if !self.inner.head_wanted.load(Relaxed) {
             return;
         }
         let mut head = head.clone();
         // Kept here, the record would keep itself alive.
         head.extensions.remove::<Self>();
         let mut record = self.record();
-        if self.inner().head_wanted.swap(false, Relaxed) {
+        if self.inner.head_wanted.swap(false, Relaxed) {
             record.lent = Some(Box::new(LentHead { head, sent }));
         }
     }
@@ -343,7 +286,7 @@ impl Exchange {
     #[must_use]
     pub fn take_head(&self) -> Option<LentHead> {
         let mut record = self.record();
-        self.inner().head_wanted.store(false, Relaxed);
+        self.inner.head_wanted.store(false, Relaxed);
         let mut lent = *record.lent.take()?;
         drop(record);
         lent.head.extensions.insert(self.clone());
@@ -363,35 +306,20 @@ impl Exchange {
 
     /// Counts request body bytes read from the client.
     pub fn add_received(&self, bytes: u64) {
-        self.inner().received.fetch_add(bytes, Relaxed);
+        self.inner.received.fetch_add(bytes, Relaxed);
     }
 
     /// Returns the request body bytes read from the client so far.
     #[must_use]
     pub fn received(&self) -> u64 {
-        self.inner().received.load(Relaxed)
+        self.inner.received.load(Relaxed)
     }
 
     fn record(&self) -> MutexGuard<'_, Record> {
-        self.inner()
+        self.inner
             .record
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// The record is the same, once it is begun: where a request is copied before, each copy gets its
-/// own.
-impl Clone for Exchange {
-    fn clone(&self) -> Self {
-        let handle = match &self.handle {
-            Handle::Record(inner) => Handle::Record(inner.clone()),
-            Handle::Place(place) => match place.get() {
-                Some(inner) => Handle::Record(inner.clone()),
-                None => Handle::Place(OnceLock::new()),
-            },
-        };
-        Self { handle }
     }
 }
 
@@ -414,11 +342,6 @@ impl fmt::Debug for Exchange {
 }
 
 /// What became of a request; see [`Exchange::tell`].
-#[cfg(any(feature = "access-log", feature = "sticky"))]
-#[cfg_attr(
-    not(all(feature = "access-log", feature = "sticky")),
-    expect(dead_code, reason = "each reads its part")
-)]
 pub(crate) struct Told<'a> {
     pub(crate) attempts: &'a [Attempt],
     pub(crate) decision: Option<(&'static str, usize)>,
@@ -427,7 +350,6 @@ pub(crate) struct Told<'a> {
     pub(crate) affinity: Option<&'a Backend>,
 }
 
-#[cfg(feature = "sticky")]
 impl<'a> Told<'a> {
     /// As [`Exchange::answered_by`].
     pub(crate) fn answered_by(&self) -> Option<&'a Backend> {
@@ -637,7 +559,7 @@ mod tests {
         assert!(exchange.take_head().is_none(), "once");
         exchange.want_head();
         exchange.lend_head(&head, true);
-        let weak = Arc::downgrade(exchange.inner());
+        let weak = Arc::downgrade(&exchange.inner);
         drop((exchange, head, lent));
         assert!(
             weak.upgrade().is_none(),

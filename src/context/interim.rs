@@ -1,6 +1,5 @@
 //! Interim responses on their way to the client.
 
-#[cfg(feature = "server")]
 use std::task::Context;
 use std::{
     collections::VecDeque,
@@ -103,36 +102,12 @@ impl Interim {
     }
 
     /// The final response has not begun.
-    #[cfg(all(feature = "http2", feature = "server"))]
     pub(crate) fn is_open(&self) -> bool {
         self.queue.current.load(Acquire) == self.request
-    }
-
-    /// Puts the handle into a request's extensions, where an earlier request may have left a place.
-    #[cfg(feature = "server")]
-    pub(crate) fn note(self, extensions: &mut Extensions) {
-        match extensions.get_mut::<Self>() {
-            Some(place) => *place = self,
-            None => {
-                extensions.insert(self);
-            }
-        }
-    }
-
-    /// Leaves the place to the next request; false where there is none.
-    #[cfg(all(feature = "proxy", feature = "server"))]
-    pub(super) fn leave_place(extensions: &mut Extensions) -> bool {
-        let Some(place) = extensions.get_mut::<Self>() else {
-            return false;
-        };
-        // An error says that the thread is about to end.
-        let closed = CLOSED.try_with(Self::clone);
-        closed.map(|closed| *place = closed).is_ok()
     }
 }
 
 impl Queue {
-    #[cfg(feature = "server")]
     fn new() -> Arc<Self> {
         Arc::new(Self {
             current: AtomicU64::new(0),
@@ -158,16 +133,6 @@ impl State {
     }
 }
 
-#[cfg(all(feature = "proxy", feature = "server"))]
-thread_local! {
-    /// Stands in a place until the next request has it.
-    static CLOSED: Interim = Interim {
-        queue: Queue::new(),
-        // No request has this number.
-        request: u64::MAX,
-    };
-}
-
 impl fmt::Debug for Interim {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Interim")
@@ -177,7 +142,6 @@ impl fmt::Debug for Interim {
 }
 
 /// The server's end: one a connection of HTTP/1.1, one a stream of HTTP/2.
-#[cfg(feature = "server")]
 pub(crate) struct InterimQueue {
     queue: Arc<Queue>,
     request: u64,
@@ -185,7 +149,6 @@ pub(crate) struct InterimQueue {
     task: Option<Waker>,
 }
 
-#[cfg(feature = "server")]
 impl InterimQueue {
     pub(crate) fn new() -> Self {
         Self {
@@ -243,7 +206,7 @@ const MOST_BYTES: usize = 16 * 1024;
 /// What a field's line needs besides its name and value.
 const LINE: usize = 4;
 
-#[cfg(all(test, feature = "server"))]
+#[cfg(test)]
 mod tests {
     use super::*;
 

@@ -39,14 +39,12 @@
 //!
 //! [`Exchange`]: two allocations a request, about 90 ns by `benches/layers.rs` (row `record`).
 //! [`Selected`]: one an attempt; in a `LoadBalancer` none, but for one that waited for room.
-//! [`ConnInfo`]: one a request, and a few a connection. Where a request came by `evenkeel::serve`
-//! and was answered over HTTP/1.1 by the `Proxy`, the next one on that thread gets its places: one
-//! allocation for the `Exchange` and none for the `ConnInfo`, unless others left notes of their own
-//! in the request, as a router of axum does.
+//! [`ConnInfo`] and [`Interim`]: one each a request, and a few a connection. `evenkeel::serve` uses
+//! the table that holds the extensions again for a later request: the `Proxy` puts the emptied table
+//! of a request into its response.
 
 mod attempt;
 mod auth_failure;
-pub(crate) mod clock;
 mod conn;
 #[cfg(feature = "axum")]
 mod connect_info;
@@ -55,34 +53,26 @@ mod drain;
 mod exchange;
 mod interim;
 mod selected;
-#[cfg(feature = "server")]
 pub(crate) mod served;
-#[cfg(feature = "server")]
-pub(crate) mod spare;
 mod trusted;
 mod tunnel;
 mod unasked;
 
 pub use attempt::{Attempt, Outcome};
 pub use auth_failure::AuthFailure;
-#[cfg(feature = "proxy")]
-pub(crate) use conn::Intro;
+pub(crate) use conn::ConnCache;
 pub use conn::{Conn, ConnInfo, Peer, TlsInfo};
 #[cfg(feature = "axum")]
 pub use connect_info::{ConnectInfoLayer, MissingConnInfo, WithConnectInfo};
 pub use connection_event::{ConnectionEvent, ConnectionEventKind, ConnectionEvents};
-#[cfg(feature = "server")]
 pub(crate) use drain::IDLE_GRACE;
 pub use drain::{Drain, Drainer};
-#[cfg(feature = "access-log")]
 pub(crate) use exchange::Told;
 pub(crate) use exchange::Wanted;
 pub use exchange::{Affinity, Exchange, LentHead, StickyVerdict};
 pub use interim::Interim;
-#[cfg(feature = "server")]
 pub(crate) use interim::InterimQueue;
 pub use selected::Selected;
-#[cfg(any(feature = "proxy", test))]
 pub(crate) use selected::{CallSelected, Selection};
 pub use trusted::TrustedPeers;
 pub use tunnel::Tunnel;

@@ -1,9 +1,7 @@
 //! Where one attempt goes.
 
-#[cfg(any(feature = "proxy", test))]
 use tower_service::Service;
 
-#[cfg(any(feature = "proxy", test))]
 use super::Exchange;
 use crate::pool::Backend;
 
@@ -14,7 +12,6 @@ use crate::pool::Backend;
 pub struct Selected(pub Backend);
 
 /// What the note says, for who can be told it in a call.
-#[cfg(any(feature = "proxy", test))]
 #[derive(Clone, Copy)]
 pub(crate) struct Selection<'a> {
     pub(crate) backend: &'a Backend,
@@ -29,7 +26,6 @@ pub(crate) struct Selection<'a> {
 ///
 /// Does what [`Service::call`] does with a [`Selected`] in the extensions, and does not look for
 /// one.
-#[cfg(any(feature = "proxy", test))]
 pub(crate) trait CallSelected<R>: Service<R> {
     fn call_selected(&mut self, request: R, selection: Selection<'_>) -> Self::Future;
 }

@@ -9,7 +9,7 @@ use std::{
 use http::HeaderValue;
 
 use super::{Locality, Scheme, state::State, url::BackendUrl};
-use crate::error::ConfigError;
+use crate::{error::ConfigError, slots::Slots};
 
 /// One server that requests are sent to: its configuration, and the state that belongs to its id.
 ///
@@ -64,9 +64,7 @@ pub(super) struct Config {
     pub(super) weight: u32,
     pub(super) tier: u8,
     pub(super) locality: Option<Locality>,
-    /// The part of a log line that names the backend; see [`Backend::log_fragment`].
-    #[cfg(feature = "access-log")]
-    pub(super) log_fragment: std::sync::OnceLock<Box<[u8]>>,
+    pub(super) slots: Slots,
 }
 
 impl Backend {
@@ -98,8 +96,7 @@ impl Backend {
             weight: 1,
             tier: 0,
             locality: None,
-            #[cfg(feature = "access-log")]
-            log_fragment: std::sync::OnceLock::new(),
+            slots: Slots::new(),
         };
         Ok(Self::join(Arc::new(config), Arc::new(State::new()), None))
     }
@@ -272,11 +269,16 @@ impl Backend {
         }
     }
 
+    /// Returns the values that layers cache with the backend's configuration. A backend with
+    /// another address, weight or protocol has other slots.
+    pub(crate) fn slots(&self) -> &Slots {
+        &self.inner.config.slots
+    }
+
     fn config_mut(&mut self) -> &mut Config {
         let config = Arc::make_mut(&mut Arc::make_mut(&mut self.inner).config);
-        // The fragment may contain the value that is about to change.
-        #[cfg(feature = "access-log")]
-        config.log_fragment.take();
+        // What layers cached may depend on what is about to change.
+        config.slots = Slots::new();
         config
     }
 }

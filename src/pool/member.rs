@@ -232,13 +232,6 @@ impl Backend {
     pub(crate) fn report_broken_response(&self, kind: ErrorKind) {
         self.state().notify_broken(kind);
     }
-
-    /// Returns the part of a log line that names the backend; `make` writes it at the first call
-    /// for this configuration.
-    #[cfg(feature = "access-log")]
-    pub(crate) fn log_fragment(&self, make: impl FnOnce(&Self) -> Box<[u8]>) -> &[u8] {
-        self.inner.config.log_fragment.get_or_init(|| make(self))
-    }
 }
 
 /// The endpoint of a backend at one moment. It keeps the configuration alive, not the state.

@@ -1,23 +1,17 @@
 //! What you configure.
 
-use std::{
-    fmt,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering::Relaxed},
-    },
-    time::Duration,
-};
+use std::{fmt, sync::Arc, time::Duration};
 
 #[cfg(feature = "http2")]
 use http::HeaderValue;
 
-use super::{ForwardedFields, h1::Timeouts, idle::Home};
+use super::{ForwardedFields, h1::Timeouts, headers::ClientFields, idle::Home};
 use crate::{
     connect::Connector,
-    context::TrustedPeers,
+    context::{ConnCache, TrustedPeers},
     error::ConfigError,
     pool::{AttachmentCache, AttachmentKey},
+    slots::SlotKey,
 };
 
 /// Forwards each request to its [`Selected`](crate::context::Selected) backend; see the [module](super).
@@ -33,8 +27,8 @@ pub struct Proxy {
 
 #[derive(Clone)]
 pub(super) struct Settings {
-    /// Unlike that of any others in this process.
-    pub(super) number: u64,
+    /// What requests of one connection have in common.
+    pub(super) client_fields: Arc<SlotKey<ConnCache<ClientFields>>>,
     pub(super) key: Arc<AttachmentKey<Home>>,
     pub(super) connector: Connector,
     pub(super) timeouts: Timeouts,
@@ -74,7 +68,7 @@ impl Proxy {
     pub fn new() -> Self {
         Self {
             settings: Arc::new(Settings {
-                number: next_number(),
+                client_fields: Arc::new(SlotKey::new()),
                 key: Arc::new(AttachmentKey::new()),
                 connector: Connector::new(),
                 timeouts: Timeouts {
@@ -240,7 +234,7 @@ impl Proxy {
         // A clone that was set up otherwise must not use connections made without that: they may
         // lead elsewhere, or have been verified otherwise.
         settings.key = Arc::new(AttachmentKey::new());
-        settings.number = next_number();
+        settings.client_fields = Arc::new(SlotKey::new());
         settings
     }
 }
@@ -260,11 +254,6 @@ impl fmt::Debug for Proxy {
             .field("host", &self.settings.host)
             .finish_non_exhaustive()
     }
-}
-
-fn next_number() -> u64 {
-    static NEXT: AtomicU64 = AtomicU64::new(1);
-    NEXT.fetch_add(1, Relaxed)
 }
 
 fn via(name: &str) -> Result<[Via; 3], ConfigError> {

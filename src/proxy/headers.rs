@@ -18,7 +18,7 @@ use super::{
     forwarded::{write_element, write_ip},
 };
 use crate::{
-    context::{ConnInfo, Intro},
+    context::{ConnCache, ConnInfo},
     error::{Error, ErrorKind},
     pool::Backend,
     wire::{
@@ -34,8 +34,8 @@ use crate::{
 pub(super) struct Facts<'a> {
     pub(super) parts: &'a Parts,
     pub(super) conn: Option<&'a ConnInfo>,
-    /// What was made of the client's connection before, and stands for this request, too.
-    intro: Option<&'a Intro>,
+    /// What an earlier request of the same connection to the same host had.
+    cached: Option<&'a ClientFields>,
     /// The peer's word about the client is taken.
     trusted: bool,
     /// The host that the client asked for, validated.
@@ -56,6 +56,16 @@ pub(super) struct Facts<'a> {
     simple: bool,
 }
 
+/// What the requests of one connection to one host have in common.
+pub(super) struct ClientFields {
+    /// The host that the client asked for.
+    host: Box<[u8]>,
+    /// The end of the request line, and the `Host` field.
+    first: Box<[u8]>,
+    /// The fields that describe the client.
+    fields: Box<[u8]>,
+}
+
 /// How the body's length is announced.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Length {
@@ -69,7 +79,7 @@ impl<'a> Facts<'a> {
         let mut facts = Self {
             parts,
             conn: ConnInfo::of(&parts.extensions),
-            intro: None,
+            cached: None,
             trusted: false,
             host: None,
             upgrade: None,
@@ -117,9 +127,9 @@ impl<'a> Facts<'a> {
     /// what they did before.
     fn meet(&mut self, host: Option<&'a [u8]>, settings: &Settings) -> Result<(), Error> {
         if let (Some(conn), Some(asked)) = (self.conn, host) {
-            if let Some(intro) = conn.intro() {
-                if intro.by == settings.number && *intro.host == *asked {
-                    self.intro = Some(intro);
+            if let Some(cached) = ConnCache::get(conn, &settings.client_fields) {
+                if *cached.host == *asked {
+                    self.cached = Some(cached);
                     self.host = host;
                     return Ok(());
                 }
@@ -190,11 +200,10 @@ impl<'a> Facts<'a> {
             if host.len() > KEPT_HOST {
                 return;
             }
-            conn.introduce(|| {
+            ConnCache::get_or_compute(conn, &settings.client_fields, || {
                 let mut first = Vec::new();
                 write_host(host, &mut first);
-                Intro {
-                    by: settings.number,
+                ClientFields {
                     host: host.into(),
                     first: first.into(),
                     fields: out[start..].into(),

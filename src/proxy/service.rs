@@ -165,13 +165,14 @@ fn respond(mut conn: Box<Conn>, answer: Answer) -> Result<Response<Body>, Error>
     *response.status_mut() = answer.status;
     // The request's map: its memory is used again.
     mem::swap(response.headers_mut(), &mut carried.parts.headers);
-    let extensions = mem::take(&mut carried.parts.extensions);
+    let mut extensions = mem::take(&mut carried.parts.extensions);
     conn.attached.carried = None;
     if answer.connection_auth {
         conn.bind(ConnInfo::of(&extensions).cloned());
     }
-    #[cfg(feature = "server")]
-    crate::context::spare::keep(extensions);
+    // What the request carried ends here; a server uses the emptied table again.
+    extensions.clear();
+    *response.extensions_mut() = extensions;
     match answer.body {
         AnswerBody::None => conn.finish(),
         AnswerBody::Whole(data) => {

@@ -24,10 +24,9 @@ use super::{
 };
 #[cfg(feature = "http2")]
 use crate::context::Interim;
-use crate::{
-    context::{served, spare},
-    error::BoxError,
-};
+#[cfg(feature = "http2")]
+use crate::server::recycled;
+use crate::{context::served, error::BoxError};
 
 /// The request service as hyper calls it.
 pub(super) struct AppService<S> {
@@ -53,9 +52,6 @@ where
     fn call(&self, request: Request<Incoming>) -> Self::Future {
         // A request that may upgrade has no body.
         let mut request = request.map(|_| Body::empty());
-        if request.extensions().is_empty() {
-            *request.extensions_mut() = spare::take();
-        }
         let exchanging = Some(self.begin(&mut request));
         let connect = request.method() == Method::CONNECT;
         AppFuture {
@@ -69,7 +65,7 @@ where
 impl<S> AppService<S> {
     /// Begins the exchange of a request, and notes in it how it came.
     pub(super) fn begin<B>(&self, request: &mut Request<B>) -> Exchanging {
-        self.ending.info.note(request.extensions_mut());
+        request.extensions_mut().insert(self.ending.info.clone());
         self.state.begin()
     }
 
@@ -85,10 +81,10 @@ impl<S> AppService<S> {
         S::Error: Into<BoxError>,
     {
         if request.extensions().is_empty() {
-            *request.extensions_mut() = spare::take();
+            *request.extensions_mut() = recycled::take();
         }
         self.begun.set(self.begun.get().wrapping_add(1));
-        interim.note(request.extensions_mut());
+        request.extensions_mut().insert(interim);
         let exchanging = self.begin(&mut request);
         (self.answer(request), exchanging)
     }

@@ -155,6 +155,7 @@ mod http2;
 mod limit;
 mod listener;
 mod pace;
+mod recycled;
 mod serve;
 mod sniff;
 mod state;

@@ -11,6 +11,7 @@ const FLOORS: [&[&str]; 5] = [
         "error",
         "log_limit",
         "sabotage",
+        "slots",
         "tcp_timeout",
         "timer",
         "wire",

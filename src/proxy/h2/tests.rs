@@ -51,7 +51,7 @@ async fn ask(
         .body(Empty::new())
         .unwrap();
     request.extensions_mut().insert(Selected(backend));
-    queue.begin(true).note(request.extensions_mut());
+    request.extensions_mut().insert(queue.begin(true));
     let answer = timeout(PATIENCE, Proxy::new().call(request)).await.unwrap();
     let mut passed = Vec::new();
     let cx = Context::from_waker(Waker::noop());

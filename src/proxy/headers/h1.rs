@@ -19,13 +19,13 @@ impl Facts<'_> {
         out.extend_from_slice(self.parts.method.as_str().as_bytes());
         out.push(b' ');
         self.write_target(backend, out);
-        match (settings.host, self.intro) {
-            (HostField::Client, Some(intro)) => out.extend_from_slice(&intro.first),
+        match (settings.host, self.cached) {
+            (HostField::Client, Some(cached)) => out.extend_from_slice(&cached.first),
             _ => write_host(self.host_for(backend, settings), out),
         }
         self.pass_on(settings, out);
-        match self.intro {
-            Some(intro) => out.extend_from_slice(&intro.fields),
+        match self.cached {
+            Some(cached) => out.extend_from_slice(&cached.fields),
             None => self.describe_client(settings, out),
         }
         if let Some(via) = &settings.via {

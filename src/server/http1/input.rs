@@ -19,8 +19,8 @@ use super::{
     upload::{DISCARDED, Receiver},
 };
 use crate::{
-    context::{InterimQueue, spare},
-    server::{Body, draining::Draining, state::State, stream::Stream},
+    context::InterimQueue,
+    server::{Body, draining::Draining, recycled, state::State, stream::Stream},
     wire::{
         framing::Framing,
         request::{self, Head, MAX_SHARED_HEAD},
@@ -243,7 +243,7 @@ impl Input {
     /// Returns the request, in extensions that an earlier one left.
     pub(super) fn request_mut(&mut self) -> Option<&mut Request<Body>> {
         let request = self.request.as_mut()?;
-        *request.extensions_mut() = spare::take();
+        *request.extensions_mut() = recycled::take();
         Some(request)
     }
 
@@ -256,7 +256,7 @@ impl Input {
         let queue = self.interim.get_or_insert_with(InterimQueue::new);
         let interim = queue.begin(!head.is_http10);
         if let Some(request) = &mut self.request {
-            interim.note(request.extensions_mut());
+            request.extensions_mut().insert(interim);
             if head.upgrades && head.framing != Framing::None {
                 // RFC 9110 §7.8: a server may ignore it, and no service switches amid a body.
                 request.headers_mut().remove(http::header::UPGRADE);

@@ -14,7 +14,7 @@ use tokio::io::AsyncWrite;
 
 use crate::{
     error::BoxError,
-    server::date,
+    server::{date, recycled},
     wire::{
         self,
         chunked::{self, LAST_CHUNK},
@@ -84,6 +84,7 @@ impl Output {
             &mut out,
         )?;
         recycle_map(parts.headers);
+        recycled::keep(parts.extensions);
         let ended = announced.is_empty || framing == Framing::None;
         let mut output = Self {
             out,

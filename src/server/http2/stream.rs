@@ -3,6 +3,7 @@
 use std::{
     error::Error as StdError,
     future::Future,
+    mem,
     pin::Pin,
     task::{Context, Poll},
 };
@@ -27,6 +28,7 @@ use crate::{
         app::{AppService, Call},
         limit::Limit,
         pace::Wait,
+        recycled,
         state::{Exchanging, State},
     },
 };
@@ -241,6 +243,7 @@ fn send_head<B: HttpBody>(
         false => body.size_hint().exact(),
     };
     fields::fit(&mut parts.headers, length, opens_tunnel);
+    recycled::keep(mem::take(&mut parts.extensions));
     let ends = is_empty || asked == Asked::Head;
     match reply.send_response(Response::from_parts(parts, ()), ends) {
         Ok(out) => (!ends).then_some((body, out)),

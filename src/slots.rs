@@ -1,0 +1,196 @@
+//! Values that one module keeps with another module's object, each under a key of its own.
+//!
+//! A connection and a backend outlive the requests that pass them, so they are where a module
+//! caches what it computes from them. The object knows neither the value nor the module: it holds
+//! [`Slots`], and a module finds its value with a [`SlotKey`] that no other module has.
+
+use std::{
+    any::Any,
+    fmt,
+    marker::PhantomData,
+    sync::{
+        OnceLock,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+};
+
+/// Names one kind of value. Two keys never name the same slot.
+pub(crate) struct SlotKey<T> {
+    /// 0 until the key is first used, so that a key can be a `static`.
+    number: AtomicU64,
+    kind: PhantomData<fn() -> T>,
+}
+
+impl<T> SlotKey<T> {
+    pub(crate) const fn new() -> Self {
+        Self {
+            number: AtomicU64::new(0),
+            kind: PhantomData,
+        }
+    }
+
+    fn number(&self) -> u64 {
+        match self.number.load(Relaxed) {
+            0 => self.assign(),
+            number => number,
+        }
+    }
+
+    #[cold]
+    fn assign(&self) -> u64 {
+        static NEXT: AtomicU64 = AtomicU64::new(1);
+        let number = NEXT.fetch_add(1, Relaxed);
+        match self.number.compare_exchange(0, number, Relaxed, Relaxed) {
+            Ok(_) => number,
+            Err(assigned) => assigned,
+        }
+    }
+}
+
+impl<T> fmt::Debug for SlotKey<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("SlotKey").field(&self.number()).finish()
+    }
+}
+
+/// The values that modules keep with one object. A value stays until the object is dropped.
+///
+/// Reading takes no lock: the slots form a list that only grows.
+#[derive(Default)]
+pub(crate) struct Slots {
+    first: Link,
+}
+
+type Link = OnceLock<Box<Slot<dyn Any + Send + Sync>>>;
+
+struct Slot<T: ?Sized> {
+    key: u64,
+    next: Link,
+    value: T,
+}
+
+impl Slots {
+    pub(crate) const fn new() -> Self {
+        Self { first: Link::new() }
+    }
+
+    /// Returns the value under `key`.
+    pub(crate) fn get<T: Any + Send + Sync>(&self, key: &SlotKey<T>) -> Option<&T> {
+        let number = key.number();
+        let mut link = &self.first;
+        while let Some(slot) = link.get() {
+            if slot.key == number {
+                return slot.value.downcast_ref();
+            }
+            link = &slot.next;
+        }
+        None
+    }
+
+    /// Returns the value under `key`, and makes it if there is none yet. Returns `None` where
+    /// [`MAX_SLOTS`] other keys have a value.
+    pub(crate) fn get_or_init<T: Any + Send + Sync>(
+        &self,
+        key: &SlotKey<T>,
+        make: impl FnOnce() -> T,
+    ) -> Option<&T> {
+        let number = key.number();
+        let mut make = Some(make);
+        let mut link = &self.first;
+        for _ in 0..MAX_SLOTS {
+            let slot = match link.get() {
+                Some(slot) => slot,
+                None => {
+                    let value = make.take()?();
+                    link.get_or_init(|| {
+                        Box::new(Slot {
+                            key: number,
+                            next: Link::new(),
+                            value,
+                        })
+                    })
+                }
+            };
+            if slot.key == number {
+                return slot.value.downcast_ref();
+            }
+            link = &slot.next;
+        }
+        None
+    }
+}
+
+/// A copy of the object has no values yet.
+impl Clone for Slots {
+    fn clone(&self) -> Self {
+        Self::new()
+    }
+}
+
+impl fmt::Debug for Slots {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Slots").finish_non_exhaustive()
+    }
+}
+
+/// Each layer that caches has one key, and a stack has two or three such layers. The bound keeps
+/// the list short where a program makes layers without end.
+const MAX_SLOTS: usize = 8;
+
+#[cfg(test)]
+mod tests {
+    use std::thread;
+
+    use super::*;
+
+    #[test]
+    fn each_key_has_a_value_of_its_own() {
+        let (one, two) = (SlotKey::<u32>::new(), SlotKey::<u32>::new());
+        let text = SlotKey::<String>::new();
+        let slots = Slots::new();
+        assert_eq!(slots.get(&one), None);
+        assert_eq!(slots.get_or_init(&one, || 1), Some(&1));
+        assert_eq!(slots.get_or_init(&two, || 2), Some(&2));
+        let made = slots.get_or_init(&text, || "three".to_owned());
+        assert_eq!(made.map(String::as_str), Some("three"));
+        assert_eq!(slots.get_or_init(&one, || 9), Some(&1), "made once");
+        assert_eq!((slots.get(&one), slots.get(&two)), (Some(&1), Some(&2)));
+        assert_eq!(Slots::new().get(&one), None, "of another object");
+    }
+
+    #[test]
+    fn the_number_of_slots_is_bounded() {
+        let keys: Vec<_> = (0..=MAX_SLOTS).map(|_| SlotKey::<usize>::new()).collect();
+        let slots = Slots::new();
+        for (i, key) in keys.iter().enumerate() {
+            let made = slots.get_or_init(key, || i);
+            assert_eq!(made, (i < MAX_SLOTS).then_some(&i));
+        }
+        assert_eq!(slots.get_or_init(&keys[0], || 9), Some(&0));
+    }
+
+    #[test]
+    fn threads_that_race_for_a_slot_agree() {
+        static KEYS: [SlotKey<usize>; 4] = [const { SlotKey::new() }; 4];
+        for _ in 0..100 {
+            let slots = Slots::new();
+            let made = thread::scope(|scope| {
+                let threads: Vec<_> = (0..4)
+                    .map(|thread| {
+                        let slots = &slots;
+                        scope.spawn(move || {
+                            let make = |key| slots.get_or_init(key, || thread).copied();
+                            KEYS.each_ref().map(make)
+                        })
+                    })
+                    .collect();
+                threads
+                    .into_iter()
+                    .map(|thread| thread.join().unwrap())
+                    .collect::<Vec<_>>()
+            });
+            assert!(made.iter().all(|seen| seen == &made[0]), "{made:?}");
+            assert!(made[0].iter().all(Option::is_some));
+        }
+    }
+}
