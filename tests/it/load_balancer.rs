@@ -282,7 +282,7 @@ async fn sticky_below_failover_warns_and_moves_the_session() {
         }
     })
     .await;
-    assert_eq!(said.matches("must stand above it").count(), 1, "{said}");
+    assert_eq!(said.matches("place it above both").count(), 1, "{said}");
 }
 
 #[tokio::test]
