@@ -59,6 +59,8 @@ impl<T> fmt::Debug for SlotKey<T> {
 #[derive(Default)]
 pub(crate) struct Slots {
     first: Link,
+    /// A bit for each key that was asked for; see [`Slots::is_asked_again`].
+    asked: AtomicU64,
 }
 
 type Link = OnceLock<Box<Slot<dyn Any + Send + Sync>>>;
@@ -71,7 +73,10 @@ struct Slot<T: ?Sized> {
 
 impl Slots {
     pub(crate) const fn new() -> Self {
-        Self { first: Link::new() }
+        Self {
+            first: Link::new(),
+            asked: AtomicU64::new(0),
+        }
     }
 
     /// Returns the value under `key`.
@@ -85,6 +90,19 @@ impl Slots {
             link = &slot.next;
         }
         None
+    }
+
+    /// Returns whether this was called with `key` before. A module that caches only for objects
+    /// that are used again asks here first, so that an object that is used once keeps no memory for
+    /// it. May return true too early, where two keys share a bit.
+    pub(crate) fn is_asked_again<T>(&self, key: &SlotKey<T>) -> bool {
+        let bit = 1 << (key.number() % u64::from(u64::BITS));
+        let asked = self.asked.load(Relaxed);
+        if asked & bit == 0 {
+            // A bit of another thread may be lost: its module asks once more.
+            self.asked.store(asked | bit, Relaxed);
+        }
+        asked & bit != 0
     }
 
     /// Returns the value under `key`, and makes it if there is none yet. Returns `None` where
@@ -156,6 +174,15 @@ mod tests {
         assert_eq!(slots.get_or_init(&one, || 9), Some(&1), "made once");
         assert_eq!((slots.get(&one), slots.get(&two)), (Some(&1), Some(&2)));
         assert_eq!(Slots::new().get(&one), None, "of another object");
+    }
+
+    #[test]
+    fn a_key_is_asked_again_from_the_second_time_on() {
+        let (one, two) = (SlotKey::<u32>::new(), SlotKey::<u32>::new());
+        let slots = Slots::new();
+        assert!(!slots.is_asked_again(&one) && slots.is_asked_again(&one));
+        assert!(!slots.is_asked_again(&two) && slots.is_asked_again(&one));
+        assert_eq!(slots.get(&one), None, "nothing is kept for it");
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::{
     net::{IpAddr, SocketAddr},
     sync::{
         Arc, OnceLock,
-        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
+        atomic::{AtomicU64, Ordering::Relaxed},
     },
     time::Duration,
 };
@@ -223,8 +223,8 @@ pub(crate) struct KnownFacts {
 /// A value that a layer computes from a connection, cached from the connection's second request on:
 /// a connection with one request keeps no memory for it.
 pub(crate) struct ConnCache<T> {
-    is_reused: AtomicBool,
-    computed: OnceLock<(KnownFacts, T)>,
+    known: KnownFacts,
+    value: T,
 }
 
 impl<T: Send + Sync + 'static> ConnCache<T> {
@@ -240,27 +240,18 @@ impl<T: Send + Sync + 'static> ConnCache<T> {
         key: &SlotKey<Self>,
         compute: impl FnOnce() -> T,
     ) -> Option<&'a T> {
-        let cache = conn.slots().get_or_init(key, Self::empty)?;
-        if !cache.is_reused.load(Relaxed) {
-            cache.is_reused.store(true, Relaxed);
+        if !conn.slots().is_asked_again(key) {
             return None;
         }
-        cache
-            .computed
-            .get_or_init(|| (conn.known_facts(), compute()));
-        cache.current(conn)
-    }
-
-    fn empty() -> Self {
-        Self {
-            is_reused: AtomicBool::new(false),
-            computed: OnceLock::new(),
-        }
+        let make = || Self {
+            known: conn.known_facts(),
+            value: compute(),
+        };
+        conn.slots().get_or_init(key, make)?.current(conn)
     }
 
     fn current(&self, conn: &ConnInfo) -> Option<&T> {
-        let (known, value) = self.computed.get()?;
-        (*known == conn.known_facts()).then_some(value)
+        (self.known == conn.known_facts()).then_some(&self.value)
     }
 }
 

@@ -2,7 +2,7 @@
 
 mod cost;
 mod drain;
-mod places;
+mod extensions;
 mod routing;
 mod strategies;
 mod trials;

@@ -39,7 +39,7 @@ async fn out_of_descriptors_no_backend_is_taken_out() {
         .stdin(Stdio::null())
         .kill_on_drop(true)
         .output();
-    let output = timeout(Duration::from_secs(60), child).await.unwrap();
+    let output = timeout(Duration::from_secs(180), child).await.unwrap();
     let output = output.unwrap();
     let text = String::from_utf8_lossy(&output.stdout);
     assert!(

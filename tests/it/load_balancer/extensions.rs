@@ -1,4 +1,5 @@
-//! What a request finds in the places that an earlier one left.
+//! The extensions that a request has when it arrives: those of its server, and none of an earlier
+//! request.
 
 use std::{convert::Infallible, future::IntoFuture, sync::mpsc};
 
@@ -61,15 +62,14 @@ async fn copies_that_a_handler_makes_are_requests_of_their_own() {
         async { Ok::<_, Infallible>(Response::new(Full::<Bytes>::from(said.await))) }
     }))
     .await;
-    // The first leaves places.
     for nth in 0..4 {
         let response = client.send_request(get()).await.unwrap();
         assert_eq!(super::text(response).await, "200 200 ", "request {nth}");
     }
 }
 
-/// How many notes requests of a connection have as they come, behind the first.
-async fn notes<S, B>(app: S) -> [usize; 2]
+/// Returns how many extensions the second and the third request of a connection arrive with.
+async fn counts<S, B>(app: S) -> [usize; 2]
 where
     S: Service<Request<server::Body>, Response = Response<B>> + Clone + Send + 'static,
     S::Future: Send,
@@ -77,32 +77,32 @@ where
     B: http_body::Body<Data = Bytes> + Send + 'static,
     B::Error: Into<BoxError>,
 {
-    let (tell, told) = mpsc::channel();
+    let (sender, receiver) = mpsc::channel();
     let counted = tower::util::MapRequest::new(app, move |request: Request<server::Body>| {
-        tell.send(request.extensions().len()).unwrap();
+        sender.send(request.extensions().len()).unwrap();
         request
     });
     let mut client = client(counted).await;
-    let mut notes = Vec::new();
+    let mut seen = Vec::new();
     for _ in 0..3 {
         let response = client.send_request(get()).await.unwrap();
         assert_eq!(response.status(), 200);
         response.into_body().collect().await.unwrap();
-        notes.push(told.recv().unwrap());
+        seen.push(receiver.recv().unwrap());
     }
-    [notes[1], notes[2]]
+    [seen[1], seen[2]]
 }
 
 #[tokio::test]
-async fn the_places_stay_whatever_is_stacked_by_hand() {
+async fn a_request_inherits_no_extension_of_an_earlier_one() {
     let origin = Origin::named("a").await;
     let pool = pool(&[origin.url()]);
     let balancer = LoadBalancer::builder(pool.clone())
         .health(quiet(&pool))
         .unwrap()
         .build();
-    // Its connection, its way for interim responses, and the place of its record.
-    assert_eq!(notes(balancer).await, [3, 3]);
+    // `ConnInfo` and `Interim`.
+    assert_eq!(counts(balancer).await, [2, 2]);
     let by_hand = RespondLayer::new().layer(BalanceLayer::new(pool).layer(Proxy::new()));
-    assert_eq!(notes(by_hand).await, [3, 3]);
+    assert_eq!(counts(by_hand).await, [2, 2]);
 }
