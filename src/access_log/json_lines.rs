@@ -18,8 +18,7 @@ use std::{
 
 use super::{
     Entry, Sink,
-    format::{self, End},
-    pen::{Buffer, Pen},
+    json::{self, Buffer, Cursor, End},
 };
 use crate::log_limit::LogLimit;
 
@@ -99,7 +98,7 @@ impl JsonLines {
         let writer = Writer {
             shared: shared.clone(),
             output,
-            spare: Buffer::default(),
+            recycled: Buffer::default(),
             told: 0,
             failures: LogLimit::new(),
             drops: LogLimit::new(),
@@ -162,12 +161,12 @@ impl JsonLines {
     pub(super) fn end(&self, opening: &[u8], end: &End<'_>) -> bool {
         self.add(
             #[inline(always)]
-            |pen| format::write_end(end, pen.word(opening)?),
+            |cursor| json::write_end(end, cursor.put_slice(opening)?),
         )
     }
 
     #[inline(always)]
-    fn add(&self, write: impl for<'a> FnOnce(Pen<'a>) -> Option<Pen<'a>>) -> bool {
+    fn add(&self, write: impl for<'a> FnOnce(Cursor<'a>) -> Option<Cursor<'a>>) -> bool {
         let shared = &self.handle.shared;
         let mut shard = lock(&shared.shards[shard_number()]);
         if shard.lines >= shared.limit {
@@ -190,7 +189,7 @@ impl JsonLines {
 
 impl Sink for JsonLines {
     fn record(&self, entry: &Entry<'_>) {
-        while !self.add(|pen| format::write(entry, pen)) {}
+        while !self.add(|cursor| json::write(entry, cursor)) {}
     }
 }
 
@@ -227,7 +226,7 @@ struct Writer {
     shared: Arc<Shared>,
     output: Output,
     /// Swapped with a shard's buffer: both are used again.
-    spare: Buffer,
+    recycled: Buffer,
     /// Drops that were warned about.
     told: u64,
     /// Clients choose how many lines there are, and so how often writing them fails.
@@ -276,17 +275,17 @@ impl Writer {
                 if shard.lines == 0 {
                     continue;
                 }
-                std::mem::swap(&mut shard.buf, &mut self.spare);
+                std::mem::swap(&mut shard.buf, &mut self.recycled);
                 shard.lines = 0;
             }
             wrote = true;
-            self.write_spare();
+            self.write_recycled();
         }
         wrote
     }
 
-    fn write_spare(&mut self) {
-        let written = self.spare.written();
+    fn write_recycled(&mut self) {
+        let written = self.recycled.written();
         if let Err(error) = self.output.write(written) {
             let lines = written.iter().filter(|&&b| b == b'\n').count();
             self.shared.dropped.fetch_add(lines as u64, Relaxed);
@@ -297,7 +296,7 @@ impl Writer {
                 );
             }
         }
-        self.spare.clear(KEEP_BUFFER);
+        self.recycled.clear(KEEP_BUFFER);
     }
 
     /// Says how many lines were dropped since it last did; at the end, whatever the limit.
@@ -390,7 +389,7 @@ mod tests {
         let mut writer = Writer {
             shared: handle.handle.shared.clone(),
             output: Output::Other(Box::new(Full)),
-            spare: Buffer::default(),
+            recycled: Buffer::default(),
             told: 0,
             failures: LogLimit::new(),
             drops: LogLimit::new(),
@@ -399,10 +398,10 @@ mod tests {
             for _ in 0..100 {
                 // Under the lock, so that the thread does not take the line.
                 let mut shard = lock(&writer.shared.shards[0]);
-                while !shard.buf.add(|pen| pen.put(b"{}\n")) {}
-                std::mem::swap(&mut shard.buf, &mut writer.spare);
+                while !shard.buf.add(|cursor| cursor.put(b"{}\n")) {}
+                std::mem::swap(&mut shard.buf, &mut writer.recycled);
                 drop(shard);
-                writer.write_spare();
+                writer.write_recycled();
                 writer.tell_drops(false);
             }
             writer.tell_drops(true);

@@ -10,7 +10,7 @@ use std::{
 
 use tower_layer::Layer;
 
-use super::{AccessLog, Entry, JsonLines, RefusedEntry, Sink, format};
+use super::{AccessLog, Entry, JsonLines, RefusedEntry, Sink, json};
 use crate::context::{ConnectionEvent, ConnectionEvents};
 
 /// Writes one structured line a request; see the [module](super).
@@ -82,7 +82,7 @@ impl AccessLogLayer {
             config: Arc::new(Config {
                 to: To::new(sink),
                 node: None,
-                named: format::node(None),
+                named: json::node(None),
                 query: None,
                 referer: false,
                 trust: Trust::Nobody,
@@ -98,7 +98,7 @@ impl AccessLogLayer {
     pub fn node(mut self, node: impl Into<String>) -> Self {
         let node: String = node.into();
         let config = self.config_mut();
-        config.named = format::node(Some(&node));
+        config.named = json::node(Some(&node));
         config.node = Some(node.into());
         self
     }

@@ -7,10 +7,9 @@ use tokio::time::Instant;
 
 use super::{
     Entry, JsonLines, Sink,
-    format::End,
+    fields::{Fields, Original},
+    json::{Buffer, End},
     layer::{Config, To},
-    pen::Buffer,
-    request::{Fields, Original},
 };
 #[cfg(feature = "server")]
 use crate::context::served;
@@ -368,24 +367,24 @@ impl Drop for Tunnelled {
 /// Returns one that is empty.
 fn take() -> Box<Noted> {
     // An error says that the thread is about to end.
-    let spare = SPARE.try_with(|spare| spare.borrow_mut().pop());
-    spare.ok().flatten().unwrap_or_default()
+    let recycled = RECYCLED.try_with(|recycled| recycled.borrow_mut().pop());
+    recycled.ok().flatten().unwrap_or_default()
 }
 
 /// Takes one that is over.
 fn keep(mut noted: Box<Noted>) {
     noted.text.clear(KEPT_TEXT);
-    let _ = SPARE.try_with(|spare| {
-        let mut spare = spare.borrow_mut();
-        if spare.len() < KEPT {
-            spare.push(noted);
+    let _ = RECYCLED.try_with(|recycled| {
+        let mut recycled = recycled.borrow_mut();
+        if recycled.len() < KEPT {
+            recycled.push(noted);
         }
     });
 }
 
 thread_local! {
     #[expect(clippy::vec_box, reason = "the boxes go out and come back as they are")]
-    static SPARE: RefCell<Vec<Box<Noted>>> = const { RefCell::new(Vec::new()) };
+    static RECYCLED: RefCell<Vec<Box<Noted>>> = const { RefCell::new(Vec::new()) };
 }
 
 /// Says what a refusal says itself: the scheme, and nothing more.

@@ -98,16 +98,13 @@
 
 mod body;
 mod entry;
-mod format;
+mod fields;
+mod json;
 mod json_lines;
 mod layer;
 mod line;
-mod pen;
-mod request;
 mod service;
 mod sink;
-mod text;
-mod time;
 
 pub use body::{RequestBody, ResponseBody};
 pub use entry::{Entry, RefusedEntry, RequestEntry, RequestId};

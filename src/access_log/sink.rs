@@ -2,7 +2,10 @@
 
 use std::sync::Arc;
 
-use super::{Entry, format, pen::Buffer};
+use super::{
+    Entry,
+    json::{self, Buffer},
+};
 
 /// Takes what each line says. Called on the request's own thread: must not block.
 pub trait Sink: Send + Sync + 'static {
@@ -45,7 +48,7 @@ impl Sink for TracingSink {
     }
 
     fn record(&self, entry: &Entry<'_>) {
-        let line = Buffer::of(|pen| format::write(entry, pen));
+        let line = Buffer::of(|cursor| json::write(entry, cursor));
         let line = String::from_utf8_lossy(line.written());
         tracing::info!(
             target: "evenkeel::access_log",

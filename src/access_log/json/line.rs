@@ -8,31 +8,31 @@ use std::{
 
 use http::{Method, Version};
 
-use super::{
-    Entry,
-    entry::{RefusedEntry, RequestEntry, RequestId},
-    pen::{Buffer, Pen},
-};
+use super::{Buffer, Cursor};
 use crate::{
+    access_log::{Entry, RefusedEntry, RequestEntry, RequestId},
     context::{Attempt, AuthFailure, ConnCache, ConnInfo, Outcome, Peer, StickyVerdict, TlsInfo},
     pool::Backend,
     slots::SlotKey,
 };
 
 /// Writes `entry` as one line.
-pub(super) fn write<'a>(entry: &Entry<'_>, pen: Pen<'a>) -> Option<Pen<'a>> {
+pub(in crate::access_log) fn write<'a>(
+    entry: &Entry<'_>,
+    cursor: Cursor<'a>,
+) -> Option<Cursor<'a>> {
     let since = entry.time.duration_since(UNIX_EPOCH).unwrap_or_default();
-    let pen = pen.time(since)?;
-    let pen = write_node(entry.node, pen)?;
-    let mut pen = write_addresses(entry.listener, entry.client, entry.peer, pen)?;
+    let cursor = cursor.time(since)?;
+    let cursor = write_node(entry.node, cursor)?;
+    let mut cursor = write_addresses(entry.listener, entry.client, entry.peer, cursor)?;
     if let Some(tls) = entry.tls {
-        pen = write_tls(tls, pen)?;
+        cursor = write_tls(tls, cursor)?;
     }
     if let Some(request) = &entry.request {
-        pen = write_request(request, entry.tls.is_some(), pen)?;
+        cursor = write_request(request, entry.tls.is_some(), cursor)?;
     }
     if let Some(refused) = &entry.refused {
-        pen = write_refused(refused, pen)?;
+        cursor = write_refused(refused, cursor)?;
     }
     let end = End {
         status: entry.status,
@@ -46,43 +46,47 @@ pub(super) fn write<'a>(entry: &Entry<'_>, pen: Pen<'a>) -> Option<Pen<'a>> {
         outcome: entry.outcome,
         detail: entry.detail,
     };
-    write_end(&end, pen)
+    write_end(&end, cursor)
 }
 
 /// Returns what each line says of this balancer, behind the time.
-pub(super) fn node(name: Option<&str>) -> Box<[u8]> {
-    written(|pen| write_node(name, pen))
+pub(in crate::access_log) fn node(name: Option<&str>) -> Box<[u8]> {
+    written(|cursor| write_node(name, cursor))
 }
 
-fn write_node<'a>(name: Option<&str>, pen: Pen<'a>) -> Option<Pen<'a>> {
+fn write_node<'a>(name: Option<&str>, cursor: Cursor<'a>) -> Option<Cursor<'a>> {
     match name {
-        Some(name) => pen
+        Some(name) => cursor
             .put(br#"","node":""#)?
             .text(name.as_bytes())?
             .put(br#"""#),
-        None => pen.put(br#"""#),
+        None => cursor.put(br#"""#),
     }
 }
 
 /// Returns what each line says of a connection; `None` at its first request.
 ///
 /// Also `None` where the request has a client of its own.
-pub(super) fn conn_text(conn: &ConnInfo) -> Option<&[u8]> {
+pub(in crate::access_log) fn conn_text(conn: &ConnInfo) -> Option<&[u8]> {
     if conn.forwarded_client().is_some() {
         return None;
     }
     static TEXT: SlotKey<ConnCache<Box<[u8]>>> = SlotKey::new();
-    let text = ConnCache::get_or_compute(conn, &TEXT, || written(|pen| write_conn(conn, pen)));
+    let text =
+        ConnCache::get_or_compute(conn, &TEXT, || written(|cursor| write_conn(conn, cursor)));
     text.map(|text| &**text)
 }
 
 #[inline(never)]
-pub(super) fn write_conn<'a>(conn: &ConnInfo, pen: Pen<'a>) -> Option<Pen<'a>> {
+pub(in crate::access_log) fn write_conn<'a>(
+    conn: &ConnInfo,
+    cursor: Cursor<'a>,
+) -> Option<Cursor<'a>> {
     let (listener, peer) = (Some(*conn.local()), Some(*conn.peer()));
-    let pen = write_addresses(listener, conn.client(), peer, pen)?;
+    let cursor = write_addresses(listener, conn.client(), peer, cursor)?;
     match conn.tls() {
-        Some(tls) => write_tls(tls, pen),
-        None => Some(pen),
+        Some(tls) => write_tls(tls, cursor),
+        None => Some(cursor),
     }
 }
 
@@ -90,121 +94,132 @@ fn write_addresses(
     listener: Option<Peer>,
     client: Option<SocketAddr>,
     peer: Option<Peer>,
-    mut pen: Pen<'_>,
-) -> Option<Pen<'_>> {
+    mut cursor: Cursor<'_>,
+) -> Option<Cursor<'_>> {
     match listener {
         Some(Peer::Tcp(address)) => {
-            pen = pen
+            cursor = cursor
                 .put(br#","listener":""#)?
                 .address(address)?
                 .put(br#"""#)?;
         }
-        Some(Peer::Unix) => pen = pen.put(br#","listener":"unix""#)?,
+        Some(Peer::Unix) => cursor = cursor.put(br#","listener":"unix""#)?,
         _ => {}
     }
     if let Some(client) = client {
-        pen = pen.put(br#","client":""#)?.ip(client.ip())?.put(br#"""#)?;
+        cursor = cursor
+            .put(br#","client":""#)?
+            .ip(client.ip())?
+            .put(br#"""#)?;
     }
     if let Some(peer) = peer.and_then(Peer::address) {
         if client != Some(peer) {
-            pen = pen.put(br#","peer":""#)?.ip(peer.ip())?.put(br#"""#)?;
+            cursor = cursor.put(br#","peer":""#)?.ip(peer.ip())?.put(br#"""#)?;
         }
     }
-    Some(pen)
+    Some(cursor)
 }
 
-fn write_tls<'a>(tls: &TlsInfo, pen: Pen<'a>) -> Option<Pen<'a>> {
-    let mut pen = pen
+fn write_tls<'a>(tls: &TlsInfo, cursor: Cursor<'a>) -> Option<Cursor<'a>> {
+    let mut cursor = cursor
         .put(br#","tls_version":""#)?
-        .word(tls.version.as_bytes())?
+        .put_slice(tls.version.as_bytes())?
         .put(br#"","tls_cipher":""#)?
-        .word(tls.cipher.as_bytes())?
+        .put_slice(tls.cipher.as_bytes())?
         .put(br#"""#)?;
     if let Some(group) = tls.key_exchange {
-        pen = pen
+        cursor = cursor
             .put(br#","tls_key_exchange":""#)?
-            .word(group.as_bytes())?
+            .put_slice(group.as_bytes())?
             .put(br#"""#)?;
     }
-    pen = match tls.resumed {
-        true => pen.put(br#","tls_resumed":true"#)?,
-        false => pen.put(br#","tls_resumed":false"#)?,
+    cursor = match tls.resumed {
+        true => cursor.put(br#","tls_resumed":true"#)?,
+        false => cursor.put(br#","tls_resumed":false"#)?,
     };
     if let Some(alpn) = &tls.alpn {
-        pen = pen.put(br#","alpn":""#)?.text(alpn)?.put(br#"""#)?;
+        cursor = cursor.put(br#","alpn":""#)?.text(alpn)?.put(br#"""#)?;
     }
     if let Some(sni) = tls.sni.as_deref() {
-        pen = pen
+        cursor = cursor
             .put(br#","sni":""#)?
             .text(sni.as_bytes())?
             .put(br#"""#)?;
     }
-    Some(pen)
+    Some(cursor)
 }
 
 /// Writes what a line says of the request.
 #[inline(always)]
-pub(super) fn write_request<'a>(
+pub(in crate::access_log) fn write_request<'a>(
     request: &RequestEntry<'_>,
     tls: bool,
-    pen: Pen<'a>,
-) -> Option<Pen<'a>> {
-    let pen = pen.put(br#","request_id":""#)?;
-    let pen = match request.id {
-        RequestId::Given(id) => pen.text(id)?,
-        RequestId::Made(id) => pen.id(id)?,
+    cursor: Cursor<'a>,
+) -> Option<Cursor<'a>> {
+    let cursor = cursor.put(br#","request_id":""#)?;
+    let cursor = match request.id {
+        RequestId::Given(id) => cursor.text(id)?,
+        RequestId::Made(id) => cursor.id(id)?,
     };
-    let pen = match *request.method {
-        Method::GET => pen.put(br#"","method":"GET"#)?,
+    let cursor = match *request.method {
+        Method::GET => cursor.put(br#"","method":"GET"#)?,
         // A token (RFC 9110 §5.6.2): nothing to escape.
         ref other => {
-            let pen = pen.put(br#"","method":""#)?;
-            pen.word(other.as_str().as_bytes())?
+            let cursor = cursor.put(br#"","method":""#)?;
+            cursor.put_slice(other.as_str().as_bytes())?
         }
     };
-    let mut pen = match tls {
-        true => pen.put(br#"","scheme":"https""#)?,
-        false => pen.put(br#"","scheme":"http""#)?,
+    let mut cursor = match tls {
+        true => cursor.put(br#"","scheme":"https""#)?,
+        false => cursor.put(br#"","scheme":"http""#)?,
     };
     let authority = request.uri.authority().map(|a| a.as_str().as_bytes());
     if let Some(host) = authority.or(request.host) {
-        pen = pen.put(br#","host":""#)?.text(host)?.put(br#"""#)?;
+        cursor = cursor.put(br#","host":""#)?.text(host)?.put(br#"""#)?;
     }
-    pen = pen
+    cursor = cursor
         .put(br#","path":""#)?
         .text(request.uri.path().as_bytes())?;
     if let Some(query) = request.query {
-        pen = pen.put(br#"","query":""#)?.text(query.as_bytes())?;
+        cursor = cursor.put(br#"","query":""#)?.text(query.as_bytes())?;
     }
-    pen = match request.version {
-        Version::HTTP_11 => pen.put(br#"","protocol":"HTTP/1.1""#)?,
-        Version::HTTP_2 => pen.put(br#"","protocol":"HTTP/2""#)?,
-        other => pen.put(br#"","protocol":"HTTP/"#)?.word(number(other))?,
+    cursor = match request.version {
+        Version::HTTP_11 => cursor.put(br#"","protocol":"HTTP/1.1""#)?,
+        Version::HTTP_2 => cursor.put(br#"","protocol":"HTTP/2""#)?,
+        other => cursor
+            .put(br#"","protocol":"HTTP/"#)?
+            .put_slice(number(other))?,
     };
     if let Some(agent) = request.user_agent {
-        pen = pen.put(br#","user_agent":""#)?.text(agent)?.put(br#"""#)?;
+        cursor = cursor
+            .put(br#","user_agent":""#)?
+            .text(agent)?
+            .put(br#"""#)?;
     }
     if let Some(referer) = request.referer {
-        pen = pen.put(br#","referer":""#)?.text(referer)?.put(br#"""#)?;
+        cursor = cursor
+            .put(br#","referer":""#)?
+            .text(referer)?
+            .put(br#"""#)?;
     }
-    Some(pen)
+    Some(cursor)
 }
 
 #[cold]
-fn write_refused<'a>(refused: &RefusedEntry<'_>, mut pen: Pen<'a>) -> Option<Pen<'a>> {
+fn write_refused<'a>(refused: &RefusedEntry<'_>, mut cursor: Cursor<'a>) -> Option<Cursor<'a>> {
     if let Some(method) = refused.method {
-        pen = pen
+        cursor = cursor
             .put(br#","method":""#)?
-            .word(method.as_str().as_bytes())?
+            .put_slice(method.as_str().as_bytes())?
             .put(br#"""#)?;
     }
     if let Some(path) = refused.path {
-        pen = pen
+        cursor = cursor
             .put(br#","path":""#)?
             .text(path.as_bytes())?
             .put(br#"""#)?;
     }
-    Some(pen)
+    Some(cursor)
 }
 
 /// What stands behind HTTP/ of a version that is seldom met.
@@ -219,158 +234,161 @@ fn number(version: Version) -> &'static [u8] {
 }
 
 /// What a line says from the status on.
-pub(super) struct End<'a> {
-    pub(super) status: Option<u16>,
-    pub(super) duration: Duration,
-    pub(super) ttfb: Option<Duration>,
+pub(in crate::access_log) struct End<'a> {
+    pub(in crate::access_log) status: Option<u16>,
+    pub(in crate::access_log) duration: Duration,
+    pub(in crate::access_log) ttfb: Option<Duration>,
     /// Received and sent; of a request only.
-    pub(super) bytes: Option<(u64, u64)>,
-    pub(super) attempts: &'a [Attempt],
-    pub(super) decision: Option<(&'static str, usize)>,
-    pub(super) sticky: Option<StickyVerdict>,
-    pub(super) auth: Option<&'a AuthFailure>,
-    pub(super) outcome: &'static str,
-    pub(super) detail: Option<&'a str>,
+    pub(in crate::access_log) bytes: Option<(u64, u64)>,
+    pub(in crate::access_log) attempts: &'a [Attempt],
+    pub(in crate::access_log) decision: Option<(&'static str, usize)>,
+    pub(in crate::access_log) sticky: Option<StickyVerdict>,
+    pub(in crate::access_log) auth: Option<&'a AuthFailure>,
+    pub(in crate::access_log) outcome: &'static str,
+    pub(in crate::access_log) detail: Option<&'a str>,
 }
 
 /// Ends a line.
 #[inline(always)]
-pub(super) fn write_end<'a>(end: &End<'_>, mut pen: Pen<'a>) -> Option<Pen<'a>> {
-    pen = match end.status {
-        Some(200) => pen.put(br#","status":200,"duration_ms":"#)?,
-        Some(status) => pen
+pub(in crate::access_log) fn write_end<'a>(
+    end: &End<'_>,
+    mut cursor: Cursor<'a>,
+) -> Option<Cursor<'a>> {
+    cursor = match end.status {
+        Some(200) => cursor.put(br#","status":200,"duration_ms":"#)?,
+        Some(status) => cursor
             .put(br#","status":"#)?
             .number(status.into())?
             .put(br#","duration_ms":"#)?,
-        None => pen.put(br#","duration_ms":"#)?,
+        None => cursor.put(br#","duration_ms":"#)?,
     };
-    pen = pen.millis(end.duration)?;
+    cursor = cursor.millis(end.duration)?;
     if let Some(ttfb) = end.ttfb {
-        pen = pen.put(br#","ttfb_ms":"#)?.millis(ttfb)?;
+        cursor = cursor.put(br#","ttfb_ms":"#)?.millis(ttfb)?;
     }
     if let Some((received, sent)) = end.bytes {
-        pen = match received {
-            0 => pen.put(br#","received":0,"sent":"#)?,
-            _ => pen
+        cursor = match received {
+            0 => cursor.put(br#","received":0,"sent":"#)?,
+            _ => cursor
                 .put(br#","received":"#)?
                 .number(received)?
                 .put(br#","sent":"#)?,
         };
-        pen = pen.number(sent)?;
+        cursor = cursor.number(sent)?;
     }
-    pen = write_attempts(end.attempts, pen)?;
+    cursor = write_attempts(end.attempts, cursor)?;
     if let Some((strategy, candidates)) = end.decision {
-        pen = pen
+        cursor = cursor
             .put(br#","strategy":""#)?
-            .word(strategy.as_bytes())?
+            .put_slice(strategy.as_bytes())?
             .put(br#"","candidates":"#)?
             .number(candidates as u64)?;
     }
     if let Some(sticky) = end.sticky {
-        pen = pen
+        cursor = cursor
             .put(br#","sticky":""#)?
-            .word(sticky.as_str().as_bytes())?
+            .put_slice(sticky.as_str().as_bytes())?
             .put(br#"""#)?;
     }
     if let Some(auth) = end.auth {
-        pen = write_auth(auth, pen)?;
+        cursor = write_auth(auth, cursor)?;
     }
     let detail = end.detail.filter(|d| !d.is_empty());
     if detail.is_none() && end.outcome == "ok" {
-        return pen.put(b",\"outcome\":\"ok\"}\n");
+        return cursor.put(b",\"outcome\":\"ok\"}\n");
     }
     let outcome = end.outcome.as_bytes();
-    pen = pen.put(br#","outcome":""#)?.word(outcome)?;
+    cursor = cursor.put(br#","outcome":""#)?.put_slice(outcome)?;
     if let Some(detail) = detail {
-        pen = pen.put(br#"","detail":""#)?.text(detail.as_bytes())?;
+        cursor = cursor.put(br#"","detail":""#)?.text(detail.as_bytes())?;
     }
-    pen.put(b"\"}\n")
+    cursor.put(b"\"}\n")
 }
 
 #[inline]
-fn write_attempts<'a>(attempts: &[Attempt], pen: Pen<'a>) -> Option<Pen<'a>> {
+fn write_attempts<'a>(attempts: &[Attempt], cursor: Cursor<'a>) -> Option<Cursor<'a>> {
     match attempts {
-        [] => Some(pen),
-        [only] => write_backend(&only.backend, pen),
-        many => write_all_attempts(many, pen),
+        [] => Some(cursor),
+        [only] => write_backend(&only.backend, cursor),
+        many => write_all_attempts(many, cursor),
     }
 }
 
 /// Writes what each line says of a backend: computed once.
 #[inline]
-fn write_backend<'a>(backend: &Backend, pen: Pen<'a>) -> Option<Pen<'a>> {
+fn write_backend<'a>(backend: &Backend, cursor: Cursor<'a>) -> Option<Cursor<'a>> {
     static TEXT: SlotKey<Box<[u8]>> = SlotKey::new();
-    let compute = || written(|pen| write_backend_anew(backend, pen));
+    let compute = || written(|cursor| write_backend_anew(backend, cursor));
     match backend.slots().get_or_init(&TEXT, compute) {
-        Some(text) => pen.word(text),
-        None => write_backend_anew(backend, pen),
+        Some(text) => cursor.put_slice(text),
+        None => write_backend_anew(backend, cursor),
     }
 }
 
-fn write_backend_anew<'a>(backend: &Backend, pen: Pen<'a>) -> Option<Pen<'a>> {
-    let pen = pen
+fn write_backend_anew<'a>(backend: &Backend, cursor: Cursor<'a>) -> Option<Cursor<'a>> {
+    let cursor = cursor
         .put(br#","backend":""#)?
         .text(backend.id().as_bytes())?
         .put(br#"","backend_address":""#)?;
-    let pen = match backend.configured_unix_socket() {
-        Some(path) => pen.text(path.as_os_str().as_encoded_bytes())?,
-        None => pen.text(backend.shown_address().to_string().as_bytes())?,
+    let cursor = match backend.configured_unix_socket() {
+        Some(path) => cursor.text(path.as_os_str().as_encoded_bytes())?,
+        None => cursor.text(backend.shown_address().to_string().as_bytes())?,
     };
-    pen.put(br#"""#)
+    cursor.put(br#"""#)
 }
 
 /// What a retry or a hedge adds.
 #[cold]
 #[inline(never)]
-fn write_all_attempts<'a>(attempts: &[Attempt], mut pen: Pen<'a>) -> Option<Pen<'a>> {
+fn write_all_attempts<'a>(attempts: &[Attempt], mut cursor: Cursor<'a>) -> Option<Cursor<'a>> {
     let answered = |a: &&Attempt| matches!(a.outcome, None | Some(Outcome::Ok));
     let chosen = attempts.iter().rev().find(answered);
     if let Some(chosen) = chosen.or_else(|| attempts.last()) {
-        pen = write_backend(&chosen.backend, pen)?;
+        cursor = write_backend(&chosen.backend, cursor)?;
     }
-    pen = pen.put(br#","attempts":"#)?;
+    cursor = cursor.put(br#","attempts":"#)?;
     for (i, attempt) in attempts.iter().enumerate() {
-        pen = match i {
-            0 => pen.put(br#"[{"backend":""#)?,
-            _ => pen.put(br#",{"backend":""#)?,
+        cursor = match i {
+            0 => cursor.put(br#"[{"backend":""#)?,
+            _ => cursor.put(br#",{"backend":""#)?,
         };
-        pen = pen
+        cursor = cursor
             .text(attempt.backend.id().as_bytes())?
             .put(br#"","outcome":""#)?
-            .word(attempt.outcome.map_or("running", |o| o.as_str()).as_bytes())?
+            .put_slice(attempt.outcome.map_or("running", |o| o.as_str()).as_bytes())?
             .put(br#"""#)?;
         if let Some(duration) = attempt.duration {
-            pen = pen.put(br#","duration_ms":"#)?.millis(duration)?;
+            cursor = cursor.put(br#","duration_ms":"#)?.millis(duration)?;
         }
-        pen = pen.put(b"}")?;
+        cursor = cursor.put(b"}")?;
     }
-    pen.put(b"]")
+    cursor.put(b"]")
 }
 
 #[cold]
 #[inline(never)]
-fn write_auth<'a>(auth: &AuthFailure, pen: Pen<'a>) -> Option<Pen<'a>> {
-    let mut pen = pen
+fn write_auth<'a>(auth: &AuthFailure, cursor: Cursor<'a>) -> Option<Cursor<'a>> {
+    let mut cursor = cursor
         .put(br#","auth_scheme":""#)?
         .text(auth.scheme.as_bytes())?
         .put(br#"""#)?;
     if let Some(user) = auth.user.as_deref() {
-        pen = pen
+        cursor = cursor
             .put(br#","auth_user":""#)?
             .text(user.as_bytes())?
             .put(br#"""#)?;
     }
     if !auth.reason.is_empty() {
-        pen = pen
+        cursor = cursor
             .put(br#","auth_reason":""#)?
             .text(auth.reason.as_bytes())?
             .put(br#"""#)?;
     }
-    Some(pen)
+    Some(cursor)
 }
 
 /// Returns words that are written once and kept.
-fn written(write: impl for<'a> Fn(Pen<'a>) -> Option<Pen<'a>>) -> Box<[u8]> {
+fn written(write: impl for<'a> Fn(Cursor<'a>) -> Option<Cursor<'a>>) -> Box<[u8]> {
     Buffer::of(write).written().into()
 }
 
@@ -386,7 +404,7 @@ mod tests {
     use crate::error::ErrorKind;
 
     fn line(entry: &Entry<'_>) -> String {
-        let line = written(|pen| write(entry, pen));
+        let line = written(|cursor| write(entry, cursor));
         String::from_utf8(line.into()).unwrap()
     }
 
@@ -493,7 +511,7 @@ mod tests {
             ("http://[::1]:9001", "[::1]:9001"),
         ] {
             let backend = Backend::new("a", url).unwrap();
-            let words = written(|pen| write_backend(&backend, pen));
+            let words = written(|cursor| write_backend(&backend, cursor));
             let wanted = format!(r#","backend":"a","backend_address":"{address}""#);
             assert_eq!(String::from_utf8_lossy(&words), wanted);
         }

@@ -5,13 +5,13 @@ use std::{
     time::Duration,
 };
 
-use super::pen::Pen;
+use super::cursor::Cursor;
 
-impl Pen<'_> {
+impl Cursor<'_> {
     /// Writes what a JSON string may hold (RFC 8259 §7), whatever bytes come; what is not UTF-8
     /// becomes U+FFFD. Copied and looked at in one go.
     #[inline(never)]
-    pub(super) fn text(self, value: &[u8]) -> Option<Self> {
+    pub(in crate::access_log) fn text(self, value: &[u8]) -> Option<Self> {
         match value.len() {
             8..WIDE => self.text_by(value, copy_few),
             WIDE.. => self.text_by(value, copy_many),
@@ -30,11 +30,11 @@ impl Pen<'_> {
     #[cold]
     #[inline(never)]
     fn escaped(self, value: &[u8]) -> Option<Self> {
-        value.utf8_chunks().try_fold(self, |pen, chunk| {
-            let pen = chunk.valid().chars().try_fold(pen, Self::escaped_char)?;
+        value.utf8_chunks().try_fold(self, |cursor, chunk| {
+            let cursor = chunk.valid().chars().try_fold(cursor, Self::escaped_char)?;
             match chunk.invalid() {
-                [] => Some(pen),
-                _ => pen.put(b"\\ufffd"),
+                [] => Some(cursor),
+                _ => cursor.put(b"\\ufffd"),
             }
         })
     }
@@ -50,13 +50,13 @@ impl Pen<'_> {
             c if c.is_control() || c == '\u{2028}' || c == '\u{2029}' => {
                 self.display(format_args!("\\u{:04x}", u32::from(c)))
             }
-            c => self.word(c.encode_utf8(&mut [0; 4]).as_bytes()),
+            c => self.put_slice(c.encode_utf8(&mut [0; 4]).as_bytes()),
         }
     }
 
     /// Writes a number: small ones, as most are, without a loop.
     #[inline(always)]
-    pub(super) fn number(self, value: u64) -> Option<Self> {
+    pub(in crate::access_log) fn number(self, value: u64) -> Option<Self> {
         match value {
             0..10 => self.put(&[digit(value as u32)]),
             _ => self.digits(value),
@@ -82,12 +82,12 @@ impl Pen<'_> {
 
     #[inline(never)]
     fn many_digits(self, value: u64) -> Option<Self> {
-        self.word(itoa::Buffer::new().format(value).as_bytes())
+        self.put_slice(itoa::Buffer::new().format(value).as_bytes())
     }
 
     /// Milliseconds with three decimals.
     #[inline(never)]
-    pub(super) fn millis(self, value: Duration) -> Option<Self> {
+    pub(in crate::access_log) fn millis(self, value: Duration) -> Option<Self> {
         let micros = value.subsec_micros();
         if value.as_secs() > 0 || micros >= 10_000 {
             return self.many_millis(value);
@@ -107,27 +107,27 @@ impl Pen<'_> {
 
     /// Writes 32 hexadecimal digits.
     #[inline]
-    pub(super) fn id(self, id: u128) -> Option<Self> {
+    pub(in crate::access_log) fn id(self, id: u128) -> Option<Self> {
         let [a, b, c, d] = parts_of(id);
         self.put(&a)?.put(&b)?.put(&c)?.put(&d)
     }
 
     /// Writes an IP address and a port.
-    pub(super) fn address(self, address: SocketAddr) -> Option<Self> {
-        let pen = match address.ip().to_canonical() {
+    pub(in crate::access_log) fn address(self, address: SocketAddr) -> Option<Self> {
+        let cursor = match address.ip().to_canonical() {
             ip @ IpAddr::V4(_) => self.ip(ip)?,
             ip @ IpAddr::V6(_) => self.put(b"[")?.ip(ip)?.put(b"]")?,
         };
-        pen.put(b":")?.number(address.port().into())
+        cursor.put(b":")?.number(address.port().into())
     }
 
-    pub(super) fn ip(self, ip: IpAddr) -> Option<Self> {
+    pub(in crate::access_log) fn ip(self, ip: IpAddr) -> Option<Self> {
         self.display(ip.to_canonical())
     }
 }
 
 /// Returns 32 hexadecimal digits.
-pub(super) fn hexadecimal(id: u128) -> [u8; 32] {
+pub(in crate::access_log) fn hexadecimal(id: u128) -> [u8; 32] {
     let mut digits = [0; 32];
     for (place, part) in digits.chunks_exact_mut(8).zip(parts_of(id)) {
         place.copy_from_slice(&part);
@@ -216,7 +216,7 @@ fn is_plain(b: u8) -> bool {
 
 /// Returns the digits of a number below a thousand.
 #[inline]
-pub(super) fn three_digits(value: u32) -> [u8; 3] {
+pub(in crate::access_log) fn three_digits(value: u32) -> [u8; 3] {
     let (high, low) = (value / 100, value % 100);
     [digit(high), digit(low / 10), digit(low % 10)]
 }
@@ -246,9 +246,9 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::access_log::pen::Buffer;
+    use crate::access_log::json::Buffer;
 
-    fn written(write: impl for<'a> Fn(Pen<'a>) -> Option<Pen<'a>>) -> Vec<u8> {
+    fn written(write: impl for<'a> Fn(Cursor<'a>) -> Option<Cursor<'a>>) -> Vec<u8> {
         Buffer::of(write).written().to_vec()
     }
 
@@ -256,20 +256,20 @@ mod tests {
         #[test]
         fn numbers_are_written_in_full(value: u64, shift in 0_u32..64) {
             let value = value >> shift;
-            let out = written(|pen| pen.number(value));
+            let out = written(|cursor| cursor.number(value));
             prop_assert_eq!(String::from_utf8(out).unwrap(), value.to_string());
         }
 
         #[test]
         fn an_id_is_32_digits(value: u128, shift in 0_u32..128) {
             let value = value >> shift;
-            let text = written(|pen| pen.id(value));
+            let text = written(|cursor| cursor.id(value));
             prop_assert_eq!(std::str::from_utf8(&text).unwrap(), format!("{value:032x}"));
         }
 
         #[test]
         fn any_bytes_make_a_json_string(value in prop::collection::vec(any::<u8>(), 0..60)) {
-            let out = written(|pen| pen.put(b"\"")?.text(&value)?.put(b"\""));
+            let out = written(|cursor| cursor.put(b"\"")?.text(&value)?.put(b"\""));
             let back: String = serde_json::from_slice(&out).unwrap();
             prop_assert_eq!(back, String::from_utf8_lossy(&value));
         }
@@ -284,7 +284,7 @@ mod tests {
                 value[at] = byte;
             }
             let plain = value.iter().all(|&b| is_plain(b));
-            let copy = written(|pen| pen.text(&value));
+            let copy = written(|cursor| cursor.text(&value));
             prop_assert_eq!(copy == value, plain);
         }
 
@@ -292,7 +292,7 @@ mod tests {
         fn durations_are_numbers(micros in 0_u64..u64::MAX / 2, shift in 0_u32..60) {
             let micros = micros >> shift;
             let value = Duration::from_micros(micros);
-            let out = written(|pen| pen.put(b"{\"x\":1,\"d\":")?.millis(value)?.put(b"}"));
+            let out = written(|cursor| cursor.put(b"{\"x\":1,\"d\":")?.millis(value)?.put(b"}"));
             let value: serde_json::Value = serde_json::from_slice(&out).unwrap();
             let wanted = micros as f64 / 1_000.0;
             prop_assert!((value["d"].as_f64().unwrap() - wanted).abs() <= wanted * 1e-12);

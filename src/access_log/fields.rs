@@ -12,11 +12,8 @@ use tokio::time::Instant;
 
 use super::{
     entry::{RequestEntry, RequestId},
-    format,
+    json::{self, Buffer, hexadecimal, since_1970},
     layer::{Config, Trust},
-    pen::Buffer,
-    text::hexadecimal,
-    time::since_1970,
 };
 use crate::context::ConnInfo;
 
@@ -116,7 +113,7 @@ impl<'a> Fields<'a> {
         out: &mut Buffer,
     ) -> bool {
         let conn = ConnInfo::of(request.extensions());
-        let cached = conn.and_then(format::conn_text);
+        let cached = conn.and_then(json::conn_text);
         let tls = conn.is_some_and(|conn| conn.tls().is_some());
         let uri = original_uri(request);
         let query = query(config, uri);
@@ -135,14 +132,14 @@ impl<'a> Fields<'a> {
         };
         out.add(
             #[inline(always)]
-            |pen| {
-                let pen = pen.moment(began)?.word(&config.named)?;
-                let pen = match (cached, conn) {
-                    (Some(text), _) => pen.word(text)?,
-                    (None, Some(conn)) => format::write_conn(conn, pen)?,
-                    (None, None) => pen,
+            |cursor| {
+                let cursor = cursor.moment(began)?.put_slice(&config.named)?;
+                let cursor = match (cached, conn) {
+                    (Some(text), _) => cursor.put_slice(text)?,
+                    (None, Some(conn)) => json::write_conn(conn, cursor)?,
+                    (None, None) => cursor,
                 };
-                format::write_request(&entry, tls, pen)
+                json::write_request(&entry, tls, cursor)
             },
         )
     }

@@ -7,7 +7,7 @@ use std::{
 
 use tokio::time::Instant;
 
-use super::{pen::Pen, text::three_digits};
+use super::{cursor::Cursor, text::three_digits};
 
 /// A second of the wall clock, as text, and a moment in it. The wall clock is read once a second
 /// and thread: a step of it shows within that.
@@ -34,7 +34,7 @@ impl Anchor {
 }
 
 /// Returns the wall clock's time of a moment.
-pub(super) fn since_1970(moment: Instant) -> Duration {
+pub(in crate::access_log) fn since_1970(moment: Instant) -> Duration {
     let anchor = ANCHOR.get();
     match anchor.nanos_at(moment) {
         Some(nanos) => Duration::new(anchor.second, nanos),
@@ -57,10 +57,10 @@ fn anew(moment: Instant) -> Duration {
     wall.saturating_sub(now.saturating_duration_since(moment))
 }
 
-impl Pen<'_> {
+impl Cursor<'_> {
     /// Begins a line with a moment: RFC 3339 in UTC with milliseconds.
     #[inline(always)]
-    pub(super) fn moment(self, moment: Instant) -> Option<Self> {
+    pub(in crate::access_log) fn moment(self, moment: Instant) -> Option<Self> {
         let anchor = ANCHOR.get();
         match anchor.nanos_at(moment) {
             Some(nanos) => self.begin(&anchor.text, nanos),
@@ -70,7 +70,7 @@ impl Pen<'_> {
 
     /// Begins a line with a time since 1970.
     #[inline(never)]
-    pub(super) fn time(self, since: Duration) -> Option<Self> {
+    pub(in crate::access_log) fn time(self, since: Duration) -> Option<Self> {
         let (anchor, second) = (ANCHOR.get(), since.as_secs());
         let text = match anchor.second == second {
             true => anchor.text,
@@ -140,9 +140,9 @@ const NANOS: u32 = 1_000_000_000;
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::access_log::pen::Buffer;
+    use crate::access_log::json::Buffer;
 
-    fn written(write: impl for<'a> Fn(Pen<'a>) -> Option<Pen<'a>>) -> String {
+    fn written(write: impl for<'a> Fn(Cursor<'a>) -> Option<Cursor<'a>>) -> String {
         String::from_utf8(Buffer::of(write).written().to_vec()).unwrap()
     }
 
@@ -158,7 +158,7 @@ mod tests {
         ] {
             let since = Duration::new(second, 7_999_999);
             let wanted = format!("{{\"time\":\"{wanted}.007Z");
-            assert_eq!(written(|pen| pen.time(since)), wanted);
+            assert_eq!(written(|cursor| cursor.time(since)), wanted);
         }
     }
 
@@ -190,8 +190,8 @@ mod tests {
             tokio::time::advance(Duration::from_millis(millis)).await;
             let moment = Instant::now();
             let since = since_1970(moment);
-            let wanted = written(|pen| pen.time(since));
-            assert_eq!(written(|pen| pen.moment(moment)), wanted, "{millis}");
+            let wanted = written(|cursor| cursor.time(since));
+            assert_eq!(written(|cursor| cursor.moment(moment)), wanted, "{millis}");
         }
     }
 }
