@@ -82,7 +82,7 @@ pin_project! {
 impl<B: Body> ResponseBody<B> {
     pub(super) fn new(inner: B, mut line: Line) -> Self {
         if inner.is_end_stream() {
-            line.done();
+            line.finish();
         }
         Self { inner, line }
     }
@@ -92,7 +92,7 @@ impl<B: Default> Default for ResponseBody<B> {
     fn default() -> Self {
         Self {
             inner: B::default(),
-            line: Line::none(),
+            line: Line::disabled(),
         }
     }
 }
@@ -115,8 +115,8 @@ impl<B: Body> Body for ResponseBody<B> {
         // A body of known length is dropped without being asked for its end.
         match &frame {
             Some(Ok(_)) if !this.inner.is_end_stream() => {}
-            Some(Err(_)) => this.line.failed(),
-            _ => this.line.done(),
+            Some(Err(_)) => this.line.fail(),
+            _ => this.line.finish(),
         }
         Poll::Ready(frame)
     }

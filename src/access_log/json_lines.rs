@@ -16,10 +16,7 @@ use std::{
     time::Duration,
 };
 
-use super::{
-    Entry, Sink,
-    json::{self, Buffer, Cursor, End},
-};
+use super::{Closing, Entry, Opening, Sink, json::Buffer};
 use crate::log_limit::LogLimit;
 
 /// JSON lines, written by a thread of their own: a request's thread formats its line into a
@@ -156,17 +153,10 @@ impl Drop for Handle {
 }
 
 impl JsonLines {
-    /// Takes a line whose opening is written already; false where it is to be tried again.
+    /// Adds what `write` writes; false if the buffer was too small: it is larger now, and the
+    /// caller tries again.
     #[inline(always)]
-    pub(super) fn end(&self, opening: &[u8], end: &End<'_>) -> bool {
-        self.add(
-            #[inline(always)]
-            |cursor| json::write_end(end, cursor.put_slice(opening)?),
-        )
-    }
-
-    #[inline(always)]
-    fn add(&self, write: impl for<'a> FnOnce(Cursor<'a>) -> Option<Cursor<'a>>) -> bool {
+    fn try_add(&self, write: impl FnOnce(&mut Buffer) -> bool) -> bool {
         let shared = &self.handle.shared;
         let mut shard = lock(&shared.shards[shard_number()]);
         if shard.lines >= shared.limit {
@@ -174,7 +164,7 @@ impl JsonLines {
             shared.dropped.fetch_add(1, Relaxed);
             return true;
         }
-        if !shard.buf.add(write) {
+        if !write(&mut shard.buf) {
             return false;
         }
         shard.lines += 1;
@@ -188,8 +178,20 @@ impl JsonLines {
 }
 
 impl Sink for JsonLines {
+    fn open(&self, opening: &mut Opening<'_>) {
+        opening.write_json();
+    }
+
+    fn close(&self, closing: &Closing<'_>) {
+        let end = &closing.end;
+        match closing.json() {
+            Some(opening) => while !self.try_add(|buffer| buffer.try_add_line(opening, end)) {},
+            None => self.record(&closing.entry()),
+        }
+    }
+
     fn record(&self, entry: &Entry<'_>) {
-        while !self.add(|cursor| json::write(entry, cursor)) {}
+        while !self.try_add(|buffer| buffer.try_add_entry(entry)) {}
     }
 }
 
@@ -348,6 +350,8 @@ const KEEP_BUFFER: usize = 8 * 1024 * 1024;
 
 #[cfg(test)]
 mod tests {
+    use std::time::UNIX_EPOCH;
+
     use super::*;
 
     /// Fails as a full disk does.
@@ -398,7 +402,8 @@ mod tests {
             for _ in 0..100 {
                 // Under the lock, so that the thread does not take the line.
                 let mut shard = lock(&writer.shared.shards[0]);
-                while !shard.buf.add(|cursor| cursor.put(b"{}\n")) {}
+                let entry = Entry::new(UNIX_EPOCH, Duration::ZERO, "ok");
+                while !shard.buf.try_add_entry(&entry) {}
                 std::mem::swap(&mut shard.buf, &mut writer.recycled);
                 drop(shard);
                 writer.write_recycled();

@@ -1,7 +1,6 @@
 //! What you configure.
 
 use std::{
-    any::Any,
     fmt,
     net::IpAddr,
     sync::{Arc, atomic::AtomicBool},
@@ -10,7 +9,7 @@ use std::{
 
 use tower_layer::Layer;
 
-use super::{AccessLog, Entry, JsonLines, RefusedEntry, Sink, json};
+use super::{AccessLog, Entry, RefusedEntry, Sink, json, request_id::Trust};
 use crate::context::{ConnectionEvent, ConnectionEvents};
 
 /// Writes one structured line a request; see the [module](super).
@@ -21,55 +20,15 @@ pub struct AccessLogLayer {
 }
 
 pub(super) struct Config {
-    pub(super) to: To,
+    pub(super) sink: Arc<dyn Sink>,
     pub(super) node: Option<Box<str>>,
-    /// The same, as each line of JSON has it behind the time.
-    pub(super) named: Box<[u8]>,
+    /// The same as JSON, as it follows the time in each line.
+    pub(super) node_json: Box<[u8]>,
     pub(super) query: Option<Redact>,
     pub(super) referer: bool,
     pub(super) trust: Trust,
     pub(super) pass_request_id: bool,
     pub(super) warned_order: AtomicBool,
-}
-
-/// Whose word about a request's id counts.
-#[derive(Clone)]
-pub(super) enum Trust {
-    All,
-    Nobody,
-    Some(Arc<dyn Fn(IpAddr) -> bool + Send + Sync>),
-}
-
-/// Where lines go.
-#[derive(Clone)]
-pub(super) enum To {
-    /// What a line says of the request is written when the request comes, and kept as text.
-    Json(JsonLines),
-    /// The request's own words are kept.
-    Other(Arc<dyn Sink>),
-}
-
-impl To {
-    fn new(sink: impl Sink) -> Self {
-        match (&sink as &dyn Any).downcast_ref::<JsonLines>() {
-            Some(lines) => Self::Json(lines.clone()),
-            None => Self::Other(Arc::new(sink)),
-        }
-    }
-
-    fn sink(&self) -> &dyn Sink {
-        match self {
-            Self::Json(lines) => lines,
-            Self::Other(sink) => sink,
-        }
-    }
-
-    pub(super) fn enabled(&self) -> bool {
-        match self {
-            Self::Json(_) => true,
-            Self::Other(sink) => sink.enabled(),
-        }
-    }
 }
 
 /// Makes of a query what may be logged.
@@ -80,12 +39,12 @@ impl AccessLogLayer {
     pub fn new(sink: impl Sink) -> Self {
         Self {
             config: Arc::new(Config {
-                to: To::new(sink),
+                sink: Arc::new(sink),
                 node: None,
-                named: json::node(None),
+                node_json: json::node(None),
                 query: None,
                 referer: false,
-                trust: Trust::Nobody,
+                trust: Trust::Nothing,
                 pass_request_id: false,
                 warned_order: AtomicBool::new(false),
             }),
@@ -98,7 +57,7 @@ impl AccessLogLayer {
     pub fn node(mut self, node: impl Into<String>) -> Self {
         let node: String = node.into();
         let config = self.config_mut();
-        config.named = json::node(Some(&node));
+        config.node_json = json::node(Some(&node));
         config.node = Some(node.into());
         self
     }
@@ -128,7 +87,7 @@ impl AccessLogLayer {
     /// Default: off. An `X-Request-Id` that is not taken does not reach the backend, so that there
     /// is no other id than the log's.
     pub fn trust_request_id(mut self, on: bool) -> Self {
-        self.config_mut().trust = if on { Trust::All } else { Trust::Nobody };
+        self.config_mut().trust = if on { Trust::Everyone } else { Trust::Nothing };
         self
     }
 
@@ -138,7 +97,7 @@ impl AccessLogLayer {
         mut self,
         accepts: impl Fn(IpAddr) -> bool + Send + Sync + 'static,
     ) -> Self {
-        self.config_mut().trust = Trust::Some(Arc::new(accepts));
+        self.config_mut().trust = Trust::Senders(Arc::new(accepts));
         self
     }
 
@@ -160,9 +119,9 @@ impl AccessLogLayer {
 impl Clone for Config {
     fn clone(&self) -> Self {
         Self {
-            to: self.to.clone(),
+            sink: self.sink.clone(),
             node: self.node.clone(),
-            named: self.named.clone(),
+            node_json: self.node_json.clone(),
             query: self.query.clone(),
             referer: self.referer,
             trust: self.trust.clone(),
@@ -191,12 +150,12 @@ impl<S> Layer<S> for AccessLogLayer {
 
 impl ConnectionEvents for AccessLogLayer {
     fn connection_ended(&self, event: &ConnectionEvent) {
-        if !self.config.to.enabled() {
+        if !self.config.sink.enabled() {
             return;
         }
         let time = SystemTime::now().checked_sub(event.duration);
         let time = time.unwrap_or(SystemTime::UNIX_EPOCH);
-        self.config.to.sink().record(&Entry {
+        self.config.sink.record(&Entry {
             node: self.config.node.as_deref(),
             listener: Some(*event.conn.local()),
             peer: Some(*event.conn.peer()),

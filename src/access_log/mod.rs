@@ -96,19 +96,26 @@
 //! About 280 ns with all fields on, 230 ns with the defaults, and no allocation on a shared cloud
 //! core, once the record that all layers share is there: produced by `benches/access_log.rs`.
 
+mod auth;
 mod body;
+mod closing;
 mod entry;
 mod fields;
 mod json;
 mod json_lines;
 mod layer;
 mod line;
+mod opening;
+mod outcome;
+mod request_id;
 mod service;
 mod sink;
 
 pub use body::{RequestBody, ResponseBody};
+pub use closing::Closing;
 pub use entry::{Entry, RefusedEntry, RequestEntry, RequestId};
 pub use json_lines::JsonLines;
 pub use layer::AccessLogLayer;
+pub use opening::Opening;
 pub use service::{AccessLog, ResponseFuture};
-pub use sink::{Sink, TracingSink};
+pub use sink::{Sink, Tee, TracingSink};

@@ -67,9 +67,9 @@ where
     }
 
     fn call(&mut self, mut request: Request<B>) -> Self::Future {
-        let line = match self.config.to.enabled() {
-            true => Line::new(&self.config, &mut request),
-            false => Line::none(),
+        let line = match self.config.sink.enabled() {
+            true => Line::open(&self.config, &mut request),
+            false => Line::disabled(),
         };
         let request = request.map(|body| RequestBody::new(body, &line));
         ResponseFuture {
@@ -102,14 +102,14 @@ where
         let response = match result {
             Ok(response) => response,
             Err(error) => {
-                line.warn_order();
-                line.failed();
+                line.warn_of_order();
+                line.fail();
                 return Poll::Ready(Err(error));
             }
         };
-        line.answered(&response);
+        line.set_response(&response);
         if let Some(tunnel) = response.extensions().get::<Tunnel>() {
-            std::mem::take(&mut line).tunnel(tunnel);
+            std::mem::take(&mut line).leave_to_tunnel(tunnel);
         }
         Poll::Ready(Ok(response.map(|body| ResponseBody::new(body, line))))
     }
@@ -124,7 +124,7 @@ impl<F> fmt::Debug for ResponseFuture<F> {
 
 impl Config {
     /// A failure without a response, after a backend was tried: `respond` stands above.
-    pub(super) fn warn_order(&self) {
+    pub(super) fn warn_of_order(&self) {
         if !self.warned_order.load(Relaxed) && !self.warned_order.swap(true, Relaxed) {
             tracing::warn!(
                 target: "evenkeel::access_log",

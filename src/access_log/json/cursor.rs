@@ -16,7 +16,7 @@ impl Buffer {
     /// Adds what `write` writes; false where there was no room for it: there is more now, and it
     /// is to be tried again. A loop here would hold what it writes in memory, not in registers.
     #[inline(always)]
-    pub(in crate::access_log) fn add(
+    pub(super) fn try_add(
         &mut self,
         write: impl for<'a> FnOnce(Cursor<'a>) -> Option<Cursor<'a>>,
     ) -> bool {
@@ -33,11 +33,9 @@ impl Buffer {
     }
 
     /// Returns what `write` writes, in a buffer of its own.
-    pub(in crate::access_log) fn of(
-        write: impl for<'a> Fn(Cursor<'a>) -> Option<Cursor<'a>>,
-    ) -> Self {
+    pub(super) fn of(write: impl for<'a> Fn(Cursor<'a>) -> Option<Cursor<'a>>) -> Self {
         let mut buffer = Self::default();
-        while !buffer.add(&write) {}
+        while !buffer.try_add(&write) {}
         buffer
     }
 
@@ -61,12 +59,12 @@ impl Buffer {
 }
 
 /// What is left of a buffer. `None` in its place says that something did not fit.
-pub(in crate::access_log) struct Cursor<'a>(&'a mut [u8]);
+pub(super) struct Cursor<'a>(&'a mut [u8]);
 
 impl<'a> Cursor<'a> {
     /// Writes bytes whose number the compiler knows.
     #[inline(always)]
-    pub(in crate::access_log) fn put<const N: usize>(self, bytes: &[u8; N]) -> Option<Self> {
+    pub(super) fn put<const N: usize>(self, bytes: &[u8; N]) -> Option<Self> {
         let (place, rest) = self.0.split_first_chunk_mut()?;
         *place = *bytes;
         Some(Self(rest))
@@ -74,7 +72,7 @@ impl<'a> Cursor<'a> {
 
     /// Writes bytes that were computed, each by itself: as one they would be joined before.
     #[inline(always)]
-    pub(in crate::access_log) fn put_each<const N: usize>(self, bytes: [u8; N]) -> Option<Self> {
+    pub(super) fn put_each<const N: usize>(self, bytes: [u8; N]) -> Option<Self> {
         let (place, rest) = self.0.split_first_chunk_mut::<N>()?;
         for (place, byte) in place.iter_mut().zip(bytes) {
             *place = byte;
@@ -84,7 +82,7 @@ impl<'a> Cursor<'a> {
 
     /// Writes bytes as they are.
     #[inline]
-    pub(in crate::access_log) fn put_slice(self, bytes: &[u8]) -> Option<Self> {
+    pub(super) fn put_slice(self, bytes: &[u8]) -> Option<Self> {
         let (place, rest) = self.0.split_at_mut_checked(bytes.len())?;
         place.copy_from_slice(bytes);
         Some(Self(rest))
@@ -92,17 +90,17 @@ impl<'a> Cursor<'a> {
 
     /// The place of the next `len` bytes, to be written to and then [skipped](Self::skip).
     #[inline]
-    pub(in crate::access_log) fn place(&mut self, len: usize) -> Option<&mut [u8]> {
+    pub(super) fn place(&mut self, len: usize) -> Option<&mut [u8]> {
         self.0.get_mut(..len)
     }
 
     #[inline]
-    pub(in crate::access_log) fn skip(self, len: usize) -> Option<Self> {
+    pub(super) fn skip(self, len: usize) -> Option<Self> {
         self.0.get_mut(len..).map(Self)
     }
 
     /// Writes what is formatted the long way.
-    pub(in crate::access_log) fn display(self, value: impl std::fmt::Display) -> Option<Self> {
+    pub(super) fn display(self, value: impl std::fmt::Display) -> Option<Self> {
         let mut free = self.0;
         std::io::Write::write_fmt(&mut free, format_args!("{value}")).ok()?;
         Some(Self(free))
@@ -121,12 +119,14 @@ mod tests {
         let (mut buffer, mut wanted) = (Buffer::default(), Vec::new());
         for len in [0, 1, 1_000, 5_000, 70_000, 3, 1_024] {
             let piece = vec![b'x'; len];
-            while !buffer.add(|cursor| cursor.put(b"begin ")?.put_slice(&piece)?.put(b" end\n")) {}
+            while !buffer.try_add(|cursor| cursor.put(b"begin ")?.put_slice(&piece)?.put(b" end\n"))
+            {
+            }
             wanted.extend([b"begin ", &piece[..], b" end\n"].concat());
             assert!(buffer.written() == wanted, "{len}");
         }
         buffer.clear(usize::MAX);
-        assert!(buffer.add(|cursor| cursor.put(b"ab")?.display(7)));
+        assert!(buffer.try_add(|cursor| cursor.put(b"ab")?.display(7)));
         assert_eq!(buffer.written(), b"ab7");
         assert!(buffer.bytes.len() > 70_000, "kept");
         buffer.clear(70_000);

@@ -1,26 +1,21 @@
 //! A line of JSON, written by hand into a buffer that is there already: its opening when the
 //! request comes, its end at the request's.
 
-use std::{
-    net::SocketAddr,
-    time::{Duration, UNIX_EPOCH},
-};
+use std::{net::SocketAddr, time::UNIX_EPOCH};
 
 use http::{Method, Version};
+use tokio::time::Instant;
 
 use super::{Buffer, Cursor};
 use crate::{
-    access_log::{Entry, RefusedEntry, RequestEntry, RequestId},
-    context::{Attempt, AuthFailure, ConnCache, ConnInfo, Outcome, Peer, StickyVerdict, TlsInfo},
+    access_log::{Entry, RefusedEntry, RequestEntry, RequestId, closing::End},
+    context::{Attempt, AuthFailure, ConnCache, ConnInfo, Outcome, Peer, TlsInfo},
     pool::Backend,
     slots::SlotKey,
 };
 
 /// Writes `entry` as one line.
-pub(in crate::access_log) fn write<'a>(
-    entry: &Entry<'_>,
-    cursor: Cursor<'a>,
-) -> Option<Cursor<'a>> {
+pub(super) fn write_entry<'a>(entry: &Entry<'_>, cursor: Cursor<'a>) -> Option<Cursor<'a>> {
     let since = entry.time.duration_since(UNIX_EPOCH).unwrap_or_default();
     let cursor = cursor.time(since)?;
     let cursor = write_node(entry.node, cursor)?;
@@ -64,10 +59,29 @@ fn write_node<'a>(name: Option<&str>, cursor: Cursor<'a>) -> Option<Cursor<'a>> 
     }
 }
 
-/// Returns what each line says of a connection; `None` at its first request.
-///
-/// Also `None` where the request has a client of its own.
-pub(in crate::access_log) fn conn_text(conn: &ConnInfo) -> Option<&[u8]> {
+/// Writes the first part of a request's line. `cached` is what [`cached_conn`] returned.
+#[inline(always)]
+pub(super) fn write_opening<'a>(
+    began: Instant,
+    node: &[u8],
+    conn: Option<&ConnInfo>,
+    cached: Option<&[u8]>,
+    request: &RequestEntry<'_>,
+    cursor: Cursor<'a>,
+) -> Option<Cursor<'a>> {
+    let cursor = cursor.moment(began)?.put_slice(node)?;
+    let cursor = match (cached, conn) {
+        (Some(text), _) => cursor.put_slice(text)?,
+        (None, Some(conn)) => write_conn(conn, cursor)?,
+        (None, None) => cursor,
+    };
+    let tls = conn.is_some_and(|conn| conn.tls().is_some());
+    write_request(request, tls, cursor)
+}
+
+/// Returns the fields of a connection as JSON; `None` at the connection's first request, and for a
+/// request that trusted proxies forwarded, as its client differs from the connection's.
+pub(super) fn cached_conn(conn: &ConnInfo) -> Option<&[u8]> {
     if conn.forwarded_client().is_some() {
         return None;
     }
@@ -78,10 +92,7 @@ pub(in crate::access_log) fn conn_text(conn: &ConnInfo) -> Option<&[u8]> {
 }
 
 #[inline(never)]
-pub(in crate::access_log) fn write_conn<'a>(
-    conn: &ConnInfo,
-    cursor: Cursor<'a>,
-) -> Option<Cursor<'a>> {
+fn write_conn<'a>(conn: &ConnInfo, cursor: Cursor<'a>) -> Option<Cursor<'a>> {
     let (listener, peer) = (Some(*conn.local()), Some(*conn.peer()));
     let cursor = write_addresses(listener, conn.client(), peer, cursor)?;
     match conn.tls() {
@@ -151,7 +162,7 @@ fn write_tls<'a>(tls: &TlsInfo, cursor: Cursor<'a>) -> Option<Cursor<'a>> {
 
 /// Writes what a line says of the request.
 #[inline(always)]
-pub(in crate::access_log) fn write_request<'a>(
+fn write_request<'a>(
     request: &RequestEntry<'_>,
     tls: bool,
     cursor: Cursor<'a>,
@@ -233,27 +244,9 @@ fn number(version: Version) -> &'static [u8] {
     }
 }
 
-/// What a line says from the status on.
-pub(in crate::access_log) struct End<'a> {
-    pub(in crate::access_log) status: Option<u16>,
-    pub(in crate::access_log) duration: Duration,
-    pub(in crate::access_log) ttfb: Option<Duration>,
-    /// Received and sent; of a request only.
-    pub(in crate::access_log) bytes: Option<(u64, u64)>,
-    pub(in crate::access_log) attempts: &'a [Attempt],
-    pub(in crate::access_log) decision: Option<(&'static str, usize)>,
-    pub(in crate::access_log) sticky: Option<StickyVerdict>,
-    pub(in crate::access_log) auth: Option<&'a AuthFailure>,
-    pub(in crate::access_log) outcome: &'static str,
-    pub(in crate::access_log) detail: Option<&'a str>,
-}
-
 /// Ends a line.
 #[inline(always)]
-pub(in crate::access_log) fn write_end<'a>(
-    end: &End<'_>,
-    mut cursor: Cursor<'a>,
-) -> Option<Cursor<'a>> {
+pub(super) fn write_end<'a>(end: &End<'_>, mut cursor: Cursor<'a>) -> Option<Cursor<'a>> {
     cursor = match end.status {
         Some(200) => cursor.put(br#","status":200,"duration_ms":"#)?,
         Some(status) => cursor
@@ -394,17 +387,16 @@ fn written(write: impl for<'a> Fn(Cursor<'a>) -> Option<Cursor<'a>>) -> Box<[u8]
 
 #[cfg(test)]
 mod tests {
-    use std::time::SystemTime;
+    use std::time::{Duration, SystemTime};
 
     use bytes::Bytes;
     use http::Uri;
-    use tokio::time::Instant;
 
     use super::*;
-    use crate::error::ErrorKind;
+    use crate::{context::StickyVerdict, error::ErrorKind};
 
     fn line(entry: &Entry<'_>) -> String {
-        let line = written(|cursor| write(entry, cursor));
+        let line = written(|cursor| write_entry(entry, cursor));
         String::from_utf8(line.into()).unwrap()
     }
 

@@ -11,7 +11,7 @@ impl Cursor<'_> {
     /// Writes what a JSON string may hold (RFC 8259 §7), whatever bytes come; what is not UTF-8
     /// becomes U+FFFD. Copied and looked at in one go.
     #[inline(never)]
-    pub(in crate::access_log) fn text(self, value: &[u8]) -> Option<Self> {
+    pub(super) fn text(self, value: &[u8]) -> Option<Self> {
         match value.len() {
             8..WIDE => self.text_by(value, copy_few),
             WIDE.. => self.text_by(value, copy_many),
@@ -56,7 +56,7 @@ impl Cursor<'_> {
 
     /// Writes a number: small ones, as most are, without a loop.
     #[inline(always)]
-    pub(in crate::access_log) fn number(self, value: u64) -> Option<Self> {
+    pub(super) fn number(self, value: u64) -> Option<Self> {
         match value {
             0..10 => self.put(&[digit(value as u32)]),
             _ => self.digits(value),
@@ -87,7 +87,7 @@ impl Cursor<'_> {
 
     /// Milliseconds with three decimals.
     #[inline(never)]
-    pub(in crate::access_log) fn millis(self, value: Duration) -> Option<Self> {
+    pub(super) fn millis(self, value: Duration) -> Option<Self> {
         let micros = value.subsec_micros();
         if value.as_secs() > 0 || micros >= 10_000 {
             return self.many_millis(value);
@@ -107,13 +107,13 @@ impl Cursor<'_> {
 
     /// Writes 32 hexadecimal digits.
     #[inline]
-    pub(in crate::access_log) fn id(self, id: u128) -> Option<Self> {
+    pub(super) fn id(self, id: u128) -> Option<Self> {
         let [a, b, c, d] = parts_of(id);
         self.put(&a)?.put(&b)?.put(&c)?.put(&d)
     }
 
     /// Writes an IP address and a port.
-    pub(in crate::access_log) fn address(self, address: SocketAddr) -> Option<Self> {
+    pub(super) fn address(self, address: SocketAddr) -> Option<Self> {
         let cursor = match address.ip().to_canonical() {
             ip @ IpAddr::V4(_) => self.ip(ip)?,
             ip @ IpAddr::V6(_) => self.put(b"[")?.ip(ip)?.put(b"]")?,
@@ -121,7 +121,7 @@ impl Cursor<'_> {
         cursor.put(b":")?.number(address.port().into())
     }
 
-    pub(in crate::access_log) fn ip(self, ip: IpAddr) -> Option<Self> {
+    pub(super) fn ip(self, ip: IpAddr) -> Option<Self> {
         self.display(ip.to_canonical())
     }
 }
@@ -216,7 +216,7 @@ fn is_plain(b: u8) -> bool {
 
 /// Returns the digits of a number below a thousand.
 #[inline]
-pub(in crate::access_log) fn three_digits(value: u32) -> [u8; 3] {
+pub(super) fn three_digits(value: u32) -> [u8; 3] {
     let (high, low) = (value / 100, value % 100);
     [digit(high), digit(low / 10), digit(low % 10)]
 }

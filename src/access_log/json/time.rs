@@ -60,7 +60,7 @@ fn anew(moment: Instant) -> Duration {
 impl Cursor<'_> {
     /// Begins a line with a moment: RFC 3339 in UTC with milliseconds.
     #[inline(always)]
-    pub(in crate::access_log) fn moment(self, moment: Instant) -> Option<Self> {
+    pub(super) fn moment(self, moment: Instant) -> Option<Self> {
         let anchor = ANCHOR.get();
         match anchor.nanos_at(moment) {
             Some(nanos) => self.begin(&anchor.text, nanos),
@@ -70,7 +70,7 @@ impl Cursor<'_> {
 
     /// Begins a line with a time since 1970.
     #[inline(never)]
-    pub(in crate::access_log) fn time(self, since: Duration) -> Option<Self> {
+    pub(super) fn time(self, since: Duration) -> Option<Self> {
         let (anchor, second) = (ANCHOR.get(), since.as_secs());
         let text = match anchor.second == second {
             true => anchor.text,

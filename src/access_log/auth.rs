@@ -1,0 +1,79 @@
+//! The failed authentication that a line shows: of the application's note, or of the response.
+
+use http::{HeaderMap, HeaderName, HeaderValue, Response, header};
+
+use crate::context::AuthFailure;
+
+/// Returns the failure that the application put into the response's extensions, or else what a
+/// refusal (401, 403, 407) says itself: the scheme and the reason, never the credentials.
+pub(super) fn failure<B>(
+    response: &Response<B>,
+    authorization: Option<&HeaderValue>,
+) -> Option<Box<AuthFailure>> {
+    if let Some(failure) = response.extensions().get::<AuthFailure>() {
+        return Some(Box::new(failure.clone()));
+    }
+    if !matches!(response.status().as_u16(), 401 | 403 | 407) {
+        return None;
+    }
+    derive(response, authorization).map(Box::new)
+}
+
+fn derive<B>(response: &Response<B>, authorization: Option<&HeaderValue>) -> Option<AuthFailure> {
+    let (challenge, reason) = match response.status().as_u16() {
+        401 => (header::WWW_AUTHENTICATE, "unauthorized"),
+        407 => (header::PROXY_AUTHENTICATE, "proxy authentication required"),
+        _ => (header::WWW_AUTHENTICATE, "forbidden"),
+    };
+    let offered = first_token(response.headers(), &challenge);
+    let scheme = authorization.and_then(scheme_of).or(offered)?;
+    Some(AuthFailure::new(scheme, reason))
+}
+
+fn first_token(headers: &HeaderMap, name: &HeaderName) -> Option<String> {
+    headers.get(name).and_then(scheme_of)
+}
+
+/// Returns the scheme before the credentials; `None` if the first word does not look like one.
+fn scheme_of(value: &HeaderValue) -> Option<String> {
+    let text = value.as_bytes();
+    let scheme = text.split(|byte| matches!(byte, b' ' | b',')).next()?;
+    let scheme = std::str::from_utf8(scheme).ok()?;
+    let has_form = !scheme.is_empty()
+        && scheme.len() <= MAX_SCHEME
+        && scheme
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_');
+    // Without a space, a value may be the credentials themselves.
+    let is_bare = scheme.len() == text.len();
+    let is_known = || KNOWN_SCHEMES.contains(&scheme.to_ascii_lowercase().as_str());
+    (has_form && (!is_bare || is_known())).then(|| scheme.to_owned())
+}
+
+/// In bytes; a longer word may be a part of the credentials.
+const MAX_SCHEME: usize = 20;
+const KNOWN_SCHEMES: [&str; 5] = ["negotiate", "ntlm", "basic", "bearer", "digest"];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn credentials_are_never_taken_for_a_scheme() {
+        for (value, scheme) in [
+            ("Basic dXNlcjpwYXNz", Some("Basic")),
+            ("Bearer abc", Some("Bearer")),
+            ("Negotiate", Some("Negotiate")),
+            ("Basic realm=\"x\", Digest", Some("Basic")),
+            ("s3cr3t", None),
+            ("dXNlcjpwYXNz=", None),
+            ("a.b.c d", None),
+            ("", None),
+            ("Bearer caf\u{e9}", Some("Bearer")),
+            ("B\u{e9}arer abc", None),
+        ] {
+            let value = HeaderValue::from_bytes(value.as_bytes()).unwrap();
+            assert_eq!(scheme_of(&value).as_deref(), scheme, "{value:?}");
+        }
+    }
+}

@@ -1,0 +1,83 @@
+//! [`Closing`]: a request that has ended, and what is known of it by then.
+
+use std::{
+    fmt,
+    time::{Duration, UNIX_EPOCH},
+};
+
+use tokio::time::Instant;
+
+use super::{Entry, json::since_1970, opening::KeptRequest};
+use crate::context::{Attempt, AuthFailure, ConnInfo, StickyVerdict};
+
+/// A request that has ended: what [`Sink::close`](super::Sink::close) makes a line of.
+pub struct Closing<'a> {
+    pub(super) began: Instant,
+    pub(super) node: Option<&'a str>,
+    pub(super) request: &'a KeptRequest,
+    pub(super) end: End<'a>,
+}
+
+/// The part of a line that is known at the end, from the status on.
+#[derive(Clone)]
+pub(super) struct End<'a> {
+    pub(super) status: Option<u16>,
+    pub(super) duration: Duration,
+    pub(super) ttfb: Option<Duration>,
+    /// Body bytes received and sent; `None` without a request.
+    pub(super) bytes: Option<(u64, u64)>,
+    pub(super) attempts: &'a [Attempt],
+    pub(super) decision: Option<(&'static str, usize)>,
+    pub(super) sticky: Option<StickyVerdict>,
+    pub(super) auth: Option<&'a AuthFailure>,
+    pub(super) outcome: &'static str,
+    pub(super) detail: Option<&'a str>,
+}
+
+impl Closing<'_> {
+    /// Returns the whole line. Its fields of the connection and of the request are `None` unless a
+    /// sink [kept them](super::Opening::keep_fields).
+    #[must_use]
+    pub fn entry(&self) -> Entry<'_> {
+        let (end, fields) = (&self.end, self.request.fields.as_ref());
+        let conn = fields.and_then(|fields| fields.conn.as_ref());
+        let (received, sent) = end.bytes.unwrap_or_default();
+        Entry {
+            time: match fields {
+                Some(fields) => fields.time,
+                None => UNIX_EPOCH + since_1970(self.began),
+            },
+            node: self.node,
+            listener: conn.map(|c| *c.local()),
+            peer: conn.map(|c| *c.peer()),
+            client: conn.and_then(ConnInfo::client),
+            request: fields.map(|fields| fields.entry()),
+            refused: None,
+            status: end.status,
+            duration: end.duration,
+            ttfb: end.ttfb,
+            received,
+            sent,
+            attempts: end.attempts,
+            decision: end.decision,
+            sticky: end.sticky,
+            tls: conn.and_then(ConnInfo::tls),
+            auth: end.auth,
+            outcome: end.outcome,
+            detail: end.detail,
+        }
+    }
+
+    /// Returns the first part of the line as JSON, if [`Opening::write_json`] wrote it.
+    ///
+    /// [`Opening::write_json`]: super::Opening::write_json
+    pub(super) fn json(&self) -> Option<&[u8]> {
+        Some(self.request.json.written()).filter(|text| !text.is_empty())
+    }
+}
+
+impl fmt::Debug for Closing<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Closing").field(&self.entry()).finish()
+    }
+}

@@ -1,0 +1,89 @@
+//! The id of a request: a trusted client's `X-Request-Id`, or a random one.
+
+use std::{cell::RefCell, net::IpAddr, sync::Arc};
+
+use bytes::BytesMut;
+use http::{HeaderMap, HeaderName, HeaderValue, Request};
+
+use super::json::hexadecimal;
+use crate::context::ConnInfo;
+
+/// The senders whose `X-Request-Id` becomes the id of the request.
+#[derive(Clone)]
+pub(super) enum Trust {
+    Everyone,
+    Nothing,
+    Senders(Arc<dyn Fn(IpAddr) -> bool + Send + Sync>),
+}
+
+impl Trust {
+    /// Returns true if `value` has the form of an id and comes from a trusted sender.
+    pub(super) fn accepts<B>(&self, value: &HeaderValue, request: &Request<B>) -> bool {
+        let bytes = value.as_bytes();
+        let is_id = (1..=MAX_ID).contains(&bytes.len()) && bytes.iter().all(u8::is_ascii_graphic);
+        is_id
+            && match self {
+                Self::Everyone => true,
+                Self::Nothing => false,
+                Self::Senders(accepts) => sender(request).is_some_and(|sender| accepts(sender)),
+            }
+    }
+}
+
+/// Returns the last hop: it is trusted or not for what it sends, whatever client it forwards for.
+fn sender<B>(request: &Request<B>) -> Option<IpAddr> {
+    let extensions = request.extensions();
+    let sender = match ConnInfo::of(extensions) {
+        Some(conn) => conn.sender(),
+        None => ConnInfo::peer_of(extensions),
+    };
+    sender.map(|sender| sender.ip())
+}
+
+/// The change to the `X-Request-Id` fields of a request before it goes on to the backend.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum IdField {
+    Remove,
+    Set(u128),
+    Keep,
+}
+
+impl IdField {
+    #[inline]
+    pub(super) fn apply(self, headers: &mut HeaderMap) {
+        match self {
+            Self::Remove => drop(headers.remove(REQUEST_ID)),
+            Self::Set(id) => {
+                if let Some(value) = header_value(id) {
+                    headers.insert(REQUEST_ID, value);
+                }
+            }
+            Self::Keep => {}
+        }
+    }
+}
+
+/// Returns an id as a header value, in a block that it shares with other ids of this thread.
+fn header_value(id: u128) -> Option<HeaderValue> {
+    let digits = hexadecimal(id);
+    // `try_with` fails if the thread is about to end.
+    let shared = IDS.try_with(|ids| {
+        let mut ids = ids.borrow_mut();
+        if ids.capacity() < digits.len() {
+            *ids = BytesMut::with_capacity(IDS_BLOCK);
+        }
+        ids.extend_from_slice(&digits);
+        ids.split().freeze()
+    });
+    HeaderValue::from_maybe_shared(shared.ok()?).ok()
+}
+
+thread_local! {
+    static IDS: RefCell<BytesMut> = RefCell::new(BytesMut::new());
+}
+
+pub(super) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+/// The longest id that is accepted, in bytes.
+const MAX_ID: usize = 128;
+/// The size of a block of ids: a caller that clones one id keeps this many bytes alive.
+const IDS_BLOCK: usize = 4_096;
