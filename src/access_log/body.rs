@@ -1,4 +1,4 @@
-//! Counting what goes through, and the last byte.
+//! The bodies of the request and of the response: they count bytes, and the response's ends the line.
 
 use std::{
     pin::Pin,
@@ -13,12 +13,12 @@ use super::line::Line;
 use crate::context::Exchange;
 
 pin_project! {
-    /// A request body whose bytes are counted.
+    /// The body of a request. It counts its bytes; its frames pass unchanged.
     #[derive(Debug)]
     pub struct RequestBody<B> {
         #[pin]
         inner: B,
-        // `None` where there is nothing to count.
+        // `None` if the body is empty or the request is not logged.
         exchange: Option<Exchange>,
     }
 }
@@ -70,11 +70,12 @@ impl<B: Body> Body for RequestBody<B> {
 }
 
 pin_project! {
-    /// A response body that knows when it has ended.
+    /// The body of a response. It counts its bytes and ends the line with the last one, with a
+    /// failure, or with its drop; its frames pass unchanged.
     pub struct ResponseBody<B> {
         #[pin]
         inner: B,
-        // None once it is written, or where there is none to write.
+        // Empty once it is written, and if the request is not logged.
         line: Line,
     }
 }
@@ -112,7 +113,7 @@ impl<B: Body> Body for ResponseBody<B> {
                 this.line.add_sent(data.remaining());
             }
         }
-        // A body of known length is dropped without being asked for its end.
+        // hyper drops a body of known length after its last frame, without a poll that returns `None`.
         match &frame {
             Some(Ok(_)) if !this.inner.is_end_stream() => {}
             Some(Err(_)) => this.line.fail(),

@@ -1,4 +1,4 @@
-//! What a line says.
+//! [`Entry`]: a line as a value.
 
 use std::{
     net::SocketAddr,
@@ -9,52 +9,54 @@ use http::{Method, Uri, Version};
 
 use crate::context::{Attempt, AuthFailure, Peer, StickyVerdict, TlsInfo};
 
-/// What a line says: borrowed, for a [`Sink`](super::Sink) to format or count.
+/// One line, borrowed from the request that it is about, for a [`Sink`](super::Sink) to format or to
+/// count.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Entry<'a> {
-    /// When the request came, or the connection that ended without one.
+    /// When the request arrived; for a connection that ended without a request, when the server
+    /// accepted it or began to wait for one.
     pub time: SystemTime,
-    /// This balancer's name.
+    /// The name of this balancer; see [`AccessLogLayer::node`](super::AccessLogLayer::node).
     pub node: Option<&'a str>,
     /// The address that the client connected to.
     pub listener: Option<Peer>,
-    /// The transport's peer.
+    /// The other end of the transport connection: the client, or a proxy in front of this one.
     pub peer: Option<Peer>,
-    /// The client: the peer, or who it speaks for.
+    /// The client: the peer, or the client that a trusted proxy in front forwards for.
     pub client: Option<SocketAddr>,
-    /// The request, where there was one.
+    /// The request; `None` for a connection that ended without one.
     pub request: Option<RequestEntry<'a>>,
-    /// The request that the server refused before a service saw it, as far as it could be read.
+    /// The request that the server refused before it reached a service, as far as it could be read.
     pub refused: Option<RefusedEntry<'a>>,
-    /// The response's status.
+    /// The status of the response; `None` if there was no response.
     pub status: Option<u16>,
-    /// To the last byte.
+    /// From [`time`](Self::time) to the end.
     pub duration: Duration,
-    /// To the response head.
+    /// From [`time`](Self::time) to the head of the response.
     pub ttfb: Option<Duration>,
-    /// Body bytes from the client.
+    /// Body bytes from the client; of a tunnel, all its bytes in this direction.
     pub received: u64,
-    /// Body bytes to the client.
+    /// Body bytes to the client; of a tunnel, all its bytes in this direction.
     pub sent: u64,
-    /// The attempts, in order.
+    /// The attempts at backends, in the order in which they began.
     pub attempts: &'a [Attempt],
-    /// The strategy that decided, and among how many backends.
+    /// The strategy that chose the backend, and the number of backends it chose from.
     pub decision: Option<(&'static str, usize)>,
-    /// What became of stickiness.
+    /// What became of the client's affinity; `None` without a sticky layer.
     pub sticky: Option<StickyVerdict>,
-    /// What the TLS handshake settled.
+    /// What the TLS handshake agreed on; `None` over cleartext.
     pub tls: Option<&'a TlsInfo>,
     /// A failed authentication.
     pub auth: Option<&'a AuthFailure>,
-    /// How it ended.
+    /// How the request ended; the [module](super) lists the values.
     pub outcome: &'static str,
-    /// More about that, for people.
+    /// Details of the outcome, as free text.
     pub detail: Option<&'a str>,
 }
 
 impl Entry<'_> {
-    /// Says nothing but that.
+    /// Makes an entry without any other field.
     pub(super) fn new(time: SystemTime, duration: Duration, outcome: &'static str) -> Self {
         Self {
             time,
@@ -80,44 +82,45 @@ impl Entry<'_> {
     }
 }
 
-/// What the request said.
+/// The request of an [`Entry`].
 #[derive(Clone, Copy, Debug)]
 #[non_exhaustive]
 pub struct RequestEntry<'a> {
-    /// Its id: of a trusted client, else made.
+    /// The id.
     pub id: RequestId<'a>,
     /// The method.
     pub method: &'a Method,
-    /// The target; under axum's `nest` the original one.
+    /// The target as the client sent it, also under axum's `nest`.
     pub uri: &'a Uri,
-    /// The version.
+    /// The version of HTTP.
     pub version: Version,
-    /// The Host field.
+    /// The `Host` field; `None` where the target names the host.
     pub host: Option<&'a [u8]>,
-    /// The query, where it is to be logged, as it is to be logged.
+    /// The query as [`AccessLogLayer::query`](super::AccessLogLayer::query) left it; `None` if
+    /// queries are not logged.
     pub query: Option<&'a str>,
-    /// The User-Agent field.
+    /// The `User-Agent` field.
     pub user_agent: Option<&'a [u8]>,
-    /// The Referer field, where it is to be logged.
+    /// The `Referer` field; `None` if it is not logged.
     pub referer: Option<&'a [u8]>,
 }
 
-/// What could be read of a request that the server refused.
+/// A request that the server refused, as far as it could be read.
 #[derive(Clone, Copy, Debug)]
 #[non_exhaustive]
 pub struct RefusedEntry<'a> {
     /// The method.
     pub method: Option<&'a Method>,
-    /// The path as it came, without the query.
+    /// The path as the client sent it, without the query.
     pub path: Option<&'a str>,
 }
 
-/// A request's id.
+/// The id of a request: the same in this log and in the `X-Request-Id` that the backend gets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum RequestId<'a> {
-    /// As the client sent it.
+    /// The `X-Request-Id` of a trusted client.
     Given(&'a [u8]),
-    /// Made here: shown as 32 hexadecimal digits.
+    /// A random id, written as 32 hexadecimal digits.
     Made(u128),
 }

@@ -1,4 +1,4 @@
-//! What you configure.
+//! [`AccessLogLayer`]: the sink, and what lines show.
 
 use std::{
     fmt,
@@ -12,7 +12,10 @@ use tower_layer::Layer;
 use super::{AccessLog, Entry, RefusedEntry, Sink, json, request_id::Trust};
 use crate::context::{ConnectionEvent, ConnectionEvents};
 
-/// Writes one structured line a request; see the [module](super).
+/// Logs each request as one structured line; see the [module](super).
+///
+/// Clones share the sink. The layer is also a [`ConnectionEvents`] that logs connections which end
+/// without a request: `evenkeel::serve(listener, service).events(layer.clone())`.
 #[derive(Clone)]
 #[must_use]
 pub struct AccessLogLayer {
@@ -31,7 +34,7 @@ pub(super) struct Config {
     pub(super) warned_order: AtomicBool,
 }
 
-/// Makes of a query what may be logged.
+/// Returns the part of a query that may be logged.
 pub(super) type Redact = Arc<dyn Fn(&str) -> String + Send + Sync>;
 
 impl AccessLogLayer {
@@ -51,7 +54,8 @@ impl AccessLogLayer {
         }
     }
 
-    /// Names this balancer in each line.
+    /// Names this balancer in each line, so that lines of several instances can be told apart in
+    /// one place.
     ///
     /// Default: no name.
     pub fn node(mut self, node: impl Into<String>) -> Self {
@@ -62,16 +66,18 @@ impl AccessLogLayer {
         self
     }
 
-    /// Logs the query, as `redact` leaves it. Queries carry tokens and names more often than
-    /// people think. Costs what `redact` costs, at each request that has a query.
+    /// Logs the query of the target as `redact` returns it. Queries often carry tokens, names and
+    /// addresses: remove what the readers of the log must not see.
     ///
-    /// Default: off.
+    /// `redact` runs once for each request that has a query, on the thread of the request.
+    ///
+    /// Default: queries are not logged.
     pub fn query(mut self, redact: impl Fn(&str) -> String + Send + Sync + 'static) -> Self {
         self.config_mut().query = Some(Arc::new(redact));
         self
     }
 
-    /// Logs the Referer field.
+    /// Logs the `Referer` field. It may carry the query of the page that the client came from.
     ///
     /// Default: off.
     pub fn referer(mut self, on: bool) -> Self {
@@ -79,20 +85,31 @@ impl AccessLogLayer {
         self
     }
 
-    /// Takes the request's id from its `X-Request-Id`, whoever sends it, where there is one of 1 to
-    /// 128 visible ASCII characters; it goes on to the backend as it is. For a log behind a layer
-    /// or a proxy that sets the field on every request: any client could make its lines look like
-    /// another's.
+    /// Takes the id of a request from its `X-Request-Id`, from any sender. The field counts if there
+    /// is one of 1 to 128 visible ASCII characters; the backend gets it unchanged.
     ///
-    /// Default: off. An `X-Request-Id` that is not taken does not reach the backend, so that there
-    /// is no other id than the log's.
+    /// Use it only behind a proxy or a layer that sets the field on every request. Otherwise a
+    /// client can give its requests the id of another client's.
+    ///
+    /// Default: off. An `X-Request-Id` that is not trusted is removed from the request, so that the
+    /// backend and the log never show different ids.
+    ///
+    /// See also [`trust_request_id_from`](Self::trust_request_id_from); the later call counts.
     pub fn trust_request_id(mut self, on: bool) -> Self {
         self.config_mut().trust = if on { Trust::Everyone } else { Trust::Nothing };
         self
     }
 
-    /// As [`trust_request_id`](Self::trust_request_id), of senders whose address this accepts: the
-    /// proxies in front, whatever client they forward for. It is called for each request that has an `X-Request-Id`.
+    /// Takes the id of a request from its `X-Request-Id`, from senders whose address `accepts`
+    /// returns true for. The sender is the last hop, the proxy in front, and not the client that it
+    /// forwards for.
+    ///
+    /// `accepts` runs for each request that has one valid `X-Request-Id`, on the thread of the
+    /// request.
+    ///
+    /// Default: no sender is trusted.
+    ///
+    /// See also [`trust_request_id`](Self::trust_request_id); the later call counts.
     pub fn trust_request_id_from(
         mut self,
         accepts: impl Fn(IpAddr) -> bool + Send + Sync + 'static,
@@ -101,11 +118,13 @@ impl AccessLogLayer {
         self
     }
 
-    /// Gives the request's id to the backend in `X-Request-Id`, where it was made here, too: one
-    /// id finds a request in this log and in the backend's. Costs a field of 32 bytes in each
-    /// request, and an allocation in every 128th.
+    /// Gives the request's id to the backend in `X-Request-Id` even if this layer made it, so that
+    /// one id finds a request in this log and in the backend's. A trusted id goes to the backend in
+    /// any case.
     ///
-    /// Default: off in the library, on in settings with an `[access_log]`.
+    /// Costs 32 bytes in each request, and an allocation of 4 KiB for every 128th id.
+    ///
+    /// Default: off in the library; on in settings with an `[access_log]` section.
     pub fn pass_request_id(mut self, on: bool) -> Self {
         self.config_mut().pass_request_id = on;
         self

@@ -1,4 +1,4 @@
-//! What happens to a request.
+//! [`AccessLog`]: opens the line of a request, and hands it to the response's body.
 
 use std::{
     fmt,
@@ -16,7 +16,7 @@ use tower_service::Service;
 use super::{RequestBody, ResponseBody, layer::Config, line::Line};
 use crate::context::Tunnel;
 
-/// Writes one structured line a request; see [`AccessLogLayer`](super::AccessLogLayer).
+/// Logs each request as one structured line; made by [`AccessLogLayer`](super::AccessLogLayer).
 #[derive(Clone)]
 pub struct AccessLog<S> {
     inner: S,
@@ -33,12 +33,12 @@ impl<S> AccessLog<S> {
         self.inner
     }
 
-    /// Returns the inner service.
+    /// Returns a reference to the inner service.
     pub fn get_ref(&self) -> &S {
         &self.inner
     }
 
-    /// Returns the inner service.
+    /// Returns a mutable reference to the inner service.
     pub fn get_mut(&mut self) -> &mut S {
         &mut self.inner
     }
@@ -80,7 +80,8 @@ where
 }
 
 pin_project! {
-    /// The response of [`AccessLog`].
+    /// The future of [`AccessLog`]'s response. A drop before the response logs the request as
+    /// `client_abort`, or as answered by the layer that dropped it.
     pub struct ResponseFuture<F> {
         #[pin]
         inner: F,
@@ -123,12 +124,13 @@ impl<F> fmt::Debug for ResponseFuture<F> {
 }
 
 impl Config {
-    /// A failure without a response, after a backend was tried: `respond` stands above.
+    /// Warns, once a layer, that a service failed without a response although a backend was tried:
+    /// `respond` is above the log.
     pub(super) fn warn_of_order(&self) {
         if !self.warned_order.load(Relaxed) && !self.warned_order.swap(true, Relaxed) {
             tracing::warn!(
                 target: "evenkeel::access_log",
-                "AccessLogLayer saw a failure without a response: RespondLayer must stand below it"
+                "AccessLogLayer saw a failure without a response: put RespondLayer below it"
             );
         }
     }

@@ -1,20 +1,21 @@
-//! A buffer that is written to from the front, line behind line, and the cursor that does it.
+//! [`Buffer`]: lines one after another; [`Cursor`]: a write position in it.
 //!
-//! A vector asks at each piece whether there is room, and keeps count in memory. The cursor holds
-//! what is left of the buffer, in two registers; where a piece does not fit, there is no cursor any
-//! more, and the line is begun again in a buffer twice as large.
+//! A `Vec` checks its capacity and stores its length in memory with each piece. A cursor is the free
+//! rest of the buffer: a pointer and a length, which stay in two registers while a line is written.
+//! If a piece does not fit, the cursor is gone (`None`), and the caller writes the line again into a
+//! buffer twice as large. That happens once for each doubling, as buffers are reused.
 
-/// Lines, one behind the other.
+/// Lines, one after another.
 #[derive(Default)]
 pub(in crate::access_log) struct Buffer {
-    /// All of it is there to be written to.
+    /// Initialised to its whole length, so that a cursor can be a slice of it.
     bytes: Vec<u8>,
     used: usize,
 }
 
 impl Buffer {
-    /// Adds what `write` writes; false where there was no room for it: there is more now, and it
-    /// is to be tried again. A loop here would hold what it writes in memory, not in registers.
+    /// Adds what `write` writes; false if it did not fit: the buffer is larger now, and the caller
+    /// tries again. A loop in here would keep the values of a line in memory instead of registers.
     #[inline(always)]
     pub(super) fn try_add(
         &mut self,
@@ -32,7 +33,7 @@ impl Buffer {
         true
     }
 
-    /// Returns what `write` writes, in a buffer of its own.
+    /// Returns a new buffer with what `write` writes.
     pub(super) fn of(write: impl for<'a> Fn(Cursor<'a>) -> Option<Cursor<'a>>) -> Self {
         let mut buffer = Self::default();
         while !buffer.try_add(&write) {}
@@ -42,14 +43,14 @@ impl Buffer {
     #[cold]
     #[inline(never)]
     fn grow(&mut self) {
-        self.bytes.resize((2 * self.bytes.len()).max(LEAST), 0);
+        self.bytes.resize((2 * self.bytes.len()).max(MIN_BUFFER), 0);
     }
 
     pub(in crate::access_log) fn written(&self) -> &[u8] {
         self.bytes.get(..self.used).unwrap_or_default()
     }
 
-    /// Forgets what was written, and gives a buffer back that is larger than this.
+    /// Removes the lines; frees the memory if it is more than `keep` bytes.
     pub(in crate::access_log) fn clear(&mut self, keep: usize) {
         self.used = 0;
         if self.bytes.len() > keep {
@@ -58,24 +59,27 @@ impl Buffer {
     }
 }
 
-/// What is left of a buffer. `None` in its place says that something did not fit.
+/// The free rest of a buffer. Methods that write return the cursor behind what they wrote, or `None`
+/// if it did not fit.
 pub(super) struct Cursor<'a>(&'a mut [u8]);
 
 impl<'a> Cursor<'a> {
-    /// Writes bytes whose number the compiler knows.
+    /// Writes bytes whose number is known to the compiler: one or two stores, without a call of
+    /// `memcpy`.
     #[inline(always)]
     pub(super) fn put<const N: usize>(self, bytes: &[u8; N]) -> Option<Self> {
-        let (place, rest) = self.0.split_first_chunk_mut()?;
-        *place = *bytes;
+        let (target, rest) = self.0.split_first_chunk_mut()?;
+        *target = *bytes;
         Some(Self(rest))
     }
 
-    /// Writes bytes that were computed, each by itself: as one they would be joined before.
+    /// Writes computed bytes with a store for each. The compiler would otherwise combine them in a
+    /// register first, which takes more instructions.
     #[inline(always)]
     pub(super) fn put_each<const N: usize>(self, bytes: [u8; N]) -> Option<Self> {
-        let (place, rest) = self.0.split_first_chunk_mut::<N>()?;
-        for (place, byte) in place.iter_mut().zip(bytes) {
-            *place = byte;
+        let (target, rest) = self.0.split_first_chunk_mut::<N>()?;
+        for (target, byte) in target.iter_mut().zip(bytes) {
+            *target = byte;
         }
         Some(Self(rest))
     }
@@ -83,14 +87,14 @@ impl<'a> Cursor<'a> {
     /// Writes bytes as they are.
     #[inline]
     pub(super) fn put_slice(self, bytes: &[u8]) -> Option<Self> {
-        let (place, rest) = self.0.split_at_mut_checked(bytes.len())?;
-        place.copy_from_slice(bytes);
+        let (target, rest) = self.0.split_at_mut_checked(bytes.len())?;
+        target.copy_from_slice(bytes);
         Some(Self(rest))
     }
 
-    /// The place of the next `len` bytes, to be written to and then [skipped](Self::skip).
+    /// Returns the next `len` bytes, for the caller to write to and then to [skip](Self::skip).
     #[inline]
-    pub(super) fn place(&mut self, len: usize) -> Option<&mut [u8]> {
+    pub(super) fn free(&mut self, len: usize) -> Option<&mut [u8]> {
         self.0.get_mut(..len)
     }
 
@@ -99,7 +103,7 @@ impl<'a> Cursor<'a> {
         self.0.get_mut(len..).map(Self)
     }
 
-    /// Writes what is formatted the long way.
+    /// Writes a value through `core::fmt`, which is slow.
     pub(super) fn display(self, value: impl std::fmt::Display) -> Option<Self> {
         let mut free = self.0;
         std::io::Write::write_fmt(&mut free, format_args!("{value}")).ok()?;
@@ -107,8 +111,8 @@ impl<'a> Cursor<'a> {
     }
 }
 
-/// What nearly every line fits into.
-const LEAST: usize = 1_024;
+/// The first size of a buffer, in bytes: nearly every line fits.
+const MIN_BUFFER: usize = 1_024;
 
 #[cfg(test)]
 mod tests {

@@ -1,5 +1,5 @@
-//! A line of JSON, written by hand into a buffer that is there already: its opening when the
-//! request comes, its end at the request's.
+//! The fields of a line, in their order: the opening, from the time to the referer, and the end, from
+//! the status on.
 
 use std::{net::SocketAddr, time::UNIX_EPOCH};
 
@@ -44,7 +44,7 @@ pub(super) fn write_entry<'a>(entry: &Entry<'_>, cursor: Cursor<'a>) -> Option<C
     write_end(&end, cursor)
 }
 
-/// Returns what each line says of this balancer, behind the time.
+/// Returns the field `node` as JSON, as it follows the time in each line.
 pub(in crate::access_log) fn node(name: Option<&str>) -> Box<[u8]> {
     written(|cursor| write_node(name, cursor))
 }
@@ -160,7 +160,7 @@ fn write_tls<'a>(tls: &TlsInfo, cursor: Cursor<'a>) -> Option<Cursor<'a>> {
     Some(cursor)
 }
 
-/// Writes what a line says of the request.
+/// Writes the fields of the request.
 #[inline(always)]
 fn write_request<'a>(
     request: &RequestEntry<'_>,
@@ -233,7 +233,7 @@ fn write_refused<'a>(refused: &RefusedEntry<'_>, mut cursor: Cursor<'a>) -> Opti
     Some(cursor)
 }
 
-/// What stands behind HTTP/ of a version that is seldom met.
+/// Returns the number of a version that few requests have, and the closing quote.
 #[cold]
 fn number(version: Version) -> &'static [u8] {
     match version {
@@ -244,7 +244,7 @@ fn number(version: Version) -> &'static [u8] {
     }
 }
 
-/// Ends a line.
+/// Writes the rest of a line, from the status on.
 #[inline(always)]
 pub(super) fn write_end<'a>(end: &End<'_>, mut cursor: Cursor<'a>) -> Option<Cursor<'a>> {
     cursor = match end.status {
@@ -307,18 +307,18 @@ fn write_attempts<'a>(attempts: &[Attempt], cursor: Cursor<'a>) -> Option<Cursor
     }
 }
 
-/// Writes what each line says of a backend: computed once.
+/// Writes the fields of a backend, which are formatted once and cached with the backend.
 #[inline]
 fn write_backend<'a>(backend: &Backend, cursor: Cursor<'a>) -> Option<Cursor<'a>> {
     static TEXT: SlotKey<Box<[u8]>> = SlotKey::new();
-    let compute = || written(|cursor| write_backend_anew(backend, cursor));
+    let compute = || written(|cursor| format_backend(backend, cursor));
     match backend.slots().get_or_init(&TEXT, compute) {
         Some(text) => cursor.put_slice(text),
-        None => write_backend_anew(backend, cursor),
+        None => format_backend(backend, cursor),
     }
 }
 
-fn write_backend_anew<'a>(backend: &Backend, cursor: Cursor<'a>) -> Option<Cursor<'a>> {
+fn format_backend<'a>(backend: &Backend, cursor: Cursor<'a>) -> Option<Cursor<'a>> {
     let cursor = cursor
         .put(br#","backend":""#)?
         .text(backend.id().as_bytes())?
@@ -330,7 +330,8 @@ fn write_backend_anew<'a>(backend: &Backend, cursor: Cursor<'a>) -> Option<Curso
     cursor.put(br#"""#)
 }
 
-/// What a retry or a hedge adds.
+/// Writes the fields of the backend whose answer the client got, or of the last one, and the list of
+/// all attempts.
 #[cold]
 #[inline(never)]
 fn write_all_attempts<'a>(attempts: &[Attempt], mut cursor: Cursor<'a>) -> Option<Cursor<'a>> {
@@ -380,7 +381,7 @@ fn write_auth<'a>(auth: &AuthFailure, cursor: Cursor<'a>) -> Option<Cursor<'a>> 
     Some(cursor)
 }
 
-/// Returns words that are written once and kept.
+/// Returns what `write` writes, to be cached.
 fn written(write: impl for<'a> Fn(Cursor<'a>) -> Option<Cursor<'a>>) -> Box<[u8]> {
     Buffer::of(write).written().into()
 }

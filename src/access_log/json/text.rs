@@ -1,4 +1,4 @@
-//! What a line is made of: strings, numbers, each written where the line stands.
+//! JSON strings, numbers, ids and addresses.
 
 use std::{
     net::{IpAddr, SocketAddr},
@@ -8,8 +8,9 @@ use std::{
 use super::cursor::Cursor;
 
 impl Cursor<'_> {
-    /// Writes what a JSON string may hold (RFC 8259 §7), whatever bytes come; what is not UTF-8
-    /// becomes U+FFFD. Copied and looked at in one go.
+    /// Writes `value` as the content of a JSON string (RFC 8259 §7). Bytes that are not UTF-8 become
+    /// U+FFFD. One pass copies the bytes and looks for any that need an escape; most values have
+    /// none, and are done.
     #[inline(never)]
     pub(super) fn text(self, value: &[u8]) -> Option<Self> {
         match value.len() {
@@ -21,7 +22,7 @@ impl Cursor<'_> {
 
     #[inline(always)]
     fn text_by(mut self, value: &[u8], copy: impl Fn(&mut [u8], &[u8]) -> bool) -> Option<Self> {
-        match copy(self.place(value.len())?, value) {
+        match copy(self.free(value.len())?, value) {
             true => self.skip(value.len()),
             false => self.escaped(value),
         }
@@ -46,7 +47,7 @@ impl Cursor<'_> {
             '\n' => self.put(b"\\n"),
             '\r' => self.put(b"\\r"),
             '\t' => self.put(b"\\t"),
-            // Control characters, and the line ends that some readers know besides.
+            // Control characters, and U+2028 and U+2029, which JavaScript reads as ends of a line.
             c if c.is_control() || c == '\u{2028}' || c == '\u{2029}' => {
                 self.display(format_args!("\\u{:04x}", u32::from(c)))
             }
@@ -54,7 +55,7 @@ impl Cursor<'_> {
         }
     }
 
-    /// Writes a number: small ones, as most are, without a loop.
+    /// Writes a number. Most are small and need no loop.
     #[inline(always)]
     pub(super) fn number(self, value: u64) -> Option<Self> {
         match value {
@@ -63,7 +64,7 @@ impl Cursor<'_> {
         }
     }
 
-    /// Ten and more.
+    /// Writes a number of ten or more.
     #[inline(never)]
     fn digits(self, value: u64) -> Option<Self> {
         match value {
@@ -85,7 +86,7 @@ impl Cursor<'_> {
         self.put_slice(itoa::Buffer::new().format(value).as_bytes())
     }
 
-    /// Milliseconds with three decimals.
+    /// Writes milliseconds with three decimals.
     #[inline(never)]
     pub(super) fn millis(self, value: Duration) -> Option<Self> {
         let micros = value.subsec_micros();
@@ -112,7 +113,7 @@ impl Cursor<'_> {
         self.put(&a)?.put(&b)?.put(&c)?.put(&d)
     }
 
-    /// Writes an IP address and a port.
+    /// Writes an IP address and a port; an IPv6 address in brackets.
     pub(super) fn address(self, address: SocketAddr) -> Option<Self> {
         let cursor = match address.ip().to_canonical() {
             ip @ IpAddr::V4(_) => self.ip(ip)?,
@@ -126,11 +127,11 @@ impl Cursor<'_> {
     }
 }
 
-/// Returns 32 hexadecimal digits.
+/// Returns the 32 hexadecimal digits of an id.
 pub(in crate::access_log) fn hexadecimal(id: u128) -> [u8; 32] {
     let mut digits = [0; 32];
-    for (place, part) in digits.chunks_exact_mut(8).zip(parts_of(id)) {
-        place.copy_from_slice(&part);
+    for (target, part) in digits.chunks_exact_mut(8).zip(parts_of(id)) {
+        target.copy_from_slice(&part);
     }
     digits
 }
@@ -141,54 +142,55 @@ fn parts_of(id: u128) -> [[u8; 8]; 4] {
     digits.map(u64::to_be_bytes)
 }
 
-/// Copies what is as long; true where nothing of it needs an escape. Sixteen bytes at once and
-/// more, the last ones perhaps twice.
+/// Copies `value` of 16 bytes or more to `target` of the same length; true if no byte needs an
+/// escape. Works on 16 bytes at once; the last 16 may overlap others, which are copied twice.
 #[inline(never)]
-fn copy_many(place: &mut [u8], value: &[u8]) -> bool {
-    let (Some(end), Some(last)) = (place.last_chunk_mut(), value.last_chunk()) else {
+fn copy_many(target: &mut [u8], value: &[u8]) -> bool {
+    let (Some(end), Some(last)) = (target.last_chunk_mut(), value.last_chunk()) else {
         return false;
     };
     let mut odd = [0; WIDE];
     *end = *last;
     mark(&mut odd, last);
-    let (mut place, mut value) = (place, value);
-    while let (Some((to, places)), Some((from, values))) =
-        (place.split_first_chunk_mut(), value.split_first_chunk())
+    let (mut target, mut value) = (target, value);
+    while let (Some((to, targets)), Some((from, values))) =
+        (target.split_first_chunk_mut(), value.split_first_chunk())
     {
         *to = *from;
         mark(&mut odd, from);
-        (place, value) = (places, values);
+        (target, value) = (targets, values);
     }
     u128::from_ne_bytes(odd) == 0
 }
 
-/// Of eight to fifteen bytes: eight at once, the last eight perhaps twice.
+/// As [`copy_many`], for 8 to 15 bytes: two words of eight, which may overlap.
 #[inline]
-fn copy_few(place: &mut [u8], value: &[u8]) -> bool {
+fn copy_few(target: &mut [u8], value: &[u8]) -> bool {
     let (Some(first), Some(last)) = (value.first_chunk(), value.last_chunk()) else {
         return false;
     };
-    if let Some(place) = place.first_chunk_mut() {
-        *place = *first;
+    if let Some(target) = target.first_chunk_mut() {
+        *target = *first;
     }
-    if let Some(place) = place.last_chunk_mut() {
-        *place = *last;
+    if let Some(target) = target.last_chunk_mut() {
+        *target = *last;
     }
     odd_bytes(*first) | odd_bytes(*last) == 0
 }
 
-/// Of fewer.
+/// As [`copy_many`], for fewer than 8 bytes.
 #[inline]
-fn copy_each(place: &mut [u8], value: &[u8]) -> bool {
+fn copy_each(target: &mut [u8], value: &[u8]) -> bool {
     let mut plain = true;
-    for (place, &b) in place.iter_mut().zip(value) {
-        *place = b;
+    for (target, &b) in target.iter_mut().zip(value) {
+        *target = b;
         plain &= is_plain(b);
     }
     plain
 }
 
-/// Marks the places of bytes that are not plain; a few instructions for all of them.
+/// Sets `odd` at the index of each byte that is not plain. The loop compiles to a few vector
+/// instructions.
 #[inline(always)]
 fn mark(odd: &mut [u8; WIDE], chunk: &[u8; WIDE]) {
     for (odd, &b) in odd.iter_mut().zip(chunk) {
@@ -196,13 +198,15 @@ fn mark(odd: &mut [u8; WIDE], chunk: &[u8; WIDE]) {
     }
 }
 
-/// Returns 0 if all eight bytes are plain. Only what is not plain itself, or has the high bit,
-/// borrows from its neighbour.
+/// Returns 0 if all eight bytes are plain: no control character, quote, backslash, DEL or byte above
+/// 0x7e. Each test leaves the high bit of a byte set where it finds one; a borrow or a carry into a
+/// neighbour comes only from a byte that is not plain itself, so that the sum stays right.
 #[inline]
 fn odd_bytes(word: [u8; 8]) -> u64 {
     let all = |byte: u8| ONES * u64::from(byte);
     let word = u64::from_ne_bytes(word);
-    // What is below a space, and the quote: with that bit turned, it is where the space was.
+    // Bytes below the space, and the quote, which has the space's value after its one differing bit
+    // is turned.
     let below = (word ^ all(b'"' - b' ')).wrapping_sub(all(b' ' + 1));
     let backslash = (word ^ all(b'\\')).wrapping_sub(ONES);
     let above = word.wrapping_add(ONES);
@@ -221,7 +225,7 @@ pub(super) fn three_digits(value: u32) -> [u8; 3] {
     [digit(high), digit(low / 10), digit(low % 10)]
 }
 
-/// Of a number below ten.
+/// Returns the digit of a number below ten.
 #[inline]
 fn digit(value: u32) -> u8 {
     b'0' + value as u8
@@ -237,7 +241,7 @@ fn eight_digits(four: u32) -> u64 {
     nibbles + ONES * u64::from(b'0') + letters * u64::from(b'a' - b'0' - 10)
 }
 
-/// As many bytes as the vectors of every x86-64 and arm64 hold.
+/// The bytes in a vector register of every x86-64 and arm64 processor.
 const WIDE: usize = 16;
 const ONES: u64 = 0x0101_0101_0101_0101;
 

@@ -1,4 +1,8 @@
-//! When a request came: a moment of the clock that never steps, as the wall clock has it.
+//! The time of a request: the wall clock's time of a moment of the monotonic clock, as RFC 3339.
+//!
+//! Formatting a date takes several divisions, and reading the wall clock a system call's worth of
+//! time. Both happen once a second and thread: an [`Anchor`] holds the text of the current second, and
+//! a request adds its milliseconds.
 
 use std::{
     cell::Cell,
@@ -9,22 +13,23 @@ use tokio::time::Instant;
 
 use super::{cursor::Cursor, text::three_digits};
 
-/// A second of the wall clock, as text, and a moment in it. The wall clock is read once a second
-/// and thread: a step of it shows within that.
+/// A second of the wall clock as text, and a moment in that second. If the wall clock is set, lines
+/// show it a second later at most.
 #[derive(Clone, Copy)]
 struct Anchor {
     at: Option<Instant>,
-    /// Since 1970, at that moment.
+    /// The time at that moment, since 1970.
     second: u64,
     nanos: u32,
     text: Text,
 }
 
-/// How a line begins, up to the second.
+/// The first bytes of a line, up to the second.
 type Text = [u8; 28];
 
 impl Anchor {
-    /// Returns the nanoseconds of the second at a moment; `None` where it is not of this second.
+    /// Returns the nanoseconds of a moment within the second; `None` if the moment is in another
+    /// second.
     #[inline]
     fn nanos_at(&self, moment: Instant) -> Option<u32> {
         let since = moment.checked_duration_since(self.at?)?;
@@ -33,18 +38,19 @@ impl Anchor {
     }
 }
 
-/// Returns the wall clock's time of a moment.
+/// Returns the wall clock's time of a moment, since 1970.
 pub(in crate::access_log) fn since_1970(moment: Instant) -> Duration {
     let anchor = ANCHOR.get();
     match anchor.nanos_at(moment) {
         Some(nanos) => Duration::new(anchor.second, nanos),
-        None => anew(moment),
+        None => read_clocks(moment),
     }
 }
 
+/// Sets the anchor to now, and returns the wall clock's time of a moment.
 #[cold]
 #[inline(never)]
-fn anew(moment: Instant) -> Duration {
+fn read_clocks(moment: Instant) -> Duration {
     let now = Instant::now();
     let wall = SystemTime::now().duration_since(UNIX_EPOCH);
     let wall = wall.unwrap_or_default();
@@ -64,7 +70,7 @@ impl Cursor<'_> {
         let anchor = ANCHOR.get();
         match anchor.nanos_at(moment) {
             Some(nanos) => self.begin(&anchor.text, nanos),
-            None => self.time(anew(moment)),
+            None => self.time(read_clocks(moment)),
         }
     }
 
@@ -88,7 +94,7 @@ impl Cursor<'_> {
 
 fn format_second(second: u64) -> Text {
     let (days, rest) = (second / 86_400, second % 86_400);
-    let (year, month, day) = civil(days);
+    let (year, month, day) = date(days);
     let mut text = NO_SECOND;
     let mut put = |at: usize, width: usize, mut value: u64| {
         for i in (at..at + width).rev() {
@@ -106,9 +112,10 @@ fn format_second(second: u64) -> Text {
     text
 }
 
-/// Days since 1970 as a date of the Gregorian calendar: eras of 400 years, years from March on,
-/// so that the leap day is the last.
-fn civil(days: u64) -> (u64, u64, u64) {
+/// Returns year, month and day of a number of days since 1970, in the Gregorian calendar. It counts in
+/// eras of 400 years, and in years that begin in March, so that the leap day is the last of a year
+/// (Howard Hinnant, "chrono-compatible low-level date algorithms").
+fn date(days: u64) -> (u64, u64, u64) {
     let days = days + 719_468;
     let (era, day_of_era) = (days / 146_097, days % 146_097);
     let year_of_era =
@@ -132,9 +139,9 @@ thread_local! {
 }
 
 const NO_SECOND: Text = *b"{\"time\":\"0000-00-00T00:00:00";
-/// Where the date stands in it.
+/// The index of the date in [`NO_SECOND`].
 const DATE: usize = 9;
-/// Of a second.
+/// Nanoseconds in a second.
 const NANOS: u32 = 1_000_000_000;
 
 #[cfg(test)]
