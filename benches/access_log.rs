@@ -1,13 +1,13 @@
-//! What a line costs on the request's thread: all fields, the defaults, switched off, and as a
-//! tracing event that nobody listens to.
+//! The cost of a line on the request's thread: with all fields, with the defaults, with a disabled sink,
+//! and as a tracing event without a subscriber.
 //!
 //! ```sh
 //! cargo bench --features full --bench access_log
 //! ```
 //!
-//! Each figure is the least of 2,000 turns, less what the request and its service cost without
-//! the layer, the record that all layers share included: that is there in any stack. The writer is waited for between
-//! the turns: a line that finds the queue full would be counted, not formatted.
+//! Each figure is the least of 2,000 rounds, minus the cost of the request and its service without the
+//! layer. That includes the `Exchange`, which every stack has. Between two rounds the benchmark waits
+//! for the writer, because a line that finds the queue full would be dropped, not formatted.
 
 #[path = "timing/mod.rs"]
 mod timing;
@@ -36,9 +36,9 @@ use self::timing::{Row, rounds, say, time};
 
 type Body = Empty<Bytes>;
 
-struct Off;
+struct Disabled;
 
-impl Sink for Off {
+impl Sink for Disabled {
     fn enabled(&self) -> bool {
         false
     }
@@ -56,7 +56,7 @@ fn main() -> Result<(), BoxError> {
         .referer(true)
         .trust_request_id(true);
     let usual = AccessLogLayer::new(sink.clone()).node("lb-1");
-    let off = AccessLogLayer::new(Off);
+    let off = AccessLogLayer::new(Disabled);
     let tracing = AccessLogLayer::new(TracingSink::new());
     let event = ConnectionEvent::new(
         maker.conn.clone(),
@@ -92,8 +92,8 @@ fn main() -> Result<(), BoxError> {
     Ok(())
 }
 
-/// Answers at once, and leaves in the record what the layers below leave there. Where no layer
-/// made the record, it does.
+/// Returns a service that answers at once. It fills in the `Exchange` as the layers below a log do, and
+/// inserts one if there is none.
 fn answer<B>(
     backend: &Backend,
 ) -> impl Service<Request<B>, Response = Response<Body>, Error = Infallible, Future: Send> + 'static
@@ -120,7 +120,7 @@ where
             let mut cx = Context::from_waker(Waker::noop());
             for _ in 0..BATCH {
                 let request = maker.request();
-                // The body is empty: dropped with the response, it ends the line.
+                // The body is empty, so that the line ends with the response's head.
                 let _ = pin!(service.call(request)).poll(&mut cx);
             }
         })

@@ -15,7 +15,7 @@ use crate::context::{Attempt, AuthFailure, Peer, StickyVerdict, TlsInfo};
 #[non_exhaustive]
 pub struct Entry<'a> {
     /// When the request arrived; for a connection that ended without a request, when the server
-    /// accepted it or began to wait for one.
+    /// accepted it.
     pub time: SystemTime,
     /// The name of this balancer; see [`AccessLogLayer::node`](super::AccessLogLayer::node).
     pub node: Option<&'a str>,

@@ -54,8 +54,8 @@ impl AccessLogLayer {
         }
     }
 
-    /// Names this balancer in each line, so that lines of several instances can be told apart in
-    /// one place.
+    /// Names this balancer in each line, so that a collector of the lines of several instances can
+    /// distinguish them.
     ///
     /// Default: no name.
     pub fn node(mut self, node: impl Into<String>) -> Self {
@@ -190,5 +190,34 @@ impl ConnectionEvents for AccessLogLayer {
                 .map(|d| &**d),
             ..Entry::new(time, event.duration, event.kind.as_str())
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::access_log::{
+        TracingSink,
+        json_lines::{INTERVAL, QUEUED_LINES},
+    };
+
+    #[test]
+    fn the_documented_defaults_are_those_of_the_code() {
+        let config = AccessLogLayer::new(TracingSink::new()).config;
+        assert!(config.node.is_none() && config.query.is_none() && !config.referer);
+        assert!(matches!(config.trust, Trust::Nothing) && !config.pass_request_id);
+        assert_eq!(QUEUED_LINES, 8_192);
+        let docs = include_str!("mod.rs");
+        for row in [
+            "| node | no name |",
+            "| query | off |",
+            "| referer | off |",
+            "| request id of the client | not trusted, and removed |",
+            "| request id to the backend | a trusted one;",
+            "| lines queued by [`JsonLines`] | 8,192 a thread;",
+            &format!("| written out | every {} ms |", INTERVAL.as_millis()),
+        ] {
+            assert!(docs.contains(row), "the table must have: {row}");
+        }
     }
 }

@@ -26,7 +26,7 @@ use http_body_util::{BodyExt, Empty, Full, StreamBody};
 use serde_json::Value;
 use tower::{Layer, Service, ServiceExt, service_fn};
 
-/// Everything that was written, as it is.
+/// An output that keeps the bytes that were written.
 #[derive(Clone, Debug, Default)]
 struct Memory(Arc<Mutex<Vec<u8>>>);
 
@@ -88,7 +88,7 @@ fn get(path: &str) -> Request<Empty<Bytes>> {
 }
 
 #[tokio::test]
-async fn alone_around_a_foreign_service_it_tells_the_whole_story() {
+async fn a_log_alone_around_a_service_writes_every_field() {
     let log = Log::new();
     let service = log
         .layer()
@@ -191,8 +191,8 @@ impl<T: Unpin> futures_core::Stream for Frames<T> {
 }
 
 #[tokio::test]
-async fn each_end_has_its_one_line() {
-    // A whole response without a body ends at its head.
+async fn each_end_of_a_request_writes_one_line() {
+    // A response without a body ends with its head.
     let log = Log::new();
     let empty = service_fn(|_: Request<_>| async {
         Ok::<_, Infallible>(Response::new(Empty::<Bytes>::new()))
@@ -202,14 +202,14 @@ async fn each_end_has_its_one_line() {
     drop(response);
     log.one();
 
-    // The body breaks: the kind is what balance noted of the attempt.
+    // The body fails: the kind is the one that balance recorded for the attempt.
     let log = Log::new();
     let broken = service_fn(
         |mut request: Request<evenkeel::access_log::RequestBody<Empty<Bytes>>>| async move {
             let exchange = Exchange::of(request.extensions_mut());
             let backend = |id: &str| Backend::new(id, "http://127.0.0.1:1").unwrap();
             let number = exchange.begin_attempt(backend("a"));
-            // Begun later, ended before: a hedge that was not needed.
+            // A hedge that was not needed began later and ended earlier.
             let hedge = exchange.begin_attempt(backend("b"));
             exchange.end_attempt(hedge, Outcome::Cancelled);
             exchange.end_attempt(number, Outcome::Failed(ErrorKind::ResponseBody));
@@ -224,7 +224,7 @@ async fn each_end_has_its_one_line() {
         (&"response_body".into(), &3.into())
     );
 
-    // A foreign failure.
+    // The service fails with an error of another crate.
     let log = Log::new();
     let failing = service_fn(|_: Request<_>| async {
         Err::<Response<Empty<Bytes>>, _>(io::Error::other("boom"))
@@ -234,7 +234,7 @@ async fn each_end_has_its_one_line() {
     assert_eq!(line["outcome"], "service");
     assert!(line.get("status").is_none());
 
-    // The client leaves before the head.
+    // The client goes away before the head.
     let log = Log::new();
     let hanging = service_fn(|_: Request<_>| {
         std::future::pending::<Result<Response<Empty<Bytes>>, Infallible>>()
@@ -243,7 +243,7 @@ async fn each_end_has_its_one_line() {
     drop(service.call(get("/")));
     assert_eq!(log.one()["outcome"], "client_abort");
 
-    // The client leaves in the middle of the body.
+    // The client goes away within the body.
     let log = Log::new();
     let long = service_fn(|_: Request<_>| async {
         Ok::<_, Infallible>(Response::new(body(Some("later"))))
@@ -258,7 +258,7 @@ async fn each_end_has_its_one_line() {
         (&"client_abort".into(), &200.into())
     );
 
-    // What was answered for keeps its kind.
+    // A failure that was answered with a status keeps its kind.
     let log = Log::new();
     let answered = service_fn(
         |mut request: Request<evenkeel::access_log::RequestBody<Empty<Bytes>>>| async move {
@@ -274,10 +274,10 @@ async fn each_end_has_its_one_line() {
 }
 
 #[tokio::test]
-async fn a_sink_of_ones_own_hears_what_json_lines_writes() {
-    /// Hands on what it hears, as the quickstart example's does.
-    struct Through(JsonLines);
-    impl Sink for Through {
+async fn a_custom_sink_gets_what_json_lines_writes() {
+    /// Forwards each line, as the sink of the quickstart example does.
+    struct Forward(JsonLines);
+    impl Sink for Forward {
         fn record(&self, entry: &Entry<'_>) {
             assert_eq!(entry.request.unwrap().user_agent, Some(b"b\"1" as &[u8]));
             self.0.record(entry);
@@ -297,11 +297,11 @@ async fn a_sink_of_ones_own_hears_what_json_lines_writes() {
     };
     for conn in [None, Some(tls())] {
         let mut lines = Vec::new();
-        for through in [false, true] {
+        for forward in [false, true] {
             let log = Log::new();
-            let layer = match through {
+            let layer = match forward {
                 false => log.layer(),
-                true => AccessLogLayer::new(Through(log.sink.clone())).node("lb-1"),
+                true => AccessLogLayer::new(Forward(log.sink.clone())).node("lb-1"),
             };
             let layer = layer
                 .trust_request_id(true)
@@ -343,7 +343,7 @@ async fn a_sink_of_ones_own_hears_what_json_lines_writes() {
 }
 
 #[tokio::test]
-async fn what_is_learnt_of_a_connection_between_two_requests_is_told() {
+async fn facts_learnt_between_two_requests_of_a_connection_are_logged() {
     let log = Log::new();
     let conn = ConnInfo::new(Peer::Tcp("192.0.2.9:1".parse().unwrap()), Peer::Unknown);
     let service = log.layer().layer(service_fn(|_: Request<_>| async {
@@ -361,7 +361,7 @@ async fn what_is_learnt_of_a_connection_between_two_requests_is_told() {
 }
 
 #[tokio::test]
-async fn a_tunnel_ends_when_it_closes() {
+async fn the_line_of_a_tunnel_is_written_at_its_close() {
     let log = Log::new();
     let tunnel = Tunnel::new();
     let t = tunnel.clone();
@@ -391,7 +391,7 @@ async fn a_tunnel_ends_when_it_closes() {
 }
 
 #[tokio::test]
-async fn refusals_tell_the_scheme_and_no_credentials() {
+async fn failed_authentications_show_the_scheme_and_no_credentials() {
     for (noted, challenge, authorization, scheme, reason) in [
         (
             Some("expired"),
@@ -449,7 +449,7 @@ async fn refusals_tell_the_scheme_and_no_credentials() {
 }
 
 #[tokio::test]
-async fn a_connection_without_a_request_has_its_line() {
+async fn a_connection_without_a_request_has_a_line() {
     let log = Log::new();
     let conn = ConnInfo::new(Peer::Tcp("192.0.2.9:1".parse().unwrap()), Peer::Unknown);
     let event = ConnectionEvent::new(
@@ -468,10 +468,10 @@ async fn a_connection_without_a_request_has_its_line() {
 }
 
 #[tokio::test]
-async fn a_sink_that_does_not_listen_costs_nothing() {
+async fn a_disabled_sink_costs_nothing() {
     #[derive(Clone, Default)]
-    struct Deaf(Arc<AtomicBool>);
-    impl Sink for Deaf {
+    struct Disabled(Arc<AtomicBool>);
+    impl Sink for Disabled {
         fn enabled(&self) -> bool {
             false
         }
@@ -479,11 +479,11 @@ async fn a_sink_that_does_not_listen_costs_nothing() {
             self.0.store(true, Ordering::Relaxed);
         }
     }
-    let sink = Deaf::default();
+    let sink = Disabled::default();
     let inner = service_fn(|request: Request<_>| async move {
         assert!(
             request.extensions().get::<Exchange>().is_none(),
-            "nothing may be gathered"
+            "a disabled log must not insert an Exchange"
         );
         Ok::<_, Infallible>(Response::new(Empty::<Bytes>::new()))
     });
@@ -493,7 +493,7 @@ async fn a_sink_that_does_not_listen_costs_nothing() {
 }
 
 #[test]
-fn a_stalled_reader_costs_lines_and_never_time() {
+fn a_stalled_output_costs_lines_and_no_time() {
     struct Stalled(std::sync::mpsc::Receiver<()>);
     impl Write for Stalled {
         fn write(&mut self, data: &[u8]) -> io::Result<usize> {
@@ -518,7 +518,7 @@ fn a_stalled_reader_costs_lines_and_never_time() {
 }
 
 #[test]
-fn a_rotated_file_is_opened_anew() {
+fn reopen_writes_to_a_new_file_after_a_rotation() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("access.jsonl");
     let sink = JsonLines::file(&path).unwrap();
@@ -568,7 +568,7 @@ fn fewest_allocations(sink: impl Sink) -> u64 {
     let peer = Peer::Tcp("192.0.2.9:1234".parse().unwrap());
     let conn = ConnInfo::new(peer, Peer::Unknown);
     let prepared = || {
-        // What hyper makes is shared bytes; static ones clone as cheaply.
+        // A server's header values share bytes; static ones clone as cheaply.
         let mut request = Request::new(Empty::<Bytes>::new());
         *request.uri_mut() = http::Uri::from_static("/path?x=1");
         let host = HeaderValue::from_static("shop.example");
@@ -580,7 +580,7 @@ fn fewest_allocations(sink: impl Sink) -> u64 {
     for _ in 0..100 {
         let _ = runtime.block_on(service.call(prepared()));
     }
-    // The writer may swap its other buffer in meanwhile: the quietest of some tries tells.
+    // The writer may swap in its other buffer meanwhile, so the least of 20 tries counts.
     (0..20)
         .map(|_| {
             let request = prepared();

@@ -21,6 +21,8 @@ use self::{
     writer::{Output, Writer},
 };
 use super::{Closing, Entry, Opening, Sink};
+#[cfg(test)]
+pub(super) use {queue::QUEUED_LINES, writer::INTERVAL};
 
 /// Writes each line as a JSON object on a line of its own.
 ///

@@ -1,9 +1,9 @@
-//! The client's `X-Request-Id`, the log's and the backend's are one.
+//! One id for a request: the client's `X-Request-Id`, the log's and the backend's.
 
 use super::*;
 
-/// Sends a request from this peer with these ids; returns the one that the log has and those that
-/// the service below saw.
+/// Sends a request from this peer with these ids; returns the logged id, and the ids that the service
+/// below the log saw.
 async fn ids(
     layer: AccessLogLayer,
     log: &Log,
@@ -32,7 +32,7 @@ async fn ids(
 }
 
 #[tokio::test]
-async fn a_request_has_one_id_here_and_behind() {
+async fn the_log_and_the_backend_see_the_same_request_id() {
     const PROXY: &str = "10.1.2.3";
     const CLIENT: &str = "192.0.2.9";
     let long = [b'x'; 129];
@@ -42,7 +42,7 @@ async fn a_request_has_one_id_here_and_behind() {
             let layer = log.layer().pass_request_id(pass);
             layer.trust_request_id_from(|peer| peer.to_string() == PROXY)
         };
-        // An id that is believed stays what it is.
+        // A trusted id stays as it is.
         let log = Log::new();
         let (logged, seen) = ids(of_proxies(&log), &log, PROXY, &[b"abc-1"]).await;
         assert_eq!((&*logged, &*seen), ("abc-1", &["abc-1".to_owned()][..]));
@@ -67,7 +67,7 @@ async fn a_request_has_one_id_here_and_behind() {
 }
 
 #[tokio::test]
-async fn many_ids_are_each_their_own() {
+async fn made_request_ids_are_unique() {
     let mut all = std::collections::HashSet::new();
     for _ in 0..1_000 {
         let log = Log::new();
@@ -79,7 +79,7 @@ async fn many_ids_are_each_their_own() {
 }
 
 #[tokio::test]
-async fn settings_pass_ids_on_and_believe_trusted_peers() {
+async fn settings_pass_ids_on_and_trust_ids_of_trusted_peers() {
     use evenkeel::settings::Settings;
     let origin = crate::support::Origin::serve(|request| async move {
         let id = request.headers().get("x-request-id");

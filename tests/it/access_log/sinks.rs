@@ -15,7 +15,7 @@ use tokio::{
 use super::*;
 use crate::support::Origin;
 
-/// Notes what a sink that implements `record` alone can see of each request.
+/// Keeps what a sink that implements `record` alone sees of each request.
 #[derive(Clone, Default)]
 struct Requests(Arc<Mutex<Vec<String>>>);
 

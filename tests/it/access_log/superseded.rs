@@ -1,4 +1,4 @@
-//! A layer that answers instead of what it stands around is not a client that went away.
+//! A layer that gives a request up and answers it is not a client that goes away.
 
 use std::future::{IntoFuture, pending};
 
@@ -53,7 +53,7 @@ async fn ask(address: std::net::SocketAddr, http2: bool) -> StatusCode {
         .header("host", address.to_string())
         .body(Empty::<Bytes>::new())
         .unwrap();
-    // The connection goes with this call.
+    // The connection is closed as this call returns.
     let mut running = tokio::task::JoinSet::new();
     let response = if http2 {
         let shaken = hyper::client::conn::http2::handshake(TokioExecutor::new(), io).await;
@@ -69,7 +69,7 @@ async fn ask(address: std::net::SocketAddr, http2: bool) -> StatusCode {
 }
 
 #[tokio::test]
-async fn a_time_limit_outside_the_log_has_its_line_with_its_status() {
+async fn a_time_out_layer_above_the_log_has_a_line_with_its_status() {
     let log = Log::new();
     let (balancer, _origin) = hanging(Some(log.layer())).await;
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -88,7 +88,7 @@ async fn a_time_limit_outside_the_log_has_its_line_with_its_status() {
 }
 
 #[tokio::test]
-async fn a_servers_own_time_limit_has_its_line_with_its_status() {
+async fn the_time_limit_of_the_server_has_a_line_with_its_status() {
     let log = Log::new();
     let (balancer, _origin) = hanging(Some(log.layer())).await;
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -106,7 +106,7 @@ async fn a_servers_own_time_limit_has_its_line_with_its_status() {
 }
 
 #[tokio::test]
-async fn a_client_that_goes_away_is_still_one() {
+async fn a_client_that_goes_away_is_a_client_abort() {
     let log = Log::new();
     let (balancer, origin) = hanging(Some(log.layer())).await;
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -154,7 +154,7 @@ async fn a_response_that_a_layer_replaces_is_superseded() {
 }
 
 #[tokio::test]
-async fn a_time_limit_below_the_log_is_told_under_any_server() {
+async fn a_time_out_layer_below_the_log_has_a_line_under_any_server() {
     let log = Log::new();
     let (balancer, _origin) = hanging(None).await;
     let service = log
