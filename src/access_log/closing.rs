@@ -51,7 +51,7 @@ impl Closing<'_> {
             listener: conn.map(|c| *c.local()),
             peer: conn.map(|c| *c.peer()),
             client: conn.and_then(ConnInfo::client),
-            request: fields.map(|fields| fields.entry()),
+            request: fields.map(|fields| fields.entry(self.request.query.as_deref())),
             refused: None,
             status: end.status,
             duration: end.duration,

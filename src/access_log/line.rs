@@ -71,8 +71,9 @@ impl Line {
         let fields = Fields::find(config, request);
         let made_id = fastrand::u128(..);
         let uri = original_uri(request);
-        let query = redacted_query(config, uri);
         let mut line = recycled();
+        let kept = &mut line.request;
+        kept.query = redacted_query(config, uri);
         config.sink.open(&mut Opening {
             began: exchange.began(),
             node: &config.node_json,
@@ -83,13 +84,17 @@ impl Line {
                 uri,
                 version: request.version(),
                 host: fields.host.map(HeaderValue::as_bytes),
-                query: query.as_deref(),
+                query: kept.query.as_deref(),
                 user_agent: fields.user_agent.map(HeaderValue::as_bytes),
                 referer: fields.referer.map(HeaderValue::as_bytes),
             },
             fields: &fields,
-            kept: &mut line.request,
+            kept_json: &mut kept.json,
+            kept_fields: &mut kept.fields,
         });
+        if kept.fields.is_none() {
+            kept.query = None;
+        }
         line.progress = Some(Progress {
             config: config.clone(),
             exchange,
@@ -109,7 +114,7 @@ impl Line {
         self.progress().map(|progress| &progress.exchange)
     }
 
-    /// Takes down the response's head.
+    /// Records the response's head.
     pub(super) fn set_response<B>(&mut self, response: &Response<B>) {
         if let Some(progress) = self.progress_mut() {
             progress.set_status(response.status());
@@ -215,7 +220,7 @@ impl OpenLine {
         self.progress = None;
         // Most requests have none: the test is cheaper than the call that drops them.
         if self.request.fields.is_some() {
-            self.request.fields = None;
+            (self.request.fields, self.request.query) = (None, None);
         }
         self.request.json.clear(MAX_RECYCLED_JSON);
         recycle(self);

@@ -24,7 +24,8 @@ pub struct Opening<'a> {
     pub(super) conn: Option<&'a ConnInfo>,
     pub(super) request: RequestEntry<'a>,
     pub(super) fields: &'a Fields<'a>,
-    pub(super) kept: &'a mut KeptRequest,
+    pub(super) kept_json: &'a mut Buffer,
+    pub(super) kept_fields: &'a mut Option<KeptFields>,
 }
 
 impl Opening<'_> {
@@ -39,12 +40,11 @@ impl Opening<'_> {
     /// header values: reference counts where they share a buffer, as those of a server do. The
     /// buffer, 4 KiB or more under `evenkeel::serve`, then lives until the request's end.
     pub fn keep_fields(&mut self) {
-        let kept = &mut self.kept.fields;
         // In a tee, another sink may have asked for them already.
-        if kept.is_some() {
+        if self.kept_fields.is_some() {
             return;
         }
-        *kept = Some(KeptFields {
+        *self.kept_fields = Some(KeptFields {
             time: UNIX_EPOCH + since_1970(self.began),
             conn: self.conn.cloned(),
             id: match self.request.id {
@@ -55,7 +55,6 @@ impl Opening<'_> {
             uri: self.request.uri.clone(),
             version: self.request.version,
             host: self.fields.host.cloned(),
-            query: self.request.query.map(str::to_owned),
             user_agent: self.fields.user_agent.cloned(),
             referer: self.fields.referer.cloned(),
             request_id: self.fields.request_id.cloned(),
@@ -65,9 +64,9 @@ impl Opening<'_> {
     /// Writes the first part of the line as JSON, so that the request's fields need not be kept.
     pub(super) fn write_json(&mut self) {
         // In a tee, another sink may have written it already.
-        let json = &mut self.kept.json;
-        if json.written().is_empty() {
-            json.add_opening(self.began, self.node, self.conn, &self.request);
+        if self.kept_json.written().is_empty() {
+            self.kept_json
+                .add_opening(self.began, self.node, self.conn, &self.request);
         }
     }
 }
@@ -80,12 +79,14 @@ impl fmt::Debug for Opening<'_> {
     }
 }
 
-/// What is kept of a request until its end; each sink uses one of the two.
+/// What is kept of a request until its end, as the sinks asked for it.
 #[derive(Default)]
 pub(super) struct KeptRequest {
     /// The first part of the line; empty if no sink writes JSON.
     pub(super) json: Buffer,
     pub(super) fields: Option<KeptFields>,
+    /// The query as the log may show it, if `fields` are kept.
+    pub(super) query: Option<String>,
 }
 
 /// The request as it came.
@@ -97,14 +98,13 @@ pub(super) struct KeptFields {
     uri: Uri,
     version: Version,
     host: Option<HeaderValue>,
-    query: Option<String>,
     user_agent: Option<HeaderValue>,
     referer: Option<HeaderValue>,
     request_id: Option<HeaderValue>,
 }
 
 impl KeptFields {
-    pub(super) fn entry(&self) -> RequestEntry<'_> {
+    pub(super) fn entry<'a>(&'a self, query: Option<&'a str>) -> RequestEntry<'a> {
         RequestEntry {
             id: match &self.request_id {
                 Some(id) => RequestId::Given(id.as_bytes()),
@@ -114,7 +114,7 @@ impl KeptFields {
             uri: &self.uri,
             version: self.version,
             host: self.host.as_ref().map(HeaderValue::as_bytes),
-            query: self.query.as_deref(),
+            query,
             user_agent: self.user_agent.as_ref().map(HeaderValue::as_bytes),
             referer: self.referer.as_ref().map(HeaderValue::as_bytes),
         }
