@@ -14,7 +14,7 @@ use tokio::time::Sleep;
 use tower_service::Service;
 
 use super::{
-    course::{Course, Step, Turn, Which},
+    attempts::{Attempts, Role, Step, TimeoutStep},
     replay::ReplayBody,
 };
 use crate::error::{BoxError, Error};
@@ -32,7 +32,7 @@ pin_project! {
         // The attempt begun first, of those that run.
         #[pin]
         attempt: Attempt<S, B, S::Future>,
-        course: Course<S, B>,
+        attempts: Attempts<S, B>,
     }
 }
 
@@ -40,10 +40,10 @@ impl<S, B> ResponseFuture<S, B>
 where
     S: Service<Request<ReplayBody<B>>>,
 {
-    pub(super) fn new(future: S::Future, course: Course<S, B>) -> Self {
+    pub(super) fn new(future: S::Future, attempts: Attempts<S, B>) -> Self {
         Self {
             attempt: Attempt::Calling { future },
-            course,
+            attempts,
         }
     }
 }
@@ -62,26 +62,26 @@ where
             let step = if let Poll::Ready(result) = this.attempt.as_mut().poll(cx) {
                 match result {
                     // Nearly always: apart, so that the response is moved once.
-                    Ok(response) if this.course.is_won(&response) => {
+                    Ok(response) if this.attempts.accept(&response) => {
                         this.attempt.set(Attempt::Gone);
                         return Poll::Ready(Ok(response));
                     }
-                    result => this.course.settle(Which::First, result),
+                    result => this.attempts.attempt_ended(Role::First, result),
                 }
-            } else if let Poll::Ready(result) = this.course.poll_hedge(cx) {
-                this.course.settle(Which::Hedge, result)
+            } else if let Poll::Ready(result) = this.attempts.poll_hedge(cx) {
+                this.attempts.attempt_ended(Role::Hedge, result)
             } else {
-                match this.course.turn(cx) {
-                    Turn::Sleep => return Poll::Pending,
-                    Turn::Again => continue,
-                    Turn::Lost(which, error) => {
+                match this.attempts.poll_timeouts(cx) {
+                    TimeoutStep::Wait => return Poll::Pending,
+                    TimeoutStep::PollAgain => continue,
+                    TimeoutStep::TimedOut(which, error) => {
                         // Its end is in the record already: what lies below reads it now.
-                        if which == Which::First {
+                        if which == Role::First {
                             this.attempt.set(Attempt::Gone);
                         }
-                        this.course.settle(which, Err(error))
+                        this.attempts.attempt_ended(which, Err(error))
                     }
-                    Turn::End(result) => Step::End(result),
+                    TimeoutStep::End(result) => Step::End(result),
                 }
             };
             match step {
@@ -90,8 +90,8 @@ where
                     return Poll::Ready(result);
                 }
                 Step::Try(next) => this.attempt.set(Attempt::Readying { next: Some(next) }),
-                Step::Wait(Which::First) => this.attempt.set(Attempt::Gone),
-                Step::Wait(Which::Hedge) => {}
+                Step::Wait(Role::First) => this.attempt.set(Attempt::Gone),
+                Step::Wait(Role::Hedge) => {}
             }
         }
     }
@@ -103,7 +103,7 @@ where
 {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ResponseFuture")
-            .field("course", &self.course)
+            .field("attempts", &self.attempts)
             .finish_non_exhaustive()
     }
 }
@@ -115,12 +115,12 @@ pin_project! {
         // Over, while another runs.
         Gone,
         // Boxed, as it is rare.
-        Readying { next: Option<Box<Next<S, B>>> },
+        Readying { next: Option<Box<PendingAttempt<S, B>>> },
     }
 }
 
 /// An attempt that waits until it may be sent, and for the service to be ready.
-pub(super) struct Next<S, B> {
+pub(super) struct PendingAttempt<S, B> {
     pub(super) service: S,
     pub(super) request: Request<ReplayBody<B>>,
     pub(super) backoff: Option<Pin<Box<Sleep>>>,

@@ -11,7 +11,7 @@ use std::{
 
 use tokio::time::Instant;
 
-use super::past::Past;
+use super::percentile_history::PercentileHistory;
 
 /// Counts times to a response head in two windows of [`WINDOW`], and estimates a percentile of
 /// what is in both, bounded by what it was in the last minutes. Threads that write while a window
@@ -26,16 +26,16 @@ pub(super) struct Latency {
     windows: [Window; 2],
     current: AtomicUsize,
     /// Milliseconds since `epoch` when the current window began.
-    turned: AtomicU64,
+    window_began: AtomicU64,
     /// Microseconds; 0 while too little is known.
     estimate: AtomicU64,
     /// One time in this many is counted; a power of two.
     stride: AtomicU32,
-    past: Past,
+    history: PercentileHistory,
     /// What the current window held when the slice of the past that is under way began.
-    marks: Window,
+    at_slice_start: Window,
     /// Milliseconds since `epoch` when it began.
-    sliced: AtomicU64,
+    slice_began: AtomicU64,
     /// Microseconds; the most that the past allows.
     bound: AtomicU64,
 }
@@ -50,12 +50,12 @@ impl Latency {
             epoch: now,
             windows: array::from_fn(|_| Window::new()),
             current: AtomicUsize::new(0),
-            turned: AtomicU64::new(0),
+            window_began: AtomicU64::new(0),
             estimate: AtomicU64::new(0),
             stride: AtomicU32::new(1),
-            past: Past::new(),
-            marks: Window::new(),
-            sliced: AtomicU64::new(0),
+            history: PercentileHistory::new(),
+            at_slice_start: Window::new(),
+            slice_began: AtomicU64::new(0),
             bound: AtomicU64::new(u64::MAX),
         }
     }
@@ -67,7 +67,7 @@ impl Latency {
     }
 
     /// Returns true if this request's time is to be counted: under much load, that of a few.
-    pub(super) fn wants(&self) -> bool {
+    pub(super) fn samples(&self) -> bool {
         let stride = self.stride.load(Relaxed);
         stride == 1 || fastrand::u32(..) & (stride - 1) == 0
     }
@@ -76,7 +76,7 @@ impl Latency {
     pub(super) fn record(&self, took: Duration, now: Instant) {
         let current = self.current.load(Relaxed) & 1;
         let before = self.windows[current].0[bucket(took)].fetch_add(1, Relaxed);
-        let every = (REFRESH / self.stride.load(Relaxed)).max(1);
+        let every = (REFRESH_EVERY / self.stride.load(Relaxed)).max(1);
         if before % every == every - 1 || self.estimate.load(Relaxed) == 0 {
             self.refresh(now);
         }
@@ -84,30 +84,30 @@ impl Latency {
 
     fn refresh(&self, now: Instant) {
         let at = now.saturating_duration_since(self.epoch).as_millis() as u64;
-        let turned = self.turned.load(Relaxed);
-        let age = Duration::from_millis(at.saturating_sub(turned));
+        let window_began = self.window_began.load(Relaxed);
+        let age = Duration::from_millis(at.saturating_sub(window_began));
         let current = self.current.load(Relaxed) & 1;
         let count = self.windows[current].count();
         let came = count.saturating_mul(self.stride.load(Relaxed).into());
-        let is_over = age >= WINDOW && (came >= ENOUGH || age >= STALE);
+        let is_over = age >= WINDOW && (came >= MIN_WINDOW_COUNT || age >= WINDOW_MAX_AGE);
         // Under a load that was not known yet, a window is full soon. Never at once, so that
         // whoever reads while another thread turns it does not turn it back.
-        let is_full = age >= FULL_AFTER && count >= FULL;
-        self.slice(at, current, is_over || is_full);
+        let is_full = age >= FULL_AFTER && count >= FULL_COUNT;
+        self.end_slice(at, current, is_over || is_full);
         if (is_over || is_full)
             && self
-                .turned
-                .compare_exchange(turned, at, AcqRel, Relaxed)
+                .window_began
+                .compare_exchange(window_began, at, AcqRel, Relaxed)
                 .is_ok()
         {
             let next = current ^ 1;
             self.windows[next].clear();
-            self.marks.clear();
-            self.sliced.store(at, Relaxed);
+            self.at_slice_start.clear();
+            self.slice_began.store(at, Relaxed);
             self.current.store(next, Relaxed);
             let a_window = u128::from(came) * WINDOW.as_millis() / age.as_millis().max(1);
-            let stride = u32::try_from(a_window / WANTED).unwrap_or(MOST_STRIDE);
-            let stride = stride.clamp(1, MOST_STRIDE).next_power_of_two();
+            let stride = u32::try_from(a_window / TARGET_COUNT).unwrap_or(MAX_STRIDE);
+            let stride = stride.clamp(1, MAX_STRIDE).next_power_of_two();
             self.stride.store(stride, Relaxed);
         }
         let [a, b] = &self.windows;
@@ -119,26 +119,26 @@ impl Latency {
 
     /// Adds to the past what came since its last slice, where that is long enough ago. A window
     /// that is about to turn ends a slice a little sooner.
-    fn slice(&self, at: u64, current: usize, turns: bool) {
-        let sliced = self.sliced.load(Relaxed);
-        let age = Duration::from_millis(at.saturating_sub(sliced));
-        let slice = self.past.slice();
-        if age < if turns { slice / 2 } else { slice } {
+    fn end_slice(&self, at: u64, current: usize, window_ends: bool) {
+        let slice_began = self.slice_began.load(Relaxed);
+        let age = Duration::from_millis(at.saturating_sub(slice_began));
+        let slice = self.history.slice();
+        if age < if window_ends { slice / 2 } else { slice } {
             return;
         }
-        let (now, before) = (&self.windows[current], &self.marks);
+        let (now, before) = (&self.windows[current], &self.at_slice_start);
         let came = |at| u64::from(now.at(at).saturating_sub(before.at(at)));
         let Some(percentile) = self.percentile(came) else {
             return;
         };
         if self
-            .sliced
-            .compare_exchange(sliced, at, AcqRel, Relaxed)
+            .slice_began
+            .compare_exchange(slice_began, at, AcqRel, Relaxed)
             .is_ok()
         {
             let at = Duration::from_millis(at);
-            self.past.add(at, percentile);
-            let bound = self.past.bound(at).unwrap_or(u64::MAX);
+            self.history.add(at, percentile);
+            let bound = self.history.bound(at).unwrap_or(u64::MAX);
             self.bound.store(bound, Relaxed);
             for (mark, count) in before.0.iter().zip(&now.0) {
                 mark.store(count.load(Relaxed), Relaxed);
@@ -150,7 +150,7 @@ impl Latency {
     /// few.
     fn percentile(&self, count: impl Fn(usize) -> u64) -> Option<u64> {
         let total: u64 = (0..BUCKETS).map(&count).sum();
-        if total < LEAST {
+        if total < MIN_COUNT {
             return None;
         }
         let rank = (total * self.percentile).div_ceil(100);
@@ -184,42 +184,42 @@ impl Window {
 /// Eight buckets for each doubling, from 1 ms on: off by an eighth at most.
 fn bucket(took: Duration) -> usize {
     let micros = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
-    if micros < FIRST {
+    if micros < FIRST_MICROS {
         return 0;
     }
     let exponent = micros.ilog2();
-    let octave = (exponent - FIRST.ilog2()) as usize;
-    let part = (micros >> (exponent - PARTS.ilog2())) as usize & (PARTS - 1);
-    (1 + octave * PARTS + part).min(BUCKETS - 1)
+    let octave = (exponent - FIRST_MICROS.ilog2()) as usize;
+    let part = (micros >> (exponent - PER_OCTAVE.ilog2())) as usize & (PER_OCTAVE - 1);
+    (1 + octave * PER_OCTAVE + part).min(BUCKETS - 1)
 }
 
 /// The least number of microseconds that is over this bucket.
 fn upper(bucket: usize) -> u64 {
-    let (octave, part) = (bucket / PARTS, bucket % PARTS);
-    (FIRST << octave) * (PARTS + part) as u64 / PARTS as u64
+    let (octave, part) = (bucket / PER_OCTAVE, bucket % PER_OCTAVE);
+    (FIRST_MICROS << octave) * (PER_OCTAVE + part) as u64 / PER_OCTAVE as u64
 }
 
 /// Long enough for a percentile, short enough to follow a change.
 pub(super) const WINDOW: Duration = Duration::from_secs(10);
 /// What a window should hold before it turns: fewer times are kept for longer.
-const ENOUGH: u64 = 100;
+const MIN_WINDOW_COUNT: u64 = 100;
 /// What is older says nothing.
-const STALE: Duration = Duration::from_secs(120);
+const WINDOW_MAX_AGE: Duration = Duration::from_secs(120);
 /// With fewer, a 95th percentile is the slowest of all.
-pub(super) const LEAST: u64 = 20;
+pub(super) const MIN_COUNT: u64 = 20;
 /// A window with this many is exact enough: of more, a share is counted.
-const WANTED: u128 = 4_096;
+const TARGET_COUNT: u128 = 4_096;
 /// A window with this many turns after this time.
-const FULL: u64 = 2 * WANTED as u64;
+const FULL_COUNT: u64 = 2 * TARGET_COUNT as u64;
 const FULL_AFTER: Duration = Duration::from_millis(100);
-const MOST_STRIDE: u32 = 64;
+const MAX_STRIDE: u32 = 64;
 /// Computed anew when this many that are alike came.
-const REFRESH: u32 = 32;
+const REFRESH_EVERY: u32 = 32;
 /// Microseconds in the first bucket: no hedge begins sooner.
-const FIRST: u64 = 1_024;
-const PARTS: usize = 8;
+const FIRST_MICROS: u64 = 1_024;
+const PER_OCTAVE: usize = 8;
 /// 16 doublings: to 67 s.
-const BUCKETS: usize = 1 + 16 * PARTS;
+const BUCKETS: usize = 1 + 16 * PER_OCTAVE;
 
 #[cfg(test)]
 mod tests {
@@ -277,15 +277,18 @@ mod tests {
     #[test]
     fn under_load_a_share_is_counted() {
         let (latency, now) = filled((0..6_000).map(|_| 2_000));
-        assert!((0..100).all(|_| latency.wants()), "there is room for more");
-        for _ in 0..REFRESH {
+        assert!(
+            (0..100).all(|_| latency.samples()),
+            "there is room for more"
+        );
+        for _ in 0..REFRESH_EVERY {
             latency.record(Duration::from_millis(2), now + WINDOW);
         }
         // 6,032 in ten seconds.
-        let share = || (0..8_000).filter(|_| latency.wants()).count();
+        let share = || (0..8_000).filter(|_| latency.samples()).count();
         assert_eq!(share(), 8_000);
         let now = now + WINDOW;
-        for n in 0..FULL {
+        for n in 0..FULL_COUNT {
             latency.record(Duration::from_millis(2), now + WINDOW * n as u32 / 40_000);
         }
         // 40,000 in ten seconds, of which two were enough to see it.
@@ -299,18 +302,18 @@ mod tests {
     #[test]
     fn what_a_burst_taught_is_forgotten_by_a_quiet_service_too() {
         let (latency, mut now) = filled([]);
-        for n in 0..2 * FULL {
+        for n in 0..2 * FULL_COUNT {
             now += Duration::from_micros(50);
-            if latency.wants() {
+            if latency.samples() {
                 latency.record(Duration::from_millis(n % 100), now);
             }
         }
         assert!(latency.estimate().unwrap() > Duration::from_millis(80));
-        assert_eq!(latency.stride.load(Relaxed), MOST_STRIDE);
+        assert_eq!(latency.stride.load(Relaxed), MAX_STRIDE);
         // Ten a second, for half a minute each way.
         for _ in 0..600 {
             now += Duration::from_millis(100);
-            if latency.wants() {
+            if latency.samples() {
                 latency.record(Duration::from_millis(2), now);
             }
         }
@@ -372,7 +375,7 @@ mod tests {
         fn a_bucket_is_an_eighth_wide_and_holds_what_is_in_it(micros in 0_u64..60_000_000) {
             let top = upper(bucket(Duration::from_micros(micros)));
             prop_assert!(micros < top, "{micros} under {top}");
-            if micros > FIRST {
+            if micros > FIRST_MICROS {
                 prop_assert!(top <= micros + micros / 8 + 1, "{top} is far over {micros}");
             }
         }

@@ -44,7 +44,9 @@ impl Hedging {
 
     /// Returns true if the time of the request at hand is to be counted.
     pub(super) fn samples(&self) -> bool {
-        self.latency.as_ref().is_some_and(|latency| latency.wants())
+        self.latency
+            .as_ref()
+            .is_some_and(|latency| latency.samples())
     }
 
     pub(super) fn record(&self, took: Duration, now: Instant) {
@@ -65,7 +67,7 @@ impl Settings {
     }
 
     /// How long after the beginning there may be something to do.
-    pub(super) fn first_look(&self, hedges: bool) -> Option<Duration> {
+    pub(super) fn first_due(&self, hedges: bool) -> Option<Duration> {
         let hedge = self.hedge.as_ref().filter(|_| hedges).map(Hedging::delay);
         let all = [hedge, self.per_try_timeout, self.timeout];
         all.into_iter().flatten().min()
@@ -102,10 +104,10 @@ impl FailoverLayer {
     ///
     /// When it is 0 or over 10.
     pub fn max_attempts(mut self, attempts: u32) -> Result<Self, ConfigError> {
-        if !(1..=MOST_ATTEMPTS).contains(&attempts) {
+        if !(1..=ATTEMPTS_LIMIT).contains(&attempts) {
             return Err(ConfigError::new(
                 "max_attempts",
-                format!("{attempts}: 1 to {MOST_ATTEMPTS} is accepted"),
+                format!("{attempts}: 1 to {ATTEMPTS_LIMIT} is accepted"),
             ));
         }
         self.settings.max_attempts = attempts;
@@ -167,7 +169,7 @@ impl FailoverLayer {
     /// [`ErrorKind::ResponseHeadTimeout`]: crate::ErrorKind::ResponseHeadTimeout
     /// [`ErrorKind::ConnectTimeout`]: crate::ErrorKind::ConnectTimeout
     pub fn per_try_timeout(mut self, timeout: Duration) -> Result<Self, ConfigError> {
-        self.settings.per_try_timeout = Some(within("per_try_timeout", timeout)?);
+        self.settings.per_try_timeout = Some(checked("per_try_timeout", timeout)?);
         Ok(self)
     }
 
@@ -181,7 +183,7 @@ impl FailoverLayer {
     ///
     /// When it is not within 1 ms to 1 h.
     pub fn timeout(mut self, timeout: Duration) -> Result<Self, ConfigError> {
-        self.settings.timeout = Some(within("timeout", timeout)?);
+        self.settings.timeout = Some(checked("timeout", timeout)?);
         Ok(self)
     }
 
@@ -246,7 +248,7 @@ impl<S: Clone> Layer<S> for FailoverLayer {
     }
 }
 
-fn within(field: &str, timeout: Duration) -> Result<Duration, ConfigError> {
+fn checked(field: &str, timeout: Duration) -> Result<Duration, ConfigError> {
     if (Duration::from_millis(1)..=Duration::from_secs(3_600)).contains(&timeout) {
         return Ok(timeout);
     }
@@ -257,6 +259,6 @@ fn within(field: &str, timeout: Duration) -> Result<Duration, ConfigError> {
 /// The first and one more: a second failure in a row says that the pool, not a backend, is ill.
 pub(super) const MAX_ATTEMPTS: u32 = 2;
 /// More would only make a client wait for the error that it gets anyway.
-const MOST_ATTEMPTS: u32 = 10;
+const ATTEMPTS_LIMIT: u32 = 10;
 /// Most forms and API calls; uploads are not worth the memory.
 pub(super) const REPLAY_LIMIT: usize = 64 * 1024;

@@ -115,14 +115,14 @@
 //! [`Outcome::Hedged`]: crate::context::Outcome::Hedged
 //! [`Exchange::lend_head`]: crate::context::Exchange::lend_head
 
+mod attempts;
 mod backoff;
 mod budget;
-mod course;
 mod future;
 mod hedge;
 mod latency;
 mod layer;
-mod past;
+mod percentile_history;
 mod policy;
 mod replay;
 mod service;

@@ -1,4 +1,4 @@
-//! Which failures are worth another attempt.
+//! Role failures are worth another attempt.
 
 use std::fmt;
 

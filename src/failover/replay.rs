@@ -45,14 +45,14 @@ struct Attempt<B> {
 pub(super) struct Source<B> {
     /// `None` once it ended.
     body: Option<Pin<Box<B>>>,
-    /// Handles of what was read so far, while `whole`.
+    /// Handles of what was read so far, while `is_complete`.
     kept: Vec<Kept>,
-    room: usize,
-    untouched: bool,
+    capacity: usize,
+    is_untouched: bool,
     /// `kept` is all that was read.
-    whole: bool,
+    is_complete: bool,
     /// There may be another attempt.
-    keeping: bool,
+    keeps_more: bool,
     /// The attempt that may read.
     attempt: u32,
 }
@@ -76,19 +76,19 @@ impl<B: Body> ReplayBody<B> {
         }
     }
 
-    /// Makes the first attempt's body, and what makes the next one's. Up to `room` bytes are
+    /// Makes the first attempt's body, and what makes the next one's. Up to `capacity` bytes are
     /// kept.
-    pub(super) fn new(body: B, room: usize) -> (Self, Replay<B>) {
+    pub(super) fn new(body: B, capacity: usize) -> (Self, Replay<B>) {
         if body.is_end_stream() {
             return (Self { kind: Kind::Empty }, Replay::Empty);
         }
         let source = Arc::new(Mutex::new(Source {
             body: Some(Box::pin(body)),
             kept: Vec::new(),
-            room,
-            untouched: true,
-            whole: true,
-            keeping: true,
+            capacity,
+            is_untouched: true,
+            is_complete: true,
+            keeps_more: true,
             attempt: 0,
         }));
         (Self::attempt(source.clone(), 0), Replay::Shared(source))
@@ -111,7 +111,7 @@ impl<B: Body> Replay<B> {
     pub(super) fn is_untouched(&self) -> bool {
         match self {
             Self::Empty => true,
-            Self::Shared(source) => lock(source).untouched,
+            Self::Shared(source) => lock(source).is_untouched,
         }
     }
 
@@ -119,19 +119,19 @@ impl<B: Body> Replay<B> {
     pub(super) fn is_possible(&self) -> bool {
         match self {
             Self::Empty => true,
-            Self::Shared(source) => lock(source).whole,
+            Self::Shared(source) => lock(source).is_complete,
         }
     }
 
     /// Makes the next attempt's body. The one before reads nothing any more; after the `last`,
     /// nothing more is kept.
-    pub(super) fn next(&self, last: bool) -> ReplayBody<B> {
+    pub(super) fn next_body(&self, last: bool) -> ReplayBody<B> {
         let Self::Shared(shared) = self else {
             return ReplayBody { kind: Kind::Empty };
         };
         let mut source = lock(shared);
         source.attempt += 1;
-        source.keeping = !last;
+        source.keeps_more = !last;
         let number = source.attempt;
         drop(source);
         ReplayBody::attempt(shared.clone(), number)
@@ -144,7 +144,7 @@ impl<B> Replay<B> {
         if let Self::Shared(source) = self {
             // Where the attempt's body is gone, so is what was kept.
             if Arc::strong_count(&source) > 1 {
-                lock(&source).keeping = false;
+                lock(&source).keeps_more = false;
             }
         }
     }
@@ -165,7 +165,7 @@ where
             self.sent += 1;
             return Poll::Ready(Some(Ok(frame)));
         }
-        if !source.keeping {
+        if !source.keeps_more {
             source.kept = Vec::new();
         }
         let Some(body) = &mut source.body else {
@@ -179,7 +179,7 @@ where
                 Poll::Ready(Some(Ok(frame)))
             }
             Some(Err(error)) => {
-                source.lose();
+                source.stop_keeping();
                 Poll::Ready(Some(Err(error.into())))
             }
             None => {
@@ -218,8 +218,8 @@ where
 impl<B> Source<B> {
     /// Keeps a handle of what was read; returns false if it is not kept.
     fn keep(&mut self, frame: &Frame<Bytes>) -> bool {
-        self.untouched = false;
-        if !self.whole {
+        self.is_untouched = false;
+        if !self.is_complete {
             return false;
         }
         let kept = if let Some(data) = frame.data_ref() {
@@ -228,22 +228,22 @@ impl<B> Source<B> {
             frame.trailers_ref().cloned().map(Kept::Trailers)
         };
         match kept {
-            Some(kept) if self.keeping && kept.len() <= self.room => {
-                self.room -= kept.len();
+            Some(kept) if self.keeps_more && kept.len() <= self.capacity => {
+                self.capacity -= kept.len();
                 self.kept.push(kept);
                 true
             }
             _ => {
-                self.lose();
+                self.stop_keeping();
                 false
             }
         }
     }
 
     /// Not all of what was read is kept: there is no other attempt.
-    fn lose(&mut self) {
-        self.untouched = false;
-        self.whole = false;
+    fn stop_keeping(&mut self) {
+        self.is_untouched = false;
+        self.is_complete = false;
         self.kept = Vec::new();
     }
 }

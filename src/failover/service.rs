@@ -12,7 +12,7 @@ use http_body::Body;
 use tower_service::Service;
 
 use super::{
-    course::{Course, Watch},
+    attempts::{Attempts, Monitor},
     future::ResponseFuture,
     layer::Settings,
     replay::{Replay, ReplayBody},
@@ -26,29 +26,32 @@ use crate::{
 #[derive(Clone)]
 pub struct Failover<S> {
     inner: S,
-    shared: Arc<Shared<S>>,
+    shared: Arc<FailoverState<S>>,
 }
 
 /// What each request takes along: one handle.
-pub(super) struct Shared<S> {
+pub(super) struct FailoverState<S> {
     pub(super) settings: Settings,
     /// Cloned for each retry, which is rarer than cloning the service for each request.
-    spare: Mutex<S>,
+    clone_source: Mutex<S>,
 }
 
-impl<S: Clone> Shared<S> {
-    pub(super) fn spare(&self) -> S {
-        let spare = self.spare.lock();
-        spare.unwrap_or_else(PoisonError::into_inner).clone()
+impl<S: Clone> FailoverState<S> {
+    pub(super) fn clone_inner(&self) -> S {
+        let source = self.clone_source.lock();
+        source.unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
 
 impl<S: Clone> Failover<S> {
     pub(super) fn new(inner: S, settings: Settings) -> Self {
-        let spare = Mutex::new(inner.clone());
+        let clone_source = Mutex::new(inner.clone());
         Self {
             inner,
-            shared: Arc::new(Shared { settings, spare }),
+            shared: Arc::new(FailoverState {
+                settings,
+                clone_source,
+            }),
         }
     }
 }
@@ -99,18 +102,21 @@ where
         } else {
             request.map(ReplayBody::passing)
         };
-        let watch = watch(settings, &mut request, replay.as_ref());
-        let shared = (replay.is_some() || watch.is_some()).then(|| self.shared.clone());
-        ResponseFuture::new(self.inner.call(request), Course::new(shared, replay, watch))
+        let monitor = monitor(settings, &mut request, replay.as_ref());
+        let shared = (replay.is_some() || monitor.is_some()).then(|| self.shared.clone());
+        ResponseFuture::new(
+            self.inner.call(request),
+            Attempts::new(shared, replay, monitor),
+        )
     }
 }
 
 /// What is needed beside a plain retry, where anything is.
-fn watch<B>(
+fn monitor<B>(
     settings: &Settings,
     request: &mut Request<ReplayBody<B>>,
     replay: Option<&Replay<B>>,
-) -> Option<Watch> {
+) -> Option<Monitor> {
     let method = request.method();
     let hedge = settings
         .hedge
@@ -131,7 +137,7 @@ fn watch<B>(
         head.extensions = request.extensions().clone();
         Box::new(head)
     });
-    Some(Watch::new(exchange, hedges, sampled, copy))
+    Some(Monitor::new(exchange, hedges, sampled, copy))
 }
 
 impl<S: fmt::Debug> fmt::Debug for Failover<S> {

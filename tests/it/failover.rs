@@ -17,12 +17,12 @@ use tower::{Layer, Service, ServiceExt, service_fn};
 
 use crate::support::{Origin, refused};
 
-mod deadlines;
-mod lent;
-mod side_by_side;
+mod hedging;
+mod lent_head;
+mod scripted_stack;
 #[cfg(feature = "proxy")]
 mod sockets;
-mod stage;
+mod timeouts;
 
 fn request(method: Method, body: &'static str) -> Request<Full<Bytes>> {
     let mut request = Request::new(Full::new(Bytes::from_static(body.as_bytes())));

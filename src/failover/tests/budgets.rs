@@ -1,4 +1,4 @@
-//! Which attempts are paid for, and what an empty budget ends.
+//! Role attempts are paid for, and what an empty budget ends.
 
 use super::*;
 

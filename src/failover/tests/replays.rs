@@ -13,7 +13,7 @@ use crate::failover::replay::Replay;
 #[test]
 fn a_cancelled_attempt_reads_nothing_any_more() {
     let (first, replay) = ReplayBody::new(full(), 1_024);
-    let mut second = task::spawn(replay.next(true));
+    let mut second = task::spawn(replay.next_body(true));
     let mut first = task::spawn(first);
     let stolen = assert_ready!(first.enter(|cx, body| body.poll_frame(cx)));
     assert!(
@@ -40,7 +40,7 @@ fn lengths_are_known_at_each_attempt() {
     let _ = assert_ready!(body.enter(|cx, body| body.poll_frame(cx)));
     assert_eq!(body.size_hint().exact(), Some(0));
     assert!(body.is_end_stream());
-    let next = replay.next(true);
+    let next = replay.next_body(true);
     assert_eq!(
         next.size_hint().exact(),
         Some(10),
@@ -115,7 +115,7 @@ proptest! {
             if !replay.is_possible() {
                 return Ok(());
             }
-            body = replay.next(false);
+            body = replay.next_body(false);
         }
         let all = tokio_test::block_on(body.collect()).unwrap();
         prop_assert_eq!(all.trailers().is_some(), trailers, "trailers must be sent again");

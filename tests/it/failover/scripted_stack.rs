@@ -54,7 +54,7 @@ pub(super) const fn act(after: u64, end: End) -> Act {
 }
 
 /// A pool, and what its attempts do, in their order.
-pub(super) struct Stage {
+pub(super) struct ScriptedStack {
     pub(super) pool: Pool,
     pub(super) begun: Arc<AtomicUsize>,
     pub(super) budget: Budget,
@@ -64,7 +64,7 @@ pub(super) struct Stage {
 /// What is in the budget of a stage.
 pub(super) const SAVED: usize = 10;
 
-impl Stage {
+impl ScriptedStack {
     pub(super) fn new(acts: &[Act], layer: impl FnOnce(FailoverLayer) -> FailoverLayer) -> Self {
         let ids = ["a", "b", "c"];
         let backends = ids.map(|id| Backend::new(id, "http://127.0.0.1:1").unwrap());

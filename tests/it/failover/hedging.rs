@@ -11,10 +11,10 @@ use evenkeel::{
 use http::Method;
 use tokio::time::{Instant, sleep, timeout};
 
-use super::stage::{
+use super::scripted_stack::{
     Act,
     End::{AtPoll, Fails, Hangs, Keeps, Status},
-    Stage, act, get, outcomes, request,
+    ScriptedStack, act, get, outcomes, request,
 };
 
 const CLOSED: ErrorKind = ErrorKind::ResponseClosed;
@@ -189,7 +189,7 @@ async fn the_first_to_answer_wins_and_the_loser_is_charged_only_if_it_hung() {
         ),
     ];
     for (acts, most, end, at_least, ends, spent) in table {
-        let stage = Stage::new(acts, |layer| {
+        let stage = ScriptedStack::new(acts, |layer| {
             let layer = hedging(layer).max_attempts(*most as u32).unwrap();
             layer.retry_statuses([502, 503]).unwrap()
         });
@@ -214,7 +214,7 @@ async fn the_first_to_answer_wins_and_the_loser_is_charged_only_if_it_hung() {
 
 #[tokio::test(start_paused = true)]
 async fn without_a_copy_the_head_is_lent_when_it_is_needed() {
-    let stage = Stage::new(&[act(0, Hangs), act(5, Status(200))], hedging);
+    let stage = ScriptedStack::new(&[act(0, Hangs), act(5, Status(200))], hedging);
     let run = stage.run(get()).await;
     assert_eq!(run.end, Ok(200));
     assert_eq!(run.outcomes, [Outcome::Hedged, Outcome::Ok]);
@@ -225,7 +225,7 @@ async fn without_a_copy_the_head_is_lent_when_it_is_needed() {
 async fn dropped_at_any_moment_every_lease_comes_back_and_nobody_is_charged() {
     let acts = [act(0, Hangs), act(500, Status(200))];
     for millis in (0..120).chain([499, 540, 545]) {
-        let stage = Stage::new(&acts, hedging);
+        let stage = ScriptedStack::new(&acts, hedging);
         let mut request = get();
         let exchange = Exchange::of(request.extensions_mut());
         let within = timeout(Duration::from_millis(millis), stage.call(request)).await;
@@ -261,12 +261,12 @@ async fn what_must_not_go_out_twice_at_once_is_not_hedged() {
             slow,
         ),
     ] {
-        let stage = Stage::new(&acts, hedging);
+        let stage = ScriptedStack::new(&acts, hedging);
         let run = stage.run(request).await;
         assert_eq!((run.end, stage.begun.load(Relaxed)), (Ok(200), 1), "{what}");
         assert_eq!(stage.spent(), 0, "{what}: nothing is paid for it");
     }
-    let stage = Stage::new(&[act(0, Keeps), act(0, Status(201))], hedging);
+    let stage = ScriptedStack::new(&[act(0, Keeps), act(0, Status(201))], hedging);
     let run = timeout(Duration::from_secs(9), stage.call(get())).await;
     assert!(
         run.is_err(),
@@ -279,7 +279,7 @@ async fn what_must_not_go_out_twice_at_once_is_not_hedged() {
 async fn where_there_is_no_backend_with_room_there_is_no_hedge() {
     let acts = [act(300, Status(200)), act(0, Status(201))];
     let one = Pool::new([Backend::new("a", "http://127.0.0.1:1").unwrap()]).unwrap();
-    let stage = Stage::over(one, &acts, hedging);
+    let stage = ScriptedStack::over(one, &acts, hedging);
     let run = stage.run(get()).await;
     assert_eq!(
         (run.end, run.outcomes),
@@ -292,7 +292,7 @@ async fn where_there_is_no_backend_with_room_there_is_no_hedge() {
         let backend = Backend::new(id, "http://127.0.0.1:1").unwrap();
         backend.max_in_flight(1).unwrap()
     });
-    let stage = Stage::over(
+    let stage = ScriptedStack::over(
         Pool::new(capped).unwrap(),
         &[act(300, Status(200))],
         hedging,
@@ -312,7 +312,7 @@ async fn where_there_is_no_backend_with_room_there_is_no_hedge() {
 #[tokio::test(start_paused = true)]
 async fn what_is_paid_for_and_not_sent_comes_back_to_the_budget() {
     // The first answers at the very moment when the hedge is due.
-    let stage = Stage::new(&[act(0, AtPoll(3)), act(5, Status(201))], hedging);
+    let stage = ScriptedStack::new(&[act(0, AtPoll(3)), act(5, Status(201))], hedging);
     let run = stage.run(get()).await;
     assert_eq!((run.end, stage.begun.load(Relaxed)), (Ok(200), 1));
     assert!(run.took >= DELAY, "{:?}", run.took);
@@ -320,7 +320,7 @@ async fn what_is_paid_for_and_not_sent_comes_back_to_the_budget() {
 
     // A retry finds no other backend.
     let one = || Pool::new([Backend::new("a", "http://127.0.0.1:1").unwrap()]).unwrap();
-    let stage = Stage::over(one(), &[act(5, Fails(REFUSED))], |layer| layer);
+    let stage = ScriptedStack::over(one(), &[act(5, Fails(REFUSED))], |layer| layer);
     assert_eq!(stage.run(get()).await.end, Err(REFUSED));
     assert_eq!(stage.spent(), 0, "there was no retry");
 
@@ -336,7 +336,7 @@ async fn what_is_paid_for_and_not_sent_comes_back_to_the_budget() {
         act(100, Status(200)),
         act(5, Status(201)),
     ];
-    let stage = Stage::balanced(pool, &balance, &acts, hedging);
+    let stage = ScriptedStack::balanced(pool, &balance, &acts, hedging);
     let (one, two) = tokio::join!(stage.run(get()), stage.run(get()));
     assert_eq!((one.end, two.end), (Ok(201), Ok(200)));
     assert_eq!(one.outcomes, [Outcome::Failed(CLOSED), Outcome::Ok]);
@@ -345,7 +345,7 @@ async fn what_is_paid_for_and_not_sent_comes_back_to_the_budget() {
 
 #[tokio::test(start_paused = true)]
 async fn a_used_up_budget_holds_hedges_back_until_it_has_earned_one() {
-    let stage = Stage::new(&[act(5_000, Status(200)), act(5, Status(201))], hedging);
+    let stage = ScriptedStack::new(&[act(5_000, Status(200)), act(5, Status(201))], hedging);
     assert_eq!(stage.spent(), 0);
     let run = stage.run(get()).await;
     assert_eq!(run.end, Ok(201));
@@ -359,7 +359,7 @@ async fn a_used_up_budget_holds_hedges_back_until_it_has_earned_one() {
 #[tokio::test(start_paused = true)]
 async fn a_session_is_hedged_only_once_its_backend_is_out() {
     let acts = [act(2_000, Status(200)), act(5, Status(201))];
-    let stage = Stage::new(&acts, hedging);
+    let stage = ScriptedStack::new(&acts, hedging);
     let session = || {
         let mut request = get();
         let exchange = Exchange::of(request.extensions_mut());
@@ -386,7 +386,7 @@ async fn a_session_is_hedged_only_once_its_backend_is_out() {
 
 #[tokio::test(start_paused = true)]
 async fn the_delay_follows_the_pools_own_times() {
-    let stage = Stage::new(&[act(100, Status(200))], |layer| {
+    let stage = ScriptedStack::new(&[act(100, Status(200))], |layer| {
         layer.hedge(Hedge::new()).max_attempts(2).unwrap()
     });
     // Nothing is known: the floor, and each request is hedged while the budget lasts.
@@ -403,7 +403,7 @@ async fn the_delay_follows_the_pools_own_times() {
         "{hedges} of 200 were hedged, though all took the same time"
     );
 
-    let hung = Stage::new(&[act(0, Hangs), act(1, Status(200))], |layer| {
+    let hung = ScriptedStack::new(&[act(0, Hangs), act(1, Status(200))], |layer| {
         layer.hedge(Hedge::new())
     });
     let began = Instant::now();

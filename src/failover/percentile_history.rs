@@ -8,13 +8,13 @@ use std::{
 
 /// The percentile of each slice of the last minutes.
 #[derive(Debug)]
-pub(super) struct Past {
+pub(super) struct PercentileHistory {
     /// The second when a slice ended, and its percentile in microseconds; 0 where there is none.
     slices: [AtomicU64; SLICES],
     next: AtomicUsize,
 }
 
-impl Past {
+impl PercentileHistory {
     pub(super) fn new() -> Self {
         Self {
             slices: array::from_fn(|_| AtomicU64::new(0)),
@@ -35,28 +35,28 @@ impl Past {
     pub(super) fn add(&self, at: Duration, micros: u64) {
         let micros = u32::try_from(micros).unwrap_or(u32::MAX);
         let slice = (at.as_secs() << 32) | u64::from(micros.max(1));
-        let place = self.next.fetch_add(1, Relaxed) % SLICES;
-        self.slices[place].store(slice, Relaxed);
+        let index = self.next.fetch_add(1, Relaxed) % SLICES;
+        self.slices[index].store(slice, Relaxed);
     }
 
     /// Returns the most that a percentile may come to so long after the start, in microseconds.
-    /// Not for each request: it looks at the whole past.
+    /// Not for each request: it looks at the whole history.
     pub(super) fn bound(&self, at: Duration) -> Option<u64> {
-        let mut known = [0; SLICES];
+        let mut percentiles = [0; SLICES];
         let mut count = 0;
         for slice in &self.slices {
             let slice = slice.load(Relaxed);
             let age = at.as_secs().saturating_sub(slice >> 32);
-            if slice > 0 && age <= REMEMBERED.as_secs() {
-                known[count] = slice & u64::from(u32::MAX);
+            if slice > 0 && age <= MAX_AGE.as_secs() {
+                percentiles[count] = slice & u64::from(u32::MAX);
                 count += 1;
             }
         }
-        let known = &mut known[..count];
-        if known.is_empty() {
+        let percentiles = &mut percentiles[..count];
+        if percentiles.is_empty() {
             return None;
         }
-        let (_, quartile, _) = known.select_nth_unstable(count / 4);
+        let (_, quartile, _) = percentiles.select_nth_unstable(count / 4);
         Some(*quartile * FACTOR)
     }
 }
@@ -67,7 +67,7 @@ pub(super) const SLICE: Duration = Duration::from_secs(5);
 const SHORT_SLICES: usize = 8;
 const SHORT_SLICE: Duration = Duration::from_secs(1);
 /// Of a quiet service, what is older says nothing.
-const REMEMBERED: Duration = Duration::from_secs(900);
+const MAX_AGE: Duration = Duration::from_secs(900);
 /// Times the lower quartile: what varies by less is left alone. The lower one, as a machine that is
 /// busy, or starts, makes a part of the past slow.
 pub(super) const FACTOR: u64 = 2;
@@ -77,13 +77,13 @@ mod tests {
     use super::*;
 
     /// Lets slices end one after the other, and returns when the last did.
-    fn filled(slices: impl IntoIterator<Item = u64>) -> (Past, Duration) {
-        let (past, mut at) = (Past::new(), Duration::ZERO);
+    fn filled(slices: impl IntoIterator<Item = u64>) -> (PercentileHistory, Duration) {
+        let (history, mut at) = (PercentileHistory::new(), Duration::ZERO);
         for micros in slices {
-            at += past.slice();
-            past.add(at, micros);
+            at += history.slice();
+            history.add(at, micros);
         }
-        (past, at)
+        (history, at)
     }
 
     #[test]
@@ -95,26 +95,26 @@ mod tests {
             (&[90, 10, 20, 90, 90, 90, 90, 90], Some(180)),
             (&[90, 10, 20, 30, 90, 90, 90, 90], Some(60)),
         ] {
-            let (past, at) = filled(slices.iter().copied());
-            assert_eq!(past.bound(at), bound, "{slices:?}");
+            let (history, at) = filled(slices.iter().copied());
+            assert_eq!(history.bound(at), bound, "{slices:?}");
         }
     }
 
     #[test]
     fn a_bad_minute_moves_nothing_and_a_change_that_stays_is_followed() {
-        let (past, mut at) = filled((0..100).map(|_| 50));
-        assert!((0..SHORT_SLICES as u64).all(|_| past.slice() == SLICE));
+        let (history, mut at) = filled((0..100).map(|_| 50));
+        assert!((0..SHORT_SLICES as u64).all(|_| history.slice() == SLICE));
         let mut slow = |slices: usize| {
             for _ in 0..slices {
                 at += SLICE;
-                past.add(at, 400);
+                history.add(at, 400);
             }
-            past.bound(at).unwrap()
+            history.bound(at).unwrap()
         };
         assert_eq!(slow(12), 100, "after a minute");
         assert_eq!(slow(35), 100, "after nearly four");
         assert_eq!(slow(2), 800, "after four");
-        past.add(at, 50);
-        assert_eq!(past.bound(at + REMEMBERED * 2), None, "forgotten");
+        history.add(at, 50);
+        assert_eq!(history.bound(at + MAX_AGE * 2), None, "forgotten");
     }
 }

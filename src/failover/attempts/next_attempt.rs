@@ -5,29 +5,29 @@ use http_body::Body;
 use tokio::time::Instant;
 use tower_service::Service;
 
-use super::{Beside, Course, Held, Step, Which, time::next};
+use super::{Attempts, HedgeSlot, HeldResponse, Role, Step, timeouts::pending_attempt};
 use crate::{
     context::Exchange,
     error::{BoxError, Error, ErrorKind},
     failover::{
-        future::Next,
+        future::PendingAttempt,
         policy::{Decision, Failed},
         replay::ReplayBody,
     },
     wire::retry_after,
 };
 
-impl<S, B, R> Course<S, B>
+impl<S, B, R> Attempts<S, B>
 where
     S: Service<Request<ReplayBody<B>>, Response = Response<R>> + Clone,
     S::Error: Into<BoxError>,
     B: Body,
 {
-    pub(super) fn is_refusal(&self, response: &Response<R>) -> bool {
+    pub(super) fn is_retried_status(&self, response: &Response<R>) -> bool {
         let copied = self
-            .watch
+            .monitor
             .as_ref()
-            .is_some_and(|watch| watch.copy.is_some());
+            .is_some_and(|monitor| monitor.copy.is_some());
         copied
             && self
                 .shared
@@ -36,29 +36,29 @@ where
     }
 
     /// Counts an attempt that follows all others.
-    fn begins_next(&mut self) {
+    fn begin_next(&mut self) {
         self.attempts += 1;
-        if let Some(watch) = &mut self.watch {
-            watch.before = watch.exchange.count();
+        if let Some(monitor) = &mut self.monitor {
+            monitor.before = monitor.exchange.count();
         }
     }
 
     /// Decides about a response with a status that is tried again.
-    pub(super) fn refused(
+    pub(super) fn status_answered(
         &mut self,
-        which: Which,
+        which: Role,
         number: Option<usize>,
         alone: bool,
         response: Response<R>,
     ) -> Step<S, B, Response<R>> {
-        let count = self.watch.as_ref().map_or(0, |w| w.exchange.count());
+        let count = self.monitor.as_ref().map_or(0, |w| w.exchange.count());
         let next = match alone {
             true => {
                 self.discard();
-                match self.plan_anew(response.headers()) {
+                match self.plan_status_retry(response.headers()) {
                     Some(next) => Some(next),
                     None => {
-                        self.won(number, None);
+                        self.record_win(number, None);
                         return Step::End(Ok(response));
                     }
                 }
@@ -66,12 +66,12 @@ where
             false => None,
         };
         let beside = self.beside.get_or_insert_with(|| {
-            Box::new(Beside {
+            Box::new(HedgeSlot {
                 hedge: None,
                 held: None,
             })
         });
-        beside.held = Some(Held {
+        beside.held = Some(HeldResponse {
             response,
             number,
             until: alone.then_some(count),
@@ -80,7 +80,10 @@ where
     }
 
     /// Makes the next attempt of what failed, or returns the error that stands.
-    pub(super) fn plan(&mut self, mut error: Error) -> Result<Box<Next<S, B>>, Error> {
+    pub(super) fn plan_retry(
+        &mut self,
+        mut error: Error,
+    ) -> Result<Box<PendingAttempt<S, B>>, Error> {
         let (Some(shared), Some(replay)) = (&self.shared, &self.replay) else {
             return Err(error);
         };
@@ -101,7 +104,7 @@ where
         let backend = backend.as_ref().map(|backend| backend.id());
         let (attempts, kind) = (self.attempts, error.kind());
         let withdraw = || settings.budget.withdraw(Instant::now());
-        if !self.fare.pay(withdraw) {
+        if !self.cost.pay(withdraw) {
             tracing::debug!(
                 target: "evenkeel::failover",
                 backend, attempts, error = %kind, "no retry: the budget is used up"
@@ -113,16 +116,16 @@ where
             backend, attempts, error = %kind, "trying another backend"
         );
         let wait = settings.backoff.wait(attempts, None, fastrand::f64());
-        let next = next(shared, replay, attempts, head, wait.unwrap_or_default());
-        self.begins_next();
+        let next = pending_attempt(shared, replay, attempts, head, wait.unwrap_or_default());
+        self.begin_next();
         self.first.get_or_insert(error);
         Ok(next)
     }
 
     /// Makes the next attempt where a backend answered with a status that is tried again.
-    fn plan_anew(&mut self, headers: &HeaderMap) -> Option<Box<Next<S, B>>> {
+    fn plan_status_retry(&mut self, headers: &HeaderMap) -> Option<Box<PendingAttempt<S, B>>> {
         let (shared, replay) = (self.shared.as_ref()?, self.replay.as_ref()?);
-        let copy = self.watch.as_ref()?.copy.as_ref()?;
+        let copy = self.monitor.as_ref()?.copy.as_ref()?;
         let (settings, attempts) = (&shared.settings, self.attempts);
         if attempts >= settings.max_attempts || !replay.is_possible() {
             return None;
@@ -130,21 +133,21 @@ where
         let asked = retry_after::read(headers);
         let wait = settings.backoff.wait(attempts, asked, fastrand::f64())?;
         let withdraw = || settings.budget.withdraw(Instant::now());
-        if !self.fare.pay(withdraw) {
+        if !self.cost.pay(withdraw) {
             tracing::debug!(
                 target: "evenkeel::failover",
                 attempts, "no retry of a status: the budget is used up"
             );
             return None;
         }
-        let next = next(shared, replay, attempts, (**copy).clone(), wait);
-        self.begins_next();
+        let next = pending_attempt(shared, replay, attempts, (**copy).clone(), wait);
+        self.begin_next();
         Some(next)
     }
 }
 
 /// That there is no other backend says less than why the first one failed.
-pub(super) fn what_stands(first: &mut Option<Error>, last: Error) -> Error {
+pub(super) fn error_to_return(first: &mut Option<Error>, last: Error) -> Error {
     match last.kind() {
         ErrorKind::NoBackend => first.take().unwrap_or(last),
         _ => last,

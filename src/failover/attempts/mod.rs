@@ -1,8 +1,8 @@
 //! What becomes of a request's attempts: who wins, who is charged, and when another begins.
 
-mod fare;
-mod plan;
-mod time;
+mod next_attempt;
+mod retry_cost;
+mod timeouts;
 
 use std::{
     fmt,
@@ -17,13 +17,13 @@ use tokio::time::Instant;
 use tower_service::Service;
 
 use self::{
-    fare::{Fare, found_none, puts_no_load},
-    plan::what_stands,
+    next_attempt::error_to_return,
+    retry_cost::{RetryCost, found_no_backend, puts_no_load},
 };
 use super::{
-    future::{Attempt, Next},
+    future::{Attempt, PendingAttempt},
     replay::{Replay, ReplayBody},
-    service::Shared,
+    service::FailoverState,
 };
 use crate::{
     context::{Attempt as Tried, Exchange, Outcome},
@@ -32,25 +32,25 @@ use crate::{
 };
 
 /// A request's way through its attempts, but for the first of those that run.
-pub(super) struct Course<S, B>
+pub(super) struct Attempts<S, B>
 where
     S: Service<Request<ReplayBody<B>>>,
 {
     /// `None` where there is neither a second attempt nor a deadline.
-    shared: Option<Arc<Shared<S>>>,
+    shared: Option<Arc<FailoverState<S>>>,
     /// `None` once there can be no further attempt.
     replay: Option<Replay<B>>,
     attempts: u32,
-    fare: Fare,
+    cost: RetryCost,
     /// Why the first attempt failed.
     first: Option<Error>,
-    watch: Option<Watch>,
+    monitor: Option<Monitor>,
     /// Boxed, as it is rare.
-    beside: Option<Box<Beside<S, B>>>,
+    beside: Option<Box<HedgeSlot<S, B>>>,
 }
 
 /// What is needed where there are deadlines, hedges or statuses to look at.
-pub(super) struct Watch {
+pub(super) struct Monitor {
     exchange: Exchange,
     timer: Timer,
     /// The timer was armed once.
@@ -62,32 +62,32 @@ pub(super) struct Watch {
     /// How many attempts the record had before the one begun first, of those that run: so its
     /// number, once it is there.
     before: usize,
-    asked: Option<Asked>,
+    asked: Option<HeadRequest>,
     /// The head, where a response may be what calls for another attempt.
     copy: Option<Box<Parts>>,
 }
 
 /// What a copy of the head was asked for.
 #[derive(Clone, Copy)]
-enum Asked {
+enum HeadRequest {
     Hedge { first: usize },
-    Retry { which: Which, number: usize },
+    Retry { which: Role, number: usize },
 }
 
 /// One of two attempts that run side by side.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Which {
+pub(super) enum Role {
     First,
     Hedge,
 }
 
 /// What there is beside the attempt begun first.
-struct Beside<S, B>
+struct HedgeSlot<S, B>
 where
     S: Service<Request<ReplayBody<B>>>,
 {
     hedge: Option<Hedge<S, B>>,
-    held: Option<Held<S::Response>>,
+    held: Option<HeldResponse<S::Response>>,
 }
 
 struct Hedge<S, B>
@@ -104,7 +104,7 @@ where
 }
 
 /// A response with a status that is tried again: the client gets it if nothing better comes.
-struct Held<R> {
+struct HeldResponse<R> {
     response: R,
     number: Option<usize>,
     /// Let go of once the record has more attempts than this.
@@ -114,20 +114,20 @@ struct Held<R> {
 /// What follows the end of an attempt.
 pub(super) enum Step<S, B, R> {
     End(Result<R, Error>),
-    Try(Box<Next<S, B>>),
+    Try(Box<PendingAttempt<S, B>>),
     /// For the other one.
-    Wait(Which),
+    Wait(Role),
 }
 
 /// What the time brings.
-pub(super) enum Turn<R> {
-    Again,
+pub(super) enum TimeoutStep<R> {
+    PollAgain,
     End(Result<R, Error>),
-    Lost(Which, Error),
-    Sleep,
+    TimedOut(Role, Error),
+    Wait,
 }
 
-impl Watch {
+impl Monitor {
     pub(super) fn new(
         exchange: Exchange,
         hedges: bool,
@@ -164,22 +164,22 @@ impl Watch {
     }
 }
 
-impl<S, B> Course<S, B>
+impl<S, B> Attempts<S, B>
 where
     S: Service<Request<ReplayBody<B>>>,
 {
     pub(super) fn new(
-        shared: Option<Arc<Shared<S>>>,
+        shared: Option<Arc<FailoverState<S>>>,
         replay: Option<Replay<B>>,
-        watch: Option<Watch>,
+        monitor: Option<Monitor>,
     ) -> Self {
         Self {
             shared,
             replay,
             attempts: 1,
-            fare: Fare::default(),
+            cost: RetryCost::default(),
             first: None,
-            watch,
+            monitor,
             beside: None,
         }
     }
@@ -194,26 +194,26 @@ where
         let Some(beside) = &mut self.beside else {
             return;
         };
-        let (Some(held), Some(watch)) = (beside.held.take(), &self.watch) else {
+        let (Some(held), Some(monitor)) = (beside.held.take(), &self.monitor) else {
             return;
         };
         if let Some(number) = held.number {
-            watch.exchange.end_attempt(number, Outcome::Discarded);
+            monitor.exchange.end_attempt(number, Outcome::Discarded);
         }
     }
 
     /// Where another attempt has begun, the answer of the one before is not needed.
-    fn let_go(&mut self) {
+    fn discard_replaced(&mut self) {
         let held = self.beside.as_ref().and_then(|beside| beside.held.as_ref());
-        if let (Some(until), Some(watch)) = (held.and_then(|held| held.until), &self.watch) {
-            if watch.exchange.count() > until {
+        if let (Some(until), Some(monitor)) = (held.and_then(|held| held.until), &self.monitor) {
+            if monitor.exchange.count() > until {
                 self.discard();
             }
         }
     }
 }
 
-impl<S, B, R> Course<S, B>
+impl<S, B, R> Attempts<S, B>
 where
     S: Service<Request<ReplayBody<B>>, Response = Response<R>> + Clone,
     S::Error: Into<BoxError>,
@@ -224,8 +224,8 @@ where
         if self.beside.is_none() {
             return Poll::Pending;
         }
-        self.let_go();
-        let Some(watch) = &self.watch else {
+        self.discard_replaced();
+        let Some(monitor) = &self.monitor else {
             return Poll::Pending;
         };
         let Some(hedge) = self
@@ -237,12 +237,12 @@ where
         };
         let polled = hedge.attempt.as_mut().poll(cx);
         if hedge.number.is_none() && hedge.attempt.is_calling() {
-            let count = watch.exchange.count();
+            let count = monitor.exchange.count();
             if count > hedge.before {
                 hedge.number = Some(count - 1);
             } else if hedge.before > 0 && polled.is_pending() {
                 // It waits for a backend with room: that is no time for hedges.
-                self.take_back();
+                self.withdraw_hedge();
                 return Poll::Pending;
             }
         }
@@ -250,38 +250,38 @@ where
     }
 
     /// Takes back a hedge that found no backend.
-    fn take_back(&mut self) {
+    fn withdraw_hedge(&mut self) {
         if let Some(beside) = &mut self.beside {
             beside.hedge = None;
         }
         self.attempts -= 1;
-        self.no_hedge();
+        self.forgo_hedge();
     }
 
     /// Does without the hedge whose head was asked for, where an answer came first.
-    fn cancel_asking(&mut self) {
-        if let Some(watch) = &mut self.watch {
-            if matches!(watch.asked, Some(Asked::Hedge { .. })) {
-                watch.asked = None;
-                self.fare.spare();
-                self.give_back();
+    fn cancel_hedge_request(&mut self) {
+        if let Some(monitor) = &mut self.monitor {
+            if matches!(monitor.asked, Some(HeadRequest::Hedge { .. })) {
+                monitor.asked = None;
+                self.cost.waive();
+                self.refund_surplus();
             }
         }
     }
 
     /// Does without a hedge that is paid for.
-    fn no_hedge(&mut self) {
-        if let Some(watch) = &mut self.watch {
-            watch.hedges = false;
+    fn forgo_hedge(&mut self) {
+        if let Some(monitor) = &mut self.monitor {
+            monitor.hedges = false;
         }
-        self.fare.spare();
-        self.give_back();
+        self.cost.waive();
+        self.refund_surplus();
     }
 
     /// Gives back to the budget what attempts that put load on nobody had paid.
-    fn give_back(&mut self) {
+    fn refund_surplus(&mut self) {
         if let Some(shared) = &self.shared {
-            for _ in 0..self.fare.take_surplus() {
+            for _ in 0..self.cost.take_surplus() {
                 shared.settings.budget.refund();
             }
         }
@@ -289,89 +289,89 @@ where
 
     /// Notes the end where an answer of the only attempt is the client's; false where more is to
     /// be looked at.
-    pub(super) fn is_won(&mut self, response: &Response<R>) -> bool {
-        if self.beside.is_some() || self.is_refusal(response) {
+    pub(super) fn accept(&mut self, response: &Response<R>) -> bool {
+        if self.beside.is_some() || self.is_retried_status(response) {
             return false;
         }
-        self.cancel_asking();
-        let own = self.watch.as_ref().map(|watch| watch.before);
-        self.won(own, None);
+        self.cancel_hedge_request();
+        let own = self.monitor.as_ref().map(|monitor| monitor.before);
+        self.record_win(own, None);
         true
     }
 
     /// Decides what follows an attempt's end.
-    pub(super) fn settle(
+    pub(super) fn attempt_ended(
         &mut self,
-        which: Which,
+        which: Role,
         result: Result<Response<R>, Error>,
     ) -> Step<S, B, Response<R>> {
-        self.let_go();
-        self.cancel_asking();
-        let own = self.watch.as_ref().map(|watch| watch.before);
+        self.discard_replaced();
+        self.cancel_hedge_request();
+        let own = self.monitor.as_ref().map(|monitor| monitor.before);
         // Its number in the record, that of one that it may have won against, and whether none
         // other runs.
         let (number, loser, alone) = match (which, &mut self.beside) {
-            (Which::First, Some(beside)) => match &mut beside.hedge {
+            (Role::First, Some(beside)) => match &mut beside.hedge {
                 Some(hedge) => (hedge.first.take(), None, false),
                 None => (own, None, true),
             },
-            (Which::Hedge, Some(beside)) => match beside.hedge.take() {
+            (Role::Hedge, Some(beside)) => match beside.hedge.take() {
                 Some(hedge) => (hedge.number, hedge.first, hedge.first.is_none()),
                 None => (None, None, true),
             },
             (_, None) => (own, None, true),
         };
         let error = match result {
-            Ok(response) if self.is_refusal(&response) => {
-                return self.refused(which, number, alone, response);
+            Ok(response) if self.is_retried_status(&response) => {
+                return self.status_answered(which, number, alone, response);
             }
             Ok(response) => {
-                self.won(number, loser);
+                self.record_win(number, loser);
                 return Step::End(Ok(response));
             }
             Err(error) => error,
         };
-        if !alone && which == Which::Hedge && number.is_none() && found_none(&error) {
-            self.take_back();
+        if !alone && which == Role::Hedge && number.is_none() && found_no_backend(&error) {
+            self.withdraw_hedge();
             return Step::Wait(which);
         }
         if puts_no_load(&error) {
-            self.fare.spare();
+            self.cost.waive();
         }
         if !alone {
             // The other one may yet answer.
-            self.give_back();
+            self.refund_surplus();
             self.first.get_or_insert(error);
             return Step::Wait(which);
         }
         if let Some(held) = self.beside.as_mut().and_then(|beside| beside.held.take()) {
-            self.give_back();
+            self.refund_surplus();
             return Step::End(Ok(held.response));
         }
-        match self.plan(error) {
+        match self.plan_retry(error) {
             Ok(next) => Step::Try(next),
             Err(error) => {
-                self.give_back();
-                Step::End(Err(what_stands(&mut self.first, error)))
+                self.refund_surplus();
+                Step::End(Err(error_to_return(&mut self.first, error)))
             }
         }
     }
 
     /// Notes who won and who lost, and how long it took.
-    fn won(&mut self, number: Option<usize>, loser: Option<usize>) {
-        if let Some(watch) = &self.watch {
+    fn record_win(&mut self, number: Option<usize>, loser: Option<usize>) {
+        if let Some(monitor) = &self.monitor {
             if let Some(loser) = loser {
                 // Before it is dropped: what lies below reads it then.
-                watch.exchange.end_attempt(loser, Outcome::Hedged);
+                monitor.exchange.end_attempt(loser, Outcome::Hedged);
                 tracing::debug!(
                     target: "evenkeel::failover",
-                    backend = watch.backend(loser).as_deref(), "a hedge won against it"
+                    backend = monitor.backend(loser).as_deref(), "a hedge won against it"
                 );
             }
             let hedge = self.shared.as_ref().and_then(|s| s.settings.hedge.as_ref());
-            if let (true, Some(hedge)) = (watch.sampled, hedge) {
+            if let (true, Some(hedge)) = (monitor.sampled, hedge) {
                 let now = Instant::now();
-                watch.exchange.attempts(|all| {
+                monitor.exchange.attempts(|all| {
                     let won = number.and_then(|number| all.get(number));
                     let lost = loser.and_then(|loser| all.get(loser));
                     for attempt in won.into_iter().chain(lost) {
@@ -388,12 +388,12 @@ where
     }
 }
 
-impl<S, B> fmt::Debug for Course<S, B>
+impl<S, B> fmt::Debug for Attempts<S, B>
 where
     S: Service<Request<ReplayBody<B>>>,
 {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Course")
+        f.debug_struct("Attempts")
             .field("attempts", &self.attempts)
             .field(
                 "hedged",

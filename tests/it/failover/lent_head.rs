@@ -22,7 +22,7 @@ use http_body_util::Full;
 use tokio::time::{Instant, sleep};
 use tower::{Layer, ServiceExt, service_fn};
 
-use super::stage::get;
+use super::scripted_stack::get;
 
 const DELAY: Duration = Duration::from_millis(50);
 const MARK: &str = "x-head-of";

@@ -9,10 +9,10 @@ use evenkeel::{
 };
 use http::Method;
 
-use super::stage::{
+use super::scripted_stack::{
     Act,
     End::{Dials, Fails, Hangs, Later, Status},
-    Stage, act, get, request,
+    ScriptedStack, act, get, request,
 };
 
 const HEAD: ErrorKind = ErrorKind::ResponseHeadTimeout;
@@ -46,7 +46,7 @@ async fn a_try_whose_time_is_up_is_charged_and_made_anew_where_that_does_no_harm
         (&get, "", Dials, Ok(200), vec![Failed(DIAL), Whole]),
         (&post, "body", Dials, Ok(200), vec![Failed(DIAL), Whole]),
     ] {
-        let stage = Stage::new(&[act(0, first), good], each_try);
+        let stage = ScriptedStack::new(&[act(0, first), good], each_try);
         let run = stage.run(request(method.clone(), body)).await;
         assert_eq!(run.end, end, "{method} {body:?}, {first:?}");
         assert_eq!(run.outcomes, ends, "{method} {body:?}, {first:?}");
@@ -65,12 +65,12 @@ async fn the_time_for_all_tries_ends_whatever_runs() {
     use Outcome::{Cancelled, Failed};
     let whole = |layer: FailoverLayer| layer.timeout(ms(500)).unwrap();
     // Hung from the start: charged. Begun late: not charged.
-    let stage = Stage::new(&[act(0, Hangs)], whole);
+    let stage = ScriptedStack::new(&[act(0, Hangs)], whole);
     let run = stage.run(get()).await;
     assert_eq!((run.end, run.outcomes), (Err(HEAD), vec![Failed(HEAD)]));
     assert!((500..530).contains(&run.took.as_millis()), "{:?}", run.took);
     let closed = ErrorKind::ResponseClosed;
-    let stage = Stage::new(&[act(400, Fails(closed)), act(0, Hangs)], whole);
+    let stage = ScriptedStack::new(&[act(400, Fails(closed)), act(0, Hangs)], whole);
     let run = stage.run(get()).await;
     assert_eq!(
         (run.end, run.outcomes),
@@ -80,13 +80,13 @@ async fn the_time_for_all_tries_ends_whatever_runs() {
     assert_eq!(stage.leases(), 0);
 
     // A layer that makes no second try keeps its deadlines.
-    let stage = Stage::new(&[act(0, Hangs)], |l| whole(l).max_attempts(1).unwrap());
+    let stage = ScriptedStack::new(&[act(0, Hangs)], |l| whole(l).max_attempts(1).unwrap());
     assert_eq!(stage.run(get()).await.end, Err(HEAD));
-    let stage = Stage::new(&[act(0, Hangs)], |l| each_try(l).max_attempts(1).unwrap());
+    let stage = ScriptedStack::new(&[act(0, Hangs)], |l| each_try(l).max_attempts(1).unwrap());
     assert_eq!(stage.run(get()).await.end, Err(HEAD));
 
     // Within the time, nothing happens.
-    let stage = Stage::new(&[act(490, Status(200))], whole);
+    let stage = ScriptedStack::new(&[act(490, Status(200))], whole);
     assert_eq!(stage.run(get()).await.end, Ok(200));
 }
 
@@ -116,7 +116,7 @@ async fn a_status_is_tried_again_only_where_that_does_no_harm_and_can_be_done() 
         // One that was not asked for.
         (&get, "", [act(5, Status(500)), good], 500, vec![Whole]),
     ] {
-        let stage = Stage::new(&acts, layer);
+        let stage = ScriptedStack::new(&acts, layer);
         let run = stage.run(request(method.clone(), body)).await;
         assert_eq!(
             (run.end, &run.outcomes),
@@ -132,15 +132,15 @@ async fn a_status_is_tried_again_only_where_that_does_no_harm_and_can_be_done() 
     }
     // There is no other backend: the answer that there is goes to the client.
     let one = evenkeel::Backend::new("a", "http://127.0.0.1:1").unwrap();
-    let stage = Stage::over(Pool::new([one]).unwrap(), &[bad, good], layer);
+    let stage = ScriptedStack::over(Pool::new([one]).unwrap(), &[bad, good], layer);
     let run = stage.run(request(Method::GET, "")).await;
     assert_eq!((run.end, run.outcomes), (Ok(503), vec![Whole]));
     assert_eq!(stage.leases(), 0);
     // Without being asked for, no status is tried again.
-    let stage = Stage::new(&[bad, good], |layer| layer);
+    let stage = ScriptedStack::new(&[bad, good], |layer| layer);
     assert_eq!(stage.run(request(Method::GET, "")).await.end, Ok(503));
     // Nor where the budget is used up.
-    let stage = Stage::new(&[bad, good], layer);
+    let stage = ScriptedStack::new(&[bad, good], layer);
     assert_eq!(stage.spent(), 0);
     assert_eq!(stage.run(request(Method::GET, "")).await.end, Ok(503));
 }
@@ -162,7 +162,7 @@ async fn waits_come_before_the_third_try_and_follow_what_a_backend_asks_for() {
         ([act(5, Status(503)), act(5, Later("2"))], 503, 10),
         ([act(5, Status(503)), act(5, Status(503))], 200, 15),
     ] {
-        let stage = Stage::new(&[acts[0], acts[1], act(5, Status(200))], layer);
+        let stage = ScriptedStack::new(&[acts[0], acts[1], act(5, Status(200))], layer);
         let run = stage.run(get()).await;
         assert_eq!(run.end, Ok(end), "{acts:?}");
         let millis = run.took.as_millis();
@@ -173,7 +173,7 @@ async fn waits_come_before_the_third_try_and_follow_what_a_backend_asks_for() {
     let mut waits = Vec::new();
     for _ in 0..20 {
         let acts = [act(0, refused), act(0, refused), act(0, Status(200))];
-        let stage = Stage::new(&acts, |l| {
+        let stage = ScriptedStack::new(&acts, |l| {
             let backoff = Backoff::new().exponential(ms(400), ms(400)).unwrap();
             l.max_attempts(3).unwrap().backoff(backoff)
         });
@@ -257,7 +257,7 @@ async fn each_try_has_its_own_time_whatever_became_of_those_beside_it() {
         ),
     ];
     for (what, acts, layer, end, took, ends) in table {
-        let stage = Stage::new(acts, layer);
+        let stage = ScriptedStack::new(acts, layer);
         let run = tokio::time::timeout(ms(5_000), stage.run(get())).await;
         let run = run.unwrap_or_else(|_| panic!("{what}: it hangs"));
         assert_eq!((run.end, &*run.outcomes), (*end, *ends), "{what}");
@@ -274,7 +274,7 @@ async fn each_try_has_its_own_time_whatever_became_of_those_beside_it() {
 async fn where_the_time_is_up_in_the_queue_nothing_was_sent() {
     let one = evenkeel::Backend::new("a", "http://127.0.0.1:1").unwrap();
     let pool = Pool::new([one.max_in_flight(1).unwrap()]).unwrap();
-    let stage = Stage::over(pool, &[act(0, Status(200))], |l| {
+    let stage = ScriptedStack::over(pool, &[act(0, Status(200))], |l| {
         l.timeout(ms(300)).unwrap()
     });
     // Its body is not read: it keeps the only place.

@@ -273,7 +273,7 @@ fn the_documented_defaults_are_those_of_the_code() {
         ),
         format!(
             "| the delay of a hedge, over that percentile in the better part of five minutes | {} times at most |",
-            past::FACTOR
+            percentile_history::FACTOR
         ),
         format!(
             "| wait before the third, and doubling | up to {} ms, up to {} ms |",

@@ -7,13 +7,13 @@ use crate::error::{Error, ErrorKind};
 ///
 /// [`Budget`]: crate::failover::Budget
 #[derive(Debug)]
-pub(super) struct Fare {
+pub(super) struct RetryCost {
     /// Attempts that put load on a backend, or may yet.
     loads: u8,
     paid: u8,
 }
 
-impl Fare {
+impl RetryCost {
     /// Pays for another attempt, where all others put load on a backend; false where that is
     /// not granted. One that takes the place of an attempt that did not pays nothing.
     pub(super) fn pay(&mut self, withdraw: impl FnOnce() -> bool) -> bool {
@@ -28,7 +28,7 @@ impl Fare {
     }
 
     /// Notes that one of them put load on nobody. What was paid for it stays for the next.
-    pub(super) fn spare(&mut self) {
+    pub(super) fn waive(&mut self) {
         self.loads = self.loads.saturating_sub(1);
     }
 
@@ -41,7 +41,7 @@ impl Fare {
     }
 }
 
-impl Default for Fare {
+impl Default for RetryCost {
     /// The first attempt is under way.
     fn default() -> Self {
         Self { loads: 1, paid: 0 }
@@ -52,11 +52,11 @@ impl Default for Fare {
 /// the room's docs; a TLS handshake costs more than most requests.
 pub(super) fn puts_no_load(error: &Error) -> bool {
     let reached_none = matches!(error.kind(), ErrorKind::Connect | ErrorKind::Local);
-    found_none(error) || (reached_none && !error.is_after_sending())
+    found_no_backend(error) || (reached_none && !error.is_after_sending())
 }
 
 /// Whether no backend was asked.
-pub(super) fn found_none(error: &Error) -> bool {
+pub(super) fn found_no_backend(error: &Error) -> bool {
     matches!(
         error.kind(),
         ErrorKind::NoBackend | ErrorKind::Overloaded | ErrorKind::QueueTimeout
@@ -105,58 +105,58 @@ mod tests {
     #[derive(Clone, Copy, Debug)]
     enum Step {
         Begin,
-        Spare,
+        Waive,
     }
 
     #[test]
     fn each_attempt_that_adds_load_is_paid_and_no_other() {
-        use Step::{Begin, Spare};
+        use Step::{Begin, Waive};
         // What happens, what was withdrawn then, and what comes back in the end.
         let table: &[(&[Step], u8, u8)] = &[
             (&[], 0, 0),
             (&[Begin], 1, 0),
             (&[Begin, Begin], 2, 0),
             // Refused, and then answered: no backend had more than this one.
-            (&[Spare, Begin], 0, 0),
-            (&[Spare, Begin, Spare, Begin], 0, 0),
-            (&[Spare, Begin, Spare], 0, 0),
+            (&[Waive, Begin], 0, 0),
+            (&[Waive, Begin, Waive, Begin], 0, 0),
+            (&[Waive, Begin, Waive], 0, 0),
             // Closed after sending, then refused: what was paid is for the third.
-            (&[Begin, Spare, Begin], 1, 0),
-            (&[Begin, Spare], 1, 1),
+            (&[Begin, Waive, Begin], 1, 0),
+            (&[Begin, Waive], 1, 1),
             // Refused, then closed after sending.
-            (&[Spare, Begin, Begin], 1, 0),
+            (&[Waive, Begin, Begin], 1, 0),
             // Side by side, and both are refused.
-            (&[Begin, Spare, Spare], 1, 1),
-            (&[Begin, Spare, Spare, Begin], 1, 1),
+            (&[Begin, Waive, Waive], 1, 1),
+            (&[Begin, Waive, Waive, Begin], 1, 1),
         ];
         for (steps, withdrawn, back) in table {
-            let (mut fare, mut paid) = (Fare::default(), 0);
+            let (mut cost, mut paid) = (RetryCost::default(), 0);
             for step in *steps {
                 match step {
-                    Begin => assert!(fare.pay(|| {
+                    Begin => assert!(cost.pay(|| {
                         paid += 1;
                         true
                     })),
-                    Spare => fare.spare(),
+                    Waive => cost.waive(),
                 }
             }
             assert_eq!(
-                (paid, fare.take_surplus()),
+                (paid, cost.take_surplus()),
                 (*withdrawn, *back),
                 "{steps:?}"
             );
-            assert_eq!(fare.take_surplus(), 0, "{steps:?}: once");
+            assert_eq!(cost.take_surplus(), 0, "{steps:?}: once");
         }
     }
 
     #[test]
     fn what_is_not_granted_is_not_owed() {
-        let mut fare = Fare::default();
-        assert!(!fare.pay(|| false));
-        assert_eq!(fare.take_surplus(), 0);
-        fare.spare();
-        assert!(fare.pay(|| false), "what is free need not be granted");
-        assert!(!fare.pay(|| false), "and is so once");
+        let mut cost = RetryCost::default();
+        assert!(!cost.pay(|| false));
+        assert_eq!(cost.take_surplus(), 0);
+        cost.waive();
+        assert!(cost.pay(|| false), "what is free need not be granted");
+        assert!(!cost.pay(|| false), "and is so once");
     }
 
     proptest! {
@@ -164,17 +164,17 @@ mod tests {
         fn a_request_puts_no_more_load_on_backends_than_one_and_what_it_paid(
             steps in prop::collection::vec((0_u8..4, any::<bool>()), 0..60)
         ) {
-            let (mut fare, mut running, mut loads, mut paid) = (Fare::default(), 1_u32, 0_u32, 0_u32);
+            let (mut cost, mut running, mut loads, mut paid) = (RetryCost::default(), 1_u32, 0_u32, 0_u32);
             for (what, granted) in steps {
                 match what {
-                    0 if fare.pay(|| { paid += u32::from(granted); granted }) => running += 1,
+                    0 if cost.pay(|| { paid += u32::from(granted); granted }) => running += 1,
                     // One ends, and had reached a backend.
                     1 if running > 0 => (running, loads) = (running - 1, loads + 1),
                     2 if running > 0 => {
                         running -= 1;
-                        fare.spare();
+                        cost.waive();
                     }
-                    3 => paid -= u32::from(fare.take_surplus()),
+                    3 => paid -= u32::from(cost.take_surplus()),
                     _ => {}
                 }
                 prop_assert!(running + loads <= 1 + paid, "{running} + {loads}, {paid} were paid");

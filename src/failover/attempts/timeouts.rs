@@ -7,14 +7,14 @@ use http_body::Body;
 use tokio::time::{Instant, sleep};
 use tower_service::Service;
 
-use super::{Asked, Beside, Course, Hedge, Turn, Which};
+use super::{Attempts, HeadRequest, Hedge, HedgeSlot, Role, TimeoutStep};
 use crate::{
     context::Outcome,
     error::{BoxError, Error, ErrorKind},
     failover::{
-        future::{Attempt, Next},
+        future::{Attempt, PendingAttempt},
         replay::{Replay, ReplayBody},
-        service::Shared,
+        service::FailoverState,
     },
     wire::connection::authenticates_connection,
 };
@@ -24,86 +24,89 @@ enum Due {
     Hedge { first: usize },
     Nothing { before: Duration },
     Total,
-    Try { which: Which, number: usize },
+    Try { which: Role, number: usize },
 }
 
-impl<S, B, R> Course<S, B>
+impl<S, B, R> Attempts<S, B>
 where
     S: Service<Request<ReplayBody<B>>, Response = Response<R>> + Clone,
     S::Error: Into<BoxError>,
     B: Body,
 {
     /// Looks at the clock, where something depends on it.
-    pub(in crate::failover) fn turn(&mut self, cx: &mut Context<'_>) -> Turn<Response<R>> {
-        let (Some(watch), Some(shared)) = (&mut self.watch, &self.shared) else {
-            return Turn::Sleep;
+    pub(in crate::failover) fn poll_timeouts(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> TimeoutStep<Response<R>> {
+        let (Some(monitor), Some(shared)) = (&mut self.monitor, &self.shared) else {
+            return TimeoutStep::Wait;
         };
-        if let Some(asked) = watch.asked.take() {
+        if let Some(asked) = monitor.asked.take() {
             return match asked {
-                Asked::Hedge { first } => self.begin_hedge(first),
-                Asked::Retry { which, number } => self.give_up(which, number),
+                HeadRequest::Hedge { first } => self.begin_hedge(first),
+                HeadRequest::Retry { which, number } => self.time_out(which, number),
             };
         }
-        if watch.timer.is_armed() {
-            if watch.timer.poll(cx).is_pending() {
-                return Turn::Sleep;
+        if monitor.timer.is_armed() {
+            if monitor.timer.poll(cx).is_pending() {
+                return TimeoutStep::Wait;
             }
         } else {
-            let Some(first) = shared.settings.first_look(watch.hedges) else {
-                return Turn::Sleep;
+            let Some(first) = shared.settings.first_due(monitor.hedges) else {
+                return TimeoutStep::Wait;
             };
-            if !std::mem::replace(&mut watch.looked, true) {
-                watch.timer.arm(first.min(LOOK), cx);
-                return Turn::Sleep;
+            if !std::mem::replace(&mut monitor.looked, true) {
+                monitor.timer.arm(first.min(LOOK), cx);
+                return TimeoutStep::Wait;
             }
             // It rang before: what became of that decides when it rings again.
         }
         let now = Instant::now();
         let due = self.due(now);
-        let (Some(watch), Some(shared)) = (&mut self.watch, &self.shared) else {
-            return Turn::Sleep;
+        let (Some(monitor), Some(shared)) = (&mut self.monitor, &self.shared) else {
+            return TimeoutStep::Wait;
         };
         let asked = match due {
-            Due::Total => return Turn::End(self.out_of_time(now)),
+            Due::Total => return TimeoutStep::End(self.out_of_time(now)),
             Due::Nothing { before } => {
-                watch.timer.arm(before, cx);
-                return Turn::Sleep;
+                monitor.timer.arm(before, cx);
+                return TimeoutStep::Wait;
             }
-            Due::Hedge { .. } if !self.fare.pay(|| shared.settings.budget.withdraw(now)) => {
+            Due::Hedge { .. } if !self.cost.pay(|| shared.settings.budget.withdraw(now)) => {
                 tracing::debug!(target: "evenkeel::failover", "no hedge: the budget is used up");
-                watch.timer.arm(LOOK, cx);
-                return Turn::Sleep;
+                monitor.timer.arm(LOOK, cx);
+                return TimeoutStep::Wait;
             }
-            Due::Hedge { first } => Asked::Hedge { first },
-            Due::Try { which, number } => Asked::Retry { which, number },
+            Due::Hedge { first } => HeadRequest::Hedge { first },
+            Due::Try { which, number } => HeadRequest::Retry { which, number },
         };
-        watch.asked = Some(asked);
-        if watch.copy.is_none() {
-            watch.exchange.want_head();
+        monitor.asked = Some(asked);
+        if monitor.copy.is_none() {
+            monitor.exchange.want_head();
         }
-        Turn::Again
+        TimeoutStep::PollAgain
     }
 
     fn due(&mut self, now: Instant) -> Due {
         let hedged = self.hedge().map(|hedge| (hedge.first, hedge.number));
-        let (Some(watch), Some(shared)) = (&self.watch, &self.shared) else {
+        let (Some(monitor), Some(shared)) = (&self.monitor, &self.shared) else {
             return Due::Nothing { before: LOOK };
         };
         let settings = &shared.settings;
         let mut clock = Clock { now, before: LOOK };
         if settings
             .timeout
-            .is_some_and(|t| clock.is_over(watch.exchange.began(), t))
+            .is_some_and(|t| clock.is_over(monitor.exchange.began(), t))
         {
             return Due::Total;
         }
-        let may_hedge = watch.hedges && hedged.is_none() && self.attempts < settings.max_attempts;
-        let bound = watch.exchange.affinity().map(|affinity| affinity.backend);
-        watch.exchange.attempts(|all| {
+        let may_hedge = monitor.hedges && hedged.is_none() && self.attempts < settings.max_attempts;
+        let bound = monitor.exchange.affinity().map(|affinity| affinity.backend);
+        monitor.exchange.attempts(|all| {
             let runs = |number: &usize| all.get(*number).is_some_and(|a| a.outcome.is_none());
-            let (first, hedge) = hedged.unwrap_or((Some(watch.before), None));
+            let (first, hedge) = hedged.unwrap_or((Some(monitor.before), None));
             let first = first.filter(runs);
-            let each = [(Which::First, first), (Which::Hedge, hedge.filter(runs))];
+            let each = [(Role::First, first), (Role::Hedge, hedge.filter(runs))];
             for (which, number) in each {
                 let (Some(number), Some(limit)) = (number, settings.per_try_timeout) else {
                     continue;
@@ -129,20 +132,21 @@ where
     }
 
     /// Begins a second attempt beside the first, if that still runs and its head was lent.
-    fn begin_hedge(&mut self, first: usize) -> Turn<Response<R>> {
-        let (Some(watch), Some(shared), Some(replay)) = (&self.watch, &self.shared, &self.replay)
+    fn begin_hedge(&mut self, first: usize) -> TimeoutStep<Response<R>> {
+        let (Some(monitor), Some(shared), Some(replay)) =
+            (&self.monitor, &self.shared, &self.replay)
         else {
-            return Turn::Again;
+            return TimeoutStep::PollAgain;
         };
-        let head = watch.head();
+        let head = monitor.head();
         match head {
-            Some((head, _)) if watch.runs(first) && may_be_hedged(&head) => {
+            Some((head, _)) if monitor.runs(first) && may_be_hedged(&head) => {
                 tracing::debug!(
                     target: "evenkeel::failover",
-                    backend = watch.backend(first).as_deref(), "hedging a request that takes long"
+                    backend = monitor.backend(first).as_deref(), "hedging a request that takes long"
                 );
-                let before = watch.exchange.count();
-                let next = next(shared, replay, self.attempts, head, Duration::ZERO);
+                let before = monitor.exchange.count();
+                let next = pending_attempt(shared, replay, self.attempts, head, Duration::ZERO);
                 self.attempts += 1;
                 let hedge = Some(Hedge {
                     attempt: Box::pin(Attempt::Readying { next: Some(next) }),
@@ -152,28 +156,28 @@ where
                 });
                 match &mut self.beside {
                     Some(beside) => beside.hedge = hedge,
-                    none => *none = Some(Box::new(Beside { hedge, held: None })),
+                    none => *none = Some(Box::new(HedgeSlot { hedge, held: None })),
                 }
             }
-            _ => self.no_hedge(),
+            _ => self.forgo_hedge(),
         }
-        Turn::Again
+        TimeoutStep::PollAgain
     }
 
     /// Ends an attempt whose time is up.
-    fn give_up(&mut self, which: Which, number: usize) -> Turn<Response<R>> {
-        let Some(watch) = &self.watch else {
-            return Turn::Again;
+    fn time_out(&mut self, which: Role, number: usize) -> TimeoutStep<Response<R>> {
+        let Some(monitor) = &self.monitor else {
+            return TimeoutStep::PollAgain;
         };
-        let head = watch.head();
-        if !watch.runs(number) {
-            return Turn::Again;
+        let head = monitor.head();
+        if !monitor.runs(number) {
+            return TimeoutStep::PollAgain;
         }
         let kind = match &head {
             Some((_, false)) => ErrorKind::ConnectTimeout,
             Some((_, true)) | None => ErrorKind::ResponseHeadTimeout,
         };
-        watch.exchange.end_attempt(number, Outcome::Failed(kind));
+        monitor.exchange.end_attempt(number, Outcome::Failed(kind));
         let mut error = Error::new(kind).with_source("the time for one try is up");
         if kind == ErrorKind::ResponseHeadTimeout {
             error = error.after_sending();
@@ -181,7 +185,7 @@ where
         if let Some((head, _)) = head {
             error = error.with_unsent(head);
         }
-        Turn::Lost(which, error)
+        TimeoutStep::TimedOut(which, error)
     }
 
     /// Ends the request, as its time is up. What ran for most of it is charged.
@@ -189,8 +193,8 @@ where
         let held = self.beside.as_mut().and_then(|beside| beside.held.take());
         let kept = held.as_ref().and_then(|held| held.number);
         let mut begun = 0;
-        if let (Some(watch), Some(shared)) = (&self.watch, &self.shared) {
-            let exchange = &watch.exchange;
+        if let (Some(monitor), Some(shared)) = (&self.monitor, &self.shared) {
+            let exchange = &monitor.exchange;
             let half = shared.settings.timeout.unwrap_or_default() / 2;
             begun = exchange.count();
             // The answer that the client gets ends with its body.
@@ -233,16 +237,16 @@ impl Clock {
 }
 
 /// Makes an attempt that begins after a wait.
-pub(super) fn next<S: Clone, B: Body>(
-    shared: &Shared<S>,
+pub(super) fn pending_attempt<S: Clone, B: Body>(
+    shared: &FailoverState<S>,
     replay: &Replay<B>,
     attempts: u32,
     head: Parts,
     wait: Duration,
-) -> Box<Next<S, B>> {
-    let body = replay.next(attempts + 1 == shared.settings.max_attempts);
-    Box::new(Next {
-        service: shared.spare(),
+) -> Box<PendingAttempt<S, B>> {
+    let body = replay.next_body(attempts + 1 == shared.settings.max_attempts);
+    Box::new(PendingAttempt {
+        service: shared.clone_inner(),
         request: Request::from_parts(head, body),
         backoff: (!wait.is_zero()).then(|| Box::pin(sleep(wait))),
     })
