@@ -74,12 +74,12 @@ where
                 match this.attempts.poll_timeouts(cx) {
                     TimeoutStep::Wait => return Poll::Pending,
                     TimeoutStep::PollAgain => continue,
-                    TimeoutStep::TimedOut(which, error) => {
+                    TimeoutStep::TimedOut(role, error) => {
                         // Its end is in the record already: what lies below reads it now.
-                        if which == Role::First {
+                        if role == Role::First {
                             this.attempt.set(Attempt::Gone);
                         }
-                        this.attempts.attempt_ended(which, Err(error))
+                        this.attempts.attempt_ended(role, Err(error))
                     }
                     TimeoutStep::End(result) => Step::End(result),
                 }
@@ -90,8 +90,8 @@ where
                     return Poll::Ready(result);
                 }
                 Step::Try(next) => this.attempt.set(Attempt::Readying { next: Some(next) }),
-                Step::Wait(Role::First) => this.attempt.set(Attempt::Gone),
-                Step::Wait(Role::Hedge) => {}
+                Step::AwaitOther(Role::First) => this.attempt.set(Attempt::Gone),
+                Step::AwaitOther(Role::Hedge) => {}
             }
         }
     }

@@ -7,12 +7,12 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{Request, Response};
+use http::{Request, Response, request::Parts};
 use http_body::Body;
 use tower_service::Service;
 
 use super::{
-    attempts::{Attempts, Monitor},
+    attempts::{Attempts, Monitored, Retries},
     future::ResponseFuture,
     layer::Settings,
     replay::{Replay, ReplayBody},
@@ -102,42 +102,75 @@ where
         } else {
             request.map(ReplayBody::passing)
         };
-        let monitor = monitor(settings, &mut request, replay.as_ref());
-        let shared = (replay.is_some() || monitor.is_some()).then(|| self.shared.clone());
-        ResponseFuture::new(
-            self.inner.call(request),
-            Attempts::new(shared, replay, monitor),
-        )
+        let monitoring = Monitoring::of(settings, &mut request, replay.as_ref());
+        let attempts = match (monitoring, replay) {
+            (None, None) => Attempts::PassThrough,
+            (None, Some(replay)) => Attempts::Retrying(Retries::new(self.shared.clone(), replay)),
+            (Some(monitoring), replay) => {
+                let replay = replay.unwrap_or(Replay::Empty);
+                monitoring.begin(Retries::new(self.shared.clone(), replay))
+            }
+        };
+        ResponseFuture::new(self.inner.call(request), attempts)
     }
 }
 
-/// What is needed beside a plain retry, where anything is.
-fn monitor<B>(
-    settings: &Settings,
-    request: &mut Request<ReplayBody<B>>,
-    replay: Option<&Replay<B>>,
-) -> Option<Monitor> {
-    let method = request.method();
-    let hedge = settings
-        .hedge
-        .as_ref()
-        .filter(|hedge| matches!(replay, Some(Replay::Empty)) && hedge.rule.concerns(method));
-    let copies = replay.is_some() && settings.retry_statuses.is_some() && method.is_idempotent();
-    if hedge.is_none() && !copies && !settings.has_deadlines() {
-        return None;
+/// What a request needs beside plain retries.
+struct Monitoring {
+    exchange: Exchange,
+    hedges: bool,
+    sampled: bool,
+    head_copy: Option<Box<Parts>>,
+}
+
+impl Monitoring {
+    /// Returns `None` where plain retries are all.
+    fn of<B>(
+        settings: &Settings,
+        request: &mut Request<ReplayBody<B>>,
+        replay: Option<&Replay<B>>,
+    ) -> Option<Self> {
+        let method = request.method();
+        let hedge = settings
+            .hedge
+            .as_ref()
+            .filter(|hedge| matches!(replay, Some(Replay::Empty)) && hedge.rule.concerns(method));
+        let copies =
+            replay.is_some() && settings.retry_statuses.is_some() && method.is_idempotent();
+        if hedge.is_none() && !copies && !settings.has_deadlines() {
+            return None;
+        }
+        let (hedges, sampled) = (hedge.is_some(), hedge.is_some_and(|hedge| hedge.samples()));
+        Some(Self {
+            exchange: Exchange::of(request.extensions_mut()),
+            hedges,
+            sampled,
+            head_copy: copies.then(|| Box::new(copy_of_head(request))),
+        })
     }
-    let (hedges, sampled) = (hedge.is_some(), hedge.is_some_and(|hedge| hedge.samples()));
-    let exchange = Exchange::of(request.extensions_mut());
-    let copy = copies.then(|| {
-        let (mut head, ()) = Request::new(()).into_parts();
-        head.method = request.method().clone();
-        head.uri = request.uri().clone();
-        head.version = request.version();
-        head.headers = request.headers().clone();
-        head.extensions = request.extensions().clone();
-        Box::new(head)
-    });
-    Some(Monitor::new(exchange, hedges, sampled, copy))
+
+    fn begin<S, B>(self, retries: Retries<S, B>) -> Attempts<S, B>
+    where
+        S: Service<Request<ReplayBody<B>>>,
+    {
+        Attempts::Monitored(Monitored::new(
+            retries,
+            self.exchange,
+            self.hedges,
+            self.sampled,
+            self.head_copy,
+        ))
+    }
+}
+
+fn copy_of_head<B>(request: &Request<B>) -> Parts {
+    let (mut head, ()) = Request::new(()).into_parts();
+    head.method = request.method().clone();
+    head.uri = request.uri().clone();
+    head.version = request.version();
+    head.headers = request.headers().clone();
+    head.extensions = request.extensions().clone();
+    head
 }
 
 impl<S: fmt::Debug> fmt::Debug for Failover<S> {

@@ -1,108 +1,132 @@
-//! What follows a failure, or a status that is tried again.
+//! The next attempt: whether the layer allows one, and what it sends.
 
-use http::{HeaderMap, Request, Response};
+use std::{fmt, mem, sync::Arc, time::Duration};
+
+use http::{HeaderMap, Request, request::Parts};
 use http_body::Body;
-use tokio::time::Instant;
-use tower_service::Service;
+use tokio::time::{Instant, sleep};
 
-use super::{Attempts, HedgeSlot, HeldResponse, Role, Step, timeouts::pending_attempt};
+use super::retry_cost::{RetryCost, puts_no_load};
 use crate::{
     context::Exchange,
-    error::{BoxError, Error, ErrorKind},
+    error::{Error, ErrorKind},
     failover::{
         future::PendingAttempt,
+        layer::Settings,
         policy::{Decision, Failed},
-        replay::ReplayBody,
+        replay::Replay,
+        service::FailoverState,
     },
     wire::retry_after,
 };
 
-impl<S, B, R> Attempts<S, B>
-where
-    S: Service<Request<ReplayBody<B>>, Response = Response<R>> + Clone,
-    S::Error: Into<BoxError>,
-    B: Body,
-{
-    pub(super) fn is_retried_status(&self, response: &Response<R>) -> bool {
-        let copied = self
-            .monitor
-            .as_ref()
-            .is_some_and(|monitor| monitor.copy.is_some());
-        copied
-            && self
-                .shared
-                .as_ref()
-                .is_some_and(|s| s.settings.is_retried(response.status()))
-    }
+/// What a request needs to be sent again.
+pub(in crate::failover) struct Retries<S, B> {
+    state: Arc<FailoverState<S>>,
+    replay: Replay<B>,
+    /// Attempts begun or planned, the first included; a hedge that found no backend is not counted.
+    used: u32,
+    cost: RetryCost,
+    /// Why the first attempt failed.
+    first_error: Option<Error>,
+}
 
-    /// Counts an attempt that follows all others.
-    fn begin_next(&mut self) {
-        self.attempts += 1;
-        if let Some(monitor) = &mut self.monitor {
-            monitor.before = monitor.exchange.count();
+impl<S, B> Retries<S, B> {
+    /// The first attempt is under way.
+    pub(in crate::failover) fn new(state: Arc<FailoverState<S>>, replay: Replay<B>) -> Self {
+        Self {
+            state,
+            replay,
+            used: 1,
+            cost: RetryCost::default(),
+            first_error: None,
         }
     }
 
-    /// Decides about a response with a status that is tried again.
-    pub(super) fn status_answered(
-        &mut self,
-        which: Role,
-        number: Option<usize>,
-        alone: bool,
-        response: Response<R>,
-    ) -> Step<S, B, Response<R>> {
-        let count = self.monitor.as_ref().map_or(0, |w| w.exchange.count());
-        let next = match alone {
-            true => {
-                self.discard();
-                match self.plan_status_retry(response.headers()) {
-                    Some(next) => Some(next),
-                    None => {
-                        self.record_win(number, None);
-                        return Step::End(Ok(response));
-                    }
-                }
-            }
-            false => None,
-        };
-        let beside = self.beside.get_or_insert_with(|| {
-            Box::new(HedgeSlot {
-                hedge: None,
-                held: None,
-            })
-        });
-        beside.held = Some(HeldResponse {
-            response,
-            number,
-            until: alone.then_some(count),
-        });
-        next.map_or(Step::Wait(which), Step::Try)
+    pub(super) fn settings(&self) -> &Settings {
+        &self.state.settings
     }
 
-    /// Makes the next attempt of what failed, or returns the error that stands.
+    pub(super) fn may_try_again(&self) -> bool {
+        self.used < self.state.settings.max_attempts
+    }
+
+    /// Frees what is kept of the request's body: there is no further attempt.
+    pub(super) fn drop_replay(&mut self) {
+        mem::replace(&mut self.replay, Replay::Empty).give_up();
+    }
+
+    /// Pays for another attempt; false where the budget does not allow it.
+    pub(super) fn pay(&mut self, now: Instant) -> bool {
+        let budget = &self.state.settings.budget;
+        self.cost.pay(|| budget.withdraw(now))
+    }
+
+    /// Takes back a hedge that is paid for and does not begin.
+    pub(super) fn waive_hedge(&mut self) {
+        self.cost.waive();
+        self.refund_surplus();
+    }
+
+    /// Takes back a hedge that began and found no backend.
+    pub(super) fn withdraw_hedge(&mut self) {
+        self.used -= 1;
+        self.waive_hedge();
+    }
+
+    /// Notes whether an attempt that failed put load on a backend.
+    pub(super) fn record_failure(&mut self, error: &Error) {
+        if puts_no_load(error) {
+            self.cost.waive();
+        }
+    }
+
+    /// Keeps the error of one of two attempts, while the other runs.
+    pub(super) fn keep_error(&mut self, error: Error) {
+        self.refund_surplus();
+        self.first_error.get_or_insert(error);
+    }
+
+    /// Gives back to the budget what was paid for attempts that put load on no backend.
+    pub(super) fn refund_surplus(&mut self) {
+        for _ in 0..self.cost.take_surplus() {
+            self.state.settings.budget.refund();
+        }
+    }
+
+    /// Returns the error that the request ends with. Why the first attempt failed says more than
+    /// that there was no other backend.
+    pub(super) fn give_up(&mut self, last: Error) -> Error {
+        self.refund_surplus();
+        match last.kind() {
+            ErrorKind::NoBackend => self.first_error.take().unwrap_or(last),
+            _ => last,
+        }
+    }
+}
+
+impl<S: Clone, B: Body> Retries<S, B> {
+    /// Prepares the attempt that follows this error, or returns the error where there is none.
     pub(super) fn plan_retry(
         &mut self,
         mut error: Error,
     ) -> Result<Box<PendingAttempt<S, B>>, Error> {
-        let (Some(shared), Some(replay)) = (&self.shared, &self.replay) else {
-            return Err(error);
-        };
-        let settings = &shared.settings;
-        if self.attempts >= settings.max_attempts || error.is_client() {
+        let settings = &self.state.settings;
+        if !self.may_try_again() || error.is_client() {
             return Err(error);
         }
         let Some(head) = error.take_unsent() else {
             return Err(error);
         };
-        let failed = Failed::new(&error, &head, replay.is_untouched());
+        let failed = Failed::new(&error, &head, self.replay.is_untouched());
         let wanted = settings.policy.decide(&failed) == Decision::Retry;
-        if !wanted || !replay.is_possible() {
+        if !wanted || !self.replay.is_possible() {
             return Err(error.with_unsent(head));
         }
         let backend = head.extensions.get::<Exchange>();
         let backend = backend.and_then(Exchange::backend);
         let backend = backend.as_ref().map(|backend| backend.id());
-        let (attempts, kind) = (self.attempts, error.kind());
+        let (attempts, kind) = (self.used, error.kind());
         let withdraw = || settings.budget.withdraw(Instant::now());
         if !self.cost.pay(withdraw) {
             tracing::debug!(
@@ -116,21 +140,23 @@ where
             backend, attempts, error = %kind, "trying another backend"
         );
         let wait = settings.backoff.wait(attempts, None, fastrand::f64());
-        let next = pending_attempt(shared, replay, attempts, head, wait.unwrap_or_default());
-        self.begin_next();
-        self.first.get_or_insert(error);
+        let next = self.begin(head, wait.unwrap_or_default());
+        self.first_error.get_or_insert(error);
         Ok(next)
     }
 
-    /// Makes the next attempt where a backend answered with a status that is tried again.
-    fn plan_status_retry(&mut self, headers: &HeaderMap) -> Option<Box<PendingAttempt<S, B>>> {
-        let (shared, replay) = (self.shared.as_ref()?, self.replay.as_ref()?);
-        let copy = self.monitor.as_ref()?.copy.as_ref()?;
-        let (settings, attempts) = (&shared.settings, self.attempts);
-        if attempts >= settings.max_attempts || !replay.is_possible() {
+    /// Prepares the attempt that follows a response with a status that is tried again, from a copy
+    /// of the head; `None` where the response stands.
+    pub(super) fn plan_status_retry(
+        &mut self,
+        response: &HeaderMap,
+        head: &Parts,
+    ) -> Option<Box<PendingAttempt<S, B>>> {
+        let (settings, attempts) = (&self.state.settings, self.used);
+        if !self.may_try_again() || !self.replay.is_possible() {
             return None;
         }
-        let asked = retry_after::read(headers);
+        let asked = retry_after::read(response);
         let wait = settings.backoff.wait(attempts, asked, fastrand::f64())?;
         let withdraw = || settings.budget.withdraw(Instant::now());
         if !self.cost.pay(withdraw) {
@@ -140,16 +166,26 @@ where
             );
             return None;
         }
-        let next = pending_attempt(shared, replay, attempts, (**copy).clone(), wait);
-        self.begin_next();
-        Some(next)
+        Some(self.begin(head.clone(), wait))
+    }
+
+    /// Makes an attempt that begins after a wait.
+    pub(super) fn begin(&mut self, head: Parts, wait: Duration) -> Box<PendingAttempt<S, B>> {
+        self.used += 1;
+        let body = self.replay.next_body(!self.may_try_again());
+        Box::new(PendingAttempt {
+            service: self.state.clone_inner(),
+            request: Request::from_parts(head, body),
+            backoff: (!wait.is_zero()).then(|| Box::pin(sleep(wait))),
+        })
     }
 }
 
-/// That there is no other backend says less than why the first one failed.
-pub(super) fn error_to_return(first: &mut Option<Error>, last: Error) -> Error {
-    match last.kind() {
-        ErrorKind::NoBackend => first.take().unwrap_or(last),
-        _ => last,
+impl<S, B> fmt::Debug for Retries<S, B> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Retries")
+            .field("used", &self.used)
+            .field("cost", &self.cost)
+            .finish_non_exhaustive()
     }
 }

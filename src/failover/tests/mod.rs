@@ -255,7 +255,7 @@ async fn a_policy_of_ones_own_decides() {
 
 #[test]
 fn the_documented_defaults_are_those_of_the_code() {
-    let docs = include_str!("mod.rs");
+    let docs = include_str!("../mod.rs");
     let rows = [
         format!("| attempts, the first included | {MAX_ATTEMPTS} |"),
         format!("| replay buffer | {} KiB a request |", REPLAY_LIMIT / 1_024),
