@@ -5,9 +5,11 @@ use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use http::{HeaderName, header::COOKIE};
 
 use super::{
-    hash::xxh64,
+    pick::{Pick, below},
+    ring::Rings,
     round_robin::RoundRobin,
-    strategy::{Pick, Strategy, below},
+    strategy::Strategy,
+    xxh64::xxh64,
 };
 use crate::{
     error::ConfigError,
@@ -36,7 +38,7 @@ pub struct ConsistentHash {
     /// With fewer in flight, a backend takes all of its keys.
     floor: u32,
     rings: Option<Derived<Rings>>,
-    groups: Option<DerivedGroups<Accepts>>,
+    shares: Option<DerivedGroups<GroupShares>>,
     fallback: RoundRobin,
 }
 
@@ -63,7 +65,7 @@ impl ConsistentHash {
             factor: FACTOR,
             floor: FLOOR,
             rings: None,
-            groups: None,
+            shares: None,
             fallback: RoundRobin::new(),
         }
     }
@@ -133,17 +135,17 @@ impl ConsistentHash {
         hash: u64,
     ) -> Option<Lease> {
         let ring = snapshot.derived(self.rings.as_ref()?)?.of(group.tier())?;
-        let accepts = snapshot.derived_group(self.groups.as_ref()?, number)?;
+        let shares = snapshot.derived_group(self.shares.as_ref()?, number)?;
         let mut bound = None;
         for point in ring.from(hash).take(STEPS) {
-            if !accepts.takes(point.member, hash) {
+            if !shares.takes(point.member, hash) {
                 continue;
             }
             let backend = snapshot.backends().get(point.member as usize)?;
             let in_flight = backend.in_flight();
             let has_room = in_flight < self.floor || {
-                let weight = accepts.weight(point.member);
-                let mean = *bound.get_or_insert_with(|| accepts.mean(group));
+                let weight = shares.weight(point.member);
+                let mean = *bound.get_or_insert_with(|| shares.mean(group));
                 u64::from(in_flight) < limit(mean, weight, self.factor)
             };
             if has_room {
@@ -163,7 +165,7 @@ impl Strategy for ConsistentHash {
 
     fn attach(&mut self, pool: &Pool) {
         self.rings = Some(pool.derive_once(Rings::new));
-        self.groups = Some(pool.derive_groups(Accepts::new));
+        self.shares = Some(pool.derive_groups(GroupShares::new));
         self.fallback.attach(pool);
     }
 
@@ -210,102 +212,9 @@ fn cookie<'a>(pick: &Pick<'a>, name: &str) -> Option<&'a [u8]> {
     fields.find_map(|field| cookie::value(field.as_bytes(), name))
 }
 
-/// A ring for each tier, over all its members, usable or not: it changes with membership only.
-#[derive(Debug)]
-struct Rings {
-    tiers: Vec<(u8, Ring)>,
-}
-
-impl Rings {
-    fn new(backends: &[Backend]) -> Self {
-        let mut tiers: Vec<u8> = backends.iter().map(Backend::configured_tier).collect();
-        tiers.sort_unstable();
-        tiers.dedup();
-        let ring = |tier| {
-            let members = backends.iter().enumerate();
-            let members = members.filter(|(_, b)| b.configured_tier() == tier);
-            (tier, Ring::new(members))
-        };
-        Self {
-            tiers: tiers.into_iter().map(ring).collect(),
-        }
-    }
-
-    fn of(&self, tier: u8) -> Option<&Ring> {
-        let found = self.tiers.iter().find(|(number, _)| *number == tier);
-        found.map(|(_, ring)| ring)
-    }
-}
-
-/// Points in the order of their hashes, and where to begin to look for one.
-#[derive(Debug)]
-struct Ring {
-    points: Box<[Point]>,
-    /// For each value of the upper bits: the first point that is not below.
-    starts: Box<[u32]>,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-struct Point {
-    hash: u32,
-    member: u32,
-}
-
-impl Ring {
-    fn new<'a>(members: impl Iterator<Item = (usize, &'a Backend)> + Clone) -> Self {
-        let total: u64 = members
-            .clone()
-            .map(|(_, b)| u64::from(b.configured_weight()))
-            .sum();
-        let count = members.clone().count();
-        let most = POINTS.max(LEAST_POINTS * count as u64);
-        // In powers of two, so that a change of the whole seldom changes what each has.
-        let each = (most / total.max(1)).next_power_of_two();
-        let of = (total / most.max(1)).max(1).next_power_of_two();
-        let mut points = Vec::with_capacity(2 * most as usize + count);
-        for (member, backend) in members {
-            let weight = u64::from(backend.configured_weight());
-            let own = (weight * each).div_ceil(of);
-            points.extend((0..own).map(|number| Point {
-                hash: (xxh64(backend.id().as_bytes(), number) >> 32) as u32,
-                member: member as u32,
-            }));
-        }
-        points.sort_unstable();
-        let buckets = points.len().next_power_of_two().max(2);
-        let mut starts = Vec::with_capacity(buckets);
-        let mut at = 0;
-        for bucket in 0..buckets as u64 {
-            let least = ((bucket << 32) / buckets as u64) as u32;
-            while points.get(at).is_some_and(|p| p.hash < least) {
-                at += 1;
-            }
-            starts.push(at as u32);
-        }
-        Self {
-            points: points.into(),
-            starts: starts.into(),
-        }
-    }
-
-    /// Returns all points once, from the one to which this hash belongs.
-    fn from(&self, hash: u64) -> impl Iterator<Item = Point> + '_ {
-        let place = (hash >> 32) as u32;
-        let bucket = below(place, self.starts.len());
-        let start = self.starts.get(bucket).map_or(0, |&s| s as usize);
-        let (before, after) = self
-            .points
-            .split_at_checked(start)
-            .unwrap_or((&[], &self.points));
-        let skipped = after.iter().take_while(|p| p.hash < place).count();
-        let (passed, after) = after.split_at_checked(skipped).unwrap_or((&[], after));
-        after.iter().chain(before).chain(passed).copied()
-    }
-}
-
 /// Which members a group's backends are, and how much of its keys each takes.
 #[derive(Debug)]
-struct Accepts {
+struct GroupShares {
     /// By member: the weight in force, and of 256, the part of the keys; nothing for others.
     parts: Box<[(u32, u32)]>,
     total: u64,
@@ -314,7 +223,7 @@ struct Accepts {
     mean: AtomicU32,
 }
 
-impl Accepts {
+impl GroupShares {
     fn new(group: &Group) -> Self {
         let positions = group.positions();
         let len = positions.iter().max().map_or(0, |&last| last as usize + 1);
@@ -374,11 +283,6 @@ pub(super) const FACTOR: u32 = 320;
 pub(super) const FLOOR: u32 = 16;
 /// More than one backend ever has in flight.
 const MOST_FLOOR: u32 = 100_000;
-/// Points of a small ring, at the least: a thousand for each of four, so that loads differ by a
-/// few percent.
-const POINTS: u64 = 4_096;
-/// Points for each backend of a large ring; bounded loads even out the rest.
-const LEAST_POINTS: u64 = 32;
 /// How far a pick goes along the ring: half down and half full, 256 steps miss once in 10^32.
 const STEPS: usize = 256;
 /// Backends whose requests in flight are counted for the mean.

@@ -6,7 +6,7 @@ use http::{Request, Response};
 use http_body::Body;
 use tower_service::Service;
 
-use super::{Balance, body::ResponseBody, service::ResponseFuture};
+use super::{Balance, body::ResponseBody, future::ResponseFuture};
 use crate::{
     context::CallSelected,
     error::{BoxError, Error},

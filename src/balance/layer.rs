@@ -9,9 +9,7 @@ use std::{
 use tower_layer::Layer;
 
 use super::{
-    queue::Queue,
-    round_robin::RoundRobin,
-    service::{Balance, Shared},
+    queue::Queue, round_robin::RoundRobin, service::Balance, state::BalanceState,
     strategy::Strategy,
 };
 use crate::pool::Pool;
@@ -25,7 +23,7 @@ pub struct BalanceLayer {
     queue_size: usize,
     queue_timeout: Duration,
     /// Made at the first `layer()`, and shared by all services from then on.
-    shared: Arc<OnceLock<Arc<Shared>>>,
+    state: Arc<OnceLock<Arc<BalanceState>>>,
 }
 
 impl BalanceLayer {
@@ -36,7 +34,7 @@ impl BalanceLayer {
             strategy: None,
             queue_size: QUEUE_SIZE,
             queue_timeout: QUEUE_TIMEOUT,
-            shared: Arc::default(),
+            state: Arc::default(),
         }
     }
 
@@ -48,7 +46,7 @@ impl BalanceLayer {
     pub fn strategy(mut self, mut strategy: impl Strategy) -> Self {
         strategy.attach(&self.pool);
         self.strategy = Some(Arc::new(strategy));
-        self.anew()
+        self.reset_services()
     }
 
     /// Sets how many requests may wait at once for a backend to have room, or for a first check;
@@ -58,7 +56,7 @@ impl BalanceLayer {
     /// Default: 1,024.
     pub fn queue_size(mut self, size: usize) -> Self {
         self.queue_size = size;
-        self.anew()
+        self.reset_services()
     }
 
     /// Sets how long a request may wait for a backend to have room; it fails with
@@ -68,7 +66,7 @@ impl BalanceLayer {
     /// Default: 5 s.
     pub fn queue_timeout(mut self, timeout: Duration) -> Self {
         self.queue_timeout = timeout;
-        self.anew()
+        self.reset_services()
     }
 
     /// Returns the pool that the layer was made for.
@@ -78,18 +76,18 @@ impl BalanceLayer {
     }
 
     /// What was made with the settings until now does not hold any more.
-    fn anew(mut self) -> Self {
-        self.shared = Arc::default();
+    fn reset_services(mut self) -> Self {
+        self.state = Arc::default();
         self
     }
 
-    fn make(&self) -> Shared {
+    fn build_state(&self) -> BalanceState {
         let strategy = self.strategy.clone().unwrap_or_else(|| {
             let mut strategy = RoundRobin::new();
             strategy.attach(&self.pool);
             Arc::new(strategy)
         });
-        Shared {
+        BalanceState {
             pool: self.pool.clone(),
             strategy,
             queue: Arc::new(Queue::new(self.queue_size, self.queue_timeout)),
@@ -101,8 +99,8 @@ impl<S> Layer<S> for BalanceLayer {
     type Service = Balance<S>;
 
     fn layer(&self, inner: S) -> Balance<S> {
-        let shared = self.shared.get_or_init(|| Arc::new(self.make()));
-        Balance::new(inner, shared.clone())
+        let state = self.state.get_or_init(|| Arc::new(self.build_state()));
+        Balance::new(inner, state.clone())
     }
 }
 

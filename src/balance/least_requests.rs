@@ -3,9 +3,10 @@
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use super::{
+    pick::{DRAWS, Pick},
     power_of_two::{Load, take_best_of},
-    random::Draw,
-    strategy::{DRAWS, Pick, Strategy},
+    strategy::Strategy,
+    weighted_draw::WeightedDraw,
 };
 use crate::pool::{DerivedGroups, Group, Lease, Pool, Snapshot};
 
@@ -17,7 +18,7 @@ use crate::pool::{DerivedGroups, Group, Lease, Pool, Snapshot};
 #[derive(Debug, Default)]
 pub struct LeastRequests {
     turn: AtomicU64,
-    draw: Option<DerivedGroups<Draw>>,
+    draw: Option<DerivedGroups<WeightedDraw>>,
 }
 
 impl LeastRequests {
@@ -72,7 +73,7 @@ impl Strategy for LeastRequests {
     }
 
     fn attach(&mut self, pool: &Pool) {
-        self.draw = Some(pool.derive_groups_once(Draw::of_group));
+        self.draw = Some(pool.derive_groups_once(WeightedDraw::of_group));
     }
 
     fn pick_from(
@@ -84,7 +85,7 @@ impl Strategy for LeastRequests {
     ) -> Option<Lease> {
         let backends = group.backends();
         if backends.len() > EXACT {
-            let draw = Draw::of(self.draw.as_ref(), snapshot, number);
+            let draw = WeightedDraw::of(self.draw.as_ref(), snapshot, number);
             return take_best_of(SAMPLES, draw, group, pick);
         }
         for _ in 0..=DRAWS {

@@ -121,33 +121,42 @@
 //! until the last byte. Overload is decided when called, never by a `poll_ready` that does not
 //! become ready.
 
+mod affinity;
 mod body;
 mod consistent_hash;
 #[cfg(any(feature = "proxy", test))]
 mod direct;
-mod hash;
+mod future;
 mod layer;
 mod least_requests;
 mod peak_ewma;
+mod pick;
 mod power_of_two;
 mod queue;
 mod random;
+mod ring;
 mod round_robin;
+mod running;
 mod service;
-mod session;
+mod state;
 mod strategy;
 #[cfg(test)]
 mod tests;
+mod waiting;
+mod weighted_draw;
+mod xxh64;
 
 pub use body::ResponseBody;
 pub use consistent_hash::{ConsistentHash, HashKey};
 #[cfg(any(feature = "proxy", test))]
 pub(crate) use direct::Direct;
+pub use future::ResponseFuture;
 pub use layer::{BalanceLayer, HELD_TIMEOUT, QUEUE_SIZE, QUEUE_TIMEOUT, RETRY_AFTER};
 pub use least_requests::LeastRequests;
 pub use peak_ewma::PeakEwma;
+pub use pick::Pick;
 pub use power_of_two::PowerOfTwo;
 pub use random::Random;
 pub use round_robin::RoundRobin;
-pub use service::{Balance, ResponseFuture};
-pub use strategy::{Ended, Pick, Strategy};
+pub use service::Balance;
+pub use strategy::{Ended, Strategy};

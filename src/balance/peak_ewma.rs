@@ -12,8 +12,9 @@ use http::StatusCode;
 use tokio::time::Instant;
 
 use super::{
-    random::Draw,
-    strategy::{DRAWS, Ended, Pick, Strategy},
+    pick::{DRAWS, Pick},
+    strategy::{Ended, Strategy},
+    weighted_draw::WeightedDraw,
 };
 use crate::{
     error::{Error, ErrorKind},
@@ -72,7 +73,7 @@ impl Strategy for PeakEwma {
         self.group = Some(pool.derive_groups(move |group| {
             let cell = |backend: &Backend| backend.attachment(&key, Latency::default);
             Latencies {
-                draw: Draw::new(group.weights()),
+                draw: WeightedDraw::new(group.weights()),
                 cells: group.backends().iter().map(cell).collect(),
             }
         }));
@@ -150,7 +151,7 @@ impl Strategy for PeakEwma {
 /// What a pick reads of a group.
 #[derive(Debug)]
 struct Latencies {
-    draw: Draw,
+    draw: WeightedDraw,
     cells: Box<[Arc<Latency>]>,
 }
 

@@ -1,8 +1,9 @@
 //! The less loaded of two.
 
 use super::{
-    random::Draw,
-    strategy::{DRAWS, Pick, Strategy},
+    pick::{DRAWS, Pick},
+    strategy::Strategy,
+    weighted_draw::WeightedDraw,
 };
 use crate::pool::{Backend, DerivedGroups, Group, Lease, Pool, Snapshot};
 
@@ -10,7 +11,7 @@ use crate::pool::{Backend, DerivedGroups, Group, Lease, Pool, Snapshot};
 /// its weight. Nearly as even as looking at all, at the cost of two.
 #[derive(Debug, Default)]
 pub struct PowerOfTwo {
-    draw: Option<DerivedGroups<Draw>>,
+    draw: Option<DerivedGroups<WeightedDraw>>,
 }
 
 impl PowerOfTwo {
@@ -31,7 +32,7 @@ impl Strategy for PowerOfTwo {
     }
 
     fn attach(&mut self, pool: &Pool) {
-        self.draw = Some(pool.derive_groups_once(Draw::of_group));
+        self.draw = Some(pool.derive_groups_once(WeightedDraw::of_group));
     }
 
     fn pick_from(
@@ -41,7 +42,7 @@ impl Strategy for PowerOfTwo {
         number: usize,
         pick: &Pick<'_>,
     ) -> Option<Lease> {
-        let draw = Draw::of(self.draw.as_ref(), snapshot, number);
+        let draw = WeightedDraw::of(self.draw.as_ref(), snapshot, number);
         take_best_of(2, draw, group, pick)
     }
 }
@@ -50,7 +51,7 @@ impl Strategy for PowerOfTwo {
 /// cap, then takes any.
 pub(super) fn take_best_of(
     choices: usize,
-    draw: &Draw,
+    draw: &WeightedDraw,
     group: &Group,
     pick: &Pick<'_>,
 ) -> Option<Lease> {

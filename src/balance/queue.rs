@@ -37,14 +37,14 @@ impl Queue {
     }
 
     /// Takes a place, in line or aside; `None` when the queue is full. Wait-free.
-    pub(super) fn enter(self: &Arc<Self>, in_line: bool) -> Option<Place> {
+    pub(super) fn enter(self: &Arc<Self>, in_line: bool) -> Option<QueueEntry> {
         // Made first: where the queue is full, its drop takes the counts back.
         self.in_line.fetch_add(usize::from(in_line), Relaxed);
-        let place = Place {
+        let entry = QueueEntry {
             queue: self.clone(),
             in_line,
         };
-        (self.waiting.fetch_add(1, Relaxed) < self.size).then_some(place)
+        (self.waiting.fetch_add(1, Relaxed) < self.size).then_some(entry)
     }
 
     /// Returns true while requests are in line.
@@ -59,12 +59,12 @@ impl Queue {
 
 /// One request's place in the queue, until it is dropped.
 #[derive(Debug)]
-pub(super) struct Place {
+pub(super) struct QueueEntry {
     queue: Arc<Queue>,
     in_line: bool,
 }
 
-impl Place {
+impl QueueEntry {
     /// Waits for the turn; `None` at once for a place aside of the line.
     pub(super) async fn turn(&self) -> Option<MutexGuard<'_, ()>> {
         if self.in_line {
@@ -75,7 +75,7 @@ impl Place {
     }
 }
 
-impl Drop for Place {
+impl Drop for QueueEntry {
     fn drop(&mut self) {
         self.queue.waiting.fetch_sub(1, Relaxed);
         let in_line = usize::from(self.in_line);
@@ -88,16 +88,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn places_are_bounded_and_come_back() {
+    fn entries_are_bounded_and_come_back() {
         let queue = Arc::new(Queue::new(2, Duration::ZERO));
-        let places: Vec<_> = [false, true, true, false, true]
+        let entries: Vec<_> = [false, true, true, false, true]
             .into_iter()
             .filter_map(|in_line| queue.enter(in_line))
             .collect();
-        assert_eq!(places.len(), 2, "no more than its size may wait");
+        assert_eq!(entries.len(), 2, "no more than its size may wait");
         let counts = || (queue.waiting.load(Relaxed), queue.in_line.load(Relaxed));
         assert_eq!(counts(), (2, 1), "those turned away must not count");
-        drop(places);
+        drop(entries);
         assert_eq!(counts(), (0, 0), "a place must come back");
         assert!(!queue.has_line());
         let none = Arc::new(Queue::new(0, Duration::ZERO));

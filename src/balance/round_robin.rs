@@ -6,7 +6,10 @@ use std::{
     sync::atomic::{AtomicU64, Ordering::Relaxed},
 };
 
-use super::strategy::{DRAWS, Pick, Strategy, below};
+use super::{
+    pick::{DRAWS, Pick, below},
+    strategy::Strategy,
+};
 use crate::pool::{DerivedGroups, Group, Lease, Pool, Snapshot};
 
 /// Smooth weighted round robin: each backend in turn, a heavier one more often, never in a row

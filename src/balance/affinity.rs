@@ -3,8 +3,8 @@
 use std::net::IpAddr;
 
 use super::{
-    hash::xxh64,
-    strategy::{Pick, below},
+    pick::{Pick, below},
+    xxh64::xxh64,
 };
 use crate::{
     context::{ConnInfo, StickyVerdict, Wanted},
@@ -14,7 +14,7 @@ use crate::{
 /// Takes the place of a trial, where no other backend is asked for. For requests that can be
 /// repeated elsewhere and were not tried yet: the trial may fail.
 #[cold]
-pub(super) fn try_half_open(trials: &[Backend], wanted: Option<&Wanted>) -> Option<Lease> {
+pub(super) fn take_trial(trials: &[Backend], wanted: Option<&Wanted>) -> Option<Lease> {
     let asked = match wanted {
         None => None,
         Some(Wanted::Untried(asked)) => Some(asked),
@@ -28,7 +28,7 @@ pub(super) fn try_half_open(trials: &[Backend], wanted: Option<&Wanted>) -> Opti
 
 /// Takes a slot of the backend asked for, or says why another must be picked. A backend that is
 /// not of this pool is somebody else's business.
-pub(super) fn settle(
+pub(super) fn honour_affinity(
     wanted: Wanted,
     snapshot: &Snapshot,
 ) -> (Option<Lease>, Option<StickyVerdict>) {
@@ -66,7 +66,7 @@ fn kept(member: &Backend) -> StickyVerdict {
 /// that has too much to do (many clients may share a connection of a proxy in front), or nothing
 /// is known of the connection, the strategy is asked.
 #[cold]
-pub(super) fn rehome(snapshot: &Snapshot, pick: &Pick<'_>) -> Option<Lease> {
+pub(super) fn move_session(snapshot: &Snapshot, pick: &Pick<'_>) -> Option<Lease> {
     let conn = ConnInfo::of(pick.extensions())?;
     let key = match conn.forwarded_client() {
         // Requests of many clients come by one connection of a balancer in front.
@@ -93,7 +93,7 @@ fn home<'a>(key: u64, group: &'a Group, pick: &Pick<'_>) -> Option<&'a Backend> 
         (loads + load, weights + u64::from(*weight))
     });
     let fits = |backend: &Backend, weight: u32| {
-        let load = u64::from(backend.in_flight()).saturating_sub(AT_ONCE);
+        let load = u64::from(backend.in_flight()).saturating_sub(PER_CLIENT);
         // At most 1.25 times its share of what is in flight, beside what one client sends at once.
         load * weights * 4 <= in_flight * u64::from(weight) * 5
     };
@@ -113,7 +113,7 @@ fn home<'a>(key: u64, group: &'a Group, pick: &Pick<'_>) -> Option<&'a Backend> 
 /// Enough to spread the sessions of one over many; some 2 µs to look at.
 const CANDIDATES: usize = 64;
 /// Six connections of a browser, and what its workers fetch beside.
-const AT_ONCE: u64 = 8;
+const PER_CLIENT: u64 = 8;
 
 #[cfg(test)]
 mod tests {
@@ -141,7 +141,7 @@ mod tests {
 
     fn homes(pool: &Pool, requests: &[Request<()>]) -> Vec<String> {
         let homes = requests.iter().map(|request| {
-            let lease = rehome(&pool.snapshot(), &Pick::new(request));
+            let lease = move_session(&pool.snapshot(), &Pick::new(request));
             lease.unwrap().backend().id().to_owned()
         });
         homes.collect()
@@ -203,25 +203,25 @@ mod tests {
         let request = of_new_connection();
         let find = |tried: &[u64]| {
             let pick = Pick::new(&request).excluding(tried);
-            rehome(&pool.snapshot(), &pick)
+            move_session(&pool.snapshot(), &pick)
         };
         let first = find(&[]).unwrap();
         let second = find(&[first.backend().incarnation()]).unwrap();
         assert_ne!(first.backend().id(), second.backend().id());
         drop(second);
         let home = first.backend().clone();
-        let mut leases: Vec<Lease> = (1..AT_ONCE).map(|_| find(&[]).unwrap()).collect();
+        let mut leases: Vec<Lease> = (1..PER_CLIENT).map(|_| find(&[]).unwrap()).collect();
         let stays = leases.iter().all(|lease| lease.backend().is_same(&home));
         assert!(stays, "what one client sends at once");
         leases.extend((0..100).map(|_| find(&[]).unwrap()));
         let mean = (leases.len() + 1) as f64 / 3.0;
-        let most = mean * 1.25 + AT_ONCE as f64 + 1.0;
+        let most = mean * 1.25 + PER_CLIENT as f64 + 1.0;
         assert!(f64::from(home.in_flight()) <= most, "{}", home.in_flight());
     }
 
     #[test]
     fn of_an_unknown_connection_nothing_is_said() {
         let request = Request::new(());
-        assert!(rehome(&pool(&[1, 1]).snapshot(), &Pick::new(&request)).is_none());
+        assert!(move_session(&pool(&[1, 1]).snapshot(), &Pick::new(&request)).is_none());
     }
 }

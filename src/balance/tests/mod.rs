@@ -287,7 +287,7 @@ fn a_strategy_of_another_pool_does_not_panic() {
 
 #[test]
 fn the_documented_defaults_are_in_force() {
-    let docs = include_str!("mod.rs");
+    let docs = include_str!("../mod.rs");
     for row in [
         format!("| strategy | {} |", RoundRobin::new().name()),
         format!("| requests waiting at once | {QUEUE_SIZE} |"),

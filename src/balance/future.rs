@@ -1,0 +1,134 @@
+//! The response to come: the inner service's, or the wait for a backend before it.
+
+use std::{
+    fmt,
+    future::Future,
+    pin::Pin,
+    task::{Context, Poll, ready},
+};
+
+use http::Response;
+use http_body::Body;
+use pin_project_lite::pin_project;
+
+use super::{body::ResponseBody, running::RunningAttempt, strategy::Ended};
+use crate::{
+    context::{Outcome, Tunnel, Unasked},
+    error::{BoxError, Error, ErrorKind},
+};
+
+pin_project! {
+    /// The response to come: the inner service's, or the wait for a backend before it.
+    pub struct ResponseFuture<F> {
+        #[pin]
+        state: State<F>,
+    }
+}
+
+impl<F> ResponseFuture<F> {
+    pub(super) fn new(state: State<F>) -> Self {
+        Self { state }
+    }
+}
+
+pin_project! {
+    #[project = StateProjection]
+    pub(super) enum State<F> {
+        Calling {
+            #[pin]
+            inner: F,
+            running: Option<RunningAttempt>,
+        },
+        // Boxed because it is rare, and large.
+        Waiting {
+            wait: Pin<Box<dyn Future<Output = Result<(F, RunningAttempt), Error>> + Send>>,
+        },
+        Failed {
+            error: Option<Error>,
+        },
+    }
+}
+
+impl<F, R, E> Future for ResponseFuture<F>
+where
+    F: Future<Output = Result<Response<R>, E>>,
+    E: Into<BoxError>,
+    R: Body,
+{
+    type Output = Result<Response<ResponseBody<R>>, Error>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let mut state = self.project().state;
+        loop {
+            match state.as_mut().project() {
+                // A response is moved once.
+                StateProjection::Calling { inner, running } => {
+                    return match inner.poll(cx) {
+                        Poll::Pending => Poll::Pending,
+                        Poll::Ready(Ok(response)) => Poll::Ready(Ok(answer(response, running))),
+                        Poll::Ready(Err(error)) => {
+                            Poll::Ready(Err(fail(Error::from_boxed(error.into()), running)))
+                        }
+                    };
+                }
+                StateProjection::Waiting { wait } => {
+                    let next = match ready!(wait.as_mut().poll(cx)) {
+                        Ok((inner, running)) => State::Calling {
+                            inner,
+                            running: Some(running),
+                        },
+                        Err(error) => State::Failed { error: Some(error) },
+                    };
+                    state.set(next);
+                }
+                StateProjection::Failed { error } => {
+                    let error = error.take();
+                    return Poll::Ready(Err(
+                        error.unwrap_or_else(|| Error::new(ErrorKind::NoBackend))
+                    ));
+                }
+            }
+        }
+    }
+}
+
+impl<F> fmt::Debug for ResponseFuture<F> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let state = match &self.state {
+            State::Calling { .. } => "calling",
+            State::Waiting { .. } => "waiting",
+            State::Failed { .. } => "failed",
+        };
+        f.debug_tuple("ResponseFuture").field(&state).finish()
+    }
+}
+
+#[inline]
+fn answer<R: Body>(
+    response: Response<R>,
+    running: &mut Option<RunningAttempt>,
+) -> Response<ResponseBody<R>> {
+    let mut running = running.take();
+    if response.extensions().get::<Unasked>().is_some() {
+        // Dropped without a word, the attempt was cancelled.
+        drop(running.take());
+    }
+    if let Some(running) = &mut running {
+        running.report(Ended::Answered(response.status()));
+    }
+    if let Some(tunnel) = response.extensions().get::<Tunnel>() {
+        if let Some(running) = running.take() {
+            tunnel.hold(running.until_dropped());
+        }
+    }
+    response.map(|body| ResponseBody::new(body, running))
+}
+
+#[cold]
+fn fail(error: Error, running: &mut Option<RunningAttempt>) -> Error {
+    if let Some(mut running) = running.take() {
+        running.report(Ended::Failed(error.kind()));
+        running.end(Outcome::Failed(error.kind()));
+    }
+    error
+}

@@ -1,0 +1,163 @@
+//! What a strategy knows of a request, and which backends are out for it.
+
+use std::net::SocketAddr;
+
+use http::{Extensions, HeaderMap, Method, Request, Uri};
+
+use crate::{
+    context::ConnInfo,
+    pool::{Backend, Lease, Locality},
+};
+
+/// What a strategy is told of the request: its head, and which backends are out for it.
+#[derive(Clone, Debug)]
+pub struct Pick<'a> {
+    method: &'a Method,
+    uri: &'a Uri,
+    headers: &'a HeaderMap,
+    extensions: &'a Extensions,
+    tried: &'a [u64],
+    away: Option<Away<'a>>,
+    thorough: bool,
+}
+
+/// Places to keep away from, and how many leading segments may be shared with them at most.
+#[derive(Clone, Copy, Debug)]
+struct Away<'a> {
+    localities: &'a [Locality],
+    max_shared: usize,
+}
+
+impl<'a> Pick<'a> {
+    /// Makes a pick for a request that was not tried anywhere; for tests and benches of
+    /// strategies.
+    #[must_use]
+    pub fn new<B>(request: &'a Request<B>) -> Self {
+        Self {
+            method: request.method(),
+            uri: request.uri(),
+            headers: request.headers(),
+            extensions: request.extensions(),
+            tried: &[],
+            away: None,
+            thorough: false,
+        }
+    }
+
+    /// Excludes the backends of these incarnations.
+    pub(super) fn excluding(mut self, tried: &'a [u64]) -> Self {
+        self.tried = tried;
+        self
+    }
+
+    /// Excludes the backends that share more leading segments than that with one of the places.
+    pub(super) fn away_from(mut self, localities: &'a [Locality], max_shared: usize) -> Self {
+        self.away = Some(Away {
+            localities,
+            max_shared,
+        });
+        self
+    }
+
+    /// Lets [`take_any`](Self::take_any) look at every backend.
+    pub(super) fn thorough(mut self) -> Self {
+        self.thorough = true;
+        self
+    }
+
+    /// Returns the request's method.
+    #[must_use]
+    pub fn method(&self) -> &'a Method {
+        self.method
+    }
+
+    /// Returns the request's target.
+    #[must_use]
+    pub fn uri(&self) -> &'a Uri {
+        self.uri
+    }
+
+    /// Returns the request's header fields.
+    #[must_use]
+    pub fn headers(&self) -> &'a HeaderMap {
+        self.headers
+    }
+
+    /// Returns the request's extensions.
+    #[must_use]
+    pub fn extensions(&self) -> &'a Extensions {
+        self.extensions
+    }
+
+    /// Returns the client's address, where it is known.
+    #[must_use]
+    pub fn client(&self) -> Option<SocketAddr> {
+        ConnInfo::client_of(self.extensions)
+    }
+
+    /// Returns true if the exchange tried this backend already, or failed twice near it while
+    /// there may be others.
+    #[must_use]
+    pub fn excludes(&self, backend: &Backend) -> bool {
+        !self.tried.is_empty()
+            && (self.tried.contains(&backend.incarnation())
+                || self.away.is_some_and(|away| away.is_near(backend)))
+    }
+
+    /// Returns true if the backend could be taken now: not tried, and below its cap.
+    #[must_use]
+    pub fn has_room(&self, backend: &Backend) -> bool {
+        !self.excludes(backend)
+            && backend
+                .configured_max_in_flight()
+                .is_none_or(|cap| backend.in_flight() < cap)
+    }
+
+    /// Takes a slot of this backend; `None` where it was tried already or is at its cap.
+    #[must_use]
+    pub fn take(&self, backend: &Backend) -> Option<Lease> {
+        if self.excludes(backend) {
+            return None;
+        }
+        Lease::acquire(backend)
+    }
+
+    /// Takes a slot of any of these: the first with room from a random place on. Looks at no
+    /// more than 64 (all, once the request waits in the queue).
+    #[must_use]
+    pub fn take_any(&self, backends: &[Backend]) -> Option<Lease> {
+        let looks = if self.thorough {
+            backends.len()
+        } else {
+            backends.len().min(LOOKS)
+        };
+        let start = below(fastrand::u32(..), backends.len());
+        let (before, after) = backends.split_at_checked(start)?;
+        after
+            .iter()
+            .chain(before)
+            .take(looks)
+            .find_map(|backend| self.take(backend))
+    }
+}
+
+impl Away<'_> {
+    fn is_near(&self, backend: &Backend) -> bool {
+        let Some(locality) = backend.configured_locality() else {
+            return false;
+        };
+        let mut failed = self.localities.iter();
+        failed.any(|failed| failed.shared_segments(locality) > self.max_shared)
+    }
+}
+
+/// Scales a random number to an index below `len` (Lemire's multiplication, without a division).
+pub(super) fn below(random: u32, len: usize) -> usize {
+    ((u64::from(random) * len as u64) >> 32) as usize
+}
+
+/// Draws again that often when the choice has no room, so that what a full or a tried backend
+/// leaves is spread by weight; then takes any.
+pub(super) const DRAWS: usize = 8;
+/// In a crowd of which half is full, 64 looks miss once in 2^64; it bounds what a pick costs.
+const LOOKS: usize = 64;

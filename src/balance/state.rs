@@ -1,0 +1,188 @@
+//! What all services of one layer share, and how a backend is found for a request.
+
+use std::sync::Arc;
+
+use http::Request;
+
+use super::{
+    affinity::{honour_affinity, move_session, take_trial},
+    layer::HELD_TIMEOUT,
+    pick::Pick,
+    queue::Queue,
+    running::RunningAttempt,
+    strategy::Strategy,
+    waiting::{Waiting, refusal},
+};
+use crate::{
+    context::{Exchange, StickyVerdict},
+    error::{Error, ErrorKind},
+    pool::{Lease, Locality, Pool, Snapshot},
+};
+
+/// What all services of one layer share.
+#[derive(Debug)]
+pub(super) struct BalanceState {
+    pub(super) pool: Pool,
+    pub(super) strategy: Arc<dyn Strategy>,
+    pub(super) queue: Arc<Queue>,
+}
+
+impl BalanceState {
+    pub(super) fn route<B>(
+        &self,
+        request: &Request<B>,
+        exchange: &Exchange,
+        search: Search,
+    ) -> Result<Route, Blocked> {
+        let bounds = exchange.bounds();
+        let snapshot = self.pool.snapshot();
+        // Behind those in line; a retry stood in it before.
+        if search == Search::Quick && self.queue.has_line() && bounds.tried.is_empty() {
+            return Err(Blocked::by(&snapshot, &[]));
+        }
+        let trial = match snapshot.trials() {
+            [] => None,
+            _ if !bounds.tried.is_empty() || !request.method().is_idempotent() => None,
+            trials => take_trial(trials, bounds.wanted.as_ref()),
+        };
+        let (kept, verdict) = match bounds.wanted {
+            None => (trial, None),
+            Some(_) if trial.is_some() => (trial, Some(StickyVerdict::Valid)),
+            Some(wanted) => honour_affinity(wanted, &snapshot),
+        };
+        let lease = kept.or_else(|| {
+            let mut pick = Pick::new(request).excluding(&bounds.tried);
+            if search == Search::Thorough {
+                pick = pick.thorough();
+            }
+            let moves = verdict == Some(StickyVerdict::Down) && self.strategy.yields_to_sessions();
+            let away = match bounds.tried.len() {
+                0 | 1 => None,
+                _ => self.pick_away(&snapshot, &pick, exchange, moves),
+            };
+            away.or_else(|| self.choose(&snapshot, &pick, moves))
+        });
+        match lease {
+            Some(lease) => Ok(Route {
+                lease,
+                verdict,
+                strategy: match snapshot.in_panic_mode() {
+                    false => self.strategy.name(),
+                    true => PANIC,
+                },
+                candidates: snapshot.usable(),
+            }),
+            None => Err(Blocked::by(&snapshot, &bounds.tried)),
+        }
+    }
+
+    fn choose(&self, snapshot: &Snapshot, pick: &Pick<'_>, moves: bool) -> Option<Lease> {
+        let home = match moves {
+            true => move_session(snapshot, pick),
+            false => None,
+        };
+        home.or_else(|| self.strategy.pick(snapshot, pick))
+    }
+
+    /// Picks far from where it failed: one failure says that a backend is gone, two say that
+    /// their rack, zone or region may be, and there may be no third attempt after this.
+    #[cold]
+    fn pick_away(
+        &self,
+        snapshot: &Snapshot,
+        pick: &Pick<'_>,
+        exchange: &Exchange,
+        moves: bool,
+    ) -> Option<Lease> {
+        let failed: Vec<Locality> = exchange.attempts(|all| {
+            let localities = all.iter().map(|a| a.backend.configured_locality());
+            localities.flatten().cloned().collect()
+        });
+        if failed.is_empty() {
+            return None;
+        }
+        // In another region, then in another zone, then in another rack.
+        (0..LOCALITY_SEGMENTS).find_map(|max_shared| {
+            let pick = pick.clone().away_from(&failed, max_shared).thorough();
+            self.choose(snapshot, &pick, moves)
+        })
+    }
+
+    pub(super) fn admit(
+        self: &Arc<Self>,
+        why: Blocked,
+        exchange: &Exchange,
+    ) -> Result<Waiting, Error> {
+        let at_most = match why {
+            Blocked::Full => self.queue.timeout(),
+            Blocked::Held => HELD_TIMEOUT,
+            Blocked::Nothing => return Err(refusal(ErrorKind::NoBackend)),
+        };
+        let is_retry = !exchange.attempts(<[_]>::is_empty);
+        let Some(entry) = self.queue.enter(!is_retry) else {
+            return Err(refusal(ErrorKind::Overloaded));
+        };
+        Ok(Waiting {
+            state: self.clone(),
+            entry,
+            is_retry,
+            at_most,
+        })
+    }
+}
+
+/// A backend that was found, and how.
+pub(super) struct Route {
+    lease: Lease,
+    verdict: Option<StickyVerdict>,
+    strategy: &'static str,
+    candidates: usize,
+}
+
+impl Route {
+    pub(super) fn begin(self, state: &Arc<BalanceState>, exchange: Exchange) -> RunningAttempt {
+        let backend = self.lease.backend().clone();
+        let number = exchange.route(self.strategy, self.candidates, self.verdict, backend);
+        let observer = state.strategy.wants_ends().then(|| state.clone());
+        RunningAttempt::new(self.lease, exchange, number, observer)
+    }
+}
+
+/// How far a pick goes to find a backend with room.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Search {
+    /// A bounded number of looks.
+    Quick,
+    /// Every backend: for the rare request that waits.
+    Thorough,
+}
+
+/// Why there is no backend for a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Blocked {
+    /// Every candidate is at its cap.
+    Full,
+    /// None is usable, and some wait for their first check.
+    Held,
+    /// There is none that was not tried.
+    Nothing,
+}
+
+impl Blocked {
+    fn by(snapshot: &Snapshot, tried: &[u64]) -> Self {
+        // Ends at the first that was not tried, so after as many looks as there were attempts.
+        let mut usable = snapshot.groups().iter().flat_map(|g| g.backends());
+        if usable.any(|b| !tried.contains(&b.incarnation())) {
+            Self::Full
+        } else if snapshot.usable() == 0 && snapshot.held() > 0 {
+            Self::Held
+        } else {
+            Self::Nothing
+        }
+    }
+}
+
+/// What stands for the strategy's name while the pool panics.
+const PANIC: &str = "panic";
+/// Region, zone and rack.
+const LOCALITY_SEGMENTS: usize = 3;

@@ -1,0 +1,86 @@
+//! A request that waits in the queue for a backend.
+
+use std::{pin::pin, sync::Arc, time::Duration};
+
+use http::Request;
+use tokio::time::{Instant, sleep, timeout_at};
+use tower_service::Service;
+
+use super::{
+    layer::RETRY_AFTER,
+    queue::QueueEntry,
+    running::RunningAttempt,
+    state::{BalanceState, Blocked, Route, Search},
+};
+use crate::{
+    context::{Exchange, Selected},
+    error::{Error, ErrorKind},
+};
+
+/// A request in the queue.
+pub(super) struct Waiting {
+    pub(super) state: Arc<BalanceState>,
+    pub(super) entry: QueueEntry,
+    pub(super) is_retry: bool,
+    pub(super) at_most: Duration,
+}
+
+impl Waiting {
+    /// Waits until a backend has room, then calls the inner service.
+    pub(super) async fn call<S, B>(
+        self,
+        mut inner: S,
+        exchange: Exchange,
+        request: Request<B>,
+    ) -> Result<(S::Future, RunningAttempt), Error>
+    where
+        S: Service<Request<B>>,
+    {
+        // A body may be `Send` alone; what is lent while waiting must be `Sync`.
+        let (head, body) = request.into_parts();
+        let head = Request::from_parts(head, ());
+        let until = Instant::now() + self.at_most;
+        let route = match timeout_at(until, self.route(&exchange, &head)).await {
+            Ok(Some(route)) => route,
+            Ok(None) => return Err(refusal(ErrorKind::NoBackend)),
+            Err(_elapsed) => return Err(refusal(ErrorKind::QueueTimeout)),
+        };
+        drop(self.entry);
+        let mut request = head.map(|()| body);
+        let running = route.begin(&self.state, exchange);
+        insert_selected(&mut request, &running);
+        Ok((inner.call(request), running))
+    }
+
+    /// Waits for a backend; `None` once there is none to wait for.
+    async fn route(&self, exchange: &Exchange, request: &Request<()>) -> Option<Route> {
+        let _turn = self.entry.turn().await;
+        loop {
+            // Listens before it looks: what changes in between is not missed.
+            let mut changed = pin!(self.state.pool.changed());
+            if !self.is_retry {
+                changed.as_mut().enable();
+            }
+            match self.state.route(request, exchange, Search::Thorough) {
+                Ok(route) => return Some(route),
+                Err(Blocked::Nothing) => return None,
+                // A free slot wakes one waiter. One that must not use it, for it tried that
+                // backend, would keep it from another: it looks now and then instead.
+                Err(Blocked::Full | Blocked::Held) if self.is_retry => sleep(RETRY_LOOK).await,
+                Err(Blocked::Full | Blocked::Held) => changed.await,
+            }
+        }
+    }
+}
+
+pub(super) fn insert_selected<B>(request: &mut Request<B>, running: &RunningAttempt) {
+    let backend = running.backend().clone();
+    request.extensions_mut().insert(Selected(backend));
+}
+
+pub(super) fn refusal(kind: ErrorKind) -> Error {
+    Error::new(kind).with_retry_after(RETRY_AFTER)
+}
+
+/// Soon enough for a retry, seldom enough to cost nothing.
+const RETRY_LOOK: Duration = Duration::from_millis(20);
