@@ -148,7 +148,7 @@ mod tests {
     }
 
     #[test]
-    fn a_connection_finds_one_home_and_all_of_them_spread_by_weight() {
+    fn a_connection_always_moves_to_one_backend_and_connections_spread_by_weight() {
         for weights in [&[1, 1, 1][..], &[1, 2, 5], &[1; 200]] {
             let pool = pool(weights);
             let requests: Vec<_> = (0..5_000).map(|_| of_new_connection()).collect();
@@ -171,7 +171,7 @@ mod tests {
     }
 
     #[test]
-    fn clients_behind_one_connection_of_a_balancer_find_homes_of_their_own() {
+    fn clients_behind_one_proxy_connection_move_to_backends_of_their_own() {
         let pool = pool(&[1; 3]);
         let through = of_new_connection();
         let homes_of = |nth: u8| {
@@ -187,7 +187,7 @@ mod tests {
     }
 
     #[test]
-    fn when_another_leaves_only_its_own_move() {
+    fn when_a_backend_leaves_only_its_sessions_move() {
         let pool = pool(&[1; 5]);
         let requests: Vec<_> = (0..500).map(|_| of_new_connection()).collect();
         let before = homes(&pool, &requests);
@@ -198,7 +198,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_tried_is_full_or_has_too_much_to_do_is_passed_over() {
+    fn tried_full_and_busy_backends_get_no_moved_session() {
         let pool = pool(&[1; 3]);
         let request = of_new_connection();
         let find = |tried: &[u64]| {
@@ -220,7 +220,7 @@ mod tests {
     }
 
     #[test]
-    fn of_an_unknown_connection_nothing_is_said() {
+    fn without_connection_info_no_session_moves_by_hash() {
         let request = Request::new(());
         assert!(move_session(&pool(&[1, 1]).snapshot(), &Pick::new(&request)).is_none());
     }

@@ -314,7 +314,7 @@ mod tests {
     }
 
     #[test]
-    fn a_failure_is_slow_however_soon_it_comes() {
+    fn a_fast_failure_counts_as_a_slow_answer() {
         let cell = Latency::default();
         cell.note(MS(1), FAILED, 5);
         assert_eq!(
@@ -346,7 +346,7 @@ mod tests {
     }
 
     #[test]
-    fn a_cancelled_attempt_tells_only_how_long_it_took_at_least() {
+    fn a_cancelled_attempt_is_a_lower_bound_of_the_latency() {
         let cell = Latency::default();
         cell.note(MS(10), OK, 0);
         cell.note(MS(1), Ended::Cancelled, 0);
@@ -362,7 +362,7 @@ mod tests {
     }
 
     #[test]
-    fn one_request_finds_out_about_a_backend_that_is_not_known() {
+    fn a_backend_without_a_latency_gets_one_request_at_first() {
         let unknown = Expected {
             micros: 0,
             fails: false,

@@ -268,7 +268,7 @@ mod tests {
     }
 
     #[test]
-    fn a_feather_beside_a_rock_is_not_forgotten() {
+    fn the_lightest_of_very_unequal_weights_gets_a_slot() {
         let mut weights = vec![1_000; 99];
         weights.push(1);
         let shares = shares(&weights);
@@ -277,7 +277,7 @@ mod tests {
     }
 
     #[test]
-    fn a_crowd_is_spread_nearly_evenly() {
+    fn thousands_of_backends_are_spread_nearly_evenly() {
         let shares: Vec<u32> = (0..3_000).map(|i| 1 + i % 3).collect();
         let order = spread(&shares);
         let exact = counts(&order, shares.len());
@@ -310,7 +310,7 @@ mod tests {
         }
 
         #[test]
-        fn after_any_slots_each_had_its_share(
+        fn after_any_number_of_slots_each_backend_had_its_share(
             shares in prop::collection::vec(1u32..60, 1..40),
         ) {
             let order = spread(&shares);

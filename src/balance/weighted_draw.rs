@@ -119,14 +119,14 @@ mod tests {
         }
 
         #[test]
-        fn an_index_is_in_range(weights in prop::collection::vec(1u32..=1_000, 1..50), r: u64) {
+        fn a_drawn_index_is_in_range(weights in prop::collection::vec(1u32..=1_000, 1..50), r: u64) {
             let draw = WeightedDraw::new(&weights);
             prop_assert!(draw.index(r, weights.len()) < weights.len());
         }
     }
 
     #[test]
-    fn the_extremes_of_chance_are_in_range() {
+    fn the_extreme_random_numbers_give_indices_in_range() {
         for weights in [&[1, 2, 3][..], &[1, 1, 1]] {
             let draw = WeightedDraw::new(weights);
             for random in [0, u64::MAX, u64::MAX << 32, u64::MAX >> 32] {

@@ -109,7 +109,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn waits_double_up_to_the_most_with_full_jitter() {
+    fn waits_double_up_to_the_maximum_with_full_jitter() {
         let ms = Duration::from_millis;
         let backoff = Backoff::new();
         for (tries, most) in [
@@ -136,7 +136,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_backend_asks_for_is_honoured_up_to_a_bound() {
+    fn retry_after_is_honoured_up_to_a_bound() {
         let ms = Duration::from_millis;
         let backoff = Backoff::new();
         for (tries, asked, wait) in [
@@ -151,7 +151,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_out_of_range_is_refused_by_name() {
+    fn settings_out_of_range_are_refused_with_the_field_name() {
         let long = Duration::from_secs(61);
         let refused = |result: Result<Backoff, ConfigError>| result.unwrap_err().field().to_owned();
         assert_eq!(

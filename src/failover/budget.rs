@@ -257,7 +257,7 @@ mod tests {
     }
 
     #[test]
-    fn savings_of_a_long_quiet_time_are_those_of_ten_seconds() {
+    fn a_long_quiet_time_saves_up_ten_seconds_of_budget() {
         let now = Instant::now();
         let budget = open(now);
         deposit(&budget, 100_000);
@@ -278,7 +278,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_out_of_range_is_refused_by_name() {
+    fn settings_out_of_range_are_refused_with_the_field_name() {
         assert_eq!(Budget::new(-0.1, 1.0).unwrap_err().field(), "budget.share");
         assert_eq!(
             Budget::new(0.1, f64::NAN).unwrap_err().field(),
@@ -336,7 +336,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn never_more_than_was_earned(
+        fn no_more_is_granted_than_was_earned(
             steps in prop::collection::vec((0_u64..3_000, 0_u64..200, 0_u64..60), 1..80)
         ) {
             let began = Instant::now();

@@ -218,7 +218,7 @@ mod tests {
     }
 
     #[test]
-    fn what_could_do_harm_is_refused_by_name() {
+    fn unsafe_hedge_settings_are_refused_by_name() {
         let field = |result: Result<Hedge, ConfigError>| result.unwrap_err().field().to_owned();
         let hedge = Hedge::new;
         assert_eq!(

@@ -237,7 +237,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_said_before_enough_is_known() {
+    fn there_is_no_estimate_below_twenty_times() {
         let (latency, now) = filled((0..19).map(|_| 80_000));
         assert_eq!(latency.estimate(), None);
         latency.record(Duration::from_millis(80), now);
@@ -300,7 +300,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_burst_taught_is_forgotten_by_a_quiet_service_too() {
+    fn a_quiet_service_forgets_the_sampling_of_a_burst() {
         let (latency, mut now) = filled([]);
         for n in 0..2 * FULL_COUNT {
             now += Duration::from_micros(50);
@@ -337,7 +337,7 @@ mod tests {
     }
 
     #[test]
-    fn a_backend_that_hangs_moves_the_estimate_no_further_than_twice_the_past() {
+    fn a_hung_backend_raises_the_estimate_to_twice_its_history_at_most() {
         let ms = Duration::from_millis;
         let (latency, mut now) = filled([]);
         let well = |n, _| ms(10 + n % 40);
@@ -356,7 +356,7 @@ mod tests {
     }
 
     #[test]
-    fn a_pool_that_stays_slower_is_followed() {
+    fn the_estimate_follows_a_pool_that_stays_slower() {
         let ms = Duration::from_millis;
         let (latency, mut now) = filled([]);
         under_load(&latency, &mut now, 320, |_, _| ms(20));
@@ -372,7 +372,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_bucket_is_an_eighth_wide_and_holds_what_is_in_it(micros in 0_u64..60_000_000) {
+        fn a_bucket_is_an_eighth_wide_and_contains_its_times(micros in 0_u64..60_000_000) {
             let top = upper(bucket(Duration::from_micros(micros)));
             prop_assert!(micros < top, "{micros} under {top}");
             if micros > FIRST_MICROS {
@@ -381,7 +381,7 @@ mod tests {
         }
 
         #[test]
-        fn what_takes_longer_is_in_no_lower_bucket(a in any::<u64>(), b in any::<u64>()) {
+        fn a_longer_time_is_in_no_lower_bucket(a in any::<u64>(), b in any::<u64>()) {
             let (less, more) = (Duration::from_micros(a.min(b)), Duration::from_micros(a.max(b)));
             prop_assert!(bucket(less) <= bucket(more));
         }

@@ -101,7 +101,7 @@ mod tests {
     }
 
     #[test]
-    fn a_bad_minute_moves_nothing_and_a_change_that_stays_is_followed() {
+    fn a_slow_minute_leaves_the_bound_and_a_lasting_change_moves_it() {
         let (history, mut at) = filled((0..100).map(|_| 50));
         assert!((0..SHORT_SLICES as u64).all(|_| history.slice() == SLICE));
         let mut slow = |slices: usize| {

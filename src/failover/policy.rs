@@ -131,7 +131,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_sent_again_can_do_no_harm() {
+    fn only_requests_that_are_safe_to_repeat_are_retried() {
         use Decision::{Keep, Retry};
         // Kind, bytes were sent, the body was untouched, then what becomes of a GET and a POST.
         let table = [
@@ -177,7 +177,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_backend_did_not_process_is_sent_again_whatever_it_is() {
+    fn a_request_that_was_not_processed_is_retried_with_any_method() {
         let (mut head, ()) = http::Request::new(()).into_parts();
         head.method = Method::POST;
         for (kind, wanted) in [

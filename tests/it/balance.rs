@@ -109,7 +109,7 @@ async fn alone_it_spreads_requests_over_a_foreign_service() {
 }
 
 #[tokio::test]
-async fn the_decision_is_noted() {
+async fn the_decision_is_recorded() {
     let pool = pool(&["a", "b"]);
     let exchange = Exchange::new();
     BalanceLayer::new(pool)
@@ -235,7 +235,7 @@ async fn a_tunnel_is_in_flight_until_it_closes() {
 }
 
 #[tokio::test]
-async fn a_retry_goes_elsewhere_until_all_were_tried() {
+async fn a_retry_goes_to_another_backend_until_all_were_tried() {
     let pool = pool(&["a", "b", "c"]);
     let exchange = Exchange::new();
     let mut service = BalanceLayer::new(pool).layer(service_fn(|_: Request<()>| async {
@@ -403,7 +403,7 @@ async fn requests_wait_for_room_in_their_order() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_newcomer_does_not_overtake_those_who_wait() {
+async fn a_new_request_does_not_overtake_waiting_ones() {
     let (service, mut handle) = mock::pair::<Request<&str>, Response<Full<Bytes>>>();
     handle.allow(10);
     let pool = narrow();
@@ -429,7 +429,7 @@ async fn a_newcomer_does_not_overtake_those_who_wait() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_gives_up_waiting_lets_the_next_have_the_turn() {
+async fn a_request_that_gives_up_waiting_passes_its_turn_on() {
     let pool = narrow();
     let busy = evenkeel::pool::Lease::acquire(&pool.snapshot().backends()[0]);
     let balance = BalanceLayer::new(pool.clone()).layer(service_fn(|_: Request<()>| async {
@@ -502,7 +502,7 @@ async fn the_queue_is_bounded_in_number_and_time() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_retry_waits_for_room_elsewhere_and_takes_no_ones_turn() {
+async fn a_retry_waits_for_another_backend_without_a_turn_in_line() {
     let caps = ["a", "b"].map(|id| backend(id).max_in_flight(1).unwrap());
     let pool = Pool::new(caps).unwrap();
     let snapshot = pool.snapshot();
@@ -662,7 +662,7 @@ async fn leases_balance_whatever_happens() {
 }
 
 #[test]
-fn layer_and_service_fit_where_they_must() {
+fn layer_and_service_fit_axum_and_threads() {
     fn fits<T: Clone + Send + Sync + 'static>(_: &T) {}
     let layer = BalanceLayer::new(pool(&["a"]));
     fits(&layer);
@@ -826,7 +826,7 @@ async fn a_half_open_backend_is_tried_by_one_repeatable_request_at_a_time() {
 }
 
 #[tokio::test]
-async fn a_session_leaves_an_evacuated_place_and_a_panic_is_told() {
+async fn a_session_leaves_an_evacuated_locality_and_a_panic_is_recorded() {
     use evenkeel::pool::{Locality, PanicRouting, Routing};
 
     let placed = |id, place| backend(id).locality(Locality::new(place).unwrap());

@@ -27,7 +27,7 @@ fn homes(strategy: &ConsistentHash, pool: &Pool) -> Vec<String> {
 }
 
 #[test]
-fn only_the_keys_of_what_changes_move() {
+fn only_the_keys_of_a_changed_backend_move() {
     let pool = pool(&[1, 1, 2, 1, 1, 1, 1, 1, 1]);
     let strategy = hashed(&pool);
     let before = homes(&strategy, &pool);
@@ -99,7 +99,7 @@ fn a_degraded_backend_keeps_a_part_of_its_keys() {
 }
 
 #[test]
-fn a_key_that_is_asked_for_too_often_is_spread() {
+fn a_hot_key_is_spread_over_several_backends() {
     for count in [10, 100] {
         let pool = pool(&vec![1; count]);
         let strategy = hashed(&pool);
@@ -167,7 +167,7 @@ fn a_key_stays_at_home_while_few_requests_are_in_flight() {
 }
 
 #[test]
-fn an_ipv4_client_has_one_home_on_any_listener() {
+fn an_ipv4_client_has_one_backend_on_any_listener() {
     let pool = pool(&[1; 16]);
     let mut strategy = ConsistentHash::new(HashKey::Client);
     strategy.attach(&pool);
@@ -185,7 +185,7 @@ fn an_ipv4_client_has_one_home_on_any_listener() {
 }
 
 #[test]
-fn where_a_key_goes_is_frozen() {
+fn the_backend_of_a_key_is_the_same_in_every_release() {
     let pool = pool(&[1, 1, 1, 1, 1]);
     let strategy = hashed(&pool);
     let homes: String = homes(&strategy, &pool)[..40]
@@ -196,7 +196,7 @@ fn where_a_key_goes_is_frozen() {
 }
 
 #[test]
-fn keys_are_read_where_they_stand() {
+fn keys_are_read_from_paths_and_cookies() {
     let pool = pool(&[1; 16]);
     let request = |path: &str, cookie: &str| {
         let request = Request::get(path).header("cookie", cookie);

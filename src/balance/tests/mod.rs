@@ -141,7 +141,7 @@ fn the_least_loaded_is_preferred() {
 }
 
 #[test]
-fn what_was_tried_is_not_picked_again() {
+fn a_tried_backend_is_not_picked_again() {
     let request = Request::new(());
     for count in [2, 3, 50, 500] {
         for weights in [vec![1; count], (1..=count as u32).collect()] {
@@ -170,7 +170,7 @@ fn what_was_tried_is_not_picked_again() {
 }
 
 #[test]
-fn what_a_tried_backend_leaves_is_spread_by_weight() {
+fn the_share_of_a_tried_backend_is_spread_by_weight() {
     let request = Request::new(());
     let pool = pool(&[50, 50, 1]);
     for strategy in all() {
@@ -311,7 +311,7 @@ fn the_documented_defaults_are_in_force() {
 }
 
 #[test]
-fn a_thousand_reloads_leave_the_tables_level() {
+fn a_thousand_reloads_leak_no_tables() {
     let pool = pool(&[1, 2, 3]);
     let mut running = all().map(|strategy| attached(strategy, &pool));
     let count = || {

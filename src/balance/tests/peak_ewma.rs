@@ -4,7 +4,7 @@ use super::*;
 use crate::balance::Ended;
 
 #[test]
-fn what_fails_fast_attracts_no_traffic() {
+fn a_backend_that_fails_fast_attracts_no_traffic() {
     use std::time::Duration;
     for count in [3, 4, 50] {
         let pool = pool(&vec![1; count]);
@@ -33,7 +33,7 @@ fn what_fails_fast_attracts_no_traffic() {
 }
 
 #[test]
-fn the_sooner_answer_is_preferred_and_half_a_pool_that_fails_is_not() {
+fn fast_backends_are_preferred_and_half_a_pool_of_failing_ones_is_avoided() {
     use std::time::Duration;
     let pool = pool(&[1; 8]);
     let request = Request::new(());

@@ -150,7 +150,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_granted_is_not_owed() {
+    fn an_attempt_that_the_budget_refuses_is_not_owed() {
         let mut cost = RetryCost::default();
         assert!(!cost.pay(|| false));
         assert_eq!(cost.take_surplus(), 0);

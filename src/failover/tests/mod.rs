@@ -177,7 +177,7 @@ async fn one_more_attempt_and_no_more() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_may_not_be_sent_twice_is_not() {
+async fn a_request_that_is_unsafe_to_repeat_is_sent_once() {
     let layer = FailoverLayer::new();
     let (calls, _) = run(&layer, Method::POST, full(), &[REFUSED, REFUSED]).await;
     assert_eq!(calls, 2, "nothing was sent: any method");
@@ -247,7 +247,7 @@ impl Policy for Never {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_policy_of_ones_own_decides() {
+async fn a_custom_policy_decides() {
     let layer = FailoverLayer::new().with_policy(Never);
     let (calls, _) = run(&layer, Method::GET, full(), &[REFUSED]).await;
     assert_eq!(calls, 1);

@@ -11,7 +11,7 @@ use super::*;
 use crate::failover::replay::Replay;
 
 #[test]
-fn a_cancelled_attempt_reads_nothing_any_more() {
+fn a_superseded_attempt_reads_no_more_of_the_body() {
     let (first, replay) = ReplayBody::new(full(), 1_024);
     let mut second = task::spawn(replay.next_body(true));
     let mut first = task::spawn(first);
@@ -25,7 +25,7 @@ fn a_cancelled_attempt_reads_nothing_any_more() {
 }
 
 #[test]
-fn an_ended_body_costs_nothing_and_is_always_there_again() {
+fn an_ended_body_is_not_shared_and_can_always_be_sent_again() {
     let (body, replay) = ReplayBody::new(Empty::<Bytes>::new(), 0);
     assert!(body.is_end_stream() && body.size_hint().exact() == Some(0));
     assert!(matches!(replay, Replay::Empty));
@@ -50,7 +50,7 @@ fn lengths_are_known_at_each_attempt() {
 }
 
 #[test]
-fn nothing_is_kept_once_the_response_is_there() {
+fn no_body_is_kept_once_the_response_is_there() {
     let kept = Bytes::from(vec![7; 100]);
     let (body, replay) = ReplayBody::new(Full::new(kept.clone()), 1_024);
     replay.give_up();

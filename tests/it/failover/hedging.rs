@@ -26,7 +26,7 @@ fn hedging(layer: FailoverLayer) -> FailoverLayer {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_first_to_answer_wins_and_the_loser_is_charged_only_if_it_hung() {
+async fn the_first_answer_wins_and_the_loser_is_charged_only_if_it_hung() {
     use Outcome::{Cancelled, Discarded, Failed, Hedged, Ok as Whole};
     // What each attempt does, then: the end, after how many milliseconds at least, how each
     // attempt ended, and what it cost of the budget: nothing where a backend was not reached.
@@ -213,7 +213,7 @@ async fn the_first_to_answer_wins_and_the_loser_is_charged_only_if_it_hung() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn without_a_copy_the_head_is_lent_when_it_is_needed() {
+async fn without_a_copy_a_hedge_needs_a_lent_head() {
     let stage = ScriptedStack::new(&[act(0, Hangs), act(5, Status(200))], hedging);
     let run = stage.run(get()).await;
     assert_eq!(run.end, Ok(200));
@@ -222,7 +222,7 @@ async fn without_a_copy_the_head_is_lent_when_it_is_needed() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn dropped_at_any_moment_every_lease_comes_back_and_nobody_is_charged() {
+async fn dropped_at_any_moment_every_lease_comes_back_and_no_backend_is_charged() {
     let acts = [act(0, Hangs), act(500, Status(200))];
     for millis in (0..120).chain([499, 540, 545]) {
         let stage = ScriptedStack::new(&acts, hedging);
@@ -243,7 +243,7 @@ async fn dropped_at_any_moment_every_lease_comes_back_and_nobody_is_charged() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_must_not_go_out_twice_at_once_is_not_hedged() {
+async fn requests_that_belong_to_a_connection_are_not_hedged() {
     let slow = [act(300, Status(200)), act(0, Status(201))];
     let with = |name: &'static str, value: &'static str| {
         let mut request = get();
@@ -276,7 +276,7 @@ async fn what_must_not_go_out_twice_at_once_is_not_hedged() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn where_there_is_no_backend_with_room_there_is_no_hedge() {
+async fn without_a_backend_with_room_no_hedge_begins() {
     let acts = [act(300, Status(200)), act(0, Status(201))];
     let one = Pool::new([Backend::new("a", "http://127.0.0.1:1").unwrap()]).unwrap();
     let stage = ScriptedStack::over(one, &acts, hedging);
@@ -310,7 +310,7 @@ async fn where_there_is_no_backend_with_room_there_is_no_hedge() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_is_paid_for_and_not_sent_comes_back_to_the_budget() {
+async fn a_paid_attempt_that_is_not_sent_is_refunded() {
     // The first answers at the very moment when the hedge is due.
     let stage = ScriptedStack::new(&[act(0, AtPoll(3)), act(5, Status(201))], hedging);
     let run = stage.run(get()).await;
@@ -344,7 +344,7 @@ async fn what_is_paid_for_and_not_sent_comes_back_to_the_budget() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_used_up_budget_holds_hedges_back_until_it_has_earned_one() {
+async fn an_empty_budget_delays_hedges_until_it_has_earned_one() {
     let stage = ScriptedStack::new(&[act(5_000, Status(200)), act(5, Status(201))], hedging);
     assert_eq!(stage.spent(), 0);
     let run = stage.run(get()).await;
@@ -385,7 +385,7 @@ async fn a_session_is_hedged_only_once_its_backend_is_out() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_delay_follows_the_pools_own_times() {
+async fn the_delay_follows_the_latency_of_the_pool() {
     let stage = ScriptedStack::new(&[act(100, Status(200))], |layer| {
         layer.hedge(Hedge::new()).max_attempts(2).unwrap()
     });

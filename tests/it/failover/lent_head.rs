@@ -100,7 +100,7 @@ async fn play(parts: &'static [Part], layer: FailoverLayer) -> Vec<Option<usize>
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_hedge_has_the_head_of_the_attempt_that_it_runs_beside() {
+async fn a_hedge_sends_the_head_of_the_attempt_that_it_runs_beside() {
     use Part::{Answers, AnswersLate, FailsAsItLends, Hangs};
     let hedging = || FailoverLayer::new().hedge(Hedge::new().after(DELAY).unwrap());
     let beside_the_first = play(&[Hangs, Answers], hedging()).await;
@@ -114,7 +114,7 @@ async fn a_hedge_has_the_head_of_the_attempt_that_it_runs_beside() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_follows_a_try_whose_time_is_up_has_that_one_s_head() {
+async fn a_retry_after_a_timeout_sends_the_head_of_the_attempt_that_timed_out() {
     use Part::{Answers, FailsAsItLends, Hangs};
     let limited = || FailoverLayer::new().per_try_timeout(DELAY).unwrap();
     let given = play(&[FailsAsItLends, Hangs, Answers], limited()).await;

@@ -113,7 +113,7 @@ async fn eventually(what: &str, holds: impl Fn() -> bool) {
         .unwrap_or_else(|_| panic!("{what}"));
 }
 
-async fn a_hung_backend_costs_nobody_more_than_the_delay() {
+async fn a_hung_backend_costs_no_client_more_than_the_delay() {
     let hung = Hung::new().await;
     let (b, c) = (Origin::named("b").await, Origin::named("c").await);
     let pool = pool(&[("hung", &hung.url), ("b", &b.url()), ("c", &c.url())]);
@@ -187,13 +187,13 @@ async fn a_hung_backend_costs_nobody_more_than_the_delay() {
 }
 
 #[tokio::test]
-async fn a_hung_backend_costs_nobody_more_than_the_delay_on_one_thread() {
-    a_hung_backend_costs_nobody_more_than_the_delay().await;
+async fn a_hung_backend_costs_no_client_more_than_the_delay_on_one_thread() {
+    a_hung_backend_costs_no_client_more_than_the_delay().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 3)]
-async fn a_hung_backend_costs_nobody_more_than_the_delay_on_many_threads() {
-    a_hung_backend_costs_nobody_more_than_the_delay().await;
+async fn a_hung_backend_costs_no_client_more_than_the_delay_on_many_threads() {
+    a_hung_backend_costs_no_client_more_than_the_delay().await;
 }
 
 #[tokio::test]
@@ -230,7 +230,7 @@ async fn a_post_that_may_have_been_read_is_never_sent_again() {
 }
 
 #[tokio::test]
-async fn a_backend_whose_tries_run_out_of_time_is_taken_out() {
+async fn a_backend_whose_attempts_time_out_is_ejected() {
     let hung = Hung::new().await;
     let origin = Origin::named("b").await;
     let pool = pool(&[("hung", &hung.url), ("b", &origin.url())]);
@@ -252,7 +252,7 @@ async fn a_backend_whose_tries_run_out_of_time_is_taken_out() {
 }
 
 #[tokio::test]
-async fn a_client_that_goes_away_takes_both_attempts_along() {
+async fn a_client_hang_up_cancels_both_attempts() {
     let (one, two) = (Hung::new().await, Hung::new().await);
     let pool = pool(&[("one", &one.url), ("two", &two.url)]);
     let balancer = balancer(&pool, hedging());
@@ -322,7 +322,7 @@ async fn a_region_that_is_dead_costs_the_budget_nothing_and_no_request_fails() {
 }
 
 #[tokio::test]
-async fn what_a_client_sends_at_once_moves_to_one_backend_when_its_own_is_dead() {
+async fn concurrent_requests_of_a_client_move_to_one_backend_when_its_own_is_dead() {
     let mut origins = Vec::new();
     for id in ["c", "d", "e", "f"] {
         origins.push((id, Origin::named(id).await));
@@ -382,7 +382,7 @@ async fn busy(seconds: &'static str) -> (String, JoinHandle<()>) {
 }
 
 #[tokio::test]
-async fn a_backend_that_asks_for_time_is_passed_over_and_heard_where_there_is_no_other() {
+async fn a_backend_that_sends_retry_after_is_passed_over_and_obeyed_where_there_is_no_other() {
     let (url, task) = busy("7").await;
     let origin = Origin::named("b").await;
     let layer = || FailoverLayer::new().retry_statuses([503]).unwrap();

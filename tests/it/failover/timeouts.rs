@@ -27,7 +27,7 @@ fn each_try(layer: FailoverLayer) -> FailoverLayer {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_try_whose_time_is_up_is_charged_and_made_anew_where_that_does_no_harm() {
+async fn an_attempt_that_times_out_is_charged_and_retried_where_that_is_safe() {
     use Outcome::{Failed, Ok as Whole};
     let good = act(5, Status(200));
     let (get, post) = (Method::GET, Method::POST);
@@ -61,7 +61,7 @@ async fn a_try_whose_time_is_up_is_charged_and_made_anew_where_that_does_no_harm
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_time_for_all_tries_ends_whatever_runs() {
+async fn the_timeout_of_a_request_ends_all_its_attempts() {
     use Outcome::{Cancelled, Failed};
     let whole = |layer: FailoverLayer| layer.timeout(ms(500)).unwrap();
     // Hung from the start: charged. Begun late: not charged.
@@ -91,7 +91,7 @@ async fn the_time_for_all_tries_ends_whatever_runs() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_status_is_tried_again_only_where_that_does_no_harm_and_can_be_done() {
+async fn a_status_is_retried_only_where_that_is_safe_and_possible() {
     use Outcome::{Discarded, Ok as Whole};
     let layer = |layer: FailoverLayer| layer.retry_statuses([502, 503, 504]).unwrap();
     let (bad, good) = (act(5, Status(503)), act(5, Status(200)));
@@ -146,7 +146,7 @@ async fn a_status_is_tried_again_only_where_that_does_no_harm_and_can_be_done() 
 }
 
 #[tokio::test(start_paused = true)]
-async fn waits_come_before_the_third_try_and_follow_what_a_backend_asks_for() {
+async fn waits_come_before_the_third_attempt_and_follow_retry_after() {
     let layer = |layer: FailoverLayer| {
         let layer = layer
             .max_attempts(3)
@@ -195,7 +195,7 @@ fn all_at_once(layer: FailoverLayer) -> FailoverLayer {
 }
 
 #[tokio::test(start_paused = true)]
-async fn each_try_has_its_own_time_whatever_became_of_those_beside_it() {
+async fn each_attempt_keeps_its_own_timeout_whatever_became_of_a_hedge() {
     use Outcome::{Cancelled, Discarded, Failed, Ok as Whole};
     let refused = ErrorKind::Connect;
     let two = |layer| all_at_once(layer).max_attempts(2).unwrap();
@@ -271,7 +271,7 @@ async fn each_try_has_its_own_time_whatever_became_of_those_beside_it() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn where_the_time_is_up_in_the_queue_nothing_was_sent() {
+async fn a_timeout_in_the_queue_is_a_queue_timeout() {
     let one = evenkeel::Backend::new("a", "http://127.0.0.1:1").unwrap();
     let pool = Pool::new([one.max_in_flight(1).unwrap()]).unwrap();
     let stage = ScriptedStack::over(pool, &[act(0, Status(200))], |l| {
