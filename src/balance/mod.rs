@@ -1,9 +1,10 @@
-//! The pick: which backend a request goes to.
+//! Load balancing: which backend a request goes to.
 //!
-//! [`BalanceLayer`] picks a backend when it is called, by the request and the pool's current
-//! snapshot, and leaves a [`Selected`](crate::context::Selected) note for the service inside.
-//! The request counts as in flight at the backend until its response body ends, fails or is
-//! dropped, or its tunnel closes: [`LeastRequests`] and caps see slow downloads as what they are.
+//! [`BalanceLayer`] picks a backend for each call, by the request and the current snapshot of the
+//! pool, and inserts a [`Selected`](crate::context::Selected) extension for the service inside. The
+//! request counts as in flight at the backend until its response body ends, fails or is dropped, or
+//! until its tunnel closes, so that [`LeastRequests`] and in-flight caps take slow downloads into
+//! account.
 //!
 //! # Example
 //!
@@ -12,7 +13,8 @@
 //! use http::{Request, Response};
 //! use tower::{ServiceBuilder, ServiceExt, service_fn};
 //!
-//! # async fn example() -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), evenkeel::BoxError> {
 //! let pool = Pool::new([
 //!     Backend::new("a", "http://127.0.0.1:9001")?,
 //!     Backend::new("b", "http://127.0.0.1:9002")?,
@@ -21,23 +23,35 @@
 //!     .layer(BalanceLayer::new(pool).strategy(LeastRequests::new()))
 //!     .service(service_fn(|request: Request<String>| async move {
 //!         let Some(Selected(backend)) = request.extensions().get() else {
-//!             return Err("balance selects");
+//!             return Err("no backend was selected");
 //!         };
 //!         Ok(Response::new(backend.id().to_owned()))
 //!     }));
-//! let response = service.oneshot(Request::new(String::new())).await?;
-//! assert!(["a", "b"].contains(&response.into_body().into_inner().as_str()));
+//!
+//! // While the response of the first request is in flight, the second goes to the other backend.
+//! let first = service.clone().oneshot(Request::new(String::new())).await?;
+//! let second = service.oneshot(Request::new(String::new())).await?;
+//! let (first, second) = (first.into_body().into_inner(), second.into_body().into_inner());
+//! assert_eq!(first.len() + second.len(), 2);
+//! assert_ne!(first, second);
 //! # Ok(())
 //! # }
-//! # tokio_test::block_on(example()).unwrap();
 //! ```
+//!
+//! # Why the pick is made in `call`
+//!
+//! `tower::balance` picks in `poll_ready`, before the request is known: it cannot honour a cookie,
+//! leave out the backends that a retry has tried, or hash a header. It holds one service for each
+//! endpoint and counts a request until the response head. Here one service serves all backends, and
+//! a request counts until the last byte. Overload is decided in `call` as well: `poll_ready`
+//! reserves nothing and stays ready.
 //!
 //! # Where it goes
 //!
-//! Inside `sticky` and `failover`, which it listens to through the
-//! [`Exchange`](crate::context::Exchange): the backend asked for gets the request if it can, and
-//! no backend gets the same request twice. Around `health`, `proxy`, or any service that reads
-//! `Selected`. Above `sticky` it would pick before the cookie is read: `sticky` warns of that.
+//! Inside `sticky` and `failover`, and around `health`, `proxy`, or any service that reads
+//! `Selected`. The layer reads the [`Exchange`](crate::context::Exchange) of the request: a backend
+//! that `sticky` asks for gets the request if it can take it, and no backend gets the same request
+//! twice. Above `sticky` the pick would come before the cookie is read; `sticky` logs a warning.
 //!
 //! # Defaults
 //!
@@ -51,75 +65,71 @@
 //! | load factor of `ConsistentHash` | 1.25 |
 //! | requests in flight below which a backend keeps its keys | 16 |
 //!
-//! The strategies, all weight-aware, all skipping what is full or was tried:
+//! Each strategy honours weights, and passes over backends that are full or were tried:
 //!
 //! | strategy | picks |
 //! |---|---|
 //! | [`RoundRobin`] | each in turn, evenly spread |
-//! | [`Random`] | by chance alone |
+//! | [`Random`] | at random |
 //! | [`LeastRequests`] | the fewest in flight; beyond 32 backends the best of four |
 //! | [`PowerOfTwo`] | the better of two |
-//! | [`PeakEwma`] | of two, the one that will answer sooner; failures count as slow |
-//! | [`ConsistentHash`] | by a header, a cookie, the client or the path, loads bounded |
+//! | [`PeakEwma`] | of two, the one with the lower expected latency; failures count as slow |
+//! | [`ConsistentHash`] | by a header, a cookie, the client or the path, with bounded loads |
 //!
-//! Your own implements [`Strategy`].
+//! A strategy of your own implements [`Strategy`].
 //!
-//! Where backends have a locality and a request failed at two of them, the next attempt goes as
-//! far from both as it can: to another region, zone or rack, whichever there is. One failure says
-//! that a backend is gone; two, that the place may be.
+//! # Retries, sessions and trials
 //!
-//! A sticky session whose backend is out goes where its connection says: by weighted rendezvous
-//! hashing of the connection's number among those that have room and are not over 1.25 times
-//! their share of what is in flight. What a browser sends at once on one HTTP/2 connection so
-//! moves to one backend, not to several of which the last cookie wins. Over several connections
-//! nothing ties the requests together but a cookie that names the dead backend, as it does for
-//! all its sessions: each connection moves on its own. A strategy may decline
-//! ([`Strategy::yields_to_sessions`]): [`PeakEwma`] and [`ConsistentHash`] do, as they know better.
+//! After failures at two backends, the next attempt goes as far from both as their localities
+//! allow: to another region, else another zone, else another rack. One failure says that a backend
+//! is gone; two say that their locality may be.
+//!
+//! A sticky session whose backend is out moves by its connection: weighted rendezvous hashing of the
+//! connection's number picks among the backends that have room and carry at most 1.25 times their
+//! share of the requests in flight. The requests that a browser sends at once on one HTTP/2
+//! connection so move to one backend, and not to several of which the last cookie wins. Several
+//! connections of one client have nothing in common but the cookie of the dead backend, which all
+//! its sessions share, so each connection moves on its own. A strategy may decline this
+//! ([`Strategy::yields_to_sessions`]): [`PeakEwma`] and [`ConsistentHash`] do, as their own choice is
+//! better.
+//!
+//! A backend whose circuit is half open gets one request at a time as a trial: a request that is
+//! idempotent, was not tried before, and asks for no other backend. If the trial fails, failover
+//! tries another backend.
 //!
 //! # When it fails
 //!
 //! | kind | when |
 //! |---|---|
-//! | [`NoBackend`](crate::ErrorKind::NoBackend) | none is usable, or every one was tried for this request: at once |
-//! | [`Overloaded`](crate::ErrorKind::Overloaded) | all usable ones are at their caps and the queue is full: at once |
-//! | [`QueueTimeout`](crate::ErrorKind::QueueTimeout) | waited that long for room or a first check |
+//! | [`NoBackend`](crate::ErrorKind::NoBackend) | no backend is usable, or every one was tried for this request: at once |
+//! | [`Overloaded`](crate::ErrorKind::Overloaded) | all usable backends are at their caps and the queue is full: at once |
+//! | [`QueueTimeout`](crate::ErrorKind::QueueTimeout) | the request waited that long for room or for a first check |
 //!
-//! Without a usable backend a request fails at once, unless the pool is told to route in a panic
-//! ([`PanicRouting`](crate::pool::PanicRouting)): the decision in the exchange then says `panic`
-//! in the strategy's place.
+//! Each of them carries a `Retry-After`. An error of the inner service passes through; an error of
+//! a foreign type becomes the source of [`Service`](crate::ErrorKind::Service).
 //!
-//! Each says when to try again. An error of the inner service passes through; what a foreign
-//! service fails with becomes the source of [`Service`](crate::ErrorKind::Service).
+//! Without a usable backend a request fails at once, unless the pool has panic routing
+//! ([`PanicRouting`](crate::pool::PanicRouting)): the decision in the exchange then has `panic` in
+//! place of the strategy.
 //!
-//! A pick draws a tier (and with localities, a distance) by the share that its usable backends
-//! leave it, see [`Routing`](crate::pool::Routing). Those without a share are fall-backs: while
-//! their backends have room, a full tier overflows to them; a request waits only when no tier has
-//! room, and then first come, first served: while requests are in line, one that comes
-//! goes behind them. In a tier of more than 64 backends a pick looks at a bounded number of
-//! them, so it may overflow while one of the many has room.
-//!
-//! A backend whose circuit is half open is offered one request at a time as a trial: one that is
-//! idempotent, was not tried anywhere, and asks for no other backend. Where it fails, failover
-//! tries another, as ever.
+//! A pick draws a tier (and with localities, a distance) by the share that its usable backends give
+//! it; see [`Routing`](crate::pool::Routing). Groups without a share are fallbacks: while they have
+//! room, a full tier overflows to them. A request waits only if no tier has room, in the order of
+//! arrival: while requests wait in line, a new request goes behind them. In a tier of more than 64
+//! backends a pick looks at a bounded number of them, so it may overflow although one of the many
+//! has room.
 //!
 //! # Cost
 //!
-//! A pick takes no lock, does not allocate and does not depend on how many backends there are.
-//! `Selected` is one allocation, the `Exchange` two where no layer above inserted it. A request
-//! that waits is boxed.
+//! A pick takes no lock and allocates nothing. The number of backends that it looks at is bounded:
+//! one or two in most strategies, all of up to 32 in [`LeastRequests`], up to 64 if those drawn are
+//! full. The `Selected` extension costs one allocation, and the `Exchange` two if no layer above
+//! inserted it. A request that waits is boxed.
 //!
-//! About 240 ns and one allocation on a shared cloud core, the lease and
-//! the attempt in the record included: produced by `benches/layers.rs`. The pick alone, 31 to
-//! 46 ns with four backends, by `benches/pick.rs`: with 10,000 it is 60 to 150 ns, as their
+//! The layer costs about 240 ns and one allocation on a shared cloud core, the lease and the entry
+//! in the record included: produced by `benches/layers.rs`. The pick alone costs 31 to 46 ns with
+//! four backends, produced by `benches/pick.rs`; with 10,000 it costs 60 to 150 ns, as their
 //! counters are not in the core's cache.
-//!
-//! # Differences from `tower::balance`
-//!
-//! `tower::balance` picks in `poll_ready`, before the request is known: it cannot honour a
-//! cookie, exclude what a retry has tried, or hash a header. It holds a service per endpoint and
-//! counts until the response's head; here one service serves all backends, and the count lasts
-//! until the last byte. Overload is decided when called, never by a `poll_ready` that does not
-//! become ready.
 
 mod affinity;
 mod body;
