@@ -1,4 +1,4 @@
-//! Balance alone: `BalanceLayer` picks, and hyper-util's client does the talking.
+//! Balance alone: `BalanceLayer` picks a backend, and hyper-util's client forwards the request.
 //!
 //! ```sh
 //! cargo run --example balance
@@ -39,7 +39,8 @@ async fn main() -> Result<(), BoxError> {
     Ok(())
 }
 
-/// Anything that reads `Selected` can stand here; evenkeel's own is `proxy::Proxy`.
+/// Forwards a request to the selected backend. Any service that reads `Selected` fits here;
+/// evenkeel's own is `proxy::Proxy`.
 async fn forward(
     client: Client<HttpConnector, Body>,
     mut request: Request<Body>,

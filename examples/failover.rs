@@ -1,4 +1,4 @@
-//! Failover, alone around a service of your own: of three addresses one is dead and one hangs, and
+//! Failover alone, around a service of your own: of three addresses one is dead and one hangs, and
 //! no client sees it.
 //!
 //! ```sh
@@ -22,12 +22,13 @@ use hyper_util::{rt::TokioIo, service::TowerToHyperService};
 use tokio::net::{TcpListener, TcpStream};
 use tower::{Layer, ServiceExt, service_fn};
 
-/// Nobody listens at the first; the second stands for one that takes connections and hangs.
+/// Nothing listens at the first; the second stands for a backend that accepts connections and hangs.
 const BACKENDS: [&str; 3] = ["127.0.0.1:1", "hangs", "127.0.0.1:3000"];
 static TURN: AtomicUsize = AtomicUsize::new(0);
 
-/// Somebody else's service: takes the addresses in turn. What it could not send it gives back;
-/// while it waits, it lends the head, so that another attempt can begin beside this one.
+/// A client that knows nothing of evenkeel's balancer: it takes the addresses in turn. It gives back
+/// a head that it could not send; while it waits, it lends the head, so that a hedge can begin beside
+/// this attempt.
 async fn dial(request: Request<ReplayBody<Incoming>>) -> Result<Response<Full<Bytes>>, BoxError> {
     let address = BACKENDS[TURN.fetch_add(1, Relaxed) % BACKENDS.len()];
     let (head, _) = request.into_parts();
@@ -63,7 +64,7 @@ async fn main() -> Result<(), BoxError> {
     loop {
         let (stream, _) = listener.accept().await?;
         let service = service.clone();
-        // A server of one's own says what an error looks like; `RespondLayer` does it for you.
+        // The server decides what an error looks like; `RespondLayer` has a default for it.
         let answer = service_fn(move |request| {
             let service = service.clone();
             async move {

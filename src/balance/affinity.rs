@@ -1,4 +1,5 @@
-//! What binds a request to a backend: a cookie, or a circuit that wants a trial.
+//! Requests that are bound to a backend: by a sticky cookie, by the move of a session, or as the
+//! trial of a half-open circuit.
 
 use std::net::IpAddr;
 
@@ -11,8 +12,8 @@ use crate::{
     pool::{Backend, Group, Lease, Mode, Snapshot},
 };
 
-/// Takes the place of a trial, where no other backend is asked for. For requests that can be
-/// repeated elsewhere and were not tried yet: the trial may fail.
+/// Takes the slot of a trial, if the request asks for no other backend. The trial may fail, so it is
+/// for requests that can be repeated at another backend and were not tried yet.
 #[cold]
 pub(super) fn take_trial(trials: &[Backend], wanted: Option<&Wanted>) -> Option<Lease> {
     let asked = match wanted {
@@ -26,14 +27,14 @@ pub(super) fn take_trial(trials: &[Backend], wanted: Option<&Wanted>) -> Option<
     fit.find_map(Lease::acquire_trial)
 }
 
-/// Takes a slot of the backend asked for, or says why another must be picked. A backend that is
-/// not of this pool is somebody else's business.
+/// Takes a slot of the backend that the cookie asks for, or returns the verdict why another must be
+/// picked. A backend of another pool gets no verdict.
 pub(super) fn honour_affinity(
     wanted: Wanted,
     snapshot: &Snapshot,
 ) -> (Option<Lease>, Option<StickyVerdict>) {
     let asked = match wanted {
-        // Beside an attempt that may yet succeed, the verdict stays as it is.
+        // A hedge: the first attempt may yet succeed, so the verdict stays.
         Wanted::Running => return (None, None),
         Wanted::Tried => return (None, Some(StickyVerdict::Down)),
         Wanted::Untried(asked) => asked,
@@ -61,20 +62,20 @@ fn kept(member: &Backend) -> StickyVerdict {
     }
 }
 
-/// Takes a slot for a session whose backend is out, by its connection: what a browser sends at
-/// once finds one new home, and the first cookie that comes back is as good as the last. Where
-/// that has too much to do (many clients may share a connection of a proxy in front), or nothing
-/// is known of the connection, the strategy is asked.
+/// Takes a slot for a session whose backend is out, by a hash of its connection: the requests that a
+/// browser sends at once move to one backend, and all set the same cookie. Returns `None`, so that
+/// the strategy picks, if the connection is unknown or the backend is too busy (many clients may
+/// share one connection of another proxy).
 #[cold]
 pub(super) fn move_session(snapshot: &Snapshot, pick: &Pick<'_>) -> Option<Lease> {
     let conn = ConnInfo::of(pick.extensions())?;
     let key = match conn.forwarded_client() {
-        // Requests of many clients come by one connection of a balancer in front.
+        // One connection of another proxy carries the requests of many clients.
         Some(IpAddr::V4(client)) => xxh64(&client.octets(), 0),
         Some(IpAddr::V6(client)) => xxh64(&client.octets(), 0),
         None => xxh64(&conn.number().to_le_bytes(), 0),
     };
-    // Other bits than those of the first candidate.
+    // Independent of the bits that pick the first candidate.
     let group = snapshot.groups().get(snapshot.draw_group(|| key as u32))?;
     pick.take(home(key, group, pick)?)
 }
@@ -110,9 +111,9 @@ fn home<'a>(key: u64, group: &'a Group, pick: &Pick<'_>) -> Option<&'a Backend> 
         .map(|(_, backend)| backend)
 }
 
-/// Enough to spread the sessions of one over many; some 2 µs to look at.
+/// Enough to spread the sessions of one backend over many. A look at all of them costs about 2 µs.
 const CANDIDATES: usize = 64;
-/// Six connections of a browser, and what its workers fetch beside.
+/// Requests that one client sends at once: six connections of a browser, and its workers.
 const PER_CLIENT: u64 = 8;
 
 #[cfg(test)]

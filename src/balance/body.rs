@@ -1,4 +1,4 @@
-//! What happens until the last byte: the lease, and the attempt's end.
+//! The response body, which holds the lease until the last byte.
 
 use std::{
     any::Any,
@@ -27,10 +27,10 @@ pin_project! {
 }
 
 impl<R: Body> ResponseBody<R> {
-    /// Without `running` for a response whose end is elsewhere: a tunnel's.
+    /// `running` is `None` for a tunnel, which holds the attempt itself.
     #[inline]
     pub(super) fn new(inner: R, mut running: Option<RunningAttempt>) -> Self {
-        // hyper drops such a body without polling it.
+        // hyper drops an ended body without polling it.
         if inner.is_end_stream() {
             if let Some(running) = running.take() {
                 running.end(Outcome::Ok);
@@ -39,7 +39,8 @@ impl<R: Body> ResponseBody<R> {
         Self { inner, running }
     }
 
-    /// Returns the inner body, and lets go of the lease.
+    /// Returns the inner body, and releases the lease: the attempt ends as cancelled, unless the body
+    /// had ended.
     pub fn into_inner(self) -> R {
         self.inner
     }
@@ -79,7 +80,7 @@ where
     }
 }
 
-/// Returns the kind of a body's error, where it is ours, boxed or not.
+/// Returns the kind of a body's error, if it is an [`Error`] of this crate, boxed or not.
 fn kind_of<E: 'static>(error: &E) -> ErrorKind {
     let error = error as &dyn Any;
     let ours = error.downcast_ref::<Error>().or_else(|| {

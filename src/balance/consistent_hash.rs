@@ -1,4 +1,4 @@
-//! The same backend for the same key.
+//! Consistent hashing: the same backend for the same key.
 
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
@@ -20,29 +20,51 @@ use crate::{
 /// Consistent hashing with bounded loads: requests with the same key go to the same backend while
 /// it is usable and not overloaded; when backends come or go, only their own keys move.
 ///
-/// Each backend has points on a ring (by its id and its configured weight); a key belongs to the
-/// next point. Where that backend is out, was tried, or has more than its share of what is in
-/// flight (1.25 times the mean by default), the one of the next point takes the request, so that
-/// a key that is asked for too often is spread over several. With few requests in flight, shares
-/// differ by chance: a backend with fewer than 16 (by default) keeps its keys, whatever the others
-/// have. A backend that is degraded or warms up has a part of its keys. The hash is XXH64 and will not change; balancers with the same
-/// backends agree.
+/// Each backend has points on a ring, by its id and its configured weight; a key belongs to the next
+/// point. If that backend is out, was tried, or has more than its share of the requests in flight
+/// (1.25 times the mean by default), the backend of the next point takes the request, so that a hot
+/// key is spread over several backends. With few requests in flight, shares differ by chance: a
+/// backend with fewer than 16 requests (by default) keeps its keys. A backend that is degraded, or in
+/// slow start, keeps a part of its keys. The hash is XXH64 and will not change; balancers with the
+/// same backends agree.
 ///
-/// A request without the key (no such header, no such cookie, an unknown address) goes round
+/// A request without the key (no such header, no such cookie, an unknown address) is picked by round
 /// robin.
+///
+/// # Example
+///
+/// ```
+/// use evenkeel::{Backend, Pool, balance::{ConsistentHash, HashKey, Pick, Strategy}};
+/// use http::Request;
+///
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let pool = Pool::new([
+///     Backend::new("a", "http://127.0.0.1:9001")?,
+///     Backend::new("b", "http://127.0.0.1:9002")?,
+/// ])?;
+/// // `BalanceLayer::strategy` attaches a strategy; here it is used alone.
+/// let mut strategy = ConsistentHash::new(HashKey::Header("x-user".parse()?));
+/// strategy.attach(&pool);
+///
+/// let request = Request::get("/").header("x-user", "ann").body(())?;
+/// let pick = || strategy.pick(&pool.snapshot(), &Pick::new(&request)).unwrap();
+/// assert_eq!(pick().backend().id(), pick().backend().id());
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug)]
 pub struct ConsistentHash {
     key: HashKey,
     /// In 256ths.
     factor: u32,
-    /// With fewer in flight, a backend takes all of its keys.
+    /// With fewer requests in flight, a backend takes all of its keys.
     floor: u32,
     rings: Option<Derived<Rings>>,
     shares: Option<DerivedGroups<GroupShares>>,
     fallback: RoundRobin,
 }
 
-/// What a [`ConsistentHash`] is taken of.
+/// The part of a request that a [`ConsistentHash`] hashes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum HashKey {
@@ -50,7 +72,7 @@ pub enum HashKey {
     Client,
     /// The value of this cookie.
     Cookie(String),
-    /// The value of this header field; its first one.
+    /// The first value of this header field.
     Header(HeaderName),
     /// The path, without the query.
     Path,
@@ -70,14 +92,14 @@ impl ConsistentHash {
         }
     }
 
-    /// Sets how many times the mean load a backend may have before its keys overflow to the next.
-    /// Near 1.0 loads are even and keys wander; far above, keys stay and loads are not even.
+    /// Sets the load, as a multiple of the mean, at which the keys of a backend overflow to the next.
+    /// Near 1.0 loads are even and keys move often; far above, keys stay and loads are uneven.
     ///
     /// Default: 1.25. See also [`affinity_floor`](Self::affinity_floor).
     ///
     /// # Errors
     ///
-    /// Below 1.0 or over 100.0.
+    /// If it is not within 1.0 to 100.0.
     pub fn load_factor(mut self, factor: f64) -> Result<Self, ConfigError> {
         if !(1.0..=100.0).contains(&factor) {
             return Err(ConfigError::new(
@@ -89,16 +111,16 @@ impl ConsistentHash {
         Ok(self)
     }
 
-    /// Sets with how many requests in flight the bound of the [`load_factor`](Self::load_factor)
-    /// begins: a backend with fewer keeps its keys. 1 applies the bound to all. A larger number
-    /// keeps more keys at home, and lets one key that is asked for too often occupy its backend with
-    /// that many requests before another backend helps.
+    /// Sets the number of requests in flight from which the bound of the
+    /// [`load_factor`](Self::load_factor) applies: a backend with fewer keeps its keys. 1 applies the
+    /// bound always. With a larger number more keys stay, and a hot key occupies its backend with that
+    /// many requests before another backend helps.
     ///
     /// Default: 16. See also [`Backend::max_in_flight`], which no floor exceeds.
     ///
     /// # Errors
     ///
-    /// When it is 0 or over 100,000.
+    /// If it is 0 or greater than 100,000.
     pub fn affinity_floor(mut self, in_flight: u32) -> Result<Self, ConfigError> {
         if !(1..=MOST_FLOOR).contains(&in_flight) {
             return Err(ConfigError::new(
@@ -181,13 +203,13 @@ impl Strategy for ConsistentHash {
             .or_else(|| self.fallback.pick_from(snapshot, group, number, pick))
     }
 
-    /// The group, too, is drawn by the key, so that as few keys as can be change it.
+    /// Draws the group by the key as well, so that as few keys as possible change their group.
     fn pick(&self, snapshot: &Snapshot, pick: &Pick<'_>) -> Option<Lease> {
         let Some(hash) = self.hash(pick) else {
             return self.fallback.pick(snapshot, pick);
         };
         let groups = snapshot.groups();
-        // Other bits than those of the place on the ring.
+        // Independent of the bits that give the position on the ring.
         let first = snapshot.draw_group(|| hash as u32);
         let by_key = |number: usize| {
             let group = groups.get(number)?;
@@ -198,8 +220,8 @@ impl Strategy for ConsistentHash {
     }
 }
 
-/// How many may be in flight at a backend of this weight where that many are for each thousand
-/// of weight (both in 256ths).
+/// Returns how many requests may be in flight at a backend of this weight. `mean` is the number for
+/// each thousand of weight, and `factor` its multiple, both in 256ths.
 fn limit(mean: u64, weight: u32, factor: u32) -> u64 {
     (mean * u64::from(weight) * u64::from(factor))
         .div_ceil(1_000 * 256 * 256)
@@ -212,14 +234,15 @@ fn cookie<'a>(pick: &Pick<'a>, name: &str) -> Option<&'a [u8]> {
     fields.find_map(|field| cookie::value(field.as_bytes(), name))
 }
 
-/// Which members a group's backends are, and how much of its keys each takes.
+/// The share of its keys that each backend of a group takes, and the mean load of the group.
 #[derive(Debug)]
 struct GroupShares {
-    /// By member: the weight in force, and of 256, the part of the keys; nothing for others.
+    /// By member: the effective weight, and the part of its keys in 256ths; 0 and 0 for a member of
+    /// another group.
     parts: Box<[(u32, u32)]>,
     total: u64,
     turn: AtomicU32,
-    /// In flight for each thousand of weight, in 256ths, as was found last.
+    /// Requests in flight for each thousand of weight, in 256ths, at the last sample.
     mean: AtomicU32,
 }
 
@@ -246,16 +269,16 @@ impl GroupShares {
         self.parts.get(member as usize).map_or(0, |part| part.0)
     }
 
-    /// Whether the member is of the group, and takes this key: as it warms up, it takes more,
-    /// and none that it took is taken away.
+    /// Returns true if the member is in the group and takes this key. In a slow start it takes more and
+    /// more keys, and keeps each that it took.
     fn takes(&self, member: u32, hash: u64) -> bool {
         let part = self.parts.get(member as usize).map_or(0, |part| part.1);
         let own = (hash as u32 ^ member).wrapping_mul(SPREAD) >> 24;
         u64::from(part) == WHOLE || u64::from(own) < u64::from(part)
     }
 
-    /// How much is in flight for each thousand of weight, this request included; in 256ths. Small
-    /// groups are counted at each pick, of others a sample at each sixteenth.
+    /// Returns the requests in flight for each thousand of weight, this one included, in 256ths. Counts
+    /// a small group at each pick, and a sample of a large one at each sixteenth.
     fn mean(&self, group: &Group) -> u64 {
         let backends = group.backends();
         let sum = |some: &[Backend]| some.iter().map(|b| u64::from(b.in_flight())).sum::<u64>();
@@ -281,7 +304,7 @@ pub(super) const FACTOR: u32 = 320;
 /// A mean of 16 varies by a quarter (its square root is 4), so below it 1.25 times the mean is
 /// exceeded by chance.
 pub(super) const FLOOR: u32 = 16;
-/// More than one backend ever has in flight.
+/// More requests than a backend has in flight in practice.
 const MOST_FLOOR: u32 = 100_000;
 /// How far a pick goes along the ring: half down and half full, 256 steps miss once in 10^32.
 const STEPS: usize = 256;
@@ -291,5 +314,5 @@ const COUNTED: usize = 32;
 const SAMPLED_EACH: u32 = 16;
 /// The whole of a backend's keys.
 const WHOLE: u64 = 256;
-/// 2^32 over the golden ratio: which keys a member takes is unlike what the others take.
+/// 2^32 over the golden ratio: makes the keys that one member takes independent of the others'.
 const SPREAD: u32 = 0x9E37_79B1;

@@ -1,4 +1,4 @@
-//! Balance in the canonical stack: what stands below is told the selection in the call.
+//! Balance in the canonical stack: it passes the selection to the service inside with the call.
 
 use std::task::{Context, Poll};
 
@@ -12,7 +12,7 @@ use crate::{
     error::{BoxError, Error},
 };
 
-/// A [`Balance`] that leaves no note where a call will do.
+/// A [`Balance`] that passes the selection with the call, without a `Selected` extension.
 #[derive(Clone, Debug)]
 pub(crate) struct Direct<S>(Balance<S>);
 

@@ -110,7 +110,7 @@ fn answer<R: Body>(
 ) -> Response<ResponseBody<R>> {
     let mut running = running.take();
     if response.extensions().get::<Unasked>().is_some() {
-        // Dropped without a word, the attempt was cancelled.
+        // No backend was asked: the drop ends the attempt as cancelled.
         drop(running.take());
     }
     if let Some(running) = &mut running {

@@ -1,4 +1,4 @@
-//! What is configured.
+//! The settings of balance, and the layer that makes services with them.
 
 use std::{
     fmt,
@@ -22,7 +22,7 @@ pub struct BalanceLayer {
     strategy: Option<Arc<dyn Strategy>>,
     queue_size: usize,
     queue_timeout: Duration,
-    /// Made at the first `layer()`, and shared by all services from then on.
+    /// Made at the first `layer()`; all services share it from then on.
     state: Arc<OnceLock<Arc<BalanceState>>>,
 }
 
@@ -40,7 +40,7 @@ impl BalanceLayer {
 
     /// Sets how a backend is chosen among those that can take the request.
     ///
-    /// The strategy's tables hang on the pool's snapshots from now on.
+    /// Attaches the strategy to the pool, which builds its tables with each snapshot from now on.
     ///
     /// Default: [`RoundRobin`].
     pub fn strategy(mut self, mut strategy: impl Strategy) -> Self {
@@ -49,9 +49,10 @@ impl BalanceLayer {
         self.reset_services()
     }
 
-    /// Sets how many requests may wait at once for a backend to have room, or for a first check;
-    /// more are turned away with [`Overloaded`](crate::ErrorKind::Overloaded). 0: none waits.
-    /// Each costs its own size, and the client's patience.
+    /// Sets how many requests may wait at once for a backend with room, or for a first check. Further
+    /// ones fail at once with [`Overloaded`](crate::ErrorKind::Overloaded). With 0, none waits.
+    ///
+    /// Each waiting request costs an allocation of its own size.
     ///
     /// Default: 1,024.
     pub fn queue_size(mut self, size: usize) -> Self {
@@ -59,9 +60,9 @@ impl BalanceLayer {
         self.reset_services()
     }
 
-    /// Sets how long a request may wait for a backend to have room; it fails with
-    /// [`QueueTimeout`](crate::ErrorKind::QueueTimeout) then. A wait for a first check is 10 s at
-    /// most.
+    /// Sets how long a request may wait for a backend with room, before it fails with
+    /// [`QueueTimeout`](crate::ErrorKind::QueueTimeout). A wait for a first check always ends after
+    /// 10 s.
     ///
     /// Default: 5 s.
     pub fn queue_timeout(mut self, timeout: Duration) -> Self {
@@ -75,7 +76,7 @@ impl BalanceLayer {
         &self.pool
     }
 
-    /// What was made with the settings until now does not hold any more.
+    /// Forgets the state that was made with the former settings.
     fn reset_services(mut self) -> Self {
         self.state = Arc::default();
         self
@@ -115,11 +116,13 @@ impl fmt::Debug for BalanceLayer {
     }
 }
 
-/// Two seconds of 500 requests/s: more would wait longer than a client does.
+/// The default of [`BalanceLayer::queue_size`]: two seconds of 500 requests a second. Requests
+/// beyond that would wait longer than their clients.
 pub const QUEUE_SIZE: usize = 1_024;
-/// Short of what people and most clients give up after.
+/// The default of [`BalanceLayer::queue_timeout`]: people and most clients wait longer than this.
 pub const QUEUE_TIMEOUT: Duration = Duration::from_secs(5);
-/// Two intervals of active checks: a backend that was not measured by then will not be soon.
+/// How long a request waits for a first check: two intervals of active checks. A backend without a
+/// result by then will not have one soon.
 pub const HELD_TIMEOUT: Duration = Duration::from_secs(10);
-/// What a client is told to wait where no backend can take its request.
+/// The `Retry-After` of an error, if no backend can take the request.
 pub const RETRY_AFTER: Duration = Duration::from_secs(1);

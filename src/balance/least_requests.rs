@@ -1,4 +1,4 @@
-//! The one with the fewest requests in flight.
+//! Least requests: the backend with the fewest requests in flight.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
@@ -10,11 +10,11 @@ use super::{
 };
 use crate::pool::{DerivedGroups, Group, Lease, Pool, Snapshot};
 
-/// Least requests: the backend with the fewest requests in flight for its weight; those with
-/// equally few have their turns by weight.
+/// Least requests: the backend with the fewest requests in flight for its weight. Backends with
+/// equally few take turns by weight.
 ///
-/// Exact up to 32 usable backends. Beyond, it is the best of four drawn by weight: to look at all
-/// would cost each request more than the evenness is worth.
+/// Exact up to 32 usable backends. Beyond that, it takes the best of four drawn by weight: a look at
+/// all would cost each request more than the evenness is worth.
 #[derive(Debug, Default)]
 pub struct LeastRequests {
     turn: AtomicU64,

@@ -1,4 +1,4 @@
-//! The one that answers soonest.
+//! Peak EWMA: the backend with the lower expected latency.
 
 use std::{
     sync::{
@@ -21,25 +21,27 @@ use crate::{
     pool::{Attachment, AttachmentKey, Backend, DerivedGroups, Group, Lease, Pool, Snapshot},
 };
 
-/// Peak EWMA: of two drawn by weight, the backend that will probably answer sooner. What is
-/// expected of a backend is its latency (until the response head) times the requests that it
-/// would have in flight.
+/// Peak EWMA: of two backends drawn by weight, the one that will probably answer sooner. The cost of a
+/// backend is its latency (until the response head) times the requests that it would have in flight.
 ///
-/// The latency is the slowest of late: a slower answer counts at once, and fades over about 10 s
-/// until others are as slow. A failure, and a gateway's status (502, 503, 504), counts as a slow answer however soon it came: a second at
-/// the least, and four times what was expected, so that a backend that fails fast attracts no
-/// traffic. Where the better of two failed last, two more are drawn, so that it stays without
-/// traffic while half the pool fails so. What is not used is forgotten in the same 10 s, and
-/// tried again by one request.
+/// The latency is a decaying maximum: a slower response counts at once, and fades over about 10 s
+/// until others are as slow. It is no moving average; the name is the one that Finagle and linkerd
+/// use for this strategy.
 ///
-/// The draw is by weight at any number of backends: to look at all would send everything to the
-/// fastest, until it is not. A result costs one look at the clock and one attempt to write;
-/// where two end at once, one of them is not counted.
+/// A failure, or a gateway status (502, 503, 504), counts as a slow response even if it came fast: a
+/// second at least, and four times the expected latency, so that a backend that fails fast attracts
+/// no traffic. If the better of two failed last, two more are drawn, so that failing backends get no
+/// traffic even if they are half of the pool. The latency of a backend without traffic fades in the
+/// same 10 s, and one request tries it again.
+///
+/// Two are drawn by weight at any pool size: a look at all would send every request to the fastest
+/// backend, until it is no longer the fastest. A result costs one reading of the clock and one attempt
+/// to write; of two results at the same moment, one is lost.
 #[derive(Debug)]
 pub struct PeakEwma {
     key: AttachmentKey<Latency>,
     epoch: Instant,
-    /// In milliseconds since the epoch, as the last result told: a pick reads no clock.
+    /// Milliseconds since the epoch at the last result, so that a pick reads no clock.
     now: AtomicU32,
     group: Option<DerivedGroups<Latencies>>,
 }
@@ -106,7 +108,7 @@ impl Strategy for PeakEwma {
                 let first = draw.index(random.u64(..), backends.len());
                 let mut second = draw.index(random.u64(..), backends.len());
                 if second == first {
-                    // The same twice is no choice: the neighbour instead.
+                    // The same backend twice is no choice: take its neighbour.
                     second = if first + 1 < backends.len() {
                         first + 1
                     } else {
@@ -162,7 +164,7 @@ struct Latency(AtomicU64);
 
 impl Attachment for Latency {}
 
-/// What is expected of a backend.
+/// The expected latency of a backend.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Expected {
     micros: u32,
@@ -187,7 +189,7 @@ impl Latency {
 impl Expected {
     fn unpack(packed: u64, now: u32) -> Self {
         let (when, low) = ((packed >> 32) as u32, packed as u32);
-        // Written a moment after the pick looked at the time: as of now.
+        // Written after the pick read the time: no time has passed.
         let gone = now.wrapping_sub(when);
         let gone = if gone > u32::MAX / 2 { 0 } else { gone };
         Self {
@@ -196,7 +198,7 @@ impl Expected {
         }
     }
 
-    /// What is expected after this result; `None` where it says nothing.
+    /// Returns the expectation after this result; `None` if the result does not change it.
     fn after(self, elapsed: Duration, how: Ended) -> Option<Self> {
         let took = u32::try_from(elapsed.as_micros())
             .unwrap_or(MOST)
@@ -208,7 +210,7 @@ impl Expected {
             Ended::Failed(kind) if is_elsewhere(kind) => return None,
             Ended::Failed(_) => self.penalty(took),
             Ended::Answered(status) if is_gateways(status) => self.penalty(took),
-            // Not written anew while it fades, or the rounding would keep it from fading.
+            // Not rewritten while it fades, or the rounding would keep it from fading.
             Ended::Answered(_) if took <= self.micros && !self.fails => return None,
             Ended::Answered(_) => (self.micros.max(took), false),
         };
@@ -220,9 +222,9 @@ impl Expected {
         (penalty.min(MOST_PENALTY).max(took), true)
     }
 
-    /// What it would cost to have one more in flight.
+    /// Returns the cost with one more request in flight.
     fn cost(self, in_flight: u32, weight: u32) -> Cost {
-        // Nothing is known: one request is to find out, not all.
+        // No latency is known: one request measures it, and not all.
         let micros = match self.micros {
             0 if in_flight > 0 => UNKNOWN,
             micros => micros,
@@ -232,8 +234,8 @@ impl Expected {
     }
 }
 
-/// Microseconds for a weight, which no group has at 0, compared without a division. Twice as wide
-/// as a `Load`: least requests, which compares many, would pay a fifth more for this width.
+/// Microseconds over a weight, compared without a division; no group has a weight of 0. Twice as wide
+/// as a `Load`: least requests compares many, and would pay a fifth more for this width.
 #[derive(Clone, Copy, Debug)]
 struct Cost {
     micros: u64,
@@ -250,13 +252,13 @@ impl Cost {
     }
 }
 
-/// Whether the client or this side is the cause.
+/// Returns true if the client or this side is the cause.
 fn is_elsewhere(kind: ErrorKind) -> bool {
     let error = Error::new(kind);
     error.is_client() || error.is_local()
 }
 
-/// What says that nobody served, and comes faster than an answer does.
+/// Returns true for a status of a gateway that reached no server, which comes faster than a response.
 fn is_gateways(status: StatusCode) -> bool {
     matches!(status.as_u16(), 502..=504)
 }
@@ -281,7 +283,7 @@ const MOST_PENALTY: u32 = 60_000_000;
 const WORSE: u32 = 4;
 /// In microseconds: more than any backend that is known.
 const UNKNOWN: u32 = MOST;
-/// Four pairs: while half the backends fail, one pick in 256 finds nobody else.
+/// Four pairs: while half the backends fail, one pick in 256 finds no other.
 const ROUNDS: usize = 4;
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! What a strategy knows of a request, and which backends are out for it.
+//! A pick: the head of a request, and the backends that it must not go to.
 
 use std::net::SocketAddr;
 
@@ -9,7 +9,7 @@ use crate::{
     pool::{Backend, Lease, Locality},
 };
 
-/// What a strategy is told of the request: its head, and which backends are out for it.
+/// The request that a strategy picks for: its head, and the backends that are out for it.
 #[derive(Clone, Debug)]
 pub struct Pick<'a> {
     method: &'a Method,
@@ -21,7 +21,7 @@ pub struct Pick<'a> {
     thorough: bool,
 }
 
-/// Places to keep away from, and how many leading segments may be shared with them at most.
+/// Localities to avoid: a backend may share at most this many leading segments with one of them.
 #[derive(Clone, Copy, Debug)]
 struct Away<'a> {
     localities: &'a [Locality],
@@ -29,8 +29,7 @@ struct Away<'a> {
 }
 
 impl<'a> Pick<'a> {
-    /// Makes a pick for a request that was not tried anywhere; for tests and benches of
-    /// strategies.
+    /// Makes a pick for a request without attempts, for tests and benches of strategies.
     #[must_use]
     pub fn new<B>(request: &'a Request<B>) -> Self {
         Self {
@@ -50,7 +49,7 @@ impl<'a> Pick<'a> {
         self
     }
 
-    /// Excludes the backends that share more leading segments than that with one of the places.
+    /// Excludes the backends that share more leading segments than that with one of the localities.
     pub(super) fn away_from(mut self, localities: &'a [Locality], max_shared: usize) -> Self {
         self.away = Some(Away {
             localities,
@@ -89,14 +88,14 @@ impl<'a> Pick<'a> {
         self.extensions
     }
 
-    /// Returns the client's address, where it is known.
+    /// Returns the client's address, if it is known.
     #[must_use]
     pub fn client(&self) -> Option<SocketAddr> {
         ConnInfo::client_of(self.extensions)
     }
 
-    /// Returns true if the exchange tried this backend already, or failed twice near it while
-    /// there may be others.
+    /// Returns true if the request was tried at this backend, or failed twice near it while there may
+    /// be others.
     #[must_use]
     pub fn excludes(&self, backend: &Backend) -> bool {
         !self.tried.is_empty()
@@ -104,7 +103,7 @@ impl<'a> Pick<'a> {
                 || self.away.is_some_and(|away| away.is_near(backend)))
     }
 
-    /// Returns true if the backend could be taken now: not tried, and below its cap.
+    /// Returns true if the backend could be taken now: it was not tried, and is below its cap.
     #[must_use]
     pub fn has_room(&self, backend: &Backend) -> bool {
         !self.excludes(backend)
@@ -113,7 +112,7 @@ impl<'a> Pick<'a> {
                 .is_none_or(|cap| backend.in_flight() < cap)
     }
 
-    /// Takes a slot of this backend; `None` where it was tried already or is at its cap.
+    /// Takes a slot of this backend; returns `None` if it was tried already or is at its cap.
     #[must_use]
     pub fn take(&self, backend: &Backend) -> Option<Lease> {
         if self.excludes(backend) {
@@ -122,8 +121,8 @@ impl<'a> Pick<'a> {
         Lease::acquire(backend)
     }
 
-    /// Takes a slot of any of these: the first with room from a random place on. Looks at no
-    /// more than 64 (all, once the request waits in the queue).
+    /// Takes a slot of any of these backends: the first with room from a random index on. Looks at 64
+    /// at most, or at all for a request that waits in the queue.
     #[must_use]
     pub fn take_any(&self, backends: &[Backend]) -> Option<Lease> {
         let looks = if self.thorough {
@@ -156,8 +155,8 @@ pub(super) fn below(random: u32, len: usize) -> usize {
     ((u64::from(random) * len as u64) >> 32) as usize
 }
 
-/// Draws again that often when the choice has no room, so that what a full or a tried backend
-/// leaves is spread by weight; then takes any.
+/// How often a strategy draws again if its choice has no room, before it takes any: so the share of a
+/// full or tried backend is spread by weight.
 pub(super) const DRAWS: usize = 8;
-/// In a crowd of which half is full, 64 looks miss once in 2^64; it bounds what a pick costs.
+/// Bounds the cost of a pick: if half of the backends are full, 64 looks miss once in 2^64.
 const LOOKS: usize = 64;

@@ -1,4 +1,4 @@
-//! The less loaded of two.
+//! Power of two choices: the less loaded of two backends.
 
 use super::{
     pick::{DRAWS, Pick},
@@ -8,7 +8,7 @@ use super::{
 use crate::pool::{Backend, DerivedGroups, Group, Lease, Pool, Snapshot};
 
 /// Power of two choices: draws two by weight and takes the one with fewer requests in flight for
-/// its weight. Nearly as even as looking at all, at the cost of two.
+/// its weight. Nearly as even as a look at all backends, at the cost of two.
 #[derive(Debug, Default)]
 pub struct PowerOfTwo {
     draw: Option<DerivedGroups<WeightedDraw>>,
@@ -47,7 +47,7 @@ impl Strategy for PowerOfTwo {
     }
 }
 
-/// Draws `choices` backends by weight and takes the least loaded; draws anew where that is at its
+/// Draws `choices` backends by weight and takes the least loaded. Draws again if that one is at its
 /// cap, then takes any.
 pub(super) fn take_best_of(
     choices: usize,
@@ -66,7 +66,7 @@ pub(super) fn take_best_of(
         for _ in 0..choices {
             let mut index = draw.index(random.u64(..), backends.len());
             if index == last {
-                // The same twice is no choice: the neighbour instead.
+                // The same backend twice is no choice: take its neighbour.
                 index = if index + 1 < backends.len() {
                     index + 1
                 } else {

@@ -1,4 +1,4 @@
-//! Room for requests that wait for a backend: bounded in number and in time, first come first
+//! The queue of requests that wait for a backend: bounded in number and in time, first come, first
 //! served.
 
 use std::{
@@ -11,11 +11,11 @@ use std::{
 
 use tokio::sync::{Mutex, MutexGuard};
 
-/// How many requests wait, how many may, and whose turn it is.
+/// How many requests wait, how many may wait, and which one has the turn.
 ///
-/// Those in line wait for the turn, in their order; only who has it watches for a free slot. A
-/// request that comes while others are in line goes behind them, so that under a steady overload
-/// nobody waits in vain while newcomers find what has just become free.
+/// Requests in line wait for the turn in their order; only the one that has it waits for a free slot.
+/// A request that arrives while others are in line goes behind them. Under a steady overload, new
+/// requests would otherwise take each slot that becomes free, and waiting ones would wait in vain.
 #[derive(Debug)]
 pub(super) struct Queue {
     waiting: AtomicUsize,
@@ -36,9 +36,9 @@ impl Queue {
         }
     }
 
-    /// Takes a place, in line or aside; `None` when the queue is full. Wait-free.
+    /// Enters the queue, in line or beside it; returns `None` if it is full. Wait-free.
     pub(super) fn enter(self: &Arc<Self>, in_line: bool) -> Option<QueueEntry> {
-        // Made first: where the queue is full, its drop takes the counts back.
+        // Made first: if the queue is full, its drop takes the counts back.
         self.in_line.fetch_add(usize::from(in_line), Relaxed);
         let entry = QueueEntry {
             queue: self.clone(),
@@ -57,7 +57,7 @@ impl Queue {
     }
 }
 
-/// One request's place in the queue, until it is dropped.
+/// One request's entry in the queue, until it is dropped.
 #[derive(Debug)]
 pub(super) struct QueueEntry {
     queue: Arc<Queue>,
@@ -65,7 +65,7 @@ pub(super) struct QueueEntry {
 }
 
 impl QueueEntry {
-    /// Waits for the turn; `None` at once for a place aside of the line.
+    /// Waits for the turn; returns `None` at once for an entry beside the line.
     pub(super) async fn turn(&self) -> Option<MutexGuard<'_, ()>> {
         if self.in_line {
             Some(self.queue.turn.lock().await)
@@ -98,7 +98,7 @@ mod tests {
         let counts = || (queue.waiting.load(Relaxed), queue.in_line.load(Relaxed));
         assert_eq!(counts(), (2, 1), "those turned away must not count");
         drop(entries);
-        assert_eq!(counts(), (0, 0), "a place must come back");
+        assert_eq!(counts(), (0, 0), "an entry must come back");
         assert!(!queue.has_line());
         let none = Arc::new(Queue::new(0, Duration::ZERO));
         assert!(none.enter(true).is_none() && !none.has_line());

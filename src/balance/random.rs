@@ -1,4 +1,4 @@
-//! One at random, by weight.
+//! Random: a backend drawn by weight.
 
 use super::{
     pick::{DRAWS, Pick},
@@ -7,8 +7,8 @@ use super::{
 };
 use crate::pool::{DerivedGroups, Group, Lease, Pool, Snapshot};
 
-/// Weighted random: each pick on its own, so balancers that know nothing of one another do not
-/// fall into step. Two memory reads a pick, however many backends.
+/// Weighted random. Each pick is independent, so balancers that know nothing of one another do not
+/// fall into step. A pick costs two memory reads at any number of backends.
 #[derive(Debug, Default)]
 pub struct Random {
     draw: Option<DerivedGroups<WeightedDraw>>,

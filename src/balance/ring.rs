@@ -3,7 +3,8 @@
 use super::{pick::below, xxh64::xxh64};
 use crate::pool::Backend;
 
-/// A ring for each tier, over all its members, usable or not: it changes with membership only.
+/// A ring for each tier, over all its members, usable or not, so that it changes with membership
+/// alone.
 #[derive(Debug)]
 pub(super) struct Rings {
     tiers: Vec<(u8, Ring)>,
@@ -30,7 +31,7 @@ impl Rings {
     }
 }
 
-/// Points in the order of their hashes, and where to begin to look for one.
+/// Points in the order of their hashes, with an index to find one by its upper bits.
 #[derive(Debug)]
 pub(super) struct Ring {
     points: Box<[Point]>,
@@ -52,7 +53,7 @@ impl Ring {
             .sum();
         let count = members.clone().count();
         let most = POINTS.max(LEAST_POINTS * count as u64);
-        // In powers of two, so that a change of the whole seldom changes what each has.
+        // Powers of two, so that a change of the total seldom changes the points of each backend.
         let each = (most / total.max(1)).next_power_of_two();
         let of = (total / most.max(1)).max(1).next_power_of_two();
         let mut points = Vec::with_capacity(2 * most as usize + count);
@@ -81,7 +82,7 @@ impl Ring {
         }
     }
 
-    /// Returns all points once, from the one to which this hash belongs.
+    /// Returns all points once, from the point that this hash belongs to.
     pub(super) fn from(&self, hash: u64) -> impl Iterator<Item = Point> + '_ {
         let position = (hash >> 32) as u32;
         let bucket = below(position, self.starts.len());

@@ -1,4 +1,4 @@
-//! Each in turn, by weight, evenly spread.
+//! Round robin: each backend in turn, by weight, evenly spread.
 
 use std::{
     cmp::Reverse,
@@ -12,12 +12,12 @@ use super::{
 };
 use crate::pool::{DerivedGroups, Group, Lease, Pool, Snapshot};
 
-/// Smooth weighted round robin: each backend in turn, a heavier one more often, never in a row
-/// where the weights let others stand between. The default.
+/// Smooth weighted round robin: each backend in turn, a heavier one more often, and its turns spread
+/// between those of the others. The default.
 ///
-/// The order is made when the pool changes, so a pick is one `fetch_add`. Weights are honoured
-/// exactly while their sum (divided by their common divisor) is at most max(4,096,
-/// 2 × backends); beyond, to the nearest of that many slots, one at the least.
+/// The order is built when the pool changes, so a pick costs one `fetch_add`. Weights are exact while
+/// their sum (divided by their common divisor) is at most max(4,096, 2 × backends). Beyond that, each
+/// backend gets its rounded share of that many slots, at least one.
 #[derive(Debug, Default)]
 pub struct RoundRobin {
     turn: AtomicU64,
@@ -63,7 +63,7 @@ impl Strategy for RoundRobin {
         if let Some(lease) = pick.take(first) {
             return Some(lease);
         }
-        // Not the next in turn: it would get its own share and this one's.
+        // Not the next in turn, which would get its own share and this one's.
         for _ in 0..DRAWS {
             let drawn = backends.get(order.draw(backends.len()))?;
             if let Some(lease) = pick.take(drawn) {
@@ -74,7 +74,7 @@ impl Strategy for RoundRobin {
     }
 }
 
-/// In which order a group's backends have their turns.
+/// The order in which the backends of a group have their turns.
 #[derive(Debug)]
 enum Order {
     /// Equal weights: by index.
@@ -93,7 +93,7 @@ impl Order {
 
     fn at(&self, turn: u64, len: usize) -> usize {
         match self {
-            // An empty group has no index; the caller's look-up says so.
+            // An empty group has no index: the caller's look-up returns `None`.
             Self::InTurn => turn.checked_rem(len as u64).unwrap_or(0) as usize,
             Self::Slots(slots) => {
                 let slot = turn.checked_rem(slots.len() as u64).unwrap_or(0) as usize;
@@ -114,8 +114,8 @@ impl Order {
     }
 }
 
-/// How many slots each gets: its weight over the common divisor, or where that makes too many,
-/// its share of the bound by largest remainder, one at the least. No weight is 0.
+/// Returns how many slots each backend gets: its weight over the common divisor, or if those are too
+/// many, its share of the bound by largest remainder, at least one. No weight is 0.
 fn shares(weights: &[u32]) -> Vec<u32> {
     let divisor = weights.iter().copied().fold(0, gcd).max(1);
     let total: u64 = weights.iter().map(|&w| u64::from(w / divisor)).sum();
@@ -128,7 +128,7 @@ fn shares(weights: &[u32]) -> Vec<u32> {
     let mut shares = vec![1; weights.len()];
     let mut slots = bound;
     let mut total: u64 = weights.iter().map(|&w| u64::from(w)).sum();
-    // The lightest first: whoever's share is below one slot gets one, at the others' cost.
+    // The lightest first: a share below one slot becomes one, at the cost of the others.
     let mut small = 0;
     for &i in &by_weight {
         let weight = u64::from(weights[i]);
@@ -192,9 +192,9 @@ fn spread(shares: &[u32]) -> Box<[u32]> {
     order.into()
 }
 
-/// Spreads many indices nearly evenly, in one pass: each turn goes where it is ideally, beginning
-/// at a place of its own, and those that meet there stand in a row. A heap over ten thousand
-/// would cost each change of health milliseconds.
+/// Spreads many indices nearly evenly, in one pass: each turn goes to its ideal slot, from a phase of
+/// its own on, and turns that meet in a slot stand in a row. A heap of ten thousand would cost each
+/// change of health milliseconds.
 fn scatter(shares: &[u32]) -> Box<[u32]> {
     let len: u64 = shares.iter().map(|&c| u64::from(c)).sum();
     let turns = || {
@@ -229,7 +229,7 @@ fn gcd(a: u32, b: u32) -> u32 {
     if b == 0 { a } else { gcd(b, a % b) }
 }
 
-/// So many cost a few hundred microseconds in a heap, on the control path.
+/// The most backends for the heap, which this many cost a few hundred microseconds for each change.
 const CROWD: usize = 1_024;
 /// 2^32 over the golden ratio.
 const GOLDEN: u32 = 0x9E37_79B9;

@@ -11,16 +11,16 @@ use crate::{
     pool::{Backend, Lease},
 };
 
-/// An attempt that runs: its lease, and its line in the exchange. Dropped without a word, it was
-/// cancelled.
+/// An attempt under way: its lease, and its entry in the exchange. If it is dropped without a call
+/// of [`end`](Self::end), the attempt was cancelled.
 #[derive(Debug)]
 pub(super) struct RunningAttempt {
-    // Released after the end is noted: whoever reads the count finds the record whole.
+    // Released after the end is recorded, so that a reader of the count finds the record complete.
     lease: Lease,
     exchange: Exchange,
     number: usize,
     outcome: Outcome,
-    /// Until the response head, where the strategy wants to know how it went.
+    /// Set until the response head, if the strategy wants the results of attempts.
     observer: Option<Arc<BalanceState>>,
 }
 
@@ -53,13 +53,13 @@ impl RunningAttempt {
         }
     }
 
-    /// Tells the strategy how it went so far; only the first call counts.
+    /// Reports the result to the strategy; only the first call counts.
     pub(super) fn report(&mut self, how: Ended) {
         if let Some(shared) = self.observer.take() {
             let noted = |all: &[Attempt]| all.get(self.number).map(|a| (a.began, a.outcome));
             if let Some((began, outcome)) = self.exchange.attempts(noted) {
                 let how = match (how, outcome) {
-                    // Failover gave it up, as its time was up.
+                    // Failover dropped it because its time was up.
                     (Ended::Cancelled, Some(Outcome::Failed(kind))) => Ended::Failed(kind),
                     _ => how,
                 };
@@ -73,7 +73,7 @@ impl RunningAttempt {
         self.outcome = outcome;
     }
 
-    /// Makes its drop a good end, as that of a tunnel is.
+    /// Makes the drop a good end, as it is for a tunnel.
     pub(super) fn until_dropped(mut self) -> Self {
         self.outcome = Outcome::Ok;
         self
@@ -84,7 +84,7 @@ impl Drop for RunningAttempt {
     fn drop(&mut self) {
         self.report(Ended::Cancelled);
         if let Outcome::Failed(kind) = self.outcome {
-            // Those before the head, the layer below has seen itself.
+            // The layer below has seen failures before the head itself.
             if matches!(
                 kind,
                 ErrorKind::ResponseBody | ErrorKind::ResponseBodyTimeout

@@ -1,4 +1,4 @@
-//! What happens to a request.
+//! The balance service: how a request begins.
 
 use std::{
     fmt,
@@ -39,12 +39,12 @@ impl<S> Balance<S> {
         &self.inner
     }
 
-    /// Returns the inner service, to be changed.
+    /// Returns the inner service mutably.
     pub fn get_mut(&mut self) -> &mut S {
         &mut self.inner
     }
 
-    /// Returns the inner service, on its own.
+    /// Returns the inner service.
     pub fn into_inner(self) -> S {
         self.inner
     }
@@ -76,7 +76,7 @@ where
 }
 
 impl<S> Balance<S> {
-    /// Picks a backend, and calls the inner service by `call` where there is no wait for one.
+    /// Picks a backend, and calls the inner service with `call` if there is no wait.
     #[inline]
     pub(super) fn begin<B>(
         &mut self,

@@ -36,7 +36,7 @@ impl BalanceState {
     ) -> Result<Route, Blocked> {
         let bounds = exchange.bounds();
         let snapshot = self.pool.snapshot();
-        // Behind those in line; a retry stood in it before.
+        // A new request goes behind those in line; a retry waited there before.
         if search == Search::Quick && self.queue.has_line() && bounds.tried.is_empty() {
             return Err(Blocked::by(&snapshot, &[]));
         }
@@ -84,8 +84,8 @@ impl BalanceState {
         home.or_else(|| self.strategy.pick(snapshot, pick))
     }
 
-    /// Picks far from where it failed: one failure says that a backend is gone, two say that
-    /// their rack, zone or region may be, and there may be no third attempt after this.
+    /// Picks far from the backends that failed: one failure says that a backend is gone, two say that
+    /// their rack, zone or region may be, and this may be the last attempt.
     #[cold]
     fn pick_away(
         &self,
@@ -131,7 +131,7 @@ impl BalanceState {
     }
 }
 
-/// A backend that was found, and how.
+/// A slot of the backend that was picked, and the decision for the record.
 pub(super) struct Route {
     lease: Lease,
     verdict: Option<StickyVerdict>,
@@ -157,20 +157,20 @@ pub(super) enum Search {
     Thorough,
 }
 
-/// Why there is no backend for a request.
+/// Why a request has no backend now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Blocked {
     /// Every candidate is at its cap.
     Full,
     /// None is usable, and some wait for their first check.
     Held,
-    /// There is none that was not tried.
+    /// Every usable backend was tried, or none is usable.
     Nothing,
 }
 
 impl Blocked {
     fn by(snapshot: &Snapshot, tried: &[u64]) -> Self {
-        // Ends at the first that was not tried, so after as many looks as there were attempts.
+        // Ends at the first untried backend, so after as many looks as there were attempts.
         let mut usable = snapshot.groups().iter().flat_map(|g| g.backends());
         if usable.any(|b| !tried.contains(&b.incarnation())) {
             Self::Full
@@ -182,7 +182,7 @@ impl Blocked {
     }
 }
 
-/// What stands for the strategy's name while the pool panics.
+/// The name in place of the strategy's in the decision, while the pool is in panic mode.
 const PANIC: &str = "panic";
 /// Region, zone and rack.
 const LOCALITY_SEGMENTS: usize = 3;

@@ -1,4 +1,4 @@
-//! What a strategy is, and what it is told.
+//! The trait of a strategy: how a backend is picked.
 
 use std::{fmt, time::Duration};
 
@@ -12,26 +12,61 @@ use crate::{
 
 /// Decides which backend a request goes to.
 ///
-/// A pick is synchronous and on every request's path: it reads the snapshot and the tables that
-/// it hung there in [`attach`](Self::attach), takes no lock and does not scan all backends.
+/// A pick is synchronous and on the path of every request: it reads the snapshot and the tables that
+/// [`attach`](Self::attach) added to it, takes no lock, and does not scan all backends.
+///
+/// # Example
+///
+/// A strategy that takes the first backend with room, in the order of the configuration:
+///
+/// ```
+/// use evenkeel::{Backend, Pool, balance::{Pick, Strategy}, pool::{Group, Lease, Snapshot}};
+///
+/// #[derive(Debug)]
+/// struct FirstWithRoom;
+///
+/// impl Strategy for FirstWithRoom {
+///     fn name(&self) -> &'static str {
+///         "first-with-room"
+///     }
+///
+///     fn pick_from(&self, _: &Snapshot, group: &Group, _: usize, pick: &Pick<'_>) -> Option<Lease> {
+///         group.backends().iter().find_map(|backend| pick.take(backend))
+///     }
+/// }
+///
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let pool = Pool::new([
+///     Backend::new("a", "http://127.0.0.1:9001")?.max_in_flight(1)?,
+///     Backend::new("b", "http://127.0.0.1:9002")?,
+/// ])?;
+/// let request = http::Request::new(());
+/// let pick = || FirstWithRoom.pick(&pool.snapshot(), &Pick::new(&request)).unwrap();
+/// let first = pick();
+/// assert_eq!(first.backend().id(), "a");
+/// assert_eq!(pick().backend().id(), "b", "a is at its cap while the first lease lasts");
+/// # Ok(())
+/// # }
+/// ```
 pub trait Strategy: fmt::Debug + Send + Sync + 'static {
     /// Returns the stable name that stands in logs and metrics.
     fn name(&self) -> &'static str;
 
-    /// Joins the strategy to the pool that it will pick from: the place to
-    /// [`derive`](Pool::derive_groups) tables. Called once, before the first pick.
+    /// Attaches the strategy to the pool that it will pick from. Called once, before the first pick;
+    /// a strategy [derives](Pool::derive_groups) its tables here.
     ///
     /// The default does nothing.
     fn attach(&mut self, pool: &Pool) {
         let _ = pool;
     }
 
-    /// Takes a slot of a backend of this group, or `None` when it finds none that
-    /// [has room](Pick::has_room). `number` is the group's place in the snapshot, the key of its
-    /// tables.
+    /// Takes a slot of a backend of this group; returns `None` if it finds none that
+    /// [has room](Pick::has_room). `number` is the index of the group in the snapshot, and the key of
+    /// its tables.
     ///
-    /// A choice is taken with [`Pick::take`], which fails where the backend is at its cap or was
-    /// tried already; what to do then is the strategy's to say, [`Pick::take_any`] at the least.
+    /// A strategy takes its choice with [`Pick::take`], which returns `None` if the backend is at its
+    /// cap or was tried already. The strategy then chooses another, and falls back to
+    /// [`Pick::take_any`].
     fn pick_from(
         &self,
         snapshot: &Snapshot,
@@ -40,12 +75,12 @@ pub trait Strategy: fmt::Debug + Send + Sync + 'static {
         pick: &Pick<'_>,
     ) -> Option<Lease>;
 
-    /// Takes a slot of a backend of the snapshot. On `None` the request waits in the queue while
-    /// there are usable backends that it has not tried, so a strategy that declines a backend
-    /// with room makes it wait in vain.
+    /// Takes a slot of a backend of the snapshot. After `None` the request waits in the queue while
+    /// there are usable backends that it has not tried, so a strategy that passes over a backend with
+    /// room makes it wait in vain.
     ///
-    /// The default draws a group by its share of the traffic, then asks one group after the
-    /// other, the preferred first.
+    /// The default draws a group by its share of the traffic and asks it first, then the others in
+    /// their order of preference.
     fn pick(&self, snapshot: &Snapshot, pick: &Pick<'_>) -> Option<Lease> {
         let first = snapshot.draw_group(|| fastrand::u32(..));
         let groups = snapshot.groups();
@@ -59,24 +94,24 @@ pub trait Strategy: fmt::Debug + Send + Sync + 'static {
         others.find_map(|(number, group)| self.pick_from(snapshot, group, number, pick))
     }
 
-    /// Returns true if a sticky session whose backend is out may go where its connection says,
-    /// rather than where this strategy would: so that what a browser sends at once moves to one
-    /// backend, not to several. To be true where any backend is as good as another.
+    /// Returns true if a sticky session whose backend is out may move by a hash of its connection,
+    /// without a pick by this strategy. The requests that a browser sends at once then move to one
+    /// backend, and not to several. Return true if any backend is as good as another.
     ///
     /// The default is false.
     fn yields_to_sessions(&self) -> bool {
         false
     }
 
-    /// Returns true if [`ended`](Self::ended) is to be called: nothing is measured for nobody.
+    /// Returns true if [`ended`](Self::ended) should be called. Latency is measured only then.
     ///
     /// The default is false.
     fn wants_ends(&self) -> bool {
         false
     }
 
-    /// Tells how an attempt at a backend that was picked went, and how long it took until the
-    /// response head, or its failure. On the request's path: to be quick, and to take no lock.
+    /// Receives the result of an attempt at a picked backend, and how long it took until the response
+    /// head or the failure. Called on the path of the request, so it must be quick and take no lock.
     ///
     /// The default does nothing.
     fn ended(&self, backend: &Backend, elapsed: Duration, how: Ended) {
@@ -88,11 +123,11 @@ pub trait Strategy: fmt::Debug + Send + Sync + 'static {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Ended {
-    /// A response head came, of this status.
+    /// A response head with this status arrived.
     Answered(StatusCode),
-    /// Dropped before there was an answer: it would have taken longer.
+    /// The attempt was dropped before there was a response, which would have taken longer.
     Cancelled,
-    /// There will be no answer.
+    /// The attempt failed before a response head.
     Failed(ErrorKind),
 }
 

@@ -36,7 +36,7 @@ impl Waiting {
     where
         S: Service<Request<B>>,
     {
-        // A body may be `Send` alone; what is lent while waiting must be `Sync`.
+        // The body may not be `Sync`, and the head is borrowed across an await.
         let (head, body) = request.into_parts();
         let head = Request::from_parts(head, ());
         let until = Instant::now() + self.at_most;
@@ -52,11 +52,11 @@ impl Waiting {
         Ok((inner.call(request), running))
     }
 
-    /// Waits for a backend; `None` once there is none to wait for.
+    /// Waits for a backend; returns `None` once there is none to wait for.
     async fn route(&self, exchange: &Exchange, request: &Request<()>) -> Option<Route> {
         let _turn = self.entry.turn().await;
         loop {
-            // Listens before it looks: what changes in between is not missed.
+            // Listens before it looks, so that no change in between is missed.
             let mut changed = pin!(self.state.pool.changed());
             if !self.is_retry {
                 changed.as_mut().enable();
@@ -64,8 +64,8 @@ impl Waiting {
             match self.state.route(request, exchange, Search::Thorough) {
                 Ok(route) => return Some(route),
                 Err(Blocked::Nothing) => return None,
-                // A free slot wakes one waiter. One that must not use it, for it tried that
-                // backend, would keep it from another: it looks now and then instead.
+                // A free slot wakes one waiting request. A retry may have tried that backend, and
+                // would keep the slot from others: it looks at intervals instead.
                 Err(Blocked::Full | Blocked::Held) if self.is_retry => sleep(RETRY_LOOK).await,
                 Err(Blocked::Full | Blocked::Held) => changed.await,
             }
@@ -82,5 +82,6 @@ pub(super) fn refusal(kind: ErrorKind) -> Error {
     Error::new(kind).with_retry_after(RETRY_AFTER)
 }
 
-/// Soon enough for a retry, seldom enough to cost nothing.
+/// How often a waiting retry looks for a backend: soon enough for a client, and rare enough to cost
+/// nothing.
 const RETRY_LOOK: Duration = Duration::from_millis(20);

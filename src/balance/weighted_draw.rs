@@ -8,14 +8,14 @@ use crate::pool::{DerivedGroups, Group, Snapshot};
 pub(super) enum WeightedDraw {
     /// Equal weights.
     Even,
-    /// Walker's alias method: each entry keeps its own index up to a threshold, and lends what
-    /// is above to another.
+    /// Walker's alias method: each entry stands for its own index below a threshold, and for another
+    /// index from there on.
     Weighted(Box<[AliasEntry]>),
 }
 
 #[derive(Clone, Copy, Debug)]
 pub(super) struct AliasEntry {
-    /// The own index where the coin is below.
+    /// The entry stands for its own index if the coin is below this.
     own_below: u32,
     other: u32,
 }
@@ -32,7 +32,7 @@ impl WeightedDraw {
         Self::new(group.weights())
     }
 
-    /// Returns the group's table; that of equal weights where the strategy was not attached.
+    /// Returns the table of the group, or one of equal weights if the strategy was not attached.
     pub(super) fn of<'a>(
         key: Option<&DerivedGroups<Self>>,
         snapshot: &'a Snapshot,
@@ -42,7 +42,7 @@ impl WeightedDraw {
             .unwrap_or(&Self::Even)
     }
 
-    /// Turns one random number into an index: the upper half says the entry, the lower is the
+    /// Turns one random number into an index: the upper half selects the entry, the lower is the
     /// coin.
     pub(super) fn index(&self, random: u64, len: usize) -> usize {
         let (upper, coin) = ((random >> 32) as u32, random as u32);
@@ -53,7 +53,7 @@ impl WeightedDraw {
                 let Some(entry) = entries.get(own) else {
                     return own;
                 };
-                // Without a branch, which would be mispredicted as often as the coin is fair.
+                // Without a branch, which a fair coin makes the processor mispredict.
                 let lent = 0u32.wrapping_sub(u32::from(coin >= entry.own_below));
                 (own as u32 & !lent | entry.other & lent) as usize
             }
@@ -61,7 +61,7 @@ impl WeightedDraw {
     }
 }
 
-/// Vose's construction, in whole numbers: n entries of the mean weight each.
+/// Builds the table by Vose's method in integers: n entries of the mean weight each.
 fn alias_table(weights: &[u32]) -> Box<[AliasEntry]> {
     let n = weights.len() as u64;
     let mean: u64 = weights.iter().map(|&w| u64::from(w)).sum();

@@ -1,4 +1,5 @@
-//! XXH64, so that which key goes where is the same in every release and on every machine.
+//! XXH64: a hash that is the same in every release and on every machine, so that keys keep their
+//! backends.
 
 /// Returns the XXH64 hash of these bytes.
 pub(super) fn xxh64(bytes: &[u8], seed: u64) -> u64 {

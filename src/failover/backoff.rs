@@ -1,16 +1,33 @@
-//! How long to wait before another try.
+//! Backoff: how long a retry waits.
 
 use std::time::Duration;
 
 use crate::error::ConfigError;
 
-/// The waits between tries: full jitter under a bound that doubles.
+/// The waits between attempts: full jitter under a bound that doubles.
 ///
-/// # Why none before the first?
+/// # Why does the second attempt not wait?
 ///
-/// The second try goes to another backend: waiting would cost the client time and spare nobody.
-/// From the third on, two backends have failed, and it is likely that more than a backend is ill;
-/// requests that come back at random moments give it room to recover.
+/// It goes to another backend: a wait would cost the client time and relieve no backend. Before the
+/// third attempt two backends have failed, so the cause is probably shared; requests that come back
+/// at random moments give the pool room to recover.
+///
+/// # Example
+///
+/// ```
+/// use std::time::Duration;
+///
+/// use evenkeel::failover::Backoff;
+///
+/// # fn main() -> Result<(), evenkeel::ConfigError> {
+/// let ms = Duration::from_millis;
+/// let backoff = Backoff::new().exponential(ms(10), ms(100))?.retry_after(ms(500))?;
+/// # let _ = backoff;
+/// let refused = Backoff::new().exponential(ms(100), ms(10)).unwrap_err();
+/// assert_eq!(refused.field(), "backoff");
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use]
 pub struct Backoff {
@@ -20,13 +37,14 @@ pub struct Backoff {
 }
 
 impl Backoff {
-    /// The bound of the wait before the third try. Envoy's: a client does not notice, a backend
-    /// that restarts a listener is back.
+    /// The bound of the wait before the third attempt, as in Envoy: a client does not notice it, and
+    /// a backend that restarts its listener is back.
     pub const BASE: Duration = Duration::from_millis(25);
-    /// The most that doubling makes of it: ten times that, as Envoy's.
+    /// The greatest bound that doubling reaches: ten times the base, as in Envoy.
     pub const MAX: Duration = Duration::from_millis(250);
 
-    /// Waits up to 25 ms before the third try, twice that before each further, 250 ms at most.
+    /// Waits up to 25 ms before the third attempt, up to twice as long before each further one, and
+    /// 250 ms at most.
     pub fn new() -> Self {
         Self {
             base: Self::BASE,
@@ -35,14 +53,14 @@ impl Backoff {
         }
     }
 
-    /// Sets the bound of the wait before the third try, and the most that doubling makes of it. A
-    /// base of 0 switches waits off, but for `Retry-After`.
+    /// Sets the bound of the wait before the third attempt, and the greatest bound that doubling
+    /// reaches. A base of 0 switches waits off, except for `Retry-After`.
     ///
     /// Default: 25 ms and 250 ms.
     ///
     /// # Errors
     ///
-    /// When the base is over the most, or that over 60 s.
+    /// If the base is greater than the maximum, or the maximum greater than 60 s.
     pub fn exponential(mut self, base: Duration, max: Duration) -> Result<Self, ConfigError> {
         if base > max || max > LONGEST {
             let message = format!(
@@ -54,15 +72,15 @@ impl Backoff {
         Ok(self)
     }
 
-    /// Sets up to which `Retry-After` of a backend a client is made to wait; where a backend asks
-    /// for more, its answer goes to the client instead, `Retry-After` included. The second try,
-    /// on a backend that did not ask, never waits.
+    /// Sets the longest `Retry-After` of a backend that a request waits for. If a backend asks for
+    /// more, its response goes to the client, `Retry-After` included. The second attempt goes to a
+    /// backend that did not ask, and never waits.
     ///
     /// Default: 1 s.
     ///
     /// # Errors
     ///
-    /// When it is over 60 s.
+    /// If it is greater than 60 s.
     pub fn retry_after(mut self, most: Duration) -> Result<Self, ConfigError> {
         if most > LONGEST {
             let message = format!("{most:?}: 0 s to 60 s is accepted");
@@ -72,7 +90,7 @@ impl Backoff {
         Ok(self)
     }
 
-    /// Returns the wait after this many tries; `None` when the backend asks for too long a one.
+    /// Returns the wait after this many attempts; `None` if the backend asks for too long a wait.
     /// `random` is within 0 to 1.
     pub(super) fn wait(
         &self,
@@ -145,8 +163,8 @@ mod tests {
             (2, ms(1), Some(ms(25))),
             (2, ms(1_001), None),
         ] {
-            let told = backoff.wait(tries, Some(asked), 1.0);
-            assert_eq!(told, wait, "after {tries}, asked for {asked:?}");
+            let waited = backoff.wait(tries, Some(asked), 1.0);
+            assert_eq!(waited, wait, "after {tries}, asked for {asked:?}");
         }
     }
 

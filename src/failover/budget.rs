@@ -1,4 +1,4 @@
-//! How many retries a pool that fails as a whole has to bear.
+//! The retry budget: how much load retries may add to a pool.
 
 use std::{
     fmt,
@@ -13,33 +13,51 @@ use tokio::time::Instant;
 
 use crate::error::ConfigError;
 
-/// Retries as a share of the requests, and some a second besides.
+/// A retry budget: retries as a share of the requests, and a few a second.
+///
+/// A budget is a handle; clones share one account. At most the earnings of 10 s are saved up: the
+/// share of the requests of that time, and the retries a second times 10.
+///
+/// # Example
+///
+/// ```
+/// use evenkeel::failover::Budget;
+/// use tokio::time::Instant;
+///
+/// # fn main() -> Result<(), evenkeel::ConfigError> {
+/// // One retry for five requests, and 0.1 a second: a new budget has saved up one retry.
+/// let budget = Budget::new(0.2, 0.1)?;
+/// assert!(budget.withdraw(Instant::now()));
+/// assert!(!budget.withdraw(Instant::now()));
+///
+/// (0..5).for_each(|_| budget.deposit());
+/// assert!(budget.withdraw(Instant::now()));
+/// # Ok(())
+/// # }
+/// ```
 ///
 /// # Why a budget and not only a number of attempts?
 ///
-/// Attempts bound what one request costs. When every backend is slow or failing, each request
-/// uses all of them, and the load on what is ill is doubled when it can bear it least. A budget
-/// bounds the sum: with 20 %, a pool never gets more than 1.2 times the requests that came (and
-/// a few a second, so that a quiet service may retry too).
+/// A maximum number of attempts bounds the cost of one request. When every backend is slow or
+/// failing, each request uses all its attempts, and the load doubles when the pool can bear it
+/// least. A budget bounds the sum: with 20 %, a pool never gets more than 1.2 times the requests
+/// that came (and a few a second, so that a quiet service may retry too).
 ///
-/// # What is not paid for
+/// # Which retries are free
 ///
-/// A retry after an attempt that reached no backend: its connection was refused, the address is
-/// unreachable, the name unknown ([`ErrorKind::Connect`], nothing sent). Such an attempt put load
-/// on nobody, so that the sum above holds without it; the number of attempts bounds what it
-/// costs the balancer. So all requests of a rack that dies go elsewhere at once, however young
-/// the budget is, and a budget of nothing still lets them.
+/// A retry after an attempt that reached no backend: the connection was refused, the address is
+/// unreachable or the name unknown ([`ErrorKind::Connect`], nothing sent). Such an attempt put no
+/// load on a backend, so the sum above holds without it; the maximum number of attempts bounds its
+/// cost for the balancer. When a rack dies, all its requests go to other backends at once, even if
+/// the budget is new or zero.
 ///
-/// All others pay. A TLS handshake that failed has cost its backend more than many a request. A
-/// connection that was not made in time proves nothing: the answer to the SYN may be what was
-/// lost, the handshake may have been under way, and a backend whose queue of connections is full
-/// is overloaded, the very case that a budget is for. Where whole networks go silent, checks
-/// take out what cannot be reached.
+/// All other retries are paid. A failed TLS handshake costs a backend more than many requests do. A
+/// connection that was not made in time proves nothing: the answer to the SYN may have been lost,
+/// the handshake may have been under way, and a backend whose accept queue is full is overloaded,
+/// which is the case that a budget is for. If a whole network goes silent, health checks take its
+/// backends out.
 ///
 /// [`ErrorKind::Connect`]: crate::ErrorKind::Connect
-///
-/// A handle: clones share one account. Saved up are at most 10 s: that many seconds' share of
-/// the requests, and the retries a second times 10.
 #[derive(Clone)]
 pub struct Budget {
     account: Arc<Account>,
@@ -47,9 +65,9 @@ pub struct Budget {
 
 struct Account {
     requests: Requests,
-    /// Retries paid for, and those that were never made and are forgotten; in thousandths.
+    /// Retries paid for, and earned ones that expired unused; in thousandths.
     spent: AtomicU64,
-    /// Two readings of clock and requests: the rate is what came since the older.
+    /// Two readings of clock and requests: the rate is the number of requests since the older.
     earlier: AtomicU64,
     latest: AtomicU64,
     epoch: Instant,
@@ -58,18 +76,18 @@ struct Account {
     by_second: u64,
 }
 
-/// Written at every request: apart from what is read then.
+/// Written at every request, so it has a cache line apart from the fields that are read then.
 #[repr(align(128))]
 #[derive(Default)]
 struct Requests(AtomicU64);
 
 impl Budget {
     /// Makes a budget of this share of the requests (0.2: one retry for five requests) and this
-    /// many retries a second besides. With 0 and 0, only those are left that cost nothing.
+    /// many retries a second besides. With 0 and 0, only free retries are made.
     ///
     /// # Errors
     ///
-    /// When the share is not within 0 to 10, or the retries a second not within 0 to 1,000,000.
+    /// If the share is not within 0 to 10, or the retries a second are not within 0 to 1,000,000.
     pub fn new(share: f64, per_second: f64) -> Result<Self, ConfigError> {
         let within = |field, value: f64, most: f64| {
             if (0.0..=most).contains(&value) {
@@ -98,12 +116,12 @@ impl Budget {
         }
     }
 
-    /// Counts a request: it earns its share. Wait-free, and needs no clock.
+    /// Counts a request, which earns its share. Wait-free; reads no clock.
     pub fn deposit(&self) {
         self.account.requests.0.fetch_add(1, Relaxed);
     }
 
-    /// Pays for a retry; false when the budget does not allow it. Wait-free.
+    /// Pays for a retry; returns false if the budget does not allow it. Wait-free.
     #[must_use]
     pub fn withdraw(&self, now: Instant) -> bool {
         let account = &*self.account;
@@ -115,7 +133,7 @@ impl Budget {
         let earned = account.by_request * requests + seconds;
         let savings = account.by_request * account.recent(elapsed, requests)
             + account.by_second * SAVED_UP.as_secs();
-        // What was earned before that and never used is forgotten.
+        // Earnings from before that time expire.
         account
             .spent
             .fetch_max(earned.saturating_sub(savings), Relaxed);
@@ -130,15 +148,15 @@ impl Budget {
         false
     }
 
-    /// Gives back what was paid for a retry that was not made, or reached no backend.
+    /// Gives back the payment for a retry that was not made, or that reached no backend.
     pub(super) fn refund(&self) {
         self.account.spent.fetch_sub(UNIT, Relaxed);
     }
 }
 
 impl Account {
-    /// About how many requests came in the last 10 s: the mean since the older reading, which is
-    /// that old at least, or the first.
+    /// Returns about how many requests came in the last 10 s, from the mean since the older reading.
+    /// That reading is at least 10 s old, unless it is the first.
     fn recent(&self, elapsed: Duration, requests: u64) -> u64 {
         let now = Reading::new(elapsed, requests);
         let latest = self.latest.load(Relaxed);
@@ -157,8 +175,8 @@ impl Account {
     }
 }
 
-/// Clock and requests in one word, each modulo 2³²: 49 days, 4 billion requests. Whoever lies
-/// farther apart than that has a rate that is too low for once.
+/// Clock and requests in one word, each modulo 2³²: 49 days, 4 billion requests. Between readings
+/// that lie farther apart, the rate is too low once.
 struct Reading {
     tick: u32,
     requests: u32,
@@ -300,7 +318,7 @@ mod tests {
             let mut rng = fastrand::Rng::with_seed(seed);
             while now.elapsed() < RACE {
                 for _ in 0..1_000 {
-                    // One for many who ask, so that all race for the last one nearly always.
+                    // One retry for many threads, so that they nearly always race for the last one.
                     if rng.u8(..) < 4 {
                         came.fetch_add(1, SeqCst);
                         budget.deposit();

@@ -1,4 +1,4 @@
-//! The response to come: one attempt, now and then two side by side.
+//! The response future: one attempt, sometimes two side by side.
 
 use std::{
     fmt,
@@ -22,14 +22,14 @@ use crate::error::{BoxError, Error};
 pin_project! {
     /// The response of a [`Failover`](super::Failover).
     ///
-    /// Dropped before its end, it drops what runs: every lease comes back, and no backend is
-    /// charged.
+    /// If it is dropped before its end, it drops the attempts that run: every lease comes back, and
+    /// no backend is charged.
     #[must_use = "futures do nothing unless polled"]
     pub struct ResponseFuture<S, B>
     where
         S: Service<Request<ReplayBody<B>>>,
     {
-        // The attempt begun first, of those that run.
+        // Of the attempts that run, the one that began first.
         #[pin]
         attempt: Attempt<S, B, S::Future>,
         attempts: Attempts<S, B>,
@@ -61,7 +61,7 @@ where
         loop {
             let step = if let Poll::Ready(result) = this.attempt.as_mut().poll(cx) {
                 match result {
-                    // Nearly always: apart, so that the response is moved once.
+                    // The common case, apart so that the response is moved once.
                     Ok(response) if this.attempts.accept(&response) => {
                         this.attempt.set(Attempt::Gone);
                         return Poll::Ready(Ok(response));
@@ -75,7 +75,7 @@ where
                     TimeoutStep::Wait => return Poll::Pending,
                     TimeoutStep::PollAgain => continue,
                     TimeoutStep::TimedOut(role, error) => {
-                        // Its end is in the record already: what lies below reads it now.
+                        // Its end is in the record already: the layers below read it on drop.
                         if role == Role::First {
                             this.attempt.set(Attempt::Gone);
                         }
@@ -112,7 +112,7 @@ pin_project! {
     #[project = AttemptProjection]
     pub(super) enum Attempt<S, B, F> {
         Calling { #[pin] future: F },
-        // Over, while another runs.
+        // It has ended, and the hedge runs.
         Gone,
         // Boxed, as it is rare.
         Readying { next: Option<Box<PendingAttempt<S, B>>> },

@@ -1,4 +1,4 @@
-//! When a second attempt begins beside a first that takes long.
+//! When a second attempt begins beside a slow first one.
 
 use std::time::Duration;
 
@@ -7,13 +7,33 @@ use http::Method;
 use super::latency::Latency;
 use crate::error::ConfigError;
 
-/// When a second attempt, on another backend, begins beside one that takes long; the first
-/// response wins.
+/// When a second attempt, on another backend, begins beside a slow first one. The first response
+/// wins.
+///
+/// # Example
+///
+/// ```
+/// use std::time::Duration;
+///
+/// use evenkeel::failover::{FailoverLayer, Hedge};
+/// use http::Method;
+///
+/// # fn main() -> Result<(), evenkeel::ConfigError> {
+/// let hedge = Hedge::new().percentile(99)?.at_least(Duration::from_millis(20))?;
+/// let failover = FailoverLayer::new().hedge(hedge);
+/// # drop(failover);
+///
+/// // A hedged request may be processed twice, so its method must be idempotent.
+/// let refused = Hedge::new().methods([Method::POST]).unwrap_err();
+/// assert_eq!(refused.field(), "hedge.methods");
+/// # Ok(())
+/// # }
+/// ```
 ///
 /// # Why the pool's own percentile?
 ///
-/// A fixed delay is wrong on the day the service changes: too short, it doubles the load; too
-/// long, it helps nobody. After the 95th percentile of the pool's times to a response head, one
+/// A fixed delay becomes wrong when the service changes: too short, it doubles the load; too long,
+/// no request gains from it. After the 95th percentile of the pool's times to a response head, one
 /// request in twenty is hedged when all is well, and every one that hangs. The
 /// [`Budget`](super::Budget) bounds them when nothing is well.
 ///
@@ -22,14 +42,14 @@ use crate::error::ConfigError;
 ///
 /// # What bounds the percentile?
 ///
-/// Where a backend hangs, and more so on a busy machine, the percentile of the last seconds grows
-/// with the delay that it sets. So the delay is at most twice what the percentile was in the better
+/// If a backend hangs, the percentile of the last seconds grows with the delay that it sets, and
+/// faster on a busy machine. So the delay is at most twice what the percentile was in the better
 /// part of the last five minutes: the lower quartile of its values over five seconds each (one
 /// second each at first; with few requests, as many seconds as 20 of them take).
 ///
-/// What it costs: a pool that becomes more than twice as slow, and stays so, hedges more than one
-/// request in twenty for the next four minutes, up to what the budget allows. Then its past is slow
-/// as well. A pool that always was slow hedges no more than another.
+/// The price: a pool that becomes more than twice as slow, and stays so, hedges more than one
+/// request in twenty for the next four minutes, as far as the budget allows. Then its history is
+/// slow as well. A pool that always was slow hedges no more than a fast one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[must_use]
 pub struct Hedge {
@@ -64,7 +84,7 @@ impl Hedge {
     ///
     /// # Errors
     ///
-    /// When it is not within 50 to 99.
+    /// If it is not within 50 to 99.
     pub fn percentile(mut self, percentile: u8) -> Result<Self, ConfigError> {
         if !(50..=99).contains(&percentile) {
             let message = format!("{percentile}: 50 to 99 is accepted");
@@ -74,55 +94,55 @@ impl Hedge {
         Ok(self)
     }
 
-    /// Begins after a time that does not follow the pool's, in place of a percentile.
+    /// Begins after a fixed time, in place of a percentile.
     ///
     /// # Errors
     ///
-    /// When it is not within 1 ms to 60 s.
+    /// If it is not within 1 ms to 60 s.
     pub fn after(mut self, delay: Duration) -> Result<Self, ConfigError> {
         within("hedge.after", delay)?;
         self.delay = Delay::Fixed(delay);
         Ok(self)
     }
 
-    /// Sets the least delay; also the delay while fewer than 20 times are known. It is kept to
-    /// within 10 ms.
+    /// Sets the least delay, which is also the delay while fewer than 20 times are known. The timer
+    /// is exact to 10 ms.
     ///
-    /// Low values hedge what a pause of the backend's runtime or a lost packet holds up.
+    /// With a low value, requests are hedged for a pause of the backend's runtime or a lost packet.
     ///
     /// Default: 50 ms.
     ///
     /// # Errors
     ///
-    /// When it is not within 1 ms to 60 s.
+    /// If it is not within 1 ms to 60 s.
     pub fn at_least(mut self, delay: Duration) -> Result<Self, ConfigError> {
         within("hedge.at_least", delay)?;
         self.at_least = delay;
         Ok(self)
     }
 
-    /// Sets the most that a percentile may come to, beside the bound by the pool's past: where
-    /// backends hang and nothing takes them out, that follows in the end.
+    /// Sets the greatest delay. The bound by the pool's history rises in the end if backends hang and
+    /// nothing takes them out; this one does not.
     ///
     /// Default: 2 s.
     ///
     /// # Errors
     ///
-    /// When it is not within 1 ms to 60 s.
+    /// If it is not within 1 ms to 60 s.
     pub fn at_most(mut self, delay: Duration) -> Result<Self, ConfigError> {
         within("hedge.at_most", delay)?;
         self.at_most = delay;
         Ok(self)
     }
 
-    /// Sets the methods whose requests are hedged, where they have no body. Only idempotent ones
-    /// (RFC 9110 §9.2.2) can be: a hedge means that a backend may process the request twice.
+    /// Sets the methods whose requests are hedged, if they have no body. Only idempotent methods
+    /// (RFC 9110 §9.2.2) are accepted, because two backends may process a hedged request.
     ///
     /// Default: GET and HEAD.
     ///
     /// # Errors
     ///
-    /// When there is none, or one that is not idempotent.
+    /// If there is none, or one that is not idempotent.
     pub fn methods(
         mut self,
         methods: impl IntoIterator<Item = Method>,
@@ -144,7 +164,7 @@ impl Hedge {
         self.methods.contains(method)
     }
 
-    /// Returns the percentile that is to be measured.
+    /// Returns the percentile to measure; `None` for a fixed delay.
     pub(super) fn measures(&self) -> Option<u8> {
         match self.delay {
             Delay::Fixed(_) => None,
@@ -181,9 +201,9 @@ fn within(field: &str, delay: Duration) -> Result<(), ConfigError> {
 /// One request in twenty: what Dean and Barroso found to cut the tail for little load ("The Tail
 /// at Scale", 2013).
 pub(super) const PERCENTILE: u8 = 95;
-/// Over what a garbage collector or a retransmission takes, under what a person notices.
+/// Longer than a garbage collection or a retransmission, shorter than a person notices.
 pub(super) const AT_LEAST: Duration = Duration::from_millis(50);
-/// Who waits for longer than this is better served by a second attempt, whatever it costs.
+/// A request that waits longer than this gains from a second attempt, whatever that costs.
 pub(super) const AT_MOST: Duration = Duration::from_secs(2);
 const SHORTEST: Duration = Duration::from_millis(1);
 /// Beyond any time-out that a response head has.

@@ -1,4 +1,4 @@
-//! How long a pool takes to answer: a percentile of the last seconds, without a lock.
+//! A percentile of the pool's latency over the last seconds, without a lock.
 
 use std::{
     array,
@@ -17,8 +17,8 @@ use super::percentile_history::PercentileHistory;
 /// what is in both, bounded by what it was in the last minutes. Threads that write while a window
 /// turns lose a count at worst.
 ///
-/// The bound is needed as the percentile feeds on itself: where a backend hangs, each request to it
-/// takes as long as the estimate and a hedge together.
+/// The bound is needed because the percentile feeds on itself: if a backend hangs, each request to
+/// it takes as long as the estimate and a hedge together.
 #[derive(Debug)]
 pub(super) struct Latency {
     percentile: u64,
@@ -27,16 +27,16 @@ pub(super) struct Latency {
     current: AtomicUsize,
     /// Milliseconds since `epoch` when the current window began.
     window_began: AtomicU64,
-    /// Microseconds; 0 while too little is known.
+    /// Microseconds; 0 while fewer than [`MIN_COUNT`] times are known.
     estimate: AtomicU64,
     /// One time in this many is counted; a power of two.
     stride: AtomicU32,
     history: PercentileHistory,
-    /// What the current window held when the slice of the past that is under way began.
+    /// The counts of the current window when the current slice of the history began.
     at_slice_start: Window,
-    /// Milliseconds since `epoch` when it began.
+    /// Milliseconds since `epoch` when that slice began.
     slice_began: AtomicU64,
-    /// Microseconds; the most that the past allows.
+    /// Microseconds; the greatest estimate that the history allows.
     bound: AtomicU64,
 }
 
@@ -60,19 +60,20 @@ impl Latency {
         }
     }
 
-    /// Returns the percentile; `None` while too little is known. One load.
+    /// Returns the percentile; `None` while fewer than [`MIN_COUNT`] times are known. Costs one load.
     pub(super) fn estimate(&self) -> Option<Duration> {
         let micros = self.estimate.load(Relaxed);
         (micros > 0).then(|| Duration::from_micros(micros))
     }
 
-    /// Returns true if this request's time is to be counted: under much load, that of a few.
+    /// Returns true if the time of this request should be recorded: under high load, only a sample
+    /// is.
     pub(super) fn samples(&self) -> bool {
         let stride = self.stride.load(Relaxed);
         stride == 1 || fastrand::u32(..) & (stride - 1) == 0
     }
 
-    /// Counts a time.
+    /// Records a time.
     pub(super) fn record(&self, took: Duration, now: Instant) {
         let current = self.current.load(Relaxed) & 1;
         let before = self.windows[current].0[bucket(took)].fetch_add(1, Relaxed);
@@ -90,8 +91,8 @@ impl Latency {
         let count = self.windows[current].count();
         let came = count.saturating_mul(self.stride.load(Relaxed).into());
         let is_over = age >= WINDOW && (came >= MIN_WINDOW_COUNT || age >= WINDOW_MAX_AGE);
-        // Under a load that was not known yet, a window is full soon. Never at once, so that
-        // whoever reads while another thread turns it does not turn it back.
+        // When the load rises, a window is full soon. It never turns at once, so that a thread that
+        // reads while another turns the window does not turn it back.
         let is_full = age >= FULL_AFTER && count >= FULL_COUNT;
         self.end_slice(at, current, is_over || is_full);
         if (is_over || is_full)
@@ -117,8 +118,8 @@ impl Latency {
             .store(estimate.min(self.bound.load(Relaxed)), Relaxed);
     }
 
-    /// Adds to the past what came since its last slice, where that is long enough ago. A window
-    /// that is about to turn ends a slice a little sooner.
+    /// Adds the percentile of the times since the last slice to the history, once a slice is long
+    /// enough. A window that is about to turn ends its slice sooner.
     fn end_slice(&self, at: u64, current: usize, window_ends: bool) {
         let slice_began = self.slice_began.load(Relaxed);
         let age = Duration::from_millis(at.saturating_sub(slice_began));
@@ -146,8 +147,8 @@ impl Latency {
         }
     }
 
-    /// Returns the upper end of the bucket that the percentile falls in; `None` where there are too
-    /// few.
+    /// Returns the upper end of the bucket that the percentile falls in; `None` if there are fewer
+    /// than [`MIN_COUNT`] times.
     fn percentile(&self, count: impl Fn(usize) -> u64) -> Option<u64> {
         let total: u64 = (0..BUCKETS).map(&count).sum();
         if total < MIN_COUNT {
@@ -181,7 +182,8 @@ impl Window {
     }
 }
 
-/// Eight buckets for each doubling, from 1 ms on: off by an eighth at most.
+/// Returns the bucket of a time: eight for each doubling from 1 ms on, so that it is off by an eighth
+/// at most.
 fn bucket(took: Duration) -> usize {
     let micros = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
     if micros < FIRST_MICROS {
@@ -193,7 +195,7 @@ fn bucket(took: Duration) -> usize {
     (1 + octave * PER_OCTAVE + part).min(BUCKETS - 1)
 }
 
-/// The least number of microseconds that is over this bucket.
+/// Returns the upper end of a bucket, in microseconds.
 fn upper(bucket: usize) -> u64 {
     let (octave, part) = (bucket / PER_OCTAVE, bucket % PER_OCTAVE);
     (FIRST_MICROS << octave) * (PER_OCTAVE + part) as u64 / PER_OCTAVE as u64
@@ -201,19 +203,19 @@ fn upper(bucket: usize) -> u64 {
 
 /// Long enough for a percentile, short enough to follow a change.
 pub(super) const WINDOW: Duration = Duration::from_secs(10);
-/// What a window should hold before it turns: fewer times are kept for longer.
+/// A window with fewer times than this is kept for longer.
 const MIN_WINDOW_COUNT: u64 = 100;
-/// What is older says nothing.
+/// Times that are older than this say nothing about the present.
 const WINDOW_MAX_AGE: Duration = Duration::from_secs(120);
 /// With fewer, a 95th percentile is the slowest of all.
 pub(super) const MIN_COUNT: u64 = 20;
-/// A window with this many is exact enough: of more, a share is counted.
+/// A window with this many times is exact enough: of more, only a sample is recorded.
 const TARGET_COUNT: u128 = 4_096;
 /// A window with this many turns after this time.
 const FULL_COUNT: u64 = 2 * TARGET_COUNT as u64;
 const FULL_AFTER: Duration = Duration::from_millis(100);
 const MAX_STRIDE: u32 = 64;
-/// Computed anew when this many that are alike came.
+/// The estimate is computed again after this many times in one bucket.
 const REFRESH_EVERY: u32 = 32;
 /// Microseconds in the first bucket: no hedge begins sooner.
 const FIRST_MICROS: u64 = 1_024;

@@ -1,4 +1,4 @@
-//! What you configure.
+//! The settings of failover, and the layer that makes services with them.
 
 use std::{sync::Arc, time::Duration};
 
@@ -9,14 +9,14 @@ use tower_layer::Layer;
 use super::{Backoff, Budget, Failover, Hedge, Policy, Standard, latency::Latency};
 use crate::error::ConfigError;
 
-/// Tries another backend when one fails; see the [module](super).
+/// Retries failed requests on another backend, and hedges slow ones; see the [module](super).
 #[derive(Clone, Debug)]
 #[must_use]
 pub struct FailoverLayer {
     settings: Settings,
 }
 
-/// What a service asks at each request.
+/// The settings that a service reads at each request.
 #[derive(Clone, Debug)]
 pub(super) struct Settings {
     pub(super) max_attempts: u32,
@@ -30,7 +30,7 @@ pub(super) struct Settings {
     pub(super) backoff: Backoff,
 }
 
-/// When to hedge, and what is measured for it.
+/// When to hedge, and the latencies that are measured for it.
 #[derive(Clone, Debug)]
 pub(super) struct Hedging {
     pub(super) rule: Hedge,
@@ -42,7 +42,7 @@ impl Hedging {
         self.rule.delay(self.latency.as_deref())
     }
 
-    /// Returns true if the time of the request at hand is to be counted.
+    /// Returns true if the time of the current request should be recorded.
     pub(super) fn samples(&self) -> bool {
         self.latency
             .as_ref()
@@ -66,7 +66,7 @@ impl Settings {
         statuses.is_some_and(|statuses| statuses.contains(&status))
     }
 
-    /// How long after the beginning there may be something to do.
+    /// Returns how long after its beginning a request may first have a deadline or a hedge due.
     pub(super) fn first_due(&self, hedges: bool) -> Option<Duration> {
         let hedge = self.hedge.as_ref().filter(|_| hedges).map(Hedging::delay);
         let all = [hedge, self.per_try_timeout, self.timeout];
@@ -92,17 +92,17 @@ impl FailoverLayer {
         }
     }
 
-    /// Sets how often a request may be tried, the first time included. With 1 there is no
-    /// retry, and the layer passes everything through.
+    /// Sets how many attempts a request may have, the first included. With 1 there is no retry and
+    /// no hedge; timeouts still apply.
     ///
-    /// Each further attempt can double the load on a pool that is failing as a whole; the
-    /// [`budget`](Self::budget) holds against that.
+    /// Each further attempt can add the whole load once more to a pool that fails as a whole; the
+    /// [`budget`](Self::budget) bounds that.
     ///
     /// Default: 2.
     ///
     /// # Errors
     ///
-    /// When it is 0 or over 10.
+    /// If it is 0 or greater than 10.
     pub fn max_attempts(mut self, attempts: u32) -> Result<Self, ConfigError> {
         if !(1..=ATTEMPTS_LIMIT).contains(&attempts) {
             return Err(ConfigError::new(
@@ -115,9 +115,10 @@ impl FailoverLayer {
     }
 
     /// Sets how many bytes of a request body are kept, so that a retry can send them again. A
-    /// body of which more was read is not sent again. 0 keeps nothing.
+    /// request is not retried once more of its body was read. 0 keeps nothing.
     ///
-    /// Costs up to this much memory for each request in flight that has a body.
+    /// Costs up to this much memory for each request in flight that has a body, until its response
+    /// head arrives.
     ///
     /// Default: 64 KiB.
     pub fn replay_limit(mut self, bytes: usize) -> Self {
@@ -125,23 +126,23 @@ impl FailoverLayer {
         self
     }
 
-    /// Sets the budget that retries are paid from; a clone of one that another layer has is
-    /// shared with it. What reached no backend for certain is paid from none: see the
-    /// [module](super).
+    /// Sets the budget that retries and hedges are paid from. Clones of a budget share one account,
+    /// so a clone that is given to another layer bounds both together. A retry after an attempt
+    /// that certainly reached no backend is free: see the [module](super).
     ///
-    /// Default: one of the layer's own, 20 % of its requests and 3 a second.
+    /// Default: a budget of this layer alone, 20 % of its requests and 3 a second.
     pub fn budget(mut self, budget: Budget) -> Self {
         self.settings.budget = budget;
         self
     }
 
-    /// Begins a second attempt, on another backend, beside one that takes long; the first
-    /// response wins, and the other attempt is dropped, its connection closed.
+    /// Begins a second attempt, on another backend, beside one that takes long. The first response
+    /// wins; the other attempt is dropped, and its connection closed.
     ///
-    /// A hedge is one of the attempts, and is paid from the budget. A backend against which a
-    /// hedge wins is charged with a failure ([`Outcome::Hedged`](crate::context::Outcome)); a
-    /// hedge that was not needed is charged to nobody. Costs a place in a timer wheel for a
-    /// request that waits, and a copy of the head where a hedge begins.
+    /// A hedge counts as one of the attempts and is paid from the budget. If the hedge wins, the
+    /// other backend is charged with a failure ([`Outcome::Hedged`](crate::context::Outcome)); if it
+    /// loses, no backend is charged. Costs an entry in a timer wheel for a request that waits, and a
+    /// copy of the head when a hedge begins.
     ///
     /// Default: none.
     pub fn hedge(mut self, hedge: Hedge) -> Self {
@@ -153,18 +154,18 @@ impl FailoverLayer {
         self
     }
 
-    /// Sets the most that one try may take until its response head; then it is dropped, and
-    /// another backend is tried as after any failure ([`ErrorKind::ResponseHeadTimeout`], or
-    /// [`ErrorKind::ConnectTimeout`] where nothing was sent). The backend is charged: the
-    /// attempt's end stands in the [`Exchange`](crate::context::Exchange) before it is dropped.
+    /// Sets the time that one attempt may take until its response head. The attempt is then dropped
+    /// and fails with [`ErrorKind::ResponseHeadTimeout`], or with [`ErrorKind::ConnectTimeout`] if
+    /// nothing was sent; another backend is tried as after any failure. The backend is charged.
     ///
-    /// Kept to within 10 ms. Bounds the sending of a request body, too: uploads need their time.
+    /// The timer is exact to 10 ms. The time to send the request body counts as well, so leave
+    /// enough for uploads.
     ///
-    /// Default: none; the proxy has time-outs of its own.
+    /// Default: none; the proxy has timeouts of its own.
     ///
     /// # Errors
     ///
-    /// When it is not within 1 ms to 1 h.
+    /// If it is not within 1 ms to 1 h.
     ///
     /// [`ErrorKind::ResponseHeadTimeout`]: crate::ErrorKind::ResponseHeadTimeout
     /// [`ErrorKind::ConnectTimeout`]: crate::ErrorKind::ConnectTimeout
@@ -173,31 +174,31 @@ impl FailoverLayer {
         Ok(self)
     }
 
-    /// Sets the most that a request may take until its response head, all tries and waits
-    /// included, from when its record began. A backend is charged that had half of the time at
-    /// least; one that was tried late is not.
+    /// Sets the time that a request may take until its response head, all attempts and waits
+    /// included, counted from the beginning of its [`Exchange`](crate::context::Exchange). A backend
+    /// is charged if its attempt had at least half of that time.
     ///
     /// Default: none.
     ///
     /// # Errors
     ///
-    /// When it is not within 1 ms to 1 h.
+    /// If it is not within 1 ms to 1 h.
     pub fn timeout(mut self, timeout: Duration) -> Result<Self, ConfigError> {
         self.settings.timeout = Some(checked("timeout", timeout)?);
         Ok(self)
     }
 
-    /// Tries another backend when one answers an idempotent request with one of these statuses.
-    /// The answer is kept until another attempt has begun, and goes to the client where none can:
-    /// no backend, attempt or budget is left, or `Retry-After` asks for too long a wait.
+    /// Tries another backend when one answers an idempotent request with one of these statuses. The
+    /// response is held until another attempt has begun. It goes to the client if none can begin: no
+    /// backend, attempt or budget is left, or its `Retry-After` asks for too long a wait.
     ///
-    /// Costs a copy of the head for each idempotent request, some allocations.
+    /// Costs each idempotent request a copy of its head, and with it some allocations.
     ///
-    /// Default: none; sensible are 502, 503 and 504.
+    /// Default: none. 502, 503 and 504 are sensible.
     ///
     /// # Errors
     ///
-    /// When one is not within 400 to 599.
+    /// If one is not within 400 to 599.
     pub fn retry_statuses(
         mut self,
         statuses: impl IntoIterator<Item = u16>,
@@ -217,7 +218,7 @@ impl FailoverLayer {
         Ok(self)
     }
 
-    /// Sets the waits between tries.
+    /// Sets the waits between attempts.
     ///
     /// Default: [`Backoff::new`].
     pub fn backoff(mut self, backoff: Backoff) -> Self {
@@ -225,7 +226,7 @@ impl FailoverLayer {
         self
     }
 
-    /// Sets who decides which failures are worth another attempt.
+    /// Sets the policy that decides which failures are worth another attempt.
     ///
     /// Default: [`Standard`].
     pub fn with_policy(mut self, policy: impl Policy + 'static) -> Self {
@@ -256,9 +257,10 @@ fn checked(field: &str, timeout: Duration) -> Result<Duration, ConfigError> {
     Err(ConfigError::new(field, message))
 }
 
-/// The first and one more: a second failure in a row says that the pool, not a backend, is ill.
+/// The first and one more: after two failures in a row the cause is probably the pool, and not a
+/// backend.
 pub(super) const MAX_ATTEMPTS: u32 = 2;
-/// More would only make a client wait for the error that it gets anyway.
+/// With more, a client would only wait longer for the error that it gets anyway.
 const ATTEMPTS_LIMIT: u32 = 10;
-/// Most forms and API calls; uploads are not worth the memory.
+/// Holds most forms and API calls. Uploads are larger, and not worth the memory.
 pub(super) const REPLAY_LIMIT: usize = 64 * 1024;

@@ -1,4 +1,4 @@
-//! What a percentile was in the last minutes, so that a bad moment does not move it far.
+//! The values of a percentile over the last minutes, so that a bad moment does not move it far.
 
 use std::{
     array,
@@ -22,8 +22,8 @@ impl PercentileHistory {
         }
     }
 
-    /// Returns how long the slice that is under way should last: at first a second, so that there
-    /// is a past soon.
+    /// Returns how long the current slice should last: at first a second, so that there is a history
+    /// soon.
     pub(super) fn slice(&self) -> Duration {
         match self.next.load(Relaxed) < SHORT_SLICES {
             true => SHORT_SLICE,
@@ -31,7 +31,7 @@ impl PercentileHistory {
         }
     }
 
-    /// Adds a slice that ended so long after the start.
+    /// Adds a slice that ended this long after the start.
     pub(super) fn add(&self, at: Duration, micros: u64) {
         let micros = u32::try_from(micros).unwrap_or(u32::MAX);
         let slice = (at.as_secs() << 32) | u64::from(micros.max(1));
@@ -39,8 +39,8 @@ impl PercentileHistory {
         self.slices[index].store(slice, Relaxed);
     }
 
-    /// Returns the most that a percentile may come to so long after the start, in microseconds.
-    /// Not for each request: it looks at the whole history.
+    /// Returns the greatest value that the percentile may have this long after the start, in
+    /// microseconds. Reads the whole history, so it is not for the request path.
     pub(super) fn bound(&self, at: Duration) -> Option<u64> {
         let mut percentiles = [0; SLICES];
         let mut count = 0;
@@ -66,10 +66,10 @@ const SLICES: usize = 64;
 pub(super) const SLICE: Duration = Duration::from_secs(5);
 const SHORT_SLICES: usize = 8;
 const SHORT_SLICE: Duration = Duration::from_secs(1);
-/// Of a quiet service, what is older says nothing.
+/// Slices of a quiet service that are older than this say nothing about the present.
 const MAX_AGE: Duration = Duration::from_secs(900);
-/// Times the lower quartile: what varies by less is left alone. The lower one, as a machine that is
-/// busy, or starts, makes a part of the past slow.
+/// The bound over the lower quartile: smaller variations pass. The lower quartile, because a busy or
+/// starting machine makes a part of the history slow.
 pub(super) const FACTOR: u64 = 2;
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! Role failures are worth another attempt.
+//! Retry policies: which failures are worth another attempt.
 
 use std::fmt;
 
@@ -8,17 +8,39 @@ use crate::error::{Error, ErrorKind};
 
 /// Decides which failures are worth another attempt.
 ///
-/// The layer has the last word: it does not retry what the attempts, the budget or the body do
-/// not allow.
+/// The layer has the last word: it makes no retry that the attempts, the budget or the body do not
+/// allow.
+///
+/// # Example
+///
+/// ```
+/// use evenkeel::failover::{Decision, Failed, FailoverLayer, Policy, Standard};
+///
+/// /// Retries as the standard policy does, except for payments.
+/// #[derive(Debug, Default)]
+/// struct NoPayments(Standard);
+///
+/// impl Policy for NoPayments {
+///     fn decide(&self, failed: &Failed<'_>) -> Decision {
+///         match failed.head().uri.path().starts_with("/pay") {
+///             true => Decision::Keep,
+///             false => self.0.decide(failed),
+///         }
+///     }
+/// }
+///
+/// let failover = FailoverLayer::new().with_policy(NoPayments::default());
+/// # drop(failover);
+/// ```
 pub trait Policy: fmt::Debug + Send + Sync {
-    /// Decides about one attempt that failed.
+    /// Decides about one attempt that failed. Called on the path of the request, so it must not block.
     fn decide(&self, failed: &Failed<'_>) -> Decision;
 
-    /// Returns true if what is read of the request's body should be kept, because
+    /// Returns true if the part of the request's body that is read should be kept, because
     /// [`decide`](Self::decide) may want it sent again.
     ///
-    /// One that keeps all bodies lets a POST be sent again where a backend says that it did not
-    /// process it (HTTP/2: a refused stream, a connection that goes away), for the memory.
+    /// A policy that keeps all bodies allows a POST to be sent again if a backend says that it did
+    /// not process it (HTTP/2: a refused stream, a connection that goes away). The price is memory.
     ///
     /// Default: for idempotent methods.
     fn keeps_body(&self, method: &Method) -> bool {
@@ -26,11 +48,11 @@ pub trait Policy: fmt::Debug + Send + Sync {
     }
 }
 
-/// What a [`Policy`] says.
+/// The decision of a [`Policy`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Decision {
-    /// The error stands.
+    /// The request fails with this error.
     Keep,
     /// Another backend should be tried.
     Retry,
@@ -53,7 +75,7 @@ impl<'a> Failed<'a> {
         }
     }
 
-    /// Returns why the attempt failed.
+    /// Returns the error that the attempt failed with.
     #[must_use]
     pub fn error(&self) -> &'a Error {
         self.error
@@ -72,8 +94,8 @@ impl<'a> Failed<'a> {
     }
 }
 
-/// Retries what cannot do harm: any request of which nothing was sent or that the backend says it
-/// did not process (RFC 9113 §8.7), and idempotent ones (RFC 9110 §9.2.2) otherwise.
+/// Retries only requests that are safe to repeat: any request of which nothing was sent, or that the
+/// backend says it did not process (RFC 9113 §8.7); otherwise only idempotent ones (RFC 9110 §9.2.2).
 #[derive(Clone, Copy, Debug, Default)]
 #[non_exhaustive]
 pub struct Standard;
@@ -92,7 +114,7 @@ impl Policy for Standard {
     }
 }
 
-/// Whether another backend might do better.
+/// Returns true if another backend might do better.
 fn concerns_the_backend(error: &Error) -> bool {
     match error.kind() {
         ErrorKind::BadRequest
@@ -100,8 +122,8 @@ fn concerns_the_backend(error: &Error) -> bool {
         | ErrorKind::ClientBody
         | ErrorKind::ClientBodyTimeout
         | ErrorKind::MethodRefused => false,
-        // No backend was asked, or none is there, or the time is up: at once is too soon to ask
-        // again.
+        // No backend was asked, none is there, or the time is up: an immediate retry would end the
+        // same way.
         ErrorKind::LoadShed
         | ErrorKind::NoBackend
         | ErrorKind::NotRouted
@@ -113,7 +135,7 @@ fn concerns_the_backend(error: &Error) -> bool {
         ErrorKind::Connect
         | ErrorKind::ConnectTimeout
         | ErrorKind::ConnectTls
-        // An idle connection, another port or another name may be there.
+        // Another backend may have an idle connection, or need no port or name.
         | ErrorKind::Local
         | ErrorKind::RequestWrite
         | ErrorKind::RequestWriteTimeout

@@ -15,7 +15,8 @@ use pin_project_lite::pin_project;
 use crate::error::BoxError;
 
 pin_project! {
-    /// The request body that the inner service gets: the client's, and what is kept of it.
+    /// The request body that the inner service gets: the client's body, with a copy of what was read
+    /// for another attempt.
     pub struct ReplayBody<B> {
         #[pin]
         kind: Kind<B>,
@@ -25,9 +26,9 @@ pin_project! {
 pin_project! {
     #[project = KindProjection]
     enum Kind<B> {
-        // Ended before it began.
+        // The client sent no body.
         Empty,
-        // Of a layer that does not retry.
+        // The layer does not retry.
         Passing { #[pin] body: B },
         Shared { attempt: Attempt<B> },
     }
@@ -41,15 +42,15 @@ struct Attempt<B> {
     sent: usize,
 }
 
-/// The client's body, and what was read of it.
+/// The client's body, and the part of it that was read.
 pub(super) struct Source<B> {
     /// `None` once it ended.
     body: Option<Pin<Box<B>>>,
-    /// Handles of what was read so far, while `is_complete`.
+    /// Handles of the frames that were read, while `is_complete`.
     kept: Vec<Kept>,
     capacity: usize,
     is_untouched: bool,
-    /// `kept` is all that was read.
+    /// `kept` holds all that was read.
     is_complete: bool,
     /// There may be another attempt.
     keeps_more: bool,
@@ -63,7 +64,7 @@ enum Kept {
     Trailers(HeaderMap),
 }
 
-/// What the layer keeps in its hands, to start another attempt.
+/// The layer's handle on the body, to begin another attempt.
 pub(super) enum Replay<B> {
     Empty,
     Shared(Arc<Mutex<Source<B>>>),
@@ -76,7 +77,7 @@ impl<B: Body> ReplayBody<B> {
         }
     }
 
-    /// Makes the first attempt's body, and what makes the next one's. Up to `capacity` bytes are
+    /// Makes the body of the first attempt, and the handle that makes the next ones. Up to `capacity` bytes are
     /// kept.
     pub(super) fn new(body: B, capacity: usize) -> (Self, Replay<B>) {
         if body.is_end_stream() {
@@ -123,8 +124,8 @@ impl<B: Body> Replay<B> {
         }
     }
 
-    /// Makes the next attempt's body. The one before reads nothing any more; after the `last`,
-    /// nothing more is kept.
+    /// Makes the body of the next attempt. The body of the attempt before reads no more; for the
+    /// `last` attempt, nothing more is kept.
     pub(super) fn next_body(&self, last: bool) -> ReplayBody<B> {
         let Self::Shared(shared) = self else {
             return ReplayBody { kind: Kind::Empty };
@@ -139,10 +140,10 @@ impl<B: Body> Replay<B> {
 }
 
 impl<B> Replay<B> {
-    /// Says that there is no further attempt: nothing needs to be kept.
+    /// Ends the keeping, as there is no further attempt.
     pub(super) fn give_up(self) {
         if let Self::Shared(source) = self {
-            // Where the attempt's body is gone, so is what was kept.
+            // If the attempt's body is dropped, the last handle drops what was kept.
             if Arc::strong_count(&source) > 1 {
                 lock(&source).keeps_more = false;
             }
@@ -216,7 +217,7 @@ where
 }
 
 impl<B> Source<B> {
-    /// Keeps a handle of what was read; returns false if it is not kept.
+    /// Keeps a handle of a frame; returns false if it is not kept.
     fn keep(&mut self, frame: &Frame<Bytes>) -> bool {
         self.is_untouched = false;
         if !self.is_complete {
@@ -240,7 +241,7 @@ impl<B> Source<B> {
         }
     }
 
-    /// Not all of what was read is kept: there is no other attempt.
+    /// Frees what was kept: with a part missing, there can be no other attempt.
     fn stop_keeping(&mut self) {
         self.is_untouched = false;
         self.is_complete = false;

@@ -1,4 +1,4 @@
-//! What happens to a request.
+//! The failover service: how a request begins.
 
 use std::{
     fmt,
@@ -22,17 +22,17 @@ use crate::{
     error::{BoxError, Error},
 };
 
-/// Tries another backend when one fails; see the [module](super).
+/// Retries failed requests on another backend; see the [module](super).
 #[derive(Clone)]
 pub struct Failover<S> {
     inner: S,
     shared: Arc<FailoverState<S>>,
 }
 
-/// What each request takes along: one handle.
+/// What all requests of a service share; each holds one handle.
 pub(super) struct FailoverState<S> {
     pub(super) settings: Settings,
-    /// Cloned for each retry, which is rarer than cloning the service for each request.
+    /// Cloned for each retry. A clone of the service for each request would cost more.
     clone_source: Mutex<S>,
 }
 
@@ -62,7 +62,7 @@ impl<S> Failover<S> {
         &self.inner
     }
 
-    /// Returns the inner service, on its own.
+    /// Returns the inner service.
     pub fn into_inner(self) -> S {
         self.inner
     }

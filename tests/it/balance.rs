@@ -527,7 +527,7 @@ async fn a_retry_waits_for_another_backend_without_a_turn_in_line() {
     assert_eq!(
         began.elapsed(),
         Duration::ZERO,
-        "the slot wakes who can use it"
+        "the slot wakes a request that can use it"
     );
     assert_eq!(other.into_body().collect().await.unwrap().to_bytes(), "a");
     busy[1] = None;
@@ -737,7 +737,10 @@ async fn below_sticky_a_session_stays_and_moves_once() {
     let (body, moved, verdict) = visit(cookie.as_ref()).await;
     assert_ne!(&body[..], b"a");
     assert_eq!(verdict, Some(StickyVerdict::Down));
-    assert!(moved.is_some(), "the cookie names who answered");
+    assert!(
+        moved.is_some(),
+        "the cookie names the backend that answered"
+    );
     let (stays, again, verdict) = visit(moved.as_ref()).await;
     assert_eq!((stays, verdict), (body, Some(StickyVerdict::Valid)));
     assert!(again.is_none(), "a session moves once");
@@ -799,7 +802,7 @@ async fn a_half_open_backend_is_tried_by_one_repeatable_request_at_a_time() {
     };
     pool.eject(&a, Reason::new("L7STS", "503"), 5, 0.5);
     let get = || send(http::Method::GET, &Exchange::new());
-    assert_eq!(body(get().await.unwrap()).await, "b", "open: nobody");
+    assert_eq!(body(get().await.unwrap()).await, "b", "open: no trial");
     assert!(pool.begin_trial(&a));
     let post = send(http::Method::POST, &Exchange::new()).await.unwrap();
     assert_eq!(body(post).await, "b", "what cannot be repeated is no trial");
@@ -811,7 +814,11 @@ async fn a_half_open_backend_is_tried_by_one_repeatable_request_at_a_time() {
     let elsewhere = Exchange::new();
     elsewhere.set_affinity(b);
     let sticky = send(http::Method::GET, &elsewhere).await.unwrap();
-    assert_eq!(body(sticky).await, "b", "nor is who wants another");
+    assert_eq!(
+        body(sticky).await,
+        "b",
+        "no trial for a session of another backend"
+    );
     let trial = get().await.unwrap();
     assert_eq!(a.in_flight(), 1, "this one is");
     assert_eq!(body(get().await.unwrap()).await, "b", "one at a time");

@@ -1,4 +1,4 @@
-//! Failover over real sockets, alone around somebody else's service.
+//! Failover over real sockets, alone around a foreign service.
 
 use std::sync::{
     Arc,

@@ -1,4 +1,4 @@
-//! Where keys go, which of them move, and what is done about one that all ask for.
+//! Which backend a key goes to, which keys move, and how a hot key is spread.
 
 use super::*;
 use crate::{

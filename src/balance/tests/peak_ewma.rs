@@ -1,4 +1,4 @@
-//! Who is preferred for answering soon, and that failing soon is no such reason.
+//! Peak EWMA prefers fast backends, and a fast failure is no fast answer.
 
 use super::*;
 use crate::balance::Ended;

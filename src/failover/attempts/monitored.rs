@@ -1,5 +1,5 @@
-//! A request with deadlines, hedges or statuses to try again: who wins, and which backend is
-//! charged.
+//! A request with deadlines, hedges or statuses to try again: which attempt wins, and which backend
+//! is charged.
 
 use std::{
     fmt,
@@ -269,7 +269,7 @@ where
             self.exchange.end_attempt(beaten, Outcome::Hedged);
             tracing::debug!(
                 target: "evenkeel::failover",
-                backend = self.backend(beaten).as_deref(), "a hedge won against it"
+                backend = self.backend(beaten).as_deref(), "a hedge won against this backend"
             );
         }
         if let (true, Some(hedge)) = (self.sampled, &self.retries.settings().hedge) {

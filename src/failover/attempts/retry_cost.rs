@@ -1,9 +1,9 @@
-//! What a request's attempts cost of the budget.
+//! How much the attempts of a request cost of the budget.
 
 use crate::error::{Error, ErrorKind};
 
-/// What a request owes, and what it has paid: one retry for each attempt beyond the first that
-/// may put load on a backend. Pure: the account itself is the [`Budget`].
+/// What a request owes and has paid: one retry for each attempt beyond the first that may put load
+/// on a backend. Pure: the account itself is the [`Budget`].
 ///
 /// [`Budget`]: crate::failover::Budget
 #[derive(Debug)]
@@ -14,8 +14,8 @@ pub(super) struct RetryCost {
 }
 
 impl RetryCost {
-    /// Pays for another attempt, where all others put load on a backend; false where that is
-    /// not granted. One that takes the place of an attempt that did not pays nothing.
+    /// Pays for another attempt, if all others put load on a backend; returns false if `withdraw`
+    /// refuses. An attempt that replaces one without load is free.
     pub(super) fn pay(&mut self, withdraw: impl FnOnce() -> bool) -> bool {
         if self.paid < self.loads {
             if !withdraw() {
@@ -27,12 +27,12 @@ impl RetryCost {
         true
     }
 
-    /// Notes that one of them put load on nobody. What was paid for it stays for the next.
+    /// Records that one attempt put no load on a backend. The payment for it stays for the next.
     pub(super) fn waive(&mut self) {
         self.loads = self.loads.saturating_sub(1);
     }
 
-    /// Takes out what is paid and not owed, as no attempt is to follow now.
+    /// Takes out what is paid and not owed, when no attempt follows now.
     pub(super) fn take_surplus(&mut self) -> u8 {
         let owed = self.loads.saturating_sub(1);
         let surplus = self.paid.saturating_sub(owed);
@@ -48,14 +48,14 @@ impl Default for RetryCost {
     }
 }
 
-/// Whether an attempt that failed so reached no backend for certain. A time-out is no proof, see
-/// the room's docs; a TLS handshake costs more than most requests.
+/// Returns true if an attempt that failed this way certainly reached no backend. A timeout is no
+/// proof (see the docs of the module), and a TLS handshake costs more than most requests.
 pub(super) fn puts_no_load(error: &Error) -> bool {
     let reached_none = matches!(error.kind(), ErrorKind::Connect | ErrorKind::Local);
     found_no_backend(error) || (reached_none && !error.is_after_sending())
 }
 
-/// Whether no backend was asked.
+/// Returns true if no backend was asked.
 pub(super) fn found_no_backend(error: &Error) -> bool {
     matches!(
         error.kind(),
@@ -72,7 +72,7 @@ mod tests {
     #[test]
     fn only_what_provably_reached_no_backend_is_free() {
         use ErrorKind::*;
-        // Kind, whether a byte may have gone out, and whether it put load on nobody.
+        // Kind, whether a byte may have gone out, and whether it put no load on a backend.
         let table = [
             (Connect, false, true),
             // A connection that was there before took the request, and broke.

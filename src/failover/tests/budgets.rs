@@ -1,4 +1,4 @@
-//! Role attempts are paid for, and what an empty budget ends.
+//! Which attempts are paid for, and what an empty budget ends.
 
 use super::*;
 

@@ -90,7 +90,8 @@ async fn a_retry_waits_until_the_service_is_ready() {
     assert!(assert_ready!(answer.poll()).is_ok());
 }
 
-/// Fails as told, `attempts` times at most; returns how often it was called, and the end.
+/// Sends a request to a service whose calls end as in `ends`; returns how often the service was
+/// called, and the result.
 async fn run<B>(
     layer: &FailoverLayer,
     method: Method,

@@ -1,4 +1,4 @@
-//! Two attempts side by side: who answers, who is cancelled, who is charged.
+//! Two attempts side by side: which one answers, which is cancelled, which backend is charged.
 
 use std::{sync::atomic::Ordering::Relaxed, time::Duration};
 

@@ -105,7 +105,7 @@ async fn a_hedge_sends_the_head_of_the_attempt_that_it_runs_beside() {
     let hedging = || FailoverLayer::new().hedge(Hedge::new().after(DELAY).unwrap());
     let beside_the_first = play(&[Hangs, Answers], hedging()).await;
     assert_eq!(beside_the_first, [None, Some(0)]);
-    // The first is asked for its head as it fails; what it lent then is nobody's.
+    // The first attempt is asked for its head as it fails; the head that it lent is not used.
     let beside_the_second = play(&[FailsAsItLends, Hangs, Answers], hedging()).await;
     assert_eq!(beside_the_second, [None, Some(0), Some(1)]);
     // And not that of a hedge beside one that lends none: there is no such hedge.

@@ -296,7 +296,7 @@ async fn a_region_that_is_dead_costs_the_budget_nothing_and_no_request_fails() {
         let backend = Backend::new(id, url).unwrap();
         backend.locality(Locality::new(place).unwrap())
     });
-    // Nobody takes the dead ones out, and there is nothing to pay from.
+    // No check takes the dead backends out, and the budget is empty.
     let pool = Pool::new(backends).unwrap();
     let layer = FailoverLayer::new().max_attempts(3).unwrap();
     let layer = layer.budget(Budget::new(0.0, 0.0).unwrap());
