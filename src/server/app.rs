@@ -18,9 +18,9 @@ use tower_service::Service;
 
 use super::{
     Body,
-    body::Answering,
-    http::Ending,
-    state::{Exchanging, State},
+    body::TrackedBody,
+    http::ConnectionReporter,
+    state::{ExchangeGuard, State},
 };
 #[cfg(feature = "http2")]
 use crate::context::Interim;
@@ -32,11 +32,11 @@ use crate::{context::served, error::BoxError};
 pub(super) struct AppService<S> {
     // Called by one task at a time: a clone a request would cost more than this.
     pub(super) app: RefCell<S>,
-    pub(super) ending: Ending,
+    pub(super) reporter: ConnectionReporter,
     pub(super) state: Arc<State>,
     /// Requests so far that came on streams of HTTP/2.
     #[cfg(feature = "http2")]
-    pub(super) begun: Cell<u32>,
+    pub(super) streams_begun: Cell<u32>,
 }
 
 impl<S, B> hyper::service::Service<Request<Incoming>> for AppService<S>
@@ -45,18 +45,18 @@ where
     S::Error: Into<BoxError>,
     B: HttpBody,
 {
-    type Response = Response<Answering<B>>;
+    type Response = Response<TrackedBody<B>>;
     type Error = BoxError;
-    type Future = AppFuture<S, S::Future>;
+    type Future = UpgradeFuture<S, S::Future>;
 
     fn call(&self, request: Request<Incoming>) -> Self::Future {
         // A request that may upgrade has no body.
         let mut request = request.map(|_| Body::empty());
-        let exchanging = Some(self.begin(&mut request));
+        let exchange = Some(self.begin(&mut request));
         let connect = request.method() == Method::CONNECT;
-        AppFuture {
+        UpgradeFuture {
             call: self.answer(request),
-            exchanging,
+            exchange,
             connect,
         }
     }
@@ -64,18 +64,18 @@ where
 
 impl<S> AppService<S> {
     /// Begins the exchange of a request, and notes in it how it came.
-    pub(super) fn begin<B>(&self, request: &mut Request<B>) -> Exchanging {
-        request.extensions_mut().insert(self.ending.info.clone());
+    pub(super) fn begin<B>(&self, request: &mut Request<B>) -> ExchangeGuard {
+        request.extensions_mut().insert(self.reporter.info.clone());
         self.state.begin()
     }
 
     /// Calls the service with a request that came on a stream of HTTP/2.
     #[cfg(feature = "http2")]
-    pub(super) fn stream<B>(
+    pub(super) fn call_stream<B>(
         &self,
         mut request: Request<Body>,
         interim: Interim,
-    ) -> (Call<S, S::Future>, Exchanging)
+    ) -> (Call<S, S::Future>, ExchangeGuard)
     where
         S: Service<Request<Body>, Response = Response<B>> + Clone,
         S::Error: Into<BoxError>,
@@ -83,10 +83,11 @@ impl<S> AppService<S> {
         if request.extensions().is_empty() {
             *request.extensions_mut() = recycled::take();
         }
-        self.begun.set(self.begun.get().wrapping_add(1));
+        self.streams_begun
+            .set(self.streams_begun.get().wrapping_add(1));
         request.extensions_mut().insert(interim);
-        let exchanging = self.begin(&mut request);
-        (self.answer(request), exchanging)
+        let exchange = self.begin(&mut request);
+        (self.answer(request), exchange)
     }
 
     fn answer<B>(&self, request: Request<Body>) -> Call<S, S::Future>
@@ -96,7 +97,7 @@ impl<S> AppService<S> {
     {
         let mut app = self.app.borrow_mut();
         match app.poll_ready(&mut Context::from_waker(Waker::noop())) {
-            Poll::Ready(Ok(())) => Call::Answering {
+            Poll::Ready(Ok(())) => Call::Running {
                 future: Some(app.call(request)),
             },
             Poll::Ready(Err(error)) => Call::Failed {
@@ -114,7 +115,7 @@ pin_project! {
     /// A call of the service.
     #[project = CallProject]
     pub(super) enum Call<S, F> {
-        Answering { #[pin] future: Option<F> },
+        Running { #[pin] future: Option<F> },
         Failed { error: Option<BoxError> },
         // A service that is not always ready is waited for.
         Waiting { app: S, request: Option<Request<Body>> },
@@ -125,7 +126,7 @@ pin_project! {
 impl<S, F> Call<S, F> {
     /// Drops what runs, as the server answers with this status itself.
     pub(super) fn give_up(self: Pin<&mut Self>, status: StatusCode) {
-        if let CallProject::Answering { future } = self.project() {
+        if let CallProject::Running { future } = self.project() {
             served::give_up(future, status);
         }
     }
@@ -141,7 +142,7 @@ where
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         loop {
             let future = match self.as_mut().project() {
-                CallProject::Answering { future } => {
+                CallProject::Running { future } => {
                     return served::poll(future, cx).map_err(Into::into);
                 }
                 CallProject::Failed { error } => match error.take() {
@@ -157,45 +158,45 @@ where
                 }
             };
             let future = Some(future);
-            self.set(Self::Answering { future });
+            self.set(Self::Running { future });
         }
     }
 }
 
 pin_project! {
     /// The exchange of a request that may upgrade.
-    pub(super) struct AppFuture<S, F> {
+    pub(super) struct UpgradeFuture<S, F> {
         #[pin]
         call: Call<S, F>,
-        exchanging: Option<Exchanging>,
+        exchange: Option<ExchangeGuard>,
         connect: bool,
     }
 }
 
-impl<S, B> Future for AppFuture<S, S::Future>
+impl<S, B> Future for UpgradeFuture<S, S::Future>
 where
     S: Service<Request<Body>, Response = Response<B>>,
     S::Error: Into<BoxError>,
 {
-    type Output = Result<Response<Answering<B>>, BoxError>;
+    type Output = Result<Response<TrackedBody<B>>, BoxError>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
         let mut response = ready!(this.call.poll(cx))?;
-        let Some(mut exchanging) = this.exchanging.take() else {
+        let Some(mut exchange) = this.exchange.take() else {
             return Poll::Pending;
         };
-        conclude(&mut response, &mut exchanging, *this.connect);
-        Poll::Ready(Ok(response.map(|inner| Answering { inner, exchanging })))
+        conclude(&mut response, &mut exchange, *this.connect);
+        Poll::Ready(Ok(response.map(|inner| TrackedBody { inner, exchange })))
     }
 }
 
 /// Says what comes after the response in HTTP/1.1: a tunnel, more requests, or the end.
-pub(super) fn conclude<B>(response: &mut Response<B>, exchanging: &mut Exchanging, connect: bool) {
+pub(super) fn conclude<B>(response: &mut Response<B>, exchange: &mut ExchangeGuard, connect: bool) {
     let status = response.status();
     if status == StatusCode::SWITCHING_PROTOCOLS || (connect && status.is_success()) {
-        exchanging.opens_tunnel();
-    } else if exchanging.state().is_draining() {
+        exchange.opens_tunnel();
+    } else if exchange.state().is_draining() {
         let close = HeaderValue::from_static("close");
         // Beside what the service names there, so that those fields still end at this hop.
         response.headers_mut().append(CONNECTION, close);

@@ -13,10 +13,10 @@ use http_body::{Body as HttpBody, Frame, SizeHint};
 use pin_project_lite::pin_project;
 
 #[cfg(feature = "http2")]
-use super::http2::Received;
+use super::http2::RequestBody;
 use super::{
-    http1::Upload,
-    state::{Exchanging, State},
+    http1::StreamedBody,
+    state::{ExchangeGuard, State},
 };
 #[cfg(feature = "http2")]
 use crate::context::Interim;
@@ -27,33 +27,33 @@ use crate::error::Error;
 pub struct Body {
     content: Content,
     /// Under HTTP/2, a stream whose body is read is under way.
-    exchanging: Option<Exchanging>,
+    exchange: Option<ExchangeGuard>,
 }
 
 /// Where it comes from.
 enum Content {
     /// HTTP/1.1, where it did not come with its head.
-    Upload(Upload),
+    Streamed(StreamedBody),
     /// The head says that there is none.
-    None,
+    Empty,
     #[cfg(feature = "http2")]
-    Stream(Received),
+    Http2(RequestBody),
     /// It came with its head, and ends here.
     Whole(Bytes),
 }
 
 impl Body {
-    pub(super) fn of_upload(upload: Upload) -> Self {
+    pub(super) fn streamed(body: StreamedBody) -> Self {
         Self {
-            content: Content::Upload(upload),
-            exchanging: None,
+            content: Content::Streamed(body),
+            exchange: None,
         }
     }
 
     pub(super) fn empty() -> Self {
         Self {
-            content: Content::None,
-            exchanging: None,
+            content: Content::Empty,
+            exchange: None,
         }
     }
 
@@ -61,39 +61,39 @@ impl Body {
     pub(super) fn whole(data: Bytes) -> Self {
         Self {
             content: Content::Whole(data),
-            exchanging: None,
+            exchange: None,
         }
     }
 
     /// Holds the client to the pace of an upload.
-    pub(super) fn expect_of_upload(&self, headers: &HeaderMap, state: &Arc<State>) {
-        if let Content::Upload(upload) = &self.content {
-            if has_pace(headers) {
-                upload.expect(state);
+    pub(super) fn limit_streamed_rate(&self, headers: &HeaderMap, state: &Arc<State>) {
+        if let Content::Streamed(body) = &self.content {
+            if has_min_rate(headers) {
+                body.limit_rate(state);
             }
         }
     }
 
     /// Holds the client to the pace of an upload.
     #[cfg(feature = "http2")]
-    pub(super) fn expect_of_stream(
+    pub(super) fn limit_http2_rate(
         &mut self,
         headers: &HeaderMap,
         state: &State,
         interim: &Interim,
     ) {
-        if let Content::Stream(received) = &mut self.content {
-            if has_pace(headers) {
-                received.expect(state, interim.clone());
+        if let Content::Http2(body) = &mut self.content {
+            if has_min_rate(headers) {
+                body.limit_rate(state, interim.clone());
             }
         }
     }
 
     #[cfg(feature = "http2")]
-    pub(super) fn of_stream(received: Received, state: &Arc<State>) -> Self {
+    pub(super) fn http2(body: RequestBody, state: &Arc<State>) -> Self {
         Self {
-            content: Content::Stream(received),
-            exchanging: Some(state.begin()),
+            content: Content::Http2(body),
+            exchange: Some(state.begin()),
         }
     }
 }
@@ -114,53 +114,53 @@ impl HttpBody for Body {
     ) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
         let this = self.get_mut();
         if this.is_end_stream() {
-            this.exchanging = None;
+            this.exchange = None;
             return Poll::Ready(None);
         }
         let polled = match &mut this.content {
-            Content::Upload(upload) => upload.poll_frame(cx),
-            Content::None => Poll::Ready(None),
+            Content::Streamed(body) => body.poll_frame(cx),
+            Content::Empty => Poll::Ready(None),
             #[cfg(feature = "http2")]
-            Content::Stream(received) => match &this.exchanging {
-                Some(exchanging) => received.poll_frame(cx, exchanging.state()),
+            Content::Http2(body) => match &this.exchange {
+                Some(exchange) => body.poll_frame(cx, exchange.state()),
                 None => Poll::Ready(None),
             },
             Content::Whole(data) => {
                 let data = std::mem::take(data);
-                this.content = Content::None;
+                this.content = Content::Empty;
                 return Poll::Ready(Some(Ok(Frame::data(data))));
             }
         };
         if matches!(polled, Poll::Ready(None | Some(Err(_)))) {
-            this.exchanging = None;
+            this.exchange = None;
         }
         polled
     }
 
     fn is_end_stream(&self) -> bool {
         match &self.content {
-            Content::Upload(upload) => upload.is_end_stream(),
-            Content::None => true,
+            Content::Streamed(body) => body.is_end_stream(),
+            Content::Empty => true,
             Content::Whole(_) => false,
             #[cfg(feature = "http2")]
-            Content::Stream(received) => received.is_end_stream(),
+            Content::Http2(body) => body.is_end_stream(),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match &self.content {
-            Content::Upload(upload) => upload.size_hint(),
-            Content::None => SizeHint::with_exact(0),
+            Content::Streamed(body) => body.size_hint(),
+            Content::Empty => SizeHint::with_exact(0),
             Content::Whole(data) => SizeHint::with_exact(data.len() as u64),
             #[cfg(feature = "http2")]
-            Content::Stream(received) => received.size_hint(),
+            Content::Http2(body) => body.size_hint(),
         }
     }
 }
 
 /// The client's time for a body runs, unless it is a call of gRPC: the messages of a call come when
 /// the client has some.
-fn has_pace(headers: &HeaderMap) -> bool {
+fn has_min_rate(headers: &HeaderMap) -> bool {
     let content_type = headers.get(header::CONTENT_TYPE).map(HeaderValue::as_bytes);
     !content_type.is_some_and(|value| {
         value
@@ -179,14 +179,14 @@ impl fmt::Debug for Body {
 
 pin_project! {
     /// A response body of a request that may upgrade: its exchange ends with it.
-    pub(super) struct Answering<B> {
+    pub(super) struct TrackedBody<B> {
         #[pin]
         pub(super) inner: B,
-        pub(super) exchanging: Exchanging,
+        pub(super) exchange: ExchangeGuard,
     }
 }
 
-impl<B: HttpBody> HttpBody for Answering<B> {
+impl<B: HttpBody> HttpBody for TrackedBody<B> {
     type Data = B::Data;
     type Error = B::Error;
 

@@ -103,10 +103,10 @@ impl<S> Http<S> {
     ///
     /// Over 1,048,576.
     pub fn min_rate(mut self, bytes: u32) -> Result<Self, ConfigError> {
-        if bytes > MOST_MIN_RATE {
+        if bytes > HIGHEST_MIN_RATE {
             return Err(ConfigError::new(
                 "min_rate",
-                format!("{bytes}: 0 to {MOST_MIN_RATE} bytes a second are accepted"),
+                format!("{bytes}: 0 to {HIGHEST_MIN_RATE} bytes a second are accepted"),
             ));
         }
         self.timeouts.min_rate = bytes;
@@ -202,13 +202,13 @@ where
             drain: conn.take_drain(),
             service: AppService {
                 app: RefCell::new(self.app.clone()),
-                ending: Ending {
+                reporter: ConnectionReporter {
                     info: conn.info.clone(),
                     events: conn.events().cloned(),
                 },
                 state,
                 #[cfg(feature = "http2")]
-                begun: Default::default(),
+                streams_begun: Default::default(),
             },
             http1: self.http1,
         };
@@ -260,12 +260,12 @@ impl fmt::Debug for ConnectionFuture {
 }
 
 /// Reports how the connection ended, to the connection's events.
-pub(super) struct Ending {
+pub(super) struct ConnectionReporter {
     pub(super) info: ConnInfo,
     events: Option<Arc<dyn ConnectionEvents>>,
 }
 
-impl Ending {
+impl ConnectionReporter {
     /// Reports an end that no request's line tells.
     pub(super) fn report(&self, kind: ConnectionEventKind, detail: &'static str) {
         self.send(|duration| ConnectionEvent::new(self.info.clone(), kind, detail, duration));
@@ -372,13 +372,13 @@ fn in_range(field: &str, timeout: Duration) -> Result<Duration, ConfigError> {
 
 /// Streams at once: enough for a page, and a bound on what one client can ask for.
 #[cfg(feature = "http2")]
-pub(super) const STREAMS: u32 = 256;
+pub(super) const MAX_STREAMS: u32 = 256;
 /// Enough for uploads over a long way: 1 MiB a stream.
 #[cfg(feature = "http2")]
 pub(super) const WINDOW: u32 = 1024 * 1024;
 /// Bytes a second: no network of today is as slow as that for long.
 pub(super) const DEFAULT_MIN_RATE: u32 = 240;
 /// Far above what a client of the field can be asked for.
-const MOST_MIN_RATE: u32 = 1024 * 1024;
+const HIGHEST_MIN_RATE: u32 = 1024 * 1024;
 pub(super) const DEFAULT_HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 pub(super) const DEFAULT_IDLE_TIMEOUT: Duration = Duration::from_secs(60);

@@ -145,18 +145,16 @@
 mod app;
 mod body;
 mod date;
-mod draining;
-#[cfg(feature = "http2")]
-mod gather;
 mod http;
 mod http1;
 #[cfg(feature = "http2")]
 mod http2;
-mod limit;
 mod listener;
-mod pace;
+mod min_rate;
 mod recycled;
+mod request_timeout;
 mod serve;
+mod shutdown;
 mod sniff;
 mod state;
 mod stream;

@@ -54,7 +54,7 @@ enum UserTimeout {
 impl UserTimeout {
     fn get(self) -> Duration {
         match self {
-            Self::Default(idle) => idle.max(LEAST_DEFAULT),
+            Self::Default(idle) => idle.max(MIN_USER_TIMEOUT),
             Self::Set(timeout) => timeout,
         }
     }
@@ -235,8 +235,8 @@ where
         shutdown,
     } = serve;
     listener.tcp_user_timeout(user_timeout.get());
-    let places = Arc::new(Semaphore::new(max_connections));
-    let mut open = Open {
+    let permits = Arc::new(Semaphore::new(max_connections));
+    let mut open = OpenConnections {
         local: listener.local(),
         service,
         events,
@@ -244,18 +244,18 @@ where
         running: JoinSet::new(),
     };
     let mut shutdown = shutdown.unwrap_or_else(|| Box::pin(pending()));
-    open.accept_until(&mut listener, &places, &mut shutdown)
+    open.accept_until(&mut listener, &permits, &mut shutdown)
         .await;
     open.drainer.announce();
     if !lame_duck.is_zero() {
-        open.accept_until(&mut listener, &places, sleep(lame_duck))
+        open.accept_until(&mut listener, &permits, sleep(lame_duck))
             .await;
     }
     open.drainer.begin();
     // Whoever has connected already would be reset by the close of the listener. The runtime
     // learns of the last ones when it turns to the operating system, which it does in between.
     for _ in 0..2 {
-        while let Some((io, peer)) = now(listener.accept()).await {
+        while let Some((io, peer)) = poll_once(listener.accept()).await {
             open.begin(io, peer, None);
         }
         tokio::task::yield_now().await;
@@ -270,7 +270,7 @@ where
 }
 
 /// The connections that are open.
-struct Open<C> {
+struct OpenConnections<C> {
     local: Peer,
     service: C,
     events: Option<Arc<dyn ConnectionEvents>>,
@@ -278,11 +278,11 @@ struct Open<C> {
     running: JoinSet<()>,
 }
 
-impl<C> Open<C> {
+impl<C> OpenConnections<C> {
     async fn accept_until<L>(
         &mut self,
         listener: &mut L,
-        places: &Arc<Semaphore>,
+        permits: &Arc<Semaphore>,
         end: impl Future<Output = ()>,
     ) where
         L: Listener,
@@ -293,18 +293,18 @@ impl<C> Open<C> {
         let mut end = pin!(end);
         loop {
             let accepted = async {
-                let place = places.clone().acquire_owned().await;
-                (place, listener.accept().await)
+                let permit = permits.clone().acquire_owned().await;
+                (permit, listener.accept().await)
             };
             tokio::select! {
                 biased;
                 () = &mut end => return,
-                (place, (io, peer)) = accepted => self.begin(io, peer, place.ok()),
+                (permit, (io, peer)) = accepted => self.begin(io, peer, permit.ok()),
             }
         }
     }
 
-    fn begin<Io>(&mut self, io: Io, peer: Peer, place: Option<OwnedSemaphorePermit>)
+    fn begin<Io>(&mut self, io: Io, peer: Peer, permit: Option<OwnedSemaphorePermit>)
     where
         Io: Send + 'static,
         C: Service<Conn<Io>, Response = ()> + Clone + Send + 'static,
@@ -319,11 +319,11 @@ impl<C> Open<C> {
         // What has ended need not be kept.
         while self.running.try_join_next().is_some() {}
         self.running
-            .spawn(connection(self.service.clone(), conn, place));
+            .spawn(connection(self.service.clone(), conn, permit));
     }
 }
 
-async fn connection<Io, C>(mut service: C, conn: Conn<Io>, place: Option<OwnedSemaphorePermit>)
+async fn connection<Io, C>(mut service: C, conn: Conn<Io>, permit: Option<OwnedSemaphorePermit>)
 where
     C: Service<Conn<Io>, Response = ()>,
     C::Error: Into<BoxError>,
@@ -336,11 +336,11 @@ where
     if let Err(error) = result {
         tracing::debug!(target: "evenkeel::server", %error, "a connection ended");
     }
-    drop(place);
+    drop(permit);
 }
 
 /// Returns what is ready now, if anything is.
-async fn now<F: Future>(future: F) -> Option<F::Output> {
+async fn poll_once<F: Future>(future: F) -> Option<F::Output> {
     let mut future = pin!(future);
     poll_fn(|cx| match future.as_mut().poll(cx) {
         Poll::Ready(output) => Poll::Ready(Some(output)),
@@ -354,4 +354,4 @@ pub(super) const DEFAULT_MAX_CONNECTIONS: usize = 10_000;
 pub(super) const DEFAULT_DRAIN_TIMEOUT: Duration = Duration::from_secs(30);
 /// However short the idle time-out: packets that are lost four times in a row are no vanished
 /// client yet.
-pub(super) const LEAST_DEFAULT: Duration = Duration::from_secs(10);
+pub(super) const MIN_USER_TIMEOUT: Duration = Duration::from_secs(10);

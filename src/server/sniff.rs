@@ -8,7 +8,7 @@ use tokio::{
     time::Instant,
 };
 
-use super::{draining::begun, state::State};
+use super::{shutdown::shutdown_begun, state::State};
 use crate::{context::Drain, error::BoxError};
 
 /// What the first bytes are of.
@@ -27,9 +27,9 @@ pub(super) async fn sniff<Io: AsyncRead + Unpin>(
     if !cfg!(feature = "http2") {
         return Ok(Sniffed::Http1(Bytes::new()));
     }
-    let mut ahead = BytesMut::with_capacity(SNIFF);
-    let mut begun = pin!(begun(drain.cloned()));
-    let mut hurried = false;
+    let mut ahead = BytesMut::with_capacity(SNIFF_CAPACITY);
+    let mut begun = pin!(shutdown_begun(drain.cloned()));
+    let mut shutdown_deadline = false;
     loop {
         let n = tokio::select! {
             biased;
@@ -42,23 +42,23 @@ pub(super) async fn sniff<Io: AsyncRead + Unpin>(
                 // They are the first of a head, which is answered with 408.
                 return Ok(Sniffed::Http1(ahead.freeze()));
             }
-            () = &mut begun, if ahead.is_empty() && !hurried => {
+            () = &mut begun, if ahead.is_empty() && !shutdown_deadline => {
                 let until = drain.and_then(|drain| drain.idle_until(state.accepted()));
                 let left = until.map(|until| until.saturating_duration_since(Instant::now()));
                 let Some(left) = left.filter(|left| !left.is_zero()) else {
                     return Ok(Sniffed::Closed);
                 };
-                state.hurry(left);
-                hurried = true;
+                state.limit_idle(left);
+                shutdown_deadline = true;
                 continue;
             }
         };
         if n == 0 && ahead.is_empty() {
             return Ok(Sniffed::Closed);
         }
-        if hurried {
-            hurried = false;
-            state.take_your_time();
+        if shutdown_deadline {
+            shutdown_deadline = false;
+            state.resume_head_timeout();
         }
         let compared = ahead.len().min(PREFACE.len());
         if n == 0 || ahead[..compared] != PREFACE[..compared] {
@@ -73,4 +73,4 @@ pub(super) async fn sniff<Io: AsyncRead + Unpin>(
 /// RFC 9113 §3.4.
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// Room for the preface and the frames that come with it.
-const SNIFF: usize = 1024;
+const SNIFF_CAPACITY: usize = 1024;

@@ -40,13 +40,13 @@ pub(super) struct State {
     resets: AtomicU32,
     draining: AtomicBool,
     /// The deadline is the one that a drain left, in place of the connection's own.
-    hurried: AtomicBool,
+    shutdown_deadline: AtomicBool,
     /// What is left of a body that has no reader has a deadline.
-    lingers: AtomicBool,
+    body_rest_armed: AtomicBool,
     accepted: Instant,
     /// The stream was dropped, by the connection or by the tunnel's owner.
     pub(super) closed: Notify,
-    watch: Deadline,
+    deadline: Deadline,
     timeouts: Timeouts,
 }
 
@@ -75,15 +75,15 @@ impl State {
             #[cfg(feature = "http2")]
             resets: AtomicU32::new(0),
             draining: AtomicBool::new(false),
-            hurried: AtomicBool::new(false),
-            lingers: AtomicBool::new(false),
+            shutdown_deadline: AtomicBool::new(false),
+            body_rest_armed: AtomicBool::new(false),
             accepted: info.accepted(),
             closed: Notify::new(),
-            watch: Deadline::new(),
+            deadline: Deadline::new(),
             timeouts,
         };
         let left = timeouts.head.saturating_sub(info.accepted().elapsed());
-        state.watch.arm(left);
+        state.deadline.arm(left);
         Arc::new(state)
     }
 
@@ -103,10 +103,10 @@ impl State {
 
     /// Some of a head came, and not yet all: the client has the time for a head from now on, and
     /// for the first one from accept on.
-    pub(super) fn head_begins(&self) {
+    pub(super) fn start_head(&self) {
         match self.phase() {
-            Phase::New if self.hurried.load(Relaxed) => self.take_your_time(),
-            Phase::Idle => self.watch.arm(self.timeouts.head),
+            Phase::New if self.shutdown_deadline.load(Relaxed) => self.resume_head_timeout(),
+            Phase::Idle => self.deadline.arm(self.timeouts.head),
             Phase::New => {}
             Phase::Busy | Phase::Head | Phase::Tunnel => return,
         }
@@ -124,16 +124,16 @@ impl State {
     }
 
     /// A whole request head is there.
-    pub(super) fn begin(self: &Arc<Self>) -> Exchanging {
+    pub(super) fn begin(self: &Arc<Self>) -> ExchangeGuard {
         self.active.fetch_add(1, Relaxed);
         if !self.is_multiplexed() {
-            self.lingers.store(false, Relaxed);
+            self.body_rest_armed.store(false, Relaxed);
             self.phase.store(Phase::Busy as u8, Relaxed);
-            self.watch.disarm();
+            self.deadline.disarm();
         } else if self.phase() == Phase::New {
             self.phase.store(Phase::Idle as u8, Relaxed);
         }
-        Exchanging {
+        ExchangeGuard {
             state: self.clone(),
             opens_tunnel: false,
         }
@@ -149,44 +149,44 @@ impl State {
 
     /// Returns the time in milliseconds, late by up to a tenth of a second.
     pub(super) fn now(&self) -> u64 {
-        self.watch.now()
+        self.deadline.now()
     }
 
     /// The client takes no more of what is written, and has this long.
     pub(super) fn write_blocked(&self, left: Duration) {
-        self.watch.arm(left);
+        self.deadline.arm(left);
     }
 
     /// The client has taken all that was written.
     pub(super) fn write_unblocked(&self) {
         match self.phase() {
-            Phase::Busy | Phase::Tunnel => self.watch.disarm(),
-            Phase::Head | Phase::Idle | Phase::New => self.watch.arm(self.timeouts.idle),
+            Phase::Busy | Phase::Tunnel => self.deadline.disarm(),
+            Phase::Head | Phase::Idle | Phase::New => self.deadline.arm(self.timeouts.idle),
         }
     }
 
     /// The end has begun: this long, and no longer.
     pub(super) fn linger(&self, limit: Duration) {
-        self.watch.arm(limit.min(self.timeouts.idle));
+        self.deadline.arm(limit.min(self.timeouts.idle));
     }
 
     /// As [`linger`](Self::linger), unless a deadline runs.
-    pub(super) fn linger_once(&self) {
-        if !self.lingers.swap(true, Relaxed) {
-            self.linger(REST);
+    pub(super) fn limit_body_rest(&self) {
+        if !self.body_rest_armed.swap(true, Relaxed) {
+            self.linger(BODY_REST_TIMEOUT);
         }
     }
 
     pub(super) fn poll_expired(&self, cx: &mut Context<'_>) -> Poll<()> {
-        self.watch.poll_expired(cx)
+        self.deadline.poll_expired(cx)
     }
 
     pub(super) fn is_expired(&self) -> bool {
-        self.watch.is_expired()
+        self.deadline.is_expired()
     }
 
     /// The connection should end after the exchange that it is at, or after the next.
-    pub(super) fn drain(&self) {
+    pub(super) fn start_draining(&self) {
         self.draining.store(true, Relaxed);
     }
 
@@ -196,9 +196,9 @@ impl State {
 
     /// Leaves a connection that is to end this much time for a request that is on its way. Only
     /// the first call counts.
-    pub(super) fn hurry(&self, left: Duration) {
-        if !self.hurried.swap(true, Relaxed) {
-            self.watch.arm(left.min(self.timeouts.idle));
+    pub(super) fn limit_idle(&self, left: Duration) {
+        if !self.shutdown_deadline.swap(true, Relaxed) {
+            self.deadline.arm(left.min(self.timeouts.idle));
         }
     }
 
@@ -207,14 +207,14 @@ impl State {
     }
 
     /// The request that was on its way is coming.
-    pub(super) fn take_your_time(&self) {
-        self.hurried.store(false, Relaxed);
-        self.watch.arm(self.timeouts.head);
+    pub(super) fn resume_head_timeout(&self) {
+        self.shutdown_deadline.store(false, Relaxed);
+        self.deadline.arm(self.timeouts.head);
     }
 
     /// Ends a tunnel whose connection may last no longer.
-    pub(super) fn cut(&self) {
-        self.watch.arm(Duration::ZERO);
+    pub(super) fn expire(&self) {
+        self.deadline.arm(Duration::ZERO);
     }
 }
 
@@ -228,7 +228,7 @@ impl State {
 
     /// The client ended a stream before its response had ended.
     #[cold]
-    pub(super) fn was_reset(&self) {
+    pub(super) fn count_reset(&self) {
         self.resets.fetch_add(1, Relaxed);
     }
 
@@ -238,22 +238,22 @@ impl State {
 
     /// Gives the client this long.
     pub(super) fn wait(&self, left: Duration) {
-        self.watch.arm(left);
+        self.deadline.arm(left);
     }
 
     pub(super) fn disarm(&self) {
-        self.watch.disarm();
+        self.deadline.disarm();
     }
 }
 
 /// A request being answered, or its body being read; the drop is the end.
 #[derive(Debug)]
-pub(super) struct Exchanging {
+pub(super) struct ExchangeGuard {
     state: Arc<State>,
     opens_tunnel: bool,
 }
 
-impl Exchanging {
+impl ExchangeGuard {
     pub(super) fn state(&self) -> &Arc<State> {
         &self.state
     }
@@ -264,7 +264,7 @@ impl Exchanging {
     }
 }
 
-impl Drop for Exchanging {
+impl Drop for ExchangeGuard {
     fn drop(&mut self) {
         let state = &self.state;
         if state.active.fetch_sub(1, Relaxed) != 1 {
@@ -272,15 +272,15 @@ impl Drop for Exchanging {
         }
         if self.opens_tunnel {
             state.phase.store(Phase::Tunnel as u8, Relaxed);
-            state.watch.disarm();
+            state.deadline.disarm();
             return;
         }
         if !state.is_multiplexed() {
             state.phase.store(Phase::Idle as u8, Relaxed);
         }
-        state.watch.arm(state.timeouts.idle);
+        state.deadline.arm(state.timeouts.idle);
     }
 }
 
 /// What is left of a body that has no reader comes within this.
-const REST: Duration = Duration::from_secs(2);
+const BODY_REST_TIMEOUT: Duration = Duration::from_secs(2);

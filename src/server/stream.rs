@@ -13,7 +13,7 @@ use bytes::{Buf, Bytes};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::{
-    pace::Pace,
+    min_rate::RateBudget,
     state::{Phase, State},
 };
 
@@ -22,7 +22,7 @@ pub(super) struct Stream<Io> {
     ahead: Bytes,
     state: Arc<State>,
     /// The client takes no more for now.
-    blocked: Option<Pace>,
+    blocked: Option<RateBudget>,
     closing: Closing,
 }
 
@@ -134,7 +134,7 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Stream<Io> {
         let state = &self.state;
         let pace = self
             .blocked
-            .get_or_insert_with(|| Pace::new(state.timeouts()));
+            .get_or_insert_with(|| RateBudget::new(state.timeouts()));
         if !pace.is_waiting() {
             state.write_blocked(pace.wait(state.now()));
         }

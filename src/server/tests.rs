@@ -1,9 +1,9 @@
 use std::time::Duration;
 
 use super::{
-    http::{DEFAULT_HEAD_TIMEOUT, DEFAULT_IDLE_TIMEOUT, DEFAULT_MIN_RATE, STREAMS, WINDOW},
-    http2::{A_SECOND, FORGIVEN},
-    serve::{DEFAULT_DRAIN_TIMEOUT, DEFAULT_MAX_CONNECTIONS, LEAST_DEFAULT},
+    http::{DEFAULT_HEAD_TIMEOUT, DEFAULT_IDLE_TIMEOUT, DEFAULT_MIN_RATE, MAX_STREAMS, WINDOW},
+    http2::{RESET_BURST, RESETS_PER_SECOND},
+    serve::{DEFAULT_DRAIN_TIMEOUT, DEFAULT_MAX_CONNECTIONS, MIN_USER_TIMEOUT},
 };
 use crate::{context::IDLE_GRACE, wire::fields::MAX_HEAD};
 
@@ -19,14 +19,17 @@ fn the_table_of_defaults_is_true() {
         ("connections at once", thousands),
         ("time for a request head", seconds(DEFAULT_HEAD_TIMEOUT)),
         ("idle between requests", seconds(DEFAULT_IDLE_TIMEOUT)),
-        ("a client that acknowledges", seconds(LEAST_DEFAULT)),
+        ("a client that acknowledges", seconds(MIN_USER_TIMEOUT)),
         ("request head", format!("{} KiB", MAX_HEAD / 1_024)),
         ("least rate", format!("{DEFAULT_MIN_RATE} bytes")),
-        ("HTTP/2 streams at once", STREAMS.to_string()),
-        ("HTTP/2 streams that a client resets", format!("{FORGIVEN}")),
+        ("HTTP/2 streams at once", MAX_STREAMS.to_string()),
         (
             "HTTP/2 streams that a client resets",
-            format!("{A_SECOND} a second"),
+            format!("{RESET_BURST}"),
+        ),
+        (
+            "HTTP/2 streams that a client resets",
+            format!("{RESETS_PER_SECOND} a second"),
         ),
         (
             "HTTP/2 flow control",

@@ -37,7 +37,7 @@ impl Workers {
                     .build()?;
                 thread::Builder::new()
                     .name(format!("evenkeel-{number}"))
-                    .spawn(move || watched(number, || runtime.block_on(work(number))))
+                    .spawn(move || run_worker(number, || runtime.block_on(work(number))))
             })
             .collect::<io::Result<_>>()?;
         Ok(Self { threads })
@@ -67,15 +67,15 @@ impl Workers {
 }
 
 /// Reports at once what ends a worker early: the others run on, and nobody joins them yet.
-fn watched(number: usize, work: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
+fn run_worker(number: usize, work: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
     let ended = catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|panic| {
-        let said = panic
+        let message = panic
             .downcast_ref::<String>()
             .map(String::as_str)
             .or_else(|| panic.downcast_ref::<&str>().copied())
             .unwrap_or("no message");
         Err(io::Error::other(format!(
-            "worker {number} panicked: {said}"
+            "worker {number} panicked: {message}"
         )))
     });
     if let Err(error) = &ended {

@@ -13,14 +13,14 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::{
     Http1,
-    output::Outbox,
-    receive::CONTINUE,
-    refuse::Refusal,
-    upload::{DISCARDED, Receiver},
+    output::InterimOutput,
+    refusal::Refusal,
+    request_body::CONTINUE,
+    streamed_body::{BodySender, MAX_DISCARDED},
 };
 use crate::{
     context::InterimQueue,
-    server::{Body, draining::Draining, recycled, state::State, stream::Stream},
+    server::{Body, recycled, shutdown::ShutdownWatcher, state::State, stream::Stream},
     wire::{
         framing::Framing,
         request::{self, Head, MAX_SHARED_HEAD},
@@ -47,15 +47,15 @@ pub(super) struct Input {
     /// The request that was read last, until it is called.
     pub(super) request: Option<Request<Body>>,
     /// The body of the request that is answered, where it did not come with its head.
-    pub(super) upload: Option<Box<Receiver>>,
+    pub(super) body_sender: Option<Box<BodySender>>,
     /// From the first request on.
     interim: Option<InterimQueue>,
     /// What goes out before the response: interim responses.
-    pub(super) outbox: Outbox,
+    pub(super) interim_output: InterimOutput,
     /// The client ended its side.
     ended: bool,
     /// What comes behind the request cannot be told from its body.
-    pub(super) lost: bool,
+    pub(super) framing_lost: bool,
 }
 
 impl Input {
@@ -65,11 +65,11 @@ impl Input {
             read: BytesMut::new(),
             searched: 0,
             request: None,
-            upload: None,
+            body_sender: None,
             interim: None,
-            outbox: Outbox::default(),
+            interim_output: InterimOutput::default(),
             ended: false,
-            lost: false,
+            framing_lost: false,
         }
     }
 
@@ -77,19 +77,19 @@ impl Input {
         &mut self,
         cx: &mut Context<'_>,
         io: &mut Stream<Io>,
-        draining: &mut Draining<'_>,
+        shutdown: &mut ShutdownWatcher<'_>,
         state: &State,
     ) -> Poll<io::Result<Next>> {
-        draining.notice(cx, state);
+        shutdown.poll_shutdown(cx, state);
         // What a client sent ahead is answered, whatever is due.
         if self.searched < self.read.len() {
-            if let Some(next) = self.look_at_kept(state) {
+            if let Some(next) = self.parse_buffered(state) {
                 return Poll::Ready(Ok(next));
             }
         }
         while !self.ended {
-            let (read, next) = read(cx, io, |read, came| match read {
-                Poll::Ready(Ok(())) if !came.is_empty() => self.look(came, state),
+            let (read, next) = read(cx, io, |read, received| match read {
+                Poll::Ready(Ok(())) if !received.is_empty() => self.parse(received, state),
                 Poll::Ready(Ok(())) if self.is_blank() => Some(Next::End),
                 Poll::Ready(Ok(())) => Some(Next::CutOff),
                 Poll::Ready(Err(_)) | Poll::Pending => None,
@@ -102,9 +102,9 @@ impl Input {
             }
             if read.is_pending() {
                 if state.poll_expired(cx).is_ready() {
-                    return Poll::Ready(Ok(self.late()));
+                    return Poll::Ready(Ok(self.head_timeout()));
                 }
-                if draining.ends(state) {
+                if shutdown.may_end(state) {
                     return Poll::Ready(Ok(Next::End));
                 }
                 return Poll::Pending;
@@ -119,67 +119,67 @@ impl Input {
     /// Ends a wait that took too long: one for the rest of a head with 408, one for a request
     /// by a close.
     #[cold]
-    fn late(&self) -> Next {
+    fn head_timeout(&self) -> Next {
         match self.is_blank() {
             true => Next::End,
-            false => Next::Refused(Box::new(Refusal::late(&self.read))),
+            false => Next::Refused(Box::new(Refusal::head_timeout(&self.read))),
         }
     }
 
     /// Looks for a request in what was read, behind what was read before.
-    fn look(&mut self, came: &[u8], state: &State) -> Option<Next> {
+    fn parse(&mut self, received: &[u8], state: &State) -> Option<Next> {
         if !self.read.is_empty() {
-            self.read.extend_from_slice(came);
-            return self.look_at_kept(state);
+            self.read.extend_from_slice(received);
+            return self.parse_buffered(state);
         }
-        let came = match came {
-            [b'\r', ..] => &came[request::blank_lines(came)..],
-            _ => came,
+        let received = match received {
+            [b'\r', ..] => &received[request::blank_lines(received)..],
+            _ => received,
         };
-        if came.is_empty() {
+        if received.is_empty() {
             return None;
         }
         // A head that came alone and whole needs no search for its end.
-        let end = match came.len() <= MAX_SHARED_HEAD && came.ends_with(b"\r\n\r\n") {
-            true => came.len(),
-            false => match request::find_end(came, &mut self.searched) {
+        let end = match received.len() <= MAX_SHARED_HEAD && received.ends_with(b"\r\n\r\n") {
+            true => received.len(),
+            false => match request::find_end(received, &mut self.searched) {
                 Ok(Some(end)) => end,
                 Ok(None) => {
-                    self.read.extend_from_slice(came);
-                    self.note_beginning(state);
+                    self.read.extend_from_slice(received);
+                    self.mark_head_started(state);
                     return None;
                 }
                 Err(error) => {
-                    return Some(Next::Refused(Box::new(Refusal::malformed(error, came))));
+                    return Some(Next::Refused(Box::new(Refusal::malformed(error, received))));
                 }
             },
         };
         self.searched = 0;
-        match request::read(&came[..end], self.http1.allowed, &mut self.request) {
+        match request::read(&received[..end], self.http1.allowed, &mut self.request) {
             Ok(head) => {
-                let rest = &came[head.length..];
+                let rest = &received[head.length..];
                 if !rest.is_empty() || head.framing != Framing::None {
                     self.begin_body(&head, rest);
                 }
                 Some(Next::Head(head))
             }
-            Err(error) => Some(Next::Refused(Box::new(Refusal::malformed(error, came)))),
+            Err(error) => Some(Next::Refused(Box::new(Refusal::malformed(error, received)))),
         }
     }
 
     #[cold]
-    fn look_at_kept(&mut self, state: &State) -> Option<Next> {
+    fn parse_buffered(&mut self, state: &State) -> Option<Next> {
         let blank = request::blank_lines(&self.read);
         self.read.advance(blank);
         self.searched = self.searched.saturating_sub(blank);
         let found = request::find_end(&self.read, &mut self.searched);
         let read = match found {
             Ok(None) if self.read.is_empty() => {
-                self.let_go();
+                self.release_buffer();
                 return None;
             }
             Ok(None) => {
-                self.note_beginning(state);
+                self.mark_head_started(state);
                 return None;
             }
             Ok(Some(end)) => {
@@ -201,14 +201,14 @@ impl Input {
             Framing::None => self.read = rest,
             _ => self.begin_body(&head, &rest),
         }
-        self.let_go();
+        self.release_buffer();
         Some(Next::Head(head))
     }
 
     /// Notes that a head has begun, unless that may be an empty line.
-    fn note_beginning(&self, state: &State) {
+    fn mark_head_started(&self, state: &State) {
         if !self.is_blank() {
-            state.head_begins();
+            state.start_head();
         }
     }
 
@@ -218,7 +218,7 @@ impl Input {
     }
 
     /// Gives back the memory of what was read ahead, where all of it was used.
-    fn let_go(&mut self) {
+    fn release_buffer(&mut self) {
         if self.read.is_empty() {
             self.read = BytesMut::new();
             self.searched = 0;
@@ -265,64 +265,69 @@ impl Input {
     }
 
     /// Ends the time for interim responses; returns what is still to be written of them.
-    pub(super) fn end_interim(&mut self) -> Outbox {
-        if let Some(upload) = &mut self.upload {
+    pub(super) fn end_interim(&mut self) -> InterimOutput {
+        if let Some(body_sender) = &mut self.body_sender {
             // The service keeps the body for its response.
-            if upload.ends_waiting() && self.read.is_empty() {
-                self.outbox.write(|out| out.extend_from_slice(CONTINUE));
+            if body_sender.end_continue() && self.read.is_empty() {
+                self.interim_output
+                    .write(|out| out.extend_from_slice(CONTINUE));
             }
         }
         if let Some(queue) = &mut self.interim {
             for (status, headers) in queue.end().into_iter().flatten() {
-                self.outbox
+                self.interim_output
                     .write(|out| response::write_interim(status, headers, out));
             }
         }
-        std::mem::take(&mut self.outbox)
+        std::mem::take(&mut self.interim_output)
     }
 
     /// Returns true unless the connection cannot go on behind this request.
     pub(super) fn may_keep(&self) -> bool {
-        let upload_may = self.upload.as_ref().is_none_or(|upload| {
-            let is_small = upload.left().is_some_and(|left| left <= DISCARDED as u64);
-            let is_read = !upload.is_dropped() || is_small;
-            !upload.is_broken() && !upload.is_unasked() && (upload.is_done() || is_read)
+        let body_allows = self.body_sender.as_ref().is_none_or(|body_sender| {
+            let is_small = body_sender
+                .left()
+                .is_some_and(|left| left <= MAX_DISCARDED as u64);
+            let is_read = !body_sender.is_dropped() || is_small;
+            !body_sender.is_broken()
+                && !body_sender.awaits_continue()
+                && (body_sender.is_done() || is_read)
         });
-        upload_may && !self.is_over()
+        body_allows && !self.is_over()
     }
 
     /// Does what the service or its response may wait for. Is ready when they are to be polled
     /// again, with an error when the client has gone, and with it the reader of the response.
-    pub(super) fn poll_meanwhile<Io: AsyncRead + AsyncWrite + Unpin>(
+    pub(super) fn poll_while_answering<Io: AsyncRead + AsyncWrite + Unpin>(
         &mut self,
         cx: &mut Context<'_>,
         io: &mut Stream<Io>,
     ) -> Poll<io::Result<()>> {
         if let Some(queue) = &mut self.interim {
             for (status, headers) in queue.poll(cx).into_iter().flatten() {
-                self.outbox
+                self.interim_output
                     .write(|out| response::write_interim(status, headers, out));
             }
         }
-        if self.upload.is_some() && self.poll_upload(cx, io).is_ready() {
+        if self.body_sender.is_some() && self.poll_request_body(cx, io).is_ready() {
             return Poll::Ready(Ok(()));
         }
-        if let Poll::Ready(Err(error)) = self.outbox.poll(cx, io) {
+        if let Poll::Ready(Err(error)) = self.interim_output.poll(cx, io) {
             return Poll::Ready(Err(error));
         }
-        match self.upload {
+        match self.body_sender {
             Some(_) => Poll::Pending,
             None => self.poll_hang_up(cx, io).map(Err),
         }
     }
 
-    pub(super) fn is_lost(&self) -> bool {
-        self.lost
+    pub(super) fn has_lost_framing(&self) -> bool {
+        self.framing_lost
     }
 
     /// Nothing that comes from here on is a request.
     pub(super) fn is_over(&self) -> bool {
-        self.lost || (self.ended && self.read.is_empty())
+        self.framing_lost || (self.ended && self.read.is_empty())
     }
 
     /// Is ready when the client has gone, and with it the reader of the response. What it sends
@@ -332,15 +337,15 @@ impl Input {
         cx: &mut Context<'_>,
         io: &mut Stream<Io>,
     ) -> Poll<io::Error> {
-        while self.read.len() < AHEAD && !self.ended {
-            let (read, came) = read(cx, io, |_, came| {
-                self.read.extend_from_slice(came);
-                came.len()
+        while self.read.len() < MAX_READ_AHEAD && !self.ended {
+            let (read, received) = read(cx, io, |_, received| {
+                self.read.extend_from_slice(received);
+                received.len()
             });
             if let Err(error) = ready!(read) {
                 return Poll::Ready(error);
             }
-            if came == 0 {
+            if received == 0 {
                 if !self.http1.half_close {
                     return Poll::Ready(io::ErrorKind::UnexpectedEof.into());
                 }
@@ -355,23 +360,25 @@ impl Input {
 fn read<Io: AsyncRead + AsyncWrite + Unpin, T>(
     cx: &mut Context<'_>,
     io: &mut Stream<Io>,
-    look: impl FnOnce(&Poll<io::Result<()>>, &[u8]) -> T,
+    parse: impl FnOnce(&Poll<io::Result<()>>, &[u8]) -> T,
 ) -> (Poll<io::Result<()>>, T) {
-    let mut scratch = READ.take().unwrap_or_else(|| vec![0; HEAD_READ].into());
+    let mut scratch = READ_BUFFER
+        .take()
+        .unwrap_or_else(|| vec![0; HEAD_READ].into());
     let mut buf = ReadBuf::new(&mut scratch);
     let read = Pin::new(io).poll_read(cx, &mut buf);
-    let looked = look(&read, buf.filled());
-    READ.set(Some(scratch));
+    let looked = parse(&read, buf.filled());
+    READ_BUFFER.set(Some(scratch));
     (read, looked)
 }
 
 thread_local! {
     /// What every connection of the thread reads heads into: it is in the cache, and an idle
     /// connection needs none.
-    static READ: RefCell<Option<Box<[u8]>>> = const { RefCell::new(None) };
+    static READ_BUFFER: RefCell<Option<Box<[u8]>>> = const { RefCell::new(None) };
 }
 
 /// Most heads fit in, with a small body or some requests that are sent ahead.
 const HEAD_READ: usize = 16 * 1024;
 /// What a client may send ahead before its hang-up goes unnoticed until the response.
-const AHEAD: usize = 64 * 1024;
+const MAX_READ_AHEAD: usize = 64 * 1024;

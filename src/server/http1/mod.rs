@@ -7,10 +7,10 @@
 
 mod input;
 mod output;
-mod receive;
-mod refuse;
+mod refusal;
+mod request_body;
+mod streamed_body;
 mod upgrade;
-mod upload;
 
 use std::{
     future::poll_fn,
@@ -26,14 +26,14 @@ use tower_service::Service;
 
 use self::{
     input::{Input, Next},
-    output::{Asked, Output},
+    output::{Output, ResponseOptions},
 };
-pub(super) use self::{upgrade::serve as upgrade, upload::Upload};
+pub(super) use self::{streamed_body::StreamedBody, upgrade::serve as upgrade};
 use super::{
     Body,
     app::{AppService, conclude},
-    draining::{Draining, begun},
-    limit::Limit,
+    request_timeout::RequestTimeout,
+    shutdown::{ShutdownWatcher, shutdown_begun},
     stream::Stream,
 };
 use crate::{
@@ -76,11 +76,11 @@ where
     B::Error: Into<BoxError>,
 {
     let state = service.state.clone();
-    let mut begun = pin!(begun(drain.cloned()));
-    let mut draining = Draining::new(drain, begun.as_mut());
+    let mut shutdown_begun = pin!(shutdown_begun(drain.cloned()));
+    let mut shutdown = ShutdownWatcher::new(drain, shutdown_begun.as_mut());
     let mut input = Input::new(http1);
     loop {
-        let next = poll_fn(|cx| input.poll_head(cx, io, &mut draining, &state)).await?;
+        let next = poll_fn(|cx| input.poll_head(cx, io, &mut shutdown, &state)).await?;
         let head = match next {
             Next::Head(head) => head,
             Next::End => {
@@ -89,11 +89,11 @@ where
             }
             Next::Refused(refusal) => {
                 // In a box of its own, as most connections never need it.
-                Box::pin(refuse::answer(io, *refusal, &service.ending)).await?;
+                Box::pin(refusal::answer(io, *refusal, &service.reporter)).await?;
                 return Ok(End::Closed);
             }
             Next::CutOff => {
-                refuse::cut_off(&service.ending);
+                refusal::report_cut_off(&service.reporter);
                 return Ok(End::Closed);
             }
         };
@@ -107,10 +107,10 @@ where
         };
         let to_head = *request.method() == Method::HEAD;
         // Until the body and its connection's part of it are gone.
-        let mut exchanging = service.begin(request);
+        let mut exchange = service.begin(request);
         let body = request.body();
-        body.expect_of_upload(request.headers(), &state);
-        let mut limit = Limit::new(state.timeouts().request);
+        body.limit_streamed_rate(request.headers(), &state);
+        let mut limit = RequestTimeout::new(state.timeouts().request);
         input.begin_interim(&head);
         let app = service.app.get_mut();
         poll_fn(|cx| match app.poll_ready(cx) {
@@ -125,17 +125,17 @@ where
         let response = {
             let mut answer = pin!(Some(app.call(request)));
             poll_fn(|cx| {
-                draining.notice(cx, &state);
+                shutdown.poll_shutdown(cx, &state);
                 loop {
                     if let Poll::Ready(response) = served::poll(answer.as_mut(), cx) {
                         return Poll::Ready(response.map(Some).map_err(Into::into));
                     }
-                    match input.poll_meanwhile(cx, io) {
+                    match input.poll_while_answering(cx, io) {
                         Poll::Ready(Ok(())) => {}
                         Poll::Ready(Err(gone)) => return Poll::Ready(Err(gone.into())),
                         Poll::Pending => {
                             return limit.poll(cx).map(|()| {
-                                served::give_up(answer.as_mut(), refuse::LATE);
+                                served::give_up(answer.as_mut(), refusal::TIMED_OUT);
                                 Ok(None)
                             });
                         }
@@ -145,29 +145,29 @@ where
             .await?
         };
         let Some(mut response) = response else {
-            drop(exchanging);
-            Box::pin(refuse::late(io)).await?;
+            drop(exchange);
+            Box::pin(refusal::answer_timeout(io)).await?;
             return Ok(End::Closed);
         };
-        conclude(&mut response, &mut exchanging, false);
+        conclude(&mut response, &mut exchange, false);
         let (parts, body) = response.into_parts();
         let before = input.end_interim();
-        let asked = Asked {
+        let options = ResponseOptions {
             to_head,
-            old: head.is_http10,
+            is_http10: head.is_http10,
             accepts_trailers: head.accepts_trailers,
             keep: head.keep_alive && input.may_keep(),
         };
         let mut keep = {
             // It ends with the response: what it holds of the request has no other use.
             let mut body = pin!(body);
-            let mut output = Output::begin(&before, parts, body.as_ref().get_ref(), asked)?;
+            let mut output = Output::begin(&before, parts, body.as_ref().get_ref(), options)?;
             poll_fn(|cx| {
                 loop {
                     if let Poll::Ready(result) = output.poll(cx, io, body.as_mut()) {
                         return Poll::Ready(result);
                     }
-                    match input.poll_meanwhile(cx, io) {
+                    match input.poll_while_answering(cx, io) {
                         Poll::Ready(Ok(())) => {}
                         Poll::Ready(Err(gone)) => return Poll::Ready(Err(gone.into())),
                         Poll::Pending => {
@@ -179,13 +179,13 @@ where
             .await?;
             output.keep()
         };
-        if input.has_upload() {
+        if input.has_request_body() {
             // The response has ended and the request has not.
             keep &= poll_fn(|cx| input.poll_rest(cx, io, &state)).await;
         }
         if !keep || input.is_over() {
-            drop(exchanging);
-            if input.is_lost() {
+            drop(exchange);
+            if input.has_lost_framing() {
                 io.expect_more();
             }
             poll_fn(|cx| Pin::new(&mut *io).poll_shutdown(cx)).await?;

@@ -27,10 +27,10 @@ use crate::{
 
 /// What the response depends on.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Asked {
+pub(super) struct ResponseOptions {
     pub(super) to_head: bool,
     /// The client speaks HTTP/1.0.
-    pub(super) old: bool,
+    pub(super) is_http10: bool,
     pub(super) accepts_trailers: bool,
     pub(super) keep: bool,
 }
@@ -39,7 +39,7 @@ pub(super) struct Asked {
 pub(super) struct Output {
     /// The head, small frames, and what stands around frames in chunks.
     out: Vec<u8>,
-    at: usize,
+    written: usize,
     /// A frame that is too large to be copied; it follows `out`.
     frame: Bytes,
     /// What follows the frame.
@@ -53,22 +53,22 @@ pub(super) struct Output {
 impl Output {
     /// Writes the head, behind what was to go out before.
     pub(super) fn begin<B: HttpBody>(
-        before: &Outbox,
+        before: &InterimOutput,
         parts: Parts,
         body: &B,
-        asked: Asked,
+        options: ResponseOptions,
     ) -> Result<Self, BoxError> {
         let announced = BodyInfo {
-            to_head: asked.to_head,
+            to_head: options.to_head,
             is_empty: body.is_end_stream(),
             size: body.size_hint(),
-            is_http10: asked.old,
+            is_http10: options.is_http10,
         };
-        let mut out = WRITE.take();
+        let mut out = WRITE_BUFFER.take();
         if !before.is_empty() {
-            out.extend_from_slice(&before.out[before.at..]);
+            out.extend_from_slice(&before.out[before.written..]);
         }
-        let mut keep = asked.keep;
+        let mut keep = options.keep;
         let reason = match parts.extensions.is_empty() {
             true => None,
             false => parts.extensions.get::<hyper::ext::ReasonPhrase>(),
@@ -88,11 +88,11 @@ impl Output {
         let ended = announced.is_empty || framing == Framing::None;
         let mut output = Self {
             out,
-            at: 0,
+            written: 0,
             frame: Bytes::new(),
             tail: b"",
             framing,
-            accepts_trailers: asked.accepts_trailers,
+            accepts_trailers: options.accepts_trailers,
             ended: false,
             keep,
         };
@@ -121,7 +121,8 @@ impl Output {
     {
         loop {
             let mut waits = false;
-            while !self.ended && self.frame.is_empty() && self.out.len() - self.at < GATHERED {
+            while !self.ended && self.frame.is_empty() && self.out.len() - self.written < WRITE_SIZE
+            {
                 match body.as_mut().poll_frame(cx) {
                     Poll::Ready(Some(Ok(frame))) => {
                         self.take(frame)?;
@@ -140,7 +141,7 @@ impl Output {
             match self.poll_write(cx, io) {
                 Poll::Ready(written) => written?,
                 Poll::Pending => {
-                    self.spare_memory();
+                    self.release_memory();
                     return Poll::Pending;
                 }
             }
@@ -152,7 +153,7 @@ impl Output {
                 if let Poll::Ready(Err(error)) = Pin::new(&mut *io).poll_flush(cx) {
                     return Poll::Ready(Err(error.into()));
                 }
-                self.spare_memory();
+                self.release_memory();
                 return Poll::Pending;
             }
         }
@@ -190,7 +191,7 @@ impl Output {
         }
         let is_chunk = self.framing == Framing::Chunked;
         let tail: &[u8] = if is_chunk { b"\r\n" } else { b"" };
-        if data.len() <= COPIED {
+        if data.len() <= MAX_COPIED {
             self.out.extend_from_slice(&data);
             self.out.extend_from_slice(tail);
         } else {
@@ -223,12 +224,12 @@ impl Output {
         io: &mut Io,
     ) -> Poll<io::Result<()>> {
         loop {
-            let out = &self.out[self.at..];
+            let out = &self.out[self.written..];
             let io = Pin::new(&mut *io);
             let wrote = match (out.is_empty(), self.frame.is_empty()) {
                 (true, true) if self.tail.is_empty() => {
                     self.out.clear();
-                    self.at = 0;
+                    self.written = 0;
                     return Poll::Ready(Ok(()));
                 }
                 (true, true) => io.poll_write(cx, self.tail),
@@ -248,8 +249,8 @@ impl Output {
     }
 
     fn advance(&mut self, mut wrote: usize) {
-        let of_out = wrote.min(self.out.len() - self.at);
-        self.at += of_out;
+        let of_out = wrote.min(self.out.len() - self.written);
+        self.written += of_out;
         wrote -= of_out;
         let of_frame = wrote.min(self.frame.len());
         if of_frame == self.frame.len() {
@@ -263,31 +264,31 @@ impl Output {
 
     /// Leaves the thread's buffer to others while this connection waits, and keeps what is to be
     /// written in no more memory than it needs.
-    fn spare_memory(&mut self) {
-        let left = self.out.len() - self.at;
+    fn release_memory(&mut self) {
+        let left = self.out.len() - self.written;
         if self.out.capacity() <= 2 * left {
             return;
         }
-        let rest = self.out[self.at..].to_vec();
-        give_back(std::mem::replace(&mut self.out, rest));
-        self.at = 0;
+        let rest = self.out[self.written..].to_vec();
+        recycle_buffer(std::mem::replace(&mut self.out, rest));
+        self.written = 0;
     }
 }
 
 impl Drop for Output {
     fn drop(&mut self) {
-        give_back(std::mem::take(&mut self.out));
+        recycle_buffer(std::mem::take(&mut self.out));
     }
 }
 
 /// What goes out before the response: 100 (Continue), 102, 103. Nearly always nothing.
 #[derive(Default)]
-pub(super) struct Outbox {
+pub(super) struct InterimOutput {
     out: Vec<u8>,
-    at: usize,
+    written: usize,
 }
 
-impl Outbox {
+impl InterimOutput {
     /// Nothing is to be written or flushed.
     pub(super) fn is_empty(&self) -> bool {
         self.out.is_empty()
@@ -315,12 +316,12 @@ impl Outbox {
         cx: &mut Context<'_>,
         io: &mut Io,
     ) -> Poll<io::Result<()>> {
-        while self.at < self.out.len() {
-            let wrote = ready!(Pin::new(&mut *io).poll_write(cx, &self.out[self.at..]))?;
+        while self.written < self.out.len() {
+            let wrote = ready!(Pin::new(&mut *io).poll_write(cx, &self.out[self.written..]))?;
             if wrote == 0 {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
-            self.at += wrote;
+            self.written += wrote;
         }
         ready!(Pin::new(io).poll_flush(cx))?;
         *self = Self::default();
@@ -328,11 +329,11 @@ impl Outbox {
     }
 }
 
-fn give_back(mut out: Vec<u8>) {
-    if out.capacity() <= KEPT {
+fn recycle_buffer(mut out: Vec<u8>) {
+    if out.capacity() <= MAX_RECYCLED {
         out.clear();
         // An error says that the thread is about to end.
-        let _ = WRITE.try_with(|write| {
+        let _ = WRITE_BUFFER.try_with(|write| {
             let mut write = write.borrow_mut();
             if write.capacity() < out.capacity() {
                 *write = out;
@@ -343,11 +344,11 @@ fn give_back(mut out: Vec<u8>) {
 
 thread_local! {
     /// What every connection of the thread writes from, unless one has to wait with it.
-    static WRITE: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+    static WRITE_BUFFER: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
 }
 
 /// As much goes into one write where frames are small.
-const GATHERED: usize = 16 * 1024;
+const WRITE_SIZE: usize = 16 * 1024;
 /// A larger frame is written from where it is.
-const COPIED: usize = 8 * 1024;
-const KEPT: usize = 64 * 1024;
+const MAX_COPIED: usize = 8 * 1024;
+const MAX_RECYCLED: usize = 64 * 1024;

@@ -39,12 +39,12 @@ where
     B::Error: Into<BoxError>,
 {
     let state = service.state.clone();
-    let mut head = Vec::with_capacity(HEAD);
+    let mut head = Vec::with_capacity(HEAD_CAPACITY);
     request::write(request, &mut head);
     head.extend_from_slice(ahead);
     io.put_back(head.into());
     // Unless it is a switch, the response says `connection: close`.
-    state.drain();
+    state.start_draining();
     let mut conn = Box::pin(
         hyper::server::conn::http1::Builder::new()
             .half_close(false)
@@ -63,21 +63,21 @@ where
 /// the stream.
 async fn tunnel(state: &State) {
     if state.phase() == Phase::Tunnel {
-        let tunnel = Cut { state };
+        let tunnel = TunnelGuard { state };
         tunnel.state.closed.notified().await;
     }
 }
 
 /// Ends a tunnel when the connection's task ends.
-struct Cut<'a> {
+struct TunnelGuard<'a> {
     state: &'a State,
 }
 
-impl Drop for Cut<'_> {
+impl Drop for TunnelGuard<'_> {
     fn drop(&mut self) {
-        self.state.cut();
+        self.state.expire();
     }
 }
 
 /// A head of a browser.
-const HEAD: usize = 1_024;
+const HEAD_CAPACITY: usize = 1_024;

@@ -9,7 +9,7 @@ use crate::{
 
 /// Makes the fields fit: none that belongs to a connection of HTTP/1.1 (RFC 9113 §8.2.2), no blanks
 /// around a value (§8.2.1), the date, and the length where it is known.
-pub(super) fn fit(headers: &mut HeaderMap, length: Option<u64>, opens_tunnel: bool) {
+pub(super) fn normalize(headers: &mut HeaderMap, length: Option<u64>, opens_tunnel: bool) {
     let (mut hops, mut dated, mut measured) = (false, false, false);
     let mut blanks = false;
     for (name, value) in headers.iter() {
@@ -40,7 +40,7 @@ pub(super) fn fit(headers: &mut HeaderMap, length: Option<u64>, opens_tunnel: bo
 }
 
 /// Makes the fields of an interim response fit; it has neither a date nor a length (RFC 9110 §8.6).
-pub(super) fn fit_interim(headers: &mut HeaderMap) {
+pub(super) fn normalize_interim(headers: &mut HeaderMap) {
     connection::remove_hop_by_hop(headers);
     headers.remove(header::CONTENT_LENGTH);
     trim_values(headers);
@@ -48,7 +48,7 @@ pub(super) fn fit_interim(headers: &mut HeaderMap) {
 
 /// Leaves what may stand behind a body, in either direction. The codec has dropped pseudo-fields of
 /// a request's.
-pub(super) fn fit_trailers(headers: &mut HeaderMap) {
+pub(super) fn normalize_trailers(headers: &mut HeaderMap) {
     trailers::retain(headers, &[]);
     trim_values(headers);
 }
@@ -66,7 +66,7 @@ mod tests {
         for &(name, value) in fields {
             headers.append(name, HeaderValue::from_static(value));
         }
-        fit(&mut headers, length, opens);
+        normalize(&mut headers, length, opens);
         let date = headers.remove("date").expect("every answer is dated");
         assert!(date.to_str().unwrap().ends_with(" GMT"));
         let lines = headers.iter().map(|(name, value)| {
@@ -117,7 +117,7 @@ mod tests {
         for name in ["sum", "content-length", "host", "keep-alive", "sum", "te"] {
             headers.append(name, HeaderValue::from_static(" 1"));
         }
-        fit_trailers(&mut headers);
+        normalize_trailers(&mut headers);
         let fields = headers.iter();
         let left: Vec<_> = fields
             .map(|(name, value)| (name.as_str(), value.to_str().unwrap()))
@@ -131,7 +131,7 @@ mod tests {
         for name in ["link", "content-length", "connection", "upgrade"] {
             headers.append(name, HeaderValue::from_static("link2"));
         }
-        fit_interim(&mut headers);
+        normalize_interim(&mut headers);
         assert_eq!(
             headers
                 .keys()
@@ -146,7 +146,7 @@ mod tests {
         let mut headers = HeaderMap::new();
         let date = HeaderValue::from_static("Thu, 01 Jan 1970 00:00:00 GMT");
         headers.insert(header::DATE, date.clone());
-        fit(&mut headers, None, false);
+        normalize(&mut headers, None, false);
         assert_eq!(headers["date"], date);
         assert_eq!(fitted(&[], Some(7), false), "content-length=7");
         assert_eq!(fitted(&[], Some(0), false), "content-length=0");

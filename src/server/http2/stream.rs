@@ -16,20 +16,20 @@ use pin_project_lite::pin_project;
 use tower_service::Service;
 
 use super::{
-    early::Early,
     fields,
-    received::Arrived,
-    request::{check, refuse},
+    interim::InterimSender,
+    request_body::InitialBody,
+    request_head::{check, refuse},
 };
 use crate::{
     error::BoxError,
     server::{
         Body,
         app::{AppService, Call},
-        limit::Limit,
-        pace::Wait,
+        min_rate::RateTimer,
         recycled,
-        state::{Exchanging, State},
+        request_timeout::RequestTimeout,
+        state::{ExchangeGuard, State},
     },
 };
 
@@ -37,9 +37,9 @@ pin_project! {
     pub(super) struct Stream<S, F, B> {
         #[pin]
         stage: Stage<S, F, B>,
-        exchanging: Exchanging,
+        exchange: ExchangeGuard,
         // In a box of its own, as most servers have no limit.
-        limit: Option<Box<Limit>>,
+        limit: Option<Box<RequestTimeout>>,
     }
 }
 
@@ -50,32 +50,32 @@ pin_project! {
             #[pin]
             call: Call<S, F>,
             reply: SendResponse<Bytes>,
-            method: Asked,
-            early: Early,
+            method: MethodKind,
+            interim: InterimSender,
         },
         Sending {
             #[pin]
             body: B,
             out: SendStream<Bytes>,
             // What the client's window has no room for.
-            held: Option<Held>,
+            pending: Option<PendingData>,
             // Some of it was given to the codec.
-            begun: bool,
+            data_sent: bool,
             // For the client to open its window.
-            wait: Wait,
+            rate_timer: RateTimer,
         },
     }
 }
 
 /// What the answer depends on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Asked {
+enum MethodKind {
     Connect,
     Head,
     Other,
 }
 
-struct Held {
+struct PendingData {
     data: Bytes,
     last: bool,
 }
@@ -95,40 +95,40 @@ where
     ) -> Option<Self> {
         let (mut head, stream) = request.into_parts();
         if let Err(refusal) = check(&mut head) {
-            refuse(refusal, &head, &service.ending, &mut reply);
+            refuse(refusal, &head, &service.reporter, &mut reply);
             return None;
         }
         let mut expectation = None;
-        let mut body = match Arrived::look(stream, &head.headers) {
-            Arrived::Whole(data) if data.is_empty() => Body::empty(),
-            Arrived::Whole(data) => Body::whole(data),
-            Arrived::Begun(mut received) => {
-                expectation = received.expectation(&head.headers);
-                Body::of_stream(received, &service.state)
+        let mut body = match InitialBody::read(stream, &head.headers) {
+            InitialBody::Whole(data) if data.is_empty() => Body::empty(),
+            InitialBody::Whole(data) => Body::whole(data),
+            InitialBody::Partial(mut body) => {
+                expectation = body.expectation(&head.headers);
+                Body::http2(body, &service.state)
             }
-            Arrived::Reset(error) => {
-                reset(&error);
-                service.state.was_reset();
+            InitialBody::Reset(error) => {
+                log_reset(&error);
+                service.state.count_reset();
                 return None;
             }
         };
         let method = match head.method {
-            Method::CONNECT => Asked::Connect,
-            Method::HEAD => Asked::Head,
-            _ => Asked::Other,
+            Method::CONNECT => MethodKind::Connect,
+            Method::HEAD => MethodKind::Head,
+            _ => MethodKind::Other,
         };
-        let (early, interim) = Early::begin(expectation);
-        body.expect_of_stream(&head.headers, &service.state, &interim);
+        let (sender, interim) = InterimSender::begin(expectation);
+        body.limit_http2_rate(&head.headers, &service.state, &interim);
         let limit = service.state.timeouts().request;
-        let (call, exchanging) = service.stream(Request::from_parts(head, body), interim);
+        let (call, exchange) = service.call_stream(Request::from_parts(head, body), interim);
         Some(Self {
-            exchanging,
-            limit: limit.map(|limit| Box::new(Limit::new(Some(limit)))),
+            exchange,
+            limit: limit.map(|limit| Box::new(RequestTimeout::new(Some(limit)))),
             stage: Stage::Answering {
                 call,
                 reply,
                 method,
-                early,
+                interim: sender,
             },
         })
     }
@@ -150,50 +150,50 @@ where
             mut call,
             reply,
             method,
-            early,
+            interim,
         } = stage.as_mut().project()
         {
             let response = match call.as_mut().poll(cx) {
                 Poll::Ready(Ok(response)) => response,
-                Poll::Ready(Err(error)) => return failed(reply, &error),
+                Poll::Ready(Err(error)) => return reset_failed(reply, &error),
                 Poll::Pending => {
-                    early.poll(cx, reply);
+                    interim.poll(cx, reply);
                     // A client that has gone takes its request along.
                     if reply.poll_reset(cx).is_ready() {
-                        this.exchanging.state().was_reset();
+                        this.exchange.state().count_reset();
                         return Poll::Ready(());
                     }
                     if is_over(this.limit, cx) {
                         call.give_up(StatusCode::GATEWAY_TIMEOUT);
-                        return late(reply, *method);
+                        return send_timeout(reply, *method);
                     }
                     return Poll::Pending;
                 }
             };
-            early.end(reply);
+            interim.end(reply);
             let Some((body, out)) = send_head(reply, *method, response) else {
                 return Poll::Ready(());
             };
             stage.set(Stage::Sending {
                 body,
                 out,
-                held: None,
-                begun: false,
-                wait: Wait::new(this.exchanging.state().timeouts()),
+                pending: None,
+                data_sent: false,
+                rate_timer: RateTimer::new(this.exchange.state().timeouts()),
             });
         }
         match stage.project() {
             StageProject::Sending {
                 body,
                 out,
-                held,
-                begun,
-                wait,
+                pending,
+                data_sent,
+                rate_timer,
             } => {
-                let state = this.exchanging.state();
-                let sent = send(cx, body, out, held, begun, (wait, state));
+                let state = this.exchange.state();
+                let sent = send(cx, body, out, pending, data_sent, (rate_timer, state));
                 if sent.is_pending() && is_over(this.limit, cx) {
-                    return cut(out, &TOO_LONG.into());
+                    return abort(out, &TOO_LONG.into());
                 }
                 sent
             }
@@ -202,7 +202,7 @@ where
     }
 }
 
-fn is_over(limit: &mut Option<Box<Limit>>, cx: &Context<'_>) -> bool {
+fn is_over(limit: &mut Option<Box<RequestTimeout>>, cx: &Context<'_>) -> bool {
     limit
         .as_mut()
         .is_some_and(|limit| limit.poll(cx).is_ready())
@@ -210,20 +210,20 @@ fn is_over(limit: &mut Option<Box<Limit>>, cx: &Context<'_>) -> bool {
 
 /// Answers a request whose time was over before the service answered.
 #[cold]
-fn late(reply: &mut SendResponse<Bytes>, asked: Asked) -> Poll<()> {
+fn send_timeout(reply: &mut SendResponse<Bytes>, method: MethodKind) -> Poll<()> {
     let mut response = Response::new(http_body_util::Empty::<Bytes>::new());
     *response.status_mut() = StatusCode::GATEWAY_TIMEOUT;
-    send_head(reply, asked, response);
+    send_head(reply, method, response);
     Poll::Ready(())
 }
 
 #[cold]
-fn reset(error: &h2::Error) {
+fn log_reset(error: &h2::Error) {
     tracing::debug!(target: "evenkeel::server", %error, "a stream was reset before its request began");
 }
 
 #[cold]
-fn failed(reply: &mut SendResponse<Bytes>, error: &BoxError) -> Poll<()> {
+fn reset_failed(reply: &mut SendResponse<Bytes>, error: &BoxError) -> Poll<()> {
     tracing::debug!(target: "evenkeel::server", %error, "a stream was reset, as the service failed");
     reply.send_reset(reason(&**error));
     Poll::Ready(())
@@ -232,30 +232,30 @@ fn failed(reply: &mut SendResponse<Bytes>, error: &BoxError) -> Poll<()> {
 /// Sends the head; returns the body where one follows.
 fn send_head<B: HttpBody>(
     reply: &mut SendResponse<Bytes>,
-    asked: Asked,
+    method: MethodKind,
     response: Response<B>,
 ) -> Option<(B, SendStream<Bytes>)> {
     let (mut parts, body) = response.into_parts();
     let is_empty = body.is_end_stream();
-    let opens_tunnel = asked == Asked::Connect && parts.status.is_success();
+    let opens_tunnel = method == MethodKind::Connect && parts.status.is_success();
     let length = match is_empty {
         true => None,
         false => body.size_hint().exact(),
     };
-    fields::fit(&mut parts.headers, length, opens_tunnel);
+    fields::normalize(&mut parts.headers, length, opens_tunnel);
     recycled::keep(mem::take(&mut parts.extensions));
-    let ends = is_empty || asked == Asked::Head;
+    let ends = is_empty || method == MethodKind::Head;
     match reply.send_response(Response::from_parts(parts, ()), ends) {
         Ok(out) => (!ends).then_some((body, out)),
         Err(error) => {
-            unsent(reply, &error);
+            reset_unsent(reply, &error);
             None
         }
     }
 }
 
 #[cold]
-fn unsent(reply: &mut SendResponse<Bytes>, error: &h2::Error) {
+fn reset_unsent(reply: &mut SendResponse<Bytes>, error: &h2::Error) {
     tracing::debug!(target: "evenkeel::server", %error, "a response cannot be sent");
     reply.send_reset(Reason::INTERNAL_ERROR);
 }
@@ -266,35 +266,35 @@ fn send<B>(
     cx: &mut Context<'_>,
     mut body: Pin<&mut B>,
     out: &mut SendStream<Bytes>,
-    held: &mut Option<Held>,
-    begun: &mut bool,
-    (wait, state): (&mut Wait, &State),
+    pending: &mut Option<PendingData>,
+    data_sent: &mut bool,
+    (rate_timer, state): (&mut RateTimer, &State),
 ) -> Poll<()>
 where
     B: HttpBody<Data = Bytes>,
     B::Error: Into<BoxError>,
 {
     loop {
-        while let Some(Held { data, last }) = held {
+        while let Some(PendingData { data, last }) = pending {
             // For data that is at hand: a reservation takes from the window of all streams.
             out.reserve_capacity(data.len());
             let room = match poll_room(cx, out) {
                 Poll::Ready(Some(room)) => room,
                 Poll::Ready(None) => {
-                    state.was_reset();
+                    state.count_reset();
                     return Poll::Ready(());
                 }
                 Poll::Pending => {
-                    return wait
+                    return rate_timer
                         .poll(cx, state)
-                        .map(|()| _ = cut(out, &TOO_SLOW.into()));
+                        .map(|()| _ = abort(out, &TOO_SLOW.into()));
                 }
             };
             let piece = data.split_to(room.min(data.len()));
-            wait.moved(piece.len(), state);
+            rate_timer.moved(piece.len(), state);
             let (ends, last) = (data.is_empty(), *last);
             if ends {
-                *held = None;
+                *pending = None;
             }
             let sent = out.send_data(piece, ends && last);
             if sent.is_err() || (ends && last) {
@@ -303,29 +303,29 @@ where
         }
         let frame = match body.as_mut().poll_frame(cx) {
             Poll::Ready(Some(Ok(frame))) => frame,
-            Poll::Ready(Some(Err(error))) => return cut(out, &error.into()),
+            Poll::Ready(Some(Err(error))) => return abort(out, &error.into()),
             Poll::Ready(None) => {
                 let _ = out.send_data(Bytes::new(), true);
                 return Poll::Ready(());
             }
-            Poll::Pending => return out.poll_reset(cx).map(|_| state.was_reset()),
+            Poll::Pending => return out.poll_reset(cx).map(|_| state.count_reset()),
         };
         match frame.into_data() {
             Ok(data) => {
                 let last = body.is_end_stream();
                 // The codec keeps what is small until there is a window for it.
-                if last && (data.is_empty() || (!*begun && data.len() <= SMALL)) {
+                if last && (data.is_empty() || (!*data_sent && data.len() <= MAX_BUFFERED_BODY)) {
                     let _ = out.send_data(data, true);
                     return Poll::Ready(());
                 }
-                *begun = true;
+                *data_sent = true;
                 if !data.is_empty() {
-                    *held = Some(Held { data, last });
+                    *pending = Some(PendingData { data, last });
                 }
             }
             Err(frame) => {
                 if let Ok(mut trailers) = frame.into_trailers() {
-                    fields::fit_trailers(&mut trailers);
+                    fields::normalize_trailers(&mut trailers);
                     out.reserve_capacity(0);
                     let _ = match trailers.is_empty() {
                         true => out.send_data(Bytes::new(), true),
@@ -355,7 +355,7 @@ fn poll_room(cx: &mut Context<'_>, out: &mut SendStream<Bytes>) -> Poll<Option<u
 
 /// Tells the client that no more comes.
 #[cold]
-fn cut(out: &mut SendStream<Bytes>, error: &BoxError) -> Poll<()> {
+fn abort(out: &mut SendStream<Bytes>, error: &BoxError) -> Poll<()> {
     tracing::debug!(target: "evenkeel::server", %error, "a response was cut");
     out.send_reset(reason(&**error));
     Poll::Ready(())
@@ -377,4 +377,4 @@ const TOO_LONG: &str = "the request took longer than the server allows";
 const TOO_SLOW: &str = "the client takes too little of the response";
 /// A whole body up to this waits in the codec, not here: what it may keep of a connection's streams
 /// comes to 4 MiB then.
-const SMALL: usize = 16 * 1024;
+const MAX_BUFFERED_BODY: usize = 16 * 1024;

@@ -16,62 +16,62 @@ use std::{
 
 /// Places for streams; one that is free keeps its memory.
 pub(super) struct Streams<F> {
-    places: Vec<Place<F>>,
+    slots: Vec<Slot<F>>,
     free: Vec<usize>,
-    due: Arc<Due>,
+    ready: Arc<ReadyQueue>,
 }
 
-struct Place<F> {
+struct Slot<F> {
     stream: Pin<Box<Option<F>>>,
-    bell: Arc<Bell>,
+    handle: Arc<StreamWaker>,
     /// Rings the bell.
     waker: Waker,
 }
 
 impl<F: Future<Output = ()>> Streams<F> {
-    pub(super) fn new(due: Arc<Due>) -> Self {
+    pub(super) fn new(ready: Arc<ReadyQueue>) -> Self {
         Self {
-            places: Vec::new(),
+            slots: Vec::new(),
             free: Vec::new(),
-            due,
+            ready,
         }
     }
 
     /// Gives a stream a place, and polls it for the first time.
     pub(super) fn begin(&mut self, stream: F) {
-        let place = match self.free.pop() {
-            Some(place) => {
-                self.places[place].stream.set(Some(stream));
-                place
+        let slot = match self.free.pop() {
+            Some(slot) => {
+                self.slots[slot].stream.set(Some(stream));
+                slot
             }
             None => self.add(stream),
         };
-        self.poll(place);
+        self.poll(slot);
     }
 
     #[cold]
     fn add(&mut self, stream: F) -> usize {
-        let place = self.places.len();
-        let bell = Arc::new(Bell {
-            due: self.due.clone(),
-            place,
-            rung: AtomicBool::new(false),
+        let slot = self.slots.len();
+        let handle = Arc::new(StreamWaker {
+            ready: self.ready.clone(),
+            slot,
+            woken: AtomicBool::new(false),
         });
-        self.places.push(Place {
+        self.slots.push(Slot {
             stream: Box::pin(Some(stream)),
-            waker: bell.clone().into(),
-            bell,
+            waker: handle.clone().into(),
+            handle,
         });
-        place
+        slot
     }
 
     /// Polls the stream of a place; a wake may come late, when it is free or another's.
-    pub(super) fn poll(&mut self, place: usize) {
-        let Some(at) = self.places.get_mut(place) else {
+    pub(super) fn poll(&mut self, slot: usize) {
+        let Some(at) = self.slots.get_mut(slot) else {
             return;
         };
         // A swap, so that what is read from here on is no older than a ring that it took back.
-        at.bell.rung.swap(false, AcqRel);
+        at.handle.woken.swap(false, AcqRel);
         let Some(stream) = at.stream.as_mut().as_pin_mut() else {
             return;
         };
@@ -80,8 +80,8 @@ impl<F: Future<Output = ()>> Streams<F> {
         let polled = catch_unwind(AssertUnwindSafe(|| stream.poll(cx)));
         if !matches!(polled, Ok(Poll::Pending)) {
             at.stream.set(None);
-            self.free.push(place);
-            if self.free.len() == self.places.len() {
+            self.free.push(slot);
+            if self.free.len() == self.slots.len() {
                 self.shrink();
             }
         }
@@ -89,30 +89,30 @@ impl<F: Future<Output = ()>> Streams<F> {
 
     /// An idle connection keeps a few places only.
     fn shrink(&mut self) {
-        if self.places.len() > KEPT {
-            self.places.truncate(KEPT);
+        if self.slots.len() > MAX_IDLE_SLOTS {
+            self.slots.truncate(MAX_IDLE_SLOTS);
             self.free.clear();
-            self.free.extend(0..KEPT);
+            self.free.extend(0..MAX_IDLE_SLOTS);
         }
     }
 }
 
 /// Who is to be polled: the codec, and streams by their places.
 #[derive(Default)]
-pub(super) struct Due {
+pub(super) struct ReadyQueue {
     inner: Mutex<Inner>,
 }
 
 #[derive(Default)]
 struct Inner {
     codec: bool,
-    places: Vec<usize>,
+    slots: Vec<usize>,
     /// Whom to wake, unless it is awake.
     connection: Option<Waker>,
     awake: bool,
 }
 
-impl Due {
+impl ReadyQueue {
     /// Returns what wakes the codec.
     pub(super) fn codec(self: &Arc<Self>) -> Waker {
         self.clone().into()
@@ -136,7 +136,7 @@ impl Due {
     pub(super) fn next(&self, queue: &mut VecDeque<usize>, codec: &mut bool) -> bool {
         let mut inner = self.lock();
         *codec |= mem::take(&mut inner.codec);
-        queue.extend(inner.places.drain(..));
+        queue.extend(inner.slots.drain(..));
         inner.awake = *codec || !queue.is_empty();
         inner.awake
     }
@@ -146,13 +146,13 @@ impl Due {
     }
 
     /// Has the connection polled again, once others had their turn.
-    pub(super) fn put_off(&self, waker: &Waker) {
+    pub(super) fn wake_later(&self, waker: &Waker) {
         waker.wake_by_ref();
     }
 
-    fn note(&self, who: impl FnOnce(&mut Inner)) {
+    fn wake_with(&self, mark: impl FnOnce(&mut Inner)) {
         let mut inner = self.lock();
-        who(&mut inner);
+        mark(&mut inner);
         if mem::replace(&mut inner.awake, true) {
             return;
         }
@@ -168,37 +168,37 @@ impl Due {
     }
 }
 
-impl Wake for Due {
+impl Wake for ReadyQueue {
     fn wake(self: Arc<Self>) {
         self.wake_by_ref();
     }
 
     fn wake_by_ref(self: &Arc<Self>) {
-        self.note(|inner| inner.codec = true);
+        self.wake_with(|inner| inner.codec = true);
     }
 }
 
 /// What wakes the stream of a place.
-struct Bell {
-    due: Arc<Due>,
-    place: usize,
-    rung: AtomicBool,
+struct StreamWaker {
+    ready: Arc<ReadyQueue>,
+    slot: usize,
+    woken: AtomicBool,
 }
 
-impl Wake for Bell {
+impl Wake for StreamWaker {
     fn wake(self: Arc<Self>) {
         self.wake_by_ref();
     }
 
     fn wake_by_ref(self: &Arc<Self>) {
-        if !self.rung.swap(true, AcqRel) {
-            self.due.note(|inner| inner.places.push(self.place));
+        if !self.woken.swap(true, AcqRel) {
+            self.ready.wake_with(|inner| inner.slots.push(self.slot));
         }
     }
 }
 
 /// Most clients ask for no more at once, again and again.
-const KEPT: usize = 8;
+const MAX_IDLE_SLOTS: usize = 8;
 
 #[cfg(test)]
 mod tests {
@@ -218,7 +218,7 @@ mod tests {
 
     #[derive(Default)]
     struct Table {
-        due: Arc<Due>,
+        ready: Arc<ReadyQueue>,
         woken: Arc<Woken>,
         queue: VecDeque<usize>,
     }
@@ -227,16 +227,16 @@ mod tests {
         /// Polls the connection as its driver does; returns whether it was woken from here, and
         /// whether the codec is due.
         fn round<F: Future<Output = ()>>(&mut self, streams: &mut Streams<F>) -> (bool, bool) {
-            let ours = self.due.begin(&self.woken.clone().into());
+            let ours = self.ready.begin(&self.woken.clone().into());
             let mut codec = false;
-            let mut due = false;
-            while self.due.next(&mut self.queue, &mut codec) {
-                due |= mem::take(&mut codec);
-                while let Some(place) = self.queue.pop_front() {
-                    streams.poll(place);
+            let mut ready = false;
+            while self.ready.next(&mut self.queue, &mut codec) {
+                ready |= mem::take(&mut codec);
+                while let Some(slot) = self.queue.pop_front() {
+                    streams.poll(slot);
                 }
             }
-            (ours, due)
+            (ours, ready)
         }
 
         fn woken(&self) -> usize {
@@ -260,7 +260,7 @@ mod tests {
     #[test]
     fn a_wake_reaches_its_stream_and_wakes_the_connection_once() {
         let mut table = Table::default();
-        let mut streams = Streams::new(table.due.clone());
+        let mut streams = Streams::new(table.ready.clone());
         let left: Vec<Shared> = (0..3).map(|_| Shared::default()).collect();
         for left in &left {
             streams.begin(twice(left));
@@ -285,11 +285,11 @@ mod tests {
     #[test]
     fn whoever_is_woken_during_a_round_is_polled_in_it() {
         let mut table = Table::default();
-        let mut streams = Streams::new(table.due.clone());
-        let (due, mut polls) = (table.due.clone(), 0);
+        let mut streams = Streams::new(table.ready.clone());
+        let (ready, mut polls) = (table.ready.clone(), 0);
         streams.begin(poll_fn(move |cx| {
             polls += 1;
-            due.codec().wake();
+            ready.codec().wake();
             cx.waker().wake_by_ref();
             match polls {
                 3 => Poll::Ready(()),
@@ -307,9 +307,9 @@ mod tests {
     #[test]
     fn a_wake_of_another_s_making_is_told_apart() {
         let mut table = Table::default();
-        let mut streams = Streams::<std::future::Pending<()>>::new(table.due.clone());
+        let mut streams = Streams::<std::future::Pending<()>>::new(table.ready.clone());
         assert_eq!(table.round(&mut streams), (false, false));
-        table.due.codec().wake();
+        table.ready.codec().wake();
         assert_eq!(table.woken(), 1);
         assert_eq!(table.round(&mut streams), (true, true));
         assert_eq!(table.round(&mut streams), (false, false));
@@ -318,33 +318,40 @@ mod tests {
     #[test]
     fn places_are_used_again_and_few_are_kept() {
         let table = Table::default();
-        let mut streams = Streams::new(table.due.clone());
+        let mut streams = Streams::new(table.ready.clone());
         for _ in 0..3 {
             streams.begin(poll_fn(|_| Poll::Ready(())));
-            assert_eq!(streams.places.len(), 1, "one that is free is taken");
+            assert_eq!(streams.slots.len(), 1, "one that is free is taken");
         }
-        let mut streams = Streams::new(table.due);
-        let left: Vec<Shared> = (0..4 * KEPT).map(|_| Shared::default()).collect();
+        let mut streams = Streams::new(table.ready);
+        let left: Vec<Shared> = (0..4 * MAX_IDLE_SLOTS).map(|_| Shared::default()).collect();
         for left in &left {
             streams.begin(twice(left));
         }
-        assert_eq!(streams.places.len(), 4 * KEPT);
-        for place in (0..4 * KEPT).rev() {
-            streams.poll(place);
+        assert_eq!(streams.slots.len(), 4 * MAX_IDLE_SLOTS);
+        for slot in (0..4 * MAX_IDLE_SLOTS).rev() {
+            streams.poll(slot);
         }
-        assert_eq!((streams.places.len(), streams.free.len()), (KEPT, KEPT));
-        streams.poll(3 * KEPT);
+        assert_eq!(
+            (streams.slots.len(), streams.free.len()),
+            (MAX_IDLE_SLOTS, MAX_IDLE_SLOTS)
+        );
+        streams.poll(3 * MAX_IDLE_SLOTS);
         for left in &left {
             left.lock().unwrap().take();
             streams.begin(twice(left));
         }
-        assert_eq!(streams.places.len(), 4 * KEPT, "and others are made anew");
+        assert_eq!(
+            streams.slots.len(),
+            4 * MAX_IDLE_SLOTS,
+            "and others are made anew"
+        );
     }
 
     #[test]
     fn a_panic_ends_its_stream_alone() {
         let table = Table::default();
-        let mut streams = Streams::new(table.due);
+        let mut streams = Streams::new(table.ready);
         let ended = Arc::new(AtomicUsize::new(0));
         for panics in [true, false] {
             let ended = ended.clone();

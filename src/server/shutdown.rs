@@ -13,7 +13,7 @@ use crate::context::Drain;
 
 /// Waits until connections should end, and wakes its task at the announcement before; for ever
 /// without a drain.
-pub(super) async fn begun(drain: Option<Drain>) {
+pub(super) async fn shutdown_begun(drain: Option<Drain>) {
     match drain {
         Some(mut drain) => {
             drain.announced().await;
@@ -25,54 +25,54 @@ pub(super) async fn begun(drain: Option<Drain>) {
 
 /// Notices that the connection should end; registers once a task and once a phase, then costs one
 /// load a poll.
-pub(super) struct Draining<'a> {
+pub(super) struct ShutdownWatcher<'a> {
     drain: Option<&'a Drain>,
-    begun: Pin<&'a mut (dyn Future<Output = ()> + Send)>,
+    shutdown_begun: Pin<&'a mut (dyn Future<Output = ()> + Send)>,
     registered: Option<Waker>,
     /// There is nothing more to notice.
-    over: bool,
+    finished: bool,
     /// Since when the connection has waited for a request, as far as that matters here.
-    waits: Option<Instant>,
+    idle_since: Option<Instant>,
     ends: bool,
 }
 
-impl<'a> Draining<'a> {
+impl<'a> ShutdownWatcher<'a> {
     pub(super) fn new(
         drain: Option<&'a Drain>,
-        begun: Pin<&'a mut (dyn Future<Output = ()> + Send)>,
+        shutdown_begun: Pin<&'a mut (dyn Future<Output = ()> + Send)>,
     ) -> Self {
         Self {
             drain,
-            begun,
+            shutdown_begun,
             registered: None,
-            over: false,
-            waits: None,
+            finished: false,
+            idle_since: None,
             ends: false,
         }
     }
 
     /// Notes in `state` that the end was announced: the response that comes next says so.
-    pub(super) fn notice(&mut self, cx: &mut Context<'_>, state: &State) {
-        let Some(drain) = self.drain.filter(|_| !self.over) else {
+    pub(super) fn poll_shutdown(&mut self, cx: &mut Context<'_>, state: &State) {
+        let Some(drain) = self.drain.filter(|_| !self.finished) else {
             return;
         };
-        let is_news = drain.is_announced() && !state.is_draining();
-        if is_news {
-            state.drain();
+        let newly_announced = drain.is_announced() && !state.is_draining();
+        if newly_announced {
+            state.start_draining();
         }
         let registered = self.registered.as_ref();
-        if is_news || !registered.is_some_and(|waker| waker.will_wake(cx.waker())) {
+        if newly_announced || !registered.is_some_and(|waker| waker.will_wake(cx.waker())) {
             self.registered = Some(cx.waker().clone());
-            if self.begun.as_mut().poll(cx).is_ready() {
-                self.over = true;
-                state.drain();
+            if self.shutdown_begun.as_mut().poll(cx).is_ready() {
+                self.finished = true;
+                state.start_draining();
             }
         }
     }
 
     /// Returns true once, when the connection may end: not in the middle of a head, nor while a
     /// request may be on its way.
-    pub(super) fn ends(&mut self, state: &State) -> bool {
+    pub(super) fn may_end(&mut self, state: &State) -> bool {
         let Some(drain) = self.drain else {
             return false;
         };
@@ -93,13 +93,13 @@ impl<'a> Draining<'a> {
     #[cold]
     fn has_waited(&mut self, drain: &Drain, state: &State) -> bool {
         let now = Instant::now();
-        let since = *self.waits.get_or_insert(now);
+        let since = *self.idle_since.get_or_insert(now);
         let Some(until) = drain.idle_until(since) else {
             return false;
         };
         let left = until.saturating_duration_since(now);
         if !left.is_zero() {
-            state.hurry(left);
+            state.limit_idle(left);
         }
         left.is_zero()
     }

@@ -10,38 +10,38 @@ use h2::{Reason, RecvStream};
 use http::{HeaderMap, header};
 use http_body::{Frame, SizeHint};
 
-use super::{early::Expectation, fields};
+use super::{fields, interim::Expectation};
 use crate::{
     context::Interim,
     error::{Error, ErrorKind},
-    server::{pace::Wait, state::State},
+    server::{min_rate::RateTimer, state::State},
     wire::framing,
 };
 
 /// How much of a body is here when its request begins. The codec reads all that the socket has
 /// before it hands a request over, so DATA that came along with HEADERS is here.
-pub(super) enum Arrived {
+pub(super) enum InitialBody {
     /// All of it; empty where there is none.
     Whole(Bytes),
-    Begun(Received),
+    Partial(RequestBody),
     /// The stream is over: the client reset it, or the codec did as it is malformed.
     Reset(h2::Error),
 }
 
-impl Arrived {
-    pub(super) fn look(mut stream: RecvStream, headers: &HeaderMap) -> Self {
+impl InitialBody {
+    pub(super) fn read(mut stream: RecvStream, headers: &HeaderMap) -> Self {
         // A later reader of the body registers its own waker.
         let cx = &mut Context::from_waker(Waker::noop());
         let mut ahead = Bytes::new();
         let mut data_ended = false;
-        for _ in 0..FRAMES {
+        for _ in 0..MAX_INITIAL_FRAMES {
             if stream.is_end_stream() {
                 // A window update that this makes due goes out in the same write as what the
                 // streams of this round send.
                 let _ = stream.flow_control().release_capacity(ahead.len());
                 return Self::Whole(ahead);
             }
-            if ahead.len() > JOINED {
+            if ahead.len() > MAX_JOINED {
                 break;
             }
             match stream.poll_data(cx) {
@@ -54,13 +54,13 @@ impl Arrived {
                 Poll::Pending => break,
             }
         }
-        Self::Begun(Received {
+        Self::Partial(RequestBody {
             stream,
             ahead,
             left: framing::declared_length(headers),
             data_ended,
             expectation: None,
-            wait: None,
+            rate_timer: None,
         })
     }
 }
@@ -79,7 +79,7 @@ fn join(ahead: Bytes, data: Bytes) -> Bytes {
 }
 
 /// A body of which more is to come.
-pub(in crate::server) struct Received {
+pub(in crate::server) struct RequestBody {
     stream: RecvStream,
     /// Came along with the head.
     ahead: Bytes,
@@ -90,13 +90,13 @@ pub(in crate::server) struct Received {
     /// The client waits to be asked.
     expectation: Option<Arc<Expectation>>,
     /// Runs until the response begins.
-    wait: Option<(Wait, Interim)>,
+    rate_timer: Option<(RateTimer, Interim)>,
 }
 
-impl Received {
+impl RequestBody {
     /// Holds the client to a pace until the response begins.
-    pub(in crate::server) fn expect(&mut self, state: &State, interim: Interim) {
-        self.wait = Some((Wait::new(state.timeouts()), interim));
+    pub(in crate::server) fn limit_rate(&mut self, state: &State, interim: Interim) {
+        self.rate_timer = Some((RateTimer::new(state.timeouts()), interim));
     }
 
     /// Returns the client's expectation to be asked for its body, unless some of it is here.
@@ -117,15 +117,15 @@ impl Received {
         state: &State,
     ) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
         let polled = self.poll_next(cx);
-        let Some((wait, interim)) = &mut self.wait else {
+        let Some((rate_timer, interim)) = &mut self.rate_timer else {
             return polled.map_err(failed);
         };
         match &polled {
             Poll::Ready(Some(Ok(frame))) => {
-                wait.moved(frame.data_ref().map_or(0, Bytes::len), state);
+                rate_timer.moved(frame.data_ref().map_or(0, Bytes::len), state);
             }
             Poll::Pending if interim.is_open() => {
-                ready!(wait.poll(cx, state));
+                ready!(rate_timer.poll(cx, state));
                 return Poll::Ready(Some(Err(Error::new(ErrorKind::ClientBodyTimeout))));
             }
             Poll::Pending | Poll::Ready(_) => {}
@@ -136,34 +136,34 @@ impl Received {
     fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, h2::Error>>> {
         if !self.ahead.is_empty() {
             let data = std::mem::take(&mut self.ahead);
-            return Poll::Ready(Some(Ok(self.taken(data))));
+            return Poll::Ready(Some(Ok(self.release(data))));
         }
         if !self.data_ended {
             let polled = self.stream.poll_data(cx);
             if let Some(expectation) = self.expectation.take() {
                 if polled.is_pending() {
-                    expectation.ask();
+                    expectation.want_body();
                 }
             }
             match ready!(polled) {
-                Some(Ok(data)) => return Poll::Ready(Some(Ok(self.taken(data)))),
-                Some(Err(error)) => return Poll::Ready(told(error)),
+                Some(Ok(data)) => return Poll::Ready(Some(Ok(self.release(data)))),
+                Some(Err(error)) => return Poll::Ready(error_or_end(error)),
                 None => self.data_ended = true,
             }
         }
         match ready!(self.stream.poll_trailers(cx)) {
             Ok(Some(mut trailers)) => {
-                fields::fit_trailers(&mut trailers);
+                fields::normalize_trailers(&mut trailers);
                 let any = !trailers.is_empty();
                 Poll::Ready(any.then(|| Ok(Frame::trailers(trailers))))
             }
             Ok(None) => Poll::Ready(None),
-            Err(error) => Poll::Ready(told(error)),
+            Err(error) => Poll::Ready(error_or_end(error)),
         }
     }
 
     /// The window is open again as soon as the data is taken from here.
-    fn taken(&mut self, data: Bytes) -> Frame<Bytes> {
+    fn release(&mut self, data: Bytes) -> Frame<Bytes> {
         let _ = self.stream.flow_control().release_capacity(data.len());
         let came = data.len() as u64;
         self.left = self.left.map(|left| left.saturating_sub(came));
@@ -186,12 +186,12 @@ fn failed(error: h2::Error) -> Error {
 }
 
 /// A reset without an error ends the body (RFC 9113 §8.1).
-fn told<T>(error: h2::Error) -> Option<Result<T, h2::Error>> {
+fn error_or_end<T>(error: h2::Error) -> Option<Result<T, h2::Error>> {
     (error.reason() != Some(Reason::NO_ERROR)).then_some(Err(error))
 }
 
 /// Another frame is joined to what is here only up to this: the frames of a large upload, 16 KiB
 /// each, are not copied.
-const JOINED: usize = 8 * 1024;
+const MAX_JOINED: usize = 8 * 1024;
 /// So many looks at a stream; a client that cuts its body finer gives up being whole.
-const FRAMES: usize = 8;
+const MAX_INITIAL_FRAMES: usize = 8;

@@ -11,42 +11,42 @@ use http_body::{Frame, SizeHint};
 
 use crate::{
     error::{BoxError, Error, ErrorKind},
-    server::{pace::Wait, state::State},
+    server::{min_rate::RateTimer, state::State},
     wire::chunked::{Decoder, Step},
 };
 
 /// What a body and its connection share. The lock is contended only where they run on different
 /// tasks.
 #[derive(Default)]
-struct Shared {
+struct Channel {
     frames: VecDeque<Frame<Bytes>>,
     ended: bool,
     failed: Option<BoxError>,
     /// The body was polled.
-    begun: bool,
+    polled: bool,
     /// It waits for a frame.
-    waits: bool,
+    body_waits: bool,
     /// It was dropped: what is left of it has no reader.
     dropped: bool,
     body: Option<Waker>,
     connection: Option<Waker>,
     /// Runs until the response begins.
-    wait: Option<(Wait, Arc<State>)>,
+    rate_timer: Option<(RateTimer, Arc<State>)>,
 }
 
 /// The body's end.
-pub(in crate::server) struct Upload {
-    shared: Arc<Mutex<Shared>>,
+pub(in crate::server) struct StreamedBody {
+    channel: Arc<Mutex<Channel>>,
     /// As announced, less what came.
     left: Option<u64>,
     ended: bool,
 }
 
-impl Upload {
+impl StreamedBody {
     /// Holds the client to a pace until the response begins.
-    pub(in crate::server) fn expect(&self, state: &Arc<State>) {
-        let wait = Wait::new(state.timeouts());
-        lock(&self.shared).wait = Some((wait, state.clone()));
+    pub(in crate::server) fn limit_rate(&self, state: &Arc<State>) {
+        let rate_timer = RateTimer::new(state.timeouts());
+        lock(&self.channel).rate_timer = Some((rate_timer, state.clone()));
     }
 
     pub(in crate::server) fn poll_frame(
@@ -56,41 +56,41 @@ impl Upload {
         if self.ended {
             return Poll::Ready(None);
         }
-        let mut shared = lock(&self.shared);
-        shared.begun = true;
-        if let Some(frame) = shared.frames.pop_front() {
-            self.ended = shared.ended && shared.frames.is_empty();
+        let mut channel = lock(&self.channel);
+        channel.polled = true;
+        if let Some(frame) = channel.frames.pop_front() {
+            self.ended = channel.ended && channel.frames.is_empty();
             let came = frame.data_ref().map_or(0, Bytes::len);
-            if let Some((wait, state)) = &mut shared.wait {
-                wait.moved(came, state);
+            if let Some((rate_timer, state)) = &mut channel.rate_timer {
+                rate_timer.moved(came, state);
             }
             self.left = self.left.map(|left| left.saturating_sub(came as u64));
             return Poll::Ready(Some(Ok(frame)));
         }
-        if let Some(error) = shared.failed.take() {
+        if let Some(error) = channel.failed.take() {
             self.ended = true;
             let error = Error::new(ErrorKind::ClientBody).with_source(error);
             return Poll::Ready(Some(Err(error)));
         }
-        if shared.ended {
+        if channel.ended {
             self.ended = true;
             return Poll::Ready(None);
         }
-        if let Some((wait, state)) = &mut shared.wait {
-            if wait.poll(cx, state).is_ready() {
+        if let Some((rate_timer, state)) = &mut channel.rate_timer {
+            if rate_timer.poll(cx, state).is_ready() {
                 self.ended = true;
                 let late = Error::new(ErrorKind::ClientBodyTimeout);
                 return Poll::Ready(Some(Err(late)));
             }
         }
-        shared.waits = true;
-        register(&mut shared.body, cx);
+        channel.body_waits = true;
+        register(&mut channel.body, cx);
         // On the connection's own task, it looks once the service has been polled.
-        let elsewhere = shared
+        let other_task = channel
             .connection
             .take_if(|waker| !waker.will_wake(cx.waker()));
-        drop(shared);
-        if let Some(connection) = elsewhere {
+        drop(channel);
+        if let Some(connection) = other_task {
             connection.wake();
         }
         Poll::Pending
@@ -106,13 +106,13 @@ impl Upload {
     }
 }
 
-impl Drop for Upload {
+impl Drop for StreamedBody {
     fn drop(&mut self) {
-        let mut shared = lock(&self.shared);
-        shared.dropped = true;
-        shared.frames.clear();
-        let connection = shared.connection.take();
-        drop(shared);
+        let mut channel = lock(&self.channel);
+        channel.dropped = true;
+        channel.frames.clear();
+        let connection = channel.connection.take();
+        drop(channel);
         if let Some(connection) = connection {
             connection.wake();
         }
@@ -120,8 +120,8 @@ impl Drop for Upload {
 }
 
 /// The connection's end.
-pub(super) struct Receiver {
-    shared: Arc<Mutex<Shared>>,
+pub(super) struct BodySender {
+    channel: Arc<Mutex<Channel>>,
     decoder: Decoder,
     /// The client waits for 100 (Continue), which is sent when the body is polled for the first
     /// time.
@@ -133,7 +133,7 @@ pub(super) struct Receiver {
 
 /// What the body needs from its connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Needs {
+pub(super) enum Demand {
     /// 100 (Continue) first, then bytes.
     Continue,
     /// Bytes, which go nowhere: the body has no reader.
@@ -142,22 +142,22 @@ pub(super) enum Needs {
     Nothing,
 }
 
-impl Receiver {
-    pub(super) fn new(decoder: Decoder, expects_continue: bool) -> (Self, Upload) {
-        let shared = Arc::<Mutex<Shared>>::default();
-        let upload = Upload {
-            shared: shared.clone(),
+impl BodySender {
+    pub(super) fn new(decoder: Decoder, expects_continue: bool) -> (Self, StreamedBody) {
+        let channel = Arc::<Mutex<Channel>>::default();
+        let body = StreamedBody {
+            channel: channel.clone(),
             left: decoder.left(),
             ended: false,
         };
-        let receiver = Self {
-            shared,
+        let sender = Self {
+            channel,
             decoder,
             expects_continue,
             discarded: 0,
             broken: false,
         };
-        (receiver, upload)
+        (sender, body)
     }
 
     /// The whole body came, or no more of it will.
@@ -177,95 +177,95 @@ impl Receiver {
 
     /// The body is over before it was polled, and the client was not asked for it: whether it sends
     /// it all the same, only the client knows (RFC 9110 §10.1.1).
-    pub(super) fn is_unasked(&self) -> bool {
+    pub(super) fn awaits_continue(&self) -> bool {
         self.expects_continue
     }
 
     pub(super) fn is_dropped(&self) -> bool {
-        lock(&self.shared).dropped
+        lock(&self.channel).dropped
     }
 
     /// Asks what the body needs; registers the connection to be woken when that changes.
-    pub(super) fn needs(&mut self, cx: &mut Context<'_>) -> Needs {
-        let mut shared = lock(&self.shared);
-        register(&mut shared.connection, cx);
-        if shared.dropped {
-            return Needs::Discard;
+    pub(super) fn demand(&mut self, cx: &mut Context<'_>) -> Demand {
+        let mut channel = lock(&self.channel);
+        register(&mut channel.connection, cx);
+        if channel.dropped {
+            return Demand::Discard;
         }
-        if self.expects_continue && shared.begun {
+        if self.expects_continue && channel.polled {
             self.expects_continue = false;
-            return Needs::Continue;
+            return Demand::Continue;
         }
-        match shared.waits {
-            true => Needs::Frames,
-            false => Needs::Nothing,
+        match channel.body_waits {
+            true => Demand::Frames,
+            false => Demand::Nothing,
         }
     }
 
     /// The response begins: from here on, no 100 goes out. Returns true if the body waits for one,
     /// which is to go out before.
-    pub(super) fn ends_waiting(&mut self) -> bool {
-        lock(&self.shared).wait = None;
-        let waits = self.expects_continue && !self.is_dropped();
-        self.expects_continue &= !waits;
-        waits
+    pub(super) fn end_continue(&mut self) -> bool {
+        lock(&self.channel).rate_timer = None;
+        let body_waits = self.expects_continue && !self.is_dropped();
+        self.expects_continue &= !body_waits;
+        body_waits
     }
 
     /// Takes what came for the body off `read`.
-    pub(super) fn receive(&mut self, read: &mut BytesMut, cx: &mut Context<'_>) -> Received {
+    pub(super) fn deliver(&mut self, read: &mut BytesMut, cx: &mut Context<'_>) -> Delivery {
         // Bytes that came unasked need no 100.
         self.expects_continue = false;
-        let mut shared = lock(&self.shared);
-        while !self.broken && shared.frames.len() < MOST_FRAMES {
+        let mut channel = lock(&self.channel);
+        while !self.broken && channel.frames.len() < MAX_QUEUED_FRAMES {
             let frame = match self.decoder.step(read) {
                 Ok(Step::Data(data)) => Frame::data(data),
                 Ok(Step::Trailers(trailers)) => Frame::trailers(trailers),
                 Ok(Step::More) => break,
                 Ok(Step::End) => {
-                    shared.ended = true;
+                    channel.ended = true;
                     break;
                 }
                 Err(error) => {
-                    shared.failed = Some(error.into());
+                    channel.failed = Some(error.into());
                     self.broken = true;
                     break;
                 }
             };
-            if shared.dropped {
+            if channel.dropped {
                 self.discarded += frame.data_ref().map_or(0, Bytes::len);
             } else {
-                shared.frames.push_back(frame);
+                channel.frames.push_back(frame);
             }
         }
-        shared.ended |= self.decoder.is_done() && !self.broken;
-        wake(shared, cx)
+        channel.ended |= self.decoder.is_done() && !self.broken;
+        wake(channel, cx)
     }
 
     /// Notes that the client closed the connection, or that it broke.
     #[cold]
-    pub(super) fn fail(&mut self, error: BoxError, cx: &mut Context<'_>) -> Received {
+    pub(super) fn fail(&mut self, error: BoxError, cx: &mut Context<'_>) -> Delivery {
         self.broken = true;
-        let mut shared = lock(&self.shared);
-        shared.failed = Some(error);
-        wake(shared, cx)
+        let mut channel = lock(&self.channel);
+        channel.failed = Some(error);
+        wake(channel, cx)
     }
 
     /// More was read for no reader than a connection is worth.
     pub(super) fn has_discarded_enough(&self) -> bool {
-        self.discarded > DISCARDED
+        self.discarded > MAX_DISCARDED
     }
 }
 
 /// A body whose connection is gone, which may outlive it.
-impl Drop for Receiver {
+impl Drop for BodySender {
     fn drop(&mut self) {
-        let mut shared = lock(&self.shared);
-        if !shared.ended && shared.failed.is_none() {
-            shared.failed = Some("the connection ended within the request body".into());
+        let mut channel = lock(&self.channel);
+        if !channel.ended && channel.failed.is_none() {
+            channel.failed = Some("the connection ended within the request body".into());
         }
-        shared.connection = None;
-        let body = shared.body.take();
-        drop(shared);
+        channel.connection = None;
+        let body = channel.body.take();
+        drop(channel);
         if let Some(body) = body {
             body.wake();
         }
@@ -274,47 +274,47 @@ impl Drop for Receiver {
 
 /// What came for a body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Received {
+pub(super) enum Delivery {
     /// Something that another task takes, or this one once it polls the body by itself.
-    Elsewhere,
+    OtherTask,
     /// Less than a frame.
     Nothing,
     /// Something that the body waits for on this task.
-    Waited,
+    SameTask,
 }
 
 /// Wakes the body where it waits and something came.
-fn wake(mut shared: MutexGuard<'_, Shared>, cx: &mut Context<'_>) -> Received {
-    if shared.frames.is_empty() && !shared.ended && shared.failed.is_none() {
-        return Received::Nothing;
+fn wake(mut channel: MutexGuard<'_, Channel>, cx: &mut Context<'_>) -> Delivery {
+    if channel.frames.is_empty() && !channel.ended && channel.failed.is_none() {
+        return Delivery::Nothing;
     }
-    if !shared.waits {
-        return Received::Elsewhere;
+    if !channel.body_waits {
+        return Delivery::OtherTask;
     }
-    shared.waits = false;
-    let elsewhere = shared.body.take_if(|waker| !waker.will_wake(cx.waker()));
-    drop(shared);
-    match elsewhere {
+    channel.body_waits = false;
+    let other_task = channel.body.take_if(|waker| !waker.will_wake(cx.waker()));
+    drop(channel);
+    match other_task {
         Some(body) => {
             body.wake();
-            Received::Elsewhere
+            Delivery::OtherTask
         }
-        None => Received::Waited,
+        None => Delivery::SameTask,
     }
 }
 
-fn register(place: &mut Option<Waker>, cx: &Context<'_>) {
-    match place {
+fn register(slot: &mut Option<Waker>, cx: &Context<'_>) {
+    match slot {
         Some(waker) => waker.clone_from(cx.waker()),
-        None => *place = Some(cx.waker().clone()),
+        None => *slot = Some(cx.waker().clone()),
     }
 }
 
-fn lock(shared: &Mutex<Shared>) -> MutexGuard<'_, Shared> {
-    shared.lock().unwrap_or_else(PoisonError::into_inner)
+fn lock(channel: &Mutex<Channel>) -> MutexGuard<'_, Channel> {
+    channel.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Small chunks of one read are handed over together, up to a bound.
-const MOST_FRAMES: usize = 16;
+const MAX_QUEUED_FRAMES: usize = 16;
 /// A connection costs its client less than this.
-pub(super) const DISCARDED: usize = 64 * 1024;
+pub(super) const MAX_DISCARDED: usize = 64 * 1024;

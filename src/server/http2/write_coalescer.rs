@@ -12,50 +12,50 @@ use bytes::{Buf, Bytes};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 /// Gathers what is written until the driver of the connection flushes it.
-pub(super) struct Gather<Io> {
+pub(super) struct WriteCoalescer<Io> {
     // The codec owns one handle and the driver one, on one task: the lock is never contended.
     inner: Arc<Mutex<Inner<Io>>>,
 }
 
 struct Inner<Io> {
     io: Io,
-    ahead: Bytes,
+    read_ahead: Bytes,
     buf: Vec<u8>,
     written: usize,
     /// The stream below may keep some of what it took, as TLS does.
     unflushed: bool,
     received: bool,
     broken: bool,
-    frames: Frames,
+    counter: ResponseByteCounter,
     /// Bytes in `buf` that are none of a response's.
-    other: usize,
+    control_bytes: usize,
     /// Bytes of responses that the stream took since the driver looked.
-    taken: usize,
+    response_bytes: usize,
 }
 
 /// Tells the bytes of responses apart in what the codec writes. The others answer pings and
 /// settings, which a client can ask for at any rate.
 #[derive(Debug, Default)]
-struct Frames {
+struct ResponseByteCounter {
     /// What is left of the frame's payload.
     left: usize,
     /// Of a head (9 bytes) that is not whole.
-    head: [u8; FRAME_HEAD],
+    head: [u8; FRAME_HEADER],
     have: usize,
     is_response: bool,
 }
 
-impl Frames {
+impl ResponseByteCounter {
     /// Goes through what is written next; returns how much of it belongs to responses.
-    fn pass(&mut self, mut data: &[u8]) -> usize {
+    fn count(&mut self, mut data: &[u8]) -> usize {
         let mut of_responses = 0;
         while !data.is_empty() {
             if self.left == 0 {
-                let n = data.len().min(FRAME_HEAD - self.have);
+                let n = data.len().min(FRAME_HEADER - self.have);
                 self.head[self.have..self.have + n].copy_from_slice(&data[..n]);
                 self.have += n;
                 data = &data[n..];
-                if self.have == FRAME_HEAD {
+                if self.have == FRAME_HEADER {
                     let [a, b, c, kind, ..] = self.head;
                     self.have = 0;
                     self.left = u32::from_be_bytes([0, a, b, c]) as usize;
@@ -76,32 +76,32 @@ impl Frames {
 
 /// What the driver has to know of the stream.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Gathered {
+pub(super) struct SocketStatus {
     /// A byte came.
     pub(super) received: bool,
     /// The client takes no more for now.
     pub(super) blocked: bool,
     /// Bytes of responses that went out.
-    pub(super) taken: usize,
+    pub(super) response_bytes: usize,
     /// The stream failed.
     pub(super) broken: bool,
 }
 
-impl<Io> Gather<Io> {
-    pub(super) fn new(io: Io, ahead: Bytes) -> Self {
-        let received = !ahead.is_empty();
+impl<Io> WriteCoalescer<Io> {
+    pub(super) fn new(io: Io, read_ahead: Bytes) -> Self {
+        let received = !read_ahead.is_empty();
         Self {
             inner: Arc::new(Mutex::new(Inner {
                 io,
-                ahead,
+                read_ahead,
                 buf: Vec::new(),
                 written: 0,
                 unflushed: false,
                 received,
                 broken: false,
-                frames: Frames::default(),
-                other: 0,
-                taken: 0,
+                counter: ResponseByteCounter::default(),
+                control_bytes: 0,
+                response_bytes: 0,
             })),
         }
     }
@@ -118,9 +118,9 @@ impl<Io> Gather<Io> {
     }
 }
 
-impl<Io: AsyncWrite + Unpin> Gather<Io> {
+impl<Io: AsyncWrite + Unpin> WriteCoalescer<Io> {
     /// Writes what was gathered.
-    pub(super) fn flush(&self, cx: &mut Context<'_>) -> Gathered {
+    pub(super) fn flush(&self, cx: &mut Context<'_>) -> SocketStatus {
         let mut inner = self.lock();
         let flushed = if !inner.buf.is_empty() || inner.unflushed {
             inner.poll_flush(cx)
@@ -128,10 +128,10 @@ impl<Io: AsyncWrite + Unpin> Gather<Io> {
             Poll::Ready(Ok(()))
         };
         inner.broken |= matches!(flushed, Poll::Ready(Err(_)));
-        Gathered {
+        SocketStatus {
             received: inner.received,
             blocked: flushed.is_pending(),
-            taken: mem::take(&mut inner.taken),
+            response_bytes: mem::take(&mut inner.response_bytes),
             broken: inner.broken,
         }
     }
@@ -152,48 +152,48 @@ impl<Io: AsyncWrite + Unpin> Inner<Io> {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
             self.written += n;
-            let other = self.other.min(n);
-            self.other -= other;
-            self.taken += n - other;
+            let control_bytes = self.control_bytes.min(n);
+            self.control_bytes -= control_bytes;
+            self.response_bytes += n - control_bytes;
             self.unflushed = true;
         }
-        self.give_back();
+        self.recycle_buffer();
         Poll::Ready(Ok(()))
     }
 
     /// Leaves the buffer to the next connection of the thread that writes: it is in the cache,
     /// and one that has nothing to write needs none.
-    fn give_back(&mut self) {
+    fn recycle_buffer(&mut self) {
         self.written = 0;
         let mut buf = mem::take(&mut self.buf);
         if buf.capacity() > 0 {
             buf.clear();
             // An error says that the thread is about to end.
-            let _ = SPARE.try_with(|spare| spare.replace(buf));
+            let _ = RECYCLED_BUFFER.try_with(|spare| spare.replace(buf));
         }
     }
 
-    fn gather(&mut self, data: &[u8]) {
+    fn append(&mut self, data: &[u8]) {
         if self.buf.capacity() == 0 {
-            self.buf = SPARE.try_with(RefCell::take).unwrap_or_default();
-            self.buf.reserve(GATHERED);
+            self.buf = RECYCLED_BUFFER.try_with(RefCell::take).unwrap_or_default();
+            self.buf.reserve(MAX_COALESCED);
         }
-        self.other += data.len() - self.frames.pass(data);
+        self.control_bytes += data.len() - self.counter.count(data);
         self.buf.extend_from_slice(data);
     }
 }
 
-impl<Io: AsyncRead + Unpin> AsyncRead for Gather<Io> {
+impl<Io: AsyncRead + Unpin> AsyncRead for WriteCoalescer<Io> {
     fn poll_read(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let mut inner = self.lock();
-        if inner.ahead.has_remaining() {
-            let n = inner.ahead.len().min(buf.remaining());
-            let ahead = inner.ahead.split_to(n);
-            buf.put_slice(&ahead);
+        if inner.read_ahead.has_remaining() {
+            let n = inner.read_ahead.len().min(buf.remaining());
+            let read_ahead = inner.read_ahead.split_to(n);
+            buf.put_slice(&read_ahead);
             return Poll::Ready(Ok(()));
         }
         let before = buf.filled().len();
@@ -204,23 +204,23 @@ impl<Io: AsyncRead + Unpin> AsyncRead for Gather<Io> {
     }
 }
 
-impl<Io: AsyncWrite + Unpin> AsyncWrite for Gather<Io> {
+impl<Io: AsyncWrite + Unpin> AsyncWrite for WriteCoalescer<Io> {
     fn poll_write(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         data: &[u8],
     ) -> Poll<io::Result<usize>> {
         let mut inner = self.lock();
-        if inner.buf.len() + data.len() > GATHERED {
+        if inner.buf.len() + data.len() > MAX_COALESCED {
             ready!(inner.poll_drain(cx))?;
-            if data.len() >= GATHERED {
+            if data.len() >= MAX_COALESCED {
                 inner.unflushed = true;
                 let wrote = ready!(Pin::new(&mut inner.io).poll_write(cx, data))?;
-                inner.taken += inner.frames.pass(&data[..wrote]);
+                inner.response_bytes += inner.counter.count(&data[..wrote]);
                 return Poll::Ready(Ok(wrote));
             }
         }
-        inner.gather(data);
+        inner.append(data);
         Poll::Ready(Ok(data.len()))
     }
 
@@ -237,13 +237,13 @@ impl<Io: AsyncWrite + Unpin> AsyncWrite for Gather<Io> {
 }
 
 thread_local! {
-    static SPARE: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+    static RECYCLED_BUFFER: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
 }
 
 /// A TLS record's worth.
-const GATHERED: usize = 16 * 1024;
+const MAX_COALESCED: usize = 16 * 1024;
 /// RFC 9113 §4.1.
-const FRAME_HEAD: usize = 9;
+const FRAME_HEADER: usize = 9;
 /// RFC 9113 §6.1.
 const DATA: u8 = 0;
 /// RFC 9113 §6.2.
@@ -265,8 +265,8 @@ mod tests {
             written.extend(std::iter::repeat_n(1, length));
         }
         for size in 1..=written.len() {
-            let mut frames = Frames::default();
-            let passed: usize = written.chunks(size).map(|part| frames.pass(part)).sum();
+            let mut counter = ResponseByteCounter::default();
+            let passed: usize = written.chunks(size).map(|part| counter.count(part)).sum();
             assert_eq!(passed, 20 + 300 + 5 + 7, "in parts of {size} bytes");
         }
     }

@@ -7,7 +7,7 @@ use http::{HeaderMap, Response, StatusCode, header, request::Parts};
 use super::fields;
 use crate::{
     context::ConnectionEventKind,
-    server::http::Ending,
+    server::http::ConnectionReporter,
     wire::{
         fields::{MAX_FIELDS, trim_values},
         target::is_host,
@@ -18,7 +18,7 @@ use crate::{
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Refusal {
     status: StatusCode,
-    why: &'static str,
+    reason: &'static str,
 }
 
 /// Checks a request's head beyond what the codec does, and trims its fields' values.
@@ -26,7 +26,7 @@ pub(super) fn check(head: &mut Parts) -> Result<(), Refusal> {
     if head.headers.len() > MAX_FIELDS && lines(&head.headers) > MAX_FIELDS {
         return Err(Refusal {
             status: StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
-            why: "more than 100 fields",
+            reason: "more than 100 fields",
         });
     }
     trim_values(&mut head.headers);
@@ -67,10 +67,10 @@ fn check_host(head: &Parts) -> Result<(), Refusal> {
     }
 }
 
-fn malformed(why: &'static str) -> Refusal {
+fn malformed(reason: &'static str) -> Refusal {
     Refusal {
         status: StatusCode::BAD_REQUEST,
-        why,
+        reason,
     }
 }
 
@@ -79,19 +79,19 @@ fn malformed(why: &'static str) -> Refusal {
 pub(super) fn refuse(
     refusal: Refusal,
     head: &Parts,
-    ending: &Ending,
+    reporter: &ConnectionReporter,
     reply: &mut SendResponse<Bytes>,
 ) {
-    let Refusal { status, why } = refusal;
+    let Refusal { status, reason } = refusal;
     let kind = match status {
         StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE => ConnectionEventKind::HeadTooLarge,
         _ => ConnectionEventKind::BadRequest,
     };
     let (method, path) = (head.method.clone(), head.uri.path().to_owned());
-    ending.refuse(kind, why, status, Some(method), Some(path));
+    reporter.refuse(kind, reason, status, Some(method), Some(path));
     let mut response = Response::new(());
     *response.status_mut() = status;
-    fields::fit(response.headers_mut(), Some(0), false);
+    fields::normalize(response.headers_mut(), Some(0), false);
     if let Err(error) = reply.send_response(response, true) {
         tracing::debug!(target: "evenkeel::server", %error, "a refusal cannot be sent");
     }

@@ -7,7 +7,7 @@ use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 
 use crate::{
     context::ConnectionEventKind,
-    server::{http::Ending, stream::Stream},
+    server::{http::ConnectionReporter, stream::Stream},
     wire::{Malformed, MalformedKind, request},
 };
 
@@ -15,7 +15,7 @@ use crate::{
 pub(super) struct Refusal {
     kind: ConnectionEventKind,
     status: StatusCode,
-    why: &'static str,
+    reason: &'static str,
     method: Option<Method>,
     path: Option<String>,
 }
@@ -36,17 +36,22 @@ impl Refusal {
 
     /// A head that did not come in time.
     #[cold]
-    pub(super) fn late(head: &[u8]) -> Self {
+    pub(super) fn head_timeout(head: &[u8]) -> Self {
         let kind = ConnectionEventKind::HeadTimeout;
         Self::new(kind, StatusCode::REQUEST_TIMEOUT, "", head)
     }
 
-    fn new(kind: ConnectionEventKind, status: StatusCode, why: &'static str, head: &[u8]) -> Self {
+    fn new(
+        kind: ConnectionEventKind,
+        status: StatusCode,
+        reason: &'static str,
+        head: &[u8],
+    ) -> Self {
         let (method, path) = request::identify(head);
         Self {
             kind,
             status,
-            why,
+            reason,
             method,
             path,
         }
@@ -58,11 +63,11 @@ impl Refusal {
 pub(super) async fn answer<Io: AsyncRead + AsyncWrite + Unpin>(
     io: &mut Stream<Io>,
     refusal: Refusal,
-    ending: &Ending,
+    reporter: &ConnectionReporter,
 ) -> io::Result<()> {
-    ending.refuse(
+    reporter.refuse(
         refusal.kind,
-        refusal.why,
+        refusal.reason,
         refusal.status,
         refusal.method,
         refusal.path,
@@ -71,10 +76,10 @@ pub(super) async fn answer<Io: AsyncRead + AsyncWrite + Unpin>(
 }
 
 /// Answers a request whose time was over before the service answered, and closes.
-pub(super) async fn late<Io: AsyncRead + AsyncWrite + Unpin>(
+pub(super) async fn answer_timeout<Io: AsyncRead + AsyncWrite + Unpin>(
     io: &mut Stream<Io>,
 ) -> io::Result<()> {
-    close(io, LATE).await
+    close(io, TIMED_OUT).await
 }
 
 async fn close<Io: AsyncRead + AsyncWrite + Unpin>(
@@ -94,12 +99,12 @@ async fn close<Io: AsyncRead + AsyncWrite + Unpin>(
 
 /// Notes that the client closed the connection within a head.
 #[cold]
-pub(super) fn cut_off(ending: &Ending) {
-    ending.report(
+pub(super) fn report_cut_off(reporter: &ConnectionReporter) {
+    reporter.report(
         ConnectionEventKind::Io,
         "the client closed the connection within a request head",
     );
 }
 
 /// What a request is answered with whose time was over.
-pub(super) const LATE: StatusCode = StatusCode::GATEWAY_TIMEOUT;
+pub(super) const TIMED_OUT: StatusCode = StatusCode::GATEWAY_TIMEOUT;

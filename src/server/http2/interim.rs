@@ -15,31 +15,31 @@ use super::fields;
 use crate::context::{Interim, InterimQueue};
 
 /// A stream's end of both.
-pub(super) struct Early {
+pub(super) struct InterimSender {
     /// `None` once the final response has begun.
     queue: Option<InterimQueue>,
     expectation: Option<Arc<Expectation>>,
 }
 
-impl Early {
+impl InterimSender {
     /// Begins a request; returns the note for its extensions. The queue comes from the thread's
     /// store of unused ones, so that most requests allocate none.
     pub(super) fn begin(expectation: Option<Arc<Expectation>>) -> (Self, Interim) {
         // An error says that the thread is about to end.
-        let kept = SPARE.try_with(|spare| spare.borrow_mut().pop());
+        let kept = RECYCLED_QUEUES.try_with(|queues| queues.borrow_mut().pop());
         let mut queue = kept.ok().flatten().unwrap_or_else(InterimQueue::new);
         let interim = queue.begin(true);
-        let early = Self {
+        let sender = Self {
             queue: Some(queue),
             expectation,
         };
-        (early, interim)
+        (sender, interim)
     }
 
     /// Sends what waits; the task is woken for what comes later.
     pub(super) fn poll(&mut self, cx: &mut Context<'_>, reply: &mut SendResponse<Bytes>) {
         if let Some(expectation) = &self.expectation {
-            if expectation.poll_asked(cx).is_ready() {
+            if expectation.poll_body_wanted(cx).is_ready() {
                 self.expectation = None;
                 send(reply, StatusCode::CONTINUE, HeaderMap::new());
             }
@@ -59,31 +59,31 @@ impl Early {
             for (status, headers) in queue.end().into_iter().flatten() {
                 send(reply, status, headers);
             }
-            keep(queue);
+            recycle(queue);
         }
     }
 }
 
-impl Drop for Early {
+impl Drop for InterimSender {
     fn drop(&mut self) {
         if let Some(mut queue) = self.queue.take() {
             queue.end();
-            keep(queue);
+            recycle(queue);
         }
     }
 }
 
-fn keep(queue: InterimQueue) {
-    let _ = SPARE.try_with(|spare| {
-        let mut spare = spare.borrow_mut();
-        if spare.len() < KEPT {
-            spare.push(queue);
+fn recycle(queue: InterimQueue) {
+    let _ = RECYCLED_QUEUES.try_with(|queues| {
+        let mut queues = queues.borrow_mut();
+        if queues.len() < MAX_RECYCLED {
+            queues.push(queue);
         }
     });
 }
 
 fn send(reply: &mut SendResponse<Bytes>, status: StatusCode, mut headers: HeaderMap) {
-    fields::fit_interim(&mut headers);
+    fields::normalize_interim(&mut headers);
     let mut response = Response::new(());
     *response.status_mut() = status;
     *response.headers_mut() = headers;
@@ -101,16 +101,16 @@ pub(in crate::server) struct Expectation {
 
 #[derive(Default)]
 struct Inner {
-    asked: bool,
+    body_wanted: bool,
     /// The stream's.
     waker: Option<Waker>,
 }
 
 impl Expectation {
     /// The body is asked for.
-    pub(super) fn ask(&self) {
+    pub(super) fn want_body(&self) {
         let mut inner = self.lock();
-        inner.asked = true;
+        inner.body_wanted = true;
         let waker = inner.waker.take();
         drop(inner);
         if let Some(waker) = waker {
@@ -118,9 +118,9 @@ impl Expectation {
         }
     }
 
-    fn poll_asked(&self, cx: &mut Context<'_>) -> Poll<()> {
+    fn poll_body_wanted(&self, cx: &mut Context<'_>) -> Poll<()> {
         let mut inner = self.lock();
-        if inner.asked {
+        if inner.body_wanted {
             return Poll::Ready(());
         }
         let registered = inner.waker.as_ref();
@@ -136,8 +136,8 @@ impl Expectation {
 }
 
 thread_local! {
-    static SPARE: RefCell<Vec<InterimQueue>> = const { RefCell::new(Vec::new()) };
+    static RECYCLED_QUEUES: RefCell<Vec<InterimQueue>> = const { RefCell::new(Vec::new()) };
 }
 
 /// As many as streams usually end between two that begin; each is some hundred bytes.
-const KEPT: usize = 64;
+const MAX_RECYCLED: usize = 64;

@@ -1,13 +1,14 @@
 //! HTTP/2 on a connection: its codec, its streams, its writes, its deadlines and its graceful end.
 
-mod early;
 mod fields;
-mod patience;
-mod received;
-mod request;
-mod resets;
+mod idle_policy;
+mod interim;
+mod request_body;
+mod request_head;
+mod reset_limit;
 mod stream;
 mod streams;
+mod write_coalescer;
 
 use std::{
     collections::VecDeque,
@@ -28,21 +29,21 @@ use tokio::{
 };
 use tower_service::Service;
 
-pub(super) use self::received::Received;
+pub(super) use self::request_body::RequestBody;
 #[cfg(test)]
-pub(super) use self::resets::{A_SECOND, FORGIVEN};
+pub(super) use self::reset_limit::{RESET_BURST, RESETS_PER_SECOND};
 use self::{
-    patience::{Patience, Verdict},
-    resets::Resets,
+    idle_policy::{IdleAction, IdlePolicy},
+    reset_limit::ResetLimit,
     stream::Stream,
-    streams::{Due, Streams},
+    streams::{ReadyQueue, Streams},
+    write_coalescer::WriteCoalescer,
 };
 use super::{
     Body,
     app::AppService,
-    draining::{Draining, begun},
-    gather::Gather,
-    http::{STREAMS, WINDOW},
+    http::{MAX_STREAMS, WINDOW},
+    shutdown::{ShutdownWatcher, shutdown_begun},
     state::State,
 };
 use crate::{
@@ -69,56 +70,58 @@ where
     B::Error: Into<BoxError>,
 {
     let state = service.state.clone();
-    let io = Gather::new(io, ahead);
-    let gather = io.handle();
-    let mut begun = pin!(begun(drain.cloned()));
-    let mut draining = Draining::new(drain, begun.as_mut());
-    let mut patience = Patience::new(&state);
-    let mut resets = Resets::new();
-    let mut calmed = false;
-    let mut served = Served::new(io, service);
+    let io = WriteCoalescer::new(io, ahead);
+    let writes = io.handle();
+    let mut begun = pin!(shutdown_begun(drain.cloned()));
+    let mut shutdown = ShutdownWatcher::new(drain, begun.as_mut());
+    let mut idle_policy = IdlePolicy::new(&state);
+    let mut reset_limit = ResetLimit::new();
+    let mut enhanced_calm = false;
+    let mut driver = Driver::new(io, service);
     poll_fn(|cx| {
-        draining.notice(cx, &state);
+        shutdown.poll_shutdown(cx, &state);
         loop {
-            let polled = served.poll(cx);
-            let gathered = gather.flush(cx);
+            let polled = driver.poll(cx);
+            let socket = writes.flush(cx);
             // The socket has one place for a writer's waker, and the codec's was there before.
-            served.codec_due |= gathered.blocked;
+            driver.codec_ready |= socket.blocked;
             if let Poll::Ready(ended) = &polled {
                 let by_codec = ended.as_ref().is_err_and(|error| {
                     error.is_library() && error.reason() == Some(Reason::ENHANCE_YOUR_CALM)
                 });
-                if by_codec && !calmed {
-                    warn(&served.service.ending.info, &state);
+                if by_codec && !enhanced_calm {
+                    warn(&driver.service.reporter.info, &state);
                 }
                 return polled;
             }
-            if gathered.broken {
+            if socket.broken {
                 return Poll::Ready(Ok(()));
             }
-            let begun = served.service.begun.get();
-            if !calmed && !resets.allow(|| state.now(), begun, state.resets()) {
-                calmed = true;
-                warn(&served.service.ending.info, &state);
-                served.calm();
+            let begun = driver.service.streams_begun.get();
+            if !enhanced_calm && !reset_limit.allow(|| state.now(), begun, state.resets()) {
+                enhanced_calm = true;
+                warn(&driver.service.reporter.info, &state);
+                driver.enhance_calm();
                 continue;
             }
-            let verdict = patience.judge(cx, gathered, begun, &state);
-            if verdict == Verdict::Over {
+            let action = idle_policy.check(cx, socket, begun, &state);
+            if action == IdleAction::Close {
                 return Poll::Ready(Ok(()));
             }
-            if patience.going || !(verdict == Verdict::Idle || draining.ends(&state)) {
+            if idle_policy.goodbye_sent
+                || !(action == IdleAction::GoAway || shutdown.may_end(&state))
+            {
                 return Poll::Pending;
             }
-            patience.goes(&state);
-            served.end();
+            idle_policy.start_goodbye(&state);
+            driver.end();
         }
     })
     .await
 }
 
 /// A connection and its streams.
-struct Served<Io, S, B>
+struct Driver<Io, S, B>
 where
     S: Service<Request<Body>>,
 {
@@ -126,22 +129,22 @@ where
     service: AppService<S>,
     /// `None` where each is a task of its own.
     streams: Option<Streams<Stream<S, S::Future, B>>>,
-    due: Arc<Due>,
+    ready_queue: Arc<ReadyQueue>,
     /// The codec's.
     waker: Waker,
     /// The codec is to be polled.
-    codec_due: bool,
+    codec_ready: bool,
     /// And these streams.
     queue: VecDeque<usize>,
-    ends: bool,
+    shutting_down: bool,
 }
 
 enum Codec<Io> {
-    Greeting(h2::server::Handshake<Gather<Io>, Bytes>),
-    Serving(h2::server::Connection<Gather<Io>, Bytes>),
+    Greeting(h2::server::Handshake<WriteCoalescer<Io>, Bytes>),
+    Serving(h2::server::Connection<WriteCoalescer<Io>, Bytes>),
 }
 
-impl<Io, S, B> Served<Io, S, B>
+impl<Io, S, B> Driver<Io, S, B>
 where
     Io: AsyncRead + AsyncWrite + Unpin,
     S: Service<Request<Body>, Response = Response<B>> + Clone + Send + 'static,
@@ -151,36 +154,36 @@ where
     B::Error: Into<BoxError>,
 {
     /// Here HTTP/2's codec is configured.
-    fn new(io: Gather<Io>, service: AppService<S>) -> Self {
+    fn new(io: WriteCoalescer<Io>, service: AppService<S>) -> Self {
         let greeting = h2::server::Builder::new()
             .initial_window_size(WINDOW)
             .initial_connection_window_size(4 * WINDOW)
-            .max_concurrent_streams(STREAMS)
+            .max_concurrent_streams(MAX_STREAMS)
             .max_header_list_size(MAX_HEAD as u32)
-            .max_local_error_reset_streams(Some(LOCAL_RESETS))
+            .max_local_error_reset_streams(Some(MAX_LOCAL_RESETS))
             .handshake(io);
         // On one thread, tasks would run one after the other all the same.
         let spawns = Handle::try_current().is_ok_and(|runtime| {
             runtime.runtime_flavor() != RuntimeFlavor::CurrentThread
                 && runtime.metrics().num_workers() > 1
         });
-        let due = Arc::new(Due::default());
+        let ready_queue = Arc::new(ReadyQueue::default());
         Self {
             codec: Codec::Greeting(greeting),
             service,
-            streams: (!spawns).then(|| Streams::new(due.clone())),
-            waker: due.codec(),
-            due,
-            codec_due: true,
+            streams: (!spawns).then(|| Streams::new(ready_queue.clone())),
+            waker: ready_queue.codec(),
+            ready_queue,
+            codec_ready: true,
             queue: VecDeque::new(),
-            ends: false,
+            shutting_down: false,
         }
     }
 
     /// Tells the client to go once its streams have ended.
     fn end(&mut self) {
-        self.ends = true;
-        self.codec_due = true;
+        self.shutting_down = true;
+        self.codec_ready = true;
         if let Codec::Serving(conn) = &mut self.codec {
             conn.graceful_shutdown();
         }
@@ -188,8 +191,8 @@ where
 
     /// Ends the connection, and with it its streams, for what the client does (RFC 9113 §10.5).
     #[cold]
-    fn calm(&mut self) {
-        self.codec_due = true;
+    fn enhance_calm(&mut self) {
+        self.codec_ready = true;
         if let Codec::Serving(conn) = &mut self.codec {
             conn.abrupt_shutdown(Reason::ENHANCE_YOUR_CALM);
         }
@@ -198,21 +201,24 @@ where
     /// Polls whoever was woken. What a stream sends goes out in the same round.
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), h2::Error>> {
         // Where no wake of ours was the reason, the codec may have lost one to whoever flushes.
-        self.codec_due |= !self.due.begin(cx.waker());
-        for _ in 0..ROUNDS {
-            if !self.due.next(&mut self.queue, &mut self.codec_due) {
+        self.codec_ready |= !self.ready_queue.begin(cx.waker());
+        for _ in 0..MAX_ROUNDS {
+            if !self
+                .ready_queue
+                .next(&mut self.queue, &mut self.codec_ready)
+            {
                 return Poll::Pending;
             }
             if let Some(streams) = &mut self.streams {
-                while let Some(place) = self.queue.pop_front() {
-                    streams.poll(place);
+                while let Some(slot) = self.queue.pop_front() {
+                    streams.poll(slot);
                     if !coop::has_budget_remaining() {
                         break;
                     }
                 }
             }
-            if self.codec_due || self.due.take_codec() {
-                self.codec_due = false;
+            if self.codec_ready || self.ready_queue.take_codec() {
+                self.codec_ready = false;
                 if let Poll::Ready(result) = self.poll_codec() {
                     return Poll::Ready(result);
                 }
@@ -222,7 +228,7 @@ where
             }
         }
         // Others on this thread have their turn first.
-        self.due.put_off(cx.waker());
+        self.ready_queue.wake_later(cx.waker());
         Poll::Pending
     }
 
@@ -230,7 +236,7 @@ where
         let cx = &mut Context::from_waker(&self.waker);
         if let Codec::Greeting(greeting) = &mut self.codec {
             let mut conn = ready!(Pin::new(greeting).poll(cx))?;
-            if self.ends {
+            if self.shutting_down {
                 conn.graceful_shutdown();
             }
             self.codec = Codec::Serving(conn);
@@ -269,7 +275,7 @@ fn warn(info: &ConnInfo, state: &State) {
 }
 
 /// A wake of one's own is answered at once, this often: codec and streams wake each other.
-const ROUNDS: usize = 16;
+const MAX_ROUNDS: usize = 16;
 /// Streams that a client may make the codec reset by what it sends: far above what mistakes come
 /// to, and a bound on what malice does.
-const LOCAL_RESETS: usize = 1_024;
+const MAX_LOCAL_RESETS: usize = 1_024;

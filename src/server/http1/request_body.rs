@@ -13,7 +13,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
 
 use super::{
     input::Input,
-    upload::{Needs, Received, Receiver},
+    streamed_body::{BodySender, Delivery, Demand},
 };
 use crate::{
     server::{Body, state::State, stream::Stream},
@@ -51,9 +51,9 @@ impl Input {
                 return;
             }
         };
-        let (receiver, upload) = Receiver::new(decoder, head.expects_continue);
-        self.set_body(Body::of_upload(upload));
-        self.upload = Some(Box::new(receiver));
+        let (sender, body) = BodySender::new(decoder, head.expects_continue);
+        self.set_body(Body::streamed(body));
+        self.body_sender = Some(Box::new(sender));
         self.read.extend_from_slice(rest);
     }
 
@@ -65,39 +65,42 @@ impl Input {
 
     /// Reads the body as far as it is wanted. Is ready when the task is to poll it again.
     #[inline(never)]
-    pub(super) fn poll_upload<Io: AsyncRead + AsyncWrite + Unpin>(
+    pub(super) fn poll_request_body<Io: AsyncRead + AsyncWrite + Unpin>(
         &mut self,
         cx: &mut Context<'_>,
         io: &mut Stream<Io>,
     ) -> Poll<()> {
         loop {
-            let Some(upload) = &mut self.upload else {
+            let Some(body_sender) = &mut self.body_sender else {
                 return Poll::Pending;
             };
-            match upload.needs(cx) {
-                Needs::Nothing => return Poll::Pending,
-                Needs::Continue => {
+            match body_sender.demand(cx) {
+                Demand::Nothing => return Poll::Pending,
+                Demand::Continue => {
                     if self.read.is_empty() {
-                        self.outbox.write(|out| out.extend_from_slice(CONTINUE));
+                        self.interim_output
+                            .write(|out| out.extend_from_slice(CONTINUE));
                     }
                     continue;
                 }
-                Needs::Discard if upload.has_discarded_enough() || upload.is_unasked() => {
+                Demand::Discard
+                    if body_sender.has_discarded_enough() || body_sender.awaits_continue() =>
+                {
                     return Poll::Pending;
                 }
-                Needs::Discard | Needs::Frames => {}
+                Demand::Discard | Demand::Frames => {}
             }
             if !self.read.is_empty() {
-                match self.receive(cx) {
-                    Received::Waited => return Poll::Ready(()),
+                match self.deliver(cx) {
+                    Delivery::SameTask => return Poll::Ready(()),
                     // What it has not taken is enough.
-                    Received::Elsewhere => continue,
-                    Received::Nothing if self.upload.is_none() => return Poll::Pending,
-                    Received::Nothing => {}
+                    Delivery::OtherTask => continue,
+                    Delivery::Nothing if self.body_sender.is_none() => return Poll::Pending,
+                    Delivery::Nothing => {}
                 }
             }
             // The client may be waiting for what was to go out first.
-            if let Poll::Ready(Err(error)) = self.outbox.poll(cx, io) {
+            if let Poll::Ready(Err(error)) = self.interim_output.poll(cx, io) {
                 return self.fail(error, cx);
             }
             match ready!(self.poll_fill(cx, io)) {
@@ -109,31 +112,31 @@ impl Input {
     }
 
     /// Hands on what was read.
-    fn receive(&mut self, cx: &mut Context<'_>) -> Received {
-        let Some(upload) = &mut self.upload else {
-            return Received::Nothing;
+    fn deliver(&mut self, cx: &mut Context<'_>) -> Delivery {
+        let Some(body_sender) = &mut self.body_sender else {
+            return Delivery::Nothing;
         };
-        let received = upload.receive(&mut self.read, cx);
-        if upload.is_done() {
-            self.lost |= upload.is_broken();
-            self.upload = None;
+        let delivery = body_sender.deliver(&mut self.read, cx);
+        if body_sender.is_done() {
+            self.framing_lost |= body_sender.is_broken();
+            self.body_sender = None;
         }
         if self.read.is_empty() {
             // Others read into the memory that it may still point to.
             self.read = BytesMut::new();
         }
-        received
+        delivery
     }
 
     #[cold]
     fn fail(&mut self, error: io::Error, cx: &mut Context<'_>) -> Poll<()> {
-        self.lost = true;
-        let Some(mut upload) = self.upload.take() else {
+        self.framing_lost = true;
+        let Some(mut body_sender) = self.body_sender.take() else {
             return Poll::Pending;
         };
-        match upload.fail(error.into(), cx) {
-            Received::Waited => Poll::Ready(()),
-            Received::Elsewhere | Received::Nothing => Poll::Pending,
+        match body_sender.fail(error.into(), cx) {
+            Delivery::SameTask => Poll::Ready(()),
+            Delivery::OtherTask | Delivery::Nothing => Poll::Pending,
         }
     }
 
@@ -146,24 +149,24 @@ impl Input {
     ) -> Poll<io::Result<usize>> {
         if !self.read.is_empty() {
             // Some of a chunk's line.
-            self.read.reserve(LEAST);
+            self.read.reserve(MIN_READ);
             return poll_read_buf(cx, io, &mut self.read);
         }
-        let mut block = BLOCK.take();
+        let mut block = READ_BLOCK.take();
         // From its beginning again, where all that was read into it is gone.
-        if !block.try_reclaim(BODY_READ) && block.capacity() < LEAST {
+        if !block.try_reclaim(BODY_READ) && block.capacity() < MIN_READ {
             block = BytesMut::with_capacity(BODY_READ);
         }
         let read = poll_read_buf(cx, io, &mut block);
         if !block.is_empty() {
             self.read = block.split();
         }
-        BLOCK.set(block);
+        READ_BLOCK.set(block);
         read
     }
 
-    pub(super) fn has_upload(&self) -> bool {
-        self.upload.is_some()
+    pub(super) fn has_request_body(&self) -> bool {
+        self.body_sender.is_some()
     }
 
     /// Goes on with a body that outlives its response. Is ready when the body is over: with true
@@ -175,23 +178,23 @@ impl Input {
         state: &State,
     ) -> Poll<bool> {
         loop {
-            let again = self.poll_upload(cx, io).is_ready();
-            let Some(upload) = &self.upload else {
-                return Poll::Ready(!self.lost);
+            let again = self.poll_request_body(cx, io).is_ready();
+            let Some(body_sender) = &self.body_sender else {
+                return Poll::Ready(!self.framing_lost);
             };
-            if upload.is_dropped() {
-                if upload.has_discarded_enough() || upload.is_unasked() {
-                    self.lost = true;
+            if body_sender.is_dropped() {
+                if body_sender.has_discarded_enough() || body_sender.awaits_continue() {
+                    self.framing_lost = true;
                     return Poll::Ready(false);
                 }
-                state.linger_once();
+                state.limit_body_rest();
             }
             if !again {
                 break;
             }
         }
         if state.poll_expired(cx).is_ready() {
-            self.lost = true;
+            self.framing_lost = true;
             return Poll::Ready(false);
         }
         Poll::Pending
@@ -201,7 +204,7 @@ impl Input {
 /// Takes a small chunked body off the bytes if all of it is there, as one frame without trailers;
 /// returns it with what stands behind it.
 fn whole(mut decoder: Decoder, bytes: &[u8]) -> Option<(Body, BytesMut)> {
-    if bytes.len() > SMALL {
+    if bytes.len() > MAX_WHOLE_BODY {
         return None;
     }
     let mut read = BytesMut::from(bytes);
@@ -224,13 +227,13 @@ fn whole(mut decoder: Decoder, bytes: &[u8]) -> Option<(Body, BytesMut)> {
 
 /// Copies a small body to behind those that came before it: one allocation for many.
 fn copy(body: &[u8]) -> Bytes {
-    if body.len() > SHARED_BODY {
+    if body.len() > MAX_SHARED_BODY {
         return Bytes::copy_from_slice(body);
     }
     BODIES.with_borrow_mut(|bodies| {
         // From its beginning again, once all of them are gone.
         if !bodies.try_reclaim(body.len()) {
-            *bodies = BytesMut::with_capacity(4 * SHARED_BODY);
+            *bodies = BytesMut::with_capacity(4 * MAX_SHARED_BODY);
         }
         bodies.extend_from_slice(body);
         bodies.split().freeze()
@@ -247,7 +250,7 @@ fn poll_read_buf<Io: AsyncRead + AsyncWrite + Unpin>(
 
 thread_local! {
     /// What every connection of the thread reads bodies into.
-    static BLOCK: RefCell<BytesMut> = RefCell::new(BytesMut::new());
+    static READ_BLOCK: RefCell<BytesMut> = RefCell::new(BytesMut::new());
     /// Bodies that came with their heads.
     static BODIES: RefCell<BytesMut> = RefCell::new(BytesMut::new());
 }
@@ -256,8 +259,8 @@ pub(super) const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
 /// What most uploads of a page come in: smaller reads would cost system calls.
 const BODY_READ: usize = 64 * 1024;
 /// With less than this left of a block that is in use, the next one is begun.
-const LEAST: usize = 16 * 1024;
+const MIN_READ: usize = 16 * 1024;
 /// A larger chunked body is handed over as it comes.
-const SMALL: usize = 16 * 1024;
+const MAX_WHOLE_BODY: usize = 16 * 1024;
 /// A larger body has memory of its own.
-const SHARED_BODY: usize = 4 * 1024;
+const MAX_SHARED_BODY: usize = 4 * 1024;

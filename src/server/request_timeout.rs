@@ -11,12 +11,12 @@ use crate::timer::wheel::Timer;
 
 /// How long a request and its response may take in all.
 #[derive(Debug)]
-pub(super) struct Limit {
+pub(super) struct RequestTimeout {
     until: Option<Instant>,
     timer: Timer,
 }
 
-impl Limit {
+impl RequestTimeout {
     /// Begins the time, if there is a limit.
     pub(super) fn new(limit: Option<Duration>) -> Self {
         Self {

@@ -12,23 +12,23 @@ use crate::timer::wheel::Timer;
 /// bytes of requests and responses that move add to it, a second for each [`Timeouts::min_rate`] of
 /// them, up to the idle time-out.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Pace {
+pub(super) struct RateBudget {
     /// In milliseconds, as the others are.
     left: u32,
     /// `NEVER` while this side does not wait.
     since: u64,
 }
 
-impl Pace {
+impl RateBudget {
     pub(super) fn new(timeouts: Timeouts) -> Self {
         Self {
             left: idle(timeouts),
-            since: NEVER,
+            since: NOT_WAITING,
         }
     }
 
     pub(super) fn is_waiting(&self) -> bool {
-        self.since != NEVER
+        self.since != NOT_WAITING
     }
 
     /// Notes that this side waits for the client; returns how long it will yet.
@@ -43,7 +43,7 @@ impl Pace {
     /// Ends the wait, as the client moved so many bytes.
     pub(super) fn moved(&mut self, now: u64, bytes: usize, timeouts: Timeouts) {
         let left = self.wait(now).as_millis() as u64;
-        self.since = NEVER;
+        self.since = NOT_WAITING;
         let idle = idle(timeouts);
         let earned = match timeouts.min_rate {
             0 => u64::from(idle),
@@ -60,15 +60,15 @@ fn idle(timeouts: Timeouts) -> u32 {
 
 /// The pace of one request or response, with the timer of the task that waits.
 #[derive(Debug)]
-pub(super) struct Wait {
-    pace: Pace,
+pub(super) struct RateTimer {
+    budget: RateBudget,
     timer: Timer,
 }
 
-impl Wait {
+impl RateTimer {
     pub(super) fn new(timeouts: Timeouts) -> Self {
         Self {
-            pace: Pace::new(timeouts),
+            budget: RateBudget::new(timeouts),
             timer: Timer::default(),
         }
     }
@@ -77,12 +77,12 @@ impl Wait {
     #[inline(never)]
     pub(super) fn poll(&mut self, cx: &Context<'_>, state: &State) -> Poll<()> {
         loop {
-            let left = self.pace.wait(state.now());
+            let left = self.budget.wait(state.now());
             if left.is_zero() {
                 return Poll::Ready(());
             }
             if !self.timer.is_armed() {
-                self.timer.arm(left.max(CLOCK), cx);
+                self.timer.arm(left.max(CLOCK_STEP), cx);
             }
             // A timer may fire early.
             if self.timer.poll(cx).is_pending() {
@@ -93,15 +93,15 @@ impl Wait {
 
     /// Ends the wait, as the client moved so many bytes.
     pub(super) fn moved(&mut self, bytes: usize, state: &State) {
-        if self.pace.is_waiting() {
-            self.pace.moved(state.now(), bytes, state.timeouts());
+        if self.budget.is_waiting() {
+            self.budget.moved(state.now(), bytes, state.timeouts());
         }
     }
 }
 
-const NEVER: u64 = u64::MAX;
+const NOT_WAITING: u64 = u64::MAX;
 /// The clock of the connections moves on this often.
-const CLOCK: Duration = Duration::from_millis(100);
+const CLOCK_STEP: Duration = Duration::from_millis(100);
 
 #[cfg(test)]
 mod tests {
@@ -116,15 +116,15 @@ mod tests {
 
     /// Moves so many bytes each so many seconds; returns when the time is over, an hour at most.
     fn over(bytes: usize, every: u64, timeouts: Timeouts) -> Option<u64> {
-        let mut pace = Pace::new(timeouts);
+        let mut budget = RateBudget::new(timeouts);
         for now in 0..3_600 {
             let time = 1_000 * now;
-            if pace.wait(time).is_zero() {
+            if budget.wait(time).is_zero() {
                 return Some(now);
             }
             if now > 0 && now % every == 0 {
-                pace.moved(time, bytes, timeouts);
-                pace.wait(time);
+                budget.moved(time, bytes, timeouts);
+                budget.wait(time);
             }
         }
         None
@@ -160,12 +160,12 @@ mod tests {
 
     #[test]
     fn time_that_is_not_the_clients_does_not_count() {
-        let mut pace = Pace::new(TIMEOUTS);
+        let mut budget = RateBudget::new(TIMEOUTS);
         let minute = 60_000;
         for nth in 0..60 {
             let now = nth * minute;
-            assert!(pace.wait(now) > Duration::ZERO, "in minute {nth}");
-            pace.moved(now + 1_000, 240, TIMEOUTS);
+            assert!(budget.wait(now) > Duration::ZERO, "in minute {nth}");
+            budget.moved(now + 1_000, 240, TIMEOUTS);
         }
     }
 }

@@ -6,20 +6,20 @@
 
 /// What a connection has left of the resets that are forgiven.
 #[derive(Debug)]
-pub(super) struct Resets {
+pub(super) struct ResetLimit {
     left: f64,
     /// The last look, in milliseconds.
     at: u64,
-    begun: u32,
+    streams_begun: u32,
     reset: u32,
 }
 
-impl Resets {
+impl ResetLimit {
     pub(super) fn new() -> Self {
         Self {
-            left: FORGIVEN,
+            left: RESET_BURST,
             at: 0,
-            begun: 0,
+            streams_begun: 0,
             reset: 0,
         }
     }
@@ -27,27 +27,34 @@ impl Resets {
     /// Looks at the counts of streams begun and reset; returns false once there are too many
     /// resets.
     #[inline]
-    pub(super) fn allow(&mut self, now: impl FnOnce() -> u64, begun: u32, reset: u32) -> bool {
-        self.reset == reset || self.count(now(), begun, reset)
+    pub(super) fn allow(
+        &mut self,
+        now: impl FnOnce() -> u64,
+        streams_begun: u32,
+        reset: u32,
+    ) -> bool {
+        self.reset == reset || self.count(now(), streams_begun, reset)
     }
 
     #[cold]
-    fn count(&mut self, now: u64, begun: u32, reset: u32) -> bool {
+    fn count(&mut self, now: u64, streams_begun: u32, reset: u32) -> bool {
         let new = reset.wrapping_sub(self.reset);
-        let answered = begun.wrapping_sub(self.begun).saturating_sub(new);
+        let answered = streams_begun
+            .wrapping_sub(self.streams_begun)
+            .saturating_sub(new);
         let passed = now.saturating_sub(self.at) as f64 / 1_000.0;
-        let earned = f64::from(answered) + passed * A_SECOND;
-        self.left = (self.left + earned).min(FORGIVEN) - f64::from(new);
-        (self.at, self.begun, self.reset) = (now, begun, reset);
+        let earned = f64::from(answered) + passed * RESETS_PER_SECOND;
+        self.left = (self.left + earned).min(RESET_BURST) - f64::from(new);
+        (self.at, self.streams_begun, self.reset) = (now, streams_begun, reset);
         self.left >= 0.0
     }
 }
 
 /// A browser that leaves two pages at once resets up to all their streams. Envoy has 500, nginx
 /// closes a connection after 1,000 requests of any kind.
-pub(in crate::server) const FORGIVEN: f64 = 500.0;
+pub(in crate::server) const RESET_BURST: f64 = 500.0;
 /// A client that seeks in a video, or whose calls end early, resets this many at the most.
-pub(in crate::server) const A_SECOND: f64 = 10.0;
+pub(in crate::server) const RESETS_PER_SECOND: f64 = 10.0;
 
 #[cfg(test)]
 mod tests {
@@ -56,7 +63,7 @@ mod tests {
     /// Opens so many streams a second and resets some of them; returns how many resets passed
     /// within ten minutes, `None` if all did.
     fn passed(opened: u32, reset: u32) -> Option<u32> {
-        let mut resets = Resets::new();
+        let mut resets = ResetLimit::new();
         for second in 1..=600 {
             let now = 1_000 * u64::from(second);
             if !resets.allow(|| now, second * opened, second * reset) {
@@ -84,17 +91,17 @@ mod tests {
 
     #[test]
     fn all_streams_of_two_pages_may_be_reset_at_once() {
-        let mut resets = Resets::new();
+        let mut resets = ResetLimit::new();
         assert!(resets.allow(|| 0, 500, 500));
         assert!(!resets.allow(|| 0, 501, 501));
     }
 
     #[test]
     fn counts_may_pass_their_largest_number() {
-        let mut resets = Resets {
-            begun: u32::MAX,
+        let mut resets = ResetLimit {
+            streams_begun: u32::MAX,
             reset: u32::MAX - 1,
-            ..Resets::new()
+            ..ResetLimit::new()
         };
         assert!(resets.allow(|| 0, 100, 50));
     }
