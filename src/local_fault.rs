@@ -56,7 +56,7 @@ impl LocalFault {
     /// kind, however many requests, checks and accepts fail for it.
     #[cold]
     pub(crate) fn report(self, cause: &dyn fmt::Display) {
-        if let Some(left_out) = SAID[self as usize].pass() {
+        if let Some(left_out) = LOG_LIMITS[self as usize].pass() {
             tracing::error!(
                 target: "evenkeel::local_fault",
                 fault = self.as_str(), %cause, left_out, "{self}"
@@ -100,7 +100,7 @@ impl fmt::Display for LocalFault {
 
 impl error::Error for LocalFault {}
 
-static SAID: [LogLimit; 6] = [const { LogLimit::new() }; 6];
+static LOG_LIMITS: [LogLimit; 6] = [const { LogLimit::new() }; 6];
 
 /// The shortest that `Retry-After` can say.
 const RETRY_AFTER: Duration = Duration::from_secs(1);

@@ -8,7 +8,7 @@ use evenkeel::{
     endpoints::{Endpoints, Readiness},
     server::Workers,
     settings::Settings,
-    tls::{Certificates, RELOAD_INTERVAL, Watch},
+    tls::{CertificateWatcher, Certificates, RELOAD_INTERVAL},
 };
 use tokio::{
     net::TcpListener,
@@ -127,7 +127,7 @@ async fn admin(settings: &Settings, readiness: &Readiness) -> Result<(), BoxErro
 }
 
 /// While these live, the certificates follow their files.
-fn watch_files(certificates: &[Option<Certificates>]) -> Vec<Watch> {
+fn watch_files(certificates: &[Option<Certificates>]) -> Vec<CertificateWatcher> {
     let given = certificates.iter().flatten();
     given.map(|c| c.watch(RELOAD_INTERVAL)).collect()
 }

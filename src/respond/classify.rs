@@ -11,7 +11,7 @@ pub(super) type Classifier = dyn Fn(&(dyn StdError + 'static)) -> Option<ErrorKi
 /// open what a layer of another crate did.
 pub(super) fn classify(error: BoxError, classifier: Option<&Classifier>) -> Error {
     let own = error.downcast_ref::<Error>().map(Error::kind);
-    if own.is_some_and(|kind| !is_open(kind)) {
+    if own.is_some_and(|kind| !source_decides(kind)) {
         return Error::from_boxed(error);
     }
     let mut retry_after = None;
@@ -21,10 +21,10 @@ pub(super) fn classify(error: BoxError, classifier: Option<&Classifier>) -> Erro
         if let Some(inner) = cause.downcast_ref::<Error>() {
             retry_after = inner.retry_after();
             // Below a layer that shares errors, such as a buffer.
-            found = Some(inner.kind()).filter(|kind| !is_open(*kind));
+            found = Some(inner.kind()).filter(|kind| !source_decides(*kind));
         } else {
             found = classifier.and_then(|classifier| classifier(cause));
-            found = found.or_else(|| known(cause));
+            found = found.or_else(|| classify_foreign(cause));
         }
         if found.is_some() {
             break;
@@ -37,19 +37,19 @@ pub(super) fn classify(error: BoxError, classifier: Option<&Classifier>) -> Erro
         (Some(ErrorKind::ClientBody), ErrorKind::Timeout) => ErrorKind::ClientBodyTimeout,
         (_, kind) => kind,
     };
-    let meant = Error::new(kind).with_source(error);
+    let classified = Error::new(kind).with_source(error);
     match retry_after.or_else(|| (kind == ErrorKind::LoadShed).then_some(RETRY_AFTER)) {
-        Some(after) => meant.with_retry_after(after),
-        None => meant,
+        Some(after) => classified.with_retry_after(after),
+        None => classified,
     }
 }
 
 /// Whether the source of an error of this kind may say more.
-fn is_open(kind: ErrorKind) -> bool {
+fn source_decides(kind: ErrorKind) -> bool {
     matches!(kind, ErrorKind::ClientBody | ErrorKind::Service)
 }
 
-fn known(error: &(dyn StdError + 'static)) -> Option<ErrorKind> {
+fn classify_foreign(error: &(dyn StdError + 'static)) -> Option<ErrorKind> {
     if error.is::<http_body_util::LengthLimitError>() {
         return Some(ErrorKind::BodyTooLarge);
     }
@@ -97,7 +97,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn an_error_means_what_the_first_that_is_known_says() {
+    async fn the_first_known_cause_decides_the_kind() {
         let own = |kind| Error::new(kind);
         let table: [(BoxError, ErrorKind); 8] = [
             (elapsed().await.into(), ErrorKind::Timeout),
@@ -133,7 +133,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_users_word_goes_first_and_leaves_the_rest() {
+    async fn the_classifier_of_the_user_is_asked_first() {
         let users = |error: &(dyn StdError + 'static)| {
             let is_ours = error.is::<Around>() || error.is::<tokio::time::error::Elapsed>();
             is_ours.then_some(ErrorKind::Overloaded)

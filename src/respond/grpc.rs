@@ -90,7 +90,7 @@ mod tests {
     }
 
     #[test]
-    fn the_doc_table_tells_the_truth() {
+    fn the_doc_table_matches_the_code() {
         let docs = include_str!("mod.rs");
         let (_, table) = docs.split_once("| kind | `grpc-status` |").unwrap();
         let (table, _) = table.split_once("//! #").unwrap();

@@ -16,12 +16,12 @@ use crate::error::{BoxError, ConfigError, Error, ErrorKind};
 #[derive(Clone)]
 #[must_use]
 pub struct RespondLayer {
-    page: Arc<Page>,
+    page: Arc<ErrorPage>,
 }
 
 /// How the body of an error is made.
 #[derive(Clone)]
-pub(super) struct Page {
+pub(super) struct ErrorPage {
     pub(super) content_type: HeaderValue,
     render: Option<Arc<dyn Fn(StatusCode) -> Bytes + Send + Sync>>,
     classifier: Option<Arc<Classifier>>,
@@ -31,7 +31,7 @@ impl RespondLayer {
     /// Makes a layer that answers in plain text.
     pub fn new() -> Self {
         Self {
-            page: Arc::new(Page {
+            page: Arc::new(ErrorPage {
                 content_type: HeaderValue::from_static("text/plain; charset=utf-8"),
                 render: None,
                 classifier: None,
@@ -107,7 +107,7 @@ impl<S> Layer<S> for RespondLayer {
     }
 }
 
-impl Page {
+impl ErrorPage {
     /// Says what an error means.
     pub(super) fn classify(&self, error: BoxError) -> Error {
         classify(error, self.classifier.as_deref())
@@ -169,7 +169,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_doc_table_tells_the_truth() {
+    fn the_doc_table_matches_the_code() {
         let docs = include_str!("mod.rs");
         for kind in [
             ErrorKind::BadRequest,

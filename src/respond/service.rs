@@ -15,7 +15,7 @@ use http::{HeaderValue, Method, Request, Response, header};
 use pin_project_lite::pin_project;
 use tower_service::Service;
 
-use super::{ResponseBody, grpc, layer::Page, status};
+use super::{ResponseBody, grpc, layer::ErrorPage, status};
 use crate::{
     context::Exchange,
     error::{BoxError, Error, ErrorKind},
@@ -25,22 +25,22 @@ use crate::{
 #[derive(Clone)]
 pub struct Respond<S> {
     inner: S,
-    page: Arc<Page>,
+    page: Arc<ErrorPage>,
     /// The inner service said that it is not ready: what the next request is answered with.
-    broken: Option<Arc<Broken>>,
+    not_ready: Option<Arc<NotReady>>,
 }
 
-struct Broken {
+struct NotReady {
     kind: ErrorKind,
     why: String,
 }
 
 impl<S> Respond<S> {
-    pub(super) fn new(inner: S, page: Arc<Page>) -> Self {
+    pub(super) fn new(inner: S, page: Arc<ErrorPage>) -> Self {
         Self {
             inner,
             page,
-            broken: None,
+            not_ready: None,
         }
     }
 
@@ -80,7 +80,7 @@ where
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
         if let Err(error) = ready!(self.inner.poll_ready(cx)) {
             let error = self.page.classify(error.into());
-            self.broken = Some(Arc::new(Broken {
+            self.not_ready = Some(Arc::new(NotReady {
                 kind: error.kind(),
                 why: error.to_string(),
             }));
@@ -95,11 +95,11 @@ where
             _ if grpc::is_call(&request) => Form::Grpc,
             _ => Form::Page,
         };
-        let state = match self.broken.take() {
+        let state = match self.not_ready.take() {
             None => State::Calling {
                 future: self.inner.call(request),
             },
-            Some(broken) => State::Broken { broken },
+            Some(not_ready) => State::NotReady { not_ready },
         };
         ResponseFuture {
             state,
@@ -125,7 +125,7 @@ pin_project! {
         #[pin]
         state: State<F>,
         exchange: Exchange,
-        page: Arc<Page>,
+        page: Arc<ErrorPage>,
         form: Form,
     }
 }
@@ -133,7 +133,7 @@ pin_project! {
 pin_project! {
     #[project = StateProject]
     enum State<F> {
-        Broken { broken: Arc<Broken> },
+        NotReady { not_ready: Arc<NotReady> },
         Calling { #[pin] future: F },
     }
 }
@@ -152,8 +152,8 @@ where
                 Ok(response) => return Poll::Ready(Ok(response.map(ResponseBody::inner))),
                 Err(error) => this.page.classify(error.into()),
             },
-            StateProject::Broken { broken } => {
-                Error::new(broken.kind).with_source(broken.why.as_str())
+            StateProject::NotReady { not_ready } => {
+                Error::new(not_ready.kind).with_source(not_ready.why.as_str())
             }
         };
         this.exchange.fail(error.kind());
@@ -173,7 +173,7 @@ impl<F> fmt::Debug for ResponseFuture<F> {
     }
 }
 
-fn answer<R>(error: &Error, page: &Page, is_head: bool) -> Response<ResponseBody<R>> {
+fn answer<R>(error: &Error, page: &ErrorPage, is_head: bool) -> Response<ResponseBody<R>> {
     let status = status(error.kind());
     let text = page.text(status);
     let length = text.len();

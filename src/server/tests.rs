@@ -8,7 +8,7 @@ use super::{
 use crate::{context::IDLE_GRACE, wire::fields::MAX_HEAD};
 
 #[test]
-fn the_table_of_defaults_is_true() {
+fn the_defaults_table_matches_the_code() {
     let seconds = |d: Duration| format!("{} s", d.as_secs());
     let thousands = format!(
         "{},{:03}",

@@ -34,7 +34,7 @@ pub struct Certificates {
 struct Inner {
     table: ArcSwap<Table>,
     /// Held while a table is made from the one before.
-    changing: Mutex<()>,
+    change_lock: Mutex<()>,
     /// Prints of contents are compared within the process only, so the seed is random.
     hasher: RandomState,
 }
@@ -55,7 +55,7 @@ impl Certificates {
         Ok(Self {
             inner: Arc::new(Inner {
                 table: ArcSwap::from_pointee(table),
-                changing: Mutex::new(()),
+                change_lock: Mutex::new(()),
                 hasher,
             }),
         })
@@ -73,7 +73,7 @@ impl Certificates {
         certificates: impl IntoIterator<Item = Certificate>,
     ) -> Result<(), ConfigError> {
         let table = Table::read(certificates, &self.inner.hasher)?;
-        let _changing = self.lock();
+        let _guard = self.lock();
         self.inner.table.store(Arc::new(table));
         Ok(())
     }
@@ -96,16 +96,16 @@ impl Certificates {
     }
 
     pub(super) fn refresh(&self) -> Result<bool, ConfigError> {
-        let _changing = self.lock();
-        let before = self.inner.table.load();
-        let mut entries = before.entries.clone();
+        let _guard = self.lock();
+        let previous = self.inner.table.load();
+        let mut entries = previous.entries.clone();
         let mut changed = false;
         let mut failed = None;
         for (index, entry) in entries.iter_mut().enumerate() {
             match entry.refresh(&self.inner.hasher) {
-                Ok(now) => changed |= now,
+                Ok(is_changed) => changed |= is_changed,
                 Err(error) => {
-                    failed.get_or_insert_with(|| at(index, &error));
+                    failed.get_or_insert_with(|| with_index(index, &error));
                 }
             }
         }
@@ -117,8 +117,8 @@ impl Certificates {
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, ()> {
-        let changing = self.inner.changing.lock();
-        changing.unwrap_or_else(PoisonError::into_inner)
+        let change_lock = self.inner.change_lock.lock();
+        change_lock.unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -174,7 +174,7 @@ struct Table {
 #[derive(Clone)]
 struct Entry {
     certificate: Certificate,
-    print: u64,
+    fingerprint: u64,
     parsed: Parsed,
 }
 
@@ -184,7 +184,7 @@ impl Table {
         hasher: &RandomState,
     ) -> Result<Self, ConfigError> {
         let read = |(index, certificate)| {
-            Entry::read(certificate, hasher).map_err(|error| at(index, &error))
+            Entry::read(certificate, hasher).map_err(|error| with_index(index, &error))
         };
         let entries: Vec<_> = certificates
             .into_iter()
@@ -238,7 +238,7 @@ impl Entry {
     fn read(certificate: Certificate, hasher: &RandomState) -> Result<Self, ConfigError> {
         let (chain, key) = certificate.read()?;
         Ok(Self {
-            print: hasher.hash_one((&chain, &key)),
+            fingerprint: hasher.hash_one((&chain, &key)),
             parsed: certificate.parse(&chain, &key)?,
             certificate,
         })
@@ -247,12 +247,12 @@ impl Entry {
     /// Takes what is there now, where it differs.
     fn refresh(&mut self, hasher: &RandomState) -> Result<bool, ConfigError> {
         let (chain, key) = self.certificate.read()?;
-        let print = hasher.hash_one((&chain, &key));
-        if print == self.print {
+        let fingerprint = hasher.hash_one((&chain, &key));
+        if fingerprint == self.fingerprint {
             return Ok(false);
         }
         self.parsed = self.certificate.parse(&chain, &key)?;
-        self.print = print;
+        self.fingerprint = fingerprint;
         Ok(true)
     }
 }
@@ -285,7 +285,7 @@ impl Candidates<'_> {
     }
 }
 
-fn at(index: usize, error: &ConfigError) -> ConfigError {
+fn with_index(index: usize, error: &ConfigError) -> ConfigError {
     let field = format!("certificates[{index}].{}", error.field());
     ConfigError::new(field, error.message())
 }

@@ -22,18 +22,18 @@ use tokio::{
 use tokio_rustls::{Accept, StartHandshake, server::TlsStream};
 
 use super::{
-    deferring::Deferring,
-    info,
+    deferred_tickets::DeferredTickets,
+    negotiated,
     refusal::{Answer, Failure, Refusal},
 };
 use crate::context::{ConnInfo, ConnectionEventKind, ConnectionEvents};
 
 /// What a handshake ends with.
-pub(super) type Session<Io> = TlsStream<Deferring<Io>>;
+pub(super) type Session<Io> = TlsStream<DeferredTickets<Io>>;
 
 /// What all handshakes of a layer share.
 #[derive(Clone)]
-pub(super) struct Shared {
+pub(super) struct HandshakeConfig {
     pub(super) config: Arc<ServerConfig>,
     pub(super) timeout: Duration,
     pub(super) permits: Arc<Semaphore>,
@@ -49,7 +49,7 @@ pin_project! {
         stage: Stage<Io>,
         sni: Option<Box<str>>,
         conn: ConnInfo,
-        shared: Arc<Shared>,
+        shared: Arc<HandshakeConfig>,
         events: Option<Arc<dyn ConnectionEvents>>,
     }
 }
@@ -61,27 +61,27 @@ enum Stage<Io> {
         acceptor: Acceptor,
         first: Option<u8>,
         /// How many bytes came.
-        taken: usize,
+        received: usize,
     },
     /// Waits its turn.
     Permit {
-        start: StartHandshake<Deferring<Io>>,
-        turn: Turn,
+        start: StartHandshake<DeferredTickets<Io>>,
+        permit_wait: PermitWait,
     },
     /// Our flight is out, and the rest is up to the client.
-    Finish(Accept<Deferring<Io>>),
+    Finish(Accept<DeferredTickets<Io>>),
     /// Tells the client why not.
     Refuse(Refusal<Io>),
     Done,
 }
 
-type Turn = Pin<Box<dyn Future<Output = Option<OwnedSemaphorePermit>> + Send>>;
+type PermitWait = Pin<Box<dyn Future<Output = Option<OwnedSemaphorePermit>> + Send>>;
 
 impl<Io> Handshake<Io> {
     pub(super) fn new(
         io: Io,
         conn: ConnInfo,
-        shared: Arc<Shared>,
+        shared: Arc<HandshakeConfig>,
         events: Option<Arc<dyn ConnectionEvents>>,
     ) -> Self {
         Self {
@@ -90,7 +90,7 @@ impl<Io> Handshake<Io> {
                 io,
                 acceptor: Acceptor::default(),
                 first: None,
-                taken: 0,
+                received: 0,
             },
             sni: None,
             conn,
@@ -126,8 +126,8 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Handshake<Io> {
         Poll::Ready(match ended {
             Ok(mut session) => {
                 session.get_mut().0.open();
-                session.get_mut().1.set_buffer_limit(Some(BUFFERED));
-                info::note(this.conn, session.get_ref().1, this.sni.take());
+                session.get_mut().1.set_buffer_limit(Some(SESSION_BUFFER));
+                negotiated::record(this.conn, session.get_ref().1, this.sni.take());
                 Ok(session)
             }
             Err(failure) => {
@@ -148,9 +148,9 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Handshake<Io> {
                     io,
                     acceptor,
                     first,
-                    taken,
+                    received,
                 } => {
-                    let hello = ready!(poll_hello(io, acceptor, first, taken, cx))?;
+                    let hello = ready!(poll_hello(io, acceptor, first, received, cx))?;
                     let Stage::Hello { io, .. } = mem::replace(this.stage, Stage::Done) else {
                         continue;
                     };
@@ -158,12 +158,13 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Handshake<Io> {
                         Hello::Accepted(accepted) => {
                             let hello = accepted.client_hello();
                             *this.sni = hello.server_name().map(Box::from);
-                            let start = StartHandshake::from_parts(accepted, Deferring::new(io));
+                            let start =
+                                StartHandshake::from_parts(accepted, DeferredTickets::new(io));
                             match this.shared.permits.clone().try_acquire_owned() {
                                 Ok(permit) => return self.begin(start, Some(permit), cx),
                                 Err(_) => Stage::Permit {
                                     start,
-                                    turn: turn(this.shared.permits.clone()),
+                                    permit_wait: permit_wait(this.shared.permits.clone()),
                                 },
                             }
                         }
@@ -178,8 +179,8 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Handshake<Io> {
                         }
                     };
                 }
-                Stage::Permit { turn, .. } => {
-                    let permit = ready!(turn.as_mut().poll(cx));
+                Stage::Permit { permit_wait, .. } => {
+                    let permit = ready!(permit_wait.as_mut().poll(cx));
                     let Stage::Permit { start, .. } = mem::replace(this.stage, Stage::Done) else {
                         continue;
                     };
@@ -200,7 +201,7 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Handshake<Io> {
     /// written too, since when it will is up to the client as well.
     fn begin(
         self: Pin<&mut Self>,
-        start: StartHandshake<Deferring<Io>>,
+        start: StartHandshake<DeferredTickets<Io>>,
         _permit: Option<OwnedSemaphorePermit>,
         cx: &mut Context<'_>,
     ) -> Poll<Result<Session<Io>, Failure>> {
@@ -253,24 +254,24 @@ fn poll_hello<Io: AsyncRead + Unpin>(
     io: &mut Io,
     acceptor: &mut Acceptor,
     first: &mut Option<u8>,
-    taken: &mut usize,
+    received: &mut usize,
     cx: &mut Context<'_>,
 ) -> Poll<Result<Hello, Failure>> {
     // On the stack, since rustls would keep a buffer for a client that says nothing.
-    let mut bytes = [0; READ];
+    let mut bytes = [0; HELLO_READ];
     loop {
-        let mut buf = ReadBuf::new(&mut bytes[..room(*taken)]);
+        let mut buf = ReadBuf::new(&mut bytes[..next_read(*received)]);
         if buf.remaining() == 0 {
             return Poll::Ready(Ok(Hello::too_large()));
         }
         let read = ready!(Pin::new(&mut *io).poll_read(cx, &mut buf));
         let mut read = match (read, *first) {
             (Ok(()), _) => buf.filled(),
-            (Err(_), None) => return Poll::Ready(Err(Failure::quiet())),
+            (Err(_), None) => return Poll::Ready(Err(Failure::silent())),
             (Err(error), Some(_)) => return Poll::Ready(Err(Failure::lost(error.to_string()))),
         };
         let Some(byte) = first.or_else(|| read.first().copied()) else {
-            return Poll::Ready(Err(Failure::quiet()));
+            return Poll::Ready(Err(Failure::silent()));
         };
         if read.is_empty() {
             let detail = "the client closed in the middle of its ClientHello";
@@ -281,7 +282,7 @@ fn poll_hello<Io: AsyncRead + Unpin>(
             let failure = Failure::handshake("plaintext HTTP on the TLS port");
             return Poll::Ready(Ok(Hello::Refused(Answer::plaintext(), failure)));
         }
-        *taken += read.len();
+        *received += read.len();
         match acceptor.read_tls(&mut read) {
             Ok(_) if read.is_empty() => {}
             // A record longer than TLS allows left no room for the rest.
@@ -305,14 +306,14 @@ fn poll_hello<Io: AsyncRead + Unpin>(
 
 /// How much to read behind this many bytes. rustls takes no more than one record at its longest
 /// until `accept` has seen the first one; what it leaves of a read would be lost to the session.
-fn room(taken: usize) -> usize {
-    match taken < RECORD - READ {
-        true => READ,
-        false => (MAX_CLIENT_HELLO - taken).min(READ_BEHIND),
+fn next_read(received: usize) -> usize {
+    match received < MAX_RECORD - HELLO_READ {
+        true => HELLO_READ,
+        false => (MAX_CLIENT_HELLO - received).min(READ_AFTER_FIRST_RECORD),
     }
 }
 
-fn turn(permits: Arc<Semaphore>) -> Turn {
+fn permit_wait(permits: Arc<Semaphore>) -> PermitWait {
     // It is closed by nobody; if it were, to go on is better than to hang.
     Box::pin(async move { permits.acquire_owned().await.ok() })
 }
@@ -321,10 +322,10 @@ fn turn(permits: Arc<Semaphore>) -> Turn {
 /// as much; clients with many post-quantum key shares come to some 10 KiB.
 pub(super) const MAX_CLIENT_HELLO: usize = 0xffff;
 /// The longest record in cleartext (RFC 8446 §5.1), without its header.
-const RECORD: usize = 16 * 1024;
+const MAX_RECORD: usize = 16 * 1024;
 /// Nearly every ClientHello comes whole in one read.
-const READ: usize = 4_096;
+const HELLO_READ: usize = 4_096;
 /// What rustls has room for behind all but the last byte of the longest record.
-const READ_BEHIND: usize = 2_048;
+const READ_AFTER_FIRST_RECORD: usize = 2_048;
 /// What a session keeps of what a slow client does not take: one record.
-const BUFFERED: usize = 16 * 1024;
+const SESSION_BUFFER: usize = 16 * 1024;

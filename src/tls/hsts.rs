@@ -112,7 +112,7 @@ where
 {
     type Response = Response<R>;
     type Error = S::Error;
-    type Future = HstsFuture<S::Future>;
+    type Future = ResponseFuture<S::Future>;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
         self.inner.poll_ready(cx)
@@ -120,7 +120,7 @@ where
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
         let tls = ConnInfo::of(request.extensions()).and_then(ConnInfo::tls);
-        HstsFuture {
+        ResponseFuture {
             value: tls.map(|_| self.value.clone()),
             future: self.inner.call(request),
         }
@@ -129,14 +129,14 @@ where
 
 pin_project! {
     /// The future of [`Hsts`].
-    pub struct HstsFuture<F> {
+    pub struct ResponseFuture<F> {
         #[pin]
         future: F,
         value: Option<HeaderValue>,
     }
 }
 
-impl<F, R, E> Future for HstsFuture<F>
+impl<F, R, E> Future for ResponseFuture<F>
 where
     F: Future<Output = Result<Response<R>, E>>,
 {
@@ -153,9 +153,10 @@ where
     }
 }
 
-impl<F> fmt::Debug for HstsFuture<F> {
+impl<F> fmt::Debug for ResponseFuture<F> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("HstsFuture").finish_non_exhaustive()
+        f.debug_struct("hsts::ResponseFuture")
+            .finish_non_exhaustive()
     }
 }
 

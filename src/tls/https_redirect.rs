@@ -80,9 +80,9 @@ impl<S, B, R> Service<Request<B>> for HttpsRedirect<S>
 where
     S: Service<Request<B>, Response = Response<R>>,
 {
-    type Response = Response<HttpsRedirectBody<R>>;
+    type Response = Response<ResponseBody<R>>;
     type Error = S::Error;
-    type Future = HttpsRedirectFuture<S::Future>;
+    type Future = ResponseFuture<S::Future>;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
         self.inner.poll_ready(cx)
@@ -99,13 +99,13 @@ where
                 location: location(&request, self.port),
             }
         };
-        HttpsRedirectFuture { kind }
+        ResponseFuture { kind }
     }
 }
 
 pin_project! {
     /// The future of [`HttpsRedirect`].
-    pub struct HttpsRedirectFuture<F> {
+    pub struct ResponseFuture<F> {
         #[pin]
         kind: FutureKind<F>,
     }
@@ -119,17 +119,17 @@ pin_project! {
     }
 }
 
-impl<F, R, E> Future for HttpsRedirectFuture<F>
+impl<F, R, E> Future for ResponseFuture<F>
 where
     F: Future<Output = Result<Response<R>, E>>,
 {
-    type Output = Result<Response<HttpsRedirectBody<R>>, E>;
+    type Output = Result<Response<ResponseBody<R>>, E>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         Poll::Ready(Ok(match self.project().kind.project() {
             FutureKindProject::Inner { future } => {
                 let response = ready!(future.poll(cx))?;
-                response.map(|body| HttpsRedirectBody {
+                response.map(|body| ResponseBody {
                     kind: Kind::Inner { body },
                 })
             }
@@ -138,9 +138,9 @@ where
     }
 }
 
-impl<F> fmt::Debug for HttpsRedirectFuture<F> {
+impl<F> fmt::Debug for ResponseFuture<F> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("HttpsRedirectFuture")
+        f.debug_struct("https_redirect::ResponseFuture")
             .finish_non_exhaustive()
     }
 }
@@ -148,7 +148,7 @@ impl<F> fmt::Debug for HttpsRedirectFuture<F> {
 pin_project! {
     /// The inner service's body, or the text of a 400.
     #[derive(Debug)]
-    pub struct HttpsRedirectBody<B> {
+    pub struct ResponseBody<B> {
         #[pin]
         kind: Kind<B>,
     }
@@ -163,7 +163,7 @@ pin_project! {
     }
 }
 
-impl<B> Default for HttpsRedirectBody<B> {
+impl<B> Default for ResponseBody<B> {
     fn default() -> Self {
         Self {
             kind: Kind::Own { text: b"" },
@@ -171,7 +171,7 @@ impl<B> Default for HttpsRedirectBody<B> {
     }
 }
 
-impl<B: Body<Data = Bytes>> Body for HttpsRedirectBody<B> {
+impl<B: Body<Data = Bytes>> Body for ResponseBody<B> {
     type Data = Bytes;
     type Error = B::Error;
 
@@ -205,8 +205,8 @@ impl<B: Body<Data = Bytes>> Body for HttpsRedirectBody<B> {
 }
 
 /// Permanent, and with the same method and body: 308 (RFC 9110 §15.4.9).
-fn own<B>(location: Option<HeaderValue>) -> Response<HttpsRedirectBody<B>> {
-    let mut response = Response::new(HttpsRedirectBody::default());
+fn own<B>(location: Option<HeaderValue>) -> Response<ResponseBody<B>> {
+    let mut response = Response::new(ResponseBody::default());
     if let Some(location) = location {
         *response.status_mut() = StatusCode::PERMANENT_REDIRECT;
         response.headers_mut().insert(LOCATION, location);

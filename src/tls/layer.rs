@@ -6,7 +6,7 @@ use rustls::ServerConfig;
 use tokio::sync::Semaphore;
 use tower_layer::Layer;
 
-use super::{Tls, TlsConfig, handshake::Shared};
+use super::{Tls, TlsConfig, handshake::HandshakeConfig};
 use crate::{context::ConnectionEvents, error::ConfigError};
 
 /// Terminates TLS: around a connection service, or around an axum listener.
@@ -15,7 +15,7 @@ use crate::{context::ConnectionEvents, error::ConfigError};
 #[derive(Clone)]
 #[must_use]
 pub struct TlsLayer {
-    pub(super) shared: Shared,
+    pub(super) shared: HandshakeConfig,
 }
 
 impl TlsLayer {
@@ -28,7 +28,7 @@ impl TlsLayer {
     /// certificates, versions, ALPN and tickets are its own affair.
     pub fn from_rustls(config: impl Into<Arc<ServerConfig>>) -> Self {
         Self {
-            shared: Shared {
+            shared: HandshakeConfig {
                 config: config.into(),
                 timeout: HANDSHAKE_TIMEOUT,
                 permits: Arc::new(Semaphore::new(MAX_HANDSHAKES)),

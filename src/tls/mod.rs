@@ -113,31 +113,29 @@
 //! handshake, none after it. [`HstsLayer`]: a reference count a response.
 
 mod certificate;
+mod certificate_watcher;
 mod certificates;
 mod config;
-mod deferring;
+mod deferred_tickets;
 mod handshake;
-mod hsts;
-mod https_redirect;
-mod info;
+pub mod hsts;
+pub mod https_redirect;
 mod layer;
 #[cfg(feature = "axum")]
 mod listener;
+mod negotiated;
 mod refusal;
-mod reload;
 mod service;
 mod stream;
 #[cfg(test)]
 mod tests;
 
 pub use certificate::Certificate;
+pub use certificate_watcher::{CertificateWatcher, RELOAD_INTERVAL};
 pub use certificates::Certificates;
 pub use config::{TlsConfig, TlsVersion};
-pub use hsts::{Hsts, HstsFuture, HstsLayer};
-pub use https_redirect::{
-    HttpsRedirect, HttpsRedirectBody, HttpsRedirectFuture, HttpsRedirectLayer,
-};
+pub use hsts::{Hsts, HstsLayer};
+pub use https_redirect::{HttpsRedirect, HttpsRedirectLayer};
 pub use layer::TlsLayer;
-pub use reload::{RELOAD_INTERVAL, Watch};
 pub use service::{ResponseFuture, Tls};
 pub use stream::TlsStream;

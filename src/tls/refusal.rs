@@ -39,7 +39,7 @@ impl Failure {
         }
     }
 
-    pub(super) fn quiet() -> Self {
+    pub(super) fn silent() -> Self {
         Self {
             kind: None,
             ..Self::lost("the client said nothing")
@@ -92,7 +92,7 @@ pub(super) struct Refusal<Io> {
 
 pub(super) enum Answer {
     Text(Bytes),
-    Told,
+    Sent,
 }
 
 impl Answer {
@@ -140,11 +140,11 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Refusal<Io> {
 
     pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Failure> {
         // Whether the client learns it or not, the failure is the same.
-        let _ = ready!(self.poll_told(cx));
-        Poll::Ready(mem::replace(&mut self.failure, Failure::quiet()))
+        let _ = ready!(self.poll_answer(cx));
+        Poll::Ready(mem::replace(&mut self.failure, Failure::silent()))
     }
 
-    fn poll_told(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+    fn poll_answer(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         loop {
             let mut writer = Writer {
                 io: &mut self.io,
@@ -152,12 +152,12 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Refusal<Io> {
             };
             let wrote = match &mut self.answer {
                 Answer::Text(text) => writer.write(text).inspect(|&n| text.advance(n)),
-                Answer::Told => break,
+                Answer::Sent => break,
             };
             match wrote {
                 Ok(0) => {
                     ready!(Pin::new(&mut self.io).poll_shutdown(cx))?;
-                    self.answer = Answer::Told;
+                    self.answer = Answer::Sent;
                 }
                 Ok(_) => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Poll::Pending,

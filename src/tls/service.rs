@@ -16,7 +16,7 @@ use tokio::{
 };
 use tower_service::Service;
 
-use super::{TlsStream, handshake::Shared};
+use super::{TlsStream, handshake::HandshakeConfig};
 use crate::{
     context::{Conn, Drain},
     error::BoxError,
@@ -26,11 +26,11 @@ use crate::{
 #[derive(Clone)]
 pub struct Tls<S> {
     pub(super) inner: S,
-    pub(super) shared: Arc<Shared>,
+    pub(super) shared: Arc<HandshakeConfig>,
 }
 
 impl<S> Tls<S> {
-    pub(super) fn new(inner: S, shared: Arc<Shared>) -> Self {
+    pub(super) fn new(inner: S, shared: Arc<HandshakeConfig>) -> Self {
         Self { inner, shared }
     }
 
@@ -79,9 +79,9 @@ where
         let drain = conn.take_drain();
         let (info, events) = (conn.info.clone(), conn.events().cloned());
         let conn = conn.map(|io| TlsStream::new(io, info, self.shared.clone(), events));
-        let (conn, draining) = match drain {
+        let (conn, shutdown) = match drain {
             Some(drain) => {
-                let silent = silent_for_long(drain.clone(), conn.info.accepted());
+                let silent = silence_deadline(drain.clone(), conn.info.accepted());
                 (conn.with_drain(drain), Some(silent))
             }
             None => (conn, None),
@@ -90,7 +90,7 @@ where
             state: State::Handshake {
                 conn: Some(conn),
                 service,
-                draining,
+                shutdown,
             },
         }
     }
@@ -113,7 +113,7 @@ pin_project! {
         Handshake {
             conn: Option<Conn<TlsStream<Io>>>,
             service: S,
-            draining: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
+            shutdown: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
         },
         Serve {
             #[pin]
@@ -137,10 +137,10 @@ where
                 StateProj::Handshake {
                     conn,
                     service,
-                    draining,
+                    shutdown,
                 } => {
                     if let Some(conn) = conn.as_mut() {
-                        ready!(poll_handshake(&mut conn.io, draining, cx))?;
+                        ready!(poll_handshake(&mut conn.io, shutdown, cx))?;
                     }
                     match conn.take() {
                         Some(conn) => service.call(conn),
@@ -165,15 +165,15 @@ where
 
 fn poll_handshake<Io: AsyncRead + AsyncWrite + Unpin>(
     stream: &mut TlsStream<Io>,
-    draining: &mut Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
+    shutdown: &mut Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
     cx: &mut Context<'_>,
 ) -> Poll<io::Result<()>> {
     if let Poll::Ready(ended) = stream.poll_handshake(cx) {
         return Poll::Ready(ended);
     }
-    if let Some(begun) = draining {
+    if let Some(begun) = shutdown {
         ready!(begun.as_mut().poll(cx));
-        *draining = None;
+        *shutdown = None;
         // Others have said that they want something.
         if stream.is_silent() {
             let error = io::Error::new(io::ErrorKind::ConnectionAborted, "draining");
@@ -184,7 +184,7 @@ fn poll_handshake<Io: AsyncRead + AsyncWrite + Unpin>(
 }
 
 /// Waits until a client that has said nothing since it connected is waited for no more.
-fn silent_for_long(mut drain: Drain, since: Instant) -> Pin<Box<dyn Future<Output = ()> + Send>> {
+fn silence_deadline(mut drain: Drain, since: Instant) -> Pin<Box<dyn Future<Output = ()> + Send>> {
     Box::pin(async move {
         drain.begun().await;
         if let Some(until) = drain.idle_until(since) {

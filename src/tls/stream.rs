@@ -11,7 +11,7 @@ use std::{
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::handshake::{Handshake, Session, Shared};
+use super::handshake::{Handshake, HandshakeConfig, Session};
 use crate::context::{ConnInfo, ConnectionEvents};
 
 /// The byte stream inside TLS; its handshake runs when it is first read or written.
@@ -39,7 +39,7 @@ impl<Io> TlsStream<Io> {
     pub(super) fn new(
         io: Io,
         conn: ConnInfo,
-        shared: Arc<Shared>,
+        shared: Arc<HandshakeConfig>,
         events: Option<Arc<dyn ConnectionEvents>>,
     ) -> Self {
         let handshake = Handshake::new(io, conn, shared, events);

@@ -13,7 +13,7 @@ use super::{handshake::Session, *};
 use crate::context::{ConnInfo, Peer};
 
 #[test]
-fn the_table_of_defaults_says_what_the_code_does() {
+fn the_defaults_table_matches_the_code() {
     let docs = include_str!("mod.rs");
     let timeout = layer::HANDSHAKE_TIMEOUT.as_secs();
     let alpn: Vec<_> = config::ALPN
@@ -57,7 +57,7 @@ fn types_can_be_shared_and_are_small() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_handshake_waits_for_its_turn_and_keeps_it_for_its_own_work_alone() {
+async fn a_handshake_waits_for_a_permit_and_holds_it_for_its_own_work_alone() {
     let (layer, client) = pair();
     let permits = layer.shared.permits.clone();
     let taken = permits.clone().acquire_many_owned(512).await.unwrap();
@@ -77,7 +77,7 @@ async fn a_handshake_waits_for_its_turn_and_keeps_it_for_its_own_work_alone() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn whoever_never_gets_a_turn_is_timed_out() {
+async fn a_handshake_that_never_gets_a_permit_times_out() {
     let (layer, client) = pair();
     let _taken = layer.shared.permits.clone().acquire_many_owned(512).await;
     let (mut server, client) = streams(&layer, client);

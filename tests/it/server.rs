@@ -1,16 +1,16 @@
-mod alike;
-mod ends;
-mod goodbye;
+mod connection_ends;
 mod http1;
 mod http2;
-mod http2_early;
+mod http2_goaway;
+mod http2_interim;
 mod http2_requests;
-mod leaving;
+mod http2_resets;
+mod http2_streams;
+mod hyper_parity;
+mod min_rate;
 mod over_tls;
-mod pace;
-mod resets;
+mod shutdown_under_load;
 mod streaming;
-mod streams;
 mod tunnels;
 
 use std::{
@@ -154,7 +154,7 @@ async fn keep_alive_and_pipelines() {
 }
 
 #[tokio::test]
-async fn http2_is_told_apart_however_it_is_sliced() {
+async fn http2_is_detected_however_its_preface_is_sliced() {
     let server = run().await;
     let (client, mut wire) = tokio::io::duplex(64 * 1024);
     let mut socket = TcpStream::connect(server.address).await.unwrap();
@@ -228,7 +228,7 @@ async fn an_idle_connection_is_closed_without_a_word() {
 }
 
 #[tokio::test]
-async fn garbage_and_giants_are_answered_and_told() {
+async fn malformed_and_oversized_heads_are_answered_and_reported() {
     let long = format!(
         "GET / HTTP/1.1\r\nhost: a\r\nx: {}\r\n\r\n",
         "y".repeat(40_000)

@@ -1,12 +1,12 @@
 //! TLS in both worlds, against real clients.
 #![cfg(feature = "__tls")]
 
-mod axum_world;
+mod axum_listener;
 mod certificates;
 mod handshakes;
 mod hostile;
-mod http_side;
-mod served;
+mod hsts_and_redirect;
+mod under_serve;
 
 use std::{convert::Infallible, future::IntoFuture, net::SocketAddr, sync::Arc, time::Duration};
 

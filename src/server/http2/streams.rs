@@ -283,7 +283,7 @@ mod tests {
     }
 
     #[test]
-    fn whoever_is_woken_during_a_round_is_polled_in_it() {
+    fn a_stream_that_is_woken_during_a_round_is_polled_in_it() {
         let mut table = Table::default();
         let mut streams = Streams::new(table.ready.clone());
         let (ready, mut polls) = (table.ready.clone(), 0);
@@ -305,7 +305,7 @@ mod tests {
     }
 
     #[test]
-    fn a_wake_of_another_s_making_is_told_apart() {
+    fn a_wake_from_elsewhere_is_recognized() {
         let mut table = Table::default();
         let mut streams = Streams::<std::future::Pending<()>>::new(table.ready.clone());
         assert_eq!(table.round(&mut streams), (false, false));
@@ -316,7 +316,7 @@ mod tests {
     }
 
     #[test]
-    fn places_are_used_again_and_few_are_kept() {
+    fn slots_are_reused_and_few_are_kept() {
         let table = Table::default();
         let mut streams = Streams::new(table.ready.clone());
         for _ in 0..3 {

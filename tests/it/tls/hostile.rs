@@ -8,7 +8,7 @@ use super::*;
 use crate::support::pki::connect;
 
 #[tokio::test]
-async fn plaintext_http_is_told_to_use_https() {
+async fn plaintext_http_is_answered_with_a_hint_to_use_https() {
     let authority = Authority::new();
     let mut server = Server::start(TlsLayer::new(config(&authority.issue(&["localhost"])))).await;
     // The second has more to say than anyone wants to hear.
@@ -36,7 +36,7 @@ async fn plaintext_http_is_told_to_use_https() {
 }
 
 #[tokio::test]
-async fn the_deadline_closes_whoever_stalls() {
+async fn the_deadline_closes_a_client_that_stalls() {
     let authority = Authority::new();
     let limit = Duration::from_millis(300);
     let layer = TlsLayer::new(config(&authority.issue(&["localhost"]))).handshake_timeout(limit);
@@ -136,7 +136,7 @@ async fn a_large_client_hello_is_understood_and_one_over_the_bound_gets_an_alert
 }
 
 #[tokio::test]
-async fn garbage_is_refused_and_those_who_come_and_go_are_no_event() {
+async fn garbage_is_refused_and_a_connection_without_a_byte_is_no_event() {
     let authority = Authority::new();
     let mut server = Server::start(TlsLayer::new(config(&authority.issue(&["localhost"])))).await;
     // As TCP checks do.
@@ -168,7 +168,7 @@ async fn garbage_is_refused_and_those_who_come_and_go_are_no_event() {
 }
 
 #[tokio::test]
-async fn the_silent_and_the_stalled_delay_nobody() {
+async fn silent_and_stalled_clients_delay_no_other_client() {
     let authority = Authority::new();
     // One permit: whoever kept it would be noticed.
     let layer = TlsLayer::new(config(&authority.issue(&["localhost"])))

@@ -6,7 +6,7 @@ use rustls::{CipherSuite, HandshakeKind, NamedGroup, ProtocolVersion, ServerConn
 use crate::context::{ConnInfo, TlsInfo};
 
 /// Tells the connection what its handshake settled.
-pub(super) fn note(conn: &ConnInfo, session: &ServerConnection, sni: Option<Box<str>>) {
+pub(super) fn record(conn: &ConnInfo, session: &ServerConnection, sni: Option<Box<str>>) {
     let suite = session.negotiated_cipher_suite();
     let group = session.negotiated_key_exchange_group();
     let client_certificates = session.peer_certificates().unwrap_or_default();

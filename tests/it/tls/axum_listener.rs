@@ -110,7 +110,7 @@ async fn tap_io_outside_and_unix_sockets_work_too() {
 }
 
 #[tokio::test]
-async fn failures_are_told_to_the_layers_events_and_delay_nobody() {
+async fn failures_are_reported_to_the_layers_events_and_delay_no_other_client() {
     let authority = Authority::new();
     let (sender, mut events) = mpsc::unbounded_channel();
     let layer = TlsLayer::new(config(&authority.issue(&["localhost"])))

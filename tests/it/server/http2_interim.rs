@@ -6,7 +6,7 @@ use evenkeel::context::Interim;
 use h2::client::{ResponseFuture, SendRequest};
 use http::{HeaderMap, HeaderValue, StatusCode};
 
-use super::{streams::both, *};
+use super::{http2_streams::both, *};
 
 async fn client<S, F>(app: S) -> SendRequest<Bytes>
 where

@@ -12,13 +12,13 @@ use std::{
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-pub(super) struct Deferring<Io> {
+pub(super) struct DeferredTickets<Io> {
     io: Io,
     stage: Stage,
     /// The client has spoken since the last write of the handshake.
-    heard: bool,
+    client_spoke: bool,
     /// What was kept, and is not written yet.
-    kept: Vec<u8>,
+    deferred: Vec<u8>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,17 +28,17 @@ enum Stage {
     /// The next write goes on where the socket was full.
     HandshakeCut,
     /// Whatever is kept waits for company.
-    Kept,
+    Deferred,
     Open,
 }
 
-impl<Io> Deferring<Io> {
+impl<Io> DeferredTickets<Io> {
     pub(super) fn new(io: Io) -> Self {
         Self {
             io,
             stage: Stage::Handshake,
-            heard: false,
-            kept: Vec::new(),
+            client_spoke: false,
+            deferred: Vec::new(),
         }
     }
 
@@ -48,14 +48,14 @@ impl<Io> Deferring<Io> {
 
     /// The handshake is over: what is kept goes out with the next write.
     pub(super) fn open(&mut self) {
-        self.stage = match self.kept.is_empty() {
+        self.stage = match self.deferred.is_empty() {
             true => Stage::Open,
-            false => Stage::Kept,
+            false => Stage::Deferred,
         };
     }
 }
 
-impl<Io: AsyncWrite + Unpin> Deferring<Io> {
+impl<Io: AsyncWrite + Unpin> DeferredTickets<Io> {
     #[cold]
     fn poll_write_early(
         &mut self,
@@ -64,55 +64,56 @@ impl<Io: AsyncWrite + Unpin> Deferring<Io> {
     ) -> Poll<io::Result<usize>> {
         let len = bufs.iter().map(|buf| buf.len()).sum();
         match self.stage {
-            Stage::Handshake if self.heard && is_tickets(bufs) => {
-                self.keep(bufs);
+            Stage::Handshake if self.client_spoke && is_tickets(bufs) => {
+                self.defer(bufs);
                 Poll::Ready(Ok(len))
             }
             Stage::Handshake | Stage::HandshakeCut => {
-                ready!(self.poll_kept(cx))?;
+                ready!(self.poll_write_deferred(cx))?;
                 let wrote = ready!(Pin::new(&mut self.io).poll_write_vectored(cx, bufs))?;
-                self.heard = false;
+                self.client_spoke = false;
                 self.stage = match wrote < len {
                     true => Stage::HandshakeCut,
                     false => Stage::Handshake,
                 };
                 Poll::Ready(Ok(wrote))
             }
-            Stage::Kept => {
-                self.keep(bufs);
+            Stage::Deferred => {
+                self.defer(bufs);
                 self.stage = Stage::Open;
                 // What does not fit goes before the next write, or with the flush; an error shows
                 // there, too.
-                let _ = self.poll_kept(cx);
+                let _ = self.poll_write_deferred(cx);
                 Poll::Ready(Ok(len))
             }
             Stage::Open => {
-                ready!(self.poll_kept(cx))?;
+                ready!(self.poll_write_deferred(cx))?;
                 Pin::new(&mut self.io).poll_write_vectored(cx, bufs)
             }
         }
     }
 
-    fn keep(&mut self, bufs: &[IoSlice<'_>]) {
-        bufs.iter().for_each(|buf| self.kept.extend_from_slice(buf));
+    fn defer(&mut self, bufs: &[IoSlice<'_>]) {
+        bufs.iter()
+            .for_each(|buf| self.deferred.extend_from_slice(buf));
     }
 
     #[cold]
-    fn poll_kept(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        while !self.kept.is_empty() {
-            let wrote = ready!(Pin::new(&mut self.io).poll_write(cx, &self.kept))?;
+    fn poll_write_deferred(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while !self.deferred.is_empty() {
+            let wrote = ready!(Pin::new(&mut self.io).poll_write(cx, &self.deferred))?;
             if wrote == 0 {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
-            self.kept.drain(..wrote);
+            self.deferred.drain(..wrote);
         }
         // An idle connection keeps no buffer.
-        self.kept = Vec::new();
+        self.deferred = Vec::new();
         Poll::Ready(Ok(()))
     }
 
     fn is_plain(&self) -> bool {
-        self.stage == Stage::Open && self.kept.is_empty()
+        self.stage == Stage::Open && self.deferred.is_empty()
     }
 }
 
@@ -120,10 +121,10 @@ impl<Io: AsyncWrite + Unpin> Deferring<Io> {
 /// out with them.
 fn is_tickets(bufs: &[IoSlice<'_>]) -> bool {
     let mut records = bufs.iter().filter(|buf| !buf.is_empty());
-    records.all(|record| record[0] == APPLICATION_DATA && record.len() > ALERT)
+    records.all(|record| record[0] == APPLICATION_DATA && record.len() > MAX_ALERT)
 }
 
-impl<Io: AsyncRead + Unpin> AsyncRead for Deferring<Io> {
+impl<Io: AsyncRead + Unpin> AsyncRead for DeferredTickets<Io> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -132,13 +133,13 @@ impl<Io: AsyncRead + Unpin> AsyncRead for Deferring<Io> {
         let before = buf.filled().len();
         let read = Pin::new(&mut self.io).poll_read(cx, buf);
         if self.stage != Stage::Open {
-            self.heard |= buf.filled().len() > before;
+            self.client_spoke |= buf.filled().len() > before;
         }
         read
     }
 }
 
-impl<Io: AsyncWrite + Unpin> AsyncWrite for Deferring<Io> {
+impl<Io: AsyncWrite + Unpin> AsyncWrite for DeferredTickets<Io> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -171,14 +172,14 @@ impl<Io: AsyncWrite + Unpin> AsyncWrite for Deferring<Io> {
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         // Where nothing but tickets was written, they wait on.
-        if self.stage == Stage::Open && !self.kept.is_empty() {
-            ready!(self.poll_kept(cx))?;
+        if self.stage == Stage::Open && !self.deferred.is_empty() {
+            ready!(self.poll_write_deferred(cx))?;
         }
         Pin::new(&mut self.io).poll_flush(cx)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        ready!(self.poll_kept(cx))?;
+        ready!(self.poll_write_deferred(cx))?;
         Pin::new(&mut self.io).poll_shutdown(cx)
     }
 }
@@ -186,7 +187,7 @@ impl<Io: AsyncWrite + Unpin> AsyncWrite for Deferring<Io> {
 /// The type of an encrypted record (RFC 8446 §5.2).
 const APPLICATION_DATA: u8 = 23;
 /// An encrypted alert is 24 bytes long, a ticket some hundred.
-const ALERT: usize = 64;
+const MAX_ALERT: usize = 64;
 
 #[cfg(test)]
 mod tests {
@@ -201,7 +202,7 @@ mod tests {
         record
     }
 
-    fn came(far: &mut DuplexStream) -> usize {
+    fn received(far: &mut DuplexStream) -> usize {
         let mut bytes = [0; 4_096];
         let read = tokio_test::task::spawn(far.read(&mut bytes)).poll();
         match read {
@@ -216,7 +217,7 @@ mod tests {
         let (ticket, alert) = ((APPLICATION_DATA, 230), (APPLICATION_DATA, 24));
         // What is written at the end of a handshake, whether the client has spoken before, and
         // whether it is kept.
-        for (records, heard, keeps) in [
+        for (records, client_spoke, is_deferred) in [
             (&[ticket, ticket][..], true, true),
             (&[ticket, ticket], false, false),
             (&[ticket, alert], true, false),
@@ -224,11 +225,11 @@ mod tests {
             (&[(HANDSHAKE, 230)], true, false),
         ] {
             let (near, mut far) = duplex(4_096);
-            let mut io = Deferring::new(near);
+            let mut io = DeferredTickets::new(near);
             io.write_all(&record(HANDSHAKE, 900)).await.unwrap();
             io.flush().await.unwrap();
-            assert_eq!(came(&mut far), 900, "the flight does not wait");
-            if heard {
+            assert_eq!(received(&mut far), 900, "the flight does not wait");
+            if client_spoke {
                 far.write_all(b"finished").await.unwrap();
                 let read = io.read(&mut [0; 64]).await.unwrap();
                 assert_eq!(read, 8);
@@ -246,21 +247,21 @@ mod tests {
                 wrote = len;
             }
             io.flush().await.unwrap();
-            let at_once = if keeps { 0 } else { wrote };
-            assert_eq!(came(&mut far), at_once, "{records:?}");
+            let at_once = if is_deferred { 0 } else { wrote };
+            assert_eq!(received(&mut far), at_once, "{records:?}");
             io.open();
             io.flush().await.unwrap();
-            assert_eq!(came(&mut far), 0, "there is nothing to say yet");
+            assert_eq!(received(&mut far), 0, "there is nothing to say yet");
             io.write_all(&record(APPLICATION_DATA, 100)).await.unwrap();
-            assert_eq!(came(&mut far), wrote - at_once + 100, "together");
-            assert_eq!((io.kept.capacity(), io.stage), (0, Stage::Open));
+            assert_eq!(received(&mut far), wrote - at_once + 100, "together");
+            assert_eq!((io.deferred.capacity(), io.stage), (0, Stage::Open));
         }
     }
 
     #[tokio::test]
     async fn a_flight_that_the_socket_takes_in_parts_goes_on_at_once() {
         let (near, mut far) = duplex(100);
-        let mut io = Deferring::new(near);
+        let mut io = DeferredTickets::new(near);
         let flight = [record(22, 90), record(APPLICATION_DATA, 300)].concat();
         let mut flying = flight.as_slice();
         let mut out = Vec::new();
@@ -269,10 +270,10 @@ mod tests {
             flying = &flying[wrote..];
             let mut part = [0; 100];
             let read = far.read(&mut part).await.unwrap();
-            assert_eq!(read, wrote, "none of it is kept");
+            assert_eq!(read, wrote, "none of it is deferred");
             out.extend_from_slice(&part[..read]);
         }
-        assert!(out == flight && io.kept.is_empty());
+        assert!(out == flight && io.deferred.is_empty());
     }
 
     #[tokio::test]
@@ -285,9 +286,9 @@ mod tests {
             let answers: Vec<_> = (0..5).map(|_| record(APPLICATION_DATA, 333)).collect();
             sent.extend(answers.concat());
             let writes = async move {
-                let mut io = Deferring::new(near);
+                let mut io = DeferredTickets::new(near);
                 io.write_all(&sent[..400]).await.unwrap();
-                io.heard = true;
+                io.client_spoke = true;
                 for ticket in &tickets {
                     io.write_all(ticket).await.unwrap();
                 }

@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicU32, Ordering::SeqCst};
 
 use h2::{Reason, client::SendRequest};
 
-use super::{streams::both, *};
+use super::{http2_streams::both, *};
 
 /// Calls of a service that never answers `/`.
 #[derive(Clone, Default)]
@@ -50,7 +50,7 @@ async fn cancel(sender: &mut SendRequest<Bytes>, calls: &Calls) -> Result<(), h2
 }
 
 #[test]
-fn a_client_that_resets_streams_without_end_is_told_to_calm_down() {
+fn a_client_that_resets_streams_without_end_gets_enhance_your_calm() {
     both(async || {
         let calls = Calls::default();
         let (mut sender, conn) = open(&calls).await;

@@ -13,7 +13,7 @@ use evenkeel::{
 use http_body_util::{Either, channel::Channel, combinators::UnsyncBoxBody};
 use tokio::time::{Instant, sleep, timeout};
 
-use super::{streams::both, *};
+use super::{http2_streams::both, *};
 use crate::support::Origin;
 
 const IDLE: Duration = Duration::from_millis(500);

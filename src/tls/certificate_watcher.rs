@@ -15,36 +15,36 @@ impl Certificates {
     /// replaced one after the other may be wrong together for one reading.
     ///
     /// Call it within a tokio runtime. See [`RELOAD_INTERVAL`].
-    pub fn watch(&self, interval: Duration) -> Watch {
+    pub fn watch(&self, interval: Duration) -> CertificateWatcher {
         let certificates = self.clone();
-        Watch {
-            task: tokio::spawn(watch(certificates, interval.max(SHORTEST))),
+        CertificateWatcher {
+            task: tokio::spawn(watch(certificates, interval.max(MIN_INTERVAL))),
         }
     }
 }
 
 /// Keeps [`Certificates::watch`] going; dropped, it ends.
 #[must_use = "watching ends when this is dropped"]
-pub struct Watch {
+pub struct CertificateWatcher {
     task: JoinHandle<()>,
 }
 
-impl Drop for Watch {
+impl Drop for CertificateWatcher {
     fn drop(&mut self) {
         self.task.abort();
     }
 }
 
-impl fmt::Debug for Watch {
+impl fmt::Debug for CertificateWatcher {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Watch").finish_non_exhaustive()
+        f.debug_struct("CertificateWatcher").finish_non_exhaustive()
     }
 }
 
 async fn watch(certificates: Certificates, interval: Duration) {
     let mut ticks = tokio::time::interval(interval);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut said = None;
+    let mut last_error = None;
     loop {
         ticks.tick().await;
         let reading = certificates.clone();
@@ -52,10 +52,10 @@ async fn watch(certificates: Certificates, interval: Duration) {
             continue;
         };
         let error = read.err().map(|error| error.to_string());
-        if let Some(error) = error.as_ref().filter(|_| error != said) {
+        if let Some(error) = error.as_ref().filter(|_| error != last_error) {
             tracing::error!(target: "evenkeel::tls", error, "certificate kept as it was");
         }
-        said = error;
+        last_error = error;
     }
 }
 
@@ -63,4 +63,4 @@ async fn watch(certificates: Certificates, interval: Duration) {
 /// of expiry or for somebody who waits for it, and two small reads at a time.
 pub const RELOAD_INTERVAL: Duration = Duration::from_secs(5);
 /// An interval of zero would panic, and shorter ones only read the same again.
-const SHORTEST: Duration = Duration::from_millis(10);
+const MIN_INTERVAL: Duration = Duration::from_millis(10);
