@@ -1,8 +1,8 @@
-//! Failures whose cause lies on this side: the process or the machine ran out of something, or the
-//! resolver gives no answer.
+//! Failures with a local cause: the process or the machine is out of a resource, or the resolver does
+//! not answer.
 //!
-//! Such a failure says nothing about the backend or the client at the other end: neither checks nor
-//! live traffic may count it against them.
+//! Such a failure says nothing about the backend or the client at the other end, so neither active
+//! checks nor outlier detection count it against them.
 
 use std::{error, fmt, io, time::Duration};
 
@@ -11,7 +11,7 @@ use crate::{
     log_limit::LogLimit,
 };
 
-/// What this side ran out of.
+/// The resource that is missing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum LocalFault {
     /// ENOBUFS.
@@ -20,9 +20,9 @@ pub(crate) enum LocalFault {
     Files,
     /// ENOMEM.
     Memory,
-    /// EADDRNOTAVAIL, where an address of this machine is there.
+    /// EADDRNOTAVAIL for a local address that this machine has: all its ports are in use.
     Ports,
-    /// The resolver failed, or is silent.
+    /// The resolver failed or did not answer.
     Resolver,
     /// ENFILE.
     SystemFiles,
@@ -31,8 +31,8 @@ pub(crate) enum LocalFault {
 impl LocalFault {
     /// Returns the fault that an error of a system call stands for, if it stands for one.
     ///
-    /// EADDRNOTAVAIL is one of them only where a connection was asked for, and not always: a
-    /// caller that connects looks further.
+    /// EADDRNOTAVAIL is not among them: it is a local fault for some calls of `connect` only, and the
+    /// module `connect` decides.
     pub(crate) fn of(error: &io::Error) -> Option<Self> {
         match error.raw_os_error() {
             Some(EMFILE) => Some(Self::Files),
@@ -43,7 +43,7 @@ impl LocalFault {
         }
     }
 
-    /// Logs the fault, and makes the error of a request or a check that met it.
+    /// Logs the fault, and returns the error for the request or check that failed.
     #[cold]
     pub(crate) fn error(self, cause: &dyn fmt::Display) -> Error {
         self.report(cause);
@@ -52,8 +52,8 @@ impl LocalFault {
             .with_retry_after(RETRY_AFTER)
     }
 
-    /// Logs the fault, with the cause as the system told it: at most one ERROR in 10 s for each
-    /// kind, however many requests, checks and accepts fail for it.
+    /// Logs the fault with the error of the system: at most one ERROR in 10 s for each kind, however
+    /// many requests, checks and accepts fail.
     #[cold]
     pub(crate) fn report(self, cause: &dyn fmt::Display) {
         if let Some(left_out) = LOG_LIMITS[self as usize].pass() {
@@ -102,10 +102,10 @@ impl error::Error for LocalFault {}
 
 static LOG_LIMITS: [LogLimit; 6] = [const { LogLimit::new() }; 6];
 
-/// The shortest that `Retry-After` can say.
+/// The shortest time that `Retry-After` can express.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
 
-// The numbers of the systems that this crate compiles for; the first three are the same on all.
+// The error numbers of the supported systems; the first three are the same on all.
 const ENOMEM: i32 = 12;
 const ENFILE: i32 = 23;
 const EMFILE: i32 = 24;

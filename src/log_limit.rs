@@ -30,8 +30,8 @@ impl LogLimit {
         }
     }
 
-    /// Returns how many events were left out since the last one that passed; `None` if this one
-    /// is to be left out as well.
+    /// Returns how many events were left out since the last one that passed; `None` if the caller must
+    /// leave this one out as well.
     #[cold]
     pub(crate) fn pass(&self) -> Option<u64> {
         static ORIGIN: OnceLock<Instant> = OnceLock::new();
@@ -55,7 +55,7 @@ impl LogLimit {
     }
 }
 
-/// Often enough to see that something goes on, and at most 2 MB of lines a day for each kind.
+/// Frequent enough to show that a problem persists; at most 2 MB of lines a day for each kind.
 pub(crate) const INTERVAL: Duration = Duration::from_secs(10);
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! The inner service's body, or a short one of our own.
+//! [`ResponseBody`]: the inner service's body, or the text of an error.
 
 use std::{
     pin::Pin,

@@ -1,14 +1,14 @@
-//! What errors mean that come from layers of other crates.
+//! The kind of an error that a layer of another crate returned.
 
 use std::{error::Error as StdError, iter, time::Duration};
 
 use crate::error::{BoxError, Error, ErrorKind};
 
-/// What a user adds: a kind for an error.
+/// The user's function: returns the kind of an error, or `None`.
 pub(super) type Classifier = dyn Fn(&(dyn StdError + 'static)) -> Option<ErrorKind> + Send + Sync;
 
-/// Says what an error means. One of this crate means what its kind says, unless that leaves it
-/// open what a layer of another crate did.
+/// Returns the error with its kind. An error of this crate keeps its kind, unless the kind is so
+/// general that a source of another crate can say more.
 pub(super) fn classify(error: BoxError, classifier: Option<&Classifier>) -> Error {
     let own = error.downcast_ref::<Error>().map(Error::kind);
     if own.is_some_and(|kind| !source_decides(kind)) {
@@ -20,7 +20,7 @@ pub(super) fn classify(error: BoxError, classifier: Option<&Classifier>) -> Erro
     for cause in iter::successors(Some(first), |error| (**error).source()) {
         if let Some(inner) = cause.downcast_ref::<Error>() {
             retry_after = inner.retry_after();
-            // Below a layer that shares errors, such as a buffer.
+            // A layer that clones errors, such as `tower::buffer`, wraps those of this crate.
             found = Some(inner.kind()).filter(|kind| !source_decides(*kind));
         } else {
             found = classifier.and_then(|classifier| classifier(cause));
@@ -44,7 +44,7 @@ pub(super) fn classify(error: BoxError, classifier: Option<&Classifier>) -> Erro
     }
 }
 
-/// Whether the source of an error of this kind may say more.
+/// Returns true if a source decides the kind in place of this general one.
 fn source_decides(kind: ErrorKind) -> bool {
     matches!(kind, ErrorKind::ClientBody | ErrorKind::Service)
 }
@@ -68,7 +68,7 @@ fn classify_foreign(error: &(dyn StdError + 'static)) -> Option<ErrorKind> {
     None
 }
 
-/// As for a backend that has no room.
+/// The same as for a backend at its cap.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
 
 #[cfg(test)]

@@ -1,5 +1,5 @@
-//! The answer to a call of gRPC that no backend answered: trailers alone, as its clients take any
-//! other body for a broken frame.
+//! The response to a gRPC call that failed: trailers only, since clients read any other body as a
+//! broken frame.
 
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header};
 
@@ -21,13 +21,13 @@ fn is_grpc(headers: &HeaderMap) -> bool {
     begin.eq_ignore_ascii_case(MEDIA_TYPE.as_bytes()) && matches!(rest, [] | [b'+' | b';', ..])
 }
 
-/// Answers with trailers alone ("gRPC over HTTP2", Responses): they are the head.
+/// Makes a Trailers-Only response ("gRPC over HTTP2", Responses): the trailers are in the head.
 pub(super) fn answer<R>(error: &Error) -> Response<ResponseBody<R>> {
     let mut response = Response::new(ResponseBody::default());
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(MEDIA_TYPE));
     headers.insert("grpc-status", grpc_status(error.kind()).into());
-    // Nothing of the inside, as in the text that others get: it needs no percent-encoding.
+    // The reason of the status, without details of the failure. It needs no percent-encoding.
     let reason = status(error.kind()).canonical_reason().unwrap_or_default();
     headers.insert("grpc-message", HeaderValue::from_static(reason));
     if let Some(after) = error.retry_after() {
@@ -42,7 +42,7 @@ pub(super) fn answer<R>(error: &Error) -> Response<ResponseBody<R>> {
 pub fn grpc_status(kind: ErrorKind) -> u16 {
     match kind {
         ErrorKind::ClientBody => CANCELLED,
-        // Nothing was sent, and another attempt may do better.
+        // Nothing was sent, so the client may retry.
         ErrorKind::ConnectTimeout => UNAVAILABLE,
         ErrorKind::BodyTooLarge
         | ErrorKind::LoadShed

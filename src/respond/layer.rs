@@ -1,4 +1,4 @@
-//! What you configure.
+//! [`RespondLayer`]: the settings, and the status of each kind of error.
 
 use std::{error::Error as StdError, fmt, sync::Arc};
 
@@ -12,14 +12,14 @@ use super::{
 };
 use crate::error::{BoxError, ConfigError, Error, ErrorKind};
 
-/// Answers for what failed; see the [module](super).
+/// Answers requests whose service failed; see the [module](super).
 #[derive(Clone)]
 #[must_use]
 pub struct RespondLayer {
     page: Arc<ErrorPage>,
 }
 
-/// How the body of an error is made.
+/// The content of error responses, and the user's classifier.
 #[derive(Clone)]
 pub(super) struct ErrorPage {
     pub(super) content_type: HeaderValue,
@@ -39,13 +39,14 @@ impl RespondLayer {
         }
     }
 
-    /// Sets the body by status, and its media type. Called for each error: hand out shared bytes.
+    /// Sets the body for a status, and its media type. `render` runs for each error: return clones of
+    /// the same [`Bytes`], which share their memory.
     ///
     /// Default: the status and its reason in plain text.
     ///
     /// # Errors
     ///
-    /// When the media type is no field value.
+    /// If the media type is not a valid field value.
     pub fn body(
         mut self,
         content_type: &str,
@@ -60,22 +61,23 @@ impl RespondLayer {
         Ok(self)
     }
 
-    /// Sets what errors of other crates mean: the kind decides the status, and stands in the log.
-    /// Asked for what is not an [`Error`] of this crate, for its sources one after the other, and
-    /// for the sources of a [`Service`](ErrorKind::Service) and a
-    /// [`ClientBody`](ErrorKind::ClientBody) error; for each before what the [module](super) says
-    /// of it. Called for failures only.
+    /// Sets the kind of errors of other crates. The kind decides the status, and the access log has it.
+    /// The layer calls `classifier` for failures only: for an error that is not an [`Error`] of this
+    /// crate, for each of its sources, and for the sources of a [`Service`](ErrorKind::Service) and a
+    /// [`ClientBody`](ErrorKind::ClientBody) error. An answer takes precedence over the table of the
+    /// [module](super).
     ///
     /// ```
     /// use evenkeel::{ErrorKind, respond::RespondLayer};
     ///
-    /// // The body of a request that `RequestBodyTimeoutLayer` gave up.
+    /// // The body of a request that `RequestBodyTimeoutLayer` cancelled.
     /// let layer = RespondLayer::new().classify(|error| {
     ///     error.is::<tower_http::timeout::TimeoutError>().then_some(ErrorKind::ClientBodyTimeout)
     /// });
+    /// # let _ = layer;
     /// ```
     ///
-    /// Default: what the module says.
+    /// Default: none.
     pub fn classify(
         mut self,
         classifier: impl Fn(&(dyn StdError + 'static)) -> Option<ErrorKind> + Send + Sync + 'static,
@@ -108,7 +110,7 @@ impl<S> Layer<S> for RespondLayer {
 }
 
 impl ErrorPage {
-    /// Says what an error means.
+    /// Returns the error with its kind.
     pub(super) fn classify(&self, error: BoxError) -> Error {
         classify(error, self.classifier.as_deref())
     }

@@ -1,18 +1,42 @@
-//! Errors out: the only place where an [`Error`](crate::Error) becomes a status.
+//! Errors become responses: [`RespondLayer`] maps each [`Error`](crate::Error) to a status.
+//!
+//! The layers below return errors instead of responses, so that failover can retry them and health
+//! can count them. This is the only place in the crate where an error becomes a status. The client
+//! sees the status and its reason; details stay inside, where an attacker cannot read them.
 //!
 //! # Example
 //!
-//! ```
-//! use evenkeel::{ErrorKind, respond};
+//! A service that fails, behind the layer:
 //!
+//! ```
+//! use evenkeel::{Error, ErrorKind, respond::{self, RespondLayer}};
+//! use http::{Request, Response};
+//! use http_body_util::{BodyExt, Full};
+//! use tower::{Layer, ServiceExt, service_fn};
+//!
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), evenkeel::BoxError> {
+//! let fails = service_fn(|_: Request<()>| async {
+//!     let error = Error::new(ErrorKind::ConnectTimeout).with_source("10.0.0.7:80");
+//!     Err::<Response<Full<bytes::Bytes>>, _>(error)
+//! });
+//! let response = RespondLayer::new().layer(fails).oneshot(Request::new(())).await?;
+//! assert_eq!(response.status(), 504);
+//! assert_eq!(response.headers()["cache-control"], "no-store");
+//! let body = response.into_body().collect().await?.to_bytes();
+//! assert_eq!(body, "504 Gateway Timeout\n");
+//!
+//! // The same table, for a layer of your own:
 //! assert_eq!(respond::status(ErrorKind::ConnectTimeout), 504);
+//! # Ok(())
+//! # }
 //! ```
 //!
 //! # Where it goes
 //!
-//! Above everything that fails with an `Error`, below the access log and the application's own
-//! layers (compression, tracing), which then see a response like any other. It notes the kind in
-//! the [`Exchange`](crate::context::Exchange), where the access log finds it.
+//! Above everything that fails with an `Error`, below the access log and the layers of the
+//! application (compression, tracing), which then see an ordinary response. The layer writes the
+//! kind of the error to the [`Exchange`](crate::context::Exchange), where the access log reads it.
 //!
 //! # Defaults
 //!
@@ -27,14 +51,14 @@
 //! | `connect_timeout`, `request_write_timeout`, `response_body_timeout`, `response_head_timeout`, `timeout` | 504 |
 //! | `not_routed` | 500 |
 //!
-//! The body is the status and its reason, in plain text; [`body`](RespondLayer::body) changes it.
-//! `Retry-After` is sent where it is known, `Cache-Control: no-store` always.
+//! The body is the status and its reason in plain text; [`body`](RespondLayer::body) sets another.
+//! The response has `Cache-Control: no-store`, and `Retry-After` if the error knows a time.
 //!
 //! # gRPC
 //!
-//! A POST of `application/grpc` gets 200 and trailers alone, whose `grpc-status` is
-//! [`grpc_status`]; a time that the client is to wait is sent as `grpc-retry-pushback-ms`. The
-//! access log has the kind as ever.
+//! A POST of `application/grpc` gets 200 and trailers only, since clients of gRPC read any other body
+//! as a broken frame. The `grpc-status` is that of [`grpc_status`]. The time of `Retry-After` is sent
+//! as `grpc-retry-pushback-ms`. The access log has the kind as for other requests.
 //!
 //! | kind | `grpc-status` |
 //! |---|---|
@@ -47,9 +71,9 @@
 //!
 //! # Layers of other crates
 //!
-//! Below `RespondLayer`, an error of another crate is `service`, but for these; it may be the
-//! source of another error, as under `tower::buffer`. [`classify`](RespondLayer::classify) adds to
-//! them.
+//! Below `RespondLayer`, an error of another crate has the kind `service`, except for the errors of
+//! this table. The layer also looks at the sources of an error, for layers such as `tower::buffer`
+//! that wrap it. [`classify`](RespondLayer::classify) adds to the table.
 //!
 //! | error | of | kind |
 //! |---|---|---|
@@ -59,21 +83,20 @@
 //! | `http_body_util::LengthLimitError` | tower-http's `RequestBodyLimitLayer`, axum's `DefaultBodyLimit` | `body_too_large` |
 //! | the first two, of a request's body | | `client_body_timeout` |
 //!
-//! A layer that answers by itself (tower-http's `TimeoutLayer`, `RequestBodyLimitLayer` where the
-//! length is declared) is not asked about: its response passes. The module of the access log says
-//! where it stands best.
+//! A response that another layer makes itself passes unchanged: that of tower-http's `TimeoutLayer`,
+//! or of `RequestBodyLimitLayer` if the length is declared. The module of the access log says where
+//! such a layer stands best.
 //!
 //! # When it fails
 //!
-//! Never: its error is `Infallible`. What went wrong inside is not told to the client; it is in
-//! the access log, and in an event under `evenkeel::respond`.
+//! The layer does not fail: its error type is `Infallible`. The cause of an error is in the access
+//! log and in a DEBUG event under `evenkeel::respond`, and not in the response.
 //!
 //! # Cost
 //!
-//! A response: a match; of a POST, also a look at its `Content-Type`. An error: a few header fields.
-//!
-//! About 35 ns a response and no allocation on a shared cloud core:
-//! produced by `benches/layers.rs`.
+//! A response costs a `match`, and a POST also a look at its `Content-Type`: about 35 ns and no
+//! allocation on a shared cloud core, produced by `benches/layers.rs`. An error costs a few header
+//! fields.
 
 mod body;
 mod classify;

@@ -1,4 +1,4 @@
-//! What happens to a request.
+//! [`Respond`]: calls the inner service, and answers in its place if it fails.
 
 use std::{
     convert::Infallible,
@@ -21,12 +21,12 @@ use crate::{
     error::{BoxError, Error, ErrorKind},
 };
 
-/// Answers for what failed; see [`RespondLayer`](super::RespondLayer).
+/// Answers requests whose service failed; see [`RespondLayer`](super::RespondLayer).
 #[derive(Clone)]
 pub struct Respond<S> {
     inner: S,
     page: Arc<ErrorPage>,
-    /// The inner service said that it is not ready: what the next request is answered with.
+    /// The error of `poll_ready`, which the next request is answered with.
     not_ready: Option<Arc<NotReady>>,
 }
 
@@ -110,11 +110,11 @@ where
     }
 }
 
-/// In which form a failure is answered for.
+/// The form of an error response.
 #[derive(Clone, Copy)]
 enum Form {
     Grpc,
-    /// As a page, without its body.
+    /// As `Page`, without its body.
     Head,
     Page,
 }
@@ -195,7 +195,7 @@ fn answer<R>(error: &Error, page: &ErrorPage, is_head: bool) -> Response<Respons
     response
 }
 
-/// Rounds up: a client that comes back too early gains nothing (RFC 9110 §10.2.3).
+/// Rounds up, so that a client does not retry too early (RFC 9110 §10.2.3).
 fn whole_seconds(after: Duration) -> u64 {
     after.as_secs() + u64::from(after.subsec_nanos() > 0)
 }

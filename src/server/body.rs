@@ -1,4 +1,4 @@
-//! The bodies that go through the server.
+//! [`Body`]: the body of a client's request, over HTTP/1.1 and HTTP/2.
 
 use std::{
     fmt,
@@ -22,23 +22,27 @@ use super::{
 use crate::context::Interim;
 use crate::error::Error;
 
-/// The body of a client's request. What goes wrong with it is the client's doing:
-/// [`ErrorKind::ClientBody`](crate::ErrorKind::ClientBody).
+/// The body of a client's request.
+///
+/// Its errors are the client's: [`ErrorKind::ClientBody`](crate::ErrorKind::ClientBody) if the client
+/// disconnected or sent a malformed body, and
+/// [`ErrorKind::ClientBodyTimeout`](crate::ErrorKind::ClientBodyTimeout) if it was too slow. An unread
+/// body may outlive its connection.
 pub struct Body {
     content: Content,
-    /// Under HTTP/2, a stream whose body is read is under way.
+    /// Under HTTP/2, the stream counts as active until its body has ended.
     exchange: Option<ExchangeGuard>,
 }
 
-/// Where it comes from.
+/// The source of the data.
 enum Content {
-    /// HTTP/1.1, where it did not come with its head.
+    /// HTTP/1.1, and the body did not arrive together with its head.
     Streamed(StreamedBody),
-    /// The head says that there is none.
+    /// The head announces no body.
     Empty,
     #[cfg(feature = "http2")]
     Http2(RequestBody),
-    /// It came with its head, and ends here.
+    /// All of the body, which arrived together with its head.
     Whole(Bytes),
 }
 
@@ -57,7 +61,7 @@ impl Body {
         }
     }
 
-    /// A body that is here to its end: it costs no shared state, and outlives the connection.
+    /// Makes a complete body: it needs no state that is shared with the connection.
     pub(super) fn whole(data: Bytes) -> Self {
         Self {
             content: Content::Whole(data),
@@ -65,7 +69,7 @@ impl Body {
         }
     }
 
-    /// Holds the client to the pace of an upload.
+    /// Applies the least rate to an HTTP/1.1 body.
     pub(super) fn limit_streamed_rate(&self, headers: &HeaderMap, state: &Arc<State>) {
         if let Content::Streamed(body) = &self.content {
             if has_min_rate(headers) {
@@ -74,7 +78,7 @@ impl Body {
         }
     }
 
-    /// Holds the client to the pace of an upload.
+    /// Applies the least rate to an HTTP/2 body.
     #[cfg(feature = "http2")]
     pub(super) fn limit_http2_rate(
         &mut self,
@@ -158,8 +162,8 @@ impl HttpBody for Body {
     }
 }
 
-/// The client's time for a body runs, unless it is a call of gRPC: the messages of a call come when
-/// the client has some.
+/// Returns true if the least rate applies to the body. It does not for calls of gRPC, whose messages
+/// come when the client has some.
 fn has_min_rate(headers: &HeaderMap) -> bool {
     let content_type = headers.get(header::CONTENT_TYPE).map(HeaderValue::as_bytes);
     !content_type.is_some_and(|value| {
@@ -178,7 +182,7 @@ impl fmt::Debug for Body {
 }
 
 pin_project! {
-    /// A response body of a request that may upgrade: its exchange ends with it.
+    /// The response body of a request that may upgrade; the exchange ends when it is dropped.
     pub(super) struct TrackedBody<B> {
         #[pin]
         pub(super) inner: B,

@@ -1,4 +1,4 @@
-//! HTTP on a connection: the versions behind one service.
+//! [`Http`]: the settings of HTTP/1.1 and HTTP/2, and the choice between them on a connection.
 
 use std::{
     cell::RefCell,
@@ -31,8 +31,8 @@ use crate::{
 
 /// Serves HTTP on a connection: a connection service around a request service.
 ///
-/// HTTP/2 is spoken where ALPN selected it, or where a cleartext connection begins with its
-/// preface; HTTP/1.1 otherwise.
+/// A connection speaks HTTP/2 if ALPN selected it, or if a cleartext connection begins with the
+/// preface of HTTP/2 (RFC 9113 §3.4). Otherwise it speaks HTTP/1.1.
 #[derive(Clone)]
 #[must_use]
 pub struct Http<S> {
@@ -42,7 +42,7 @@ pub struct Http<S> {
 }
 
 impl<S> Http<S> {
-    /// Answers requests with this service.
+    /// Makes a connection service that answers requests with `app`.
     pub fn new(app: S) -> Self {
         Self {
             app,
@@ -60,48 +60,49 @@ impl<S> Http<S> {
         self.timeouts.idle
     }
 
-    /// Sets how long a client may take to send a request head: from accept for the first, from
-    /// its first byte for the others. Counts while the protocol is told apart, too.
+    /// Sets how long a client may take to send a request head. The time of the first head runs from
+    /// accept and includes protocol detection; that of a later head runs from its first byte. An
+    /// incomplete head gets 408, a connection without a byte is closed.
     ///
     /// Default: 10 s.
     ///
     /// # Errors
     ///
-    /// Under 10 ms or over an hour.
+    /// If the time is under 10 ms or over an hour.
     pub fn head_timeout(mut self, timeout: Duration) -> Result<Self, ConfigError> {
         self.timeouts.head = in_range("head_timeout", timeout)?;
         Ok(self)
     }
 
-    /// Sets how long a connection may wait for its next request, and how long a client may take
-    /// none of what is written, or send none of a body that the service waits for. A client that
-    /// moves a little has [`min_rate`](Self::min_rate) to keep.
+    /// Sets how long a connection may wait for its next request, and how long a client may read
+    /// nothing of a response or send nothing of a body that the service waits for.
+    /// [`min_rate`](Self::min_rate) limits a client that reads or sends a little.
     ///
     /// Default: 60 s.
     ///
     /// # Errors
     ///
-    /// Under 10 ms or over an hour.
+    /// If the time is under 10 ms or over an hour.
     pub fn idle_timeout(mut self, timeout: Duration) -> Result<Self, ConfigError> {
         self.timeouts.idle = in_range("idle_timeout", timeout)?;
         Ok(self)
     }
 
-    /// Sets how many bytes a second a client has to move while the server waits for it: bytes of a
-    /// response that it takes, or of a request body that it sends. A client has the
-    /// [idle time-out](Self::idle_timeout) in advance, and each so many bytes earn it a second
-    /// more, up to the idle time-out again. Frames of HTTP/2 that carry neither (PING, SETTINGS,
-    /// WINDOW_UPDATE) earn nothing. A response is cut then (over HTTP/2, its stream is reset), and
-    /// a body fails with [`ClientBodyTimeout`](crate::ErrorKind::ClientBodyTimeout).
+    /// Sets how many bytes a second a client has to transfer while the server waits for it: bytes of a
+    /// response that it reads, or of a request body that it sends. A client starts with the
+    /// [idle time-out](Self::idle_timeout) as credit, and each `bytes` earn it one second more, up to
+    /// the idle time-out again. HTTP/2 frames that carry neither (PING, SETTINGS, WINDOW_UPDATE) earn
+    /// nothing. A client without credit loses its response (the connection closes, or the stream is
+    /// reset), or its body fails with [`ClientBodyTimeout`](crate::ErrorKind::ClientBodyTimeout).
     ///
-    /// For request bodies, it holds until the response begins, and not for gRPC, whose messages
-    /// come when the client has some. At 0, one byte earns the whole idle time-out.
+    /// The rate of a request body counts until the response begins. It does not count for gRPC, whose
+    /// messages come when the client has some. With 0, one byte earns the whole idle time-out.
     ///
-    /// Default: 240, as IIS and Kestrel have it: a tenth of what the slowest modems did.
+    /// Default: 240, as in IIS and Kestrel: a tenth of the rate of the slowest modems.
     ///
     /// # Errors
     ///
-    /// Over 1,048,576.
+    /// If `bytes` is over 1,048,576.
     pub fn min_rate(mut self, bytes: u32) -> Result<Self, ConfigError> {
         if bytes > HIGHEST_MIN_RATE {
             return Err(ConfigError::new(
@@ -113,19 +114,20 @@ impl<S> Http<S> {
         Ok(self)
     }
 
-    /// Limits how long a request may take in all, from its head to the last byte of its response,
-    /// be the client or the service slow. Then the request is cancelled: with 504 where the response
-    /// has not begun, for which the access log has `timeout`; else by the end of the HTTP/1.1
-    /// connection or a reset of the HTTP/2 stream, for which it has `client_abort`. Not for tunnels: an upgrade, or CONNECT over HTTP/1.1.
+    /// Limits the time of a request in all, from its head to the last byte of its response, whether the
+    /// client or the service is slow. After this time the server answers 504 if the response has not
+    /// begun; the access log then has `timeout`. Otherwise the server closes the HTTP/1.1 connection
+    /// or resets the HTTP/2 stream, and the access log has `client_abort`. Tunnels (an upgrade, or
+    /// CONNECT over HTTP/1.1) have no limit.
     ///
-    /// Downloads, streams of events and long polls end by it, too: allow for the longest. Costs two
-    /// readings of the clock a request, and over HTTP/2 an allocation.
+    /// The limit also ends downloads, event streams and long polls: allow for the longest. It costs two
+    /// readings of the clock a request, and an allocation over HTTP/2.
     ///
     /// Default: no limit.
     ///
     /// # Errors
     ///
-    /// Under 10 ms or over 24 hours.
+    /// If the time is under 10 ms or over 24 hours.
     pub fn request_timeout(mut self, timeout: Duration) -> Result<Self, ConfigError> {
         if timeout < Duration::from_millis(10) || timeout > Duration::from_secs(86_400) {
             return Err(ConfigError::new(
@@ -137,32 +139,33 @@ impl<S> Http<S> {
         Ok(self)
     }
 
-    /// Sets what the end of a client's side (a TCP FIN) means behind a complete HTTP/1.1 request.
-    /// Off, the client has gone: the request is cancelled, and logged as the client's abort. On,
-    /// it only sends no more, and waits for its responses; a client that has gone is then noticed
-    /// by a reset, a write that fails, or a time-out, and its requests run until then.
+    /// Sets what the end of the client's write side (a TCP FIN) means behind a complete HTTP/1.1
+    /// request. With `false`, the client has disconnected: the server cancels the request, and the
+    /// access log has the client's abort. With `true`, the client still waits for its responses; the
+    /// server then notices a disconnect by a reset, a failed write or a time-out, and runs the request
+    /// until then.
     ///
-    /// In the middle of a head or a body, the end is the client's abort in both cases.
+    /// Within a head or a body, the end is the client's abort in both cases.
     ///
-    /// Default: off, as Envoy and Go have it; HAProxy has it on.
+    /// Default: `false`, as in Envoy and Go; HAProxy has `true`.
     pub fn half_close(mut self, on: bool) -> Self {
         self.http1.half_close = on;
         self
     }
 
-    /// Sets whether a Host field without a value is accepted in HTTP/1.1, as some monitors send
-    /// it. RFC 9112 §3.2 has 400 for it.
+    /// Sets whether HTTP/1.1 requests with an empty Host field are accepted, which some monitors send.
+    /// RFC 9112 §3.2 requires 400.
     ///
-    /// Default: off.
+    /// Default: `false`.
     pub fn allow_empty_host(mut self, on: bool) -> Self {
         self.http1.allowed.empty_host = on;
         self
     }
 
-    /// Sets whether UTF-8 that is not percent-encoded is accepted in an HTTP/1.1 target, as curl
-    /// sends what it is given. RFC 9112 §3.2 has 400 for it, and backends read it differently.
+    /// Sets whether an HTTP/1.1 target may contain UTF-8 that is not percent-encoded, as curl sends it.
+    /// RFC 9112 §3.2 requires 400, and backends read such a target differently.
     ///
-    /// Default: off.
+    /// Default: `false`.
     pub fn allow_raw_target(mut self, on: bool) -> Self {
         self.http1.allowed.raw_target = on;
         self
@@ -222,13 +225,14 @@ where
     }
 }
 
-/// A connection being served; one box for its life, another while the protocol is told apart.
+/// The future of [`Http`]: a connection that is being served. It holds one box for the life of the
+/// connection, and another one during protocol detection.
 #[must_use = "futures do nothing unless polled"]
 pub struct ConnectionFuture {
     stage: Stage,
 }
 
-/// Boxes of their own, so that an idle connection holds no room for what is over.
+/// The stages are boxed, so that an idle connection has no room for a stage that is over.
 enum Stage {
     Sniffing(Pin<Box<dyn Future<Output = Result<Option<Serving>, BoxError>> + Send>>),
     Serving(Serving),
@@ -259,14 +263,14 @@ impl fmt::Debug for ConnectionFuture {
     }
 }
 
-/// Reports how the connection ended, to the connection's events.
+/// Reports the end of the connection, and refused requests, to [`ConnectionEvents`].
 pub(super) struct ConnectionReporter {
     pub(super) info: ConnInfo,
     events: Option<Arc<dyn ConnectionEvents>>,
 }
 
 impl ConnectionReporter {
-    /// Reports an end that no request's line tells.
+    /// Reports an end that has no request, and so no line in the access log.
     pub(super) fn report(&self, kind: ConnectionEventKind, detail: &'static str) {
         self.send(|duration| ConnectionEvent::new(self.info.clone(), kind, detail, duration));
     }
@@ -293,7 +297,7 @@ impl ConnectionReporter {
     }
 }
 
-/// What serves a connection, beside its stream.
+/// The parts that serve a connection, except for its stream.
 struct Connection<S> {
     service: AppService<S>,
     drain: Option<Drain>,
@@ -308,7 +312,7 @@ where
     B: HttpBody<Data = Bytes> + Send + 'static,
     B::Error: Into<BoxError>,
 {
-    /// Tells the protocol apart; `None` where the connection ended first.
+    /// Detects the protocol; returns `None` if the connection ended before that.
     async fn sniff<Io>(self, mut io: Io) -> Result<Option<Serving>, BoxError>
     where
         Io: AsyncRead + AsyncWrite + Unpin + Send + 'static,
@@ -329,14 +333,15 @@ where
         let drain = self.drain.as_ref();
         match http1::serve(&mut stream, &mut self.service, drain, self.http1).await? {
             http1::End::Closed => Ok(()),
-            // In a box of its own, as most connections never need it.
+            // Boxed, since most connections never upgrade.
             http1::End::Upgrade { request, ahead } => {
                 Box::pin(http1::upgrade(stream, &request, &ahead, self.service)).await
             }
         }
     }
 
-    /// HTTP/2, whose errors are no events: each request that they end has its line.
+    /// Serves HTTP/2. Its errors are not reported: each request that they end has its own line in
+    /// the access log.
     #[cfg(feature = "http2")]
     fn http2<Io>(self, io: Io, ahead: Bytes) -> Serving
     where
@@ -350,7 +355,7 @@ where
         })
     }
 
-    /// Without HTTP/2, a client that speaks it gets 505 in HTTP/1.1.
+    /// Without the feature `http2`, a client that speaks HTTP/2 gets 505 in HTTP/1.1.
     #[cfg(not(feature = "http2"))]
     fn http2<Io>(self, io: Io, ahead: Bytes) -> Serving
     where
@@ -370,15 +375,15 @@ fn in_range(field: &str, timeout: Duration) -> Result<Duration, ConfigError> {
     Ok(timeout)
 }
 
-/// Streams at once: enough for a page, and a bound on what one client can ask for.
+/// HTTP/2 streams at once: enough for a web page, and a limit on the work of one client.
 #[cfg(feature = "http2")]
 pub(super) const MAX_STREAMS: u32 = 256;
-/// Enough for uploads over a long way: 1 MiB a stream.
+/// Flow-control window of a stream in bytes: 1 MiB allows 80 Mbit/s at a round trip of 100 ms.
 #[cfg(feature = "http2")]
 pub(super) const WINDOW: u32 = 1024 * 1024;
-/// Bytes a second: no network of today is as slow as that for long.
+/// Bytes a second: no network in use is that slow for long.
 pub(super) const DEFAULT_MIN_RATE: u32 = 240;
-/// Far above what a client of the field can be asked for.
+/// Bytes a second: a higher limit would disconnect clients on mobile networks.
 const HIGHEST_MIN_RATE: u32 = 1024 * 1024;
 pub(super) const DEFAULT_HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 pub(super) const DEFAULT_IDLE_TIMEOUT: Duration = Duration::from_secs(60);

@@ -1,4 +1,4 @@
-//! Where connections come from.
+//! [`Listener`]: the sources of connections, and [`bind`], which makes a TCP listener.
 
 use std::{future::Future, io, net::SocketAddr, time::Duration};
 
@@ -10,7 +10,7 @@ use tokio::{
 
 use crate::{context::Peer, local_fault::LocalFault, tcp_timeout};
 
-/// Where connections come from. Accepting never fails: what goes wrong is logged and tried again.
+/// A source of connections. `accept` returns no error: an implementation logs it and tries again.
 pub trait Listener: Send + 'static {
     /// The byte stream of a connection.
     type Io: AsyncRead + AsyncWrite + Unpin + Send + 'static;
@@ -21,11 +21,12 @@ pub trait Listener: Send + 'static {
     /// Returns the address that clients connect to.
     fn local(&self) -> Peer;
 
-    /// Has the operating system end connections that are accepted from now on, once their peer
-    /// acknowledges nothing for so long; called once, before the first is accepted. See
+    /// Makes the kernel close connections whose peer acknowledges nothing for `timeout`. The server
+    /// calls it once, before it accepts the first connection. See
     /// [`Serve::tcp_user_timeout`](super::Serve::tcp_user_timeout).
     ///
-    /// Does nothing by default, as of what is no TCP. A listener around another passes it on.
+    /// The default does nothing, which is right for listeners that are not TCP. A listener that wraps
+    /// another has to pass the call on.
     fn tcp_user_timeout(&mut self, _timeout: Duration) {}
 }
 
@@ -36,7 +37,8 @@ impl Listener for TcpListener {
         loop {
             match Self::accept(self).await {
                 Ok((stream, peer)) => {
-                    // A small response must not wait for the last one's acknowledgement.
+                    // With Nagle's algorithm, a small response would wait until the client
+                    // acknowledged the previous one.
                     if let Err(error) = stream.set_nodelay(true) {
                         tracing::debug!(target: "evenkeel::server", %error, "TCP_NODELAY");
                     }
@@ -73,8 +75,8 @@ impl Listener for UnixListener {
     }
 }
 
-/// Out of file descriptors, say: trying again at once would only burn the CPU, and a line for each
-/// try would fill the log.
+/// Logs an error of `accept` and waits. Without the wait, a process that is out of file descriptors
+/// would use the CPU for retries that fail.
 async fn pause(error: &io::Error) {
     let gone = matches!(
         error.kind(),
@@ -93,16 +95,16 @@ async fn pause(error: &io::Error) {
     }
 }
 
-/// Binds a TCP listener; with `reuse_port`, several (one a worker thread) share the address and
-/// the kernel spreads connections over them.
+/// Binds a TCP listener. With `reuse_port`, several listeners (one for each worker thread) share the
+/// address, and the kernel distributes connections over them.
 ///
-/// What it accepts is ended by the kernel once the client acknowledges nothing for 60 s, so that
-/// clients which vanish are noticed (Linux, Android, Fuchsia): [`serve`](super::serve) sets its
-/// own time, `axum::serve` keeps this one.
+/// The kernel closes a connection whose client acknowledges nothing for 60 s, so that clients which
+/// vanish do not stay (Linux, Android, Fuchsia). [`serve`](super::serve) replaces this time by its
+/// own; `axum::serve` keeps it.
 ///
 /// # Errors
 ///
-/// Those of the operating system: in use, not permitted, no such address.
+/// Those of the operating system: the address is in use, not permitted, or not of this machine.
 pub fn bind(address: SocketAddr, reuse_port: bool) -> io::Result<TcpListener> {
     let domain = Domain::for_address(address);
     let socket = Socket::new(domain, Type::STREAM, Some(Protocol::TCP))?;
@@ -115,7 +117,7 @@ pub fn bind(address: SocketAddr, reuse_port: bool) -> io::Result<TcpListener> {
     TcpListener::from_std(socket.into())
 }
 
-/// Long enough for others to close something.
+/// Long enough for other connections to close and free a descriptor.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-/// Connections that may wait to be accepted; the kernel cuts it to `net.core.somaxconn`.
+/// Connections that may wait to be accepted; Linux lowers the number to `net.core.somaxconn`.
 const BACKLOG: i32 = 4_096;

@@ -1,146 +1,193 @@
-//! Connections in: listeners, HTTP on them, and a graceful end.
+//! A server for the stack: listeners, HTTP/1.1 and HTTP/2 on their connections, and a graceful
+//! shutdown.
+//!
+//! [`serve`] runs any tower service of requests: a stack of this crate's layers, or an axum
+//! `Router`. It exists beside `axum::serve` because a server that faces clients directly needs
+//! limits that `axum::serve` has no settings for: on the number of connections, on the time for a
+//! request head, on clients that stall, and on the time for a shutdown.
 //!
 //! # Example
 //!
-//! ```no_run
-//! # async fn run() -> Result<(), Box<dyn std::error::Error>> {
-//! let app = axum::Router::new().route("/", axum::routing::get(|| async { "hello\n" }));
-//! let listener = tokio::net::TcpListener::bind("127.0.0.1:3000").await?;
-//! evenkeel::serve(listener, app)
+//! A server that answers one request and shuts down:
+//!
+//! ```
+//! use std::convert::Infallible;
+//!
+//! use bytes::Bytes;
+//! use evenkeel::server::Body;
+//! use http::{Request, Response};
+//! use http_body_util::Full;
+//! use tokio::{
+//!     io::{AsyncReadExt, AsyncWriteExt},
+//!     net::{TcpListener, TcpStream},
+//! };
+//! use tower::service_fn;
+//!
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), evenkeel::BoxError> {
+//! let app = service_fn(|_: Request<Body>| async {
+//!     Ok::<_, Infallible>(Response::new(Full::new(Bytes::from("hello\n"))))
+//! });
+//! let listener = TcpListener::bind("127.0.0.1:0").await?;
+//! let address = listener.local_addr()?;
+//! // In production: `tokio::signal::ctrl_c()`, or a future that waits for SIGTERM.
+//! let (stop, stopped) = tokio::sync::oneshot::channel();
+//! let server = evenkeel::serve(listener, app)
 //!     .max_connections(1_000)?
-//!     .shutdown(async { tokio::signal::ctrl_c().await.unwrap_or(()) })
-//!     .await?;
+//!     .shutdown(async { stopped.await.unwrap_or(()) });
+//! let server = tokio::spawn(server.into_future());
+//!
+//! let mut client = TcpStream::connect(address).await?;
+//! client.write_all(b"GET / HTTP/1.1\r\nhost: localhost\r\n\r\n").await?;
+//! let _ = stop.send(());
+//! let mut response = String::new();
+//! client.read_to_string(&mut response).await?;
+//! assert!(response.starts_with("HTTP/1.1 200 OK\r\n"));
+//! assert!(response.ends_with("\r\n\r\nhello\n"));
+//! server.await??;
 //! # Ok(())
 //! # }
 //! ```
 //!
 //! # Where it goes
 //!
-//! At the outer end of both stacks: [`Serve`] accepts, the connection stack (`TlsLayer`) stands
-//! around [`Http`], and `Http` calls the request stack. Each request finds its
-//! [`ConnInfo`](crate::context::ConnInfo) in the extensions.
+//! At the outer end of the connection stack and of the request stack:
+//!
+//! ```text
+//!  Listener ─▶ Serve ─▶ TlsLayer ─▶ Http ─▶ RespondLayer ─▶ … ─▶ Proxy or application
+//!              accepts   decrypts    parses  └───────── request stack ─────────────┘
+//!              └──── connection stack ────┘
+//! ```
+//!
+//! [`Serve`] accepts connections and calls the connection service for each. [`Http`] is that
+//! service; layers such as `TlsLayer` wrap it. `Http` calls the request service and writes
+//! [`ConnInfo`](crate::context::ConnInfo) and [`Interim`](crate::context::Interim) to the
+//! extensions of each request.
 //!
 //! # Defaults
 //!
 //! | what | default |
 //! |---|---|
 //! | connections at once, tunnels included | 10,000; others wait in the kernel's queue |
-//! | time for a request head, telling the protocol apart included | 10 s |
-//! | idle between requests; a client that takes no more of its response | 60 s |
-//! | least rate of a client that is waited for | 240 bytes a second, with the idle time in advance |
+//! | time for a request head, protocol detection included | 10 s |
+//! | idle between requests, or blocked on a client that reads or sends nothing | 60 s |
+//! | least rate of a client that the server waits for | 240 bytes a second, with the idle time in advance |
 //! | a request and its response in all | no limit |
 //! | a client that acknowledges nothing, or whose window stays shut (TCP on Linux, Android, Fuchsia) | as idle, 10 s at the least |
 //! | request head | 100 fields, 32 KiB |
-//! | an HTTP/1.1 client that ends its side behind a request | the request is cancelled |
-//! | a small request body that the service does not read | up to 64 KiB is read and thrown away within 2 s, so that the connection can go on |
-//! | interim responses (102, 103) a request | 8, and 16 KiB of fields |
+//! | an HTTP/1.1 client that closes its write side behind a request | the request is cancelled |
+//! | a request body that the service does not read | up to 64 KiB is read and discarded within 2 s, so that the connection can be reused |
+//! | interim responses (102, 103) of a request | 8, and 16 KiB of fields |
 //! | HTTP/2 streams at once | 256 |
 //! | HTTP/2 streams that a client resets | 500, and one more for each that is answered, and 10 a second |
 //! | HTTP/2 flow control | 1 MiB a stream, 4 MiB a connection |
 //! | lame duck | 0 s: the listener closes when the shutdown begins |
-//! | a connection that waits for a request when the shutdown begins | 2 s for one, or the lame duck if that is longer |
-//! | graceful end | 30 s, then connections are cut |
-//!
-//! # What is refused
-//!
-//! A request that two readers could take for different ones is answered here, and no service sees
-//! it: with 400, 501 (a transfer coding), 505 (a version), 414 (a first line over 32 KiB), 431
-//! (more than 100 fields, or 32 KiB of them), or 408 (a head that does not come in time). Then the
-//! connection is closed, and nothing that comes before the close is executed. Each is reported
-//! once to [`events`](Serve::events), with its status, and with method and path where they could
-//! be read. A fault within a body reaches the service as an error of the body
-//! ([`ErrorKind::ClientBody`](crate::ErrorKind::ClientBody)); the response that it makes of that
-//! closes the connection.
-//!
-#![doc = include_str!("malformed.md")]
-//!
-//! The tests send every row of this table over a socket.
+//! | a connection that waits for a request when the shutdown begins | 2 s, or the lame duck if that is longer |
+//! | graceful end | 30 s, then the server closes the connections |
 //!
 //! # When it fails
 //!
-//! A client that is silent, before its first request or between two, is closed without a response.
-//! Accepting never fails for good: the error is logged, and accepting goes on after 100 ms. Where this
-//! side is out of descriptors or memory, that is one ERROR in 10 s under `evenkeel::local_fault`.
+//! **A request that two parsers could read differently** is answered here, and the service does not
+//! see it: with 400, 501 (a transfer coding), 505 (a version), 414 (a first line over 32 KiB), 431
+//! (more than 100 fields, or 32 KiB of them) or 408 (a head that takes too long). The server then
+//! closes the connection and executes nothing that comes before the close. [`events`](Serve::events)
+//! gets one event for each, with the status, and with method and path if they could be parsed. A
+//! fault within a body reaches the service as an error of the body
+//! ([`ErrorKind::ClientBody`](crate::ErrorKind::ClientBody)); the response to it closes the
+//! connection. The tests send every row of this table over a socket:
 //!
-//! A service that is not ready holds its own request back, and nothing else. A service that
-//! returns an error closes the connection, or under HTTP/2 resets its stream: put `RespondLayer`
-//! around a service that may fail.
+#![doc = include_str!("malformed.md")]
 //!
-//! While a request is answered, the end of the client's side of the connection cancels it, as its
-//! sender has gone; [`half_close`](Http::half_close) lets it only end reading. Up to 64 KiB that a
-//! client sends ahead is read meanwhile: behind more of it, and behind a body that the service
-//! does not read, the end is noticed at the next write.
+//! **A client that sends nothing**, before its first request or between two, is disconnected without
+//! a response.
 //!
-//! A client that takes none of a response, or too little of it, is cut: the connection of
-//! HTTP/1.1, or the stream of HTTP/2. Only bytes of the response count, not what answers a PING;
-//! see [`min_rate`](Http::min_rate). [`request_timeout`](Http::request_timeout) limits what a
-//! request takes in all.
+//! **Accepting** does not end on an error. The server logs the error and tries again after 100 ms.
+//! If the process or the machine is out of descriptors or memory, it logs one ERROR in 10 s at most,
+//! under `evenkeel::local_fault`.
 //!
-//! A request body is read as fast as the service reads it. A client that stalls in the middle of
-//! one, or trickles, fails it with [`ClientBodyTimeout`](crate::ErrorKind::ClientBodyTimeout); the
-//! client's time runs while the service waits for the body, and until the response begins. So it
-//! is for a client that waits for 100 (Continue), which is sent when the service polls the body for
-//! the first time. A body that goes on beside its response, and one of gRPC, is the service's to
-//! time out. A response that is complete before its
-//! request waits for what is left of the body while the service holds it. A body that the service
-//! has dropped is read to its end if it is small; otherwise the response says `connection: close`,
-//! and the connection is closed after a while (RFC 9112 §9.6), so that the client can read the
-//! response.
+//! **A service that is not ready** delays its own request only. A service that returns an error
+//! closes the connection, or resets the stream under HTTP/2. Put `RespondLayer` around a service
+//! that can fail.
 //!
-//! An upgrade (101) or CONNECT gives the connection to the service by `hyper::upgrade::on`: hyper
-//! serves that one request, and closes the connection unless the service takes it. An upgrade with
-//! a body is served as a plain request, and so is one to HTTP/2 (`h2c`). A tunnel has no time-out
-//! here. Under HTTP/2, a tunnel of CONNECT is the request's body one way and the response's body
-//! the other way.
+//! **A client that disconnects** during a request cancels it. By default the end of the client's
+//! write side counts as a disconnect; [`half_close`](Http::half_close) changes that. The server
+//! notices the end if at most 64 KiB precede it and the service reads the request body; else it
+//! notices at its next write.
 //!
-//! HTTP/2 frames are not looked into here, so a header block that trickles in has the idle time,
-//! not the time for a head.
+//! **A client that reads a response too slowly** is disconnected under HTTP/1.1; under HTTP/2 its
+//! stream is reset. Only bytes of the response count, and not the answers to PING frames; see
+//! [`min_rate`](Http::min_rate). [`request_timeout`](Http::request_timeout) limits a request in all.
 //!
-//! A client of HTTP/2 that opens streams and resets them, more than the table says, gets a GOAWAY
-//! with ENHANCE_YOUR_CALM, and its connection ends with all its streams. A WARN event says so,
-//! once in 10 s at most. The `h2` crate has events of its own at WARN for odd frames, which a client
-//! can send at any rate: a subscriber should leave them out (`h2=error`), as the examples do.
+//! **A client that sends a request body too slowly** fails the body with
+//! [`ClientBodyTimeout`](crate::ErrorKind::ClientBodyTimeout). The server reads a body as fast as the
+//! service polls it. The client's time runs while the service waits for the body, until the
+//! response begins, and also while the client waits for 100 (Continue), which the server sends when
+//! the service polls the body for the first time. The service has to time out a body that continues
+//! beside its response, and the body of a gRPC call.
 //!
-//! A graceful end loses no request that the client sent before it could know. From the
-//! [shutdown](Serve::shutdown) on, each HTTP/1.1 response says `connection: close` and is the last
-//! of its connection (RFC 9112 §9.6), and HTTP/2 clients get a GOAWAY, new ones behind their first
-//! request. The listener stays open for the time of the [lame duck](Serve::lame_duck), and what
-//! waits in the kernel's queue then is accepted. A connection that waits for a request, its first
-//! one or a ClientHello included, is closed only after the grace above: closed at once, it would
-//! cross the request of a client that sends one after the other (RFC 9112 §9.5). A head that has
-//! begun may end, and tunnels have until the deadline.
+//! **A response that is complete before its request** waits for the rest of the body while the
+//! service holds the body. If the service has dropped the body, the server reads a small rest to
+//! its end; otherwise the response says `connection: close`, and the server closes the connection
+//! after up to 2 s (RFC 9112 §9.6), so that the client can read the response.
 //!
-//! **Deployment caveat.** A client that sends a request just as an idle connection is closed, after
-//! the grace, sees it closed without a response, as with any time-out of HTTP/1.1.
+//! **An upgrade** (101) or CONNECT hands the connection to the service through
+//! `hyper::upgrade::on`. hyper's codec serves that one request, and the connection closes afterwards
+//! unless the service takes it. An upgrade with a body, or to `h2c`, is served as a plain request.
+//! Tunnels have no time-out here. Under HTTP/2, the tunnel of a CONNECT is the request body in one
+//! direction and the response body in the other.
+//!
+//! **HTTP/2 header blocks** that trickle in have the idle time and not the time for a head, since
+//! the `h2` crate does not show incomplete frames.
+//!
+//! **A client that resets more HTTP/2 streams** than the table allows gets GOAWAY with
+//! ENHANCE_YOUR_CALM, and all its streams end (CVE-2023-44487). The server logs this at WARN, once in
+//! 10 s at most. The `h2` crate logs odd frames at WARN as well, at any rate that a client chooses:
+//! filter them out (`h2=error`), as the examples do.
+//!
+//! # Graceful shutdown
+//!
+//! A shutdown loses no request that the client sent before it could know of the shutdown:
+//!
+//! 1. The [shutdown](Serve::shutdown) future completes. From now on each HTTP/1.1 response says
+//!    `connection: close` and is the last of its connection (RFC 9112 §9.6). HTTP/2 clients get
+//!    GOAWAY; a new one gets it behind its first request.
+//! 2. The listener stays open for the time of the [lame duck](Serve::lame_duck). Then the server
+//!    accepts the connections that wait in the kernel's queue, and closes the listener.
+//! 3. A connection that waits for a request (its first one or a ClientHello included) is closed after
+//!    the grace of the table. Closed at once, it would cross a request that is on its way (RFC 9112
+//!    §9.5). A head that has begun may complete.
+//! 4. Requests and tunnels have until [`drain_timeout`](Serve::drain_timeout); then the server
+//!    closes their connections and logs how many there were.
+//!
+//! **Deployment caveat.** A client that sends a request at the moment when its idle connection is
+//! closed, after the grace, gets no response, as with any idle time-out of HTTP/1.1.
 //!
 //! # Cost
 //!
-//! A connection: one task, one box, about 4 KiB while it is idle, 12 KiB under TLS, whatever it
-//! carried before. A request: the `ConnInfo` and `Interim` extensions, often in places that an
-//! earlier request left (see [`context`](crate::context)); its deadlines are plain stores, swept
-//! ten times a second, so they fire up to 0.2 s late.
+//! A connection costs one task, one box, and about 4 KiB while it is idle (12 KiB under TLS),
+//! whatever it carried before. A request costs the `ConnInfo` and `Interim` extensions, often in
+//! memory that an earlier request left (see [`context`](crate::context)). Its deadlines are plain
+//! stores that a sweep checks ten times a second, so they fire up to 0.2 s late.
 //!
-//! An HTTP/1.1 head of up to a KiB is copied into a block of 4 KiB that it shares with others: a
-//! service that keeps one of its fields keeps the block. A body that came with its head is one
-//! frame, and costs no shared state. Other bodies are read into blocks of the thread and handed
-//! over without a copy, through a slot that body and connection share.
+//! An HTTP/1.1 head of up to 1 KiB is copied into a block of 4 KiB that it shares with other heads. A
+//! service that keeps a header value keeps the whole block alive. A body that arrives together with
+//! its head is one frame without shared state. Other bodies are read into a block of the thread and
+//! handed over without a copy.
 //!
-//! HTTP/2 frames of one poll go out in one write. On a runtime of one thread the connection's task
-//! answers its streams itself; on one of several, each stream has a task of its own, which costs
-//! more and puts one client's streams on several cores. An idle connection keeps the
-//! memory of eight streams at most, some 4 KiB.
+//! The HTTP/2 frames of one poll are written with one system call. On a `current_thread` runtime the
+//! task of the connection polls its streams itself. On a `multi_thread` runtime each stream is a
+//! task, which costs more but spreads the streams of one client over several cores. An idle
+//! connection keeps the memory of at most eight streams, about 4 KiB.
 //!
-//! HTTP/2's codec opens `tracing` spans. Where anything in the program switches on the feature
-//! `log` of `tracing`, as axum's default features do, each span is made although no subscriber
-//! wants it: 1,900 instructions a request. The feature `release_max_level_debug` takes another 900
-//! out, and events at trace level with them. The examples are built without the one and with the
-//! other.
+//! The codec of HTTP/2 opens `tracing` spans. If anything in the program enables the feature `log`
+//! of `tracing`, as the default features of axum do, each span is built although no subscriber wants
+//! it: 1,900 instructions a request. The feature `release_max_level_debug` saves another 900, and
+//! removes events at trace level. The examples are built without the former and with the latter.
 //!
-//! A runtime of tokio's `current_thread` kind on each core ([`Workers`]) is the cheapest way to
-//! serve: a `multi_thread` runtime costs over 2 µs more a request, as tasks are handed from core
-//! to core and back. Choose `multi_thread` where handlers compute for long or block now and then,
-//! so that others go on meanwhile, or where the application has such a runtime anyway; choose
-//! a thread a core for a proxy, whose requests all cost about the same.
+//! A `current_thread` runtime on each core ([`Workers`]) is the cheapest way to serve: a
+//! `multi_thread` runtime costs over 2 µs more a request, since tasks move between cores. Choose
+//! `multi_thread` if handlers compute for long or block now and then, or if the application has such
+//! a runtime anyway. Choose one thread a core for a proxy, whose requests all cost about the same.
 
 mod app;
 mod body;

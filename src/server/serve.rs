@@ -1,4 +1,4 @@
-//! The accept loop and its graceful end.
+//! [`serve`] and [`Serve`]: the settings of a server, its accept loop and its graceful shutdown.
 
 use std::{
     fmt,
@@ -25,13 +25,16 @@ use crate::{
     tcp_timeout,
 };
 
-/// Answers the requests of every connection that `listener` accepts with `app`: a tower service
-/// of requests, such as a stack of this crate's layers or an axum `Router`.
+/// Serves `app` on every connection that `listener` accepts. `app` is a tower service of requests: a
+/// stack of this crate's layers, or an axum `Router`.
+///
+/// See the [module](super) for an example.
 pub fn serve<L: Listener, S>(listener: L, app: S) -> Serve<L, Http<S>> {
     Serve::new(listener, Http::new(app))
 }
 
-/// A server about to run: configure, then `.await`. Made by [`serve`].
+/// A server that is configured and not yet running; made by [`serve`]. `.await` runs it until its
+/// [`shutdown`](Self::shutdown) has ended.
 #[must_use = "a server does nothing unless awaited"]
 pub struct Serve<L, C> {
     listener: L,
@@ -44,7 +47,7 @@ pub struct Serve<L, C> {
     shutdown: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
 }
 
-/// As was set, or as follows from the idle time-out.
+/// The `TCP_USER_TIMEOUT`: set by the user, or derived from the idle time-out.
 #[derive(Clone, Copy)]
 enum UserTimeout {
     Default(Duration),
@@ -61,7 +64,7 @@ impl UserTimeout {
 }
 
 impl<L: Listener, C> Serve<L, C> {
-    /// Hands each connection to a connection service: [`Http`], with what stands around it.
+    /// Passes each connection to a connection service: [`Http`], or layers around it.
     pub fn new(listener: L, service: C) -> Self {
         Self {
             listener,
@@ -75,7 +78,7 @@ impl<L: Listener, C> Serve<L, C> {
         }
     }
 
-    /// Puts a layer, such as `TlsLayer`, around the connection service.
+    /// Wraps the connection service in a layer, such as `TlsLayer`.
     pub fn layer<T: Layer<C>>(self, layer: T) -> Serve<L, T::Service> {
         Serve {
             listener: self.listener,
@@ -89,14 +92,14 @@ impl<L: Listener, C> Serve<L, C> {
         }
     }
 
-    /// Sets how many connections are open at once. Others wait, unaccepted, in the kernel's
-    /// queue.
+    /// Sets how many connections may be open at once. Others wait in the kernel's queue, not yet
+    /// accepted.
     ///
-    /// Default: 10,000. An idle one costs about 4 KiB in cleartext, 12 KiB under TLS.
+    /// Default: 10,000. An idle connection costs about 4 KiB in cleartext, 12 KiB under TLS.
     ///
     /// # Errors
     ///
-    /// When it is 0.
+    /// If `max` is 0, or over what a semaphore of tokio can count.
     pub fn max_connections(mut self, max: usize) -> Result<Self, ConfigError> {
         if max == 0 || max > Semaphore::MAX_PERMITS {
             return Err(ConfigError::new(
@@ -108,22 +111,25 @@ impl<L: Listener, C> Serve<L, C> {
         Ok(self)
     }
 
-    /// Sets how long the listener stays open once the shutdown began. Clients that look for another
-    /// instance meanwhile, as they see that readiness fails, find this one answering: each response
-    /// says `connection: close`, and HTTP/2 connections get a GOAWAY behind their first request.
+    /// Sets how long the listener stays open after the shutdown began. A load balancer in front learns
+    /// from failing readiness checks to use another instance; until it has, this instance still
+    /// answers. Each response says `connection: close`, and HTTP/2 connections get GOAWAY behind their
+    /// first request.
     ///
     /// Default: 0 s: the listener closes at once.
+    ///
+    /// See also the module `endpoints`, which answers readiness checks.
     pub fn lame_duck(mut self, time: Duration) -> Self {
         self.lame_duck = time;
         self
     }
 
-    /// Sets how long connections may take to end once the listener is closed; then they are cut.
+    /// Sets how long connections may take to end after the listener closed. The server then closes
+    /// those that are left.
     ///
-    /// A connection that waits for a request is closed 2 s after its last response, or after the
-    /// shutdown began if that came later (half of this time where it is under 4 s). While the
-    /// listener is open, it is not closed. A request that comes until then is answered, and its
-    /// response says `connection: close`.
+    /// A connection that waits for a request is closed 2 s after its last response, or 2 s after the
+    /// shutdown began if that is later (half of `timeout` if that is under 4 s), and not before the
+    /// listener closes. A request that arrives before is answered with `connection: close`.
     ///
     /// Default: 30 s.
     pub fn drain_timeout(mut self, timeout: Duration) -> Self {
@@ -131,40 +137,41 @@ impl<L: Listener, C> Serve<L, C> {
         self
     }
 
-    /// Sets after how long a client that acknowledges nothing of what it is sent is given up, as
-    /// one that lost its network, or whose window stays shut (since Linux 5.11 from the first
-    /// probe on; what nginx calls `send_timeout`). No deadline of ours sees that: an answer that
-    /// trickles goes to the kernel, whether anybody takes it or not. A client that is silent, and
-    /// that nothing is sent to, such as a WebSocket's, is asked after this time whether it is
-    /// there, and given up a quarter of it later.
+    /// Sets how long a client may acknowledge nothing of what the kernel sent it, or keep its TCP window
+    /// shut, before the kernel closes the connection (nginx: `send_timeout`). This finds clients that
+    /// lost their network. The time-outs of HTTP cannot: a response that trickles goes to the kernel,
+    /// whether or not the client reads it. A client that is silent and gets nothing, such as that of
+    /// an idle WebSocket, is probed after this time, and disconnected a quarter of it later. A shut
+    /// window counts from the first probe on since Linux 5.11.
     ///
-    /// Set on the listening socket (`TCP_USER_TIMEOUT` and keepalive), from which connections
-    /// inherit it: a connection costs no system call more. Linux, Android and Fuchsia; elsewhere
-    /// keepalive alone, as the system is set up. A [`Listener`] of one's own passes it on.
+    /// The value is set on the listening socket (`TCP_USER_TIMEOUT` and keepalive), and connections
+    /// inherit it without a system call of their own. It works on Linux, Android and Fuchsia; other
+    /// systems have keepalive alone, with the times of the system. A [`Listener`] of your own has to
+    /// pass the value on.
     ///
-    /// Default: the idle time-out that [`http`](Self::http) was told, 10 s at the least, else
-    /// 60 s.
+    /// Default: the idle time-out of [`http`](Self::http), 10 s at the least; 60 s if none is set.
     ///
     /// # Errors
     ///
-    /// Under a second or over an hour.
+    /// If the time is under a second or over an hour.
     pub fn tcp_user_timeout(mut self, timeout: Duration) -> Result<Self, ConfigError> {
         self.user_timeout = UserTimeout::Set(tcp_timeout::validate(timeout)?);
         Ok(self)
     }
 
-    /// Sets what hears of connections that end without a request, and of requests that are
-    /// refused: the access log, say.
+    /// Sets the receiver of events about connections that end without a request, and about refused
+    /// requests: the access log, for example.
     ///
-    /// Default: nothing.
+    /// Default: none.
     pub fn events(mut self, events: impl ConnectionEvents) -> Self {
         self.events = Some(Arc::new(events));
         self
     }
 
-    /// Ends gracefully when `signal` does: tells clients that no more requests are welcome, goes on
-    /// accepting for the time of [`lame_duck`](Self::lame_duck), accepts what waits in the queue
-    /// (over the cap, too), closes the listener, and lets requests in flight and tunnels end.
+    /// Shuts down gracefully when `signal` completes. The server asks clients to send no more requests,
+    /// accepts connections for the time of [`lame_duck`](Self::lame_duck), accepts those that wait in
+    /// the kernel's queue (above [`max_connections`](Self::max_connections) too), closes the listener,
+    /// and lets requests in flight and tunnels end within [`drain_timeout`](Self::drain_timeout).
     ///
     /// Default: never.
     pub fn shutdown(mut self, signal: impl Future<Output = ()> + Send + 'static) -> Self {
@@ -174,11 +181,11 @@ impl<L: Listener, C> Serve<L, C> {
 }
 
 impl<L: Listener, S> Serve<L, Http<S>> {
-    /// Configures how HTTP is served; before [`layer`](Self::layer).
+    /// Configures how HTTP is served. Call it before [`layer`](Self::layer).
     ///
     /// # Errors
     ///
-    /// Those of the configuration.
+    /// Those that `configure` returns.
     pub fn http(
         mut self,
         configure: impl FnOnce(Http<S>) -> Result<Http<S>, ConfigError>,
@@ -252,8 +259,8 @@ where
             .await;
     }
     open.drainer.begin();
-    // Whoever has connected already would be reset by the close of the listener. The runtime
-    // learns of the last ones when it turns to the operating system, which it does in between.
+    // To close the listener resets the connections that wait in its queue, so they are accepted
+    // first. The yield lets the runtime ask the operating system for the last of them.
     for _ in 0..2 {
         while let Some((io, peer)) = poll_once(listener.accept()).await {
             open.begin(io, peer, None);
@@ -269,7 +276,7 @@ where
     Ok(())
 }
 
-/// The connections that are open.
+/// The connections that are open, and what each new one needs.
 struct OpenConnections<C> {
     local: Peer,
     service: C,
@@ -316,7 +323,7 @@ impl<C> OpenConnections<C> {
         if let Some(events) = &self.events {
             conn = conn.with_events(events.clone());
         }
-        // What has ended need not be kept.
+        // The set would grow with each connection if ended ones stayed in it.
         while self.running.try_join_next().is_some() {}
         self.running
             .spawn(connection(self.service.clone(), conn, permit));
@@ -339,7 +346,7 @@ where
     drop(permit);
 }
 
-/// Returns what is ready now, if anything is.
+/// Polls the future once; returns its output if it is ready.
 async fn poll_once<F: Future>(future: F) -> Option<F::Output> {
     let mut future = pin!(future);
     poll_fn(|cx| match future.as_mut().poll(cx) {
@@ -349,9 +356,9 @@ async fn poll_once<F: Future>(future: F) -> Option<F::Output> {
     .await
 }
 
-/// What a process with the usual limit of open files can have, both sides counted.
+/// A process may usually open more files than this, with a backend connection for each client too.
 pub(super) const DEFAULT_MAX_CONNECTIONS: usize = 10_000;
 pub(super) const DEFAULT_DRAIN_TIMEOUT: Duration = Duration::from_secs(30);
-/// However short the idle time-out: packets that are lost four times in a row are no vanished
-/// client yet.
+/// The shortest default: a packet that is lost four times in a row does not prove that the client
+/// has vanished.
 pub(super) const MIN_USER_TIMEOUT: Duration = Duration::from_secs(10);

@@ -1,4 +1,4 @@
-//! A thread and a runtime a core.
+//! [`Workers`]: one thread with a `current_thread` runtime for each core.
 
 use std::{
     fmt,
@@ -9,21 +9,36 @@ use std::{
     thread,
 };
 
-/// Worker threads, each with a runtime of its own: connections, their backends and their
-/// deadlines stay on one core. A `multi_thread` runtime costs over 2 µs more a request, and
-/// suits applications whose handlers differ widely in what they cost.
-#[must_use = "join the workers, or they are on their own"]
+/// Worker threads, each with a `current_thread` runtime of its own, so that a connection, its backend
+/// connections and its deadlines stay on one core. A `multi_thread` runtime costs over 2 µs more a
+/// request; it suits applications whose handlers differ widely in cost.
+///
+/// ```
+/// use evenkeel::server::{Workers, bind};
+///
+/// # fn main() -> std::io::Result<()> {
+/// let workers = Workers::spawn(Workers::cores(), |number| async move {
+///     let listener = bind(([127, 0, 0, 1], 0).into(), true)?;
+///     // In production: `evenkeel::serve(listener, app).await`.
+///     assert!(listener.local_addr()?.port() != 0, "worker {number}");
+///     Ok(())
+/// })?;
+/// workers.join()
+/// # }
+/// ```
+#[must_use = "`join` waits for the workers; without it the process may end before them"]
 pub struct Workers {
     threads: Vec<thread::JoinHandle<io::Result<()>>>,
 }
 
 impl Workers {
-    /// Starts this many threads; each runs the future that `work` makes there, given its number.
-    /// They bind their own listeners, see [`bind`](super::bind) with `reuse_port`.
+    /// Starts `count` threads. Each runs the future that `work` makes for its number, from 0 on. `work`
+    /// binds a listener for each thread with [`bind`](super::bind) and `reuse_port`.
     ///
     /// # Errors
     ///
-    /// When a thread or its runtime cannot be had; those that run already end with the process.
+    /// If a thread or its runtime cannot be created. Threads that were started before run on until the
+    /// process ends.
     pub fn spawn<F, W>(count: NonZeroUsize, work: W) -> io::Result<Self>
     where
         W: Fn(usize) -> F + Clone + Send + 'static,
@@ -43,17 +58,17 @@ impl Workers {
         Ok(Self { threads })
     }
 
-    /// Returns how many cores there are to work on.
+    /// Returns how many cores this process may use; 1 if the system does not say.
     #[must_use]
     pub fn cores() -> NonZeroUsize {
         thread::available_parallelism().unwrap_or(NonZeroUsize::MIN)
     }
 
-    /// Waits for all threads to end; blocks.
+    /// Blocks until all threads have ended.
     ///
     /// # Errors
     ///
-    /// The first error of a worker; a panic counts as one.
+    /// The first error of a worker, in the order of their numbers. A panic counts as an error.
     pub fn join(self) -> io::Result<()> {
         let mut result = Ok(());
         for thread in self.threads {
@@ -66,7 +81,8 @@ impl Workers {
     }
 }
 
-/// Reports at once what ends a worker early: the others run on, and nobody joins them yet.
+/// Runs a worker and logs its error or panic at once: `join` would report it only after the other
+/// workers have ended.
 fn run_worker(number: usize, work: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
     let ended = catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|panic| {
         let message = panic

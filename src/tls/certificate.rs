@@ -1,4 +1,4 @@
-//! One certificate: where it comes from, and how it is read.
+//! [`Certificate`]: the source of one chain and its key, and how they are parsed.
 
 use std::{fmt, fs, path::PathBuf, sync::Arc};
 
@@ -10,12 +10,12 @@ use crate::{
     error::ConfigError,
 };
 
-/// One certificate chain with its private key, and where both come from.
+/// The source of one certificate chain and its private key: two files, or memory.
 ///
 /// Both are PEM: the chain with the server's own certificate first, the key as `PRIVATE KEY`
 /// (PKCS #8), `RSA PRIVATE KEY` (PKCS #1) or `EC PRIVATE KEY` (SEC 1), without a passphrase. They
-/// may stand in one file, with other text around them (RFC 7468 §2), and with the line ends and the
-/// byte order mark that editors on Windows write.
+/// may be in one file, with other text around them (RFC 7468 §2), and with the line ends and the
+/// byte order mark of Windows editors.
 #[derive(Clone)]
 #[must_use]
 pub struct Certificate {
@@ -29,7 +29,7 @@ enum Source {
 }
 
 impl Certificate {
-    /// Reads the chain and the key from files, again at each reload.
+    /// Names the files of the chain and of the key. Each reload reads them again.
     pub fn files(chain: impl Into<PathBuf>, key: impl Into<PathBuf>) -> Self {
         Self {
             source: Source::Files {
@@ -39,7 +39,7 @@ impl Certificate {
         }
     }
 
-    /// Takes the chain and the key from memory; a reload leaves them as they are.
+    /// Takes the chain and the key from memory. A reload does not change them.
     pub fn pem(chain: impl Into<Vec<u8>>, key: impl Into<Vec<u8>>) -> Self {
         Self {
             source: Source::Pem {
@@ -49,7 +49,7 @@ impl Certificate {
         }
     }
 
-    /// Reads what is there now: the chain's bytes and the key's.
+    /// Reads the current bytes of the chain and of the key.
     pub(super) fn read(&self) -> Result<(Arc<[u8]>, Arc<[u8]>), ConfigError> {
         let read = |field, path: &PathBuf| match fs::read(path) {
             Ok(bytes) => Ok(Arc::from(bytes)),
@@ -67,7 +67,7 @@ impl Certificate {
         }
     }
 
-    /// Checks that the bytes are a chain and its key.
+    /// Parses the bytes, and checks that the key belongs to the chain.
     pub(super) fn parse(&self, chain: &[u8], key: &[u8]) -> Result<Parsed, ConfigError> {
         let (chain_from, key_from) = match &self.source {
             Source::Files { chain, key } => (
@@ -113,16 +113,16 @@ impl fmt::Debug for Certificate {
     }
 }
 
-/// A chain whose key belongs to it.
+/// A chain and the key that belongs to it.
 #[derive(Clone, Debug)]
 pub(super) struct Parsed {
     pub(super) key: Arc<CertifiedKey>,
-    /// The DNS names that it is for, in lower case, `*.` ones too.
+    /// The DNS names of the certificate in lower case, those with `*.` included.
     pub(super) names: Arc<[Box<str>]>,
 }
 
 fn names(leaf: &CertificateDer<'_>) -> Result<Arc<[Box<str>]>, String> {
-    // Clients ignore the common name (RFC 9525 §2), so a certificate without this is for nobody.
+    // Clients ignore the common name (RFC 9525 §2), so no client accepts one without subjectAltName.
     if !leaf.windows(SAN.len()).any(|window| window == SAN) {
         return Err("the certificate has no subjectAltName, so no client accepts it".into());
     }

@@ -1,4 +1,4 @@
-//! Certificates follow their files, without a restart.
+//! [`CertificateWatcher`]: reads certificate files again at an interval.
 
 use std::{fmt, time::Duration};
 
@@ -7,14 +7,19 @@ use tokio::{task::JoinHandle, time::MissedTickBehavior};
 use super::Certificates;
 
 impl Certificates {
-    /// Reads the files again at this interval and serves what changed.
+    /// Reads the files again at this interval, and serves those that changed. Watching ends when the
+    /// returned [`CertificateWatcher`] is dropped.
     ///
-    /// It is contents that are compared: modification times lie on network file systems and where
-    /// a symbolic link is swapped. Reading happens on tokio's blocking threads. What is wrong is
-    /// served as it was, said once in an error event, and tried again. A chain and a key that are
-    /// replaced one after the other may be wrong together for one reading.
+    /// The contents are compared: modification times are wrong on network file systems and behind a
+    /// symbolic link that is swapped. The blocking threads of tokio read the files. A certificate with
+    /// a fault keeps its previous state; the fault is logged at ERROR once, and the next reading tries
+    /// again. A chain and a key that are replaced one after the other may not match for one reading.
     ///
-    /// Call it within a tokio runtime. See [`RELOAD_INTERVAL`].
+    /// An interval under 10 ms counts as 10 ms. [`RELOAD_INTERVAL`] suits most programs.
+    ///
+    /// # Panics
+    ///
+    /// Outside a tokio runtime.
     pub fn watch(&self, interval: Duration) -> CertificateWatcher {
         let certificates = self.clone();
         CertificateWatcher {
@@ -23,7 +28,7 @@ impl Certificates {
     }
 }
 
-/// Keeps [`Certificates::watch`] going; dropped, it ends.
+/// Keeps [`Certificates::watch`] running; dropping it ends the task.
 #[must_use = "watching ends when this is dropped"]
 pub struct CertificateWatcher {
     task: JoinHandle<()>,
@@ -59,8 +64,8 @@ async fn watch(certificates: Certificates, interval: Duration) {
     }
 }
 
-/// How often [`Certificates::watch`] is worth calling for: soon enough for a renewal days ahead
-/// of expiry or for somebody who waits for it, and two small reads at a time.
+/// The interval to pass to [`Certificates::watch`]: 5 s. An operator who replaces a file sees the
+/// effect soon, and the cost is two small reads for each certificate.
 pub const RELOAD_INTERVAL: Duration = Duration::from_secs(5);
-/// An interval of zero would panic, and shorter ones only read the same again.
+/// tokio panics at an interval of zero, and the contents seldom change this fast.
 const MIN_INTERVAL: Duration = Duration::from_millis(10);

@@ -1,4 +1,4 @@
-//! Which certificate a client sees: chosen by the server name it asks for (SNI).
+//! [`Certificates`]: the certificates that are served, and the choice by server name (SNI).
 
 use std::{
     collections::HashMap,
@@ -19,13 +19,13 @@ use crate::error::ConfigError;
 
 /// The certificates that are served now: a shared handle, cheap to clone.
 ///
-/// A client sees the certificate whose subjectAltName is the server name that it asks for, else
-/// one with a wildcard in place of the first label, else the first of the list (unless
-/// [`strict_sni`](super::TlsConfig::strict_sni) is set). Where several are for one name (RSA beside
-/// ECDSA), it sees the first whose signatures it takes.
+/// A client sees the certificate whose subjectAltName is the server name that it asks for, else one
+/// with a wildcard in place of the first label, else the first of the list (unless
+/// [`strict_sni`](super::TlsConfig::strict_sni) is set). If several certificates have the name (RSA
+/// and ECDSA), the client sees the first whose signature algorithm it supports.
 ///
-/// [`replace`](Self::replace), [`reload`](Self::reload) and [`watch`](Self::watch) change them for
-/// the handshakes that begin from then on; connections and tickets are left as they are.
+/// [`replace`](Self::replace), [`reload`](Self::reload) and [`watch`](Self::watch) change the
+/// certificates for handshakes that begin afterwards. Connections and session tickets stay valid.
 #[derive(Clone)]
 pub struct Certificates {
     inner: Arc<Inner>,
@@ -33,21 +33,21 @@ pub struct Certificates {
 
 struct Inner {
     table: ArcSwap<Table>,
-    /// Held while a table is made from the one before.
+    /// Held while a change derives a table from the previous one.
     change_lock: Mutex<()>,
-    /// Prints of contents are compared within the process only, so the seed is random.
+    /// Fingerprints are compared within the process only, so the seed is random.
     hasher: RandomState,
 }
 
 impl Certificates {
-    /// Reads these certificates; the first is what clients see that ask for none of the others.
+    /// Reads the certificates. Clients that ask for a name of none of them see the first.
     ///
-    /// Blocks while it reads the files.
+    /// Blocks while it reads files.
     ///
     /// # Errors
     ///
-    /// When the list is empty, or names the first that is wrong: a file that cannot be read, no
-    /// certificate or no key in it, a key that does not belong to the certificate, a certificate
+    /// If the list is empty, or for the first certificate with a fault: a file that cannot be read, a
+    /// file without a certificate or key, a key that does not belong to the certificate, a certificate
     /// without subjectAltName.
     pub fn new(certificates: impl IntoIterator<Item = Certificate>) -> Result<Self, ConfigError> {
         let hasher = RandomState::new();
@@ -61,13 +61,13 @@ impl Certificates {
         })
     }
 
-    /// Puts these certificates in the place of those before, all or none.
+    /// Replaces all certificates by these, or none if one has a fault.
     ///
-    /// Blocks while it reads the files.
+    /// Blocks while it reads files.
     ///
     /// # Errors
     ///
-    /// As [`new`](Self::new); the certificates are left as they were.
+    /// As for [`new`](Self::new); the previous certificates stay.
     pub fn replace(
         &self,
         certificates: impl IntoIterator<Item = Certificate>,
@@ -78,15 +78,15 @@ impl Certificates {
         Ok(())
     }
 
-    /// Reads the files again, whatever their modification times say, and returns true if a
-    /// certificate changed. Each that is wrong now is served as it was, and the others as they
-    /// are.
+    /// Reads the files again, regardless of their modification times. Returns true if a certificate
+    /// changed. A certificate that has a fault now keeps its previous state; the others change.
     ///
-    /// Blocks while it reads the files; [`watch`](Self::watch) does not.
+    /// Blocks while it reads files; [`watch`](Self::watch) does not.
     ///
     /// # Errors
     ///
-    /// As [`new`](Self::new), about the first that is wrong; an error event says the same.
+    /// As for [`new`](Self::new), about the first certificate with a fault; the fault is also logged at
+    /// ERROR.
     pub fn reload(&self) -> Result<bool, ConfigError> {
         let changed = self.refresh();
         if let Err(error) = &changed {
@@ -131,7 +131,7 @@ impl fmt::Debug for Certificates {
     }
 }
 
-/// What rustls asks for a certificate.
+/// The resolver that rustls asks for a certificate.
 pub(super) struct Resolver {
     certificates: Certificates,
     strict: bool,
@@ -163,7 +163,7 @@ impl fmt::Debug for Resolver {
     }
 }
 
-/// The certificates by name.
+/// The certificates, indexed by name.
 struct Table {
     entries: Vec<Entry>,
     exact: HashMap<Box<str>, Vec<usize>>,
@@ -219,7 +219,7 @@ impl Table {
         }
     }
 
-    /// Finds who may answer for the name, which is in lower case (rustls sees to it).
+    /// Returns the certificates for the name, which rustls has put in lower case.
     fn pick(&self, name: Option<&str>, strict: bool) -> Candidates<'_> {
         let found = name.and_then(|name| {
             let exact = self.exact.get(name);
@@ -244,7 +244,7 @@ impl Entry {
         })
     }
 
-    /// Takes what is there now, where it differs.
+    /// Takes the current bytes if they differ; returns true if they did.
     fn refresh(&mut self, hasher: &RandomState) -> Result<bool, ConfigError> {
         let (chain, key) = self.certificate.read()?;
         let fingerprint = hasher.hash_one((&chain, &key));
@@ -257,7 +257,7 @@ impl Entry {
     }
 }
 
-/// Who may answer for a name, in order of preference.
+/// The certificates for a name, in order of preference.
 enum Candidates<'a> {
     All(&'a [Entry]),
     None,
@@ -269,7 +269,7 @@ impl Candidates<'_> {
         let key = |entry: &Entry| entry.parsed.key.clone();
         let fits = |entry: &&Entry| entry.parsed.key.key.choose_scheme(schemes).is_some();
         match self {
-            // Where none fits, the first: rustls then says that no signature scheme is shared.
+            // If none fits, the first: rustls then reports that no signature scheme is shared.
             Self::All(entries) => {
                 let best = entries.iter().find(fits);
                 best.or_else(|| entries.first()).map(key)

@@ -1,4 +1,4 @@
-//! What a TLS handshake may settle on.
+//! [`TlsConfig`]: what a handshake may negotiate.
 
 use std::{fmt, str::FromStr, sync::Arc};
 
@@ -11,14 +11,14 @@ use rustls::{
 use super::{Certificates, certificates::Resolver};
 use crate::{connect::provider, error::ConfigError};
 
-/// What clients may agree on with us: certificates, versions, ALPN, tickets.
+/// The settings that a handshake negotiates within: certificates, versions, ALPN, tickets.
 ///
-/// Cipher suites are forward secret and authenticated whatever is set: rustls has no others. The
-/// crypto provider is the one that the features chose (`aws-lc-rs`, else `ring`); none is
-/// installed for the process.
+/// Cipher suites are forward secret and authenticated with any settings: rustls has no others. The
+/// features choose the crypto provider (`aws-lc-rs`, else `ring`). The crate does not install it as
+/// the default of the process.
 ///
-/// There is no 0-RTT: rustls ties it to sessions kept in memory, and a request that anyone may
-/// replay is not worth the round trip.
+/// There is no setting for 0-RTT: rustls ties it to sessions kept in memory, and a request that an
+/// attacker can replay is not worth the round trip that it saves.
 #[derive(Clone)]
 #[must_use]
 pub struct TlsConfig {
@@ -30,7 +30,7 @@ pub struct TlsConfig {
 }
 
 impl TlsConfig {
-    /// Serves these certificates; a handle, so that they may change later.
+    /// Makes a configuration that serves `certificates`: a handle, so that they can change later.
     pub fn new(certificates: Certificates) -> Self {
         Self {
             certificates,
@@ -41,16 +41,17 @@ impl TlsConfig {
         }
     }
 
-    /// Refuses clients whose server name no certificate covers, or who send none (as those do
-    /// that connect to an address), instead of showing them the first certificate.
+    /// Sets whether to refuse a client whose server name has no certificate, or that sends no server name
+    /// (as a client does that connects to an IP address). Otherwise such a client sees the first
+    /// certificate.
     ///
-    /// Default: false.
+    /// Default: `false`.
     pub fn strict_sni(mut self, strict: bool) -> Self {
         self.strict_sni = strict;
         self
     }
 
-    /// Refuses older versions.
+    /// Sets the oldest version that is accepted.
     ///
     /// Default: TLS 1.2.
     pub fn min_version(mut self, version: TlsVersion) -> Self {
@@ -58,16 +59,16 @@ impl TlsConfig {
         self
     }
 
-    /// Offers these protocols by ALPN (RFC 7301), the first that the client speaks too. A client
-    /// that speaks none of them is refused; one that sends no ALPN is not. An empty list leaves
-    /// ALPN out.
+    /// Sets the protocols for ALPN (RFC 7301), in order of preference: the handshake selects the first
+    /// that the client offers as well. A client that offers only others is refused with an alert; a
+    /// client without ALPN is not. An empty list switches ALPN off.
     ///
-    /// Default: `h2`, `http/1.1`; what the features `http1` and `http2` leave of them where the
-    /// feature `server` is on.
+    /// Default: `h2`, `http/1.1`. With the feature `server`, only those of the features `http2` and
+    /// `http1`.
     ///
     /// # Errors
     ///
-    /// When a name is not 1 to 255 bytes long.
+    /// If a name is not 1 to 255 bytes long.
     pub fn alpn<N: Into<Vec<u8>>>(
         mut self,
         protocols: impl IntoIterator<Item = N>,
@@ -82,12 +83,12 @@ impl TlsConfig {
         ))
     }
 
-    /// Lets clients resume a session by ticket (RFC 8446 §2.2), which saves both sides most of
-    /// the handshake's cost. Keys are made here, live in memory only, change every 6 hours and
-    /// are forgotten after 12; they outlive a reload of the certificates. In TLS 1.3, two tickets go
-    /// out with the first write: a packet and a system call less than on their own.
+    /// Sets whether a client can resume a session by ticket (RFC 8446 §2.2), which saves both sides most
+    /// of the handshake's cost. The keys are made by this process, stay in memory, change every 6 h and
+    /// are forgotten after 12 h; a reload of certificates keeps them. In TLS 1.3, two tickets are sent
+    /// together with the first write, which saves a packet and a system call.
     ///
-    /// Default: true.
+    /// Default: `true`.
     pub fn tickets(mut self, tickets: bool) -> Self {
         self.tickets = tickets;
         self
@@ -101,7 +102,7 @@ impl TlsConfig {
         let builder = ServerConfig::builder_with_provider(provider());
         let mut config = match builder.with_protocol_versions(versions) {
             Ok(builder) => builder,
-            // The providers' own suites support both versions.
+            // Unreachable: the suites of both providers support both versions.
             Err(error) => unreachable!("{error}"),
         }
         .with_no_client_auth()
@@ -175,11 +176,12 @@ impl FromStr for TlsVersion {
     }
 }
 
-/// What every client in use speaks; 1.0 and 1.1 are withdrawn (RFC 8996), and rustls has neither.
+/// Every client in use supports 1.2. Versions 1.0 and 1.1 are withdrawn (RFC 8996), and rustls has
+/// neither.
 pub(super) const MIN_VERSION: TlsVersion = TlsVersion::V1_2;
-/// What can be served, the better first.
+/// The protocols that can be served, in order of preference.
 pub(super) const ALPN: &[&[u8]] = {
-    // Without `server`, whoever stands below speaks what they speak.
+    // Without `server`, the HTTP server is another crate's and may support both.
     let http1 = cfg!(any(feature = "http1", not(feature = "server")));
     let http2 = cfg!(any(feature = "http2", not(feature = "server")));
     match (http2, http1) {

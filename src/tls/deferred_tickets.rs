@@ -1,8 +1,8 @@
-//! The stream under a session: tickets wait for the first answer.
+//! The stream below a session, which sends tickets together with the first response.
 //!
-//! A session writes its tickets (RFC 8446 §4.6.1) as soon as the client has finished the
-//! handshake: a packet of their own, and a system call, before there is anything to say. Here they
-//! are kept until something else is written, and go out with it.
+//! rustls writes the tickets (RFC 8446 §4.6.1) as soon as the client has finished the handshake. They
+//! would cost a packet and a system call of their own. This stream keeps them until the session
+//! writes something else, and sends both at once.
 
 use std::{
     io::{self, IoSlice},
@@ -15,9 +15,9 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 pub(super) struct DeferredTickets<Io> {
     io: Io,
     stage: Stage,
-    /// The client has spoken since the last write of the handshake.
+    /// The client has sent bytes since the last write of the handshake.
     client_spoke: bool,
-    /// What was kept, and is not written yet.
+    /// Tickets that are not written yet.
     deferred: Vec<u8>,
 }
 
@@ -25,9 +25,9 @@ pub(super) struct DeferredTickets<Io> {
 enum Stage {
     /// The next write begins a record.
     Handshake,
-    /// The next write goes on where the socket was full.
+    /// The next write continues a record that the socket took in part.
     HandshakeCut,
-    /// Whatever is kept waits for company.
+    /// Tickets wait for the next write.
     Deferred,
     Open,
 }
@@ -46,7 +46,7 @@ impl<Io> DeferredTickets<Io> {
         &self.io
     }
 
-    /// The handshake is over: what is kept goes out with the next write.
+    /// Ends the handshake: deferred tickets are sent with the next write.
     pub(super) fn open(&mut self) {
         self.stage = match self.deferred.is_empty() {
             true => Stage::Open,
@@ -81,8 +81,8 @@ impl<Io: AsyncWrite + Unpin> DeferredTickets<Io> {
             Stage::Deferred => {
                 self.defer(bufs);
                 self.stage = Stage::Open;
-                // What does not fit goes before the next write, or with the flush; an error shows
-                // there, too.
+                // The rest is written before the next write or with the flush, which also report an
+                // error.
                 let _ = self.poll_write_deferred(cx);
                 Poll::Ready(Ok(len))
             }
@@ -117,8 +117,7 @@ impl<Io: AsyncWrite + Unpin> DeferredTickets<Io> {
     }
 }
 
-/// They follow the client's last words, are encrypted, and are longer than an alert, which must go
-/// out with them.
+/// Tickets are encrypted records longer than an alert. An alert must not be deferred.
 fn is_tickets(bufs: &[IoSlice<'_>]) -> bool {
     let mut records = bufs.iter().filter(|buf| !buf.is_empty());
     records.all(|record| record[0] == APPLICATION_DATA && record.len() > MAX_ALERT)
@@ -160,7 +159,7 @@ impl<Io: AsyncWrite + Unpin> AsyncWrite for DeferredTickets<Io> {
             return self.poll_write_early(cx, bufs);
         }
         match bufs {
-            // One record, as nearly always: a `send` takes the kernel less than a `writev`.
+            // Nearly always one record: `send` costs the kernel less than `writev`.
             [record] => Pin::new(&mut self.io).poll_write(cx, record),
             _ => Pin::new(&mut self.io).poll_write_vectored(cx, bufs),
         }
@@ -171,7 +170,7 @@ impl<Io: AsyncWrite + Unpin> AsyncWrite for DeferredTickets<Io> {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        // Where nothing but tickets was written, they wait on.
+        // Tickets alone are not flushed.
         if self.stage == Stage::Open && !self.deferred.is_empty() {
             ready!(self.poll_write_deferred(cx))?;
         }

@@ -1,4 +1,4 @@
-//! One handshake, from the first byte to the session.
+//! One handshake, from the first byte to the session or the refusal.
 
 use std::{
     future::Future,
@@ -28,10 +28,10 @@ use super::{
 };
 use crate::context::{ConnInfo, ConnectionEventKind, ConnectionEvents};
 
-/// What a handshake ends with.
+/// An established session.
 pub(super) type Session<Io> = TlsStream<DeferredTickets<Io>>;
 
-/// What all handshakes of a layer share.
+/// The settings and permits that all handshakes of a layer share.
 #[derive(Clone)]
 pub(super) struct HandshakeConfig {
     pub(super) config: Arc<ServerConfig>,
@@ -41,9 +41,9 @@ pub(super) struct HandshakeConfig {
 }
 
 pin_project! {
-    /// A handshake that is going on.
+    /// A handshake in progress.
     pub(super) struct Handshake<Io> {
-        // Made on the connection's task, where there is a runtime.
+        // Created at the first poll, since a timer needs a runtime.
         #[pin]
         deadline: Option<Sleep>,
         stage: Stage<Io>,
@@ -55,22 +55,22 @@ pin_project! {
 }
 
 enum Stage<Io> {
-    /// Reads the ClientHello; holds no permit, so that who says nothing keeps nobody waiting.
+    /// Reads the ClientHello. It holds no permit, so that a silent client delays no other.
     Hello {
         io: Io,
         acceptor: Acceptor,
         first: Option<u8>,
-        /// How many bytes came.
+        /// How many bytes were received.
         received: usize,
     },
-    /// Waits its turn.
+    /// Waits for a permit.
     Permit {
         start: StartHandshake<DeferredTickets<Io>>,
         permit_wait: PermitWait,
     },
-    /// Our flight is out, and the rest is up to the client.
+    /// The server's flight is written; the client has to answer.
     Finish(Accept<DeferredTickets<Io>>),
-    /// Tells the client why not.
+    /// Sends the client the reason of a refusal.
     Refuse(Refusal<Io>),
     Done,
 }
@@ -99,26 +99,26 @@ impl<Io> Handshake<Io> {
         }
     }
 
-    /// Returns what is known of the connection.
+    /// Returns the information about the connection.
     pub(super) fn conn(&self) -> &ConnInfo {
         &self.conn
     }
 
-    /// Returns true while the client has said nothing.
+    /// Returns true until the client has sent a byte.
     pub(super) fn is_silent(&self) -> bool {
         matches!(self.stage, Stage::Hello { first: None, .. })
     }
 }
 
 impl<Io: AsyncRead + AsyncWrite + Unpin> Handshake<Io> {
-    /// Drives the handshake, and reports its end to the connection's notes and to the events.
+    /// Drives the handshake. Writes its result to the `ConnInfo`, or reports its failure to the events.
     pub(super) fn poll(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<io::Result<Session<Io>>> {
         let ended = match self.as_mut().poll_stage(cx) {
             Poll::Ready(ended) => ended,
-            // After the stage: what is ready in time wins.
+            // The stage is polled first: a handshake that completed in time wins.
             Poll::Pending => Err(ready!(self.as_mut().poll_deadline(cx))),
         };
         let this = self.project();
@@ -196,9 +196,9 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Handshake<Io> {
         }
     }
 
-    /// Signs, and writes our flight. The permit ends here: what is left waits for the client, who
-    /// must not keep others waiting. A flight that the socket does not take whole counts as
-    /// written too, since when it will is up to the client as well.
+    /// Signs, and writes the server's flight. The permit is dropped here: the rest waits for the
+    /// client, and a slow client must not hold a permit. A flight that the socket takes in part
+    /// counts as written, since the client decides when it takes the rest.
     fn begin(
         self: Pin<&mut Self>,
         start: StartHandshake<DeferredTickets<Io>>,
@@ -236,7 +236,7 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Handshake<Io> {
     }
 }
 
-/// How a ClientHello ends, if it does.
+/// A complete ClientHello, or the reason to refuse it.
 #[expect(clippy::large_enum_variant, reason = "it lives for a moment")]
 enum Hello {
     Accepted(Accepted),
@@ -257,7 +257,7 @@ fn poll_hello<Io: AsyncRead + Unpin>(
     received: &mut usize,
     cx: &mut Context<'_>,
 ) -> Poll<Result<Hello, Failure>> {
-    // On the stack, since rustls would keep a buffer for a client that says nothing.
+    // On the stack: rustls would keep a buffer for each silent client.
     let mut bytes = [0; HELLO_READ];
     loop {
         let mut buf = ReadBuf::new(&mut bytes[..next_read(*received)]);
@@ -304,8 +304,8 @@ fn poll_hello<Io: AsyncRead + Unpin>(
     }
 }
 
-/// How much to read behind this many bytes. rustls takes no more than one record at its longest
-/// until `accept` has seen the first one; what it leaves of a read would be lost to the session.
+/// Returns how much to read after this many bytes. Until `accept` has seen the first record, rustls
+/// takes no more than the longest record; bytes of a read that it does not take would be lost.
 fn next_read(received: usize) -> usize {
     match received < MAX_RECORD - HELLO_READ {
         true => HELLO_READ,
@@ -314,18 +314,19 @@ fn next_read(received: usize) -> usize {
 }
 
 fn permit_wait(permits: Arc<Semaphore>) -> PermitWait {
-    // It is closed by nobody; if it were, to go on is better than to hang.
+    // Nothing closes the semaphore. If it were closed, a handshake without a permit is better than
+    // one that hangs.
     Box::pin(async move { permits.acquire_owned().await.ok() })
 }
 
-/// As much as rustls joins: 64 KiB less one byte, record headers included. HAProxy and nginx take
-/// as much; clients with many post-quantum key shares come to some 10 KiB.
+/// The longest that rustls accepts: 64 KiB less one byte, record headers included. HAProxy and nginx
+/// accept the same; clients with many post-quantum key shares send about 10 KiB.
 pub(super) const MAX_CLIENT_HELLO: usize = 0xffff;
 /// The longest record in cleartext (RFC 8446 §5.1), without its header.
 const MAX_RECORD: usize = 16 * 1024;
-/// Nearly every ClientHello comes whole in one read.
+/// Nearly every ClientHello arrives in one read of this size.
 const HELLO_READ: usize = 4_096;
-/// What rustls has room for behind all but the last byte of the longest record.
+/// The room that rustls has left after all but the last byte of the longest record.
 const READ_AFTER_FIRST_RECORD: usize = 2_048;
-/// What a session keeps of what a slow client does not take: one record.
+/// How much a session buffers for a slow client: one record.
 const SESSION_BUFFER: usize = 16 * 1024;

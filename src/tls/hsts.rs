@@ -1,4 +1,4 @@
-//! Tells browsers to come by https only.
+//! HTTP Strict Transport Security (RFC 6797): browsers use https for this host only.
 
 use std::{
     fmt,
@@ -15,16 +15,35 @@ use tower_service::Service;
 
 use crate::context::ConnInfo;
 
-/// Adds `Strict-Transport-Security` to what is answered over TLS (RFC 6797): a browser that saw
-/// it comes by https only, and lets nobody click past a bad certificate.
+/// Adds `Strict-Transport-Security` to responses over TLS (RFC 6797). A browser that has seen the
+/// field uses https only, and lets no user override a certificate error.
 ///
-/// Never over cleartext, which RFC 6797 §7.2 forbids, nor where the connection is unknown; never
-/// in place of one that the application set. Put it outside the layer that answers errors, so
-/// that those carry it too.
+/// The layer adds nothing to responses over cleartext, which RFC 6797 §7.2 forbids, or on
+/// connections without a [`ConnInfo`], and it keeps a field that the application set. Put it
+/// outside the layer that answers errors, so that those responses have the field too.
 ///
-/// **Deployment caveat.** A browser keeps it for as long as it says, for every port of the host. To
-/// go back to cleartext, serve [`max_age`](Self::max_age) zero over https first. A trial on
-/// `localhost` is better off without it.
+/// ```
+/// use evenkeel::{context::{ConnInfo, Peer}, tls::HstsLayer};
+/// use http::{Request, Response};
+/// use tower::{Layer, ServiceExt, service_fn};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), evenkeel::BoxError> {
+/// let service = HstsLayer::new().layer(service_fn(|_: Request<()>| async {
+///     Ok::<_, std::convert::Infallible>(Response::new(()))
+/// }));
+/// // Without TLS, the response has no such field.
+/// let mut request = Request::new(());
+/// request.extensions_mut().insert(ConnInfo::new(Peer::Unknown, Peer::Unknown));
+/// let response = service.oneshot(request).await?;
+/// assert!(!response.headers().contains_key("strict-transport-security"));
+/// # Ok(())
+/// # }
+/// ```
+///
+/// **Deployment caveat.** A browser remembers the field for its `max-age`, for every port of the
+/// host. To go back to cleartext, first serve [`max_age`](Self::max_age) zero over https. Do not use
+/// it for a trial on `localhost`.
 #[derive(Clone, Debug)]
 #[must_use]
 pub struct HstsLayer {
@@ -43,7 +62,8 @@ impl HstsLayer {
         }
     }
 
-    /// Asks for this long, in whole seconds, from each response; zero takes back what was asked.
+    /// Sets how long a browser remembers the field after each response, in whole seconds. Zero makes it
+    /// forget.
     ///
     /// Default: 365 days.
     pub fn max_age(mut self, max_age: Duration) -> Self {
@@ -51,18 +71,18 @@ impl HstsLayer {
         self
     }
 
-    /// Asks for it on all subdomains too, those that other people run included.
+    /// Sets whether the field holds for all subdomains, those of other operators included.
     ///
-    /// Default: false.
+    /// Default: `false`.
     pub fn include_subdomains(mut self, include: bool) -> Self {
         self.subdomains = include;
         self
     }
 
-    /// Agrees that browsers ship this host in their own list, which is hard to leave. The list
-    /// wants subdomains included and a year or more.
+    /// Sets whether browsers may ship this host in their preload list, which is hard to leave. The list
+    /// requires [`include_subdomains`](Self::include_subdomains) and a year or more.
     ///
-    /// Default: false.
+    /// Default: `false`.
     pub fn preload(mut self, preload: bool) -> Self {
         self.preload = preload;
         self
@@ -76,7 +96,7 @@ impl HstsLayer {
         if self.preload {
             value.push_str("; preload");
         }
-        // Digits and letters: always a valid value.
+        // Digits and letters are always a valid value.
         HeaderValue::from_maybe_shared(value.into_bytes())
             .unwrap_or(const { HeaderValue::from_static("max-age=31536000") })
     }
@@ -160,5 +180,5 @@ impl<F> fmt::Debug for ResponseFuture<F> {
     }
 }
 
-/// A year, as the browsers' own list wants it at least.
+/// A year: the least that the preload list accepts.
 pub(super) const HSTS_MAX_AGE: Duration = Duration::from_secs(31_536_000);

@@ -1,4 +1,4 @@
-//! Sends cleartext requests to https.
+//! Redirects cleartext requests to https.
 
 use std::{
     fmt,
@@ -21,16 +21,35 @@ use tower_service::Service;
 
 use crate::context::ConnInfo;
 
-/// Answers cleartext requests with 308 and the same URL under https; others go on to the inner
+/// Answers cleartext requests with 308 and the same URL under https. Requests over TLS go to the inner
 /// service.
 ///
-/// The host is the one that was asked for, checked: without exactly one that is a name or an
-/// address, the answer is 400. What asks for `/.well-known/acme-challenge/` goes on to the inner
-/// service, since certificate authorities ask for that in cleartext (RFC 8555 §8.3).
+/// The host is that of the request. A request without exactly one valid host name or address gets
+/// 400. Paths under `/.well-known/acme-challenge/` go to the inner service, since certificate
+/// authorities request them in cleartext (RFC 8555 §8.3).
 ///
-/// **Deployment caveat.** Cleartext is what no [`ConnInfo`] says came over TLS. Where somebody
-/// else terminates TLS, or where axum serves without
-/// `into_make_service_with_connect_info::<ConnInfo>()`, every request is redirected, for ever.
+/// ```
+/// use evenkeel::tls::HttpsRedirectLayer;
+/// use http::{Request, Response};
+/// use http_body_util::Empty;
+/// use tower::{Layer, ServiceExt, service_fn};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), evenkeel::BoxError> {
+/// let service = HttpsRedirectLayer::new().layer(service_fn(|_: Request<()>| async {
+///     Ok::<_, std::convert::Infallible>(Response::new(Empty::<bytes::Bytes>::new()))
+/// }));
+/// let request = Request::get("/a?b=c").header("host", "example.test:8080").body(())?;
+/// let response = service.oneshot(request).await?;
+/// assert_eq!(response.status(), 308);
+/// assert_eq!(response.headers()["location"], "https://example.test/a?b=c");
+/// # Ok(())
+/// # }
+/// ```
+///
+/// **Deployment caveat.** A request counts as cleartext unless its [`ConnInfo`] says that it came over
+/// TLS. If another process terminates TLS, or axum serves without
+/// `into_make_service_with_connect_info::<ConnInfo>()`, every request is redirected forever.
 #[derive(Clone, Debug)]
 #[must_use]
 pub struct HttpsRedirectLayer {
@@ -38,12 +57,13 @@ pub struct HttpsRedirectLayer {
 }
 
 impl HttpsRedirectLayer {
-    /// Makes a layer that sends clients to port 443.
+    /// Makes a layer that redirects to port 443.
     pub fn new() -> Self {
         Self { port: HTTPS_PORT }
     }
 
-    /// Sends clients to this port: the one that they reach, which may not be the one listened on.
+    /// Sets the port of the URL: the one that clients connect to, which may differ from the one that the
+    /// server listens on.
     ///
     /// Default: 443, which the URL leaves out.
     pub fn port(mut self, port: u16) -> Self {
@@ -146,7 +166,7 @@ impl<F> fmt::Debug for ResponseFuture<F> {
 }
 
 pin_project! {
-    /// The inner service's body, or the text of a 400.
+    /// The body of a response: the inner service's, or the text of a 400.
     #[derive(Debug)]
     pub struct ResponseBody<B> {
         #[pin]
@@ -204,7 +224,7 @@ impl<B: Body<Data = Bytes>> Body for ResponseBody<B> {
     }
 }
 
-/// Permanent, and with the same method and body: 308 (RFC 9110 §15.4.9).
+/// Makes the answer: 308 (RFC 9110 §15.4.9), which is permanent and keeps method and body, or 400.
 fn own<B>(location: Option<HeaderValue>) -> Response<ResponseBody<B>> {
     let mut response = Response::new(ResponseBody::default());
     if let Some(location) = location {
@@ -226,7 +246,7 @@ fn location<B>(request: &Request<B>, port: u16) -> Option<HeaderValue> {
     let authority = authority(request)?;
     let host = authority.host();
     let path = request.uri().path_and_query().map(|path| path.as_str());
-    // `OPTIONS *` asks about the server as a whole.
+    // `OPTIONS *` has no path: it asks about the server.
     let path = path.filter(|path| path.starts_with('/')).unwrap_or("/");
     let url = match port {
         HTTPS_PORT => format!("https://{host}{path}"),
@@ -235,7 +255,8 @@ fn location<B>(request: &Request<B>, port: u16) -> Option<HeaderValue> {
     HeaderValue::from_maybe_shared(url.into_bytes()).ok()
 }
 
-/// The host that was asked for; a target's own goes before the field (RFC 9112 §3.2.2).
+/// Returns the host of the request. That of the target takes precedence over the Host field
+/// (RFC 9112 §3.2.2).
 fn authority<B>(request: &Request<B>) -> Option<Authority> {
     let mut fields = request.headers().get_all(HOST).iter();
     let field = fields.next();
@@ -249,10 +270,10 @@ fn authority<B>(request: &Request<B>) -> Option<Authority> {
     is_valid(&authority).then_some(authority)
 }
 
-/// A name or an address, a port or none, nobody's password.
+/// Returns true for a name or an address, with or without a port, and without user information.
 fn is_valid(authority: &Authority) -> bool {
     let host = authority.host();
-    // Whatever else stands before the host is a user's name.
+    // Text before the host would be user information.
     let Some(port) = authority.as_str().strip_prefix(host) else {
         return false;
     };
@@ -267,9 +288,9 @@ fn is_valid(authority: &Authority) -> bool {
     is_host && is_port
 }
 
-/// Where `https://` leads by itself.
+/// The port of `https://` without a port.
 pub(super) const HTTPS_PORT: u16 = 443;
-/// Where certificate authorities look (RFC 8555 §8.3).
+/// The path that certificate authorities request (RFC 8555 §8.3).
 const ACME: &str = "/.well-known/acme-challenge/";
 const NO_HOST: &[u8] = b"The request names no valid host.\n";
 

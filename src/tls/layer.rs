@@ -1,4 +1,4 @@
-//! How handshakes are run, and around what.
+//! [`TlsLayer`]: the settings of handshakes, and what the layer wraps.
 
 use std::{fmt, sync::Arc, time::Duration};
 
@@ -11,7 +11,7 @@ use crate::{context::ConnectionEvents, error::ConfigError};
 
 /// Terminates TLS: around a connection service, or around an axum listener.
 ///
-/// See [the room](crate::tls) for both. Clones share the handshake permits.
+/// The [module](crate::tls) has an example of both. Clones share the handshake permits.
 #[derive(Clone)]
 #[must_use]
 pub struct TlsLayer {
@@ -19,13 +19,14 @@ pub struct TlsLayer {
 }
 
 impl TlsLayer {
-    /// Serves what the configuration says.
+    /// Makes a layer that serves `config`.
     pub fn new(config: TlsConfig) -> Self {
         Self::from_rustls(config.build())
     }
 
-    /// Serves what a configuration of rustls says, as it is: for client certificates, say. Its
-    /// certificates, versions, ALPN and tickets are its own affair.
+    /// Makes a layer that serves a configuration of rustls unchanged, for example one that asks for
+    /// client certificates. Its certificates, versions, ALPN and tickets are then set there; those of
+    /// [`TlsConfig`] do not apply.
     pub fn from_rustls(config: impl Into<Arc<ServerConfig>>) -> Self {
         Self {
             shared: HandshakeConfig {
@@ -37,8 +38,8 @@ impl TlsLayer {
         }
     }
 
-    /// Gives a client this long to end the handshake, from when TCP accepted it; then the
-    /// connection is closed.
+    /// Sets how long a client may take to complete the handshake, from TCP accept on. The layer then
+    /// closes the connection.
     ///
     /// Default: 10 s.
     pub fn handshake_timeout(mut self, timeout: Duration) -> Self {
@@ -46,17 +47,17 @@ impl TlsLayer {
         self
     }
 
-    /// Works on this many handshakes at once; others wait, within their time-out.
+    /// Sets how many handshakes run at once; others wait within their time-out.
     ///
-    /// One begins to count when its ClientHello is complete and ends to when our answer is
-    /// written, so clients that say nothing, or stop in the middle, count for nothing. This
-    /// bounds work, not connections: bound those where they are accepted.
+    /// A handshake counts from its complete ClientHello until the server has written its answer, so
+    /// clients that send nothing or stop within their ClientHello do not count. This limits work and
+    /// not connections: limit those where they are accepted.
     ///
     /// Default: 512.
     ///
     /// # Errors
     ///
-    /// When it is not 1 to 1,000,000.
+    /// If `max` is not 1 to 1,000,000.
     pub fn max_handshakes(mut self, max: usize) -> Result<Self, ConfigError> {
         if !(1..=1_000_000).contains(&max) {
             return Err(ConfigError::new(
@@ -68,10 +69,10 @@ impl TlsLayer {
         Ok(self)
     }
 
-    /// Tells this of handshakes that fail, where the connection itself brings nobody who wants to
-    /// know ([`Conn::with_events`](crate::context::Conn::with_events)).
+    /// Sets the receiver of events about handshakes that fail, for connections that have no receiver of
+    /// their own ([`Conn::with_events`](crate::context::Conn::with_events)).
     ///
-    /// Default: nobody.
+    /// Default: none.
     pub fn events(mut self, events: impl ConnectionEvents) -> Self {
         self.shared.events = Some(Arc::new(events));
         self
@@ -95,8 +96,8 @@ impl fmt::Debug for TlsLayer {
     }
 }
 
-/// Long enough for a handshake over a satellite with a lost packet or two, short enough that
-/// silent clients do not pile up.
+/// Long enough for a handshake over a satellite link that loses a packet or two; short enough that
+/// silent clients do not accumulate.
 pub(super) const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
-/// More than any machine works on at once; a bound on what a burst may take.
+/// More than the cores of any machine work on at once; limits the memory that a burst takes.
 pub(super) const MAX_HANDSHAKES: usize = 512;

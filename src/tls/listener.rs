@@ -11,8 +11,8 @@ use tokio::net::{TcpStream, UnixStream, unix};
 use super::{Tls, TlsStream};
 use crate::context::{ConnInfo, Peer};
 
-/// Accepts at once: the handshake runs when the stream is first read, on the connection's own
-/// task, so nobody waits for somebody else's.
+/// `accept` returns without the handshake. That runs at the first read of the stream, on the task of
+/// the connection, so that one client's handshake does not delay another.
 impl<L> Listener for Tls<L>
 where
     L: Listener,

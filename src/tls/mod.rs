@@ -1,46 +1,65 @@
 //! TLS termination: one layer around a connection service or around an axum listener.
 //!
-//! [`TlsLayer`] is an ordinary tower layer without a bound on what it wraps, so that the one type
-//! serves both worlds; both see the same [`TlsStream`], whose handshake runs when it is first
-//! read or written, on the connection's own task. What it settled reaches every request as
-//! [`ConnInfo::tls`](crate::context::ConnInfo::tls).
+//! [`TlsLayer`] is a tower layer without a bound on what it wraps, so that one type serves
+//! `evenkeel::serve`, a server of your own, and `axum::serve`. Each gets the same [`TlsStream`]. Its
+//! handshake runs on the task of the connection, at the first read or write, so that a slow client
+//! delays neither the accept loop nor another client. What the handshake negotiated reaches every
+//! request as [`ConnInfo::tls`](crate::context::ConnInfo::tls).
 //!
 //! # Example
 //!
-//! Around a connection service, of `server` or of your own:
+//! Around a connection service. A client that speaks plaintext HTTP gets an answer that says so:
 //!
-//! ```no_run
+//! ```
 //! use evenkeel::{
-//!     context::Conn,
-//!     tls::{Certificate, Certificates, RELOAD_INTERVAL, TlsConfig, TlsLayer, TlsStream},
+//!     BoxError,
+//!     context::{Conn, ConnInfo, Peer},
+//!     tls::{Certificate, Certificates, TlsConfig, TlsLayer, TlsStream},
 //! };
-//! use tokio::{io::AsyncWriteExt, net::TcpStream};
-//! use tower::{Layer, service_fn};
+//! use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
+//! use tower::{Layer, ServiceExt, service_fn};
 //!
-//! # async fn run() -> Result<(), Box<dyn std::error::Error>> {
-//! let certificates = Certificates::new([Certificate::files("cert.pem", "key.pem")])?;
-//! let _watch = certificates.watch(RELOAD_INTERVAL);
-//! let tls = TlsLayer::new(TlsConfig::new(certificates));
-//!
-//! let service = tls.layer(service_fn(|mut conn: Conn<TlsStream<TcpStream>>| async move {
-//!     // The handshake is over: `conn.info.tls()` says what it settled.
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), BoxError> {
+//! // In production: `Certificate::files("cert.pem", "key.pem")`.
+//! let made = rcgen::generate_simple_self_signed(["localhost".to_owned()])?;
+//! let certificate = Certificate::pem(made.cert.pem(), made.signing_key.serialize_pem());
+//! let tls = TlsLayer::new(TlsConfig::new(Certificates::new([certificate])?));
+//! let service = tls.layer(service_fn(|mut conn: Conn<TlsStream<DuplexStream>>| async move {
+//!     // The handshake has ended: `conn.info.tls()` says what it negotiated.
 //!     conn.io.write_all(b"hello").await?;
 //!     conn.io.shutdown().await
 //! }));
-//! # let _: evenkeel::tls::Tls<_> = service;
+//!
+//! let (mut client, server) = duplex(4_096);
+//! client.write_all(b"GET / HTTP/1.1\r\nhost: localhost\r\n\r\n").await?;
+//! client.shutdown().await?;
+//! let conn = Conn::new(server, ConnInfo::new(Peer::Unknown, Peer::Unknown));
+//! let error = service.oneshot(conn).await.unwrap_err();
+//! assert_eq!(error.to_string(), "plaintext HTTP on the TLS port");
+//! let mut answer = String::new();
+//! client.read_to_string(&mut answer).await?;
+//! assert!(answer.starts_with("HTTP/1.1 400 Bad Request\r\n"));
 //! # Ok(())
 //! # }
 //! ```
 //!
-//! Around an axum listener (feature `axum`):
+//! Around an axum listener (feature `axum`), with certificates that follow their files:
 //!
 #![cfg_attr(feature = "axum", doc = "```no_run")]
 #![cfg_attr(not(feature = "axum"), doc = "```text")]
 //! use axum::{Router, routing::get, serve::ListenerExt};
-//! use evenkeel::{context::ConnInfo, tls::{HstsLayer, TlsLayer}};
+//! use evenkeel::{
+//!     context::ConnInfo,
+//!     tls::{Certificate, Certificates, HstsLayer, RELOAD_INTERVAL, TlsConfig, TlsLayer},
+//! };
 //! use tower::Layer;
 //!
-//! # async fn run(tls: TlsLayer) -> std::io::Result<()> {
+//! # async fn run() -> Result<(), Box<dyn std::error::Error>> {
+//! let certificates = Certificates::new([Certificate::files("cert.pem", "key.pem")])?;
+//! let _watcher = certificates.watch(RELOAD_INTERVAL);
+//! let tls = TlsLayer::new(TlsConfig::new(certificates));
+//!
 //! let version = async |conn: ConnInfo| match conn.tls() {
 //!     Some(tls) => tls.version,
 //!     None => "cleartext",
@@ -49,68 +68,70 @@
 //! let tcp = tokio::net::TcpListener::bind("127.0.0.1:8443").await?;
 //! let tcp = tcp.tap_io(|io| { let _ = io.set_nodelay(true); });
 //! let app = app.into_make_service_with_connect_info::<ConnInfo>();
-//! axum::serve(tls.layer(tcp), app).await
+//! axum::serve(tls.layer(tcp), app).await?;
+//! # Ok(())
 //! # }
 //! ```
 //!
 //! # Where it goes
 //!
-//! [`TlsLayer`] stands in the connection stack, inside what reads the PROXY protocol and outside
-//! HTTP. It fills in [`ConnInfo::set_tls`](crate::context::ConnInfo::set_tls) before the first
+//! [`TlsLayer`] stands in the connection stack: inside the layer that reads the PROXY protocol and
+//! outside HTTP. It calls [`ConnInfo::set_tls`](crate::context::ConnInfo::set_tls) before the first
 //! request. Around listeners the layers nest in reverse wire order: `tap_io` and the like go
-//! inside. A handler that asks axum for `ConnectInfo<SocketAddr>` gets it by
+//! inside. A handler that asks axum for `ConnectInfo<SocketAddr>` gets it from
 //! `context::ConnectInfoLayer` on the router.
 //!
 //! [`HstsLayer`] and [`HttpsRedirectLayer`] stand in the request stack, outside the layer that
 //! answers errors.
 //!
-//! What `axum::serve` cannot be told: how long a request head may take, how large and how many
-//! headers may be, how many connections there may be. A client that ends its handshake and then
-//! says nothing is kept as long as it likes. `evenkeel::serve` bounds all of them. A client that
-//! vanishes is noticed under `axum::serve`, too, where its listener is made by `server::bind`.
+//! `axum::serve` has no limit on the time for a request head, on the size and number of header
+//! fields, or on the number of connections. It keeps a client that completes its handshake and then
+//! sends nothing for as long as the client likes. `evenkeel::serve` limits all of these. A client
+//! that vanishes is noticed under `axum::serve` as well if `server::bind` made its listener.
 //!
 //! # Defaults
 //!
 //! | what | default |
 //! |---|---|
-//! | versions | 1.2 and 1.3; none older can be had |
-//! | cipher suites | forward secret and authenticated, all that rustls has; the client's preference |
+//! | versions | 1.2 and 1.3; rustls has none older |
+//! | cipher suites | all that rustls has, which are forward secret and authenticated; the client's preference decides |
 //! | ALPN | `h2`, `http/1.1` |
 //! | certificate | exact name, wildcard of one label, else the first; [`strict_sni`](TlsConfig::strict_sni) refuses instead |
 //! | tickets | on, sent with the first write; keys change every 6 h and are forgotten after 12 h |
-//! | 0-RTT | off, and cannot be switched on: a request that anyone may replay is not worth the round trip |
+//! | 0-RTT | off, without a setting: a request that an attacker can replay is not worth the round trip |
 //! | ClientHello, record headers included | 64 KiB less one byte; a longer one gets an alert |
 //! | handshake time-out, from TCP accept | 10 s |
 //! | handshakes at once | 512 |
-//! | [`Certificates::watch`] | not on by itself; [`RELOAD_INTERVAL`] is 5 s |
+//! | [`Certificates::watch`] | off until called; [`RELOAD_INTERVAL`] is 5 s |
 //! | HSTS `max-age` | 31536000 s |
 //! | port that cleartext is sent to | 443 |
 //!
 //! # When it fails
 //!
-//! The stream's first read or write fails, and the connection is closed: with the alert that TLS
-//! has for it, or, where a client speaks HTTP to the TLS port, with a plain 400 that says so. It
-//! is told once to [`ConnectionEvents`](crate::context::ConnectionEvents), those of the
-//! connection or else those of [`TlsLayer::events`], as `tls_handshake` or `tls_timeout` with the
-//! reason in words, and traced at debug level: to fill a log by failing must not be for free. A
-//! client that comes and goes without a byte, as TCP checks do, is no event.
+//! If a handshake fails, the first read or write of the stream fails, and the client gets the alert
+//! that TLS has for the failure. A client that speaks HTTP to the TLS port gets a plain 400. The
+//! layer reports the failure once to [`ConnectionEvents`](crate::context::ConnectionEvents) (those of
+//! the connection, else those of [`TlsLayer::events`]) as `tls_handshake` or `tls_timeout`, with the
+//! reason in words. It logs at DEBUG only: otherwise a client could fill the log. A client that
+//! connects and sends no byte, as TCP checks do, is not reported.
 //!
-//! A handshake counts among those [at once](TlsLayer::max_handshakes) from its complete
-//! ClientHello until our answer is written. Clients that say nothing, stop in the middle of
-//! their ClientHello or never answer ours are closed by the time-out and delay nobody until then.
-//! A drain ends connections that have said nothing after its grace, 2 s under `evenkeel::serve`.
+//! A handshake counts towards [`max_handshakes`](TlsLayer::max_handshakes) from its complete
+//! ClientHello until the server has written its answer. A client that sends nothing, stops within
+//! its ClientHello or does not reply to the server is disconnected by the time-out, and delays no
+//! other client until then. A graceful shutdown disconnects clients that have sent nothing after its
+//! grace, 2 s under `evenkeel::serve`.
 //!
-//! A reload that fails leaves the certificates as they were, and is an error event.
+//! A reload that fails keeps the previous certificates and logs an ERROR.
 //!
-//! **Deployment caveat.** A chain and a key that are written one after the other do not belong to
-//! each other for a moment: replace them together (a directory behind a symbolic link that is
-//! swapped) or expect one error event that mends itself. Expiry is not checked here.
+//! **Deployment caveat.** A chain and a key that are written one after the other do not match for a
+//! moment. Replace them together (a directory behind a symbolic link that is swapped), or expect one
+//! ERROR that the next reading corrects. The expiry of certificates is not checked here.
 //!
 //! # Cost
 //!
-//! A read or a write: two `match`es over tokio-rustls. A connection: about 2 KiB until the client
-//! says something, then about 7 KiB, most of it rustls' own, while it is idle. One timer a
-//! handshake, none after it. [`HstsLayer`]: a reference count a response.
+//! A read or a write costs two `match`es over tokio-rustls. A connection takes about 2 KiB until the
+//! client has sent something, then about 7 KiB while it is idle, most of it rustls' own. A handshake
+//! has one timer, an established session none. [`HstsLayer`] costs a reference count a response.
 
 mod certificate;
 mod certificate_watcher;

@@ -1,11 +1,11 @@
-//! What a handshake settled, in the words of the registries.
+//! The result of a handshake, in the names of the IANA registries.
 
 use bytes::Bytes;
 use rustls::{CipherSuite, HandshakeKind, NamedGroup, ProtocolVersion, ServerConnection};
 
 use crate::context::{ConnInfo, TlsInfo};
 
-/// Tells the connection what its handshake settled.
+/// Writes the result of the handshake to the `ConnInfo`.
 pub(super) fn record(conn: &ConnInfo, session: &ServerConnection, sni: Option<Box<str>>) {
     let suite = session.negotiated_cipher_suite();
     let group = session.negotiated_key_exchange_group();

@@ -1,4 +1,4 @@
-//! Why there is no session, and how the client learns it.
+//! A handshake that failed: its reason, and the alert or text that the client gets.
 
 use std::{
     borrow::Cow,
@@ -15,9 +15,9 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use crate::context::{ConnInfo, ConnectionEvent, ConnectionEventKind, ConnectionEvents};
 
-/// Why there is no session.
+/// The reason why a handshake failed.
 pub(super) struct Failure {
-    /// None for a client that came and went without a word, as TCP checks do.
+    /// `None` for a client that connected and sent nothing, as TCP checks do: it is not reported.
     pub(super) kind: Option<ConnectionEventKind>,
     pub(super) detail: Cow<'static, str>,
     pub(super) io: io::ErrorKind,
@@ -81,8 +81,8 @@ impl From<Failure> for io::Error {
     }
 }
 
-/// Tells the client why not, and waits a moment for it to be read: to close a socket with unread
-/// bytes resets the connection, and the client may lose the answer.
+/// Sends the reason to the client, and reads on for a moment: to close a socket that has unread bytes
+/// resets the connection, and the client may lose the answer.
 pub(super) struct Refusal<Io> {
     io: Io,
     answer: Answer,
@@ -96,20 +96,20 @@ pub(super) enum Answer {
 }
 
 impl Answer {
-    /// What to tell who speaks HTTP where TLS is spoken.
+    /// The answer to plaintext HTTP.
     pub(super) fn plaintext() -> Self {
         Self::Text(Bytes::from_static(PLAINTEXT))
     }
 
-    /// Tells a client that its ClientHello is longer than is read.
+    /// The alert for a ClientHello that is too long.
     pub(super) fn too_large() -> Self {
         Self::Text(Bytes::from_static(DECODE_ERROR))
     }
 
-    /// The alert that rustls has for the error, else one that fits: it has none for some.
+    /// The alert that rustls has for the error, else one that fits: rustls has none for some errors.
     pub(super) fn alert(mut alert: AcceptedAlert, error: &rustls::Error) -> Self {
         let mut text = Vec::new();
-        // Memory takes all of it.
+        // A write to a `Vec` does not fail.
         let _ = alert.write_all(&mut text);
         Self::Text(match (text.is_empty(), error) {
             (false, _) => text.into(),
@@ -120,7 +120,7 @@ impl Answer {
 }
 
 impl<Io> Refusal<Io> {
-    /// How long a refused client may take to read why.
+    /// How long a refused client may take to read the answer.
     pub(super) const LINGER: Duration = Duration::from_secs(1);
 
     pub(super) fn into_failure(self) -> Failure {
@@ -139,7 +139,7 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Refusal<Io> {
     }
 
     pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Failure> {
-        // Whether the client learns it or not, the failure is the same.
+        // An error of this write does not change the failure.
         let _ = ready!(self.poll_answer(cx));
         Poll::Ready(mem::replace(&mut self.failure, Failure::silent()))
     }
@@ -177,7 +177,7 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Refusal<Io> {
     }
 }
 
-/// Writes without waiting.
+/// A blocking-style writer that returns `WouldBlock` if the socket is full.
 struct Writer<'a, 'cx, Io> {
     io: &'a mut Io,
     cx: &'a mut Context<'cx>,
@@ -199,7 +199,7 @@ impl<Io: AsyncWrite + Unpin> Write for Writer<'_, '_, Io> {
     }
 }
 
-/// What a browser shows that asked for `http://` where `https://` is served.
+/// The page of a browser that requested `http://` from a TLS port.
 const PLAINTEXT: &[u8] = b"HTTP/1.1 400 Bad Request\r\n\
     content-type: text/plain\r\n\
     content-length: 47\r\n\
@@ -209,5 +209,5 @@ const PLAINTEXT: &[u8] = b"HTTP/1.1 400 Bad Request\r\n\
 /// Fatal alerts in a record of their own (RFC 8446 §6).
 const DECODE_ERROR: &[u8] = b"\x15\x03\x03\x00\x02\x02\x32";
 const UNEXPECTED_MESSAGE: &[u8] = b"\x15\x03\x03\x00\x02\x02\x0a";
-/// How much a refused client may still send meanwhile: a request that it took for granted.
+/// How much a refused client may still send, such as the rest of its request.
 const LINGER_BYTES: usize = 64 * 1024;

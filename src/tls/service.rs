@@ -1,4 +1,4 @@
-//! What happens to a connection.
+//! [`Tls`]: the handshake of a connection, then the inner connection service.
 
 use std::{
     fmt,
@@ -34,17 +34,17 @@ impl<S> Tls<S> {
         Self { inner, shared }
     }
 
-    /// Returns what is inside.
+    /// Returns the inner service or listener.
     pub fn get_ref(&self) -> &S {
         &self.inner
     }
 
-    /// Returns what is inside.
+    /// Returns the inner service or listener.
     pub fn get_mut(&mut self) -> &mut S {
         &mut self.inner
     }
 
-    /// Returns what is inside.
+    /// Returns the inner service or listener.
     pub fn into_inner(self) -> S {
         self.inner
     }
@@ -73,7 +73,7 @@ where
     }
 
     fn call(&mut self, mut conn: Conn<Io>) -> Self::Future {
-        // Called once the handshake is done, so the one that is ready goes along.
+        // The service that was polled ready is called after the handshake; the clone stays.
         let clone = self.inner.clone();
         let service = mem::replace(&mut self.inner, clone);
         let drain = conn.take_drain();
@@ -174,7 +174,7 @@ fn poll_handshake<Io: AsyncRead + AsyncWrite + Unpin>(
     if let Some(begun) = shutdown {
         ready!(begun.as_mut().poll(cx));
         *shutdown = None;
-        // Others have said that they want something.
+        // A client that has sent bytes may complete its handshake.
         if stream.is_silent() {
             let error = io::Error::new(io::ErrorKind::ConnectionAborted, "draining");
             return Poll::Ready(Err(error));
@@ -183,7 +183,8 @@ fn poll_handshake<Io: AsyncRead + AsyncWrite + Unpin>(
     Poll::Pending
 }
 
-/// Waits until a client that has said nothing since it connected is waited for no more.
+/// Completes when a shutdown has begun and a client that has been silent since `since` has used up
+/// the grace.
 fn silence_deadline(mut drain: Drain, since: Instant) -> Pin<Box<dyn Future<Output = ()> + Send>> {
     Box::pin(async move {
         drain.begun().await;

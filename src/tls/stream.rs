@@ -1,4 +1,4 @@
-//! The byte stream inside TLS.
+//! [`TlsStream`]: the byte stream inside TLS.
 
 use std::{
     fmt,
@@ -14,16 +14,16 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use super::handshake::{Handshake, HandshakeConfig, Session};
 use crate::context::{ConnInfo, ConnectionEvents};
 
-/// The byte stream inside TLS; its handshake runs when it is first read or written.
+/// The byte stream inside TLS. The first read or write runs the handshake.
 ///
-/// What the handshake settled is in [`conn`](Self::conn) from then on. When it fails, the read or
-/// write fails, and the connection is closed.
+/// [`conn`](Self::conn) has the result of the handshake from then on. If the handshake fails, the read
+/// or write fails, and the connection is closed.
 pub struct TlsStream<Io> {
     state: State<Io>,
 }
 
-/// Boxes of their own, since a handshake needs more than what comes after. Each holds what is known
-/// of the connection, so that the stream itself stays small.
+/// Boxed, since a handshake needs more memory than a session. Each variant holds the [`ConnInfo`], so
+/// that the stream itself stays two words long.
 enum State<Io> {
     Handshake(Pin<Box<Handshake<Io>>>),
     Open(Box<Open<Io>>),
@@ -48,7 +48,7 @@ impl<Io> TlsStream<Io> {
         }
     }
 
-    /// Returns what is known of the connection.
+    /// Returns the information about the connection.
     #[must_use]
     pub fn conn(&self) -> &ConnInfo {
         match &self.state {
@@ -58,7 +58,7 @@ impl<Io> TlsStream<Io> {
         }
     }
 
-    /// Returns the stream below; `None` before the handshake ended well.
+    /// Returns the stream below TLS; `None` before the handshake succeeded.
     #[must_use]
     pub fn get_ref(&self) -> Option<&Io> {
         match &self.state {
@@ -73,24 +73,24 @@ impl<Io> TlsStream<Io> {
 }
 
 impl<Io: AsyncRead + AsyncWrite + Unpin> TlsStream<Io> {
-    /// Runs the handshake ahead of the first read or write.
+    /// Runs the handshake before the first read or write.
     ///
     /// # Errors
     ///
-    /// When it fails, or does not end within the layer's time-out.
+    /// If the handshake fails, or does not complete within the time-out of the layer.
     ///
     /// # Cancel safety
     ///
-    /// Nothing is lost when the future is dropped.
+    /// Dropping the future loses nothing: the next call continues.
     pub async fn handshake(&mut self) -> io::Result<()> {
         poll_fn(|cx| self.poll_handshake(cx)).await
     }
 
-    /// As [`handshake`](Self::handshake), for those who poll.
+    /// Polls the handshake; see [`handshake`](Self::handshake).
     ///
     /// # Errors
     ///
-    /// As [`handshake`](Self::handshake).
+    /// As for [`handshake`](Self::handshake).
     pub fn poll_handshake(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let ended = match &mut self.state {
             State::Handshake(handshake) => ready!(handshake.as_mut().poll(cx)),
@@ -152,7 +152,7 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> AsyncWrite for TlsStream<Io> {
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match &mut self.get_mut().state {
             State::Open(open) => Pin::new(&mut open.session).poll_flush(cx),
-            // Nothing was written yet.
+            // Nothing has been written yet.
             State::Handshake(_) => Poll::Ready(Ok(())),
             State::Failed(_) => Poll::Ready(Err(no_session())),
         }
@@ -162,7 +162,7 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> AsyncWrite for TlsStream<Io> {
         let this = self.get_mut();
         match &mut this.state {
             State::Open(open) => return Pin::new(&mut open.session).poll_shutdown(cx),
-            // There is no session to end: to close the socket says all.
+            // There is no session that a close_notify could end.
             State::Handshake(handshake) => {
                 this.state = State::Failed(Box::new(handshake.conn().clone()));
             }
