@@ -1,4 +1,4 @@
-//! The request service as the connection calls it.
+//! The request service, as the connections of HTTP/1.1 and HTTP/2 call it.
 
 #[cfg(feature = "http2")]
 use std::cell::Cell;
@@ -30,11 +30,12 @@ use crate::{context::served, error::BoxError};
 
 /// The request service as hyper calls it.
 pub(super) struct AppService<S> {
-    // Called by one task at a time: a clone a request would cost more than this.
+    // One task at a time calls it. To clone the service for each request would cost more than the
+    // borrow flag.
     pub(super) app: RefCell<S>,
     pub(super) reporter: ConnectionReporter,
     pub(super) state: Arc<State>,
-    /// Requests so far that came on streams of HTTP/2.
+    /// The number of requests that HTTP/2 streams have begun.
     #[cfg(feature = "http2")]
     pub(super) streams_begun: Cell<u32>,
 }
@@ -63,13 +64,13 @@ where
 }
 
 impl<S> AppService<S> {
-    /// Begins the exchange of a request, and notes in it how it came.
+    /// Begins the exchange of a request, and writes the `ConnInfo` to its extensions.
     pub(super) fn begin<B>(&self, request: &mut Request<B>) -> ExchangeGuard {
         request.extensions_mut().insert(self.reporter.info.clone());
         self.state.begin()
     }
 
-    /// Calls the service with a request that came on a stream of HTTP/2.
+    /// Calls the service with the request of an HTTP/2 stream.
     #[cfg(feature = "http2")]
     pub(super) fn call_stream<B>(
         &self,
@@ -117,14 +118,14 @@ pin_project! {
     pub(super) enum Call<S, F> {
         Running { #[pin] future: Option<F> },
         Failed { error: Option<BoxError> },
-        // A service that is not always ready is waited for.
+        // The service was not ready: the call waits until it is.
         Waiting { app: S, request: Option<Request<Body>> },
     }
 }
 
 #[cfg(feature = "http2")]
 impl<S, F> Call<S, F> {
-    /// Drops what runs, as the server answers with this status itself.
+    /// Drops the future of the service; the server answers with `status` in its place.
     pub(super) fn give_up(self: Pin<&mut Self>, status: StatusCode) {
         if let CallProject::Running { future } = self.project() {
             served::give_up(future, status);
@@ -191,14 +192,14 @@ where
     }
 }
 
-/// Says what comes after the response in HTTP/1.1: a tunnel, more requests, or the end.
+/// Decides what follows the response in HTTP/1.1: a tunnel, more requests, or a close.
 pub(super) fn conclude<B>(response: &mut Response<B>, exchange: &mut ExchangeGuard, connect: bool) {
     let status = response.status();
     if status == StatusCode::SWITCHING_PROTOCOLS || (connect && status.is_success()) {
         exchange.opens_tunnel();
     } else if exchange.state().is_draining() {
         let close = HeaderValue::from_static("close");
-        // Beside what the service names there, so that those fields still end at this hop.
+        // Appended, so that the fields which the service names there still end at this hop.
         response.headers_mut().append(CONNECTION, close);
     }
 }

@@ -1,22 +1,22 @@
-//! The date of this second (RFC 9110 §6.6.1), written once a thread.
+//! The `Date` field (RFC 9110 §6.6.1), formatted once a second for each thread.
 
 use std::{cell::RefCell, time::SystemTime};
 
 use http::HeaderValue;
 
-/// A second, and how it is written.
+/// A second of the Unix time, and its formatted date.
 struct Date {
     second: u64,
     text: HeaderValue,
 }
 
-/// Returns the date as a field's value.
+/// Returns the current date as a field value.
 #[cfg(feature = "http2")]
 pub(super) fn now() -> HeaderValue {
     with(HeaderValue::clone)
 }
 
-/// Lends the date as a field's value.
+/// Calls `look` with the current date as a field value.
 pub(super) fn with<T>(look: impl FnOnce(&HeaderValue) -> T) -> T {
     let now = SystemTime::now();
     let since = now.duration_since(SystemTime::UNIX_EPOCH);
@@ -33,7 +33,7 @@ pub(super) fn with<T>(look: impl FnOnce(&HeaderValue) -> T) -> T {
 #[cold]
 fn write(now: SystemTime) -> HeaderValue {
     let text = HeaderValue::from_maybe_shared(httpdate::fmt_http_date(now));
-    // It is ASCII, so there is one.
+    // A formatted date is ASCII, so it is a valid value.
     text.unwrap_or(EPOCH)
 }
 

@@ -1,4 +1,5 @@
-//! How long a client may keep this side waiting, and what it earns by the bytes that it moves.
+//! The least rate of a client: how long the server waits for it, and how the transfer of bytes
+//! extends that time.
 
 use std::{
     task::{Context, Poll},
@@ -8,14 +9,13 @@ use std::{
 use super::state::{State, Timeouts};
 use crate::timer::wheel::Timer;
 
-/// What is left of a client's time. The time runs while this side waits for the client alone; the
-/// bytes of requests and responses that move add to it, a second for each [`Timeouts::min_rate`] of
-/// them, up to the idle time-out.
+/// The time that a client has left. It runs only while the server waits for the client. Each
+/// [`Timeouts::min_rate`] bytes that are transferred add a second, up to the idle time-out.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct RateBudget {
-    /// In milliseconds, as the others are.
+    /// Milliseconds.
     left: u32,
-    /// `NEVER` while this side does not wait.
+    /// When the wait began, in milliseconds; `NOT_WAITING` while the server does not wait.
     since: u64,
 }
 
@@ -31,7 +31,7 @@ impl RateBudget {
         self.since != NOT_WAITING
     }
 
-    /// Notes that this side waits for the client; returns how long it will yet.
+    /// Begins or continues a wait for the client; returns the time that the client has left.
     pub(super) fn wait(&mut self, now: u64) -> Duration {
         if !self.is_waiting() {
             self.since = now;
@@ -40,7 +40,7 @@ impl RateBudget {
         Duration::from_millis(u64::from(self.left).saturating_sub(waited))
     }
 
-    /// Ends the wait, as the client moved so many bytes.
+    /// Ends the wait and adds the time for `bytes` transferred bytes.
     pub(super) fn moved(&mut self, now: u64, bytes: usize, timeouts: Timeouts) {
         let left = self.wait(now).as_millis() as u64;
         self.since = NOT_WAITING;
@@ -58,7 +58,7 @@ fn idle(timeouts: Timeouts) -> u32 {
     u32::try_from(timeouts.idle.as_millis()).unwrap_or(u32::MAX)
 }
 
-/// The pace of one request or response, with the timer of the task that waits.
+/// The budget of one request or response, with the timer of the task that waits.
 #[derive(Debug)]
 pub(super) struct RateTimer {
     budget: RateBudget,
@@ -73,7 +73,7 @@ impl RateTimer {
         }
     }
 
-    /// Waits for the client. Is ready when the client has taken too long.
+    /// Waits for the client. Ready when the client has used up its time.
     #[inline(never)]
     pub(super) fn poll(&mut self, cx: &Context<'_>, state: &State) -> Poll<()> {
         loop {
@@ -91,7 +91,7 @@ impl RateTimer {
         }
     }
 
-    /// Ends the wait, as the client moved so many bytes.
+    /// Ends the wait and adds the time for `bytes` transferred bytes.
     pub(super) fn moved(&mut self, bytes: usize, state: &State) {
         if self.budget.is_waiting() {
             self.budget.moved(state.now(), bytes, state.timeouts());
@@ -100,7 +100,7 @@ impl RateTimer {
 }
 
 const NOT_WAITING: u64 = u64::MAX;
-/// The clock of the connections moves on this often.
+/// The resolution of the clock that connections read.
 const CLOCK_STEP: Duration = Duration::from_millis(100);
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
-//! The extensions of responses that were sent: the requests that come next use their memory.
+//! Recycled extension tables: those of responses that were sent serve the next requests.
 //!
-//! A table of extensions costs an allocation and its growth. A service that answers may put the
-//! emptied table of the request into the response, as the proxy does.
+//! A new table costs an allocation and its growth. A service may put the emptied table of the request
+//! into its response, as the proxy does.
 
 use std::cell::RefCell;
 
@@ -9,14 +9,14 @@ use http::Extensions;
 
 /// Returns an empty table.
 pub(super) fn take() -> Extensions {
-    // An error says that the thread is about to end.
+    // An error means that the thread is ending.
     let table = TABLES.try_with(|tables| tables.borrow_mut().pop());
     table.ok().flatten().unwrap_or_default()
 }
 
-/// Takes the table of a response that was sent, and drops what is in it.
+/// Keeps the table of a response that was sent, and drops its contents.
 pub(super) fn keep(mut table: Extensions) {
-    // What the extensions drop may be anything, a request of its own included.
+    // Cleared before the borrow: the drop of an extension can run code that uses this table again.
     table.clear();
     let _ = TABLES.try_with(|tables| {
         let mut tables = tables.borrow_mut();
@@ -30,6 +30,6 @@ thread_local! {
     static TABLES: RefCell<Vec<Extensions>> = const { RefCell::new(Vec::new()) };
 }
 
-/// As many as requests usually end between two that begin, streams of HTTP/2 included; each is
-/// some hundred bytes.
+/// As many requests, streams of HTTP/2 included, usually end between two that begin. A table has a few
+/// hundred bytes.
 const MAX_TABLES: usize = 256;

@@ -1,4 +1,4 @@
-//! The end of a request's whole time, where there is one.
+//! The limit on the time of a request and its response, if there is one.
 
 use std::{
     task::{Context, Poll},
@@ -9,7 +9,7 @@ use tokio::time::Instant;
 
 use crate::timer::wheel::Timer;
 
-/// How long a request and its response may take in all.
+/// The deadline of a request and its response.
 #[derive(Debug)]
 pub(super) struct RequestTimeout {
     until: Option<Instant>,
@@ -17,7 +17,7 @@ pub(super) struct RequestTimeout {
 }
 
 impl RequestTimeout {
-    /// Begins the time, if there is a limit.
+    /// Starts the time, if there is a limit.
     pub(super) fn new(limit: Option<Duration>) -> Self {
         Self {
             until: limit.map(|limit| Instant::now() + limit),
@@ -25,7 +25,7 @@ impl RequestTimeout {
         }
     }
 
-    /// Is ready once the time is over; registers the task to be woken then.
+    /// Ready once the time is over; until then registers the task to be woken.
     #[inline]
     pub(super) fn poll(&mut self, cx: &Context<'_>) -> Poll<()> {
         match self.until {

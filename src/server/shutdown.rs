@@ -1,4 +1,4 @@
-//! When a connection learns that it should end, and when it may.
+//! How a connection notices a graceful shutdown, and when it may close.
 
 use std::{
     future::{Future, pending},
@@ -11,8 +11,8 @@ use tokio::time::Instant;
 use super::state::State;
 use crate::context::Drain;
 
-/// Waits until connections should end, and wakes its task at the announcement before; for ever
-/// without a drain.
+/// Completes when the shutdown begins, and wakes its task at the announcement before that. Without a
+/// drain, it never completes.
 pub(super) async fn shutdown_begun(drain: Option<Drain>) {
     match drain {
         Some(mut drain) => {
@@ -23,15 +23,15 @@ pub(super) async fn shutdown_begun(drain: Option<Drain>) {
     }
 }
 
-/// Notices that the connection should end; registers once a task and once a phase, then costs one
-/// load a poll.
+/// Notices the shutdown. It registers its waker once for each task and phase; after that, a poll costs
+/// one atomic load.
 pub(super) struct ShutdownWatcher<'a> {
     drain: Option<&'a Drain>,
     shutdown_begun: Pin<&'a mut (dyn Future<Output = ()> + Send)>,
     registered: Option<Waker>,
-    /// There is nothing more to notice.
+    /// The shutdown has begun: there are no more phases.
     finished: bool,
-    /// Since when the connection has waited for a request, as far as that matters here.
+    /// When `may_end` first saw the connection wait for a request.
     idle_since: Option<Instant>,
     ends: bool,
 }
@@ -51,7 +51,8 @@ impl<'a> ShutdownWatcher<'a> {
         }
     }
 
-    /// Notes in `state` that the end was announced: the response that comes next says so.
+    /// Marks `state` as draining once the shutdown is announced, so that the next response says
+    /// `connection: close`.
     pub(super) fn poll_shutdown(&mut self, cx: &mut Context<'_>, state: &State) {
         let Some(drain) = self.drain.filter(|_| !self.finished) else {
             return;
@@ -70,8 +71,8 @@ impl<'a> ShutdownWatcher<'a> {
         }
     }
 
-    /// Returns true once, when the connection may end: not in the middle of a head, nor while a
-    /// request may be on its way.
+    /// Returns true once, when the connection may close: not within a head, and not while a request
+    /// may be on its way.
     pub(super) fn may_end(&mut self, state: &State) -> bool {
         let Some(drain) = self.drain else {
             return false;
@@ -79,8 +80,8 @@ impl<'a> ShutdownWatcher<'a> {
         if self.ends || !state.is_draining() || state.is_in_head() {
             return false;
         }
-        // A GOAWAY loses none (RFC 9113 §6.8), but a client that has connected for its first
-        // request would connect again and again.
+        // GOAWAY loses no request (RFC 9113 §6.8), but a client that gets it before its first request
+        // would reconnect again and again.
         self.ends = match state.is_multiplexed() && !state.is_unused() {
             true => true,
             false => self.has_waited(drain, state),
@@ -88,8 +89,8 @@ impl<'a> ShutdownWatcher<'a> {
         self.ends
     }
 
-    /// Returns true when the client has had the time to send another request; until then, the
-    /// deadline of the connection is the end of that time.
+    /// Returns true when the client has had the grace to send another request. Until then, sets the
+    /// deadline of the connection to the end of the grace.
     #[cold]
     fn has_waited(&mut self, drain: &Drain, state: &State) -> bool {
         let now = Instant::now();

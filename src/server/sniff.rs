@@ -1,4 +1,4 @@
-//! Telling HTTP/1.1 and HTTP/2 apart by the first bytes of a cleartext connection.
+//! Protocol detection: the first bytes of a cleartext connection decide between HTTP/1.1 and HTTP/2.
 
 use std::{future::poll_fn, pin::pin};
 
@@ -11,14 +11,14 @@ use tokio::{
 use super::{shutdown::shutdown_begun, state::State};
 use crate::{context::Drain, error::BoxError};
 
-/// What the first bytes are of.
+/// The protocol of the first bytes, which the caller has to pass on.
 pub(super) enum Sniffed {
     Closed,
     Http1(Bytes),
     Http2(Bytes),
 }
 
-/// Tells the protocols apart by their first bytes.
+/// Reads until the bytes differ from the preface of HTTP/2 or complete it.
 pub(super) async fn sniff<Io: AsyncRead + Unpin>(
     io: &mut Io,
     state: &State,
@@ -33,13 +33,13 @@ pub(super) async fn sniff<Io: AsyncRead + Unpin>(
     loop {
         let n = tokio::select! {
             biased;
-            // First, so that what came in time is seen whatever else is due.
+            // The read is polled first: bytes that arrived in time win over a deadline.
             n = io.read_buf(&mut ahead) => n?,
             () = poll_fn(|cx| state.poll_expired(cx)) => {
                 if ahead.is_empty() {
                     return Ok(Sniffed::Closed);
                 }
-                // They are the first of a head, which is answered with 408.
+                // The beginning of a head, which HTTP/1.1 answers with 408.
                 return Ok(Sniffed::Http1(ahead.freeze()));
             }
             () = &mut begun, if ahead.is_empty() && !shutdown_deadline => {

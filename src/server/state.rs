@@ -1,4 +1,4 @@
-//! What one connection is at, and which deadline that has.
+//! The state of a connection, and the deadline that belongs to it.
 
 #[cfg(feature = "http2")]
 use std::sync::atomic::AtomicU32;
@@ -20,53 +20,53 @@ use crate::{context::ConnInfo, timer::sweep::Deadline};
 pub(super) struct Timeouts {
     pub(super) head: Duration,
     pub(super) idle: Duration,
-    /// Bytes a second; see [`Pace`](super::pace::Pace).
+    /// Bytes a second; see [`RateBudget`](super::min_rate::RateBudget).
     pub(super) min_rate: u32,
-    /// A request and its response in all.
+    /// The limit for a request and its response in all.
     pub(super) request: Option<Duration>,
 }
 
-/// Shared by a connection's stream, its service and its bodies. Under HTTP/1.1 every step is
-/// seen at once by the task that polls the connection; under HTTP/2 streams may run on tasks of their
-/// own, so they only count, and the driver draws the conclusions.
+/// The state that the stream, the service and the bodies of a connection share. Under HTTP/1.1 the task
+/// of the connection takes every step itself. Under HTTP/2 streams may run on other tasks, so they
+/// only count, and the driver of the connection sets the deadlines.
 #[derive(Debug)]
 pub(super) struct State {
     phase: AtomicU8,
     active: AtomicUsize,
-    /// HTTP/2.
+    /// The connection speaks HTTP/2.
     multiplexed: AtomicBool,
-    /// Streams that the client ended before their response had.
+    /// Streams that the client reset before their response was complete.
     #[cfg(feature = "http2")]
     resets: AtomicU32,
     draining: AtomicBool,
-    /// The deadline is the one that a drain left, in place of the connection's own.
+    /// The deadline is that of a shutdown, in place of the connection's own.
     shutdown_deadline: AtomicBool,
-    /// What is left of a body that has no reader has a deadline.
+    /// The rest of a body without a reader has a deadline.
     body_rest_armed: AtomicBool,
     accepted: Instant,
-    /// The stream was dropped, by the connection or by the tunnel's owner.
+    /// Notified when the connection or the owner of the tunnel drops the stream.
     pub(super) closed: Notify,
     deadline: Deadline,
     timeouts: Timeouts,
 }
 
-/// What a connection waits for.
+/// The phase of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Phase {
     /// A request is being answered.
     Busy = 0,
-    /// Some of a request head came, and not yet all.
+    /// A part of a request head was received.
     Head = 1,
-    /// The next request.
+    /// The connection waits for the next request.
     Idle = 2,
-    /// The first request: no byte of it came yet.
+    /// The connection waits for the first byte of the first request.
     New = 3,
-    /// The bytes are no longer HTTP's.
+    /// An upgrade or CONNECT has turned the connection into a tunnel.
     Tunnel = 4,
 }
 
 impl State {
-    /// Begins with the deadline of the first head, which counts from accept.
+    /// Makes the state of a new connection, with the deadline of its first head from accept on.
     pub(super) fn new(info: &ConnInfo, timeouts: Timeouts) -> Arc<Self> {
         let state = Self {
             phase: AtomicU8::new(Phase::New as u8),
@@ -101,8 +101,8 @@ impl State {
         self.multiplexed.load(Relaxed)
     }
 
-    /// Some of a head came, and not yet all: the client has the time for a head from now on, and
-    /// for the first one from accept on.
+    /// Enters the phase `Head`. The client has the time for a head from now on, and for the first one
+    /// from accept on.
     pub(super) fn start_head(&self) {
         match self.phase() {
             Phase::New if self.shutdown_deadline.load(Relaxed) => self.resume_head_timeout(),
@@ -113,17 +113,17 @@ impl State {
         self.phase.store(Phase::Head as u8, Relaxed);
     }
 
-    /// Some of a head came, and not yet all.
+    /// Returns true while a part of a head was received.
     pub(super) fn is_in_head(&self) -> bool {
         self.phase() == Phase::Head
     }
 
-    /// No byte came yet, or none that is known of: HTTP/2's are not counted, its requests are.
+    /// Returns true until the first byte under HTTP/1.1, and until the first request under HTTP/2.
     pub(super) fn is_unused(&self) -> bool {
         self.phase() == Phase::New && !self.is_active()
     }
 
-    /// A whole request head is there.
+    /// Begins an exchange: a request head is complete.
     pub(super) fn begin(self: &Arc<Self>) -> ExchangeGuard {
         self.active.fetch_add(1, Relaxed);
         if !self.is_multiplexed() {
@@ -147,17 +147,17 @@ impl State {
         self.timeouts
     }
 
-    /// Returns the time in milliseconds, late by up to a tenth of a second.
+    /// Returns the time in milliseconds; it lags by up to 100 ms.
     pub(super) fn now(&self) -> u64 {
         self.deadline.now()
     }
 
-    /// The client takes no more of what is written, and has this long.
+    /// Sets the deadline of a client that does not read: `left` from now.
     pub(super) fn write_blocked(&self, left: Duration) {
         self.deadline.arm(left);
     }
 
-    /// The client has taken all that was written.
+    /// Restores the deadline of the phase: the client has read what was written.
     pub(super) fn write_unblocked(&self) {
         match self.phase() {
             Phase::Busy | Phase::Tunnel => self.deadline.disarm(),
@@ -165,12 +165,12 @@ impl State {
         }
     }
 
-    /// The end has begun: this long, and no longer.
+    /// Sets the deadline of a connection that is closing.
     pub(super) fn linger(&self, limit: Duration) {
         self.deadline.arm(limit.min(self.timeouts.idle));
     }
 
-    /// As [`linger`](Self::linger), unless a deadline runs.
+    /// Sets the deadline for the rest of a body without a reader, unless it is set.
     pub(super) fn limit_body_rest(&self) {
         if !self.body_rest_armed.swap(true, Relaxed) {
             self.linger(BODY_REST_TIMEOUT);
@@ -185,7 +185,7 @@ impl State {
         self.deadline.is_expired()
     }
 
-    /// The connection should end after the exchange that it is at, or after the next.
+    /// Makes the connection close after its current exchange, or after the next one.
     pub(super) fn start_draining(&self) {
         self.draining.store(true, Relaxed);
     }
@@ -194,8 +194,8 @@ impl State {
         self.draining.load(Relaxed)
     }
 
-    /// Leaves a connection that is to end this much time for a request that is on its way. Only
-    /// the first call counts.
+    /// Gives a connection that is to close `left` for a request that is on its way. Only the first call
+    /// has an effect.
     pub(super) fn limit_idle(&self, left: Duration) {
         if !self.shutdown_deadline.swap(true, Relaxed) {
             self.deadline.arm(left.min(self.timeouts.idle));
@@ -206,27 +206,27 @@ impl State {
         self.accepted
     }
 
-    /// The request that was on its way is coming.
+    /// Restores the deadline for a head, since the request that was on its way has begun.
     pub(super) fn resume_head_timeout(&self) {
         self.shutdown_deadline.store(false, Relaxed);
         self.deadline.arm(self.timeouts.head);
     }
 
-    /// Ends a tunnel whose connection may last no longer.
+    /// Ends a tunnel: its deadline is now.
     pub(super) fn expire(&self) {
         self.deadline.arm(Duration::ZERO);
     }
 }
 
-/// What the driver of HTTP/2 asks and orders.
+/// The state as the driver of HTTP/2 uses it.
 #[cfg(feature = "http2")]
 impl State {
-    /// Says that many requests share the connection.
+    /// Marks the connection as HTTP/2.
     pub(super) fn multiplex(&self) {
         self.multiplexed.store(true, Relaxed);
     }
 
-    /// The client ended a stream before its response had ended.
+    /// Counts a stream that the client reset before its response was complete.
     #[cold]
     pub(super) fn count_reset(&self) {
         self.resets.fetch_add(1, Relaxed);
@@ -236,7 +236,7 @@ impl State {
         self.resets.load(Relaxed)
     }
 
-    /// Gives the client this long.
+    /// Sets the deadline: `left` from now.
     pub(super) fn wait(&self, left: Duration) {
         self.deadline.arm(left);
     }
@@ -246,7 +246,8 @@ impl State {
     }
 }
 
-/// A request being answered, or its body being read; the drop is the end.
+/// An exchange in progress: a request that is answered, or a body that is read. Dropping the guard ends
+/// it.
 #[derive(Debug)]
 pub(super) struct ExchangeGuard {
     state: Arc<State>,
@@ -258,7 +259,7 @@ impl ExchangeGuard {
         &self.state
     }
 
-    /// The bytes after this response are no longer HTTP's.
+    /// Makes the connection a tunnel when the guard is dropped.
     pub(super) fn opens_tunnel(&mut self) {
         self.opens_tunnel = true;
     }
@@ -282,5 +283,5 @@ impl Drop for ExchangeGuard {
     }
 }
 
-/// What is left of a body that has no reader comes within this.
+/// How long the client has to send the rest of a body that has no reader.
 const BODY_REST_TIMEOUT: Duration = Duration::from_secs(2);

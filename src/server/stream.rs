@@ -1,5 +1,5 @@
-//! The client's stream under HTTP/1.1: what was read before comes first, a client that takes
-//! nothing has a deadline, and a close waits for what is on its way.
+//! The byte stream of an HTTP/1.1 connection: it returns bytes that were read ahead, has a deadline for
+//! clients that do not read, and closes without a reset.
 
 use std::{
     io::{self, IoSlice},
@@ -21,16 +21,16 @@ pub(super) struct Stream<Io> {
     io: Io,
     ahead: Bytes,
     state: Arc<State>,
-    /// The client takes no more for now.
+    /// The budget of a client that does not read; `None` while writes succeed.
     blocked: Option<RateBudget>,
     closing: Closing,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Closing {
-    /// Nothing is closed, and the client is known to send more.
+    /// Nothing is closed yet, and the client is still sending.
     Expecting,
-    /// The write half is shut, and what still comes is thrown away.
+    /// The write side is shut, and received bytes are discarded.
     Lingering,
     No,
     Shut,
@@ -47,7 +47,7 @@ impl<Io> Stream<Io> {
         }
     }
 
-    /// Puts bytes before those that come.
+    /// Puts `bytes` in front of those that are read next.
     pub(super) fn put_back(&mut self, bytes: Bytes) {
         if self.ahead.is_empty() {
             self.ahead = bytes;
@@ -56,7 +56,7 @@ impl<Io> Stream<Io> {
         }
     }
 
-    /// Notes that the client is still sending: a close waits for it to end, for a while.
+    /// Makes a close wait for a while, since the client is still sending.
     pub(super) fn expect_more(&mut self) {
         if self.closing == Closing::No {
             self.closing = Closing::Expecting;
@@ -71,8 +71,8 @@ impl<Io> Drop for Stream<Io> {
 }
 
 impl<Io: AsyncRead + AsyncWrite + Unpin> Stream<Io> {
-    /// Reads on for a while when the client is still sending: closing now would reset the
-    /// connection, and take the response from the client before it has read it (RFC 9112 §9.6).
+    /// Reads and discards for a while if the client is still sending. A close would reset the
+    /// connection, and the client could lose the response (RFC 9112 §9.6).
     fn poll_linger(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let mut waste = [0; 4_096];
         self.ahead = Bytes::new();
@@ -100,7 +100,7 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Stream<Io> {
         }
     }
 
-    /// Notes how much the client took of what was offered.
+    /// Counts the bytes of a write towards the least rate.
     fn wrote(
         &mut self,
         cx: &mut Context<'_>,
@@ -119,10 +119,10 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Stream<Io> {
         }
     }
 
-    /// Notes whether all went to the client that was to go.
+    /// Sets the deadline if the write blocks, and removes it if it does not.
     fn went<T>(&mut self, cx: &mut Context<'_>, went: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
         if self.state.phase() == Phase::Tunnel {
-            // Its owner says how long is too long.
+            // The owner of a tunnel sets its time-outs.
             return went;
         }
         if went.is_ready() {
@@ -210,12 +210,13 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Stream<Io> {
             }
         }
         if this.state.phase() == Phase::Tunnel {
-            // Only one direction ends.
+            // A tunnel goes on in the other direction.
             return Poll::Ready(Ok(()));
         }
         this.poll_linger(cx).map(Ok)
     }
 }
 
-/// What is on its way arrives within this; a client that sends on for longer is not listening.
+/// Bytes that are on their way arrive within this time. A client that sends for longer does not read
+/// the response.
 const LINGER: Duration = Duration::from_secs(2);

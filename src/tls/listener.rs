@@ -46,8 +46,9 @@ where
     }
 }
 
-/// Any listener will do, so what its address and its stream are is found out here. What a listener
-/// inside (PROXY protocol) noted is kept: it is the same connection.
+/// Makes the `ConnInfo`. The listener may be of any type, so the types of its address and its stream
+/// are tested here. A `ConnInfo` of a listener inside (PROXY protocol) is kept, as it describes the
+/// same connection.
 fn conn_info<Io: 'static, A: 'static>(io: &Io, address: &A) -> ConnInfo {
     if let Some(conn) = any(address).downcast_ref::<ConnInfo>() {
         return conn.clone();

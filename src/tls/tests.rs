@@ -128,7 +128,7 @@ fn an_idle_session_holds_little_memory() {
         runtime.block_on(async {
             let (mut server, client) = streams(&layer, config.clone());
             let silent = tokio::time::timeout(Duration::ZERO, server.handshake());
-            assert!(silent.await.is_err(), "nobody said anything");
+            assert!(silent.await.is_err(), "the client sent nothing");
             (server, client)
         })
     };

@@ -1,4 +1,4 @@
-//! What comes from the client: heads, what is sent ahead, and the end.
+//! Reads from an HTTP/1.1 client: request heads, bytes that are sent ahead, and the end.
 
 use std::{
     cell::RefCell,
@@ -28,33 +28,33 @@ use crate::{
     },
 };
 
-/// What follows on the connection.
+/// The next event of the connection.
 pub(super) enum Next {
-    /// The client ended it within a head.
+    /// The client closed the connection within a head.
     CutOff,
     End,
-    /// A request: it lies in its place.
+    /// A request head; the request is in `Input::request`.
     Head(Head),
     Refused(Box<Refusal>),
 }
 
-/// What was read and not used: nothing, nearly always.
+/// The read side of a connection.
 pub(super) struct Input {
     http1: Http1,
     pub(super) read: BytesMut,
-    /// How far `read` was searched for the end of a head.
+    /// How far `read` has been searched for the end of a head.
     searched: usize,
-    /// The request that was read last, until it is called.
+    /// The request that was read last, until the service gets it.
     pub(super) request: Option<Request<Body>>,
-    /// The body of the request that is answered, where it did not come with its head.
+    /// The sender of the current request body, unless the body arrived with its head.
     pub(super) body_sender: Option<Box<BodySender>>,
-    /// From the first request on.
+    /// `None` before the first request.
     interim: Option<InterimQueue>,
-    /// What goes out before the response: interim responses.
+    /// Interim responses that are not written yet.
     pub(super) interim_output: InterimOutput,
-    /// The client ended its side.
+    /// The client closed its write side.
     ended: bool,
-    /// What comes behind the request cannot be told from its body.
+    /// The end of the request body is unknown, so no further request can be read.
     pub(super) framing_lost: bool,
 }
 
@@ -81,7 +81,7 @@ impl Input {
         state: &State,
     ) -> Poll<io::Result<Next>> {
         shutdown.poll_shutdown(cx, state);
-        // What a client sent ahead is answered, whatever is due.
+        // A request that was sent ahead is answered even if a deadline has passed.
         if self.searched < self.read.len() {
             if let Some(next) = self.parse_buffered(state) {
                 return Poll::Ready(Ok(next));
@@ -116,8 +116,7 @@ impl Input {
         }))
     }
 
-    /// Ends a wait that took too long: one for the rest of a head with 408, one for a request
-    /// by a close.
+    /// Ends a wait that took too long: 408 within a head, a close before one.
     #[cold]
     fn head_timeout(&self) -> Next {
         match self.is_blank() {
@@ -126,7 +125,7 @@ impl Input {
         }
     }
 
-    /// Looks for a request in what was read, behind what was read before.
+    /// Parses a request from the received bytes, which follow those read before.
     fn parse(&mut self, received: &[u8], state: &State) -> Option<Next> {
         if !self.read.is_empty() {
             self.read.extend_from_slice(received);
@@ -139,7 +138,7 @@ impl Input {
         if received.is_empty() {
             return None;
         }
-        // A head that came alone and whole needs no search for its end.
+        // A head that arrives alone and complete needs no search for its end.
         let end = match received.len() <= MAX_SHARED_HEAD && received.ends_with(b"\r\n\r\n") {
             true => received.len(),
             false => match request::find_end(received, &mut self.searched) {
@@ -205,19 +204,19 @@ impl Input {
         Some(Next::Head(head))
     }
 
-    /// Notes that a head has begun, unless that may be an empty line.
+    /// Enters the phase `Head`, unless the bytes may be an empty line.
     fn mark_head_started(&self, state: &State) {
         if !self.is_blank() {
             state.start_head();
         }
     }
 
-    /// Nothing came, or what may become an empty line.
+    /// Returns true if nothing was received, or what may become an empty line.
     fn is_blank(&self) -> bool {
         matches!(&self.read[..], b"" | b"\r")
     }
 
-    /// Gives back the memory of what was read ahead, where all of it was used.
+    /// Frees the read-ahead buffer if all of it was used.
     fn release_buffer(&mut self) {
         if self.read.is_empty() {
             self.read = BytesMut::new();
@@ -233,14 +232,14 @@ impl Input {
         head.framing == Framing::None && (head.upgrades || connects())
     }
 
-    /// Takes the request, and what came behind it.
+    /// Takes the request, and the bytes that follow it.
     pub(super) fn take_upgrade(&mut self) -> Option<(Box<Request<Body>>, Bytes)> {
         let request = self.request.take()?;
         let ahead = std::mem::take(&mut self.read).freeze();
         Some((Box::new(request), ahead))
     }
 
-    /// Returns the request, in extensions that an earlier one left.
+    /// Returns the request, with a recycled extension table.
     pub(super) fn request_mut(&mut self) -> Option<&mut Request<Body>> {
         let request = self.request.as_mut()?;
         *request.extensions_mut() = recycled::take();
@@ -251,23 +250,23 @@ impl Input {
         self.request.take()
     }
 
-    /// Gives the request its way to interim responses.
+    /// Adds the `Interim` extension to the request.
     pub(super) fn begin_interim(&mut self, head: &Head) {
         let queue = self.interim.get_or_insert_with(InterimQueue::new);
         let interim = queue.begin(!head.is_http10);
         if let Some(request) = &mut self.request {
             request.extensions_mut().insert(interim);
             if head.upgrades && head.framing != Framing::None {
-                // RFC 9110 §7.8: a server may ignore it, and no service switches amid a body.
+                // RFC 9110 §7.8: a server may ignore Upgrade, and a switch within a body is impossible.
                 request.headers_mut().remove(http::header::UPGRADE);
             }
         }
     }
 
-    /// Ends the time for interim responses; returns what is still to be written of them.
+    /// Ends the time for interim responses; returns those that are not written yet.
     pub(super) fn end_interim(&mut self) -> InterimOutput {
         if let Some(body_sender) = &mut self.body_sender {
-            // The service keeps the body for its response.
+            // The service reads the body while it sends the response.
             if body_sender.end_continue() && self.read.is_empty() {
                 self.interim_output
                     .write(|out| out.extend_from_slice(CONTINUE));
@@ -282,7 +281,7 @@ impl Input {
         std::mem::take(&mut self.interim_output)
     }
 
-    /// Returns true unless the connection cannot go on behind this request.
+    /// Returns true if the connection can carry another request after this one.
     pub(super) fn may_keep(&self) -> bool {
         let body_allows = self.body_sender.as_ref().is_none_or(|body_sender| {
             let is_small = body_sender
@@ -296,8 +295,8 @@ impl Input {
         body_allows && !self.is_over()
     }
 
-    /// Does what the service or its response may wait for. Is ready when they are to be polled
-    /// again, with an error when the client has gone, and with it the reader of the response.
+    /// Does what the service or its response may wait for. Ready when the caller should poll them
+    /// again; ready with an error when the client has disconnected.
     pub(super) fn poll_while_answering<Io: AsyncRead + AsyncWrite + Unpin>(
         &mut self,
         cx: &mut Context<'_>,
@@ -325,13 +324,12 @@ impl Input {
         self.framing_lost
     }
 
-    /// Nothing that comes from here on is a request.
+    /// Returns true if no further request can arrive.
     pub(super) fn is_over(&self) -> bool {
         self.framing_lost || (self.ended && self.read.is_empty())
     }
 
-    /// Is ready when the client has gone, and with it the reader of the response. What it sends
-    /// ahead is kept, to a bound.
+    /// Ready when the client has disconnected. Keeps up to 64 KiB of what it sends ahead.
     pub(super) fn poll_hang_up<Io: AsyncRead + AsyncWrite + Unpin>(
         &mut self,
         cx: &mut Context<'_>,
@@ -356,29 +354,30 @@ impl Input {
     }
 }
 
-/// Reads into the thread's buffer, and has a look at what came.
+/// Reads into the buffer of the thread, and passes the received bytes to `inspect`.
 fn read<Io: AsyncRead + AsyncWrite + Unpin, T>(
     cx: &mut Context<'_>,
     io: &mut Stream<Io>,
-    parse: impl FnOnce(&Poll<io::Result<()>>, &[u8]) -> T,
+    inspect: impl FnOnce(&Poll<io::Result<()>>, &[u8]) -> T,
 ) -> (Poll<io::Result<()>>, T) {
     let mut scratch = READ_BUFFER
         .take()
         .unwrap_or_else(|| vec![0; HEAD_READ].into());
     let mut buf = ReadBuf::new(&mut scratch);
     let read = Pin::new(io).poll_read(cx, &mut buf);
-    let looked = parse(&read, buf.filled());
+    let inspected = inspect(&read, buf.filled());
     READ_BUFFER.set(Some(scratch));
-    (read, looked)
+    (read, inspected)
 }
 
 thread_local! {
-    /// What every connection of the thread reads heads into: it is in the cache, and an idle
-    /// connection needs none.
+    /// The buffer that every connection of the thread reads heads into. It stays in the CPU cache, and
+    /// an idle connection needs no buffer.
     static READ_BUFFER: RefCell<Option<Box<[u8]>>> = const { RefCell::new(None) };
 }
 
-/// Most heads fit in, with a small body or some requests that are sent ahead.
+/// Most heads fit, with a small body or several pipelined requests.
 const HEAD_READ: usize = 16 * 1024;
-/// What a client may send ahead before its hang-up goes unnoticed until the response.
+/// How much a client may send ahead. Behind more than this, the server notices a disconnect at its next
+/// write only.
 const MAX_READ_AHEAD: usize = 64 * 1024;

@@ -1,9 +1,15 @@
 //! HTTP/1.1 on a connection, from its first byte to its last.
 //!
-//! One task owns the socket. It reads a head, calls the service, and while the service and its
-//! response are under way it does what they wait for: it reads the request's body, writes interim
-//! responses, and notices a client that hangs up. An idle connection holds no buffer: heads are
-//! read into one that the thread has, and written from another.
+//! One task owns the socket. It reads a head and calls the service. While the service and its
+//! response are polled, the task reads the request body, writes interim responses, and notices a
+//! client that disconnects. An idle connection has no buffer: heads are read into a buffer of the
+//! thread, and written from another one.
+//!
+//! ```text
+//!           ┌── input: head, read-ahead ──▶ service ──▶ output: head, frames, chunks ──┐
+//!  socket ──┤      └─ request_body ─▶ streamed_body ─▶ Body   (while the service runs) ├─▶ socket
+//!           └── refusal: malformed or late head ───────────────────────────────────────┘
+//! ```
 
 mod input;
 mod output;
@@ -42,26 +48,26 @@ use crate::{
     wire::request::Allowed,
 };
 
-/// How HTTP/1.1 is spoken, apart from its deadlines.
+/// The settings of HTTP/1.1, except for its deadlines.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Http1 {
     pub(super) allowed: Allowed,
-    /// A client that ends its side may still be waiting for its response.
+    /// A client that closes its write side may still wait for its response.
     pub(super) half_close: bool,
 }
 
-/// How the connection ended here.
+/// How `serve` ended.
 pub(super) enum End {
     Closed,
-    /// The service may take the connection over: see [`upgrade`].
+    /// The service may take over the connection: see [`upgrade`].
     Upgrade {
         request: Box<Request<Body>>,
-        /// What the client sent behind the head.
+        /// The bytes that the client sent behind the head.
         ahead: Bytes,
     },
 }
 
-/// Serves requests until one may upgrade, or the connection is over.
+/// Serves requests until one may upgrade, or the connection ends.
 pub(super) async fn serve<Io, S, B>(
     io: &mut Stream<Io>,
     service: &mut AppService<S>,
@@ -88,7 +94,7 @@ where
                 return Ok(End::Closed);
             }
             Next::Refused(refusal) => {
-                // In a box of its own, as most connections never need it.
+                // Boxed, since most connections never refuse a request.
                 Box::pin(refusal::answer(io, *refusal, &service.reporter)).await?;
                 return Ok(End::Closed);
             }
@@ -106,7 +112,7 @@ where
             continue;
         };
         let to_head = *request.method() == Method::HEAD;
-        // Until the body and its connection's part of it are gone.
+        // The exchange ends when the response and the request body are complete.
         let mut exchange = service.begin(request);
         let body = request.body();
         body.limit_streamed_rate(request.headers(), &state);
@@ -118,7 +124,7 @@ where
             Poll::Pending => input.poll_hang_up(cx, io).map(|gone| Err(gone.into())),
         })
         .await?;
-        // Out of its place only now: what lives across a wait is moved once more.
+        // Taken after the wait: a value that lives across an await point is moved once more.
         let Some(request) = input.take_request() else {
             continue;
         };
@@ -159,7 +165,7 @@ where
             keep: head.keep_alive && input.may_keep(),
         };
         let mut keep = {
-            // It ends with the response: what it holds of the request has no other use.
+            // Dropped with the response, since it may hold a part of the request.
             let mut body = pin!(body);
             let mut output = Output::begin(&before, parts, body.as_ref().get_ref(), options)?;
             poll_fn(|cx| {
@@ -180,7 +186,7 @@ where
             output.keep()
         };
         if input.has_request_body() {
-            // The response has ended and the request has not.
+            // The response is complete, the request is not.
             keep &= poll_fn(|cx| input.poll_rest(cx, io, &state)).await;
         }
         if !keep || input.is_over() {

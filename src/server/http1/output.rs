@@ -1,4 +1,4 @@
-//! What goes to the client: as much in one write as is there, and no more than fits.
+//! Writes a response to an HTTP/1.1 client: head and body frames that are ready share one write.
 
 use std::{
     cell::RefCell,
@@ -25,24 +25,24 @@ use crate::{
     },
 };
 
-/// What the response depends on.
+/// The properties of the request that decide the form of its response.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct ResponseOptions {
     pub(super) to_head: bool,
-    /// The client speaks HTTP/1.0.
+    /// The request is of HTTP/1.0.
     pub(super) is_http10: bool,
     pub(super) accepts_trailers: bool,
     pub(super) keep: bool,
 }
 
-/// A response on its way out.
+/// A response that is being written.
 pub(super) struct Output {
-    /// The head, small frames, and what stands around frames in chunks.
+    /// The head, small frames, and the size lines of chunks.
     out: Vec<u8>,
     written: usize,
-    /// A frame that is too large to be copied; it follows `out`.
+    /// A frame that is too large to copy; it follows `out`.
     frame: Bytes,
-    /// What follows the frame.
+    /// The bytes that follow the frame.
     tail: &'static [u8],
     framing: Framing,
     accepts_trailers: bool,
@@ -51,7 +51,7 @@ pub(super) struct Output {
 }
 
 impl Output {
-    /// Writes the head, behind what was to go out before.
+    /// Writes the head, behind interim responses that are not written yet.
     pub(super) fn begin<B: HttpBody>(
         before: &InterimOutput,
         parts: Parts,
@@ -102,12 +102,13 @@ impl Output {
         Ok(output)
     }
 
-    /// The connection may carry another request.
+    /// Returns true if the connection may carry another request.
     pub(super) fn keep(&self) -> bool {
         self.keep
     }
 
-    /// Is ready once all is written and flushed; pending for the client or for the body.
+    /// Ready once the response is written and flushed; pending while the client does not read or the body
+    /// has no frame.
     pub(super) fn poll<Io, B>(
         &mut self,
         cx: &mut Context<'_>,
@@ -159,7 +160,7 @@ impl Output {
         }
     }
 
-    /// All that was announced came.
+    /// Returns true if the body has as many bytes as the head announced.
     fn is_full(&self) -> bool {
         self.framing == Framing::Length(0)
     }
@@ -180,11 +181,11 @@ impl Output {
     fn append(&mut self, mut data: Bytes) {
         match &mut self.framing {
             Framing::Length(left) => {
-                // More than was announced would be read as another response.
+                // The client would read further bytes as another response.
                 data.truncate(usize::try_from(*left).unwrap_or(usize::MAX));
                 *left -= data.len() as u64;
             }
-            // An empty chunk would be the last.
+            // An empty chunk would end the body.
             Framing::Chunked if data.is_empty() => return,
             Framing::Chunked => chunked::write_size(data.len(), &mut self.out),
             Framing::Close | Framing::None => {}
@@ -200,14 +201,14 @@ impl Output {
         }
     }
 
-    /// Notes the end of the body; an error where less came than was announced.
+    /// Ends the body; an error if it is shorter than announced.
     fn end(&mut self, trailers: Option<&HeaderMap>) -> Result<(), BoxError> {
         self.ended = true;
         match self.framing {
             Framing::Length(1..) => Err("the body ended before its announced length".into()),
             Framing::Chunked => {
                 match trailers.filter(|_| self.accepts_trailers) {
-                    // Trailers come in a frame of their own, once the one before is written.
+                    // Trailers are a frame of their own, and the previous frame is written.
                     Some(trailers) => trailers::write(trailers, &mut self.out),
                     None if self.frame.is_empty() => self.out.extend_from_slice(LAST_CHUNK),
                     None => self.tail = b"\r\n0\r\n\r\n",
@@ -254,7 +255,7 @@ impl Output {
         wrote -= of_out;
         let of_frame = wrote.min(self.frame.len());
         if of_frame == self.frame.len() {
-            // Lets go of the block that it is a part of.
+            // Releases the block of memory that the frame is a part of.
             self.frame = Bytes::new();
         } else {
             self.frame.advance(of_frame);
@@ -262,8 +263,8 @@ impl Output {
         self.tail = &self.tail[wrote - of_frame..];
     }
 
-    /// Leaves the thread's buffer to others while this connection waits, and keeps what is to be
-    /// written in no more memory than it needs.
+    /// Gives the buffer of the thread back while this connection waits, and copies the unwritten bytes to
+    /// a buffer of their size.
     fn release_memory(&mut self) {
         let left = self.out.len() - self.written;
         if self.out.capacity() <= 2 * left {
@@ -281,7 +282,7 @@ impl Drop for Output {
     }
 }
 
-/// What goes out before the response: 100 (Continue), 102, 103. Nearly always nothing.
+/// Interim responses that wait to be written: 100 (Continue), 102, 103. Nearly always empty.
 #[derive(Default)]
 pub(super) struct InterimOutput {
     out: Vec<u8>,
@@ -289,7 +290,7 @@ pub(super) struct InterimOutput {
 }
 
 impl InterimOutput {
-    /// Nothing is to be written or flushed.
+    /// Returns true if there is nothing to write or flush.
     pub(super) fn is_empty(&self) -> bool {
         self.out.is_empty()
     }
@@ -332,7 +333,7 @@ impl InterimOutput {
 fn recycle_buffer(mut out: Vec<u8>) {
     if out.capacity() <= MAX_RECYCLED {
         out.clear();
-        // An error says that the thread is about to end.
+        // An error means that the thread is ending.
         let _ = WRITE_BUFFER.try_with(|write| {
             let mut write = write.borrow_mut();
             if write.capacity() < out.capacity() {
@@ -343,12 +344,12 @@ fn recycle_buffer(mut out: Vec<u8>) {
 }
 
 thread_local! {
-    /// What every connection of the thread writes from, unless one has to wait with it.
+    /// The buffer that every connection of the thread writes from, unless a connection waits with it.
     static WRITE_BUFFER: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
 }
 
-/// As much goes into one write where frames are small.
+/// Small frames are joined up to this size.
 const WRITE_SIZE: usize = 16 * 1024;
-/// A larger frame is written from where it is.
+/// A larger frame is written without a copy.
 const MAX_COPIED: usize = 8 * 1024;
 const MAX_RECYCLED: usize = 64 * 1024;

@@ -1,4 +1,4 @@
-//! Requests that are refused before a service sees them, and connections that end without one.
+//! Requests that the server refuses itself, and connections that end within a head.
 
 use std::{future::poll_fn, io, pin::Pin};
 
@@ -11,7 +11,7 @@ use crate::{
     wire::{Malformed, MalformedKind, request},
 };
 
-/// Why a request is refused, and which it was as far as that could be read.
+/// The reason of a refusal, with method and path if they could be parsed.
 pub(super) struct Refusal {
     kind: ConnectionEventKind,
     status: StatusCode,
@@ -34,7 +34,7 @@ impl Refusal {
         Self::new(kind, error.status(), error.reason(), head)
     }
 
-    /// A head that did not come in time.
+    /// Makes the refusal of a head that was not complete in time.
     #[cold]
     pub(super) fn head_timeout(head: &[u8]) -> Self {
         let kind = ConnectionEventKind::HeadTimeout;
@@ -58,8 +58,7 @@ impl Refusal {
     }
 }
 
-/// Answers and closes: what comes between the answer and the close is read and thrown away, never
-/// executed.
+/// Reports the refusal, answers and closes. Bytes that arrive before the close are discarded.
 pub(super) async fn answer<Io: AsyncRead + AsyncWrite + Unpin>(
     io: &mut Stream<Io>,
     refusal: Refusal,
@@ -75,7 +74,7 @@ pub(super) async fn answer<Io: AsyncRead + AsyncWrite + Unpin>(
     close(io, refusal.status).await
 }
 
-/// Answers a request whose time was over before the service answered, and closes.
+/// Answers a request that reached its time-out before the service answered, and closes.
 pub(super) async fn answer_timeout<Io: AsyncRead + AsyncWrite + Unpin>(
     io: &mut Stream<Io>,
 ) -> io::Result<()> {
@@ -97,7 +96,7 @@ async fn close<Io: AsyncRead + AsyncWrite + Unpin>(
     poll_fn(|cx| Pin::new(&mut *io).poll_shutdown(cx)).await
 }
 
-/// Notes that the client closed the connection within a head.
+/// Reports that the client closed the connection within a head.
 #[cold]
 pub(super) fn report_cut_off(reporter: &ConnectionReporter) {
     reporter.report(
@@ -106,5 +105,5 @@ pub(super) fn report_cut_off(reporter: &ConnectionReporter) {
     );
 }
 
-/// What a request is answered with whose time was over.
+/// The status of a request that reached its time-out.
 pub(super) const TIMED_OUT: StatusCode = StatusCode::GATEWAY_TIMEOUT;

@@ -1,4 +1,4 @@
-//! Bodies of requests: those that came with their heads, and those that still come.
+//! Reads the bodies of requests: those that arrived with their heads, and those that follow.
 
 use std::{
     cell::RefCell,
@@ -25,7 +25,7 @@ use crate::{
 };
 
 impl Input {
-    /// Gives the request its body, of which some or all came with its head.
+    /// Sets the body of the request. `rest` is what arrived with its head: a part or all of it.
     #[inline(never)]
     pub(super) fn begin_body(&mut self, head: &Head, rest: &[u8]) {
         let decoder = match head.framing {
@@ -63,7 +63,7 @@ impl Input {
         }
     }
 
-    /// Reads the body as far as it is wanted. Is ready when the task is to poll it again.
+    /// Reads as much of the body as it asks for. Ready when this task should poll the body again.
     #[inline(never)]
     pub(super) fn poll_request_body<Io: AsyncRead + AsyncWrite + Unpin>(
         &mut self,
@@ -93,13 +93,13 @@ impl Input {
             if !self.read.is_empty() {
                 match self.deliver(cx) {
                     Delivery::SameTask => return Poll::Ready(()),
-                    // What it has not taken is enough.
+                    // The frames that it has not taken suffice.
                     Delivery::OtherTask => continue,
                     Delivery::Nothing if self.body_sender.is_none() => return Poll::Pending,
                     Delivery::Nothing => {}
                 }
             }
-            // The client may be waiting for what was to go out first.
+            // The client may wait for an interim response before it sends more.
             if let Poll::Ready(Err(error)) = self.interim_output.poll(cx, io) {
                 return self.fail(error, cx);
             }
@@ -111,7 +111,7 @@ impl Input {
         }
     }
 
-    /// Hands on what was read.
+    /// Delivers the bytes that were read.
     fn deliver(&mut self, cx: &mut Context<'_>) -> Delivery {
         let Some(body_sender) = &mut self.body_sender else {
             return Delivery::Nothing;
@@ -122,7 +122,7 @@ impl Input {
             self.body_sender = None;
         }
         if self.read.is_empty() {
-            // Others read into the memory that it may still point to.
+            // Releases the block, which other connections of the thread read into.
             self.read = BytesMut::new();
         }
         delivery
@@ -140,20 +140,20 @@ impl Input {
         }
     }
 
-    /// Reads more of a body: into the thread's block, of which the part that was filled is taken,
-    /// so that nothing is copied.
+    /// Reads more of a body into the block of the thread, and splits the filled part off, so that no
+    /// byte is copied.
     fn poll_fill<Io: AsyncRead + AsyncWrite + Unpin>(
         &mut self,
         cx: &mut Context<'_>,
         io: &mut Stream<Io>,
     ) -> Poll<io::Result<usize>> {
         if !self.read.is_empty() {
-            // Some of a chunk's line.
+            // A part of a size line is left.
             self.read.reserve(MIN_READ);
             return poll_read_buf(cx, io, &mut self.read);
         }
         let mut block = READ_BLOCK.take();
-        // From its beginning again, where all that was read into it is gone.
+        // Reuses the block from its beginning if all bodies in it are dropped.
         if !block.try_reclaim(BODY_READ) && block.capacity() < MIN_READ {
             block = BytesMut::with_capacity(BODY_READ);
         }
@@ -169,8 +169,8 @@ impl Input {
         self.body_sender.is_some()
     }
 
-    /// Goes on with a body that outlives its response. Is ready when the body is over: with true
-    /// if another request may follow.
+    /// Reads the rest of a body after its response. Ready when the body has ended: with true if another
+    /// request may follow.
     pub(super) fn poll_rest<Io: AsyncRead + AsyncWrite + Unpin>(
         &mut self,
         cx: &mut Context<'_>,
@@ -201,8 +201,8 @@ impl Input {
     }
 }
 
-/// Takes a small chunked body off the bytes if all of it is there, as one frame without trailers;
-/// returns it with what stands behind it.
+/// Decodes a small chunked body into one frame if all of it was received without trailers; returns it
+/// with the bytes that follow.
 fn whole(mut decoder: Decoder, bytes: &[u8]) -> Option<(Body, BytesMut)> {
     if bytes.len() > MAX_WHOLE_BODY {
         return None;
@@ -217,7 +217,7 @@ fn whole(mut decoder: Decoder, bytes: &[u8]) -> Option<(Body, BytesMut)> {
                     true => Body::empty(),
                     false => Body::whole(body.freeze()),
                 };
-                // Not a part of the same memory, which would live as long as the connection.
+                // Copied, since a part of the same memory would keep the body's alive.
                 return Some((body, BytesMut::from(&read[..])));
             }
             Step::More | Step::Trailers(_) => return None,
@@ -225,13 +225,13 @@ fn whole(mut decoder: Decoder, bytes: &[u8]) -> Option<(Body, BytesMut)> {
     }
 }
 
-/// Copies a small body to behind those that came before it: one allocation for many.
+/// Copies a small body behind earlier ones, so that many share one allocation.
 fn copy(body: &[u8]) -> Bytes {
     if body.len() > MAX_SHARED_BODY {
         return Bytes::copy_from_slice(body);
     }
     BODIES.with_borrow_mut(|bodies| {
-        // From its beginning again, once all of them are gone.
+        // Reuses the block from its beginning if all bodies in it are dropped.
         if !bodies.try_reclaim(body.len()) {
             *bodies = BytesMut::with_capacity(4 * MAX_SHARED_BODY);
         }
@@ -249,18 +249,18 @@ fn poll_read_buf<Io: AsyncRead + AsyncWrite + Unpin>(
 }
 
 thread_local! {
-    /// What every connection of the thread reads bodies into.
+    /// The block that every connection of the thread reads bodies into.
     static READ_BLOCK: RefCell<BytesMut> = RefCell::new(BytesMut::new());
-    /// Bodies that came with their heads.
+    /// The block of small bodies that arrived with their heads.
     static BODIES: RefCell<BytesMut> = RefCell::new(BytesMut::new());
 }
 
 pub(super) const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
-/// What most uploads of a page come in: smaller reads would cost system calls.
+/// Fits most uploads of web pages; smaller reads would cost more system calls.
 const BODY_READ: usize = 64 * 1024;
-/// With less than this left of a block that is in use, the next one is begun.
+/// If a block in use has less room than this, a new one is allocated.
 const MIN_READ: usize = 16 * 1024;
-/// A larger chunked body is handed over as it comes.
+/// A larger chunked body is streamed.
 const MAX_WHOLE_BODY: usize = 16 * 1024;
-/// A larger body has memory of its own.
+/// A larger body gets an allocation of its own.
 const MAX_SHARED_BODY: usize = 4 * 1024;

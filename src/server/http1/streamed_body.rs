@@ -1,4 +1,5 @@
-//! A request's body that is not whole: the connection reads it as fast as the service takes it.
+//! A request body that the connection reads as fast as the service polls it: a channel with backpressure
+//! between the connection ([`BodySender`]) and the body ([`StreamedBody`]).
 
 use std::{
     collections::VecDeque,
@@ -15,35 +16,35 @@ use crate::{
     wire::chunked::{Decoder, Step},
 };
 
-/// What a body and its connection share. The lock is contended only where they run on different
+/// The state that a body and its connection share. The lock is contended only if they run on different
 /// tasks.
 #[derive(Default)]
 struct Channel {
     frames: VecDeque<Frame<Bytes>>,
     ended: bool,
     failed: Option<BoxError>,
-    /// The body was polled.
+    /// The body was polled at least once.
     polled: bool,
-    /// It waits for a frame.
+    /// The body waits for a frame.
     body_waits: bool,
-    /// It was dropped: what is left of it has no reader.
+    /// The body was dropped: its rest has no reader.
     dropped: bool,
     body: Option<Waker>,
     connection: Option<Waker>,
-    /// Runs until the response begins.
+    /// The least rate of the client; `None` after the response has begun.
     rate_timer: Option<(RateTimer, Arc<State>)>,
 }
 
-/// The body's end.
+/// The receiving end: the body of the request.
 pub(in crate::server) struct StreamedBody {
     channel: Arc<Mutex<Channel>>,
-    /// As announced, less what came.
+    /// The announced length, less what was returned.
     left: Option<u64>,
     ended: bool,
 }
 
 impl StreamedBody {
-    /// Holds the client to a pace until the response begins.
+    /// Applies the least rate until the response begins.
     pub(in crate::server) fn limit_rate(&self, state: &Arc<State>) {
         let rate_timer = RateTimer::new(state.timeouts());
         lock(&self.channel).rate_timer = Some((rate_timer, state.clone()));
@@ -85,7 +86,7 @@ impl StreamedBody {
         }
         channel.body_waits = true;
         register(&mut channel.body, cx);
-        // On the connection's own task, it looks once the service has been polled.
+        // If the connection is polled by the same task, it continues after this poll without a wake.
         let other_task = channel
             .connection
             .take_if(|waker| !waker.will_wake(cx.waker()));
@@ -119,24 +120,23 @@ impl Drop for StreamedBody {
     }
 }
 
-/// The connection's end.
+/// The sending end: the connection.
 pub(super) struct BodySender {
     channel: Arc<Mutex<Channel>>,
     decoder: Decoder,
-    /// The client waits for 100 (Continue), which is sent when the body is polled for the first
-    /// time.
+    /// The client waits for 100 (Continue), which the connection sends at the first poll of the body.
     expects_continue: bool,
-    /// What was read of it for no reader.
+    /// How many bytes were discarded, since the body was dropped.
     discarded: usize,
     broken: bool,
 }
 
-/// What the body needs from its connection.
+/// What the body demands of its connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Demand {
-    /// 100 (Continue) first, then bytes.
+    /// To send 100 (Continue), and then to read.
     Continue,
-    /// Bytes, which go nowhere: the body has no reader.
+    /// To read and discard: the body was dropped.
     Discard,
     Frames,
     Nothing,
@@ -160,23 +160,23 @@ impl BodySender {
         (sender, body)
     }
 
-    /// The whole body came, or no more of it will.
+    /// Returns true if the body is complete or has failed.
     pub(super) fn is_done(&self) -> bool {
         self.broken || self.decoder.is_done()
     }
 
-    /// The end of the body cannot be found any more.
+    /// Returns true if the end of the body cannot be found: its framing is broken.
     pub(super) fn is_broken(&self) -> bool {
         self.broken
     }
 
-    /// Returns how much is left, where that is known.
+    /// Returns how many bytes are left, if that is known.
     pub(super) fn left(&self) -> Option<u64> {
         self.decoder.left()
     }
 
-    /// The body is over before it was polled, and the client was not asked for it: whether it sends
-    /// it all the same, only the client knows (RFC 9110 §10.1.1).
+    /// Returns true while the client waits for 100 (Continue). If the exchange ends first, the server
+    /// cannot know whether the client sends the body nevertheless (RFC 9110 §10.1.1).
     pub(super) fn awaits_continue(&self) -> bool {
         self.expects_continue
     }
@@ -185,7 +185,7 @@ impl BodySender {
         lock(&self.channel).dropped
     }
 
-    /// Asks what the body needs; registers the connection to be woken when that changes.
+    /// Returns the demand of the body; registers the connection to be woken when it changes.
     pub(super) fn demand(&mut self, cx: &mut Context<'_>) -> Demand {
         let mut channel = lock(&self.channel);
         register(&mut channel.connection, cx);
@@ -202,8 +202,8 @@ impl BodySender {
         }
     }
 
-    /// The response begins: from here on, no 100 goes out. Returns true if the body waits for one,
-    /// which is to go out before.
+    /// Ends the time for 100 (Continue), since the response begins. Returns true if the client still
+    /// waits and the body still has a reader: the caller then sends 100 first.
     pub(super) fn end_continue(&mut self) -> bool {
         lock(&self.channel).rate_timer = None;
         let body_waits = self.expects_continue && !self.is_dropped();
@@ -211,9 +211,9 @@ impl BodySender {
         body_waits
     }
 
-    /// Takes what came for the body off `read`.
+    /// Decodes the bytes of `read` that belong to the body, and delivers them.
     pub(super) fn deliver(&mut self, read: &mut BytesMut, cx: &mut Context<'_>) -> Delivery {
-        // Bytes that came unasked need no 100.
+        // A client that sends the body does not wait for 100.
         self.expects_continue = false;
         let mut channel = lock(&self.channel);
         while !self.broken && channel.frames.len() < MAX_QUEUED_FRAMES {
@@ -241,7 +241,7 @@ impl BodySender {
         wake(channel, cx)
     }
 
-    /// Notes that the client closed the connection, or that it broke.
+    /// Fails the body: the client closed the connection, or a read failed.
     #[cold]
     pub(super) fn fail(&mut self, error: BoxError, cx: &mut Context<'_>) -> Delivery {
         self.broken = true;
@@ -250,13 +250,13 @@ impl BodySender {
         wake(channel, cx)
     }
 
-    /// More was read for no reader than a connection is worth.
+    /// Returns true if closing the connection is cheaper than to discard more.
     pub(super) fn has_discarded_enough(&self) -> bool {
         self.discarded > MAX_DISCARDED
     }
 }
 
-/// A body whose connection is gone, which may outlive it.
+/// Fails a body that outlives its connection.
 impl Drop for BodySender {
     fn drop(&mut self) {
         let mut channel = lock(&self.channel);
@@ -272,18 +272,18 @@ impl Drop for BodySender {
     }
 }
 
-/// What came for a body.
+/// The result of a delivery.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Delivery {
-    /// Something that another task takes, or this one once it polls the body by itself.
+    /// Another task was woken, or the body is not waiting.
     OtherTask,
-    /// Less than a frame.
+    /// There is no complete frame yet.
     Nothing,
-    /// Something that the body waits for on this task.
+    /// The body waits on this task, which should poll it now.
     SameTask,
 }
 
-/// Wakes the body where it waits and something came.
+/// Wakes the body if it waits and there is a frame, an end or an error.
 fn wake(mut channel: MutexGuard<'_, Channel>, cx: &mut Context<'_>) -> Delivery {
     if channel.frames.is_empty() && !channel.ended && channel.failed.is_none() {
         return Delivery::Nothing;
@@ -314,7 +314,8 @@ fn lock(channel: &Mutex<Channel>) -> MutexGuard<'_, Channel> {
     channel.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Small chunks of one read are handed over together, up to a bound.
+/// How many small chunks of one read are queued at most.
 const MAX_QUEUED_FRAMES: usize = 16;
-/// A connection costs its client less than this.
+/// How many bytes are discarded at most to keep a connection: a new one costs the client less than
+/// more of them.
 pub(super) const MAX_DISCARDED: usize = 64 * 1024;

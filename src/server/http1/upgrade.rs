@@ -1,9 +1,9 @@
-//! Requests that may take the connection over: a switch of protocols, and CONNECT.
+//! Requests that may take over the connection: an upgrade, and CONNECT.
 //!
-//! A service asks for the connection by `hyper::upgrade::on`, as axum's WebSocket extractor does,
-//! and only hyper's codec makes what that finds. So the request, which was read and found valid
-//! here, is written anew to the codec, for this one exchange: it sees no other head. Unless the
-//! service takes the connection over, the response closes it.
+//! A service takes over a connection through `hyper::upgrade::on`, as axum's WebSocket extractor does,
+//! and only hyper's codec can make the value that this function finds. So the request, which was
+//! parsed and validated here, is written again as bytes and read by hyper's codec. hyper sees this
+//! one request. Unless the service takes over the connection, the response closes it.
 
 use bytes::Bytes;
 use http::{Request, Response};
@@ -23,7 +23,7 @@ use crate::{
     wire::request,
 };
 
-/// Serves the request, and waits for the end of the tunnel where it opened one.
+/// Serves the request, and waits for the end of the tunnel if it opened one.
 pub(in crate::server) async fn serve<Io, S, B>(
     mut io: Stream<Io>,
     request: &Request<Body>,
@@ -43,7 +43,7 @@ where
     request::write(request, &mut head);
     head.extend_from_slice(ahead);
     io.put_back(head.into());
-    // Unless it is a switch, the response says `connection: close`.
+    // Any response but a switch of protocols says `connection: close`.
     state.start_draining();
     let mut conn = Box::pin(
         hyper::server::conn::http1::Builder::new()
@@ -59,8 +59,7 @@ where
     served.map_err(Into::into)
 }
 
-/// Waits for the end of the tunnel that the connection became, if it did: until its owner drops
-/// the stream.
+/// If the connection became a tunnel, waits until the owner of the tunnel drops the stream.
 async fn tunnel(state: &State) {
     if state.phase() == Phase::Tunnel {
         let tunnel = TunnelGuard { state };
@@ -68,7 +67,7 @@ async fn tunnel(state: &State) {
     }
 }
 
-/// Ends a tunnel when the connection's task ends.
+/// Ends a tunnel when the task of the connection is dropped.
 struct TunnelGuard<'a> {
     state: &'a State,
 }
@@ -79,5 +78,5 @@ impl Drop for TunnelGuard<'_> {
     }
 }
 
-/// A head of a browser.
+/// The size of a typical head of a browser.
 const HEAD_CAPACITY: usize = 1_024;

@@ -1,4 +1,4 @@
-//! The fields of an answer, as HTTP/2 has them; and what holds for fields in both directions.
+//! Prepares header and trailer fields for HTTP/2.
 
 use http::{HeaderMap, HeaderValue, header};
 
@@ -7,8 +7,8 @@ use crate::{
     wire::{connection, fields::trim_values, trailers},
 };
 
-/// Makes the fields fit: none that belongs to a connection of HTTP/1.1 (RFC 9113 §8.2.2), no blanks
-/// around a value (§8.2.1), the date, and the length where it is known.
+/// Prepares the fields of a response: removes connection-specific ones (RFC 9113 §8.2.2) and blanks
+/// around values (§8.2.1), adds the date, and the length if it is known.
 pub(super) fn normalize(headers: &mut HeaderMap, length: Option<u64>, opens_tunnel: bool) {
     let (mut hops, mut dated, mut measured) = (false, false, false);
     let mut blanks = false;
@@ -39,15 +39,15 @@ pub(super) fn normalize(headers: &mut HeaderMap, length: Option<u64>, opens_tunn
     }
 }
 
-/// Makes the fields of an interim response fit; it has neither a date nor a length (RFC 9110 §8.6).
+/// Prepares the fields of an interim response, which has neither a date nor a length (RFC 9110 §8.6).
 pub(super) fn normalize_interim(headers: &mut HeaderMap) {
     connection::remove_hop_by_hop(headers);
     headers.remove(header::CONTENT_LENGTH);
     trim_values(headers);
 }
 
-/// Leaves what may stand behind a body, in either direction. The codec has dropped pseudo-fields of
-/// a request's.
+/// Keeps the fields that may be trailers, in both directions. The codec has dropped pseudo-fields of
+/// request trailers.
 pub(super) fn normalize_trailers(headers: &mut HeaderMap) {
     trailers::retain(headers, &[]);
     trim_values(headers);

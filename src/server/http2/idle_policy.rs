@@ -1,4 +1,5 @@
-//! How long a client of HTTP/2 may do nothing or too little, and what comes of it.
+//! The deadlines of an HTTP/2 connection: how long its client may be idle or read too slowly, and what
+//! the driver does then.
 
 use std::{
     task::{Context, Poll},
@@ -8,26 +9,26 @@ use std::{
 use super::write_coalescer::SocketStatus;
 use crate::server::{min_rate::RateBudget, state::State};
 
-/// How long a client may do nothing, or too little.
+/// The time that an HTTP/2 client has left.
 pub(super) struct IdlePolicy {
-    /// A byte came: the client speaks HTTP/2.
+    /// The client has sent a byte.
     spoke: bool,
     was_active: bool,
-    /// The client was told to go.
+    /// GOAWAY was sent.
     pub(super) goodbye_sent: bool,
-    /// Runs while the connection as a whole waits for the client; a stream that does has its own.
+    /// Runs while the connection waits for the client. A stream that waits has a budget of its own.
     budget: RateBudget,
-    /// Requests so far, when it began to run.
+    /// The number of requests when the budget began to run.
     streams_begun: u32,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum IdleAction {
-    /// Nothing to object to.
+    /// The connection goes on.
     Continue,
-    /// No streams for too long.
+    /// The connection was idle for too long: send GOAWAY.
     GoAway,
-    /// Not worth a word.
+    /// Close without GOAWAY.
     Close,
 }
 
@@ -42,7 +43,8 @@ impl IdlePolicy {
         }
     }
 
-    /// Judges a connection that has begun so many requests.
+    /// Checks the connection after a round of the driver. `streams_begun` is the number of its requests
+    /// so far.
     pub(super) fn check(
         &mut self,
         cx: &mut Context<'_>,
@@ -51,7 +53,7 @@ impl IdlePolicy {
         state: &State,
     ) -> IdleAction {
         if !self.spoke {
-            // Until then, the deadline of the first head.
+            // Before the first byte, the deadline of the first head applies.
             if !socket.received {
                 return match state.poll_expired(cx) {
                     Poll::Ready(()) => IdleAction::Close,
@@ -70,7 +72,7 @@ impl IdlePolicy {
             self.budget = RateBudget::new(state.timeouts());
             return IdleAction::Continue;
         }
-        // A client that asks and takes nothing is still the client that takes nothing.
+        // A new request gives no time to a client that does not read.
         let has_new_requests = self.streams_begun != streams_begun && !socket.blocked;
         if !self.budget.is_waiting() || self.was_active != active || has_new_requests {
             (self.was_active, self.streams_begun) = (active, streams_begun);
@@ -107,5 +109,5 @@ impl IdlePolicy {
     }
 }
 
-/// Long enough for a client to answer that it was told; the connection ends then anyway.
+/// How long a client has to answer GOAWAY before the connection is closed.
 const GOAWAY_TIMEOUT: Duration = Duration::from_secs(5);

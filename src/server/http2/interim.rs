@@ -1,5 +1,4 @@
-//! What goes out before the final response: 100 (Continue), and what the service sends through
-//! [`Interim`].
+//! Interim responses of a stream: 100 (Continue), and those that the service sends through [`Interim`].
 
 use std::{
     cell::RefCell,
@@ -14,7 +13,7 @@ use http::{HeaderMap, Response, StatusCode};
 use super::fields;
 use crate::context::{Interim, InterimQueue};
 
-/// A stream's end of both.
+/// The sender of a stream's interim responses.
 pub(super) struct InterimSender {
     /// `None` once the final response has begun.
     queue: Option<InterimQueue>,
@@ -22,10 +21,10 @@ pub(super) struct InterimSender {
 }
 
 impl InterimSender {
-    /// Begins a request; returns the note for its extensions. The queue comes from the thread's
-    /// store of unused ones, so that most requests allocate none.
+    /// Begins a request; returns the extension for it. The queue is a recycled one of the thread, so that
+    /// most requests allocate none.
     pub(super) fn begin(expectation: Option<Arc<Expectation>>) -> (Self, Interim) {
-        // An error says that the thread is about to end.
+        // An error means that the thread is ending.
         let kept = RECYCLED_QUEUES.try_with(|queues| queues.borrow_mut().pop());
         let mut queue = kept.ok().flatten().unwrap_or_else(InterimQueue::new);
         let interim = queue.begin(true);
@@ -36,7 +35,7 @@ impl InterimSender {
         (sender, interim)
     }
 
-    /// Sends what waits; the task is woken for what comes later.
+    /// Sends the responses in the queue; registers the task for later ones.
     pub(super) fn poll(&mut self, cx: &mut Context<'_>, reply: &mut SendResponse<Bytes>) {
         if let Some(expectation) = &self.expectation {
             if expectation.poll_body_wanted(cx).is_ready() {
@@ -51,9 +50,9 @@ impl InterimSender {
         }
     }
 
-    /// Sends what waits, as the final response begins.
+    /// Sends the responses in the queue before the final response begins.
     pub(super) fn end(&mut self, reply: &mut SendResponse<Bytes>) {
-        // The client learns from the final response whether its body is wanted.
+        // The final response replaces 100 (Continue).
         self.expectation = None;
         if let Some(mut queue) = self.queue.take() {
             for (status, headers) in queue.end().into_iter().flatten() {
@@ -92,8 +91,8 @@ fn send(reply: &mut SendResponse<Bytes>, status: StatusCode, mut headers: Header
     }
 }
 
-/// A client waits for 100 (Continue) until its body is asked for; the body and the stream may be
-/// on different tasks.
+/// The state of a client that waits for 100 (Continue): the body sets it at its first poll, and the
+/// stream, which may be on another task, sends the 100.
 #[derive(Default)]
 pub(in crate::server) struct Expectation {
     inner: Mutex<Inner>,
@@ -102,12 +101,12 @@ pub(in crate::server) struct Expectation {
 #[derive(Default)]
 struct Inner {
     body_wanted: bool,
-    /// The stream's.
+    /// The waker of the stream.
     waker: Option<Waker>,
 }
 
 impl Expectation {
-    /// The body is asked for.
+    /// Makes the stream send 100, since the service polls the body.
     pub(super) fn want_body(&self) {
         let mut inner = self.lock();
         inner.body_wanted = true;
@@ -139,5 +138,5 @@ thread_local! {
     static RECYCLED_QUEUES: RefCell<Vec<InterimQueue>> = const { RefCell::new(Vec::new()) };
 }
 
-/// As many as streams usually end between two that begin; each is some hundred bytes.
+/// So many streams usually end between two that begin. A queue has a few hundred bytes.
 const MAX_RECYCLED: usize = 64;

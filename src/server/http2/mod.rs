@@ -1,4 +1,12 @@
-//! HTTP/2 on a connection: its codec, its streams, its writes, its deadlines and its graceful end.
+//! HTTP/2 on a connection: the driver of its codec, streams, writes, deadlines and graceful shutdown.
+//!
+//! ```text
+//!             ┌────────────────────────── serve: one loop ──────────────────────────┐
+//!  socket ──▶ │ h2 codec ──▶ request_head ──▶ stream ──▶ service                    │
+//!         ◀── │ write_coalescer ◀── h2 codec ◀── fields ◀─┘                          │
+//!             │ after each round: reset_limit, idle_policy, shutdown                │
+//!             └─────────────────────────────────────────────────────────────────────┘
+//! ```
 
 mod fields;
 mod idle_policy;
@@ -53,8 +61,8 @@ use crate::{
     wire::fields::MAX_HEAD,
 };
 
-/// Serves the connection to its end, gathers what is written, and ends it where the client does
-/// not help.
+/// Serves the connection to its end: polls the driver, writes its frames at once, and closes the
+/// connection of a client that idles, blocks or misbehaves.
 pub(super) async fn serve<Io, S, B>(
     io: Io,
     ahead: Bytes,
@@ -83,7 +91,8 @@ where
         loop {
             let polled = driver.poll(cx);
             let socket = writes.flush(cx);
-            // The socket has one place for a writer's waker, and the codec's was there before.
+            // A socket keeps one waker of a writer. The flush has replaced the codec's, so the codec is
+            // polled again with the next wake.
             driver.codec_ready |= socket.blocked;
             if let Poll::Ready(ended) = &polled {
                 let by_codec = ended.as_ref().is_err_and(|error| {
@@ -127,14 +136,14 @@ where
 {
     codec: Codec<Io>,
     service: AppService<S>,
-    /// `None` where each is a task of its own.
+    /// `None` if each stream is a task of its own.
     streams: Option<Streams<Stream<S, S::Future, B>>>,
     ready_queue: Arc<ReadyQueue>,
-    /// The codec's.
+    /// The waker of the codec.
     waker: Waker,
-    /// The codec is to be polled.
+    /// The codec has to be polled.
     codec_ready: bool,
-    /// And these streams.
+    /// The slots of the streams that have to be polled.
     queue: VecDeque<usize>,
     shutting_down: bool,
 }
@@ -153,7 +162,7 @@ where
     B: HttpBody<Data = Bytes> + Send + 'static,
     B::Error: Into<BoxError>,
 {
-    /// Here HTTP/2's codec is configured.
+    /// Configures the codec, and chooses where streams run.
     fn new(io: WriteCoalescer<Io>, service: AppService<S>) -> Self {
         let greeting = h2::server::Builder::new()
             .initial_window_size(WINDOW)
@@ -162,7 +171,7 @@ where
             .max_header_list_size(MAX_HEAD as u32)
             .max_local_error_reset_streams(Some(MAX_LOCAL_RESETS))
             .handshake(io);
-        // On one thread, tasks would run one after the other all the same.
+        // On one thread, tasks of their own would not run in parallel either.
         let spawns = Handle::try_current().is_ok_and(|runtime| {
             runtime.runtime_flavor() != RuntimeFlavor::CurrentThread
                 && runtime.metrics().num_workers() > 1
@@ -180,7 +189,7 @@ where
         }
     }
 
-    /// Tells the client to go once its streams have ended.
+    /// Sends GOAWAY; the connection closes once its streams have ended.
     fn end(&mut self) {
         self.shutting_down = true;
         self.codec_ready = true;
@@ -189,7 +198,7 @@ where
         }
     }
 
-    /// Ends the connection, and with it its streams, for what the client does (RFC 9113 §10.5).
+    /// Closes the connection and its streams with ENHANCE_YOUR_CALM (RFC 9113 §10.5).
     #[cold]
     fn enhance_calm(&mut self) {
         self.codec_ready = true;
@@ -198,9 +207,10 @@ where
         }
     }
 
-    /// Polls whoever was woken. What a stream sends goes out in the same round.
+    /// Polls the codec and the streams that were woken, so that what a stream sends is written in the same
+    /// round.
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), h2::Error>> {
-        // Where no wake of ours was the reason, the codec may have lost one to whoever flushes.
+        // A poll without a wake of the queue came from the socket, whose wake may be for the codec.
         self.codec_ready |= !self.ready_queue.begin(cx.waker());
         for _ in 0..MAX_ROUNDS {
             if !self
@@ -227,7 +237,7 @@ where
                 break;
             }
         }
-        // Others on this thread have their turn first.
+        // Yields to the other tasks of this thread.
         self.ready_queue.wake_later(cx.waker());
         Poll::Pending
     }
@@ -251,8 +261,8 @@ where
             };
             match &mut self.streams {
                 Some(streams) => streams.begin(stream),
-                // A spawn moves its future six times over, into memory of a size and an alignment
-                // that the allocator has to search for; a box, it moves as a pointer.
+                // Boxed: a spawn moves its future six times, into memory of a size and an alignment
+                // that the allocator has to search for. A box moves as a pointer.
                 None => drop(tokio::spawn(Box::pin(stream))),
             }
         }
@@ -260,7 +270,7 @@ where
     }
 }
 
-/// Says that a connection is closed for what the client does.
+/// Logs that a connection is closed for abuse.
 #[cold]
 fn warn(info: &ConnInfo, state: &State) {
     static LIMIT: LogLimit = LogLimit::new();
@@ -274,8 +284,8 @@ fn warn(info: &ConnInfo, state: &State) {
     }
 }
 
-/// A wake of one's own is answered at once, this often: codec and streams wake each other.
+/// Codec and streams wake each other. So many rounds are run before the task yields.
 const MAX_ROUNDS: usize = 16;
-/// Streams that a client may make the codec reset by what it sends: far above what mistakes come
-/// to, and a bound on what malice does.
+/// How many streams a client can make the codec reset by malformed frames: far more than mistakes cause,
+/// and a limit on abuse.
 const MAX_LOCAL_RESETS: usize = 1_024;

@@ -1,4 +1,4 @@
-//! What a client sends in a request's body.
+//! The request body of an HTTP/2 stream.
 
 use std::{
     sync::Arc,
@@ -18,26 +18,25 @@ use crate::{
     wire::framing,
 };
 
-/// How much of a body is here when its request begins. The codec reads all that the socket has
-/// before it hands a request over, so DATA that came along with HEADERS is here.
+/// The part of a body that was received when its request begins. The codec reads all that the socket has
+/// before it returns a request, so DATA that was sent with HEADERS is included.
 pub(super) enum InitialBody {
-    /// All of it; empty where there is none.
+    /// All of the body; empty if there is none.
     Whole(Bytes),
     Partial(RequestBody),
-    /// The stream is over: the client reset it, or the codec did as it is malformed.
+    /// The stream has ended: the client reset it, or the codec did since it is malformed.
     Reset(h2::Error),
 }
 
 impl InitialBody {
     pub(super) fn read(mut stream: RecvStream, headers: &HeaderMap) -> Self {
-        // A later reader of the body registers its own waker.
+        // The reader of the body registers its waker later.
         let cx = &mut Context::from_waker(Waker::noop());
         let mut ahead = Bytes::new();
         let mut data_ended = false;
         for _ in 0..MAX_INITIAL_FRAMES {
             if stream.is_end_stream() {
-                // A window update that this makes due goes out in the same write as what the
-                // streams of this round send.
+                // A WINDOW_UPDATE that follows is written together with the frames of this round.
                 let _ = stream.flow_control().release_capacity(ahead.len());
                 return Self::Whole(ahead);
             }
@@ -78,28 +77,28 @@ fn join(ahead: Bytes, data: Bytes) -> Bytes {
     joined.freeze()
 }
 
-/// A body of which more is to come.
+/// A body that is not complete yet.
 pub(in crate::server) struct RequestBody {
     stream: RecvStream,
-    /// Came along with the head.
+    /// Data that was received with the head.
     ahead: Bytes,
-    /// As announced, less what was read.
+    /// The announced length, less what was returned.
     left: Option<u64>,
     /// Only trailers are left.
     data_ended: bool,
-    /// The client waits to be asked.
+    /// The client waits for 100 (Continue).
     expectation: Option<Arc<Expectation>>,
-    /// Runs until the response begins.
+    /// The least rate of the client, which applies until the response begins.
     rate_timer: Option<(RateTimer, Interim)>,
 }
 
 impl RequestBody {
-    /// Holds the client to a pace until the response begins.
+    /// Applies the least rate until the response begins.
     pub(in crate::server) fn limit_rate(&mut self, state: &State, interim: Interim) {
         self.rate_timer = Some((RateTimer::new(state.timeouts()), interim));
     }
 
-    /// Returns the client's expectation to be asked for its body, unless some of it is here.
+    /// Returns the client's expectation of 100 (Continue), unless some of the body was received.
     pub(super) fn expectation(&mut self, headers: &HeaderMap) -> Option<Arc<Expectation>> {
         let expect = headers.get(header::EXPECT)?;
         let waits = self.ahead.is_empty() && !self.data_ended;
@@ -162,7 +161,7 @@ impl RequestBody {
         }
     }
 
-    /// The window is open again as soon as the data is taken from here.
+    /// Returns the data as a frame, and opens the client's window by its length.
     fn release(&mut self, data: Bytes) -> Frame<Bytes> {
         let _ = self.stream.flow_control().release_capacity(data.len());
         let came = data.len() as u64;
@@ -185,13 +184,12 @@ fn failed(error: h2::Error) -> Error {
     Error::new(ErrorKind::ClientBody).with_source(error)
 }
 
-/// A reset without an error ends the body (RFC 9113 §8.1).
+/// Returns the error, or `None` for a reset with NO_ERROR, which ends the body (RFC 9113 §8.1).
 fn error_or_end<T>(error: h2::Error) -> Option<Result<T, h2::Error>> {
     (error.reason() != Some(Reason::NO_ERROR)).then_some(Err(error))
 }
 
-/// Another frame is joined to what is here only up to this: the frames of a large upload, 16 KiB
-/// each, are not copied.
+/// Frames are joined up to this size only: those of a large upload, 16 KiB each, are not copied.
 const MAX_JOINED: usize = 8 * 1024;
-/// So many looks at a stream; a client that cuts its body finer gives up being whole.
+/// How many frames are joined at most; a body in more pieces is streamed.
 const MAX_INITIAL_FRAMES: usize = 8;

@@ -1,4 +1,4 @@
-//! Which requests the service gets, and the answer to those that it does not get.
+//! Validates request heads beyond what the codec checks, and answers those that are refused.
 
 use bytes::Bytes;
 use h2::server::SendResponse;
@@ -14,14 +14,14 @@ use crate::{
     },
 };
 
-/// Why the service does not get a request.
+/// The reason to refuse a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Refusal {
     status: StatusCode,
     reason: &'static str,
 }
 
-/// Checks a request's head beyond what the codec does, and trims its fields' values.
+/// Checks a request head beyond what the codec does, and trims its field values.
 pub(super) fn check(head: &mut Parts) -> Result<(), Refusal> {
     if head.headers.len() > MAX_FIELDS && lines(&head.headers) > MAX_FIELDS {
         return Err(Refusal {
@@ -30,7 +30,7 @@ pub(super) fn check(head: &mut Parts) -> Result<(), Refusal> {
         });
     }
     trim_values(&mut head.headers);
-    // The codec has dropped a fragment: it cannot be seen here, and goes no further.
+    // A fragment cannot be detected, since the codec has removed it.
     let target = head.uri.path_and_query();
     if target.is_some_and(|target| !target.as_str().is_ascii()) {
         return Err(malformed(":path is not ASCII"));
@@ -38,14 +38,14 @@ pub(super) fn check(head: &mut Parts) -> Result<(), Refusal> {
     check_host(head)
 }
 
-/// Counts a cookie in parts as one field (RFC 9113 §8.2.3), as an HTTP/1.1 backend gets it.
+/// Counts the fields; a cookie in parts is one (RFC 9113 §8.2.3), as an HTTP/1.1 backend gets it.
 #[cold]
 fn lines(headers: &HeaderMap) -> usize {
     let crumbs = headers.get_all(header::COOKIE).iter().count();
     headers.len() - crumbs.saturating_sub(1)
 }
 
-/// RFC 9113 §8.3.1.
+/// Checks that `:authority` and Host are valid and equal (RFC 9113 §8.3.1).
 fn check_host(head: &Parts) -> Result<(), Refusal> {
     let authority = head.uri.authority().map(|name| name.as_str().as_bytes());
     if authority.is_some_and(|name| !is_host(name)) {
@@ -74,7 +74,7 @@ fn malformed(reason: &'static str) -> Refusal {
     }
 }
 
-/// Answers a refused request, and reports it: the one place where HTTP/2 does.
+/// Answers a refused request, and reports it.
 #[cold]
 pub(super) fn refuse(
     refusal: Refusal,

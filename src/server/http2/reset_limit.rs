@@ -1,14 +1,14 @@
-//! How many streams a client may reset.
+//! The limit on streams that a client resets.
 //!
-//! A stream that is opened and reset costs the client some 30 bytes, and this side a request: often
-//! a connection to a backend, which is closed as the request is cancelled. The bound on streams at
-//! once does not hold this back, as a reset stream is not open any more (CVE-2023-44487).
+//! A stream that is opened and reset costs the client about 30 bytes, and the server a request: often
+//! a connection to a backend, which is closed with the cancelled request. The limit on streams at once
+//! does not prevent this, since a reset stream is not open any more (CVE-2023-44487).
 
-/// What a connection has left of the resets that are forgiven.
+/// The resets that a connection has left: a token bucket, which answered streams and time refill.
 #[derive(Debug)]
 pub(super) struct ResetLimit {
     left: f64,
-    /// The last look, in milliseconds.
+    /// When the bucket was last refilled, in milliseconds.
     at: u64,
     streams_begun: u32,
     reset: u32,
@@ -24,8 +24,8 @@ impl ResetLimit {
         }
     }
 
-    /// Looks at the counts of streams begun and reset; returns false once there are too many
-    /// resets.
+    /// Updates the bucket with the numbers of streams begun and reset; returns false once there were too
+    /// many resets.
     #[inline]
     pub(super) fn allow(
         &mut self,
@@ -50,10 +50,10 @@ impl ResetLimit {
     }
 }
 
-/// A browser that leaves two pages at once resets up to all their streams. Envoy has 500, nginx
+/// Resets at once: a browser that leaves two pages resets all their streams. Envoy allows 500; nginx
 /// closes a connection after 1,000 requests of any kind.
 pub(in crate::server) const RESET_BURST: f64 = 500.0;
-/// A client that seeks in a video, or whose calls end early, resets this many at the most.
+/// Resets a second: more than a client that seeks in a video, or cancels calls, makes.
 pub(in crate::server) const RESETS_PER_SECOND: f64 = 10.0;
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! One stream: its request is answered, and the answer sent.
+//! One HTTP/2 stream: calls the service with its request, and sends the response.
 
 use std::{
     error::Error as StdError,
@@ -38,7 +38,7 @@ pin_project! {
         #[pin]
         stage: Stage<S, F, B>,
         exchange: ExchangeGuard,
-        // In a box of its own, as most servers have no limit.
+        // Boxed, since most servers have no limit.
         limit: Option<Box<RequestTimeout>>,
     }
 }
@@ -57,17 +57,17 @@ pin_project! {
             #[pin]
             body: B,
             out: SendStream<Bytes>,
-            // What the client's window has no room for.
+            // Data that the client's window has no room for.
             pending: Option<PendingData>,
-            // Some of it was given to the codec.
+            // The codec has got some of the body.
             data_sent: bool,
-            // For the client to open its window.
+            // Limits the wait for the client to open its window.
             rate_timer: RateTimer,
         },
     }
 }
 
-/// What the answer depends on.
+/// The property of the method that decides the form of the response.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum MethodKind {
     Connect,
@@ -87,7 +87,7 @@ where
     B: HttpBody<Data = Bytes>,
     B::Error: Into<BoxError>,
 {
-    /// Begins the exchange; `None` where the service does not get the request.
+    /// Begins the exchange; `None` if the request is refused.
     pub(super) fn new(
         service: &AppService<S>,
         request: Request<RecvStream>,
@@ -158,7 +158,7 @@ where
                 Poll::Ready(Err(error)) => return reset_failed(reply, &error),
                 Poll::Pending => {
                     interim.poll(cx, reply);
-                    // A client that has gone takes its request along.
+                    // A reset by the client cancels its request.
                     if reply.poll_reset(cx).is_ready() {
                         this.exchange.state().count_reset();
                         return Poll::Ready(());
@@ -208,7 +208,7 @@ fn is_over(limit: &mut Option<Box<RequestTimeout>>, cx: &Context<'_>) -> bool {
         .is_some_and(|limit| limit.poll(cx).is_ready())
 }
 
-/// Answers a request whose time was over before the service answered.
+/// Answers a request that reached its time-out before the service answered.
 #[cold]
 fn send_timeout(reply: &mut SendResponse<Bytes>, method: MethodKind) -> Poll<()> {
     let mut response = Response::new(http_body_util::Empty::<Bytes>::new());
@@ -229,7 +229,7 @@ fn reset_failed(reply: &mut SendResponse<Bytes>, error: &BoxError) -> Poll<()> {
     Poll::Ready(())
 }
 
-/// Sends the head; returns the body where one follows.
+/// Sends the head; returns the body if one follows.
 fn send_head<B: HttpBody>(
     reply: &mut SendResponse<Bytes>,
     method: MethodKind,
@@ -260,8 +260,7 @@ fn reset_unsent(reply: &mut SendResponse<Bytes>, error: &h2::Error) {
     reply.send_reset(Reason::INTERNAL_ERROR);
 }
 
-/// Sends the body, no faster than the client's window opens. The stream is over once the codec has
-/// all of it.
+/// Sends the body as fast as the client's window opens. Ready once the codec has all of it.
 fn send<B>(
     cx: &mut Context<'_>,
     mut body: Pin<&mut B>,
@@ -276,7 +275,7 @@ where
 {
     loop {
         while let Some(PendingData { data, last }) = pending {
-            // For data that is at hand: a reservation takes from the window of all streams.
+            // Reserved for existing data only: a reservation takes from the window of all streams.
             out.reserve_capacity(data.len());
             let room = match poll_room(cx, out) {
                 Poll::Ready(Some(room)) => room,
@@ -313,7 +312,7 @@ where
         match frame.into_data() {
             Ok(data) => {
                 let last = body.is_end_stream();
-                // The codec keeps what is small until there is a window for it.
+                // The codec buffers a small body until the window opens.
                 if last && (data.is_empty() || (!*data_sent && data.len() <= MAX_BUFFERED_BODY)) {
                     let _ = out.send_data(data, true);
                     return Poll::Ready(());
@@ -338,7 +337,7 @@ where
     }
 }
 
-/// Waits for room in the client's window; `None` where the client has given up.
+/// Waits for room in the client's window; `None` if the client has reset the stream.
 fn poll_room(cx: &mut Context<'_>, out: &mut SendStream<Bytes>) -> Poll<Option<usize>> {
     loop {
         match out.capacity() {
@@ -353,7 +352,7 @@ fn poll_room(cx: &mut Context<'_>, out: &mut SendStream<Bytes>) -> Poll<Option<u
     }
 }
 
-/// Tells the client that no more comes.
+/// Resets the stream, since the response cannot be completed.
 #[cold]
 fn abort(out: &mut SendStream<Bytes>, error: &BoxError) -> Poll<()> {
     tracing::debug!(target: "evenkeel::server", %error, "a response was cut");
@@ -361,7 +360,7 @@ fn abort(out: &mut SendStream<Bytes>, error: &BoxError) -> Poll<()> {
     Poll::Ready(())
 }
 
-/// Finds what the error says of the stream, if it says anything.
+/// Returns the reason for RST_STREAM: that of an `h2` error among the sources, else INTERNAL_ERROR.
 fn reason(error: &(dyn StdError + 'static)) -> Reason {
     let mut next = Some(error);
     while let Some(error) = next {
@@ -375,6 +374,6 @@ fn reason(error: &(dyn StdError + 'static)) -> Reason {
 
 const TOO_LONG: &str = "the request took longer than the server allows";
 const TOO_SLOW: &str = "the client takes too little of the response";
-/// A whole body up to this waits in the codec, not here: what it may keep of a connection's streams
-/// comes to 4 MiB then.
+/// A complete body up to this size waits in the codec, which then buffers up to 4 MiB for the 256
+/// streams of a connection.
 const MAX_BUFFERED_BODY: usize = 16 * 1024;

@@ -1,5 +1,5 @@
-//! The streams of a connection that are answered in its own task: a task each would cost an
-//! allocation, and a way through the scheduler for every wake.
+//! Polls the streams of a connection within its task. A task for each stream would cost an allocation,
+//! and a pass through the scheduler for every wake.
 
 use std::{
     collections::VecDeque,
@@ -14,7 +14,7 @@ use std::{
     task::{Context, Poll, Wake, Waker},
 };
 
-/// Places for streams; one that is free keeps its memory.
+/// The slots of the streams; a free slot keeps its memory.
 pub(super) struct Streams<F> {
     slots: Vec<Slot<F>>,
     free: Vec<usize>,
@@ -24,7 +24,7 @@ pub(super) struct Streams<F> {
 struct Slot<F> {
     stream: Pin<Box<Option<F>>>,
     handle: Arc<StreamWaker>,
-    /// Rings the bell.
+    /// Wakes through `handle`; kept so that a poll clones no `Arc`.
     waker: Waker,
 }
 
@@ -37,7 +37,7 @@ impl<F: Future<Output = ()>> Streams<F> {
         }
     }
 
-    /// Gives a stream a place, and polls it for the first time.
+    /// Puts a stream into a slot, and polls it for the first time.
     pub(super) fn begin(&mut self, stream: F) {
         let slot = match self.free.pop() {
             Some(slot) => {
@@ -65,18 +65,18 @@ impl<F: Future<Output = ()>> Streams<F> {
         slot
     }
 
-    /// Polls the stream of a place; a wake may come late, when it is free or another's.
+    /// Polls the stream of a slot. A late wake may find the slot free or reused, which is harmless.
     pub(super) fn poll(&mut self, slot: usize) {
         let Some(at) = self.slots.get_mut(slot) else {
             return;
         };
-        // A swap, so that what is read from here on is no older than a ring that it took back.
+        // A swap with AcqRel, so that the poll sees what happened before the wake that it clears.
         at.handle.woken.swap(false, AcqRel);
         let Some(stream) = at.stream.as_mut().as_pin_mut() else {
             return;
         };
         let cx = &mut Context::from_waker(&at.waker);
-        // As on a task of its own: a panic ends its stream, not the others.
+        // As for a task of its own, a panic ends its stream and not the others.
         let polled = catch_unwind(AssertUnwindSafe(|| stream.poll(cx)));
         if !matches!(polled, Ok(Poll::Pending)) {
             at.stream.set(None);
@@ -87,7 +87,7 @@ impl<F: Future<Output = ()>> Streams<F> {
         }
     }
 
-    /// An idle connection keeps a few places only.
+    /// Frees the memory of most slots once the connection is idle.
     fn shrink(&mut self) {
         if self.slots.len() > MAX_IDLE_SLOTS {
             self.slots.truncate(MAX_IDLE_SLOTS);
@@ -97,7 +97,7 @@ impl<F: Future<Output = ()>> Streams<F> {
     }
 }
 
-/// Who is to be polled: the codec, and streams by their places.
+/// What has to be polled: the codec, and streams by their slots.
 #[derive(Default)]
 pub(super) struct ReadyQueue {
     inner: Mutex<Inner>,
@@ -107,18 +107,18 @@ pub(super) struct ReadyQueue {
 struct Inner {
     codec: bool,
     slots: Vec<usize>,
-    /// Whom to wake, unless it is awake.
+    /// The task of the connection, which is woken unless `awake` is set.
     connection: Option<Waker>,
     awake: bool,
 }
 
 impl ReadyQueue {
-    /// Returns what wakes the codec.
+    /// Returns the waker of the codec.
     pub(super) fn codec(self: &Arc<Self>) -> Waker {
         self.clone().into()
     }
 
-    /// The connection is polled; returns true where that is because of a wake from here.
+    /// Begins a poll of the connection; returns true if a wake of this queue caused it.
     pub(super) fn begin(&self, waker: &Waker) -> bool {
         let mut inner = self.lock();
         if !inner
@@ -131,8 +131,8 @@ impl ReadyQueue {
         mem::replace(&mut inner.awake, true)
     }
 
-    /// Adds who was woken since; returns false, and lets wakes through to the connection again,
-    /// where there is nobody.
+    /// Adds the codec and the streams that were woken. Returns false if there are none; from then on,
+    /// a wake reaches the task of the connection again.
     pub(super) fn next(&self, queue: &mut VecDeque<usize>, codec: &mut bool) -> bool {
         let mut inner = self.lock();
         *codec |= mem::take(&mut inner.codec);
@@ -145,7 +145,7 @@ impl ReadyQueue {
         mem::take(&mut self.lock().codec)
     }
 
-    /// Has the connection polled again, once others had their turn.
+    /// Makes the runtime poll the connection again after other tasks.
     pub(super) fn wake_later(&self, waker: &Waker) {
         waker.wake_by_ref();
     }
@@ -178,7 +178,7 @@ impl Wake for ReadyQueue {
     }
 }
 
-/// What wakes the stream of a place.
+/// The waker of the stream in a slot.
 struct StreamWaker {
     ready: Arc<ReadyQueue>,
     slot: usize,
@@ -197,7 +197,7 @@ impl Wake for StreamWaker {
     }
 }
 
-/// Most clients ask for no more at once, again and again.
+/// How many slots an idle connection keeps: most clients have no more streams at once.
 const MAX_IDLE_SLOTS: usize = 8;
 
 #[cfg(test)]
@@ -296,7 +296,7 @@ mod tests {
                 _ => Poll::Pending,
             }
         }));
-        // The first poll was in nobody's round.
+        // The first poll happened outside a round.
         let before = table.woken();
         assert_eq!(table.round(&mut streams), (true, true));
         assert_eq!(streams.free.len(), 1);

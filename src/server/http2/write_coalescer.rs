@@ -1,4 +1,5 @@
-//! One write a poll for HTTP/2, where the codec would make one a frame.
+//! Coalesces the frames that the codec of HTTP/2 writes during one poll into one write. The codec alone
+//! would make one system call for each frame.
 
 use std::{
     cell::RefCell,
@@ -11,9 +12,9 @@ use std::{
 use bytes::{Buf, Bytes};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-/// Gathers what is written until the driver of the connection flushes it.
+/// A byte stream that buffers writes until the driver of the connection flushes them.
 pub(super) struct WriteCoalescer<Io> {
-    // The codec owns one handle and the driver one, on one task: the lock is never contended.
+    // The codec and the driver have a handle each, on one task: the lock is never contended.
     inner: Arc<Mutex<Inner<Io>>>,
 }
 
@@ -22,31 +23,31 @@ struct Inner<Io> {
     read_ahead: Bytes,
     buf: Vec<u8>,
     written: usize,
-    /// The stream below may keep some of what it took, as TLS does.
+    /// The stream below may have buffered some of the bytes, as TLS does.
     unflushed: bool,
     received: bool,
     broken: bool,
     counter: ResponseByteCounter,
-    /// Bytes in `buf` that are none of a response's.
+    /// Bytes in `buf` that do not belong to responses.
     control_bytes: usize,
-    /// Bytes of responses that the stream took since the driver looked.
+    /// Bytes of responses that the stream accepted since the last flush of the driver.
     response_bytes: usize,
 }
 
-/// Tells the bytes of responses apart in what the codec writes. The others answer pings and
-/// settings, which a client can ask for at any rate.
+/// Counts the bytes of responses in what the codec writes. The other bytes answer PING and SETTINGS,
+/// which a client can request at any rate, so they do not count towards its least rate.
 #[derive(Debug, Default)]
 struct ResponseByteCounter {
-    /// What is left of the frame's payload.
+    /// How much of the payload of the frame is left.
     left: usize,
-    /// Of a head (9 bytes) that is not whole.
+    /// An incomplete frame header (9 bytes), of which `have` were seen.
     head: [u8; FRAME_HEADER],
     have: usize,
     is_response: bool,
 }
 
 impl ResponseByteCounter {
-    /// Goes through what is written next; returns how much of it belongs to responses.
+    /// Parses the bytes that are written next; returns how many belong to responses.
     fn count(&mut self, mut data: &[u8]) -> usize {
         let mut of_responses = 0;
         while !data.is_empty() {
@@ -74,14 +75,14 @@ impl ResponseByteCounter {
     }
 }
 
-/// What the driver has to know of the stream.
+/// The state of the socket after a flush.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct SocketStatus {
-    /// A byte came.
+    /// The client has sent a byte.
     pub(super) received: bool,
-    /// The client takes no more for now.
+    /// The socket is full.
     pub(super) blocked: bool,
-    /// Bytes of responses that went out.
+    /// How many bytes of responses the socket accepted since the last flush.
     pub(super) response_bytes: usize,
     /// The stream failed.
     pub(super) broken: bool,
@@ -119,7 +120,7 @@ impl<Io> WriteCoalescer<Io> {
 }
 
 impl<Io: AsyncWrite + Unpin> WriteCoalescer<Io> {
-    /// Writes what was gathered.
+    /// Writes the buffered bytes.
     pub(super) fn flush(&self, cx: &mut Context<'_>) -> SocketStatus {
         let mut inner = self.lock();
         let flushed = if !inner.buf.is_empty() || inner.unflushed {
@@ -161,14 +162,14 @@ impl<Io: AsyncWrite + Unpin> Inner<Io> {
         Poll::Ready(Ok(()))
     }
 
-    /// Leaves the buffer to the next connection of the thread that writes: it is in the cache,
-    /// and one that has nothing to write needs none.
+    /// Gives the empty buffer to the next connection of the thread that writes. The buffer stays in the
+    /// CPU cache, and a connection without unwritten bytes has none.
     fn recycle_buffer(&mut self) {
         self.written = 0;
         let mut buf = mem::take(&mut self.buf);
         if buf.capacity() > 0 {
             buf.clear();
-            // An error says that the thread is about to end.
+            // An error means that the thread is ending.
             let _ = RECYCLED_BUFFER.try_with(|spare| spare.replace(buf));
         }
     }
@@ -224,7 +225,7 @@ impl<Io: AsyncWrite + Unpin> AsyncWrite for WriteCoalescer<Io> {
         Poll::Ready(Ok(data.len()))
     }
 
-    /// The driver flushes once it has polled the connection.
+    /// Does nothing: the driver flushes after it has polled the codec.
     fn poll_flush(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Poll::Ready(Ok(()))
     }
@@ -240,7 +241,7 @@ thread_local! {
     static RECYCLED_BUFFER: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
 }
 
-/// A TLS record's worth.
+/// The payload of a TLS record.
 const MAX_COALESCED: usize = 16 * 1024;
 /// RFC 9113 §4.1.
 const FRAME_HEADER: usize = 9;
