@@ -1,5 +1,5 @@
-//! The stack in a server of your own: hyper accepts and speaks HTTP, evenkeel's layers do the
-//! rest, and the feature `server` stays off.
+//! The stack in a server of your own: the program accepts connections, hyper serves HTTP on them, and
+//! evenkeel's layers do the rest. The feature `server` is not needed.
 //!
 //! ```sh
 //! cargo run --example backend -- a 127.0.0.1:9001 &
@@ -36,7 +36,7 @@ async fn main() -> Result<(), BoxError> {
         .layer(RespondLayer::new())
         .layer(FailoverLayer::new())
         .layer(BalanceLayer::new(pool.clone()))
-        // Whoever runs these has no health page, maybe: live traffic judges them.
+        // The backends may have no health page, so outlier detection alone judges them.
         .layer(HealthLayer::new(pool).no_checks())
         .service(Proxy::new());
 
@@ -47,13 +47,13 @@ async fn main() -> Result<(), BoxError> {
     println!("curl http://{}/", listener.local_addr()?);
     loop {
         let (stream, peer) = listener.accept().await?;
-        // What `X-Forwarded-For` is made of. The stack works without the note, too.
+        // `X-Forwarded-For` is made from the `ConnInfo`. The stack works without it, too.
         let local = stream.local_addr()?;
         let conn = ConnInfo::new(Peer::Tcp(peer), Peer::Tcp(local));
         let stack = stack.clone();
         let service = service_fn(move |mut request: Request<Incoming>| {
             request.extensions_mut().insert(conn.clone());
-            // These layers are always ready: a clone of the stack may be called at once.
+            // These layers are always ready, so a clone of the stack can be called at once.
             stack.clone().call(request)
         });
         tokio::spawn(async move {

@@ -1,4 +1,4 @@
-//! A service that fails, answered for: 502 with a generic body, and nothing of the inside.
+//! `RespondLayer` around a service that fails: the client gets 502 with a generic body and no details.
 //!
 //! ```sh
 //! cargo run --example respond

@@ -1,5 +1,5 @@
-//! An axum router on `evenkeel::serve`: deadlines for slow clients, a cap on connections, and a
-//! graceful end on Ctrl-C.
+//! An axum router on `evenkeel::serve`: deadlines for slow clients, a limit on connections, and a
+//! graceful shutdown on Ctrl-C.
 //!
 //! ```sh
 //! cargo run --example serve

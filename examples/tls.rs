@@ -1,5 +1,5 @@
-//! `TlsLayer` around an axum listener, with `HstsLayer` on what is answered over it and
-//! `HttpsRedirectLayer` on the cleartext port beside it. The certificate is made at start.
+//! `TlsLayer` around an axum listener, `HstsLayer` on its responses, and `HttpsRedirectLayer` on a
+//! cleartext port. The example makes its certificate at the start.
 //!
 //! ```sh
 //! cargo run --features tls,axum --example tls
@@ -27,12 +27,12 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let config = TlsConfig::new(Certificates::new([certificate])?);
 
     let app = Router::new().route("/", get(show));
-    // For a minute, as this is a trial: for so long, a browser that trusts the certificate refuses
+    // A minute is enough for a trial: for that time, a browser that trusts the certificate refuses
     // cleartext on every port of the host.
     let hsts = HstsLayer::new().max_age(Duration::from_secs(60));
     let secure = app.clone().layer(hsts);
     let listener = TcpListener::bind("127.0.0.1:8443").await?.tap_io(|io| {
-        // A socket that cannot do this is about to fail anyway.
+        // An error means that the socket is closed, which the handshake reports.
         let _ = io.set_nodelay(true);
     });
     let secure = axum::serve(

@@ -33,7 +33,7 @@ async fn alone_around_a_foreign_service_it_answers_for_what_fails() {
     let text = response.into_body().collect().await.unwrap().to_bytes();
     assert_eq!(
         text, "503 Service Unavailable\n",
-        "nothing of the inside is told"
+        "the response has no details of the failure"
     );
     assert_eq!(exchange.failure(), Some(ErrorKind::NoBackend));
 }

@@ -78,7 +78,7 @@ async fn listener() -> (TcpListener, SocketAddr) {
     (listener, address)
 }
 
-/// A running server, told to end by dropping the sender.
+/// A running server, which shuts down when the sender is dropped.
 struct Running {
     address: SocketAddr,
     stop: Option<oneshot::Sender<()>>,

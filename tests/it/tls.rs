@@ -1,4 +1,4 @@
-//! TLS in both worlds, against real clients.
+//! TLS around a connection service and around an axum listener, with real clients.
 #![cfg(feature = "__tls")]
 
 mod axum_listener;
@@ -85,8 +85,8 @@ impl Drop for Server {
 async fn serve(conn: Conn<TlsStream<TcpStream>>) -> Result<(), BoxError> {
     let info = conn.info.clone();
     let service = http_service_fn(move |_| {
-        let told = describe(info.tls().expect("the handshake is over before a request"));
-        async move { Ok::<_, Infallible>(Response::new(Full::new(Bytes::from(told)))) }
+        let described = describe(info.tls().expect("the handshake is over before a request"));
+        async move { Ok::<_, Infallible>(Response::new(Full::new(Bytes::from(described)))) }
     });
     auto::Builder::new(TokioExecutor::new())
         .serve_connection(TokioIo::new(conn.io), service)

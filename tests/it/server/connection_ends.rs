@@ -1,4 +1,4 @@
-//! How connections end: nothing that a client sent in good time is lost.
+//! The end of connections: nothing that a client sent in time is lost.
 
 use std::io::{Read, Write};
 
@@ -11,7 +11,7 @@ async fn a_client_that_says_nothing_is_closed_without_a_word() {
     assert_eq!(rest(&mut client).await, "", "no head began");
     assert!(
         server.seen.0.lock().unwrap().is_empty(),
-        "who only connects is no event"
+        "a connection without a byte is no event"
     );
 }
 

@@ -228,7 +228,10 @@ async fn an_idle_client_that_never_answers_is_closed() {
     let mut client = TcpStream::connect(server.address).await.unwrap();
     client.write_all(PREFACE).await.unwrap();
     let got = everything(&mut client).await;
-    assert!(frames(&got).contains(&GOAWAY), "told so first: {got:?}");
+    assert!(
+        frames(&got).contains(&GOAWAY),
+        "GOAWAY comes first: {got:?}"
+    );
     assert!(
         server.seen.0.lock().unwrap().is_empty(),
         "an idle end is no event"
@@ -283,7 +286,7 @@ async fn a_drain_lets_streams_end_and_refuses_new_ones() {
         }
     })
     .await
-    .expect("the client is told");
+    .expect("the client gets GOAWAY");
     assert!(!task.is_finished(), "a stream keeps the server");
     release.notify_one();
     let body = late.await.unwrap().into_body().collect().await.unwrap();

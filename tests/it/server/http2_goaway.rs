@@ -1,4 +1,4 @@
-//! HTTP/2 clients that are told to go: what they began ends, what they begin after is not heard.
+//! GOAWAY for HTTP/2 clients: streams begun before it complete, streams begun after it are ignored.
 
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 

@@ -108,10 +108,10 @@ fn a_body_that_is_asked_for_is_asked_for_once() {
         .await;
         for expect in ["100-continue", "100-Continue"] {
             let (mut response, mut upload) = sender.send_request(post(expect), false).unwrap();
-            let told = interim(&mut response)
+            let interim_response = interim(&mut response)
                 .await
                 .expect("a strict client waits for it");
-            assert_eq!(told.status(), 100);
+            assert_eq!(interim_response.status(), 100);
             upload.send_data("one".into(), false).unwrap();
             tokio::task::yield_now().await;
             upload.send_data("two".into(), true).unwrap();
@@ -126,9 +126,9 @@ fn a_body_that_is_asked_for_is_asked_for_once() {
 fn without_need_nothing_is_asked_for() {
     both(async || {
         let (arrived, data_sent) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
-        let (told, waits) = (arrived.clone(), data_sent.clone());
+        let (has_arrived, waits) = (arrived.clone(), data_sent.clone());
         let mut sender = client(move |request: Request<Body>| {
-            let (told, waits) = (told.clone(), waits.clone());
+            let (has_arrived, waits) = (has_arrived.clone(), waits.clone());
             async move {
                 match request.uri().path() {
                     "/refuses" => {
@@ -137,7 +137,7 @@ fn without_need_nothing_is_asked_for() {
                         return Ok(response);
                     }
                     "/late" => {
-                        told.notify_one();
+                        has_arrived.notify_one();
                         waits.notified().await;
                     }
                     _ => {}

@@ -112,9 +112,9 @@ impl Got {
 /// Serves with a service that reads each body and says how it came.
 async fn reading() -> (SocketAddr, mpsc::UnboundedReceiver<Got>) {
     let (listener, address) = listener().await;
-    let (told, got) = mpsc::unbounded_channel();
+    let (report, got) = mpsc::unbounded_channel();
     let app = service_fn(move |request: Request<Body>| {
-        let told = told.clone();
+        let report = report.clone();
         async move {
             let path = request.uri().to_string();
             let path = path.strip_prefix("http://a").unwrap().to_owned();
@@ -131,7 +131,7 @@ async fn reading() -> (SocketAddr, mpsc::UnboundedReceiver<Got>) {
                 trailers: trailers.collect(),
                 body: collected.map(|c| c.to_bytes().to_vec()).map_err(drop),
             };
-            let _ = told.send(got);
+            let _ = report.send(got);
             Ok::<_, Infallible>(Response::new(App::default()))
         }
     });

@@ -1,5 +1,5 @@
-//! The streams of one HTTP/2 connection: in its own task on a `current_thread` runtime, on tasks of
-//! their own on a `multi_thread` one. Nobody can tell which.
+//! The streams of one HTTP/2 connection: within its task on a `current_thread` runtime, on tasks of
+//! their own on a `multi_thread` one. A client sees no difference.
 
 use std::{
     future::{pending, poll_fn},
@@ -127,9 +127,9 @@ fn of_many_streams_at_once_each_has_its_own_answer() {
 fn a_client_that_resets_a_stream_takes_its_request_along() {
     both(async || {
         let (arrived, dropped) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
-        let (told, guarded) = (arrived.clone(), dropped.clone());
+        let (has_arrived, guarded) = (arrived.clone(), dropped.clone());
         let mut sender = open(move |request: Request<Body>| {
-            let (told, guard) = (told.clone(), Guard(guarded.clone()));
+            let (has_arrived, guard) = (has_arrived.clone(), Guard(guarded.clone()));
             async move {
                 if request.uri().path() == "/body" {
                     // A part of a body, and no more for ever.
@@ -142,7 +142,7 @@ fn a_client_that_resets_a_stream_takes_its_request_along() {
                     return Ok(Response::new(any(StreamBody::new(stream))));
                 }
                 let _held = guard;
-                told.notify_one();
+                has_arrived.notify_one();
                 pending().await
             }
         })

@@ -1,5 +1,5 @@
-//! Beside hyper's codec: the same response makes the same bytes, and a request that both accept is
-//! the same request. Where they differ, the list says why.
+//! Parity with hyper's codec: both write the same bytes for a response, and parse the same request from
+//! the same bytes. The lists name the differences and their reasons.
 
 use std::{collections::VecDeque, pin::Pin};
 
@@ -553,5 +553,5 @@ async fn a_client_that_hangs_up_takes_its_request_along() {
     came.notified().await;
     drop(client);
     let waited = tokio::time::timeout(Duration::from_secs(10), gone.notified()).await;
-    waited.expect("nobody waits for the answer any more");
+    waited.expect("the receiver of the answer was dropped");
 }

@@ -1,4 +1,4 @@
-//! The same over TLS: the protocol by ALPN, and a stream below that keeps what it took.
+//! The server over TLS: ALPN selects the protocol, and the stream below buffers what it accepted.
 #![cfg(feature = "__tls")]
 
 use evenkeel::tls::{Certificate, Certificates, TlsConfig, TlsLayer};

@@ -1,4 +1,4 @@
-//! The end under load: no request is lost of clients that send one after the other.
+//! Shutdown under load: clients that send one request after the other lose none.
 
 use std::{
     collections::HashMap,
@@ -138,10 +138,10 @@ async fn a_lame_duck_says_close_and_goes_on_accepting() {
     let began = tokio::time::Instant::now();
     stop.send(()).unwrap();
     // Until it has heard.
-    let mut told = false;
-    while !told {
+    let mut closing = false;
+    while !closing {
         let mut fresh = TcpStream::connect(address).await.unwrap();
-        told = closes(&ask(&mut fresh).await);
+        closing = closes(&ask(&mut fresh).await);
     }
     assert!(closes(&ask(&mut used).await));
     assert_eq!(rest(&mut used).await, "");
@@ -258,7 +258,7 @@ async fn http2_in_a_lame_duck_answers_the_first_request_of_a_new_connection() {
     stop.send(()).unwrap();
     tokio::time::timeout(Duration::from_secs(1), conn)
         .await
-        .expect("it is told at the start of the lame duck")
+        .expect("the client gets GOAWAY at the start of the lame duck")
         .unwrap()
         .unwrap();
     for _ in 0..3 {

@@ -1,4 +1,4 @@
-//! The second world: the layer around an axum listener.
+//! `TlsLayer` around an axum listener.
 #![cfg(feature = "axum")]
 
 use axum::{
@@ -18,13 +18,13 @@ use crate::support::pki::{connect, handshake};
 
 /// What a handler knows of its connection: the same Router in all worlds.
 fn app() -> Router {
-    let told = async |request: Request| match ConnInfo::of(request.extensions()) {
+    let described = async |request: Request| match ConnInfo::of(request.extensions()) {
         Some(conn) => conn.tls().map_or_else(|| "cleartext".into(), describe),
         None => "nothing".into(),
     };
     let client = async |ConnectInfo(client): ConnectInfo<SocketAddr>| client.to_string();
     Router::new()
-        .route("/", route(told))
+        .route("/", route(described))
         .route("/client", route(client))
         .layer(ConnectInfoLayer::new())
 }
@@ -55,8 +55,11 @@ async fn the_same_router_sees_the_session_under_axum_serve() {
         .await
         .unwrap();
     for _ in 0..2 {
-        let told = get(&mut stream).await;
-        assert!(told.contains("alpn=http/1.1 sni=localhost"), "{told}");
+        let described = get(&mut stream).await;
+        assert!(
+            described.contains("alpn=http/1.1 sni=localhost"),
+            "{described}"
+        );
     }
     let local = stream.get_ref().0.local_addr().unwrap();
     assert_eq!(get_path(&mut stream, "/client").await, local.to_string());
@@ -74,8 +77,8 @@ async fn the_same_router_sees_the_session_under_axum_serve() {
     let body = http_body_util::BodyExt::collect(answer.into_body())
         .await
         .unwrap();
-    let told = String::from_utf8(body.to_bytes().to_vec()).unwrap();
-    assert!(told.contains("alpn=h2"), "{told}");
+    let described = String::from_utf8(body.to_bytes().to_vec()).unwrap();
+    assert!(described.contains("alpn=h2"), "{described}");
     running.abort();
     server.abort();
 }
@@ -104,8 +107,8 @@ async fn tap_io_outside_and_unix_sockets_work_too() {
     let mut stream = handshake(stream, http1(authority.client()), "localhost")
         .await
         .unwrap();
-    let told = get(&mut stream).await;
-    assert!(told.starts_with("TLSv1.3"), "{told}");
+    let described = get(&mut stream).await;
+    assert!(described.starts_with("TLSv1.3"), "{described}");
     server.abort();
 }
 
@@ -128,7 +131,7 @@ async fn failures_are_reported_to_the_layers_events_and_delay_no_other_client() 
     let mut answer = String::new();
     stream.read_to_string(&mut answer).await.unwrap();
     assert!(answer.starts_with("HTTP/1.1 400 "), "{answer}");
-    let told = async {
+    let described = async {
         loop {
             let event: ConnectionEvent = events.recv().await.unwrap();
             assert_eq!(event.kind, ConnectionEventKind::TlsHandshake);
@@ -137,7 +140,7 @@ async fn failures_are_reported_to_the_layers_events_and_delay_no_other_client() 
             }
         }
     };
-    let event = tokio::time::timeout(PATIENCE, told).await.unwrap();
+    let event = tokio::time::timeout(PATIENCE, described).await.unwrap();
     assert_eq!(event.conn.local().address(), Some(address));
     assert_eq!(
         event.conn.peer().address(),

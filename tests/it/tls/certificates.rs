@@ -121,7 +121,7 @@ async fn a_reload_swaps_certificates_under_live_connections() {
     assert_eq!(seen.unwrap(), third.certificate());
     assert!(
         certificates.replace([]).is_err(),
-        "an empty list serves nobody"
+        "an empty list is refused"
     );
 }
 
@@ -139,8 +139,11 @@ async fn tickets_survive_a_reload() {
         let mut stream = connect(server.address, client.clone(), "localhost")
             .await
             .unwrap();
-        let told = get(&mut stream).await;
-        assert!(told.contains(&format!("resumed={resumed}")), "{told}");
+        let described = get(&mut stream).await;
+        assert!(
+            described.contains(&format!("resumed={resumed}")),
+            "{described}"
+        );
         write(folder.path(), &authority.issue(&["localhost"]));
         assert!(certificates.reload().unwrap());
     }

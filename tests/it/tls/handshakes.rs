@@ -82,8 +82,8 @@ async fn tickets_resume_sessions_unless_switched_off() {
             let mut seen = Vec::new();
             for _ in 0..2 {
                 let stream = connect(server.address, client.clone(), "localhost").await;
-                let told = get(&mut stream.unwrap()).await;
-                seen.push(told.contains("resumed=true"));
+                let described = get(&mut stream.unwrap()).await;
+                seen.push(described.contains("resumed=true"));
             }
             assert_eq!(seen, [false, tickets], "{version:?}, tickets {tickets}");
         }
@@ -112,9 +112,9 @@ async fn client_certificates_reach_the_request() {
         .unwrap();
     client.alpn_protocols = Vec::new();
     let mut stream = connect(server.address, client, "localhost").await.unwrap();
-    let told = get(&mut stream).await;
-    assert!(told.contains("alpn=- sni=localhost"), "{told}");
-    assert!(told.ends_with("certificates=1"), "{told}");
+    let described = get(&mut stream).await;
+    assert!(described.contains("alpn=- sni=localhost"), "{described}");
+    assert!(described.ends_with("certificates=1"), "{described}");
 
     // In TLS 1.3 a client learns of its refusal after the handshake.
     let stream = connect(server.address, authority.client(), "localhost").await;
@@ -177,9 +177,9 @@ async fn curl_speaks_both_http_versions() {
             .output()
             .await
             .expect("curl is there");
-        let told = String::from_utf8_lossy(&output.stdout);
+        let described = String::from_utf8_lossy(&output.stdout);
         let wanted = format!("alpn={alpn} sni=localhost");
-        assert!(told.contains(&wanted), "{told} {output:?}");
+        assert!(described.contains(&wanted), "{described} {output:?}");
     }
 }
 

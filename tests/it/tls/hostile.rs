@@ -170,7 +170,7 @@ async fn garbage_is_refused_and_a_connection_without_a_byte_is_no_event() {
 #[tokio::test]
 async fn silent_and_stalled_clients_delay_no_other_client() {
     let authority = Authority::new();
-    // One permit: whoever kept it would be noticed.
+    // One permit: a client that kept it would delay the others.
     let layer = TlsLayer::new(config(&authority.issue(&["localhost"])))
         .max_handshakes(1)
         .unwrap();
@@ -225,14 +225,14 @@ pub(super) async fn crowd(address: SocketAddr, authority: &Authority) -> Vec<Tcp
     crowd
 }
 
-/// Asserts that somebody else's handshake is quick: the best of a few, for the machine's sake.
+/// Asserts that another client's handshake is quick: the best of a few, since the machine may be busy.
 pub(super) async fn best_handshake(address: SocketAddr, authority: &Authority) {
     let mut best = Duration::MAX;
     for _ in 0..20 {
         let began = Instant::now();
         let stream = connect(address, http1(authority.client()), "localhost").await;
-        let told = get(&mut stream.unwrap()).await;
-        assert!(told.starts_with("TLSv1.3"), "{told}");
+        let described = get(&mut stream.unwrap()).await;
+        assert!(described.starts_with("TLSv1.3"), "{described}");
         best = best.min(began.elapsed());
         if best < Duration::from_millis(100) {
             return;

@@ -1,4 +1,4 @@
-//! HSTS and the redirect, each alone around a foreign service.
+//! `HstsLayer` and `HttpsRedirectLayer`, each alone around a service of another crate.
 
 use evenkeel::tls::{HstsLayer, HttpsRedirectLayer};
 use http::{Method, Request, StatusCode, header};

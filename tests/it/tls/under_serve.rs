@@ -1,4 +1,4 @@
-//! Under `evenkeel::serve`, with what stands around it.
+//! `TlsLayer` under `evenkeel::serve`.
 #![cfg(all(feature = "server", feature = "http1", feature = "http2"))]
 
 use evenkeel::tls::HstsLayer;
@@ -16,8 +16,8 @@ async fn the_server_of_this_crate_takes_the_layer() {
     let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
     let app = service_fn(async |request: Request<evenkeel::server::Body>| {
         let conn = ConnInfo::of(request.extensions()).unwrap();
-        let told = describe(conn.tls().unwrap());
-        Ok::<_, Infallible>(Response::new(Full::new(Bytes::from(told))))
+        let described = describe(conn.tls().unwrap());
+        Ok::<_, Infallible>(Response::new(Full::new(Bytes::from(described))))
     });
     let serve = evenkeel::serve(listener, HstsLayer::new().layer(app))
         .layer(TlsLayer::new(config(&authority.issue(&["localhost"]))))
@@ -46,8 +46,8 @@ async fn the_server_of_this_crate_takes_the_layer() {
     let body = http_body_util::BodyExt::collect(answer.into_body())
         .await
         .unwrap();
-    let told = String::from_utf8(body.to_bytes().to_vec()).unwrap();
-    assert!(told.contains("alpn=h2 sni=localhost"), "{told}");
+    let described = String::from_utf8(body.to_bytes().to_vec()).unwrap();
+    assert!(described.contains("alpn=h2 sni=localhost"), "{described}");
 
     let mut plaintext = TcpStream::connect(address).await.unwrap();
     plaintext
