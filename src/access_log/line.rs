@@ -26,7 +26,7 @@ use super::{
     outcome::{Ended, outcome},
 };
 #[cfg(feature = "server")]
-use crate::context::served;
+use crate::context::service_poll;
 use crate::context::{AuthFailure, ConnInfo, Exchange, Tunnel};
 
 /// The line of one request; empty if the sink is not enabled, and once the line is written.
@@ -149,7 +149,7 @@ impl Line {
     /// Warns of a service that failed without a response after an attempt at a backend.
     pub(super) fn warn_of_order(&self) {
         if let Some(progress) = self.progress() {
-            if progress.exchange.count() > 0 {
+            if progress.exchange.attempt_count() > 0 {
                 progress.config.warn_of_order();
             }
         }
@@ -197,8 +197,8 @@ impl OpenLine {
     #[inline(never)]
     fn dropped(self: Box<Self>) {
         #[cfg(feature = "server")]
-        if served::is_polled() {
-            return served::leave(Box::new(move |status| self.superseded(status)));
+        if service_poll::is_polled() {
+            return service_poll::after_poll(Box::new(move |status| self.superseded(status)));
         }
         self.close(Ended::Dropped);
     }
@@ -246,7 +246,7 @@ impl Progress {
             Some(tunnel) => (tunnel.to_backend(), tunnel.to_client()),
             None => (self.exchange.received(), self.sent),
         };
-        self.exchange.tell(|record| {
+        self.exchange.summary(|record| {
             self.config.sink.close(&Closing {
                 began: self.exchange.began(),
                 node: self.config.node.as_deref(),

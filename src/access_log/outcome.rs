@@ -3,7 +3,7 @@
 use http::StatusCode;
 
 use crate::{
-    context::{Attempt, Outcome, Told},
+    context::{Attempt, ExchangeSummary, Outcome},
     error::ErrorKind,
 };
 
@@ -24,7 +24,11 @@ pub(super) enum Ended {
 /// Returns the outcome: the failure that was answered for, or else how the attempt ended that ended
 /// last. That is not the last one begun where a hedge was not needed.
 #[inline(always)]
-pub(super) fn outcome(record: &Told<'_>, ended: Ended, status: Option<StatusCode>) -> &'static str {
+pub(super) fn outcome(
+    record: &ExchangeSummary<'_>,
+    ended: Ended,
+    status: Option<StatusCode>,
+) -> &'static str {
     if ended == Ended::Dropped {
         return CLIENT_ABORT;
     }

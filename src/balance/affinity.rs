@@ -8,18 +8,18 @@ use super::{
     xxh64::xxh64,
 };
 use crate::{
-    context::{ConnInfo, StickyVerdict, Wanted},
+    context::{AffinityState, ConnInfo, StickyVerdict},
     pool::{Backend, Group, Lease, Mode, Snapshot},
 };
 
 /// Takes the slot of a trial, if the request asks for no other backend. The trial may fail, so it is
 /// for requests that can be repeated at another backend and were not tried yet.
 #[cold]
-pub(super) fn take_trial(trials: &[Backend], wanted: Option<&Wanted>) -> Option<Lease> {
+pub(super) fn take_trial(trials: &[Backend], wanted: Option<&AffinityState>) -> Option<Lease> {
     let asked = match wanted {
         None => None,
-        Some(Wanted::Untried(asked)) => Some(asked),
-        Some(Wanted::Running | Wanted::Tried) => return None,
+        Some(AffinityState::Untried(asked)) => Some(asked),
+        Some(AffinityState::Running | AffinityState::Tried) => return None,
     };
     let mut fit = trials
         .iter()
@@ -30,14 +30,14 @@ pub(super) fn take_trial(trials: &[Backend], wanted: Option<&Wanted>) -> Option<
 /// Takes a slot of the backend that the cookie asks for, or returns the verdict why another must be
 /// picked. A backend of another pool gets no verdict.
 pub(super) fn honour_affinity(
-    wanted: Wanted,
+    wanted: AffinityState,
     snapshot: &Snapshot,
 ) -> (Option<Lease>, Option<StickyVerdict>) {
     let asked = match wanted {
         // A hedge: the first attempt may yet succeed, so the verdict stays.
-        Wanted::Running => return (None, None),
-        Wanted::Tried => return (None, Some(StickyVerdict::Down)),
-        Wanted::Untried(asked) => asked,
+        AffinityState::Running => return (None, None),
+        AffinityState::Tried => return (None, Some(StickyVerdict::Down)),
+        AffinityState::Untried(asked) => asked,
     };
     let Some(member) = snapshot.get(asked.id()).filter(|b| b.is_same(&asked)) else {
         return (None, None);

@@ -13,7 +13,7 @@ use pin_project_lite::pin_project;
 
 use super::{body::ResponseBody, running::RunningAttempt, strategy::Ended};
 use crate::{
-    context::{Outcome, Tunnel, Unasked},
+    context::{LocalReply, Outcome, Tunnel},
     error::{BoxError, Error, ErrorKind},
 };
 
@@ -109,7 +109,7 @@ fn answer<R: Body>(
     running: &mut Option<RunningAttempt>,
 ) -> Response<ResponseBody<R>> {
     let mut running = running.take();
-    if response.extensions().get::<Unasked>().is_some() {
+    if response.extensions().get::<LocalReply>().is_some() {
         // No backend was asked: the drop ends the attempt as cancelled.
         drop(running.take());
     }

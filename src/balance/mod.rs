@@ -134,8 +134,6 @@
 mod affinity;
 mod body;
 mod consistent_hash;
-#[cfg(any(feature = "proxy", test))]
-mod direct;
 mod future;
 mod layer;
 mod least_requests;
@@ -148,6 +146,8 @@ mod ring;
 mod round_robin;
 mod running;
 mod service;
+#[cfg(any(feature = "proxy", test))]
+mod stack_balance;
 mod state;
 mod strategy;
 #[cfg(test)]
@@ -158,8 +158,6 @@ mod xxh64;
 
 pub use body::ResponseBody;
 pub use consistent_hash::{ConsistentHash, HashKey};
-#[cfg(any(feature = "proxy", test))]
-pub(crate) use direct::Direct;
 pub use future::ResponseFuture;
 pub use layer::{BalanceLayer, HELD_TIMEOUT, QUEUE_SIZE, QUEUE_TIMEOUT, RETRY_AFTER};
 pub use least_requests::LeastRequests;
@@ -169,4 +167,6 @@ pub use power_of_two::PowerOfTwo;
 pub use random::Random;
 pub use round_robin::RoundRobin;
 pub use service::Balance;
+#[cfg(any(feature = "proxy", test))]
+pub(crate) use stack_balance::StackBalance;
 pub use strategy::{Ended, Strategy};

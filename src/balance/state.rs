@@ -34,7 +34,7 @@ impl BalanceState {
         exchange: &Exchange,
         search: Search,
     ) -> Result<Route, Blocked> {
-        let bounds = exchange.bounds();
+        let bounds = exchange.pick_constraints();
         let snapshot = self.pool.snapshot();
         // A new request goes behind those in line; a retry waited there before.
         if search == Search::Quick && self.queue.has_line() && bounds.tried.is_empty() {
@@ -43,9 +43,9 @@ impl BalanceState {
         let trial = match snapshot.trials() {
             [] => None,
             _ if !bounds.tried.is_empty() || !request.method().is_idempotent() => None,
-            trials => take_trial(trials, bounds.wanted.as_ref()),
+            trials => take_trial(trials, bounds.affinity.as_ref()),
         };
-        let (kept, verdict) = match bounds.wanted {
+        let (kept, verdict) = match bounds.affinity {
             None => (trial, None),
             Some(_) if trial.is_some() => (trial, Some(StickyVerdict::Valid)),
             Some(wanted) => honour_affinity(wanted, &snapshot),
@@ -142,7 +142,7 @@ pub(super) struct Route {
 impl Route {
     pub(super) fn begin(self, state: &Arc<BalanceState>, exchange: Exchange) -> RunningAttempt {
         let backend = self.lease.backend().clone();
-        let number = exchange.route(self.strategy, self.candidates, self.verdict, backend);
+        let number = exchange.record_pick(self.strategy, self.candidates, self.verdict, backend);
         let observer = state.strategy.wants_ends().then(|| state.clone());
         RunningAttempt::new(self.lease, exchange, number, observer)
     }

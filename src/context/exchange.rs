@@ -29,7 +29,7 @@ struct Inner {
     /// Request body bytes read from the client.
     received: AtomicU64,
     /// There is an affinity or an attempt: without either, a pick need not look.
-    binds: AtomicBool,
+    has_constraints: AtomicBool,
     /// A copy of the request's head is asked for.
     head_wanted: AtomicBool,
     record: Mutex<Record>,
@@ -61,7 +61,7 @@ impl Inner {
         Self {
             began,
             received: AtomicU64::new(0),
-            binds: AtomicBool::new(false),
+            has_constraints: AtomicBool::new(false),
             head_wanted: AtomicBool::new(false),
             record: Mutex::new(Record::default()),
         }
@@ -102,7 +102,7 @@ impl Exchange {
     /// Asks for a backend: what a sticky cookie names. Written by sticky, read by balance.
     pub fn set_affinity(&self, backend: Backend) {
         self.record().affinity = Some(Affinity { backend });
-        self.inner.binds.store(true, Relaxed);
+        self.inner.has_constraints.store(true, Relaxed);
     }
 
     /// Returns the backend asked for.
@@ -138,43 +138,43 @@ impl Exchange {
 
     /// Begins an attempt and returns its number, to be given to [`end_attempt`](Self::end_attempt).
     pub fn begin_attempt(&self, backend: Backend) -> usize {
-        self.inner.binds.store(true, Relaxed);
+        self.inner.has_constraints.store(true, Relaxed);
         self.record().attempts.begin(backend)
     }
 
-    /// Reads what binds a pick; takes no lock where nothing does.
-    pub(crate) fn bounds(&self) -> Bounds {
-        if !self.inner.binds.load(Relaxed) {
-            return Bounds::default();
+    /// Reads what has_constraints a pick; takes no lock where nothing does.
+    pub(crate) fn pick_constraints(&self) -> PickConstraints {
+        if !self.inner.has_constraints.load(Relaxed) {
+            return PickConstraints::default();
         }
         let record = self.record();
         let attempts = record.attempts.as_slice();
-        let wanted = record.affinity.as_ref().map(|affinity| {
+        let affinity = record.affinity.as_ref().map(|affinity| {
             let mut tries = attempts
                 .iter()
                 .filter(|a| a.backend.is_same(&affinity.backend));
             match tries.next_back() {
-                None => Wanted::Untried(affinity.backend.clone()),
-                Some(last) if last.outcome.is_none() => Wanted::Running,
-                Some(_) => Wanted::Tried,
+                None => AffinityState::Untried(affinity.backend.clone()),
+                Some(last) if last.outcome.is_none() => AffinityState::Running,
+                Some(_) => AffinityState::Tried,
             }
         });
-        Bounds {
-            wanted,
+        PickConstraints {
+            affinity,
             tried: attempts.iter().map(|a| a.backend.incarnation()).collect(),
         }
     }
 
     /// Notes a pick as a whole, under one lock: the decision, the verdict where there is one, and
     /// the attempt, whose number it returns.
-    pub(crate) fn route(
+    pub(crate) fn record_pick(
         &self,
         strategy: &'static str,
         candidates: usize,
         verdict: Option<StickyVerdict>,
         backend: Backend,
     ) -> usize {
-        self.inner.binds.store(true, Relaxed);
+        self.inner.has_constraints.store(true, Relaxed);
         let mut record = self.record();
         record.strategy = Some(strategy);
         record.candidates = candidates;
@@ -207,17 +207,17 @@ impl Exchange {
     }
 
     /// Returns how many attempts were begun; takes no lock where there was none.
-    pub(crate) fn count(&self) -> usize {
-        match self.inner.binds.load(Relaxed) {
+    pub(crate) fn attempt_count(&self) -> usize {
+        match self.inner.has_constraints.load(Relaxed) {
             true => self.attempts(<[_]>::len),
             false => 0,
         }
     }
 
     /// Reads what a log line and a cookie need to know of the end, under one lock.
-    pub(crate) fn tell<T>(&self, read: impl FnOnce(Told<'_>) -> T) -> T {
+    pub(crate) fn summary<T>(&self, read: impl FnOnce(ExchangeSummary<'_>) -> T) -> T {
         let record = self.record();
-        read(Told {
+        read(ExchangeSummary {
             attempts: record.attempts.as_slice(),
             decision: record.strategy.map(|s| (s, record.candidates)),
             verdict: record.verdict,
@@ -341,8 +341,8 @@ impl fmt::Debug for Exchange {
     }
 }
 
-/// What became of a request; see [`Exchange::tell`].
-pub(crate) struct Told<'a> {
+/// What became of a request; see [`Exchange::summary`].
+pub(crate) struct ExchangeSummary<'a> {
     pub(crate) attempts: &'a [Attempt],
     pub(crate) decision: Option<(&'static str, usize)>,
     pub(crate) verdict: Option<StickyVerdict>,
@@ -350,7 +350,7 @@ pub(crate) struct Told<'a> {
     pub(crate) affinity: Option<&'a Backend>,
 }
 
-impl<'a> Told<'a> {
+impl<'a> ExchangeSummary<'a> {
     /// As [`Exchange::answered_by`].
     pub(crate) fn answered_by(&self) -> Option<&'a Backend> {
         answer(self.attempts).map(|attempt| &attempt.backend)
@@ -370,18 +370,18 @@ pub struct Affinity {
     pub backend: Backend,
 }
 
-/// What binds a pick; see [`Exchange::bounds`].
+/// What has_constraints a pick; see [`Exchange::pick_constraints`].
 #[derive(Debug, Default)]
-pub(crate) struct Bounds {
+pub(crate) struct PickConstraints {
     /// What became of the backend asked for; `None` without an affinity.
-    pub(crate) wanted: Option<Wanted>,
+    pub(crate) affinity: Option<AffinityState>,
     /// The incarnations of the backends tried; no allocation where there was no attempt.
     pub(crate) tried: Vec<u64>,
 }
 
 /// The backend that an affinity asks for, as a pick sees it.
 #[derive(Debug)]
-pub(crate) enum Wanted {
+pub(crate) enum AffinityState {
     /// An attempt at it is under way.
     Running,
     /// An attempt at it is over: it will not be tried again.
@@ -458,7 +458,7 @@ mod tests {
         let a = exchange.begin_attempt(backend("a"));
         exchange.end_attempt(a, Outcome::Failed(ErrorKind::Connect));
         assert!(exchange.answered_by().is_none(), "a failure is no answer");
-        let b = exchange.route("test", 2, None, backend("b"));
+        let b = exchange.record_pick("test", 2, None, backend("b"));
         let c = exchange.begin_attempt(backend("c"));
         exchange.end_attempt(c, Outcome::Cancelled);
         let answered = |e: &Exchange| e.answered_by().map(|b| b.id().to_owned());
@@ -526,15 +526,29 @@ mod tests {
     fn a_pick_is_bound_by_the_affinity_and_by_what_was_tried() {
         let exchange = Exchange::new();
         let (a, b) = (backend("a"), backend("b"));
-        assert!(exchange.bounds().wanted.is_none() && exchange.bounds().tried.is_empty());
+        assert!(
+            exchange.pick_constraints().affinity.is_none()
+                && exchange.pick_constraints().tried.is_empty()
+        );
         exchange.set_affinity(a.clone());
-        assert!(matches!(exchange.bounds().wanted, Some(Wanted::Untried(w)) if w.is_same(&a)));
-        let first = exchange.route("test", 2, Some(StickyVerdict::Valid), a.clone());
-        assert!(matches!(exchange.bounds().wanted, Some(Wanted::Running)));
+        assert!(
+            matches!(exchange.pick_constraints().affinity, Some(AffinityState::Untried(w)) if w.is_same(&a))
+        );
+        let first = exchange.record_pick("test", 2, Some(StickyVerdict::Valid), a.clone());
+        assert!(matches!(
+            exchange.pick_constraints().affinity,
+            Some(AffinityState::Running)
+        ));
         exchange.end_attempt(first, Outcome::Failed(ErrorKind::Connect));
-        assert!(matches!(exchange.bounds().wanted, Some(Wanted::Tried)));
-        exchange.route("test", 1, None, b.clone());
-        assert_eq!(exchange.bounds().tried, [a.incarnation(), b.incarnation()]);
+        assert!(matches!(
+            exchange.pick_constraints().affinity,
+            Some(AffinityState::Tried)
+        ));
+        exchange.record_pick("test", 1, None, b.clone());
+        assert_eq!(
+            exchange.pick_constraints().tried,
+            [a.incarnation(), b.incarnation()]
+        );
         assert_eq!(exchange.sticky_verdict(), Some(StickyVerdict::Valid));
         assert_eq!(exchange.decision(), Some(("test", 1)));
     }

@@ -10,7 +10,7 @@
 //! | [`Selected`] | where this attempt goes | the proxy answers [`ErrorKind::NotRouted`](crate::ErrorKind::NotRouted) |
 //! | [`Tunnel`] (response) | guards that live until the tunnel closes | the exchange ends with the body |
 //! | [`Interim`] | sends 102 and 103 to the client | interim responses are dropped |
-//! | [`Unasked`] (response) | it was made without its backend | the backend made it |
+//! | [`LocalReply`] (response) | it was made without its backend | the backend made it |
 //! | [`AuthFailure`] (response) | why authentication failed | derived from 401, 403, 407 |
 //!
 //! # Example
@@ -45,35 +45,40 @@
 
 mod attempt;
 mod auth_failure;
-mod conn;
 #[cfg(feature = "axum")]
-mod connect_info;
+mod axum_extract;
+mod conn;
+mod conn_cache;
+mod conn_info;
 mod connection_event;
-mod drain;
 mod exchange;
 mod interim;
+mod local_reply;
 mod selected;
-pub(crate) mod served;
-mod trusted;
+pub(crate) mod service_poll;
+mod shutdown;
+mod tls_info;
+mod trusted_peers;
 mod tunnel;
-mod unasked;
 
 pub use attempt::{Attempt, Outcome};
 pub use auth_failure::AuthFailure;
-pub(crate) use conn::ConnCache;
-pub use conn::{Conn, ConnInfo, Peer, TlsInfo};
 #[cfg(feature = "axum")]
-pub use connect_info::{ConnectInfoLayer, MissingConnInfo, WithConnectInfo};
+pub use axum_extract::{ConnectInfoLayer, MissingConnInfo, WithConnectInfo};
+pub use conn::Conn;
+pub(crate) use conn_cache::ConnCache;
+pub use conn_info::{ConnInfo, Peer};
 pub use connection_event::{ConnectionEvent, ConnectionEventKind, ConnectionEvents};
-pub(crate) use drain::IDLE_GRACE;
-pub use drain::{Drain, Drainer};
-pub(crate) use exchange::Told;
-pub(crate) use exchange::Wanted;
+pub(crate) use exchange::AffinityState;
+pub(crate) use exchange::ExchangeSummary;
 pub use exchange::{Affinity, Exchange, LentHead, StickyVerdict};
 pub use interim::Interim;
 pub(crate) use interim::InterimQueue;
+pub use local_reply::LocalReply;
 pub use selected::Selected;
 pub(crate) use selected::{CallSelected, Selection};
-pub use trusted::TrustedPeers;
+pub(crate) use shutdown::IDLE_GRACE;
+pub use shutdown::{GracefulShutdown, ShutdownSignal};
+pub use tls_info::TlsInfo;
+pub use trusted_peers::TrustedPeers;
 pub use tunnel::Tunnel;
-pub use unasked::Unasked;

@@ -23,7 +23,7 @@ use crate::context::{CallSelected, Selection};
 #[cfg(test)]
 use crate::sabotage::{self, Sabotage};
 use crate::{
-    context::{Attempt, Exchange, Outcome, Selected, Unasked},
+    context::{Attempt, Exchange, LocalReply, Outcome, Selected},
     error::{BoxError, Error},
     pool::{AttachmentCache, Backend},
 };
@@ -140,7 +140,7 @@ struct Judging {
 impl Judging {
     /// Draws what follows from a response; takes away what it says to the balancer alone.
     fn respond<R>(self, response: &mut Response<R>) {
-        if response.extensions().get::<Unasked>().is_some() {
+        if response.extensions().get::<LocalReply>().is_some() {
             return;
         }
         if let Some(began) = self.began {

@@ -105,7 +105,7 @@ use crate::access_log::{self, AccessLog, AccessLogLayer, Entry, Sink};
 #[cfg(feature = "sticky")]
 use crate::sticky::{Sticky, StickyLayer};
 use crate::{
-    balance::{self, BalanceLayer, Direct},
+    balance::{self, BalanceLayer, StackBalance},
     error::{BoxError, ConfigError, Error},
     failover::{Failover, FailoverLayer},
     forwarded::{Forwarded, ForwardedLayer},
@@ -115,7 +115,7 @@ use crate::{
     respond::{self, Respond, RespondLayer},
 };
 
-type Core = Failover<Direct<Health<Proxy>>>;
+type Core = Failover<StackBalance<Health<Proxy>>>;
 #[cfg(feature = "sticky")]
 type Session = Maybe<Sticky<Core>, Core>;
 #[cfg(not(feature = "sticky"))]
@@ -310,7 +310,7 @@ impl Builder {
             .forwarded
             .unwrap_or_else(|| ForwardedLayer::new(self.proxy.trusts().clone()));
         let core = self.health.layer(self.proxy);
-        let core = Direct::new(self.balance.layer(core));
+        let core = StackBalance::new(self.balance.layer(core));
         let core = self.failover.layer(core);
         #[cfg(feature = "sticky")]
         let core = match self.sticky {

@@ -21,7 +21,7 @@
 //! At the foot of the request stack. Reads `Selected` (required), `ConnInfo` (the client's
 //! address and TLS; without it, the backend learns nothing about the client), `Interim` (where 102
 //! and 103 of a backend go; without it, they are dropped) and hyper's `OnUpgrade`; writes `Tunnel`
-//! into a 101 response, and `Unasked` into one that it makes itself.
+//! into a 101 response, and `LocalReply` into one that it makes itself.
 //!
 //! Under axum's `nest("/api", …)`, the stripped path goes to the backend; the access log shows
 //! the original one. A backend that wants the prefix back has it in its URL's base path.

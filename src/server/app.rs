@@ -26,7 +26,7 @@ use super::{
 use crate::context::Interim;
 #[cfg(feature = "http2")]
 use crate::server::recycled;
-use crate::{context::served, error::BoxError};
+use crate::{context::service_poll, error::BoxError};
 
 /// The request service as hyper calls it.
 pub(super) struct AppService<S> {
@@ -128,7 +128,7 @@ impl<S, F> Call<S, F> {
     /// Drops the future of the service; the server answers with `status` in its place.
     pub(super) fn give_up(self: Pin<&mut Self>, status: StatusCode) {
         if let CallProject::Running { future } = self.project() {
-            served::give_up(future, status);
+            service_poll::give_up(future, status);
         }
     }
 }
@@ -144,7 +144,7 @@ where
         loop {
             let future = match self.as_mut().project() {
                 CallProject::Running { future } => {
-                    return served::poll(future, cx).map_err(Into::into);
+                    return service_poll::poll(future, cx).map_err(Into::into);
                 }
                 CallProject::Failed { error } => match error.take() {
                     Some(error) => return Poll::Ready(Err(error)),

@@ -25,7 +25,9 @@ use super::{
     stream::Stream,
 };
 use crate::{
-    context::{Conn, ConnInfo, ConnectionEvent, ConnectionEventKind, ConnectionEvents, Drain},
+    context::{
+        Conn, ConnInfo, ConnectionEvent, ConnectionEventKind, ConnectionEvents, ShutdownSignal,
+    },
     error::{BoxError, ConfigError},
 };
 
@@ -202,7 +204,7 @@ where
     fn call(&mut self, mut conn: Conn<Io>) -> ConnectionFuture {
         let state = State::new(&conn.info, self.timeouts);
         let connection = Connection {
-            drain: conn.take_drain(),
+            drain: conn.take_shutdown(),
             service: AppService {
                 app: RefCell::new(self.app.clone()),
                 reporter: ConnectionReporter {
@@ -300,7 +302,7 @@ impl ConnectionReporter {
 /// The parts that serve a connection, except for its stream.
 struct Connection<S> {
     service: AppService<S>,
-    drain: Option<Drain>,
+    drain: Option<ShutdownSignal>,
     http1: Http1,
 }
 

@@ -20,7 +20,7 @@ use tower_service::Service;
 
 use super::{Http, Listener, http::DEFAULT_IDLE_TIMEOUT};
 use crate::{
-    context::{Conn, ConnInfo, ConnectionEvents, Drainer, IDLE_GRACE, Peer},
+    context::{Conn, ConnInfo, ConnectionEvents, GracefulShutdown, IDLE_GRACE, Peer},
     error::{BoxError, ConfigError},
     tcp_timeout,
 };
@@ -247,7 +247,7 @@ where
         local: listener.local(),
         service,
         events,
-        drainer: Drainer::new().idle_grace(IDLE_GRACE.min(drain_timeout / 2)),
+        drainer: GracefulShutdown::new().idle_grace(IDLE_GRACE.min(drain_timeout / 2)),
         running: JoinSet::new(),
     };
     let mut shutdown = shutdown.unwrap_or_else(|| Box::pin(pending()));
@@ -269,7 +269,7 @@ where
     }
     drop(listener);
     if timeout(drain_timeout, open.drainer.ended()).await.is_err() {
-        let cut = open.drainer.left();
+        let cut = open.drainer.remaining();
         tracing::warn!(target: "evenkeel::server", cut, "connections were cut at the drain's deadline");
     }
     open.running.shutdown().await;
@@ -281,7 +281,7 @@ struct OpenConnections<C> {
     local: Peer,
     service: C,
     events: Option<Arc<dyn ConnectionEvents>>,
-    drainer: Drainer,
+    drainer: GracefulShutdown,
     running: JoinSet<()>,
 }
 
@@ -319,7 +319,7 @@ impl<C> OpenConnections<C> {
         C::Error: Into<BoxError>,
     {
         let info = ConnInfo::new(peer, self.local);
-        let mut conn = Conn::new(io, info).with_drain(self.drainer.drain());
+        let mut conn = Conn::new(io, info).with_shutdown(self.drainer.signal());
         if let Some(events) = &self.events {
             conn = conn.with_events(events.clone());
         }

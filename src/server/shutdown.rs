@@ -9,11 +9,11 @@ use std::{
 use tokio::time::Instant;
 
 use super::state::State;
-use crate::context::Drain;
+use crate::context::ShutdownSignal;
 
 /// Completes when the shutdown begins, and wakes its task at the announcement before that. Without a
 /// drain, it never completes.
-pub(super) async fn shutdown_begun(drain: Option<Drain>) {
+pub(super) async fn shutdown_begun(drain: Option<ShutdownSignal>) {
     match drain {
         Some(mut drain) => {
             drain.announced().await;
@@ -26,7 +26,7 @@ pub(super) async fn shutdown_begun(drain: Option<Drain>) {
 /// Notices the shutdown. It registers its waker once for each task and phase; after that, a poll costs
 /// one atomic load.
 pub(super) struct ShutdownWatcher<'a> {
-    drain: Option<&'a Drain>,
+    drain: Option<&'a ShutdownSignal>,
     shutdown_begun: Pin<&'a mut (dyn Future<Output = ()> + Send)>,
     registered: Option<Waker>,
     /// The shutdown has begun: there are no more phases.
@@ -38,7 +38,7 @@ pub(super) struct ShutdownWatcher<'a> {
 
 impl<'a> ShutdownWatcher<'a> {
     pub(super) fn new(
-        drain: Option<&'a Drain>,
+        drain: Option<&'a ShutdownSignal>,
         shutdown_begun: Pin<&'a mut (dyn Future<Output = ()> + Send)>,
     ) -> Self {
         Self {
@@ -92,7 +92,7 @@ impl<'a> ShutdownWatcher<'a> {
     /// Returns true when the client has had the grace to send another request. Until then, sets the
     /// deadline of the connection to the end of the grace.
     #[cold]
-    fn has_waited(&mut self, drain: &Drain, state: &State) -> bool {
+    fn has_waited(&mut self, drain: &ShutdownSignal, state: &State) -> bool {
         let now = Instant::now();
         let since = *self.idle_since.get_or_insert(now);
         let Some(until) = drain.idle_until(since) else {

@@ -9,7 +9,7 @@ use tokio::{
 };
 
 use super::{shutdown::shutdown_begun, state::State};
-use crate::{context::Drain, error::BoxError};
+use crate::{context::ShutdownSignal, error::BoxError};
 
 /// The protocol of the first bytes, which the caller has to pass on.
 pub(super) enum Sniffed {
@@ -22,7 +22,7 @@ pub(super) enum Sniffed {
 pub(super) async fn sniff<Io: AsyncRead + Unpin>(
     io: &mut Io,
     state: &State,
-    drain: Option<&Drain>,
+    drain: Option<&ShutdownSignal>,
 ) -> Result<Sniffed, BoxError> {
     if !cfg!(feature = "http2") {
         return Ok(Sniffed::Http1(Bytes::new()));

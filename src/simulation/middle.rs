@@ -7,15 +7,15 @@ use http_body::Body;
 use tower_service::Service;
 
 use crate::{
-    balance::{Balance, Direct, ResponseBody, ResponseFuture},
+    balance::{Balance, ResponseBody, ResponseFuture, StackBalance},
     context::CallSelected,
     error::{BoxError, Error},
 };
 
 #[derive(Clone)]
 pub(super) enum Middle<S> {
-    Direct(Direct<S>),
-    Noting(Balance<S>),
+    StackBalance(StackBalance<S>),
+    Standalone(Balance<S>),
 }
 
 impl<S, B, R> Service<Request<B>> for Middle<S>
@@ -31,15 +31,15 @@ where
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
         match self {
-            Self::Direct(direct) => direct.poll_ready(cx),
-            Self::Noting(balance) => balance.poll_ready(cx),
+            Self::StackBalance(balance) => balance.poll_ready(cx),
+            Self::Standalone(balance) => balance.poll_ready(cx),
         }
     }
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
         match self {
-            Self::Direct(direct) => direct.call(request),
-            Self::Noting(balance) => balance.call(request),
+            Self::StackBalance(balance) => balance.call(request),
+            Self::Standalone(balance) => balance.call(request),
         }
     }
 }

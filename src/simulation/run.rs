@@ -25,7 +25,7 @@ use super::{
     world::{Asked, Backends, World},
 };
 use crate::{
-    balance::{BalanceLayer, Direct},
+    balance::{BalanceLayer, StackBalance},
     context::Exchange,
     failover::FailoverLayer,
     health::{HealthLayer, Prober},
@@ -280,8 +280,8 @@ impl Operator {
             let health = self.health.layer(Backends(self.world.clone()));
             let balance = self.balance.layer(health);
             let middle = match self.world.settings.direct {
-                true => Middle::Direct(Direct::new(balance)),
-                false => Middle::Noting(balance),
+                true => Middle::StackBalance(StackBalance::new(balance)),
+                false => Middle::Standalone(balance),
             };
             self.stack = Some(Arc::new(Mutex::new(self.failover.layer(middle))));
             if !apart {

@@ -98,7 +98,7 @@ impl<S> Sticky<S> {
                 );
             }
         }
-        if exchange.count() > 0 {
+        if exchange.attempt_count() > 0 {
             warn_once(
                 &self.state.warned_order,
                 "StickyLayer is below the failover or the balancer: place it above both",
@@ -169,7 +169,7 @@ where
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
         let this = self.project();
         let mut response = ready!(this.inner.poll(cx))?;
-        let renew_for = this.exchange.tell(|facts| {
+        let renew_for = this.exchange.summary(|facts| {
             // Without a backend there is no session.
             let answered = facts.answered_by()?;
             let named = facts.affinity.filter(|_| *this.is_current);

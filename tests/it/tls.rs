@@ -12,7 +12,7 @@ use std::{convert::Infallible, future::IntoFuture, net::SocketAddr, sync::Arc, t
 
 use bytes::Bytes;
 use evenkeel::{
-    context::{Conn, ConnInfo, ConnectionEvent, ConnectionEvents, Drainer, Peer, TlsInfo},
+    context::{Conn, ConnInfo, ConnectionEvent, ConnectionEvents, GracefulShutdown, Peer, TlsInfo},
     tls::{Certificate, Certificates, TlsConfig, TlsLayer, TlsStream},
 };
 use http::Response;
@@ -37,7 +37,7 @@ use crate::support::pki::{Authority, Issued};
 struct Server {
     address: SocketAddr,
     events: mpsc::UnboundedReceiver<ConnectionEvent>,
-    drainer: Arc<Drainer>,
+    drainer: Arc<GracefulShutdown>,
     task: JoinHandle<()>,
 }
 
@@ -48,7 +48,7 @@ impl Server {
         let (sender, events) = mpsc::unbounded_channel();
         let sink: Arc<dyn ConnectionEvents> = Arc::new(Events(sender));
         let service = layer.layer(service_fn(serve));
-        let drainer = Arc::new(Drainer::new());
+        let drainer = Arc::new(GracefulShutdown::new());
         let drains = drainer.clone();
         let task = tokio::spawn(async move {
             let mut running = JoinSet::new();
@@ -57,7 +57,7 @@ impl Server {
                 let info = ConnInfo::new(Peer::Tcp(peer), Peer::Tcp(address));
                 let conn = Conn::new(stream, info)
                     .with_events(sink.clone())
-                    .with_drain(drains.drain());
+                    .with_shutdown(drains.signal());
                 running.spawn(service.clone().oneshot(conn));
             }
         });

@@ -68,7 +68,7 @@ where
         sampled: bool,
         head_copy: Option<Box<Parts>>,
     ) -> Self {
-        let number = exchange.count();
+        let number = exchange.attempt_count();
         Self {
             retries,
             exchange,
@@ -85,7 +85,7 @@ where
 
     /// Returns true once the balancer has picked a backend for this attempt.
     pub(super) fn has_begun(&self, number: usize) -> bool {
-        self.exchange.count() > number
+        self.exchange.attempt_count() > number
     }
 
     pub(super) fn runs(&self, number: usize) -> bool {
@@ -224,7 +224,7 @@ where
         }
         match self.retries.plan_retry(error) {
             Ok(next) => {
-                let number = self.exchange.count();
+                let number = self.exchange.attempt_count();
                 self.running = Running::Single { number };
                 Step::Try(next)
             }
@@ -239,7 +239,7 @@ where
         ended: &Ended,
         response: Response<R>,
     ) -> Step<S, B, Response<R>> {
-        let count = self.exchange.count();
+        let count = self.exchange.attempt_count();
         let (step, successor) = if ended.alone {
             self.discard_held();
             let head = self.head_copy.as_deref();

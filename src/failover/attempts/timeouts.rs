@@ -134,7 +134,7 @@ where
                     target: "evenkeel::failover",
                     backend = self.backend(first).as_deref(), "hedging a request that takes long"
                 );
-                let number = self.exchange.count();
+                let number = self.exchange.attempt_count();
                 let next = self.retries.begin(head, Duration::ZERO);
                 let attempt = Box::pin(Attempt::Readying { next: Some(next) });
                 let hedge = Box::new(Hedge { attempt, number });
@@ -173,7 +173,7 @@ where
         let held = self.take_held();
         let kept = held.as_ref().and_then(|held| held.number);
         let half = self.retries.settings().timeout.unwrap_or_default() / 2;
-        let begun = self.exchange.count();
+        let begun = self.exchange.attempt_count();
         // The answer that the client gets ends with its body.
         for number in (0..begun).filter(|number| Some(*number) != kept) {
             let began = self.exchange.attempts(|all| all[number].began);

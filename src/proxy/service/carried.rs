@@ -8,7 +8,7 @@ use super::{Dialing, State};
 #[cfg(feature = "http2")]
 use crate::proxy::h2::{self, Prepared};
 use crate::{
-    context::{Exchange, Selected, Unasked},
+    context::{Exchange, LocalReply, Selected},
     error::{Error, ErrorKind},
     pool::Backend,
     proxy::{
@@ -97,7 +97,7 @@ impl Carried {
         let length = facts.length(pending.body.is_some(), pending.exact)?;
         if facts.ends_at_this_hop() {
             let mut response = own::answer(&self.parts, settings);
-            response.extensions_mut().insert(Unasked);
+            response.extensions_mut().insert(LocalReply);
             return Ok(Way::Answer(Box::new(response)));
         }
         let home = proxy

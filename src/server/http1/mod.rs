@@ -43,7 +43,7 @@ use super::{
     stream::Stream,
 };
 use crate::{
-    context::{Drain, served},
+    context::{ShutdownSignal, service_poll},
     error::BoxError,
     wire::request::Allowed,
 };
@@ -71,7 +71,7 @@ pub(super) enum End {
 pub(super) async fn serve<Io, S, B>(
     io: &mut Stream<Io>,
     service: &mut AppService<S>,
-    drain: Option<&Drain>,
+    drain: Option<&ShutdownSignal>,
     http1: Http1,
 ) -> Result<End, BoxError>
 where
@@ -133,7 +133,7 @@ where
             poll_fn(|cx| {
                 shutdown.poll_shutdown(cx, &state);
                 loop {
-                    if let Poll::Ready(response) = served::poll(answer.as_mut(), cx) {
+                    if let Poll::Ready(response) = service_poll::poll(answer.as_mut(), cx) {
                         return Poll::Ready(response.map(Some).map_err(Into::into));
                     }
                     match input.poll_while_answering(cx, io) {
@@ -141,7 +141,7 @@ where
                         Poll::Ready(Err(gone)) => return Poll::Ready(Err(gone.into())),
                         Poll::Pending => {
                             return limit.poll(cx).map(|()| {
-                                served::give_up(answer.as_mut(), refusal::TIMED_OUT);
+                                service_poll::give_up(answer.as_mut(), refusal::TIMED_OUT);
                                 Ok(None)
                             });
                         }

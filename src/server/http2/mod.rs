@@ -55,7 +55,7 @@ use super::{
     state::State,
 };
 use crate::{
-    context::{ConnInfo, Drain},
+    context::{ConnInfo, ShutdownSignal},
     error::BoxError,
     log_limit::LogLimit,
     wire::fields::MAX_HEAD,
@@ -67,7 +67,7 @@ pub(super) async fn serve<Io, S, B>(
     io: Io,
     ahead: Bytes,
     service: AppService<S>,
-    drain: Option<&Drain>,
+    drain: Option<&ShutdownSignal>,
 ) -> Result<(), h2::Error>
 where
     Io: AsyncRead + AsyncWrite + Unpin,

@@ -188,7 +188,7 @@ async fn a_drain_ends_the_silent_after_a_grace_and_serves_the_others() {
     let mut begun = TcpStream::connect(server.address).await.unwrap();
     let mut late = TcpStream::connect(server.address).await.unwrap();
     begun.write_all(&hello[..hello.len() / 2]).await.unwrap();
-    while server.drainer.left() < 6 {
+    while server.drainer.remaining() < 6 {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
     tokio::time::sleep(Duration::from_millis(50)).await;

@@ -14,15 +14,15 @@ use crate::{
 
 /// A [`Balance`] that passes the selection with the call, without a `Selected` extension.
 #[derive(Clone, Debug)]
-pub(crate) struct Direct<S>(Balance<S>);
+pub(crate) struct StackBalance<S>(Balance<S>);
 
-impl<S> Direct<S> {
+impl<S> StackBalance<S> {
     pub(crate) fn new(balance: Balance<S>) -> Self {
         Self(balance)
     }
 }
 
-impl<S, B, R> Service<Request<B>> for Direct<S>
+impl<S, B, R> Service<Request<B>> for StackBalance<S>
 where
     S: CallSelected<Request<B>, Response = Response<R>> + Clone + Send + 'static,
     S::Error: Into<BoxError>,

@@ -29,7 +29,7 @@ where
 {
     #[cfg(feature = "access-log")]
     let polling = Polling {
-        outer: STATE.replace(State::Polled),
+        outer: POLL_STATE.replace(PollState::Polled),
     };
     let Some(running) = future.as_mut().as_pin_mut() else {
         return Poll::Pending;
@@ -40,8 +40,8 @@ where
     }
     #[cfg(feature = "access-log")]
     {
-        if STATE.get() == State::Left {
-            tell(match &polled {
+        if POLL_STATE.get() == PollState::HasCallbacks {
+            run_callbacks(match &polled {
                 Poll::Ready(Ok(response)) => Some(response.status()),
                 Poll::Pending | Poll::Ready(Err(_)) => None,
             });
@@ -56,13 +56,13 @@ where
 pub(crate) fn give_up<F>(mut future: Pin<&mut Option<F>>, status: StatusCode) {
     #[cfg(feature = "access-log")]
     let polling = Polling {
-        outer: STATE.replace(State::Polled),
+        outer: POLL_STATE.replace(PollState::Polled),
     };
     future.set(None);
     #[cfg(feature = "access-log")]
     {
-        if STATE.get() == State::Left {
-            tell(Some(status));
+        if POLL_STATE.get() == PollState::HasCallbacks {
+            run_callbacks(Some(status));
         }
         drop(polling);
     }
@@ -73,40 +73,40 @@ pub(crate) fn give_up<F>(mut future: Pin<&mut Option<F>>, status: StatusCode) {
 /// Returns true if a server polls its service on this thread.
 #[cfg(feature = "access-log")]
 pub(crate) fn is_polled() -> bool {
-    STATE.get() != State::Idle
+    POLL_STATE.get() != PollState::Idle
 }
 
 /// Leaves what is to be called when this poll is over: with the status of the response, or without
 /// one where there is none yet. To be called within a poll.
 #[cfg(feature = "access-log")]
-pub(crate) fn leave(told: Told) {
-    STATE.set(State::Left);
-    LEFT.with_borrow_mut(|left| left.push(told));
+pub(crate) fn after_poll(callback: AfterPoll) {
+    POLL_STATE.set(PollState::HasCallbacks);
+    CALLBACKS.with_borrow_mut(|callbacks| callbacks.push(callback));
 }
 
 #[cfg(feature = "access-log")]
-type Told = Box<dyn FnOnce(Option<StatusCode>)>;
+type AfterPoll = Box<dyn FnOnce(Option<StatusCode>)>;
 
 #[cfg(feature = "access-log")]
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum State {
+enum PollState {
     Idle,
     /// Something was left in this poll.
-    Left,
+    HasCallbacks,
     Polled,
 }
 
 /// Its drop is the end of a poll, a panic included.
 #[cfg(feature = "access-log")]
 struct Polling {
-    outer: State,
+    outer: PollState,
 }
 
 #[cfg(feature = "access-log")]
 impl Drop for Polling {
     fn drop(&mut self) {
-        if STATE.replace(self.outer) == State::Left {
-            tell(None);
+        if POLL_STATE.replace(self.outer) == PollState::HasCallbacks {
+            run_callbacks(None);
         }
     }
 }
@@ -114,17 +114,17 @@ impl Drop for Polling {
 #[cfg(feature = "access-log")]
 #[cold]
 #[inline(never)]
-fn tell(status: Option<StatusCode>) {
-    STATE.set(State::Idle);
-    for told in LEFT.with_borrow_mut(mem::take) {
-        told(status);
+fn run_callbacks(status: Option<StatusCode>) {
+    POLL_STATE.set(PollState::Idle);
+    for callback in CALLBACKS.with_borrow_mut(mem::take) {
+        callback(status);
     }
 }
 
 #[cfg(feature = "access-log")]
 thread_local! {
-    static STATE: Cell<State> = const { Cell::new(State::Idle) };
-    static LEFT: RefCell<Vec<Told>> = const { RefCell::new(Vec::new()) };
+    static POLL_STATE: Cell<PollState> = const { Cell::new(PollState::Idle) };
+    static CALLBACKS: RefCell<Vec<AfterPoll>> = const { RefCell::new(Vec::new()) };
 }
 
 #[cfg(all(test, feature = "access-log"))]
@@ -135,10 +135,12 @@ mod tests {
 
     type Answer = Result<Response<()>, ()>;
 
-    fn leaving(told: &Rc<RefCell<Vec<Option<u16>>>>) {
-        let told = told.clone();
-        leave(Box::new(move |status| {
-            told.borrow_mut().push(status.map(|status| status.as_u16()));
+    fn register(heard: &Rc<RefCell<Vec<Option<u16>>>>) {
+        let heard = heard.clone();
+        after_poll(Box::new(move |status| {
+            heard
+                .borrow_mut()
+                .push(status.map(|status| status.as_u16()));
         }));
     }
 
@@ -148,7 +150,7 @@ mod tests {
     impl Drop for Held<'_> {
         fn drop(&mut self) {
             if is_polled() {
-                leaving(self.0);
+                register(self.0);
             }
         }
     }
@@ -164,41 +166,41 @@ mod tests {
 
     #[test]
     fn what_is_dropped_within_a_poll_or_with_its_end_hears_the_status() {
-        let told = Rc::default();
+        let heard = Rc::default();
         assert!(!is_polled());
-        let held = Held(&told);
+        let held = Held(&heard);
         let answers = poll_once(std::future::poll_fn(move |_| {
             assert!(is_polled());
             // Moves all of it in here.
             let held = &held;
-            leaving(held.0);
+            register(held.0);
             Poll::Ready(gateway_timeout())
         }));
         assert!(answers.is_ready() && !is_polled());
-        assert_eq!(*told.borrow(), [Some(504), Some(504)]);
-        let held = Held(&told);
+        assert_eq!(*heard.borrow(), [Some(504), Some(504)]);
+        let held = Held(&heard);
         let waits = poll_once(std::future::poll_fn(move |_| {
             // Moves all of it in here.
             let held = &held;
-            leaving(held.0);
+            register(held.0);
             Poll::Pending
         }));
         assert!(waits.is_pending());
         let so_far = [Some(504), Some(504), None];
-        assert_eq!(*told.borrow(), so_far, "the server drops the rest itself");
+        assert_eq!(*heard.borrow(), so_far, "the server drops the rest itself");
     }
 
     #[test]
     fn a_panic_ends_the_poll() {
-        let told: Rc<RefCell<Vec<Option<u16>>>> = Rc::default();
+        let heard: Rc<RefCell<Vec<Option<u16>>>> = Rc::default();
         let panics = panic::AssertUnwindSafe(|| {
             poll_once(std::future::poll_fn(|_| {
-                leaving(&told);
-                panic!("told to")
+                register(&heard);
+                panic!("on purpose")
             }))
         });
         assert!(panic::catch_unwind(panics).is_err());
         assert!(!is_polled());
-        assert_eq!(*told.borrow(), [None]);
+        assert_eq!(*heard.borrow(), [None]);
     }
 }

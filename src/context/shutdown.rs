@@ -11,45 +11,45 @@ use std::{
 
 use tokio::{sync::watch, time::Instant};
 
-/// Tells connections to finish what they are at and end; see [`Drain`].
-pub struct Drainer {
+/// Tells connections to finish what they are at and end; see [`ShutdownSignal`].
+pub struct GracefulShutdown {
     sender: watch::Sender<()>,
-    shared: Arc<Shared>,
+    state: Arc<ShutdownState>,
 }
 
 /// Beside the channel, whose own flag is behind a lock.
-struct Shared {
+struct ShutdownState {
     phase: AtomicU8,
     announced: OnceLock<Instant>,
     idle_grace: Duration,
 }
 
-impl Drainer {
+impl GracefulShutdown {
     /// Makes a drainer that has not begun.
     #[must_use]
     pub fn new() -> Self {
         Self {
             sender: watch::Sender::new(()),
-            shared: Arc::new(Shared::new(IDLE_GRACE)),
+            state: Arc::new(ShutdownState::new(IDLE_GRACE)),
         }
     }
 
     /// Sets how long a connection may still wait for a request once the end was announced; see
-    /// [`Drain::idle_until`]. Before [`drain`](Self::drain).
+    /// [`ShutdownSignal::idle_until`]. Before [`signal`](Self::signal).
     ///
     /// Default: 2 s.
     #[must_use]
     pub fn idle_grace(mut self, grace: Duration) -> Self {
-        self.shared = Arc::new(Shared::new(grace));
+        self.state = Arc::new(ShutdownState::new(grace));
         self
     }
 
     /// Returns what a connection listens to.
     #[must_use]
-    pub fn drain(&self) -> Drain {
-        Drain {
+    pub fn signal(&self) -> ShutdownSignal {
+        ShutdownSignal {
             receiver: self.sender.subscribe(),
-            shared: self.shared.clone(),
+            state: self.state.clone(),
         }
     }
 
@@ -61,18 +61,18 @@ impl Drainer {
     }
 
     /// Begins: busy connections end after the exchange they are at, the others once they have
-    /// waited for a request until [`Drain::idle_until`].
+    /// waited for a request until [`ShutdownSignal::idle_until`].
     pub fn begin(&self) {
         self.enter(BEGUN);
     }
 
     fn enter(&self, phase: u8) {
-        self.shared.announced.get_or_init(Instant::now);
-        self.shared.phase.fetch_max(phase, Relaxed);
+        self.state.announced.get_or_init(Instant::now);
+        self.state.phase.fetch_max(phase, Relaxed);
         self.sender.send_replace(());
     }
 
-    /// Waits until every [`Drain`] that was handed out is dropped.
+    /// Waits until every [`ShutdownSignal`] that was handed out is dropped.
     ///
     /// # Cancel safety
     ///
@@ -83,12 +83,12 @@ impl Drainer {
 
     /// Returns how many connections have not ended.
     #[must_use]
-    pub fn left(&self) -> usize {
+    pub fn remaining(&self) -> usize {
         self.sender.receiver_count()
     }
 }
 
-impl Shared {
+impl ShutdownState {
     fn new(idle_grace: Duration) -> Self {
         Self {
             phase: AtomicU8::new(0),
@@ -97,45 +97,45 @@ impl Shared {
         }
     }
 
-    fn has_come_to(&self, phase: u8) -> bool {
+    fn has_reached(&self, phase: u8) -> bool {
         self.phase.load(Relaxed) >= phase
     }
 }
 
-impl Default for Drainer {
+impl Default for GracefulShutdown {
     fn default() -> Self {
         Self::new()
     }
 }
 
-impl fmt::Debug for Drainer {
+impl fmt::Debug for GracefulShutdown {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Drainer")
-            .field("announced", &self.shared.has_come_to(ANNOUNCED))
-            .field("begun", &self.shared.has_come_to(BEGUN))
-            .field("left", &self.left())
+        f.debug_struct("GracefulShutdown")
+            .field("announced", &self.state.has_reached(ANNOUNCED))
+            .field("begun", &self.state.has_reached(BEGUN))
+            .field("remaining", &self.remaining())
             .finish()
     }
 }
 
 /// Held by a connection while it lives: says when it should end, and that it has not yet.
 #[derive(Clone)]
-pub struct Drain {
+pub struct ShutdownSignal {
     receiver: watch::Receiver<()>,
-    shared: Arc<Shared>,
+    state: Arc<ShutdownState>,
 }
 
-impl Drain {
+impl ShutdownSignal {
     /// Returns true once responses should say that their connection closes. One relaxed load.
     #[must_use]
     pub fn is_announced(&self) -> bool {
-        self.shared.has_come_to(ANNOUNCED)
+        self.state.has_reached(ANNOUNCED)
     }
 
     /// Returns true once the connection should end. One relaxed load.
     #[must_use]
     pub fn has_begun(&self) -> bool {
-        self.shared.has_come_to(BEGUN)
+        self.state.has_reached(BEGUN)
     }
 
     /// Returns when a connection that has waited for a request `since` then should be closed:
@@ -144,31 +144,31 @@ impl Drain {
     /// the connection should end.
     #[must_use]
     pub fn idle_until(&self, since: Instant) -> Option<Instant> {
-        let announced = self.shared.announced.get().copied().unwrap_or(since);
-        let until = since.max(announced) + self.shared.idle_grace;
+        let announced = self.state.announced.get().copied().unwrap_or(since);
+        let until = since.max(announced) + self.state.idle_grace;
         self.has_begun().then_some(until)
     }
 
-    /// Waits for the announcement of the end. Never ends when the [`Drainer`] is dropped first.
+    /// Waits for the announcement of the end. Never ends when the [`GracefulShutdown`] is dropped first.
     ///
     /// # Cancel safety
     ///
     /// Nothing is lost when the future is dropped.
     pub async fn announced(&mut self) {
-        self.phase(ANNOUNCED).await;
+        self.reached(ANNOUNCED).await;
     }
 
-    /// Waits until the connection should end. Never ends when the [`Drainer`] is dropped first.
+    /// Waits until the connection should end. Never ends when the [`GracefulShutdown`] is dropped first.
     ///
     /// # Cancel safety
     ///
     /// Nothing is lost when the future is dropped.
     pub async fn begun(&mut self) {
-        self.phase(BEGUN).await;
+        self.reached(BEGUN).await;
     }
 
-    async fn phase(&mut self, phase: u8) {
-        while !self.shared.has_come_to(phase) {
+    async fn reached(&mut self, phase: u8) {
+        while !self.state.has_reached(phase) {
             if self.receiver.changed().await.is_err() {
                 std::future::pending::<()>().await;
             }
@@ -176,9 +176,9 @@ impl Drain {
     }
 }
 
-impl fmt::Debug for Drain {
+impl fmt::Debug for ShutdownSignal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Drain")
+        f.debug_struct("ShutdownSignal")
             .field("announced", &self.is_announced())
             .field("begun", &self.has_begun())
             .finish()
@@ -197,11 +197,11 @@ mod tests {
 
     #[tokio::test]
     async fn early_and_late_ones_learn_of_it() {
-        let drainer = Drainer::new();
-        let mut early = drainer.drain();
+        let drainer = GracefulShutdown::new();
+        let mut early = drainer.signal();
         assert!(!early.has_begun(), "not yet");
         drainer.begin();
-        let mut late = drainer.drain();
+        let mut late = drainer.signal();
         for drain in [&mut early, &mut late] {
             assert!(drain.has_begun());
             drain.begun().await;
@@ -214,8 +214,8 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn an_announcement_comes_before_the_end_and_counts_for_the_grace() {
-        let drainer = Drainer::new().idle_grace(Duration::from_secs(3));
-        let mut drain = drainer.drain();
+        let drainer = GracefulShutdown::new().idle_grace(Duration::from_secs(3));
+        let mut drain = drainer.signal();
         let early = Instant::now();
         drainer.announce();
         drain.announced().await;
@@ -230,16 +230,16 @@ mod tests {
         let after = |since| drain.idle_until(since).unwrap() - early;
         assert_eq!(after(early).as_secs(), 3, "from the announcement on");
         assert_eq!(after(late).as_secs(), 5, "from the last response on");
-        let direct = Drainer::default();
+        let direct = GracefulShutdown::default();
         direct.begin();
-        direct.drain().announced().await;
+        direct.signal().announced().await;
     }
 
     #[tokio::test]
     async fn the_last_one_ends_it() {
-        let drainer = Drainer::new();
-        let (one, two) = (drainer.drain(), drainer.drain());
-        assert_eq!(drainer.left(), 2);
+        let drainer = GracefulShutdown::new();
+        let (one, two) = (drainer.signal(), drainer.signal());
+        assert_eq!(drainer.remaining(), 2);
         drop((one, two));
         drainer.ended().await;
     }

@@ -7,4 +7,4 @@
 /// attempt ends as [`Outcome::Cancelled`](super::Outcome::Cancelled), health judges nothing by it,
 /// and no strategy takes its time for that of the backend.
 #[derive(Clone, Copy, Debug)]
-pub struct Unasked;
+pub struct LocalReply;

@@ -8,14 +8,16 @@ use std::{
 };
 
 use axum::{
-    extract::{ConnectInfo, FromRequestParts, OptionalFromRequestParts},
+    extract::{ConnectInfo, FromRequestParts, OptionalFromRequestParts, connect_info::Connected},
     response::{IntoResponse, Response},
+    serve::IncomingStream,
 };
 use http::{Request, StatusCode, request::Parts};
+use tokio::net::{TcpListener, UnixListener};
 use tower_layer::Layer;
 use tower_service::Service;
 
-use super::ConnInfo;
+use super::{ConnInfo, Peer};
 
 /// A handler takes it as an argument, under `evenkeel::serve` and under `axum::serve` alike; the
 /// latter needs `into_make_service_with_connect_info::<ConnInfo>()`. `Option<ConnInfo>` is `None`
@@ -127,5 +129,18 @@ where
             }
         }
         self.inner.call(request)
+    }
+}
+
+impl Connected<IncomingStream<'_, TcpListener>> for ConnInfo {
+    fn connect_info(stream: IncomingStream<'_, TcpListener>) -> Self {
+        let local = stream.io().local_addr().map_or(Peer::Unknown, Peer::Tcp);
+        Self::new(Peer::Tcp(*stream.remote_addr()), local)
+    }
+}
+
+impl Connected<IncomingStream<'_, UnixListener>> for ConnInfo {
+    fn connect_info(_: IncomingStream<'_, UnixListener>) -> Self {
+        Self::new(Peer::Unix, Peer::Unix)
     }
 }

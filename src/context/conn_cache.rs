@@ -1,0 +1,39 @@
+//! A value that a layer computes from a connection and caches with it.
+
+use super::{ConnInfo, conn_info::KnownFacts};
+use crate::slots::SlotKey;
+
+/// A value that a layer computes from a connection, cached from the connection's second request on:
+/// a connection with one request keeps no memory for it.
+pub(crate) struct ConnCache<T> {
+    known: KnownFacts,
+    value: T,
+}
+
+impl<T: Send + Sync + 'static> ConnCache<T> {
+    /// Returns the value that the connection caches under `key`, unless more is known of the
+    /// connection now than when the value was computed.
+    pub(crate) fn get<'a>(conn: &'a ConnInfo, key: &SlotKey<Self>) -> Option<&'a T> {
+        conn.slots().get(key)?.current(conn)
+    }
+
+    /// Does what [`get`](Self::get) does, and computes the value at the second call.
+    pub(crate) fn get_or_compute<'a>(
+        conn: &'a ConnInfo,
+        key: &SlotKey<Self>,
+        compute: impl FnOnce() -> T,
+    ) -> Option<&'a T> {
+        if !conn.slots().is_asked_again(key) {
+            return None;
+        }
+        let make = || Self {
+            known: conn.known_facts(),
+            value: compute(),
+        };
+        conn.slots().get_or_init(key, make)?.current(conn)
+    }
+
+    fn current(&self, conn: &ConnInfo) -> Option<&T> {
+        (self.known == conn.known_facts()).then_some(&self.value)
+    }
+}
