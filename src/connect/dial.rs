@@ -17,8 +17,8 @@ use tokio::{
 #[cfg(feature = "__tls")]
 use super::ClientTls;
 use super::{
-    Elsewhere, Stream,
-    resolve::{self, Addresses, Place, Resolve},
+    Stream, TargetOverride,
+    resolve::{self, Addresses, Resolve, ResolvedAddress},
 };
 #[cfg(feature = "proxy")]
 use crate::tcp_timeout;
@@ -100,7 +100,7 @@ impl Connector {
     }
 
     #[cfg(all(feature = "proxy", feature = "http2"))]
-    pub(crate) fn limit(&self) -> Duration {
+    pub(crate) fn timeout_limit(&self) -> Duration {
         self.timeout
     }
 
@@ -123,7 +123,7 @@ impl Connector {
     ///
     /// What was opened is closed when the future is dropped.
     pub async fn connect(&self, backend: &Backend) -> Result<Connected, Error> {
-        self.connect_at(backend, &Elsewhere::new()).await
+        self.connect_at(backend, &TargetOverride::new()).await
     }
 
     /// Connects to where a check asks in the backend's place: another port, address, scheme or
@@ -139,9 +139,9 @@ impl Connector {
     pub async fn connect_at(
         &self,
         backend: &Backend,
-        elsewhere: &Elsewhere,
+        target: &TargetOverride,
     ) -> Result<Connected, Error> {
-        self.connect_by(backend, elsewhere, Instant::now() + self.timeout)
+        self.connect_by(backend, target, Instant::now() + self.timeout)
             .await
     }
 
@@ -149,74 +149,77 @@ impl Connector {
     pub(crate) async fn connect_by(
         &self,
         backend: &Backend,
-        elsewhere: &Elsewhere,
+        target: &TargetOverride,
         deadline: Instant,
     ) -> Result<Connected, Error> {
         let deadline = deadline.min(Instant::now() + self.timeout);
-        let way = self.way(backend, elsewhere, deadline).await?;
-        match timeout_at(deadline, self.connect_now(backend, elsewhere, way)).await {
+        let destination = self.destination(backend, target, deadline).await?;
+        match timeout_at(deadline, self.connect_now(backend, target, destination)).await {
             Ok(result) => result,
             Err(_) => Err(ErrorKind::ConnectTimeout.into()),
         }
     }
 
     /// Finds out where to connect to. Time that the resolver takes is not the backend's.
-    async fn way<'a>(
+    async fn destination<'a>(
         &self,
         backend: &'a Backend,
-        elsewhere: &'a Elsewhere,
+        target: &'a TargetOverride,
         deadline: Instant,
-    ) -> Result<Way<'a>, Error> {
-        if let Some(path) = elsewhere.unix_path(backend) {
-            return Ok(Way::Unix(path));
+    ) -> Result<Destination<'a>, Error> {
+        if let Some(path) = target.unix_path(backend) {
+            return Ok(Destination::Unix(path));
         }
-        let (host, port) = elsewhere.host_and_port(backend);
+        let (host, port) = target.host_and_port(backend);
         if let Ok(ip) = host.parse::<IpAddr>() {
-            return Ok(Way::Address((ip, port).into()));
+            return Ok(Destination::Address((ip, port).into()));
         }
         let addresses = resolve::addresses(backend, host, &self.resolver, deadline).await?;
-        Ok(Way::Name(addresses, port))
+        Ok(Destination::Name(addresses, port))
     }
 
     async fn connect_now(
         &self,
         backend: &Backend,
-        elsewhere: &Elsewhere,
-        way: Way<'_>,
+        target: &TargetOverride,
+        destination: Destination<'_>,
     ) -> Result<Connected, Error> {
-        let (stream, place) = match way {
-            Way::Unix(path) => {
-                let stream = UnixStream::connect(path).await.map_err(Failed::new);
+        let (stream, resolved) = match destination {
+            Destination::Unix(path) => {
+                let stream = UnixStream::connect(path).await.map_err(DialError::new);
                 (Stream::Unix(stream.map_err(Error::from)?), None)
             }
-            Way::Address(address) => (self.set_up(connect(address).await?)?, None),
-            Way::Name(addresses, port) => {
+            Destination::Address(address) => (self.set_up(connect(address).await?)?, None),
+            Destination::Name(addresses, port) => {
                 let stream = race(interleave(addresses.at(port))).await?;
-                let place = stream
+                let resolved = stream
                     .peer_addr()
                     .ok()
-                    .and_then(|peer| addresses.place(peer));
-                (self.set_up(stream)?, place)
+                    .and_then(|peer| addresses.resolved(peer));
+                (self.set_up(stream)?, resolved)
             }
         };
         let connected =
-            match elsewhere.scheme_of(backend) {
+            match target.scheme_of(backend) {
                 Scheme::Http => Ok(Connected {
                     stream,
                     http2: backend.configured_protocol() == Protocol::Http2,
-                    place: None,
+                    resolved: None,
                 }),
                 #[cfg(feature = "__tls")]
-                Scheme::Https => self.tls.handshake(stream, backend, elsewhere).await,
+                Scheme::Https => self.tls.handshake(stream, backend, target).await,
                 #[cfg(not(feature = "__tls"))]
                 Scheme::Https => Err(Error::new(ErrorKind::ConnectTls)
                     .with_source("built without the feature `tls`")),
             };
-        connected.map(|connected| Connected { place, ..connected })
+        connected.map(|connected| Connected {
+            resolved,
+            ..connected
+        })
     }
 
-    fn set_up(&self, stream: TcpStream) -> Result<Stream, Failed> {
-        let stream = set_up(stream).map_err(Failed::new)?;
+    fn set_up(&self, stream: TcpStream) -> Result<Stream, DialError> {
+        let stream = set_up(stream).map_err(DialError::new)?;
         #[cfg(feature = "proxy")]
         tcp_timeout::set(&socket2::SockRef::from(&stream), self.user_timeout);
         Ok(Stream::Tcp(stream))
@@ -235,7 +238,7 @@ pub struct Connected {
     pub(super) stream: Stream,
     pub(super) http2: bool,
     /// Where it leads, if that was found by name.
-    pub(super) place: Option<Place>,
+    pub(super) resolved: Option<ResolvedAddress>,
 }
 
 impl Connected {
@@ -246,8 +249,8 @@ impl Connected {
     }
 
     /// Returns where it leads, if that was found by name.
-    pub(crate) fn place(&self) -> Option<&Place> {
-        self.place.as_ref()
+    pub(crate) fn resolved(&self) -> Option<&ResolvedAddress> {
+        self.resolved.as_ref()
     }
 
     /// Returns the stream.
@@ -258,17 +261,17 @@ impl Connected {
 }
 
 /// Where to connect to.
-enum Way<'a> {
+enum Destination<'a> {
     Address(SocketAddr),
     Name(Addresses, u16),
     Unix(&'a std::path::Path),
 }
 
-async fn connect(address: SocketAddr) -> Result<TcpStream, Failed> {
+async fn connect(address: SocketAddr) -> Result<TcpStream, DialError> {
     let connected = TcpStream::connect(address).await;
     connected.map_err(|error| match is_out_of_ports(&error, address) {
-        true => Failed::Here(LocalFault::Ports, error),
-        false => Failed::new(error),
+        true => DialError::Local(LocalFault::Ports, error),
+        false => DialError::new(error),
     })
 }
 
@@ -292,26 +295,26 @@ fn is_out_of_ports(error: &io::Error, to: SocketAddr) -> bool {
 
 /// Why there is no connection.
 #[derive(Debug)]
-enum Failed {
+enum DialError {
     /// For a cause on this side.
-    Here(LocalFault, io::Error),
-    There(io::Error),
+    Local(LocalFault, io::Error),
+    Backend(io::Error),
 }
 
-impl Failed {
+impl DialError {
     fn new(error: io::Error) -> Self {
         match LocalFault::of(&error) {
-            Some(fault) => Self::Here(fault, error),
-            None => Self::There(error),
+            Some(fault) => Self::Local(fault, error),
+            None => Self::Backend(error),
         }
     }
 }
 
-impl From<Failed> for Error {
-    fn from(failed: Failed) -> Self {
+impl From<DialError> for Error {
+    fn from(failed: DialError) -> Self {
         match failed {
-            Failed::Here(fault, error) => fault.error(&error),
-            Failed::There(error) => Self::new(ErrorKind::Connect).with_source(error),
+            DialError::Local(fault, error) => fault.error(&error),
+            DialError::Backend(error) => Self::new(ErrorKind::Connect).with_source(error),
         }
     }
 }
@@ -344,10 +347,10 @@ fn interleave(addresses: impl Iterator<Item = SocketAddr>) -> VecDeque<SocketAdd
 
 /// Tries each address; a further one begins when the last failed, or after a delay beside it. Where
 /// one could not be tried for a cause on this side, that is told: it may have answered.
-async fn race(mut addresses: VecDeque<SocketAddr>) -> Result<TcpStream, Failed> {
+async fn race(mut addresses: VecDeque<SocketAddr>) -> Result<TcpStream, DialError> {
     let mut running = JoinSet::new();
     let no_address = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
-    let mut last = Failed::There(no_address);
+    let mut last = DialError::Backend(no_address);
     loop {
         if let Some(address) = addresses.pop_front() {
             running.spawn(connect(address));
@@ -356,14 +359,14 @@ async fn race(mut addresses: VecDeque<SocketAddr>) -> Result<TcpStream, Failed> 
             if addresses.is_empty() {
                 std::future::pending::<()>().await;
             }
-            tokio::time::sleep(NEXT_ADDRESS).await;
+            tokio::time::sleep(ATTEMPT_DELAY).await;
         };
         tokio::select! {
             ended = running.join_next() => match ended {
                 Some(Ok(Ok(stream))) => return Ok(stream),
-                Some(Ok(Err(failed))) if !matches!(last, Failed::Here(..)) => last = failed,
+                Some(Ok(Err(failed))) if !matches!(last, DialError::Local(..)) => last = failed,
                 Some(Ok(Err(_))) => {}
-                Some(Err(error)) => last = Failed::There(io::Error::other(error)),
+                Some(Err(error)) => last = DialError::Backend(io::Error::other(error)),
                 None if addresses.is_empty() => return Err(last),
                 None => {}
             },
@@ -374,7 +377,7 @@ async fn race(mut addresses: VecDeque<SocketAddr>) -> Result<TcpStream, Failed> 
 
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(2);
 /// RFC 8305 §5 recommends 250 ms.
-const NEXT_ADDRESS: Duration = Duration::from_millis(250);
+const ATTEMPT_DELAY: Duration = Duration::from_millis(250);
 
 #[cfg(test)]
 mod tests {
@@ -404,7 +407,7 @@ mod tests {
             .unwrap();
         assert_eq!(stream.peer_addr().unwrap(), good.local_addr().unwrap());
         assert!(
-            began.elapsed() < NEXT_ADDRESS,
+            began.elapsed() < ATTEMPT_DELAY,
             "a refusal must end the wait"
         );
     }

@@ -61,7 +61,6 @@
 //! one boxed TLS session under https.
 
 mod dial;
-mod elsewhere;
 #[cfg_attr(
     not(feature = "proxy"),
     expect(dead_code, reason = "checks send no bodies and switch no protocols")
@@ -73,16 +72,17 @@ pub(crate) mod http2;
 pub(crate) mod pem;
 mod resolve;
 mod stream;
+mod target_override;
 #[cfg(feature = "__tls")]
 mod tls;
 
 pub use dial::{Connected, Connector};
-pub use elsewhere::Elsewhere;
-pub(crate) use resolve::Place;
+pub(crate) use resolve::ResolvedAddress;
 pub use resolve::{Resolve, ResolveError, ResolveFuture};
 pub use stream::Stream;
 #[cfg(feature = "__tls")]
 pub use stream::TlsStream;
+pub use target_override::TargetOverride;
 #[cfg(feature = "__tls")]
 pub use tls::ClientTls;
 #[cfg(feature = "__tls")]

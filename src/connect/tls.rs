@@ -5,7 +5,7 @@ use std::{fmt, sync::Arc};
 use rustls::{ClientConfig, RootCertStore, crypto::CryptoProvider, pki_types::ServerName};
 use tokio_rustls::TlsConnector;
 
-use super::{Connected, Elsewhere, Stream, pem, stream::TlsStream};
+use super::{Connected, Stream, TargetOverride, pem, stream::TlsStream};
 use crate::{
     error::{ConfigError, Error, ErrorKind},
     local_fault::LocalFault,
@@ -77,11 +77,11 @@ impl ClientTls {
         &self,
         stream: Stream,
         backend: &Backend,
-        elsewhere: &Elsewhere,
+        target: &TargetOverride,
     ) -> Result<Connected, Error> {
         let failed =
             |source: crate::BoxError| Error::new(ErrorKind::ConnectTls).with_source(source);
-        let name = match elsewhere.certificate_name().or(self.server_name.as_ref()) {
+        let name = match target.certificate_name().or(self.server_name.as_ref()) {
             Some(name) => name.clone(),
             None => ServerName::try_from(backend.host().to_owned())
                 .map_err(|error| failed(error.into()))?,
@@ -108,7 +108,7 @@ impl ClientTls {
         Ok(Connected {
             stream: Stream::Tls(Box::new(TlsStream(stream))),
             http2,
-            place: None,
+            resolved: None,
         })
     }
 

@@ -79,14 +79,14 @@ impl Interim {
         }
         let bytes = headers
             .iter()
-            .map(|(name, value)| name.as_str().len() + value.len() + LINE)
+            .map(|(name, value)| name.as_str().len() + value.len() + LINE_OVERHEAD)
             .sum::<usize>();
         let mut state = self.queue.lock();
         if self.queue.current.load(Acquire) != self.request {
             return false;
         }
         state.of(self.request);
-        if state.sent == MOST || state.bytes + bytes > MOST_BYTES {
+        if state.sent == MAX_RESPONSES || state.bytes + bytes > MAX_BYTES {
             return false;
         }
         state.sent += 1;
@@ -201,10 +201,10 @@ impl InterimQueue {
 }
 
 /// More would only delay the final response; a page has use for one or two.
-const MOST: usize = 8;
-const MOST_BYTES: usize = 16 * 1024;
+const MAX_RESPONSES: usize = 8;
+const MAX_BYTES: usize = 16 * 1024;
 /// What a field's line needs besides its name and value.
-const LINE: usize = 4;
+const LINE_OVERHEAD: usize = 4;
 
 #[cfg(test)]
 mod tests {
@@ -258,15 +258,15 @@ mod tests {
         }
         for sent in 0..10 {
             let taken = interim.send(StatusCode::PROCESSING, HeaderMap::new());
-            assert_eq!(taken, sent < MOST);
+            assert_eq!(taken, sent < MAX_RESPONSES);
         }
         let interim = queue.begin(true);
         let large = |bytes: usize| {
             let value = http::HeaderValue::try_from("x".repeat(bytes)).unwrap();
             HeaderMap::from_iter([(http::header::LINK, value)])
         };
-        assert!(interim.send(StatusCode::EARLY_HINTS, large(MOST_BYTES / 2)));
-        assert!(!interim.send(StatusCode::EARLY_HINTS, large(MOST_BYTES / 2)));
+        assert!(interim.send(StatusCode::EARLY_HINTS, large(MAX_BYTES / 2)));
+        assert!(!interim.send(StatusCode::EARLY_HINTS, large(MAX_BYTES / 2)));
         assert!(
             !queue
                 .begin(false)

@@ -16,7 +16,7 @@ pub(super) fn client(
     addresses: impl Iterator<Item = Option<IpAddr>>,
 ) -> Option<IpAddr> {
     let mut found = None;
-    for address in addresses.take(MOST_HOPS).map_while(|address| address) {
+    for address in addresses.take(MAX_HOPS).map_while(|address| address) {
         found = Some(address);
         if !trusted.contains(address) {
             break;
@@ -88,7 +88,7 @@ fn split_last(text: &[u8], separator: u8) -> (&[u8], Option<&[u8]>) {
 /// §6).
 fn address(text: &[u8]) -> Option<IpAddr> {
     let text = std::str::from_utf8(text).ok()?;
-    let is_port = |port: &str| !port.is_empty() && port.len() <= LONGEST_PORT;
+    let is_port = |port: &str| !port.is_empty() && port.len() <= MAX_PORT_LENGTH;
     let found = match text.strip_prefix('[') {
         Some(rest) => {
             let (address, port) = rest.split_once(']')?;
@@ -108,9 +108,9 @@ fn address(text: &[u8]) -> Option<IpAddr> {
 }
 
 /// Longer than any chain of balancers; bounds what a forged list can cost.
-const MOST_HOPS: usize = 32;
+const MAX_HOPS: usize = 32;
 /// A number, or a name that hides one (RFC 7239 §6.3).
-const LONGEST_PORT: usize = 64;
+const MAX_PORT_LENGTH: usize = 64;
 
 #[cfg(test)]
 mod tests {
@@ -211,7 +211,7 @@ mod tests {
         let mut read = 0;
         let counted = x_forwarded_for(line.as_bytes()).inspect(|_| read += 1);
         assert!(client(&trusted(), counted).is_some());
-        assert_eq!(read, MOST_HOPS);
+        assert_eq!(read, MAX_HOPS);
     }
 
     proptest! {

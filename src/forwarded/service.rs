@@ -54,14 +54,14 @@ where
     #[inline]
     fn call(&mut self, mut request: Request<B>) -> S::Future {
         if let Some(trusted) = &self.layer.trusted {
-            note(trusted, self.layer.field, &mut request);
+            find_client(trusted, self.layer.field, &mut request);
         }
         self.inner.call(request)
     }
 }
 
 #[inline(never)]
-fn note<B>(trusted: &TrustedPeers, field: ClientField, request: &mut Request<B>) {
+fn find_client<B>(trusted: &TrustedPeers, field: ClientField, request: &mut Request<B>) {
     let sender = ConnInfo::of(request.extensions()).and_then(ConnInfo::sender);
     if !sender.is_some_and(|sender| trusted.contains(sender.ip())) {
         return;

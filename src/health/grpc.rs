@@ -12,7 +12,7 @@ use super::{
     report::ANSWERED,
 };
 use crate::{
-    connect::{Connector, Elsewhere},
+    connect::{Connector, TargetOverride},
     error::ConfigError,
     pool::{AttachmentKey, Backend, Protocol},
 };
@@ -78,7 +78,7 @@ impl GrpcCheck {
     /// Asks at another port, address, scheme or certificate name than the backend's own.
     ///
     /// Default: where the backend is.
-    pub fn elsewhere(mut self, elsewhere: Elsewhere) -> Self {
+    pub fn elsewhere(mut self, elsewhere: TargetOverride) -> Self {
         self.reach.elsewhere = elsewhere;
         self
     }

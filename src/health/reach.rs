@@ -9,7 +9,7 @@ use super::{
     http::{Fields, Http1},
 };
 use crate::{
-    connect::{Connected, Connector, Elsewhere, Place, http1::Conn},
+    connect::{Connected, Connector, ResolvedAddress, TargetOverride, http1::Conn},
     pool::{Address, Attachment, AttachmentKey, Backend},
 };
 
@@ -17,7 +17,7 @@ use crate::{
 #[derive(Clone, Debug, Default)]
 pub(super) struct Reach {
     pub(super) connector: Connector,
-    pub(super) elsewhere: Elsewhere,
+    pub(super) elsewhere: TargetOverride,
     /// What names the idle connections of this check; none where each check opens its own.
     pub(super) pooled: Option<Arc<AttachmentKey<Idle>>>,
 }
@@ -35,7 +35,7 @@ impl Reach {
         let connected = connect.await;
         if let (Ok(connected), Some(key)) = (&connected, &self.pooled) {
             let idle = backend.attachment(key, Idle::default);
-            *lock(&idle.place) = connected.place().cloned();
+            *lock(&idle.place) = connected.resolved().cloned();
         }
         connected.map_err(|error| Report::not_connected(&error))
     }
@@ -79,7 +79,7 @@ impl Connection {
 pub(super) struct Idle {
     kept: Mutex<Option<(Address, Connection)>>,
     /// Where the connection leads by name.
-    place: Mutex<Option<Place>>,
+    place: Mutex<Option<ResolvedAddress>>,
 }
 
 impl Idle {
@@ -88,7 +88,7 @@ impl Idle {
         let place = lock(&self.place).clone();
         if let Some(place) = &place {
             // No other connection of this check is opened, for which the name would be looked up.
-            place.look_again();
+            place.refresh();
         }
         if !address.is_of(backend) || place.is_some_and(|place| place.is_gone()) {
             return None;

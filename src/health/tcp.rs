@@ -13,7 +13,7 @@ use super::{
     reach::Reach,
 };
 use crate::{
-    connect::{Connector, Elsewhere, Stream},
+    connect::{Connector, Stream, TargetOverride},
     pool::{Backend, Protocol, Scheme},
 };
 
@@ -84,7 +84,7 @@ impl TcpCheck {
     /// Connects to another port, address, scheme or certificate name than the backend's own.
     ///
     /// Default: where the backend is.
-    pub fn elsewhere(mut self, elsewhere: Elsewhere) -> Self {
+    pub fn elsewhere(mut self, elsewhere: TargetOverride) -> Self {
         self.reach.elsewhere = elsewhere;
         self
     }

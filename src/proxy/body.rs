@@ -9,10 +9,10 @@ use std::{
 use bytes::Bytes;
 use http_body::{Body as HttpBody, Frame, SizeHint};
 
-use super::h1::Conn;
+use super::http1::Conn;
 #[cfg(feature = "http2")]
-use super::h2::StreamBody;
-pub(super) use crate::connect::http1::{Outgoing, erase};
+use super::http2::StreamBody;
+pub(super) use crate::connect::http1::{ErasedBody, erase};
 use crate::error::Error;
 
 /// A response body, read straight from the backend's connection.

@@ -5,7 +5,9 @@ use std::{fmt, sync::Arc, time::Duration};
 #[cfg(feature = "http2")]
 use http::HeaderValue;
 
-use super::{ForwardedFields, h1::Timeouts, headers::ClientFields, idle::Home};
+use super::{
+    ForwardedFields, connection_pool::ConnectionPool, headers::ClientFields, http1::Timeouts,
+};
 use crate::{
     connect::Connector,
     context::{ConnCache, TrustedPeers},
@@ -22,14 +24,14 @@ use crate::{
 #[must_use]
 pub struct Proxy {
     pub(super) settings: Arc<Settings>,
-    pub(super) recent: AttachmentCache<Home>,
+    pub(super) recent: AttachmentCache<ConnectionPool>,
 }
 
 #[derive(Clone)]
 pub(super) struct Settings {
     /// What requests of one connection have in common.
     pub(super) client_fields: Arc<SlotKey<ConnCache<ClientFields>>>,
-    pub(super) key: Arc<AttachmentKey<Home>>,
+    pub(super) key: Arc<AttachmentKey<ConnectionPool>>,
     pub(super) connector: Connector,
     pub(super) timeouts: Timeouts,
     pub(super) tunnel_timeout: Duration,

@@ -89,7 +89,7 @@
 //!
 //! CONNECT is refused, and TRACE unless [allowed](Proxy::allow_trace); `Upgrade: h2c` is not passed
 //! on. Upgrades need a client on HTTP/1.1 and a
-//! backend on HTTP/1.1. Connections that carried NTLM or Negotiate are kept for the client's
+//! backend on HTTP/1.1. Connections that in_flight NTLM or Negotiate are kept for the client's
 //! connection that authenticated them, and closed where that is not known.
 //!
 //! # Cost
@@ -114,14 +114,15 @@
 
 mod body;
 mod config;
-mod emit;
-mod forwarded;
-mod h1;
-#[cfg(feature = "http2")]
-mod h2;
+mod connection_pool;
+mod forwarded_fields;
+mod header_sink;
 mod headers;
-mod idle;
-mod own;
+mod http1;
+#[cfg(feature = "http2")]
+mod http2;
+mod in_flight;
+mod local_answer;
 mod service;
 #[cfg(test)]
 mod tests;
@@ -129,5 +130,5 @@ mod upgrade;
 
 pub use body::Body;
 pub use config::{HostField, Proxy};
-pub use forwarded::ForwardedFields;
+pub use forwarded_fields::ForwardedFields;
 pub use service::ResponseFuture;

@@ -1,7 +1,5 @@
 //! The proxy service: from a request with a `Selected` backend to that backend's response.
 
-mod carried;
-
 use std::{
     fmt,
     future::Future,
@@ -15,16 +13,16 @@ use http::{Request, Response, StatusCode};
 use http_body::Body as HttpBody;
 use tower_service::Service;
 
-pub(super) use self::carried::{Carried, Pending};
 #[cfg(feature = "http2")]
-use super::h2::Prepared;
+use super::http2::Prepared;
 use super::{
     Body, Proxy,
     body::erase,
     config::Settings,
-    h1::{Answer, AnswerBody, Conn},
-    headers::Facts,
-    idle::Home,
+    connection_pool::ConnectionPool,
+    headers::ScannedHead,
+    http1::{Conn, ResponseContent, ResponseHead},
+    in_flight::{InFlight, PendingBody},
     upgrade,
 };
 use crate::{
@@ -75,19 +73,19 @@ impl Proxy {
     {
         let (parts, body) = request.into_parts();
         let exact = body.size_hint().exact();
-        let pending = Pending {
+        let pending = PendingBody {
             body: erase(body),
             exact,
         };
-        let carried = Carried {
+        let in_flight = InFlight {
             parts,
             number: selection.map(|selection| selection.number),
             has_body: pending.body.is_some(),
-            again: false,
+            redialled: false,
         };
         let backend = selection.map(|selection| selection.backend);
         ResponseFuture {
-            state: carried.begin(self, backend, pending),
+            state: in_flight.begin(self, backend, pending),
         }
     }
 }
@@ -101,7 +99,7 @@ pub struct ResponseFuture {
     state: State,
 }
 
-enum State {
+pub(super) enum State {
     Answered(Box<Response<Body>>),
     Dialing(Pin<Box<Dialing>>),
     Done,
@@ -112,30 +110,34 @@ enum State {
 }
 
 #[cfg(feature = "http2")]
-type Http2 = dyn Future<Output = (Carried, Result<Response<Body>, Error>)> + Send;
+type Http2 = dyn Future<Output = (InFlight, Result<Response<Body>, Error>)> + Send;
 
 /// Goes on once there is a connection.
 fn connected(dialing: &mut Dialing, connected: Connected) -> State {
-    let Some((carried, home, pending)) = dialing.rest.take() else {
+    let Some((in_flight, connections, pending)) = dialing.rest.take() else {
         return State::Done;
     };
     let backend = &dialing.backend;
     let settings = dialing.settings.clone();
-    home.leads_to(connected.place());
-    let facts = Facts::read(&carried.parts, &settings).and_then(|facts| {
-        let length = facts.length(pending.body.is_some(), pending.exact)?;
-        Ok((facts, length))
+    connections.set_resolved(connected.resolved());
+    let scanned = ScannedHead::read(&in_flight.parts, &settings).and_then(|scanned| {
+        let length = scanned.length(pending.body.is_some(), pending.exact)?;
+        Ok((scanned, length))
     });
     #[cfg(feature = "http2")]
     if connected.is_http2() {
-        home.http2.offer(connected, backend.address());
-        let prepared =
-            facts.and_then(|(facts, length)| Prepared::new(&settings, backend, &facts, length));
+        connections.http2.offer(connected, backend.address());
+        let prepared = scanned
+            .and_then(|(scanned, length)| Prepared::new(&settings, backend, &scanned, length));
         return match prepared {
-            Ok(prepared) => {
-                carried.exchange_http2(settings, home, backend.clone(), prepared, pending.body)
-            }
-            Err(error) => State::Failed(carried.fail(error)),
+            Ok(prepared) => in_flight.exchange_http2(
+                settings,
+                connections,
+                backend.clone(),
+                prepared,
+                pending.body,
+            ),
+            Err(error) => State::Failed(in_flight.fail(error)),
         };
     }
     let mut conn = Conn::dialled(
@@ -144,29 +146,37 @@ fn connected(dialing: &mut Dialing, connected: Connected) -> State {
         backend.address(),
         dialing.epoch,
     );
-    let started = facts.and_then(|(facts, length)| {
-        carried.start(&settings, &mut conn, &facts, length, backend, pending, home)
+    let started = scanned.and_then(|(scanned, length)| {
+        in_flight.start(
+            &settings,
+            &mut conn,
+            &scanned,
+            length,
+            backend,
+            pending,
+            connections,
+        )
     });
     match started {
-        Ok(()) => carried.exchange(&settings, conn),
-        Err(error) => State::Failed(carried.fail(error)),
+        Ok(()) => in_flight.exchange(&settings, conn),
+        Err(error) => State::Failed(in_flight.fail(error)),
     }
 }
 
 /// Makes the response of what the backend answered.
-fn respond(mut conn: Box<Conn>, answer: Answer) -> Result<Response<Body>, Error> {
+fn respond(mut conn: Box<Conn>, answer: ResponseHead) -> Result<Response<Body>, Error> {
     if answer.status == StatusCode::SWITCHING_PROTOCOLS {
         return switch(conn);
     }
-    let Some(carried) = &mut conn.attached.carried else {
+    let Some(in_flight) = &mut conn.owner_data.in_flight else {
         return Err(ErrorKind::Service.into());
     };
     let mut response = Response::new(Body::default());
     *response.status_mut() = answer.status;
     // The request's map: its memory is used again.
-    mem::swap(response.headers_mut(), &mut carried.parts.headers);
-    let mut extensions = mem::take(&mut carried.parts.extensions);
-    conn.attached.carried = None;
+    mem::swap(response.headers_mut(), &mut in_flight.parts.headers);
+    let mut extensions = mem::take(&mut in_flight.parts.extensions);
+    conn.owner_data.in_flight = None;
     if answer.connection_auth {
         conn.bind(ConnInfo::of(&extensions).cloned());
     }
@@ -174,23 +184,23 @@ fn respond(mut conn: Box<Conn>, answer: Answer) -> Result<Response<Body>, Error>
     extensions.clear();
     *response.extensions_mut() = extensions;
     match answer.body {
-        AnswerBody::None => conn.finish(),
-        AnswerBody::Whole(data) => {
+        ResponseContent::None => conn.finish(),
+        ResponseContent::Whole(data) => {
             conn.finish();
             *response.body_mut() = Body::whole(data);
         }
-        AnswerBody::Streaming => *response.body_mut() = Body::streaming(conn),
+        ResponseContent::Streaming => *response.body_mut() = Body::streaming(conn),
     }
     Ok(response)
 }
 
 #[cold]
 fn switch(mut conn: Box<Conn>) -> Result<Response<Body>, Error> {
-    let ours = &mut conn.attached;
-    match (ours.carried.take(), &ours.settings) {
-        (Some(carried), Some(settings)) => {
+    let data = &mut conn.owner_data;
+    match (data.in_flight.take(), &data.settings) {
+        (Some(in_flight), Some(settings)) => {
             let timeout = settings.tunnel_timeout;
-            upgrade::switch(*conn, carried.parts, timeout)
+            upgrade::switch(*conn, in_flight.parts, timeout)
         }
         _ => Err(ErrorKind::Service.into()),
     }
@@ -199,12 +209,12 @@ fn switch(mut conn: Box<Conn>) -> Result<Response<Body>, Error> {
 /// Decides what follows a failed exchange.
 #[cold]
 fn failed(mut conn: Box<Conn>, error: Error) -> State {
-    let settings = conn.attached.settings.take();
-    match (conn.attached.carried.take(), &settings) {
-        (Some(carried), Some(settings)) if carried.can_redial(&conn, &error) => {
-            carried.redial(settings)
+    let settings = conn.owner_data.settings.take();
+    match (conn.owner_data.in_flight.take(), &settings) {
+        (Some(in_flight), Some(settings)) if in_flight.can_redial(&conn, &error) => {
+            in_flight.redial(settings)
         }
-        (Some(carried), _) => State::Failed(carried.fail(error)),
+        (Some(in_flight), _) => State::Failed(in_flight.fail(error)),
         (None, _) => State::Failed(error),
     }
 }
@@ -215,9 +225,9 @@ impl Future for ResponseFuture {
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.get_mut();
         while let State::Exchanging(conn) = &mut this.state {
-            let Poll::Ready(answered) = conn.poll_answer(cx) else {
-                if let Some(carried) = &conn.attached.carried {
-                    carried.lend(true);
+            let Poll::Ready(answered) = conn.poll_response_head(cx) else {
+                if let Some(in_flight) = &conn.owner_data.in_flight {
+                    in_flight.lend(true);
                 }
                 return Poll::Pending;
             };
@@ -241,25 +251,25 @@ impl ResponseFuture {
             self.state = match mem::replace(&mut self.state, State::Done) {
                 State::Dialing(mut dialing) => match dialing.connect.as_mut().poll(cx) {
                     Poll::Pending => {
-                        if let Some((carried, ..)) = &dialing.rest {
-                            carried.lend(carried.again);
+                        if let Some((in_flight, ..)) = &dialing.rest {
+                            in_flight.lend(in_flight.redialled);
                         }
                         self.state = State::Dialing(dialing);
                         return Poll::Pending;
                     }
                     Poll::Ready(Ok(stream)) => connected(&mut dialing, stream),
                     Poll::Ready(Err(error)) => State::Failed(match dialing.rest.take() {
-                        Some((carried, ..)) => carried.fail(error),
+                        Some((in_flight, ..)) => in_flight.fail(error),
                         None => error,
                     }),
                 },
                 #[cfg(feature = "http2")]
                 State::Http2(mut exchange) => {
-                    let Poll::Ready((carried, result)) = exchange.as_mut().poll(cx) else {
+                    let Poll::Ready((in_flight, result)) = exchange.as_mut().poll(cx) else {
                         self.state = State::Http2(exchange);
                         return Poll::Pending;
                     };
-                    return Poll::Ready(result.map_err(|error| carried.fail(error)));
+                    return Poll::Ready(result.map_err(|error| in_flight.fail(error)));
                 }
                 State::Exchanging(conn) => {
                     self.state = State::Exchanging(conn);
@@ -281,10 +291,10 @@ impl fmt::Debug for ResponseFuture {
 }
 
 /// A connection on its way; boxed, as it is rare.
-struct Dialing {
-    connect: Pin<Box<dyn Future<Output = Result<Connected, Error>> + Send>>,
-    backend: Backend,
-    epoch: u64,
-    settings: Arc<Settings>,
-    rest: Option<(Carried, Arc<Home>, Pending)>,
+pub(super) struct Dialing {
+    pub(super) connect: Pin<Box<dyn Future<Output = Result<Connected, Error>> + Send>>,
+    pub(super) backend: Backend,
+    pub(super) epoch: u64,
+    pub(super) settings: Arc<Settings>,
+    pub(super) rest: Option<(InFlight, Arc<ConnectionPool>, PendingBody)>,
 }

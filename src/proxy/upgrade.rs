@@ -15,7 +15,7 @@ use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::{Body, h1::Conn};
+use super::{Body, http1::Conn};
 use crate::{
     connect::Stream,
     context::Tunnel,
@@ -35,12 +35,12 @@ pub(super) fn switch(
     };
     let (backend, ahead) = conn.into_stream();
     let tunnel = Tunnel::new();
-    let ends = Ends {
+    let ends = TunnelEnds {
         client,
         backend,
         ahead,
     };
-    tokio::spawn(carry(ends, tunnel.clone(), idle_timeout));
+    tokio::spawn(run_tunnel(ends, tunnel.clone(), idle_timeout));
     let mut response = Response::new(Body::default());
     *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
     std::mem::swap(response.headers_mut(), &mut parts.headers);
@@ -51,23 +51,23 @@ pub(super) fn switch(
 }
 
 /// Both ends of a tunnel, and what the backend sent ahead.
-struct Ends {
+struct TunnelEnds {
     client: OnUpgrade,
     backend: Stream,
     ahead: Bytes,
 }
 
 /// Closes the tunnel however its task ends.
-struct Closing(Tunnel);
+struct CloseOnDrop(Tunnel);
 
-impl Drop for Closing {
+impl Drop for CloseOnDrop {
     fn drop(&mut self) {
         self.0.close();
     }
 }
 
-async fn carry(ends: Ends, tunnel: Tunnel, idle_timeout: Duration) {
-    let closing = Closing(tunnel);
+async fn run_tunnel(ends: TunnelEnds, tunnel: Tunnel, idle_timeout: Duration) {
+    let closing = CloseOnDrop(tunnel);
     let tunnel = &closing.0;
     let client = match ends.client.await {
         Ok(client) => client,
@@ -99,8 +99,8 @@ where
     C: AsyncRead + AsyncWrite + Unpin,
     B: AsyncRead + AsyncWrite + Unpin,
 {
-    let watch = Deadline::new();
-    watch.arm(idle_timeout);
+    let deadline = Deadline::new();
+    deadline.arm(idle_timeout);
     let mut down = Direction::new(ahead);
     let mut up = Direction::new(Bytes::new());
     let mut up_first = true;
@@ -118,12 +118,12 @@ where
         tunnel.add_to_client(down.take_moved());
         tunnel.add_to_backend(up.take_moved());
         if down.take_progress() | up.take_progress() {
-            watch.arm(idle_timeout);
+            deadline.arm(idle_timeout);
         }
         match (to_client, to_backend) {
             (Poll::Ready(Err(error)), _) | (_, Poll::Ready(Err(error))) => Poll::Ready(Err(error)),
             (Poll::Ready(Ok(())), Poll::Ready(Ok(()))) => Poll::Ready(Ok(())),
-            _ => watch
+            _ => deadline
                 .poll_expired(cx)
                 .map(|()| Err(io::ErrorKind::TimedOut.into())),
         }

@@ -7,7 +7,7 @@ use serde::Deserialize;
 
 use super::{Settings, SettingsError, error::Place};
 use crate::{
-    connect::Elsewhere,
+    connect::TargetOverride,
     error::ConfigError,
     health::{self, Checks, HealthLayer, HttpCheck, TcpCheck},
     pool::{self, Scheme},
@@ -305,9 +305,9 @@ impl Settings {
         Err(Place::new("[health]", "type").wrong(&self.text, message))
     }
 
-    fn elsewhere(&self, health: &Health) -> Result<Elsewhere, SettingsError> {
+    fn elsewhere(&self, health: &Health) -> Result<TargetOverride, SettingsError> {
         let at = |error: ConfigError| self.at_health(&error);
-        let mut elsewhere = Elsewhere::new();
+        let mut elsewhere = TargetOverride::new();
         if let Some(port) = health.port {
             elsewhere = elsewhere.port(port).map_err(at)?;
         }

@@ -10,11 +10,11 @@ use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use http_body::Frame;
 
 use super::{
-    Outgoing, Timeouts,
-    out::Out,
-    send::SendError,
-    sending::Sending,
-    wait::{Clock, Phase},
+    ErasedBody, Timeouts,
+    phases::{Phase, PhaseTimer},
+    request_body_writer::RequestBodyWriter,
+    request_writer::WriteError,
+    write_queue::WriteQueue,
 };
 use crate::{
     connect::Stream,
@@ -30,34 +30,34 @@ use crate::{
 pub(crate) struct Conn<A> {
     pub(super) stream: Stream,
     /// `None` where the caller has a deadline of its own.
-    pub(super) clock: Option<Clock>,
+    pub(super) timer: Option<PhaseTimer>,
     pub(super) read: BytesMut,
     /// How far `read` was searched for the end of the head.
     pub(super) searched: usize,
-    pub(super) out: Out,
-    pub(super) sending: Option<Sending>,
+    pub(super) out: WriteQueue,
+    pub(super) body_writer: Option<RequestBodyWriter>,
     /// Why the request cannot be written; what the backend says may explain it better.
-    pub(super) send_failed: Option<io::Error>,
+    pub(super) write_error: Option<io::Error>,
     /// The client broke off its request while the response was on its way.
     client_failed: bool,
     /// The request says `Expect: 100-continue`: its body waits for the backend's 100.
-    pub(super) expecting: bool,
+    pub(super) awaits_continue: bool,
     pub(super) interim: u8,
     pub(super) phase: Phase,
     pub(super) decoder: Decoder,
     /// Fields of the response that end here, and so pass as trailers neither.
     pub(super) nominated: Vec<HeaderName>,
     /// May carry another request when this one has ended well.
-    pub(super) keep: bool,
+    pub(super) reusable: bool,
     /// Carried a request before this one.
     reused: bool,
-    pub(super) asked: Asked,
+    pub(super) request: RequestTraits,
     /// What the owner of the connection keeps with it.
-    pub(crate) attached: A,
+    pub(crate) owner_data: A,
 }
 
 /// What the owner of a connection keeps with it.
-pub(crate) trait Attached {
+pub(crate) trait ConnOwner {
     /// Returns the map that the response's fields go into, in the place of what is there; `None`
     /// while no request waits for a response.
     fn fields(&mut self) -> Option<&mut HeaderMap>;
@@ -71,10 +71,10 @@ pub(crate) trait Attached {
 /// How a request begins on a connection.
 #[derive(Default)]
 pub(crate) struct Start {
-    pub(crate) body: Option<Outgoing>,
+    pub(crate) body: Option<ErasedBody>,
     /// Declared by Content-Length; `None` in chunks.
     pub(crate) length: Option<u64>,
-    pub(crate) expecting: bool,
+    pub(crate) awaits_continue: bool,
     pub(crate) is_head: bool,
     /// The value of the request's `Upgrade`, where a switch is asked for.
     pub(crate) upgrade: Option<HeaderValue>,
@@ -86,7 +86,7 @@ pub(crate) struct Start {
 
 /// What the request was, as far as it decides how its response is read.
 #[derive(Default)]
-pub(super) struct Asked {
+pub(super) struct RequestTraits {
     pub(super) head: bool,
     pub(super) upgrade: Option<HeaderValue>,
     /// Sent over an idle connection, and can be sent again over a new one.
@@ -95,25 +95,25 @@ pub(super) struct Asked {
 
 impl<A> Conn<A> {
     /// Makes a connection of a stream. Without time-outs the caller has a deadline of its own.
-    pub(crate) fn new(stream: Stream, timeouts: Option<Timeouts>, attached: A) -> Box<Self> {
+    pub(crate) fn new(stream: Stream, timeouts: Option<Timeouts>, owner_data: A) -> Box<Self> {
         Box::new(Self {
             stream,
-            clock: timeouts.map(Clock::new),
+            timer: timeouts.map(PhaseTimer::new),
             read: BytesMut::new(),
             searched: 0,
-            out: Out::default(),
-            sending: None,
-            send_failed: None,
+            out: WriteQueue::default(),
+            body_writer: None,
+            write_error: None,
             client_failed: false,
-            expecting: false,
+            awaits_continue: false,
             interim: 0,
             phase: Phase::Idle,
             decoder: Decoder::done(),
             nominated: Vec::new(),
-            keep: true,
+            reusable: true,
             reused: false,
-            asked: Asked::default(),
-            attached,
+            request: RequestTraits::default(),
+            owner_data,
         })
     }
 
@@ -124,18 +124,20 @@ impl<A> Conn<A> {
     ///
     /// When the body fails at once: nothing was written, and the connection is as before.
     pub(crate) fn start(&mut self, start: Start) -> Result<(), Error> {
-        self.keep = true;
+        self.reusable = true;
         self.searched = 0;
         self.interim = 0;
         self.client_failed = false;
-        self.asked = Asked {
+        self.request = RequestTraits {
             head: start.is_head,
             upgrade: start.upgrade,
             replaceable: self.reused && start.replaceable,
         };
-        self.expecting = start.expecting && start.body.is_some();
+        self.awaits_continue = start.awaits_continue && start.body.is_some();
         match start.body {
-            Some(body) => self.begin_body(Sending::new(body, start.length, start.nominated)),
+            Some(body) => {
+                self.begin_body(RequestBodyWriter::new(body, start.length, start.nominated))
+            }
             None => Ok(()),
         }
     }
@@ -147,32 +149,32 @@ impl<A> Conn<A> {
         if let Err(error) = self.out.begin(&mut self.stream, head) {
             // What the backend says may explain it.
             self.abandon_request();
-            self.send_failed = Some(error);
+            self.write_error = Some(error);
         }
         self.enter(Phase::Head);
     }
 
     /// The future polls the body again where no frame is there, or more follow: no waker is needed
     /// here.
-    fn begin_body(&mut self, mut sending: Sending) -> Result<(), Error> {
-        if !self.expecting {
+    fn begin_body(&mut self, mut body_writer: RequestBodyWriter) -> Result<(), Error> {
+        if !self.awaits_continue {
             let mut cx = Context::from_waker(Waker::noop());
-            match sending.poll_fill(&mut self.out, &mut cx) {
+            match body_writer.poll_read(&mut self.out, &mut cx) {
                 Poll::Ready(Ok(true)) => {
-                    sending.recycle();
+                    body_writer.recycle();
                     return Ok(());
                 }
                 Poll::Ready(Ok(false)) | Poll::Pending => {}
                 Poll::Ready(Err(error)) => {
-                    self.out = Out::default();
+                    self.out = WriteQueue::default();
                     return Err(match error {
-                        SendError::Client(error) => error,
-                        SendError::Backend(error) => failed(ErrorKind::RequestWrite, error),
+                        WriteError::Client(error) => error,
+                        WriteError::Backend(error) => failed(ErrorKind::RequestWrite, error),
                     });
                 }
             }
         }
-        self.sending = Some(sending);
+        self.body_writer = Some(body_writer);
         Ok(())
     }
 
@@ -182,10 +184,10 @@ impl<A> Conn<A> {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
         if !self.is_sent() {
-            if let Poll::Ready(Err(error)) = self.poll_send(cx) {
+            if let Poll::Ready(Err(error)) = self.poll_write_request(cx) {
                 // The response is on its way already; what is left of the request is not needed,
                 // unless the backend waits for it.
-                self.client_failed = matches!(error, SendError::Client(_));
+                self.client_failed = matches!(error, WriteError::Client(_));
                 self.abandon_request();
             }
         }
@@ -205,9 +207,9 @@ impl<A> Conn<A> {
                 Ok(Step::More) => {}
                 Err(error) => return self.broken(error),
             }
-            match self.poll_fill(cx) {
+            match self.poll_read(cx) {
                 Poll::Ready(Ok(0)) => {
-                    self.keep = false;
+                    self.reusable = false;
                     if self.decoder.close() {
                         return Poll::Ready(None);
                     }
@@ -221,12 +223,12 @@ impl<A> Conn<A> {
         if self.phase != Phase::Body {
             self.enter(Phase::Body);
         }
-        if self.poll_late(cx).is_ready() {
-            self.keep = false;
+        if self.poll_expired(cx).is_ready() {
+            self.reusable = false;
             self.decoder.close();
             let kind = if self.client_failed {
                 ErrorKind::ClientBody
-            } else if self.sending.is_some() && self.out.left() == 0 {
+            } else if self.body_writer.is_some() && self.out.left() == 0 {
                 // The backend has all that came, and may be waiting for the rest.
                 ErrorKind::ClientBodyTimeout
             } else {
@@ -249,13 +251,13 @@ impl<A> Conn<A> {
     /// Ends the exchange; returns true if the connection may carry another.
     pub(crate) fn end(&mut self) -> bool {
         let whole = self.decoder.is_done() && self.is_sent() && self.read.is_empty();
-        if !(whole && self.keep) {
+        if !(whole && self.reusable) {
             return false;
         }
         // Others read into the memory that it may still point to.
         self.read = BytesMut::new();
         // A part of the request's head.
-        self.asked.upgrade = None;
+        self.request.upgrade = None;
         self.nominated = Vec::new();
         self.reused = true;
         self.enter(Phase::Idle);
@@ -264,7 +266,7 @@ impl<A> Conn<A> {
 
     /// Closes the connection once the exchange has ended.
     pub(crate) fn close_after(&mut self) {
-        self.keep = false;
+        self.reusable = false;
     }
 
     /// Returns true if the other end closed it this very moment; costs a system call.
@@ -289,12 +291,12 @@ impl<A> Conn<A> {
     }
 
     pub(super) fn is_sent(&self) -> bool {
-        self.sending.is_none() && self.out.is_done()
+        self.body_writer.is_none() && self.out.is_done()
     }
 
     #[cold]
     fn broken<T>(&mut self, source: impl Into<crate::BoxError>) -> Poll<Option<Result<T, Error>>> {
-        self.keep = false;
+        self.reusable = false;
         self.decoder.close();
         let kind = match self.client_failed {
             true => ErrorKind::ClientBody,

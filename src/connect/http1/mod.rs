@@ -7,30 +7,30 @@
 //! | file | content |
 //! |---|---|
 //! | `conn` | the connection: how an exchange begins and ends, the frames of the response body |
-//! | `answer` | the response head, and the interim ones before it |
-//! | `fill` | the memory that responses are read into |
-//! | `out` | what is to be written next |
-//! | `send` | the request on its way out |
-//! | `sending` | its body, by length or in chunks |
-//! | `body` | request bodies, without their type |
-//! | `wait` | the phases of an exchange and their deadlines |
+//! | `response_head` | the response head, and the interim ones before it |
+//! | `read_buffer` | the memory that responses are read into |
+//! | `write_queue` | what is to be written next |
+//! | `request_writer` | the request on its way out |
+//! | `request_body_writer` | its body, by length or in chunks |
+//! | `erased_body` | request bodies, without their type |
+//! | `phases` | the phases of an exchange and their deadlines |
 
-mod answer;
-mod body;
 mod conn;
-mod fill;
-mod out;
-mod send;
-mod sending;
+mod erased_body;
+mod phases;
+mod read_buffer;
+mod request_body_writer;
+mod request_writer;
+mod response_head;
 #[cfg(test)]
 mod tests;
-mod wait;
+mod write_queue;
 
+pub(crate) use conn::{Conn, ConnOwner, Start};
+pub(crate) use erased_body::ErasedBody;
 #[cfg(feature = "proxy")]
-pub(crate) use answer::Answer;
-pub(crate) use answer::AnswerBody;
-pub(crate) use body::Outgoing;
+pub(crate) use erased_body::erase;
+pub(crate) use phases::Timeouts;
+pub(crate) use response_head::ResponseContent;
 #[cfg(feature = "proxy")]
-pub(crate) use body::erase;
-pub(crate) use conn::{Attached, Conn, Start};
-pub(crate) use wait::Timeouts;
+pub(crate) use response_head::ResponseHead;

@@ -16,7 +16,7 @@ use tokio::{
 
 use http::{HeaderMap, StatusCode};
 
-use super::{AnswerBody, Attached, Conn, Start, Timeouts};
+use super::{Conn, ConnOwner, ResponseContent, Start, Timeouts};
 use crate::{connect::Stream, error::ErrorKind};
 
 /// What a client would see of one exchange.
@@ -36,7 +36,7 @@ struct Fields {
     interim: Vec<StatusCode>,
 }
 
-impl Attached for Fields {
+impl ConnOwner for Fields {
     fn fields(&mut self) -> Option<&mut HeaderMap> {
         Some(&mut self.map)
     }
@@ -67,7 +67,7 @@ async fn a_head_that_the_stream_refused_is_not_written_again() {
     conn.start(Start::default()).unwrap();
     conn.send(&mut b"GET / HTTP/1.1\r\n\r\n".to_vec());
     assert!(conn.is_sent(), "nothing is left to be written");
-    let failed = poll_fn(|cx| conn.poll_answer(cx)).await;
+    let failed = poll_fn(|cx| conn.poll_response_head(cx)).await;
     assert_eq!(failed.err().unwrap().kind(), ErrorKind::RequestWrite);
     assert!(!conn.end());
 }
@@ -104,7 +104,7 @@ async fn read(mut conn: Box<Conn<Fields>>) -> Seen {
         failed: None,
         kept: false,
     };
-    let answer = match poll_fn(|cx| conn.poll_answer(cx)).await {
+    let answer = match poll_fn(|cx| conn.poll_response_head(cx)).await {
         Ok(answer) => answer,
         Err(error) => {
             seen.failed = Some(error.kind());
@@ -113,9 +113,9 @@ async fn read(mut conn: Box<Conn<Fields>>) -> Seen {
     };
     seen.status = Some(answer.status.as_u16());
     match answer.body {
-        AnswerBody::None => {}
-        AnswerBody::Whole(data) => seen.body = data.to_vec(),
-        AnswerBody::Streaming => {
+        ResponseContent::None => {}
+        ResponseContent::Whole(data) => seen.body = data.to_vec(),
+        ResponseContent::Streaming => {
             while let Some(frame) = poll_fn(|cx| conn.poll_frame(cx)).await {
                 match frame {
                     Ok(frame) => seen.body.extend(frame.into_data().unwrap_or_default()),
@@ -155,8 +155,8 @@ fn a_stream_is_read_without_allocations_beside_another_that_is_quiet() {
     let open = async || {
         let (mut conn, mut theirs) = begun();
         theirs.write_all(HEAD).await.unwrap();
-        let answer = poll_fn(|cx| conn.poll_answer(cx)).await.unwrap();
-        assert!(matches!(answer.body, AnswerBody::Streaming));
+        let answer = poll_fn(|cx| conn.poll_response_head(cx)).await.unwrap();
+        assert!(matches!(answer.body, ResponseContent::Streaming));
         (conn, theirs)
     };
     // As much as one chunk, and then nothing for the moment.
@@ -203,7 +203,7 @@ fn a_slow_reader_of_a_large_body_holds_one_block_and_gives_it_back() {
     let open = async || {
         let (mut conn, mut theirs) = begun();
         theirs.write_all(HEAD).await.unwrap();
-        poll_fn(|cx| conn.poll_answer(cx)).await.unwrap();
+        poll_fn(|cx| conn.poll_response_head(cx)).await.unwrap();
         let mut last = None;
         for _ in 0..4 {
             // As much as the socket takes.

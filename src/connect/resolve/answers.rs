@@ -34,7 +34,7 @@ impl Entry {
 pub(super) struct Answers {
     /// Those of the last answer that had some, in its order.
     last: Vec<Arc<Entry>>,
-    known: Vec<Known>,
+    history: Vec<History>,
     /// When an answer last counted against the addresses that it left out.
     counted: Option<Instant>,
     /// Since when the name is answered with "no such name".
@@ -42,7 +42,7 @@ pub(super) struct Answers {
 }
 
 #[derive(Debug)]
-struct Known {
+struct History {
     entry: Arc<Entry>,
     seen: Instant,
     /// Answers in a row that left it out.
@@ -60,33 +60,33 @@ impl Answers {
         self.missing = None;
         let counts = self
             .counted
-            .is_none_or(|at| now.saturating_duration_since(at) >= COUNTED_EVERY);
+            .is_none_or(|at| now.saturating_duration_since(at) >= MISS_INTERVAL);
         if counts {
             self.counted = Some(now);
         }
-        self.known.retain_mut(|known| {
-            if addresses.contains(&known.entry.address) {
-                known.seen = now;
-                known.misses = 0;
+        self.history.retain_mut(|history| {
+            if addresses.contains(&history.entry.address) {
+                history.seen = now;
+                history.misses = 0;
                 return true;
             }
-            known.misses += u32::from(counts);
-            let unseen = now.saturating_duration_since(known.seen);
-            let gone = known.misses >= MISSES || unseen >= HOLD;
-            known.entry.gone.store(gone, Release);
+            history.misses += u32::from(counts);
+            let unseen = now.saturating_duration_since(history.seen);
+            let gone = history.misses >= MAX_MISSES || unseen >= HOLD_TIME;
+            history.entry.gone.store(gone, Release);
             !gone
         });
         self.last.clear();
         for address in addresses {
-            let known = self.known.iter().find(|k| k.entry.address == *address);
-            let entry = match known {
-                Some(known) => known.entry.clone(),
+            let history = self.history.iter().find(|k| k.entry.address == *address);
+            let entry = match history {
+                Some(history) => history.entry.clone(),
                 None => {
                     let entry = Arc::new(Entry {
                         address: *address,
                         gone: AtomicBool::new(false),
                     });
-                    self.known.push(Known {
+                    self.history.push(History {
                         entry: entry.clone(),
                         seen: now,
                         misses: 0,
@@ -104,9 +104,9 @@ impl Answers {
     /// addresses.
     pub(super) fn missing(&mut self, now: Instant) -> bool {
         let since = *self.missing.get_or_insert(now);
-        if now.saturating_duration_since(since) >= HOLD {
-            for known in self.known.drain(..) {
-                known.entry.gone.store(true, Release);
+        if now.saturating_duration_since(since) >= HOLD_TIME {
+            for history in self.history.drain(..) {
+                history.entry.gone.store(true, Release);
             }
             self.last.clear();
         }
@@ -115,11 +115,11 @@ impl Answers {
 }
 
 /// Names whose answers rotate over many addresses come back to each of them within fewer.
-const MISSES: u32 = 8;
+const MAX_MISSES: u32 = 8;
 /// A burst of connections looks the name up many times in a moment: that is one answer.
-const COUNTED_EVERY: Duration = Duration::from_millis(250);
+const MISS_INTERVAL: Duration = Duration::from_millis(250);
 /// So long an address is kept that no answer gives, or a name that answers deny.
-pub(super) const HOLD: Duration = Duration::from_secs(60);
+pub(super) const HOLD_TIME: Duration = Duration::from_secs(60);
 
 #[cfg(test)]
 mod tests {
@@ -163,7 +163,7 @@ mod tests {
         let mut table = Table::new();
         table.found(&[1]);
         let old = table.answers.current()[0].clone();
-        for nth in 1..MISSES {
+        for nth in 1..MAX_MISSES {
             table.wait(500).found(&[2]);
             assert!(!old.is_gone(), "after {nth}");
             assert_eq!(table.dialled(), [2], "new connections follow at once");
@@ -199,7 +199,7 @@ mod tests {
             all.extend(table.answers.current().iter().cloned());
         }
         assert!(all.iter().all(|entry| !entry.is_gone()));
-        assert_eq!(table.answers.known.len(), 8);
+        assert_eq!(table.answers.history.len(), 8);
     }
 
     #[test]

@@ -68,12 +68,12 @@ pub enum ResolveError {
 
 /// Where a connection leads by name.
 #[derive(Clone, Debug)]
-pub(crate) struct Place {
+pub(crate) struct ResolvedAddress {
     entry: Arc<Entry>,
     name: Weak<Name>,
 }
 
-impl Place {
+impl ResolvedAddress {
     /// Returns true once the name no longer leads there: the connection is of no more use.
     pub(crate) fn is_gone(&self) -> bool {
         self.entry.is_gone()
@@ -81,9 +81,9 @@ impl Place {
 
     /// Looks the name up in the background, unless that was done lately: a caller that keeps
     /// connections, and opens none, learns by [`is_gone`](Self::is_gone) what came out.
-    pub(crate) fn look_again(&self) {
+    pub(crate) fn refresh(&self) {
         if let Some(name) = self.name.upgrade() {
-            name.look_again();
+            name.refresh();
         }
     }
 }
@@ -104,10 +104,10 @@ impl Addresses {
     }
 
     /// Returns the one that a connection was made to.
-    pub(super) fn place(&self, peer: SocketAddr) -> Option<Place> {
+    pub(super) fn resolved(&self, peer: SocketAddr) -> Option<ResolvedAddress> {
         let mut entries = self.entries.iter();
         let entry = entries.find(|entry| entry.address.ip() == peer.ip())?;
-        Some(Place {
+        Some(ResolvedAddress {
             entry: entry.clone(),
             name: self.name.clone(),
         })
@@ -149,7 +149,7 @@ impl Names {
         if let Some(name) = names.iter().find(is_it) {
             return name.clone();
         }
-        if names.len() >= MOST_NAMES {
+        if names.len() >= MAX_NAMES {
             names.remove(0);
         }
         let name = Arc::new(Name {
@@ -200,7 +200,7 @@ impl Name {
             if self.has_addresses() {
                 // One that takes long goes on, and the next connection has what it finds.
                 let left = deadline.saturating_duration_since(Instant::now());
-                let until = began + PATIENCE.min(left / 4);
+                let until = began + RESOLVER_WAIT.min(left / 4);
                 drop(timeout_at(until, done.changed()).await);
             } else {
                 drop(done.changed().await);
@@ -226,24 +226,24 @@ impl Name {
         if let Some(running) = running.filter(|it| it.done.has_changed().is_ok()) {
             return running.clone();
         }
-        let (ends, done) = watch::channel(());
+        let (end_of_lookup, done) = watch::channel(());
         let began = Instant::now();
         let look_up = LookUp { began, done };
         state.look_up = Some(look_up.clone());
         let name = self.clone();
         tokio::spawn(async move {
-            let asked = timeout(LONGEST, name.resolver.resolve(&name.host)).await;
+            let resolved = timeout(LOOKUP_TIMEOUT, name.resolver.resolve(&name.host)).await;
             let result =
-                asked.unwrap_or_else(|_| Err(ResolveError::Failed("no answer in 30 s".into())));
-            name.note(began, result);
-            drop(ends);
+                resolved.unwrap_or_else(|_| Err(ResolveError::Failed("no answer in 30 s".into())));
+            name.record(began, result);
+            drop(end_of_lookup);
         });
         look_up
     }
 
-    fn look_again(self: &Arc<Self>) {
+    fn refresh(self: &Arc<Self>) {
         let last = lock(&self.state).look_up.as_ref().map(|last| last.began);
-        if last.is_none_or(|last| last.elapsed() >= AGAIN) {
+        if last.is_none_or(|last| last.elapsed() >= REFRESH_INTERVAL) {
             self.look_up();
         }
     }
@@ -252,7 +252,7 @@ impl Name {
         !lock(&self.state).answers.current().is_empty()
     }
 
-    fn note(&self, began: Instant, result: Result<Vec<SocketAddr>, ResolveError>) {
+    fn record(&self, began: Instant, result: Result<Vec<SocketAddr>, ResolveError>) {
         let now = Instant::now();
         let host = &*self.host;
         let failure = match result {
@@ -265,7 +265,7 @@ impl Name {
                 lock(&self.state).answers.found(&addresses, now);
                 return;
             }
-            Ok(_) | Err(ResolveError::NotFound) => match no_descriptor() {
+            Ok(_) | Err(ResolveError::NotFound) => match missing_descriptor() {
                 // A resolver that cannot read its own files may take the name for unknown.
                 Some(fault) => Failure::Local(fault, "the look-up".into()),
                 None => Failure::NotFound,
@@ -283,7 +283,7 @@ impl Name {
         match failure {
             Failure::NotFound if is_news => tracing::warn!(
                 target: "evenkeel::connect",
-                host, hold = ?answers::HOLD,
+                host, hold = ?answers::HOLD_TIME,
                 "the name has no address any more: the last ones stay in use for a while"
             ),
             Failure::NotFound => {}
@@ -302,14 +302,14 @@ impl Name {
 
 /// The operating system's resolver, on tokio's blocking threads.
 #[derive(Debug)]
-struct System;
+struct SystemResolver;
 
-impl Resolve for System {
+impl Resolve for SystemResolver {
     fn resolve<'a>(&'a self, host: &'a str) -> ResolveFuture<'a> {
         Box::pin(async move {
             match tokio::net::lookup_host((host, 0)).await {
                 Ok(addresses) => Ok(addresses.collect()),
-                Err(error) if denies(&error) => Err(ResolveError::NotFound),
+                Err(error) if is_denial(&error) => Err(ResolveError::NotFound),
                 Err(error) => Err(ResolveError::Failed(error.into())),
             }
         })
@@ -317,19 +317,19 @@ impl Resolve for System {
 }
 
 pub(super) fn system() -> Arc<dyn Resolve> {
-    static SYSTEM: LazyLock<Arc<dyn Resolve>> = LazyLock::new(|| Arc::new(System));
+    static SYSTEM: LazyLock<Arc<dyn Resolve>> = LazyLock::new(|| Arc::new(SystemResolver));
     SYSTEM.clone()
 }
 
 /// Whether an error of getaddrinfo says that the name has no address (EAI_NONAME, EAI_NODATA). std
 /// passes on no more than the text of the C library, which is the same in every locale, as no
 /// locale is set.
-fn denies(error: &io::Error) -> bool {
+fn is_denial(error: &io::Error) -> bool {
     let text = error.to_string();
     DENIALS.iter().any(|denial| text.contains(denial))
 }
 
-fn no_descriptor() -> Option<LocalFault> {
+fn missing_descriptor() -> Option<LocalFault> {
     let socket = UdpSocket::bind("127.0.0.1:0");
     socket.err().as_ref().and_then(LocalFault::of)
 }
@@ -349,13 +349,13 @@ const DENIALS: [&str; 4] = [
 ];
 /// A resolver that is near answers sooner; a connection that waits for a slow one has this left to
 /// be made in.
-const PATIENCE: Duration = Duration::from_millis(100);
+const RESOLVER_WAIT: Duration = Duration::from_millis(100);
 /// The C library gives up sooner, unless it has many servers to ask.
-const LONGEST: Duration = Duration::from_secs(30);
+const LOOKUP_TIMEOUT: Duration = Duration::from_secs(30);
 /// Between look-ups for the sake of connections that are there.
-const AGAIN: Duration = Duration::from_secs(5);
+const REFRESH_INTERVAL: Duration = Duration::from_secs(5);
 /// A backend has one name, and its checks another.
-const MOST_NAMES: usize = 8;
+const MAX_NAMES: usize = 8;
 
 #[cfg(test)]
 mod tests {
@@ -379,11 +379,11 @@ mod tests {
         let deadline = || Instant::now() + Duration::from_secs(2);
         let found = addresses(&backend, "app.test", &resolver, deadline()).await;
         let found = found.unwrap();
-        let place = found.place(([10, 0, 0, 1], 80).into()).unwrap();
+        let resolved = found.resolved(([10, 0, 0, 1], 80).into()).unwrap();
         *lock(&fixed.0) = [10, 0, 0, 2];
         let mut seconds = 0;
-        while !place.is_gone() {
-            place.look_again();
+        while !resolved.is_gone() {
+            resolved.refresh();
             tokio::time::sleep(Duration::from_secs(1)).await;
             seconds += 1;
             assert!(seconds <= 60, "it must be found out");
@@ -402,10 +402,10 @@ mod tests {
             ("Temporary failure in name resolution", false),
             ("Non-recoverable failure in name resolution", false),
             ("Try again", false),
-            ("System error", false),
+            ("SystemResolver error", false),
         ] {
             let error = format!("failed to lookup address information: {text}");
-            assert_eq!(denies(&io::Error::other(error)), denied, "{text}");
+            assert_eq!(is_denial(&io::Error::other(error)), denied, "{text}");
         }
     }
 }

@@ -8,7 +8,7 @@ use tokio::time::{Instant, timeout_at};
 
 use super::expect::{Answer, Expect, UseOfBody};
 use crate::{
-    connect::http1::{AnswerBody, Attached, Conn, Start},
+    connect::http1::{Conn, ConnOwner, ResponseContent, Start},
     error::{Error, ErrorKind},
 };
 
@@ -29,7 +29,7 @@ pub(super) enum Failed {
 #[derive(Debug, Default)]
 pub(in crate::health) struct Fields(HeaderMap);
 
-impl Attached for Fields {
+impl ConnOwner for Fields {
     fn fields(&mut self) -> Option<&mut HeaderMap> {
         Some(&mut self.0)
     }
@@ -60,7 +60,7 @@ pub(super) async fn ask(
     };
     conn.start(start).map_err(|error| broken(&error))?;
     conn.send(&mut question.head);
-    let found = match poll_fn(|cx| conn.poll_answer(cx)).await {
+    let found = match poll_fn(|cx| conn.poll_response_head(cx)).await {
         Ok(found) => found,
         Err(error) => {
             let closed = matches!(
@@ -73,12 +73,12 @@ pub(super) async fn ask(
             });
         }
     };
-    let headers = mem::take(&mut conn.attached.0);
+    let headers = mem::take(&mut conn.owner_data.0);
     let use_of_body = question.expect.use_of_body(found.status, &headers);
     let body = match found.body {
-        AnswerBody::None => Bytes::new(),
-        AnswerBody::Whole(data) => data.slice(..data.len().min(question.limit)),
-        AnswerBody::Streaming => match use_of_body {
+        ResponseContent::None => Bytes::new(),
+        ResponseContent::Whole(data) => data.slice(..data.len().min(question.limit)),
+        ResponseContent::Streaming => match use_of_body {
             UseOfBody::Decides => read(&mut conn, question.limit).await?,
             UseOfBody::Explains => {
                 let reading = read(&mut conn, question.limit);

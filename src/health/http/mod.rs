@@ -20,7 +20,7 @@ use super::{
     reach::{Connection, Reach},
 };
 use crate::{
-    connect::{Connected, Connector, Elsewhere},
+    connect::{Connected, Connector, TargetOverride},
     error::ConfigError,
     pool::{AttachmentKey, Backend, Protocol},
     wire::{framing::anticipates_content, write_field},
@@ -244,7 +244,7 @@ impl HttpCheck {
     /// Asks at another port, address, scheme or certificate name than the backend's own.
     ///
     /// Default: where the backend is.
-    pub fn elsewhere(mut self, elsewhere: Elsewhere) -> Self {
+    pub fn elsewhere(mut self, elsewhere: TargetOverride) -> Self {
         self.reach.elsewhere = elsewhere;
         self
     }

@@ -57,7 +57,7 @@ impl Circuits {
     }
 
     /// Something changed, nobody knows of whom: looks at all, of a large pool once a second.
-    pub(super) fn look_again(&mut self, now: Instant, members: usize) {
+    pub(super) fn refresh(&mut self, now: Instant, members: usize) {
         let next = match self.looked {
             Some(looked) if members > FEW => (looked + LOOK).max(now),
             _ => now,

@@ -39,7 +39,7 @@ impl Driver {
         let membership = snapshot.membership();
         if self.membership.as_ref() == Some(&membership) {
             drop(snapshot);
-            self.circuits.look_again(now, self.members.len());
+            self.circuits.refresh(now, self.members.len());
             return;
         }
         self.membership = Some(membership);

@@ -2,7 +2,7 @@
 
 use std::sync::Mutex;
 
-use evenkeel::{connect::Elsewhere, pool::Protocol};
+use evenkeel::{connect::TargetOverride, pool::Protocol};
 
 use super::*;
 use crate::support::{Act, Scripted};
@@ -271,7 +271,7 @@ async fn a_connection_closed_while_idle_is_no_failure() {
 #[tokio::test]
 async fn a_check_may_ask_elsewhere() {
     let origin = Origin::named("a").await;
-    let elsewhere = Elsewhere::new()
+    let elsewhere = TargetOverride::new()
         .host("127.0.0.1")
         .unwrap()
         .port(origin.address.port())
@@ -325,7 +325,7 @@ async fn a_check_may_name_the_certificate_itself() {
     let backend = || Backend::new("a", &format!("https://{address}")).unwrap();
     let report = check(&asks, backend()).await;
     assert_eq!(report.reason().code, "L6RSP", "its name is not an address");
-    let named = Elsewhere::new().server_name("checks.example").unwrap();
+    let named = TargetOverride::new().server_name("checks.example").unwrap();
     let report = check(&asks.elsewhere(named), backend()).await;
     assert!(report.is_pass(), "{report:?}");
     assert_eq!(*names.lock().unwrap(), [Some("checks.example".to_owned())]);

@@ -9,7 +9,7 @@ use std::{
 use bytes::Bytes;
 use http::{HeaderMap, StatusCode, header};
 
-use super::{Attached, Conn, conn::failed, wait::Phase};
+use super::{Conn, ConnOwner, conn::failed, phases::Phase};
 use crate::{
     error::{Error, ErrorKind},
     local_fault::LocalFault,
@@ -23,21 +23,24 @@ use crate::{
 };
 
 /// A whole response head, and whether its body came along.
-pub(crate) struct Answer {
+pub(crate) struct ResponseHead {
     pub(crate) status: StatusCode,
-    pub(crate) body: AnswerBody,
+    pub(crate) body: ResponseContent,
     pub(crate) connection_auth: bool,
 }
 
-pub(crate) enum AnswerBody {
+pub(crate) enum ResponseContent {
     None,
     Streaming,
     Whole(Bytes),
 }
 
-impl<A: Attached> Conn<A> {
+impl<A: ConnOwner> Conn<A> {
     /// Waits for the response head; its fields take the place of those that are attached.
-    pub(crate) fn poll_answer(&mut self, cx: &mut Context<'_>) -> Poll<Result<Answer, Error>> {
+    pub(crate) fn poll_response_head(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<ResponseHead, Error>> {
         loop {
             if !self.is_sent() {
                 if let Err(error) = self.poll_request(cx) {
@@ -50,11 +53,11 @@ impl<A: Attached> Conn<A> {
                 Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
                 Poll::Pending => {}
             }
-            match self.poll_late(cx) {
+            match self.poll_expired(cx) {
                 Poll::Pending => return Poll::Pending,
                 Poll::Ready(()) if self.phase == Phase::Continue => {
                     // RFC 9110 §10.1.1: a client that waits need not wait for ever.
-                    self.expecting = false;
+                    self.awaits_continue = false;
                     self.enter(Phase::Head);
                 }
                 Poll::Ready(()) => return Poll::Ready(Err(self.timed_out())),
@@ -72,14 +75,14 @@ impl<A: Attached> Conn<A> {
                     Ok(HeadRead::Interim(interim)) => {
                         let (status, fields) = *interim;
                         if status != StatusCode::CONTINUE {
-                            self.attached.interim(status, fields);
-                        } else if mem::take(&mut self.expecting) {
+                            self.owner_data.interim(status, fields);
+                        } else if mem::take(&mut self.awaits_continue) {
                             return Poll::Ready(Ok(None));
                         }
                         continue;
                     }
                     Ok(HeadRead::Stale) => return Poll::Ready(Err(self.stale())),
-                    Ok(HeadRead::Misplaced(why)) => {
+                    Ok(HeadRead::RefusedSwitch(why)) => {
                         return Poll::Ready(Err(failed(ErrorKind::Upgrade, why)));
                     }
                     Err(error) => {
@@ -87,9 +90,9 @@ impl<A: Attached> Conn<A> {
                     }
                 }
             }
-            match ready!(self.poll_fill(cx)) {
+            match ready!(self.poll_read(cx)) {
                 Ok(1..) => {}
-                end => return Poll::Ready(Err(self.cut_off(end.err()))),
+                end => return Poll::Ready(Err(self.closed_early(end.err()))),
             }
         }
     }
@@ -100,42 +103,44 @@ impl<A: Attached> Conn<A> {
         };
         let bytes = self.read.split_to(end).freeze();
         self.searched = 0;
-        FRESH.with_borrow_mut(|fresh| {
-            let read = response::read(&bytes, self.asked.head, fresh);
-            let judged = read.and_then(|head| self.judge(head, fresh));
+        PARSED_FIELDS.with_borrow_mut(|parsed| {
+            let read = response::read(&bytes, self.request.head, parsed);
+            let classified = read.and_then(|head| self.classify(head, parsed));
             // What is left there would keep what was read in memory.
-            fresh.clear();
-            judged
+            parsed.clear();
+            classified
         })
     }
 
     /// Decides what a head is. Only the fields of a final one replace those that were there: the
     /// request's, which another attempt may need.
-    fn judge(&mut self, head: Head, fresh: &mut HeaderMap) -> Result<HeadRead, Malformed> {
+    fn classify(&mut self, head: Head, parsed: &mut HeaderMap) -> Result<HeadRead, Malformed> {
         let switches = head.status == StatusCode::SWITCHING_PROTOCOLS;
         if head.status.is_informational() && !switches {
             self.interim += 1;
             if self.interim > MAX_INTERIM {
                 return Err(Malformed::bad("more than 100 interim responses"));
             }
-            let fields = mem::take(fresh);
+            let fields = mem::take(parsed);
             return Ok(HeadRead::Interim(Box::new((head.status, fields))));
         }
         // RFC 9110 §15.5.9: a client whose request was on its way may repeat it on a new
         // connection.
-        if self.asked.replaceable && head.status == StatusCode::REQUEST_TIMEOUT && !head.keep_alive
+        if self.request.replaceable
+            && head.status == StatusCode::REQUEST_TIMEOUT
+            && !head.keep_alive
         {
             return Ok(HeadRead::Stale);
         }
         if switches {
-            if let Err(why) = self.may_switch(fresh) {
-                return Ok(HeadRead::Misplaced(why));
+            if let Err(why) = self.may_switch(parsed) {
+                return Ok(HeadRead::RefusedSwitch(why));
             }
         }
-        let Some(fields) = self.attached.fields() else {
+        let Some(fields) = self.owner_data.fields() else {
             return Err(Malformed::bad("a response that no request waits for"));
         };
-        mem::swap(fields, fresh);
+        mem::swap(fields, parsed);
         Ok(HeadRead::Final(head))
     }
 
@@ -143,7 +148,7 @@ impl<A: Attached> Conn<A> {
     /// the whole request.
     #[cold]
     fn may_switch(&self, fields: &HeaderMap) -> Result<(), &'static str> {
-        let Some(asked) = &self.asked.upgrade else {
+        let Some(offered) = &self.request.upgrade else {
             return Err("a switch that was not asked for");
         };
         if !self.is_sent() {
@@ -152,7 +157,7 @@ impl<A: Attached> Conn<A> {
         let protocols = fields.get_all(header::UPGRADE).iter();
         let mut protocols = protocols.flat_map(|value| elements(value.as_bytes()));
         let is_offered = |protocol: &[u8]| {
-            elements(asked.as_bytes()).any(|offered| offered.eq_ignore_ascii_case(protocol))
+            elements(offered.as_bytes()).any(|element| element.eq_ignore_ascii_case(protocol))
         };
         match protocols.next() {
             Some(first) if is_offered(first) && protocols.all(is_offered) => Ok(()),
@@ -161,9 +166,9 @@ impl<A: Attached> Conn<A> {
         }
     }
 
-    fn answer(&mut self, head: Head) -> Answer {
-        self.keep &= head.keep_alive;
-        if mem::take(&mut self.expecting) && !head.status.is_success() {
+    fn answer(&mut self, head: Head) -> ResponseHead {
+        self.reusable &= head.keep_alive;
+        if mem::take(&mut self.awaits_continue) && !head.status.is_success() {
             // RFC 9110 §10.1.1: the backend has no use for the body. One that succeeds without
             // having asked for it reads it as it goes.
             self.abandon_request();
@@ -171,14 +176,14 @@ impl<A: Attached> Conn<A> {
         self.decoder = Decoder::new(head.framing, Side::Response);
         self.nominated = head.nominated;
         let body = match head.framing {
-            Framing::None => AnswerBody::None,
+            Framing::None => ResponseContent::None,
             Framing::Length(length) if self.read.len() as u64 == length => {
                 self.decoder = Decoder::done();
-                AnswerBody::Whole(mem::take(&mut self.read).freeze())
+                ResponseContent::Whole(mem::take(&mut self.read).freeze())
             }
-            _ => AnswerBody::Streaming,
+            _ => ResponseContent::Streaming,
         };
-        Answer {
+        ResponseHead {
             status: head.status,
             body,
             connection_auth: head.connection_auth,
@@ -193,17 +198,17 @@ impl<A: Attached> Conn<A> {
 
     /// Says why there is no response and none to come.
     #[cold]
-    fn cut_off(&mut self, error: Option<io::Error>) -> Error {
-        match (error, self.send_failed.take()) {
-            (Some(error), _) => broke(ErrorKind::ResponseClosed, error),
-            (None, Some(error)) => broke(ErrorKind::RequestWrite, error),
+    fn closed_early(&mut self, error: Option<io::Error>) -> Error {
+        match (error, self.write_error.take()) {
+            (Some(error), _) => socket_error(ErrorKind::ResponseClosed, error),
+            (None, Some(error)) => socket_error(ErrorKind::RequestWrite, error),
             (None, None) => failed(ErrorKind::ResponseClosed, EARLY),
         }
     }
 }
 
 /// Names the side that an error of the socket concerns.
-fn broke(kind: ErrorKind, error: io::Error) -> Error {
+fn socket_error(kind: ErrorKind, error: io::Error) -> Error {
     match LocalFault::of(&error) {
         Some(fault) => fault.error(&error).after_sending(),
         None => failed(kind, error),
@@ -215,7 +220,7 @@ enum HeadRead {
     Final(Head),
     Interim(Box<(StatusCode, HeaderMap)>),
     /// A switch that may not be made.
-    Misplaced(&'static str),
+    RefusedSwitch(&'static str),
     /// It is not whole.
     More,
     /// No response: the backend gave up the idle connection before the request came.
@@ -224,7 +229,7 @@ enum HeadRead {
 
 thread_local! {
     /// The fields of the head that is read; empty in between.
-    static FRESH: RefCell<HeaderMap> = RefCell::new(HeaderMap::new());
+    static PARSED_FIELDS: RefCell<HeaderMap> = RefCell::new(HeaderMap::new());
 }
 
 const STALE: &str = "408 (Request Timeout) on an idle connection";

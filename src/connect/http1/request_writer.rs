@@ -7,8 +7,8 @@ use std::{
 
 use super::{
     Conn,
-    out::Out,
-    wait::{Phase, Waiting},
+    phases::{Phase, WaitingFor},
+    write_queue::WriteQueue,
 };
 use crate::error::Error;
 
@@ -16,10 +16,10 @@ impl<A> Conn<A> {
     /// Goes on writing the request.
     #[inline(never)]
     pub(super) fn poll_request(&mut self, cx: &mut Context<'_>) -> Result<(), Error> {
-        match self.poll_send(cx) {
+        match self.poll_write_request(cx) {
             Poll::Ready(Ok(())) => {}
-            Poll::Ready(Err(SendError::Backend(error))) => self.send_failed = Some(error),
-            Poll::Ready(Err(SendError::Client(error))) => return Err(error),
+            Poll::Ready(Err(WriteError::Backend(error))) => self.write_error = Some(error),
+            Poll::Ready(Err(WriteError::Client(error))) => return Err(error),
             Poll::Pending => return Ok(()),
         }
         if self.phase != Phase::Head {
@@ -28,7 +28,10 @@ impl<A> Conn<A> {
         Ok(())
     }
 
-    pub(super) fn poll_send(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), SendError>> {
+    pub(super) fn poll_write_request(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<(), WriteError>> {
         loop {
             let left = self.out.left();
             let wrote = self.out.poll_write(&mut self.stream, cx);
@@ -39,11 +42,11 @@ impl<A> Conn<A> {
             match wrote {
                 Poll::Ready(Ok(())) => {}
                 Poll::Ready(Err(error)) => {
-                    self.keep = false;
-                    return Poll::Ready(Err(SendError::Backend(error)));
+                    self.reusable = false;
+                    return Poll::Ready(Err(WriteError::Backend(error)));
                 }
                 Poll::Pending => {
-                    self.wait(Waiting::Backend);
+                    self.wait(WaitingFor::Backend);
                     return Poll::Pending;
                 }
             }
@@ -57,17 +60,17 @@ impl<A> Conn<A> {
     }
 
     /// Takes the next frame of the body into `out`; false if there is none to come.
-    fn poll_body(&mut self, cx: &mut Context<'_>) -> Poll<Result<bool, SendError>> {
-        let Some(sending) = &mut self.sending else {
+    fn poll_body(&mut self, cx: &mut Context<'_>) -> Poll<Result<bool, WriteError>> {
+        let Some(body_writer) = &mut self.body_writer else {
             return Poll::Ready(Ok(false));
         };
-        if self.expecting {
+        if self.awaits_continue {
             if self.phase != Phase::Continue {
                 self.enter(Phase::Continue);
             }
             return Poll::Pending;
         }
-        match sending.poll_fill(&mut self.out, cx) {
+        match body_writer.poll_read(&mut self.out, cx) {
             Poll::Ready(Ok(ended)) => {
                 self.phase = Phase::Idle;
                 if ended {
@@ -76,32 +79,32 @@ impl<A> Conn<A> {
                 Poll::Ready(Ok(true))
             }
             Poll::Ready(Err(error)) => {
-                self.keep = false;
+                self.reusable = false;
                 Poll::Ready(Err(error))
             }
             Poll::Pending => {
-                self.wait(Waiting::Client);
+                self.wait(WaitingFor::Client);
                 Poll::Pending
             }
         }
     }
 
     fn end_body(&mut self) {
-        if let Some(sending) = self.sending.take() {
-            sending.recycle();
+        if let Some(body_writer) = self.body_writer.take() {
+            body_writer.recycle();
         }
     }
 
     #[cold]
     pub(super) fn abandon_request(&mut self) {
-        self.keep = false;
+        self.reusable = false;
         self.end_body();
-        self.out = Out::default();
+        self.out = WriteQueue::default();
     }
 }
 
 /// Why sending stopped.
-pub(super) enum SendError {
+pub(super) enum WriteError {
     Backend(io::Error),
     Client(Error),
 }

@@ -19,14 +19,14 @@ use http_body::Frame;
 use super::fields;
 use crate::{
     error::{BoxError, Error, ErrorKind},
-    proxy::body::Outgoing,
+    proxy::body::ErasedBody,
 };
 
 /// A request body, and the stream that it goes to. Dropped before the end, it leaves the stream
 /// open; the stream is reset once the response is dropped, too.
 pub(super) struct Upload {
     stream: SendStream<Bytes>,
-    body: Outgoing,
+    body: ErasedBody,
     /// Data that the stream has no room for yet.
     held: Bytes,
     /// Nothing comes after `held`.
@@ -47,14 +47,14 @@ pub(super) struct Upload {
 }
 
 /// Why an upload stopped.
-pub(super) enum Stopped {
+pub(super) enum UploadStopped {
     /// The stream has ended; the response says how.
     Backend,
     Client(Error),
 }
 
 impl Upload {
-    pub(super) fn new(stream: SendStream<Bytes>, body: Outgoing, length: Option<u64>) -> Self {
+    pub(super) fn new(stream: SendStream<Bytes>, body: ErasedBody, length: Option<u64>) -> Self {
         Self {
             stream,
             body,
@@ -86,12 +86,12 @@ impl Upload {
     }
 
     /// Gives the body back if nothing was taken from it.
-    pub(super) fn into_untouched(self) -> Option<Outgoing> {
+    pub(super) fn into_untouched(self) -> Option<ErasedBody> {
         self.untouched.then_some(self.body)
     }
 
     /// Passes on what the client sends, no faster than the backend's window opens.
-    pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Stopped>> {
+    pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), UploadStopped>> {
         loop {
             if !self.held.is_empty() {
                 ready!(self.poll_held(cx))?;
@@ -120,7 +120,7 @@ impl Upload {
     }
 
     /// Takes a frame from the client; true at the end.
-    fn take(&mut self, frame: Frame<Bytes>) -> Result<bool, Stopped> {
+    fn take(&mut self, frame: Frame<Bytes>) -> Result<bool, UploadStopped> {
         let data = match frame.into_data() {
             Ok(data) => data,
             Err(frame) => {
@@ -133,7 +133,9 @@ impl Upload {
                 // What was reserved and not used goes back to the other streams.
                 self.stream.reserve_capacity(0);
                 let sent = self.stream.send_trailers(trailers);
-                return sent.map(|()| true).map_err(|_closed| Stopped::Backend);
+                return sent
+                    .map(|()| true)
+                    .map_err(|_closed| UploadStopped::Backend);
             }
         };
         if let Some(left) = self.left {
@@ -157,7 +159,7 @@ impl Upload {
     }
 
     /// Gives the stream what it has room for.
-    fn poll_held(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Stopped>> {
+    fn poll_held(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), UploadStopped>> {
         if !std::mem::replace(&mut self.begun, true) && self.held.len() <= FIRST {
             // A new stream has no room before the driver has sent its head: with the data at hand,
             // the driver sends both in one write.
@@ -172,7 +174,7 @@ impl Upload {
             while room == 0 {
                 match ready!(self.stream.poll_capacity(cx)) {
                     Some(Ok(more)) => room = more,
-                    Some(Err(_)) | None => return Poll::Ready(Err(Stopped::Backend)),
+                    Some(Err(_)) | None => return Poll::Ready(Err(UploadStopped::Backend)),
                 }
             }
             let piece = self.held.split_to(room.min(self.held.len()));
@@ -185,12 +187,12 @@ impl Upload {
         Poll::Ready(Ok(()))
     }
 
-    fn send(&mut self, data: Bytes, last: bool) -> Result<(), Stopped> {
+    fn send(&mut self, data: Bytes, last: bool) -> Result<(), UploadStopped> {
         let sent = self.stream.send_data(data, last);
-        sent.map_err(|_closed| Stopped::Backend)
+        sent.map_err(|_closed| UploadStopped::Backend)
     }
 
-    fn check_end(&mut self) -> Result<(), Stopped> {
+    fn check_end(&mut self) -> Result<(), UploadStopped> {
         match self.left {
             None | Some(0) => Ok(()),
             Some(_) => Err(self.fail("the body is shorter than its Content-Length".into())),
@@ -199,13 +201,13 @@ impl Upload {
 
     /// Resets the stream: an end would make the backend take a part for the whole.
     #[cold]
-    fn fail(&mut self, source: BoxError) -> Stopped {
+    fn fail(&mut self, source: BoxError) -> UploadStopped {
         // Before the response can break off by it.
         if let Some(progress) = &self.progress {
             progress.client_failed.store(true, Release);
         }
         self.stream.send_reset(Reason::CANCEL);
-        Stopped::Client(Error::new(ErrorKind::ClientBody).with_source(source))
+        UploadStopped::Client(Error::new(ErrorKind::ClientBody).with_source(source))
     }
 }
 

@@ -6,23 +6,23 @@ use bytes::Bytes;
 use http::HeaderName;
 use http_body::Frame;
 
-use super::{Outgoing, out::Out, send::SendError};
+use super::{ErasedBody, request_writer::WriteError, write_queue::WriteQueue};
 use crate::{
     error::{BoxError, Error, ErrorKind},
     wire::{chunked, trailers},
 };
 
 /// A request body and how its end is announced.
-pub(super) struct Sending {
-    body: Outgoing,
+pub(super) struct RequestBodyWriter {
+    body: ErasedBody,
     /// What is left of the declared length; `None` in chunks.
     left: Option<u64>,
     /// Fields that pass as trailers neither.
     nominated: Vec<HeaderName>,
 }
 
-impl Sending {
-    pub(super) fn new(body: Outgoing, length: Option<u64>, nominated: Vec<HeaderName>) -> Self {
+impl RequestBodyWriter {
+    pub(super) fn new(body: ErasedBody, length: Option<u64>, nominated: Vec<HeaderName>) -> Self {
         Self {
             body,
             left: length,
@@ -35,11 +35,11 @@ impl Sending {
     }
 
     /// Takes the next frame into `out`; true at the end.
-    pub(super) fn poll_fill(
+    pub(super) fn poll_read(
         &mut self,
-        out: &mut Out,
+        out: &mut WriteQueue,
         cx: &mut Context<'_>,
-    ) -> Poll<Result<bool, SendError>> {
+    ) -> Poll<Result<bool, WriteError>> {
         let frame = ready!(self.body.as_mut().poll_frame(cx));
         out.busy = true;
         Poll::Ready(match frame {
@@ -49,7 +49,7 @@ impl Sending {
         })
     }
 
-    fn frame(&mut self, frame: Frame<Bytes>, out: &mut Out) -> Result<bool, SendError> {
+    fn frame(&mut self, frame: Frame<Bytes>, out: &mut WriteQueue) -> Result<bool, WriteError> {
         match frame.into_data() {
             Ok(data) => {
                 self.data(data, out)?;
@@ -72,7 +72,7 @@ impl Sending {
         Ok(true)
     }
 
-    fn data(&mut self, data: Bytes, out: &mut Out) -> Result<(), SendError> {
+    fn data(&mut self, data: Bytes, out: &mut WriteQueue) -> Result<(), WriteError> {
         match &mut self.left {
             Some(left) => match left.checked_sub(data.len() as u64) {
                 Some(rest) => *left = rest,
@@ -91,7 +91,7 @@ impl Sending {
         Ok(())
     }
 
-    fn end(&self, out: &mut Out) -> Result<(), SendError> {
+    fn end(&self, out: &mut WriteQueue) -> Result<(), WriteError> {
         match self.left {
             None if out.tail.is_empty() => out.tail = chunked::LAST_CHUNK,
             None => out.tail = b"\r\n0\r\n\r\n",
@@ -104,6 +104,6 @@ impl Sending {
     }
 }
 
-fn client(source: BoxError) -> SendError {
-    SendError::Client(Error::new(ErrorKind::ClientBody).with_source(source))
+fn client(source: BoxError) -> WriteError {
+    WriteError::Client(Error::new(ErrorKind::ClientBody).with_source(source))
 }

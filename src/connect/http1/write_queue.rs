@@ -13,7 +13,7 @@ use crate::connect::Stream;
 
 /// What is to be written next: what was made here, a frame of the body as it came, and a line end.
 #[derive(Default)]
-pub(super) struct Out {
+pub(super) struct WriteQueue {
     pub(super) head: Vec<u8>,
     written: usize,
     pub(super) data: Bytes,
@@ -22,7 +22,7 @@ pub(super) struct Out {
     pub(super) busy: bool,
 }
 
-impl Out {
+impl WriteQueue {
     /// Returns how many bytes are still to be written.
     pub(super) fn left(&self) -> usize {
         self.head.len() - self.written + self.data.len() + self.tail.len()

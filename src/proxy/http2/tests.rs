@@ -158,10 +158,10 @@ impl AsyncWrite for Counting {
 #[tokio::test]
 async fn a_small_body_goes_out_with_its_head_in_one_write() {
     for size in [100, 1024, 16 * 1024] {
-        let (ours, theirs) = duplex(1 << 20);
+        let (data, theirs) = duplex(1 << 20);
         let writes = Arc::<AtomicUsize>::default();
         let counting = Counting {
-            inner: ours,
+            inner: data,
             writes: writes.clone(),
         };
         let (sender, driver) = handshake(counting).await.unwrap();

@@ -13,10 +13,10 @@ use http_body::{Body as HttpBody, Frame, SizeHint};
 use crate::error::BoxError;
 
 /// A request body on its way out, without its type.
-pub(crate) type Outgoing = Pin<Box<dyn Erased>>;
+pub(crate) type ErasedBody = Pin<Box<dyn RecyclableBody>>;
 
 /// What is needed of a request body.
-pub(crate) trait Erased: HttpBody<Data = Bytes, Error = BoxError> + Send {
+pub(crate) trait RecyclableBody: HttpBody<Data = Bytes, Error = BoxError> + Send {
     /// Drops the body and keeps its place for the next one of its type on this thread.
     fn recycle(self: Pin<Box<Self>>);
 }
@@ -24,7 +24,7 @@ pub(crate) trait Erased: HttpBody<Data = Bytes, Error = BoxError> + Send {
 /// Erases the type of a request body; `None` if the body is at its end already.
 ///
 /// The place that the body lies in is used again: nearly all bodies of a thread have one type.
-pub(crate) fn erase<B>(body: B) -> Option<Outgoing>
+pub(crate) fn erase<B>(body: B) -> Option<ErasedBody>
 where
     B: HttpBody<Data = Bytes> + Send + 'static,
     B::Error: Into<BoxError>,
@@ -33,28 +33,28 @@ where
         return None;
     }
     // An error says that the thread is about to end.
-    let kept = SPARE.try_with(|spare| {
-        let mut spare = spare.try_borrow_mut().ok()?;
-        let place: &mut Spare<B> = spare.as_mut()?.downcast_mut()?;
-        place.take()
+    let kept = RECYCLED.try_with(|recycled| {
+        let mut recycled = recycled.try_borrow_mut().ok()?;
+        let cell: &mut RecycledCell<B> = recycled.as_mut()?.downcast_mut()?;
+        cell.take()
     });
     Some(match kept.ok().flatten() {
-        Some(mut place) => {
-            place.as_mut().project().body.set(Some(body));
-            place
+        Some(mut cell) => {
+            cell.as_mut().project().body.set(Some(body));
+            cell
         }
-        None => Box::pin(Place { body: Some(body) }),
+        None => Box::pin(BodyCell { body: Some(body) }),
     })
 }
 
 pin_project_lite::pin_project! {
-    struct Place<B> {
+    struct BodyCell<B> {
         #[pin]
         body: Option<B>,
     }
 }
 
-impl<B> Erased for Place<B>
+impl<B> RecyclableBody for BodyCell<B>
 where
     B: HttpBody<Data = Bytes> + Send + 'static,
     B::Error: Into<BoxError>,
@@ -62,22 +62,22 @@ where
     fn recycle(mut self: Pin<Box<Self>>) {
         // What the body drops may be anything, so it goes before the place is looked at.
         self.as_mut().project().body.set(None);
-        let _ = SPARE.try_with(|spare| {
-            let Ok(mut spare) = spare.try_borrow_mut() else {
+        let _ = RECYCLED.try_with(|recycled| {
+            let Ok(mut recycled) = recycled.try_borrow_mut() else {
                 return;
             };
-            let kept = spare
+            let kept = recycled
                 .as_mut()
-                .and_then(|kept| kept.downcast_mut::<Spare<B>>());
+                .and_then(|kept| kept.downcast_mut::<RecycledCell<B>>());
             match kept {
-                Some(place) => *place = Some(self),
-                None => *spare = Some(Box::new(Some(self))),
+                Some(cell) => *cell = Some(self),
+                None => *recycled = Some(Box::new(Some(self))),
             }
         });
     }
 }
 
-impl<B> HttpBody for Place<B>
+impl<B> HttpBody for BodyCell<B>
 where
     B: HttpBody<Data = Bytes>,
     B::Error: Into<BoxError>,
@@ -109,11 +109,11 @@ where
 }
 
 /// The place of a body that has ended.
-type Spare<B> = Option<Pin<Box<Place<B>>>>;
+type RecycledCell<B> = Option<Pin<Box<BodyCell<B>>>>;
 
 thread_local! {
-    /// The place of the last body of the thread that ended, a [`Spare`] of its type.
-    static SPARE: RefCell<Option<Box<dyn Any>>> = const { RefCell::new(None) };
+    /// The place of the last body of the thread that ended, a [`RecycledCell`] of its type.
+    static RECYCLED: RefCell<Option<Box<dyn Any>>> = const { RefCell::new(None) };
 }
 
 #[cfg(test)]
@@ -123,7 +123,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_place_of_a_body_is_used_again() {
+    fn a_body_cell_is_recycled() {
         let one = || erase(Full::new(Bytes::from_static(b"a"))).unwrap();
         one().recycle();
         let cost = allocation_counter::measure(|| one().recycle());
@@ -135,7 +135,7 @@ mod tests {
         });
         assert_eq!(
             two.count_total, 1,
-            "one of two at once has a place of its own"
+            "one of two at once has a cell of its own"
         );
         erase("text".to_owned()).unwrap().recycle();
         one().recycle();

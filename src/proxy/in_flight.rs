@@ -4,76 +4,81 @@ use std::{cell::RefCell, sync::Arc};
 
 use http::{Method, Response, request::Parts};
 
-use super::{Dialing, State};
+use super::service::{Dialing, State};
 #[cfg(feature = "http2")]
-use crate::proxy::h2::{self, Prepared};
+use crate::proxy::http2::{self, Prepared};
 use crate::{
     context::{Exchange, LocalReply, Selected},
     error::{Error, ErrorKind},
     pool::Backend,
     proxy::{
         Body, Proxy,
-        body::Outgoing,
+        body::ErasedBody,
         config::Settings,
-        h1::{Conn, Start},
-        headers::{Facts, Length},
-        idle::{Home, Wanted},
-        own,
+        connection_pool::{ConnectionPool, Requirements},
+        headers::{Length, ScannedHead},
+        http1::{Conn, Start},
+        local_answer,
     },
 };
 
 /// A request body that no connection has taken yet.
-pub(in crate::proxy) struct Pending {
-    pub(in crate::proxy) body: Option<Outgoing>,
-    pub(in crate::proxy) exact: Option<u64>,
+pub(super) struct PendingBody {
+    pub(super) body: Option<ErasedBody>,
+    pub(super) exact: Option<u64>,
 }
 
 /// A request that waits for its answer.
-pub(in crate::proxy) struct Carried {
+pub(super) struct InFlight {
     /// Given back when there is no response, so that another attempt needs no copy.
-    pub(in crate::proxy) parts: Parts,
+    pub(super) parts: Parts,
     /// The attempt's number in the record, where no note says where it goes.
     pub(super) number: Option<usize>,
     /// There is a request body: once it was touched, there is no second try here.
     pub(super) has_body: bool,
     /// A try went out already on a connection that turned out to be closed.
-    pub(super) again: bool,
+    pub(super) redialled: bool,
 }
 
 /// What a request needs next.
-enum Way {
+enum NextStep {
     /// The proxy itself is the last recipient.
     Answer(Box<Response<Body>>),
-    Dial(Arc<Home>, Backend, Pending),
+    Dial(Arc<ConnectionPool>, Backend, PendingBody),
     Exchange(Box<Conn>),
     #[cfg(feature = "http2")]
-    Http2(Arc<Home>, Backend, Box<Prepared>, Option<Outgoing>),
+    Http2(
+        Arc<ConnectionPool>,
+        Backend,
+        Box<Prepared>,
+        Option<ErasedBody>,
+    ),
 }
 
-impl Carried {
+impl InFlight {
     pub(super) fn begin(
         self,
         proxy: &mut Proxy,
         backend: Option<&Backend>,
-        pending: Pending,
+        pending: PendingBody,
     ) -> State {
-        match self.way(proxy, backend, pending) {
-            Ok(Way::Exchange(conn)) => self.exchange(&proxy.settings, conn),
+        match self.next_step(proxy, backend, pending) {
+            Ok(NextStep::Exchange(conn)) => self.exchange(&proxy.settings, conn),
             other => self.begin_otherwise(&proxy.settings, other),
         }
     }
 
     #[cold]
-    fn begin_otherwise(self, settings: &Arc<Settings>, way: Result<Way, Error>) -> State {
-        match way {
-            Ok(Way::Answer(response)) => State::Answered(response),
-            Ok(Way::Exchange(conn)) => self.exchange(settings, conn),
-            Ok(Way::Dial(home, backend, pending)) => {
-                self.dial(settings.clone(), home, backend, pending)
+    fn begin_otherwise(self, settings: &Arc<Settings>, step: Result<NextStep, Error>) -> State {
+        match step {
+            Ok(NextStep::Answer(response)) => State::Answered(response),
+            Ok(NextStep::Exchange(conn)) => self.exchange(settings, conn),
+            Ok(NextStep::Dial(connections, backend, pending)) => {
+                self.dial(settings.clone(), connections, backend, pending)
             }
             #[cfg(feature = "http2")]
-            Ok(Way::Http2(home, backend, prepared, body)) => {
-                self.exchange_http2(settings.clone(), home, backend, prepared, body)
+            Ok(NextStep::Http2(connections, backend, prepared, body)) => {
+                self.exchange_http2(settings.clone(), connections, backend, prepared, body)
             }
             Err(error) => State::Failed(self.fail(error)),
         }
@@ -81,44 +86,58 @@ impl Carried {
 
     /// Does all that needs no wait: checkout, head, first write. Without a backend, a note says
     /// which.
-    fn way(
+    fn next_step(
         &self,
         proxy: &mut Proxy,
         backend: Option<&Backend>,
-        pending: Pending,
-    ) -> Result<Way, Error> {
+        pending: PendingBody,
+    ) -> Result<NextStep, Error> {
         let settings = &*proxy.settings;
-        own::check_method(&self.parts.method, settings)?;
-        let Some(backend) = backend.or_else(|| self.noted()) else {
+        local_answer::check_method(&self.parts.method, settings)?;
+        let Some(backend) = backend.or_else(|| self.selected()) else {
             return Err(ErrorKind::NotRouted.into());
         };
         // What cannot be forwarded costs no connection.
-        let facts = Facts::read(&self.parts, settings)?;
-        let length = facts.length(pending.body.is_some(), pending.exact)?;
-        if facts.ends_at_this_hop() {
-            let mut response = own::answer(&self.parts, settings);
+        let scanned = ScannedHead::read(&self.parts, settings)?;
+        let length = scanned.length(pending.body.is_some(), pending.exact)?;
+        if scanned.ends_at_this_hop() {
+            let mut response = local_answer::answer(&self.parts, settings);
             response.extensions_mut().insert(LocalReply);
-            return Ok(Way::Answer(Box::new(response)));
+            return Ok(NextStep::Answer(Box::new(response)));
         }
-        let home = proxy
+        let connections = proxy
             .recent
-            .get(backend, &settings.key, || new_home(settings));
+            .get(backend, &settings.key, || new_connections(settings));
         #[cfg(feature = "http2")]
-        if backend.configured_protocol() == crate::pool::Protocol::Http2 || home.http2.is_known() {
-            let prepared = Prepared::new(settings, backend, &facts, length)?;
-            return Ok(Way::Http2(home, backend.clone(), prepared, pending.body));
+        if backend.configured_protocol() == crate::pool::Protocol::Http2
+            || connections.http2.is_known()
+        {
+            let prepared = Prepared::new(settings, backend, &scanned, length)?;
+            return Ok(NextStep::Http2(
+                connections,
+                backend.clone(),
+                prepared,
+                pending.body,
+            ));
         }
-        let wanted = Wanted {
+        let required = Requirements {
             backend,
-            client: facts.conn,
-            once: !self.is_replaceable(),
+            client: scanned.conn,
+            single_use: !self.is_replaceable(),
         };
-        match home.take(&wanted) {
+        match connections.take(&required) {
             Some(mut conn) => {
-                let started =
-                    self.start(settings, &mut conn, &facts, length, backend, pending, home);
+                let started = self.start(
+                    settings,
+                    &mut conn,
+                    &scanned,
+                    length,
+                    backend,
+                    pending,
+                    connections,
+                );
                 match started {
-                    Ok(()) => Ok(Way::Exchange(conn)),
+                    Ok(()) => Ok(NextStep::Exchange(conn)),
                     Err(error) => {
                         // Nothing was written.
                         conn.finish();
@@ -126,18 +145,18 @@ impl Carried {
                     }
                 }
             }
-            None => Ok(Way::Dial(home, backend.clone(), pending)),
+            None => Ok(NextStep::Dial(connections, backend.clone(), pending)),
         }
     }
 
-    fn noted(&self) -> Option<&Backend> {
+    fn selected(&self) -> Option<&Backend> {
         let selected = self.parts.extensions.get::<Selected>();
         selected.map(|Selected(backend)| backend)
     }
 
     fn backend(&self) -> Option<Backend> {
         let Some(number) = self.number else {
-            return self.noted().cloned();
+            return self.selected().cloned();
         };
         let exchange = self.parts.extensions.get::<Exchange>()?;
         exchange.attempts(|all| all.get(number).map(|attempt| attempt.backend.clone()))
@@ -145,30 +164,30 @@ impl Carried {
 
     /// Whether a second try here does no harm (RFC 9112 §9.3.1).
     fn is_replaceable(&self) -> bool {
-        self.parts.method.is_idempotent() && !self.has_body && !self.again
+        self.parts.method.is_idempotent() && !self.has_body && !self.redialled
     }
 
     pub(super) fn exchange(self, settings: &Arc<Settings>, mut conn: Box<Conn>) -> State {
-        conn.attached.settings = Some(settings.clone());
-        conn.attached.carried = Some(self);
+        conn.owner_data.settings = Some(settings.clone());
+        conn.owner_data.in_flight = Some(self);
         State::Exchanging(conn)
     }
 
     fn dial(
         self,
         settings: Arc<Settings>,
-        home: Arc<Home>,
+        connections: Arc<ConnectionPool>,
         backend: Backend,
-        pending: Pending,
+        pending: PendingBody,
     ) -> State {
         let connector = settings.connector.clone();
         let target = backend.clone();
         State::Dialing(Box::pin(Dialing {
             connect: Box::pin(async move { connector.connect(&target).await }),
             backend,
-            epoch: home.epoch(),
+            epoch: connections.epoch(),
             settings,
-            rest: Some((self, home, pending)),
+            rest: Some((self, connections, pending)),
         }))
     }
 
@@ -176,13 +195,14 @@ impl Carried {
     pub(super) fn exchange_http2(
         self,
         settings: Arc<Settings>,
-        home: Arc<Home>,
+        connections: Arc<ConnectionPool>,
         backend: Backend,
         prepared: Box<Prepared>,
-        body: Option<Outgoing>,
+        body: Option<ErasedBody>,
     ) -> State {
         State::Http2(Box::pin(async move {
-            let exchanged = h2::exchange(settings, home, backend, self.parts, prepared, body);
+            let exchanged =
+                http2::exchange(settings, connections, backend, self.parts, prepared, body);
             let (parts, result) = exchanged.await;
             (Self { parts, ..self }, result)
         }))
@@ -194,44 +214,44 @@ impl Carried {
         &self,
         settings: &Settings,
         conn: &mut Conn,
-        facts: &Facts<'_>,
+        scanned: &ScannedHead<'_>,
         length: Length,
         backend: &Backend,
-        pending: Pending,
-        home: Arc<Home>,
+        pending: PendingBody,
+        connections: Arc<ConnectionPool>,
     ) -> Result<(), Error> {
-        conn.attached.home = Some(home);
+        conn.owner_data.connections = Some(connections);
         let start = Start {
             body: pending.body,
             length: match length {
                 Length::Exact(length) => Some(length),
                 Length::Chunked | Length::None => None,
             },
-            expecting: facts.expects_continue,
-            is_head: facts.parts.method == Method::HEAD,
-            upgrade: facts.upgrade.cloned(),
+            awaits_continue: scanned.expects_continue,
+            is_head: scanned.parts.method == Method::HEAD,
+            upgrade: scanned.upgrade.cloned(),
             replaceable: self.is_replaceable(),
-            nominated: facts.nominated().to_vec(),
+            nominated: scanned.nominated().to_vec(),
         };
         // A body may do anything when it is polled, forward a request of its own included.
         conn.start(start)?;
         SCRATCH.with_borrow_mut(|head| {
             head.clear();
-            facts.write_h1(backend, settings, length, head);
+            scanned.write_h1(backend, settings, length, head);
             conn.send(head);
             if head.capacity() > KEEP_SCRATCH {
                 *head = Vec::new();
             }
         });
-        if facts.connection_auth {
-            conn.bind(facts.conn.cloned());
+        if scanned.connection_auth {
+            conn.bind(scanned.conn.cloned());
         }
         Ok(())
     }
 
     #[cold]
     pub(super) fn fail(self, error: Error) -> Error {
-        let error = match self.again {
+        let error = match self.redialled {
             true => error.after_sending(),
             false => error,
         };
@@ -258,22 +278,22 @@ impl Carried {
         let Some(backend) = self.backend() else {
             return State::Failed(self.fail(ErrorKind::NotRouted.into()));
         };
-        self.again = true;
-        let home = home(settings, &backend);
-        let pending = Pending {
+        self.redialled = true;
+        let connections = connections(settings, &backend);
+        let pending = PendingBody {
             body: None,
             exact: Some(0),
         };
-        self.dial(settings.clone(), home, backend, pending)
+        self.dial(settings.clone(), connections, backend, pending)
     }
 }
 
-fn home(settings: &Settings, backend: &Backend) -> Arc<Home> {
-    backend.attachment(&settings.key, || new_home(settings))
+fn connections(settings: &Settings, backend: &Backend) -> Arc<ConnectionPool> {
+    backend.attachment(&settings.key, || new_connections(settings))
 }
 
-fn new_home(settings: &Settings) -> Home {
-    Home::new(settings.timeouts.idle, settings.max_idle, settings.max_age)
+fn new_connections(settings: &Settings) -> ConnectionPool {
+    ConnectionPool::new(settings.timeouts.idle, settings.max_idle, settings.max_age)
 }
 
 thread_local! {

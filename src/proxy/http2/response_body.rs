@@ -26,7 +26,7 @@ pub(in crate::proxy) struct StreamBody {
     pub(super) data_ended: bool,
     /// The rest of the request, where the response came before its end.
     pub(super) upload: Option<Background>,
-    pub(super) watch: Deadline,
+    pub(super) deadline: Deadline,
     /// A wait began, when the upload had moved on so often.
     pub(super) waiting: Option<u64>,
     pub(super) idle_timeout: Duration,
@@ -77,9 +77,9 @@ impl StreamBody {
             let moves = progress.map_or(0, |progress| progress.moves());
             if self.waiting.is_none() {
                 self.waiting = Some(moves);
-                self.watch.arm(self.idle_timeout);
+                self.deadline.arm(self.idle_timeout);
             }
-            ready!(self.watch.poll_expired(cx));
+            ready!(self.deadline.poll_expired(cx));
             if self.waiting == Some(moves) {
                 let kind = match progress {
                     _ if self.client_failed() => ErrorKind::ClientBody,

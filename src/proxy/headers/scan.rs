@@ -2,7 +2,7 @@
 
 use http::{HeaderValue, Method, Version};
 
-use super::{Facts, class::Class, malformed};
+use super::{ScannedHead, class::Class, malformed};
 use crate::{
     error::Error,
     wire::{
@@ -12,12 +12,16 @@ use crate::{
     },
 };
 
-impl<'a> Facts<'a> {
+impl<'a> ScannedHead<'a> {
     /// Takes note of a field that this hop acts on; true if it ends here.
-    pub(super) fn look(&mut self, class: Class, value: &'a HeaderValue) -> Result<bool, Error> {
+    pub(super) fn scan_field(
+        &mut self,
+        class: Class,
+        value: &'a HeaderValue,
+    ) -> Result<bool, Error> {
         let bytes = value.as_bytes();
         match class {
-            Class::Message(field) => return self.look_at_message(field, value),
+            Class::Message(field) => return self.scan_message_field(field, value),
             Class::Cookie => {
                 self.cookies += 1;
                 return Ok(false);
@@ -40,7 +44,7 @@ impl<'a> Facts<'a> {
         Ok(true)
     }
 
-    fn look_at_message(&mut self, field: Field, value: &'a HeaderValue) -> Result<bool, Error> {
+    fn scan_message_field(&mut self, field: Field, value: &'a HeaderValue) -> Result<bool, Error> {
         let bytes = value.as_bytes();
         match field {
             Field::ContentLength => self.declared.request_length(bytes).map_err(malformed)?,

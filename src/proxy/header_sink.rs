@@ -5,7 +5,7 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 use crate::wire::write_field;
 
 /// Takes fields: bytes for HTTP/1.1, a map for HTTP/2.
-pub(super) trait Emit {
+pub(super) trait HeaderSink {
     /// RFC 9113 §8.2.3: only HTTP/2 knows more than one Cookie field.
     const ONE_COOKIE: bool;
     fn field(&mut self, name: &HeaderName, value: &HeaderValue);
@@ -13,7 +13,7 @@ pub(super) trait Emit {
     fn made(&mut self, name: HeaderName, write: impl FnOnce(&mut Vec<u8>));
 }
 
-impl Emit for Vec<u8> {
+impl HeaderSink for Vec<u8> {
     const ONE_COOKIE: bool = true;
 
     fn field(&mut self, name: &HeaderName, value: &HeaderValue) {
@@ -28,7 +28,7 @@ impl Emit for Vec<u8> {
     }
 }
 
-impl Emit for HeaderMap {
+impl HeaderSink for HeaderMap {
     const ONE_COOKIE: bool = false;
 
     fn field(&mut self, name: &HeaderName, value: &HeaderValue) {

@@ -1,13 +1,13 @@
 //! The head in the bytes of HTTP/1.1.
 
-use super::{Facts, Length};
+use super::{Length, ScannedHead};
 use crate::{
     pool::Backend,
     proxy::config::{HostField, Settings},
     wire::{write_field, write_number},
 };
 
-impl Facts<'_> {
+impl ScannedHead<'_> {
     /// Writes the request line and every field for HTTP/1.1.
     pub(in crate::proxy) fn write_h1(
         &self,

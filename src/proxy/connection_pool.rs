@@ -14,11 +14,11 @@ use std::{
 
 use tokio::time::Instant;
 
-use super::h1::Conn;
+use super::http1::Conn;
 #[cfg(feature = "http2")]
-use super::h2::Shared;
+use super::http2::SharedConnection;
 use crate::{
-    connect::Place,
+    connect::ResolvedAddress,
     context::ConnInfo,
     pool::{Attachment, Backend},
 };
@@ -27,11 +27,11 @@ type Stack = Vec<Box<Conn>>;
 
 /// One backend's idle connections: a stack, so that those in use stay warm and the others expire.
 #[derive(Default)]
-pub(crate) struct Home {
+pub(crate) struct ConnectionPool {
     idle: Mutex<Stack>,
     /// Connections that belong to one client's connection each.
-    owned: Mutex<Stack>,
-    has_owned: AtomicBool,
+    bound: Mutex<Stack>,
+    has_bound: AtomicBool,
     reaping: AtomicBool,
     idle_timeout: Duration,
     max_idle: usize,
@@ -41,12 +41,12 @@ pub(crate) struct Home {
     /// What was dialled in an earlier epoch is of no more use.
     oldest: AtomicU64,
     /// Where the connection that was dialled last leads by name.
-    place: Mutex<Option<Place>>,
+    resolved: Mutex<Option<ResolvedAddress>>,
     #[cfg(feature = "http2")]
-    pub(super) http2: Shared,
+    pub(super) http2: SharedConnection,
 }
 
-impl Home {
+impl ConnectionPool {
     pub(crate) fn new(idle_timeout: Duration, max_idle: usize, max_age: Option<Duration>) -> Self {
         Self {
             idle_timeout,
@@ -62,12 +62,12 @@ impl Home {
     }
 
     /// Notes where a connection leads that was dialled.
-    pub(super) fn leads_to(&self, place: Option<&Place>) {
-        *lock(&self.place) = place.cloned();
+    pub(super) fn set_resolved(&self, resolved: Option<&ResolvedAddress>) {
+        *lock(&self.resolved) = resolved.cloned();
     }
 
     fn is_too_old(&self, conn: &Conn) -> bool {
-        conn.attached.epoch < self.oldest.load(Acquire)
+        conn.owner_data.epoch < self.oldest.load(Acquire)
     }
 
     /// Begins an epoch, and returns its number.
@@ -76,15 +76,15 @@ impl Home {
     }
 
     /// Takes an idle connection that is fit for use, the one used last first.
-    pub(crate) fn take(&self, wanted: &Wanted<'_>) -> Option<Box<Conn>> {
-        if self.has_owned.load(Acquire) {
-            if let Some(conn) = self.take_owned(wanted) {
+    pub(crate) fn take(&self, required: &Requirements<'_>) -> Option<Box<Conn>> {
+        if self.has_bound.load(Acquire) {
+            if let Some(conn) = self.take_bound(required) {
                 return Some(conn);
             }
         }
         loop {
             let mut conn = lock(&self.idle).pop()?;
-            if wanted.suits(&mut conn) {
+            if required.are_met_by(&mut conn) {
                 return Some(conn);
             }
         }
@@ -92,8 +92,8 @@ impl Home {
 
     /// Takes back a connection that has ended its exchange.
     pub(crate) fn put(self: &Arc<Self>, conn: Box<Conn>) {
-        let stack = if conn.attached.owner.is_some() {
-            &self.owned
+        let stack = if conn.owner_data.bound_client.is_some() {
+            &self.bound
         } else {
             &self.idle
         };
@@ -102,8 +102,8 @@ impl Home {
         if stack.len() >= self.max_idle || self.is_too_old(&conn) {
             return;
         }
-        if conn.attached.owner.is_some() {
-            self.has_owned.store(true, Release);
+        if conn.owner_data.bound_client.is_some() {
+            self.has_bound.store(true, Release);
         }
         stack.push(conn);
         drop(stack);
@@ -117,36 +117,36 @@ impl Home {
         }
     }
 
-    fn take_owned(&self, wanted: &Wanted<'_>) -> Option<Box<Conn>> {
-        let client = wanted.client?;
-        let mut owned = lock(&self.owned);
+    fn take_bound(&self, required: &Requirements<'_>) -> Option<Box<Conn>> {
+        let client = required.client?;
+        let mut bound = lock(&self.bound);
         loop {
-            let found = owned.iter().position(|conn| {
-                conn.attached
-                    .owner
+            let found = bound.iter().position(|conn| {
+                conn.owner_data
+                    .bound_client
                     .as_ref()
                     .is_some_and(|o| o.number() == client.number())
             })?;
-            let mut conn = owned.swap_remove(found);
-            if wanted.suits(&mut conn) {
+            let mut conn = bound.swap_remove(found);
+            if required.are_met_by(&mut conn) {
                 return Some(conn);
             }
         }
     }
 
     fn spawn_reaper(self: &Arc<Self>) {
-        let home = Arc::downgrade(self);
+        let connections = Arc::downgrade(self);
         let age = self.max_age.unwrap_or(Duration::MAX);
         let every = (self.idle_timeout / 4)
             .min(age / AGE_STEPS)
             .max(Duration::from_millis(100));
-        tokio::spawn(reap(Reaper { home }, every));
+        tokio::spawn(reap(Reaper { connections }, every));
     }
 
     /// Lets go of what is of no more use; `ages` is what the reaper keeps.
-    fn reap(&self, ages: &mut Ages) {
-        if let Some(place) = &*lock(&self.place) {
-            place.look_again();
+    fn reap(&self, ages: &mut EpochAges) {
+        if let Some(resolved) = &*lock(&self.resolved) {
+            resolved.refresh();
         }
         if let Some(max) = self.max_age {
             if let Some(oldest) = ages.turn(self.next_epoch(), max, Instant::now()) {
@@ -156,62 +156,69 @@ impl Home {
         #[cfg(feature = "http2")]
         self.http2.reap(self.idle_timeout, self.max_age);
         // Those that the backend closed hold a socket each until they are closed here, too.
-        let is_of_use =
+        let is_usable =
             |conn: &mut Box<Conn>| !conn.is_stale() && !conn.is_gone() && !self.is_too_old(conn);
-        lock(&self.idle).retain_mut(is_of_use);
-        let mut owned = lock(&self.owned);
+        lock(&self.idle).retain_mut(is_usable);
+        let mut bound = lock(&self.bound);
         // Ours is the last handle: the client's connection is gone.
-        owned.retain_mut(|conn| {
-            is_of_use(conn) && conn.attached.owner.as_ref().is_some_and(|o| !o.is_last())
+        bound.retain_mut(|conn| {
+            is_usable(conn)
+                && conn
+                    .owner_data
+                    .bound_client
+                    .as_ref()
+                    .is_some_and(|o| !o.is_last())
         });
-        self.has_owned.store(!owned.is_empty(), Release);
+        self.has_bound.store(!bound.is_empty(), Release);
     }
 }
 
-impl Attachment for Home {
+impl Attachment for ConnectionPool {
     fn retire(&self) {
         self.oldest.fetch_max(self.next_epoch(), Release);
         let idle = std::mem::take(&mut *lock(&self.idle));
-        let owned = std::mem::take(&mut *lock(&self.owned));
+        let bound = std::mem::take(&mut *lock(&self.bound));
         #[cfg(feature = "http2")]
         self.http2.retire();
-        drop((idle, owned));
+        drop((idle, bound));
     }
 }
 
 /// What an idle connection must be fit for.
-pub(crate) struct Wanted<'a> {
+pub(crate) struct Requirements<'a> {
     pub(crate) backend: &'a Backend,
     pub(crate) client: Option<&'a ConnInfo>,
     /// The request cannot be sent again if the connection turns out to be closed.
-    pub(crate) once: bool,
+    pub(crate) single_use: bool,
 }
 
-impl Wanted<'_> {
-    fn suits(&self, conn: &mut Conn) -> bool {
-        conn.leads_to(self.backend) && !conn.is_stale() && !(self.once && conn.is_closed_now())
+impl Requirements<'_> {
+    fn are_met_by(&self, conn: &mut Conn) -> bool {
+        conn.leads_to(self.backend)
+            && !conn.is_stale()
+            && !(self.single_use && conn.is_closed_now())
     }
 }
 
 /// Notes that no task reaps any more when the runtime drops this one.
 struct Reaper {
-    home: Weak<Home>,
+    connections: Weak<ConnectionPool>,
 }
 
 impl Drop for Reaper {
     fn drop(&mut self) {
-        if let Some(home) = self.home.upgrade() {
-            home.reaping.store(false, Relaxed);
+        if let Some(connections) = self.connections.upgrade() {
+            connections.reaping.store(false, Relaxed);
         }
     }
 }
 
 async fn reap(reaper: Reaper, every: Duration) {
-    let mut ages = Ages::default();
+    let mut ages = EpochAges::default();
     loop {
         tokio::time::sleep(every).await;
-        match reaper.home.upgrade() {
-            Some(home) => home.reap(&mut ages),
+        match reaper.connections.upgrade() {
+            Some(connections) => connections.reap(&mut ages),
             None => return,
         }
     }
@@ -219,9 +226,9 @@ async fn reap(reaper: Reaper, every: Duration) {
 
 /// When epochs began, where there is a largest age. Pure: the time is a parameter.
 #[derive(Default)]
-struct Ages(VecDeque<(Instant, u64)>);
+struct EpochAges(VecDeque<(Instant, u64)>);
 
-impl Ages {
+impl EpochAges {
     /// Notes that an epoch begins; returns the oldest whose connections are not too old all,
     /// where that is another than before.
     fn turn(&mut self, epoch: u64, max: Duration, now: Instant) -> Option<u64> {
@@ -253,7 +260,7 @@ mod tests {
     #[test]
     fn what_was_dialled_before_the_age_is_too_old() {
         let (start, max) = (Instant::now(), Duration::from_secs(8));
-        let mut ages = Ages::default();
+        let mut ages = EpochAges::default();
         let mut oldest = 0;
         for second in 1..40 {
             let now = start + Duration::from_secs(second);

@@ -11,24 +11,24 @@ use h2::{Reason, RecvStream, client::ResponseFuture};
 use http::{Method, Response, StatusCode};
 
 use super::{
-    body::StreamBody,
     fields,
-    upload::{Background, Stopped, Upload},
+    response_body::StreamBody,
+    upload::{Background, Upload, UploadStopped},
 };
 use crate::{
     connect::http2::{OpenStream, Turn},
     context::Interim,
     error::{Error, ErrorKind},
     proxy::{
-        body::{Body, Outgoing},
-        h1::Timeouts,
+        body::{Body, ErasedBody},
+        http1::Timeouts,
     },
     timer::sweep::Deadline,
     wire::framing::declared_length,
 };
 
 /// A request on its stream.
-pub(super) struct Asking<'a> {
+pub(super) struct StreamRequest<'a> {
     /// Held until the stream is open.
     pub(super) turn: Option<Turn>,
     pub(super) response: ResponseFuture,
@@ -39,12 +39,12 @@ pub(super) struct Asking<'a> {
     /// Where interim responses go.
     pub(super) interim: Option<&'a Interim>,
     pub(super) interims: u8,
-    pub(super) wait: Wait,
+    pub(super) timer: PhaseTimer,
 }
 
 /// What a request waits for, and how long.
-pub(super) struct Wait {
-    watch: Deadline,
+pub(super) struct PhaseTimer {
+    deadline: Deadline,
     timeouts: Timeouts,
     phase: Phase,
     /// How often the upload had moved on when the wait began.
@@ -65,15 +65,15 @@ pub(super) enum Phase {
 }
 
 /// Why there is no response.
-pub(super) enum Failed {
+pub(super) enum StreamFailed {
     Backend(h2::Error),
     Otherwise(Error),
 }
 
-impl Wait {
+impl PhaseTimer {
     pub(super) fn new(timeouts: Timeouts) -> Self {
         Self {
-            watch: Deadline::new(),
+            deadline: Deadline::new(),
             timeouts,
             phase: Phase::Open,
             moves: 0,
@@ -82,7 +82,7 @@ impl Wait {
 
     pub(super) fn begin(&mut self, phase: Phase) {
         self.phase = phase;
-        self.watch.arm(match phase {
+        self.deadline.arm(match phase {
             Phase::Client | Phase::Write => self.timeouts.idle,
             Phase::Continue => CONTINUE,
             Phase::Head | Phase::Open => self.timeouts.response,
@@ -97,7 +97,7 @@ impl Wait {
             if let Poll::Ready(output) = future.as_mut().poll(cx) {
                 return Poll::Ready(Ok(output));
             }
-            let expired = self.watch.poll_expired(cx);
+            let expired = self.deadline.poll_expired(cx);
             expired.map(|()| Err(self.timed_out()))
         })
         .await
@@ -115,15 +115,15 @@ impl Wait {
     }
 }
 
-impl Asking<'_> {
+impl StreamRequest<'_> {
     /// Sends the request and waits for the head of the response.
     pub(super) fn poll(
         &mut self,
         cx: &mut Context<'_>,
-    ) -> Poll<Result<Response<RecvStream>, Failed>> {
+    ) -> Poll<Result<Response<RecvStream>, StreamFailed>> {
         loop {
             if let Err(error) = self.poll_request(cx) {
-                return Poll::Ready(Err(Failed::Otherwise(error)));
+                return Poll::Ready(Err(StreamFailed::Otherwise(error)));
             }
             let was_expecting = self.expecting;
             if let Poll::Ready(answer) = self.poll_head(cx) {
@@ -133,15 +133,15 @@ impl Asking<'_> {
                 continue;
             }
             let (phase, moves) = self.phase();
-            if phase != self.wait.phase || moves != self.wait.moves {
-                self.wait.moves = moves;
-                self.wait.begin(phase);
+            if phase != self.timer.phase || moves != self.timer.moves {
+                self.timer.moves = moves;
+                self.timer.begin(phase);
             }
-            if self.wait.watch.poll_expired(cx).is_pending() {
+            if self.timer.deadline.poll_expired(cx).is_pending() {
                 return Poll::Pending;
             }
             if phase != Phase::Continue {
-                return Poll::Ready(Err(Failed::Otherwise(self.wait.timed_out())));
+                return Poll::Ready(Err(StreamFailed::Otherwise(self.timer.timed_out())));
             }
             // RFC 9110 §10.1.1: a client that waits need not wait for ever.
             self.expecting = false;
@@ -155,7 +155,7 @@ impl Asking<'_> {
             }
             self.turn = None;
             // The response is due from now on.
-            self.wait.begin(Phase::Head);
+            self.timer.begin(Phase::Head);
         }
         if self.expecting {
             return Ok(());
@@ -165,8 +165,8 @@ impl Asking<'_> {
         };
         match upload.poll(cx) {
             Poll::Pending => {}
-            Poll::Ready(Ok(()) | Err(Stopped::Backend)) => self.upload = None,
-            Poll::Ready(Err(Stopped::Client(error))) => return Err(error.after_sending()),
+            Poll::Ready(Ok(()) | Err(UploadStopped::Backend)) => self.upload = None,
+            Poll::Ready(Err(UploadStopped::Client(error))) => return Err(error.after_sending()),
         }
         Ok(())
     }
@@ -174,26 +174,31 @@ impl Asking<'_> {
     fn phase(&self) -> (Phase, u64) {
         match &self.upload {
             _ if self.turn.is_some() => (Phase::Open, 0),
-            None => (Phase::Head, self.wait.moves),
+            None => (Phase::Head, self.timer.moves),
             Some(_) if self.expecting => (Phase::Continue, 0),
             Some(upload) if upload.waits_for_client() => (Phase::Client, upload.moves()),
             Some(upload) => (Phase::Write, upload.moves()),
         }
     }
 
-    fn poll_head(&mut self, cx: &mut Context<'_>) -> Poll<Result<Response<RecvStream>, Failed>> {
+    fn poll_head(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<Response<RecvStream>, StreamFailed>> {
         loop {
             match self.response.poll_informational(cx) {
                 // What comes first is waited for there.
                 Poll::Pending => return Poll::Pending,
                 Poll::Ready(None) => {
                     let head = Pin::new(&mut self.response).poll(cx);
-                    return head.map_err(Failed::Backend);
+                    return head.map_err(StreamFailed::Backend);
                 }
-                Poll::Ready(Some(Err(error))) => return Poll::Ready(Err(Failed::Backend(error))),
+                Poll::Ready(Some(Err(error))) => {
+                    return Poll::Ready(Err(StreamFailed::Backend(error)));
+                }
                 Poll::Ready(Some(Ok(response))) => {
                     if let Err(why) = self.interim(response) {
-                        return Poll::Ready(Err(Failed::Otherwise(malformed(why))));
+                        return Poll::Ready(Err(StreamFailed::Otherwise(malformed(why))));
                     }
                 }
             }
@@ -245,7 +250,7 @@ impl Asking<'_> {
             left: declared_length(&head.headers).filter(|_| !no_content),
             data_ended: false,
             upload: self.upload.filter(|_| !unwanted).map(Background::spawn),
-            watch: self.wait.watch,
+            deadline: self.timer.deadline,
             waiting: None,
             idle_timeout,
             _stream: self.stream,
@@ -254,12 +259,12 @@ impl Asking<'_> {
     }
 
     /// Gives back what another stream needs; the body only if nothing was taken from it.
-    pub(super) fn into_unsent(self) -> (Wait, Option<Outgoing>) {
-        (self.wait, self.upload.and_then(Upload::into_untouched))
+    pub(super) fn into_unsent(self) -> (PhaseTimer, Option<ErasedBody>) {
+        (self.timer, self.upload.and_then(Upload::into_untouched))
     }
 }
 
-impl Failed {
+impl StreamFailed {
     /// Returns true if the backend ends the connection and says that it will not act on the
     /// request (RFC 9113 §6.8).
     pub(super) fn was_going_away(&self) -> bool {

@@ -1,9 +1,9 @@
 //! The head of the request as the backend gets it.
 
 mod class;
-mod h1;
 mod host;
-mod look;
+mod http1;
+mod scan;
 
 use std::net::IpAddr;
 
@@ -11,11 +11,11 @@ use std::net::IpAddr;
 use http::HeaderMap;
 use http::{HeaderName, HeaderValue, Version, header, request::Parts};
 
-use self::{class::Class, h1::write_host};
+use self::{class::Class, http1::write_host};
 use super::{
     config::{HostField, Settings},
-    emit::Emit,
-    forwarded::{write_element, write_ip},
+    forwarded_fields::{write_element, write_ip},
+    header_sink::HeaderSink,
 };
 use crate::{
     context::{ConnCache, ConnInfo},
@@ -31,7 +31,7 @@ use crate::{
 };
 
 /// What a request says about its connection and its client, read once.
-pub(super) struct Facts<'a> {
+pub(super) struct ScannedHead<'a> {
     pub(super) parts: &'a Parts,
     pub(super) conn: Option<&'a ConnInfo>,
     /// What an earlier request of the same connection to the same host had.
@@ -51,7 +51,7 @@ pub(super) struct Facts<'a> {
     max_forwards: Option<u64>,
     cookies: usize,
     /// Which of the first 64 fields end here, a bit each.
-    ends: u64,
+    dropped: u64,
     /// The bits above say it all.
     simple: bool,
 }
@@ -74,9 +74,9 @@ pub(super) enum Length {
     None,
 }
 
-impl<'a> Facts<'a> {
+impl<'a> ScannedHead<'a> {
     pub(super) fn read(parts: &'a Parts, settings: &Settings) -> Result<Self, Error> {
-        let mut facts = Self {
+        let mut scanned = Self {
             parts,
             conn: ConnInfo::of(&parts.extensions),
             cached: None,
@@ -90,42 +90,42 @@ impl<'a> Facts<'a> {
             declared: Declared::default(),
             max_forwards: None,
             cookies: 0,
-            ends: 0,
+            dropped: 0,
             simple: true,
         };
         let mut field = None;
         for (i, (name, value)) in parts.headers.iter().enumerate() {
-            let ends = match Class::of(name) {
+            let dropped = match Class::of(name) {
                 Class::Plain => false,
                 Class::Message(Field::Host) => {
                     once(&mut field, value, "Host twice")?;
                     true
                 }
-                class => facts.look(class, value)?,
+                class => scanned.scan_field(class, value)?,
             };
-            facts.ends |= u64::from(ends) << (i % 64);
+            scanned.dropped |= u64::from(dropped) << (i % 64);
         }
         // The backend does not see that the client expects something.
-        facts.expects_continue &= !facts.options.nominated.contains(&header::EXPECT);
+        scanned.expects_continue &= !scanned.options.nominated.contains(&header::EXPECT);
         host::check_form(parts)?;
-        facts
+        scanned
             .declared
             .request_framing(parts.version == Version::HTTP_10)
             .map_err(malformed)?;
-        if facts.upgrade.is_some() {
-            facts.check_upgrade();
+        if scanned.upgrade.is_some() {
+            scanned.check_upgrade();
         }
-        facts.meet(host::asked_for(parts, field)?, settings)?;
-        facts.simple = !facts.trusted
-            && facts.options.nominated.is_empty()
-            && facts.cookies <= 1
+        scanned.resolve_host(host::asked_for(parts, field)?, settings)?;
+        scanned.simple = !scanned.trusted
+            && scanned.options.nominated.is_empty()
+            && scanned.cookies <= 1
             && parts.headers.len() <= 64;
-        Ok(facts)
+        Ok(scanned)
     }
 
     /// Finds out what the client's connection and the host that it asks for come to: most often
     /// what they did before.
-    fn meet(&mut self, host: Option<&'a [u8]>, settings: &Settings) -> Result<(), Error> {
+    fn resolve_host(&mut self, host: Option<&'a [u8]>, settings: &Settings) -> Result<(), Error> {
         if let (Some(conn), Some(asked)) = (self.conn, host) {
             if let Some(cached) = ConnCache::get(conn, &settings.client_fields) {
                 if *cached.host == *asked {
@@ -135,11 +135,15 @@ impl<'a> Facts<'a> {
                 }
             }
         }
-        self.meet_anew(host, settings)
+        self.resolve_host_anew(host, settings)
     }
 
     #[inline(never)]
-    fn meet_anew(&mut self, host: Option<&'a [u8]>, settings: &Settings) -> Result<(), Error> {
+    fn resolve_host_anew(
+        &mut self,
+        host: Option<&'a [u8]>,
+        settings: &Settings,
+    ) -> Result<(), Error> {
         let needed = settings.host == HostField::Client;
         self.host = host::check(host, self.parts.version, self.conn.is_some(), needed)?;
         self.trusted = self.sender().is_some_and(|s| settings.trusted.contains(s));
@@ -257,14 +261,14 @@ impl<'a> Facts<'a> {
     }
 
     /// Emits every field that goes on.
-    fn pass_on<O: Emit>(&self, settings: &Settings, out: &mut O) {
+    fn pass_on<O: HeaderSink>(&self, settings: &Settings, out: &mut O) {
         if self.simple {
-            let mut ends = self.ends;
+            let mut dropped = self.dropped;
             for (name, value) in &self.parts.headers {
-                if ends & 1 == 0 {
+                if dropped & 1 == 0 {
                     out.field(name, value);
                 }
-                ends >>= 1;
+                dropped >>= 1;
             }
         } else {
             self.pass_on_some(settings, out);
@@ -277,7 +281,7 @@ impl<'a> Facts<'a> {
     }
 
     #[inline(never)]
-    fn pass_on_some<O: Emit>(&self, settings: &Settings, out: &mut O) {
+    fn pass_on_some<O: HeaderSink>(&self, settings: &Settings, out: &mut O) {
         let join_cookies = O::ONE_COOKIE && self.cookies > 1;
         for (name, value) in &self.parts.headers {
             let joined = join_cookies && *name == header::COOKIE;
@@ -306,7 +310,7 @@ impl<'a> Facts<'a> {
     }
 
     fn ends_here(&self, name: &HeaderName, settings: &Settings) -> bool {
-        let ours = match Class::of(name) {
+        let data = match Class::of(name) {
             Class::Authorization
             | Class::Cookie
             | Class::Message(Field::Authenticate | Field::Expect | Field::Plain)
@@ -319,10 +323,10 @@ impl<'a> Facts<'a> {
             Class::Forwarded if self.trusted => return settings.forwarded.rfc7239(),
             Class::Client | Class::Forwarded | Class::ForwardedFor => return !self.trusted,
         };
-        ours || self.options.nominated.contains(name)
+        data || self.options.nominated.contains(name)
     }
 
-    fn forwarded(&self, settings: &Settings, out: &mut impl Emit) {
+    fn forwarded(&self, settings: &Settings, out: &mut impl HeaderSink) {
         if settings.forwarded.x() {
             if let Some(sender) = self.sender() {
                 out.made(X_FORWARDED_FOR, |value| {
@@ -363,10 +367,10 @@ impl<'a> Facts<'a> {
     }
 }
 
-fn once<T>(place: &mut Option<T>, value: T, else_: &'static str) -> Result<(), Error> {
-    match place.replace(value) {
+fn once<T>(slot: &mut Option<T>, value: T, repeated: &'static str) -> Result<(), Error> {
+    match slot.replace(value) {
         None => Ok(()),
-        Some(_) => Err(refuse(else_)),
+        Some(_) => Err(refuse(repeated)),
     }
 }
 

@@ -17,7 +17,7 @@ use crate::connect::Stream;
 impl<A> Conn<A> {
     /// Reads what the socket has. A connection that waits holds no memory for it: what it reads
     /// goes into a block of the thread, and the connection takes the part that was filled.
-    pub(super) fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+    pub(super) fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
         if !self.read.is_empty() {
             // The rest of a head or of a chunk's line follows what is there.
             if self.read.capacity() - self.read.len() < READ_LEAST {

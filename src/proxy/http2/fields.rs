@@ -7,7 +7,7 @@ use crate::{
     pool::Backend,
     proxy::{
         config::Settings,
-        headers::{Facts, Length},
+        headers::{Length, ScannedHead},
     },
     wire::{fields::trim_values, framing::keep_one_length, trailers},
 };
@@ -16,25 +16,25 @@ use crate::{
 pub(super) fn request(
     settings: &Settings,
     backend: &Backend,
-    facts: &Facts<'_>,
+    scanned: &ScannedHead<'_>,
     length: Length,
 ) -> Result<Request<()>, Error> {
-    let parts = facts.parts;
+    let parts = scanned.parts;
     let mut target = Vec::new();
-    facts.write_target(backend, &mut target);
+    scanned.write_target(backend, &mut target);
     // Apart, as `*` after an authority would read as more of it.
     let uri = Uri::builder()
         .scheme(backend.scheme().as_str())
-        .authority(facts.host_for(backend, settings))
+        .authority(scanned.host_for(backend, settings))
         .path_and_query(target)
         .build()
         .map_err(|error| Error::new(ErrorKind::BadRequest).with_source(error))?;
     let mut fields = HeaderMap::with_capacity(parts.headers.len() + 4);
-    facts.fields(settings, &mut fields);
+    scanned.fields(settings, &mut fields);
     if let Length::Exact(length) = length {
         fields.insert(header::CONTENT_LENGTH, length.into());
     }
-    if facts.accepts_trailers() {
+    if scanned.accepts_trailers() {
         fields.insert(header::TE, HeaderValue::from_static("trailers"));
     }
     let mut request = Request::new(());
@@ -48,7 +48,7 @@ pub(super) fn request(
 /// Makes the fields of a response fit to go on. h2 has refused what RFC 9113 §8.2.2 forbids, and
 /// lengths that contradict each other.
 pub(super) fn clean(status: StatusCode, fields: &mut HeaderMap) -> Result<(), &'static str> {
-    if fields.len() > MOST {
+    if fields.len() > MAX_FIELDS {
         return Err("more than 100 fields");
     }
     fields.remove(header::TE);
@@ -69,4 +69,4 @@ pub(super) fn keep_trailers(fields: &mut HeaderMap, nominated: &[HeaderName]) {
 }
 
 /// As many as in HTTP/1.1.
-const MOST: usize = 100;
+const MAX_FIELDS: usize = 100;

@@ -24,7 +24,7 @@ pub(super) enum Phase {
 
 /// Which side the request waits for while it is sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Waiting {
+pub(super) enum WaitingFor {
     Backend,
     Client,
 }
@@ -37,15 +37,15 @@ pub(crate) struct Timeouts {
 }
 
 /// The deadline of the current phase.
-pub(super) struct Clock {
-    watch: Deadline,
+pub(super) struct PhaseTimer {
+    deadline: Deadline,
     timeouts: Timeouts,
 }
 
-impl Clock {
+impl PhaseTimer {
     pub(super) fn new(timeouts: Timeouts) -> Self {
         Self {
-            watch: Deadline::new(),
+            deadline: Deadline::new(),
             timeouts,
         }
     }
@@ -54,10 +54,10 @@ impl Clock {
 impl<A> Conn<A> {
     /// Arms the time-out of a wait while sending, once a wait. While the response is read, too,
     /// there is one wait for both directions.
-    pub(super) fn wait(&mut self, waiting: Waiting) {
+    pub(super) fn wait(&mut self, waiting: WaitingFor) {
         let phase = match waiting {
-            Waiting::Backend => Phase::Write,
-            Waiting::Client => Phase::ClientBody,
+            WaitingFor::Backend => Phase::Write,
+            WaitingFor::Client => Phase::ClientBody,
         };
         if self.phase != phase && self.phase != Phase::Body {
             self.enter(phase);
@@ -66,18 +66,18 @@ impl<A> Conn<A> {
 
     pub(super) fn enter(&mut self, phase: Phase) {
         self.phase = phase;
-        let Some(clock) = &self.clock else { return };
-        clock.watch.arm(match phase {
-            Phase::Head => clock.timeouts.response,
+        let Some(timer) = &self.timer else { return };
+        timer.deadline.arm(match phase {
+            Phase::Head => timer.timeouts.response,
             Phase::Continue => CONTINUE,
-            Phase::Body | Phase::ClientBody | Phase::Idle | Phase::Write => clock.timeouts.idle,
+            Phase::Body | Phase::ClientBody | Phase::Idle | Phase::Write => timer.timeouts.idle,
         });
     }
 
     /// Is ready once the deadline passed; never, where the caller has a deadline of its own.
-    pub(super) fn poll_late(&self, cx: &mut Context<'_>) -> Poll<()> {
-        match &self.clock {
-            Some(clock) => clock.watch.poll_expired(cx),
+    pub(super) fn poll_expired(&self, cx: &mut Context<'_>) -> Poll<()> {
+        match &self.timer {
+            Some(timer) => timer.deadline.poll_expired(cx),
             None => Poll::Pending,
         }
     }
@@ -85,7 +85,7 @@ impl<A> Conn<A> {
     /// Returns true if an idle connection is of no more use: its time is over, or the backend
     /// closed it or sent what no request asked for.
     pub(crate) fn is_stale(&mut self) -> bool {
-        self.clock.as_ref().is_some_and(|c| c.watch.is_expired()) || self.stream.is_stale()
+        self.timer.as_ref().is_some_and(|c| c.deadline.is_expired()) || self.stream.is_stale()
     }
 
     #[cold]

@@ -1,8 +1,8 @@
 //! HTTP/2 with a backend: one connection a backend, on the `h2` crate.
 
-mod body;
 mod fields;
-mod stream;
+mod response_body;
+mod stream_request;
 #[cfg(test)]
 #[cfg(feature = "server")]
 mod tests;
@@ -25,21 +25,21 @@ use std::{
 use http::{HeaderName, Request, Response, request::Parts};
 use tokio::time::{Instant, timeout_at};
 
-pub(super) use self::body::StreamBody;
+pub(super) use self::response_body::StreamBody;
 use self::{
-    stream::{Asking, Wait},
+    stream_request::{PhaseTimer, StreamRequest},
     upload::Upload,
 };
 use super::{
     Body,
-    body::Outgoing,
+    body::ErasedBody,
     config::Settings,
-    headers::{Facts, Length},
-    idle::Home,
+    connection_pool::ConnectionPool,
+    headers::{Length, ScannedHead},
 };
 use crate::{
     connect::{
-        Connected, Elsewhere, Place,
+        Connected, ResolvedAddress, TargetOverride,
         http2::{self, Sender},
     },
     context::{Exchange, Interim},
@@ -49,10 +49,10 @@ use crate::{
 
 /// One backend's HTTP/2 connection.
 #[derive(Default)]
-pub(super) struct Shared {
+pub(super) struct SharedConnection {
     /// HTTP/2 was selected by ALPN: the next request need not ask.
     known: AtomicBool,
-    current: Mutex<Current>,
+    current: Mutex<CurrentConnection>,
     /// Lets one request dial; the others wait for what it gets.
     dialing: tokio::sync::Mutex<()>,
     /// How many dials failed: a request that waited for one fails as it did.
@@ -60,12 +60,12 @@ pub(super) struct Shared {
 }
 
 #[derive(Default)]
-struct Current {
+struct CurrentConnection {
     sender: Option<Sender>,
     /// Where `sender` or `fresh` leads.
     address: Option<Address>,
     /// Where it leads by name.
-    place: Option<Place>,
+    resolved: Option<ResolvedAddress>,
     /// Since when it is there.
     began: Option<Instant>,
     /// How the last dial failed.
@@ -75,18 +75,18 @@ struct Current {
     fresh: Option<Connected>,
 }
 
-impl Current {
+impl CurrentConnection {
     /// Returns true if no more requests are to begin on it.
     fn is_retired(&self, max_age: Option<Duration>, now: Instant) -> bool {
         let is_old = match (max_age, self.began) {
             (Some(max), Some(began)) => now.saturating_duration_since(began) >= max,
             _ => false,
         };
-        is_old || self.place.as_ref().is_some_and(Place::is_gone)
+        is_old || self.resolved.as_ref().is_some_and(ResolvedAddress::is_gone)
     }
 }
 
-impl Shared {
+impl SharedConnection {
     pub(super) fn is_known(&self) -> bool {
         self.known.load(Relaxed)
     }
@@ -96,7 +96,7 @@ impl Shared {
         self.known.store(true, Relaxed);
         let mut current = self.current();
         if current.address.is_none() {
-            current.place = connected.place().cloned();
+            current.resolved = connected.resolved().cloned();
             current.began = Some(Instant::now());
             current.fresh = Some(connected);
             current.address = Some(address);
@@ -105,8 +105,8 @@ impl Shared {
         }
     }
 
-    fn place(&self) -> Option<Place> {
-        self.current().place.clone()
+    fn resolved(&self) -> Option<ResolvedAddress> {
+        self.current().resolved.clone()
     }
 
     pub(super) fn retire(&self) {
@@ -122,7 +122,7 @@ impl Shared {
         let is_idle = used.is_some_and(|used| now.saturating_duration_since(used) > idle_timeout);
         if is_idle || current.is_retired(max_age, now) {
             // Streams that are open keep the connection until they end.
-            *current = Current::default();
+            *current = CurrentConnection::default();
         }
     }
 
@@ -131,7 +131,7 @@ impl Shared {
         let mut current = self.current();
         let is_elsewhere = current.address.as_ref().is_some_and(|a| !a.is_of(backend));
         if is_elsewhere || current.is_retired(settings.max_age, now) {
-            *current = Current::default();
+            *current = CurrentConnection::default();
         }
         current.used = Some(now);
         // Whether it takes another request, its turn says.
@@ -149,7 +149,7 @@ impl Shared {
         if let Some(sender) = self.live(settings, backend) {
             return Ok((sender, true));
         }
-        let deadline = Instant::now() + settings.connector.limit();
+        let deadline = Instant::now() + settings.connector.timeout_limit();
         match timeout_at(deadline, self.wait(settings, backend, deadline)).await {
             Ok(result) => result,
             Err(_) => Err(ErrorKind::ConnectTimeout.into()),
@@ -172,12 +172,12 @@ impl Shared {
             return Err(Error::new(kind).with_source("as another request found out meanwhile"));
         }
         match self.dial(settings, backend, deadline).await {
-            Ok((sender, place)) => {
+            Ok((sender, resolved)) => {
                 let mut current = self.current();
                 current.sender = Some(sender.clone());
                 current.address = Some(backend.address());
                 current.began = Some(Instant::now());
-                current.place = place;
+                current.resolved = resolved;
                 Ok((sender, false))
             }
             Err(error) => {
@@ -193,13 +193,13 @@ impl Shared {
         settings: &Settings,
         backend: &Backend,
         deadline: Instant,
-    ) -> Result<(Sender, Option<Place>), Error> {
+    ) -> Result<(Sender, Option<ResolvedAddress>), Error> {
         let fresh = self.current().fresh.take();
         let connected = match fresh {
             Some(connected) => connected,
             None => {
                 let connector = &settings.connector;
-                let own = Elsewhere::new();
+                let own = TargetOverride::new();
                 connector.connect_by(backend, &own, deadline).await?
             }
         };
@@ -208,11 +208,11 @@ impl Shared {
             return Err(Error::new(ErrorKind::ConnectTls)
                 .with_source("the backend no longer selects h2 by ALPN"));
         }
-        let place = connected.place().cloned();
-        Ok((handshake(connected).await?, place))
+        let resolved = connected.resolved().cloned();
+        Ok((handshake(connected).await?, resolved))
     }
 
-    fn current(&self) -> MutexGuard<'_, Current> {
+    fn current(&self) -> MutexGuard<'_, CurrentConnection> {
         self.current.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -241,14 +241,14 @@ impl Prepared {
     pub(super) fn new(
         settings: &Settings,
         backend: &Backend,
-        facts: &Facts<'_>,
+        scanned: &ScannedHead<'_>,
         length: Length,
     ) -> Result<Box<Self>, Error> {
         Ok(Box::new(Self {
-            request: fields::request(settings, backend, facts, length)?,
+            request: fields::request(settings, backend, scanned, length)?,
             length,
-            expects_continue: facts.expects_continue,
-            nominated: facts.nominated().to_vec(),
+            expects_continue: scanned.expects_continue,
+            nominated: scanned.nominated().to_vec(),
         }))
     }
 }
@@ -256,15 +256,15 @@ impl Prepared {
 /// Sends one request; gives the head back beside the result.
 pub(super) async fn exchange(
     settings: Arc<Settings>,
-    home: Arc<Home>,
+    connections: Arc<ConnectionPool>,
     backend: Backend,
     parts: Parts,
     prepared: Box<Prepared>,
-    body: Option<Outgoing>,
+    body: Option<ErasedBody>,
 ) -> (Parts, Result<Response<Body>, Error>) {
     let result = {
         let exchange = parts.extensions.get::<Exchange>();
-        let sending = send(&settings, &home, &backend, &parts, *prepared, body);
+        let sending = send(&settings, &connections, &backend, &parts, *prepared, body);
         let mut sending = pin!(sending);
         poll_fn(|cx| {
             let polled = sending.as_mut().poll(cx);
@@ -276,17 +276,17 @@ pub(super) async fn exchange(
         })
         .await
     };
-    home.keep_reaping();
+    connections.keep_reaping();
     (parts, result)
 }
 
 async fn send(
     settings: &Settings,
-    home: &Home,
+    connections: &ConnectionPool,
     backend: &Backend,
     parts: &Parts,
     prepared: Prepared,
-    mut body: Option<Outgoing>,
+    mut body: Option<ErasedBody>,
 ) -> Result<Response<Body>, Error> {
     let Prepared {
         mut request,
@@ -295,19 +295,19 @@ async fn send(
         nominated,
     } = prepared;
     // h2 gives back no request that it did not send.
-    let again = || {
-        let facts = Facts::read(parts, settings)?;
-        fields::request(settings, backend, &facts, length)
+    let rebuild = || {
+        let scanned = ScannedHead::read(parts, settings)?;
+        fields::request(settings, backend, &scanned, length)
     };
     let has_body = body.is_some();
-    let mut wait = Wait::new(settings.timeouts);
+    let mut timer = PhaseTimer::new(settings.timeouts);
     let mut repeatable = true;
     loop {
-        let (sender, reused) = home.http2.sender(settings, backend).await?;
+        let (sender, reused) = connections.http2.sender(settings, backend).await?;
         if !reused {
-            home.leads_to(home.http2.place().as_ref());
+            connections.set_resolved(connections.http2.resolved().as_ref());
         }
-        let mut turn = match wait.for_turn(sender.turn()).await? {
+        let mut turn = match timer.for_turn(sender.turn()).await? {
             Ok(turn) => turn,
             // The connection was closed before the request went out.
             Err(_) if reused => continue,
@@ -319,7 +319,7 @@ async fn send(
             Err(error) => {
                 drop(turn);
                 if reused && sender.is_closed() {
-                    request = again()?;
+                    request = rebuild()?;
                     continue;
                 }
                 return Err(Error::new(ErrorKind::ResponseClosed).with_source(error));
@@ -330,7 +330,7 @@ async fn send(
             Length::Exact(length) => Some(length),
             Length::Chunked | Length::None => None,
         };
-        let mut asking = Asking {
+        let mut stream_request = StreamRequest {
             turn: Some(turn),
             response: opened.response,
             stream: opened.stream,
@@ -339,11 +339,11 @@ async fn send(
                 .map(|body| Upload::new(opened.body, body, declared).without(nominated.clone())),
             interim: Interim::of(&parts.extensions),
             interims: 0,
-            wait,
+            timer,
         };
-        let failed = match poll_fn(|cx| asking.poll(cx)).await {
+        let failed = match poll_fn(|cx| stream_request.poll(cx)).await {
             Ok(response) => {
-                return asking.respond(response, &parts.method, settings.timeouts.idle);
+                return stream_request.respond(response, &parts.method, settings.timeouts.idle);
             }
             Err(failed) => failed,
         };
@@ -352,10 +352,10 @@ async fn send(
         }
         // It can be made again, unless some of its body is gone.
         repeatable = false;
-        (wait, body) = asking.into_unsent();
+        (timer, body) = stream_request.into_unsent();
         if body.is_some() != has_body {
             return Err(failed.into_error());
         }
-        request = again()?;
+        request = rebuild()?;
     }
 }

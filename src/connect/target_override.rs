@@ -21,7 +21,7 @@ use crate::{
 /// ```
 #[derive(Clone, Debug, Default)]
 #[must_use]
-pub struct Elsewhere {
+pub struct TargetOverride {
     host: Option<Box<str>>,
     port: Option<u16>,
     scheme: Option<Scheme>,
@@ -29,7 +29,7 @@ pub struct Elsewhere {
     server_name: Option<rustls::pki_types::ServerName<'static>>,
 }
 
-impl Elsewhere {
+impl TargetOverride {
     /// Is where the backend itself is.
     pub fn new() -> Self {
         Self::default()
@@ -61,7 +61,10 @@ impl Elsewhere {
     pub fn host(mut self, host: &str) -> Result<Self, ConfigError> {
         let fits = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_');
         let is_address = host.parse::<std::net::IpAddr>().is_ok();
-        if host.is_empty() || host.len() > LONGEST_NAME || !(is_address || host.bytes().all(fits)) {
+        if host.is_empty()
+            || host.len() > MAX_NAME_LENGTH
+            || !(is_address || host.bytes().all(fits))
+        {
             return Err(ConfigError::new(
                 "address",
                 format!("{host:?}: a host name or an IP address is accepted"),
@@ -119,35 +122,38 @@ impl Elsewhere {
 }
 
 /// The longest name that DNS knows (RFC 1035 §2.3.4).
-const LONGEST_NAME: usize = 253;
+const MAX_NAME_LENGTH: usize = 253;
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn what_is_not_said_is_the_backends() {
+    fn unset_parts_are_those_of_the_backend() {
         let backend = Backend::new("a", "https://app.example:8443")
             .unwrap()
             .unix_socket("/run/app");
-        let own = Elsewhere::new();
+        let own = TargetOverride::new();
         assert_eq!(own.host_and_port(&backend), ("app.example", 8443));
         assert_eq!(own.scheme_of(&backend), Scheme::Https);
         assert!(own.unix_path(&backend).is_some());
-        let other = Elsewhere::new().port(9_000).unwrap().scheme(Scheme::Http);
+        let other = TargetOverride::new()
+            .port(9_000)
+            .unwrap()
+            .scheme(Scheme::Http);
         assert_eq!(other.host_and_port(&backend), ("app.example", 9_000));
         assert_eq!(other.scheme_of(&backend), Scheme::Http);
         assert!(other.unix_path(&backend).is_none());
-        let other = Elsewhere::new().host("::1").unwrap();
+        let other = TargetOverride::new().host("::1").unwrap();
         assert_eq!(other.host_and_port(&backend), ("::1", 8443));
     }
 
     #[test]
     fn what_cannot_be_dialled_is_refused_by_name() {
-        assert_eq!(Elsewhere::new().port(0).unwrap_err().field(), "port");
+        assert_eq!(TargetOverride::new().port(0).unwrap_err().field(), "port");
         for bad in ["", "a b", "http://a", "[::1]", "a:80", &"a".repeat(254)] {
             assert_eq!(
-                Elsewhere::new().host(bad).unwrap_err().field(),
+                TargetOverride::new().host(bad).unwrap_err().field(),
                 "address",
                 "{bad:?}"
             );
