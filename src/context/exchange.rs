@@ -8,10 +8,14 @@ use std::{
     },
 };
 
-use http::{Extensions, request::Parts};
+use http::Extensions;
 use tokio::time::Instant;
 
-use super::attempt::{Attempt, Attempts, Outcome};
+use super::{
+    affinity::{Affinity, AffinityState, PickConstraints, StickyVerdict},
+    attempt::{Attempt, Attempts, Outcome},
+    exchange_record::LentHead,
+};
 use crate::{error::ErrorKind, pool::Backend};
 
 /// One shared record a request, a request extension: a handle, so that it survives an error, a
@@ -21,39 +25,29 @@ use crate::{error::ErrorKind, pool::Backend};
 /// a request for another purpose gives it a fresh one.
 #[derive(Clone)]
 pub struct Exchange {
-    inner: Arc<Inner>,
+    pub(super) inner: Arc<Inner>,
 }
 
-struct Inner {
+pub(super) struct Inner {
     began: Instant,
     /// Request body bytes read from the client.
-    received: AtomicU64,
+    pub(super) received: AtomicU64,
     /// There is an affinity or an attempt: without either, a pick need not look.
-    has_constraints: AtomicBool,
+    pub(super) has_constraints: AtomicBool,
     /// A copy of the request's head is asked for.
-    head_wanted: AtomicBool,
+    pub(super) head_wanted: AtomicBool,
     record: Mutex<Record>,
 }
 
 #[derive(Default)]
-struct Record {
-    affinity: Option<Affinity>,
-    verdict: Option<StickyVerdict>,
-    attempts: Attempts,
-    strategy: Option<&'static str>,
-    candidates: usize,
-    failure: Option<ErrorKind>,
-    lent: Option<Box<LentHead>>,
-}
-
-/// A copy of a request's head, made while an attempt runs; see [`Exchange::want_head`].
-#[derive(Debug)]
-#[non_exhaustive]
-pub struct LentHead {
-    /// The head, as the attempt had it.
-    pub head: Parts,
-    /// Whether a byte of the request may have gone out.
-    pub sent: bool,
+pub(super) struct Record {
+    pub(super) affinity: Option<Affinity>,
+    pub(super) verdict: Option<StickyVerdict>,
+    pub(super) attempts: Attempts,
+    pub(super) strategy: Option<&'static str>,
+    pub(super) candidates: usize,
+    pub(super) failure: Option<ErrorKind>,
+    pub(super) lent: Option<Box<LentHead>>,
 }
 
 impl Inner {
@@ -99,34 +93,16 @@ impl Exchange {
         self.inner.began
     }
 
-    /// Asks for a backend: what a sticky cookie names. Written by sticky, read by balance.
-    pub fn set_affinity(&self, backend: Backend) {
-        self.record().affinity = Some(Affinity { backend });
-        self.inner.has_constraints.store(true, Relaxed);
-    }
-
     /// Returns the backend asked for.
     #[must_use]
     pub fn affinity(&self) -> Option<Affinity> {
         self.record().affinity.clone()
     }
 
-    /// Writes what became of stickiness.
-    pub fn set_sticky_verdict(&self, verdict: StickyVerdict) {
-        self.record().verdict = Some(verdict);
-    }
-
     /// Returns what became of stickiness; `None` without a sticky layer.
     #[must_use]
     pub fn sticky_verdict(&self) -> Option<StickyVerdict> {
         self.record().verdict
-    }
-
-    /// Notes which strategy decided, among how many.
-    pub fn set_decision(&self, strategy: &'static str, candidates: usize) {
-        let mut record = self.record();
-        record.strategy = Some(strategy);
-        record.candidates = candidates;
     }
 
     /// Returns which strategy decided, and among how many backends.
@@ -136,13 +112,7 @@ impl Exchange {
         record.strategy.map(|s| (s, record.candidates))
     }
 
-    /// Begins an attempt and returns its number, to be given to [`end_attempt`](Self::end_attempt).
-    pub fn begin_attempt(&self, backend: Backend) -> usize {
-        self.inner.has_constraints.store(true, Relaxed);
-        self.record().attempts.begin(backend)
-    }
-
-    /// Reads what has_constraints a pick; takes no lock where nothing does.
+    /// Reads what binds a pick; takes no lock where nothing does.
     pub(crate) fn pick_constraints(&self) -> PickConstraints {
         if !self.inner.has_constraints.load(Relaxed) {
             return PickConstraints::default();
@@ -162,42 +132,6 @@ impl Exchange {
         PickConstraints {
             affinity,
             tried: attempts.iter().map(|a| a.backend.incarnation()).collect(),
-        }
-    }
-
-    /// Notes a pick as a whole, under one lock: the decision, the verdict where there is one, and
-    /// the attempt, whose number it returns.
-    pub(crate) fn record_pick(
-        &self,
-        strategy: &'static str,
-        candidates: usize,
-        verdict: Option<StickyVerdict>,
-        backend: Backend,
-    ) -> usize {
-        self.inner.has_constraints.store(true, Relaxed);
-        let mut record = self.record();
-        record.strategy = Some(strategy);
-        record.candidates = candidates;
-        record.verdict = verdict.or(record.verdict);
-        record.attempts.begin(backend)
-    }
-
-    /// Ends an attempt; only the first call for it counts, but that [`Outcome::Discarded`]
-    /// replaces [`Outcome::Ok`]: what is discarded may have ended already.
-    ///
-    /// Whoever gives up on an attempt (a hedge won against it, its time is up) ends it here
-    /// *before* dropping its future: layers below, whose futures are dropped without a result,
-    /// read the verdict with [`last_outcome_at`](Self::last_outcome_at) and charge the backend,
-    /// or do not. What is dropped without a word was cancelled from the client's side.
-    pub fn end_attempt(&self, number: usize, outcome: Outcome) {
-        if let Some(attempt) = self.record().attempts.get_mut(number) {
-            let ended = attempt.outcome;
-            if ended == Some(Outcome::Ok) && outcome == Outcome::Discarded {
-                attempt.outcome = Some(outcome);
-            } else if ended.is_none() {
-                attempt.outcome = Some(outcome);
-                attempt.duration = Some(Instant::now().saturating_duration_since(attempt.began));
-            }
         }
     }
 
@@ -256,57 +190,10 @@ impl Exchange {
         self.attempts(|all| answer(all).map(|a| a.backend.clone()))
     }
 
-    /// Asks whoever holds the request's head for a copy of it, the next time that it is polled:
-    /// another attempt begins beside one that runs, or in its place. So no request is copied
-    /// ahead for the few that need it.
-    pub fn want_head(&self) {
-        // One that was lent before and not taken may be of another attempt.
-        self.record().lent = None;
-        self.inner.head_wanted.store(true, Relaxed);
-    }
-
-    /// Lends a copy of the head, if one is asked for. To be called by the service that talks to
-    /// the backend, when it has to wait for the response; `sent` tells whether a byte of the
-    /// request may have gone out. One load where nobody asks.
-    pub fn lend_head(&self, head: &Parts, sent: bool) {
-        if !self.inner.head_wanted.load(Relaxed) {
-            return;
-        }
-        let mut head = head.clone();
-        // Kept here, the record would keep itself alive.
-        head.extensions.remove::<Self>();
-        let mut record = self.record();
-        if self.inner.head_wanted.swap(false, Relaxed) {
-            record.lent = Some(Box::new(LentHead { head, sent }));
-        }
-    }
-
-    /// Takes the copy that was asked for; `None` where nobody lent one. In either case it is no
-    /// longer asked for.
-    #[must_use]
-    pub fn take_head(&self) -> Option<LentHead> {
-        let mut record = self.record();
-        self.inner.head_wanted.store(false, Relaxed);
-        let mut lent = *record.lent.take()?;
-        drop(record);
-        lent.head.extensions.insert(self.clone());
-        Some(lent)
-    }
-
-    /// Notes why the request as a whole failed; the last call counts.
-    pub fn fail(&self, kind: ErrorKind) {
-        self.record().failure = Some(kind);
-    }
-
     /// Returns why the request failed.
     #[must_use]
     pub fn failure(&self) -> Option<ErrorKind> {
         self.record().failure
-    }
-
-    /// Counts request body bytes read from the client.
-    pub fn add_received(&self, bytes: u64) {
-        self.inner.received.fetch_add(bytes, Relaxed);
     }
 
     /// Returns the request body bytes read from the client so far.
@@ -315,7 +202,7 @@ impl Exchange {
         self.inner.received.load(Relaxed)
     }
 
-    fn record(&self) -> MutexGuard<'_, Record> {
+    pub(super) fn record(&self) -> MutexGuard<'_, Record> {
         self.inner
             .record
             .lock()
@@ -361,66 +248,6 @@ impl<'a> ExchangeSummary<'a> {
 fn answer(attempts: &[Attempt]) -> Option<&Attempt> {
     let answers = |a: &&Attempt| matches!(a.outcome, None | Some(Outcome::Ok));
     attempts.iter().rev().find(answers)
-}
-
-/// The backend that a request should go to, if it can.
-#[derive(Clone, Debug)]
-pub struct Affinity {
-    /// That backend.
-    pub backend: Backend,
-}
-
-/// What has_constraints a pick; see [`Exchange::pick_constraints`].
-#[derive(Debug, Default)]
-pub(crate) struct PickConstraints {
-    /// What became of the backend asked for; `None` without an affinity.
-    pub(crate) affinity: Option<AffinityState>,
-    /// The incarnations of the backends tried; no allocation where there was no attempt.
-    pub(crate) tried: Vec<u64>,
-}
-
-/// The backend that an affinity asks for, as a pick sees it.
-#[derive(Debug)]
-pub(crate) enum AffinityState {
-    /// An attempt at it is under way.
-    Running,
-    /// An attempt at it is over: it will not be tried again.
-    Tried,
-    /// It was not tried.
-    Untried(Backend),
-}
-
-/// What became of stickiness.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum StickyVerdict {
-    /// The cookie's backend cannot take the request; another was picked.
-    Down,
-    /// The cookie's backend drains and kept its session.
-    Draining,
-    /// A cookie is there, but none of its tokens is of this pool.
-    Invalid,
-    /// No cookie.
-    None,
-    /// The cookie's backend is at its cap; another was picked.
-    OverCapacity,
-    /// The cookie's backend got the request.
-    Valid,
-}
-
-impl StickyVerdict {
-    /// Returns the stable name that stands in logs and metrics.
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Down => "down",
-            Self::Draining => "draining",
-            Self::Invalid => "invalid",
-            Self::None => "none",
-            Self::OverCapacity => "over_capacity",
-            Self::Valid => "valid",
-        }
-    }
 }
 
 #[cfg(test)]

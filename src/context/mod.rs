@@ -43,6 +43,7 @@
 //! the table that holds the extensions again for a later request: the `Proxy` puts the emptied table
 //! of a request into its response.
 
+mod affinity;
 mod attempt;
 mod auth_failure;
 #[cfg(feature = "axum")]
@@ -52,6 +53,7 @@ mod conn_cache;
 mod conn_info;
 mod connection_event;
 mod exchange;
+mod exchange_record;
 mod interim;
 mod local_reply;
 mod selected;
@@ -61,6 +63,8 @@ mod tls_info;
 mod trusted_peers;
 mod tunnel;
 
+pub(crate) use affinity::AffinityState;
+pub use affinity::{Affinity, StickyVerdict};
 pub use attempt::{Attempt, Outcome};
 pub use auth_failure::AuthFailure;
 #[cfg(feature = "axum")]
@@ -69,9 +73,9 @@ pub use conn::Conn;
 pub(crate) use conn_cache::ConnCache;
 pub use conn_info::{ConnInfo, Peer};
 pub use connection_event::{ConnectionEvent, ConnectionEventKind, ConnectionEvents};
-pub(crate) use exchange::AffinityState;
+pub use exchange::Exchange;
 pub(crate) use exchange::ExchangeSummary;
-pub use exchange::{Affinity, Exchange, LentHead, StickyVerdict};
+pub use exchange_record::LentHead;
 pub use interim::Interim;
 pub(crate) use interim::InterimQueue;
 pub use local_reply::LocalReply;
