@@ -78,16 +78,9 @@ pub mod connect;
 pub mod context;
 mod local_fault;
 mod log_limit;
-#[cfg(any(feature = "proxy", feature = "server"))]
+#[cfg(feature = "__sockets")]
 mod tcp_timeout;
 mod timer;
-#[cfg_attr(
-    not(feature = "server"),
-    expect(
-        dead_code,
-        reason = "only a server reads requests and writes responses"
-    )
-)]
 mod wire;
 
 #[cfg(feature = "access-log")]

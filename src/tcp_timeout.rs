@@ -8,7 +8,6 @@
 use std::time::Duration;
 
 use socket2::SockRef;
-#[cfg(feature = "server")]
 use socket2::TcpKeepalive;
 
 use crate::error::ConfigError;
@@ -16,7 +15,6 @@ use crate::error::ConfigError;
 /// Sets `TCP_USER_TIMEOUT`: the kernel ends the connection once sent data stays unacknowledged, or
 /// the peer's receive window stays closed, for `timeout`. Costs one system call; a failure is
 /// logged and ignored.
-#[cfg(feature = "proxy")]
 pub(crate) fn set(socket: &SockRef<'_>, timeout: Duration) {
     if let Err(error) = set_user_timeout(socket, timeout) {
         tracing::debug!(target: "evenkeel::connect", %error, "TCP_USER_TIMEOUT");
@@ -26,7 +24,6 @@ pub(crate) fn set(socket: &SockRef<'_>, timeout: Duration) {
 /// Sets `TCP_USER_TIMEOUT` and keepalive on a listening socket. Sockets that it accepts inherit
 /// both, so a connection costs no system call. The kernel probes a peer that is silent for
 /// `timeout`.
-#[cfg(feature = "server")]
 pub(crate) fn set_for_accepted(listener: &SockRef<'_>, timeout: Duration) {
     let keepalive = TcpKeepalive::new().with_time(timeout);
     // Other systems lack `TCP_KEEPINTVL` or give it another name.
@@ -73,10 +70,9 @@ const MIN: Duration = Duration::from_secs(1);
 /// Equal to nginx's `send_timeout`, and to the default idle time of a connection.
 pub(crate) const DEFAULT: Duration = Duration::from_secs(60);
 /// How many probes a silent peer gets within a further `timeout`.
-#[cfg(feature = "server")]
 const PROBES_PER_TIMEOUT: u32 = 4;
 
-#[cfg(all(test, target_os = "linux", feature = "server", feature = "proxy"))]
+#[cfg(all(test, target_os = "linux"))]
 mod tests {
     use std::net::{TcpListener, TcpStream};
 

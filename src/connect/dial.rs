@@ -20,7 +20,7 @@ use super::{
     Stream, TargetOverride,
     resolve::{self, Addresses, Resolve, ResolvedAddress},
 };
-#[cfg(feature = "proxy")]
+#[cfg(feature = "__sockets")]
 use crate::tcp_timeout;
 use crate::{
     error::{ConfigError, Error, ErrorKind},
@@ -34,7 +34,7 @@ use crate::{
 pub struct Connector {
     timeout: Duration,
     resolver: Arc<dyn Resolve>,
-    #[cfg(feature = "proxy")]
+    #[cfg(feature = "__sockets")]
     user_timeout: Duration,
     #[cfg(feature = "__tls")]
     tls: ClientTls,
@@ -46,7 +46,7 @@ impl Connector {
         Self {
             timeout: DEFAULT_TIMEOUT,
             resolver: resolve::system(),
-            #[cfg(feature = "proxy")]
+            #[cfg(feature = "__sockets")]
             user_timeout: tcp_timeout::DEFAULT,
             #[cfg(feature = "__tls")]
             tls: ClientTls::new(),
@@ -85,7 +85,7 @@ impl Connector {
     /// # Errors
     ///
     /// Under a second or over an hour.
-    #[cfg(feature = "proxy")]
+    #[cfg(feature = "__sockets")]
     pub fn tcp_user_timeout(mut self, timeout: Duration) -> Result<Self, ConfigError> {
         self.user_timeout = tcp_timeout::validate(timeout)?;
         Ok(self)
@@ -99,7 +99,6 @@ impl Connector {
         self
     }
 
-    #[cfg(all(feature = "proxy", feature = "http2"))]
     pub(crate) fn timeout_limit(&self) -> Duration {
         self.timeout
     }
@@ -220,7 +219,7 @@ impl Connector {
 
     fn set_up(&self, stream: TcpStream) -> Result<Stream, DialError> {
         let stream = set_up(stream).map_err(DialError::new)?;
-        #[cfg(feature = "proxy")]
+        #[cfg(feature = "__sockets")]
         tcp_timeout::set(&socket2::SockRef::from(&stream), self.user_timeout);
         Ok(Stream::Tcp(stream))
     }

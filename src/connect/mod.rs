@@ -61,12 +61,8 @@
 //! one boxed TLS session under https.
 
 mod dial;
-#[cfg_attr(
-    not(feature = "proxy"),
-    expect(dead_code, reason = "checks send no bodies and switch no protocols")
-)]
 pub(crate) mod http1;
-#[cfg(all(feature = "proxy", feature = "http2"))]
+#[cfg(feature = "http2")]
 pub(crate) mod http2;
 #[cfg(feature = "__tls")]
 pub(crate) mod pem;

@@ -1,6 +1,6 @@
 //! The byte stream to a backend.
 
-#[cfg(feature = "proxy")]
+#[cfg(feature = "__sockets")]
 use std::mem::MaybeUninit;
 use std::{
     io::{self, IoSlice},
@@ -8,7 +8,7 @@ use std::{
     task::{Context, Poll},
 };
 
-#[cfg(feature = "proxy")]
+#[cfg(feature = "__sockets")]
 use socket2::SockRef;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
@@ -74,7 +74,7 @@ impl Stream {
     /// Asks the kernel whether the other end closed an idle connection or sent something; unlike
     /// [`is_stale`](Self::is_stale) this misses nothing that arrived since the runtime last
     /// looked, and costs a system call.
-    #[cfg(feature = "proxy")]
+    #[cfg(feature = "__sockets")]
     pub(crate) fn has_news(&self) -> bool {
         let socket = match self {
             Self::Tcp(stream) => SockRef::from(stream),

@@ -1,24 +1,24 @@
-//! Who dropped a future before its end: the server, as the client is gone, or a layer that the
-//! server polls just now, which answers instead.
+//! How a server polls its service, so that a dropped request knows what dropped it.
 //!
-//! A drop alone does not tell. A server says when it polls the service; what is dropped meanwhile
-//! was dropped by a layer, and hears the status of the response once it is there.
+//! A layer's future is dropped before its end for one of two reasons: the client is gone and the
+//! server drops the request, or a layer above, such as a time-out, gives the request up and answers
+//! in its place. The access log records these as different outcomes, and the drop itself does not
+//! show which it was. So the server marks the thread while it polls its service: a future that is
+//! dropped during a poll was dropped by a layer. It registers a callback with [`after_poll`], and
+//! the callback gets the status of the response once the poll has returned it.
 
-#[cfg(feature = "access-log")]
 use std::{
     cell::{Cell, RefCell},
-    mem,
-};
-use std::{
     future::Future,
+    mem,
     pin::Pin,
     task::{Context, Poll},
 };
 
 use http::{Response, StatusCode};
 
-/// Polls a service's future for a server, and drops it as soon as it is ready: what a layer gave up
-/// may be in there still.
+/// Polls the future of a server's service. Drops the future as soon as it is ready: it may still
+/// hold the future of a request that a layer has given up.
 #[inline(always)]
 pub(crate) fn poll<F, B, E>(
     mut future: Pin<&mut Option<F>>,
@@ -27,10 +27,7 @@ pub(crate) fn poll<F, B, E>(
 where
     F: Future<Output = Result<Response<B>, E>>,
 {
-    #[cfg(feature = "access-log")]
-    let polling = Polling {
-        outer: POLL_STATE.replace(PollState::Polled),
-    };
+    let mark = PollMark::set();
     let Some(running) = future.as_mut().as_pin_mut() else {
         return Poll::Pending;
     };
@@ -38,72 +35,65 @@ where
     if polled.is_ready() {
         future.set(None);
     }
-    #[cfg(feature = "access-log")]
-    {
-        if POLL_STATE.get() == PollState::HasCallbacks {
-            run_callbacks(match &polled {
-                Poll::Ready(Ok(response)) => Some(response.status()),
-                Poll::Pending | Poll::Ready(Err(_)) => None,
-            });
-        }
-        drop(polling);
+    if POLL_STATE.get() == PollState::HasCallbacks {
+        run_callbacks(match &polled {
+            Poll::Ready(Ok(response)) => Some(response.status()),
+            Poll::Pending | Poll::Ready(Err(_)) => None,
+        });
     }
+    drop(mark);
     polled
 }
 
-/// Drops a service's future for a server that answers with this status itself.
+/// Drops the future of a server's service; the server itself answers the request with `status`.
 #[cold]
 pub(crate) fn give_up<F>(mut future: Pin<&mut Option<F>>, status: StatusCode) {
-    #[cfg(feature = "access-log")]
-    let polling = Polling {
-        outer: POLL_STATE.replace(PollState::Polled),
-    };
+    let mark = PollMark::set();
     future.set(None);
-    #[cfg(feature = "access-log")]
-    {
-        if POLL_STATE.get() == PollState::HasCallbacks {
-            run_callbacks(Some(status));
-        }
-        drop(polling);
+    if POLL_STATE.get() == PollState::HasCallbacks {
+        run_callbacks(Some(status));
     }
-    #[cfg(not(feature = "access-log"))]
-    let _ = status;
+    drop(mark);
 }
 
-/// Returns true if a server polls its service on this thread.
-#[cfg(feature = "access-log")]
+/// Returns true while a server polls its service on this thread.
 pub(crate) fn is_polled() -> bool {
     POLL_STATE.get() != PollState::Idle
 }
 
-/// Leaves what is to be called when this poll is over: with the status of the response, or without
-/// one where there is none yet. To be called within a poll.
-#[cfg(feature = "access-log")]
+/// Registers a callback for the end of the current poll. The callback gets the status of the
+/// response, or `None` if the poll returned none. Call it only while [`is_polled`] returns true.
 pub(crate) fn after_poll(callback: AfterPoll) {
     POLL_STATE.set(PollState::HasCallbacks);
     CALLBACKS.with_borrow_mut(|callbacks| callbacks.push(callback));
 }
 
-#[cfg(feature = "access-log")]
 type AfterPoll = Box<dyn FnOnce(Option<StatusCode>)>;
 
-#[cfg(feature = "access-log")]
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum PollState {
     Idle,
-    /// Something was left in this poll.
+    /// A callback was registered during this poll.
     HasCallbacks,
     Polled,
 }
 
-/// Its drop is the end of a poll, a panic included.
-#[cfg(feature = "access-log")]
-struct Polling {
+/// Marks the thread as polling until it is dropped, also by a panic of the service.
+struct PollMark {
+    /// The state of the poll around this one: a service may be a server itself.
     outer: PollState,
 }
 
-#[cfg(feature = "access-log")]
-impl Drop for Polling {
+impl PollMark {
+    #[inline(always)]
+    fn set() -> Self {
+        Self {
+            outer: POLL_STATE.replace(PollState::Polled),
+        }
+    }
+}
+
+impl Drop for PollMark {
     fn drop(&mut self) {
         if POLL_STATE.replace(self.outer) == PollState::HasCallbacks {
             run_callbacks(None);
@@ -111,7 +101,6 @@ impl Drop for Polling {
     }
 }
 
-#[cfg(feature = "access-log")]
 #[cold]
 #[inline(never)]
 fn run_callbacks(status: Option<StatusCode>) {
@@ -121,13 +110,12 @@ fn run_callbacks(status: Option<StatusCode>) {
     }
 }
 
-#[cfg(feature = "access-log")]
 thread_local! {
     static POLL_STATE: Cell<PollState> = const { Cell::new(PollState::Idle) };
     static CALLBACKS: RefCell<Vec<AfterPoll>> = const { RefCell::new(Vec::new()) };
 }
 
-#[cfg(all(test, feature = "access-log"))]
+#[cfg(test)]
 mod tests {
     use std::{panic, rc::Rc};
 

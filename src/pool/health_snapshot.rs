@@ -30,7 +30,7 @@ use super::{
 /// # }
 /// ```
 #[derive(Clone, Debug, Default, PartialEq)]
-#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "__serde", derive(serde::Serialize, serde::Deserialize))]
 #[non_exhaustive]
 pub struct HealthSnapshot {
     /// One record for each member whose health is not unknown.
@@ -39,7 +39,7 @@ pub struct HealthSnapshot {
 
 /// The measured health of one backend.
 #[derive(Clone, Debug, PartialEq)]
-#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "__serde", derive(serde::Serialize, serde::Deserialize))]
 #[non_exhaustive]
 pub struct BackendHealth {
     /// The backend's id.

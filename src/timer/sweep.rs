@@ -71,10 +71,6 @@ impl Deadline {
 
     /// Returns the time of the coarse clock, in milliseconds from its origin. Costs one atomic load;
     /// the clock is behind by up to a tick.
-    #[cfg_attr(
-        not(feature = "server"),
-        expect(dead_code, reason = "only a server reads the clock")
-    )]
     pub(crate) fn now(&self) -> u64 {
         self.shard.now.load(Relaxed)
     }

@@ -154,7 +154,7 @@ fn trim(head: &[u8], mut from: usize, mut to: usize) -> (usize, usize) {
 
 /// Removes the spaces and tabs around the values of HTTP/2 fields. RFC 9113 §8.2.1 forbids them,
 /// and an HTTP/1.1 reader would remove them.
-#[cfg(all(feature = "http2", any(feature = "proxy", feature = "server")))]
+#[cfg(feature = "http2")]
 pub(crate) fn trim_values(headers: &mut HeaderMap) {
     for value in headers.values_mut() {
         if matches!(value.as_bytes(), [b' ' | b'\t', ..] | [.., b' ' | b'\t']) {
@@ -163,7 +163,7 @@ pub(crate) fn trim_values(headers: &mut HeaderMap) {
     }
 }
 
-#[cfg(all(feature = "http2", any(feature = "proxy", feature = "server")))]
+#[cfg(feature = "http2")]
 #[cold]
 fn trim_value(value: &mut HeaderValue) {
     // A value holds no other byte that `trim_ascii` removes. A part of a valid value is valid.

@@ -176,7 +176,7 @@ pub(crate) fn declared_length(headers: &HeaderMap) -> Option<u64> {
 }
 
 /// Removes all but one `Content-Length` of an HTTP/2 response; `h2` has found them to be equal.
-#[cfg(all(feature = "http2", feature = "proxy"))]
+#[cfg(feature = "http2")]
 pub(crate) fn keep_one_length(headers: &mut HeaderMap) {
     let mut lengths = headers.get_all(header::CONTENT_LENGTH).iter();
     if let (Some(first), true) = (lengths.next(), lengths.next().is_some()) {

@@ -33,10 +33,6 @@ pub(crate) mod connection;
 pub(crate) mod cookie;
 pub(crate) mod fields;
 pub(crate) mod framing;
-#[cfg_attr(
-    not(feature = "server"),
-    expect(dead_code, reason = "only a server reads requests")
-)]
 pub(crate) mod request;
 pub(crate) mod response;
 pub(crate) mod retry_after;

@@ -152,6 +152,58 @@ fn the_import_reader_sees_what_is_there() {
     assert_eq!(imports(text), ["a", "d", "e", "h"]);
 }
 
+/// The features that the lower floors may name: those of a dependency, and those that change what a
+/// connection is. A feature of a room above would let that room reach into what all rooms share.
+const LOWER_FEATURES: [&str; 6] = [
+    "__serde",
+    "__sockets",
+    "__tls",
+    "aws-lc-rs",
+    "axum",
+    "http2",
+];
+
+/// The names in each `feature = "…"`, comments left out.
+fn features(text: &str) -> Vec<&str> {
+    text.lines()
+        .filter(|line| !line.trim_start().starts_with("//"))
+        .flat_map(|line| line.split("feature = \"").skip(1))
+        .filter_map(|rest| rest.split('"').next())
+        .collect()
+}
+
+/// Returns the features of `text` that a file of this room must not name.
+fn refused_features<'a>(room: &str, text: &'a str) -> Vec<&'a str> {
+    let mut found = features(text);
+    found.retain(|name| floor(room) <= 2 && !LOWER_FEATURES.contains(name));
+    found
+}
+
+#[test]
+fn the_lower_floors_name_no_feature_of_a_room_above() {
+    let mut seen = 0;
+    for (path, text) in sources() {
+        seen += features(&text).len();
+        let refused = refused_features(&room(&path), &text);
+        assert!(
+            refused.is_empty(),
+            "{}: {refused:?} are features of rooms above",
+            path.display()
+        );
+    }
+    assert!(seen > 30, "the features must be found");
+}
+
+#[test]
+fn a_feature_of_a_room_above_is_refused() {
+    let text = "#[cfg(all(test, feature = \"proxy\", feature = \"http2\"))]\n// feature = \"a\"";
+    assert_eq!(features(text), ["proxy", "http2"]);
+    for room in ["context", "connect", "pool", "slots", "wire"] {
+        assert_eq!(refused_features(room, text), ["proxy"], "{room}");
+    }
+    assert!(refused_features("proxy", text).is_empty());
+}
+
 /// What a second reader of RFC 9112 would be known by: blanks left out, each with what it is.
 const TELL_TALES: [(&str, &str); 12] = [
     ("httparse", "a parser of heads"),

@@ -270,7 +270,7 @@ impl<A> Conn<A> {
     }
 
     /// Returns true if the other end closed it this very moment; costs a system call.
-    #[cfg(feature = "proxy")]
+    #[cfg(feature = "__sockets")]
     pub(crate) fn is_closed_now(&self) -> bool {
         self.stream.has_news()
     }

@@ -28,9 +28,7 @@ mod write_queue;
 
 pub(crate) use conn::{Conn, ConnOwner, Start};
 pub(crate) use erased_body::ErasedBody;
-#[cfg(feature = "proxy")]
 pub(crate) use erased_body::erase;
 pub(crate) use phases::Timeouts;
 pub(crate) use response_head::ResponseContent;
-#[cfg(feature = "proxy")]
 pub(crate) use response_head::ResponseHead;

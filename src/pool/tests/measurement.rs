@@ -218,7 +218,7 @@ fn measured_health_survives_a_restart_and_makes_no_backend_healthy() {
     before.eject(&member(&before, "c"), reason(), 5, 1.0);
     let known = before.health_snapshot();
     assert_eq!(known.backends.len(), 3, "d was not measured");
-    #[cfg(feature = "serde")]
+    #[cfg(feature = "__serde")]
     let known: HealthSnapshot =
         serde_json::from_str(&serde_json::to_string(&known).unwrap()).unwrap();
 
