@@ -1,17 +1,38 @@
-//! What can go wrong with a request, named by phase and side.
+//! Errors: why a request failed, by phase and side, and which setting was refused.
+//!
+//! One type of error, [`Error`], passes through all layers. Its [`ErrorKind`] names the phase in which
+//! the request failed (connect, request, response) and the side that caused it (client, backend, this
+//! process). The layers decide by the kind: failover whether another attempt may help, health whether
+//! the backend is charged, `RespondLayer` which status the client gets.
+//!
+//! # Example
+//!
+//! ```
+//! use evenkeel::{BoxError, Error, ErrorKind};
+//!
+//! let error = Error::new(ErrorKind::Connect).with_source("connection refused");
+//! assert!(error.is_connect() && !error.is_after_sending());
+//! assert_eq!(error.to_string(), "no connection to the backend: connection refused");
+//!
+//! // A layer of tower boxes the error; the kind survives.
+//! let boxed: BoxError = error.into();
+//! assert_eq!(Error::from_boxed(boxed).kind(), ErrorKind::Connect);
+//! ```
 
 use std::{error, fmt, time::Duration};
 
 use http::request::Parts;
 
-/// A boxed error of any kind, as tower's services use it.
+/// A boxed error of any type; the services of tower use the same.
 pub type BoxError = Box<dyn error::Error + Send + Sync>;
 
-/// Why a request could not be answered by a backend.
+/// Why no backend answered a request.
 ///
-/// Opaque: ask [`kind`](Self::kind) or one of the predicates. An error may carry what was not
-/// sent ([`take_unsent`](Self::take_unsent)), so that another attempt needs no copy made ahead.
-/// `RespondLayer` is the only place that turns it into a status.
+/// [`kind`](Self::kind) and the predicates say what happened. An error may give the head of the
+/// request back ([`take_unsent`](Self::take_unsent)), so that another attempt needs no copy of it.
+/// `RespondLayer` turns the error into a status; no other layer does.
+///
+/// It is one pointer large. An error allocates; a request that succeeds has none.
 pub struct Error {
     inner: Box<Inner>,
 }
@@ -26,7 +47,7 @@ struct Inner {
 }
 
 impl Error {
-    /// Makes an error of this kind.
+    /// Makes an error of this kind, without a cause.
     #[must_use]
     pub fn new(kind: ErrorKind) -> Self {
         Self {
@@ -48,37 +69,37 @@ impl Error {
         self
     }
 
-    /// Adds the head of the request, given back so that another attempt can use it.
+    /// Gives the head of the request back, so that another attempt can use it.
     #[must_use]
     pub fn with_unsent(mut self, head: Parts) -> Self {
         self.inner.unsent = Some(head);
         self
     }
 
-    /// Notes that the backend may have seen some of the request: only an idempotent request may
-    /// be sent again (RFC 9110 §9.2.2).
+    /// Marks that the backend may have seen a part of the request: only an idempotent request may be
+    /// sent again (RFC 9110 §9.2.2).
     #[must_use]
     pub fn after_sending(mut self) -> Self {
         self.inner.touched = true;
         self
     }
 
-    /// Notes that the backend said that it did not process the request (RFC 9113 §8.7): any
-    /// request may be sent again, whatever was sent of it.
+    /// Marks that the backend declared the request unprocessed (RFC 9113 §8.7): any request may be sent
+    /// again, even if a part of it was sent.
     #[must_use]
     pub fn unprocessed(mut self) -> Self {
         self.inner.unprocessed = true;
         self
     }
 
-    /// Adds when a client may try again; `Retry-After` of the answer.
+    /// Adds the time after which a client may try again; the response has it as `Retry-After`.
     #[must_use]
     pub fn with_retry_after(mut self, after: Duration) -> Self {
         self.inner.retry_after = Some(after);
         self
     }
 
-    /// Unwraps an [`Error`] that went through a [`BoxError`]; wraps any other as
+    /// Returns the [`Error`] in a [`BoxError`]; an error of another type becomes the cause of an
     /// [`ErrorKind::Service`].
     #[must_use]
     pub fn from_boxed(error: BoxError) -> Self {
@@ -94,7 +115,7 @@ impl Error {
         self.inner.kind
     }
 
-    /// Takes the head of the request, where it is given back.
+    /// Takes the head of the request out; `None` if it is not given back.
     pub fn take_unsent(&mut self) -> Option<Parts> {
         self.inner.unsent.take()
     }
@@ -105,19 +126,19 @@ impl Error {
         self.inner.touched
     }
 
-    /// Returns true if the backend said that it did not process the request.
+    /// Returns true if the backend declared the request unprocessed.
     #[must_use]
     pub fn is_unprocessed(&self) -> bool {
         self.inner.unprocessed
     }
 
-    /// Returns when a client may try again, where that is known.
+    /// Returns the time after which a client may try again; `None` if it is unknown.
     #[must_use]
     pub fn retry_after(&self) -> Option<Duration> {
         self.inner.retry_after
     }
 
-    /// Returns true if no connection to the backend could be had: nothing was sent.
+    /// Returns true if no connection to the backend could be made. Nothing was sent then.
     #[must_use]
     pub fn is_connect(&self) -> bool {
         matches!(
@@ -126,14 +147,14 @@ impl Error {
         )
     }
 
-    /// Returns true if the cause lies on this side: neither the client nor a backend is charged
-    /// with it.
+    /// Returns true if the cause is in this process or its host, such as a lack of descriptors. Neither
+    /// the client nor a backend is charged.
     #[must_use]
     pub fn is_local(&self) -> bool {
         self.inner.kind == ErrorKind::Local
     }
 
-    /// Returns true if a deadline passed.
+    /// Returns true if a time-out caused the error.
     #[must_use]
     pub fn is_timeout(&self) -> bool {
         matches!(
@@ -148,8 +169,8 @@ impl Error {
         )
     }
 
-    /// Returns true if the client, not a backend, is the cause (invariant E: never charged to
-    /// the backend).
+    /// Returns true if the client caused the error. No backend is charged (invariant E of the
+    /// [pool](crate::pool)).
     #[must_use]
     pub fn is_client(&self) -> bool {
         matches!(
@@ -199,7 +220,8 @@ impl From<ErrorKind> for Error {
     }
 }
 
-/// Phase and side of a failure.
+/// The phase and the side of a failure. Variants are added over time: match with a wildcard, or use
+/// the predicates of [`Error`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum ErrorKind {
@@ -211,24 +233,24 @@ pub enum ErrorKind {
     ClientBody,
     /// The client sent no more of its request body within the idle time-out.
     ClientBodyTimeout,
-    /// No connection to the backend: refused, unreachable, or its name does not resolve. As the
-    /// backend has no load of it, another attempt costs nothing of a retry budget.
+    /// No connection to the backend: it refused, is unreachable, or its name does not resolve. The
+    /// backend has no load from it, so another attempt takes nothing from a retry budget.
     Connect,
     /// No connection to the backend within the connect time-out.
     ConnectTimeout,
     /// The TLS handshake with the backend failed.
     ConnectTls,
-    /// A layer refused the request, as what it stands around was busy: `tower::load_shed`.
+    /// A layer refused the request because its inner service was busy: `tower::load_shed`.
     LoadShed,
-    /// This side could not reach the backend: it is out of descriptors, ports or memory, or the
-    /// resolver does not answer for the backend's name. No backend is charged with it, and another
-    /// attempt costs nothing of a retry budget where nothing was sent.
+    /// This process could not reach the backend: it is out of descriptors, ports or memory, or the
+    /// resolver does not answer for the backend's name. No backend is charged. If nothing was sent,
+    /// another attempt takes nothing from a retry budget.
     Local,
-    /// The method is not forwarded (CONNECT, or TRACE where it is switched off).
+    /// The method is not forwarded: CONNECT, or TRACE unless it is allowed.
     MethodRefused,
-    /// No backend can take traffic.
+    /// No backend of the pool can take traffic.
     NoBackend,
-    /// The proxy was called without a `Selected` backend.
+    /// The proxy was called without a `Selected` extension: no balancer is above it.
     NotRouted,
     /// All usable backends are at their caps and the queue is full.
     Overloaded,
@@ -239,7 +261,7 @@ pub enum ErrorKind {
     RequestWrite,
     /// The backend took no more of the request within the idle time-out.
     RequestWriteTimeout,
-    /// The backend's response body is malformed or its connection broke in the middle.
+    /// The backend's response body is malformed, or its connection broke before the end.
     ResponseBody,
     /// The backend sent no more of its response body within the idle time-out.
     ResponseBodyTimeout,
@@ -249,16 +271,16 @@ pub enum ErrorKind {
     ResponseHead,
     /// No response head within the response time-out.
     ResponseHeadTimeout,
-    /// A service that is not part of this crate failed.
+    /// A service of another crate failed; its error is the source.
     Service,
-    /// The request took longer than a layer around it allows: `tower::timeout`.
+    /// The request took longer than a layer allows: `tower::timeout`.
     Timeout,
-    /// The upgrade that the backend agreed to could not be carried out.
+    /// The backend agreed to an upgrade, and the connections could not be joined.
     Upgrade,
 }
 
 impl ErrorKind {
-    /// Returns the stable name that stands in logs and metrics.
+    /// Returns the name in logs and metrics. It does not change between versions.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -325,7 +347,15 @@ impl fmt::Display for ErrorKind {
     }
 }
 
-/// A setting outside its range: names the field, what was given, and what is accepted.
+/// A setting outside its range: the name of the field, and a message with the given value and the
+/// accepted ones.
+///
+/// ```
+/// use evenkeel::Backend;
+///
+/// let error = Backend::new("a", "http://127.0.0.1:9001").and_then(|b| b.weight(70_000)).unwrap_err();
+/// assert_eq!(error.field(), "weight");
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ConfigError {
     field: String,
@@ -333,7 +363,7 @@ pub struct ConfigError {
 }
 
 impl ConfigError {
-    /// Makes an error about this field; `message` says what is accepted.
+    /// Makes an error about this field. `message` says what was given and what is accepted.
     pub fn new(field: impl Into<String>, message: impl Into<String>) -> Self {
         Self {
             field: field.into(),
@@ -347,7 +377,7 @@ impl ConfigError {
         &self.field
     }
 
-    /// Returns what was wrong and what is accepted.
+    /// Returns the message: what was given and what is accepted.
     #[must_use]
     pub fn message(&self) -> &str {
         &self.message

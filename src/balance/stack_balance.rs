@@ -1,4 +1,4 @@
-//! Balance in the canonical stack: it passes the selection to the service inside with the call.
+//! `StackBalance`: the balancer of the built-in stack, which passes its pick on as an argument.
 
 use std::task::{Context, Poll};
 
@@ -12,7 +12,8 @@ use crate::{
     error::{BoxError, Error},
 };
 
-/// A [`Balance`] that passes the selection with the call, without a `Selected` extension.
+/// A [`Balance`] whose inner service takes the pick as an argument ([`CallSelected`]) instead of as a
+/// `Selected` extension.
 #[derive(Clone, Debug)]
 pub(crate) struct StackBalance<S>(Balance<S>);
 

@@ -1,4 +1,4 @@
-//! From a backend to a connected stream.
+//! `Connector`: from a backend to a connected stream.
 
 use std::{
     collections::VecDeque,
@@ -28,7 +28,8 @@ use crate::{
     pool::{Backend, Protocol, Scheme},
 };
 
-/// Connects to backends; cheap to clone.
+/// Connects to backends. See the [module](super) for the steps and the defaults. A clone costs two
+/// atomic additions.
 #[derive(Clone, Debug)]
 #[must_use]
 pub struct Connector {
@@ -53,13 +54,14 @@ impl Connector {
         }
     }
 
-    /// Sets how long a connection may take, TLS included.
+    /// Sets how long a connection may take, from the look-up of the name to the end of the TLS
+    /// handshake.
     ///
     /// Default: 2 s.
     ///
     /// # Errors
     ///
-    /// When it is zero or over an hour.
+    /// If it is zero or over an hour.
     pub fn timeout(mut self, timeout: Duration) -> Result<Self, ConfigError> {
         if timeout.is_zero() || timeout > Duration::from_secs(3_600) {
             return Err(ConfigError::new(
@@ -71,27 +73,28 @@ impl Connector {
         Ok(self)
     }
 
-    /// Sets after how long a backend that acknowledges nothing of what it is sent is given up,
-    /// as one that vanished in the middle of an upload: `TCP_USER_TIMEOUT`, as no deadline here
-    /// sees more than that the kernel took what was written. It ends a backend, too, that reads
-    /// nothing for so long.
+    /// Sets how long the kernel waits for the backend to acknowledge sent data before it ends the
+    /// connection (`TCP_USER_TIMEOUT`). This finds a backend that vanishes in the middle of an upload:
+    /// the other deadlines see only that the kernel has taken the data. It also ends a connection
+    /// whose backend reads nothing for this long.
     ///
-    /// There are no keepalive probes: whatever waits for a backend has a deadline of its own.
+    /// Connections to backends have no keepalive probes: each wait for a backend has a deadline.
     ///
-    /// Linux, Android and Fuchsia only, and no Unix sockets. Costs a system call a connection.
+    /// Linux, Android and Fuchsia only, and not for Unix sockets. Costs one system call for each
+    /// connection.
     ///
     /// Default: 60 s.
     ///
     /// # Errors
     ///
-    /// Under a second or over an hour.
+    /// If it is under a second or over an hour.
     #[cfg(feature = "__sockets")]
     pub fn tcp_user_timeout(mut self, timeout: Duration) -> Result<Self, ConfigError> {
         self.user_timeout = tcp_timeout::validate(timeout)?;
         Ok(self)
     }
 
-    /// Sets what looks up the names of backends.
+    /// Sets the resolver for the names of backends.
     ///
     /// Default: the operating system's resolver.
     pub fn resolver(mut self, resolver: impl Resolve + 'static) -> Self {
@@ -103,7 +106,7 @@ impl Connector {
         self.timeout
     }
 
-    /// Sets how TLS to `https` backends is spoken.
+    /// Sets the roots, the name and the configuration of TLS to `https` backends.
     ///
     /// Default: [`ClientTls::new`].
     #[cfg(feature = "__tls")]
@@ -125,8 +128,7 @@ impl Connector {
         self.connect_at(backend, &TargetOverride::new()).await
     }
 
-    /// Connects to where a check asks in the backend's place: another port, address, scheme or
-    /// name of the certificate.
+    /// Connects to the backend with another port, address, scheme or certificate name, as checks do.
     ///
     /// # Errors
     ///
@@ -144,7 +146,7 @@ impl Connector {
             .await
     }
 
-    /// Connects by the deadline, or by the time-out where that is sooner.
+    /// Connects by the deadline, or within the time-out if that ends sooner.
     pub(crate) async fn connect_by(
         &self,
         backend: &Backend,
@@ -159,7 +161,8 @@ impl Connector {
         }
     }
 
-    /// Finds out where to connect to. Time that the resolver takes is not the backend's.
+    /// Resolves the address to connect to. Apart from connecting, as the time that a resolver takes is
+    /// not charged to the backend.
     async fn destination<'a>(
         &self,
         backend: &'a Backend,
@@ -236,23 +239,24 @@ impl Default for Connector {
 pub struct Connected {
     pub(super) stream: Stream,
     pub(super) http2: bool,
-    /// Where it leads, if that was found by name.
+    /// The address, if it was found by name.
     pub(super) resolved: Option<ResolvedAddress>,
 }
 
 impl Connected {
-    /// Returns true if HTTP/2 is to be spoken: by ALPN, or with prior knowledge.
+    /// Returns true if the connection speaks HTTP/2: ALPN selected it, or the backend's protocol is
+    /// HTTP/2 (prior knowledge).
     #[must_use]
     pub fn is_http2(&self) -> bool {
         self.http2
     }
 
-    /// Returns where it leads, if that was found by name.
+    /// Returns the address, if it was found by name.
     pub(crate) fn resolved(&self) -> Option<&ResolvedAddress> {
         self.resolved.as_ref()
     }
 
-    /// Returns the stream.
+    /// Returns the byte stream.
     #[must_use]
     pub fn into_stream(self) -> Stream {
         self.stream
@@ -274,9 +278,9 @@ async fn connect(address: SocketAddr) -> Result<TcpStream, DialError> {
     })
 }
 
-/// EADDRNOTAVAIL says that no local port is free, or that this machine has no address to reach the
-/// other one from, such as where IPv6 is switched off. A UDP socket tells: its ports are others, and
-/// it sends nothing.
+/// Returns true if `error` means that no local port is free. EADDRNOTAVAIL also means that this host
+/// has no address to reach the other from, such as with IPv6 switched off. A UDP socket shows which:
+/// it has ports of its own, and connecting it sends nothing.
 fn is_out_of_ports(error: &io::Error, to: SocketAddr) -> bool {
     if error.kind() != io::ErrorKind::AddrNotAvailable {
         return false;
@@ -295,7 +299,7 @@ fn is_out_of_ports(error: &io::Error, to: SocketAddr) -> bool {
 /// Why there is no connection.
 #[derive(Debug)]
 enum DialError {
-    /// For a cause on this side.
+    /// The cause is in this process or its host.
     Local(LocalFault, io::Error),
     Backend(io::Error),
 }
@@ -320,10 +324,11 @@ impl From<DialError> for Error {
 
 fn set_up(stream: TcpStream) -> io::Result<TcpStream> {
     if stream.local_addr()? == stream.peer_addr()? {
-        // TCP met itself: the ephemeral port was the one asked for, and nobody listens there.
+        // The ephemeral port was the one dialled (a TCP simultaneous open with itself): no process
+        // listens there.
         return Err(io::ErrorKind::ConnectionRefused.into());
     }
-    // A small request or frame must not wait for the last one's acknowledgement.
+    // A small request or frame must not wait for the acknowledgement of the one before.
     stream.set_nodelay(true)?;
     Ok(stream)
 }
@@ -344,8 +349,9 @@ fn interleave(addresses: impl Iterator<Item = SocketAddr>) -> VecDeque<SocketAdd
     ordered
 }
 
-/// Tries each address; a further one begins when the last failed, or after a delay beside it. Where
-/// one could not be tried for a cause on this side, that is told: it may have answered.
+/// Dials the addresses until one connects. The next begins when one fails, or beside it after
+/// [`ATTEMPT_DELAY`]. A local fault takes precedence over the failures of other addresses in the
+/// result: the address that could not be tried may be the one that works.
 async fn race(mut addresses: VecDeque<SocketAddr>) -> Result<TcpStream, DialError> {
     let mut running = JoinSet::new();
     let no_address = io::Error::new(io::ErrorKind::NotFound, "the name has no address");

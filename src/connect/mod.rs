@@ -1,24 +1,51 @@
-//! To a backend: dial, race addresses, and speak TLS to it.
+//! Connections to backends: name look-up, dialling, TLS.
 //!
-//! What both the proxy and active checks use, so that a check proves the path that requests
-//! take.
+//! The proxy and the active checks share one [`Connector`] each way to a backend, so a passing check
+//! proves the path that requests take: the same resolver, the same race of addresses, the same
+//! certificate rules.
+//!
+//! ```text
+//!  Backend ─▶ look up the name ─▶ dial, addresses side by side ─▶ TLS handshake, ALPN ─▶ Connected
+//!             (skipped for an     (RFC 8305)                      (https only)
+//!              address or a
+//!              Unix socket)
+//! ```
 //!
 //! # Example
 //!
-//! ```no_run
-//! use evenkeel::{Backend, connect::Connector};
+//! ```
+//! use std::time::Duration;
 //!
-//! # async fn run() -> Result<(), Box<dyn std::error::Error>> {
-//! let backend = Backend::new("a", "http://localhost:9001")?;
-//! let connected = Connector::new().connect(&backend).await?;
+//! use evenkeel::{Backend, ErrorKind, connect::Connector};
+//! use tokio::net::TcpListener;
+//!
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let listener = TcpListener::bind("127.0.0.1:0").await?;
+//! let backend = Backend::new("a", &format!("http://{}", listener.local_addr()?))?;
+//! let connector = Connector::new().timeout(Duration::from_secs(1))?;
+//!
+//! let connected = connector.connect(&backend).await?;
 //! assert!(!connected.is_http2());
+//!
+//! drop(listener);
+//! let error = connector.connect(&backend).await.unwrap_err();
+//! assert_eq!(error.kind(), ErrorKind::Connect);
 //! # Ok(())
 //! # }
 //! ```
 //!
+//! # Why look-ups are shared and kept
+//!
+//! A backend that is a name is looked up for each new connection, so that it can move without a
+//! reload. A resolver that fails or hangs must not take down backends which still run at their last
+//! addresses, so those stay in use. Answers that rotate over many addresses leave some out by chance,
+//! so one answer without an address does not retire the connections to it.
+//!
 //! # Where it goes
 //!
-//! Below proxy and health.
+//! Below `Proxy` and the checks of `health`, which take it by their setter `connector`. A program may
+//! use it alone, as above.
 //!
 //! # Defaults
 //!
@@ -27,38 +54,39 @@
 //! | time-out, from the look-up to the end of the TLS handshake | 2 s |
 //! | names are looked up by | the operating system |
 //! | wait for the resolver, where last good addresses are known | 100 ms |
-//! | last good addresses stay in use while the resolver fails | for ever |
+//! | last good addresses stay in use while the resolver fails | without a limit |
 //! | last good addresses stay in use while the name is denied (NXDOMAIN) | 60 s |
-//! | an address is given up that answers leave out | after 8 answers, 250 ms apart at least, or 60 s |
-//! | a backend that acknowledges nothing (Linux, Android, Fuchsia; feature `proxy`) | 60 s |
+//! | an address that answers leave out is given up | after 8 answers, at least 250 ms apart, or 60 s |
+//! | a backend that acknowledges nothing is given up (Linux, Android, Fuchsia; feature `proxy` or `server`) | after 60 s |
 //! | delay before the next address is tried beside the first (RFC 8305 §5) | 250 ms |
-//! | roots that a backend's certificate must lead to (feature `tls`) | Mozilla's, as `webpki-roots` has them |
+//! | roots of the certificates of backends (feature `tls`) | Mozilla's, from the crate `webpki-roots` |
 //! | TLS versions | 1.2 and 1.3 |
-//! | ALPN | `h2` and `http/1.1`; what [`Protocol`](crate::pool::Protocol) leaves of them |
+//! | ALPN | `h2` and `http/1.1`, unless the backend's [`Protocol`](crate::pool::Protocol) names one |
 //!
 //! # When it fails
 //!
 //! [`ErrorKind::Connect`](crate::ErrorKind::Connect),
 //! [`ConnectTimeout`](crate::ErrorKind::ConnectTimeout),
-//! [`ConnectTls`](crate::ErrorKind::ConnectTls), or [`Local`](crate::ErrorKind::Local) where the
-//! cause lies on this side; nothing was sent then.
+//! [`ConnectTls`](crate::ErrorKind::ConnectTls), or [`Local`](crate::ErrorKind::Local) if the cause
+//! is in this process or its host. No byte of a request was sent in any of these cases.
 //!
 //! | what | kind |
 //! |---|---|
-//! | refused, unreachable, no such path of a Unix socket | `connect` |
-//! | the name is denied (NXDOMAIN), and was for 60 s if it ever had an address | `connect` |
+//! | connection refused, host unreachable, no Unix socket at the path | `connect` |
+//! | the name is denied (NXDOMAIN); for 60 s, if it had an address before | `connect` |
 //! | EMFILE, ENFILE, ENOBUFS, ENOMEM | `local` |
-//! | EADDRNOTAVAIL, where no local port is free | `local` |
-//! | the resolver fails or is silent, and the name never had an address | `local` |
+//! | EADDRNOTAVAIL, if no local port is free | `local` |
+//! | the resolver fails or is silent, and the name has had no address before | `local` |
 //!
-//! A local fault is logged as an ERROR under `evenkeel::local_fault` that names what ran out, at
-//! most one in 10 s for each kind.
+//! A local fault is logged as an ERROR under `evenkeel::local_fault` that names the resource, at most
+//! once in 10 s for each kind.
 //!
 //! # Cost
 //!
-//! A connection: a socket and its options, a look-up where the host is a name (on tokio's blocking
-//! threads; one at a time for a backend's name, whose result all connections that wait share), and
-//! one boxed TLS session under https.
+//! For each connection: a socket, a look-up if the host is a name, and one boxed TLS session for
+//! `https`. Over TCP, four system calls check and configure the socket. The
+//! operating system's resolver runs on tokio's blocking threads. One look-up runs at a time for a
+//! backend's name, and all connections that wait share its result.
 
 mod dial;
 pub(crate) mod http1;

@@ -1,4 +1,4 @@
-//! What stands in a PEM file (RFC 7468), as editors on any system leave it.
+//! Reading of PEM files (RFC 7468), with the byte order marks and line ends of any editor.
 
 use rustls::pki_types::{
     CertificateDer, PrivateKeyDer,
@@ -23,8 +23,8 @@ pub(crate) fn private_key(text: &[u8]) -> Result<PrivateKeyDer<'static>, String>
     })
 }
 
-/// Leaves out the byte order marks of UTF-8: editors on Windows put one first, and each file that
-/// was joined to others has its own. Line ends may be of any system.
+/// Removes byte order marks of UTF-8: editors on Windows write one at the beginning, and a file that
+/// was joined from several has one for each.
 fn plain(text: &[u8]) -> Result<Vec<u8>, &'static str> {
     if text.starts_with(b"\xff\xfe") || text.starts_with(b"\xfe\xff") {
         return Err("the text is UTF-16; PEM in ASCII or UTF-8 is accepted");
@@ -43,8 +43,8 @@ fn plain(text: &[u8]) -> Result<Vec<u8>, &'static str> {
     Ok(plain)
 }
 
-/// Returns true where a private key needs a passphrase: in PKCS #8 by its label (RFC 7468 §11), in
-/// the older forms by a field of its section (RFC 1421 §4.6.1.1).
+/// Returns true if a private key needs a passphrase: PKCS #8 says so in the label (RFC 7468 §11), the
+/// older forms in a field of the section (RFC 1421 §4.6.1.1).
 fn is_encrypted(text: &[u8]) -> bool {
     text.split(|byte| matches!(byte, b'\r' | b'\n'))
         .any(|line| {
@@ -56,7 +56,7 @@ fn is_encrypted(text: &[u8]) -> bool {
 
 const MARK: &[u8] = b"\xef\xbb\xbf";
 const ENCRYPTED: &str = "the private key is encrypted; only a key without a passphrase is accepted";
-const NO_KEY: &str = "no private key is there; a PEM section PRIVATE KEY, RSA PRIVATE KEY or EC \
+const NO_KEY: &str = "no private key found; a PEM section PRIVATE KEY, RSA PRIVATE KEY or EC \
                       PRIVATE KEY is accepted";
 
 #[cfg(test)]

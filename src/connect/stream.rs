@@ -1,4 +1,4 @@
-//! The byte stream to a backend.
+//! `Stream`: the byte stream to a backend, over TCP, a Unix socket or TLS.
 
 #[cfg(feature = "__sockets")]
 use std::mem::MaybeUninit;
@@ -15,13 +15,13 @@ use tokio::{
     net::{TcpStream, UnixStream},
 };
 
-/// The byte stream to a backend.
+/// The byte stream to a backend. It reads and writes as tokio's own streams do.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum Stream {
     /// TCP.
     Tcp(TcpStream),
-    /// TLS over either.
+    /// TLS over TCP or over a Unix socket.
     #[cfg(feature = "__tls")]
     Tls(Box<TlsStream>),
     /// A Unix socket.
@@ -34,12 +34,12 @@ pub enum Stream {
 pub struct TlsStream(pub(super) tokio_rustls::client::TlsStream<Stream>);
 
 impl Stream {
-    /// Returns true if what was written may wait for a flush.
+    /// Returns true if written data may wait in a buffer until a flush.
     pub(crate) fn buffers_writes(&self) -> bool {
         !matches!(self, Self::Tcp(_) | Self::Unix(_))
     }
 
-    /// Writes what the socket takes at once; no task is woken when it takes more.
+    /// Writes as much as the socket takes at once. No task is woken when the socket takes more.
     pub(crate) fn write_now(&mut self, buf: &[u8]) -> io::Result<usize> {
         match self {
             Self::Tcp(stream) => stream.try_write(buf),
@@ -55,7 +55,7 @@ impl Stream {
         }
     }
 
-    /// Writes what the socket takes of these buffers at once; see [`write_now`](Self::write_now).
+    /// Writes as much of these buffers as the socket takes at once; see [`write_now`](Self::write_now).
     pub(crate) fn write_vectored_now(&mut self, bufs: &[IoSlice<'_>]) -> io::Result<usize> {
         match self {
             Self::Tcp(stream) => stream.try_write_vectored(bufs),
@@ -71,9 +71,9 @@ impl Stream {
         }
     }
 
-    /// Asks the kernel whether the other end closed an idle connection or sent something; unlike
-    /// [`is_stale`](Self::is_stale) this misses nothing that arrived since the runtime last
-    /// looked, and costs a system call.
+    /// Asks the kernel whether the backend has closed an idle connection or sent something. Costs one
+    /// system call, and sees what arrived since the runtime last polled the socket, which
+    /// [`is_stale`](Self::is_stale) does not.
     #[cfg(feature = "__sockets")]
     pub(crate) fn has_news(&self) -> bool {
         let socket = match self {
@@ -85,15 +85,15 @@ impl Stream {
         !would_block(&socket.peek(&mut [MaybeUninit::uninit()]))
     }
 
-    /// Returns true if the other end closed an idle connection, or sent what no request asked for:
-    /// either way, no request may go there. Costs no system call when nothing came in since the
-    /// last read.
+    /// Returns true if the backend has closed an idle connection, or sent data that no request asked
+    /// for. In either case no request may be sent on it. Costs no system call if the runtime has seen no
+    /// data since the last read.
     pub fn is_stale(&mut self) -> bool {
         let mut byte = [0];
         match self {
             Self::Tcp(stream) => !would_block(&stream.try_read(&mut byte)),
             Self::Unix(stream) => !would_block(&stream.try_read(&mut byte)),
-            // Only the session can tell a close_notify from a new ticket.
+            // A close_notify and a new ticket look alike until the session reads them.
             #[cfg(feature = "__tls")]
             Self::Tls(stream) => {
                 let mut cx = Context::from_waker(std::task::Waker::noop());

@@ -1,4 +1,4 @@
-//! Where else than at its own address a backend is asked.
+//! `TargetOverride`: where a check connects to, if not to the backend's own address.
 
 use std::path::Path;
 
@@ -7,15 +7,17 @@ use crate::{
     pool::{Backend, Scheme},
 };
 
-/// Another port, address, scheme or certificate name than the backend's own, for checks of a
-/// backend that answers them apart from its traffic.
+/// Another port, address, scheme or certificate name than the backend's own, for backends that
+/// answer checks apart from their traffic, such as on a management port.
 ///
 /// ```
-/// use evenkeel::{connect::Elsewhere, pool::Scheme};
+/// use evenkeel::{Backend, connect::TargetOverride, pool::Scheme};
 ///
 /// # fn main() -> Result<(), evenkeel::ConfigError> {
-/// let management = Elsewhere::new().port(9_000)?.scheme(Scheme::Http);
-/// # drop(management);
+/// let backend = Backend::new("a", "https://app.example:8443")?;
+/// let management = TargetOverride::new().port(9_000)?.scheme(Scheme::Http);
+/// assert_eq!(management.scheme_of(&backend), Scheme::Http);
+/// assert_eq!(TargetOverride::new().scheme_of(&backend), Scheme::Https);
 /// # Ok(())
 /// # }
 /// ```
@@ -30,18 +32,18 @@ pub struct TargetOverride {
 }
 
 impl TargetOverride {
-    /// Is where the backend itself is.
+    /// Makes an override that changes nothing.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Dials this port. A backend on a Unix socket is then asked at its URL's host.
+    /// Sets the port. For a backend on a Unix socket, the check then dials the host of its URL.
     ///
     /// Default: the backend's.
     ///
     /// # Errors
     ///
-    /// When it is 0.
+    /// If it is 0.
     pub fn port(mut self, port: u16) -> Result<Self, ConfigError> {
         if port == 0 {
             return Err(ConfigError::new("port", "0: 1 to 65535 is accepted"));
@@ -50,14 +52,14 @@ impl TargetOverride {
         Ok(self)
     }
 
-    /// Dials this name or address, an IPv6 one without brackets. A backend on a Unix socket is
-    /// then asked there. The name in its certificate stays the backend's.
+    /// Sets the host: a name or an address, an IPv6 address without brackets. It applies to a backend
+    /// on a Unix socket as well. The name in the certificate stays the backend's.
     ///
     /// Default: the backend's.
     ///
     /// # Errors
     ///
-    /// When it is neither a name nor an address.
+    /// If it is neither a name nor an address.
     pub fn host(mut self, host: &str) -> Result<Self, ConfigError> {
         let fits = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_');
         let is_address = host.parse::<std::net::IpAddr>().is_ok();
@@ -74,7 +76,7 @@ impl TargetOverride {
         Ok(self)
     }
 
-    /// Speaks TLS, or does not, whatever the backend's URL says.
+    /// Sets the scheme, and so whether TLS is spoken.
     ///
     /// Default: the backend's.
     pub fn scheme(mut self, scheme: Scheme) -> Self {
@@ -82,13 +84,13 @@ impl TargetOverride {
         self
     }
 
-    /// Asks for, and verifies, this name by TLS.
+    /// Sets the name that TLS asks for (SNI) and verifies.
     ///
-    /// Default: what [`ClientTls`](super::ClientTls) says, or else the host of the backend's URL.
+    /// Default: that of [`ClientTls`](super::ClientTls), else the host of the backend's URL.
     ///
     /// # Errors
     ///
-    /// When it is neither a DNS name nor an IP address.
+    /// If it is neither a DNS name nor an IP address.
     #[cfg(feature = "__tls")]
     pub fn server_name(mut self, name: &str) -> Result<Self, ConfigError> {
         let parsed = rustls::pki_types::ServerName::try_from(name.to_owned())
@@ -109,7 +111,7 @@ impl TargetOverride {
         }
     }
 
-    /// Returns the scheme spoken there.
+    /// Returns the scheme that a check of this backend speaks.
     #[must_use]
     pub fn scheme_of(&self, backend: &Backend) -> Scheme {
         self.scheme.unwrap_or_else(|| backend.scheme())
@@ -121,7 +123,7 @@ impl TargetOverride {
     }
 }
 
-/// The longest name that DNS knows (RFC 1035 §2.3.4).
+/// The longest name in DNS (RFC 1035 §2.3.4).
 const MAX_NAME_LENGTH: usize = 253;
 
 #[cfg(test)]
@@ -149,7 +151,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_dialled_is_refused_by_name() {
+    fn a_target_that_cannot_be_dialled_is_refused() {
         assert_eq!(TargetOverride::new().port(0).unwrap_err().field(), "port");
         for bad in ["", "a b", "http://a", "[::1]", "a:80", &"a".repeat(254)] {
             assert_eq!(

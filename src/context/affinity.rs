@@ -1,47 +1,47 @@
-//! Session affinity: the backend that a request should go to, and what became of it.
+//! Session affinity: the backend that a sticky cookie names, and what the balancer did with it.
 
 use crate::pool::Backend;
 
-/// The backend that a request should go to, if it can.
+/// The backend that a request should go to if that backend can take it.
 #[derive(Clone, Debug)]
 pub struct Affinity {
-    /// That backend.
+    /// The backend.
     pub backend: Backend,
 }
 
-/// What binds a pick; see [`Exchange::pick_constraints`].
+/// What restricts a pick; see `Exchange::pick_constraints`.
 #[derive(Debug, Default)]
 pub(crate) struct PickConstraints {
-    /// What became of the backend asked for; `None` without an affinity.
+    /// The state of the backend that the affinity names; `None` without an affinity.
     pub(crate) affinity: Option<AffinityState>,
-    /// The incarnations of the backends tried; no allocation where there was no attempt.
+    /// The incarnations of the backends tried. Empty, and so not allocated, before the first attempt.
     pub(crate) tried: Vec<u64>,
 }
 
 /// The backend that an affinity asks for, as a pick sees it.
 #[derive(Debug)]
 pub(crate) enum AffinityState {
-    /// An attempt at it is under way.
+    /// An attempt at it runs.
     Running,
-    /// An attempt at it is over: it will not be tried again.
+    /// An attempt at it has ended: a pick leaves it out.
     Tried,
-    /// It was not tried.
+    /// No attempt at it was made.
     Untried(Backend),
 }
 
-/// What became of stickiness.
+/// What the balancer did with the affinity of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum StickyVerdict {
-    /// The cookie's backend cannot take the request; another was picked.
+    /// The cookie's backend cannot take requests; the balancer picked another.
     Down,
-    /// The cookie's backend drains and kept its session.
+    /// The cookie's backend is draining; it got the request, as sessions stay until the drain ends.
     Draining,
-    /// A cookie is there, but none of its tokens is of this pool.
+    /// The request has a cookie, but no token in it names a backend of this pool.
     Invalid,
-    /// No cookie.
+    /// The request has no cookie.
     None,
-    /// The cookie's backend is at its cap; another was picked.
+    /// The cookie's backend is at its in-flight cap; the balancer picked another.
     OverCapacity,
     /// The cookie's backend got the request.
     Valid,

@@ -1,4 +1,4 @@
-//! The tries of one request.
+//! `Attempt`: one try of a request at one backend, and how it ended.
 
 use std::time::Duration;
 
@@ -6,15 +6,15 @@ use tokio::time::Instant;
 
 use crate::{error::ErrorKind, pool::Backend};
 
-/// One try at one backend.
+/// One try of a request at one backend; see [`Exchange::attempts`](super::Exchange::attempts).
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Attempt {
-    /// The backend.
+    /// The backend that was tried.
     pub backend: Backend,
-    /// When it was begun.
+    /// The time at which the attempt began.
     pub began: Instant,
-    /// How long it took, to the last byte; `None` while it runs.
+    /// The time from its beginning to the last byte of the response; `None` while it runs.
     pub duration: Option<Duration>,
     /// How it ended; `None` while it runs.
     pub outcome: Option<Outcome>,
@@ -24,22 +24,23 @@ pub struct Attempt {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Outcome {
-    /// Dropped through no fault of the backend: the client's hang-up, a time-out layer above, or
-    /// a hedge that was not needed, as the attempt before it answered first. Charged to nobody.
+    /// The attempt was dropped through no fault of the backend: the client hung up, a time-out layer
+    /// above gave the request up, or it was a hedge and the earlier attempt answered first. Neither
+    /// health nor a retry budget counts it.
     Cancelled,
-    /// Answered, with a status that is tried again elsewhere: the client gets another answer.
+    /// The backend answered with a status that is retried at another backend. The client gets that
+    /// one's response.
     Discarded,
-    /// The backend (or the client's body) failed so.
+    /// The attempt failed with an error of this kind.
     Failed(ErrorKind),
-    /// A hedge that was begun later won against it. Charged to the backend as a failure of the
-    /// kind hung.
+    /// A hedge that began later answered first. Outlier detection counts it as a hung request.
     Hedged,
-    /// A whole response.
+    /// The backend sent a whole response.
     Ok,
 }
 
 impl Outcome {
-    /// Returns the stable name that stands in logs and metrics.
+    /// Returns the name in logs and metrics. It does not change between versions.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -52,7 +53,8 @@ impl Outcome {
     }
 }
 
-/// Attempts in order: nearly always one, so the first needs no allocation.
+/// The attempts of one request in the order in which they began. Nearly all requests have one, so
+/// the first needs no allocation.
 #[derive(Default)]
 pub(super) enum Attempts {
     Many(Vec<Attempt>),
@@ -65,7 +67,8 @@ impl Attempts {
     pub(super) fn begin(&mut self, backend: Backend) -> usize {
         self.push(Attempt {
             backend,
-            // Deadlines and latencies count from here: not from what layers above computed.
+            // Read here, not passed in: deadlines and latencies must not count the time that layers
+            // above spent.
             began: Instant::now(),
             duration: None,
             outcome: None,

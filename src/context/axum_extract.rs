@@ -1,5 +1,5 @@
-//! What handlers of axum ask for: the connection, by an extractor; or its client's address, as
-//! those do that know `ConnectInfo<SocketAddr>`.
+//! `ConnInfo` in axum: the extractor, the implementations of `Connected`, and the layer that offers
+//! `ConnectInfo<SocketAddr>`.
 
 use std::{
     error, fmt,
@@ -19,19 +19,19 @@ use tower_service::Service;
 
 use super::{ConnInfo, Peer};
 
-/// A handler takes it as an argument, under `evenkeel::serve` and under `axum::serve` alike; the
-/// latter needs `into_make_service_with_connect_info::<ConnInfo>()`. `Option<ConnInfo>` is `None`
-/// where nothing is known of the connection.
+/// A handler takes `ConnInfo` as an argument, under `evenkeel::serve` as well as under `axum::serve`;
+/// the latter needs `into_make_service_with_connect_info::<ConnInfo>()`. `Option<ConnInfo>` is `None`
+/// if nothing is known of the connection.
 ///
 /// ```
 /// use axum::{Router, routing::get};
 /// use evenkeel::context::ConnInfo;
 ///
-/// async fn who(conn: ConnInfo) -> String {
+/// async fn client(conn: ConnInfo) -> String {
 ///     format!("{:?}", conn.client())
 /// }
 ///
-/// let app: Router = Router::new().route("/", get(who));
+/// let app: Router = Router::new().route("/", get(client));
 /// ```
 impl<S: Sync> FromRequestParts<S> for ConnInfo {
     type Rejection = MissingConnInfo;
@@ -54,7 +54,8 @@ impl<S: Sync> OptionalFromRequestParts<S> for ConnInfo {
     }
 }
 
-/// A handler asks for [`ConnInfo`], and the server notes none: it answers 500.
+/// The rejection of the extractor: the handler asks for [`ConnInfo`], and the server inserts none. The
+/// response is 500.
 #[derive(Clone, Copy, Debug)]
 #[non_exhaustive]
 pub struct MissingConnInfo {}
@@ -72,17 +73,17 @@ impl error::Error for MissingConnInfo {}
 
 impl IntoResponse for MissingConnInfo {
     fn into_response(self) -> Response {
-        // A mistake of the program, which a client can do nothing about.
+        // The program is at fault, not the client.
         tracing::error!(target: "evenkeel::context", "{self}");
         StatusCode::INTERNAL_SERVER_ERROR.into_response()
     }
 }
 
-/// Offers `ConnectInfo<SocketAddr>`, with the client's address, to handlers written for it: under
-/// `evenkeel::serve`, and under `axum::serve` where it notes `ConnectInfo<ConnInfo>`, as it has to
-/// under `TlsLayer`.
+/// Inserts `ConnectInfo<SocketAddr>`, with the client's address, for handlers that ask for it. Under
+/// `evenkeel::serve`, and under `axum::serve` with `ConnectInfo<ConnInfo>` (which `TlsLayer` needs),
+/// no other code inserts one.
 ///
-/// One that is there already is left. Costs an allocation a request.
+/// A `ConnectInfo<SocketAddr>` that is there already stays. Costs one allocation for each request.
 #[derive(Clone, Copy, Debug, Default)]
 #[must_use]
 pub struct ConnectInfoLayer {}

@@ -4,18 +4,22 @@ use std::{fmt, sync::Arc};
 
 use super::{ConnInfo, ConnectionEvents, ShutdownSignal};
 
-/// One accepted connection on its way through the connection stack.
+/// One accepted connection on its way through the connection stack: the byte stream, the facts of
+/// the connection, and what the server adds for the layers below.
+///
+/// The connection services take it: `tls::Tls`, for example, is a service of
+/// `Conn<Io>` around a service of `Conn<TlsStream<Io>>`.
 pub struct Conn<Io> {
     /// The byte stream.
     pub io: Io,
-    /// What is known of it.
+    /// The facts of the connection, which become an extension of each request.
     pub info: ConnInfo,
     shutdown: Option<ShutdownSignal>,
     events: Option<Arc<dyn ConnectionEvents>>,
 }
 
 impl<Io> Conn<Io> {
-    /// Joins a stream to what is known of it.
+    /// Makes a connection of a stream and its facts, without a shutdown signal or a sink for events.
     pub fn new(io: Io, info: ConnInfo) -> Self {
         Self {
             io,
@@ -25,32 +29,34 @@ impl<Io> Conn<Io> {
         }
     }
 
-    /// Adds what says when the connection should end.
+    /// Adds the signal that tells the connection to end, and that counts the connection while it
+    /// lives.
     #[must_use]
     pub fn with_shutdown(mut self, shutdown: ShutdownSignal) -> Self {
         self.shutdown = Some(shutdown);
         self
     }
 
-    /// Adds who is told what ends the connection.
+    /// Adds the sink that receives an event if the connection ends before, between or instead of
+    /// requests.
     #[must_use]
     pub fn with_events(mut self, events: Arc<dyn ConnectionEvents>) -> Self {
         self.events = Some(events);
         self
     }
 
-    /// Takes what says when the connection should end.
+    /// Takes the shutdown signal out; the caller keeps it until the connection has ended.
     pub fn take_shutdown(&mut self) -> Option<ShutdownSignal> {
         self.shutdown.take()
     }
 
-    /// Returns who is told what ends the connection.
+    /// Returns the sink for events.
     #[must_use]
     pub fn events(&self) -> Option<&Arc<dyn ConnectionEvents>> {
         self.events.as_ref()
     }
 
-    /// Puts another stream (TLS over it, say) in the place of this one.
+    /// Replaces the stream, for example by a TLS session over it, and keeps the rest.
     pub fn map<T>(self, change: impl FnOnce(Io) -> T) -> Conn<T> {
         Conn {
             io: change(self.io),

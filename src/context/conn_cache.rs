@@ -3,8 +3,9 @@
 use super::{ConnInfo, conn_info::KnownFacts};
 use crate::slots::SlotKey;
 
-/// A value that a layer computes from a connection, cached from the connection's second request on:
-/// a connection with one request keeps no memory for it.
+/// A value that a layer computes from a connection and keeps with it, such as the fields that
+/// describe the client. It is computed at the connection's second request, so that a connection with
+/// one request spends no memory on it.
 pub(crate) struct ConnCache<T> {
     known: KnownFacts,
     value: T,

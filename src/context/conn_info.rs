@@ -15,18 +15,33 @@ use tokio::time::Instant;
 use super::TlsInfo;
 use crate::slots::Slots;
 
-/// What is known of a connection: a shared handle, a request extension.
+/// The facts of the connection that a request came by: a request extension, and a shared handle.
 ///
-/// The transport's peer and local address are there from the start; the client's address
-/// (PROXY protocol) and the TLS facts are filled in once known, before the first request.
+/// The addresses of the transport are there from the start. The client's address (PROXY protocol)
+/// and the TLS session are set once they are known, before the first request.
 ///
-/// A connection of a balancer in front carries requests of many clients. What that balancer says of
-/// a request's client stands in the handle of that request alone:
+/// A connection from another load balancer carries requests of many clients. The client that such a
+/// balancer names for one request is kept in the handle of that request alone:
 /// [`set_forwarded_client`](Self::set_forwarded_client).
+///
+/// # Example
+///
+/// ```
+/// use evenkeel::context::{ConnInfo, Peer};
+///
+/// let peer = Peer::Tcp(([10, 0, 0, 1], 50_000).into());
+/// let mut conn = ConnInfo::new(peer, Peer::Unknown);
+/// assert_eq!(conn.client(), peer.address());
+///
+/// // A trusted balancer at 10.0.0.1 names its client for this request.
+/// conn.set_forwarded_client([203, 0, 113, 7].into());
+/// assert_eq!(conn.client().unwrap().ip().to_string(), "203.0.113.7");
+/// assert_eq!(conn.sender(), peer.address());
+/// ```
 #[derive(Clone)]
 pub struct ConnInfo {
     inner: Arc<Inner>,
-    /// The client of this request, as trusted hops say.
+    /// The client that trusted hops name for this request.
     forwarded: Option<IpAddr>,
 }
 
@@ -41,7 +56,8 @@ struct Inner {
 }
 
 impl ConnInfo {
-    /// Notes a connection that was accepted now.
+    /// Makes the facts of a connection that is accepted now, and gives it the next
+    /// [`number`](Self::number).
     #[must_use]
     pub fn new(peer: Peer, local: Peer) -> Self {
         static NEXT: AtomicU64 = AtomicU64::new(1);
@@ -59,8 +75,9 @@ impl ConnInfo {
         }
     }
 
-    /// Finds the note: what `evenkeel::serve` put there, or axum's `ConnectInfo<ConnInfo>`. A
-    /// bare `ConnectInfo<SocketAddr>` supplies only the peer, see [`peer_of`](Self::peer_of).
+    /// Returns the extension: the one that `evenkeel::serve` inserts, or the one in axum's
+    /// `ConnectInfo<ConnInfo>`. For axum's `ConnectInfo<SocketAddr>`, which holds only the peer, see
+    /// [`peer_of`](Self::peer_of).
     #[must_use]
     pub fn of(extensions: &Extensions) -> Option<&Self> {
         if let Some(conn) = extensions.get::<Self>() {
@@ -73,7 +90,8 @@ impl ConnInfo {
         None
     }
 
-    /// Returns the transport's peer address, from whichever note is there.
+    /// Returns the peer's address from a `ConnInfo` or, without one, from axum's
+    /// `ConnectInfo<SocketAddr>`.
     #[must_use]
     pub fn peer_of(extensions: &Extensions) -> Option<SocketAddr> {
         if let Some(conn) = Self::of(extensions) {
@@ -86,8 +104,8 @@ impl ConnInfo {
         None
     }
 
-    /// Returns the address of the request's client, from whichever note is there; see
-    /// [`client`](Self::client).
+    /// Returns the address of the request's client: [`client`](Self::client) of the `ConnInfo` or,
+    /// without one, the address in axum's `ConnectInfo<SocketAddr>`.
     #[must_use]
     pub fn client_of(extensions: &Extensions) -> Option<SocketAddr> {
         match Self::of(extensions) {
@@ -96,13 +114,13 @@ impl ConnInfo {
         }
     }
 
-    /// Returns a number that is unique to the connection within the process.
+    /// Returns the number of the connection. It is unique within the process and counts from 1.
     #[must_use]
     pub fn number(&self) -> u64 {
         self.inner.number
     }
 
-    /// Returns true if no other handle is left: the connection is gone.
+    /// Returns true if this is the last handle: the connection has ended.
     pub(crate) fn is_last(&self) -> bool {
         Arc::strong_count(&self.inner) == 1
     }
@@ -112,8 +130,8 @@ impl ConnInfo {
         &self.inner.slots
     }
 
-    /// Returns which of the facts that come later are known: the client's address, and the TLS
-    /// session. What a layer caches with the connection is out of date once this differs.
+    /// Returns which of the late facts are known: the client's address, and the TLS session. A value
+    /// that a layer computed from the connection is out of date once this differs.
     pub(crate) fn known_facts(&self) -> KnownFacts {
         KnownFacts {
             client: self.inner.client.get().is_some(),
@@ -121,7 +139,7 @@ impl ConnInfo {
         }
     }
 
-    /// Returns the other end of the transport: a client, or a balancer in between.
+    /// Returns the other end of the transport: the client, or a balancer between client and server.
     #[must_use]
     pub fn peer(&self) -> &Peer {
         &self.inner.peer
@@ -133,14 +151,14 @@ impl ConnInfo {
         &self.inner.local
     }
 
-    /// Returns when the connection was accepted.
+    /// Returns the time at which the connection was accepted.
     #[must_use]
     pub fn accepted(&self) -> Instant {
         self.inner.accepted
     }
 
-    /// Returns the client's address: what trusted hops say of this request (then the port is 0, as
-    /// it is not known), else what the PROXY protocol said, else the peer's.
+    /// Returns the client's address: the one that trusted hops name for this request (with port 0, as
+    /// they name none), else the one in the PROXY protocol header, else the peer's.
     #[must_use]
     pub fn client(&self) -> Option<SocketAddr> {
         match self.forwarded {
@@ -149,30 +167,31 @@ impl ConnInfo {
         }
     }
 
-    /// Returns the address that the connection comes from: what the PROXY protocol said, else the
-    /// peer's. It is the client's, or that of the last hop that forwarded the request.
+    /// Returns the address that the connection comes from: the one in the PROXY protocol header, else
+    /// the peer's. It is the client's, or that of the last hop that forwarded the request.
     #[must_use]
     pub fn sender(&self) -> Option<SocketAddr> {
-        let told = self.inner.client.get().copied();
-        told.or_else(|| self.inner.peer.address())
+        let declared = self.inner.client.get().copied();
+        declared.or_else(|| self.inner.peer.address())
     }
 
-    /// Returns the client that trusted hops name for this request; `None` where it came from the
-    /// client itself, or where no hop is trusted.
+    /// Returns the client that trusted hops name for this request; `None` if the client sent the
+    /// request itself, or if no hop is trusted.
     #[must_use]
     pub fn forwarded_client(&self) -> Option<IpAddr> {
         self.forwarded
     }
 
-    /// Notes the client of this request, as trusted hops name it: in this handle and its clones,
-    /// not in those of other requests. [`ForwardedLayer`](crate::forwarded::ForwardedLayer) does so.
+    /// Sets the client that trusted hops name for this request, in this handle and its later clones;
+    /// handles of other requests keep theirs. [`ForwardedLayer`](crate::forwarded::ForwardedLayer)
+    /// calls it.
     pub fn set_forwarded_client(&mut self, client: IpAddr) {
         self.forwarded = Some(client.to_canonical());
     }
 
-    /// Returns the request's own handle, to note what is known of the request; `None` where
-    /// nothing is known of the connection. Inserts one, which allocates, where only axum's
-    /// `ConnectInfo<ConnInfo>` is there.
+    /// Returns the request's own handle, so that a layer can set facts of this request; `None` if
+    /// nothing is known of the connection. If only axum's `ConnectInfo<ConnInfo>` is there, it inserts
+    /// a handle, which allocates.
     pub fn of_mut(extensions: &mut Extensions) -> Option<&mut Self> {
         if extensions.get::<Self>().is_none() {
             let conn = Self::of(extensions)?.clone();
@@ -181,18 +200,18 @@ impl ConnInfo {
         extensions.get_mut()
     }
 
-    /// Notes the address that the PROXY protocol says; only the first call counts.
+    /// Sets the client's address from a PROXY protocol header. Only the first call has an effect.
     pub fn set_client(&self, client: SocketAddr) {
         let _ = self.inner.client.set(client);
     }
 
-    /// Returns the TLS facts; `None` in cleartext or before the handshake ended.
+    /// Returns the facts of the TLS session; `None` over cleartext, or before the handshake has ended.
     #[must_use]
     pub fn tls(&self) -> Option<&TlsInfo> {
         self.inner.tls.get()
     }
 
-    /// Notes the TLS facts; only the first call counts.
+    /// Sets the facts of the TLS session. Only the first call has an effect.
     pub fn set_tls(&self, tls: TlsInfo) {
         let _ = self.inner.tls.set(tls);
     }
@@ -226,12 +245,12 @@ pub enum Peer {
     Tcp(SocketAddr),
     /// A Unix socket.
     Unix,
-    /// Not known, as with a stream in memory.
+    /// Unknown, as for a stream in memory.
     Unknown,
 }
 
 impl Peer {
-    /// Returns the TCP address.
+    /// Returns the TCP address; `None` for the other kinds.
     #[must_use]
     pub fn address(self) -> Option<SocketAddr> {
         match self {
@@ -240,7 +259,7 @@ impl Peer {
         }
     }
 
-    /// Returns the TCP peer's IP address.
+    /// Returns the IP address of a TCP peer; `None` for the other kinds.
     #[must_use]
     pub fn ip(self) -> Option<IpAddr> {
         self.address().map(|a| a.ip())

@@ -1,4 +1,4 @@
-//! What ends a connection before there is a request.
+//! Events of connections that ended before, between or instead of requests.
 
 use std::{borrow::Cow, sync::Arc, time::Duration};
 
@@ -6,28 +6,29 @@ use http::{Method, StatusCode};
 
 use super::ConnInfo;
 
-/// A connection that ended before, between or instead of requests.
+/// A connection that ended before, between or instead of requests, such as by a failed TLS handshake.
+/// The access log writes a line for it.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct ConnectionEvent {
     /// The connection.
     pub conn: ConnInfo,
-    /// What happened.
+    /// What ended it.
     pub kind: ConnectionEventKind,
-    /// A detail for people: the parser's or the TLS library's words.
+    /// A detail for people: the message of the parser or of the TLS library.
     pub detail: Cow<'static, str>,
-    /// From accept to the event.
+    /// The time from accept to the event.
     pub duration: Duration,
-    /// The status that the request was refused with; `None` where nothing was answered.
+    /// The status that the server refused the request with; `None` if it sent no response.
     pub status: Option<StatusCode>,
-    /// The method of the request that was refused, where it could be read.
+    /// The method of the refused request, if it could be read.
     pub method: Option<Method>,
-    /// The path of the request that was refused, without the query, where it could be read.
+    /// The path of the refused request without its query, if it could be read.
     pub path: Option<String>,
 }
 
 impl ConnectionEvent {
-    /// Notes that this happened to this connection.
+    /// Makes an event of this connection, without a refused request.
     pub fn new(
         conn: ConnInfo,
         kind: ConnectionEventKind,
@@ -45,7 +46,7 @@ impl ConnectionEvent {
         }
     }
 
-    /// Adds what was answered, and to which request.
+    /// Adds the status of the response, and the request that it refused.
     #[must_use]
     pub fn refused(
         mut self,
@@ -64,13 +65,13 @@ impl ConnectionEvent {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum ConnectionEventKind {
-    /// A request head that is malformed, or not HTTP/1; answered with 400, 501 or 505.
+    /// The request head is malformed, or not HTTP/1. The server answered 400, 501 or 505.
     BadRequest,
-    /// No whole request head within the time-out; answered with 408.
+    /// No whole request head came within the time-out. The server answered 408.
     HeadTimeout,
-    /// A request head over the limits; answered with 431 (or 414).
+    /// The request head is over the limits. The server answered 431, or 414 for the target.
     HeadTooLarge,
-    /// The connection broke.
+    /// The connection broke: the operating system returned an error.
     Io,
     /// The TLS handshake failed.
     TlsHandshake,
@@ -79,7 +80,7 @@ pub enum ConnectionEventKind {
 }
 
 impl ConnectionEventKind {
-    /// Returns the stable name that stands in logs and metrics.
+    /// Returns the name in logs and metrics. It does not change between versions.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -93,9 +94,10 @@ impl ConnectionEventKind {
     }
 }
 
-/// Takes what ends connections; the access log's sinks do.
+/// A sink for [`ConnectionEvent`]s. The sinks of the access log implement it.
 pub trait ConnectionEvents: Send + Sync + 'static {
-    /// Called once a connection that ends so, on its task: must not block.
+    /// Records the end of a connection. The server calls it at most once for each connection, on the
+    /// connection's task: it must not block.
     fn connection_ended(&self, event: &ConnectionEvent);
 }
 

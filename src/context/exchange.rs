@@ -1,4 +1,5 @@
-//! One shared record a request.
+//! `Exchange`: the shared record of one request. This file holds what a reader needs; what layers
+//! write is in `exchange_record.rs`.
 
 use std::{
     fmt,
@@ -18,11 +19,46 @@ use super::{
 };
 use crate::{error::ErrorKind, pool::Backend};
 
-/// One shared record a request, a request extension: a handle, so that it survives an error, a
-/// retry, a dropped future and a foreign time-out layer.
+/// The shared record of one request: where it should go, which backends were tried, how each
+/// attempt ended, and why the request failed.
 ///
-/// A retry's and a hedge's attempts stand side by side in one exchange; whoever sends a copy of
-/// a request for another purpose gives it a fresh one.
+/// It is a request extension, and a handle: a clone shares the record. A layer takes its handle on
+/// the way in and reads it on the way out, so the record survives an error, a retry, a dropped
+/// future and a time-out layer of another crate. A response extension would survive none of them.
+///
+/// The attempts of retries and hedges stand side by side in one record. A program that sends a copy
+/// of a request for another purpose, such as a mirror, inserts a new `Exchange` into the copy.
+///
+/// # Example
+///
+/// A layer that reports which backend answered:
+///
+/// ```
+/// use std::convert::Infallible;
+///
+/// use evenkeel::{Backend, context::{Exchange, Outcome}};
+/// use http::{Request, Response};
+/// use tower::{ServiceExt, service_fn};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let backend = Backend::new("a", "http://127.0.0.1:9001")?;
+/// // Stands for the layers below, which begin and end the attempts.
+/// let below = service_fn(move |mut request: Request<()>| {
+///     let exchange = Exchange::of(request.extensions_mut());
+///     let attempt = exchange.begin_attempt(backend.clone());
+///     exchange.end_attempt(attempt, Outcome::Ok);
+///     async { Ok::<_, Infallible>(Response::new(())) }
+/// });
+///
+/// let mut request = Request::new(());
+/// let exchange = Exchange::of(request.extensions_mut());
+/// below.oneshot(request).await?;
+/// assert_eq!(exchange.answered_by().unwrap().id(), "a");
+/// assert_eq!(exchange.attempts(|all| all.len()), 1);
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone)]
 pub struct Exchange {
     pub(super) inner: Arc<Inner>,
@@ -32,9 +68,9 @@ pub(super) struct Inner {
     began: Instant,
     /// Request body bytes read from the client.
     pub(super) received: AtomicU64,
-    /// There is an affinity or an attempt: without either, a pick need not look.
+    /// There is an affinity or an attempt. While there is neither, a pick takes no lock.
     pub(super) has_constraints: AtomicBool,
-    /// A copy of the request's head is asked for.
+    /// A layer has asked for a copy of the request's head.
     pub(super) head_wanted: AtomicBool,
     record: Mutex<Record>,
 }
@@ -63,13 +99,13 @@ impl Inner {
 }
 
 impl Exchange {
-    /// Begins a record now.
+    /// Makes a record that begins now. [`of`](Self::of) is for a request that may have one already.
     #[must_use]
     pub fn new() -> Self {
         Self::began_at(Instant::now())
     }
 
-    /// Begins a record at a moment that the caller has read off the clock already.
+    /// Makes a record that begins at a time which the caller has read already.
     #[must_use]
     pub fn began_at(began: Instant) -> Self {
         Self {
@@ -77,7 +113,7 @@ impl Exchange {
         }
     }
 
-    /// Returns the request's record, inserting one where there is none.
+    /// Returns the record of the request. Inserts one, which costs two allocations, if there is none.
     pub fn of(extensions: &mut Extensions) -> Self {
         if let Some(exchange) = extensions.get::<Self>() {
             return exchange.clone();
@@ -87,32 +123,34 @@ impl Exchange {
         exchange
     }
 
-    /// Returns when the first layer that needed the record saw the request.
+    /// Returns the time at which the outermost layer that uses the record got the request.
     #[must_use]
     pub fn began(&self) -> Instant {
         self.inner.began
     }
 
-    /// Returns the backend asked for.
+    /// Returns the backend that the sticky cookie names; `None` if no valid cookie came.
     #[must_use]
     pub fn affinity(&self) -> Option<Affinity> {
         self.record().affinity.clone()
     }
 
-    /// Returns what became of stickiness; `None` without a sticky layer.
+    /// Returns what the balancer did with the affinity; `None` if no sticky layer is there.
     #[must_use]
     pub fn sticky_verdict(&self) -> Option<StickyVerdict> {
         self.record().verdict
     }
 
-    /// Returns which strategy decided, and among how many backends.
+    /// Returns the name of the strategy that picked the last backend, and the number of backends that
+    /// it picked from; `None` before the first pick.
     #[must_use]
     pub fn decision(&self) -> Option<(&'static str, usize)> {
         let record = self.record();
         record.strategy.map(|s| (s, record.candidates))
     }
 
-    /// Reads what binds a pick; takes no lock where nothing does.
+    /// Returns what restricts the next pick: the affinity, and the backends tried. Takes no lock while
+    /// there is neither.
     pub(crate) fn pick_constraints(&self) -> PickConstraints {
         if !self.inner.has_constraints.load(Relaxed) {
             return PickConstraints::default();
@@ -135,12 +173,13 @@ impl Exchange {
         }
     }
 
-    /// Reads the attempts made so far, in their order.
+    /// Calls `read` with the attempts made so far, in the order in which they began, and returns its
+    /// result. The record is locked meanwhile: `read` must not call the exchange.
     pub fn attempts<T>(&self, read: impl FnOnce(&[Attempt]) -> T) -> T {
         read(self.record().attempts.as_slice())
     }
 
-    /// Returns how many attempts were begun; takes no lock where there was none.
+    /// Returns the number of attempts begun. Takes no lock before the first.
     pub(crate) fn attempt_count(&self) -> usize {
         match self.inner.has_constraints.load(Relaxed) {
             true => self.attempts(<[_]>::len),
@@ -148,7 +187,7 @@ impl Exchange {
         }
     }
 
-    /// Reads what a log line and a cookie need to know of the end, under one lock.
+    /// Calls `read` with what a log line and a cookie need of the record, under one lock.
     pub(crate) fn summary<T>(&self, read: impl FnOnce(ExchangeSummary<'_>) -> T) -> T {
         let record = self.record();
         read(ExchangeSummary {
@@ -160,14 +199,13 @@ impl Exchange {
         })
     }
 
-    /// Returns true if an attempt at this backend was begun.
+    /// Returns true if an attempt at this backend has begun.
     #[must_use]
     pub fn has_tried(&self, backend: &Backend) -> bool {
         self.attempts(|all| all.iter().any(|a| a.backend.is_same(backend)))
     }
 
-    /// Returns how the last attempt at this backend ended; `None` while it runs, and where there
-    /// was none.
+    /// Returns how the last attempt at this backend ended; `None` while it runs, or if there was none.
     #[must_use]
     pub fn last_outcome_at(&self, backend: &Backend) -> Option<Outcome> {
         self.attempts(|all| {
@@ -176,27 +214,27 @@ impl Exchange {
         })
     }
 
-    /// Returns the backend of the last attempt.
+    /// Returns the backend of the attempt that began last.
     #[must_use]
     pub fn backend(&self) -> Option<Backend> {
         self.attempts(|all| all.last().map(|a| a.backend.clone()))
     }
 
-    /// Returns the backend whose answer the client gets: that of the last attempt that did not
-    /// fail and was not given up. While two run side by side, nobody can know; once the response
-    /// head is out, the loser has ended.
+    /// Returns the backend whose response the client gets: that of the last attempt that neither
+    /// failed nor was given up. The result is certain once the response head is out: while an attempt
+    /// and its hedge both run, either may win.
     #[must_use]
     pub fn answered_by(&self) -> Option<Backend> {
         self.attempts(|all| answer(all).map(|a| a.backend.clone()))
     }
 
-    /// Returns why the request failed.
+    /// Returns the kind of error that the request as a whole failed with; `None` if it did not fail.
     #[must_use]
     pub fn failure(&self) -> Option<ErrorKind> {
         self.record().failure
     }
 
-    /// Returns the request body bytes read from the client so far.
+    /// Returns the number of request body bytes read from the client so far.
     #[must_use]
     pub fn received(&self) -> u64 {
         self.inner.received.load(Relaxed)
@@ -228,7 +266,7 @@ impl fmt::Debug for Exchange {
     }
 }
 
-/// What became of a request; see [`Exchange::summary`].
+/// The end of a request, for a log line and a cookie; see [`Exchange::summary`].
 pub(crate) struct ExchangeSummary<'a> {
     pub(crate) attempts: &'a [Attempt],
     pub(crate) decision: Option<(&'static str, usize)>,
@@ -238,13 +276,13 @@ pub(crate) struct ExchangeSummary<'a> {
 }
 
 impl<'a> ExchangeSummary<'a> {
-    /// As [`Exchange::answered_by`].
+    /// Does what [`Exchange::answered_by`] does.
     pub(crate) fn answered_by(&self) -> Option<&'a Backend> {
         answer(self.attempts).map(|attempt| &attempt.backend)
     }
 }
 
-/// Finds the attempt whose answer the client gets.
+/// Returns the attempt whose response the client gets.
 fn answer(attempts: &[Attempt]) -> Option<&Attempt> {
     let answers = |a: &&Attempt| matches!(a.outcome, None | Some(Outcome::Ok));
     attempts.iter().rev().find(answers)
@@ -281,7 +319,7 @@ mod tests {
     #[test]
     fn an_answer_is_of_an_attempt_that_did_not_fail() {
         let exchange = Exchange::new();
-        assert!(exchange.answered_by().is_none(), "nobody was asked");
+        assert!(exchange.answered_by().is_none(), "no backend was asked");
         let a = exchange.begin_attempt(backend("a"));
         exchange.end_attempt(a, Outcome::Failed(ErrorKind::Connect));
         assert!(exchange.answered_by().is_none(), "a failure is no answer");
@@ -329,7 +367,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_given_up_stays_so_and_what_was_whole_can_be_discarded() {
+    fn a_given_up_attempt_stays_so_and_a_whole_response_can_be_discarded() {
         let exchange = Exchange::new();
         let a = exchange.begin_attempt(backend("a"));
         exchange.end_attempt(a, Outcome::Hedged);
@@ -350,7 +388,7 @@ mod tests {
     }
 
     #[test]
-    fn a_pick_is_bound_by_the_affinity_and_by_what_was_tried() {
+    fn the_affinity_and_the_backends_tried_constrain_a_pick() {
         let exchange = Exchange::new();
         let (a, b) = (backend("a"), backend("b"));
         assert!(
@@ -381,12 +419,12 @@ mod tests {
     }
 
     #[test]
-    fn a_head_is_lent_to_who_asks_and_only_then() {
+    fn a_head_is_lent_once_a_layer_asks() {
         let (mut head, ()) = http::Request::new(()).into_parts();
         let exchange = Exchange::of(&mut head.extensions);
         head.headers.insert("x-mine", "1".parse().unwrap());
         exchange.lend_head(&head, false);
-        assert!(exchange.take_head().is_none(), "nobody asked");
+        assert!(exchange.take_head().is_none(), "no layer asked");
         exchange.want_head();
         exchange.lend_head(&head, true);
         exchange.lend_head(&head, false);
@@ -404,12 +442,12 @@ mod tests {
         drop((exchange, head, lent));
         assert!(
             weak.upgrade().is_none(),
-            "what nobody took keeps nothing alive"
+            "a copy that no layer took keeps nothing alive"
         );
     }
 
     #[test]
-    fn the_record_is_shared_with_whoever_comes_later() {
+    fn later_handles_share_the_record() {
         let mut extensions = Extensions::new();
         let one = Exchange::of(&mut extensions);
         Exchange::of(&mut extensions).add_received(7);

@@ -1,4 +1,4 @@
-//! What layers write into an [`Exchange`].
+//! The methods by which layers write an [`Exchange`]; readers use those in `exchange.rs`.
 
 use std::sync::atomic::Ordering::Relaxed;
 
@@ -8,44 +8,50 @@ use tokio::time::Instant;
 use super::{Affinity, Exchange, Outcome, StickyVerdict};
 use crate::{error::ErrorKind, pool::Backend};
 
-/// A copy of a request's head, made while an attempt runs; see [`Exchange::want_head`].
+/// A copy of a request's head that was made while an attempt runs; see [`Exchange::want_head`].
 #[derive(Debug)]
 #[non_exhaustive]
 pub struct LentHead {
-    /// The head, as the attempt had it.
+    /// The head that the attempt was called with.
     pub head: Parts,
-    /// Whether a byte of the request may have gone out.
+    /// True if a byte of the request may have reached the backend.
     pub sent: bool,
 }
 
-/// What layers write: a layer of your own in the place of one of this crate calls these.
+/// # Writing
+///
+/// The layers of this crate call these methods. A layer of your own calls them if it replaces one of
+/// those: a balancer begins and ends attempts, a sticky layer sets the affinity.
 impl Exchange {
-    /// Asks for a backend: what a sticky cookie names. Written by sticky, read by balance.
+    /// Asks the balancer for this backend, which a sticky cookie names. The balancer picks another if
+    /// this one cannot take the request.
     pub fn set_affinity(&self, backend: Backend) {
         self.record().affinity = Some(Affinity { backend });
         self.inner.has_constraints.store(true, Relaxed);
     }
 
-    /// Writes what became of stickiness.
+    /// Records what the balancer did with the affinity.
     pub fn set_sticky_verdict(&self, verdict: StickyVerdict) {
         self.record().verdict = Some(verdict);
     }
 
-    /// Notes which strategy decided, among how many.
+    /// Records the name of the strategy that made the pick, and the number of backends that it picked
+    /// from.
     pub fn set_decision(&self, strategy: &'static str, candidates: usize) {
         let mut record = self.record();
         record.strategy = Some(strategy);
         record.candidates = candidates;
     }
 
-    /// Begins an attempt and returns its number, to be given to [`end_attempt`](Self::end_attempt).
+    /// Begins an attempt at this backend now, and returns the number by which
+    /// [`end_attempt`](Self::end_attempt) ends it. Numbers count from 0.
     pub fn begin_attempt(&self, backend: Backend) -> usize {
         self.inner.has_constraints.store(true, Relaxed);
         self.record().attempts.begin(backend)
     }
 
-    /// Notes a pick as a whole, under one lock: the decision, the verdict where there is one, and
-    /// the attempt, whose number it returns.
+    /// Records a pick under one lock: the decision, the verdict if there is one, and the attempt, whose
+    /// number it returns.
     pub(crate) fn record_pick(
         &self,
         strategy: &'static str,
@@ -61,13 +67,13 @@ impl Exchange {
         record.attempts.begin(backend)
     }
 
-    /// Ends an attempt; only the first call for it counts, but that [`Outcome::Discarded`]
-    /// replaces [`Outcome::Ok`]: what is discarded may have ended already.
+    /// Ends an attempt now. Later calls for the same attempt change nothing, with one exception:
+    /// [`Outcome::Discarded`] replaces [`Outcome::Ok`], since a whole response may still be discarded.
     ///
-    /// Whoever gives up on an attempt (a hedge won against it, its time is up) ends it here
-    /// *before* dropping its future: layers below, whose futures are dropped without a result,
-    /// read the verdict with [`last_outcome_at`](Self::last_outcome_at) and charge the backend,
-    /// or do not. What is dropped without a word was cancelled from the client's side.
+    /// A layer that gives up an attempt, because a hedge won or its time is up, calls this *before* it
+    /// drops the attempt's future. The layers below get no result from a dropped future: they read
+    /// [`last_outcome_at`](Self::last_outcome_at) to decide whether the backend is charged. If the
+    /// attempt has no outcome by then, they take the drop for the client's.
     pub fn end_attempt(&self, number: usize, outcome: Outcome) {
         if let Some(attempt) = self.record().attempts.get_mut(number) {
             let ended = attempt.outcome;
@@ -80,24 +86,24 @@ impl Exchange {
         }
     }
 
-    /// Asks whoever holds the request's head for a copy of it, the next time that it is polled:
-    /// another attempt begins beside one that runs, or in its place. So no request is copied
-    /// ahead for the few that need it.
+    /// Asks the service that holds the request's head for a copy, so that another attempt can begin
+    /// beside the one that runs, or in its stead. The service makes the copy when it is polled next;
+    /// [`take_head`](Self::take_head) returns it. Requests that need no second attempt are not copied.
     pub fn want_head(&self) {
-        // One that was lent before and not taken may be of another attempt.
+        // A copy that was lent earlier and not taken may belong to another attempt.
         self.record().lent = None;
         self.inner.head_wanted.store(true, Relaxed);
     }
 
-    /// Lends a copy of the head, if one is asked for. To be called by the service that talks to
-    /// the backend, when it has to wait for the response; `sent` tells whether a byte of the
-    /// request may have gone out. One load where nobody asks.
+    /// Lends a copy of the head if a layer asked for one. The service that talks to the backend calls
+    /// this each time that it has to wait for the response; `sent` is true if a byte of the request may
+    /// have reached the backend. Costs one relaxed load unless a copy was asked for.
     pub fn lend_head(&self, head: &Parts, sent: bool) {
         if !self.inner.head_wanted.load(Relaxed) {
             return;
         }
         let mut head = head.clone();
-        // Kept here, the record would keep itself alive.
+        // A record that held a handle of itself would never be freed.
         head.extensions.remove::<Self>();
         let mut record = self.record();
         if self.inner.head_wanted.swap(false, Relaxed) {
@@ -105,8 +111,8 @@ impl Exchange {
         }
     }
 
-    /// Takes the copy that was asked for; `None` where nobody lent one. In either case it is no
-    /// longer asked for.
+    /// Takes the copy that [`want_head`](Self::want_head) asked for; `None` if none was lent. Withdraws
+    /// the request for a copy in either case.
     #[must_use]
     pub fn take_head(&self) -> Option<LentHead> {
         let mut record = self.record();
@@ -117,12 +123,12 @@ impl Exchange {
         Some(lent)
     }
 
-    /// Notes why the request as a whole failed; the last call counts.
+    /// Records why the request as a whole failed. A later call replaces the kind.
     pub fn fail(&self, kind: ErrorKind) {
         self.record().failure = Some(kind);
     }
 
-    /// Counts request body bytes read from the client.
+    /// Adds to the number of request body bytes read from the client.
     pub fn add_received(&self, bytes: u64) {
         self.inner.received.fetch_add(bytes, Relaxed);
     }

@@ -1,4 +1,5 @@
-//! Interim responses on their way to the client.
+//! Interim responses (102, 103) on their way to the client: the handle of a request, and the queue of
+//! the server.
 
 use std::task::Context;
 use std::{
@@ -18,8 +19,8 @@ use http::{Extensions, HeaderMap, StatusCode};
 
 /// Sends interim responses (102, 103) to the client of a request; a request extension.
 ///
-/// [`evenkeel::serve`](crate::server::serve) inserts it. The proxy passes on what a backend sends,
-/// and a handler may send its own, such as 103 (Early Hints), while it prepares the response:
+/// `evenkeel::serve` inserts it. The proxy passes on the interim responses of a backend, and a
+/// handler may send its own, such as 103 (Early Hints), while it prepares the response:
 ///
 /// ```
 /// use evenkeel::context::Interim;
@@ -35,26 +36,27 @@ use http::{Extensions, HeaderMap, StatusCode};
 /// # hint(&Request::new(()));
 /// ```
 ///
-/// A request whose server inserts none (axum's or hyper's own) has no way to send them.
+/// The servers of axum and hyper insert none: under them, interim responses are dropped.
 #[derive(Clone)]
 pub struct Interim {
     queue: Arc<Queue>,
-    /// The request that this handle belongs to: a connection of HTTP/1.1 uses one queue for all.
+    /// The number of the request that this handle belongs to: the requests of an HTTP/1.1 connection
+    /// share one queue.
     request: u64,
 }
 
-/// What a server and the handles of its requests share.
+/// The queue that a server and the handles of its requests share.
 struct Queue {
-    /// The request that may send; 0 while none may.
+    /// The number of the request that may send; 0 while none may.
     current: AtomicU64,
-    /// A response waits: without one, the server takes no lock.
+    /// True if a response waits. While none does, the server takes no lock.
     has_some: AtomicBool,
     state: Mutex<State>,
 }
 
 #[derive(Default)]
 struct State {
-    /// The request that the others are of.
+    /// The number of the request that the fields below belong to.
     request: u64,
     sent: usize,
     bytes: usize,
@@ -63,15 +65,15 @@ struct State {
 }
 
 impl Interim {
-    /// Finds the extension.
+    /// Returns the extension; `None` under a server that passes on no interim responses.
     #[must_use]
     pub fn of(extensions: &Extensions) -> Option<&Self> {
         extensions.get::<Self>()
     }
 
-    /// Sends an interim response, as soon as the connection is written to. Returns false if it is
-    /// not sent: the final response has begun, the status is not one of 102 to 199, the client
-    /// speaks HTTP/1.0, or the request has sent 8 of them or 16 KiB of their fields.
+    /// Sends an interim response with the next write to the connection. Returns false if it is not
+    /// sent: if the final response has begun, the status is not within 102 to 199, the client speaks
+    /// HTTP/1.0, or the request has sent 8 interim responses or 16 KiB of their fields already.
     pub fn send(&self, status: StatusCode, headers: HeaderMap) -> bool {
         // 100 is the answer to `Expect`, and 101 ends the exchange.
         if !(102..200).contains(&status.as_u16()) {
@@ -101,7 +103,7 @@ impl Interim {
         true
     }
 
-    /// The final response has not begun.
+    /// Returns true until the final response begins.
     pub(crate) fn is_open(&self) -> bool {
         self.queue.current.load(Acquire) == self.request
     }
@@ -122,7 +124,7 @@ impl Queue {
 }
 
 impl State {
-    /// Forgets what was of an earlier request.
+    /// Discards the responses and the counts of an earlier request.
     fn of(&mut self, request: u64) {
         if self.request != request {
             self.request = request;
@@ -141,11 +143,11 @@ impl fmt::Debug for Interim {
     }
 }
 
-/// The server's end: one a connection of HTTP/1.1, one a stream of HTTP/2.
+/// The server's side of the queue. An HTTP/1.1 connection has one, and an HTTP/2 stream has one.
 pub(crate) struct InterimQueue {
     queue: Arc<Queue>,
     request: u64,
-    /// The task that is woken, as the queue has it, too.
+    /// The task that the queue wakes, kept to notice that another task polls.
     task: Option<Waker>,
 }
 
@@ -158,8 +160,8 @@ impl InterimQueue {
         }
     }
 
-    /// Begins a request: what handles of earlier ones send is refused from now on, and what they
-    /// sent is forgotten. `open` is false where the client knows no interim responses.
+    /// Begins a request. Handles of earlier requests can send no more, and their responses that still
+    /// wait are discarded. `open` is false if the client does not understand interim responses.
     pub(crate) fn begin(&mut self, open: bool) -> Interim {
         self.request += 1;
         let current = if open { self.request } else { 0 };
@@ -170,15 +172,14 @@ impl InterimQueue {
         }
     }
 
-    /// Ends the time for interim responses, as the final one begins; returns those that were sent
-    /// before it and still wait.
+    /// Refuses further interim responses, as the final one begins. Returns those that wait.
     pub(crate) fn end(&mut self) -> Option<VecDeque<(StatusCode, HeaderMap)>> {
         self.queue.current.store(0, Release);
         self.queue.has_some.load(Acquire).then(|| self.take())
     }
 
-    /// Takes the responses that wait; registers the task to be woken by the next one. Costs a load
-    /// and a comparison where none waits.
+    /// Takes the responses that wait, and registers the task that the next one wakes. Costs one load
+    /// and one comparison while none waits.
     pub(crate) fn poll(&mut self, cx: &Context<'_>) -> Option<VecDeque<(StatusCode, HeaderMap)>> {
         let task = self.task.as_ref();
         let is_registered = task.is_some_and(|task| task.will_wake(cx.waker()));
@@ -186,7 +187,7 @@ impl InterimQueue {
             self.task = Some(cx.waker().clone());
             self.queue.lock().waker = self.task.clone();
         }
-        // Once the final response has begun, the next request forgets what came too late.
+        // A response that came after the final one began is discarded by the next request.
         let waits = self.queue.has_some.load(Acquire) && self.queue.current.load(Acquire) != 0;
         waits.then(|| self.take())
     }
@@ -200,10 +201,10 @@ impl InterimQueue {
     }
 }
 
-/// More would only delay the final response; a page has use for one or two.
+/// A page needs one or two; more would delay the final response.
 const MAX_RESPONSES: usize = 8;
 const MAX_BYTES: usize = 16 * 1024;
-/// What a field's line needs besides its name and value.
+/// The bytes that a field's line needs beside its name and value: `: ` and the line end.
 const LINE_OVERHEAD: usize = 4;
 
 #[cfg(test)]

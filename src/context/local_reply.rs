@@ -1,10 +1,18 @@
-//! Responses that say nothing about a backend.
+//! `LocalReply`: the mark of a response that no backend sent.
 
-/// The response was made without its backend; a response extension.
+/// The mark of a response that was made without asking the selected backend: a response extension.
 ///
-/// The proxy leaves it where it is itself the last recipient of a request (`Max-Forwards: 0`). A
-/// layer between balance and proxy that answers for a backend, such as a cache, does the same: the
-/// attempt ends as [`Outcome::Cancelled`](super::Outcome::Cancelled), health judges nothing by it,
-/// and no strategy takes its time for that of the backend.
+/// The proxy inserts it if it is itself the last recipient of a request (`Max-Forwards: 0`). A layer
+/// between balancer and proxy that answers in a backend's stead, such as a cache, inserts it as well.
+/// The attempt then ends as [`Outcome::Cancelled`](super::Outcome::Cancelled), outlier detection
+/// does not count the response, and strategies that measure latency ignore its time.
+///
+/// ```
+/// use evenkeel::context::LocalReply;
+///
+/// let mut response = http::Response::new("from the cache");
+/// response.extensions_mut().insert(LocalReply);
+/// assert!(response.extensions().get::<LocalReply>().is_some());
+/// ```
 #[derive(Clone, Copy, Debug)]
 pub struct LocalReply;

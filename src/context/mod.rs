@@ -1,31 +1,60 @@
-//! The wires: typed notes by which the rooms tell one another what they know.
+//! The typed extensions by which the layers of this crate pass facts to each other.
 //!
-//! Rooms never call one another; they leave notes in [`http::Extensions`]. Each insertion costs
-//! an allocation, so there are few, and the absence of each has a defined meaning:
+//! The layers never call one another. Each leaves what it knows in [`http::Extensions`], under a type
+//! of this module, and reads there what the others left. So each layer works alone, in any stack, and
+//! a layer of your own reads and writes the same types.
 //!
-//! | note | what | when absent |
-//! |---|---|---|
-//! | [`ConnInfo`] | the connection: peer, local address, client, TLS facts | peer unknown, nothing added |
-//! | [`Exchange`] | one shared record a request: affinity, decision, attempts, end | the layer inserts one |
-//! | [`Selected`] | where this attempt goes | the proxy answers [`ErrorKind::NotRouted`](crate::ErrorKind::NotRouted) |
-//! | [`Tunnel`] (response) | guards that live until the tunnel closes | the exchange ends with the body |
-//! | [`Interim`] | sends 102 and 103 to the client | interim responses are dropped |
-//! | [`LocalReply`] (response) | it was made without its backend | the backend made it |
-//! | [`AuthFailure`] (response) | why authentication failed | derived from 401, 403, 407 |
+//! | extension | what | written by | when absent |
+//! |---|---|---|---|
+//! | [`ConnInfo`] | the connection: peer, local address, client, TLS session | server, tls | peer unknown; no fields about the client are added |
+//! | [`Exchange`] | the record of the request: affinity, decision, attempts, failure | all layers | the layer that needs it inserts one |
+//! | [`Selected`] | the backend of this attempt | balance | the proxy fails with [`ErrorKind::NotRouted`](crate::ErrorKind::NotRouted) |
+//! | [`Interim`] | sends 102 and 103 to the client | server | interim responses are dropped |
+//! | [`Tunnel`] (response) | guards that last until the tunnel closes | proxy | the exchange ends with the body |
+//! | [`LocalReply`] (response) | the response was made without its backend | proxy | the backend sent it |
+//! | [`AuthFailure`] (response) | why authentication failed | your own layer | derived from 401, 403, 407 |
+//!
+//! The connection stack, below the requests, has types of its own: [`Conn`], [`ShutdownSignal`] and
+//! [`ConnectionEvents`].
 //!
 //! # Example
 //!
-//! ```
-//! use evenkeel::context::Exchange;
+//! A balancer of your own writes the record, and a layer above reads it:
 //!
+//! ```
+//! use evenkeel::{Backend, ErrorKind, context::{Exchange, Outcome, Selected}};
+//!
+//! # fn main() -> Result<(), evenkeel::ConfigError> {
+//! let (a, b) = (Backend::new("a", "http://127.0.0.1:9001")?, Backend::new("b", "http://127.0.0.1:9002")?);
 //! let mut request = http::Request::new(());
 //! let exchange = Exchange::of(request.extensions_mut());
-//! assert!(exchange.attempts(|attempts| attempts.is_empty()));
+//!
+//! let first = exchange.begin_attempt(a);
+//! exchange.end_attempt(first, Outcome::Failed(ErrorKind::Connect));
+//! let second = exchange.begin_attempt(b.clone());
+//! request.extensions_mut().insert(Selected(b));
+//! exchange.end_attempt(second, Outcome::Ok);
+//!
+//! assert_eq!(exchange.answered_by().unwrap().id(), "b");
+//! exchange.attempts(|attempts| {
+//!     let outcomes: Vec<_> = attempts.iter().map(|a| a.outcome.unwrap().as_str()).collect();
+//!     assert_eq!(outcomes, ["connect", "ok"]);
+//! });
+//! # Ok(())
+//! # }
 //! ```
+//!
+//! # Why extensions
+//!
+//! A call between two layers needs both of their types, so a layer of another crate could not stand
+//! between them. An extension passes through such a layer untouched. The record is shared and not
+//! copied, because a request may fail, be retried or be dropped in the middle: a response extension
+//! would be lost then, and the access log would not know which backends were tried.
 //!
 //! # Where it goes
 //!
-//! Between the rooms: every layer reads and writes here.
+//! Between the layers. A layer above reads what a layer below wrote into the [`Exchange`], during the
+//! request or after it.
 //!
 //! # Defaults
 //!
@@ -33,15 +62,20 @@
 //!
 //! # When it fails
 //!
-//! It does not: a note that is missing has the meaning above.
+//! It does not fail: the table above says what the absence of each extension means.
 //!
 //! # Cost
 //!
-//! [`Exchange`]: two allocations a request, about 90 ns by `benches/layers.rs` (row `record`).
-//! [`Selected`]: one an attempt; in a `LoadBalancer` none, but for one that waited for room.
-//! [`ConnInfo`] and [`Interim`]: one each a request, and a few a connection. `evenkeel::serve` uses
-//! the table that holds the extensions again for a later request: the `Proxy` puts the emptied table
-//! of a request into its response.
+//! Each insertion into the extensions allocates, so there are few.
+//!
+//! | extension | allocations |
+//! |---|---|
+//! | [`Exchange`] | two for each request; about 90 ns by `benches/layers.rs` (row `record`) |
+//! | [`Selected`] | one for each attempt; in a `LoadBalancer` none, except after a wait for room |
+//! | [`ConnInfo`], [`Interim`] | one each for each request, and a few for each connection |
+//!
+//! `evenkeel::serve` reuses the table of a request's extensions for a later request: the `Proxy` puts
+//! the emptied table into its response.
 
 mod affinity;
 mod attempt;

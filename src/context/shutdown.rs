@@ -1,4 +1,4 @@
-//! How a connection learns that it should end.
+//! Graceful shutdown: the end of a server, announced to its connections.
 
 use std::{
     fmt,
@@ -11,13 +11,39 @@ use std::{
 
 use tokio::{sync::watch, time::Instant};
 
-/// Tells connections to finish what they are at and end; see [`ShutdownSignal`].
+/// Tells connections to finish their current exchange and to end, and counts those that have not.
+///
+/// A shutdown has two phases. [`announce`](Self::announce) makes responses say that their connection
+/// closes, so that clients and balancers move on while the server still accepts (lame duck).
+/// [`begin`](Self::begin) ends the connections. A server may begin without announcing.
+///
+/// # Example
+///
+/// ```
+/// use evenkeel::context::GracefulShutdown;
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() {
+/// let shutdown = GracefulShutdown::new();
+/// let mut signal = shutdown.signal();
+/// let connection = tokio::spawn(async move {
+///     signal.begun().await;
+///     // ... finish the current exchange, and drop the signal with the connection.
+/// });
+///
+/// shutdown.begin();
+/// shutdown.ended().await;
+/// assert_eq!(shutdown.remaining(), 0);
+/// # connection.await.unwrap();
+/// # }
+/// ```
 pub struct GracefulShutdown {
     sender: watch::Sender<()>,
     state: Arc<ShutdownState>,
 }
 
-/// Beside the channel, whose own flag is behind a lock.
+/// The phase, kept beside the channel: to read the channel's own value takes a lock, and each request
+/// reads the phase.
 struct ShutdownState {
     phase: AtomicU8,
     announced: OnceLock<Instant>,
@@ -25,7 +51,7 @@ struct ShutdownState {
 }
 
 impl GracefulShutdown {
-    /// Makes a drainer that has not begun.
+    /// Makes a shutdown that is neither announced nor begun.
     #[must_use]
     pub fn new() -> Self {
         Self {
@@ -34,8 +60,9 @@ impl GracefulShutdown {
         }
     }
 
-    /// Sets how long a connection may still wait for a request once the end was announced; see
-    /// [`ShutdownSignal::idle_until`]. Before [`signal`](Self::signal).
+    /// Sets how long an idle connection may still wait for a request after the announcement; see
+    /// [`ShutdownSignal::idle_until`]. Call it before [`signal`](Self::signal): signals that exist
+    /// already keep the earlier value and do not learn of the shutdown.
     ///
     /// Default: 2 s.
     #[must_use]
@@ -44,7 +71,7 @@ impl GracefulShutdown {
         self
     }
 
-    /// Returns what a connection listens to.
+    /// Returns a signal for one connection, which holds it until it ends.
     #[must_use]
     pub fn signal(&self) -> ShutdownSignal {
         ShutdownSignal {
@@ -53,15 +80,14 @@ impl GracefulShutdown {
         }
     }
 
-    /// Announces the end: from now on, responses say that their connection closes (RFC 9112
-    /// §9.6), and HTTP/2 connections get a GOAWAY. Connections that wait for a request go on
-    /// waiting.
+    /// Announces the end: from now on responses say `connection: close` (RFC 9112 §9.6), and HTTP/2
+    /// connections get a GOAWAY. Connections that wait for a request keep waiting.
     pub fn announce(&self) {
         self.enter(ANNOUNCED);
     }
 
-    /// Begins: busy connections end after the exchange they are at, the others once they have
-    /// waited for a request until [`ShutdownSignal::idle_until`].
+    /// Begins the end: busy connections end after their current exchange, idle ones at
+    /// [`ShutdownSignal::idle_until`]. Announces the end if that was not done.
     pub fn begin(&self) {
         self.enter(BEGUN);
     }
@@ -72,16 +98,16 @@ impl GracefulShutdown {
         self.sender.send_replace(());
     }
 
-    /// Waits until every [`ShutdownSignal`] that was handed out is dropped.
+    /// Waits until every [`ShutdownSignal`] is dropped, that is until every connection has ended.
     ///
     /// # Cancel safety
     ///
-    /// Nothing is lost when the future is dropped.
+    /// The future can be dropped at any time; a later call waits again.
     pub async fn ended(&self) {
         self.sender.closed().await;
     }
 
-    /// Returns how many connections have not ended.
+    /// Returns the number of connections that have not ended.
     #[must_use]
     pub fn remaining(&self) -> usize {
         self.sender.receiver_count()
@@ -118,7 +144,8 @@ impl fmt::Debug for GracefulShutdown {
     }
 }
 
-/// Held by a connection while it lives: says when it should end, and that it has not yet.
+/// One connection's side of a [`GracefulShutdown`]. It tells the connection when to end, and while it
+/// exists, the shutdown counts the connection as not ended.
 #[derive(Clone)]
 pub struct ShutdownSignal {
     receiver: watch::Receiver<()>,
@@ -126,22 +153,22 @@ pub struct ShutdownSignal {
 }
 
 impl ShutdownSignal {
-    /// Returns true once responses should say that their connection closes. One relaxed load.
+    /// Returns true once responses should say that their connection closes. Costs one relaxed load.
     #[must_use]
     pub fn is_announced(&self) -> bool {
         self.state.has_reached(ANNOUNCED)
     }
 
-    /// Returns true once the connection should end. One relaxed load.
+    /// Returns true once the connection should end. Costs one relaxed load.
     #[must_use]
     pub fn has_begun(&self) -> bool {
         self.state.has_reached(BEGUN)
     }
 
-    /// Returns when a connection that has waited for a request `since` then should be closed:
-    /// after a grace from then, or from the announcement if that came later. A close at once would
-    /// lose the request of a client that sends one after the other (RFC 9112 §9.5). `None` before
-    /// the connection should end.
+    /// Returns the time at which a connection that has been idle since `since` should be closed: the
+    /// idle grace (2 s) after `since`, or after the announcement if that was later. `None` before the
+    /// shutdown begins. A connection that closes at once may lose a request that its client has just
+    /// sent (RFC 9112 §9.5).
     #[must_use]
     pub fn idle_until(&self, since: Instant) -> Option<Instant> {
         let announced = self.state.announced.get().copied().unwrap_or(since);
@@ -149,20 +176,21 @@ impl ShutdownSignal {
         self.has_begun().then_some(until)
     }
 
-    /// Waits for the announcement of the end. Never ends when the [`GracefulShutdown`] is dropped first.
+    /// Waits for the announcement. Never returns if the [`GracefulShutdown`] is dropped before that.
     ///
     /// # Cancel safety
     ///
-    /// Nothing is lost when the future is dropped.
+    /// The future can be dropped at any time; a later call waits again.
     pub async fn announced(&mut self) {
         self.reached(ANNOUNCED).await;
     }
 
-    /// Waits until the connection should end. Never ends when the [`GracefulShutdown`] is dropped first.
+    /// Waits until the connection should end. Never returns if the [`GracefulShutdown`] is dropped
+    /// before that.
     ///
     /// # Cancel safety
     ///
-    /// Nothing is lost when the future is dropped.
+    /// The future can be dropped at any time; a later call waits again.
     pub async fn begun(&mut self) {
         self.reached(BEGUN).await;
     }
@@ -187,8 +215,9 @@ impl fmt::Debug for ShutdownSignal {
 
 const ANNOUNCED: u8 = 1;
 const BEGUN: u8 = 2;
-/// Clients that send one request after the other do it sooner, nearly always on a busy machine, too;
-/// a process with idle clients and without a lame duck ends so much later.
+/// A client that sends its requests one after the other sends the next within this time, nearly
+/// always, even on a busy machine. A shutdown without a lame duck takes this much longer if clients
+/// are idle.
 pub(crate) const IDLE_GRACE: Duration = Duration::from_secs(2);
 
 #[cfg(test)]

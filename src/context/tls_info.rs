@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-/// What a TLS handshake settled.
+/// The facts of a TLS session, set when its handshake has ended; see [`ConnInfo::tls`](super::ConnInfo::tls).
 #[derive(Clone, Debug, Default)]
 #[non_exhaustive]
 pub struct TlsInfo {
@@ -16,12 +16,12 @@ pub struct TlsInfo {
     pub key_exchange: Option<&'static str>,
     /// The protocol that ALPN selected.
     pub alpn: Option<Bytes>,
-    /// The server name that the client asked for.
+    /// The server name that the client asked for (SNI).
     pub sni: Option<Box<str>>,
-    /// The session was resumed.
+    /// True if the client resumed an earlier session.
     pub resumed: bool,
-    /// The client's certificate chain, DER, the leaf first.
+    /// The client's certificate chain in DER, the leaf first; empty if the client sent none.
     pub client_certificates: Vec<Bytes>,
-    /// From accept to the handshake's end.
+    /// The time from accept to the end of the handshake.
     pub handshake: Duration,
 }

@@ -1,10 +1,22 @@
-//! Which peers are believed in what they say of clients.
+//! `TrustedPeers`: the networks whose header fields about the client count.
 
 use std::net::IpAddr;
 
 use crate::error::ConfigError;
 
-/// Networks of balancers and proxies whose fields about the client are believed.
+/// The networks of load balancers and proxies whose header fields about the client count, such as
+/// `X-Forwarded-For`. Any other peer could forge them.
+///
+/// ```
+/// use evenkeel::context::TrustedPeers;
+///
+/// # fn main() -> Result<(), evenkeel::ConfigError> {
+/// let trusted = TrustedPeers::new(["10.0.0.0/8", "fd00::/8"])?;
+/// assert!(trusted.contains([10, 1, 2, 3].into()));
+/// assert!(!trusted.contains([203, 0, 113, 7].into()));
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Debug, Default)]
 pub struct TrustedPeers {
     networks: Vec<Network>,
@@ -17,12 +29,12 @@ struct Network {
 }
 
 impl TrustedPeers {
-    /// Trusts these networks: addresses with or without a prefix length, as in `10.0.0.0/8`,
-    /// `::1` or `fd00::/8`.
+    /// Trusts these networks. Each is an address with or without a prefix length, such as
+    /// `10.0.0.0/8`, `::1` or `fd00::/8`.
     ///
     /// # Errors
     ///
-    /// When one is neither an address nor a network, or its prefix is too long.
+    /// If an element is neither an address nor a network, or if its prefix is too long.
     pub fn new<S: AsRef<str>>(networks: impl IntoIterator<Item = S>) -> Result<Self, ConfigError> {
         let networks = networks
             .into_iter()
@@ -31,13 +43,13 @@ impl TrustedPeers {
         Ok(Self { networks })
     }
 
-    /// Returns true if there is none.
+    /// Returns true if no network is trusted.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.networks.is_empty()
     }
 
-    /// Returns true if the peer is one of them.
+    /// Returns true if the peer is in one of the networks. Costs one comparison for each network.
     #[must_use]
     pub fn contains(&self, peer: IpAddr) -> bool {
         let peer = bits(peer);
@@ -71,7 +83,7 @@ impl Network {
         let mask = u128::MAX
             .checked_shl(most - prefix)
             .unwrap_or(0)
-            // An IPv4 address is mapped: its 96 leading bits always count.
+            // An IPv4 address is mapped to IPv6: its 96 leading bits are always compared.
             | if most == 32 { u128::MAX << 32 } else { 0 };
         Ok(Self {
             address: bits(address) & mask,
@@ -80,7 +92,8 @@ impl Network {
     }
 }
 
-/// IPv4 as IPv4-mapped IPv6, so that a dual-stack listener's peers compare equal.
+/// Returns an address as IPv6, an IPv4 address as IPv4-mapped: a dual-stack listener reports IPv4
+/// peers in that form.
 fn bits(address: IpAddr) -> u128 {
     match address {
         IpAddr::V4(v4) => v4.to_ipv6_mapped().to_bits(),

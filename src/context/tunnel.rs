@@ -1,4 +1,4 @@
-//! What lives until a tunnel closes.
+//! `Tunnel`: what must last until an upgraded connection closes.
 
 use std::{
     any::Any,
@@ -9,10 +9,24 @@ use std::{
     },
 };
 
-/// A tunnel that the response opens (101, or 2xx to CONNECT); a response extension.
+/// The tunnel that a response opens (101, or 2xx to CONNECT): a response extension.
 ///
-/// A layer that must last as long as the tunnel hands in a guard: it is dropped when the last
-/// byte went through, in the order of [`hold`](Self::hold).
+/// The body of such a response ends at once, but the connection goes on. A layer whose work lasts as
+/// long as the tunnel, such as a lease or a log line, hands in a guard. The guards are dropped when
+/// the tunnel closes, in the order in which they were handed in.
+///
+/// ```
+/// use std::sync::Arc;
+///
+/// use evenkeel::context::Tunnel;
+///
+/// let tunnel = Tunnel::new();
+/// let lease = Arc::new(());
+/// tunnel.hold(lease.clone());
+/// assert_eq!(Arc::strong_count(&lease), 2);
+/// tunnel.close();
+/// assert_eq!(Arc::strong_count(&lease), 1);
+/// ```
 #[derive(Clone, Default)]
 pub struct Tunnel {
     inner: Arc<Inner>,
@@ -26,40 +40,42 @@ struct Inner {
 }
 
 impl Tunnel {
-    /// Makes a tunnel; whoever carries it keeps a clone until it closes.
+    /// Makes a tunnel. The task that copies its bytes keeps a clone, and calls [`close`](Self::close)
+    /// at the end.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Keeps `guard` until the tunnel closes.
+    /// Keeps `guard` until the tunnel closes. Allocates.
     pub fn hold(&self, guard: impl Any + Send) {
         self.guards().push(Box::new(guard));
     }
 
-    /// Counts bytes that the client sent through.
+    /// Adds to the number of bytes that went from the client to the backend.
     pub fn add_to_backend(&self, bytes: u64) {
         self.inner.to_backend.fetch_add(bytes, Relaxed);
     }
 
-    /// Counts bytes that the backend sent through.
+    /// Adds to the number of bytes that went from the backend to the client.
     pub fn add_to_client(&self, bytes: u64) {
         self.inner.to_client.fetch_add(bytes, Relaxed);
     }
 
-    /// Returns the bytes that the client sent through so far.
+    /// Returns the number of bytes that went from the client to the backend so far.
     #[must_use]
     pub fn to_backend(&self) -> u64 {
         self.inner.to_backend.load(Relaxed)
     }
 
-    /// Returns the bytes that the backend sent through so far.
+    /// Returns the number of bytes that went from the backend to the client so far.
     #[must_use]
     pub fn to_client(&self) -> u64 {
         self.inner.to_client.load(Relaxed)
     }
 
-    /// Closes the tunnel: drops the guards.
+    /// Drops the guards. A guard that is handed in later stays until the last handle of the tunnel is
+    /// dropped.
     pub fn close(&self) {
         let guards = std::mem::take(&mut *self.guards());
         drop(guards);

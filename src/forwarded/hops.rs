@@ -1,5 +1,5 @@
-//! Which of the hops that a request names is its client. Pure: the lists are read from the right,
-//! as each hop adds itself at the end, and what stands on the left may come from the client.
+//! Which of the hops in a list is the client. Pure. The lists are read from the right, as each hop adds
+//! its element at the end; elements further left may come from the client.
 
 use std::{
     iter,
@@ -8,9 +8,9 @@ use std::{
 
 use crate::context::TrustedPeers;
 
-/// Finds the client among the addresses before a trusted hop, the last one first; `None` stands for
-/// an element that is no address. The client is the first that is not trusted; where the list ends
-/// before, the last that is known. `None` where there is none.
+/// Returns the client, given the addresses that a trusted hop sent, the last one first; `None` stands
+/// for an element that is not an address. The client is the first address that is not trusted or, if
+/// all are trusted, the last one before the end of the list or an element that is not an address.
 pub(super) fn client(
     trusted: &TrustedPeers,
     addresses: impl Iterator<Item = Option<IpAddr>>,
@@ -25,7 +25,7 @@ pub(super) fn client(
     found
 }
 
-/// Reads a line of `X-Forwarded-For`, the last element first. Empty elements are none (RFC 9110
+/// Reads a line of `X-Forwarded-For`, the last element first. Empty elements are skipped (RFC 9110
 /// §5.6.1).
 pub(super) fn x_forwarded_for(line: &[u8]) -> impl Iterator<Item = Option<IpAddr>> {
     let elements = line.rsplit(|&byte| byte == b',').map(<[u8]>::trim_ascii);
@@ -59,7 +59,7 @@ fn node(element: &[u8]) -> Option<IpAddr> {
             let quoted = value
                 .strip_prefix(b"\"")
                 .and_then(|v| v.strip_suffix(b"\""));
-            // A parameter may stand once only, RFC 7239 §4: of two, neither is believed.
+            // RFC 7239 §4 allows a parameter once: with two, neither counts.
             if found.replace(address(quoted.unwrap_or(value))?).is_some() {
                 return None;
             }
@@ -68,8 +68,8 @@ fn node(element: &[u8]) -> Option<IpAddr> {
     found
 }
 
-/// Takes off what follows the last separator that is not quoted (RFC 9110 §5.6.4). From the right,
-/// as a quote that a client left open must not swallow what a trusted hop added.
+/// Splits at the last separator that is not quoted (RFC 9110 §5.6.4). Reads from the right, so that a
+/// quote which a client left open cannot hide what a trusted hop added.
 fn split_last(text: &[u8], separator: u8) -> (&[u8], Option<&[u8]>) {
     let mut quoted = false;
     for (at, &byte) in text.iter().enumerate().rev() {
@@ -132,21 +132,21 @@ mod tests {
             ("203.0.113.7", Some("203.0.113.7")),
             ("203.0.113.7, 10.0.0.1", Some("203.0.113.7")),
             ("203.0.113.7,10.0.0.1 , 10.9.9.9", Some("203.0.113.7")),
-            // What stands before it may be forged.
+            // The elements before it may be forged.
             (
                 "10.0.0.3, 198.51.100.1, 203.0.113.7, 10.0.0.1",
                 Some("203.0.113.7"),
             ),
             ("nonsense, 203.0.113.7", Some("203.0.113.7")),
-            // All are trusted: the request is of the farthest.
+            // All are trusted: the farthest hop sent the request itself.
             ("10.0.0.1, 10.0.0.2", Some("10.0.0.1")),
-            // What is no address ends the list.
+            // An element that is not an address ends the list.
             ("203.0.113.7, unknown, 10.0.0.2", Some("10.0.0.2")),
             ("203.0.113.7, unknown", None),
             ("", None),
             (" , ", None),
             ("203.0.113.7, ", Some("203.0.113.7")),
-            // Forms in use.
+            // Other forms in use.
             ("203.0.113.7:4711", Some("203.0.113.7")),
             ("2001:db8::7", Some("2001:db8::7")),
             ("[2001:db8::7]", Some("2001:db8::7")),
@@ -187,7 +187,7 @@ mod tests {
             ("for=203.0.113.7;for=198.51.100.1", None),
             ("", None),
             (";for=203.0.113.7;", Some("203.0.113.7")),
-            // A quote that the client left open, and separators within quotes.
+            // A quote that the client left open, and separators inside quotes.
             ("for=\"x, for=203.0.113.7", Some("203.0.113.7")),
             ("for=\"x\\, for=203.0.113.7", Some("203.0.113.7")),
             (

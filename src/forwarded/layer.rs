@@ -1,4 +1,4 @@
-//! What you configure.
+//! `ForwardedLayer`: the trusted hops and the field that is read.
 
 use std::sync::Arc;
 
@@ -7,11 +7,11 @@ use tower_layer::Layer;
 use super::Forwarded;
 use crate::context::TrustedPeers;
 
-/// Finds the client of each request behind trusted hops; see the [module](super).
+/// A layer that finds the client of each request behind trusted hops; see the [module](super).
 #[derive(Clone, Debug)]
 #[must_use]
 pub struct ForwardedLayer {
-    /// `None` where no hop is trusted.
+    /// `None` if no hop is trusted.
     pub(super) trusted: Option<Arc<TrustedPeers>>,
     pub(super) field: ClientField,
 }
@@ -28,7 +28,8 @@ pub enum ClientField {
 }
 
 impl ForwardedLayer {
-    /// Believes these hops: addresses and networks of the balancers in front.
+    /// Makes a layer that trusts these hops: the addresses and networks of the load balancers that
+    /// connect to this server. With none, the layer does nothing.
     pub fn new(trusted: TrustedPeers) -> Self {
         Self {
             trusted: (!trusted.is_empty()).then(|| Arc::new(trusted)),
@@ -36,8 +37,8 @@ impl ForwardedLayer {
         }
     }
 
-    /// Sets the field that is read. It has to be one that every trusted hop adds to: what a client
-    /// sends in another passes through them.
+    /// Sets the field that is read. Every trusted hop must add to it: hops pass other fields on as the
+    /// client sent them.
     ///
     /// Default: [`ClientField::XForwardedFor`].
     pub fn field(mut self, field: ClientField) -> Self {

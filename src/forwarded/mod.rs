@@ -1,36 +1,54 @@
-//! The client of a request that came by way of other balancers.
+//! The client of a request that came through other load balancers.
 //!
-//! Behind a balancer, a proxy or a content delivery network, the peer of each connection is that
-//! hop. What such hops say of the client in `X-Forwarded-For` or `Forwarded` can be forged by any
-//! client, so it is believed as far as the hops are trusted: [`ForwardedLayer`] reads the list
-//! from its end and takes the first address that is no trusted hop's. From there on, whatever
-//! speaks of the request's client means that one: `client` in the access log, `hash = "client"`,
-//! the home of a session whose backend is out, and [`ConnInfo::client`](crate::context::ConnInfo::client)
-//! in your own layers.
+//! Behind a load balancer, a proxy or a content delivery network, the peer of each connection is that
+//! hop, and the hop names the client in `X-Forwarded-For` or `Forwarded`. Any client can send these
+//! fields as well. So [`ForwardedLayer`] reads the list from its end, where the nearest hop has added
+//! its element, and takes the first address that is not a trusted hop's.
+//!
+//! That address is the request's client for all layers below: `client` in the access log,
+//! `hash = "client"`, the second choice of a sticky session whose backend is down, and
+//! [`ConnInfo::client`](crate::context::ConnInfo::client) in your own layers.
 //!
 //! # Example
 //!
 //! ```
-//! use evenkeel::{context::TrustedPeers, forwarded::ForwardedLayer};
-//! use tower::{Layer, service_fn};
+//! use std::convert::Infallible;
 //!
-//! # fn main() -> Result<(), evenkeel::ConfigError> {
+//! use evenkeel::{context::{ConnInfo, Peer, TrustedPeers}, forwarded::ForwardedLayer};
+//! use http::{Request, Response};
+//! use tower::{Layer, ServiceExt, service_fn};
+//!
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! let hops = TrustedPeers::new(["10.0.0.0/8"])?;
-//! let service = ForwardedLayer::new(hops).layer(service_fn(|_: http::Request<()>| async {
-//!     Ok::<_, ()>(http::Response::new(()))
+//! let service = ForwardedLayer::new(hops).layer(service_fn(|request: Request<()>| async move {
+//!     let client = ConnInfo::client_of(request.extensions()).map(|client| client.ip());
+//!     Ok::<_, Infallible>(Response::new(client))
 //! }));
-//! # drop(service);
+//!
+//! // 10.0.0.1 is a trusted hop: it added 203.0.113.7, and the client sent the rest.
+//! let mut request = Request::get("/").header("x-forwarded-for", "192.0.2.1, 203.0.113.7").body(())?;
+//! let peer = Peer::Tcp(([10, 0, 0, 1], 50_000).into());
+//! request.extensions_mut().insert(ConnInfo::new(peer, Peer::Unknown));
+//! let response = service.oneshot(request).await?;
+//! assert_eq!(response.body().unwrap().to_string(), "203.0.113.7");
 //! # Ok(())
 //! # }
 //! ```
 //!
+//! # Why from the end
+//!
+//! Each hop adds its peer at the end of the list, so the last element comes from the nearest hop, and
+//! the first may come from the client. A reader that takes the first element lets each client choose
+//! its own address, and so its place in rate limits, logs and hashes.
+//!
 //! # Where it goes
 //!
-//! Outermost in the request stack, around the access log: what stands above it sees the last hop
-//! as the client. A [`LoadBalancer`](crate::LoadBalancer) has it there, with the peers that its
-//! proxy trusts. It reads and writes [`ConnInfo`](crate::context::ConnInfo), in the request's own
-//! handle: the next request of the connection has a client of its own. It leaves the fields as they
-//! are; the [`Proxy`](crate::proxy::Proxy) passes those of trusted peers on and adds to them.
+//! Outermost in the request stack, around the access log: a layer above it sees the last hop as the
+//! client. `LoadBalancer` has it there, with the peers that its proxy trusts. It reads and writes
+//! [`ConnInfo`](crate::context::ConnInfo), in the handle of this request alone: the next request of
+//! the connection has a client of its own. It leaves the header fields as they are; `Proxy` passes
+//! those of trusted peers on and adds to them.
 //!
 //! # Defaults
 //!
@@ -38,23 +56,23 @@
 //! |---|---|
 //! | trusted hops | none, and then the layer does nothing |
 //! | field | `X-Forwarded-For` |
-//! | trusted hops that are passed over in one list | 32 |
+//! | elements of the list that are read | 32 |
 //!
 //! # When it fails
 //!
-//! It does not. Without a [`ConnInfo`](crate::context::ConnInfo) (axum's bare
-//! `ConnectInfo<SocketAddr>` is none) there is no peer to trust, and nothing is noted. Where the field is absent, or its
-//! end is no address (`unknown`, or a name that hides one), the client is the last hop that is
-//! known.
+//! It does not fail. Without a [`ConnInfo`](crate::context::ConnInfo) there is no peer to trust, and
+//! the layer does nothing; axum's `ConnectInfo<SocketAddr>` is not enough. If the field is absent, or
+//! an element is not an address (`unknown`, or a name that hides one), the client is the last hop that
+//! is known.
 //!
-//! **Deployment caveat.** Only one field is read: a hop that writes `X-Forwarded-For` passes on
-//! whatever `Forwarded` its client sent, and the other way round. Choose the one that the hops
-//! write, and trust no network from which clients can connect themselves.
+//! **Deployment caveat.** The layer reads one field only: a hop that writes `X-Forwarded-For` passes
+//! on any `Forwarded` that its client sent, and the other way round. Choose the field that the hops
+//! write, and trust no network from which clients can connect directly.
 //!
 //! # Cost
 //!
-//! A request from a trusted hop: the list is read up to the client, without an allocation (under
-//! `axum::serve`: one). Other requests: the peer is compared with each network.
+//! Each request: the peer is compared with each trusted network. A request from a trusted hop: the
+//! list is read up to the client, without an allocation (under `axum::serve`: one).
 
 mod hops;
 mod layer;

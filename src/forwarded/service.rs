@@ -1,4 +1,4 @@
-//! What happens to a request.
+//! `Forwarded`: finds the client of each request before the inner service gets it.
 
 use std::task::{Context, Poll};
 

@@ -75,10 +75,11 @@
 //! quarter of it the log; with hedging and `HstsLayer` about 1,150 ns: produced by
 //! `benches/layers.rs`.
 //!
-//! Here it is less: nobody's layer stands between balance and the proxy, so the selection goes along
-//! with the call instead of a [`Selected`](crate::context::Selected) note, but for a request that
-//! waited for room. That is one allocation less; two are left, the record and its place, which under
-//! `serve` an earlier request left.
+//! A `LoadBalancer` costs less than that: no other layer stands between the balancer and the proxy,
+//! so the pick is passed on as an argument instead of as a
+//! [`Selected`](crate::context::Selected) extension, except for a request that waited for room. That
+//! saves one allocation. Two are left: the record, and the table of the request's extensions, which
+//! under `serve` is that of an earlier request.
 
 #[cfg(feature = "sticky")]
 mod maybe;

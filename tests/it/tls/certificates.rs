@@ -217,8 +217,8 @@ fn what_is_wrong_is_said_clearly() {
         (&*good.key, &*good.key, "chain", "no certificate is there"),
         (garbage, &*good.key, "chain", "subjectAltName"),
         (&*nameless.chain, &*nameless.key, "chain", "subjectAltName"),
-        (&*good.chain, "", "key", "no private key is there"),
-        (&*good.chain, &*good.chain, "key", "no private key is there"),
+        (&*good.chain, "", "key", "no private key found"),
+        (&*good.chain, &*good.chain, "key", "no private key found"),
         (&*good.chain, encrypted, "key", "encrypted"),
         (&*good.chain, &*other.key, "key", "does not belong"),
     ] {
