@@ -1,4 +1,4 @@
-//! The bodies that go through: the response's, one concrete enum; the request's, erased.
+//! `Body`: the response body, one concrete type for all protocols.
 
 use std::{
     fmt,
@@ -15,7 +15,9 @@ use super::http2::StreamBody;
 pub(super) use crate::connect::http1::{ErasedBody, erase};
 use crate::error::Error;
 
-/// A response body, read straight from the backend's connection.
+/// The body of a backend's response. It reads from the connection to the backend itself, and returns
+/// the connection to the idle ones at its end. Dropped before its end, it closes an HTTP/1.1
+/// connection and resets an HTTP/2 stream.
 #[derive(Default)]
 pub struct Body {
     kind: Kind,
@@ -28,7 +30,7 @@ enum Kind {
     #[cfg(feature = "http2")]
     Http2(Box<StreamBody>),
     Streaming(Box<Conn>),
-    /// It came whole with the head; the connection is back with its backend already.
+    /// The whole body came with the head; the connection is idle again.
     Whole(Bytes),
 }
 

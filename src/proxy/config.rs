@@ -1,4 +1,4 @@
-//! What you configure.
+//! `Proxy`: its settings and their defaults.
 
 use std::{fmt, sync::Arc, time::Duration};
 
@@ -16,10 +16,12 @@ use crate::{
     slots::SlotKey,
 };
 
-/// Forwards each request to its [`Selected`](crate::context::Selected) backend; see the [module](super).
+/// A service that sends each request to its [`Selected`](crate::context::Selected) backend; see the
+/// [module](super).
 ///
-/// Clones share the idle connections, until one is set up otherwise. One per worker thread keeps
-/// them with their runtime.
+/// Clones share idle connections. A setter on a clone separates it: its connections may lead elsewhere
+/// or be verified in another way. Use one proxy for each worker thread to keep connections on the runtime
+/// that polls them.
 #[derive(Clone)]
 #[must_use]
 pub struct Proxy {
@@ -29,7 +31,7 @@ pub struct Proxy {
 
 #[derive(Clone)]
 pub(super) struct Settings {
-    /// What requests of one connection have in common.
+    /// The key of the header bytes that the requests of a connection have in common.
     pub(super) client_fields: Arc<SlotKey<ConnCache<ClientFields>>>,
     pub(super) key: Arc<AttachmentKey<ConnectionPool>>,
     pub(super) connector: Connector,
@@ -41,11 +43,11 @@ pub(super) struct Settings {
     pub(super) forwarded: ForwardedFields,
     pub(super) host: HostField,
     pub(super) allow_trace: bool,
-    /// By the version that the request came in: 1.0, 1.1, 2.
+    /// One for each version that a request may have come in: 1.0, 1.1, 2.
     pub(super) via: Option<[Via; 3]>,
 }
 
-/// The field that names this hop.
+/// The `Via` field.
 #[derive(Clone)]
 pub(super) struct Via {
     #[cfg(feature = "http2")]
@@ -54,13 +56,13 @@ pub(super) struct Via {
     pub(super) line: Box<[u8]>,
 }
 
-/// Which host the backend is asked for.
+/// The host that the backend is asked for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum HostField {
-    /// The backend's own, from its URL; `X-Forwarded-Host` still has the client's.
+    /// The host of the backend's URL. `X-Forwarded-Host` still has the client's.
     Backend,
-    /// The one that the client asked for.
+    /// The host that the client asked for.
     #[default]
     Client,
 }
@@ -90,7 +92,7 @@ impl Proxy {
         }
     }
 
-    /// Sets how backends are connected to.
+    /// Sets the connector: time-out, resolver and TLS.
     ///
     /// Default: [`Connector::new`].
     pub fn connector(mut self, connector: Connector) -> Self {
@@ -98,69 +100,68 @@ impl Proxy {
         self
     }
 
-    /// Sets how long a backend may take from the whole request to the whole response head.
+    /// Sets how long a backend may take from the end of the request to the end of the response head.
     ///
-    /// Default: 15 s. Deadlines are swept ten times a second: they fire up to 0.2 s late.
+    /// Default: 15 s. Deadlines are checked ten times a second, so they fire up to 0.2 s late.
     ///
     /// # Errors
     ///
-    /// Under 10 ms or over a day.
+    /// If it is under 10 ms or over a day.
     pub fn response_timeout(mut self, timeout: Duration) -> Result<Self, ConfigError> {
         self.settings_mut().timeouts.response = in_range("response_timeout", timeout)?;
         Ok(self)
     }
 
-    /// Sets how long a side may send nothing in the middle of a message, and how long a
-    /// idle connection is kept.
+    /// Sets how long a side may send nothing in the middle of a message, and how long an idle connection
+    /// is kept.
     ///
-    /// Default: 60 s. Choose it shorter than the backends' own keep-alive time-out: a connection
-    /// that the backend closes at the very moment of its re-use costs requests that are not
-    /// idempotent.
+    /// Default: 60 s. Choose a value below the backends' own keep-alive time-out: if a backend closes a
+    /// connection at the moment of its reuse, requests that are not idempotent fail.
     ///
     /// # Errors
     ///
-    /// Under 10 ms or over a day.
+    /// If it is under 10 ms or over a day.
     pub fn idle_timeout(mut self, timeout: Duration) -> Result<Self, ConfigError> {
         self.settings_mut().timeouts.idle = in_range("idle_timeout", timeout)?;
         Ok(self)
     }
 
-    /// Sets how long a tunnel (WebSocket and other upgrades) may stay silent in both directions.
+    /// Sets how long a tunnel, such as a WebSocket, may be silent in both directions.
     ///
     /// Default: 1 h.
     ///
     /// # Errors
     ///
-    /// Under 10 ms or over a day.
+    /// If it is under 10 ms or over a day.
     pub fn tunnel_timeout(mut self, timeout: Duration) -> Result<Self, ConfigError> {
         self.settings_mut().tunnel_timeout = in_range("tunnel_timeout", timeout)?;
         Ok(self)
     }
 
-    /// Sets how many idle connections are kept with each backend.
+    /// Sets how many idle connections are kept for each backend.
     ///
-    /// Default: 1,024. Each costs the backend a socket, and this process about 1 KiB, more with TLS.
+    /// Default: 1,024. Each costs the backend a socket, and this process about 1 KiB, or more with TLS.
     pub fn max_idle(mut self, max: usize) -> Self {
         self.settings_mut().max_idle = max;
         self
     }
 
-    /// Sets the largest age of a connection to a backend: one that is older is closed once its
-    /// exchange ends, or at once while it is idle. Over HTTP/2 no more streams begin on it, and
-    /// those that are open end in their own time; a tunnel stays.
+    /// Sets the largest age of a connection to a backend. An older one is closed when its exchange ends,
+    /// or at once if it is idle. Over HTTP/2 no further streams begin on it, and open streams run to
+    /// their end. Tunnels stay.
     ///
-    /// Load balancers and proxies in front of backends spread connections, not requests: an age
-    /// makes connections find what joined behind such an address. A backend that is a *name* needs
-    /// none for that, as connections to an address that the name has left are retired.
+    /// Set it if a backend is the address of another load balancer that spreads connections: without an
+    /// age, its new members get no connections. A backend that is a *name* needs none, as connections to
+    /// an address that the name has left are retired.
     ///
-    /// It is noticed up to an eighth, 0.1 s at least, late. A short one costs handshakes: with 60 s
-    /// and 100 connections in use, two a second.
+    /// The age is noticed late by up to an eighth, at least 0.1 s. A short age costs handshakes: with
+    /// 60 s and 100 connections in use, two a second.
     ///
     /// Default: none.
     ///
     /// # Errors
     ///
-    /// Under a second or over a day.
+    /// If it is under a second or over a day.
     pub fn max_connection_age(mut self, age: Duration) -> Result<Self, ConfigError> {
         if age < Duration::from_secs(1) || age > Duration::from_secs(86_400) {
             return Err(ConfigError::new(
@@ -172,14 +173,12 @@ impl Proxy {
         Ok(self)
     }
 
-    /// Sets the peers whose `X-Forwarded-*`, `X-Real-IP` and `Forwarded` fields are passed on and
-    /// added to.
-    /// Those of others are removed or replaced, and those spelt with underscores with them:
-    /// a proxy that trusts too many peers lets clients forge their address.
+    /// Sets the peers whose `X-Forwarded-*`, `X-Real-IP` and `Forwarded` fields are passed on and added
+    /// to. Those of other peers are removed or replaced, and so are their spellings with underscores. Trust
+    /// only the load balancers in front: a client on a trusted network can forge its address.
     ///
-    /// The address of the client itself is found by
-    /// [`ForwardedLayer`](crate::forwarded::ForwardedLayer), which a
-    /// [`LoadBalancer`](crate::LoadBalancer) has for the same peers.
+    /// [`ForwardedLayer`](crate::forwarded::ForwardedLayer) finds the address of the client itself. A
+    /// [`LoadBalancer`](crate::LoadBalancer) has that layer for the same peers.
     ///
     /// Default: none.
     pub fn trusted_peers(mut self, trusted: TrustedPeers) -> Self {
@@ -191,7 +190,7 @@ impl Proxy {
         &self.settings.trusted
     }
 
-    /// Sets which fields describe the client to the backend.
+    /// Sets the fields that describe the client to the backend.
     ///
     /// Default: [`ForwardedFields::XForwarded`].
     pub fn forwarded(mut self, fields: ForwardedFields) -> Self {
@@ -199,7 +198,7 @@ impl Proxy {
         self
     }
 
-    /// Sets which host the backend is asked for.
+    /// Sets the host that the backend is asked for.
     ///
     /// Default: [`HostField::Client`].
     pub fn host(mut self, host: HostField) -> Self {
@@ -207,25 +206,25 @@ impl Proxy {
         self
     }
 
-    /// Sets whether TRACE is forwarded. A backend reflects the request in its response, with all
-    /// that proxies on the way added to it. `Max-Forwards` is obeyed: at 0 the proxy reflects the
-    /// request itself, without cookies and credentials.
+    /// Sets whether TRACE is forwarded. A backend answers it with the request as it came, including the
+    /// fields that proxies on the way have added. At `Max-Forwards: 0` the proxy answers itself, without
+    /// cookies and credentials.
     ///
-    /// Default: false: the error is [`MethodRefused`](crate::ErrorKind::MethodRefused), which
-    /// [`RespondLayer`](crate::respond::RespondLayer) answers with 405 and `Allow`. CONNECT is
-    /// refused always.
+    /// Default: false. TRACE then fails with [`MethodRefused`](crate::ErrorKind::MethodRefused), which
+    /// [`RespondLayer`](crate::respond::RespondLayer) answers with 405 and `Allow`. CONNECT is always
+    /// refused.
     pub fn allow_trace(mut self, allow: bool) -> Self {
         self.settings_mut().allow_trace = allow;
         self
     }
 
-    /// Sets the name in the `Via` field that RFC 9110 §7.6.3 asks a gateway to add.
+    /// Sets the name in the `Via` field, which RFC 9110 §7.6.3 requires of a gateway.
     ///
     /// Default: `evenkeel`.
     ///
     /// # Errors
     ///
-    /// When it is not a token.
+    /// If it is not a token.
     pub fn via(mut self, name: &str) -> Result<Self, ConfigError> {
         self.settings_mut().via = Some(via(name)?);
         Ok(self)
@@ -233,8 +232,8 @@ impl Proxy {
 
     fn settings_mut(&mut self) -> &mut Settings {
         let settings = Arc::make_mut(&mut self.settings);
-        // A clone that was set up otherwise must not use connections made without that: they may
-        // lead elsewhere, or have been verified otherwise.
+        // Connections and header bytes of the former settings must not be used: they may lead elsewhere,
+        // or may have been verified in another way.
         settings.key = Arc::new(AttachmentKey::new());
         settings.client_fields = Arc::new(SlotKey::new());
         settings
@@ -289,11 +288,11 @@ fn in_range(field: &str, timeout: Duration) -> Result<Duration, ConfigError> {
     Ok(timeout)
 }
 
-/// Room for slow reports, and shorter than most clients wait.
+/// Enough for slow reports, and shorter than most clients wait.
 const DEFAULT_RESPONSE_TIMEOUT: Duration = Duration::from_secs(15);
-/// What nginx and many backends keep, too.
+/// The default of nginx and of many backends.
 const DEFAULT_IDLE_TIMEOUT: Duration = Duration::from_secs(60);
-/// As HAProxy's documentation suggests for WebSockets.
+/// The value that HAProxy's documentation suggests for WebSockets.
 const DEFAULT_TUNNEL_TIMEOUT: Duration = Duration::from_secs(3_600);
 /// More than a busy backend has in flight from one balancer.
 const DEFAULT_MAX_IDLE: usize = 1_024;

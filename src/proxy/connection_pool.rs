@@ -1,4 +1,9 @@
-//! What the proxy keeps with a backend: its idle connections.
+//! What the proxy keeps with a backend: its idle connections, and the task that closes those that
+//! expire.
+//!
+//! Connections are retired by epoch. Each connection carries the number of the epoch that it was dialled
+//! in, and the pool keeps the oldest epoch that still counts: one store retires all earlier connections,
+//! busy ones included, which find out when they return.
 
 use std::{
     collections::VecDeque,
@@ -25,22 +30,23 @@ use crate::{
 
 type Stack = Vec<Box<Conn>>;
 
-/// One backend's idle connections: a stack, so that those in use stay warm and the others expire.
+/// The idle connections of one backend: a stack, so that a few connections stay in use and the others
+/// expire.
 #[derive(Default)]
 pub(crate) struct ConnectionPool {
     idle: Mutex<Stack>,
-    /// Connections that belong to one client's connection each.
+    /// Connections that are bound to one client connection each.
     bound: Mutex<Stack>,
     has_bound: AtomicBool,
     reaping: AtomicBool,
     idle_timeout: Duration,
     max_idle: usize,
     max_age: Option<Duration>,
-    /// Goes up when everything here is let go of, and as time goes by where there is a largest age.
+    /// Increases when all connections are retired and, with a largest age, as time passes.
     epoch: AtomicU64,
-    /// What was dialled in an earlier epoch is of no more use.
+    /// Connections that were dialled in an earlier epoch are no longer used.
     oldest: AtomicU64,
-    /// Where the connection that was dialled last leads by name.
+    /// The address of the connection that was dialled last, if it was found by name.
     resolved: Mutex<Option<ResolvedAddress>>,
     #[cfg(feature = "http2")]
     pub(super) http2: SharedConnection,
@@ -56,12 +62,12 @@ impl ConnectionPool {
         }
     }
 
-    /// Returns what a connection has to be dialled in to be taken back.
+    /// Returns the current epoch: a connection that is dialled now carries it.
     pub(crate) fn epoch(&self) -> u64 {
         self.epoch.load(Acquire)
     }
 
-    /// Notes where a connection leads that was dialled.
+    /// Records the address of a connection that was dialled.
     pub(super) fn set_resolved(&self, resolved: Option<&ResolvedAddress>) {
         *lock(&self.resolved) = resolved.cloned();
     }
@@ -70,12 +76,12 @@ impl ConnectionPool {
         conn.owner_data.epoch < self.oldest.load(Acquire)
     }
 
-    /// Begins an epoch, and returns its number.
+    /// Begins the next epoch, and returns its number.
     fn next_epoch(&self) -> u64 {
         self.epoch.fetch_add(1, Release) + 1
     }
 
-    /// Takes an idle connection that is fit for use, the one used last first.
+    /// Takes an idle connection that meets the requirements. Of several, it takes the one used last.
     pub(crate) fn take(&self, required: &Requirements<'_>) -> Option<Box<Conn>> {
         if self.has_bound.load(Acquire) {
             if let Some(conn) = self.take_bound(required) {
@@ -90,7 +96,7 @@ impl ConnectionPool {
         }
     }
 
-    /// Takes back a connection that has ended its exchange.
+    /// Takes back a connection whose exchange has ended.
     pub(crate) fn put(self: &Arc<Self>, conn: Box<Conn>) {
         let stack = if conn.owner_data.bound_client.is_some() {
             &self.bound
@@ -98,7 +104,8 @@ impl ConnectionPool {
             &self.idle
         };
         let mut stack = lock(stack);
-        // Within the lock: `retire` comes before this, or finds the connection here.
+        // Checked under the lock: `retire` runs either before this or after it, and then finds the
+        // connection in the stack.
         if stack.len() >= self.max_idle || self.is_too_old(&conn) {
             return;
         }
@@ -110,7 +117,7 @@ impl ConnectionPool {
         self.keep_reaping();
     }
 
-    /// Sees to it that what expires is closed.
+    /// Starts the task that closes expired connections, unless it runs.
     pub(super) fn keep_reaping(self: &Arc<Self>) {
         if !self.reaping.load(Relaxed) && !self.reaping.swap(true, Relaxed) {
             self.spawn_reaper();
@@ -143,7 +150,7 @@ impl ConnectionPool {
         tokio::spawn(reap(Reaper { connections }, every));
     }
 
-    /// Lets go of what is of no more use; `ages` is what the reaper keeps.
+    /// Closes the connections that are no longer usable; `ages` is the state of the task.
     fn reap(&self, ages: &mut EpochAges) {
         if let Some(resolved) = &*lock(&self.resolved) {
             resolved.refresh();
@@ -155,12 +162,12 @@ impl ConnectionPool {
         }
         #[cfg(feature = "http2")]
         self.http2.reap(self.idle_timeout, self.max_age);
-        // Those that the backend closed hold a socket each until they are closed here, too.
+        // A connection that the backend has closed holds a socket until it is closed here as well.
         let is_usable =
             |conn: &mut Box<Conn>| !conn.is_stale() && !conn.is_gone() && !self.is_too_old(conn);
         lock(&self.idle).retain_mut(is_usable);
         let mut bound = lock(&self.bound);
-        // Ours is the last handle: the client's connection is gone.
+        // If this is the last handle, the client connection has ended.
         bound.retain_mut(|conn| {
             is_usable(conn)
                 && conn
@@ -184,11 +191,11 @@ impl Attachment for ConnectionPool {
     }
 }
 
-/// What an idle connection must be fit for.
+/// What a request needs of an idle connection.
 pub(crate) struct Requirements<'a> {
     pub(crate) backend: &'a Backend,
     pub(crate) client: Option<&'a ConnInfo>,
-    /// The request cannot be sent again if the connection turns out to be closed.
+    /// True if the request cannot be sent again when the connection turns out to be closed.
     pub(crate) single_use: bool,
 }
 
@@ -200,7 +207,7 @@ impl Requirements<'_> {
     }
 }
 
-/// Notes that no task reaps any more when the runtime drops this one.
+/// Records that no task runs any more if the runtime drops the task.
 struct Reaper {
     connections: Weak<ConnectionPool>,
 }
@@ -224,13 +231,13 @@ async fn reap(reaper: Reaper, every: Duration) {
     }
 }
 
-/// When epochs began, where there is a largest age. Pure: the time is a parameter.
+/// The beginnings of the epochs, if there is a largest age. Pure: the time is a parameter.
 #[derive(Default)]
 struct EpochAges(VecDeque<(Instant, u64)>);
 
 impl EpochAges {
-    /// Notes that an epoch begins; returns the oldest whose connections are not too old all,
-    /// where that is another than before.
+    /// Records that an epoch begins. Returns the oldest epoch that may have connections younger than
+    /// `max`, if that changed.
     fn turn(&mut self, epoch: u64, max: Duration, now: Instant) -> Option<u64> {
         self.0.push_back((now, epoch));
         let mut oldest = None;
@@ -238,7 +245,7 @@ impl EpochAges {
             if now.saturating_duration_since(*began) < max {
                 break;
             }
-            // What was dialled before it began is older than `max`.
+            // Connections from before this epoch are older than `max`.
             oldest = Some(*epoch);
             self.0.pop_front();
         }
@@ -250,7 +257,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// A connection is found too old this part of the largest age late, at the most.
+/// A connection that is too old is noticed late by at most this part of the largest age.
 const AGE_STEPS: u32 = 8;
 
 #[cfg(test)]
@@ -264,7 +271,7 @@ mod tests {
         let mut oldest = 0;
         for second in 1..40 {
             let now = start + Duration::from_secs(second);
-            // Epoch n began n seconds in.
+            // Epoch n began after n seconds.
             oldest = ages.turn(second, max, now).unwrap_or(oldest);
             assert_eq!(oldest, second.saturating_sub(8), "at {second} s");
         }

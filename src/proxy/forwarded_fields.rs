@@ -6,11 +6,11 @@ use std::{io::Write, net::IpAddr};
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ForwardedFields {
-    /// Both of the others.
+    /// `X-Forwarded-*` and `Forwarded`.
     Both,
     /// `Forwarded` (RFC 7239).
     Forwarded,
-    /// Neither; what untrusted peers sent is still removed, and what trusted ones sent stays.
+    /// None. Those of untrusted peers are removed all the same; those of trusted peers stay.
     Off,
     /// `X-Forwarded-For`, `X-Forwarded-Proto` and `X-Forwarded-Host`.
     #[default]
@@ -27,7 +27,7 @@ impl ForwardedFields {
     }
 }
 
-/// Writes an address; IPv4 by hand, as nearly all are and `fmt` takes five times as long.
+/// Writes an address. IPv4, the common case, is written by hand: `fmt` takes five times as long.
 pub(super) fn write_ip(address: IpAddr, out: &mut Vec<u8>) {
     match address.to_canonical() {
         IpAddr::V4(v4) => {

@@ -1,15 +1,17 @@
-//! Where fields go that a backend gets.
+//! `HeaderSink`: where the fields of a request for a backend are written, as bytes or into a map.
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 
 use crate::wire::write_field;
 
-/// Takes fields: bytes for HTTP/1.1, a map for HTTP/2.
+/// Takes header fields: as bytes for HTTP/1.1, in a map for HTTP/2.
 pub(super) trait HeaderSink {
-    /// RFC 9113 §8.2.3: only HTTP/2 knows more than one Cookie field.
+    /// True if cookies must be joined: only HTTP/2 allows more than one `Cookie` field (RFC 9113
+    /// §8.2.3).
     const ONE_COOKIE: bool;
+    /// Adds a field of the request.
     fn field(&mut self, name: &HeaderName, value: &HeaderValue);
-    /// A value that is made here; it is valid by construction, or left out.
+    /// Adds a field whose value `write` writes. A value that is invalid in a map is left out.
     fn made(&mut self, name: HeaderName, write: impl FnOnce(&mut Vec<u8>));
 }
 

@@ -1,5 +1,5 @@
-//! What the proxy keeps with an HTTP/1.1 connection: its bound_client, the place where it waits while it is
-//! idle, and the request of its exchange.
+//! What the proxy keeps with an HTTP/1.1 connection: the pool that the connection returns to, the
+//! client that it is bound to, and the request of its current exchange.
 
 use std::sync::Arc;
 
@@ -16,24 +16,25 @@ use crate::{
     pool::{Address, Backend},
 };
 
-/// A connection to a backend.
+/// An HTTP/1.1 connection to a backend.
 pub(super) type Conn = http1::Conn<ProxyData>;
 
 /// What the proxy keeps with a connection.
 pub(super) struct ProxyData {
-    /// Where it goes when it is idle; `None` while it is there.
+    /// The pool that it returns to when it is idle; `None` while it is there.
     pub(super) connections: Option<Arc<ConnectionPool>>,
-    /// Where it leads.
+    /// The backend's address that was dialled.
     address: Address,
-    /// Where it leads by name.
+    /// The address behind it, if it was found by name.
     resolved: Option<ResolvedAddress>,
-    /// What the connections's epoch was when it was dialled.
+    /// The epoch of the pool when the connection was dialled.
     pub(super) epoch: u64,
-    /// Authenticated for one client's connection, and of use to that one only.
+    /// The client connection that authenticated it (NTLM, Negotiate): it serves no other.
     pub(super) bound_client: Option<ConnInfo>,
-    /// Those of the exchange; an idle connection keeps none, as their key keeps it.
+    /// The settings of the exchange. An idle connection keeps none: the settings hold the key under
+    /// which the backend keeps the connection, and a cycle would never be freed.
     pub(super) settings: Option<Arc<Settings>>,
-    /// The request of the exchange, until it is answered.
+    /// The request of the exchange, until its response head is there.
     pub(super) in_flight: Option<InFlight>,
 }
 
@@ -69,18 +70,18 @@ impl Conn {
         Self::new(connected.into_stream(), Some(timeouts), data)
     }
 
-    /// Returns true if the address at the other end is still this backend's.
+    /// Returns true if the connection leads to an address that is still this backend's.
     pub(super) fn leads_to(&self, backend: &Backend) -> bool {
         self.owner_data.address.is_of(backend) && !self.is_gone()
     }
 
-    /// Returns true if the backend's name no longer leads to the other end.
+    /// Returns true if the backend's name no longer has the address of this connection.
     pub(super) fn is_gone(&self) -> bool {
         let resolved = self.owner_data.resolved.as_ref();
         resolved.is_some_and(ResolvedAddress::is_gone)
     }
 
-    /// Binds the connection to one client's connection; without one, it is closed after use.
+    /// Binds the connection to one client connection; without one, it is closed after the exchange.
     pub(super) fn bind(&mut self, bound_client: Option<ConnInfo>) {
         if bound_client.is_none() {
             self.close_after();
@@ -88,7 +89,8 @@ impl Conn {
         self.owner_data.bound_client = bound_client;
     }
 
-    /// Ends the exchange: the connection goes connections, if it may be used again, else it is closed.
+    /// Ends the exchange. The connection returns to its pool if it can carry another request; otherwise
+    /// it is closed.
     pub(super) fn finish(mut self: Box<Self>) {
         let Some(connections) = self.owner_data.connections.take() else {
             return;

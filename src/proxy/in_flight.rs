@@ -1,4 +1,4 @@
-//! A request that waits for its answer: what it needs next, and what becomes of it.
+//! A request until its response head is there: which step comes next, and whether it is sent again.
 
 use std::{cell::RefCell, sync::Arc};
 
@@ -22,27 +22,28 @@ use crate::{
     },
 };
 
-/// A request body that no connection has taken yet.
+/// A request body that no connection has taken yet, and its exact length if the body knows it.
 pub(super) struct PendingBody {
     pub(super) body: Option<ErasedBody>,
     pub(super) exact: Option<u64>,
 }
 
-/// A request that waits for its answer.
+/// A request until its response head is there.
 pub(super) struct InFlight {
-    /// Given back when there is no response, so that another attempt needs no copy.
+    /// Given back with an error, so that another attempt needs no copy.
     pub(super) parts: Parts,
-    /// The attempt's number in the record, where no note says where it goes.
+    /// The number of the attempt in the exchange's record, if the backend came as an argument and not as
+    /// an extension.
     pub(super) number: Option<usize>,
-    /// There is a request body: once it was touched, there is no second try here.
+    /// The request has a body. Once a byte of it was taken, the request is not sent again here.
     pub(super) has_body: bool,
-    /// A try went out already on a connection that turned out to be closed.
+    /// The request was sent on a connection that turned out to be closed.
     pub(super) redialled: bool,
 }
 
-/// What a request needs next.
+/// The next step of a request.
 enum NextStep {
-    /// The proxy itself is the last recipient.
+    /// The proxy is the final recipient and has answered.
     Answer(Box<Response<Body>>),
     Dial(Arc<ConnectionPool>, Backend, PendingBody),
     Exchange(Box<Conn>),
@@ -84,8 +85,8 @@ impl InFlight {
         }
     }
 
-    /// Does all that needs no wait: checkout, head, first write. Without a backend, a note says
-    /// which.
+    /// Does everything that needs no wait: takes an idle connection, writes the head and the first body
+    /// frame. Without `backend`, the `Selected` extension names it.
     fn next_step(
         &self,
         proxy: &mut Proxy,
@@ -97,7 +98,7 @@ impl InFlight {
         let Some(backend) = backend.or_else(|| self.selected()) else {
             return Err(ErrorKind::NotRouted.into());
         };
-        // What cannot be forwarded costs no connection.
+        // Before a connection is taken: a request that cannot be forwarded costs none.
         let scanned = ScannedHead::read(&self.parts, settings)?;
         let length = scanned.length(pending.body.is_some(), pending.exact)?;
         if scanned.ends_at_this_hop() {
@@ -139,7 +140,7 @@ impl InFlight {
                 match started {
                     Ok(()) => Ok(NextStep::Exchange(conn)),
                     Err(error) => {
-                        // Nothing was written.
+                        // Nothing was written: the connection is as before.
                         conn.finish();
                         Err(error)
                     }
@@ -162,7 +163,7 @@ impl InFlight {
         exchange.attempts(|all| all.get(number).map(|attempt| attempt.backend.clone()))
     }
 
-    /// Whether a second try here does no harm (RFC 9112 §9.3.1).
+    /// Returns true if the request may be sent again on another connection (RFC 9112 §9.3.1).
     fn is_replaceable(&self) -> bool {
         self.parts.method.is_idempotent() && !self.has_body && !self.redialled
     }
@@ -208,7 +209,7 @@ impl InFlight {
         }))
     }
 
-    /// Writes the head, with what of the body is there, and begins the exchange.
+    /// Writes the head, with the first body frame if it is there, and begins the exchange.
     #[expect(clippy::too_many_arguments, reason = "each is at hand in two places")]
     pub(super) fn start(
         &self,
@@ -233,7 +234,8 @@ impl InFlight {
             replaceable: self.is_replaceable(),
             nominated: scanned.nominated().to_vec(),
         };
-        // A body may do anything when it is polled, forward a request of its own included.
+        // Before the scratch buffer is borrowed: polling a body may forward another request on this
+        // thread.
         conn.start(start)?;
         SCRATCH.with_borrow_mut(|head| {
             head.clear();
@@ -265,7 +267,8 @@ impl InFlight {
         }
     }
 
-    /// Whether a connection that was closed under the request can be replaced unnoticed.
+    /// Returns true if the connection was closed before it carried a byte of this response, and the
+    /// request may be sent again.
     pub(super) fn can_redial(&self, conn: &Conn, error: &Error) -> bool {
         let closed = matches!(
             error.kind(),
@@ -297,7 +300,7 @@ fn new_connections(settings: &Settings) -> ConnectionPool {
 }
 
 thread_local! {
-    /// The head of a request while it is written.
+    /// The buffer that heads of requests are written into.
     static SCRATCH: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
 }
 

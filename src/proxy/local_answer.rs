@@ -1,5 +1,5 @@
-//! Requests that go to no backend: methods that are refused, and those whose `Max-Forwards` says
-//! that this proxy is the last (RFC 9110 §7.6.2).
+//! Answers of the proxy itself: it refuses some methods, and answers OPTIONS and TRACE with
+//! `Max-Forwards: 0` (RFC 9110 §7.6.2).
 
 use bytes::Bytes;
 use http::{HeaderValue, Method, Response, header, request::Parts};
@@ -13,14 +13,14 @@ use crate::{
 /// Refuses the methods that are not forwarded.
 pub(super) fn check_method(method: &Method, settings: &Settings) -> Result<(), Error> {
     match *method {
-        // There is no tunnel through a reverse proxy.
+        // A reverse proxy opens no tunnels to hosts that the client names.
         Method::CONNECT => Err(ErrorKind::MethodRefused.into()),
         Method::TRACE if !settings.allow_trace => Err(ErrorKind::MethodRefused.into()),
         _ => Ok(()),
     }
 }
 
-/// Answers an OPTIONS or a TRACE as its final recipient.
+/// Answers an OPTIONS or TRACE request as its final recipient.
 #[cold]
 pub(super) fn answer(parts: &Parts, settings: &Settings) -> Response<Body> {
     if parts.method == Method::TRACE {
@@ -37,7 +37,7 @@ pub(super) fn answer(parts: &Parts, settings: &Settings) -> Response<Body> {
     response
 }
 
-/// RFC 9110 §9.3.8: the request as it came, without what is secret in it.
+/// Answers TRACE with the request as it came, without cookies and credentials (RFC 9110 §9.3.8).
 fn reflect(parts: &Parts) -> Response<Body> {
     let mut message = Vec::new();
     message.extend_from_slice(b"TRACE ");

@@ -1,4 +1,5 @@
-//! The proxy service: from a request with a `Selected` backend to that backend's response.
+//! The service `Proxy` and its `ResponseFuture`: from a request with a selected backend to that
+//! backend's response.
 
 use std::{
     fmt,
@@ -90,10 +91,10 @@ impl Proxy {
     }
 }
 
-/// The response of a [`Proxy`].
+/// The future of the response of a [`Proxy`].
 ///
-/// Small, as each layer above moves it: what a request needs until it is answered lies in a box
-/// that is there already, its connection's.
+/// It is small, as each layer above moves it: the state of an HTTP/1.1 exchange is in the box of its
+/// connection.
 #[must_use = "futures do nothing unless polled"]
 pub struct ResponseFuture {
     state: State,
@@ -112,7 +113,7 @@ pub(super) enum State {
 #[cfg(feature = "http2")]
 type Http2 = dyn Future<Output = (InFlight, Result<Response<Body>, Error>)> + Send;
 
-/// Goes on once there is a connection.
+/// Continues once the backend is connected.
 fn connected(dialing: &mut Dialing, connected: Connected) -> State {
     let Some((in_flight, connections, pending)) = dialing.rest.take() else {
         return State::Done;
@@ -163,7 +164,7 @@ fn connected(dialing: &mut Dialing, connected: Connected) -> State {
     }
 }
 
-/// Makes the response of what the backend answered.
+/// Makes the response from the head that the backend sent.
 fn respond(mut conn: Box<Conn>, answer: ResponseHead) -> Result<Response<Body>, Error> {
     if answer.status == StatusCode::SWITCHING_PROTOCOLS {
         return switch(conn);
@@ -173,14 +174,14 @@ fn respond(mut conn: Box<Conn>, answer: ResponseHead) -> Result<Response<Body>, 
     };
     let mut response = Response::new(Body::default());
     *response.status_mut() = answer.status;
-    // The request's map: its memory is used again.
+    // The request's map holds the response's fields: its memory is reused.
     mem::swap(response.headers_mut(), &mut in_flight.parts.headers);
     let mut extensions = mem::take(&mut in_flight.parts.extensions);
     conn.owner_data.in_flight = None;
     if answer.connection_auth {
         conn.bind(ConnInfo::of(&extensions).cloned());
     }
-    // What the request carried ends here; a server uses the emptied table again.
+    // The extensions of the request end here; a server reuses the emptied table.
     extensions.clear();
     *response.extensions_mut() = extensions;
     match answer.body {
@@ -206,7 +207,7 @@ fn switch(mut conn: Box<Conn>) -> Result<Response<Body>, Error> {
     }
 }
 
-/// Decides what follows a failed exchange.
+/// Decides whether a failed exchange is repeated on a new connection.
 #[cold]
 fn failed(mut conn: Box<Conn>, error: Error) -> State {
     let settings = conn.owner_data.settings.take();
@@ -244,7 +245,7 @@ impl Future for ResponseFuture {
 }
 
 impl ResponseFuture {
-    /// Polls what most requests never come to.
+    /// Polls the states that few requests reach.
     #[cold]
     fn poll_otherwise(&mut self, cx: &mut Context<'_>) -> Poll<<Self as Future>::Output> {
         loop {
@@ -277,7 +278,7 @@ impl ResponseFuture {
                 }
                 State::Answered(response) => return Poll::Ready(Ok(*response)),
                 State::Failed(error) => return Poll::Ready(Err(error)),
-                // Polled after the end, or never begun.
+                // The future was polled after its end.
                 State::Done => return Poll::Ready(Err(ErrorKind::Service.into())),
             };
         }
@@ -290,7 +291,7 @@ impl fmt::Debug for ResponseFuture {
     }
 }
 
-/// A connection on its way; boxed, as it is rare.
+/// A connection that is being made. Boxed, as it is rare.
 pub(super) struct Dialing {
     pub(super) connect: Pin<Box<dyn Future<Output = Result<Connected, Error>> + Send>>,
     pub(super) backend: Backend,

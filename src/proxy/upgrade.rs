@@ -1,4 +1,4 @@
-//! Upgrades: the connection becomes a tunnel (RFC 9110 §7.8).
+//! Upgrades: the connections of client and backend become a tunnel (RFC 9110 §7.8).
 
 use std::{
     cell::RefCell,
@@ -23,7 +23,7 @@ use crate::{
     timer::sweep::Deadline,
 };
 
-/// Answers 101 and joins both connections once the client's is free.
+/// Answers 101, and joins both connections once the server hands the client's over.
 pub(super) fn switch(
     conn: Conn,
     mut parts: Parts,
@@ -50,7 +50,7 @@ pub(super) fn switch(
     Ok(response)
 }
 
-/// Both ends of a tunnel, and what the backend sent ahead.
+/// Both ends of a tunnel, and the bytes that the backend sent after its 101.
 struct TunnelEnds {
     client: OnUpgrade,
     backend: Stream,
@@ -105,7 +105,7 @@ where
     let mut up = Direction::new(Bytes::new());
     let mut up_first = true;
     poll_fn(|cx| {
-        // A direction that is always ready uses up what the runtime grants a poll.
+        // Alternates: a direction that is always ready uses up the budget that tokio grants a poll.
         up_first = !up_first;
         let mut to_backend = Poll::Pending;
         if up_first {
@@ -131,16 +131,16 @@ where
     .await
 }
 
-/// One direction of a tunnel. It holds only what could not be written at once, and reads nothing
-/// more until that is out: a tunnel that is quiet holds no buffer.
+/// One direction of a tunnel. It holds only what the other side has not taken, and reads no more until
+/// that is written: a silent tunnel holds no buffer.
 struct Direction {
-    /// Read and not written yet.
+    /// Bytes read and not yet written.
     waiting: Bytes,
-    /// Written and not counted yet.
+    /// The number of bytes written and not yet counted.
     moved: u64,
-    /// Something was read or written since the last look.
+    /// Bytes were read or written since the last call of `take_progress`.
     progress: bool,
-    /// Something was written that the stream may keep in a buffer.
+    /// Bytes were written that the stream may keep in a buffer.
     unflushed: bool,
     stage: Stage,
 }
@@ -148,7 +148,7 @@ struct Direction {
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Stage {
     Copying,
-    /// The reading side has ended; the writing side is to be shut down.
+    /// The reading side has ended; the writing side is shut down next.
     Ending,
     Ended,
 }
@@ -172,7 +172,7 @@ impl Direction {
         std::mem::take(&mut self.progress)
     }
 
-    /// Copies as long as both sides are ready; is ready once the end was passed on.
+    /// Copies while both sides are ready. Is ready once the end was passed on.
     fn poll<R, W>(&mut self, from: &mut R, to: &mut W, cx: &mut Context<'_>) -> Poll<io::Result<()>>
     where
         R: AsyncRead + Unpin,
@@ -184,7 +184,7 @@ impl Direction {
                 self.note_written(wrote)?;
                 self.waiting.advance(wrote);
             }
-            // Lets go of the memory.
+            // Frees the memory.
             self.waiting = Bytes::new();
             match self.stage {
                 Stage::Copying => {}
@@ -206,7 +206,7 @@ impl Direction {
         }
     }
 
-    /// Reads once, and writes what was read as far as it is taken.
+    /// Reads once, and writes as much of it as the other side takes.
     fn poll_copy<R, W>(
         &mut self,
         from: &mut R,
@@ -217,7 +217,7 @@ impl Direction {
         R: AsyncRead + Unpin,
         W: AsyncWrite + Unpin,
     {
-        // Taken, not borrowed: a stream may be anything.
+        // Taken out rather than borrowed: a stream may run any code when it is polled.
         let mut scratch = SCRATCH.take();
         scratch.resize(BUFFER, 0);
         let mut buf = ReadBuf::new(&mut scratch);
@@ -263,7 +263,7 @@ impl Direction {
 }
 
 thread_local! {
-    /// What the tunnels of the thread read into.
+    /// The buffer that the tunnels of the thread read into.
     static SCRATCH: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
 }
 

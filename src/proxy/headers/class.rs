@@ -1,22 +1,22 @@
-//! What a field of a request is to this hop.
+//! `Class`: how the proxy treats a field of a request.
 
 use http::{HeaderName, header};
 
 use crate::wire::{connection::describes_client, fields::Field};
 
-/// What a field of a request is to this hop.
+/// How the proxy treats a field of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Class {
     Authorization,
-    /// Describes the client.
+    /// The field describes the client.
     Client,
     Cookie,
     Forwarded,
     ForwardedFor,
-    /// Says something about the message or its connection.
+    /// The field says something about the message or its connection.
     Message(Field),
     MaxForwards,
-    /// Goes on as it is.
+    /// The field passes unchanged.
     Plain,
 }
 
@@ -29,9 +29,9 @@ impl Class {
             header::FORWARDED => Self::Forwarded,
             header::HOST => Self::Message(Field::Host),
             header::MAX_FORWARDS => Self::MaxForwards,
-            // Credentials for this hop.
+            // Credentials for the proxy itself.
             header::PROXY_AUTHORIZATION => Self::Message(Field::HopByHop),
-            // What most requests have, so that their names need not be compared.
+            // The fields of most requests, listed so that their names need no comparison.
             header::ACCEPT
             | header::ACCEPT_ENCODING
             | header::ACCEPT_LANGUAGE

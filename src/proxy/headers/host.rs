@@ -1,11 +1,12 @@
-//! What is asked for: the form of the target, and the host.
+//! The form of a request's target, and the host that it asks for.
 
 use http::{HeaderValue, Method, Version, request::Parts};
 
 use super::refuse;
 use crate::{error::Error, wire::target::is_host};
 
-/// RFC 9112 §3.2: an authority alone is for CONNECT, and `*` for OPTIONS.
+/// Refuses a target in a form that the method does not allow: an authority alone is for CONNECT, and `*`
+/// for OPTIONS (RFC 9112 §3.2).
 pub(super) fn check_form(parts: &Parts) -> Result<(), Error> {
     let Some(target) = parts.uri.path_and_query() else {
         return Err(refuse("a target without a path"));
@@ -16,7 +17,7 @@ pub(super) fn check_form(parts: &Parts) -> Result<(), Error> {
     Ok(())
 }
 
-/// Finds the one host that the client asked for (RFC 9112 §3.2, RFC 9113 §8.3.1), not validated.
+/// Returns the host that the client asked for (RFC 9112 §3.2, RFC 9113 §8.3.1), not validated.
 pub(super) fn asked_for<'a>(
     parts: &'a Parts,
     field: Option<&'a HeaderValue>,
@@ -30,20 +31,20 @@ pub(super) fn asked_for<'a>(
         Some(field) if parts.version == Version::HTTP_2 && !target.eq_ignore_ascii_case(field) => {
             Err(refuse("Host is not :authority"))
         }
-        // RFC 9112 §3.2.2: the authority of an absolute target stands.
+        // RFC 9112 §3.2.2: the authority of an absolute target takes precedence over `Host`.
         _ => Ok(Some(target)),
     }
 }
 
-/// Refuses what is no host, and a missing one where there must be one. `needed` is false where the
-/// backend is asked for a host of its own.
+/// Refuses a host that is not valid, and a missing one if the version requires one. `needed` is false
+/// if the backend gets a host of its own.
 pub(super) fn check(
     host: Option<&[u8]>,
     version: Version,
     over_connection: bool,
     needed: bool,
 ) -> Result<Option<&[u8]>, Error> {
-    // RFC 9112 §3.2.
+    // RFC 9112 §3.2 requires the field in HTTP/1.1 alone.
     let must = over_connection && version == Version::HTTP_11;
     match host {
         Some(host) if is_host(host) => Ok(Some(host)),

@@ -1,4 +1,4 @@
-//! The head in the bytes of HTTP/1.1.
+//! The head of a request in HTTP/1.1, as bytes.
 
 use super::{Length, ScannedHead};
 use crate::{
@@ -8,7 +8,7 @@ use crate::{
 };
 
 impl ScannedHead<'_> {
-    /// Writes the request line and every field for HTTP/1.1.
+    /// Writes the request line, all fields, and the empty line.
     pub(in crate::proxy) fn write_h1(
         &self,
         backend: &Backend,

@@ -1,4 +1,9 @@
-//! The head of the request as the backend gets it.
+//! The head of a request as the backend gets it.
+//!
+//! The head is scanned once: [`ScannedHead::read`] finds the framing, the fields that end at this hop,
+//! the host and the client. `write_h1` and `fields` then write what passes, for HTTP/1.1 as bytes and
+//! for HTTP/2 as a map. The fields about the client are the same for most requests of a connection, so
+//! their bytes are cached with it.
 
 mod class;
 mod host;
@@ -30,33 +35,33 @@ use crate::{
     },
 };
 
-/// What a request says about its connection and its client, read once.
+/// What a request says about its message, its connection and its client.
 pub(super) struct ScannedHead<'a> {
     pub(super) parts: &'a Parts,
     pub(super) conn: Option<&'a ConnInfo>,
-    /// What an earlier request of the same connection to the same host had.
+    /// The bytes that an earlier request of the same connection to the same host had.
     cached: Option<&'a ClientFields>,
-    /// The peer's word about the client is taken.
+    /// True if the peer's fields about the client pass.
     trusted: bool,
     /// The host that the client asked for, validated.
     host: Option<&'a [u8]>,
-    /// The protocol switch that is asked for.
+    /// The value of `Upgrade`, if the request asks for an upgrade that may pass.
     pub(super) upgrade: Option<&'a HeaderValue>,
     options: ConnectionOptions,
     accepts_trailers: bool,
     pub(super) connection_auth: bool,
     pub(super) expects_continue: bool,
     declared: Declared,
-    /// How many more proxies the request may pass, where it is counted (RFC 9110 §7.6.2).
+    /// How many more proxies the request may pass, if it counts them (RFC 9110 §7.6.2).
     max_forwards: Option<u64>,
     cookies: usize,
-    /// Which of the first 64 fields end here, a bit each.
+    /// The first 64 fields, a bit each: set if the field ends at this hop.
     dropped: u64,
-    /// The bits above say it all.
+    /// True if `dropped` alone decides which fields pass.
     simple: bool,
 }
 
-/// What the requests of one connection to one host have in common.
+/// The bytes that the requests of one connection to one host have in common.
 pub(super) struct ClientFields {
     /// The host that the client asked for.
     host: Box<[u8]>,
@@ -66,7 +71,7 @@ pub(super) struct ClientFields {
     fields: Box<[u8]>,
 }
 
-/// How the body's length is announced.
+/// How the length of the request's body is declared to the backend.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Length {
     Chunked,
@@ -105,7 +110,7 @@ impl<'a> ScannedHead<'a> {
             };
             scanned.dropped |= u64::from(dropped) << (i % 64);
         }
-        // The backend does not see that the client expects something.
+        // A field that `Connection` names does not pass, so the backend does not see the expectation.
         scanned.expects_continue &= !scanned.options.nominated.contains(&header::EXPECT);
         host::check_form(parts)?;
         scanned
@@ -123,8 +128,7 @@ impl<'a> ScannedHead<'a> {
         Ok(scanned)
     }
 
-    /// Finds out what the client's connection and the host that it asks for come to: most often
-    /// what they did before.
+    /// Finds the host and whether the peer is trusted. For most requests, the connection's cache has both.
     fn resolve_host(&mut self, host: Option<&'a [u8]>, settings: &Settings) -> Result<(), Error> {
         if let (Some(conn), Some(asked)) = (self.conn, host) {
             if let Some(cached) = ConnCache::get(conn, &settings.client_fields) {
@@ -150,7 +154,7 @@ impl<'a> ScannedHead<'a> {
         Ok(())
     }
 
-    /// Returns the hop before this one: what it says of the client comes before it in the fields.
+    /// Returns the address of the hop before this one, which sent the fields about the client.
     fn sender(&self) -> Option<IpAddr> {
         let peer = match self.conn {
             Some(conn) => conn.sender(),
@@ -159,8 +163,8 @@ impl<'a> ScannedHead<'a> {
         peer.map(|p| p.ip())
     }
 
-    /// Decides how the body's length is announced: what the body knows of itself, else what the head
-    /// says.
+    /// Decides how the length of the body is declared: by the body's own length, else by what the head
+    /// declares.
     pub(super) fn length(&self, has_body: bool, exact: Option<u64>) -> Result<Length, Error> {
         match (has_body, exact, self.declared.length) {
             (true, Some(exact), Some(declared)) if exact != declared => {
@@ -179,12 +183,12 @@ impl<'a> ScannedHead<'a> {
         }
     }
 
-    /// Returns true if the request may pass no further proxy, and so ends here.
+    /// Returns true if the request may pass no further proxy: this one answers it.
     pub(super) fn ends_at_this_hop(&self) -> bool {
         self.max_forwards == Some(0)
     }
 
-    /// Returns the fields that `Connection` names: they end here.
+    /// Returns the fields that `Connection` names: they end at this hop.
     pub(super) fn nominated(&self) -> &[HeaderName] {
         &self.options.nominated
     }
@@ -194,12 +198,12 @@ impl<'a> ScannedHead<'a> {
         self.accepts_trailers
     }
 
-    /// Writes the fields about the client, and keeps them for the next request of its connection.
+    /// Writes the fields about the client, and caches them for the next request of the connection.
     #[inline(never)]
     fn describe_client(&self, settings: &Settings, out: &mut Vec<u8>) {
         let start = out.len();
         self.forwarded(settings, out);
-        // What a trusted peer says may be otherwise with each request.
+        // Not for a trusted peer, whose fields may differ with each request.
         if let (Some(conn), Some(host), false) = (self.conn, self.host, self.trusted) {
             if host.len() > KEPT_HOST {
                 return;
@@ -216,7 +220,7 @@ impl<'a> ScannedHead<'a> {
         }
     }
 
-    /// Returns where `via` has what goes with the version that the request came in.
+    /// Returns the index in `via` for the request's version.
     fn version(&self) -> usize {
         match self.parts.version {
             Version::HTTP_10 => 0,
@@ -250,7 +254,7 @@ impl<'a> ScannedHead<'a> {
         }
     }
 
-    /// Emits every field for HTTP/2.
+    /// Adds all fields for HTTP/2.
     #[cfg(feature = "http2")]
     pub(super) fn fields(&self, settings: &Settings, out: &mut HeaderMap) {
         self.pass_on(settings, out);
@@ -260,7 +264,7 @@ impl<'a> ScannedHead<'a> {
         }
     }
 
-    /// Emits every field that goes on.
+    /// Adds the fields of the request that pass.
     fn pass_on<O: HeaderSink>(&self, settings: &Settings, out: &mut O) {
         if self.simple {
             let mut dropped = self.dropped;
@@ -317,8 +321,8 @@ impl<'a> ScannedHead<'a> {
             | Class::Plain => false,
             Class::Message(_) => true,
             Class::MaxForwards => self.max_forwards.is_some(),
-            // To these two the peer is added here; what else a trusted one says stays, whatever
-            // `Connection` names.
+            // The proxy replaces these two by its own, with the trusted peer's in front. Others of a
+            // trusted peer stay, even if `Connection` names them.
             Class::ForwardedFor if self.trusted => return settings.forwarded.x(),
             Class::Forwarded if self.trusted => return settings.forwarded.rfc7239(),
             Class::Client | Class::Forwarded | Class::ForwardedFor => return !self.trusted,
@@ -351,12 +355,12 @@ impl<'a> ScannedHead<'a> {
         }
     }
 
-    /// Returns `None` where nothing is known about the client's connection.
+    /// Returns whether the client's connection uses TLS; `None` if nothing is known of it.
     fn https(&self) -> Option<bool> {
         self.conn.map(|c| c.tls().is_some())
     }
 
-    /// Writes what a trusted peer said before, and a comma.
+    /// Writes the values of a trusted peer, each followed by a comma.
     fn earlier(&self, name: &HeaderName, buf: &mut Vec<u8>) {
         if self.trusted {
             for value in self.parts.headers.get_all(name) {
@@ -374,7 +378,7 @@ fn once<T>(slot: &mut Option<T>, value: T, repeated: &'static str) -> Result<(),
     }
 }
 
-/// Returns true for a field that a reflected request may show (RFC 9110 §9.3.8).
+/// Returns true for a field that an answer to TRACE may show (RFC 9110 §9.3.8).
 pub(super) fn is_reflected(name: &HeaderName) -> bool {
     !matches!(
         Class::of(name),
@@ -392,7 +396,7 @@ pub(super) fn refuse(why: &'static str) -> Error {
     Error::new(ErrorKind::BadRequest).with_source(why)
 }
 
-/// A name and a port (RFC 1035 §2.3.4); longer ones are not worth the memory of a connection.
+/// A host and a port (RFC 1035 §2.3.4). Longer values are not cached with the connection.
 const KEPT_HOST: usize = 262;
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");

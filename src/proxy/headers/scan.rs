@@ -1,4 +1,4 @@
-//! What each field of a request says to this hop.
+//! The scan of each field: what it says about the message, the connection and the client.
 
 use http::{HeaderValue, Method, Version};
 
@@ -13,7 +13,7 @@ use crate::{
 };
 
 impl<'a> ScannedHead<'a> {
-    /// Takes note of a field that this hop acts on; true if it ends here.
+    /// Records a field that this hop acts on. Returns true if the field ends at this hop.
     pub(super) fn scan_field(
         &mut self,
         class: Class,
@@ -34,11 +34,11 @@ impl<'a> ScannedHead<'a> {
                 let counts = matches!(self.parts.method, Method::OPTIONS | Method::TRACE);
                 let given = framing::content_length(bytes).filter(|_| counts);
                 self.max_forwards = self.max_forwards.or(given);
-                // What is no number goes on as it is.
+                // A value that is not a number passes unchanged.
                 return Ok(given.is_some());
             }
             Class::Plain => return Ok(false),
-            // Of the client's, those of trusted peers stay: see `ends_here`.
+            // These fields of trusted peers pass all the same: see `ends_here`.
             Class::Client | Class::Forwarded | Class::ForwardedFor => {}
         }
         Ok(true)
@@ -56,7 +56,7 @@ impl<'a> ScannedHead<'a> {
                 self.accepts_trailers |= codings.any(|c| c.eq_ignore_ascii_case(b"trailers"));
             }
             Field::Expect => {
-                // RFC 9110 §10.1.1: HTTP/1.0 knows no interim responses.
+                // RFC 9110 §10.1.1: HTTP/1.0 has no interim responses.
                 self.expects_continue |= self.parts.version != Version::HTTP_10
                     && bytes.eq_ignore_ascii_case(b"100-continue");
                 return Ok(false);
@@ -69,7 +69,7 @@ impl<'a> ScannedHead<'a> {
 
     #[cold]
     pub(super) fn check_upgrade(&mut self) {
-        // A cleartext switch to HTTP/2 would carry requests past this proxy.
+        // After a switch to HTTP/2 over cleartext, requests would bypass the proxy.
         let is_h2 = |t: &[u8]| t.len() >= 2 && t[..2].eq_ignore_ascii_case(b"h2");
         let wanted = self.options.upgrade && self.parts.version == Version::HTTP_11;
         self.upgrade = self

@@ -1,4 +1,4 @@
-//! The fields of a message in HTTP/2: what goes to the backend, and what comes from it.
+//! The fields of HTTP/2 messages: those sent to the backend, and those received from it.
 
 use http::{HeaderMap, HeaderName, HeaderValue, Request, StatusCode, Uri, Version, header};
 
@@ -12,7 +12,7 @@ use crate::{
     wire::{fields::trim_values, framing::keep_one_length, trailers},
 };
 
-/// Makes the head of a request as the backend gets it.
+/// Makes the head of the request for the backend.
 pub(super) fn request(
     settings: &Settings,
     backend: &Backend,
@@ -22,7 +22,7 @@ pub(super) fn request(
     let parts = scanned.parts;
     let mut target = Vec::new();
     scanned.write_target(backend, &mut target);
-    // Apart, as `*` after an authority would read as more of it.
+    // Built from its parts: `*` after an authority would be parsed as a part of it.
     let uri = Uri::builder()
         .scheme(backend.scheme().as_str())
         .authority(scanned.host_for(backend, settings))
@@ -45,7 +45,7 @@ pub(super) fn request(
     Ok(request)
 }
 
-/// Makes the fields of a response fit to go on. h2 has refused what RFC 9113 §8.2.2 forbids, and
+/// Prepares the fields of a response for the client. h2 has refused what RFC 9113 §8.2.2 forbids, and
 /// lengths that contradict each other.
 pub(super) fn clean(status: StatusCode, fields: &mut HeaderMap) -> Result<(), &'static str> {
     if fields.len() > MAX_FIELDS {
@@ -53,7 +53,7 @@ pub(super) fn clean(status: StatusCode, fields: &mut HeaderMap) -> Result<(), &'
     }
     fields.remove(header::TE);
     trim_values(fields);
-    // RFC 9110 §8.6.
+    // RFC 9110 §8.6 forbids a length in these.
     if status.is_informational() || status == StatusCode::NO_CONTENT {
         fields.remove(header::CONTENT_LENGTH);
     }
@@ -61,12 +61,11 @@ pub(super) fn clean(status: StatusCode, fields: &mut HeaderMap) -> Result<(), &'
     Ok(())
 }
 
-/// Removes the fields that may not stand in a trailer section. Pseudo-fields never get here: h2
-/// drops them.
+/// Removes the fields that must not be trailers. h2 removes pseudo-fields itself.
 pub(super) fn keep_trailers(fields: &mut HeaderMap, nominated: &[HeaderName]) {
     trailers::retain(fields, nominated);
     trim_values(fields);
 }
 
-/// As many as in HTTP/1.1.
+/// The limit of HTTP/1.1.
 const MAX_FIELDS: usize = 100;

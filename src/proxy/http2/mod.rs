@@ -1,4 +1,7 @@
-//! HTTP/2 with a backend: one connection a backend, on the `h2` crate.
+//! HTTP/2 with a backend: one connection for each backend, on the `h2` crate.
+//!
+//! Requests share the connection. One of them dials while the others wait, and all take turns at opening
+//! a stream in the order in which they came.
 
 mod fields;
 mod response_body;
@@ -47,36 +50,36 @@ use crate::{
     pool::{Address, Backend},
 };
 
-/// One backend's HTTP/2 connection.
+/// The HTTP/2 connection of one backend.
 #[derive(Default)]
 pub(super) struct SharedConnection {
-    /// HTTP/2 was selected by ALPN: the next request need not ask.
+    /// ALPN selected HTTP/2 on the last connection, so the next request takes this path at once.
     known: AtomicBool,
     current: Mutex<CurrentConnection>,
-    /// Lets one request dial; the others wait for what it gets.
+    /// Held by the request that dials; the others wait for its result.
     dialing: tokio::sync::Mutex<()>,
-    /// How many dials failed: a request that waited for one fails as it did.
+    /// The number of failed dials. A request that waited for a dial fails with it.
     failures: AtomicU64,
 }
 
 #[derive(Default)]
 struct CurrentConnection {
     sender: Option<Sender>,
-    /// Where `sender` or `fresh` leads.
+    /// The backend's address that `sender` or `fresh` leads to.
     address: Option<Address>,
-    /// Where it leads by name.
+    /// The address behind it, if it was found by name.
     resolved: Option<ResolvedAddress>,
-    /// Since when it is there.
+    /// The time at which it was connected.
     began: Option<Instant>,
-    /// How the last dial failed.
+    /// The error of the last dial.
     failed: Option<ErrorKind>,
     used: Option<Instant>,
-    /// Connected, but no HTTP/2 spoken yet.
+    /// A connection on which ALPN selected HTTP/2 and nothing was sent yet.
     fresh: Option<Connected>,
 }
 
 impl CurrentConnection {
-    /// Returns true if no more requests are to begin on it.
+    /// Returns true if no further request may begin on the connection.
     fn is_retired(&self, max_age: Option<Duration>, now: Instant) -> bool {
         let is_old = match (max_age, self.began) {
             (Some(max), Some(began)) => now.saturating_duration_since(began) >= max,
@@ -100,7 +103,7 @@ impl SharedConnection {
             current.began = Some(Instant::now());
             current.fresh = Some(connected);
             current.address = Some(address);
-            // It is let go of like any other if no request takes it.
+            // So that it expires like any other if no request takes it.
             current.used = Some(Instant::now());
         }
     }
@@ -110,18 +113,18 @@ impl SharedConnection {
     }
 
     pub(super) fn retire(&self) {
-        // Streams that are open keep the connection until they end.
+        // Open streams keep the connection until they end.
         drop(std::mem::take(&mut *self.current()));
     }
 
-    /// Lets go of a connection that no request used for a while, or that is too old.
+    /// Drops a connection that was idle for too long or is too old.
     pub(super) fn reap(&self, idle_timeout: Duration, max_age: Option<Duration>) {
         let now = Instant::now();
         let mut current = self.current();
         let used = current.used;
         let is_idle = used.is_some_and(|used| now.saturating_duration_since(used) > idle_timeout);
         if is_idle || current.is_retired(max_age, now) {
-            // Streams that are open keep the connection until they end.
+            // Open streams keep the connection until they end.
             *current = CurrentConnection::default();
         }
     }
@@ -134,13 +137,13 @@ impl SharedConnection {
             *current = CurrentConnection::default();
         }
         current.used = Some(now);
-        // Whether it takes another request, its turn says.
+        // The turn of a request finds out whether the connection takes another stream.
         let sender = current.sender.clone();
         sender.filter(|sender| !sender.is_known_closed())
     }
 
-    /// Returns a connection, and whether it was there before. Takes no longer than a connection
-    /// may take, however many wait.
+    /// Returns a connection, and true if it existed before. Takes no longer than the connect time-out,
+    /// however many requests wait.
     async fn sender(
         &self,
         settings: &Settings,
@@ -229,7 +232,7 @@ async fn handshake(connected: Connected) -> Result<Sender, Error> {
     Ok(sender)
 }
 
-/// A request as the backend gets it, made while its [`Facts`] were at hand.
+/// A request for the backend, made while its [`ScannedHead`] was at hand.
 pub(super) struct Prepared {
     request: Request<()>,
     length: Length,
@@ -253,7 +256,7 @@ impl Prepared {
     }
 }
 
-/// Sends one request; gives the head back beside the result.
+/// Sends one request. Returns the head beside the result, as it is given back with an error.
 pub(super) async fn exchange(
     settings: Arc<Settings>,
     connections: Arc<ConnectionPool>,
@@ -269,7 +272,7 @@ pub(super) async fn exchange(
         poll_fn(|cx| {
             let polled = sending.as_mut().poll(cx);
             if let (Poll::Pending, Some(exchange)) = (&polled, exchange) {
-                // Some of it may be on its way.
+                // A part of the request may have been sent.
                 exchange.lend_head(&parts, true);
             }
             polled
@@ -294,7 +297,7 @@ async fn send(
         expects_continue,
         nominated,
     } = prepared;
-    // h2 gives back no request that it did not send.
+    // h2 does not give back a request that it did not send.
     let rebuild = || {
         let scanned = ScannedHead::read(parts, settings)?;
         fields::request(settings, backend, &scanned, length)
@@ -311,7 +314,7 @@ async fn send(
             Ok(turn) => turn,
             // The connection was closed before the request went out.
             Err(_) if reused => continue,
-            // The backend took the connection: that it has no load of it is not certain.
+            // The backend accepted the connection, so it may have load from it.
             Err(error) => return Err(Error::new(ErrorKind::ResponseClosed).with_source(error)),
         };
         let opened = match turn.send(request, !has_body) {
@@ -350,7 +353,7 @@ async fn send(
         if !repeatable || !failed.was_going_away() {
             return Err(failed.into_error());
         }
-        // It can be made again, unless some of its body is gone.
+        // The request can be sent again, unless a part of its body was taken.
         repeatable = false;
         (timer, body) = stream_request.into_unsent();
         if body.is_some() != has_body {

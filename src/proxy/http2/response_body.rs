@@ -1,4 +1,4 @@
-//! The response body of one stream.
+//! `StreamBody`: the response body of one stream.
 
 use std::{
     pin::Pin,
@@ -21,13 +21,13 @@ use crate::{
 /// The response body of one stream. Dropped before its end, it resets the stream.
 pub(in crate::proxy) struct StreamBody {
     pub(super) incoming: RecvStream,
-    /// What is left of the declared length.
+    /// The part of the declared length that has not arrived.
     pub(super) left: Option<u64>,
     pub(super) data_ended: bool,
-    /// The rest of the request, where the response came before its end.
+    /// The rest of the request, if the response began before its end.
     pub(super) upload: Option<Background>,
     pub(super) deadline: Deadline,
-    /// A wait began, when the upload had moved on so often.
+    /// Set while the body waits for data: the progress of the upload when the wait began.
     pub(super) waiting: Option<u64>,
     pub(super) idle_timeout: Duration,
     pub(super) _stream: OpenStream,
@@ -38,7 +38,7 @@ impl StreamBody {
         if !self.data_ended {
             match ready!(self.incoming.poll_data(cx)).transpose()? {
                 Some(data) => {
-                    // The backend may send as much again. It cannot fail for what was received.
+                    // The window opens again by what was taken. It cannot fail for data that was received.
                     let _ = self.incoming.flow_control().release_capacity(data.len());
                     if let Some(left) = &mut self.left {
                         *left = left.saturating_sub(data.len() as u64);
@@ -70,7 +70,7 @@ impl StreamBody {
         Error::new(kind).with_source(error).after_sending()
     }
 
-    /// Waits no longer than one direction may be silent.
+    /// Is ready once both directions have been silent for the idle time-out.
     fn poll_silence(&mut self, cx: &mut Context<'_>) -> Poll<Error> {
         loop {
             let progress = self.upload.as_ref().map(|upload| &*upload.progress);
@@ -83,13 +83,13 @@ impl StreamBody {
             if self.waiting == Some(moves) {
                 let kind = match progress {
                     _ if self.client_failed() => ErrorKind::ClientBody,
-                    // The backend has all that came, and may be waiting for the rest.
+                    // The backend has all data that came, and may be waiting for the rest.
                     Some(progress) if progress.waits_for_client() => ErrorKind::ClientBodyTimeout,
                     _ => ErrorKind::ResponseBodyTimeout,
                 };
                 return Poll::Ready(kind.into());
             }
-            // The other direction was not silent.
+            // The upload made progress: the wait begins anew.
             self.waiting = None;
         }
     }

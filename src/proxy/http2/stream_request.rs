@@ -34,20 +34,20 @@ pub(super) struct StreamRequest<'a> {
     pub(super) response: ResponseFuture,
     pub(super) stream: OpenStream,
     pub(super) upload: Option<Upload>,
-    /// The request says `Expect: 100-continue`: its body waits for the backend's answer.
+    /// The request says `Expect: 100-continue`: its body waits for the response.
     pub(super) expecting: bool,
-    /// Where interim responses go.
+    /// Takes the interim responses.
     pub(super) interim: Option<&'a Interim>,
     pub(super) interims: u8,
     pub(super) timer: PhaseTimer,
 }
 
-/// What a request waits for, and how long.
+/// The phase that a request is in, and its deadline.
 pub(super) struct PhaseTimer {
     deadline: Deadline,
     timeouts: Timeouts,
     phase: Phase,
-    /// How often the upload had moved on when the wait began.
+    /// The progress of the upload when the phase began.
     moves: u64,
 }
 
@@ -58,9 +58,9 @@ pub(super) enum Phase {
     /// The body waits for `100 (Continue)`.
     Continue,
     Head,
-    /// The backend has as many streams open as it takes.
+    /// The backend has as many streams open as it allows.
     Open,
-    /// It has nothing to be sent yet, or the backend's window is full.
+    /// The backend's window is full, or the upload has not begun.
     Write,
 }
 
@@ -89,7 +89,7 @@ impl PhaseTimer {
         });
     }
 
-    /// Waits for the turn to open a stream.
+    /// Waits for the turn to open a stream, within the response time-out.
     pub(super) async fn for_turn<F: Future>(&mut self, future: F) -> Result<F::Output, Error> {
         self.begin(Phase::Open);
         let mut future = std::pin::pin!(future);
@@ -108,7 +108,7 @@ impl PhaseTimer {
             Phase::Client => ErrorKind::ClientBodyTimeout,
             Phase::Write => ErrorKind::RequestWriteTimeout,
             Phase::Continue | Phase::Head => ErrorKind::ResponseHeadTimeout,
-            // Nothing was sent, and the backend is busy, not ill.
+            // Nothing was sent: the backend is busy, which is no failure of it.
             Phase::Open => return Error::new(ErrorKind::QueueTimeout).with_source(NO_STREAM),
         };
         Error::new(kind).after_sending()
@@ -143,7 +143,7 @@ impl StreamRequest<'_> {
             if phase != Phase::Continue {
                 return Poll::Ready(Err(StreamFailed::Otherwise(self.timer.timed_out())));
             }
-            // RFC 9110 §10.1.1: a client that waits need not wait for ever.
+            // RFC 9110 §10.1.1: the client may send the body without a 100, so it does not wait forever.
             self.expecting = false;
         }
     }
@@ -154,7 +154,7 @@ impl StreamRequest<'_> {
                 return Ok(());
             }
             self.turn = None;
-            // The response is due from now on.
+            // The response time-out counts from here.
             self.timer.begin(Phase::Head);
         }
         if self.expecting {
@@ -187,7 +187,7 @@ impl StreamRequest<'_> {
     ) -> Poll<Result<Response<RecvStream>, StreamFailed>> {
         loop {
             match self.response.poll_informational(cx) {
-                // What comes first is waited for there.
+                // The poll above has registered the task for the final head as well.
                 Poll::Pending => return Poll::Pending,
                 Poll::Ready(None) => {
                     let head = Pin::new(&mut self.response).poll(cx);
@@ -224,7 +224,7 @@ impl StreamRequest<'_> {
         Ok(())
     }
 
-    /// Makes the response, and lets the rest of the request go on beside its body.
+    /// Makes the response. The rest of the request goes on beside the response body.
     pub(super) fn respond(
         self,
         response: Response<RecvStream>,
@@ -237,8 +237,8 @@ impl StreamRequest<'_> {
         if incoming.is_end_stream() {
             return Ok(Response::from_parts(head, Body::default()));
         }
-        // RFC 9110 §10.1.1: a backend that refuses without having asked for the body has no use
-        // for it. One that succeeds reads it as it goes.
+        // RFC 9110 §10.1.1: a backend that refuses the request without a 100 has no use for the body.
+        // One that succeeds reads it.
         let unwanted = self.expecting && !head.status.is_success();
         let no_content = *method == Method::HEAD
             || matches!(
@@ -258,14 +258,14 @@ impl StreamRequest<'_> {
         Ok(Response::from_parts(head, body))
     }
 
-    /// Gives back what another stream needs; the body only if nothing was taken from it.
+    /// Returns what another stream needs; the body only if no byte was taken from it.
     pub(super) fn into_unsent(self) -> (PhaseTimer, Option<ErasedBody>) {
         (self.timer, self.upload.and_then(Upload::into_untouched))
     }
 }
 
 impl StreamFailed {
-    /// Returns true if the backend ends the connection and says that it will not act on the
+    /// Returns true if the backend closes the connection and declares that it will not process the
     /// request (RFC 9113 §6.8).
     pub(super) fn was_going_away(&self) -> bool {
         match self {
@@ -281,7 +281,7 @@ impl StreamFailed {
         };
         let refused = error.is_remote() && error.reason() == Some(Reason::REFUSED_STREAM);
         let unprocessed = refused || is_going_away(&error);
-        // Here h2 itself resets a stream only for what it read on it.
+        // h2 itself resets a stream only for a malformed response.
         let is_malformed = error.is_library() && error.is_reset();
         let kind = match is_malformed {
             true => ErrorKind::ResponseHead,
@@ -295,7 +295,7 @@ impl StreamFailed {
     }
 }
 
-/// A graceful GOAWAY ends only the streams over the last that the backend will act on.
+/// A graceful GOAWAY ends only the streams above the last one that the backend will process.
 fn is_going_away(error: &h2::Error) -> bool {
     error.is_remote() && error.is_go_away() && error.reason() == Some(Reason::NO_ERROR)
 }
@@ -310,5 +310,5 @@ fn malformed(why: &'static str) -> Error {
 const NO_STREAM: &str = "the HTTP/2 backend had no free stream";
 /// How long a body waits for `100 (Continue)`: as long as in HTTP/1.1.
 const CONTINUE: Duration = Duration::from_secs(1);
-/// More than any exchange has use for.
+/// The limit of HTTP/1.1.
 const MAX_INTERIM: u8 = 100;

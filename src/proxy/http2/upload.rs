@@ -1,4 +1,4 @@
-//! The body of a request on its way to the backend.
+//! The request body of one stream.
 
 use std::{
     sync::{
@@ -22,27 +22,27 @@ use crate::{
     proxy::body::ErasedBody,
 };
 
-/// A request body, and the stream that it goes to. Dropped before the end, it leaves the stream
-/// open; the stream is reset once the response is dropped, too.
+/// A request body and the stream that it is sent on. If it is dropped before its end, the stream stays
+/// open until the response is dropped as well, and is reset then.
 pub(super) struct Upload {
     stream: SendStream<Bytes>,
     body: ErasedBody,
-    /// Data that the stream has no room for yet.
+    /// Data that the window of the stream has no room for yet.
     held: Bytes,
-    /// Nothing comes after `held`.
+    /// The body ends with `held`.
     last: bool,
-    /// What is left of the declared length.
+    /// The part of the declared length that has not been sent.
     left: Option<u64>,
-    /// The backend has taken all that the client sent.
+    /// All data that the client sent was passed on.
     drained: bool,
     untouched: bool,
-    /// Fields that end here, and so pass as trailers neither.
+    /// Fields that end at this hop: they do not pass as trailers either.
     nominated: Vec<HeaderName>,
-    /// What the response learns of an upload beside it.
+    /// The progress that the response body reads while the upload runs beside it.
     progress: Option<Arc<Progress>>,
-    /// Some data went to the stream.
+    /// Data was sent on the stream.
     begun: bool,
-    /// How often something moved on.
+    /// Counts the steps of progress.
     moves: u64,
 }
 
@@ -75,8 +75,7 @@ impl Upload {
         Self { nominated, ..self }
     }
 
-    /// Returns true if the next frame is to come from the client, false if the backend's window
-    /// is full.
+    /// Returns true if the upload waits for the client, false if it waits for the backend's window.
     pub(super) fn waits_for_client(&self) -> bool {
         self.drained
     }
@@ -85,12 +84,12 @@ impl Upload {
         self.moves
     }
 
-    /// Gives the body back if nothing was taken from it.
+    /// Returns the body if no byte was taken from it.
     pub(super) fn into_untouched(self) -> Option<ErasedBody> {
         self.untouched.then_some(self.body)
     }
 
-    /// Passes on what the client sends, no faster than the backend's window opens.
+    /// Passes frames of the body on, as far as the backend's window allows.
     pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), UploadStopped>> {
         loop {
             if !self.held.is_empty() {
@@ -119,7 +118,7 @@ impl Upload {
         }
     }
 
-    /// Takes a frame from the client; true at the end.
+    /// Takes a frame of the body. Returns true at the end.
     fn take(&mut self, frame: Frame<Bytes>) -> Result<bool, UploadStopped> {
         let data = match frame.into_data() {
             Ok(data) => data,
@@ -130,7 +129,7 @@ impl Upload {
                 if trailers.is_empty() {
                     return self.send(Bytes::new(), true).map(|()| true);
                 }
-                // What was reserved and not used goes back to the other streams.
+                // A reservation that is not used goes back to the other streams.
                 self.stream.reserve_capacity(0);
                 let sent = self.stream.send_trailers(trailers);
                 return sent
@@ -158,11 +157,11 @@ impl Upload {
         Ok(false)
     }
 
-    /// Gives the stream what it has room for.
+    /// Sends as much of `held` as the window allows.
     fn poll_held(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), UploadStopped>> {
         if !std::mem::replace(&mut self.begun, true) && self.held.len() <= FIRST {
-            // A new stream has no room before the driver has sent its head: with the data at hand,
-            // the driver sends both in one write.
+            // A new stream has no window before the driver has sent its head. Data that is queued now leaves
+            // in the same write as the head.
             self.moves += 1;
             let data = std::mem::take(&mut self.held);
             return Poll::Ready(self.send(data, self.last));
@@ -199,10 +198,10 @@ impl Upload {
         }
     }
 
-    /// Resets the stream: an end would make the backend take a part for the whole.
+    /// Resets the stream: a regular end would make the backend take a part of the body for the whole.
     #[cold]
     fn fail(&mut self, source: BoxError) -> UploadStopped {
-        // Before the response can break off by it.
+        // Stored first, as the reset makes the response fail.
         if let Some(progress) = &self.progress {
             progress.client_failed.store(true, Release);
         }
@@ -211,10 +210,10 @@ impl Upload {
     }
 }
 
-/// How far an upload is that goes on beside its response.
+/// The progress of an upload that runs beside its response.
 #[derive(Default)]
 pub(super) struct Progress {
-    /// How often something moved on.
+    /// Counts the steps of progress.
     moves: AtomicU64,
     waits_for_client: AtomicBool,
     client_failed: AtomicBool,
@@ -234,8 +233,8 @@ impl Progress {
     }
 }
 
-/// An upload that goes on in a task of its own, so that a client that reads the response slowly
-/// does not stop it. Dropped, it ends.
+/// An upload in a task of its own, so that a client that reads the response slowly does not stop it.
+/// The task ends when this is dropped.
 pub(super) struct Background {
     pub(super) progress: Arc<Progress>,
     task: tokio::task::AbortHandle,
@@ -247,7 +246,7 @@ impl Background {
         let noted = progress.clone();
         upload.progress = Some(progress.clone());
         let task = tokio::spawn(std::future::poll_fn(move |cx| {
-            // A backend that has no use for the rest resets the stream.
+            // A backend that does not need the rest resets the stream.
             let polled = match upload.stream.poll_reset(cx) {
                 Poll::Ready(_) => Poll::Ready(Ok(())),
                 Poll::Pending => upload.poll(cx),
@@ -270,7 +269,7 @@ impl Drop for Background {
     }
 }
 
-/// A frame of the usual size.
+/// The default largest size of an HTTP/2 frame.
 const FIRST: usize = 16 * 1024;
-/// Four frames of the usual size: enough to keep a stream busy until its window opens again.
+/// Four frames of that size: enough to keep a stream busy until its window opens again.
 const PIECE: usize = 64 * 1024;
