@@ -72,14 +72,14 @@ where
     Ok((Sender { requests, link }, driver))
 }
 
-/// What the handles of a connection and its driver share.
+/// The state that the senders of a connection and its driver share.
 struct Link {
     began: Instant,
-    /// When the backend last sent something, in milliseconds since `began`.
+    /// The time at which the backend last sent data, in milliseconds since `began`.
     heard: AtomicU64,
-    /// When the first of the streams that are in use began, in milliseconds since `began`.
+    /// The time at which the number of open streams last left zero, in milliseconds since `began`.
     busy: AtomicU64,
-    /// Streams in use.
+    /// The number of open streams.
     streams: AtomicUsize,
     /// The connection takes no more requests.
     closed: AtomicBool,
@@ -96,14 +96,14 @@ impl Link {
         self.heard.store(self.now(), Relaxed);
     }
 
-    /// Returns since when the backend owes a word: nothing was asked of it before.
+    /// Returns the time since which the backend is silent; time without an open stream does not count.
     fn silent_since(&self) -> Instant {
         let since = self.heard.load(Relaxed).max(self.busy.load(Relaxed));
         self.began + Duration::from_millis(since)
     }
 }
 
-/// Opens streams on a connection. A clone is a handle of the same connection.
+/// Opens streams on a connection. A clone belongs to the same connection.
 #[derive(Clone)]
 pub(crate) struct Sender {
     requests: Arc<Mutex<SendRequest<Bytes>>>,
@@ -111,8 +111,8 @@ pub(crate) struct Sender {
 }
 
 impl Sender {
-    /// Returns true if the connection was found to take no more requests. A caller about to take a
-    /// [`turn`](Self::turn) learns it from that.
+    /// Returns true if the connection is known to take no more requests. A caller that takes a
+    /// [`turn`](Self::turn) next needs no better check.
     pub(crate) fn is_known_closed(&self) -> bool {
         self.link.closed.load(Acquire)
     }
@@ -132,9 +132,9 @@ impl Sender {
         closed
     }
 
-    /// Waits until the connection takes a request, which is certainly not sent if this fails.
-    /// Requests take turns in the order in which they came: over the backend's limit of streams,
-    /// one waits for a stream and the others wait for their turn.
+    /// Waits until the connection takes a request. If it fails, nothing was sent. Requests take turns in
+    /// the order in which they came: above the backend's limit of streams, one waits for a stream and the
+    /// others wait for their turn.
     pub(crate) async fn turn(&self) -> Result<Turn, h2::Error> {
         let mut requests = self.requests.clone().lock_owned().await;
         if let Err(error) = poll_fn(|cx| requests.poll_ready(cx)).await {
@@ -155,7 +155,7 @@ impl fmt::Debug for Sender {
     }
 }
 
-/// The right to open one stream. Held until the stream is open, it keeps the order.
+/// The right to open one stream. Hold it until the stream is open, to keep the order.
 pub(crate) struct Turn {
     requests: OwnedMutexGuard<SendRequest<Bytes>>,
     link: Arc<Link>,
@@ -163,13 +163,13 @@ pub(crate) struct Turn {
 }
 
 impl Turn {
-    /// Queues the head of a request. Nothing of it is sent before the driver is polled.
+    /// Queues the head of a request. No byte of it is sent before the driver is polled.
     pub(crate) fn send(
         &mut self,
         request: Request<()>,
         end_of_stream: bool,
     ) -> Result<Opened, h2::Error> {
-        // Before the driver can see the stream: it measures silence only while streams are open.
+        // Counted before the driver can see the stream: it measures silence only while streams are open.
         let stream = OpenStream::new(&self.link);
         let (response, body) = self.requests.send_request(request, end_of_stream)?;
         self.opening = true;
@@ -182,8 +182,7 @@ impl Turn {
 
     /// Waits until the backend's limit leaves room for the stream.
     pub(crate) fn poll_open(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        // A connection that ends (GOAWAY) may still open the stream; if it does not, the response
-        // says so.
+        // A connection that ends (GOAWAY) may still open the stream; otherwise the response fails.
         if self.requests.poll_ready(cx).is_pending() {
             return Poll::Pending;
         }
@@ -204,7 +203,7 @@ impl Drop for Turn {
 pub(crate) struct Opened {
     pub(crate) response: ResponseFuture,
     pub(crate) body: SendStream<Bytes>,
-    /// To be kept until the response has ended.
+    /// Hold it until the response has ended.
     pub(crate) stream: OpenStream,
 }
 
@@ -238,14 +237,14 @@ pub(crate) struct Driver<T> {
 }
 
 impl<T> Driver<T> {
-    /// Lets go of a stream that opened after its request was dropped: `SendRequest` still holds it
-    /// as the one that it waits for.
+    /// Releases a stream that opened after its request was dropped: `SendRequest` still holds it as the
+    /// one that it waits for.
     #[cold]
     fn release_abandoned(&self) {
         let Some(requests) = self.requests.upgrade() else {
             return;
         };
-        // A request that holds the lock waits for that stream, too.
+        // A request that holds the lock waits for that stream as well.
         let Ok(mut requests) = requests.try_lock() else {
             return;
         };
@@ -283,7 +282,7 @@ impl<T> Drop for Driver<T> {
     }
 }
 
-/// Finds out that a backend is gone while streams wait for it.
+/// Finds backends that vanish while streams wait for them.
 struct KeepAlive {
     pings: PingPong,
     sleep: Pin<Box<Sleep>>,
@@ -296,13 +295,13 @@ enum Beat {
     Idle,
     /// A PING is due unless the backend sends something.
     Silent,
-    /// A PING is on its way.
+    /// A PING was sent.
     Pinged,
 }
 
 impl KeepAlive {
-    /// Is ready when the backend did not answer a PING. Opening a stream wakes the driver, so an
-    /// idle connection needs no timer.
+    /// Is ready if the backend did not answer a PING. An opening stream wakes the driver, so an idle
+    /// connection needs no timer.
     fn poll_lost(&mut self, link: &Link, cx: &mut Context<'_>) -> Poll<()> {
         loop {
             match self.beat {
@@ -322,7 +321,7 @@ impl KeepAlive {
                         continue;
                     }
                     if self.pings.send_ping(Ping::opaque()).is_err() {
-                        // The connection has ended, and its own future says why.
+                        // The connection has ended; its own future returns the error.
                         return Poll::Pending;
                     }
                     self.sleep.as_mut().reset(Instant::now() + PONG);
@@ -341,7 +340,7 @@ impl KeepAlive {
     }
 }
 
-/// Notes when the backend sends something.
+/// Records when the backend sends data.
 struct Io<T> {
     inner: T,
     link: Arc<Link>,
@@ -393,21 +392,21 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Io<T> {
     }
 }
 
-/// The most bytes of a response that wait here for a slow client. A stream gets no more than this
-/// per round trip: 2 Gbit/s at 1 ms, 200 Mbit/s at 10 ms, 20 Mbit/s at 100 ms.
+/// How much of a response waits here for a slow client. It limits a stream to this amount in one round
+/// trip: 2 Gbit/s at 1 ms, 200 Mbit/s at 10 ms, 20 Mbit/s at 100 ms.
 const WINDOW: u32 = 256 * 1024;
-/// The most that a window can be: with less, the responses that slow clients do not read would stop
-/// all others of the connection. The windows of the streams bound the memory.
+/// The largest window. With a smaller one, responses that slow clients do not read would stop all
+/// others of the connection. The windows of the streams bound the memory.
 const ALL_STREAMS: u32 = (1 << 31) - 1;
-/// Streams at once until the backend's SETTINGS name its limit: it refuses streams over the limit,
-/// and requests that wait are not refused.
+/// Streams at once until the SETTINGS of the backend name its limit. A backend refuses streams above its
+/// limit; requests that wait are not refused.
 const BEFORE_SETTINGS: usize = 1;
-/// What HTTP/1.1 may have in a head, 32 KiB, and 100 times the 32 bytes that HTTP/2 counts for each
-/// field besides its name and value (RFC 9113 §6.5.2).
+/// The limit of HTTP/1.1, 32 KiB, plus the 32 bytes that HTTP/2 counts for each of 100 fields beside
+/// name and value (RFC 9113 §6.5.2).
 const MAX_HEAD: u32 = 32 * 1024 + 100 * 32;
-/// What a stream may keep of a request body until the socket takes it.
+/// How much of a request body a stream holds until the socket takes it.
 const SEND_BUFFER: usize = 256 * 1024;
-/// A backend that is gone is noticed within PING + PONG while streams are open.
+/// With open streams, a vanished backend is noticed within PING + PONG.
 const PING: Duration = Duration::from_secs(10);
 const PONG: Duration = Duration::from_secs(5);
 

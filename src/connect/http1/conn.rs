@@ -1,4 +1,4 @@
-//! One connection to a backend, and the exchange that it is at.
+//! `Conn`: one HTTP/1.1 connection to a backend, and its current exchange.
 
 use std::{
     fmt, io,
@@ -25,76 +25,76 @@ use crate::{
     },
 };
 
-/// One connection to a backend, and the exchange that it is at. It lives in one box from dial to
-/// close; the future, the response body and the idle connections hand it on.
+/// One HTTP/1.1 connection to a backend, and its current exchange. It lives in one box from dial to
+/// close: the future of the response, the response body and the idle connections pass the box on.
 pub(crate) struct Conn<A> {
     pub(super) stream: Stream,
-    /// `None` where the caller has a deadline of its own.
+    /// `None` if the caller has a deadline of its own.
     pub(super) timer: Option<PhaseTimer>,
     pub(super) read: BytesMut,
-    /// How far `read` was searched for the end of the head.
+    /// How much of `read` was searched for the end of the head.
     pub(super) searched: usize,
     pub(super) out: WriteQueue,
     pub(super) body_writer: Option<RequestBodyWriter>,
-    /// Why the request cannot be written; what the backend says may explain it better.
+    /// The error of writing the request. Kept until the response is read, as the backend's response may
+    /// explain it.
     pub(super) write_error: Option<io::Error>,
-    /// The client broke off its request while the response was on its way.
+    /// The client broke off its request while the response was sent.
     client_failed: bool,
     /// The request says `Expect: 100-continue`: its body waits for the backend's 100.
     pub(super) awaits_continue: bool,
     pub(super) interim: u8,
     pub(super) phase: Phase,
     pub(super) decoder: Decoder,
-    /// Fields of the response that end here, and so pass as trailers neither.
+    /// Fields of the response that end at this hop: they do not pass as trailers either.
     pub(super) nominated: Vec<HeaderName>,
-    /// May carry another request when this one has ended well.
+    /// True if the connection may carry another request after this one.
     pub(super) reusable: bool,
-    /// Carried a request before this one.
+    /// True if the connection has carried a request before this one.
     reused: bool,
     pub(super) request: RequestTraits,
-    /// What the owner of the connection keeps with it.
+    /// The data of the connection's owner: the proxy or a check.
     pub(crate) owner_data: A,
 }
 
-/// What the owner of a connection keeps with it.
+/// The data that the owner of a connection keeps with it.
 pub(crate) trait ConnOwner {
-    /// Returns the map that the response's fields go into, in the place of what is there; `None`
-    /// while no request waits for a response.
+    /// Returns the map that the response's fields replace; `None` while no request waits for a response.
     fn fields(&mut self) -> Option<&mut HeaderMap>;
 
-    /// Takes an interim response of another status than 100 and 101.
+    /// Takes an interim response with another status than 100 and 101.
     fn interim(&mut self, status: StatusCode, fields: HeaderMap) {
         drop((status, fields));
     }
 }
 
-/// How a request begins on a connection.
+/// The parts of a request that the connection needs beside the bytes of its head.
 #[derive(Default)]
 pub(crate) struct Start {
     pub(crate) body: Option<ErasedBody>,
-    /// Declared by Content-Length; `None` in chunks.
+    /// The declared `Content-Length`; `None` if the body is sent in chunks.
     pub(crate) length: Option<u64>,
     pub(crate) awaits_continue: bool,
     pub(crate) is_head: bool,
-    /// The value of the request's `Upgrade`, where a switch is asked for.
+    /// The value of `Upgrade`, if the request asks for a switch.
     pub(crate) upgrade: Option<HeaderValue>,
-    /// Sent again over a new connection if this one turns out to be closed.
+    /// True if the request may be sent again on a new connection.
     pub(crate) replaceable: bool,
-    /// Fields that end here, and so pass as trailers neither.
+    /// Fields that end at this hop: they do not pass as trailers either.
     pub(crate) nominated: Vec<HeaderName>,
 }
 
-/// What the request was, as far as it decides how its response is read.
+/// The traits of the request that decide how its response is read.
 #[derive(Default)]
 pub(super) struct RequestTraits {
     pub(super) head: bool,
     pub(super) upgrade: Option<HeaderValue>,
-    /// Sent over an idle connection, and can be sent again over a new one.
+    /// The request went out on an idle connection, and may be sent again on a new one.
     pub(super) replaceable: bool,
 }
 
 impl<A> Conn<A> {
-    /// Makes a connection of a stream. Without time-outs the caller has a deadline of its own.
+    /// Makes a connection of a stream. Without time-outs, the caller has a deadline of its own.
     pub(crate) fn new(stream: Stream, timeouts: Option<Timeouts>, owner_data: A) -> Box<Self> {
         Box::new(Self {
             stream,
@@ -117,12 +117,12 @@ impl<A> Conn<A> {
         })
     }
 
-    /// Begins an exchange: takes the first frame of the body, where it is there, so that it
-    /// leaves with the head. [`send`](Self::send) follows.
+    /// Begins an exchange. Takes the first frame of the body, if it is ready, so that it leaves with the
+    /// head. The caller calls [`send`](Self::send) next.
     ///
     /// # Errors
     ///
-    /// When the body fails at once: nothing was written, and the connection is as before.
+    /// If the body fails at once. Nothing was written, and the connection is as before.
     pub(crate) fn start(&mut self, start: Start) -> Result<(), Error> {
         self.reusable = true;
         self.searched = 0;
@@ -142,20 +142,19 @@ impl<A> Conn<A> {
         }
     }
 
-    /// Writes the head and what [`start`](Self::start) took of the body, as far as the socket
-    /// takes it at once. What is appended to `head` is of no use to the caller.
+    /// Writes the head and the frame that [`start`](Self::start) took, as much as the socket takes at
+    /// once. The contents of `head` are undefined afterwards.
     pub(crate) fn send(&mut self, head: &mut Vec<u8>) {
-        // The future writes the rest, and registers itself.
+        // The future of the response writes the rest and registers its waker.
         if let Err(error) = self.out.begin(&mut self.stream, head) {
-            // What the backend says may explain it.
+            // The response of the backend may explain the error.
             self.abandon_request();
             self.write_error = Some(error);
         }
         self.enter(Phase::Head);
     }
 
-    /// The future polls the body again where no frame is there, or more follow: no waker is needed
-    /// here.
+    /// No waker is needed here: the future of the response polls the body again.
     fn begin_body(&mut self, mut body_writer: RequestBodyWriter) -> Result<(), Error> {
         if !self.awaits_continue {
             let mut cx = Context::from_waker(Waker::noop());
@@ -178,15 +177,15 @@ impl<A> Conn<A> {
         Ok(())
     }
 
-    /// Returns the next frame of the response body, and goes on sending the request meanwhile.
+    /// Returns the next frame of the response body, and sends the rest of the request meanwhile.
     pub(crate) fn poll_frame(
         &mut self,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
         if !self.is_sent() {
             if let Poll::Ready(Err(error)) = self.poll_write_request(cx) {
-                // The response is on its way already; what is left of the request is not needed,
-                // unless the backend waits for it.
+                // The response has begun, so the rest of the request is not needed, unless the backend waits
+                // for it.
                 self.client_failed = matches!(error, WriteError::Client(_));
                 self.abandon_request();
             }
@@ -229,7 +228,7 @@ impl<A> Conn<A> {
             let kind = if self.client_failed {
                 ErrorKind::ClientBody
             } else if self.body_writer.is_some() && self.out.left() == 0 {
-                // The backend has all that came, and may be waiting for the rest.
+                // The backend has all data that came, and may be waiting for the rest.
                 ErrorKind::ClientBodyTimeout
             } else {
                 ErrorKind::ResponseBodyTimeout
@@ -243,20 +242,20 @@ impl<A> Conn<A> {
         self.decoder.is_done()
     }
 
-    /// Returns how much of the body is left, where that is known.
+    /// Returns the number of bytes left of the body, if it is known.
     pub(crate) fn body_left(&self) -> Option<u64> {
         self.decoder.left()
     }
 
-    /// Ends the exchange; returns true if the connection may carry another.
+    /// Ends the exchange. Returns true if the connection may carry another.
     pub(crate) fn end(&mut self) -> bool {
         let whole = self.decoder.is_done() && self.is_sent() && self.read.is_empty();
         if !(whole && self.reusable) {
             return false;
         }
-        // Others read into the memory that it may still point to.
+        // It may point into a block that other connections read into.
         self.read = BytesMut::new();
-        // A part of the request's head.
+        // It points into the block of the request's head.
         self.request.upgrade = None;
         self.nominated = Vec::new();
         self.reused = true;
@@ -264,12 +263,12 @@ impl<A> Conn<A> {
         true
     }
 
-    /// Closes the connection once the exchange has ended.
+    /// Closes the connection when the exchange has ended.
     pub(crate) fn close_after(&mut self) {
         self.reusable = false;
     }
 
-    /// Returns true if the other end closed it this very moment; costs a system call.
+    /// Returns true if the backend has closed the connection by now. Costs one system call.
     #[cfg(feature = "__sockets")]
     pub(crate) fn is_closed_now(&self) -> bool {
         self.stream.has_news()
@@ -279,14 +278,14 @@ impl<A> Conn<A> {
         self.reused
     }
 
-    /// Returns true if no byte of a response came: an idle connection had been closed.
+    /// Returns true if no byte of a response has come: the idle connection was closed before.
     pub(crate) fn is_untouched(&self) -> bool {
         self.read.is_empty() && self.interim == 0
     }
 
-    /// Gives up the stream and what was read ahead, for a tunnel.
+    /// Returns the stream and the bytes that were read ahead, for a tunnel.
     pub(crate) fn into_stream(self) -> (Stream, Bytes) {
-        // A copy, as the tunnel's end is far off and what was read is part of a block.
+        // Copied, as a tunnel lasts long and the bytes are a part of a block.
         (self.stream, Bytes::copy_from_slice(&self.read))
     }
 

@@ -1,4 +1,4 @@
-//! Request bodies, without their type: an exchange is compiled once for all of them.
+//! `ErasedBody`: request bodies without their type, so that the exchange is compiled once for all types.
 
 use std::{
     any::Any,
@@ -12,18 +12,18 @@ use http_body::{Body as HttpBody, Frame, SizeHint};
 
 use crate::error::BoxError;
 
-/// A request body on its way out, without its type.
+/// A request body without its type.
 pub(crate) type ErasedBody = Pin<Box<dyn RecyclableBody>>;
 
-/// What is needed of a request body.
+/// What the exchange needs of a request body.
 pub(crate) trait RecyclableBody: HttpBody<Data = Bytes, Error = BoxError> + Send {
-    /// Drops the body and keeps its place for the next one of its type on this thread.
+    /// Drops the body, and keeps its allocation for the next body of its type on this thread.
     fn recycle(self: Pin<Box<Self>>);
 }
 
-/// Erases the type of a request body; `None` if the body is at its end already.
+/// Erases the type of a request body; `None` if the body has ended already.
 ///
-/// The place that the body lies in is used again: nearly all bodies of a thread have one type.
+/// Reuses the allocation of an earlier body: nearly all bodies of a thread have one type.
 pub(crate) fn erase<B>(body: B) -> Option<ErasedBody>
 where
     B: HttpBody<Data = Bytes> + Send + 'static,
@@ -32,7 +32,7 @@ where
     if body.is_end_stream() {
         return None;
     }
-    // An error says that the thread is about to end.
+    // `Err` means that the thread is ending.
     let kept = RECYCLED.try_with(|recycled| {
         let mut recycled = recycled.try_borrow_mut().ok()?;
         let cell: &mut RecycledCell<B> = recycled.as_mut()?.downcast_mut()?;
@@ -60,7 +60,7 @@ where
     B::Error: Into<BoxError>,
 {
     fn recycle(mut self: Pin<Box<Self>>) {
-        // What the body drops may be anything, so it goes before the place is looked at.
+        // Dropped first: the drop of a body may run any code, even this function.
         self.as_mut().project().body.set(None);
         let _ = RECYCLED.try_with(|recycled| {
             let Ok(mut recycled) = recycled.try_borrow_mut() else {
@@ -108,11 +108,11 @@ where
     }
 }
 
-/// The place of a body that has ended.
+/// The allocation of a body that has ended.
 type RecycledCell<B> = Option<Pin<Box<BodyCell<B>>>>;
 
 thread_local! {
-    /// The place of the last body of the thread that ended, a [`RecycledCell`] of its type.
+    /// The allocation of the thread's last body that ended: a [`RecycledCell`] of its type.
     static RECYCLED: RefCell<Option<Box<dyn Any>>> = const { RefCell::new(None) };
 }
 

@@ -1,18 +1,18 @@
-//! One HTTP/1.1 exchange with a backend: what the proxy and the checks share.
+//! One HTTP/1.1 exchange with a backend, which the proxy and the checks share.
 //!
-//! No task and no channel stands between the caller and the socket: the caller's task writes the
-//! request, reads the response and passes its body on. What a message means is read by
-//! [`wire`](crate::wire); this module moves the bytes and holds the deadlines.
+//! No task and no channel stands between the caller and the socket: the caller's task writes the request,
+//! reads the response and passes the body on. [`wire`](crate::wire) parses and writes the messages; this
+//! module moves the bytes and holds the deadlines.
 //!
 //! | file | content |
 //! |---|---|
-//! | `conn` | the connection: how an exchange begins and ends, the frames of the response body |
-//! | `response_head` | the response head, and the interim ones before it |
+//! | `conn` | the connection: the beginning and end of an exchange, the frames of the response body |
+//! | `response_head` | the response head, and the interim responses before it |
 //! | `read_buffer` | the memory that responses are read into |
-//! | `write_queue` | what is to be written next |
-//! | `request_writer` | the request on its way out |
-//! | `request_body_writer` | its body, by length or in chunks |
-//! | `erased_body` | request bodies, without their type |
+//! | `write_queue` | the bytes that are written next |
+//! | `request_writer` | writing of the request while its response is awaited |
+//! | `request_body_writer` | framing of the request body, by length or in chunks |
+//! | `erased_body` | request bodies without their type |
 //! | `phases` | the phases of an exchange and their deadlines |
 
 mod conn;

@@ -11,7 +11,7 @@ use crate::{
     timer::sweep::Deadline,
 };
 
-/// What the exchange waits for, and so which time-out is armed.
+/// The phase of an exchange, which selects the time-out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Phase {
     Body,
@@ -22,7 +22,7 @@ pub(super) enum Phase {
     Write,
 }
 
-/// Which side the request waits for while it is sent.
+/// The side that a request waits for while it is sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum WaitingFor {
     Backend,
@@ -52,8 +52,8 @@ impl PhaseTimer {
 }
 
 impl<A> Conn<A> {
-    /// Arms the time-out of a wait while sending, once a wait. While the response is read, too,
-    /// there is one wait for both directions.
+    /// Arms the time-out of a wait while the request is sent. The response body has one time-out for both
+    /// directions.
     pub(super) fn wait(&mut self, waiting: WaitingFor) {
         let phase = match waiting {
             WaitingFor::Backend => Phase::Write,
@@ -74,7 +74,7 @@ impl<A> Conn<A> {
         });
     }
 
-    /// Is ready once the deadline passed; never, where the caller has a deadline of its own.
+    /// Is ready once the deadline has passed; never, if the caller has a deadline of its own.
     pub(super) fn poll_expired(&self, cx: &mut Context<'_>) -> Poll<()> {
         match &self.timer {
             Some(timer) => timer.deadline.poll_expired(cx),
@@ -82,8 +82,8 @@ impl<A> Conn<A> {
         }
     }
 
-    /// Returns true if an idle connection is of no more use: its time is over, or the backend
-    /// closed it or sent what no request asked for.
+    /// Returns true if an idle connection is no longer usable: its time is up, the backend has closed it,
+    /// or the backend has sent data that no request asked for.
     pub(crate) fn is_stale(&mut self) -> bool {
         self.timer.as_ref().is_some_and(|c| c.deadline.is_expired()) || self.stream.is_stale()
     }

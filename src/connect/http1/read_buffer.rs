@@ -15,17 +15,17 @@ use super::Conn;
 use crate::connect::Stream;
 
 impl<A> Conn<A> {
-    /// Reads what the socket has. A connection that waits holds no memory for it: what it reads
-    /// goes into a block of the thread, and the connection takes the part that was filled.
+    /// Reads what the socket has. An idle connection holds no buffer: data is read into a block of the
+    /// thread, and the connection takes the part that was filled.
     pub(super) fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
         if !self.read.is_empty() {
-            // The rest of a head or of a chunk's line follows what is there.
+            // The rest of a head, or of the line of a chunk, must follow it without a gap.
             if self.read.capacity() - self.read.len() < READ_LEAST {
                 self.read.reserve(READ);
             }
             return pin!(self.stream.read_buf(&mut self.read)).poll(cx);
         }
-        // It may still point to where the last part was.
+        // The old buffer may still point into the block of the last read.
         self.read = BytesMut::new();
         let is_large = self.decoder.left().is_some_and(|left| left > READ as u64);
         match is_large {
@@ -34,22 +34,22 @@ impl<A> Conn<A> {
         }
     }
 
-    /// Nothing is copied, and the memory is in the processor's cache: parts of many connections
-    /// lie in one block.
+    /// Reads into a block that many connections share. Nothing is copied, and the block stays in the
+    /// cache of the processor.
     fn fill_small(
         &mut self,
         block: &mut BytesMut,
         cx: &mut Context<'_>,
     ) -> Poll<io::Result<usize>> {
-        // From its beginning again, where all that was read into it is gone.
+        // Starts over at the beginning of the block once no part of it is in use.
         if !block.try_reclaim(READ) && block.capacity() < ROOM {
             *block = BytesMut::with_capacity(READ);
         }
         self.fill(block, cx)
     }
 
-    /// A part of a large body has a block of its own, as a slow client may hold it for long: where
-    /// the block of the thread is still held, the connection that holds it keeps it alone.
+    /// Reads into a block that no other connection shares, as a slow client may hold it for long. If the
+    /// block of the thread is in use, the thread gets a new one.
     fn fill_large(
         &mut self,
         block: &mut BytesMut,
@@ -84,19 +84,19 @@ fn read(
 }
 
 thread_local! {
-    /// What every connection of the thread reads heads and small bodies into.
+    /// The block that all connections of the thread read heads and small bodies into.
     static BLOCK: RefCell<BytesMut> = RefCell::new(BytesMut::new());
-    /// What the connections of the thread read large bodies into, one after the other.
+    /// The block that the connections of the thread read large bodies into, one after the other.
     static LARGE: RefCell<BytesMut> = RefCell::new(BytesMut::new());
 }
 
 /// Most responses fit into this.
 const READ: usize = 16 * 1024;
-/// For larger bodies: fewer system calls, and still little where a slow client holds it.
+/// Takes fewer system calls, and is still small if a slow client holds it.
 const READ_LARGE: usize = 32 * 1024;
 /// A part of a large body that is shorter than this is copied out of its block.
 const COPIED: usize = 4 * 1024;
 /// Less room than this is not worth a system call.
 const READ_LEAST: usize = 1024;
-/// With less than this left of a block that is in use, the next block is begun.
+/// A block that is in use is replaced once less than this is left of it.
 const ROOM: usize = 8 * 1024;

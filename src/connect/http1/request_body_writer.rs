@@ -1,4 +1,4 @@
-//! A request body on its way out (RFC 9112 §6 and §7.1).
+//! Framing of a request body: by length or in chunks (RFC 9112 §6 and §7.1).
 
 use std::task::{Context, Poll, ready};
 
@@ -12,12 +12,12 @@ use crate::{
     wire::{chunked, trailers},
 };
 
-/// A request body and how its end is announced.
+/// A request body and its framing.
 pub(super) struct RequestBodyWriter {
     body: ErasedBody,
-    /// What is left of the declared length; `None` in chunks.
+    /// The part of the declared length that is left; `None` in chunks.
     left: Option<u64>,
-    /// Fields that pass as trailers neither.
+    /// Fields that do not pass as trailers.
     nominated: Vec<HeaderName>,
 }
 
@@ -34,7 +34,7 @@ impl RequestBodyWriter {
         self.body.recycle();
     }
 
-    /// Takes the next frame into `out`; true at the end.
+    /// Takes the next frame into `out`. Returns true at the end of the body.
     pub(super) fn poll_read(
         &mut self,
         out: &mut WriteQueue,

@@ -1,4 +1,4 @@
-//! The request on its way out.
+//! Writing of the request while its response is awaited.
 
 use std::{
     io,
@@ -13,7 +13,7 @@ use super::{
 use crate::error::Error;
 
 impl<A> Conn<A> {
-    /// Goes on writing the request.
+    /// Writes more of the request. An error of the socket is kept for later, as a response may come.
     #[inline(never)]
     pub(super) fn poll_request(&mut self, cx: &mut Context<'_>) -> Result<(), Error> {
         match self.poll_write_request(cx) {
@@ -36,7 +36,7 @@ impl<A> Conn<A> {
             let left = self.out.left();
             let wrote = self.out.poll_write(&mut self.stream, cx);
             if self.out.left() < left {
-                // Progress: the next wait is a new one.
+                // Bytes were written: the next wait has a time-out of its own.
                 self.phase = Phase::Idle;
             }
             match wrote {
@@ -59,7 +59,7 @@ impl<A> Conn<A> {
         }
     }
 
-    /// Takes the next frame of the body into `out`; false if there is none to come.
+    /// Takes the next frame of the body into `out`. Returns false at the end of the body.
     fn poll_body(&mut self, cx: &mut Context<'_>) -> Poll<Result<bool, WriteError>> {
         let Some(body_writer) = &mut self.body_writer else {
             return Poll::Ready(Ok(false));
@@ -103,7 +103,7 @@ impl<A> Conn<A> {
     }
 }
 
-/// Why sending stopped.
+/// Why the request was not written to its end.
 pub(super) enum WriteError {
     Backend(io::Error),
     Client(Error),

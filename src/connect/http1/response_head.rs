@@ -1,4 +1,4 @@
-//! The head of a response, and the interim ones before it.
+//! Reading of the response head, and of the interim responses before it.
 
 use std::{
     cell::RefCell,
@@ -22,7 +22,7 @@ use crate::{
     },
 };
 
-/// A whole response head, and whether its body came along.
+/// A whole response head, and the body if it came with the head.
 pub(crate) struct ResponseHead {
     pub(crate) status: StatusCode,
     pub(crate) body: ResponseContent,
@@ -36,7 +36,7 @@ pub(crate) enum ResponseContent {
 }
 
 impl<A: ConnOwner> Conn<A> {
-    /// Waits for the response head; its fields take the place of those that are attached.
+    /// Waits for the response head. Its fields replace those in [`ConnOwner::fields`].
     pub(crate) fn poll_response_head(
         &mut self,
         cx: &mut Context<'_>,
@@ -56,7 +56,7 @@ impl<A: ConnOwner> Conn<A> {
             match self.poll_expired(cx) {
                 Poll::Pending => return Poll::Pending,
                 Poll::Ready(()) if self.phase == Phase::Continue => {
-                    // RFC 9110 §10.1.1: a client that waits need not wait for ever.
+                    // RFC 9110 §10.1.1: the client may send the body without a 100, so it does not wait forever.
                     self.awaits_continue = false;
                     self.enter(Phase::Head);
                 }
@@ -65,7 +65,7 @@ impl<A: ConnOwner> Conn<A> {
         }
     }
 
-    /// Reads on to the final head; `None` where the body may go out now.
+    /// Reads up to the final head; `None` if the body may be sent now.
     fn poll_head(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Head>, Error>> {
         loop {
             if !self.read.is_empty() {
@@ -106,14 +106,14 @@ impl<A: ConnOwner> Conn<A> {
         PARSED_FIELDS.with_borrow_mut(|parsed| {
             let read = response::read(&bytes, self.request.head, parsed);
             let classified = read.and_then(|head| self.classify(head, parsed));
-            // What is left there would keep what was read in memory.
+            // Fields that stayed here would keep the block of the read alive.
             parsed.clear();
             classified
         })
     }
 
-    /// Decides what a head is. Only the fields of a final one replace those that were there: the
-    /// request's, which another attempt may need.
+    /// Classifies a head. Only the fields of a final head replace those of the request, which another
+    /// attempt may need.
     fn classify(&mut self, head: Head, parsed: &mut HeaderMap) -> Result<HeadRead, Malformed> {
         let switches = head.status == StatusCode::SWITCHING_PROTOCOLS;
         if head.status.is_informational() && !switches {
@@ -144,8 +144,8 @@ impl<A: ConnOwner> Conn<A> {
         Ok(HeadRead::Final(head))
     }
 
-    /// RFC 9110 §15.2.2 and §7.8: a backend may switch to a protocol that it was asked for, after
-    /// the whole request.
+    /// Refuses a switch to a protocol that was not asked for, or before the end of the request (RFC 9110
+    /// §15.2.2 and §7.8).
     #[cold]
     fn may_switch(&self, fields: &HeaderMap) -> Result<(), &'static str> {
         let Some(offered) = &self.request.upgrade else {
@@ -169,8 +169,8 @@ impl<A: ConnOwner> Conn<A> {
     fn answer(&mut self, head: Head) -> ResponseHead {
         self.reusable &= head.keep_alive;
         if mem::take(&mut self.awaits_continue) && !head.status.is_success() {
-            // RFC 9110 §10.1.1: the backend has no use for the body. One that succeeds without
-            // having asked for it reads it as it goes.
+            // RFC 9110 §10.1.1: the backend does not need the body. One that succeeds without a 100 reads
+            // it.
             self.abandon_request();
         }
         self.decoder = Decoder::new(head.framing, Side::Response);
@@ -196,7 +196,7 @@ impl<A: ConnOwner> Conn<A> {
         failed(ErrorKind::ResponseClosed, STALE)
     }
 
-    /// Says why there is no response and none to come.
+    /// Returns the reason why no response will come.
     #[cold]
     fn closed_early(&mut self, error: Option<io::Error>) -> Error {
         match (error, self.write_error.take()) {
@@ -207,7 +207,7 @@ impl<A: ConnOwner> Conn<A> {
     }
 }
 
-/// Names the side that an error of the socket concerns.
+/// Returns an error of the socket: a local fault, or `kind`.
 fn socket_error(kind: ErrorKind, error: io::Error) -> Error {
     match LocalFault::of(&error) {
         Some(fault) => fault.error(&error).after_sending(),
@@ -215,24 +215,24 @@ fn socket_error(kind: ErrorKind, error: io::Error) -> Error {
     }
 }
 
-/// What a head that was read is.
+/// The class of a head.
 enum HeadRead {
     Final(Head),
     Interim(Box<(StatusCode, HeaderMap)>),
-    /// A switch that may not be made.
+    /// A switch that is refused.
     RefusedSwitch(&'static str),
-    /// It is not whole.
+    /// The head is not complete.
     More,
-    /// No response: the backend gave up the idle connection before the request came.
+    /// The backend gave up the idle connection before the request came: this is no response to it.
     Stale,
 }
 
 thread_local! {
-    /// The fields of the head that is read; empty in between.
+    /// The fields of the head that is read; empty between reads.
     static PARSED_FIELDS: RefCell<HeaderMap> = RefCell::new(HeaderMap::new());
 }
 
 const STALE: &str = "408 (Request Timeout) on an idle connection";
 const EARLY: &str = "closed before a whole response head";
-/// No request has use for more; the client gets eight at most.
+/// A request needs fewer. The client gets at most eight.
 const MAX_INTERIM: u8 = 100;

@@ -1,4 +1,4 @@
-//! What is to be written next.
+//! The bytes that are written next.
 
 use std::{
     io::{self, IoSlice},
@@ -11,34 +11,33 @@ use tokio::io::AsyncWrite;
 
 use crate::connect::Stream;
 
-/// What is to be written next: what was made here, a frame of the body as it came, and a line end.
+/// The bytes that are written next: framing from this module, a frame of the body, and a line end.
 #[derive(Default)]
 pub(super) struct WriteQueue {
     pub(super) head: Vec<u8>,
     written: usize,
     pub(super) data: Bytes,
     pub(super) tail: &'static [u8],
-    /// Something is left here, or was written that the stream may keep in a buffer (TLS).
+    /// True if bytes are left, or if the stream may hold some in a buffer (TLS).
     pub(super) busy: bool,
 }
 
 impl WriteQueue {
-    /// Returns how many bytes are still to be written.
+    /// Returns the number of bytes left.
     pub(super) fn left(&self) -> usize {
         self.head.len() - self.written + self.data.len() + self.tail.len()
     }
 
-    /// Returns true if nothing is left here or in the stream's own buffer.
+    /// Returns true if no bytes are left, neither here nor in the stream's buffer.
     pub(super) fn is_done(&self) -> bool {
         !self.busy
     }
 
-    /// Writes a request's head and what is here behind it, as much as the socket takes at once.
+    /// Writes the head of a request and then the queue, as much as the socket takes at once.
     ///
     /// # Errors
     ///
-    /// When the stream takes nothing any more. TLS may have taken the head all the same: it must not
-    /// be written again.
+    /// If the stream fails. TLS may have sent the head all the same: do not write it again.
     pub(super) fn begin(&mut self, stream: &mut Stream, head: &mut Vec<u8>) -> io::Result<()> {
         if self.left() <= JOINED {
             head.extend_from_slice(&self.head);
@@ -109,7 +108,7 @@ impl WriteQueue {
         }
         let data = n.min(self.data.len());
         if data == self.data.len() {
-            // Lets go of the block that the frame is a part of.
+            // Frees the block that the frame is a part of.
             self.data = Bytes::new();
         } else {
             self.data.advance(data);
@@ -125,6 +124,6 @@ impl WriteQueue {
     }
 }
 
-/// Up to this many bytes of a body are copied behind the head: that takes less than a second
-/// buffer costs the kernel, and TLS makes one record of them.
+/// Frames up to this size are copied behind the head. A copy costs less than a second buffer costs the
+/// kernel, and TLS makes one record of both.
 const JOINED: usize = 4 * 1024;

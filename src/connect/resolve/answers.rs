@@ -1,5 +1,4 @@
-//! What the answers for one name add up to: which addresses to dial, and which the name has left.
-//! Pure: the time is a parameter.
+//! Which addresses of a name are dialled, and which the name has left. Pure: the time is a parameter.
 
 use std::{
     net::SocketAddr,
@@ -15,7 +14,7 @@ use std::{
 
 use tokio::time::Instant;
 
-/// One address that a name had or has.
+/// One address that a name has or had.
 #[derive(Debug)]
 pub(super) struct Entry {
     pub(super) address: SocketAddr,
@@ -23,21 +22,21 @@ pub(super) struct Entry {
 }
 
 impl Entry {
-    /// Returns true once the name no longer leads here.
+    /// Returns true once the name no longer has this address.
     pub(super) fn is_gone(&self) -> bool {
         self.gone.load(Acquire)
     }
 }
 
-/// The addresses of one name, as far as its answers tell.
+/// The addresses of one name, by the resolver's answers.
 #[derive(Debug, Default)]
 pub(super) struct Answers {
-    /// Those of the last answer that had some, in its order.
+    /// The addresses of the last answer that had some, in its order.
     last: Vec<Arc<Entry>>,
     history: Vec<History>,
-    /// When an answer last counted against the addresses that it left out.
+    /// The time at which an answer last counted against the addresses that it left out.
     counted: Option<Instant>,
-    /// Since when the name is answered with "no such name".
+    /// The time since which the name is denied (NXDOMAIN).
     missing: Option<Instant>,
 }
 
@@ -45,17 +44,17 @@ pub(super) struct Answers {
 struct History {
     entry: Arc<Entry>,
     seen: Instant,
-    /// Answers in a row that left it out.
+    /// The number of consecutive answers without it.
     misses: u32,
 }
 
 impl Answers {
-    /// Returns the addresses to dial: the last good ones.
+    /// Returns the addresses to dial: those of the last good answer.
     pub(super) fn current(&self) -> &[Arc<Entry>] {
         &self.last
     }
 
-    /// Takes an answer with these addresses, at least one.
+    /// Takes an answer with at least one address.
     pub(super) fn found(&mut self, addresses: &[SocketAddr], now: Instant) {
         self.missing = None;
         let counts = self
@@ -100,8 +99,8 @@ impl Answers {
         }
     }
 
-    /// Takes the answer that there is no such name; returns true if that is news while there are
-    /// addresses.
+    /// Takes an answer that denies the name. Returns true if the answer before did not, and addresses are
+    /// still in use.
     pub(super) fn missing(&mut self, now: Instant) -> bool {
         let since = *self.missing.get_or_insert(now);
         if now.saturating_duration_since(since) >= HOLD_TIME {
@@ -114,11 +113,11 @@ impl Answers {
     }
 }
 
-/// Names whose answers rotate over many addresses come back to each of them within fewer.
+/// An answer that rotates over many addresses has each of them again within fewer.
 const MAX_MISSES: u32 = 8;
-/// A burst of connections looks the name up many times in a moment: that is one answer.
+/// Look-ups within this time count as one: a burst of connections makes many.
 const MISS_INTERVAL: Duration = Duration::from_millis(250);
-/// So long an address is kept that no answer gives, or a name that answers deny.
+/// How long an address stays in use that no answer has, or whose name is denied.
 pub(super) const HOLD_TIME: Duration = Duration::from_secs(60);
 
 #[cfg(test)]

@@ -1,4 +1,5 @@
-//! From the name of a backend to its addresses.
+//! Resolution of the names of backends: look-ups that connections share, and last good addresses that
+//! stay in use.
 
 mod answers;
 
@@ -24,7 +25,7 @@ use crate::{
     pool::{Attachment, AttachmentKey, Backend},
 };
 
-/// Finds the addresses of a name, in place of the operating system's resolver.
+/// A resolver of your own, in place of the operating system's.
 ///
 /// ```
 /// use evenkeel::connect::{Resolve, ResolveError, ResolveFuture};
@@ -44,29 +45,29 @@ use crate::{
 /// }
 /// ```
 pub trait Resolve: fmt::Debug + Send + Sync {
-    /// Returns the addresses of `host`, the preferred first; their ports are not looked at.
+    /// Returns the addresses of `host`, the preferred one first. Their ports are ignored.
     ///
-    /// Called in a task of its own, for one look-up of a name at a time, and dropped after 30 s.
+    /// Called on a task of its own, by one look-up of a name at a time. The future is dropped after 30 s.
     fn resolve<'a>(&'a self, host: &'a str) -> ResolveFuture<'a>;
 }
 
-/// One look-up under way.
+/// The future of one look-up.
 pub type ResolveFuture<'a> =
     Pin<Box<dyn Future<Output = Result<Vec<SocketAddr>, ResolveError>> + Send + 'a>>;
 
-/// Why a name has no addresses.
+/// Why a look-up returned no address.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum ResolveError {
-    /// The resolver could not find out: it is unreachable, or failed (SERVFAIL). The last good
-    /// addresses of the name stay in use.
+    /// The look-up failed: the resolver is unreachable, or answered SERVFAIL. The last good addresses of
+    /// the name stay in use.
     Failed(BoxError),
-    /// The name is known not to exist, or to have no address (NXDOMAIN, NODATA). Its last good
-    /// addresses stay in use for 60 s.
+    /// The name does not exist, or has no address (NXDOMAIN, NODATA). Its last good addresses stay in use
+    /// for 60 s.
     NotFound,
 }
 
-/// Where a connection leads by name.
+/// The address of a connection that was found by name.
 #[derive(Clone, Debug)]
 pub(crate) struct ResolvedAddress {
     entry: Arc<Entry>,
@@ -74,13 +75,13 @@ pub(crate) struct ResolvedAddress {
 }
 
 impl ResolvedAddress {
-    /// Returns true once the name no longer leads there: the connection is of no more use.
+    /// Returns true once the name no longer has the address: the connection is retired.
     pub(crate) fn is_gone(&self) -> bool {
         self.entry.is_gone()
     }
 
-    /// Looks the name up in the background, unless that was done lately: a caller that keeps
-    /// connections, and opens none, learns by [`is_gone`](Self::is_gone) what came out.
+    /// Looks the name up in the background, at most every 5 s. A caller that keeps connections and opens
+    /// none calls it, so that [`is_gone`](Self::is_gone) stays current.
     pub(crate) fn refresh(&self) {
         if let Some(name) = self.name.upgrade() {
             name.refresh();
@@ -88,7 +89,7 @@ impl ResolvedAddress {
     }
 }
 
-/// The addresses of a name when it was looked up.
+/// The addresses of a name, from one look-up.
 pub(super) struct Addresses {
     entries: Vec<Arc<Entry>>,
     name: Weak<Name>,
@@ -103,7 +104,7 @@ impl Addresses {
         })
     }
 
-    /// Returns the one that a connection was made to.
+    /// Returns the address that a connection was made to.
     pub(super) fn resolved(&self, peer: SocketAddr) -> Option<ResolvedAddress> {
         let mut entries = self.entries.iter();
         let entry = entries.find(|entry| entry.address.ip() == peer.ip())?;
@@ -114,8 +115,8 @@ impl Addresses {
     }
 }
 
-/// Returns the addresses of a backend's name, by the deadline. Where some are known, that takes no
-/// longer than [`PATIENCE`].
+/// Returns the addresses of a backend's name, by the deadline. If some are known, it waits for the
+/// resolver no longer than [`RESOLVER_WAIT`].
 pub(super) async fn addresses(
     backend: &Backend,
     host: &str,
@@ -137,7 +138,7 @@ pub(super) async fn addresses(
     })
 }
 
-/// What this module keeps with a backend: its name, and others that checks ask at.
+/// The names of one backend: its own, and those that checks connect to.
 #[derive(Default)]
 struct Names(Mutex<Vec<Arc<Name>>>);
 
@@ -175,11 +176,11 @@ struct Name {
 struct State {
     answers: Answers,
     look_up: Option<LookUp>,
-    /// When the last that failed began, and why.
+    /// The beginning and the reason of the last look-up that failed.
     failed: Option<(Instant, Failure)>,
 }
 
-/// A look-up, under way until the other end of `done` is gone.
+/// A look-up. It runs until the sender of `done` is dropped.
 #[derive(Clone, Debug)]
 struct LookUp {
     began: Instant,
@@ -194,11 +195,11 @@ enum Failure {
 
 impl Name {
     async fn entries(self: &Arc<Self>, deadline: Instant) -> Result<Vec<Arc<Entry>>, Error> {
-        // The runtime of a look-up may end before it does.
+        // Twice, as the runtime that runs the look-up may end first.
         for _ in 0..2 {
             let LookUp { began, mut done } = self.look_up();
             if self.has_addresses() {
-                // One that takes long goes on, and the next connection has what it finds.
+                // A slow look-up goes on in the background, and the next connection gets its result.
                 let left = deadline.saturating_duration_since(Instant::now());
                 let until = began + RESOLVER_WAIT.min(left / 4);
                 drop(timeout_at(until, done.changed()).await);
@@ -219,7 +220,7 @@ impl Name {
         Err(LocalFault::Resolver.error(&why))
     }
 
-    /// Returns the look-up that is under way, begun now if there is none.
+    /// Returns the look-up that runs, or begins one.
     fn look_up(self: &Arc<Self>) -> LookUp {
         let mut state = lock(&self.state);
         let running = state.look_up.as_ref();
@@ -266,7 +267,7 @@ impl Name {
                 return;
             }
             Ok(_) | Err(ResolveError::NotFound) => match missing_descriptor() {
-                // A resolver that cannot read its own files may take the name for unknown.
+                // A resolver that cannot open its own files may deny the name.
                 Some(fault) => Failure::Local(fault, "the look-up".into()),
                 None => Failure::NotFound,
             },
@@ -300,7 +301,7 @@ impl Name {
     }
 }
 
-/// The operating system's resolver, on tokio's blocking threads.
+/// The operating system's resolver. It runs on tokio's blocking threads.
 #[derive(Debug)]
 struct SystemResolver;
 
@@ -321,9 +322,8 @@ pub(super) fn system() -> Arc<dyn Resolve> {
     SYSTEM.clone()
 }
 
-/// Whether an error of getaddrinfo says that the name has no address (EAI_NONAME, EAI_NODATA). std
-/// passes on no more than the text of the C library, which is the same in every locale, as no
-/// locale is set.
+/// Returns true if an error of getaddrinfo denies the name (EAI_NONAME, EAI_NODATA). std passes on only
+/// the text of the C library. It is in English, as the process sets no locale.
 fn is_denial(error: &io::Error) -> bool {
     let text = error.to_string();
     DENIALS.iter().any(|denial| text.contains(denial))
@@ -340,21 +340,20 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 static NAMES: LazyLock<AttachmentKey<Names>> = LazyLock::new(AttachmentKey::new);
 
-/// glibc, musl, the BSDs and macOS; the texts of "try again" and "failed" have none of these.
+/// Texts of glibc, musl, the BSDs and macOS. The texts for EAI_AGAIN and EAI_FAIL contain none of them.
 const DENIALS: [&str; 4] = [
     "not known",
     "does not resolve",
     "No address associated",
     "no usable address",
 ];
-/// A resolver that is near answers sooner; a connection that waits for a slow one has this left to
-/// be made in.
+/// A resolver nearby answers sooner. The rest of the connect time-out is left for dialling.
 const RESOLVER_WAIT: Duration = Duration::from_millis(100);
 /// The C library gives up sooner, unless it has many servers to ask.
 const LOOKUP_TIMEOUT: Duration = Duration::from_secs(30);
-/// Between look-ups for the sake of connections that are there.
+/// The interval of look-ups on behalf of connections that exist.
 const REFRESH_INTERVAL: Duration = Duration::from_secs(5);
-/// A backend has one name, and its checks another.
+/// A backend has one name, and its checks may have others.
 const MAX_NAMES: usize = 8;
 
 #[cfg(test)]
