@@ -1,4 +1,4 @@
-//! The client of a request, as a trusted balancer in front names it.
+//! Finds the client of a request that came through a trusted load balancer.
 //!
 //! ```sh
 //! cargo run --example forwarded
@@ -35,14 +35,17 @@ async fn main() -> Result<(), Box<dyn Error>> {
         let (stream, peer) = listener.accept().await?;
         let conn = ConnInfo::new(Peer::Tcp(peer), Peer::Tcp(stream.local_addr()?));
         let service = service.clone();
-        // `evenkeel::serve` notes the connection by itself; hyper does not.
-        let noting = service_fn(move |mut request: Request<Incoming>| {
+        // `evenkeel::serve` inserts `ConnInfo` itself; hyper does not.
+        let with_conn_info = service_fn(move |mut request: Request<Incoming>| {
             request.extensions_mut().insert(conn.clone());
             tower::ServiceExt::oneshot(service.clone(), request)
         });
         tokio::spawn(async move {
             hyper::server::conn::http1::Builder::new()
-                .serve_connection(TokioIo::new(stream), TowerToHyperService::new(noting))
+                .serve_connection(
+                    TokioIo::new(stream),
+                    TowerToHyperService::new(with_conn_info),
+                )
                 .await
         });
     }

@@ -380,9 +380,9 @@ async fn race(mut addresses: VecDeque<SocketAddr>) -> Result<TcpStream, DialErro
     }
 }
 
-const DEFAULT_TIMEOUT: Duration = Duration::from_secs(2);
+pub(super) const DEFAULT_TIMEOUT: Duration = Duration::from_secs(2);
 /// RFC 8305 §5 recommends 250 ms.
-const ATTEMPT_DELAY: Duration = Duration::from_millis(250);
+pub(super) const ATTEMPT_DELAY: Duration = Duration::from_millis(250);
 
 #[cfg(test)]
 mod tests {

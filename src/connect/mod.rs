@@ -97,6 +97,8 @@ pub(crate) mod pem;
 mod resolve;
 mod stream;
 mod target_override;
+#[cfg(test)]
+mod tests;
 #[cfg(feature = "__tls")]
 mod tls;
 

@@ -338,7 +338,7 @@ mod tests {
 
     #[test]
     fn of_two_side_by_side_the_winner_answered() {
-        // How the first ends, how the one begun later does, and who answered.
+        // The outcome of the first attempt, that of the later one, and the backend that answered.
         for (first, later, answered) in [
             (Some(Outcome::Hedged), None, "b"),
             (Some(Outcome::Hedged), Some(Outcome::Ok), "b"),

@@ -108,7 +108,7 @@ fn address(text: &[u8]) -> Option<IpAddr> {
 }
 
 /// Longer than any chain of balancers; bounds what a forged list can cost.
-const MAX_HOPS: usize = 32;
+pub(super) const MAX_HOPS: usize = 32;
 /// A number, or a name that hides one (RFC 7239 §6.3).
 const MAX_PORT_LENGTH: usize = 64;
 

@@ -54,3 +54,22 @@ impl<S> Layer<S> for ForwardedLayer {
         Forwarded::new(inner, self.clone())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{super::hops::MAX_HOPS, *};
+
+    #[test]
+    fn the_documented_defaults_are_those_of_the_code() {
+        let layer = ForwardedLayer::new(TrustedPeers::default());
+        assert!(layer.trusted.is_none() && layer.field == ClientField::XForwardedFor);
+        let docs = include_str!("mod.rs");
+        for row in [
+            "| trusted hops | none,",
+            "| field | `X-Forwarded-For` |",
+            &format!("| elements of the list that are read | {MAX_HOPS} |"),
+        ] {
+            assert!(docs.contains(row), "the table must have: {row}");
+        }
+    }
+}

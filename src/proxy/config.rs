@@ -296,3 +296,47 @@ const DEFAULT_IDLE_TIMEOUT: Duration = Duration::from_secs(60);
 const DEFAULT_TUNNEL_TIMEOUT: Duration = Duration::from_secs(3_600);
 /// More than a busy backend has in flight from one balancer.
 const DEFAULT_MAX_IDLE: usize = 1_024;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::fields::{MAX_FIELDS, MAX_HEAD};
+
+    #[test]
+    fn the_documented_defaults_are_those_of_the_code() {
+        let settings = &*Proxy::new().settings;
+        assert_eq!(settings.max_age, None);
+        assert_eq!(settings.host, HostField::Client);
+        assert_eq!(settings.forwarded, ForwardedFields::XForwarded);
+        assert!(settings.trusted.is_empty() && !settings.allow_trace);
+        let seconds = |time: Duration| format!("| {} s |", time.as_secs());
+        let hours = settings.tunnel_timeout.as_secs() / 3_600;
+        let (thousands, rest) = (settings.max_idle / 1_000, settings.max_idle % 1_000);
+        let head = format!("| {MAX_FIELDS} fields, {} KiB |", MAX_HEAD / 1_024);
+        for (row, value) in [
+            ("response head, once", seconds(settings.timeouts.response)),
+            ("a side sends nothing", seconds(settings.timeouts.idle)),
+            (
+                "an idle connection is kept",
+                seconds(settings.timeouts.idle),
+            ),
+            ("a tunnel is silent", format!("| {hours} h |")),
+            (
+                "idle connections for each backend",
+                format!("| {thousands},{rest:03} |"),
+            ),
+            ("response head |", head),
+            ("largest age of a connection", "| none |".to_owned()),
+            ("`Host`", "| the client's |".to_owned()),
+            ("trusted peers", "| none |".to_owned()),
+            ("`Via`", "| `evenkeel` |".to_owned()),
+            ("TRACE, CONNECT", "| refused: 405 |".to_owned()),
+        ] {
+            let line = include_str!("mod.rs")
+                .lines()
+                .find(|line| line.starts_with(&format!("//! | {row}")))
+                .unwrap_or_else(|| panic!("{row} has a row"));
+            assert!(line.ends_with(&value), "{row} is {value}: {line}");
+        }
+    }
+}

@@ -1,4 +1,4 @@
-//! What needs the server's end of a note to be seen: interim responses.
+//! Interim responses, seen from the queue of the server.
 
 #![cfg(feature = "server")]
 

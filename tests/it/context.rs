@@ -61,7 +61,7 @@ async fn a_handler_is_the_same_under_both_servers() {
 }
 
 #[tokio::test]
-async fn where_nothing_is_known_the_handler_is_not_called() {
+async fn without_conn_info_the_handler_is_not_called() {
     let status = async |path: &str| {
         let request = Request::get(path).body(axum::body::Body::empty()).unwrap();
         app().oneshot(request).await.unwrap().status()

@@ -76,14 +76,14 @@ async fn alone_around_a_foreign_service_it_names_the_client_behind_trusted_hops(
 }
 
 #[tokio::test]
-async fn what_the_proxy_protocol_says_is_the_hop_before() {
+async fn the_proxy_protocol_names_the_hop_before() {
     let layer = ForwardedLayer::new(trusted(&["10.0.0.0/8"]));
-    for (told, client) in [
+    for (declared, client) in [
         ("10.0.0.7:1", "9.9.9.9:0"),
         ("203.0.113.7:1", "203.0.113.7:1"),
     ] {
         let conn = came_by("192.0.2.1:1");
-        conn.set_client(told.parse().unwrap());
+        conn.set_client(declared.parse().unwrap());
         let request = Request::get("/").header("x-forwarded-for", "9.9.9.9");
         let request = request.extension(conn).body(()).unwrap();
         assert_eq!(seen(&layer, request).await.as_deref(), Some(client));
@@ -92,7 +92,7 @@ async fn what_the_proxy_protocol_says_is_the_hop_before() {
 
 #[cfg(feature = "axum")]
 #[tokio::test]
-async fn under_axum_the_note_of_the_connection_stays_as_it_is() {
+async fn under_axum_the_connection_extension_stays_unchanged() {
     let layer = ForwardedLayer::new(trusted(&["10.0.0.0/8"]));
     let conn = came_by("10.0.0.1:5");
     for client in ["9.9.9.8", "9.9.9.9"] {
@@ -109,7 +109,7 @@ async fn under_axum_the_note_of_the_connection_stays_as_it_is() {
 /// backend are about those.
 #[cfg(all(feature = "server", feature = "access-log"))]
 #[tokio::test]
-async fn each_request_of_a_balancer_in_front_has_a_client_of_its_own() {
+async fn each_request_of_another_balancer_has_a_client_of_its_own() {
     use std::{
         collections::BTreeSet,
         sync::{Arc, Mutex},
@@ -129,12 +129,13 @@ async fn each_request_of_a_balancer_in_front_has_a_client_of_its_own() {
     use crate::support::{Lines, Origin};
 
     const X_FORWARDED_FOR: &str = "x-forwarded-for";
-    let told = Arc::new(Mutex::new(Vec::new()));
+    let seen_chains = Arc::new(Mutex::new(Vec::new()));
     let origin = |name: &'static str| {
-        let told = told.clone();
+        let seen_chains = seen_chains.clone();
         Origin::serve(move |request| {
             let fields = &request.headers()[X_FORWARDED_FOR];
-            told.lock()
+            seen_chains
+                .lock()
                 .unwrap()
                 .push(fields.to_str().unwrap().to_owned());
             async move { Response::new(Full::new(Bytes::from_static(name.as_bytes()))) }
@@ -187,10 +188,10 @@ async fn each_request_of_a_balancer_in_front_has_a_client_of_its_own() {
     let used: BTreeSet<_> = homes.iter().map(|(_, home)| home).collect();
     assert_eq!(used.len(), 3, "they spread: {homes:?}");
 
-    let told = told.lock().unwrap();
-    for (client, told) in wanted.iter().zip(&*told) {
+    let seen_chains = seen_chains.lock().unwrap();
+    for (client, seen) in wanted.iter().zip(&*seen_chains) {
         let chain = client.as_ref().map(|client| format!("{client}, 127.0.0.1"));
-        assert_eq!(*told, chain.unwrap_or_else(|| "127.0.0.1".into()));
+        assert_eq!(*seen, chain.unwrap_or_else(|| "127.0.0.1".into()));
     }
     assert!(sink.flush());
     let text = String::from_utf8(lines.take()).unwrap();

@@ -152,7 +152,7 @@ impl<A: ConnOwner> Conn<A> {
             return Err("a switch that was not asked for");
         };
         if !self.is_sent() {
-            return Err("a switch amid the request");
+            return Err("a switch before the end of the request");
         }
         let protocols = fields.get_all(header::UPGRADE).iter();
         let mut protocols = protocols.flat_map(|value| elements(value.as_bytes()));

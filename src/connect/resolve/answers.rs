@@ -114,11 +114,11 @@ impl Answers {
 }
 
 /// An answer that rotates over many addresses has each of them again within fewer.
-const MAX_MISSES: u32 = 8;
+pub(in crate::connect) const MAX_MISSES: u32 = 8;
 /// Look-ups within this time count as one: a burst of connections makes many.
-const MISS_INTERVAL: Duration = Duration::from_millis(250);
+pub(in crate::connect) const MISS_INTERVAL: Duration = Duration::from_millis(250);
 /// How long an address stays in use that no answer has, or whose name is denied.
-pub(super) const HOLD_TIME: Duration = Duration::from_secs(60);
+pub(in crate::connect) const HOLD_TIME: Duration = Duration::from_secs(60);
 
 #[cfg(test)]
 mod tests {

@@ -19,6 +19,8 @@ use tokio::{
 };
 
 use self::answers::{Answers, Entry};
+#[cfg(test)]
+pub(super) use self::answers::{HOLD_TIME, MAX_MISSES, MISS_INTERVAL};
 use crate::{
     error::{BoxError, Error, ErrorKind},
     local_fault::LocalFault,
@@ -285,7 +287,7 @@ impl Name {
             Failure::NotFound if is_news => tracing::warn!(
                 target: "evenkeel::connect",
                 host, hold = ?answers::HOLD_TIME,
-                "the name has no address any more: the last ones stay in use for a while"
+                "the resolver denies the name: its last addresses stay in use for the hold time"
             ),
             Failure::NotFound => {}
             Failure::Local(fault, why) => fault.report(&format_args!("{host}: {why}")),
@@ -348,7 +350,7 @@ const DENIALS: [&str; 4] = [
     "no usable address",
 ];
 /// A resolver nearby answers sooner. The rest of the connect time-out is left for dialling.
-const RESOLVER_WAIT: Duration = Duration::from_millis(100);
+pub(super) const RESOLVER_WAIT: Duration = Duration::from_millis(100);
 /// The C library gives up sooner, unless it has many servers to ask.
 const LOOKUP_TIMEOUT: Duration = Duration::from_secs(30);
 /// The interval of look-ups on behalf of connections that exist.

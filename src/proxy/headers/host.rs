@@ -12,7 +12,7 @@ pub(super) fn check_form(parts: &Parts) -> Result<(), Error> {
         return Err(refuse("a target without a path"));
     };
     if target.as_str() == "*" && parts.method != Method::OPTIONS {
-        return Err(refuse("a target of * and not OPTIONS"));
+        return Err(refuse("the target * with a method other than OPTIONS"));
     }
     Ok(())
 }
@@ -29,7 +29,7 @@ pub(super) fn asked_for<'a>(
     let target = target.as_str().as_bytes();
     match field {
         Some(field) if parts.version == Version::HTTP_2 && !target.eq_ignore_ascii_case(field) => {
-            Err(refuse("Host is not :authority"))
+            Err(refuse("Host differs from :authority"))
         }
         // RFC 9112 §3.2.2: the authority of an absolute target takes precedence over `Host`.
         _ => Ok(Some(target)),
@@ -50,8 +50,8 @@ pub(super) fn check(
         Some(host) if is_host(host) => Ok(Some(host)),
         Some(b"") if must && needed => Err(refuse("an empty Host")),
         Some(b"") => Ok(None),
-        Some(_) => Err(refuse("a bad Host")),
-        None if must => Err(refuse("no Host")),
+        Some(_) => Err(refuse("Host is not a valid host")),
+        None if must => Err(refuse("no Host field")),
         None => Ok(None),
     }
 }

@@ -168,12 +168,12 @@ impl<'a> ScannedHead<'a> {
     pub(super) fn length(&self, has_body: bool, exact: Option<u64>) -> Result<Length, Error> {
         match (has_body, exact, self.declared.length) {
             (true, Some(exact), Some(declared)) if exact != declared => {
-                Err(refuse("Content-Length is not the body's"))
+                Err(refuse("Content-Length differs from the length of the body"))
             }
             (true, Some(length), _) | (true, None, Some(length)) => Ok(Length::Exact(length)),
             (true, None, None) => Ok(Length::Chunked),
             (false, _, Some(declared)) if declared > 0 => {
-                Err(refuse("Content-Length is not the body's"))
+                Err(refuse("Content-Length differs from the length of the body"))
             }
             (false, _, Some(_)) => Ok(Length::Exact(0)),
             (false, _, None) => Ok(match anticipates_content(&self.parts.method) {

@@ -172,7 +172,9 @@ impl SharedConnection {
         }
         if self.failures.load(Acquire) != failures {
             let kind = self.current().failed.unwrap_or(ErrorKind::Connect);
-            return Err(Error::new(kind).with_source("as another request found out meanwhile"));
+            return Err(
+                Error::new(kind).with_source("the dial that this request waited for failed")
+            );
         }
         match self.dial(settings, backend, deadline).await {
             Ok((sender, resolved)) => {

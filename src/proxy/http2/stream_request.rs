@@ -212,7 +212,9 @@ impl StreamRequest<'_> {
         }
         match response.status() {
             StatusCode::CONTINUE => self.expecting = false,
-            StatusCode::SWITCHING_PROTOCOLS => return Err("101, which HTTP/2 does not have"),
+            StatusCode::SWITCHING_PROTOCOLS => {
+                return Err("101 (Switching Protocols), which HTTP/2 does not have");
+            }
             status => {
                 if let Some(interim) = self.interim {
                     let mut fields = response.into_parts().0.headers;

@@ -243,7 +243,7 @@ pub(super) struct Background {
 impl Background {
     pub(super) fn spawn(mut upload: Upload) -> Self {
         let progress = Arc::<Progress>::default();
-        let noted = progress.clone();
+        let reported = progress.clone();
         upload.progress = Some(progress.clone());
         let task = tokio::spawn(std::future::poll_fn(move |cx| {
             // A backend that does not need the rest resets the stream.
@@ -252,8 +252,8 @@ impl Background {
                 Poll::Pending => upload.poll(cx),
             };
             let waits_for_client = polled.is_pending() && upload.waits_for_client();
-            noted.waits_for_client.store(waits_for_client, Relaxed);
-            noted.moves.store(upload.moves(), Relaxed);
+            reported.waits_for_client.store(waits_for_client, Relaxed);
+            reported.moves.store(upload.moves(), Relaxed);
             polled.map(drop)
         }));
         Self {

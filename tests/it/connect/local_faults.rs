@@ -1,4 +1,4 @@
-//! What this side runs out of: no backend is charged with it.
+//! Lacks of this process (descriptors, ports): no backend is charged.
 
 use std::{
     convert::Infallible,
@@ -28,7 +28,7 @@ use crate::support::{Lines, Origin};
 /// The limit holds for a whole process: so this test runs another in one of its own, whose backends
 /// are here.
 #[tokio::test]
-async fn out_of_descriptors_no_backend_is_taken_out() {
+async fn a_lack_of_descriptors_takes_no_backend_out() {
     let (a, b) = (Origin::named("a").await, Origin::named("b").await);
     let child = tokio::process::Command::new("sh")
         .args(["-c", "ulimit -n 128; exec \"$0\" \"$@\""])
@@ -50,7 +50,7 @@ async fn out_of_descriptors_no_backend_is_taken_out() {
 }
 
 #[tokio::test]
-#[ignore = "out_of_descriptors_no_backend_is_taken_out runs it in a process of its own"]
+#[ignore = "a_lack_of_descriptors_takes_no_backend_out runs it in a process of its own"]
 async fn without_descriptors() {
     let urls = std::env::var(VARIABLE).expect("run by the test that has the backends");
     let lines = Lines::default();
@@ -178,7 +178,7 @@ const PATIENCE: Duration = Duration::from_secs(20);
 
 /// In a network namespace with four local ports, which is where it can be tried.
 #[tokio::test]
-async fn out_of_ports_is_told_from_no_way_there() {
+async fn out_of_ports_differs_from_unreachable() {
     let mut namespace = tokio::process::Command::new("unshare");
     namespace.args(["-rn", "sh", "-c", NAMESPACE]);
     let may = tokio::process::Command::new("unshare")
@@ -210,7 +210,7 @@ async fn out_of_ports_is_told_from_no_way_there() {
 }
 
 #[tokio::test]
-#[ignore = "out_of_ports_is_told_from_no_way_there runs it in a namespace of its own"]
+#[ignore = "out_of_ports_differs_from_unreachable runs it in a namespace of its own"]
 async fn with_four_ports() {
     std::env::var(VARIABLE).expect("run by the test that makes the namespace");
     let listener = TcpListener::bind("127.0.0.1:5000").await.unwrap();

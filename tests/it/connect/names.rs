@@ -30,7 +30,7 @@ enum Says {
     Hangs,
 }
 
-/// A resolver that says what it is told to.
+/// A resolver with scripted answers.
 #[derive(Clone, Debug)]
 struct Script(Arc<watch::Sender<(Says, usize)>>);
 

@@ -56,7 +56,7 @@ async fn a_connection_is_used_again() {
 }
 
 #[tokio::test]
-async fn the_head_says_who_asked_for_what() {
+async fn the_head_names_the_client_and_the_target() {
     let origin = Scripted::play(vec![Act::Send(OK)]).await;
     let backend = Backend::new("a", &format!("http://{}/base/", origin.address)).unwrap();
     let mut request = get(&backend, "/p?q=1");
@@ -89,7 +89,7 @@ async fn the_head_says_who_asked_for_what() {
 }
 
 #[tokio::test]
-async fn a_trusted_peer_is_believed_and_added() {
+async fn fields_of_a_trusted_peer_pass_with_its_address_added() {
     let origin = Scripted::play(vec![Act::Send(OK)]).await;
     let backend = backend(origin.address);
     let proxy = Proxy::new()
@@ -150,7 +150,7 @@ async fn a_connection_that_closes_under_a_get_is_replaced() {
 }
 
 #[tokio::test]
-async fn what_is_not_idempotent_is_never_sent_twice() {
+async fn a_request_that_is_not_idempotent_is_never_sent_twice() {
     let origin = Scripted::play(vec![Act::Send(OK), Act::SendAndClose(b""), Act::Send(OK)]).await;
     let (proxy, backend) = (Proxy::new(), backend(origin.address));
     send(&proxy, get(&backend, "/")).await.unwrap();
@@ -374,7 +374,7 @@ async fn an_early_answer_ends_the_upload() {
 }
 
 #[tokio::test]
-async fn expect_continue_waits_for_the_backends_word() {
+async fn expect_continue_waits_for_the_backend() {
     let origin = Scripted::play(vec![Act::Send(
         b"HTTP/1.1 417 Expectation Failed\r\ncontent-length: 0\r\n\r\n",
     )])
@@ -454,7 +454,7 @@ async fn connections_that_are_authenticated_are_not_shared() {
     assert_eq!(origin.connections(), 2, "one each, used again by its owner");
     let request = get(&backend, "/");
     send(&proxy, request).await.unwrap();
-    assert_eq!(origin.connections(), 3, "nobody else may have it");
+    assert_eq!(origin.connections(), 3, "no other client may get it");
 }
 
 #[tokio::test]

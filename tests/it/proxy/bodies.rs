@@ -140,7 +140,7 @@ where
 }
 
 #[tokio::test]
-async fn a_body_that_is_there_leaves_in_the_call() {
+async fn a_ready_body_leaves_within_the_call() {
     leaves_at_once(Full::from(vec![b'x'; 1_024]), &[b'x'; 1_024]).await;
     leaves_at_once(Full::from(vec![b'x'; 20_000]), &[b'x'; 20_000]).await;
     let chunk = b"5\r\nhello\r\n0\r\n\r\n";

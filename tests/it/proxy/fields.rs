@@ -1,4 +1,4 @@
-//! What the backend is told, and what clients cannot make it believe.
+//! The fields that describe the client to the backend, and those that clients forge.
 
 use bytes::Bytes;
 use evenkeel::{
@@ -32,7 +32,10 @@ fn request(backend: &Backend, fields: &[(&str, &str)]) -> Request<Full<Bytes>> {
 }
 
 /// Returns the head that the backend got, from the first field on.
-async fn told(proxy: &Proxy, request: impl FnOnce(&Backend) -> Request<Full<Bytes>>) -> String {
+async fn sent_head(
+    proxy: &Proxy,
+    request: impl FnOnce(&Backend) -> Request<Full<Bytes>>,
+) -> String {
     let origin = Scripted::play(vec![Act::Send(OK)]).await;
     let backend = Backend::new("a", &format!("http://{}", origin.address)).unwrap();
     proxy.clone().oneshot(request(&backend)).await.unwrap();
@@ -47,7 +50,7 @@ async fn told(proxy: &Proxy, request: impl FnOnce(&Backend) -> Request<Full<Byte
 async fn cookies_of_http2_become_one_field() {
     let fields = [("cookie", "a=1"), ("accept", "*/*"), ("cookie", "b=2; c=3")];
     let proxy = Proxy::new().forwarded(ForwardedFields::Off);
-    let head = told(&proxy, |backend| {
+    let head = sent_head(&proxy, |backend| {
         let mut request = request(backend, &fields);
         *request.version_mut() = Version::HTTP_2;
         request
@@ -60,7 +63,7 @@ async fn cookies_of_http2_become_one_field() {
 }
 
 #[tokio::test]
-async fn whatever_speaks_of_the_client_is_taken_from_strangers() {
+async fn fields_about_the_client_are_removed_from_untrusted_peers() {
     let forged = [
         ("x-forwarded-for", "6.6.6.6"),
         ("x_forwarded_for", "6.6.6.6"),
@@ -73,7 +76,7 @@ async fn whatever_speaks_of_the_client_is_taken_from_strangers() {
         ("forwarded", "for=6.6.6.6"),
         ("x-forwardedness", "kept"),
     ];
-    let head = told(&Proxy::new(), |backend| request(backend, &forged)).await;
+    let head = sent_head(&Proxy::new(), |backend| request(backend, &forged)).await;
     assert_eq!(
         head,
         "x-forwardedness: kept\r\nx-forwarded-for: 192.0.2.9\r\nx-forwarded-proto: http\r\n\
@@ -82,7 +85,7 @@ async fn whatever_speaks_of_the_client_is_taken_from_strangers() {
 }
 
 #[tokio::test]
-async fn what_a_trusted_peer_says_stays_whatever_connection_names() {
+async fn fields_of_a_trusted_peer_stay_even_if_connection_names_them() {
     let said = [
         (
             "connection",
@@ -96,7 +99,7 @@ async fn what_a_trusted_peer_says_stays_whatever_connection_names() {
         ("forwarded", "for=9.9.9.9"),
     ];
     let trusting = Proxy::new().trusted_peers(TrustedPeers::new(["192.0.2.0/24"]).unwrap());
-    let head = told(&trusting, |backend| request(backend, &said)).await;
+    let head = sent_head(&trusting, |backend| request(backend, &said)).await;
     assert_eq!(
         head,
         "x-forwarded-proto: https\r\nx-forwarded-port: 443\r\nx-real-ip: 9.9.9.9\r\n\
@@ -104,7 +107,7 @@ async fn what_a_trusted_peer_says_stays_whatever_connection_names() {
          x-forwarded-host: shop.example\r\nvia: 1.1 evenkeel\r\n\r\n"
     );
     let silent = trusting.forwarded(ForwardedFields::Off);
-    let head = told(&silent, |backend| request(backend, &said)).await;
+    let head = sent_head(&silent, |backend| request(backend, &said)).await;
     assert_eq!(
         head,
         "x-forwarded-for: 9.9.9.9\r\nx-forwarded-proto: https\r\nx-forwarded-port: 443\r\n\
@@ -113,9 +116,9 @@ async fn what_a_trusted_peer_says_stays_whatever_connection_names() {
 }
 
 #[tokio::test]
-async fn nothing_is_claimed_about_a_connection_that_is_not_known() {
+async fn an_unknown_connection_adds_no_fields() {
     let proxy = Proxy::new().forwarded(ForwardedFields::Both);
-    let head = told(&proxy, |backend| {
+    let head = sent_head(&proxy, |backend| {
         let mut request = request(backend, &[]);
         request.extensions_mut().remove::<ConnInfo>();
         request
@@ -160,7 +163,7 @@ async fn options_asterisk_reaches_both_kinds_of_backend() {
 }
 
 #[tokio::test]
-async fn what_is_told_of_a_connection_is_what_would_be_told_of_a_new_one() {
+async fn cached_fields_are_those_of_a_new_connection() {
     let plain = Proxy::new();
     let both = Proxy::new().forwarded(ForwardedFields::Both);
     let to_backend = Proxy::new().host(HostField::Backend);

@@ -1,4 +1,4 @@
-//! Backends that answer with what they should not: what the client gets, what the record says,
+//! Backends that send malformed responses: what the client gets, what the record says,
 //! and what becomes of the connection.
 
 use bytes::Bytes;
@@ -164,7 +164,7 @@ const OPEN: &[Case] = &[
     ("chunked twice", b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n", BAD, Dropped),
     ("almost chunked", b"HTTP/1.1 200 OK\r\ntransfer-encoding: xchunked\r\n\r\n0\r\n\r\n", BAD, Dropped),
     ("chunks in HTTP/1.0", b"HTTP/1.0 200 OK\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n", BAD, Dropped),
-    ("a switch that nobody asked for", b"HTTP/1.1 101 Switching\r\nupgrade: x\r\n\r\n", Refused(502, Upgrade), Dropped),
+    ("a switch that was not asked for", b"HTTP/1.1 101 Switching\r\nupgrade: x\r\n\r\n", Refused(502, Upgrade), Dropped),
     ("a bad chunk size", b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\nxyz\r\n", Broken(200, ResponseBody), Dropped),
     ("a negative chunk size", b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n-1\r\nab", Broken(200, ResponseBody), Dropped),
     ("a chunk size beyond all bounds", b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\nffffffffffffffffff\r\n", Broken(200, ResponseBody), Dropped),
@@ -186,7 +186,7 @@ const OPEN: &[Case] = &[
     ("chunks", b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n2;x=1\r\nab\r\n0\r\n\r\n", Whole(200, "ab"), Reused),
     ("interim responses", b"HTTP/1.1 102 x\r\n\r\nHTTP/1.1 103 x\r\na: b\r\n\r\nHTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nab", Whole(200, "ab"), Reused),
     ("no reason", b"HTTP/1.1 200\r\ncontent-length: 2\r\n\r\nab", Whole(200, "ab"), Reused),
-    ("a status that nobody knows", b"HTTP/1.1 799 x\r\ncontent-length: 2\r\n\r\nab", Whole(799, "ab"), Reused),
+    ("an unknown status", b"HTTP/1.1 799 x\r\ncontent-length: 2\r\n\r\nab", Whole(799, "ab"), Reused),
     ("a length of a 304", b"HTTP/1.1 304 Not Modified\r\ncontent-length: 99\r\n\r\n", Whole(304, ""), Reused),
     ("bytes beyond ASCII in a value", b"HTTP/1.1 200 OK\r\na: \xff\xfe\r\ncontent-length: 2\r\n\r\nab", Whole(200, "ab"), Reused),
 ];
@@ -278,6 +278,6 @@ async fn hostile_backends_that_stay() {
 }
 
 #[test]
-fn there_are_enough_of_them() {
+fn there_are_enough_cases() {
     assert!(CLOSING.len() + OPEN.len() >= 40);
 }

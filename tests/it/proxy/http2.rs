@@ -35,7 +35,7 @@ fn request<B>(method: Method, backend: &Backend, body: B) -> Request<B> {
 }
 
 #[tokio::test]
-async fn who_waits_for_a_dial_shares_its_failure() {
+async fn requests_that_wait_for_a_dial_share_its_failure() {
     // A full backlog drops what else comes, as a black hole does.
     let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
     let any: SocketAddr = "127.0.0.1:0".parse().unwrap();
@@ -97,7 +97,7 @@ async fn sink() -> Origin {
 }
 
 #[tokio::test]
-async fn a_client_that_stalls_its_upload_is_to_blame() {
+async fn a_stalled_upload_is_the_clients_fault() {
     let origin = sink().await;
     let proxy = Proxy::new()
         .response_timeout(Duration::from_millis(100))

@@ -449,7 +449,7 @@ async fn only_what_may_be_a_trailer_passes_as_one() {
 }
 
 #[tokio::test]
-async fn what_connection_names_is_no_trailer_and_204_has_no_length() {
+async fn fields_that_connection_names_are_not_trailers_and_204_has_no_length() {
     let mut stage = Stage::new().await;
     let (mut sender, body) = Channel::<Bytes, Infallible>::new(2);
     let trailers = HeaderMap::from_iter(["x-hop", "x-there"].map(|name| {

@@ -113,7 +113,7 @@ async fn max_forwards_counts_for_options_and_trace() {
 }
 
 #[tokio::test]
-async fn what_is_ambiguous_in_a_request_is_refused() {
+async fn ambiguous_requests_are_refused() {
     let (origin, backend) = origin().await;
     let many = vec!["a"; 65].join(",");
     let most = vec!["a"; 64].join(",");

@@ -1,4 +1,4 @@
-//! Connections that are used again: whose, for whom, and when not.
+//! Reuse of connections: for which requests, and when a connection is replaced.
 
 use std::{
     io::{Read, Write},
@@ -44,7 +44,7 @@ async fn status(proxy: &Proxy, request: Request<Full<Bytes>>) -> StatusCode {
 }
 
 /// A backend on a thread of its own, so that it acts while the runtime under test is not driven:
-/// answers one request a connection, and closes when told.
+/// answers one request a connection, and closes on a signal.
 struct Apart {
     address: SocketAddr,
     close: mpsc::Sender<()>,
@@ -54,7 +54,7 @@ struct Apart {
 fn apart() -> Apart {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
-    let (close, told) = mpsc::channel();
+    let (close, close_signal) = mpsc::channel();
     let (done, closed) = mpsc::channel();
     std::thread::spawn(move || {
         while let Ok((mut stream, _)) = listener.accept() {
@@ -65,7 +65,7 @@ fn apart() -> Apart {
                 head.push(byte[0]);
             }
             stream.write_all(OK).unwrap();
-            if told.recv().is_err() {
+            if close_signal.recv().is_err() {
                 return;
             }
             drop(stream);
@@ -187,7 +187,7 @@ async fn a_connection_in_use_does_not_become_idle_after_a_drain() {
 }
 
 #[tokio::test]
-async fn a_proxy_that_is_set_up_otherwise_uses_no_connection_of_the_other() {
+async fn a_proxy_with_other_settings_shares_no_connection() {
     let origin = Origin::named("a").await;
     let backend = backend(origin.address);
     let one = Proxy::new();
@@ -214,7 +214,7 @@ async fn the_first_of_two_authorizations_binds_the_connection_too() {
     first.extensions_mut().insert(client.clone());
     status(&proxy, first).await;
     status(&proxy, request(Method::GET, &backend)).await;
-    assert_eq!(origin.connections(), 2, "nobody else may have it");
+    assert_eq!(origin.connections(), 2, "no other client may get it");
 }
 
 #[tokio::test]

@@ -96,7 +96,7 @@ async fn text(response: Response<evenkeel::proxy::Body>) -> (StatusCode, Bytes) 
 }
 
 #[tokio::test]
-async fn a_backend_that_goes_away_ends_what_it_took_and_the_rest_is_sent_once_more() {
+async fn after_a_goaway_accepted_streams_end_and_others_are_sent_once_more() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let backend = backend(listener.local_addr().unwrap());
     let proxy = Proxy::new();
@@ -143,7 +143,7 @@ async fn a_backend_that_goes_away_ends_what_it_took_and_the_rest_is_sent_once_mo
 }
 
 #[tokio::test]
-async fn a_backend_that_only_goes_away_is_not_asked_for_ever() {
+async fn a_backend_that_only_sends_goaway_is_not_asked_forever() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let backend = backend(listener.local_addr().unwrap());
     let connections = Arc::new(AtomicUsize::new(0));

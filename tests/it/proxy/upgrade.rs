@@ -56,7 +56,7 @@ async fn an_upgrade_becomes_a_tunnel_with_its_guards() {
                 let tunnel = response
                     .extensions()
                     .get::<Tunnel>()
-                    .expect("a note of the tunnel");
+                    .expect("a tunnel extension");
                 tunnel.hold(guard);
                 Ok::<_, Infallible>(response)
             }
@@ -98,7 +98,7 @@ async fn an_upgrade_becomes_a_tunnel_with_its_guards() {
 }
 
 #[tokio::test]
-async fn a_switch_that_nobody_asked_for_is_an_error() {
+async fn a_switch_that_was_not_asked_for_is_an_error() {
     let origin = crate::support::Scripted::play(vec![crate::support::Act::Send(
         b"HTTP/1.1 101 Switching Protocols\r\nupgrade: x\r\n\r\n",
     )])

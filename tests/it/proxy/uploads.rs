@@ -164,7 +164,7 @@ async fn a_response_that_its_client_broke_off_is_not_charged_to_the_backend() {
 }
 
 #[tokio::test]
-async fn a_body_does_not_wait_where_the_backend_is_not_told_that_it_would() {
+async fn a_body_does_not_wait_if_the_backend_does_not_see_the_expectation() {
     let (backend, played) = backend(async |mut stream: TcpStream| {
         let mut body = [0; 5];
         let read = timeout(Duration::from_millis(500), stream.read_exact(&mut body));
@@ -214,14 +214,14 @@ async fn fields_that_connection_names_are_no_trailers_either() {
 }
 
 #[tokio::test]
-async fn only_100_lets_a_body_go_that_waits_for_it() {
+async fn only_100_releases_a_waiting_body() {
     let (backend, played) = backend(async |mut stream: TcpStream| {
         let heads = b"HTTP/1.1 103 Early Hints\r\nlink: x\r\n\r\n\
             HTTP/1.1 417 Expectation Failed\r\ncontent-length: 0\r\n\r\n";
         stream.write_all(heads).await.unwrap();
         let mut rest = Vec::new();
         stream.read_to_end(&mut rest).await.unwrap();
-        assert_eq!(rest, b"", "nobody asked for the body");
+        assert_eq!(rest, b"", "no request for the body came");
     })
     .await;
     let response = Proxy::new().oneshot(expecting(&backend)).await.unwrap();
