@@ -240,6 +240,7 @@ impl Exchange {
         self.inner.received.load(Relaxed)
     }
 
+    #[inline]
     pub(super) fn record(&self) -> MutexGuard<'_, Record> {
         self.inner
             .record

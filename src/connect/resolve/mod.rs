@@ -18,9 +18,10 @@ use tokio::{
     time::{Instant, timeout, timeout_at},
 };
 
+pub(super) use self::answers::HOLD_TIME;
 use self::answers::{Answers, Entry};
 #[cfg(test)]
-pub(super) use self::answers::{HOLD_TIME, MAX_MISSES, MISS_INTERVAL};
+pub(super) use self::answers::{MAX_MISSES, MISS_INTERVAL};
 use crate::{
     error::{BoxError, Error, ErrorKind},
     local_fault::LocalFault,
@@ -286,7 +287,7 @@ impl Name {
         match failure {
             Failure::NotFound if is_news => tracing::warn!(
                 target: "evenkeel::connect",
-                host, hold = ?answers::HOLD_TIME,
+                host, hold = ?HOLD_TIME,
                 "the resolver denies the name: its last addresses stay in use for the hold time"
             ),
             Failure::NotFound => {}

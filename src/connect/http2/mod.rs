@@ -1,5 +1,7 @@
 //! HTTP/2 to a backend: the handshake, the task that drives the connection, and its keep-alive.
 
+mod keep_alive;
+
 use std::{
     fmt,
     future::{Future, poll_fn},
@@ -18,16 +20,17 @@ use std::{
 
 use bytes::Bytes;
 use h2::{
-    Ping, PingPong, SendStream,
+    SendStream,
     client::{self, ResponseFuture, SendRequest},
 };
 use http::Request;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     sync::{Mutex, OwnedMutexGuard},
-    time::{Instant, Sleep, sleep_until},
+    time::Instant,
 };
 
+use self::keep_alive::KeepAlive;
 use crate::error::BoxError;
 
 /// Begins HTTP/2 on a connection. The caller spawns the [`Driver`]; the connection closes once
@@ -57,11 +60,9 @@ where
         .enable_push(false)
         .handshake(io)
         .await?;
-    let keep_alive = connection.ping_pong().map(|pings| KeepAlive {
-        pings,
-        sleep: Box::pin(sleep_until(link.began + PING)),
-        beat: Beat::Idle,
-    });
+    let keep_alive = connection
+        .ping_pong()
+        .map(|pings| KeepAlive::new(pings, link.began));
     let requests = Arc::new(Mutex::new(requests));
     let driver = Driver {
         connection,
@@ -282,64 +283,6 @@ impl<T> Drop for Driver<T> {
     }
 }
 
-/// Finds backends that vanish while streams wait for them.
-struct KeepAlive {
-    pings: PingPong,
-    sleep: Pin<Box<Sleep>>,
-    beat: Beat,
-}
-
-#[derive(Clone, Copy)]
-enum Beat {
-    /// No stream is open.
-    Idle,
-    /// A PING is due unless the backend sends something.
-    Silent,
-    /// A PING was sent.
-    Pinged,
-}
-
-impl KeepAlive {
-    /// Is ready if the backend did not answer a PING. An opening stream wakes the driver, so an idle
-    /// connection needs no timer.
-    fn poll_lost(&mut self, link: &Link, cx: &mut Context<'_>) -> Poll<()> {
-        loop {
-            match self.beat {
-                Beat::Idle if link.streams.load(Relaxed) == 0 => return Poll::Pending,
-                Beat::Idle => {
-                    self.sleep.as_mut().reset(link.silent_since() + PING);
-                    self.beat = Beat::Silent;
-                }
-                Beat::Silent => {
-                    if self.sleep.as_mut().poll(cx).is_pending() {
-                        return Poll::Pending;
-                    }
-                    self.beat = Beat::Idle;
-                    if link.streams.load(Relaxed) == 0
-                        || link.silent_since() + PING > Instant::now()
-                    {
-                        continue;
-                    }
-                    if self.pings.send_ping(Ping::opaque()).is_err() {
-                        // The connection has ended; its own future returns the error.
-                        return Poll::Pending;
-                    }
-                    self.sleep.as_mut().reset(Instant::now() + PONG);
-                    self.beat = Beat::Pinged;
-                }
-                Beat::Pinged => match self.pings.poll_pong(cx) {
-                    Poll::Ready(Ok(_)) => {
-                        link.hear();
-                        self.beat = Beat::Idle;
-                    }
-                    Poll::Ready(Err(_)) => return Poll::Pending,
-                    Poll::Pending => return self.sleep.as_mut().poll(cx),
-                },
-            }
-        }
-    }
-}
-
 /// Records when the backend sends data.
 struct Io<T> {
     inner: T,
@@ -406,9 +349,6 @@ const BEFORE_SETTINGS: usize = 1;
 const MAX_HEAD: u32 = 32 * 1024 + 100 * 32;
 /// How much of a request body a stream holds until the socket takes it.
 const SEND_BUFFER: usize = 256 * 1024;
-/// With open streams, a vanished backend is noticed within PING + PONG.
-const PING: Duration = Duration::from_secs(10);
-const PONG: Duration = Duration::from_secs(5);
 
 #[cfg(test)]
 mod tests {
