@@ -136,7 +136,7 @@ async fn a_switch_amid_the_request_is_an_error() {
     request.extensions_mut().insert(Selected(backend));
     let error = Proxy::new().oneshot(request).await.unwrap_err();
     assert_eq!(error.kind(), evenkeel::ErrorKind::Upgrade);
-    assert!(format!("{error}").contains("amid"), "{error}");
+    assert!(format!("{error}").contains("before the end"), "{error}");
     drop(sender);
 }
 
