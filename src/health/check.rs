@@ -4,7 +4,7 @@ use std::{fmt, future::Future, pin::Pin, sync::Arc, time::Duration};
 
 use tokio::time::Instant;
 
-use super::{HttpCheck, Report, transition::Rules};
+use super::{CheckReport, HttpCheck, transition::Rules};
 use crate::{error::ConfigError, pool::Backend};
 
 /// Finds out whether a backend serves.
@@ -13,7 +13,7 @@ use crate::{error::ConfigError, pool::Backend};
 /// proves that requests would be answered. Not on the request path: the future may be boxed.
 ///
 /// ```
-/// use evenkeel::health::{CheckFuture, HealthCheck, Report, Target};
+/// use evenkeel::health::{CheckFuture, HealthCheck, CheckReport, Target};
 ///
 /// #[derive(Debug)]
 /// struct HasRoom;
@@ -22,8 +22,8 @@ use crate::{error::ConfigError, pool::Backend};
 ///     fn check<'a>(&'a self, target: &'a Target) -> CheckFuture<'a> {
 ///         Box::pin(async move {
 ///             match target.backend().in_flight() {
-///                 0..1_000 => Report::pass("L7OK", "has room"),
-///                 _ => Report::fail("L7RSP", "is full"),
+///                 0..1_000 => CheckReport::pass("L7OK", "has room"),
+///                 _ => CheckReport::fail("L7RSP", "is full"),
 ///             }
 ///         })
 ///     }
@@ -38,7 +38,7 @@ pub trait HealthCheck: fmt::Debug + Send + Sync {
 }
 
 /// One check under way.
-pub type CheckFuture<'a> = Pin<Box<dyn Future<Output = Report> + Send + 'a>>;
+pub type CheckFuture<'a> = Pin<Box<dyn Future<Output = CheckReport> + Send + 'a>>;
 
 /// What to check, and until when.
 #[derive(Clone, Debug)]
@@ -81,7 +81,7 @@ pub struct Checks {
     changing: Duration,
     /// As the interval where absent.
     down: Option<Duration>,
-    pub(super) shared_fate: Option<f64>,
+    pub(super) shared_failure: Option<f64>,
 }
 
 impl Checks {
@@ -97,7 +97,7 @@ impl Checks {
             interval: INTERVAL,
             changing: CHANGING,
             down: None,
-            shared_fate: Some(SHARED_FATE),
+            shared_failure: Some(SHARED_FAILURE),
         }
     }
 
@@ -140,18 +140,18 @@ impl Checks {
     /// to be kept in service: what all have in common, taking them all out does not mend. A
     /// backend that does not answer, or fails for a reason of its own, is taken out as ever.
     ///
-    /// The dependency is what [`Report::because_of`] names. A failure that names one is judged
+    /// The dependency is what [`CheckReport::because_of`] names. A failure that names one is judged
     /// once up to 32 of the others were asked anew: later by a time-out at most.
     ///
     /// Default: 1.0, which is all. Accepted: above 0.5, up to 1.0.
-    pub fn shared_fate(mut self, share: f64) -> Self {
-        self.shared_fate = Some(share);
+    pub fn shared_failure(mut self, share: f64) -> Self {
+        self.shared_failure = Some(share);
         self
     }
 
     /// Takes every backend out that fails, even when that is all of them for the same reason.
-    pub fn no_shared_fate(mut self) -> Self {
-        self.shared_fate = None;
+    pub fn no_shared_failure(mut self) -> Self {
+        self.shared_failure = None;
         self
     }
 
@@ -236,14 +236,14 @@ impl Checks {
             );
         }
         if self
-            .shared_fate
+            .shared_failure
             .is_some_and(|share| !(share > 0.5 && share <= 1.0))
         {
             return bad(
                 "health.shared_fate",
                 format!(
                     "{:?}: above 0.5, up to 1.0 is accepted",
-                    self.shared_fate.unwrap_or_default()
+                    self.shared_failure.unwrap_or_default()
                 ),
             );
         }
@@ -295,7 +295,7 @@ pub(super) const RISE: u32 = 2;
 /// Enough to drift apart within some intervals.
 pub(super) const JITTER: f64 = 0.1;
 /// One backend that passes shows that it is not what all have in common.
-pub(super) const SHARED_FATE: f64 = 1.0;
+pub(super) const SHARED_FAILURE: f64 = 1.0;
 /// More hung backends than this at once would delay the others' checks; each costs a socket.
 const CONCURRENCY: usize = 256;
 const SHORTEST: Duration = Duration::from_millis(10);
@@ -321,8 +321,8 @@ mod tests {
                 Checks::new().down_interval(Duration::ZERO),
                 "health.down_interval",
             ),
-            (Checks::new().shared_fate(0.5), "health.shared_fate"),
-            (Checks::new().shared_fate(f64::NAN), "health.shared_fate"),
+            (Checks::new().shared_failure(0.5), "health.shared_fate"),
+            (Checks::new().shared_failure(f64::NAN), "health.shared_fate"),
             (Checks::new().rise(0), "health.rise"),
             (Checks::new().fall(101), "health.fall"),
             (Checks::new().jitter(f64::NAN), "health.jitter"),

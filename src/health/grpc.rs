@@ -5,11 +5,11 @@ use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, header};
 use tokio::time::{error::Elapsed, timeout_at};
 
 use super::{
-    Report,
+    CheckReport,
     check::{CheckFuture, HealthCheck, Target},
-    h2::{Connection, Failed},
-    reach::{self, Reach},
-    report::ANSWERED,
+    check_connection::{self, CheckConnector},
+    check_report::ANSWERED,
+    http2::{Connection, Failed},
 };
 use crate::{
     connect::{Connector, TargetOverride},
@@ -28,7 +28,7 @@ use crate::{
 pub struct GrpcCheck {
     service: Bytes,
     host: Option<HeaderValue>,
-    reach: Reach,
+    check_connector: CheckConnector,
 }
 
 impl GrpcCheck {
@@ -71,7 +71,7 @@ impl GrpcCheck {
     ///
     /// Default: [`Connector::new`].
     pub fn connector(mut self, connector: Connector) -> Self {
-        self.reach.connector = connector;
+        self.check_connector.connector = connector;
         self
     }
 
@@ -79,7 +79,7 @@ impl GrpcCheck {
     ///
     /// Default: where the backend is.
     pub fn elsewhere(mut self, elsewhere: TargetOverride) -> Self {
-        self.reach.elsewhere = elsewhere;
+        self.check_connector.elsewhere = elsewhere;
         self
     }
 
@@ -88,37 +88,43 @@ impl GrpcCheck {
     ///
     /// Default: each check has a connection of its own.
     pub fn pooled(mut self) -> Self {
-        self.reach.pooled = Some(std::sync::Arc::new(AttachmentKey::new()));
+        self.check_connector.pooled = Some(std::sync::Arc::new(AttachmentKey::new()));
         self
     }
 
-    async fn run(&self, target: &Target) -> Report {
+    async fn run(&self, target: &Target) -> CheckReport {
         let backend = target.backend().clone().protocol(Protocol::Http2);
-        if let Some(reach::Connection::Http2(connection)) = self.reach.idle(&backend) {
+        if let Some(check_connection::Connection::Http2(connection)) =
+            self.check_connector.idle(&backend)
+        {
             match timeout_at(target.deadline(), self.ask(connection, &backend)).await {
                 // It was closed while it was idle: that says nothing.
                 Ok(Err(Failed::Unanswered(_))) => {}
                 asked => return conclude(asked),
             }
         }
-        let connected = match self.reach.connect(target, &backend).await {
+        let connected = match self.check_connector.connect(target, &backend).await {
             Ok(connected) => connected,
             Err(report) => return report,
         };
         let open = Connection::open(connected.into_stream());
         let connection = match timeout_at(target.deadline(), open).await {
             Ok(Ok(connection)) => connection,
-            Ok(Err(why)) => return Report::fail("L7RSP", why).to(CALL),
-            Err(_) => return Report::fail("L7TOUT", "no HTTP/2 in time").to(CALL),
+            Ok(Err(why)) => return CheckReport::fail("L7RSP", why).for_request(CALL),
+            Err(_) => return CheckReport::fail("L7TOUT", "no HTTP/2 in time").for_request(CALL),
         };
         conclude(timeout_at(target.deadline(), self.ask(connection, &backend)).await)
     }
 
-    async fn ask(&self, mut connection: Connection, backend: &Backend) -> Result<Report, Failed> {
+    async fn ask(
+        &self,
+        mut connection: Connection,
+        backend: &Backend,
+    ) -> Result<CheckReport, Failed> {
         let authority = self.host.as_ref().unwrap_or_else(|| backend.authority());
         let uri = format!(
             "{}://{}{PATH}",
-            self.reach.elsewhere.scheme_of(backend).as_str(),
+            self.check_connector.elsewhere.scheme_of(backend).as_str(),
             authority.to_str().unwrap_or_default()
         );
         let request = Request::builder()
@@ -141,8 +147,8 @@ impl GrpcCheck {
             }
         };
         if report.is_pass() {
-            self.reach
-                .keep(backend, reach::Connection::Http2(connection));
+            self.check_connector
+                .keep(backend, check_connection::Connection::Http2(connection));
         }
         Ok(report)
     }
@@ -154,13 +160,13 @@ impl HealthCheck for GrpcCheck {
     }
 }
 
-fn conclude(asked: Result<Result<Report, Failed>, Elapsed>) -> Report {
+fn conclude(asked: Result<Result<CheckReport, Failed>, Elapsed>) -> CheckReport {
     let report = match asked {
         Ok(Ok(report)) => report,
-        Ok(Err(Failed::Broken(why) | Failed::Unanswered(why))) => Report::fail("L7RSP", why),
-        Err(_) => Report::fail("L7TOUT", "no whole response in time"),
+        Ok(Err(Failed::Broken(why) | Failed::Unanswered(why))) => CheckReport::fail("L7RSP", why),
+        Err(_) => CheckReport::fail("L7TOUT", "no whole response in time"),
     };
-    report.to(CALL)
+    report.for_request(CALL)
 }
 
 /// Returns a `HealthCheckRequest` as gRPC sends it: not compressed, its length, and the one field
@@ -186,16 +192,16 @@ fn message(service: &[u8]) -> Bytes {
 }
 
 /// Judges an answer by its head, where that is enough.
-fn judge_head(status: StatusCode, headers: &HeaderMap) -> Option<Report> {
+fn judge_head(status: StatusCode, headers: &HeaderMap) -> Option<CheckReport> {
     if status != StatusCode::OK {
         let code = format!("{ANSWERED}{}", status.as_u16());
-        return Some(Report::fail("L7STS", code).status(status));
+        return Some(CheckReport::fail("L7STS", code).status(status));
     }
     // An answer without a message has its status in the header.
     call_status(headers).and_then(failed_call)
 }
 
-fn judge(headers: &HeaderMap, trailers: &HeaderMap, body: &[u8]) -> Result<Report, String> {
+fn judge(headers: &HeaderMap, trailers: &HeaderMap, body: &[u8]) -> Result<CheckReport, String> {
     let status = call_status(trailers).or_else(|| call_status(headers));
     let status = status.ok_or("there is no grpc-status")?;
     if let Some(failed) = failed_call(status) {
@@ -203,17 +209,17 @@ fn judge(headers: &HeaderMap, trailers: &HeaderMap, body: &[u8]) -> Result<Repor
     }
     let serving = serving(body).ok_or("the message is no HealthCheckResponse")?;
     Ok(match serving {
-        1 => Report::pass("L7OK", "answered SERVING"),
-        0 => Report::fail("L7STS", "answered UNKNOWN"),
-        2 => Report::fail("L7STS", "answered NOT_SERVING"),
-        3 => Report::fail("L7STS", "answered SERVICE_UNKNOWN"),
-        other => Report::fail("L7STS", format!("{ANSWERED}serving status {other}")),
+        1 => CheckReport::pass("L7OK", "answered SERVING"),
+        0 => CheckReport::fail("L7STS", "answered UNKNOWN"),
+        2 => CheckReport::fail("L7STS", "answered NOT_SERVING"),
+        3 => CheckReport::fail("L7STS", "answered SERVICE_UNKNOWN"),
+        other => CheckReport::fail("L7STS", format!("{ANSWERED}serving status {other}")),
     })
 }
 
-fn failed_call(status: usize) -> Option<Report> {
+fn failed_call(status: usize) -> Option<CheckReport> {
     let name = CALL_STATUS.get(status).copied().unwrap_or("?");
-    let failed = || Report::fail("L7STS", format!("{ANSWERED}gRPC status {status} ({name})"));
+    let failed = || CheckReport::fail("L7STS", format!("{ANSWERED}gRPC status {status} ({name})"));
     (status != 0).then(failed)
 }
 

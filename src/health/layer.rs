@@ -9,7 +9,7 @@ use tower_layer::Layer;
 
 use super::{
     Checks, Health, Outliers,
-    owner::{Core, Owner},
+    shared::{HealthState, HealthTask},
 };
 use crate::{
     error::ConfigError,
@@ -27,7 +27,7 @@ pub struct HealthLayer {
     /// Whether the checks are those that a user gave.
     rank: Rank,
     outliers: Option<Outliers>,
-    owner: Arc<OnceLock<Arc<Owner>>>,
+    task: Arc<OnceLock<Arc<HealthTask>>>,
 }
 
 impl HealthLayer {
@@ -38,7 +38,7 @@ impl HealthLayer {
             checks: Some(Checks::new()),
             rank: Rank::Default,
             outliers: Some(Outliers::new()),
-            owner: Arc::default(),
+            task: Arc::default(),
         }
     }
 
@@ -53,7 +53,7 @@ impl HealthLayer {
         checks.validate()?;
         self.checks = Some(checks);
         self.rank = Rank::Given;
-        self.owner = Arc::default();
+        self.task = Arc::default();
         Ok(self)
     }
 
@@ -61,7 +61,7 @@ impl HealthLayer {
     /// Backends that nobody checks otherwise count as up from the start.
     pub fn no_checks(mut self) -> Self {
         self.checks = None;
-        self.owner = Arc::default();
+        self.task = Arc::default();
         self
     }
 
@@ -75,14 +75,14 @@ impl HealthLayer {
     pub fn outliers(mut self, outliers: Outliers) -> Result<Self, ConfigError> {
         outliers.validate()?;
         self.outliers = Some(outliers);
-        self.owner = Arc::default();
+        self.task = Arc::default();
         Ok(self)
     }
 
     /// Leaves live traffic unjudged: checks alone take backends out.
     pub fn no_outliers(mut self) -> Self {
         self.outliers = None;
-        self.owner = Arc::default();
+        self.task = Arc::default();
         self
     }
 
@@ -97,13 +97,13 @@ impl<S> Layer<S> for HealthLayer {
     type Service = Health<S>;
 
     fn layer(&self, inner: S) -> Health<S> {
-        let owner = self.owner.get_or_init(|| {
+        let task = self.task.get_or_init(|| {
             let (checks, outliers) = (self.checks.clone(), self.outliers.clone());
-            let core = Core::new(self.pool.clone(), checks, outliers, self.rank);
-            Arc::new(Owner::new(core))
+            let state = HealthState::new(self.pool.clone(), checks, outliers, self.rank);
+            Arc::new(HealthTask::new(state))
         });
-        owner.ensure();
-        Health::new(inner, owner.clone())
+        task.ensure();
+        Health::new(inner, task.clone())
     }
 }
 
@@ -112,7 +112,7 @@ impl fmt::Debug for HealthLayer {
         f.debug_struct("HealthLayer")
             .field("checks", &self.checks)
             .field("outliers", &self.outliers)
-            .field("started", &self.owner.get().is_some())
+            .field("started", &self.task.get().is_some())
             .finish_non_exhaustive()
     }
 }

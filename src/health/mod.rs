@@ -53,7 +53,7 @@
 //! | jitter | 10 % |
 //! | asked to wait | up to 60 s |
 //! | flapping | 4 changes within 120 s: logged, and held down for 5 s, doubling up to 60 s |
-//! | shared fate | 100 % of those that answer |
+//! | shared failure | 100 % of those that answer |
 //! | ejection | after 5 failures in a row: no connection, no or a malformed response head, 502, 503, 504, a hedge that won |
 //! | or after | 50 % of at least 20 requests within 10 s failed; a response body that breaks off counts, too |
 //! | or after | a response with `x-evenkeel-health: fail` or `x-envoy-immediate-health-check-fail` |
@@ -62,11 +62,11 @@
 //! | after it | one request at a time tries the backend, for 30 s at most |
 //! | ejected at most | 50 % of the pool; one always may be, the last usable one never |
 //!
-//! # Common fate
+//! # Shared failures
 //!
 //! A check may prove the whole way through what a backend depends on. When that fails, each
 //! backend looks dead, and none of them is at fault: to take all of them out would turn a part
-//! that fails into a whole that does. So a failure that names a dependency ([`Report::because_of`];
+//! that fails into a whole that does. So a failure that names a dependency ([`CheckReport::because_of`];
 //! [`HttpCheck`] reads it from the answer) is not acted upon before others were asked anew. When
 //! all that answer fail for the same one, they stay as they were, an error is logged, and
 //! [`EventKind::SharedFailure`](crate::pool::EventKind::SharedFailure) tells it. It ends when the first
@@ -81,7 +81,7 @@
 //! later at most. Whatever the client did is never charged to a backend: its hang-up, its broken
 //! body, its bad request. Nor is what this side lacks: a check or a request that fails as the
 //! process is out of descriptors, ports or memory, or as the resolver does not answer, counts as
-//! none ([`Report::local`]), so that a backend is what it was until one can be made again. An error of a foreign service is not either, for nobody knows whose it
+//! none ([`CheckReport::local`]), so that a backend is what it was until one can be made again. An error of a foreign service is not either, for nobody knows whose it
 //! is: let it answer with an [`Error`](crate::Error) of a kind that says so, or with a gateway's
 //! status. A response body that breaks off is told by `Balance`; without it, only heads are
 //! judged.
@@ -104,28 +104,28 @@
 //! About 55 ns on a shared cloud core: produced by `benches/layers.rs`.
 
 mod check;
-mod combine;
-mod fate;
+mod check_connection;
+mod check_report;
+mod combined_checks;
 #[cfg(all(feature = "proxy", feature = "http2"))]
 mod grpc;
-#[cfg(all(feature = "proxy", feature = "http2"))]
-mod h2;
 mod http;
+#[cfg(all(feature = "proxy", feature = "http2"))]
+mod http2;
 mod layer;
 mod outlier;
-mod owner;
 mod prober;
-mod reach;
-mod report;
 mod service;
+mod shared;
+mod shared_failure;
 mod tcp;
 #[cfg(test)]
 mod tests;
 mod transition;
-mod watch;
 
 pub use check::{CheckFuture, Checks, HealthCheck, Target};
-pub use combine::{All, Any};
+pub use check_report::CheckReport;
+pub use combined_checks::{All, Any};
 #[cfg(all(feature = "proxy", feature = "http2"))]
 pub use grpc::GrpcCheck;
 pub use http::HttpCheck;
@@ -134,6 +134,5 @@ pub use outlier::Outliers;
 #[cfg(feature = "serde")]
 pub(crate) use outlier::{EJECTION, MAX_EJECTION};
 pub use prober::Prober;
-pub use report::Report;
 pub use service::{Health, ResponseFuture};
 pub use tcp::TcpCheck;

@@ -14,9 +14,12 @@ use tokio::time::Instant;
 use tower_service::Service;
 
 use super::{
-    outlier::{Verdict, asked_out, asks_out, forget_asking, judge_error, judge_hung, judge_status},
-    owner::Owner,
-    watch::Watch,
+    outlier::OutlierRecord,
+    outlier::{
+        Evidence, asks_for_ejection, ejection_requested, judge_error, judge_status, lost_to_hedge,
+        remove_ejection_fields,
+    },
+    shared::HealthTask,
 };
 #[cfg(any(feature = "proxy", test))]
 use crate::context::{CallSelected, Selection};
@@ -32,15 +35,15 @@ use crate::{
 #[derive(Clone)]
 pub struct Health<S> {
     inner: S,
-    owner: Arc<Owner>,
-    recent: AttachmentCache<Watch>,
+    task: Arc<HealthTask>,
+    recent: AttachmentCache<OutlierRecord>,
 }
 
 impl<S> Health<S> {
-    pub(super) fn new(inner: S, owner: Arc<Owner>) -> Self {
+    pub(super) fn new(inner: S, task: Arc<HealthTask>) -> Self {
         Self {
             inner,
-            owner,
+            task,
             recent: AttachmentCache::default(),
         }
     }
@@ -60,14 +63,14 @@ impl<S> Health<S> {
         self.inner
     }
 
-    fn judging(&mut self, backend: &Backend, exchange: Option<&Exchange>) -> Option<Judging> {
-        let core = self.owner.core();
-        let watch = core.watch_again(backend, &mut self.recent)?;
-        Some(Judging {
+    fn observe(&mut self, backend: &Backend, exchange: Option<&Exchange>) -> Option<Observation> {
+        let state = self.task.state();
+        let record = state.cached_record(backend, &mut self.recent)?;
+        Some(Observation {
             exchange: exchange.cloned(),
-            began: watch.clock(),
-            is_trial: watch.is_trial(),
-            watch,
+            began: record.clock(),
+            is_trial: record.is_trial(),
+            record,
         })
     }
 }
@@ -83,7 +86,7 @@ where
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
         // Before the pick, so that the first request of all finds checked backends.
-        self.owner.ensure();
+        self.task.ensure();
         self.inner
             .poll_ready(cx)
             .map_err(|error| Error::from_boxed(error.into()))
@@ -91,13 +94,13 @@ where
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
         let extensions = request.extensions();
-        let judging = match extensions.get::<Selected>() {
-            Some(Selected(backend)) => self.judging(backend, extensions.get::<Exchange>()),
+        let observation = match extensions.get::<Selected>() {
+            Some(Selected(backend)) => self.observe(backend, extensions.get::<Exchange>()),
             None => None,
         };
         ResponseFuture {
             inner: self.inner.call(request),
-            judging,
+            observation,
         }
     }
 }
@@ -109,10 +112,10 @@ where
     S::Error: Into<BoxError>,
 {
     fn call_selected(&mut self, request: Request<B>, selection: Selection<'_>) -> Self::Future {
-        let judging = self.judging(selection.backend, Some(selection.exchange));
+        let observation = self.observe(selection.backend, Some(selection.exchange));
         ResponseFuture {
             inner: self.inner.call_selected(request, selection),
-            judging,
+            observation,
         }
     }
 }
@@ -121,14 +124,14 @@ impl<S: fmt::Debug> fmt::Debug for Health<S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Health")
             .field("inner", &self.inner)
-            .field("owner", &self.owner)
+            .field("task", &self.task)
             .finish()
     }
 }
 
 /// An attempt whose end says something about its backend.
-struct Judging {
-    watch: Arc<Watch>,
+struct Observation {
+    record: Arc<OutlierRecord>,
     /// Where it is told that a hedge won against it.
     exchange: Option<Exchange>,
     /// `None` where nobody asks how long it takes.
@@ -137,21 +140,21 @@ struct Judging {
     is_trial: bool,
 }
 
-impl Judging {
+impl Observation {
     /// Draws what follows from a response; takes away what it says to the balancer alone.
     fn respond<R>(self, response: &mut Response<R>) {
         if response.extensions().get::<LocalReply>().is_some() {
             return;
         }
         if let Some(began) = self.began {
-            self.watch.took(began.elapsed());
+            self.record.took(began.elapsed());
         }
-        let rules = self.watch.rules();
-        if rules.immediate && asks_out(response.headers()) {
-            forget_asking(response.headers_mut());
+        let rules = self.record.rules();
+        if rules.immediate && asks_for_ejection(response.headers()) {
+            remove_ejection_fields(response.headers_mut());
             match self.is_trial {
-                true => self.end(Verdict::Failure(asked_out())),
-                false => self.watch.asked_out(),
+                true => self.end(Evidence::Failure(ejection_requested())),
+                false => self.record.ejection_requested(),
             }
             return;
         }
@@ -159,17 +162,17 @@ impl Judging {
         self.end(verdict);
     }
 
-    fn end(self, verdict: Verdict) {
+    fn end(self, verdict: Evidence) {
         match verdict {
-            Verdict::Success => {
-                self.watch.success();
+            Evidence::Success => {
+                self.record.success();
                 if self.is_trial {
-                    self.watch.trial_passed();
+                    self.record.trial_passed();
                 }
             }
-            Verdict::Failure(reason) if self.is_trial => self.watch.trial_failed(reason),
-            Verdict::Failure(reason) => self.watch.failure(reason),
-            Verdict::Nothing => {}
+            Evidence::Failure(reason) if self.is_trial => self.record.trial_failed(reason),
+            Evidence::Failure(reason) => self.record.failure(reason),
+            Evidence::Nothing => {}
         }
     }
 
@@ -179,20 +182,20 @@ impl Judging {
     fn dropped(self) {
         #[cfg(test)]
         if sabotage::is(Sabotage::HangUpCounts) {
-            return self.end(Verdict::Failure(judge_hung()));
+            return self.end(Evidence::Failure(lost_to_hedge()));
         }
         let Some(exchange) = &self.exchange else {
             return;
         };
         let outcome = exchange.attempts(|all| {
-            let of = |a: &&Attempt| a.backend.incarnation() == self.watch.incarnation();
+            let of = |a: &&Attempt| a.backend.incarnation() == self.record.incarnation();
             all.iter()
                 .rev()
                 .find(of)
                 .and_then(|attempt| attempt.outcome)
         });
         match outcome {
-            Some(Outcome::Hedged) => self.end(Verdict::Failure(judge_hung())),
+            Some(Outcome::Hedged) => self.end(Evidence::Failure(lost_to_hedge())),
             // Its time for one try, or for all, was up.
             Some(Outcome::Failed(kind)) => self.end(judge_error(&Error::new(kind))),
             _ => {}
@@ -210,13 +213,13 @@ pin_project! {
     pub struct ResponseFuture<F> {
         #[pin]
         inner: F,
-        judging: Option<Judging>,
+        observation: Option<Observation>,
     }
 
     impl<F> PinnedDrop for ResponseFuture<F> {
         fn drop(this: Pin<&mut Self>) {
-            if let Some(judging) = this.project().judging.take() {
-                judging.dropped();
+            if let Some(observation) = this.project().observation.take() {
+                observation.dropped();
             }
         }
     }
@@ -235,15 +238,15 @@ where
         match this.inner.poll(cx) {
             Poll::Pending => Poll::Pending,
             Poll::Ready(Ok(mut response)) => {
-                if let Some(judging) = this.judging.take() {
-                    judging.respond(&mut response);
+                if let Some(observation) = this.observation.take() {
+                    observation.respond(&mut response);
                 }
                 Poll::Ready(Ok(response))
             }
             Poll::Ready(Err(error)) => {
                 let error = Error::from_boxed(error.into());
-                if let Some(judging) = this.judging.take() {
-                    judging.end(judge_error(&error));
+                if let Some(observation) = this.observation.take() {
+                    observation.end(judge_error(&error));
                 }
                 Poll::Ready(Err(error))
             }

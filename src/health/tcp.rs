@@ -7,10 +7,10 @@ use tokio::{
 };
 
 use super::{
-    Report,
+    CheckReport,
     check::{CheckFuture, HealthCheck, Target},
+    check_connection::CheckConnector,
     http::contains,
-    reach::Reach,
 };
 use crate::{
     connect::{Connector, Stream, TargetOverride},
@@ -32,8 +32,8 @@ use crate::{
 #[must_use]
 pub struct TcpCheck {
     send: Bytes,
-    expect: Option<AffinityState>,
-    reach: Reach,
+    expect: Option<Wanted>,
+    check_connector: CheckConnector,
 }
 
 #[derive(Clone, Debug)]
@@ -77,7 +77,7 @@ impl TcpCheck {
     ///
     /// Default: [`Connector::new`].
     pub fn connector(mut self, connector: Connector) -> Self {
-        self.reach.connector = connector;
+        self.check_connector.connector = connector;
         self
     }
 
@@ -85,14 +85,14 @@ impl TcpCheck {
     ///
     /// Default: where the backend is.
     pub fn elsewhere(mut self, elsewhere: TargetOverride) -> Self {
-        self.reach.elsewhere = elsewhere;
+        self.check_connector.elsewhere = elsewhere;
         self
     }
 
-    async fn run(&self, target: &Target) -> Report {
+    async fn run(&self, target: &Target) -> CheckReport {
         // No bytes of HTTP are spoken: no protocol is to be negotiated but the plainest.
         let backend = target.backend().clone().protocol(Protocol::Http1);
-        let stream = match self.reach.connect(target, &backend).await {
+        let stream = match self.check_connector.connect(target, &backend).await {
             Ok(connected) => connected.into_stream(),
             Err(report) => return report,
         };
@@ -100,16 +100,16 @@ impl TcpCheck {
             return self.connected(&backend);
         }
         match timeout_at(target.deadline(), self.talk(stream)).await {
-            Ok(Ok(())) => Report::pass("L7OK", ""),
-            Ok(Err(why)) => Report::fail("L7RSP", why),
-            Err(_) => Report::fail("L7TOUT", "no answer in time"),
+            Ok(Ok(())) => CheckReport::pass("L7OK", ""),
+            Ok(Err(why)) => CheckReport::fail("L7RSP", why),
+            Err(_) => CheckReport::fail("L7TOUT", "no answer in time"),
         }
     }
 
-    fn connected(&self, backend: &Backend) -> Report {
-        match self.reach.elsewhere.scheme_of(backend) {
-            Scheme::Http => Report::pass("L4OK", ""),
-            Scheme::Https => Report::pass("L6OK", ""),
+    fn connected(&self, backend: &Backend) -> CheckReport {
+        match self.check_connector.elsewhere.scheme_of(backend) {
+            Scheme::Http => CheckReport::pass("L4OK", ""),
+            Scheme::Https => CheckReport::pass("L6OK", ""),
         }
     }
 

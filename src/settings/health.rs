@@ -177,8 +177,8 @@ impl Settings {
             checks = checks.concurrency(most);
         }
         match health.shared_fate {
-            Some(0.0) => checks = checks.no_shared_fate(),
-            Some(share) => checks = checks.shared_fate(share),
+            Some(0.0) => checks = checks.no_shared_failure(),
+            Some(share) => checks = checks.shared_failure(share),
             None => {}
         }
         Ok(checks)

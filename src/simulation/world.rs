@@ -29,7 +29,7 @@ use super::{
 use crate::{
     context::{CallSelected, Exchange, Selected, Selection},
     error::{Error, ErrorKind},
-    health::{CheckFuture, HealthCheck, Report, Target},
+    health::{CheckFuture, CheckReport, HealthCheck, Target},
     pool::Backend,
 };
 
@@ -125,11 +125,11 @@ impl HealthCheck for Script {
             let report = match world.behaviour(target.backend()).check {
                 Check::Pass(after) => {
                     sleep(Duration::from_millis(after)).await;
-                    Report::pass("L7OK", "")
+                    CheckReport::pass("L7OK", "")
                 }
                 Check::Fail(after) => {
                     sleep(Duration::from_millis(after)).await;
-                    Report::fail("L4CON", "")
+                    CheckReport::fail("L4CON", "")
                 }
                 Check::Hang => std::future::pending().await,
             };

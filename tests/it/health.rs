@@ -21,7 +21,8 @@ use evenkeel::{
     Backend, BoxError, Pool,
     context::Selected,
     health::{
-        CheckFuture, Checks, HealthCheck, HealthLayer, HttpCheck, Prober, Report, Target, TcpCheck,
+        CheckFuture, CheckReport, Checks, HealthCheck, HealthLayer, HttpCheck, Prober, Target,
+        TcpCheck,
     },
     pool::{Circuit, EventKind, Events, HealthStatus, Protocol, Source, Transition},
 };
@@ -49,7 +50,7 @@ fn fast() -> Checks {
         .timeout(Duration::from_millis(900))
 }
 
-async fn check(check: &impl HealthCheck, backend: Backend) -> Report {
+async fn check(check: &impl HealthCheck, backend: Backend) -> CheckReport {
     let target = Target::new(backend, Instant::now() + LONG);
     check.check(&target).await
 }
@@ -416,7 +417,7 @@ fn settings_of_a_check_that_do_not_fit_are_refused_by_name() {
 async fn a_connection_is_all_that_a_tcp_check_wants() {
     let hung = canned(Vec::new(), false).await;
     let report = check(&TcpCheck::new(), backend("a", hung)).await;
-    assert_eq!(report, Report::pass("L4OK", ""));
+    assert_eq!(report, CheckReport::pass("L4OK", ""));
     let report = check(&TcpCheck::new(), backend("a", refused())).await;
     assert_eq!((report.is_pass(), report.reason().code), (false, "L4CON"));
     #[cfg(feature = "tls")]
@@ -456,7 +457,7 @@ impl HealthCheck for Counting {
     fn check<'a>(&'a self, _: &'a Target) -> CheckFuture<'a> {
         Box::pin(async move {
             self.0.fetch_add(1, Relaxed);
-            Report::pass("L7OK", "mine")
+            CheckReport::pass("L7OK", "mine")
         })
     }
 }

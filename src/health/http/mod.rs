@@ -1,23 +1,23 @@
 //! A check by a request.
 
-mod ask;
-mod expect;
-mod json;
+mod expectation;
+mod failed_dependency;
+mod http1;
 
 use std::{ops::RangeInclusive, sync::Arc};
 
 use http::{HeaderMap, HeaderName, HeaderValue, Method, header, uri::PathAndQuery};
 use tokio::time::timeout_at;
 
-pub(super) use self::ask::{Fields, Http1};
+pub(super) use self::http1::{Fields, Http1};
 use self::{
-    ask::{Failed, Question},
-    expect::{Answer, Expect, Predicate},
+    expectation::{Answer, Expectation, Predicate},
+    http1::{CheckRequest, Failed},
 };
 use super::{
-    Report,
+    CheckReport,
     check::{CheckFuture, HealthCheck, Target},
-    reach::{Connection, Reach},
+    check_connection::{CheckConnector, Connection},
 };
 use crate::{
     connect::{Connected, Connector, TargetOverride},
@@ -55,9 +55,9 @@ pub struct HttpCheck {
     path: PathAndQuery,
     host: Option<HeaderValue>,
     fields: Vec<(HeaderName, HeaderValue)>,
-    expect: Expect,
+    expect: Expectation,
     limit: usize,
-    reach: Reach,
+    check_connector: CheckConnector,
 }
 
 impl HttpCheck {
@@ -68,7 +68,7 @@ impl HttpCheck {
             path: PathAndQuery::from_static(PATH),
             host: None,
             fields: Vec::new(),
-            expect: Expect {
+            expect: Expectation {
                 healthy: vec![200..=299],
                 draining: Vec::new(),
                 identity: Vec::new(),
@@ -76,7 +76,7 @@ impl HttpCheck {
                 body: Vec::new(),
             },
             limit: BODY_LIMIT,
-            reach: Reach::default(),
+            check_connector: CheckConnector::default(),
         }
     }
 
@@ -237,7 +237,7 @@ impl HttpCheck {
     ///
     /// Default: [`Connector::new`].
     pub fn connector(mut self, connector: Connector) -> Self {
-        self.reach.connector = connector;
+        self.check_connector.connector = connector;
         self
     }
 
@@ -245,7 +245,7 @@ impl HttpCheck {
     ///
     /// Default: where the backend is.
     pub fn elsewhere(mut self, elsewhere: TargetOverride) -> Self {
-        self.reach.elsewhere = elsewhere;
+        self.check_connector.elsewhere = elsewhere;
         self
     }
 
@@ -254,71 +254,71 @@ impl HttpCheck {
     ///
     /// Default: each check has a connection of its own.
     pub fn pooled(mut self) -> Self {
-        self.reach.pooled = Some(Arc::new(AttachmentKey::new()));
+        self.check_connector.pooled = Some(Arc::new(AttachmentKey::new()));
         self
     }
 
-    async fn run(&self, target: &Target) -> Report {
+    async fn run(&self, target: &Target) -> CheckReport {
         let backend = match (can_http2(), target.backend().configured_protocol()) {
             (false, _) | (_, Protocol::Auto) => target.backend().clone().protocol(Protocol::Http1),
             _ => target.backend().clone(),
         };
-        if let Some(connection) = self.reach.idle(&backend) {
+        if let Some(connection) = self.check_connector.idle(&backend) {
             match self.ask(target, connection, &backend).await {
                 // It was closed while it was idle: that says nothing.
                 Err(Failed::Unanswered(_)) => {}
                 asked => return self.conclude(asked, &backend),
             }
         }
-        let connected = match self.reach.connect(target, &backend).await {
+        let connected = match self.check_connector.connect(target, &backend).await {
             Ok(connected) => connected,
             Err(report) => return report,
         };
         let connection = match self.open(target, connected).await {
             Ok(connection) => connection,
-            Err(why) => return why.to(&self.question(&backend)),
+            Err(why) => return why.for_request(&self.described(&backend)),
         };
         let asked = self.ask(target, connection, &backend).await;
         self.conclude(asked, &backend)
     }
 
     #[cfg(all(feature = "proxy", feature = "http2"))]
-    async fn open(&self, target: &Target, connected: Connected) -> Result<Connection, Report> {
+    async fn open(&self, target: &Target, connected: Connected) -> Result<Connection, CheckReport> {
         if !connected.is_http2() {
             return Ok(Connection::http1(connected));
         }
-        let open = super::h2::Connection::open(connected.into_stream());
+        let open = super::http2::Connection::open(connected.into_stream());
         match timeout_at(target.deadline(), open).await {
             Ok(Ok(connection)) => Ok(Connection::Http2(connection)),
-            Ok(Err(why)) => Err(Report::fail("L7RSP", why)),
-            Err(_) => Err(Report::fail("L7TOUT", "no HTTP/2 in time")),
+            Ok(Err(why)) => Err(CheckReport::fail("L7RSP", why)),
+            Err(_) => Err(CheckReport::fail("L7TOUT", "no HTTP/2 in time")),
         }
     }
 
     #[cfg(not(all(feature = "proxy", feature = "http2")))]
     #[expect(clippy::unused_async, reason = "with HTTP/2 there is a handshake")]
-    async fn open(&self, _: &Target, connected: Connected) -> Result<Connection, Report> {
+    async fn open(&self, _: &Target, connected: Connected) -> Result<Connection, CheckReport> {
         Ok(Connection::http1(connected))
     }
 
-    fn conclude(&self, asked: Result<Asked, Failed>, backend: &Backend) -> Report {
+    fn conclude(&self, asked: Result<Exchanged, Failed>, backend: &Backend) -> CheckReport {
         let report = match asked {
             Ok((answer, connection)) => {
                 let report = self.expect.judge(&answer, backend);
                 if let Some(connection) = connection.filter(|_| report.is_pass()) {
-                    self.reach.keep(backend, connection);
+                    self.check_connector.keep(backend, connection);
                 }
                 report
             }
-            Err(Failed::Local(why)) => Report::local("SOCKERR", why),
-            Err(Failed::TimedOut) => Report::fail("L7TOUT", "no whole response in time"),
-            Err(Failed::Broken(why) | Failed::Unanswered(why)) => Report::fail("L7RSP", why),
+            Err(Failed::Local(why)) => CheckReport::local("SOCKERR", why),
+            Err(Failed::TimedOut) => CheckReport::fail("L7TOUT", "no whole response in time"),
+            Err(Failed::Broken(why) | Failed::Unanswered(why)) => CheckReport::fail("L7RSP", why),
         };
-        report.to(&self.question(backend))
+        report.for_request(&self.described(backend))
     }
 
     /// What a reader of the log may see of the request: a query may hold a secret.
-    fn question(&self, backend: &Backend) -> String {
+    fn described(&self, backend: &Backend) -> String {
         format!(
             "{} {}{}",
             self.method,
@@ -333,18 +333,18 @@ impl HttpCheck {
         target: &Target,
         connection: Connection,
         backend: &Backend,
-    ) -> Result<Asked, Failed> {
+    ) -> Result<Exchanged, Failed> {
         let asking = async {
             match connection {
                 Connection::Http1(conn) => {
-                    let question = Question {
+                    let question = CheckRequest {
                         head: self.head(backend),
                         is_head: self.method == Method::HEAD,
                         limit: self.limit,
                         expect: &self.expect,
                         deadline: target.deadline(),
                     };
-                    let (answer, left) = ask::ask(conn, question).await?;
+                    let (answer, left) = http1::exchange(conn, question).await?;
                     Ok((answer, left.map(Connection::Http1)))
                 }
                 #[cfg(all(feature = "proxy", feature = "http2"))]
@@ -361,16 +361,16 @@ impl HttpCheck {
     async fn ask_http2(
         &self,
         target: &Target,
-        mut connection: super::h2::Connection,
+        mut connection: super::http2::Connection,
         backend: &Backend,
-    ) -> Result<Asked, Failed> {
+    ) -> Result<Exchanged, Failed> {
         use std::mem;
 
-        use self::expect::UseOfBody;
+        use self::expectation::UseOfBody;
 
         let uri = format!(
             "{}://{}{}{}",
-            self.reach.elsewhere.scheme_of(backend).as_str(),
+            self.check_connector.elsewhere.scheme_of(backend).as_str(),
             self.host_of(backend).to_str().unwrap_or_default(),
             backend.base_path(),
             self.path
@@ -384,8 +384,8 @@ impl HttpCheck {
         fields.insert(header::USER_AGENT, HeaderValue::from_static(USER_AGENT));
         fields.extend(self.fields.iter().cloned());
         let failed = |failed| match failed {
-            super::h2::Failed::Broken(why) => Failed::Broken(why),
-            super::h2::Failed::Unanswered(why) => Failed::Unanswered(why),
+            super::http2::Failed::Broken(why) => Failed::Broken(why),
+            super::http2::Failed::Unanswered(why) => Failed::Unanswered(why),
         };
         let mut answered = connection.ask(request).await.map_err(failed)?;
         let (status, headers) = (answered.status, mem::take(&mut answered.headers));
@@ -396,7 +396,7 @@ impl HttpCheck {
         };
         let body = match use_of_body {
             UseOfBody::Decides => reading.await?,
-            UseOfBody::Explains => ask::explanation(target.deadline(), reading).await,
+            UseOfBody::Explains => http1::explanation(target.deadline(), reading).await,
             UseOfBody::None => bytes::Bytes::new(),
         };
         let answer = Answer {
@@ -423,7 +423,7 @@ impl HttpCheck {
             head.extend_from_slice(part.as_bytes());
         }
         write_field(&mut head, "host", self.host_of(backend).as_bytes());
-        if !self.reach.is_pooled() {
+        if !self.check_connector.is_pooled() {
             write_field(&mut head, "connection", b"close");
         }
         if !self
@@ -445,7 +445,7 @@ impl HttpCheck {
 }
 
 /// An answer, and the connection where it can carry more.
-type Asked = (Answer, Option<Connection>);
+type Exchanged = (Answer, Option<Connection>);
 
 impl Default for HttpCheck {
     fn default() -> Self {

@@ -30,12 +30,12 @@ impl Streak {
 
 /// The ejections of one backend so far.
 #[derive(Debug, Default)]
-pub(in crate::health) struct History {
+pub(in crate::health) struct EjectionHistory {
     ejections: u32,
     readmitted: Option<Instant>,
 }
 
-impl History {
+impl EjectionHistory {
     /// Counts an ejection; returns how long it lasts. Each time in service as long as the first
     /// ejection makes up for one. `chance` is how much of the jitter there is, from 0.0 to 1.0.
     pub(in crate::health) fn eject(
@@ -79,7 +79,7 @@ mod tests {
     fn ejections_grow_and_are_forgiven() {
         let rules = Outliers::new();
         let mut now = Instant::now();
-        let mut history = History::default();
+        let mut history = EjectionHistory::default();
         let mut lasts = Vec::new();
         for _ in 0..12 {
             let last = history.eject(&rules, now, 0.0);

@@ -1,17 +1,25 @@
 //! What live traffic shows about a backend: what you configure.
 
+mod evidence;
+mod failure_window;
 mod history;
-mod judge;
-mod latency;
-mod window;
+mod latency_window;
+mod record;
 
 use std::{ops::RangeInclusive, time::Duration};
 
 pub(super) use self::{
-    history::{History, Streak},
-    judge::{Verdict, asked_out, asks_out, forget_asking, judge_error, judge_hung, judge_status},
-    latency::{Latency, Measured, slow},
-    window::{BUCKETS, Window},
+    evidence::{
+        Evidence, asks_for_ejection, ejection_requested, judge_error, judge_status, lost_to_hedge,
+        remove_ejection_fields,
+    },
+    latency_window::{MeasuredLatency, slow_backends},
+    record::OutlierRecord,
+};
+use self::{
+    failure_window::{BUCKETS, FailureWindow},
+    history::{EjectionHistory, Streak},
+    latency_window::LatencyWindow,
 };
 use crate::error::ConfigError;
 

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use tokio::time::Instant;
 
-use super::{Driver, Probe, circuit::Stay};
+use super::{Driver, RunningCheck, circuits::Stay};
 #[cfg(test)]
 use crate::sabotage::{self, Sabotage};
 use crate::{
@@ -18,7 +18,7 @@ pub(super) struct Member {
     moves: u32,
     pub(super) machine: Machine,
     pub(super) next: Option<Instant>,
-    pub(super) probe: Option<Probe>,
+    pub(super) probe: Option<RunningCheck>,
     /// It is to be checked again as soon as that ends.
     pub(super) again: bool,
     /// The checks of many backends, which begin together, were spread over an interval.
@@ -30,8 +30,8 @@ impl Driver {
     /// Follows the pool. Compares with the snapshot rather than counting on events, so that none
     /// can be missed; where nobody joined, left or changed, that costs next to nothing.
     pub(super) fn sync(&mut self, now: Instant) {
-        let core = self.core.clone();
-        let snapshot = core.pool.snapshot();
+        let state = self.state.clone();
+        let snapshot = state.pool.snapshot();
         if snapshot.generation() == self.generation {
             return;
         }
@@ -39,7 +39,7 @@ impl Driver {
         let membership = snapshot.membership();
         if self.membership.as_ref() == Some(&membership) {
             drop(snapshot);
-            self.circuits.refresh(now, self.members.len());
+            self.circuits.scan_soon(now, self.members.len());
             return;
         }
         self.membership = Some(membership);
@@ -49,20 +49,20 @@ impl Driver {
         for backend in backends {
             let key = backend.incarnation();
             let member = match self.members.remove(&key) {
-                Some(member) => self.update(member, backend, now),
-                None => self.welcome(backend, now),
+                Some(member) => self.update_member(member, backend, now),
+                None => self.add_member(backend, now),
             };
             members.insert(key, member);
         }
         for (key, gone) in std::mem::replace(&mut self.members, members) {
             self.cancel(gone.probe);
-            self.fate.forget(key);
+            self.shared_failures.forget(key);
             self.circuits.forget(key);
         }
-        self.circuits.look_now(now);
+        self.circuits.scan_now(now);
     }
 
-    fn welcome(&mut self, backend: Backend, now: Instant) -> Member {
+    fn add_member(&mut self, backend: Backend, now: Instant) -> Member {
         let next = self.leads.then_some(now);
         if next.is_some() {
             self.due
@@ -82,27 +82,27 @@ impl Driver {
         }
     }
 
-    fn update(&mut self, mut member: Member, backend: Backend, now: Instant) -> Member {
+    fn update_member(&mut self, mut member: Member, backend: Backend, now: Instant) -> Member {
         let moves = backend.address_changes();
         if std::mem::replace(&mut member.moves, moves) != moves {
             #[cfg(test)]
             let cancels = member.probe.is_some();
             // What is on its way says nothing about the new address.
             self.cancel(member.probe.take());
-            self.fate.forget(backend.incarnation());
+            self.shared_failures.forget(backend.incarnation());
             // Who makes no checks has measured nothing: what a prober apart says stands.
             if member.machine.readdress(now) && self.leads {
                 let reason = Reason::new("INI", "another address");
                 let measured = Measurement::new(HealthStatus::Unknown, reason);
-                self.results.add(backend.clone(), measured);
+                self.publish_queue.add(backend.clone(), measured);
             }
             #[cfg(test)]
-            if let (true, Some(checks)) = (cancels, &self.core.checks) {
+            if let (true, Some(checks)) = (cancels, &self.state.checks) {
                 if sabotage::is(Sabotage::CancelledCheckCounts) {
                     if let Some(change) = member.machine.fail(&checks.rules(), now) {
                         let reason = Reason::new("L7RSP", "cancelled");
                         let measured = Measurement::new(change.to, reason);
-                        self.results.add(backend.clone(), measured);
+                        self.publish_queue.add(backend.clone(), measured);
                     }
                 }
             }

@@ -1,11 +1,11 @@
 //! The task that checks, and that lets back in.
 
-mod circuit;
-mod common_fate;
-mod lead;
+mod apply_result;
+mod circuits;
+mod leadership;
 mod members;
-mod result;
-mod results;
+mod publish_queue;
+mod shared_failure;
 
 use std::{
     cmp::Reverse,
@@ -19,11 +19,14 @@ use tokio::{
     time::{Instant, sleep_until, timeout_at},
 };
 
-use self::{circuit::Circuits, common_fate::CommonFate, members::Member, results::Results};
+use self::{
+    circuits::Circuits, members::Member, publish_queue::PublishQueue,
+    shared_failure::SharedFailures,
+};
 use super::{
-    Report,
+    CheckReport,
     check::{Checks, Target},
-    owner::{Core, Owner},
+    shared::{HealthState, HealthTask},
 };
 #[cfg(test)]
 use crate::sabotage::{self, Sabotage};
@@ -33,7 +36,7 @@ use crate::{
 };
 
 #[cfg(test)]
-pub(super) use self::result::LONGEST_WAIT;
+pub(super) use self::apply_result::LONGEST_WAIT;
 
 /// Checks the backends of a pool, without a layer; stops when it is dropped.
 ///
@@ -51,7 +54,7 @@ pub(super) use self::result::LONGEST_WAIT;
 #[derive(Debug)]
 #[must_use = "checks end when it is dropped"]
 pub struct Prober {
-    _owner: Owner,
+    _task: HealthTask,
 }
 
 impl Prober {
@@ -68,16 +71,16 @@ impl Prober {
                 "there is no tokio runtime here to run it",
             ));
         }
-        let core = Core::new(pool.clone(), Some(checks), None, Rank::Given);
-        let owner = Owner::new(core);
-        owner.ensure();
-        Ok(Self { _owner: owner })
+        let state = HealthState::new(pool.clone(), Some(checks), None, Rank::Given);
+        let task = HealthTask::new(state);
+        task.ensure();
+        Ok(Self { _task: task })
     }
 }
 
 /// One task for a whole pool. Checks run in tasks of their own, so that none waits for another.
 pub(super) struct Driver {
-    core: Arc<Core>,
+    state: Arc<HealthState>,
     /// Where there is something to check with.
     lead: Option<Candidate>,
     /// Makes the checks of the pool; others that could leave them to this one.
@@ -91,37 +94,37 @@ pub(super) struct Driver {
     due: BinaryHeap<Reverse<(Instant, u64)>>,
     /// Due, and without a free slot.
     waiting: VecDeque<u64>,
-    running: JoinSet<Done>,
+    running: JoinSet<CheckResult>,
     probes: HashMap<Id, u64>,
     circuits: Circuits,
-    fate: CommonFate,
-    results: Results,
+    shared_failures: SharedFailures,
+    publish_queue: PublishQueue,
 }
 
 /// A check that runs.
-struct Probe {
+struct RunningCheck {
     abort: AbortHandle,
     began: Instant,
 }
 
 /// A check that ended.
-struct Done {
+struct CheckResult {
     began: Instant,
     took: Duration,
-    report: Report,
+    report: CheckReport,
 }
 
 impl Driver {
-    pub(super) fn new(core: Arc<Core>) -> Self {
-        let checks = core.checks.is_some();
-        let mut lead = checks.then(|| core.pool.stand(core.rank));
+    pub(super) fn new(state: Arc<HealthState>) -> Self {
+        let checks = state.checks.is_some();
+        let mut lead = checks.then(|| state.pool.stand(state.rank));
         Self {
             leads: lead.as_mut().is_some_and(Candidate::leads),
             lead,
-            circuits: Circuits::new(&core, Instant::now()),
-            fate: CommonFate::new(core.checks.as_ref()),
-            results: Results::default(),
-            core,
+            circuits: Circuits::new(&state, Instant::now()),
+            shared_failures: SharedFailures::new(state.checks.as_ref()),
+            publish_queue: PublishQueue::default(),
+            state,
             members: BTreeMap::new(),
             membership: None,
             generation: 0,
@@ -133,20 +136,20 @@ impl Driver {
     }
 
     pub(super) async fn run(mut self) {
-        let core = self.core.clone();
-        let mut events = core.pool.subscribe();
+        let state = self.state.clone();
+        let mut events = state.pool.subscribe();
         loop {
             let now = Instant::now();
-            self.follow_lead(now);
+            self.follow_leadership(now);
             self.sync(now);
-            self.turn_circuits(now);
-            self.settle_fate(now);
+            self.update_circuits(now);
+            self.conclude_inquiry(now);
             self.start_due(now);
             if self.publish_due(now) {
                 // Whoever listens hears of these before there are more.
                 yield_now().await;
             }
-            let moves = core.pool.tick(now);
+            let moves = state.pool.tick(now);
             let next = [self.next_wake(), moves].into_iter().flatten().min();
             // In a fixed order, so that equal schedules run alike. Nothing starves: what is due is
             // done in every round, and a branch leaves none of its kind waiting for long.
@@ -159,8 +162,8 @@ impl Driver {
                     // They only say that there is something to look at.
                     while events.try_next().is_some() {}
                 }
-                () = core.wake.notified() => {}
-                () = lead::changed(&mut self.lead) => {}
+                () = state.wake.notified() => {}
+                () = leadership::changed(&mut self.lead) => {}
                 Some(ended) = self.running.join_next_with_id() => {
                     self.finish(ended);
                     // Whatever else has ended by now is seen with it.
@@ -186,7 +189,7 @@ impl Driver {
                 }
             }
         }
-        let Some(checks) = &self.core.checks else {
+        let Some(checks) = &self.state.checks else {
             return;
         };
         #[cfg(test)]
@@ -205,12 +208,12 @@ impl Driver {
                 let probe = probe(checks.clone(), member.backend.clone());
                 let abort = self.running.spawn(probe);
                 self.probes.insert(abort.id(), key);
-                member.probe = Some(Probe { abort, began: now });
+                member.probe = Some(RunningCheck { abort, began: now });
             }
         }
     }
 
-    fn finish(&mut self, ended: Result<(Id, Done), JoinError>) {
+    fn finish(&mut self, ended: Result<(Id, CheckResult), JoinError>) {
         let (id, done) = match ended {
             Ok((id, done)) => (id, Some(done)),
             Err(error) => (error.id(), None),
@@ -228,12 +231,12 @@ impl Driver {
         let Some(probe) = member.probe.take() else {
             return;
         };
-        let done = done.unwrap_or_else(|| Done {
+        let done = done.unwrap_or_else(|| CheckResult {
             began: probe.began,
             took: now.saturating_duration_since(probe.began),
-            report: Report::fail("L7RSP", "the check panicked"),
+            report: CheckReport::fail("L7RSP", "the check panicked"),
         });
-        self.note(key, &done, now);
+        self.apply_result(key, &done, now);
     }
 
     /// Has a backend checked at this time, and not at the one that was planned.
@@ -244,7 +247,7 @@ impl Driver {
         }
     }
 
-    fn cancel(&mut self, probe: Option<Probe>) {
+    fn cancel(&mut self, probe: Option<RunningCheck>) {
         if let Some(probe) = probe {
             self.probes.remove(&probe.abort.id());
             probe.abort.abort();
@@ -255,23 +258,23 @@ impl Driver {
         let check = self.due.peek().map(|Reverse((when, _))| *when);
         let others = [
             check,
-            self.fate.due(),
+            self.shared_failures.due(),
             self.circuits.due(),
-            self.results.put_off(self.members.len()),
+            self.publish_queue.deferred_until(self.members.len()),
         ];
         let stays = self.circuits.stays(&self.members);
         others.into_iter().flatten().chain(stays).min()
     }
 }
 
-async fn probe(checks: Checks, backend: Backend) -> Done {
+async fn probe(checks: Checks, backend: Backend) -> CheckResult {
     let began = Instant::now();
     let target = Target::new(backend, began + checks.timeout);
     let check = checks.check.check(&target);
     let report = timeout_at(target.deadline(), check)
         .await
-        .unwrap_or_else(|_| Report::fail("L7TOUT", "no answer in time"));
-    Done {
+        .unwrap_or_else(|_| CheckReport::fail("L7TOUT", "no answer in time"));
+    CheckResult {
         began,
         took: began.elapsed(),
         report,
@@ -286,6 +289,6 @@ async fn until(when: Option<Instant>) {
 }
 
 /// For so many members and fewer, nothing is put off.
-const FEW: usize = 64;
+const SMALL_POOL: usize = 64;
 /// The keys of backends.
 type Keys = BTreeSet<u64>;

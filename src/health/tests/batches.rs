@@ -1,4 +1,4 @@
-//! Results that come together are shown together.
+//! PublishQueue that come together are shown together.
 
 use super::*;
 use crate::pool::{Measurement, Reason};

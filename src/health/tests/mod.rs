@@ -1,8 +1,8 @@
 mod batches;
-mod fate;
 mod members;
 mod outliers;
-mod several;
+mod several_layers;
+mod shared_failure;
 mod states;
 mod timing;
 
@@ -94,16 +94,16 @@ impl HealthCheck for Script {
         Box::pin(async move {
             let _running = running;
             match answer {
-                Answer::Blame(name) => Report::fail("L7STS", "503").because_of(name),
-                Answer::Degraded(share) => Report::degraded(share, "L7OK", "200"),
-                Answer::Drain => Report::drain("L7OK", "404"),
-                Answer::Fail => Report::fail("L4CON", "refused"),
+                Answer::Blame(name) => CheckReport::fail("L7STS", "503").because_of(name),
+                Answer::Degraded(share) => CheckReport::degraded(share, "L7OK", "200"),
+                Answer::Drain => CheckReport::drain("L7OK", "404"),
+                Answer::Fail => CheckReport::fail("L4CON", "refused"),
                 Answer::Hang => std::future::pending().await,
-                Answer::Local => Report::local("SOCKERR", "EMFILE"),
+                Answer::Local => CheckReport::local("SOCKERR", "EMFILE"),
                 Answer::Panic => panic!("told to"),
-                Answer::Pass => Report::pass("L7OK", "200"),
+                Answer::Pass => CheckReport::pass("L7OK", "200"),
                 Answer::Wait(seconds) => {
-                    Report::fail("L7STS", "503").retry_after(Duration::from_secs(seconds))
+                    CheckReport::fail("L7STS", "503").retry_after(Duration::from_secs(seconds))
                 }
             }
         })
@@ -321,8 +321,8 @@ fn the_documented_defaults_are_those_of_the_code() {
         format!("| jitter | {} % |", JITTER * 100.0),
         "down | as the interval |".to_owned(),
         format!(
-            "| shared fate | {} % of those that answer |",
-            SHARED_FATE * 100.0
+            "| shared failure | {} % of those that answer |",
+            SHARED_FAILURE * 100.0
         ),
         format!(
             "| asked to wait | up to {} s |",

@@ -13,7 +13,9 @@ use evenkeel::{
     Backend, ErrorKind, LoadBalancer, Pool,
     connect::Connector,
     context::Exchange,
-    health::{CheckFuture, Checks, HealthCheck, HealthLayer, HttpCheck, Outliers, Report, Target},
+    health::{
+        CheckFuture, CheckReport, Checks, HealthCheck, HealthLayer, HttpCheck, Outliers, Target,
+    },
     pool::{Circuit, HealthStatus},
     proxy::Proxy,
     respond::RespondLayer,
@@ -155,13 +157,13 @@ async fn without_descriptors() {
     assert!(errors[0].contains("RLIMIT_NOFILE"), "{}", errors[0]);
 }
 
-async fn next(reports: &mut mpsc::UnboundedReceiver<Report>) -> Report {
+async fn next(reports: &mut mpsc::UnboundedReceiver<CheckReport>) -> CheckReport {
     timeout(PATIENCE, reports.recv()).await.unwrap().unwrap()
 }
 
 /// Tells what a check reports.
 #[derive(Debug)]
-struct Heard(HttpCheck, mpsc::UnboundedSender<Report>);
+struct Heard(HttpCheck, mpsc::UnboundedSender<CheckReport>);
 
 impl HealthCheck for Heard {
     fn check<'a>(&'a self, target: &'a Target) -> CheckFuture<'a> {

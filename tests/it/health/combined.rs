@@ -7,7 +7,7 @@ use evenkeel::health::{All, Any};
 use super::*;
 
 #[derive(Debug)]
-struct Says(Report);
+struct Says(CheckReport);
 
 impl HealthCheck for Says {
     fn check<'a>(&'a self, _: &'a Target) -> CheckFuture<'a> {
@@ -25,14 +25,14 @@ impl HealthCheck for Hangs {
 }
 
 fn passes() -> Says {
-    Says(Report::pass("L7OK", "200"))
+    Says(CheckReport::pass("L7OK", "200"))
 }
 
 fn fails(detail: &'static str) -> Says {
-    Says(Report::fail("L7STS", detail))
+    Says(CheckReport::fail("L7STS", detail))
 }
 
-async fn run(checks: &impl HealthCheck) -> Report {
+async fn run(checks: &impl HealthCheck) -> CheckReport {
     check(checks, backend("a", refused())).await
 }
 
@@ -57,7 +57,7 @@ async fn all_must_pass_and_the_first_failure_is_named() {
 
 #[tokio::test]
 async fn the_worst_of_those_that_pass_is_told() {
-    let degraded = |share| Says(Report::degraded(share, "L7OK", "busy"));
+    let degraded = |share| Says(CheckReport::degraded(share, "L7OK", "busy"));
     let checks = All::new()
         .with("a", degraded(0.5))
         .with("b", degraded(0.25))
@@ -67,9 +67,9 @@ async fn the_worst_of_those_that_pass_is_told() {
         (report.capacity(), &*report.reason().detail),
         (0.25, "b: busy")
     );
-    let report = run(&checks.with("d", Says(Report::drain("L7OK", "404")))).await;
+    let report = run(&checks.with("d", Says(CheckReport::drain("L7OK", "404")))).await;
     assert!(report.is_draining());
-    let blamed = Says(Report::fail("L7STS", "503").because_of("postgres"));
+    let blamed = Says(CheckReport::fail("L7STS", "503").because_of("postgres"));
     let report = run(&All::new().with("app", blamed)).await;
     assert_eq!(report.dependency().map(|d| &**d), Some("postgres"));
 }
@@ -98,7 +98,7 @@ async fn any_may_pass_and_all_names_are_told_when_none_does() {
 
 #[tokio::test]
 async fn what_could_not_be_made_is_told_where_the_others_leave_it_open() {
-    let unmade = || Says(Report::local("SOCKERR", "EMFILE"));
+    let unmade = || Says(CheckReport::local("SOCKERR", "EMFILE"));
     let all = |other| All::new().with("db", unmade()).with("app", other);
     let any = |other| Any::new().with("db", unmade()).with("app", other);
     for (report, local, pass) in [

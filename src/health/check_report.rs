@@ -12,7 +12,7 @@ use crate::{
 /// What a check found: whether the backend serves, and why.
 #[derive(Clone, Debug, PartialEq)]
 #[must_use]
-pub struct Report {
+pub struct CheckReport {
     finding: Finding,
     reason: Reason,
     status: Option<StatusCode>,
@@ -25,12 +25,12 @@ enum Finding {
     Drains,
     Fails,
     /// Nothing: the check could not be made.
-    Local,
+    NotMade,
     /// At this share of what it does when it is well.
     Serves(f64),
 }
 
-impl Report {
+impl CheckReport {
     /// The backend serves; `code` is one of HAProxy's vocabulary (`L4OK`, `L6OK`, `L7OK`).
     pub fn pass(code: &'static str, detail: impl Into<Cow<'static, str>>) -> Self {
         Self::new(Finding::Serves(1.0), code, detail)
@@ -61,11 +61,11 @@ impl Report {
     /// resolver does not answer. Neither a pass nor a failure: the backend stays what it was, and
     /// is checked again at its time. `code` is HAProxy's `SOCKERR`.
     pub fn local(code: &'static str, detail: impl Into<Cow<'static, str>>) -> Self {
-        Self::new(Finding::Local, code, detail)
+        Self::new(Finding::NotMade, code, detail)
     }
 
     /// Names the dependency whose failure makes the backend fail, for
-    /// [`Checks::shared_fate`](super::Checks::shared_fate).
+    /// [`Checks::shared_failure`](super::Checks::shared_failure).
     pub fn because_of(mut self, dependency: impl Into<Arc<str>>) -> Self {
         self.dependency = Some(dependency.into());
         self
@@ -87,13 +87,13 @@ impl Report {
     /// Returns true if the backend serves, be it its sessions alone.
     #[must_use]
     pub fn is_pass(&self) -> bool {
-        !matches!(self.finding, Finding::Fails | Finding::Local)
+        !matches!(self.finding, Finding::Fails | Finding::NotMade)
     }
 
     /// Returns true if the check could not be made, which is no pass either.
     #[must_use]
     pub fn is_local(&self) -> bool {
-        self.finding == Finding::Local
+        self.finding == Finding::NotMade
     }
 
     /// Returns true if the backend asks for no new traffic.
@@ -107,7 +107,7 @@ impl Report {
     pub fn capacity(&self) -> f64 {
         match self.finding {
             Finding::Serves(share) => share,
-            Finding::Drains | Finding::Fails | Finding::Local => 1.0,
+            Finding::Drains | Finding::Fails | Finding::NotMade => 1.0,
         }
     }
 
@@ -154,7 +154,7 @@ impl Report {
     }
 
     /// Puts a name before the detail: which of several checks it was.
-    pub(super) fn of(mut self, name: &str) -> Self {
+    pub(super) fn named(mut self, name: &str) -> Self {
         let detail = match self.reason.detail.is_empty() {
             true => name.to_owned(),
             false => format!("{name}: {}", self.reason.detail),
@@ -164,7 +164,7 @@ impl Report {
     }
 
     /// Puts what was asked for before the detail: `GET /health answered 404`.
-    pub(super) fn to(mut self, question: &str) -> Self {
+    pub(super) fn for_request(mut self, question: &str) -> Self {
         let detail = &self.reason.detail;
         let colon = if detail.starts_with(ANSWERED) {
             ""
@@ -186,7 +186,7 @@ impl Report {
     }
 }
 
-/// How the detail of an answer begins; see [`Report::to`].
+/// How the detail of an answer begins; see [`CheckReport::for_request`].
 pub(super) const ANSWERED: &str = "answered ";
 /// A backend that says 0 still wants to be seen to serve: as little as a weight of 100 can tell.
 const LEAST_SHARE: f64 = 0.01;
@@ -205,7 +205,7 @@ mod tests {
             (f64::NAN, 1.0),
             (f64::INFINITY, 1.0),
         ] {
-            let report = Report::degraded(given, "L7OK", "");
+            let report = CheckReport::degraded(given, "L7OK", "");
             assert!(report.is_pass());
             assert_eq!(report.capacity(), kept, "{given}");
         }
@@ -213,14 +213,17 @@ mod tests {
 
     #[test]
     fn who_passes_has_no_dependency_to_blame() {
-        let report = Report::fail("L7STS", "503").because_of("postgres");
+        let report = CheckReport::fail("L7STS", "503").because_of("postgres");
         assert_eq!(report.dependency().map(|d| &**d), Some("postgres"));
         assert!(
-            Report::pass("L7OK", "")
+            CheckReport::pass("L7OK", "")
                 .because_of("x")
                 .dependency()
                 .is_none()
         );
-        assert!(Report::drain("L7OK", "").is_pass() && Report::drain("L7OK", "").is_draining());
+        assert!(
+            CheckReport::drain("L7OK", "").is_pass()
+                && CheckReport::drain("L7OK", "").is_draining()
+        );
     }
 }

@@ -9,7 +9,7 @@ use std::sync::atomic::{
 /// reads no clock: what failed within the window is set against what succeeded since the oldest
 /// of these failures.
 #[derive(Debug, Default)]
-pub(in crate::health) struct Window {
+pub(in crate::health) struct FailureWindow {
     /// Ever; it may wrap.
     successes: AtomicU64,
     buckets: [Bucket; BUCKETS as usize],
@@ -31,7 +31,7 @@ pub(in crate::health) struct Count {
     pub(in crate::health) total: u64,
 }
 
-impl Window {
+impl FailureWindow {
     pub(in crate::health) fn success(&self) {
         self.successes.fetch_add(1, Relaxed);
     }
@@ -103,7 +103,7 @@ mod tests {
 
     #[test]
     fn what_is_older_than_the_window_is_forgotten() {
-        let window = Window::default();
+        let window = FailureWindow::default();
         window.success();
         assert_eq!(window.failure(7), count(1, 1), "the success was before");
         window.success();
@@ -117,7 +117,7 @@ mod tests {
 
     #[test]
     fn a_success_taken_back_is_a_failure_alone() {
-        let window = Window::default();
+        let window = FailureWindow::default();
         window.failure(1);
         for _ in 0..10 {
             window.success();
@@ -125,7 +125,7 @@ mod tests {
             window.failure(1);
         }
         assert_eq!(window.failure(1), count(12, 12));
-        let window = Window::default();
+        let window = FailureWindow::default();
         window.success();
         window.undo_success();
         window.undo_success();
@@ -134,7 +134,7 @@ mod tests {
 
     #[test]
     fn many_threads_count_alike() {
-        let window = Arc::new(Window::default());
+        let window = Arc::new(FailureWindow::default());
         window.failure(5);
         let threads: Vec<_> = (0..4)
             .map(|_| {
@@ -157,7 +157,7 @@ mod tests {
         fn it_counts_as_one_who_remembers_all(
             results in prop::collection::vec((0_u64..4, any::<bool>()), 1..300),
         ) {
-            let window = Window::default();
+            let window = FailureWindow::default();
             let mut tick = 0;
             let mut all = Vec::new();
             for (later, success) in results {

@@ -6,7 +6,7 @@ use bytes::{Bytes, BytesMut};
 use http::HeaderMap;
 use tokio::time::{Instant, timeout_at};
 
-use super::expect::{Answer, Expect, UseOfBody};
+use super::expectation::{Answer, Expectation, UseOfBody};
 use crate::{
     connect::http1::{Conn, ConnOwner, ResponseContent, Start},
     error::{Error, ErrorKind},
@@ -39,27 +39,27 @@ impl ConnOwner for Fields {
 pub(in crate::health) type Http1 = Box<Conn<Fields>>;
 
 /// How a check asks.
-pub(super) struct Question<'a> {
+pub(super) struct CheckRequest<'a> {
     pub(super) head: Vec<u8>,
     pub(super) is_head: bool,
     /// The most bytes of a body.
     pub(super) limit: usize,
-    pub(super) expect: &'a Expect,
+    pub(super) expect: &'a Expectation,
     pub(super) deadline: Instant,
 }
 
 /// Sends a request and reads the answer; returns the connection with it, where it can carry
 /// another. A body that decides nothing is not waited for.
-pub(super) async fn ask(
+pub(super) async fn exchange(
     mut conn: Http1,
-    mut question: Question<'_>,
+    mut request: CheckRequest<'_>,
 ) -> Result<(Answer, Option<Http1>), Failed> {
     let start = Start {
-        is_head: question.is_head,
+        is_head: request.is_head,
         ..Start::default()
     };
     conn.start(start).map_err(|error| broken(&error))?;
-    conn.send(&mut question.head);
+    conn.send(&mut request.head);
     let found = match poll_fn(|cx| conn.poll_response_head(cx)).await {
         Ok(found) => found,
         Err(error) => {
@@ -74,18 +74,18 @@ pub(super) async fn ask(
         }
     };
     let headers = mem::take(&mut conn.owner_data.0);
-    let use_of_body = question.expect.use_of_body(found.status, &headers);
+    let use_of_body = request.expect.use_of_body(found.status, &headers);
     let body = match found.body {
         ResponseContent::None => Bytes::new(),
-        ResponseContent::Whole(data) => data.slice(..data.len().min(question.limit)),
+        ResponseContent::Whole(data) => data.slice(..data.len().min(request.limit)),
         ResponseContent::Streaming => match use_of_body {
-            UseOfBody::Decides => read(&mut conn, question.limit).await?,
+            UseOfBody::Decides => read(&mut conn, request.limit).await?,
             UseOfBody::Explains => {
-                let reading = read(&mut conn, question.limit);
-                explanation(question.deadline, reading).await
+                let reading = read(&mut conn, request.limit);
+                explanation(request.deadline, reading).await
             }
             UseOfBody::None => {
-                pass_over(&mut conn, question.limit).await;
+                pass_over(&mut conn, request.limit).await;
                 Bytes::new()
             }
         },

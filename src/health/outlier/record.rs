@@ -11,79 +11,84 @@ use std::{
 use tokio::time::Instant;
 
 use super::{
-    outlier::{BUCKETS, History, Latency, Measured, Outliers, Streak, Window, asked_out},
-    owner::{Core, lock},
+    BUCKETS, EjectionHistory, FailureWindow, LatencyWindow, MeasuredLatency, Outliers, Streak,
+    ejection_requested,
 };
 use crate::{
     error::ErrorKind,
+    health::shared::{HealthState, lock},
     pool::{Attachment, Backend, Circuit, Ejection, Reason},
 };
 
 /// What one layer's traffic showed about one backend.
-pub(super) struct Watch {
+pub(in crate::health) struct OutlierRecord {
     rules: Arc<Outliers>,
     streak: Streak,
-    window: Window,
-    latency: Option<Latency>,
-    history: Mutex<History>,
+    window: FailureWindow,
+    latency: Option<LatencyWindow>,
+    history: Mutex<EjectionHistory>,
     /// Its circuit is half open: who is sent there now is a trial.
     trial: AtomicBool,
     /// In milliseconds: an ejection that was refused is not tried again at each failure.
     next_try: AtomicU64,
-    core: Weak<Core>,
+    state: Weak<HealthState>,
     id: Arc<str>,
     incarnation: u64,
 }
 
-impl Watch {
-    pub(super) fn new(core: &Arc<Core>, rules: Arc<Outliers>, backend: &Backend) -> Self {
+impl OutlierRecord {
+    pub(in crate::health) fn new(
+        state: &Arc<HealthState>,
+        rules: Arc<Outliers>,
+        backend: &Backend,
+    ) -> Self {
         Self {
             streak: Streak::default(),
-            window: Window::default(),
-            latency: rules.slow.is_some().then(Latency::default),
+            window: FailureWindow::default(),
+            latency: rules.slow.is_some().then(LatencyWindow::default),
             history: Mutex::default(),
             trial: AtomicBool::new(false),
             next_try: AtomicU64::new(0),
-            core: Arc::downgrade(core),
+            state: Arc::downgrade(state),
             id: backend.shared_id(),
             incarnation: backend.incarnation(),
             rules,
         }
     }
 
-    pub(super) fn rules(&self) -> &Outliers {
+    pub(in crate::health) fn rules(&self) -> &Outliers {
         &self.rules
     }
 
-    pub(super) fn incarnation(&self) -> u64 {
+    pub(in crate::health) fn incarnation(&self) -> u64 {
         self.incarnation
     }
 
     /// Returns true if a request that is sent now is a trial.
-    pub(super) fn is_trial(&self) -> bool {
+    pub(in crate::health) fn is_trial(&self) -> bool {
         self.trial.load(Relaxed)
     }
 
-    pub(super) fn set_trial(&self, trial: bool) {
+    pub(in crate::health) fn set_trial(&self, trial: bool) {
         self.trial.store(trial, Relaxed);
     }
 
     /// Returns the moment, where latencies are looked at.
-    pub(super) fn clock(&self) -> Option<Instant> {
+    pub(in crate::health) fn clock(&self) -> Option<Instant> {
         self.latency.as_ref().map(|_| Instant::now())
     }
 
-    pub(super) fn took(&self, time: Duration) {
+    pub(in crate::health) fn took(&self, time: Duration) {
         if let Some(latency) = &self.latency {
             latency.record(time);
         }
     }
 
-    pub(super) fn take_latency(&self) -> Option<Measured> {
-        self.latency.as_ref().map(Latency::take)
+    pub(in crate::health) fn take_latency(&self) -> Option<MeasuredLatency> {
+        self.latency.as_ref().map(LatencyWindow::take)
     }
 
-    pub(super) fn success(&self) {
+    pub(in crate::health) fn success(&self) {
         self.streak.success();
         if self.rules.rate.is_some() {
             self.window.success();
@@ -91,7 +96,7 @@ impl Watch {
     }
 
     #[cold]
-    pub(super) fn failure(&self, reason: Reason) {
+    pub(in crate::health) fn failure(&self, reason: Reason) {
         let streak = self.streak.failure();
         self.judge(reason, streak);
     }
@@ -110,11 +115,11 @@ impl Watch {
     }
 
     fn judge(&self, reason: Reason, streak: u32) {
-        let Some(core) = self.core.upgrade() else {
+        let Some(state) = self.state.upgrade() else {
             return;
         };
         let rules = &*self.rules;
-        let now = core.millis();
+        let now = state.millis();
         let mut reason = reason;
         let mut guilty = streak >= rules.consecutive;
         if let Some(share) = rules.rate {
@@ -133,44 +138,45 @@ impl Watch {
             }
         }
         if guilty && self.may_try(now) {
-            self.eject(&core, reason, streak, rules.max_share);
+            self.eject(&state, reason, streak, rules.max_share);
         }
     }
 
     /// The backend itself asks to be taken out.
     #[cold]
-    pub(super) fn asked_out(&self) {
-        if let Some(core) = self.core.upgrade() {
-            if self.may_try(core.millis()) {
-                self.eject(&core, asked_out(), 1, 1.0);
+    pub(in crate::health) fn ejection_requested(&self) {
+        if let Some(state) = self.state.upgrade() {
+            if self.may_try(state.millis()) {
+                self.eject(&state, ejection_requested(), 1, 1.0);
             }
         }
     }
 
     #[cold]
-    pub(super) fn is_slow(&self, reason: Reason) {
-        if let Some(core) = self.core.upgrade() {
-            self.eject(&core, reason, 0, self.rules.max_share);
+    pub(in crate::health) fn is_slow(&self, reason: Reason) {
+        if let Some(state) = self.state.upgrade() {
+            self.eject(&state, reason, 0, self.rules.max_share);
         }
     }
 
     #[cold]
-    pub(super) fn trial_passed(&self) {
-        if let Some((core, backend)) = self.member() {
+    pub(in crate::health) fn trial_passed(&self) {
+        if let Some((state, backend)) = self.member() {
             // Back by other means, or out for something newer: this says no more than others do.
             if backend.circuit() != Circuit::HalfOpen {
                 return;
             }
             self.readmitted(Instant::now());
-            core.pool
+            state
+                .pool
                 .readmit(&backend, Reason::new("TRIAL", "a trial passed"));
-            core.touch(self.incarnation);
+            state.touch(self.incarnation);
         }
     }
 
     #[cold]
-    pub(super) fn trial_failed(&self, reason: Reason) {
-        if let Some((core, backend)) = self.member() {
+    pub(in crate::health) fn trial_failed(&self, reason: Reason) {
+        if let Some((state, backend)) = self.member() {
             self.set_trial(false);
             let say = || {
                 tracing::info!(
@@ -178,8 +184,8 @@ impl Watch {
                     backend = backend.id(), %reason, "a trial failed"
                 );
             };
-            if core.pool.end_trial_and(&backend, say) {
-                core.touch(self.incarnation);
+            if state.pool.end_trial_and(&backend, say) {
+                state.touch(self.incarnation);
             } else {
                 // The circuit was not half open: it is a failure like any other.
                 self.failure(reason);
@@ -188,11 +194,11 @@ impl Watch {
     }
 
     /// Counts an ejection; returns how long it lasts.
-    pub(super) fn ejected(&self, now: Instant) -> Duration {
+    pub(in crate::health) fn ejected(&self, now: Instant) -> Duration {
         lock(&self.history).eject(&self.rules, now, fastrand::f64())
     }
 
-    pub(super) fn readmitted(&self, now: Instant) {
+    pub(in crate::health) fn readmitted(&self, now: Instant) {
         lock(&self.history).readmit(now);
         self.set_trial(false);
         self.streak.success();
@@ -208,20 +214,20 @@ impl Watch {
         may
     }
 
-    fn member(&self) -> Option<(Arc<Core>, Backend)> {
-        let core = self.core.upgrade()?;
-        let backend = core.pool.snapshot().get(&self.id).cloned()?;
-        (backend.incarnation() == self.incarnation).then_some((core, backend))
+    fn member(&self) -> Option<(Arc<HealthState>, Backend)> {
+        let state = self.state.upgrade()?;
+        let backend = state.pool.snapshot().get(&self.id).cloned()?;
+        (backend.incarnation() == self.incarnation).then_some((state, backend))
     }
 
-    fn eject(&self, core: &Core, reason: Reason, streak: u32, max_share: f64) {
+    fn eject(&self, state: &HealthState, reason: Reason, streak: u32, max_share: f64) {
         let Some((_, backend)) = self.member() else {
             return;
         };
         let id = backend.id();
         let (code, detail) = (reason.code, reason.detail.clone());
-        match core.pool.eject(&backend, reason, streak, max_share) {
-            Ejection::Ejected => core.touch(self.incarnation),
+        match state.pool.eject(&backend, reason, streak, max_share) {
+            Ejection::Ejected => state.touch(self.incarnation),
             Ejection::LastUsable => tracing::warn!(
                 target: "evenkeel::health",
                 backend = id, streak, code, detail = &*detail, "the backend fails, and is not ejected: it is the last"
@@ -235,7 +241,7 @@ impl Watch {
     }
 }
 
-impl Attachment for Watch {
+impl Attachment for OutlierRecord {
     fn readmitted(&self) {
         Self::readmitted(self, Instant::now());
     }

@@ -5,25 +5,26 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::{Driver, FEW};
+use super::{Driver, SMALL_POOL};
 use crate::pool::{Backend, Measurement};
 
 /// Results on their way to the pool.
 #[derive(Default)]
-pub(super) struct Results {
+pub(super) struct PublishQueue {
     waiting: Vec<(Backend, Measurement)>,
     /// When the last were shown.
     shown: Option<Instant>,
 }
 
-impl Results {
+impl PublishQueue {
     pub(super) fn add(&mut self, backend: Backend, measured: Measurement) {
         self.waiting.push((backend, measured));
     }
 
     /// Returns until when they are put off; `None` where nothing waits or nothing keeps it.
-    pub(super) fn put_off(&self, members: usize) -> Option<Instant> {
-        let puts_off = !self.waiting.is_empty() && self.waiting.len() < MANY && members > FEW;
+    pub(super) fn deferred_until(&self, members: usize) -> Option<Instant> {
+        let puts_off =
+            !self.waiting.is_empty() && self.waiting.len() < MANY && members > SMALL_POOL;
         self.shown
             .filter(|_| puts_off)
             .map(|shown| shown + pause(members))
@@ -34,20 +35,20 @@ impl Driver {
     /// Shows what there is, but for what follows others closely; returns true if there was
     /// something.
     pub(super) fn publish_due(&mut self, now: Instant) -> bool {
-        let until = self.results.put_off(self.members.len());
-        if self.results.waiting.is_empty() || until.is_some_and(|until| now < until) {
+        let until = self.publish_queue.deferred_until(self.members.len());
+        if self.publish_queue.waiting.is_empty() || until.is_some_and(|until| now < until) {
             return false;
         }
-        self.results.shown = Some(now);
+        self.publish_queue.shown = Some(now);
         self.publish_results();
         true
     }
 
     /// Shows what there is: before whatever reads or changes the pool otherwise.
     pub(super) fn publish_results(&mut self) {
-        if !self.results.waiting.is_empty() {
-            let results = std::mem::take(&mut self.results.waiting);
-            self.core.pool.measure_all(results);
+        if !self.publish_queue.waiting.is_empty() {
+            let results = std::mem::take(&mut self.publish_queue.waiting);
+            self.state.pool.measure_all(results);
         }
     }
 }

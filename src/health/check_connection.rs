@@ -3,9 +3,9 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 #[cfg(all(feature = "proxy", feature = "http2"))]
-use super::h2;
+use super::http2;
 use super::{
-    Report, Target,
+    CheckReport, Target,
     http::{Fields, Http1},
 };
 use crate::{
@@ -15,41 +15,43 @@ use crate::{
 
 /// How a check gets to a backend.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Reach {
+pub(super) struct CheckConnector {
     pub(super) connector: Connector,
     pub(super) elsewhere: TargetOverride,
     /// What names the idle connections of this check; none where each check opens its own.
-    pub(super) pooled: Option<Arc<AttachmentKey<Idle>>>,
+    pub(super) pooled: Option<Arc<AttachmentKey<IdleConnection>>>,
 }
 
-impl Reach {
+impl CheckConnector {
     /// Connects until the deadline, or says why not.
     pub(super) async fn connect(
         &self,
         target: &Target,
         backend: &Backend,
-    ) -> Result<Connected, Report> {
+    ) -> Result<Connected, CheckReport> {
         let connect = self
             .connector
             .connect_by(backend, &self.elsewhere, target.deadline());
         let connected = connect.await;
         if let (Ok(connected), Some(key)) = (&connected, &self.pooled) {
-            let idle = backend.attachment(key, Idle::default);
+            let idle = backend.attachment(key, IdleConnection::default);
             *lock(&idle.place) = connected.resolved().cloned();
         }
-        connected.map_err(|error| Report::not_connected(&error))
+        connected.map_err(|error| CheckReport::not_connected(&error))
     }
 
     /// Takes the idle connection, if it is as good as new.
     pub(super) fn idle(&self, backend: &Backend) -> Option<Connection> {
         let key = self.pooled.as_ref()?;
-        backend.attachment(key, Idle::default).take(backend)
+        backend
+            .attachment(key, IdleConnection::default)
+            .take(backend)
     }
 
     /// Keeps a connection for the next check.
     pub(super) fn keep(&self, backend: &Backend, connection: Connection) {
         if let Some(key) = &self.pooled {
-            let idle = backend.attachment(key, Idle::default);
+            let idle = backend.attachment(key, IdleConnection::default);
             idle.put(connection, backend.address());
         }
     }
@@ -64,7 +66,7 @@ impl Reach {
 pub(super) enum Connection {
     Http1(Http1),
     #[cfg(all(feature = "proxy", feature = "http2"))]
-    Http2(h2::Connection),
+    Http2(http2::Connection),
 }
 
 impl Connection {
@@ -76,13 +78,13 @@ impl Connection {
 /// The one connection that a check keeps to a backend, and to which address: the check that
 /// keeps it may have begun before the address changed.
 #[derive(Debug, Default)]
-pub(super) struct Idle {
+pub(super) struct IdleConnection {
     kept: Mutex<Option<(Address, Connection)>>,
     /// Where the connection leads by name.
     place: Mutex<Option<ResolvedAddress>>,
 }
 
-impl Idle {
+impl IdleConnection {
     fn take(&self, backend: &Backend) -> Option<Connection> {
         let (address, mut connection) = lock(&self.kept).take()?;
         let place = lock(&self.place).clone();
@@ -106,7 +108,7 @@ impl Idle {
     }
 }
 
-impl Attachment for Idle {
+impl Attachment for IdleConnection {
     fn retire(&self) {
         drop(lock(&self.kept).take());
     }

@@ -33,13 +33,13 @@ pub(super) enum Failed {
 
 /// The head of an answer, and its body, which is on its way.
 #[derive(Debug)]
-pub(super) struct Answered {
+pub(super) struct ResponseHead {
     pub(super) status: StatusCode,
     pub(super) headers: HeaderMap,
     body: RecvStream,
 }
 
-impl Answered {
+impl ResponseHead {
     /// Reads the body to its end, or to the limit: its bytes, and the trailers where it ended.
     pub(super) async fn read(&mut self, limit: usize) -> Result<(Bytes, HeaderMap), Failed> {
         let mut body = BytesMut::new();
@@ -72,7 +72,7 @@ impl Connection {
     }
 
     /// Sends a request and reads the head of the answer.
-    pub(super) async fn ask(&mut self, request: Request<Bytes>) -> Result<Answered, Failed> {
+    pub(super) async fn ask(&mut self, request: Request<Bytes>) -> Result<ResponseHead, Failed> {
         let (mut head, body) = request.into_parts();
         if !body.is_empty() || anticipates_content(&head.method) {
             head.headers
@@ -95,7 +95,7 @@ impl Connection {
         drop(turn);
         let answered = opened.response.await.map_err(|error| no_answer(&error))?;
         let (head, body) = answered.into_parts();
-        Ok(Answered {
+        Ok(ResponseHead {
             status: head.status,
             headers: head.headers,
             body,

@@ -5,7 +5,7 @@
 /// critical: `{"dependencies":{"postgres":{"status":"fail"}}}`. What is no such JSON names none.
 ///
 /// In alphabetical order, so that backends which list them differently name the same one.
-pub(super) fn failed_dependency(text: &[u8]) -> Option<String> {
+pub(super) fn find(text: &[u8]) -> Option<String> {
     let text = std::str::from_utf8(text).ok()?;
     let mut json = Reader { rest: text };
     let mut found: Option<String> = None;
@@ -201,7 +201,7 @@ mod tests {
             ("", None),
             (&deep, None),
         ] {
-            let found = failed_dependency(text.as_bytes());
+            let found = find(text.as_bytes());
             assert_eq!(found.as_deref(), named, "{}", &text[..text.len().min(80)]);
         }
     }
@@ -209,12 +209,12 @@ mod tests {
     proptest! {
         #[test]
         fn no_bytes_make_it_fall_over(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
-            let _ = failed_dependency(&bytes);
+            let _ = find(&bytes);
         }
 
         #[test]
         fn no_text_of_its_alphabet_makes_it_fall_over(text in r#"[{}\[\]":,\\utfalse0-9é ]{0,80}"#) {
-            let _ = failed_dependency(text.as_bytes());
+            let _ = find(text.as_bytes());
         }
 
         /// Whatever the names, as a JSON library writes them.
@@ -231,7 +231,7 @@ mod tests {
                 .collect();
             let text = serde_json::json!({"status": "fail", "dependencies": all}).to_string();
             let first = names.iter().find(|(_, failed)| **failed).map(|(name, _)| name.clone());
-            prop_assert_eq!(failed_dependency(text.as_bytes()), first);
+            prop_assert_eq!(find(text.as_bytes()), first);
         }
     }
 }

@@ -5,9 +5,9 @@ use std::{fmt, ops::RangeInclusive, sync::Arc};
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 
-use super::json;
+use super::failed_dependency;
 use crate::{
-    health::{Report, report::ANSWERED},
+    health::{CheckReport, check_report::ANSWERED},
     pool::Backend,
     wire::retry_after,
 };
@@ -22,7 +22,7 @@ pub(in crate::health) struct Answer {
 
 /// What is wanted of an answer. Pure: the answer is all that it looks at.
 #[derive(Clone, Debug)]
-pub(super) struct Expect {
+pub(super) struct Expectation {
     pub(super) healthy: Vec<RangeInclusive<u16>>,
     pub(super) draining: Vec<RangeInclusive<u16>>,
     pub(super) identity: Vec<(HeaderName, Option<HeaderValue>)>,
@@ -30,38 +30,38 @@ pub(super) struct Expect {
     pub(super) body: Vec<Predicate<[u8]>>,
 }
 
-impl Expect {
+impl Expectation {
     /// The identity comes first, then what the backend says of itself, then the predicates.
-    pub(super) fn judge(&self, answer: &Answer, backend: &Backend) -> Report {
+    pub(super) fn judge(&self, answer: &Answer, backend: &Backend) -> CheckReport {
         let status = answer.status;
         self.verdict(answer, backend).status(status)
     }
 
-    fn verdict(&self, answer: &Answer, backend: &Backend) -> Report {
-        if let Some(stranger) = self.stranger(answer, backend) {
-            return Report::fail("L7RSP", stranger);
+    fn verdict(&self, answer: &Answer, backend: &Backend) -> CheckReport {
+        if let Some(wrong_identity) = self.wrong_identity(answer, backend) {
+            return CheckReport::fail("L7RSP", wrong_identity);
         }
-        let word = Word::of(&answer.headers);
-        match self.class(answer.status, word) {
-            Class::Draining => return Report::drain("L7OK", answered(answer)),
+        let self_report = SelfReport::of(&answer.headers);
+        match self.class(answer.status, self_report) {
+            Class::Draining => return CheckReport::drain("L7OK", answered(answer)),
             Class::Failed => return failed(answer),
             Class::Healthy => {}
         }
         if !self.headers.iter().all(|p| p.holds(&answer.headers)) {
-            return Report::fail("L7RSP", "the header is not what was wanted");
+            return CheckReport::fail("L7RSP", "the header is not what was wanted");
         }
         if !self.body.iter().all(|p| p.holds(&answer.body)) {
-            return Report::fail("L7RSP", "the body is not what was wanted");
+            return CheckReport::fail("L7RSP", "the body is not what was wanted");
         }
-        match word {
-            Word::Degraded(share) => Report::degraded(share, "L7OK", answered(answer)),
-            _ => Report::pass("L7OK", answered(answer)),
+        match self_report {
+            SelfReport::Degraded(share) => CheckReport::degraded(share, "L7OK", answered(answer)),
+            _ => CheckReport::pass("L7OK", answered(answer)),
         }
     }
 
     /// Returns what the body adds to a response with this head.
     pub(super) fn use_of_body(&self, status: StatusCode, headers: &HeaderMap) -> UseOfBody {
-        match self.class(status, Word::of(headers)) {
+        match self.class(status, SelfReport::of(headers)) {
             Class::Failed if named_dependency(headers).is_none() && is_json(headers) => {
                 UseOfBody::Explains
             }
@@ -70,12 +70,12 @@ impl Expect {
         }
     }
 
-    fn class(&self, status: StatusCode, word: Word) -> Class {
+    fn class(&self, status: StatusCode, self_report: SelfReport) -> Class {
         let is_in =
             |ranges: &[RangeInclusive<u16>]| ranges.iter().any(|r| r.contains(&status.as_u16()));
-        if word == Word::Drain || is_in(&self.draining) {
+        if self_report == SelfReport::Drain || is_in(&self.draining) {
             Class::Draining
-        } else if word == Word::Fail || !is_in(&self.healthy) {
+        } else if self_report == SelfReport::Fail || !is_in(&self.healthy) {
             Class::Failed
         } else {
             Class::Healthy
@@ -83,7 +83,7 @@ impl Expect {
     }
 
     /// Says why it is not the backend that answered.
-    fn stranger(&self, answer: &Answer, backend: &Backend) -> Option<String> {
+    fn wrong_identity(&self, answer: &Answer, backend: &Backend) -> Option<String> {
         self.identity.iter().find_map(|(name, wanted)| {
             let wanted = match wanted {
                 Some(value) => value.as_bytes(),
@@ -124,12 +124,12 @@ fn answered(answer: &Answer) -> String {
     format!("{ANSWERED}{}", answer.status.as_u16())
 }
 
-fn failed(answer: &Answer) -> Report {
+fn failed(answer: &Answer) -> CheckReport {
     let dependency = dependency(answer);
     let status = answered(answer);
     let mut report = match &dependency {
-        Some(name) => Report::fail("L7STS", format!("{status}, because of {name}")),
-        None => Report::fail("L7STS", status),
+        Some(name) => CheckReport::fail("L7STS", format!("{status}, because of {name}")),
+        None => CheckReport::fail("L7STS", status),
     };
     if let Some(name) = dependency {
         report = report.because_of(name);
@@ -142,14 +142,14 @@ fn failed(answer: &Answer) -> Report {
 
 /// What a backend says of itself, apart from its status.
 #[derive(Clone, Copy, Debug, PartialEq)]
-enum Word {
+enum SelfReport {
     Degraded(f64),
     Drain,
     Fail,
     Nothing,
 }
 
-impl Word {
+impl SelfReport {
     fn of(headers: &HeaderMap) -> Self {
         let own = headers.get(HEALTH).and_then(|value| value.to_str().ok());
         match own.map(str::trim) {
@@ -175,7 +175,7 @@ impl Word {
 fn dependency(answer: &Answer) -> Option<Arc<str>> {
     let name = match named_dependency(&answer.headers) {
         Some(name) => name.to_owned(),
-        None => is_json(&answer.headers).then(|| json::failed_dependency(&answer.body))??,
+        None => is_json(&answer.headers).then(|| failed_dependency::find(&answer.body))??,
     };
     // It stands in logs and metrics.
     let fits = name.len() <= LONGEST_NAME && name.chars().all(|c| !c.is_control());
@@ -252,8 +252,8 @@ mod tests {
         }
     }
 
-    fn expect() -> Expect {
-        Expect {
+    fn expect() -> Expectation {
+        Expectation {
             healthy: vec![200..=299],
             draining: vec![404..=404],
             identity: Vec::new(),
@@ -262,14 +262,14 @@ mod tests {
         }
     }
 
-    fn judge(expect: &Expect, answer: &Answer) -> Report {
+    fn judge(expect: &Expectation, answer: &Answer) -> CheckReport {
         expect.judge(answer, &Backend::new("a", "http://127.0.0.1:1").unwrap())
     }
 
     #[test]
     fn what_a_backend_says_of_itself_is_heard() {
         // Status, `x-evenkeel-health`, and whether it passes, drains, and how much it bears.
-        for (status, word, passes, drains, share) in [
+        for (status, self_report, passes, drains, share) in [
             (200, "pass", true, false, 1.0),
             (200, "", true, false, 1.0),
             (200, "degraded=0.25", true, false, 0.25),
@@ -284,10 +284,14 @@ mod tests {
         ] {
             let report = judge(
                 &expect(),
-                &answer(status, &[("x-evenkeel-health", word)], ""),
+                &answer(status, &[("x-evenkeel-health", self_report)], ""),
             );
             let found = (report.is_pass(), report.is_draining(), report.capacity());
-            assert_eq!(found, (passes, drains, share), "{status} and {word:?}");
+            assert_eq!(
+                found,
+                (passes, drains, share),
+                "{status} and {self_report:?}"
+            );
             assert_eq!(report.answered().unwrap().as_u16(), status);
         }
         let envoys = answer(200, &[("x-envoy-degraded", "")], "");
@@ -327,7 +331,7 @@ mod tests {
 
     #[test]
     fn a_stranger_at_the_address_is_noticed_before_all_else() {
-        let named = Expect {
+        let named = Expectation {
             identity: vec![
                 (
                     "x-service".parse().unwrap(),
@@ -354,7 +358,7 @@ mod tests {
 
     #[test]
     fn predicates_see_header_and_body_of_what_has_a_healthy_status() {
-        let wants = Expect {
+        let wants = Expectation {
             headers: vec![Predicate::new(|h: &HeaderMap| h.contains_key("x-ready"))],
             body: vec![Predicate::new(|b: &[u8]| b.starts_with(b"ok"))],
             ..expect()
@@ -387,7 +391,7 @@ mod tests {
         use UseOfBody::{Decides, Explains, None};
 
         let plain = expect();
-        let judging = Expect {
+        let judging = Expectation {
             body: vec![Predicate::new(|b: &[u8]| b.starts_with(b"ok"))],
             ..expect()
         };

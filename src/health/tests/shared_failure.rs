@@ -81,7 +81,7 @@ async fn reasons_of_ones_own_count_although_all_fail() {
     let (pool, script) = (pool(&ids), Script::default());
     let _prober = Prober::start(&pool, checks(&script)).unwrap();
     sleep(20 * SECOND).await;
-    // No name, no common fate.
+    // No name, no shared failure.
     all(&script, &ids, Answer::Fail);
     sleep(20 * SECOND).await;
     assert_eq!(pool.snapshot().usable(), 0);
@@ -155,7 +155,7 @@ async fn what_is_down_or_unknown_is_not_lifted_by_it() {
 async fn the_guard_can_be_left_out() {
     let ids = ["a", "b"];
     let (pool, script) = (pool(&ids), Script::default());
-    let checks = checks(&script).no_shared_fate();
+    let checks = checks(&script).no_shared_failure();
     let _prober = Prober::start(&pool, checks).unwrap();
     sleep(20 * SECOND).await;
     all(&script, &ids, Answer::Blame("postgres"));

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::{Done, Driver, Member};
+use super::{CheckResult, Driver, Member};
 use crate::{
     health::{
         check::Checks,
@@ -15,9 +15,9 @@ use crate::{
 
 impl Driver {
     /// Draws what follows from one result, and plans the next check.
-    pub(super) fn note(&mut self, key: u64, done: &Done, now: Instant) {
-        let core = self.core.clone();
-        let Some(checks) = &core.checks else {
+    pub(super) fn apply_result(&mut self, key: u64, done: &CheckResult, now: Instant) {
+        let state = self.state.clone();
+        let Some(checks) = &state.checks else {
             return;
         };
         let rules = checks.rules();
@@ -31,7 +31,7 @@ impl Driver {
         }
         let pass = done.report.is_pass();
         let falls = !pass && member.machine.would_fall(&rules);
-        let holds = self.weigh(key, done, falls, now);
+        let holds = self.consider_dependency(key, done, falls, now);
         let Some(member) = self.members.get_mut(&key) else {
             return;
         };
@@ -53,9 +53,9 @@ impl Driver {
         self.plan_next(key, checks, done, now);
     }
 
-    fn plan_next(&mut self, key: u64, checks: &Checks, done: &Done, now: Instant) {
+    fn plan_next(&mut self, key: u64, checks: &Checks, done: &CheckResult, now: Instant) {
         let rules = checks.rules();
-        let is_kept = self.fate.is_kept(key);
+        let is_kept = self.shared_failures.is_kept(key);
         if let Some(member) = self.members.get_mut(&key) {
             let again = std::mem::take(&mut member.again);
             let pause = match again {
@@ -67,14 +67,14 @@ impl Driver {
     }
 
     /// Tells of a change of state.
-    pub(super) fn change(&mut self, key: u64, change: &Change, done: &Done, now: Instant) {
+    pub(super) fn change(&mut self, key: u64, change: &Change, done: &CheckResult, now: Instant) {
         if let Some(member) = self.members.get(&key) {
             log(&member.backend, change, done);
         }
         self.measure(key, Some(change), done, now);
     }
 
-    fn measure(&mut self, key: u64, change: Option<&Change>, done: &Done, now: Instant) {
+    fn measure(&mut self, key: u64, change: Option<&Change>, done: &CheckResult, now: Instant) {
         let Some(member) = self.members.get_mut(&key) else {
             return;
         };
@@ -91,13 +91,19 @@ impl Driver {
             measured = measured.status(status);
         }
         let backend = member.backend.clone();
-        self.results.add(backend, measured);
+        self.publish_queue.add(backend, measured);
     }
 }
 
 impl Member {
     /// Returns the time from the start of the check that ended to that of the next.
-    fn pause(&mut self, checks: &Checks, rules: &Rules, done: &Done, is_kept: bool) -> Duration {
+    fn pause(
+        &mut self,
+        checks: &Checks,
+        rules: &Rules,
+        done: &CheckResult,
+        is_kept: bool,
+    ) -> Duration {
         let interval = match is_kept {
             true => rules.interval,
             false => self.machine.interval(rules),
@@ -120,7 +126,7 @@ impl Member {
     }
 }
 
-fn log_failure(backend: &Backend, done: &Done) {
+fn log_failure(backend: &Backend, done: &CheckResult) {
     let reason = done.report.reason();
     tracing::debug!(
         target: "evenkeel::health",
@@ -129,7 +135,7 @@ fn log_failure(backend: &Backend, done: &Done) {
     );
 }
 
-fn log(backend: &Backend, change: &Change, done: &Done) {
+fn log(backend: &Backend, change: &Change, done: &CheckResult) {
     let (id, from, to) = (backend.id(), change.from.as_str(), change.to.as_str());
     let reason = done.report.reason();
     let (code, detail) = (reason.code, &*reason.detail);

@@ -13,40 +13,40 @@ use std::{
 
 use tokio::{runtime::Handle, sync::Notify, task::AbortHandle, time::Instant};
 
-use super::{check::Checks, outlier::Outliers, prober::Driver, watch::Watch};
+use super::{check::Checks, outlier::OutlierRecord, outlier::Outliers, prober::Driver};
 use crate::pool::{AttachmentCache, AttachmentKey, Backend, Pool, Rank, Role, RoleGuard};
 
 /// Owns the task that checks and readmits; the task ends with it.
-pub(super) struct Owner {
-    core: Arc<Core>,
+pub(super) struct HealthTask {
+    state: Arc<HealthState>,
     task: Mutex<Option<AbortHandle>>,
     /// Not the task's: what is known stays so over the end of a runtime.
-    _keeper: RoleGuard,
+    _roles: RoleGuard,
 }
 
-impl Owner {
-    pub(super) fn new(core: Core) -> Self {
-        let roles: &[Role] = match (core.checks.is_some(), core.outliers.is_some()) {
+impl HealthTask {
+    pub(super) fn new(state: HealthState) -> Self {
+        let roles: &[Role] = match (state.checks.is_some(), state.outliers.is_some()) {
             (true, true) => &[Role::Ticker, Role::HealthOwner, Role::OutlierDetector],
             (true, false) => &[Role::Ticker, Role::HealthOwner],
             (false, true) => &[Role::Ticker, Role::OutlierDetector],
             (false, false) => &[Role::Ticker],
         };
-        let keeper = core.pool.attach_roles(roles);
+        let roles = state.pool.attach_roles(roles);
         Self {
-            core: Arc::new(core),
+            state: Arc::new(state),
             task: Mutex::new(None),
-            _keeper: keeper,
+            _roles: roles,
         }
     }
 
-    pub(super) fn core(&self) -> &Arc<Core> {
-        &self.core
+    pub(super) fn state(&self) -> &Arc<HealthState> {
+        &self.state
     }
 
     /// Starts the task where it does not run: at first, and after the end of its runtime.
     pub(super) fn ensure(&self) {
-        if !self.core.alive.load(Acquire) {
+        if !self.state.alive.load(Acquire) {
             self.start();
         }
     }
@@ -57,11 +57,11 @@ impl Owner {
             return;
         };
         let mut task = lock(&self.task);
-        if self.core.alive.swap(true, AcqRel) {
+        if self.state.alive.swap(true, AcqRel) {
             return;
         }
-        let alive = Alive::new(self.core.clone());
-        let driver = Driver::new(self.core.clone());
+        let alive = Alive::new(self.state.clone());
+        let driver = Driver::new(self.state.clone());
         let task_of_driver = async move {
             let _alive = alive;
             driver.run().await;
@@ -70,7 +70,7 @@ impl Owner {
     }
 }
 
-impl Drop for Owner {
+impl Drop for HealthTask {
     fn drop(&mut self) {
         if let Some(task) = lock(&self.task).take() {
             task.abort();
@@ -78,43 +78,43 @@ impl Drop for Owner {
     }
 }
 
-impl fmt::Debug for Owner {
+impl fmt::Debug for HealthTask {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Owner")
-            .field("checks", &self.core.checks)
-            .field("outliers", &self.core.outliers)
-            .field("alive", &self.core.alive)
+        f.debug_struct("HealthTask")
+            .field("checks", &self.state.checks)
+            .field("outliers", &self.state.outliers)
+            .field("alive", &self.state.alive)
             .finish()
     }
 }
 
 /// Lives in the task; its drop says that the task is gone, whatever ended it.
 struct Alive {
-    core: Arc<Core>,
+    state: Arc<HealthState>,
     /// Held from the moment of the start, so that no backend gets traffic before its first check.
-    keeper: Option<RoleGuard>,
+    roles: Option<RoleGuard>,
 }
 
 impl Alive {
-    fn new(core: Arc<Core>) -> Self {
-        let roles: &[Role] = match core.checks.is_some() {
+    fn new(state: Arc<HealthState>) -> Self {
+        let roles: &[Role] = match state.checks.is_some() {
             true => &[Role::Ticker, Role::HealthOwner, Role::Prober],
             false => &[Role::Ticker],
         };
-        let keeper = Some(core.pool.attach_roles(roles));
-        Self { core, keeper }
+        let roles = Some(state.pool.attach_roles(roles));
+        Self { state, roles }
     }
 }
 
 impl Drop for Alive {
     fn drop(&mut self) {
-        drop(self.keeper.take());
-        self.core.alive.store(false, Release);
+        drop(self.roles.take());
+        self.state.alive.store(false, Release);
     }
 }
 
 /// What the services and the task both know.
-pub(super) struct Core {
+pub(super) struct HealthState {
     pub(super) pool: Pool,
     pub(super) checks: Option<Checks>,
     pub(super) outliers: Option<Arc<Outliers>>,
@@ -124,12 +124,12 @@ pub(super) struct Core {
     pub(super) wake: Notify,
     /// … of these backends.
     touched: Mutex<Vec<u64>>,
-    key: AttachmentKey<Watch>,
+    key: AttachmentKey<OutlierRecord>,
     alive: AtomicBool,
     epoch: Instant,
 }
 
-impl Core {
+impl HealthState {
     pub(super) fn new(
         pool: Pool,
         checks: Option<Checks>,
@@ -150,18 +150,18 @@ impl Core {
     }
 
     /// Returns what traffic showed about a backend so far; `None` where nobody looks.
-    pub(super) fn watch(self: &Arc<Self>, backend: &Backend) -> Option<Arc<Watch>> {
-        self.watch_again(backend, &mut AttachmentCache::default())
+    pub(super) fn record(self: &Arc<Self>, backend: &Backend) -> Option<Arc<OutlierRecord>> {
+        self.cached_record(backend, &mut AttachmentCache::default())
     }
 
-    /// As [`watch`](Self::watch), for who asks again and again.
-    pub(super) fn watch_again(
+    /// As [`record`](Self::record), for who asks again and again.
+    pub(super) fn cached_record(
         self: &Arc<Self>,
         backend: &Backend,
-        recent: &mut AttachmentCache<Watch>,
-    ) -> Option<Arc<Watch>> {
+        recent: &mut AttachmentCache<OutlierRecord>,
+    ) -> Option<Arc<OutlierRecord>> {
         let rules = self.outliers.as_ref()?;
-        let make = || Watch::new(self, rules.clone(), backend);
+        let make = || OutlierRecord::new(self, rules.clone(), backend);
         Some(recent.get(backend, &self.key, make))
     }
 

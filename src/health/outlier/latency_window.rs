@@ -7,24 +7,24 @@ use std::{
 
 /// The latencies of one backend within a window: one addition a request.
 #[derive(Debug)]
-pub(in crate::health) struct Latency {
+pub(in crate::health) struct LatencyWindow {
     buckets: [AtomicU32; BUCKETS],
 }
 
 /// The window of one backend.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(in crate::health) struct Measured {
+pub(in crate::health) struct MeasuredLatency {
     pub(in crate::health) requests: u32,
     pub(in crate::health) median: Duration,
 }
 
-impl Latency {
+impl LatencyWindow {
     pub(in crate::health) fn record(&self, took: Duration) {
         self.buckets[bucket(took)].fetch_add(1, Relaxed);
     }
 
     /// Returns what came together, and begins the next window.
-    pub(in crate::health) fn take(&self) -> Measured {
+    pub(in crate::health) fn take(&self) -> MeasuredLatency {
         let counts = self.buckets.each_ref().map(|count| count.swap(0, Relaxed));
         let requests = counts.iter().sum();
         let mut left: u32 = requests / 2;
@@ -36,14 +36,14 @@ impl Latency {
             }
             left -= count;
         }
-        Measured {
+        MeasuredLatency {
             requests,
             median: floor(median),
         }
     }
 }
 
-impl Default for Latency {
+impl Default for LatencyWindow {
     fn default() -> Self {
         Self {
             buckets: std::array::from_fn(|_| AtomicU32::new(0)),
@@ -54,11 +54,11 @@ impl Default for Latency {
 /// Returns who is slower than `factor` times the pool's median, the slowest first, and that
 /// median. Of the backends that had `volume` requests there must be three: of two, nobody can
 /// tell which is the odd one.
-pub(in crate::health) fn slow<T>(
-    measured: Vec<(T, Measured)>,
+pub(in crate::health) fn slow_backends<T>(
+    measured: Vec<(T, MeasuredLatency)>,
     factor: f64,
     volume: u32,
-) -> (Vec<(T, Measured)>, Duration) {
+) -> (Vec<(T, MeasuredLatency)>, Duration) {
     let mut known = measured;
     known.retain(|(_, m)| m.requests >= volume);
     if known.len() < FEWEST {
@@ -101,8 +101,8 @@ mod tests {
 
     const MS: Duration = Duration::from_millis(1);
 
-    fn measured(medians: &[(u32, u64)]) -> Vec<(usize, Measured)> {
-        let each = medians.iter().map(|(requests, ms)| Measured {
+    fn measured(medians: &[(u32, u64)]) -> Vec<(usize, MeasuredLatency)> {
+        let each = medians.iter().map(|(requests, ms)| MeasuredLatency {
             requests: *requests,
             median: MS * *ms as u32,
         });
@@ -125,7 +125,7 @@ mod tests {
             (&[(50, 100), (50, 100), (50, 100)], &[]),
             (&[], &[]),
         ] {
-            let (slow, _) = slow(measured(medians), 3.0, 20);
+            let (slow, _) = slow_backends(measured(medians), 3.0, 20);
             let who: Vec<_> = slow.iter().map(|(i, _)| *i).collect();
             assert_eq!(who, found, "{medians:?}");
         }
@@ -133,7 +133,7 @@ mod tests {
 
     #[test]
     fn a_window_begins_anew_when_it_is_taken() {
-        let latency = Latency::default();
+        let latency = LatencyWindow::default();
         for ms in [1, 2, 50, 60, 70] {
             latency.record(MS * ms);
         }

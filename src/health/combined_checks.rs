@@ -9,7 +9,7 @@ use std::{
 };
 
 use super::{
-    Report,
+    CheckReport,
     check::{CheckFuture, HealthCheck, Target},
 };
 
@@ -28,7 +28,7 @@ use super::{
 /// ```
 ///
 /// It ends at the first failure, whose name begins the reason's detail. One that could not be made
-/// ([`Report::local`]) counts where none fails. The least share of those
+/// ([`CheckReport::local`]) counts where none fails. The least share of those
 /// that are degraded counts, and one that drains drains it. Without any check it passes.
 #[derive(Clone, Default)]
 #[must_use]
@@ -40,7 +40,7 @@ pub struct All {
 ///
 /// It ends at the first pass, whose name begins the reason's detail. When all fail, the failure
 /// of the first of them is told, with the names of all; where one could not be made
-/// ([`Report::local`]), that is told. Without any check it fails.
+/// ([`CheckReport::local`]), that is told. Without any check it fails.
 #[derive(Clone, Default)]
 #[must_use]
 pub struct Any {
@@ -79,20 +79,20 @@ impl HealthCheck for All {
     fn check<'a>(&'a self, target: &'a Target) -> CheckFuture<'a> {
         Box::pin(async move {
             let mut running = Running::start(&self.checks, target);
-            let mut least = Report::pass("L7OK", "all");
+            let mut least = CheckReport::pass("L7OK", "all");
             let mut unmade = None;
             while let Some((name, report)) = running.next().await {
                 if report.is_local() {
-                    unmade.get_or_insert_with(|| report.of(name));
+                    unmade.get_or_insert_with(|| report.named(name));
                     continue;
                 }
                 if !report.is_pass() {
-                    return report.of(name);
+                    return report.named(name);
                 }
                 let worse = report.is_draining() && !least.is_draining()
                     || !least.is_draining() && report.capacity() < least.capacity();
                 if worse {
-                    least = report.of(name);
+                    least = report.named(name);
                 }
             }
             unmade.unwrap_or(least)
@@ -108,10 +108,10 @@ impl HealthCheck for Any {
             let mut unmade = None;
             while let Some((name, report)) = running.next().await {
                 if report.is_pass() {
-                    return report.of(name);
+                    return report.named(name);
                 }
                 if report.is_local() {
-                    unmade.get_or_insert_with(|| report.of(name));
+                    unmade.get_or_insert_with(|| report.named(name));
                     continue;
                 }
                 first = first.or(Some(report));
@@ -120,8 +120,8 @@ impl HealthCheck for Any {
                 return unmade;
             }
             match first {
-                Some(report) => report.of(&names(&self.checks).join(", ")),
-                None => Report::fail("L7RSP", "there is no check"),
+                Some(report) => report.named(&names(&self.checks).join(", ")),
+                None => CheckReport::fail("L7RSP", "there is no check"),
             }
         })
     }
@@ -140,11 +140,11 @@ impl<'a> Running<'a> {
     }
 
     /// Returns the next that ends; `None` when all have.
-    async fn next(&mut self) -> Option<(&'a str, Report)> {
+    async fn next(&mut self) -> Option<(&'a str, CheckReport)> {
         poll_fn(|cx| self.poll_next(cx)).await
     }
 
-    fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<(&'a str, Report)>> {
+    fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<(&'a str, CheckReport)>> {
         if self.0.is_empty() {
             return Poll::Ready(None);
         }

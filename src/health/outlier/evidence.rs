@@ -10,7 +10,7 @@ use crate::{
 
 /// What one end of a request says about the backend.
 #[derive(Debug, PartialEq, Eq)]
-pub(in crate::health) enum Verdict {
+pub(in crate::health) enum Evidence {
     Failure(Reason),
     /// It is not the backend's doing, or nobody knows whose.
     Nothing,
@@ -19,13 +19,13 @@ pub(in crate::health) enum Verdict {
 
 /// Judges a response: what gateways say of what is behind them counts, an application's own
 /// errors do only where that was asked for.
-pub(in crate::health) fn judge_status(rules: &Outliers, status: StatusCode) -> Verdict {
+pub(in crate::health) fn judge_status(rules: &Outliers, status: StatusCode) -> Evidence {
     let code = status.as_u16();
     // Nearly all are below, and no range is.
     if code < 300 || !rules.statuses.iter().any(|range| range.contains(&code)) {
-        return Verdict::Success;
+        return Evidence::Success;
     }
-    Verdict::Failure(match code {
+    Evidence::Failure(match code {
         502 => Reason::new("L7STS", "answered 502"),
         503 => Reason::new("L7STS", "answered 503"),
         504 => Reason::new("L7STS", "answered 504"),
@@ -35,7 +35,7 @@ pub(in crate::health) fn judge_status(rules: &Outliers, status: StatusCode) -> V
 
 /// Judges an error; those of the client and of this side are not charged to the backend (invariant
 /// E).
-pub(in crate::health) fn judge_error(error: &Error) -> Verdict {
+pub(in crate::health) fn judge_error(error: &Error) -> Evidence {
     let code = match error.kind() {
         ErrorKind::Connect => "L4CON",
         ErrorKind::ConnectTimeout => "L4TOUT",
@@ -57,23 +57,23 @@ pub(in crate::health) fn judge_error(error: &Error) -> Verdict {
         | ErrorKind::ResponseBodyTimeout
         | ErrorKind::Service
         | ErrorKind::Timeout
-        | ErrorKind::Upgrade => return Verdict::Nothing,
+        | ErrorKind::Upgrade => return Evidence::Nothing,
     };
-    Verdict::Failure(Reason::new(code, error.kind().as_str()))
+    Evidence::Failure(Reason::new(code, error.kind().as_str()))
 }
 
 /// What a hedge that was begun later and won says about this one.
-pub(in crate::health) fn judge_hung() -> Reason {
+pub(in crate::health) fn lost_to_hedge() -> Reason {
     Reason::new("L7TOUT", "a hedge won against it")
 }
 
 /// What a backend's own wish to be taken out says.
-pub(in crate::health) fn asked_out() -> Reason {
+pub(in crate::health) fn ejection_requested() -> Reason {
     Reason::new("L7RSP", "asked to be taken out")
 }
 
 /// Whether a response asks that its backend be taken out at once.
-pub(in crate::health) fn asks_out(headers: &HeaderMap) -> bool {
+pub(in crate::health) fn asks_for_ejection(headers: &HeaderMap) -> bool {
     // Neither is there, nearly always: a pass over the names costs less than two looks, for which
     // the names would be hashed.
     headers.keys().any(|name| {
@@ -83,7 +83,7 @@ pub(in crate::health) fn asks_out(headers: &HeaderMap) -> bool {
 }
 
 /// Takes away what is between the backend and the balancer.
-pub(in crate::health) fn forget_asking(headers: &mut HeaderMap) {
+pub(in crate::health) fn remove_ejection_fields(headers: &mut HeaderMap) {
     headers.remove(&HEALTH);
     headers.remove(&ENVOY);
 }
@@ -109,7 +109,7 @@ mod tests {
         ] {
             let status = StatusCode::from_u16(status).unwrap();
             let counts =
-                |rules: &Outliers| matches!(judge_status(rules, status), Verdict::Failure(_));
+                |rules: &Outliers| matches!(judge_status(rules, status), Evidence::Failure(_));
             assert_eq!(counts(&Outliers::new()), by_default, "{status}");
             let rules = Outliers::new().server_errors(true);
             assert_eq!(counts(&rules), server_errors, "{status}");
@@ -117,10 +117,10 @@ mod tests {
         let rules = Outliers::new().statuses([429..=429]);
         let reason = Reason::new("L7STS", "answered 429");
         let verdict = judge_status(&rules, StatusCode::TOO_MANY_REQUESTS);
-        assert_eq!(verdict, Verdict::Failure(reason));
+        assert_eq!(verdict, Evidence::Failure(reason));
         assert_eq!(
             judge_status(&rules, StatusCode::BAD_GATEWAY),
-            Verdict::Success
+            Evidence::Success
         );
     }
 
@@ -140,9 +140,9 @@ mod tests {
         ];
         for (kind, code) in table {
             let counted = match judge_error(&Error::new(kind)) {
-                Verdict::Failure(reason) => Some(reason.code),
-                Verdict::Nothing => None,
-                Verdict::Success => Some("success"),
+                Evidence::Failure(reason) => Some(reason.code),
+                Evidence::Nothing => None,
+                Evidence::Success => Some("success"),
             };
             assert_eq!(counted, code, "{kind}");
         }
@@ -158,9 +158,9 @@ mod tests {
         ] {
             let mut headers = HeaderMap::new();
             headers.insert(name, value.parse().unwrap());
-            assert_eq!(asks_out(&headers), asks, "{name}: {value}");
+            assert_eq!(asks_for_ejection(&headers), asks, "{name}: {value}");
             if asks {
-                forget_asking(&mut headers);
+                remove_ejection_fields(&mut headers);
                 assert!(headers.is_empty());
             }
         }

@@ -15,11 +15,11 @@ use tokio::time::Instant;
 
 /// The guard of one pool. Keys are those of its backends.
 #[derive(Debug)]
-pub(super) struct Fate {
+pub(super) struct Inquiry {
     /// Of those that answer, this much must fail for the same dependency.
     share: f64,
     /// After this time, who was asked and did not answer has no vote.
-    patience: Duration,
+    answer_timeout: Duration,
     state: State,
 }
 
@@ -31,9 +31,9 @@ enum State {
         waiting: HashSet<u64>,
         until: Instant,
     },
-    Calm,
+    Idle,
     /// It was asked, and others do well: a failure for this dependency is one's own until then.
-    Own {
+    NotShared {
         dependency: Arc<str>,
         until: Instant,
     },
@@ -55,7 +55,7 @@ struct Ballot {
 
 /// What to make of a backend that is about to fall.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Judgement {
+pub(super) enum Decision {
     /// Its own failure.
     Own,
     /// All have it: it stays.
@@ -66,30 +66,30 @@ pub(super) enum Judgement {
 
 /// What became clear.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Turn {
+pub(super) enum Conclusion {
     /// All that answer fail for it: they keep serving.
-    Entered(Arc<str>),
+    Shared(Arc<str>),
     /// No longer: who serves is asked anew.
-    Left(Arc<str>),
+    Ended(Arc<str>),
     /// Others do well: these fall, each by itself.
-    Settled(Arc<str>, Vec<u64>),
+    NotShared(Arc<str>, Vec<u64>),
 }
 
 /// What a result says of a dependency.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Vote<'a> {
     /// Nobody answered, or it fails for a reason of its own.
-    None,
+    Abstains,
     Fails(&'a Arc<str>),
     Passes,
 }
 
-impl Fate {
-    pub(super) fn new(share: f64, patience: Duration) -> Self {
+impl Inquiry {
+    pub(super) fn new(share: f64, answer_timeout: Duration) -> Self {
         Self {
             share,
-            patience,
-            state: State::Calm,
+            answer_timeout,
+            state: State::Idle,
         }
     }
 
@@ -102,21 +102,21 @@ impl Fate {
         now: Instant,
         others: impl Iterator<Item = u64>,
         ask: &mut Vec<u64>,
-    ) -> Judgement {
+    ) -> Decision {
         match &self.state {
-            State::Shared { ballot } if ballot.dependency == *dependency => Judgement::Shared,
-            State::Asking { ballot, .. } if ballot.dependency == *dependency => Judgement::Wait,
-            State::Own {
+            State::Shared { ballot } if ballot.dependency == *dependency => Decision::Shared,
+            State::Asking { ballot, .. } if ballot.dependency == *dependency => Decision::Wait,
+            State::NotShared {
                 dependency: known,
                 until,
-            } if known == dependency && now < *until => Judgement::Own,
+            } if known == dependency && now < *until => Decision::Own,
             // Another name than the others give: the reasons differ.
-            State::Shared { .. } | State::Asking { .. } => Judgement::Own,
-            State::Calm | State::Own { .. } => {
+            State::Shared { .. } | State::Asking { .. } => Decision::Own,
+            State::Idle | State::NotShared { .. } => {
                 let mut ballot = Ballot::new(dependency.clone(), now);
                 ballot.cast(key, true);
                 self.ask(ballot, now, others, ask);
-                Judgement::Wait
+                Decision::Wait
             }
         }
     }
@@ -131,23 +131,23 @@ impl Fate {
         now: Instant,
         others: impl Iterator<Item = u64>,
         ask: &mut Vec<u64>,
-    ) -> Option<Turn> {
+    ) -> Option<Conclusion> {
         let share = self.share;
         match &mut self.state {
-            State::Calm | State::Own { .. } => None,
+            State::Idle | State::NotShared { .. } => None,
             State::Asking {
                 ballot, waiting, ..
             } => {
                 // What was under way already says how it was before.
                 if began >= ballot.since {
                     waiting.remove(&key);
-                    ballot.hear(key, vote);
+                    ballot.count(key, vote);
                 }
                 self.conclude(now)
             }
             State::Shared { ballot } => {
                 if began >= ballot.since {
-                    ballot.hear(key, vote);
+                    ballot.count(key, vote);
                 }
                 if ballot.is_shared(share) {
                     return None;
@@ -155,9 +155,9 @@ impl Fate {
                 // What the others last said is from before: they may be well again, too.
                 let dependency = ballot.dependency.clone();
                 let mut ballot = Ballot::new(dependency.clone(), now);
-                ballot.hear(key, vote);
+                ballot.count(key, vote);
                 self.ask(ballot, now, others, ask);
-                Some(Turn::Left(dependency))
+                Some(Conclusion::Ended(dependency))
             }
         }
     }
@@ -172,12 +172,12 @@ impl Fate {
                 ballot.withdraw(key);
             }
             State::Shared { ballot } => ballot.withdraw(key),
-            State::Calm | State::Own { .. } => {}
+            State::Idle | State::NotShared { .. } => {}
         }
     }
 
     /// Ends an inquiry that is complete, or whose time is over.
-    pub(super) fn conclude(&mut self, now: Instant) -> Option<Turn> {
+    pub(super) fn conclude(&mut self, now: Instant) -> Option<Conclusion> {
         let State::Asking {
             ballot,
             waiting,
@@ -195,23 +195,23 @@ impl Fate {
         if ballot.is_shared(self.share) {
             let ballot = std::mem::replace(ballot, Ballot::new(dependency.clone(), now));
             self.state = State::Shared { ballot };
-            return Some(Turn::Entered(dependency));
+            return Some(Conclusion::Shared(dependency));
         }
         let failing = ballot.votes.iter().filter(|(_, fails)| **fails);
         let mut failing: Vec<_> = failing.map(|(key, _)| *key).collect();
         failing.sort_unstable();
-        self.state = State::Own {
+        self.state = State::NotShared {
             dependency: dependency.clone(),
-            until: now + self.patience,
+            until: now + self.answer_timeout,
         };
-        Some(Turn::Settled(dependency, failing))
+        Some(Conclusion::NotShared(dependency, failing))
     }
 
     /// Returns when [`conclude`](Self::conclude) is to be called at the latest.
     pub(super) fn due(&self) -> Option<Instant> {
         match &self.state {
             State::Asking { until, .. } => Some(*until),
-            State::Calm | State::Own { .. } | State::Shared { .. } => None,
+            State::Idle | State::NotShared { .. } | State::Shared { .. } => None,
         }
     }
 
@@ -227,7 +227,7 @@ impl Fate {
         self.state = State::Asking {
             ballot,
             waiting: asked.into_iter().collect(),
-            until: now + self.patience,
+            until: now + self.answer_timeout,
         };
     }
 }
@@ -242,9 +242,9 @@ impl Ballot {
         }
     }
 
-    fn hear(&mut self, key: u64, vote: Vote<'_>) {
+    fn count(&mut self, key: u64, vote: Vote<'_>) {
         match vote {
-            Vote::None => self.withdraw(key),
+            Vote::Abstains => self.withdraw(key),
             Vote::Passes => self.cast(key, false),
             Vote::Fails(dependency) => self.cast(key, *dependency == self.dependency),
         }
@@ -291,10 +291,10 @@ pub(super) const SAMPLE: usize = 32;
 mod tests {
     use super::*;
 
-    const PATIENCE: Duration = Duration::from_secs(3);
+    const ANSWER_TIMEOUT: Duration = Duration::from_secs(3);
 
     struct Table {
-        fate: Fate,
+        inquiry: Inquiry,
         now: Instant,
         up: Vec<u64>,
     }
@@ -306,26 +306,26 @@ mod tests {
     impl Table {
         fn new(share: f64, up: u64) -> Self {
             Self {
-                fate: Fate::new(share, PATIENCE),
+                inquiry: Inquiry::new(share, ANSWER_TIMEOUT),
                 now: Instant::now(),
                 up: (0..up).collect(),
             }
         }
 
-        fn judge(&mut self, key: u64, dependency: &str) -> (Judgement, Vec<u64>) {
+        fn judge(&mut self, key: u64, dependency: &str) -> (Decision, Vec<u64>) {
             let mut ask = Vec::new();
             let others = self.up.iter().copied().filter(move |k| *k != key);
-            let judgement = self
-                .fate
+            let decision = self
+                .inquiry
                 .judge(key, &name(dependency), self.now, others, &mut ask);
-            (judgement, ask)
+            (decision, ask)
         }
 
-        fn vote(&mut self, key: u64, vote: Vote<'_>) -> Option<Turn> {
+        fn vote(&mut self, key: u64, vote: Vote<'_>) -> Option<Conclusion> {
             self.now += Duration::from_millis(1);
             let others = self.up.iter().copied();
             let mut ask = Vec::new();
-            self.fate
+            self.inquiry
                 .vote(key, vote, self.now, self.now, others, &mut ask)
         }
     }
@@ -333,50 +333,65 @@ mod tests {
     #[test]
     fn what_all_fail_for_takes_nobody_out() {
         let (pg, mut table) = (name("pg"), Table::new(1.0, 3));
-        let (judgement, mut asked) = table.judge(0, "pg");
+        let (decision, mut asked) = table.judge(0, "pg");
         asked.sort_unstable();
-        assert_eq!((judgement, asked), (Judgement::Wait, vec![1, 2]));
+        assert_eq!((decision, asked), (Decision::Wait, vec![1, 2]));
         assert_eq!(table.vote(1, Vote::Fails(&pg)), None);
-        assert_eq!(table.judge(1, "pg").0, Judgement::Wait);
-        let turn = table.vote(2, Vote::Fails(&pg));
-        assert_eq!(turn, Some(Turn::Entered(pg.clone())));
+        assert_eq!(table.judge(1, "pg").0, Decision::Wait);
+        let conclusion = table.vote(2, Vote::Fails(&pg));
+        assert_eq!(conclusion, Some(Conclusion::Shared(pg.clone())));
         for key in 0..3 {
-            assert_eq!(table.judge(key, "pg").0, Judgement::Shared);
+            assert_eq!(table.judge(key, "pg").0, Decision::Shared);
         }
-        assert_eq!(table.judge(0, "redis").0, Judgement::Own, "another reason");
+        assert_eq!(table.judge(0, "redis").0, Decision::Own, "another reason");
         assert_eq!(table.vote(0, Vote::Fails(&pg)), None);
         // One is well again: the others are asked before they fall for what was.
-        assert_eq!(table.vote(1, Vote::Passes), Some(Turn::Left(pg.clone())));
-        assert_eq!(table.judge(0, "pg").0, Judgement::Wait);
-        let turn = table.fate.conclude(table.now);
-        assert_eq!(turn, Some(Turn::Settled(pg, vec![])), "nobody failed since");
-        assert_eq!(table.judge(0, "pg").0, Judgement::Own);
+        assert_eq!(
+            table.vote(1, Vote::Passes),
+            Some(Conclusion::Ended(pg.clone()))
+        );
+        assert_eq!(table.judge(0, "pg").0, Decision::Wait);
+        let conclusion = table.inquiry.conclude(table.now);
+        assert_eq!(
+            conclusion,
+            Some(Conclusion::NotShared(pg, vec![])),
+            "nobody failed since"
+        );
+        assert_eq!(table.judge(0, "pg").0, Decision::Own);
     }
 
     #[test]
     fn one_that_does_well_settles_it() {
         let (pg, mut table) = (name("pg"), Table::new(1.0, 10));
-        assert_eq!(table.judge(0, "pg").0, Judgement::Wait);
+        assert_eq!(table.judge(0, "pg").0, Decision::Wait);
         assert_eq!(
             table.vote(5, Vote::Passes),
-            Some(Turn::Settled(pg, vec![0]))
+            Some(Conclusion::NotShared(pg, vec![0]))
         );
-        assert_eq!(table.judge(0, "pg").0, Judgement::Own);
+        assert_eq!(table.judge(0, "pg").0, Decision::Own);
         // It is good for a while, and then others are asked again.
-        table.now += PATIENCE;
-        assert_eq!(table.judge(1, "pg").0, Judgement::Wait);
+        table.now += ANSWER_TIMEOUT;
+        assert_eq!(table.judge(1, "pg").0, Decision::Wait);
     }
 
     #[test]
     fn a_share_leaves_room_for_some_that_do_well() {
         let (pg, mut table) = (name("pg"), Table::new(0.7, 5));
-        assert_eq!(table.judge(0, "pg").0, Judgement::Wait);
+        assert_eq!(table.judge(0, "pg").0, Decision::Wait);
         for key in 1..4 {
             assert_eq!(table.vote(key, Vote::Fails(&pg)), None);
         }
-        let turn = table.vote(4, Vote::Passes);
-        assert_eq!(turn, Some(Turn::Entered(pg.clone())), "four of five");
-        assert_eq!(table.vote(3, Vote::Passes), Some(Turn::Left(pg)), "three");
+        let conclusion = table.vote(4, Vote::Passes);
+        assert_eq!(
+            conclusion,
+            Some(Conclusion::Shared(pg.clone())),
+            "four of five"
+        );
+        assert_eq!(
+            table.vote(3, Vote::Passes),
+            Some(Conclusion::Ended(pg)),
+            "three"
+        );
     }
 
     #[test]
@@ -384,11 +399,15 @@ mod tests {
         let (pg, mut table) = (name("pg"), Table::new(1.0, 4));
         table.judge(0, "pg");
         assert_eq!(table.vote(1, Vote::Fails(&pg)), None);
-        assert_eq!(table.vote(2, Vote::None), None);
-        assert_eq!(table.fate.conclude(table.now), None);
-        let due = table.fate.due().unwrap();
-        assert_eq!(table.fate.conclude(due), Some(Turn::Entered(pg)), "3 hangs");
-        assert_eq!(table.fate.due(), None);
+        assert_eq!(table.vote(2, Vote::Abstains), None);
+        assert_eq!(table.inquiry.conclude(table.now), None);
+        let due = table.inquiry.due().unwrap();
+        assert_eq!(
+            table.inquiry.conclude(due),
+            Some(Conclusion::Shared(pg)),
+            "3 hangs"
+        );
+        assert_eq!(table.inquiry.due(), None);
     }
 
     #[test]
@@ -398,21 +417,25 @@ mod tests {
         table.now += Duration::from_secs(1);
         table.judge(0, "pg");
         let none = std::iter::empty();
-        let turn = table
-            .fate
-            .vote(1, Vote::Passes, before, table.now, none, &mut Vec::new());
-        assert_eq!(turn, None, "its check began before");
-        assert_eq!(table.vote(1, Vote::Fails(&pg)), Some(Turn::Entered(pg)));
+        let conclusion =
+            table
+                .inquiry
+                .vote(1, Vote::Passes, before, table.now, none, &mut Vec::new());
+        assert_eq!(conclusion, None, "its check began before");
+        assert_eq!(
+            table.vote(1, Vote::Fails(&pg)),
+            Some(Conclusion::Shared(pg))
+        );
     }
 
     #[test]
     fn a_pool_of_one_stays() {
         let mut table = Table::new(1.0, 1);
-        assert_eq!(table.judge(0, "pg").0, Judgement::Wait);
-        let turn = table.fate.conclude(table.now);
+        assert_eq!(table.judge(0, "pg").0, Decision::Wait);
+        let conclusion = table.inquiry.conclude(table.now);
         assert_eq!(
-            turn,
-            Some(Turn::Entered(name("pg"))),
+            conclusion,
+            Some(Conclusion::Shared(name("pg"))),
             "nobody is to be asked"
         );
     }
@@ -423,9 +446,12 @@ mod tests {
         table.judge(0, "pg");
         table.vote(1, Vote::Fails(&pg));
         table.vote(2, Vote::Passes);
-        table.fate.forget(2);
-        table.fate.forget(3);
-        assert_eq!(table.fate.conclude(table.now), Some(Turn::Entered(pg)));
+        table.inquiry.forget(2);
+        table.inquiry.forget(3);
+        assert_eq!(
+            table.inquiry.conclude(table.now),
+            Some(Conclusion::Shared(pg))
+        );
     }
 
     #[test]

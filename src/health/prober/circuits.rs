@@ -4,11 +4,11 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use tokio::time::Instant;
 
-use super::{Done, Driver, FEW, Keys, members::Member};
+use super::{CheckResult, Driver, Keys, SMALL_POOL, members::Member};
 use crate::{
     health::{
-        outlier::{Measured, slow},
-        owner::Core,
+        outlier::{MeasuredLatency, slow_backends},
+        shared::HealthState,
         transition::Rules,
     },
     pool::{Circuit, Reason},
@@ -40,8 +40,8 @@ pub(super) struct Circuits {
 }
 
 impl Circuits {
-    pub(super) fn new(core: &Core, now: Instant) -> Self {
-        let slow = core.outliers.as_ref().filter(|rules| rules.slow.is_some());
+    pub(super) fn new(state: &HealthState, now: Instant) -> Self {
+        let slow = state.outliers.as_ref().filter(|rules| rules.slow.is_some());
         Self {
             ejected: Keys::new(),
             look: None,
@@ -51,15 +51,15 @@ impl Circuits {
     }
 
     /// The membership changed: looks at all.
-    pub(super) fn look_now(&mut self, now: Instant) {
+    pub(super) fn scan_now(&mut self, now: Instant) {
         self.looked = None;
         self.look = Some(now);
     }
 
     /// Something changed, nobody knows of whom: looks at all, of a large pool once a second.
-    pub(super) fn refresh(&mut self, now: Instant, members: usize) {
+    pub(super) fn scan_soon(&mut self, now: Instant, members: usize) {
         let next = match self.looked {
-            Some(looked) if members > FEW => (looked + LOOK).max(now),
+            Some(looked) if members > SMALL_POOL => (looked + LOOK).max(now),
             _ => now,
         };
         self.look = Some(self.look.map_or(next, |look| look.min(next)));
@@ -84,40 +84,41 @@ impl Circuits {
 
 impl Driver {
     /// Follows ejections, trials and readmissions, and makes those that are due.
-    pub(super) fn turn_circuits(&mut self, now: Instant) {
-        if self.core.outliers.is_none() {
+    pub(super) fn update_circuits(&mut self, now: Instant) {
+        if self.state.outliers.is_none() {
             self.circuits.look = None;
             return;
         }
-        for key in self.core.take_touched() {
-            self.follow(key, now);
+        for key in self.state.take_touched() {
+            self.sync_circuit(key, now);
         }
         if self.circuits.look.is_some_and(|look| look <= now) {
             self.circuits.look = None;
             self.circuits.looked = Some(now);
             let keys: Vec<_> = self.members.keys().copied().collect();
-            keys.into_iter().for_each(|key| self.follow(key, now));
+            keys.into_iter().for_each(|key| self.sync_circuit(key, now));
         }
         if self.circuits.compare.is_some_and(|compare| compare <= now) {
             self.compare(now);
         }
         let keys: Vec<_> = self.circuits.ejected.iter().copied().collect();
-        keys.into_iter().for_each(|key| self.move_on(key, now));
+        keys.into_iter()
+            .for_each(|key| self.advance_circuit(key, now));
     }
 
     /// Notices whether one is out, and how.
-    fn follow(&mut self, key: u64, now: Instant) {
+    fn sync_circuit(&mut self, key: u64, now: Instant) {
         let Some(member) = self.members.get_mut(&key) else {
             return;
         };
-        let Some(watch) = self.core.watch(&member.backend) else {
+        let Some(record) = self.state.record(&member.backend) else {
             return;
         };
         let circuit = member.backend.circuit();
         match (&member.stay, circuit) {
             (None, Circuit::Closed) => return,
             (Some(_), Circuit::Closed) => {
-                watch.readmitted(now);
+                record.readmitted(now);
                 member.stay = None;
                 self.circuits.ejected.remove(&key);
                 return;
@@ -129,14 +130,14 @@ impl Driver {
             // Ejected, or a trial failed.
             (_, Circuit::Open | Circuit::HalfOpen) => {}
         }
-        let lasts = watch.ejected(now);
+        let lasts = record.ejected(now);
         let is_trial = circuit == Circuit::HalfOpen;
         // Checks that pass while requests fail do not ask what requests ask: after a trial that
         // failed, they are not believed again before the time is served.
         let may_end_early = member.stay.as_ref().is_none_or(|stay| !stay.is_trial);
-        watch.set_trial(is_trial);
+        record.set_trial(is_trial);
         // Of several that check one pool, one says what they all see.
-        if self.leads || self.core.checks.is_none() {
+        if self.leads || self.state.checks.is_none() {
             tracing::info!(
                 target: "evenkeel::health",
                 backend = member.backend.id(), ?lasts, "the backend stays out, unless checks pass"
@@ -154,23 +155,23 @@ impl Driver {
     }
 
     fn join_trial(&mut self, key: u64, now: Instant) {
-        let Some(rules) = self.core.outliers.clone() else {
+        let Some(rules) = self.state.outliers.clone() else {
             return;
         };
         let Some(member) = self.members.get_mut(&key) else {
             return;
         };
-        if let (Some(watch), Some(stay)) = (self.core.watch(&member.backend), &mut member.stay) {
-            watch.set_trial(true);
+        if let (Some(record), Some(stay)) = (self.state.record(&member.backend), &mut member.stay) {
+            record.set_trial(true);
             stay.is_trial = true;
             stay.until = now + rules.ejection;
         }
     }
 
     /// After its time a backend is tried; after the time of the trial it is back.
-    fn move_on(&mut self, key: u64, now: Instant) {
+    fn advance_circuit(&mut self, key: u64, now: Instant) {
         self.publish_results();
-        let core = self.core.clone();
+        let state = self.state.clone();
         let Some(member) = self.members.get_mut(&key) else {
             return;
         };
@@ -182,7 +183,7 @@ impl Driver {
             stay.until = now + LOOK;
             return;
         }
-        if !begin_trial(&core, member, now) {
+        if !begin_trial(&state, member, now) {
             self.readmit(key, Reason::new("TIME", "served its time"), now);
         }
     }
@@ -193,7 +194,7 @@ impl Driver {
         &mut self,
         key: u64,
         rules: &Rules,
-        done: &Done,
+        done: &CheckResult,
         now: Instant,
     ) {
         let stay = self.members.get_mut(&key).and_then(|m| m.stay.as_mut());
@@ -215,9 +216,9 @@ impl Driver {
             self.readmit(key, done.report.reason().clone(), now);
         } else if may_try {
             self.publish_results();
-            let core = self.core.clone();
+            let state = self.state.clone();
             if let Some(member) = self.members.get_mut(&key) {
-                begin_trial(&core, member, now);
+                begin_trial(&state, member, now);
             }
         }
     }
@@ -232,47 +233,47 @@ impl Driver {
         if member.stay.take().is_none() {
             return;
         }
-        if let Some(watch) = self.core.watch(&member.backend) {
-            watch.readmitted(now);
+        if let Some(record) = self.state.record(&member.backend) {
+            record.readmitted(now);
         }
-        self.core.pool.readmit(&member.backend, reason);
+        self.state.pool.readmit(&member.backend, reason);
     }
 
     /// Takes those out that are far slower than the others.
     fn compare(&mut self, now: Instant) {
-        let Some(rules) = self.core.outliers.clone() else {
+        let Some(rules) = self.state.outliers.clone() else {
             return;
         };
         self.circuits.compare = rules.slow.map(|_| now + rules.window);
         let Some(factor) = rules.slow else {
             return;
         };
-        let watches = self.members.values().filter_map(|member| {
-            let watch = self.core.watch(&member.backend)?;
-            let measured = watch.take_latency()?;
-            member.backend.is_usable().then_some((watch, measured))
+        let records = self.members.values().filter_map(|member| {
+            let record = self.state.record(&member.backend)?;
+            let measured = record.take_latency()?;
+            member.backend.is_usable().then_some((record, measured))
         });
-        let (slow, usual) = slow(watches.collect(), factor, rules.volume);
-        for (watch, Measured { requests, median }) in slow {
+        let (slow, usual) = slow_backends(records.collect(), factor, rules.volume);
+        for (record, MeasuredLatency { requests, median }) in slow {
             let detail = format!("{median:?} of {requests} requests, others {usual:?}");
-            watch.is_slow(Reason::new("SLOW", detail));
+            record.is_slow(Reason::new("SLOW", detail));
         }
-        for key in self.core.take_touched() {
-            self.follow(key, now);
+        for key in self.state.take_touched() {
+            self.sync_circuit(key, now);
         }
     }
 }
 
 /// Lets one request at a time through to a backend that is out; false where that is so already.
-fn begin_trial(core: &Arc<Core>, member: &mut Member, now: Instant) -> bool {
-    let (Some(stay), Some(rules)) = (&mut member.stay, &core.outliers) else {
+fn begin_trial(state: &Arc<HealthState>, member: &mut Member, now: Instant) -> bool {
+    let (Some(stay), Some(rules)) = (&mut member.stay, &state.outliers) else {
         return false;
     };
-    let Some(watch) = core.watch(&member.backend) else {
+    let Some(record) = state.record(&member.backend) else {
         return false;
     };
     // Set first: whoever is sent there from now on is a trial.
-    watch.set_trial(true);
+    record.set_trial(true);
     let id = member.backend.id();
     let say = || {
         tracing::info!(
@@ -280,7 +281,7 @@ fn begin_trial(core: &Arc<Core>, member: &mut Member, now: Instant) -> bool {
             backend = id, "the backend is tried by one request at a time"
         );
     };
-    if stay.is_trial || !core.pool.begin_trial_and(&member.backend, say) {
+    if stay.is_trial || !state.pool.begin_trial_and(&member.backend, say) {
         return false;
     }
     stay.is_trial = true;

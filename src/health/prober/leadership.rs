@@ -4,20 +4,20 @@ use tokio::time::Instant;
 
 use super::Driver;
 use crate::{
-    health::{prober::common_fate::CommonFate, transition::Machine},
+    health::{prober::shared_failure::SharedFailures, transition::Machine},
     pool::Candidate,
 };
 
 impl Driver {
     /// Takes the checks over, or leaves them to another, where that changed.
-    pub(super) fn follow_lead(&mut self, now: Instant) {
+    pub(super) fn follow_leadership(&mut self, now: Instant) {
         let leads = self.lead.as_mut().is_some_and(Candidate::leads);
         if std::mem::replace(&mut self.leads, leads) == leads {
             return;
         }
         match leads {
             true => self.take_over(now),
-            false => self.stand_back(),
+            false => self.step_down(),
         }
     }
 
@@ -36,14 +36,14 @@ impl Driver {
     }
 
     /// Ends the checks that run: they are no failures (invariant C).
-    fn stand_back(&mut self) {
+    fn step_down(&mut self) {
         tracing::info!(
             target: "evenkeel::health",
             "leaves the checks to another health layer or prober of the pool"
         );
         self.publish_results();
-        self.free_all();
-        self.fate = CommonFate::new(self.core.checks.as_ref());
+        self.release_all();
+        self.shared_failures = SharedFailures::new(self.state.checks.as_ref());
         self.due.clear();
         self.waiting.clear();
         let mut probes = Vec::new();
