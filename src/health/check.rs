@@ -306,7 +306,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_out_of_range_is_refused_by_name() {
+    fn a_value_out_of_range_is_refused_with_the_field_name() {
         let second = Duration::from_secs(1);
         let bad = [
             (Checks::new().interval(Duration::ZERO), "health.interval"),

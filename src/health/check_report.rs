@@ -212,7 +212,7 @@ mod tests {
     }
 
     #[test]
-    fn who_passes_has_no_dependency_to_blame() {
+    fn a_passing_report_has_no_dependency() {
         let report = CheckReport::fail("L7STS", "503").because_of("postgres");
         assert_eq!(report.dependency().map(|d| &**d), Some("postgres"));
         assert!(

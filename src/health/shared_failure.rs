@@ -331,7 +331,7 @@ mod tests {
     }
 
     #[test]
-    fn what_all_fail_for_takes_nobody_out() {
+    fn a_failure_that_all_share_keeps_all_in_service() {
         let (pg, mut table) = (name("pg"), Table::new(1.0, 3));
         let (decision, mut asked) = table.judge(0, "pg");
         asked.sort_unstable();
@@ -361,7 +361,7 @@ mod tests {
     }
 
     #[test]
-    fn one_that_does_well_settles_it() {
+    fn one_pass_shows_that_the_failure_is_not_shared() {
         let (pg, mut table) = (name("pg"), Table::new(1.0, 10));
         assert_eq!(table.judge(0, "pg").0, Decision::Wait);
         assert_eq!(
@@ -395,7 +395,7 @@ mod tests {
     }
 
     #[test]
-    fn who_does_not_answer_has_no_vote_and_delays_nobody_for_long() {
+    fn a_missing_answer_is_no_vote_and_delays_the_decision_by_one_timeout() {
         let (pg, mut table) = (name("pg"), Table::new(1.0, 4));
         table.judge(0, "pg");
         assert_eq!(table.vote(1, Vote::Fails(&pg)), None);
@@ -429,7 +429,7 @@ mod tests {
     }
 
     #[test]
-    fn a_pool_of_one_stays() {
+    fn the_only_backend_of_a_pool_stays() {
         let mut table = Table::new(1.0, 1);
         assert_eq!(table.judge(0, "pg").0, Decision::Wait);
         let conclusion = table.inquiry.conclude(table.now);
@@ -441,7 +441,7 @@ mod tests {
     }
 
     #[test]
-    fn who_leaves_takes_its_vote_along() {
+    fn the_vote_of_a_removed_backend_is_withdrawn() {
         let (pg, mut table) = (name("pg"), Table::new(0.7, 4));
         table.judge(0, "pg");
         table.vote(1, Vote::Fails(&pg));

@@ -284,7 +284,7 @@ mod tests {
     }
 
     #[test]
-    fn what_flaps_is_held_down_longer_each_time() {
+    fn a_flapping_backend_is_held_down_longer_each_time() {
         let mut now = Instant::now();
         let mut machine = Machine::new(HealthStatus::Healthy, now);
         let mut holds = Vec::new();

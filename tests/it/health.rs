@@ -163,7 +163,7 @@ async fn transition_if_needed(events: &mut Events, pool: &Pool, id: &str) {
 }
 
 #[tokio::test]
-async fn a_change_of_membership_brings_nobody_up() {
+async fn a_change_of_membership_brings_no_backend_up() {
     let a = Origin::named("a").await;
     let dead = refused();
     let pool = Pool::new([backend("a", a.address), backend("dead", dead)]).unwrap();
@@ -314,7 +314,7 @@ async fn answers_make_reports() {
 }
 
 #[tokio::test]
-async fn what_never_comes_is_timed_out_by_its_layer() {
+async fn a_timeout_names_the_layer_that_hung() {
     for answer in ["", "HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nok"] {
         let address = canned(answer.into(), false).await;
         let soon = Instant::now() + Duration::from_millis(100);

@@ -267,7 +267,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_backend_says_of_itself_is_heard() {
+    fn the_health_field_of_an_answer_decides() {
         // Status, `x-evenkeel-health`, and whether it passes, drains, and how much it bears.
         for (status, self_report, passes, drains, share) in [
             (200, "pass", true, false, 1.0),
@@ -330,7 +330,7 @@ mod tests {
     }
 
     #[test]
-    fn a_stranger_at_the_address_is_noticed_before_all_else() {
+    fn another_service_at_the_address_fails_before_any_other_test() {
         let named = Expectation {
             identity: vec![
                 (

@@ -102,7 +102,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_older_than_the_window_is_forgotten() {
+    fn results_older_than_the_window_do_not_count() {
         let window = FailureWindow::default();
         window.success();
         assert_eq!(window.failure(7), count(1, 1), "the success was before");
@@ -154,7 +154,7 @@ mod tests {
     proptest! {
         /// Against a model that remembers every result.
         #[test]
-        fn it_counts_as_one_who_remembers_all(
+        fn it_counts_as_a_model_that_remembers_every_result(
             results in prop::collection::vec((0_u64..4, any::<bool>()), 1..300),
         ) {
             let window = FailureWindow::default();

@@ -110,7 +110,7 @@ mod tests {
     }
 
     #[test]
-    fn the_odd_one_is_found_and_no_other() {
+    fn only_backends_far_above_the_median_are_slow() {
         // Requests and median of each, and who is too slow at three times the pool's.
         for (medians, found) in [
             (&[(50, 10), (50, 11), (50, 12), (50, 100)][..], &[3][..]),

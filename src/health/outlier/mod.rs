@@ -268,7 +268,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_out_of_range_is_refused_by_name() {
+    fn a_value_out_of_range_is_refused_with_the_field_name() {
         let new = Outliers::new;
         let bad = [
             (new().consecutive(0), "outliers.consecutive"),

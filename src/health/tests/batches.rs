@@ -8,7 +8,7 @@ fn many(count: usize) -> Pool {
 }
 
 #[tokio::test(start_paused = true)]
-async fn ten_thousand_that_come_up_are_a_few_snapshots_and_all_are_told() {
+async fn ten_thousand_passes_make_few_snapshots_and_every_event() {
     const COUNT: usize = 10_000;
     let (pool, script) = (many(COUNT), Script::default());
     let mut events = pool.subscribe();

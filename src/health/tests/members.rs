@@ -3,7 +3,7 @@
 use super::*;
 
 #[tokio::test(start_paused = true)]
-async fn who_joins_is_checked_at_once_and_who_leaves_no_more() {
+async fn a_backend_that_joins_is_checked_at_once_and_one_that_leaves_no_more() {
     let (pool, script) = (pool(&["a"]), Script::default());
     let _prober = Prober::start(&pool, checks(&script)).unwrap();
     sleep(20 * SECOND).await;

@@ -2,6 +2,10 @@
 
 use std::io;
 
+use tracing::{
+    Dispatch,
+    subscriber::{DefaultGuard, NoSubscriber},
+};
 use tracing_subscriber::fmt::MakeWriter;
 
 use super::*;
@@ -17,11 +21,25 @@ impl Log {
         text.lines().filter(|line| line.contains(words)).count()
     }
 
-    /// Listens on this thread.
-    fn listen(&self) -> tracing::subscriber::DefaultGuard {
+    /// Records what this thread logs, until the result is dropped.
+    fn listen(&self) -> Listening {
+        // While a process has one subscriber, `tracing` asks that of the thread which reaches a log
+        // statement first whether it is of interest, and caches the answer for all threads. A test
+        // without a subscriber on another thread would switch the statement off. With a second
+        // subscriber, `tracing` asks both.
+        let second = Dispatch::new(NoSubscriber::new());
         let subscriber = tracing_subscriber::fmt().with_ansi(false);
-        tracing::subscriber::set_default(subscriber.with_writer(self.clone()).finish())
+        let subscriber = subscriber.with_writer(self.clone()).finish();
+        Listening {
+            _default: tracing::subscriber::set_default(subscriber),
+            _second: second,
+        }
     }
+}
+
+struct Listening {
+    _default: DefaultGuard,
+    _second: Dispatch,
 }
 
 impl io::Write for Log {
@@ -56,7 +74,7 @@ async fn a_minute(script: &Script) -> usize {
 }
 
 #[tokio::test(start_paused = true)]
-async fn two_layers_check_once_and_say_it_once() {
+async fn two_layers_make_one_check_and_log_it_once() {
     let (log, (pool, script)) = (Log::default(), (pool(&["a", "b"]), Script::default()));
     let _listening = log.listen();
     let first = layer(&pool, &script).layer(());
@@ -116,7 +134,7 @@ async fn default_checks_do_not_replace_those_that_were_given() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn one_that_checks_and_one_that_judges_are_no_rivals() {
+async fn a_prober_and_a_layer_without_checks_do_not_compete() {
     let (pool, script) = (pool(&["a"]), Script::default());
     let _prober = Prober::start(&pool, checks(&script)).unwrap();
     let judge = HealthLayer::new(pool.clone()).no_checks().layer(());

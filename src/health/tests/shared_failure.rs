@@ -23,7 +23,7 @@ fn all(script: &Script, ids: &[&str], answer: Answer) {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_dependency_that_all_have_in_common_empties_no_pool() {
+async fn a_dependency_that_fails_for_all_empties_no_pool() {
     let ids = ["a", "b", "c", "d"];
     let (pool, script) = (pool(&ids), Script::default());
     let _prober = Prober::start(&pool, checks(&script)).unwrap();
@@ -55,7 +55,7 @@ async fn a_dependency_that_all_have_in_common_empties_no_pool() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_dependency_that_one_alone_lost_takes_it_out_soon() {
+async fn a_dependency_that_fails_for_one_backend_takes_it_out() {
     let ids = ["a", "b", "c", "d"];
     let (pool, script) = (pool(&ids), Script::default());
     let _prober = Prober::start(&pool, checks(&script).jitter(0.0)).unwrap();
@@ -76,7 +76,7 @@ async fn a_dependency_that_one_alone_lost_takes_it_out_soon() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn reasons_of_ones_own_count_although_all_fail() {
+async fn different_reasons_take_backends_out_even_if_all_fail() {
     let ids = ["a", "b", "c"];
     let (pool, script) = (pool(&ids), Script::default());
     let _prober = Prober::start(&pool, checks(&script)).unwrap();
@@ -97,7 +97,7 @@ async fn reasons_of_ones_own_count_although_all_fail() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_does_not_answer_falls_beside_those_that_are_kept() {
+async fn a_backend_that_does_not_answer_falls_while_others_are_kept() {
     let ids = ["a", "b", "c", "d"];
     let (pool, script) = (pool(&ids), Script::default());
     let _prober = Prober::start(&pool, checks(&script)).unwrap();
@@ -115,7 +115,7 @@ async fn who_does_not_answer_falls_beside_those_that_are_kept() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn when_one_recovers_those_that_do_not_fall() {
+async fn when_one_backend_recovers_the_others_are_judged_alone() {
     let ids = ["a", "b", "c"];
     let (pool, script) = (pool(&ids), Script::default());
     let _prober = Prober::start(&pool, checks(&script)).unwrap();
@@ -134,7 +134,7 @@ async fn when_one_recovers_those_that_do_not_fall() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_is_down_or_unknown_is_not_lifted_by_it() {
+async fn a_shared_failure_lifts_no_backend_that_is_down_or_unknown() {
     let ids = ["a", "b", "c"];
     let (pool, script) = (pool(&ids), Script::default());
     script.say("a", Answer::Fail);

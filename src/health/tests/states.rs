@@ -28,7 +28,7 @@ async fn a_backend_that_is_degraded_or_drains_serves_still() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn one_that_is_down_is_asked_when_it_wants_and_one_that_is_up_as_ever() {
+async fn retry_after_delays_checks_of_a_backend_that_is_down_only() {
     let (pool, script) = (pool(&["a", "b"]), Script::default());
     let mut events = pool.subscribe();
     let _prober = Prober::start(&pool, checks(&script).jitter(0.0)).unwrap();
@@ -59,7 +59,7 @@ async fn one_that_is_down_is_asked_when_it_wants_and_one_that_is_up_as_ever() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_is_down_is_checked_at_an_interval_of_its_own() {
+async fn a_backend_that_is_down_is_checked_at_the_down_interval() {
     let (pool, script) = (pool(&["a"]), Script::default());
     script.say("a", Answer::Fail);
     let checks = checks(&script).down_interval(20 * SECOND).jitter(0.0);
@@ -98,7 +98,7 @@ async fn a_change_tells_all_that_is_known_of_it() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_an_earlier_process_knew_is_the_beginning() {
+async fn restored_health_is_the_initial_state() {
     let script = Script::default();
     script.say("b", Answer::Fail);
     let earlier = pool(&["a", "b"]);

@@ -56,7 +56,7 @@ async fn all_must_pass_and_the_first_failure_is_named() {
 }
 
 #[tokio::test]
-async fn the_worst_of_those_that_pass_is_told() {
+async fn the_worst_passing_report_is_the_result() {
     let degraded = |share| Says(CheckReport::degraded(share, "L7OK", "busy"));
     let checks = All::new()
         .with("a", degraded(0.5))
@@ -75,7 +75,7 @@ async fn the_worst_of_those_that_pass_is_told() {
 }
 
 #[tokio::test]
-async fn any_may_pass_and_all_names_are_told_when_none_does() {
+async fn one_pass_is_enough_and_a_failure_names_all_checks() {
     let checks = Any::new()
         .with("slow", Hangs)
         .with("old", fails("404"))
@@ -97,7 +97,7 @@ async fn any_may_pass_and_all_names_are_told_when_none_does() {
 }
 
 #[tokio::test]
-async fn what_could_not_be_made_is_told_where_the_others_leave_it_open() {
+async fn a_check_that_could_not_be_made_counts_if_the_others_do_not_decide() {
     let unmade = || Says(CheckReport::local("SOCKERR", "EMFILE"));
     let all = |other| All::new().with("db", unmade()).with("app", other);
     let any = |other| Any::new().with("db", unmade()).with("app", other);

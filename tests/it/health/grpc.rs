@@ -108,7 +108,7 @@ fn tokio_stream_of(frames: Vec<Frame<Bytes>>) -> Stream {
 }
 
 #[tokio::test]
-async fn a_server_says_by_grpc_how_it_serves() {
+async fn the_serving_status_decides() {
     let (address, _) = server(|service| match service {
         "" | "shop.Orders" => Says::Serving(1),
         "shop.Cart" => Says::Serving(2),
@@ -170,7 +170,7 @@ async fn a_kept_connection_is_let_go_with_a_failure() {
 }
 
 #[tokio::test]
-async fn what_speaks_no_http2_or_hangs_fails_by_its_layer() {
+async fn failures_name_the_layer_that_failed() {
     let report = check(&GrpcCheck::new(), backend("a", refused())).await;
     assert_eq!(report.reason().code, "L4CON");
     let http1 = canned(

@@ -120,7 +120,7 @@ async fn five_failures_in_a_row_eject_and_a_trial_readmits() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_the_client_did_is_never_charged_to_the_backend() {
+async fn failures_of_the_client_are_never_charged_to_the_backend() {
     for harmless in [
         Ok(200),
         Ok(404),
@@ -216,7 +216,7 @@ where
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_hedge_that_won_counts_against_who_hung_and_nothing_else_dropped_does() {
+async fn of_dropped_requests_only_those_that_lost_to_a_hedge_count() {
     for (outcome, ejects) in [
         (Some(Outcome::Hedged), true),
         (Some(Outcome::Cancelled), false),
@@ -290,7 +290,7 @@ async fn the_applications_own_errors_count_by_choice() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_is_ejected_does_not_stay_so_when_nobody_judges_any_more() {
+async fn the_end_of_the_last_outlier_detection_ends_its_ejections() {
     let pool = pool(&["a", "b"]);
     let answers = answers(&[("a", Ok(502)), ("b", Ok(200))]);
     let judging = HealthLayer::new(pool.clone()).no_checks();

@@ -108,7 +108,7 @@ async fn a_trial_under_way_is_waited_for_and_time_readmits_once_it_showed_nothin
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_end_of_a_trial_that_nobody_waits_for_counts_as_any_other() {
+async fn a_trial_that_ends_after_another_readmission_counts_as_any_request() {
     for (end, is_out_anew) in [(StatusCode::OK, true), (StatusCode::BAD_GATEWAY, false)] {
         let pool = pool(&["a", "b", "c"]);
         let answers = answers(&[("a", Ok(503)), ("b", Ok(200)), ("c", Ok(200))]);
