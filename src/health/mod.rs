@@ -106,6 +106,7 @@
 mod check;
 mod check_connection;
 mod check_report;
+mod circuit;
 mod combined_checks;
 #[cfg(all(feature = "proxy", feature = "http2"))]
 mod grpc;

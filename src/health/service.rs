@@ -28,7 +28,7 @@ use crate::sabotage::{self, Sabotage};
 use crate::{
     context::{Attempt, Exchange, LocalReply, Outcome, Selected},
     error::{BoxError, Error},
-    pool::{AttachmentCache, Backend},
+    pool::{AttachmentCache, Backend, Circuit},
 };
 
 /// Judges what backends answer, and keeps their checks running; see the [module](super).
@@ -69,7 +69,7 @@ impl<S> Health<S> {
         Some(Observation {
             exchange: exchange.cloned(),
             began: record.clock(),
-            is_trial: record.is_trial(),
+            is_trial: backend.circuit() == Circuit::HalfOpen,
             record,
         })
     }

@@ -3,7 +3,7 @@
 use std::{
     sync::{
         Arc, Mutex, Weak,
-        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
+        atomic::{AtomicU64, Ordering::Relaxed},
     },
     time::Duration,
 };
@@ -27,8 +27,6 @@ pub(in crate::health) struct OutlierRecord {
     window: FailureWindow,
     latency: Option<LatencyWindow>,
     history: Mutex<EjectionHistory>,
-    /// Its circuit is half open: who is sent there now is a trial.
-    trial: AtomicBool,
     /// In milliseconds: an ejection that was refused is not tried again at each failure.
     next_try: AtomicU64,
     state: Weak<HealthState>,
@@ -47,7 +45,6 @@ impl OutlierRecord {
             window: FailureWindow::default(),
             latency: rules.slow.is_some().then(LatencyWindow::default),
             history: Mutex::default(),
-            trial: AtomicBool::new(false),
             next_try: AtomicU64::new(0),
             state: Arc::downgrade(state),
             id: backend.shared_id(),
@@ -62,15 +59,6 @@ impl OutlierRecord {
 
     pub(in crate::health) fn incarnation(&self) -> u64 {
         self.incarnation
-    }
-
-    /// Returns true if a request that is sent now is a trial.
-    pub(in crate::health) fn is_trial(&self) -> bool {
-        self.trial.load(Relaxed)
-    }
-
-    pub(in crate::health) fn set_trial(&self, trial: bool) {
-        self.trial.store(trial, Relaxed);
     }
 
     /// Returns the moment, where latencies are looked at.
@@ -177,7 +165,6 @@ impl OutlierRecord {
     #[cold]
     pub(in crate::health) fn trial_failed(&self, reason: Reason) {
         if let Some((state, backend)) = self.member() {
-            self.set_trial(false);
             let say = || {
                 tracing::info!(
                     target: "evenkeel::health",
@@ -200,7 +187,6 @@ impl OutlierRecord {
 
     pub(in crate::health) fn readmitted(&self, now: Instant) {
         lock(&self.history).readmit(now);
-        self.set_trial(false);
         self.streak.success();
         self.window.clear();
         self.next_try.store(0, Relaxed);

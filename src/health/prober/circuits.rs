@@ -1,42 +1,30 @@
-//! Who is out for what live traffic showed, for how long, and how it comes back.
+//! Takes the steps of the circuits: ejections that are noticed, trials, readmissions; and compares
+//! latencies.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, time::Duration};
 
 use tokio::time::Instant;
 
 use super::{CheckResult, Driver, Keys, SMALL_POOL, members::Member};
 use crate::{
     health::{
+        circuit::{Followed, Step},
         outlier::{MeasuredLatency, slow_backends},
         shared::HealthState,
         transition::Rules,
     },
-    pool::{Circuit, Reason},
+    pool::Reason,
 };
 
-/// A time out of service.
-pub(super) struct Stay {
-    since: Instant,
-    until: Instant,
-    /// In a row, of checks begun after `since`.
-    passes: u32,
-    /// One of those checks failed: they see what live traffic saw.
-    checks_agree: bool,
-    /// Checks that pass may end it early.
-    may_end_early: bool,
-    /// One request at a time is let through.
-    is_trial: bool,
-}
-
-/// Whose circuits are looked at, and when.
+/// Which circuits are not closed, and when all are scanned.
 pub(super) struct Circuits {
-    /// Those that are out.
+    /// The backends whose circuit is open or half open.
     ejected: Keys,
-    /// When all are looked at: somebody else may have ejected or readmitted one.
-    look: Option<Instant>,
-    looked: Option<Instant>,
+    /// When all are scanned: another layer or the program may have ejected or readmitted one.
+    scan_at: Option<Instant>,
+    last_scan: Option<Instant>,
     /// When latencies are compared.
-    compare: Option<Instant>,
+    compare_at: Option<Instant>,
 }
 
 impl Circuits {
@@ -44,25 +32,25 @@ impl Circuits {
         let slow = state.outliers.as_ref().filter(|rules| rules.slow.is_some());
         Self {
             ejected: Keys::new(),
-            look: None,
-            looked: None,
-            compare: slow.map(|rules| now + rules.window),
+            scan_at: None,
+            last_scan: None,
+            compare_at: slow.map(|rules| now + rules.window),
         }
     }
 
-    /// The membership changed: looks at all.
+    /// The membership changed: scans all at once.
     pub(super) fn scan_now(&mut self, now: Instant) {
-        self.looked = None;
-        self.look = Some(now);
+        self.last_scan = None;
+        self.scan_at = Some(now);
     }
 
-    /// Something changed, nobody knows of whom: looks at all, of a large pool once a second.
+    /// The pool changed, and the change names no backend: scans all, a large pool once a second.
     pub(super) fn scan_soon(&mut self, now: Instant, members: usize) {
-        let next = match self.looked {
-            Some(looked) if members > SMALL_POOL => (looked + LOOK).max(now),
+        let next = match self.last_scan {
+            Some(last) if members > SMALL_POOL => (last + SCAN_INTERVAL).max(now),
             _ => now,
         };
-        self.look = Some(self.look.map_or(next, |look| look.min(next)));
+        self.scan_at = Some(self.scan_at.map_or(next, |at| at.min(next)));
     }
 
     pub(super) fn forget(&mut self, key: u64) {
@@ -70,35 +58,37 @@ impl Circuits {
     }
 
     pub(super) fn due(&self) -> Option<Instant> {
-        [self.look, self.compare].into_iter().flatten().min()
+        [self.scan_at, self.compare_at].into_iter().flatten().min()
     }
 
-    pub(super) fn stays<'a>(
+    /// Returns when the circuits that are not closed are due.
+    pub(super) fn steps_due<'a>(
         &'a self,
         members: &'a BTreeMap<u64, Member>,
     ) -> impl Iterator<Item = Instant> + 'a {
-        let stay = |key| members.get(key)?.stay.as_ref();
-        self.ejected.iter().filter_map(stay).map(|stay| stay.until)
+        let due = |key| members.get(key)?.circuit.due();
+        self.ejected.iter().filter_map(due)
     }
 }
 
 impl Driver {
-    /// Follows ejections, trials and readmissions, and makes those that are due.
+    /// Follows ejections, trials and readmissions, and takes the steps that are due.
     pub(super) fn update_circuits(&mut self, now: Instant) {
         if self.state.outliers.is_none() {
-            self.circuits.look = None;
+            self.circuits.scan_at = None;
             return;
         }
         for key in self.state.take_touched() {
-            self.sync_circuit(key, now);
+            self.follow_circuit(key, now);
         }
-        if self.circuits.look.is_some_and(|look| look <= now) {
-            self.circuits.look = None;
-            self.circuits.looked = Some(now);
+        if self.circuits.scan_at.is_some_and(|at| at <= now) {
+            self.circuits.scan_at = None;
+            self.circuits.last_scan = Some(now);
             let keys: Vec<_> = self.members.keys().copied().collect();
-            keys.into_iter().for_each(|key| self.sync_circuit(key, now));
+            keys.into_iter()
+                .for_each(|key| self.follow_circuit(key, now));
         }
-        if self.circuits.compare.is_some_and(|compare| compare <= now) {
+        if self.circuits.compare_at.is_some_and(|at| at <= now) {
             self.compare(now);
         }
         let keys: Vec<_> = self.circuits.ejected.iter().copied().collect();
@@ -106,90 +96,55 @@ impl Driver {
             .for_each(|key| self.advance_circuit(key, now));
     }
 
-    /// Notices whether one is out, and how.
-    fn sync_circuit(&mut self, key: u64, now: Instant) {
+    /// Notices what the pool shows of a backend's circuit.
+    fn follow_circuit(&mut self, key: u64, now: Instant) {
+        let Some(rules) = &self.state.outliers else {
+            return;
+        };
         let Some(member) = self.members.get_mut(&key) else {
             return;
         };
         let Some(record) = self.state.record(&member.backend) else {
             return;
         };
-        let circuit = member.backend.circuit();
-        match (&member.stay, circuit) {
-            (None, Circuit::Closed) => return,
-            (Some(_), Circuit::Closed) => {
+        let (shown, lasts) = (member.backend.circuit(), || record.ejected(now));
+        match member.circuit.follow(shown, rules.ejection, lasts, now) {
+            Followed::Unchanged | Followed::TrialBegan => {}
+            Followed::Readmitted => {
                 record.readmitted(now);
-                member.stay = None;
                 self.circuits.ejected.remove(&key);
-                return;
             }
-            (Some(stay), Circuit::Open) if !stay.is_trial => return,
-            (Some(stay), Circuit::HalfOpen) if stay.is_trial => return,
-            // Another layer's driver began it: what is sent there by this one is a trial, too.
-            (Some(_), Circuit::HalfOpen) => return self.join_trial(key, now),
-            // Ejected, or a trial failed.
-            (_, Circuit::Open | Circuit::HalfOpen) => {}
-        }
-        let lasts = record.ejected(now);
-        let is_trial = circuit == Circuit::HalfOpen;
-        // Checks that pass while requests fail do not ask what requests ask: after a trial that
-        // failed, they are not believed again before the time is served.
-        let may_end_early = member.stay.as_ref().is_none_or(|stay| !stay.is_trial);
-        record.set_trial(is_trial);
-        // Of several that check one pool, one says what they all see.
-        if self.leads || self.state.checks.is_none() {
-            tracing::info!(
-                target: "evenkeel::health",
-                backend = member.backend.id(), ?lasts, "the backend stays out, unless checks pass"
-            );
-        }
-        member.stay = Some(Stay {
-            since: now,
-            until: now + lasts,
-            passes: 0,
-            checks_agree: false,
-            may_end_early,
-            is_trial,
-        });
-        self.circuits.ejected.insert(key);
-    }
-
-    fn join_trial(&mut self, key: u64, now: Instant) {
-        let Some(rules) = self.state.outliers.clone() else {
-            return;
-        };
-        let Some(member) = self.members.get_mut(&key) else {
-            return;
-        };
-        if let (Some(record), Some(stay)) = (self.state.record(&member.backend), &mut member.stay) {
-            record.set_trial(true);
-            stay.is_trial = true;
-            stay.until = now + rules.ejection;
+            Followed::Ejected(lasts) => {
+                self.circuits.ejected.insert(key);
+                // Of several layers that follow one pool, one logs what all see.
+                if self.leads || self.state.checks.is_none() {
+                    tracing::info!(
+                        target: "evenkeel::health",
+                        backend = member.backend.id(), ?lasts,
+                        "the backend stays out, unless checks pass"
+                    );
+                }
+            }
         }
     }
 
-    /// After its time a backend is tried; after the time of the trial it is back.
+    /// Takes the step that time makes due: an ejection ends in a trial, and a trial that showed
+    /// nothing in a readmission.
     fn advance_circuit(&mut self, key: u64, now: Instant) {
         self.publish_results();
-        let state = self.state.clone();
         let Some(member) = self.members.get_mut(&key) else {
             return;
         };
-        let Some(stay) = member.stay.as_mut().filter(|stay| stay.until <= now) else {
+        let has_trial = member.backend.has_trial();
+        let Some(step) = member.circuit.advance(has_trial, now) else {
             return;
         };
-        if stay.is_trial && member.backend.has_trial() {
-            // What that request shows says more than the time that passed.
-            stay.until = now + LOOK;
-            return;
-        }
-        if !begin_trial(&state, member, now) {
+        if step == Step::Readmit || !self.begin_trial(key, now) {
             self.readmit(key, Reason::new("TIME", "served its time"), now);
         }
     }
 
-    /// Counts a check of one that is out. Where checks failed as requests did, enough that pass
-    /// bring it back; where they never did, they only earn it a trial.
+    /// Counts a check of an ejected backend, and takes the step that it makes due.
     pub(super) fn count_toward_return(
         &mut self,
         key: u64,
@@ -197,40 +152,48 @@ impl Driver {
         done: &CheckResult,
         now: Instant,
     ) {
-        let stay = self.members.get_mut(&key).and_then(|m| m.stay.as_mut());
-        let Some(stay) = stay.filter(|stay| done.began >= stay.since) else {
+        let Some(member) = self.members.get_mut(&key) else {
             return;
         };
-        if !done.report.is_pass() {
-            stay.passes = 0;
-            stay.checks_agree = true;
-            return;
-        }
-        stay.passes += 1;
-        if stay.passes < rules.rise {
-            return;
-        }
-        let agree = stay.checks_agree;
-        let may_try = stay.may_end_early && !stay.is_trial;
-        if agree {
-            self.readmit(key, done.report.reason().clone(), now);
-        } else if may_try {
-            self.publish_results();
-            let state = self.state.clone();
-            if let Some(member) = self.members.get_mut(&key) {
-                begin_trial(&state, member, now);
+        let pass = done.report.is_pass();
+        match member.circuit.count_check(pass, rules.rise, done.began) {
+            Some(Step::BeginTrial) => {
+                self.publish_results();
+                self.begin_trial(key, now);
             }
+            Some(Step::Readmit) => self.readmit(key, done.report.reason().clone(), now),
+            None => {}
         }
     }
 
+    /// Lets one request at a time through to an ejected backend; returns false if its circuit is not
+    /// open.
+    fn begin_trial(&mut self, key: u64, now: Instant) -> bool {
+        let (Some(member), Some(rules)) = (self.members.get_mut(&key), &self.state.outliers) else {
+            return false;
+        };
+        let id = member.backend.id();
+        let log = || {
+            tracing::info!(
+                target: "evenkeel::health",
+                backend = id, "the backend is tried by one request at a time"
+            );
+        };
+        let begins = self.state.pool.begin_trial_and(&member.backend, log);
+        if begins {
+            member.circuit.trial_began(rules.ejection, now);
+        }
+        begins
+    }
+
     fn readmit(&mut self, key: u64, reason: Reason, now: Instant) {
-        // What the check measured first, and then what follows.
+        // Events come in order: what the check measured, then the readmission.
         self.publish_results();
         self.circuits.ejected.remove(&key);
         let Some(member) = self.members.get_mut(&key) else {
             return;
         };
-        if member.stay.take().is_none() {
+        if !member.circuit.close() {
             return;
         }
         if let Some(record) = self.state.record(&member.backend) {
@@ -239,12 +202,12 @@ impl Driver {
         self.state.pool.readmit(&member.backend, reason);
     }
 
-    /// Takes those out that are far slower than the others.
+    /// Ejects the backends that are far slower than the others.
     fn compare(&mut self, now: Instant) {
         let Some(rules) = self.state.outliers.clone() else {
             return;
         };
-        self.circuits.compare = rules.slow.map(|_| now + rules.window);
+        self.circuits.compare_at = rules.slow.map(|_| now + rules.window);
         let Some(factor) = rules.slow else {
             return;
         };
@@ -259,36 +222,10 @@ impl Driver {
             record.is_slow(Reason::new("SLOW", detail));
         }
         for key in self.state.take_touched() {
-            self.sync_circuit(key, now);
+            self.follow_circuit(key, now);
         }
     }
 }
 
-/// Lets one request at a time through to a backend that is out; false where that is so already.
-fn begin_trial(state: &Arc<HealthState>, member: &mut Member, now: Instant) -> bool {
-    let (Some(stay), Some(rules)) = (&mut member.stay, &state.outliers) else {
-        return false;
-    };
-    let Some(record) = state.record(&member.backend) else {
-        return false;
-    };
-    // Set first: whoever is sent there from now on is a trial.
-    record.set_trial(true);
-    let id = member.backend.id();
-    let say = || {
-        tracing::info!(
-            target: "evenkeel::health",
-            backend = id, "the backend is tried by one request at a time"
-        );
-    };
-    if stay.is_trial || !state.pool.begin_trial_and(&member.backend, say) {
-        return false;
-    }
-    stay.is_trial = true;
-    stay.until = now + rules.ejection;
-    true
-}
-
-/// For larger ones, somebody else's ejection is noticed soon enough; and so is the end of a trial
-/// that showed nothing.
-const LOOK: Duration = Duration::from_secs(1);
+/// How often a pool that is not small is scanned for ejections that another layer made.
+const SCAN_INTERVAL: Duration = Duration::from_secs(1);

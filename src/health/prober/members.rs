@@ -4,11 +4,11 @@ use std::collections::BTreeMap;
 
 use tokio::time::Instant;
 
-use super::{Driver, RunningCheck, circuits::Stay};
+use super::{Driver, RunningCheck};
 #[cfg(test)]
 use crate::sabotage::{self, Sabotage};
 use crate::{
-    health::transition::Machine,
+    health::{circuit::CircuitMachine, transition::Machine},
     pool::{Backend, HealthStatus, Measurement, Reason},
 };
 
@@ -23,7 +23,7 @@ pub(super) struct Member {
     pub(super) again: bool,
     /// The checks of many backends, which begin together, were spread over an interval.
     pub(super) spread: bool,
-    pub(super) stay: Option<Stay>,
+    pub(super) circuit: CircuitMachine,
 }
 
 impl Driver {
@@ -78,7 +78,7 @@ impl Driver {
             probe: None,
             again: false,
             spread: false,
-            stay: None,
+            circuit: CircuitMachine::default(),
         }
     }
 

@@ -262,8 +262,8 @@ impl Driver {
             self.circuits.due(),
             self.publish_queue.deferred_until(self.members.len()),
         ];
-        let stays = self.circuits.stays(&self.members);
-        others.into_iter().flatten().chain(stays).min()
+        let steps = self.circuits.steps_due(&self.members);
+        others.into_iter().flatten().chain(steps).min()
     }
 }
 
