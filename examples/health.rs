@@ -21,7 +21,10 @@ use evenkeel::{
     pool::EventKind,
 };
 use http::{Method, Request, Response, StatusCode};
-use hyper::{body::Incoming, server::conn::http1};
+use hyper::{
+    body::{Body, Incoming},
+    server::conn::http1,
+};
 use hyper_util::{rt::TokioIo, service::TowerToHyperService};
 use tokio::net::TcpListener;
 use tower::{Layer, Service, ServiceExt, service_fn};
@@ -47,9 +50,10 @@ async fn forward(request: Request<Incoming>) -> Result<Response<String>, BoxErro
     Ok(Response::new(format!("{id} gets this request\n")))
 }
 
-async fn serve<S>(address: &'static str, service: S) -> Result<(), BoxError>
+async fn serve<S, B>(address: &'static str, service: S) -> Result<(), BoxError>
 where
-    S: Service<Request<Incoming>, Response = Response<String>> + Clone + Send + 'static,
+    S: Service<Request<Incoming>, Response = Response<B>> + Clone + Send + 'static,
+    B: Body<Data: Send, Error: Into<BoxError>> + Send + 'static,
     S::Future: Send,
     S::Error: Into<BoxError>,
 {

@@ -19,7 +19,7 @@
 //! assert_eq!(Error::from_boxed(boxed).kind(), ErrorKind::Connect);
 //! ```
 
-use std::{error, fmt, time::Duration};
+use std::{any::Any, error, fmt, time::Duration};
 
 use http::request::Parts;
 
@@ -115,7 +115,15 @@ impl Error {
         self.inner.kind
     }
 
-    /// Takes the head of the request out; `None` if it is not given back.
+    /// Returns the kind of an error that is an `Error`, boxed or not.
+    pub(crate) fn kind_of<E: 'static>(error: &E) -> Option<ErrorKind> {
+        let error = error as &dyn Any;
+        let plain = error.downcast_ref::<Self>();
+        let boxed = || error.downcast_ref::<BoxError>()?.downcast_ref::<Self>();
+        plain.or_else(boxed).map(Self::kind)
+    }
+
+    /// Takes the head of the request, where it is given back.
     pub fn take_unsent(&mut self) -> Option<Parts> {
         self.inner.unsent.take()
     }

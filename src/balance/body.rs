@@ -1,7 +1,6 @@
 //! The response body, which holds the lease until the last byte.
 
 use std::{
-    any::Any,
     pin::Pin,
     task::{Context, Poll, ready},
 };
@@ -11,8 +10,9 @@ use pin_project_lite::pin_project;
 
 use super::running::RunningAttempt;
 use crate::{
-    context::Outcome,
-    error::{BoxError, Error, ErrorKind},
+    context::{Attempt, Exchange, Outcome},
+    error::{Error, ErrorKind},
+    pool::{Backend, Lease},
 };
 
 pin_project! {
@@ -63,7 +63,9 @@ where
         let outcome = match &frame {
             Some(Ok(_)) if !this.inner.is_end_stream() => return Poll::Ready(frame),
             Some(Ok(_)) | None => Outcome::Ok,
-            Some(Err(error)) => Outcome::Failed(kind_of(error)),
+            Some(Err(error)) => {
+                Outcome::Failed(Error::kind_of(error).unwrap_or(ErrorKind::Service))
+            }
         };
         if let Some(running) = this.running.take() {
             running.end(outcome);
@@ -80,13 +82,78 @@ where
     }
 }
 
-/// Returns the kind of a body's error, if it is an [`Error`] of this crate, boxed or not.
-fn kind_of<E: 'static>(error: &E) -> ErrorKind {
-    let error = error as &dyn Any;
-    let ours = error.downcast_ref::<Error>().or_else(|| {
-        error
-            .downcast_ref::<BoxError>()
-            .and_then(|boxed| boxed.downcast_ref::<Error>())
-    });
-    ours.map_or(ErrorKind::Service, Error::kind)
+/// An attempt that runs: its lease, and its line in the exchange. Dropped without a word, it was
+/// cancelled.
+#[derive(Debug)]
+pub(super) struct Running {
+    // Released after the end is noted: whoever reads the count finds the record whole.
+    lease: Lease,
+    exchange: Exchange,
+    number: usize,
+    outcome: Outcome,
+    /// Until the response head, where the strategy wants to know how it went.
+    watched: Option<Arc<Shared>>,
+}
+
+impl Running {
+    pub(super) fn new(
+        lease: Lease,
+        exchange: Exchange,
+        number: usize,
+        watched: Option<Arc<Shared>>,
+    ) -> Self {
+        Self {
+            lease,
+            exchange,
+            number,
+            outcome: Outcome::Cancelled,
+            watched,
+        }
+    }
+
+    pub(super) fn backend(&self) -> &Backend {
+        self.lease.backend()
+    }
+
+    #[cfg(any(feature = "proxy", test))]
+    pub(super) fn selection(&self) -> Selection<'_> {
+        Selection {
+            backend: self.backend(),
+            exchange: &self.exchange,
+            number: self.number,
+        }
+    }
+
+    /// Tells the strategy how it went so far; only the first call counts.
+    pub(super) fn tell(&mut self, how: Ended) {
+        if let Some(shared) = self.watched.take() {
+            let noted = |all: &[Attempt]| all.get(self.number).map(|a| (a.began, a.outcome));
+            if let Some((began, outcome)) = self.exchange.attempts(noted) {
+                let how = match (how, outcome) {
+                    // Failover gave it up, as its time was up.
+                    (Ended::Cancelled, Some(Outcome::Failed(kind))) => Ended::Failed(kind),
+                    _ => how,
+                };
+                let strategy = &shared.strategy;
+                strategy.ended(self.lease.backend(), began.elapsed(), how);
+            }
+        }
+    }
+
+    pub(super) fn end(mut self, outcome: Outcome) {
+        self.outcome = outcome;
+    }
+
+    /// Makes its drop a good end, as that of a tunnel is.
+    pub(super) fn until_dropped(mut self) -> Self {
+        self.outcome = Outcome::Ok;
+        self
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.tell(Ended::Cancelled);
+        self.exchange.end_attempt(self.number, self.outcome);
+    }
 }

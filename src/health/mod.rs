@@ -103,6 +103,7 @@
 //!
 //! About 55 ns on a shared cloud core: produced by `benches/layers.rs`.
 
+mod body;
 mod check;
 mod check_connection;
 mod check_report;
@@ -124,6 +125,7 @@ mod tcp;
 mod tests;
 mod transition;
 
+pub use body::ResponseBody;
 pub use check::{CheckFuture, Checks, HealthCheck, Target};
 pub use check_report::CheckReport;
 pub use combined_checks::{All, Any};

@@ -14,6 +14,7 @@ use tokio::time::Instant;
 use tower_service::Service;
 
 use super::{
+    ResponseBody,
     outlier::OutlierRecord,
     outlier::{
         Evidence, asks_for_ejection, ejection_requested, judge_error, judge_status, lost_to_hedge,
@@ -80,7 +81,7 @@ where
     S: Service<Request<B>, Response = Response<R>>,
     S::Error: Into<BoxError>,
 {
-    type Response = Response<R>;
+    type Response = Response<ResponseBody<R>>;
     type Error = Error;
     type Future = ResponseFuture<S::Future>;
 
@@ -141,10 +142,11 @@ struct Observation {
 }
 
 impl Observation {
-    /// Draws what follows from a response; takes away what it says to the balancer alone.
-    fn respond<R>(self, response: &mut Response<R>) {
-        if response.extensions().get::<LocalReply>().is_some() {
-            return;
+    /// Counts a response by its head, and removes the fields that are meant for the balancer alone.
+    /// Returns the record that counts how the body ends.
+    fn respond<R>(self, response: &mut Response<R>) -> Option<Arc<OutlierRecord>> {
+        if response.extensions().get::<Unasked>().is_some() {
+            return None;
         }
         if let Some(began) = self.began {
             self.record.took(began.elapsed());
@@ -156,14 +158,14 @@ impl Observation {
                 true => self.end(Evidence::Failure(ejection_requested())),
                 false => self.record.ejection_requested(),
             }
-            return;
+        } else {
+            self.end(judge_status(rules, response.status()));
         }
-        let verdict = judge_status(rules, response.status());
-        self.end(verdict);
+        Some(self.record)
     }
 
-    fn end(self, verdict: Evidence) {
-        match verdict {
+    fn end(&self, evidence: Evidence) {
+        match evidence {
             Evidence::Success => {
                 self.record.success();
                 if self.is_trial {
@@ -230,7 +232,7 @@ where
     F: Future<Output = Result<Response<R>, E>>,
     E: Into<BoxError>,
 {
-    type Output = Result<Response<R>, Error>;
+    type Output = Result<Response<ResponseBody<R>>, Error>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
@@ -238,10 +240,9 @@ where
         match this.inner.poll(cx) {
             Poll::Pending => Poll::Pending,
             Poll::Ready(Ok(mut response)) => {
-                if let Some(observation) = this.observation.take() {
-                    observation.respond(&mut response);
-                }
-                Poll::Ready(Ok(response))
+                let observation = this.observation.take();
+                let record = observation.and_then(|seen| seen.respond(&mut response));
+                Poll::Ready(Ok(response.map(|body| ResponseBody::new(body, record))))
             }
             Poll::Ready(Err(error)) => {
                 let error = Error::from_boxed(error.into());

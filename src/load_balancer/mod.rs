@@ -110,7 +110,7 @@ use crate::{
     error::{BoxError, ConfigError, Error},
     failover::{Failover, FailoverLayer},
     forwarded::{Forwarded, ForwardedLayer},
-    health::{Health, HealthLayer},
+    health::{self, Health, HealthLayer},
     pool::Pool,
     proxy::{self, Proxy},
     respond::{self, Respond, RespondLayer},
@@ -126,7 +126,7 @@ type Stack = Forwarded<AccessLog<Respond<Session>>>;
 #[cfg(not(feature = "access-log"))]
 type Stack = Forwarded<Respond<Session>>;
 
-type Answered = respond::ResponseBody<balance::ResponseBody<proxy::Body>>;
+type Answered = respond::ResponseBody<balance::ResponseBody<health::ResponseBody<proxy::Body>>>;
 #[cfg(feature = "access-log")]
 type Outer = access_log::ResponseBody<Answered>;
 #[cfg(not(feature = "access-log"))]

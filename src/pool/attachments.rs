@@ -19,8 +19,6 @@ use std::{
 
 use arc_swap::ArcSwapOption;
 
-use crate::error::ErrorKind;
-
 /// State that a layer keeps with a backend, made and found with
 /// [`Backend::attachment`](super::Backend::attachment).
 ///
@@ -64,10 +62,6 @@ pub trait Attachment: Any + Send + Sync {
     /// no other backend was usable; not after [`Pool::readmit`](super::Pool::readmit). Never called on
     /// the request path.
     fn readmitted(&self) {}
-
-    /// Counts a response as failed that broke off after it had begun, by the backend's fault. Called
-    /// on the request path, and rarely.
-    fn broken(&self, _kind: ErrorKind) {}
 }
 
 /// The key of an [`Attachment`]: each layer makes one and finds its own attachments with it.
@@ -126,7 +120,6 @@ impl<T> fmt::Debug for AttachmentKey<T> {
 /// A call of one of the methods of [`Attachment`].
 #[derive(Clone, Copy)]
 pub(super) enum Notification {
-    Broken(ErrorKind),
     Readmitted,
     Retire,
 }
@@ -134,7 +127,6 @@ pub(super) enum Notification {
 #[derive(Default)]
 pub(super) struct Attachments {
     first: Link,
-    /// Held while an attachment is added.
     /// Held while an attachment is added.
     adding: Mutex<()>,
 }
@@ -177,7 +169,6 @@ impl Attachments {
             key: key.alive(),
             any: made.clone(),
             notify: |any, notification| match (any.downcast_ref::<T>(), notification) {
-                (Some(attachment), Notification::Broken(kind)) => attachment.broken(kind),
                 (Some(attachment), Notification::Readmitted) => attachment.readmitted(),
                 (Some(attachment), Notification::Retire) => attachment.retire(),
                 (None, _) => {}

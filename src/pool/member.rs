@@ -8,7 +8,6 @@ use super::{
     backend::Config,
     state::{FULL, State},
 };
-use crate::error::ErrorKind;
 
 /// The live state, which all handles of a member share. A getter reads it when it is called; two
 /// calls may see two states.
@@ -225,12 +224,6 @@ impl Backend {
     #[cfg(test)]
     pub(crate) fn count_attachments(&self) -> usize {
         self.state().count_attachments()
-    }
-
-    /// Notifies every attachment that a response of this backend broke off after it had begun, by
-    /// the backend's fault.
-    pub(crate) fn report_broken_response(&self, kind: ErrorKind) {
-        self.state().notify_broken(kind);
     }
 }
 

@@ -25,7 +25,6 @@ use super::{
     attachments::{Attachment, AttachmentKey, Attachments, Notification},
     counters::{Acquisition, RequestCounters},
 };
-use crate::error::ErrorKind;
 
 pub(super) struct State {
     counters: RequestCounters,
@@ -347,11 +346,6 @@ impl State {
     /// Notifies each attachment that the pool ended an ejection.
     pub(super) fn notify_readmitted(&self) {
         self.attachments.notify(Notification::Readmitted);
-    }
-
-    /// Notifies each attachment that a response broke off.
-    pub(super) fn notify_broken(&self, kind: ErrorKind) {
-        self.attachments.notify(Notification::Broken(kind));
     }
 }
 

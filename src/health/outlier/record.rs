@@ -91,7 +91,7 @@ impl OutlierRecord {
 
     /// A response that began well broke off.
     #[cold]
-    fn broke_off(&self, kind: ErrorKind) {
+    pub(in crate::health) fn broke_off(&self, kind: ErrorKind) {
         if self.rules.rate.is_some() {
             self.window.undo_success();
         }
@@ -230,10 +230,6 @@ impl OutlierRecord {
 impl Attachment for OutlierRecord {
     fn readmitted(&self) {
         Self::readmitted(self, Instant::now());
-    }
-
-    fn broken(&self, kind: ErrorKind) {
-        self.broke_off(kind);
     }
 }
 

@@ -33,9 +33,9 @@ fn service(
     })
 }
 
-async fn send<S>(service: &S, pool: &Pool, id: &str, times: usize)
+async fn send<S, R>(service: &S, pool: &Pool, id: &str, times: usize)
 where
-    S: Service<Request<()>, Response = Response<()>, Error = Error> + Clone,
+    S: Service<Request<()>, Response = Response<R>, Error = Error> + Clone,
 {
     for _ in 0..times {
         let mut request = Request::new(());
@@ -197,9 +197,9 @@ async fn no_more_than_the_share_is_ejected() {
 }
 
 /// Begins a request to `id` that hangs, and drops it after its attempt ended so.
-async fn hang<S>(service: &S, pool: &Pool, id: &str, outcome: Option<Outcome>)
+async fn hang<S, R>(service: &S, pool: &Pool, id: &str, outcome: Option<Outcome>)
 where
-    S: Service<Request<()>, Response = Response<()>, Error = Error> + Clone,
+    S: Service<Request<()>, Response = Response<R>, Error = Error> + Clone,
 {
     let mut request = Request::new(());
     let backend = pool.snapshot().get(id).unwrap().clone();

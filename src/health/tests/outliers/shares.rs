@@ -1,5 +1,14 @@
 //! What is judged over a window: the share that fails or breaks off, and how long answers take.
 
+use std::{
+    pin::Pin,
+    task::{Context, Poll},
+};
+
+use bytes::Bytes;
+use http_body::{Body, Frame};
+use http_body_util::BodyExt;
+
 use super::*;
 
 #[tokio::test(start_paused = true)]
@@ -41,24 +50,51 @@ async fn failures_that_are_far_apart_are_no_share() {
     assert_eq!(pool.snapshot().usable(), 2, "10 within any 10 s");
 }
 
-#[tokio::test(start_paused = true)]
-async fn bodies_that_break_off_count_as_a_share() {
-    let pool = pool(&["a", "b"]);
-    let answers = answers(&[("a", Ok(200)), ("b", Ok(200))]);
-    let service = HealthLayer::new(pool.clone())
-        .no_checks()
-        .layer(service(&answers));
-    let a = pool.snapshot().get("a").unwrap().clone();
-    for nth in 0..20 {
-        assert_eq!(pool.snapshot().usable(), 2, "{nth}");
-        send(&service, &pool, "a", 1).await;
-        a.report_broken_response(ErrorKind::ResponseBody);
+/// A body that breaks off before its first byte.
+#[derive(Clone, Copy)]
+struct Broken(ErrorKind);
+
+impl Body for Broken {
+    type Data = Bytes;
+    type Error = Error;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
+        Poll::Ready(Some(Err(Error::new(self.0))))
     }
-    assert_eq!(
-        pool.snapshot().usable(),
-        1,
-        "20 heads were fine, no body was"
-    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn bodies_that_break_off_by_the_backends_fault_count_as_a_share() {
+    for (kind, is_read, ejects) in [
+        (ErrorKind::ResponseBody, true, true),
+        (ErrorKind::ResponseBodyTimeout, true, true),
+        (ErrorKind::ResponseBody, false, false),
+        (ErrorKind::ClientBody, true, false),
+        (ErrorKind::Service, true, false),
+    ] {
+        let pool = pool(&["a", "b"]);
+        let inner =
+            service_fn(
+                move |_: Request<()>| async move { Ok::<_, Error>(Response::new(Broken(kind))) },
+            );
+        let service = HealthLayer::new(pool.clone()).no_checks().layer(inner);
+        for nth in 0..20 {
+            assert_eq!(pool.snapshot().usable(), 2, "{nth}");
+            let mut request = Request::new(());
+            let a = pool.snapshot().get("a").unwrap().clone();
+            request.extensions_mut().insert(Selected(a));
+            let response = service.clone().oneshot(request).await.unwrap();
+            if is_read {
+                let read = response.into_body().collect().await;
+                assert_eq!(read.unwrap_err().kind(), kind);
+            }
+        }
+        let is_out = pool.snapshot().usable() == 1;
+        assert_eq!(is_out, ejects, "{kind}, read: {is_read}");
+    }
 }
 
 #[tokio::test(start_paused = true)]
