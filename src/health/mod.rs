@@ -1,53 +1,101 @@
-//! Keeping traffic off backends that do not serve.
+//! Health: keeping traffic off backends that do not serve.
 //!
-//! Two sources, combined in the pool: *active* checks ask each backend at intervals, *passive*
-//! outlier detection judges what live traffic shows. [`HealthLayer`] does both around the
-//! service that talks to backends; [`Prober`] makes the checks without a layer.
+//! Two sources say how a backend does, and the pool combines them. *Active checks* send each backend
+//! a request of their own at intervals. *Passive outlier detection* judges the responses to live
+//! traffic. [`HealthLayer`] does both around the service that talks to backends; [`Prober`] makes
+//! active checks without a layer.
 //!
 //! # Example
 //!
-//! ```no_run
+//! A backend that answers 503 to three requests in a row is taken out of service:
+//!
+//! ```
+//! use std::convert::Infallible;
+//!
+//! use evenkeel::{Backend, Pool, context::Selected, health::{HealthLayer, Outliers}};
+//! use http::{Request, Response};
+//! use tower::{Layer, ServiceExt, service_fn};
+//!
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), evenkeel::BoxError> {
+//! let pool = Pool::new([
+//!     Backend::new("a", "http://127.0.0.1:9001")?,
+//!     Backend::new("b", "http://127.0.0.1:9002")?,
+//! ])?;
+//! let health = HealthLayer::new(pool.clone())
+//!     .no_checks()
+//!     .outliers(Outliers::new().consecutive(3))?;
+//! let service = health.layer(service_fn(|_: Request<()>| async {
+//!     Ok::<_, Infallible>(Response::builder().status(503).body(String::new()).unwrap())
+//! }));
+//!
+//! for _ in 0..3 {
+//!     // `Balance` does this for each request.
+//!     let mut request = Request::new(());
+//!     let a = pool.snapshot().get("a").unwrap().clone();
+//!     request.extensions_mut().insert(Selected(a));
+//!     service.clone().oneshot(request).await?;
+//! }
+//! assert!(pool.snapshot().get("a").unwrap().is_ejected());
+//! assert_eq!(pool.snapshot().usable(), 1);
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! Active checks are configured with [`Checks`]:
+//!
+//! ```
 //! use std::time::Duration;
 //!
-//! use evenkeel::{
-//!     Backend, Pool,
-//!     health::{Checks, HealthLayer, HttpCheck, Outliers},
-//! };
+//! use evenkeel::{Backend, Pool, health::{Checks, HealthLayer, HttpCheck}};
 //!
 //! # fn main() -> Result<(), evenkeel::ConfigError> {
 //! let pool = Pool::new([Backend::new("a", "http://127.0.0.1:9001")?])?;
 //! let checks = Checks::new()
 //!     .with_check(HttpCheck::new().path("/ready")?)
-//!     .interval(Duration::from_secs(2))
-//!     .timeout(Duration::from_secs(1));
-//! let health = HealthLayer::new(pool)
-//!     .checks(checks)?
-//!     .outliers(Outliers::new().consecutive(3))?;
+//!     .interval(Duration::from_secs(2));
+//! // The time-out, 2 s by default, must be shorter than the interval.
+//! assert!(HealthLayer::new(pool.clone()).checks(checks.clone()).is_err());
+//! let health = HealthLayer::new(pool).checks(checks.timeout(Duration::from_secs(1)))?;
 //! # drop(health);
 //! # Ok(())
 //! # }
 //! ```
 //!
+//! # Why two sources
+//!
+//! A check tests what it asks for, every few seconds; it notices a dead backend that gets no
+//! traffic, and it notices when the backend is back. Live traffic tests what clients ask for,
+//! hundreds of times a second; it notices within a few requests that a backend fails although its
+//! health endpoint answers 200. Each source has a state of its own: a backend serves if its checks
+//! pass *and* its circuit is closed.
+//!
+//! ```text
+//!  active checks        Unknown ──1 pass──▶ Healthy ──`fall` failures──▶ Unhealthy ──`rise` passes──▶ Healthy
+//!  outlier detection    Closed ──failures──▶ Open ──time──▶ HalfOpen ──a request succeeds──▶ Closed
+//! ```
+//!
 //! # Where it goes
 //!
-//! Below `Balance`, directly around the service that talks to backends. It reads
-//! [`Selected`](crate::context::Selected); a request without one passes through unjudged. It
-//! writes to the [`Pool`](crate::Pool), whose events tell each change.
+//! Below `Balance`, directly around the service that talks to backends. The layer reads
+//! [`Selected`](crate::context::Selected) from the request's extensions; a request without it passes
+//! through and is not judged. The layer writes to the [`Pool`](crate::Pool), which announces each
+//! change as an event.
 //!
-//! The checks run in one task, which starts when the first service is made inside a tokio
-//! runtime, or else when one is first asked for readiness; starts again if its runtime ended;
-//! and stops with the last layer and service. While it runs, a backend that was never checked
-//! gets no traffic until its first check passes.
+//! The checks run in one task. It starts when a service is made, or first polled for readiness,
+//! inside a tokio runtime; it starts again if its runtime ends; and it stops when the last layer and
+//! service are dropped. While the task runs, a backend that was never checked gets no traffic until
+//! its first check passes.
 //!
 //! # Defaults
 //!
 //! | what | default |
 //! |---|---|
 //! | check | `GET /health`, 200 to 299 healthy, no redirects, a fresh connection each time |
-//! | body of the answer, where it decides, read up to | 64 KiB |
+//! | body of an answer, if the check needs it, read up to | 64 KiB |
 //! | interval | 5 s |
 //! | interval while the last results disagree with the state | 1 s |
-//! | interval while it is down | as the interval |
+//! | interval while the backend is down | as the interval |
 //! | time-out | 2 s |
 //! | fall, rise | 2, 2; the first pass admits a backend that was never checked |
 //! | jitter | 10 % |
@@ -55,53 +103,60 @@
 //! | flapping | 4 changes within 120 s: logged, and held down for 5 s, doubling up to 60 s |
 //! | shared failure | 100 % of those that answer |
 //! | ejection | after 5 failures in a row: no connection, no or a malformed response head, 502, 503, 504, a hedge that won |
-//! | or after | 50 % of at least 20 requests within 10 s failed; a response body that breaks off counts, too |
+//! | or after | 50 % of at least 20 requests within 10 s failed; a response body that breaks off counts too |
 //! | or after | a response with `x-evenkeel-health: fail` or `x-envoy-immediate-health-check-fail` |
 //! | latency outliers | off |
-//! | ejection lasts | 30 s times how often, up to 300 s, and up to 10 % more; `rise` checks that pass end it early: with a trial, or at once where a check failed meanwhile |
-//! | after it | one request at a time tries the backend, for 30 s at most |
-//! | ejected at most | 50 % of the pool; one always may be, the last usable one never |
+//! | ejection lasts | 30 s times how often, up to 300 s, and up to 10 % more; `rise` checks that pass end it early: with a trial, or at once if a check failed meanwhile |
+//! | after an ejection | one request at a time tries the backend, for 30 s at most |
+//! | ejected at most | 50 % of the pool; one backend always may be, the last usable one never |
 //!
 //! # Shared failures
 //!
-//! A check may prove the whole way through what a backend depends on. When that fails, each
-//! backend looks dead, and none of them is at fault: to take all of them out would turn a part
-//! that fails into a whole that does. So a failure that names a dependency ([`CheckReport::because_of`];
-//! [`HttpCheck`] reads it from the answer) is not acted upon before others were asked anew. When
-//! all that answer fail for the same one, they stay as they were, an error is logged, and
-//! [`EventKind::SharedFailure`](crate::pool::EventKind::SharedFailure) tells it. It ends when the first
-//! passes or gives another reason; who fails then still is taken out. A backend that was never
-//! up, or was down before, is not lifted by it.
+//! A health endpoint often tests what the backend depends on, such as a database. When the database
+//! fails, every backend fails its checks, and none is at fault: taking all of them out would turn a
+//! partial failure into a total one. A failure that names a dependency
+//! ([`CheckReport::because_of`]; [`HttpCheck`] reads the name from the answer) therefore takes no
+//! backend out before up to 32 other backends were checked again. If all backends that answer fail
+//! for the same dependency, they stay in service, an error is logged, and the pool announces
+//! [`EventKind::SharedFailure`](crate::pool::EventKind::SharedFailure). The shared failure ends when
+//! the first check passes or gives another reason; the backends are then checked again, and those
+//! that still fail are taken out. A backend that was already down, or was never up, stays so.
 //!
 //! # When it fails
 //!
-//! Errors and responses pass through as they are. A backend that dies is out within
-//! interval × (1 + jitter) + (fall − 1) × max(changing interval × (1 + jitter), time-out) +
-//! time-out, or after five failed requests; one whose answer names a dependency by two time-outs
-//! later at most. Whatever the client did is never charged to a backend: its hang-up, its broken
-//! body, its bad request. Nor is what this side lacks: a check or a request that fails as the
-//! process is out of descriptors, ports or memory, or as the resolver does not answer, counts as
-//! none ([`CheckReport::local`]), so that a backend is what it was until one can be made again. An error of a foreign service is not either, for nobody knows whose it
-//! is: let it answer with an [`Error`](crate::Error) of a kind that says so, or with a gateway's
-//! status. A response body that breaks off is told by `Balance`; without it, only heads are
-//! judged.
+//! Errors and responses pass through unchanged.
+//!
+//! A backend that dies is out of service after five failed requests, or after interval ×
+//! (1 + jitter) + (fall − 1) × max(changing interval × (1 + jitter), time-out) + time-out,
+//! whichever is first. If its answer names a dependency, up to two time-outs more.
+//!
+//! These are never charged to a backend:
+//!
+//! - What the client does: it hangs up, its body breaks off, its request is malformed.
+//! - What this process lacks ([`CheckReport::local`]): a check or a request that fails because the
+//!   process is out of file descriptors, ports or memory, or because the resolver does not answer.
+//! - An error of a service that is not this crate's, because it does not say which side failed. Such
+//!   a service can return an [`Error`](crate::Error) of a fitting kind, or answer 502 to 504.
+//! - A response that is dropped before its end, because the client went away or the failover layer
+//!   discarded it. A request that lost to a hedge before its response head does count.
 //!
 //! # Several on one pool
 //!
-//! One of them makes the checks: the newest whose checks were [given](HealthLayer::checks) (a
-//! [`Prober`]'s always are), else the newest. The others leave the checks to it, and the newest of
-//! these takes over when it is gone; both are logged. So a reload's settings hold at once, and a
-//! second `LoadBalancer` on a pool neither checks twice nor replaces the first one's checks by the
-//! default ones. Each layer judges its own live traffic by its own rules.
+//! Of several layers and probers on one pool, one makes the checks: the newest whose checks were
+//! [given](HealthLayer::checks) (those of a [`Prober`] always are), else the newest. When it is
+//! dropped, the next newest takes over; each change is logged. The settings of a reload therefore
+//! hold at once, and a second `LoadBalancer` on a pool neither doubles the checks nor replaces them
+//! by the default ones. Each layer judges its own live traffic by its own rules.
 //!
 //! # Cost
 //!
-//! A request: one look for the backend's record, which a service remembers for the backends that
-//! it used last, two atomic loads, one addition, and a pass over the names of the response's
-//! fields. No lock, no allocation; no clock, unless [`slower_than`](Outliers::slower_than) asks
-//! for it. Only a failure does more.
+//! A request costs one look-up of the backend's record, which a service caches for the backends that
+//! it used last, two atomic loads, one atomic addition, a clone each of the record and of the
+//! [`Exchange`](crate::context::Exchange) (two atomic operations each), and a pass over the names of
+//! the response's fields. It takes no lock, allocates nothing, and reads no clock unless
+//! [`slower_than`](Outliers::slower_than) is set. Only a failure costs more.
 //!
-//! About 55 ns on a shared cloud core: produced by `benches/layers.rs`.
+//! About 55 ns on a shared cloud core, produced by `benches/layers.rs`.
 
 mod body;
 mod check;
