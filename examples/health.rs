@@ -46,7 +46,7 @@ async fn backend(request: Request<Incoming>) -> Result<Response<String>, Infalli
 /// Somebody else's service; this one only says where a request would go.
 async fn forward(request: Request<Incoming>) -> Result<Response<String>, BoxError> {
     let selected = request.extensions().get::<Selected>();
-    let id = selected.map_or("nobody", |Selected(backend)| backend.id());
+    let id = selected.map_or("no backend", |Selected(backend)| backend.id());
     Ok(Response::new(format!("{id} gets this request\n")))
 }
 

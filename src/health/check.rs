@@ -1,4 +1,4 @@
-//! What a check is, and when it is made.
+//! The `HealthCheck` trait, and `Checks`: when checks are made.
 
 use std::{fmt, future::Future, pin::Pin, sync::Arc, time::Duration};
 
@@ -7,7 +7,7 @@ use tokio::time::Instant;
 use super::{CheckReport, HttpCheck, transition::Rules};
 use crate::{error::ConfigError, pool::Backend};
 
-/// Finds out whether a backend serves.
+/// A check that finds out whether a backend serves.
 ///
 /// [`HttpCheck`] and [`TcpCheck`](super::TcpCheck) are here; a check of your own asks whatever
 /// proves that requests would be answered. Not on the request path: the future may be boxed.
@@ -286,7 +286,7 @@ fn _obj_safe(_: Box<dyn HealthCheck>) {}
 pub(super) const INTERVAL: Duration = Duration::from_secs(5);
 /// A doubt is settled soon.
 pub(super) const CHANGING: Duration = Duration::from_secs(1);
-/// A backend that takes longer for its health serves nobody well.
+/// A backend that takes longer for its health endpoint takes too long for requests.
 pub(super) const TIMEOUT: Duration = Duration::from_secs(2);
 /// One failure may be chance.
 pub(super) const FALL: u32 = 2;

@@ -168,7 +168,7 @@ impl CircuitMachine {
         !matches!(std::mem::take(&mut self.0), State::Closed)
     }
 
-    /// Returns when [`advance`](Self::advance) is to be called next.
+    /// Returns when [`advance`](Self::advance) must be called next.
     pub(super) fn due(&self) -> Option<Instant> {
         match &self.0 {
             State::Closed => None,

@@ -1,4 +1,4 @@
-//! Several checks as one.
+//! Several checks as one: `All` and `Any`.
 
 use std::{
     fmt,
@@ -13,7 +13,7 @@ use super::{
     check::{CheckFuture, HealthCheck, Target},
 };
 
-/// Passes when each of its checks does. They run at the same time.
+/// A check that passes if all of its checks pass. They run at the same time.
 ///
 /// ```
 /// use evenkeel::health::{All, HttpCheck, TcpCheck};
@@ -27,8 +27,9 @@ use super::{
 /// # }
 /// ```
 ///
-/// It ends at the first failure, whose name begins the reason's detail. One that could not be made
-/// ([`CheckReport::local`]) counts where none fails. The least share of those
+/// It ends at the first failure, and the detail of the reason begins with the name of that check. A
+/// check that could not be made
+/// ([`CheckReport::local`]) decides if no other fails. The least share of those
 /// that are degraded counts, and one that drains drains it. Without any check it passes.
 #[derive(Clone, Default)]
 #[must_use]
@@ -36,11 +37,11 @@ pub struct All {
     checks: Named,
 }
 
-/// Passes when one of its checks does. They run at the same time.
+/// A check that passes if one of its checks passes. They run at the same time.
 ///
-/// It ends at the first pass, whose name begins the reason's detail. When all fail, the failure
-/// of the first of them is told, with the names of all; where one could not be made
-/// ([`CheckReport::local`]), that is told. Without any check it fails.
+/// It ends at the first pass, and the detail of the reason begins with the name of that check. If all
+/// fail, it reports the first failure with the names of all; if one could not be made
+/// ([`CheckReport::local`]), it reports that. Without any check it fails.
 #[derive(Clone, Default)]
 #[must_use]
 pub struct Any {

@@ -67,7 +67,8 @@ impl GrpcCheck {
         Ok(self)
     }
 
-    /// Connects as the proxy does: same TLS settings, same time-out.
+    /// Sets the connector. That of the proxy gives checks the TLS settings and the connect time-out of
+    /// live traffic.
     ///
     /// Default: [`Connector::new`].
     pub fn connector(mut self, connector: Connector) -> Self {

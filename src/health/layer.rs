@@ -1,4 +1,4 @@
-//! What you configure.
+//! What a user configures: the layer.
 
 use std::{
     fmt,
@@ -42,13 +42,13 @@ impl HealthLayer {
         }
     }
 
-    /// Sets what is checked, how often, and how many results make a state.
+    /// Sets the active checks: the check, how often it runs, and how many results change the state.
     ///
     /// Default: [`Checks::new`].
     ///
     /// # Errors
     ///
-    /// When a setting is out of its range, or the time-out is not below the interval.
+    /// If a setting is out of its range, or the time-out is not below the interval.
     pub fn checks(mut self, checks: Checks) -> Result<Self, ConfigError> {
         checks.validate()?;
         self.checks = Some(checks);
@@ -57,8 +57,8 @@ impl HealthLayer {
         Ok(self)
     }
 
-    /// Makes no checks: live traffic alone takes backends out, and time lets them back in.
-    /// Backends that nobody checks otherwise count as up from the start.
+    /// Makes no active checks: only live traffic takes backends out, and they come back after the time
+    /// of their ejection. A backend that nothing checks counts as up from the start.
     pub fn no_checks(mut self) -> Self {
         self.checks = None;
         self.task = Arc::default();
@@ -71,7 +71,7 @@ impl HealthLayer {
     ///
     /// # Errors
     ///
-    /// When a setting is out of its range.
+    /// If a setting is out of its range.
     pub fn outliers(mut self, outliers: Outliers) -> Result<Self, ConfigError> {
         outliers.validate()?;
         self.outliers = Some(outliers);
@@ -79,7 +79,7 @@ impl HealthLayer {
         Ok(self)
     }
 
-    /// Leaves live traffic unjudged: checks alone take backends out.
+    /// Switches outlier detection off: only checks take backends out.
     pub fn no_outliers(mut self) -> Self {
         self.outliers = None;
         self.task = Arc::default();

@@ -1,4 +1,4 @@
-//! What happens to a request.
+//! What happens to a request: the service and its future.
 
 use std::{
     fmt,
@@ -32,7 +32,7 @@ use crate::{
     pool::{AttachmentCache, Backend, Circuit},
 };
 
-/// Judges what backends answer, and keeps their checks running; see the [module](super).
+/// Judges the responses of backends, and keeps their checks running; see the [module](super).
 #[derive(Clone)]
 pub struct Health<S> {
     inner: S,
@@ -133,9 +133,9 @@ impl<S: fmt::Debug> fmt::Debug for Health<S> {
 /// An attempt whose end says something about its backend.
 struct Observation {
     record: Arc<OutlierRecord>,
-    /// Where it is told that a hedge won against it.
+    /// Holds the outcome of an attempt that lost to a hedge.
     exchange: Option<Exchange>,
-    /// `None` where nobody asks how long it takes.
+    /// `None` if latency is not measured.
     began: Option<Instant>,
     /// The only request to a backend whose circuit is half open.
     is_trial: bool,

@@ -1,4 +1,4 @@
-//! What a layer and all its services share: the settings, the task, what traffic showed.
+//! What a layer and its services share: the settings, the task, and the outlier records.
 
 use std::{
     fmt,
@@ -120,9 +120,9 @@ pub(super) struct HealthState {
     pub(super) outliers: Option<Arc<Outliers>>,
     /// Of several that check one pool, which goes first.
     pub(super) rank: Rank,
-    /// Told when an ejection, a trial or a readmission was made by live traffic …
+    /// Notified when live traffic changed a circuit …
     pub(super) wake: Notify,
-    /// … of these backends.
+    /// … of one of these backends.
     touched: Mutex<Vec<u64>>,
     key: AttachmentKey<OutlierRecord>,
     alive: AtomicBool,
@@ -149,12 +149,12 @@ impl HealthState {
         }
     }
 
-    /// Returns what traffic showed about a backend so far; `None` where nobody looks.
+    /// Returns the outlier record of a backend; `None` without outlier detection.
     pub(super) fn record(self: &Arc<Self>, backend: &Backend) -> Option<Arc<OutlierRecord>> {
         self.cached_record(backend, &mut AttachmentCache::default())
     }
 
-    /// As [`record`](Self::record), for who asks again and again.
+    /// As [`record`](Self::record), with a cache for a caller that asks often.
     pub(super) fn cached_record(
         self: &Arc<Self>,
         backend: &Backend,

@@ -1,9 +1,9 @@
-//! Whether a failure is one backend's own, or what all of them have in common.
+//! Decides whether backends fail alone, or all for the same dependency.
 //!
-//! A check that proves the path through a dependency fails on every backend when the dependency
-//! does. Each by itself looks dead; to take all of them out would make a part that fails into
-//! a whole that does. So a failure that names a dependency is not believed until some of the
-//! others were asked anew. Pure: told of results and of the time.
+//! A check that tests a dependency fails on every backend when the dependency fails. Taking all
+//! backends out would turn a partial failure into a total one. A failure that names a dependency
+//! therefore takes no backend out before some of the others were checked again. Pure: results and the
+//! time are parameters.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -13,37 +13,37 @@ use std::{
 
 use tokio::time::Instant;
 
-/// The guard of one pool. Keys are those of its backends.
+/// The inquiry of one pool. Keys are those of its backends.
 #[derive(Debug)]
 pub(super) struct Inquiry {
-    /// Of those that answer, this much must fail for the same dependency.
+    /// This share of the backends that answer must fail for the same dependency.
     share: f64,
-    /// After this time, who was asked and did not answer has no vote.
+    /// A backend that was checked again and did not answer within this time has no vote.
     answer_timeout: Duration,
     state: State,
 }
 
 #[derive(Debug)]
 enum State {
-    /// Some are asked anew.
+    /// Some backends are checked again.
     Asking {
         ballot: Ballot,
         waiting: HashSet<u64>,
         until: Instant,
     },
     Idle,
-    /// It was asked, and others do well: a failure for this dependency is one's own until then.
+    /// Others passed: until then, a failure for this dependency takes a backend out.
     NotShared {
         dependency: Arc<str>,
         until: Instant,
     },
-    /// They keep serving.
+    /// The backends that fail keep serving.
     Shared {
         ballot: Ballot,
     },
 }
 
-/// What those say who were checked since it began.
+/// The results of the checks that began since the inquiry did.
 #[derive(Debug)]
 struct Ballot {
     dependency: Arc<str>,
@@ -53,32 +53,32 @@ struct Ballot {
     fail: usize,
 }
 
-/// What to make of a backend that is about to fall.
+/// What happens to a backend that is about to be taken out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Decision {
-    /// Its own failure.
+    /// Its own failure: it is taken out.
     Own,
-    /// All have it: it stays.
+    /// The failure is shared: it stays.
     Shared,
-    /// Others are asked first.
+    /// Others are checked first.
     Wait,
 }
 
-/// What became clear.
+/// How an inquiry ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Conclusion {
-    /// All that answer fail for it: they keep serving.
+    /// All backends that answer fail for the dependency: they keep serving.
     Shared(Arc<str>),
-    /// No longer: who serves is asked anew.
+    /// One passed: the backends that serve are checked again.
     Ended(Arc<str>),
-    /// Others do well: these fall, each by itself.
+    /// Others passed: these backends are taken out.
     NotShared(Arc<str>, Vec<u64>),
 }
 
 /// What a result says of a dependency.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Vote<'a> {
-    /// Nobody answered, or it fails for a reason of its own.
+    /// The backend did not answer, or fails for a reason of its own.
     Abstains,
     Fails(&'a Arc<str>),
     Passes,
@@ -94,7 +94,7 @@ impl Inquiry {
     }
 
     /// A backend that is up would fall because of a dependency. `others` are those that are up
-    /// besides; who is to be asked anew is put into `ask`.
+    /// besides; the backends to check again are put into `ask`.
     pub(super) fn judge(
         &mut self,
         key: u64,
@@ -121,8 +121,8 @@ impl Inquiry {
         }
     }
 
-    /// Counts a result; `began` is when its check did. `others` is who is up, to be asked anew
-    /// where that is needed.
+    /// Counts a result; `began` is when its check did. `others` are the backends that are
+    /// up, to be checked again if needed.
     pub(super) fn vote(
         &mut self,
         key: u64,
@@ -138,7 +138,7 @@ impl Inquiry {
             State::Asking {
                 ballot, waiting, ..
             } => {
-                // What was under way already says how it was before.
+                // A check that began earlier shows the state before.
                 if began >= ballot.since {
                     waiting.remove(&key);
                     ballot.count(key, vote);
@@ -152,7 +152,7 @@ impl Inquiry {
                 if ballot.is_shared(share) {
                     return None;
                 }
-                // What the others last said is from before: they may be well again, too.
+                // The last results of the others are older: those may have recovered, too.
                 let dependency = ballot.dependency.clone();
                 let mut ballot = Ballot::new(dependency.clone(), now);
                 ballot.count(key, vote);
@@ -207,7 +207,7 @@ impl Inquiry {
         Some(Conclusion::NotShared(dependency, failing))
     }
 
-    /// Returns when [`conclude`](Self::conclude) is to be called at the latest.
+    /// Returns when [`conclude`](Self::conclude) must be called at the latest.
     pub(super) fn due(&self) -> Option<Instant> {
         match &self.state {
             State::Asking { until, .. } => Some(*until),
@@ -355,7 +355,7 @@ mod tests {
         assert_eq!(
             conclusion,
             Some(Conclusion::NotShared(pg, vec![])),
-            "nobody failed since"
+            "no backend failed since"
         );
         assert_eq!(table.judge(0, "pg").0, Decision::Own);
     }
@@ -436,7 +436,7 @@ mod tests {
         assert_eq!(
             conclusion,
             Some(Conclusion::Shared(name("pg"))),
-            "nobody is to be asked"
+            "there is no other backend to check"
         );
     }
 

@@ -1,4 +1,4 @@
-//! A check by a connection, and by what is said over it.
+//! The TCP check: connects, and optionally sends bytes and expects others.
 
 use bytes::{Bytes, BytesMut};
 use tokio::{
@@ -17,7 +17,8 @@ use crate::{
     pool::{Backend, Protocol, Scheme},
 };
 
-/// Connects, with TLS where the backend's URL says `https`; sends and expects bytes where told.
+/// A check that connects, with TLS if the backend's URL says `https`, and optionally sends bytes and
+/// expects others.
 ///
 /// ```
 /// use evenkeel::health::TcpCheck;
@@ -25,9 +26,9 @@ use crate::{
 /// let redis = TcpCheck::new().send("PING\r\n").expect("+PONG");
 /// ```
 ///
-/// A connection alone shows that somebody listens, not that requests are answered: a process
-/// that hangs still accepts connections. Prefer [`HttpCheck`](super::HttpCheck) where there is a
-/// path to ask.
+/// A connection shows that a process listens, not that it answers requests: the kernel accepts
+/// connections for a process that hangs. Prefer [`HttpCheck`](super::HttpCheck) if the backend speaks
+/// HTTP.
 #[derive(Clone, Debug, Default)]
 #[must_use]
 pub struct TcpCheck {
@@ -43,7 +44,7 @@ enum AffinityState {
 }
 
 impl TcpCheck {
-    /// Makes the check: a connection is all that it wants.
+    /// Makes a check that passes if it can connect.
     pub fn new() -> Self {
         Self::default()
     }
@@ -56,7 +57,7 @@ impl TcpCheck {
         self
     }
 
-    /// Wants what comes back to begin with these bytes.
+    /// Requires the answer to begin with these bytes.
     ///
     /// Default: nothing is waited for.
     pub fn expect(mut self, bytes: impl Into<Vec<u8>>) -> Self {
@@ -64,8 +65,7 @@ impl TcpCheck {
         self
     }
 
-    /// Wants these bytes somewhere in the first 4 KiB of what comes back, or as much of it as is
-    /// needed to find them.
+    /// Requires these bytes in the first 4 KiB of the answer. The check ends once it has found them.
     ///
     /// Default: nothing is waited for.
     pub fn expect_contains(mut self, bytes: impl Into<Vec<u8>>) -> Self {
@@ -73,7 +73,8 @@ impl TcpCheck {
         self
     }
 
-    /// Connects as the proxy does: same TLS settings, same time-out.
+    /// Sets the connector. That of the proxy gives checks the TLS settings and the connect time-out of
+    /// live traffic.
     ///
     /// Default: [`Connector::new`].
     pub fn connector(mut self, connector: Connector) -> Self {
@@ -90,7 +91,7 @@ impl TcpCheck {
     }
 
     async fn run(&self, target: &Target) -> CheckReport {
-        // No bytes of HTTP are spoken: no protocol is to be negotiated but the plainest.
+        // The check sends no HTTP, so ALPN offers no more than HTTP/1.1.
         let backend = target.backend().clone().protocol(Protocol::Http1);
         let stream = match self.check_connector.connect(target, &backend).await {
             Ok(connected) => connected.into_stream(),

@@ -1,4 +1,4 @@
-//! From results to a state: rise, fall, and what flaps.
+//! The health state of one backend from check results: rise, fall and flap damping. Pure.
 
 use std::{collections::VecDeque, time::Duration};
 
@@ -76,7 +76,7 @@ impl Machine {
         }
         self.passes = self.passes.saturating_add(1);
         match self.health {
-            // What nothing speaks against is admitted at once: nobody waits at a start.
+            // One pass admits, so that a start does not wait for `rise` checks.
             HealthStatus::Unknown => Some(self.enter(HealthStatus::Healthy, self.passes, now)),
             HealthStatus::Unhealthy if self.passes >= rules.rise && !self.is_held(now) => {
                 Some(self.enter(HealthStatus::Healthy, self.passes, now))

@@ -87,7 +87,7 @@ async fn half_open(events: &mut Events) {
     timeout(LONG, wait).await.expect("a trial must begin");
 }
 
-/// A backend whose health a switch tells.
+/// A backend whose health is a switch.
 async fn switched() -> (Origin, Arc<AtomicBool>) {
     let up = Arc::new(AtomicBool::new(true));
     let told = up.clone();
@@ -105,7 +105,7 @@ async fn switched() -> (Origin, Arc<AtomicBool>) {
     (origin, up)
 }
 
-/// Answers each connection with these bytes once a request came, and closes it where told so.
+/// Answers each connection with these bytes once a request came, and closes it if `closes` is set.
 async fn canned(answer: Vec<u8>, closes: bool) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
@@ -152,7 +152,7 @@ async fn a_backend_that_dies_is_out_and_comes_back() {
 
     drop(b);
     let down = transition(&mut events, "b", HealthStatus::Unhealthy).await;
-    assert_eq!(down.reason.code, "L4CON", "nobody listens any more");
+    assert_eq!(down.reason.code, "L4CON", "the listener is closed");
 }
 
 async fn transition_if_needed(events: &mut Events, pool: &Pool, id: &str) {

@@ -140,7 +140,7 @@ impl Reader<'_> {
                         let code = chars.as_str().get(..4)?;
                         chars = chars.as_str()[4..].chars();
                         let code = u32::from_str_radix(code, 16).ok()?;
-                        // Half of a pair: a name that nobody gives.
+                        // Half of a surrogate pair, which no name contains.
                         text.push(char::from_u32(code).unwrap_or('\u{fffd}'));
                     }
                     c @ ('"' | '\\' | '/') => text.push(c),

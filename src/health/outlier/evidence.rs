@@ -1,4 +1,4 @@
-//! What one end of a request says about the backend.
+//! What the end of one request shows about the backend.
 
 use http::{HeaderMap, HeaderName, StatusCode};
 
@@ -8,11 +8,11 @@ use crate::{
     pool::Reason,
 };
 
-/// What one end of a request says about the backend.
+/// What the end of one request shows about the backend.
 #[derive(Debug, PartialEq, Eq)]
 pub(in crate::health) enum Evidence {
     Failure(Reason),
-    /// It is not the backend's doing, or nobody knows whose.
+    /// The failure is not the backend's, or its side is unknown.
     Nothing,
     Success,
 }

@@ -1,4 +1,4 @@
-//! Who is far slower than the others.
+//! Finds the backends that are far slower than the others.
 
 use std::{
     sync::atomic::{AtomicU32, Ordering::Relaxed},
@@ -51,9 +51,9 @@ impl Default for LatencyWindow {
     }
 }
 
-/// Returns who is slower than `factor` times the pool's median, the slowest first, and that
-/// median. Of the backends that had `volume` requests there must be three: of two, nobody can
-/// tell which is the odd one.
+/// Returns the backends that are slower than `factor` times the pool's median, the slowest first, and
+/// that median. At least three backends must have had `volume` requests: of two, neither is the
+/// outlier.
 pub(in crate::health) fn slow_backends<T>(
     measured: Vec<(T, MeasuredLatency)>,
     factor: f64,
@@ -89,7 +89,7 @@ fn floor(bucket: usize) -> Duration {
 
 /// Up to a minute and more, in quarters of an octave.
 const BUCKETS: usize = 108;
-/// What is below, nobody feels, and may be where a backend stands.
+/// A smaller difference is within the distance between two zones.
 const LEAST: Duration = Duration::from_millis(5);
 const FEWEST: usize = 3;
 
@@ -111,7 +111,7 @@ mod tests {
 
     #[test]
     fn only_backends_far_above_the_median_are_slow() {
-        // Requests and median of each, and who is too slow at three times the pool's.
+        // Requests and median of each, and the backends above three times the pool's median.
         for (medians, found) in [
             (&[(50, 10), (50, 11), (50, 12), (50, 100)][..], &[3][..]),
             (
@@ -126,8 +126,8 @@ mod tests {
             (&[], &[]),
         ] {
             let (slow, _) = slow_backends(measured(medians), 3.0, 20);
-            let who: Vec<_> = slow.iter().map(|(i, _)| *i).collect();
-            assert_eq!(who, found, "{medians:?}");
+            let keys: Vec<_> = slow.iter().map(|(i, _)| *i).collect();
+            assert_eq!(keys, found, "{medians:?}");
         }
     }
 

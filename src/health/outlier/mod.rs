@@ -1,4 +1,4 @@
-//! What live traffic shows about a backend: what you configure.
+//! Outlier detection: what a user configures.
 
 mod evidence;
 mod failure_window;
@@ -23,11 +23,11 @@ use self::{
 };
 use crate::error::ConfigError;
 
-/// When live traffic takes a backend out, and for how long.
+/// Settings of outlier detection: when live traffic takes a backend out, and for how long.
 ///
-/// Each of these does: failures in a row; a share of failures within a window; being far slower
-/// than the others, where [`slower_than`](Self::slower_than) asks for it; and a response that
-/// says `x-evenkeel-health: fail` or `x-envoy-immediate-health-check-fail`.
+/// A backend is ejected for failures in a row; for a share of failures within a window; if
+/// [`slower_than`](Self::slower_than) is set, for being far slower than the others; and for a response
+/// with `x-evenkeel-health: fail` or `x-envoy-immediate-health-check-fail`.
 #[derive(Clone, Debug)]
 #[must_use]
 pub struct Outliers {
@@ -64,8 +64,8 @@ impl Outliers {
         }
     }
 
-    /// Sets how many failures in a row take a backend out. A low number also ejects for what is
-    /// mere chance.
+    /// Sets how many failures in a row take a backend out. A low number also ejects backends
+    /// by chance.
     ///
     /// Default: 5.
     pub fn consecutive(mut self, failures: u32) -> Self {
@@ -246,7 +246,7 @@ impl Default for Outliers {
 
 /// Chance alone hardly ever fails five times in a row: at 10 %, once in 100,000 requests.
 pub(super) const CONSECUTIVE: u32 = 5;
-/// Who fails every other request serves nobody …
+/// A backend that fails every other request is of no use …
 pub(super) const RATE: f64 = 0.5;
 /// … and of 20, that many do not fail by chance: at 10 %, once in 100,000 times.
 pub(super) const VOLUME: u32 = 20;

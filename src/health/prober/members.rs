@@ -1,4 +1,4 @@
-//! Who is checked.
+//! The members of the pool as the prober follows them.
 
 use std::collections::BTreeMap;
 
@@ -19,7 +19,7 @@ pub(super) struct Member {
     pub(super) machine: Machine,
     pub(super) next: Option<Instant>,
     pub(super) probe: Option<RunningCheck>,
-    /// It is to be checked again as soon as that ends.
+    /// Another check begins as soon as the running one ends.
     pub(super) again: bool,
     /// The checks of many backends, which begin together, were spread over an interval.
     pub(super) spread: bool,
@@ -28,7 +28,7 @@ pub(super) struct Member {
 
 impl Driver {
     /// Follows the pool. Compares with the snapshot rather than counting on events, so that none
-    /// can be missed; where nobody joined, left or changed, that costs next to nothing.
+    /// can be missed; if the membership is unchanged, that costs two comparisons.
     pub(super) fn sync(&mut self, now: Instant) {
         let state = self.state.clone();
         let snapshot = state.pool.snapshot();

@@ -1,4 +1,4 @@
-//! The task that checks, and that lets back in.
+//! The task that makes the checks and takes the steps of the circuits.
 
 mod apply_result;
 mod circuits;
@@ -38,7 +38,7 @@ use crate::{
 #[cfg(test)]
 pub(super) use self::apply_result::LONGEST_WAIT;
 
-/// Checks the backends of a pool, without a layer; stops when it is dropped.
+/// Makes active checks of the backends of a pool, without a layer, until it is dropped.
 ///
 /// ```no_run
 /// use evenkeel::{Backend, Pool, health::{Checks, Prober}};
@@ -58,17 +58,17 @@ pub struct Prober {
 }
 
 impl Prober {
-    /// Starts to check the pool's backends, those that join later too.
+    /// Starts to check the backends of the pool, and those that join later.
     ///
     /// # Errors
     ///
-    /// When a setting is out of its range, or there is no tokio runtime here.
+    /// If a setting is out of its range, or if the caller is not inside a tokio runtime.
     pub fn start(pool: &Pool, checks: Checks) -> Result<Self, ConfigError> {
         checks.validate()?;
         if tokio::runtime::Handle::try_current().is_err() {
             return Err(ConfigError::new(
                 "prober",
-                "there is no tokio runtime here to run it",
+                "started outside a tokio runtime",
             ));
         }
         let state = HealthState::new(pool.clone(), Some(checks), None, Rank::Given);
@@ -146,7 +146,7 @@ impl Driver {
             self.conclude_inquiry(now);
             self.start_due(now);
             if self.publish_due(now) {
-                // Whoever listens hears of these before there are more.
+                // Subscribers receive these events before there are more.
                 yield_now().await;
             }
             let moves = state.pool.tick(now);

@@ -61,5 +61,5 @@ fn pause(members: usize) -> Duration {
 
 /// For each member.
 const PAUSE: Duration = Duration::from_micros(10);
-/// So many are shown at once: half of what is kept for a subscriber who is slow.
+/// So many results are published at once: half of the events that are kept for a slow subscriber.
 const MANY: usize = 512;

@@ -1,4 +1,4 @@
-//! What all backends fail for takes none of them out: the inquiry's decisions, carried out.
+//! Carries out what the inquiry about shared failures decides.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -14,13 +14,12 @@ use crate::{
     pool::HealthStatus,
 };
 
-/// The inquiry, and those that it holds.
+/// The inquiry, and the backends that it keeps in service.
 pub(super) struct SharedFailures {
     inquiry: Option<Inquiry>,
-    /// Would have fallen, but for a dependency that others may have in common; and what they
-    /// failed with last.
+    /// The backends that would have been taken out, and their last failure.
     held: BTreeMap<u64, Held>,
-    /// Of these, those that were told to be kept in service.
+    /// Of these, the backends that the pool announced as kept.
     reported: Keys,
 }
 

@@ -20,7 +20,11 @@ async fn a_backend_that_joins_is_checked_at_once_and_one_that_leaves_no_more() {
     }
     pool.remove("a").unwrap();
     sleep(Duration::from_millis(10)).await;
-    assert_eq!(script.running(), 0, "a check of who left is cancelled");
+    assert_eq!(
+        script.running(),
+        0,
+        "the check of a removed backend is cancelled"
+    );
     let checked = script.begun("a").len();
     sleep(60 * SECOND).await;
     assert_eq!(script.begun("a").len(), checked, "and none follows");

@@ -29,7 +29,7 @@ use crate::{
 
 const SECOND: Duration = Duration::from_secs(1);
 
-/// Answers as it is told to, and counts.
+/// A check that answers as scripted, and counts.
 #[derive(Clone, Debug, Default)]
 struct Script(Arc<Mutex<HashMap<String, Line>>>);
 
@@ -100,7 +100,7 @@ impl HealthCheck for Script {
                 Answer::Fail => CheckReport::fail("L4CON", "refused"),
                 Answer::Hang => std::future::pending().await,
                 Answer::Local => CheckReport::local("SOCKERR", "EMFILE"),
-                Answer::Panic => panic!("told to"),
+                Answer::Panic => panic!("scripted"),
                 Answer::Pass => CheckReport::pass("L7OK", "200"),
                 Answer::Wait(seconds) => {
                     CheckReport::fail("L7STS", "503").retry_after(Duration::from_secs(seconds))
@@ -198,7 +198,7 @@ async fn a_cancelled_check_is_no_failure() {
     assert_eq!(script.running(), 0, "a check ends with its prober");
     assert_eq!(pool.snapshot().usable(), 1, "and says nothing");
     let change = wait_for(&mut events, State::Unknown).await;
-    assert_eq!(change.reason.code, "UNK", "nobody checks any more");
+    assert_eq!(change.reason.code, "UNK", "active checks stopped");
     assert!(events.try_next().is_none());
 }
 

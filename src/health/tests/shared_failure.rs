@@ -2,7 +2,7 @@
 
 use super::*;
 
-/// Waits for the next word about a common dependency; returns of whom.
+/// Waits for the next event of a shared failure; returns the backend and the dependency.
 async fn word(events: &mut Events) -> (String, Option<String>) {
     let wait = async {
         loop {

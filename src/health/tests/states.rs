@@ -24,7 +24,7 @@ async fn a_backend_that_is_degraded_or_drains_serves_still() {
     let told = std::iter::from_fn(|| events.try_next())
         .filter(|e| matches!(e.kind, EventKind::Capacity { .. }))
         .count();
-    assert_eq!(told, 3, "each change is told, and each once");
+    assert_eq!(told, 3, "each change is announced once");
 }
 
 #[tokio::test(start_paused = true)]
@@ -148,7 +148,7 @@ async fn a_backend_that_is_back_warms_up() {
     assert!(share() > 0.99, "the task moves it on: {}", share());
 }
 
-/// Ten thousand members, of which one changes: what nobody joined or left costs little.
+/// Ten thousand members, of which one changes: a change that is not of membership costs little.
 #[tokio::test(start_paused = true)]
 async fn many_backends_are_followed_without_being_copied() {
     let ids: Vec<_> = (0..10_000).map(|i| format!("b{i}")).collect();

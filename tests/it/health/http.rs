@@ -140,7 +140,11 @@ async fn a_pooled_check_keeps_one_connection_until_it_fails() {
         assert!(check(&pooled, backend).await.is_pass());
         assert_eq!(elsewhere.connections(), 0);
         assert!(check(&pooled, moved).await.is_pass());
-        assert_eq!(elsewhere.connections(), 1, "who is there now is asked");
+        assert_eq!(
+            elsewhere.connections(),
+            1,
+            "the check goes to the new address"
+        );
     }
 }
 
@@ -277,7 +281,7 @@ async fn a_check_may_ask_elsewhere() {
         .port(origin.address.port())
         .unwrap();
     let asks = HttpCheck::new().elsewhere(elsewhere.clone());
-    // The backend's own address is reserved for documentation: nobody is there.
+    // The backend's own address is reserved for documentation: no host answers there.
     let far = || Backend::new("a", "http://192.0.2.1:1").unwrap();
     assert!(check(&asks, far()).await.is_pass());
     let report = check(&TcpCheck::new().elsewhere(elsewhere.clone()), far()).await;

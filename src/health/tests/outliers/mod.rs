@@ -304,5 +304,5 @@ async fn the_end_of_the_last_outlier_detection_ends_its_ejections() {
     drop((judging, service));
     assert!(is_ejected(), "the next one judges on");
     drop((other, next));
-    assert!(!is_ejected(), "nobody would ever let it back in");
+    assert!(!is_ejected(), "no outlier detection would end it");
 }
