@@ -10,9 +10,8 @@ use pin_project_lite::pin_project;
 
 use super::running::RunningAttempt;
 use crate::{
-    context::{Attempt, Exchange, Outcome},
+    context::Outcome,
     error::{Error, ErrorKind},
-    pool::{Backend, Lease},
 };
 
 pin_project! {
@@ -79,81 +78,5 @@ where
 
     fn size_hint(&self) -> SizeHint {
         self.inner.size_hint()
-    }
-}
-
-/// An attempt that runs: its lease, and its line in the exchange. Dropped without a word, it was
-/// cancelled.
-#[derive(Debug)]
-pub(super) struct Running {
-    // Released after the end is noted: whoever reads the count finds the record whole.
-    lease: Lease,
-    exchange: Exchange,
-    number: usize,
-    outcome: Outcome,
-    /// Until the response head, where the strategy wants to know how it went.
-    watched: Option<Arc<Shared>>,
-}
-
-impl Running {
-    pub(super) fn new(
-        lease: Lease,
-        exchange: Exchange,
-        number: usize,
-        watched: Option<Arc<Shared>>,
-    ) -> Self {
-        Self {
-            lease,
-            exchange,
-            number,
-            outcome: Outcome::Cancelled,
-            watched,
-        }
-    }
-
-    pub(super) fn backend(&self) -> &Backend {
-        self.lease.backend()
-    }
-
-    #[cfg(any(feature = "proxy", test))]
-    pub(super) fn selection(&self) -> Selection<'_> {
-        Selection {
-            backend: self.backend(),
-            exchange: &self.exchange,
-            number: self.number,
-        }
-    }
-
-    /// Tells the strategy how it went so far; only the first call counts.
-    pub(super) fn tell(&mut self, how: Ended) {
-        if let Some(shared) = self.watched.take() {
-            let noted = |all: &[Attempt]| all.get(self.number).map(|a| (a.began, a.outcome));
-            if let Some((began, outcome)) = self.exchange.attempts(noted) {
-                let how = match (how, outcome) {
-                    // Failover gave it up, as its time was up.
-                    (Ended::Cancelled, Some(Outcome::Failed(kind))) => Ended::Failed(kind),
-                    _ => how,
-                };
-                let strategy = &shared.strategy;
-                strategy.ended(self.lease.backend(), began.elapsed(), how);
-            }
-        }
-    }
-
-    pub(super) fn end(mut self, outcome: Outcome) {
-        self.outcome = outcome;
-    }
-
-    /// Makes its drop a good end, as that of a tunnel is.
-    pub(super) fn until_dropped(mut self) -> Self {
-        self.outcome = Outcome::Ok;
-        self
-    }
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        self.tell(Ended::Cancelled);
-        self.exchange.end_attempt(self.number, self.outcome);
     }
 }

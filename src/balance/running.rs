@@ -7,7 +7,6 @@ use super::{state::BalanceState, strategy::Ended};
 use crate::context::Selection;
 use crate::{
     context::{Attempt, Exchange, Outcome},
-    error::ErrorKind,
     pool::{Backend, Lease},
 };
 
@@ -83,15 +82,6 @@ impl RunningAttempt {
 impl Drop for RunningAttempt {
     fn drop(&mut self) {
         self.report(Ended::Cancelled);
-        if let Outcome::Failed(kind) = self.outcome {
-            // The layer below has seen failures before the head itself.
-            if matches!(
-                kind,
-                ErrorKind::ResponseBody | ErrorKind::ResponseBodyTimeout
-            ) {
-                self.lease.backend().report_broken_response(kind);
-            }
-        }
         self.exchange.end_attempt(self.number, self.outcome);
     }
 }

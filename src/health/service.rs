@@ -145,7 +145,7 @@ impl Observation {
     /// Counts a response by its head, and removes the fields that are meant for the balancer alone.
     /// Returns the record that counts how the body ends.
     fn respond<R>(self, response: &mut Response<R>) -> Option<Arc<OutlierRecord>> {
-        if response.extensions().get::<Unasked>().is_some() {
+        if response.extensions().get::<LocalReply>().is_some() {
             return None;
         }
         if let Some(began) = self.began {

@@ -38,7 +38,7 @@ pub struct TcpCheck {
 }
 
 #[derive(Clone, Debug)]
-enum AffinityState {
+enum Wanted {
     Prefix(Bytes),
     Somewhere(Bytes),
 }
@@ -61,7 +61,7 @@ impl TcpCheck {
     ///
     /// Default: nothing is waited for.
     pub fn expect(mut self, bytes: impl Into<Vec<u8>>) -> Self {
-        self.expect = Some(AffinityState::Prefix(bytes.into().into()));
+        self.expect = Some(Wanted::Prefix(bytes.into().into()));
         self
     }
 
@@ -69,7 +69,7 @@ impl TcpCheck {
     ///
     /// Default: nothing is waited for.
     pub fn expect_contains(mut self, bytes: impl Into<Vec<u8>>) -> Self {
-        self.expect = Some(AffinityState::Somewhere(bytes.into().into()));
+        self.expect = Some(Wanted::Somewhere(bytes.into().into()));
         self
     }
 
@@ -135,7 +135,7 @@ impl TcpCheck {
     }
 }
 
-impl AffinityState {
+impl Wanted {
     /// Judges what came so far; `None` while more may decide.
     fn judge(&self, answer: &[u8]) -> Option<bool> {
         match self {
@@ -169,7 +169,7 @@ mod tests {
 
     #[test]
     fn an_answer_is_judged_as_soon_as_it_can_be() {
-        let prefix = AffinityState::Prefix(Bytes::from_static(b"+PONG"));
+        let prefix = Wanted::Prefix(Bytes::from_static(b"+PONG"));
         for (answer, verdict) in [
             ("", None),
             ("+PO", None),
@@ -180,7 +180,7 @@ mod tests {
         ] {
             assert_eq!(prefix.judge(answer.as_bytes()), verdict, "{answer}");
         }
-        let somewhere = AffinityState::Somewhere(Bytes::from_static(b"ready"));
+        let somewhere = Wanted::Somewhere(Bytes::from_static(b"ready"));
         assert_eq!(somewhere.judge(b"220 rea"), None);
         assert_eq!(somewhere.judge(b"220 ready"), Some(true));
         assert_eq!(somewhere.judge(&[b'x'; MOST_ANSWER]), Some(false));
