@@ -9,10 +9,10 @@ use evenkeel::{
 };
 use tokio::net::TcpListener;
 
-use crate::doors::{Door, Doors, bind};
+use crate::listeners::{Listener, Listeners, bind};
 
 #[expect(clippy::print_stdout, reason = "an example talks to people")]
-pub(crate) async fn start() -> Result<(LoadBalancer, Doors), BoxError> {
+pub(crate) async fn start() -> Result<(LoadBalancer, Listeners), BoxError> {
     let pool = Pool::new([
         Backend::new("a", &backend("a").await?)?,
         Backend::new("b", &backend("b").await?)?,
@@ -28,9 +28,9 @@ pub(crate) async fn start() -> Result<(LoadBalancer, Doors), BoxError> {
     for path in ["hello", "api/users", "users"] {
         println!("curl -k https://{address}/{path}");
     }
-    let doors = Doors {
-        doors: vec![Door {
-            listener,
+    let listeners = Listeners {
+        listeners: vec![Listener {
+            tcp: listener,
             tls: Some((tls, certificates)),
             hsts: None,
             endpoints: None,
@@ -39,7 +39,7 @@ pub(crate) async fn start() -> Result<(LoadBalancer, Doors), BoxError> {
         lame_duck: None,
         drain: Duration::from_secs(5),
     };
-    Ok((LoadBalancer::new(pool), doors))
+    Ok((LoadBalancer::new(pool), listeners))
 }
 
 /// Starts a backend that tells what it was asked for and what it was told, and returns its URL.

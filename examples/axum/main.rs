@@ -14,9 +14,9 @@
 #[path = "../edge/cli.rs"]
 mod cli;
 mod demo;
-mod doors;
-#[path = "../edge/known.rs"]
-mod known;
+mod listeners;
+#[path = "../edge/state_file.rs"]
+mod state_file;
 
 use std::{process::ExitCode, time::Duration};
 
@@ -30,7 +30,7 @@ use tower_http::{
     timeout::TimeoutLayer,
 };
 
-use crate::doors::Doors;
+use crate::listeners::Listeners;
 
 /// A balancer with a log gives each request an id; without one, tower-http does.
 fn app(balancer: LoadBalancer, has_log: bool) -> Router {
@@ -78,19 +78,19 @@ fn main() -> ExitCode {
 }
 
 fn run() -> Result<(), ExitCode> {
-    let asked = cli::asked(HELP)?;
-    let Some(path) = asked.file else {
+    let arguments = cli::arguments(HELP)?;
+    let Some(path) = arguments.file else {
         return show().map_err(|error| cli::failed("axum", &*error));
     };
-    let settings = cli::settings(&path, asked.only_check)?;
+    let settings = cli::settings(&path, arguments.only_check)?;
     cli::start_log();
     serve(&settings).map_err(|error| cli::failed(&path, &*error))
 }
 
 fn show() -> Result<(), BoxError> {
     runtime(None)?.block_on(async {
-        let (balancer, doors) = demo::start().await?;
-        doors.serve(app(balancer, false)).await
+        let (balancer, listeners) = demo::start().await?;
+        listeners.serve(app(balancer, false)).await
     })
 }
 
@@ -99,9 +99,9 @@ fn serve(settings: &Settings) -> Result<(), BoxError> {
         let pool = settings.pool()?;
         let state_file = settings.health.as_ref().and_then(|h| h.state_file.clone());
         // Before checks begin, which is when the layers are made.
-        let keeper = state_file.map(|path| {
-            known::restore(&path, &pool);
-            known::Keeper::start(path, pool.clone())
+        let state_file = state_file.map(|path| {
+            state_file::restore(&path, &pool);
+            state_file::StateFile::start(path, pool.clone())
         });
         let mut balancer = settings.load_balancer(&pool)?;
         let log = settings.access_log()?;
@@ -109,10 +109,10 @@ fn serve(settings: &Settings) -> Result<(), BoxError> {
         if let Some((_, log)) = log {
             balancer = balancer.access_log(log);
         }
-        let doors = Doors::from_settings(settings, &pool)?;
-        let served = doors.serve(app(balancer.build(), has_log)).await;
-        if let Some(keeper) = keeper {
-            keeper.finish();
+        let listeners = Listeners::from_settings(settings, &pool)?;
+        let served = listeners.serve(app(balancer.build(), has_log)).await;
+        if let Some(file) = state_file {
+            file.finish();
         }
         served
     })

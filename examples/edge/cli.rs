@@ -11,15 +11,15 @@ use tracing_subscriber::EnvFilter;
 
 /// A run that was asked for.
 #[derive(Debug)]
-pub(crate) struct Asked {
+pub(crate) struct Arguments {
     pub(crate) file: Option<String>,
     pub(crate) only_check: bool,
 }
 
 /// Reads the arguments. `--help`, `--version` and mistakes are answered here: the exit code is
 /// what is left to do then. `help` begins with the program's name and shows its usage.
-pub(crate) fn asked(help: &str) -> Result<Asked, ExitCode> {
-    let mut asked = Asked {
+pub(crate) fn arguments(help: &str) -> Result<Arguments, ExitCode> {
+    let mut arguments = Arguments {
         file: None,
         only_check: false,
     };
@@ -35,19 +35,19 @@ pub(crate) fn asked(help: &str) -> Result<Asked, ExitCode> {
                 let name = help.split([' ', ':']).next().unwrap_or_default();
                 return Err(answer(&format!("{name} {}\n", env!("CARGO_PKG_VERSION"))));
             }
-            "--check" if options => asked.only_check = true,
+            "--check" if options => arguments.only_check = true,
             _ if options && arg.starts_with('-') => {
                 return Err(refuse(help, &format!("unknown option {arg}")));
             }
-            _ if asked.file.is_some() => {
+            _ if arguments.file.is_some() => {
                 return Err(refuse(help, &format!("a second file: {arg}")));
             }
-            _ => asked.file = Some(arg.to_owned()),
+            _ => arguments.file = Some(arg.to_owned()),
         }
     }
-    match asked.only_check && asked.file.is_none() {
+    match arguments.only_check && arguments.file.is_none() {
         true => Err(refuse(help, "--check needs a file")),
-        false => Ok(asked),
+        false => Ok(arguments),
     }
 }
 

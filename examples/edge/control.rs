@@ -18,9 +18,9 @@ use tokio::{
 
 use crate::{
     Loaded,
-    known::Keeper,
     reload::Running,
-    work::{Door, Plan, settle},
+    state_file::StateFile,
+    worker::{ListenerPlan, Worker, fix_port},
 };
 
 /// Runs until a signal ends it.
@@ -32,7 +32,7 @@ pub(crate) fn run(path: &str, loaded: Loaded) -> Result<(), BoxError> {
 }
 
 async fn control(path: &str, loaded: Loaded) -> Result<(), BoxError> {
-    let mut ends = Ends::new()?;
+    let mut ends = EndSignals::new()?;
     let mut hangup = signal(SignalKind::hangup())?;
     let (stop, stopped) = watch::channel(());
     let threads = match loaded.settings.server.threads {
@@ -45,12 +45,12 @@ async fn control(path: &str, loaded: Loaded) -> Result<(), BoxError> {
     let _watched = watch_files(&running.certificates);
     let (log, log_layer) = running.log.clone().unzip();
     let state_file = running.state_file.clone();
-    let keeper = state_file.map(|path| Keeper::start(path, running.pool.clone()));
+    let state_file = state_file.map(|path| StateFile::start(path, running.pool.clone()));
     let readiness = Readiness::new(running.pool.clone());
     let mut listeners = Vec::new();
     for (nth, tls) in layers.into_iter().enumerate() {
-        listeners.push(Door {
-            address: settle(running.settings.listen_address(nth)?)?,
+        listeners.push(ListenerPlan {
+            address: fix_port(running.settings.listen_address(nth)?)?,
             listen: running.settings.listen[nth].clone(),
             request_timeout: running.settings.request_timeout(nth)?,
             tls,
@@ -60,7 +60,7 @@ async fn control(path: &str, loaded: Loaded) -> Result<(), BoxError> {
     }
     admin(&running.settings, &readiness).await?;
     let lame_duck = running.settings.lame_duck()?;
-    let workers = Plan {
+    let workers = Worker {
         listeners: listeners.into(),
         apps: running.apps.clone().into(),
         log: log_layer,
@@ -78,7 +78,7 @@ async fn control(path: &str, loaded: Loaded) -> Result<(), BoxError> {
                 running.pool.close();
                 return Ok(ended??);
             }
-            () = ends.one() => break,
+            () = ends.next() => break,
             _ = hangup.recv() => {}
         }
         if let Some(log) = &log {
@@ -93,19 +93,19 @@ async fn control(path: &str, loaded: Loaded) -> Result<(), BoxError> {
     stop.send_replace(());
     tokio::select! {
         ended = &mut joined => {
-            if let Some(keeper) = &keeper {
-                keeper.finish();
+            if let Some(file) = &state_file {
+                file.finish();
             }
             Ok(ended??)
         }
-        () = ends.one() => at_once(log.as_ref(), keeper.as_ref()),
+        () = ends.next() => exit_at_once(log.as_ref(), state_file.as_ref()),
     }
 }
 
 /// A second signal: whoever sends it has waited enough.
-fn at_once(log: Option<&JsonLines>, keeper: Option<&Keeper>) -> ! {
-    if let Some(keeper) = keeper {
-        keeper.finish();
+fn exit_at_once(log: Option<&JsonLines>, state_file: Option<&StateFile>) -> ! {
+    if let Some(file) = state_file {
+        file.finish();
     }
     if let Some(log) = log {
         log.flush();
@@ -132,12 +132,12 @@ fn watch_files(certificates: &[Option<Certificates>]) -> Vec<CertificateWatcher>
     given.map(|c| c.watch(RELOAD_INTERVAL)).collect()
 }
 
-struct Ends {
+struct EndSignals {
     terminate: Signal,
     interrupt: Signal,
 }
 
-impl Ends {
+impl EndSignals {
     fn new() -> io::Result<Self> {
         Ok(Self {
             terminate: signal(SignalKind::terminate())?,
@@ -146,7 +146,7 @@ impl Ends {
     }
 
     /// SIGTERM or SIGINT.
-    async fn one(&mut self) {
+    async fn next(&mut self) {
         tokio::select! {
             _ = self.terminate.recv() => {}
             _ = self.interrupt.recv() => {}

@@ -16,9 +16,9 @@
 mod app;
 mod cli;
 mod control;
-mod known;
 mod reload;
-mod work;
+mod state_file;
+mod worker;
 
 use std::{error::Error, process::ExitCode};
 
@@ -46,13 +46,13 @@ fn main() -> ExitCode {
 }
 
 fn run() -> Result<(), ExitCode> {
-    let asked = cli::asked(HELP)?;
-    let Some(path) = asked.file else {
+    let arguments = cli::arguments(HELP)?;
+    let Some(path) = arguments.file else {
         return Err(cli::refuse(HELP, "no file"));
     };
-    let settings = cli::settings(&path, asked.only_check)?;
+    let settings = cli::settings(&path, arguments.only_check)?;
     cli::start_log();
-    let ran = Loaded::of(settings).and_then(|loaded| control::run(&path, loaded));
+    let ran = Loaded::new(settings).and_then(|loaded| control::run(&path, loaded));
     ran.map_err(|error| cli::failed(&path, &*error))
 }
 
@@ -63,7 +63,7 @@ pub(crate) struct Loaded {
 }
 
 impl Loaded {
-    pub(crate) fn of(settings: Settings) -> Result<Self, Box<dyn Error + Send + Sync>> {
+    pub(crate) fn new(settings: Settings) -> Result<Self, Box<dyn Error + Send + Sync>> {
         let tls = (0..settings.listen.len())
             .map(|nth| settings.tls(nth))
             .collect::<Result<_, _>>()?;

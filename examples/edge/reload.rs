@@ -8,11 +8,11 @@ use std::{
 use evenkeel::{
     BoxError, LoadBalancer, Pool,
     access_log::{AccessLogLayer, JsonLines},
-    settings::{Listen, Settings},
+    settings::{ListenSettings, Settings},
     tls::{Certificate, Certificates},
 };
 
-use crate::{app::App, known};
+use crate::{app::App, state_file};
 
 /// What runs, and the settings that it was made from.
 pub(crate) struct Running {
@@ -38,7 +38,7 @@ impl Running {
         let state_file = state_file(&settings).map(Path::to_owned);
         // Before checks begin, which is when the layers are made.
         if let Some(path) = &state_file {
-            known::restore(path, &pool);
+            state_file::restore(path, &pool);
         }
         let sink = log.as_ref().map(|(sink, _)| sink);
         let apps = balancers(&settings, &pool, sink, threads.get())?;
@@ -65,7 +65,7 @@ impl Running {
         // What runs has its files open: the next start would not have them.
         let (later, mistakes): (Vec<_>, Vec<_>) = Settings::mistakes(&text)
             .into_iter()
-            .partition(|mistake| OPEN_FILES.contains(&mistake.place()));
+            .partition(|mistake| OPEN_FILES.contains(&mistake.location()));
         for mistake in &mistakes {
             tracing::error!("{path}: {mistake}; the last good settings stay");
         }
@@ -203,7 +203,7 @@ fn changed(new: &Settings, old: &Settings) -> Vec<&'static str> {
 }
 
 /// What of a listener a reload cannot change: all but the certificates that it has.
-fn fixed(listen: &Listen) -> Listen {
+fn fixed(listen: &ListenSettings) -> ListenSettings {
     let mut listen = listen.clone();
     if let Some(tls) = &mut listen.tls {
         tls.certificates.clear();

@@ -9,8 +9,8 @@
 //! ```
 
 mod backends;
+mod demonstration;
 mod log;
-mod show;
 
 use std::{fs::File, io, io::Read, net::Ipv4Addr, process::ExitCode, time::Duration};
 
@@ -29,7 +29,7 @@ use tokio::{
 };
 use tower::Layer;
 
-use crate::{backends::Backends, log::Log, show::Show};
+use crate::{backends::Backends, demonstration::Demonstration, log::Log};
 
 #[tokio::main]
 async fn main() -> Result<ExitCode, BoxError> {
@@ -58,31 +58,31 @@ async fn main() -> Result<ExitCode, BoxError> {
     let (stop, stopped) = watch::channel(());
     let secure = evenkeel::serve(https, balancer.clone())
         .events(access_log)
-        .shutdown(told(stopped.clone()))
+        .shutdown(stop_signal(stopped.clone()))
         .drain_timeout(DRAIN)
         .layer(tls);
     let plain = evenkeel::serve(http, redirect.layer(balancer))
-        .shutdown(told(stopped))
+        .shutdown(stop_signal(stopped))
         .drain_timeout(DRAIN);
     let served = async { tokio::try_join!(secure, plain) };
 
-    let mut show = Show::new(https_port, &own.cert.pem(), log, pool.subscribe())?;
+    let mut demonstration = Demonstration::new(https_port, &own.cert.pem(), log, pool.subscribe())?;
     // Before a word is said: whoever reads it may send one at once.
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
-    show.introduce(https_port, http_port);
-    let played = async {
+    demonstration.introduce(https_port, http_port);
+    let demonstrated = async {
         tokio::select! {
-            () = show.play(backends) => {}
+            () = demonstration.run(backends) => {}
             _ = terminate.recv() => {}
             _ = interrupt.recv() => {}
         }
         // Checks that end with this process are no news.
         pool.close();
         stop.send_replace(());
-        show.failed()
+        demonstration.failed()
     };
-    let (served, failed) = tokio::join!(served, played);
+    let (served, failed) = tokio::join!(served, demonstrated);
     served?;
     Ok(match failed {
         0 => ExitCode::SUCCESS,
@@ -111,7 +111,7 @@ fn random_key() -> io::Result<[u8; 32]> {
     Ok(key)
 }
 
-async fn told(mut stopped: watch::Receiver<()>) {
+async fn stop_signal(mut stopped: watch::Receiver<()>) {
     drop(stopped.changed().await);
 }
 

@@ -82,7 +82,7 @@
 //! under `serve` is that of an earlier request.
 
 #[cfg(feature = "sticky")]
-mod maybe;
+mod optional;
 
 use std::{
     convert::Infallible,
@@ -100,7 +100,7 @@ use tower_layer::Layer;
 use tower_service::Service;
 
 #[cfg(feature = "sticky")]
-use self::maybe::Maybe;
+use self::optional::Optional;
 #[cfg(feature = "access-log")]
 use crate::access_log::{self, AccessLog, AccessLogLayer, Entry, Sink};
 #[cfg(feature = "sticky")]
@@ -118,7 +118,7 @@ use crate::{
 
 type Core = Failover<StackBalance<Health<Proxy>>>;
 #[cfg(feature = "sticky")]
-type Session = Maybe<Sticky<Core>, Core>;
+type Session = Optional<Sticky<Core>, Core>;
 #[cfg(not(feature = "sticky"))]
 type Session = Core;
 #[cfg(feature = "access-log")]
@@ -126,11 +126,11 @@ type Stack = Forwarded<AccessLog<Respond<Session>>>;
 #[cfg(not(feature = "access-log"))]
 type Stack = Forwarded<Respond<Session>>;
 
-type Answered = respond::ResponseBody<balance::ResponseBody<health::ResponseBody<proxy::Body>>>;
+type RespondBody = respond::ResponseBody<balance::ResponseBody<health::ResponseBody<proxy::Body>>>;
 #[cfg(feature = "access-log")]
-type Outer = access_log::ResponseBody<Answered>;
+type StackBody = access_log::ResponseBody<RespondBody>;
 #[cfg(not(feature = "access-log"))]
-type Outer = Answered;
+type StackBody = RespondBody;
 
 /// The canonical stack: a service that balances requests over a pool. Cheap to clone; clones
 /// share everything.
@@ -243,7 +243,7 @@ impl Builder {
     /// request is sent to.
     #[cfg(feature = "sticky")]
     pub fn sticky(mut self, layer: StickyLayer) -> Result<Self, ConfigError> {
-        self.refuse_other("sticky", layer.pool())?;
+        self.refuse_other_pool("sticky", layer.pool())?;
         self.sticky = Some(layer);
         Ok(self)
     }
@@ -265,7 +265,7 @@ impl Builder {
     /// When the layer was made for another pool: requests would go to backends that are not
     /// checked.
     pub fn balance(mut self, layer: BalanceLayer) -> Result<Self, ConfigError> {
-        self.refuse_other("balance", layer.pool())?;
+        self.refuse_other_pool("balance", layer.pool())?;
         self.balance = layer;
         Ok(self)
     }
@@ -280,7 +280,7 @@ impl Builder {
     /// When the layer was made for another pool: its checks would say nothing about the backends
     /// that requests are sent to.
     pub fn health(mut self, layer: HealthLayer) -> Result<Self, ConfigError> {
-        self.refuse_other("health", layer.pool())?;
+        self.refuse_other_pool("health", layer.pool())?;
         self.health = layer;
         Ok(self)
     }
@@ -293,7 +293,7 @@ impl Builder {
         self
     }
 
-    fn refuse_other(&self, field: &str, pool: &Pool) -> Result<(), ConfigError> {
+    fn refuse_other_pool(&self, field: &str, pool: &Pool) -> Result<(), ConfigError> {
         match pool.is_same(&self.pool) {
             true => Ok(()),
             false => Err(ConfigError::new(
@@ -315,14 +315,14 @@ impl Builder {
         let core = self.failover.layer(core);
         #[cfg(feature = "sticky")]
         let core = match self.sticky {
-            Some(sticky) => Maybe::With(sticky.layer(core)),
-            None => Maybe::Without(core),
+            Some(sticky) => Optional::With(sticky.layer(core)),
+            None => Optional::Without(core),
         };
         let stack = self.respond.layer(core);
         #[cfg(feature = "access-log")]
         let stack = self
             .access_log
-            .unwrap_or_else(|| AccessLogLayer::new(Silent))
+            .unwrap_or_else(|| AccessLogLayer::new(NoSink))
             .layer(stack);
         LoadBalancer {
             stack: forwarded.layer(stack),
@@ -332,10 +332,10 @@ impl Builder {
 
 /// Where no log is wanted.
 #[cfg(feature = "access-log")]
-struct Silent;
+struct NoSink;
 
 #[cfg(feature = "access-log")]
-impl Sink for Silent {
+impl Sink for NoSink {
     fn enabled(&self) -> bool {
         false
     }
@@ -407,7 +407,7 @@ pin_project! {
     #[derive(Default)]
     pub struct Body {
         #[pin]
-        inner: Outer,
+        inner: StackBody,
     }
 }
 

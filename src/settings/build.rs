@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{Settings, SettingsError, error::Place};
+use super::{Settings, SettingsError, error::Location};
 use crate::sticky::{Keys, StickyLayer};
 use crate::{
     balance::{
@@ -56,9 +56,9 @@ impl Settings {
             "peak-ewma" => Box::new(PeakEwma::new()),
             "consistent-hash" => return Ok(Box::new(self.consistent_hash()?)),
             other => {
-                let place = Place::new("[pool]", "strategy");
-                let message = format!("{other:?}: {KNOWN}");
-                return Err(place.wrong(&self.text, message));
+                let location = Location::new("[pool]", "strategy");
+                let message = format!("{other:?}: {STRATEGIES}");
+                return Err(location.wrong(&self.text, message));
             }
         };
         for (key, is_given) in [
@@ -68,14 +68,14 @@ impl Settings {
         ] {
             if is_given {
                 let message = "for strategy = \"consistent-hash\" only; leave it out";
-                return Err(Place::new("[pool]", key).wrong(&self.text, message));
+                return Err(Location::new("[pool]", key).wrong(&self.text, message));
             }
         }
         Ok(strategy)
     }
 
     fn consistent_hash(&self) -> Result<ConsistentHash, SettingsError> {
-        let at = |error: ConfigError| self.at(Place::new("[pool]", error.field()), &error);
+        let at = |error: ConfigError| self.at(Location::new("[pool]", error.field()), &error);
         let mut strategy = ConsistentHash::new(self.hash_key()?);
         if let Some(factor) = self.pool.load_factor {
             strategy = strategy.load_factor(factor).map_err(at)?;
@@ -87,7 +87,7 @@ impl Settings {
     }
 
     fn hash_key(&self) -> Result<HashKey, SettingsError> {
-        let place = Place::new("[pool]", "hash");
+        let location = Location::new("[pool]", "hash");
         let given = self.pool.hash.as_ref();
         let table = given.and_then(toml::Value::as_table);
         let named = |kind: &str| {
@@ -107,8 +107,8 @@ impl Settings {
             }
         };
         key.ok_or_else(|| match given {
-            Some(_) => place.wrong(&self.text, HASHES),
-            None => Place::new("[pool]", "strategy").wrong(&self.text, HASHES),
+            Some(_) => location.wrong(&self.text, HASH_KEYS),
+            None => Location::new("[pool]", "strategy").wrong(&self.text, HASH_KEYS),
         })
     }
 
@@ -122,8 +122,8 @@ impl Settings {
             return Ok(None);
         };
         let at = |error: ConfigError| {
-            let place = Place::new("[sticky]", error.field());
-            self.at(place, &error)
+            let location = Location::new("[sticky]", error.field());
+            self.at(location, &error)
         };
         let keys = Keys::from_hex(&sticky.keys).map_err(at)?;
         let mut layer = StickyLayer::new(pool.clone(), keys);
@@ -143,20 +143,20 @@ impl Settings {
     /// When the room refuses what the section says.
     pub fn proxy(&self) -> Result<Proxy, SettingsError> {
         let given = &self.proxy;
-        let place = |key| Place::new("[proxy]", key);
-        let at = |error: ConfigError| self.at(Place::new("[proxy]", error.field()), &error);
+        let location = |key| Location::new("[proxy]", key);
+        let at = |error: ConfigError| self.at(Location::new("[proxy]", error.field()), &error);
         let mut proxy = Proxy::new().connector(self.connector()?);
         let response = given.response_timeout.as_deref();
-        if let Some(timeout) = self.duration(place("response_timeout"), response)? {
+        if let Some(timeout) = self.duration(location("response_timeout"), response)? {
             proxy = proxy.response_timeout(timeout).map_err(at)?;
         }
         if let Some(timeout) =
-            self.duration(place("idle_timeout"), given.idle_timeout.as_deref())?
+            self.duration(location("idle_timeout"), given.idle_timeout.as_deref())?
         {
             proxy = proxy.idle_timeout(timeout).map_err(at)?;
         }
         let age = given.max_connection_age.as_deref();
-        if let Some(age) = self.duration(place("max_connection_age"), age)? {
+        if let Some(age) = self.duration(location("max_connection_age"), age)? {
             proxy = proxy.max_connection_age(age).map_err(at)?;
         }
         Ok(proxy.trusted_peers(self.trusted_peers()?))
@@ -168,19 +168,19 @@ impl Settings {
     ///
     /// When one of them is no network, or the field is not known.
     pub fn forwarded_layer(&self) -> Result<ForwardedLayer, SettingsError> {
-        let place = Place::new("[proxy]", "client_field");
+        let location = Location::new("[proxy]", "client_field");
         let field = match self.proxy.client_field.as_deref() {
             None | Some("x-forwarded-for") => ClientField::XForwardedFor,
             Some("forwarded") => ClientField::Forwarded,
             Some(other) => {
                 let message = format!("{other:?}: x-forwarded-for or forwarded is accepted");
-                return Err(place.wrong(&self.text, message));
+                return Err(location.wrong(&self.text, message));
             }
         };
         let trusted = self.trusted_peers()?;
         if trusted.is_empty() && self.proxy.client_field.is_some() {
             let message = "it is read from trusted peers only; name them in trusted";
-            return Err(place.wrong(&self.text, message));
+            return Err(location.wrong(&self.text, message));
         }
         Ok(ForwardedLayer::new(trusted).field(field))
     }
@@ -188,24 +188,24 @@ impl Settings {
     fn trusted_peers(&self) -> Result<TrustedPeers, SettingsError> {
         let trusted = self.proxy.trusted.iter().flatten();
         TrustedPeers::new(trusted)
-            .map_err(|error| self.at(Place::new("[proxy]", error.field()), &error))
+            .map_err(|error| self.at(Location::new("[proxy]", error.field()), &error))
     }
 
     pub(super) fn connector(&self) -> Result<Connector, SettingsError> {
-        let place = Place::new("[proxy]", "connect_timeout");
+        let location = Location::new("[proxy]", "connect_timeout");
         let mut connector = Connector::new();
         // What is silent for so long is given up, and so is what acknowledges nothing.
-        let idle_place = Place::new("[proxy]", "idle_timeout");
+        let idle_location = Location::new("[proxy]", "idle_timeout");
         let idle = self.proxy.idle_timeout.as_deref();
-        if let Some(idle) = self.duration(idle_place, idle)? {
+        if let Some(idle) = self.duration(idle_location, idle)? {
             connector = connector
-                .tcp_user_timeout(idle.clamp(LEAST_USER_TIMEOUT, MOST_USER_TIMEOUT))
-                .map_err(|error| self.at(idle_place, &error))?;
+                .tcp_user_timeout(idle.clamp(MIN_USER_TIMEOUT, MAX_USER_TIMEOUT))
+                .map_err(|error| self.at(idle_location, &error))?;
         }
-        match self.duration(place, self.proxy.connect_timeout.as_deref())? {
+        match self.duration(location, self.proxy.connect_timeout.as_deref())? {
             Some(timeout) => connector
                 .timeout(timeout)
-                .map_err(|error| self.at(place, &error)),
+                .map_err(|error| self.at(location, &error)),
             None => Ok(connector),
         }
     }
@@ -224,7 +224,7 @@ impl Settings {
         let Some(listen) = self.listen.get(nth) else {
             return Ok(None);
         };
-        let place = |key| Place {
+        let location = |key| Location {
             header: "[[listen]]",
             nth,
             key,
@@ -232,15 +232,15 @@ impl Settings {
         let mut layer = EndpointsLayer::new(readiness.clone()).no_live().no_ready();
         if let Some(path) = &listen.live {
             let made = layer.live_path(path);
-            layer = made.map_err(|error| self.at(place("live"), &error))?;
+            layer = made.map_err(|error| self.at(location("live"), &error))?;
         }
         if let Some(path) = &listen.ready {
             if listen.live.as_ref() == Some(path) {
                 let message = format!("{path:?}: it is the path of `live`");
-                return Err(place("ready").wrong(&self.text, message));
+                return Err(location("ready").wrong(&self.text, message));
             }
             let made = layer.ready_path(path);
-            layer = made.map_err(|error| self.at(place("ready"), &error))?;
+            layer = made.map_err(|error| self.at(location("ready"), &error))?;
         }
         Ok((listen.live.is_some() || listen.ready.is_some()).then_some(layer))
     }
@@ -261,12 +261,12 @@ impl Settings {
             return Ok(None);
         };
         let at = |key: &str, error: &ConfigError| {
-            let place = Place {
+            let location = Location {
                 header: "[listen.tls]",
                 nth,
                 key,
             };
-            place.wrong(
+            location.wrong(
                 &self.text,
                 format!("{}: {}", error.field(), error.message()),
             )
@@ -323,8 +323,8 @@ impl Settings {
             path => JsonLines::file(path),
         };
         let sink = sink.map_err(|error| {
-            let place = Place::new("[access_log]", "file");
-            place.wrong(&self.text, format!("{:?}: {error}", log.file))
+            let location = Location::new("[access_log]", "file");
+            location.wrong(&self.text, format!("{:?}: {error}", log.file))
         })?;
         let layer = self.access_log_layer(sink.clone())?;
         Ok(layer.map(|layer| (sink, layer)))
@@ -360,12 +360,12 @@ impl Settings {
 
 /// However short the idle time-out: packets that are lost four times in a row are no vanished
 /// backend yet.
-const LEAST_USER_TIMEOUT: Duration = Duration::from_secs(10);
+const MIN_USER_TIMEOUT: Duration = Duration::from_secs(10);
 /// What the room accepts.
-const MOST_USER_TIMEOUT: Duration = Duration::from_secs(3_600);
-const KNOWN: &str =
+const MAX_USER_TIMEOUT: Duration = Duration::from_secs(3_600);
+const STRATEGIES: &str =
     "round-robin, random, least-requests, power-of-two, peak-ewma or consistent-hash is accepted";
-const HASHES: &str = "consistent-hash needs hash = \"path\", \"client\", { header = \"name\" } or { cookie = \"name\" }";
+const HASH_KEYS: &str = "consistent-hash needs hash = \"path\", \"client\", { header = \"name\" } or { cookie = \"name\" }";
 
 #[cfg(test)]
 mod tests {

@@ -2,7 +2,7 @@
 
 use std::{collections::HashSet, net::SocketAddr, time::Duration};
 
-use super::{Settings, SettingsError, duration, error::Place, words};
+use super::{Settings, SettingsError, duration, error::Location, parser_messages};
 #[cfg(feature = "server")]
 use crate::server::Http;
 use crate::{
@@ -14,22 +14,22 @@ use crate::{
 /// Says what the TOML parser or the field names found.
 pub(super) fn syntax(text: &str, error: &toml::de::Error) -> SettingsError {
     let Some(span) = error.span().filter(|_| !text.trim().is_empty()) else {
-        return SettingsError::new(None, "", words::plain(error.message(), "", ""));
+        return SettingsError::new(None, "", parser_messages::rewrite(error.message(), "", ""));
     };
     let number = text[..span.start.min(text.len())].matches('\n').count() + 1;
     let line = text.lines().nth(number - 1).unwrap_or("").trim();
     let header = header_above(text, number);
-    let message = words::plain(error.message(), &header, line);
+    let message = parser_messages::rewrite(error.message(), &header, line);
     // `[listen]` where a list is wanted: it is the brackets that are wrong.
     if line.starts_with('[') && !line.starts_with("[[") && error.message().contains("a sequence") {
         let message = format!("one of several: [{header}] is accepted");
         return SettingsError::new(Some(number), header, message);
     }
-    let place = match words::key(line) {
+    let location = match parser_messages::key(line) {
         Some(key) if error.message().starts_with("invalid ") => format!("{header} {key}"),
         _ => header,
     };
-    SettingsError::new(Some(number), place, message)
+    SettingsError::new(Some(number), location, message)
 }
 
 /// The section that a line stands in.
@@ -63,11 +63,11 @@ impl Settings {
     }
 
     fn check_server(&self) -> Result<(), SettingsError> {
-        let place = |key| Place::new("[server]", key);
+        let location = |key| Location::new("[server]", key);
         if let Some(threads) = self.server.threads {
             if !(1..=1_024).contains(&threads) {
                 let message = format!("{threads}: 1 to 1024 is accepted");
-                return Err(place("threads").wrong(&self.text, message));
+                return Err(location("threads").wrong(&self.text, message));
             }
         }
         self.locality()?;
@@ -89,7 +89,7 @@ impl Settings {
             seen.insert(admin.address);
         }
         for (nth, listen) in self.listen.iter().enumerate() {
-            let place = |key| Place {
+            let location = |key| Location {
                 header: "[[listen]]",
                 nth,
                 key,
@@ -97,21 +97,21 @@ impl Settings {
             let address = self.listen_address(nth)?;
             if address.port() != 0 && !seen.insert(address) {
                 let message = format!("{address}: another listener has this address");
-                return Err(place("address").wrong(&self.text, message));
+                return Err(location("address").wrong(&self.text, message));
             }
             if !matches!(
                 &listen.proxy_protocol,
                 None | Some(toml::Value::Boolean(false))
             ) {
                 let message = "not in this version yet; leave it out, or say false";
-                return Err(place("proxy_protocol").wrong(&self.text, message));
+                return Err(location("proxy_protocol").wrong(&self.text, message));
             }
             #[cfg(feature = "server")]
             if let Some(rate) = listen.min_rate {
                 let checked = Http::new(()).min_rate(rate);
                 checked
                     .map(drop)
-                    .map_err(|error| self.at(place("min_rate"), &error))?;
+                    .map_err(|error| self.at(location("min_rate"), &error))?;
             }
             self.request_timeout(nth)?;
             self.check_tls(nth)?;
@@ -123,30 +123,30 @@ impl Settings {
         let Some(tls) = &self.listen[nth].tls else {
             return Ok(());
         };
-        let place = |key| Place {
+        let location = |key| Location {
             header: "[listen.tls]",
             nth,
             key,
         };
         if cfg!(not(feature = "__tls")) {
             let message = "built without the feature `tls`";
-            return Err(place("").wrong(&self.text, message));
+            return Err(location("").wrong(&self.text, message));
         }
         if tls.certificates.is_empty() {
             let message =
                 "none: 1 or more of { chain = \"cert.pem\", key = \"key.pem\" } is accepted";
-            return Err(place("certificates").wrong(&self.text, message));
+            return Err(location("certificates").wrong(&self.text, message));
         }
         if let Some(version) = &tls.min_version {
             if !["1.2", "1.3"].contains(&version.as_str()) {
                 let message = format!("{version:?}: \"1.2\" or \"1.3\" is accepted");
-                return Err(place("min_version").wrong(&self.text, message));
+                return Err(location("min_version").wrong(&self.text, message));
             }
         }
         for name in tls.alpn.iter().flatten() {
             if !["h2", "http/1.1"].contains(&name.as_str()) {
                 let message = format!("{name:?}: \"h2\" and \"http/1.1\" are accepted");
-                return Err(place("alpn").wrong(&self.text, message));
+                return Err(location("alpn").wrong(&self.text, message));
             }
         }
         self.hsts_age(nth)?;
@@ -159,12 +159,12 @@ impl Settings {
         let given = tls.and_then(|tls| tls.hsts.as_deref());
         let age = given.map(duration::parse_long).transpose();
         age.map_err(|message| {
-            let place = Place {
+            let location = Location {
                 header: "[listen.tls]",
                 nth,
                 key: "hsts",
             };
-            place.wrong(&self.text, message)
+            location.wrong(&self.text, message)
         })
     }
 
@@ -180,9 +180,9 @@ impl Settings {
     pub fn listen_address(&self, nth: usize) -> Result<SocketAddr, SettingsError> {
         let address = &self.listen[nth].address;
         address.parse().map_err(|_error| {
-            let place = Place { header: "[[listen]]", nth, key: "address" };
+            let location = Location { header: "[[listen]]", nth, key: "address" };
             let message = format!("{address:?}: an IP address and a port is accepted, as in \"127.0.0.1:8080\" or \"[::]:443\"");
-            place.wrong(&self.text, message)
+            location.wrong(&self.text, message)
         })
     }
 
@@ -192,14 +192,14 @@ impl Settings {
     ///
     /// When that has no segments, more than three, or an empty one.
     pub fn locality(&self) -> Result<Option<Locality>, SettingsError> {
-        let place = Place::new("[server]", "locality");
+        let location = Location::new("[server]", "locality");
         let locality = self
             .server
             .locality
             .as_deref()
             .map(Locality::new)
             .transpose();
-        locality.map_err(|error| self.at(place, &error))
+        locality.map_err(|error| self.at(location, &error))
     }
 
     /// Returns how long a request on the nth listener and its response may take in all; `None`
@@ -209,20 +209,20 @@ impl Settings {
     ///
     /// When it is no duration, or outside of 10 ms to 24 h.
     pub fn request_timeout(&self, nth: usize) -> Result<Option<Duration>, SettingsError> {
-        let place = || Place {
+        let location = || Location {
             header: "[[listen]]",
             nth,
             key: "request_timeout",
         };
         let listen = self.listen.get(nth);
         let value = listen.and_then(|listen| listen.request_timeout.as_deref());
-        let timeout = self.duration(place(), value)?;
+        let timeout = self.duration(location(), value)?;
         #[cfg(feature = "server")]
         if let Some(timeout) = timeout {
             let checked = Http::new(()).request_timeout(timeout);
             checked
                 .map(drop)
-                .map_err(|error| self.at(place(), &error))?;
+                .map_err(|error| self.at(location(), &error))?;
         }
         Ok(timeout)
     }
@@ -239,8 +239,8 @@ impl Settings {
             false => Duration::ZERO,
         };
         let value = self.server.shutdown.lame_duck.as_deref();
-        let place = Place::new("[server]", "shutdown");
-        Ok(self.duration(place, value)?.unwrap_or(default))
+        let location = Location::new("[server]", "shutdown");
+        Ok(self.duration(location, value)?.unwrap_or(default))
     }
 
     /// Returns how long connections may take to end.
@@ -250,24 +250,24 @@ impl Settings {
     /// When it is no duration.
     pub fn drain(&self) -> Result<Duration, SettingsError> {
         let value = self.server.shutdown.drain.as_deref();
-        let place = Place::new("[server]", "shutdown");
+        let location = Location::new("[server]", "shutdown");
         Ok(self
-            .duration(place, value)?
+            .duration(location, value)?
             .unwrap_or(Duration::from_secs(30)))
     }
 
     pub(super) fn duration(
         &self,
-        place: Place<'_>,
+        location: Location<'_>,
         value: Option<&str>,
     ) -> Result<Option<Duration>, SettingsError> {
         let parsed = value.map(duration::parse).transpose();
-        parsed.map_err(|message| place.wrong(&self.text, message))
+        parsed.map_err(|message| location.wrong(&self.text, message))
     }
 
     /// Makes a room's error one of the settings.
-    pub(super) fn at(&self, place: Place<'_>, error: &ConfigError) -> SettingsError {
-        place.wrong(&self.text, error.message())
+    pub(super) fn at(&self, location: Location<'_>, error: &ConfigError) -> SettingsError {
+        location.wrong(&self.text, error.message())
     }
 
     /// Returns the pool, new.
@@ -289,7 +289,7 @@ impl Settings {
     /// When a key of `[pool]` is not in its range.
     pub fn routing(&self) -> Result<Routing, SettingsError> {
         let given = &self.pool;
-        let at = |error: ConfigError| self.at(Place::new("[pool]", error.field()), &error);
+        let at = |error: ConfigError| self.at(Location::new("[pool]", error.field()), &error);
         let mut routing = Routing::new();
         if let Some(locality) = self.locality()? {
             routing = routing.locality(locality);
@@ -300,8 +300,8 @@ impl Settings {
         if let Some(below) = given.panic {
             routing = routing.panic(PanicRouting::UseAll { below }).map_err(at)?;
         }
-        let place = Place::new("[pool]", "slow_start");
-        if let Some(time) = self.duration(place, given.slow_start.as_deref())? {
+        let location = Location::new("[pool]", "slow_start");
+        if let Some(time) = self.duration(location, given.slow_start.as_deref())? {
             routing = routing.slow_start(time, 0.1).map_err(at)?;
         }
         Ok(routing)
@@ -314,20 +314,20 @@ impl Settings {
     /// When one is not acceptable, or two have one id.
     pub fn backends(&self) -> Result<Vec<pool::Backend>, SettingsError> {
         if self.pool.backends.is_empty() {
-            let place = Place::new("[pool]", "");
-            return Err(place.wrong(&self.text, "no [[pool.backends]]: 1 or more is needed"));
+            let location = Location::new("[pool]", "");
+            return Err(location.wrong(&self.text, "no [[pool.backends]]: 1 or more is needed"));
         }
         let mut seen = HashSet::new();
         let mut backends = Vec::with_capacity(self.pool.backends.len());
         for (nth, given) in self.pool.backends.iter().enumerate() {
-            let place = |key| Place {
+            let location = |key| Location {
                 header: "[[pool.backends]]",
                 nth,
                 key,
             };
             if !seen.insert(&given.id) {
                 let message = format!("{:?}: another backend has this id", given.id);
-                return Err(place("id").wrong(&self.text, message));
+                return Err(location("id").wrong(&self.text, message));
             }
             backends.push(self.backend(nth)?);
         }
@@ -338,12 +338,12 @@ impl Settings {
         let given = &self.pool.backends[nth];
         let at = |error: ConfigError| {
             let key = error.field().to_owned();
-            let place = Place {
+            let location = Location {
                 header: "[[pool.backends]]",
                 nth,
                 key: &key,
             };
-            self.at(place, &error)
+            self.at(location, &error)
         };
         let mut backend = pool::Backend::new(given.id.clone(), &given.url).map_err(at)?;
         if let Some(weight) = given.weight {
@@ -360,13 +360,13 @@ impl Settings {
             Some("http1") => Protocol::Http1,
             Some("http2") => Protocol::Http2,
             Some(other) => {
-                let place = Place {
+                let location = Location {
                     header: "[[pool.backends]]",
                     nth,
                     key: "protocol",
                 };
                 let message = format!("{other:?}: auto, http1 or http2 is accepted");
-                return Err(place.wrong(&self.text, message));
+                return Err(location.wrong(&self.text, message));
             }
         };
         Ok(backend.protocol(protocol).tier(given.tier.unwrap_or(0)))

@@ -8,19 +8,19 @@ use crate::error::ConfigError;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SettingsError {
     line: Option<usize>,
-    place: String,
+    location: String,
     message: String,
 }
 
 impl SettingsError {
     pub(super) fn new(
         line: Option<usize>,
-        place: impl Into<String>,
+        location: impl Into<String>,
         message: impl Into<String>,
     ) -> Self {
         Self {
             line,
-            place: place.into(),
+            location: location.into(),
             message: message.into(),
         }
     }
@@ -33,8 +33,8 @@ impl SettingsError {
 
     /// Returns the section and key, such as `[health] interval`; empty where the text is no TOML.
     #[must_use]
-    pub fn place(&self) -> &str {
-        &self.place
+    pub fn location(&self) -> &str {
+        &self.location
     }
 
     /// Returns what was wrong and what is accepted.
@@ -49,8 +49,8 @@ impl fmt::Display for SettingsError {
         if let Some(line) = self.line {
             write!(f, "line {line}: ")?;
         }
-        if !self.place.is_empty() {
-            write!(f, "{}: ", self.place)?;
+        if !self.location.is_empty() {
+            write!(f, "{}: ", self.location)?;
         }
         f.write_str(&self.message)
     }
@@ -67,13 +67,13 @@ impl From<ConfigError> for SettingsError {
 /// Where in the text a value stands: the `nth` header like this, counted from 0, and a key below
 /// it.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Place<'a> {
+pub(super) struct Location<'a> {
     pub(super) header: &'a str,
     pub(super) nth: usize,
     pub(super) key: &'a str,
 }
 
-impl<'a> Place<'a> {
+impl<'a> Location<'a> {
     /// A key below the only header like this.
     pub(super) fn new(header: &'a str, key: &'a str) -> Self {
         Self {
@@ -85,12 +85,12 @@ impl<'a> Place<'a> {
 
     /// Makes the error, with the line of the key, or else of its header.
     pub(super) fn wrong(self, text: &str, message: impl Into<String>) -> SettingsError {
-        let place = if self.key.is_empty() {
+        let location = if self.key.is_empty() {
             self.header.to_owned()
         } else {
             format!("{} {}", self.header, self.key)
         };
-        SettingsError::new(self.line(text), place, message)
+        SettingsError::new(self.line(text), location, message)
     }
 
     fn line(self, text: &str) -> Option<usize> {
@@ -137,7 +137,7 @@ mod tests {
     fn a_key_is_found_below_its_own_header() {
         let text = "[[listen]]\naddress = 1\n[[listen]]\naddress = 2\n[listen.tls]\nalpn = 3\n\
                     [pool]\n[[pool.backends]]\nid = 4 # x\n[[pool.backends]]\n# id\nid = 5\n";
-        let line = |header, nth, key| Place { header, nth, key }.line(text);
+        let line = |header, nth, key| Location { header, nth, key }.line(text);
         assert_eq!(line("[[listen]]", 0, "address"), Some(2));
         assert_eq!(line("[[listen]]", 1, "address"), Some(4));
         assert_eq!(line("[listen.tls]", 1, "alpn"), Some(6));

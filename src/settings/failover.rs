@@ -4,8 +4,8 @@ use http::Method;
 
 use super::{
     Settings, SettingsError,
-    error::Place,
-    model::{Failover, Hedge, HedgeWhen},
+    error::Location,
+    model::{FailoverSettings, HedgeRuleSettings, HedgeSettings},
 };
 use crate::{
     error::ConfigError,
@@ -22,10 +22,10 @@ impl Settings {
     pub fn failover_layer(&self) -> Result<FailoverLayer, SettingsError> {
         let layer = FailoverLayer::new();
         let Some(given) = &self.failover else {
-            let place = Place::new("[failover]", "attempts");
+            let location = Location::new("[failover]", "attempts");
             return layer
                 .max_attempts(1)
-                .map_err(|error| self.at(place, &error));
+                .map_err(|error| self.at(location, &error));
         };
         self.failover_given(layer, given)
     }
@@ -33,30 +33,30 @@ impl Settings {
     fn failover_given(
         &self,
         mut layer: FailoverLayer,
-        given: &Failover,
+        given: &FailoverSettings,
     ) -> Result<FailoverLayer, SettingsError> {
-        let place = |key| Place::new("[failover]", key);
-        let at = |key| move |error: ConfigError| self.at(place(key), &error);
+        let location = |key| Location::new("[failover]", key);
+        let at = |key| move |error: ConfigError| self.at(location(key), &error);
         if let Some(attempts) = given.attempts {
             layer = layer.max_attempts(attempts).map_err(at("attempts"))?;
         }
         match &given.hedge {
             None => layer = layer.hedge(failover::Hedge::new()),
-            Some(Hedge::Switch(false)) => {}
-            Some(Hedge::Switch(true)) => {
+            Some(HedgeSettings::Switch(false)) => {}
+            Some(HedgeSettings::Switch(true)) => {
                 let message =
                     "true: false, or { after = \"p95\", at_least = \"50ms\" } is accepted";
-                return Err(place("hedge").wrong(&self.text, message));
+                return Err(location("hedge").wrong(&self.text, message));
             }
-            Some(Hedge::When(when)) => layer = layer.hedge(self.hedge(when)?),
+            Some(HedgeSettings::Rule(when)) => layer = layer.hedge(self.hedge(when)?),
         }
         let per_try = given.per_try_timeout.as_deref();
-        if let Some(timeout) = self.duration(place("per_try_timeout"), per_try)? {
+        if let Some(timeout) = self.duration(location("per_try_timeout"), per_try)? {
             layer = layer
                 .per_try_timeout(timeout)
                 .map_err(at("per_try_timeout"))?;
         }
-        if let Some(timeout) = self.duration(place("timeout"), given.timeout.as_deref())? {
+        if let Some(timeout) = self.duration(location("timeout"), given.timeout.as_deref())? {
             layer = layer.timeout(timeout).map_err(at("timeout"))?;
         }
         if let Some(statuses) = &given.retry_statuses {
@@ -68,14 +68,14 @@ impl Settings {
         Ok(layer.backoff(self.backoff(given)?))
     }
 
-    fn hedge(&self, when: &HedgeWhen) -> Result<failover::Hedge, SettingsError> {
-        let place = Place::new("[failover]", "hedge");
+    fn hedge(&self, when: &HedgeRuleSettings) -> Result<failover::Hedge, SettingsError> {
+        let location = Location::new("[failover]", "hedge");
         let at = |error: ConfigError| {
             let field = error.field();
             let key = field.rsplit_once('.').map_or(field, |(_, key)| key);
-            place.wrong(&self.text, format!("{key}: {}", error.message()))
+            location.wrong(&self.text, format!("{key}: {}", error.message()))
         };
-        let duration = |value: Option<&str>| self.duration(place, value);
+        let duration = |value: Option<&str>| self.duration(location, value);
         let mut hedge = failover::Hedge::new();
         if let Some(after) = &when.after {
             hedge = match after.strip_prefix('p').map(str::parse) {
@@ -84,7 +84,7 @@ impl Settings {
                     let message = format!(
                         "after: {after:?}: \"p50\" to \"p99\", or a duration such as \"80ms\", is accepted"
                     );
-                    return Err(place.wrong(&self.text, message));
+                    return Err(location.wrong(&self.text, message));
                 }
                 None => match duration(Some(after))? {
                     Some(delay) => hedge.after(delay).map_err(at)?,
@@ -101,7 +101,7 @@ impl Settings {
         if let Some(names) = &when.methods {
             let methods = names.iter().map(|name| {
                 Method::from_bytes(name.as_bytes()).map_err(|_error| {
-                    place.wrong(&self.text, format!("methods: {name:?} is no method"))
+                    location.wrong(&self.text, format!("methods: {name:?} is no method"))
                 })
             });
             let methods = methods.collect::<Result<Vec<_>, _>>()?;
@@ -110,22 +110,22 @@ impl Settings {
         Ok(hedge)
     }
 
-    fn backoff(&self, given: &Failover) -> Result<failover::Backoff, SettingsError> {
-        let place = Place::new("[failover]", "backoff");
+    fn backoff(&self, given: &FailoverSettings) -> Result<failover::Backoff, SettingsError> {
+        let location = Location::new("[failover]", "backoff");
         let mut backoff = failover::Backoff::new();
         let Some(given) = &given.backoff else {
             return Ok(backoff);
         };
-        let at = |error: ConfigError| self.at(place, &error);
-        let base = self.duration(place, given.base.as_deref())?;
-        let max = self.duration(place, given.max.as_deref())?;
+        let at = |error: ConfigError| self.at(location, &error);
+        let base = self.duration(location, given.base.as_deref())?;
+        let max = self.duration(location, given.max.as_deref())?;
         if base.is_some() || max.is_some() {
             let base = base.unwrap_or(failover::Backoff::BASE);
             // A base of one's own over the default bound takes that along.
             let max = max.unwrap_or_else(|| failover::Backoff::MAX.max(base));
             backoff = backoff.exponential(base, max).map_err(at)?;
         }
-        if let Some(most) = self.duration(place, given.retry_after.as_deref())? {
+        if let Some(most) = self.duration(location, given.retry_after.as_deref())? {
             backoff = backoff.retry_after(most).map_err(at)?;
         }
         Ok(backoff)

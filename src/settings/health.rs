@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, ops::RangeInclusive, path::PathBuf};
 use http::{HeaderName, HeaderValue, Method};
 use serde::Deserialize;
 
-use super::{Settings, SettingsError, error::Place};
+use super::{Settings, SettingsError, error::Location};
 use crate::{
     connect::TargetOverride,
     error::ConfigError,
@@ -17,7 +17,7 @@ use crate::{
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 #[non_exhaustive]
-pub struct Health {
+pub struct HealthSettings {
     /// What is asked: `http`, `tcp` or `grpc`; `http` where absent.
     #[serde(rename = "type")]
     pub kind: Option<String>,
@@ -37,7 +37,7 @@ pub struct Health {
     /// What the body must contain (`http`).
     pub body_contains: Option<String>,
     /// A field that says who answers (`http`).
-    pub identity: Option<Identity>,
+    pub identity: Option<IdentitySettings>,
     /// The service that is asked for (`grpc`).
     pub service: Option<String>,
     /// What is sent (`tcp`).
@@ -76,14 +76,14 @@ pub struct Health {
     pub state_file: Option<PathBuf>,
     /// When live traffic takes a backend out.
     #[serde(default)]
-    pub outliers: Outliers,
+    pub outliers: OutlierSettings,
 }
 
 /// `[health] identity`
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 #[non_exhaustive]
-pub struct Identity {
+pub struct IdentitySettings {
     /// The field.
     pub header: String,
     /// Its value; the backend's id where absent.
@@ -94,7 +94,7 @@ pub struct Identity {
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 #[non_exhaustive]
-pub struct Outliers {
+pub struct OutlierSettings {
     /// Whether live traffic is judged; true where absent.
     pub enabled: Option<bool>,
     /// Failures in a row.
@@ -137,8 +137,8 @@ impl Settings {
         self.outliers(&health.outliers, layer)
     }
 
-    fn checks(&self, health: &Health) -> Result<Checks, SettingsError> {
-        let place = |key| Place::new("[health]", key);
+    fn checks(&self, health: &HealthSettings) -> Result<Checks, SettingsError> {
+        let location = |key| Location::new("[health]", key);
         let kind = health.kind.as_deref().unwrap_or("http");
         self.refuse_keys_of_others(health, kind)?;
         let mut checks = match kind {
@@ -147,21 +147,21 @@ impl Settings {
             "grpc" => self.grpc_checks(health)?,
             other => {
                 let message = format!("{other:?}: http, tcp or grpc is accepted");
-                return Err(place("type").wrong(&self.text, message));
+                return Err(location("type").wrong(&self.text, message));
             }
         };
-        if let Some(interval) = self.duration(place("interval"), health.interval.as_deref())? {
+        if let Some(interval) = self.duration(location("interval"), health.interval.as_deref())? {
             checks = checks.interval(interval);
         }
         let changing = health.changing_interval.as_deref();
-        if let Some(interval) = self.duration(place("changing_interval"), changing)? {
+        if let Some(interval) = self.duration(location("changing_interval"), changing)? {
             checks = checks.changing_interval(interval);
         }
         let down = health.down_interval.as_deref();
-        if let Some(interval) = self.duration(place("down_interval"), down)? {
+        if let Some(interval) = self.duration(location("down_interval"), down)? {
             checks = checks.down_interval(interval);
         }
-        if let Some(timeout) = self.duration(place("timeout"), health.timeout.as_deref())? {
+        if let Some(timeout) = self.duration(location("timeout"), health.timeout.as_deref())? {
             checks = checks.timeout(timeout);
         }
         if let Some(share) = health.jitter {
@@ -185,7 +185,11 @@ impl Settings {
     }
 
     /// A key that does nothing with this type is a mistake.
-    fn refuse_keys_of_others(&self, health: &Health, kind: &str) -> Result<(), SettingsError> {
+    fn refuse_keys_of_others(
+        &self,
+        health: &HealthSettings,
+        kind: &str,
+    ) -> Result<(), SettingsError> {
         let given = [
             ("path", health.path.is_some(), "http"),
             ("method", health.method.is_some(), "http"),
@@ -208,15 +212,15 @@ impl Settings {
             if is_given && ["http", "tcp", "grpc"].contains(&kind) && !kinds.contains(kind) {
                 let kinds = kinds.replace(' ', " or ");
                 let message = format!("accepted with type {kinds}, not {kind}");
-                return Err(Place::new("[health]", key).wrong(&self.text, message));
+                return Err(Location::new("[health]", key).wrong(&self.text, message));
             }
         }
         Ok(())
     }
 
-    fn http_check(&self, health: &Health) -> Result<HttpCheck, SettingsError> {
+    fn http_check(&self, health: &HealthSettings) -> Result<HttpCheck, SettingsError> {
         let at = |error: ConfigError| self.at_health(&error);
-        let place = |key| Place::new("[health]", key);
+        let location = |key| Location::new("[health]", key);
         let mut check = HttpCheck::new()
             .connector(self.connector()?)
             .elsewhere(self.elsewhere(health)?);
@@ -226,7 +230,7 @@ impl Settings {
         if let Some(method) = &health.method {
             let parsed = method.parse::<Method>().map_err(|_error| {
                 let message = format!("{method:?}: a method such as \"GET\" is accepted");
-                place("method").wrong(&self.text, message)
+                location("method").wrong(&self.text, message)
             })?;
             check = check.method(parsed);
         }
@@ -238,19 +242,19 @@ impl Settings {
             let value = self.header_value("headers", value)?;
             check = check
                 .header(name, value)
-                .map_err(|error| self.at(place("headers"), &error))?;
+                .map_err(|error| self.at(location("headers"), &error))?;
         }
         if let Some(statuses) = &health.statuses {
-            let ranges = self.ranges(place("statuses"), statuses)?;
+            let ranges = self.ranges(location("statuses"), statuses)?;
             check = check
                 .healthy(ranges)
-                .map_err(|error| self.at(place("statuses"), &error))?;
+                .map_err(|error| self.at(location("statuses"), &error))?;
         }
         if let Some(statuses) = &health.draining_statuses {
-            let ranges = self.ranges(place("draining_statuses"), statuses)?;
+            let ranges = self.ranges(location("draining_statuses"), statuses)?;
             check = check
                 .draining(ranges)
-                .map_err(|error| self.at(place("draining_statuses"), &error))?;
+                .map_err(|error| self.at(location("draining_statuses"), &error))?;
         }
         if let Some(text) = &health.body_contains {
             check = check.body_contains(text.as_bytes());
@@ -268,7 +272,7 @@ impl Settings {
         })
     }
 
-    fn tcp_check(&self, health: &Health) -> Result<TcpCheck, SettingsError> {
+    fn tcp_check(&self, health: &HealthSettings) -> Result<TcpCheck, SettingsError> {
         let mut check = TcpCheck::new()
             .connector(self.connector()?)
             .elsewhere(self.elsewhere(health)?);
@@ -282,7 +286,7 @@ impl Settings {
     }
 
     #[cfg(all(feature = "proxy", feature = "http2"))]
-    fn grpc_checks(&self, health: &Health) -> Result<Checks, SettingsError> {
+    fn grpc_checks(&self, health: &HealthSettings) -> Result<Checks, SettingsError> {
         let at = |error: ConfigError| self.at_health(&error);
         let mut check = health::GrpcCheck::new()
             .connector(self.connector()?)
@@ -300,12 +304,12 @@ impl Settings {
     }
 
     #[cfg(not(all(feature = "proxy", feature = "http2")))]
-    fn grpc_checks(&self, _: &Health) -> Result<Checks, SettingsError> {
+    fn grpc_checks(&self, _: &HealthSettings) -> Result<Checks, SettingsError> {
         let message = "built without the feature `http2`";
-        Err(Place::new("[health]", "type").wrong(&self.text, message))
+        Err(Location::new("[health]", "type").wrong(&self.text, message))
     }
 
-    fn elsewhere(&self, health: &Health) -> Result<TargetOverride, SettingsError> {
+    fn elsewhere(&self, health: &HealthSettings) -> Result<TargetOverride, SettingsError> {
         let at = |error: ConfigError| self.at_health(&error);
         let mut elsewhere = TargetOverride::new();
         if let Some(port) = health.port {
@@ -325,13 +329,17 @@ impl Settings {
             #[cfg(not(feature = "__tls"))]
             {
                 let message = format!("{name:?}: built without the feature `tls`");
-                return Err(Place::new("[health]", "server_name").wrong(&self.text, message));
+                return Err(Location::new("[health]", "server_name").wrong(&self.text, message));
             }
         }
         Ok(elsewhere)
     }
 
-    fn outliers(&self, given: &Outliers, layer: HealthLayer) -> Result<HealthLayer, SettingsError> {
+    fn outliers(
+        &self,
+        given: &OutlierSettings,
+        layer: HealthLayer,
+    ) -> Result<HealthLayer, SettingsError> {
         if given.enabled == Some(false) {
             return Ok(layer.no_outliers());
         }
@@ -354,7 +362,7 @@ impl Settings {
             rules = rules.window(window);
         }
         if let Some(statuses) = &given.statuses {
-            rules = rules.statuses(self.ranges(self.outlier_place("statuses"), statuses)?);
+            rules = rules.statuses(self.ranges(self.outlier_location("statuses"), statuses)?);
         }
         if let Some(honoured) = given.immediate_fail {
             rules = rules.immediate_fail(honoured);
@@ -373,19 +381,19 @@ impl Settings {
         }
         layer.outliers(rules).map_err(|error| {
             let key = error.field().rsplit('.').next().unwrap_or_default();
-            self.at(self.outlier_place(key), &error)
+            self.at(self.outlier_location(key), &error)
         })
     }
 
     /// In a table of its own, or in one line of `[health]`.
-    fn outlier_place<'a>(&self, key: &'a str) -> Place<'a> {
+    fn outlier_location<'a>(&self, key: &'a str) -> Location<'a> {
         let is_table = self
             .text
             .lines()
             .any(|line| line.trim_start().starts_with("[health.outliers]"));
         match is_table {
-            true => Place::new("[health.outliers]", key),
-            false => Place::new("[health]", "outliers"),
+            true => Location::new("[health.outliers]", key),
+            false => Location::new("[health]", "outliers"),
         }
     }
 
@@ -394,31 +402,31 @@ impl Settings {
         key: &str,
         value: Option<&str>,
     ) -> Result<Option<std::time::Duration>, SettingsError> {
-        self.duration(self.outlier_place(key), value)
+        self.duration(self.outlier_location(key), value)
     }
 
     fn at_health(&self, error: &ConfigError) -> SettingsError {
         let key = error.field().rsplit('.').next().unwrap_or_default();
-        self.at(Place::new("[health]", key), error)
+        self.at(Location::new("[health]", key), error)
     }
 
     fn header_name(&self, key: &str, name: &str) -> Result<HeaderName, SettingsError> {
         name.parse().map_err(|_error| {
             let message = format!("{name:?}: the name of a header field is accepted");
-            Place::new("[health]", key).wrong(&self.text, message)
+            Location::new("[health]", key).wrong(&self.text, message)
         })
     }
 
     fn header_value(&self, key: &str, value: &str) -> Result<HeaderValue, SettingsError> {
         HeaderValue::from_str(value).map_err(|_error| {
             let message = "a value of a header field is accepted: visible characters";
-            Place::new("[health]", key).wrong(&self.text, message)
+            Location::new("[health]", key).wrong(&self.text, message)
         })
     }
 
     fn ranges(
         &self,
-        place: Place<'_>,
+        location: Location<'_>,
         given: &[toml::Value],
     ) -> Result<Vec<RangeInclusive<u16>>, SettingsError> {
         let each = given.iter().map(|value| {
@@ -427,7 +435,7 @@ impl Settings {
                     "{}: a status such as 204, or a range such as \"200-299\", is accepted",
                     shown(value)
                 );
-                place.wrong(&self.text, message)
+                location.wrong(&self.text, message)
             })
         });
         each.collect()

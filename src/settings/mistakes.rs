@@ -8,7 +8,7 @@ use std::{fs, io, ops::Range, path::Path};
 
 use toml::de::{DeTable, DeValue};
 
-use super::{Settings, SettingsError, check, duration, error::Place, model::Text};
+use super::{Settings, SettingsError, check, duration, error::Location, model::Text};
 
 impl Settings {
     /// Returns every mistake of a text and of the files that it names, in the order of its lines;
@@ -22,7 +22,7 @@ impl Settings {
     pub fn mistakes(text: &str) -> Vec<SettingsError> {
         let (_, errors) = DeTable::parse_recoverable(text);
         let mut found: Vec<_> = match errors.is_empty() {
-            true => Hunt::new(text).run(),
+            true => MistakeFinder::new(text).run(),
             false => errors.iter().map(|e| check::syntax(text, e)).collect(),
         };
         found.sort_by_key(SettingsError::line);
@@ -39,18 +39,18 @@ impl Settings {
         for nth in 0..self.listen.len() {
             found.extend(self.tls_mistakes(nth));
         }
-        let mut check = |place: Place<'_>, path: &Path| {
+        let mut check = |location: Location<'_>, path: &Path| {
             if let Err(error) = can_write(path) {
                 let message = format!("{path:?}: {error}");
-                found.push(place.wrong(&self.text, message));
+                found.push(location.wrong(&self.text, message));
             }
         };
         if let Some(log) = self.access_log.as_ref().filter(|log| log.file != "stdout") {
-            check(Place::new("[access_log]", "file"), Path::new(&log.file));
+            check(Location::new("[access_log]", "file"), Path::new(&log.file));
         }
         let state_file = self.health.as_ref().and_then(|h| h.state_file.as_deref());
         if let Some(path) = state_file {
-            check(Place::new("[health]", "state_file"), path);
+            check(Location::new("[health]", "state_file"), path);
         }
         found
     }
@@ -89,17 +89,17 @@ fn can_write(path: &Path) -> io::Result<()> {
         Ok(_) => Ok(()),
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             let name = path.file_name().unwrap_or_default().to_string_lossy();
-            let beside = format!(".{name}.{}.check", std::process::id());
-            let beside = path.with_file_name(beside);
-            fs::File::create_new(&beside)?;
-            fs::remove_file(beside)
+            let probe = format!(".{name}.{}.check", std::process::id());
+            let probe = path.with_file_name(probe);
+            fs::File::create_new(&probe)?;
+            fs::remove_file(probe)
         }
         Err(error) => Err(error),
     }
 }
 
 /// The search for all mistakes of one text.
-struct Hunt {
+struct MistakeFinder {
     /// What was wrong is blanks in it: every line stands where it stood.
     text: String,
     found: Vec<SettingsError>,
@@ -116,7 +116,7 @@ struct Entry {
     value: Range<usize>,
 }
 
-impl Hunt {
+impl MistakeFinder {
     fn new(text: &str) -> Self {
         Self {
             text: text.to_owned(),
@@ -126,8 +126,8 @@ impl Hunt {
     }
 
     fn run(mut self) -> Vec<SettingsError> {
-        for _ in 0..MOST {
-            let goes_on = match toml::from_str::<Settings>(&self.text) {
+        for _ in 0..MAX_MISTAKES {
+            let can_continue = match toml::from_str::<Settings>(&self.text) {
                 Ok(mut settings) => {
                     settings.text = Text(self.text.clone());
                     match settings.check() {
@@ -135,12 +135,12 @@ impl Hunt {
                             self.found.extend(settings.file_mistakes());
                             break;
                         }
-                        Err(error) => self.refused(error),
+                        Err(error) => self.record_refusal(error),
                     }
                 }
-                Err(error) => self.misshapen(&error),
+                Err(error) => self.record_parse_error(&error),
             };
-            if !goes_on {
+            if !can_continue {
                 break;
             }
         }
@@ -148,7 +148,7 @@ impl Hunt {
     }
 
     /// Notes a key that is unknown, missing, or of another type; false ends the search.
-    fn misshapen(&mut self, error: &toml::de::Error) -> bool {
+    fn record_parse_error(&mut self, error: &toml::de::Error) -> bool {
         let said = check::syntax(&self.text, error);
         let missing = error.message().strip_prefix("missing field `");
         let missing = missing.and_then(|rest| rest.strip_suffix('`'));
@@ -156,7 +156,7 @@ impl Hunt {
             if !self.has_blanked_in(section) {
                 self.found.push(said);
             }
-            return self.stand_in(section);
+            return self.add_placeholder(section);
         }
         let at = error.span().map(|span| span.start);
         let entries = self.entries();
@@ -165,24 +165,24 @@ impl Hunt {
             entries.iter().rev().find(here)
         });
         // It is missing because it was wrong.
-        let was_there = |entry: &Entry| {
-            let table = inside(&entry.table, &entry.key);
+        let was_blanked = |entry: &Entry| {
+            let table = path_of(&entry.table, &entry.key);
             missing.is_some_and(|key| self.is_blanked(&table, key))
         };
-        if !entry.is_some_and(was_there) {
+        if !entry.is_some_and(was_blanked) {
             self.found.push(said);
         }
         entry.is_some_and(|entry| self.blank(entry, &entries))
     }
 
     /// Notes what a room, or a look at the whole, refused; false ends the search.
-    fn refused(&mut self, error: SettingsError) -> bool {
+    fn record_refusal(&mut self, error: SettingsError) -> bool {
         if error.message().ends_with("1 or more is needed") {
-            let section = error.place().trim_matches(['[', ']']).to_owned();
-            if !self.has_blanked_in(list_of(&section)) {
+            let section = error.location().trim_matches(['[', ']']).to_owned();
+            if !self.has_blanked_in(required_list(&section)) {
                 self.found.push(error);
             }
-            return self.stand_in(&section);
+            return self.add_placeholder(&section);
         }
         let entries = self.entries();
         let line = error.line();
@@ -195,7 +195,7 @@ impl Hunt {
     /// Whether a listener, or a backend, was there and was wrong.
     fn has_blanked_in(&self, list: &str) -> bool {
         let is_in = |(table, key): &(String, String)| {
-            let rest = inside(table, key);
+            let rest = path_of(table, key);
             rest.strip_prefix(list)
                 .is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
         };
@@ -207,14 +207,14 @@ impl Hunt {
     }
 
     /// Adds a listener or a backend where there is none, so that the rest can be read.
-    fn stand_in(&mut self, section: &str) -> bool {
+    fn add_placeholder(&mut self, section: &str) -> bool {
         let entries = self.entries();
         let has_table = entries
             .iter()
             .any(|e| e.table.is_empty() && e.key == "pool");
         // An empty list in brackets is in the way.
-        let list = list_of(section);
-        let empty = |e: &&Entry| inside(&e.table, &e.key) == list;
+        let list = required_list(section);
+        let empty = |e: &&Entry| path_of(&e.table, &e.key) == list;
         if let Some(entry) = entries.iter().find(empty) {
             self.blank(entry, &entries);
         }
@@ -249,7 +249,7 @@ impl Hunt {
                 value,
             };
             let key_text = key.get_ref().to_string();
-            let below = inside(path, &key_text);
+            let below = path_of(path, &key_text);
             let tables = value.get_ref().as_array().into_iter().flatten();
             let mut tables = tables
                 .filter(|e| e.get_ref().is_table())
@@ -274,7 +274,7 @@ impl Hunt {
                     });
                 }
                 if let DeValue::Table(table) = element.get_ref() {
-                    self.collect(table, &inside(&below, &nth.to_string()), out);
+                    self.collect(table, &path_of(&below, &nth.to_string()), out);
                 }
             }
         }
@@ -291,9 +291,9 @@ impl Hunt {
         let before = self.text.clone();
         self.blank_one(entry);
         let section = entry.table.rsplit('.').next().unwrap_or_default();
-        for other in together(section, &entry.key) {
-            let beside = |e: &&Entry| e.table == entry.table && e.key == *other;
-            let Some(other) = entries.iter().find(beside) else {
+        for other in checked_together(section, &entry.key) {
+            let candidate = |e: &&Entry| e.table == entry.table && e.key == *other;
+            let Some(other) = entries.iter().find(candidate) else {
                 continue;
             };
             // A duration that cannot be read is a mistake of its own.
@@ -365,7 +365,7 @@ impl Hunt {
 }
 
 /// What a section needs one of.
-fn list_of(section: &str) -> &'static str {
+fn required_list(section: &str) -> &'static str {
     match section {
         "pool" => "pool.backends",
         _ => "listen",
@@ -373,7 +373,7 @@ fn list_of(section: &str) -> &'static str {
 }
 
 /// The path of what is in a table.
-fn inside(table: &str, key: &str) -> String {
+fn path_of(table: &str, key: &str) -> String {
     match table.is_empty() {
         true => key.to_owned(),
         false => format!("{table}.{key}"),
@@ -381,7 +381,7 @@ fn inside(table: &str, key: &str) -> String {
 }
 
 /// Keys that are refused, or not, for what this one says.
-fn together(section: &str, key: &str) -> &'static [&'static str] {
+fn checked_together(section: &str, key: &str) -> &'static [&'static str] {
     match (section, key) {
         ("pool", "strategy" | "hash") => &["strategy", "hash"],
         ("health", "type") => &[
@@ -410,4 +410,4 @@ fn together(section: &str, key: &str) -> &'static [&'static str] {
 }
 
 /// Reading on costs a reading of the whole for each.
-const MOST: usize = 100;
+const MAX_MISTAKES: usize = 100;

@@ -79,11 +79,12 @@ mod failover;
 mod health;
 mod mistakes;
 mod model;
-mod words;
+mod parser_messages;
 
 pub use error::SettingsError;
-pub use health::{Health, Identity, Outliers};
+pub use health::{HealthSettings, IdentitySettings, OutlierSettings};
 pub use model::{
-    AccessLog, Admin, Backend, Backoff, Certificate, Failover, Hedge, HedgeWhen, Listen, Pool,
-    Proxy, Server, Settings, Shutdown, Sticky, Tls,
+    AccessLogSettings, AdminSettings, BackendSettings, BackoffSettings, CertificateSettings,
+    FailoverSettings, HedgeRuleSettings, HedgeSettings, ListenSettings, PoolSettings,
+    ProxySettings, ServerSettings, Settings, ShutdownSettings, StickySettings, TlsSettings,
 };

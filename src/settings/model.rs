@@ -7,7 +7,7 @@ use serde::{
     de::{MapAccess, Visitor, value::MapAccessDeserializer},
 };
 
-use super::{Health, SettingsError, check};
+use super::{HealthSettings, SettingsError, check};
 
 /// Everything that the `edge` example can be told.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
@@ -16,24 +16,24 @@ use super::{Health, SettingsError, check};
 pub struct Settings {
     /// The process.
     #[serde(default)]
-    pub server: Server,
+    pub server: ServerSettings,
     /// Where clients connect.
-    pub listen: Vec<Listen>,
+    pub listen: Vec<ListenSettings>,
     /// The backends.
-    pub pool: Pool,
+    pub pool: PoolSettings,
     /// Active checks; none where absent.
-    pub health: Option<Health>,
+    pub health: Option<HealthSettings>,
     /// Sticky sessions; none where absent.
-    pub sticky: Option<Sticky>,
+    pub sticky: Option<StickySettings>,
     /// How requests are forwarded.
     #[serde(default)]
-    pub proxy: Proxy,
+    pub proxy: ProxySettings,
     /// Further tries; none where absent.
-    pub failover: Option<Failover>,
+    pub failover: Option<FailoverSettings>,
     /// The access log; none where absent.
-    pub access_log: Option<AccessLog>,
+    pub access_log: Option<AccessLogSettings>,
     /// The listener for those who check this instance; none where absent.
-    pub admin: Option<Admin>,
+    pub admin: Option<AdminSettings>,
     /// As it was read, for messages about what is found out later.
     #[serde(skip)]
     pub(super) text: Text,
@@ -76,21 +76,21 @@ impl fmt::Debug for Text {
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 #[non_exhaustive]
-pub struct Server {
+pub struct ServerSettings {
     /// Worker threads; all cores where absent.
     pub threads: Option<usize>,
     /// Where this instance stands.
     pub locality: Option<String>,
     /// How it ends.
     #[serde(default)]
-    pub shutdown: Shutdown,
+    pub shutdown: ShutdownSettings,
 }
 
 /// `[server] shutdown`
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 #[non_exhaustive]
-pub struct Shutdown {
+pub struct ShutdownSettings {
     /// How long readiness fails before listeners close; 5 s where absent and there is
     /// an `[admin]` or a listener with a `ready`.
     pub lame_duck: Option<String>,
@@ -102,7 +102,7 @@ pub struct Shutdown {
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 #[non_exhaustive]
-pub struct Listen {
+pub struct ListenSettings {
     /// The address and port.
     pub address: String,
     /// The path that tells whether this instance can route; none where absent.
@@ -128,16 +128,16 @@ pub struct Listen {
     /// For a later version; only `false` is accepted.
     pub(super) proxy_protocol: Option<toml::Value>,
     /// Terminates TLS; cleartext where absent.
-    pub tls: Option<Tls>,
+    pub tls: Option<TlsSettings>,
 }
 
 /// `[listen.tls]`
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 #[non_exhaustive]
-pub struct Tls {
+pub struct TlsSettings {
     /// One or more, chosen by name.
-    pub certificates: Vec<Certificate>,
+    pub certificates: Vec<CertificateSettings>,
     /// `"1.2"` or `"1.3"`.
     pub min_version: Option<String>,
     /// `h2` and `http/1.1`, in order of preference.
@@ -151,7 +151,7 @@ pub struct Tls {
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 #[non_exhaustive]
-pub struct Certificate {
+pub struct CertificateSettings {
     /// The certificate and those that vouch for it, PEM.
     pub chain: PathBuf,
     /// Its key, PEM.
@@ -162,7 +162,7 @@ pub struct Certificate {
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 #[non_exhaustive]
-pub struct Pool {
+pub struct PoolSettings {
     /// How a backend is chosen; `round-robin` where absent.
     pub strategy: Option<String>,
     /// What `consistent-hash` is taken of: `"path"`, `"client"`, `{ header = "name" }` or
@@ -182,10 +182,10 @@ pub struct Pool {
     pub overprovisioning: Option<f64>,
     /// The backends.
     #[serde(default)]
-    pub backends: Vec<Backend>,
+    pub backends: Vec<BackendSettings>,
 }
 
-impl Pool {
+impl PoolSettings {
     /// Returns true if both choose a backend alike, however different their backends are.
     #[must_use]
     pub fn chooses_like(&self, other: &Self) -> bool {
@@ -200,7 +200,7 @@ impl Pool {
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 #[non_exhaustive]
-pub struct Backend {
+pub struct BackendSettings {
     /// Its stable id.
     pub id: String,
     /// Its URL.
@@ -221,7 +221,7 @@ pub struct Backend {
 #[derive(Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 #[non_exhaustive]
-pub struct Sticky {
+pub struct StickySettings {
     /// The cookie's name.
     pub cookie: Option<String>,
     /// 64 hexadecimal digits each; the first signs, all verify.
@@ -230,9 +230,9 @@ pub struct Sticky {
     pub secure: Option<bool>,
 }
 
-impl fmt::Debug for Sticky {
+impl fmt::Debug for StickySettings {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Sticky")
+        f.debug_struct("StickySettings")
             .field("cookie", &self.cookie)
             .field("keys", &self.keys.len())
             .field("secure", &self.secure)
@@ -244,7 +244,7 @@ impl fmt::Debug for Sticky {
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 #[non_exhaustive]
-pub struct Proxy {
+pub struct ProxySettings {
     /// For a connection to a backend.
     pub connect_timeout: Option<String>,
     /// Until the response head.
@@ -264,11 +264,11 @@ pub struct Proxy {
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 #[non_exhaustive]
-pub struct Failover {
+pub struct FailoverSettings {
     /// Tries in all, hedges included.
     pub attempts: Option<u32>,
     /// When a second try begins beside the first; after the 95th percentile where absent.
-    pub hedge: Option<Hedge>,
+    pub hedge: Option<HedgeSettings>,
     /// The most that one try may take until its response head.
     pub per_try_timeout: Option<String>,
     /// The most that all tries may take until the response head.
@@ -276,20 +276,20 @@ pub struct Failover {
     /// Statuses that are tried again.
     pub retry_statuses: Option<Vec<u16>>,
     /// The waits from the third try on.
-    pub backoff: Option<Backoff>,
+    pub backoff: Option<BackoffSettings>,
 }
 
 /// `[failover] hedge`
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
-pub enum Hedge {
+pub enum HedgeSettings {
     /// `false` for none.
     Switch(bool),
     /// After a percentile or a time.
-    When(HedgeWhen),
+    Rule(HedgeRuleSettings),
 }
 
-impl<'de> Deserialize<'de> for Hedge {
+impl<'de> Deserialize<'de> for HedgeSettings {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         deserializer.deserialize_any(HedgeVisitor)
     }
@@ -298,18 +298,18 @@ impl<'de> Deserialize<'de> for Hedge {
 struct HedgeVisitor;
 
 impl<'de> Visitor<'de> for HedgeVisitor {
-    type Value = Hedge;
+    type Value = HedgeSettings;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("false, or { after = \"p95\", at_least = \"50ms\" }")
     }
 
-    fn visit_bool<E>(self, on: bool) -> Result<Hedge, E> {
-        Ok(Hedge::Switch(on))
+    fn visit_bool<E>(self, on: bool) -> Result<HedgeSettings, E> {
+        Ok(HedgeSettings::Switch(on))
     }
 
-    fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Hedge, A::Error> {
-        HedgeWhen::deserialize(MapAccessDeserializer::new(map)).map(Hedge::When)
+    fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<HedgeSettings, A::Error> {
+        HedgeRuleSettings::deserialize(MapAccessDeserializer::new(map)).map(HedgeSettings::Rule)
     }
 }
 
@@ -317,7 +317,7 @@ impl<'de> Visitor<'de> for HedgeVisitor {
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 #[non_exhaustive]
-pub struct HedgeWhen {
+pub struct HedgeRuleSettings {
     /// `p50` to `p99`, or a duration.
     pub after: Option<String>,
     /// The least that a percentile comes to.
@@ -332,7 +332,7 @@ pub struct HedgeWhen {
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 #[non_exhaustive]
-pub struct Backoff {
+pub struct BackoffSettings {
     /// The bound of the first wait.
     pub base: Option<String>,
     /// The most that doubling makes of it.
@@ -345,7 +345,7 @@ pub struct Backoff {
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 #[non_exhaustive]
-pub struct AccessLog {
+pub struct AccessLogSettings {
     /// A path, or `stdout`.
     pub file: String,
     /// This instance's name.
@@ -358,7 +358,7 @@ pub struct AccessLog {
 #[derive(Clone, Copy, Debug, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 #[non_exhaustive]
-pub struct Admin {
+pub struct AdminSettings {
     /// Its own address and port.
     pub address: SocketAddr,
 }

@@ -11,11 +11,11 @@ use tokio::time::sleep;
 use tower_service::Service;
 
 use super::{
-    middle::Middle,
+    either_balance::EitherBalance,
     oracle::Invariant,
     setup::millis,
     trace::What,
-    world::{Asked, Backends, Sent, World},
+    world::{Backends, ClientRequest, RequestBody, World},
 };
 use crate::{
     context::{Exchange, Outcome},
@@ -23,12 +23,12 @@ use crate::{
     health::Health,
 };
 
-pub(super) type Stack = Failover<Middle<Health<Backends>>>;
+pub(super) type Stack = Failover<EitherBalance<Health<Backends>>>;
 
 /// One client and its request.
 pub(super) struct Client {
     pub(super) world: Arc<World>,
-    pub(super) asked: Arc<Asked>,
+    pub(super) asked: Arc<ClientRequest>,
     pub(super) exchange: Exchange,
     pub(super) over: bool,
 }
@@ -36,7 +36,7 @@ pub(super) struct Client {
 impl Client {
     pub(super) async fn run(mut self, stack: Arc<Mutex<Stack>>) {
         let plan = self.asked.plan;
-        let mut request = Request::new(Sent::new(plan.upload));
+        let mut request = Request::new(RequestBody::new(plan.upload));
         if plan.post {
             *request.method_mut() = Method::POST;
         }
@@ -44,8 +44,10 @@ impl Client {
         request.extensions_mut().insert(self.asked.clone());
         let world = self.world.clone();
         let answer = async move {
-            std::future::poll_fn(|cx| Service::<Request<Sent>>::poll_ready(&mut *lock(&stack), cx))
-                .await?;
+            std::future::poll_fn(|cx| {
+                Service::<Request<RequestBody>>::poll_ready(&mut *lock(&stack), cx)
+            })
+            .await?;
             world.oracle().asked();
             let answer = lock(&stack).call(request);
             let mut response = answer.await?;
@@ -57,12 +59,12 @@ impl Client {
         };
         let how = {
             let mut answer = pin!(answer);
-            match plan.patience {
+            match plan.timeout {
                 None => Some(answer.await),
-                Some(patience) => tokio::select! {
+                Some(timeout) => tokio::select! {
                     biased;
                     answer = &mut answer => Some(answer),
-                    () = sleep(millis(patience)) => {
+                    () = sleep(millis(timeout)) => {
                         // Before the drop, which is what it explains.
                         self.asked.gone.store(true, Relaxed);
                         None

@@ -2,7 +2,7 @@
 //!
 //! A [`schedule`] says when backends die, hang, flap, slow down and lie, when an operator adds,
 //! removes, moves, drains and restores them, when checks stop and start, and what clients ask
-//! and when they lose their patience. The real pool, checks, pick and retries [`run`] through
+//! and when they lose their timeout. The real pool, checks, pick and retries [`run`] through
 //! it; backends and clients are the [`world`]'s. An [`oracle`] sees every check's result and
 //! every attempt's end where they happen, keeps its own books, and says what must not be.
 //!
@@ -15,7 +15,7 @@
 //! ```
 
 mod client;
-mod middle;
+mod either_balance;
 mod oracle;
 mod run;
 mod schedule;

@@ -6,7 +6,7 @@
 //! they demand been made by the next millisecond?
 
 mod checks;
-mod look;
+mod comparison;
 mod member;
 mod traffic;
 

@@ -17,12 +17,12 @@ use tower_layer::Layer;
 
 use super::{
     client::{Client, Stack, lock},
-    middle::Middle,
+    either_balance::EitherBalance,
     oracle::{Counts, Invariant, Violation, id_of},
     schedule::{Behaviour, Check, FIRST_PORT, PORTS, Plan, Schedule, Spec, Step, Traffic, Upload},
     setup::{self, backend, checks, millis},
     trace::{Trace, What},
-    world::{Asked, Backends, World},
+    world::{Backends, ClientRequest, World},
 };
 use crate::{
     balance::{BalanceLayer, StackBalance},
@@ -88,7 +88,7 @@ struct Operator {
     prober: Option<Prober>,
     stack: Option<Arc<Mutex<Stack>>>,
     clients: JoinSet<()>,
-    asked: Vec<Arc<Asked>>,
+    asked: Vec<Arc<ClientRequest>>,
     began: Instant,
 }
 
@@ -98,9 +98,9 @@ impl Operator {
         let pool = Pool::new(schedule.members.iter().map(backend)).unwrap();
         let balance = setup::balance(&pool, settings);
         let health = setup::health(&pool, &world);
-        let (told, listened) = (world.clone(), pool.clone());
+        let (observer, published) = (world.clone(), pool.clone());
         sabotage::listen(Some(Rc::new(move || {
-            told.oracle().published(told.at(), &listened);
+            observer.oracle().published(observer.at(), &published);
         })));
         let mut operator = Self {
             world,
@@ -280,8 +280,8 @@ impl Operator {
             let health = self.health.layer(Backends(self.world.clone()));
             let balance = self.balance.layer(health);
             let middle = match self.world.settings.direct {
-                true => Middle::StackBalance(StackBalance::new(balance)),
-                false => Middle::Standalone(balance),
+                true => EitherBalance::StackBalance(StackBalance::new(balance)),
+                false => EitherBalance::Standalone(balance),
             };
             self.stack = Some(Arc::new(Mutex::new(self.failover.layer(middle))));
             if !apart {
@@ -312,7 +312,7 @@ impl Operator {
             true => stack.clone(),
             false => Arc::new(Mutex::new(lock(stack).clone())),
         };
-        let asked = Arc::new(Asked {
+        let asked = Arc::new(ClientRequest {
             number,
             plan,
             gone: AtomicBool::new(false),
@@ -414,7 +414,7 @@ impl Operator {
         let plan = Plan {
             post: false,
             upload: Upload::None,
-            patience: None,
+            timeout: None,
             frames: 1,
             pace: 1,
             sticky: None,

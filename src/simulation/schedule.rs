@@ -116,7 +116,7 @@ pub(super) struct Plan {
     pub(super) post: bool,
     pub(super) upload: Upload,
     /// Hangs up after this time, whatever it waits for.
-    pub(super) patience: Option<u64>,
+    pub(super) timeout: Option<u64>,
     /// Frames of the answer, and the time before each.
     pub(super) frames: u32,
     pub(super) pace: u64,
@@ -271,7 +271,7 @@ impl Draw {
                 _ if post => Upload::Whole,
                 _ => Upload::None,
             },
-            patience: (rng.u8(..) < 70).then(|| rng.u64(0..=1_200)),
+            timeout: (rng.u8(..) < 70).then(|| rng.u64(0..=1_200)),
             frames: rng.choice([0, 0, 1, 3]).unwrap_or(0),
             pace: rng.choice([0, 5, 100]).unwrap_or(0),
             sticky: (rng.u8(..) < 40).then(|| rng.u8(0..IDS)),

@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use super::{
     oracle::id_of,
     schedule::{Settings, Spec},
-    world::{Script, World},
+    world::{ScriptedCheck, World},
 };
 use crate::{
     balance::{BalanceLayer, LeastRequests, PowerOfTwo, Random, RoundRobin, Strategy},
@@ -30,7 +30,7 @@ pub(super) fn backend(spec: &Spec) -> Backend {
 pub(super) fn checks(world: &Arc<World>) -> Checks {
     let settings = &world.settings;
     Checks::new()
-        .with_check(Script(world.clone()))
+        .with_check(ScriptedCheck(world.clone()))
         .interval(millis(settings.interval))
         .changing_interval(millis(settings.changing))
         .timeout(millis(settings.timeout))

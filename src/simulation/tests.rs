@@ -206,7 +206,7 @@ fn that_retries_are_free_is_caught() {
 /// How the tests that live through schedules are called, and found.
 const EVERY: &str = "every";
 const ACROSS: &str = "a_runtime";
-/// Ten thousand take some two minutes without optimisation: `.ci/run` has that patience.
+/// Ten thousand take some two minutes without optimisation: `.ci/run` has that timeout.
 const SCHEDULES: u64 = 500;
 /// As many as cores on a small machine.
 const THREADS: u64 = 2;

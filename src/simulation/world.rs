@@ -86,10 +86,10 @@ impl World {
     }
 
     pub(super) fn behave(&self, port: u16, behaviour: Behaviour) {
-        let place = usize::from(port - FIRST_PORT);
-        self.ports.lock().unwrap()[place] = behaviour;
+        let index = usize::from(port - FIRST_PORT);
+        self.ports.lock().unwrap()[index] = behaviour;
         if matches!(behaviour.traffic, Traffic::Refuse) {
-            self.deaths[place].notify_waiters();
+            self.deaths[index].notify_waiters();
         }
     }
 
@@ -104,15 +104,15 @@ impl World {
 
 /// The check, which asks the world.
 #[derive(Clone)]
-pub(super) struct Script(pub(super) Arc<World>);
+pub(super) struct ScriptedCheck(pub(super) Arc<World>);
 
-impl std::fmt::Debug for Script {
+impl std::fmt::Debug for ScriptedCheck {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Script")
+        f.write_str("ScriptedCheck")
     }
 }
 
-impl HealthCheck for Script {
+impl HealthCheck for ScriptedCheck {
     fn check<'a>(&'a self, target: &'a Target) -> CheckFuture<'a> {
         Box::pin(async move {
             let world = &self.0;
@@ -164,7 +164,7 @@ impl Drop for Running<'_> {
 }
 
 /// One client's request, a request extension.
-pub(super) struct Asked {
+pub(super) struct ClientRequest {
     pub(super) number: usize,
     pub(super) plan: Plan,
     /// The client went away: what is dropped from now on is its doing.
@@ -222,7 +222,7 @@ impl Backends {
         B: Body<Data = Bytes> + Send + 'static,
     {
         let world = self.0.clone();
-        let asked: Arc<Asked> = request.extensions().get().cloned().expect("each has one");
+        let asked: Arc<ClientRequest> = request.extensions().get().cloned().expect("each has one");
         // In the pick's own breath: nothing can have changed since.
         let at = world.at();
         world.oracle().sent(at, &backend, asked.number, &asked.plan);
@@ -241,7 +241,7 @@ impl Backends {
 struct Attempt {
     world: Arc<World>,
     backend: Backend,
-    asked: Arc<Asked>,
+    asked: Arc<ClientRequest>,
     /// Among those of its request.
     number: u32,
     over: bool,
@@ -405,17 +405,17 @@ impl Body for Answer {
 }
 
 /// A request body.
-pub(super) struct Sent {
+pub(super) struct RequestBody {
     upload: Upload,
 }
 
-impl Sent {
+impl RequestBody {
     pub(super) fn new(upload: Upload) -> Self {
         Self { upload }
     }
 }
 
-impl Body for Sent {
+impl Body for RequestBody {
     type Data = Bytes;
     type Error = Error;
 

@@ -81,7 +81,7 @@ fn refused(text: &str) -> SettingsError {
 }
 
 #[test]
-fn every_key_of_the_design_is_read() {
+fn every_key_is_read() {
     let settings = Settings::from_toml(GOOD).unwrap();
     let [first, second] = &settings.listen[..] else {
         panic!("two listeners");
@@ -108,7 +108,7 @@ fn every_key_of_the_design_is_read() {
 }
 
 #[test]
-fn each_type_of_check_has_keys_of_its_own() {
+fn each_check_type_has_its_own_keys() {
     let with = |health: &str| {
         let before = GOOD.split("[health]").next().unwrap();
         format!("{before}[health]\n{health}\n[proxy]\n")
@@ -127,7 +127,7 @@ fn each_type_of_check_has_keys_of_its_own() {
         let settings = Settings::from_toml(&with(fine)).expect(fine);
         let _layer = settings.health_layer(&settings.pool().unwrap()).unwrap();
     }
-    for (bad, place, message) in [
+    for (bad, location, message) in [
         (
             "type = \"udp\"",
             "[health] type",
@@ -244,18 +244,18 @@ fn each_type_of_check_has_keys_of_its_own() {
     ] {
         let text = with(bad);
         let error = refused(&text);
-        assert_eq!(error.place(), place, "{bad}: {error}");
+        assert_eq!(error.location(), location, "{bad}: {error}");
         assert!(error.message().contains(message), "{bad}: {error}");
         let line = text.lines().nth(error.line().unwrap() - 1).unwrap();
         // Of an unknown key, the place is its section alone.
-        if let Some((_, key)) = place.split_once(' ') {
+        if let Some((_, key)) = location.split_once(' ') {
             assert!(line.contains(key), "{bad}: {error}: {line}");
         }
     }
 }
 
 #[test]
-fn what_is_absent_has_its_default() {
+fn an_absent_key_has_its_default() {
     let settings = Settings::from_toml(
         "[[listen]]\naddress = \"[::]:80\"\n[pool]\n[[pool.backends]]\nid = \"a\"\nurl = \"http://a\"\n",
     )
@@ -264,17 +264,21 @@ fn what_is_absent_has_its_default() {
     assert_eq!(
         settings.lame_duck().unwrap().as_secs(),
         0,
-        "nobody could notice"
+        "no path announces the shutdown"
     );
     assert_eq!(settings.drain().unwrap().as_secs(), 30);
     let asked = "[[listen]]\naddress = \"[::]:80\"\nready = \"/ready\"\n";
     let backend = "[pool]\n[[pool.backends]]\nid = \"a\"\nurl = \"http://a\"\n";
     let settings = Settings::from_toml(&format!("{asked}{backend}")).unwrap();
-    assert_eq!(settings.lame_duck().unwrap().as_secs(), 5, "somebody may");
+    assert_eq!(
+        settings.lame_duck().unwrap().as_secs(),
+        5,
+        "with a readiness path"
+    );
 }
 
 #[test]
-fn hedging_is_on_with_the_section_and_off_by_its_word() {
+fn hedging_is_on_with_the_section_and_off_with_false() {
     let backend = "[[listen]]\naddress = \"[::]:80\"\n[pool]\n[[pool.backends]]\nid = \"a\"\nurl = \"http://a\"\n";
     for (section, hedges) in [
         ("", None),
@@ -798,7 +802,7 @@ fn files_that_cannot_be_used_are_mistakes_and_none_is_made() {
 }
 
 #[test]
-fn what_is_missing_is_said() {
+fn a_missing_section_is_named() {
     let backends = "[pool]\n[[pool.backends]]\nid = \"a\"\nurl = \"http://a\"\n";
     for (text, wanted) in [
         (backends.to_owned(), "the section [[listen]] is missing"),

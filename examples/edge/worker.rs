@@ -8,7 +8,7 @@ use evenkeel::{
     access_log::AccessLogLayer,
     endpoints::EndpointsLayer,
     server::{self, Http, Serve, Workers, bind},
-    settings::Listen,
+    settings::ListenSettings,
     tls::{HstsLayer, TlsLayer},
 };
 use http::{Request, Response};
@@ -19,8 +19,8 @@ use tower::{Layer, Service, util::option_layer};
 use crate::app::App;
 
 #[derive(Clone)]
-pub(crate) struct Plan {
-    pub(crate) listeners: Arc<[Door]>,
+pub(crate) struct Worker {
+    pub(crate) listeners: Arc<[ListenerPlan]>,
     /// One a worker.
     pub(crate) apps: Arc<[App]>,
     pub(crate) log: Option<AccessLogLayer>,
@@ -31,31 +31,31 @@ pub(crate) struct Plan {
 }
 
 /// A listener, and what stands around its requests.
-pub(crate) struct Door {
+pub(crate) struct ListenerPlan {
     pub(crate) address: SocketAddr,
     /// As the settings have it.
-    pub(crate) listen: Listen,
+    pub(crate) listen: ListenSettings,
     pub(crate) request_timeout: Option<Duration>,
     pub(crate) tls: Option<TlsLayer>,
     pub(crate) hsts: Option<HstsLayer>,
     pub(crate) endpoints: Option<EndpointsLayer>,
 }
 
-impl Plan {
+impl Worker {
     pub(crate) fn spawn(self, threads: NonZeroUsize) -> io::Result<Workers> {
         Workers::spawn(threads, move |number| self.clone().work(number))
     }
 
     async fn work(self, number: usize) -> io::Result<()> {
         let mut serving = JoinSet::new();
-        for door in self.listeners.iter() {
-            let Door {
+        for plan in self.listeners.iter() {
+            let ListenerPlan {
                 address,
                 tls,
                 hsts,
                 endpoints,
                 ..
-            } = door;
+            } = plan;
             let listener = bind(*address, true)
                 .map_err(|error| io::Error::new(error.kind(), format!("{address}: {error}")))?;
             if number == 0 {
@@ -65,8 +65,8 @@ impl Plan {
             let app = self.apps[number].clone();
             let tls = tls.as_ref().map(|tls| (tls, hsts.clone()));
             match endpoints {
-                Some(own) => self.serve(&mut serving, listener, door, own.layer(app), tls)?,
-                None => self.serve(&mut serving, listener, door, app, tls)?,
+                Some(own) => self.serve(&mut serving, listener, plan, own.layer(app), tls)?,
+                None => self.serve(&mut serving, listener, plan, app, tls)?,
             }
         }
         while let Some(ended) = serving.join_next().await {
@@ -79,7 +79,7 @@ impl Plan {
         &self,
         serving: &mut JoinSet<io::Result<()>>,
         listener: TcpListener,
-        door: &Door,
+        plan: &ListenerPlan,
         app: S,
         tls: Option<(&TlsLayer, Option<HstsLayer>)>,
     ) -> io::Result<()>
@@ -93,11 +93,11 @@ impl Plan {
         match tls {
             Some((tls, hsts)) => {
                 let serve = evenkeel::serve(listener, option_layer(hsts).layer(app));
-                let serve = self.finish(http(serve, door)?);
+                let serve = self.finish(http(serve, plan)?);
                 serving.spawn(Serve::layer(serve, tls.clone()).into_future());
             }
             None => {
-                let serve = http(evenkeel::serve(listener, app), door)?;
+                let serve = http(evenkeel::serve(listener, app), plan)?;
                 serving.spawn(self.finish(serve).into_future());
             }
         }
@@ -123,14 +123,14 @@ impl Plan {
 /// Speaks HTTP as the settings have it.
 fn http<S>(
     serve: Serve<TcpListener, Http<S>>,
-    door: &Door,
+    plan: &ListenerPlan,
 ) -> io::Result<Serve<TcpListener, Http<S>>> {
-    let listen = &door.listen;
+    let listen = &plan.listen;
     let configured = serve.http(|mut http| {
         if let Some(rate) = listen.min_rate {
             http = http.min_rate(rate)?;
         }
-        if let Some(timeout) = door.request_timeout {
+        if let Some(timeout) = plan.request_timeout {
             http = http.request_timeout(timeout)?;
         }
         Ok(http
@@ -142,7 +142,7 @@ fn http<S>(
 }
 
 /// Makes one port of port 0 for all workers, which share it.
-pub(crate) fn settle(address: SocketAddr) -> io::Result<SocketAddr> {
+pub(crate) fn fix_port(address: SocketAddr) -> io::Result<SocketAddr> {
     match address.port() {
         0 => std::net::TcpListener::bind(address)?.local_addr(),
         _ => Ok(address),

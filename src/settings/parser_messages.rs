@@ -3,7 +3,7 @@
 /// Rewrites a message; `header` is the section that it is about, `line` the line's text.
 ///
 /// What was given is not repeated where it is a secret.
-pub(super) fn plain(message: &str, header: &str, line: &str) -> String {
+pub(super) fn rewrite(message: &str, header: &str, line: &str) -> String {
     let message = message.trim().replace('\n', "; ");
     if let Some(rest) = message.strip_prefix("unknown field ") {
         let (name, known) = rest.split_once(", expected ").unwrap_or((rest, ""));
@@ -28,7 +28,7 @@ pub(super) fn plain(message: &str, header: &str, line: &str) -> String {
         Some((given, wanted)) => {
             let given = match header {
                 "[sticky]" if given.starts_with("string") => "a string",
-                _ => self::given(given),
+                _ => shown_value(given),
             };
             format!("{given}: {} is accepted", accepted(wanted))
         }
@@ -44,7 +44,7 @@ pub(super) fn key(line: &str) -> Option<&str> {
     (!key.is_empty() && key.chars().all(is_bare)).then_some(key)
 }
 
-fn given(given: &str) -> &str {
+fn shown_value(given: &str) -> &str {
     match given {
         "map" => "a table",
         "sequence" => "a list",
@@ -75,7 +75,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn nobody_needs_to_know_rust() {
+    fn messages_need_no_knowledge_of_rust() {
         for (message, line, wanted) in [
             (
                 "unknown field `a`, expected `b` or `c`",
@@ -110,14 +110,14 @@ mod tests {
             ),
             ("duplicate key", "a = 1", "duplicate key"),
         ] {
-            assert_eq!(plain(message, "[x]", line), wanted);
+            assert_eq!(rewrite(message, "[x]", line), wanted);
         }
     }
 
     #[test]
     fn a_key_is_never_shown() {
         let message = "invalid type: string \"5a5a\", expected a sequence";
-        let shown = plain(message, "[sticky]", "keys = \"5a5a\"");
+        let shown = rewrite(message, "[sticky]", "keys = \"5a5a\"");
         assert_eq!(shown, "a string: a list in square brackets is accepted");
     }
 

@@ -12,19 +12,19 @@ use tower_service::Service;
 
 /// A service with a layer around it, or without.
 #[derive(Clone, Debug)]
-pub(super) enum Maybe<W, S> {
+pub(super) enum Optional<W, S> {
     With(W),
     Without(S),
 }
 
-impl<W, S, R> Service<R> for Maybe<W, S>
+impl<W, S, R> Service<R> for Optional<W, S>
 where
     W: Service<R>,
     S: Service<R, Response = W::Response, Error = W::Error>,
 {
     type Response = W::Response;
     type Error = W::Error;
-    type Future = MaybeFuture<W::Future, S::Future>;
+    type Future = OptionalFuture<W::Future, S::Future>;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), W::Error>> {
         match self {
@@ -35,10 +35,10 @@ where
 
     fn call(&mut self, request: R) -> Self::Future {
         match self {
-            Self::With(with) => MaybeFuture::With {
+            Self::With(with) => OptionalFuture::With {
                 future: with.call(request),
             },
-            Self::Without(without) => MaybeFuture::Without {
+            Self::Without(without) => OptionalFuture::Without {
                 future: without.call(request),
             },
         }
@@ -46,14 +46,14 @@ where
 }
 
 pin_project! {
-    #[project = MaybeFutureProject]
-    pub(super) enum MaybeFuture<W, S> {
+    #[project = OptionalFutureProject]
+    pub(super) enum OptionalFuture<W, S> {
         With { #[pin] future: W },
         Without { #[pin] future: S },
     }
 }
 
-impl<W, S> Future for MaybeFuture<W, S>
+impl<W, S> Future for OptionalFuture<W, S>
 where
     W: Future,
     S: Future<Output = W::Output>,
@@ -62,14 +62,14 @@ where
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<W::Output> {
         match self.project() {
-            MaybeFutureProject::With { future } => future.poll(cx),
-            MaybeFutureProject::Without { future } => future.poll(cx),
+            OptionalFutureProject::With { future } => future.poll(cx),
+            OptionalFutureProject::Without { future } => future.poll(cx),
         }
     }
 }
 
-impl<W, S> fmt::Debug for MaybeFuture<W, S> {
+impl<W, S> fmt::Debug for OptionalFuture<W, S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("MaybeFuture").finish_non_exhaustive()
+        f.debug_struct("OptionalFuture").finish_non_exhaustive()
     }
 }

@@ -19,39 +19,41 @@ use tokio::{
 };
 
 /// Open listeners.
-pub(crate) struct Doors {
-    pub(crate) doors: Vec<Door>,
+pub(crate) struct Listeners {
+    pub(crate) listeners: Vec<Listener>,
     pub(crate) pool: Pool,
-    /// What is told at the end, and how long before the doors close; `None` where nobody asks.
+    /// What is told at the end, and how long before the listeners close; `None` where nobody asks.
     pub(crate) lame_duck: Option<(Readiness, Duration)>,
     pub(crate) drain: Duration,
 }
 
-pub(crate) struct Door {
-    pub(crate) listener: TcpListener,
+pub(crate) struct Listener {
+    pub(crate) tcp: TcpListener,
     pub(crate) tls: Option<(TlsLayer, Certificates)>,
     pub(crate) hsts: Option<HstsLayer>,
     pub(crate) endpoints: Option<EndpointsLayer>,
 }
 
-impl Doors {
+impl Listeners {
     pub(crate) fn from_settings(settings: &Settings, pool: &Pool) -> Result<Self, BoxError> {
         let readiness = Readiness::new(pool.clone());
-        let mut doors = Vec::new();
+        let mut listeners = Vec::new();
         for nth in 0..settings.listen.len() {
             let address = settings.listen_address(nth)?;
-            let listener = bind(address).map_err(|error| format!("{address}: {error}"))?;
-            doors.push(Door {
-                listener,
+            let tcp = bind(address).map_err(|error| format!("{address}: {error}"))?;
+            listeners.push(Listener {
+                tcp,
                 tls: settings.tls(nth)?,
                 hsts: settings.hsts(nth)?,
                 endpoints: settings.endpoints_layer(nth, &readiness)?,
             });
         }
-        let asked = doors.iter().any(|door| door.endpoints.is_some());
+        let asked = listeners
+            .iter()
+            .any(|listener| listener.endpoints.is_some());
         let lame_duck = settings.lame_duck()?;
         Ok(Self {
-            doors,
+            listeners,
             pool: pool.clone(),
             lame_duck: asked.then_some((readiness, lame_duck)),
             drain: settings.drain()?,
@@ -64,20 +66,20 @@ impl Doors {
         let mut serving = JoinSet::new();
         let (readiness, lame_duck) = self.lame_duck.unzip();
         let mut watched = Vec::new();
-        for door in self.doors {
-            let Door { listener, tls, .. } = door;
-            let address = listener.local_addr()?;
-            let mut told = stopped.clone();
+        for listener in self.listeners {
+            let Listener { tcp, tls, .. } = listener;
+            let address = tcp.local_addr()?;
+            let mut stop = stopped.clone();
             // An error says that nobody will tell: that is an end, too.
-            let stopped = async move { drop(told.changed().await) };
+            let stopped = async move { drop(stop.changed().await) };
             let mut app = app.clone();
-            if let Some(own) = door.endpoints {
+            if let Some(own) = listener.endpoints {
                 app = app.layer(own);
             }
-            if let Some(hsts) = door.hsts {
+            if let Some(hsts) = listener.hsts {
                 app = app.layer(hsts);
             }
-            let serve = evenkeel::serve(listener, app)
+            let serve = evenkeel::serve(tcp, app)
                 .lame_duck(lame_duck.unwrap_or_default())
                 .drain_timeout(self.drain)
                 .shutdown(stopped);

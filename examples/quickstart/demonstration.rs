@@ -23,10 +23,10 @@ use crate::{
     log::{Log, USER_AGENT},
 };
 
-pub(crate) struct Show {
+pub(crate) struct Demonstration {
     /// The proxy is a client, too: this one talks to the front door.
     client: Proxy,
-    front: Backend,
+    server: Backend,
     log: Log,
     events: Events,
     answered: [usize; NAMES.len()],
@@ -34,7 +34,7 @@ pub(crate) struct Show {
     failures: Vec<String>,
 }
 
-impl Show {
+impl Demonstration {
     pub(crate) fn new(
         port: u16,
         certificate: &str,
@@ -44,7 +44,7 @@ impl Show {
         let tls = ClientTls::roots_pem(certificate.as_bytes())?;
         Ok(Self {
             client: Proxy::new().connector(Connector::new().tls(tls)),
-            front: Backend::new("front", &format!("https://127.0.0.1:{port}"))?,
+            server: Backend::new("server", &format!("https://127.0.0.1:{port}"))?,
             log,
             events,
             answered: [0; NAMES.len()],
@@ -75,8 +75,8 @@ through the same door, backend {VICTIM} dies after {STOP} s, and comes back afte
     }
 
     /// Plays the show, then waits for ever.
-    pub(crate) async fn play(&mut self, mut backends: Backends) {
-        if let Err(error) = self.acts(&mut backends).await {
+    pub(crate) async fn run(&mut self, mut backends: Backends) {
+        if let Err(error) = self.run_schedule(&mut backends).await {
             self.failures.push(error.to_string());
         }
         let second = self.log.second_tries();
@@ -99,7 +99,7 @@ through the same door, backend {VICTIM} dies after {STOP} s, and comes back afte
         self.failures.len()
     }
 
-    async fn acts(&mut self, backends: &mut Backends) -> io::Result<()> {
+    async fn run_schedule(&mut self, backends: &mut Backends) -> io::Result<()> {
         say("          answered by\n second     a    b    c   failed");
         let began = Instant::now();
         for second in 1..=END {
@@ -135,11 +135,11 @@ through the same door, backend {VICTIM} dies after {STOP} s, and comes back afte
         loop {
             tokio::select! {
                 biased;
-                Some(event) = self.events.next() => tell(&event),
+                Some(event) = self.events.next() => print_event(&event),
                 Some(done) = running.join_next() => self.count(done.map_err(Into::into)),
                 _ = pace.tick(), if left > 0 => {
                     left -= 1;
-                    running.spawn(ask(self.client.clone(), self.front.clone()));
+                    running.spawn(ask(self.client.clone(), self.server.clone()));
                 }
                 () = &mut over, if left == 0 => break,
             }
@@ -162,11 +162,11 @@ through the same door, backend {VICTIM} dies after {STOP} s, and comes back afte
 }
 
 /// Sends one request to the front door; returns which backend answered.
-async fn ask(mut client: Proxy, front: Backend) -> Result<String, BoxError> {
+async fn ask(mut client: Proxy, server: Backend) -> Result<String, BoxError> {
     let mut request = Request::get("/")
         .header(header::USER_AGENT, USER_AGENT)
         .body(Empty::<Bytes>::new())?;
-    request.extensions_mut().insert(Selected(front));
+    request.extensions_mut().insert(Selected(server));
     let response = client.call(request).await?;
     if !response.status().is_success() {
         return Err(format!("status {}", response.status()).into());
@@ -177,7 +177,7 @@ async fn ask(mut client: Proxy, front: Backend) -> Result<String, BoxError> {
     Ok(name)
 }
 
-fn tell(event: &Event) {
+fn print_event(event: &Event) {
     if let EventKind::Health(change) = &event.kind {
         let (from, to) = (change.from.as_str(), change.to.as_str());
         let (id, why) = (event.backend.id(), &change.reason);

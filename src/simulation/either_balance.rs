@@ -13,12 +13,12 @@ use crate::{
 };
 
 #[derive(Clone)]
-pub(super) enum Middle<S> {
+pub(super) enum EitherBalance<S> {
     StackBalance(StackBalance<S>),
     Standalone(Balance<S>),
 }
 
-impl<S, B, R> Service<Request<B>> for Middle<S>
+impl<S, B, R> Service<Request<B>> for EitherBalance<S>
 where
     S: CallSelected<Request<B>, Response = Response<R>> + Clone + Send + 'static,
     S::Error: Into<BoxError>,

@@ -34,13 +34,13 @@ pub(crate) fn restore(path: &Path, pool: &Pool) {
 
 /// Writes what is known when it changes, and now and then so that it does not grow old. Ends with
 /// its drop.
-pub(crate) struct Keeper {
+pub(crate) struct StateFile {
     path: PathBuf,
     pool: Pool,
     task: AbortHandle,
 }
 
-impl Keeper {
+impl StateFile {
     pub(crate) fn start(path: PathBuf, pool: Pool) -> Self {
         let task = tokio::spawn(follow(path.clone(), pool.clone())).abort_handle();
         Self { path, pool, task }
@@ -53,7 +53,7 @@ impl Keeper {
     }
 }
 
-impl Drop for Keeper {
+impl Drop for StateFile {
     fn drop(&mut self) {
         self.task.abort();
     }
