@@ -1,4 +1,7 @@
-//! Settings: what the `edge` example reads, for programs of your own, too.
+//! Settings from a TOML file: the configuration of every module in one text.
+//!
+//! The examples `edge` and `axum` read this format, and a program of your own can do the same. The
+//! file holds what an operator changes; what only a programmer changes has a setter and no key.
 //!
 //! # Example
 //!
@@ -11,6 +14,7 @@
 //! [[listen]]
 //! address = "127.0.0.1:8080"
 //! [pool]
+//! strategy = "least-requests"
 //! [[pool.backends]]
 //! id = "a"
 //! url = "http://127.0.0.1:9001"
@@ -20,56 +24,65 @@
 //! )?;
 //! let pool = settings.pool()?;
 //! let balancer = settings.load_balancer(&pool)?.build();
+//! assert_eq!(pool.snapshot().backends()[0].id(), "a");
+//! assert_eq!(settings.strategy()?.name(), "least-requests");
+//!
+//! // A mistake is named by its line, its section and its key.
+//! let error = Settings::from_toml("[server]\nthreads = 0\n[[listen]]\naddress = \"[::]:80\"\n[pool]");
+//! let error = error.unwrap_err().to_string();
+//! assert_eq!(error, "line 2: [server] threads: 0: 1 to 1024 is accepted");
 //! # Ok(())
 //! # }
 //! ```
 //!
 //! # Where it goes
 //!
-//! Above everything: it knows each room's configuration, and no room knows it.
+//! Above all other modules: [`Settings`] has a method for each layer and service that it
+//! configures, and no other module imports it. A program calls
+//! [`load_balancer`](Settings::load_balancer) for the whole stack, or single methods such as
+//! [`health_layer`](Settings::health_layer) for a stack of its own. To apply a changed file to a
+//! running pool, it calls [`backends`](Settings::backends) and [`routing`](Settings::routing); the
+//! example `edge` shows a reload on SIGHUP.
+//!
+//! Some keys are shorter than the setters that they stand for, because their section says the rest:
+//!
+//! | key | setter |
+//! |---|---|
+//! | `[failover] attempts` | [`FailoverLayer::max_attempts`](crate::failover::FailoverLayer::max_attempts) |
+//! | `[proxy] trusted` | [`Proxy::trusted_peers`](crate::proxy::Proxy::trusted_peers) |
+//! | `[proxy] connect_timeout` | [`Connector::timeout`](crate::connect::Connector::timeout) |
+//! | `[sticky] cookie` | [`StickyLayer::cookie_name`](crate::sticky::StickyLayer::cookie_name) |
+//! | `[sticky] secure = false` | [`StickyLayer::insecure`](crate::sticky::StickyLayer::insecure) |
+//! | `[health] statuses` | [`HttpCheck::healthy`](crate::health::HttpCheck::healthy) |
+//! | `[health] draining_statuses` | [`HttpCheck::draining`](crate::health::HttpCheck::draining) |
 //!
 //! # Defaults
 //!
-//! Each key that is left out has the default of the room that it configures. A section that is
-//! absent leaves its layer out: no `[health]`, no checks; no `[sticky]`, no cookie; no
-//! `[failover]`, no second try; no `[access_log]`, no lines. Two defaults are not the
-//! room's: with `[failover]`, GET and HEAD are hedged after the pool's own 95th percentile, 50 ms at
-//! least; with `[access_log]`, backends get the request's id in `X-Request-Id`, and the id that a
-//! peer of `[proxy] trusted` sends is kept.
+//! The [reference](#every-key) below lists every key with its type, its default and an example.
 //!
-//! | section | keys |
-//! |---|---|
-//! | `[server]` | `threads`, `locality`, `shutdown = { lame_duck, drain }` |
-//! | `[[listen]]` | `address`, `ready`, `live`, `half_close`, `allow_empty_host`, `allow_raw_target`, `min_rate`, `request_timeout`, `proxy_protocol` |
-//! | `[listen.tls]` | `certificates = [{ chain, key }]`, `min_version`, `alpn`, `hsts` |
-//! | `[pool]` | `strategy`, `hash`, `load_factor`, `affinity_floor`, `panic`, `slow_start`, `overprovisioning` |
-//! | `[[pool.backends]]` | `id`, `url`, `weight`, `tier`, `locality`, `max_in_flight`, `protocol` |
-//! | `[health]` | `type` (`http`, `tcp`, `grpc`), `interval`, `changing_interval`, `down_interval`, `timeout`, `jitter`, `fall`, `rise`, `concurrency`, `shared_fate`, `state_file`, `port`, `address`, `tls`, `server_name` |
-//! | `[health]`, `http` | `path`, `method`, `host`, `headers`, `statuses`, `draining_statuses`, `body_contains`, `identity = { header, value }`, `pooled` |
-//! | `[health]`, `tcp` | `send`, `expect` |
-//! | `[health]`, `grpc` | `service`, `host`, `pooled` |
-//! | `[health.outliers]` | `enabled`, `consecutive`, `failure_rate`, `volume`, `window`, `slower_than`, `statuses`, `immediate_fail`, `ejection`, `max_ejection`, `max_share` |
-//! | `[sticky]` | `cookie`, `keys`, `secure` |
-//! | `[proxy]` | `connect_timeout`, `response_timeout`, `idle_timeout`, `max_connection_age`, `trusted`, `client_field` |
-//! | `[failover]` | `attempts`, `hedge = { after, at_least, at_most, methods }` or `false`, `per_try_timeout`, `timeout`, `retry_statuses`, `backoff = { base, max, retry_after }` |
-//! | `[access_log]` | `file`, `node`, `pass_request_id` |
-//! | `[admin]` | `address` |
+//! A key that is absent has the default of the module that it configures. A section that is absent
+//! leaves its layer out: without `[health]` there are no checks, without `[sticky]` no cookie,
+//! without `[failover]` no second attempt, without `[access_log]` no lines.
 //!
-//! `[admin]` answers `/live` and `/ready`; a listener does where it is told the paths, before any
-//! other layer sees the request (`ready = "/ready"`).
+//! Two defaults differ from those of the modules:
 //!
-//! Durations are strings: `"250ms"`, `"5s"`, `"1m"`, `"12h"`; `hsts` has days and years, too:
-//! `"30d"`, `"1y"`.
+//! - With `[failover]`, GET and HEAD are hedged after the pool's own 95th percentile, 50 ms at
+//!   least. The library does not hedge unless it is asked to.
+//! - With `[access_log]`, a backend gets the request's id in `X-Request-Id`, and an id that a peer
+//!   of `[proxy] trusted` sends is kept.
 //!
 //! # When it fails
 //!
-//! With a [`SettingsError`] that names the line, the section and the key, and says what is
-//! accepted. Unknown keys are refused: a misspelt one would silently do nothing. That is the first
-//! mistake; [`Settings::mistakes`] finds all of them, those of the files that are named too.
+//! [`Settings::from_toml`] returns the first mistake as a [`SettingsError`]: the line, the section,
+//! the key, and what is accepted. [`Settings::mistakes`] returns all mistakes, and checks the files
+//! that the settings name. Unknown keys are refused, because a misspelt key would otherwise be
+//! ignored without a message. An error never shows a key of `[sticky]`.
 //!
 //! # Cost
 //!
-//! At start and reload only.
+//! Settings are read at start and at a reload. A request costs nothing more than with setters.
+//!
+#![doc = include_str!("reference.md")]
 
 mod build;
 mod check;

@@ -1,3 +1,5 @@
+mod reference;
+
 use evenkeel::settings::{Settings, SettingsError};
 
 /// Settings with everything, one key a line, so that each can be replaced.
