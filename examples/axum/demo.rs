@@ -1,4 +1,4 @@
-//! What is needed to try it without a file: two backends and a certificate.
+//! The stack without a settings file: two backends and a certificate of its own.
 
 use std::{future::IntoFuture, io, net::Ipv4Addr, time::Duration};
 
@@ -11,7 +11,7 @@ use tokio::net::TcpListener;
 
 use crate::listeners::{Listener, Listeners, bind};
 
-#[expect(clippy::print_stdout, reason = "an example talks to people")]
+#[expect(clippy::print_stdout, reason = "the example prints to a terminal")]
 pub(crate) async fn start() -> Result<(LoadBalancer, Listeners), BoxError> {
     let pool = Pool::new([
         Backend::new("a", &backend("a").await?)?,
@@ -42,7 +42,8 @@ pub(crate) async fn start() -> Result<(LoadBalancer, Listeners), BoxError> {
     Ok((LoadBalancer::new(pool), listeners))
 }
 
-/// Starts a backend that tells what it was asked for and what it was told, and returns its URL.
+/// Starts a backend that answers with the URI and the forwarded fields that it received; returns
+/// its URL.
 async fn backend(name: &'static str) -> io::Result<String> {
     let listener = TcpListener::bind("127.0.0.1:0").await?;
     let url = format!("http://{}", listener.local_addr()?);

@@ -1,5 +1,6 @@
-//! Where clients come in: `evenkeel::serve`, with `TlsLayer` around its connections or without.
-//! `axum::serve` would do, too (see the `tls` example); this one has limits, deadlines and a drain.
+//! The listeners: `evenkeel::serve`, with or without `TlsLayer` around its connections.
+//! `axum::serve` works as well (see the `tls` example); `evenkeel::serve` adds limits, deadlines and
+//! a drain.
 
 use std::{future::IntoFuture, io, net::SocketAddr, time::Duration};
 
@@ -22,7 +23,8 @@ use tokio::{
 pub(crate) struct Listeners {
     pub(crate) listeners: Vec<Listener>,
     pub(crate) pool: Pool,
-    /// What is told at the end, and how long before the listeners close; `None` where nobody asks.
+    /// The readiness that fails at shutdown, and for how long before the listeners close; `None`
+    /// if no listener has a readiness path.
     pub(crate) lame_duck: Option<(Readiness, Duration)>,
     pub(crate) drain: Duration,
 }
@@ -70,7 +72,7 @@ impl Listeners {
             let Listener { tcp, tls, .. } = listener;
             let address = tcp.local_addr()?;
             let mut stop = stopped.clone();
-            // An error says that nobody will tell: that is an end, too.
+            // An error means that the sender is gone, which is an end as well.
             let stopped = async move { drop(stop.changed().await) };
             let mut app = app.clone();
             if let Some(own) = listener.endpoints {
@@ -96,7 +98,7 @@ impl Listeners {
             }
         }
         signalled().await?;
-        // Checks that end with this process are no news.
+        // The checks end with the process: no event says so.
         self.pool.close();
         if let Some(readiness) = readiness {
             readiness.fail("shutting down");
@@ -115,7 +117,7 @@ pub(crate) fn bind(address: SocketAddr) -> io::Result<TcpListener> {
         SocketAddr::V6(_) => TcpSocket::new_v6()?,
     };
     socket.set_reuseaddr(true)?;
-    // Connections inherit it: a small response must not wait for the last one's acknowledgement.
+    // Connections inherit this: a small response must not wait for an acknowledgement.
     socket.set_nodelay(true)?;
     socket.bind(address)?;
     socket.listen(BACKLOG)
@@ -129,5 +131,5 @@ async fn signalled() -> io::Result<()> {
     }
 }
 
-/// Connections that may wait to be accepted.
+/// The number of connections that may wait to be accepted.
 const BACKLOG: u32 = 4_096;

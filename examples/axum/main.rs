@@ -32,9 +32,10 @@ use tower_http::{
 
 use crate::listeners::Listeners;
 
-/// A balancer with a log gives each request an id; without one, tower-http does.
+/// Builds the router. A balancer with a log gives each request an id; without a log, tower-http
+/// does.
 fn app(balancer: LoadBalancer, has_log: bool) -> Router {
-    // Any tower layer goes around the balancer like around a handler.
+    // Any tower layer goes around the balancer, as around a handler.
     let api = ServiceBuilder::new()
         .option_layer((!has_log).then(|| SetRequestIdLayer::x_request_id(MakeRequestUuid)))
         .option_layer((!has_log).then(PropagateRequestIdLayer::x_request_id))
@@ -98,7 +99,7 @@ fn serve(settings: &Settings) -> Result<(), BoxError> {
     runtime(settings.server.threads)?.block_on(async {
         let pool = settings.pool()?;
         let state_file = settings.health.as_ref().and_then(|h| h.state_file.clone());
-        // Before checks begin, which is when the layers are made.
+        // Before the layers are made, because checks begin then.
         let state_file = state_file.map(|path| {
             state_file::restore(&path, &pool);
             state_file::StateFile::start(path, pool.clone())

@@ -10,9 +10,9 @@ use evenkeel::{LoadBalancer, load_balancer, server};
 use http::{Request, Response};
 use tower_service::Service;
 
-/// What a worker's connections call. They share one load balancer, and one thread: the lock is
-/// taken by others in the moment of an exchange only. A clone a connection would keep what was
-/// replaced, its health checks included, for as long as somebody's idle connection lasts.
+/// The service that the connections of one worker call. They share one load balancer and one
+/// thread; another thread takes the lock only to replace the balancer. If each connection had a clone
+/// instead, an idle connection would keep the replaced balancer and its health checks alive.
 #[derive(Clone)]
 pub(crate) struct App {
     balancer: Arc<Mutex<LoadBalancer>>,
@@ -25,7 +25,7 @@ impl App {
         }
     }
 
-    /// Puts another in its place; requests in flight end where they began.
+    /// Replaces the balancer; requests in flight end in the old one.
     pub(crate) fn replace(&self, balancer: LoadBalancer) {
         let old = std::mem::replace(&mut *self.lock(), balancer);
         drop(old);
@@ -47,7 +47,7 @@ impl Service<Request<server::Body>> for App {
 
     fn call(&mut self, request: Request<server::Body>) -> Self::Future {
         let mut balancer = self.lock();
-        // It is always ready, and sees to it that its checks run: under the one lock a request.
+        // A load balancer is always ready; the call starts checks that do not run yet.
         let mut cx = Context::from_waker(Waker::noop());
         let ready = Service::<Request<server::Body>>::poll_ready(&mut *balancer, &mut cx);
         debug_assert!(ready.is_ready(), "a load balancer waits in its futures");

@@ -1,4 +1,4 @@
-//! What the examples that read settings are asked for, and how they answer.
+//! Arguments, exit codes and logging of the examples that read settings.
 
 use std::{
     env,
@@ -9,15 +9,15 @@ use std::{
 use evenkeel::settings::{Settings, SettingsError};
 use tracing_subscriber::EnvFilter;
 
-/// A run that was asked for.
+/// The arguments of a run.
 #[derive(Debug)]
 pub(crate) struct Arguments {
     pub(crate) file: Option<String>,
     pub(crate) only_check: bool,
 }
 
-/// Reads the arguments. `--help`, `--version` and mistakes are answered here: the exit code is
-/// what is left to do then. `help` begins with the program's name and shows its usage.
+/// Reads the arguments. Answers `--help`, `--version` and mistakes itself, and returns the exit code
+/// then. `help` begins with the program's name and shows its usage.
 pub(crate) fn arguments(help: &str) -> Result<Arguments, ExitCode> {
     let mut arguments = Arguments {
         file: None,
@@ -51,8 +51,8 @@ pub(crate) fn arguments(help: &str) -> Result<Arguments, ExitCode> {
     }
 }
 
-/// Reads settings, and says each mistake in a line of its own, those of the files that they name
-/// too; with `only_check`, that is all. The exit code is what is left to do then.
+/// Reads settings, and prints each mistake in a line of its own, including those of the files that
+/// the settings name. Returns the exit code if there is a mistake, or with `only_check`.
 pub(crate) fn settings(path: &str, only_check: bool) -> Result<Settings, ExitCode> {
     let text = std::fs::read_to_string(path).map_err(|error| {
         complain(&format!("{path}: {error}"));
@@ -75,7 +75,7 @@ pub(crate) fn settings(path: &str, only_check: bool) -> Result<Settings, ExitCod
     }
 }
 
-/// Says why it ended.
+/// Prints the error that ended the program; returns the exit code.
 pub(crate) fn failed(path: &str, error: &(dyn std::error::Error + 'static)) -> ExitCode {
     complain(&format!("{path}: {error}"));
     match error.is::<SettingsError>() {
@@ -84,8 +84,8 @@ pub(crate) fn failed(path: &str, error: &(dyn std::error::Error + 'static)) -> E
     }
 }
 
-/// Writes events to the standard error, in colours where that is a terminal and `NO_COLOR` is not
-/// set. `RUST_LOG` says which.
+/// Writes events to the standard error, in colours if that is a terminal and `NO_COLOR` is not set.
+/// `RUST_LOG` selects the events.
 pub(crate) fn start_log() {
     let asked = env::var("RUST_LOG").ok().filter(|asked| !asked.is_empty());
     let filter = EnvFilter::try_new(asked.as_deref().unwrap_or(EVENTS));
@@ -104,7 +104,7 @@ pub(crate) fn start_log() {
     }
 }
 
-/// Answers on the standard output, which a pager may have closed.
+/// Prints to the standard output, which a pager may have closed.
 fn answer(text: &str) -> ExitCode {
     match io::stdout().write_all(text.as_bytes()) {
         Ok(()) => ExitCode::SUCCESS,
@@ -112,19 +112,19 @@ fn answer(text: &str) -> ExitCode {
     }
 }
 
-/// Refuses the arguments.
+/// Prints what is wrong with the arguments, and the usage.
 pub(crate) fn refuse(help: &str, why: &str) -> ExitCode {
     let usage = help.lines().find(|line| line.starts_with("usage: "));
     complain(&format!("{why}; {}", usage.unwrap_or_default()));
     ExitCode::from(2)
 }
 
-#[expect(clippy::print_stderr, reason = "a program talks to people")]
+#[expect(clippy::print_stderr, reason = "the program prints its mistakes")]
 pub(crate) fn complain(text: &str) {
     eprintln!("{text}");
 }
 
-/// The events that are shown by default: INFO, but for those of the `h2` crate, which warns about
-/// each odd frame of a client, so that a client would choose how much is logged. The server has an
-/// event of its own, at a bounded rate, where it closes a connection for what the client does.
+/// The events that are shown by default: INFO, and ERROR of the `h2` crate. That crate warns about
+/// each odd frame of a client, so a client could fill the log. The server itself reports a
+/// connection that it closes for such frames, at a bounded rate.
 const EVENTS: &str = "info,h2=error";

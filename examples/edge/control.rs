@@ -73,7 +73,7 @@ async fn control(path: &str, loaded: Loaded) -> Result<(), BoxError> {
 
     loop {
         tokio::select! {
-            // A worker that cannot bind ends early.
+            // A worker that cannot bind its listeners ends early.
             ended = &mut joined => {
                 running.pool.close();
                 return Ok(ended??);
@@ -86,7 +86,7 @@ async fn control(path: &str, loaded: Loaded) -> Result<(), BoxError> {
         }
         running.reload(path);
     }
-    // Checks that end with this process are no news.
+    // The checks end with the process: no event says so.
     running.pool.close();
     readiness.fail("shutting down");
     tracing::info!(?lame_duck, "shutting down");
@@ -102,7 +102,7 @@ async fn control(path: &str, loaded: Loaded) -> Result<(), BoxError> {
     }
 }
 
-/// A second signal: whoever sends it has waited enough.
+/// Ends the process on a second signal, without waiting for requests.
 fn exit_at_once(log: Option<&JsonLines>, state_file: Option<&StateFile>) -> ! {
     if let Some(file) = state_file {
         file.finish();
@@ -113,7 +113,7 @@ fn exit_at_once(log: Option<&JsonLines>, state_file: Option<&StateFile>) -> ! {
     std::process::exit(0)
 }
 
-/// Serves those who check this instance.
+/// Serves `/live` and `/ready` on the address of `[admin]`.
 async fn admin(settings: &Settings, readiness: &Readiness) -> Result<(), BoxError> {
     let Some(admin) = &settings.admin else {
         return Ok(());
@@ -126,8 +126,8 @@ async fn admin(settings: &Settings, readiness: &Readiness) -> Result<(), BoxErro
     Ok(())
 }
 
-/// While these live, the certificates follow their files.
-fn watch_files(certificates: &[Option<Certificates>]) -> Vec<CertificateWatcher> {
+/// Starts a watcher for each listener's certificates; they are reloaded until it is dropped.
+fn watch_files(certificates: &[Option<Certificates>]) -> Vec<Watch> {
     let given = certificates.iter().flatten();
     given.map(|c| c.watch(RELOAD_INTERVAL)).collect()
 }
@@ -145,7 +145,7 @@ impl EndSignals {
         })
     }
 
-    /// SIGTERM or SIGINT.
+    /// Waits for SIGTERM or SIGINT.
     async fn next(&mut self) {
         tokio::select! {
             _ = self.terminate.recv() => {}

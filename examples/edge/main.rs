@@ -8,10 +8,10 @@
 //! curl -si http://127.0.0.1:8080/
 //! ```
 //!
-//! SIGTERM and Ctrl-C drain and exit with 0; a second one ends it at once. SIGHUP reads the file
-//! again, keeps the last good settings when the new ones are wrong, opens the log anew, and says
-//! what changed; of what it cannot change while running (listeners, say) it warns for as long as
-//! the file differs from what runs.
+//! SIGTERM and Ctrl-C drain and exit with 0; a second signal ends the process at once. SIGHUP reads
+//! the file again, reopens the log, and logs what changed. If the new settings are wrong, the last
+//! good ones stay. Changes that need a restart, such as those of listeners, are logged as a warning
+//! at each reload.
 
 mod app;
 mod cli;

@@ -1,4 +1,4 @@
-//! What SIGHUP changes while requests go on.
+//! Reload on SIGHUP: it replaces settings while requests go on.
 
 use std::{
     num::NonZeroUsize,
@@ -14,15 +14,16 @@ use evenkeel::{
 
 use crate::{app::App, state_file};
 
-/// What runs, and the settings that it was made from.
+/// The running parts, and the settings that they were made of.
 pub(crate) struct Running {
-    /// Of what needs a restart, what it was at the start: a reload is compared with what runs.
+    /// Keys that need a restart keep the values of the start, so that each reload is compared with
+    /// what runs.
     pub(crate) settings: Settings,
     pub(crate) pool: Pool,
     pub(crate) log: Option<(JsonLines, AccessLogLayer)>,
-    /// One a worker.
+    /// One for each worker.
     pub(crate) apps: Vec<App>,
-    /// One a listener.
+    /// One for each listener.
     pub(crate) certificates: Vec<Option<Certificates>>,
     pub(crate) state_file: Option<PathBuf>,
 }
@@ -36,7 +37,7 @@ impl Running {
         let pool = settings.pool()?;
         let log = settings.access_log()?;
         let state_file = state_file(&settings).map(Path::to_owned);
-        // Before checks begin, which is when the layers are made.
+        // Before the layers are made, because checks begin then.
         if let Some(path) = &state_file {
             state_file::restore(path, &pool);
         }
@@ -52,8 +53,8 @@ impl Running {
         })
     }
 
-    /// Reads the file again, and says what changed; when it is wrong, says what, and nothing
-    /// changes.
+    /// Reads the file again, and logs what changed. If there is a mistake, logs it and changes
+    /// nothing.
     pub(crate) fn reload(&mut self, path: &str) {
         let text = match std::fs::read_to_string(path) {
             Ok(text) => text,
@@ -62,7 +63,7 @@ impl Running {
                 return;
             }
         };
-        // What runs has its files open: the next start would not have them.
+        // The running process has these files open; only the next start would fail.
         let (later, mistakes): (Vec<_>, Vec<_>) = Settings::mistakes(&text)
             .into_iter()
             .partition(|mistake| OPEN_FILES.contains(&mistake.location()));
@@ -86,8 +87,8 @@ impl Running {
         let restarts = self.needs_restart(&new);
         let new = self.as_it_will_run(new);
         let changed = changed(&new, &self.settings);
-        // Tables of strategies and sessions stay with the pool: there are new ones only where
-        // their sections say something new.
+        // The pool keeps the tables of strategies and sessions; new layers are made only if their
+        // sections changed.
         let sink = self.log.as_ref().map(|(sink, _)| sink);
         let balancers = match same_layers(&new, &self.settings) {
             true => Vec::new(),
@@ -115,7 +116,7 @@ impl Running {
         Ok(())
     }
 
-    /// Returns where the file says something else than what runs and will run.
+    /// Returns the sections whose changes need a restart.
     fn needs_restart(&self, new: &Settings) -> Vec<String> {
         let runs = &self.settings;
         let sections = [
@@ -157,7 +158,7 @@ impl Running {
         found
     }
 
-    /// Puts in what runs for what needs a restart.
+    /// Replaces values that need a restart by the running ones.
     fn as_it_will_run(&self, mut new: Settings) -> Settings {
         let runs = &self.settings;
         let mut given = std::mem::replace(&mut new.listen, runs.listen.clone());
@@ -179,7 +180,7 @@ impl Running {
     }
 }
 
-/// Returns the sections in which both differ.
+/// Returns the sections that differ.
 fn changed(new: &Settings, old: &Settings) -> Vec<&'static str> {
     let routes = |settings: &Settings| {
         let pool = &settings.pool;
@@ -202,7 +203,7 @@ fn changed(new: &Settings, old: &Settings) -> Vec<&'static str> {
     changed.map(|(name, _)| *name).collect()
 }
 
-/// What of a listener a reload cannot change: all but the certificates that it has.
+/// Returns the part of a listener that a reload cannot change: all but its certificates.
 fn fixed(listen: &ListenSettings) -> ListenSettings {
     let mut listen = listen.clone();
     if let Some(tls) = &mut listen.tls {
@@ -211,13 +212,14 @@ fn fixed(listen: &ListenSettings) -> ListenSettings {
     listen
 }
 
-/// Where what is known of backends is kept.
+/// Returns the path of the state file.
 fn state_file(settings: &Settings) -> Option<&Path> {
     settings.health.as_ref()?.state_file.as_deref()
 }
 
-/// Makes a load balancer for each worker. Checks and sessions are shared; idle connections, the
-/// pick's counters and the retry budget are each worker's own, so that no cache line is.
+/// Makes a load balancer for each worker. Checks and sessions are shared. Idle connections, the
+/// counters of the strategy and the retry budget belong to one worker, so that workers share no
+/// cache line on the request path.
 fn balancers(
     settings: &Settings,
     pool: &Pool,
@@ -252,5 +254,5 @@ fn same_layers(new: &Settings, old: &Settings) -> bool {
         && new.failover == old.failover
 }
 
-/// Files that are opened at a start only.
+/// Files that are opened at the start only.
 const OPEN_FILES: [&str; 2] = ["[access_log] file", "[health] state_file"];

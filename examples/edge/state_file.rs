@@ -1,4 +1,4 @@
-//! What is known of the backends, kept over a restart: `[health] state_file`.
+//! `[health] state_file`: measured health of the backends, kept over a restart.
 
 use std::{
     fs,
@@ -14,26 +14,26 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-/// Takes over what an earlier process knew, before checks begin. What cannot be read, or is old,
-/// is left: then backends are unknown until their first check.
+/// Restores the health that an earlier process measured, before checks begin. If the file cannot be
+/// read or is old, backends are unknown until their first check.
 pub(crate) fn restore(path: &Path, pool: &Pool) {
     let file = path.display();
     match read(path) {
-        Ok(known) => {
-            let backends = pool.restore_health(&known);
-            tracing::info!(%file, backends, "took over what was known of the backends");
+        Ok(snapshot) => {
+            let backends = pool.restore_health(&snapshot);
+            tracing::info!(%file, backends, "restored the measured health of the backends");
         }
         Err(error) if is_missing(&error) => {
-            tracing::info!(%file, "nothing is known of the backends yet");
+            tracing::info!(%file, "no state file yet: backends are unknown until their first check");
         }
         Err(error) => {
-            tracing::warn!(%file, %error, "cannot take over what was known of the backends")
+            tracing::warn!(%file, %error, "cannot restore the measured health of the backends")
         }
     }
 }
 
-/// Writes what is known when it changes, and now and then so that it does not grow old. Ends with
-/// its drop.
+/// Writes the health of the backends when it changes, and every `REFRESH` so that the file does not
+/// grow old. Stops when it is dropped.
 pub(crate) struct StateFile {
     path: PathBuf,
     pool: Pool,
@@ -46,7 +46,7 @@ impl StateFile {
         Self { path, pool, task }
     }
 
-    /// Writes it a last time.
+    /// Writes the file a last time.
     pub(crate) fn finish(&self) {
         self.task.abort();
         save(&self.path, &self.pool.health_snapshot());
@@ -65,24 +65,24 @@ async fn follow(path: PathBuf, pool: Pool) {
         if let Ok(None) = timeout(REFRESH, events.next()).await {
             return;
         }
-        // What follows within a moment is written with it.
+        // Events that follow within a moment are written together.
         sleep(PAUSE).await;
         while events.try_next().is_some() {}
-        let (path, known) = (path.clone(), pool.health_snapshot());
-        // A slow disk holds up nothing else.
-        let _ = spawn_blocking(move || save(&path, &known)).await;
+        let (path, snapshot) = (path.clone(), pool.health_snapshot());
+        // On another thread: a slow disk must not delay requests.
+        let _ = spawn_blocking(move || save(&path, &snapshot)).await;
     }
 }
 
-fn save(path: &Path, known: &HealthSnapshot) {
-    if let Err(error) = write(path, known) {
-        tracing::warn!(file = %path.display(), %error, "cannot keep what is known of the backends");
+fn save(path: &Path, snapshot: &HealthSnapshot) {
+    if let Err(error) = write(path, snapshot) {
+        tracing::warn!(file = %path.display(), %error, "cannot write the measured health of the backends");
     }
 }
 
 /// Replaces the file as a whole: a reader, or a crash, never sees a part of it.
-fn write(path: &Path, known: &HealthSnapshot) -> Result<(), BoxError> {
-    let text = json!({ "written": seconds(), "health": serde_json::to_value(known)? });
+fn write(path: &Path, snapshot: &HealthSnapshot) -> Result<(), BoxError> {
+    let text = json!({ "written": seconds(), "health": serde_json::to_value(snapshot)? });
     let mut beside = path.as_os_str().to_owned();
     beside.push(".new");
     let mut file = fs::File::create(&beside)?;
@@ -96,10 +96,10 @@ fn read(path: &Path) -> Result<HealthSnapshot, BoxError> {
     let mut text: Value = serde_json::from_slice(&fs::read(path)?)?;
     let written = text["written"]
         .as_u64()
-        .ok_or("it does not say when it was written")?;
+        .ok_or("the file does not say when it was written")?;
     let age = seconds().saturating_sub(written);
     if age > OLDEST.as_secs() {
-        return Err(format!("it is {age} s old").into());
+        return Err(format!("the file is {age} s old").into());
     }
     Ok(serde_json::from_value(text["health"].take())?)
 }
@@ -114,9 +114,10 @@ fn seconds() -> u64 {
     now.map_or(0, |now| now.as_secs())
 }
 
-/// At most one write in this time.
+/// The shortest time between two writes.
 const PAUSE: Duration = Duration::from_secs(1);
-/// Well below what is too old.
+/// The longest time between two writes; well below `OLDEST`.
 const REFRESH: Duration = Duration::from_secs(60);
-/// Longer than a restart or a reboot takes; what is older, backends may have changed since.
+/// The oldest file that is restored: longer than a restart or a reboot takes. Backends may have
+/// changed since an older one.
 const OLDEST: Duration = Duration::from_secs(300);

@@ -1,4 +1,4 @@
-//! What each worker thread does: accept on every listener, and serve.
+//! A worker thread: it accepts on every listener and serves the connections.
 
 use std::{convert::Infallible, io, net::SocketAddr, num::NonZeroUsize, sync::Arc, time::Duration};
 
@@ -21,19 +21,19 @@ use crate::app::App;
 #[derive(Clone)]
 pub(crate) struct Worker {
     pub(crate) listeners: Arc<[ListenerPlan]>,
-    /// One a worker.
+    /// One for each worker.
     pub(crate) apps: Arc<[App]>,
     pub(crate) log: Option<AccessLogLayer>,
     pub(crate) lame_duck: Duration,
     pub(crate) drain: Duration,
-    /// Says when it is over.
+    /// Changes when the shutdown begins.
     pub(crate) stopped: watch::Receiver<()>,
 }
 
-/// A listener, and what stands around its requests.
+/// A listener, and the layers around its requests.
 pub(crate) struct ListenerPlan {
     pub(crate) address: SocketAddr,
-    /// As the settings have it.
+    /// Its section of the settings.
     pub(crate) listen: ListenSettings,
     pub(crate) request_timeout: Option<Duration>,
     pub(crate) tls: Option<TlsLayer>,
@@ -110,7 +110,7 @@ impl Worker {
             .lame_duck(self.lame_duck)
             .drain_timeout(self.drain)
             .shutdown(async move {
-                // An error says that the control thread is gone: that is an end, too.
+                // An error means that the control thread is gone, which is an end as well.
                 let _ = stopped.changed().await;
             });
         match &self.log {
@@ -120,7 +120,7 @@ impl Worker {
     }
 }
 
-/// Speaks HTTP as the settings have it.
+/// Applies the HTTP settings of the listener.
 fn http<S>(
     serve: Serve<TcpListener, Http<S>>,
     plan: &ListenerPlan,
@@ -141,7 +141,7 @@ fn http<S>(
     configured.map_err(io::Error::other)
 }
 
-/// Makes one port of port 0 for all workers, which share it.
+/// Chooses a port if the address has port 0, so that all workers share it.
 pub(crate) fn fix_port(address: SocketAddr) -> io::Result<SocketAddr> {
     match address.port() {
         0 => std::net::TcpListener::bind(address)?.local_addr(),

@@ -35,14 +35,14 @@ impl Backends {
             .collect()
     }
 
-    /// Ends one with all its connections.
+    /// Ends a backend with all its connections.
     pub(crate) async fn stop(&mut self, nth: usize) {
         let (_, _, task) = &mut self.running[nth];
         task.abort();
         drop(task.await);
     }
 
-    /// Starts it again where it was.
+    /// Starts a backend again on its old port.
     pub(crate) async fn restart(&mut self, nth: usize) -> io::Result<()> {
         let (name, address, task) = &mut self.running[nth];
         let listener = TcpListener::bind(*address).await?;
@@ -52,7 +52,7 @@ impl Backends {
 }
 
 async fn serve(listener: TcpListener, name: &'static str) {
-    // Dropped with the task, and every connection with it.
+    // When the task is dropped, this closes every connection.
     let mut connections = JoinSet::new();
     while let Ok((stream, _)) = listener.accept().await {
         let service = service_fn(move |request| async move { answer(name, &request) });

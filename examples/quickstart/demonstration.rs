@@ -1,4 +1,4 @@
-//! What it prints: requests of its own, second by second, and what becomes of the backends.
+//! The demonstration: requests of its own, counted by second, and the health of the backends.
 
 use std::{io, time::Duration};
 
@@ -24,7 +24,7 @@ use crate::{
 };
 
 pub(crate) struct Demonstration {
-    /// The proxy is a client, too: this one talks to the front door.
+    /// A proxy is also a client: this one sends requests to the server.
     client: Proxy,
     server: Backend,
     log: Log,
@@ -67,14 +67,17 @@ Try, in another terminal:
   curl -ki https://127.0.0.1:{https}/ --http1.1         # with the header fields
   curl -i  http://127.0.0.1:{http}/                    # 308, to https
 
-Your requests are logged here, one JSON line each. Meanwhile {RATE} requests a second go
-through the same door, backend {VICTIM} dies after {STOP} s, and comes back after {RESTART} s.
+Your requests are logged here, one JSON line each. Meanwhile the demonstration
+sends {RATE} requests a second; backend {VICTIM} dies after {STOP} s and comes back after {RESTART} s.
+
+A backend that came back gets a tenth of its share at first, and its whole share after 30 s (slow
+start), so that its caches and connections are warm before the load is full.
 ",
             VICTIM = NAMES[VICTIM],
         ));
     }
 
-    /// Plays the show, then waits for ever.
+    /// Runs the schedule, prints the result, and then never returns: the server goes on.
     pub(crate) async fn run(&mut self, mut backends: Backends) {
         if let Err(error) = self.run_schedule(&mut backends).await {
             self.failures.push(error.to_string());
@@ -83,7 +86,7 @@ through the same door, backend {VICTIM} dies after {STOP} s, and comes back afte
         say(&match self.failures.first() {
             None => format!(
                 "\n{} requests, and none failed: {second} met the dead backend and were answered by\n\
-                 another. Still serving; Ctrl-C ends it.\n",
+                 another. The server goes on; Ctrl-C ends it.\n",
                 self.requests
             ),
             Some(first) => format!(
@@ -124,8 +127,8 @@ through the same door, backend {VICTIM} dies after {STOP} s, and comes back afte
         Ok(())
     }
 
-    /// Sends a second's requests at a steady pace, and waits for their answers. Where the machine
-    /// is late, they are made up for: each second has all of its own.
+    /// Sends the requests of one second at a steady pace, and waits for their answers. If the
+    /// machine is late, requests are sent faster: each second has all of its own.
     async fn requests_until(&mut self, end: Instant) {
         const SECOND: Duration = Duration::from_secs(1);
         let mut pace = interval_at(end - SECOND, SECOND / RATE);
@@ -161,7 +164,7 @@ through the same door, backend {VICTIM} dies after {STOP} s, and comes back afte
     }
 }
 
-/// Sends one request to the front door; returns which backend answered.
+/// Sends one request to the server; returns the name of the backend that answered.
 async fn ask(mut client: Proxy, server: Backend) -> Result<String, BoxError> {
     let mut request = Request::get("/")
         .header(header::USER_AGENT, USER_AGENT)
@@ -185,12 +188,12 @@ fn print_event(event: &Event) {
     }
 }
 
-#[expect(clippy::print_stdout, reason = "an example talks to people")]
+#[expect(clippy::print_stdout, reason = "the example prints to a terminal")]
 fn say(text: &str) {
     println!("{text}");
 }
 
-/// Which backend dies.
+/// The backend that dies.
 const VICTIM: usize = 1;
 /// Requests a second.
 const RATE: u32 = 50;

@@ -1,4 +1,4 @@
-//! A sink of one's own: the show's requests are counted, everybody else's are printed.
+//! A sink of its own: it counts the requests of the demonstration and prints all others.
 
 use std::{
     io,
@@ -26,7 +26,7 @@ impl Log {
         })
     }
 
-    /// Returns how many of the show's requests needed another backend.
+    /// Returns how many requests of the demonstration needed a second backend.
     pub(crate) fn second_tries(&self) -> usize {
         self.second_tries.load(Relaxed)
     }

@@ -1,6 +1,7 @@
 //! The whole stack in one run, with nothing to prepare: three backends, a certificate, sticky
 //! sessions, health checks, failover and an access log. One backend dies and comes back while
-//! requests go on; none of them fails.
+//! requests go on; none of them fails. The backend that came back gets little traffic at first: its
+//! share grows from a tenth to the whole within 30 s (`pool::Routing::slow_start`).
 //!
 //! ```sh
 //! cargo run --features full --example quickstart
@@ -36,7 +37,7 @@ async fn main() -> Result<ExitCode, BoxError> {
     let backends = Backends::start().await?;
     let pool = Pool::new(backends.list()?)?;
 
-    // One line a layer: what stands between a client and the backends.
+    // The layers between a client and the backends, one line each.
     let log = Log::new()?;
     let access_log = AccessLogLayer::new(log.clone()).node("quickstart");
     let balancer = LoadBalancer::builder(pool.clone())
@@ -46,7 +47,7 @@ async fn main() -> Result<ExitCode, BoxError> {
         .health(HealthLayer::new(pool.clone()).checks(every_second())?)?
         .build();
 
-    // Two doors: https, and http that leads there.
+    // Two listeners: https, and http that redirects there.
     let names = ["localhost".to_owned(), "127.0.0.1".to_owned()];
     let own = rcgen::generate_simple_self_signed(names)?;
     let certificate = Certificate::pem(own.cert.pem(), own.signing_key.serialize_pem());
@@ -67,7 +68,7 @@ async fn main() -> Result<ExitCode, BoxError> {
     let served = async { tokio::try_join!(secure, plain) };
 
     let mut demonstration = Demonstration::new(https_port, &own.cert.pem(), log, pool.subscribe())?;
-    // Before a word is said: whoever reads it may send one at once.
+    // Before anything is printed: a reader of it may send a signal at once.
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     demonstration.introduce(https_port, http_port);
@@ -77,7 +78,7 @@ async fn main() -> Result<ExitCode, BoxError> {
             _ = terminate.recv() => {}
             _ = interrupt.recv() => {}
         }
-        // Checks that end with this process are no news.
+        // The checks end with the process: no event says so.
         pool.close();
         stop.send_replace(());
         demonstration.failed()
@@ -104,7 +105,7 @@ async fn listen(port: u16) -> io::Result<TcpListener> {
     }
 }
 
-/// In production, one from a secret store, the same on every instance.
+/// Makes a key. In production it comes from a secret store and is the same on every instance.
 fn random_key() -> io::Result<[u8; 32]> {
     let mut key = [0; 32];
     File::open("/dev/urandom")?.read_exact(&mut key)?;
@@ -115,5 +116,5 @@ async fn stop_signal(mut stopped: watch::Receiver<()>) {
     drop(stopped.changed().await);
 }
 
-/// A request in flight may end; nobody waits for more.
+/// Enough for requests in flight to end.
 const DRAIN: Duration = Duration::from_millis(500);

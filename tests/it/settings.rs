@@ -876,3 +876,15 @@ fn traffic_follows_health_as_the_settings_say() {
     assert_eq!(first(&pool), "near", "the order in the file is another");
     assert_eq!(pool.snapshot().shares(), [10_000, 0]);
 }
+
+#[test]
+fn the_settings_of_the_readme_are_accepted() {
+    let readme = include_str!("../../README.md");
+    let text = readme.split("```toml\n").nth(1).unwrap();
+    let text = text.split("```").next().unwrap();
+    let text = text.replace("<64 hexadecimal digits>", &"5a".repeat(32));
+    let settings = Settings::from_toml(&text).unwrap();
+    assert!(settings.sticky.is_some() && settings.failover.is_some());
+    assert!(readme.contains("cargo run --features full --example quickstart"));
+    assert!(readme.lines().count() < 150, "a README is read in one go");
+}

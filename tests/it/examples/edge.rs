@@ -107,17 +107,17 @@ async fn check_says_what_is_wrong_in_one_line() {
 }
 
 #[tokio::test]
-async fn a_restart_begins_from_what_was_known() {
+async fn a_restart_restores_the_measured_health() {
     let a = Backend::start("a").await;
     let settings = Settings::new("");
     let file = settings.path("health.json");
     // The second time a check of `a` hangs for longer than the test takes: only what was known
     // from before can make it serve at once.
     for (path, begins) in [
-        ("/health", "nothing is known of the backends yet"),
+        ("/health", "no state file yet"),
         (
             "/slow?ms=600000",
-            "took over what was known of the backends",
+            "restored the measured health of the backends",
         ),
     ] {
         settings.write(&format!(
@@ -153,7 +153,7 @@ async fn a_restart_begins_from_what_was_known() {
     // What is no settings of health is left, and said.
     fs::write(&file, "{}").unwrap();
     let mut edge = Process::start("edge", &[&settings.file()]);
-    edge.line("cannot take over what was known").await;
+    edge.line("cannot restore the measured health").await;
 }
 
 #[tokio::test]
