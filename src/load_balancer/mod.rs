@@ -1,8 +1,10 @@
-//! The canonical stack behind one builder.
+//! The canonical stack behind one builder: all layers of the crate in the order that works.
 //!
 //! ```text
 //! Forwarded ─▶ AccessLog ─▶ Respond ─▶ Sticky ─▶ Failover ─▶ Balance ─▶ Health ─▶ Proxy
 //! ```
+//!
+//! [The front page](crate#how-the-parts-fit-together) gives the reasons for the order.
 //!
 //! # Example
 //!
@@ -20,67 +22,79 @@
 //! # }
 //! ```
 //!
-//! It is a client, too: a program calls [`send`](LoadBalancer::send), or the
-//! `Service<Request<B>>` that it is. A clone shares everything with it, so that each task has its
-//! own.
+//! A load balancer is also a client: a program calls [`send`](LoadBalancer::send), or uses it as a
+//! `Service<Request<B>>`. Clones share all state, so each task can have its own.
 //!
-//! ```no_run
+//! ```
 //! use bytes::Bytes;
-//! use evenkeel::LoadBalancer;
+//! use evenkeel::{Backend, LoadBalancer, Pool, health::HealthLayer};
 //! use http::Request;
 //! use http_body_util::{BodyExt, Full};
+//! use tokio::net::TcpListener;
 //!
-//! # async fn run(mut balancer: LoadBalancer) -> Result<(), evenkeel::BoxError> {
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), evenkeel::BoxError> {
+//! let backend = TcpListener::bind("127.0.0.1:0").await?;
+//! let url = format!("http://{}", backend.local_addr()?);
+//! let app = axum::Router::new().fallback(async |body: String| format!("got {body}"));
+//! tokio::spawn(async { axum::serve(backend, app).await });
+//!
+//! let pool = Pool::new([Backend::new("a", &url)?])?;
+//! // This backend has no health page: live traffic judges it.
+//! let health = HealthLayer::new(pool.clone()).no_checks();
+//! let mut balancer = LoadBalancer::builder(pool).health(health)?.build();
+//!
 //! let request = Request::post("/orders")
 //!     .header("host", "shop.example")
 //!     .body(Full::<Bytes>::from("one of each"))?;
 //! let response = balancer.send(request).await;
-//! if response.status().is_success() {
-//!     let body = response.into_body().collect().await?.to_bytes();
-//!     println!("{} bytes", body.len());
-//! }
+//! assert_eq!(response.status(), 200);
+//! let body = response.into_body().collect().await?.to_bytes();
+//! assert_eq!(body, "got one of each");
 //! # Ok(())
 //! # }
 //! ```
 //!
 //! # Where it goes
 //!
-//! Under a server, an axum router (`fallback_service`, `nest_service`), or in a program. Layers
-//! of your own go around it; one that belongs in the middle wants a stack by hand, which is these
-//! eight lines.
+//! Under [`serve`](crate::serve), under an axum router (`fallback_service`, `nest_service`), or in a
+//! program. Layers of your own go around it. For a layer of your own between two of these, build the
+//! stack by hand: one line for each layer, in the order of the diagram.
 //!
 //! # Defaults
 //!
 //! | layer | by default |
 //! |---|---|
-//! | forwarded | for the peers that the proxy trusts: none; [`forwarded`](Builder::forwarded) |
+//! | forwarded | trusts the peers that the proxy trusts: none; [`forwarded`](Builder::forwarded) |
 //! | access log | none; [`access_log`](Builder::access_log) |
 //! | respond | plain text |
 //! | sticky | none, as it needs a key; [`sticky`](Builder::sticky) |
-//! | failover | one more try |
+//! | failover | one more attempt, on another backend |
 //! | balance | round robin |
 //! | health | GET `/health` every 5 s, and outliers of live traffic; backends without that path are down: see [`health`](Builder::health) |
 //! | proxy | as [`Proxy::new`] |
 //!
 //! # When it fails
 //!
-//! It answers, with the statuses of [`respond`]; its error is `Infallible`. A
-//! program that wants the [`Error`] itself leaves `RespondLayer` out of a stack of
-//! its own.
+//! A load balancer answers every request, with the statuses of [`respond`] for failures; its error
+//! type is `Infallible`. A program that needs the [`Error`] itself builds the stack by hand without
+//! `RespondLayer`. [`Builder::sticky`], [`Builder::balance`] and [`Builder::health`] return a
+//! [`ConfigError`](crate::ConfigError) for a layer that was made for another pool.
 //!
 //! # Cost
 //!
-//! That of its layers: no box, no clone of the stack a request. All of them, stacked by hand over a
-//! service that answers at once: about 1,000 ns and three allocations on a shared cloud core, a
-//! quarter of it the log; with hedging and `HstsLayer` about 1,150 ns: produced by
-//! `benches/layers.rs`.
+//! The sum of its layers. A request causes no boxed future and no clone of the stack. All layers,
+//! stacked by hand over a service that answers at once, cost about 1,000 ns and three allocations on a
+//! shared cloud core; a quarter of it is the log. With hedging and `HstsLayer` it is about 1,150 ns. The
+//! figures are produced by `benches/layers.rs`.
 //!
-//! A `LoadBalancer` costs less than that: no other layer stands between the balancer and the proxy,
-//! so the pick is passed on as an argument instead of as a
-//! [`Selected`](crate::context::Selected) extension, except for a request that waited for room. That
-//! saves one allocation. Two are left: the record, and the table of the request's extensions, which
-//! under `serve` is that of an earlier request.
+//! A `LoadBalancer` costs less. No layer of another crate stands between balance and the proxy, so the
+//! selected backend is an argument of the call instead of a
+//! [`Selected`](crate::context::Selected) extension, except for a request that waited in the queue. This
+//! saves one allocation. Two remain, for the [`Exchange`](crate::context::Exchange) and its entry in the
+//! extensions; under `serve` they are reused from an earlier request.
 
+mod builder;
 #[cfg(feature = "sticky")]
 mod optional;
 
@@ -96,24 +110,24 @@ use bytes::Bytes;
 use http::{Request, Response};
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use pin_project_lite::pin_project;
-use tower_layer::Layer;
 use tower_service::Service;
 
+pub use self::builder::Builder;
 #[cfg(feature = "sticky")]
 use self::optional::Optional;
 #[cfg(feature = "access-log")]
-use crate::access_log::{self, AccessLog, AccessLogLayer, Entry, Sink};
+use crate::access_log::{self, AccessLog};
 #[cfg(feature = "sticky")]
-use crate::sticky::{Sticky, StickyLayer};
+use crate::sticky::Sticky;
 use crate::{
-    balance::{self, BalanceLayer, StackBalance},
-    error::{BoxError, ConfigError, Error},
-    failover::{Failover, FailoverLayer},
-    forwarded::{Forwarded, ForwardedLayer},
-    health::{self, Health, HealthLayer},
+    balance::{self, StackBalance},
+    error::{BoxError, Error},
+    failover::Failover,
+    forwarded::Forwarded,
+    health::Health,
     pool::Pool,
     proxy::{self, Proxy},
-    respond::{self, Respond, RespondLayer},
+    respond::{self, Respond},
 };
 
 type Core = Failover<StackBalance<Health<Proxy>>>;
@@ -146,37 +160,25 @@ impl LoadBalancer {
         Self::builder(pool).build()
     }
 
-    /// Begins with the defaults.
+    /// Returns a builder with the defaults of the module's table.
     pub fn builder(pool: Pool) -> Builder {
-        Builder {
-            forwarded: None,
-            #[cfg(feature = "access-log")]
-            access_log: None,
-            respond: RespondLayer::new(),
-            #[cfg(feature = "sticky")]
-            sticky: None,
-            failover: FailoverLayer::new(),
-            balance: BalanceLayer::new(pool.clone()),
-            health: HealthLayer::new(pool.clone()),
-            proxy: Proxy::new(),
-            pool,
-        }
+        Builder::new(pool)
     }
 }
 
 impl LoadBalancer {
-    /// Sends a request as a client. What fails is answered for, as under a server: with the
-    /// statuses of [`respond`].
+    /// Sends a request as a client. A failure becomes a response, as under a server, with a status
+    /// of [`respond`].
     ///
-    /// tower's `balancer.ready().await?.call(request)` does the same, but has to be told the type
-    /// of the request: `ServiceExt::<Request<B>>::ready(&mut balancer)`. `balancer.oneshot(request)`
-    /// does not, and takes a clone.
+    /// tower's `balancer.ready().await?.call(request)` does the same, but needs the type of the
+    /// request: `ServiceExt::<Request<B>>::ready(&mut balancer)`. `balancer.oneshot(request)` infers
+    /// the type, and consumes a clone.
     pub async fn send<B>(&mut self, request: Request<B>) -> Response<Body>
     where
         B: HttpBody<Data = Bytes> + Send + 'static,
         B::Error: Into<BoxError>,
     {
-        // Starts the checks where they do not run.
+        // Starts the checks if they do not run yet.
         let Ok(()) = poll_fn(|cx| Service::<Request<B>>::poll_ready(self, cx)).await;
         let Ok(response) = self.call(request).await;
         response
@@ -187,160 +189,6 @@ impl fmt::Debug for LoadBalancer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("LoadBalancer").finish_non_exhaustive()
     }
-}
-
-/// Puts the canonical stack together; made by [`LoadBalancer::builder`].
-#[derive(Clone, Debug)]
-#[must_use]
-pub struct Builder {
-    forwarded: Option<ForwardedLayer>,
-    pool: Pool,
-    #[cfg(feature = "access-log")]
-    access_log: Option<AccessLogLayer>,
-    respond: RespondLayer,
-    #[cfg(feature = "sticky")]
-    sticky: Option<StickyLayer>,
-    failover: FailoverLayer,
-    balance: BalanceLayer,
-    health: HealthLayer,
-    proxy: Proxy,
-}
-
-impl Builder {
-    /// Sets how the client of a request that came by way of other balancers is found.
-    ///
-    /// Default: in `X-Forwarded-For`, behind the peers that the [proxy](Self::proxy) trusts
-    /// ([`Proxy::trusted_peers`]).
-    pub fn forwarded(mut self, layer: ForwardedLayer) -> Self {
-        self.forwarded = Some(layer);
-        self
-    }
-
-    /// Logs each request.
-    ///
-    /// Default: none.
-    #[cfg(feature = "access-log")]
-    pub fn access_log(mut self, layer: AccessLogLayer) -> Self {
-        self.access_log = Some(layer);
-        self
-    }
-
-    /// Sets how failures are answered for.
-    ///
-    /// Default: [`RespondLayer::new`].
-    pub fn respond(mut self, layer: RespondLayer) -> Self {
-        self.respond = layer;
-        self
-    }
-
-    /// Keeps sessions on their backends.
-    ///
-    /// Default: none.
-    ///
-    /// # Errors
-    ///
-    /// When the layer was made for another pool: sessions would be bound to backends that no
-    /// request is sent to.
-    #[cfg(feature = "sticky")]
-    pub fn sticky(mut self, layer: StickyLayer) -> Result<Self, ConfigError> {
-        self.refuse_other_pool("sticky", layer.pool())?;
-        self.sticky = Some(layer);
-        Ok(self)
-    }
-
-    /// Sets how often and when another backend is tried.
-    ///
-    /// Default: [`FailoverLayer::new`].
-    pub fn failover(mut self, layer: FailoverLayer) -> Self {
-        self.failover = layer;
-        self
-    }
-
-    /// Sets the strategy and the queue.
-    ///
-    /// Default: [`BalanceLayer::new`].
-    ///
-    /// # Errors
-    ///
-    /// When the layer was made for another pool: requests would go to backends that are not
-    /// checked.
-    pub fn balance(mut self, layer: BalanceLayer) -> Result<Self, ConfigError> {
-        self.refuse_other_pool("balance", layer.pool())?;
-        self.balance = layer;
-        Ok(self)
-    }
-
-    /// Sets how backends are checked and judged. With `HealthLayer::no_checks`, backends that
-    /// have nothing to check are up.
-    ///
-    /// Default: [`HealthLayer::new`].
-    ///
-    /// # Errors
-    ///
-    /// When the layer was made for another pool: its checks would say nothing about the backends
-    /// that requests are sent to.
-    pub fn health(mut self, layer: HealthLayer) -> Result<Self, ConfigError> {
-        self.refuse_other_pool("health", layer.pool())?;
-        self.health = layer;
-        Ok(self)
-    }
-
-    /// Sets how requests are forwarded.
-    ///
-    /// Default: [`Proxy::new`].
-    pub fn proxy(mut self, proxy: Proxy) -> Self {
-        self.proxy = proxy;
-        self
-    }
-
-    fn refuse_other_pool(&self, field: &str, pool: &Pool) -> Result<(), ConfigError> {
-        match pool.is_same(&self.pool) {
-            true => Ok(()),
-            false => Err(ConfigError::new(
-                field,
-                "made for another pool: a layer for the pool given to `LoadBalancer::builder` \
-                 is accepted",
-            )),
-        }
-    }
-
-    /// Returns the service. Within a runtime, checks begin now; else with the first request.
-    #[must_use]
-    pub fn build(self) -> LoadBalancer {
-        let forwarded = self
-            .forwarded
-            .unwrap_or_else(|| ForwardedLayer::new(self.proxy.trusts().clone()));
-        let core = self.health.layer(self.proxy);
-        let core = StackBalance::new(self.balance.layer(core));
-        let core = self.failover.layer(core);
-        #[cfg(feature = "sticky")]
-        let core = match self.sticky {
-            Some(sticky) => Optional::With(sticky.layer(core)),
-            None => Optional::Without(core),
-        };
-        let stack = self.respond.layer(core);
-        #[cfg(feature = "access-log")]
-        let stack = self
-            .access_log
-            .unwrap_or_else(|| AccessLogLayer::new(NoSink))
-            .layer(stack);
-        LoadBalancer {
-            stack: forwarded.layer(stack),
-        }
-    }
-}
-
-/// Where no log is wanted.
-#[cfg(feature = "access-log")]
-struct NoSink;
-
-#[cfg(feature = "access-log")]
-impl Sink for NoSink {
-    fn enabled(&self) -> bool {
-        false
-    }
-
-    fn record(&self, _entry: &Entry<'_>) {}
 }
 
 impl<B> Service<Request<B>> for LoadBalancer

@@ -1,4 +1,6 @@
-//! A layer that may be left out, without another type of response.
+//! A layer that is present or absent at run time, with the same response type.
+//!
+//! tower's `Either` does the same, but this crate depends on tower only with the feature `tower`.
 
 use std::{
     fmt,

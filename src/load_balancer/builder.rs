@@ -1,0 +1,192 @@
+//! The builder of a [`LoadBalancer`].
+
+use tower_layer::Layer;
+
+use super::LoadBalancer;
+#[cfg(feature = "sticky")]
+use super::optional::Optional;
+#[cfg(feature = "access-log")]
+use crate::access_log::{AccessLogLayer, Entry, Sink};
+#[cfg(feature = "sticky")]
+use crate::sticky::StickyLayer;
+use crate::{
+    balance::{BalanceLayer, StackBalance},
+    error::ConfigError,
+    failover::FailoverLayer,
+    forwarded::ForwardedLayer,
+    health::HealthLayer,
+    pool::Pool,
+    proxy::Proxy,
+    respond::RespondLayer,
+};
+
+/// Puts the canonical stack together; made by [`LoadBalancer::builder`].
+#[derive(Clone, Debug)]
+#[must_use]
+pub struct Builder {
+    forwarded: Option<ForwardedLayer>,
+    pool: Pool,
+    #[cfg(feature = "access-log")]
+    access_log: Option<AccessLogLayer>,
+    respond: RespondLayer,
+    #[cfg(feature = "sticky")]
+    sticky: Option<StickyLayer>,
+    failover: FailoverLayer,
+    balance: BalanceLayer,
+    health: HealthLayer,
+    proxy: Proxy,
+}
+
+impl Builder {
+    pub(super) fn new(pool: Pool) -> Self {
+        Self {
+            forwarded: None,
+            #[cfg(feature = "access-log")]
+            access_log: None,
+            respond: RespondLayer::new(),
+            #[cfg(feature = "sticky")]
+            sticky: None,
+            failover: FailoverLayer::new(),
+            balance: BalanceLayer::new(pool.clone()),
+            health: HealthLayer::new(pool.clone()),
+            proxy: Proxy::new(),
+            pool,
+        }
+    }
+
+    /// Sets how the address of the client is found behind other balancers.
+    ///
+    /// Default: in `X-Forwarded-For`, behind the peers that the [proxy](Self::proxy) trusts
+    /// ([`Proxy::trusted_peers`]).
+    pub fn forwarded(mut self, layer: ForwardedLayer) -> Self {
+        self.forwarded = Some(layer);
+        self
+    }
+
+    /// Logs each request.
+    ///
+    /// Default: none.
+    #[cfg(feature = "access-log")]
+    pub fn access_log(mut self, layer: AccessLogLayer) -> Self {
+        self.access_log = Some(layer);
+        self
+    }
+
+    /// Sets the responses for failures.
+    ///
+    /// Default: [`RespondLayer::new`].
+    pub fn respond(mut self, layer: RespondLayer) -> Self {
+        self.respond = layer;
+        self
+    }
+
+    /// Keeps sessions on their backends.
+    ///
+    /// Default: none.
+    ///
+    /// # Errors
+    ///
+    /// Returns an error that names `sticky` if the layer was made for another pool: sessions would be
+    /// bound to backends that get no requests.
+    #[cfg(feature = "sticky")]
+    pub fn sticky(mut self, layer: StickyLayer) -> Result<Self, ConfigError> {
+        self.refuse_other_pool("sticky", layer.pool())?;
+        self.sticky = Some(layer);
+        Ok(self)
+    }
+
+    /// Sets when and how often a request is tried on another backend.
+    ///
+    /// Default: [`FailoverLayer::new`].
+    pub fn failover(mut self, layer: FailoverLayer) -> Self {
+        self.failover = layer;
+        self
+    }
+
+    /// Sets the strategy and the queue.
+    ///
+    /// Default: [`BalanceLayer::new`].
+    ///
+    /// # Errors
+    ///
+    /// Returns an error that names `balance` if the layer was made for another pool: requests would go
+    /// to backends without checks.
+    pub fn balance(mut self, layer: BalanceLayer) -> Result<Self, ConfigError> {
+        self.refuse_other_pool("balance", layer.pool())?;
+        self.balance = layer;
+        Ok(self)
+    }
+
+    /// Sets how backends are checked and judged. Use `HealthLayer::no_checks` for backends without a
+    /// health page: they count as up until live traffic fails.
+    ///
+    /// Default: [`HealthLayer::new`].
+    ///
+    /// # Errors
+    ///
+    /// Returns an error that names `health` if the layer was made for another pool: its checks would
+    /// not concern the backends that get the requests.
+    pub fn health(mut self, layer: HealthLayer) -> Result<Self, ConfigError> {
+        self.refuse_other_pool("health", layer.pool())?;
+        self.health = layer;
+        Ok(self)
+    }
+
+    /// Sets how requests are forwarded.
+    ///
+    /// Default: [`Proxy::new`].
+    pub fn proxy(mut self, proxy: Proxy) -> Self {
+        self.proxy = proxy;
+        self
+    }
+
+    fn refuse_other_pool(&self, field: &str, pool: &Pool) -> Result<(), ConfigError> {
+        match pool.is_same(&self.pool) {
+            true => Ok(()),
+            false => Err(ConfigError::new(
+                field,
+                "made for another pool: a layer for the pool given to `LoadBalancer::builder` \
+                 is accepted",
+            )),
+        }
+    }
+
+    /// Builds the service. Checks begin now if this is called in a tokio runtime, otherwise with the
+    /// first request.
+    #[must_use]
+    pub fn build(self) -> LoadBalancer {
+        let forwarded = self
+            .forwarded
+            .unwrap_or_else(|| ForwardedLayer::new(self.proxy.trusts().clone()));
+        let core = self.health.layer(self.proxy);
+        let core = StackBalance::new(self.balance.layer(core));
+        let core = self.failover.layer(core);
+        #[cfg(feature = "sticky")]
+        let core = match self.sticky {
+            Some(sticky) => Optional::With(sticky.layer(core)),
+            None => Optional::Without(core),
+        };
+        let stack = self.respond.layer(core);
+        #[cfg(feature = "access-log")]
+        let stack = self
+            .access_log
+            .unwrap_or_else(|| AccessLogLayer::new(NoSink))
+            .layer(stack);
+        LoadBalancer {
+            stack: forwarded.layer(stack),
+        }
+    }
+}
+
+/// The sink of a stack without a log.
+#[cfg(feature = "access-log")]
+struct NoSink;
+
+#[cfg(feature = "access-log")]
+impl Sink for NoSink {
+    fn enabled(&self) -> bool {
+        false
+    }
+
+    fn record(&self, _entry: &Entry<'_>) {}
+}
