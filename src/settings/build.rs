@@ -1,4 +1,4 @@
-//! From settings to layers.
+//! The layers and services that are made of settings.
 
 use std::time::Duration;
 
@@ -22,12 +22,13 @@ use crate::{
 };
 
 impl Settings {
-    /// Returns the canonical stack over this pool, but for the access log, whose sink is opened
-    /// once and outlives a reload: see [`access_log`](Self::access_log).
+    /// Returns the canonical stack over this pool without the access log. The sink of the log is
+    /// opened once and outlives a reload: see [`access_log`](Self::access_log).
     ///
     /// # Errors
     ///
-    /// When a room refuses what its section says.
+    /// Returns an error if a section is not acceptable, which [`from_toml`](Self::from_toml) has
+    /// checked.
     pub fn load_balancer(&self, pool: &Pool) -> Result<Builder, SettingsError> {
         let builder = LoadBalancer::builder(pool.clone())
             .balance(BalanceLayer::new(pool.clone()).strategy(self.strategy()?))?
@@ -41,11 +42,12 @@ impl Settings {
         }
     }
 
-    /// Returns the strategy.
+    /// Returns the strategy; round robin by default.
     ///
     /// # Errors
     ///
-    /// When it is not known, or a key of the section is wrong or of no use to it.
+    /// Returns an error if the section is not acceptable, which
+    /// [`from_toml`](Self::from_toml) has checked.
     pub fn strategy(&self) -> Result<Box<dyn Strategy>, SettingsError> {
         let name = self.pool.strategy.as_deref().unwrap_or("round-robin");
         let strategy: Box<dyn Strategy> = match name {
@@ -112,11 +114,12 @@ impl Settings {
         })
     }
 
-    /// Returns the sticky layer, where there is a `[sticky]`.
+    /// Returns the sticky layer; `None` without `[sticky]`.
     ///
     /// # Errors
     ///
-    /// When the room refuses what the section says.
+    /// Returns an error if the section is not acceptable, which
+    /// [`from_toml`](Self::from_toml) has checked.
     pub fn sticky_layer(&self, pool: &Pool) -> Result<Option<StickyLayer>, SettingsError> {
         let Some(sticky) = &self.sticky else {
             return Ok(None);
@@ -140,7 +143,8 @@ impl Settings {
     ///
     /// # Errors
     ///
-    /// When the room refuses what the section says.
+    /// Returns an error if the section is not acceptable, which
+    /// [`from_toml`](Self::from_toml) has checked.
     pub fn proxy(&self) -> Result<Proxy, SettingsError> {
         let given = &self.proxy;
         let location = |key| Location::new("[proxy]", key);
@@ -162,11 +166,12 @@ impl Settings {
         Ok(proxy.trusted_peers(self.trusted_peers()?))
     }
 
-    /// Returns the layer that finds the client behind `[proxy] trusted`.
+    /// Returns the layer that finds the address of the client behind `[proxy] trusted`.
     ///
     /// # Errors
     ///
-    /// When one of them is no network, or the field is not known.
+    /// Returns an error if the section is not acceptable, which
+    /// [`from_toml`](Self::from_toml) has checked.
     pub fn forwarded_layer(&self) -> Result<ForwardedLayer, SettingsError> {
         let location = Location::new("[proxy]", "client_field");
         let field = match self.proxy.client_field.as_deref() {
@@ -194,7 +199,7 @@ impl Settings {
     pub(super) fn connector(&self) -> Result<Connector, SettingsError> {
         let location = Location::new("[proxy]", "connect_timeout");
         let mut connector = Connector::new();
-        // What is silent for so long is given up, and so is what acknowledges nothing.
+        // A backend that acknowledges nothing for the idle time is given up like a silent one.
         let idle_location = Location::new("[proxy]", "idle_timeout");
         let idle = self.proxy.idle_timeout.as_deref();
         if let Some(idle) = self.duration(idle_location, idle)? {
@@ -210,12 +215,13 @@ impl Settings {
         }
     }
 
-    /// Returns what answers `/live` and `/ready` on a listener, where it has a path for one of
-    /// them.
+    /// Returns the layer that answers `live` and `ready` on the nth listener; `None` if the listener
+    /// has neither path, or does not exist.
     ///
     /// # Errors
     ///
-    /// When it is no path, or one for both.
+    /// Returns an error if the section is not acceptable, which
+    /// [`from_toml`](Self::from_toml) has checked.
     pub fn endpoints_layer(
         &self,
         nth: usize,
@@ -245,12 +251,12 @@ impl Settings {
         Ok((listen.live.is_some() || listen.ready.is_some()).then_some(layer))
     }
 
-    /// Returns how TLS is terminated on a listener, where it is: the layer, and the certificates
-    /// for who watches their files. Reads the files.
+    /// Reads the certificates of the nth listener. Returns its TLS layer and the certificates, which
+    /// can be watched or replaced; `None` if the listener has no TLS, or does not exist.
     ///
     /// # Errors
     ///
-    /// When a file cannot be read, or a key is not its certificate's.
+    /// Returns an error if a file cannot be read, or a key does not belong to its certificate.
     #[cfg(feature = "__tls")]
     pub fn tls(
         &self,
@@ -288,23 +294,24 @@ impl Settings {
         Ok(Some((TlsLayer::new(config), certificates)))
     }
 
-    /// Returns what adds `Strict-Transport-Security` to the responses of a listener, where its
-    /// `hsts` says for how long.
+    /// Returns the layer that adds `Strict-Transport-Security` on the nth listener; `None` without
+    /// `hsts`.
     ///
     /// # Errors
     ///
-    /// When it is no duration, or more than 100 years.
+    /// Returns an error if the section is not acceptable, which
+    /// [`from_toml`](Self::from_toml) has checked.
     #[cfg(feature = "__tls")]
     pub fn hsts(&self, nth: usize) -> Result<Option<crate::tls::HstsLayer>, SettingsError> {
         let age = self.hsts_age(nth)?;
         Ok(age.map(|age| crate::tls::HstsLayer::new().max_age(age)))
     }
 
-    /// Opens the access log, where there is an `[access_log]`: the sink, and the layer on it.
+    /// Opens the access log. Returns the sink and its layer; `None` without `[access_log]`.
     ///
     /// # Errors
     ///
-    /// When the file cannot be opened.
+    /// Returns an error if the file cannot be opened.
     pub fn access_log(
         &self,
     ) -> Result<
@@ -330,12 +337,13 @@ impl Settings {
         Ok(layer.map(|layer| (sink, layer)))
     }
 
-    /// Returns the access log on a sink that is open already, where there is an `[access_log]`:
-    /// for a reload, whose other sections may say which ids of requests are believed.
+    /// Returns the access log layer on a sink that is open already; `None` without `[access_log]`.
+    /// A reload needs it, because `[proxy] trusted` decides whose request ids are believed.
     ///
     /// # Errors
     ///
-    /// When `[proxy] trusted` is not acceptable.
+    /// Returns an error if the section is not acceptable, which
+    /// [`from_toml`](Self::from_toml) has checked.
     pub fn access_log_layer(
         &self,
         sink: crate::access_log::JsonLines,
@@ -358,10 +366,10 @@ impl Settings {
     }
 }
 
-/// However short the idle time-out: packets that are lost four times in a row are no vanished
-/// backend yet.
+/// The least user time-out, for any idle time-out: a backend whose packets are lost four times in a
+/// row has not vanished yet.
 const MIN_USER_TIMEOUT: Duration = Duration::from_secs(10);
-/// What the room accepts.
+/// The most that [`Connector::tcp_user_timeout`] accepts.
 const MAX_USER_TIMEOUT: Duration = Duration::from_secs(3_600);
 const STRATEGIES: &str =
     "round-robin, random, least-requests, power-of-two, peak-ewma or consistent-hash is accepted";
@@ -408,7 +416,7 @@ mod tests {
                 assert_eq!(response.status().as_u16() / 100, 5, "{response:?}");
                 assert_ne!(response.status(), StatusCode::INTERNAL_SERVER_ERROR);
             }
-            // What ran before goes, with the task that checked.
+            // The old balancer goes, with its task of checks.
             drop(running.replace(balancer));
             tokio::task::yield_now().await;
             let snapshot = pool.snapshot();

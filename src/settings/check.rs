@@ -1,4 +1,4 @@
-//! Checks before anything is built, so that `edge --check` says the same as a start.
+//! Checks of whole settings, and the values that need no layer: addresses, times, backends.
 
 use std::{collections::HashSet, net::SocketAddr, time::Duration};
 
@@ -11,7 +11,7 @@ use crate::{
     pool::{self, Locality, PanicRouting, Protocol, Routing},
 };
 
-/// Says what the TOML parser or the field names found.
+/// Makes an error of one of serde or of the TOML parser.
 pub(super) fn syntax(text: &str, error: &toml::de::Error) -> SettingsError {
     let Some(span) = error.span().filter(|_| !text.trim().is_empty()) else {
         return SettingsError::new(None, "", parser_messages::rewrite(error.message(), "", ""));
@@ -20,7 +20,7 @@ pub(super) fn syntax(text: &str, error: &toml::de::Error) -> SettingsError {
     let line = text.lines().nth(number - 1).unwrap_or("").trim();
     let header = header_above(text, number);
     let message = parser_messages::rewrite(error.message(), &header, line);
-    // `[listen]` where a list is wanted: it is the brackets that are wrong.
+    // `[listen]` instead of `[[listen]]`: the brackets are wrong.
     if line.starts_with('[') && !line.starts_with("[[") && error.message().contains("a sequence") {
         let message = format!("one of several: [{header}] is accepted");
         return SettingsError::new(Some(number), header, message);
@@ -32,7 +32,7 @@ pub(super) fn syntax(text: &str, error: &toml::de::Error) -> SettingsError {
     SettingsError::new(Some(number), location, message)
 }
 
-/// The section that a line stands in.
+/// Returns the header of the section that holds a line.
 fn header_above(text: &str, line: usize) -> String {
     let above = text
         .lines()
@@ -44,11 +44,12 @@ fn header_above(text: &str, line: usize) -> String {
 }
 
 impl Settings {
+    /// Builds everything once, so that `edge --check` reports what a start would.
     pub(super) fn check(&self) -> Result<(), SettingsError> {
         self.check_server()?;
         self.check_listen()?;
         let pool = self.pool()?;
-        // What the rooms accept, they say best themselves.
+        // Each module knows itself what it accepts.
         self.strategy()?;
         let _ = self.health_layer(&pool)?;
         let _ = self.failover_layer()?;
@@ -120,7 +121,7 @@ impl Settings {
     }
 
     fn check_tls(&self, nth: usize) -> Result<(), SettingsError> {
-        let Some(tls) = &self.listen[nth].tls else {
+        let Some(tls) = self.listen.get(nth).and_then(|listen| listen.tls.as_ref()) else {
             return Ok(());
         };
         let location = |key| Location {
@@ -153,7 +154,7 @@ impl Settings {
         Ok(())
     }
 
-    /// Returns what `hsts` says, where a listener has it.
+    /// Returns the `max-age` of `hsts` on the nth listener.
     pub(super) fn hsts_age(&self, nth: usize) -> Result<Option<Duration>, SettingsError> {
         let tls = self.listen.get(nth).and_then(|listen| listen.tls.as_ref());
         let given = tls.and_then(|tls| tls.hsts.as_deref());
@@ -168,17 +169,18 @@ impl Settings {
         })
     }
 
-    /// Returns the address of a listener.
+    /// Returns the address of the nth listener, counted from 0.
     ///
     /// # Errors
     ///
-    /// When it is not an IP address with a port.
-    ///
-    /// # Panics
-    ///
-    /// When there is no such listener.
+    /// Returns an error if there is no such listener, or its address is not an IP address with a
+    /// port; [`from_toml`](Self::from_toml) has checked the latter.
     pub fn listen_address(&self, nth: usize) -> Result<SocketAddr, SettingsError> {
-        let address = &self.listen[nth].address;
+        let Some(listen) = self.listen.get(nth) else {
+            let message = format!("no listener {nth}; there are {}", self.listen.len());
+            return Err(SettingsError::new(None, "[[listen]]", message));
+        };
+        let address = &listen.address;
         address.parse().map_err(|_error| {
             let location = Location { header: "[[listen]]", nth, key: "address" };
             let message = format!("{address:?}: an IP address and a port is accepted, as in \"127.0.0.1:8080\" or \"[::]:443\"");
@@ -186,11 +188,12 @@ impl Settings {
         })
     }
 
-    /// Returns where this instance stands.
+    /// Returns the locality of this instance.
     ///
     /// # Errors
     ///
-    /// When that has no segments, more than three, or an empty one.
+    /// Returns an error if it has no segments, more than three, or an empty one, which
+    /// [`from_toml`](Self::from_toml) has checked.
     pub fn locality(&self) -> Result<Option<Locality>, SettingsError> {
         let location = Location::new("[server]", "locality");
         let locality = self
@@ -202,12 +205,13 @@ impl Settings {
         locality.map_err(|error| self.at(location, &error))
     }
 
-    /// Returns how long a request on the nth listener and its response may take in all; `None`
-    /// for no limit, and where there is no such listener.
+    /// Returns the time that a request on the nth listener and its whole response may take; `None`
+    /// for no limit, and if there is no such listener.
     ///
     /// # Errors
     ///
-    /// When it is no duration, or outside of 10 ms to 24 h.
+    /// Returns an error if it is no duration, or outside of 10 ms to 24 h, which
+    /// [`from_toml`](Self::from_toml) has checked.
     pub fn request_timeout(&self, nth: usize) -> Result<Option<Duration>, SettingsError> {
         let location = || Location {
             header: "[[listen]]",
@@ -227,15 +231,16 @@ impl Settings {
         Ok(timeout)
     }
 
-    /// Returns how long readiness fails before listeners close.
+    /// Returns the time for which readiness fails before listeners close. It is zero by default if no
+    /// path announces the shutdown.
     ///
     /// # Errors
     ///
-    /// When it is no duration.
+    /// Returns an error if it is no duration, which [`from_toml`](Self::from_toml) has checked.
     pub fn lame_duck(&self) -> Result<Duration, SettingsError> {
         let noticed = self.admin.is_some() || self.listen.iter().any(|l| l.ready.is_some());
         let default = match noticed {
-            true => Duration::from_secs(5),
+            true => LAME_DUCK,
             false => Duration::ZERO,
         };
         let value = self.server.shutdown.lame_duck.as_deref();
@@ -243,17 +248,15 @@ impl Settings {
         Ok(self.duration(location, value)?.unwrap_or(default))
     }
 
-    /// Returns how long connections may take to end.
+    /// Returns the time that connections have to end at shutdown.
     ///
     /// # Errors
     ///
-    /// When it is no duration.
+    /// Returns an error if it is no duration, which [`from_toml`](Self::from_toml) has checked.
     pub fn drain(&self) -> Result<Duration, SettingsError> {
         let value = self.server.shutdown.drain.as_deref();
         let location = Location::new("[server]", "shutdown");
-        Ok(self
-            .duration(location, value)?
-            .unwrap_or(Duration::from_secs(30)))
+        Ok(self.duration(location, value)?.unwrap_or(DRAIN))
     }
 
     pub(super) fn duration(
@@ -265,16 +268,17 @@ impl Settings {
         parsed.map_err(|message| location.wrong(&self.text, message))
     }
 
-    /// Makes a room's error one of the settings.
+    /// Makes an error of a module one of settings, with its line.
     pub(super) fn at(&self, location: Location<'_>, error: &ConfigError) -> SettingsError {
         location.wrong(&self.text, error.message())
     }
 
-    /// Returns the pool, new.
+    /// Returns a new pool of the backends, with the routing of `[pool]`.
     ///
     /// # Errors
     ///
-    /// When a backend is not acceptable, or two have one id.
+    /// Returns an error if a backend is not acceptable, or two have the same id, which
+    /// [`from_toml`](Self::from_toml) has checked.
     pub fn pool(&self) -> Result<pool::Pool, SettingsError> {
         let backends = self.backends()?;
         let pool = pool::Pool::new(backends).map_err(SettingsError::from)?;
@@ -282,11 +286,13 @@ impl Settings {
         Ok(pool)
     }
 
-    /// Returns how traffic follows health, for a pool that is there already.
+    /// Returns the routing of `[pool]`, for
+    /// [`Pool::update_routing`](crate::Pool::update_routing) after a reload.
     ///
     /// # Errors
     ///
-    /// When a key of `[pool]` is not in its range.
+    /// Returns an error if a key is not in its range, which [`from_toml`](Self::from_toml) has
+    /// checked.
     pub fn routing(&self) -> Result<Routing, SettingsError> {
         let given = &self.pool;
         let at = |error: ConfigError| self.at(Location::new("[pool]", error.field()), &error);
@@ -302,16 +308,17 @@ impl Settings {
         }
         let location = Location::new("[pool]", "slow_start");
         if let Some(time) = self.duration(location, given.slow_start.as_deref())? {
-            routing = routing.slow_start(time, 0.1).map_err(at)?;
+            routing = routing.slow_start(time, SLOW_START_FROM).map_err(at)?;
         }
         Ok(routing)
     }
 
-    /// Returns the backends, for a pool that is there already.
+    /// Returns the backends, for [`Pool::replace`](crate::Pool::replace) after a reload.
     ///
     /// # Errors
     ///
-    /// When one is not acceptable, or two have one id.
+    /// Returns an error if a backend is not acceptable, or two have the same id, which
+    /// [`from_toml`](Self::from_toml) has checked.
     pub fn backends(&self) -> Result<Vec<pool::Backend>, SettingsError> {
         if self.pool.backends.is_empty() {
             let location = Location::new("[pool]", "");
@@ -372,3 +379,10 @@ impl Settings {
         Ok(backend.protocol(protocol).tier(given.tier.unwrap_or(0)))
     }
 }
+
+/// Long enough for a balancer that asks every 2 s to see the failing readiness twice.
+const LAME_DUCK: Duration = Duration::from_secs(5);
+/// As `Serve::drain_timeout`.
+const DRAIN: Duration = Duration::from_secs(30);
+/// As [`Routing::new`].
+const SLOW_START_FROM: f64 = 0.1;

@@ -1,4 +1,4 @@
-//! Durations as people write them.
+//! Durations as texts of a number and a unit.
 
 use std::time::Duration;
 
@@ -24,7 +24,7 @@ pub(super) fn parse_long(text: &str) -> Result<Duration, String> {
     })
 }
 
-/// Returns how many of the smallest unit it comes to.
+/// Returns the number of the smallest unit.
 fn read(text: &str, units: &[(&str, u64)]) -> Option<u64> {
     let digits = text.bytes().take_while(u8::is_ascii_digit).count();
     let (number, unit) = text.split_at(digits);

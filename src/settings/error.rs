@@ -1,10 +1,10 @@
-//! What is wrong with settings, and where.
+//! Errors of settings, and the search for the line of a key.
 
 use std::{error, fmt};
 
 use crate::error::ConfigError;
 
-/// What is wrong with settings, and where.
+/// A mistake in settings: its line, its section and key, and what is accepted.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SettingsError {
     line: Option<usize>,
@@ -25,13 +25,14 @@ impl SettingsError {
         }
     }
 
-    /// Returns the line, the first being 1, where there is one.
+    /// Returns the line, counted from 1; `None` for a section that is missing.
     #[must_use]
     pub fn line(&self) -> Option<usize> {
         self.line
     }
 
-    /// Returns the section and key, such as `[health] interval`; empty where the text is no TOML.
+    /// Returns the section and key, such as `[health] interval`; empty if the text is not
+    /// TOML.
     #[must_use]
     pub fn location(&self) -> &str {
         &self.location
@@ -64,7 +65,7 @@ impl From<ConfigError> for SettingsError {
     }
 }
 
-/// Where in the text a value stands: the `nth` header like this, counted from 0, and a key below
+/// The location of a value in the text: the `nth` header like this, counted from 0, and a key below
 /// it.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Location<'a> {

@@ -1,4 +1,4 @@
-//! `[failover]`: from settings to its layer.
+//! `[failover]`: the layer that is made of it.
 
 use http::Method;
 
@@ -13,12 +13,13 @@ use crate::{
 };
 
 impl Settings {
-    /// Returns the failover layer; without `[failover]`, one that makes no second try. With it,
-    /// requests with GET and HEAD are hedged, unless it says `hedge = false`.
+    /// Returns the failover layer; without `[failover]`, a layer that makes no second attempt. With
+    /// the section, GET and HEAD are hedged unless it has `hedge = false`.
     ///
     /// # Errors
     ///
-    /// When the room refuses what the section says.
+    /// Returns an error if the section is not acceptable, which
+    /// [`from_toml`](Settings::from_toml) has checked.
     pub fn failover_layer(&self) -> Result<FailoverLayer, SettingsError> {
         let layer = FailoverLayer::new();
         let Some(given) = &self.failover else {
@@ -121,7 +122,7 @@ impl Settings {
         let max = self.duration(location, given.max.as_deref())?;
         if base.is_some() || max.is_some() {
             let base = base.unwrap_or(failover::Backoff::BASE);
-            // A base of one's own over the default bound takes that along.
+            // A base above the default bound raises the bound.
             let max = max.unwrap_or_else(|| failover::Backoff::MAX.max(base));
             backoff = backoff.exponential(base, max).map_err(at)?;
         }

@@ -1,4 +1,4 @@
-//! `[health]`: what it says, and the layer that it makes.
+//! `[health]`: its struct, and the layer that is made of it.
 
 use std::{collections::BTreeMap, ops::RangeInclusive, path::PathBuf};
 
@@ -18,63 +18,64 @@ use crate::{
 #[serde(deny_unknown_fields)]
 #[non_exhaustive]
 pub struct HealthSettings {
-    /// What is asked: `http`, `tcp` or `grpc`; `http` where absent.
+    /// The kind of check: `http`, `tcp` or `grpc`; `http` if absent.
     #[serde(rename = "type")]
     pub kind: Option<String>,
-    /// The path that is asked for (`http`).
+    /// The path of the request (`http`); `/health` if absent.
     pub path: Option<String>,
-    /// The method (`http`).
+    /// The method of the request (`http`); GET if absent.
     pub method: Option<String>,
     /// The Host field, or the authority (`http`, `grpc`).
     pub host: Option<String>,
-    /// Fields of the request (`http`).
+    /// Further header fields of the request (`http`).
     #[serde(default)]
     pub headers: BTreeMap<String, String>,
     /// Healthy statuses (`http`): numbers, and ranges such as `"200-299"`.
     pub(super) statuses: Option<Vec<toml::Value>>,
-    /// Statuses that ask for no new traffic (`http`).
+    /// The statuses with which a backend asks for no new traffic (`http`).
     pub(super) draining_statuses: Option<Vec<toml::Value>>,
-    /// What the body must contain (`http`).
+    /// The text that the body must contain (`http`).
     pub body_contains: Option<String>,
-    /// A field that says who answers (`http`).
+    /// The response field that must name the backend (`http`).
     pub identity: Option<IdentitySettings>,
-    /// The service that is asked for (`grpc`).
+    /// The name of the service that is checked (`grpc`).
     pub service: Option<String>,
-    /// What is sent (`tcp`).
+    /// The text that is sent (`tcp`).
     pub send: Option<String>,
-    /// What the answer must begin with (`tcp`).
+    /// The text that the answer must begin with (`tcp`).
     pub expect: Option<String>,
-    /// Another port than the backend's.
+    /// The port that is checked; that of the backend's URL if absent.
     pub port: Option<u16>,
-    /// Another address than the backend's.
+    /// The host that is checked; that of the backend's URL if absent.
     pub address: Option<String>,
-    /// Whether TLS is spoken, whatever the backend's URL says.
+    /// Whether checks use TLS; as in the backend's URL if absent.
     pub tls: Option<bool>,
     /// The name that the certificate must have.
     pub server_name: Option<String>,
-    /// Whether one connection is kept from check to check (`http`, `grpc`).
+    /// Whether one connection is kept from check to check (`http`, `grpc`); false if absent.
     pub pooled: Option<bool>,
-    /// Between checks.
+    /// The time between checks; 5 s if absent.
     pub interval: Option<String>,
-    /// Between checks while the last results disagree with the state.
+    /// The time between checks while the last results disagree with the state; 1 s if absent.
     pub changing_interval: Option<String>,
-    /// Between checks of a backend that is down.
+    /// The time between checks of a backend that is down; the interval if absent.
     pub down_interval: Option<String>,
-    /// For one check.
+    /// The time for one check; 2 s if absent.
     pub timeout: Option<String>,
-    /// How far each interval strays, as a share of it.
+    /// The share by which each interval varies; 0.1 if absent.
     pub jitter: Option<f64>,
-    /// Failures in a row that take a backend out.
+    /// The failures in a row that take a backend out; 2 if absent.
     pub fall: Option<u32>,
-    /// Passes in a row that bring it back.
+    /// The passes in a row that bring a backend back; 2 if absent.
     pub rise: Option<u32>,
-    /// How many checks run at once.
+    /// The number of checks that run at once; 256 if absent.
     pub concurrency: Option<usize>,
-    /// The share that must fail for one dependency to be kept in service; 0 for never.
+    /// The share of backends that must fail because of one dependency for all of them to stay in
+    /// service; 1.0 if absent, 0 for never.
     pub shared_fate: Option<f64>,
-    /// Where what is known of backends is kept over a restart; nowhere where absent.
+    /// The file that keeps measured health over a restart; none if absent.
     pub state_file: Option<PathBuf>,
-    /// When live traffic takes a backend out.
+    /// `[health.outliers]`: when live traffic takes a backend out.
     #[serde(default)]
     pub outliers: OutlierSettings,
 }
@@ -84,9 +85,9 @@ pub struct HealthSettings {
 #[serde(deny_unknown_fields)]
 #[non_exhaustive]
 pub struct IdentitySettings {
-    /// The field.
+    /// The name of the field.
     pub header: String,
-    /// Its value; the backend's id where absent.
+    /// The value of the field; the backend's id if absent.
     pub value: Option<String>,
 }
 
@@ -95,36 +96,37 @@ pub struct IdentitySettings {
 #[serde(deny_unknown_fields)]
 #[non_exhaustive]
 pub struct OutlierSettings {
-    /// Whether live traffic is judged; true where absent.
+    /// Whether live traffic is judged; true if absent.
     pub enabled: Option<bool>,
-    /// Failures in a row.
+    /// The failures in a row that eject; 5 if absent.
     pub consecutive: Option<u32>,
-    /// The share of failures within the window; 0 for never.
+    /// The share of failures within the window that ejects; 0.5 if absent, 0 for never.
     pub failure_rate: Option<f64>,
-    /// How many requests there must be for a share, or a median, to count.
+    /// The number of requests below which no share and no median counts; 20 if absent.
     pub volume: Option<u32>,
-    /// What shares and latencies are counted over.
+    /// The time over which shares and latencies are counted; 10 s if absent.
     pub window: Option<String>,
-    /// How many times slower than the others; never where absent.
+    /// The multiple of the others' median latency that ejects; never if absent.
     pub slower_than: Option<f64>,
-    /// Statuses that are failures: numbers, and ranges such as `"500-599"`.
+    /// The statuses that are failures: numbers, and ranges such as `"500-599"`; 502 to 504 if absent.
     pub(super) statuses: Option<Vec<toml::Value>>,
-    /// Whether a response may take its backend out; true where absent.
+    /// Whether a response may eject its backend; true if absent.
     pub immediate_fail: Option<bool>,
-    /// How long the first ejection lasts.
+    /// The length of the first ejection; 30 s if absent.
     pub ejection: Option<String>,
-    /// How long any lasts at most.
+    /// The longest ejection; 300 s if absent.
     pub max_ejection: Option<String>,
-    /// The share of the pool that may be out.
+    /// The share of the pool that may be ejected; 0.5 if absent.
     pub max_share: Option<f64>,
 }
 
 impl Settings {
-    /// Returns the health layer; without `[health]`, one that passes everything.
+    /// Returns the health layer; without `[health]`, a layer without checks and ejections.
     ///
     /// # Errors
     ///
-    /// When the room refuses what the section says.
+    /// Returns an error if the section is not acceptable, which
+    /// [`from_toml`](Settings::from_toml) has checked.
     pub fn health_layer(&self, pool: &pool::Pool) -> Result<HealthLayer, SettingsError> {
         let layer = HealthLayer::new(pool.clone());
         let Some(health) = &self.health else {
@@ -184,7 +186,7 @@ impl Settings {
         Ok(checks)
     }
 
-    /// A key that does nothing with this type is a mistake.
+    /// Refuses keys that have no effect with this type of check.
     fn refuse_keys_of_others(
         &self,
         health: &HealthSettings,
@@ -385,7 +387,7 @@ impl Settings {
         })
     }
 
-    /// In a table of its own, or in one line of `[health]`.
+    /// Returns the location of a key: in a table of its own, or in one line of `[health]`.
     fn outlier_location<'a>(&self, key: &'a str) -> Location<'a> {
         let is_table = self
             .text

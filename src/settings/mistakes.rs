@@ -1,8 +1,8 @@
-//! Every mistake of a settings file, not the first alone.
+//! The search for all mistakes of a settings file.
 //!
-//! What is wrong is blanked in the text, and the rest is read again, until nothing is wrong. So
-//! each room still says itself what it accepts, and a mistake hides no other. What is wrong only
-//! because something was blanked is not reported.
+//! The search replaces a wrong entry by blanks and reads the text again, until nothing is wrong. So
+//! each module still decides itself what it accepts, and a mistake hides no other. A mistake that
+//! only follows from the blanks is not reported.
 
 use std::{fs, io, ops::Range, path::Path};
 
@@ -12,12 +12,12 @@ use super::{Settings, SettingsError, check, duration, error::Location, model::Te
 
 impl Settings {
     /// Returns every mistake of a text and of the files that it names, in the order of its lines;
-    /// nothing where [`from_toml`](Self::from_toml) accepts the text and the files can be used:
+    /// nothing if [`from_toml`](Self::from_toml) accepts the text and the files can be used:
     /// certificates and keys can be read and belong together, the access log and the state file
-    /// can be written. Where the text is no TOML, only that is said.
+    /// can be written. If the text is not TOML, only that is reported.
     ///
-    /// Blocks on the file system, and leaves no file behind. Takes as many readings of the text
-    /// as there are mistakes, up to 100.
+    /// Blocks on the file system, and leaves no file behind. Reads the text once for each mistake, up
+    /// to 100 times.
     #[must_use]
     pub fn mistakes(text: &str) -> Vec<SettingsError> {
         let (_, errors) = DeTable::parse_recoverable(text);
@@ -26,14 +26,14 @@ impl Settings {
             false => errors.iter().map(|e| check::syntax(text, e)).collect(),
         };
         found.sort_by_key(SettingsError::line);
-        // What follows a syntax error in its line is most often wrong because of it.
+        // A syntax error often causes others in its line.
         found.dedup_by(|next, first| {
             next == first || !errors.is_empty() && next.line() == first.line()
         });
         found
     }
 
-    /// Returns what is wrong with the files that these settings name.
+    /// Returns the mistakes of the files that these settings name.
     fn file_mistakes(&self) -> Vec<SettingsError> {
         let mut found = Vec::new();
         for nth in 0..self.listen.len() {
@@ -79,13 +79,13 @@ impl Settings {
     }
 }
 
-/// Finds out whether a file can be appended to, or made, without making it: a process that opened
-/// it in between would go on with a file that has no name.
+/// Checks whether a file can be appended to or created, without creating it: a process that opened
+/// it meanwhile would go on with a file that is deleted.
 fn can_write(path: &Path) -> io::Result<()> {
     match fs::metadata(path) {
         Ok(found) if found.is_dir() => Err(io::ErrorKind::IsADirectory.into()),
         Ok(found) if found.is_file() => fs::OpenOptions::new().append(true).open(path).map(drop),
-        // The open of a pipe waits for its reader.
+        // Opening a pipe would wait for its reader.
         Ok(_) => Ok(()),
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             let name = path.file_name().unwrap_or_default().to_string_lossy();
@@ -100,10 +100,10 @@ fn can_write(path: &Path) -> io::Result<()> {
 
 /// The search for all mistakes of one text.
 struct MistakeFinder {
-    /// What was wrong is blanks in it: every line stands where it stood.
+    /// The text, with blanks for wrong entries: every line keeps its number.
     text: String,
     found: Vec<SettingsError>,
-    /// The table and the key of what was blanked.
+    /// The table and the key of each entry that was blanked.
     blanked: Vec<(String, String)>,
 }
 
@@ -147,7 +147,7 @@ impl MistakeFinder {
         self.found
     }
 
-    /// Notes a key that is unknown, missing, or of another type; false ends the search.
+    /// Records a key that is unknown, missing, or of another type. Returns false to end the search.
     fn record_parse_error(&mut self, error: &toml::de::Error) -> bool {
         let said = check::syntax(&self.text, error);
         let missing = error.message().strip_prefix("missing field `");
@@ -164,7 +164,7 @@ impl MistakeFinder {
             let here = |e: &&Entry| e.name.contains(&at) || e.value.contains(&at);
             entries.iter().rev().find(here)
         });
-        // It is missing because it was wrong.
+        // The key is missing because it was wrong, and blanked.
         let was_blanked = |entry: &Entry| {
             let table = path_of(&entry.table, &entry.key);
             missing.is_some_and(|key| self.is_blanked(&table, key))
@@ -175,7 +175,7 @@ impl MistakeFinder {
         entry.is_some_and(|entry| self.blank(entry, &entries))
     }
 
-    /// Notes what a room, or a look at the whole, refused; false ends the search.
+    /// Records a value that a module refused. Returns false to end the search.
     fn record_refusal(&mut self, error: SettingsError) -> bool {
         if error.message().ends_with("1 or more is needed") {
             let section = error.location().trim_matches(['[', ']']).to_owned();
@@ -192,7 +192,7 @@ impl MistakeFinder {
         entry.is_some_and(|entry| self.blank(entry, &entries))
     }
 
-    /// Whether a listener, or a backend, was there and was wrong.
+    /// Returns true if an entry of the list was blanked.
     fn has_blanked_in(&self, list: &str) -> bool {
         let is_in = |(table, key): &(String, String)| {
             let rest = path_of(table, key);
@@ -206,7 +206,7 @@ impl MistakeFinder {
         self.blanked.iter().any(|(t, k)| t == table && k == key)
     }
 
-    /// Adds a listener or a backend where there is none, so that the rest can be read.
+    /// Adds a listener or a backend if there is none, so that the rest can be read.
     fn add_placeholder(&mut self, section: &str) -> bool {
         let entries = self.entries();
         let has_table = entries
@@ -280,13 +280,13 @@ impl MistakeFinder {
         }
     }
 
-    /// Whether a table begins with a header of its own.
+    /// Returns true if a table begins with a header of its own.
     fn is_header(&self, span: &Range<usize>) -> bool {
         let text = self.text.get(span.start..).unwrap_or_default();
         text.starts_with('[')
     }
 
-    /// Blanks an entry, and what is checked together with it; false where that changes nothing.
+    /// Blanks an entry and those that are checked together with it. Returns false if nothing changed.
     fn blank(&mut self, entry: &Entry, entries: &[Entry]) -> bool {
         let before = self.text.clone();
         self.blank_one(entry);
@@ -296,7 +296,7 @@ impl MistakeFinder {
             let Some(other) = entries.iter().find(candidate) else {
                 continue;
             };
-            // A duration that cannot be read is a mistake of its own.
+            // A duration that cannot be parsed is a separate mistake.
             let value = before.get(other.value.clone()).unwrap_or_default();
             let is_time = ["interval", "timeout"]
                 .iter()
@@ -328,7 +328,7 @@ impl MistakeFinder {
         self.text.replace_range(range, &blanks);
     }
 
-    /// A table from its header on, and those below it.
+    /// Returns the range of a table, from its header, and of the tables below it.
     fn with_tables_below(&self, start: usize) -> Range<usize> {
         let rest = self.text.get(start..).unwrap_or_default();
         let name = rest.trim_start_matches('[').split(']').next();
@@ -345,13 +345,13 @@ impl MistakeFinder {
         start..end
     }
 
-    /// A key with its value; in a table in braces, with a comma that belongs to it.
+    /// Returns the range of a key with its value; in an inline table, with its comma.
     fn with_comma(&self, entry: &Entry) -> Range<usize> {
         let (head, tail) = (
             self.text.get(..entry.name.start).unwrap_or_default(),
             self.text.get(entry.value.end..).unwrap_or_default(),
         );
-        // What comes before in a dotted key.
+        // The first parts of a dotted key belong to the entry.
         let dotted = head.trim_end_matches(|c: char| c.is_alphanumeric() || "_-.\"'".contains(c));
         let (mut start, mut end) = (dotted.len(), entry.value.end);
         let spaces = tail.len() - tail.trim_start().len();
@@ -364,7 +364,7 @@ impl MistakeFinder {
     }
 }
 
-/// What a section needs one of.
+/// Returns the list that a section needs an entry of.
 fn required_list(section: &str) -> &'static str {
     match section {
         "pool" => "pool.backends",
@@ -372,7 +372,7 @@ fn required_list(section: &str) -> &'static str {
     }
 }
 
-/// The path of what is in a table.
+/// Returns the path of a key in a table.
 fn path_of(table: &str, key: &str) -> String {
     match table.is_empty() {
         true => key.to_owned(),
@@ -380,7 +380,7 @@ fn path_of(table: &str, key: &str) -> String {
     }
 }
 
-/// Keys that are refused, or not, for what this one says.
+/// Returns the keys whose check depends on this one.
 fn checked_together(section: &str, key: &str) -> &'static [&'static str] {
     match (section, key) {
         ("pool", "strategy" | "hash") => &["strategy", "hash"],
@@ -409,5 +409,5 @@ fn checked_together(section: &str, key: &str) -> &'static [&'static str] {
     }
 }
 
-/// Reading on costs a reading of the whole for each.
+/// Each further mistake costs a reading of the whole text.
 const MAX_MISTAKES: usize = 100;

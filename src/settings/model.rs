@@ -1,4 +1,4 @@
-//! The settings as they are written.
+//! The structs that serde reads the sections into.
 
 use std::{fmt, net::SocketAddr, ops::Deref, path::PathBuf};
 
@@ -9,42 +9,43 @@ use serde::{
 
 use super::{HealthSettings, SettingsError, check};
 
-/// Everything that the `edge` example can be told.
+/// A whole settings file. The [module docs](super) describe every key.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 #[non_exhaustive]
 pub struct Settings {
-    /// The process.
+    /// `[server]`: the process.
     #[serde(default)]
     pub server: ServerSettings,
-    /// Where clients connect.
+    /// `[[listen]]`: the addresses that clients connect to.
     pub listen: Vec<ListenSettings>,
-    /// The backends.
+    /// `[pool]`: the backends and their selection.
     pub pool: PoolSettings,
-    /// Active checks; none where absent.
+    /// `[health]`: active checks and outliers; `None` without the section.
     pub health: Option<HealthSettings>,
-    /// Sticky sessions; none where absent.
+    /// `[sticky]`: sticky sessions; `None` without the section.
     pub sticky: Option<StickySettings>,
-    /// How requests are forwarded.
+    /// `[proxy]`: forwarding.
     #[serde(default)]
     pub proxy: ProxySettings,
-    /// Further tries; none where absent.
+    /// `[failover]`: retries and hedges; `None` without the section.
     pub failover: Option<FailoverSettings>,
-    /// The access log; none where absent.
+    /// `[access_log]`: the access log; `None` without the section.
     pub access_log: Option<AccessLogSettings>,
-    /// The listener for those who check this instance; none where absent.
+    /// `[admin]`: the listener of `/live` and `/ready`; `None` without the section.
     pub admin: Option<AdminSettings>,
-    /// As it was read, for messages about what is found out later.
+    /// The text that was read; later errors take the line of a key from it.
     #[serde(skip)]
     pub(super) text: Text,
 }
 
 impl Settings {
-    /// Reads and checks settings. Files that they name are read by what uses them.
+    /// Reads and checks settings. Does not read the files that they name: [`tls`](Self::tls) and
+    /// [`access_log`](Self::access_log) do.
     ///
     /// # Errors
     ///
-    /// With the line, the key, and what is accepted.
+    /// Returns the first mistake: its line, its key, and what is accepted.
     pub fn from_toml(text: &str) -> Result<Self, SettingsError> {
         let mut settings: Self =
             toml::from_str(text).map_err(|error| check::syntax(text, &error))?;
@@ -54,7 +55,7 @@ impl Settings {
     }
 }
 
-/// The whole text, which holds keys: no debug print shows it.
+/// The whole text. It holds the keys of `[sticky]`, so its `Debug` shows nothing.
 #[derive(Clone, Default, PartialEq)]
 pub(super) struct Text(pub(super) String);
 
@@ -77,11 +78,11 @@ impl fmt::Debug for Text {
 #[serde(deny_unknown_fields)]
 #[non_exhaustive]
 pub struct ServerSettings {
-    /// Worker threads; all cores where absent.
+    /// The number of worker threads; one for each core if absent.
     pub threads: Option<usize>,
-    /// Where this instance stands.
+    /// The region, zone and rack of this instance.
     pub locality: Option<String>,
-    /// How it ends.
+    /// The times of a graceful shutdown.
     #[serde(default)]
     pub shutdown: ShutdownSettings,
 }
@@ -91,10 +92,10 @@ pub struct ServerSettings {
 #[serde(deny_unknown_fields)]
 #[non_exhaustive]
 pub struct ShutdownSettings {
-    /// How long readiness fails before listeners close; 5 s where absent and there is
-    /// an `[admin]` or a listener with a `ready`.
+    /// The time for which readiness fails before listeners close; if absent, 5 s with an `[admin]`
+    /// or a listener with a `ready` path, else 0 s.
     pub lame_duck: Option<String>,
-    /// How long connections may take to end; 30 s where absent.
+    /// The time that connections have to end; 30 s if absent.
     pub drain: Option<String>,
 }
 
@@ -105,29 +106,29 @@ pub struct ShutdownSettings {
 pub struct ListenSettings {
     /// The address and port.
     pub address: String,
-    /// The path that tells whether this instance can route; none where absent.
+    /// The path that answers whether this instance can route; none if absent.
     pub ready: Option<String>,
-    /// The path that tells whether this instance lives; none where absent.
+    /// The path that answers while this process serves; none if absent.
     pub live: Option<String>,
-    /// A client that ends its side of an HTTP/1.1 connection may still wait for its response; off
-    /// where absent.
+    /// Lets an HTTP/1.1 client that ended its side of the connection still get its response; off if
+    /// absent.
     #[serde(default)]
     pub half_close: bool,
-    /// Accepts a Host field without a value in HTTP/1.1; off where absent.
+    /// Accepts a Host field without a value in HTTP/1.1; off if absent.
     #[serde(default)]
     pub allow_empty_host: bool,
-    /// Accepts UTF-8 that is not percent-encoded in an HTTP/1.1 target; off where absent.
+    /// Accepts UTF-8 that is not percent-encoded in an HTTP/1.1 target; off if absent.
     #[serde(default)]
     pub allow_raw_target: bool,
-    /// Bytes a second that a client has to move while it is waited for; 240 where absent, 0 for
-    /// any.
+    /// The bytes a second that a client must move while the server waits for it; 240 if absent, 0
+    /// for no limit.
     pub min_rate: Option<u32>,
-    /// How long a request and its response may take in all; no limit where absent. See
+    /// The time that a request and its whole response may take; no limit if absent. See
     /// [`request_timeout`](Settings::request_timeout).
     pub request_timeout: Option<String>,
-    /// For a later version; only `false` is accepted.
+    /// Reserved: the PROXY protocol is not supported yet, and only `false` is accepted.
     pub(super) proxy_protocol: Option<toml::Value>,
-    /// Terminates TLS; cleartext where absent.
+    /// `[listen.tls]`: TLS termination; cleartext if absent.
     pub tls: Option<TlsSettings>,
 }
 
@@ -136,14 +137,14 @@ pub struct ListenSettings {
 #[serde(deny_unknown_fields)]
 #[non_exhaustive]
 pub struct TlsSettings {
-    /// One or more, chosen by name.
+    /// One or more certificates; the server name of the client chooses one.
     pub certificates: Vec<CertificateSettings>,
-    /// `"1.2"` or `"1.3"`.
+    /// The lowest version: `"1.2"` or `"1.3"`; 1.2 if absent.
     pub min_version: Option<String>,
-    /// `h2` and `http/1.1`, in order of preference.
+    /// `h2` and `http/1.1` in order of preference; both if absent.
     pub alpn: Option<Vec<String>>,
-    /// How long browsers come by https only, from each response on; `Strict-Transport-Security` is
-    /// not sent where absent. `"0s"` takes back what was sent.
+    /// The `max-age` of `Strict-Transport-Security`; the field is not sent if absent. `"0s"` withdraws
+    /// what was sent before.
     pub hsts: Option<String>,
 }
 
@@ -152,9 +153,9 @@ pub struct TlsSettings {
 #[serde(deny_unknown_fields)]
 #[non_exhaustive]
 pub struct CertificateSettings {
-    /// The certificate and those that vouch for it, PEM.
+    /// The PEM file of the certificate and its intermediates.
     pub chain: PathBuf,
-    /// Its key, PEM.
+    /// The PEM file of the private key.
     pub key: PathBuf,
 }
 
@@ -163,30 +164,32 @@ pub struct CertificateSettings {
 #[serde(deny_unknown_fields)]
 #[non_exhaustive]
 pub struct PoolSettings {
-    /// How a backend is chosen; `round-robin` where absent.
+    /// The strategy that chooses a backend; `round-robin` if absent.
     pub strategy: Option<String>,
-    /// What `consistent-hash` is taken of: `"path"`, `"client"`, `{ header = "name" }` or
+    /// The input of `consistent-hash`: `"path"`, `"client"`, `{ header = "name" }` or
     /// `{ cookie = "name" }`.
     pub(super) hash: Option<toml::Value>,
-    /// How many times the mean load a backend may have before its keys go elsewhere
-    /// (`consistent-hash`); 1.25 where absent.
+    /// The multiple of the mean load above which keys of a backend go to the next one
+    /// (`consistent-hash`); 1.25 if absent.
     pub load_factor: Option<f64>,
-    /// With fewer requests in flight a backend keeps its keys (`consistent-hash`); 16 where absent.
+    /// The requests in flight up to which a backend keeps its keys (`consistent-hash`); 16 if absent.
     pub affinity_floor: Option<u32>,
-    /// All backends get traffic while a smaller share than this is usable; requests fail fast
-    /// where absent.
+    /// The usable share below which health is ignored and all backends get traffic; requests fail
+    /// fast if absent.
     pub panic: Option<f64>,
-    /// How long a backend that recovered is warmed up; 30 s where absent, `"0s"` for not at all.
+    /// The time over which the traffic of a recovered backend grows to its share; 30 s if absent,
+    /// `"0s"` switches it off.
     pub slow_start: Option<String>,
-    /// How much more than its share a tier can take before it overflows; 1.4 where absent.
+    /// The multiple of its share that a tier can take before traffic overflows; 1.4 if absent.
     pub overprovisioning: Option<f64>,
-    /// The backends.
+    /// `[[pool.backends]]`: the backends.
     #[serde(default)]
     pub backends: Vec<BackendSettings>,
 }
 
 impl PoolSettings {
-    /// Returns true if both choose a backend alike, however different their backends are.
+    /// Returns true if both sections have the same strategy with the same parameters. The backends
+    /// may differ.
     #[must_use]
     pub fn chooses_like(&self, other: &Self) -> bool {
         self.strategy == other.strategy
@@ -201,19 +204,19 @@ impl PoolSettings {
 #[serde(deny_unknown_fields)]
 #[non_exhaustive]
 pub struct BackendSettings {
-    /// Its stable id.
+    /// The stable id.
     pub id: String,
-    /// Its URL.
+    /// The URL: scheme, host, port and base path.
     pub url: String,
-    /// Its share.
+    /// The share of traffic relative to the others; 1 if absent.
     pub weight: Option<u32>,
-    /// Its tier.
+    /// The tier; 0, the preferred one, if absent.
     pub tier: Option<u8>,
-    /// Where it stands.
+    /// The region, zone and rack.
     pub locality: Option<String>,
-    /// Its cap of requests in flight.
+    /// The most requests in flight; no cap if absent.
     pub max_in_flight: Option<u32>,
-    /// `auto`, `http1` or `http2`.
+    /// `auto`, `http1` or `http2`; `auto` if absent.
     pub protocol: Option<String>,
 }
 
@@ -222,11 +225,11 @@ pub struct BackendSettings {
 #[serde(deny_unknown_fields)]
 #[non_exhaustive]
 pub struct StickySettings {
-    /// The cookie's name.
+    /// The name of the cookie; `PROXY_SERVER_ID` if absent.
     pub cookie: Option<String>,
     /// 64 hexadecimal digits each; the first signs, all verify.
     pub keys: Vec<String>,
-    /// Whether the cookie is `Secure`; true where absent.
+    /// Whether the cookie is `Secure`; true if absent.
     pub secure: Option<bool>,
 }
 
@@ -245,18 +248,18 @@ impl fmt::Debug for StickySettings {
 #[serde(deny_unknown_fields)]
 #[non_exhaustive]
 pub struct ProxySettings {
-    /// For a connection to a backend.
+    /// The time to connect to a backend, TLS included; 2 s if absent.
     pub connect_timeout: Option<String>,
-    /// Until the response head.
+    /// The time from the whole request to the response head; 15 s if absent.
     pub response_timeout: Option<String>,
-    /// For silence, and for idle connections.
+    /// The time for which a side may be silent, and an idle connection is kept; 60 s if absent.
     pub idle_timeout: Option<String>,
-    /// The largest age of a connection to a backend.
+    /// The largest age of a connection to a backend; no limit if absent.
     pub max_connection_age: Option<String>,
-    /// Peers whose `X-Forwarded-*` are believed.
+    /// The peers whose `X-Forwarded-*` fields are believed; none if absent.
     pub trusted: Option<Vec<String>>,
-    /// The field in which they name the client: `x-forwarded-for` or `forwarded`;
-    /// `x-forwarded-for` where absent.
+    /// The field in which trusted peers name the client: `x-forwarded-for` or `forwarded`;
+    /// `x-forwarded-for` if absent.
     pub client_field: Option<String>,
 }
 
@@ -265,17 +268,17 @@ pub struct ProxySettings {
 #[serde(deny_unknown_fields)]
 #[non_exhaustive]
 pub struct FailoverSettings {
-    /// Tries in all, hedges included.
+    /// The attempts in all, hedges included; 2 if absent.
     pub attempts: Option<u32>,
-    /// When a second try begins beside the first; after the 95th percentile where absent.
+    /// When a second attempt begins beside the first; after the 95th percentile if absent.
     pub hedge: Option<HedgeSettings>,
-    /// The most that one try may take until its response head.
+    /// The time for one attempt until its response head; no limit if absent.
     pub per_try_timeout: Option<String>,
-    /// The most that all tries may take until the response head.
+    /// The time for all attempts until the response head; no limit if absent.
     pub timeout: Option<String>,
-    /// Statuses that are tried again.
+    /// The statuses that are tried again; none if absent.
     pub retry_statuses: Option<Vec<u16>>,
-    /// The waits from the third try on.
+    /// The waits from the third attempt on.
     pub backoff: Option<BackoffSettings>,
 }
 
@@ -283,9 +286,9 @@ pub struct FailoverSettings {
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub enum HedgeSettings {
-    /// `false` for none.
+    /// `false`: no hedging.
     Switch(bool),
-    /// After a percentile or a time.
+    /// Hedging after a percentile or a time.
     Rule(HedgeRuleSettings),
 }
 
@@ -313,18 +316,18 @@ impl<'de> Visitor<'de> for HedgeVisitor {
     }
 }
 
-/// `[failover] hedge`, where there is one
+/// `[failover] hedge` as a table
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 #[non_exhaustive]
 pub struct HedgeRuleSettings {
-    /// `p50` to `p99`, or a duration.
+    /// `p50` to `p99`, or a duration; `p95` if absent.
     pub after: Option<String>,
-    /// The least that a percentile comes to.
+    /// The shortest wait that a percentile comes to; 50 ms if absent.
     pub at_least: Option<String>,
-    /// The most that a percentile comes to.
+    /// The longest wait that a percentile comes to; 2 s if absent.
     pub at_most: Option<String>,
-    /// Idempotent methods; GET and HEAD where absent.
+    /// The methods that are hedged, idempotent ones only; GET and HEAD if absent.
     pub methods: Option<Vec<String>>,
 }
 
@@ -333,11 +336,11 @@ pub struct HedgeRuleSettings {
 #[serde(deny_unknown_fields)]
 #[non_exhaustive]
 pub struct BackoffSettings {
-    /// The bound of the first wait.
+    /// The bound of the first wait; 25 ms if absent.
     pub base: Option<String>,
-    /// The most that doubling makes of it.
+    /// The bound of all waits; 250 ms if absent.
     pub max: Option<String>,
-    /// Up to which `Retry-After` a client is made to wait.
+    /// The longest `Retry-After` of a backend that is waited for; 1 s if absent.
     pub retry_after: Option<String>,
 }
 
@@ -348,9 +351,9 @@ pub struct BackoffSettings {
 pub struct AccessLogSettings {
     /// A path, or `stdout`.
     pub file: String,
-    /// This instance's name.
+    /// The name of this instance in each line; none if absent.
     pub node: Option<String>,
-    /// Whether backends get the request's id in `X-Request-Id`; true where absent.
+    /// Whether backends get the request's id in `X-Request-Id`; true if absent.
     pub pass_request_id: Option<bool>,
 }
 
@@ -359,6 +362,6 @@ pub struct AccessLogSettings {
 #[serde(deny_unknown_fields)]
 #[non_exhaustive]
 pub struct AdminSettings {
-    /// Its own address and port.
+    /// The address and port.
     pub address: SocketAddr,
 }

@@ -1,8 +1,11 @@
-//! What serde and the TOML parser say, in words for people who know neither.
+//! Messages of serde and the TOML parser, rewritten for readers that know neither.
 
-/// Rewrites a message; `header` is the section that it is about, `line` the line's text.
+/// Rewrites a message about a section, given as its `header`, and the text of its `line`.
 ///
-/// What was given is not repeated where it is a secret.
+/// The given value is not repeated if it may be a secret.
+///
+/// serde has no structured errors, so the messages are matched as texts; the tests in
+/// `tests/it/settings.rs` notice if a new version changes them.
 pub(super) fn rewrite(message: &str, header: &str, line: &str) -> String {
     let message = message.trim().replace('\n', "; ");
     if let Some(rest) = message.strip_prefix("unknown field ") {

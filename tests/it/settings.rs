@@ -106,6 +106,8 @@ fn every_key_is_read() {
     assert_eq!(snapshot.get("b").unwrap().base_path(), "/base");
     assert_eq!(settings.lame_duck().unwrap().as_secs(), 5);
     assert_eq!(settings.drain().unwrap().as_secs(), 30);
+    let error = settings.listen_address(2).unwrap_err();
+    assert_eq!(error.to_string(), "[[listen]]: no listener 2; there are 2");
     let _balancer = settings.load_balancer(&pool).unwrap();
 }
 
