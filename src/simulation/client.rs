@@ -100,7 +100,7 @@ impl Client {
             if whole > 1 {
                 Some("is answered twice")
             } else if answered && whole != 1 {
-                Some("is answered by nobody")
+                Some("is answered by no backend")
             } else if all.iter().any(|a| a.outcome.is_none()) {
                 Some("is over, and an attempt is not")
             } else if (0..all.len()).any(twice) {

@@ -1,4 +1,4 @@
-//! Both kinds of balance, for the one suite that drives them.
+//! The two services of the balance module behind one type, so that one suite drives both.
 
 use std::task::{Context, Poll};
 

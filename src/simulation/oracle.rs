@@ -72,7 +72,7 @@ pub(super) struct Oracle {
     pub(super) violations: Vec<Violation>,
     /// Checks are made, and since when they are.
     attached: bool,
-    /// Since when nobody will measure any more, where that was ordered.
+    /// When the last checks stopped, if the schedule stopped them.
     unmeasured: Option<u64>,
     /// An operator's call is under way: what it changes is a reconfiguration.
     pub(super) ordering: bool,
@@ -235,7 +235,7 @@ impl Oracle {
         }
     }
 
-    /// Nobody is left who would measure anew: what was measured is to be forgotten.
+    /// The last checks stopped: the pool must forget what they measured.
     pub(super) fn checks_left(&mut self, at: u64) {
         self.checks_ended();
         self.unmeasured = Some(at);

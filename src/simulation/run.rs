@@ -65,7 +65,7 @@ pub(super) fn live(schedule: &Schedule) -> Life {
         });
     }
     let world = world.unwrap();
-    // What is forgotten at the end is nobody's business.
+    // The oracle does not check what the pool forgets at the end.
     sabotage::listen(None);
     drop(operator);
     let mut oracle = world.oracle();

@@ -183,7 +183,7 @@ impl Draw {
         let mut moments: Vec<_> = (0..troubles).map(|_| self.rng.u64(0..length)).collect();
         moments.sort_unstable();
         for moment in moments {
-            // Where something happens, somebody is there to notice.
+            // Requests around each event, so that its effects are seen.
             if self.rng.u8(..) < 110 {
                 self.traffic(moment);
             }

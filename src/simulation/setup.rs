@@ -1,4 +1,4 @@
-//! The layers of a life, as its schedule wants them.
+//! The layers of a simulated life, made of the settings of its schedule.
 
 use std::{sync::Arc, time::Duration};
 

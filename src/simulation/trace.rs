@@ -1,4 +1,4 @@
-//! What happened, in order: two runs of one seed must not differ by a word of it.
+//! The trace of events in order; two runs of one seed must have the same trace.
 
 use std::{
     fmt::{self, Write},
@@ -15,7 +15,7 @@ pub(super) struct Line {
 /// What happened. Backends go by their id and the number of their membership.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) enum What {
-    /// A step of the schedule, by its place.
+    /// A step of the schedule, by its index.
     Step(usize),
     CheckBegan {
         id: u8,

@@ -1,4 +1,4 @@
-//! What is outside the pool: backends that answer checks and requests as the schedule has it,
+//! The world outside of the pool: backends that answer checks and requests as scheduled,
 //! and clients that may go away.
 
 use std::{
@@ -33,14 +33,14 @@ use crate::{
     pool::Backend,
 };
 
-/// All that is outside, and the observer of it.
+/// The backends and clients, and the oracle that observes them.
 pub(super) struct World {
     began: Instant,
     /// When the last runtime ended.
     left: Mutex<Option<Instant>>,
     pub(super) settings: Settings,
     ports: Mutex<Vec<Behaviour>>,
-    /// Told when what listens at a port dies: what it was about to answer is lost.
+    /// Notified when the backend at a port dies: its unfinished answers are lost.
     deaths: Vec<Notify>,
     oracle: Mutex<Oracle>,
 }

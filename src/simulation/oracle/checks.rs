@@ -1,4 +1,4 @@
-//! The books of checks: who runs one, and what it showed.
+//! The oracle's records of checks: their targets and their results.
 
 use super::*;
 

@@ -1,4 +1,4 @@
-//! What is, beside what the books say.
+//! The comparison of the pool's state with the oracle's records.
 
 use super::*;
 
@@ -12,7 +12,7 @@ impl Oracle {
         let before = std::mem::replace(&mut self.usable, usable);
         self.trace.push(at, What::Published { usable, held });
         let mut found = Vec::new();
-        // Who is usable, and was ejected until now.
+        // Backends that are usable, and were ejected until now.
         let back = self
             .members
             .iter()
@@ -34,7 +34,7 @@ impl Oracle {
                 if others == 0 && usable > 0 {
                     self.counts.add("the last come back");
                 }
-                // Invariant F alone entitles an order to that: nobody else serves, and it does.
+                // Invariant F alone entitles an order to that: no other backend serves, and this one does.
                 let is_last = others == 0 && member.backend.is_usable();
                 if self.ordering && !is_last {
                     found.push((
@@ -166,7 +166,7 @@ impl Oracle {
             }
             if left.is_some() && member.seen != HealthStatus::Unknown {
                 let what = format!(
-                    "{name} is {} still, and nobody checks",
+                    "{name} is {} still, and no checks run",
                     member.seen.as_str()
                 );
                 found.push((Invariant::Recovery, what));
@@ -178,7 +178,7 @@ impl Oracle {
             };
             let orders = member.mode == Mode::Ready && member.spec.weight > 0;
             if member.ejected && orders && serves && !anybody {
-                let what = format!("{name} is ejected, and nobody else is left");
+                let what = format!("{name} is ejected, and no other backend is left");
                 found.push((Invariant::F, what));
             }
             let usable = member.backend.is_usable();

@@ -1,4 +1,4 @@
-//! What one membership's books say.
+//! The oracle's records of one membership.
 
 use super::*;
 

@@ -1,4 +1,4 @@
-//! The books of attempts: where they went, and how they ended.
+//! The oracle's records of attempts: their backends and their ends.
 
 use super::*;
 
