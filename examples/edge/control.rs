@@ -127,7 +127,7 @@ async fn admin(settings: &Settings, readiness: &Readiness) -> Result<(), BoxErro
 }
 
 /// Starts a watcher for each listener's certificates; they are reloaded until it is dropped.
-fn watch_files(certificates: &[Option<Certificates>]) -> Vec<Watch> {
+fn watch_files(certificates: &[Option<Certificates>]) -> Vec<CertificateWatcher> {
     let given = certificates.iter().flatten();
     given.map(|c| c.watch(RELOAD_INTERVAL)).collect()
 }

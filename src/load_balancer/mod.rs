@@ -124,7 +124,7 @@ use crate::{
     error::{BoxError, Error},
     failover::Failover,
     forwarded::Forwarded,
-    health::Health,
+    health::{self, Health},
     pool::Pool,
     proxy::{self, Proxy},
     respond::{self, Respond},
