@@ -250,7 +250,7 @@ async fn a_log_below_respond_warns() {
     })
     .await;
     assert_eq!(
-        said.matches("RespondLayer must stand below it").count(),
+        said.matches("put RespondLayer below it").count(),
         1,
         "{said}"
     );
