@@ -9,9 +9,9 @@ use std::{
 /// What is broken on purpose.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Sabotage {
-    /// A: whoever is configured anew is up, as in balancers that make new members of the old.
+    /// A: a reconfigured backend is up, as in balancers that make a new member of the old one.
     ReconfigurationRevives,
-    /// A: whoever is configured anew is no longer ejected.
+    /// A: a reconfigured backend is no longer ejected.
     ReconfigurationReadmits,
     /// B: a pass leaves the count of failures as it is.
     FailuresAddUp,
@@ -19,9 +19,9 @@ pub(crate) enum Sabotage {
     CancelledCheckCounts,
     /// D: one check at a time, so that all wait for one that hangs.
     ChecksTakeTurns,
-    /// E: an answer that nobody waited for is the backend's failure.
+    /// E: a response whose client went away is the backend's failure.
     HangUpCounts,
-    /// F: an ejection asks for nobody's leave.
+    /// F: an ejection may take the last usable backend.
     LastIsEjected,
     /// Each retry is granted, as where attempts alone bound them.
     RetriesAreFree,

@@ -226,34 +226,34 @@ mod tests {
 
     #[tokio::test]
     async fn early_and_late_ones_learn_of_it() {
-        let drainer = GracefulShutdown::new();
-        let mut early = drainer.signal();
+        let shutdown = GracefulShutdown::new();
+        let mut early = shutdown.signal();
         assert!(!early.has_begun(), "not yet");
-        drainer.begin();
-        let mut late = drainer.signal();
+        shutdown.begin();
+        let mut late = shutdown.signal();
         for drain in [&mut early, &mut late] {
             assert!(drain.has_begun());
             drain.begun().await;
             assert!(drain.has_begun(), "it stays so after it was waited for");
             assert!(drain.clone().has_begun(), "for copies, too");
         }
-        drop(drainer);
+        drop(shutdown);
         assert!(early.has_begun() && late.has_begun());
     }
 
     #[tokio::test(start_paused = true)]
     async fn an_announcement_comes_before_the_end_and_counts_for_the_grace() {
-        let drainer = GracefulShutdown::new().idle_grace(Duration::from_secs(3));
-        let mut drain = drainer.signal();
+        let shutdown = GracefulShutdown::new().idle_grace(Duration::from_secs(3));
+        let mut drain = shutdown.signal();
         let early = Instant::now();
-        drainer.announce();
+        shutdown.announce();
         drain.announced().await;
         assert!(drain.is_announced() && !drain.has_begun());
         assert_eq!(drain.idle_until(early), None, "not before the end begins");
         tokio::time::advance(Duration::from_secs(2)).await;
         let late = Instant::now();
-        drainer.begin();
-        drainer.announce();
+        shutdown.begin();
+        shutdown.announce();
         drain.begun().await;
         assert!(drain.has_begun(), "it stays so");
         let after = |since| drain.idle_until(since).unwrap() - early;
@@ -266,10 +266,10 @@ mod tests {
 
     #[tokio::test]
     async fn the_last_one_ends_it() {
-        let drainer = GracefulShutdown::new();
-        let (one, two) = (drainer.signal(), drainer.signal());
-        assert_eq!(drainer.remaining(), 2);
+        let shutdown = GracefulShutdown::new();
+        let (one, two) = (shutdown.signal(), shutdown.signal());
+        assert_eq!(shutdown.remaining(), 2);
         drop((one, two));
-        drainer.ended().await;
+        shutdown.ended().await;
     }
 }

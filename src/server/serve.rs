@@ -247,18 +247,18 @@ where
         local: listener.local(),
         service,
         events,
-        drainer: GracefulShutdown::new().idle_grace(IDLE_GRACE.min(drain_timeout / 2)),
+        shutdown: GracefulShutdown::new().idle_grace(IDLE_GRACE.min(drain_timeout / 2)),
         running: JoinSet::new(),
     };
     let mut shutdown = shutdown.unwrap_or_else(|| Box::pin(pending()));
     open.accept_until(&mut listener, &permits, &mut shutdown)
         .await;
-    open.drainer.announce();
+    open.shutdown.announce();
     if !lame_duck.is_zero() {
         open.accept_until(&mut listener, &permits, sleep(lame_duck))
             .await;
     }
-    open.drainer.begin();
+    open.shutdown.begin();
     // To close the listener resets the connections that wait in its queue, so they are accepted
     // first. The yield lets the runtime ask the operating system for the last of them.
     for _ in 0..2 {
@@ -268,8 +268,8 @@ where
         tokio::task::yield_now().await;
     }
     drop(listener);
-    if timeout(drain_timeout, open.drainer.ended()).await.is_err() {
-        let cut = open.drainer.remaining();
+    if timeout(drain_timeout, open.shutdown.ended()).await.is_err() {
+        let cut = open.shutdown.remaining();
         tracing::warn!(target: "evenkeel::server", cut, "connections were cut at the drain's deadline");
     }
     open.running.shutdown().await;
@@ -281,7 +281,7 @@ struct OpenConnections<C> {
     local: Peer,
     service: C,
     events: Option<Arc<dyn ConnectionEvents>>,
-    drainer: GracefulShutdown,
+    shutdown: GracefulShutdown,
     running: JoinSet<()>,
 }
 
@@ -319,7 +319,7 @@ impl<C> OpenConnections<C> {
         C::Error: Into<BoxError>,
     {
         let info = ConnInfo::new(peer, self.local);
-        let mut conn = Conn::new(io, info).with_shutdown(self.drainer.signal());
+        let mut conn = Conn::new(io, info).with_shutdown(self.shutdown.signal());
         if let Some(events) = &self.events {
             conn = conn.with_events(events.clone());
         }

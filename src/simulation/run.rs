@@ -77,7 +77,7 @@ pub(super) fn live(schedule: &Schedule) -> Life {
     }
 }
 
-/// Who gives the orders, and starts the clients.
+/// The operator: it gives the orders and starts the clients.
 struct Operator {
     world: Arc<World>,
     pool: Pool,

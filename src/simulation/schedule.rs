@@ -72,7 +72,7 @@ pub(super) enum Check {
 pub(super) enum Traffic {
     /// Answers after this time.
     Ok(u64),
-    /// Nobody listens.
+    /// The backend refuses connections.
     Refuse,
     /// No answer to a connection.
     BlackHole,
@@ -92,7 +92,7 @@ pub(super) enum Traffic {
 pub(super) enum Step {
     Behave(u16, Behaviour),
     Upsert(Spec),
-    /// To another address and back, before anybody looks.
+    /// To another address and back, before a check or a request notices.
     ThereAndBack(Spec, u16),
     Remove(u8),
     /// Removed and added in one breath.

@@ -128,7 +128,7 @@ fn a_runtime_that_ends_takes_no_invariant_along() {
 fn one_seed_is_one_life() {
     for seed in 0..60 {
         let once = live(&Schedule::draw(seed)).trace;
-        // Elsewhere in a thread's life, so that nothing hangs on what was before.
+        // On a thread of its own, so that no earlier run has an influence.
         let twice = thread::spawn(move || live(&Schedule::draw(seed)).trace);
         let twice = twice.join().expect("no schedule panics");
         assert!(once.lines().len() > 50, "seed {seed} is no life");

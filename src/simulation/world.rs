@@ -292,7 +292,7 @@ impl Attempt {
                     () = death => Err(Error::new(ErrorKind::ResponseClosed).after_sending()),
                 }
             });
-            // Who waits lends the head to whoever would begin a hedge, as the proxy does.
+            // A waiting attempt lends its head to a hedge that may begin, as the proxy does.
             poll_fn(|cx| {
                 let polled = result.as_mut().poll(cx);
                 if let (true, Some(exchange)) = (polled.is_pending(), head.extensions.get()) {

@@ -64,7 +64,7 @@ async fn watch(certificates: Certificates, interval: Duration) {
     }
 }
 
-/// The interval to pass to [`Certificates::watch`]: 5 s. An operator who replaces a file sees the
+/// The interval to pass to [`Certificates::watch`]: 5 s. An operator that replaces a file sees the
 /// effect soon, and the cost is two small reads for each certificate.
 pub const RELOAD_INTERVAL: Duration = Duration::from_secs(5);
 /// tokio panics at an interval of zero, and the contents seldom change this fast.

@@ -90,7 +90,7 @@ impl Driver {
             // What is on its way says nothing about the new address.
             self.cancel(member.probe.take());
             self.shared_failures.forget(backend.incarnation());
-            // Who makes no checks has measured nothing: what a prober apart says stands.
+            // A layer without checks has measured nothing: the result of another prober stands.
             if member.machine.readdress(now) && self.leads {
                 let reason = Reason::new("INI", "another address");
                 let measured = Measurement::new(HealthStatus::Unknown, reason);

@@ -32,7 +32,7 @@ struct Held {
 impl SharedFailures {
     pub(super) fn new(checks: Option<&Checks>) -> Self {
         let inquiry = checks.and_then(|checks| {
-            // Who was asked starts at once, and has the time of a check to answer; a slot may
+            // A backend that was asked starts at once, and has the time of a check to answer; a slot may
             // have to become free first.
             let answer_timeout = checks.timeout * 2;
             Some(Inquiry::new(checks.shared_failure?, answer_timeout))

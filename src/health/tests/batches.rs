@@ -15,19 +15,19 @@ async fn ten_thousand_passes_make_few_snapshots_and_every_event() {
     let before = pool.snapshot().generation();
     let began = std::time::SystemTime::now();
     let _prober = Prober::start(&pool, checks(&script)).unwrap();
-    let mut told = Vec::new();
-    while told.len() < COUNT {
+    let mut ids = Vec::new();
+    while ids.len() < COUNT {
         let (id, change) = transition(&mut events).await;
         assert_eq!((change.from, change.to), (State::Unknown, State::Healthy));
-        told.push(id);
+        ids.push(id);
     }
     let took = began.elapsed().unwrap();
     let made = pool.snapshot().generation() - before;
     println!("{COUNT} came up in {took:?}, {made} snapshots");
     assert_eq!(pool.snapshot().usable(), COUNT);
-    assert!(told.is_sorted(), "in the order in which they came");
-    told.dedup();
-    assert_eq!(told.len(), COUNT, "each once");
+    assert!(ids.is_sorted(), "in the order in which they came");
+    ids.dedup();
+    assert_eq!(ids.len(), COUNT, "each once");
     assert!(made <= 40, "{made} snapshots");
     assert!(took < Duration::from_secs(120), "{took:?}");
     assert!(events.try_next().is_none());

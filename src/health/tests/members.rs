@@ -1,4 +1,4 @@
-//! Who joins, leaves, moves or gets other settings while checks run.
+//! Backends that join, leave, move or get other settings while checks run.
 
 use super::*;
 

@@ -21,10 +21,10 @@ async fn a_backend_that_is_degraded_or_drains_serves_still() {
     sleep(6 * SECOND).await;
     assert!(a.is_usable() && !a.asks_to_drain());
     assert!((a.capacity() - 1.0).abs() < 0.001);
-    let told = std::iter::from_fn(|| events.try_next())
+    let announced = std::iter::from_fn(|| events.try_next())
         .filter(|e| matches!(e.kind, EventKind::Capacity { .. }))
         .count();
-    assert_eq!(told, 3, "each change is announced once");
+    assert_eq!(announced, 3, "each change is announced once");
 }
 
 #[tokio::test(start_paused = true)]

@@ -242,10 +242,10 @@ fn checks_that_stop_are_one_line_and_at_the_end_none() {
         ],
     );
     let ends = pool(&["a", "b", "c"]);
-    let keepers = looked_after(&ends);
+    let guards = looked_after(&ends);
     ends.close();
     let mut events = ends.subscribe();
-    let lines = logged(|| drop(keepers));
+    let lines = logged(|| drop(guards));
     assert_lines(&lines, &[]);
     assert!(events.try_next().is_none(), "an alert may hang on it");
     assert_eq!(member(&ends, "b").health(), HealthStatus::Healthy);

@@ -131,7 +131,7 @@ impl Oracle {
         let timeout = self.settings.timeout;
         let mut found = Vec::new();
         let left = self.unmeasured.filter(|since| at > *since);
-        let anybody = self
+        let any_usable = self
             .members
             .iter()
             .any(|m| m.present && m.backend.is_usable());
@@ -177,7 +177,7 @@ impl Oracle {
                 HealthStatus::Unknown => !self.attached,
             };
             let orders = member.mode == Mode::Ready && member.spec.weight > 0;
-            if member.ejected && orders && serves && !anybody {
+            if member.ejected && orders && serves && !any_usable {
                 let what = format!("{name} is ejected, and no other backend is left");
                 found.push((Invariant::F, what));
             }

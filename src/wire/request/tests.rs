@@ -3,9 +3,9 @@ use proptest::prelude::*;
 use super::*;
 
 #[derive(Debug, Default)]
-struct NoBody;
+struct EmptyBody;
 
-type Read = Result<(Head, Request<NoBody>), Malformed>;
+type Read = Result<(Head, Request<EmptyBody>), Malformed>;
 
 /// Reads a head as a server does, and ignores the bytes after it.
 fn request(bytes: &[u8], allowed: Allowed) -> Option<Read> {
