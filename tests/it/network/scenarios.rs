@@ -80,9 +80,11 @@ impl Scene {
         }
     }
 
-    /// Uses every backend once; returns how many tasks the edge has at rest from then on.
+    /// Uses every backend once, and waits once for a client, which starts the tasks that a runtime
+    /// has one of; returns how many tasks the edge has at rest from then on.
     async fn warm_up(&mut self) -> u64 {
-        all(&mut many(8, "GET", "/")).await;
+        all(&mut many(7, "GET", "/")).await;
+        upload_late().await;
         let mut before = 0;
         let began = Instant::now();
         loop {
@@ -226,6 +228,24 @@ fn head(method: &str, path: &str, length: usize) -> String {
         "{method} {path} HTTP/1.1\r\nhost: edge\r\nconnection: close\r\n\
          content-length: {length}\r\n\r\n"
     )
+}
+
+/// Sends a body only once the edge waits for it.
+async fn upload_late() {
+    let mut stream = TcpStream::connect(EDGE).await.unwrap();
+    let head = head("POST", "/", 5).replace("\r\n\r\n", "\r\nexpect: 100-continue\r\n\r\n");
+    let exchange = async {
+        stream.write_all(head.as_bytes()).await.unwrap();
+        let mut read = Vec::new();
+        while !read.ends_with(b"\r\n\r\n") {
+            read.push(stream.read_u8().await.unwrap());
+        }
+        assert!(read.starts_with(b"HTTP/1.1 100 "), "{read:?}");
+        stream.write_all(b"hello").await.unwrap();
+        stream.read_to_end(&mut read).await.unwrap();
+    };
+    let ended = timeout(PATIENCE, exchange).await;
+    ended.expect("an upload may not hang");
 }
 
 /// Begins so many requests at once.
