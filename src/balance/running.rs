@@ -72,7 +72,7 @@ impl RunningAttempt {
         self.outcome = outcome;
     }
 
-    /// Makes the drop a good end, as it is for a tunnel.
+    /// Lets a drop count as success: a tunnel ends by being dropped.
     pub(super) fn until_dropped(mut self) -> Self {
         self.outcome = Outcome::Ok;
         self

@@ -114,7 +114,7 @@ pin_project! {
         Calling { #[pin] future: F },
         // It has ended, and the hedge runs.
         Gone,
-        // Boxed, as it is rare.
+        // Boxed, because few requests have one.
         Readying { next: Option<Box<PendingAttempt<S, B>>> },
     }
 }

@@ -291,7 +291,7 @@ impl fmt::Debug for ResponseFuture {
     }
 }
 
-/// A connection that is being made. Boxed, as it is rare.
+/// A connection that is being made. Boxed, because few requests dial.
 pub(super) struct Dialing {
     pub(super) connect: Pin<Box<dyn Future<Output = Result<Connected, Error>> + Send>>,
     pub(super) backend: Backend,

@@ -32,7 +32,7 @@ where
     pub(super) retries: Retries<S, B>,
     pub(super) exchange: Exchange,
     pub(super) running: Running<S, B>,
-    /// Boxed, as it is rare.
+    /// Boxed, because few requests have one.
     held: Option<Box<HeldResponse<S::Response>>>,
     pub(super) timer: Timer,
     /// The timer was armed once.

@@ -258,7 +258,7 @@ impl Prepared {
     }
 }
 
-/// Sends one request. Returns the head beside the result, as it is given back with an error.
+/// Sends one request. Returns the head beside the result, because an error gives it back.
 pub(super) async fn exchange(
     settings: Arc<Settings>,
     connections: Arc<ConnectionPool>,
