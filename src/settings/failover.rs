@@ -1,16 +1,99 @@
-//! `[failover]`: the layer that is made of it.
+//! `[failover]`: its structs, and the layer that is made of them.
+
+use std::fmt;
 
 use http::Method;
-
-use super::{
-    Settings, SettingsError,
-    error::Location,
-    model::{FailoverSettings, HedgeRuleSettings, HedgeSettings},
+use serde::{
+    Deserialize, Deserializer,
+    de::{MapAccess, Visitor, value::MapAccessDeserializer},
 };
+
+use super::{Settings, SettingsError, error::Location};
 use crate::{
     error::ConfigError,
     failover::{self, FailoverLayer},
 };
+
+/// `[failover]`
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[non_exhaustive]
+pub struct FailoverSettings {
+    /// The attempts in all, hedges included; 2 if absent.
+    pub attempts: Option<u32>,
+    /// When a second attempt begins beside the first; after the 95th percentile if absent.
+    pub hedge: Option<HedgeSettings>,
+    /// The time for one attempt until its response head; no limit if absent.
+    pub per_try_timeout: Option<String>,
+    /// The time for all attempts until the response head; no limit if absent.
+    pub timeout: Option<String>,
+    /// The statuses that are tried again; none if absent.
+    pub retry_statuses: Option<Vec<u16>>,
+    /// The waits from the third attempt on.
+    pub backoff: Option<BackoffSettings>,
+}
+
+/// `[failover] hedge`
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub enum HedgeSettings {
+    /// `false`: no hedging.
+    Switch(bool),
+    /// Hedging after a percentile or a time.
+    Rule(HedgeRuleSettings),
+}
+
+impl<'de> Deserialize<'de> for HedgeSettings {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(HedgeVisitor)
+    }
+}
+
+struct HedgeVisitor;
+
+impl<'de> Visitor<'de> for HedgeVisitor {
+    type Value = HedgeSettings;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("false, or { after = \"p95\", at_least = \"50ms\" }")
+    }
+
+    fn visit_bool<E>(self, on: bool) -> Result<HedgeSettings, E> {
+        Ok(HedgeSettings::Switch(on))
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<HedgeSettings, A::Error> {
+        HedgeRuleSettings::deserialize(MapAccessDeserializer::new(map)).map(HedgeSettings::Rule)
+    }
+}
+
+/// `[failover] hedge` as a table
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[non_exhaustive]
+pub struct HedgeRuleSettings {
+    /// `p50` to `p99`, or a duration; `p95` if absent.
+    pub after: Option<String>,
+    /// The shortest wait that a percentile comes to; 50 ms if absent.
+    pub at_least: Option<String>,
+    /// The longest wait that a percentile comes to; 2 s if absent.
+    pub at_most: Option<String>,
+    /// The methods that are hedged, idempotent ones only; GET and HEAD if absent.
+    pub methods: Option<Vec<String>>,
+}
+
+/// `[failover] backoff`
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[non_exhaustive]
+pub struct BackoffSettings {
+    /// The bound of the first wait; 25 ms if absent.
+    pub base: Option<String>,
+    /// The bound of all waits; 250 ms if absent.
+    pub max: Option<String>,
+    /// The longest `Retry-After` of a backend that is waited for; 1 s if absent.
+    pub retry_after: Option<String>,
+}
 
 impl Settings {
     /// Returns the failover layer; without `[failover]`, a layer that makes no second attempt. With

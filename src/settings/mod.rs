@@ -84,20 +84,30 @@
 //!
 #![doc = include_str!("reference.md")]
 
-mod build;
-mod check;
+mod access_log;
 mod duration;
 mod error;
 mod failover;
 mod health;
+mod listen;
 mod mistakes;
-mod model;
 mod parser_messages;
+mod pool;
+mod proxy;
+mod sections;
+mod server;
+mod sticky;
+mod strategy;
+mod tls;
 
+pub use access_log::AccessLogSettings;
 pub use error::SettingsError;
+pub use failover::{BackoffSettings, FailoverSettings, HedgeRuleSettings, HedgeSettings};
 pub use health::{HealthSettings, IdentitySettings, OutlierSettings};
-pub use model::{
-    AccessLogSettings, AdminSettings, BackendSettings, BackoffSettings, CertificateSettings,
-    FailoverSettings, HedgeRuleSettings, HedgeSettings, ListenSettings, PoolSettings,
-    ProxySettings, ServerSettings, Settings, ShutdownSettings, StickySettings, TlsSettings,
-};
+pub use listen::ListenSettings;
+pub use pool::{BackendSettings, PoolSettings};
+pub use proxy::ProxySettings;
+pub use sections::Settings;
+pub use server::{AdminSettings, ServerSettings, ShutdownSettings};
+pub use sticky::StickySettings;
+pub use tls::{CertificateSettings, TlsSettings};

@@ -1,12 +1,46 @@
 //! Messages of serde and the TOML parser, rewritten for readers that know neither.
 
+use super::SettingsError;
+
+/// Makes an error of one of serde or of the TOML parser.
+pub(super) fn syntax(text: &str, error: &toml::de::Error) -> SettingsError {
+    let Some(span) = error.span().filter(|_| !text.trim().is_empty()) else {
+        return SettingsError::new(None, "", rewrite(error.message(), "", ""));
+    };
+    let number = text[..span.start.min(text.len())].matches('\n').count() + 1;
+    let line = text.lines().nth(number - 1).unwrap_or("").trim();
+    let header = header_above(text, number);
+    let message = rewrite(error.message(), &header, line);
+    // `[listen]` instead of `[[listen]]`: the brackets are wrong.
+    if line.starts_with('[') && !line.starts_with("[[") && error.message().contains("a sequence") {
+        let message = format!("one of several: [{header}] is accepted");
+        return SettingsError::new(Some(number), header, message);
+    }
+    let location = match key(line) {
+        Some(key) if error.message().starts_with("invalid ") => format!("{header} {key}"),
+        _ => header,
+    };
+    SettingsError::new(Some(number), location, message)
+}
+
+/// Returns the header of the section that holds a line.
+fn header_above(text: &str, line: usize) -> String {
+    let above = text
+        .lines()
+        .take(line)
+        .filter(|l| l.trim_start().starts_with('['));
+    above.last().map_or(String::new(), |l| {
+        l.split('#').next().unwrap_or("").trim().to_owned()
+    })
+}
+
 /// Rewrites a message about a section, given as its `header`, and the text of its `line`.
 ///
 /// The given value is not repeated if it may be a secret.
 ///
 /// serde has no structured errors, so the messages are matched as texts; the tests in
 /// `tests/it/settings.rs` notice if a new version changes them.
-pub(super) fn rewrite(message: &str, header: &str, line: &str) -> String {
+fn rewrite(message: &str, header: &str, line: &str) -> String {
     let message = message.trim().replace('\n', "; ");
     if let Some(rest) = message.strip_prefix("unknown field ") {
         let (name, known) = rest.split_once(", expected ").unwrap_or((rest, ""));
@@ -40,7 +74,7 @@ pub(super) fn rewrite(message: &str, header: &str, line: &str) -> String {
 }
 
 /// The key that a line sets.
-pub(super) fn key(line: &str) -> Option<&str> {
+fn key(line: &str) -> Option<&str> {
     let (key, _) = line.split_once('=')?;
     let key = key.trim();
     let is_bare = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.');

@@ -1,0 +1,69 @@
+//! Lists of statuses: numbers and ranges.
+
+use std::ops::RangeInclusive;
+
+use crate::settings::{Settings, SettingsError, error::Location};
+
+impl Settings {
+    pub(super) fn ranges(
+        &self,
+        location: Location<'_>,
+        given: &[toml::Value],
+    ) -> Result<Vec<RangeInclusive<u16>>, SettingsError> {
+        let each = given.iter().map(|value| {
+            range(value).ok_or_else(|| {
+                let message = format!(
+                    "{}: a status such as 204, or a range such as \"200-299\", is accepted",
+                    shown(value)
+                );
+                location.wrong(&self.text, message)
+            })
+        });
+        each.collect()
+    }
+}
+
+fn shown(value: &toml::Value) -> String {
+    match value {
+        toml::Value::Integer(number) => number.to_string(),
+        toml::Value::String(text) => format!("{text:?}"),
+        other => other.type_str().to_owned(),
+    }
+}
+
+fn range(value: &toml::Value) -> Option<RangeInclusive<u16>> {
+    match value {
+        toml::Value::Integer(status) => {
+            let status = u16::try_from(*status).ok()?;
+            Some(status..=status)
+        }
+        toml::Value::String(text) => {
+            let (from, to) = text.split_once('-').unwrap_or((text, text));
+            Some(from.trim().parse().ok()?..=to.trim().parse().ok()?)
+        }
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn statuses_are_numbers_and_ranges() {
+        let value = |text: &str| {
+            toml::from_str::<toml::Table>(&format!("x = {text}")).unwrap()["x"].clone()
+        };
+        for (text, wanted) in [
+            ("204", Some(204..=204)),
+            ("\"204\"", Some(204..=204)),
+            ("\"200-299\"", Some(200..=299)),
+            ("\"200 - 299\"", Some(200..=299)),
+            ("\"2xx\"", None),
+            ("70000", None),
+            ("true", None),
+        ] {
+            assert_eq!(range(&value(text)), wanted, "{text}");
+        }
+    }
+}

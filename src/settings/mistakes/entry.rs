@@ -1,0 +1,77 @@
+//! The entries of a text, and where they stand in it.
+
+use std::ops::Range;
+
+use toml::de::{DeTable, DeValue};
+
+/// A key with its value, or a table with its header.
+pub(super) struct Entry {
+    /// The keys that lead to the table that holds it, and a number for one of a list.
+    pub(super) table: String,
+    pub(super) key: String,
+    pub(super) name: Range<usize>,
+    pub(super) value: Range<usize>,
+}
+
+/// Returns all entries, each before those that it holds.
+pub(super) fn entries(text: &str) -> Vec<Entry> {
+    let mut entries = Vec::new();
+    if let Ok(root) = DeTable::parse(text) {
+        collect(text, root.get_ref(), "", &mut entries);
+    }
+    entries
+}
+
+fn collect(text: &str, table: &DeTable<'_>, path: &str, out: &mut Vec<Entry>) {
+    for (key, value) in table {
+        let entry = |key: String, name: Range<usize>, value: Range<usize>| Entry {
+            table: path.to_owned(),
+            key,
+            name,
+            value,
+        };
+        let key_text = key.get_ref().to_string();
+        let below = path_of(path, &key_text);
+        let tables = value.get_ref().as_array().into_iter().flatten();
+        let mut tables = tables
+            .filter(|e| e.get_ref().is_table())
+            .enumerate()
+            .peekable();
+        let is_list = tables
+            .peek()
+            .is_some_and(|(_, e)| is_header(text, &e.span()));
+        if !is_list {
+            out.push(entry(key_text, key.span(), value.span()));
+        }
+        if let DeValue::Table(table) = value.get_ref() {
+            collect(text, table, &below, out);
+        }
+        for (nth, element) in tables {
+            if is_list {
+                out.push(Entry {
+                    table: below.clone(),
+                    key: nth.to_string(),
+                    name: element.span(),
+                    value: element.span(),
+                });
+            }
+            if let DeValue::Table(table) = element.get_ref() {
+                collect(text, table, &path_of(&below, &nth.to_string()), out);
+            }
+        }
+    }
+}
+
+/// Returns true if a table begins with a header of its own.
+pub(super) fn is_header(text: &str, span: &Range<usize>) -> bool {
+    let text = text.get(span.start..).unwrap_or_default();
+    text.starts_with('[')
+}
+
+/// Returns the path of a key in a table.
+pub(super) fn path_of(table: &str, key: &str) -> String {
+    match table.is_empty() {
+        true => key.to_owned(),
+        false => format!("{table}.{key}"),
+    }
+}

@@ -1,0 +1,107 @@
+//! The search for all mistakes of a settings file.
+//!
+//! The search replaces a wrong entry by blanks and reads the text again, until nothing is wrong. So
+//! each module still decides itself what it accepts, and a mistake hides no other. A mistake that
+//! only follows from the blanks is not reported.
+
+use std::{fs, io, path::Path};
+
+use toml::de::DeTable;
+
+use self::finder::MistakeFinder;
+use super::{Settings, SettingsError, error::Location, parser_messages};
+
+mod blank;
+mod entry;
+mod finder;
+
+impl Settings {
+    /// Returns every mistake of a text and of the files that it names, in the order of its lines;
+    /// nothing if [`from_toml`](Self::from_toml) accepts the text and the files can be used:
+    /// certificates and keys can be read and belong together, the access log and the state file
+    /// can be written. If the text is not TOML, only that is reported.
+    ///
+    /// Blocks on the file system, and leaves no file behind. Reads the text once for each mistake, up
+    /// to 100 times.
+    #[must_use]
+    pub fn mistakes(text: &str) -> Vec<SettingsError> {
+        let (_, errors) = DeTable::parse_recoverable(text);
+        let mut found: Vec<_> = match errors.is_empty() {
+            true => MistakeFinder::new(text).run(),
+            false => errors
+                .iter()
+                .map(|e| parser_messages::syntax(text, e))
+                .collect(),
+        };
+        found.sort_by_key(SettingsError::line);
+        // A syntax error often causes others in its line.
+        found.dedup_by(|next, first| {
+            next == first || !errors.is_empty() && next.line() == first.line()
+        });
+        found
+    }
+
+    /// Returns the mistakes of the files that these settings name.
+    fn file_mistakes(&self) -> Vec<SettingsError> {
+        let mut found = Vec::new();
+        for nth in 0..self.listen.len() {
+            found.extend(self.tls_mistakes(nth));
+        }
+        let mut check = |location: Location<'_>, path: &Path| {
+            if let Err(error) = can_write(path) {
+                let message = format!("{path:?}: {error}");
+                found.push(location.wrong(&self.text, message));
+            }
+        };
+        if let Some(log) = self.access_log.as_ref().filter(|log| log.file != "stdout") {
+            check(Location::new("[access_log]", "file"), Path::new(&log.file));
+        }
+        let state_file = self.health.as_ref().and_then(|h| h.state_file.as_deref());
+        if let Some(path) = state_file {
+            check(Location::new("[health]", "state_file"), path);
+        }
+        found
+    }
+
+    #[cfg(feature = "__tls")]
+    fn tls_mistakes(&self, nth: usize) -> Vec<SettingsError> {
+        let Some(tls) = self.listen.get(nth).and_then(|l| l.tls.as_ref()) else {
+            return Vec::new();
+        };
+        let alone = tls.certificates.iter().filter_map(|certificate| {
+            let mut settings = self.clone();
+            let tls = settings.listen.get_mut(nth)?.tls.as_mut()?;
+            tls.certificates = vec![certificate.clone()];
+            settings.tls(nth).err()
+        });
+        let found: Vec<_> = alone.collect();
+        match found.is_empty() {
+            true => self.tls(nth).err().into_iter().collect(),
+            false => found,
+        }
+    }
+
+    #[cfg(not(feature = "__tls"))]
+    fn tls_mistakes(&self, _: usize) -> Vec<SettingsError> {
+        Vec::new()
+    }
+}
+
+/// Checks whether a file can be appended to or created, without creating it: a process that opened
+/// it meanwhile would go on with a file that is deleted.
+fn can_write(path: &Path) -> io::Result<()> {
+    match fs::metadata(path) {
+        Ok(found) if found.is_dir() => Err(io::ErrorKind::IsADirectory.into()),
+        Ok(found) if found.is_file() => fs::OpenOptions::new().append(true).open(path).map(drop),
+        // Opening a pipe would wait for its reader.
+        Ok(_) => Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            let name = path.file_name().unwrap_or_default().to_string_lossy();
+            let probe = format!(".{name}.{}.check", std::process::id());
+            let probe = path.with_file_name(probe);
+            fs::File::create_new(&probe)?;
+            fs::remove_file(probe)
+        }
+        Err(error) => Err(error),
+    }
+}
