@@ -210,65 +210,54 @@ impl Checks {
     }
 
     pub(super) fn validate(&self) -> Result<(), ConfigError> {
-        let bad = |field, message: String| Err(ConfigError::new(field, message));
-        if !(SHORTEST..=LONGEST).contains(&self.interval) {
-            return bad(
-                "health.interval",
-                format!("{:?}: 10 ms to 1 day is accepted", self.interval),
-            );
+        self.validate_times()?;
+        self.validate_counts()?;
+        let is_share = |share: f64| share > 0.5 && share <= 1.0;
+        match self.shared_failure.filter(|share| !is_share(*share)) {
+            Some(share) => refuse(
+                "shared_fate",
+                format!("{share:?}: above 0.5, up to 1.0 is accepted"),
+            ),
+            None => Ok(()),
+        }
+    }
+
+    fn validate_times(&self) -> Result<(), ConfigError> {
+        let intervals = [
+            ("interval", Some(self.interval)),
+            ("down_interval", self.down),
+        ];
+        for (field, interval) in intervals {
+            if let Some(time) = interval.filter(|time| !(SHORTEST..=LONGEST).contains(time)) {
+                return refuse(field, format!("{time:?}: 10 ms to 1 day is accepted"));
+            }
         }
         if self.changing < SHORTEST {
-            return bad(
-                "health.changing_interval",
-                format!("{:?}: 10 ms or more is accepted", self.changing),
-            );
-        }
-        if self
-            .down
-            .is_some_and(|down| !(SHORTEST..=LONGEST).contains(&down))
-        {
-            return bad(
-                "health.down_interval",
-                format!(
-                    "{:?}: 10 ms to 1 day is accepted",
-                    self.down.unwrap_or_default()
-                ),
-            );
-        }
-        if self
-            .shared_failure
-            .is_some_and(|share| !(share > 0.5 && share <= 1.0))
-        {
-            return bad(
-                "health.shared_fate",
-                format!(
-                    "{:?}: above 0.5, up to 1.0 is accepted",
-                    self.shared_failure.unwrap_or_default()
-                ),
-            );
+            let message = format!("{:?}: 10 ms or more is accepted", self.changing);
+            return refuse("changing_interval", message);
         }
         if self.timeout.is_zero() || self.timeout >= self.interval {
-            return bad(
-                "health.timeout",
-                format!(
-                    "{:?}: more than 0 and less than the interval of {:?} is accepted",
-                    self.timeout, self.interval
-                ),
+            let message = format!(
+                "{:?}: more than 0 and less than the interval of {:?} is accepted",
+                self.timeout, self.interval
             );
+            return refuse("timeout", message);
         }
-        for (field, count) in [("health.rise", self.rise), ("health.fall", self.fall)] {
+        Ok(())
+    }
+
+    fn validate_counts(&self) -> Result<(), ConfigError> {
+        for (field, count) in [("rise", self.rise), ("fall", self.fall)] {
             if !(1..=100).contains(&count) {
-                return bad(field, format!("{count}: 1 to 100 is accepted"));
+                return refuse(field, format!("{count}: 1 to 100 is accepted"));
             }
         }
         if !(0.0..=1.0).contains(&self.jitter) {
-            return bad(
-                "health.jitter",
-                format!("{}: 0.0 to 1.0 is accepted", self.jitter),
-            );
+            let message = format!("{}: 0.0 to 1.0 is accepted", self.jitter);
+            return refuse("jitter", message);
         }
         if self.concurrency == 0 {
-            return bad("health.concurrency", "0: 1 or more is accepted".into());
+            return refuse("concurrency", "0: 1 or more is accepted".into());
         }
         Ok(())
     }
@@ -278,6 +267,10 @@ impl Default for Checks {
     fn default() -> Self {
         Self::new()
     }
+}
+
+fn refuse(field: &str, message: String) -> Result<(), ConfigError> {
+    Err(ConfigError::new(format!("health.{field}"), message))
 }
 
 fn _obj_safe(_: Box<dyn HealthCheck>) {}
