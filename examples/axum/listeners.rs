@@ -41,24 +41,24 @@ impl Listeners {
         let readiness = Readiness::new(pool.clone());
         let mut listeners = Vec::new();
         for nth in 0..settings.listen.len() {
-            let address = settings.listen_address(nth)?;
+            let address = settings.listen[nth].address;
             let tcp = bind(address).map_err(|error| format!("{address}: {error}"))?;
             listeners.push(Listener {
                 tcp,
                 tls: settings.tls(nth)?,
-                hsts: settings.hsts(nth)?,
-                endpoints: settings.endpoints_layer(nth, &readiness)?,
+                hsts: settings.hsts(nth),
+                endpoints: settings.endpoints_layer(nth, &readiness),
             });
         }
         let asked = listeners
             .iter()
             .any(|listener| listener.endpoints.is_some());
-        let lame_duck = settings.lame_duck()?;
+        let lame_duck = settings.lame_duck();
         Ok(Self {
             listeners,
             pool: pool.clone(),
             lame_duck: asked.then_some((readiness, lame_duck)),
-            drain: settings.drain()?,
+            drain: settings.drain(),
         })
     }
 

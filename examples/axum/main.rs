@@ -18,7 +18,7 @@ mod listeners;
 #[path = "../edge/state_file.rs"]
 mod state_file;
 
-use std::{process::ExitCode, time::Duration};
+use std::{num::NonZeroUsize, process::ExitCode, time::Duration};
 
 use axum::{Router, extract::Request, routing::get};
 use evenkeel::{BoxError, LoadBalancer, context::ConnInfo, settings::Settings};
@@ -97,14 +97,14 @@ fn show() -> Result<(), BoxError> {
 
 fn serve(settings: &Settings) -> Result<(), BoxError> {
     runtime(settings.server.threads)?.block_on(async {
-        let pool = settings.pool()?;
+        let pool = settings.pool();
         let state_file = settings.health.as_ref().and_then(|h| h.state_file.clone());
         // Before the layers are made, because checks begin then.
         let state_file = state_file.map(|path| {
             state_file::restore(&path, &pool);
             state_file::StateFile::start(path, pool.clone())
         });
-        let mut balancer = settings.load_balancer(&pool)?;
+        let mut balancer = settings.load_balancer(&pool);
         let log = settings.access_log()?;
         let has_log = log.is_some();
         if let Some((_, log)) = log {
@@ -119,10 +119,10 @@ fn serve(settings: &Settings) -> Result<(), BoxError> {
     })
 }
 
-fn runtime(threads: Option<usize>) -> std::io::Result<tokio::runtime::Runtime> {
+fn runtime(threads: Option<NonZeroUsize>) -> std::io::Result<tokio::runtime::Runtime> {
     let mut builder = tokio::runtime::Builder::new_multi_thread();
     if let Some(threads) = threads {
-        builder.worker_threads(threads);
+        builder.worker_threads(threads.get());
     }
     builder.enable_all().build()
 }

@@ -1,6 +1,6 @@
 //! The control thread: workers, the admin listener, signals.
 
-use std::{io, num::NonZeroUsize};
+use std::io;
 
 use evenkeel::{
     BoxError,
@@ -35,13 +35,12 @@ async fn control(path: &str, loaded: Loaded) -> Result<(), BoxError> {
     let mut ends = EndSignals::new()?;
     let mut hangup = signal(SignalKind::hangup())?;
     let (stop, stopped) = watch::channel(());
-    let threads = match loaded.settings.server.threads {
-        Some(threads) => NonZeroUsize::new(threads).ok_or("threads: 0")?,
-        None => Workers::cores(),
-    };
+    let threads = loaded.settings.server.threads;
+    let threads = threads.unwrap_or_else(Workers::cores);
     let (layers, certificates): (Vec<_>, Vec<_>) =
         loaded.tls.into_iter().map(Option::unzip).unzip();
-    let mut running = Running::new(loaded.settings, certificates, threads)?;
+    let settings = loaded.settings;
+    let mut running = Running::new(&settings, certificates, threads)?;
     let _watched = watch_files(&running.certificates);
     let (log, log_layer) = running.log.clone().unzip();
     let state_file = running.state_file.clone();
@@ -50,22 +49,21 @@ async fn control(path: &str, loaded: Loaded) -> Result<(), BoxError> {
     let mut listeners = Vec::new();
     for (nth, tls) in layers.into_iter().enumerate() {
         listeners.push(ListenerPlan {
-            address: fix_port(running.settings.listen_address(nth)?)?,
-            listen: running.settings.listen[nth].clone(),
-            request_timeout: running.settings.request_timeout(nth)?,
+            address: fix_port(settings.listen[nth].address)?,
+            listen: settings.listen[nth].clone(),
             tls,
-            hsts: running.settings.hsts(nth)?,
-            endpoints: running.settings.endpoints_layer(nth, &readiness)?,
+            hsts: settings.hsts(nth),
+            endpoints: settings.endpoints_layer(nth, &readiness),
         });
     }
-    admin(&running.settings, &readiness).await?;
-    let lame_duck = running.settings.lame_duck()?;
+    admin(&settings, &readiness).await?;
+    let lame_duck = settings.lame_duck();
     let workers = Worker {
         listeners: listeners.into(),
         apps: running.apps.clone().into(),
         log: log_layer,
         lame_duck,
-        drain: running.settings.drain()?,
+        drain: settings.drain(),
         stopped,
     };
     let workers = workers.spawn(threads)?;

@@ -8,7 +8,7 @@ use std::{
 use evenkeel::{
     BoxError, LoadBalancer, Pool,
     access_log::{AccessLogLayer, JsonLines},
-    settings::{ListenSettings, Settings},
+    settings::{ListenSettings, Sections, Settings},
     tls::{Certificate, Certificates},
 };
 
@@ -18,7 +18,7 @@ use crate::{app::App, state_file};
 pub(crate) struct Running {
     /// Keys that need a restart keep the values of the start, so that each reload is compared with
     /// what runs.
-    pub(crate) settings: Settings,
+    pub(crate) sections: Sections,
     pub(crate) pool: Pool,
     pub(crate) log: Option<(JsonLines, AccessLogLayer)>,
     /// One for each worker.
@@ -30,22 +30,22 @@ pub(crate) struct Running {
 
 impl Running {
     pub(crate) fn new(
-        settings: Settings,
+        settings: &Settings,
         certificates: Vec<Option<Certificates>>,
         threads: NonZeroUsize,
     ) -> Result<Self, BoxError> {
-        let pool = settings.pool()?;
+        let pool = settings.pool();
         let log = settings.access_log()?;
-        let state_file = state_file(&settings).map(Path::to_owned);
+        let state_file = state_file(settings).map(Path::to_owned);
         // Before the layers are made, because checks begin then.
         if let Some(path) = &state_file {
             state_file::restore(path, &pool);
         }
-        let sink = log.as_ref().map(|(sink, _)| sink);
-        let apps = balancers(&settings, &pool, sink, threads.get())?;
+        let log_layer = log.as_ref().map(|(_, layer)| layer);
+        let apps = balancers(settings, &pool, log_layer, threads.get())?;
         Ok(Self {
             apps: apps.into_iter().map(App::new).collect(),
-            settings,
+            sections: (**settings).clone(),
             pool,
             log,
             certificates,
@@ -77,35 +77,34 @@ impl Running {
             tracing::warn!("{path}: {mistake}; a restart would fail");
         }
         let reloaded = Settings::from_toml(&text).map_err(BoxError::from);
-        if let Err(error) = reloaded.and_then(|new| self.take_over(new)) {
+        if let Err(error) = reloaded.and_then(|new| self.take_over(&new)) {
             tracing::error!("{path}: {error}; the last good settings stay");
         }
     }
 
-    fn take_over(&mut self, new: Settings) -> Result<(), BoxError> {
-        let backends = new.backends()?;
-        let restarts = self.needs_restart(&new);
-        let new = self.as_it_will_run(new);
-        let changed = changed(&new, &self.settings);
+    fn take_over(&mut self, new: &Settings) -> Result<(), BoxError> {
+        let restarts = self.needs_restart(new);
+        let sections = self.as_it_will_run((**new).clone());
+        let changed = changed(&sections, &self.sections);
         // The pool keeps the tables of strategies and sessions; new layers are made only if their
         // sections changed.
-        let sink = self.log.as_ref().map(|(sink, _)| sink);
-        let balancers = match same_layers(&new, &self.settings) {
+        let log_layer = self.log.as_ref().map(|(_, layer)| layer);
+        let balancers = match same_layers(&sections, &self.sections) {
             true => Vec::new(),
-            false => balancers(&new, &self.pool, sink, self.apps.len())?,
+            false => balancers(new, &self.pool, log_layer, self.apps.len())?,
         };
-        for (listen, certificates) in new.listen.iter().zip(&self.certificates) {
+        for (listen, certificates) in sections.listen.iter().zip(&self.certificates) {
             if let (Some(tls), Some(certificates)) = (&listen.tls, certificates) {
                 let files = tls.certificates.iter();
                 certificates.replace(files.map(|c| Certificate::files(&c.chain, &c.key)))?;
             }
         }
-        self.pool.replace(backends)?;
-        self.pool.update_routing(new.routing()?);
+        self.pool.replace(new.backends())?;
+        self.pool.update_routing(new.routing());
         for (app, balancer) in self.apps.iter().zip(balancers) {
             app.replace(balancer);
         }
-        self.settings = new;
+        self.sections = sections;
         match changed.is_empty() {
             true => tracing::info!("settings read again: what runs is as they say"),
             false => tracing::info!("settings read again: {} changed", changed.join(", ")),
@@ -117,8 +116,8 @@ impl Running {
     }
 
     /// Returns the sections whose changes need a restart.
-    fn needs_restart(&self, new: &Settings) -> Vec<String> {
-        let runs = &self.settings;
+    fn needs_restart(&self, new: &Sections) -> Vec<String> {
+        let runs = &self.sections;
         let sections = [
             (
                 "[server] threads",
@@ -159,8 +158,8 @@ impl Running {
     }
 
     /// Replaces values that need a restart by the running ones.
-    fn as_it_will_run(&self, mut new: Settings) -> Settings {
-        let runs = &self.settings;
+    fn as_it_will_run(&self, mut new: Sections) -> Sections {
+        let runs = &self.sections;
         let mut given = std::mem::replace(&mut new.listen, runs.listen.clone());
         for listen in &mut new.listen {
             let at = given.iter().position(|new| new.address == listen.address);
@@ -181,10 +180,10 @@ impl Running {
 }
 
 /// Returns the sections that differ.
-fn changed(new: &Settings, old: &Settings) -> Vec<&'static str> {
-    let routes = |settings: &Settings| {
-        let pool = &settings.pool;
-        (pool.panic, pool.slow_start.clone(), pool.overprovisioning)
+fn changed(new: &Sections, old: &Sections) -> Vec<&'static str> {
+    let routes = |sections: &Sections| {
+        let pool = &sections.pool;
+        (pool.panic, pool.slow_start, pool.overprovisioning)
     };
     let same = [
         ("[server] locality", new.server == old.server),
@@ -213,8 +212,8 @@ fn fixed(listen: &ListenSettings) -> ListenSettings {
 }
 
 /// Returns the path of the state file.
-fn state_file(settings: &Settings) -> Option<&Path> {
-    settings.health.as_ref()?.state_file.as_deref()
+fn state_file(sections: &Sections) -> Option<&Path> {
+    sections.health.as_ref()?.state_file.as_deref()
 }
 
 /// Makes a load balancer for each worker. Checks and sessions are shared. Idle connections, the
@@ -223,18 +222,20 @@ fn state_file(settings: &Settings) -> Option<&Path> {
 fn balancers(
     settings: &Settings,
     pool: &Pool,
-    log: Option<&JsonLines>,
+    log: Option<&AccessLogLayer>,
     workers: usize,
 ) -> Result<Vec<LoadBalancer>, BoxError> {
-    let health = settings.health_layer(pool)?;
-    let sticky = settings.sticky_layer(pool)?;
-    let log = match log {
-        Some(sink) => settings.access_log_layer(sink.clone())?,
-        None => None,
-    };
+    let health = settings.health_layer(pool);
+    let sticky = settings.sticky_layer(pool);
+    // The log is that of the start, and `[proxy] trusted` decides whose request ids are believed.
+    let log = log.map(|log| {
+        let trusted = settings.proxy.trusted.clone();
+        log.clone()
+            .trust_request_id_from(move |peer| trusted.contains(peer))
+    });
     (0..workers)
         .map(|_| {
-            let mut builder = settings.load_balancer(pool)?.health(health.clone())?;
+            let mut builder = settings.load_balancer(pool).health(health.clone())?;
             if let Some(sticky) = &sticky {
                 builder = builder.sticky(sticky.clone())?;
             }
@@ -246,7 +247,7 @@ fn balancers(
         .collect()
 }
 
-fn same_layers(new: &Settings, old: &Settings) -> bool {
+fn same_layers(new: &Sections, old: &Sections) -> bool {
     new.pool.chooses_like(&old.pool)
         && new.health == old.health
         && new.sticky == old.sticky

@@ -35,7 +35,6 @@ pub(crate) struct ListenerPlan {
     pub(crate) address: SocketAddr,
     /// Its section of the settings.
     pub(crate) listen: ListenSettings,
-    pub(crate) request_timeout: Option<Duration>,
     pub(crate) tls: Option<TlsLayer>,
     pub(crate) hsts: Option<HstsLayer>,
     pub(crate) endpoints: Option<EndpointsLayer>,
@@ -130,7 +129,7 @@ fn http<S>(
         if let Some(rate) = listen.min_rate {
             http = http.min_rate(rate)?;
         }
-        if let Some(timeout) = plan.request_timeout {
+        if let Some(timeout) = plan.listen.request_timeout {
             http = http.request_timeout(timeout)?;
         }
         Ok(http

@@ -180,6 +180,18 @@ impl ConsistentHash {
     }
 }
 
+/// A copy has the same parameters. It is attached to no pool.
+impl Clone for ConsistentHash {
+    fn clone(&self) -> Self {
+        Self {
+            key: self.key.clone(),
+            factor: self.factor,
+            floor: self.floor,
+            ..Self::new(HashKey::Path)
+        }
+    }
+}
+
 impl Strategy for ConsistentHash {
     fn name(&self) -> &'static str {
         "consistent-hash"

@@ -32,6 +32,14 @@ impl EndpointsLayer {
         }
     }
 
+    /// Sets the readiness that the layer responds with.
+    ///
+    /// Default: that of [`new`](Self::new).
+    pub fn readiness(mut self, readiness: Readiness) -> Self {
+        self.readiness = readiness;
+        self
+    }
+
     /// Sets the path of the liveness endpoint. The inner service receives no requests for this
     /// path.
     ///

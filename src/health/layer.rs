@@ -86,6 +86,16 @@ impl HealthLayer {
         self
     }
 
+    /// Returns a layer with the same checks and the same detection of outliers for another pool, with
+    /// a task of its own.
+    pub fn for_pool(&self, pool: Pool) -> Self {
+        Self {
+            pool,
+            task: Arc::default(),
+            ..self.clone()
+        }
+    }
+
     /// Returns the pool that the layer was made for.
     #[must_use]
     pub fn pool(&self) -> &Pool {

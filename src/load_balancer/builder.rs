@@ -140,6 +140,18 @@ impl Builder {
         self
     }
 
+    /// Sets the layers that have a pool. The caller made them for the pool of this builder.
+    #[cfg(feature = "serde")]
+    pub(crate) fn layers_of_its_pool(
+        mut self,
+        balance: BalanceLayer,
+        health: HealthLayer,
+        sticky: Option<StickyLayer>,
+    ) -> Self {
+        (self.balance, self.health, self.sticky) = (balance, health, sticky);
+        self
+    }
+
     fn refuse_other_pool(&self, field: &str, pool: &Pool) -> Result<(), ConfigError> {
         match pool.is_same(&self.pool) {
             true => Ok(()),

@@ -85,6 +85,11 @@ impl Pool {
     pub fn new(backends: impl IntoIterator<Item = Backend>) -> Result<Self, ConfigError> {
         let backends: Vec<_> = backends.into_iter().collect();
         refuse_duplicates(&backends)?;
+        Ok(Self::of_distinct(backends))
+    }
+
+    /// Makes a pool of backends that have different ids, which the caller has checked.
+    pub(crate) fn of_distinct(backends: Vec<Backend>) -> Self {
         let retry_pick = Arc::new(Notify::new());
         let members = backends
             .into_iter()
@@ -99,14 +104,14 @@ impl Pool {
         control.write_flags(&eligibility);
         let snapshot = Snapshot::build(&control, members, eligibility);
         control.supply = Supply::of(&snapshot);
-        Ok(Self {
+        Self {
             inner: Arc::new(Inner {
                 snapshot: ArcSwap::from_pointee(snapshot),
                 control: Mutex::new(control),
                 events: broadcast::Sender::new(EVENTS_KEPT),
                 retry_pick,
             }),
-        })
+        }
     }
 
     /// Returns the current snapshot. The call is wait-free. Hold the guard within one synchronous

@@ -189,6 +189,11 @@ impl Backend {
         Self::join(self.inner.config.clone(), state, self.inner.max_in_flight)
     }
 
+    /// Returns a handle with the same configuration, and the state of a backend that no pool has.
+    pub(crate) fn with_new_state(&self) -> Self {
+        self.with_state(Arc::new(State::new()))
+    }
+
     /// Returns the weight in force, in thousandths of a weight of 1: the configured weight, times
     /// the measured capacity, times the share that slow start grants. At least 1 if the configured
     /// weight is over 0.

@@ -7,10 +7,7 @@ use std::{
 
 use tokio::sync::Notify;
 
-use super::{
-    Backend, EventKind, HealthStatus, Pool, UnknownBackend, journal,
-    state::{FULL, State},
-};
+use super::{Backend, EventKind, HealthStatus, Pool, UnknownBackend, journal, state::FULL};
 use crate::error::ConfigError;
 #[cfg(test)]
 use crate::sabotage::{self, Sabotage};
@@ -173,9 +170,9 @@ pub(super) fn into_member(new: Backend, retry_pick: &Arc<Notify>) -> Backend {
     match new.state().slot_freed.set(retry_pick.clone()) {
         Ok(()) => new,
         Err(_) => {
-            let state = Arc::new(State::new());
-            let _ = state.slot_freed.set(retry_pick.clone());
-            new.with_state(state)
+            let new = new.with_new_state();
+            let _ = new.state().slot_freed.set(retry_pick.clone());
+            new
         }
     }
 }

@@ -1,8 +1,7 @@
 //! Errors of settings, and the search for the line of a key.
 
-use std::{error, fmt, time::Duration};
+use std::{error, fmt};
 
-use super::{Settings, duration};
 use crate::error::ConfigError;
 
 /// A mistake in settings: its line, its section and key, and what is accepted.
@@ -128,22 +127,6 @@ impl<'a> Location<'a> {
             }
         }
         header
-    }
-}
-
-impl Settings {
-    pub(super) fn duration(
-        &self,
-        location: Location<'_>,
-        value: Option<&str>,
-    ) -> Result<Option<Duration>, SettingsError> {
-        let parsed = value.map(duration::parse).transpose();
-        parsed.map_err(|message| location.wrong(&self.text, message))
-    }
-
-    /// Makes an error of a module one of settings, with its line.
-    pub(super) fn at(&self, location: Location<'_>, error: &ConfigError) -> SettingsError {
-        location.wrong(&self.text, error.message())
     }
 }
 

@@ -1,17 +1,22 @@
 //! `[failover]`: its structs, and the layer that is made of them.
 
-use std::fmt;
+use std::{fmt, time::Duration};
 
 use http::Method;
 use serde::{
     Deserialize, Deserializer,
-    de::{MapAccess, Visitor, value::MapAccessDeserializer},
+    de::{Error, MapAccess, Unexpected, Visitor, value::MapAccessDeserializer},
 };
 
-use super::{Settings, SettingsError, error::Location};
+use super::{
+    Settings, SettingsError,
+    draft::Draft,
+    error::Location,
+    value::{self, Value},
+};
 use crate::{
     error::ConfigError,
-    failover::{self, FailoverLayer},
+    failover::{Backoff, Budget, FailoverLayer, Hedge},
 };
 
 /// `[failover]`
@@ -24,9 +29,11 @@ pub struct FailoverSettings {
     /// When a second attempt begins beside the first; after the 95th percentile if absent.
     pub hedge: Option<HedgeSettings>,
     /// The time for one attempt until its response head; no limit if absent.
-    pub per_try_timeout: Option<String>,
+    #[serde(default, deserialize_with = "value::optional")]
+    pub per_try_timeout: Option<Duration>,
     /// The time for all attempts until the response head; no limit if absent.
-    pub timeout: Option<String>,
+    #[serde(default, deserialize_with = "value::optional")]
+    pub timeout: Option<Duration>,
     /// The statuses that are tried again; none if absent.
     pub retry_statuses: Option<Vec<u16>>,
     /// The waits from the third attempt on.
@@ -38,7 +45,7 @@ pub struct FailoverSettings {
 #[non_exhaustive]
 pub enum HedgeSettings {
     /// `false`: no hedging.
-    Switch(bool),
+    Off,
     /// Hedging after a percentile or a time.
     Rule(HedgeRuleSettings),
 }
@@ -58,8 +65,11 @@ impl<'de> Visitor<'de> for HedgeVisitor {
         f.write_str("false, or { after = \"p95\", at_least = \"50ms\" }")
     }
 
-    fn visit_bool<E>(self, on: bool) -> Result<HedgeSettings, E> {
-        Ok(HedgeSettings::Switch(on))
+    fn visit_bool<E: Error>(self, on: bool) -> Result<HedgeSettings, E> {
+        match on {
+            true => Err(E::invalid_value(Unexpected::Bool(true), &self)),
+            false => Ok(HedgeSettings::Off),
+        }
     }
 
     fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<HedgeSettings, A::Error> {
@@ -73,13 +83,17 @@ impl<'de> Visitor<'de> for HedgeVisitor {
 #[non_exhaustive]
 pub struct HedgeRuleSettings {
     /// `p50` to `p99`, or a duration; `p95` if absent.
-    pub after: Option<String>,
+    #[serde(default, deserialize_with = "value::optional")]
+    pub after: Option<HedgeAfter>,
     /// The shortest wait that a percentile comes to; 50 ms if absent.
-    pub at_least: Option<String>,
+    #[serde(default, deserialize_with = "value::optional")]
+    pub at_least: Option<Duration>,
     /// The longest wait that a percentile comes to; 2 s if absent.
-    pub at_most: Option<String>,
+    #[serde(default, deserialize_with = "value::optional")]
+    pub at_most: Option<Duration>,
     /// The methods that are hedged, idempotent ones only; GET and HEAD if absent.
-    pub methods: Option<Vec<String>>,
+    #[serde(default, deserialize_with = "methods")]
+    pub methods: Option<Vec<Method>>,
 }
 
 /// `[failover] backoff`
@@ -88,130 +102,139 @@ pub struct HedgeRuleSettings {
 #[non_exhaustive]
 pub struct BackoffSettings {
     /// The bound of the first wait; 25 ms if absent.
-    pub base: Option<String>,
+    #[serde(default, deserialize_with = "value::optional")]
+    pub base: Option<Duration>,
     /// The bound of all waits; 250 ms if absent.
-    pub max: Option<String>,
+    #[serde(default, deserialize_with = "value::optional")]
+    pub max: Option<Duration>,
     /// The longest `Retry-After` of a backend that is waited for; 1 s if absent.
-    pub retry_after: Option<String>,
+    #[serde(default, deserialize_with = "value::optional")]
+    pub retry_after: Option<Duration>,
+}
+
+/// `[failover] hedge.after`
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum HedgeAfter {
+    /// `"p50"` to `"p99"`: this percentile of the pool's own latency.
+    Percentile(u8),
+    /// A fixed time.
+    Time(Duration),
+}
+
+impl Value for HedgeAfter {
+    fn parse(text: &str) -> Result<Self, String> {
+        match text.strip_prefix('p').map(str::parse) {
+            Some(Ok(percentile)) => Ok(Self::Percentile(percentile)),
+            Some(Err(_)) => Err(format!(
+                "after: {text:?}: \"p50\" to \"p99\", or a duration such as \"80ms\", is accepted"
+            )),
+            None => Duration::parse(text).map(Self::Time),
+        }
+    }
+}
+
+fn methods<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Vec<Method>>, D::Error> {
+    let names = Vec::<String>::deserialize(deserializer)?;
+    let methods = names.iter().map(|name| {
+        Method::from_bytes(name.as_bytes())
+            .map_err(|_error| value::refused(format!("methods: {name:?} is no method")))
+    });
+    methods.collect::<Result<_, _>>().map(Some)
+}
+
+/// The layer, and its hedge apart: a layer that gets a hedge measures latencies of its own.
+#[derive(Clone)]
+pub(super) struct FailoverParts {
+    layer: FailoverLayer,
+    hedge: Option<Hedge>,
 }
 
 impl Settings {
     /// Returns the failover layer; without `[failover]`, a layer that makes no second attempt. With
-    /// the section, GET and HEAD are hedged unless it has `hedge = false`.
-    ///
-    /// # Errors
-    ///
-    /// Returns an error if the section is not acceptable, which
-    /// [`from_toml`](Settings::from_toml) has checked.
-    pub fn failover_layer(&self) -> Result<FailoverLayer, SettingsError> {
-        let layer = FailoverLayer::new();
-        let Some(given) = &self.failover else {
-            let location = Location::new("[failover]", "attempts");
-            return layer
-                .max_attempts(1)
-                .map_err(|error| self.at(location, &error));
-        };
-        self.failover_given(layer, given)
+    /// the section, GET and HEAD are hedged unless it has `hedge = false`. Each call makes a layer
+    /// with a budget of its own.
+    pub fn failover_layer(&self) -> FailoverLayer {
+        let FailoverParts { layer, hedge } = self.parts.failover.clone();
+        let layer = layer.budget(Budget::default());
+        match hedge {
+            Some(hedge) => layer.hedge(hedge),
+            None => layer,
+        }
     }
+}
 
-    fn failover_given(
-        &self,
-        mut layer: FailoverLayer,
-        given: &FailoverSettings,
-    ) -> Result<FailoverLayer, SettingsError> {
-        let location = |key| Location::new("[failover]", key);
-        let at = |key| move |error: ConfigError| self.at(location(key), &error);
+impl Draft {
+    pub(super) fn failover(&self) -> Result<FailoverParts, SettingsError> {
+        let at = |key| move |error| self.at(Location::new("[failover]", key), &error);
+        let mut layer = FailoverLayer::new();
+        let Some(given) = &self.sections.failover else {
+            layer = layer.max_attempts(1).map_err(at("attempts"))?;
+            return Ok(FailoverParts { layer, hedge: None });
+        };
         if let Some(attempts) = given.attempts {
             layer = layer.max_attempts(attempts).map_err(at("attempts"))?;
         }
-        match &given.hedge {
-            None => layer = layer.hedge(failover::Hedge::new()),
-            Some(HedgeSettings::Switch(false)) => {}
-            Some(HedgeSettings::Switch(true)) => {
-                let message =
-                    "true: false, or { after = \"p95\", at_least = \"50ms\" } is accepted";
-                return Err(location("hedge").wrong(&self.text, message));
-            }
-            Some(HedgeSettings::Rule(when)) => layer = layer.hedge(self.hedge(when)?),
+        let hedge = match &given.hedge {
+            None => Some(Hedge::new()),
+            Some(HedgeSettings::Off) => None,
+            Some(HedgeSettings::Rule(rule)) => Some(rule.hedge().map_err(|error| {
+                let field = error.field();
+                let key = field.rsplit_once('.').map_or(field, |(_, key)| key);
+                let message = format!("{key}: {}", error.message());
+                Location::new("[failover]", "hedge").wrong(&self.text, message)
+            })?),
+        };
+        if let Some(timeout) = given.per_try_timeout {
+            let made = layer.per_try_timeout(timeout);
+            layer = made.map_err(at("per_try_timeout"))?;
         }
-        let per_try = given.per_try_timeout.as_deref();
-        if let Some(timeout) = self.duration(location("per_try_timeout"), per_try)? {
-            layer = layer
-                .per_try_timeout(timeout)
-                .map_err(at("per_try_timeout"))?;
-        }
-        if let Some(timeout) = self.duration(location("timeout"), given.timeout.as_deref())? {
+        if let Some(timeout) = given.timeout {
             layer = layer.timeout(timeout).map_err(at("timeout"))?;
         }
         if let Some(statuses) = &given.retry_statuses {
-            let statuses = statuses.iter().copied();
-            layer = layer
-                .retry_statuses(statuses)
-                .map_err(at("retry_statuses"))?;
+            let made = layer.retry_statuses(statuses.iter().copied());
+            layer = made.map_err(at("retry_statuses"))?;
         }
-        Ok(layer.backoff(self.backoff(given)?))
+        if let Some(backoff) = &given.backoff {
+            layer = layer.backoff(backoff.backoff().map_err(at("backoff"))?);
+        }
+        Ok(FailoverParts { layer, hedge })
     }
+}
 
-    fn hedge(&self, when: &HedgeRuleSettings) -> Result<failover::Hedge, SettingsError> {
-        let location = Location::new("[failover]", "hedge");
-        let at = |error: ConfigError| {
-            let field = error.field();
-            let key = field.rsplit_once('.').map_or(field, |(_, key)| key);
-            location.wrong(&self.text, format!("{key}: {}", error.message()))
+impl HedgeRuleSettings {
+    fn hedge(&self) -> Result<Hedge, ConfigError> {
+        let mut hedge = match self.after {
+            None => Hedge::new(),
+            Some(HedgeAfter::Percentile(percentile)) => Hedge::new().percentile(percentile)?,
+            Some(HedgeAfter::Time(delay)) => Hedge::new().after(delay)?,
         };
-        let duration = |value: Option<&str>| self.duration(location, value);
-        let mut hedge = failover::Hedge::new();
-        if let Some(after) = &when.after {
-            hedge = match after.strip_prefix('p').map(str::parse) {
-                Some(Ok(percentile)) => hedge.percentile(percentile).map_err(at)?,
-                Some(Err(_)) => {
-                    let message = format!(
-                        "after: {after:?}: \"p50\" to \"p99\", or a duration such as \"80ms\", is accepted"
-                    );
-                    return Err(location.wrong(&self.text, message));
-                }
-                None => match duration(Some(after))? {
-                    Some(delay) => hedge.after(delay).map_err(at)?,
-                    None => hedge,
-                },
-            };
+        if let Some(delay) = self.at_least {
+            hedge = hedge.at_least(delay)?;
         }
-        if let Some(delay) = duration(when.at_least.as_deref())? {
-            hedge = hedge.at_least(delay).map_err(at)?;
+        if let Some(delay) = self.at_most {
+            hedge = hedge.at_most(delay)?;
         }
-        if let Some(delay) = duration(when.at_most.as_deref())? {
-            hedge = hedge.at_most(delay).map_err(at)?;
+        match &self.methods {
+            Some(methods) => hedge.methods(methods.iter().cloned()),
+            None => Ok(hedge),
         }
-        if let Some(names) = &when.methods {
-            let methods = names.iter().map(|name| {
-                Method::from_bytes(name.as_bytes()).map_err(|_error| {
-                    location.wrong(&self.text, format!("methods: {name:?} is no method"))
-                })
-            });
-            let methods = methods.collect::<Result<Vec<_>, _>>()?;
-            hedge = hedge.methods(methods).map_err(at)?;
-        }
-        Ok(hedge)
     }
+}
 
-    fn backoff(&self, given: &FailoverSettings) -> Result<failover::Backoff, SettingsError> {
-        let location = Location::new("[failover]", "backoff");
-        let mut backoff = failover::Backoff::new();
-        let Some(given) = &given.backoff else {
-            return Ok(backoff);
-        };
-        let at = |error: ConfigError| self.at(location, &error);
-        let base = self.duration(location, given.base.as_deref())?;
-        let max = self.duration(location, given.max.as_deref())?;
-        if base.is_some() || max.is_some() {
-            let base = base.unwrap_or(failover::Backoff::BASE);
+impl BackoffSettings {
+    fn backoff(&self) -> Result<Backoff, ConfigError> {
+        let mut backoff = Backoff::new();
+        if self.base.is_some() || self.max.is_some() {
+            let base = self.base.unwrap_or(Backoff::BASE);
             // A base above the default bound raises the bound.
-            let max = max.unwrap_or_else(|| failover::Backoff::MAX.max(base));
-            backoff = backoff.exponential(base, max).map_err(at)?;
+            let max = self.max.unwrap_or_else(|| Backoff::MAX.max(base));
+            backoff = backoff.exponential(base, max)?;
         }
-        if let Some(most) = self.duration(location, given.retry_after.as_deref())? {
-            backoff = backoff.retry_after(most).map_err(at)?;
+        match self.retry_after {
+            Some(most) => backoff.retry_after(most),
+            None => Ok(backoff),
         }
-        Ok(backoff)
     }
 }

@@ -4,10 +4,8 @@ use std::{collections::HashSet, net::SocketAddr, time::Duration};
 
 use serde::Deserialize;
 
-use super::{Settings, SettingsError, TlsSettings, error::Location};
+use super::{Settings, SettingsError, draft::Draft, error::Location, tls, value};
 use crate::endpoints::{EndpointsLayer, Readiness};
-#[cfg(feature = "server")]
-use crate::server::Http;
 
 /// `[[listen]]`
 #[derive(Clone, Debug, PartialEq, Deserialize)]
@@ -15,7 +13,8 @@ use crate::server::Http;
 #[non_exhaustive]
 pub struct ListenSettings {
     /// The address and port.
-    pub address: String,
+    #[serde(deserialize_with = "value::required")]
+    pub address: SocketAddr,
     /// The path that answers whether this instance can route; none if absent.
     pub ready: Option<String>,
     /// The path that answers while this process serves; none if absent.
@@ -33,18 +32,30 @@ pub struct ListenSettings {
     /// The bytes a second that a client must move while the server waits for it; 240 if absent, 0
     /// for no limit.
     pub min_rate: Option<u32>,
-    /// The time that a request and its whole response may take; no limit if absent. See
-    /// [`request_timeout`](Settings::request_timeout).
-    pub request_timeout: Option<String>,
+    /// The time that a request and its whole response may take; no limit if absent.
+    #[serde(default, deserialize_with = "value::optional")]
+    pub request_timeout: Option<Duration>,
     /// Reserved: the PROXY protocol is not supported yet, and only `false` is accepted.
-    pub(super) proxy_protocol: Option<toml::Value>,
+    #[serde(default, deserialize_with = "value::proxy_protocol")]
+    pub(super) proxy_protocol: bool,
     /// `[listen.tls]`: TLS termination; cleartext if absent.
-    pub tls: Option<TlsSettings>,
+    #[serde(default, deserialize_with = "tls::section")]
+    pub tls: Option<tls::TlsSettings>,
 }
 
 impl Settings {
-    pub(super) fn check_listen(&self) -> Result<(), SettingsError> {
-        if self.listen.is_empty() {
+    /// Returns the layer that answers `live` and `ready` on the nth listener; `None` if the listener
+    /// has neither path, or does not exist.
+    #[must_use]
+    pub fn endpoints_layer(&self, nth: usize, readiness: &Readiness) -> Option<EndpointsLayer> {
+        let layer = self.parts.endpoints.get(nth)?.clone()?;
+        Some(layer.readiness(readiness.clone()))
+    }
+}
+
+impl Draft {
+    pub(super) fn check_listeners(&self) -> Result<(), SettingsError> {
+        if self.sections.listen.is_empty() {
             return Err(SettingsError::new(
                 None,
                 "[[listen]]",
@@ -52,118 +63,66 @@ impl Settings {
             ));
         }
         let mut seen = HashSet::new();
-        if let Some(admin) = &self.admin {
-            seen.insert(admin.address);
-        }
-        for (nth, listen) in self.listen.iter().enumerate() {
-            let location = |key| Location {
-                header: "[[listen]]",
-                nth,
-                key,
-            };
-            let address = self.listen_address(nth)?;
+        seen.extend(self.sections.admin.map(|admin| admin.address));
+        for (nth, listen) in self.sections.listen.iter().enumerate() {
+            let address = listen.address;
             if address.port() != 0 && !seen.insert(address) {
                 let message = format!("{address}: another listener has this address");
-                return Err(location("address").wrong(&self.text, message));
-            }
-            if !matches!(
-                &listen.proxy_protocol,
-                None | Some(toml::Value::Boolean(false))
-            ) {
-                let message = "not in this version yet; leave it out, or say false";
-                return Err(location("proxy_protocol").wrong(&self.text, message));
+                return Err(location(nth, "address").wrong(&self.text, message));
             }
             #[cfg(feature = "server")]
-            if let Some(rate) = listen.min_rate {
-                let checked = Http::new(()).min_rate(rate);
-                checked
-                    .map(drop)
-                    .map_err(|error| self.at(location("min_rate"), &error))?;
-            }
-            self.request_timeout(nth)?;
+            self.check_http(nth, listen)?;
+            #[cfg(feature = "__tls")]
             self.check_tls(nth)?;
         }
         Ok(())
     }
 
-    /// Returns the address of the nth listener, counted from 0.
-    ///
-    /// # Errors
-    ///
-    /// Returns an error if there is no such listener, or its address is not an IP address with a
-    /// port; [`from_toml`](Self::from_toml) has checked the latter.
-    pub fn listen_address(&self, nth: usize) -> Result<SocketAddr, SettingsError> {
-        let Some(listen) = self.listen.get(nth) else {
-            let message = format!("no listener {nth}; there are {}", self.listen.len());
-            return Err(SettingsError::new(None, "[[listen]]", message));
-        };
-        let address = &listen.address;
-        address.parse().map_err(|_error| {
-            let location = Location { header: "[[listen]]", nth, key: "address" };
-            let message = format!("{address:?}: an IP address and a port is accepted, as in \"127.0.0.1:8080\" or \"[::]:443\"");
-            location.wrong(&self.text, message)
-        })
-    }
-
-    /// Returns the time that a request on the nth listener and its whole response may take; `None`
-    /// for no limit, and if there is no such listener.
-    ///
-    /// # Errors
-    ///
-    /// Returns an error if it is no duration, or outside of 10 ms to 24 h, which
-    /// [`from_toml`](Self::from_toml) has checked.
-    pub fn request_timeout(&self, nth: usize) -> Result<Option<Duration>, SettingsError> {
-        let location = || Location {
-            header: "[[listen]]",
-            nth,
-            key: "request_timeout",
-        };
-        let listen = self.listen.get(nth);
-        let value = listen.and_then(|listen| listen.request_timeout.as_deref());
-        let timeout = self.duration(location(), value)?;
-        #[cfg(feature = "server")]
-        if let Some(timeout) = timeout {
-            let checked = Http::new(()).request_timeout(timeout);
-            checked
-                .map(drop)
-                .map_err(|error| self.at(location(), &error))?;
+    #[cfg(feature = "server")]
+    fn check_http(&self, nth: usize, listen: &ListenSettings) -> Result<(), SettingsError> {
+        let at = |key| move |error| self.at(location(nth, key), &error);
+        let mut http = crate::server::Http::new(());
+        if let Some(rate) = listen.min_rate {
+            http = http.min_rate(rate).map_err(at("min_rate"))?;
         }
-        Ok(timeout)
+        if let Some(timeout) = listen.request_timeout {
+            http = http
+                .request_timeout(timeout)
+                .map_err(at("request_timeout"))?;
+        }
+        drop(http);
+        Ok(())
     }
 
-    /// Returns the layer that answers `live` and `ready` on the nth listener; `None` if the listener
-    /// has neither path, or does not exist.
-    ///
-    /// # Errors
-    ///
-    /// Returns an error if the section is not acceptable, which
-    /// [`from_toml`](Self::from_toml) has checked.
-    pub fn endpoints_layer(
+    pub(super) fn endpoints_layer(
         &self,
         nth: usize,
         readiness: &Readiness,
     ) -> Result<Option<EndpointsLayer>, SettingsError> {
-        let Some(listen) = self.listen.get(nth) else {
+        let Some(listen) = self.sections.listen.get(nth) else {
             return Ok(None);
-        };
-        let location = |key| Location {
-            header: "[[listen]]",
-            nth,
-            key,
         };
         let mut layer = EndpointsLayer::new(readiness.clone()).no_live().no_ready();
         if let Some(path) = &listen.live {
             let made = layer.live_path(path);
-            layer = made.map_err(|error| self.at(location("live"), &error))?;
+            layer = made.map_err(|error| self.at(location(nth, "live"), &error))?;
         }
         if let Some(path) = &listen.ready {
             if listen.live.as_ref() == Some(path) {
                 let message = format!("{path:?}: it is the path of `live`");
-                return Err(location("ready").wrong(&self.text, message));
+                return Err(location(nth, "ready").wrong(&self.text, message));
             }
             let made = layer.ready_path(path);
-            layer = made.map_err(|error| self.at(location("ready"), &error))?;
+            layer = made.map_err(|error| self.at(location(nth, "ready"), &error))?;
         }
         Ok((listen.live.is_some() || listen.ready.is_some()).then_some(layer))
+    }
+}
+
+fn location(nth: usize, key: &str) -> Location<'_> {
+    Location {
+        header: "[[listen]]",
+        nth,
+        key,
     }
 }

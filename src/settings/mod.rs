@@ -85,7 +85,8 @@
 #![doc = include_str!("reference.md")]
 
 mod access_log;
-mod duration;
+mod draft;
+mod entry;
 mod error;
 mod failover;
 mod health;
@@ -99,15 +100,19 @@ mod server;
 mod sticky;
 mod strategy;
 mod tls;
+mod value;
 
-pub use access_log::AccessLogSettings;
+pub use access_log::{AccessLogFile, AccessLogSettings};
 pub use error::SettingsError;
-pub use failover::{BackoffSettings, FailoverSettings, HedgeRuleSettings, HedgeSettings};
-pub use health::{HealthSettings, IdentitySettings, OutlierSettings};
+pub use failover::{
+    BackoffSettings, FailoverSettings, HedgeAfter, HedgeRuleSettings, HedgeSettings,
+};
+pub use health::{CheckKind, HealthSettings, IdentitySettings, OutlierSettings};
 pub use listen::ListenSettings;
 pub use pool::{BackendSettings, PoolSettings};
 pub use proxy::ProxySettings;
-pub use sections::Settings;
+pub use sections::{Sections, Settings};
 pub use server::{AdminSettings, ServerSettings, ShutdownSettings};
 pub use sticky::StickySettings;
+pub use strategy::StrategySettings;
 pub use tls::{CertificateSettings, TlsSettings};

@@ -1,15 +1,19 @@
 //! Messages of serde and the TOML parser, rewritten for readers that know neither.
 
-use super::SettingsError;
+use super::{SettingsError, entry, value};
 
 /// Makes an error of one of serde or of the TOML parser.
 pub(super) fn syntax(text: &str, error: &toml::de::Error) -> SettingsError {
     let Some(span) = error.span().filter(|_| !text.trim().is_empty()) else {
         return SettingsError::new(None, "", rewrite(error.message(), "", ""));
     };
-    let number = text[..span.start.min(text.len())].matches('\n').count() + 1;
+    if let Some(message) = value::refusal(error.message()) {
+        return refused_value(text, span.start, message);
+    }
+    let number = line_of(text, span.start);
     let line = text.lines().nth(number - 1).unwrap_or("").trim();
-    let header = header_above(text, number);
+    let (header, _) = header_above(text, number);
+    let header = header.to_owned();
     let message = rewrite(error.message(), &header, line);
     // `[listen]` instead of `[[listen]]`: the brackets are wrong.
     if line.starts_with('[') && !line.starts_with("[[") && error.message().contains("a sequence") {
@@ -23,15 +27,39 @@ pub(super) fn syntax(text: &str, error: &toml::de::Error) -> SettingsError {
     SettingsError::new(Some(number), location, message)
 }
 
-/// Returns the header of the section that holds a line.
-fn header_above(text: &str, line: usize) -> String {
-    let above = text
-        .lines()
-        .take(line)
-        .filter(|l| l.trim_start().starts_with('['));
-    above.last().map_or(String::new(), |l| {
-        l.split('#').next().unwrap_or("").trim().to_owned()
-    })
+/// Makes the error of a value that begins at a position: with the header above it and the key that
+/// stands below this header, and the line of this key.
+fn refused_value(text: &str, at: usize, message: &str) -> SettingsError {
+    let number = line_of(text, at);
+    let (header, end) = header_above(text, number);
+    let Some(key) = entry::below(text, end, at) else {
+        return SettingsError::new(Some(number), header, message);
+    };
+    let location = match header.is_empty() {
+        true => format!("[{}] {}", key.table, key.key),
+        false => format!("{header} {}", key.key),
+    };
+    SettingsError::new(Some(line_of(text, key.name.start)), location, message)
+}
+
+/// Returns the number of the line that holds a position.
+fn line_of(text: &str, at: usize) -> usize {
+    let before = text.get(..at).unwrap_or(text);
+    before.matches('\n').count() + 1
+}
+
+/// Returns the header of the section that holds a line, and the position behind the header; nothing
+/// and 0 above the first header.
+fn header_above(text: &str, line: usize) -> (&str, usize) {
+    let mut end = 0;
+    let mut found = ("", 0);
+    for line in text.split_inclusive('\n').take(line) {
+        end += line.len();
+        if line.trim_start().starts_with('[') {
+            found = (line.split('#').next().unwrap_or("").trim(), end);
+        }
+    }
+    found
 }
 
 /// Rewrites a message about a section, given as its `header`, and the text of its `line`.

@@ -1,13 +1,16 @@
 //! `[pool]`: the backends, and the routing among them.
 
-use std::collections::HashSet;
+use std::{collections::HashSet, time::Duration};
 
 use serde::Deserialize;
 
-use super::{Settings, SettingsError, error::Location};
+use super::{
+    Settings, SettingsError, StrategySettings, draft::Draft, error::Location, strategy, value,
+};
 use crate::{
+    balance::HashKey,
     error::ConfigError,
-    pool::{self, Locality, PanicRouting, Protocol, Routing},
+    pool::{Backend, Locality, PanicRouting, Pool, Protocol, Routing},
 };
 
 /// `[pool]`
@@ -16,10 +19,12 @@ use crate::{
 #[non_exhaustive]
 pub struct PoolSettings {
     /// The strategy that chooses a backend; `round-robin` if absent.
-    pub strategy: Option<String>,
+    #[serde(default, deserialize_with = "value::optional")]
+    pub strategy: Option<StrategySettings>,
     /// The input of `consistent-hash`: `"path"`, `"client"`, `{ header = "name" }` or
     /// `{ cookie = "name" }`.
-    pub(super) hash: Option<toml::Value>,
+    #[serde(default, deserialize_with = "strategy::hash_key")]
+    pub hash: Option<HashKey>,
     /// The multiple of the mean load above which keys of a backend go to the next one
     /// (`consistent-hash`); 1.25 if absent.
     pub load_factor: Option<f64>,
@@ -30,7 +35,8 @@ pub struct PoolSettings {
     pub panic: Option<f64>,
     /// The time over which the traffic of a recovered backend grows to its share; 30 s if absent,
     /// `"0s"` switches it off.
-    pub slow_start: Option<String>,
+    #[serde(default, deserialize_with = "value::optional")]
+    pub slow_start: Option<Duration>,
     /// The multiple of its share that a tier can take before traffic overflows; 1.4 if absent.
     pub overprovisioning: Option<f64>,
     /// `[[pool.backends]]`: the backends.
@@ -64,40 +70,44 @@ pub struct BackendSettings {
     /// The tier; 0, the preferred one, if absent.
     pub tier: Option<u8>,
     /// The region, zone and rack.
-    pub locality: Option<String>,
+    #[serde(default, deserialize_with = "value::optional")]
+    pub locality: Option<Locality>,
     /// The most requests in flight; no cap if absent.
     pub max_in_flight: Option<u32>,
     /// `auto`, `http1` or `http2`; `auto` if absent.
-    pub protocol: Option<String>,
+    #[serde(default, deserialize_with = "value::optional")]
+    pub protocol: Option<Protocol>,
 }
 
 impl Settings {
     /// Returns a new pool of the backends, with the routing of `[pool]`.
-    ///
-    /// # Errors
-    ///
-    /// Returns an error if a backend is not acceptable, or two have the same id, which
-    /// [`from_toml`](Self::from_toml) has checked.
-    pub fn pool(&self) -> Result<pool::Pool, SettingsError> {
-        let backends = self.backends()?;
-        let pool = pool::Pool::new(backends).map_err(SettingsError::from)?;
-        pool.update_routing(self.routing()?);
-        Ok(pool)
+    #[must_use]
+    pub fn pool(&self) -> Pool {
+        let pool = Pool::of_distinct(self.backends());
+        pool.update_routing(self.routing());
+        pool
     }
 
-    /// Returns the routing of `[pool]`, for
-    /// [`Pool::update_routing`](crate::Pool::update_routing) after a reload.
-    ///
-    /// # Errors
-    ///
-    /// Returns an error if a key is not in its range, which [`from_toml`](Self::from_toml) has
-    /// checked.
-    pub fn routing(&self) -> Result<Routing, SettingsError> {
-        let given = &self.pool;
+    /// Returns the routing of `[pool]`, for [`Pool::update_routing`] after a reload.
+    pub fn routing(&self) -> Routing {
+        self.parts.routing.clone()
+    }
+
+    /// Returns the backends, for [`Pool::replace`] after a reload.
+    #[must_use]
+    pub fn backends(&self) -> Vec<Backend> {
+        let backends = self.parts.backends.iter();
+        backends.map(Backend::with_new_state).collect()
+    }
+}
+
+impl Draft {
+    pub(super) fn routing(&self) -> Result<Routing, SettingsError> {
+        let given = &self.sections.pool;
         let at = |error: ConfigError| self.at(Location::new("[pool]", error.field()), &error);
         let mut routing = Routing::new();
-        if let Some(locality) = self.locality()? {
-            routing = routing.locality(locality);
+        if let Some(locality) = &self.sections.server.locality {
+            routing = routing.locality(locality.clone());
         }
         if let Some(factor) = given.overprovisioning {
             routing = routing.overprovisioning(factor).map_err(at)?;
@@ -105,77 +115,54 @@ impl Settings {
         if let Some(below) = given.panic {
             routing = routing.panic(PanicRouting::UseAll { below }).map_err(at)?;
         }
-        let location = Location::new("[pool]", "slow_start");
-        if let Some(time) = self.duration(location, given.slow_start.as_deref())? {
+        if let Some(time) = given.slow_start {
             routing = routing.slow_start(time, SLOW_START_FROM).map_err(at)?;
         }
         Ok(routing)
     }
 
-    /// Returns the backends, for [`Pool::replace`](crate::Pool::replace) after a reload.
-    ///
-    /// # Errors
-    ///
-    /// Returns an error if a backend is not acceptable, or two have the same id, which
-    /// [`from_toml`](Self::from_toml) has checked.
-    pub fn backends(&self) -> Result<Vec<pool::Backend>, SettingsError> {
-        if self.pool.backends.is_empty() {
+    pub(super) fn backends(&self) -> Result<Vec<Backend>, SettingsError> {
+        let given = &self.sections.pool.backends;
+        if given.is_empty() {
             let location = Location::new("[pool]", "");
             return Err(location.wrong(&self.text, "no [[pool.backends]]: 1 or more is needed"));
         }
         let mut seen = HashSet::new();
-        let mut backends = Vec::with_capacity(self.pool.backends.len());
-        for (nth, given) in self.pool.backends.iter().enumerate() {
-            let location = |key| Location {
-                header: "[[pool.backends]]",
-                nth,
-                key,
-            };
+        let each = given.iter().enumerate().map(|(nth, given)| {
             if !seen.insert(&given.id) {
                 let message = format!("{:?}: another backend has this id", given.id);
-                return Err(location("id").wrong(&self.text, message));
+                return Err(location(nth, "id").wrong(&self.text, message));
             }
-            backends.push(self.backend(nth)?);
-        }
-        Ok(backends)
+            given
+                .backend()
+                .map_err(|error| self.at(location(nth, error.field()), &error))
+        });
+        each.collect()
     }
+}
 
-    fn backend(&self, nth: usize) -> Result<pool::Backend, SettingsError> {
-        let given = &self.pool.backends[nth];
-        let at = |error: ConfigError| {
-            let key = error.field().to_owned();
-            let location = Location {
-                header: "[[pool.backends]]",
-                nth,
-                key: &key,
-            };
-            self.at(location, &error)
-        };
-        let mut backend = pool::Backend::new(given.id.clone(), &given.url).map_err(at)?;
-        if let Some(weight) = given.weight {
-            backend = backend.weight(weight).map_err(at)?;
+impl BackendSettings {
+    fn backend(&self) -> Result<Backend, ConfigError> {
+        let mut backend = Backend::new(self.id.clone(), &self.url)?;
+        if let Some(weight) = self.weight {
+            backend = backend.weight(weight)?;
         }
-        if let Some(max) = given.max_in_flight {
-            backend = backend.max_in_flight(max).map_err(at)?;
+        if let Some(max) = self.max_in_flight {
+            backend = backend.max_in_flight(max)?;
         }
-        if let Some(locality) = &given.locality {
-            backend = backend.locality(Locality::new(locality).map_err(at)?);
+        if let Some(locality) = &self.locality {
+            backend = backend.locality(locality.clone());
         }
-        let protocol = match given.protocol.as_deref() {
-            None | Some("auto") => Protocol::Auto,
-            Some("http1") => Protocol::Http1,
-            Some("http2") => Protocol::Http2,
-            Some(other) => {
-                let location = Location {
-                    header: "[[pool.backends]]",
-                    nth,
-                    key: "protocol",
-                };
-                let message = format!("{other:?}: auto, http1 or http2 is accepted");
-                return Err(location.wrong(&self.text, message));
-            }
-        };
-        Ok(backend.protocol(protocol).tier(given.tier.unwrap_or(0)))
+        let protocol = self.protocol.unwrap_or_default();
+        Ok(backend.protocol(protocol).tier(self.tier.unwrap_or(0)))
+    }
+}
+
+fn location(nth: usize, key: &str) -> Location<'_> {
+    Location {
+        header: "[[pool.backends]]",
+        nth,
+        key,
     }
 }
 

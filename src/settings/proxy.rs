@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
-use super::{Settings, SettingsError, error::Location};
+use super::{Settings, SettingsError, draft::Draft, error::Location, value};
 use crate::{
     connect::Connector,
     context::TrustedPeers,
@@ -19,93 +19,81 @@ use crate::{
 #[non_exhaustive]
 pub struct ProxySettings {
     /// The time to connect to a backend, TLS included; 2 s if absent.
-    pub connect_timeout: Option<String>,
+    #[serde(default, deserialize_with = "value::optional")]
+    pub connect_timeout: Option<Duration>,
     /// The time from the whole request to the response head; 15 s if absent.
-    pub response_timeout: Option<String>,
+    #[serde(default, deserialize_with = "value::optional")]
+    pub response_timeout: Option<Duration>,
     /// The time for which a side may be silent, and an idle connection is kept; 60 s if absent.
-    pub idle_timeout: Option<String>,
+    #[serde(default, deserialize_with = "value::optional")]
+    pub idle_timeout: Option<Duration>,
     /// The largest age of a connection to a backend; no limit if absent.
-    pub max_connection_age: Option<String>,
+    #[serde(default, deserialize_with = "value::optional")]
+    pub max_connection_age: Option<Duration>,
     /// The peers whose `X-Forwarded-*` fields are believed; none if absent.
-    pub trusted: Option<Vec<String>>,
+    #[serde(default, deserialize_with = "value::trusted_peers")]
+    pub trusted: TrustedPeers,
     /// The field in which trusted peers name the client: `x-forwarded-for` or `forwarded`;
     /// `x-forwarded-for` if absent.
-    pub client_field: Option<String>,
+    #[serde(default, deserialize_with = "value::optional")]
+    pub client_field: Option<ClientField>,
 }
 
 impl Settings {
-    /// Returns the proxy.
-    ///
-    /// # Errors
-    ///
-    /// Returns an error if the section is not acceptable, which
-    /// [`from_toml`](Self::from_toml) has checked.
-    pub fn proxy(&self) -> Result<Proxy, SettingsError> {
-        let given = &self.proxy;
-        let location = |key| Location::new("[proxy]", key);
-        let at = |error: ConfigError| self.at(Location::new("[proxy]", error.field()), &error);
-        let mut proxy = Proxy::new().connector(self.connector()?);
-        let response = given.response_timeout.as_deref();
-        if let Some(timeout) = self.duration(location("response_timeout"), response)? {
-            proxy = proxy.response_timeout(timeout).map_err(at)?;
-        }
-        if let Some(timeout) =
-            self.duration(location("idle_timeout"), given.idle_timeout.as_deref())?
-        {
-            proxy = proxy.idle_timeout(timeout).map_err(at)?;
-        }
-        let age = given.max_connection_age.as_deref();
-        if let Some(age) = self.duration(location("max_connection_age"), age)? {
-            proxy = proxy.max_connection_age(age).map_err(at)?;
-        }
-        Ok(proxy.trusted_peers(self.trusted_peers()?))
+    /// Returns the proxy. Each call makes one that shares no connections with the others.
+    pub fn proxy(&self) -> Proxy {
+        let connector = self.parts.connector.clone();
+        // Each proxy resumes the TLS sessions of its own connections only.
+        #[cfg(feature = "__tls")]
+        let connector = connector.tls(crate::connect::ClientTls::new());
+        self.parts.proxy.clone().connector(connector)
     }
 
     /// Returns the layer that finds the address of the client behind `[proxy] trusted`.
-    ///
-    /// # Errors
-    ///
-    /// Returns an error if the section is not acceptable, which
-    /// [`from_toml`](Self::from_toml) has checked.
-    pub fn forwarded_layer(&self) -> Result<ForwardedLayer, SettingsError> {
-        let location = Location::new("[proxy]", "client_field");
-        let field = match self.proxy.client_field.as_deref() {
-            None | Some("x-forwarded-for") => ClientField::XForwardedFor,
-            Some("forwarded") => ClientField::Forwarded,
-            Some(other) => {
-                let message = format!("{other:?}: x-forwarded-for or forwarded is accepted");
-                return Err(location.wrong(&self.text, message));
-            }
-        };
-        let trusted = self.trusted_peers()?;
-        if trusted.is_empty() && self.proxy.client_field.is_some() {
-            let message = "it is read from trusted peers only; name them in trusted";
-            return Err(location.wrong(&self.text, message));
+    pub fn forwarded_layer(&self) -> ForwardedLayer {
+        self.parts.forwarded.clone()
+    }
+}
+
+impl Draft {
+    pub(super) fn proxy(&self, connector: &Connector) -> Result<Proxy, SettingsError> {
+        let given = &self.sections.proxy;
+        let at = |error: ConfigError| self.at(Location::new("[proxy]", error.field()), &error);
+        let mut proxy = Proxy::new().connector(connector.clone());
+        if let Some(timeout) = given.response_timeout {
+            proxy = proxy.response_timeout(timeout).map_err(at)?;
         }
-        Ok(ForwardedLayer::new(trusted).field(field))
+        if let Some(timeout) = given.idle_timeout {
+            proxy = proxy.idle_timeout(timeout).map_err(at)?;
+        }
+        if let Some(age) = given.max_connection_age {
+            proxy = proxy.max_connection_age(age).map_err(at)?;
+        }
+        Ok(proxy.trusted_peers(given.trusted.clone()))
     }
 
-    pub(super) fn trusted_peers(&self) -> Result<TrustedPeers, SettingsError> {
-        let trusted = self.proxy.trusted.iter().flatten();
-        TrustedPeers::new(trusted)
-            .map_err(|error| self.at(Location::new("[proxy]", error.field()), &error))
+    pub(super) fn forwarded_layer(&self) -> Result<ForwardedLayer, SettingsError> {
+        let given = &self.sections.proxy;
+        if given.trusted.is_empty() && given.client_field.is_some() {
+            let message = "it is read from trusted peers only; name them in trusted";
+            return Err(Location::new("[proxy]", "client_field").wrong(&self.text, message));
+        }
+        let field = given.client_field.unwrap_or_default();
+        Ok(ForwardedLayer::new(given.trusted.clone()).field(field))
     }
 
     pub(super) fn connector(&self) -> Result<Connector, SettingsError> {
-        let location = Location::new("[proxy]", "connect_timeout");
+        let given = &self.sections.proxy;
+        let at = |key| move |error| self.at(Location::new("[proxy]", key), &error);
         let mut connector = Connector::new();
         // A backend that acknowledges nothing for the idle time is given up like a silent one.
-        let idle_location = Location::new("[proxy]", "idle_timeout");
-        let idle = self.proxy.idle_timeout.as_deref();
-        if let Some(idle) = self.duration(idle_location, idle)? {
+        if let Some(idle) = given.idle_timeout {
             connector = connector
                 .tcp_user_timeout(idle.clamp(MIN_USER_TIMEOUT, MAX_USER_TIMEOUT))
-                .map_err(|error| self.at(idle_location, &error))?;
+                .map_err(at("idle_timeout"))?;
         }
-        match self.duration(location, self.proxy.connect_timeout.as_deref())? {
-            Some(timeout) => connector
-                .timeout(timeout)
-                .map_err(|error| self.at(location, &error)),
+        match given.connect_timeout {
+            Some(timeout) => connector.timeout(timeout).map_err(at("connect_timeout")),
             None => Ok(connector),
         }
     }

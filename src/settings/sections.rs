@@ -6,20 +6,32 @@ use serde::Deserialize;
 
 use super::{
     AccessLogSettings, AdminSettings, FailoverSettings, HealthSettings, ListenSettings,
-    PoolSettings, ProxySettings, ServerSettings, SettingsError, StickySettings, parser_messages,
+    PoolSettings, ProxySettings, ServerSettings, SettingsError, StickySettings,
+    draft::{Draft, Parts},
 };
 use crate::{
     balance::BalanceLayer,
-    endpoints::Readiness,
     load_balancer::{Builder, LoadBalancer},
     pool::Pool,
 };
 
-/// A whole settings file. The [module docs](super) describe every key.
+/// A settings file that was read and checked. The [module docs](super) describe every key.
+///
+/// The sections are fields: see [`Sections`], which this type dereferences to. They can be read and
+/// not changed, so a layer that is made of them needs no second check. To change what a program
+/// runs with, read another text.
+#[derive(Clone)]
+pub struct Settings {
+    pub(super) draft: Draft,
+    /// What the modules made of the sections when they checked them.
+    pub(super) parts: Parts,
+}
+
+/// The sections of a settings file.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 #[non_exhaustive]
-pub struct Settings {
+pub struct Sections {
     /// `[server]`: the process.
     #[serde(default)]
     pub server: ServerSettings,
@@ -40,9 +52,6 @@ pub struct Settings {
     pub access_log: Option<AccessLogSettings>,
     /// `[admin]`: the listener of `/live` and `/ready`; `None` without the section.
     pub admin: Option<AdminSettings>,
-    /// The text that was read; later errors take the line of a key from it.
-    #[serde(skip)]
-    pub(super) text: Text,
 }
 
 impl Settings {
@@ -53,68 +62,41 @@ impl Settings {
     ///
     /// Returns the first mistake: its line, its key, and what is accepted.
     pub fn from_toml(text: &str) -> Result<Self, SettingsError> {
-        let mut settings: Self =
-            toml::from_str(text).map_err(|error| parser_messages::syntax(text, &error))?;
-        settings.text = Text(text.to_owned());
-        settings.check()?;
-        Ok(settings)
-    }
-
-    /// Builds everything once, so that `edge --check` reports what a start would.
-    pub(super) fn check(&self) -> Result<(), SettingsError> {
-        self.check_server()?;
-        self.check_listen()?;
-        let pool = self.pool()?;
-        // Each module knows itself what it accepts.
-        self.strategy()?;
-        let _ = self.health_layer(&pool)?;
-        let _ = self.failover_layer()?;
-        let _ = self.sticky_layer(&pool)?;
-        let _ = self.proxy()?;
-        let _ = self.forwarded_layer()?;
-        let readiness = Readiness::new(pool);
-        for nth in 0..self.listen.len() {
-            let _ = self.endpoints_layer(nth, &readiness)?;
-        }
-        Ok(())
+        let draft = Draft::read(text)?;
+        let parts = draft.parts()?;
+        Ok(Self { draft, parts })
     }
 
     /// Returns the canonical stack over this pool without the access log. The sink of the log is
     /// opened once and outlives a reload: see [`access_log`](Self::access_log).
-    ///
-    /// # Errors
-    ///
-    /// Returns an error if a section is not acceptable, which [`from_toml`](Self::from_toml) has
-    /// checked.
-    pub fn load_balancer(&self, pool: &Pool) -> Result<Builder, SettingsError> {
-        let builder = LoadBalancer::builder(pool.clone())
-            .balance(BalanceLayer::new(pool.clone()).strategy(self.strategy()?))?
-            .health(self.health_layer(pool)?)?
-            .failover(self.failover_layer()?)
-            .forwarded(self.forwarded_layer()?)
-            .proxy(self.proxy()?);
-        match self.sticky_layer(pool)? {
-            Some(sticky) => Ok(builder.sticky(sticky)?),
-            None => Ok(builder),
-        }
+    pub fn load_balancer(&self, pool: &Pool) -> Builder {
+        let balance = BalanceLayer::new(pool.clone()).strategy(self.strategy());
+        LoadBalancer::builder(pool.clone())
+            .layers_of_its_pool(balance, self.health_layer(pool), self.sticky_layer(pool))
+            .failover(self.failover_layer())
+            .forwarded(self.forwarded_layer())
+            .proxy(self.proxy())
     }
 }
 
-/// The whole text. It holds the keys of `[sticky]`, so its `Debug` shows nothing.
-#[derive(Clone, Default, PartialEq)]
-pub(super) struct Text(pub(super) String);
+impl Deref for Settings {
+    type Target = Sections;
 
-impl Deref for Text {
-    type Target = str;
-
-    fn deref(&self) -> &str {
-        &self.0
+    fn deref(&self) -> &Sections {
+        &self.draft.sections
     }
 }
 
-impl fmt::Debug for Text {
+/// Settings are equal if their sections are.
+impl PartialEq for Settings {
+    fn eq(&self, other: &Self) -> bool {
+        **self == **other
+    }
+}
+
+impl fmt::Debug for Settings {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Text").finish_non_exhaustive()
+        f.debug_tuple("Settings").field(&**self).finish()
     }
 }
 

@@ -1,10 +1,8 @@
 //! `[sticky]`: sticky sessions by cookie.
 
-use std::fmt;
-
 use serde::Deserialize;
 
-use super::{Settings, SettingsError, error::Location};
+use super::{Settings, SettingsError, draft::Draft, error::Location, value};
 use crate::{
     error::ConfigError,
     pool::Pool,
@@ -12,45 +10,35 @@ use crate::{
 };
 
 /// `[sticky]`
-#[derive(Clone, PartialEq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 #[non_exhaustive]
 pub struct StickySettings {
     /// The name of the cookie; `PROXY_SERVER_ID` if absent.
     pub cookie: Option<String>,
     /// 64 hexadecimal digits each; the first signs, all verify.
-    pub keys: Vec<String>,
+    #[serde(deserialize_with = "value::keys")]
+    pub keys: Keys,
     /// Whether the cookie is `Secure`; true if absent.
     pub secure: Option<bool>,
 }
 
-impl fmt::Debug for StickySettings {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("StickySettings")
-            .field("cookie", &self.cookie)
-            .field("keys", &self.keys.len())
-            .field("secure", &self.secure)
-            .finish()
+impl Settings {
+    /// Returns the sticky layer for this pool; `None` without `[sticky]`.
+    #[must_use]
+    pub fn sticky_layer(&self, pool: &Pool) -> Option<StickyLayer> {
+        let layer = self.parts.sticky.as_ref()?;
+        Some(layer.for_pool(pool.clone()))
     }
 }
 
-impl Settings {
-    /// Returns the sticky layer; `None` without `[sticky]`.
-    ///
-    /// # Errors
-    ///
-    /// Returns an error if the section is not acceptable, which
-    /// [`from_toml`](Self::from_toml) has checked.
-    pub fn sticky_layer(&self, pool: &Pool) -> Result<Option<StickyLayer>, SettingsError> {
-        let Some(sticky) = &self.sticky else {
+impl Draft {
+    pub(super) fn sticky_layer(&self, pool: &Pool) -> Result<Option<StickyLayer>, SettingsError> {
+        let Some(sticky) = &self.sections.sticky else {
             return Ok(None);
         };
-        let at = |error: ConfigError| {
-            let location = Location::new("[sticky]", error.field());
-            self.at(location, &error)
-        };
-        let keys = Keys::from_hex(&sticky.keys).map_err(at)?;
-        let mut layer = StickyLayer::new(pool.clone(), keys);
+        let at = |error: ConfigError| self.at(Location::new("[sticky]", error.field()), &error);
+        let mut layer = StickyLayer::new(pool.clone(), sticky.keys.clone());
         if let Some(name) = &sticky.cookie {
             layer = layer.cookie_name(name).map_err(at)?;
         }

@@ -91,6 +91,15 @@ impl StickyLayer {
         &self.pool
     }
 
+    /// Returns a layer with the same keys and attributes for another pool, with a table of its own.
+    pub fn for_pool(&self, pool: Pool) -> Self {
+        Self {
+            pool,
+            config: self.config.clone(),
+            state: Arc::default(),
+        }
+    }
+
     /// Sets the name of the cookie. Pools behind one host each need a name of their own. The name
     /// is part of the keyed hash, so the cookie of one pool does not verify in another.
     ///

@@ -28,7 +28,8 @@ use crate::{
 /// # Ok(())
 /// # }
 /// ```
-#[derive(Clone)]
+// The comparison is not constant-time: it is for keys of one's own, as of two settings files.
+#[derive(Clone, PartialEq, Eq)]
 pub struct Keys {
     keys: Vec<[u8; 32]>,
 }

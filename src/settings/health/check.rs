@@ -1,15 +1,15 @@
 //! The check that `[health]` describes: of HTTP, TCP or gRPC.
 
-use http::{HeaderName, HeaderValue, Method};
+use http::{HeaderName, HeaderValue};
 use serde::Deserialize;
 
-use super::HealthSettings;
+use super::{CheckKind, HealthSettings};
 use crate::{
-    connect::TargetOverride,
+    connect::{Connector, TargetOverride},
     error::ConfigError,
-    health::{self, Checks, HttpCheck, TcpCheck},
+    health::{Checks, HttpCheck, TcpCheck},
     pool::Scheme,
-    settings::{Settings, SettingsError, error::Location},
+    settings::{SettingsError, draft::Draft, error::Location, value},
 };
 
 /// `[health] identity`
@@ -18,101 +18,86 @@ use crate::{
 #[non_exhaustive]
 pub struct IdentitySettings {
     /// The name of the field.
-    pub header: String,
+    #[serde(deserialize_with = "value::required")]
+    pub header: HeaderName,
     /// The value of the field; the backend's id if absent.
-    pub value: Option<String>,
+    #[serde(default, deserialize_with = "value::optional")]
+    pub value: Option<HeaderValue>,
 }
 
-impl Settings {
-    pub(super) fn http_check(&self, health: &HealthSettings) -> Result<HttpCheck, SettingsError> {
-        let at = |error: ConfigError| self.at_health(&error);
-        let location = |key| Location::new("[health]", key);
-        let mut check = HttpCheck::new()
-            .connector(self.connector()?)
-            .elsewhere(self.elsewhere(health)?);
+impl Draft {
+    /// Returns the checks with the check of the section's type.
+    pub(super) fn check(
+        &self,
+        health: &HealthSettings,
+        connector: &Connector,
+    ) -> Result<Checks, SettingsError> {
+        let elsewhere = self.elsewhere(health)?;
+        match health.kind.unwrap_or_default() {
+            CheckKind::Http => {
+                let check = HttpCheck::new().connector(connector.clone());
+                let check = self.http_check(health, check.elsewhere(elsewhere))?;
+                Ok(Checks::new().with_check(check))
+            }
+            CheckKind::Tcp => {
+                let check = TcpCheck::new().connector(connector.clone());
+                let check = health.tcp_check(check.elsewhere(elsewhere));
+                Ok(Checks::new().with_check(check))
+            }
+            #[cfg(all(feature = "proxy", feature = "http2"))]
+            CheckKind::Grpc => {
+                let check = crate::health::GrpcCheck::new().connector(connector.clone());
+                let check = health.grpc_check(check.elsewhere(elsewhere));
+                let check = check.map_err(|error| self.at_health(&error))?;
+                Ok(Checks::new().with_check(check))
+            }
+            #[cfg(not(all(feature = "proxy", feature = "http2")))]
+            CheckKind::Grpc => {
+                let message = "built without the feature `http2`";
+                Err(Location::new("[health]", "type").wrong(&self.text, message))
+            }
+        }
+    }
+
+    fn http_check(
+        &self,
+        health: &HealthSettings,
+        mut check: HttpCheck,
+    ) -> Result<HttpCheck, SettingsError> {
+        // A check names these fields by other names than the section.
+        let at = |key| move |error| self.at(Location::new("[health]", key), &error);
         if let Some(path) = &health.path {
-            check = check.path(path).map_err(at)?;
+            check = check.path(path).map_err(at("path"))?;
         }
         if let Some(method) = &health.method {
-            let parsed = method.parse::<Method>().map_err(|_error| {
-                let message = format!("{method:?}: a method such as \"GET\" is accepted");
-                location("method").wrong(&self.text, message)
-            })?;
-            check = check.method(parsed);
+            check = check.method(method.clone());
         }
         if let Some(host) = &health.host {
-            check = check.host(host).map_err(at)?;
+            check = check.host(host).map_err(at("host"))?;
         }
         for (name, value) in &health.headers {
-            let name = self.header_name("headers", name)?;
-            let value = self.header_value("headers", value)?;
-            check = check
-                .header(name, value)
-                .map_err(|error| self.at(location("headers"), &error))?;
+            let made = check.header(name.clone(), value.clone());
+            check = made.map_err(at("headers"))?;
         }
-        if let Some(statuses) = &health.statuses {
-            let ranges = self.ranges(location("statuses"), statuses)?;
-            check = check
-                .healthy(ranges)
-                .map_err(|error| self.at(location("statuses"), &error))?;
+        if let Some(statuses) = health.statuses.clone() {
+            check = check.healthy(statuses).map_err(at("statuses"))?;
         }
-        if let Some(statuses) = &health.draining_statuses {
-            let ranges = self.ranges(location("draining_statuses"), statuses)?;
-            check = check
-                .draining(ranges)
-                .map_err(|error| self.at(location("draining_statuses"), &error))?;
+        if let Some(statuses) = health.draining_statuses.clone() {
+            check = check.draining(statuses).map_err(at("draining_statuses"))?;
         }
         if let Some(text) = &health.body_contains {
             check = check.body_contains(text.as_bytes());
         }
-        if let Some(identity) = &health.identity {
-            let name = self.header_name("identity", &identity.header)?;
-            check = match &identity.value {
-                Some(value) => check.identity(name, self.header_value("identity", value)?),
-                None => check.identity_by_id(name),
+        if let Some(IdentitySettings { header, value }) = health.identity.clone() {
+            check = match value {
+                Some(value) => check.identity(header, value),
+                None => check.identity_by_id(header),
             };
         }
         Ok(match health.pooled {
             Some(true) => check.pooled(),
             _ => check,
         })
-    }
-
-    pub(super) fn tcp_check(&self, health: &HealthSettings) -> Result<TcpCheck, SettingsError> {
-        let mut check = TcpCheck::new()
-            .connector(self.connector()?)
-            .elsewhere(self.elsewhere(health)?);
-        if let Some(text) = &health.send {
-            check = check.send(text.as_bytes());
-        }
-        if let Some(text) = &health.expect {
-            check = check.expect(text.as_bytes());
-        }
-        Ok(check)
-    }
-
-    #[cfg(all(feature = "proxy", feature = "http2"))]
-    pub(super) fn grpc_checks(&self, health: &HealthSettings) -> Result<Checks, SettingsError> {
-        let at = |error: ConfigError| self.at_health(&error);
-        let mut check = health::GrpcCheck::new()
-            .connector(self.connector()?)
-            .elsewhere(self.elsewhere(health)?);
-        if let Some(service) = &health.service {
-            check = check.service(service).map_err(at)?;
-        }
-        if let Some(host) = &health.host {
-            check = check.host(host).map_err(at)?;
-        }
-        if health.pooled == Some(true) {
-            check = check.pooled();
-        }
-        Ok(Checks::new().with_check(check))
-    }
-
-    #[cfg(not(all(feature = "proxy", feature = "http2")))]
-    pub(super) fn grpc_checks(&self, _: &HealthSettings) -> Result<Checks, SettingsError> {
-        let message = "built without the feature `http2`";
-        Err(Location::new("[health]", "type").wrong(&self.text, message))
     }
 
     fn elsewhere(&self, health: &HealthSettings) -> Result<TargetOverride, SettingsError> {
@@ -140,18 +125,33 @@ impl Settings {
         }
         Ok(elsewhere)
     }
+}
 
-    fn header_name(&self, key: &str, name: &str) -> Result<HeaderName, SettingsError> {
-        name.parse().map_err(|_error| {
-            let message = format!("{name:?}: the name of a header field is accepted");
-            Location::new("[health]", key).wrong(&self.text, message)
-        })
+impl HealthSettings {
+    fn tcp_check(&self, mut check: TcpCheck) -> TcpCheck {
+        if let Some(text) = &self.send {
+            check = check.send(text.as_bytes());
+        }
+        match &self.expect {
+            Some(text) => check.expect(text.as_bytes()),
+            None => check,
+        }
     }
 
-    fn header_value(&self, key: &str, value: &str) -> Result<HeaderValue, SettingsError> {
-        HeaderValue::from_str(value).map_err(|_error| {
-            let message = "a value of a header field is accepted: visible characters";
-            Location::new("[health]", key).wrong(&self.text, message)
+    #[cfg(all(feature = "proxy", feature = "http2"))]
+    fn grpc_check(
+        &self,
+        mut check: crate::health::GrpcCheck,
+    ) -> Result<crate::health::GrpcCheck, ConfigError> {
+        if let Some(service) = &self.service {
+            check = check.service(service)?;
+        }
+        if let Some(host) = &self.host {
+            check = check.host(host)?;
+        }
+        Ok(match self.pooled {
+            Some(true) => check.pooled(),
+            _ => check,
         })
     }
 }

@@ -1,19 +1,25 @@
 //! `[health]`: its struct, and the layer that is made of it.
 
-use std::{collections::BTreeMap, path::PathBuf};
+use std::{ops::RangeInclusive, path::PathBuf, time::Duration};
 
+use http::{HeaderMap, Method};
 use serde::Deserialize;
 
-use super::{Settings, SettingsError, error::Location};
+use super::{
+    Settings, SettingsError,
+    draft::Draft,
+    error::Location,
+    value::{self, Value},
+};
 use crate::{
+    connect::Connector,
     error::ConfigError,
     health::{Checks, HealthLayer},
-    pool,
+    pool::Pool,
 };
 
 mod check;
 mod outliers;
-mod statuses;
 
 pub use check::IdentitySettings;
 pub use outliers::OutlierSettings;
@@ -24,21 +30,24 @@ pub use outliers::OutlierSettings;
 #[non_exhaustive]
 pub struct HealthSettings {
     /// The kind of check: `http`, `tcp` or `grpc`; `http` if absent.
-    #[serde(rename = "type")]
-    pub kind: Option<String>,
+    #[serde(default, rename = "type", deserialize_with = "value::optional")]
+    pub kind: Option<CheckKind>,
     /// The path of the request (`http`); `/health` if absent.
     pub path: Option<String>,
     /// The method of the request (`http`); GET if absent.
-    pub method: Option<String>,
+    #[serde(default, deserialize_with = "value::optional")]
+    pub method: Option<Method>,
     /// The Host field, or the authority (`http`, `grpc`).
     pub host: Option<String>,
     /// Further header fields of the request (`http`).
-    #[serde(default)]
-    pub headers: BTreeMap<String, String>,
+    #[serde(default, deserialize_with = "value::header_fields")]
+    pub headers: HeaderMap,
     /// Healthy statuses (`http`): numbers, and ranges such as `"200-299"`.
-    pub(super) statuses: Option<Vec<toml::Value>>,
+    #[serde(default, deserialize_with = "value::statuses")]
+    pub statuses: Option<Vec<RangeInclusive<u16>>>,
     /// The statuses with which a backend asks for no new traffic (`http`).
-    pub(super) draining_statuses: Option<Vec<toml::Value>>,
+    #[serde(default, deserialize_with = "value::statuses")]
+    pub draining_statuses: Option<Vec<RangeInclusive<u16>>>,
     /// The text that the body must contain (`http`).
     pub body_contains: Option<String>,
     /// The response field that must name the backend (`http`).
@@ -60,13 +69,17 @@ pub struct HealthSettings {
     /// Whether one connection is kept from check to check (`http`, `grpc`); false if absent.
     pub pooled: Option<bool>,
     /// The time between checks; 5 s if absent.
-    pub interval: Option<String>,
+    #[serde(default, deserialize_with = "value::optional")]
+    pub interval: Option<Duration>,
     /// The time between checks while the last results disagree with the state; 1 s if absent.
-    pub changing_interval: Option<String>,
+    #[serde(default, deserialize_with = "value::optional")]
+    pub changing_interval: Option<Duration>,
     /// The time between checks of a backend that is down; the interval if absent.
-    pub down_interval: Option<String>,
+    #[serde(default, deserialize_with = "value::optional")]
+    pub down_interval: Option<Duration>,
     /// The time for one check; 2 s if absent.
-    pub timeout: Option<String>,
+    #[serde(default, deserialize_with = "value::optional")]
+    pub timeout: Option<Duration>,
     /// The share by which each interval varies; 0.1 if absent.
     pub jitter: Option<f64>,
     /// The failures in a row that take a backend out; 2 if absent.
@@ -85,78 +98,65 @@ pub struct HealthSettings {
     pub outliers: OutlierSettings,
 }
 
+/// `[health] type`
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum CheckKind {
+    /// `"grpc"`: a call of `grpc.health.v1.Health`.
+    Grpc,
+    /// `"http"`: a request.
+    #[default]
+    Http,
+    /// `"tcp"`: a connection, and what is sent and expected on it.
+    Tcp,
+}
+
+impl CheckKind {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Grpc => "grpc",
+            Self::Http => "http",
+            Self::Tcp => "tcp",
+        }
+    }
+}
+
+impl Value for CheckKind {
+    fn parse(text: &str) -> Result<Self, String> {
+        let kinds = [Self::Http, Self::Tcp, Self::Grpc];
+        let kind = kinds.into_iter().find(|kind| kind.as_str() == text);
+        kind.ok_or_else(|| format!("{text:?}: http, tcp or grpc is accepted"))
+    }
+}
+
 impl Settings {
-    /// Returns the health layer; without `[health]`, a layer without checks and ejections.
-    ///
-    /// # Errors
-    ///
-    /// Returns an error if the section is not acceptable, which
-    /// [`from_toml`](Settings::from_toml) has checked.
-    pub fn health_layer(&self, pool: &pool::Pool) -> Result<HealthLayer, SettingsError> {
+    /// Returns the health layer for this pool; without `[health]`, a layer without checks and
+    /// ejections.
+    pub fn health_layer(&self, pool: &Pool) -> HealthLayer {
+        self.parts.health.for_pool(pool.clone())
+    }
+}
+
+impl Draft {
+    pub(super) fn health_layer(
+        &self,
+        pool: &Pool,
+        connector: &Connector,
+    ) -> Result<HealthLayer, SettingsError> {
         let layer = HealthLayer::new(pool.clone());
-        let Some(health) = &self.health else {
+        let Some(health) = &self.sections.health else {
             return Ok(layer.no_checks().no_outliers());
         };
-        let checks = self.checks(health)?;
-        let layer = layer
-            .checks(checks)
-            .map_err(|error| self.at_health(&error))?;
+        self.refuse_keys_of_others(health)?;
+        let check = self.check(health, connector)?;
+        let layer = layer.checks(health.times_and_counts(check));
+        let layer = layer.map_err(|error| self.at_health(&error))?;
         self.outliers(&health.outliers, layer)
     }
 
-    fn checks(&self, health: &HealthSettings) -> Result<Checks, SettingsError> {
-        let location = |key| Location::new("[health]", key);
-        let kind = health.kind.as_deref().unwrap_or("http");
-        self.refuse_keys_of_others(health, kind)?;
-        let mut checks = match kind {
-            "http" => Checks::new().with_check(self.http_check(health)?),
-            "tcp" => Checks::new().with_check(self.tcp_check(health)?),
-            "grpc" => self.grpc_checks(health)?,
-            other => {
-                let message = format!("{other:?}: http, tcp or grpc is accepted");
-                return Err(location("type").wrong(&self.text, message));
-            }
-        };
-        if let Some(interval) = self.duration(location("interval"), health.interval.as_deref())? {
-            checks = checks.interval(interval);
-        }
-        let changing = health.changing_interval.as_deref();
-        if let Some(interval) = self.duration(location("changing_interval"), changing)? {
-            checks = checks.changing_interval(interval);
-        }
-        let down = health.down_interval.as_deref();
-        if let Some(interval) = self.duration(location("down_interval"), down)? {
-            checks = checks.down_interval(interval);
-        }
-        if let Some(timeout) = self.duration(location("timeout"), health.timeout.as_deref())? {
-            checks = checks.timeout(timeout);
-        }
-        if let Some(share) = health.jitter {
-            checks = checks.jitter(share);
-        }
-        if let Some(fall) = health.fall {
-            checks = checks.fall(fall);
-        }
-        if let Some(rise) = health.rise {
-            checks = checks.rise(rise);
-        }
-        if let Some(most) = health.concurrency {
-            checks = checks.concurrency(most);
-        }
-        match health.shared_fate {
-            Some(0.0) => checks = checks.no_shared_failure(),
-            Some(share) => checks = checks.shared_failure(share),
-            None => {}
-        }
-        Ok(checks)
-    }
-
     /// Refuses keys that have no effect with this type of check.
-    fn refuse_keys_of_others(
-        &self,
-        health: &HealthSettings,
-        kind: &str,
-    ) -> Result<(), SettingsError> {
+    fn refuse_keys_of_others(&self, health: &HealthSettings) -> Result<(), SettingsError> {
+        let kind = health.kind.unwrap_or_default().as_str();
         let given = [
             ("path", health.path.is_some(), "http"),
             ("method", health.method.is_some(), "http"),
@@ -176,7 +176,7 @@ impl Settings {
             ("expect", health.expect.is_some(), "tcp"),
         ];
         for (key, is_given, kinds) in given {
-            if is_given && ["http", "tcp", "grpc"].contains(&kind) && !kinds.contains(kind) {
+            if is_given && !kinds.contains(kind) {
                 let kinds = kinds.replace(' ', " or ");
                 let message = format!("accepted with type {kinds}, not {kind}");
                 return Err(Location::new("[health]", key).wrong(&self.text, message));
@@ -185,8 +185,43 @@ impl Settings {
         Ok(())
     }
 
-    pub(super) fn at_health(&self, error: &ConfigError) -> SettingsError {
+    fn at_health(&self, error: &ConfigError) -> SettingsError {
         let key = error.field().rsplit('.').next().unwrap_or_default();
         self.at(Location::new("[health]", key), error)
+    }
+}
+
+impl HealthSettings {
+    /// Sets when the checks run, and how many results change the state.
+    fn times_and_counts(&self, mut checks: Checks) -> Checks {
+        if let Some(interval) = self.interval {
+            checks = checks.interval(interval);
+        }
+        if let Some(interval) = self.changing_interval {
+            checks = checks.changing_interval(interval);
+        }
+        if let Some(interval) = self.down_interval {
+            checks = checks.down_interval(interval);
+        }
+        if let Some(timeout) = self.timeout {
+            checks = checks.timeout(timeout);
+        }
+        if let Some(share) = self.jitter {
+            checks = checks.jitter(share);
+        }
+        if let Some(fall) = self.fall {
+            checks = checks.fall(fall);
+        }
+        if let Some(rise) = self.rise {
+            checks = checks.rise(rise);
+        }
+        if let Some(most) = self.concurrency {
+            checks = checks.concurrency(most);
+        }
+        match self.shared_fate {
+            Some(0.0) => checks.no_shared_failure(),
+            Some(share) => checks.shared_failure(share),
+            None => checks,
+        }
     }
 }

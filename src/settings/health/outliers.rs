@@ -1,12 +1,12 @@
 //! `[health.outliers]`: when live traffic takes a backend out.
 
-use std::time::Duration;
+use std::{ops::RangeInclusive, time::Duration};
 
 use serde::Deserialize;
 
 use crate::{
-    health::{self, HealthLayer},
-    settings::{Settings, SettingsError, error::Location},
+    health::{self, HealthLayer, Outliers},
+    settings::{SettingsError, draft::Draft, error::Location, value},
 };
 
 /// `[health.outliers]`
@@ -23,22 +23,26 @@ pub struct OutlierSettings {
     /// The number of requests below which no share and no median counts; 20 if absent.
     pub volume: Option<u32>,
     /// The time over which shares and latencies are counted; 10 s if absent.
-    pub window: Option<String>,
+    #[serde(default, deserialize_with = "value::optional")]
+    pub window: Option<Duration>,
     /// The multiple of the others' median latency that ejects; never if absent.
     pub slower_than: Option<f64>,
     /// The statuses that are failures: numbers, and ranges such as `"500-599"`; 502 to 504 if absent.
-    pub(super) statuses: Option<Vec<toml::Value>>,
+    #[serde(default, deserialize_with = "value::statuses")]
+    pub statuses: Option<Vec<RangeInclusive<u16>>>,
     /// Whether a response may eject its backend; true if absent.
     pub immediate_fail: Option<bool>,
     /// The length of the first ejection; 30 s if absent.
-    pub ejection: Option<String>,
+    #[serde(default, deserialize_with = "value::optional")]
+    pub ejection: Option<Duration>,
     /// The longest ejection; 300 s if absent.
-    pub max_ejection: Option<String>,
+    #[serde(default, deserialize_with = "value::optional")]
+    pub max_ejection: Option<Duration>,
     /// The share of the pool that may be ejected; 0.5 if absent.
     pub max_share: Option<f64>,
 }
 
-impl Settings {
+impl Draft {
     pub(super) fn outliers(
         &self,
         given: &OutlierSettings,
@@ -47,43 +51,7 @@ impl Settings {
         if given.enabled == Some(false) {
             return Ok(layer.no_outliers());
         }
-        let mut rules = health::Outliers::new();
-        if let Some(failures) = given.consecutive {
-            rules = rules.consecutive(failures);
-        }
-        match given.failure_rate {
-            Some(0.0) => rules = rules.no_failure_rate(),
-            Some(share) => rules = rules.failure_rate(share),
-            None => {}
-        }
-        if let Some(requests) = given.volume {
-            rules = rules.volume(requests);
-        }
-        if let Some(factor) = given.slower_than {
-            rules = rules.slower_than(factor);
-        }
-        if let Some(window) = self.outlier_duration("window", given.window.as_deref())? {
-            rules = rules.window(window);
-        }
-        if let Some(statuses) = &given.statuses {
-            rules = rules.statuses(self.ranges(self.outlier_location("statuses"), statuses)?);
-        }
-        if let Some(honoured) = given.immediate_fail {
-            rules = rules.immediate_fail(honoured);
-        }
-        let first = self.outlier_duration("ejection", given.ejection.as_deref())?;
-        let most = self.outlier_duration("max_ejection", given.max_ejection.as_deref())?;
-        if first.is_some() || most.is_some() {
-            let first = first.unwrap_or(health::EJECTION);
-            rules = rules.ejection(
-                first,
-                most.unwrap_or_else(|| health::MAX_EJECTION.max(first)),
-            );
-        }
-        if let Some(share) = given.max_share {
-            rules = rules.max_share(share);
-        }
-        layer.outliers(rules).map_err(|error| {
+        layer.outliers(given.rules()).map_err(|error| {
             let key = error.field().rsplit('.').next().unwrap_or_default();
             self.at(self.outlier_location(key), &error)
         })
@@ -100,12 +68,44 @@ impl Settings {
             false => Location::new("[health]", "outliers"),
         }
     }
+}
 
-    fn outlier_duration(
-        &self,
-        key: &str,
-        value: Option<&str>,
-    ) -> Result<Option<Duration>, SettingsError> {
-        self.duration(self.outlier_location(key), value)
+impl OutlierSettings {
+    fn rules(&self) -> Outliers {
+        let mut rules = Outliers::new();
+        if let Some(failures) = self.consecutive {
+            rules = rules.consecutive(failures);
+        }
+        match self.failure_rate {
+            Some(0.0) => rules = rules.no_failure_rate(),
+            Some(share) => rules = rules.failure_rate(share),
+            None => {}
+        }
+        if let Some(requests) = self.volume {
+            rules = rules.volume(requests);
+        }
+        if let Some(factor) = self.slower_than {
+            rules = rules.slower_than(factor);
+        }
+        if let Some(window) = self.window {
+            rules = rules.window(window);
+        }
+        if let Some(statuses) = &self.statuses {
+            rules = rules.statuses(statuses.clone());
+        }
+        if let Some(honoured) = self.immediate_fail {
+            rules = rules.immediate_fail(honoured);
+        }
+        if self.ejection.is_some() || self.max_ejection.is_some() {
+            let first = self.ejection.unwrap_or(health::EJECTION);
+            // A first ejection above the default bound raises the bound.
+            let most = self.max_ejection;
+            let most = most.unwrap_or_else(|| health::MAX_EJECTION.max(first));
+            rules = rules.ejection(first, most);
+        }
+        match self.max_share {
+            Some(share) => rules.max_share(share),
+            None => rules,
+        }
     }
 }

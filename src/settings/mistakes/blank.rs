@@ -2,11 +2,11 @@
 
 use std::ops::Range;
 
-use super::{
+use super::finder::MistakeFinder;
+use crate::settings::{
     entry::{Entry, is_header},
-    finder::MistakeFinder,
+    value,
 };
-use crate::settings::duration;
 
 impl MistakeFinder {
     /// Blanks an entry and those that are checked together with it. Returns false if nothing changed.
@@ -20,11 +20,11 @@ impl MistakeFinder {
                 continue;
             };
             // A duration that cannot be parsed is a separate mistake.
-            let value = before.get(other.value.clone()).unwrap_or_default();
+            let given = before.get(other.value.clone()).unwrap_or_default();
             let is_time = ["interval", "timeout"]
                 .iter()
                 .any(|end| other.key.ends_with(end));
-            if !is_time || duration::parse(value.trim_matches('"')).is_ok() {
+            if !is_time || value::is_duration(given.trim_matches('"')) {
                 self.blank_one(other);
             }
         }

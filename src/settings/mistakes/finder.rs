@@ -1,7 +1,11 @@
 //! The loop of the search: read, record a mistake, blank its entry.
 
-use super::entry::{Entry, entries, path_of};
-use crate::settings::{Settings, SettingsError, parser_messages, sections::Text};
+use crate::settings::{
+    SettingsError,
+    draft::Draft,
+    entry::{Entry, entries, path_of},
+    parser_messages,
+};
 
 /// The search for all mistakes of one text.
 pub(super) struct MistakeFinder {
@@ -23,17 +27,14 @@ impl MistakeFinder {
 
     pub(super) fn run(mut self) -> Vec<SettingsError> {
         for _ in 0..MAX_MISTAKES {
-            let can_continue = match toml::from_str::<Settings>(&self.text) {
-                Ok(mut settings) => {
-                    settings.text = Text(self.text.clone());
-                    match settings.check() {
-                        Ok(()) => {
-                            self.found.extend(settings.file_mistakes());
-                            break;
-                        }
-                        Err(error) => self.record_refusal(error),
+            let can_continue = match Draft::parse(&self.text) {
+                Ok(draft) => match draft.parts() {
+                    Ok(_) => {
+                        self.found.extend(draft.file_mistakes());
+                        break;
                     }
-                }
+                    Err(error) => self.record_refusal(error),
+                },
                 Err(error) => self.record_parse_error(&error),
             };
             if !can_continue {

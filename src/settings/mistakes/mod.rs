@@ -9,10 +9,11 @@ use std::{fs, io, path::Path};
 use toml::de::DeTable;
 
 use self::finder::MistakeFinder;
-use super::{Settings, SettingsError, error::Location, parser_messages};
+use super::{
+    AccessLogFile, Settings, SettingsError, draft::Draft, error::Location, parser_messages,
+};
 
 mod blank;
-mod entry;
 mod finder;
 
 impl Settings {
@@ -40,12 +41,15 @@ impl Settings {
         });
         found
     }
+}
 
+impl Draft {
     /// Returns the mistakes of the files that these settings name.
     fn file_mistakes(&self) -> Vec<SettingsError> {
         let mut found = Vec::new();
-        for nth in 0..self.listen.len() {
-            found.extend(self.tls_mistakes(nth));
+        #[cfg(feature = "__tls")]
+        for nth in 0..self.sections.listen.len() {
+            found.extend(self.certificate_mistakes(nth));
         }
         let mut check = |location: Location<'_>, path: &Path| {
             if let Err(error) = can_write(path) {
@@ -53,37 +57,19 @@ impl Settings {
                 found.push(location.wrong(&self.text, message));
             }
         };
-        if let Some(log) = self.access_log.as_ref().filter(|log| log.file != "stdout") {
-            check(Location::new("[access_log]", "file"), Path::new(&log.file));
+        let log = self.sections.access_log.as_ref().map(|log| &log.file);
+        if let Some(AccessLogFile::Path(path)) = log {
+            check(Location::new("[access_log]", "file"), path);
         }
-        let state_file = self.health.as_ref().and_then(|h| h.state_file.as_deref());
+        let state_file = self
+            .sections
+            .health
+            .as_ref()
+            .and_then(|h| h.state_file.as_deref());
         if let Some(path) = state_file {
             check(Location::new("[health]", "state_file"), path);
         }
         found
-    }
-
-    #[cfg(feature = "__tls")]
-    fn tls_mistakes(&self, nth: usize) -> Vec<SettingsError> {
-        let Some(tls) = self.listen.get(nth).and_then(|l| l.tls.as_ref()) else {
-            return Vec::new();
-        };
-        let alone = tls.certificates.iter().filter_map(|certificate| {
-            let mut settings = self.clone();
-            let tls = settings.listen.get_mut(nth)?.tls.as_mut()?;
-            tls.certificates = vec![certificate.clone()];
-            settings.tls(nth).err()
-        });
-        let found: Vec<_> = alone.collect();
-        match found.is_empty() {
-            true => self.tls(nth).err().into_iter().collect(),
-            false => found,
-        }
-    }
-
-    #[cfg(not(feature = "__tls"))]
-    fn tls_mistakes(&self, _: usize) -> Vec<SettingsError> {
-        Vec::new()
     }
 }
 

@@ -2,25 +2,27 @@
 
 use std::ops::RangeInclusive;
 
-use crate::settings::{Settings, SettingsError, error::Location};
+use serde::{Deserialize, Deserializer};
 
-impl Settings {
-    pub(super) fn ranges(
-        &self,
-        location: Location<'_>,
-        given: &[toml::Value],
-    ) -> Result<Vec<RangeInclusive<u16>>, SettingsError> {
-        let each = given.iter().map(|value| {
-            range(value).ok_or_else(|| {
-                let message = format!(
-                    "{}: a status such as 204, or a range such as \"200-299\", is accepted",
-                    shown(value)
-                );
-                location.wrong(&self.text, message)
-            })
-        });
-        each.collect()
-    }
+use super::refused;
+
+/// Reads a list of statuses that may be absent.
+pub(in crate::settings) fn optional<'de, D>(
+    deserializer: D,
+) -> Result<Option<Vec<RangeInclusive<u16>>>, D::Error>
+where
+    D: Deserializer<'de>,
+{
+    let given = Vec::<toml::Value>::deserialize(deserializer)?;
+    let each = given.iter().map(|value| {
+        range(value).ok_or_else(|| {
+            refused(format!(
+                "{}: a status such as 204, or a range such as \"200-299\", is accepted",
+                shown(value)
+            ))
+        })
+    });
+    each.collect::<Result<_, _>>().map(Some)
 }
 
 fn shown(value: &toml::Value) -> String {
