@@ -114,21 +114,22 @@ impl Slots {
     ) -> Option<&T> {
         let number = key.number();
         let mut make = Some(make);
+        // A slot that lost a race for its link to another thread: it is offered to the next one.
+        let mut unplaced: Option<Box<Slot<dyn Any + Send + Sync>>> = None;
         let mut link = &self.first;
         for _ in 0..MAX_SLOTS {
-            let slot = match link.get() {
-                Some(slot) => slot,
-                None => {
-                    let value = make.take()?();
-                    link.get_or_init(|| {
-                        Box::new(Slot {
-                            key: number,
-                            next: Link::new(),
-                            value,
-                        })
-                    })
-                }
-            };
+            if link.get().is_none() {
+                let new = match unplaced.take() {
+                    Some(slot) => slot,
+                    None => Box::new(Slot {
+                        key: number,
+                        next: Link::new(),
+                        value: make.take()?(),
+                    }),
+                };
+                unplaced = link.set(new).err();
+            }
+            let slot = link.get()?;
             if slot.key == number {
                 return slot.value.downcast_ref();
             }
@@ -197,6 +198,24 @@ mod tests {
     }
 
     #[test]
+    fn a_value_that_loses_a_race_for_a_slot_gets_the_next() {
+        let (one, two) = (SlotKey::<u32>::new(), SlotKey::<u32>::new());
+        let slots = Slots::new();
+        let made = slots.get_or_init(&one, || {
+            assert_eq!(slots.get_or_init(&two, || 2), Some(&2));
+            1
+        });
+        assert_eq!(made, Some(&1), "the other key was first");
+        let third = SlotKey::<u32>::new();
+        let same = slots.get_or_init(&third, || {
+            assert_eq!(slots.get_or_init(&third, || 3), Some(&3));
+            4
+        });
+        assert_eq!(same, Some(&3), "the same key was first");
+        assert_eq!((slots.get(&one), slots.get(&two)), (Some(&1), Some(&2)));
+    }
+
+    #[test]
     fn threads_that_race_for_a_slot_agree() {
         static KEYS: [SlotKey<usize>; 4] = [const { SlotKey::new() }; 4];
         for _ in 0..100 {
@@ -206,8 +225,12 @@ mod tests {
                     .map(|thread| {
                         let slots = &slots;
                         scope.spawn(move || {
-                            let make = |key| slots.get_or_init(key, || thread).copied();
-                            KEYS.each_ref().map(make)
+                            // Each begins at another key, so that different keys race as well.
+                            let mut made = [None; 4];
+                            for nth in (0..4).map(|step| (thread + step) % 4) {
+                                made[nth] = slots.get_or_init(&KEYS[nth], || thread).copied();
+                            }
+                            made
                         })
                     })
                     .collect();
