@@ -101,7 +101,7 @@ impl Pool {
         };
         let members = Arc::new(Members::build(&control));
         let eligibility = Eligibility::of(&control, &members);
-        control.write_flags(&eligibility);
+        control.write_flags(&members, &eligibility);
         let snapshot = Snapshot::build(&control, members, eligibility);
         control.supply = Supply::of(&snapshot);
         Self {
@@ -175,9 +175,10 @@ impl Pool {
         if !readmitted.is_empty() {
             eligibility = Eligibility::of(control, &members);
         }
-        control.write_flags(&eligibility);
-        control.log_panic_mode(eligibility.in_panic_mode);
+        control.write_flags(&members, &eligibility);
         let next = Snapshot::build(control, members, eligibility);
+        // A table of the user's may have panicked until here: then there is nothing to log yet.
+        control.log_panic_mode(next.in_panic_mode());
         control.note_supply(&next);
         self.inner.snapshot.store(Arc::new(next));
         self.inner.retry_pick.notify_waiters();
@@ -227,8 +228,11 @@ impl Control {
     }
 
     /// Writes what the next snapshot decides to the members' state, where handles read it.
-    fn write_flags(&self, eligibility: &Eligibility) {
-        for (backend, flags) in self.members.iter().zip(&eligibility.flags) {
+    ///
+    /// `members` are those that the flags were computed of. The list in `self` may be a newer one,
+    /// where a table of the user's panicked before a snapshot could show it.
+    fn write_flags(&self, members: &Members, eligibility: &Eligibility) {
+        for (backend, flags) in members.backends.iter().zip(&eligibility.flags) {
             let state = backend.state();
             state.set_checked(self.roles.probers > 0);
             state.set_capped(backend.configured_max_in_flight().is_some());

@@ -1,6 +1,14 @@
 //! Derived tables: built, shared, found by key, and dropped.
 
-use super::*;
+use std::{
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+};
+
+use super::{journal::logged, *};
 
 #[test]
 fn derived_tables_follow_the_snapshot() {
@@ -89,4 +97,49 @@ fn a_table_that_several_callers_share_is_built_once() {
     assert_eq!(snapshot.derived(&again), Some(&2));
     assert_eq!(snapshot.derived_group(&group_again, 0), Some(&2));
     assert_eq!(snapshot.derived_group(&other, 0), Some(&vec![1_000; 2]));
+}
+
+/// Runs a change of the pool that panics in a table of the user's.
+fn assert_panics(panics: &AtomicBool, change: impl FnOnce()) {
+    panics.store(true, Relaxed);
+    let ended = catch_unwind(AssertUnwindSafe(change));
+    panics.store(false, Relaxed);
+    assert!(ended.is_err(), "the table must have been built");
+}
+
+#[test]
+fn a_panic_in_a_table_gives_no_member_the_state_of_another() {
+    let pool = pool(&["a", "b", "c"]);
+    let panics = Arc::new(AtomicBool::new(false));
+    let asked = panics.clone();
+    let _table = pool.derive(move |_| assert!(!asked.load(Relaxed), "a fault of the user's"));
+    assert_panics(&panics, || drop(pool.remove("a")));
+    pool.start_maintenance("b").unwrap();
+    let is_usable = |id| member(&pool, id).is_usable();
+    assert!(!is_usable("b"), "it is in maintenance");
+    assert!(is_usable("c"), "nothing keeps it out");
+    assert!(usable(&pool).contains(&"c".to_owned()));
+    pool.mark_ready("b").unwrap();
+    pool.upsert(backend("d"));
+    assert_eq!(usable(&pool), ["b", "c", "d"], "the removal counts");
+    assert!(["b", "c", "d"].into_iter().all(is_usable));
+}
+
+#[test]
+fn a_panic_in_a_table_hides_no_beginning_of_panic_mode() {
+    let pool = pool(&["a", "b"]);
+    let routing = Routing::new().panic(PanicRouting::UseAll { below: 0.6 });
+    pool.update_routing(routing.clone().unwrap());
+    let panics = Arc::new(AtomicBool::new(false));
+    let asked = panics.clone();
+    let _table =
+        pool.derive_groups(move |_| assert!(!asked.load(Relaxed), "a fault of the user's"));
+    let begins = |lines: &[String]| lines.iter().any(|line| line.contains("panic mode begins"));
+    let fails = || drop(pool.measure(&member(&pool, "a"), down()));
+    let lines = logged(|| assert_panics(&panics, fails));
+    assert!(!pool.snapshot().in_panic_mode());
+    assert!(!begins(&lines), "{lines:?}");
+    let lines = logged(|| pool.update_routing(routing.unwrap()));
+    assert!(pool.snapshot().in_panic_mode());
+    assert!(begins(&lines), "{lines:?}");
 }

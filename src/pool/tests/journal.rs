@@ -45,7 +45,7 @@ fn logged_at(at_each: impl Fn(&str) + Send + Sync + 'static, run: impl FnOnce())
     std::mem::take(&mut taken)
 }
 
-fn logged(run: impl FnOnce()) -> Vec<String> {
+pub(super) fn logged(run: impl FnOnce()) -> Vec<String> {
     logged_at(|_| {}, run)
 }
 
