@@ -240,8 +240,9 @@ where
         response: Response<R>,
     ) -> Step<S, B, Response<R>> {
         let count = self.exchange.attempt_count();
+        // This response replaces it, whether the attempt that it is of ran alone or not.
+        self.discard_held();
         let (step, successor) = if ended.alone {
-            self.discard_held();
             let head = self.head_copy.as_deref();
             let next =
                 head.and_then(|head| self.retries.plan_status_retry(response.headers(), head));

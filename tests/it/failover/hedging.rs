@@ -187,6 +187,31 @@ async fn the_first_answer_wins_and_the_loser_is_charged_only_if_it_hung() {
             &[Discarded, Discarded, Whole],
             2,
         ),
+        // A second hedge runs beside the first attempt: of two held answers, the older goes.
+        (
+            &[
+                act(400, Status(200)),
+                act(5, Status(503)),
+                act(5, Status(502)),
+            ],
+            3,
+            Ok(200),
+            400,
+            &[Whole, Discarded, Discarded],
+            2,
+        ),
+        (
+            &[
+                act(200, Status(503)),
+                act(5, Status(502)),
+                act(300, Status(200)),
+            ],
+            3,
+            Ok(200),
+            455,
+            &[Discarded, Discarded, Whole],
+            2,
+        ),
     ];
     for (acts, most, end, at_least, ends, spent) in table {
         let stage = ScriptedStack::new(acts, |layer| {
