@@ -122,11 +122,16 @@ where
         }
     }
 
-    /// Does without the hedge that the head was asked for, as an attempt ended first.
-    fn cancel_hedge_request(&mut self) {
-        if matches!(self.awaits_head, Some(AwaitsHead::Hedge { .. })) {
-            self.awaits_head = None;
-            self.retries.waive_hedge();
+    /// Does without what the head was asked for, as an attempt ended first: a hedge, or the end of
+    /// that attempt.
+    fn cancel_head_request(&mut self, ended: Role) {
+        match self.awaits_head {
+            Some(AwaitsHead::Hedge { .. }) => {
+                self.awaits_head = None;
+                self.retries.waive_hedge();
+            }
+            Some(AwaitsHead::Timeout { role, .. }) if role == ended => self.awaits_head = None,
+            Some(AwaitsHead::Timeout { .. }) | None => {}
         }
     }
 }
@@ -145,7 +150,7 @@ where
         if self.held.is_some() || self.is_retried_status(response) {
             return false;
         }
-        self.cancel_hedge_request();
+        self.cancel_head_request(Role::First);
         self.record_win(number, None);
         true
     }
@@ -187,7 +192,7 @@ where
         result: Result<Response<R>, Error>,
     ) -> Step<S, B, Response<R>> {
         self.discard_replaced();
-        self.cancel_hedge_request();
+        self.cancel_head_request(role);
         let ended = self.running.end(role);
         match result {
             Ok(response) if self.is_retried_status(&response) => {

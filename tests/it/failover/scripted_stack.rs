@@ -47,6 +47,8 @@ pub(super) enum End {
     Status(u16),
     /// 503, with this `Retry-After`.
     Later(&'static str),
+    /// 503, with a `Retry-After` of a second, when it is polled for this time.
+    LaterAtPoll(u32),
 }
 
 pub(super) const fn act(after: u64, end: End) -> Act {
@@ -191,7 +193,7 @@ fn play(
         }
         let mut wait = pin!(async {
             match act.end {
-                End::AtPoll(mut left) => {
+                End::AtPoll(mut left) | End::LaterAtPoll(mut left) => {
                     poll_fn(|_| {
                         left -= 1;
                         match left {
@@ -225,7 +227,11 @@ fn play(
                     error.after_sending()
                 });
             }
-            End::Later(seconds) => {
+            End::Later(_) | End::LaterAtPoll(_) => {
+                let seconds = match act.end {
+                    End::Later(seconds) => seconds,
+                    _ => "1",
+                };
                 *response.status_mut() = http::StatusCode::SERVICE_UNAVAILABLE;
                 response
                     .headers_mut()

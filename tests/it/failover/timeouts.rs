@@ -11,7 +11,7 @@ use http::Method;
 
 use super::scripted_stack::{
     Act,
-    End::{Dials, Fails, Hangs, Later, Status},
+    End::{Dials, Fails, Hangs, Later, LaterAtPoll, Status},
     ScriptedStack, act, get, request,
 };
 
@@ -268,6 +268,22 @@ async fn each_attempt_keeps_its_own_timeout_whatever_became_of_a_hedge() {
         let by = by.map(|number| ["a", "b", "c"][number]);
         assert_eq!(run.by.as_deref(), by, "{what}: whose answer it was");
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_answer_at_the_moment_of_its_timeout_is_tried_again() {
+    use Outcome::{Discarded, Ok as Whole};
+    // The first answers when it is polled to lend its head, and asks for a second.
+    let acts = [act(0, LaterAtPoll(3)), act(5, Status(200))];
+    let stage = ScriptedStack::new(&acts, |layer| {
+        let layer = layer.per_try_timeout(ms(50)).unwrap();
+        layer.retry_statuses([503]).unwrap()
+    });
+    let run = stage.run(get()).await;
+    assert_eq!((run.end, run.outcomes), (Ok(200), vec![Discarded, Whole]));
+    let millis = run.took.as_millis();
+    assert!((1_050..1_080).contains(&millis), "{millis} ms");
+    assert_eq!((stage.leases(), stage.spent()), (0, 1));
 }
 
 #[tokio::test(start_paused = true)]
