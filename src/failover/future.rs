@@ -31,7 +31,7 @@ pin_project! {
     {
         // Of the attempts that run, the one that began first.
         #[pin]
-        attempt: Attempt<S, B, S::Future>,
+        attempt: AttemptFuture<S, B, S::Future>,
         attempts: Attempts<S, B>,
     }
 }
@@ -42,7 +42,7 @@ where
 {
     pub(super) fn new(future: S::Future, attempts: Attempts<S, B>) -> Self {
         Self {
-            attempt: Attempt::Calling { future },
+            attempt: AttemptFuture::Calling { future },
             attempts,
         }
     }
@@ -63,7 +63,7 @@ where
                 match result {
                     // The common case, apart so that the response is moved once.
                     Ok(response) if this.attempts.accept(&response) => {
-                        this.attempt.set(Attempt::Gone);
+                        this.attempt.set(AttemptFuture::Gone);
                         return Poll::Ready(Ok(response));
                     }
                     result => this.attempts.attempt_ended(Role::First, result),
@@ -77,7 +77,7 @@ where
                     TimeoutStep::TimedOut(role, error) => {
                         // Its end is in the record already: the layers below read it on drop.
                         if role == Role::First {
-                            this.attempt.set(Attempt::Gone);
+                            this.attempt.set(AttemptFuture::Gone);
                         }
                         this.attempts.attempt_ended(role, Err(error))
                     }
@@ -86,11 +86,13 @@ where
             };
             match step {
                 Step::End(result) => {
-                    this.attempt.set(Attempt::Gone);
+                    this.attempt.set(AttemptFuture::Gone);
                     return Poll::Ready(result);
                 }
-                Step::Try(next) => this.attempt.set(Attempt::Readying { next: Some(next) }),
-                Step::AwaitOther(Role::First) => this.attempt.set(Attempt::Gone),
+                Step::Try(next) => this
+                    .attempt
+                    .set(AttemptFuture::Readying { next: Some(next) }),
+                Step::AwaitOther(Role::First) => this.attempt.set(AttemptFuture::Gone),
                 Step::AwaitOther(Role::Hedge) => {}
             }
         }
@@ -110,7 +112,7 @@ where
 
 pin_project! {
     #[project = AttemptProjection]
-    pub(super) enum Attempt<S, B, F> {
+    pub(super) enum AttemptFuture<S, B, F> {
         Calling { #[pin] future: F },
         // It has ended, and the hedge runs.
         Gone,
@@ -126,7 +128,7 @@ pub(super) struct PendingAttempt<S, B> {
     pub(super) backoff: Option<Pin<Box<Sleep>>>,
 }
 
-impl<S, B> Attempt<S, B, S::Future>
+impl<S, B> AttemptFuture<S, B, S::Future>
 where
     S: Service<Request<ReplayBody<B>>>,
     S::Error: Into<BoxError>,

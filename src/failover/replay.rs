@@ -30,12 +30,12 @@ pin_project! {
         Empty,
         // The layer does not retry.
         Passing { #[pin] body: B },
-        Shared { attempt: Attempt<B> },
+        Shared { reader: AttemptReader<B> },
     }
 }
 
 /// One attempt's view of the client's body.
-struct Attempt<B> {
+struct AttemptReader<B> {
     source: Arc<Mutex<Source<B>>>,
     number: u32,
     /// How many of the frames that are kept went out.
@@ -96,13 +96,13 @@ impl<B: Body> ReplayBody<B> {
     }
 
     fn attempt(source: Arc<Mutex<Source<B>>>, number: u32) -> Self {
-        let attempt = Attempt {
+        let reader = AttemptReader {
             source,
             number,
             sent: 0,
         };
         Self {
-            kind: Kind::Shared { attempt },
+            kind: Kind::Shared { reader },
         }
     }
 }
@@ -151,7 +151,7 @@ impl<B> Replay<B> {
     }
 }
 
-impl<B> Attempt<B>
+impl<B> AttemptReader<B>
 where
     B: Body<Data = Bytes>,
     B::Error: Into<BoxError>,
@@ -293,7 +293,7 @@ where
                 let frame = ready!(body.poll_frame(cx));
                 Poll::Ready(frame.map(|frame| frame.map_err(Into::into)))
             }
-            KindProjection::Shared { attempt } => attempt.poll_frame(cx),
+            KindProjection::Shared { reader } => reader.poll_frame(cx),
         }
     }
 
@@ -301,7 +301,7 @@ where
         match &self.kind {
             Kind::Empty => true,
             Kind::Passing { body } => body.is_end_stream(),
-            Kind::Shared { attempt } => attempt.is_end_stream(),
+            Kind::Shared { reader } => reader.is_end_stream(),
         }
     }
 
@@ -309,7 +309,7 @@ where
         match &self.kind {
             Kind::Empty => SizeHint::with_exact(0),
             Kind::Passing { body } => body.size_hint(),
-            Kind::Shared { attempt } => attempt.size_hint(),
+            Kind::Shared { reader } => reader.size_hint(),
         }
     }
 }

@@ -19,6 +19,7 @@
 //! In each state, one response with a status that is tried again may be held: the client gets it if
 //! no other attempt does better.
 
+mod hedging;
 mod monitored;
 mod next_attempt;
 mod retry_cost;

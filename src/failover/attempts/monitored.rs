@@ -18,7 +18,7 @@ use super::{
     running::{Ended, HeldResponse, Running},
 };
 use crate::{
-    context::{Attempt as Recorded, Exchange, Outcome},
+    context::{Attempt, Exchange, Outcome},
     error::{BoxError, Error},
     failover::replay::ReplayBody,
     timer::wheel::Timer,
@@ -89,12 +89,12 @@ where
     }
 
     pub(super) fn runs(&self, number: usize) -> bool {
-        let runs = |all: &[Recorded]| all.get(number).is_some_and(|a| a.outcome.is_none());
+        let runs = |all: &[Attempt]| all.get(number).is_some_and(|a| a.outcome.is_none());
         self.exchange.attempts(runs)
     }
 
     pub(super) fn backend(&self, number: usize) -> Option<String> {
-        let id = |all: &[Recorded]| all.get(number).map(|a| a.backend.id().to_owned());
+        let id = |all: &[Attempt]| all.get(number).map(|a| a.backend.id().to_owned());
         self.exchange.attempts(id)
     }
 

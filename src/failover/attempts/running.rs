@@ -6,7 +6,7 @@ use http::Request;
 use tower_service::Service;
 
 use super::Role;
-use crate::failover::{future::Attempt, replay::ReplayBody};
+use crate::failover::{future::AttemptFuture, replay::ReplayBody};
 
 /// The attempts that run. A number is where the attempt stands, or will stand once the balancer has
 /// picked a backend for it, in the list of the [`Exchange`](crate::context::Exchange). It is known
@@ -20,18 +20,18 @@ where
     /// The first attempt, and a hedge beside it.
     Pair {
         first: usize,
-        hedge: Box<Hedge<S, B>>,
+        hedge: Box<RunningHedge<S, B>>,
     },
     /// The hedge: the first attempt has ended without an answer for the client.
-    HedgeAlone { hedge: Box<Hedge<S, B>> },
+    HedgeAlone { hedge: Box<RunningHedge<S, B>> },
 }
 
 /// An attempt that began beside another.
-pub(super) struct Hedge<S, B>
+pub(super) struct RunningHedge<S, B>
 where
     S: Service<Request<ReplayBody<B>>>,
 {
-    pub(super) attempt: Pin<Box<Attempt<S, B, S::Future>>>,
+    pub(super) attempt: Pin<Box<AttemptFuture<S, B, S::Future>>>,
     pub(super) number: usize,
 }
 

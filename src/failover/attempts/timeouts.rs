@@ -1,8 +1,8 @@
-//! Deadlines and hedges: what is due, and what follows when it is.
+//! The clock: which deadline or hedge is due, and what follows when a deadline is.
 
 use std::{mem, task::Context, time::Duration};
 
-use http::{Request, Response, header, request::Parts};
+use http::{Request, Response};
 use http_body::Body;
 use tokio::time::Instant;
 use tower_service::Service;
@@ -10,13 +10,12 @@ use tower_service::Service;
 use super::{
     Role, TimeoutStep,
     monitored::{AwaitsHead, Monitored},
-    running::{Hedge, Running},
+    running::Running,
 };
 use crate::{
     context::Outcome,
     error::{BoxError, Error, ErrorKind},
-    failover::{future::Attempt, replay::ReplayBody},
-    wire::connection::authenticates_connection,
+    failover::replay::ReplayBody,
 };
 
 /// What is due.
@@ -120,36 +119,9 @@ where
         })
     }
 
-    /// Returns the head, and whether some of it may have gone out.
-    fn head(&self) -> Option<(Parts, bool)> {
-        let lent = self.exchange.take_head().map(|lent| (lent.head, lent.sent));
-        lent.or_else(|| Some(((**self.head_copy.as_ref()?).clone(), true)))
-    }
-
-    /// Begins a second attempt beside the first, if that still runs and its head was lent.
-    fn begin_hedge(&mut self, first: usize) {
-        match self.head() {
-            Some((head, _)) if self.runs(first) && may_be_hedged(&head) => {
-                tracing::debug!(
-                    target: "evenkeel::failover",
-                    backend = self.backend(first).as_deref(), "hedging a request that takes long"
-                );
-                let number = self.exchange.attempt_count();
-                let next = self.retries.begin(head, Duration::ZERO);
-                let attempt = Box::pin(Attempt::Readying { next: Some(next) });
-                let hedge = Box::new(Hedge { attempt, number });
-                self.running = Running::Pair { first, hedge };
-            }
-            _ => {
-                self.hedges = false;
-                self.retries.waive_hedge();
-            }
-        }
-    }
-
     /// Ends an attempt whose time is up.
     fn time_out(&mut self, role: Role, number: usize) -> TimeoutStep<Response<R>> {
-        let head = self.head();
+        let head = self.take_head();
         if !self.runs(number) {
             return TimeoutStep::PollAgain;
         }
@@ -211,13 +183,6 @@ impl Clock {
         }
         left.is_zero()
     }
-}
-
-/// Returns true if two backends may get this request at once: not where it belongs to a connection.
-fn may_be_hedged(head: &Parts) -> bool {
-    let mut auth = head.headers.get_all(header::AUTHORIZATION).iter();
-    !head.headers.contains_key(header::UPGRADE)
-        && !auth.any(|value| authenticates_connection(value.as_bytes()))
 }
 
 /// Most requests are over by then. One that waits for longer looks again, so that the timer wheel

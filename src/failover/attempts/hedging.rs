@@ -1,0 +1,58 @@
+//! How a hedge begins: with a head that was lent, where the request may be sent twice.
+
+use std::time::Duration;
+
+use http::{Request, Response, header, request::Parts};
+use http_body::Body;
+use tower_service::Service;
+
+use super::{
+    monitored::Monitored,
+    running::{Running, RunningHedge},
+};
+use crate::{
+    error::BoxError,
+    failover::{future::AttemptFuture, replay::ReplayBody},
+    wire::connection::authenticates_connection,
+};
+
+impl<S, B, R> Monitored<S, B>
+where
+    S: Service<Request<ReplayBody<B>>, Response = Response<R>> + Clone,
+    S::Error: Into<BoxError>,
+    B: Body,
+{
+    /// Begins a second attempt beside the first, if that still runs and its head was lent.
+    pub(super) fn begin_hedge(&mut self, first: usize) {
+        match self.take_head() {
+            Some((head, _)) if self.runs(first) && may_be_hedged(&head) => {
+                tracing::debug!(
+                    target: "evenkeel::failover",
+                    backend = self.backend(first).as_deref(), "hedging a request that takes long"
+                );
+                let number = self.exchange.attempt_count();
+                let next = self.retries.begin(head, Duration::ZERO);
+                let attempt = Box::pin(AttemptFuture::Readying { next: Some(next) });
+                let hedge = Box::new(RunningHedge { attempt, number });
+                self.running = Running::Pair { first, hedge };
+            }
+            _ => {
+                self.hedges = false;
+                self.retries.waive_hedge();
+            }
+        }
+    }
+
+    /// Takes the head that was lent, else a copy; returns also whether some of it may have gone out.
+    pub(super) fn take_head(&self) -> Option<(Parts, bool)> {
+        let lent = self.exchange.take_head().map(|lent| (lent.head, lent.sent));
+        lent.or_else(|| Some(((**self.head_copy.as_ref()?).clone(), true)))
+    }
+}
+
+/// Returns true if two backends may get this request at once: not where it belongs to a connection.
+fn may_be_hedged(head: &Parts) -> bool {
+    let mut auth = head.headers.get_all(header::AUTHORIZATION).iter();
+    !head.headers.contains_key(header::UPGRADE)
+        && !auth.any(|value| authenticates_connection(value.as_bytes()))
+}
