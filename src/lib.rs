@@ -161,6 +161,8 @@
 #![forbid(unsafe_code)]
 #![cfg_attr(evenkeel_docsrs, feature(doc_cfg))]
 
+#[cfg(test)]
+mod default_table;
 pub mod error;
 #[cfg(test)]
 mod sabotage;

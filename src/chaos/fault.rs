@@ -262,18 +262,13 @@ mod tests {
     fn the_documented_defaults_are_those_of_the_code() {
         let fault = Fault::latency(Duration::ZERO);
         assert!(fault.jitter.is_zero() && fault.backend.is_none() && fault.header.is_none());
-        let docs = include_str!("mod.rs");
-        for row in [
-            "| faults | none |",
-            &format!(
-                "| share of the requests that a fault meets | {:?} |",
-                fault.share
-            ),
-            "| jitter | none |",
-            "| backend, header | any |",
-        ] {
-            assert!(docs.contains(row), "the table must have: {row}");
-        }
+        let compared = [
+            ("faults", "none".to_owned()),
+            ("share", format!("{:?}", fault.share)),
+            ("jitter", "none".to_owned()),
+            ("backend, header", "any".to_owned()),
+        ];
+        crate::default_table::compare(include_str!("mod.rs"), &compared);
     }
 
     #[test]

@@ -380,7 +380,7 @@ async fn race(mut addresses: VecDeque<SocketAddr>) -> Result<TcpStream, DialErro
     }
 }
 
-pub(super) const DEFAULT_TIMEOUT: Duration = Duration::from_secs(2);
+pub(crate) const DEFAULT_TIMEOUT: Duration = Duration::from_secs(2);
 /// RFC 8305 §5 recommends 250 ms.
 pub(super) const ATTEMPT_DELAY: Duration = Duration::from_millis(250);
 

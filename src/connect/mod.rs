@@ -102,6 +102,8 @@ mod tests;
 #[cfg(feature = "__tls")]
 mod tls;
 
+#[cfg(test)]
+pub(crate) use dial::DEFAULT_TIMEOUT;
 pub use dial::{Connected, Connector};
 pub(crate) use resolve::ResolvedAddress;
 pub use resolve::{Resolve, ResolveError, ResolveFuture};

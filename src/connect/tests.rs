@@ -6,36 +6,37 @@ use super::{
     dial::{ATTEMPT_DELAY, DEFAULT_TIMEOUT},
     resolve::{HOLD_TIME, MAX_MISSES, MISS_INTERVAL, RESOLVER_WAIT},
 };
+use crate::default_table;
 
 #[test]
 fn the_documented_defaults_are_those_of_the_code() {
     let seconds = |time: Duration| format!("{} s", time.as_secs());
     let millis = |time: Duration| format!("{} ms", time.as_millis());
-    let rows = [
-        ("time-out, from the look-up", seconds(DEFAULT_TIMEOUT)),
+    let text = str::to_owned;
+    #[cfg(feature = "__sockets")]
+    let unacknowledged = seconds(crate::tcp_timeout::DEFAULT);
+    #[cfg(not(feature = "__sockets"))]
+    let unacknowledged = "after".to_owned();
+    let compared = [
+        ("time-out", seconds(DEFAULT_TIMEOUT)),
+        ("names are looked up by", text("the operating system")),
         ("wait for the resolver", millis(RESOLVER_WAIT)),
+        (
+            "last good addresses stay in use while the resolver fails",
+            text("without a limit"),
+        ),
         (
             "last good addresses stay in use while the name is denied",
             seconds(HOLD_TIME),
         ),
-        (
-            "an address that answers leave out",
-            format!("after {MAX_MISSES} answers"),
-        ),
-        ("an address that answers leave out", millis(MISS_INTERVAL)),
-        ("an address that answers leave out", seconds(HOLD_TIME)),
-        #[cfg(feature = "__sockets")]
-        (
-            "a backend that acknowledges nothing",
-            seconds(crate::tcp_timeout::DEFAULT),
-        ),
+        ("an address", format!("after {MAX_MISSES} answers")),
+        ("an address", millis(MISS_INTERVAL)),
+        ("an address", seconds(HOLD_TIME)),
+        ("a backend that acknowledges nothing", unacknowledged),
         ("delay before the next address", millis(ATTEMPT_DELAY)),
+        ("roots", text("`webpki-roots`")),
+        ("TLS versions", text("1.2 and 1.3")),
+        ("ALPN", text("`h2` and `http/1.1`")),
     ];
-    for (row, value) in rows {
-        let line = include_str!("mod.rs")
-            .lines()
-            .find(|line| line.starts_with(&format!("//! | {row}")))
-            .unwrap_or_else(|| panic!("{row} has a row"));
-        assert!(line.contains(&value), "{row} is {value}: {line}");
-    }
+    default_table::compare(include_str!("mod.rs"), &compared);
 }

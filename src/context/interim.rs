@@ -88,7 +88,7 @@ impl Interim {
             return false;
         }
         state.of(self.request);
-        if state.sent == MAX_RESPONSES || state.bytes + bytes > MAX_BYTES {
+        if state.sent == MAX_INTERIM_RESPONSES || state.bytes + bytes > MAX_INTERIM_BYTES {
             return false;
         }
         state.sent += 1;
@@ -202,8 +202,8 @@ impl InterimQueue {
 }
 
 /// A page needs one or two; more would delay the final response.
-const MAX_RESPONSES: usize = 8;
-const MAX_BYTES: usize = 16 * 1024;
+pub(crate) const MAX_INTERIM_RESPONSES: usize = 8;
+pub(crate) const MAX_INTERIM_BYTES: usize = 16 * 1024;
 /// The bytes that a field's line needs beside its name and value: `: ` and the line end.
 const LINE_OVERHEAD: usize = 4;
 
@@ -259,15 +259,15 @@ mod tests {
         }
         for sent in 0..10 {
             let taken = interim.send(StatusCode::PROCESSING, HeaderMap::new());
-            assert_eq!(taken, sent < MAX_RESPONSES);
+            assert_eq!(taken, sent < MAX_INTERIM_RESPONSES);
         }
         let interim = queue.begin(true);
         let large = |bytes: usize| {
             let value = http::HeaderValue::try_from("x".repeat(bytes)).unwrap();
             HeaderMap::from_iter([(http::header::LINK, value)])
         };
-        assert!(interim.send(StatusCode::EARLY_HINTS, large(MAX_BYTES / 2)));
-        assert!(!interim.send(StatusCode::EARLY_HINTS, large(MAX_BYTES / 2)));
+        assert!(interim.send(StatusCode::EARLY_HINTS, large(MAX_INTERIM_BYTES / 2)));
+        assert!(!interim.send(StatusCode::EARLY_HINTS, large(MAX_INTERIM_BYTES / 2)));
         assert!(
             !queue
                 .begin(false)

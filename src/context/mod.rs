@@ -112,6 +112,8 @@ pub(crate) use exchange::ExchangeSummary;
 pub use exchange_record::LentHead;
 pub use interim::Interim;
 pub(crate) use interim::InterimQueue;
+#[cfg(test)]
+pub(crate) use interim::{MAX_INTERIM_BYTES, MAX_INTERIM_RESPONSES};
 pub use local_reply::LocalReply;
 pub use selected::Selected;
 pub(crate) use selected::{CallSelected, Selection};

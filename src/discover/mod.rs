@@ -102,6 +102,15 @@ mod tests {
     use crate::Pool;
 
     #[test]
+    fn the_documented_defaults_are_those_of_the_code() {
+        let backend = entry("http://h:1/x").unwrap();
+        assert_eq!(backend.id(), "h:1");
+        let id = "host and port of its URL".to_owned();
+        let compared = [("id of a backend without one", id)];
+        crate::default_table::compare(include_str!("mod.rs"), &compared);
+    }
+
+    #[test]
     fn entries_name_backends() {
         // The entry, its id, host, port and base path.
         let table = [

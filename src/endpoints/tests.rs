@@ -13,7 +13,7 @@ use serde_json::Value;
 use tokio::time::{Instant, advance, sleep};
 use tower::ServiceExt;
 
-use super::{dependency, health_service, *};
+use super::{health_service, *};
 
 async fn ask(health: &HealthService) -> (Response<()>, Value) {
     let response = health.clone().oneshot(Request::new(())).await.unwrap();
@@ -214,29 +214,20 @@ fn bad_settings_are_refused_by_field() {
 
 #[test]
 fn the_documented_defaults_are_those_of_the_code() {
-    let docs = include_str!("mod.rs");
-    let rows = [
-        format!(
-            "| deadline for all checks | {} s |",
-            health_service::DEADLINE.as_secs_f64()
-        ),
-        format!(
-            "| time-out of one check | {} s |",
-            dependency::TIMEOUT.as_secs()
-        ),
-        format!(
-            "| a result is reused for | {} s |",
-            health_service::CACHE.as_secs()
-        ),
-        format!("| `{}` | 200 while the process", layer::DEFAULT_LIVE_PATH),
-        format!(
-            "| `{}` | 200 while a backend is usable",
-            layer::DEFAULT_READY_PATH
-        ),
+    let live = format!("`{}`", layer::DEFAULT_LIVE_PATH);
+    let ready = format!("`{}`", layer::DEFAULT_READY_PATH);
+    let dependency = Dependency::new("a", || async { Ok::<_, std::io::Error>(()) }).unwrap();
+    assert!(dependency.soft_share.is_none());
+    let seconds = |time: Duration| format!("{} s", time.as_secs_f64());
+    let compared = [
+        (live.as_str(), "200 while the process".to_owned()),
+        (&ready, "200 while a backend is usable".to_owned()),
+        ("deadline for all checks", seconds(health_service::DEADLINE)),
+        ("time-out of one check", seconds(dependency.timeout)),
+        ("a result is reused for", seconds(health_service::CACHE)),
+        ("a dependency is", "hard".to_owned()),
     ];
-    for row in rows {
-        assert!(docs.contains(&row), "the table must say: {row}");
-    }
+    crate::default_table::compare(include_str!("mod.rs"), &compared);
 }
 
 #[test]

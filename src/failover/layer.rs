@@ -13,7 +13,7 @@ use crate::error::ConfigError;
 #[derive(Clone, Debug)]
 #[must_use]
 pub struct FailoverLayer {
-    settings: Settings,
+    pub(super) settings: Settings,
 }
 
 /// The settings that a service reads at each request.

@@ -63,13 +63,11 @@ mod tests {
     fn the_documented_defaults_are_those_of_the_code() {
         let layer = ForwardedLayer::new(TrustedPeers::default());
         assert!(layer.trusted.is_none() && layer.field == ClientField::XForwardedFor);
-        let docs = include_str!("mod.rs");
-        for row in [
-            "| trusted hops | none,",
-            "| field | `X-Forwarded-For` |",
-            &format!("| elements of the list that are read | {MAX_HOPS} |"),
-        ] {
-            assert!(docs.contains(row), "the table must have: {row}");
-        }
+        let compared = [
+            ("trusted hops", "none".to_owned()),
+            ("field", "`X-Forwarded-For`".to_owned()),
+            ("elements of the list", MAX_HOPS.to_string()),
+        ];
+        crate::default_table::compare(include_str!("mod.rs"), &compared);
     }
 }

@@ -202,3 +202,44 @@ impl Sink for NoSink {
 
     fn record(&self, _entry: &Entry<'_>) {}
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::default_table;
+
+    /// What a setting looks like, for those that can only be compared as a whole.
+    fn debug(setting: &impl std::fmt::Debug) -> String {
+        format!("{setting:?}")
+    }
+
+    #[test]
+    fn the_documented_defaults_are_those_of_the_code() {
+        let pool = Pool::new([]).unwrap();
+        let builder = Builder::new(pool.clone());
+        assert!(builder.forwarded.is_none(), "the proxy's peers are trusted");
+        assert!(builder.proxy.trusts().is_empty());
+        #[cfg(feature = "access-log")]
+        assert!(builder.access_log.is_none());
+        #[cfg(feature = "sticky")]
+        assert!(builder.sticky.is_none());
+        assert_eq!(debug(&builder.respond), debug(&RespondLayer::new()));
+        assert_eq!(debug(&builder.failover), debug(&FailoverLayer::new()));
+        let balance = BalanceLayer::new(pool.clone());
+        assert_eq!(debug(&builder.balance), debug(&balance));
+        assert_eq!(debug(&builder.health), debug(&HealthLayer::new(pool)));
+        assert_eq!(debug(&builder.proxy), debug(&Proxy::new()));
+        let compared = [
+            ("forwarded", "none"),
+            ("access log", "none"),
+            ("respond", "plain text"),
+            ("sticky", "none"),
+            ("failover", "one more attempt"),
+            ("balance", "round robin"),
+            ("health", "GET `/health` every 5 s"),
+            ("proxy", "as [`Proxy::new`]"),
+        ];
+        let compared = compared.map(|(layer, default)| (layer, default.to_owned()));
+        default_table::compare(include_str!("mod.rs"), &compared);
+    }
+}

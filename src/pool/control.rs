@@ -266,4 +266,4 @@ impl fmt::Debug for Pool {
 }
 
 /// Enough for every backend of a large pool to change once while a subscriber is busy.
-const EVENTS_KEPT: usize = 1_024;
+pub(super) const EVENTS_KEPT: usize = 1_024;

@@ -159,27 +159,26 @@ fn _handles_are_shared_freely() {
 }
 
 #[test]
-fn the_documented_defaults_are_in_force() {
-    let docs = include_str!("mod.rs");
+fn the_documented_defaults_are_those_of_the_code() {
     let routing = Routing::new();
     let a = backend("a");
     assert!(routing.panic == PanicRouting::FailFast && routing.locality.is_none());
     assert!(a.configured_max_in_flight().is_none());
-    for row in [
-        format!("| weight | {} |", a.configured_weight()),
-        format!("| tier | {} |", a.configured_tier()),
-        format!(
-            "| overprovisioning | {} |",
-            f64::from(routing.overprovisioning) / 1e3
-        ),
-        format!(
-            "| slow start | {} s from {} % |",
-            routing.slow_start.as_secs(),
-            routing.slow_start_from / 10
-        ),
-    ] {
-        assert!(docs.contains(&row), "not in the table: {row}");
-    }
+    let slow_start = routing.slow_start.as_secs();
+    let overprovisioning = f64::from(routing.overprovisioning) / 1e3;
+    let text = str::to_owned;
+    let compared = [
+        ("weight", a.configured_weight().to_string()),
+        ("tier", a.configured_tier().to_string()),
+        ("in-flight cap", text("none")),
+        ("events kept", control::EVENTS_KEPT.to_string()),
+        ("overprovisioning", overprovisioning.to_string()),
+        ("when too few are usable", text("fail fast")),
+        ("slow start", format!("{slow_start} s")),
+        ("slow start", format!("{} %", routing.slow_start_from / 10)),
+        ("locality of the balancer", text("none")),
+    ];
+    crate::default_table::compare(include_str!("mod.rs"), &compared);
 }
 
 #[tokio::test(start_paused = true)]

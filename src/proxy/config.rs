@@ -300,7 +300,10 @@ const DEFAULT_MAX_IDLE: usize = 1_024;
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::wire::fields::{MAX_FIELDS, MAX_HEAD};
+    use crate::{
+        connect::DEFAULT_TIMEOUT,
+        wire::fields::{MAX_FIELDS, MAX_HEAD},
+    };
 
     #[test]
     fn the_documented_defaults_are_those_of_the_code() {
@@ -309,34 +312,27 @@ mod tests {
         assert_eq!(settings.host, HostField::Client);
         assert_eq!(settings.forwarded, ForwardedFields::XForwarded);
         assert!(settings.trusted.is_empty() && !settings.allow_trace);
-        let seconds = |time: Duration| format!("| {} s |", time.as_secs());
+        let seconds = |time: Duration| format!("{} s", time.as_secs());
         let hours = settings.tunnel_timeout.as_secs() / 3_600;
         let (thousands, rest) = (settings.max_idle / 1_000, settings.max_idle % 1_000);
-        let head = format!("| {MAX_FIELDS} fields, {} KiB |", MAX_HEAD / 1_024);
-        for (row, value) in [
+        let text = str::to_owned;
+        let compared = [
+            ("connect", seconds(DEFAULT_TIMEOUT)),
             ("response head, once", seconds(settings.timeouts.response)),
             ("a side sends nothing", seconds(settings.timeouts.idle)),
-            (
-                "an idle connection is kept",
-                seconds(settings.timeouts.idle),
-            ),
-            ("a tunnel is silent", format!("| {hours} h |")),
-            (
-                "idle connections for each backend",
-                format!("| {thousands},{rest:03} |"),
-            ),
-            ("response head |", head),
-            ("largest age of a connection", "| none |".to_owned()),
-            ("`Host`", "| the client's |".to_owned()),
-            ("trusted peers", "| none |".to_owned()),
-            ("`Via`", "| `evenkeel` |".to_owned()),
-            ("TRACE, CONNECT", "| refused: 405 |".to_owned()),
-        ] {
-            let line = include_str!("mod.rs")
-                .lines()
-                .find(|line| line.starts_with(&format!("//! | {row}")))
-                .unwrap_or_else(|| panic!("{row} has a row"));
-            assert!(line.ends_with(&value), "{row} is {value}: {line}");
-        }
+            ("an idle connection", seconds(settings.timeouts.idle)),
+            ("a tunnel is silent", format!("{hours} h")),
+            ("idle connections", format!("{thousands},{rest:03}")),
+            ("largest age of a connection", text("none")),
+            ("response head", format!("{MAX_FIELDS} fields")),
+            ("response head", format!("{} KiB", MAX_HEAD / 1_024)),
+            ("`Host`", text("the client's")),
+            ("fields about the client", text("`X-Forwarded-For`")),
+            ("trusted peers", text("none")),
+            ("`Via`", text("`evenkeel`")),
+            ("TRACE, CONNECT", text("refused: 405")),
+            ("`Max-Forwards`", text("counted for OPTIONS and TRACE")),
+        ];
+        crate::default_table::compare(include_str!("mod.rs"), &compared);
     }
 }

@@ -39,7 +39,7 @@ use crate::{
 #[must_use]
 pub struct Http<S> {
     app: S,
-    timeouts: Timeouts,
+    pub(super) timeouts: Timeouts,
     http1: Http1,
 }
 
@@ -384,8 +384,8 @@ pub(super) const MAX_STREAMS: u32 = 256;
 #[cfg(feature = "http2")]
 pub(super) const WINDOW: u32 = 1024 * 1024;
 /// Bytes a second: no network in use is that slow for long.
-pub(super) const DEFAULT_MIN_RATE: u32 = 240;
+const DEFAULT_MIN_RATE: u32 = 240;
 /// Bytes a second: a higher limit would disconnect clients on mobile networks.
 const HIGHEST_MIN_RATE: u32 = 1024 * 1024;
-pub(super) const DEFAULT_HEAD_TIMEOUT: Duration = Duration::from_secs(10);
+const DEFAULT_HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 pub(super) const DEFAULT_IDLE_TIMEOUT: Duration = Duration::from_secs(60);

@@ -39,9 +39,9 @@ pub fn serve<L: Listener, S>(listener: L, app: S) -> Serve<L, Http<S>> {
 pub struct Serve<L, C> {
     listener: L,
     service: C,
-    max_connections: usize,
-    lame_duck: Duration,
-    drain_timeout: Duration,
+    pub(super) max_connections: usize,
+    pub(super) lame_duck: Duration,
+    pub(super) drain_timeout: Duration,
     user_timeout: UserTimeout,
     events: Option<Arc<dyn ConnectionEvents>>,
     shutdown: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
@@ -357,8 +357,8 @@ async fn poll_once<F: Future>(future: F) -> Option<F::Output> {
 }
 
 /// A process may usually open more files than this, with a backend connection for each client too.
-pub(super) const DEFAULT_MAX_CONNECTIONS: usize = 10_000;
-pub(super) const DEFAULT_DRAIN_TIMEOUT: Duration = Duration::from_secs(30);
+const DEFAULT_MAX_CONNECTIONS: usize = 10_000;
+const DEFAULT_DRAIN_TIMEOUT: Duration = Duration::from_secs(30);
 /// The shortest default: a packet that is lost four times in a row does not prove that the client
 /// has vanished.
 pub(super) const MIN_USER_TIMEOUT: Duration = Duration::from_secs(10);

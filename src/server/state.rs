@@ -284,4 +284,4 @@ impl Drop for ExchangeGuard {
 }
 
 /// How long the client has to send the rest of a body that has no reader.
-const BODY_REST_TIMEOUT: Duration = Duration::from_secs(2);
+pub(super) const BODY_REST_TIMEOUT: Duration = Duration::from_secs(2);

@@ -1,31 +1,65 @@
 use std::time::Duration;
 
-use super::{
-    http::{DEFAULT_HEAD_TIMEOUT, DEFAULT_IDLE_TIMEOUT, DEFAULT_MIN_RATE, MAX_STREAMS, WINDOW},
-    http2::{RESET_BURST, RESETS_PER_SECOND},
-    serve::{DEFAULT_DRAIN_TIMEOUT, DEFAULT_MAX_CONNECTIONS, MIN_USER_TIMEOUT},
-};
-use crate::{context::IDLE_GRACE, wire::fields::MAX_HEAD};
+use tokio::net::TcpListener;
 
-#[test]
-fn the_defaults_table_matches_the_code() {
-    let seconds = |d: Duration| format!("{} s", d.as_secs());
-    let thousands = format!(
-        "{},{:03}",
-        DEFAULT_MAX_CONNECTIONS / 1_000,
-        DEFAULT_MAX_CONNECTIONS % 1_000
-    );
-    for (row, value) in [
-        ("connections at once", thousands),
-        ("time for a request head", seconds(DEFAULT_HEAD_TIMEOUT)),
-        ("idle between requests", seconds(DEFAULT_IDLE_TIMEOUT)),
-        ("a client that acknowledges", seconds(MIN_USER_TIMEOUT)),
+use super::{
+    Http,
+    http::{MAX_STREAMS, WINDOW},
+    http1::{Http1, MAX_DISCARDED},
+    http2::{RESET_BURST, RESETS_PER_SECOND},
+    serve,
+    serve::MIN_USER_TIMEOUT,
+    state::BODY_REST_TIMEOUT,
+};
+use crate::{
+    context::{IDLE_GRACE, MAX_INTERIM_BYTES, MAX_INTERIM_RESPONSES},
+    default_table,
+    wire::fields::{MAX_FIELDS, MAX_HEAD},
+};
+
+#[tokio::test]
+async fn the_documented_defaults_are_those_of_the_code() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let serve = serve(listener, ());
+    let timeouts = Http::new(()).timeouts;
+    assert!(timeouts.request.is_none() && !Http1::default().half_close);
+    let seconds = |time: Duration| format!("{} s", time.as_secs());
+    let (thousands, rest) = (serve.max_connections / 1_000, serve.max_connections % 1_000);
+    let text = str::to_owned;
+    let compared = [
+        ("connections at once", format!("{thousands},{rest:03}")),
+        ("time for a request head", seconds(timeouts.head)),
+        ("idle between requests", seconds(timeouts.idle)),
+        (
+            "least rate",
+            format!("{} bytes a second", timeouts.min_rate),
+        ),
+        ("a request and its response in all", text("no limit")),
+        ("a client that acknowledges nothing", text("as idle")),
+        (
+            "a client that acknowledges nothing",
+            seconds(MIN_USER_TIMEOUT),
+        ),
+        ("request head", format!("{MAX_FIELDS} fields")),
         ("request head", format!("{} KiB", MAX_HEAD / 1_024)),
-        ("least rate", format!("{DEFAULT_MIN_RATE} bytes")),
+        ("an HTTP/1.1 client that closes", text("cancelled")),
+        (
+            "a request body that",
+            format!("{} KiB", MAX_DISCARDED / 1_024),
+        ),
+        (
+            "a request body that",
+            format!("within {}", seconds(BODY_REST_TIMEOUT)),
+        ),
+        ("interim responses", MAX_INTERIM_RESPONSES.to_string()),
+        (
+            "interim responses",
+            format!("{} KiB", MAX_INTERIM_BYTES / 1_024),
+        ),
         ("HTTP/2 streams at once", MAX_STREAMS.to_string()),
         (
             "HTTP/2 streams that a client resets",
-            format!("{RESET_BURST}"),
+            RESET_BURST.to_string(),
         ),
         (
             "HTTP/2 streams that a client resets",
@@ -39,13 +73,9 @@ fn the_defaults_table_matches_the_code() {
             "HTTP/2 flow control",
             format!("{} MiB a connection", (4 * WINDOW) >> 20),
         ),
+        ("lame duck", seconds(serve.lame_duck)),
         ("a connection that waits", seconds(IDLE_GRACE)),
-        ("graceful end", seconds(DEFAULT_DRAIN_TIMEOUT)),
-    ] {
-        let line = include_str!("mod.rs")
-            .lines()
-            .find(|line| line.starts_with(&format!("//! | {row}")))
-            .unwrap_or_else(|| panic!("{row} has a row"));
-        assert!(line.contains(&value), "{row} is {value}: {line}");
-    }
+        ("graceful end", seconds(serve.drain_timeout)),
+    ];
+    default_table::compare(include_str!("mod.rs"), &compared);
 }

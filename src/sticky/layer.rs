@@ -323,16 +323,15 @@ mod tests {
         let attributes = "; Path=/; HttpOnly; Secure; SameSite=Lax";
         let cookie = layer.config.set_cookie("token");
         assert_eq!(cookie, format!("{DEFAULT_COOKIE_NAME}=token{attributes}"));
-        let docs = include_str!("mod.rs");
-        for row in [
-            &format!("| cookie | `{DEFAULT_COOKIE_NAME}` |"),
-            "| `HttpOnly` | always |",
-            "| `Secure` | on;",
-            "| `SameSite` | `Lax` |",
-            "| `Path` | `/` |",
-            "| `Domain`, `Max-Age` | none:",
-        ] {
-            assert!(docs.contains(row), "the table must have: {row}");
-        }
+        let compared = [
+            ("cookie", format!("`{DEFAULT_COOKIE_NAME}`")),
+            ("`HttpOnly`", "always".to_owned()),
+            ("`Secure`", "on".to_owned()),
+            ("`SameSite`", format!("`{:?}`", SameSite::default())),
+            ("`Path`", format!("`{DEFAULT_PATH}`")),
+            ("`Domain`, `Max-Age`", "none".to_owned()),
+            ("keys", "none".to_owned()),
+        ];
+        crate::default_table::compare(include_str!("mod.rs"), &compared);
     }
 }

@@ -13,27 +13,35 @@ use super::{handshake::Session, *};
 use crate::context::{ConnInfo, Peer};
 
 #[test]
-fn the_defaults_table_matches_the_code() {
-    let docs = include_str!("mod.rs");
-    let timeout = layer::HANDSHAKE_TIMEOUT.as_secs();
-    let alpn: Vec<_> = config::ALPN
-        .iter()
-        .map(|name| format!("`{}`", String::from_utf8_lossy(name)))
-        .collect();
-    for row in [
-        format!("| versions | {} and 1.3;", config::MIN_VERSION),
-        format!("| ALPN | {} |", alpn.join(", ")),
-        format!("| handshake time-out, from TCP accept | {timeout} s |"),
-        format!("| handshakes at once | {} |", layer::MAX_HANDSHAKES),
-        format!("[`RELOAD_INTERVAL`] is {} s |", RELOAD_INTERVAL.as_secs()),
-        format!("| HSTS `max-age` | {} s |", hsts::HSTS_MAX_AGE.as_secs()),
-        format!(
-            "| port that cleartext is sent to | {} |",
-            https_redirect::HTTPS_PORT
+fn the_documented_defaults_are_those_of_the_code() {
+    let names = config::ALPN.iter();
+    let names = names.map(|name| format!("`{}`", String::from_utf8_lossy(name)));
+    let seconds = |time: Duration| format!("{} s", time.as_secs());
+    let text = str::to_owned;
+    let compared = [
+        ("versions", format!("{} and 1.3", config::MIN_VERSION)),
+        ("cipher suites", text("all that rustls has")),
+        ("ALPN", names.collect::<Vec<_>>().join(", ")),
+        ("certificate", text("else the first")),
+        ("tickets", text("on")),
+        ("0-RTT", text("off")),
+        (
+            "ClientHello",
+            format!(
+                "{} KiB less one byte",
+                (handshake::MAX_CLIENT_HELLO + 1) >> 10
+            ),
         ),
-    ] {
-        assert!(docs.contains(&row), "the docs must say: {row}");
-    }
+        ("handshake time-out", seconds(layer::HANDSHAKE_TIMEOUT)),
+        ("handshakes at once", layer::MAX_HANDSHAKES.to_string()),
+        ("[`Certificates::watch`]", seconds(RELOAD_INTERVAL)),
+        ("HSTS `max-age`", seconds(hsts::HSTS_MAX_AGE)),
+        (
+            "port that cleartext is sent to",
+            https_redirect::HTTPS_PORT.to_string(),
+        ),
+    ];
+    crate::default_table::compare(include_str!("mod.rs"), &compared);
 }
 
 #[test]

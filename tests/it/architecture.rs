@@ -9,6 +9,7 @@ use std::{
 /// Floors from the ground up; rooms on one floor do not know each other.
 const FLOORS: [&[&str]; 5] = [
     &[
+        "default_table",
         "error",
         "log_limit",
         "sabotage",
@@ -51,11 +52,11 @@ const ROOT: [(&str, &str); 7] = [
     ("Pool", "pool"),
 ];
 
-fn source() -> PathBuf {
+pub(crate) fn source() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("src")
 }
 
-fn files(folder: &Path, into: &mut Vec<PathBuf>) {
+pub(crate) fn files(folder: &Path, into: &mut Vec<PathBuf>) {
     for entry in fs::read_dir(folder).unwrap() {
         let path = entry.unwrap().path();
         if path.is_dir() {
@@ -310,12 +311,9 @@ const TELL_TALES: [(&str, &str); 12] = [
 #[test]
 fn only_wire_reads_http1() {
     for (path, text) in sources() {
-        let room = room(&path);
-        let is_test = |part: &std::ffi::OsStr| part == "tests" || part == "simulation";
-        if room == "wire" || path.ends_with("tests.rs") || path.iter().any(is_test) {
+        let Some(code) = code_of(&path, &text).filter(|_| room(&path) != "wire") else {
             continue;
-        }
-        let code = text.split("#[cfg(test)]\nmod tests {").next().unwrap();
+        };
         let code: String = code
             .lines()
             .map(str::trim)
@@ -333,26 +331,170 @@ fn only_wire_reads_http1() {
     }
 }
 
+/// The lines of a file up to its tests, docs and comments included.
+const MAX_FILE_LINES: usize = 400;
+
+/// What a longer file must say, with its reason behind it.
+const LONG_FILE: &str = "// Longer than 400 lines, because ";
+
+/// Returns the code up to the tests; `None` for a file of tests, which are lists. The simulation is
+/// one.
+fn code_of<'a>(path: &Path, text: &'a str) -> Option<&'a str> {
+    let is_test = |part: &std::ffi::OsStr| part == "tests" || part == "simulation";
+    if path.ends_with("tests.rs") || path.iter().any(is_test) {
+        return None;
+    }
+    text.split("#[cfg(test)]\nmod tests {").next()
+}
+
+/// Returns the number of lines if they are too many, and the file does not say why.
+fn too_long(code: &str) -> Option<usize> {
+    let lines = code.lines().count();
+    let has_reason = code.lines().any(|line| line.starts_with(LONG_FILE));
+    (lines > MAX_FILE_LINES && !has_reason).then_some(lines)
+}
+
 #[test]
 fn a_file_stays_within_its_walls() {
+    let mut seen = 0;
     for (path, text) in sources() {
-        // Tests are lists; the simulation is one.
-        let is_test = |part: &std::ffi::OsStr| part == "tests" || part == "simulation";
-        if path.ends_with("tests.rs") || path.iter().any(is_test) {
+        let Some(code) = code_of(&path, &text).filter(|_| !is_being_divided(&path)) else {
             continue;
-        }
-        let code = text.split("#[cfg(test)]\nmod tests {").next().unwrap();
-        let lines = code
-            .lines()
-            .map(str::trim)
-            .filter(|line| !line.is_empty() && !line.starts_with("//"))
-            .count();
+        };
+        seen += 1;
+        let lines = too_long(code);
         assert!(
-            lines <= 400,
-            "{}: {lines} lines of code are two rooms",
+            lines.is_none(),
+            "{}: {lines:?} lines are two files, or want a reason: {LONG_FILE}…",
             path.display()
         );
     }
+    assert!(seen > 200, "the files must be found");
+}
+
+#[test]
+fn a_long_file_is_refused_unless_it_has_a_reason() {
+    let long = "/// Docs count as well.\n".repeat(MAX_FILE_LINES + 1);
+    assert_eq!(too_long(&long), Some(MAX_FILE_LINES + 1));
+    assert_eq!(
+        too_long(&format!("{LONG_FILE}it is a table.\n{long}")),
+        None
+    );
+    assert_eq!(too_long(&long[long.find('\n').unwrap() + 1..]), None);
+    let tests = format!("fn a() {{}}\n#[cfg(test)]\nmod tests {{\n{long}}}");
+    let code = code_of(Path::new("src/a.rs"), &tests).unwrap();
+    assert_eq!(code.lines().count(), 1);
+    assert!(code_of(Path::new("src/a/tests/b.rs"), &tests).is_none());
+}
+
+/// The lines of a function's body.
+const MAX_FUNCTION_LINES: usize = 60;
+
+/// Files that are being divided: neither wall stands for them yet.
+const TO_BE_DIVIDED: [&str; 3] = [
+    "health/check.rs",
+    "settings/health.rs",
+    "settings/mistakes.rs",
+];
+
+fn is_being_divided(path: &Path) -> bool {
+    TO_BE_DIVIDED.iter().any(|file| path.ends_with(file))
+}
+
+/// Longer functions: the file, the name, and why it is one.
+const LONG_FUNCTIONS: [(&str, &str, &str); 3] = [
+    (
+        "server/http1/mod.rs",
+        "serve",
+        "each part that awaits would be a future of its own, and be moved once more a request",
+    ),
+    (
+        "server/http2/stream.rs",
+        "send",
+        "one loop over the frames of a body; its parts share seven variables",
+    ),
+    (
+        "proxy/http2/mod.rs",
+        "send",
+        "each part that awaits would be a future of its own, and be moved once more a request",
+    ),
+];
+
+/// The functions of formatted code: the name, and the lines of the body.
+fn functions(code: &str) -> Vec<(&str, usize)> {
+    let lines: Vec<&str> = code.lines().collect();
+    let mut found = Vec::new();
+    for (at, line) in lines.iter().enumerate() {
+        let trimmed = line.trim_start();
+        let words: Vec<&str> = trimmed.split(' ').collect();
+        let is_qualifier =
+            |word: &&str| word.starts_with("pub") || ["async", "const", "in", "fn"].contains(word);
+        let Some(nth) = words.iter().position(|word| *word == "fn") else {
+            continue;
+        };
+        // Paths of `pub(in crate::a)` end in a bracket.
+        let leads = words[..nth].iter();
+        let mut leads = leads.filter(|word| !word.ends_with(')'));
+        if trimmed.starts_with("//") || !leads.all(is_qualifier) || nth + 1 == words.len() {
+            continue;
+        }
+        let indent = line.len() - trimmed.len();
+        let closes = format!("{}}}", " ".repeat(indent));
+        let opens = lines[at..].iter().position(|line| line.ends_with('{'));
+        let ends = lines[at..].iter().position(|line| *line == closes);
+        let declared = lines[at..].iter().position(|line| line.ends_with(';'));
+        if let (Some(opens), Some(ends)) = (opens, ends) {
+            if declared.is_none_or(|declared| opens < declared) && opens < ends {
+                found.push((first(words[nth + 1]), ends - opens - 1));
+            }
+        }
+    }
+    found
+}
+
+/// Returns the name at the beginning.
+fn first(text: &str) -> &str {
+    let end = text.find(|c: char| !(c.is_alphanumeric() || c == '_'));
+    &text[..end.unwrap_or(text.len())]
+}
+
+#[test]
+fn a_function_fits_on_a_page() {
+    let (mut seen, mut long) = (0, BTreeSet::new());
+    for (path, text) in sources() {
+        let Some(code) = code_of(&path, &text).filter(|_| !is_being_divided(&path)) else {
+            continue;
+        };
+        for (name, lines) in functions(code) {
+            seen += 1;
+            if lines <= MAX_FUNCTION_LINES {
+                continue;
+            }
+            let excused = LONG_FUNCTIONS
+                .iter()
+                .find(|(file, function, _)| path.ends_with(file) && *function == name);
+            assert!(
+                excused.is_some(),
+                "{}: {name} has {lines} lines: divide it, or say in LONG_FUNCTIONS why not",
+                path.display()
+            );
+            long.extend(excused.map(|(file, _, _)| *file));
+        }
+    }
+    assert!(seen > 1_000, "the functions must be found: {seen}");
+    assert_eq!(
+        long.len(),
+        LONG_FUNCTIONS.len(),
+        "excused and short: {long:?}"
+    );
+}
+
+#[test]
+fn the_function_reader_sees_what_is_there() {
+    let text = "pub(in crate::a) async fn one<T>(\n    t: T,\n) -> T\nwhere\n    T: A,\n{\n    t\n}\n\
+                trait A {\n    fn two();\n    fn three(self) {\n        a();\n        b();\n    }\n}\n\
+                // fn four() {\nlet f: fn() = one;\nfn five() {}\n";
+    assert_eq!(functions(text), [("one", 1), ("three", 2)]);
 }
 
 #[test]

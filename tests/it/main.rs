@@ -16,6 +16,7 @@ mod chaos;
 mod connect;
 #[cfg(feature = "axum")]
 mod context;
+mod docs;
 mod endpoints;
 mod error;
 mod examples;

@@ -6,6 +6,7 @@ mod peak_ewma;
 use std::{
     collections::HashMap,
     sync::atomic::{AtomicU32, Ordering::SeqCst},
+    time::Duration,
 };
 
 use http::Request;
@@ -16,7 +17,10 @@ use super::{
     consistent_hash::{FACTOR, FLOOR},
     layer::{HELD_TIMEOUT, QUEUE_SIZE, QUEUE_TIMEOUT, RETRY_AFTER},
 };
-use crate::pool::{Backend, Lease, Pool};
+use crate::{
+    default_table,
+    pool::{Backend, Lease, Pool},
+};
 
 fn backend(id: usize, weight: u32) -> Backend {
     Backend::new(format!("b{id}"), "http://127.0.0.1:1")
@@ -286,28 +290,34 @@ fn a_strategy_of_another_pool_does_not_panic() {
 }
 
 #[test]
-fn the_documented_defaults_are_in_force() {
-    let docs = include_str!("../mod.rs");
-    for row in [
-        format!("| strategy | {} |", RoundRobin::new().name()),
-        format!("| requests waiting at once | {QUEUE_SIZE} |"),
-        format!(
-            "| wait for a backend with room | {} s |",
-            QUEUE_TIMEOUT.as_secs()
+fn the_documented_defaults_are_those_of_the_code() {
+    let seconds = |time: Duration| format!("{} s", time.as_secs());
+    let mut compared = vec![
+        ("strategy", RoundRobin::new().name().to_owned()),
+        ("requests waiting at once", QUEUE_SIZE.to_string()),
+        ("wait for a backend with room", seconds(QUEUE_TIMEOUT)),
+        ("wait for a first check", seconds(HELD_TIMEOUT)),
+        ("`Retry-After`", seconds(RETRY_AFTER)),
+        (
+            "load factor of `ConsistentHash`",
+            (f64::from(FACTOR) / 256.0).to_string(),
         ),
-        format!("| wait for a first check | {} s |", HELD_TIMEOUT.as_secs()),
-        format!(
-            "| `Retry-After` when there is no backend | {} s |",
-            RETRY_AFTER.as_secs()
+        ("requests in flight below which", FLOOR.to_string()),
+    ];
+    let strategies = [
+        ("[`RoundRobin`]", "each in turn"),
+        ("[`Random`]", "at random"),
+        ("[`LeastRequests`]", "the fewest in flight"),
+        ("[`PowerOfTwo`]", "the better of two"),
+        (
+            "[`PeakEwma`]",
+            "of two, the one with the lower expected latency",
         ),
-        format!(
-            "| load factor of `ConsistentHash` | {} |",
-            f64::from(FACTOR) / 256.0
-        ),
-        format!("| requests in flight below which a backend keeps its keys | {FLOOR} |"),
-    ] {
-        assert!(docs.contains(&row), "not in the table: {row}");
-    }
+        ("[`ConsistentHash`]", "by a header"),
+    ];
+    assert_eq!(strategies.len(), all().len());
+    compared.extend(strategies.map(|(strategy, picks)| (strategy, picks.to_owned())));
+    default_table::compare(include_str!("../mod.rs"), &compared);
 }
 
 #[test]

@@ -19,7 +19,7 @@ use tower::{Layer, Service, ServiceExt};
 use tower_test::mock::{self, Handle};
 
 use super::{layer::*, *};
-use crate::{Backend, Error, ErrorKind, context::Exchange};
+use crate::{Backend, Error, ErrorKind, context::Exchange, default_table};
 
 type Sent<B> = Request<ReplayBody<B>>;
 type Mock<B> = mock::Mock<Sent<B>, Response<&'static str>>;
@@ -256,39 +256,41 @@ async fn a_custom_policy_decides() {
 
 #[test]
 fn the_documented_defaults_are_those_of_the_code() {
-    let docs = include_str!("../mod.rs");
-    let rows = [
-        format!("| attempts, the first included | {MAX_ATTEMPTS} |"),
-        format!("| replay buffer | {} KiB a request |", REPLAY_LIMIT / 1_024),
-        format!(
-            "| budget | {} % of the requests and {} a second, saved up for {} s |",
-            budget::SHARE / 10,
-            budget::PER_SECOND / 1_000,
-            budget::SAVED_UP.as_secs()
+    let settings = &FailoverLayer::new().settings;
+    assert!(settings.hedge.is_none() && settings.retry_statuses.is_none());
+    assert!(settings.timeout.is_none() && settings.per_try_timeout.is_none());
+    let seconds = |time: Duration| format!("{} s", time.as_secs());
+    let millis = |time: Duration| format!("{} ms", time.as_millis());
+    let text = str::to_owned;
+    let compared = [
+        ("attempts", settings.max_attempts.to_string()),
+        ("retried before", text("any method")),
+        ("retried where", text("any method")),
+        ("retried after", text("idempotent methods")),
+        (
+            "replay buffer",
+            format!("{} KiB", settings.replay_limit / 1_024),
         ),
-        format!(
-            "GET and HEAD after the {}th percentile, {} ms at least, {} ms at most |",
-            hedge::PERCENTILE,
-            hedge::AT_LEAST.as_millis(),
-            hedge::AT_MOST.as_millis()
+        ("budget", format!("{} %", budget::SHARE / 10)),
+        ("budget", format!("{} a second", budget::PER_SECOND / 1_000)),
+        ("budget", seconds(budget::SAVED_UP)),
+        ("paid from it", text("every retry and hedge")),
+        ("hedging", text("off")),
+        ("hedging", format!("{}th percentile", hedge::PERCENTILE)),
+        ("hedging", format!("{} at least", millis(hedge::AT_LEAST))),
+        ("hedging", format!("{} at most", millis(hedge::AT_MOST))),
+        (
+            "the delay of a hedge",
+            percentile_history::FACTOR.to_string(),
         ),
-        format!(
-            "| the delay of a hedge, over that percentile in the better part of five minutes | {} times at most |",
-            percentile_history::FACTOR
-        ),
-        format!(
-            "| wait before the third, and doubling | up to {} ms, up to {} ms |",
-            Backoff::BASE.as_millis(),
-            Backoff::MAX.as_millis()
-        ),
-        format!(
-            "| `Retry-After` honoured | up to {} s;",
-            backoff::RETRY_AFTER.as_secs()
-        ),
+        ("timeout of one attempt", text("none")),
+        ("statuses that are retried", text("none")),
+        ("wait before the second", text("none")),
+        ("wait before the third", millis(Backoff::BASE)),
+        ("wait before the third", millis(Backoff::MAX)),
+        ("`Retry-After`", seconds(backoff::RETRY_AFTER)),
     ];
-    for row in rows {
-        assert!(docs.contains(&row), "the table must say: {row}");
-    }
+    default_table::compare(include_str!("../mod.rs"), &compared);
 }
 
 #[test]

@@ -23,7 +23,7 @@ use super::{
     *,
 };
 use crate::{
-    Backend, Pool,
+    Backend, Pool, default_table,
     pool::{Event, EventKind, Events, HealthStatus as State, Transition},
 };
 
@@ -309,46 +309,51 @@ fn checks_begin_with_the_first_call_and_survive_their_runtime() {
 
 #[test]
 fn the_documented_defaults_are_those_of_the_code() {
-    let docs = include_str!("../mod.rs");
-    let seconds = |duration: Duration| duration.as_secs();
-    let rows = [
-        format!("| check | `GET {}`, 200 to 299 healthy", http::PATH),
-        format!("read up to | {} KiB |", http::BODY_LIMIT / 1_024),
-        format!("| interval | {} s |", seconds(INTERVAL)),
-        format!("disagree with the state | {} s |", seconds(CHANGING)),
-        format!("| time-out | {} s |", seconds(TIMEOUT)),
-        format!("| fall, rise | {FALL}, {RISE};"),
-        format!("| jitter | {} % |", JITTER * 100.0),
-        "down | as the interval |".to_owned(),
-        format!(
-            "| shared failure | {} % of those that answer |",
-            SHARED_FAILURE * 100.0
+    let seconds = |time: Duration| format!("{} s", time.as_secs());
+    let percent = |share: f64| format!("{} %", share * 100.0);
+    let text = str::to_owned;
+    let mut compared = vec![
+        ("check", format!("`GET {}`", http::PATH)),
+        ("check", text("200 to 299 healthy")),
+        (
+            "body of an answer",
+            format!("{} KiB", http::BODY_LIMIT / 1_024),
         ),
-        format!(
-            "| asked to wait | up to {} s |",
-            seconds(prober::LONGEST_WAIT)
+        ("interval", seconds(INTERVAL)),
+        ("interval while the last results", seconds(CHANGING)),
+        (
+            "interval while the backend is down",
+            text("as the interval"),
         ),
-        format!(
-            "| flapping | {FLAPS} changes within {} s",
-            seconds(FLAP_WINDOW)
-        ),
-        format!("doubling up to {} s |", seconds(LAST_HOLD)),
-        format!("| ejection | after {CONSECUTIVE} failures in a row"),
-        format!(
-            "| or after | {} % of at least {VOLUME} requests within {} s failed",
-            RATE * 100.0,
-            seconds(WINDOW)
-        ),
-        format!(
-            "| ejection lasts | {} s times how often, up to {} s",
-            seconds(EJECTION),
-            seconds(MAX_EJECTION)
-        ),
-        format!("| ejected at most | {} % of the pool", MAX_SHARE * 100.0),
+        ("time-out", seconds(TIMEOUT)),
+        ("fall, rise", format!("{FALL}, {RISE}")),
+        ("jitter", percent(JITTER)),
+        ("asked to wait", seconds(prober::LONGEST_WAIT)),
+        ("flapping", format!("{FLAPS} changes")),
+        ("flapping", seconds(FLAP_WINDOW)),
+        ("flapping", format!("up to {}", seconds(LAST_HOLD))),
+        ("shared failure", percent(SHARED_FAILURE)),
     ];
-    for row in rows {
-        assert!(docs.contains(&row), "the table must say: {row}");
-    }
+    let outliers = Outliers::new();
+    assert!(outliers.slow.is_none() && outliers.immediate);
+    compared.extend([
+        ("ejection", format!("after {CONSECUTIVE} failures")),
+        ("ejection", text("502, 503, 504")),
+        ("or after", percent(RATE)),
+        ("or after", format!("{VOLUME} requests")),
+        ("or after", format!("within {}", seconds(WINDOW))),
+        ("or after", text("`x-evenkeel-health: fail`")),
+        ("latency outliers", text("off")),
+        ("ejection lasts", seconds(EJECTION)),
+        ("ejection lasts", format!("up to {}", seconds(MAX_EJECTION))),
+        (
+            "ejection lasts",
+            format!("up to {} more", percent(outlier::JITTER)),
+        ),
+        ("after an ejection", text("one request at a time")),
+        ("ejected at most", percent(MAX_SHARE)),
+    ]);
+    default_table::compare(include_str!("../mod.rs"), &compared);
 }
 
 #[test]

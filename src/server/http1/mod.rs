@@ -30,6 +30,8 @@ use http_body::Body as HttpBody;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tower_service::Service;
 
+#[cfg(test)]
+pub(super) use self::streamed_body::MAX_DISCARDED;
 use self::{
     input::{Input, Next},
     output::{Output, ResponseOptions},

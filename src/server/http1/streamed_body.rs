@@ -318,4 +318,4 @@ fn lock(channel: &Mutex<Channel>) -> MutexGuard<'_, Channel> {
 const MAX_QUEUED_FRAMES: usize = 16;
 /// How many bytes are discarded at most to keep a connection: a new one costs the client less than
 /// more of them.
-pub(super) const MAX_DISCARDED: usize = 64 * 1024;
+pub(in crate::server) const MAX_DISCARDED: usize = 64 * 1024;
