@@ -27,6 +27,7 @@ mod load_balancer;
 #[cfg(target_os = "linux")]
 mod network;
 mod proxy;
+mod public_types;
 mod respond;
 mod server;
 mod settings;
