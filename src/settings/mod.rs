@@ -22,10 +22,10 @@
 //! path = "/health"
 //! "#,
 //! )?;
-//! let pool = settings.pool()?;
-//! let balancer = settings.load_balancer(&pool)?.build();
+//! let pool = settings.pool();
+//! let balancer = settings.load_balancer(&pool).build();
 //! assert_eq!(pool.snapshot().backends()[0].id(), "a");
-//! assert_eq!(settings.strategy()?.name(), "least-requests");
+//! assert_eq!(settings.strategy().name(), "least-requests");
 //!
 //! // A mistake is named by its line, its section and its key.
 //! let error = Settings::from_toml("[server]\nthreads = 0\n[[listen]]\naddress = \"[::]:80\"\n[pool]");
@@ -78,11 +78,30 @@
 //! that the settings name. Unknown keys are refused, because a misspelt key would otherwise be
 //! ignored without a message. An error never shows a key of `[sticky]`.
 //!
+//! What was accepted stays so: the methods of [`Settings`] return the layers and cannot fail, but
+//! for [`tls`](Settings::tls) and [`access_log`](Settings::access_log), which open files.
+//!
 //! # Cost
 //!
 //! Settings are read at start and at a reload. A request costs nothing more than with setters.
 //!
 #![doc = include_str!("reference.md")]
+
+// To add a key:
+//
+// 1. Add a field to the struct of its section (`health/outliers.rs` for `[health.outliers]`). Its
+//    type is the value, not its text: `#[serde(default, deserialize_with = "value::optional")]`
+//    reads each type that implements `Value` in `value/mod.rs`. Numbers, switches and free texts
+//    need no attribute.
+// 2. Where the value has a setter, call it in the same file. The module that has the setter decides
+//    which values it accepts; `Draft::at` gives its error a line.
+// 3. Add a row to `reference.md`. `tests/it/settings/reference.rs` fails until there is one, and
+//    tries its example and its default.
+// 4. Add a refused value to the table in `tests/it/settings.rs`. If the key is checked together
+//    with another, add both to `checked_together` in `mistakes/blank.rs`.
+//
+// To add a section: a file with its struct, a field in `Sections`, and, if a module may refuse it,
+// a part in `draft::Parts` that an accessor of `Settings` clones.
 
 mod access_log;
 mod draft;

@@ -35,6 +35,10 @@ fn refused_value(text: &str, at: usize, message: &str) -> SettingsError {
     let Some(key) = entry::below(text, end, at) else {
         return SettingsError::new(Some(number), header, message);
     };
+    // The location names the key already.
+    let message = message
+        .strip_prefix(&format!("{}: ", key.key))
+        .unwrap_or(message);
     let location = match header.is_empty() {
         true => format!("[{}] {}", key.table, key.key),
         false => format!("{header} {}", key.key),

@@ -20,6 +20,12 @@ use crate::{
 /// The sections are fields: see [`Sections`], which this type dereferences to. They can be read and
 /// not changed, so a layer that is made of them needs no second check. To change what a program
 /// runs with, read another text.
+///
+/// ```compile_fail
+/// # fn change(mut settings: evenkeel::settings::Settings) {
+/// settings.pool.panic = None; // the layers would not follow
+/// # }
+/// ```
 #[derive(Clone)]
 pub struct Settings {
     pub(super) draft: Draft,
@@ -128,13 +134,13 @@ mod tests {
             let strategy = ["peak-ewma", "consistent-hash"][round % 2];
             Settings::from_toml(&text(strategy, round)).unwrap()
         };
-        let pool = settings(0).pool().unwrap();
+        let pool = settings(0).pool();
         let mut running = None;
         let mut most = ((0, 0), 0);
         for round in 0..100 {
             let settings = settings(round);
-            let mut balancer = settings.load_balancer(&pool).unwrap().build();
-            pool.replace(settings.backends().unwrap()).unwrap();
+            let mut balancer = settings.load_balancer(&pool).build();
+            pool.replace(settings.backends()).unwrap();
             if round % 10 < 2 {
                 let request = Request::new(Empty::<bytes::Bytes>::new());
                 let response = balancer.call(request).await.unwrap();

@@ -1,5 +1,7 @@
 mod reference;
 
+use std::time::Duration;
+
 use evenkeel::settings::{Settings, SettingsError};
 
 /// Settings with everything, one key a line, so that each can be replaced.
@@ -90,12 +92,12 @@ fn every_key_is_read() {
     };
     assert!(first.half_close && first.allow_empty_host && first.allow_raw_target);
     assert!(!second.half_close && !second.allow_empty_host && !second.allow_raw_target);
-    assert!(settings.hsts(0).unwrap().is_some());
-    assert!(settings.hsts(1).unwrap().is_none(), "off unless given");
+    assert!(settings.hsts(0).is_some());
+    assert!(settings.hsts(1).is_none(), "off unless given");
     assert_eq!((first.min_rate, second.min_rate), (Some(1_000), None));
-    assert_eq!(settings.request_timeout(0).unwrap().unwrap().as_secs(), 300);
-    assert_eq!(settings.request_timeout(1).unwrap(), None);
-    let pool = settings.pool().unwrap();
+    assert_eq!(first.request_timeout, Some(Duration::from_secs(300)));
+    assert_eq!(second.request_timeout, None);
+    let pool = settings.pool();
     let snapshot = pool.snapshot();
     assert_eq!(snapshot.backends().len(), 2);
     let a = snapshot.get("a").unwrap();
@@ -104,11 +106,9 @@ fn every_key_is_read() {
         (1, Some(100))
     );
     assert_eq!(snapshot.get("b").unwrap().base_path(), "/base");
-    assert_eq!(settings.lame_duck().unwrap().as_secs(), 5);
-    assert_eq!(settings.drain().unwrap().as_secs(), 30);
-    let error = settings.listen_address(2).unwrap_err();
-    assert_eq!(error.to_string(), "[[listen]]: no listener 2; there are 2");
-    let _balancer = settings.load_balancer(&pool).unwrap();
+    assert_eq!(settings.lame_duck().as_secs(), 5);
+    assert_eq!(settings.drain().as_secs(), 30);
+    let _balancer = settings.load_balancer(&pool).build();
 }
 
 #[test]
@@ -129,7 +129,7 @@ fn each_check_type_has_its_own_keys() {
         "[health.outliers]\nslower_than = 3.0\nvolume = 50\nstatuses = [\"500-599\", 429]\nmax_ejection = \"10m\"\nfailure_rate = 0\nimmediate_fail = false\nmax_share = 0.3",
     ] {
         let settings = Settings::from_toml(&with(fine)).expect(fine);
-        let _layer = settings.health_layer(&settings.pool().unwrap()).unwrap();
+        let _layer = settings.health_layer(&settings.pool());
     }
     for (bad, location, message) in [
         (
@@ -266,19 +266,15 @@ fn an_absent_key_has_its_default() {
     .unwrap();
     assert!(settings.sticky.is_none() && settings.health.is_none());
     assert_eq!(
-        settings.lame_duck().unwrap().as_secs(),
+        settings.lame_duck().as_secs(),
         0,
         "no path announces the shutdown"
     );
-    assert_eq!(settings.drain().unwrap().as_secs(), 30);
+    assert_eq!(settings.drain().as_secs(), 30);
     let asked = "[[listen]]\naddress = \"[::]:80\"\nready = \"/ready\"\n";
     let backend = "[pool]\n[[pool.backends]]\nid = \"a\"\nurl = \"http://a\"\n";
     let settings = Settings::from_toml(&format!("{asked}{backend}")).unwrap();
-    assert_eq!(
-        settings.lame_duck().unwrap().as_secs(),
-        5,
-        "with a readiness path"
-    );
+    assert_eq!(settings.lame_duck().as_secs(), 5, "with a readiness path");
 }
 
 #[test]
@@ -298,7 +294,7 @@ fn hedging_is_on_with_the_section_and_off_with_false() {
         ),
     ] {
         let settings = Settings::from_toml(&format!("{backend}{section}")).unwrap();
-        let layer = format!("{:?}", settings.failover_layer().unwrap());
+        let layer = format!("{:?}", settings.failover_layer());
         match hedges {
             None => assert!(layer.contains("hedge: None"), "{section}: {layer}"),
             Some(shown) => assert!(layer.contains(shown), "{section}: {layer}"),
@@ -677,7 +673,12 @@ fn every_mistake_is_found_in_one_run() {
             "address = 8443",
             "[[listen]] address: 8443: ",
         ),
-        ("min_version = \"1.2\"", "min_version = \"1.1\"", ""),
+        (
+            "min_version = \"1.2\"",
+            "min_version = \"1.1\"",
+            "[listen.tls] min_version: \"1.1\"",
+        ),
+        ("live = \"/live\"", "live = \"live\"", ""),
         (
             "address = \"127.0.0.1:8080\"",
             "address = \"nowhere\"",
@@ -736,10 +737,10 @@ fn every_mistake_is_found_in_one_run() {
     let line = |part: &str| text.lines().position(|l| l == part).unwrap() + 1;
     for (_, becomes, wanted) in bad {
         let wanted = format!("line {}: {wanted}", line(becomes));
-        // The first listener goes with its address, and with it what is below.
-        let is_below = becomes.starts_with("min_version");
+        // The first listener goes with its address, and with it what the modules would refuse.
+        let is_gone = becomes.starts_with("live");
         let found = all.iter().any(|mistake| mistake.starts_with(&wanted));
-        assert!(found != is_below, "{wanted} was wanted: {all:#?}");
+        assert!(found != is_gone, "{wanted} was wanted: {all:#?}");
     }
     assert!(
         all.iter().any(|m| m.contains("unknown key `slow`")),
@@ -774,6 +775,72 @@ fn every_mistake_is_found_in_one_run() {
             "no more than {wanted:?}: {all:#?}"
         );
     }
+}
+
+#[test]
+fn a_value_is_named_by_its_key_in_any_layout() {
+    let rest = "\n[[listen]]\naddress = \"[::]:80\"\n[pool]\n[[pool.backends]]\nid = \"a\"\nurl = \"http://a\"\n";
+    for (text, wanted) in [
+        (
+            "[server]\nshutdown = { drain = \"soon\" }",
+            "line 2: [server] shutdown: \"soon\": ",
+        ),
+        (
+            "[server]\nshutdown.lame_duck = \"1s\"\nshutdown.drain = \"soon\"",
+            "line 3: [server] shutdown: \"soon\": ",
+        ),
+        (
+            "[server.shutdown]\nlame_duck = \"1s\"\ndrain = \"soon\"",
+            "line 3: [server.shutdown] drain: \"soon\": ",
+        ),
+        (
+            "server.shutdown.drain = \"soon\"",
+            "line 1: [server] shutdown: \"soon\": ",
+        ),
+        (
+            "[health]\nstatuses = [\n  204,\n  \"2xx\",\n]",
+            "line 2: [health] statuses: \"2xx\": ",
+        ),
+        (
+            "[health] # checks\n[health.identity]\nheader = \"a b\"",
+            "line 3: [health.identity] header: \"a b\": ",
+        ),
+        (
+            "[failover.hedge]\nmethods = [\"G T\"]",
+            "line 2: [failover.hedge] methods: \"G T\" is no method",
+        ),
+        (
+            "[health]\nidentity.value = \"x\"",
+            "line 2: [health]: the key `header` is missing",
+        ),
+    ] {
+        let text = format!("{text}{rest}");
+        let error = refused(&text).to_string();
+        assert!(error.starts_with(wanted), "{wanted} was wanted: {error}");
+        assert_eq!(mistakes(&text), [error], "one mistake is one, in {text}");
+    }
+}
+
+#[test]
+fn what_is_made_twice_shares_no_state() {
+    let settings = Settings::from_toml(GOOD).unwrap();
+    let (one, other) = (settings.pool(), settings.pool());
+    let lease = evenkeel::pool::Lease::acquire(one.snapshot().get("a").unwrap());
+    assert!(lease.is_some());
+    let in_flight = |pool: &evenkeel::Pool| pool.snapshot().get("a").unwrap().in_flight();
+    assert_eq!((in_flight(&one), in_flight(&other)), (1, 0));
+    // A reload of the same settings keeps the state of the members.
+    one.replace(settings.backends()).unwrap();
+    assert_eq!(in_flight(&one), 1);
+    assert!(settings.health_layer(&other).pool().is_same(&other));
+    let sticky = settings.sticky_layer(&other).unwrap();
+    assert!(sticky.pool().is_same(&other));
+    let readiness = evenkeel::endpoints::Readiness::new(one);
+    readiness.fail("shutting down");
+    let shown = format!("{:?}", settings.endpoints_layer(0, &readiness).unwrap());
+    assert!(shown.contains("shutting down"), "{shown}");
+    assert!(settings.endpoints_layer(1, &readiness).is_none());
+    assert!(settings.endpoints_layer(2, &readiness).is_none());
 }
 
 #[test]
@@ -864,13 +931,13 @@ fn traffic_follows_health_as_the_settings_say() {
         "{ cookie = \"user\" }",
     ] {
         let pool = format!("strategy = \"consistent-hash\"\nhash = {hash}");
-        let strategy = with(&pool).strategy().unwrap();
+        let strategy = with(&pool).strategy();
         assert_eq!(strategy.name(), "consistent-hash", "{hash}");
     }
     let settings =
         with("strategy = \"peak-ewma\"\npanic = 0.6\nslow_start = \"0s\"\noverprovisioning = 2.0");
-    assert_eq!(settings.strategy().unwrap().name(), "peak-ewma");
-    let pool = settings.pool().unwrap();
+    assert_eq!(settings.strategy().name(), "peak-ewma");
+    let pool = settings.pool();
     let first = |pool: &evenkeel::Pool| {
         let snapshot = pool.snapshot();
         snapshot.groups()[0].backends()[0].id().to_owned()

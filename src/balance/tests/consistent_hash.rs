@@ -229,3 +229,21 @@ fn keys_are_read_from_paths_and_cookies() {
     assert!(turn.values().all(|&count| count == 10), "{turn:?}");
     assert!(ConsistentHash::new(path).load_factor(0.9).is_err());
 }
+
+#[test]
+fn a_copy_has_the_same_parameters_and_no_pool() {
+    let one = pool(&[1, 1, 1]);
+    let mut strategy = ConsistentHash::new(HashKey::Header("x-user".parse().unwrap()))
+        .load_factor(2.0)
+        .unwrap()
+        .affinity_floor(4)
+        .unwrap();
+    let unattached = format!("{strategy:?}");
+    strategy.attach(&one);
+    assert_ne!(format!("{strategy:?}"), unattached);
+    let mut copy = strategy.clone();
+    assert_eq!(format!("{copy:?}"), unattached);
+    let other = pool(&[1, 1, 1]);
+    copy.attach(&other);
+    assert_eq!(homes(&copy, &other), homes(&strategy, &one));
+}

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use super::finder::MistakeFinder;
 use crate::settings::{
-    entry::{Entry, is_header},
+    entry::{Entry, is_header, path_of},
     value,
 };
 
@@ -12,6 +12,12 @@ impl MistakeFinder {
     /// Blanks an entry and those that are checked together with it. Returns false if nothing changed.
     pub(super) fn blank(&mut self, entry: &Entry, entries: &[Entry]) -> bool {
         let before = self.text.clone();
+        // The parts of a table that is written with dotted keys stand apart.
+        if self.is_dotted(entry) {
+            let path = path_of(&entry.table, &entry.key);
+            let parts = entries.iter().filter(|other| other.table == path);
+            parts.for_each(|part| self.blank_one(part));
+        }
         self.blank_one(entry);
         let section = entry.table.rsplit('.').next().unwrap_or_default();
         for other in checked_together(section, &entry.key) {
@@ -29,6 +35,12 @@ impl MistakeFinder {
             }
         }
         self.text != before
+    }
+
+    /// Returns true if a key is the first part of dotted keys.
+    fn is_dotted(&self, entry: &Entry) -> bool {
+        let tail = self.text.get(entry.value.end..).unwrap_or_default();
+        entry.name == entry.value && tail.trim_start().starts_with('.')
     }
 
     fn blank_one(&mut self, entry: &Entry) {

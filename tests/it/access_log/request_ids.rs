@@ -107,13 +107,9 @@ async fn settings_pass_ids_on_and_trust_ids_of_trusted_peers() {
             origin.url()
         ))
         .unwrap();
-        let pool = settings.pool().unwrap();
+        let pool = settings.pool();
         let (sink, log) = settings.access_log().unwrap().unwrap();
-        let balancer = settings
-            .load_balancer(&pool)
-            .unwrap()
-            .access_log(log)
-            .build();
+        let balancer = settings.load_balancer(&pool).access_log(log).build();
         let mut request = get("/");
         let id = HeaderValue::from_static("abc-1");
         request.headers_mut().insert("x-request-id", id);

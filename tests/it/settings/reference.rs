@@ -3,12 +3,7 @@
 
 use std::{collections::BTreeSet, fmt::Write, fs, path::Path};
 
-use evenkeel::{
-    endpoints::Readiness,
-    server::Http,
-    settings::Settings,
-    tls::{TlsConfig, TlsVersion},
-};
+use evenkeel::{endpoints::Readiness, server::Http, settings::Settings, tls::TlsConfig};
 use tempfile::TempDir;
 
 use crate::support::pki::Authority;
@@ -174,7 +169,7 @@ fn with(row: &Row, line: &str, folder: &Path) -> Settings {
 
 /// Shows everything that is made of settings, with the defaults of the code filled in.
 fn made_of(settings: &Settings) -> String {
-    let pool = settings.pool().unwrap();
+    let pool = settings.pool();
     let readiness = Readiness::new(pool.clone());
     let listen = &settings.listen[0];
     let mut http = Http::new(())
@@ -184,9 +179,9 @@ fn made_of(settings: &Settings) -> String {
     if let Some(rate) = listen.min_rate {
         http = http.min_rate(rate).unwrap();
     }
-    let backends = settings.backends().unwrap();
+    let backends = settings.backends();
     let log = settings.access_log.as_ref();
-    let failover = format!("{:?}", settings.failover_layer().unwrap());
+    let failover = format!("{:?}", settings.failover_layer());
     // The layer's latency window knows when it was made.
     let failover = match (
         failover.split_once("epoch: "),
@@ -201,7 +196,7 @@ fn made_of(settings: &Settings) -> String {
             (settings.lame_duck(), settings.drain(), http),
             (
                 settings.endpoints_layer(0, &readiness),
-                settings.request_timeout(0),
+                listen.request_timeout,
                 tls_config(settings),
                 settings.hsts(0),
             ),
@@ -221,11 +216,8 @@ fn tls_config(settings: &Settings) -> TlsConfig {
     let given = settings.listen[0].tls.as_ref().unwrap();
     let (_layer, certificates) = settings.tls(0).unwrap().unwrap();
     let mut config = TlsConfig::new(certificates);
-    if let Some(version) = given.min_version.as_deref() {
-        config = config.min_version(match version {
-            "1.3" => TlsVersion::V1_3,
-            _ => TlsVersion::V1_2,
-        });
+    if let Some(version) = given.min_version {
+        config = config.min_version(version);
     }
     match &given.alpn {
         Some(names) => config.alpn(names.iter().map(String::as_str)).unwrap(),
