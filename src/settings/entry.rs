@@ -23,16 +23,19 @@ pub(super) fn entries(text: &str) -> Vec<Entry> {
 }
 
 /// Returns the outermost entry that holds a position and whose name stands at or after `begin`; at
-/// the root of the text, the outermost in a table.
-pub(super) fn below(text: &str, begin: usize, at: usize) -> Option<Entry> {
+/// the root of the text, the outermost in a table. Returns the position of the innermost name, too:
+/// the parts of a dotted key may stand in several lines.
+pub(super) fn below(text: &str, begin: usize, at: usize) -> Option<(Entry, usize)> {
     let entries = entries(text);
     let holder = entries.iter().rev().find(|e| e.value.contains(&at))?;
     let path = path_of(&holder.table, &holder.key);
-    entries.into_iter().find(|entry| {
+    let name = holder.name.start;
+    let outermost = entries.into_iter().find(|entry| {
         let rest = path.strip_prefix(&path_of(&entry.table, &entry.key));
         let holds = rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('.'));
         holds && entry.name.start >= begin && (begin > 0 || !entry.table.is_empty())
-    })
+    });
+    Some((outermost?, name))
 }
 
 fn collect(text: &str, table: &DeTable<'_>, path: &str, out: &mut Vec<Entry>) {

@@ -27,12 +27,12 @@ pub(super) fn syntax(text: &str, error: &toml::de::Error) -> SettingsError {
     SettingsError::new(Some(number), location, message)
 }
 
-/// Makes the error of a value that begins at a position: with the header above it and the key that
-/// stands below this header, and the line of this key.
+/// Makes the error of a value that begins at a position: with the header above it, the key that
+/// stands below this header, and the line of the value's own key.
 fn refused_value(text: &str, at: usize, message: &str) -> SettingsError {
     let number = line_of(text, at);
     let (header, end) = header_above(text, number);
-    let Some(key) = entry::below(text, end, at) else {
+    let Some((key, name)) = entry::below(text, end, at) else {
         return SettingsError::new(Some(number), header, message);
     };
     // The location names the key already.
@@ -43,7 +43,7 @@ fn refused_value(text: &str, at: usize, message: &str) -> SettingsError {
         true => format!("[{}] {}", key.table, key.key),
         false => format!("{header} {}", key.key),
     };
-    SettingsError::new(Some(line_of(text, key.name.start)), location, message)
+    SettingsError::new(Some(line_of(text, name)), location, message)
 }
 
 /// Returns the number of the line that holds a position.
