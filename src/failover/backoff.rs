@@ -15,14 +15,33 @@ use crate::error::ConfigError;
 /// # Example
 ///
 /// ```
-/// use std::time::Duration;
+/// use std::{
+///     sync::atomic::{AtomicUsize, Ordering::Relaxed},
+///     time::Duration,
+/// };
 ///
-/// use evenkeel::failover::Backoff;
+/// use bytes::Bytes;
+/// use evenkeel::failover::{Backoff, FailoverLayer, ReplayBody};
+/// use http::{Request, Response};
+/// use http_body_util::Empty;
+/// use tower::{Layer, ServiceExt, service_fn};
 ///
-/// # fn main() -> Result<(), evenkeel::ConfigError> {
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), evenkeel::BoxError> {
+/// static CALLS: AtomicUsize = AtomicUsize::new(0);
+///
 /// let ms = Duration::from_millis;
 /// let backoff = Backoff::new().exponential(ms(10), ms(100))?.retry_after(ms(500))?;
-/// # let _ = backoff;
+/// let failover = FailoverLayer::new().retry_statuses([503])?.backoff(backoff);
+/// let service = failover.layer(service_fn(|_: Request<ReplayBody<Empty<Bytes>>>| async {
+///     CALLS.fetch_add(1, Relaxed);
+///     Response::builder().status(503).header("retry-after", "60").body(())
+/// }));
+///
+/// // The backend asks for more than half a second, so the client gets the response.
+/// let response = service.oneshot(Request::new(Empty::new())).await?;
+/// assert_eq!((response.status().as_u16(), CALLS.load(Relaxed)), (503, 1));
+///
 /// let refused = Backoff::new().exponential(ms(100), ms(10)).unwrap_err();
 /// assert_eq!(refused.field(), "backoff");
 /// # Ok(())

@@ -23,6 +23,8 @@ use crate::{
 };
 
 /// Retries failed requests on another backend; see the [module](super).
+// It has no `get_mut`: retries and hedges call clones of `clone_source`, which a change of `inner`
+// would not reach.
 #[derive(Clone)]
 pub struct Failover<S> {
     inner: S,
