@@ -13,15 +13,37 @@ use crate::error::ConfigError;
 /// # Example
 ///
 /// ```
-/// use std::time::Duration;
+/// use std::{
+///     sync::atomic::{AtomicUsize, Ordering::Relaxed},
+///     time::Duration,
+/// };
 ///
-/// use evenkeel::failover::{FailoverLayer, Hedge};
-/// use http::Method;
+/// use bytes::Bytes;
+/// use evenkeel::{
+///     Error,
+///     failover::{FailoverLayer, Hedge, ReplayBody},
+/// };
+/// use http::{Method, Request, Response};
+/// use http_body_util::Empty;
+/// use tokio::time::sleep;
+/// use tower::{Layer, ServiceExt, service_fn};
 ///
-/// # fn main() -> Result<(), evenkeel::ConfigError> {
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), evenkeel::BoxError> {
+/// static CALLS: AtomicUsize = AtomicUsize::new(0);
+///
 /// let hedge = Hedge::new().percentile(99)?.at_least(Duration::from_millis(20))?;
-/// let failover = FailoverLayer::new().hedge(hedge);
-/// # drop(failover);
+/// let service = FailoverLayer::new().hedge(hedge).layer(service_fn(
+///     |request: Request<ReplayBody<Empty<Bytes>>>| async move {
+///         CALLS.fetch_add(1, Relaxed);
+///         sleep(Duration::from_millis(1)).await;
+///         Ok::<_, Error>(Response::new(request.method().clone()))
+///     },
+/// ));
+///
+/// // A request that is answered within the delay is sent once.
+/// let response = service.oneshot(Request::new(Empty::new())).await?;
+/// assert_eq!((response.into_body(), CALLS.load(Relaxed)), (Method::GET, 1));
 ///
 /// // A hedged request may be processed twice, so its method must be idempotent.
 /// let refused = Hedge::new().methods([Method::POST]).unwrap_err();
@@ -137,6 +159,9 @@ impl Hedge {
 
     /// Sets the methods whose requests are hedged, if they have no body. Only idempotent methods
     /// (RFC 9110 §9.2.2) are accepted, because two backends may process a hedged request.
+    ///
+    /// An empty list is an error: without [`FailoverLayer::hedge`](super::FailoverLayer::hedge), no
+    /// request is hedged.
     ///
     /// Default: GET and HEAD.
     ///

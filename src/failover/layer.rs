@@ -192,6 +192,8 @@ impl FailoverLayer {
     /// response is held until another attempt has begun. It goes to the client if none can begin: no
     /// backend, attempt or budget is left, or its `Retry-After` asks for too long a wait.
     ///
+    /// [`Policy::decide_status`] can keep a response. An empty list switches these retries off.
+    ///
     /// Costs each idempotent request a copy of its head, and with it some allocations.
     ///
     /// Default: none. 502, 503 and 504 are sensible.
@@ -226,7 +228,8 @@ impl FailoverLayer {
         self
     }
 
-    /// Sets the policy that decides which failures are worth another attempt.
+    /// Sets the policy that decides which failures and responses are worth another attempt, and which
+    /// requests may be hedged.
     ///
     /// Default: [`Standard`].
     pub fn with_policy(mut self, policy: impl Policy + 'static) -> Self {

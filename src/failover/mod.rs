@@ -91,7 +91,8 @@
 //!
 //! A hedge counts as one of the attempts and is paid from the budget; at most two attempts run side
 //! by side. A hedge needs an untried backend with room and never waits in a queue. Requests that
-//! belong to a connection (an upgrade, NTLM) are not hedged. A request that a sticky cookie binds to
+//! belong to a connection (an upgrade, NTLM) are not hedged, nor are those that the policy refuses
+//! ([`Policy::may_hedge`]). A request that a sticky cookie binds to
 //! a backend is hedged only once that backend is out: a session does not move because its backend
 //! is slow.
 //!
@@ -126,6 +127,9 @@
 //! - no backend could be picked, because an immediate retry would find none either;
 //! - the response head is there already;
 //! - the attempts or the budget are used up;
+//! - the [`Policy`] keeps the error or the response;
+//! - a gRPC call fails in its trailers (`grpc-status`): the status of its response is 200, and the
+//!   client has the response head by then;
 //! - the inner service does not give the head of the request back
 //!   ([`Error::take_unsent`](crate::Error::take_unsent)). The proxy of this crate does; a service of
 //!   your own uses [`Error::with_unsent`](crate::Error::with_unsent).
@@ -168,6 +172,6 @@ pub use budget::Budget;
 pub use future::ResponseFuture;
 pub use hedge::Hedge;
 pub use layer::FailoverLayer;
-pub use policy::{Decision, Failed, Policy, Standard};
+pub use policy::{Answered, Decision, Failed, Policy, Standard};
 pub use replay::ReplayBody;
 pub use service::Failover;

@@ -1,40 +1,99 @@
-//! Retry policies: which failures are worth another attempt.
+//! Retry policies: which failures, and which responses, are worth another attempt.
 
 use std::fmt;
 
-use http::{Method, request::Parts};
+use http::{HeaderMap, Method, StatusCode, request::Parts};
 
 use crate::error::{Error, ErrorKind};
 
-/// Decides which failures are worth another attempt.
+/// Decides which requests get another attempt: after a failure, after a response with a status that
+/// is retried, and as a hedge.
 ///
-/// The layer has the last word: it makes no retry that the attempts, the budget or the body do not
-/// allow.
+/// The layer has the last word: it makes no attempt that the number of attempts, the budget or the
+/// body does not allow. All methods are called on the path of a request, so they must not block.
 ///
 /// # Example
 ///
 /// ```
-/// use evenkeel::failover::{Decision, Failed, FailoverLayer, Policy, Standard};
+/// use evenkeel::{
+///     Error, ErrorKind,
+///     failover::{Answered, Decision, Failed, FailoverLayer, Policy, Standard},
+/// };
+/// use http::{HeaderMap, Request, StatusCode, request::Parts};
 ///
-/// /// Retries as the standard policy does, except for payments.
+/// /// Retries and hedges as the standard policy does, except for payments: each is sent once.
 /// #[derive(Debug, Default)]
 /// struct NoPayments(Standard);
 ///
+/// fn is_payment(request: &Parts) -> bool {
+///     request.uri.path().starts_with("/pay")
+/// }
+///
 /// impl Policy for NoPayments {
 ///     fn decide(&self, failed: &Failed<'_>) -> Decision {
-///         match failed.head().uri.path().starts_with("/pay") {
+///         match is_payment(failed.head()) {
 ///             true => Decision::Keep,
 ///             false => self.0.decide(failed),
 ///         }
 ///     }
+///
+///     fn decide_status(&self, answered: &Answered<'_>) -> Decision {
+///         match is_payment(answered.head()) {
+///             true => Decision::Keep,
+///             false => self.0.decide_status(answered),
+///         }
+///     }
+///
+///     fn may_hedge(&self, head: &Parts) -> bool {
+///         !is_payment(head) && self.0.may_hedge(head)
+///     }
 /// }
 ///
-/// let failover = FailoverLayer::new().with_policy(NoPayments::default());
+/// # fn main() -> Result<(), evenkeel::BoxError> {
+/// let failover = FailoverLayer::new()
+///     .retry_statuses([502, 503, 504])?
+///     .with_policy(NoPayments::default());
 /// # drop(failover);
+///
+/// // A policy decides by plain values, so a test needs no backend.
+/// let policy = NoPayments::default();
+/// let (pay, ()) = Request::put("/pay").body(())?.into_parts();
+/// let (order, ()) = Request::put("/order").body(())?.into_parts();
+/// let error = Error::new(ErrorKind::ResponseClosed).after_sending();
+/// assert_eq!(policy.decide(&Failed::new(&error, &pay, true)), Decision::Keep);
+/// assert_eq!(policy.decide(&Failed::new(&error, &order, true)), Decision::Retry);
+///
+/// let (status, fields) = (StatusCode::SERVICE_UNAVAILABLE, HeaderMap::new());
+/// let answered = Answered::new(status, &fields, &pay);
+/// assert_eq!(policy.decide_status(&answered), Decision::Keep);
+/// assert!(policy.may_hedge(&order) && !policy.may_hedge(&pay));
+/// # Ok(())
+/// # }
 /// ```
 pub trait Policy: fmt::Debug + Send + Sync {
-    /// Decides about one attempt that failed. Called on the path of the request, so it must not block.
+    /// Decides about one attempt that failed, the end of its time included.
     fn decide(&self, failed: &Failed<'_>) -> Decision;
+
+    /// Decides about one response with a status of
+    /// [`retry_statuses`](super::FailoverLayer::retry_statuses). The layer asks once for each such
+    /// response to a request with an idempotent method, and for no other. A response that is kept
+    /// goes to the client at once, also while a hedge runs.
+    ///
+    /// Default: [`Decision::Retry`].
+    fn decide_status(&self, answered: &Answered<'_>) -> Decision {
+        let _ = answered;
+        Decision::Retry
+    }
+
+    /// Returns true if this request may be sent to a second backend beside the first. The layer asks
+    /// when a hedge is due, for a request that [`Hedge`](super::Hedge) concerns, and not again once
+    /// the answer was false.
+    ///
+    /// Default: true.
+    fn may_hedge(&self, head: &Parts) -> bool {
+        let _ = head;
+        true
+    }
 
     /// Returns true if the part of the request's body that is read should be kept, because
     /// [`decide`](Self::decide) may want it sent again.
@@ -52,7 +111,7 @@ pub trait Policy: fmt::Debug + Send + Sync {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Decision {
-    /// The request fails with this error.
+    /// The request ends with this error or response.
     Keep,
     /// Another backend should be tried.
     Retry,
@@ -67,7 +126,10 @@ pub struct Failed<'a> {
 }
 
 impl<'a> Failed<'a> {
-    pub(super) fn new(error: &'a Error, head: &'a Parts, body_untouched: bool) -> Self {
+    /// Makes a failure of plain values, as a test of a policy needs it. `body_untouched`: nothing of
+    /// the request's body was read, or there is none.
+    #[must_use]
+    pub fn new(error: &'a Error, head: &'a Parts, body_untouched: bool) -> Self {
         Self {
             error,
             head,
@@ -91,6 +153,45 @@ impl<'a> Failed<'a> {
     #[must_use]
     pub fn is_body_untouched(&self) -> bool {
         self.body_untouched
+    }
+}
+
+/// A response with a status that is retried, as a [`Policy`] sees it.
+#[derive(Clone, Copy, Debug)]
+pub struct Answered<'a> {
+    status: StatusCode,
+    headers: &'a HeaderMap,
+    head: &'a Parts,
+}
+
+impl<'a> Answered<'a> {
+    /// Makes a response of plain values, as a test of a policy needs it: its status, its fields, and
+    /// the head of the request.
+    #[must_use]
+    pub fn new(status: StatusCode, headers: &'a HeaderMap, head: &'a Parts) -> Self {
+        Self {
+            status,
+            headers,
+            head,
+        }
+    }
+
+    /// Returns the status of the response.
+    #[must_use]
+    pub fn status(&self) -> StatusCode {
+        self.status
+    }
+
+    /// Returns the fields of the response.
+    #[must_use]
+    pub fn headers(&self) -> &'a HeaderMap {
+        self.headers
+    }
+
+    /// Returns the request's head.
+    #[must_use]
+    pub fn head(&self) -> &'a Parts {
+        self.head
     }
 }
 

@@ -19,6 +19,7 @@ use crate::support::{Origin, refused};
 
 mod hedging;
 mod lent_head;
+mod policies;
 mod scripted_stack;
 #[cfg(feature = "proxy")]
 mod sockets;

@@ -25,7 +25,7 @@ where
     /// Begins a second attempt beside the first, if that still runs and its head was lent.
     pub(super) fn begin_hedge(&mut self, first: usize) {
         match self.take_head() {
-            Some((head, _)) if self.runs(first) && may_be_hedged(&head) => {
+            Some((head, _)) if self.runs(first) && self.may_be_hedged(&head) => {
                 tracing::debug!(
                     target: "evenkeel::failover",
                     backend = self.backend(first).as_deref(), "hedging a request that takes long"
@@ -43,6 +43,10 @@ where
         }
     }
 
+    fn may_be_hedged(&self, head: &Parts) -> bool {
+        !belongs_to_connection(head) && self.retries.settings().policy.may_hedge(head)
+    }
+
     /// Takes the head that was lent, else a copy; returns also whether some of it may have gone out.
     pub(super) fn take_head(&self) -> Option<(Parts, bool)> {
         let lent = self.exchange.take_head().map(|lent| (lent.head, lent.sent));
@@ -50,9 +54,9 @@ where
     }
 }
 
-/// Returns true if two backends may get this request at once: not where it belongs to a connection.
-fn may_be_hedged(head: &Parts) -> bool {
+/// Returns true if this request is part of a connection, so that no other backend may get it.
+fn belongs_to_connection(head: &Parts) -> bool {
     let mut auth = head.headers.get_all(header::AUTHORIZATION).iter();
-    !head.headers.contains_key(header::UPGRADE)
-        && !auth.any(|value| authenticates_connection(value.as_bytes()))
+    head.headers.contains_key(header::UPGRADE)
+        || auth.any(|value| authenticates_connection(value.as_bytes()))
 }

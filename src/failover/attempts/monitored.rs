@@ -20,7 +20,10 @@ use super::{
 use crate::{
     context::{Attempt, Exchange, Outcome},
     error::{BoxError, Error},
-    failover::replay::ReplayBody,
+    failover::{
+        policy::{Answered, Decision},
+        replay::ReplayBody,
+    },
     timer::wheel::Timer,
 };
 
@@ -147,7 +150,7 @@ where
         let Running::Single { number } = self.running else {
             return false;
         };
-        if self.held.is_some() || self.is_retried_status(response) {
+        if self.held.is_some() || self.may_be_retried(response) {
             return false;
         }
         self.cancel_head_request(Role::First);
@@ -155,8 +158,21 @@ where
         true
     }
 
-    fn is_retried_status(&self, response: &Response<R>) -> bool {
+    /// Returns true if the status is one that is tried again, where the policy agrees.
+    fn may_be_retried(&self, response: &Response<R>) -> bool {
         self.head_copy.is_some() && self.retries.settings().is_retried(response.status())
+    }
+
+    /// Asks the policy about a status that is tried again.
+    fn is_retried(&self, response: &Response<R>) -> bool {
+        let Some(head) = self.head_copy.as_deref() else {
+            return false;
+        };
+        let settings = self.retries.settings();
+        settings.is_retried(response.status()) && {
+            let answered = Answered::new(response.status(), response.headers(), head);
+            settings.policy.decide_status(&answered) == Decision::Retry
+        }
     }
 
     /// See [`Attempts::poll_hedge`](super::Attempts::poll_hedge).
@@ -195,7 +211,7 @@ where
         self.cancel_head_request(role);
         let ended = self.running.end(role);
         match result {
-            Ok(response) if self.is_retried_status(&response) => {
+            Ok(response) if self.is_retried(&response) => {
                 self.status_answered(role, &ended, response)
             }
             Ok(response) => {

@@ -17,7 +17,7 @@ use evenkeel::{
     health::HealthLayer,
     pool::Locality,
 };
-use http::{Method, Request, StatusCode};
+use http::{Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -27,6 +27,7 @@ use tokio::{
 };
 use tower::ServiceExt;
 
+use super::policies::NoPayments;
 use crate::support::{Origin, refused};
 
 /// Takes connections and requests and never answers, as a stopped process does; counts what came,
@@ -227,6 +228,39 @@ async fn a_post_that_may_have_been_read_is_never_sent_again() {
             assert_eq!(pool.snapshot().get(id).unwrap().in_flight(), 0, "{method}");
         }
     }
+}
+
+#[tokio::test]
+async fn a_payment_is_sent_once_though_its_backend_answers_503_or_hangs() {
+    let busy = Origin::serve(|_| async {
+        let mut response = Response::new(Full::new(Bytes::new()));
+        *response.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
+        response
+    })
+    .await;
+    let hung = Hung::new().await;
+    let good = Origin::named("good").await;
+    for (path, url, wanted) in [
+        ("pay", busy.url(), StatusCode::SERVICE_UNAVAILABLE),
+        ("order", busy.url(), StatusCode::OK),
+        ("pay", hung.url.clone(), StatusCode::GATEWAY_TIMEOUT),
+        ("order", hung.url.clone(), StatusCode::OK),
+    ] {
+        // The tiers make the other one the first.
+        let first = Backend::new("first", &url).unwrap();
+        let second = Backend::new("second", &good.url()).unwrap().tier(1);
+        let pool = Pool::new([first, second]).unwrap();
+        let layer = hedging().retry_statuses([503]).unwrap();
+        let layer = layer.timeout(Duration::from_millis(500)).unwrap();
+        let balancer = balancer(&pool, layer.with_policy(NoPayments::default()));
+        let (mut request, exchange) = request(Method::GET, "");
+        *request.uri_mut() = format!("http://service.example/{path}").parse().unwrap();
+        let response = balancer.oneshot(request).await.unwrap();
+        assert_eq!(response.status(), wanted, "{path} to {url}");
+        let sent = if wanted == StatusCode::OK { 2 } else { 1 };
+        assert_eq!(exchange.attempts(<[_]>::len), sent, "{path} to {url}");
+    }
+    assert_eq!(good.requests(), 2, "no payment came there");
 }
 
 #[tokio::test]
