@@ -178,7 +178,7 @@ fn the_documented_defaults_are_those_of_the_code() {
         ("slow start", format!("{} %", routing.slow_start_from / 10)),
         ("locality of the balancer", text("none")),
     ];
-    crate::default_table::compare(include_str!("mod.rs"), &compared);
+    crate::default_table::compare(include_str!("../mod.rs"), &compared);
 }
 
 #[tokio::test(start_paused = true)]
