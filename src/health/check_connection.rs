@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 #[cfg(all(feature = "proxy", feature = "http2"))]
-use super::http2;
+use super::http2_exchange;
 use super::{
     CheckReport, Target,
     http::{Fields, Http1},
@@ -66,7 +66,7 @@ impl CheckConnector {
 pub(super) enum Connection {
     Http1(Http1),
     #[cfg(all(feature = "proxy", feature = "http2"))]
-    Http2(http2::Connection),
+    Http2(http2_exchange::Connection),
 }
 
 impl Connection {

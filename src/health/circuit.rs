@@ -32,14 +32,14 @@ enum State {
     #[default]
     Closed,
     /// Out of service.
-    Open(Ejection),
+    Open(OpenPeriod),
     /// Out of service, but for one request at a time.
-    HalfOpen(Ejection),
+    HalfOpen(OpenPeriod),
 }
 
-/// A time out of service.
+/// A time out of service, with its trial.
 #[derive(Clone, Copy, Debug)]
-struct Ejection {
+struct OpenPeriod {
     since: Instant,
     /// The end of the ejection; of a trial, while the circuit is half open.
     until: Instant,
@@ -96,7 +96,7 @@ impl CircuitMachine {
             | (State::HalfOpen(_), Circuit::Open) => {}
         }
         let lasts = lasts();
-        let ejection = Ejection {
+        let period = OpenPeriod {
             since: now,
             until: now + lasts,
             passes: 0,
@@ -106,8 +106,8 @@ impl CircuitMachine {
             checks_may_begin_trial: !matches!(self.0, State::HalfOpen(_)),
         };
         self.0 = match shown {
-            Circuit::HalfOpen => State::HalfOpen(ejection),
-            Circuit::Closed | Circuit::Open => State::Open(ejection),
+            Circuit::HalfOpen => State::HalfOpen(period),
+            Circuit::Closed | Circuit::Open => State::Open(period),
         };
         Followed::Ejected(lasts)
     }
@@ -116,10 +116,10 @@ impl CircuitMachine {
     /// what it shows says more than the time that passed.
     pub(super) fn advance(&mut self, has_trial: bool, now: Instant) -> Option<Step> {
         match &mut self.0 {
-            State::Open(ejection) if ejection.until <= now => Some(Step::BeginTrial),
-            State::HalfOpen(ejection) if ejection.until <= now => {
+            State::Open(period) if period.until <= now => Some(Step::BeginTrial),
+            State::HalfOpen(period) if period.until <= now => {
                 if has_trial {
-                    ejection.until = now + TRIAL_POLL;
+                    period.until = now + TRIAL_POLL;
                     return None;
                 }
                 Some(Step::Readmit)
@@ -132,34 +132,34 @@ impl CircuitMachine {
     /// as requests did, `rise` passes readmit the backend; if no check failed, they only begin a
     /// trial.
     pub(super) fn count_check(&mut self, pass: bool, rise: u32, began: Instant) -> Option<Step> {
-        let (ejection, is_open) = match &mut self.0 {
+        let (period, is_open) = match &mut self.0 {
             State::Closed => return None,
-            State::Open(ejection) => (ejection, true),
-            State::HalfOpen(ejection) => (ejection, false),
+            State::Open(period) => (period, true),
+            State::HalfOpen(period) => (period, false),
         };
-        if began < ejection.since {
+        if began < period.since {
             return None;
         }
         if !pass {
-            ejection.passes = 0;
-            ejection.checks_failed = true;
+            period.passes = 0;
+            period.checks_failed = true;
             return None;
         }
-        ejection.passes += 1;
-        if ejection.passes < rise {
+        period.passes += 1;
+        if period.passes < rise {
             return None;
         }
-        if ejection.checks_failed {
+        if period.checks_failed {
             return Some(Step::Readmit);
         }
-        (is_open && ejection.checks_may_begin_trial).then_some(Step::BeginTrial)
+        (is_open && period.checks_may_begin_trial).then_some(Step::BeginTrial)
     }
 
     /// An open circuit is half open from now on, for the time of a trial.
     pub(super) fn trial_began(&mut self, trial: Duration, now: Instant) {
-        if let State::Open(ejection) = self.0 {
+        if let State::Open(period) = self.0 {
             let until = now + trial;
-            self.0 = State::HalfOpen(Ejection { until, ..ejection });
+            self.0 = State::HalfOpen(OpenPeriod { until, ..period });
         }
     }
 
@@ -172,7 +172,7 @@ impl CircuitMachine {
     pub(super) fn due(&self) -> Option<Instant> {
         match &self.0 {
             State::Closed => None,
-            State::Open(ejection) | State::HalfOpen(ejection) => Some(ejection.until),
+            State::Open(period) | State::HalfOpen(period) => Some(period.until),
         }
     }
 }

@@ -9,7 +9,7 @@ use super::{
     check::{CheckFuture, HealthCheck, Target},
     check_connection::{self, CheckConnector},
     check_report::ANSWERED,
-    http2::{Connection, Failed},
+    http2_exchange::{Connection, Failed},
 };
 use crate::{
     connect::{Connector, TargetOverride},

@@ -9,7 +9,7 @@ use tower_layer::Layer;
 
 use super::{
     Checks, Health, Outliers,
-    shared::{HealthState, HealthTask},
+    layer_state::{HealthState, HealthTask},
 };
 use crate::{
     error::ConfigError,

@@ -168,12 +168,12 @@ mod combined_checks;
 mod grpc;
 mod http;
 #[cfg(all(feature = "proxy", feature = "http2"))]
-mod http2;
+mod http2_exchange;
 mod layer;
+mod layer_state;
 mod outlier;
 mod prober;
 mod service;
-mod shared;
 mod shared_failure;
 mod tcp;
 #[cfg(test)]

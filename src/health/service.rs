@@ -15,12 +15,12 @@ use tower_service::Service;
 
 use super::{
     ResponseBody,
+    layer_state::HealthTask,
     outlier::OutlierRecord,
     outlier::{
         Evidence, asks_for_ejection, ejection_requested, judge_error, judge_status, lost_to_hedge,
         remove_ejection_fields,
     },
-    shared::HealthTask,
 };
 #[cfg(any(feature = "proxy", test))]
 use crate::context::{CallSelected, Selection};

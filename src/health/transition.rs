@@ -25,7 +25,7 @@ pub(super) struct Rules {
 ///
 /// Counts *consecutive* results: one pass among failures starts the count of failures anew.
 #[derive(Debug)]
-pub(super) struct Machine {
+pub(super) struct HealthMachine {
     health: HealthStatus,
     passes: u32,
     failures: u32,
@@ -52,7 +52,7 @@ pub(super) struct Change {
     pub(super) hold: Option<Duration>,
 }
 
-impl Machine {
+impl HealthMachine {
     pub(super) fn new(health: HealthStatus, now: Instant) -> Self {
         Self {
             health,
@@ -221,7 +221,12 @@ mod tests {
         down: Duration::from_secs(7),
     };
 
-    fn step(machine: &mut Machine, rules: &Rules, pass: bool, now: Instant) -> Option<Change> {
+    fn step(
+        machine: &mut HealthMachine,
+        rules: &Rules,
+        pass: bool,
+        now: Instant,
+    ) -> Option<Change> {
         match pass {
             true => machine.pass(rules, now),
             false => machine.fail(rules, now),
@@ -247,7 +252,7 @@ mod tests {
         ];
         for (from, results, to) in table {
             let now = Instant::now();
-            let mut machine = Machine::new(from, now);
+            let mut machine = HealthMachine::new(from, now);
             for result in results.chars() {
                 step(&mut machine, &RULES, result == '+', now);
             }
@@ -258,7 +263,7 @@ mod tests {
     #[test]
     fn a_change_says_how_long_and_how_often() {
         let began = Instant::now();
-        let mut machine = Machine::new(HealthStatus::Healthy, began);
+        let mut machine = HealthMachine::new(HealthStatus::Healthy, began);
         let now = began + Duration::from_secs(7);
         machine.fail(&RULES, now);
         let change = machine.fail(&RULES, now).unwrap();
@@ -271,7 +276,7 @@ mod tests {
     #[test]
     fn a_doubtful_backend_is_checked_sooner() {
         let now = Instant::now();
-        let mut machine = Machine::new(HealthStatus::Unknown, now);
+        let mut machine = HealthMachine::new(HealthStatus::Unknown, now);
         assert_eq!(machine.interval(&RULES), RULES.changing, "unknown");
         machine.pass(&RULES, now);
         assert_eq!(machine.interval(&RULES), RULES.interval, "healthy");
@@ -286,7 +291,7 @@ mod tests {
     #[test]
     fn a_flapping_backend_is_held_down_longer_each_time() {
         let mut now = Instant::now();
-        let mut machine = Machine::new(HealthStatus::Healthy, now);
+        let mut machine = HealthMachine::new(HealthStatus::Healthy, now);
         let mut holds = Vec::new();
         for _ in 0..7 {
             now += Duration::from_secs(1);
@@ -311,7 +316,7 @@ mod tests {
     #[test]
     fn another_address_never_makes_down_up() {
         let now = Instant::now();
-        let mut machine = Machine::new(HealthStatus::Unhealthy, now);
+        let mut machine = HealthMachine::new(HealthStatus::Unhealthy, now);
         machine.pass(&RULES, now);
         assert!(!machine.readdress(now));
         assert_eq!(machine.pass(&RULES, now), None, "the count begins anew");
@@ -330,7 +335,7 @@ mod tests {
         ) {
             let rules = Rules { rise, fall, ..RULES };
             let mut now = Instant::now();
-            let mut machine = Machine::new(HealthStatus::Unknown, now);
+            let mut machine = HealthMachine::new(HealthStatus::Unknown, now);
             let mut model = HealthStatus::Unknown;
             for (i, &pass) in results.iter().enumerate() {
                 // Slow enough that nothing flaps.

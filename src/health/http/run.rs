@@ -45,7 +45,7 @@ impl HttpCheck {
         if !connected.is_http2() {
             return Ok(Connection::http1(connected));
         }
-        let open = crate::health::http2::Connection::open(connected.into_stream());
+        let open = crate::health::http2_exchange::Connection::open(connected.into_stream());
         match timeout_at(target.deadline(), open).await {
             Ok(Ok(connection)) => Ok(Connection::Http2(connection)),
             Ok(Err(why)) => Err(CheckReport::fail("L7RSP", why)),
@@ -119,7 +119,7 @@ impl HttpCheck {
     async fn ask_http2(
         &self,
         target: &Target,
-        mut connection: crate::health::http2::Connection,
+        mut connection: crate::health::http2_exchange::Connection,
         backend: &Backend,
     ) -> Result<Exchanged, Failed> {
         use std::mem;
@@ -142,8 +142,8 @@ impl HttpCheck {
         fields.insert(header::USER_AGENT, HeaderValue::from_static(USER_AGENT));
         fields.extend(self.fields.iter().cloned());
         let failed = |failed| match failed {
-            crate::health::http2::Failed::Broken(why) => Failed::Broken(why),
-            crate::health::http2::Failed::Unanswered(why) => Failed::Unanswered(why),
+            crate::health::http2_exchange::Failed::Broken(why) => Failed::Broken(why),
+            crate::health::http2_exchange::Failed::Unanswered(why) => Failed::Unanswered(why),
         };
         let mut answered = connection.ask(request).await.map_err(failed)?;
         let (status, headers) = (answered.status, mem::take(&mut answered.headers));

@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{
     error::ErrorKind,
-    health::shared::{HealthState, lock},
+    health::layer_state::{HealthState, lock},
     pool::{Attachment, Backend, Circuit, Ejection, Reason},
 };
 

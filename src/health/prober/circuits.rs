@@ -9,8 +9,8 @@ use super::{CheckResult, Driver, Keys, SMALL_POOL, members::Member};
 use crate::{
     health::{
         circuit::{Followed, Step},
+        layer_state::HealthState,
         outlier::{MeasuredLatency, slow_backends},
-        shared::HealthState,
         transition::Rules,
     },
     pool::Reason,
@@ -29,12 +29,13 @@ pub(super) struct Circuits {
 
 impl Circuits {
     pub(super) fn new(state: &HealthState, now: Instant) -> Self {
-        let slow = state.outliers.as_ref().filter(|rules| rules.slow.is_some());
+        let outliers = state.outliers.as_ref();
+        let slow = outliers.filter(|outliers| outliers.slow.is_some());
         Self {
             ejected: Keys::new(),
             scan_at: None,
             last_scan: None,
-            compare_at: slow.map(|rules| now + rules.window),
+            compare_at: slow.map(|outliers| now + outliers.window),
         }
     }
 
@@ -98,7 +99,7 @@ impl Driver {
 
     /// Notices what the pool shows of a backend's circuit.
     fn follow_circuit(&mut self, key: u64, now: Instant) {
-        let Some(rules) = &self.state.outliers else {
+        let Some(outliers) = &self.state.outliers else {
             return;
         };
         let Some(member) = self.members.get_mut(&key) else {
@@ -108,7 +109,7 @@ impl Driver {
             return;
         };
         let (shown, lasts) = (member.backend.circuit(), || record.ejected(now));
-        match member.circuit.follow(shown, rules.ejection, lasts, now) {
+        match member.circuit.follow(shown, outliers.ejection, lasts, now) {
             Followed::Unchanged | Followed::TrialBegan => {}
             Followed::Readmitted => {
                 record.readmitted(now);
@@ -169,7 +170,8 @@ impl Driver {
     /// Lets one request at a time through to an ejected backend; returns false if its circuit is not
     /// open.
     fn begin_trial(&mut self, key: u64, now: Instant) -> bool {
-        let (Some(member), Some(rules)) = (self.members.get_mut(&key), &self.state.outliers) else {
+        let (Some(member), Some(outliers)) = (self.members.get_mut(&key), &self.state.outliers)
+        else {
             return false;
         };
         let id = member.backend.id();
@@ -181,7 +183,7 @@ impl Driver {
         };
         let begins = self.state.pool.begin_trial_and(&member.backend, log);
         if begins {
-            member.circuit.trial_began(rules.ejection, now);
+            member.circuit.trial_began(outliers.ejection, now);
         }
         begins
     }
@@ -204,11 +206,11 @@ impl Driver {
 
     /// Ejects the backends that are far slower than the others.
     fn compare(&mut self, now: Instant) {
-        let Some(rules) = self.state.outliers.clone() else {
+        let Some(outliers) = self.state.outliers.clone() else {
             return;
         };
-        self.circuits.compare_at = rules.slow.map(|_| now + rules.window);
-        let Some(factor) = rules.slow else {
+        self.circuits.compare_at = outliers.slow.map(|_| now + outliers.window);
+        let Some(factor) = outliers.slow else {
             return;
         };
         let records = self.members.values().filter_map(|member| {
@@ -216,7 +218,7 @@ impl Driver {
             let measured = record.take_latency()?;
             member.backend.is_usable().then_some((record, measured))
         });
-        let (slow, usual) = slow_backends(records.collect(), factor, rules.volume);
+        let (slow, usual) = slow_backends(records.collect(), factor, outliers.volume);
         for (record, MeasuredLatency { requests, median }) in slow {
             let detail = format!("{median:?} of {requests} requests, others {usual:?}");
             record.is_slow(Reason::new("SLOW", detail));

@@ -4,7 +4,7 @@ use tokio::time::Instant;
 
 use super::Driver;
 use crate::{
-    health::{prober::shared_failure::SharedFailures, transition::Machine},
+    health::{prober::publish_shared_failure::SharedFailures, transition::HealthMachine},
     pool::Candidate,
 };
 
@@ -28,7 +28,7 @@ impl Driver {
             "checks the backends again: the other health layer or prober of the pool is gone"
         );
         for member in self.members.values_mut() {
-            member.machine = Machine::new(member.backend.active_health(), now);
+            member.machine = HealthMachine::new(member.backend.active_health(), now);
             member.spread = false;
         }
         let keys: Vec<_> = self.members.keys().copied().collect();

@@ -8,7 +8,7 @@ use super::{Driver, RunningCheck};
 #[cfg(test)]
 use crate::sabotage::{self, Sabotage};
 use crate::{
-    health::{circuit::CircuitMachine, transition::Machine},
+    health::{circuit::CircuitMachine, transition::HealthMachine},
     pool::{Backend, HealthStatus, Measurement, Reason},
 };
 
@@ -16,7 +16,7 @@ pub(super) struct Member {
     pub(super) backend: Backend,
     /// How often it had moved when this was last looked at.
     moves: u32,
-    pub(super) machine: Machine,
+    pub(super) machine: HealthMachine,
     pub(super) next: Option<Instant>,
     pub(super) probe: Option<RunningCheck>,
     /// Another check begins as soon as the running one ends.
@@ -71,7 +71,7 @@ impl Driver {
         Member {
             // What was known before, such as by a prober whose runtime ended or by an earlier
             // process, is the beginning.
-            machine: Machine::new(backend.active_health(), now),
+            machine: HealthMachine::new(backend.active_health(), now),
             moves: backend.address_changes(),
             backend,
             next,

@@ -5,7 +5,7 @@ mod circuits;
 mod leadership;
 mod members;
 mod publish_queue;
-mod shared_failure;
+mod publish_shared_failure;
 
 use std::{
     cmp::Reverse,
@@ -21,12 +21,12 @@ use tokio::{
 
 use self::{
     circuits::Circuits, members::Member, publish_queue::PublishQueue,
-    shared_failure::SharedFailures,
+    publish_shared_failure::SharedFailures,
 };
 use super::{
     CheckReport,
     check::{Checks, Target},
-    shared::{HealthState, HealthTask},
+    layer_state::{HealthState, HealthTask},
 };
 #[cfg(test)]
 use crate::sabotage::{self, Sabotage};
