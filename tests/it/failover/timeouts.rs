@@ -272,18 +272,32 @@ async fn each_attempt_keeps_its_own_timeout_whatever_became_of_a_hedge() {
 
 #[tokio::test(start_paused = true)]
 async fn an_answer_at_the_moment_of_its_timeout_is_tried_again() {
-    use Outcome::{Discarded, Ok as Whole};
-    // The first answers when it is polled to lend its head, and asks for a second.
-    let acts = [act(0, LaterAtPoll(3)), act(5, Status(200))];
-    let stage = ScriptedStack::new(&acts, |layer| {
-        let layer = layer.per_try_timeout(ms(50)).unwrap();
-        layer.retry_statuses([503]).unwrap()
-    });
-    let run = stage.run(get()).await;
-    assert_eq!((run.end, run.outcomes), (Ok(200), vec![Discarded, Whole]));
-    let millis = run.took.as_millis();
-    assert!((1_050..1_080).contains(&millis), "{millis} ms");
-    assert_eq!((stage.leases(), stage.spent()), (0, 1));
+    use Outcome::{Discarded, Failed, Ok as Whole};
+    // The second attempt answers at this poll, and the third waits for a second then. The fourth poll
+    // is the last one before the time-out ends the attempt: the head is asked for.
+    for (poll, second) in [
+        (2, Discarded),
+        (3, Discarded),
+        (4, Discarded),
+        (5, Failed(HEAD)),
+    ] {
+        let acts = [
+            act(0, Status(503)),
+            act(0, LaterAtPoll(poll)),
+            act(5, Status(200)),
+        ];
+        let stage = ScriptedStack::new(&acts, |layer| {
+            let layer = layer.per_try_timeout(ms(50)).unwrap();
+            let layer = layer.max_attempts(3).unwrap();
+            layer.retry_statuses([503]).unwrap()
+        });
+        let run = stage.run(get()).await;
+        assert_eq!(run.end, Ok(200), "at poll {poll}");
+        assert_eq!(run.outcomes, [Discarded, second, Whole], "at poll {poll}");
+        let waited = run.took >= ms(1_000);
+        assert_eq!(waited, second == Discarded, "at poll {poll}: {:?}", run.took);
+        assert_eq!((stage.leases(), stage.spent()), (0, 2), "at poll {poll}");
+    }
 }
 
 #[tokio::test(start_paused = true)]
