@@ -103,8 +103,10 @@ mod classify;
 mod grpc;
 mod layer;
 mod service;
+mod status;
 
 pub use body::ResponseBody;
 pub use grpc::grpc_status;
-pub use layer::{RespondLayer, status};
+pub use layer::RespondLayer;
 pub use service::{Respond, ResponseFuture};
+pub use status::status;
