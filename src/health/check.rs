@@ -68,6 +68,10 @@ impl Target {
 }
 
 /// Which check is made, how often, and how many results make a state.
+///
+/// The setters take any value. [`HealthLayer::checks`](super::HealthLayer::checks) and
+/// [`Prober::start`](super::Prober::start) check all of them together, and refuse one that is out of
+/// its range or does not go with another.
 #[derive(Clone, Debug)]
 #[must_use]
 pub struct Checks {

@@ -16,13 +16,24 @@ use super::{
 /// A check that passes if all of its checks pass. They run at the same time.
 ///
 /// ```
-/// use evenkeel::health::{All, HttpCheck, TcpCheck};
+/// use std::time::Duration;
 ///
-/// # fn main() -> Result<(), evenkeel::ConfigError> {
+/// use evenkeel::{Backend, health::{All, HealthCheck, HttpCheck, Target, TcpCheck}};
+/// use tokio::{net::TcpListener, time::Instant};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), evenkeel::BoxError> {
 /// let check = All::new()
-///     .with("app", HttpCheck::new().path("/ready")?)
-///     .with("cache", TcpCheck::new().send("PING\r\n").expect("+PONG"));
-/// # drop(check);
+///     .with("cache", TcpCheck::new())
+///     .with("app", HttpCheck::new().path("/ready")?);
+///
+/// // A listener that accepts connections and answers no request.
+/// let listener = TcpListener::bind("127.0.0.1:0").await?;
+/// let backend = Backend::new("a", &format!("http://{}", listener.local_addr()?))?;
+/// let deadline = Instant::now() + Duration::from_millis(100);
+/// let report = check.check(&Target::new(backend, deadline)).await;
+/// assert!(!report.is_pass());
+/// assert!(report.reason().detail.starts_with("app: "));
 /// # Ok(())
 /// # }
 /// ```

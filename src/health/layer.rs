@@ -18,7 +18,10 @@ use crate::{
 
 /// Keeps traffic off backends that do not serve; see the [module](super).
 ///
-/// A clone, and every service that it makes, shares one task; a setter begins anew.
+/// Inside a tokio runtime, [`layer`](Layer::layer) starts a task that opens connections to the
+/// backends, unless [`no_checks`](Self::no_checks) was called; it ends when the last layer and
+/// service are dropped. A clone of the layer and every service that it makes share one task; a setter
+/// begins anew.
 #[derive(Clone)]
 #[must_use]
 pub struct HealthLayer {

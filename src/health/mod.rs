@@ -56,8 +56,8 @@
 //!     .interval(Duration::from_secs(2));
 //! // The time-out, 2 s by default, must be shorter than the interval.
 //! assert!(HealthLayer::new(pool.clone()).checks(checks.clone()).is_err());
-//! let health = HealthLayer::new(pool).checks(checks.timeout(Duration::from_secs(1)))?;
-//! # drop(health);
+//! let health = HealthLayer::new(pool.clone()).checks(checks.timeout(Duration::from_secs(1)))?;
+//! assert!(health.pool().is_same(&pool));
 //! # Ok(())
 //! # }
 //! ```
@@ -74,6 +74,10 @@
 //!  active checks        Unknown ──1 pass──▶ Healthy ──`fall` failures──▶ Unhealthy ──`rise` passes──▶ Healthy
 //!  outlier detection    Closed ──failures──▶ Open ──time──▶ HalfOpen ──a request succeeds──▶ Closed
 //! ```
+//!
+//! Neither source empties a pool unnoticed: the last usable backend is never ejected, and when too
+//! few backends are left, the pool's [`PanicRouting`](crate::pool::PanicRouting) decides. By default,
+//! traffic follows health, and a request that finds no backend is answered with 503.
 //!
 //! # Where it goes
 //!
@@ -121,6 +125,59 @@
 //! [`EventKind::SharedFailure`](crate::pool::EventKind::SharedFailure). The shared failure ends when
 //! the first check passes or gives another reason; the backends are then checked again, and those
 //! that still fail are taken out. A backend that was already down, or was never up, stays so.
+//!
+//! # Checks and judgements of your own
+//!
+//! A check is any [`HealthCheck`]; [`Checks::with_check`] takes it. Judgements that come from elsewhere,
+//! such as an alert or a log, go to the pool itself, with or without a layer:
+//! [`Pool::measure`](crate::Pool::measure) does what a check does,
+//! [`Pool::eject`](crate::Pool::eject) what live traffic does, and
+//! [`Pool::readmit`](crate::Pool::readmit) ends an ejection.
+//!
+//! ```
+//! use std::time::{Duration, SystemTime};
+//!
+//! use evenkeel::{
+//!     Backend, Pool,
+//!     health::{CheckFuture, CheckReport, Checks, HealthCheck, HealthLayer, Target},
+//!     pool::{Ejection, HealthStatus, Measurement, Reason},
+//! };
+//!
+//! /// Passes if the backend's id was written to a file of leases within the last minute.
+//! #[derive(Debug)]
+//! struct HoldsLease;
+//!
+//! impl HealthCheck for HoldsLease {
+//!     fn check<'a>(&'a self, target: &'a Target) -> CheckFuture<'a> {
+//!         Box::pin(async move {
+//!             let lease = format!("/run/leases/{}", target.backend().id());
+//!             let written = tokio::fs::metadata(lease).await.and_then(|file| file.modified());
+//!             match written.map(|time| SystemTime::now().duration_since(time)) {
+//!                 Ok(Ok(age)) if age > Duration::from_secs(60) => CheckReport::fail("LEASE", "old"),
+//!                 Ok(_) => CheckReport::pass("LEASE", "held"),
+//!                 Err(error) => CheckReport::fail("LEASE", error.to_string()),
+//!             }
+//!         })
+//!     }
+//! }
+//!
+//! # fn main() -> Result<(), evenkeel::ConfigError> {
+//! let pool = Pool::new([
+//!     Backend::new("a", "http://127.0.0.1:9001")?,
+//!     Backend::new("b", "http://127.0.0.1:9002")?,
+//! ])?;
+//! let _health = HealthLayer::new(pool.clone()).checks(Checks::new().with_check(HoldsLease))?;
+//!
+//! let [a, b] = ["a", "b"].map(|id| pool.snapshot().get(id).unwrap().clone());
+//! let alert = Reason::new("ALERT", "wrong results");
+//! assert_eq!(pool.eject(&a, alert.clone(), 1, 0.5), Ejection::Ejected);
+//! assert!(!a.is_usable());
+//! assert!(pool.readmit(&a, Reason::new("ALERT", "resolved")) && a.is_usable());
+//! pool.measure(&b, Measurement::new(HealthStatus::Unhealthy, alert));
+//! assert_eq!((b.is_usable(), pool.snapshot().usable()), (false, 1));
+//! # Ok(())
+//! # }
+//! ```
 //!
 //! # When it fails
 //!

@@ -28,6 +28,9 @@ use crate::error::ConfigError;
 /// A backend is ejected for failures in a row; for a share of failures within a window; if
 /// [`slower_than`](Self::slower_than) is set, for being far slower than the others; and for a response
 /// with `x-evenkeel-health: fail` or `x-envoy-immediate-health-check-fail`.
+///
+/// The setters take any value. [`HealthLayer::outliers`](super::HealthLayer::outliers) checks them,
+/// and refuses one that is out of its range.
 #[derive(Clone, Debug)]
 #[must_use]
 pub struct Outliers {

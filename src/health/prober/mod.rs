@@ -40,14 +40,30 @@ pub(super) use self::apply_result::LONGEST_WAIT;
 
 /// Makes active checks of the backends of a pool, without a layer, until it is dropped.
 ///
-/// ```no_run
-/// use evenkeel::{Backend, Pool, health::{Checks, Prober}};
+/// ```
+/// use std::time::Duration;
 ///
-/// # #[tokio::main]
-/// # async fn main() -> Result<(), evenkeel::ConfigError> {
-/// let pool = Pool::new([Backend::new("a", "http://127.0.0.1:9001")?])?;
-/// let prober = Prober::start(&pool, Checks::new())?;
-/// # drop(prober);
+/// use evenkeel::{
+///     Backend, Pool,
+///     health::{Checks, Prober, TcpCheck},
+///     pool::HealthStatus,
+/// };
+/// use tokio::{net::TcpListener, time::timeout};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), evenkeel::BoxError> {
+/// let listener = TcpListener::bind("127.0.0.1:0").await?;
+/// let url = format!("http://{}", listener.local_addr()?);
+/// let pool = Pool::new([Backend::new("a", &url)?])?;
+/// let mut events = pool.subscribe();
+/// let prober = Prober::start(&pool, Checks::new().with_check(TcpCheck::new()))?;
+///
+/// // Until its first check passes, a backend gets no traffic.
+/// while pool.snapshot().usable() == 0 {
+///     timeout(Duration::from_secs(30), events.next()).await?;
+/// }
+/// assert_eq!(pool.snapshot().get("a").unwrap().health(), HealthStatus::Healthy);
+/// drop(prober);
 /// # Ok(())
 /// # }
 /// ```

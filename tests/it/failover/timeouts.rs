@@ -295,7 +295,12 @@ async fn an_answer_at_the_moment_of_its_timeout_is_tried_again() {
         assert_eq!(run.end, Ok(200), "at poll {poll}");
         assert_eq!(run.outcomes, [Discarded, second, Whole], "at poll {poll}");
         let waited = run.took >= ms(1_000);
-        assert_eq!(waited, second == Discarded, "at poll {poll}: {:?}", run.took);
+        assert_eq!(
+            waited,
+            second == Discarded,
+            "at poll {poll}: {:?}",
+            run.took
+        );
         assert_eq!((stage.leases(), stage.spent()), (0, 2), "at poll {poll}");
     }
 }
