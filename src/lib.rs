@@ -165,7 +165,7 @@
 mod default_table;
 pub mod error;
 #[cfg(test)]
-mod sabotage;
+mod mutation;
 mod slots;
 
 pub mod pool;

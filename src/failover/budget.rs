@@ -141,7 +141,7 @@ impl Budget {
             return true;
         }
         #[cfg(test)]
-        if crate::sabotage::is(crate::sabotage::Sabotage::RetriesAreFree) {
+        if crate::mutation::is(crate::mutation::Mutation::RetriesAreFree) {
             return true;
         }
         account.spent.fetch_sub(UNIT, Relaxed);

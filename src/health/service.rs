@@ -25,7 +25,7 @@ use super::{
 #[cfg(any(feature = "proxy", test))]
 use crate::context::{CallSelected, Selection};
 #[cfg(test)]
-use crate::sabotage::{self, Sabotage};
+use crate::mutation::{self, Mutation};
 use crate::{
     context::{Attempt, Exchange, LocalReply, Outcome, Selected},
     error::{BoxError, Error},
@@ -183,7 +183,7 @@ impl Observation {
     #[cold]
     fn dropped(self) {
         #[cfg(test)]
-        if sabotage::is(Sabotage::HangUpCounts) {
+        if mutation::is(Mutation::HangUpCounts) {
             return self.end(Evidence::Failure(lost_to_hedge()));
         }
         let Some(exchange) = &self.exchange else {

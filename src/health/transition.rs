@@ -4,9 +4,9 @@ use std::{collections::VecDeque, time::Duration};
 
 use tokio::time::Instant;
 
-use crate::pool::HealthStatus;
 #[cfg(test)]
-use crate::sabotage::{self, Sabotage};
+use crate::mutation::{self, Mutation};
+use crate::pool::HealthStatus;
 
 /// How many results make a state, and how soon to look again.
 #[derive(Clone, Copy, Debug)]
@@ -67,11 +67,12 @@ impl HealthMachine {
     }
 
     pub(super) fn pass(&mut self, rules: &Rules, now: Instant) -> Option<Change> {
+        // A fault that the simulation switches on, and must notice: see `mutation.rs`.
         #[cfg(test)]
         let failures = self.failures;
         self.failures = 0;
         #[cfg(test)]
-        if sabotage::is(Sabotage::FailuresAddUp) {
+        if mutation::is(Mutation::FailuresAddUp) {
             self.failures = failures;
         }
         self.passes = self.passes.saturating_add(1);

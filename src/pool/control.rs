@@ -25,7 +25,7 @@ use super::{
 };
 use crate::error::ConfigError;
 #[cfg(test)]
-use crate::sabotage;
+use crate::mutation;
 
 /// A set of backends that requests are spread over.
 ///
@@ -183,7 +183,7 @@ impl Pool {
         self.inner.snapshot.store(Arc::new(next));
         self.inner.retry_pick.notify_waiters();
         #[cfg(test)]
-        sabotage::published();
+        mutation::published();
         readmitted
     }
 

@@ -7,7 +7,7 @@ use super::{
     journal, transition::Cause,
 };
 #[cfg(test)]
-use crate::sabotage::{self, Sabotage};
+use crate::mutation::{self, Mutation};
 
 impl Pool {
     /// Ejects a backend for failures of live traffic: opens its circuit, and takes it out of
@@ -37,7 +37,7 @@ impl Pool {
         let counts = member.is_usable() && member.health() != HealthStatus::Unhealthy;
         let last = snapshot.usable_by_health() <= usize::from(counts);
         #[cfg(test)]
-        let last = last && !sabotage::is(Sabotage::LastIsEjected);
+        let last = last && !mutation::is(Mutation::LastIsEjected);
         if last {
             return Ejection::LastUsable;
         }
@@ -150,7 +150,7 @@ impl Control {
     pub(super) fn readmit(&mut self, ejected: &[Backend]) -> Readmissions {
         let mut readmitted = Vec::new();
         #[cfg(test)]
-        if sabotage::is(Sabotage::LastIsEjected) {
+        if mutation::is(Mutation::LastIsEjected) {
             return Readmissions(readmitted);
         }
         let now = Instant::now();

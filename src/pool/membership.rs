@@ -10,7 +10,7 @@ use tokio::sync::Notify;
 use super::{Backend, EventKind, HealthStatus, Pool, UnknownBackend, journal, state::FULL};
 use crate::error::ConfigError;
 #[cfg(test)]
-use crate::sabotage::{self, Sabotage};
+use crate::mutation::{self, Mutation};
 
 impl Pool {
     /// Replaces the whole membership by `backends`, in one snapshot.
@@ -122,11 +122,11 @@ impl Pool {
             previous.state().set_asks_to_drain(false);
         }
         #[cfg(test)]
-        if sabotage::is(Sabotage::ReconfigurationRevives) {
+        if mutation::is(Mutation::ReconfigurationRevives) {
             previous.state().set_active(HealthStatus::Healthy);
         }
         #[cfg(test)]
-        if sabotage::is(Sabotage::ReconfigurationReadmits) {
+        if mutation::is(Mutation::ReconfigurationReadmits) {
             previous.state().set_circuit(super::Circuit::Closed);
         }
         Adopted {

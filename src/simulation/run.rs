@@ -29,8 +29,8 @@ use crate::{
     context::Exchange,
     failover::FailoverLayer,
     health::{HealthLayer, Prober},
+    mutation,
     pool::{Mode, Pool},
-    sabotage,
 };
 
 /// What became of a life.
@@ -66,7 +66,7 @@ pub(super) fn live(schedule: &Schedule) -> Life {
     }
     let world = world.unwrap();
     // The oracle does not check what the pool forgets at the end.
-    sabotage::listen(None);
+    mutation::listen(None);
     drop(operator);
     let mut oracle = world.oracle();
     Life {
@@ -99,7 +99,7 @@ impl Operator {
         let balance = setup::balance(&pool, settings);
         let health = setup::health(&pool, &world);
         let (observer, published) = (world.clone(), pool.clone());
-        sabotage::listen(Some(Rc::new(move || {
+        mutation::listen(Some(Rc::new(move || {
             observer.oracle().published(observer.at(), &published);
         })));
         let mut operator = Self {

@@ -6,7 +6,7 @@ use super::{
     schedule::Schedule,
     trace::What,
 };
-use crate::sabotage::{self, Sabotage};
+use crate::mutation::{self, Mutation};
 
 /// Lives through the schedules of these seeds; stops when as many broke something as are looked
 /// for.
@@ -146,10 +146,10 @@ fn one_seed_is_one_life() {
 }
 
 /// The simulation with this fault fails within `FAULTY` schedules, and for the right reason.
-fn catches(fault: Sabotage, invariant: Invariant) {
-    sabotage::set(Some(fault));
+fn catches(fault: Mutation, invariant: Invariant) {
+    mutation::set(Some(fault));
     let (_, mut broken) = lives(0..FAULTY, 1);
-    sabotage::set(None);
+    mutation::set(None);
     let life = broken
         .pop()
         .unwrap_or_else(|| panic!("{fault:?} goes unnoticed"));
@@ -165,42 +165,42 @@ fn catches(fault: Sabotage, invariant: Invariant) {
 
 #[test]
 fn that_a_reconfiguration_revives_is_caught() {
-    catches(Sabotage::ReconfigurationRevives, Invariant::A);
+    catches(Mutation::ReconfigurationRevives, Invariant::A);
 }
 
 #[test]
 fn that_a_reconfiguration_readmits_is_caught() {
-    catches(Sabotage::ReconfigurationReadmits, Invariant::A);
+    catches(Mutation::ReconfigurationReadmits, Invariant::A);
 }
 
 #[test]
 fn that_failures_add_up_across_passes_is_caught() {
-    catches(Sabotage::FailuresAddUp, Invariant::B);
+    catches(Mutation::FailuresAddUp, Invariant::B);
 }
 
 #[test]
 fn that_a_cancelled_check_counts_is_caught() {
-    catches(Sabotage::CancelledCheckCounts, Invariant::C);
+    catches(Mutation::CancelledCheckCounts, Invariant::C);
 }
 
 #[test]
 fn that_checks_take_turns_is_caught() {
-    catches(Sabotage::ChecksTakeTurns, Invariant::D);
+    catches(Mutation::ChecksTakeTurns, Invariant::D);
 }
 
 #[test]
 fn that_a_hang_up_counts_is_caught() {
-    catches(Sabotage::HangUpCounts, Invariant::E);
+    catches(Mutation::HangUpCounts, Invariant::E);
 }
 
 #[test]
 fn that_the_last_one_is_ejected_is_caught() {
-    catches(Sabotage::LastIsEjected, Invariant::F);
+    catches(Mutation::LastIsEjected, Invariant::F);
 }
 
 #[test]
 fn that_retries_are_free_is_caught() {
-    catches(Sabotage::RetriesAreFree, Invariant::Budget);
+    catches(Mutation::RetriesAreFree, Invariant::Budget);
 }
 
 /// How the tests that live through schedules are called, and found.

@@ -12,7 +12,7 @@ const FLOORS: [&[&str]; 5] = [
         "default_table",
         "error",
         "log_limit",
-        "sabotage",
+        "mutation",
         "slots",
         "tcp_timeout",
         "timer",

@@ -6,7 +6,7 @@ use tokio::time::Instant;
 
 use super::{Driver, RunningCheck};
 #[cfg(test)]
-use crate::sabotage::{self, Sabotage};
+use crate::mutation::{self, Mutation};
 use crate::{
     health::{circuit::CircuitMachine, transition::HealthMachine},
     pool::{Backend, HealthStatus, Measurement, Reason},
@@ -98,7 +98,7 @@ impl Driver {
             }
             #[cfg(test)]
             if let (true, Some(checks)) = (cancels, &self.state.checks) {
-                if sabotage::is(Sabotage::CancelledCheckCounts) {
+                if mutation::is(Mutation::CancelledCheckCounts) {
                     if let Some(change) = member.machine.fail(&checks.rules(), now) {
                         let reason = Reason::new("L7RSP", "cancelled");
                         let measured = Measurement::new(change.to, reason);

@@ -29,7 +29,7 @@ use super::{
     layer_state::{HealthState, HealthTask},
 };
 #[cfg(test)]
-use crate::sabotage::{self, Sabotage};
+use crate::mutation::{self, Mutation};
 use crate::{
     error::ConfigError,
     pool::{Backend, Candidate, Membership, Pool, Rank},
@@ -209,7 +209,7 @@ impl Driver {
             return;
         };
         #[cfg(test)]
-        let checks = &match sabotage::is(Sabotage::ChecksTakeTurns) {
+        let checks = &match mutation::is(Mutation::ChecksTakeTurns) {
             true => checks.clone().concurrency(1),
             false => checks.clone(),
         };

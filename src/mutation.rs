@@ -1,5 +1,5 @@
-//! Deliberate faults, each against one invariant, for the simulation to catch. In tests only, and
-//! per thread: no other test notices.
+//! Mutations: deliberate faults in the code, each against one invariant, for the simulation to catch.
+//! In tests only, and per thread: no other test notices.
 
 use std::{
     cell::{Cell, RefCell},
@@ -8,7 +8,7 @@ use std::{
 
 /// What is broken on purpose.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Sabotage {
+pub(crate) enum Mutation {
     /// A: a reconfigured backend is up, as in balancers that make a new member of the old one.
     ReconfigurationRevives,
     /// A: a reconfigured backend is no longer ejected.
@@ -28,17 +28,17 @@ pub(crate) enum Sabotage {
 }
 
 thread_local! {
-    static ON: Cell<Option<Sabotage>> = const { Cell::new(None) };
+    static ON: Cell<Option<Mutation>> = const { Cell::new(None) };
     static LISTENER: RefCell<Option<Rc<dyn Fn()>>> = const { RefCell::new(None) };
 }
 
 /// Returns true where this fault is switched on.
-pub(crate) fn is(fault: Sabotage) -> bool {
+pub(crate) fn is(fault: Mutation) -> bool {
     ON.get() == Some(fault)
 }
 
 /// Switches a fault on, or all off.
-pub(crate) fn set(fault: Option<Sabotage>) {
+pub(crate) fn set(fault: Option<Mutation>) {
     ON.set(fault);
 }
 
