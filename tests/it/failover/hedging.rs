@@ -10,6 +10,7 @@ use evenkeel::{
 };
 use http::Method;
 use tokio::time::{Instant, sleep, timeout};
+use tower::{Layer, ServiceExt, limit::ConcurrencyLimit};
 
 use super::scripted_stack::{
     Act,
@@ -366,6 +367,43 @@ async fn a_paid_attempt_that_is_not_sent_is_refunded() {
     assert_eq!((one.end, two.end), (Ok(201), Ok(200)));
     assert_eq!(one.outcomes, [Outcome::Failed(CLOSED), Outcome::Ok]);
     assert_eq!((stage.spent(), stage.leases()), (1, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_hedge_that_is_alone_waits_for_a_backend_with_room() {
+    let capped = ["a", "b"].map(|id| {
+        let backend = Backend::new(id, "http://127.0.0.1:1").unwrap();
+        backend.max_in_flight(1).unwrap()
+    });
+    // A request that keeps its backend busy, the first attempt on the other one, and its hedge.
+    let acts = [
+        act(300, Status(200)),
+        act(100, Fails(CLOSED)),
+        act(5, Status(201)),
+    ];
+    let stage = ScriptedStack::over(Pool::new(capped).unwrap(), &acts, hedging);
+    // The hedge becomes ready when the first attempt has ended, and only then finds all full.
+    let one_at_a_time = ConcurrencyLimit::new(stage.balance.clone(), 1);
+    let service = hedging(FailoverLayer::new()).layer(one_at_a_time);
+    let busy = stage.call(get());
+    let busy = tokio::spawn(async { drop(busy.await) });
+    tokio::task::yield_now().await;
+    assert_eq!(stage.leases(), 1, "the backend is busy");
+    let (began, mut request) = (Instant::now(), get());
+    let exchange = Exchange::of(request.extensions_mut());
+    let answered = timeout(Duration::from_secs(1), service.oneshot(request)).await;
+    let response = answered.expect("the request must not hang").unwrap();
+    assert_eq!(response.status(), 201);
+    let took = began.elapsed().as_millis();
+    assert!((300..350).contains(&took), "{took} ms: when there was room");
+    drop(response);
+    busy.await.unwrap();
+    assert_eq!(
+        outcomes(&exchange),
+        [Outcome::Failed(CLOSED), Outcome::Cancelled],
+        "the body of the answer was not read"
+    );
+    assert_eq!(stage.leases(), 0);
 }
 
 #[tokio::test(start_paused = true)]

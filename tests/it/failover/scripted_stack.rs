@@ -23,8 +23,8 @@ use http_body_util::{BodyExt, Full};
 use tokio::time::{Instant, sleep};
 use tower::{Layer, Service, ServiceExt, util::BoxCloneSyncService};
 
-type Sent = Request<ReplayBody<Full<Bytes>>>;
-type Proxy = BoxCloneSyncService<Sent, Response<Full<Bytes>>, Error>;
+pub(super) type Sent = Request<ReplayBody<Full<Bytes>>>;
+pub(super) type Proxy = BoxCloneSyncService<Sent, Response<Full<Bytes>>, Error>;
 pub(super) type Answer = Result<Response<balance::ResponseBody<Full<Bytes>>>, Error>;
 
 /// What one attempt does, and how long after it began.
@@ -60,6 +60,8 @@ pub(super) struct ScriptedStack {
     pub(super) pool: Pool,
     pub(super) begun: Arc<AtomicUsize>,
     pub(super) budget: Budget,
+    /// What stands below failover.
+    pub(super) balance: Balance<Proxy>,
     service: Failover<Balance<Proxy>>,
 }
 
@@ -98,7 +100,8 @@ impl ScriptedStack {
         Self {
             pool,
             begun,
-            service: layer(FailoverLayer::new().budget(budget.clone())).layer(balance),
+            service: layer(FailoverLayer::new().budget(budget.clone())).layer(balance.clone()),
+            balance,
             budget,
         }
     }

@@ -1,18 +1,27 @@
 //! Deadlines for one try and for all, tries by status, and the waits between.
 
-use std::{sync::atomic::Ordering::Relaxed, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
+    time::Duration,
+};
 
+use bytes::Bytes;
 use evenkeel::{
-    ErrorKind, Pool,
-    context::Outcome,
+    Error, ErrorKind, Pool,
+    context::{Exchange, Outcome},
     failover::{Backoff, FailoverLayer, Hedge},
 };
-use http::Method;
+use http::{Method, Response, StatusCode};
+use http_body_util::{BodyExt, Either, Full};
+use tower::{Layer, ServiceExt, service_fn};
 
 use super::scripted_stack::{
     Act,
     End::{Dials, Fails, Hangs, Later, LaterAtPoll, Status},
-    ScriptedStack, act, get, request,
+    ScriptedStack, Sent, act, get, outcomes, request,
 };
 
 const HEAD: ErrorKind = ErrorKind::ResponseHeadTimeout;
@@ -143,6 +152,36 @@ async fn a_status_is_retried_only_where_that_is_safe_and_possible() {
     let stage = ScriptedStack::new(&[bad, good], layer);
     assert_eq!(stage.spent(), 0);
     assert_eq!(stage.run(request(Method::GET, "")).await.end, Ok(503));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_held_response_without_an_attempt_does_not_end_the_attempt_after_it() {
+    let stage = ScriptedStack::new(&[act(5, Status(200))], |layer| layer);
+    // A layer between failover and the balancer answers the first time: no attempt is recorded.
+    let (calls, balance) = (Arc::new(AtomicUsize::new(0)), stage.balance.clone());
+    let counted = calls.clone();
+    let refuses_first = service_fn(move |request: Sent| {
+        let (is_first, balance) = (counted.fetch_add(1, Relaxed) == 0, balance.clone());
+        async move {
+            if is_first {
+                let mut response = Response::new(Either::Left(Full::new(Bytes::new())));
+                *response.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
+                return Ok::<_, Error>(response);
+            }
+            Ok(balance.oneshot(request).await?.map(Either::Right))
+        }
+    });
+    let layer = FailoverLayer::new().retry_statuses([503]).unwrap();
+    let mut request = get();
+    let exchange = Exchange::of(request.extensions_mut());
+    let response = layer.layer(refuses_first).oneshot(request).await.unwrap();
+    assert_eq!(
+        (response.status(), calls.load(Relaxed)),
+        (StatusCode::OK, 2)
+    );
+    response.into_body().collect().await.unwrap();
+    assert_eq!(outcomes(&exchange), [Outcome::Ok]);
+    assert_eq!(exchange.answered_by().unwrap().id(), "a");
 }
 
 #[tokio::test(start_paused = true)]
