@@ -17,7 +17,7 @@ use crate::{
 #[derive(Clone, Debug, Default)]
 pub(super) struct CheckConnector {
     pub(super) connector: Connector,
-    pub(super) elsewhere: TargetOverride,
+    pub(super) target_override: TargetOverride,
     /// What names the idle connections of this check; none where each check opens its own.
     pub(super) pooled: Option<Arc<AttachmentKey<IdleConnection>>>,
 }
@@ -31,7 +31,7 @@ impl CheckConnector {
     ) -> Result<Connected, CheckReport> {
         let connect = self
             .connector
-            .connect_by(backend, &self.elsewhere, target.deadline());
+            .connect_by(backend, &self.target_override, target.deadline());
         let connected = connect.await;
         if let (Ok(connected), Some(key)) = (&connected, &self.pooled) {
             let idle = backend.attachment(key, IdleConnection::default);

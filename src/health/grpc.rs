@@ -76,11 +76,11 @@ impl GrpcCheck {
         self
     }
 
-    /// Asks at another port, address, scheme or certificate name than the backend's own.
+    /// Sends the checks to another port, address, scheme or certificate name than the backend's own.
     ///
     /// Default: where the backend is.
-    pub fn elsewhere(mut self, elsewhere: TargetOverride) -> Self {
-        self.check_connector.elsewhere = elsewhere;
+    pub fn target_override(mut self, target_override: TargetOverride) -> Self {
+        self.check_connector.target_override = target_override;
         self
     }
 
@@ -125,7 +125,10 @@ impl GrpcCheck {
         let authority = self.host.as_ref().unwrap_or_else(|| backend.authority());
         let uri = format!(
             "{}://{}{PATH}",
-            self.check_connector.elsewhere.scheme_of(backend).as_str(),
+            self.check_connector
+                .target_override
+                .scheme_of(backend)
+                .as_str(),
             authority.to_str().unwrap_or_default()
         );
         let request = Request::builder()

@@ -85,8 +85,8 @@ impl TcpCheck {
     /// Connects to another port, address, scheme or certificate name than the backend's own.
     ///
     /// Default: where the backend is.
-    pub fn elsewhere(mut self, elsewhere: TargetOverride) -> Self {
-        self.check_connector.elsewhere = elsewhere;
+    pub fn target_override(mut self, target_override: TargetOverride) -> Self {
+        self.check_connector.target_override = target_override;
         self
     }
 
@@ -108,7 +108,7 @@ impl TcpCheck {
     }
 
     fn connected(&self, backend: &Backend) -> CheckReport {
-        match self.check_connector.elsewhere.scheme_of(backend) {
+        match self.check_connector.target_override.scheme_of(backend) {
             Scheme::Http => CheckReport::pass("L4OK", ""),
             Scheme::Https => CheckReport::pass("L6OK", ""),
         }

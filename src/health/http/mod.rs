@@ -237,11 +237,11 @@ impl HttpCheck {
         self
     }
 
-    /// Asks at another port, address, scheme or certificate name than the backend's own.
+    /// Sends the checks to another port, address, scheme or certificate name than the backend's own.
     ///
     /// Default: where the backend is.
-    pub fn elsewhere(mut self, elsewhere: TargetOverride) -> Self {
-        self.check_connector.elsewhere = elsewhere;
+    pub fn target_override(mut self, target_override: TargetOverride) -> Self {
+        self.check_connector.target_override = target_override;
         self
     }
 

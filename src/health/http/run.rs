@@ -128,7 +128,10 @@ impl HttpCheck {
 
         let uri = format!(
             "{}://{}{}{}",
-            self.check_connector.elsewhere.scheme_of(backend).as_str(),
+            self.check_connector
+                .target_override
+                .scheme_of(backend)
+                .as_str(),
             self.host_of(backend).to_str().unwrap_or_default(),
             backend.base_path(),
             self.path

@@ -37,13 +37,13 @@ async fn a_change_of_settings_never_brings_up_what_is_down() {
     let mut events = pool.subscribe();
     let _prober = Prober::start(&pool, checks(&script)).unwrap();
     wait_for(&mut events, State::Unhealthy).await;
-    let elsewhere = || Backend::new("a", "http://127.0.0.1:2").unwrap();
+    let moved = || Backend::new("a", "http://127.0.0.1:2").unwrap();
     for _ in 0..3 {
         pool.upsert(backend("a").weight(2).unwrap());
         assert_eq!(pool.snapshot().usable(), 1, "another weight");
-        pool.upsert(elsewhere());
+        pool.upsert(moved());
         assert_eq!(pool.snapshot().usable(), 1, "another address");
-        pool.replace([elsewhere(), backend("b")]).unwrap();
+        pool.replace([moved(), backend("b")]).unwrap();
         assert_eq!(pool.snapshot().usable(), 1, "another membership");
         sleep(7 * SECOND).await;
         assert_eq!(pool.snapshot().usable(), 1, "and none after a while");

@@ -32,22 +32,22 @@ impl Draft {
         health: &HealthSettings,
         connector: &Connector,
     ) -> Result<Checks, SettingsError> {
-        let elsewhere = self.elsewhere(health)?;
+        let target_override = self.target_override(health)?;
         match health.kind.unwrap_or_default() {
             CheckKind::Http => {
                 let check = HttpCheck::new().connector(connector.clone());
-                let check = self.http_check(health, check.elsewhere(elsewhere))?;
+                let check = self.http_check(health, check.target_override(target_override))?;
                 Ok(Checks::new().with_check(check))
             }
             CheckKind::Tcp => {
                 let check = TcpCheck::new().connector(connector.clone());
-                let check = health.tcp_check(check.elsewhere(elsewhere));
+                let check = health.tcp_check(check.target_override(target_override));
                 Ok(Checks::new().with_check(check))
             }
             #[cfg(all(feature = "proxy", feature = "http2"))]
             CheckKind::Grpc => {
                 let check = crate::health::GrpcCheck::new().connector(connector.clone());
-                let check = health.grpc_check(check.elsewhere(elsewhere));
+                let check = health.grpc_check(check.target_override(target_override));
                 let check = check.map_err(|error| self.at_health(&error))?;
                 Ok(Checks::new().with_check(check))
             }
@@ -100,22 +100,23 @@ impl Draft {
         })
     }
 
-    fn elsewhere(&self, health: &HealthSettings) -> Result<TargetOverride, SettingsError> {
+    fn target_override(&self, health: &HealthSettings) -> Result<TargetOverride, SettingsError> {
         let at = |error: ConfigError| self.at_health(&error);
-        let mut elsewhere = TargetOverride::new();
+        let mut target_override = TargetOverride::new();
         if let Some(port) = health.port {
-            elsewhere = elsewhere.port(port).map_err(at)?;
+            target_override = target_override.port(port).map_err(at)?;
         }
         if let Some(address) = &health.address {
-            elsewhere = elsewhere.host(address).map_err(at)?;
+            target_override = target_override.host(address).map_err(at)?;
         }
         if let Some(tls) = health.tls {
-            elsewhere = elsewhere.scheme(if tls { Scheme::Https } else { Scheme::Http });
+            target_override =
+                target_override.scheme(if tls { Scheme::Https } else { Scheme::Http });
         }
         if let Some(name) = &health.server_name {
             #[cfg(feature = "__tls")]
             {
-                elsewhere = elsewhere.server_name(name).map_err(at)?;
+                target_override = target_override.server_name(name).map_err(at)?;
             }
             #[cfg(not(feature = "__tls"))]
             {
@@ -123,7 +124,7 @@ impl Draft {
                 return Err(Location::new("[health]", "server_name").wrong(&self.text, message));
             }
         }
-        Ok(elsewhere)
+        Ok(target_override)
     }
 }
 

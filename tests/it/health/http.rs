@@ -134,17 +134,13 @@ async fn a_pooled_check_keeps_one_connection_until_it_fails() {
         assert!(check(&pooled, backend.clone()).await.is_pass());
         assert_eq!(origin.connections(), 3);
         // Kept by a check that began before the address changed.
-        let elsewhere = always(200, &[], "").await;
-        pool.upsert(self::backend("a", elsewhere.address).protocol(protocol));
+        let other = always(200, &[], "").await;
+        pool.upsert(self::backend("a", other.address).protocol(protocol));
         let moved = pool.snapshot().get("a").unwrap().clone();
         assert!(check(&pooled, backend).await.is_pass());
-        assert_eq!(elsewhere.connections(), 0);
+        assert_eq!(other.connections(), 0);
         assert!(check(&pooled, moved).await.is_pass());
-        assert_eq!(
-            elsewhere.connections(),
-            1,
-            "the check goes to the new address"
-        );
+        assert_eq!(other.connections(), 1, "the check goes to the new address");
     }
 }
 
@@ -275,16 +271,20 @@ async fn a_connection_closed_while_idle_is_no_failure() {
 #[tokio::test]
 async fn a_check_may_ask_elsewhere() {
     let origin = Origin::named("a").await;
-    let elsewhere = TargetOverride::new()
+    let target_override = TargetOverride::new()
         .host("127.0.0.1")
         .unwrap()
         .port(origin.address.port())
         .unwrap();
-    let asks = HttpCheck::new().elsewhere(elsewhere.clone());
+    let asks = HttpCheck::new().target_override(target_override.clone());
     // The backend's own address is reserved for documentation: no host answers there.
     let far = || Backend::new("a", "http://192.0.2.1:1").unwrap();
     assert!(check(&asks, far()).await.is_pass());
-    let report = check(&TcpCheck::new().elsewhere(elsewhere.clone()), far()).await;
+    let report = check(
+        &TcpCheck::new().target_override(target_override.clone()),
+        far(),
+    )
+    .await;
     assert_eq!(report.reason().code, "L4OK");
     let socket = far().unix_socket("/nowhere/at/all");
     assert!(check(&asks, socket).await.is_pass(), "not at its socket");
@@ -330,7 +330,7 @@ async fn a_check_may_name_the_certificate_itself() {
     let report = check(&asks, backend()).await;
     assert_eq!(report.reason().code, "L6RSP", "its name is not an address");
     let named = TargetOverride::new().server_name("checks.example").unwrap();
-    let report = check(&asks.elsewhere(named), backend()).await;
+    let report = check(&asks.target_override(named), backend()).await;
     assert!(report.is_pass(), "{report:?}");
     assert_eq!(*names.lock().unwrap(), [Some("checks.example".to_owned())]);
 }
