@@ -27,7 +27,7 @@ const BACKENDS: [&str; 3] = ["127.0.0.1:1", "hangs", "127.0.0.1:3000"];
 static TURN: AtomicUsize = AtomicUsize::new(0);
 
 /// A client that knows nothing of evenkeel's balancer: it takes the addresses in turn. It gives back
-/// a head that it could not send; while it waits, it lends the head, so that a hedge can begin beside
+/// a head that it could not send; while it waits, it offers a copy of the head, so that a hedge can begin beside
 /// this attempt.
 async fn dial(request: Request<ReplayBody<Incoming>>) -> Result<Response<Full<Bytes>>, BoxError> {
     let address = BACKENDS[TURN.fetch_add(1, Relaxed) % BACKENDS.len()];
@@ -36,7 +36,7 @@ async fn dial(request: Request<ReplayBody<Incoming>>) -> Result<Response<Full<By
         println!("{address}: no answer");
         std::future::poll_fn(|_| {
             if let Some(exchange) = head.extensions.get::<Exchange>() {
-                exchange.lend_head(&head, true);
+                exchange.offer_head_copy(&head, true);
             }
             std::task::Poll::<()>::Pending
         })

@@ -15,7 +15,7 @@ use tokio::time::Instant;
 use super::{
     affinity::{Affinity, AffinityState, PickConstraints, StickyVerdict},
     attempt::{Attempt, Attempts, Outcome},
-    exchange_record::LentHead,
+    exchange_record::HeadCopy,
 };
 use crate::{error::ErrorKind, pool::Backend};
 
@@ -71,7 +71,7 @@ pub(super) struct Inner {
     /// There is an affinity or an attempt. While there is neither, a pick takes no lock.
     pub(super) has_constraints: AtomicBool,
     /// A layer has asked for a copy of the request's head.
-    pub(super) head_wanted: AtomicBool,
+    pub(super) head_copy_wanted: AtomicBool,
     record: Mutex<Record>,
 }
 
@@ -83,7 +83,7 @@ pub(super) struct Record {
     pub(super) strategy: Option<&'static str>,
     pub(super) candidates: usize,
     pub(super) failure: Option<ErrorKind>,
-    pub(super) lent: Option<Box<LentHead>>,
+    pub(super) head_copy: Option<Box<HeadCopy>>,
 }
 
 impl Inner {
@@ -92,7 +92,7 @@ impl Inner {
             began,
             received: AtomicU64::new(0),
             has_constraints: AtomicBool::new(false),
-            head_wanted: AtomicBool::new(false),
+            head_copy_wanted: AtomicBool::new(false),
             record: Mutex::new(Record::default()),
         }
     }
@@ -420,27 +420,27 @@ mod tests {
     }
 
     #[test]
-    fn a_head_is_lent_once_a_layer_asks() {
+    fn a_head_is_copied_once_a_layer_asks() {
         let (mut head, ()) = http::Request::new(()).into_parts();
         let exchange = Exchange::of(&mut head.extensions);
         head.headers.insert("x-mine", "1".parse().unwrap());
-        exchange.lend_head(&head, false);
-        assert!(exchange.take_head().is_none(), "no layer asked");
-        exchange.want_head();
-        exchange.lend_head(&head, true);
-        exchange.lend_head(&head, false);
-        let lent = exchange.take_head().unwrap();
-        assert!(lent.sent, "the first counts");
-        assert_eq!(lent.head.headers, head.headers);
+        exchange.offer_head_copy(&head, false);
+        assert!(exchange.take_head_copy().is_none(), "no layer asked");
+        exchange.ask_for_head_copy();
+        exchange.offer_head_copy(&head, true);
+        exchange.offer_head_copy(&head, false);
+        let copy = exchange.take_head_copy().unwrap();
+        assert!(copy.sent, "the first counts");
+        assert_eq!(copy.head.headers, head.headers);
         assert!(
-            lent.head.extensions.get::<Exchange>().is_some(),
+            copy.head.extensions.get::<Exchange>().is_some(),
             "the record goes along"
         );
-        assert!(exchange.take_head().is_none(), "once");
-        exchange.want_head();
-        exchange.lend_head(&head, true);
+        assert!(exchange.take_head_copy().is_none(), "once");
+        exchange.ask_for_head_copy();
+        exchange.offer_head_copy(&head, true);
         let weak = Arc::downgrade(&exchange.inner);
-        drop((exchange, head, lent));
+        drop((exchange, head, copy));
         assert!(
             weak.upgrade().is_none(),
             "a copy that no layer took keeps nothing alive"

@@ -8,10 +8,10 @@ use tokio::time::Instant;
 use super::{Affinity, Exchange, Outcome, StickyVerdict};
 use crate::{error::ErrorKind, pool::Backend};
 
-/// A copy of a request's head that was made while an attempt runs; see [`Exchange::want_head`].
+/// A copy of a request's head that was made while an attempt runs; see [`Exchange::ask_for_head_copy`].
 #[derive(Debug)]
 #[non_exhaustive]
-pub struct LentHead {
+pub struct HeadCopy {
     /// The head that the attempt was called with.
     pub head: Parts,
     /// True if a byte of the request may have reached the backend.
@@ -88,39 +88,39 @@ impl Exchange {
 
     /// Asks the service that holds the request's head for a copy, so that another attempt can begin
     /// beside the one that runs, or in its stead. The service makes the copy when it is polled next;
-    /// [`take_head`](Self::take_head) returns it. Requests that need no second attempt are not copied.
-    pub fn want_head(&self) {
-        // A copy that was lent earlier and not taken may belong to another attempt.
-        self.record().lent = None;
-        self.inner.head_wanted.store(true, Relaxed);
+    /// [`take_head_copy`](Self::take_head_copy) returns it. Requests that need no second attempt are not copied.
+    pub fn ask_for_head_copy(&self) {
+        // A copy that was made earlier and not taken may belong to another attempt.
+        self.record().head_copy = None;
+        self.inner.head_copy_wanted.store(true, Relaxed);
     }
 
-    /// Lends a copy of the head if a layer asked for one. The service that talks to the backend calls
+    /// Makes a copy of the head if a layer asked for one. The service that talks to the backend calls
     /// this each time that it has to wait for the response; `sent` is true if a byte of the request may
     /// have reached the backend. Costs one relaxed load unless a copy was asked for.
-    pub fn lend_head(&self, head: &Parts, sent: bool) {
-        if !self.inner.head_wanted.load(Relaxed) {
+    pub fn offer_head_copy(&self, head: &Parts, sent: bool) {
+        if !self.inner.head_copy_wanted.load(Relaxed) {
             return;
         }
         let mut head = head.clone();
         // A record that held a handle of itself would never be freed.
         head.extensions.remove::<Self>();
         let mut record = self.record();
-        if self.inner.head_wanted.swap(false, Relaxed) {
-            record.lent = Some(Box::new(LentHead { head, sent }));
+        if self.inner.head_copy_wanted.swap(false, Relaxed) {
+            record.head_copy = Some(Box::new(HeadCopy { head, sent }));
         }
     }
 
-    /// Takes the copy that [`want_head`](Self::want_head) asked for; `None` if none was lent. Withdraws
+    /// Takes the copy that [`ask_for_head_copy`](Self::ask_for_head_copy) asked for; `None` if none was made. Withdraws
     /// the request for a copy in either case.
     #[must_use]
-    pub fn take_head(&self) -> Option<LentHead> {
+    pub fn take_head_copy(&self) -> Option<HeadCopy> {
         let mut record = self.record();
-        self.inner.head_wanted.store(false, Relaxed);
-        let mut lent = *record.lent.take()?;
+        self.inner.head_copy_wanted.store(false, Relaxed);
+        let mut copy = *record.head_copy.take()?;
         drop(record);
-        lent.head.extensions.insert(self.clone());
-        Some(lent)
+        copy.head.extensions.insert(self.clone());
+        Some(copy)
     }
 
     /// Records why the request as a whole failed. A later call replaces the kind.

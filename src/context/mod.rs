@@ -109,7 +109,7 @@ pub use conn_info::{ConnInfo, Peer};
 pub use connection_event::{ConnectionEvent, ConnectionEventKind, ConnectionEvents};
 pub use exchange::Exchange;
 pub(crate) use exchange::ExchangeSummary;
-pub use exchange_record::LentHead;
+pub use exchange_record::HeadCopy;
 pub use interim::Interim;
 pub(crate) use interim::InterimQueue;
 #[cfg(test)]

@@ -96,8 +96,8 @@
 //! a backend is hedged only once that backend is out: a session does not move because its backend
 //! is slow.
 //!
-//! The layer does not copy the head in advance. The proxy lends it when a hedge begins
-//! ([`Exchange::lend_head`]); a request to a service that does not lend its head is not hedged.
+//! The layer does not copy the head in advance. The proxy offers a copy when a hedge begins
+//! ([`Exchange::offer_head_copy`]); a request to a service that offers none is not hedged.
 //!
 //! # Defaults
 //!
@@ -151,7 +151,7 @@
 //! request waits: produced by `benches/layers.rs`.
 //!
 //! [`Outcome::Hedged`]: crate::context::Outcome::Hedged
-//! [`Exchange::lend_head`]: crate::context::Exchange::lend_head
+//! [`Exchange::offer_head_copy`]: crate::context::Exchange::offer_head_copy
 
 mod attempts;
 mod backoff;

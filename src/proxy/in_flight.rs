@@ -261,9 +261,9 @@ impl InFlight {
     }
 
     /// Lends the head to a layer that may begin another attempt beside this one.
-    pub(super) fn lend(&self, sent: bool) {
+    pub(super) fn offer_head(&self, sent: bool) {
         if let Some(exchange) = self.parts.extensions.get::<Exchange>() {
-            exchange.lend_head(&self.parts, sent);
+            exchange.offer_head_copy(&self.parts, sent);
         }
     }
 

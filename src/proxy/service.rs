@@ -228,7 +228,7 @@ impl Future for ResponseFuture {
         while let State::Exchanging(conn) = &mut this.state {
             let Poll::Ready(answered) = conn.poll_response_head(cx) else {
                 if let Some(in_flight) = &conn.owner_data.in_flight {
-                    in_flight.lend(true);
+                    in_flight.offer_head(true);
                 }
                 return Poll::Pending;
             };
@@ -253,7 +253,7 @@ impl ResponseFuture {
                 State::Dialing(mut dialing) => match dialing.connect.as_mut().poll(cx) {
                     Poll::Pending => {
                         if let Some((in_flight, ..)) = &dialing.rest {
-                            in_flight.lend(in_flight.redialled);
+                            in_flight.offer_head(in_flight.redialled);
                         }
                         self.state = State::Dialing(dialing);
                         return Poll::Pending;

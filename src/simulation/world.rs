@@ -292,11 +292,11 @@ impl Attempt {
                     () = death => Err(Error::new(ErrorKind::ResponseClosed).after_sending()),
                 }
             });
-            // A waiting attempt lends its head to a hedge that may begin, as the proxy does.
+            // A waiting attempt offers its head to a hedge that may begin, as the proxy does.
             poll_fn(|cx| {
                 let polled = result.as_mut().poll(cx);
                 if let (true, Some(exchange)) = (polled.is_pending(), head.extensions.get()) {
-                    Exchange::lend_head(exchange, &head, self.asked.seen.load(Relaxed) > 0);
+                    Exchange::offer_head_copy(exchange, &head, self.asked.seen.load(Relaxed) > 0);
                 }
                 polled
             })

@@ -17,8 +17,8 @@ use tower::{Layer, Service, ServiceExt, service_fn};
 
 use crate::support::{Origin, refused};
 
+mod head_copies;
 mod hedging;
-mod lent_head;
 mod policies;
 mod scripted_stack;
 #[cfg(feature = "proxy")]

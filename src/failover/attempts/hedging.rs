@@ -1,4 +1,4 @@
-//! How a hedge begins: with a head that was lent, where the request may be sent twice.
+//! How a hedge begins: with a copy of the head, where the request may be sent twice.
 
 use std::time::Duration;
 
@@ -22,9 +22,9 @@ where
     S::Error: Into<BoxError>,
     B: Body,
 {
-    /// Begins a second attempt beside the first, if that still runs and its head was lent.
+    /// Begins a second attempt beside the first, if that still runs and its head was copied.
     pub(super) fn begin_hedge(&mut self, first: usize) {
-        match self.take_head() {
+        match self.take_head_copy() {
             Some((head, _)) if self.runs(first) && self.may_be_hedged(&head) => {
                 tracing::debug!(
                     target: "evenkeel::failover",
@@ -47,10 +47,14 @@ where
         !belongs_to_connection(head) && self.retries.settings().policy.may_hedge(head)
     }
 
-    /// Takes the head that was lent, else a copy; returns also whether some of it may have gone out.
-    pub(super) fn take_head(&self) -> Option<(Parts, bool)> {
-        let lent = self.exchange.take_head().map(|lent| (lent.head, lent.sent));
-        lent.or_else(|| Some(((**self.head_copy.as_ref()?).clone(), true)))
+    /// Takes the copy that the service made, else one of the copy made ahead.
+    /// Returns also whether some of it may have gone out.
+    pub(super) fn take_head_copy(&self) -> Option<(Parts, bool)> {
+        let offered = self
+            .exchange
+            .take_head_copy()
+            .map(|copy| (copy.head, copy.sent));
+        offered.or_else(|| Some(((**self.head_copy.as_ref()?).clone(), true)))
     }
 }
 

@@ -44,7 +44,7 @@ where
     pub(super) hedges: bool,
     /// The time to the response head counts in the percentile.
     sampled: bool,
-    /// What the head was asked for, until the attempt had a chance to lend it.
+    /// What the head was asked for, until the attempt had a chance to copy it.
     pub(super) awaits_head: Option<AwaitsHead>,
     /// The head, where a response may be what calls for another attempt.
     pub(super) head_copy: Option<Box<Parts>>,

@@ -76,7 +76,7 @@ where
             Due::Attempt { role, number } => AwaitsHead::Timeout { role, number },
         });
         if self.head_copy.is_none() {
-            self.exchange.want_head();
+            self.exchange.ask_for_head_copy();
         }
         TimeoutStep::PollAgain
     }
@@ -121,7 +121,7 @@ where
 
     /// Ends an attempt whose time is up.
     fn time_out(&mut self, role: Role, number: usize) -> TimeoutStep<Response<R>> {
-        let head = self.take_head();
+        let head = self.take_head_copy();
         if !self.runs(number) {
             return TimeoutStep::PollAgain;
         }

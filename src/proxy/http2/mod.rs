@@ -275,7 +275,7 @@ pub(super) async fn exchange(
             let polled = sending.as_mut().poll(cx);
             if let (Poll::Pending, Some(exchange)) = (&polled, exchange) {
                 // A part of the request may have been sent.
-                exchange.lend_head(&parts, true);
+                exchange.offer_head_copy(&parts, true);
             }
             polled
         })

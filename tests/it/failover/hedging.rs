@@ -239,7 +239,7 @@ async fn the_first_answer_wins_and_the_loser_is_charged_only_if_it_hung() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn without_a_copy_a_hedge_needs_a_lent_head() {
+async fn without_a_copy_of_its_own_a_hedge_needs_one_of_the_service() {
     let stage = ScriptedStack::new(&[act(0, Hangs), act(5, Status(200))], hedging);
     let run = stage.run(get()).await;
     assert_eq!(run.end, Ok(200));
@@ -296,7 +296,7 @@ async fn requests_that_belong_to_a_connection_are_not_hedged() {
     let run = timeout(Duration::from_secs(9), stage.call(get())).await;
     assert!(
         run.is_err(),
-        "a service that lends no head gets no second request"
+        "a service that offers no head gets no second request"
     );
     assert_eq!((stage.begun.load(Relaxed), stage.spent()), (1, 0));
 }

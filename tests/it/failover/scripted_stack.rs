@@ -42,7 +42,7 @@ pub(super) enum End {
     Dials,
     Fails(ErrorKind),
     Hangs,
-    /// Hangs, and lends no head.
+    /// Hangs, and offers no head.
     Keeps,
     Status(u16),
     /// 503, with this `Retry-After`.
@@ -179,7 +179,7 @@ pub(super) fn get() -> Request<Full<Bytes>> {
     request(Method::GET, "")
 }
 
-/// Does what the proxy does: lends the head while it waits, and gives it back when it fails.
+/// Does what the proxy does: offers the head while it waits, and gives it back when it fails.
 fn play(
     act: Act,
     request: Sent,
@@ -215,7 +215,7 @@ fn play(
         poll_fn(|cx| {
             let polled: Poll<()> = wait.as_mut().poll(cx);
             if polled.is_pending() && !matches!(act.end, End::Keeps) {
-                exchange.lend_head(&head, !matches!(act.end, End::Dials));
+                exchange.offer_head_copy(&head, !matches!(act.end, End::Dials));
             }
             polled
         })

@@ -313,7 +313,7 @@ async fn each_attempt_keeps_its_own_timeout_whatever_became_of_a_hedge() {
 async fn an_answer_at_the_moment_of_its_timeout_is_tried_again() {
     use Outcome::{Discarded, Failed, Ok as Whole};
     // The second attempt answers at this poll, and the third waits for a second then. The fourth poll
-    // is the last one before the time-out ends the attempt: the head is asked for.
+    // is the last one before the time-out ends the attempt: a copy of the head is asked for.
     for (poll, second) in [
         (2, Discarded),
         (3, Discarded),

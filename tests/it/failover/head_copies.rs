@@ -1,4 +1,4 @@
-//! Heads that are lent: one of an attempt that has ended is not used for another.
+//! Copies of heads: that of an attempt that has ended is not used for another.
 
 use std::{
     future::{Future, poll_fn},
@@ -31,7 +31,7 @@ const MARK: &str = "x-head-of";
 #[derive(Clone, Copy)]
 enum Part {
     Answers,
-    /// Answers late, and lends nothing, as a foreign service.
+    /// Answers late, and offers nothing, as a foreign service.
     AnswersLate,
     /// Lends its head when that is asked for, and fails in the same moment.
     FailsAsItLends,
@@ -65,7 +65,7 @@ async fn play(parts: &'static [Part], layer: FailoverLayer) -> Vec<Option<usize>
                         if began.elapsed() < DELAY || !std::mem::replace(&mut asked, true) {
                             return Poll::Pending;
                         }
-                        exchange.lend_head(&head, true);
+                        exchange.offer_head_copy(&head, true);
                         Poll::Ready(())
                     })
                     .await;
@@ -75,7 +75,7 @@ async fn play(parts: &'static [Part], layer: FailoverLayer) -> Vec<Option<usize>
                 }
                 Part::Hangs => {
                     poll_fn(|_| {
-                        exchange.lend_head(&head, true);
+                        exchange.offer_head_copy(&head, true);
                         Poll::<()>::Pending
                     })
                     .await;
@@ -105,10 +105,10 @@ async fn a_hedge_sends_the_head_of_the_attempt_that_it_runs_beside() {
     let hedging = || FailoverLayer::new().hedge(Hedge::new().after(DELAY).unwrap());
     let beside_the_first = play(&[Hangs, Answers], hedging()).await;
     assert_eq!(beside_the_first, [None, Some(0)]);
-    // The first attempt is asked for its head as it fails; the head that it lent is not used.
+    // The first attempt is asked for its head as it fails; the copy that it made is not used.
     let beside_the_second = play(&[FailsAsItLends, Hangs, Answers], hedging()).await;
     assert_eq!(beside_the_second, [None, Some(0), Some(1)]);
-    // And not that of a hedge beside one that lends none: there is no such hedge.
+    // And not that of a hedge beside one that offers none: there is no such hedge.
     let alone = play(&[FailsAsItLends, AnswersLate], hedging()).await;
     assert_eq!(alone, [None, Some(0)]);
 }
