@@ -144,7 +144,7 @@ impl Checks {
     /// to be kept in service: what all have in common, taking them all out does not mend. A
     /// backend that does not answer, or fails for a reason of its own, is taken out as ever.
     ///
-    /// The dependency is what [`CheckReport::because_of`] names. A failure that names one is judged
+    /// The dependency is what [`CheckReport::with_dependency`] names. A failure that names one is judged
     /// once up to 32 of the others were asked anew: later by a time-out at most.
     ///
     /// Default: 1.0, which is all. Accepted: above 0.5, up to 1.0.

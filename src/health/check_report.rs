@@ -66,20 +66,20 @@ impl CheckReport {
 
     /// Names the dependency whose failure makes the backend fail, for
     /// [`Checks::shared_failure`](super::Checks::shared_failure).
-    pub fn because_of(mut self, dependency: impl Into<Arc<str>>) -> Self {
+    pub fn with_dependency(mut self, dependency: impl Into<Arc<str>>) -> Self {
         self.dependency = Some(dependency.into());
         self
     }
 
     /// Says when the backend wants to be asked again. Honoured up to 60 s, for a backend that is
     /// down: one that is up is asked as soon as ever, so that its fall is not put off.
-    pub fn retry_after(mut self, wait: Duration) -> Self {
+    pub fn with_retry_after(mut self, wait: Duration) -> Self {
         self.retry_after = Some(wait);
         self
     }
 
     /// Adds the status that the backend answered with.
-    pub fn status(mut self, status: StatusCode) -> Self {
+    pub fn with_status(mut self, status: StatusCode) -> Self {
         self.status = Some(status);
         self
     }
@@ -125,13 +125,13 @@ impl CheckReport {
 
     /// Returns the status that the backend answered with.
     #[must_use]
-    pub fn answered(&self) -> Option<StatusCode> {
+    pub fn status(&self) -> Option<StatusCode> {
         self.status
     }
 
     /// Returns when the backend wants to be asked again.
     #[must_use]
-    pub fn asked_to_wait(&self) -> Option<Duration> {
+    pub fn retry_after(&self) -> Option<Duration> {
         self.retry_after
     }
 
@@ -213,11 +213,11 @@ mod tests {
 
     #[test]
     fn a_passing_report_has_no_dependency() {
-        let report = CheckReport::fail("L7STS", "503").because_of("postgres");
+        let report = CheckReport::fail("L7STS", "503").with_dependency("postgres");
         assert_eq!(report.dependency().map(|d| &**d), Some("postgres"));
         assert!(
             CheckReport::pass("L7OK", "")
-                .because_of("x")
+                .with_dependency("x")
                 .dependency()
                 .is_none()
         );

@@ -199,7 +199,7 @@ fn message(service: &[u8]) -> Bytes {
 fn judge_head(status: StatusCode, headers: &HeaderMap) -> Option<CheckReport> {
     if status != StatusCode::OK {
         let code = format!("{ANSWERED}{}", status.as_u16());
-        return Some(CheckReport::fail("L7STS", code).status(status));
+        return Some(CheckReport::fail("L7STS", code).with_status(status));
     }
     // An answer without a message has its status in the header.
     call_status(headers).and_then(failed_call)

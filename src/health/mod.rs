@@ -119,7 +119,7 @@
 //! A health endpoint often tests what the backend depends on, such as a database. When the database
 //! fails, every backend fails its checks, and none is at fault: taking all of them out would turn a
 //! partial failure into a total one. A failure that names a dependency
-//! ([`CheckReport::because_of`]; [`HttpCheck`] reads the name from the answer) therefore takes no
+//! ([`CheckReport::with_dependency`]; [`HttpCheck`] reads the name from the answer) therefore takes no
 //! backend out before up to 32 other backends were checked again. If all backends that answer fail
 //! for the same dependency, they stay in service, an error is logged, and the pool announces
 //! [`EventKind::SharedFailure`](crate::pool::EventKind::SharedFailure). The shared failure ends when

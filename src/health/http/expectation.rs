@@ -34,7 +34,7 @@ impl Expectation {
     /// The identity comes first, then what the backend says of itself, then the predicates.
     pub(super) fn judge(&self, answer: &Answer, backend: &Backend) -> CheckReport {
         let status = answer.status;
-        self.verdict(answer, backend).status(status)
+        self.verdict(answer, backend).with_status(status)
     }
 
     fn verdict(&self, answer: &Answer, backend: &Backend) -> CheckReport {
@@ -132,10 +132,10 @@ fn failed(answer: &Answer) -> CheckReport {
         None => CheckReport::fail("L7STS", status),
     };
     if let Some(name) = dependency {
-        report = report.because_of(name);
+        report = report.with_dependency(name);
     }
     if let Some(wait) = retry_after::read(&answer.headers) {
-        report = report.retry_after(wait);
+        report = report.with_retry_after(wait);
     }
     report
 }
@@ -292,7 +292,7 @@ mod tests {
                 (passes, drains, share),
                 "{status} and {self_report:?}"
             );
-            assert_eq!(report.answered().unwrap().as_u16(), status);
+            assert_eq!(report.status().unwrap().as_u16(), status);
         }
         let envoys = answer(200, &[("x-envoy-degraded", "")], "");
         assert_eq!(judge(&expect(), &envoys).capacity(), DEGRADED);
@@ -378,7 +378,7 @@ mod tests {
     #[test]
     fn a_wait_is_read_in_seconds_of_what_fails() {
         let wait = |status, value| {
-            judge(&expect(), &answer(status, &[("retry-after", value)], "")).asked_to_wait()
+            judge(&expect(), &answer(status, &[("retry-after", value)], "")).retry_after()
         };
         assert_eq!(wait(503, "7"), Some(Duration::from_secs(7)));
         assert_eq!(wait(503, "Fri, 31 Dec 1999 23:59:59 GMT"), None);

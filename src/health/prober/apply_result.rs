@@ -87,7 +87,7 @@ impl Driver {
             .flapping(flaps > 0 && member.machine.is_flapping())
             .capacity(report.capacity())
             .draining(report.is_draining());
-        if let Some(status) = report.answered() {
+        if let Some(status) = report.status() {
             measured = measured.status(status);
         }
         let backend = member.backend.clone();
@@ -115,7 +115,7 @@ impl Member {
         }
         let pause = interval.mul_f64(1.0 + checks.jitter * (2.0 * fastrand::f64() - 1.0));
         // One that is up is asked as ever, so that its fall is not put off.
-        match done.report.asked_to_wait() {
+        match done.report.retry_after() {
             Some(wait)
                 if self.machine.health() != HealthStatus::Healthy && !done.report.is_pass() =>
             {
@@ -140,7 +140,7 @@ fn log(backend: &Backend, change: &Change, done: &CheckResult) {
     let reason = done.report.reason();
     let (code, detail) = (reason.code, &*reason.detail);
     let (streak, took, was, flaps) = (change.streak, done.took, change.was, change.flaps);
-    let status = done.report.answered().map(|status| status.as_u16());
+    let status = done.report.status().map(|status| status.as_u16());
     if change.to == HealthStatus::Unhealthy {
         tracing::warn!(
             target: "evenkeel::health",

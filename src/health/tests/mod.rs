@@ -94,7 +94,7 @@ impl HealthCheck for Script {
         Box::pin(async move {
             let _running = running;
             match answer {
-                Answer::Blame(name) => CheckReport::fail("L7STS", "503").because_of(name),
+                Answer::Blame(name) => CheckReport::fail("L7STS", "503").with_dependency(name),
                 Answer::Degraded(share) => CheckReport::degraded(share, "L7OK", "200"),
                 Answer::Drain => CheckReport::drain("L7OK", "404"),
                 Answer::Fail => CheckReport::fail("L4CON", "refused"),
@@ -103,7 +103,7 @@ impl HealthCheck for Script {
                 Answer::Panic => panic!("scripted"),
                 Answer::Pass => CheckReport::pass("L7OK", "200"),
                 Answer::Wait(seconds) => {
-                    CheckReport::fail("L7STS", "503").retry_after(Duration::from_secs(seconds))
+                    CheckReport::fail("L7STS", "503").with_retry_after(Duration::from_secs(seconds))
                 }
             }
         })

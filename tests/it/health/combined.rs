@@ -69,7 +69,7 @@ async fn the_worst_passing_report_is_the_result() {
     );
     let report = run(&checks.with("d", Says(CheckReport::drain("L7OK", "404")))).await;
     assert!(report.is_draining());
-    let blamed = Says(CheckReport::fail("L7STS", "503").because_of("postgres"));
+    let blamed = Says(CheckReport::fail("L7STS", "503").with_dependency("postgres"));
     let report = run(&All::new().with("app", blamed)).await;
     assert_eq!(report.dependency().map(|d| &**d), Some("postgres"));
 }

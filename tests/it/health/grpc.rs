@@ -307,7 +307,7 @@ async fn a_failure_is_its_status_whatever_its_body_does_over_http2() {
         HttpCheck::new().check(&target).await,
     ] {
         assert_eq!(report.reason().code, "L7STS", "{report:?}");
-        assert_eq!(report.answered(), Some(StatusCode::SERVICE_UNAVAILABLE));
+        assert_eq!(report.status(), Some(StatusCode::SERVICE_UNAVAILABLE));
     }
     assert!(Instant::now() < deadline, "the prober still waits then");
 }

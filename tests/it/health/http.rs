@@ -85,8 +85,8 @@ async fn what_the_answer_says_reaches_the_report_in_either_version() {
 
         let report = check(&HttpCheck::new(), at(&failed)).await;
         assert_eq!(report.dependency().map(|d| &**d), Some("postgres"));
-        assert_eq!(report.asked_to_wait(), Some(Duration::from_secs(9)));
-        assert_eq!(report.answered(), Some(StatusCode::SERVICE_UNAVAILABLE));
+        assert_eq!(report.retry_after(), Some(Duration::from_secs(9)));
+        assert_eq!(report.status(), Some(StatusCode::SERVICE_UNAVAILABLE));
 
         let name: ::http::HeaderName = "x-service".parse().unwrap();
         for (wanted, passes) in [("orders", true), ("billing", false)] {
@@ -233,7 +233,7 @@ async fn a_failure_is_its_status_whatever_its_body_does() {
         let report = HttpCheck::new().check(&target).await;
         assert!(Instant::now() < deadline, "the prober still waits then");
         assert_eq!(report.reason().code, "L7STS", "{report:?}");
-        assert_eq!(report.answered(), Some(StatusCode::SERVICE_UNAVAILABLE));
+        assert_eq!(report.status(), Some(StatusCode::SERVICE_UNAVAILABLE));
         assert!(report.dependency().is_none());
     }
 }
