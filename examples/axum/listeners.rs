@@ -10,7 +10,7 @@ use evenkeel::{
     endpoints::{EndpointsLayer, Readiness},
     server::Serve,
     settings::Settings,
-    tls::{Certificates, HstsLayer, RELOAD_INTERVAL, TlsLayer},
+    tls::{Certificates, HstsLayer, TlsLayer},
 };
 use tokio::{
     net::{TcpListener, TcpSocket},
@@ -88,7 +88,7 @@ impl Listeners {
             match tls {
                 Some((layer, certificates)) => {
                     tracing::info!("listening on https://{address}/");
-                    watched.push(certificates.watch(RELOAD_INTERVAL));
+                    watched.push(certificates.watch(Certificates::RELOAD_INTERVAL));
                     serving.spawn(Serve::layer(serve, layer).into_future());
                 }
                 None => {

@@ -8,7 +8,7 @@ use evenkeel::{
     endpoints::{Endpoints, Readiness},
     server::Workers,
     settings::Settings,
-    tls::{CertificateWatcher, Certificates, RELOAD_INTERVAL},
+    tls::{CertificateWatcher, Certificates},
 };
 use tokio::{
     net::TcpListener,
@@ -127,7 +127,9 @@ async fn admin(settings: &Settings, readiness: &Readiness) -> Result<(), BoxErro
 /// Starts a watcher for each listener's certificates; they are reloaded until it is dropped.
 fn watch_files(certificates: &[Option<Certificates>]) -> Vec<CertificateWatcher> {
     let given = certificates.iter().flatten();
-    given.map(|c| c.watch(RELOAD_INTERVAL)).collect()
+    given
+        .map(|c| c.watch(Certificates::RELOAD_INTERVAL))
+        .collect()
 }
 
 struct EndSignals {

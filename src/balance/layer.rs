@@ -27,13 +27,25 @@ pub struct BalanceLayer {
 }
 
 impl BalanceLayer {
+    /// The default of [`queue_size`](Self::queue_size): two seconds of 500 requests a second. Requests
+    /// beyond that would wait longer than their clients.
+    pub const QUEUE_SIZE: usize = 1_024;
+    /// The default of [`queue_timeout`](Self::queue_timeout): people and most clients wait longer than
+    /// this.
+    pub const QUEUE_TIMEOUT: Duration = Duration::from_secs(5);
+    /// How long a request waits for a first check: two intervals of active checks. A backend without a
+    /// result by then will not have one soon.
+    pub const HELD_TIMEOUT: Duration = Duration::from_secs(10);
+    /// The `Retry-After` of an error, if no backend can take the request.
+    pub const RETRY_AFTER: Duration = Duration::from_secs(1);
+
     /// Makes a layer that picks from this pool.
     pub fn new(pool: Pool) -> Self {
         Self {
             pool,
             strategy: None,
-            queue_size: QUEUE_SIZE,
-            queue_timeout: QUEUE_TIMEOUT,
+            queue_size: Self::QUEUE_SIZE,
+            queue_timeout: Self::QUEUE_TIMEOUT,
             state: Arc::default(),
         }
     }
@@ -115,14 +127,3 @@ impl fmt::Debug for BalanceLayer {
             .finish_non_exhaustive()
     }
 }
-
-/// The default of [`BalanceLayer::queue_size`]: two seconds of 500 requests a second. Requests
-/// beyond that would wait longer than their clients.
-pub const QUEUE_SIZE: usize = 1_024;
-/// The default of [`BalanceLayer::queue_timeout`]: people and most clients wait longer than this.
-pub const QUEUE_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long a request waits for a first check: two intervals of active checks. A backend without a
-/// result by then will not have one soon.
-pub const HELD_TIMEOUT: Duration = Duration::from_secs(10);
-/// The `Retry-After` of an error, if no backend can take the request.
-pub const RETRY_AFTER: Duration = Duration::from_secs(1);

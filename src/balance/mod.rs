@@ -159,7 +159,7 @@ mod xxh64;
 pub use body::ResponseBody;
 pub use consistent_hash::{ConsistentHash, HashKey};
 pub use future::ResponseFuture;
-pub use layer::{BalanceLayer, HELD_TIMEOUT, QUEUE_SIZE, QUEUE_TIMEOUT, RETRY_AFTER};
+pub use layer::BalanceLayer;
 pub use least_requests::LeastRequests;
 pub use peak_ewma::PeakEwma;
 pub use pick::Pick;

@@ -6,7 +6,7 @@ use http::Request;
 
 use super::{
     affinity::{honour_affinity, move_session, take_trial},
-    layer::HELD_TIMEOUT,
+    layer::BalanceLayer,
     pick::Pick,
     queue::Queue,
     running::RunningAttempt,
@@ -115,7 +115,7 @@ impl BalanceState {
     ) -> Result<Waiting, Error> {
         let at_most = match why {
             Blocked::Full => self.queue.timeout(),
-            Blocked::Held => HELD_TIMEOUT,
+            Blocked::Held => BalanceLayer::HELD_TIMEOUT,
             Blocked::Nothing => return Err(refusal(ErrorKind::NoBackend)),
         };
         let is_retry = !exchange.attempts(<[_]>::is_empty);

@@ -7,7 +7,7 @@ use tokio::time::{Instant, sleep, timeout_at};
 use tower_service::Service;
 
 use super::{
-    layer::RETRY_AFTER,
+    layer::BalanceLayer,
     queue::QueueEntry,
     running::RunningAttempt,
     state::{BalanceState, Blocked, Route, Search},
@@ -79,7 +79,7 @@ pub(super) fn insert_selected<B>(request: &mut Request<B>, running: &RunningAtte
 }
 
 pub(super) fn refusal(kind: ErrorKind) -> Error {
-    Error::new(kind).with_retry_after(RETRY_AFTER)
+    Error::new(kind).with_retry_after(BalanceLayer::RETRY_AFTER)
 }
 
 /// How often a waiting retry looks for a backend: soon enough for a client, and rare enough to cost

@@ -7,6 +7,10 @@ use tokio::{task::JoinHandle, time::MissedTickBehavior};
 use super::Certificates;
 
 impl Certificates {
+    /// The interval to pass to [`watch`](Self::watch): 5 s. An operator that replaces a file sees the
+    /// effect soon, and the cost is two small reads for each certificate.
+    pub const RELOAD_INTERVAL: Duration = Duration::from_secs(5);
+
     /// Reads the files again at this interval, and serves those that changed. Watching ends when the
     /// returned [`CertificateWatcher`] is dropped.
     ///
@@ -15,7 +19,7 @@ impl Certificates {
     /// a fault keeps its previous state; the fault is logged at ERROR once, and the next reading tries
     /// again. A chain and a key that are replaced one after the other may not match for one reading.
     ///
-    /// An interval under 10 ms counts as 10 ms. [`RELOAD_INTERVAL`] suits most programs.
+    /// An interval under 10 ms counts as 10 ms. [`RELOAD_INTERVAL`](Self::RELOAD_INTERVAL) suits most programs.
     ///
     /// # Panics
     ///
@@ -64,8 +68,5 @@ async fn watch(certificates: Certificates, interval: Duration) {
     }
 }
 
-/// The interval to pass to [`Certificates::watch`]: 5 s. An operator that replaces a file sees the
-/// effect soon, and the cost is two small reads for each certificate.
-pub const RELOAD_INTERVAL: Duration = Duration::from_secs(5);
 /// tokio panics at an interval of zero, and the contents seldom change this fast.
 const MIN_INTERVAL: Duration = Duration::from_millis(10);

@@ -51,13 +51,13 @@
 //! use axum::{Router, routing::get, serve::ListenerExt};
 //! use evenkeel::{
 //!     context::ConnInfo,
-//!     tls::{Certificate, Certificates, HstsLayer, RELOAD_INTERVAL, TlsConfig, TlsLayer},
+//!     tls::{Certificate, Certificates, HstsLayer, TlsConfig, TlsLayer},
 //! };
 //! use tower::Layer;
 //!
 //! # async fn run() -> Result<(), Box<dyn std::error::Error>> {
 //! let certificates = Certificates::new([Certificate::files("cert.pem", "key.pem")])?;
-//! let _watcher = certificates.watch(RELOAD_INTERVAL);
+//! let _watcher = certificates.watch(Certificates::RELOAD_INTERVAL);
 //! let tls = TlsLayer::new(TlsConfig::new(certificates));
 //!
 //! let version = async |conn: ConnInfo| match conn.tls() {
@@ -102,7 +102,7 @@
 //! | ClientHello, record headers included | 64 KiB less one byte; a longer one gets an alert |
 //! | handshake time-out, from TCP accept | 10 s |
 //! | handshakes at once | 512 |
-//! | [`Certificates::watch`] | off until called; [`RELOAD_INTERVAL`] is 5 s |
+//! | [`Certificates::watch`] | off until called; [`Certificates::RELOAD_INTERVAL`] is 5 s |
 //! | HSTS `max-age` | 31536000 s |
 //! | port that cleartext is sent to | 443 |
 //!
@@ -152,7 +152,7 @@ mod stream;
 mod tests;
 
 pub use certificate::Certificate;
-pub use certificate_watcher::{CertificateWatcher, RELOAD_INTERVAL};
+pub use certificate_watcher::CertificateWatcher;
 pub use certificates::Certificates;
 pub use config::{TlsConfig, TlsVersion};
 pub use hsts::{Hsts, HstsLayer};

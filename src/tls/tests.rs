@@ -34,7 +34,10 @@ fn the_documented_defaults_are_those_of_the_code() {
         ),
         ("handshake time-out", seconds(layer::HANDSHAKE_TIMEOUT)),
         ("handshakes at once", layer::MAX_HANDSHAKES.to_string()),
-        ("[`Certificates::watch`]", seconds(RELOAD_INTERVAL)),
+        (
+            "[`Certificates::watch`]",
+            seconds(Certificates::RELOAD_INTERVAL),
+        ),
         ("HSTS `max-age`", seconds(hsts::HSTS_MAX_AGE)),
         (
             "port that cleartext is sent to",

@@ -15,7 +15,7 @@ use super::{
     ConsistentHash, HashKey, LeastRequests, PeakEwma, Pick, PowerOfTwo, Random, RoundRobin,
     Strategy,
     consistent_hash::{FACTOR, FLOOR},
-    layer::{HELD_TIMEOUT, QUEUE_SIZE, QUEUE_TIMEOUT, RETRY_AFTER},
+    layer::BalanceLayer,
 };
 use crate::{
     default_table,
@@ -294,10 +294,19 @@ fn the_documented_defaults_are_those_of_the_code() {
     let seconds = |time: Duration| format!("{} s", time.as_secs());
     let mut compared = vec![
         ("strategy", RoundRobin::new().name().to_owned()),
-        ("requests waiting at once", QUEUE_SIZE.to_string()),
-        ("wait for a backend with room", seconds(QUEUE_TIMEOUT)),
-        ("wait for a first check", seconds(HELD_TIMEOUT)),
-        ("`Retry-After`", seconds(RETRY_AFTER)),
+        (
+            "requests waiting at once",
+            BalanceLayer::QUEUE_SIZE.to_string(),
+        ),
+        (
+            "wait for a backend with room",
+            seconds(BalanceLayer::QUEUE_TIMEOUT),
+        ),
+        (
+            "wait for a first check",
+            seconds(BalanceLayer::HELD_TIMEOUT),
+        ),
+        ("`Retry-After`", seconds(BalanceLayer::RETRY_AFTER)),
         (
             "load factor of `ConsistentHash`",
             (f64::from(FACTOR) / 256.0).to_string(),
