@@ -114,7 +114,7 @@
 //!
 //! Examples of what a backend may send, and what the client then gets:
 //!
-#![doc = include_str!("malformed.md")]
+#![doc = include_str!("malformed_responses.md")]
 //!
 //! An empty `Host` is accepted if the backend gets [a host of its own](HostField::Backend). Fields
 //! that frame, route or authenticate a message, and those that describe the client, never pass as

@@ -96,7 +96,7 @@
 //! ([`ErrorKind::ClientBody`](crate::ErrorKind::ClientBody)); the response to it closes the
 //! connection. The tests send every row of this table over a socket:
 //!
-#![doc = include_str!("malformed.md")]
+#![doc = include_str!("malformed_requests.md")]
 //!
 //! **A client that sends nothing**, before its first request or between two, is disconnected without
 //! a response.

@@ -4,7 +4,7 @@ mod fields;
 mod hostile;
 mod http2;
 mod http2_backend;
-mod malformed;
+mod malformed_responses;
 mod methods;
 mod reuse;
 mod streams;

@@ -147,7 +147,7 @@ async fn until(client: &mut (impl AsyncReadExt + Unpin), ends: &str) -> String {
 #[tokio::test]
 async fn malformed_requests_get_what_the_docs_say() {
     let server = serving(echo).await;
-    let table = include_str!("../../../src/server/malformed.md");
+    let table = include_str!("../../../src/server/malformed_requests.md");
     let rows: Vec<_> = table.lines().skip(2).collect();
     assert!(rows.len() > 40, "the table is there");
     for row in rows {

@@ -26,7 +26,7 @@ async fn backend(answer: Vec<u8>) -> Backend {
 
 #[tokio::test]
 async fn malformed_responses_match_the_table_of_the_docs() {
-    let table = include_str!("../../../src/proxy/malformed.md");
+    let table = include_str!("../../../src/proxy/malformed_responses.md");
     let rows: Vec<_> = table.lines().skip(2).collect();
     assert!(rows.len() > 20, "the table is there");
     for row in rows {
