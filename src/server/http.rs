@@ -204,7 +204,7 @@ where
     fn call(&mut self, mut conn: Conn<Io>) -> ConnectionFuture {
         let state = State::new(&conn.info, self.timeouts);
         let connection = Connection {
-            drain: conn.take_shutdown(),
+            signal: conn.take_shutdown(),
             service: AppService {
                 app: RefCell::new(self.app.clone()),
                 reporter: ConnectionReporter {
@@ -302,7 +302,7 @@ impl ConnectionReporter {
 /// The parts that serve a connection, except for its stream.
 struct Connection<S> {
     service: AppService<S>,
-    drain: Option<ShutdownSignal>,
+    signal: Option<ShutdownSignal>,
     http1: Http1,
 }
 
@@ -319,7 +319,7 @@ where
     where
         Io: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        let sniffed = sniff(&mut io, &self.service.state, self.drain.as_ref()).await?;
+        let sniffed = sniff(&mut io, &self.service.state, self.signal.as_ref()).await?;
         Ok(match sniffed {
             Sniffed::Closed => None,
             Sniffed::Http1(ahead) => Some(Box::pin(self.http1(io, ahead))),
@@ -332,8 +332,8 @@ where
         Io: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
         let mut stream = Stream::new(io, ahead, self.service.state.clone());
-        let drain = self.drain.as_ref();
-        match http1::serve(&mut stream, &mut self.service, drain, self.http1).await? {
+        let signal = self.signal.as_ref();
+        match http1::serve(&mut stream, &mut self.service, signal, self.http1).await? {
             http1::End::Closed => Ok(()),
             // Boxed, since most connections never upgrade.
             http1::End::Upgrade { request, ahead } => {
@@ -349,10 +349,12 @@ where
     where
         Io: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        let Self { service, drain, .. } = self;
+        let Self {
+            service, signal, ..
+        } = self;
         service.state.multiplex();
         Box::pin(async move {
-            let served = super::http2::serve(io, ahead, service, drain.as_ref());
+            let served = super::http2::serve(io, ahead, service, signal.as_ref());
             served.await.map_err(Into::into)
         })
     }

@@ -12,12 +12,12 @@ use super::state::State;
 use crate::context::ShutdownSignal;
 
 /// Completes when the shutdown begins, and wakes its task at the announcement before that. Without a
-/// drain, it never completes.
-pub(super) async fn shutdown_begun(drain: Option<ShutdownSignal>) {
-    match drain {
-        Some(mut drain) => {
-            drain.announced().await;
-            drain.begun().await;
+/// signal, it never completes.
+pub(super) async fn shutdown_begun(signal: Option<ShutdownSignal>) {
+    match signal {
+        Some(mut signal) => {
+            signal.announced().await;
+            signal.begun().await;
         }
         None => pending().await,
     }
@@ -26,7 +26,7 @@ pub(super) async fn shutdown_begun(drain: Option<ShutdownSignal>) {
 /// Notices the shutdown. It registers its waker once for each task and phase; after that, a poll costs
 /// one atomic load.
 pub(super) struct ShutdownWatcher<'a> {
-    drain: Option<&'a ShutdownSignal>,
+    signal: Option<&'a ShutdownSignal>,
     shutdown_begun: Pin<&'a mut (dyn Future<Output = ()> + Send)>,
     registered: Option<Waker>,
     /// The shutdown has begun: there are no more phases.
@@ -38,11 +38,11 @@ pub(super) struct ShutdownWatcher<'a> {
 
 impl<'a> ShutdownWatcher<'a> {
     pub(super) fn new(
-        drain: Option<&'a ShutdownSignal>,
+        signal: Option<&'a ShutdownSignal>,
         shutdown_begun: Pin<&'a mut (dyn Future<Output = ()> + Send)>,
     ) -> Self {
         Self {
-            drain,
+            signal,
             shutdown_begun,
             registered: None,
             finished: false,
@@ -54,10 +54,10 @@ impl<'a> ShutdownWatcher<'a> {
     /// Marks `state` as draining once the shutdown is announced, so that the next response says
     /// `connection: close`.
     pub(super) fn poll_shutdown(&mut self, cx: &mut Context<'_>, state: &State) {
-        let Some(drain) = self.drain.filter(|_| !self.finished) else {
+        let Some(signal) = self.signal.filter(|_| !self.finished) else {
             return;
         };
-        let newly_announced = drain.is_announced() && !state.is_draining();
+        let newly_announced = signal.is_announced() && !state.is_draining();
         if newly_announced {
             state.start_draining();
         }
@@ -74,7 +74,7 @@ impl<'a> ShutdownWatcher<'a> {
     /// Returns true once, when the connection may close: not within a head, and not while a request
     /// may be on its way.
     pub(super) fn may_end(&mut self, state: &State) -> bool {
-        let Some(drain) = self.drain else {
+        let Some(signal) = self.signal else {
             return false;
         };
         if self.ends || !state.is_draining() || state.is_in_head() {
@@ -84,7 +84,7 @@ impl<'a> ShutdownWatcher<'a> {
         // would reconnect again and again.
         self.ends = match state.is_multiplexed() && !state.is_unused() {
             true => true,
-            false => self.has_waited(drain, state),
+            false => self.has_waited(signal, state),
         };
         self.ends
     }
@@ -92,10 +92,10 @@ impl<'a> ShutdownWatcher<'a> {
     /// Returns true when the client has had the grace to send another request. Until then, sets the
     /// deadline of the connection to the end of the grace.
     #[cold]
-    fn has_waited(&mut self, drain: &ShutdownSignal, state: &State) -> bool {
+    fn has_waited(&mut self, signal: &ShutdownSignal, state: &State) -> bool {
         let now = Instant::now();
         let since = *self.idle_since.get_or_insert(now);
-        let Some(until) = drain.idle_until(since) else {
+        let Some(until) = signal.idle_until(since) else {
             return false;
         };
         let left = until.saturating_duration_since(now);

@@ -22,13 +22,13 @@ pub(super) enum Sniffed {
 pub(super) async fn sniff<Io: AsyncRead + Unpin>(
     io: &mut Io,
     state: &State,
-    drain: Option<&ShutdownSignal>,
+    signal: Option<&ShutdownSignal>,
 ) -> Result<Sniffed, BoxError> {
     if !cfg!(feature = "http2") {
         return Ok(Sniffed::Http1(Bytes::new()));
     }
     let mut ahead = BytesMut::with_capacity(SNIFF_CAPACITY);
-    let mut begun = pin!(shutdown_begun(drain.cloned()));
+    let mut begun = pin!(shutdown_begun(signal.cloned()));
     let mut shutdown_deadline = false;
     loop {
         let n = tokio::select! {
@@ -43,7 +43,7 @@ pub(super) async fn sniff<Io: AsyncRead + Unpin>(
                 return Ok(Sniffed::Http1(ahead.freeze()));
             }
             () = &mut begun, if ahead.is_empty() && !shutdown_deadline => {
-                let until = drain.and_then(|drain| drain.idle_until(state.accepted()));
+                let until = signal.and_then(|signal| signal.idle_until(state.accepted()));
                 let left = until.map(|until| until.saturating_duration_since(Instant::now()));
                 let Some(left) = left.filter(|left| !left.is_zero()) else {
                     return Ok(Sniffed::Closed);

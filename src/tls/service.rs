@@ -76,13 +76,13 @@ where
         // The service that was polled ready is called after the handshake; the clone stays.
         let clone = self.inner.clone();
         let service = mem::replace(&mut self.inner, clone);
-        let drain = conn.take_shutdown();
+        let signal = conn.take_shutdown();
         let (info, events) = (conn.info.clone(), conn.events().cloned());
         let conn = conn.map(|io| TlsStream::new(io, info, self.shared.clone(), events));
-        let (conn, shutdown) = match drain {
-            Some(drain) => {
-                let silent = silence_deadline(drain.clone(), conn.info.accepted());
-                (conn.with_shutdown(drain), Some(silent))
+        let (conn, shutdown) = match signal {
+            Some(signal) => {
+                let silent = silence_deadline(signal.clone(), conn.info.accepted());
+                (conn.with_shutdown(signal), Some(silent))
             }
             None => (conn, None),
         };
@@ -186,12 +186,12 @@ fn poll_handshake<Io: AsyncRead + AsyncWrite + Unpin>(
 /// Completes when a shutdown has begun and a client that has been silent since `since` has used up
 /// the grace.
 fn silence_deadline(
-    mut drain: ShutdownSignal,
+    mut signal: ShutdownSignal,
     since: Instant,
 ) -> Pin<Box<dyn Future<Output = ()> + Send>> {
     Box::pin(async move {
-        drain.begun().await;
-        if let Some(until) = drain.idle_until(since) {
+        signal.begun().await;
+        if let Some(until) = signal.idle_until(since) {
             sleep_until(until).await;
         }
     })

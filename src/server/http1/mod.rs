@@ -73,7 +73,7 @@ pub(super) enum End {
 pub(super) async fn serve<Io, S, B>(
     io: &mut Stream<Io>,
     service: &mut AppService<S>,
-    drain: Option<&ShutdownSignal>,
+    signal: Option<&ShutdownSignal>,
     http1: Http1,
 ) -> Result<End, BoxError>
 where
@@ -84,8 +84,8 @@ where
     B::Error: Into<BoxError>,
 {
     let state = service.state.clone();
-    let mut shutdown_begun = pin!(shutdown_begun(drain.cloned()));
-    let mut shutdown = ShutdownWatcher::new(drain, shutdown_begun.as_mut());
+    let mut shutdown_begun = pin!(shutdown_begun(signal.cloned()));
+    let mut shutdown = ShutdownWatcher::new(signal, shutdown_begun.as_mut());
     let mut input = Input::new(http1);
     loop {
         let next = poll_fn(|cx| input.poll_head(cx, io, &mut shutdown, &state)).await?;

@@ -67,7 +67,7 @@ pub(super) async fn serve<Io, S, B>(
     io: Io,
     ahead: Bytes,
     service: AppService<S>,
-    drain: Option<&ShutdownSignal>,
+    signal: Option<&ShutdownSignal>,
 ) -> Result<(), h2::Error>
 where
     Io: AsyncRead + AsyncWrite + Unpin,
@@ -80,8 +80,8 @@ where
     let state = service.state.clone();
     let io = WriteCoalescer::new(io, ahead);
     let writes = io.handle();
-    let mut begun = pin!(shutdown_begun(drain.cloned()));
-    let mut shutdown = ShutdownWatcher::new(drain, begun.as_mut());
+    let mut begun = pin!(shutdown_begun(signal.cloned()));
+    let mut shutdown = ShutdownWatcher::new(signal, begun.as_mut());
     let mut idle_policy = IdlePolicy::new(&state);
     let mut reset_limit = ResetLimit::new();
     let mut enhanced_calm = false;
