@@ -28,7 +28,7 @@ use crate::{
 /// # Ok(())
 /// # }
 /// ```
-// The comparison is not constant-time: it is for keys of one's own, as of two settings files.
+// The comparison is not constant-time. It compares keys of two settings files, never those of a client.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Keys {
     keys: Vec<[u8; 32]>,
