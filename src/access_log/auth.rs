@@ -1,18 +1,14 @@
-//! The failed authentication that a line shows: of the application's note, or of the response.
+//! The failed authentication that a line shows where the application left no note of it.
 
 use http::{HeaderMap, HeaderName, HeaderValue, Response, header};
 
 use crate::context::AuthFailure;
 
-/// Returns the failure that the application put into the response's extensions, or else what a
-/// refusal (401, 403, 407) says itself: the scheme and the reason, never the credentials.
-pub(super) fn failure<B>(
+/// Returns what a refusal (401, 403, 407) says itself: the scheme and the reason, never the credentials.
+pub(super) fn derived_failure<B>(
     response: &Response<B>,
     authorization: Option<&HeaderValue>,
 ) -> Option<Box<AuthFailure>> {
-    if let Some(failure) = response.extensions().get::<AuthFailure>() {
-        return Some(Box::new(failure.clone()));
-    }
     if !matches!(response.status().as_u16(), 401 | 403 | 407) {
         return None;
     }

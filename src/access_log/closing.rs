@@ -7,14 +7,20 @@ use std::{
 
 use tokio::time::Instant;
 
-use super::{Entry, json::since_1970, opening::KeptRequest};
-use crate::context::{Attempt, AuthFailure, ConnInfo, StickyVerdict};
+use http::Extensions;
+
+use super::{Entry, FieldNames, Truncated, json::since_1970, opening::KeptRequest};
+use crate::{
+    context::{Attempt, AuthFailure, ConnInfo, LogFields, StickyVerdict},
+    pool::Excluded,
+};
 
 /// A request that has ended: what [`Sink::close`](super::Sink::close) makes a line of.
 pub struct Closing<'a> {
     pub(super) began: Instant,
     pub(super) node: Option<&'a str>,
     pub(super) request: &'a KeptRequest,
+    pub(super) extensions: Option<&'a Extensions>,
     pub(super) end: End<'a>,
 }
 
@@ -24,14 +30,20 @@ pub(super) struct End<'a> {
     pub(super) status: Option<u16>,
     pub(super) duration: Duration,
     pub(super) ttfb: Option<Duration>,
+    pub(super) queued: Option<Duration>,
     /// Body bytes received and sent; `None` without a request.
     pub(super) bytes: Option<(u64, u64)>,
     pub(super) attempts: &'a [Attempt],
     pub(super) decision: Option<(&'static str, usize)>,
+    pub(super) excluded: Excluded,
     pub(super) sticky: Option<StickyVerdict>,
+    pub(super) user: Option<&'a str>,
     pub(super) auth: Option<&'a AuthFailure>,
     pub(super) outcome: &'static str,
     pub(super) detail: Option<&'a str>,
+    pub(super) fields: Option<&'a LogFields>,
+    pub(super) truncated: Truncated,
+    pub(super) names: FieldNames,
 }
 
 impl Closing<'_> {
@@ -56,15 +68,23 @@ impl Closing<'_> {
             status: end.status,
             duration: end.duration,
             ttfb: end.ttfb,
+            queued: end.queued,
             received,
             sent,
             attempts: end.attempts,
             decision: end.decision,
+            excluded: end.excluded,
             sticky: end.sticky,
             tls: conn.and_then(ConnInfo::tls),
+            user: end.user,
             auth: end.auth,
             outcome: end.outcome,
             detail: end.detail,
+            trace: fields.and_then(|fields| fields.trace),
+            fields: end.fields,
+            extensions: self.extensions,
+            truncated: end.truncated,
+            names: end.names,
         }
     }
 

@@ -5,9 +5,15 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use http::{Method, Uri, Version};
+use http::{Extensions, Method, Uri, Version};
 
-use crate::context::{Attempt, AuthFailure, Peer, StickyVerdict, TlsInfo};
+use super::{FieldNames, Truncated};
+use crate::{
+    context::{
+        Attempt, AuthFailure, LogFields, Outcome, Peer, StickyVerdict, TlsInfo, TraceContext,
+    },
+    pool::Excluded,
+};
 
 /// One line, borrowed from the request that it is about, for a [`Sink`](super::Sink) to format or to
 /// count.
@@ -35,6 +41,9 @@ pub struct Entry<'a> {
     pub duration: Duration,
     /// From [`time`](Self::time) to the head of the response.
     pub ttfb: Option<Duration>,
+    /// From [`time`](Self::time) to the beginning of the first attempt at a backend: the wait inside
+    /// this process. `None` if there was no attempt.
+    pub queued: Option<Duration>,
     /// Body bytes from the client; of a tunnel, all its bytes in this direction.
     pub received: u64,
     /// Body bytes to the client; of a tunnel, all its bytes in this direction.
@@ -43,16 +52,31 @@ pub struct Entry<'a> {
     pub attempts: &'a [Attempt],
     /// The strategy that chose the backend, and the number of backends it chose from.
     pub decision: Option<(&'static str, usize)>,
+    /// How many backends the last pick left out, and why.
+    pub excluded: Excluded,
     /// What became of the client's affinity; `None` without a sticky layer.
     pub sticky: Option<StickyVerdict>,
     /// What the TLS handshake agreed on; `None` over cleartext.
     pub tls: Option<&'a TlsInfo>,
+    /// The user that the application authenticated.
+    pub user: Option<&'a str>,
     /// A failed authentication.
     pub auth: Option<&'a AuthFailure>,
     /// How the request ended; the [module](super) lists the values.
     pub outcome: &'static str,
-    /// Details of the outcome, as free text.
+    /// Why the request ended so, in at most 256 bytes of text; `None` where the outcome says it all.
     pub detail: Option<&'a str>,
+    /// The trace and the span, if a layer above the log inserted them.
+    pub trace: Option<TraceContext>,
+    /// Fields of the application's own.
+    pub fields: Option<&'a LogFields>,
+    /// The extensions of the response; `None` unless the sink
+    /// [kept them](super::Opening::keep_response_extensions), or without a response.
+    pub extensions: Option<&'a Extensions>,
+    /// The fields that were cut.
+    pub truncated: Truncated,
+    /// The vocabulary that the fields are to be named in.
+    pub names: FieldNames,
 }
 
 impl Entry<'_> {
@@ -69,15 +93,42 @@ impl Entry<'_> {
             status: None,
             duration,
             ttfb: None,
+            queued: None,
             received: 0,
             sent: 0,
             attempts: &[],
             decision: None,
+            excluded: Excluded::default(),
             sticky: None,
             tls: None,
+            user: None,
             auth: None,
             outcome,
             detail: None,
+            trace: None,
+            fields: None,
+            extensions: None,
+            truncated: Truncated::default(),
+            names: FieldNames::Own,
+        }
+    }
+
+    /// Returns the attempt whose response the client got, or else the last one: the one that `backend`,
+    /// `locality` and the phases of a line are of. `None` if no backend was asked.
+    #[must_use]
+    pub fn answering(&self) -> Option<&Attempt> {
+        answering(self.attempts)
+    }
+}
+
+/// Returns the attempt whose response the client got, or else the last one.
+#[inline]
+pub(super) fn answering(attempts: &[Attempt]) -> Option<&Attempt> {
+    match attempts {
+        [only] => Some(only),
+        attempts => {
+            let answered = |a: &&Attempt| matches!(a.outcome, None | Some(Outcome::Ok));
+            attempts.iter().rev().find(answered).or(attempts.last())
         }
     }
 }
@@ -92,9 +143,11 @@ pub struct RequestEntry<'a> {
     pub method: &'a Method,
     /// The target as the client sent it, also under axum's `nest`.
     pub uri: &'a Uri,
+    /// The path of the target, cut at its [limit](super::FieldLimits).
+    pub path: &'a str,
     /// The version of HTTP.
     pub version: Version,
-    /// The `Host` field; `None` where the target names the host.
+    /// The host and the port that the request is for: of the target, or else of the `Host` field.
     pub host: Option<&'a [u8]>,
     /// The query as [`AccessLogLayer::query`](super::AccessLogLayer::query) left it; `None` if
     /// queries are not logged.

@@ -3,9 +3,10 @@
 use http::{HeaderValue, Request, Uri, header};
 
 use super::{
-    RequestId,
+    RequestEntry, RequestId, Truncated,
     layer::Config,
     request_id::{IdField, REQUEST_ID},
+    truncated::Field,
 };
 
 /// The header fields of a request that a line shows. Of several with one name, the first counts.
@@ -79,10 +80,70 @@ impl<'a> Fields<'a> {
     }
 }
 
-/// Returns the query as the log may show it; `None` if queries are not logged.
-pub(super) fn redacted_query(config: &Config, uri: &Uri) -> Option<String> {
+/// Returns the query as the log may show it, cut at its limit; `None` if queries are not logged.
+pub(super) fn redacted_query(
+    config: &Config,
+    uri: &Uri,
+    truncated: &mut Truncated,
+) -> Option<String> {
     let redact = config.query.as_ref()?;
-    uri.query().map(|query| redact(query))
+    let mut query = redact(uri.query()?);
+    if query.len() > config.limits.query {
+        truncated.add(Field::Query);
+        query.truncate(whole_characters(query.as_bytes(), config.limits.query));
+    }
+    Some(query)
+}
+
+/// Cuts the fields of a request that are longer than their limits.
+#[inline]
+pub(super) fn cut_request(
+    config: &Config,
+    request: &mut RequestEntry<'_>,
+    truncated: &mut Truncated,
+) {
+    let limits = &config.limits;
+    if request.path.len() > limits.path {
+        request.path = cut_path(request.path, limits.path);
+        truncated.add(Field::Path);
+    }
+    for (value, limit, field) in [
+        (&mut request.host, limits.host, Field::Host),
+        (&mut request.user_agent, limits.user_agent, Field::UserAgent),
+        (&mut request.referer, limits.referer, Field::Referer),
+    ] {
+        if let Some(whole) = value.filter(|value| value.len() > limit) {
+            *value = Some(cut_value(whole, limit));
+            truncated.add(field);
+        }
+    }
+}
+
+/// Returns at most the first `limit` bytes of a path.
+pub(super) fn cut_path(path: &str, limit: usize) -> &str {
+    match path.len() > limit {
+        true => &path[..whole_characters(path.as_bytes(), limit)],
+        false => path,
+    }
+}
+
+/// Returns at most the first `limit` bytes of a value, which may be UTF-8.
+pub(super) fn cut_value(value: &[u8], limit: usize) -> &[u8] {
+    match value.len() > limit {
+        true => &value[..whole_characters(value, limit)],
+        false => value,
+    }
+}
+
+/// Returns the largest index up to `limit` at which no character of UTF-8 is cut in two. `value` is
+/// longer than `limit`.
+#[cold]
+fn whole_characters(value: &[u8], limit: usize) -> usize {
+    let is_inside = |&at: &usize| value[at] & 0b1100_0000 == 0b1000_0000;
+    // A character has at most three bytes after its first; more of them are no UTF-8.
+    let before = limit.saturating_sub(3);
+    let begins = (before..=limit).rev().find(|at| !is_inside(at));
+    begins.unwrap_or(limit)
 }
 
 /// Returns the target that the client sent: axum's `nest` puts it into the extensions before it
@@ -93,4 +154,26 @@ pub(super) fn original_uri<B>(request: &Request<B>) -> &Uri {
         return &original.0;
     }
     request.uri()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_value_is_cut_at_a_whole_character() {
+        for text in ["abcdefgh", "aéaéaéaé", "€€€€", "𝄞𝄞𝄞"] {
+            for limit in 0..=text.len() {
+                let cut = cut_path(text, limit);
+                assert_eq!(cut_value(text.as_bytes(), limit), cut.as_bytes());
+                assert!(cut.len() <= limit && limit - cut.len() < 4, "{cut} {limit}");
+            }
+        }
+        let invalid = [0x80_u8; 9];
+        assert_eq!(
+            cut_value(&invalid, 5).len(),
+            5,
+            "what is no UTF-8 is cut anywhere"
+        );
+    }
 }

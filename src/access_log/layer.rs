@@ -9,7 +9,10 @@ use std::{
 
 use tower_layer::Layer;
 
-use super::{AccessLog, Entry, RefusedEntry, Sink, json, request_id::Trust};
+use super::{
+    AccessLog, Entry, FieldLimits, FieldNames, RefusedEntry, Sink, Truncated, fields::cut_path,
+    json, request_id::Trust, truncated::Field,
+};
 use crate::context::{ConnectionEvent, ConnectionEvents};
 
 /// Logs each request as one structured line; see the [module](super).
@@ -27,6 +30,8 @@ pub(super) struct Config {
     pub(super) node: Option<Box<str>>,
     /// The same as JSON, as it follows the time in each line.
     pub(super) node_json: Box<[u8]>,
+    pub(super) names: FieldNames,
+    pub(super) limits: FieldLimits,
     pub(super) query: Option<Redact>,
     pub(super) referer: bool,
     pub(super) trust: Trust,
@@ -44,7 +49,9 @@ impl AccessLogLayer {
             config: Arc::new(Config {
                 sink: Arc::new(sink),
                 node: None,
-                node_json: json::node(None),
+                node_json: json::node(FieldNames::Own, None),
+                names: FieldNames::Own,
+                limits: FieldLimits::new(),
                 query: None,
                 referer: false,
                 trust: Trust::Nothing,
@@ -61,8 +68,28 @@ impl AccessLogLayer {
     pub fn node(mut self, node: impl Into<String>) -> Self {
         let node: String = node.into();
         let config = self.config_mut();
-        config.node_json = json::node(Some(&node));
+        config.node_json = json::node(config.names, Some(&node));
         config.node = Some(node.into());
+        self
+    }
+
+    /// Names the fields of a line in another vocabulary. The [module](super) has a table of all three.
+    ///
+    /// A sink of your own gets the choice as [`Entry::names`].
+    ///
+    /// Default: [`FieldNames::Own`].
+    pub fn field_names(mut self, names: FieldNames) -> Self {
+        let config = self.config_mut();
+        config.names = names;
+        config.node_json = json::node(names, config.node.as_deref());
+        self
+    }
+
+    /// Limits the length of the fields that clients choose.
+    ///
+    /// Default: [`FieldLimits::new`].
+    pub fn field_limits(mut self, limits: FieldLimits) -> Self {
+        self.config_mut().limits = limits;
         self
     }
 
@@ -141,6 +168,8 @@ impl Clone for Config {
             sink: self.sink.clone(),
             node: self.node.clone(),
             node_json: self.node_json.clone(),
+            names: self.names,
+            limits: self.limits,
             query: self.query.clone(),
             referer: self.referer,
             trust: self.trust.clone(),
@@ -174,6 +203,12 @@ impl ConnectionEvents for AccessLogLayer {
         }
         let time = SystemTime::now().checked_sub(event.duration);
         let time = time.unwrap_or(SystemTime::UNIX_EPOCH);
+        let limit = self.config.limits.path;
+        let path = event.path.as_deref();
+        let mut truncated = Truncated::default();
+        if path.is_some_and(|path| path.len() > limit) {
+            truncated.add(Field::Path);
+        }
         self.config.sink.record(&Entry {
             node: self.config.node.as_deref(),
             listener: Some(*event.conn.local()),
@@ -183,11 +218,13 @@ impl ConnectionEvents for AccessLogLayer {
             status: event.status.map(|status| status.as_u16()),
             refused: event.status.map(|_| RefusedEntry {
                 method: event.method.as_ref(),
-                path: event.path.as_deref(),
+                path: path.map(|path| cut_path(path, limit)),
             }),
             detail: Some(&event.detail)
                 .filter(|detail| !detail.is_empty())
                 .map(|d| &**d),
+            truncated,
+            names: self.config.names,
             ..Entry::new(time, event.duration, event.kind.as_str())
         });
     }

@@ -14,20 +14,21 @@
 
 use std::{cell::RefCell, sync::Arc, time::Duration};
 
-use http::{HeaderValue, Request, Response, StatusCode};
+use http::{Extensions, HeaderValue, Request, Response, StatusCode};
 use tokio::time::Instant;
 
 use super::{
     Closing, Opening, RequestEntry, auth,
     closing::End,
-    fields::{Fields, original_uri, redacted_query},
+    fields::{Fields, cut_request, original_uri, redacted_query},
     layer::Config,
-    opening::KeptRequest,
+    opening::{KeptRequest, OpeningFacts},
     outcome::{Ended, outcome},
+    truncated::Field,
 };
 #[cfg(feature = "server")]
 use crate::context::service_poll;
-use crate::context::{AuthFailure, ConnInfo, Exchange, Tunnel};
+use crate::context::{AuthFailure, ConnInfo, Exchange, LogFields, Tunnel, User};
 
 /// The line of one request; empty if the sink is not enabled, and once the line is written.
 ///
@@ -54,6 +55,8 @@ struct Progress {
     /// The time to the response's head.
     ttfb: Option<Duration>,
     auth: Option<Box<AuthFailure>>,
+    /// The response's, if a sink wants them.
+    extensions: Option<Extensions>,
     /// Bytes of the response's body so far.
     sent: u64,
     tunnel: Option<Tunnel>,
@@ -68,29 +71,41 @@ impl Line {
     /// Opens the line of a request, and gives the request the id that the backend may see.
     pub(super) fn open<B>(config: &Arc<Config>, request: &mut Request<B>) -> Self {
         let exchange = Exchange::of(request.extensions_mut());
+        exchange.want_details();
+        read_notes(request.extensions(), &exchange);
         let fields = Fields::find(config, request);
         let made_id = fastrand::u128(..);
         let uri = original_uri(request);
         let mut line = recycled();
         let kept = &mut line.request;
-        kept.query = redacted_query(config, uri);
+        kept.query = redacted_query(config, uri, &mut kept.truncated);
+        let authority = uri.authority().map(|a| a.as_str().as_bytes());
+        let mut entry = RequestEntry {
+            id: fields.id(made_id),
+            method: request.method(),
+            uri,
+            path: uri.path(),
+            version: request.version(),
+            host: authority.or(fields.host.map(HeaderValue::as_bytes)),
+            query: kept.query.as_deref(),
+            user_agent: fields.user_agent.map(HeaderValue::as_bytes),
+            referer: fields.referer.map(HeaderValue::as_bytes),
+        };
+        cut_request(config, &mut entry, &mut kept.truncated);
         config.sink.open(&mut Opening {
-            began: exchange.began(),
-            node: &config.node_json,
-            conn: ConnInfo::of(request.extensions()),
-            request: RequestEntry {
-                id: fields.id(made_id),
-                method: request.method(),
-                uri,
-                version: request.version(),
-                host: fields.host.map(HeaderValue::as_bytes),
-                query: kept.query.as_deref(),
-                user_agent: fields.user_agent.map(HeaderValue::as_bytes),
-                referer: fields.referer.map(HeaderValue::as_bytes),
+            facts: OpeningFacts {
+                began: exchange.began(),
+                node: &config.node_json,
+                conn: ConnInfo::of(request.extensions()),
+                trace: request.extensions().get().copied(),
+                request: entry,
+                names: config.names,
             },
+            limits: &config.limits,
             fields: &fields,
             kept_json: &mut kept.json,
             kept_fields: &mut kept.fields,
+            keeps_extensions: &mut kept.keeps_extensions,
         });
         if kept.fields.is_none() {
             kept.query = None;
@@ -102,6 +117,7 @@ impl Line {
             status: None,
             ttfb: None,
             auth: None,
+            extensions: None,
             sent: 0,
             tunnel: None,
         });
@@ -116,9 +132,21 @@ impl Line {
 
     /// Records the response's head.
     pub(super) fn set_response<B>(&mut self, response: &Response<B>) {
+        let keeps_extensions = self
+            .0
+            .as_ref()
+            .is_some_and(|line| line.request.keeps_extensions);
         if let Some(progress) = self.progress_mut() {
             progress.set_status(response.status());
-            progress.auth = auth::failure(response, progress.authorization.as_ref());
+            let extensions = response.extensions();
+            if !extensions.is_empty() {
+                read_notes(extensions, &progress.exchange);
+                progress.auth = extensions.get().cloned().map(Box::new);
+                progress.extensions = keeps_extensions.then(|| extensions.clone());
+            }
+            if progress.auth.is_none() {
+                progress.auth = auth::derived_failure(response, progress.authorization.as_ref());
+            }
         }
     }
 
@@ -223,6 +251,7 @@ impl OpenLine {
             (self.request.fields, self.request.query) = (None, None);
         }
         self.request.json.clear(MAX_RECYCLED_JSON);
+        (self.request.keeps_extensions, self.request.truncated) = Default::default();
         recycle(self);
     }
 }
@@ -230,41 +259,65 @@ impl OpenLine {
 impl Progress {
     #[inline]
     fn set_status(&mut self, status: StatusCode) {
+        let now = Instant::now();
         self.status = Some(status);
-        self.ttfb = Some(self.elapsed());
-    }
-
-    fn elapsed(&self) -> Duration {
-        Instant::now().saturating_duration_since(self.exchange.began())
+        self.ttfb = Some(now.saturating_duration_since(self.exchange.began()));
+        self.exchange.set_head_at(now);
     }
 
     /// Hands the line to the sink.
     #[inline]
     fn close(&self, request: &KeptRequest, ended: Ended) {
-        let duration = self.elapsed();
+        let began = self.exchange.began();
+        let duration = Instant::now().saturating_duration_since(began);
         let bytes = match &self.tunnel {
             Some(tunnel) => (tunnel.to_backend(), tunnel.to_client()),
             None => (self.exchange.received(), self.sent),
         };
         self.exchange.summary(|record| {
+            let mut truncated = request.truncated;
+            let fields = record.notes.map(|notes| &notes.fields);
+            if fields.is_some_and(LogFields::is_truncated) {
+                truncated.add(Field::Fields);
+            }
+            let first = record.attempts.first();
             self.config.sink.close(&Closing {
-                began: self.exchange.began(),
+                began,
                 node: self.config.node.as_deref(),
                 request,
+                extensions: self.extensions.as_ref(),
                 end: End {
                     status: self.status.map(|status| status.as_u16()),
                     duration,
                     ttfb: self.ttfb,
+                    queued: first.map(|a| a.began.saturating_duration_since(began)),
                     bytes: Some(bytes),
                     attempts: record.attempts,
                     decision: record.decision,
+                    excluded: record.excluded,
                     sticky: record.verdict,
+                    user: record.notes.and_then(|notes| notes.user.as_deref()),
                     auth: self.auth.as_deref(),
                     outcome: outcome(&record, ended, self.status),
                     detail: None,
+                    fields: fields.filter(|fields| !fields.is_empty()),
+                    truncated,
+                    names: self.config.names,
                 },
             });
         });
+    }
+}
+
+/// Reads the application's notes: of the request where a layer above the log left them, of the response
+/// where another did.
+#[inline]
+fn read_notes(extensions: &Extensions, exchange: &Exchange) {
+    if let Some(user) = extensions.get::<User>() {
+        exchange.set_user(user.name());
+    }
+    if let Some(fields) = extensions.get::<LogFields>() {
+        exchange.add_log_fields(fields);
     }
 }
 

@@ -9,30 +9,53 @@ use http::{HeaderValue, Method, Uri, Version};
 use tokio::time::Instant;
 
 use super::{
-    RequestEntry, RequestId,
-    fields::Fields,
+    FieldLimits, FieldNames, RequestEntry, RequestId, Truncated,
+    fields::{Fields, cut_path, cut_value},
     json::{Buffer, since_1970},
 };
-use crate::context::ConnInfo;
+use crate::context::{ConnInfo, TraceContext};
 
 /// A request that arrives. In [`Sink::open`](super::Sink::open) a sink says what it needs again at
 /// the request's end, because the request itself has moved on to the backend by then.
 pub struct Opening<'a> {
+    pub(super) facts: OpeningFacts<'a>,
+    pub(super) limits: &'a FieldLimits,
+    pub(super) fields: &'a Fields<'a>,
+    pub(super) kept_json: &'a mut Buffer,
+    pub(super) kept_fields: &'a mut Option<KeptFields>,
+    pub(super) keeps_extensions: &'a mut bool,
+}
+
+/// The part of a line that is known when the request arrives.
+pub(super) struct OpeningFacts<'a> {
     pub(super) began: Instant,
     /// The name of the balancer, as [`json::node`] makes it.
     pub(super) node: &'a [u8],
     pub(super) conn: Option<&'a ConnInfo>,
+    pub(super) trace: Option<TraceContext>,
     pub(super) request: RequestEntry<'a>,
-    pub(super) fields: &'a Fields<'a>,
-    pub(super) kept_json: &'a mut Buffer,
-    pub(super) kept_fields: &'a mut Option<KeptFields>,
+    pub(super) names: FieldNames,
 }
 
 impl Opening<'_> {
     /// Returns the request.
     #[must_use]
     pub fn request(&self) -> &RequestEntry<'_> {
-        &self.request
+        &self.facts.request
+    }
+
+    /// Returns the trace and the span, if a layer above the log inserted them.
+    #[must_use]
+    pub fn trace(&self) -> Option<TraceContext> {
+        self.facts.trace
+    }
+
+    /// Keeps the extensions of the response as they pass the log, so that
+    /// [`Closing::entry`](super::Closing::entry) has them. Clones them at the response's head, which
+    /// costs an allocation for the table and what each value's clone costs; a response without
+    /// extensions costs nothing.
+    pub fn keep_response_extensions(&mut self) {
+        *self.keeps_extensions = true;
     }
 
     /// Keeps the connection and the fields of the request, so that
@@ -44,16 +67,24 @@ impl Opening<'_> {
         if self.kept_fields.is_some() {
             return;
         }
+        let OpeningFacts {
+            conn,
+            trace,
+            request,
+            ..
+        } = &self.facts;
         *self.kept_fields = Some(KeptFields {
-            time: UNIX_EPOCH + since_1970(self.began),
-            conn: self.conn.cloned(),
-            id: match self.request.id {
+            time: UNIX_EPOCH + since_1970(self.facts.began),
+            conn: conn.cloned(),
+            trace: *trace,
+            limits: *self.limits,
+            id: match request.id {
                 RequestId::Made(id) => id,
                 RequestId::Given(_) => 0,
             },
-            method: self.request.method.clone(),
-            uri: self.request.uri.clone(),
-            version: self.request.version,
+            method: request.method.clone(),
+            uri: request.uri.clone(),
+            version: request.version,
             host: self.fields.host.cloned(),
             user_agent: self.fields.user_agent.cloned(),
             referer: self.fields.referer.cloned(),
@@ -65,8 +96,7 @@ impl Opening<'_> {
     pub(super) fn write_json(&mut self) {
         // In a tee, another sink may have written it already.
         if self.kept_json.written().is_empty() {
-            self.kept_json
-                .add_opening(self.began, self.node, self.conn, &self.request);
+            self.kept_json.add_opening(&self.facts);
         }
     }
 }
@@ -74,7 +104,7 @@ impl Opening<'_> {
 impl fmt::Debug for Opening<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Opening")
-            .field("request", &self.request)
+            .field("request", &self.facts.request)
             .finish_non_exhaustive()
     }
 }
@@ -87,12 +117,17 @@ pub(super) struct KeptRequest {
     pub(super) fields: Option<KeptFields>,
     /// The query as the log may show it, if `fields` are kept.
     pub(super) query: Option<String>,
+    /// The extensions of the response are to be kept.
+    pub(super) keeps_extensions: bool,
+    pub(super) truncated: Truncated,
 }
 
 /// The request as it came.
 pub(super) struct KeptFields {
     pub(super) time: SystemTime,
     pub(super) conn: Option<ConnInfo>,
+    pub(super) trace: Option<TraceContext>,
+    limits: FieldLimits,
     id: u128,
     method: Method,
     uri: Uri,
@@ -105,6 +140,13 @@ pub(super) struct KeptFields {
 
 impl KeptFields {
     pub(super) fn entry<'a>(&'a self, query: Option<&'a str>) -> RequestEntry<'a> {
+        let limits = &self.limits;
+        let cut = |value: &'a Option<HeaderValue>, limit| {
+            value
+                .as_ref()
+                .map(|value| cut_value(value.as_bytes(), limit))
+        };
+        let authority = self.uri.authority().map(|a| a.as_str().as_bytes());
         RequestEntry {
             id: match &self.request_id {
                 Some(id) => RequestId::Given(id.as_bytes()),
@@ -112,11 +154,15 @@ impl KeptFields {
             },
             method: &self.method,
             uri: &self.uri,
+            path: cut_path(self.uri.path(), limits.path),
             version: self.version,
-            host: self.host.as_ref().map(HeaderValue::as_bytes),
+            host: match authority {
+                Some(authority) => Some(cut_value(authority, limits.host)),
+                None => cut(&self.host, limits.host),
+            },
             query,
-            user_agent: self.user_agent.as_ref().map(HeaderValue::as_bytes),
-            referer: self.referer.as_ref().map(HeaderValue::as_bytes),
+            user_agent: cut(&self.user_agent, limits.user_agent),
+            referer: cut(&self.referer, limits.referer),
         }
     }
 }

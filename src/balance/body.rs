@@ -32,7 +32,7 @@ impl<R: Body> ResponseBody<R> {
         // hyper drops an ended body without polling it.
         if inner.is_end_stream() {
             if let Some(running) = running.take() {
-                running.end(Outcome::Ok);
+                running.end_at_head();
             }
         }
         Self { inner, running }
@@ -42,6 +42,16 @@ impl<R: Body> ResponseBody<R> {
     /// had ended.
     pub fn into_inner(self) -> R {
         self.inner
+    }
+}
+
+#[cold]
+fn fail<E: 'static>(error: &E, running: &mut Option<RunningAttempt>) {
+    if let Some(running) = running.take() {
+        match Error::of(error) {
+            Some(error) => running.fail(error),
+            None => running.fail(&ErrorKind::Service.into()),
+        }
     }
 }
 
@@ -59,15 +69,14 @@ where
     ) -> Poll<Option<Result<Frame<R::Data>, R::Error>>> {
         let mut this = self.project();
         let frame = ready!(this.inner.as_mut().poll_frame(cx));
-        let outcome = match &frame {
-            Some(Ok(_)) if !this.inner.is_end_stream() => return Poll::Ready(frame),
-            Some(Ok(_)) | None => Outcome::Ok,
-            Some(Err(error)) => {
-                Outcome::Failed(Error::kind_of(error).unwrap_or(ErrorKind::Service))
+        match &frame {
+            Some(Ok(_)) if !this.inner.is_end_stream() => {}
+            Some(Ok(_)) | None => {
+                if let Some(running) = this.running.take() {
+                    running.end(Outcome::Ok);
+                }
             }
-        };
-        if let Some(running) = this.running.take() {
-            running.end(outcome);
+            Some(Err(error)) => fail(error, this.running),
         }
         Poll::Ready(frame)
     }

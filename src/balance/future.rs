@@ -13,7 +13,7 @@ use pin_project_lite::pin_project;
 
 use super::{body::ResponseBody, running::RunningAttempt, strategy::Ended};
 use crate::{
-    context::{LocalReply, Outcome, Tunnel},
+    context::{LocalReply, Tunnel},
     error::{BoxError, Error, ErrorKind},
 };
 
@@ -128,7 +128,7 @@ fn answer<R: Body>(
 fn fail(error: Error, running: &mut Option<RunningAttempt>) -> Error {
     if let Some(mut running) = running.take() {
         running.report(Ended::Failed(error.kind()));
-        running.end(Outcome::Failed(error.kind()));
+        running.fail(&error);
     }
     error
 }

@@ -7,6 +7,7 @@ use super::{state::BalanceState, strategy::Ended};
 use crate::context::Selection;
 use crate::{
     context::{Attempt, Exchange, Outcome},
+    error::Error,
     pool::{Backend, Lease},
 };
 
@@ -19,6 +20,8 @@ pub(super) struct RunningAttempt {
     exchange: Exchange,
     number: usize,
     outcome: Outcome,
+    /// The response has no body: the attempt ends with its head.
+    at_head: bool,
     /// Set until the response head, if the strategy wants the results of attempts.
     observer: Option<Arc<BalanceState>>,
 }
@@ -35,6 +38,7 @@ impl RunningAttempt {
             exchange,
             number,
             outcome: Outcome::Cancelled,
+            at_head: false,
             observer,
         }
     }
@@ -72,6 +76,18 @@ impl RunningAttempt {
         self.outcome = outcome;
     }
 
+    /// Ends the attempt at the head of a response without a body.
+    pub(super) fn end_at_head(mut self) {
+        self.outcome = Outcome::Ok;
+        self.at_head = true;
+    }
+
+    /// Ends the attempt as failed.
+    pub(super) fn fail(self, error: &Error) {
+        self.exchange.fail_attempt(self.number, error);
+        self.end(Outcome::Failed(error.kind()));
+    }
+
     /// Lets a drop count as success: a tunnel ends by being dropped.
     pub(super) fn until_dropped(mut self) -> Self {
         self.outcome = Outcome::Ok;
@@ -82,6 +98,9 @@ impl RunningAttempt {
 impl Drop for RunningAttempt {
     fn drop(&mut self) {
         self.report(Ended::Cancelled);
-        self.exchange.end_attempt(self.number, self.outcome);
+        match self.at_head {
+            false => self.exchange.end_attempt(self.number, self.outcome),
+            true => self.exchange.end_attempt_at_head(self.number),
+        }
     }
 }

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::phases::{PhaseMarks, Phases};
 use crate::{error::ErrorKind, pool::Backend};
 
 /// One try of a request at one backend; see [`Exchange::attempts`](super::Exchange::attempts).
@@ -18,6 +19,46 @@ pub struct Attempt {
     pub duration: Option<Duration>,
     /// How it ended; `None` while it runs.
     pub outcome: Option<Outcome>,
+    /// Why it failed, in words of at most 256 bytes: the causes of the error. `None` if it did not fail,
+    /// and if no layer [asked](super::Exchange::want_details) for details.
+    pub detail: Option<Box<str>>,
+    pub(super) marks: PhaseMarks,
+}
+
+impl Attempt {
+    /// Makes an attempt that runs.
+    pub(crate) fn begun(backend: Backend, began: Instant) -> Self {
+        Self {
+            backend,
+            began,
+            duration: None,
+            outcome: None,
+            detail: None,
+            marks: PhaseMarks::NONE,
+        }
+    }
+
+    /// Returns where its time went.
+    #[must_use]
+    pub fn phases(&self) -> Phases {
+        self.marks.of(self.duration)
+    }
+
+    /// Ends the attempt now, at the head of a response without a body.
+    pub(super) fn end_at_head(&mut self) {
+        self.end(Outcome::Ok, None);
+        self.marks.set_head(self.duration.unwrap_or_default());
+    }
+
+    /// Ends the attempt now. `head` is the time of the response's head, where it is known.
+    pub(super) fn end(&mut self, outcome: Outcome, head: Option<Instant>) {
+        let duration = Instant::now().saturating_duration_since(self.began);
+        self.outcome = Some(outcome);
+        self.duration = Some(duration);
+        if let Some(after) = head.and_then(|head| head.checked_duration_since(self.began)) {
+            self.marks.set_head(after.min(duration));
+        }
+    }
 }
 
 /// How an attempt ended.
@@ -65,14 +106,9 @@ pub(super) enum Attempts {
 
 impl Attempts {
     pub(super) fn begin(&mut self, backend: Backend) -> usize {
-        self.push(Attempt {
-            backend,
-            // Read here, not passed in: deadlines and latencies must not count the time that layers
-            // above spent.
-            began: Instant::now(),
-            duration: None,
-            outcome: None,
-        })
+        // Read here, not passed in: deadlines and latencies must not count the time that layers above
+        // spent.
+        self.push(Attempt::begun(backend, Instant::now()))
     }
 
     fn push(&mut self, attempt: Attempt) -> usize {
@@ -102,11 +138,15 @@ impl Attempts {
         }
     }
 
-    pub(super) fn get_mut(&mut self, number: usize) -> Option<&mut Attempt> {
+    pub(super) fn as_mut_slice(&mut self) -> &mut [Attempt] {
         match self {
-            Self::Many(all) => all.get_mut(number),
-            Self::None => None,
-            Self::One(one) => one.get_mut(number),
+            Self::Many(all) => all,
+            Self::None => &mut [],
+            Self::One(one) => one,
         }
+    }
+
+    pub(super) fn get_mut(&mut self, number: usize) -> Option<&mut Attempt> {
+        self.as_mut_slice().get_mut(number)
     }
 }

@@ -15,9 +15,13 @@ use tokio::time::Instant;
 use super::{
     affinity::{Affinity, AffinityState, PickConstraints, StickyVerdict},
     attempt::{Attempt, Attempts, Outcome},
+    exchange_notes::Notes,
     exchange_record::HeadCopy,
 };
-use crate::{error::ErrorKind, pool::Backend};
+use crate::{
+    error::ErrorKind,
+    pool::{Backend, Excluded},
+};
 
 /// The shared record of one request: where it should go, which backends were tried, how each
 /// attempt ended, and why the request failed.
@@ -72,6 +76,10 @@ pub(super) struct Inner {
     pub(super) has_constraints: AtomicBool,
     /// A layer has asked for a copy of the request's head.
     pub(super) head_copy_wanted: AtomicBool,
+    /// A layer shows the causes of failures.
+    pub(super) details_wanted: AtomicBool,
+    /// The time of the response's head, in nanoseconds after `began`; 0 until it is known.
+    pub(super) head_at: AtomicU64,
     record: Mutex<Record>,
 }
 
@@ -82,8 +90,11 @@ pub(super) struct Record {
     pub(super) attempts: Attempts,
     pub(super) strategy: Option<&'static str>,
     pub(super) candidates: usize,
+    pub(super) excluded: Excluded,
     pub(super) failure: Option<ErrorKind>,
     pub(super) head_copy: Option<Box<HeadCopy>>,
+    /// What few requests have.
+    pub(super) notes: Option<Box<Notes>>,
 }
 
 impl Inner {
@@ -93,6 +104,8 @@ impl Inner {
             received: AtomicU64::new(0),
             has_constraints: AtomicBool::new(false),
             head_copy_wanted: AtomicBool::new(false),
+            details_wanted: AtomicBool::new(false),
+            head_at: AtomicU64::new(0),
             record: Mutex::new(Record::default()),
         }
     }
@@ -193,9 +206,11 @@ impl Exchange {
         read(ExchangeSummary {
             attempts: record.attempts.as_slice(),
             decision: record.strategy.map(|s| (s, record.candidates)),
+            excluded: record.excluded,
             verdict: record.verdict,
             failure: record.failure,
             affinity: record.affinity.as_ref().map(|affinity| &affinity.backend),
+            notes: record.notes.as_deref(),
         })
     }
 
@@ -271,9 +286,11 @@ impl fmt::Debug for Exchange {
 pub(crate) struct ExchangeSummary<'a> {
     pub(crate) attempts: &'a [Attempt],
     pub(crate) decision: Option<(&'static str, usize)>,
+    pub(crate) excluded: Excluded,
     pub(crate) verdict: Option<StickyVerdict>,
     pub(crate) failure: Option<ErrorKind>,
     pub(crate) affinity: Option<&'a Backend>,
+    pub(crate) notes: Option<&'a Notes>,
 }
 
 impl<'a> ExchangeSummary<'a> {

@@ -2,11 +2,9 @@
 
 use std::sync::atomic::Ordering::Relaxed;
 
-use http::request::Parts;
-use tokio::time::Instant;
-
 use super::{Affinity, Exchange, Outcome, StickyVerdict};
 use crate::{error::ErrorKind, pool::Backend};
+use http::request::Parts;
 
 /// A copy of a request's head that was made while an attempt runs; see [`Exchange::ask_for_head_copy`].
 #[derive(Debug)]
@@ -80,8 +78,16 @@ impl Exchange {
             if ended == Some(Outcome::Ok) && outcome == Outcome::Discarded {
                 attempt.outcome = Some(outcome);
             } else if ended.is_none() {
-                attempt.outcome = Some(outcome);
-                attempt.duration = Some(Instant::now().saturating_duration_since(attempt.began));
+                attempt.end(outcome, self.head_at());
+            }
+        }
+    }
+
+    /// Ends an attempt as [`Outcome::Ok`] now, at the head of its response, which has no body.
+    pub(crate) fn end_attempt_at_head(&self, number: usize) {
+        if let Some(attempt) = self.record().attempts.get_mut(number) {
+            if attempt.outcome.is_none() {
+                attempt.end_at_head();
             }
         }
     }
@@ -123,7 +129,8 @@ impl Exchange {
         Some(copy)
     }
 
-    /// Records why the request as a whole failed. A later call replaces the kind.
+    /// Records the kind of error that the request as a whole failed with. A later call replaces it. See
+    /// also [`fail_with`](Self::fail_with), which keeps the cause as well.
     pub fn fail(&self, kind: ErrorKind) {
         self.record().failure = Some(kind);
     }

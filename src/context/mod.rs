@@ -13,6 +13,9 @@
 //! | [`Tunnel`] (response) | guards that last until the tunnel closes | proxy | the exchange ends with the body |
 //! | [`LocalReply`] (response) | the response was made without its backend | proxy | the backend sent it |
 //! | [`AuthFailure`] (response) | why authentication failed | your own layer | derived from 401, 403, 407 |
+//! | [`User`] (request or response) | the user that was authenticated | your own layer | no user in the log |
+//! | [`LogFields`] (request or response) | fields of your own for the log | your own layer | none |
+//! | [`TraceContext`] | the trace and the span of the request | a tracing layer | no trace id in the log |
 //!
 //! The connection stack, below the requests, has types of its own: [`Conn`], [`ShutdownSignal`] and
 //! [`ConnectionEvents`].
@@ -82,20 +85,26 @@ mod attempt;
 mod auth_failure;
 #[cfg(feature = "axum")]
 mod axum_extract;
+mod cause;
 mod conn;
 mod conn_cache;
 mod conn_info;
 mod connection_event;
 mod exchange;
+mod exchange_notes;
 mod exchange_record;
 mod interim;
 mod local_reply;
+mod log_fields;
+mod phases;
 mod selected;
 pub(crate) mod service_poll;
 mod shutdown;
 mod tls_info;
+mod trace_context;
 mod trusted_peers;
 mod tunnel;
+mod user;
 
 pub(crate) use affinity::AffinityState;
 pub use affinity::{Affinity, StickyVerdict};
@@ -115,10 +124,14 @@ pub(crate) use interim::InterimQueue;
 #[cfg(test)]
 pub(crate) use interim::{MAX_INTERIM_BYTES, MAX_INTERIM_RESPONSES};
 pub use local_reply::LocalReply;
+pub use log_fields::{LogFields, LogValue};
+pub use phases::Phases;
 pub use selected::Selected;
 pub(crate) use selected::{CallSelected, Selection};
 pub(crate) use shutdown::IDLE_GRACE;
 pub use shutdown::{GracefulShutdown, ShutdownSignal};
 pub use tls_info::TlsInfo;
+pub use trace_context::TraceContext;
 pub use trusted_peers::TrustedPeers;
 pub use tunnel::Tunnel;
+pub use user::User;

@@ -97,10 +97,15 @@ impl Error {
 
     /// Returns the kind of an error that is an `Error`, boxed or not.
     pub(crate) fn kind_of<E: 'static>(error: &E) -> Option<ErrorKind> {
+        Self::of(error).map(Self::kind)
+    }
+
+    /// Returns an error that is an `Error`, boxed or not, as one.
+    pub(crate) fn of<E: 'static>(error: &E) -> Option<&Self> {
         let error = error as &dyn Any;
         let plain = error.downcast_ref::<Self>();
         let boxed = || error.downcast_ref::<BoxError>()?.downcast_ref::<Self>();
-        plain.or_else(boxed).map(Self::kind)
+        plain.or_else(boxed)
     }
 
     /// Takes the head of the request, where it is given back.

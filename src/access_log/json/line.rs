@@ -4,11 +4,13 @@
 use std::{net::SocketAddr, time::UNIX_EPOCH};
 
 use http::{Method, Version};
-use tokio::time::Instant;
 
 use super::{Buffer, Cursor};
 use crate::{
-    access_log::{Entry, RefusedEntry, RequestEntry, RequestId, closing::End},
+    access_log::{
+        Entry, FieldNames, RefusedEntry, RequestEntry, RequestId, closing::End,
+        opening::OpeningFacts,
+    },
     context::{Attempt, AuthFailure, ConnCache, ConnInfo, Outcome, Peer, TlsInfo},
     pool::Backend,
     slots::SlotKey,
@@ -33,19 +35,25 @@ pub(super) fn write_entry<'a>(entry: &Entry<'_>, cursor: Cursor<'a>) -> Option<C
         status: entry.status,
         duration: entry.duration,
         ttfb: entry.ttfb,
+        queued: entry.queued,
         bytes: entry.request.map(|_| (entry.received, entry.sent)),
         attempts: entry.attempts,
         decision: entry.decision,
+        excluded: entry.excluded,
         sticky: entry.sticky,
+        user: entry.user,
         auth: entry.auth,
         outcome: entry.outcome,
         detail: entry.detail,
+        fields: entry.fields,
+        truncated: entry.truncated,
+        names: entry.names,
     };
     write_end(&end, cursor)
 }
 
 /// Returns the field `node` as JSON, as it follows the time in each line.
-pub(in crate::access_log) fn node(name: Option<&str>) -> Box<[u8]> {
+pub(in crate::access_log) fn node(_names: FieldNames, name: Option<&str>) -> Box<[u8]> {
     written(|cursor| write_node(name, cursor))
 }
 
@@ -62,21 +70,19 @@ fn write_node<'a>(name: Option<&str>, cursor: Cursor<'a>) -> Option<Cursor<'a>> 
 /// Writes the first part of a request's line. `cached` is what [`cached_conn`] returned.
 #[inline(always)]
 pub(super) fn write_opening<'a>(
-    began: Instant,
-    node: &[u8],
-    conn: Option<&ConnInfo>,
+    facts: &OpeningFacts<'_>,
     cached: Option<&[u8]>,
-    request: &RequestEntry<'_>,
     cursor: Cursor<'a>,
 ) -> Option<Cursor<'a>> {
-    let cursor = cursor.moment(began)?.put_slice(node)?;
+    let cursor = cursor.moment(facts.began)?.put_slice(facts.node)?;
+    let conn = facts.conn;
     let cursor = match (cached, conn) {
         (Some(text), _) => cursor.put_slice(text)?,
         (None, Some(conn)) => write_conn(conn, cursor)?,
         (None, None) => cursor,
     };
     let tls = conn.is_some_and(|conn| conn.tls().is_some());
-    write_request(request, tls, cursor)
+    write_request(&facts.request, tls, cursor)
 }
 
 /// Returns the fields of a connection as JSON; `None` at the connection's first request, and for a
@@ -184,13 +190,10 @@ fn write_request<'a>(
         true => cursor.put(br#"","scheme":"https""#)?,
         false => cursor.put(br#"","scheme":"http""#)?,
     };
-    let authority = request.uri.authority().map(|a| a.as_str().as_bytes());
-    if let Some(host) = authority.or(request.host) {
+    if let Some(host) = request.host {
         cursor = cursor.put(br#","host":""#)?.text(host)?.put(br#"""#)?;
     }
-    cursor = cursor
-        .put(br#","path":""#)?
-        .text(request.uri.path().as_bytes())?;
+    cursor = cursor.put(br#","path":""#)?.text(request.path.as_bytes())?;
     if let Some(query) = request.query {
         cursor = cursor.put(br#"","query":""#)?.text(query.as_bytes())?;
     }
@@ -392,6 +395,7 @@ mod tests {
 
     use bytes::Bytes;
     use http::Uri;
+    use tokio::time::Instant;
 
     use super::*;
     use crate::{context::StickyVerdict, error::ErrorKind};
@@ -409,10 +413,12 @@ mod tests {
     fn a_line_is_written_to_the_byte_as_readers_know_it() {
         let time = UNIX_EPOCH + Duration::from_millis(1_709_164_799_007);
         let attempt = |id, outcome, duration| Attempt {
-            backend: Backend::new(id, "http://127.0.0.1:9001").unwrap(),
-            began: Instant::now(),
             duration,
             outcome,
+            ..Attempt::begun(
+                Backend::new(id, "http://127.0.0.1:9001").unwrap(),
+                Instant::now(),
+            )
         };
         let failed = Some(Outcome::Failed(ErrorKind::Connect));
         let attempts = [
@@ -436,6 +442,7 @@ mod tests {
                 id: RequestId::Made(0xabc),
                 method: &Method::POST,
                 uri: &uri,
+                path: uri.path(),
                 version: Version::HTTP_10,
                 host: Some(b"shop.example"),
                 query: Some("x=\"1\""),
@@ -477,6 +484,7 @@ mod tests {
                 id: RequestId::Given(b"abc-1"),
                 method: &Method::GET,
                 uri: &uri,
+                path: uri.path(),
                 version: Version::HTTP_2,
                 host: None,
                 query: None,

@@ -10,26 +10,17 @@ mod line;
 mod text;
 mod time;
 
-use tokio::time::Instant;
-
 pub(super) use self::{cursor::Buffer, line::node, text::hexadecimal, time::since_1970};
 use self::{cursor::Cursor, line::cached_conn};
-use super::{Entry, RequestEntry, closing::End};
-use crate::context::ConnInfo;
+use super::{Entry, closing::End, opening::OpeningFacts};
 
 impl Buffer {
-    /// Adds the opening of a request's line; `node` is made by [`node`].
-    pub(super) fn add_opening(
-        &mut self,
-        began: Instant,
-        node: &[u8],
-        conn: Option<&ConnInfo>,
-        request: &RequestEntry<'_>,
-    ) {
-        let cached = conn.and_then(cached_conn);
+    /// Adds the opening of a request's line.
+    pub(super) fn add_opening(&mut self, facts: &OpeningFacts<'_>) {
+        let cached = facts.conn.and_then(cached_conn);
         while !self.try_add(
             #[inline(always)]
-            |cursor| line::write_opening(began, node, conn, cached, request, cursor),
+            |cursor| line::write_opening(facts, cached, cursor),
         ) {}
     }
 

@@ -1,0 +1,46 @@
+//! [`Truncated`]: the fields of a line that were cut.
+
+/// The fields of a line that are not whole, because they were longer than the limits of
+/// [`FieldLimits`](super::FieldLimits).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Truncated {
+    fields: u8,
+}
+
+/// A field that may be cut.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Field {
+    Fields,
+    Host,
+    Path,
+    Query,
+    Referer,
+    UserAgent,
+}
+
+impl Truncated {
+    pub(super) fn add(&mut self, field: Field) {
+        self.fields |= 1 << field as u8;
+    }
+
+    /// Returns true if every field is whole.
+    #[must_use]
+    pub fn is_empty(self) -> bool {
+        self.fields == 0
+    }
+
+    /// Returns the names of the cut fields, as the line has them under `truncated`.
+    pub fn names(self) -> impl Iterator<Item = &'static str> {
+        let is_in = move |&(field, _): &(Field, _)| self.fields & (1 << field as u8) != 0;
+        NAMES.into_iter().filter(is_in).map(|(_, name)| name)
+    }
+}
+
+const NAMES: [(Field, &str); 6] = [
+    (Field::Host, "host"),
+    (Field::Path, "path"),
+    (Field::Query, "query"),
+    (Field::UserAgent, "user_agent"),
+    (Field::Referer, "referer"),
+    (Field::Fields, "fields"),
+];

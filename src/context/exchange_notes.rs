@@ -1,0 +1,154 @@
+//! What layers tell an [`Exchange`] for logs, metrics and traces.
+
+use std::{borrow::Cow, sync::atomic::Ordering::Relaxed, time::Duration};
+
+use tokio::time::Instant;
+
+use super::{Exchange, LogFields, LogValue, Outcome, cause::cause_of, exchange::Record};
+use crate::{
+    error::Error,
+    pool::{Backend, Excluded},
+};
+
+/// What few requests have.
+#[derive(Default)]
+pub(crate) struct Notes {
+    /// Why the request as a whole failed.
+    pub(crate) detail: Option<Box<str>>,
+    pub(crate) user: Option<Box<str>>,
+    pub(crate) fields: LogFields,
+}
+
+impl Record {
+    fn notes(&mut self) -> &mut Notes {
+        self.notes.get_or_insert_default()
+    }
+}
+
+/// # For logs, metrics and traces
+impl Exchange {
+    /// Returns how long the request waited inside this process: the time from its arrival to the
+    /// beginning of its first attempt. It holds all that happened in between: the layers above the
+    /// balancer, such as a `ConcurrencyLimit` or a buffer, and the balancer's own queue. `None` before
+    /// an attempt.
+    #[must_use]
+    pub fn queued(&self) -> Option<Duration> {
+        self.attempts(|all| {
+            let first = all.first()?;
+            Some(first.began.saturating_duration_since(self.began()))
+        })
+    }
+
+    /// Returns the time at which the response's head passed the first layer that
+    /// [recorded](Self::set_head_at) it; `None` before that.
+    #[must_use]
+    pub fn head_at(&self) -> Option<Instant> {
+        match self.inner.head_at.load(Relaxed) {
+            0 => None,
+            nanos => Some(self.began() + Duration::from_nanos(nanos)),
+        }
+    }
+
+    /// Records the time at which the response's head passed. The first call counts. A layer that reads
+    /// the clock at that moment, such as a log or metrics, passes it on: [`Attempt::phases`] has its
+    /// times by it, and other layers need not read the clock again. Costs a relaxed load and a store.
+    ///
+    /// [`Attempt::phases`]: super::Attempt::phases
+    pub fn set_head_at(&self, at: Instant) {
+        if self.inner.head_at.load(Relaxed) == 0 {
+            let nanos = at.saturating_duration_since(self.began()).as_nanos();
+            let nanos = u64::try_from(nanos).unwrap_or(u64::MAX).max(1);
+            self.inner.head_at.store(nanos, Relaxed);
+        }
+    }
+
+    /// Records how long a new connection took for the attempt at this backend that runs. The service
+    /// that connects calls it.
+    pub fn set_connect_time(&self, backend: &Backend, connect: Duration, tls: Option<Duration>) {
+        let mut record = self.record();
+        let attempts = record.attempts.as_mut_slice().iter_mut();
+        let mut running = attempts.filter(|a| a.outcome.is_none() && a.backend.is_same(backend));
+        if let Some(attempt) = running.next_back() {
+            attempt.marks.set_dial(connect, tls);
+        }
+    }
+
+    /// Asks the layers below to keep the causes of failures as text. Without it they keep only the kinds.
+    /// Costs a relaxed store.
+    pub fn want_details(&self) {
+        self.inner.details_wanted.store(true, Relaxed);
+    }
+
+    fn detail(&self, error: &Error) -> Option<Box<str>> {
+        let is_wanted = self.inner.details_wanted.load(Relaxed);
+        is_wanted.then(|| cause_of(error))
+    }
+
+    /// Ends an attempt as failed, as [`end_attempt`](Self::end_attempt) does, and keeps the cause if a
+    /// layer [asked](Self::want_details) for it.
+    pub fn fail_attempt(&self, number: usize, error: &Error) {
+        let detail = self.detail(error);
+        let mut record = self.record();
+        if let Some(attempt) = record.attempts.get_mut(number) {
+            if attempt.outcome.is_none() {
+                attempt.end(Outcome::Failed(error.kind()), self.head_at());
+                attempt.detail = detail;
+            }
+        }
+    }
+
+    /// Records why the request as a whole failed, as [`fail`](Self::fail) does, and keeps the cause if a
+    /// layer [asked](Self::want_details) for it.
+    pub fn fail_with(&self, error: &Error) {
+        let detail = self.detail(error);
+        let mut record = self.record();
+        record.failure = Some(error.kind());
+        if detail.is_some() {
+            record.notes().detail = detail;
+        }
+    }
+
+    /// Records how many backends the last pick left out, and why.
+    pub fn set_excluded(&self, excluded: Excluded) {
+        self.record().excluded = excluded;
+    }
+
+    /// Returns how many backends the last pick left out, and why.
+    #[must_use]
+    pub fn excluded(&self) -> Excluded {
+        self.record().excluded
+    }
+
+    /// Records the user that the request belongs to, for the access log. A later call replaces it.
+    /// Credentials must not stand in it. Allocates.
+    pub fn set_user(&self, user: impl Into<Box<str>>) {
+        let user = user.into();
+        self.record().notes().user = Some(user);
+    }
+
+    /// Adds a field to the request's line in the access log; see [`LogFields`] for its bounds. Returns
+    /// false if the field is left out. A field with the same name is replaced.
+    ///
+    /// ```
+    /// use evenkeel::context::Exchange;
+    ///
+    /// let mut request = http::Request::new(());
+    /// let exchange = Exchange::of(request.extensions_mut());
+    /// assert!(exchange.add_log_field("tenant", "acme"));
+    /// assert!(exchange.add_log_field("items", 3));
+    /// assert!(!exchange.add_log_field("not a name", 3));
+    /// ```
+    pub fn add_log_field(
+        &self,
+        name: impl Into<Cow<'static, str>>,
+        value: impl Into<LogValue>,
+    ) -> bool {
+        let (name, value) = (name.into(), value.into());
+        self.record().notes().fields.add(name, value)
+    }
+
+    /// Adds the fields of a note to the request's line.
+    pub(crate) fn add_log_fields(&self, fields: &LogFields) {
+        self.record().notes().fields.extend(fields);
+    }
+}

@@ -1,0 +1,126 @@
+//! `Phases`: where the time of an attempt went.
+
+use std::time::Duration;
+
+/// Where the time of one attempt went; see [`Attempt::phases`](super::Attempt::phases).
+///
+/// The phases follow one another: their sum is the duration of the attempt once all of them are known.
+/// A phase is `None` if the attempt did not reach it, or if no layer recorded it.
+///
+/// ```text
+///  attempt begins ─ connect ─▶ connected ─ tls ─▶ ready ─ head ─▶ response head ─ body ─▶ last byte
+/// ```
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Phases {
+    /// The time to connect to the backend, with the look-up of its name. `None` if the request went out
+    /// on a connection that existed before, or if the connection failed.
+    pub connect: Option<Duration>,
+    /// The time of the TLS handshake with the backend. `None` as for `connect`, and over cleartext.
+    pub tls: Option<Duration>,
+    /// The time from the request's first byte to the response's head. `None` without a response, and
+    /// in a stack in which neither an access log nor metrics read the time of the head.
+    pub head: Option<Duration>,
+    /// The time from the response's head to the last byte, or to the failure. `None` as for `head`.
+    pub body: Option<Duration>,
+}
+
+/// The phases as an attempt stores them: in microseconds, so that three take the space of a pointer and
+/// a half. [`UNKNOWN`] stands for a phase that is not known; longer ones count as 71 minutes.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct PhaseMarks {
+    connect: u32,
+    tls: u32,
+    head: u32,
+}
+
+impl PhaseMarks {
+    pub(super) const NONE: Self = Self {
+        connect: UNKNOWN,
+        tls: UNKNOWN,
+        head: UNKNOWN,
+    };
+
+    pub(super) fn set_dial(&mut self, connect: Duration, tls: Option<Duration>) {
+        self.connect = micros(connect);
+        self.tls = tls.map_or(UNKNOWN, micros);
+    }
+
+    /// Records that the head came `after` the beginning of the attempt. Only the first call counts.
+    pub(super) fn set_head(&mut self, after: Duration) {
+        if self.head == UNKNOWN {
+            self.head = micros(after.saturating_sub(self.dial()));
+        }
+    }
+
+    fn dial(self) -> Duration {
+        let times = [self.connect, self.tls].map(|time| known(time).unwrap_or_default());
+        times.iter().sum()
+    }
+
+    /// Returns the phases of an attempt that took `duration`; `None` while it runs.
+    pub(super) fn of(self, duration: Option<Duration>) -> Phases {
+        let head = known(self.head);
+        Phases {
+            connect: known(self.connect),
+            tls: known(self.tls),
+            head,
+            body: match (duration, head) {
+                (Some(all), Some(head)) => Some(all.saturating_sub(self.dial() + head)),
+                _ => None,
+            },
+        }
+    }
+}
+
+fn micros(time: Duration) -> u32 {
+    u32::try_from(time.as_micros()).map_or(UNKNOWN - 1, |micros| micros.min(UNKNOWN - 1))
+}
+
+fn known(micros: u32) -> Option<Duration> {
+    (micros != UNKNOWN).then(|| Duration::from_micros(micros.into()))
+}
+
+const UNKNOWN: u32 = u32::MAX;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const fn ms(ms: u64) -> Duration {
+        Duration::from_millis(ms)
+    }
+
+    #[test]
+    fn phases_add_up_to_the_duration() {
+        let mut marks = PhaseMarks::NONE;
+        assert_eq!(marks.of(Some(ms(9))), Phases::default());
+        marks.set_dial(ms(2), Some(ms(3)));
+        marks.set_head(ms(11));
+        marks.set_head(ms(12));
+        let phases = marks.of(Some(ms(20)));
+        let wanted = [ms(2), ms(3), ms(6), ms(9)].map(Some);
+        assert_eq!(
+            [phases.connect, phases.tls, phases.head, phases.body],
+            wanted
+        );
+        assert_eq!(marks.of(None).body, None, "it runs");
+    }
+
+    #[test]
+    fn a_reused_connection_has_neither_connect_nor_tls() {
+        let mut marks = PhaseMarks::NONE;
+        marks.set_head(ms(4));
+        let phases = marks.of(Some(ms(4)));
+        assert_eq!((phases.connect, phases.tls), (None, None));
+        assert_eq!((phases.head, phases.body), (Some(ms(4)), Some(ms(0))));
+    }
+
+    #[test]
+    fn a_long_phase_is_not_taken_for_an_unknown_one() {
+        let mut marks = PhaseMarks::NONE;
+        marks.set_head(Duration::from_secs(1_000_000));
+        let head = marks.of(None).head.unwrap();
+        assert_eq!(head.as_secs(), u64::from(u32::MAX) / 1_000_000);
+    }
+}
