@@ -48,7 +48,7 @@ impl LocalFault {
     pub(crate) fn error(self, cause: &dyn fmt::Display) -> Error {
         self.report(cause);
         Error::new(ErrorKind::Local)
-            .with_source(self)
+            .with_source(format!("{self}: {cause}"))
             .with_retry_after(RETRY_AFTER)
     }
 

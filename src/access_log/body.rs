@@ -98,7 +98,10 @@ impl<B: Default> Default for ResponseBody<B> {
     }
 }
 
-impl<B: Body> Body for ResponseBody<B> {
+impl<B: Body> Body for ResponseBody<B>
+where
+    B::Error: 'static,
+{
     type Data = B::Data;
     type Error = B::Error;
 
@@ -116,7 +119,7 @@ impl<B: Body> Body for ResponseBody<B> {
         // hyper drops a body of known length after its last frame, without a poll that returns `None`.
         match &frame {
             Some(Ok(_)) if !this.inner.is_end_stream() => {}
-            Some(Err(_)) => this.line.fail(),
+            Some(Err(error)) => this.line.fail(error),
             _ => this.line.finish(),
         }
         Poll::Ready(frame)

@@ -49,7 +49,7 @@ impl AccessLogLayer {
             config: Arc::new(Config {
                 sink: Arc::new(sink),
                 node: None,
-                node_json: json::node(FieldNames::Own, None),
+                node_json: json::header(FieldNames::Own, None),
                 names: FieldNames::Own,
                 limits: FieldLimits::new(),
                 query: None,
@@ -68,7 +68,7 @@ impl AccessLogLayer {
     pub fn node(mut self, node: impl Into<String>) -> Self {
         let node: String = node.into();
         let config = self.config_mut();
-        config.node_json = json::node(config.names, Some(&node));
+        config.node_json = json::header(config.names, Some(&node));
         config.node = Some(node.into());
         self
     }
@@ -81,7 +81,7 @@ impl AccessLogLayer {
     pub fn field_names(mut self, names: FieldNames) -> Self {
         let config = self.config_mut();
         config.names = names;
-        config.node_json = json::node(names, config.node.as_deref());
+        config.node_json = json::header(names, config.node.as_deref());
         self
     }
 

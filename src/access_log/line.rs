@@ -23,7 +23,7 @@ use super::{
     fields::{Fields, cut_request, original_uri, redacted_query},
     layer::Config,
     opening::{KeptRequest, OpeningFacts},
-    outcome::{Ended, outcome},
+    outcome::{Ended, detail, outcome},
     truncated::Field,
 };
 #[cfg(feature = "server")]
@@ -170,7 +170,11 @@ impl Line {
     }
 
     /// Ends the line: the service or the body failed.
-    pub(super) fn fail(&mut self) {
+    #[cold]
+    pub(super) fn fail<E: 'static>(&mut self, error: &E) {
+        if let Some(exchange) = self.exchange() {
+            exchange.set_cause(error);
+        }
         self.close(Ended::Failed);
     }
 
@@ -281,6 +285,7 @@ impl Progress {
                 truncated.add(Field::Fields);
             }
             let first = record.attempts.first();
+            let outcome = outcome(&record, ended, self.status);
             self.config.sink.close(&Closing {
                 began,
                 node: self.config.node.as_deref(),
@@ -298,8 +303,8 @@ impl Progress {
                     sticky: record.verdict,
                     user: record.notes.and_then(|notes| notes.user.as_deref()),
                     auth: self.auth.as_deref(),
-                    outcome: outcome(&record, ended, self.status),
-                    detail: None,
+                    outcome,
+                    detail: detail(&record, outcome, ended, (self.status, self.sent)),
                     fields: fields.filter(|fields| !fields.is_empty()),
                     truncated,
                     names: self.config.names,

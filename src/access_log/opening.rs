@@ -29,7 +29,7 @@ pub struct Opening<'a> {
 /// The part of a line that is known when the request arrives.
 pub(super) struct OpeningFacts<'a> {
     pub(super) began: Instant,
-    /// The name of the balancer, as [`json::node`] makes it.
+    /// What follows the time, as `json::header` makes it.
     pub(super) node: &'a [u8],
     pub(super) conn: Option<&'a ConnInfo>,
     pub(super) trace: Option<TraceContext>,

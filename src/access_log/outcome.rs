@@ -22,7 +22,7 @@ pub(super) enum Ended {
 }
 
 /// Returns the outcome: the failure that was answered for, or else how the attempt ended that ended
-/// last. That is not the last one begun where a hedge was not needed.
+/// last.
 #[inline(always)]
 pub(super) fn outcome(
     record: &ExchangeSummary<'_>,
@@ -32,14 +32,7 @@ pub(super) fn outcome(
     if ended == Ended::Dropped {
         return CLIENT_ABORT;
     }
-    let end_of = |a: &&Attempt| {
-        let duration = a.duration.unwrap_or_default();
-        (a.duration.is_none(), a.began + duration)
-    };
-    let last = match record.attempts {
-        [only] => Some(only),
-        attempts => attempts.iter().max_by_key(end_of),
-    };
+    let last = last_ended(record.attempts);
     let began = last.is_some();
     let last = last.and_then(|attempt| attempt.outcome);
     match (record.failure, last, ended) {
@@ -53,6 +46,62 @@ pub(super) fn outcome(
         (None, _, Ended::Superseded) => superseded(status),
         (None, _, Ended::Failed) => SERVICE,
         (None, ..) => OK,
+    }
+}
+
+/// Returns why a request ended so; `None` where the outcome says it all.
+#[inline(always)]
+pub(super) fn detail<'a>(
+    record: &ExchangeSummary<'a>,
+    outcome: &'static str,
+    ended: Ended,
+    progress: (Option<StatusCode>, u64),
+) -> Option<&'a str> {
+    match outcome == OK {
+        true => None,
+        false => detail_of_failure(record, outcome, ended, progress),
+    }
+}
+
+#[cold]
+#[inline(never)]
+fn detail_of_failure<'a>(
+    record: &ExchangeSummary<'a>,
+    outcome: &'static str,
+    ended: Ended,
+    (status, sent): (Option<StatusCode>, u64),
+) -> Option<&'a str> {
+    match (outcome, ended) {
+        (CLIENT_ABORT, _) => Some(match (status, sent) {
+            (None, _) => "the client went away before the response",
+            (Some(_), 0) => "the client went away after the head of the response",
+            (Some(_), _) => "the client went away within the body of the response",
+        }),
+        #[cfg(feature = "server")]
+        (_, Ended::Superseded) => {
+            Some("a layer outside the log gave the request up and answered it")
+        }
+        _ => {
+            let of_request = record.notes.and_then(|notes| notes.detail.as_deref());
+            let of_attempt = || last_ended(record.attempts)?.detail.as_deref();
+            let by_layer = "a layer inside the log gave the request up and answered it";
+            of_request.or_else(of_attempt).or(match record.failure {
+                None if ended == Ended::Whole => Some(by_layer),
+                _ => None,
+            })
+        }
+    }
+}
+
+/// Returns the attempt that ended last: not always the last one begun, where a hedge was not needed.
+fn last_ended(attempts: &[Attempt]) -> Option<&Attempt> {
+    let end_of = |a: &&Attempt| {
+        let duration = a.duration.unwrap_or_default();
+        (a.duration.is_none(), a.began + duration)
+    };
+    match attempts {
+        [only] => Some(only),
+        attempts => attempts.iter().max_by_key(end_of),
     }
 }
 

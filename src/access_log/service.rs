@@ -55,6 +55,7 @@ impl<S: fmt::Debug> fmt::Debug for AccessLog<S> {
 impl<S, B, R> Service<Request<B>> for AccessLog<S>
 where
     S: Service<Request<RequestBody<B>>, Response = Response<R>>,
+    S::Error: 'static,
     B: Body,
     R: Body,
 {
@@ -93,6 +94,7 @@ impl<F, R, E> Future for ResponseFuture<F>
 where
     F: Future<Output = Result<Response<R>, E>>,
     R: Body,
+    E: 'static,
 {
     type Output = Result<Response<ResponseBody<R>>, E>;
 
@@ -104,7 +106,7 @@ where
             Ok(response) => response,
             Err(error) => {
                 line.warn_of_order();
-                line.fail();
+                line.fail(&error);
                 return Poll::Ready(Err(error));
             }
         };

@@ -11,6 +11,9 @@ use std::{
 
 use tokio::sync::{Mutex, MutexGuard};
 
+use super::layer::RETRY_AFTER;
+use crate::error::{Error, ErrorKind};
+
 /// How many requests wait, how many may wait, and which one has the turn.
 ///
 /// Requests in line wait for the turn in their order; only the one that has it waits for a free slot.
@@ -50,6 +53,14 @@ impl Queue {
     /// Returns true while requests are in line.
     pub(super) fn has_line(&self) -> bool {
         self.in_line.load(Relaxed) > 0
+    }
+
+    /// Returns the error of a request that found the queue full.
+    #[cold]
+    pub(super) fn overflow(&self) -> Error {
+        let why = format!("{} requests wait already", self.size);
+        let error = Error::new(ErrorKind::Overloaded).with_source(why);
+        error.with_retry_after(RETRY_AFTER)
     }
 
     pub(super) fn timeout(&self) -> Duration {

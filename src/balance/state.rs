@@ -11,12 +11,12 @@ use super::{
     queue::Queue,
     running::RunningAttempt,
     strategy::Strategy,
-    waiting::{Waiting, refusal},
+    waiting::{Waiting, no_backend},
 };
 use crate::{
-    context::{Exchange, StickyVerdict},
-    error::{Error, ErrorKind},
-    pool::{Lease, Locality, Pool, Snapshot},
+    context::{Exchange, PickRecord, StickyVerdict},
+    error::Error,
+    pool::{Excluded, Lease, Locality, Pool, Snapshot},
 };
 
 /// What all services of one layer share.
@@ -38,7 +38,7 @@ impl BalanceState {
         let snapshot = self.pool.snapshot();
         // A new request goes behind those in line; a retry waited there before.
         if search == Search::Quick && self.queue.has_line() && bounds.tried.is_empty() {
-            return Err(Blocked::by(&snapshot, &[]));
+            return Err(Blocked::by(&snapshot, &[], exchange));
         }
         let trial = match snapshot.trials() {
             [] => None,
@@ -71,8 +71,9 @@ impl BalanceState {
                     true => PANIC,
                 },
                 candidates: snapshot.usable(),
+                excluded: excluded(&snapshot, &bounds.tried),
             }),
-            None => Err(Blocked::by(&snapshot, &bounds.tried)),
+            None => Err(Blocked::by(&snapshot, &bounds.tried, exchange)),
         }
     }
 
@@ -116,11 +117,11 @@ impl BalanceState {
         let at_most = match why {
             Blocked::Full => self.queue.timeout(),
             Blocked::Held => BalanceLayer::HELD_TIMEOUT,
-            Blocked::Nothing => return Err(refusal(ErrorKind::NoBackend)),
+            Blocked::Nothing => return Err(no_backend(exchange)),
         };
         let is_retry = !exchange.attempts(<[_]>::is_empty);
         let Some(entry) = self.queue.enter(!is_retry) else {
-            return Err(refusal(ErrorKind::Overloaded));
+            return Err(self.queue.overflow());
         };
         Ok(Waiting {
             state: self.clone(),
@@ -137,12 +138,19 @@ pub(super) struct Route {
     verdict: Option<StickyVerdict>,
     strategy: &'static str,
     candidates: usize,
+    excluded: Excluded,
 }
 
 impl Route {
     pub(super) fn begin(self, state: &Arc<BalanceState>, exchange: Exchange) -> RunningAttempt {
         let backend = self.lease.backend().clone();
-        let number = exchange.record_pick(self.strategy, self.candidates, self.verdict, backend);
+        let number = exchange.record_pick(PickRecord {
+            strategy: self.strategy,
+            candidates: self.candidates,
+            excluded: self.excluded,
+            verdict: self.verdict,
+            backend,
+        });
         let observer = state.strategy.wants_ends().then(|| state.clone());
         RunningAttempt::new(self.lease, exchange, number, observer)
     }
@@ -169,10 +177,17 @@ pub(super) enum Blocked {
 }
 
 impl Blocked {
-    fn by(snapshot: &Snapshot, tried: &[u64]) -> Self {
+    fn by(snapshot: &Snapshot, tried: &[u64], exchange: &Exchange) -> Self {
+        let mut excluded = excluded(snapshot, tried);
         // Ends at the first untried backend, so after as many looks as there were attempts.
         let mut usable = snapshot.groups().iter().flat_map(|g| g.backends());
-        if usable.any(|b| !tried.contains(&b.incarnation())) {
+        let is_full = usable.any(|b| !tried.contains(&b.incarnation()));
+        if is_full {
+            let full = snapshot.usable().saturating_sub(tried.len());
+            excluded.full = u16::try_from(full).unwrap_or(u16::MAX);
+        }
+        exchange.set_excluded(excluded);
+        if is_full {
             Self::Full
         } else if snapshot.usable() == 0 && snapshot.held() > 0 {
             Self::Held
@@ -180,6 +195,14 @@ impl Blocked {
             Self::Nothing
         }
     }
+}
+
+/// Returns what a pick leaves out: what the snapshot does, and the backends tried.
+#[inline]
+fn excluded(snapshot: &Snapshot, tried: &[u64]) -> Excluded {
+    let mut excluded = snapshot.excluded();
+    excluded.tried = u16::try_from(tried.len()).unwrap_or(u16::MAX);
+    excluded
 }
 
 /// The name in place of the strategy's in the decision, while the pool is in panic mode.

@@ -42,8 +42,11 @@ impl Waiting {
         let until = Instant::now() + self.at_most;
         let route = match timeout_at(until, self.route(&exchange, &head)).await {
             Ok(Some(route)) => route,
-            Ok(None) => return Err(refusal(ErrorKind::NoBackend)),
-            Err(_elapsed) => return Err(refusal(ErrorKind::QueueTimeout)),
+            Ok(None) => return Err(no_backend(&exchange)),
+            Err(_elapsed) => {
+                let late = Error::timed_out(ErrorKind::QueueTimeout, self.at_most);
+                return Err(late.with_retry_after(RETRY_AFTER));
+            }
         };
         drop(self.entry);
         let mut request = head.map(|()| body);
@@ -78,8 +81,19 @@ pub(super) fn insert_selected<B>(request: &mut Request<B>, running: &RunningAtte
     request.extensions_mut().insert(Selected(backend));
 }
 
-pub(super) fn refusal(kind: ErrorKind) -> Error {
-    Error::new(kind).with_retry_after(BalanceLayer::RETRY_AFTER)
+/// Returns the error of a request that no backend can take, with what the last pick left out.
+#[cold]
+pub(super) fn no_backend(exchange: &Exchange) -> Error {
+    let excluded = exchange.excluded();
+    let counts = excluded
+        .counts()
+        .map(|(why, count)| format!("{count} {why}"));
+    let why = match excluded.is_empty() {
+        true => "the pool is empty".to_owned(),
+        false => counts.collect::<Vec<_>>().join(", "),
+    };
+    let error = Error::new(ErrorKind::NoBackend).with_source(why);
+    error.with_retry_after(BalanceLayer::RETRY_AFTER)
 }
 
 /// How often a waiting retry looks for a backend: soon enough for a client, and rare enough to cost

@@ -153,11 +153,13 @@ impl Connector {
         target: &TargetOverride,
         deadline: Instant,
     ) -> Result<Connected, Error> {
-        let deadline = deadline.min(Instant::now() + self.timeout);
+        let began = Instant::now();
+        let deadline = deadline.min(began + self.timeout);
         let destination = self.destination(backend, target, deadline).await?;
-        match timeout_at(deadline, self.connect_now(backend, target, destination)).await {
+        let connecting = self.connect_now(backend, target, destination, began);
+        match timeout_at(deadline, connecting).await {
             Ok(result) => result,
-            Err(_) => Err(ErrorKind::ConnectTimeout.into()),
+            Err(_) => Err(Error::timed_out(ErrorKind::ConnectTimeout, self.timeout)),
         }
     }
 
@@ -185,6 +187,7 @@ impl Connector {
         backend: &Backend,
         target: &TargetOverride,
         destination: Destination<'_>,
+        began: Instant,
     ) -> Result<Connected, Error> {
         let (stream, resolved) = match destination {
             Destination::Unix(path) => {
@@ -201,12 +204,15 @@ impl Connector {
                 (self.set_up(stream)?, resolved)
             }
         };
+        let connected_at = Instant::now();
+        let is_tls = target.scheme_of(backend) == Scheme::Https;
         let connected =
             match target.scheme_of(backend) {
                 Scheme::Http => Ok(Connected {
                     stream,
                     http2: backend.configured_protocol() == Protocol::Http2,
                     resolved: None,
+                    took: DialTimes::default(),
                 }),
                 #[cfg(feature = "__tls")]
                 Scheme::Https => self.tls.handshake(stream, backend, target).await,
@@ -216,6 +222,10 @@ impl Connector {
             };
         connected.map(|connected| Connected {
             resolved,
+            took: DialTimes {
+                connect: connected_at.saturating_duration_since(began),
+                tls: is_tls.then(|| connected_at.elapsed()),
+            },
             ..connected
         })
     }
@@ -241,6 +251,16 @@ pub struct Connected {
     pub(super) http2: bool,
     /// The address, if it was found by name.
     pub(super) resolved: Option<ResolvedAddress>,
+    pub(super) took: DialTimes,
+}
+
+/// How long a connection took to make.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct DialTimes {
+    /// The look-up of the name, and the connection.
+    pub(crate) connect: Duration,
+    /// The TLS handshake.
+    pub(crate) tls: Option<Duration>,
 }
 
 impl Connected {
@@ -254,6 +274,11 @@ impl Connected {
     /// Returns the address, if it was found by name.
     pub(crate) fn resolved(&self) -> Option<&ResolvedAddress> {
         self.resolved.as_ref()
+    }
+
+    /// Returns how long it took to connect.
+    pub(crate) fn took(&self) -> DialTimes {
+        self.took
     }
 
     /// Returns the byte stream.

@@ -104,6 +104,7 @@ mod tls;
 
 #[cfg(test)]
 pub(crate) use dial::DEFAULT_TIMEOUT;
+pub(crate) use dial::DialTimes;
 pub use dial::{Connected, Connector};
 pub(crate) use resolve::ResolvedAddress;
 pub use resolve::{Resolve, ResolveError, ResolveFuture};

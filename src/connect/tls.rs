@@ -5,7 +5,7 @@ use std::{fmt, sync::Arc};
 use rustls::{ClientConfig, RootCertStore, crypto::CryptoProvider, pki_types::ServerName};
 use tokio_rustls::TlsConnector;
 
-use super::{Connected, Stream, TargetOverride, pem, stream::TlsStream};
+use super::{Connected, DialTimes, Stream, TargetOverride, pem, stream::TlsStream};
 use crate::{
     error::{ConfigError, Error, ErrorKind},
     local_fault::LocalFault,
@@ -122,6 +122,7 @@ impl ClientTls {
             stream: Stream::Tls(Box::new(TlsStream(stream))),
             http2,
             resolved: None,
+            took: DialTimes::default(),
         })
     }
 

@@ -38,6 +38,13 @@ impl Attempt {
         }
     }
 
+    /// Sets the first three phases, for tests of what shows them.
+    #[cfg(test)]
+    pub(crate) fn set_phases(&mut self, connect: Duration, tls: Duration, head: Duration) {
+        self.marks.set_dial(connect, Some(tls));
+        self.marks.set_head(connect + tls + head);
+    }
+
     /// Returns where its time went.
     #[must_use]
     pub fn phases(&self) -> Phases {

@@ -12,9 +12,22 @@ use crate::error::Error;
 /// without a cause, what it says itself. A cause whose text the one before it has already is left out.
 #[cold]
 pub(crate) fn cause_of(error: &Error) -> Box<str> {
+    match error.source() {
+        Some(source) => cause_of_foreign(source),
+        None => {
+            let mut text = Bounded::default();
+            let _ = write!(text, "{error}");
+            text.text.into()
+        }
+    }
+}
+
+/// Returns what an error and its causes say, in at most [`MAX_CAUSE`] bytes.
+#[cold]
+pub(crate) fn cause_of_foreign(error: &(dyn StdError + 'static)) -> Box<str> {
     let mut text = Bounded::default();
     let mut last = String::new();
-    let sources = iter::successors(error.source(), |source| (**source).source());
+    let sources = iter::successors(Some(error), |error| (**error).source());
     for source in sources.take(MAX_DEPTH) {
         let shown = source.to_string();
         if last.contains(&*shown) {
@@ -25,9 +38,6 @@ pub(crate) fn cause_of(error: &Error) -> Box<str> {
             break;
         }
         last = shown;
-    }
-    if text.text.is_empty() {
-        let _ = write!(text, "{error}");
     }
     text.text.into()
 }

@@ -309,9 +309,20 @@ fn answer(attempts: &[Attempt]) -> Option<&Attempt> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::context::PickRecord;
 
     fn backend(id: &str) -> Backend {
         Backend::new(id, "http://127.0.0.1:1").unwrap()
+    }
+
+    fn pick(candidates: usize, verdict: Option<StickyVerdict>, backend: Backend) -> PickRecord {
+        PickRecord {
+            strategy: "test",
+            candidates,
+            excluded: Excluded::default(),
+            verdict,
+            backend,
+        }
     }
 
     #[test]
@@ -341,7 +352,7 @@ mod tests {
         let a = exchange.begin_attempt(backend("a"));
         exchange.end_attempt(a, Outcome::Failed(ErrorKind::Connect));
         assert!(exchange.answered_by().is_none(), "a failure is no answer");
-        let b = exchange.record_pick("test", 2, None, backend("b"));
+        let b = exchange.record_pick(pick(2, None, backend("b")));
         let c = exchange.begin_attempt(backend("c"));
         exchange.end_attempt(c, Outcome::Cancelled);
         let answered = |e: &Exchange| e.answered_by().map(|b| b.id().to_owned());
@@ -417,7 +428,7 @@ mod tests {
         assert!(
             matches!(exchange.pick_constraints().affinity, Some(AffinityState::Untried(w)) if w.is_same(&a))
         );
-        let first = exchange.record_pick("test", 2, Some(StickyVerdict::Valid), a.clone());
+        let first = exchange.record_pick(pick(2, Some(StickyVerdict::Valid), a.clone()));
         assert!(matches!(
             exchange.pick_constraints().affinity,
             Some(AffinityState::Running)
@@ -427,7 +438,7 @@ mod tests {
             exchange.pick_constraints().affinity,
             Some(AffinityState::Tried)
         ));
-        exchange.record_pick("test", 1, None, b.clone());
+        exchange.record_pick(pick(1, None, b.clone()));
         assert_eq!(
             exchange.pick_constraints().tried,
             [a.incarnation(), b.incarnation()]

@@ -1,12 +1,16 @@
 //! What layers tell an [`Exchange`] for logs, metrics and traces.
 
-use std::{borrow::Cow, sync::atomic::Ordering::Relaxed, time::Duration};
+use std::{any::Any, borrow::Cow, io, sync::atomic::Ordering::Relaxed, time::Duration};
 
 use tokio::time::Instant;
 
-use super::{Exchange, LogFields, LogValue, Outcome, cause::cause_of, exchange::Record};
+use super::{
+    Exchange, LogFields, LogValue, Outcome,
+    cause::{cause_of, cause_of_foreign},
+    exchange::Record,
+};
 use crate::{
-    error::Error,
+    error::{BoxError, Error},
     pool::{Backend, Excluded},
 };
 
@@ -105,6 +109,31 @@ impl Exchange {
         record.failure = Some(error.kind());
         if detail.is_some() {
             record.notes().detail = detail;
+        }
+    }
+
+    /// Keeps the cause of an error of any type that no layer [recorded](Self::fail_with), unless a cause
+    /// is known already.
+    pub(crate) fn set_cause<E: 'static>(&self, error: &E) {
+        let detail = match Error::of(error) {
+            Some(error) => cause_of(error),
+            None => match (error as &dyn Any).downcast_ref::<BoxError>() {
+                Some(error) => cause_of_foreign(&**error),
+                None => match (error as &dyn Any).downcast_ref::<io::Error>() {
+                    Some(error) => cause_of_foreign(error),
+                    None => return,
+                },
+            },
+        };
+        let mut record = self.record();
+        let known = record
+            .attempts
+            .as_slice()
+            .last()
+            .is_some_and(|a| a.detail.is_some());
+        let notes = record.notes();
+        if notes.detail.is_none() && !known {
+            notes.detail = Some(detail);
         }
     }
 

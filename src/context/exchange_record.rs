@@ -3,8 +3,22 @@
 use std::sync::atomic::Ordering::Relaxed;
 
 use super::{Affinity, Exchange, Outcome, StickyVerdict};
-use crate::{error::ErrorKind, pool::Backend};
+use crate::{
+    error::ErrorKind,
+    pool::{Backend, Excluded},
+};
 use http::request::Parts;
+
+/// A pick: see [`Exchange::record_pick`].
+pub(crate) struct PickRecord {
+    pub(crate) strategy: &'static str,
+    /// How many backends it was made from.
+    pub(crate) candidates: usize,
+    /// How many it left out.
+    pub(crate) excluded: Excluded,
+    pub(crate) verdict: Option<StickyVerdict>,
+    pub(crate) backend: Backend,
+}
 
 /// A copy of a request's head that was made while an attempt runs; see [`Exchange::ask_for_head_copy`].
 #[derive(Debug)]
@@ -50,19 +64,14 @@ impl Exchange {
 
     /// Records a pick under one lock: the decision, the verdict if there is one, and the attempt, whose
     /// number it returns.
-    pub(crate) fn record_pick(
-        &self,
-        strategy: &'static str,
-        candidates: usize,
-        verdict: Option<StickyVerdict>,
-        backend: Backend,
-    ) -> usize {
+    pub(crate) fn record_pick(&self, pick: PickRecord) -> usize {
         self.inner.has_constraints.store(true, Relaxed);
         let mut record = self.record();
-        record.strategy = Some(strategy);
-        record.candidates = candidates;
-        record.verdict = verdict.or(record.verdict);
-        record.attempts.begin(backend)
+        record.strategy = Some(pick.strategy);
+        record.candidates = pick.candidates;
+        record.excluded = pick.excluded;
+        record.verdict = pick.verdict.or(record.verdict);
+        record.attempts.begin(pick.backend)
     }
 
     /// Ends an attempt now. Later calls for the same attempt change nothing, with one exception:

@@ -119,6 +119,7 @@ pub use connection_event::{ConnectionEvent, ConnectionEventKind, ConnectionEvent
 pub use exchange::Exchange;
 pub(crate) use exchange::ExchangeSummary;
 pub use exchange_record::HeadCopy;
+pub(crate) use exchange_record::PickRecord;
 pub use interim::Interim;
 pub(crate) use interim::InterimQueue;
 #[cfg(test)]

@@ -42,6 +42,11 @@ impl Error {
         }
     }
 
+    /// Makes the error of a time-out, with its limit as the cause.
+    pub(crate) fn timed_out(kind: ErrorKind, limit: Duration) -> Self {
+        Self::new(kind).with_source(format!("the limit is {limit:?}"))
+    }
+
     /// Adds the cause.
     #[must_use]
     pub fn with_source(mut self, source: impl Into<BoxError>) -> Self {

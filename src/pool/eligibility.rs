@@ -4,8 +4,8 @@
 //! and builds the groups from its drafts.
 
 use super::{
-    Backend, Circuit, HealthStatus, PanicRouting, control::Control, locality::SEGMENTS,
-    shares::WeightTotals, snapshot::Members, state::FULL,
+    Backend, Circuit, Excluded, HealthStatus, Mode, PanicRouting, control::Control,
+    locality::SEGMENTS, shares::WeightTotals, snapshot::Members, state::FULL,
 };
 
 /// Which members may get traffic, and the groups that they form.
@@ -25,6 +25,8 @@ pub(super) struct Eligibility {
     pub(super) held: usize,
     /// Too few members are usable, and [`PanicRouting::UseAll`] is in force.
     pub(super) in_panic_mode: bool,
+    /// How many members are not usable, and why.
+    pub(super) excluded: Excluded,
     /// Of the members that are enabled and not held.
     measured_weight: WeightTotals,
 }
@@ -105,6 +107,9 @@ impl Eligibility {
 
         let held = enabled && backend.health() == HealthStatus::Unknown && !is_in_service;
         self.held += usize::from(held);
+        if !usable {
+            self.count_excluded(backend, enabled, held);
+        }
         if enabled && !held {
             self.measured_weight.configured += configured_weight;
             self.measured_weight.usable += usable_weight;
@@ -117,6 +122,24 @@ impl Eligibility {
             }
             self.ejected.push(backend.clone());
         }
+    }
+
+    fn count_excluded(&mut self, backend: &Backend, enabled: bool, held: bool) {
+        let Excluded {
+            maintenance,
+            draining,
+            unhealthy,
+            unchecked,
+            ..
+        } = &mut self.excluded;
+        let count = match backend.mode() {
+            Mode::Draining { .. } => draining,
+            Mode::Maintenance | Mode::Ready if !enabled => maintenance,
+            _ if held => unchecked,
+            _ if backend.asks_to_drain() => draining,
+            _ => unhealthy,
+        };
+        *count = count.saturating_add(1);
     }
 
     fn draft(&mut self, tier: u8, distance: u8) -> &mut GroupDraft {
@@ -147,12 +170,15 @@ impl Eligibility {
             draft.backends.clear();
             draft.positions.clear();
         }
+        self.excluded = Excluded::default();
         for (position, (backend, &distance)) in members.with_distances() {
             let flags = &mut self.flags[position as usize];
             if is_enabled(backend, flags.evacuated) {
                 flags.usable = true;
                 let draft = self.draft(backend.configured_tier(), distance);
                 draft.push(position, backend);
+            } else {
+                self.count_excluded(backend, false, false);
             }
         }
     }

@@ -8,7 +8,7 @@ use std::{collections::HashMap, fmt, sync::Arc};
 use arc_swap::Guard;
 
 use super::{
-    Backend, Derived, DerivedGroups, Group,
+    Backend, Derived, DerivedGroups, Excluded, Group,
     control::Control,
     derived::{Table, Tables},
     eligibility::{Eligibility, GroupDraft},
@@ -35,6 +35,7 @@ pub struct Snapshot {
     usable: usize,
     usable_by_health: usize,
     held: usize,
+    excluded: Excluded,
     in_panic_mode: bool,
 }
 
@@ -128,6 +129,7 @@ impl Snapshot {
             trials: eligibility.trials.into(),
             usable_by_health: eligibility.usable_by_health,
             held: eligibility.held,
+            excluded: eligibility.excluded,
             in_panic_mode: eligibility.in_panic_mode,
             members,
         }
@@ -189,6 +191,13 @@ impl Snapshot {
     #[must_use]
     pub fn usable(&self) -> usize {
         self.usable
+    }
+
+    /// Returns how many backends no new request may be sent to, and why. The counts of backends tried and
+    /// full are 0: they differ by request.
+    #[must_use]
+    pub fn excluded(&self) -> Excluded {
+        self.excluded
     }
 
     /// Returns how many backends are held until their first check passes.

@@ -8,6 +8,7 @@ use super::service::{Dialing, State};
 #[cfg(feature = "http2")]
 use crate::proxy::http2::{self, Prepared};
 use crate::{
+    connect::DialTimes,
     context::{Exchange, LocalReply, Selected},
     error::{Error, ErrorKind},
     pool::Backend,
@@ -258,6 +259,13 @@ impl InFlight {
             false => error,
         };
         error.with_unsent(self.parts)
+    }
+
+    /// Records how long the connection of this attempt took.
+    pub(super) fn set_connect_time(&self, backend: &Backend, took: DialTimes) {
+        if let Some(exchange) = self.parts.extensions.get::<Exchange>() {
+            exchange.set_connect_time(backend, took.connect, took.tls);
+        }
     }
 
     /// Lends the head to a layer that may begin another attempt beside this one.

@@ -156,7 +156,7 @@ where
                 Error::new(not_ready.kind).with_source(not_ready.why.as_str())
             }
         };
-        this.exchange.fail(error.kind());
+        this.exchange.fail_with(&error);
         tracing::debug!(target: "evenkeel::respond", kind = %error.kind(), %error, "answered for");
         Poll::Ready(Ok(match this.form {
             Form::Grpc => grpc::answer(&error),

@@ -7,7 +7,10 @@ use std::{
 };
 
 use super::state::{State, Timeouts};
-use crate::timer::wheel::Timer;
+use crate::{
+    error::{Error, ErrorKind},
+    timer::wheel::Timer,
+};
 
 /// The time that a client has left. It runs only while the server waits for the client. Each
 /// [`Timeouts::min_rate`] bytes that are transferred add a second, up to the idle time-out.
@@ -89,6 +92,14 @@ impl RateTimer {
                 return Poll::Pending;
             }
         }
+    }
+
+    /// Returns the error of a client that has used up its time.
+    #[cold]
+    pub(super) fn too_slow(&self, state: &State) -> Error {
+        let Timeouts { min_rate, idle, .. } = state.timeouts();
+        let limits = format!("the limits are {min_rate} bytes a second and {idle:?} of silence");
+        Error::new(ErrorKind::ClientBodyTimeout).with_source(limits)
     }
 
     /// Ends the wait and adds the time for `bytes` transferred bytes.

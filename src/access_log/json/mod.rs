@@ -6,21 +6,51 @@
 //! module sees: the cursor that writes, and the attributes that keep it in registers, stay in here.
 
 mod cursor;
+mod end;
 mod line;
+mod opening;
+#[cfg(test)]
+mod tests;
 mod text;
 mod time;
+mod vocabulary;
 
-pub(super) use self::{cursor::Buffer, line::node, text::hexadecimal, time::since_1970};
-use self::{cursor::Cursor, line::cached_conn};
-use super::{Entry, closing::End, opening::OpeningFacts};
+pub(super) use self::{cursor::Buffer, text::hexadecimal, time::since_1970};
+use self::{
+    cursor::Cursor,
+    vocabulary::{Ecs, OpenTelemetry, Own, Vocabulary},
+};
+use super::{Entry, FieldNames, closing::End, opening::OpeningFacts};
+
+/// Calls a function that is generic over the vocabulary.
+macro_rules! in_vocabulary {
+    ($names:expr, $($function:ident)::+ ($($argument:expr),*)) => {
+        match $names {
+            FieldNames::Own => $($function)::+::<Own>($($argument),*),
+            FieldNames::Ecs => $($function)::+::<Ecs>($($argument),*),
+            FieldNames::OpenTelemetry => $($function)::+::<OpenTelemetry>($($argument),*),
+        }
+    };
+}
+
+/// Returns what follows the time in each line, as JSON: the constant fields, and the name of the
+/// balancer.
+pub(super) fn header(names: FieldNames, node: Option<&str>) -> Box<[u8]> {
+    in_vocabulary!(names, opening::header(node))
+}
 
 impl Buffer {
     /// Adds the opening of a request's line.
     pub(super) fn add_opening(&mut self, facts: &OpeningFacts<'_>) {
-        let cached = facts.conn.and_then(cached_conn);
+        in_vocabulary!(facts.names, Self::add_opening_in(self, facts));
+    }
+
+    #[inline(always)]
+    fn add_opening_in<V: Vocabulary>(&mut self, facts: &OpeningFacts<'_>) {
+        let cached = facts.conn.and_then(opening::cached_conn::<V>);
         while !self.try_add(
             #[inline(always)]
-            |cursor| line::write_opening(facts, cached, cursor),
+            |cursor| opening::write_opening::<V>(facts, cached, cursor),
         ) {}
     }
 
@@ -28,25 +58,43 @@ impl Buffer {
     /// larger now, and the caller tries again.
     #[inline(always)]
     pub(super) fn try_add_line(&mut self, opening: &[u8], end: &End<'_>) -> bool {
+        in_vocabulary!(end.names, Self::try_add_line_in(self, opening, end))
+    }
+
+    #[inline(always)]
+    fn try_add_line_in<V: Vocabulary>(&mut self, opening: &[u8], end: &End<'_>) -> bool {
         self.try_add(
             #[inline(always)]
-            |cursor| line::write_end(end, cursor.put_slice(opening)?),
+            |cursor| end::write_end::<V>(end, cursor.put_slice(opening)?),
         )
     }
 
     /// Adds a line; false if the buffer was too small: it is larger now, and the caller tries
     /// again.
     pub(super) fn try_add_entry(&mut self, entry: &Entry<'_>) -> bool {
-        self.try_add(|cursor| line::write_entry(entry, cursor))
+        in_vocabulary!(entry.names, Self::try_add_entry_in(self, entry))
+    }
+
+    fn try_add_entry_in<V: Vocabulary>(&mut self, entry: &Entry<'_>) -> bool {
+        self.try_add(|cursor| line::write_entry::<V>(entry, cursor))
     }
 
     /// Returns a line whose opening is written already, in a buffer of its own.
     pub(super) fn of_line(opening: &[u8], end: &End<'_>) -> Self {
-        Self::of(|cursor| line::write_end(end, cursor.put_slice(opening)?))
+        let mut buffer = Self::default();
+        while !buffer.try_add_line(opening, end) {}
+        buffer
     }
 
     /// Returns a line in a buffer of its own.
     pub(super) fn of_entry(entry: &Entry<'_>) -> Self {
-        Self::of(|cursor| line::write_entry(entry, cursor))
+        let mut buffer = Self::default();
+        while !buffer.try_add_entry(entry) {}
+        buffer
     }
+}
+
+/// Returns what `write` writes, to be cached.
+fn written(write: impl for<'a> Fn(Cursor<'a>) -> Option<Cursor<'a>>) -> Box<[u8]> {
+    Buffer::of(write).written().into()
 }

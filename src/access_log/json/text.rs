@@ -113,6 +113,13 @@ impl Cursor<'_> {
         self.put(&a)?.put(&b)?.put(&c)?.put(&d)
     }
 
+    /// Writes 16 hexadecimal digits.
+    #[inline]
+    pub(super) fn half_id(self, id: u64) -> Option<Self> {
+        let [_, _, c, d] = parts_of(id.into());
+        self.put(&c)?.put(&d)
+    }
+
     /// Writes an IP address and a port; an IPv6 address in brackets.
     pub(super) fn address(self, address: SocketAddr) -> Option<Self> {
         let cursor = match address.ip().to_canonical() {

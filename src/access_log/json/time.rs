@@ -24,8 +24,8 @@ struct Anchor {
     text: Text,
 }
 
-/// The first bytes of a line, up to the second.
-type Text = [u8; 28];
+/// A time up to the second.
+type Text = [u8; 19];
 
 impl Anchor {
     /// Returns the nanoseconds of a moment within the second; `None` if the moment is in another
@@ -64,17 +64,17 @@ fn read_clocks(moment: Instant) -> Duration {
 }
 
 impl Cursor<'_> {
-    /// Begins a line with a moment: RFC 3339 in UTC with milliseconds.
+    /// Writes a moment: RFC 3339 in UTC with milliseconds.
     #[inline(always)]
     pub(super) fn moment(self, moment: Instant) -> Option<Self> {
         let anchor = ANCHOR.get();
         match anchor.nanos_at(moment) {
-            Some(nanos) => self.begin(&anchor.text, nanos),
+            Some(nanos) => self.date_and_time(&anchor.text, nanos),
             None => self.time(read_clocks(moment)),
         }
     }
 
-    /// Begins a line with a time since 1970.
+    /// Writes a time since 1970.
     #[inline(never)]
     pub(super) fn time(self, since: Duration) -> Option<Self> {
         let (anchor, second) = (ANCHOR.get(), since.as_secs());
@@ -82,11 +82,11 @@ impl Cursor<'_> {
             true => anchor.text,
             false => format_second(second),
         };
-        self.begin(&text, since.subsec_nanos())
+        self.date_and_time(&text, since.subsec_nanos())
     }
 
     #[inline(always)]
-    fn begin(self, text: &Text, nanos: u32) -> Option<Self> {
+    fn date_and_time(self, text: &Text, nanos: u32) -> Option<Self> {
         let [a, b, c] = three_digits(nanos / 1_000_000);
         self.put(text)?.put_each([b'.', a, b, c, b'Z'])
     }
@@ -99,7 +99,7 @@ fn format_second(second: u64) -> Text {
     let mut put = |at: usize, width: usize, mut value: u64| {
         for i in (at..at + width).rev() {
             // The remainder is below ten.
-            text[i + DATE] = b'0' + (value % 10) as u8;
+            text[i] = b'0' + (value % 10) as u8;
             value /= 10;
         }
     };
@@ -138,9 +138,7 @@ thread_local! {
     };
 }
 
-const NO_SECOND: Text = *b"{\"time\":\"0000-00-00T00:00:00";
-/// The index of the date in [`NO_SECOND`].
-const DATE: usize = 9;
+const NO_SECOND: Text = *b"0000-00-00T00:00:00";
 /// Nanoseconds in a second.
 const NANOS: u32 = 1_000_000_000;
 
@@ -164,7 +162,7 @@ mod tests {
             (4_107_542_400, "2100-03-01T00:00:00"),
         ] {
             let since = Duration::new(second, 7_999_999);
-            let wanted = format!("{{\"time\":\"{wanted}.007Z");
+            let wanted = format!("{wanted}.007Z");
             assert_eq!(written(|cursor| cursor.time(since)), wanted);
         }
     }

@@ -233,7 +233,7 @@ impl<A> Conn<A> {
             } else {
                 ErrorKind::ResponseBodyTimeout
             };
-            return Poll::Ready(Some(Err(kind.into())));
+            return Poll::Ready(Some(Err(self.over_limit(kind))));
         }
         Poll::Pending
     }

@@ -36,6 +36,16 @@ pub(crate) struct Timeouts {
     pub(crate) idle: Duration,
 }
 
+impl Timeouts {
+    fn of(self, phase: Phase) -> Duration {
+        match phase {
+            Phase::Head => self.response,
+            Phase::Continue => CONTINUE,
+            Phase::Body | Phase::ClientBody | Phase::Idle | Phase::Write => self.idle,
+        }
+    }
+}
+
 /// The deadline of the current phase.
 pub(super) struct PhaseTimer {
     deadline: Deadline,
@@ -67,11 +77,7 @@ impl<A> Conn<A> {
     pub(super) fn enter(&mut self, phase: Phase) {
         self.phase = phase;
         let Some(timer) = &self.timer else { return };
-        timer.deadline.arm(match phase {
-            Phase::Head => timer.timeouts.response,
-            Phase::Continue => CONTINUE,
-            Phase::Body | Phase::ClientBody | Phase::Idle | Phase::Write => timer.timeouts.idle,
-        });
+        timer.deadline.arm(timer.timeouts.of(phase));
     }
 
     /// Is ready once the deadline has passed; never, if the caller has a deadline of its own.
@@ -97,7 +103,16 @@ impl<A> Conn<A> {
                 ErrorKind::ResponseHeadTimeout
             }
         };
-        Error::new(kind).after_sending()
+        self.over_limit(kind).after_sending()
+    }
+
+    /// Returns the error of the current phase's time-out.
+    #[cold]
+    pub(super) fn over_limit(&self, kind: ErrorKind) -> Error {
+        match &self.timer {
+            Some(timer) => Error::timed_out(kind, timer.timeouts.of(self.phase)),
+            None => Error::new(kind),
+        }
     }
 }
 

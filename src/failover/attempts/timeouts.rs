@@ -129,8 +129,10 @@ where
             Some((_, false)) => ErrorKind::ConnectTimeout,
             Some((_, true)) | None => ErrorKind::ResponseHeadTimeout,
         };
-        self.exchange.end_attempt(number, Outcome::Failed(kind));
-        let mut error = Error::new(kind).with_source("the time for one try is up");
+        let limit = self.retries.settings().per_try_timeout.unwrap_or_default();
+        let cause = format!("the time for one try is up: the limit is {limit:?}");
+        let mut error = Error::new(kind).with_source(cause);
+        self.exchange.fail_attempt(number, &error);
         if kind == ErrorKind::ResponseHeadTimeout {
             error = error.after_sending();
         }
@@ -144,24 +146,30 @@ where
     fn out_of_time(&mut self, now: Instant) -> Result<Response<R>, Error> {
         let held = self.take_held();
         let kept = held.as_ref().and_then(|held| held.number);
-        let half = self.retries.settings().timeout.unwrap_or_default() / 2;
+        let limit = self.retries.settings().timeout.unwrap_or_default();
+        let half = limit / 2;
+        let late = |kind| {
+            let cause = format!("the time for all tries is up: the limit is {limit:?}");
+            Error::new(kind).with_source(cause)
+        };
         let begun = self.exchange.attempt_count();
         // The answer that the client gets ends with its body.
         for number in (0..begun).filter(|number| Some(*number) != kept) {
             let began = self.exchange.attempts(|all| all[number].began);
-            let outcome = match now.saturating_duration_since(began) >= half {
-                true => Outcome::Failed(ErrorKind::ResponseHeadTimeout),
-                false => Outcome::Cancelled,
-            };
             // Of those that have ended, the end stays.
-            self.exchange.end_attempt(number, outcome);
+            match now.saturating_duration_since(began) >= half {
+                true => {
+                    let error = late(ErrorKind::ResponseHeadTimeout);
+                    self.exchange.fail_attempt(number, &error);
+                }
+                false => self.exchange.end_attempt(number, Outcome::Cancelled),
+            }
         }
         // A hedge is dropped.
         self.running = Running::Single { number: 0 };
         if let Some(held) = held {
             return Ok(held.response);
         }
-        let late = |kind| Error::new(kind).with_source("the time for all tries is up");
         Err(match begun {
             0 => late(ErrorKind::QueueTimeout),
             _ => late(ErrorKind::ResponseHeadTimeout).after_sending(),

@@ -42,7 +42,7 @@ use super::{
 };
 use crate::{
     connect::{
-        Connected, ResolvedAddress, TargetOverride,
+        Connected, DialTimes, ResolvedAddress, TargetOverride,
         http2::{self, Sender},
     },
     context::{Exchange, Interim},
@@ -142,20 +142,21 @@ impl SharedConnection {
         sender.filter(|sender| !sender.is_known_closed())
     }
 
-    /// Returns a connection, and true if it existed before. Takes no longer than the connect time-out,
+    /// Returns a connection, and how long it took to make; `None` if it existed before. Takes no longer than the connect time-out,
     /// however many requests wait.
     async fn sender(
         &self,
         settings: &Settings,
         backend: &Backend,
-    ) -> Result<(Sender, bool), Error> {
+    ) -> Result<(Sender, Option<DialTimes>), Error> {
         if let Some(sender) = self.live(settings, backend) {
-            return Ok((sender, true));
+            return Ok((sender, None));
         }
-        let deadline = Instant::now() + settings.connector.timeout_limit();
+        let limit = settings.connector.timeout_limit();
+        let deadline = Instant::now() + limit;
         match timeout_at(deadline, self.wait(settings, backend, deadline)).await {
             Ok(result) => result,
-            Err(_) => Err(ErrorKind::ConnectTimeout.into()),
+            Err(_) => Err(Error::timed_out(ErrorKind::ConnectTimeout, limit)),
         }
     }
 
@@ -164,11 +165,11 @@ impl SharedConnection {
         settings: &Settings,
         backend: &Backend,
         deadline: Instant,
-    ) -> Result<(Sender, bool), Error> {
+    ) -> Result<(Sender, Option<DialTimes>), Error> {
         let failures = self.failures.load(Acquire);
         let _one_at_a_time = self.dialing.lock().await;
         if let Some(sender) = self.live(settings, backend) {
-            return Ok((sender, true));
+            return Ok((sender, None));
         }
         if self.failures.load(Acquire) != failures {
             let kind = self.current().failed.unwrap_or(ErrorKind::Connect);
@@ -177,13 +178,13 @@ impl SharedConnection {
             );
         }
         match self.dial(settings, backend, deadline).await {
-            Ok((sender, resolved)) => {
+            Ok((sender, resolved, took)) => {
                 let mut current = self.current();
                 current.sender = Some(sender.clone());
                 current.address = Some(backend.address());
                 current.began = Some(Instant::now());
                 current.resolved = resolved;
-                Ok((sender, false))
+                Ok((sender, Some(took)))
             }
             Err(error) => {
                 self.current().failed = Some(error.kind());
@@ -198,7 +199,7 @@ impl SharedConnection {
         settings: &Settings,
         backend: &Backend,
         deadline: Instant,
-    ) -> Result<(Sender, Option<ResolvedAddress>), Error> {
+    ) -> Result<(Sender, Option<ResolvedAddress>, DialTimes), Error> {
         let fresh = self.current().fresh.take();
         let connected = match fresh {
             Some(connected) => connected,
@@ -214,7 +215,8 @@ impl SharedConnection {
                 .with_source("the backend no longer selects h2 by ALPN"));
         }
         let resolved = connected.resolved().cloned();
-        Ok((handshake(connected).await?, resolved))
+        let took = connected.took();
+        Ok((handshake(connected).await?, resolved, took))
     }
 
     fn current(&self) -> MutexGuard<'_, CurrentConnection> {
@@ -308,9 +310,13 @@ async fn send(
     let mut timer = PhaseTimer::new(settings.timeouts);
     let mut repeatable = true;
     loop {
-        let (sender, reused) = connections.http2.sender(settings, backend).await?;
-        if !reused {
+        let (sender, took) = connections.http2.sender(settings, backend).await?;
+        let reused = took.is_none();
+        if let Some(took) = took {
             connections.set_resolved(connections.http2.resolved().as_ref());
+            if let Some(exchange) = parts.extensions.get::<Exchange>() {
+                exchange.set_connect_time(backend, took.connect, took.tls);
+            }
         }
         let mut turn = match timer.for_turn(sender.turn()).await? {
             Ok(turn) => turn,

@@ -87,7 +87,7 @@ impl StreamBody {
                     Some(progress) if progress.waits_for_client() => ErrorKind::ClientBodyTimeout,
                     _ => ErrorKind::ResponseBodyTimeout,
                 };
-                return Poll::Ready(kind.into());
+                return Poll::Ready(Error::timed_out(kind, self.idle_timeout));
             }
             // The upload made progress: the wait begins anew.
             self.waiting = None;

@@ -82,11 +82,15 @@ impl PhaseTimer {
 
     pub(super) fn begin(&mut self, phase: Phase) {
         self.phase = phase;
-        self.deadline.arm(match phase {
+        self.deadline.arm(self.limit(phase));
+    }
+
+    fn limit(&self, phase: Phase) -> Duration {
+        match phase {
             Phase::Client | Phase::Write => self.timeouts.idle,
             Phase::Continue => CONTINUE,
             Phase::Head | Phase::Open => self.timeouts.response,
-        });
+        }
     }
 
     /// Waits for the turn to open a stream, within the response time-out.
@@ -109,9 +113,13 @@ impl PhaseTimer {
             Phase::Write => ErrorKind::RequestWriteTimeout,
             Phase::Continue | Phase::Head => ErrorKind::ResponseHeadTimeout,
             // Nothing was sent: the backend is busy, which is no failure of it.
-            Phase::Open => return Error::new(ErrorKind::QueueTimeout).with_source(NO_STREAM),
+            Phase::Open => {
+                let limit = self.timeouts.response;
+                let cause = format!("{NO_STREAM}: the limit is {limit:?}");
+                return Error::new(ErrorKind::QueueTimeout).with_source(cause);
+            }
         };
-        Error::new(kind).after_sending()
+        Error::timed_out(kind, self.limit(self.phase)).after_sending()
     }
 }
 

@@ -80,7 +80,7 @@ impl StreamedBody {
         if let Some((rate_timer, state)) = &mut channel.rate_timer {
             if rate_timer.poll(cx, state).is_ready() {
                 self.ended = true;
-                let late = Error::new(ErrorKind::ClientBodyTimeout);
+                let late = rate_timer.too_slow(state);
                 return Poll::Ready(Some(Err(late)));
             }
         }

@@ -125,7 +125,7 @@ impl RequestBody {
             }
             Poll::Pending if interim.is_open() => {
                 ready!(rate_timer.poll(cx, state));
-                return Poll::Ready(Some(Err(Error::new(ErrorKind::ClientBodyTimeout))));
+                return Poll::Ready(Some(Err(rate_timer.too_slow(state))));
             }
             Poll::Pending | Poll::Ready(_) => {}
         }
