@@ -242,11 +242,19 @@ mod tests {
     fn the_documented_defaults_are_those_of_the_code() {
         let config = AccessLogLayer::new(TracingSink::new()).config;
         assert!(config.node.is_none() && config.query.is_none() && !config.referer);
+        assert_eq!(config.names, FieldNames::Own);
+        let limits = config.limits;
+        assert_eq!(limits.path, limits.query);
         assert!(matches!(config.trust, Trust::Nothing) && !config.pass_request_id);
         let queued = format!("{},{:03}", QUEUED_LINES / 1_000, QUEUED_LINES % 1_000);
         let text = str::to_owned;
         let compared = [
             ("node", text("no name")),
+            ("names of fields", text("those of this crate")),
+            ("longest host", format!("{} bytes", limits.host)),
+            ("longest path", format!("{} KiB", limits.path / 1_024)),
+            ("longest user agent", format!("{} KiB", limits.user_agent / 1_024)),
+            ("longest referer", format!("{} KiB", limits.referer / 1_024)),
             ("query", text("off")),
             ("referer", text("off")),
             ("request id of the client", text("not trusted, and removed")),

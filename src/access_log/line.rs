@@ -26,7 +26,6 @@ use super::{
     outcome::{Ended, detail, outcome},
     truncated::Field,
 };
-#[cfg(feature = "server")]
 use crate::context::service_poll;
 use crate::context::{AuthFailure, ConnInfo, Exchange, LogFields, Tunnel, User};
 
@@ -228,7 +227,6 @@ impl OpenLine {
     #[cold]
     #[inline(never)]
     fn dropped(self: Box<Self>) {
-        #[cfg(feature = "server")]
         if service_poll::is_polled() {
             return service_poll::after_poll(Box::new(move |status| self.superseded(status)));
         }
@@ -236,7 +234,6 @@ impl OpenLine {
     }
 
     /// Ends a line whose request another layer answered with `status`.
-    #[cfg(feature = "server")]
     fn superseded(mut self: Box<Self>, status: Option<StatusCode>) {
         if let (Some(progress), Some(status)) = (&mut self.progress, status) {
             progress.set_status(status);

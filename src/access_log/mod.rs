@@ -55,20 +55,52 @@
 //! that the client sees. Below it, the log sees errors without a status, and warns once.
 //!
 //! The layer reads from the request's extensions the [`ConnInfo`](crate::context::ConnInfo) of the
-//! connection, and the [`Exchange`](crate::context::Exchange) for backend, attempts and stickiness,
-//! which it inserts if there is none. From the response's extensions it reads an
-//! [`AuthFailure`](crate::context::AuthFailure) of the application. It works alone around any
-//! service; fields that no layer fills in are absent.
-//!
-//! A time-out layer belongs between the log and `RespondLayer`, or below: the line then has the
-//! status that the client got. A time-out layer above the log drops the log's future, as a server
-//! does when a client goes away. Under `evenkeel::serve` the log knows the difference, and the line
-//! has the status that the layer answered with. Under another server the line says `client_abort`,
-//! without a status.
+//! connection, the [`TraceContext`](crate::context::TraceContext), and the
+//! [`Exchange`](crate::context::Exchange), which it inserts if there is none. The exchange holds what the
+//! layers below record: backends, attempts and their phases, stickiness, the causes of failures. From the
+//! extensions of request and response the layer reads the application's notes:
+//! [`User`](crate::context::User), [`AuthFailure`](crate::context::AuthFailure) and
+//! [`LogFields`](crate::context::LogFields). It works alone around any service; fields that no layer
+//! fills in are absent.
 //!
 //! The layer is also a [`ConnectionEvents`](crate::context::ConnectionEvents). With
 //! `evenkeel::serve(…).events(layer.clone())`, a connection that ends without a request, and a
 //! request that the server refuses, have lines, too.
+//!
+//! # Fields of your own
+//!
+//! A handler adds fields to the line of its request through the `Exchange`, from any depth of the stack:
+//!
+//! ```
+//! use axum::{Extension, Router, routing::get};
+//! use evenkeel::{access_log::{AccessLogLayer, JsonLines}, context::Exchange};
+//! use http::Request;
+//! use http_body_util::BodyExt;
+//! use tower::ServiceExt;
+//!
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), evenkeel::BoxError> {
+//! # let folder = tempfile::tempdir()?;
+//! # let path = folder.path().join("access.jsonl");
+//! async fn cart(Extension(exchange): Extension<Exchange>) -> &'static str {
+//!     exchange.set_user("ada");
+//!     exchange.add_log_field("tenant", "acme");
+//!     exchange.add_log_field("items", 3);
+//!     "a cart"
+//! }
+//!
+//! let sink = JsonLines::file(&path)?;
+//! let app = Router::new().route("/cart", get(cart)).layer(AccessLogLayer::new(sink.clone()));
+//!
+//! let response = app.oneshot(Request::get("/cart").body(axum::body::Body::empty())?).await?;
+//! response.into_body().collect().await?;
+//! assert!(sink.flush());
+//! let line: serde_json::Value = serde_json::from_str(&std::fs::read_to_string(&path)?)?;
+//! assert_eq!(line["user"], "ada");
+//! assert_eq!(line["fields"], serde_json::json!({ "tenant": "acme", "items": 3 }));
+//! # Ok(())
+//! # }
+//! ```
 //!
 //! # When the line is written
 //!
@@ -84,38 +116,66 @@
 //! | the server refuses the request (400, 408, 414, 431, 501, 505) | it answered; with `status`, and with `method` and `path` if they could be read | `bad_request`, `head_timeout`, `head_too_large` |
 //! | a connection ends without a request | at its end | `io`, `tls_handshake` and the like |
 //!
-//! The kinds are those of [`ErrorKind`](crate::ErrorKind), as `ErrorKind::as_str` returns them.
+//! The kinds are those of [`ErrorKind`](crate::ErrorKind), as `ErrorKind::as_str` returns them. `detail`
+//! says why: what the resolver, the operating system or the TLS library said of the backend, which field
+//! or framing was refused, the limit that a time-out had, how full the queue was, which backends were left
+//! out, and how far the response had come when the client went away.
+//!
+//! # Where the time went
+//!
+//! ```text
+//!  arrival ── queue_ms ──▶ attempt begins ─ connect_ms ─ tls_ms ─ head_ms ─▶ head ── body_ms ──▶ end
+//!  └──────────────────────────── ttfb_ms ──────────────────────────────────────┘                  │
+//!  └──────────────────────────────── duration_ms ─────────────────────────────────────────────────┘
+//! ```
+//!
+//! `queue_ms` holds all that happens inside this process before the first attempt at a backend: the
+//! layers between log and balancer, such as a `ConcurrencyLimit` or a buffer, the wait for them to be
+//! ready, and the balancer's own queue. Without an attempt there is no `queue_ms`: a request that waited in
+//! vain has its wait in `duration_ms`. The four phases are of the attempt whose response the client got.
+//! After an attempt that failed, they do not add up to the duration; `attempts` has the rest.
+//!
+//! # Tower's layers around and inside
+//!
+//! What a line shows of a layer of another crate depends on which of the two stands outside. From left to
+//! right is from outside to inside; "balancer" stands for the layers of this crate with `RespondLayer` as
+//! the outermost, where no other place of it is named.
+//!
+//! | order | what happens | the line |
+//! |---|---|---|
+//! | log, tower-http's `TimeoutLayer`, balancer | the layer answers 408 or 504 | `timeout`, with the status |
+//! | log, `RespondLayer`, tower's `TimeoutLayer`, balancer | the layer fails, and `RespondLayer` answers 504 | `timeout`, with the status and the layer's message |
+//! | `TimeoutLayer`, log, balancer under `evenkeel::serve` | the layer drops the log's future and answers | `timeout`, with the status |
+//! | [`OutermostLayer`], `TimeoutLayer`, log, balancer under hyper or `axum::serve` | the same | `timeout`, with the status |
+//! | `TimeoutLayer`, log, balancer under hyper or `axum::serve` | the log cannot distinguish it from a client that goes away | `client_abort`, without a status |
+//! | log, `RespondLayer`, `LoadShedLayer`, `ConcurrencyLimitLayer`, balancer | the limit is reached, and `RespondLayer` answers 503 | `load_shed`, with the status |
+//! | `LoadShedLayer`, log, balancer | the request never reaches the log | none |
+//! | log, `ConcurrencyLimitLayer` or `BufferLayer`, balancer | the request waits | its wait is in `queue_ms` |
+//! | `ConcurrencyLimitLayer`, log, balancer | the request waits before the log | its wait is not in the line |
+//! | log, `CompressionLayer`, balancer | the body is compressed | `sent` counts compressed bytes |
+//! | `CompressionLayer`, log, balancer | the same | `sent` counts the bytes before compression |
+//! | log, a layer that answers itself (CORS, a body limit, authentication) | the balancer is not called | its status, without `backend`; `ok` |
+//!
+//! The kinds `timeout` and `load_shed` of tower's layers need the feature `tower`.
 //!
 //! # Fields
 //!
-//! A field without a value is absent. Numbers are JSON numbers.
+#![doc = include_str!("schema.md")]
 //!
-//! | field | meaning |
-//! |---|---|
-//! | `time` | when the request arrived: RFC 3339, UTC, milliseconds |
-//! | `node`, `listener` | the name of this balancer, and the address that the client connected to |
-//! | `client`, `peer` | the client's address; the address of the transport's peer if that is another |
-//! | `request_id` | the `X-Request-Id` of a trusted client, else a random id of 32 hexadecimal digits |
-//! | `method`, `scheme`, `host`, `path`, `query`, `protocol` | of the request. The path is the original one under axum's `nest`; the query is [optional](AccessLogLayer::query) |
-//! | `status` | of the response |
-//! | `duration_ms`, `ttfb_ms` | time from arrival to the end, and to the response's head |
-//! | `received`, `sent` | body bytes from and to the client; of a tunnel, all its bytes |
-//! | `backend`, `backend_address` | the backend whose response the client got, or the last one that failed |
-//! | `attempts` | a list of `{backend, outcome, duration_ms}`, if there was more than one attempt |
-//! | `strategy`, `candidates` | how the backend was chosen, and from how many |
-//! | `sticky` | what became of the client's affinity |
-//! | `tls_version`, `tls_cipher`, `tls_key_exchange`, `tls_resumed`, `alpn`, `sni` | of the client's TLS connection |
-//! | `auth_scheme`, `auth_user`, `auth_reason` | of a failed authentication; never credentials |
-//! | `user_agent`, `referer` | as the client sent them; the referer is [optional](AccessLogLayer::referer) |
-//! | `outcome`, `detail` | see above |
+//! [`field_names`](AccessLogLayer::field_names) chooses the vocabulary.
 //!
 //! # Defaults
 //!
 //! | what | default |
 //! |---|---|
 //! | node | no name |
+//! | names of fields | those of this crate |
 //! | query | off |
 //! | referer | off |
+//! | longest host | 512 bytes |
+//! | longest path, query | 8 KiB |
+//! | longest user agent | 1 KiB |
+//! | longest referer | 2 KiB |
 //! | request id of the client | not trusted, and removed |
 //! | request id to the backend | a trusted one; [`pass_request_id`](AccessLogLayer::pass_request_id) adds those made here |
 //! | lines queued by [`JsonLines`] | 8,192 a thread; more are dropped and counted |
@@ -158,6 +218,7 @@ mod layer;
 mod line;
 mod opening;
 mod outcome;
+mod outermost;
 mod request_id;
 mod service;
 mod sink;
@@ -171,6 +232,7 @@ pub use field_names::FieldNames;
 pub use json_lines::JsonLines;
 pub use layer::AccessLogLayer;
 pub use opening::Opening;
+pub use outermost::{Outermost, OutermostFuture, OutermostLayer};
 pub use service::{AccessLog, ResponseFuture};
 pub use sink::{Sink, Tee, TracingSink};
 pub use truncated::Truncated;

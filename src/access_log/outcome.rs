@@ -17,7 +17,6 @@ pub(super) enum Ended {
     /// The server dropped the request, because the client went away.
     Dropped,
     /// A layer outside the log dropped the request, and answered it.
-    #[cfg(feature = "server")]
     Superseded,
 }
 
@@ -42,7 +41,6 @@ pub(super) fn outcome(
         (None, Some(Outcome::Cancelled), Ended::Whole) => superseded(status),
         // A layer's time-out may end the line before it ends the attempt.
         (None, None, Ended::Whole) if began && is_timeout(status) => superseded(status),
-        #[cfg(feature = "server")]
         (None, _, Ended::Superseded) => superseded(status),
         (None, _, Ended::Failed) => SERVICE,
         (None, ..) => OK,
@@ -77,7 +75,6 @@ fn detail_of_failure<'a>(
             (Some(_), 0) => "the client went away after the head of the response",
             (Some(_), _) => "the client went away within the body of the response",
         }),
-        #[cfg(feature = "server")]
         (_, Ended::Superseded) => {
             Some("a layer outside the log gave the request up and answered it")
         }

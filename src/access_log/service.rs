@@ -8,24 +8,37 @@ use std::{
     task::{Context, Poll, ready},
 };
 
-use http::{Request, Response};
+use http::{Extensions, Request, Response};
 use http_body::Body;
 use pin_project_lite::pin_project;
+use tokio::time::Instant;
 use tower_service::Service;
 
 use super::{RequestBody, ResponseBody, layer::Config, line::Line};
-use crate::context::Tunnel;
+use crate::context::{Exchange, Tunnel};
 
 /// Logs each request as one structured line; made by [`AccessLogLayer`](super::AccessLogLayer).
-#[derive(Clone)]
 pub struct AccessLog<S> {
     inner: S,
     config: Arc<Config>,
+    /// The time since which the next request waits for the inner service to be ready.
+    waits_since: Option<Instant>,
+}
+
+/// A clone waits for a request of its own.
+impl<S: Clone> Clone for AccessLog<S> {
+    fn clone(&self) -> Self {
+        Self::new(self.inner.clone(), self.config.clone())
+    }
 }
 
 impl<S> AccessLog<S> {
     pub(super) fn new(inner: S, config: Arc<Config>) -> Self {
-        Self { inner, config }
+        Self {
+            inner,
+            config,
+            waits_since: None,
+        }
     }
 
     /// Returns the inner service.
@@ -64,10 +77,17 @@ where
     type Future = ResponseFuture<S::Future>;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
-        self.inner.poll_ready(cx)
+        let ready = self.inner.poll_ready(cx);
+        if ready.is_pending() && self.waits_since.is_none() {
+            self.waits_since = Some(Instant::now());
+        }
+        ready
     }
 
     fn call(&mut self, mut request: Request<B>) -> Self::Future {
+        if let Some(since) = self.waits_since.take() {
+            begin_at(since, request.extensions_mut());
+        }
         let line = match self.config.sink.enabled() {
             true => Line::open(&self.config, &mut request),
             false => Line::disabled(),
@@ -77,6 +97,14 @@ where
             inner: self.inner.call(request),
             line,
         }
+    }
+}
+
+/// Begins the record of a request that had to wait before it could be called, unless it has begun.
+#[cold]
+fn begin_at(since: Instant, extensions: &mut Extensions) {
+    if extensions.get::<Exchange>().is_none() {
+        extensions.insert(Exchange::began_at(since));
     }
 }
 

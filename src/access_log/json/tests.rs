@@ -323,7 +323,7 @@ fn the_documented_schema_is_what_the_encoder_writes() {
     assert!(rows(7).len() > 50, "the table must be found");
 }
 
-/// The published names that lines use: OpenTelemetry semantic conventions 1.45 (package
+/// The published names that lines use: OpenTelemetry semantic conventions 1.44 (package
 /// `opentelemetry-semantic-conventions` 0.66b2 on PyPI), with the fields of its log data model.
 const OPEN_TELEMETRY: &[&str] = &[
     "client.address",
@@ -356,7 +356,7 @@ const OPEN_TELEMETRY: &[&str] = &[
     "user_agent.original",
 ];
 
-/// The published names that lines use: ECS 9.0 (`generated/csv/fields.csv` of `elastic/ecs`).
+/// The published names that lines use: ECS 9.4 (`generated/csv/fields.csv` of `elastic/ecs`).
 const ECS: &[&str] = &[
     "@timestamp",
     "client.ip",

@@ -236,7 +236,7 @@ vocabulary! {
     /// The Elastic Common Schema; what it has no name for is under `evenkeel`.
     Ecs:
     start "@timestamp",
-    header r#","ecs.version":"9.0.0","event.kind":"event","event.category":["web"],"event.type":["access"],"event.dataset":"evenkeel.access","evenkeel.schema":1"#,
+    header r#","ecs.version":"9.4.0","event.kind":"event","event.category":["web"],"event.type":["access"],"event.dataset":"evenkeel.access","evenkeel.schema":1"#,
     split true, error true;
     NODE "observer.name",
     LISTENER "server.address",
