@@ -1,3 +1,6 @@
+mod ends;
+mod notes;
+mod outer_layers;
 mod request_ids;
 mod sinks;
 mod superseded;
@@ -24,15 +27,17 @@ use evenkeel::{
 use http::{HeaderValue, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Empty, Full, StreamBody};
 use serde_json::Value;
+use tokio::sync::Notify;
 use tower::{Layer, Service, ServiceExt, service_fn};
 
 /// An output that keeps the bytes that were written.
 #[derive(Clone, Debug, Default)]
-struct Memory(Arc<Mutex<Vec<u8>>>);
+struct Memory(Arc<Mutex<Vec<u8>>>, Arc<Notify>);
 
 impl Write for Memory {
     fn write(&mut self, data: &[u8]) -> io::Result<usize> {
         self.0.lock().unwrap().extend_from_slice(data);
+        self.1.notify_one();
         Ok(data.len())
     }
 
@@ -74,11 +79,27 @@ impl Log {
         lines[0].clone()
     }
 
+    /// Waits for a line, and takes it.
+    async fn next(&self) -> Value {
+        while self.memory.0.lock().unwrap().is_empty() {
+            let written = self.memory.1.notified();
+            tokio::time::timeout(PATIENCE, written)
+                .await
+                .expect("a line");
+        }
+        let line = self.one();
+        self.memory.0.lock().unwrap().clear();
+        line
+    }
+
     fn none(&self) {
         assert!(self.sink.flush());
         assert!(self.memory.lines().is_empty());
     }
 }
+
+/// Longer than any wait of a test that passes.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 fn get(path: &str) -> Request<Empty<Bytes>> {
     Request::get(path)
@@ -329,7 +350,7 @@ async fn a_custom_sink_gets_what_json_lines_writes() {
             let response = service.oneshot(request).await.unwrap();
             response.into_body().collect().await.unwrap();
             let mut line = log.one();
-            for measured in ["time", "duration_ms", "ttfb_ms"] {
+            for measured in ["time", "duration_ms", "ttfb_ms", "queue_ms"] {
                 assert!(line.as_object_mut().unwrap().remove(measured).is_some());
             }
             lines.push(line);

@@ -31,21 +31,6 @@ async fn hanging(log: Option<AccessLogLayer>) -> (LoadBalancer, Origin) {
     (builder.build(), origin)
 }
 
-impl Log {
-    /// Waits for the line.
-    async fn next(&self) -> Value {
-        loop {
-            assert!(self.sink.flush());
-            if !self.memory.lines().is_empty() {
-                let line = self.one();
-                self.memory.0.lock().unwrap().clear();
-                return line;
-            }
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-    }
-}
-
 /// Sends a request over HTTP/1.1 or HTTP/2; returns the status.
 async fn ask(address: std::net::SocketAddr, http2: bool) -> StatusCode {
     let io = TokioIo::new(TcpStream::connect(address).await.unwrap());
