@@ -11,7 +11,7 @@ use std::{
 
 use tokio::sync::{Mutex, MutexGuard};
 
-use super::layer::RETRY_AFTER;
+use super::layer::BalanceLayer;
 use crate::error::{Error, ErrorKind};
 
 /// How many requests wait, how many may wait, and which one has the turn.
@@ -60,7 +60,7 @@ impl Queue {
     pub(super) fn overflow(&self) -> Error {
         let why = format!("{} requests wait already", self.size);
         let error = Error::new(ErrorKind::Overloaded).with_source(why);
-        error.with_retry_after(RETRY_AFTER)
+        error.with_retry_after(BalanceLayer::RETRY_AFTER)
     }
 
     pub(super) fn timeout(&self) -> Duration {

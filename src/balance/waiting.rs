@@ -45,7 +45,7 @@ impl Waiting {
             Ok(None) => return Err(no_backend(&exchange)),
             Err(_elapsed) => {
                 let late = Error::timed_out(ErrorKind::QueueTimeout, self.at_most);
-                return Err(late.with_retry_after(RETRY_AFTER));
+                return Err(late.with_retry_after(BalanceLayer::RETRY_AFTER));
             }
         };
         drop(self.entry);
