@@ -219,7 +219,7 @@ impl Checks {
         let is_share = |share: f64| share > 0.5 && share <= 1.0;
         match self.shared_failure.filter(|share| !is_share(*share)) {
             Some(share) => refuse(
-                "shared_fate",
+                "shared_failure",
                 format!("{share:?}: above 0.5, up to 1.0 is accepted"),
             ),
             None => Ok(()),
@@ -318,8 +318,11 @@ mod tests {
                 Checks::new().down_interval(Duration::ZERO),
                 "health.down_interval",
             ),
-            (Checks::new().shared_failure(0.5), "health.shared_fate"),
-            (Checks::new().shared_failure(f64::NAN), "health.shared_fate"),
+            (Checks::new().shared_failure(0.5), "health.shared_failure"),
+            (
+                Checks::new().shared_failure(f64::NAN),
+                "health.shared_failure",
+            ),
             (Checks::new().rise(0), "health.rise"),
             (Checks::new().fall(101), "health.fall"),
             (Checks::new().jitter(f64::NAN), "health.jitter"),

@@ -213,7 +213,7 @@ const REFUSED_WORDS: [&str; 11] = [
 ];
 
 /// Identifiers that the glossary replaced.
-const REFUSED_NAMES: [&str; 16] = [
+const REFUSED_NAMES: [&str; 18] = [
     "Alarm",
     "Bell",
     "BuildQuick",
@@ -230,6 +230,8 @@ const REFUSED_NAMES: [&str; 16] = [
     "Rare",
     "Survey",
     "Told",
+    "no_shared_fate",
+    "shared_fate",
 ];
 
 /// Files that may no longer be: their names said nothing of what they hold.

@@ -51,7 +51,7 @@ headers = { x-token = "t" }
 statuses = ["200-299", 418]
 identity = { header = "x-service", value = "orders" }
 port = 9100
-shared_fate = 0.8
+shared_failure = 0.8
 outliers = { consecutive = 3, failure_rate = 0.4, window = "20s", ejection = "10s" }
 [sticky]
 cookie = "PROXY_SERVER_ID"
@@ -122,7 +122,7 @@ fn each_check_type_has_its_own_keys() {
         "type = \"tcp\"\nsend = \"PING\"\nexpect = \"+PONG\"",
         "type = \"grpc\"\nservice = \"shop.Orders\"\npooled = true",
         "method = \"OPTIONS\"\ndraining_statuses = [404]\nbody_contains = \"ok\"\npooled = true",
-        "identity = { header = \"x-node\" }\nshared_fate = 0\ndown_interval = \"20s\"",
+        "identity = { header = \"x-node\" }\nshared_failure = 0\ndown_interval = \"20s\"",
         "state_file = \"health.json\"\njitter = 0.2\nchanging_interval = \"500ms\"\nconcurrency = 8",
         "address = \"10.0.0.1\"\ntls = true\nserver_name = \"checks.example\"",
         "[health.outliers]\nenabled = false",
@@ -211,8 +211,8 @@ fn each_check_type_has_its_own_keys() {
         ),
         ("jitter = 2.0", "[health] jitter", "0.0 to 1.0 is accepted"),
         (
-            "shared_fate = 0.3",
-            "[health] shared_fate",
+            "shared_failure = 0.3",
+            "[health] shared_failure",
             "above 0.5, up to 1.0",
         ),
         (

@@ -90,7 +90,7 @@ pub struct HealthSettings {
     pub concurrency: Option<usize>,
     /// The share of backends that must fail because of one dependency for all of them to stay in
     /// service; 1.0 if absent, 0 for never.
-    pub shared_fate: Option<f64>,
+    pub shared_failure: Option<f64>,
     /// The file that keeps measured health over a restart; none if absent.
     pub state_file: Option<PathBuf>,
     /// `[health.outliers]`: when live traffic takes a backend out.
@@ -218,7 +218,7 @@ impl HealthSettings {
         if let Some(most) = self.concurrency {
             checks = checks.concurrency(most);
         }
-        match self.shared_fate {
+        match self.shared_failure {
             Some(0.0) => checks.no_shared_failure(),
             Some(share) => checks.shared_failure(share),
             None => checks,
