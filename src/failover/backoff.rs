@@ -32,15 +32,16 @@ use crate::error::ConfigError;
 ///
 /// let ms = Duration::from_millis;
 /// let backoff = Backoff::new().exponential(ms(10), ms(100))?.retry_after(ms(500))?;
-/// let failover = FailoverLayer::new().retry_statuses([503])?.backoff(backoff);
+/// let failover = FailoverLayer::new().max_attempts(3)?.retry_statuses([503])?.backoff(backoff);
 /// let service = failover.layer(service_fn(|_: Request<ReplayBody<Empty<Bytes>>>| async {
 ///     CALLS.fetch_add(1, Relaxed);
 ///     Response::builder().status(503).header("retry-after", "60").body(())
 /// }));
 ///
-/// // The backend asks for more than half a second, so the client gets the response.
+/// // The second attempt does not wait. Its backend asks for more than half a second, so there is no
+/// // third, and the client gets the response.
 /// let response = service.oneshot(Request::new(Empty::new())).await?;
-/// assert_eq!((response.status().as_u16(), CALLS.load(Relaxed)), (503, 1));
+/// assert_eq!((response.status().as_u16(), CALLS.load(Relaxed)), (503, 2));
 ///
 /// let refused = Backoff::new().exponential(ms(100), ms(10)).unwrap_err();
 /// assert_eq!(refused.field(), "backoff");

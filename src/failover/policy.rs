@@ -14,10 +14,12 @@ use crate::error::{Error, ErrorKind};
 ///
 /// # Example
 ///
+/// [`FailoverLayer::with_policy`](super::FailoverLayer::with_policy) takes such a policy:
+///
 /// ```
 /// use evenkeel::{
 ///     Error, ErrorKind,
-///     failover::{Answered, Decision, Failed, FailoverLayer, Policy, Standard},
+///     failover::{Answered, Decision, Failed, Policy, Standard},
 /// };
 /// use http::{HeaderMap, Request, StatusCode, request::Parts};
 ///
@@ -50,11 +52,6 @@ use crate::error::{Error, ErrorKind};
 /// }
 ///
 /// # fn main() -> Result<(), evenkeel::BoxError> {
-/// let failover = FailoverLayer::new()
-///     .retry_statuses([502, 503, 504])?
-///     .with_policy(NoPayments::default());
-/// # drop(failover);
-///
 /// // A policy decides by plain values, so a test needs no backend.
 /// let policy = NoPayments::default();
 /// let (pay, ()) = Request::put("/pay").body(())?.into_parts();
