@@ -71,7 +71,11 @@ fn main() -> Result<(), BoxError> {
         row("all fields", &maker, full.layer(answer(&backend))),
         row("the defaults", &maker, usual.layer(answer(&backend))),
         row("switched off", &maker, off.layer(answer(&backend))),
-        row("tracing, unheard", &maker, tracing.layer(answer(&backend))),
+        row(
+            "tracing, no subscriber",
+            &maker,
+            tracing.layer(answer(&backend)),
+        ),
         Row::new("connection event", BATCH, ended),
     ];
     for _ in 0..rounds(2_000) {

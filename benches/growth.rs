@@ -171,7 +171,7 @@ struct Took {
 fn workers(count: NonZeroUsize, rounds: usize, requests: usize) -> Result<Took> {
     let folder = tempfile::tempdir()?;
     let (pool, listeners) = bind(folder.path(), POINT.backends)?;
-    let (told, tell) = mpsc::channel();
+    let (measured, results) = mpsc::channel();
     let worker = Worker {
         door: Door::new(POINT.mode, &pool, POINT.body)?,
         listeners: Arc::new(listeners),
@@ -180,7 +180,7 @@ fn workers(count: NonZeroUsize, rounds: usize, requests: usize) -> Result<Took> 
         count: count.get(),
         rounds,
         requests: requests / IN_FLIGHT,
-        told,
+        measured,
     };
     Workers::spawn(count, move |number| {
         let worker = worker.clone();
@@ -195,7 +195,7 @@ fn workers(count: NonZeroUsize, rounds: usize, requests: usize) -> Result<Took> 
     })?
     .join()?;
     let mut sums = vec![(Duration::ZERO, Duration::ZERO); rounds];
-    for (round, wall, cpu) in tell {
+    for (round, wall, cpu) in results {
         sums[round].0 = sums[round].0.max(wall);
         sums[round].1 += cpu;
     }
@@ -222,7 +222,7 @@ struct Worker {
     /// A group's in a round.
     requests: usize,
     /// The round, how long it took, and this worker's CPU time.
-    told: mpsc::Sender<(usize, Duration, Duration)>,
+    measured: mpsc::Sender<(usize, Duration, Duration)>,
 }
 
 impl Worker {
@@ -238,7 +238,7 @@ impl Worker {
             groups = run(groups, self.requests).await?;
             // A worker that is done goes on answering for its backends.
             self.together.wait().await;
-            self.told.send((round, began.elapsed(), cpu() - used))?;
+            self.measured.send((round, began.elapsed(), cpu() - used))?;
         }
         self.together.wait().await;
         Ok(())

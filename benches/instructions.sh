@@ -4,7 +4,7 @@
 # another one this says so and passes.
 #
 #   benches/instructions.sh            # compare
-#   benches/instructions.sh --update   # write the file anew, with a change that is meant
+#   benches/instructions.sh --update   # write the file again, with a change that is meant
 set -euo pipefail
 cd "$(dirname "$0")"
 file=instructions.txt

@@ -83,7 +83,7 @@ load() { # requests url options...
     { cat "$folder/load.log" >&2; fail "requests to $url failed"; }
 }
 
-# Ports that nobody has, with luck; a port that is taken fails at the start.
+# Ports that are free, with luck; a port that is taken fails at the start.
 base=$((20000 + RANDOM % 20000))
 plain=$((base + 8)) tls=$((base + 9))
 for i in 1 2 3; do

@@ -1,4 +1,4 @@
-//! A backend to stand behind the other examples: says who it is, echoes what it is sent, and can
+//! A backend to stand behind the other examples: says its name, echoes what it is sent, and can
 //! be killed and started again.
 //!
 //! ```sh
@@ -80,7 +80,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// Fails fast, when it was told to.
+/// Fails fast, when it was asked to.
 async fn refuse(request: Request, next: Next) -> Response {
     match REFUSES.load(Relaxed) && request.uri().path() != "/health" {
         true => StatusCode::SERVICE_UNAVAILABLE.into_response(),

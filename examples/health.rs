@@ -43,7 +43,7 @@ async fn backend(request: Request<Incoming>) -> Result<Response<String>, Infalli
     Ok(response)
 }
 
-/// Somebody else's service; this one only says where a request would go.
+/// Stands for a service of another crate: it only says where a request would go.
 async fn forward(request: Request<Incoming>) -> Result<Response<String>, BoxError> {
     let selected = request.extensions().get::<Selected>();
     let id = selected.map_or("no backend", |Selected(backend)| backend.id());

@@ -308,9 +308,9 @@ pub(crate) fn cpu() -> Duration {
     // The kernel brings the sum up to date here, else at its next tick only: up to 4 ms late.
     std::thread::yield_now();
     static BEGAN: OnceLock<tokio::time::Instant> = OnceLock::new();
-    let told = std::fs::read_to_string("/proc/thread-self/schedstat").ok();
-    let told = told.and_then(|text| text.split(' ').next()?.parse().ok());
-    told.map_or_else(
+    let statistics = std::fs::read_to_string("/proc/thread-self/schedstat").ok();
+    let statistics = statistics.and_then(|text| text.split(' ').next()?.parse().ok());
+    statistics.map_or_else(
         || BEGAN.get_or_init(tokio::time::Instant::now).elapsed(),
         Duration::from_nanos,
     )

@@ -123,7 +123,7 @@ impl AccessLogLayer {
     ///
     /// See also [`trust_request_id_from`](Self::trust_request_id_from); the later call counts.
     pub fn trust_request_id(mut self, on: bool) -> Self {
-        self.config_mut().trust = if on { Trust::Everyone } else { Trust::Nothing };
+        self.config_mut().trust = if on { Trust::AllPeers } else { Trust::Nothing };
         self
     }
 

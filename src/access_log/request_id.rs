@@ -11,7 +11,7 @@ use crate::context::ConnInfo;
 /// The senders whose `X-Request-Id` becomes the id of the request.
 #[derive(Clone)]
 pub(super) enum Trust {
-    Everyone,
+    AllPeers,
     Nothing,
     Senders(Arc<dyn Fn(IpAddr) -> bool + Send + Sync>),
 }
@@ -23,7 +23,7 @@ impl Trust {
         let is_id = (1..=MAX_ID).contains(&bytes.len()) && bytes.iter().all(u8::is_ascii_graphic);
         is_id
             && match self {
-                Self::Everyone => true,
+                Self::AllPeers => true,
                 Self::Nothing => false,
                 Self::Senders(accepts) => sender(request).is_some_and(|sender| accepts(sender)),
             }

@@ -45,7 +45,7 @@
 //!
 //! # Where it goes
 //!
-//! Above `Balance`, below `Sticky` and `Respond`. The service inside must pick anew at each call:
+//! Above `Balance`, below `Sticky` and `Respond`. The service inside must pick again at each call:
 //! placed below balance, the layer would send every attempt to the same backend.
 //!
 //! The [`Exchange`](crate::context::Exchange) travels with the request, and balance finds in it the

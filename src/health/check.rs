@@ -145,7 +145,7 @@ impl Checks {
     /// backend that does not answer, or fails for a reason of its own, is taken out as ever.
     ///
     /// The dependency is what [`CheckReport::with_dependency`] names. A failure that names one is judged
-    /// once up to 32 of the others were asked anew: later by a time-out at most.
+    /// once up to 32 of the others were checked again: later by a time-out at most.
     ///
     /// Default: 1.0, which is all. Accepted: above 0.5, up to 1.0.
     pub fn shared_failure(mut self, share: f64) -> Self {

@@ -21,7 +21,7 @@ use crate::{
 /// Inside a tokio runtime, [`layer`](Layer::layer) starts a task that opens connections to the
 /// backends, unless [`no_checks`](Self::no_checks) was called; it ends when the last layer and
 /// service are dropped. A clone of the layer and every service that it makes share one task; a setter
-/// begins anew.
+/// begins another.
 #[derive(Clone)]
 #[must_use]
 pub struct HealthLayer {

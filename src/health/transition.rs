@@ -23,7 +23,7 @@ pub(super) struct Rules {
 
 /// The state of one backend as active checks see it.
 ///
-/// Counts *consecutive* results: one pass among failures starts the count of failures anew.
+/// Counts *consecutive* results: one pass among failures sets the count of failures to zero.
 #[derive(Debug)]
 pub(super) struct HealthMachine {
     health: HealthStatus,
@@ -320,7 +320,7 @@ mod tests {
         let mut machine = HealthMachine::new(HealthStatus::Unhealthy, now);
         machine.pass(&RULES, now);
         assert!(!machine.readdress(now));
-        assert_eq!(machine.pass(&RULES, now), None, "the count begins anew");
+        assert_eq!(machine.pass(&RULES, now), None, "the count begins at zero");
         assert!(machine.pass(&RULES, now).is_some());
         assert!(machine.readdress(now));
         assert_eq!(machine.health, HealthStatus::Unknown);

@@ -270,7 +270,7 @@ where
     drop(listener);
     if timeout(drain_timeout, open.shutdown.ended()).await.is_err() {
         let cut = open.shutdown.remaining();
-        tracing::warn!(target: "evenkeel::server", cut, "connections were cut at the drain's deadline");
+        tracing::warn!(target: "evenkeel::server", cut, "connections were closed: they did not end within the drain time-out");
     }
     open.running.shutdown().await;
     Ok(())

@@ -154,7 +154,7 @@ impl Operator {
     fn lose_runtime(&mut self) {
         self.hang_up();
         self.stack = None;
-        // A prober of its own belongs to its runtime; a layer's checks begin anew by themselves.
+        // A prober of its own belongs to its runtime; a layer's checks begin again by themselves.
         let left = self.prober.take().is_some();
         self.world.leave();
         let at = self.world.at();

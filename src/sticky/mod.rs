@@ -113,7 +113,7 @@
 //! # Deployment caveats
 //!
 //! - Sessions in the memory of one backend are lost with that backend, sticky or not.
-//! - Clients that keep no cookies (many API clients, some health checks) are balanced anew with
+//! - Clients that keep no cookies (many API clients, some health checks) are balanced again with
 //!   each request.
 //! - A leaked key lets its holder choose a backend, and nothing more. To rotate keys, put the new
 //!   key first and keep the old one as an [older key](Keys::with_older_key) until its cookies have

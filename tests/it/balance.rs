@@ -344,9 +344,9 @@ async fn the_backend_asked_for_gets_the_request_if_it_can() {
     assert_eq!(sent(&pool, &exchange).await, Some(StickyVerdict::Down));
     assert_eq!(went(&exchange), "b", "what was tried is not tried again");
 
-    let stranger = Exchange::new();
-    stranger.set_affinity(backend("a"));
-    let verdict = sent(&pool, &stranger).await;
+    let unlinked = Exchange::new();
+    unlinked.set_affinity(backend("a"));
+    let verdict = sent(&pool, &unlinked).await;
     assert_eq!(verdict, None, "another pool's backend is not this one's");
 }
 

@@ -31,7 +31,7 @@ async fn alone_around_a_foreign_service_it_names_the_client_behind_trusted_hops(
     let layer = ForwardedLayer::new(trusted(&["10.0.0.0/8"]));
     let other = layer.clone().field(ClientField::Forwarded);
     let none = ForwardedLayer::new(TrustedPeers::default());
-    let (hop, stranger) = ("10.0.0.1:5", "198.51.100.1:5");
+    let (hop, outsider) = ("10.0.0.1:5", "198.51.100.1:5");
     let x = "x-forwarded-for";
     for (layer, peer, fields, client) in [
         (&layer, hop, &[(x, "9.9.9.9")][..], "9.9.9.9:0"),
@@ -60,7 +60,7 @@ async fn alone_around_a_foreign_service_it_names_the_client_behind_trusted_hops(
             &[("forwarded", "for=9.9.9.9;proto=https")],
             "9.9.9.9:0",
         ),
-        (&layer, stranger, &[(x, "9.9.9.9")], stranger),
+        (&layer, outsider, &[(x, "9.9.9.9")], outsider),
         (&none, hop, &[(x, "9.9.9.9")], hop),
     ] {
         let mut request = Request::new(());

@@ -90,9 +90,9 @@ async fn half_open(events: &mut Events) {
 /// A backend whose health is a switch.
 async fn switched() -> (Origin, Arc<AtomicBool>) {
     let up = Arc::new(AtomicBool::new(true));
-    let told = up.clone();
+    let answers = up.clone();
     let origin = Origin::serve(move |_| {
-        let up = told.load(Relaxed);
+        let up = answers.load(Relaxed);
         async move {
             let mut response = Response::new(Full::new(Bytes::new()));
             if !up {

@@ -304,7 +304,7 @@ fn hedging_is_on_with_the_section_and_off_with_false() {
 
 #[test]
 fn each_bad_value_is_refused_by_line_section_and_reason() {
-    // What replaces a line of GOOD, and what a stranger reads then.
+    // What replaces a line of GOOD, and the message then.
     let table = [
         (
             "threads = 1",

@@ -37,7 +37,7 @@ use crate::support::pki::{Authority, Issued};
 struct Server {
     address: SocketAddr,
     events: mpsc::UnboundedReceiver<ConnectionEvent>,
-    drainer: Arc<GracefulShutdown>,
+    shutdown: Arc<GracefulShutdown>,
     task: JoinHandle<()>,
 }
 
@@ -48,8 +48,8 @@ impl Server {
         let (sender, events) = mpsc::unbounded_channel();
         let sink: Arc<dyn ConnectionEvents> = Arc::new(Events(sender));
         let service = layer.layer(service_fn(serve));
-        let drainer = Arc::new(GracefulShutdown::new());
-        let drains = drainer.clone();
+        let shutdown = Arc::new(GracefulShutdown::new());
+        let drains = shutdown.clone();
         let task = tokio::spawn(async move {
             let mut running = JoinSet::new();
             loop {
@@ -64,7 +64,7 @@ impl Server {
         Self {
             address,
             events,
-            drainer,
+            shutdown,
             task,
         }
     }

@@ -161,12 +161,12 @@ fn a_tried_backend_is_not_picked_again() {
                     assert!(!tried.contains(&incarnation), "{}", strategy.name());
                     tried.push(incarnation);
                 }
-                let everyone: Vec<_> = weights
+                let all_members: Vec<_> = weights
                     .iter()
                     .zip(snapshot.backends())
                     .map(|(_, b)| b.incarnation())
                     .collect();
-                let pick = Pick::new(&request).excluding(&everyone);
+                let pick = Pick::new(&request).excluding(&all_members);
                 assert!(strategy.pick(&snapshot, &pick).is_none());
             }
         }
@@ -367,5 +367,8 @@ fn the_strategies_of_all_workers_share_their_tables() {
     };
     let (_first, tables) = attach();
     let (_second, of_two) = attach();
-    assert_eq!(of_two, tables, "each change of health would make them anew");
+    assert_eq!(
+        of_two, tables,
+        "each change of health would make them again"
+    );
 }

@@ -95,8 +95,10 @@ impl Expectation {
             }
             let wanted = String::from_utf8_lossy(wanted);
             Some(match given {
-                Some(given) => format!("another answers: {name} is {given:?}, not {wanted:?}"),
-                None => format!("another answers: {name} is missing, not {wanted:?}"),
+                Some(given) => {
+                    format!("another server answered: {name} is {given:?}, not {wanted:?}")
+                }
+                None => format!("another server answered: {name} is missing, not {wanted:?}"),
             })
         })
     }
@@ -352,7 +354,12 @@ mod tests {
             let report = judge(&named, &answer(status, &fields, ""));
             assert!(!report.is_pass(), "{fields:?}");
             assert_eq!(report.reason().code, "L7RSP");
-            assert!(report.reason().detail.starts_with("another answers: "));
+            assert!(
+                report
+                    .reason()
+                    .detail
+                    .starts_with("another server answered: ")
+            );
         }
     }
 

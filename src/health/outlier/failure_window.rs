@@ -59,7 +59,7 @@ impl FailureWindow {
         self.count(tick)
     }
 
-    /// Forgets everything: what follows is judged anew.
+    /// Forgets everything: the counts begin at zero.
     pub(in crate::health) fn clear(&self) {
         for bucket in &self.buckets {
             bucket.tick.store(0, Relaxed);
@@ -112,7 +112,7 @@ mod tests {
         assert_eq!(window.failure(17), count(2, 2), "the first two are over");
         assert_eq!(window.failure(1_000), count(1, 1));
         window.clear();
-        assert_eq!(window.failure(1_000), count(1, 1), "anew");
+        assert_eq!(window.failure(1_000), count(1, 1), "from zero");
     }
 
     #[test]

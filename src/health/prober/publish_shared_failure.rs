@@ -140,7 +140,7 @@ impl Driver {
             Conclusion::Ended(dependency) => tracing::warn!(
                 target: "evenkeel::health",
                 dependency = &*dependency,
-                "backends do not all fail for the same dependency any more: they are asked anew"
+                "backends do not all fail for the same dependency any more: they are checked again"
             ),
             Conclusion::NotShared(dependency, fall) => {
                 tracing::debug!(

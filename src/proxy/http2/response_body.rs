@@ -89,7 +89,7 @@ impl StreamBody {
                 };
                 return Poll::Ready(Error::timed_out(kind, self.idle_timeout));
             }
-            // The upload made progress: the wait begins anew.
+            // The upload made progress: the wait begins again.
             self.waiting = None;
         }
     }

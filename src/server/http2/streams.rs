@@ -344,7 +344,7 @@ mod tests {
         assert_eq!(
             streams.slots.len(),
             4 * MAX_IDLE_SLOTS,
-            "and others are made anew"
+            "and others are allocated"
         );
     }
 

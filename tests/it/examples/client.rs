@@ -135,7 +135,7 @@ pub(super) async fn post_until_told(address: SocketAddr, answered: Arc<AtomicUsi
             sender.ready().await.expect("not before it says so");
         }
     };
-    timeout(PATIENCE, posting).await.expect("it is told");
+    timeout(PATIENCE, posting).await.expect("the event arrives");
 }
 
 /// Posts over one connection of HTTP/2 until a GOAWAY.
@@ -158,25 +158,25 @@ pub(super) async fn post_until_goaway(address: SocketAddr, answered: Arc<AtomicU
             answered.fetch_add(1, SeqCst);
         }
     };
-    timeout(PATIENCE, posting).await.expect("it is told");
+    timeout(PATIENCE, posting).await.expect("the event arrives");
 }
 
-/// What `curl -k` trusts: everybody.
+/// What `curl -k` trusts: every certificate.
 pub(super) fn insecure() -> ClientConfig {
     let mut config = ClientConfig::builder_with_provider(pki::test_provider())
         .with_safe_default_protocol_versions()
         .unwrap()
         .dangerous()
-        .with_custom_certificate_verifier(Arc::new(Anybody))
+        .with_custom_certificate_verifier(Arc::new(AnyCertificate))
         .with_no_client_auth();
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     config
 }
 
 #[derive(Debug)]
-struct Anybody;
+struct AnyCertificate;
 
-impl ServerCertVerifier for Anybody {
+impl ServerCertVerifier for AnyCertificate {
     fn verify_server_cert(
         &self,
         _end_entity: &CertificateDer<'_>,

@@ -318,17 +318,20 @@ async fn a_signal_drains_and_readiness_says_so_first() {
     edge.signal("-TERM");
     edge.line("shutting down").await;
     let ready = get(admin, "/ready").await;
-    assert_eq!(ready.status, 503, "whoever looks must go elsewhere");
+    assert_eq!(
+        ready.status, 503,
+        "a balancer that checks uses another instance"
+    );
     assert!(ready.body.contains("shutting down"), "{ready:?}");
     assert_eq!(
         get(http, "/").await.backend(),
         "a",
-        "who does not look is served"
+        "a client that does not check is served"
     );
     let slow = slow.await.unwrap();
     assert_eq!(slow.backend(), "a", "what began must end");
     edge.must_succeed().await;
-    assert!(try_get(http, "/").await.is_err(), "nobody listens any more");
+    assert!(try_get(http, "/").await.is_err(), "the listener is closed");
 }
 
 #[tokio::test]
@@ -379,7 +382,11 @@ async fn a_public_listener_says_whether_it_can_route_where_it_is_told_to() {
         let http = served.address("listening on http://").await;
         until_ready(http, 200).await;
         assert_eq!(get(http, "/-/live").await.status, 200);
-        assert_eq!(get(http, "/ready").await.backend(), "a", "not told to");
+        assert_eq!(
+            get(http, "/ready").await.backend(),
+            "a",
+            "no reload was asked for"
+        );
         a.process.kill().await;
         let ready = until_ready(http, 503).await;
         assert!(ready.contains("no usable backend"), "{ready}");
@@ -604,7 +611,7 @@ async fn a_client_does_not_choose_how_much_is_logged() {
     let mut client = TcpStream::connect(address).await.unwrap();
     let mut frames = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0".to_vec();
     for _ in 0..1_000 {
-        // The answer to a PING that nobody sent.
+        // The answer to a PING that was never sent.
         frames.extend_from_slice(b"\0\0\x08\x06\x01\0\0\0\0evenkeel");
     }
     // One that is to be answered, behind all of them.

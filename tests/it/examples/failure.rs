@@ -251,7 +251,7 @@ async fn with_all_backends_down_clients_are_told_at_once_to_come_back_and_it_idl
     let mut in_time = 0;
     let until = Instant::now() + 2 * PATIENCE;
     // Other tests run beside this one, and take the processor from it now and then: that only
-    // begins the row anew. A refusal that waits for anything never makes a whole one.
+    // begins the row again. A refusal that waits for anything never makes a whole one.
     while in_time < ROW {
         let (answer, took) = get_bare(stage.address);
         assert!(answer.starts_with("HTTP/1.1 503 "), "{answer}");

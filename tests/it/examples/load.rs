@@ -147,7 +147,7 @@ pub(super) fn none_failed(all: &[Done]) -> BTreeMap<&str, usize> {
     names
 }
 
-/// Returns who answered each session, in order, repetitions left out.
+/// Returns the backends that answered each session, in order, repetitions left out.
 pub(super) fn homes(all: &[Done]) -> BTreeMap<usize, Vec<&str>> {
     let mut homes: BTreeMap<usize, Vec<&str>> = BTreeMap::new();
     // One at a time: the order of the ends.

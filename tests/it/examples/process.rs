@@ -185,12 +185,12 @@ impl Backend {
     }
 }
 
-fn kill(name: &str, whom: &str) {
+fn kill(name: &str, process: &str) {
     let status = std::process::Command::new("kill")
-        .args([name, "--", whom])
+        .args([name, "--", process])
         .status()
         .unwrap();
-    assert!(status.success(), "kill {name} {whom}");
+    assert!(status.success(), "kill {name} {process}");
 }
 
 async fn pump(output: impl AsyncRead + Unpin, lines: mpsc::UnboundedSender<String>) {

@@ -151,8 +151,8 @@ async fn the_serving_status_decides() {
 #[tokio::test]
 async fn a_kept_connection_is_let_go_with_a_failure() {
     let serving = Arc::new(AtomicBool::new(true));
-    let told = serving.clone();
-    let (address, connections) = server(move |_| match told.load(Relaxed) {
+    let answers = serving.clone();
+    let (address, connections) = server(move |_| match answers.load(Relaxed) {
         true => Says::Serving(1),
         false => Says::Serving(2),
     })

@@ -100,7 +100,7 @@ async fn what_the_answer_says_reaches_the_report_in_either_version() {
             (report.reason().code, &*report.reason().detail),
             (
                 "L7RSP",
-                "GET /health: another answers: x-service is \"orders\", not \"a\""
+                "GET /health: another server answered: x-service is \"orders\", not \"a\""
             )
         );
     }
@@ -110,9 +110,9 @@ async fn what_the_answer_says_reaches_the_report_in_either_version() {
 async fn a_pooled_check_keeps_one_connection_until_it_fails() {
     for protocol in protocols() {
         let status = Arc::new(Mutex::new(200));
-        let told = status.clone();
+        let answers = status.clone();
         let origin = Origin::serve(move |_| {
-            let status = *told.lock().unwrap();
+            let status = *answers.lock().unwrap();
             async move { answer(status, &[], "fine") }
         })
         .await;

@@ -112,7 +112,7 @@ impl Stage {
         }
     }
 
-    /// Returns who answered, and the cookie, if a new one was set.
+    /// Returns the backend that answered, and the cookie, if a new one was set.
     async fn ask(&self, path: &str, cookie: &str) -> (String, Option<String>) {
         let request = Request::get(path)
             .header(header::HOST, "a")
@@ -156,10 +156,10 @@ async fn a_drained_backend_keeps_its_sessions_until_the_deadline_and_then_none()
     let deadline = Duration::from_millis(700);
     let began = Instant::now();
     let drain = stage.pool.drain("a", deadline).unwrap();
-    assert_eq!(stage.strangers().await, ["b", "c"], "nobody new");
+    assert_eq!(stage.strangers().await, ["b", "c"], "no new client");
     let (from, set) = stage.ask("/", &cookie).await;
     if began.elapsed() < deadline {
-        assert_eq!((from.as_str(), set), ("a", None), "whoever is there stays");
+        assert_eq!((from.as_str(), set), ("a", None), "a session stays");
     }
     sleep(deadline.saturating_sub(began.elapsed())).await;
     let (from, set) = stage.ask("/", &cookie).await;
@@ -198,7 +198,7 @@ async fn a_drain_closes_what_is_idle_and_ends_with_what_runs() {
     assert_eq!(slow.await.unwrap().0, "a", "what began must end");
     stage.backends[0].until_open(0).await;
 
-    // Undone while somebody waits.
+    // Undone while a task waits for its end.
     let slow = {
         let (stage, cookie) = (stage.clone(), cookie.clone());
         stage.pool.mark_ready("a").unwrap();

@@ -53,7 +53,7 @@ async fn a_tier_that_lost_half_overflows_and_one_that_is_gone_is_replaced() {
     let pool = Pool::new(preferred.chain(rest)).unwrap();
     pool.update_routing(at_once());
     let edge = checked(&pool).await;
-    assert_eq!(edge.load(4, 20).await.who(), ["a", "b", "c", "d"]);
+    assert_eq!(edge.load(4, 20).await.answered_by(), ["a", "b", "c", "d"]);
 
     first[2].well(false);
     first[3].well(false);
@@ -61,7 +61,7 @@ async fn a_tier_that_lost_half_overflows_and_one_that_is_gone_is_replaced() {
     let half = edge.load(4, 200).await;
     is_near(half.share(&["a", "b"]), 70.0, &half);
     is_near(half.share(&["x", "y"]), 30.0, &half);
-    assert_eq!(half.who(), ["a", "b", "x", "y"], "and nothing else");
+    assert_eq!(half.answered_by(), ["a", "b", "x", "y"], "and nothing else");
 
     first[0].well(false);
     first[1].well(false);
@@ -71,7 +71,7 @@ async fn a_tier_that_lost_half_overflows_and_one_that_is_gone_is_replaced() {
 
     first.iter().for_each(|node| node.well(true));
     until(&pool, "all up", |s| s.usable() == 6).await;
-    assert_eq!(edge.load(4, 20).await.who(), ["a", "b", "c", "d"]);
+    assert_eq!(edge.load(4, 20).await.answered_by(), ["a", "b", "c", "d"]);
 }
 
 #[tokio::test]
@@ -93,7 +93,10 @@ async fn traffic_stays_near_and_spills_as_far_as_it_must() {
     let pool = Pool::new(places.into_iter().flat_map(stands)).unwrap();
     pool.update_routing(at_once().locality(place("eu/eu-a")));
     let edge = checked(&pool).await;
-    assert_eq!(edge.load(4, 20).await.who(), ["n1", "n2", "n3", "n4"]);
+    assert_eq!(
+        edge.load(4, 20).await.answered_by(),
+        ["n1", "n2", "n3", "n4"]
+    );
 
     near[0].well(false);
     near[1].well(false);
@@ -105,7 +108,7 @@ async fn traffic_stays_near_and_spills_as_far_as_it_must() {
 
     near.iter().chain(&beside).for_each(|node| node.well(false));
     until(&pool, "the region is down", |s| s.usable() == 2).await;
-    assert_eq!(edge.load(4, 20).await.who(), ["r1", "r2"]);
+    assert_eq!(edge.load(4, 20).await.answered_by(), ["r1", "r2"]);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -170,7 +173,11 @@ async fn a_zone_is_evacuated_under_load_without_an_error() {
     assert!(came(&near) >= before.0 + 200 - CLIENTS, "traffic is back");
     assert_eq!(came(&far), before.1, "all of it");
     let tally = busy.end().await;
-    assert_eq!(tally.who(), ["f1", "f2", "n1", "n2"], "no error: {tally:?}");
+    assert_eq!(
+        tally.answered_by(),
+        ["f1", "f2", "n1", "n2"],
+        "no error: {tally:?}"
+    );
 }
 
 #[tokio::test]
@@ -185,10 +192,14 @@ async fn in_a_panic_all_are_used_or_requests_fail_at_once() {
     nodes[0].well(false);
     nodes[1].well(false);
     until(&pool, "half are down", |s| s.usable() == 2).await;
-    assert_eq!(edge.load(4, 20).await.who(), ["c", "d"], "not below half");
+    assert_eq!(
+        edge.load(4, 20).await.answered_by(),
+        ["c", "d"],
+        "not below half"
+    );
     nodes[2].well(false);
     until(&pool, "a panic", |s| s.in_panic_mode()).await;
-    assert_eq!(edge.load(4, 20).await.who(), ["a", "b", "c", "d"]);
+    assert_eq!(edge.load(4, 20).await.answered_by(), ["a", "b", "c", "d"]);
     nodes[3].well(false);
     until(&pool, "all down", |s| {
         s.backends()
@@ -196,7 +207,7 @@ async fn in_a_panic_all_are_used_or_requests_fail_at_once() {
             .all(|b| b.active_health() == HealthStatus::Unhealthy)
     })
     .await;
-    assert_eq!(edge.load(4, 20).await.who(), ["a", "b", "c", "d"]);
+    assert_eq!(edge.load(4, 20).await.answered_by(), ["a", "b", "c", "d"]);
 
     pool.update_routing(at_once());
     let began = Instant::now();
@@ -205,10 +216,14 @@ async fn in_a_panic_all_are_used_or_requests_fail_at_once() {
     assert_eq!(answer.retry_after.as_deref(), Some("1"));
     // Well below what a request waits where there is hope.
     assert!(began.elapsed() < Duration::from_secs(4), "at once");
-    assert_eq!(edge.load(4, 20).await.who(), ["503"], "nobody is used");
+    assert_eq!(
+        edge.load(4, 20).await.answered_by(),
+        ["503"],
+        "no backend is used"
+    );
     nodes[1].well(true);
     until(&pool, "one is back", |s| s.usable() == 1).await;
-    assert_eq!(edge.load(4, 20).await.who(), ["b"]);
+    assert_eq!(edge.load(4, 20).await.answered_by(), ["b"]);
 }
 
 #[tokio::test]
@@ -276,12 +291,12 @@ async fn a_drain_ends_with_the_last_body_and_keeps_sessions_until_then() {
 
     let drain = tokio::spawn(pool.drain("a", PATIENCE).unwrap().into_future());
     nodes[0].until_open(1).await;
-    assert_eq!(edge.load(2, 10).await.who(), ["b"], "nobody new");
+    assert_eq!(edge.load(2, 10).await.answered_by(), ["b"], "no new client");
     let home = client.get_with("/", header::COOKIE, &cookie).await;
     assert_eq!(
         (home.body.as_str(), home.cookie),
         ("a", None),
-        "who is there stays"
+        "a session stays"
     );
     assert!(!drain.is_finished(), "a body is on its way");
     nodes[0].conduct(AT_ONCE);
@@ -292,5 +307,5 @@ async fn a_drain_ends_with_the_last_body_and_keeps_sessions_until_then() {
     nodes[0].until_open(0).await;
 
     pool.mark_ready("a").unwrap();
-    assert_eq!(edge.load(2, 10).await.who(), ["a", "b"], "undone");
+    assert_eq!(edge.load(2, 10).await.answered_by(), ["a", "b"], "undone");
 }

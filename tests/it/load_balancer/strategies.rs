@@ -70,9 +70,9 @@ async fn a_key_stays_on_its_backend_and_only_those_of_a_lost_one_move() {
     until(&pool, "it is back", |s| s.usable() == 4).await;
     assert_eq!(homes(&mut client).await, before, "as it was");
 
-    let anybody = edge.load(1, 40).await;
+    let tally = edge.load(1, 40).await;
     for node in &nodes {
-        assert_eq!(anybody.of(&[node.name]), 10, "in turn: {anybody:?}");
+        assert_eq!(tally.of(&[node.name]), 10, "in turn: {tally:?}");
     }
 }
 
@@ -88,7 +88,7 @@ async fn a_slow_backend_gets_far_less_than_those_that_answer_soon() {
         .into_iter()
         .min();
     let slow = tally.of(&["slow"]);
-    assert!(slow >= 1, "somebody had to find out: {tally:?}");
+    assert!(slow >= 1, "a request had to find out: {tally:?}");
     assert!(3 * slow < least.unwrap(), "{tally:?}");
 }
 
@@ -102,7 +102,7 @@ async fn a_backend_that_fails_fast_attracts_no_traffic() {
     let soon = Duration::from_millis(1);
     nodes[3].conduct(Conduct::Refuse(StatusCode::SERVICE_UNAVAILABLE, soon));
     let pool = Pool::new(nodes.iter().map(Node::backend)).unwrap();
-    // Nobody ejects it: this is the strategy's doing alone.
+    // Outliers are off: this is the strategy's doing alone.
     let edge = open(&pool, PeakEwma::new(), quiet(&pool)).await;
     let began = Instant::now();
     let mut sum = (0, 0);
@@ -111,6 +111,6 @@ async fn a_backend_that_fails_fast_attracts_no_traffic() {
         sum = (sum.0 + tally.of(&["503"]), sum.1 + tally.all());
     }
     let (failed, all) = sum;
-    assert!(failed >= 1, "somebody had to find out");
+    assert!(failed >= 1, "a request had to find out");
     assert!(failed * 100 < all, "{failed} of {all}");
 }

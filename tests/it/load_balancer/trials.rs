@@ -50,7 +50,11 @@ async fn one_that_fails_is_out_until_one_of_its_trials_passes_and_no_client_sees
         assert!(tally.all() < 100, "it must be ejected: {tally:?}");
         tally.count(&client.get("/").await);
     }
-    assert_eq!(tally.who(), ["b", "c"], "others answered: {tally:?}");
+    assert_eq!(
+        tally.answered_by(),
+        ["b", "c"],
+        "others answered: {tally:?}"
+    );
     assert_eq!(ill.requests(), 5, "{tally:?}");
 
     // The first trial hangs: there is no other beside it, however long it takes.
@@ -77,9 +81,12 @@ async fn one_that_fails_is_out_until_one_of_its_trials_passes_and_no_client_sees
     ill.conduct(AT_ONCE);
     until_circuit(Circuit::Closed).await;
     let back = ill.requests();
-    patiently("traffic for who is back", || ill.requests() > back + 50).await;
+    patiently("traffic for the backend that is back", || {
+        ill.requests() > back + 50
+    })
+    .await;
     let tally = busy.end().await;
-    assert_eq!(tally.who(), ["a", "b", "c"], "no error: {tally:?}");
+    assert_eq!(tally.answered_by(), ["a", "b", "c"], "no error: {tally:?}");
 }
 
 #[tokio::test]

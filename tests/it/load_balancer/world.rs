@@ -67,18 +67,18 @@ impl Node {
     pub(super) async fn start(name: &'static str) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
-        let (conduct, told) = watch::channel(AT_ONCE);
+        let (conduct, conducts) = watch::channel(AT_ONCE);
         let seen = Arc::<Seen>::default();
         let noted = seen.clone();
         let task = tokio::spawn(async move {
             let mut running = JoinSet::new();
             loop {
                 let (stream, _) = listener.accept().await.unwrap();
-                let (seen, told) = (noted.clone(), told.clone());
+                let (seen, conducts) = (noted.clone(), conducts.clone());
                 running.spawn(async move {
                     seen.open.fetch_add(1, Relaxed);
                     let answer = hyper::service::service_fn(|request| {
-                        answer(name, request, seen.clone(), told.clone())
+                        answer(name, request, seen.clone(), conducts.clone())
                     });
                     let _ = http1::Builder::new()
                         .serve_connection(TokioIo::new(stream), answer)
@@ -112,7 +112,7 @@ impl Node {
         self.conduct.send_replace(conduct);
     }
 
-    /// Says what checks are told.
+    /// Sets how checks are answered.
     pub(super) fn well(&self, well: bool) {
         self.seen.ill.store(!well, Relaxed);
     }
@@ -144,7 +144,7 @@ async fn answer(
     name: &'static str,
     request: Request<Incoming>,
     seen: Arc<Seen>,
-    mut told: watch::Receiver<Conduct>,
+    mut conducts: watch::Receiver<Conduct>,
 ) -> io::Result<Reply> {
     let say = |status| {
         let mut reply = Response::new(Full::from(name).boxed());
@@ -159,11 +159,11 @@ async fn answer(
     }
     seen.requests.fetch_add(1, Relaxed);
     if request.uri().path() == "/stream" {
-        return Ok(Response::new(stream(told).boxed()));
+        return Ok(Response::new(stream(conducts).boxed()));
     }
     let at_once = seen.at_once.fetch_add(1, Relaxed) + 1;
     seen.most_at_once.fetch_max(at_once, Relaxed);
-    let held = told.wait_for(|conduct| *conduct != Conduct::Hold).await;
+    let held = conducts.wait_for(|conduct| *conduct != Conduct::Hold).await;
     let conduct = *held.map_err(io::Error::other)?;
     let reply = match conduct {
         Conduct::Hold | Conduct::HangUp => Err(io::ErrorKind::ConnectionAborted.into()),
@@ -182,12 +182,12 @@ async fn answer(
 }
 
 /// A body that begins at once and ends when it is no longer held.
-fn stream(mut told: watch::Receiver<Conduct>) -> Channel<Bytes, Infallible> {
+fn stream(mut conducts: watch::Receiver<Conduct>) -> Channel<Bytes, Infallible> {
     let (mut sender, body) = Channel::new(1);
     tokio::spawn(async move {
         let _ = sender.send_data(Bytes::from_static(b"begun, ")).await;
         let over = |conduct: &Conduct| *conduct != Conduct::HoldStreams;
-        let _ = told.wait_for(over).await;
+        let _ = conducts.wait_for(over).await;
         let _ = sender.send_data(Bytes::from_static(b"ended")).await;
     });
     body
@@ -369,7 +369,7 @@ impl Client {
     }
 }
 
-/// Who answered how often; anything but 200 stands under its status.
+/// How often each backend answered; anything but 200 stands under its status.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Tally {
     by: BTreeMap<String, usize>,
@@ -385,11 +385,11 @@ impl Tally {
     }
 
     pub(super) fn count(&mut self, answer: &Answer) {
-        let who = match answer.status {
+        let backend = match answer.status {
             StatusCode::OK => answer.body.clone(),
             status => status.as_str().to_owned(),
         };
-        *self.by.entry(who).or_default() += 1;
+        *self.by.entry(backend).or_default() += 1;
     }
 
     /// Returns how many of these there were.
@@ -406,7 +406,7 @@ impl Tally {
         100.0 * self.of(names) as f64 / self.all() as f64
     }
 
-    pub(super) fn who(&self) -> Vec<&str> {
+    pub(super) fn answered_by(&self) -> Vec<&str> {
         self.by.keys().map(String::as_str).collect()
     }
 }
@@ -433,7 +433,7 @@ pub(super) async fn until(pool: &Pool, what: &str, wanted: impl Fn(&Snapshot) ->
     waited.unwrap_or_else(|_| panic!("{what}: {:?}", &*pool.snapshot()));
 }
 
-/// Waits for what tells nobody of itself.
+/// Waits for a state that no event announces.
 pub(super) async fn patiently(what: &str, wanted: impl Fn() -> bool) {
     let wait = async {
         while !wanted() {

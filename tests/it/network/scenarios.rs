@@ -137,9 +137,9 @@ impl Scene {
 
     /// Asserts that the attempts at this backend ended in these ways only.
     fn assert_outcomes(&self, backend: &str, allowed: &[&str]) {
-        for (who, outcome) in self.attempts() {
+        for (attempted, outcome) in self.attempts() {
             assert!(
-                who != backend || allowed.contains(&outcome.as_str()),
+                attempted != backend || allowed.contains(&outcome.as_str()),
                 "{backend} is charged with {outcome}: {:#?}",
                 self.log
             );
@@ -362,7 +362,7 @@ async fn vanished_host() {
 #[tokio::test]
 #[ignore = "runs in a namespace of the network tests"]
 async fn vanished_client() {
-    let Some(mut scene) = Scene::begin_with("a,b", Some(UNHEARD)).await else {
+    let Some(mut scene) = Scene::begin_with("a,b", Some(CLIENT_TIMEOUT)).await else {
         return;
     };
     let tasks = scene.warm_up().await;
@@ -376,8 +376,11 @@ async fn vanished_client() {
     assert_eq!(state["in_flight"], 1, "what is written is taken still");
     scene.settle(tasks, 8 + 1).await;
     let took = began.elapsed();
-    assert!(took >= UNHEARD / 2, "not at once: {took:?}");
-    assert!(took < UNHEARD + SLACK, "not by other deadlines: {took:?}");
+    assert!(took >= CLIENT_TIMEOUT / 2, "not at once: {took:?}");
+    assert!(
+        took < CLIENT_TIMEOUT + SLACK,
+        "not by other deadlines: {took:?}"
+    );
     for backend in ["a", "b"] {
         scene.assert_outcomes(backend, &["ok", "client_abort", "cancelled"]);
     }
@@ -388,7 +391,7 @@ async fn vanished_client() {
 #[tokio::test]
 #[ignore = "runs in a namespace of the network tests"]
 async fn vanished_amid_upload() {
-    let Some(mut scene) = Scene::begin_with("a", Some(UNHEARD)).await else {
+    let Some(mut scene) = Scene::begin_with("a", Some(CLIENT_TIMEOUT)).await else {
         return;
     };
     let tasks = scene.warm_up().await;
@@ -410,9 +413,13 @@ async fn vanished_amid_upload() {
         }
     });
     let mut text = String::new();
-    let answered = timeout(UNHEARD + SLACK, answer.read_to_string(&mut text)).await;
+    let answered = timeout(CLIENT_TIMEOUT + SLACK, answer.read_to_string(&mut text)).await;
     answered.expect("it must be given up").ok();
-    assert!(began.elapsed() >= UNHEARD / 2, "{:?}", began.elapsed());
+    assert!(
+        began.elapsed() >= CLIENT_TIMEOUT / 2,
+        "{:?}",
+        began.elapsed()
+    );
     assert!(text.starts_with("HTTP/1.1 50"), "{text}");
     drop(answer);
     timeout(PATIENCE, trickle).await.unwrap().unwrap();
@@ -528,7 +535,7 @@ async fn lossy_clients() {
 }
 
 /// Long beside a retransmission, short for a test.
-const UNHEARD: Duration = Duration::from_secs(2);
+const CLIENT_TIMEOUT: Duration = Duration::from_secs(2);
 const LOSS: &str = "numgen random mod 100 < 10 drop";
 /// What a loaded machine may add to a deadline.
 const SLACK: Duration = Duration::from_secs(2);

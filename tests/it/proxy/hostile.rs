@@ -29,16 +29,16 @@ enum Client {
 
 /// What becomes of the connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Fate {
+enum ConnectionEnd {
     Dropped,
     Reused,
 }
 
 use Client::{Broken, Refused, Whole};
+use ConnectionEnd::{Dropped, Reused};
 use ErrorKind::{ResponseBody, ResponseClosed, ResponseHead, Upgrade};
-use Fate::{Dropped, Reused};
 
-type Case = (&'static str, &'static [u8], Client, Fate);
+type Case = (&'static str, &'static [u8], Client, ConnectionEnd);
 
 const BAD: Client = Refused(502, ResponseHead);
 const CUT: Client = Refused(502, ResponseClosed);
@@ -194,7 +194,7 @@ const OPEN: &[Case] = &[
 const FINE: &[u8] = b"HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\nfine";
 
 async fn play(case: &Case, act: Act) {
-    let (name, _, client, fate) = case;
+    let (name, _, client, end) = case;
     let origin = Scripted::play(vec![act, Act::Send(FINE)]).await;
     let backend = Backend::new("a", &format!("http://{}", origin.address)).unwrap();
     let pool = Pool::new([backend]).unwrap();
@@ -256,11 +256,11 @@ async fn play(case: &Case, act: Act) {
         text, "fine",
         "{name}: the next request must not see what was left"
     );
-    let connections = match fate {
+    let connections = match end {
         Reused => 1,
         Dropped => 2,
     };
-    assert_eq!(origin.connections(), connections, "{name}: {fate:?}");
+    assert_eq!(origin.connections(), connections, "{name}: {end:?}");
 }
 
 #[tokio::test]

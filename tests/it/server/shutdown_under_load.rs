@@ -231,7 +231,7 @@ async fn no_request_of_a_busy_client_is_lost_over_http2() {
     }
 }
 
-/// A client that connects anew after each GOAWAY would otherwise never get an answer.
+/// A client that connects again after each GOAWAY would otherwise never get an answer.
 #[cfg(feature = "http2")]
 #[tokio::test]
 async fn http2_in_a_lame_duck_answers_the_first_request_of_a_new_connection() {

@@ -116,7 +116,7 @@ impl Drop for Origin {
     }
 }
 
-/// Returns an address where nobody listens: a connection is refused.
+/// Returns an address without a listener: a connection is refused.
 pub(crate) fn refused() -> SocketAddr {
     // Bound and not listening, until the end: no other test gets the port.
     static BOUND: Mutex<Vec<TcpSocket>> = Mutex::new(Vec::new());

@@ -188,11 +188,11 @@ async fn a_drain_ends_the_silent_after_a_grace_and_serves_the_others() {
     let mut begun = TcpStream::connect(server.address).await.unwrap();
     let mut late = TcpStream::connect(server.address).await.unwrap();
     begun.write_all(&hello[..hello.len() / 2]).await.unwrap();
-    while server.drainer.remaining() < 6 {
+    while server.shutdown.remaining() < 6 {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
     tokio::time::sleep(Duration::from_millis(50)).await;
-    server.drainer.begin();
+    server.shutdown.begin();
     late.write_all(&hello).await.unwrap();
     let read = timeout(PATIENCE, late.read_u8()).await.unwrap();
     assert_eq!(read.unwrap(), 0x16, "a ClientHello may be on its way");

@@ -111,7 +111,7 @@ async fn five_failures_in_a_row_eject_and_a_trial_readmits() {
             assert_eq!(pool.snapshot().usable(), 2, "one success readmits");
             say(bad);
             send(&service, &pool, "a", 4).await;
-            assert_eq!(pool.snapshot().usable(), 2, "the count begins anew");
+            assert_eq!(pool.snapshot().usable(), 2, "the count begins at zero");
             say(Ok(200));
             send(&service, &pool, "a", 1).await;
             say(bad);

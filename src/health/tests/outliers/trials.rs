@@ -109,7 +109,7 @@ async fn a_trial_under_way_is_waited_for_and_time_readmits_once_it_showed_nothin
 
 #[tokio::test(start_paused = true)]
 async fn a_trial_that_ends_after_another_readmission_counts_as_any_request() {
-    for (end, is_out_anew) in [(StatusCode::OK, true), (StatusCode::BAD_GATEWAY, false)] {
+    for (end, is_out_again) in [(StatusCode::OK, true), (StatusCode::BAD_GATEWAY, false)] {
         let pool = pool(&["a", "b", "c"]);
         let answers = answers(&[("a", Ok(503)), ("b", Ok(200)), ("c", Ok(200))]);
         let now = service(&answers);
@@ -141,8 +141,8 @@ async fn a_trial_that_ends_after_another_readmission_counts_as_any_request() {
         sleep(SECOND).await;
         pool.readmit(&backend, Reason::new("TEST", "back by other means"));
         assert_eq!(pool.snapshot().usable(), 3);
-        if is_out_anew {
-            pool.eject(&backend, Reason::new("TEST", "out anew"), 1, 1.0);
+        if is_out_again {
+            pool.eject(&backend, Reason::new("TEST", "out again"), 1, 1.0);
         }
         trial.await.unwrap().unwrap();
         assert!(backend.is_ejected(), "{end:?}");
