@@ -21,6 +21,24 @@ pub(crate) struct PickRecord {
 }
 
 /// A copy of a request's head that was made while an attempt runs; see [`Exchange::ask_for_head_copy`].
+///
+/// Most requests need one attempt, so the head is copied only if a layer asks:
+///
+/// ```
+/// use evenkeel::context::Exchange;
+/// use http::Request;
+///
+/// let mut request = Request::new(());
+/// let exchange = Exchange::of(request.extensions_mut());
+/// let (head, ()) = request.into_parts();
+/// exchange.offer_head_copy(&head, true);
+/// assert!(exchange.take_head_copy().is_none(), "no layer asked");
+///
+/// exchange.ask_for_head_copy(); // as failover does, when a hedge is due
+/// exchange.offer_head_copy(&head, true); // as the proxy does, while it waits
+/// let copy = exchange.take_head_copy().unwrap();
+/// assert!(copy.sent && copy.head.method == "GET");
+/// ```
 #[derive(Debug)]
 #[non_exhaustive]
 pub struct HeadCopy {

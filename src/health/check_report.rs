@@ -10,6 +10,22 @@ use crate::{
 };
 
 /// What a check found: whether the backend serves, and why.
+///
+/// A [`HealthCheck`](super::HealthCheck) of your own returns one. Methods that begin with `with_` add
+/// to a report; the others read it.
+///
+/// ```
+/// use evenkeel::health::CheckReport;
+///
+/// let report = CheckReport::fail("L7STS", "answered 503").with_dependency("postgres");
+/// assert!(!report.is_pass());
+/// assert_eq!(report.dependency().map(|name| &**name), Some("postgres"));
+///
+/// // The backend serves, and gets half of its share of the traffic.
+/// let report = CheckReport::degraded(0.5, "L7OK", "the cache is cold");
+/// assert!(report.is_pass());
+/// assert_eq!(report.capacity(), 0.5);
+/// ```
 #[derive(Clone, Debug, PartialEq)]
 #[must_use]
 pub struct CheckReport {
