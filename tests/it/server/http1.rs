@@ -16,9 +16,9 @@ use http_body_util::combinators::UnsyncBoxBody;
 use super::*;
 use crate::support::bytes_of;
 
-type AnyBody = UnsyncBoxBody<Bytes, Infallible>;
+type BoxedBody = UnsyncBoxBody<Bytes, Infallible>;
 
-fn text(text: impl Into<Bytes>) -> Response<AnyBody> {
+fn text(text: impl Into<Bytes>) -> Response<BoxedBody> {
     Response::new(Full::new(text.into()).boxed_unsync())
 }
 
@@ -63,7 +63,7 @@ impl Server {
 /// Serves `app` with short time-outs.
 async fn serving<F>(app: impl Fn(Request<Body>) -> F + Clone + Send + Sync + 'static) -> Server
 where
-    F: Future<Output = Response<AnyBody>> + Send + 'static,
+    F: Future<Output = Response<BoxedBody>> + Send + 'static,
 {
     serving_with(app, |http| http).await
 }
@@ -72,15 +72,15 @@ async fn serving_with<A, F>(
     app: A,
     configure: impl FnOnce(
         evenkeel::server::Http<
-            tower::util::BoxCloneService<Request<Body>, Response<AnyBody>, Infallible>,
+            tower::util::BoxCloneService<Request<Body>, Response<BoxedBody>, Infallible>,
         >,
     ) -> evenkeel::server::Http<
-        tower::util::BoxCloneService<Request<Body>, Response<AnyBody>, Infallible>,
+        tower::util::BoxCloneService<Request<Body>, Response<BoxedBody>, Infallible>,
     >,
 ) -> Server
 where
     A: Fn(Request<Body>) -> F + Clone + Send + Sync + 'static,
-    F: Future<Output = Response<AnyBody>> + Send + 'static,
+    F: Future<Output = Response<BoxedBody>> + Send + 'static,
 {
     let (listener, address) = listener().await;
     let calls = Arc::new(AtomicUsize::new(0));
@@ -108,7 +108,7 @@ where
     }
 }
 
-async fn echo(request: Request<Body>) -> Response<AnyBody> {
+async fn echo(request: Request<Body>) -> Response<BoxedBody> {
     match request.into_body().collect().await {
         Ok(body) => {
             let trailer = body.trailers().and_then(|all| all.get("etag").cloned());
@@ -616,7 +616,7 @@ async fn http_1_0_is_answered_as_it_asks() {
 }
 
 /// A body of unknown length.
-fn frames(frames: impl IntoIterator<Item = Frame<Bytes>>) -> AnyBody {
+fn frames(frames: impl IntoIterator<Item = Frame<Bytes>>) -> BoxedBody {
     struct Frames(VecDeque<Frame<Bytes>>);
     impl http_body::Body for Frames {
         type Data = Bytes;
@@ -696,7 +696,7 @@ async fn an_upgrade_that_no_service_makes_is_a_plain_request() {
 }
 
 /// Answers with the request's body as it comes.
-async fn streams(request: Request<Body>) -> Response<AnyBody> {
+async fn streams(request: Request<Body>) -> Response<BoxedBody> {
     let body = request.into_body().map_err(|error| panic!("{error}"));
     Response::new(body.boxed_unsync())
 }
