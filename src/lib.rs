@@ -174,6 +174,7 @@ pub mod connect;
 pub mod context;
 mod local_fault;
 mod log_limit;
+pub mod stats;
 #[cfg(feature = "__sockets")]
 mod tcp_timeout;
 mod timer;

@@ -94,15 +94,63 @@ impl ConnectionEventKind {
     }
 }
 
-/// A sink for [`ConnectionEvent`]s. The sinks of the access log implement it.
+/// A sink for the events of connections. The sinks of the access log and of the metrics implement it;
+/// a pair hands each event to both of its sinks.
+///
+/// The server calls the methods on its accept loop or on the connection's task: they must not block.
 pub trait ConnectionEvents: Send + Sync + 'static {
-    /// Records the end of a connection. The server calls it at most once for each connection, on the
-    /// connection's task: it must not block.
+    /// Records the end of a connection without a request, or a request that the server refused. Called
+    /// at most once for each connection.
     fn connection_ended(&self, event: &ConnectionEvent);
+
+    /// Records that a connection was accepted. The default does nothing.
+    fn connection_opened(&self, _conn: &ConnInfo) {}
+
+    /// Records that a TLS handshake succeeded; [`ConnInfo::tls`] has its facts. The default does
+    /// nothing.
+    fn handshake_ended(&self, _conn: &ConnInfo) {}
+
+    /// Records that a connection which was [opened](Self::connection_opened) is closed, however it
+    /// ended. The default does nothing.
+    fn connection_closed(&self, _conn: &ConnInfo) {}
 }
 
 impl<T: ConnectionEvents + ?Sized> ConnectionEvents for Arc<T> {
     fn connection_ended(&self, event: &ConnectionEvent) {
         (**self).connection_ended(event);
+    }
+
+    fn connection_opened(&self, conn: &ConnInfo) {
+        (**self).connection_opened(conn);
+    }
+
+    fn handshake_ended(&self, conn: &ConnInfo) {
+        (**self).handshake_ended(conn);
+    }
+
+    fn connection_closed(&self, conn: &ConnInfo) {
+        (**self).connection_closed(conn);
+    }
+}
+
+impl<A: ConnectionEvents, B: ConnectionEvents> ConnectionEvents for (A, B) {
+    fn connection_ended(&self, event: &ConnectionEvent) {
+        self.0.connection_ended(event);
+        self.1.connection_ended(event);
+    }
+
+    fn connection_opened(&self, conn: &ConnInfo) {
+        self.0.connection_opened(conn);
+        self.1.connection_opened(conn);
+    }
+
+    fn handshake_ended(&self, conn: &ConnInfo) {
+        self.0.handshake_ended(conn);
+        self.1.handshake_ended(conn);
+    }
+
+    fn connection_closed(&self, conn: &ConnInfo) {
+        self.0.connection_closed(conn);
+        self.1.connection_closed(conn);
     }
 }

@@ -294,9 +294,14 @@ pub(crate) struct ExchangeSummary<'a> {
 }
 
 impl<'a> ExchangeSummary<'a> {
+    /// Returns the attempt whose response the client gets.
+    pub(crate) fn answer(&self) -> Option<&'a Attempt> {
+        answer(self.attempts)
+    }
+
     /// Does what [`Exchange::answered_by`] does.
     pub(crate) fn answered_by(&self) -> Option<&'a Backend> {
-        answer(self.attempts).map(|attempt| &attempt.backend)
+        self.answer().map(|attempt| &attempt.backend)
     }
 }
 

@@ -62,6 +62,12 @@ pub trait Attachment: Any + Send + Sync {
     /// no other backend was usable; not after [`Pool::readmit`](super::Pool::readmit). Never called on
     /// the request path.
     fn readmitted(&self) {}
+
+    /// Returns how many connections to the backend the attachment holds idle, for
+    /// [`Backend::connections`](super::Backend::connections). Never called on the request path.
+    fn idle_connections(&self) -> u64 {
+        0
+    }
 }
 
 /// The key of an [`Attachment`]: each layer makes one and finds its own attachments with it.
@@ -146,6 +152,7 @@ struct Attached {
     key: Weak<()>,
     any: Arc<dyn Any + Send + Sync>,
     notify: fn(&(dyn Any + Send + Sync), Notification),
+    idle_connections: fn(&(dyn Any + Send + Sync)) -> u64,
 }
 
 impl Attachments {
@@ -173,6 +180,7 @@ impl Attachments {
                 (Some(attachment), Notification::Retire) => attachment.retire(),
                 (None, _) => {}
             },
+            idle_connections: |any| any.downcast_ref().map_or(0, T::idle_connections),
         });
         drop(guard);
         // Without the lock: dropping an attachment runs code of a layer.
@@ -184,6 +192,14 @@ impl Attachments {
         for attached in self.iter().filter_map(|slot| slot.attached.load_full()) {
             (attached.notify)(&*attached.any, notification);
         }
+    }
+
+    pub(super) fn idle_connections(&self) -> u64 {
+        let attached = self.iter().filter_map(|slot| slot.attached.load_full());
+        attached
+            .filter(|attached| attached.key.strong_count() > 0)
+            .map(|attached| (attached.idle_connections)(&*attached.any))
+            .sum()
     }
 
     fn find<T: Attachment>(&self, key: &AttachmentKey<T>) -> Option<Arc<T>> {

@@ -50,6 +50,7 @@ impl Pool {
         let from = member.health();
         journal::ejected(&member, &reason, streak);
         member.state().set_circuit(Circuit::Open);
+        member.state().count_ejection();
         let cause = Cause {
             streak,
             ..Cause::new(Source::Passive, reason)

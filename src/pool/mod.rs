@@ -112,6 +112,8 @@
 mod attachment_cache;
 mod attachments;
 mod backend;
+mod check_counts;
+mod connection_counts;
 mod control;
 mod counters;
 mod derived;
@@ -147,6 +149,9 @@ mod url;
 pub(crate) use attachment_cache::AttachmentCache;
 pub use attachments::{Attachment, AttachmentKey};
 pub use backend::{Backend, Protocol};
+pub use check_counts::CheckCounts;
+pub use connection_counts::ConnectionCounts;
+pub(crate) use connection_counts::OpenConnection;
 pub use control::Pool;
 pub use derived::{Derived, DerivedGroups};
 pub use ejection::Ejection;

@@ -319,18 +319,40 @@ impl<C> OpenConnections<C> {
         C::Error: Into<BoxError>,
     {
         let info = ConnInfo::new(peer, self.local);
-        let mut conn = Conn::new(io, info).with_shutdown(self.shutdown.signal());
+        let mut conn = Conn::new(io, info.clone()).with_shutdown(self.shutdown.signal());
+        let mut open = None;
         if let Some(events) = &self.events {
             conn = conn.with_events(events.clone());
+            open = Some(OpenConnection::new(events.clone(), info));
         }
         // The set would grow with each connection if ended ones stayed in it.
         while self.running.try_join_next().is_some() {}
         self.running
-            .spawn(connection(self.service.clone(), conn, permit));
+            .spawn(connection(self.service.clone(), conn, (permit, open)));
     }
 }
 
-async fn connection<Io, C>(mut service: C, conn: Conn<Io>, permit: Option<OwnedSemaphorePermit>)
+/// Reports to the events that a connection opened, and at its drop that it is closed.
+struct OpenConnection {
+    events: Arc<dyn ConnectionEvents>,
+    info: ConnInfo,
+}
+
+impl OpenConnection {
+    fn new(events: Arc<dyn ConnectionEvents>, info: ConnInfo) -> Self {
+        events.connection_opened(&info);
+        Self { events, info }
+    }
+}
+
+impl Drop for OpenConnection {
+    fn drop(&mut self) {
+        self.events.connection_closed(&self.info);
+    }
+}
+
+/// Serves a connection; drops `held` once it is closed.
+async fn connection<Io, C, H>(mut service: C, conn: Conn<Io>, held: H)
 where
     C: Service<Conn<Io>, Response = ()>,
     C::Error: Into<BoxError>,
@@ -343,7 +365,7 @@ where
     if let Err(error) = result {
         tracing::debug!(target: "evenkeel::server", %error, "a connection ended");
     }
-    drop(permit);
+    drop(held);
 }
 
 /// Polls the future once; returns its output if it is ready.

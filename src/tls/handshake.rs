@@ -128,6 +128,9 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Handshake<Io> {
                 session.get_mut().0.open();
                 session.get_mut().1.set_buffer_limit(Some(SESSION_BUFFER));
                 negotiated::record(this.conn, session.get_ref().1, this.sni.take());
+                if let Some(events) = this.events {
+                    events.handshake_ended(this.conn);
+                }
                 Ok(session)
             }
             Err(failure) => {

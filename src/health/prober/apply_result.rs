@@ -30,6 +30,7 @@ impl Driver {
             return self.plan_next(key, checks, done, now);
         }
         let pass = done.report.is_pass();
+        member.backend.count_check(pass, done.took);
         let falls = !pass && member.machine.would_fall(&rules);
         let holds = self.consider_dependency(key, done, falls, now);
         let Some(member) = self.members.get_mut(&key) else {

@@ -1,0 +1,62 @@
+//! What became of the active checks of a backend, and how often its health changed.
+
+use std::time::Duration;
+
+use super::Backend;
+
+/// The active checks of a backend since it joined. A check that was cancelled, or that failed for a
+/// lack on this side such as of descriptors, is not counted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct CheckCounts {
+    /// The checks that passed.
+    pub passed: u64,
+    /// The checks that failed.
+    pub failed: u64,
+    /// The sum of the time that all of them took.
+    pub duration: Duration,
+}
+
+impl Backend {
+    /// Returns the number of active checks, and the time that they took.
+    #[must_use]
+    pub fn checks(&self) -> CheckCounts {
+        self.state().checks()
+    }
+
+    /// Records the result of an active check. The prober of this crate calls it; so does a program with
+    /// checks of its own that wants them counted.
+    pub fn count_check(&self, passed: bool, took: Duration) {
+        self.state().count_check(passed, took);
+    }
+
+    /// Returns how often measured health changed since the backend joined, by active checks or by
+    /// outlier detection.
+    #[must_use]
+    pub fn transitions(&self) -> u64 {
+        self.state().transitions()
+    }
+
+    /// Returns how often outlier detection took the backend out of service since it joined.
+    #[must_use]
+    pub fn ejections(&self) -> u64 {
+        self.state().ejections()
+    }
+}
+
+/// Counters behind the lock of what only onlookers read.
+#[derive(Default)]
+pub(super) struct HealthCounters {
+    pub(super) checks: CheckCounts,
+    pub(super) transitions: u64,
+    pub(super) ejections: u64,
+}
+
+impl HealthCounters {
+    pub(super) fn count_check(&mut self, passed: bool, took: Duration) {
+        let checks = &mut self.checks;
+        checks.passed += u64::from(passed);
+        checks.failed += u64::from(!passed);
+        checks.duration = checks.duration.saturating_add(took);
+    }
+}
