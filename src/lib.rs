@@ -190,6 +190,8 @@ pub mod endpoints;
 pub mod failover;
 pub mod forwarded;
 pub mod health;
+#[cfg(feature = "metrics")]
+pub mod metrics;
 #[cfg(feature = "proxy")]
 pub mod proxy;
 pub mod respond;

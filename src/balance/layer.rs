@@ -88,6 +88,12 @@ impl BalanceLayer {
         &self.pool
     }
 
+    /// Returns how many requests wait now for a backend, in all services that the layer made.
+    #[must_use]
+    pub fn waiting(&self) -> usize {
+        self.state.get().map_or(0, |state| state.queue.waiting())
+    }
+
     /// Forgets the state that was made with the former settings.
     fn reset_services(mut self) -> Self {
         self.state = Arc::default();

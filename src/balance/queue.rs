@@ -63,6 +63,12 @@ impl Queue {
         error.with_retry_after(BalanceLayer::RETRY_AFTER)
     }
 
+    /// Returns the number of requests that wait.
+    pub(super) fn waiting(&self) -> usize {
+        // An entry that finds the queue full counts for a moment.
+        self.waiting.load(Relaxed).min(self.size)
+    }
+
     pub(super) fn timeout(&self) -> Duration {
         self.timeout
     }

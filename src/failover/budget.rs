@@ -125,14 +125,7 @@ impl Budget {
     #[must_use]
     pub fn withdraw(&self, now: Instant) -> bool {
         let account = &*self.account;
-        let elapsed = now.saturating_duration_since(account.epoch);
-        let requests = account.requests.0.load(Relaxed);
-        // A budget starts with what the seconds earn in the time that may be saved up.
-        let seconds = u128::from(account.by_second) * (elapsed + SAVED_UP).as_millis() / 1_000;
-        let seconds = u64::try_from(seconds).unwrap_or(u64::MAX / 2);
-        let earned = account.by_request * requests + seconds;
-        let savings = account.by_request * account.recent(elapsed, requests)
-            + account.by_second * SAVED_UP.as_secs();
+        let (earned, savings) = account.earnings(now);
         // Earnings from before that time expire.
         account
             .spent
@@ -148,6 +141,15 @@ impl Budget {
         false
     }
 
+    /// Returns how many retries the budget would pay for now.
+    #[must_use]
+    pub fn left(&self, now: Instant) -> f64 {
+        let account = &*self.account;
+        let (earned, savings) = account.earnings(now);
+        let unspent = earned.saturating_sub(account.spent.load(Relaxed));
+        unspent.min(savings) as f64 / UNIT as f64
+    }
+
     /// Gives back the payment for a retry that was not made, or that reached no backend.
     pub(super) fn refund(&self) {
         self.account.spent.fetch_sub(UNIT, Relaxed);
@@ -155,6 +157,19 @@ impl Budget {
 }
 
 impl Account {
+    /// Returns what was earned so far, and how much of it may be saved up; in thousandths.
+    fn earnings(&self, now: Instant) -> (u64, u64) {
+        let elapsed = now.saturating_duration_since(self.epoch);
+        let requests = self.requests.0.load(Relaxed);
+        // A budget starts with what the seconds earn in the time that may be saved up.
+        let seconds = u128::from(self.by_second) * (elapsed + SAVED_UP).as_millis() / 1_000;
+        let seconds = u64::try_from(seconds).unwrap_or(u64::MAX / 2);
+        let earned = self.by_request * requests + seconds;
+        let savings =
+            self.by_request * self.recent(elapsed, requests) + self.by_second * SAVED_UP.as_secs();
+        (earned, savings)
+    }
+
     /// Returns about how many requests came in the last 10 s, from the mean since the older reading.
     /// That reading is at least 10 s old, unless it is the first.
     fn recent(&self, elapsed: Duration, requests: u64) -> u64 {

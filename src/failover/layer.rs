@@ -131,9 +131,17 @@ impl FailoverLayer {
     /// that certainly reached no backend is free: see the [module](super).
     ///
     /// Default: a budget of this layer alone, 20 % of its requests and 3 a second.
+    ///
+    /// See also [`configured_budget`](Self::configured_budget).
     pub fn budget(mut self, budget: Budget) -> Self {
         self.settings.budget = budget;
         self
+    }
+
+    /// Returns the budget that retries and hedges are paid from.
+    #[must_use]
+    pub fn configured_budget(&self) -> &Budget {
+        &self.settings.budget
     }
 
     /// Begins a second attempt, on another backend, beside one that takes long. The first response

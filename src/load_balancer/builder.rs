@@ -1,5 +1,7 @@
 //! The builder of a [`LoadBalancer`].
 
+#[cfg(feature = "metrics")]
+use tokio::time::Instant;
 use tower_layer::Layer;
 
 use super::LoadBalancer;
@@ -7,6 +9,10 @@ use super::LoadBalancer;
 use super::optional::Optional;
 #[cfg(feature = "access-log")]
 use crate::access_log::{AccessLogLayer, Entry, Sink};
+#[cfg(feature = "metrics")]
+use crate::metrics::MetricsLayer;
+#[cfg(feature = "metrics")]
+use crate::stats::Stats;
 #[cfg(feature = "sticky")]
 use crate::sticky::StickyLayer;
 use crate::{
@@ -28,6 +34,8 @@ pub struct Builder {
     pool: Pool,
     #[cfg(feature = "access-log")]
     access_log: Option<AccessLogLayer>,
+    #[cfg(feature = "metrics")]
+    metrics: MetricsLayer,
     respond: RespondLayer,
     #[cfg(feature = "sticky")]
     sticky: Option<StickyLayer>,
@@ -43,6 +51,8 @@ impl Builder {
             forwarded: None,
             #[cfg(feature = "access-log")]
             access_log: None,
+            #[cfg(feature = "metrics")]
+            metrics: MetricsLayer::disabled(),
             respond: RespondLayer::new(),
             #[cfg(feature = "sticky")]
             sticky: None,
@@ -70,6 +80,24 @@ impl Builder {
     pub fn access_log(mut self, layer: AccessLogLayer) -> Self {
         self.access_log = Some(layer);
         self
+    }
+
+    /// Records each request, and adds gauges to the layer's [`Stats`](crate::stats::Stats):
+    /// `evenkeel_retry_budget_left` and `evenkeel_requests_waiting`.
+    ///
+    /// Default: none.
+    ///
+    /// # Errors
+    ///
+    /// Returns an error that names `metrics` if the layer was made for another pool: its backends would
+    /// have no requests.
+    #[cfg(feature = "metrics")]
+    pub fn metrics(mut self, layer: MetricsLayer) -> Result<Self, ConfigError> {
+        if let Some(stats) = layer.stats() {
+            self.refuse_other_pool("metrics", stats.pool())?;
+        }
+        self.metrics = layer;
+        Ok(self)
     }
 
     /// Sets the responses for failures.
@@ -170,6 +198,10 @@ impl Builder {
         let forwarded = self
             .forwarded
             .unwrap_or_else(|| ForwardedLayer::new(self.proxy.trusts().clone()));
+        #[cfg(feature = "metrics")]
+        if let Some(stats) = self.metrics.stats() {
+            add_gauges(stats, &self.failover, &self.balance);
+        }
         let core = self.health.layer(self.proxy);
         let core = StackBalance::new(self.balance.layer(core));
         let core = self.failover.layer(core);
@@ -184,10 +216,29 @@ impl Builder {
             .access_log
             .unwrap_or_else(|| AccessLogLayer::new(NoSink))
             .layer(stack);
+        #[cfg(feature = "metrics")]
+        let stack = self.metrics.layer(stack);
         LoadBalancer {
             stack: forwarded.layer(stack),
         }
     }
+}
+
+/// Adds what only these layers know.
+#[cfg(feature = "metrics")]
+fn add_gauges(stats: &Stats, failover: &FailoverLayer, balance: &BalanceLayer) {
+    let budget = failover.configured_budget().clone();
+    stats.gauge(
+        "evenkeel_retry_budget_left",
+        "Retries that the budget would pay for now.",
+        move || budget.left(Instant::now()),
+    );
+    let balance = balance.clone();
+    stats.gauge(
+        "evenkeel_requests_waiting",
+        "Requests that wait in the queue for a backend.",
+        move || balance.waiting() as f64,
+    );
 }
 
 /// The sink of a stack without a log.

@@ -1,7 +1,7 @@
 //! The canonical stack behind one builder: all layers of the crate in the order that works.
 //!
 //! ```text
-//! Forwarded ─▶ AccessLog ─▶ Respond ─▶ Sticky ─▶ Failover ─▶ Balance ─▶ Health ─▶ Proxy
+//! Forwarded ─▶ Metrics ─▶ AccessLog ─▶ Respond ─▶ Sticky ─▶ Failover ─▶ Balance ─▶ Health ─▶ Proxy
 //! ```
 //!
 //! [The front page](crate#how-the-parts-fit-together) gives the reasons for the order.
@@ -67,6 +67,7 @@
 //! |---|---|
 //! | forwarded | trusts the peers that the proxy trusts: none; [`forwarded`](Builder::forwarded) |
 //! | access log | none; [`access_log`](Builder::access_log) |
+//! | metrics | none; [`metrics`](Builder::metrics) (feature `metrics`) |
 //! | respond | plain text |
 //! | sticky | none, as it needs a key; [`sticky`](Builder::sticky) |
 //! | failover | one more attempt, on another backend |
@@ -78,7 +79,7 @@
 //!
 //! A load balancer answers every request, with the statuses of [`respond`] for failures; its error
 //! type is `Infallible`. A program that needs the [`Error`] itself builds the stack by hand without
-//! `RespondLayer`. [`Builder::sticky`], [`Builder::balance`] and [`Builder::health`] return a
+//! `RespondLayer`. [`Builder::sticky`], [`Builder::balance`], [`Builder::health`] and `Builder::metrics` return a
 //! [`ConfigError`](crate::ConfigError) for a layer that was made for another pool.
 //!
 //! # Cost
@@ -117,6 +118,8 @@ pub use self::builder::Builder;
 use self::optional::Optional;
 #[cfg(feature = "access-log")]
 use crate::access_log::{self, AccessLog};
+#[cfg(feature = "metrics")]
+use crate::metrics::{self, Metrics};
 #[cfg(feature = "sticky")]
 use crate::sticky::Sticky;
 use crate::{
@@ -136,15 +139,23 @@ type Session = Optional<Sticky<Core>, Core>;
 #[cfg(not(feature = "sticky"))]
 type Session = Core;
 #[cfg(feature = "access-log")]
-type Stack = Forwarded<AccessLog<Respond<Session>>>;
+type Logged = AccessLog<Respond<Session>>;
 #[cfg(not(feature = "access-log"))]
-type Stack = Forwarded<Respond<Session>>;
+type Logged = Respond<Session>;
+#[cfg(feature = "metrics")]
+type Stack = Forwarded<Metrics<Logged>>;
+#[cfg(not(feature = "metrics"))]
+type Stack = Forwarded<Logged>;
 
 type RespondBody = respond::ResponseBody<balance::ResponseBody<health::ResponseBody<proxy::Body>>>;
 #[cfg(feature = "access-log")]
-type StackBody = access_log::ResponseBody<RespondBody>;
+type LoggedBody = access_log::ResponseBody<RespondBody>;
 #[cfg(not(feature = "access-log"))]
-type StackBody = RespondBody;
+type LoggedBody = RespondBody;
+#[cfg(feature = "metrics")]
+type StackBody = metrics::ResponseBody<LoggedBody>;
+#[cfg(not(feature = "metrics"))]
+type StackBody = LoggedBody;
 
 /// The canonical stack: a service that balances requests over a pool. Cheap to clone; clones
 /// share everything.

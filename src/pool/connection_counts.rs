@@ -19,7 +19,7 @@ pub struct ConnectionCounts {
     pub opened: u64,
     /// The connections that are open now.
     pub open: u64,
-    /// The open connections that carry no request.
+    /// The open HTTP/1.1 connections that carry no request.
     pub idle: u64,
 }
 

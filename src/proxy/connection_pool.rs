@@ -189,6 +189,10 @@ impl Attachment for ConnectionPool {
         self.http2.retire();
         drop((idle, bound));
     }
+
+    fn idle_connections(&self) -> u64 {
+        (lock(&self.idle).len() + lock(&self.bound).len()) as u64
+    }
 }
 
 /// What a request needs of an idle connection.

@@ -13,7 +13,7 @@ use crate::{
         http1::{self, ConnOwner},
     },
     context::{ConnInfo, Interim},
-    pool::{Address, Backend},
+    pool::{Address, Backend, OpenConnection},
 };
 
 /// An HTTP/1.1 connection to a backend.
@@ -27,6 +27,8 @@ pub(super) struct ProxyData {
     address: Address,
     /// The address behind it, if it was found by name.
     resolved: Option<ResolvedAddress>,
+    /// Counts the connection as open; a tunnel takes it along.
+    pub(super) open: Option<OpenConnection>,
     /// The epoch of the pool when the connection was dialled.
     pub(super) epoch: u64,
     /// The client connection that authenticated it (NTLM, Negotiate): it serves no other.
@@ -55,12 +57,13 @@ impl Conn {
     pub(super) fn dialled(
         connected: Connected,
         timeouts: Timeouts,
-        address: Address,
+        backend: &Backend,
         epoch: u64,
     ) -> Box<Self> {
         let data = ProxyData {
             connections: None,
-            address,
+            address: backend.address(),
+            open: Some(OpenConnection::new(backend)),
             resolved: connected.resolved().cloned(),
             epoch,
             bound_client: None,

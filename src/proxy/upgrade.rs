@@ -20,12 +20,13 @@ use crate::{
     connect::Stream,
     context::Tunnel,
     error::{Error, ErrorKind},
+    pool::OpenConnection,
     timer::sweep::Deadline,
 };
 
 /// Answers 101, and joins both connections once the server hands the client's over.
 pub(super) fn switch(
-    conn: Conn,
+    mut conn: Conn,
     mut parts: Parts,
     idle_timeout: Duration,
 ) -> Result<Response<Body>, Error> {
@@ -33,12 +34,14 @@ pub(super) fn switch(
         let error = Error::new(ErrorKind::Upgrade).after_sending();
         return Err(error.with_source("the client's connection cannot be upgraded"));
     };
+    let open = conn.owner_data.open.take();
     let (backend, ahead) = conn.into_stream();
     let tunnel = Tunnel::new();
     let ends = TunnelEnds {
         client,
         backend,
         ahead,
+        _open: open,
     };
     tokio::spawn(run_tunnel(ends, tunnel.clone(), idle_timeout));
     let mut response = Response::new(Body::default());
@@ -55,6 +58,7 @@ struct TunnelEnds {
     client: OnUpgrade,
     backend: Stream,
     ahead: Bytes,
+    _open: Option<OpenConnection>,
 }
 
 /// Closes the tunnel however its task ends.

@@ -19,7 +19,7 @@ const FLOORS: [&[&str]; 5] = [
         "wire",
     ],
     &["local_fault", "pool"],
-    &["context", "connect"],
+    &["context", "connect", "stats"],
     &[
         "access_log",
         "balance",
@@ -29,6 +29,7 @@ const FLOORS: [&[&str]; 5] = [
         "failover",
         "forwarded",
         "health",
+        "metrics",
         "proxy",
         "respond",
         "server",
@@ -39,7 +40,11 @@ const FLOORS: [&[&str]; 5] = [
 ];
 
 /// On one floor, these may be used by these.
-const WITHIN_A_FLOOR: [(&str, &str); 2] = [("settings", "load_balancer"), ("tcp_timeout", "error")];
+const WITHIN_A_FLOOR: [(&str, &str); 3] = [
+    ("settings", "load_balancer"),
+    ("stats", "context"),
+    ("tcp_timeout", "error"),
+];
 
 /// What `lib.rs` re-exports, and the room where it is.
 const ROOT: [(&str, &str); 7] = [

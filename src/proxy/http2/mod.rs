@@ -47,7 +47,7 @@ use crate::{
     },
     context::{Exchange, Interim},
     error::{Error, ErrorKind},
-    pool::{Address, Backend},
+    pool::{Address, Backend, OpenConnection},
 };
 
 /// The HTTP/2 connection of one backend.
@@ -216,7 +216,8 @@ impl SharedConnection {
         }
         let resolved = connected.resolved().cloned();
         let took = connected.took();
-        Ok((handshake(connected).await?, resolved, took))
+        let open = OpenConnection::new(backend);
+        Ok((handshake(connected, open).await?, resolved, took))
     }
 
     fn current(&self) -> MutexGuard<'_, CurrentConnection> {
@@ -224,7 +225,7 @@ impl SharedConnection {
     }
 }
 
-async fn handshake(connected: Connected) -> Result<Sender, Error> {
+async fn handshake(connected: Connected, open: OpenConnection) -> Result<Sender, Error> {
     let (sender, driver) = http2::handshake(connected.into_stream())
         .await
         .map_err(|error| Error::new(ErrorKind::ResponseClosed).with_source(error))?;
@@ -232,6 +233,7 @@ async fn handshake(connected: Connected) -> Result<Sender, Error> {
         if let Err(error) = driver.await {
             tracing::debug!(target: "evenkeel::proxy", %error, "an HTTP/2 backend connection broke");
         }
+        drop(open);
     });
     Ok(sender)
 }
