@@ -98,6 +98,7 @@
 //! | terminate TLS, for this server or for `axum::serve` | [`tls::TlsLayer`] |
 //! | redirect to https, or send HSTS | [`tls::HttpsRedirectLayer`], [`tls::HstsLayer`] |
 //! | write one log line for each request | [`access_log::AccessLogLayer`] |
+//! | count and time requests for Prometheus | `metrics::MetricsLayer` (feature `metrics`), [`stats::Stats`] |
 //! | find the client's address behind other balancers | [`forwarded::ForwardedLayer`] |
 //! | choose the status and body of errors | [`respond::RespondLayer`] |
 //! | answer `/live` and `/ready`, or a backend's `/health` | [`endpoints::EndpointsLayer`], [`endpoints::HealthService`] |
@@ -110,7 +111,7 @@
 //! ```text
 //!  connections    accept ─▶ TlsLayer ─▶ server::Http ─▶ requests
 //!
-//!  requests       Forwarded ─▶ AccessLog ─▶ Respond ─▶ Sticky ─▶
+//!  requests       Forwarded ─▶ Metrics ─▶ AccessLog ─▶ Respond ─▶ Sticky ─▶
 //!                 Failover ─▶ Balance ─▶ Health ─▶ Proxy ─▶ backend
 //!
 //!  shared state   Pool: the backends, their health, requests in flight
@@ -149,7 +150,7 @@
 //!
 //! By default: `http1`, `http2`, `proxy`, `server`, `sticky` and `access-log`. To be asked for: `tls`
 //! (or `ring`, with that provider), `axum`, `serde` ([`settings`]), `tower` (statuses for the errors
-//! of tower's layers), `chaos`, and `full` for all of them.
+//! of tower's layers), `metrics`, `chaos`, and `full` for all of them.
 #![cfg_attr(
     not(feature = "full"),
     allow(

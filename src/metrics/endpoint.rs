@@ -72,6 +72,12 @@ impl MetricsService {
         self
     }
 
+    /// Returns where the numbers are.
+    #[must_use]
+    pub fn stats(&self) -> &Stats {
+        &self.stats
+    }
+
     /// Visits all series as they are now, those of the [sources](Self::source) included. A bridge to
     /// another library of metrics is a [`Visitor`].
     pub fn visit(&self, visitor: &mut dyn Visitor) {

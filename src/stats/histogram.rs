@@ -211,7 +211,7 @@ mod tests {
             let durations: Vec<_> = millis.iter().map(|m| Duration::from_millis(*m)).collect();
             let histogram = of(&durations);
             prop_assert_eq!(histogram.count(), durations.len() as u64);
-            prop_assert_eq!(histogram.sum(), durations.iter().sum());
+            prop_assert_eq!(histogram.sum(), durations.iter().sum::<Duration>());
             millis.sort_unstable();
             let rank = (share * millis.len() as f64).max(1.0).ceil() as usize;
             let (lower, upper) = bucket(Duration::from_millis(millis[rank - 1]));

@@ -24,6 +24,8 @@ mod failover;
 mod forwarded;
 mod health;
 mod load_balancer;
+#[cfg(feature = "metrics")]
+mod metrics;
 #[cfg(target_os = "linux")]
 mod network;
 mod proxy;
