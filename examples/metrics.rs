@@ -1,8 +1,8 @@
 //! A load balancer with metrics: clients at port 8080, Prometheus at port 9900.
 //!
 //! ```sh
-//! cargo run --features metrics --example backend -- 9001 &
-//! cargo run --features metrics --example metrics
+//! cargo run --features full --example backend -- a 127.0.0.1:9001 &
+//! cargo run --features full --example metrics
 //! curl -s http://127.0.0.1:8080/
 //! curl -s http://127.0.0.1:9900/metrics | grep requests_total
 //! ```

@@ -25,8 +25,9 @@ pin_project! {
 
 impl<B: Body> ResponseBody<B> {
     pub(super) fn new(inner: B, mut recording: Recording) -> Self {
-        if inner.is_end_stream() {
-            recording.end_at_head();
+        match inner.is_end_stream() {
+            true => recording.end_at_head(),
+            false => recording.head(),
         }
         Self { inner, recording }
     }

@@ -113,9 +113,10 @@ where
                 return Poll::Ready(Err(error));
             }
         };
-        recording.head(response.status());
+        recording.status(response.status());
         if let Some(tunnel) = response.extensions().get::<Tunnel>() {
             let mut recording = std::mem::take(&mut recording);
+            recording.head();
             recording.tunnel();
             tunnel.hold(TunnelRecording(recording));
         }

@@ -120,6 +120,8 @@ impl Listeners {
         let is_it = |key: &ListenerKey| matches!(key, ListenerKey::Bound(peer) if *peer == local);
         match self.find(is_it) {
             Some(number) => number,
+            // The table is full.
+            None if self.listeners[OTHER].get().is_some() => OTHER,
             None => self.add(ListenerKey::Bound(local)),
         }
     }

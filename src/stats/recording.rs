@@ -41,10 +41,16 @@ impl Recording {
         }))
     }
 
-    /// Records the head of the response.
-    pub(crate) fn head(&mut self, status: StatusCode) {
+    /// Records the status of the response.
+    pub(crate) fn status(&mut self, status: StatusCode) {
         if let Some(open) = &mut self.0 {
             open.status = Some(status);
+        }
+    }
+
+    /// Records that the head of the response came now, and that more follows.
+    pub(crate) fn head(&mut self) {
+        if let Some(open) = &mut self.0 {
             open.head = Some(Instant::now());
         }
     }
@@ -57,10 +63,10 @@ impl Recording {
     }
 
     /// Ends the request with the head of its response, which has no body.
+    #[inline]
     pub(crate) fn end_at_head(&mut self) {
         if let Some(open) = self.0.take() {
-            let now = open.head.unwrap_or_else(Instant::now);
-            open.end(Ended::Whole, now);
+            open.end(Ended::Whole, End::AtHead);
         }
     }
 
@@ -68,9 +74,17 @@ impl Recording {
     #[inline]
     pub(crate) fn end(&mut self, ended: Ended) {
         if let Some(open) = self.0.take() {
-            open.end(ended, Instant::now());
+            open.end(ended, End::At(Instant::now()));
         }
     }
+}
+
+/// When a request ends.
+#[derive(Clone, Copy)]
+enum End {
+    At(Instant),
+    /// With the head of its response, now.
+    AtHead,
 }
 
 impl Drop for Recording {
@@ -90,21 +104,28 @@ impl Open {
     #[inline(never)]
     fn dropped(mut self) {
         if !service_poll::is_polled() {
-            return self.end(Ended::Dropped, Instant::now());
+            return self.end(Ended::Dropped, End::At(Instant::now()));
         }
         service_poll::after_poll(Box::new(move |status| {
             self.status = status.or(self.status);
-            self.end(Ended::Superseded, Instant::now());
+            self.end(Ended::Superseded, End::At(Instant::now()));
         }));
     }
 
     #[inline(never)]
-    fn end(self, ended: Ended, now: Instant) {
+    fn end(self, ended: Ended, end: End) {
         let writer = Writer::current();
-        let outcome = self.exchange.summary(|record| {
+        let (outcome, now) = self.exchange.summary(|record| {
             let outcome = RequestOutcome::of(&record, ended, self.status);
-            self.end_at_backends(writer, &record, outcome, now);
-            outcome
+            let (now, head) = match end {
+                End::At(now) => (now, self.head),
+                End::AtHead => {
+                    let now = end_of_answer(&record);
+                    (now, Some(now))
+                }
+            };
+            self.end_at_backends(writer, &record, outcome, (now, head));
+            (outcome, now)
         });
         let request = listener::EndedRequest {
             outcome,
@@ -120,7 +141,7 @@ impl Open {
         writer: Writer,
         record: &ExchangeSummary<'_>,
         outcome: RequestOutcome,
-        now: Instant,
+        (now, head): (Instant, Option<Instant>),
     ) {
         let answering = record.answer();
         let charged = answering.or(record.attempts.last());
@@ -139,7 +160,7 @@ impl Open {
                     attempt,
                     outcome,
                     status: self.status,
-                    head: self.head.filter(|_| answering.is_some()),
+                    head: head.filter(|_| answering.is_some()),
                     ended: (!self.is_tunnel).then_some(now),
                     verdict: record.verdict,
                     begins_session: record.verdict.is_some() && answering.is_some() && !stays,
@@ -147,4 +168,12 @@ impl Open {
             );
         }
     }
+}
+
+/// Returns the time now. The attempt that answered without a body has just read the clock, which costs
+/// as much as a few dozen counters.
+fn end_of_answer(record: &ExchangeSummary<'_>) -> Instant {
+    let answer = record.answer();
+    let ended = answer.and_then(|attempt| Some(attempt.began + attempt.duration?));
+    ended.unwrap_or_else(Instant::now)
 }

@@ -40,7 +40,8 @@ fn record(stats: &Stats, attempts: &[(usize, Outcome)], ended: Ended, status: Op
         exchange.end_attempt(number, *outcome);
     }
     if let Some(status) = status {
-        recording.head(StatusCode::from_u16(status).unwrap());
+        recording.status(StatusCode::from_u16(status).unwrap());
+        recording.head();
     }
     match ended {
         Ended::Dropped => drop(recording),
@@ -203,7 +204,7 @@ fn a_session_begins_where_the_cookie_did_not_lead() {
         let mut recording = stats.begin(stats.listener_of(None), exchange.clone());
         let number = exchange.begin_attempt(backend(&stats, at));
         exchange.end_attempt(number, Outcome::Ok);
-        recording.head(StatusCode::OK);
+        recording.status(StatusCode::OK);
         recording.end_at_head();
     };
     request(None, StickyVerdict::None, 0);
@@ -242,7 +243,7 @@ async fn the_skew_follows_the_present() {
     assert_eq!(stats.snapshot().sticky_skew, Some(2.0));
     for _ in 0..3 {
         tokio::time::advance(Duration::from_secs(61)).await;
-        stats.snapshot();
+        drop(stats.snapshot());
     }
     assert_eq!(stats.snapshot().sticky_skew, None, "no requests of late");
     (0..4).for_each(|n| request(n % 2));
