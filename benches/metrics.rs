@@ -47,18 +47,20 @@ fn main() -> Result<(), BoxError> {
         Peer::Tcp(([192, 0, 2, 9], 1_234).into()),
         Peer::Tcp(([192, 0, 2, 1], 443).into()),
     );
-    let sticky = answer(&backend, Some(StickyVerdict::Valid));
+    let plain = || answer(&backend, None, "");
+    let sticky = || answer(&backend, Some(StickyVerdict::Valid), "");
+    let body = || answer(&backend, None, "hello");
+    let clock = || time(|| (0..BATCH).for_each(|_| drop(black_box(Instant::now()))));
     let mut rows = [
-        row("without", &conn, answer(&backend, None)),
-        row("with", &conn, layer.layer(answer(&backend, None))),
-        row(
-            "sticky, without",
-            &conn,
-            answer(&backend, Some(StickyVerdict::Valid)),
-        ),
-        row("sticky, with", &conn, layer.layer(sticky)),
+        row("without", &conn, plain()),
+        row("with", &conn, layer.layer(plain())),
+        row("sticky, without", &conn, sticky()),
+        row("sticky, with", &conn, layer.layer(sticky())),
+        row("body, without", &conn, body()),
+        row("body, with", &conn, layer.layer(body())),
         row("no backend, without", &conn, answer_alone()),
         row("no backend, with", &conn, layer.layer(answer_alone())),
+        Row::new("clock", BATCH, clock),
     ];
     for _ in 0..rounds(2_000) {
         rows.iter_mut().for_each(Row::run);

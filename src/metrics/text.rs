@@ -165,7 +165,10 @@ impl Visitor for TextWriter {
             Value::Histogram(histogram) => {
                 for (bound, count) in histogram.buckets() {
                     // A float in each format: Prometheus from version 3 on makes one of "1", too.
-                    let bound = bound.map_or("+Inf".into(), |b| format!("{:?}", b.as_secs_f64()));
+                    let bound = match bound {
+                        Some(bound) => format!("{:?}", bound.as_secs_f64()),
+                        None => "+Inf".to_owned(),
+                    };
                     self.line("_bucket", labels, Some(("le", &bound)));
                     self.count(count);
                 }

@@ -139,7 +139,7 @@ impl BackendCounters {
                 .time_to_first_byte
                 .record(writer, since_began(head));
         }
-        let verdict = request.verdict.and_then(position);
+        let verdict = request.verdict.map(position);
         if let Some(counter) = verdict.and_then(|at| counters.sticky.get(at)) {
             counter.add(writer, 1);
         }
@@ -186,11 +186,18 @@ impl Default for BackendCounters {
 
 impl Attachment for BackendCounters {}
 
-fn position(verdict: StickyVerdict) -> Option<usize> {
-    VERDICTS.iter().position(|v| *v == verdict)
+/// Returns where the verdict is in [`VERDICTS`].
+fn position(verdict: StickyVerdict) -> usize {
+    match verdict {
+        StickyVerdict::Valid => 0,
+        StickyVerdict::None => 1,
+        StickyVerdict::Invalid => 2,
+        StickyVerdict::Down => 3,
+        StickyVerdict::Draining => 4,
+        StickyVerdict::OverCapacity => 5,
+    }
 }
 
-/// Those of nearly all requests first.
 const VERDICTS: [StickyVerdict; 6] = [
     StickyVerdict::Valid,
     StickyVerdict::None,
@@ -199,3 +206,14 @@ const VERDICTS: [StickyVerdict; 6] = [
     StickyVerdict::Draining,
     StickyVerdict::OverCapacity,
 ];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_verdict_is_where_it_is_counted() {
+        let positions: Vec<_> = VERDICTS.into_iter().map(position).collect();
+        assert_eq!(positions, [0, 1, 2, 3, 4, 5]);
+    }
+}

@@ -67,7 +67,7 @@ impl Stats {
     /// Returns the numbers as they are now.
     ///
     /// Costs time in proportion to the backends and to the threads that record, on the thread of the
-    /// caller: about 10 µs for each backend. Requests do not wait meanwhile.
+    /// caller: less than 10 µs for each backend. Requests do not wait meanwhile.
     #[must_use]
     pub fn snapshot(&self) -> StatsSnapshot {
         let members = self.inner.pool.snapshot().backends().to_vec();

@@ -91,7 +91,8 @@ struct Counters {
     duration: HistogramCounters,
     connections_opened: Counter,
     connections_closed: Counter,
-    connection_failures: [Counter; FAILURES.len()],
+    /// By kind, and one for others.
+    connection_failures: [Counter; FAILURES.len() + 1],
     /// By version, and within it full and resumed.
     handshakes: [[Counter; 2]; VERSIONS.len()],
 }
@@ -191,7 +192,8 @@ impl Listeners {
         let writer = Writer::current();
         let at = FAILURES.iter().position(|known| *known == kind);
         let counters = self.counters(number, writer);
-        let counter = counters.and_then(|all| all.connection_failures.get(at?));
+        let at = at.unwrap_or(FAILURES.len());
+        let counter = counters.and_then(|all| all.connection_failures.get(at));
         if let Some(counter) = counter {
             counter.add(writer, 1);
         }
@@ -231,9 +233,11 @@ impl Listener {
             .for_each(|shard| shard.duration.add_to(&mut duration));
         let connections_closed = counters.sum(|c| &c.connections_closed);
         let accepted = counters.sum(|c| &c.accepted);
-        let failures = FAILURES.iter().enumerate();
-        let failures = failures
-            .map(|(at, kind)| (kind.as_str(), counters.sum(|c| &c.connection_failures[at])));
+        let reasons = FAILURES.iter().map(|kind| kind.as_str()).chain(["other"]);
+        let failures = reasons.enumerate().map(|(at, reason)| {
+            let number = counters.sum(|c| &c.connection_failures[at]);
+            (reason, number)
+        });
         ListenerStats {
             name: self.key.to_string(),
             accepted,

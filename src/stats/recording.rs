@@ -144,7 +144,7 @@ impl Open {
         (now, head): (Instant, Option<Instant>),
     ) {
         let answering = record.answer();
-        let charged = answering.or(record.attempts.last());
+        let charged = answering.or_else(|| record.attempts.last());
         for (index, attempt) in record.attempts.iter().enumerate() {
             let counters = self.stats.counters(&attempt.backend);
             counters.add_attempt(writer, attempt, AttemptKind::of(record.attempts, index));

@@ -373,29 +373,17 @@ async fn a_hedge_is_no_retry() {
         builder.failover(FailoverLayer::new().hedge(Hedge::new()).budget(budget))
     })
     .await;
-    // In turn: one of the two goes to the backend that hangs.
+    // In turn, hedges included: at least one begins at the backend that hangs.
     world.get("/").await;
     world.get("/").await;
     let series = world.at_rest().await;
-    assert_eq!(
-        series.get("evenkeel_backend_hedges_total", "backend=\"a\""),
-        1.0
-    );
+    let hedges = series.get("evenkeel_backend_hedges_total", "backend=\"a\"");
+    assert!(hedges >= 1.0, "{series:?}");
     assert_eq!(series.sum("evenkeel_backend_retries_total", &[]), 0.0);
-    assert_eq!(
-        series.get(
-            "evenkeel_backend_attempts_total",
-            "backend=\"hung\",outcome=\"hedged\""
-        ),
-        1.0
-    );
-    assert_eq!(
-        series.get(
-            "evenkeel_backend_requests_total",
-            "backend=\"a\",status=\"2xx\""
-        ),
-        2.0
-    );
+    let lost = "backend=\"hung\",outcome=\"hedged\"";
+    assert_eq!(series.get("evenkeel_backend_attempts_total", lost), hedges);
+    let answered = "backend=\"a\",status=\"2xx\"";
+    assert_eq!(series.get("evenkeel_backend_requests_total", answered), 2.0);
 }
 
 #[tokio::test]

@@ -202,7 +202,10 @@ async fn handshakes_and_refused_requests_are_counted_by_listener() {
         task,
     };
     // One configuration for all connections: the later ones resume the session of the first.
-    let client = Arc::new(authority.client());
+    let mut client = authority.client();
+    client.alpn_protocols = vec![b"http/1.1".to_vec()];
+    client.resumption = rustls::client::Resumption::in_memory_sessions(8);
+    let client = Arc::new(client);
     for request in [
         "GET / HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n",
         "nonsense\r\n\r\n",
