@@ -22,7 +22,7 @@ use std::{
 use bytes::Bytes;
 use evenkeel::{
     Backend, BoxError,
-    access_log::{AccessLogLayer, Entry, JsonLines, Sink, TracingSink},
+    access_log::{AccessLogLayer, Entry, Lines, Sink, TracingSink},
     context::{
         ConnInfo, ConnectionEvent, ConnectionEventKind, ConnectionEvents, Exchange, Outcome, Peer,
         StickyVerdict, TlsInfo,
@@ -47,7 +47,7 @@ impl Sink for Disabled {
 }
 
 fn main() -> Result<(), BoxError> {
-    let sink = JsonLines::writer(std::io::sink())?;
+    let sink = Lines::writer(std::io::sink())?;
     let maker = Maker::new();
     let backend = Backend::new("a", "http://127.0.0.1:9001")?;
     let full = AccessLogLayer::new(sink.clone())

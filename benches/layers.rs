@@ -26,7 +26,7 @@ use std::{
 use bytes::Bytes;
 use evenkeel::{
     Backend, BoxError, Pool,
-    access_log::{AccessLogLayer, JsonLines},
+    access_log::{AccessLogLayer, Lines},
     balance::BalanceLayer,
     context::{ConnInfo, Exchange, Peer, Selected, TlsInfo},
     failover::{FailoverLayer, Hedge},
@@ -48,7 +48,7 @@ type Result<T> = std::result::Result<T, BoxError>;
 
 fn main() -> Result<()> {
     let runtime = Builder::new_current_thread().enable_all().build()?;
-    let sink = JsonLines::writer(std::io::sink())?;
+    let sink = Lines::writer(std::io::sink())?;
     let mut table = Table::default();
     // In the runtime, as a request that waits has a place in its wheel.
     runtime.block_on(async {
@@ -67,7 +67,7 @@ fn main() -> Result<()> {
 }
 
 /// The rows, in the order of the stack.
-fn fill(table: &mut Table, sink: &JsonLines) -> Result<()> {
+fn fill(table: &mut Table, sink: &Lines) -> Result<()> {
     let backends = ["a", "b", "c", "d"].map(|id| Backend::new(id, "http://127.0.0.1:1"));
     let pool = Pool::new(backends.into_iter().flatten())?;
     let log = AccessLogLayer::new(sink.clone()).node("lb-1");

@@ -15,7 +15,7 @@ use std::{
 use bytes::Bytes;
 use evenkeel::{
     Backend, LoadBalancer, Pool,
-    access_log::{AccessLogLayer, JsonLines},
+    access_log::{AccessLogLayer, Lines},
     context::{Conn, ConnInfo, Peer, Selected},
     health::HealthLayer,
     proxy::{self, Proxy},
@@ -159,7 +159,7 @@ impl Door {
             builder = builder.sticky(sticky)?;
         }
         if matches!(mode, Mode::Log | Mode::All) {
-            let sink = JsonLines::writer(io::sink())?;
+            let sink = Lines::writer(io::sink())?;
             builder = builder.access_log(AccessLogLayer::new(sink).node("lb-1"));
         }
         let first = pool.snapshot().backends().first().cloned();

@@ -4,7 +4,7 @@ use std::io;
 
 use evenkeel::{
     BoxError,
-    access_log::JsonLines,
+    access_log::Lines,
     endpoints::{Endpoints, Readiness},
     server::Workers,
     settings::Settings,
@@ -101,7 +101,7 @@ async fn control(path: &str, loaded: Loaded) -> Result<(), BoxError> {
 }
 
 /// Ends the process on a second signal, without waiting for requests.
-fn exit_at_once(log: Option<&JsonLines>, state_file: Option<&StateFile>) -> ! {
+fn exit_at_once(log: Option<&Lines>, state_file: Option<&StateFile>) -> ! {
     if let Some(file) = state_file {
         file.finish();
     }

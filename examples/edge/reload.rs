@@ -7,7 +7,7 @@ use std::{
 
 use evenkeel::{
     BoxError, LoadBalancer, Pool,
-    access_log::{AccessLogLayer, JsonLines},
+    access_log::{AccessLogLayer, Lines},
     settings::{ListenSettings, Sections, Settings},
     tls::{Certificate, Certificates},
 };
@@ -20,7 +20,7 @@ pub(crate) struct Running {
     /// what runs.
     pub(crate) sections: Sections,
     pub(crate) pool: Pool,
-    pub(crate) log: Option<(JsonLines, AccessLogLayer)>,
+    pub(crate) log: Option<(Lines, AccessLogLayer)>,
     /// One for each worker.
     pub(crate) apps: Vec<App>,
     /// One for each listener.

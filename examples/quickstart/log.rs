@@ -8,20 +8,20 @@ use std::{
     },
 };
 
-use evenkeel::access_log::{Entry, JsonLines, Sink};
+use evenkeel::access_log::{Entry, Lines, Sink};
 
 pub(crate) const USER_AGENT: &str = "quickstart";
 
 #[derive(Clone)]
 pub(crate) struct Log {
-    print: JsonLines,
+    print: Lines,
     second_tries: Arc<AtomicUsize>,
 }
 
 impl Log {
     pub(crate) fn new() -> io::Result<Self> {
         Ok(Self {
-            print: JsonLines::stdout()?,
+            print: Lines::stdout()?,
             second_tries: Arc::default(),
         })
     }

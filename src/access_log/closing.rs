@@ -39,6 +39,7 @@ pub(super) struct End<'a> {
     pub(super) sticky: Option<StickyVerdict>,
     pub(super) user: Option<&'a str>,
     pub(super) auth: Option<&'a AuthFailure>,
+    pub(super) sample_rate: Option<f64>,
     pub(super) outcome: &'static str,
     pub(super) detail: Option<&'a str>,
     pub(super) fields: Option<&'a LogFields>,
@@ -78,6 +79,7 @@ impl Closing<'_> {
             tls: conn.and_then(ConnInfo::tls),
             user: end.user,
             auth: end.auth,
+            sample_rate: end.sample_rate,
             outcome: end.outcome,
             detail: end.detail,
             trace: fields.and_then(|fields| fields.trace),
@@ -85,6 +87,17 @@ impl Closing<'_> {
             extensions: self.extensions,
             truncated: end.truncated,
             names: end.names,
+        }
+    }
+
+    /// Returns the same, of a request whose line was kept with this probability.
+    pub(super) fn with_sample_rate(&self, rate: f64) -> Self {
+        Self {
+            end: End {
+                sample_rate: Some(rate),
+                ..self.end.clone()
+            },
+            ..*self
         }
     }
 

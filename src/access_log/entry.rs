@@ -62,6 +62,9 @@ pub struct Entry<'a> {
     pub user: Option<&'a str>,
     /// A failed authentication.
     pub auth: Option<&'a AuthFailure>,
+    /// The probability with which [`Sampled`](super::Sampled) kept the line; `None` for a line that
+    /// was certain to be kept.
+    pub sample_rate: Option<f64>,
     /// How the request ended; the [module](super) lists the values.
     pub outcome: &'static str,
     /// Why the request ended so, in at most 256 bytes of text; `None` where the outcome says it all.
@@ -103,6 +106,7 @@ impl Entry<'_> {
             tls: None,
             user: None,
             auth: None,
+            sample_rate: None,
             outcome,
             detail: None,
             trace: None,

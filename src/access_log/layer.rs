@@ -234,8 +234,8 @@ impl ConnectionEvents for AccessLogLayer {
 mod tests {
     use super::*;
     use crate::access_log::{
-        TracingSink,
-        json_lines::{INTERVAL, QUEUED_LINES},
+        Format, TracingSink,
+        lines::{CLOSING_LIMIT, INTERVAL, QUEUED_BYTES, QUEUED_LINES},
     };
 
     #[test]
@@ -253,13 +253,28 @@ mod tests {
             ("names of fields", text("those of this crate")),
             ("longest host", format!("{} bytes", limits.host)),
             ("longest path", format!("{} KiB", limits.path / 1_024)),
-            ("longest user agent", format!("{} KiB", limits.user_agent / 1_024)),
+            (
+                "longest user agent",
+                format!("{} KiB", limits.user_agent / 1_024),
+            ),
             ("longest referer", format!("{} KiB", limits.referer / 1_024)),
             ("query", text("off")),
             ("referer", text("off")),
             ("request id of the client", text("not trusted, and removed")),
             ("request id to the backend", text("a trusted one")),
             ("lines queued by", format!("{queued} a thread")),
+            (
+                "format of",
+                format!("{:?}", Format::default()).to_uppercase(),
+            ),
+            (
+                "bytes queued by",
+                format!("{} MiB a thread", QUEUED_BYTES >> 20),
+            ),
+            (
+                "wait for a stalled output",
+                format!("{} s", CLOSING_LIMIT.as_secs()),
+            ),
             ("written out", format!("{} ms", INTERVAL.as_millis())),
         ];
         crate::default_table::compare(include_str!("mod.rs"), &compared);

@@ -300,6 +300,7 @@ impl Progress {
                     sticky: record.verdict,
                     user: record.notes.and_then(|notes| notes.user.as_deref()),
                     auth: self.auth.as_deref(),
+                    sample_rate: None,
                     outcome,
                     detail: detail(&record, outcome, ended, (self.status, self.sent)),
                     fields: fields.filter(|fields| !fields.is_empty()),

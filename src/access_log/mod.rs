@@ -11,7 +11,7 @@
 //! ```
 //! use std::{convert::Infallible, fs};
 //!
-//! use evenkeel::access_log::{AccessLogLayer, JsonLines};
+//! use evenkeel::access_log::{AccessLogLayer, Lines};
 //! use http::{Request, Response};
 //! use http_body_util::{BodyExt, Empty, Full};
 //! use tower::{Layer, ServiceExt, service_fn};
@@ -20,7 +20,7 @@
 //! # async fn main() -> Result<(), evenkeel::BoxError> {
 //! # let folder = tempfile::tempdir()?;
 //! # let path = folder.path().join("access.jsonl");
-//! let sink = JsonLines::file(&path)?;
+//! let sink = Lines::file(&path)?;
 //! let layer = AccessLogLayer::new(sink.clone()).node("lb-1");
 //!
 //! let service = layer.layer(service_fn(|_: Request<_>| async {
@@ -42,8 +42,40 @@
 //! # }
 //! ```
 //!
-//! A [`Sink`] of your own gets each line as an [`Entry`]; [`TracingSink`] makes events of lines, and
-//! [`Tee`] hands them to two sinks.
+//! # Sinks, formats and outputs
+//!
+//! | sink | does |
+//! |---|---|
+//! | [`Lines`] | writes lines in a [`Format`] (JSON, logfmt, Combined) to an [`Output`]: the standard output, a file, which it reopens or [rotates](Rotation), a Unix socket, UDP, TCP, or [`Syslog`] |
+//! | [`TracingSink`] | makes events of `tracing` with a typed field for each field of the line |
+//! | [`Tee`], `Vec<Box<dyn Sink>>` | hand each line to several sinks |
+//! | [`Sampled`] | passes on a share of the lines, and all those of failed and slow requests |
+//! | a [`Sink`] of your own | gets each line as an [`Entry`] |
+//!
+//! Each request of the last week as logfmt in a file a day, and a tenth of them, with each failure, as
+//! JSON in the local syslog:
+//!
+//! ```
+//! use std::time::Duration;
+//!
+//! use evenkeel::access_log::{AccessLogLayer, Format, Lines, Output, Rotation, Sampled, Syslog, Tee};
+//!
+//! # fn main() -> Result<(), evenkeel::BoxError> {
+//! # let folder = tempfile::tempdir()?;
+//! # let path = folder.path().join("access.log");
+//! let rotation = Rotation::new().every(Duration::from_secs(86_400))?.keep(7)?;
+//! let file = Lines::new(Format::Logfmt, Output::rotated_file(path, rotation))?;
+//! let syslog = Syslog::unix("/dev/log").app_name("shop")?.cee(true);
+//! let sampled = Sampled::new(Lines::new(Format::Json, syslog.into())?).ratio(0.1)?;
+//! let layer = AccessLogLayer::new(Tee::new(file.clone(), sampled));
+//! # drop(layer);
+//! // At SIGHUP:
+//! file.reopen();
+//! // For the metrics:
+//! assert_eq!(file.written() + file.dropped(), 0);
+//! # Ok(())
+//! # }
+//! ```
 //!
 //! # Where it goes
 //!
@@ -73,7 +105,7 @@
 //!
 //! ```
 //! use axum::{Extension, Router, routing::get};
-//! use evenkeel::{access_log::{AccessLogLayer, JsonLines}, context::Exchange};
+//! use evenkeel::{access_log::{AccessLogLayer, Lines}, context::Exchange};
 //! use http::Request;
 //! use http_body_util::BodyExt;
 //! use tower::ServiceExt;
@@ -89,7 +121,7 @@
 //!     "a cart"
 //! }
 //!
-//! let sink = JsonLines::file(&path)?;
+//! let sink = Lines::file(&path)?;
 //! let app = Router::new().route("/cart", get(cart)).layer(AccessLogLayer::new(sink.clone()));
 //!
 //! let response = app.oneshot(Request::get("/cart").body(axum::body::Body::empty())?).await?;
@@ -178,32 +210,40 @@
 //! | longest referer | 2 KiB |
 //! | request id of the client | not trusted, and removed |
 //! | request id to the backend | a trusted one; [`pass_request_id`](AccessLogLayer::pass_request_id) adds those made here |
-//! | lines queued by [`JsonLines`] | 8,192 a thread; more are dropped and counted |
+//! | format of [`Lines::file`], [`Lines::stdout`], [`Lines::writer`] | JSON |
+//! | lines queued by [`Lines`] | 8,192 a thread; more are dropped and counted |
+//! | bytes queued by [`Lines`] | 4 MiB a thread; as above |
 //! | written out | every 10 ms |
+//! | wait for a stalled output at a shutdown | 2 s |
+//!
+//! [`Rotation`], [`Syslog`] and [`Sampled`] have tables of their own.
 //!
 //! # When it fails
 //!
-//! A request never waits for the log and never fails because of it. [`JsonLines`] drops a line that
-//! finds the queue full, counts it ([`JsonLines::dropped`]), and logs a warning. If the output
-//! fails, it logs an error, drops the lines of that batch, and tries again with the next. Both
-//! events are limited, so that clients cannot flood the program's own log.
+//! A request never waits for the log and never fails because of it. [`Lines`] drops a line that
+//! finds the queue full, counts it ([`Lines::dropped`]), and logs a warning. If a file or a writer
+//! fails, it logs an error, drops the lines of that batch, and tries again with the next. If a socket
+//! fails or stalls, it logs an error, lines wait in the queue, and it connects again; [`Output`] says
+//! when a line is lost. Both events are limited to one in 10 s, so that clients cannot flood the
+//! program's own log.
 //!
 //! # Cost
 //!
 //! A line costs about 280 ns with all fields and 230 ns with the defaults, on a shared cloud core,
 //! beside the `Exchange` that all layers share: produced by `benches/access_log.rs`.
 //!
-//! With [`JsonLines`] a request costs no allocation in a steady state. When the request arrives,
+//! With [`Lines`] a request costs no allocation in a steady state. When the request arrives,
 //! its fields are written as text into a buffer of an earlier request. When it ends, the text and
 //! the rest of the line go to a buffer that the writer empties, under a lock that at most a few
 //! threads share. So the log holds no header alive. The text for a backend is formatted once and
 //! cached with the backend; the text for a connection is cached at the connection's second request,
-//! and costs three allocations a connection.
+//! and costs three allocations a connection. [`Format::Logfmt`] costs a request the same: the writer
+//! makes it of the JSON. A line that finds the queue full costs less than one that is written.
 //!
 //! A [`Sink`] that implements [`record`](Sink::record) alone costs clones of the method, the target
 //! and up to four header values. They keep the buffer of the request's head (4 KiB under
 //! `evenkeel::serve`) alive until the request's end. A sink that is not [enabled](Sink::enabled)
-//! costs that one call.
+//! costs that one call. [`Format::Combined`] and [`TracingSink`] are such sinks.
 
 mod auth;
 mod body;
@@ -213,15 +253,19 @@ mod field_limits;
 mod field_names;
 mod fields;
 mod json;
-mod json_lines;
 mod layer;
 mod line;
+mod lines;
 mod opening;
 mod outcome;
 mod outermost;
+mod output;
 mod request_id;
+mod sampled;
 mod service;
 mod sink;
+mod tee;
+mod tracing_sink;
 mod truncated;
 
 pub use body::{RequestBody, ResponseBody};
@@ -229,10 +273,14 @@ pub use closing::Closing;
 pub use entry::{Entry, RefusedEntry, RequestEntry, RequestId};
 pub use field_limits::FieldLimits;
 pub use field_names::FieldNames;
-pub use json_lines::JsonLines;
 pub use layer::AccessLogLayer;
+pub use lines::{Format, Lines};
 pub use opening::Opening;
 pub use outermost::{Outermost, OutermostFuture, OutermostLayer};
+pub use output::{Facility, Output, Rotation, Syslog};
+pub use sampled::Sampled;
 pub use service::{AccessLog, ResponseFuture};
-pub use sink::{Sink, Tee, TracingSink};
+pub use sink::Sink;
+pub use tee::Tee;
+pub use tracing_sink::TracingSink;
 pub use truncated::Truncated;

@@ -9,7 +9,7 @@ use super::{
     error::Location,
     value::{self, Value},
 };
-use crate::access_log::{AccessLogLayer, JsonLines};
+use crate::access_log::{AccessLogLayer, Lines};
 
 /// `[access_log]`
 #[derive(Clone, Debug, PartialEq, Deserialize)]
@@ -50,13 +50,13 @@ impl Settings {
     /// # Errors
     ///
     /// Returns an error if the file cannot be opened.
-    pub fn access_log(&self) -> Result<Option<(JsonLines, AccessLogLayer)>, SettingsError> {
+    pub fn access_log(&self) -> Result<Option<(Lines, AccessLogLayer)>, SettingsError> {
         let Some(log) = &self.access_log else {
             return Ok(None);
         };
         let (sink, shown) = match &log.file {
-            AccessLogFile::Stdout => (JsonLines::stdout(), "\"stdout\"".to_owned()),
-            AccessLogFile::Path(path) => (JsonLines::file(path), format!("{path:?}")),
+            AccessLogFile::Stdout => (Lines::stdout(), "\"stdout\"".to_owned()),
+            AccessLogFile::Path(path) => (Lines::file(path), format!("{path:?}")),
         };
         let sink = sink.map_err(|error| {
             let location = Location::new("[access_log]", "file");
@@ -69,7 +69,7 @@ impl Settings {
     /// Returns the access log layer on a sink that is open already; `None` without `[access_log]`.
     /// A reload needs it, because `[proxy] trusted` decides whose request ids are believed.
     #[must_use]
-    pub fn access_log_layer(&self, sink: JsonLines) -> Option<AccessLogLayer> {
+    pub fn access_log_layer(&self, sink: Lines) -> Option<AccessLogLayer> {
         let log = self.access_log.as_ref()?;
         let mut layer = AccessLogLayer::new(sink);
         if let Some(node) = &log.node {

@@ -1,7 +1,10 @@
 mod ends;
+mod formats;
 mod notes;
 mod outer_layers;
+mod outputs;
 mod request_ids;
+mod rsyslog;
 mod sinks;
 mod superseded;
 
@@ -18,7 +21,7 @@ use std::{
 use bytes::Bytes;
 use evenkeel::{
     Backend, ErrorKind,
-    access_log::{AccessLogLayer, Entry, JsonLines, Sink, Tee},
+    access_log::{AccessLogLayer, Entry, Lines, Sink, Tee},
     context::{
         AuthFailure, ConnInfo, ConnectionEvent, ConnectionEventKind, ConnectionEvents, Exchange,
         Outcome, Peer, Tunnel,
@@ -58,13 +61,13 @@ impl Memory {
 
 struct Log {
     memory: Memory,
-    sink: JsonLines,
+    sink: Lines,
 }
 
 impl Log {
     fn new() -> Self {
         let memory = Memory::default();
-        let sink = JsonLines::writer(memory.clone()).unwrap();
+        let sink = Lines::writer(memory.clone()).unwrap();
         Self { memory, sink }
     }
 
@@ -297,7 +300,7 @@ async fn each_end_of_a_request_writes_one_line() {
 #[tokio::test]
 async fn a_custom_sink_gets_what_json_lines_writes() {
     /// Forwards each line, as the sink of the quickstart example does.
-    struct Forward(JsonLines);
+    struct Forward(Lines);
     impl Sink for Forward {
         fn record(&self, entry: &Entry<'_>) {
             assert_eq!(entry.request.unwrap().user_agent, Some(b"b\"1" as &[u8]));
@@ -526,7 +529,7 @@ fn a_stalled_output_costs_lines_and_no_time() {
         }
     }
     let (release, stalled) = std::sync::mpsc::channel();
-    let sink = JsonLines::writer(Stalled(stalled)).unwrap();
+    let sink = Lines::writer(Stalled(stalled)).unwrap();
     let layer = AccessLogLayer::new(sink.clone());
     let conn = ConnInfo::new(Peer::Unknown, Peer::Unknown);
     let event = ConnectionEvent::new(conn, ConnectionEventKind::Io, "", Duration::ZERO);
@@ -542,7 +545,7 @@ fn a_stalled_output_costs_lines_and_no_time() {
 fn reopen_writes_to_a_new_file_after_a_rotation() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("access.jsonl");
-    let sink = JsonLines::file(&path).unwrap();
+    let sink = Lines::file(&path).unwrap();
     let layer = AccessLogLayer::new(sink.clone());
     let conn = ConnInfo::new(Peer::Unknown, Peer::Unknown);
     let event = ConnectionEvent::new(conn, ConnectionEventKind::Io, "", Duration::ZERO);
@@ -566,7 +569,7 @@ fn reopen_writes_to_a_new_file_after_a_rotation() {
 
 #[test]
 fn a_line_costs_no_allocation_in_steady_state() {
-    let sink = JsonLines::writer(io::sink()).unwrap();
+    let sink = Lines::writer(io::sink()).unwrap();
     assert_eq!(fewest_allocations(sink.clone()), 0);
     assert_eq!(fewest_allocations(Arc::new(sink.clone())), 0);
     assert_eq!(fewest_allocations(Tee::new(sink.clone(), sink)), 0);

@@ -117,7 +117,7 @@ async fn each_request_of_another_balancer_has_a_client_of_its_own() {
 
     use evenkeel::{
         Backend, LoadBalancer, Pool,
-        access_log::{AccessLogLayer, JsonLines},
+        access_log::{AccessLogLayer, Lines},
         balance::{BalanceLayer, ConsistentHash, HashKey},
         health::HealthLayer,
         proxy::Proxy,
@@ -126,7 +126,7 @@ async fn each_request_of_another_balancer_has_a_client_of_its_own() {
     use hyper_util::rt::TokioIo;
     use tokio::net::{TcpListener, TcpStream};
 
-    use crate::support::{Lines, Origin};
+    use crate::support::{Origin, Written};
 
     const X_FORWARDED_FOR: &str = "x-forwarded-for";
     let seen_chains = Arc::new(Mutex::new(Vec::new()));
@@ -145,8 +145,8 @@ async fn each_request_of_another_balancer_has_a_client_of_its_own() {
     let backends = ["a", "b", "c"].into_iter().zip(&origins);
     let backends = backends.map(|(id, origin)| Backend::new(id, &origin.url()).unwrap());
     let pool = Pool::new(backends).unwrap();
-    let lines = Lines::default();
-    let sink = JsonLines::writer(lines.clone()).unwrap();
+    let lines = Written::default();
+    let sink = Lines::writer(lines.clone()).unwrap();
     let strategy = ConsistentHash::new(HashKey::Client);
     let balancer = LoadBalancer::builder(pool.clone())
         .access_log(AccessLogLayer::new(sink.clone()))

@@ -14,7 +14,7 @@ use std::convert::Infallible;
 use bytes::Bytes;
 use evenkeel::{
     Backend, ErrorKind, LoadBalancer, Pool,
-    access_log::{AccessLogLayer, JsonLines},
+    access_log::{AccessLogLayer, Lines},
     balance::BalanceLayer,
     context::Exchange,
     failover::FailoverLayer,
@@ -28,7 +28,7 @@ use http_body_util::{BodyExt, Empty, Full};
 use tower::{Layer, Service, ServiceExt};
 use tracing::instrument::WithSubscriber;
 
-use crate::support::{Act, Lines, Origin, Scripted, refused};
+use crate::support::{Act, Origin, Scripted, Written, refused};
 
 fn pool(urls: &[String]) -> Pool {
     let ids = ["a", "b", "c", "d"];
@@ -200,8 +200,8 @@ async fn under_nest_the_backend_sees_the_stripped_path_and_the_log_the_original(
     )])
     .await;
     let pool = pool(&[format!("http://{}", origin.address)]);
-    let lines = Lines::default();
-    let sink = JsonLines::writer(lines.clone()).unwrap();
+    let lines = Written::default();
+    let sink = Lines::writer(lines.clone()).unwrap();
     let balancer = LoadBalancer::builder(pool.clone())
         .health(quiet(&pool))
         .unwrap()
@@ -226,7 +226,7 @@ async fn under_nest_the_backend_sees_the_stripped_path_and_the_log_the_original(
 
 /// Runs `test` and returns what it warned about.
 async fn warnings<F: Future>(test: F) -> String {
-    let lines = Lines::default();
+    let lines = Written::default();
     let writer = lines.clone();
     let subscriber = tracing_subscriber::fmt()
         .with_max_level(tracing::Level::WARN)
@@ -239,7 +239,7 @@ async fn warnings<F: Future>(test: F) -> String {
 #[tokio::test]
 async fn a_log_below_respond_warns() {
     let pool = pool(&[format!("http://{}", refused())]);
-    let sink = JsonLines::writer(std::io::sink()).unwrap();
+    let sink = Lines::writer(std::io::sink()).unwrap();
     let core = BalanceLayer::new(pool).layer(Proxy::new());
     let wrong = RespondLayer::new().layer(AccessLogLayer::new(sink).layer(core));
     let said = warnings(async {
@@ -337,7 +337,7 @@ fn all_layers_together_cost_two_allocations_over_the_selected_note() {
         .unwrap();
     runtime.block_on(async {
         let pool = pool(&["http://127.0.0.1:1".into(), "http://127.0.0.1:2".into()]);
-        let sink = JsonLines::writer(std::io::sink()).unwrap();
+        let sink = Lines::writer(std::io::sink()).unwrap();
         let core = BalanceLayer::new(pool.clone()).layer(quiet(&pool).layer(answer()));
         let core = sticky(&pool).layer(FailoverLayer::new().layer(core));
         let stack = AccessLogLayer::new(sink).layer(RespondLayer::new().layer(core));

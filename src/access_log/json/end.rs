@@ -191,6 +191,7 @@ impl End<'_> {
         self.user.is_some()
             || self.auth.is_some()
             || self.fields.is_some()
+            || self.sample_rate.is_some()
             || !self.excluded.is_empty()
             || !self.truncated.is_empty()
     }
@@ -220,6 +221,9 @@ fn write_rare_fields<'a, V: Vocabulary>(
     if let Some(fields) = end.fields {
         cursor = write_own_fields(fields, cursor.key(V::FIELDS.bare)?)?;
     }
+    if let Some(rate) = end.sample_rate {
+        cursor = cursor.key(V::SAMPLE_RATE.bare)?.display(rate)?;
+    }
     if !end.truncated.is_empty() {
         cursor = cursor.key(V::TRUNCATED.bare)?;
         for (i, name) in end.truncated.names().enumerate() {
@@ -242,7 +246,10 @@ fn write_auth<'a, V: Vocabulary>(auth: &AuthFailure, cursor: Cursor<'a>) -> Opti
     }
 }
 
-fn write_own_fields<'a>(fields: &LogFields, mut cursor: Cursor<'a>) -> Option<Cursor<'a>> {
+pub(super) fn write_own_fields<'a>(
+    fields: &LogFields,
+    mut cursor: Cursor<'a>,
+) -> Option<Cursor<'a>> {
     for (i, (name, value)) in fields.iter().enumerate() {
         cursor = cursor.put_slice(if i == 0 { b"{\"" } else { b",\"" })?;
         // A name has no character that needs an escape.

@@ -44,6 +44,7 @@ fn end_of<'a>(entry: &Entry<'a>) -> End<'a> {
         sticky: entry.sticky,
         user: entry.user,
         auth: entry.auth,
+        sample_rate: entry.sample_rate,
         outcome: entry.outcome,
         detail: entry.detail,
         fields: entry.fields,

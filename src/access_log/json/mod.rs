@@ -15,12 +15,17 @@ mod text;
 mod time;
 mod vocabulary;
 
-pub(super) use self::{cursor::Buffer, text::hexadecimal, time::since_1970};
+pub(super) use self::{
+    cursor::Buffer,
+    text::hexadecimal,
+    time::{date, since_1970},
+};
 use self::{
     cursor::Cursor,
     vocabulary::{Ecs, OpenTelemetry, Own, Vocabulary},
 };
 use super::{Entry, FieldNames, closing::End, opening::OpeningFacts};
+use crate::context::LogFields;
 
 /// Calls a function that is generic over the vocabulary.
 macro_rules! in_vocabulary {
@@ -37,6 +42,11 @@ macro_rules! in_vocabulary {
 /// balancer.
 pub(super) fn header(names: FieldNames, node: Option<&str>) -> Box<[u8]> {
     in_vocabulary!(names, opening::header(node))
+}
+
+/// Returns an application's own fields as a JSON object.
+pub(super) fn own_fields(fields: &LogFields) -> Box<[u8]> {
+    written(|cursor| end::write_own_fields(fields, cursor))
 }
 
 impl Buffer {
@@ -79,18 +89,18 @@ impl Buffer {
         self.try_add(|cursor| line::write_entry::<V>(entry, cursor))
     }
 
-    /// Returns a line whose opening is written already, in a buffer of its own.
-    pub(super) fn of_line(opening: &[u8], end: &End<'_>) -> Self {
-        let mut buffer = Self::default();
-        while !buffer.try_add_line(opening, end) {}
-        buffer
-    }
-
     /// Returns a line in a buffer of its own.
+    #[cfg(test)]
     pub(super) fn of_entry(entry: &Entry<'_>) -> Self {
         let mut buffer = Self::default();
         while !buffer.try_add_entry(entry) {}
         buffer
+    }
+
+    /// Adds a line of another format; false if the buffer was too small: it is larger now, and the
+    /// caller tries again.
+    pub(super) fn try_add_text(&mut self, text: &[u8]) -> bool {
+        self.try_add(|cursor| cursor.put_slice(text))
     }
 }
 

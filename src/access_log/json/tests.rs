@@ -137,6 +137,7 @@ impl Parts {
             detail: Some("gone"),
             trace: Some(TraceContext::new([0x4b; 16], [0x0f; 8], true)),
             fields: Some(&self.fields),
+            sample_rate: Some(0.25),
             truncated,
             ..entry("connect")
         }
@@ -188,7 +189,7 @@ fn a_line_is_written_to_the_byte_as_readers_know_it() {
         r#""excluded":{"unhealthy":2,"tried":1},"user":"ada","auth_scheme":"Basic","auth_user":"eve","#,
         r#""auth_reason":"no","fields":{"tenant":"ac\"me","items":3,"#,
         r#""size":18446744073709551615,"share":0.5,"huge":1e300,"none":null,"vip":true},"#,
-        r#""truncated":["path","fields"],"outcome":"connect","detail":"gone"}"#,
+        r#""sample_rate":0.25,"truncated":["path","fields"],"outcome":"connect","detail":"gone"}"#,
         "\n",
     );
     assert_eq!(line(&parts.full()), wanted);

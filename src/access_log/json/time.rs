@@ -115,7 +115,7 @@ fn format_second(second: u64) -> Text {
 /// Returns year, month and day of a number of days since 1970, in the Gregorian calendar. It counts in
 /// eras of 400 years, and in years that begin in March, so that the leap day is the last of a year
 /// (Howard Hinnant, "chrono-compatible low-level date algorithms").
-fn date(days: u64) -> (u64, u64, u64) {
+pub(in crate::access_log) fn date(days: u64) -> (u64, u64, u64) {
     let days = days + 719_468;
     let (era, day_of_era) = (days / 146_097, days % 146_097);
     let year_of_era =

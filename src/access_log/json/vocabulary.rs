@@ -73,6 +73,7 @@ pub(super) trait Vocabulary {
     const AUTH_USER: Key;
     const AUTH_REASON: Key;
     const FIELDS: Key;
+    const SAMPLE_RATE: Key;
     const TRUNCATED: Key;
     const OUTCOME: Key;
     const DETAIL: Key;
@@ -172,6 +173,7 @@ vocabulary! {
     AUTH_USER "auth_user",
     AUTH_REASON "auth_reason",
     FIELDS "fields",
+    SAMPLE_RATE "sample_rate",
     TRUNCATED "truncated",
     OUTCOME "outcome",
     DETAIL "detail",
@@ -227,6 +229,7 @@ vocabulary! {
     AUTH_USER "evenkeel.auth_user",
     AUTH_REASON "evenkeel.auth_reason",
     FIELDS "evenkeel.fields",
+    SAMPLE_RATE "evenkeel.sample_rate",
     TRUNCATED "evenkeel.truncated",
     OUTCOME "evenkeel.outcome",
     DETAIL "error.message",
@@ -284,6 +287,7 @@ vocabulary! {
     AUTH_USER "evenkeel.auth_user",
     AUTH_REASON "evenkeel.auth_reason",
     FIELDS "labels",
+    SAMPLE_RATE "evenkeel.sample_rate",
     TRUNCATED "evenkeel.truncated",
     OUTCOME "evenkeel.outcome",
     DETAIL "error.message",

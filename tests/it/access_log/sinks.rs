@@ -34,7 +34,7 @@ impl Sink for Requests {
 }
 
 /// Writes lines without the client's address.
-struct Anonymous(JsonLines);
+struct Anonymous(Lines);
 
 impl Sink for Anonymous {
     fn record(&self, entry: &Entry<'_>) {
@@ -125,7 +125,7 @@ async fn json_lines_behind_an_arc_keep_no_fields_of_the_request() {
 
 #[tokio::test]
 async fn a_sink_that_opened_nothing_still_closes_with_valid_json() {
-    struct Unopened(JsonLines);
+    struct Unopened(Lines);
     impl Sink for Unopened {
         fn open(&self, _: &mut Opening<'_>) {}
         fn close(&self, closing: &Closing<'_>) {

@@ -25,7 +25,7 @@ use http_body_util::{Empty, Full};
 use tokio::{net::TcpListener, sync::mpsc, time::timeout};
 use tower::{ServiceExt, service_fn};
 
-use crate::support::{Lines, Origin};
+use crate::support::{Origin, Written};
 
 /// The limit holds for a whole process: so this test runs another in one of its own, whose backends
 /// are here.
@@ -66,7 +66,7 @@ fn fill(files: &mut Vec<File>) {
 #[ignore = "a_lack_of_descriptors_takes_no_backend_out runs it in a process of its own"]
 async fn without_descriptors() {
     let urls = std::env::var(VARIABLE).expect("run by the test that has the backends");
-    let lines = Lines::default();
+    let lines = Written::default();
     let written = lines.clone();
     tracing_subscriber::fmt()
         .with_writer(move || written.clone())

@@ -77,7 +77,7 @@ fn it_allocates_the_record_and_nothing_else() {
         .health(HealthLayer::new(pool.clone()).no_checks())
         .unwrap()
         .build();
-    let sink = JsonLines::writer(std::io::sink()).unwrap();
+    let sink = Lines::writer(std::io::sink()).unwrap();
     let full = LoadBalancer::builder(pool.clone())
         .health(HealthLayer::new(pool.clone()).no_checks())
         .unwrap()

@@ -9,7 +9,7 @@ use std::{
 
 use evenkeel::{
     Backend, LoadBalancer, Pool,
-    access_log::{AccessLogLayer, JsonLines},
+    access_log::{AccessLogLayer, Lines},
     connect::Connector,
     failover::{Budget, FailoverLayer},
     health::HealthLayer,
@@ -79,7 +79,7 @@ async fn edge() {
         .unwrap()
         .idle_timeout(IDLE)
         .unwrap();
-    let log = JsonLines::writer(std::io::stdout()).unwrap();
+    let log = Lines::writer(std::io::stdout()).unwrap();
     let balancer = LoadBalancer::builder(pool.clone())
         .access_log(AccessLogLayer::new(log))
         .failover(FailoverLayer::new().budget(Budget::new(1.0, 100.0).unwrap()))

@@ -4,7 +4,7 @@
 use bytes::Bytes;
 use evenkeel::{
     Backend, ErrorKind, Pool,
-    access_log::{AccessLogLayer, JsonLines},
+    access_log::{AccessLogLayer, Lines},
     balance::BalanceLayer,
     context::{Exchange, Outcome},
     proxy::Proxy,
@@ -14,7 +14,7 @@ use http::{Method, Request};
 use http_body_util::{BodyExt, Empty};
 use tower::{Layer, ServiceExt};
 
-use crate::support::{Act, Lines, Scripted};
+use crate::support::{Act, Scripted, Written};
 
 /// What the client gets: a status, and the body or how it broke off.
 #[derive(Debug, PartialEq, Eq)]
@@ -198,8 +198,8 @@ async fn play(case: &Case, act: Act) {
     let origin = Scripted::play(vec![act, Act::Send(FINE)]).await;
     let backend = Backend::new("a", &format!("http://{}", origin.address)).unwrap();
     let pool = Pool::new([backend]).unwrap();
-    let lines = Lines::default();
-    let sink = JsonLines::writer(lines.clone()).unwrap();
+    let lines = Written::default();
+    let sink = Lines::writer(lines.clone()).unwrap();
     let stack = RespondLayer::new().layer(BalanceLayer::new(pool.clone()).layer(Proxy::new()));
     let stack = AccessLogLayer::new(sink.clone()).layer(stack);
     // Not idempotent, so that every failure shows.

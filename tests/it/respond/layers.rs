@@ -7,7 +7,7 @@ use std::{
 
 use evenkeel::{
     Backend, BoxError, LoadBalancer, Pool,
-    access_log::{AccessLogLayer, JsonLines},
+    access_log::{AccessLogLayer, Lines},
     health::HealthLayer,
 };
 use tokio::{
@@ -21,7 +21,7 @@ use tower::{
 use tower_http::limit::RequestBodyLimitLayer;
 
 use super::*;
-use crate::support::{Lines, Origin};
+use crate::support::{Origin, Written};
 
 type Answer = Response<Full<Bytes>>;
 
@@ -126,8 +126,8 @@ async fn a_body_over_the_limit_is_413_whether_its_length_is_declared_or_not() {
     })
     .await;
     let pool = Pool::new([Backend::new("a", &origin.url()).unwrap()]).unwrap();
-    let lines = Lines::default();
-    let sink = JsonLines::writer(lines.clone()).unwrap();
+    let lines = Written::default();
+    let sink = Lines::writer(lines.clone()).unwrap();
     let balancer = LoadBalancer::builder(pool.clone())
         .health(HealthLayer::new(pool.clone()).no_checks())
         .unwrap()

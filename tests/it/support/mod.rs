@@ -221,16 +221,16 @@ impl Drop for Scripted {
 
 /// What was written.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Lines(Arc<Mutex<Vec<u8>>>);
+pub(crate) struct Written(Arc<Mutex<Vec<u8>>>);
 
-impl Lines {
+impl Written {
     /// Takes what was written so far.
     pub(crate) fn take(&self) -> Vec<u8> {
         std::mem::take(&mut *self.0.lock().unwrap())
     }
 }
 
-impl std::io::Write for Lines {
+impl std::io::Write for Written {
     fn write(&mut self, data: &[u8]) -> std::io::Result<usize> {
         self.0.lock().unwrap().extend_from_slice(data);
         Ok(data.len())

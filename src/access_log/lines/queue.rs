@@ -18,7 +18,10 @@ use crate::access_log::json::Buffer;
 pub(super) struct Queue {
     /// Each thread that logs adds to one of these, so that threads seldom wait for each other.
     pub(super) shards: [Mutex<Shard>; SHARDS],
-    pub(super) dropped: AtomicU64,
+    /// Lines that the output took.
+    pub(super) written: AtomicU64,
+    /// Lines that left the queue and that the output did not take.
+    pub(super) lost: AtomicU64,
     /// The writer sleeps until it is unparked, because no line came for a second.
     pub(super) asleep: AtomicBool,
     pub(super) closing: AtomicBool,
@@ -31,6 +34,9 @@ pub(super) struct Queue {
 pub(super) struct Shard {
     pub(super) buffer: Buffer,
     pub(super) lines: usize,
+    /// Lines that found the buffer full. Counted here, where the thread writes anyway, and not in
+    /// one number that all threads would wait for while an output stalls.
+    dropped: u64,
 }
 
 /// Numbers of flushes; the writer raises `done` to what `requested` was before it wrote.
@@ -44,7 +50,8 @@ impl Queue {
     pub(super) fn new() -> Self {
         Self {
             shards: std::array::from_fn(|_| Mutex::default()),
-            dropped: AtomicU64::new(0),
+            written: AtomicU64::new(0),
+            lost: AtomicU64::new(0),
             asleep: AtomicBool::new(false),
             closing: AtomicBool::new(false),
             reopen: AtomicBool::new(false),
@@ -58,9 +65,8 @@ impl Queue {
     #[inline(always)]
     pub(super) fn try_add(&self, writer: &Thread, write: impl FnOnce(&mut Buffer) -> bool) -> bool {
         let mut shard = lock(&self.shards[shard_of_thread()]);
-        if shard.lines >= QUEUED_LINES {
-            drop(shard);
-            self.dropped.fetch_add(1, Relaxed);
+        if shard.lines >= QUEUED_LINES || shard.buffer.written().len() >= QUEUED_BYTES {
+            shard.dropped += 1;
             return true;
         }
         if !write(&mut shard.buffer) {
@@ -74,6 +80,12 @@ impl Queue {
             writer.unpark();
         }
         true
+    }
+
+    /// Returns how many lines were dropped or lost.
+    pub(super) fn dropped(&self) -> u64 {
+        let dropped: u64 = self.shards.iter().map(|shard| lock(shard).dropped).sum();
+        dropped + self.lost.load(Relaxed)
     }
 }
 
@@ -102,3 +114,6 @@ pub(super) const SHARDS: usize = 16;
 /// Lines that wait in one shard: about 4 MiB at 500 bytes a line. The writer empties the shards every
 /// 10 ms, so that one is full only if the output stalls.
 pub(in crate::access_log) const QUEUED_LINES: usize = 8_192;
+/// Bytes that wait in one shard. Clients choose how long lines are: with the limit of lines alone,
+/// 8,192 requests with heads of 64 KiB would hold 512 MiB.
+pub(in crate::access_log) const QUEUED_BYTES: usize = 4 * 1024 * 1024;
