@@ -3,7 +3,7 @@
 use http::{HeaderValue, Request, Uri, header};
 
 use super::{
-    RequestEntry, RequestId, Truncated,
+    FieldLimits, RequestEntry, RequestId, Truncated,
     layer::Config,
     request_id::{IdField, REQUEST_ID},
     truncated::Field,
@@ -98,11 +98,23 @@ pub(super) fn redacted_query(
 /// Cuts the fields of a request that are longer than their limits.
 #[inline]
 pub(super) fn cut_request(
-    config: &Config,
+    limits: &FieldLimits,
     request: &mut RequestEntry<'_>,
     truncated: &mut Truncated,
 ) {
-    let limits = &config.limits;
+    let is_over = |value: Option<&[u8]>, limit| value.is_some_and(|value| value.len() > limit);
+    if request.path.len() > limits.path
+        || is_over(request.host, limits.host)
+        || is_over(request.user_agent, limits.user_agent)
+        || is_over(request.referer, limits.referer)
+    {
+        cut_each(limits, request, truncated);
+    }
+}
+
+#[cold]
+#[inline(never)]
+fn cut_each(limits: &FieldLimits, request: &mut RequestEntry<'_>, truncated: &mut Truncated) {
     if request.path.len() > limits.path {
         request.path = cut_path(request.path, limits.path);
         truncated.add(Field::Path);

@@ -79,27 +79,27 @@ impl Line {
         let kept = &mut line.request;
         kept.query = redacted_query(config, uri, &mut kept.truncated);
         let authority = uri.authority().map(|a| a.as_str().as_bytes());
-        let mut entry = RequestEntry {
-            id: fields.id(made_id),
-            method: request.method(),
-            uri,
-            path: uri.path(),
-            version: request.version(),
-            host: authority.or(fields.host.map(HeaderValue::as_bytes)),
-            query: kept.query.as_deref(),
-            user_agent: fields.user_agent.map(HeaderValue::as_bytes),
-            referer: fields.referer.map(HeaderValue::as_bytes),
-        };
-        cut_request(config, &mut entry, &mut kept.truncated);
-        config.sink.open(&mut Opening {
-            facts: OpeningFacts {
-                began: exchange.began(),
-                node: &config.node_json,
-                conn: ConnInfo::of(request.extensions()),
-                trace: request.extensions().get().copied(),
-                request: entry,
-                names: config.names,
+        let mut facts = OpeningFacts {
+            began: exchange.began(),
+            node: &config.node_json,
+            conn: ConnInfo::of(request.extensions()),
+            trace: request.extensions().get().copied(),
+            request: RequestEntry {
+                id: fields.id(made_id),
+                method: request.method(),
+                uri,
+                path: uri.path(),
+                version: request.version(),
+                host: authority.or(fields.host.map(HeaderValue::as_bytes)),
+                query: kept.query.as_deref(),
+                user_agent: fields.user_agent.map(HeaderValue::as_bytes),
+                referer: fields.referer.map(HeaderValue::as_bytes),
             },
+            names: config.names,
+        };
+        cut_request(&config.limits, &mut facts.request, &mut kept.truncated);
+        config.sink.open(&mut Opening {
+            facts: &facts,
             limits: &config.limits,
             fields: &fields,
             kept_json: &mut kept.json,

@@ -18,7 +18,7 @@ use crate::context::{ConnInfo, TraceContext};
 /// A request that arrives. In [`Sink::open`](super::Sink::open) a sink says what it needs again at
 /// the request's end, because the request itself has moved on to the backend by then.
 pub struct Opening<'a> {
-    pub(super) facts: OpeningFacts<'a>,
+    pub(super) facts: &'a OpeningFacts<'a>,
     pub(super) limits: &'a FieldLimits,
     pub(super) fields: &'a Fields<'a>,
     pub(super) kept_json: &'a mut Buffer,
@@ -72,7 +72,7 @@ impl Opening<'_> {
             trace,
             request,
             ..
-        } = &self.facts;
+        } = self.facts;
         *self.kept_fields = Some(KeptFields {
             time: UNIX_EPOCH + since_1970(self.facts.began),
             conn: conn.cloned(),
@@ -96,7 +96,7 @@ impl Opening<'_> {
     pub(super) fn write_json(&mut self) {
         // In a tee, another sink may have written it already.
         if self.kept_json.written().is_empty() {
-            self.kept_json.add_opening(&self.facts);
+            self.kept_json.add_opening(self.facts);
         }
     }
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::phases::{PhaseMarks, Phases};
+use super::phases::{PhaseMarks, PhaseMicros, Phases};
 use crate::{error::ErrorKind, pool::Backend};
 
 /// One try of a request at one backend; see [`Exchange::attempts`](super::Exchange::attempts).
@@ -48,6 +48,12 @@ impl Attempt {
     /// Returns where its time went.
     #[must_use]
     pub fn phases(&self) -> Phases {
+        self.phase_micros().into()
+    }
+
+    /// Does what [`phases`](Self::phases) does, without divisions.
+    #[inline]
+    pub(crate) fn phase_micros(&self) -> PhaseMicros {
         self.marks.of(self.duration)
     }
 

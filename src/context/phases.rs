@@ -55,20 +55,44 @@ impl PhaseMarks {
 
     fn dial(self) -> Duration {
         let times = [self.connect, self.tls].map(|time| known(time).unwrap_or_default());
-        times.iter().sum()
+        Duration::from_micros(times.iter().sum())
     }
 
     /// Returns the phases of an attempt that took `duration`; `None` while it runs.
-    pub(super) fn of(self, duration: Option<Duration>) -> Phases {
-        let head = known(self.head);
-        Phases {
-            connect: known(self.connect),
-            tls: known(self.tls),
+    #[inline]
+    pub(super) fn of(self, duration: Option<Duration>) -> PhaseMicros {
+        let [connect, tls, head] = [self.connect, self.tls, self.head].map(known);
+        PhaseMicros {
+            connect,
+            tls,
             head,
             body: match (duration, head) {
-                (Some(all), Some(head)) => Some(all.saturating_sub(self.dial() + head)),
+                (Some(all), Some(head)) => {
+                    let all = all.as_secs() * 1_000_000 + u64::from(all.subsec_micros());
+                    let dial = connect.unwrap_or(0) + tls.unwrap_or(0);
+                    Some(all.saturating_sub(dial + head))
+                }
                 _ => None,
             },
+        }
+    }
+}
+
+/// The phases in microseconds, as [`Phases`] has them.
+pub(crate) struct PhaseMicros {
+    pub(crate) connect: Option<u64>,
+    pub(crate) tls: Option<u64>,
+    pub(crate) head: Option<u64>,
+    pub(crate) body: Option<u64>,
+}
+
+impl From<PhaseMicros> for Phases {
+    fn from(micros: PhaseMicros) -> Self {
+        Self {
+            connect: micros.connect.map(Duration::from_micros),
+            tls: micros.tls.map(Duration::from_micros),
+            head: micros.head.map(Duration::from_micros),
+            body: micros.body.map(Duration::from_micros),
         }
     }
 }
@@ -77,8 +101,8 @@ fn micros(time: Duration) -> u32 {
     u32::try_from(time.as_micros()).map_or(UNKNOWN - 1, |micros| micros.min(UNKNOWN - 1))
 }
 
-fn known(micros: u32) -> Option<Duration> {
-    (micros != UNKNOWN).then(|| Duration::from_micros(micros.into()))
+fn known(micros: u32) -> Option<u64> {
+    (micros != UNKNOWN).then(|| micros.into())
 }
 
 const UNKNOWN: u32 = u32::MAX;
@@ -94,11 +118,11 @@ mod tests {
     #[test]
     fn phases_add_up_to_the_duration() {
         let mut marks = PhaseMarks::NONE;
-        assert_eq!(marks.of(Some(ms(9))), Phases::default());
+        assert_eq!(Phases::from(marks.of(Some(ms(9)))), Phases::default());
         marks.set_dial(ms(2), Some(ms(3)));
         marks.set_head(ms(11));
         marks.set_head(ms(12));
-        let phases = marks.of(Some(ms(20)));
+        let phases = Phases::from(marks.of(Some(ms(20))));
         let wanted = [ms(2), ms(3), ms(6), ms(9)].map(Some);
         assert_eq!(
             [phases.connect, phases.tls, phases.head, phases.body],
@@ -111,7 +135,7 @@ mod tests {
     fn a_reused_connection_has_neither_connect_nor_tls() {
         let mut marks = PhaseMarks::NONE;
         marks.set_head(ms(4));
-        let phases = marks.of(Some(ms(4)));
+        let phases = Phases::from(marks.of(Some(ms(4))));
         assert_eq!((phases.connect, phases.tls), (None, None));
         assert_eq!((phases.head, phases.body), (Some(ms(4)), Some(ms(0))));
     }
@@ -121,6 +145,6 @@ mod tests {
         let mut marks = PhaseMarks::NONE;
         marks.set_head(Duration::from_secs(1_000_000));
         let head = marks.of(None).head.unwrap();
-        assert_eq!(head.as_secs(), u64::from(u32::MAX) / 1_000_000);
+        assert_eq!(head, u64::from(u32::MAX) - 1);
     }
 }

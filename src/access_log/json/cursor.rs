@@ -103,6 +103,15 @@ impl<'a> Cursor<'a> {
         self.0.get_mut(len..).map(Self)
     }
 
+    /// Writes bytes that are constant where this is inlined: as [`put`](Self::put), for a constant of a
+    /// vocabulary.
+    #[inline(always)]
+    pub(super) fn key(self, bytes: &'static [u8]) -> Option<Self> {
+        let (target, rest) = self.0.split_at_mut_checked(bytes.len())?;
+        target.copy_from_slice(bytes);
+        Some(Self(rest))
+    }
+
     /// Writes a value through `core::fmt`, which is slow.
     pub(super) fn display(self, value: impl std::fmt::Display) -> Option<Self> {
         let mut free = self.0;

@@ -67,11 +67,13 @@ pub(super) fn write_end<'a, V: Vocabulary>(
 fn write_outcome<'a, V: Vocabulary>(end: &End<'_>, cursor: Cursor<'a>) -> Option<Cursor<'a>> {
     let is_ok = end.outcome == "ok" && end.detail.is_none();
     let mut cursor = cursor.key(V::OUTCOME.text)?;
-    if is_ok {
-        cursor = cursor.put(b"ok\"")?;
-    } else {
-        cursor = write_failure::<V>(end, cursor)?;
+    if is_ok && V::NAMES != FieldNames::Ecs {
+        return cursor.put(b"ok\"}\n");
     }
+    cursor = match is_ok {
+        true => cursor.put(b"ok\"")?,
+        false => write_failure::<V>(end, cursor)?,
+    };
     if V::NAMES == FieldNames::Ecs {
         cursor = cursor.put(br#","event.outcome":""#)?;
         cursor = cursor.put_slice(ecs_outcome(end).as_bytes())?.put(b"\"")?;
@@ -139,18 +141,18 @@ fn write_phases<'a, V: Vocabulary>(
     attempt: &Attempt,
     mut cursor: Cursor<'a>,
 ) -> Option<Cursor<'a>> {
-    let phases = attempt.phases();
+    let phases = attempt.phase_micros();
     if let Some(connect) = phases.connect {
-        cursor = cursor.key(V::CONNECT.bare)?.millis(connect)?;
+        cursor = cursor.key(V::CONNECT.bare)?.micros(connect)?;
         if let Some(tls) = phases.tls {
-            cursor = cursor.key(V::TLS.bare)?.millis(tls)?;
+            cursor = cursor.key(V::TLS.bare)?.micros(tls)?;
         }
     }
     if let Some(head) = phases.head {
-        cursor = cursor.key(V::HEAD.bare)?.millis(head)?;
+        cursor = cursor.key(V::HEAD.bare)?.micros(head)?;
     }
     match phases.body {
-        Some(body) => cursor.key(V::BODY.bare)?.millis(body),
+        Some(body) => cursor.key(V::BODY.bare)?.micros(body),
         None => Some(cursor),
     }
 }

@@ -248,20 +248,14 @@ fn number(version: Version) -> &'static [u8] {
 }
 
 impl<'a> Cursor<'a> {
-    /// Writes a constant of a vocabulary. Inlined, so that its length is known to the compiler.
-    #[inline(always)]
-    pub(super) fn key(self, bytes: &'static [u8]) -> Option<Self> {
-        self.put_slice(bytes)
-    }
-
     /// Writes a field whose value is text.
-    #[inline]
+    #[inline(always)]
     pub(super) fn text_field(self, key: &Key, value: &[u8]) -> Option<Self> {
         self.key(key.text)?.text(value)?.put(b"\"")
     }
 
     /// Writes a field whose value is a number.
-    #[inline]
+    #[inline(always)]
     pub(super) fn number_field(self, key: &Key, value: u64) -> Option<Self> {
         self.key(key.bare)?.number(value)
     }
