@@ -83,7 +83,7 @@ pin_project! {
 impl<B: Body> ResponseBody<B> {
     pub(super) fn new(inner: B, mut line: Line) -> Self {
         if inner.is_end_stream() {
-            line.finish();
+            line.finish_at_head();
         }
         Self { inner, line }
     }

@@ -27,7 +27,7 @@ use super::{
     truncated::Field,
 };
 use crate::context::service_poll;
-use crate::context::{AuthFailure, ConnInfo, Exchange, LogFields, Tunnel, User};
+use crate::context::{AuthFailure, ConnInfo, Exchange, LogFields, TraceContext, Tunnel, User};
 
 /// The line of one request; empty if the sink is not enabled, and once the line is written.
 ///
@@ -59,6 +59,8 @@ struct Progress {
     /// Bytes of the response's body so far.
     sent: u64,
     tunnel: Option<Tunnel>,
+    /// The response's head is its end, so that the clock need not be read again.
+    ends_at_head: bool,
 }
 
 impl Line {
@@ -71,7 +73,6 @@ impl Line {
     pub(super) fn open<B>(config: &Arc<Config>, request: &mut Request<B>) -> Self {
         let exchange = Exchange::of(request.extensions_mut());
         exchange.want_details();
-        read_notes(request.extensions(), &exchange);
         let fields = Fields::find(config, request);
         let made_id = fastrand::u128(..);
         let uri = original_uri(request);
@@ -79,11 +80,19 @@ impl Line {
         let kept = &mut line.request;
         kept.query = redacted_query(config, uri, &mut kept.truncated);
         let authority = uri.authority().map(|a| a.as_str().as_bytes());
+        let extensions = request.extensions();
+        let conn = ConnInfo::of(extensions);
+        // The record, and the connection: where nothing else is, there is no note to look for.
+        let mut trace = None;
+        if extensions.len() > 1 + usize::from(conn.is_some()) {
+            read_notes(extensions, &exchange);
+            trace = extensions.get::<TraceContext>().copied();
+        }
         let mut facts = OpeningFacts {
             began: exchange.began(),
             node: &config.node_json,
-            conn: ConnInfo::of(request.extensions()),
-            trace: request.extensions().get().copied(),
+            conn,
+            trace,
             request: RequestEntry {
                 id: fields.id(made_id),
                 method: request.method(),
@@ -119,6 +128,7 @@ impl Line {
             extensions: None,
             sent: 0,
             tunnel: None,
+            ends_at_head: false,
         });
         let id_field = fields.id_field(config, made_id);
         id_field.apply(request.headers_mut());
@@ -166,6 +176,14 @@ impl Line {
     /// Ends the line: the last byte went out.
     pub(super) fn finish(&mut self) {
         self.close(Ended::Whole);
+    }
+
+    /// Ends the line with the head of the response, which has no body.
+    pub(super) fn finish_at_head(&mut self) {
+        if let Some(progress) = self.progress_mut() {
+            progress.ends_at_head = true;
+        }
+        self.finish();
     }
 
     /// Ends the line: the service or the body failed.
@@ -270,7 +288,10 @@ impl Progress {
     #[inline]
     fn close(&self, request: &KeptRequest, ended: Ended) {
         let began = self.exchange.began();
-        let duration = Instant::now().saturating_duration_since(began);
+        let duration = match self.ttfb {
+            Some(ttfb) if self.ends_at_head => ttfb,
+            _ => Instant::now().saturating_duration_since(began),
+        };
         let bytes = match &self.tunnel {
             Some(tunnel) => (tunnel.to_backend(), tunnel.to_client()),
             None => (self.exchange.received(), self.sent),
