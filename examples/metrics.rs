@@ -19,7 +19,7 @@ use std::{error::Error, future::IntoFuture};
 use axum::Router;
 use evenkeel::{
     Backend, LoadBalancer, Pool,
-    access_log::{AccessLogLayer, JsonLines},
+    access_log::{AccessLogLayer, Lines},
     metrics::{Family, MetricsLayer, MetricsService, Value},
     stats::Stats,
 };
@@ -33,14 +33,17 @@ async fn main() -> Result<(), Box<dyn Error>> {
     ])?;
     let stats = Stats::new(pool.clone());
     let metrics = MetricsLayer::new(stats.clone());
-    let lines = JsonLines::stdout()?;
+    let lines = Lines::stdout()?;
     let log = AccessLogLayer::new(lines.clone());
 
     // What other parts of the program know is added to each scrape.
     let service = MetricsService::new(stats).source(move |visitor| {
-        let family = Family::counter("evenkeel_log_lines_dropped", "Lines that found no room.");
-        visitor.family(&family);
-        visitor.sample(&[], &Value::Counter(lines.dropped()));
+        visitor.family(&Family::counter(
+            "evenkeel_log_lines",
+            "Lines of the access log.",
+        ));
+        visitor.sample(&[("result", "written")], &Value::Counter(lines.written()));
+        visitor.sample(&[("result", "dropped")], &Value::Counter(lines.dropped()));
     });
     let scrapes = Router::new().route_service("/metrics", service);
     let inside = TcpListener::bind("127.0.0.1:9900").await?;

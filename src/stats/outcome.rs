@@ -238,7 +238,7 @@ mod tests {
 
     #[test]
     fn every_kind_of_error_has_an_index_and_a_name() {
-        let source = include_str!("../error.rs");
+        let source = include_str!("../error/kind.rs");
         let names = source.split("pub fn as_str").nth(1).unwrap();
         let names = names.split("fn describe").next().unwrap();
         assert_eq!(names.matches(" => \"").count(), KINDS.len());

@@ -24,11 +24,13 @@ use self::{
     queue::{Queue, lock},
     writer::Writer,
 };
+pub(super) use writer::CLOSING_LIMIT;
+
 use super::{Closing, Entry, Opening, Output, Sink};
 #[cfg(test)]
 pub(super) use {
     queue::{QUEUED_BYTES, QUEUED_LINES},
-    writer::{CLOSING_LIMIT, INTERVAL},
+    writer::INTERVAL,
 };
 
 /// Writes lines in a [`Format`] to an [`Output`].
@@ -177,9 +179,7 @@ impl Handle {
         let waited = self
             .queue
             .flushed
-            .wait_timeout_while(flushes, writer::CLOSING_LIMIT, |flushes| {
-                flushes.done < wanted
-            })
+            .wait_timeout_while(flushes, CLOSING_LIMIT, |flushes| flushes.done < wanted)
             .unwrap_or_else(PoisonError::into_inner);
         !waited.1.timed_out()
     }
