@@ -55,8 +55,10 @@ impl Sink for TracingSink {
         let (tls, auth) = (entry.tls, entry.auth);
         let millis = |duration: Duration| duration.as_micros() as f64 / 1_000.0;
         let bytes = request.map(|_| (entry.received, entry.sent));
-        let method = request.map(|r| r.method).or(refused.and_then(|r| r.method));
+        let method = request.map(|r| r.method);
+        let method = method.or_else(|| refused?.method);
         let path = request.map(|request| request.path);
+        let path = path.or_else(|| refused?.path);
         tracing::info!(
             target: "evenkeel::access_log",
             outcome = entry.outcome,
@@ -78,7 +80,7 @@ impl Sink for TracingSink {
             method = method.map(|method| method.as_str()),
             scheme = request.map(|_| if tls.is_some() { "https" } else { "http" }),
             host = request.and_then(|request| request.host).map(text).as_deref(),
-            path = path.or(refused.and_then(|refused| refused.path)),
+            path,
             query = request.and_then(|request| request.query),
             protocol = request.map(|request| protocol(request.version)),
             user_agent = request.and_then(|request| request.user_agent).map(text).as_deref(),
