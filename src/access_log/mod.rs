@@ -238,7 +238,9 @@
 //! threads share. So the log holds no header alive. The text for a backend is formatted once and
 //! cached with the backend; the text for a connection is cached at the connection's second request,
 //! and costs three allocations a connection. [`Format::Logfmt`] costs a request the same: the writer
-//! makes it of the JSON. A line that finds the queue full costs less than one that is written.
+//! makes it of the JSON. A line that finds the queue full, because the output stalls, costs a fifth less
+//! than one that is written; a combined line costs 440 ns, where JSON costs 230: produced by
+//! `benches/access_log_outputs.rs`.
 //!
 //! A [`Sink`] that implements [`record`](Sink::record) alone costs clones of the method, the target
 //! and up to four header values. They keep the buffer of the request's head (4 KiB under

@@ -2,7 +2,7 @@
 
 use std::{borrow::Cow, net::IpAddr, time::Duration};
 
-use http::Version;
+use http::{Method, Version};
 
 use super::{Entry, RequestId, Sink, json};
 use crate::context::{Attempt, Peer};
@@ -49,16 +49,12 @@ impl Sink for TracingSink {
 
     fn record(&self, entry: &Entry<'_>) {
         let request = entry.request.as_ref();
-        let refused = entry.refused.as_ref();
         let attempt = entry.answering();
         let phases = attempt.map(Attempt::phases).unwrap_or_default();
         let (tls, auth) = (entry.tls, entry.auth);
         let millis = |duration: Duration| duration.as_micros() as f64 / 1_000.0;
         let bytes = request.map(|_| (entry.received, entry.sent));
-        let method = request.map(|r| r.method);
-        let method = method.or_else(|| refused?.method);
-        let path = request.map(|request| request.path);
-        let path = path.or_else(|| refused?.path);
+        let (method, path) = method_and_path(entry);
         tracing::info!(
             target: "evenkeel::access_log",
             outcome = entry.outcome,
@@ -110,6 +106,15 @@ impl Sink for TracingSink {
             truncated = truncated(entry).as_deref(),
             detail = entry.detail.filter(|detail| !detail.is_empty()),
         );
+    }
+}
+
+/// Returns the method and the path of the request, or of the one that the server refused.
+fn method_and_path<'a>(entry: &Entry<'a>) -> (Option<&'a Method>, Option<&'a str>) {
+    match (&entry.request, &entry.refused) {
+        (Some(request), _) => (Some(request.method), Some(request.path)),
+        (None, Some(refused)) => (refused.method, refused.path),
+        (None, None) => (None, None),
     }
 }
 

@@ -99,7 +99,7 @@ impl Output {
     /// Sends lines over a TCP connection to this address, such as `collector.example:9000`, each
     /// ended by a newline.
     ///
-    /// A connection that fails, or whose peer reads nothing for 10 s, is made anew: at once if it
+    /// A connection that fails, or whose peer reads nothing for 10 s, is made again: at once if it
     /// lasted for 10 s, else after a wait that doubles from 100 ms to 5 s. The line that broke off
     /// is sent again, whole.
     #[must_use]

@@ -1,4 +1,4 @@
-//! When a connection that failed is made anew. Pure: the caller passes the time.
+//! When a connection that failed is made again. Pure: the caller passes the time.
 
 use std::time::Duration;
 

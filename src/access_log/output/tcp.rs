@@ -1,4 +1,4 @@
-//! Lines over a TCP connection that is made anew as often as it breaks.
+//! Lines over a TCP connection that is made again as often as it breaks.
 
 use std::{
     collections::VecDeque,
