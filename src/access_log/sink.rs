@@ -35,7 +35,7 @@ use super::{Closing, Entry, Opening};
 /// }
 /// ```
 ///
-/// [`Tee`] hands each line to this sink and to a [`Lines`](super::Lines).
+/// [`Tee`](super::Tee) hands each line to this sink and to a [`Lines`](super::Lines).
 pub trait Sink: Send + Sync + 'static {
     /// Returns false while the sink wants no lines. The layer asks at each request; without a line
     /// to write it does nothing else.
