@@ -1,8 +1,11 @@
 //! What became of the active checks of a backend, and how often its health changed.
 
-use std::time::Duration;
+use std::{
+    sync::{MutexGuard, PoisonError},
+    time::Duration,
+};
 
-use super::Backend;
+use super::{Backend, state::State};
 
 /// The active checks of a backend since it joined. A check that was cancelled, or that failed for a
 /// lack on this side such as of descriptors, is not counted.
@@ -21,42 +24,57 @@ impl Backend {
     /// Returns the number of active checks, and the time that they took.
     #[must_use]
     pub fn checks(&self) -> CheckCounts {
-        self.state().checks()
+        self.state().health_counters().checks
     }
 
     /// Records the result of an active check. The prober of this crate calls it; so does a program with
     /// checks of its own that wants them counted.
     pub fn count_check(&self, passed: bool, took: Duration) {
-        self.state().count_check(passed, took);
+        self.state().health_counters().count_check(passed, took);
     }
 
     /// Returns how often measured health changed since the backend joined, by active checks or by
     /// outlier detection.
     #[must_use]
     pub fn transitions(&self) -> u64 {
-        self.state().transitions()
+        self.state().health_counters().transitions
     }
 
     /// Returns how often outlier detection took the backend out of service since it joined.
     #[must_use]
     pub fn ejections(&self) -> u64 {
-        self.state().ejections()
+        self.state().health_counters().ejections
     }
 }
 
-/// Counters behind the lock of what only onlookers read.
+/// Counters that the control path writes and onlookers read, behind a lock that no request takes.
 #[derive(Default)]
 pub(super) struct HealthCounters {
-    pub(super) checks: CheckCounts,
-    pub(super) transitions: u64,
-    pub(super) ejections: u64,
+    checks: CheckCounts,
+    transitions: u64,
+    ejections: u64,
 }
 
 impl HealthCounters {
-    pub(super) fn count_check(&mut self, passed: bool, took: Duration) {
+    fn count_check(&mut self, passed: bool, took: Duration) {
         let checks = &mut self.checks;
         checks.passed += u64::from(passed);
         checks.failed += u64::from(!passed);
         checks.duration = checks.duration.saturating_add(took);
+    }
+}
+
+impl State {
+    pub(super) fn count_transition(&self) {
+        self.health_counters().transitions += 1;
+    }
+
+    pub(super) fn count_ejection(&self) {
+        self.health_counters().ejections += 1;
+    }
+
+    fn health_counters(&self) -> MutexGuard<'_, HealthCounters> {
+        let counters = self.health_counters.lock();
+        counters.unwrap_or_else(PoisonError::into_inner)
     }
 }

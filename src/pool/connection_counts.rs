@@ -27,14 +27,14 @@ impl Backend {
     /// Returns the number of connections to the backend.
     #[must_use]
     pub fn connections(&self) -> ConnectionCounts {
-        let counters = self.state().connections();
+        let counters = &self.state().connections;
         // Read first: a connection that is seen to close is then seen to have opened.
         let closed = counters.closed.load(Acquire);
         let opened = counters.opened.load(Acquire);
         ConnectionCounts {
             opened,
             open: opened.saturating_sub(closed),
-            idle: self.state().idle_connections(),
+            idle: self.state().attachments.idle_connections(),
         }
     }
 }
@@ -53,7 +53,7 @@ pub(crate) struct OpenConnection(Arc<ConnectionCounters>);
 impl OpenConnection {
     /// Counts a connection to this backend as opened.
     pub(crate) fn new(backend: &Backend) -> Self {
-        let counters = backend.state().connections().clone();
+        let counters = backend.state().connections.clone();
         counters.opened.fetch_add(1, Relaxed);
         Self(counters)
     }

@@ -23,7 +23,7 @@ use tokio::{
 use super::{
     Circuit, HealthStatus, Mode,
     attachments::{Attachment, AttachmentKey, Attachments, Notification},
-    check_counts::{CheckCounts, HealthCounters},
+    check_counts::HealthCounters,
     connection_counts::ConnectionCounters,
     counters::{Acquisition, RequestCounters},
 };
@@ -54,8 +54,9 @@ pub(super) struct State {
     /// Notified when the last request in flight ends while a drain waits for it, and when the mode
     /// changes.
     drain_changed: Notify,
-    attachments: Attachments,
-    connections: Arc<ConnectionCounters>,
+    pub(super) attachments: Attachments,
+    pub(super) health_counters: Mutex<HealthCounters>,
+    pub(super) connections: Arc<ConnectionCounters>,
     /// Notified when a slot of a capped backend becomes free. It is set when the backend joins a
     /// pool.
     pub(super) slot_freed: OnceLock<Arc<Notify>>,
@@ -68,7 +69,6 @@ struct RarelyUsed {
     since: Instant,
     flaps: u32,
     flapping: bool,
-    counters: HealthCounters,
 }
 
 impl State {
@@ -93,10 +93,10 @@ impl State {
                 since: Instant::now(),
                 flaps: 0,
                 flapping: false,
-                counters: HealthCounters::default(),
             }),
             drain_changed: Notify::new(),
             attachments: Attachments::default(),
+            health_counters: Mutex::default(),
             connections: Arc::default(),
             slot_freed: OnceLock::new(),
         }
@@ -279,38 +279,9 @@ impl State {
 
     /// Begins a period of another health; returns how long the one before lasted.
     pub(super) fn begin_health_period(&self, now: Instant) -> Duration {
-        let mut rare = self.rarely_used();
-        rare.counters.transitions += 1;
-        let before = std::mem::replace(&mut rare.since, now);
+        self.count_transition();
+        let before = std::mem::replace(&mut self.rarely_used().since, now);
         now.saturating_duration_since(before)
-    }
-
-    pub(super) fn transitions(&self) -> u64 {
-        self.rarely_used().counters.transitions
-    }
-
-    pub(super) fn ejections(&self) -> u64 {
-        self.rarely_used().counters.ejections
-    }
-
-    pub(super) fn count_ejection(&self) {
-        self.rarely_used().counters.ejections += 1;
-    }
-
-    pub(super) fn checks(&self) -> CheckCounts {
-        self.rarely_used().counters.checks
-    }
-
-    pub(super) fn count_check(&self, passed: bool, took: Duration) {
-        self.rarely_used().counters.count_check(passed, took);
-    }
-
-    pub(super) fn connections(&self) -> &Arc<ConnectionCounters> {
-        &self.connections
-    }
-
-    pub(super) fn idle_connections(&self) -> u64 {
-        self.attachments.idle_connections()
     }
 
     pub(super) fn mode(&self) -> Mode {

@@ -142,7 +142,7 @@ fn connected(dialing: &mut Dialing, connected: Connected) -> State {
             Err(error) => State::Failed(in_flight.fail(error)),
         };
     }
-    let mut conn = Conn::dialled(connected, settings.timeouts, &backend, dialing.epoch);
+    let mut conn = Conn::dialled(connected, settings.timeouts, backend, dialing.epoch);
     let started = scanned.and_then(|(scanned, length)| {
         in_flight.start(
             &settings,
