@@ -230,10 +230,12 @@
 //!
 //! # Cost
 //!
-//! No lock, no atomic read-modify-write but those of two handles, and no allocation after a thread's
-//! first request at a backend; the `Exchange` costs two allocations if no other layer needs it. The
-//! figures of `benches/metrics.rs` are in `benches/README.md`. A scrape sums the counters on its own
-//! thread and costs tens of microseconds for each backend; what is not scraped costs no memory.
+//! A request costs about 130 ns if its response has no body, and about 180 ns with a body, for which the
+//! clock is read twice; measured by `benches/metrics.rs` on a busy cloud core, where one reading of the
+//! clock takes 20 ns. No shared lock is taken, no counter is an atomic read-modify-write, and nothing is
+//! allocated after a thread's first request at a backend; the `Exchange` costs two allocations if no other
+//! layer needs it. A scrape sums the counters on its own thread, in less than 10 µs for each backend. What
+//! is not scraped costs no memory.
 
 mod backend_series;
 mod body;
