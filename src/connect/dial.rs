@@ -17,7 +17,7 @@ use tokio::{
 #[cfg(feature = "__tls")]
 use super::ClientTls;
 use super::{
-    Stream, TargetOverride,
+    DialTimes, Stream, TargetOverride,
     resolve::{self, Addresses, Resolve, ResolvedAddress},
 };
 #[cfg(feature = "__sockets")]
@@ -251,16 +251,7 @@ pub struct Connected {
     pub(super) http2: bool,
     /// The address, if it was found by name.
     pub(super) resolved: Option<ResolvedAddress>,
-    pub(super) took: DialTimes,
-}
-
-/// How long a connection took to make.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct DialTimes {
-    /// The look-up of the name, and the connection.
-    pub(crate) connect: Duration,
-    /// The TLS handshake.
-    pub(crate) tls: Option<Duration>,
+    pub(crate) took: DialTimes,
 }
 
 impl Connected {
@@ -274,11 +265,6 @@ impl Connected {
     /// Returns the address, if it was found by name.
     pub(crate) fn resolved(&self) -> Option<&ResolvedAddress> {
         self.resolved.as_ref()
-    }
-
-    /// Returns how long it took to connect.
-    pub(crate) fn took(&self) -> DialTimes {
-        self.took
     }
 
     /// Returns the byte stream.

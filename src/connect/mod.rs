@@ -89,6 +89,7 @@
 //! backend's name, and all connections that wait share its result.
 
 mod dial;
+mod dial_times;
 pub(crate) mod http1;
 #[cfg(feature = "http2")]
 pub(crate) mod http2;
@@ -104,8 +105,8 @@ mod tls;
 
 #[cfg(test)]
 pub(crate) use dial::DEFAULT_TIMEOUT;
-pub(crate) use dial::DialTimes;
 pub use dial::{Connected, Connector};
+pub(crate) use dial_times::DialTimes;
 pub(crate) use resolve::ResolvedAddress;
 pub use resolve::{Resolve, ResolveError, ResolveFuture};
 pub use stream::Stream;

@@ -100,11 +100,6 @@ impl Error {
         self.inner.kind
     }
 
-    /// Returns the kind of an error that is an `Error`, boxed or not.
-    pub(crate) fn kind_of<E: 'static>(error: &E) -> Option<ErrorKind> {
-        Self::of(error).map(Self::kind)
-    }
-
     /// Returns an error that is an `Error`, boxed or not, as one.
     pub(crate) fn of<E: 'static>(error: &E) -> Option<&Self> {
         let error = error as &dyn Any;

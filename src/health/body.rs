@@ -55,7 +55,7 @@ where
         let frame = ready!(this.inner.poll_frame(cx));
         if let Some(Err(error)) = &frame {
             if let Some(record) = this.record.take() {
-                count(&record, Error::kind_of(error));
+                count(&record, Error::of(error).map(Error::kind));
             }
         }
         Poll::Ready(frame)

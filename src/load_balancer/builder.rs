@@ -283,6 +283,7 @@ mod tests {
         let compared = [
             ("forwarded", "none"),
             ("access log", "none"),
+            ("metrics", "none"),
             ("respond", "plain text"),
             ("sticky", "none"),
             ("failover", "one more attempt"),

@@ -121,7 +121,7 @@ fn connected(dialing: &mut Dialing, connected: Connected) -> State {
     let backend = &dialing.backend;
     let settings = dialing.settings.clone();
     connections.set_resolved(connected.resolved());
-    in_flight.set_connect_time(backend, connected.took());
+    in_flight.set_connect_time(backend, connected.took);
     let scanned = ScannedHead::read(&in_flight.parts, &settings).and_then(|scanned| {
         let length = scanned.length(pending.body.is_some(), pending.exact)?;
         Ok((scanned, length))

@@ -215,7 +215,7 @@ impl SharedConnection {
                 .with_source("the backend no longer selects h2 by ALPN"));
         }
         let resolved = connected.resolved().cloned();
-        let took = connected.took();
+        let took = connected.took;
         let open = OpenConnection::new(backend);
         Ok((handshake(connected, open).await?, resolved, took))
     }

@@ -1,0 +1,12 @@
+//! `DialTimes`: how long a connection took to make.
+
+use std::time::Duration;
+
+/// How long a connection took to make.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct DialTimes {
+    /// The look-up of the name, and the connection.
+    pub(crate) connect: Duration,
+    /// The TLS handshake.
+    pub(crate) tls: Option<Duration>,
+}
