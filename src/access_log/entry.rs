@@ -132,7 +132,11 @@ pub(super) fn answering(attempts: &[Attempt]) -> Option<&Attempt> {
         [only] => Some(only),
         attempts => {
             let answered = |a: &&Attempt| matches!(a.outcome, None | Some(Outcome::Ok));
-            attempts.iter().rev().find(answered).or(attempts.last())
+            attempts
+                .iter()
+                .rev()
+                .find(answered)
+                .or_else(|| attempts.last())
         }
     }
 }

@@ -82,10 +82,11 @@ fn detail_of_failure<'a>(
             let of_request = record.notes.and_then(|notes| notes.detail.as_deref());
             let of_attempt = || last_ended(record.attempts)?.detail.as_deref();
             let by_layer = "a layer inside the log gave the request up and answered it";
-            of_request.or_else(of_attempt).or(match record.failure {
+            let of_layer = || match record.failure {
                 None if ended == Ended::Whole => Some(by_layer),
                 _ => None,
-            })
+            };
+            of_request.or_else(of_attempt).or_else(of_layer)
         }
     }
 }

@@ -1,7 +1,7 @@
 //! `Excluded`: how many backends a pick left out, and why.
 
-/// How many backends were left out of a pick, by reason. A backend counts once, under the first reason
-/// of this list.
+/// How many backends were left out of a pick, by reason. A backend counts once, except one that was tried
+/// and is unusable since: it counts as both.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Excluded {
