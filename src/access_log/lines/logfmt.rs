@@ -160,7 +160,10 @@ mod tests {
                 fields.insert(key.to_owned(), value).is_none(),
                 "{key} twice"
             );
-            rest = after.strip_prefix(' ').or(after.is_empty().then_some(""))?;
+            rest = match after {
+                "" => "",
+                _ => after.strip_prefix(' ')?,
+            };
         }
         Some(fields)
     }

@@ -7,11 +7,13 @@ use std::{
     net::{TcpListener, TcpStream, UdpSocket},
     os::unix::net::UnixDatagram,
     path::{Path, PathBuf},
-    time::Instant,
 };
 
 use evenkeel::access_log::{Format, Lines, Output, Rotation, Syslog};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    time::Instant,
+};
 
 use super::*;
 
@@ -171,7 +173,11 @@ fn a_file_that_another_program_moves_or_truncates_is_not_rotated_again() {
     lines.record(5..25);
     assert!(sink.flush());
     let files = rotated(&path);
-    assert_eq!(files, [path.clone()], "the new file was not full");
+    assert_eq!(
+        files,
+        std::slice::from_ref(&path),
+        "the new file was not full"
+    );
     let mut seen = numbers(&moved);
     seen.extend(numbers(&path));
     assert!(seen.into_iter().eq(0..25));
@@ -182,7 +188,11 @@ fn a_file_that_another_program_moves_or_truncates_is_not_rotated_again() {
     fs::File::create(&path).unwrap();
     lines.record(25..35);
     assert!(sink.flush());
-    assert_eq!(rotated(&path), [path.clone()], "the file has room again");
+    assert_eq!(
+        rotated(&path),
+        std::slice::from_ref(&path),
+        "the file has room again"
+    );
     assert!(numbers(&path).into_iter().eq(25..35), "and no hole");
 
     // A directory in the place of the next file: the rotation fails, and the lines go on.
