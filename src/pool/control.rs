@@ -199,6 +199,7 @@ impl Pool {
     }
 
     pub(super) fn emit(&self, backend: &Backend, kind: EventKind) {
+        backend.state().history.remember(&kind);
         // The only error is that there is no subscriber.
         let _ = self.inner.events.send(Event {
             backend: backend.clone(),

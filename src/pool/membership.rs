@@ -71,6 +71,38 @@ impl Pool {
         self.announce_readmissions(readmitted);
     }
 
+    /// Changes the weight of a member, from 0 to 1,000; see [`Backend::weight`]. Its other settings and
+    /// its state stay. A later [`replace`](Self::replace) or [`upsert`](Self::upsert) brings its own
+    /// weight.
+    ///
+    /// # Errors
+    ///
+    /// Returns an error that names `weight` if the weight is out of range, and one that names `id` if
+    /// no member has this id. Nothing changes then.
+    pub fn update_weight(&self, id: &str, weight: u32) -> Result<(), ConfigError> {
+        let mut control = self.control();
+        let Some(i) = control.members.iter().position(|b| b.id() == id) else {
+            return Err(ConfigError::new("id", UnknownBackend::new(id).to_string()));
+        };
+        let previous = control.members[i].clone();
+        let mut journal = journal::Membership::default();
+        let new = self.adopt(
+            previous.clone().weight(weight)?,
+            Some(&previous),
+            &mut journal,
+        );
+        if new.kind.is_none() {
+            return Ok(());
+        }
+        control.members[i] = new.backend.clone();
+        journal.log(control.members.len());
+        let readmitted = self.publish(&mut control, true);
+        drop(control);
+        self.announce_adopted(&new);
+        self.announce_readmissions(readmitted);
+        Ok(())
+    }
+
     /// Removes a backend. It gets no new requests, and its idle connections are closed; requests in
     /// flight end by themselves. To wait for those first, [`drain`](Self::drain) it.
     ///
@@ -118,6 +150,7 @@ impl Pool {
                 previous.state().set_active(HealthStatus::Unknown);
             }
             previous.state().count_address_change();
+            previous.state().history.forget_check();
             previous.state().set_capacity(FULL);
             previous.state().set_asks_to_drain(false);
         }

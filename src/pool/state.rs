@@ -26,6 +26,7 @@ use super::{
     check_counts::HealthCounters,
     connection_counts::ConnectionCounters,
     counters::{Acquisition, RequestCounters},
+    history::History,
 };
 
 pub(super) struct State {
@@ -57,6 +58,7 @@ pub(super) struct State {
     pub(super) attachments: Attachments,
     pub(super) health_counters: Mutex<HealthCounters>,
     pub(super) connections: Arc<ConnectionCounters>,
+    pub(super) history: History,
     /// Notified when a slot of a capped backend becomes free. It is set when the backend joins a
     /// pool.
     pub(super) slot_freed: OnceLock<Arc<Notify>>,
@@ -98,6 +100,7 @@ impl State {
             attachments: Attachments::default(),
             health_counters: Mutex::default(),
             connections: Arc::default(),
+            history: History::default(),
             slot_freed: OnceLock::new(),
         }
     }

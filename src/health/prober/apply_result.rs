@@ -10,7 +10,7 @@ use crate::{
         check::Checks,
         transition::{Change, Rules},
     },
-    pool::{Backend, HealthStatus, Measurement},
+    pool::{Backend, HealthStatus, LastCheck, Measurement},
 };
 
 impl Driver {
@@ -29,6 +29,7 @@ impl Driver {
             log_failure(&member.backend, done);
             return self.plan_next(key, checks, done, now);
         }
+        record(&member.backend, done, now);
         let pass = done.report.is_pass();
         member.backend.count_check(pass, done.took);
         let falls = !pass && member.machine.would_fall(&rules);
@@ -125,6 +126,18 @@ impl Member {
             _ => pause,
         }
     }
+}
+
+/// Keeps the result where a status page finds it; most results change nothing else.
+fn record(backend: &Backend, done: &CheckResult, now: Instant) {
+    let report = &done.report;
+    backend.record_check(LastCheck {
+        at: now,
+        passed: report.is_pass(),
+        reason: report.reason().clone(),
+        took: done.took,
+        status: report.answered(),
+    });
 }
 
 fn log_failure(backend: &Backend, done: &CheckResult) {

@@ -1,4 +1,5 @@
 mod derived;
+mod history;
 mod journal;
 mod measurement;
 mod operator;
