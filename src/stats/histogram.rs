@@ -112,6 +112,14 @@ impl HistogramSnapshot {
         Some(lower)
     }
 
+    /// Adds what another histogram recorded, such as that of another backend.
+    pub fn merge(&mut self, other: &Self) {
+        for (total, more) in self.buckets.iter_mut().zip(other.buckets) {
+            *total += more;
+        }
+        self.nanos = self.nanos.wrapping_add(other.nanos);
+    }
+
     /// Returns what was recorded between an earlier snapshot of the same histogram and this one.
     #[must_use]
     pub fn since(&self, earlier: &Self) -> Self {
@@ -227,6 +235,9 @@ mod tests {
             let millis = |all: &[u64]| all.iter().map(|m| Duration::from_millis(*m)).collect::<Vec<_>>();
             let both = [millis(&before), millis(&after)].concat();
             prop_assert_eq!(of(&both).since(&of(&millis(&before))), of(&millis(&after)));
+            let mut merged = of(&millis(&before));
+            merged.merge(&of(&millis(&after)));
+            prop_assert_eq!(of(&both), merged);
         }
     }
 }
