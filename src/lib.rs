@@ -102,6 +102,7 @@
 //! | find the client's address behind other balancers | [`forwarded::ForwardedLayer`] |
 //! | choose the status and body of errors | [`respond::RespondLayer`] |
 //! | answer `/live` and `/ready`, or a backend's `/health` | [`endpoints::EndpointsLayer`], [`endpoints::HealthService`] |
+//! | see the state of the pool on a page, and drain a backend by a click | `admin::Admin` (feature `admin`) |
 //! | know in a handler which backend was chosen, and what was tried | [`context::Exchange`] |
 //! | configure all of that from a file | [`settings::Settings`] |
 //! | inject faults in tests | `chaos::ChaosLayer` (feature `chaos`) |
@@ -150,7 +151,7 @@
 //!
 //! By default: `http1`, `http2`, `proxy`, `server`, `sticky` and `access-log`. To be asked for: `tls`
 //! (or `ring`, with that provider), `axum`, `serde` ([`settings`]), `tower` (statuses for the errors
-//! of tower's layers), `metrics`, `chaos`, and `full` for all of them.
+//! of tower's layers), `metrics`, `admin`, `chaos`, and `full` for all of them.
 #![cfg_attr(
     not(feature = "full"),
     allow(
@@ -183,6 +184,8 @@ mod wire;
 
 #[cfg(feature = "access-log")]
 pub mod access_log;
+#[cfg(feature = "admin")]
+pub mod admin;
 pub mod balance;
 #[cfg(feature = "chaos")]
 pub mod chaos;

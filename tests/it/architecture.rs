@@ -22,6 +22,7 @@ const FLOORS: [&[&str]; 5] = [
     &["context", "connect", "stats"],
     &[
         "access_log",
+        "admin",
         "balance",
         "chaos",
         "discover",

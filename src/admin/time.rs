@@ -1,0 +1,123 @@
+//! Moments as text: RFC 3339 for programs, and how long ago for people.
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use serde::{Serialize, Serializer};
+use tokio::time::Instant;
+
+/// One reading of both clocks, so that all moments of a report fit together.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Clocks {
+    pub(super) now: Instant,
+    wall: Duration,
+}
+
+impl Clocks {
+    pub(super) fn read() -> Self {
+        let wall = SystemTime::now().duration_since(UNIX_EPOCH);
+        Self {
+            now: Instant::now(),
+            wall: wall.unwrap_or_default(),
+        }
+    }
+
+    pub(super) fn present(&self) -> Moment {
+        self.moment(self.now)
+    }
+
+    /// Returns the moment in the words of the wall clock, as it is set now.
+    pub(super) fn moment(&self, at: Instant) -> Moment {
+        let wall = match at.checked_duration_since(self.now) {
+            Some(ahead) => self.wall.saturating_add(ahead),
+            None => self
+                .wall
+                .saturating_sub(self.now.saturating_duration_since(at)),
+        };
+        Moment {
+            wall,
+            ago: self.now.saturating_duration_since(at),
+            ahead: at.saturating_duration_since(self.now),
+        }
+    }
+}
+
+/// A moment, as a distance from the time of the report and as a time of the wall clock.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Moment {
+    wall: Duration,
+    pub(super) ago: Duration,
+    pub(super) ahead: Duration,
+}
+
+impl Moment {
+    /// Returns the time in UTC with milliseconds (RFC 3339).
+    pub(super) fn rfc3339(&self) -> String {
+        let seconds = self.wall.as_secs();
+        let (year, month, day) = date(seconds / 86_400);
+        let (hour, minute) = (seconds / 3_600 % 24, seconds / 60 % 60);
+        let (second, millis) = (seconds % 60, self.wall.subsec_millis());
+        format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{millis:03}Z")
+    }
+
+    /// Returns the time of day in UTC.
+    pub(super) fn time_of_day(&self) -> String {
+        let seconds = self.wall.as_secs();
+        let (hour, minute) = (seconds / 3_600 % 24, seconds / 60 % 60);
+        format!("{hour:02}:{minute:02}:{:02}", seconds % 60)
+    }
+}
+
+impl Serialize for Moment {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&self.rfc3339())
+    }
+}
+
+/// Returns year, month and day of a number of days since 1970, in the Gregorian calendar. It counts in
+/// eras of 400 years, and in years that begin in March, so that the leap day is the last of a year
+/// (Howard Hinnant, "chrono-compatible low-level date algorithms").
+fn date(days: u64) -> (u64, u64, u64) {
+    let days = days + 719_468;
+    let (era, day_of_era) = (days / 146_097, days % 146_097);
+    let year_of_era =
+        (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let month = (5 * day_of_year + 2) / 153;
+    let day = day_of_year - (153 * month + 2) / 5 + 1;
+    let month = if month < 10 { month + 3 } else { month - 9 };
+    (era * 400 + year_of_era + u64::from(month <= 2), month, day)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn moments_are_written_as_rfc_3339() {
+        for (millis, text) in [
+            (0, "1970-01-01T00:00:00.000Z"),
+            (951_782_400_000, "2000-02-29T00:00:00.000Z"),
+            (1_767_225_599_999, "2025-12-31T23:59:59.999Z"),
+            (4_107_542_400_001, "2100-03-01T00:00:00.001Z"),
+        ] {
+            let moment = Moment {
+                wall: Duration::from_millis(millis),
+                ago: Duration::ZERO,
+                ahead: Duration::ZERO,
+            };
+            assert_eq!(moment.rfc3339(), text);
+            assert_eq!(moment.time_of_day(), text[11..19]);
+        }
+    }
+
+    #[test]
+    fn past_and_future_are_measured_from_the_report() {
+        let clocks = Clocks::read();
+        let minute = Duration::from_secs(60);
+        let (past, future) = (clocks.now - minute, clocks.now + minute);
+        let (past, future) = (clocks.moment(past), clocks.moment(future));
+        assert_eq!((past.ago, past.ahead), (minute, Duration::ZERO));
+        assert_eq!((future.ago, future.ahead), (Duration::ZERO, minute));
+        assert_eq!(future.wall - past.wall, 2 * minute);
+    }
+}
