@@ -9,6 +9,8 @@
 mod support;
 
 mod access_log;
+#[cfg(feature = "full")]
+mod admin;
 mod architecture;
 mod balance;
 #[cfg(feature = "chaos")]
