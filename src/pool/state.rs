@@ -52,15 +52,13 @@ pub(super) struct State {
     /// The one request that tries a half-open circuit is in flight.
     trial: AtomicBool,
     rarely_used: Mutex<RarelyUsed>,
-    /// Notified when the last request in flight ends while a drain waits for it, and when the mode
-    /// changes.
+    /// Notified when a drain that is waited for may have ended, and when the mode changes.
     drain_changed: Notify,
     pub(super) attachments: Attachments,
     pub(super) health_counters: Mutex<HealthCounters>,
     pub(super) connections: Arc<ConnectionCounters>,
     pub(super) history: History,
-    /// Notified when a slot of a capped backend becomes free. It is set when the backend joins a
-    /// pool.
+    /// Notified when a slot of a capped backend becomes free; set when it joins a pool.
     pub(super) slot_freed: OnceLock<Arc<Notify>>,
 }
 
@@ -392,8 +390,7 @@ pub(super) fn set(flag: &AtomicBool, value: bool) {
     }
 }
 
-/// The whole, in the thousandths that weights, capacity and slow start count in: 10 % of a weight of 1
-/// is still a weight.
+/// The whole, in thousandths: 10 % of a weight of 1 is still a weight.
 pub(super) const FULL: u32 = 1_000;
 const CLOSED: u8 = 0;
 const HALF_OPEN: u8 = 1;
