@@ -30,6 +30,7 @@ mod load_balancer;
 mod metrics;
 #[cfg(target_os = "linux")]
 mod network;
+mod observability;
 mod proxy;
 mod public_types;
 mod respond;
