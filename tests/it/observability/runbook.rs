@@ -1,7 +1,7 @@
 //! The runbook: a section for each alert, commands that name what exists, and answers of the health
 //! URLs as they are.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, fs, path::Path};
 
 use evenkeel::{
     Backend, Pool,
@@ -79,7 +79,13 @@ fn commands_over_the_log_name_fields_that_a_line_has() {
 
 #[test]
 fn commands_over_the_status_name_fields_that_it_has() {
-    let source = read_source("src/admin/status.rs");
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/admin");
+    let files = fs::read_dir(&folder).unwrap_or_else(|e| panic!("{}: {e}", folder.display()));
+    let files = files.map(|file| file.unwrap().path());
+    let files = files.filter(|path| path.extension().is_some_and(|e| e == "rs"));
+    let source: String = files
+        .map(|path| fs::read_to_string(path).unwrap())
+        .collect();
     for command in commands("status.json") {
         for field in fields(&command) {
             let known = source.contains(&format!("pub(super) {field}:"));
@@ -162,7 +168,7 @@ async fn ask(readiness: &Readiness, path: &str) -> (u16, String) {
 
 #[tokio::test]
 async fn the_health_urls_answer_as_the_runbook_says() {
-    let backend = |id| Backend::new(id, format!("http://{id}")).unwrap();
+    let backend = |id| Backend::new(id, &format!("http://{id}")).unwrap();
     let pool = Pool::new([backend("a"), backend("b")]).unwrap();
     let readiness = Readiness::new(pool.clone());
     let live = ask(&readiness, "/live").await;
