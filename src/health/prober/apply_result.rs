@@ -136,7 +136,7 @@ fn record(backend: &Backend, done: &CheckResult, now: Instant) {
         passed: report.is_pass(),
         reason: report.reason().clone(),
         took: done.took,
-        status: report.answered(),
+        status: report.status(),
     });
 }
 

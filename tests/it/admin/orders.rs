@@ -10,7 +10,7 @@ use tokio::time::Instant;
 use tracing_subscriber::layer::SubscriberExt;
 
 use super::{LIMIT, Served, TOKEN, ask, order, pool, request};
-use crate::support::Lines;
+use crate::support::Written;
 
 fn mode(pool: &evenkeel::Pool, id: &str) -> Mode {
     pool.snapshot().get(id).unwrap().mode()
@@ -223,7 +223,7 @@ async fn wrong_methods_get_405_with_the_right_ones() {
 
 #[tokio::test]
 async fn the_authorizer_decides_by_the_head_and_each_order_is_logged_with_its_user() {
-    let lines = Lines::default();
+    let lines = Written::default();
     let writer = lines.clone();
     let log = tracing_subscriber::fmt::layer()
         .json()
