@@ -86,17 +86,11 @@ impl Line {
         let authority = uri.authority().map(|a| a.as_str().as_bytes());
         let extensions = request.extensions();
         let conn = ConnInfo::of(extensions);
-        // The record, and the connection: where nothing else is, there is no note to look for.
-        let mut trace = None;
-        if extensions.len() > 1 + usize::from(conn.is_some()) {
-            read_notes(extensions, &exchange);
-            trace = extensions.get::<TraceContext>().copied();
-        }
         let mut facts = OpeningFacts {
             began: exchange.began(),
             node: &config.node_json,
             conn,
-            trace,
+            trace: take_notes(extensions, conn, &exchange),
             request: RequestEntry {
                 id: fields.id(made_id),
                 method: request.method(),
@@ -122,18 +116,8 @@ impl Line {
         if kept.fields.is_none() {
             kept.query = None;
         }
-        line.progress = Some(Progress {
-            config: config.clone(),
-            exchange,
-            authorization: fields.authorization.cloned(),
-            status: None,
-            ttfb: None,
-            auth: None,
-            extensions: None,
-            sent: 0,
-            tunnel: None,
-            ends_at_head: false,
-        });
+        let authorization = fields.authorization.cloned();
+        line.progress = Some(Progress::begun(config.clone(), exchange, authorization));
         let id_field = fields.id_field(config, made_id);
         id_field.apply(request.headers_mut());
         Self(Some(line))
@@ -281,6 +265,22 @@ impl OpenLine {
 
 impl Progress {
     #[inline]
+    fn begun(config: Arc<Config>, exchange: Exchange, authorization: Option<HeaderValue>) -> Self {
+        Self {
+            config,
+            exchange,
+            authorization,
+            status: None,
+            ttfb: None,
+            auth: None,
+            extensions: None,
+            sent: 0,
+            tunnel: None,
+            ends_at_head: false,
+        }
+    }
+
+    #[inline]
     fn set_status(&mut self, status: StatusCode) {
         let now = Instant::now();
         self.status = Some(status);
@@ -335,6 +335,21 @@ impl Progress {
             });
         });
     }
+}
+
+/// Reads the notes that layers above the log left in a request's extensions; returns the trace.
+#[inline]
+fn take_notes(
+    extensions: &Extensions,
+    conn: Option<&ConnInfo>,
+    exchange: &Exchange,
+) -> Option<TraceContext> {
+    // The record, and the connection: where nothing else is, there is no note to look for.
+    if extensions.len() <= 1 + usize::from(conn.is_some()) {
+        return None;
+    }
+    read_notes(extensions, exchange);
+    extensions.get::<TraceContext>().copied()
 }
 
 /// Reads the application's notes: of the request where a layer above the log left them, of the response

@@ -288,4 +288,4 @@ const VERSIONS: [&str; 3] = ["TLSv1.3", "TLSv1.2", "other"];
 /// not the one that it is bound to, fills the table with its own addresses only.
 const MAX_LISTENERS: usize = 16;
 /// The last entry is for all listeners that found the table full.
-const OTHER: usize = MAX_LISTENERS - 1;
+pub(super) const OTHER: usize = MAX_LISTENERS - 1;

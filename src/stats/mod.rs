@@ -49,7 +49,7 @@
 //!
 //! | what | default |
 //! |---|---|
-//! | buckets of histograms | 0.5 ms, 1 ms, 2.5 ms, 5 ms … 10 s, 30 s, 60 s, and one without a bound |
+//! | buckets of histograms | 500 µs, 1 ms, 2.5 ms, 5 ms, 10 ms, 25 ms, 50 ms, 100 ms, 250 ms, 500 ms, 1 s, 2.5 s, 5 s, 10 s, 30 s, 60 s, and one without a bound |
 //! | listeners with a name of their own | 15 |
 //! | threads with counters of their own | 32 |
 //!

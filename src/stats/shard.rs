@@ -140,4 +140,4 @@ static TAKEN: AtomicU32 = AtomicU32::new(0);
 
 /// As many as `TAKEN` has bits. A machine with more cores shares the last shard among the rest, at the
 /// cost of an atomic addition.
-const OWNERS: usize = u32::BITS as usize;
+pub(super) const OWNERS: usize = u32::BITS as usize;

@@ -269,7 +269,7 @@ async fn the_script_writes_what_the_server_wrote() {
         .open(&format!("http://{}/status", served.address))
         .await;
     browser.until(IS_LIVE).await;
-    // The script makes each row anew where there is none.
+    // The script makes a new row where there is none.
     browser
         .run("document.getElementById('backends').replaceChildren()")
         .await;

@@ -7,7 +7,7 @@ use tokio::time::{sleep, timeout};
 use super::{
     client::get,
     edge::{ONE_LISTENER, Settings},
-    process::{Backend, PATIENCE, Process},
+    process::{Backend, PATIENCE, Process, address_in},
 };
 use crate::support::refused;
 
@@ -201,9 +201,10 @@ async fn an_outage_is_one_error_and_a_shutdown_none() {
     };
     let settings = Settings::new(&with(&format!("{}{}", a.settings(), b.settings())));
     let mut edge = Process::start("edge", &[&settings.file()]);
-    let http = edge.address("listening on http://").await;
-    for _ in 0..2 {
-        let up = edge.line("the backend is up").await;
+    let (scheme, up) = ("listening on http://", "the backend is up");
+    let [listening, ups @ ..] = edge.all([scheme, up, up]).await;
+    let http = address_in(&listening, scheme);
+    for up in ups {
         assert!(up.contains("GET /health answered 200"), "{up}");
     }
     settings.write(&with(&a.settings()));

@@ -75,12 +75,23 @@ impl Process {
         found.unwrap_or_else(|| panic!("no line with {part:?} in {:#?}", self.seen))
     }
 
+    /// Waits until each of these parts is in a line of its own, in any order; returns those lines
+    /// in the order of the parts.
+    pub(super) async fn all<const N: usize>(&mut self, parts: [&str; N]) -> [String; N] {
+        let mut found = [const { None }; N];
+        while found.iter().any(Option::is_none) {
+            let line = self.line("").await;
+            let free = |at: &usize| found[*at].is_none() && line.contains(parts[*at]);
+            if let Some(at) = (0..N).find(free) {
+                found[at] = Some(line);
+            }
+        }
+        found.map(Option::unwrap)
+    }
+
     /// Waits for a line with this URL scheme; returns the address in it.
     pub(super) async fn address(&mut self, scheme: &str) -> SocketAddr {
-        let line = self.line(scheme).await;
-        let (_, rest) = line.split_once(scheme).unwrap();
-        let end = rest.find(['/', ' ']).unwrap_or(rest.len());
-        rest[..end].parse().unwrap()
+        address_in(&self.line(scheme).await, scheme)
     }
 
     pub(super) fn id(&self) -> u32 {
@@ -224,4 +235,11 @@ fn binary(example: &str) -> PathBuf {
         profile.join("examples")
     });
     folder.join(example)
+}
+
+/// Returns the address behind this URL scheme.
+pub(super) fn address_in(line: &str, scheme: &str) -> SocketAddr {
+    let (_, rest) = line.split_once(scheme).unwrap();
+    let end = rest.find(['/', ' ']).unwrap_or(rest.len());
+    rest[..end].parse().unwrap()
 }
