@@ -114,7 +114,7 @@ fn answer<R: Body>(
         drop(running.take());
     }
     if let Some(running) = &mut running {
-        running.report(Ended::Answered(response.status()));
+        running.answered(response.status());
     }
     if let Some(tunnel) = response.extensions().get::<Tunnel>() {
         if let Some(running) = running.take() {

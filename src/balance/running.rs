@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use http::{HeaderMap, StatusCode};
+
 use super::{state::BalanceState, strategy::Ended};
 #[cfg(any(feature = "proxy", test))]
 use crate::context::Selection;
@@ -54,6 +56,19 @@ impl RunningAttempt {
             exchange: &self.exchange,
             number: self.number,
         }
+    }
+
+    /// Announces the attempt to the record's observer, which may change the headers for the backend.
+    #[inline]
+    pub(super) fn announce(&self, headers: &mut HeaderMap) {
+        self.exchange
+            .attempt_begun(self.number, self.backend(), headers);
+    }
+
+    /// Records the status of the response, and reports it to the strategy.
+    pub(super) fn answered(&mut self, status: StatusCode) {
+        self.exchange.attempt_answered(self.number, status);
+        self.report(Ended::Answered(status));
     }
 
     /// Reports the result to the strategy; only the first call counts.

@@ -91,6 +91,7 @@ impl<S> Balance<S> {
         let state = match self.state.route(&request, &exchange, Search::Quick) {
             Ok(route) => {
                 let running = route.begin(&self.state, exchange);
+                running.announce(request.headers_mut());
                 State::Calling {
                     inner: call(&mut self.inner, request, &running),
                     running: Some(running),

@@ -51,6 +51,7 @@ impl Waiting {
         drop(self.entry);
         let mut request = head.map(|()| body);
         let running = route.begin(&self.state, exchange);
+        running.announce(request.headers_mut());
         insert_selected(&mut request, &running);
         Ok((inner.call(request), running))
     }

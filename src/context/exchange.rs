@@ -4,7 +4,7 @@
 use std::{
     fmt,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
     },
 };
@@ -15,6 +15,7 @@ use tokio::time::Instant;
 use super::{
     affinity::{Affinity, AffinityState, PickConstraints, StickyVerdict},
     attempt::{Attempt, Attempts, Outcome},
+    attempt_observer::AttemptObserver,
     exchange_notes::Notes,
     exchange_record::HeadCopy,
 };
@@ -80,6 +81,8 @@ pub(super) struct Inner {
     pub(super) details_wanted: AtomicBool,
     /// The time of the response's head, in nanoseconds after `began`; 0 until it is known.
     pub(super) head_at: AtomicU64,
+    /// Follows the attempts, if a layer traces them.
+    pub(super) observer: OnceLock<Arc<dyn AttemptObserver>>,
     record: Mutex<Record>,
 }
 
@@ -106,6 +109,7 @@ impl Inner {
             head_copy_wanted: AtomicBool::new(false),
             details_wanted: AtomicBool::new(false),
             head_at: AtomicU64::new(0),
+            observer: OnceLock::new(),
             record: Mutex::new(Record::default()),
         }
     }

@@ -92,13 +92,14 @@ impl Exchange {
     /// layer [asked](Self::want_details) for it.
     pub fn fail_attempt(&self, number: usize, error: &Error) {
         let detail = self.detail(error);
-        let mut record = self.record();
-        if let Some(attempt) = record.attempts.get_mut(number) {
-            if attempt.outcome.is_none() {
-                attempt.end(Outcome::Failed(error.kind()), self.head_at());
-                attempt.detail = detail;
+        if let Some(attempt) = self.record().attempts.get_mut(number) {
+            if attempt.outcome.is_some() {
+                return;
             }
+            attempt.end(Outcome::Failed(error.kind()), self.head_at());
+            attempt.detail = detail;
         }
+        self.attempt_ended(number);
     }
 
     /// Records why the request as a whole failed, as [`fail`](Self::fail) does, and keeps the cause if a

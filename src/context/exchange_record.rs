@@ -104,19 +104,24 @@ impl Exchange {
             let ended = attempt.outcome;
             if ended == Some(Outcome::Ok) && outcome == Outcome::Discarded {
                 attempt.outcome = Some(outcome);
-            } else if ended.is_none() {
-                attempt.end(outcome, self.head_at());
+                return;
+            } else if ended.is_some() {
+                return;
             }
+            attempt.end(outcome, self.head_at());
         }
+        self.attempt_ended(number);
     }
 
     /// Ends an attempt as [`Outcome::Ok`] now, at the head of its response, which has no body.
     pub(crate) fn end_attempt_at_head(&self, number: usize) {
         if let Some(attempt) = self.record().attempts.get_mut(number) {
-            if attempt.outcome.is_none() {
-                attempt.end_at_head();
+            if attempt.outcome.is_some() {
+                return;
             }
+            attempt.end_at_head();
         }
+        self.attempt_ended(number);
     }
 
     /// Asks the service that holds the request's head for a copy, so that another attempt can begin

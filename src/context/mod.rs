@@ -15,7 +15,7 @@
 //! | [`AuthFailure`] (response) | why authentication failed | your own layer | derived from 401, 403, 407 |
 //! | [`User`] (request or response) | the user that was authenticated | your own layer | no user in the log |
 //! | [`LogFields`] (request or response) | fields of your own for the log | your own layer | none |
-//! | [`TraceContext`] | the trace and the span of the request | a tracing layer | no trace id in the log |
+//! | [`TraceContext`] | the trace and the span of the request | trace | no trace id in the log |
 //!
 //! The connection stack, below the requests, has types of its own: [`Conn`], [`ShutdownSignal`] and
 //! [`ConnectionEvents`].
@@ -82,6 +82,7 @@
 
 mod affinity;
 mod attempt;
+mod attempt_observer;
 mod auth_failure;
 #[cfg(feature = "axum")]
 mod axum_extract;
@@ -109,6 +110,7 @@ mod user;
 pub(crate) use affinity::AffinityState;
 pub use affinity::{Affinity, StickyVerdict};
 pub use attempt::{Attempt, Outcome};
+pub(crate) use attempt_observer::AttemptObserver;
 pub use auth_failure::AuthFailure;
 #[cfg(feature = "axum")]
 pub use axum_extract::{ConnectInfoLayer, MissingConnInfo, WithConnectInfo};
