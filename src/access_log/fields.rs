@@ -5,7 +5,7 @@ use http::{HeaderValue, Request, Uri, header};
 use super::{
     FieldLimits, RequestEntry, RequestId, Truncated,
     layer::Config,
-    request_id::{IdField, REQUEST_ID},
+    request_id::{IdField, header_value},
     truncated::Field,
 };
 
@@ -16,7 +16,7 @@ pub(super) struct Fields<'a> {
     pub(super) referer: Option<&'a HeaderValue>,
     /// The id that a trusted sender gave.
     pub(super) request_id: Option<&'a HeaderValue>,
-    /// How many `X-Request-Id` fields there are, trusted or not.
+    /// How many fields with an id there are, trusted or not.
     request_ids: usize,
     /// A line shows only its scheme.
     pub(super) authorization: Option<&'a HeaderValue>,
@@ -39,7 +39,7 @@ impl<'a> Fields<'a> {
                 header::USER_AGENT => &mut fields.user_agent,
                 header::REFERER if config.referer => &mut fields.referer,
                 header::AUTHORIZATION => &mut fields.authorization,
-                _ if *name == REQUEST_ID => {
+                _ if *name == config.request_id_field => {
                     fields.request_ids += 1;
                     &mut fields.request_id
                 }
@@ -65,6 +65,15 @@ impl<'a> Fields<'a> {
         match self.request_id {
             Some(id) => RequestId::Given(id.as_bytes()),
             None => RequestId::Made(made),
+        }
+    }
+
+    /// Returns the value that the client gets back; `None` if it gets none.
+    pub(super) fn returned_id(&self, config: &Config, made: u128) -> Option<HeaderValue> {
+        match self.request_id {
+            _ if !config.return_request_id => None,
+            Some(id) => Some(id.clone()),
+            None => header_value(made),
         }
     }
 

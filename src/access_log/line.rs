@@ -61,6 +61,8 @@ struct Progress {
     tunnel: Option<Tunnel>,
     /// The response's head is its end, so that the clock need not be read again.
     ends_at_head: bool,
+    /// The id, if the client gets it back.
+    returned_id: Option<HeaderValue>,
 }
 
 impl Line {
@@ -116,10 +118,13 @@ impl Line {
         if kept.fields.is_none() {
             kept.query = None;
         }
-        let authorization = fields.authorization.cloned();
-        line.progress = Some(Progress::begun(config.clone(), exchange, authorization));
+        line.progress = Some(Progress {
+            authorization: fields.authorization.cloned(),
+            returned_id: fields.returned_id(config, made_id),
+            ..Progress::new(config.clone(), exchange)
+        });
         let id_field = fields.id_field(config, made_id);
-        id_field.apply(request.headers_mut());
+        id_field.apply(request.headers_mut(), &config.request_id_field);
         Self(Some(line))
     }
 
@@ -127,8 +132,8 @@ impl Line {
         self.progress().map(|progress| &progress.exchange)
     }
 
-    /// Records the response's head.
-    pub(super) fn set_response<B>(&mut self, response: &Response<B>) {
+    /// Records the response's head, and gives it the id if the client gets it back.
+    pub(super) fn set_response<B>(&mut self, response: &mut Response<B>) {
         let keeps_extensions = self
             .0
             .as_ref()
@@ -143,6 +148,10 @@ impl Line {
             }
             if progress.auth.is_none() {
                 progress.auth = auth::derived_failure(response, progress.authorization.as_ref());
+            }
+            if let Some(id) = progress.returned_id.take() {
+                let name = progress.config.request_id_field.clone();
+                response.headers_mut().insert(name, id);
             }
         }
     }
@@ -265,11 +274,11 @@ impl OpenLine {
 
 impl Progress {
     #[inline]
-    fn begun(config: Arc<Config>, exchange: Exchange, authorization: Option<HeaderValue>) -> Self {
+    fn new(config: Arc<Config>, exchange: Exchange) -> Self {
         Self {
             config,
             exchange,
-            authorization,
+            authorization: None,
             status: None,
             ttfb: None,
             auth: None,
@@ -277,6 +286,7 @@ impl Progress {
             sent: 0,
             tunnel: None,
             ends_at_head: false,
+            returned_id: None,
         }
     }
 

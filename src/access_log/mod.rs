@@ -209,6 +209,8 @@
 //! | longest user agent | 1 KiB |
 //! | longest referer | 2 KiB |
 //! | request id of the client | not trusted, and removed |
+//! | request id to the client | not returned; [`return_request_id`](AccessLogLayer::return_request_id) |
+//! | field of the request id | `x-request-id`; [`request_id_field`](AccessLogLayer::request_id_field) |
 //! | request id to the backend | a trusted one; [`pass_request_id`](AccessLogLayer::pass_request_id) adds those made here |
 //! | format of [`Lines::file`], [`Lines::stdout`], [`Lines::writer`] | JSON |
 //! | lines queued by [`Lines`] | 8,192 a thread; more are dropped and counted |

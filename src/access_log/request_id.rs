@@ -3,7 +3,7 @@
 use std::{cell::RefCell, net::IpAddr, sync::Arc};
 
 use bytes::BytesMut;
-use http::{HeaderMap, HeaderName, HeaderValue, Request};
+use http::{HeaderMap, HeaderName, HeaderValue, Request, header};
 
 use super::json::hexadecimal;
 use crate::context::ConnInfo;
@@ -40,7 +40,7 @@ fn sender<B>(request: &Request<B>) -> Option<IpAddr> {
     sender.map(|sender| sender.ip())
 }
 
-/// The change to the `X-Request-Id` fields of a request before it goes on to the backend.
+/// The change to the fields with a request's id before it goes on to the backend.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum IdField {
     Remove,
@@ -50,12 +50,12 @@ pub(super) enum IdField {
 
 impl IdField {
     #[inline]
-    pub(super) fn apply(self, headers: &mut HeaderMap) {
+    pub(super) fn apply(self, headers: &mut HeaderMap, name: &HeaderName) {
         match self {
-            Self::Remove => drop(headers.remove(REQUEST_ID)),
+            Self::Remove => drop(headers.remove(name)),
             Self::Set(id) => {
                 if let Some(value) = header_value(id) {
-                    headers.insert(REQUEST_ID, value);
+                    headers.insert(name, value);
                 }
             }
             Self::Keep => {}
@@ -63,8 +63,13 @@ impl IdField {
     }
 }
 
+/// Returns true for a field whose value means something else, to HTTP or to the log.
+pub(super) fn is_taken(name: &HeaderName) -> bool {
+    TAKEN.contains(name)
+}
+
 /// Returns an id as a header value, in a block that it shares with other ids of this thread.
-fn header_value(id: u128) -> Option<HeaderValue> {
+pub(super) fn header_value(id: u128) -> Option<HeaderValue> {
     let digits = hexadecimal(id);
     // `try_with` fails if the thread is about to end.
     let shared = IDS.try_with(|ids| {
@@ -83,6 +88,28 @@ thread_local! {
 }
 
 pub(super) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+/// Fields that a proxy, a server or a line reads.
+const TAKEN: [HeaderName; 19] = [
+    header::AUTHORIZATION,
+    header::CONNECTION,
+    header::CONTENT_ENCODING,
+    header::CONTENT_LENGTH,
+    header::CONTENT_TYPE,
+    header::COOKIE,
+    header::DATE,
+    header::EXPECT,
+    header::FORWARDED,
+    header::HOST,
+    header::LOCATION,
+    header::REFERER,
+    header::SET_COOKIE,
+    header::TE,
+    header::TRAILER,
+    header::TRANSFER_ENCODING,
+    header::UPGRADE,
+    header::USER_AGENT,
+    header::VIA,
+];
 /// The longest id that is accepted, in bytes.
 const MAX_ID: usize = 128;
 /// The size of a block of ids: a caller that clones one id keeps this many bytes alive.

@@ -130,7 +130,7 @@ where
         let this = self.project();
         let result = ready!(this.inner.poll(cx));
         let mut line = std::mem::take(this.line);
-        let response = match result {
+        let mut response = match result {
             Ok(response) => response,
             Err(error) => {
                 line.warn_of_order();
@@ -138,7 +138,7 @@ where
                 return Poll::Ready(Err(error));
             }
         };
-        line.set_response(&response);
+        line.set_response(&mut response);
         if let Some(tunnel) = response.extensions().get::<Tunnel>() {
             std::mem::take(&mut line).leave_to_tunnel(tunnel);
         }

@@ -1,5 +1,7 @@
 //! One id for a request: the client's `X-Request-Id`, the log's and the backend's.
 
+use http::{HeaderName, header};
+
 use super::*;
 
 /// Sends a request from this peer with these ids; returns the logged id, and the ids that the service
@@ -132,6 +134,68 @@ async fn settings_pass_ids_on_and_trust_ids_of_trusted_peers() {
             line["request_id"] == "abc-1",
             wanted == "abc-1",
             "{key:?} {peer:?}"
+        );
+    }
+}
+
+/// Sends a request with this id in `field`; returns the logged id, and those that the client gets back.
+async fn returned(
+    layer: AccessLogLayer,
+    log: &Log,
+    field: &str,
+    sent: &str,
+) -> (String, Vec<String>) {
+    let name: HeaderName = field.parse().unwrap();
+    let below = name.clone();
+    let service = layer.layer(service_fn(move |request: Request<_>| {
+        let _: &evenkeel::access_log::RequestBody<Empty<Bytes>> = request.body();
+        let mut response = Response::new(Empty::<Bytes>::new());
+        // A backend that has an id of its own.
+        response
+            .headers_mut()
+            .insert(below.clone(), HeaderValue::from_static("of the backend"));
+        async { Ok::<_, Infallible>(response) }
+    }));
+    let mut request = get("/");
+    request.headers_mut().insert(name, sent.parse().unwrap());
+    let response = service.oneshot(request).await.unwrap();
+    let ids = response.headers().get_all(field).iter();
+    let ids = ids.map(|id| id.to_str().unwrap().to_owned()).collect();
+    (log.one()["request_id"].as_str().unwrap().to_owned(), ids)
+}
+
+#[tokio::test]
+async fn the_client_gets_the_logged_id_back_by_choice() {
+    for field in ["x-request-id", "x-correlation-id"] {
+        let layer = |log: &Log| {
+            let named = log.layer().request_id_field(field.parse().unwrap());
+            named.unwrap().return_request_id(true)
+        };
+        let log = Log::new();
+        let (logged, ids) = returned(layer(&log), &log, field, "not-trusted").await;
+        assert_eq!((logged.len(), ids), (32, vec![logged]));
+        let log = Log::new();
+        let trusts = layer(&log).trust_request_id(true);
+        let (logged, ids) = returned(trusts, &log, field, "abc-1").await;
+        assert_eq!((&*logged, ids), ("abc-1", vec!["abc-1".to_owned()]));
+        let log = Log::new();
+        let off = layer(&log).return_request_id(false);
+        let (_, ids) = returned(off, &log, field, "abc-1").await;
+        assert_eq!(ids, ["of the backend"]);
+    }
+}
+
+#[test]
+fn a_field_with_another_meaning_does_not_carry_the_id() {
+    for field in [header::HOST, header::AUTHORIZATION, header::CONTENT_LENGTH] {
+        let refused = Log::new()
+            .layer()
+            .request_id_field(field.clone())
+            .unwrap_err();
+        let text = refused.to_string();
+        assert!(
+            text.contains("request_id_field") && text.contains(field.as_str()),
+            "{text}"
         );
     }
 }
