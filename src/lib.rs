@@ -99,6 +99,7 @@
 //! | redirect to https, or send HSTS | [`tls::HttpsRedirectLayer`], [`tls::HstsLayer`] |
 //! | write one log line for each request | [`access_log::AccessLogLayer`] |
 //! | count and time requests for Prometheus | `metrics::MetricsLayer` (feature `metrics`), [`stats::Stats`] |
+//! | continue W3C traces, and have spans of requests and attempts | [`trace::TraceLayer`] |
 //! | find the client's address behind other balancers | [`forwarded::ForwardedLayer`] |
 //! | choose the status and body of errors | [`respond::RespondLayer`] |
 //! | answer `/live` and `/ready`, or a backend's `/health` | [`endpoints::EndpointsLayer`], [`endpoints::HealthService`] |
@@ -112,8 +113,8 @@
 //! ```text
 //!  connections    accept ─▶ TlsLayer ─▶ server::Http ─▶ requests
 //!
-//!  requests       Forwarded ─▶ Metrics ─▶ AccessLog ─▶ Respond ─▶ Sticky ─▶
-//!                 Failover ─▶ Balance ─▶ Health ─▶ Proxy ─▶ backend
+//!  requests       Forwarded ─▶ Trace ─▶ Metrics ─▶ AccessLog ─▶ Respond ─▶
+//!                 Sticky ─▶ Failover ─▶ Balance ─▶ Health ─▶ Proxy ─▶ backend
 //!
 //!  shared state   Pool: the backends, their health, requests in flight
 //! ```
@@ -132,6 +133,7 @@
 //! | swapped neighbours | what happens |
 //! |---|---|
 //! | forwarded below access log | the log names the last hop as the client |
+//! | trace below access log | the log has no trace ids, and the span misses what the log does |
 //! | access log below respond | the log sees failures without a status, and warns once |
 //! | respond below sticky | no harm: the answer for a failure sets no cookie |
 //! | sticky below failover | a retry finds the cookie taken out, and warns once; the session moves all the same |
@@ -205,6 +207,7 @@ pub mod server;
 pub mod sticky;
 #[cfg(feature = "__tls")]
 pub mod tls;
+pub mod trace;
 
 #[cfg(feature = "proxy")]
 pub mod load_balancer;

@@ -24,6 +24,7 @@ use crate::{
     pool::Pool,
     proxy::Proxy,
     respond::RespondLayer,
+    trace::TraceLayer,
 };
 
 /// Puts the canonical stack together; made by [`LoadBalancer::builder`].
@@ -31,6 +32,7 @@ use crate::{
 #[must_use]
 pub struct Builder {
     forwarded: Option<ForwardedLayer>,
+    trace: TraceLayer,
     pool: Pool,
     #[cfg(feature = "access-log")]
     access_log: Option<AccessLogLayer>,
@@ -49,6 +51,7 @@ impl Builder {
     pub(super) fn new(pool: Pool) -> Self {
         Self {
             forwarded: None,
+            trace: TraceLayer::disabled(),
             #[cfg(feature = "access-log")]
             access_log: None,
             #[cfg(feature = "metrics")]
@@ -70,6 +73,14 @@ impl Builder {
     /// ([`Proxy::trusted_peers`]).
     pub fn forwarded(mut self, layer: ForwardedLayer) -> Self {
         self.forwarded = Some(layer);
+        self
+    }
+
+    /// Continues or begins the trace of each request, and makes spans of requests and attempts.
+    ///
+    /// Default: none. Trace context passes as the client sent it.
+    pub fn trace(mut self, layer: TraceLayer) -> Self {
+        self.trace = layer;
         self
     }
 
@@ -219,7 +230,7 @@ impl Builder {
         #[cfg(feature = "metrics")]
         let stack = self.metrics.layer(stack);
         LoadBalancer {
-            stack: forwarded.layer(stack),
+            stack: forwarded.layer(self.trace.layer(stack)),
         }
     }
 }
@@ -270,6 +281,7 @@ mod tests {
         let builder = Builder::new(pool.clone());
         assert!(builder.forwarded.is_none(), "the proxy's peers are trusted");
         assert!(builder.proxy.trusts().is_empty());
+        assert_eq!(debug(&builder.trace), debug(&TraceLayer::disabled()));
         #[cfg(feature = "access-log")]
         assert!(builder.access_log.is_none());
         #[cfg(feature = "sticky")]
@@ -282,6 +294,8 @@ mod tests {
         assert_eq!(debug(&builder.proxy), debug(&Proxy::new()));
         let compared = [
             ("forwarded", "none"),
+            ("trace", "none"),
+            ("metrics", "none"),
             ("access log", "none"),
             ("metrics", "none"),
             ("respond", "plain text"),

@@ -1,7 +1,7 @@
 //! The canonical stack behind one builder: all layers of the crate in the order that works.
 //!
 //! ```text
-//! Forwarded ─▶ Metrics ─▶ AccessLog ─▶ Respond ─▶ Sticky ─▶ Failover ─▶ Balance ─▶ Health ─▶ Proxy
+//! Forwarded ─▶ Trace ─▶ Metrics ─▶ AccessLog ─▶ Respond ─▶ Sticky ─▶ Failover ─▶ Balance ─▶ Health ─▶ Proxy
 //! ```
 //!
 //! [The front page](crate#how-the-parts-fit-together) gives the reasons for the order.
@@ -66,6 +66,7 @@
 //! | layer | by default |
 //! |---|---|
 //! | forwarded | trusts the peers that the proxy trusts: none; [`forwarded`](Builder::forwarded) |
+//! | trace | none, and trace context passes as the client sent it; [`trace`](Builder::trace) |
 //! | access log | none; [`access_log`](Builder::access_log) |
 //! | metrics | none; [`metrics`](Builder::metrics) (feature `metrics`) |
 //! | respond | plain text |
@@ -131,6 +132,7 @@ use crate::{
     pool::Pool,
     proxy::{self, Proxy},
     respond::{self, Respond},
+    trace::{self, Trace},
 };
 
 type Core = Failover<StackBalance<Health<Proxy>>>;
@@ -143,9 +145,9 @@ type Logged = AccessLog<Respond<Session>>;
 #[cfg(not(feature = "access-log"))]
 type Logged = Respond<Session>;
 #[cfg(feature = "metrics")]
-type Stack = Forwarded<Metrics<Logged>>;
+type Stack = Forwarded<Trace<Metrics<Logged>>>;
 #[cfg(not(feature = "metrics"))]
-type Stack = Forwarded<Logged>;
+type Stack = Forwarded<Trace<Logged>>;
 
 type RespondBody = respond::ResponseBody<balance::ResponseBody<health::ResponseBody<proxy::Body>>>;
 #[cfg(feature = "access-log")]
@@ -153,9 +155,9 @@ type LoggedBody = access_log::ResponseBody<RespondBody>;
 #[cfg(not(feature = "access-log"))]
 type LoggedBody = RespondBody;
 #[cfg(feature = "metrics")]
-type StackBody = metrics::ResponseBody<LoggedBody>;
+type StackBody = trace::ResponseBody<metrics::ResponseBody<LoggedBody>>;
 #[cfg(not(feature = "metrics"))]
-type StackBody = LoggedBody;
+type StackBody = trace::ResponseBody<LoggedBody>;
 
 /// The canonical stack: a service that balances requests over a pool. Cheap to clone; clones
 /// share everything.

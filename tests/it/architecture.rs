@@ -36,6 +36,7 @@ const FLOORS: [&[&str]; 5] = [
         "server",
         "sticky",
         "tls",
+        "trace",
     ],
     &["settings", "load_balancer", "simulation", "lib"],
 ];

@@ -38,3 +38,4 @@ mod server;
 mod settings;
 mod sticky;
 mod tls;
+mod trace;

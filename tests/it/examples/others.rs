@@ -7,7 +7,7 @@ use super::{
     edge::Settings,
     process::{Backend, Process},
 };
-use crate::support::pki::Authority;
+use crate::{support::pki::Authority, trace::Collector};
 
 #[tokio::test]
 async fn axum_serves_its_routes_beside_the_balancer() {
@@ -111,5 +111,34 @@ async fn hyper_balances_and_survives_a_kill() {
     a.process.kill().await;
     for _ in 0..8 {
         assert_eq!(get(address, "/").await.backend(), "b", "no client sees it");
+    }
+}
+
+#[tokio::test]
+async fn traces_go_to_a_collector() {
+    let collector = Collector::start().await;
+    let endpoint = ("OTEL_EXPORTER_OTLP_ENDPOINT", &*collector.url());
+    let mut traced = Process::start_with("trace", &["127.0.0.1:0"], endpoint);
+    let address = traced.address("curl -i http://").await;
+    let answers = [get(address, "/").await.body, get(address, "/").await.body];
+    traced.signal("-INT");
+    traced.must_succeed().await;
+    let spans = collector.spans(5).await;
+    let requests: Vec<_> = spans.iter().filter(|s| s.kind() == "server").collect();
+    assert_eq!(requests.len(), 2, "one of two is retried: {spans:#?}");
+    for (request, answer) in requests.into_iter().zip(answers) {
+        assert_eq!(request.name(), "GET");
+        let mut attempts: Vec<_> = spans
+            .iter()
+            .filter(|s| s.parent() == request.id())
+            .collect();
+        let answered = attempts.pop().unwrap();
+        let parent = format!("parent: 00-{}-{}-01\n", request.trace_id(), answered.id());
+        assert_eq!(answer, parent);
+        assert!(
+            attempts
+                .iter()
+                .all(|failed| failed.get("error.type") == "connect")
+        );
     }
 }

@@ -31,6 +31,11 @@ impl Process {
         Self::spawn(Command::new(binary(example)).args(args))
     }
 
+    /// Starts it with a variable of the environment.
+    pub(super) fn start_with(example: &str, args: &[&str], (name, value): (&str, &str)) -> Self {
+        Self::spawn(Command::new(binary(example)).args(args).env(name, value))
+    }
+
     /// Starts one of several that are to die at the same moment: in the group of the first of
     /// them, or as the first.
     pub(super) fn start_beside(first: Option<&Self>, example: &str, args: &[&str]) -> Self {
@@ -225,7 +230,15 @@ fn binary(example: &str) -> PathBuf {
             .current_dir(env!("CARGO_MANIFEST_DIR"))
             .args(["build", "--quiet", "--features", "full", "--target-dir"])
             .arg(profile.parent().unwrap());
-        for example in ["axum", "backend", "client", "edge", "hyper", "quickstart"] {
+        for example in [
+            "axum",
+            "backend",
+            "client",
+            "edge",
+            "hyper",
+            "quickstart",
+            "trace",
+        ] {
             cargo.args(["--example", example]);
         }
         if profile.ends_with("release") {
