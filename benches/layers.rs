@@ -34,6 +34,7 @@ use evenkeel::{
     respond::RespondLayer,
     sticky::{Keys, StickyLayer},
     tls::HstsLayer,
+    trace::TraceLayer,
 };
 use http::{HeaderValue, Request, Response, Uri};
 use http_body::Body;
@@ -101,6 +102,20 @@ fn fill(table: &mut Table, sink: &Lines) -> Result<()> {
     table.add("service, record", "", &known, inner());
     let over = "service, record";
     table.add("hsts", over, &known, hsts.layer(inner()));
+    let span = service_fn(|request: In| {
+        // As `trace` makes it; no subscriber wants it.
+        let span = tracing::info_span!(
+            target: "evenkeel::trace",
+            "request",
+            "http.request.method" = request.method().as_str(),
+            "url.path" = request.uri().path(),
+            "error.type" = tracing::field::Empty,
+        );
+        drop(black_box(span));
+        inner().call(request)
+    });
+    table.add("a span", over, &known, span);
+    table.add("trace", over, &known, TraceLayer::new().layer(inner()));
     table.add("respond", over, &known, respond.layer(inner()));
     table.add("failover", over, &known, failover.layer(inner()));
     table.add("failover, hedging", over, &known, hedged.layer(inner()));
