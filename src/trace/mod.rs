@@ -22,7 +22,8 @@
 //! let backend = TcpListener::bind("127.0.0.1:0").await?;
 //! let url = format!("http://{}", backend.local_addr()?);
 //! let echo = async |headers: http::HeaderMap| headers["traceparent"].to_str().unwrap().to_owned();
-//! tokio::spawn(async { axum::serve(backend, axum::Router::new().fallback(echo)).await });
+//! let app = axum::Router::new().fallback(echo);
+//! tokio::spawn(async { axum::serve(backend, app).await });
 //!
 //! let pool = Pool::new([Backend::new("a", &url)?])?;
 //! let health = HealthLayer::new(pool.clone()).no_checks();
