@@ -91,7 +91,12 @@ impl BalanceLayer {
     /// Returns how many requests wait now for a backend, in all services that the layer made.
     #[must_use]
     pub fn waiting(&self) -> usize {
-        self.state.get().map_or(0, |state| state.queue.waiting())
+        self.state.get().map_or(0, |state| state.waiting())
+    }
+
+    /// Returns what all services that the layer makes share.
+    pub(crate) fn state(&self) -> &Arc<BalanceState> {
+        self.state.get_or_init(|| Arc::new(self.build_state()))
     }
 
     /// Forgets the state that was made with the former settings.
@@ -118,8 +123,7 @@ impl<S> Layer<S> for BalanceLayer {
     type Service = Balance<S>;
 
     fn layer(&self, inner: S) -> Balance<S> {
-        let state = self.state.get_or_init(|| Arc::new(self.build_state()));
-        Balance::new(inner, state.clone())
+        Balance::new(inner, self.state().clone())
     }
 }
 

@@ -21,13 +21,18 @@ use crate::{
 
 /// What all services of one layer share.
 #[derive(Debug)]
-pub(super) struct BalanceState {
+pub(crate) struct BalanceState {
     pub(super) pool: Pool,
     pub(super) strategy: Arc<dyn Strategy>,
     pub(super) queue: Arc<Queue>,
 }
 
 impl BalanceState {
+    /// Returns how many requests wait for a backend.
+    pub(crate) fn waiting(&self) -> usize {
+        self.queue.waiting()
+    }
+
     pub(super) fn route<B>(
         &self,
         request: &Request<B>,

@@ -63,7 +63,8 @@ pub struct Budget {
     account: Arc<Account>,
 }
 
-struct Account {
+/// What the clones of a budget share.
+pub(crate) struct Account {
     requests: Requests,
     /// Retries paid for, and earned ones that expired unused; in thousandths.
     spent: AtomicU64,
@@ -144,10 +145,17 @@ impl Budget {
     /// Returns how many retries the budget would pay for now.
     #[must_use]
     pub fn left(&self, now: Instant) -> f64 {
-        let account = &*self.account;
-        let (earned, savings) = account.earnings(now);
-        let unspent = earned.saturating_sub(account.spent.load(Relaxed));
-        unspent.min(savings) as f64 / UNIT as f64
+        self.account.left(now)
+    }
+
+    /// Returns what the clones share.
+    #[cfg(feature = "metrics")]
+    #[cfg_attr(
+        not(feature = "proxy"),
+        expect(dead_code, reason = "for `LoadBalancer`")
+    )]
+    pub(crate) fn account(&self) -> &Arc<Account> {
+        &self.account
     }
 
     /// Gives back the payment for a retry that was not made, or that reached no backend.
@@ -157,6 +165,13 @@ impl Budget {
 }
 
 impl Account {
+    /// As [`Budget::left`].
+    pub(crate) fn left(&self, now: Instant) -> f64 {
+        let (earned, savings) = self.earnings(now);
+        let unspent = earned.saturating_sub(self.spent.load(Relaxed));
+        unspent.min(savings) as f64 / UNIT as f64
+    }
+
     /// Returns what was earned so far, and how much of it may be saved up; in thousandths.
     fn earnings(&self, now: Instant) -> (u64, u64) {
         let elapsed = now.saturating_duration_since(self.epoch);

@@ -94,7 +94,8 @@ impl Builder {
     }
 
     /// Records each request, and adds gauges to the layer's [`Stats`](crate::stats::Stats):
-    /// `evenkeel_retry_budget_left` and `evenkeel_requests_waiting`.
+    /// `evenkeel_retry_budget_left` and `evenkeel_requests_waiting`. Of several balancers on the same
+    /// `Stats`, such as one for each worker, each gauge is the sum.
     ///
     /// Default: none.
     ///
@@ -238,17 +239,17 @@ impl Builder {
 /// Adds what only these layers know.
 #[cfg(feature = "metrics")]
 fn add_gauges(stats: &Stats, failover: &FailoverLayer, balance: &BalanceLayer) {
-    let budget = failover.configured_budget().clone();
-    stats.gauge(
+    stats.add_to_gauge(
         "evenkeel_retry_budget_left",
-        "Retries that the budget would pay for now.",
-        move || budget.left(Instant::now()),
+        "Retries that the budgets would pay for now.",
+        failover.configured_budget().account(),
+        |account| account.left(Instant::now()),
     );
-    let balance = balance.clone();
-    stats.gauge(
+    stats.add_to_gauge(
         "evenkeel_requests_waiting",
         "Requests that wait in the queue for a backend.",
-        move || balance.waiting() as f64,
+        balance.state(),
+        |state| state.waiting() as f64,
     );
 }
 

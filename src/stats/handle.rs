@@ -1,8 +1,9 @@
 //! [`Stats`]: the handle, and what a reader gets.
 
 use std::{
+    any::Any,
     fmt,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
 };
 
 use tokio::time::Instant;
@@ -32,15 +33,24 @@ pub(super) struct Inner {
     pool: Pool,
     key: AttachmentKey<BackendCounters>,
     pub(super) listeners: Listeners,
-    gauges: Mutex<Vec<Arc<Gauge>>>,
+    gauges: Mutex<Vec<Gauge>>,
     skew: Skew,
 }
 
-/// A value that another part of the program knows.
+/// A value that other parts of the program know: the sum of its terms.
+#[derive(Clone)]
 struct Gauge {
     name: &'static str,
     help: &'static str,
-    read: Box<dyn Fn() -> f64 + Send + Sync>,
+    terms: Vec<Term>,
+}
+
+#[derive(Clone)]
+struct Term {
+    /// The thing that the term is read from; `None` for a term that stays until it is replaced.
+    of: Option<Weak<dyn Any + Send + Sync>>,
+    /// Returns `None` once the thing is gone.
+    read: Arc<dyn Fn() -> Option<f64> + Send + Sync>,
 }
 
 impl Stats {
@@ -90,23 +100,52 @@ impl Stats {
     ///
     /// `name` and `help` are those of the metric, such as `evenkeel_requests_waiting`. A gauge replaces
     /// an earlier one of the same name.
+    ///
+    /// See also [`add_to_gauge`](Self::add_to_gauge).
     pub fn gauge(
         &self,
         name: &'static str,
         help: &'static str,
         read: impl Fn() -> f64 + Send + Sync + 'static,
     ) {
-        let read = Box::new(read);
-        let gauge = Arc::new(Gauge { name, help, read });
-        let mut gauges = self
-            .inner
-            .gauges
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let read = Arc::new(move || Some(read()));
+        let terms = vec![Term { of: None, read }];
+        let gauge = Gauge { name, help, terms };
+        let mut gauges = self.gauges();
         match gauges.iter_mut().find(|known| known.name == name) {
             Some(known) => *known = gauge,
             None => gauges.push(gauge),
         }
+    }
+
+    /// Adds a thing to a value that several things make up, such as one queue for each worker. The
+    /// value is the sum over the things that exist: the handle keeps none alive, and a thing that is
+    /// added twice counts once. The gauge ends with its last thing.
+    ///
+    /// `read` is called as that of [`gauge`](Self::gauge) is.
+    pub fn add_to_gauge<T: Send + Sync + 'static>(
+        &self,
+        name: &'static str,
+        help: &'static str,
+        thing: &Arc<T>,
+        read: impl Fn(&T) -> f64 + Send + Sync + 'static,
+    ) {
+        let of = Arc::downgrade(thing);
+        let term = Term {
+            of: Some(of.clone()),
+            read: Arc::new(move || of.upgrade().map(|thing| read(&thing))),
+        };
+        let mut gauges = self.gauges();
+        let Some(known) = gauges.iter_mut().find(|known| known.name == name) else {
+            let terms = vec![term];
+            gauges.push(Gauge { name, help, terms });
+            return;
+        };
+        known.terms.retain(|other| {
+            let of = other.of.as_ref().map(|of| of.as_ptr().cast::<()>());
+            of != Some(Arc::as_ptr(thing).cast())
+        });
+        known.terms.push(term);
     }
 
     /// Returns the number of the listener of this connection.
@@ -127,15 +166,28 @@ impl Stats {
     }
 
     fn read_gauges(&self) -> Vec<GaugeReading> {
-        let gauges = self.inner.gauges.lock();
         // Cloned, so that `read` may take a lock of its own.
-        let gauges = gauges.unwrap_or_else(PoisonError::into_inner).clone();
-        let read = |gauge: &Arc<Gauge>| GaugeReading {
+        let gauges = self.gauges().clone();
+        let read = |gauge: &Gauge| GaugeReading {
             name: gauge.name,
             help: gauge.help,
-            value: (gauge.read)(),
+            value: gauge.terms.iter().filter_map(|term| (term.read)()).sum(),
         };
         gauges.iter().map(read).collect()
+    }
+
+    /// Returns the gauges without what is gone.
+    fn gauges(&self) -> MutexGuard<'_, Vec<Gauge>> {
+        let gauges = self.inner.gauges.lock();
+        let mut gauges = gauges.unwrap_or_else(PoisonError::into_inner);
+        for gauge in gauges.iter_mut() {
+            let exists = |of: &Weak<dyn Any + Send + Sync>| of.strong_count() > 0;
+            gauge
+                .terms
+                .retain(|term| term.of.as_ref().is_none_or(exists));
+        }
+        gauges.retain(|gauge| !gauge.terms.is_empty());
+        gauges
     }
 }
 
@@ -197,7 +249,8 @@ pub struct StatsSnapshot {
     pub sticky_skew: Option<f64>,
 }
 
-/// The value of a [gauge](Stats::gauge).
+/// The value of a [gauge](Stats::gauge): the sum over its things if it
+/// [has several](Stats::add_to_gauge).
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct GaugeReading {

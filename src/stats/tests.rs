@@ -1,6 +1,10 @@
 //! Tests of what is recorded, through the handle.
 
-use std::{sync::Barrier, thread, time::Duration};
+use std::{
+    sync::{Arc, Barrier},
+    thread,
+    time::Duration,
+};
 
 use http::StatusCode;
 use proptest::prelude::*;
@@ -370,6 +374,33 @@ fn a_gauge_replaces_one_of_the_same_name() {
         .map(|gauge| (gauge.name, gauge.value))
         .collect();
     assert_eq!(read, [("a", 3.0), ("b", 2.0)]);
+}
+
+#[test]
+fn a_gauge_is_the_sum_of_the_things_that_exist() {
+    let stats = stats(&[]);
+    let value = || {
+        let gauges = stats.snapshot().gauges;
+        gauges.first().map(|gauge| gauge.value)
+    };
+    let (one, other) = (Arc::new(1.0), Arc::new(20.0));
+    for thing in [&one, &other, &one] {
+        stats.add_to_gauge("a", "A.", thing, |thing| *thing);
+    }
+    assert_eq!(value(), Some(21.0), "each counts once");
+    drop(one);
+    assert_eq!(value(), Some(20.0), "what is gone does not count");
+    // As a reload does: the new one comes before the old one goes.
+    let next = Arc::new(300.0);
+    stats.add_to_gauge("a", "A.", &next, |thing| *thing);
+    drop(other);
+    assert_eq!(value(), Some(300.0));
+    stats.gauge("a", "A.", || 4.0);
+    assert_eq!(value(), Some(4.0), "a single value replaces all");
+    stats.add_to_gauge("b", "B.", &next, |thing| *thing);
+    drop(next);
+    let names: Vec<_> = stats.snapshot().gauges.iter().map(|g| g.name).collect();
+    assert_eq!(names, ["a"], "the gauge ends with its last thing");
 }
 
 /// More threads than shards, several at a time.

@@ -276,6 +276,31 @@ async fn the_series_of_requests_move_with_retries_and_ejections() {
 }
 
 #[tokio::test]
+async fn several_balancers_have_one_sum_of_their_budgets_and_queues() {
+    let pool = Pool::new([]).unwrap();
+    let stats = Stats::new(pool.clone());
+    let balancer = || {
+        let layer = MetricsLayer::new(stats.clone());
+        let builder = LoadBalancer::builder(pool.clone()).metrics(layer);
+        builder.unwrap().build()
+    };
+    let gauges = || -> Vec<_> {
+        let gauges = stats.snapshot().gauges;
+        gauges.iter().map(|g| (g.name, g.value.round())).collect()
+    };
+    let (one, other) = (balancer(), balancer());
+    let both = [
+        ("evenkeel_retry_budget_left", 60.0),
+        ("evenkeel_requests_waiting", 0.0),
+    ];
+    assert_eq!(gauges(), both, "3 a second for 10 s, twice");
+    drop(one);
+    assert_eq!(gauges()[0].1, 30.0, "one that is replaced does not count");
+    drop(other);
+    assert_eq!(gauges(), [], "they end with their balancers");
+}
+
+#[tokio::test]
 async fn connections_to_a_backend_are_counted_while_they_live() {
     let a = Origin::named("a").await;
     let world = World::new(&[("a", a.url())], keep).await;
