@@ -38,6 +38,7 @@ pub(crate) async fn start() -> Result<(LoadBalancer, Listeners), BoxError> {
         pool: pool.clone(),
         lame_duck: None,
         drain: Duration::from_secs(5),
+        events: (None, None),
     };
     Ok((LoadBalancer::new(pool), listeners))
 }

@@ -7,7 +7,9 @@ use std::{future::IntoFuture, io, net::SocketAddr, time::Duration};
 use axum::Router;
 use evenkeel::{
     BoxError, Pool,
+    access_log::AccessLogLayer,
     endpoints::{EndpointsLayer, Readiness},
+    metrics::MetricsLayer,
     server::Serve,
     settings::Settings,
     tls::{Certificates, HstsLayer, TlsLayer},
@@ -27,6 +29,8 @@ pub(crate) struct Listeners {
     /// if no listener has a readiness path.
     pub(crate) lame_duck: Option<(Readiness, Duration)>,
     pub(crate) drain: Duration,
+    /// What records connections.
+    pub(crate) events: (Option<MetricsLayer>, Option<AccessLogLayer>),
 }
 
 pub(crate) struct Listener {
@@ -37,8 +41,11 @@ pub(crate) struct Listener {
 }
 
 impl Listeners {
-    pub(crate) fn from_settings(settings: &Settings, pool: &Pool) -> Result<Self, BoxError> {
-        let readiness = Readiness::new(pool.clone());
+    pub(crate) fn from_settings(
+        settings: &Settings,
+        readiness: Readiness,
+        pool: &Pool,
+    ) -> Result<Self, BoxError> {
         let mut listeners = Vec::new();
         for nth in 0..settings.listen.len() {
             let address = settings.listen[nth].address;
@@ -52,13 +59,15 @@ impl Listeners {
         }
         let asked = listeners
             .iter()
-            .any(|listener| listener.endpoints.is_some());
+            .any(|listener| listener.endpoints.is_some())
+            || settings.admin.is_some();
         let lame_duck = settings.lame_duck();
         Ok(Self {
             listeners,
             pool: pool.clone(),
             lame_duck: asked.then_some((readiness, lame_duck)),
             drain: settings.drain(),
+            events: (None, None),
         })
     }
 
@@ -82,6 +91,7 @@ impl Listeners {
                 app = app.layer(hsts);
             }
             let serve = evenkeel::serve(tcp, app)
+                .events(self.events.clone())
                 .lame_duck(lame_duck.unwrap_or_default())
                 .drain_timeout(self.drain)
                 .shutdown(stopped);

@@ -15,14 +15,25 @@
 mod cli;
 mod demo;
 mod listeners;
+#[path = "../edge/operators.rs"]
+mod operators;
 #[path = "../edge/state_file.rs"]
 mod state_file;
 
 use std::{num::NonZeroUsize, process::ExitCode, time::Duration};
 
 use axum::{Router, extract::Request, routing::get};
-use evenkeel::{BoxError, LoadBalancer, context::ConnInfo, settings::Settings};
+use evenkeel::{
+    BoxError, LoadBalancer,
+    context::ConnInfo,
+    endpoints::Readiness,
+    settings::{LogOutputs, Settings},
+};
 use http::StatusCode;
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    task::AbortHandle,
+};
 use tower::ServiceBuilder;
 use tower_http::{
     compression::CompressionLayer,
@@ -105,18 +116,37 @@ fn serve(settings: &Settings) -> Result<(), BoxError> {
             state_file::StateFile::start(path, pool.clone())
         });
         let mut balancer = settings.load_balancer(&pool);
-        let log = settings.access_log()?;
+        let (log, log_layer) = settings.access_log()?.unzip();
         let has_log = log.is_some();
-        if let Some((_, log)) = log {
-            balancer = balancer.access_log(log);
+        if let Some(layer) = &log_layer {
+            balancer = balancer.access_log(layer.clone());
         }
-        let listeners = Listeners::from_settings(settings, &pool)?;
+        let metrics = operators::metrics_layer(settings, &pool);
+        if let Some(layer) = &metrics {
+            balancer = balancer.metrics(layer.clone())?;
+        }
+        let readiness = Readiness::new(pool.clone());
+        operators::serve(settings, &readiness, metrics.as_ref(), log.as_ref()).await?;
+        let _reopened = log.map(reopen_at_hangup).transpose()?;
+        let mut listeners = Listeners::from_settings(settings, readiness, &pool)?;
+        listeners.events = (metrics, log_layer);
         let served = listeners.serve(app(balancer.build(), has_log)).await;
         if let Some(file) = state_file {
             file.finish();
         }
         served
     })
+}
+
+/// Opens the files of the log again at SIGHUP, after another program has moved them.
+fn reopen_at_hangup(log: LogOutputs) -> std::io::Result<AbortHandle> {
+    let mut hangup = signal(SignalKind::hangup())?;
+    let reopen = async move {
+        while hangup.recv().await.is_some() {
+            log.reopen();
+        }
+    };
+    Ok(tokio::spawn(reopen).abort_handle())
 }
 
 fn runtime(threads: Option<NonZeroUsize>) -> std::io::Result<tokio::runtime::Runtime> {

@@ -4,20 +4,18 @@ use std::io;
 
 use evenkeel::{
     BoxError,
-    access_log::Lines,
-    endpoints::{Endpoints, Readiness},
+    endpoints::Readiness,
     server::Workers,
-    settings::Settings,
+    settings::LogOutputs,
     tls::{CertificateWatcher, Certificates},
 };
 use tokio::{
-    net::TcpListener,
     signal::unix::{Signal, SignalKind, signal},
     sync::watch,
 };
 
 use crate::{
-    Loaded,
+    Loaded, operators,
     reload::Running,
     state_file::StateFile,
     worker::{ListenerPlan, Worker, fix_port},
@@ -56,12 +54,14 @@ async fn control(path: &str, loaded: Loaded) -> Result<(), BoxError> {
             endpoints: settings.endpoints_layer(nth, &readiness),
         });
     }
-    admin(&settings, &readiness).await?;
+    let metrics = running.metrics.clone();
+    operators::serve(&settings, &readiness, metrics.as_ref(), log.as_ref()).await?;
     let lame_duck = settings.lame_duck();
     let workers = Worker {
         listeners: listeners.into(),
         apps: running.apps.clone().into(),
         log: log_layer,
+        metrics,
         lame_duck,
         drain: settings.drain(),
         stopped,
@@ -101,27 +101,15 @@ async fn control(path: &str, loaded: Loaded) -> Result<(), BoxError> {
 }
 
 /// Ends the process on a second signal, without waiting for requests.
-fn exit_at_once(log: Option<&Lines>, state_file: Option<&StateFile>) -> ! {
+fn exit_at_once(log: Option<&LogOutputs>, state_file: Option<&StateFile>) -> ! {
     if let Some(file) = state_file {
         file.finish();
     }
     if let Some(log) = log {
-        log.flush();
+        // Also where an output stalls, the process ends.
+        let _ = log.flush();
     }
     std::process::exit(0)
-}
-
-/// Serves `/live` and `/ready` on the address of `[admin]`.
-async fn admin(settings: &Settings, readiness: &Readiness) -> Result<(), BoxError> {
-    let Some(admin) = &settings.admin else {
-        return Ok(());
-    };
-    let listener = TcpListener::bind(admin.address)
-        .await
-        .map_err(|error| format!("[admin] address: {}: {error}", admin.address))?;
-    tracing::info!("admin on http://{}/", listener.local_addr()?);
-    tokio::spawn(evenkeel::serve(listener, Endpoints::new(readiness.clone())).into_future());
-    Ok(())
 }
 
 /// Starts a watcher for each listener's certificates; they are reloaded until it is dropped.

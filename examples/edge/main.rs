@@ -1,21 +1,23 @@
-//! The whole library as one binary: listeners, TLS, sticky sessions, health checks, failover and
-//! the access log, as a settings file says.
+//! The whole library as one binary: listeners, TLS, sticky sessions, health checks, failover,
+//! the access log, metrics and the status page, as a settings file says.
 //!
 //! ```sh
 //! cargo run --release --features full --example edge -- edge.toml
 //! cargo run --release --features full --example edge -- --check edge.toml
 //! cargo run --release --features full --example edge -- --help
 //! curl -si http://127.0.0.1:8080/
+//! curl -s http://127.0.0.1:9900/metrics      # with `[admin]`; /status is for a browser
 //! ```
 //!
 //! SIGTERM and Ctrl-C drain and exit with 0; a second signal ends the process at once. SIGHUP reads
-//! the file again, reopens the log, and logs what changed. If the new settings are wrong, the last
+//! the file again, reopens the files of the log, and logs what changed. If the new settings are wrong, the last
 //! good ones stay. Changes that need a restart, such as those of listeners, are logged as a warning
 //! at each reload.
 
 mod app;
 mod cli;
 mod control;
+mod operators;
 mod reload;
 mod state_file;
 mod worker;

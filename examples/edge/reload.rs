@@ -7,12 +7,13 @@ use std::{
 
 use evenkeel::{
     BoxError, LoadBalancer, Pool,
-    access_log::{AccessLogLayer, Lines},
-    settings::{ListenSettings, Sections, Settings},
+    access_log::AccessLogLayer,
+    metrics::MetricsLayer,
+    settings::{ListenSettings, LogOutputs, Sections, Settings},
     tls::{Certificate, Certificates},
 };
 
-use crate::{app::App, state_file};
+use crate::{app::App, operators, state_file};
 
 /// The running parts, and the settings that they were made of.
 pub(crate) struct Running {
@@ -20,7 +21,8 @@ pub(crate) struct Running {
     /// what runs.
     pub(crate) sections: Sections,
     pub(crate) pool: Pool,
-    pub(crate) log: Option<(Lines, AccessLogLayer)>,
+    pub(crate) log: Option<(LogOutputs, AccessLogLayer)>,
+    pub(crate) metrics: Option<MetricsLayer>,
     /// One for each worker.
     pub(crate) apps: Vec<App>,
     /// One for each listener.
@@ -41,13 +43,15 @@ impl Running {
         if let Some(path) = &state_file {
             state_file::restore(path, &pool);
         }
-        let log_layer = log.as_ref().map(|(_, layer)| layer);
-        let apps = balancers(settings, &pool, log_layer, threads.get())?;
+        let metrics = operators::metrics_layer(settings, &pool);
+        let recorders = (log.as_ref().map(|(_, layer)| layer), metrics.as_ref());
+        let apps = balancers(settings, &pool, recorders, threads.get())?;
         Ok(Self {
             apps: apps.into_iter().map(App::new).collect(),
             sections: (**settings).clone(),
             pool,
             log,
+            metrics,
             certificates,
             state_file,
         })
@@ -89,9 +93,10 @@ impl Running {
         // The pool keeps the tables of strategies and sessions; new layers are made only if their
         // sections changed.
         let log_layer = self.log.as_ref().map(|(_, layer)| layer);
+        let recorders = (log_layer, self.metrics.as_ref());
         let balancers = match same_layers(&sections, &self.sections) {
             true => Vec::new(),
-            false => balancers(new, &self.pool, log_layer, self.apps.len())?,
+            false => balancers(new, &self.pool, recorders, self.apps.len())?,
         };
         for (listen, certificates) in sections.listen.iter().zip(&self.certificates) {
             if let (Some(tls), Some(certificates)) = (&listen.tls, certificates) {
@@ -171,7 +176,7 @@ impl Running {
         new.server.threads = runs.server.threads;
         new.server.shutdown = runs.server.shutdown.clone();
         new.access_log = runs.access_log.clone();
-        new.admin = runs.admin;
+        new.admin = runs.admin.clone();
         if let Some(health) = &mut new.health {
             health.state_file = self.state_file.clone();
         }
@@ -222,7 +227,7 @@ fn state_file(sections: &Sections) -> Option<&Path> {
 fn balancers(
     settings: &Settings,
     pool: &Pool,
-    log: Option<&AccessLogLayer>,
+    (log, metrics): (Option<&AccessLogLayer>, Option<&MetricsLayer>),
     workers: usize,
 ) -> Result<Vec<LoadBalancer>, BoxError> {
     let health = settings.health_layer(pool);
@@ -238,6 +243,9 @@ fn balancers(
             let mut builder = settings.load_balancer(pool).health(health.clone())?;
             if let Some(sticky) = &sticky {
                 builder = builder.sticky(sticky.clone())?;
+            }
+            if let Some(metrics) = metrics {
+                builder = builder.metrics(metrics.clone())?;
             }
             if let Some(log) = &log {
                 builder = builder.access_log(log.clone());
@@ -256,4 +264,10 @@ fn same_layers(new: &Sections, old: &Sections) -> bool {
 }
 
 /// Files that are opened at the start only.
-const OPEN_FILES: [&str; 2] = ["[access_log] file", "[health] state_file"];
+const OPEN_FILES: [&str; 5] = [
+    "[access_log] file",
+    "[access_log] outputs",
+    "[[access_log.outputs]] file",
+    "[admin] token_file",
+    "[health] state_file",
+];

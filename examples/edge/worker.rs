@@ -7,6 +7,7 @@ use evenkeel::{
     BoxError,
     access_log::AccessLogLayer,
     endpoints::EndpointsLayer,
+    metrics::MetricsLayer,
     server::{self, Http, Serve, Workers, bind},
     settings::ListenSettings,
     tls::{HstsLayer, TlsLayer},
@@ -24,6 +25,7 @@ pub(crate) struct Worker {
     /// One for each worker.
     pub(crate) apps: Arc<[App]>,
     pub(crate) log: Option<AccessLogLayer>,
+    pub(crate) metrics: Option<MetricsLayer>,
     pub(crate) lame_duck: Duration,
     pub(crate) drain: Duration,
     /// Changes when the shutdown begins.
@@ -112,9 +114,9 @@ impl Worker {
                 // An error means that the control thread is gone, which is an end as well.
                 let _ = stopped.changed().await;
             });
-        match &self.log {
-            Some(log) => serve.events(log.clone()),
-            None => serve,
+        match (&self.metrics, &self.log) {
+            (None, None) => serve,
+            (metrics, log) => serve.events((metrics.clone(), log.clone())),
         }
     }
 }

@@ -226,7 +226,10 @@ impl fmt::Debug for AccessLogLayer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("AccessLogLayer")
             .field("node", &self.config.node)
+            .field("names", &self.config.names)
             .field("query", &self.config.query.is_some())
+            .field("referer", &self.config.referer)
+            .field("pass_request_id", &self.config.pass_request_id)
             .finish_non_exhaustive()
     }
 }

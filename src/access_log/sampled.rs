@@ -89,6 +89,14 @@ impl<S: Sink> Sampled<S> {
         self
     }
 
+    /// Passes the lines of the same choice on to another sink.
+    pub fn with_sink<T: Sink>(self, sink: T) -> Sampled<T> {
+        Sampled {
+            inner: sink,
+            rule: self.rule,
+        }
+    }
+
     /// Keeps the line of each request with a status of 400 to 499, too. Clients decide how many
     /// these are.
     ///

@@ -133,6 +133,33 @@ impl<T: ConnectionEvents + ?Sized> ConnectionEvents for Arc<T> {
     }
 }
 
+/// `None` does nothing.
+impl<T: ConnectionEvents> ConnectionEvents for Option<T> {
+    fn connection_ended(&self, event: &ConnectionEvent) {
+        if let Some(sink) = self {
+            sink.connection_ended(event);
+        }
+    }
+
+    fn connection_opened(&self, conn: &ConnInfo) {
+        if let Some(sink) = self {
+            sink.connection_opened(conn);
+        }
+    }
+
+    fn handshake_ended(&self, conn: &ConnInfo) {
+        if let Some(sink) = self {
+            sink.handshake_ended(conn);
+        }
+    }
+
+    fn connection_closed(&self, conn: &ConnInfo) {
+        if let Some(sink) = self {
+            sink.connection_closed(conn);
+        }
+    }
+}
+
 impl<A: ConnectionEvents, B: ConnectionEvents> ConnectionEvents for (A, B) {
     fn connection_ended(&self, event: &ConnectionEvent) {
         self.0.connection_ended(event);

@@ -3,8 +3,8 @@
 use std::{fmt, ops::Deref};
 
 use super::{
-    Sections, SettingsError, error::Location, failover::FailoverParts, parser_messages,
-    strategy::StrategyMaker,
+    Sections, SettingsError, access_log::OutputPart, error::Location, failover::FailoverParts,
+    parser_messages, strategy::StrategyMaker,
 };
 use crate::{
     connect::Connector,
@@ -38,6 +38,7 @@ pub(super) struct Parts {
     pub(super) forwarded: ForwardedLayer,
     /// One for each listener.
     pub(super) endpoints: Vec<Option<EndpointsLayer>>,
+    pub(super) log_outputs: Vec<OutputPart>,
 }
 
 /// The whole text. It holds the keys of `[sticky]`, so its `Debug` shows nothing.
@@ -61,6 +62,7 @@ impl Draft {
     /// Builds everything once: each module knows itself what it accepts.
     pub(super) fn parts(&self) -> Result<Parts, SettingsError> {
         self.check_listeners()?;
+        self.check_admin()?;
         // Layers that need a pool are made for this one, and then for the pools of the caller.
         let pool = Pool::of_distinct(Vec::new());
         let readiness = Readiness::new(pool.clone());
@@ -80,6 +82,7 @@ impl Draft {
             endpoints: listeners
                 .map(|nth| self.endpoints_layer(nth, &readiness))
                 .collect::<Result<_, _>>()?,
+            log_outputs: self.log_outputs()?,
             connector,
         })
     }

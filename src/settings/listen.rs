@@ -63,7 +63,7 @@ impl Draft {
             ));
         }
         let mut seen = HashSet::new();
-        seen.extend(self.sections.admin.map(|admin| admin.address));
+        seen.extend(self.sections.admin.as_ref().map(|admin| admin.address));
         for (nth, listen) in self.sections.listen.iter().enumerate() {
             let address = listen.address;
             if address.port() != 0 && !seen.insert(address) {

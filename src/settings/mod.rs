@@ -53,6 +53,10 @@
 //! | `[proxy] connect_timeout` | [`Connector::timeout`](crate::connect::Connector::timeout) |
 //! | `[sticky] cookie` | [`StickyLayer::cookie_name`](crate::sticky::StickyLayer::cookie_name) |
 //! | `[sticky] secure = false` | [`StickyLayer::insecure`](crate::sticky::StickyLayer::insecure) |
+//! | `[access_log] query = true` | [`AccessLogLayer::query`](crate::access_log::AccessLogLayer::query), without a change |
+//! | `[access_log] fields` | [`AccessLogLayer::field_names`](crate::access_log::AccessLogLayer::field_names) |
+//! | `[access_log] rotate` | [`Output::rotated_file`](crate::access_log::Output::rotated_file) |
+//! | `[access_log] sample` | [`Sampled`](crate::access_log::Sampled) |
 //! | `[health] statuses` | [`HttpCheck::healthy`](crate::health::HttpCheck::healthy) |
 //! | `[health] draining_statuses` | [`HttpCheck::draining`](crate::health::HttpCheck::draining) |
 //!
@@ -76,10 +80,11 @@
 //! [`Settings::from_toml`] returns the first mistake as a [`SettingsError`]: the line, the section,
 //! the key, and what is accepted. [`Settings::mistakes`] returns all mistakes, and checks the files
 //! that the settings name. Unknown keys are refused, because a misspelt key would otherwise be
-//! ignored without a message. An error never shows a key of `[sticky]`.
+//! ignored without a message. An error never shows a key of `[sticky]` or the token of `[admin]`.
 //!
 //! What was accepted stays so: the methods of [`Settings`] return the layers and cannot fail, but
-//! for [`tls`](Settings::tls) and [`access_log`](Settings::access_log), which open files.
+//! for [`tls`](Settings::tls), [`access_log`](Settings::access_log) and
+//! [`admin_token`](Settings::admin_token), which open files.
 //!
 //! # Cost
 //!
@@ -104,6 +109,7 @@
 // a part in `draft::Parts` that an accessor of `Settings` clones.
 
 mod access_log;
+mod admin;
 mod draft;
 mod entry;
 mod error;
@@ -121,7 +127,11 @@ mod strategy;
 mod tls;
 mod value;
 
-pub use access_log::{AccessLogFile, AccessLogSettings};
+pub use access_log::{
+    AccessLogFile, AccessLogSettings, LogOutputs, OutputSettings, RotateSettings, SampleSettings,
+    SyslogSettings,
+};
+pub use admin::{AdminSettings, AdminToken};
 pub use error::SettingsError;
 pub use failover::{
     BackoffSettings, FailoverSettings, HedgeAfter, HedgeRuleSettings, HedgeSettings,
@@ -131,7 +141,7 @@ pub use listen::ListenSettings;
 pub use pool::{BackendSettings, PoolSettings};
 pub use proxy::ProxySettings;
 pub use sections::{Sections, Settings};
-pub use server::{AdminSettings, ServerSettings, ShutdownSettings};
+pub use server::{ServerSettings, ShutdownSettings};
 pub use sticky::StickySettings;
 pub use strategy::StrategySettings;
 pub use tls::{CertificateSettings, TlsSettings};

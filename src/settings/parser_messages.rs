@@ -97,6 +97,7 @@ fn rewrite(message: &str, header: &str, line: &str) -> String {
         Some((given, wanted)) => {
             let given = match header {
                 "[sticky]" if given.starts_with("string") => "a string",
+                _ if line.contains("token") => "this",
                 _ => shown_value(given),
             };
             format!("{given}: {} is accepted", accepted(wanted))
@@ -188,6 +189,9 @@ mod tests {
         let message = "invalid type: string \"5a5a\", expected a sequence";
         let shown = rewrite(message, "[sticky]", "keys = \"5a5a\"");
         assert_eq!(shown, "a string: a list in square brackets is accepted");
+        let message = "invalid type: integer `5150515051505150`, expected a string";
+        let shown = rewrite(message, "[admin]", "token = 5150515051505150");
+        assert_eq!(shown, "this: a text in quotes is accepted");
     }
 
     #[test]

@@ -56,13 +56,13 @@ pub struct Sections {
     pub failover: Option<FailoverSettings>,
     /// `[access_log]`: the access log; `None` without the section.
     pub access_log: Option<AccessLogSettings>,
-    /// `[admin]`: the listener of `/live` and `/ready`; `None` without the section.
+    /// `[admin]`: the listener for operators; `None` without the section.
     pub admin: Option<AdminSettings>,
 }
 
 impl Settings {
-    /// Reads and checks settings. Does not read the files that they name: [`tls`](Self::tls) and
-    /// [`access_log`](Self::access_log) do.
+    /// Reads and checks settings. Does not read the files that they name: [`tls`](Self::tls),
+    /// [`access_log`](Self::access_log) and [`admin_token`](Self::admin_token) do.
     ///
     /// # Errors
     ///

@@ -1,6 +1,6 @@
-//! `[server]` and `[admin]`: the process.
+//! `[server]`: the process.
 
-use std::{net::SocketAddr, num::NonZeroUsize, time::Duration};
+use std::{num::NonZeroUsize, time::Duration};
 
 use serde::Deserialize;
 
@@ -35,16 +35,6 @@ pub struct ShutdownSettings {
     /// The time that connections have to end; 30 s if absent. See [`drain`](Settings::drain).
     #[serde(default, deserialize_with = "value::optional")]
     pub drain: Option<Duration>,
-}
-
-/// `[admin]`
-#[derive(Clone, Copy, Debug, PartialEq, Deserialize)]
-#[serde(deny_unknown_fields)]
-#[non_exhaustive]
-pub struct AdminSettings {
-    /// The address and port.
-    #[serde(deserialize_with = "value::required")]
-    pub address: SocketAddr,
 }
 
 impl Settings {

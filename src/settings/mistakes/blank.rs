@@ -125,6 +125,8 @@ fn checked_together(section: &str, key: &str) -> &'static [&'static str] {
         ("outliers", "ejection" | "max_ejection") => &["ejection", "max_ejection"],
         ("proxy", "trusted") => &["client_field"],
         ("sticky", "cookie" | "secure") => &["cookie", "secure"],
+        ("access_log", "file") => &["format", "rotate", "sample"],
+        ("admin", "status") => &["token", "token_file"],
         _ => &[],
     }
 }

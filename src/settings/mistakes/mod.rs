@@ -9,9 +9,7 @@ use std::{fs, io, path::Path};
 use toml::de::DeTable;
 
 use self::finder::MistakeFinder;
-use super::{
-    AccessLogFile, Settings, SettingsError, draft::Draft, error::Location, parser_messages,
-};
+use super::{Settings, SettingsError, draft::Draft, error::Location, parser_messages};
 
 mod blank;
 mod finder;
@@ -51,31 +49,26 @@ impl Draft {
         for nth in 0..self.sections.listen.len() {
             found.extend(self.certificate_mistakes(nth));
         }
-        let mut check = |location: Location<'_>, path: &Path| {
-            if let Err(error) = can_write(path) {
-                let message = format!("{path:?}: {error}");
-                found.push(location.wrong(&self.text, message));
-            }
-        };
-        let log = self.sections.access_log.as_ref().map(|log| &log.file);
-        if let Some(AccessLogFile::Path(path)) = log {
-            check(Location::new("[access_log]", "file"), path);
-        }
+        found.extend(self.log_file_mistakes());
         let state_file = self
             .sections
             .health
             .as_ref()
             .and_then(|h| h.state_file.as_deref());
         if let Some(path) = state_file {
-            check(Location::new("[health]", "state_file"), path);
+            if let Err(error) = can_write(path) {
+                let location = Location::new("[health]", "state_file");
+                found.push(location.wrong(&self.text, format!("{path:?}: {error}")));
+            }
         }
+        found.extend(self.admin_token().err());
         found
     }
 }
 
 /// Checks whether a file can be appended to or created, without creating it: a process that opened
 /// it meanwhile would go on with a file that is deleted.
-fn can_write(path: &Path) -> io::Result<()> {
+pub(super) fn can_write(path: &Path) -> io::Result<()> {
     match fs::metadata(path) {
         Ok(found) if found.is_dir() => Err(io::ErrorKind::IsADirectory.into()),
         Ok(found) if found.is_file() => fs::OpenOptions::new().append(true).open(path).map(drop),

@@ -2,6 +2,7 @@
 //! on durations and addresses and not on their texts.
 
 mod duration;
+mod size;
 mod statuses;
 
 use std::{collections::BTreeMap, fmt, net::SocketAddr, num::NonZeroUsize, time::Duration};
@@ -11,6 +12,7 @@ use serde::{Deserialize, Deserializer, de::Error};
 
 use crate::{
     context::TrustedPeers,
+    error::ConfigError,
     forwarded::ClientField,
     pool::{Locality, Protocol},
     sticky::Keys,
@@ -66,6 +68,35 @@ where
     duration::parse_long(&text).map(Some).map_err(refused)
 }
 
+/// Reads a number of bytes with its unit.
+pub(super) fn size<'de, D>(deserializer: D) -> Result<u64, D::Error>
+where
+    D: Deserializer<'de>,
+{
+    let text = String::deserialize(deserializer)?;
+    size::parse(&text).map_err(refused)
+}
+
+/// Reads a host and a port. The host is resolved when it is connected to.
+pub(super) fn host_and_port<'de, D>(deserializer: D) -> Result<Option<String>, D::Error>
+where
+    D: Deserializer<'de>,
+{
+    let text = String::deserialize(deserializer)?;
+    let parts = text.rsplit_once(':');
+    let is_accepted = parts.is_some_and(|(host, port)| {
+        let is_host = !host.is_empty() && !host.contains(['/', ' ']);
+        let is_address = !host.contains(':') || host.starts_with('[') && host.ends_with(']');
+        is_host && is_address && port.parse::<u16>().is_ok_and(|port| port > 0)
+    });
+    match is_accepted {
+        true => Ok(Some(text)),
+        false => Err(refused(format!(
+            "{text:?}: a host and a port is accepted, as in \"collector.example:514\" or \"[::1]:514\""
+        ))),
+    }
+}
+
 /// Reads the reserved key of the PROXY protocol.
 pub(super) fn proxy_protocol<'de, D>(deserializer: D) -> Result<bool, D::Error>
 where
@@ -109,6 +140,18 @@ where
 {
     let keys = Vec::<String>::deserialize(deserializer)?;
     Keys::from_hex(keys).map_err(|error| refused(error.message()))
+}
+
+/// Makes the error of a value that a module refused; the message names its key.
+pub(super) fn check<T, E: Error>(made: Result<T, ConfigError>) -> Result<(), E> {
+    match made {
+        Ok(_) => Ok(()),
+        Err(error) => Err(refused(format_args!(
+            "{}: {}",
+            error.field(),
+            error.message()
+        ))),
+    }
 }
 
 /// Makes the error of a value that is of the right type and not accepted.
@@ -198,7 +241,7 @@ impl Value for HeaderValue {
 impl Value for crate::tls::TlsVersion {
     fn parse(text: &str) -> Result<Self, String> {
         text.parse()
-            .map_err(|error: crate::error::ConfigError| error.message().to_owned())
+            .map_err(|error: ConfigError| error.message().to_owned())
     }
 }
 
