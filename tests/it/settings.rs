@@ -72,12 +72,31 @@ retry_statuses = [502, 503, 504]
 backoff = { base = "25ms", max = "250ms", retry_after = "1s" }
 [access_log]
 file = "access.jsonl"
+format = "logfmt"
+rotate = { size = "100MiB", every = "1d", keep = 7 }
+sample = { ratio = 0.1, slow = "1s" }
+fields = "ecs"
 node = "lb-1"
+query = false
+referer = true
+[[access_log.outputs]]
+syslog = { unix = "/dev/log", facility = "daemon", app_name = "shop", cee = true }
+[[access_log.outputs]]
+tcp = "collector.example:9000"
 [admin]
 address = "127.0.0.1:9900"
+metrics = true
+status = true
+token = "a-token-from-a-secret-store"
 "#;
 
 const HEDGE: &str = "hedge = { after = \"p95\", at_least = \"50ms\" }";
+const ROTATE: &str = "rotate = { size = \"100MiB\", every = \"1d\", keep = 7 }";
+const SAMPLE: &str = "sample = { ratio = 0.1, slow = \"1s\" }";
+const SYSLOG: &str =
+    "syslog = { unix = \"/dev/log\", facility = \"daemon\", app_name = \"shop\", cee = true }";
+const TCP: &str = "tcp = \"collector.example:9000\"";
+const TOKEN: &str = "token = \"a-token-from-a-secret-store\"";
 const BACKOFF: &str = "backoff = { base = \"25ms\", max = \"250ms\", retry_after = \"1s\" }";
 
 fn refused(text: &str) -> SettingsError {
@@ -109,6 +128,129 @@ fn every_key_is_read() {
     assert_eq!(settings.lame_duck().as_secs(), 5);
     assert_eq!(settings.drain().as_secs(), 30);
     let _balancer = settings.load_balancer(&pool).build();
+    let log = settings.access_log.as_ref().unwrap();
+    assert!(log.referer && !log.query);
+    assert_eq!(log.outputs.len(), 2);
+    let token = settings.admin_token().unwrap().unwrap();
+    assert_eq!(token.expose(), "a-token-from-a-secret-store");
+}
+
+#[test]
+fn an_access_log_has_an_output_and_no_key_without_effect() {
+    let rest = "[[listen]]\naddress = \"[::]:80\"\n[pool]\n[[pool.backends]]\nid = \"a\"\nurl = \"http://a\"\n";
+    for fine in [
+        "[access_log]\nfile = \"stdout\"\n",
+        "[access_log]\noutputs = [{ udp = \"[::1]:514\" }, { unix = \"/a\" }]\n",
+        "access_log = { outputs = [{ tcp = \"a:1\" }] }\n",
+        "[[access_log.outputs]]\nfile = \"stdout\"\n[[access_log.outputs]]\ntcp = \"a:1\"\n",
+    ] {
+        let text = if fine.starts_with('[') {
+            format!("{rest}{fine}")
+        } else {
+            format!("{fine}{rest}")
+        };
+        Settings::from_toml(&text).expect(fine);
+    }
+    for (bad, wanted) in [
+        (
+            "[access_log]\nnode = \"lb-1\"\n",
+            "line 7: [access_log]: the key `file` is missing, or one or more `outputs`",
+        ),
+        (
+            "[access_log]\nsample = { ratio = 0.1 }\noutputs = [{ tcp = \"a:1\" }]\n",
+            "line 8: [access_log] sample: for `file` only: each of the `outputs` has its own",
+        ),
+        (
+            "[access_log]\noutputs = [{ tcp = \"a:1\" }, { format = \"json\" }]\n",
+            "line 8: [access_log] outputs: the place is missing: one of `file`",
+        ),
+        (
+            "[[access_log.outputs]]\ntcp = \"a:1\"\n[[access_log.outputs]]\nformat = \"json\"\n",
+            "line 9: [[access_log.outputs]]: the place is missing: one of `file`, `syslog`, `tcp`, `udp` and `unix`",
+        ),
+        (
+            "[access_log]\nfile = \"stdout\"\nrotate = { every = \"1d\" }\n",
+            "line 9: [access_log] rotate: for a `file` that is a path only",
+        ),
+        (
+            "[[access_log.outputs]]\ntcp = \"a:0\"\n[[access_log.outputs]]\ntcp = \"a\"\n",
+            "line 8: [[access_log.outputs]] tcp: \"a:0\": a host and a port is accepted",
+        ),
+        (
+            "[access_log]\nfile = \"x\"\n[access_log.rotate]\nkeep = 0\n",
+            "line 10: [access_log.rotate] keep: 0 is not from 1 to 999",
+        ),
+        (
+            "[access_log]\nfile = 5\nformat = \"json\"\nrotate = { keep = 2 }\n",
+            "line 8: [access_log] file: 5: a text in quotes is accepted",
+        ),
+        (
+            "[access_log]\noutputs = [{ syslog = { udp = \"a\" } }]\n",
+            "line 8: [access_log] outputs: \"a\": a host and a port is accepted",
+        ),
+    ] {
+        let text = format!("{rest}{bad}");
+        let error = refused(&text).to_string();
+        assert!(error.starts_with(wanted), "{bad}\n{error}");
+        let all = mistakes(&text);
+        assert_eq!(all[0], error, "{all:#?}");
+        assert_eq!(
+            all.len(),
+            bad.matches("tcp = \"a\"").count() + 1,
+            "{all:#?}"
+        );
+    }
+}
+
+#[test]
+fn a_token_is_read_from_its_file_and_never_shown() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("admin.token");
+    let with = |line: &str| GOOD.replace(TOKEN, line);
+    let text = with(&format!("token_file = {path:?}"));
+    let settings = Settings::from_toml(&text).unwrap();
+    assert!(settings.admin_token().is_err(), "there is no file");
+    for (content, is_accepted) in [
+        ("sixteen-letters!", true),
+        ("sixteen-letters!\r\n", true),
+        ("fifteen-letters", false),
+        ("two words, and more", false),
+        ("", false),
+    ] {
+        std::fs::write(&path, content).unwrap();
+        match settings.admin_token() {
+            Ok(token) => {
+                assert!(is_accepted, "{content:?}");
+                assert_eq!(token.unwrap().expose(), "sixteen-letters!");
+            }
+            Err(error) => {
+                assert!(!is_accepted, "{content:?}");
+                assert_eq!(error.location(), "[admin] token_file");
+                let shows = !content.is_empty() && error.to_string().contains(content);
+                assert!(!shows, "{error}");
+                let all = mistakes(&text);
+                assert_eq!(all, [error.to_string()]);
+            }
+        }
+    }
+    for bad in [
+        "token = \"s3cret\"",
+        "token = 5353535353535353",
+        "token = [\"s3cret\"]",
+    ] {
+        for mistake in mistakes(&with(bad)) {
+            let shows = mistake.contains("s3cret") || mistake.contains("5353");
+            assert!(!shows, "{mistake}");
+        }
+    }
+    let shown = format!("{:?}", Settings::from_toml(GOOD).unwrap());
+    assert!(!shown.contains("a-token-from"), "{shown}");
+    let off = with("").replace("status = true", "status = false\ntoken_file = \"x\"");
+    let error = refused(&off).to_string();
+    assert!(
+        error.contains("[admin] token_file: for the API beside the status page"),
+        "{error}"
+    );
 }
 
 #[test]
@@ -621,9 +763,129 @@ fn each_bad_value_is_refused_by_line_section_and_reason() {
             "[access_log]: unknown key `nodes`",
         ),
         (
+            "format = \"logfmt\"",
+            "format = \"xml\"",
+            "[access_log] format: \"xml\": \"json\", \"logfmt\" or \"combined\" is accepted",
+        ),
+        (
+            ROTATE,
+            "rotate = { size = \"100MB\" }",
+            "[access_log] rotate: \"100MB\": a number with a unit is accepted, as in \"512KiB\"",
+        ),
+        (
+            ROTATE,
+            "rotate = { size = \"100B\" }",
+            "[access_log] rotate: size: 100 is less than 1024 bytes",
+        ),
+        (
+            ROTATE,
+            "rotate = { every = \"0s\" }",
+            "[access_log] rotate: every: 0ns is not whole seconds, 1 or more",
+        ),
+        (
+            ROTATE,
+            "rotate = { keep = 1000 }",
+            "[access_log] rotate: keep: 1000 is not from 1 to 999",
+        ),
+        (
+            ROTATE,
+            "rotate = { weekly = true }",
+            "[access_log]: unknown key `weekly`; accepted: `size`, `every`, `keep`",
+        ),
+        (
+            SAMPLE,
+            "sample = { ratio = 1.5 }",
+            "[access_log] sample: ratio: 1.5 is not from 0 to 1",
+        ),
+        (
+            SAMPLE,
+            "sample = { slow = \"1\" }",
+            "[access_log] sample: \"1\": a number with a unit",
+        ),
+        (
+            "fields = \"ecs\"",
+            "fields = \"elastic\"",
+            "[access_log] fields: \"elastic\": \"own\", \"otel\" or \"ecs\" is accepted",
+        ),
+        (
+            "query = false",
+            "query = \"off\"",
+            "[access_log] query: \"off\": true or false is accepted",
+        ),
+        (
+            SYSLOG,
+            "syslog = { unix = \"/dev/log\", facility = \"local8\" }",
+            "[[access_log.outputs]] syslog: facility: \"local8\" is none of user, daemon",
+        ),
+        (
+            SYSLOG,
+            "syslog = { unix = \"/dev/log\", app_name = \"a b\" }",
+            "[[access_log.outputs]] syslog: app_name: ",
+        ),
+        (
+            SYSLOG,
+            "syslog = { cee = true }",
+            "[[access_log.outputs]] syslog: the address is missing: one of `unix`, `udp` and `tcp` is accepted",
+        ),
+        (
+            SYSLOG,
+            "syslog = { udp = \"a:1\", tcp = \"a:1\" }",
+            "[[access_log.outputs]] syslog: one of `unix`, `udp` and `tcp` is accepted",
+        ),
+        (
+            TCP,
+            "tcp = \"collector.example\"",
+            "[[access_log.outputs]] tcp: \"collector.example\": a host and a port is accepted",
+        ),
+        (
+            TCP,
+            "udp = \"::1:514\"",
+            "[[access_log.outputs]] udp: \"::1:514\": a host and a port is accepted",
+        ),
+        (
+            TCP,
+            "unix = \"/a\"\ntcp = \"a:1\"",
+            "[[access_log.outputs]] unix: beside `tcp`: one of `file`, `syslog`",
+        ),
+        (
+            TCP,
+            "rotate = { size = \"1MiB\" }\ntcp = \"a:1\"",
+            "[[access_log.outputs]] rotate: for a `file` that is a path only",
+        ),
+        (
+            TCP,
+            "file = \"access.jsonl\"",
+            "[[access_log.outputs]] file: another output writes to this file",
+        ),
+        (
+            TCP,
+            "sample = { ratio = -1.0 }\ntcp = \"a:1\"",
+            "[[access_log.outputs]] sample: ratio: -1 is not from 0 to 1",
+        ),
+        (
             "address = \"127.0.0.1:9900\"",
             "address = \"x\"",
             "[admin] address: ",
+        ),
+        (
+            "metrics = true",
+            "metrics = \"/metrics\"",
+            "[admin] metrics: \"/metrics\": true or false is accepted",
+        ),
+        (
+            TOKEN,
+            "token = \"fifteen-letters\"",
+            "[admin] token: 16 or more visible ASCII characters are accepted",
+        ),
+        (
+            TOKEN,
+            "token_file = \"x\"\ntoken = \"a-token-from-a-secret-store\"",
+            "[admin] token_file: beside `token`: one of the two is accepted",
+        ),
+        (
+            TOKEN,
+            "token = \"a-token-from-a-secret-store\"\n[sticks]",
+            "[sticks]: unknown section",
         ),
         ("[admin]", "[adm]", "[adm]: unknown section `adm`"),
     ];

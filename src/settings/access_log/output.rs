@@ -180,7 +180,7 @@ impl Draft {
         ];
         let mut places = places.iter().filter(|(_, is_given)| *is_given);
         let Some((place, _)) = places.next() else {
-            return refused("", ONE_PLACE);
+            return refused("", &format!("the place is missing: {ONE_PLACE}"));
         };
         if let Some((second, _)) = places.next() {
             return refused(second, &format!("beside `{place}`: {ONE_PLACE}"));

@@ -63,7 +63,10 @@ impl Draft {
             (Some(path), None, None) => Syslog::unix(path),
             (None, Some(address), None) => Syslog::udp(address),
             (None, None, Some(address)) => Syslog::tcp(address),
-            _ => return Err(refused("one of `unix`, `udp` and `tcp` is accepted")),
+            (None, None, None) => {
+                return Err(refused(&format!("the address is missing: {ONE_ADDRESS}")));
+            }
+            _ => return Err(refused(ONE_ADDRESS)),
         };
         let mut syslog = syslog.cee(given.cee);
         if let Some(facility) = given.facility {
@@ -77,3 +80,5 @@ impl Draft {
         }
     }
 }
+
+const ONE_ADDRESS: &str = "one of `unix`, `udp` and `tcp` is accepted";

@@ -85,7 +85,12 @@ impl MistakeFinder {
         let line = error.line();
         let begins_there = |e: &&Entry| Some(self.line_of(e.name.start)) == line;
         let entry = entries.iter().find(begins_there);
-        self.found.push(error);
+        // A part is missing because it was wrong, and blanked.
+        let follows = error.message().contains(" is missing")
+            && entry.is_some_and(|e| self.has_blanked_in(&path_of(&e.table, &e.key)));
+        if !follows {
+            self.found.push(error);
+        }
         entry.is_some_and(|entry| self.blank(entry, &entries))
     }
 

@@ -115,7 +115,7 @@ fn required(section: &str) -> &'static [(&'static str, &'static str)] {
             "keys",
             "[\"5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a\"]",
         )],
-        "access_log" => &[("file", "\"access.jsonl\"")],
+        "access_log" | "access_log.outputs" => &[("file", "\"access.jsonl\"")],
         "admin" => &[("address", "\"127.0.0.1:9900\"")],
         _ => &[],
     }
@@ -131,6 +131,16 @@ fn needed_by(path: &str) -> &'static [(&'static str, &'static str)] {
         "health.send" | "health.expect" => &[("type", "\"tcp\"")],
         "health.service" => &[("type", "\"grpc\"")],
         "proxy.client_field" => &[("trusted", "[\"10.0.0.0/8\"]")],
+        "access_log.rotate.keep" | "access_log.outputs.rotate.keep" => {
+            &[("rotate.size", "\"1MiB\"")]
+        }
+        "access_log.sample.ratio" | "access_log.outputs.sample.ratio" => {
+            &[("sample.slow", "\"3s\"")]
+        }
+        "access_log.sample.slow" | "access_log.outputs.sample.slow" => &[("sample.ratio", "0.5")],
+        "access_log.outputs.syslog.facility"
+        | "access_log.outputs.syslog.app_name"
+        | "access_log.outputs.syslog.cee" => &[("syslog.unix", "\"/dev/log\"")],
         _ => &[],
     }
 }
@@ -139,20 +149,30 @@ fn needed_by(path: &str) -> &'static [(&'static str, &'static str)] {
 fn with(row: &Row, line: &str, folder: &Path) -> Settings {
     let mut text = String::new();
     let mut sections = vec!["listen", "listen.tls", "pool", "pool.backends"];
-    if !sections.contains(&row.section) {
+    if row.section == "access_log.outputs" {
+        sections.push("access_log.outputs");
+    } else if !sections.contains(&row.section) {
         sections.push(row.section);
     }
     for section in sections {
         let header = match section {
-            "listen" | "pool.backends" => format!("[[{section}]]"),
+            "listen" | "pool.backends" | "access_log.outputs" => format!("[[{section}]]"),
             section => format!("[{section}]"),
         };
         let _ = writeln!(text, "{header}");
         let is_here = section == row.section;
         let needed = if is_here { needed_by(&row.path()) } else { &[] };
         for (key, value) in required(section).iter().chain(needed) {
-            // The row's own line stands for what it sets.
-            if !is_here || !line.starts_with(&format!("{key} = ")) {
+            // The row's own line stands for what it sets, and an output has one place.
+            let first = key.split('.').next().unwrap();
+            let is_set = [*key, first]
+                .iter()
+                .any(|key| line.starts_with(&format!("{key} = ")));
+            let has_place = ["syslog", "tcp", "udp", "unix"].iter().any(|place| {
+                let is_needed = needed.iter().any(|(key, _)| key.starts_with(place));
+                *key == "file" && (is_needed || line.starts_with(place))
+            });
+            if !is_here || !is_set && !has_place {
                 let _ = writeln!(text, "{key} = {value}");
             }
         }
@@ -160,7 +180,7 @@ fn with(row: &Row, line: &str, folder: &Path) -> Settings {
             let _ = writeln!(text, "{line}");
         }
     }
-    for name in ["cert.pem", "key.pem"] {
+    for name in ["cert.pem", "key.pem", "access.jsonl", "access.log"] {
         let path = folder.join(name);
         text = text.replace(&format!("\"{name}\""), &format!("{path:?}"));
     }
@@ -180,7 +200,6 @@ fn made_of(settings: &Settings) -> String {
         http = http.min_rate(rate).unwrap();
     }
     let backends = settings.backends();
-    let log = settings.access_log.as_ref();
     let failover = format!("{:?}", settings.failover_layer());
     // The layer's latency window knows when it was made.
     let failover = match (
@@ -206,7 +225,7 @@ fn made_of(settings: &Settings) -> String {
             settings.sticky_layer(&pool),
             (settings.proxy(), settings.forwarded_layer()),
             failover,
-            log.map(|log| log.pass_request_id.unwrap_or(true)),
+            (settings.access_log().unwrap(), &settings.admin),
         )
     )
 }
