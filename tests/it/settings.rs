@@ -882,11 +882,6 @@ fn each_bad_value_is_refused_by_line_section_and_reason() {
             "token_file = \"x\"\ntoken = \"a-token-from-a-secret-store\"",
             "[admin] token_file: beside `token`: one of the two is accepted",
         ),
-        (
-            TOKEN,
-            "token = \"a-token-from-a-secret-store\"\n[sticks]",
-            "[sticks]: unknown section",
-        ),
         ("[admin]", "[adm]", "[adm]: unknown section `adm`"),
     ];
     for (was, becomes, wanted) in table {

@@ -3,7 +3,7 @@
 use crate::settings::{
     SettingsError,
     draft::Draft,
-    entry::{Entry, entries, path_of},
+    entry::{Entry, entries, is_header, path_of},
     parser_messages,
 };
 
@@ -84,7 +84,12 @@ impl MistakeFinder {
         let entries = entries(&self.text);
         let line = error.line();
         let begins_there = |e: &&Entry| Some(self.line_of(e.name.start)) == line;
-        let entry = entries.iter().find(begins_there);
+        // A header names the tables around its own, too.
+        let is_own = |e: &&Entry| {
+            begins_there(e) && is_header(&self.text, &e.value) && e.value.start <= e.name.start
+        };
+        let own = entries.iter().find(is_own);
+        let entry = own.or_else(|| entries.iter().find(begins_there));
         // A part is missing because it was wrong, and blanked.
         let follows = error.message().contains(" is missing")
             && entry.is_some_and(|e| self.has_blanked_in(&path_of(&e.table, &e.key)));
