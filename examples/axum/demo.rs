@@ -9,7 +9,10 @@ use evenkeel::{
 };
 use tokio::net::TcpListener;
 
-use crate::listeners::{Listener, Listeners, bind};
+use crate::{
+    listeners::{Listener, Listeners, bind},
+    operators::Operators,
+};
 
 #[expect(clippy::print_stdout, reason = "the example prints to a terminal")]
 pub(crate) async fn start() -> Result<(LoadBalancer, Listeners), BoxError> {
@@ -39,6 +42,7 @@ pub(crate) async fn start() -> Result<(LoadBalancer, Listeners), BoxError> {
         lame_duck: None,
         drain: Duration::from_secs(5),
         events: (None, None),
+        operators: Operators::default(),
     };
     Ok((LoadBalancer::new(pool), listeners))
 }

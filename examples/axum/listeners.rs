@@ -21,6 +21,8 @@ use tokio::{
     task::JoinSet,
 };
 
+use crate::operators::Operators;
+
 /// Open listeners.
 pub(crate) struct Listeners {
     pub(crate) listeners: Vec<Listener>,
@@ -31,6 +33,7 @@ pub(crate) struct Listeners {
     pub(crate) drain: Duration,
     /// What records connections.
     pub(crate) events: (Option<MetricsLayer>, Option<AccessLogLayer>),
+    pub(crate) operators: Operators,
 }
 
 pub(crate) struct Listener {
@@ -68,6 +71,7 @@ impl Listeners {
             lame_duck: asked.then_some((readiness, lame_duck)),
             drain: settings.drain(),
             events: (None, None),
+            operators: Operators::default(),
         })
     }
 
@@ -113,6 +117,7 @@ impl Listeners {
         if let Some(readiness) = readiness {
             readiness.fail("shutting down");
         }
+        self.operators.close();
         stop.send_replace(());
         while let Some(served) = serving.join_next().await {
             served??;

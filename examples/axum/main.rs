@@ -41,7 +41,7 @@ use tower_http::{
     timeout::TimeoutLayer,
 };
 
-use crate::listeners::Listeners;
+use crate::{listeners::Listeners, operators::Operators};
 
 /// Builds the router. A balancer with a log gives each request an id; without a log, tower-http
 /// does.
@@ -126,10 +126,12 @@ fn serve(settings: &Settings) -> Result<(), BoxError> {
             balancer = balancer.metrics(layer.clone())?;
         }
         let readiness = Readiness::new(pool.clone());
-        operators::serve(settings, &readiness, metrics.as_ref(), log.as_ref()).await?;
+        let (stats, lines) = (metrics.as_ref(), log.as_ref());
+        let operators = Operators::serve(settings, &readiness, stats, lines).await?;
         let _reopened = log.map(reopen_at_hangup).transpose()?;
         let mut listeners = Listeners::from_settings(settings, readiness, &pool)?;
         listeners.events = (metrics, log_layer);
+        listeners.operators = operators;
         let served = listeners.serve(app(balancer.build(), has_log)).await;
         if let Some(file) = state_file {
             file.finish();

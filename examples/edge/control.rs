@@ -15,7 +15,8 @@ use tokio::{
 };
 
 use crate::{
-    Loaded, operators,
+    Loaded,
+    operators::Operators,
     reload::Running,
     state_file::StateFile,
     worker::{ListenerPlan, Worker, fix_port},
@@ -55,7 +56,7 @@ async fn control(path: &str, loaded: Loaded) -> Result<(), BoxError> {
         });
     }
     let metrics = running.metrics.clone();
-    operators::serve(&settings, &readiness, metrics.as_ref(), log.as_ref()).await?;
+    let operators = Operators::serve(&settings, &readiness, metrics.as_ref(), log.as_ref()).await?;
     let lame_duck = settings.lame_duck();
     let workers = Worker {
         listeners: listeners.into(),
@@ -88,6 +89,7 @@ async fn control(path: &str, loaded: Loaded) -> Result<(), BoxError> {
     running.pool.close();
     readiness.fail("shutting down");
     tracing::info!(?lame_duck, "shutting down");
+    operators.close();
     stop.send_replace(());
     tokio::select! {
         ended = &mut joined => {

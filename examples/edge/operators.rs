@@ -5,11 +5,12 @@ use std::convert::Infallible;
 use axum::Router;
 use bytes::Bytes;
 use evenkeel::{
-    BoxError,
-    endpoints::{EndpointsLayer, Readiness},
+    BoxError, Pool,
+    admin::Admin,
+    endpoints::{Endpoints, EndpointsLayer, Readiness},
     metrics::{MetricsLayer, MetricsService},
     server,
-    settings::{AdminSettings, LogOutputs, Settings},
+    settings::{LogOutputs, Settings},
     stats::Stats,
 };
 use http::{Request, Response};
@@ -19,46 +20,69 @@ use tower::{Layer, Service};
 
 /// Makes the layer that records what `[admin]` shows; `None` if it shows nothing, so that requests
 /// do no work for it.
-pub(crate) fn metrics_layer(settings: &Settings, pool: &evenkeel::Pool) -> Option<MetricsLayer> {
+pub(crate) fn metrics_layer(settings: &Settings, pool: &Pool) -> Option<MetricsLayer> {
     let admin = settings.admin.as_ref()?;
     let is_shown = admin.metrics || admin.status;
     is_shown.then(|| MetricsLayer::new(Stats::new(pool.clone())))
 }
 
-/// Serves `/live`, `/ready` and what else `[admin]` asks for, until the process ends.
-pub(crate) async fn serve(
-    settings: &Settings,
-    readiness: &Readiness,
-    metrics: Option<&MetricsLayer>,
-    log: Option<&LogOutputs>,
-) -> Result<(), BoxError> {
-    let Some(admin) = &settings.admin else {
-        return Ok(());
-    };
-    let listener = TcpListener::bind(admin.address)
-        .await
-        .map_err(|error| format!("[admin] address: {}: {error}", admin.address))?;
-    let endpoints = EndpointsLayer::new(readiness.clone());
-    let stats = metrics.and_then(MetricsLayer::stats);
-    let mut router = Router::new();
-    if let Some(service) = metrics_service(admin, stats, log) {
-        router = router.route_service("/metrics", service);
+/// What runs on the listener for operators.
+#[derive(Clone, Default)]
+pub(crate) struct Operators {
+    page: Option<Admin>,
+}
+
+impl Operators {
+    /// Serves `/live`, `/ready` and what else `[admin]` asks for, until the process ends.
+    pub(crate) async fn serve(
+        settings: &Settings,
+        readiness: &Readiness,
+        metrics: Option<&MetricsLayer>,
+        log: Option<&LogOutputs>,
+    ) -> Result<Self, BoxError> {
+        let Some(admin) = &settings.admin else {
+            return Ok(Self::default());
+        };
+        let listener = TcpListener::bind(admin.address)
+            .await
+            .map_err(|error| format!("[admin] address: {}: {error}", admin.address))?;
+        let Some(stats) = metrics.and_then(MetricsLayer::stats) else {
+            start(listener, Endpoints::new(readiness.clone()))?;
+            return Ok(Self::default());
+        };
+        let metrics = || metrics_service(stats, log);
+        let endpoints = EndpointsLayer::new(readiness.clone());
+        let page = settings.status_page(stats.pool())?;
+        let page = page.map(|page| page.stats(stats.clone())).transpose()?;
+        let Some(mut page) = page else {
+            // Without both there are no numbers.
+            let router = Router::new().route_service("/metrics", metrics());
+            start(listener, endpoints.layer(router))?;
+            return Ok(Self::default());
+        };
+        if admin.metrics {
+            page = page.metrics(metrics());
+        }
+        start(listener, endpoints.layer(page.clone()))?;
+        Ok(Self { page: Some(page) })
     }
-    start(listener, endpoints.layer(router))
+
+    /// Ends the live updates of open pages, at the beginning of a shutdown. All else is served until
+    /// the end.
+    pub(crate) fn close(&self) {
+        if let Some(page) = &self.page {
+            page.close();
+        }
+    }
 }
 
 /// Makes the service of `/metrics`: all series, and the lines of the log.
-fn metrics_service(
-    admin: &AdminSettings,
-    stats: Option<&Stats>,
-    log: Option<&LogOutputs>,
-) -> Option<MetricsService> {
-    let stats = stats.filter(|_| admin.metrics)?;
-    let mut service = MetricsService::new(stats.clone());
-    if let Some(log) = log.cloned() {
-        service = service.source(move |visitor| log.visit(visitor));
+fn metrics_service(stats: &Stats, log: Option<&LogOutputs>) -> MetricsService {
+    let service = MetricsService::new(stats.clone());
+    match log.cloned() {
+        Some(log) => service.source(move |visitor| log.visit(visitor)),
+        None => service,
     }
-    Some(service)
 }
 
 fn start<S, B>(listener: TcpListener, service: S) -> Result<(), BoxError>

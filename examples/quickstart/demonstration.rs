@@ -23,10 +23,17 @@ use crate::{
     log::{Log, USER_AGENT},
 };
 
+pub(crate) struct Ports {
+    pub(crate) https: u16,
+    pub(crate) http: u16,
+    pub(crate) operators: u16,
+}
+
 pub(crate) struct Demonstration {
     /// A proxy is also a client: this one sends requests to the server.
     client: Proxy,
     server: Backend,
+    ports: Ports,
     log: Log,
     events: Events,
     answered: [usize; NAMES.len()],
@@ -36,7 +43,7 @@ pub(crate) struct Demonstration {
 
 impl Demonstration {
     pub(crate) fn new(
-        port: u16,
+        ports: Ports,
         certificate: &str,
         log: Log,
         events: Events,
@@ -44,7 +51,8 @@ impl Demonstration {
         let tls = ClientTls::roots_pem(certificate.as_bytes())?;
         Ok(Self {
             client: Proxy::new().connector(Connector::new().tls(tls)),
-            server: Backend::new("server", &format!("https://127.0.0.1:{port}"))?,
+            server: Backend::new("server", &format!("https://127.0.0.1:{}", ports.https))?,
+            ports,
             log,
             events,
             answered: [0; NAMES.len()],
@@ -53,7 +61,12 @@ impl Demonstration {
         })
     }
 
-    pub(crate) fn introduce(&self, https: u16, http: u16) {
+    pub(crate) fn introduce(&self, token: &str) {
+        let Ports {
+            https,
+            http,
+            operators,
+        } = self.ports;
         say(&format!(
             "evenkeel quickstart: three backends behind one address
 
@@ -66,6 +79,12 @@ Try, in another terminal:
   curl -k  https://127.0.0.1:{https}/ -c jar -b jar     # again: the same one, by its cookie
   curl -ki https://127.0.0.1:{https}/ --http1.1         # with the header fields
   curl -i  http://127.0.0.1:{http}/                    # 308, to https
+  curl -s  http://127.0.0.1:{operators}/metrics             # for Prometheus
+  curl -H 'authorization: Bearer {token}' -X POST \\
+           http://127.0.0.1:{operators}/backends/c/drain    # no new sessions there
+
+In a browser, http://127.0.0.1:{operators}/status shows backend {VICTIM} die and come back; its buttons
+drain a backend with the token {token}.
 
 Your requests are logged here, one JSON line each. Meanwhile the demonstration
 sends {RATE} requests a second; backend {VICTIM} dies after {STOP} s and comes back after {RESTART} s.
@@ -83,6 +102,10 @@ start), so that its caches and connections are warm before the load is full.
             self.failures.push(error.to_string());
         }
         let second = self.log.second_tries();
+        match self.numbers().await {
+            Ok(numbers) => say(&numbers),
+            Err(error) => self.failures.push(error.to_string()),
+        }
         say(&match self.failures.first() {
             None => format!(
                 "\n{} requests, and none failed: {second} met the dead backend and were answered by\n\
@@ -96,6 +119,23 @@ start), so that its caches and connections are warm before the load is full.
             ),
         });
         std::future::pending().await
+    }
+
+    /// Asks for the metrics, and returns those that tell what happened.
+    async fn numbers(&mut self) -> Result<String, BoxError> {
+        let url = format!("http://127.0.0.1:{}", self.ports.operators);
+        let mut request = Request::get("/metrics").body(Empty::<Bytes>::new())?;
+        let operators = Selected(Backend::new("operators", &url)?);
+        request.extensions_mut().insert(operators);
+        let response = self.client.call(request).await?;
+        let text = response.into_body().collect().await?.to_bytes();
+        let text = String::from_utf8(text.to_vec())?;
+        let is_shown = |line: &&str| SHOWN.iter().any(|name| line.starts_with(name));
+        let shown: Vec<_> = text.lines().filter(is_shown).collect();
+        Ok(format!(
+            "\nWhat the metrics say: which backend failed, and that retries hid it from clients.\n  {}",
+            shown.join("\n  ")
+        ))
     }
 
     pub(crate) fn failed(&self) -> usize {
@@ -193,6 +233,12 @@ fn say(text: &str) {
     println!("{text}");
 }
 
+/// The metrics that tell what happened.
+const SHOWN: [&str; 3] = [
+    "evenkeel_requests_total{",
+    "evenkeel_backend_retries_total{",
+    "evenkeel_backend_health_transitions_total{",
+];
 /// The backend that dies.
 const VICTIM: usize = 1;
 /// Requests a second.

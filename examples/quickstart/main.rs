@@ -1,17 +1,19 @@
 //! The whole stack in one run, with nothing to prepare: three backends, a certificate, sticky
-//! sessions, health checks, failover and an access log. One backend dies and comes back while
-//! requests go on; none of them fails. The backend that came back gets little traffic at first: its
+//! sessions, health checks, failover, an access log, metrics and a status page. One backend dies and
+//! comes back while requests go on; none of them fails. The backend that came back gets little traffic at first: its
 //! share grows from a tenth to the whole within 30 s (`pool::Routing::slow_start`).
 //!
 //! ```sh
 //! cargo run --features full --example quickstart
 //! curl -k https://127.0.0.1:8443/                          # in turn: a, b, c
 //! curl -k -c jar -b jar https://127.0.0.1:8443/            # again and again: the same
+//! curl -s http://127.0.0.1:9900/metrics                    # /status is the page, for a browser
 //! ```
 
 mod backends;
 mod demonstration;
 mod log;
+mod operators;
 
 use std::{fs::File, io, io::Read, net::Ipv4Addr, process::ExitCode, time::Duration};
 
@@ -20,6 +22,8 @@ use evenkeel::{
     access_log::AccessLogLayer,
     failover::FailoverLayer,
     health::{Checks, HealthLayer},
+    metrics::MetricsLayer,
+    stats::Stats,
     sticky::{Keys, StickyLayer},
     tls::{Certificate, Certificates, HttpsRedirectLayer, TlsConfig, TlsLayer},
 };
@@ -30,7 +34,12 @@ use tokio::{
 };
 use tower::Layer;
 
-use crate::{backends::Backends, demonstration::Demonstration, log::Log};
+use crate::{
+    backends::Backends,
+    demonstration::{Demonstration, Ports},
+    log::Log,
+    operators::Operators,
+};
 
 #[tokio::main]
 async fn main() -> Result<ExitCode, BoxError> {
@@ -40,14 +49,17 @@ async fn main() -> Result<ExitCode, BoxError> {
     // The layers between a client and the backends, one line each.
     let log = Log::new()?;
     let access_log = AccessLogLayer::new(log.clone()).node("quickstart");
+    let stats = Stats::new(pool.clone());
+    let metrics = MetricsLayer::new(stats.clone());
     let balancer = LoadBalancer::builder(pool.clone())
+        .metrics(metrics.clone())?
         .access_log(access_log.clone())
         .sticky(StickyLayer::new(pool.clone(), Keys::new(random_key()?)))?
         .failover(FailoverLayer::new())
         .health(HealthLayer::new(pool.clone()).checks(every_second())?)?
         .build();
 
-    // Two listeners: https, and http that redirects there.
+    // Three listeners: https, http that redirects there, and one for operators.
     let names = ["localhost".to_owned(), "127.0.0.1".to_owned()];
     let own = rcgen::generate_simple_self_signed(names)?;
     let certificate = Certificate::pem(own.cert.pem(), own.signing_key.serialize_pem());
@@ -58,20 +70,26 @@ async fn main() -> Result<ExitCode, BoxError> {
     let redirect = HttpsRedirectLayer::new().port(https_port);
     let (stop, stopped) = watch::channel(());
     let secure = evenkeel::serve(https, balancer.clone())
-        .events(access_log)
+        .events((metrics, access_log))
         .shutdown(stop_signal(stopped.clone()))
         .drain_timeout(DRAIN)
         .layer(tls);
     let plain = evenkeel::serve(http, redirect.layer(balancer))
         .shutdown(stop_signal(stopped))
         .drain_timeout(DRAIN);
+    let operators = Operators::start(&pool, stats).await?;
     let served = async { tokio::try_join!(secure, plain) };
 
-    let mut demonstration = Demonstration::new(https_port, &own.cert.pem(), log, pool.subscribe())?;
+    let ports = Ports {
+        https: https_port,
+        http: http_port,
+        operators: operators.port,
+    };
+    let mut demonstration = Demonstration::new(ports, &own.cert.pem(), log, pool.subscribe())?;
     // Before anything is printed: a reader of it may send a signal at once.
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
-    demonstration.introduce(https_port, http_port);
+    demonstration.introduce(&operators.token);
     let demonstrated = async {
         tokio::select! {
             () = demonstration.run(backends) => {}
@@ -80,6 +98,7 @@ async fn main() -> Result<ExitCode, BoxError> {
         }
         // The checks end with the process: no event says so.
         pool.close();
+        operators.page.close();
         stop.send_replace(());
         demonstration.failed()
     };

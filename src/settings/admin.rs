@@ -71,6 +71,32 @@ impl Settings {
     pub fn admin_token(&self) -> Result<Option<AdminToken>, SettingsError> {
         self.draft.admin_token()
     }
+
+    /// Returns the status page of this pool with its API, under the name of `[access_log] node` and
+    /// with the token of `[admin]`; `None` without `[admin]`, and with `status = false`. A caller adds
+    /// numbers and `/metrics`: [`Admin::stats`](crate::admin::Admin::stats),
+    /// [`Admin::metrics`](crate::admin::Admin::metrics).
+    ///
+    /// # Errors
+    ///
+    /// As [`admin_token`](Self::admin_token).
+    #[cfg(feature = "admin")]
+    pub fn status_page(
+        &self,
+        pool: &crate::pool::Pool,
+    ) -> Result<Option<crate::admin::Admin>, SettingsError> {
+        if !self.admin.as_ref().is_some_and(|admin| admin.status) {
+            return Ok(None);
+        }
+        let node = self.access_log.as_ref().and_then(|log| log.node.as_deref());
+        let page = crate::admin::Admin::new(pool.clone()).name(node.unwrap_or_default());
+        let Some(token) = self.admin_token()? else {
+            return Ok(Some(page));
+        };
+        let page = page.token("operator", token.expose());
+        page.map(Some)
+            .map_err(|error| self.draft.at(at("token"), &error))
+    }
 }
 
 impl Draft {
