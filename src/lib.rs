@@ -234,7 +234,9 @@ pub use server::serve;
     feature = "proxy",
     feature = "server",
     feature = "sticky",
-    feature = "access-log"
+    feature = "access-log",
+    feature = "metrics",
+    feature = "admin"
 ))]
 #[doc = include_str!("../README.md")]
 struct Readme;

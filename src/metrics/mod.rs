@@ -129,7 +129,8 @@
 //!   `rate(evenkeel_backend_connections_opened_total[5m])`. A series of its own would count an attempt
 //!   before its connection and so fall back, which Prometheus takes for a restart.
 //!
-//! Series of your own, such as the lines of a log or the expiry of certificates, are added with
+//! The example `edge` adds `evenkeel_log_lines_total`, the lines of its log (`LogOutputs::visit` of the
+//! module `settings`). Series of your own, such as the lines of a log or the expiry of certificates, are added with
 //! [`MetricsService::source`], and single values with [`Stats::gauge`](crate::stats::Stats::gauge).
 //!
 //! # A bridge to another library

@@ -7,6 +7,7 @@ mod edge;
 mod failure;
 mod load;
 mod operator;
+mod operators;
 mod others;
 mod process;
 mod quickstart;

@@ -22,7 +22,7 @@ use rustls::{
     pki_types::{CertificateDer, ServerName, UnixTime},
 };
 use tokio::{
-    io::{AsyncRead, AsyncWrite},
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
     net::TcpStream,
     time::{Instant, timeout},
 };
@@ -57,6 +57,30 @@ pub(super) async fn try_get(address: SocketAddr, path: &str) -> Result<Answer, B
 
 pub(super) async fn get(address: SocketAddr, path: &str) -> Answer {
     try_get(address, path).await.unwrap()
+}
+
+/// Posts nothing, with a bearer token unless it is empty.
+pub(super) async fn post(address: SocketAddr, path: &str, token: &str) -> Answer {
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    let authorization = match token {
+        "" => String::new(),
+        token => format!("authorization: Bearer {token}\r\n"),
+    };
+    let head = format!(
+        "POST {path} HTTP/1.1\r\nhost: {address}\r\n{authorization}content-length: 0\r\n\
+         connection: close\r\n\r\n"
+    );
+    stream.write_all(head.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    let read = stream.read_to_string(&mut answer);
+    timeout(PATIENCE, read).await.unwrap().unwrap();
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+    let status = head.split(' ').nth(1).unwrap().parse().unwrap();
+    Answer {
+        status,
+        headers: HeaderMap::new(),
+        body: body.to_owned(),
+    }
 }
 
 /// Gets a page with a new connection and nothing else between the clock and the answer; returns

@@ -261,8 +261,9 @@ address = "127.0.0.1:0"
     for (path, status) in [
         ("/live", 200),
         ("/ready", 200),
-        ("/metrics", 404),
-        ("/status", 404),
+        ("/metrics", 200),
+        ("/status", 200),
+        ("/nothing", 404),
     ] {
         assert_eq!(get(admin, path).await.status, status, "{path}");
     }
