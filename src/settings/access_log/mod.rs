@@ -2,6 +2,7 @@
 
 mod opened;
 mod output;
+mod sample;
 mod syslog;
 
 use std::path::PathBuf;
@@ -20,7 +21,8 @@ use crate::access_log::{AccessLogLayer, FieldNames, Format};
 pub(super) use self::output::OutputPart;
 pub use self::{
     opened::LogOutputs,
-    output::{OutputSettings, RotateSettings, SampleSettings},
+    output::{OutputSettings, RotateSettings},
+    sample::SampleSettings,
     syslog::SyslogSettings,
 };
 
@@ -35,7 +37,7 @@ pub struct AccessLogSettings {
     /// What the lines of `file` look like; JSON if absent.
     #[serde(default, deserialize_with = "value::optional")]
     pub format: Option<Format>,
-    /// When `file` is begun anew; never if absent.
+    /// When `file` is begun again; never if absent.
     pub rotate: Option<RotateSettings>,
     /// Which lines `file` gets; all if absent.
     pub sample: Option<SampleSettings>,

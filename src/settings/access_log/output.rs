@@ -7,9 +7,12 @@ use std::{
 
 use serde::{Deserialize, Deserializer};
 
-use super::{AccessLogFile, SyslogSettings};
+use super::{
+    AccessLogFile, SyslogSettings,
+    sample::{NotOpen, SampleSettings},
+};
 use crate::{
-    access_log::{Entry, Format, Lines, Output, Rotation, Sampled, Sink, Syslog},
+    access_log::{Format, Lines, Output, Rotation, Sampled, Sink, Syslog},
     error::ConfigError,
     settings::{SettingsError, draft::Draft, value},
 };
@@ -35,7 +38,7 @@ pub struct OutputSettings {
     /// What a line looks like; JSON if absent.
     #[serde(default, deserialize_with = "value::optional")]
     pub format: Option<Format>,
-    /// When the file is begun anew; never if absent.
+    /// When the file is begun again; never if absent.
     pub rotate: Option<RotateSettings>,
     /// Which lines the output gets; all if absent.
     pub sample: Option<SampleSettings>,
@@ -55,19 +58,6 @@ pub struct RotateSettings {
     /// The files that are kept beside the current one; 7 if absent.
     #[serde(default, deserialize_with = "keep")]
     pub keep: Option<u32>,
-}
-
-/// `sample` of an output
-#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
-#[serde(deny_unknown_fields)]
-#[non_exhaustive]
-pub struct SampleSettings {
-    /// The share of the lines of usual requests that is kept; all if absent.
-    #[serde(default, deserialize_with = "ratio")]
-    pub ratio: Option<f64>,
-    /// The time from which on a request's line is always kept; 1 s if absent.
-    #[serde(default, deserialize_with = "value::optional")]
-    pub slow: Option<Duration>,
 }
 
 fn size<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u64>, D::Error> {
@@ -93,13 +83,6 @@ fn keep<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u32>, D::Er
     Ok(Some(files))
 }
 
-fn ratio<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<f64>, D::Error> {
-    let ratio = f64::deserialize(deserializer)?;
-    let checked = Sampled::new(NotOpen).ratio(ratio);
-    value::check(checked)?;
-    Ok(Some(ratio))
-}
-
 impl RotateSettings {
     /// The values were checked when they were read.
     fn rotation(&self) -> Result<Rotation, ConfigError> {
@@ -117,20 +100,6 @@ impl RotateSettings {
     }
 }
 
-impl SampleSettings {
-    /// The values were checked when they were read.
-    fn sampled(&self) -> Result<Sampled<NotOpen>, ConfigError> {
-        let mut sampled = Sampled::new(NotOpen);
-        if let Some(slow) = self.slow {
-            sampled = sampled.slow(slow);
-        }
-        match self.ratio {
-            Some(ratio) => sampled.ratio(ratio),
-            None => Ok(sampled),
-        }
-    }
-}
-
 /// An output that was checked and is not open.
 #[derive(Clone, Debug)]
 pub(in crate::settings) struct OutputPart {
@@ -139,18 +108,6 @@ pub(in crate::settings) struct OutputPart {
     destination: Destination,
     format: Format,
     sample: Option<Sampled<NotOpen>>,
-}
-
-/// Stands for the sink of an output until it is open.
-#[derive(Clone, Copy, Debug)]
-struct NotOpen;
-
-impl Sink for NotOpen {
-    fn enabled(&self) -> bool {
-        false
-    }
-
-    fn record(&self, _entry: &Entry<'_>) {}
 }
 
 #[derive(Clone, Debug)]

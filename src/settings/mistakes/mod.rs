@@ -4,7 +4,11 @@
 //! each module still decides itself what it accepts, and a mistake hides no other. A mistake that
 //! only follows from the blanks is not reported.
 
-use std::{fs, io, path::Path};
+use std::{
+    fs, io,
+    path::Path,
+    sync::atomic::{AtomicU64, Ordering::Relaxed},
+};
 
 use toml::de::DeTable;
 
@@ -76,7 +80,9 @@ pub(super) fn can_write(path: &Path) -> io::Result<()> {
         Ok(_) => Ok(()),
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             let name = path.file_name().unwrap_or_default().to_string_lossy();
-            let probe = format!(".{name}.{}.check", std::process::id());
+            // Another thread may check the same file.
+            let number = PROBES.fetch_add(1, Relaxed);
+            let probe = format!(".{name}.{}.{number}.check", std::process::id());
             let probe = path.with_file_name(probe);
             fs::File::create_new(&probe)?;
             fs::remove_file(probe)
@@ -84,3 +90,6 @@ pub(super) fn can_write(path: &Path) -> io::Result<()> {
         Err(error) => Err(error),
     }
 }
+
+/// The number of files that were made for a check, for their names.
+static PROBES: AtomicU64 = AtomicU64::new(0);
