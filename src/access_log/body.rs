@@ -110,6 +110,7 @@ where
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
         let mut this = self.project();
+        let ends = this.line.ends();
         let frame = ready!(this.inner.as_mut().poll_frame(cx));
         if let Some(Ok(frame)) = &frame {
             if let Some(data) = frame.data_ref() {
@@ -120,7 +121,7 @@ where
         match &frame {
             Some(Ok(_)) if !this.inner.is_end_stream() => {}
             Some(Err(error)) => this.line.fail(error),
-            _ => this.line.finish(),
+            _ => this.line.finish_in_poll(ends),
         }
         Poll::Ready(frame)
     }

@@ -27,7 +27,9 @@ use super::{
     truncated::Field,
 };
 use crate::context::service_poll;
-use crate::context::{AuthFailure, ConnInfo, Exchange, LogFields, TraceContext, Tunnel, User};
+use crate::context::{
+    AuthFailure, ConnInfo, Exchange, ExchangeSummary, LogFields, TraceContext, Tunnel, User,
+};
 
 /// The line of one request; empty if the sink is not enabled, and once the line is written.
 ///
@@ -48,7 +50,7 @@ struct OpenLine {
 struct Progress {
     config: Arc<Config>,
     exchange: Exchange,
-    /// Its scheme is shown if the authentication fails.
+    /// Its scheme is shown if the authentication fails. `None` from the response's head on.
     authorization: Option<HeaderValue>,
     status: Option<StatusCode>,
     /// The time to the response's head.
@@ -59,10 +61,20 @@ struct Progress {
     /// Bytes of the response's body so far.
     sent: u64,
     tunnel: Option<Tunnel>,
-    /// The response's head is its end, so that the clock need not be read again.
-    ends_at_head: bool,
     /// The id, if the client gets it back.
     returned_id: Option<HeaderValue>,
+    end: EndClock,
+}
+
+/// What has read the clock for the end of a line.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum EndClock {
+    /// The attempt that ended last, in the poll that returned the response's last byte.
+    Attempt,
+    /// The response's head is its end.
+    Head,
+    /// It is to be read.
+    None,
 }
 
 impl Line {
@@ -146,8 +158,10 @@ impl Line {
                 progress.auth = extensions.get().cloned().map(Box::new);
                 progress.extensions = keeps_extensions.then(|| extensions.clone());
             }
+            // Taken, so that the download of a body keeps no credentials and no head alive.
+            let authorization = progress.authorization.take();
             if progress.auth.is_none() {
-                progress.auth = auth::derived_failure(response, progress.authorization.as_ref());
+                progress.auth = auth::derived_failure(response, authorization.as_ref());
             }
             if let Some(id) = progress.returned_id.take() {
                 let name = progress.config.request_id_field.clone();
@@ -175,10 +189,27 @@ impl Line {
         self.close(Ended::Whole);
     }
 
+    /// Returns the number of attempts that have ended, for [`finish_in_poll`](Self::finish_in_poll).
+    #[inline]
+    pub(super) fn ends(&self) -> u32 {
+        self.exchange().map_or(0, Exchange::ends)
+    }
+
+    /// As [`finish`](Self::finish), after a poll of the body that returned its end; `ends` is what
+    /// [`ends`](Self::ends) returned before that poll.
+    pub(super) fn finish_in_poll(&mut self, ends: u32) {
+        if let Some(progress) = self.progress_mut() {
+            if progress.exchange.ends() != ends {
+                progress.end = EndClock::Attempt;
+            }
+        }
+        self.finish();
+    }
+
     /// Ends the line with the head of the response, which has no body.
     pub(super) fn finish_at_head(&mut self) {
         if let Some(progress) = self.progress_mut() {
-            progress.ends_at_head = true;
+            progress.end = EndClock::Head;
         }
         self.finish();
     }
@@ -285,7 +316,7 @@ impl Progress {
             extensions: None,
             sent: 0,
             tunnel: None,
-            ends_at_head: false,
+            end: EndClock::None,
             returned_id: None,
         }
     }
@@ -294,18 +325,15 @@ impl Progress {
     fn set_status(&mut self, status: StatusCode) {
         let now = Instant::now();
         self.status = Some(status);
-        self.ttfb = Some(now.saturating_duration_since(self.exchange.began()));
-        self.exchange.set_head_at(now);
+        let ttfb = now.saturating_duration_since(self.exchange.began());
+        self.ttfb = Some(ttfb);
+        self.exchange.set_time_to_head(ttfb);
     }
 
     /// Hands the line to the sink.
     #[inline]
     fn close(&self, request: &KeptRequest, ended: Ended) {
         let began = self.exchange.began();
-        let duration = match self.ttfb {
-            Some(ttfb) if self.ends_at_head => ttfb,
-            _ => Instant::now().saturating_duration_since(began),
-        };
         let bytes = match &self.tunnel {
             Some(tunnel) => (tunnel.to_backend(), tunnel.to_client()),
             None => (self.exchange.received(), self.sent),
@@ -317,6 +345,7 @@ impl Progress {
                 truncated.add(Field::Fields);
             }
             let first = record.attempts.first();
+            let queued = first.map(|a| a.began.saturating_duration_since(began));
             let outcome = outcome(&record, ended, self.status);
             self.config.sink.close(&Closing {
                 began,
@@ -325,9 +354,9 @@ impl Progress {
                 extensions: self.extensions.as_ref(),
                 end: End {
                     status: self.status.map(|status| status.as_u16()),
-                    duration,
+                    duration: self.duration(&record, queued),
                     ttfb: self.ttfb,
-                    queued: first.map(|a| a.began.saturating_duration_since(began)),
+                    queued,
                     bytes: Some(bytes),
                     attempts: record.attempts,
                     decision: record.decision,
@@ -344,6 +373,27 @@ impl Progress {
                 },
             });
         });
+    }
+}
+
+impl Progress {
+    /// Returns the time from the request's arrival to its end. Reads the clock only if nothing else
+    /// has.
+    #[inline]
+    fn duration(&self, record: &ExchangeSummary<'_>, queued: Option<Duration>) -> Duration {
+        let began = self.exchange.began();
+        let known = match (self.end, record.attempts) {
+            (EndClock::Head, _) => self.ttfb,
+            (EndClock::Attempt, [only]) => only
+                .duration
+                .zip(queued)
+                .map(|(time, before)| before + time),
+            (EndClock::Attempt, _) => record
+                .last_end()
+                .map(|(_, at)| at.saturating_duration_since(began)),
+            (EndClock::None, _) => None,
+        };
+        known.unwrap_or_else(|| Instant::now().saturating_duration_since(began))
     }
 }
 

@@ -63,13 +63,14 @@ impl Attempt {
         self.marks.set_head(self.duration.unwrap_or_default());
     }
 
-    /// Ends the attempt now. `head` is the time of the response's head, where it is known.
-    pub(super) fn end(&mut self, outcome: Outcome, head: Option<Instant>) {
+    /// Ends the attempt now. `head` is the time from its beginning to the response's head, where it is
+    /// known.
+    pub(super) fn end(&mut self, outcome: Outcome, head: Option<Duration>) {
         let duration = Instant::now().saturating_duration_since(self.began);
         self.outcome = Some(outcome);
         self.duration = Some(duration);
-        if let Some(after) = head.and_then(|head| head.checked_duration_since(self.began)) {
-            self.marks.set_head(after.min(duration));
+        if let Some(head) = head {
+            self.marks.set_head(head.min(duration));
         }
     }
 }

@@ -5,7 +5,7 @@ use std::{
     fmt,
     sync::{
         Arc, Mutex, MutexGuard, OnceLock, PoisonError,
-        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed},
     },
 };
 
@@ -83,6 +83,8 @@ pub(super) struct Inner {
     pub(super) head_at: AtomicU64,
     /// Follows the attempts, if a layer traces them.
     pub(super) observer: OnceLock<Arc<dyn AttemptObserver>>,
+    /// How many attempts have ended; written under the lock of `record`.
+    pub(super) ends: AtomicU32,
     record: Mutex<Record>,
 }
 
@@ -110,6 +112,7 @@ impl Inner {
             details_wanted: AtomicBool::new(false),
             head_at: AtomicU64::new(0),
             observer: OnceLock::new(),
+            ends: AtomicU32::new(0),
             record: Mutex::new(Record::default()),
         }
     }
@@ -301,6 +304,16 @@ impl<'a> ExchangeSummary<'a> {
     /// Returns the attempt whose response the client gets.
     pub(crate) fn answer(&self) -> Option<&'a Attempt> {
         answer(self.attempts)
+    }
+
+    /// Returns the attempt that ended last, and when it did. That is not the last one begun where a
+    /// hedge was not needed.
+    pub(crate) fn last_end(&self) -> Option<(&'a Attempt, Instant)> {
+        let ended = |attempt: &'a Attempt| Some((attempt, attempt.began + attempt.duration?));
+        self.attempts
+            .iter()
+            .filter_map(ended)
+            .max_by_key(|(_, at)| *at)
     }
 
     /// Does what [`Exchange::answered_by`] does.

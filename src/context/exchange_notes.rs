@@ -60,10 +60,51 @@ impl Exchange {
     /// [`Attempt::phases`]: super::Attempt::phases
     pub fn set_head_at(&self, at: Instant) {
         if self.inner.head_at.load(Relaxed) == 0 {
-            let nanos = at.saturating_duration_since(self.began()).as_nanos();
-            let nanos = u64::try_from(nanos).unwrap_or(u64::MAX).max(1);
+            self.set_time_to_head(at.saturating_duration_since(self.began()));
+        }
+    }
+
+    /// As [`set_head_at`](Self::set_head_at), with the time since the record's beginning.
+    #[inline]
+    pub(crate) fn set_time_to_head(&self, time: Duration) {
+        if self.inner.head_at.load(Relaxed) == 0 {
+            let nanos = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX).max(1);
             self.inner.head_at.store(nanos, Relaxed);
         }
+    }
+
+    /// Returns the time from this beginning of an attempt to the response's head; `None` if the head is
+    /// not known, or is earlier.
+    #[inline]
+    pub(super) fn head_after(&self, attempt_began: Instant) -> Option<Duration> {
+        let head = self.head_nanos()?;
+        let before = attempt_began.saturating_duration_since(self.began());
+        let before = u64::try_from(before.as_nanos()).ok()?;
+        head.checked_sub(before).map(Duration::from_nanos)
+    }
+
+    /// Returns the nanoseconds from the record's beginning to the response's head; `None` until a
+    /// layer [recorded](Self::set_head_at) it.
+    #[inline]
+    pub(crate) fn head_nanos(&self) -> Option<u64> {
+        Some(self.inner.head_at.load(Relaxed)).filter(|nanos| *nanos > 0)
+    }
+
+    /// Returns how many attempts have ended. A body that sees another number after the poll which
+    /// returned its end knows that an attempt has read the clock in that poll, and need not read it
+    /// again: [`ExchangeSummary::last_end`] is its end. Costs a relaxed load.
+    ///
+    /// [`ExchangeSummary::last_end`]: super::ExchangeSummary::last_end
+    #[inline]
+    pub(crate) fn ends(&self) -> u32 {
+        self.inner.ends.load(Relaxed)
+    }
+
+    /// Counts the end of an attempt. The caller holds the lock of the record.
+    #[inline]
+    pub(super) fn count_end(&self) {
+        let ends = self.inner.ends.load(Relaxed);
+        self.inner.ends.store(ends.wrapping_add(1), Relaxed);
     }
 
     /// Records how long a new connection took for the attempt at this backend that runs. The service
@@ -96,7 +137,11 @@ impl Exchange {
             if attempt.outcome.is_some() {
                 return;
             }
-            attempt.end(Outcome::Failed(error.kind()), self.head_at());
+            attempt.end(
+                Outcome::Failed(error.kind()),
+                self.head_after(attempt.began),
+            );
+            self.count_end();
             attempt.detail = detail;
         }
         self.attempt_ended(number);

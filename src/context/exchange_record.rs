@@ -108,7 +108,8 @@ impl Exchange {
             } else if ended.is_some() {
                 return;
             }
-            attempt.end(outcome, self.head_at());
+            attempt.end(outcome, self.head_after(attempt.began));
+            self.count_end();
         }
         self.attempt_ended(number);
     }
@@ -120,6 +121,7 @@ impl Exchange {
                 return;
             }
             attempt.end_at_head();
+            self.count_end();
         }
         self.attempt_ended(number);
     }

@@ -42,12 +42,13 @@ impl<B: Body> Body for ResponseBody<B> {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
         let mut this = self.project();
+        let ends = this.recording.ends();
         let frame = ready!(this.inner.as_mut().poll_frame(cx));
         // hyper drops a body of known length after its last frame, without a poll that returns `None`.
         match &frame {
             Some(Ok(_)) if !this.inner.is_end_stream() => {}
             Some(Err(_)) => this.recording.end(Ended::Failed),
-            Some(Ok(_)) | None => this.recording.end(Ended::Whole),
+            Some(Ok(_)) | None => this.recording.end_in_poll(Ended::Whole, ends),
         }
         Poll::Ready(frame)
     }

@@ -31,15 +31,35 @@ impl<T: Attachment> AttachmentCache<T> {
         key: &AttachmentKey<T>,
         make: impl FnOnce() -> T,
     ) -> Arc<T> {
-        let incarnation = backend.incarnation();
-        if let Some(slots) = &self.slots {
-            if let Some((owner, kept)) = &slots[slot(incarnation)] {
-                if *owner == incarnation && self.key == key.number() {
-                    return kept.clone();
-                }
-            }
+        match self.kept(backend, key) {
+            Some(kept) => kept.clone(),
+            None => self.look_up(backend, key, make),
         }
-        self.look_up(backend, key, make)
+    }
+
+    /// Calls `read` with the attachment. Where the slot has it, no reference is counted: threads that
+    /// use one attachment do not write to a common cache line.
+    #[inline]
+    pub(crate) fn with<R>(
+        &mut self,
+        backend: &Backend,
+        key: &AttachmentKey<T>,
+        make: impl FnOnce() -> T,
+        read: impl FnOnce(&T) -> R,
+    ) -> R {
+        match self.kept(backend, key) {
+            Some(kept) => read(kept),
+            None => read(&self.look_up(backend, key, make)),
+        }
+    }
+
+    #[inline]
+    fn kept(&self, backend: &Backend, key: &AttachmentKey<T>) -> Option<&Arc<T>> {
+        let incarnation = backend.incarnation();
+        let slot = self.slots.as_ref()?[slot(incarnation)].as_ref();
+        let (_, kept) =
+            slot.filter(|(owner, _)| *owner == incarnation && self.key == key.number())?;
+        Some(kept)
     }
 
     #[cold]
@@ -74,13 +94,20 @@ fn slot(incarnation: u64) -> usize {
     incarnation as usize % SLOTS
 }
 
-impl<T> Default for AttachmentCache<T> {
-    fn default() -> Self {
+impl<T> AttachmentCache<T> {
+    /// Makes an empty cache.
+    pub(crate) const fn new() -> Self {
         Self {
             key: 0,
             lookups: 0,
             slots: None,
         }
+    }
+}
+
+impl<T> Default for AttachmentCache<T> {
+    fn default() -> Self {
+        Self::new()
     }
 }
 

@@ -1,10 +1,9 @@
 //! What is recorded of a backend: an attachment, so that it leaves with the backend.
 
 use http::StatusCode;
-use tokio::time::Instant;
 
 use super::{
-    histogram::{HistogramCounters, HistogramSnapshot},
+    histogram::{HistogramCounters, HistogramSnapshot, Sample},
     outcome::{self, OutcomeCounters, RequestOutcome, STATUS_CLASSES, StatusCounters},
     shard::{Counter, Sharded, Writer},
 };
@@ -77,14 +76,14 @@ struct Counters {
 }
 
 /// The end of a request at its backend.
-pub(super) struct EndedRequest<'a> {
-    pub(super) attempt: &'a Attempt,
+pub(super) struct EndedRequest {
     pub(super) outcome: RequestOutcome,
     pub(super) status: Option<StatusCode>,
-    /// When the head of the response came.
-    pub(super) head: Option<Instant>,
-    /// `None` for a tunnel.
-    pub(super) ended: Option<Instant>,
+    /// The nanoseconds from the beginning of the attempt to the head of the response.
+    pub(super) head: Option<u64>,
+    /// The nanoseconds from the beginning of the attempt to the end of the request; `None` for a
+    /// tunnel.
+    pub(super) duration: Option<u64>,
     pub(super) verdict: Option<StickyVerdict>,
     pub(super) begins_session: bool,
 }
@@ -126,18 +125,19 @@ impl BackendCounters {
         }
     }
 
-    pub(super) fn add_request(&self, writer: Writer, request: &EndedRequest<'_>) {
+    pub(super) fn add_request(&self, writer: Writer, request: &EndedRequest) {
         let counters = self.0.of(writer);
-        let since_began = |at: Instant| at.saturating_duration_since(request.attempt.began);
         counters.statuses.add(writer, request.status);
         counters.outcomes.add_request(writer, request.outcome);
-        if let Some(ended) = request.ended {
-            counters.duration.record(writer, since_began(ended));
+        let duration = request.duration.map(Sample::of);
+        if let Some(duration) = duration {
+            counters.duration.record(writer, duration);
         }
         if let Some(head) = request.head {
-            counters
-                .time_to_first_byte
-                .record(writer, since_began(head));
+            // A response without a body ends with its head.
+            let sample = duration.filter(|_| request.head == request.duration);
+            let sample = sample.unwrap_or_else(|| Sample::of(head));
+            counters.time_to_first_byte.record(writer, sample);
         }
         let verdict = request.verdict.map(position);
         if let Some(counter) = verdict.and_then(|at| counters.sticky.get(at)) {

@@ -2,6 +2,7 @@
 
 use std::{
     any::Any,
+    cell::RefCell,
     fmt,
     sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
 };
@@ -17,7 +18,7 @@ use super::{
 };
 use crate::{
     context::{ConnInfo, ConnectionEvent, ConnectionEvents, Exchange, Peer},
-    pool::{AttachmentKey, Backend, Pool},
+    pool::{AttachmentCache, AttachmentKey, Backend, Pool},
 };
 
 /// The numbers of a pool and of the listeners in front of it; see the [module](super).
@@ -192,10 +193,31 @@ impl Stats {
 }
 
 impl Inner {
-    #[inline]
-    pub(super) fn counters(&self, backend: &Backend) -> Arc<BackendCounters> {
+    fn counters(&self, backend: &Backend) -> Arc<BackendCounters> {
         backend.attachment(&self.key, BackendCounters::default)
     }
+
+    /// Calls `record` with the counters of the backend. It must not call this handle.
+    #[inline]
+    pub(super) fn with_counters(&self, backend: &Backend, record: impl FnOnce(&BackendCounters)) {
+        let mut record = Some(record);
+        let _ = RECENT.try_with(|recent| {
+            if let (Ok(mut recent), Some(record)) = (recent.try_borrow_mut(), record.take()) {
+                recent.with(backend, &self.key, BackendCounters::default, record);
+            }
+        });
+        // The thread is about to end.
+        if let Some(record) = record {
+            record(&self.counters(backend));
+        }
+    }
+}
+
+thread_local! {
+    /// The counters that this thread wrote last. Those of a backend that left stay here until the
+    /// thread has written others.
+    static RECENT: RefCell<AttachmentCache<BackendCounters>> =
+        const { RefCell::new(AttachmentCache::new()) };
 }
 
 impl ConnectionEvents for Stats {

@@ -11,15 +11,31 @@ pub(super) struct HistogramCounters {
     nanos: Counter,
 }
 
+/// A duration and its bucket, for all histograms that record it.
+#[derive(Clone, Copy)]
+pub(super) struct Sample {
+    bucket: usize,
+    nanos: u64,
+}
+
+impl Sample {
+    #[inline]
+    pub(super) fn of(nanos: u64) -> Self {
+        Self {
+            // As many comparisons for each duration: 16 bounds take four.
+            bucket: BOUNDS_IN_NANOS.partition_point(|bound| *bound < nanos),
+            nanos,
+        }
+    }
+}
+
 impl HistogramCounters {
-    pub(super) fn record(&self, writer: Writer, duration: Duration) {
-        let nanos = u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX);
-        // As many comparisons for each duration: 16 bounds take four.
-        let bucket = BOUNDS_IN_NANOS.partition_point(|bound| *bound < nanos);
-        if let Some(bucket) = self.buckets.get(bucket) {
+    #[inline]
+    pub(super) fn record(&self, writer: Writer, sample: Sample) {
+        if let Some(bucket) = self.buckets.get(sample.bucket) {
             bucket.add(writer, 1);
         }
-        self.nanos.add(writer, nanos);
+        self.nanos.add(writer, sample.nanos);
     }
 
     /// Adds what this thread recorded.
@@ -171,7 +187,8 @@ mod tests {
         let counters = HistogramCounters::default();
         let mut sum = HistogramSnapshot::default();
         for duration in durations {
-            counters.record(Writer::current(), *duration);
+            let nanos = duration.as_nanos().try_into().unwrap();
+            counters.record(Writer::current(), Sample::of(nanos));
         }
         counters.add_to(&mut sum);
         sum

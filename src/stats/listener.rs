@@ -3,10 +3,9 @@
 use std::sync::{Mutex, OnceLock, PoisonError};
 
 use http::StatusCode;
-use tokio::time::Instant;
 
 use super::{
-    histogram::{HistogramCounters, HistogramSnapshot},
+    histogram::{HistogramCounters, HistogramSnapshot, Sample},
     outcome::{self, OutcomeCounters, RequestOutcome, STATUS_CLASSES, StatusCounters},
     shard::{Counter, Sharded, Writer},
 };
@@ -101,9 +100,8 @@ struct Counters {
 pub(super) struct EndedRequest {
     pub(super) outcome: RequestOutcome,
     pub(super) status: Option<StatusCode>,
-    pub(super) began: Instant,
-    /// `None` for a tunnel.
-    pub(super) ended: Option<Instant>,
+    /// The nanoseconds from its arrival to its end; `None` for a tunnel.
+    pub(super) duration: Option<u64>,
 }
 
 impl Listeners {
@@ -166,9 +164,8 @@ impl Listeners {
         let Some(counters) = self.counters(number, writer) else {
             return;
         };
-        if let Some(ended) = request.ended {
-            let duration = ended.saturating_duration_since(request.began);
-            counters.duration.record(writer, duration);
+        if let Some(duration) = request.duration {
+            counters.duration.record(writer, Sample::of(duration));
         }
         counters.outcomes.add_request(writer, request.outcome);
         counters.statuses.add(writer, request.status);

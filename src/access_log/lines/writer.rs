@@ -31,6 +31,8 @@ pub(super) struct Writer {
     text: Vec<u8>,
     /// Bytes at the begin of the lines that the output is done with.
     done: usize,
+    /// How many lines of those are left.
+    waiting: u64,
     /// Lines that were dropped and warned about.
     warned_drops: u64,
     /// Clients decide how many lines there are, and so how often a write fails.
@@ -58,6 +60,7 @@ impl Writer {
             buffer: Buffer::default(),
             text: Vec::new(),
             done: 0,
+            waiting: 0,
             warned_drops: 0,
             failures: LogLimit::new(),
             drops: LogLimit::new(),
@@ -151,7 +154,7 @@ impl Writer {
                 return false;
             }
             std::mem::swap(&mut shard.buffer, &mut self.buffer);
-            shard.lines = 0;
+            self.waiting = std::mem::take(&mut shard.lines) as u64;
         }
         if self.format == Format::Logfmt {
             logfmt::add_lines(self.buffer.written(), &mut self.text);
@@ -176,9 +179,15 @@ impl Writer {
         let done = self.target.write(rest);
         let (over, kept) = rest.split_at_checked(done.bytes).unwrap_or((rest, &[]));
         let stalled = !kept.is_empty();
+        // The number of all is known: only a part of them is searched for the ends of lines.
+        let over = match stalled {
+            true => count(over),
+            false => self.waiting,
+        };
+        self.waiting -= over;
         self.queue.lost.fetch_add(done.lost, Relaxed);
         // A line may turn out to be lost after it was counted: the sum is right all the same.
-        let written = count(over).wrapping_sub(done.lost);
+        let written = over.wrapping_sub(done.lost);
         self.queue.written.fetch_add(written, Relaxed);
         if let Some(error) = done.error {
             self.log_failure(&error, done.lost);
@@ -192,7 +201,7 @@ impl Writer {
     }
 
     fn clear(&mut self) {
-        self.done = 0;
+        (self.done, self.waiting) = (0, 0);
         self.buffer.clear(MAX_KEPT_BUFFER);
         self.text.clear();
         self.text.shrink_to(MAX_KEPT_BUFFER);
@@ -219,7 +228,7 @@ impl Writer {
 
     /// Counts all lines that are left as lost.
     fn give_up(&mut self) {
-        let mut lost = count(self.lines().get(self.done..).unwrap_or_default());
+        let mut lost = self.waiting;
         self.clear();
         for shard in &self.queue.shards {
             let mut shard = lock(shard);
