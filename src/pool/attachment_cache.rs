@@ -150,6 +150,13 @@ mod tests {
             let kept = backend.attachment(key, || unreachable!("it was made"));
             assert!(Arc::ptr_eq(&found, &kept), "{turn}");
             assert_eq!(found.0, backend.incarnation());
+            let make = || unreachable!("it was made");
+            let counted = Arc::strong_count(&kept);
+            cache.with(backend, key, make, |read| {
+                assert!(std::ptr::eq(read, &*kept), "{turn}");
+                let in_slot = few <= SLOTS && turn % 90 > 20;
+                assert!(!in_slot || Arc::strong_count(&kept) == counted, "{turn}");
+            });
         }
         let slots = cache.slots.as_ref().expect("the cache is allocated");
         assert!(slots.iter().all(Option::is_some));

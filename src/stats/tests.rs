@@ -8,6 +8,7 @@ use std::{
 
 use http::StatusCode;
 use proptest::prelude::*;
+use tokio::time;
 
 use super::{
     Ended, HistogramSnapshot, Stats,
@@ -100,6 +101,69 @@ fn a_retried_request_belongs_to_the_backend_that_answered() {
         (1, 0, 1)
     );
     assert_eq!(listener.outcomes, [("ok", 1)]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_attempt_that_ends_in_the_poll_of_the_last_frame_ends_the_request() {
+    for (in_the_poll, wanted) in [(true, 10), (false, 100)] {
+        let stats = stats(&["a"]);
+        let exchange = Exchange::new();
+        let mut recording = stats.begin(stats.listener_of(None), exchange.clone());
+        let number = exchange.begin_attempt(backend(&stats, 0));
+        recording.status(StatusCode::OK);
+        recording.head();
+        let before = recording.ends();
+        time::advance(Duration::from_millis(10)).await;
+        exchange.end_attempt(number, Outcome::Ok);
+        let ends = if in_the_poll {
+            before
+        } else {
+            recording.ends()
+        };
+        time::advance(Duration::from_millis(90)).await;
+        recording.end_in_poll(Ended::Whole, ends);
+        let snapshot = stats.snapshot();
+        let wanted = Duration::from_millis(wanted);
+        assert_eq!(snapshot.backends[0].duration.sum(), wanted);
+        assert_eq!(snapshot.listeners[0].duration.sum(), wanted);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_head_is_timed_where_it_passed_first() {
+    let stats = stats(&["a"]);
+    let exchange = Exchange::new();
+    let mut recording = stats.begin(stats.listener_of(None), exchange.clone());
+    time::advance(Duration::from_millis(30)).await;
+    let number = exchange.begin_attempt(backend(&stats, 0));
+    time::advance(Duration::from_millis(5)).await;
+    exchange.set_head_at(time::Instant::now());
+    time::advance(Duration::from_millis(20)).await;
+    recording.status(StatusCode::OK);
+    recording.head();
+    exchange.end_attempt(number, Outcome::Ok);
+    recording.end(Ended::Whole);
+    let snapshot = stats.snapshot();
+    let backend = &snapshot.backends[0];
+    assert_eq!(backend.time_to_first_byte.sum(), Duration::from_millis(5));
+    assert_eq!(backend.duration.sum(), Duration::from_millis(25));
+    let listener = &snapshot.listeners[0];
+    assert_eq!(listener.duration.sum(), Duration::from_millis(55));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_layer_without_a_log_times_the_head_for_the_phases() {
+    let stats = stats(&["a"]);
+    let exchange = Exchange::new();
+    let mut recording = stats.begin(stats.listener_of(None), exchange.clone());
+    let number = exchange.begin_attempt(backend(&stats, 0));
+    time::advance(Duration::from_millis(5)).await;
+    recording.head();
+    time::advance(Duration::from_millis(20)).await;
+    exchange.end_attempt(number, Outcome::Ok);
+    let phases = exchange.attempts(|all| all[0].phases());
+    assert_eq!(phases.head, Some(Duration::from_millis(5)));
+    assert_eq!(phases.body, Some(Duration::from_millis(20)));
 }
 
 #[test]
@@ -264,7 +328,7 @@ async fn the_skew_follows_the_present() {
     (0..10).for_each(|_| request(0));
     assert_eq!(stats.snapshot().sticky_skew, Some(2.0));
     for _ in 0..3 {
-        tokio::time::advance(Duration::from_secs(61)).await;
+        time::advance(Duration::from_secs(61)).await;
         drop(stats.snapshot());
     }
     assert_eq!(stats.snapshot().sticky_skew, None, "no requests of late");
@@ -486,7 +550,7 @@ async fn an_outcome_is_that_of_the_attempt_that_ended_last() {
     let first = exchange.begin_attempt(backend.clone());
     let hedge = exchange.begin_attempt(backend);
     exchange.end_attempt(hedge, Outcome::Cancelled);
-    tokio::time::advance(Duration::from_millis(2)).await;
+    time::advance(Duration::from_millis(2)).await;
     exchange.end_attempt(first, Outcome::Ok);
     let outcome =
         exchange.summary(|record| RequestOutcome::of(&record, Ended::Whole, Some(StatusCode::OK)));

@@ -472,6 +472,62 @@ async fn failed_authentications_show_the_scheme_and_no_credentials() {
     }
 }
 
+/// A request's head in memory that shows whether anything holds it.
+struct Head(Arc<[u8]>);
+
+impl AsRef<[u8]> for Head {
+    fn as_ref(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+#[tokio::test]
+async fn a_download_keeps_neither_credentials_nor_the_head_alive() {
+    for status in [StatusCode::OK, StatusCode::UNAUTHORIZED] {
+        let log = Log::new();
+        let service = service_fn(move |request: Request<_>| {
+            drop(request);
+            let mut response = Response::new(body(None));
+            *response.status_mut() = status;
+            async { Ok::<_, Infallible>(response) }
+        });
+        let memory: Arc<[u8]> = Arc::from(*b"Bearer very-secret");
+        let head = Bytes::from_owner(Head(memory.clone()));
+        let mut request = get("/");
+        for name in ["authorization", "user-agent", "referer"] {
+            let value = HeaderValue::from_maybe_shared(head.clone()).unwrap();
+            request.headers_mut().insert(name, value);
+        }
+        drop(head);
+        assert_eq!(Arc::strong_count(&memory), 2, "the request holds it");
+        let mut service = log.layer().referer(true).layer(service);
+        let response = service.call(request).await.unwrap();
+        assert_eq!(Arc::strong_count(&memory), 1, "{status}: it is freed");
+        response.into_body().collect().await.unwrap();
+        let scheme = log.one()["auth_scheme"].clone();
+        assert_eq!(scheme == "Bearer", status == StatusCode::UNAUTHORIZED);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_body_that_a_layer_holds_back_counts_until_its_own_end() {
+    let log = Log::new();
+    let service = service_fn(
+        |mut request: Request<evenkeel::access_log::RequestBody<Empty<Bytes>>>| async move {
+            let exchange = Exchange::of(request.extensions_mut());
+            let attempt = exchange.begin_attempt(Backend::new("a", "http://127.0.0.1:1").unwrap());
+            exchange.end_attempt(attempt, Outcome::Ok);
+            Ok::<_, Infallible>(Response::new(body(None)))
+        },
+    );
+    let response = log.layer().layer(service).oneshot(get("/")).await.unwrap();
+    tokio::time::advance(Duration::from_millis(70)).await;
+    response.into_body().collect().await.unwrap();
+    let line = log.one();
+    assert_eq!(line["duration_ms"], 70.0, "{line}");
+    assert_eq!(line["ttfb_ms"], 0.0, "{line}");
+}
+
 #[tokio::test]
 async fn a_connection_without_a_request_has_a_line() {
     let log = Log::new();
