@@ -27,7 +27,7 @@ fn main() -> Result<()> {
     match args.as_slice() {
         [mode, count] => {
             let found = Mode::ALL.iter().find(|(name, _)| name == mode);
-            let (_, mode) = found.ok_or("answer, bare, plain, sticky, log, all, post or h2")?;
+            let (_, mode) = found.ok_or("no mode of this name; without one, all are listed")?;
             let took = run(*mode, 1, count.parse()?)?;
             say(&format!("{:.0} ns a request", took.ns));
         }

@@ -45,6 +45,10 @@ pub(crate) enum Mode {
     Sticky,
     /// With the access log.
     Log,
+    /// With the access log on a full disk.
+    LogFull,
+    /// With an access log whose output hangs.
+    LogStalled,
     /// With both.
     All,
     /// As `Plain`, with a body of a KiB in each request.
@@ -54,19 +58,45 @@ pub(crate) enum Mode {
 }
 
 impl Mode {
-    pub(crate) const ALL: [(&'static str, Self); 8] = [
+    pub(crate) const ALL: [(&'static str, Self); 10] = [
         ("answer", Self::Answer),
         ("bare", Self::Bare),
         ("plain", Self::Plain),
         ("sticky", Self::Sticky),
         ("log", Self::Log),
+        ("full", Self::LogFull),
+        ("stalled", Self::LogStalled),
         ("all", Self::All),
         ("post", Self::Post),
         ("h2", Self::H2),
     ];
 
+    fn log(self) -> Result<Option<Lines>> {
+        Ok(match self {
+            Self::Log | Self::All => Some(Lines::writer(io::sink())?),
+            Self::LogFull => Some(Lines::file("/dev/full")?),
+            Self::LogStalled => Some(Lines::writer(Hanging)?),
+            _ => None,
+        })
+    }
+
     fn is_sticky(self) -> bool {
         matches!(self, Self::Sticky | Self::All)
+    }
+}
+
+/// An output whose writes never return, as those to a full pipe that nothing is read from.
+struct Hanging;
+
+impl io::Write for Hanging {
+    fn write(&mut self, _: &[u8]) -> io::Result<usize> {
+        loop {
+            std::thread::park();
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
     }
 }
 
@@ -158,8 +188,7 @@ impl Door {
             let sticky = StickyLayer::new(pool.clone(), Keys::new([7; 32]));
             builder = builder.sticky(sticky)?;
         }
-        if matches!(mode, Mode::Log | Mode::All) {
-            let sink = Lines::writer(io::sink())?;
+        if let Some(sink) = mode.log()? {
             builder = builder.access_log(AccessLogLayer::new(sink).node("lb-1"));
         }
         let first = pool.snapshot().backends().first().cloned();
