@@ -12,24 +12,19 @@
 //!  OpenLine::close     Sink::close writes the line; the memory serves another request
 //! ```
 
-use std::{cell::RefCell, sync::Arc, time::Duration};
+use std::{cell::RefCell, sync::Arc};
 
 use http::{Extensions, HeaderValue, Request, Response, StatusCode};
-use tokio::time::Instant;
 
 use super::{
-    Closing, Opening, RequestEntry, auth,
-    closing::End,
+    Opening, RequestEntry, auth,
     fields::{Fields, cut_request, original_uri, redacted_query},
     layer::Config,
     opening::{KeptRequest, OpeningFacts},
-    outcome::{Ended, detail, outcome},
-    truncated::Field,
+    outcome::Ended,
+    progress::{EndClock, Progress},
 };
-use crate::context::service_poll;
-use crate::context::{
-    AuthFailure, ConnInfo, Exchange, ExchangeSummary, LogFields, TraceContext, Tunnel, User,
-};
+use crate::context::{ConnInfo, Exchange, LogFields, TraceContext, Tunnel, User, service_poll};
 
 /// The line of one request; empty if the sink is not enabled, and once the line is written.
 ///
@@ -44,37 +39,6 @@ struct OpenLine {
     request: KeptRequest,
     /// `None` in memory that no request uses.
     progress: Option<Progress>,
-}
-
-/// What becomes known of a request after it has moved on to the backend.
-struct Progress {
-    config: Arc<Config>,
-    exchange: Exchange,
-    /// Its scheme is shown if the authentication fails. `None` from the response's head on.
-    authorization: Option<HeaderValue>,
-    status: Option<StatusCode>,
-    /// The time to the response's head.
-    ttfb: Option<Duration>,
-    auth: Option<Box<AuthFailure>>,
-    /// The response's, if a sink wants them.
-    extensions: Option<Extensions>,
-    /// Bytes of the response's body so far.
-    sent: u64,
-    tunnel: Option<Tunnel>,
-    /// The id, if the client gets it back.
-    returned_id: Option<HeaderValue>,
-    end: EndClock,
-}
-
-/// What has read the clock for the end of a line.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum EndClock {
-    /// The attempt that ended last, in the poll that returned the response's last byte.
-    Attempt,
-    /// The response's head is its end.
-    Head,
-    /// It is to be read.
-    None,
 }
 
 impl Line {
@@ -130,11 +94,10 @@ impl Line {
         if kept.fields.is_none() {
             kept.query = None;
         }
-        line.progress = Some(Progress {
-            authorization: fields.authorization.cloned(),
-            returned_id: fields.returned_id(config, made_id),
-            ..Progress::new(config.clone(), exchange)
-        });
+        let mut progress = Progress::new(config.clone(), exchange);
+        progress.authorization = fields.authorization.cloned();
+        progress.returned_id = fields.returned_id(config, made_id);
+        line.progress = Some(progress);
         let id_field = fields.id_field(config, made_id);
         id_field.apply(request.headers_mut(), &config.request_id_field);
         Self(Some(line))
@@ -200,7 +163,7 @@ impl Line {
     pub(super) fn finish_in_poll(&mut self, ends: u32) {
         if let Some(progress) = self.progress_mut() {
             if progress.exchange.ends() != ends {
-                progress.end = EndClock::Attempt;
+                progress.end_clock = EndClock::Attempt;
             }
         }
         self.finish();
@@ -209,7 +172,7 @@ impl Line {
     /// Ends the line with the head of the response, which has no body.
     pub(super) fn finish_at_head(&mut self) {
         if let Some(progress) = self.progress_mut() {
-            progress.end = EndClock::Head;
+            progress.end_clock = EndClock::Head;
         }
         self.finish();
     }
@@ -300,100 +263,6 @@ impl OpenLine {
         self.request.json.clear(MAX_RECYCLED_JSON);
         (self.request.keeps_extensions, self.request.truncated) = Default::default();
         recycle(self);
-    }
-}
-
-impl Progress {
-    #[inline]
-    fn new(config: Arc<Config>, exchange: Exchange) -> Self {
-        Self {
-            config,
-            exchange,
-            authorization: None,
-            status: None,
-            ttfb: None,
-            auth: None,
-            extensions: None,
-            sent: 0,
-            tunnel: None,
-            end: EndClock::None,
-            returned_id: None,
-        }
-    }
-
-    #[inline]
-    fn set_status(&mut self, status: StatusCode) {
-        let now = Instant::now();
-        self.status = Some(status);
-        let ttfb = now.saturating_duration_since(self.exchange.began());
-        self.ttfb = Some(ttfb);
-        self.exchange.set_time_to_head(ttfb);
-    }
-
-    /// Hands the line to the sink.
-    #[inline]
-    fn close(&self, request: &KeptRequest, ended: Ended) {
-        let began = self.exchange.began();
-        let bytes = match &self.tunnel {
-            Some(tunnel) => (tunnel.to_backend(), tunnel.to_client()),
-            None => (self.exchange.received(), self.sent),
-        };
-        self.exchange.summary(|record| {
-            let mut truncated = request.truncated;
-            let fields = record.notes.map(|notes| &notes.fields);
-            if fields.is_some_and(LogFields::is_truncated) {
-                truncated.add(Field::Fields);
-            }
-            let first = record.attempts.first();
-            let queued = first.map(|a| a.began.saturating_duration_since(began));
-            let outcome = outcome(&record, ended, self.status);
-            self.config.sink.close(&Closing {
-                began,
-                node: self.config.node.as_deref(),
-                request,
-                extensions: self.extensions.as_ref(),
-                end: End {
-                    status: self.status.map(|status| status.as_u16()),
-                    duration: self.duration(&record, queued),
-                    ttfb: self.ttfb,
-                    queued,
-                    bytes: Some(bytes),
-                    attempts: record.attempts,
-                    decision: record.decision,
-                    excluded: record.excluded,
-                    sticky: record.verdict,
-                    user: record.notes.and_then(|notes| notes.user.as_deref()),
-                    auth: self.auth.as_deref(),
-                    sample_rate: None,
-                    outcome,
-                    detail: detail(&record, outcome, ended, (self.status, self.sent)),
-                    fields: fields.filter(|fields| !fields.is_empty()),
-                    truncated,
-                    names: self.config.names,
-                },
-            });
-        });
-    }
-}
-
-impl Progress {
-    /// Returns the time from the request's arrival to its end. Reads the clock only if nothing else
-    /// has.
-    #[inline]
-    fn duration(&self, record: &ExchangeSummary<'_>, queued: Option<Duration>) -> Duration {
-        let began = self.exchange.began();
-        let known = match (self.end, record.attempts) {
-            (EndClock::Head, _) => self.ttfb,
-            (EndClock::Attempt, [only]) => only
-                .duration
-                .zip(queued)
-                .map(|(time, before)| before + time),
-            (EndClock::Attempt, _) => record
-                .last_end()
-                .map(|(_, at)| at.saturating_duration_since(began)),
-            (EndClock::None, _) => None,
-        };
-        known.unwrap_or_else(|| Instant::now().saturating_duration_since(began))
     }
 }
 

@@ -265,6 +265,7 @@ mod opening;
 mod outcome;
 mod outermost;
 mod output;
+mod progress;
 mod request_id;
 mod sampled;
 mod service;

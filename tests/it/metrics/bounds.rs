@@ -52,7 +52,8 @@ fn random_requests_leave_series_and_memory_where_they_were() {
         let mut cx = Context::from_waker(Waker::noop());
         assert!(matches!(call.as_mut().poll(&mut cx), Poll::Ready(Ok(_))));
     };
-    send();
+    // After the first few requests, the thread keeps a cache of the counters that it wrote last.
+    (0..8).for_each(|_| send());
     let before = Series::parse(&service.text());
     let kept = allocation_counter::measure(|| (0..requests).for_each(|_| send()));
     assert_eq!(
@@ -63,7 +64,7 @@ fn random_requests_leave_series_and_memory_where_they_were() {
     let after = Series::parse(&service.text());
     assert_eq!(after.names(), before.names());
     let counted = after.sum("evenkeel_backend_requests_total", &["backend=\"a\""]);
-    assert_eq!(counted, f64::from(requests + 1_u32));
+    assert_eq!(counted, f64::from(requests + 8_u32));
 }
 
 #[test]
@@ -90,6 +91,9 @@ fn a_request_allocates_nothing_but_the_record_that_all_layers_share() {
     };
     let first = send(random());
     assert!(first.count_total > 0, "the counters of the thread");
+    // One more, for the cache of the counters that the thread wrote last.
+    let few: u64 = (0..8).map(|_| send(random()).count_total).sum();
+    assert!(few <= 1, "{few}");
     assert_eq!(send(random()).count_total, 0);
 }
 
