@@ -3,10 +3,9 @@
 use super::{authorize, event_stream, future, order, service};
 
 #[test]
-fn the_defaults_are_those_of_the_docs() {
-    let docs = include_str!("mod.rs");
-    let (_, table) = docs.split_once("//! | what | default |").unwrap();
-    for (what, value) in [
+fn the_documented_defaults_are_those_of_the_code() {
+    let compared = [
+        ("orders", "none are accepted: read-only".to_owned()),
         (
             "a token has at least",
             format!("{} characters", authorize::MIN_TOKEN_LENGTH),
@@ -20,10 +19,8 @@ fn the_defaults_are_those_of_the_docs() {
             "the body of an order has at most",
             format!("{} bytes", future::MAX_BODY),
         ),
-    ] {
-        let row = format!("//! | {what} | {value} |\n");
-        assert!(table.contains(&row), "{row}");
-    }
-    assert!(docs.contains("within 100 ms of a change"));
+    ];
+    crate::default_table::compare(include_str!("mod.rs"), &compared);
+    assert!(include_str!("mod.rs").contains("within 100 ms of a change"));
     assert_eq!(event_stream::AFTER_A_CHANGE.as_millis(), 100);
 }

@@ -180,3 +180,39 @@ impl HttpBody for Body {
         SizeHint::with_exact(self.text.len() as u64)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{metrics::MetricsLayer, pool::Pool};
+
+    #[test]
+    fn the_documented_defaults_are_those_of_the_code() {
+        let stats = Stats::new(Pool::new([]).unwrap());
+        let layer = format!("{:?}", MetricsLayer::new(stats));
+        let by_address = layer.contains("listener: None");
+        let version = |format: Format| {
+            let (_, version) = format.content_type().split_once("version=").unwrap();
+            version.split(';').next().unwrap().trim_end_matches(".0")
+        };
+        let format = Format::preferred([].into_iter());
+        let name = match format {
+            Format::OpenMetrics => "OpenMetrics",
+            Format::Prometheus => "Prometheus",
+        };
+        let compared = [
+            (
+                "name of the listener",
+                match by_address {
+                    true => "the address that it is bound to",
+                    false => "a name",
+                }
+                .to_owned(),
+            ),
+            ("format", name.to_owned()),
+            ("format", version(format).to_owned()),
+            ("format", version(Format::OpenMetrics).to_owned()),
+        ];
+        crate::default_table::compare(include_str!("mod.rs"), &compared);
+    }
+}

@@ -2,7 +2,7 @@
 
 mod browser;
 mod live;
-mod orders;
+mod operations;
 mod reading;
 mod webdriver;
 

@@ -251,11 +251,11 @@ async fn a_name_that_does_not_resolve_is_named_with_the_answer_of_the_resolver()
 
 #[tokio::test]
 async fn a_certificate_that_is_refused_is_named() {
-    let (authority, stranger) = (Authority::new(), Authority::new());
+    let (authority, other) = (Authority::new(), Authority::new());
     for (names, roots, detail) in [
         (
             ["localhost"],
-            &stranger,
+            &other,
             "invalid peer certificate: BadSignature",
         ),
         (["other.example"], &authority, "other.example"),

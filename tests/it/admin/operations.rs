@@ -239,7 +239,7 @@ async fn the_authorizer_decides_by_the_head_and_each_order_is_logged_with_its_us
         {
             Some("anna") => Ok(User::new("anna")),
             Some(_) => Err(Denied::forbidden("anna alone may")),
-            None => Err(Denied::unauthenticated("who is it?")),
+            None => Err(Denied::unauthenticated("no name was given")),
         }
     });
     let served = Served::start(admin).await;
