@@ -88,6 +88,8 @@
 //! operating system's resolver runs on tokio's blocking threads. One look-up runs at a time for a
 //! backend's name, and all connections that wait share its result.
 
+#[cfg(feature = "__tls")]
+pub(crate) mod crypto;
 mod dial;
 mod dial_times;
 pub(crate) mod http1;
@@ -103,6 +105,8 @@ mod tests;
 #[cfg(feature = "__tls")]
 mod tls;
 
+#[cfg(feature = "__tls")]
+pub(crate) use crypto::provider;
 #[cfg(test)]
 pub(crate) use dial::DEFAULT_TIMEOUT;
 pub use dial::{Connected, Connector};
@@ -115,5 +119,3 @@ pub use stream::TlsStream;
 pub use target_override::TargetOverride;
 #[cfg(feature = "__tls")]
 pub use tls::ClientTls;
-#[cfg(feature = "__tls")]
-pub(crate) use tls::provider;

@@ -2,10 +2,12 @@
 
 use std::{fmt, sync::Arc};
 
-use rustls::{ClientConfig, RootCertStore, crypto::CryptoProvider, pki_types::ServerName};
+use rustls::{ClientConfig, RootCertStore, pki_types::ServerName};
 use tokio_rustls::TlsConnector;
 
-use super::{Connected, DialTimes, Stream, TargetOverride, pem, stream::TlsStream};
+use super::{
+    Connected, DialTimes, Stream, TargetOverride, crypto::provider, pem, stream::TlsStream,
+};
 use crate::{
     error::{ConfigError, Error, ErrorKind},
     local_fault::LocalFault,
@@ -163,13 +165,4 @@ fn alpn(config: &ClientConfig) -> [Arc<ClientConfig>; 3] {
         &[b"http/1.1"]
     };
     [with(auto), with(&[b"http/1.1"]), with(&[b"h2"])]
-}
-
-/// Returns the cryptography provider: aws-lc-rs if its feature is on, else ring.
-pub(crate) fn provider() -> Arc<CryptoProvider> {
-    #[cfg(feature = "aws-lc-rs")]
-    let provider = rustls::crypto::aws_lc_rs::default_provider();
-    #[cfg(not(feature = "aws-lc-rs"))]
-    let provider = rustls::crypto::ring::default_provider();
-    Arc::new(provider)
 }

@@ -1,20 +1,22 @@
 //! [`Certificates`]: the certificates that are served, and the choice by server name (SNI).
 
 use std::{
-    collections::HashMap,
     fmt,
-    hash::{BuildHasher, RandomState},
+    hash::RandomState,
     sync::{Arc, Mutex, PoisonError},
 };
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use rustls::{
-    SignatureScheme,
     server::{ClientHello, ResolvesServerCert},
     sign::CertifiedKey,
 };
 
-use super::certificate::{Certificate, Parsed};
+use super::{
+    Certificate, CertificateInfo, CertificateSource,
+    certificate_table::{Entry, Table},
+    challenge::Challenges,
+};
 use crate::error::ConfigError;
 
 /// The certificates that are served now: a shared handle, cheap to clone.
@@ -24,8 +26,10 @@ use crate::error::ConfigError;
 /// [`strict_sni`](super::TlsConfig::strict_sni) is set). If several certificates have the name (RSA
 /// and ECDSA), the client sees the first whose signature algorithm it supports.
 ///
-/// [`replace`](Self::replace), [`reload`](Self::reload) and [`watch`](Self::watch) change the
-/// certificates for handshakes that begin afterwards. Connections and session tickets stay valid.
+/// [`replace`](Self::replace), [`insert`](Self::insert), [`remove`](Self::remove),
+/// [`reload`](Self::reload) and [`watch`](Self::watch) change the certificates for handshakes that begin
+/// afterwards. A change is made beside the running handshakes, and comes into force at once and whole.
+/// Connections and session tickets stay valid.
 #[derive(Clone)]
 pub struct Certificates {
     inner: Arc<Inner>,
@@ -33,6 +37,8 @@ pub struct Certificates {
 
 struct Inner {
     table: ArcSwap<Table>,
+    /// Answers the checks of a certificate authority.
+    challenges: ArcSwapOption<Challenges>,
     /// Held while a change derives a table from the previous one.
     change_lock: Mutex<()>,
     /// Fingerprints are compared within the process only, so the seed is random.
@@ -50,18 +56,27 @@ impl Certificates {
     /// file without a certificate or key, a key that does not belong to the certificate, a certificate
     /// without subjectAltName.
     pub fn new(certificates: impl IntoIterator<Item = Certificate>) -> Result<Self, ConfigError> {
-        let hasher = RandomState::new();
-        let table = Table::read(certificates, &hasher)?;
-        Ok(Self {
-            inner: Arc::new(Inner {
-                table: ArcSwap::from_pointee(table),
-                change_lock: Mutex::new(()),
-                hasher,
-            }),
-        })
+        let made = Self::empty();
+        made.replace(certificates)?;
+        Ok(made)
     }
 
-    /// Replaces all certificates by these, or none if one has a fault.
+    /// Makes a store without a certificate. Every handshake fails until one is
+    /// [inserted](Self::insert).
+    #[must_use]
+    pub fn empty() -> Self {
+        Self {
+            inner: Arc::new(Inner {
+                table: ArcSwap::default(),
+                challenges: ArcSwapOption::empty(),
+                change_lock: Mutex::new(()),
+                hasher: RandomState::new(),
+            }),
+        }
+    }
+
+    /// Replaces the certificates of the list by these, or none if one has a fault. Those that were
+    /// [inserted](Self::insert) stay.
     ///
     /// Blocks while it reads files.
     ///
@@ -72,10 +87,110 @@ impl Certificates {
         &self,
         certificates: impl IntoIterator<Item = Certificate>,
     ) -> Result<(), ConfigError> {
-        let table = Table::read(certificates, &self.inner.hasher)?;
+        let mut entries = self.read(certificates)?;
         let _guard = self.lock();
-        self.inner.table.store(Arc::new(table));
+        let previous = self.inner.table.load();
+        let inserted = previous.entries.iter().filter(|entry| entry.id.is_some());
+        entries.extend(inserted.cloned());
+        self.inner.table.store(Arc::new(Table::new(entries)));
         Ok(())
+    }
+
+    fn read(
+        &self,
+        certificates: impl IntoIterator<Item = Certificate>,
+    ) -> Result<Vec<Arc<Entry>>, ConfigError> {
+        let read = |(index, certificate)| {
+            Entry::read(None, certificate, &self.inner.hasher)
+                .map_err(|error| with_index(index, &error))
+        };
+        let certificates = certificates.into_iter().enumerate();
+        let entries: Vec<_> = certificates.map(read).collect::<Result<_, _>>()?;
+        if entries.is_empty() {
+            return Err(ConfigError::new(
+                "certificates",
+                "the list is empty; 1 or more is accepted",
+            ));
+        }
+        Ok(entries)
+    }
+
+    /// Adds a certificate beside the others, or replaces the one that was inserted with the same
+    /// identifier. The identifier is any text that the caller chooses, such as the first domain name.
+    ///
+    /// Where a name has several certificates, those of the list are preferred to those inserted.
+    /// Blocks while it reads files.
+    ///
+    /// ```
+    /// use evenkeel::tls::{Certificate, Certificates};
+    ///
+    /// # fn main() -> Result<(), evenkeel::BoxError> {
+    /// let certificates = Certificates::empty();
+    /// let made = rcgen::generate_simple_self_signed(["a.test".to_owned()])?;
+    /// let certificate = Certificate::pem(made.cert.pem(), made.signing_key.serialize_pem());
+    /// certificates.insert("a.test", certificate)?;
+    /// assert_eq!(*certificates.in_force()[0].names, ["a.test".into()]);
+    /// assert!(certificates.remove("a.test"));
+    /// assert!(certificates.in_force().is_empty());
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// If the certificate has a fault, as for [`new`](Self::new); nothing changes then.
+    pub fn insert(&self, id: &str, certificate: Certificate) -> Result<(), ConfigError> {
+        let entry = Entry::read(Some(id), certificate, &self.inner.hasher)?;
+        let _guard = self.lock();
+        let mut entries = self.inner.table.load().entries.clone();
+        match entries.iter_mut().find(|e| e.id.as_deref() == Some(id)) {
+            Some(previous) => *previous = entry,
+            None => entries.push(entry),
+        }
+        self.inner.table.store(Arc::new(Table::new(entries)));
+        Ok(())
+    }
+
+    /// Removes the certificate that was [inserted](Self::insert) with this identifier. Returns true if
+    /// there was one.
+    pub fn remove(&self, id: &str) -> bool {
+        let _guard = self.lock();
+        let mut entries = self.inner.table.load().entries.clone();
+        let before = entries.len();
+        entries.retain(|entry| entry.id.as_deref() != Some(id));
+        let is_removed = entries.len() < before;
+        if is_removed {
+            self.inner.table.store(Arc::new(Table::new(entries)));
+        }
+        is_removed
+    }
+
+    /// Describes the certificates in force: those of the list in its order, then those inserted.
+    #[must_use]
+    pub fn in_force(&self) -> Vec<CertificateInfo> {
+        let table = self.inner.table.load_full();
+        let entries = table.entries.iter();
+        entries.map(|entry| CertificateInfo::of(entry)).collect()
+    }
+
+    /// Lets `source` answer the checks of a certificate authority by TLS-ALPN-01 (RFC 8737).
+    ///
+    /// A client that offers the protocol `acme-tls/1` and no other gets the certificate that the source
+    /// has for its server name. The connection ends after its handshake, and no request is read. The
+    /// certificate is the one of RFC 8737 §3, with the extension `acmeIdentifier`. Clients of other
+    /// protocols never see it. Without a certificate, the client gets the alert
+    /// `no_application_protocol`.
+    ///
+    /// The source has until the end of the handshake's time-out. 16 lookups run at once; others wait.
+    ///
+    /// Default: no such check is answered.
+    pub fn answer_challenges(&self, source: impl CertificateSource) {
+        let challenges = Challenges::new(source);
+        self.inner.challenges.store(Some(Arc::new(challenges)));
+    }
+
+    pub(super) fn challenges(&self) -> Option<Arc<Challenges>> {
+        self.inner.challenges.load_full()
     }
 
     /// Reads the files again, regardless of their modification times. Returns true if a certificate
@@ -97,13 +212,16 @@ impl Certificates {
 
     pub(super) fn refresh(&self) -> Result<bool, ConfigError> {
         let _guard = self.lock();
-        let previous = self.inner.table.load();
-        let mut entries = previous.entries.clone();
+        let mut entries = self.inner.table.load().entries.clone();
         let mut changed = false;
         let mut failed = None;
         for (index, entry) in entries.iter_mut().enumerate() {
             match entry.refresh(&self.inner.hasher) {
-                Ok(is_changed) => changed |= is_changed,
+                Ok(Some(current)) => {
+                    *entry = current;
+                    changed = true;
+                }
+                Ok(None) => {}
                 Err(error) => {
                     failed.get_or_insert_with(|| with_index(index, &error));
                 }
@@ -126,7 +244,7 @@ impl fmt::Debug for Certificates {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let table = self.inner.table.load();
         f.debug_list()
-            .entries(table.entries.iter().map(|e| &e.parsed.names))
+            .entries(table.entries.iter().map(|e| &e.parsed.facts.names))
             .finish()
     }
 }
@@ -149,8 +267,12 @@ impl Resolver {
 impl ResolvesServerCert for Resolver {
     fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
         let table = self.certificates.inner.table.load();
-        let found = table.pick(hello.server_name(), self.strict);
-        found.best(hello.signature_schemes())
+        let schemes = hello.signature_schemes();
+        match table.find(hello.server_name()) {
+            Some(found) => found.best(schemes),
+            None if self.strict => None,
+            None => table.all().best(schemes),
+        }
     }
 }
 
@@ -160,128 +282,6 @@ impl fmt::Debug for Resolver {
             .field("certificates", &self.certificates)
             .field("strict", &self.strict)
             .finish()
-    }
-}
-
-/// The certificates, indexed by name.
-struct Table {
-    entries: Vec<Entry>,
-    exact: HashMap<Box<str>, Vec<usize>>,
-    /// By what follows `*.`.
-    wildcard: HashMap<Box<str>, Vec<usize>>,
-}
-
-#[derive(Clone)]
-struct Entry {
-    certificate: Certificate,
-    fingerprint: u64,
-    parsed: Parsed,
-}
-
-impl Table {
-    fn read(
-        certificates: impl IntoIterator<Item = Certificate>,
-        hasher: &RandomState,
-    ) -> Result<Self, ConfigError> {
-        let read = |(index, certificate)| {
-            Entry::read(certificate, hasher).map_err(|error| with_index(index, &error))
-        };
-        let entries: Vec<_> = certificates
-            .into_iter()
-            .enumerate()
-            .map(read)
-            .collect::<Result<_, _>>()?;
-        if entries.is_empty() {
-            return Err(ConfigError::new(
-                "certificates",
-                "the list is empty; 1 or more is accepted",
-            ));
-        }
-        Ok(Self::new(entries))
-    }
-
-    fn new(entries: Vec<Entry>) -> Self {
-        let mut exact = HashMap::<_, Vec<_>>::new();
-        let mut wildcard = HashMap::<_, Vec<_>>::new();
-        for (index, entry) in entries.iter().enumerate() {
-            for name in &*entry.parsed.names {
-                let (map, name) = match name.strip_prefix("*.") {
-                    Some(rest) => (&mut wildcard, rest),
-                    None => (&mut exact, &**name),
-                };
-                map.entry(Box::from(name)).or_default().push(index);
-            }
-        }
-        Self {
-            entries,
-            exact,
-            wildcard,
-        }
-    }
-
-    /// Returns the certificates for the name, which rustls has put in lower case.
-    fn pick(&self, name: Option<&str>, strict: bool) -> Candidates<'_> {
-        let found = name.and_then(|name| {
-            let exact = self.exact.get(name);
-            // A wildcard stands for one whole label (RFC 9525 §6.3).
-            exact.or_else(|| self.wildcard.get(name.split_once('.')?.1))
-        });
-        match found {
-            Some(indices) => Candidates::Some(&self.entries, indices),
-            None if strict => Candidates::None,
-            None => Candidates::All(&self.entries),
-        }
-    }
-}
-
-impl Entry {
-    fn read(certificate: Certificate, hasher: &RandomState) -> Result<Self, ConfigError> {
-        let (chain, key) = certificate.read()?;
-        Ok(Self {
-            fingerprint: hasher.hash_one((&chain, &key)),
-            parsed: certificate.parse(&chain, &key)?,
-            certificate,
-        })
-    }
-
-    /// Takes the current bytes if they differ; returns true if they did.
-    fn refresh(&mut self, hasher: &RandomState) -> Result<bool, ConfigError> {
-        let (chain, key) = self.certificate.read()?;
-        let fingerprint = hasher.hash_one((&chain, &key));
-        if fingerprint == self.fingerprint {
-            return Ok(false);
-        }
-        self.parsed = self.certificate.parse(&chain, &key)?;
-        self.fingerprint = fingerprint;
-        Ok(true)
-    }
-}
-
-/// The certificates for a name, in order of preference.
-enum Candidates<'a> {
-    All(&'a [Entry]),
-    None,
-    Some(&'a [Entry], &'a [usize]),
-}
-
-impl Candidates<'_> {
-    fn best(&self, schemes: &[SignatureScheme]) -> Option<Arc<CertifiedKey>> {
-        let key = |entry: &Entry| entry.parsed.key.clone();
-        let fits = |entry: &&Entry| entry.parsed.key.key.choose_scheme(schemes).is_some();
-        match self {
-            // If none fits, the first: rustls then reports that no signature scheme is shared.
-            Self::All(entries) => {
-                let best = entries.iter().find(fits);
-                best.or_else(|| entries.first()).map(key)
-            }
-            Self::None => None,
-            Self::Some(entries, [only]) => entries.get(*only).map(key),
-            Self::Some(entries, indices) => {
-                let mut among = indices.iter().filter_map(|index| entries.get(*index));
-                let first = among.clone().next();
-                among.find(fits).or(first).map(key)
-            }
-        }
     }
 }
 

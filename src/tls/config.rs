@@ -22,7 +22,7 @@ use crate::{connect::provider, error::ConfigError};
 #[derive(Clone)]
 #[must_use]
 pub struct TlsConfig {
-    certificates: Certificates,
+    pub(super) certificates: Certificates,
     strict_sni: bool,
     min_version: TlsVersion,
     alpn: Vec<Vec<u8>>,

@@ -12,7 +12,7 @@ use std::{
 use pin_project_lite::pin_project;
 use rustls::{
     ServerConfig,
-    server::{Accepted, Acceptor},
+    server::{Accepted, Acceptor, ClientHello},
 };
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
@@ -22,6 +22,8 @@ use tokio::{
 use tokio_rustls::{Accept, StartHandshake, server::TlsStream};
 
 use super::{
+    Certificates,
+    challenge::Challenges,
     deferred_tickets::DeferredTickets,
     negotiated,
     refusal::{Answer, Failure, Refusal},
@@ -35,6 +37,8 @@ pub(super) type Session<Io> = TlsStream<DeferredTickets<Io>>;
 #[derive(Clone)]
 pub(super) struct HandshakeConfig {
     pub(super) config: Arc<ServerConfig>,
+    /// `None` for a configuration of rustls.
+    pub(super) certificates: Option<Certificates>,
     pub(super) timeout: Duration,
     pub(super) permits: Arc<Semaphore>,
     pub(super) events: Option<Arc<dyn ConnectionEvents>>,
@@ -48,6 +52,8 @@ pin_project! {
         deadline: Option<Sleep>,
         stage: Stage<Io>,
         sni: Option<Box<str>>,
+        // True for the check of a certificate authority, which ends with the handshake.
+        is_check: bool,
         conn: ConnInfo,
         shared: Arc<HandshakeConfig>,
         events: Option<Arc<dyn ConnectionEvents>>,
@@ -63,9 +69,15 @@ enum Stage<Io> {
         /// How many bytes were received.
         received: usize,
     },
+    /// Waits for the certificate that the client asks for.
+    Lookup {
+        start: StartHandshake<DeferredTickets<Io>>,
+        lookup: Lookup,
+    },
     /// Waits for a permit.
     Permit {
         start: StartHandshake<DeferredTickets<Io>>,
+        config: Arc<ServerConfig>,
         permit_wait: PermitWait,
     },
     /// The server's flight is written; the client has to answer.
@@ -75,6 +87,8 @@ enum Stage<Io> {
     Done,
 }
 
+/// The configuration of this handshake alone; `None` for the layer's.
+type Lookup = Pin<Box<dyn Future<Output = Option<Arc<ServerConfig>>> + Send>>;
 type PermitWait = Pin<Box<dyn Future<Output = Option<OwnedSemaphorePermit>> + Send>>;
 
 impl<Io> Handshake<Io> {
@@ -93,6 +107,7 @@ impl<Io> Handshake<Io> {
                 received: 0,
             },
             sni: None,
+            is_check: false,
             conn,
             events: events.or_else(|| shared.events.clone()),
             shared,
@@ -124,6 +139,14 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Handshake<Io> {
         let this = self.project();
         *this.stage = Stage::Done;
         Poll::Ready(match ended {
+            Ok(mut session) if *this.is_check => {
+                session.get_mut().0.open();
+                // The check has what it needs even if the close_notify is lost.
+                let _ = Pin::new(&mut session).poll_shutdown(cx);
+                let failure = Failure::checked();
+                failure.report(this.conn, this.sni.as_deref(), None);
+                Err(failure.into())
+            }
             Ok(mut session) => {
                 session.get_mut().0.open();
                 session.get_mut().1.set_buffer_limit(Some(SESSION_BUFFER));
@@ -161,14 +184,15 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Handshake<Io> {
                         Hello::Accepted(accepted) => {
                             let hello = accepted.client_hello();
                             *this.sni = hello.server_name().map(Box::from);
+                            let lookup = this.shared.lookup(&hello);
                             let start =
                                 StartHandshake::from_parts(accepted, DeferredTickets::new(io));
-                            match this.shared.permits.clone().try_acquire_owned() {
-                                Ok(permit) => return self.begin(start, Some(permit), cx),
-                                Err(_) => Stage::Permit {
-                                    start,
-                                    permit_wait: permit_wait(this.shared.permits.clone()),
-                                },
+                            match lookup {
+                                Some(lookup) => Stage::Lookup { start, lookup },
+                                None => {
+                                    let config = this.shared.config.clone();
+                                    return self.admit(start, config, cx);
+                                }
                             }
                         }
                         Hello::Refused(answer, failure) => {
@@ -182,12 +206,22 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Handshake<Io> {
                         }
                     };
                 }
-                Stage::Permit { permit_wait, .. } => {
-                    let permit = ready!(permit_wait.as_mut().poll(cx));
-                    let Stage::Permit { start, .. } = mem::replace(this.stage, Stage::Done) else {
+                Stage::Lookup { lookup, .. } => {
+                    let config = ready!(lookup.as_mut().poll(cx));
+                    let Stage::Lookup { start, .. } = mem::replace(this.stage, Stage::Done) else {
                         continue;
                     };
-                    return self.begin(start, permit, cx);
+                    *this.is_check = config.is_some();
+                    let config = config.unwrap_or_else(|| this.shared.config.clone());
+                    return self.admit(start, config, cx);
+                }
+                Stage::Permit { permit_wait, .. } => {
+                    let permit = ready!(permit_wait.as_mut().poll(cx));
+                    let Stage::Permit { start, config, .. } = mem::replace(this.stage, Stage::Done)
+                    else {
+                        continue;
+                    };
+                    return self.begin(start, config, permit, cx);
                 }
                 Stage::Finish(accept) => {
                     let polled = Pin::new(accept).poll(cx);
@@ -199,17 +233,40 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Handshake<Io> {
         }
     }
 
+    /// Begins as soon as there is a permit.
+    fn admit(
+        mut self: Pin<&mut Self>,
+        start: StartHandshake<DeferredTickets<Io>>,
+        config: Arc<ServerConfig>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<Session<Io>, Failure>> {
+        let this = self.as_mut().project();
+        let permits = this.shared.permits.clone();
+        match permits.clone().try_acquire_owned() {
+            Ok(permit) => self.begin(start, config, Some(permit), cx),
+            Err(_) => {
+                *this.stage = Stage::Permit {
+                    start,
+                    config,
+                    permit_wait: permit_wait(permits),
+                };
+                self.poll_stage(cx)
+            }
+        }
+    }
+
     /// Signs, and writes the server's flight. The permit is dropped here: the rest waits for the
     /// client, and a slow client must not hold a permit. A flight that the socket takes in part
     /// counts as written, since the client decides when it takes the rest.
     fn begin(
         self: Pin<&mut Self>,
         start: StartHandshake<DeferredTickets<Io>>,
+        config: Arc<ServerConfig>,
         _permit: Option<OwnedSemaphorePermit>,
         cx: &mut Context<'_>,
     ) -> Poll<Result<Session<Io>, Failure>> {
         let this = self.project();
-        let mut accept = start.into_stream(this.shared.config.clone());
+        let mut accept = start.into_stream(config);
         let polled = Pin::new(&mut accept).poll(cx);
         *this.stage = Stage::Finish(accept);
         polled.map_err(|error| Failure::from_session(&error))
@@ -228,6 +285,7 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Handshake<Io> {
             Stage::Refuse(refusal) => return Poll::Ready(refusal.into_failure()),
             Stage::Hello { first: None, .. } => "the client said nothing",
             Stage::Hello { .. } => "the client stopped in the middle of its ClientHello",
+            Stage::Lookup { .. } => "no certificate was found in time",
             Stage::Permit { .. } => "too many handshakes at once",
             Stage::Finish(_) | Stage::Done => "the client did not finish the handshake",
         };
@@ -236,6 +294,19 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Handshake<Io> {
             detail: detail.into(),
             io: io::ErrorKind::TimedOut,
         })
+    }
+}
+
+impl HandshakeConfig {
+    /// Returns a future if the certificate has to be looked up.
+    fn lookup(&self, hello: &ClientHello<'_>) -> Option<Lookup> {
+        let certificates = self.certificates.as_ref()?;
+        let name = hello.server_name()?;
+        if Challenges::is_check(hello) {
+            let challenges = certificates.challenges()?;
+            return Some(Box::pin(challenges.config(name.into())));
+        }
+        None
     }
 }
 

@@ -21,7 +21,10 @@ pub struct TlsLayer {
 impl TlsLayer {
     /// Makes a layer that serves `config`.
     pub fn new(config: TlsConfig) -> Self {
-        Self::from_rustls(config.build())
+        let certificates = config.certificates.clone();
+        let mut layer = Self::from_rustls(config.build());
+        layer.shared.certificates = Some(certificates);
+        layer
     }
 
     /// Makes a layer that serves a configuration of rustls unchanged, for example one that asks for
@@ -31,6 +34,7 @@ impl TlsLayer {
         Self {
             shared: HandshakeConfig {
                 config: config.into(),
+                certificates: None,
                 timeout: HANDSHAKE_TIMEOUT,
                 permits: Arc::new(Semaphore::new(MAX_HANDSHAKES)),
                 events: None,

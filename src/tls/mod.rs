@@ -134,8 +134,12 @@
 //! has one timer, an established session none. [`HstsLayer`] costs a reference count a response.
 
 mod certificate;
+mod certificate_info;
+mod certificate_source;
+mod certificate_table;
 mod certificate_watcher;
 mod certificates;
+mod challenge;
 mod config;
 mod deferred_tickets;
 mod handshake;
@@ -150,8 +154,11 @@ mod service;
 mod stream;
 #[cfg(test)]
 mod tests;
+mod x509;
 
 pub use certificate::Certificate;
+pub use certificate_info::CertificateInfo;
+pub use certificate_source::{CertificateFuture, CertificateSource};
 pub use certificate_watcher::CertificateWatcher;
 pub use certificates::Certificates;
 pub use config::{TlsConfig, TlsVersion};

@@ -46,6 +46,14 @@ impl Failure {
         }
     }
 
+    /// The end of a certificate authority's check, which is not reported either.
+    pub(super) fn checked() -> Self {
+        Self {
+            kind: None,
+            ..Self::lost("a certificate authority checked the name, and no request follows")
+        }
+    }
+
     pub(super) fn from_session(error: &io::Error) -> Self {
         match error.kind() {
             io::ErrorKind::InvalidData => Self::handshake(error.to_string()),
