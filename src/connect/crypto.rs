@@ -4,8 +4,12 @@ use std::sync::Arc;
 
 #[cfg(feature = "aws-lc-rs")]
 use aws_lc_rs::digest;
+#[cfg(feature = "aws-lc-rs")]
+pub(crate) use aws_lc_rs::{aead, hkdf, rand};
 #[cfg(not(feature = "aws-lc-rs"))]
 use ring::digest;
+#[cfg(not(feature = "aws-lc-rs"))]
+pub(crate) use ring::{aead, hkdf, rand};
 use rustls::crypto::CryptoProvider;
 
 /// Returns the cryptography provider: aws-lc-rs if its feature is on, else ring.

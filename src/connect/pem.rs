@@ -1,7 +1,7 @@
 //! Reading of PEM files (RFC 7468), with the byte order marks and line ends of any editor.
 
 use rustls::pki_types::{
-    CertificateDer, PrivateKeyDer,
+    CertificateDer, CertificateRevocationListDer, PrivateKeyDer,
     pem::{self, PemObject},
 };
 
@@ -9,6 +9,16 @@ use rustls::pki_types::{
 pub(crate) fn certificates(text: &[u8]) -> Result<Vec<CertificateDer<'static>>, String> {
     let text = plain(text)?;
     CertificateDer::pem_slice_iter(&text)
+        .collect::<Result<_, _>>()
+        .map_err(|error| error.to_string())
+}
+
+/// Reads all certificate revocation lists.
+pub(crate) fn revocation_lists(
+    text: &[u8],
+) -> Result<Vec<CertificateRevocationListDer<'static>>, String> {
+    let text = plain(text)?;
+    CertificateRevocationListDer::pem_slice_iter(&text)
         .collect::<Result<_, _>>()
         .map_err(|error| error.to_string())
 }

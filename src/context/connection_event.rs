@@ -65,7 +65,8 @@ impl ConnectionEvent {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum ConnectionEventKind {
-    /// The request head is malformed, or not HTTP/1. The server answered 400, 501 or 505.
+    /// The request head is malformed, or not HTTP/1, or its host is not one that the TLS session covers.
+    /// The server answered 400, 501 or 505, or 421 for the host.
     BadRequest,
     /// No whole request head came within the time-out. The server answered 408.
     HeadTimeout,

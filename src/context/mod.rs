@@ -87,6 +87,7 @@ mod auth_failure;
 #[cfg(feature = "axum")]
 mod axum_extract;
 mod cause;
+mod client_identity;
 mod conn;
 mod conn_cache;
 mod conn_info;
@@ -94,6 +95,7 @@ mod connection_event;
 mod exchange;
 mod exchange_notes;
 mod exchange_record;
+mod host_policies;
 mod interim;
 mod local_reply;
 mod log_fields;
@@ -114,6 +116,7 @@ pub(crate) use attempt_observer::AttemptObserver;
 pub use auth_failure::AuthFailure;
 #[cfg(feature = "axum")]
 pub use axum_extract::{ConnectInfoLayer, MissingConnInfo, WithConnectInfo};
+pub use client_identity::ClientIdentity;
 pub use conn::Conn;
 pub(crate) use conn_cache::ConnCache;
 pub use conn_info::{ConnInfo, Peer};
@@ -122,6 +125,8 @@ pub use exchange::Exchange;
 pub(crate) use exchange::ExchangeSummary;
 pub use exchange_record::HeadCopy;
 pub(crate) use exchange_record::PickRecord;
+#[cfg(feature = "__tls")]
+pub(crate) use host_policies::{ConnPolicy, HostPolicies};
 pub use interim::Interim;
 pub(crate) use interim::InterimQueue;
 #[cfg(test)]

@@ -1,10 +1,11 @@
 //! [`CertificateWatcher`]: reads certificate files again at an interval.
 
-use std::{fmt, time::Duration};
+use std::{fmt, sync::Arc, time::Duration};
 
 use tokio::{task::JoinHandle, time::MissedTickBehavior};
 
-use super::Certificates;
+use super::{Certificates, ClientAuth};
+use crate::error::ConfigError;
 
 impl Certificates {
     /// The interval to pass to [`watch`](Self::watch): 5 s. An operator that replaces a file sees the
@@ -26,16 +27,38 @@ impl Certificates {
     /// Outside a tokio runtime.
     pub fn watch(&self, interval: Duration) -> CertificateWatcher {
         let certificates = self.clone();
-        CertificateWatcher {
-            task: tokio::spawn(watch(certificates, interval.max(MIN_INTERVAL))),
-        }
+        CertificateWatcher::start(interval, move || certificates.refresh())
     }
 }
 
-/// Keeps [`Certificates::watch`] running; dropping it ends the task.
+impl ClientAuth {
+    /// Reads the files of roots and revocation lists again at this interval, as
+    /// [`Certificates::watch`] reads those of certificates.
+    ///
+    /// # Panics
+    ///
+    /// Outside a tokio runtime.
+    pub fn watch(&self, interval: Duration) -> CertificateWatcher {
+        let auth = self.clone();
+        CertificateWatcher::start(interval, move || auth.reload())
+    }
+}
+
+/// Keeps [`Certificates::watch`] or [`ClientAuth::watch`] running; dropping it ends the task.
 #[must_use = "watching ends when this is dropped"]
 pub struct CertificateWatcher {
     task: JoinHandle<()>,
+}
+
+impl CertificateWatcher {
+    fn start(
+        interval: Duration,
+        refresh: impl Fn() -> Result<bool, ConfigError> + Send + Sync + 'static,
+    ) -> Self {
+        Self {
+            task: tokio::spawn(watch(Arc::new(refresh), interval.max(MIN_INTERVAL))),
+        }
+    }
 }
 
 impl Drop for CertificateWatcher {
@@ -50,19 +73,22 @@ impl fmt::Debug for CertificateWatcher {
     }
 }
 
-async fn watch(certificates: Certificates, interval: Duration) {
+async fn watch<F>(refresh: Arc<F>, interval: Duration)
+where
+    F: Fn() -> Result<bool, ConfigError> + Send + Sync + 'static,
+{
     let mut ticks = tokio::time::interval(interval);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut last_error = None;
     loop {
         ticks.tick().await;
-        let reading = certificates.clone();
-        let Ok(read) = tokio::task::spawn_blocking(move || reading.refresh()).await else {
+        let refresh = refresh.clone();
+        let Ok(read) = tokio::task::spawn_blocking(move || refresh()).await else {
             continue;
         };
         let error = read.err().map(|error| error.to_string());
         if let Some(error) = error.as_ref().filter(|_| error != last_error) {
-            tracing::error!(target: "evenkeel::tls", error, "certificate kept as it was");
+            tracing::error!(target: "evenkeel::tls", error, "kept as it was");
         }
         last_error = error;
     }

@@ -2,6 +2,7 @@
 
 use std::{
     fmt,
+    future::Future,
     hash::RandomState,
     sync::{Arc, Mutex, PoisonError},
 };
@@ -16,6 +17,7 @@ use super::{
     Certificate, CertificateInfo, CertificateSource,
     certificate_table::{Entry, Table},
     challenge::Challenges,
+    on_demand::{Found, OnDemand},
 };
 use crate::error::ConfigError;
 
@@ -39,6 +41,7 @@ struct Inner {
     table: ArcSwap<Table>,
     /// Answers the checks of a certificate authority.
     challenges: ArcSwapOption<Challenges>,
+    on_demand: ArcSwapOption<Found>,
     /// Held while a change derives a table from the previous one.
     change_lock: Mutex<()>,
     /// Fingerprints are compared within the process only, so the seed is random.
@@ -69,6 +72,7 @@ impl Certificates {
             inner: Arc::new(Inner {
                 table: ArcSwap::default(),
                 challenges: ArcSwapOption::empty(),
+                on_demand: ArcSwapOption::empty(),
                 change_lock: Mutex::new(()),
                 hasher: RandomState::new(),
             }),
@@ -165,12 +169,17 @@ impl Certificates {
         is_removed
     }
 
-    /// Describes the certificates in force: those of the list in its order, then those inserted.
+    /// Describes the certificates in force: those of the list in its order, then those inserted, then
+    /// those that were looked up on demand, with their server name as the identifier.
     #[must_use]
     pub fn in_force(&self) -> Vec<CertificateInfo> {
         let table = self.inner.table.load_full();
         let entries = table.entries.iter();
-        entries.map(|entry| CertificateInfo::of(entry)).collect()
+        let mut infos: Vec<_> = entries.map(|entry| CertificateInfo::of(entry)).collect();
+        if let Some(found) = self.inner.on_demand.load_full() {
+            infos.extend(found.in_force());
+        }
+        infos
     }
 
     /// Lets `source` answer the checks of a certificate authority by TLS-ALPN-01 (RFC 8737).
@@ -187,6 +196,22 @@ impl Certificates {
     pub fn answer_challenges(&self, source: impl CertificateSource) {
         let challenges = Challenges::new(source);
         self.inner.challenges.store(Some(Arc::new(challenges)));
+    }
+
+    /// Looks up the certificates of names that no certificate of the list and none inserted has.
+    ///
+    /// Default: no certificate is looked up.
+    pub fn on_demand(&self, options: OnDemand) {
+        let found = Found::new(options);
+        self.inner.on_demand.store(Some(Arc::new(found)));
+    }
+
+    /// Returns the lookup that this name needs before its handshake goes on.
+    pub(super) fn lookup(&self, name: &str) -> Option<impl Future<Output = ()> + use<>> {
+        let found = self.inner.on_demand.load();
+        let found = found.as_ref()?;
+        let is_known = self.inner.table.load().find(Some(name)).is_some();
+        (!is_known && found.is_due(name)).then(|| found.clone().look_up(name.into()))
     }
 
     pub(super) fn challenges(&self) -> Option<Arc<Challenges>> {
@@ -268,10 +293,15 @@ impl ResolvesServerCert for Resolver {
     fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
         let table = self.certificates.inner.table.load();
         let schemes = hello.signature_schemes();
-        match table.find(hello.server_name()) {
-            Some(found) => found.best(schemes),
-            None if self.strict => None,
-            None => table.all().best(schemes),
+        if let Some(found) = table.find(hello.server_name()) {
+            return found.best(schemes);
+        }
+        let on_demand = self.certificates.inner.on_demand.load();
+        let on_demand = on_demand.as_ref();
+        let looked_up = on_demand.and_then(|found| found.get(hello.server_name()?));
+        match looked_up {
+            None if !self.strict => table.all().best(schemes),
+            looked_up => looked_up,
         }
     }
 }

@@ -1,32 +1,34 @@
 //! [`TlsConfig`]: what a handshake may negotiate.
 
-use std::{fmt, str::FromStr, sync::Arc};
+use std::{fmt, str::FromStr};
 
-use rustls::{
-    ServerConfig,
-    server::{NoServerSessionStorage, ProducesTickets},
-    version::{TLS12, TLS13},
-};
+use rustls::pki_types::DnsName;
 
-use super::{Certificates, certificates::Resolver};
-use crate::{connect::provider, error::ConfigError};
+use super::{Certificates, ClientAuth, HostPolicy, TicketSecret};
+use crate::error::ConfigError;
 
-/// The settings that a handshake negotiates within: certificates, versions, ALPN, tickets.
+/// The settings that a handshake negotiates within: certificates, versions, ALPN, tickets, certificates
+/// of clients.
 ///
 /// Cipher suites are forward secret and authenticated with any settings: rustls has no others. The
 /// features choose the crypto provider (`aws-lc-rs`, else `ring`). The crate does not install it as
 /// the default of the process.
 ///
-/// There is no setting for 0-RTT: rustls ties it to sessions kept in memory, and a request that an
-/// attacker can replay is not worth the round trip that it saves.
+/// There is no setting for 0-RTT (RFC 8446 §2.3). An attacker can replay early data: at another instance
+/// too, since no instance knows what the others have seen. A balancer cannot know which requests of its
+/// applications are safe to repeat, and the round trip that 0-RTT saves is the one that a connection
+/// kept open saves as well.
 #[derive(Clone)]
 #[must_use]
 pub struct TlsConfig {
     pub(super) certificates: Certificates,
-    strict_sni: bool,
-    min_version: TlsVersion,
-    alpn: Vec<Vec<u8>>,
-    tickets: bool,
+    pub(super) strict_sni: bool,
+    pub(super) min_version: TlsVersion,
+    pub(super) alpn: Vec<Vec<u8>>,
+    pub(super) tickets: bool,
+    pub(super) ticket_secret: Option<TicketSecret>,
+    pub(super) client_auth: Option<ClientAuth>,
+    pub(super) hosts: Vec<(Box<str>, HostPolicy)>,
 }
 
 impl TlsConfig {
@@ -38,6 +40,9 @@ impl TlsConfig {
             min_version: MIN_VERSION,
             alpn: ALPN.iter().map(|name| name.to_vec()).collect(),
             tickets: true,
+            ticket_secret: None,
+            client_auth: None,
+            hosts: Vec::new(),
         }
     }
 
@@ -73,19 +78,13 @@ impl TlsConfig {
         mut self,
         protocols: impl IntoIterator<Item = N>,
     ) -> Result<Self, ConfigError> {
-        self.alpn = protocols.into_iter().map(Into::into).collect();
-        if self.alpn.iter().all(|name| (1..=255).contains(&name.len())) {
-            return Ok(self);
-        }
-        Err(ConfigError::new(
-            "alpn",
-            "a protocol name of 1 to 255 bytes is accepted",
-        ))
+        self.alpn = check_alpn(protocols)?;
+        Ok(self)
     }
 
     /// Sets whether a client can resume a session by ticket (RFC 8446 §2.2), which saves both sides most
-    /// of the handshake's cost. The keys are made by this process, stay in memory, change every 6 h and
-    /// are forgotten after 12 h; a reload of certificates keeps them. In TLS 1.3, two tickets are sent
+    /// of the handshake's cost. The keys change every 12 h and are forgotten 12 h later; a reload of
+    /// certificates keeps them. Hosts that ask for client certificates issue no tickets. In TLS 1.3, two tickets are sent
     /// together with the first write, which saves a packet and a system call.
     ///
     /// Default: `true`.
@@ -94,30 +93,55 @@ impl TlsConfig {
         self
     }
 
-    pub(super) fn build(self) -> Arc<ServerConfig> {
-        let versions: &[_] = match self.min_version {
-            TlsVersion::V1_2 => &[&TLS13, &TLS12],
-            TlsVersion::V1_3 => &[&TLS13],
+    /// Shares the ticket keys with every instance that has the same secret, so that a client can resume
+    /// its session at any of them. The policies of [`host`](Self::host) must be the same there.
+    ///
+    /// Default: the keys are made by this process, and no other process knows them.
+    pub fn ticket_secret(mut self, secret: TicketSecret) -> Self {
+        self.ticket_secret = Some(secret);
+        self
+    }
+
+    /// Asks clients for a certificate, at every host without a policy that says otherwise. Sessions of
+    /// such a host are never resumed by ticket.
+    ///
+    /// Default: no certificate is asked for.
+    pub fn client_auth(mut self, auth: ClientAuth) -> Self {
+        self.client_auth = Some(auth);
+        self
+    }
+
+    /// Sets a policy for a host name: an exact one, or `*.` and a domain for all names that have one
+    /// label more. An exact name precedes a wildcard.
+    ///
+    /// The server name of the ClientHello chooses the policy of a connection, and a connection serves
+    /// requests for hosts of its own policy only. Others get 421 (RFC 9110 §15.5.20): from
+    /// `evenkeel::serve` without more, under other servers from a
+    /// [`MisdirectedLayer`](super::MisdirectedLayer). Without that layer, a client could reach a host
+    /// whose certificate it lacks by the server name of another host.
+    ///
+    /// Default: one policy for all hosts.
+    ///
+    /// # Errors
+    ///
+    /// If the name is no DNS name, or has a policy already.
+    pub fn host(mut self, name: &str, policy: HostPolicy) -> Result<Self, ConfigError> {
+        let bad = |why: &str| {
+            let message = format!("{name:?}: {why}");
+            ConfigError::new("hosts", message)
         };
-        let builder = ServerConfig::builder_with_provider(provider());
-        let mut config = match builder.with_protocol_versions(versions) {
-            Ok(builder) => builder,
-            // Unreachable: the suites of both providers support both versions.
-            Err(error) => unreachable!("{error}"),
+        let name: Box<str> = name.to_ascii_lowercase().into();
+        let whole = name.strip_prefix("*.").unwrap_or(&name);
+        if DnsName::try_from(whole).is_err() {
+            return Err(bad(
+                "a DNS name such as \"a.example\" or \"*.a.example\" is accepted",
+            ));
         }
-        .with_no_client_auth()
-        .with_cert_resolver(Arc::new(Resolver::new(self.certificates, self.strict_sni)));
-        config.alpn_protocols = self.alpn;
-        config.session_storage = Arc::new(NoServerSessionStorage {});
-        match self.tickets.then(ticketer) {
-            Some(Ok(ticketer)) => config.ticketer = ticketer,
-            Some(Err(error)) => {
-                tracing::warn!(target: "evenkeel::tls", %error, "no session tickets");
-                config.send_tls13_tickets = 0;
-            }
-            None => config.send_tls13_tickets = 0,
+        if self.hosts.iter().any(|(other, _)| *other == name) {
+            return Err(bad("the host has a policy already"));
         }
-        Arc::new(config)
+        self.hosts.push((name, policy));
+        Ok(self)
     }
 }
 
@@ -130,16 +154,24 @@ impl fmt::Debug for TlsConfig {
             .field("min_version", &self.min_version)
             .field("alpn", &alpn)
             .field("tickets", &self.tickets)
+            .field("ticket_secret", &self.ticket_secret)
+            .field("client_auth", &self.client_auth)
+            .field("hosts", &self.hosts)
             .finish()
     }
 }
 
-fn ticketer() -> Result<Arc<dyn ProducesTickets>, rustls::Error> {
-    #[cfg(feature = "aws-lc-rs")]
-    let ticketer = rustls::crypto::aws_lc_rs::Ticketer::new();
-    #[cfg(not(feature = "aws-lc-rs"))]
-    let ticketer = rustls::crypto::ring::Ticketer::new();
-    ticketer
+pub(super) fn check_alpn<N: Into<Vec<u8>>>(
+    protocols: impl IntoIterator<Item = N>,
+) -> Result<Vec<Vec<u8>>, ConfigError> {
+    let protocols: Vec<Vec<u8>> = protocols.into_iter().map(Into::into).collect();
+    if protocols.iter().all(|name| (1..=255).contains(&name.len())) {
+        return Ok(protocols);
+    }
+    Err(ConfigError::new(
+        "alpn",
+        "a protocol name of 1 to 255 bytes is accepted",
+    ))
 }
 
 /// A version of TLS.

@@ -24,6 +24,7 @@ use tokio_rustls::{Accept, StartHandshake, server::TlsStream};
 use super::{
     Certificates,
     challenge::Challenges,
+    configs::Configs,
     deferred_tickets::DeferredTickets,
     negotiated,
     refusal::{Answer, Failure, Refusal},
@@ -36,7 +37,7 @@ pub(super) type Session<Io> = TlsStream<DeferredTickets<Io>>;
 /// The settings and permits that all handshakes of a layer share.
 #[derive(Clone)]
 pub(super) struct HandshakeConfig {
-    pub(super) config: Arc<ServerConfig>,
+    pub(super) configs: Arc<Configs>,
     /// `None` for a configuration of rustls.
     pub(super) certificates: Option<Certificates>,
     pub(super) timeout: Duration,
@@ -52,8 +53,10 @@ pin_project! {
         deadline: Option<Sleep>,
         stage: Stage<Io>,
         sni: Option<Box<str>>,
-        // True for the check of a certificate authority, which ends with the handshake.
-        is_check: bool,
+        // The number of the policy that the server name chose.
+        policy: usize,
+        // The configuration for a certificate authority's check, which ends with the handshake.
+        check: Option<Arc<ServerConfig>>,
         conn: ConnInfo,
         shared: Arc<HandshakeConfig>,
         events: Option<Arc<dyn ConnectionEvents>>,
@@ -77,7 +80,6 @@ enum Stage<Io> {
     /// Waits for a permit.
     Permit {
         start: StartHandshake<DeferredTickets<Io>>,
-        config: Arc<ServerConfig>,
         permit_wait: PermitWait,
     },
     /// The server's flight is written; the client has to answer.
@@ -107,7 +109,8 @@ impl<Io> Handshake<Io> {
                 received: 0,
             },
             sni: None,
-            is_check: false,
+            policy: 0,
+            check: None,
             conn,
             events: events.or_else(|| shared.events.clone()),
             shared,
@@ -139,7 +142,7 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Handshake<Io> {
         let this = self.project();
         *this.stage = Stage::Done;
         Poll::Ready(match ended {
-            Ok(mut session) if *this.is_check => {
+            Ok(mut session) if this.check.is_some() => {
                 session.get_mut().0.open();
                 // The check has what it needs even if the close_notify is lost.
                 let _ = Pin::new(&mut session).poll_shutdown(cx);
@@ -150,7 +153,8 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Handshake<Io> {
             Ok(mut session) => {
                 session.get_mut().0.open();
                 session.get_mut().1.set_buffer_limit(Some(SESSION_BUFFER));
-                negotiated::record(this.conn, session.get_ref().1, this.sni.take());
+                let policy = this.shared.configs.conn_policy(*this.policy);
+                negotiated::record(this.conn, session.get_ref().1, this.sni.take(), policy);
                 if let Some(events) = this.events {
                     events.handshake_ended(this.conn);
                 }
@@ -184,15 +188,13 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Handshake<Io> {
                         Hello::Accepted(accepted) => {
                             let hello = accepted.client_hello();
                             *this.sni = hello.server_name().map(Box::from);
+                            *this.policy = this.shared.configs.find(hello.server_name());
                             let lookup = this.shared.lookup(&hello);
                             let start =
                                 StartHandshake::from_parts(accepted, DeferredTickets::new(io));
                             match lookup {
                                 Some(lookup) => Stage::Lookup { start, lookup },
-                                None => {
-                                    let config = this.shared.config.clone();
-                                    return self.admit(start, config, cx);
-                                }
+                                None => return self.admit(start, cx),
                             }
                         }
                         Hello::Refused(answer, failure) => {
@@ -211,17 +213,15 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Handshake<Io> {
                     let Stage::Lookup { start, .. } = mem::replace(this.stage, Stage::Done) else {
                         continue;
                     };
-                    *this.is_check = config.is_some();
-                    let config = config.unwrap_or_else(|| this.shared.config.clone());
-                    return self.admit(start, config, cx);
+                    *this.check = config;
+                    return self.admit(start, cx);
                 }
                 Stage::Permit { permit_wait, .. } => {
                     let permit = ready!(permit_wait.as_mut().poll(cx));
-                    let Stage::Permit { start, config, .. } = mem::replace(this.stage, Stage::Done)
-                    else {
+                    let Stage::Permit { start, .. } = mem::replace(this.stage, Stage::Done) else {
                         continue;
                     };
-                    return self.begin(start, config, permit, cx);
+                    return self.begin(start, permit, cx);
                 }
                 Stage::Finish(accept) => {
                     let polled = Pin::new(accept).poll(cx);
@@ -237,17 +237,15 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Handshake<Io> {
     fn admit(
         mut self: Pin<&mut Self>,
         start: StartHandshake<DeferredTickets<Io>>,
-        config: Arc<ServerConfig>,
         cx: &mut Context<'_>,
     ) -> Poll<Result<Session<Io>, Failure>> {
         let this = self.as_mut().project();
         let permits = this.shared.permits.clone();
         match permits.clone().try_acquire_owned() {
-            Ok(permit) => self.begin(start, config, Some(permit), cx),
+            Ok(permit) => self.begin(start, Some(permit), cx),
             Err(_) => {
                 *this.stage = Stage::Permit {
                     start,
-                    config,
                     permit_wait: permit_wait(permits),
                 };
                 self.poll_stage(cx)
@@ -261,11 +259,14 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Handshake<Io> {
     fn begin(
         self: Pin<&mut Self>,
         start: StartHandshake<DeferredTickets<Io>>,
-        config: Arc<ServerConfig>,
         _permit: Option<OwnedSemaphorePermit>,
         cx: &mut Context<'_>,
     ) -> Poll<Result<Session<Io>, Failure>> {
         let this = self.project();
+        let config = match this.check {
+            Some(config) => config.clone(),
+            None => this.shared.configs.get(*this.policy),
+        };
         let mut accept = start.into_stream(config);
         let polled = Pin::new(&mut accept).poll(cx);
         *this.stage = Stage::Finish(accept);
@@ -306,7 +307,11 @@ impl HandshakeConfig {
             let challenges = certificates.challenges()?;
             return Some(Box::pin(challenges.config(name.into())));
         }
-        None
+        let lookup = certificates.lookup(name)?;
+        Some(Box::pin(async move {
+            lookup.await;
+            None
+        }))
     }
 }
 

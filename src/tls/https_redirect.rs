@@ -8,17 +8,16 @@ use std::{
     task::{Context, Poll, ready},
 };
 
-use bytes::Bytes;
 use http::{
     HeaderValue, Method, Request, Response, StatusCode,
     header::{CONTENT_TYPE, HOST, LOCATION},
     uri::Authority,
 };
-use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
 use tower_layer::Layer;
 use tower_service::Service;
 
+use super::ResponseBody;
 use crate::context::ConnInfo;
 
 /// Answers cleartext requests with 308 and the same URL under https. Requests over TLS go to the inner
@@ -149,9 +148,7 @@ where
         Poll::Ready(Ok(match self.project().kind.project() {
             FutureKindProject::Inner { future } => {
                 let response = ready!(future.poll(cx))?;
-                response.map(|body| ResponseBody {
-                    kind: Kind::Inner { body },
-                })
+                response.map(ResponseBody::inner)
             }
             FutureKindProject::Own { location } => own(location.take()),
         }))
@@ -162,65 +159,6 @@ impl<F> fmt::Debug for ResponseFuture<F> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("https_redirect::ResponseFuture")
             .finish_non_exhaustive()
-    }
-}
-
-pin_project! {
-    /// The body of a response: the inner service's, or the text of a 400.
-    #[derive(Debug)]
-    pub struct ResponseBody<B> {
-        #[pin]
-        kind: Kind<B>,
-    }
-}
-
-pin_project! {
-    #[project = KindProject]
-    #[derive(Debug)]
-    enum Kind<B> {
-        Inner { #[pin] body: B },
-        Own { text: &'static [u8] },
-    }
-}
-
-impl<B> Default for ResponseBody<B> {
-    fn default() -> Self {
-        Self {
-            kind: Kind::Own { text: b"" },
-        }
-    }
-}
-
-impl<B: Body<Data = Bytes>> Body for ResponseBody<B> {
-    type Data = Bytes;
-    type Error = B::Error;
-
-    fn poll_frame(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
-        match self.project().kind.project() {
-            KindProject::Inner { body } => body.poll_frame(cx),
-            KindProject::Own { text: [] } => Poll::Ready(None),
-            KindProject::Own { text } => {
-                let data = Bytes::from_static(std::mem::take(text));
-                Poll::Ready(Some(Ok(Frame::data(data))))
-            }
-        }
-    }
-
-    fn is_end_stream(&self) -> bool {
-        match &self.kind {
-            Kind::Inner { body } => body.is_end_stream(),
-            Kind::Own { text } => text.is_empty(),
-        }
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        match &self.kind {
-            Kind::Inner { body } => body.size_hint(),
-            Kind::Own { text } => SizeHint::with_exact(text.len() as u64),
-        }
     }
 }
 
@@ -235,7 +173,7 @@ fn own<B>(location: Option<HeaderValue>) -> Response<ResponseBody<B>> {
     *response.status_mut() = StatusCode::BAD_REQUEST;
     let text = const { HeaderValue::from_static("text/plain") };
     response.headers_mut().insert(CONTENT_TYPE, text);
-    response.body_mut().kind = Kind::Own { text: NO_HOST };
+    *response.body_mut() = ResponseBody::own(NO_HOST);
     response
 }
 

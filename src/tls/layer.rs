@@ -6,7 +6,7 @@ use rustls::ServerConfig;
 use tokio::sync::Semaphore;
 use tower_layer::Layer;
 
-use super::{Tls, TlsConfig, handshake::HandshakeConfig};
+use super::{Certificates, Tls, TlsConfig, configs::Configs, handshake::HandshakeConfig};
 use crate::{context::ConnectionEvents, error::ConfigError};
 
 /// Terminates TLS: around a connection service, or around an axum listener.
@@ -22,19 +22,21 @@ impl TlsLayer {
     /// Makes a layer that serves `config`.
     pub fn new(config: TlsConfig) -> Self {
         let certificates = config.certificates.clone();
-        let mut layer = Self::from_rustls(config.build());
-        layer.shared.certificates = Some(certificates);
-        layer
+        Self::with_configs(Configs::new(config), Some(certificates))
     }
 
-    /// Makes a layer that serves a configuration of rustls unchanged, for example one that asks for
-    /// client certificates. Its certificates, versions, ALPN and tickets are then set there; those of
+    /// Makes a layer that serves a configuration of rustls unchanged, for example one with a verifier of
+    /// your own. Its certificates, versions, ALPN and tickets are then set there; those of
     /// [`TlsConfig`] do not apply.
     pub fn from_rustls(config: impl Into<Arc<ServerConfig>>) -> Self {
+        Self::with_configs(Configs::from_rustls(config.into()), None)
+    }
+
+    fn with_configs(configs: Configs, certificates: Option<Certificates>) -> Self {
         Self {
             shared: HandshakeConfig {
-                config: config.into(),
-                certificates: None,
+                configs: Arc::new(configs),
+                certificates,
                 timeout: HANDSHAKE_TIMEOUT,
                 permits: Arc::new(Semaphore::new(MAX_HANDSHAKES)),
                 events: None,

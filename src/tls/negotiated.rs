@@ -3,10 +3,16 @@
 use bytes::Bytes;
 use rustls::{CipherSuite, HandshakeKind, NamedGroup, ProtocolVersion, ServerConnection};
 
-use crate::context::{ConnInfo, TlsInfo};
+use super::client_identity;
+use crate::context::{ConnInfo, ConnPolicy, TlsInfo};
 
 /// Writes the result of the handshake to the `ConnInfo`.
-pub(super) fn record(conn: &ConnInfo, session: &ServerConnection, sni: Option<Box<str>>) {
+pub(super) fn record(
+    conn: &ConnInfo,
+    session: &ServerConnection,
+    sni: Option<Box<str>>,
+    policy: Option<ConnPolicy>,
+) {
     let suite = session.negotiated_cipher_suite();
     let group = session.negotiated_key_exchange_group();
     let client_certificates = session.peer_certificates().unwrap_or_default();
@@ -25,6 +31,8 @@ pub(super) fn record(conn: &ConnInfo, session: &ServerConnection, sni: Option<Bo
             .iter()
             .map(|certificate| Bytes::copy_from_slice(certificate))
             .collect(),
+        client: client_identity::read(client_certificates),
+        policy,
         handshake: conn.accepted().elapsed(),
     });
 }

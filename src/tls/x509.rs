@@ -73,7 +73,7 @@ fn dns_names(certificate: &X509Certificate<'_>) -> Result<Option<Box<[Box<str>]>
     }))
 }
 
-fn system_time(time: ASN1Time) -> SystemTime {
+pub(super) fn system_time(time: ASN1Time) -> SystemTime {
     let seconds = Duration::from_secs(time.timestamp().unsigned_abs());
     let moved = match time.timestamp() < 0 {
         true => UNIX_EPOCH.checked_sub(seconds),

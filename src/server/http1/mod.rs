@@ -30,6 +30,8 @@ use http_body::Body as HttpBody;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tower_service::Service;
 
+#[cfg(feature = "http2")]
+pub(super) use self::refusal::MISDIRECTED;
 #[cfg(test)]
 pub(super) use self::streamed_body::MAX_DISCARDED;
 use self::{
@@ -89,6 +91,7 @@ where
     let mut input = Input::new(http1);
     loop {
         let next = poll_fn(|cx| input.poll_head(cx, io, &mut shutdown, &state)).await?;
+        let next = refusal::check_policy(next, input.request.as_ref(), &service.reporter.info);
         let head = match next {
             Next::Head(head) => head,
             Next::End => {

@@ -2,12 +2,13 @@
 
 use std::{future::poll_fn, io, pin::Pin};
 
-use http::{Method, StatusCode};
+use http::{Method, Request, StatusCode};
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 
+use super::input::Next;
 use crate::{
-    context::ConnectionEventKind,
-    server::{http::ConnectionReporter, stream::Stream},
+    context::{ConnInfo, ConnectionEventKind},
+    server::{Body, http::ConnectionReporter, stream::Stream},
     wire::{Malformed, MalformedKind, request},
 };
 
@@ -41,6 +42,17 @@ impl Refusal {
         Self::new(kind, StatusCode::REQUEST_TIMEOUT, "", head)
     }
 
+    #[cold]
+    fn misdirected(request: &Request<Body>) -> Self {
+        Self {
+            kind: ConnectionEventKind::BadRequest,
+            status: StatusCode::MISDIRECTED_REQUEST,
+            reason: MISDIRECTED,
+            method: Some(request.method().clone()),
+            path: Some(request.uri().path().to_owned()),
+        }
+    }
+
     fn new(
         kind: ConnectionEventKind,
         status: StatusCode,
@@ -55,6 +67,18 @@ impl Refusal {
             method,
             path,
         }
+    }
+}
+
+/// Refuses a request for a host that the TLS session does not cover (RFC 9110 §15.5.20).
+pub(super) fn check_policy(next: Next, request: Option<&Request<Body>>, conn: &ConnInfo) -> Next {
+    match (next, conn.tls(), request) {
+        (Next::Head(_), Some(tls), Some(request))
+            if !tls.covers_request(request.uri(), request.headers()) =>
+        {
+            Next::Refused(Box::new(Refusal::misdirected(request)))
+        }
+        (next, ..) => next,
     }
 }
 
@@ -107,3 +131,6 @@ pub(super) fn report_cut_off(reporter: &ConnectionReporter) {
 
 /// The status of a request that reached its time-out.
 pub(super) const TIMED_OUT: StatusCode = StatusCode::GATEWAY_TIMEOUT;
+/// The reason of a 421.
+pub(in crate::server) const MISDIRECTED: &str =
+    "the host has another TLS policy than the connection";

@@ -6,8 +6,8 @@ use http::{HeaderMap, Response, StatusCode, header, request::Parts};
 
 use super::fields;
 use crate::{
-    context::ConnectionEventKind,
-    server::http::ConnectionReporter,
+    context::{ConnInfo, ConnectionEventKind},
+    server::{http::ConnectionReporter, http1::MISDIRECTED},
     wire::{
         fields::{MAX_FIELDS, trim_values},
         target::is_host,
@@ -36,6 +36,17 @@ pub(super) fn check(head: &mut Parts) -> Result<(), Refusal> {
         return Err(malformed(":path is not ASCII"));
     }
     check_host(head)
+}
+
+/// Checks that the TLS session covers the host (RFC 9110 §15.5.20).
+pub(super) fn check_policy(head: &Parts, conn: &ConnInfo) -> Result<(), Refusal> {
+    match conn.tls() {
+        Some(tls) if !tls.covers_request(&head.uri, &head.headers) => Err(Refusal {
+            status: StatusCode::MISDIRECTED_REQUEST,
+            reason: MISDIRECTED,
+        }),
+        _ => Ok(()),
+    }
 }
 
 /// Counts the fields; a cookie in parts is one (RFC 9113 §8.2.3), as an HTTP/1.1 backend gets it.

@@ -19,7 +19,7 @@ use super::{
     fields,
     interim::InterimSender,
     request_body::InitialBody,
-    request_head::{check, refuse},
+    request_head::{check, check_policy, refuse},
 };
 use crate::{
     error::BoxError,
@@ -94,7 +94,9 @@ where
         mut reply: SendResponse<Bytes>,
     ) -> Option<Self> {
         let (mut head, stream) = request.into_parts();
-        if let Err(refusal) = check(&mut head) {
+        let checked = check(&mut head);
+        let checked = checked.and_then(|()| check_policy(&head, &service.reporter.info));
+        if let Err(refusal) = checked {
             refuse(refusal, &head, &service.reporter, &mut reply);
             return None;
         }

@@ -1,0 +1,97 @@
+//! `HostPolicies`: which host names share the TLS policy of a connection.
+
+use std::{borrow::Cow, collections::HashMap, sync::Arc};
+
+/// The host names that have a TLS policy of their own. The number of a policy is its place in the list,
+/// from 1 on; all other names have policy 0.
+#[derive(Debug, Default)]
+pub(crate) struct HostPolicies {
+    exact: HashMap<Box<str>, usize>,
+    /// By what follows `*.`.
+    wildcard: HashMap<Box<str>, usize>,
+}
+
+impl HostPolicies {
+    /// Indexes names in lower case; `*.` stands for one label.
+    #[cfg(feature = "__tls")]
+    pub(crate) fn new<'a>(names: impl IntoIterator<Item = &'a str>) -> Self {
+        let mut made = Self::default();
+        for (name, number) in names.into_iter().zip(1..) {
+            match name.strip_prefix("*.") {
+                Some(rest) => made.wildcard.insert(rest.into(), number),
+                None => made.exact.insert(name.into(), number),
+            };
+        }
+        made
+    }
+
+    /// Returns the policy of a name in lower case: the exact name's, else that of its wildcard, else 0.
+    pub(crate) fn find(&self, name: &str) -> usize {
+        if let Some(number) = self.exact.get(name) {
+            return *number;
+        }
+        let parent = name.split_once('.').map(|(_, parent)| parent);
+        let number = parent.and_then(|parent| self.wildcard.get(parent));
+        number.copied().unwrap_or_default()
+    }
+}
+
+/// The policy of a connection, among those of its listener.
+#[derive(Clone, Debug)]
+pub(crate) struct ConnPolicy {
+    pub(crate) hosts: Arc<HostPolicies>,
+    pub(crate) number: usize,
+}
+
+impl ConnPolicy {
+    /// Returns true if the host, with or without a port, has this policy.
+    pub(crate) fn covers(&self, host: &str) -> bool {
+        let name = match host.rsplit_once(':') {
+            // The colons of an address in brackets are no port.
+            Some((name, port)) if !port.ends_with(']') => name,
+            _ => host,
+        };
+        let name = name.strip_suffix('.').unwrap_or(name);
+        let name = match name.bytes().any(|byte| byte.is_ascii_uppercase()) {
+            true => Cow::Owned(name.to_ascii_lowercase()),
+            false => Cow::Borrowed(name),
+        };
+        self.hosts.find(&name) == self.number
+    }
+}
+
+#[cfg(all(test, feature = "__tls"))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_host_has_the_policy_of_its_name_in_any_spelling() {
+        let hosts = HostPolicies::new(["a.test", "*.a.test", "b.test"]);
+        let hosts = Arc::new(hosts);
+        for (host, number) in [
+            ("a.test", 1),
+            ("A.Test:8443", 1),
+            ("a.test.", 1),
+            ("a.test.:443", 1),
+            ("x.a.test", 2),
+            ("X.a.test:1", 2),
+            ("x.y.a.test", 0),
+            ("b.test", 3),
+            ("c.test", 0),
+            ("127.0.0.1:8443", 0),
+            ("[::1]", 0),
+            ("[::1]:8443", 0),
+            ("", 0),
+        ] {
+            for at in 0..4 {
+                let hosts = hosts.clone();
+                let covers = ConnPolicy { hosts, number: at }.covers(host);
+                assert_eq!(
+                    covers,
+                    at == number,
+                    "{host} on a connection of policy {at}"
+                );
+            }
+        }
+    }
+}

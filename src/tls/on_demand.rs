@@ -1,0 +1,279 @@
+//! [`OnDemand`]: certificates that are looked up when a client asks for their name.
+
+use std::{
+    collections::HashMap,
+    fmt,
+    hash::RandomState,
+    sync::{
+        Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use rustls::sign::CertifiedKey;
+use tokio::{
+    sync::{OnceCell, Semaphore},
+    time::Instant,
+};
+
+use super::{CertificateInfo, CertificateSource, certificate_table::Entry};
+use crate::error::{BoxError, ConfigError};
+
+/// Looks up the certificates of names that no other certificate has, during the handshake that asks for
+/// one; see [`Certificates::on_demand`](super::Certificates::on_demand).
+///
+/// One lookup runs for a name at a time, and handshakes for the same name wait for it. What was found is
+/// kept in memory. A name without a certificate, and a lookup that failed, is not looked up again for
+/// 10 s. The handshake then goes on without: it shows the first certificate, or fails where
+/// [`strict_sni`](super::TlsConfig::strict_sni) is set.
+///
+/// **Deployment caveat.** Clients choose the names. A source that orders certificates from an authority
+/// must know which names are its own, or a stream of invented names uses up the limits of that authority.
+#[derive(Clone)]
+#[must_use]
+pub struct OnDemand {
+    source: Arc<dyn CertificateSource>,
+    max_certificates: usize,
+    max_lookups: usize,
+    timeout: Duration,
+    max_age: Duration,
+}
+
+impl OnDemand {
+    /// Makes a configuration that asks `source`.
+    pub fn new(source: impl CertificateSource) -> Self {
+        Self {
+            source: Arc::new(source),
+            max_certificates: MAX_CERTIFICATES,
+            max_lookups: MAX_LOOKUPS,
+            timeout: TIMEOUT,
+            max_age: MAX_AGE,
+        }
+    }
+
+    /// Sets how many certificates are kept. The one that was unused for longest makes room for the next.
+    /// A certificate takes about 5 KiB.
+    ///
+    /// Default: 1,000.
+    ///
+    /// # Errors
+    ///
+    /// If `max` is not 1 to 1,000,000.
+    pub fn max_certificates(mut self, max: usize) -> Result<Self, ConfigError> {
+        self.max_certificates = within("max_certificates", max, 1_000_000)?;
+        Ok(self)
+    }
+
+    /// Sets how many lookups run at once. Others wait within their time-out.
+    ///
+    /// Default: 16.
+    ///
+    /// # Errors
+    ///
+    /// If `max` is not 1 to 10,000.
+    pub fn max_lookups(mut self, max: usize) -> Result<Self, ConfigError> {
+        self.max_lookups = within("max_lookups", max, 10_000)?;
+        Ok(self)
+    }
+
+    /// Sets how long a lookup may take, the wait for its turn included. The time-out of the
+    /// [handshake](super::TlsLayer::handshake_timeout) holds as well.
+    ///
+    /// Default: 5 s.
+    pub fn timeout(mut self, timeout: Duration) -> Self {
+        self.timeout = timeout;
+        self
+    }
+
+    /// Sets the age at which a certificate is looked up again. If the lookup fails, the certificate is
+    /// served on until it expires.
+    ///
+    /// Default: 1 h.
+    pub fn max_age(mut self, age: Duration) -> Self {
+        self.max_age = age;
+        self
+    }
+}
+
+fn within(field: &str, value: usize, most: usize) -> Result<usize, ConfigError> {
+    match (1..=most).contains(&value) {
+        true => Ok(value),
+        false => Err(ConfigError::new(
+            field,
+            format!("{value}: 1 to {most} is accepted"),
+        )),
+    }
+}
+
+impl fmt::Debug for OnDemand {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("OnDemand")
+            .field("max_certificates", &self.max_certificates)
+            .field("max_lookups", &self.max_lookups)
+            .field("timeout", &self.timeout)
+            .field("max_age", &self.max_age)
+            .finish_non_exhaustive()
+    }
+}
+
+/// What was looked up so far.
+pub(super) struct Found {
+    options: OnDemand,
+    permits: Semaphore,
+    names: RwLock<Names>,
+    /// Counts the uses, so that the oldest is known.
+    uses: AtomicU64,
+    hasher: RandomState,
+}
+
+#[derive(Default)]
+struct Names {
+    found: HashMap<Box<str>, Kept>,
+    /// The time until which the name is not looked up again.
+    missing: HashMap<Box<str>, Instant>,
+    running: HashMap<Box<str>, Arc<OnceCell<()>>>,
+}
+
+struct Kept {
+    entry: Arc<Entry>,
+    at: Instant,
+    last_use: AtomicU64,
+}
+
+impl Found {
+    pub(super) fn new(options: OnDemand) -> Self {
+        Self {
+            permits: Semaphore::new(options.max_lookups),
+            options,
+            names: RwLock::default(),
+            uses: AtomicU64::new(0),
+            hasher: RandomState::new(),
+        }
+    }
+
+    /// Returns the certificate of the name, if it was looked up before.
+    pub(super) fn get(&self, name: &str) -> Option<Arc<CertifiedKey>> {
+        let names = self.read();
+        let kept = names.found.get(name)?;
+        let now = self.uses.fetch_add(1, Ordering::Relaxed);
+        kept.last_use.store(now, Ordering::Relaxed);
+        Some(kept.entry.parsed.key.clone())
+    }
+
+    /// Returns true if the name has to be looked up before the handshake goes on.
+    pub(super) fn is_due(&self, name: &str) -> bool {
+        let names = self.read();
+        let now = Instant::now();
+        if names.missing.get(name).is_some_and(|until| now < *until) {
+            return false;
+        }
+        let kept = names.found.get(name);
+        kept.is_none_or(|kept| now.duration_since(kept.at) >= self.options.max_age)
+    }
+
+    /// Looks the name up, or waits for the lookup that runs.
+    pub(super) async fn look_up(self: Arc<Self>, name: Box<str>) {
+        let cell = self
+            .write()
+            .running
+            .entry(name.clone())
+            .or_default()
+            .clone();
+        cell.get_or_init(|| async {
+            let timeout = self.options.timeout;
+            let looked_up = tokio::time::timeout(timeout, self.ask(&name)).await;
+            let found = looked_up.unwrap_or_else(|_| Err("the lookup took too long".into()));
+            self.keep(&name, found);
+        })
+        .await;
+    }
+
+    async fn ask(&self, name: &str) -> Result<Option<Arc<Entry>>, BoxError> {
+        let _permit = self.permits.acquire().await?;
+        let Some(certificate) = self.options.source.certificate(name).await? else {
+            return Ok(None);
+        };
+        let (id, hasher) = (Box::<str>::from(name), self.hasher.clone());
+        let certificate = certificate.required_names([name]);
+        // It may read files.
+        let read =
+            tokio::task::spawn_blocking(move || Entry::read(Some(&id), certificate, &hasher));
+        Ok(Some(read.await??))
+    }
+
+    fn keep(&self, name: &str, found: Result<Option<Arc<Entry>>, BoxError>) {
+        let mut names = self.write();
+        names.running.remove(name);
+        let now = Instant::now();
+        let entry = match found {
+            Ok(Some(entry)) => entry,
+            Ok(None) => return names.miss(name, now),
+            Err(error) => {
+                tracing::warn!(target: "evenkeel::tls", server_name = name, error, "no certificate on demand");
+                return names.miss(name, now);
+            }
+        };
+        names.missing.remove(name);
+        if names.found.len() >= self.options.max_certificates && !names.found.contains_key(name) {
+            let oldest = names.found.iter();
+            let oldest = oldest.min_by_key(|(_, kept)| kept.last_use.load(Ordering::Relaxed));
+            if let Some(oldest) = oldest.map(|(name, _)| name.clone()) {
+                names.found.remove(&oldest);
+            }
+        }
+        let kept = Kept {
+            entry,
+            at: now,
+            last_use: AtomicU64::new(self.uses.fetch_add(1, Ordering::Relaxed)),
+        };
+        names.found.insert(name.into(), kept);
+    }
+
+    pub(super) fn in_force(&self) -> Vec<CertificateInfo> {
+        let names = self.read();
+        let kept = names.found.values();
+        kept.map(|kept| CertificateInfo::of(&kept.entry)).collect()
+    }
+
+    fn read(&self) -> RwLockReadGuard<'_, Names> {
+        self.names.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write(&self) -> RwLockWriteGuard<'_, Names> {
+        self.names.write().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Names {
+    /// Remembers that there is no certificate. One that was found before is served on until it expires.
+    fn miss(&mut self, name: &str, now: Instant) {
+        let is_expired = |kept: &Kept| {
+            let until = kept.entry.parsed.facts.not_after;
+            until < std::time::SystemTime::now()
+        };
+        if self.found.get(name).is_some_and(is_expired) {
+            self.found.remove(name);
+        }
+        if self.missing.len() >= MAX_MISSING {
+            self.missing.retain(|_, until| now < *until);
+        }
+        // Invented names must not fill the memory.
+        if self.missing.len() < MAX_MISSING {
+            self.missing.insert(name.into(), now + MISSING_FOR);
+        }
+    }
+}
+
+/// Some 5 MiB.
+pub(super) const MAX_CERTIFICATES: usize = 1_000;
+/// Enough for a store that answers within milliseconds; a flood of names does not become one of lookups.
+pub(super) const MAX_LOOKUPS: usize = 16;
+/// Half of the handshake's own time-out.
+pub(super) const TIMEOUT: Duration = Duration::from_secs(5);
+/// A renewed certificate is seen within the hour; certificates live for days.
+pub(super) const MAX_AGE: Duration = Duration::from_secs(3_600);
+/// A name that was added a moment ago is served soon; a client that tries in a loop costs little.
+const MISSING_FOR: Duration = Duration::from_secs(10);
+/// Some 400 KiB.
+const MAX_MISSING: usize = 4_096;
