@@ -141,6 +141,7 @@ mod tests {
         params.subject_alt_names.push(SanType::URI(uri));
         let mail = "me@a.test".try_into().unwrap();
         params.subject_alt_names.push(SanType::Rfc822Name(mail));
+        params.distinguished_name = rcgen::DistinguishedName::new();
         let subject = &mut params.distinguished_name;
         subject.push(DnType::CountryName, "NL");
         subject.push(DnType::OrganizationName, "A, B + C");

@@ -35,6 +35,22 @@ fn the_documented_defaults_are_those_of_the_code() {
         ("handshake time-out", seconds(layer::HANDSHAKE_TIMEOUT)),
         ("handshakes at once", layer::MAX_HANDSHAKES.to_string()),
         (
+            "lookups on demand at once",
+            on_demand::MAX_LOOKUPS.to_string(),
+        ),
+        ("lookup time-out", seconds(on_demand::TIMEOUT)),
+        (
+            "certificates kept on demand",
+            on_demand::MAX_CERTIFICATES.to_string(),
+        ),
+        (
+            "ticket keys",
+            format!("change every {} h", ticket_keys::KEY_SECONDS / 3_600),
+        ),
+        ("certificates of clients", text("not asked for")),
+        ("policies", text("one for all hosts")),
+        ("key exchange", text("`X25519MLKEM768` is preferred")),
+        (
             "[`Certificates::watch`]",
             seconds(Certificates::RELOAD_INTERVAL),
         ),
@@ -137,18 +153,86 @@ fn an_idle_session_holds_little_memory() {
 
     let silent = || {
         runtime.block_on(async {
-            let (mut server, client) = streams(&layer, config.clone());
+            let (near, far) = tokio::net::UnixStream::pair().unwrap();
+            let conn = ConnInfo::new(Peer::Unknown, Peer::Unknown);
+            let mut server = TlsStream::new(far, conn, Arc::new(layer.shared.clone()), None);
             let silent = tokio::time::timeout(Duration::ZERO, server.handshake());
             assert!(silent.await.is_err(), "the client sent nothing");
-            (server, client)
+            (near, server)
         })
     };
     let both = allocation_counter::measure(|| open_silently.extend((0..32).map(|_| silent())));
     let each = both.bytes_current / 32;
-    assert!(
-        each < 6_000,
-        "{each} bytes for a client that says nothing, its own included"
-    );
+    assert!(each < 3_500, "{each} bytes for a client that says nothing");
+}
+
+/// Two instances whose clocks are `apart` slots of ticket keys from each other.
+async fn resumes_at_another_instance(apart: u64) -> bool {
+    let (layer, config) = pair();
+    let mut config = ClientConfig::clone(&config);
+    config.resumption = rustls::client::Resumption::in_memory_sessions(8);
+    let config = Arc::new(config);
+    let mut kinds = Vec::new();
+    for slot in [0, apart] {
+        // The last second of the slot.
+        let now = (100 + slot) * ticket_keys::KEY_SECONDS - 1;
+        let secret = TicketSecret::new(&[1; 32]).unwrap();
+        let secret = secret.with_clock(move || now);
+        let certificates = layer.shared.certificates.clone().unwrap();
+        let instance = TlsLayer::new(TlsConfig::new(certificates).ticket_secret(secret));
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let near = TcpStream::connect(listener.local_addr().unwrap());
+        let (near, accepted) = tokio::join!(near, listener.accept());
+        let conn = ConnInfo::new(Peer::Unknown, Peer::Unknown);
+        let shared = Arc::new(instance.shared.clone());
+        let mut server = TlsStream::new(accepted.unwrap().0, conn, shared, None);
+        let name = ServerName::try_from("localhost").unwrap();
+        let client = TlsConnector::from(config.clone()).connect(name, near.unwrap());
+        let (served, client) = tokio::join!(server.handshake(), client);
+        served.unwrap();
+        server.write_all(b"!").await.unwrap();
+        server.flush().await.unwrap();
+        client.unwrap().read_exact(&mut [0]).await.unwrap();
+        kinds.push(server.conn().tls().unwrap().resumed);
+    }
+    assert!(!kinds[0]);
+    kinds[1]
+}
+
+#[tokio::test]
+async fn a_session_resumes_at_another_instance_across_a_change_of_keys() {
+    assert!(resumes_at_another_instance(0).await);
+    assert!(resumes_at_another_instance(1).await, "the keys changed");
+    assert!(!resumes_at_another_instance(2).await, "and again");
+}
+
+/// A handshake begins while one of 10,000 certificates changes, and memory stays in bounds.
+#[test]
+fn ten_thousand_certificates_are_served_while_one_changes() {
+    let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+    let key = made.signing_key.serialize_pem();
+    let issue = |name: String| {
+        let params = rcgen::CertificateParams::new([name]).unwrap();
+        let signed = params.self_signed(&made.signing_key).unwrap();
+        Certificate::pem(signed.pem(), key.clone())
+    };
+    let list: Vec<_> = (0..10_000).map(|n| issue(format!("h{n}.test"))).collect();
+    let mut store = None;
+    let began = std::time::Instant::now();
+    let memory = allocation_counter::measure(|| store = Some(Certificates::new(list).unwrap()));
+    let read = began.elapsed();
+    let certificates = store.unwrap();
+    let each = memory.bytes_current / 10_000;
+    assert!(each < 6_000, "{each} bytes a certificate");
+    let before = certificates.in_force();
+    let began = std::time::Instant::now();
+    certificates
+        .insert("one more", issue("h5.test".into()))
+        .unwrap();
+    let changed = began.elapsed();
+    let after = certificates.in_force();
+    assert_eq!((before.len(), after.len()), (10_000, 10_001));
+    println!("{each} bytes a certificate, {read:?} to read, {changed:?} to change one");
 }
 
 #[tokio::test(start_paused = true)]

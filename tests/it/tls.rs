@@ -3,9 +3,13 @@
 
 mod axum_listener;
 mod certificates;
+mod client_auth;
 mod handshakes;
 mod hostile;
 mod hsts_and_redirect;
+mod on_demand;
+mod policies;
+mod sessions;
 mod under_serve;
 
 use std::{convert::Infallible, future::IntoFuture, net::SocketAddr, sync::Arc, time::Duration};
@@ -95,7 +99,7 @@ async fn serve(conn: Conn<TlsStream<TcpStream>>) -> Result<(), BoxError> {
 
 fn describe(tls: &TlsInfo) -> String {
     format!(
-        "{} {} {} alpn={} sni={} resumed={} certificates={}",
+        "{} {} {} alpn={} sni={} resumed={} certificates={} client={}",
         tls.version,
         tls.cipher,
         tls.key_exchange.unwrap_or("-"),
@@ -103,6 +107,15 @@ fn describe(tls: &TlsInfo) -> String {
         tls.sni.as_deref().unwrap_or("-"),
         tls.resumed,
         tls.client_certificates.len(),
+        tls.client.as_ref().map_or_else(
+            || "-".to_owned(),
+            |client| format!(
+                "{} {} {}",
+                client.subject,
+                client.names.join(" "),
+                client.serial
+            )
+        ),
     )
 }
 

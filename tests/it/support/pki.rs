@@ -3,8 +3,9 @@
 use std::sync::Arc;
 
 use rcgen::{
-    BasicConstraints, CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa,
-    KeyPair, PKCS_ECDSA_P256_SHA256, SignatureAlgorithm,
+    BasicConstraints, CertificateParams, CertificateRevocationListParams, CertifiedIssuer, DnType,
+    ExtendedKeyUsagePurpose, IsCa, KeyIdMethod, KeyPair, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256,
+    RevokedCertParams, SignatureAlgorithm,
 };
 use rustls::{
     ClientConfig, RootCertStore, SupportedProtocolVersion,
@@ -36,6 +37,7 @@ impl Authority {
         // Unlike the leaves', else those look signed by themselves.
         let name = &mut params.distinguished_name;
         name.push(DnType::CommonName, "an authority for tests");
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         let issuer = CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap();
         Self { issuer }
@@ -46,11 +48,59 @@ impl Authority {
         self.issue_with(names, &PKCS_ECDSA_P256_SHA256)
     }
 
+    /// Issues a certificate for these names, after a change to its parameters.
+    pub(crate) fn issue_of(
+        &self,
+        names: &[&str],
+        change: impl FnOnce(&mut CertificateParams),
+    ) -> Issued {
+        self.make(names, &PKCS_ECDSA_P256_SHA256, change)
+    }
+
+    /// An authority whose certificate this one has issued.
+    pub(crate) fn intermediate(&self) -> Self {
+        let mut params = CertificateParams::new([]).unwrap();
+        let name = &mut params.distinguished_name;
+        name.push(DnType::CommonName, "an intermediate authority for tests");
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let key = KeyPair::generate().unwrap();
+        let issuer = CertifiedIssuer::signed_by(params, key, &self.issuer).unwrap();
+        Self { issuer }
+    }
+
+    /// A revocation list with these serial numbers, in PEM.
+    pub(crate) fn revoke(&self, serials: &[u8]) -> String {
+        let revoked = |serial: &u8| RevokedCertParams {
+            serial_number: vec![*serial].into(),
+            revocation_time: rcgen::date_time_ymd(2024, 1, 1),
+            reason_code: None,
+            invalidity_date: None,
+        };
+        let list = CertificateRevocationListParams {
+            this_update: rcgen::date_time_ymd(2024, 1, 1),
+            next_update: rcgen::date_time_ymd(2050, 1, 1),
+            crl_number: vec![1].into(),
+            issuing_distribution_point: None,
+            revoked_certs: serials.iter().map(revoked).collect(),
+            key_identifier_method: KeyIdMethod::Sha256,
+        };
+        list.signed_by(&self.issuer).unwrap().pem().unwrap()
+    }
+
     /// Issues a certificate whose key is of this kind.
     pub(crate) fn issue_with(
         &self,
         names: &[&str],
         algorithm: &'static SignatureAlgorithm,
+    ) -> Issued {
+        self.make(names, algorithm, |_| ())
+    }
+
+    fn make(
+        &self,
+        names: &[&str],
+        algorithm: &'static SignatureAlgorithm,
+        change: impl FnOnce(&mut CertificateParams),
     ) -> Issued {
         let key = KeyPair::generate_for(algorithm).unwrap();
         let names: Vec<_> = names.iter().map(|name| (*name).to_owned()).collect();
@@ -59,6 +109,7 @@ impl Authority {
             ExtendedKeyUsagePurpose::ServerAuth,
             ExtendedKeyUsagePurpose::ClientAuth,
         ];
+        change(&mut params);
         let leaf = params.signed_by(&key, &self.issuer).unwrap();
         Issued {
             chain: leaf.pem(),
@@ -79,6 +130,19 @@ impl Authority {
     /// A client that trusts this authority alone, offers h2 and HTTP/1.1, and resumes nothing.
     pub(crate) fn client(&self) -> ClientConfig {
         self.client_of(rustls::DEFAULT_VERSIONS)
+    }
+
+    /// A client as [`client`](Self::client) makes, with this certificate.
+    pub(crate) fn client_with(&self, own: &Issued) -> ClientConfig {
+        let mut config = ClientConfig::builder_with_provider(test_provider())
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_root_certificates(self.roots())
+            .with_client_auth_cert(vec![own.certificate()], own.key())
+            .unwrap();
+        config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+        config.resumption = Resumption::disabled();
+        config
     }
 
     /// A client that speaks only these versions.

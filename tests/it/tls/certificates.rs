@@ -3,7 +3,10 @@
 use std::path::Path;
 
 use rcgen::PKCS_RSA_SHA256;
-use rustls::ClientConfig;
+use rustls::{
+    ClientConfig,
+    pki_types::{CertificateDer, pem::PemObject},
+};
 
 use super::*;
 use crate::support::pki::{connect, test_provider};
@@ -215,7 +218,7 @@ fn what_is_wrong_is_said_clearly() {
     for (chain, key, field, words) in [
         ("", &*good.key, "chain", "no certificate is there"),
         (&*good.key, &*good.key, "chain", "no certificate is there"),
-        (garbage, &*good.key, "chain", "subjectAltName"),
+        (garbage, &*good.key, "chain", "cannot be read"),
         (&*nameless.chain, &*nameless.key, "chain", "subjectAltName"),
         (&*good.chain, "", "key", "no private key found"),
         (&*good.chain, &*good.chain, "key", "no private key found"),
@@ -252,6 +255,102 @@ fn what_is_wrong_is_said_clearly() {
 }
 
 #[test]
+fn the_validity_and_the_names_of_a_certificate_are_checked() {
+    let authority = Authority::new();
+    for (from, until, words) in [
+        (
+            (2020, 1, 1),
+            (2021, 2, 3),
+            "expired at 2021-02-03 00:00:00 UTC",
+        ),
+        (
+            (2999, 1, 1),
+            (2999, 2, 3),
+            "not valid before 2999-01-01 00:00:00 UTC",
+        ),
+    ] {
+        let issued = authority.issue_of(&["a.test"], |params| {
+            params.not_before = rcgen::date_time_ymd(from.0, from.1, from.2);
+            params.not_after = rcgen::date_time_ymd(until.0, until.1, until.2);
+        });
+        let certificate = Certificate::pem(issued.chain, issued.key);
+        let error = Certificates::new([certificate.clone()]).unwrap_err();
+        assert_eq!(error.field(), "certificates[0].chain");
+        assert!(error.message().contains(words), "{error}");
+        assert!(Certificates::new([certificate.any_validity(true)]).is_ok());
+    }
+    let issued = authority.issue(&["a.test", "*.b.test"]);
+    let certificate = Certificate::pem(issued.chain, issued.key);
+    for (name, covers) in [
+        ("a.test", true),
+        ("A.test", true),
+        ("x.b.test", true),
+        ("*.b.test", true),
+        ("b.test", false),
+        ("x.y.b.test", false),
+        ("c.test", false),
+    ] {
+        let made = Certificates::new([certificate.clone().required_names(["a.test", name])]);
+        assert_eq!(made.is_ok(), covers, "{name}");
+        if let Err(error) = made {
+            let wanted = format!("is for a.test, *.b.test; one for {name} is required");
+            assert!(error.message().contains(&wanted), "{error}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_chain_is_accepted_in_any_order_and_sent_in_the_right_one() {
+    let authority = Authority::new();
+    let intermediate = authority.intermediate();
+    let issued = intermediate.issue(&["localhost"]);
+    let leaf = issued.chain.replace('\n', "\r\n");
+    let parts = ["\u{feff}text\r\n", &*leaf, "\r\nmore text\r\n", &issued.key];
+    for order in [[0, 1], [1, 0]] {
+        let chain = [&*intermediate.pem(), &parts.concat()];
+        let text = order.map(|n| chain[n]).concat();
+        // Chain and key in one text.
+        let all = Certificates::new([Certificate::pem(text.clone(), text)]).unwrap();
+        let server = Server::start(TlsLayer::new(TlsConfig::new(all))).await;
+        let stream = connect(server.address, authority.client(), "localhost").await;
+        let stream = stream.unwrap();
+        let seen = stream.get_ref().1.peer_certificates().unwrap();
+        assert_eq!(seen.len(), 2);
+        assert_eq!(seen[0], issued.certificate());
+    }
+}
+
+#[tokio::test]
+async fn a_name_may_have_a_certificate_of_every_kind() {
+    let authority = Authority::new();
+    let kinds = [
+        (&rcgen::PKCS_ECDSA_P256_SHA256, "ecdsa_secp256r1_sha256"),
+        (&rcgen::PKCS_ECDSA_P384_SHA384, "ecdsa_secp384r1_sha384"),
+        (&rcgen::PKCS_ED25519, "ed25519"),
+        (&PKCS_RSA_SHA256, "rsa_pss_rsae_sha256"),
+    ];
+    let issued = kinds.map(|(kind, _)| authority.issue_with(&["localhost"], kind));
+    let all = certificates(&issued.each_ref());
+    let kinds_in_force = all.in_force();
+    let kinds_in_force: Vec<_> = kinds_in_force.iter().map(|info| info.key).collect();
+    assert_eq!(kinds_in_force, ["ECDSA", "ECDSA", "Ed25519", "RSA"]);
+    let server = Server::start(TlsLayer::new(TlsConfig::new(all))).await;
+    for ((_, scheme), issued) in kinds.iter().zip(&issued) {
+        let output = tokio::process::Command::new("openssl")
+            .args(["s_client", "-connect", &server.address.to_string()])
+            .args(["-servername", "localhost", "-sigalgs", scheme])
+            .stdin(std::process::Stdio::null())
+            .kill_on_drop(true)
+            .output();
+        let output = output.await.expect("openssl is there");
+        let text = String::from_utf8_lossy(&output.stdout);
+        assert!(output.status.success(), "{scheme}: {text}");
+        let shown = CertificateDer::from_pem_slice(text.as_bytes()).unwrap();
+        assert_eq!(shown, issued.certificate(), "{scheme}");
+    }
+}
+
+#[test]
 fn secrets_stay_out_of_debug_prints() {
     let issued = Authority::new().issue(&["localhost"]);
     let secret = issued.key.lines().nth(1).unwrap().to_owned();
@@ -270,7 +369,7 @@ async fn shown_to(
     server: &Server,
     authority: &Authority,
     name: &str,
-) -> Result<rustls::pki_types::CertificateDer<'static>, String> {
+) -> Result<CertificateDer<'static>, String> {
     let stream = connect(server.address, authority.client(), name).await;
     let stream = stream.map_err(|error| format!("{error:?}"))?;
     Ok(stream.get_ref().1.peer_certificates().unwrap()[0].clone())
