@@ -60,6 +60,7 @@
 //! | a backend that acknowledges nothing is given up (Linux, Android, Fuchsia; feature `proxy` or `server`) | after 60 s |
 //! | delay before the next address is tried beside the first (RFC 8305 §5) | 250 ms |
 //! | roots of the certificates of backends (feature `tls`) | Mozilla's, from the crate `webpki-roots` |
+//! | certificate of this client | none |
 //! | TLS versions | 1.2 and 1.3 |
 //! | ALPN | `h2` and `http/1.1`, unless the backend's [`Protocol`](crate::pool::Protocol) names one |
 //!
@@ -90,6 +91,8 @@
 
 #[cfg(feature = "__tls")]
 pub(crate) mod crypto;
+#[cfg(feature = "__tls")]
+mod danger;
 mod dial;
 mod dial_times;
 pub(crate) mod http1;
@@ -107,6 +110,8 @@ mod tls;
 
 #[cfg(feature = "__tls")]
 pub(crate) use crypto::provider;
+#[cfg(feature = "__tls")]
+pub use danger::DangerousClientTls;
 #[cfg(test)]
 pub(crate) use dial::DEFAULT_TIMEOUT;
 pub use dial::{Connected, Connector};

@@ -2,7 +2,12 @@
 
 use std::{fmt, sync::Arc};
 
-use rustls::{ClientConfig, RootCertStore, pki_types::ServerName};
+use rustls::{
+    ClientConfig, ConfigBuilder, RootCertStore, WantsVerifier,
+    client::Resumption,
+    pki_types::ServerName,
+    sign::{CertifiedKey, SingleCertAndKey},
+};
 use tokio_rustls::TlsConnector;
 
 use super::{
@@ -14,8 +19,11 @@ use crate::{
     pool::{Backend, Protocol},
 };
 
-/// The roots, the server name and the ALPN protocols of TLS to backends. A clone costs three atomic
-/// additions.
+/// The roots, the server name, the client certificate and the ALPN protocols of TLS to backends. A clone
+/// costs three atomic additions.
+///
+/// Certificates are always verified: against Mozilla's roots, those of the operating system, or those of
+/// a PEM text. Only [`DangerousClientTls`] leaves the verification out. Sessions are resumed by ticket.
 ///
 /// ```
 /// use evenkeel::connect::{ClientTls, Connector};
@@ -34,15 +42,41 @@ pub struct ClientTls {
     /// One for each [`Protocol`]: both, HTTP/1.1 only, HTTP/2 only. They differ in ALPN.
     configs: [Arc<ClientConfig>; 3],
     server_name: Option<ServerName<'static>>,
+    /// [`DangerousClientTls`] made it.
+    is_dangerous: bool,
 }
 
 impl ClientTls {
-    /// Verifies the certificates of backends against Mozilla's roots.
+    /// Verifies the certificates of backends against Mozilla's roots, as this version of `webpki-roots`
+    /// has them.
     pub fn new() -> Self {
-        let roots = RootCertStore {
+        Self::with_roots(RootCertStore {
             roots: webpki_roots::TLS_SERVER_ROOTS.to_vec(),
-        };
-        Self::with_roots(roots)
+        })
+    }
+
+    /// Verifies the certificates of backends against the roots of the operating system, or those that
+    /// `SSL_CERT_FILE` and `SSL_CERT_DIR` name. A root that cannot be read is left out, and logged.
+    ///
+    /// Blocks while it reads files.
+    ///
+    /// # Errors
+    ///
+    /// If there is no root.
+    pub fn platform_roots() -> Result<Self, ConfigError> {
+        let found = rustls_native_certs::load_native_certs();
+        for error in &found.errors {
+            tracing::warn!(target: "evenkeel::connect", %error, "roots of the platform left out");
+        }
+        let mut roots = RootCertStore::empty();
+        let (added, _) = roots.add_parsable_certificates(found.certs);
+        match added {
+            0 => Err(ConfigError::new(
+                "roots",
+                "the platform has none; ClientTls::new has those of Mozilla",
+            )),
+            _ => Ok(Self::with_roots(roots)),
+        }
     }
 
     /// Verifies the certificates of backends against these roots alone, in PEM.
@@ -66,11 +100,45 @@ impl ClientTls {
         Ok(Self::with_roots(roots))
     }
 
+    /// Proves to backends that ask for it that this is the client of a certificate: the chain in PEM, its
+    /// own certificate first, and the key, without a passphrase.
+    ///
+    /// Default: no certificate is shown.
+    ///
+    /// # Errors
+    ///
+    /// If chain or key cannot be read, or do not belong together.
+    pub fn client_certificate(mut self, chain: &[u8], key: &[u8]) -> Result<Self, ConfigError> {
+        let bad = |why: String| ConfigError::new("client_certificate", why);
+        let chain = pem::certificates(chain).map_err(bad)?;
+        if chain.is_empty() {
+            return Err(bad(
+                "no PEM certificate is there; 1 or more is accepted".into()
+            ));
+        }
+        let key = pem::private_key(key).map_err(bad)?;
+        let certified = CertifiedKey::from_der(chain, key, &provider());
+        let certified = certified.map_err(|error| match error {
+            rustls::Error::InconsistentKeys(_) => {
+                bad("the key does not belong to the chain's first certificate".into())
+            }
+            other => bad(other.to_string()),
+        })?;
+        let resolver = Arc::new(SingleCertAndKey::from(certified));
+        let mut config = ClientConfig::clone(&self.configs[0]);
+        config.client_auth_cert_resolver = resolver;
+        // Sessions that were begun without the certificate must not be resumed with it.
+        config.resumption = Resumption::default();
+        self.configs = alpn(&config);
+        Ok(self)
+    }
+
     /// Uses a configuration of rustls; its ALPN protocols are replaced.
     pub fn from_config(config: &ClientConfig) -> Self {
         Self {
             configs: alpn(config),
             server_name: None,
+            is_dangerous: false,
         }
     }
 
@@ -86,6 +154,22 @@ impl ClientTls {
             .map_err(|error| ConfigError::new("server_name", format!("{name:?}: {error}")))?;
         self.server_name = Some(parsed);
         Ok(self)
+    }
+
+    pub(super) fn mark_dangerous(mut self) -> Self {
+        self.is_dangerous = true;
+        self
+    }
+
+    /// Returns the same without the sessions of earlier connections.
+    #[cfg(feature = "__serde")]
+    pub(crate) fn with_own_sessions(&self) -> Self {
+        let mut config = ClientConfig::clone(&self.configs[0]);
+        config.resumption = Resumption::default();
+        Self {
+            configs: alpn(&config),
+            ..self.clone()
+        }
     }
 
     pub(super) async fn handshake(
@@ -129,13 +213,17 @@ impl ClientTls {
     }
 
     fn with_roots(roots: RootCertStore) -> Self {
-        let builder = ClientConfig::builder_with_provider(provider());
+        let config = builder().with_root_certificates(roots);
+        Self::from_config(&config.with_no_client_auth())
+    }
+}
+
+pub(super) fn builder() -> ConfigBuilder<ClientConfig, WantsVerifier> {
+    let builder = ClientConfig::builder_with_provider(provider());
+    match builder.with_safe_default_protocol_versions() {
+        Ok(builder) => builder,
         // The suites of a provider always support the default versions.
-        let config = match builder.with_safe_default_protocol_versions() {
-            Ok(builder) => builder.with_root_certificates(roots).with_no_client_auth(),
-            Err(error) => unreachable!("{error}"),
-        };
-        Self::from_config(&config)
+        Err(error) => unreachable!("{error}"),
     }
 }
 
@@ -149,6 +237,7 @@ impl fmt::Debug for ClientTls {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ClientTls")
             .field("server_name", &self.server_name)
+            .field("is_dangerous", &self.is_dangerous)
             .finish_non_exhaustive()
     }
 }

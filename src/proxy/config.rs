@@ -41,6 +41,7 @@ pub(super) struct Settings {
     pub(super) max_age: Option<Duration>,
     pub(super) trusted: TrustedPeers,
     pub(super) forwarded: ForwardedFields,
+    pub(super) client_cert: ClientCertFields,
     pub(super) host: HostField,
     pub(super) allow_trace: bool,
     /// One for each version that a request may have come in: 1.0, 1.1, 2.
@@ -67,6 +68,19 @@ pub enum HostField {
     Client,
 }
 
+/// Which fields give the backend the client's certificate (RFC 9440).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum ClientCertFields {
+    /// None.
+    #[default]
+    None,
+    /// `Client-Cert`: the client's own certificate. A typical one takes about 1 KiB of each request.
+    Leaf,
+    /// `Client-Cert`, and `Client-Cert-Chain` with the certificates that the client sent behind its own.
+    Chain,
+}
+
 impl Proxy {
     /// Makes a proxy with the defaults.
     pub fn new() -> Self {
@@ -84,6 +98,7 @@ impl Proxy {
                 max_age: None,
                 trusted: TrustedPeers::default(),
                 forwarded: ForwardedFields::default(),
+                client_cert: ClientCertFields::default(),
                 host: HostField::default(),
                 allow_trace: false,
                 via: via("evenkeel").ok(),
@@ -195,6 +210,17 @@ impl Proxy {
     /// Default: [`ForwardedFields::XForwarded`].
     pub fn forwarded(mut self, fields: ForwardedFields) -> Self {
         self.settings_mut().forwarded = fields;
+        self
+    }
+
+    /// Sets the fields that give the backend the certificate of the client, as the handshake has verified
+    /// it ([`TlsInfo::client`](crate::context::TlsInfo::client)); RFC 9440. A request of a client without
+    /// a certificate has none of them: what the client sends under these names never passes, with any
+    /// setting and from any peer.
+    ///
+    /// Default: [`ClientCertFields::None`].
+    pub fn client_cert_fields(mut self, fields: ClientCertFields) -> Self {
+        self.settings_mut().client_cert = fields;
         self
     }
 
@@ -310,6 +336,7 @@ mod tests {
         let settings = &*Proxy::new().settings;
         assert_eq!(settings.max_age, None);
         assert_eq!(settings.host, HostField::Client);
+        assert_eq!(settings.client_cert, ClientCertFields::None);
         assert_eq!(settings.forwarded, ForwardedFields::XForwarded);
         assert!(settings.trusted.is_empty() && !settings.allow_trace);
         let seconds = |time: Duration| format!("{} s", time.as_secs());
@@ -329,6 +356,7 @@ mod tests {
             ("`Host`", text("the client's")),
             ("fields about the client", text("`X-Forwarded-For`")),
             ("trusted peers", text("none")),
+            ("fields of the client's certificate", text("none")),
             ("`Via`", text("`evenkeel`")),
             ("TRACE, CONNECT", text("refused: 405")),
             ("`Max-Forwards`", text("counted for OPTIONS and TRACE")),

@@ -87,6 +87,7 @@
 //! | `Host` | the client's |
 //! | fields about the client | `X-Forwarded-For`, `-Proto`, `-Host`; those of untrusted peers are removed or replaced |
 //! | trusted peers | none |
+//! | fields of the client's certificate | none; `Client-Cert` and `Client-Cert-Chain` of a request never pass |
 //! | `Via` | `evenkeel` |
 //! | TRACE, CONNECT | refused: 405 |
 //! | `Max-Forwards` | counted for OPTIONS and TRACE; at 0 the proxy answers itself |
@@ -177,6 +178,6 @@ mod tests;
 mod upgrade;
 
 pub use body::Body;
-pub use config::{HostField, Proxy};
+pub use config::{ClientCertFields, HostField, Proxy};
 pub use forwarded_fields::ForwardedFields;
 pub use service::ResponseFuture;

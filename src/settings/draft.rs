@@ -34,6 +34,8 @@ pub(super) struct Parts {
     pub(super) failover: FailoverParts,
     pub(super) sticky: Option<StickyLayer>,
     pub(super) connector: Connector,
+    #[cfg(feature = "__tls")]
+    pub(super) client_tls: crate::connect::ClientTls,
     pub(super) proxy: Proxy,
     pub(super) forwarded: ForwardedLayer,
     /// One for each listener.
@@ -84,6 +86,8 @@ impl Draft {
                 .collect::<Result<_, _>>()?,
             log_outputs: self.log_outputs()?,
             connector,
+            #[cfg(feature = "__tls")]
+            client_tls: self.client_tls()?,
         })
     }
 

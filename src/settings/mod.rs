@@ -78,7 +78,7 @@
 //! # When it fails
 //!
 //! [`Settings::from_toml`] returns the first mistake as a [`SettingsError`]: the line, the section,
-//! the key, and what is accepted. [`Settings::mistakes`] returns all mistakes, and checks the files
+//! the key, and what is accepted. It reads the files of `[proxy.tls]`. [`Settings::mistakes`] returns all mistakes, and checks the files
 //! that the settings name. Unknown keys are refused, because a misspelt key would otherwise be
 //! ignored without a message. An error never shows a key of `[sticky]` or the token of `[admin]`.
 //!
@@ -120,6 +120,7 @@ mod mistakes;
 mod parser_messages;
 mod pool;
 mod proxy;
+mod proxy_tls;
 mod sections;
 mod server;
 mod sticky;
@@ -140,8 +141,9 @@ pub use health::{CheckKind, HealthSettings, IdentitySettings, OutlierSettings};
 pub use listen::ListenSettings;
 pub use pool::{BackendSettings, PoolSettings};
 pub use proxy::ProxySettings;
+pub use proxy_tls::ProxyTlsSettings;
 pub use sections::{Sections, Settings};
 pub use server::{ServerSettings, ShutdownSettings};
 pub use sticky::StickySettings;
 pub use strategy::StrategySettings;
-pub use tls::{CertificateSettings, TlsSettings};
+pub use tls::{CertificateSettings, ClientAuthMode, TlsHostSettings, TlsSettings};

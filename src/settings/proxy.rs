@@ -4,13 +4,13 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
-use super::{Settings, SettingsError, draft::Draft, error::Location, value};
+use super::{Settings, SettingsError, draft::Draft, error::Location, proxy_tls, value};
 use crate::{
     connect::Connector,
     context::TrustedPeers,
     error::ConfigError,
     forwarded::{ClientField, ForwardedLayer},
-    proxy::Proxy,
+    proxy::{ClientCertFields, Proxy},
 };
 
 /// `[proxy]`
@@ -37,6 +37,13 @@ pub struct ProxySettings {
     /// `x-forwarded-for` if absent.
     #[serde(default, deserialize_with = "value::optional")]
     pub client_field: Option<ClientField>,
+    /// The fields that give backends the certificate of the client: `none`, `leaf` or `chain`; none if
+    /// absent.
+    #[serde(default, deserialize_with = "value::optional")]
+    pub client_cert_fields: Option<ClientCertFields>,
+    /// `[proxy.tls]`: TLS to backends.
+    #[serde(default, deserialize_with = "proxy_tls::section")]
+    pub tls: proxy_tls::ProxyTlsSettings,
 }
 
 impl Settings {
@@ -45,7 +52,7 @@ impl Settings {
         let connector = self.parts.connector.clone();
         // Each proxy resumes the TLS sessions of its own connections only.
         #[cfg(feature = "__tls")]
-        let connector = connector.tls(crate::connect::ClientTls::new());
+        let connector = connector.tls(self.parts.client_tls.with_own_sessions());
         self.parts.proxy.clone().connector(connector)
     }
 
@@ -69,6 +76,8 @@ impl Draft {
         if let Some(age) = given.max_connection_age {
             proxy = proxy.max_connection_age(age).map_err(at)?;
         }
+        let fields = given.client_cert_fields.unwrap_or_default();
+        let proxy = proxy.client_cert_fields(fields);
         Ok(proxy.trusted_peers(given.trusted.clone()))
     }
 
@@ -91,6 +100,10 @@ impl Draft {
             connector = connector
                 .tcp_user_timeout(idle.clamp(MIN_USER_TIMEOUT, MAX_USER_TIMEOUT))
                 .map_err(at("idle_timeout"))?;
+        }
+        #[cfg(feature = "__tls")]
+        {
+            connector = connector.tls(self.client_tls()?);
         }
         match given.connect_timeout {
             Some(timeout) => connector.timeout(timeout).map_err(at("connect_timeout")),

@@ -10,7 +10,10 @@ use super::{Settings, SettingsError, draft::Draft, error::Location};
 #[cfg(feature = "__tls")]
 use crate::{
     error::ConfigError,
-    tls::{Certificate, Certificates, HstsLayer, TlsConfig, TlsLayer, TlsVersion},
+    tls::{
+        Certificate, Certificates, ClientAuth, ClientRoots, HostPolicy, HstsLayer, TicketSecret,
+        TlsConfig, TlsLayer, TlsVersion,
+    },
 };
 
 /// `[listen.tls]`
@@ -26,6 +29,25 @@ pub struct TlsSettings {
     pub min_version: Option<TlsVersion>,
     /// `h2` and `http/1.1` in order of preference; both if absent.
     pub alpn: Option<Vec<String>>,
+    /// Refuses clients whose server name has no certificate; off if absent.
+    #[serde(default)]
+    pub strict_sni: bool,
+    /// Files with the secrets of session tickets: the first makes tickets, all are accepted. Without
+    /// them, the process makes keys of its own.
+    #[serde(default)]
+    pub ticket_secret_files: Vec<PathBuf>,
+    /// PEM files of the roots for certificates of clients; clients are asked for none if absent.
+    #[serde(default)]
+    pub client_ca: Vec<PathBuf>,
+    /// Whether clients need a certificate; required if absent and `client_ca` is there.
+    #[serde(default, deserialize_with = "value::optional")]
+    pub client_auth: Option<ClientAuthMode>,
+    /// PEM files of revocation lists for certificates of clients.
+    #[serde(default)]
+    pub client_crl: Vec<PathBuf>,
+    /// Hosts with a policy of their own.
+    #[serde(default)]
+    pub hosts: Vec<TlsHostSettings>,
     /// The `max-age` of `Strict-Transport-Security`; the field is not sent if absent. `"0s"` withdraws
     /// what was sent before.
     #[serde(default, deserialize_with = "value::long_duration")]
@@ -43,6 +65,53 @@ pub struct CertificateSettings {
     pub key: PathBuf,
 }
 
+/// One of `[[listen.tls.hosts]]`
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[non_exhaustive]
+pub struct TlsHostSettings {
+    /// A host name, or `*.` and a domain.
+    pub name: String,
+    /// The lowest version; that of the listener if absent.
+    #[cfg(feature = "__tls")]
+    #[serde(default, deserialize_with = "value::optional")]
+    pub min_version: Option<TlsVersion>,
+    /// `h2` and `http/1.1` in order of preference; those of the listener if absent.
+    pub alpn: Option<Vec<String>>,
+    /// PEM files of the roots for certificates of clients; those of the listener if absent.
+    #[serde(default)]
+    pub client_ca: Vec<PathBuf>,
+    /// Whether clients need a certificate; required if absent and `client_ca` is there.
+    #[serde(default, deserialize_with = "value::optional")]
+    pub client_auth: Option<ClientAuthMode>,
+    /// PEM files of revocation lists for certificates of clients.
+    #[serde(default)]
+    pub client_crl: Vec<PathBuf>,
+}
+
+/// Whether clients need a certificate: `client_auth`
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum ClientAuthMode {
+    /// `off`: clients are asked for none.
+    Off,
+    /// `optional`: a client may have none, but not an invalid one.
+    Optional,
+    /// `required`: a client needs a valid one.
+    Required,
+}
+
+impl value::Value for ClientAuthMode {
+    fn parse(text: &str) -> Result<Self, String> {
+        match text {
+            "off" => Ok(Self::Off),
+            "optional" => Ok(Self::Optional),
+            "required" => Ok(Self::Required),
+            other => Err(format!("{other:?}: off, optional or required is accepted")),
+        }
+    }
+}
+
 /// Reads the section, which needs a feature.
 pub(super) fn section<'de, D>(deserializer: D) -> Result<Option<TlsSettings>, D::Error>
 where
@@ -57,7 +126,7 @@ where
 #[cfg(feature = "__tls")]
 impl Settings {
     /// Reads the certificates of the nth listener. Returns its TLS layer and the certificates, which
-    /// can be watched or replaced; `None` if the listener has no TLS, or does not exist.
+    /// can be watched or replaced. To watch them watches `client_ca` and `client_crl`, too. `None` if the listener has no TLS, or does not exist.
     ///
     /// # Errors
     ///
@@ -89,13 +158,51 @@ impl Draft {
                 "none: 1 or more of { chain = \"cert.pem\", key = \"key.pem\" } is accepted";
             return Err(location(nth, "certificates").wrong(&self.text, message));
         }
-        for name in tls.alpn.iter().flatten() {
-            if !["h2", "http/1.1"].contains(&name.as_str()) {
-                let message = format!("{name:?}: \"h2\" and \"http/1.1\" are accepted");
-                return Err(location(nth, "alpn").wrong(&self.text, message));
+        let alpn = |key, names: &Option<Vec<String>>| {
+            let is_known = |name: &&String| ["h2", "http/1.1"].contains(&name.as_str());
+            match names.iter().flatten().find(|name| !is_known(name)) {
+                None => Ok(()),
+                Some(name) => {
+                    let message = format!("{name:?}: \"h2\" and \"http/1.1\" are accepted");
+                    Err(location(nth, key).wrong(&self.text, message))
+                }
             }
+        };
+        alpn("alpn", &tls.alpn)?;
+        let has_roots = !tls.client_ca.is_empty();
+        self.check_clients(nth, tls.client_auth, has_roots, &tls.client_crl)?;
+        for host in &tls.hosts {
+            alpn("hosts", &host.alpn)?;
+            let has_own = !host.client_ca.is_empty();
+            self.check_clients(
+                nth,
+                host.client_auth,
+                has_own || has_roots,
+                &host.client_crl,
+            )?;
         }
-        Ok(())
+        // The names alone: the files are read later.
+        self.host_policies(nth, tls, &mut |_| Ok(None)).map(drop)
+    }
+
+    fn check_clients(
+        &self,
+        nth: usize,
+        mode: Option<ClientAuthMode>,
+        has_roots: bool,
+        crl: &[PathBuf],
+    ) -> Result<(), SettingsError> {
+        if has_roots {
+            return Ok(());
+        }
+        let needs = "it needs the roots of the clients; name their files in client_ca";
+        match mode {
+            Some(ClientAuthMode::Optional | ClientAuthMode::Required) => {
+                Err(location(nth, "client_auth").wrong(&self.text, needs))
+            }
+            _ if !crl.is_empty() => Err(location(nth, "client_crl").wrong(&self.text, needs)),
+            _ => Ok(()),
+        }
     }
 
     /// Returns the mistakes of the files that the nth listener names: of each certificate alone, or
@@ -135,8 +242,95 @@ impl Draft {
             let names = names.iter().map(String::as_str);
             config = config.alpn(names).map_err(at("alpn"))?;
         }
+        config = config.strict_sni(tls.strict_sni);
+        if let Some(secret) = ticket_secret(tls).map_err(at("ticket_secret_files"))? {
+            config = config.ticket_secret(secret);
+        }
+        let auth = client_auth(&tls.client_ca, &tls.client_crl, tls.client_auth);
+        if let Some(auth) = auth.map_err(at("client_ca"))? {
+            config = config.client_auth(auth);
+        }
+        let mut auth_of = |host: &TlsHostSettings| {
+            // A host that says only whether uses the roots of the listener.
+            let ca = match host.client_ca.is_empty() && host.client_auth.is_some() {
+                true => &tls.client_ca,
+                false => &host.client_ca,
+            };
+            let crl = match host.client_ca.is_empty() && host.client_crl.is_empty() {
+                true => &tls.client_crl,
+                false => &host.client_crl,
+            };
+            client_auth(ca, crl, host.client_auth).map_err(at("hosts"))
+        };
+        for (name, policy) in self.host_policies(nth, tls, &mut auth_of)? {
+            config = config.host(name, policy).map_err(at("hosts"))?;
+        }
         Ok((TlsLayer::new(config), certificates))
     }
+
+    fn host_policies<'a>(
+        &self,
+        nth: usize,
+        tls: &'a TlsSettings,
+        auth: &mut dyn FnMut(&TlsHostSettings) -> Result<Option<ClientAuth>, SettingsError>,
+    ) -> Result<Vec<(&'a str, HostPolicy)>, SettingsError> {
+        let at = |error: ConfigError| location(nth, "hosts").wrong(&self.text, error.message());
+        let mut policies = Vec::with_capacity(tls.hosts.len());
+        // It refuses a name that is none, and one that is there twice.
+        let mut checked = TlsConfig::new(Certificates::empty());
+        for host in &tls.hosts {
+            let mut policy = HostPolicy::new();
+            if let Some(version) = host.min_version {
+                policy = policy.min_version(version);
+            }
+            if let Some(names) = &host.alpn {
+                policy = policy.alpn(names.iter().map(String::as_str)).map_err(at)?;
+            }
+            policy = match (auth(host)?, host.client_auth) {
+                (Some(auth), _) => policy.client_auth(auth),
+                (None, Some(ClientAuthMode::Off)) => policy.no_client_auth(),
+                (None, _) => policy,
+            };
+            checked = checked.host(&host.name, policy.clone()).map_err(at)?;
+            policies.push((host.name.as_str(), policy));
+        }
+        Ok(policies)
+    }
+}
+
+#[cfg(feature = "__tls")]
+fn client_auth(
+    ca: &[PathBuf],
+    crl: &[PathBuf],
+    mode: Option<ClientAuthMode>,
+) -> Result<Option<ClientAuth>, ConfigError> {
+    if ca.is_empty() || mode == Some(ClientAuthMode::Off) {
+        return Ok(None);
+    }
+    let roots = ClientRoots::files(ca).crl_files(crl);
+    match mode {
+        Some(ClientAuthMode::Optional) => ClientAuth::optional(roots).map(Some),
+        _ => ClientAuth::required(roots).map(Some),
+    }
+}
+
+/// Reads the files, without the line ends around the secrets.
+#[cfg(feature = "__tls")]
+fn ticket_secret(tls: &TlsSettings) -> Result<Option<TicketSecret>, ConfigError> {
+    let mut made: Option<TicketSecret> = None;
+    for path in &tls.ticket_secret_files {
+        let bad = |why: &dyn std::fmt::Display| {
+            ConfigError::new("ticket_secret", format!("{}: {why}", path.display()))
+        };
+        let bytes = std::fs::read(path).map_err(|error| bad(&error))?;
+        let secret = bytes.trim_ascii();
+        let added = match made {
+            None => TicketSecret::new(secret),
+            Some(made) => made.previous(secret),
+        };
+        made = Some(added.map_err(|error| bad(&error.message()))?);
+    }
+    Ok(made)
 }
 
 #[cfg(feature = "__tls")]

@@ -4,7 +4,7 @@ use std::{
     fmt,
     future::Future,
     hash::RandomState,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use arc_swap::{ArcSwap, ArcSwapOption};
@@ -17,6 +17,7 @@ use super::{
     Certificate, CertificateInfo, CertificateSource,
     certificate_table::{Entry, Table},
     challenge::Challenges,
+    client_auth::{ClientAuth, WeakClientAuth},
     on_demand::{Found, OnDemand},
 };
 use crate::error::ConfigError;
@@ -42,6 +43,8 @@ struct Inner {
     /// Answers the checks of a certificate authority.
     challenges: ArcSwapOption<Challenges>,
     on_demand: ArcSwapOption<Found>,
+    /// The roots of clients that are read again with the certificates.
+    client_auths: Mutex<Vec<WeakClientAuth>>,
     /// Held while a change derives a table from the previous one.
     change_lock: Mutex<()>,
     /// Fingerprints are compared within the process only, so the seed is random.
@@ -73,6 +76,7 @@ impl Certificates {
                 table: ArcSwap::default(),
                 challenges: ArcSwapOption::empty(),
                 on_demand: ArcSwapOption::empty(),
+                client_auths: Mutex::default(),
                 change_lock: Mutex::new(()),
                 hasher: RandomState::new(),
             }),
@@ -214,12 +218,26 @@ impl Certificates {
         (!is_known && found.is_due(name)).then(|| found.clone().look_up(name.into()))
     }
 
+    /// Reads the roots of clients again whenever the certificates are read again.
+    pub(super) fn follow(&self, auth: &ClientAuth) {
+        let mut followed = self.client_auths();
+        followed.retain(|other| other.upgrade().is_some_and(|other| !other.is_same(auth)));
+        followed.push(auth.downgrade());
+    }
+
+    fn client_auths(&self) -> MutexGuard<'_, Vec<WeakClientAuth>> {
+        let auths = self.inner.client_auths.lock();
+        auths.unwrap_or_else(PoisonError::into_inner)
+    }
+
     pub(super) fn challenges(&self) -> Option<Arc<Challenges>> {
         self.inner.challenges.load_full()
     }
 
     /// Reads the files again, regardless of their modification times. Returns true if a certificate
-    /// changed. A certificate that has a fault now keeps its previous state; the others change.
+    /// changed. A certificate that has a fault now keeps its previous state; the others change. The files
+    /// of each [`ClientAuth`] that a [`TlsConfig`](super::TlsConfig) serves beside these certificates are
+    /// read again as well.
     ///
     /// Blocks while it reads files; [`watch`](Self::watch) does not.
     ///
@@ -256,10 +274,21 @@ impl Certificates {
             self.inner.table.store(Arc::new(Table::new(entries)));
             tracing::info!(target: "evenkeel::tls", "certificates changed");
         }
+        let followed: Vec<_> = self
+            .client_auths()
+            .iter()
+            .filter_map(WeakClientAuth::upgrade)
+            .collect();
+        for auth in followed {
+            match auth.reload() {
+                Ok(is_changed) => changed |= is_changed,
+                Err(error) => drop(failed.get_or_insert(error)),
+            }
+        }
         failed.map_or(Ok(changed), Err)
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, ()> {
+    fn lock(&self) -> MutexGuard<'_, ()> {
         let change_lock = self.inner.change_lock.lock();
         change_lock.unwrap_or_else(PoisonError::into_inner)
     }

@@ -4,7 +4,7 @@ use std::{
     fmt, fs,
     hash::{BuildHasher, RandomState},
     path::PathBuf,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, PoisonError, Weak},
 };
 
 use arc_swap::ArcSwap;
@@ -255,7 +255,9 @@ impl ClientAuth {
     /// Reads the files again. Returns true if they changed: handshakes that begin afterwards follow the
     /// new roots and lists. Connections stay open, those of clients that are revoked now as well.
     ///
-    /// Blocks while it reads files; [`watch`](Self::watch) does not.
+    /// [`Certificates::reload`](super::Certificates::reload) and its `watch` do so as well, for the
+    /// certificates of the same configuration. Blocks while it reads files; [`watch`](Self::watch) does
+    /// not.
     ///
     /// # Errors
     ///
@@ -279,12 +281,31 @@ impl ClientAuth {
         Ok(true)
     }
 
+    pub(super) fn is_same(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.inner, &other.inner)
+    }
+
+    pub(super) fn downgrade(&self) -> WeakClientAuth {
+        WeakClientAuth(Arc::downgrade(&self.inner))
+    }
+
     pub(super) fn current(&self) -> Arc<Trust> {
         self.inner.current.load_full()
     }
 
     pub(super) fn generation(&self) -> u64 {
         self.inner.current.load().generation
+    }
+}
+
+/// A handle that keeps nothing alive.
+pub(super) struct WeakClientAuth(Weak<Inner>);
+
+impl WeakClientAuth {
+    pub(super) fn upgrade(&self) -> Option<ClientAuth> {
+        Some(ClientAuth {
+            inner: self.0.upgrade()?,
+        })
     }
 }
 

@@ -117,6 +117,7 @@ impl Policy {
         match auth {
             None => Self::Fixed(recipe.make(None)),
             Some(auth) => {
+                config.certificates.follow(&auth);
                 let trust = auth.current();
                 let made = (trust.generation, recipe.make(Some(&trust)));
                 Self::WithClients {

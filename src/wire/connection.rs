@@ -123,6 +123,16 @@ pub(crate) fn describes_client(name: &str) -> bool {
     }
 }
 
+/// Returns true for a field in which a proxy gives a backend the certificate of a client (RFC 9440), in
+/// the spellings of [`describes_client`].
+pub(crate) fn names_client_certificate(name: &str) -> bool {
+    let rest = match name.as_bytes() {
+        [b'c', b'l', b'i', b'e', b'n', b't', b'-' | b'_', rest @ ..] => rest,
+        _ => return false,
+    };
+    matches!(rest, b"cert" | b"cert-chain" | b"cert_chain")
+}
+
 /// Returns true if a challenge or credentials use a scheme that authenticates the connection rather
 /// than the request (NTLM, Negotiate): requests of other clients must not use that connection.
 pub(crate) fn authenticates_connection(value: &[u8]) -> bool {
@@ -146,6 +156,22 @@ mod tests {
             options.read(value.as_bytes())?;
         }
         Ok(options)
+    }
+
+    #[test]
+    fn the_fields_of_a_client_certificate_are_known_in_any_spelling() {
+        for (name, known) in [
+            ("client-cert", true),
+            ("client_cert", true),
+            ("client-cert-chain", true),
+            ("client_cert_chain", true),
+            ("client-cert_chain", true),
+            ("client-certificate", false),
+            ("client", false),
+            ("x-client-cert", false),
+        ] {
+            assert_eq!(names_client_certificate(name), known, "{name}");
+        }
     }
 
     #[test]

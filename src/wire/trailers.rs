@@ -38,7 +38,11 @@ pub(crate) fn is_trailer(name: &HeaderName) -> bool {
         | header::VARY
         | header::VIA
         | header::WWW_AUTHENTICATE => false,
-        _ => !connection::is_hop_by_hop(name) && !connection::describes_client(name.as_str()),
+        _ => {
+            !connection::is_hop_by_hop(name)
+                && !connection::describes_client(name.as_str())
+                && !connection::names_client_certificate(name.as_str())
+        }
     }
 }
 

@@ -2,6 +2,7 @@
 #![cfg(feature = "__tls")]
 
 mod axum_listener;
+mod backends;
 mod certificates;
 mod client_auth;
 mod handshakes;

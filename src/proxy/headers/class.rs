@@ -2,7 +2,10 @@
 
 use http::{HeaderName, header};
 
-use crate::wire::{connection::describes_client, fields::Field};
+use crate::wire::{
+    connection::{describes_client, names_client_certificate},
+    fields::Field,
+};
 
 /// How the proxy treats a field of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -10,6 +13,8 @@ pub(super) enum Class {
     Authorization,
     /// The field describes the client.
     Client,
+    /// The field has the certificate of the client, which this hop alone may name.
+    ClientCertificate,
     Cookie,
     Forwarded,
     ForwardedFor,
@@ -60,6 +65,7 @@ impl Class {
         match name.as_str() {
             "x-forwarded-for" => Self::ForwardedFor,
             name if describes_client(name) => Self::Client,
+            name if names_client_certificate(name) => Self::ClientCertificate,
             _ => Self::Plain,
         }
     }

@@ -8,7 +8,7 @@ use super::{ScannedHead, http1::write_host};
 use crate::{
     context::{ConnCache, ConnInfo},
     proxy::{
-        config::Settings,
+        config::{ClientCertFields, Settings},
         forwarded_fields::{write_element, write_ip},
         header_sink::HeaderSink,
     },
@@ -79,6 +79,24 @@ impl ScannedHead<'_> {
                 write_element(self.sender(), self.host, self.https(), value);
             });
         }
+        self.client_certificate(settings, out);
+    }
+
+    /// Writes the fields of RFC 9440, which were made when the handshake had ended.
+    fn client_certificate(&self, settings: &Settings, out: &mut impl HeaderSink) {
+        let chain = match settings.client_cert {
+            ClientCertFields::None => return,
+            ClientCertFields::Leaf => false,
+            ClientCertFields::Chain => true,
+        };
+        let tls = self.conn.and_then(ConnInfo::tls);
+        let Some(client) = tls.and_then(|tls| tls.client.as_ref()) else {
+            return;
+        };
+        out.field(&CLIENT_CERT, client.client_cert());
+        if let Some(chain) = client.client_cert_chain().filter(|_| chain) {
+            out.field(&CLIENT_CERT_CHAIN, chain);
+        }
     }
 
     /// Returns whether the client's connection uses TLS; `None` if nothing is known of it.
@@ -99,6 +117,8 @@ impl ScannedHead<'_> {
 
 /// A host and a port (RFC 1035 §2.3.4). Longer values are not cached with the connection.
 const KEPT_HOST: usize = 262;
+const CLIENT_CERT: HeaderName = HeaderName::from_static("client-cert");
+const CLIENT_CERT_CHAIN: HeaderName = HeaderName::from_static("client-cert-chain");
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");

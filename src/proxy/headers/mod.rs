@@ -277,7 +277,7 @@ impl<'a> ScannedHead<'a> {
             | Class::Cookie
             | Class::Message(Field::Authenticate | Field::Expect | Field::Plain)
             | Class::Plain => false,
-            Class::Message(_) => true,
+            Class::Message(_) | Class::ClientCertificate => true,
             Class::MaxForwards => self.max_forwards.is_some(),
             // The proxy replaces these two by its own, with the trusted peer's in front. Others of a
             // trusted peer stay, even if `Connection` names them.

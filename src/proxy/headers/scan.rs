@@ -40,6 +40,7 @@ impl<'a> ScannedHead<'a> {
             Class::Plain => return Ok(false),
             // These fields of trusted peers pass all the same: see `ends_here`.
             Class::Client | Class::Forwarded | Class::ForwardedFor => {}
+            Class::ClientCertificate => {}
         }
         Ok(true)
     }

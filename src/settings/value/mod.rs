@@ -15,6 +15,7 @@ use crate::{
     error::ConfigError,
     forwarded::ClientField,
     pool::{Locality, Protocol},
+    proxy::ClientCertFields,
     sticky::Keys,
 };
 
@@ -211,6 +212,17 @@ impl Value for ClientField {
             other => Err(format!(
                 "{other:?}: x-forwarded-for or forwarded is accepted"
             )),
+        }
+    }
+}
+
+impl Value for ClientCertFields {
+    fn parse(text: &str) -> Result<Self, String> {
+        match text {
+            "none" => Ok(Self::None),
+            "leaf" => Ok(Self::Leaf),
+            "chain" => Ok(Self::Chain),
+            other => Err(format!("{other:?}: none, leaf or chain is accepted")),
         }
     }
 }

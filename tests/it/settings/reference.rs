@@ -130,6 +130,9 @@ fn needed_by(path: &str) -> &'static [(&'static str, &'static str)] {
         }
         "health.send" | "health.expect" => &[("type", "\"tcp\"")],
         "health.service" => &[("type", "\"grpc\"")],
+        "listen.tls.client_auth" | "listen.tls.client_crl" => {
+            &[("client_ca", "[\"clients.pem\"]")]
+        }
         "proxy.client_field" => &[("trusted", "[\"10.0.0.0/8\"]")],
         "access_log.rotate.keep" | "access_log.outputs.rotate.keep" => {
             &[("rotate.size", "\"1MiB\"")]
@@ -180,7 +183,7 @@ fn with(row: &Row, line: &str, folder: &Path) -> Settings {
             let _ = writeln!(text, "{line}");
         }
     }
-    for name in ["cert.pem", "key.pem", "access.jsonl", "access.log"] {
+    for name in FILES.into_iter().chain(["access.jsonl", "access.log"]) {
         let path = folder.join(name);
         text = text.replace(&format!("\"{name}\""), &format!("{path:?}"));
     }
@@ -238,6 +241,7 @@ fn tls_config(settings: &Settings) -> TlsConfig {
     if let Some(version) = given.min_version {
         config = config.min_version(version);
     }
+    config = config.strict_sni(given.strict_sni);
     match &given.alpn {
         Some(names) => config.alpn(names.iter().map(String::as_str)).unwrap(),
         None => config,
@@ -246,9 +250,19 @@ fn tls_config(settings: &Settings) -> TlsConfig {
 
 fn folder_with_certificate() -> TempDir {
     let folder = tempfile::tempdir().unwrap();
-    let issued = Authority::new().issue(&["localhost"]);
-    fs::write(folder.path().join("cert.pem"), issued.chain).unwrap();
-    fs::write(folder.path().join("key.pem"), issued.key).unwrap();
+    let authority = Authority::new();
+    let issued = authority.issue(&["localhost"]);
+    let texts = [
+        issued.chain,
+        issued.key,
+        authority.pem(),
+        authority.pem(),
+        authority.revoke(&[1]),
+        "0123456789abcdef0123456789abcdef\n".to_owned(),
+    ];
+    for (name, text) in FILES.iter().zip(texts) {
+        fs::write(folder.path().join(name), text).unwrap();
+    }
     folder
 }
 
@@ -280,6 +294,16 @@ fn every_example_is_accepted_and_every_default_is_that_of_the_code() {
         }
     }
 }
+
+/// The files that examples name.
+const FILES: [&str; 6] = [
+    "cert.pem",
+    "key.pem",
+    "ca.pem",
+    "clients.pem",
+    "revoked.pem",
+    "tickets.key",
+];
 
 /// How a default begins that is no value.
 const WORDS: [&str; 5] = ["required", "none", "all cores", "the ", "`"];

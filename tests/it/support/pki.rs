@@ -138,7 +138,7 @@ impl Authority {
             .with_safe_default_protocol_versions()
             .unwrap()
             .with_root_certificates(self.roots())
-            .with_client_auth_cert(vec![own.certificate()], own.key())
+            .with_client_auth_cert(own.certificates(), own.key())
             .unwrap();
         config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
         config.resumption = Resumption::disabled();
@@ -161,6 +161,11 @@ impl Authority {
 impl Issued {
     pub(crate) fn certificate(&self) -> CertificateDer<'static> {
         CertificateDer::from_pem_slice(self.chain.as_bytes()).unwrap()
+    }
+
+    pub(crate) fn certificates(&self) -> Vec<CertificateDer<'static>> {
+        let all = CertificateDer::pem_slice_iter(self.chain.as_bytes());
+        all.collect::<Result<_, _>>().unwrap()
     }
 
     pub(crate) fn key(&self) -> PrivateKeyDer<'static> {

@@ -59,7 +59,11 @@ async fn a_required_certificate_is_verified_and_reaches_the_request() {
             "CertificateExpired",
             "expired",
         ),
-        (authority.client_with(&server_only), "", "purpose"),
+        (
+            authority.client_with(&server_only),
+            "",
+            "extended key usage",
+        ),
     ] {
         let error = answer(&server, client).await.unwrap_err();
         assert!(error.contains(alert), "{detail}: {error}");
