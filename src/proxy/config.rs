@@ -278,6 +278,7 @@ impl fmt::Debug for Proxy {
             .field("connector", &self.settings.connector)
             .field("timeouts", &self.settings.timeouts)
             .field("forwarded", &self.settings.forwarded)
+            .field("client_cert", &self.settings.client_cert)
             .field("host", &self.settings.host)
             .finish_non_exhaustive()
     }

@@ -45,22 +45,19 @@ where
 impl Draft {
     pub(super) fn client_tls(&self) -> Result<ClientTls, SettingsError> {
         let given = &self.sections.proxy.tls;
-        let location = |key| Location::new("[proxy.tls]", key);
-        let at = |key| move |error: ConfigError| self.at(location(key), &error);
+        let at = |key| move |error: ConfigError| self.client_tls_mistake(key, error.message());
         let read = |key, path: &PathBuf| {
             std::fs::read(path).map_err(|error| {
-                let message = format!(
-                    "{}: {error}; a readable PEM file is accepted",
-                    path.display()
-                );
-                location(key).wrong(&self.text, message)
+                let path = path.display();
+                let message = format!("{path}: {error}; a readable PEM file is accepted");
+                self.client_tls_mistake(key, &message)
             })
         };
         let mut tls = match (&given.ca, given.danger_no_verification) {
             (None, true) => DangerousClientTls::without_verification(),
             (Some(_), true) => {
                 let message = "true: nothing is verified against ca then; leave one of the two out";
-                return Err(location("danger_no_verification").wrong(&self.text, message));
+                return Err(self.client_tls_mistake("danger_no_verification", message));
             }
             (None, false) => ClientTls::new(),
             (Some(path), false) => match path.to_str() {
@@ -78,5 +75,17 @@ impl Draft {
             tls = tls.client_certificate(&chain, &private).map_err(at(key))?;
         }
         Ok(tls)
+    }
+
+    /// Makes an error, with the line of the key or, in a table without a header, of the table.
+    fn client_tls_mistake(&self, key: &str, message: &str) -> SettingsError {
+        let is_table = |line: &str| line.trim_start().starts_with("[proxy.tls]");
+        match self.text.lines().any(is_table) {
+            true => Location::new("[proxy.tls]", key).wrong(&self.text, message),
+            false => {
+                let message = format!("{key}: {message}");
+                Location::new("[proxy]", "tls").wrong(&self.text, message)
+            }
+        }
     }
 }

@@ -213,7 +213,9 @@ impl Draft {
         };
         let refused = |given: &[_]| self.tls(nth, tls, given).err();
         let each = tls.certificates.chunks(1).filter_map(refused);
-        let found: Vec<_> = each.collect();
+        let mut found: Vec<_> = each.collect();
+        // A mistake beside the certificates is found with each of them.
+        found.dedup_by_key(|error: &mut SettingsError| error.to_string());
         match found.is_empty() {
             true => refused(&tls.certificates).into_iter().collect(),
             false => found,

@@ -6,13 +6,12 @@ use std::{
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, ready},
-    time::Duration,
 };
 
 use pin_project_lite::pin_project;
 use rustls::{
     ServerConfig,
-    server::{Accepted, Acceptor, ClientHello},
+    server::{Accepted, Acceptor},
 };
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
@@ -22,10 +21,8 @@ use tokio::{
 use tokio_rustls::{Accept, StartHandshake, server::TlsStream};
 
 use super::{
-    Certificates,
-    challenge::Challenges,
-    configs::Configs,
     deferred_tickets::DeferredTickets,
+    handshake_config::{HandshakeConfig, Lookup},
     negotiated,
     refusal::{Answer, Failure, Refusal},
 };
@@ -33,17 +30,6 @@ use crate::context::{ConnInfo, ConnectionEventKind, ConnectionEvents};
 
 /// An established session.
 pub(super) type Session<Io> = TlsStream<DeferredTickets<Io>>;
-
-/// The settings and permits that all handshakes of a layer share.
-#[derive(Clone)]
-pub(super) struct HandshakeConfig {
-    pub(super) configs: Arc<Configs>,
-    /// `None` for a configuration of rustls.
-    pub(super) certificates: Option<Certificates>,
-    pub(super) timeout: Duration,
-    pub(super) permits: Arc<Semaphore>,
-    pub(super) events: Option<Arc<dyn ConnectionEvents>>,
-}
 
 pin_project! {
     /// A handshake in progress.
@@ -89,8 +75,6 @@ enum Stage<Io> {
     Done,
 }
 
-/// The configuration of this handshake alone; `None` for the layer's.
-type Lookup = Pin<Box<dyn Future<Output = Option<Arc<ServerConfig>>> + Send>>;
 type PermitWait = Pin<Box<dyn Future<Output = Option<OwnedSemaphorePermit>> + Send>>;
 
 impl<Io> Handshake<Io> {
@@ -186,16 +170,7 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Handshake<Io> {
                     };
                     *this.stage = match hello {
                         Hello::Accepted(accepted) => {
-                            let hello = accepted.client_hello();
-                            *this.sni = hello.server_name().map(Box::from);
-                            *this.policy = this.shared.configs.find(hello.server_name());
-                            let lookup = this.shared.lookup(&hello);
-                            let start =
-                                StartHandshake::from_parts(accepted, DeferredTickets::new(io));
-                            match lookup {
-                                Some(lookup) => Stage::Lookup { start, lookup },
-                                None => return self.admit(start, cx),
-                            }
+                            return self.accept(accepted, io, cx);
                         }
                         Hello::Refused(answer, failure) => {
                             let limit = Instant::now() + Refusal::<Io>::LINGER;
@@ -230,6 +205,28 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Handshake<Io> {
                 Stage::Refuse(refusal) => return refusal.poll(cx).map(Err),
                 Stage::Done => return Poll::Ready(Err(Failure::lost("the handshake is over"))),
             }
+        }
+    }
+
+    /// Goes on with what the ClientHello asks for.
+    fn accept(
+        mut self: Pin<&mut Self>,
+        accepted: Accepted,
+        io: Io,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<Session<Io>, Failure>> {
+        let this = self.as_mut().project();
+        let hello = accepted.client_hello();
+        *this.sni = hello.server_name().map(Box::from);
+        *this.policy = this.shared.configs.find(hello.server_name());
+        let lookup = this.shared.lookup(&hello);
+        let start = StartHandshake::from_parts(accepted, DeferredTickets::new(io));
+        match lookup {
+            Some(lookup) => {
+                *this.stage = Stage::Lookup { start, lookup };
+                self.poll_stage(cx)
+            }
+            None => self.admit(start, cx),
         }
     }
 
@@ -295,23 +292,6 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Handshake<Io> {
             detail: detail.into(),
             io: io::ErrorKind::TimedOut,
         })
-    }
-}
-
-impl HandshakeConfig {
-    /// Returns a future if the certificate has to be looked up.
-    fn lookup(&self, hello: &ClientHello<'_>) -> Option<Lookup> {
-        let certificates = self.certificates.as_ref()?;
-        let name = hello.server_name()?;
-        if Challenges::is_check(hello) {
-            let challenges = certificates.challenges()?;
-            return Some(Box::pin(challenges.config(name.into())));
-        }
-        let lookup = certificates.lookup(name)?;
-        Some(Box::pin(async move {
-            lookup.await;
-            None
-        }))
     }
 }
 

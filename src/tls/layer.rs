@@ -6,7 +6,7 @@ use rustls::ServerConfig;
 use tokio::sync::Semaphore;
 use tower_layer::Layer;
 
-use super::{Certificates, Tls, TlsConfig, configs::Configs, handshake::HandshakeConfig};
+use super::{Certificates, Tls, TlsConfig, configs::Configs, handshake_config::HandshakeConfig};
 use crate::{context::ConnectionEvents, error::ConfigError};
 
 /// Terminates TLS: around a connection service, or around an axum listener.

@@ -53,7 +53,7 @@ impl OnDemand {
     }
 
     /// Sets how many certificates are kept. The one that was unused for longest makes room for the next.
-    /// A certificate takes about 5 KiB.
+    /// A certificate takes about 1 KiB and its chain.
     ///
     /// Default: 1,000.
     ///
@@ -265,7 +265,7 @@ impl Names {
     }
 }
 
-/// Some 5 MiB.
+/// Some 5 MiB with chains of usual length.
 pub(super) const MAX_CERTIFICATES: usize = 1_000;
 /// Enough for a store that answers within milliseconds; a flood of names does not become one of lookups.
 pub(super) const MAX_LOOKUPS: usize = 16;

@@ -16,7 +16,7 @@ use tokio::{
 };
 use tower_service::Service;
 
-use super::{TlsStream, handshake::HandshakeConfig};
+use super::{TlsStream, handshake_config::HandshakeConfig};
 use crate::{
     context::{Conn, ShutdownSignal},
     error::BoxError,

@@ -11,7 +11,10 @@ use std::{
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::handshake::{Handshake, HandshakeConfig, Session};
+use super::{
+    handshake::{Handshake, Session},
+    handshake_config::HandshakeConfig,
+};
 use crate::context::{ConnInfo, ConnectionEvents};
 
 /// The byte stream inside TLS. The first read or write runs the handshake.

@@ -550,6 +550,56 @@ fn each_bad_value_is_refused_by_line_section_and_reason() {
             "[listen.tls] alpn: \"spdy\": \"h2\" and \"http/1.1\" are accepted",
         ),
         (
+            "alpn = [\"h2\", \"http/1.1\"]",
+            "client_auth = \"required\"",
+            "[listen.tls] client_auth: it needs the roots of the clients",
+        ),
+        (
+            "alpn = [\"h2\", \"http/1.1\"]",
+            "client_auth = \"maybe\"",
+            "[listen.tls] client_auth: \"maybe\": off, optional or required is accepted",
+        ),
+        (
+            "alpn = [\"h2\", \"http/1.1\"]",
+            "client_crl = [\"revoked.pem\"]",
+            "[listen.tls] client_crl: it needs the roots of the clients",
+        ),
+        (
+            "alpn = [\"h2\", \"http/1.1\"]",
+            "hosts = [{ name = \"a b\" }]",
+            "[listen.tls] hosts: \"a b\": a DNS name such as",
+        ),
+        (
+            "alpn = [\"h2\", \"http/1.1\"]",
+            "hosts = [{ name = \"a.test\" }, { name = \"A.test\" }]",
+            "[listen.tls] hosts: \"A.test\": the host has a policy already",
+        ),
+        (
+            "alpn = [\"h2\", \"http/1.1\"]",
+            "hosts = [{ name = \"a.test\", alpn = [\"spdy\"] }]",
+            "[listen.tls] hosts: \"spdy\": \"h2\" and \"http/1.1\" are accepted",
+        ),
+        (
+            "trusted = [\"10.0.0.0/8\"]",
+            "tls = { ca = \"/dev/null\" }",
+            "[proxy] tls: ca: no PEM certificate is there",
+        ),
+        (
+            "trusted = [\"10.0.0.0/8\"]",
+            "tls = { server_name = \"a b\" }",
+            "[proxy] tls: server_name: \"a b\": ",
+        ),
+        (
+            "trusted = [\"10.0.0.0/8\"]",
+            "tls = { danger_no_verification = true, ca = \"mozilla\" }",
+            "[proxy] tls: danger_no_verification: true: nothing is verified against ca",
+        ),
+        (
+            "trusted = [\"10.0.0.0/8\"]",
+            "client_cert_fields = \"all\"",
+            "[proxy] client_cert_fields: \"all\": none, leaf or chain is accepted",
+        ),
+        (
             "strategy = \"round-robin\"",
             "strategy = \"rr\"",
             "[pool] strategy: \"rr\": round-robin, random",

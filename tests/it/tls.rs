@@ -5,6 +5,7 @@ mod axum_listener;
 mod backends;
 mod certificates;
 mod client_auth;
+mod from_settings;
 mod handshakes;
 mod hostile;
 mod hsts_and_redirect;

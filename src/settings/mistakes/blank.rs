@@ -124,6 +124,10 @@ fn checked_together(section: &str, key: &str) -> &'static [&'static str] {
         ("health", "tls" | "server_name") => &["tls", "server_name"],
         ("outliers", "ejection" | "max_ejection") => &["ejection", "max_ejection"],
         ("proxy", "trusted") => &["client_field"],
+        ("tls", "client_ca" | "client_auth" | "client_crl") => {
+            &["client_ca", "client_auth", "client_crl"]
+        }
+        ("tls", "ca" | "danger_no_verification") => &["ca", "danger_no_verification"],
         ("sticky", "cookie" | "secure") => &["cookie", "secure"],
         ("access_log", "file") => &["format", "rotate", "sample"],
         ("admin", "status") => &["token", "token_file"],

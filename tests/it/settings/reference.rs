@@ -130,9 +130,7 @@ fn needed_by(path: &str) -> &'static [(&'static str, &'static str)] {
         }
         "health.send" | "health.expect" => &[("type", "\"tcp\"")],
         "health.service" => &[("type", "\"grpc\"")],
-        "listen.tls.client_auth" | "listen.tls.client_crl" => {
-            &[("client_ca", "[\"clients.pem\"]")]
-        }
+        "listen.tls.client_auth" | "listen.tls.client_crl" => &[("client_ca", "[\"clients.pem\"]")],
         "proxy.client_field" => &[("trusted", "[\"10.0.0.0/8\"]")],
         "access_log.rotate.keep" | "access_log.outputs.rotate.keep" => {
             &[("rotate.size", "\"1MiB\"")]

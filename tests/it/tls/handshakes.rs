@@ -140,6 +140,18 @@ async fn client_certificates_reach_the_request() {
     assert!(event.detail.contains("certificates"), "{event:?}");
 }
 
+/// A provider of the process would be the program's choice, and rustls panics where two are there.
+#[tokio::test]
+async fn no_provider_is_installed_for_the_process() {
+    let authority = Authority::new();
+    let server = Server::start(TlsLayer::new(config(&authority.issue(&["localhost"])))).await;
+    let client = authority.client();
+    assert!(connect(server.address, client, "localhost").await.is_ok());
+    let _tls = evenkeel::connect::ClientTls::new();
+    let _danger = evenkeel::connect::DangerousClientTls::without_verification();
+    assert!(rustls::crypto::CryptoProvider::get_default().is_none());
+}
+
 #[tokio::test]
 async fn versions_below_the_least_are_refused() {
     let authority = Authority::new();
