@@ -152,7 +152,7 @@ impl Certificate {
         let Some(own) = own else {
             return Err(self.bad_key("the key does not belong to a certificate of the chain"));
         };
-        let (chain, facts) = in_order(chain, facts, own);
+        let (chain, facts) = in_order(&chain, facts, own);
         if !facts.has_names {
             // Clients ignore the common name (RFC 9525 §2).
             let why = "the certificate has no subjectAltName, so no client accepts it";
@@ -215,7 +215,7 @@ pub(super) struct Parsed {
 /// Puts the server's own certificate first, then each issuer behind what it issued, as TLS 1.2 requires
 /// (RFC 5246 §7.4.2). What belongs to no such chain, such as the root of a second path, comes last.
 fn in_order(
-    chain: Vec<CertificateDer<'static>>,
+    chain: &[CertificateDer<'static>],
     mut facts: Vec<Facts>,
     own: usize,
 ) -> (Vec<CertificateDer<'static>>, Facts) {

@@ -1,6 +1,6 @@
 //! Reads what a client's verified certificate says.
 
-use std::{fmt::Write, net::IpAddr};
+use std::{fmt::Write, net::IpAddr, slice};
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 use http::HeaderValue;
@@ -33,7 +33,7 @@ pub(super) fn read(chain: &[CertificateDer<'_>]) -> Option<Box<ClientIdentity>> 
         serial: x509::hex(parsed.raw_serial()).into(),
         fingerprint: x509::hex(&sha256(leaf)).into(),
         not_after: x509::system_time(parsed.validity().not_after),
-        client_cert: field(&[leaf.clone()])?,
+        client_cert: field(slice::from_ref(leaf))?,
         client_cert_chain: field(rest),
     }))
 }

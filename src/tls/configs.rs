@@ -30,12 +30,12 @@ pub(super) struct Configs {
 }
 
 impl Configs {
-    pub(super) fn new(config: TlsConfig) -> Self {
+    pub(super) fn new(config: &TlsConfig) -> Self {
         let resolver = Resolver::new(config.certificates.clone(), config.strict_sni);
         let resolver: Arc<dyn ResolvesServerCert> = Arc::new(resolver);
-        let mut policies = vec![Policy::new(&config, None, resolver.clone())];
+        let mut policies = vec![Policy::new(config, None, resolver.clone())];
         for host in &config.hosts {
-            policies.push(Policy::new(&config, Some(host), resolver.clone()));
+            policies.push(Policy::new(config, Some(host), resolver.clone()));
         }
         let names = config.hosts.iter().map(|(name, _)| &**name);
         let hosts = (!config.hosts.is_empty()).then(|| Arc::new(HostPolicies::new(names)));

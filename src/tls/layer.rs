@@ -21,8 +21,7 @@ pub struct TlsLayer {
 impl TlsLayer {
     /// Makes a layer that serves `config`.
     pub fn new(config: TlsConfig) -> Self {
-        let certificates = config.certificates.clone();
-        Self::with_configs(Configs::new(config), Some(certificates))
+        Self::with_configs(Configs::new(&config), Some(config.certificates))
     }
 
     /// Makes a layer that serves a configuration of rustls unchanged, for example one with a verifier of

@@ -206,9 +206,8 @@ async fn a_session_resumes_at_another_instance_across_a_change_of_keys() {
     assert!(!resumes_at_another_instance(2).await, "and again");
 }
 
-/// A handshake begins while one of 10,000 certificates changes, and memory stays in bounds.
 #[test]
-fn ten_thousand_certificates_are_served_while_one_changes() {
+fn ten_thousand_certificates_take_little_memory_and_one_changes_alone() {
     let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
     let key = made.signing_key.serialize_pem();
     let issue = |name: String| {
@@ -218,21 +217,17 @@ fn ten_thousand_certificates_are_served_while_one_changes() {
     };
     let list: Vec<_> = (0..10_000).map(|n| issue(format!("h{n}.test"))).collect();
     let mut store = None;
-    let began = std::time::Instant::now();
     let memory = allocation_counter::measure(|| store = Some(Certificates::new(list).unwrap()));
-    let read = began.elapsed();
     let certificates = store.unwrap();
     let each = memory.bytes_current / 10_000;
     assert!(each < 6_000, "{each} bytes a certificate");
     let before = certificates.in_force();
-    let began = std::time::Instant::now();
     certificates
         .insert("one more", issue("h5.test".into()))
         .unwrap();
-    let changed = began.elapsed();
     let after = certificates.in_force();
     assert_eq!((before.len(), after.len()), (10_000, 10_001));
-    println!("{each} bytes a certificate, {read:?} to read, {changed:?} to change one");
+    assert_eq!(before[..], after[..10_000], "the others are as they were");
 }
 
 #[tokio::test(start_paused = true)]

@@ -126,9 +126,8 @@ pub(crate) fn describes_client(name: &str) -> bool {
 /// Returns true for a field in which a proxy gives a backend the certificate of a client (RFC 9440), in
 /// the spellings of [`describes_client`].
 pub(crate) fn names_client_certificate(name: &str) -> bool {
-    let rest = match name.as_bytes() {
-        [b'c', b'l', b'i', b'e', b'n', b't', b'-' | b'_', rest @ ..] => rest,
-        _ => return false,
+    let Some([b'-' | b'_', rest @ ..]) = name.as_bytes().strip_prefix(b"client") else {
+        return false;
     };
     matches!(rest, b"cert" | b"cert-chain" | b"cert_chain")
 }
