@@ -35,6 +35,7 @@ fn the_documented_defaults_are_those_of_the_code() {
         ("a backend that acknowledges nothing", unacknowledged),
         ("delay before the next address", millis(ATTEMPT_DELAY)),
         ("roots", text("`webpki-roots`")),
+        ("certificate of this client", text("none")),
         ("TLS versions", text("1.2 and 1.3")),
         ("ALPN", text("`h2` and `http/1.1`")),
     ];

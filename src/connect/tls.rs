@@ -23,7 +23,8 @@ use crate::{
 /// costs three atomic additions.
 ///
 /// Certificates are always verified: against Mozilla's roots, those of the operating system, or those of
-/// a PEM text. Only [`DangerousClientTls`] leaves the verification out. Sessions are resumed by ticket.
+/// a PEM text. Only [`DangerousClientTls`](super::DangerousClientTls) leaves the verification out.
+/// Sessions are resumed by ticket.
 ///
 /// ```
 /// use evenkeel::connect::{ClientTls, Connector};
@@ -42,7 +43,7 @@ pub struct ClientTls {
     /// One for each [`Protocol`]: both, HTTP/1.1 only, HTTP/2 only. They differ in ALPN.
     configs: [Arc<ClientConfig>; 3],
     server_name: Option<ServerName<'static>>,
-    /// [`DangerousClientTls`] made it.
+    /// A [`DangerousClientTls`](super::DangerousClientTls) made it.
     is_dangerous: bool,
 }
 

@@ -299,6 +299,37 @@ fn the_validity_and_the_names_of_a_certificate_are_checked() {
     }
 }
 
+/// Handshakes go on while one certificate of many changes, again and again.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn handshakes_do_not_wait_for_a_change() {
+    let authority = Authority::new();
+    let all = certificates(&[&authority.issue(&["localhost"])]);
+    let other = authority.issue(&["other.test"]);
+    let other = Certificate::pem(other.chain, other.key);
+    for n in 0..1_000 {
+        all.insert(&n.to_string(), other.clone()).unwrap();
+    }
+    let server = Server::start(TlsLayer::new(TlsConfig::new(all.clone()))).await;
+    let ended = Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let (changing, end) = (all.clone(), ended.clone());
+    let changes = std::thread::spawn(move || {
+        let mut changes = 0;
+        while !end.load(std::sync::atomic::Ordering::Relaxed) {
+            changing.insert("7", other.clone()).unwrap();
+            changes += 1;
+        }
+        changes
+    });
+    for _ in 0..50 {
+        let seen = shown_to(&server, &authority, "localhost").await;
+        assert!(seen.is_ok(), "{seen:?}");
+    }
+    ended.store(true, std::sync::atomic::Ordering::Relaxed);
+    let changes: usize = changes.join().unwrap();
+    assert!(changes > 1, "{changes} changes");
+    assert_eq!(all.in_force().len(), 1_001);
+}
+
 #[tokio::test]
 async fn a_chain_is_accepted_in_any_order_and_sent_in_the_right_one() {
     let authority = Authority::new();

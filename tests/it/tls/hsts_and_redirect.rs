@@ -30,6 +30,23 @@ async fn hsts_is_sent_over_tls_alone() {
     }
 }
 
+#[cfg(feature = "proxy")]
+#[tokio::test]
+async fn the_balancers_own_errors_have_hsts_too() {
+    use evenkeel::{Backend, LoadBalancer, Pool};
+
+    let url = format!("http://{}", crate::support::refused());
+    let pool = Pool::new([Backend::new("a", &url).unwrap()]).unwrap();
+    let service = HstsLayer::new().layer(LoadBalancer::builder(pool).build());
+    let mut request = Request::get("/").header("host", "a.test");
+    request.extensions_mut().unwrap().insert(over_tls());
+    let request = request.body(Full::<Bytes>::default()).unwrap();
+    let response = service.oneshot(request).await.unwrap();
+    assert_eq!(response.status(), StatusCode::BAD_GATEWAY);
+    let seen = &response.headers()[header::STRICT_TRANSPORT_SECURITY];
+    assert_eq!(seen, "max-age=31536000");
+}
+
 #[tokio::test]
 async fn the_applications_own_hsts_is_left() {
     let service = HstsLayer::new().layer(service_fn(|_| async {
