@@ -96,6 +96,7 @@
 //! | retry on another backend, or hedge slow requests | [`failover::FailoverLayer`] |
 //! | keep a session on its backend | [`sticky::StickyLayer`] |
 //! | terminate TLS, for this server or for `axum::serve` | [`tls::TlsLayer`] |
+//! | learn the client's address from a TCP balancer in front | `proxy_protocol::ProxyProtocolLayer` (feature `proxy-protocol`) |
 //! | redirect to https, or send HSTS | [`tls::HttpsRedirectLayer`], [`tls::HstsLayer`] |
 //! | write one log line for each request | [`access_log::AccessLogLayer`] |
 //! | count and time requests for Prometheus | `metrics::MetricsLayer` (feature `metrics`), [`stats::Stats`] |
@@ -111,7 +112,7 @@
 //! # How the parts fit together
 //!
 //! ```text
-//!  connections    accept ─▶ TlsLayer ─▶ server::Http ─▶ requests
+//!  connections    accept ─▶ [ProxyProtocolLayer] ─▶ TlsLayer ─▶ server::Http ─▶ requests
 //!
 //!  requests       Forwarded ─▶ Trace ─▶ Metrics ─▶ AccessLog ─▶ Respond ─▶
 //!                 Sticky ─▶ Failover ─▶ Balance ─▶ Health ─▶ Proxy ─▶ backend
@@ -153,7 +154,7 @@
 //!
 //! By default: `http1`, `http2`, `proxy`, `server`, `sticky` and `access-log`. To be asked for: `tls`
 //! (or `ring`, with that provider), `axum`, `serde` ([`settings`]), `tower` (statuses for the errors
-//! of tower's layers), `metrics`, `admin`, `chaos`, and `full` for all of them.
+//! of tower's layers), `metrics`, `admin`, `chaos`, `proxy-protocol`, and `full` for all of them.
 #![cfg_attr(
     not(feature = "full"),
     allow(
@@ -200,6 +201,8 @@ pub mod health;
 pub mod metrics;
 #[cfg(feature = "proxy")]
 pub mod proxy;
+#[cfg(feature = "proxy-protocol")]
+pub mod proxy_protocol;
 pub mod respond;
 #[cfg(feature = "server")]
 pub mod server;

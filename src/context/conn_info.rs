@@ -51,6 +51,7 @@ struct Inner {
     local: Peer,
     accepted: Instant,
     client: OnceLock<SocketAddr>,
+    destination: OnceLock<SocketAddr>,
     tls: OnceLock<TlsInfo>,
     slots: Slots,
 }
@@ -68,6 +69,7 @@ impl ConnInfo {
                 local,
                 accepted: Instant::now(),
                 client: OnceLock::new(),
+                destination: OnceLock::new(),
                 tls: OnceLock::new(),
                 slots: Slots::new(),
             }),
@@ -203,6 +205,20 @@ impl ConnInfo {
     /// Sets the client's address from a PROXY protocol header. Only the first call has an effect.
     pub fn set_client(&self, client: SocketAddr) {
         let _ = self.inner.client.set(client);
+    }
+
+    /// Returns the address that the client connected to: the one in the PROXY protocol header, else this
+    /// end of the transport.
+    #[must_use]
+    pub fn destination(&self) -> Option<SocketAddr> {
+        let declared = self.inner.destination.get().copied();
+        declared.or_else(|| self.inner.local.address())
+    }
+
+    /// Sets the address that the client connected to, from a PROXY protocol header. Only the first call
+    /// has an effect.
+    pub fn set_destination(&self, destination: SocketAddr) {
+        let _ = self.inner.destination.set(destination);
     }
 
     /// Returns the facts of the TLS session; `None` over cleartext, or before the handshake has ended.

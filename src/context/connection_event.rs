@@ -74,6 +74,10 @@ pub enum ConnectionEventKind {
     HeadTooLarge,
     /// The connection broke: the operating system returned an error.
     Io,
+    /// The PROXY protocol header is malformed, too long, or missing.
+    ProxyHeader,
+    /// No whole PROXY protocol header came within the time-out.
+    ProxyTimeout,
     /// The TLS handshake failed.
     TlsHandshake,
     /// The TLS handshake did not end within the time-out.
@@ -89,6 +93,8 @@ impl ConnectionEventKind {
             Self::HeadTimeout => "head_timeout",
             Self::HeadTooLarge => "head_too_large",
             Self::Io => "io",
+            Self::ProxyHeader => "proxy_header",
+            Self::ProxyTimeout => "proxy_timeout",
             Self::TlsHandshake => "tls_handshake",
             Self::TlsTimeout => "tls_timeout",
         }

@@ -6,7 +6,7 @@
 //!
 //! | extension | what | written by | when absent |
 //! |---|---|---|---|
-//! | [`ConnInfo`] | the connection: peer, local address, client, TLS session | server, tls | peer unknown; no fields about the client are added |
+//! | [`ConnInfo`] | the connection: peer, local address, client, TLS session | server, proxy_protocol, tls | peer unknown; no fields about the client are added |
 //! | [`Exchange`] | the record of the request: affinity, decision, attempts, failure | all layers | the layer that needs it inserts one |
 //! | [`Selected`] | the backend of this attempt | balance | the proxy fails with [`ErrorKind::NotRouted`](crate::ErrorKind::NotRouted) |
 //! | [`Interim`] | sends 102 and 103 to the client | server | interim responses are dropped |
@@ -17,8 +17,8 @@
 //! | [`LogFields`] (request or response) | fields of your own for the log | your own layer | none |
 //! | [`TraceContext`] | the trace and the span of the request | trace | no trace id in the log |
 //!
-//! The connection stack, below the requests, has types of its own: [`Conn`], [`ShutdownSignal`] and
-//! [`ConnectionEvents`].
+//! The connection stack, below the requests, has types of its own: [`Conn`], [`ShutdownSignal`],
+//! [`ConnectionEvents`] and [`Transport`].
 //!
 //! # Example
 //!
@@ -105,6 +105,7 @@ pub(crate) mod service_poll;
 mod shutdown;
 mod tls_info;
 mod trace_context;
+mod transport;
 mod trusted_peers;
 mod tunnel;
 mod user;
@@ -140,6 +141,7 @@ pub(crate) use shutdown::IDLE_GRACE;
 pub use shutdown::{GracefulShutdown, ShutdownSignal};
 pub use tls_info::TlsInfo;
 pub use trace_context::TraceContext;
+pub use transport::Transport;
 pub use trusted_peers::TrustedPeers;
 pub use tunnel::Tunnel;
 pub use user::User;

@@ -272,11 +272,13 @@ impl std::fmt::Display for ListenerKey {
     }
 }
 
-const FAILURES: [ConnectionEventKind; 6] = [
+const FAILURES: [ConnectionEventKind; 8] = [
     ConnectionEventKind::BadRequest,
     ConnectionEventKind::HeadTimeout,
     ConnectionEventKind::HeadTooLarge,
     ConnectionEventKind::Io,
+    ConnectionEventKind::ProxyHeader,
+    ConnectionEventKind::ProxyTimeout,
     ConnectionEventKind::TlsHandshake,
     ConnectionEventKind::TlsTimeout,
 ];

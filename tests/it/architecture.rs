@@ -32,6 +32,7 @@ const FLOORS: [&[&str]; 5] = [
         "health",
         "metrics",
         "proxy",
+        "proxy_protocol",
         "respond",
         "server",
         "sticky",

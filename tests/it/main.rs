@@ -32,6 +32,7 @@ mod metrics;
 mod network;
 mod observability;
 mod proxy;
+mod proxy_protocol;
 mod public_types;
 mod respond;
 mod server;
