@@ -1,30 +1,29 @@
 //! `Connector`: from a backend to a connected stream.
 
 use std::{
-    collections::VecDeque,
-    io,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket},
+    net::{IpAddr, SocketAddr},
     sync::Arc,
     time::Duration,
 };
 
 use tokio::{
+    io::AsyncWriteExt,
     net::{TcpStream, UnixStream},
-    task::JoinSet,
     time::{Instant, timeout_at},
 };
 
 #[cfg(feature = "__tls")]
 use super::ClientTls;
 use super::{
-    DialTimes, Stream, TargetOverride,
+    DialTimes, ProxyVersion, Stream, TargetOverride, proxy_header,
+    race::{DialError, connect, interleave, race, set_up},
     resolve::{self, Addresses, Resolve, ResolvedAddress},
 };
 #[cfg(feature = "__sockets")]
 use crate::tcp_timeout;
 use crate::{
+    context::ConnInfo,
     error::{ConfigError, Error, ErrorKind},
-    local_fault::LocalFault,
     pool::{Backend, Protocol, Scheme},
 };
 
@@ -35,6 +34,7 @@ use crate::{
 pub struct Connector {
     timeout: Duration,
     resolver: Arc<dyn Resolve>,
+    proxy_version: Option<ProxyVersion>,
     #[cfg(feature = "__sockets")]
     user_timeout: Duration,
     #[cfg(feature = "__tls")]
@@ -47,6 +47,7 @@ impl Connector {
         Self {
             timeout: DEFAULT_TIMEOUT,
             resolver: resolve::system(),
+            proxy_version: None,
             #[cfg(feature = "__sockets")]
             user_timeout: tcp_timeout::DEFAULT,
             #[cfg(feature = "__tls")]
@@ -102,6 +103,35 @@ impl Connector {
         self
     }
 
+    /// Begins each connection with a PROXY protocol header, which names the client to the backend. It
+    /// comes before TLS. Checks, and requests without a known client, send LOCAL (version 2) or UNKNOWN
+    /// (version 1).
+    ///
+    /// The client is the peer of the connection in front, or what a PROXY protocol header there names;
+    /// `X-Forwarded-For` changes nothing. Version 2 has fields for the TLS session in front: its
+    /// version, cipher suite (the IANA name; HAProxy sends OpenSSL's), server name and ALPN, and the
+    /// client certificate's common name.
+    ///
+    /// **Cost:** a connection then belongs to one client connection. `Proxy` reuses it for that one
+    /// alone, as HAProxy does, so that there is one connection to a backend for each connection in
+    /// front, and a dial for its first request. HTTP/2 to backends would mix clients: ALPN offers
+    /// `http/1.1` only, and a request to a backend with
+    /// [`Protocol::Http2`](crate::pool::Protocol::Http2) fails.
+    ///
+    /// **Hazard:** a backend that does not expect the header refuses every connection, and one that
+    /// accepts it from any peer lets clients choose their address.
+    ///
+    /// Default: none.
+    pub fn proxy_protocol(mut self, version: ProxyVersion) -> Self {
+        self.proxy_version = Some(version);
+        self
+    }
+
+    /// Returns true if a connection names its client, and so must not serve another.
+    pub(crate) fn names_client(&self) -> bool {
+        self.proxy_version.is_some()
+    }
+
     pub(crate) fn timeout_limit(&self) -> Duration {
         self.timeout
     }
@@ -146,6 +176,29 @@ impl Connector {
             .await
     }
 
+    /// Connects to the backend for this client. The PROXY protocol header, if the connector
+    /// [sends one](Self::proxy_protocol), names it.
+    ///
+    /// # Errors
+    ///
+    /// See the [module](super).
+    ///
+    /// # Cancel safety
+    ///
+    /// What was opened is closed when the future is dropped.
+    pub async fn connect_for(
+        &self,
+        backend: &Backend,
+        client: &ConnInfo,
+    ) -> Result<Connected, Error> {
+        let dial = Dial {
+            backend,
+            target: &TargetOverride::new(),
+            client: Some(client),
+        };
+        self.dial(dial, Instant::now() + self.timeout).await
+    }
+
     /// Connects by the deadline, or within the time-out if that ends sooner.
     pub(crate) async fn connect_by(
         &self,
@@ -153,10 +206,21 @@ impl Connector {
         target: &TargetOverride,
         deadline: Instant,
     ) -> Result<Connected, Error> {
+        let dial = Dial {
+            backend,
+            target,
+            client: None,
+        };
+        self.dial(dial, deadline).await
+    }
+
+    async fn dial(&self, dial: Dial<'_>, deadline: Instant) -> Result<Connected, Error> {
         let began = Instant::now();
         let deadline = deadline.min(began + self.timeout);
-        let destination = self.destination(backend, target, deadline).await?;
-        let connecting = self.connect_now(backend, target, destination, began);
+        let destination = self
+            .destination(dial.backend, dial.target, deadline)
+            .await?;
+        let connecting = self.connect_now(dial, destination, began);
         match timeout_at(deadline, connecting).await {
             Ok(result) => result,
             Err(_) => Err(Error::timed_out(ErrorKind::ConnectTimeout, self.timeout)),
@@ -184,12 +248,12 @@ impl Connector {
 
     async fn connect_now(
         &self,
-        backend: &Backend,
-        target: &TargetOverride,
+        dial: Dial<'_>,
         destination: Destination<'_>,
         began: Instant,
     ) -> Result<Connected, Error> {
-        let (stream, resolved) = match destination {
+        let (backend, target) = (dial.backend, dial.target);
+        let (mut stream, resolved) = match destination {
             Destination::Unix(path) => {
                 let stream = UnixStream::connect(path).await.map_err(DialError::new);
                 (Stream::Unix(stream.map_err(Error::from)?), None)
@@ -204,6 +268,11 @@ impl Connector {
                 (self.set_up(stream)?, resolved)
             }
         };
+        if let Some(version) = self.proxy_version {
+            let header = proxy_header::encode(version, dial.client);
+            let written = stream.write_all(&header).await;
+            written.map_err(|error| Error::from(DialError::new(error)))?;
+        }
         let connected_at = Instant::now();
         let is_tls = target.scheme_of(backend) == Scheme::Https;
         let connected =
@@ -215,7 +284,10 @@ impl Connector {
                     took: DialTimes::default(),
                 }),
                 #[cfg(feature = "__tls")]
-                Scheme::Https => self.tls.handshake(stream, backend, target).await,
+                Scheme::Https => {
+                    let protocol = self.protocol(dial);
+                    self.tls.handshake(stream, protocol, dial).await
+                }
                 #[cfg(not(feature = "__tls"))]
                 Scheme::Https => Err(Error::new(ErrorKind::ConnectTls)
                     .with_source("built without the feature `tls`")),
@@ -228,6 +300,15 @@ impl Connector {
             },
             ..connected
         })
+    }
+
+    /// Returns the protocol that ALPN asks for. Clients would share a connection of HTTP/2.
+    #[cfg(feature = "__tls")]
+    fn protocol(&self, dial: Dial<'_>) -> Protocol {
+        match dial.backend.configured_protocol() {
+            Protocol::Auto if self.names_client() => Protocol::Http1,
+            configured => configured,
+        }
     }
 
     fn set_up(&self, stream: TcpStream) -> Result<Stream, DialError> {
@@ -274,6 +355,15 @@ impl Connected {
     }
 }
 
+/// A connection that is asked for.
+#[derive(Clone, Copy)]
+pub(super) struct Dial<'a> {
+    pub(super) backend: &'a Backend,
+    pub(super) target: &'a TargetOverride,
+    /// The client that the connection is for; `None` for a check.
+    client: Option<&'a ConnInfo>,
+}
+
 /// Where to connect to.
 enum Destination<'a> {
     Address(SocketAddr),
@@ -281,165 +371,4 @@ enum Destination<'a> {
     Unix(&'a std::path::Path),
 }
 
-async fn connect(address: SocketAddr) -> Result<TcpStream, DialError> {
-    let connected = TcpStream::connect(address).await;
-    connected.map_err(|error| match is_out_of_ports(&error, address) {
-        true => DialError::Local(LocalFault::Ports, error),
-        false => DialError::new(error),
-    })
-}
-
-/// Returns true if `error` means that no local port is free. EADDRNOTAVAIL also means that this host
-/// has no address to reach the other from, such as with IPv6 switched off. A UDP socket shows which:
-/// it has ports of its own, and connecting it sends nothing.
-fn is_out_of_ports(error: &io::Error, to: SocketAddr) -> bool {
-    if error.kind() != io::ErrorKind::AddrNotAvailable {
-        return false;
-    }
-    let any: IpAddr = match to.is_ipv4() {
-        true => Ipv4Addr::UNSPECIFIED.into(),
-        false => Ipv6Addr::UNSPECIFIED.into(),
-    };
-    let reached = UdpSocket::bind((any, 0)).and_then(|socket| socket.connect(to));
-    match reached {
-        Ok(()) => true,
-        Err(error) => LocalFault::of(&error).is_some(),
-    }
-}
-
-/// Why there is no connection.
-#[derive(Debug)]
-enum DialError {
-    /// The cause is in this process or its host.
-    Local(LocalFault, io::Error),
-    Backend(io::Error),
-}
-
-impl DialError {
-    fn new(error: io::Error) -> Self {
-        match LocalFault::of(&error) {
-            Some(fault) => Self::Local(fault, error),
-            None => Self::Backend(error),
-        }
-    }
-}
-
-impl From<DialError> for Error {
-    fn from(failed: DialError) -> Self {
-        match failed {
-            DialError::Local(fault, error) => fault.error(&error),
-            DialError::Backend(error) => Self::new(ErrorKind::Connect).with_source(error),
-        }
-    }
-}
-
-fn set_up(stream: TcpStream) -> io::Result<TcpStream> {
-    if stream.local_addr()? == stream.peer_addr()? {
-        // The ephemeral port was the one dialled (a TCP simultaneous open with itself): no process
-        // listens there.
-        return Err(io::ErrorKind::ConnectionRefused.into());
-    }
-    // A small request or frame must not wait for the acknowledgement of the one before.
-    stream.set_nodelay(true)?;
-    Ok(stream)
-}
-
-/// Alternates address families, the resolver's first family first (RFC 8305 §4).
-fn interleave(addresses: impl Iterator<Item = SocketAddr>) -> VecDeque<SocketAddr> {
-    let mut rest: VecDeque<_> = addresses.collect();
-    let mut ordered = VecDeque::with_capacity(rest.len());
-    let mut want_ipv6 = rest.front().is_some_and(SocketAddr::is_ipv6);
-    while let Some(first) = rest.front().copied() {
-        let next = rest.iter().position(|a| a.is_ipv6() == want_ipv6);
-        ordered.push_back(next.and_then(|i| rest.remove(i)).unwrap_or_else(|| {
-            rest.pop_front();
-            first
-        }));
-        want_ipv6 = !want_ipv6;
-    }
-    ordered
-}
-
-/// Dials the addresses until one connects. The next begins when one fails, or beside it after
-/// [`ATTEMPT_DELAY`]. A local fault takes precedence over the failures of other addresses in the
-/// result: the address that could not be tried may be the one that works.
-async fn race(mut addresses: VecDeque<SocketAddr>) -> Result<TcpStream, DialError> {
-    let mut running = JoinSet::new();
-    let no_address = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
-    let mut last = DialError::Backend(no_address);
-    loop {
-        if let Some(address) = addresses.pop_front() {
-            running.spawn(connect(address));
-        }
-        let delay = async {
-            if addresses.is_empty() {
-                std::future::pending::<()>().await;
-            }
-            tokio::time::sleep(ATTEMPT_DELAY).await;
-        };
-        tokio::select! {
-            ended = running.join_next() => match ended {
-                Some(Ok(Ok(stream))) => return Ok(stream),
-                Some(Ok(Err(failed))) if !matches!(last, DialError::Local(..)) => last = failed,
-                Some(Ok(Err(_))) => {}
-                Some(Err(error)) => last = DialError::Backend(io::Error::other(error)),
-                None if addresses.is_empty() => return Err(last),
-                None => {}
-            },
-            () = delay => {}
-        }
-    }
-}
-
 pub(crate) const DEFAULT_TIMEOUT: Duration = Duration::from_secs(2);
-/// RFC 8305 §5 recommends 250 ms.
-pub(super) const ATTEMPT_DELAY: Duration = Duration::from_millis(250);
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn addresses(list: &[&str]) -> Vec<SocketAddr> {
-        list.iter().map(|a| a.parse().unwrap()).collect()
-    }
-
-    #[test]
-    fn families_alternate() {
-        let given = addresses(&["[::1]:1", "[::2]:1", "1.1.1.1:1", "[::3]:1", "2.2.2.2:1"]);
-        let wanted = addresses(&["[::1]:1", "1.1.1.1:1", "[::2]:1", "2.2.2.2:1", "[::3]:1"]);
-        let got: Vec<_> = interleave(given.into_iter()).into();
-        assert_eq!(got, wanted);
-    }
-
-    #[tokio::test]
-    async fn a_refused_address_does_not_delay_the_next() {
-        let good = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let refused = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        let dead = refused.local_addr().unwrap();
-        drop(refused);
-        let began = Instant::now();
-        let stream = race([dead, good.local_addr().unwrap()].into())
-            .await
-            .unwrap();
-        assert_eq!(stream.peer_addr().unwrap(), good.local_addr().unwrap());
-        assert!(
-            began.elapsed() < ATTEMPT_DELAY,
-            "a refusal must end the wait"
-        );
-    }
-
-    #[tokio::test]
-    async fn a_connection_to_itself_is_none() {
-        let socket = tokio::net::TcpSocket::new_v4().unwrap();
-        socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
-        let own = socket.local_addr().unwrap();
-        let stream = socket.connect(own).await.unwrap();
-        let error = set_up(stream).unwrap_err();
-        assert_eq!(error.kind(), io::ErrorKind::ConnectionRefused);
-    }
-
-    #[tokio::test]
-    async fn no_address_is_an_error() {
-        assert!(race(VecDeque::new()).await.is_err());
-    }
-}

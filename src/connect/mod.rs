@@ -63,6 +63,7 @@
 //! | certificate of this client | none |
 //! | TLS versions | 1.2 and 1.3 |
 //! | ALPN | `h2` and `http/1.1`, unless the backend's [`Protocol`](crate::pool::Protocol) names one |
+//! | PROXY protocol header to backends | none |
 //!
 //! # When it fails
 //!
@@ -89,6 +90,7 @@
 //! operating system's resolver runs on tokio's blocking threads. One look-up runs at a time for a
 //! backend's name, and all connections that wait share its result.
 
+mod common_name;
 #[cfg(feature = "__tls")]
 pub(crate) mod crypto;
 #[cfg(feature = "__tls")]
@@ -100,6 +102,8 @@ pub(crate) mod http1;
 pub(crate) mod http2;
 #[cfg(feature = "__tls")]
 pub(crate) mod pem;
+mod proxy_header;
+mod race;
 mod resolve;
 mod stream;
 mod target_override;
@@ -116,6 +120,7 @@ pub use danger::DangerousClientTls;
 pub(crate) use dial::DEFAULT_TIMEOUT;
 pub use dial::{Connected, Connector};
 pub(crate) use dial_times::DialTimes;
+pub use proxy_header::ProxyVersion;
 pub(crate) use resolve::ResolvedAddress;
 pub use resolve::{Resolve, ResolveError, ResolveFuture};
 pub use stream::Stream;

@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use super::{
-    dial::{ATTEMPT_DELAY, DEFAULT_TIMEOUT},
+    Connector,
+    dial::DEFAULT_TIMEOUT,
+    race::ATTEMPT_DELAY,
     resolve::{HOLD_TIME, MAX_MISSES, MISS_INTERVAL, RESOLVER_WAIT},
 };
 use crate::default_table;
@@ -17,6 +19,10 @@ fn the_documented_defaults_are_those_of_the_code() {
     let unacknowledged = seconds(crate::tcp_timeout::DEFAULT);
     #[cfg(not(feature = "__sockets"))]
     let unacknowledged = "after".to_owned();
+    let sent = match Connector::new().names_client() {
+        true => "sent",
+        false => "none",
+    };
     let compared = [
         ("time-out", seconds(DEFAULT_TIMEOUT)),
         ("names are looked up by", text("the operating system")),
@@ -38,6 +44,7 @@ fn the_documented_defaults_are_those_of_the_code() {
         ("certificate of this client", text("none")),
         ("TLS versions", text("1.2 and 1.3")),
         ("ALPN", text("`h2` and `http/1.1`")),
+        ("PROXY protocol header to backends", sent.to_owned()),
     ];
     default_table::compare(include_str!("mod.rs"), &compared);
 }

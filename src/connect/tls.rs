@@ -10,13 +10,11 @@ use rustls::{
 };
 use tokio_rustls::TlsConnector;
 
-use super::{
-    Connected, DialTimes, Stream, TargetOverride, crypto::provider, pem, stream::TlsStream,
-};
+use super::{Connected, DialTimes, Stream, crypto::provider, dial::Dial, pem, stream::TlsStream};
 use crate::{
     error::{ConfigError, Error, ErrorKind},
     local_fault::LocalFault,
-    pool::{Backend, Protocol},
+    pool::Protocol,
 };
 
 /// The roots, the server name, the client certificate and the ALPN protocols of TLS to backends. A clone
@@ -176,17 +174,18 @@ impl ClientTls {
     pub(super) async fn handshake(
         &self,
         stream: Stream,
-        backend: &Backend,
-        target: &TargetOverride,
+        protocol: Protocol,
+        dial: Dial<'_>,
     ) -> Result<Connected, Error> {
         let failed =
             |source: crate::BoxError| Error::new(ErrorKind::ConnectTls).with_source(source);
+        let (backend, target) = (dial.backend, dial.target);
         let name = match target.certificate_name().or(self.server_name.as_ref()) {
             Some(name) => name.clone(),
             None => ServerName::try_from(backend.host().to_owned())
                 .map_err(|error| failed(error.into()))?,
         };
-        let config = match backend.configured_protocol() {
+        let config = match protocol {
             Protocol::Auto => &self.configs[0],
             Protocol::Http1 => &self.configs[1],
             Protocol::Http2 => &self.configs[2],
@@ -199,7 +198,7 @@ impl ClientTls {
                 None => failed(error.into()),
             })?;
         let selected = stream.get_ref().1.alpn_protocol();
-        let http2 = match backend.configured_protocol() {
+        let http2 = match protocol {
             Protocol::Http2 if selected != Some(b"h2") => {
                 return Err(failed("the backend did not select h2 by ALPN".into()));
             }

@@ -6,7 +6,7 @@
 //! busy ones included, which find out when they return.
 
 use std::{
-    collections::VecDeque,
+    collections::{HashMap, VecDeque},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError, Weak,
         atomic::{
@@ -36,7 +36,7 @@ type Stack = Vec<Box<Conn>>;
 pub(crate) struct ConnectionPool {
     idle: Mutex<Stack>,
     /// Connections that are bound to one client connection each.
-    bound: Mutex<Stack>,
+    bound: Mutex<BoundStacks>,
     has_bound: AtomicBool,
     reaping: AtomicBool,
     idle_timeout: Duration,
@@ -88,6 +88,9 @@ impl ConnectionPool {
                 return Some(conn);
             }
         }
+        if required.own_client && required.client.is_some() {
+            return None;
+        }
         loop {
             let mut conn = lock(&self.idle).pop()?;
             if required.are_met_by(&mut conn) {
@@ -98,22 +101,22 @@ impl ConnectionPool {
 
     /// Takes back a connection whose exchange has ended.
     pub(crate) fn put(self: &Arc<Self>, conn: Box<Conn>) {
-        let stack = if conn.owner_data.bound_client.is_some() {
-            &self.bound
-        } else {
-            &self.idle
-        };
-        let mut stack = lock(stack);
         // Checked under the lock: `retire` runs either before this or after it, and then finds the
         // connection in the stack.
-        if stack.len() >= self.max_idle || self.is_too_old(&conn) {
-            return;
-        }
-        if conn.owner_data.bound_client.is_some() {
+        if let Some(number) = conn.owner_data.bound_client.as_ref().map(ConnInfo::number) {
+            let mut bound = lock(&self.bound);
+            if bound.len >= self.max_idle || self.is_too_old(&conn) {
+                return;
+            }
             self.has_bound.store(true, Release);
+            bound.push(number, conn);
+        } else {
+            let mut idle = lock(&self.idle);
+            if idle.len() >= self.max_idle || self.is_too_old(&conn) {
+                return;
+            }
+            idle.push(conn);
         }
-        stack.push(conn);
-        drop(stack);
         self.keep_reaping();
     }
 
@@ -126,15 +129,8 @@ impl ConnectionPool {
 
     fn take_bound(&self, required: &Requirements<'_>) -> Option<Box<Conn>> {
         let client = required.client?;
-        let mut bound = lock(&self.bound);
         loop {
-            let found = bound.iter().position(|conn| {
-                conn.owner_data
-                    .bound_client
-                    .as_ref()
-                    .is_some_and(|o| o.number() == client.number())
-            })?;
-            let mut conn = bound.swap_remove(found);
+            let mut conn = lock(&self.bound).pop(client.number())?;
             if required.are_met_by(&mut conn) {
                 return Some(conn);
             }
@@ -176,7 +172,7 @@ impl ConnectionPool {
                     .as_ref()
                     .is_some_and(|o| !o.is_last())
         });
-        self.has_bound.store(!bound.is_empty(), Release);
+        self.has_bound.store(bound.len > 0, Release);
     }
 }
 
@@ -191,7 +187,39 @@ impl Attachment for ConnectionPool {
     }
 
     fn idle_connections(&self) -> u64 {
-        (lock(&self.idle).len() + lock(&self.bound).len()) as u64
+        (lock(&self.idle).len() + lock(&self.bound).len) as u64
+    }
+}
+
+/// The bound connections, by the number of their client connection. With the PROXY protocol, each
+/// client has one.
+#[derive(Default)]
+struct BoundStacks {
+    by_client: HashMap<u64, Stack>,
+    /// The number of connections in all stacks.
+    len: usize,
+}
+
+impl BoundStacks {
+    fn push(&mut self, number: u64, conn: Box<Conn>) {
+        self.by_client.entry(number).or_default().push(conn);
+        self.len += 1;
+    }
+
+    fn pop(&mut self, number: u64) -> Option<Box<Conn>> {
+        let conn = self.by_client.get_mut(&number)?.pop()?;
+        self.len -= 1;
+        Some(conn)
+    }
+
+    fn retain_mut(&mut self, mut keep: impl FnMut(&mut Box<Conn>) -> bool) {
+        let mut len = 0;
+        self.by_client.retain(|_, stack| {
+            stack.retain_mut(&mut keep);
+            len += stack.len();
+            !stack.is_empty()
+        });
+        self.len = len;
     }
 }
 
@@ -199,6 +227,8 @@ impl Attachment for ConnectionPool {
 pub(crate) struct Requirements<'a> {
     pub(crate) backend: &'a Backend,
     pub(crate) client: Option<&'a ConnInfo>,
+    /// True if a connection names its client to the backend: it serves that one only.
+    pub(crate) own_client: bool,
     /// True if the request cannot be sent again when the connection turns out to be closed.
     pub(crate) single_use: bool,
 }

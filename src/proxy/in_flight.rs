@@ -9,7 +9,7 @@ use super::service::{Dialing, State};
 use crate::proxy::http2::{self, Prepared};
 use crate::{
     connect::DialTimes,
-    context::{Exchange, LocalReply, Selected},
+    context::{ConnInfo, Exchange, LocalReply, Selected},
     error::{Error, ErrorKind},
     pool::Backend,
     proxy::{
@@ -125,6 +125,7 @@ impl InFlight {
         let required = Requirements {
             backend,
             client: scanned.conn,
+            own_client: settings.connector.names_client(),
             single_use: !self.is_replaceable(),
         };
         match connections.take(&required) {
@@ -184,8 +185,17 @@ impl InFlight {
     ) -> State {
         let connector = settings.connector.clone();
         let target = backend.clone();
+        let client = match connector.names_client() {
+            true => ConnInfo::of(&self.parts.extensions).cloned(),
+            false => None,
+        };
         State::Dialing(Box::pin(Dialing {
-            connect: Box::pin(async move { connector.connect(&target).await }),
+            connect: Box::pin(async move {
+                match client {
+                    Some(client) => connector.connect_for(&target, &client).await,
+                    None => connector.connect(&target).await,
+                }
+            }),
             backend,
             epoch: connections.epoch(),
             settings,

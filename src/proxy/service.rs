@@ -143,6 +143,9 @@ fn connected(dialing: &mut Dialing, connected: Connected) -> State {
         };
     }
     let mut conn = Conn::dialled(connected, settings.timeouts, backend, dialing.epoch);
+    if settings.connector.names_client() {
+        conn.owner_data.bound_client = ConnInfo::of(&in_flight.parts.extensions).cloned();
+    }
     let started = scanned.and_then(|(scanned, length)| {
         in_flight.start(
             &settings,

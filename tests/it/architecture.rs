@@ -43,7 +43,8 @@ const FLOORS: [&[&str]; 5] = [
 ];
 
 /// On one floor, these may be used by these.
-const WITHIN_A_FLOOR: [(&str, &str); 3] = [
+const WITHIN_A_FLOOR: [(&str, &str); 4] = [
+    ("connect", "context"),
     ("settings", "load_balancer"),
     ("stats", "context"),
     ("tcp_timeout", "error"),

@@ -4,6 +4,7 @@
 mod axum_listener;
 mod hostile;
 mod senders;
+mod to_backends;
 
 use std::{convert::Infallible, future::IntoFuture, net::SocketAddr, time::Duration};
 
@@ -34,7 +35,7 @@ use crate::support::{Origin, Written, pki};
 struct Server {
     address: SocketAddr,
     events: mpsc::UnboundedReceiver<ConnectionEvent>,
-    /// The method of each request, and what the application saw.
+    /// The method of each request, what the application saw, and the peer.
     requests: mpsc::UnboundedReceiver<String>,
     task: JoinHandle<std::io::Result<()>>,
 }
@@ -46,8 +47,9 @@ impl Server {
         let (sender, events) = mpsc::unbounded_channel();
         let (record, requests) = mpsc::unbounded_channel();
         let app = service_fn(move |request: Request<evenkeel::server::Body>| {
-            let seen = describe(ConnInfo::of(request.extensions()).unwrap());
-            let _ = record.send(format!("{} {seen}", request.method()));
+            let conn = ConnInfo::of(request.extensions()).unwrap();
+            let (seen, peer) = (describe(conn), conn.peer().address().unwrap());
+            let _ = record.send(format!("{} {seen} via {peer}", request.method()));
             async move { Ok::<_, Infallible>(Response::new(Full::new(Bytes::from(seen)))) }
         });
         let serve = evenkeel::serve(listener, app);
@@ -235,7 +237,8 @@ async fn the_header_stands_before_the_handshake() {
     let mut server = Server::start(layer(), Some(tls(&authority))).await;
     let mut stream = TcpStream::connect(server.address).await.unwrap();
     stream.write_all(LINE.as_bytes()).await.unwrap();
-    let client = authority.client_of(&[&rustls::version::TLS13]);
+    let mut client = authority.client();
+    client.alpn_protocols = vec![b"http/1.1".to_vec()];
     let mut stream = pki::handshake(stream, client, "localhost").await.unwrap();
     stream.write_all(REQUEST.as_bytes()).await.unwrap();
     let answer = read_all(&mut stream).await;

@@ -200,6 +200,11 @@ impl SharedConnection {
         backend: &Backend,
         deadline: Instant,
     ) -> Result<(Sender, Option<ResolvedAddress>, DialTimes), Error> {
+        if settings.connector.names_client() {
+            let why = "the PROXY protocol needs a connection for each client, and clients share one of \
+                       HTTP/2: set another protocol for the backend";
+            return Err(Error::new(ErrorKind::Local).with_source(why));
+        }
         let fresh = self.current().fresh.take();
         let connected = match fresh {
             Some(connected) => connected,

@@ -1,10 +1,10 @@
-//! HAProxy and nginx as senders.
+//! HAProxy and nginx as senders, and HAProxy as a backend.
 //!
 //! ```text
 //! client ── 127.0.0.9 ──▶ haproxy or nginx ── PROXY protocol ──▶ evenkeel
 //! ```
 //!
-//! They need Debian's packages `haproxy`, and `nginx` with `libnginx-mod-stream`. Where one is missing, its
+//! They need Debian's packages `haproxy`, `nginx-light` and `libnginx-mod-stream`. Where one is missing, its
 //! test says so and passes.
 
 use std::{
@@ -19,15 +19,17 @@ use tokio::net::TcpSocket;
 use super::*;
 
 /// A running sender; it ends when dropped.
-struct Sender {
+pub(super) struct Sender {
     process: Child,
-    address: SocketAddr,
+    pub(super) address: SocketAddr,
     _folder: tempfile::TempDir,
 }
 
 impl Drop for Sender {
     fn drop(&mut self) {
-        let _ = self.process.kill();
+        // A signal that nginx passes on to its worker.
+        let pid = self.process.id().to_string();
+        let _ = Command::new("kill").arg(pid).status();
         let _ = self.process.wait();
     }
 }
@@ -50,6 +52,22 @@ impl Sender {
         start(command, listener, address, folder)
     }
 
+    /// Starts HAProxy as a backend that expects the header, and answers with what it reads there.
+    pub(super) fn haproxy_backend() -> Option<Self> {
+        let (listener, address, folder) = prepare([127, 0, 0, 1].into());
+        let seen = "%[src]:%[src_port] %[dst]:%[dst_port] %[fc_pp_authority]";
+        let text = format!(
+            "defaults\n mode http\n timeout client 60s\n timeout server 60s\n timeout connect 30s\n\
+             frontend in\n bind fd@0 accept-proxy\n \
+             http-request return status 200 content-type text/plain lf-string \"{seen}\"\n"
+        );
+        let file = folder.path().join("haproxy.cfg");
+        fs::write(&file, text).unwrap();
+        let mut command = Command::new("haproxy");
+        command.arg("-db").arg("-f").arg(&file);
+        start(command, listener, address, folder)
+    }
+
     /// Starts nginx with its stream module; `None` if it is not installed.
     fn nginx(server: SocketAddr) -> Option<Self> {
         let module = "/usr/lib/nginx/modules/ngx_stream_module.so";
@@ -59,7 +77,7 @@ impl Sender {
         let (listener, address, folder) = prepare([127, 0, 0, 1].into());
         let path = folder.path().display();
         let text = format!(
-            "load_module {module};\ndaemon off;\nmaster_process off;\npid {path}/pid;\nerror_log {path}/log;\n\
+            "load_module {module};\ndaemon off;\npid {path}/pid;\nerror_log {path}/log;\n\
              events {{}}\nstream {{ server {{ listen {address}; proxy_pass {server}; proxy_protocol on; }} }}\n"
         );
         let file = folder.path().join("nginx.conf");
@@ -120,7 +138,7 @@ fn start(
 }
 
 #[expect(clippy::print_stderr, reason = "a test that did not run says so")]
-fn not_run(name: &str) {
+pub(super) fn not_run(name: &str) {
     eprintln!("NOT RUN: {name} is not installed");
 }
 
@@ -190,7 +208,7 @@ async fn a_check_of_haproxy_is_local() {
     let seen = tokio::time::timeout(LIMIT, server.requests.recv()).await;
     let seen = seen.expect("a check must come").unwrap();
     assert!(seen.starts_with("OPTIONS 127.0.0.1:"), "{seen}");
-    assert!(seen.ends_with(" v2 local="), "{seen}");
+    assert!(seen.contains(" v2 local= via "), "{seen}");
     assert_eq!(sender.relay("127.0.0.9").await, "v2");
 }
 

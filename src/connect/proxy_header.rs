@@ -1,0 +1,259 @@
+//! The PROXY protocol header that a connection to a backend begins with. Pure: no I/O, no clock.
+
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+
+use super::common_name::common_name;
+use crate::context::{ConnInfo, TlsInfo};
+
+/// The version of the PROXY protocol that a backend expects; see
+/// [`Connector::proxy_protocol`](super::Connector::proxy_protocol).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum ProxyVersion {
+    /// A line of text: the addresses of the client.
+    V1,
+    /// Binary: the addresses, and of TLS in front the version, the cipher suite, the server name, ALPN,
+    /// and whether the client has a certificate, with its common name.
+    V2,
+}
+
+/// Returns the header of a connection for this client. Without a client, it says that this process
+/// opened the connection for itself: LOCAL in version 2, UNKNOWN in version 1.
+pub(super) fn encode(version: ProxyVersion, client: Option<&ConnInfo>) -> Vec<u8> {
+    let addresses = client.and_then(addresses);
+    match (version, client) {
+        (ProxyVersion::V1, _) => encode_v1(addresses),
+        (ProxyVersion::V2, None) => v2(LOCAL, UNSPEC, &[]),
+        (ProxyVersion::V2, Some(client)) => encode_v2(client, addresses),
+    }
+}
+
+/// The source and the destination, both of one family.
+enum Addresses {
+    V4([u8; 12], String),
+    V6([u8; 36], String),
+}
+
+/// Returns the addresses of the client and of the listener; `None` where one is unknown, such as over
+/// Unix sockets.
+fn addresses(client: &ConnInfo) -> Option<Addresses> {
+    let (source, destination) = (client.sender()?, client.destination()?);
+    let ports = [
+        source.port().to_be_bytes(),
+        destination.port().to_be_bytes(),
+    ]
+    .concat();
+    let line = |family: &str, source_ip: IpAddr, destination_ip: IpAddr| {
+        let (from, to) = (source.port(), destination.port());
+        format!("PROXY {family} {source_ip} {destination_ip} {from} {to}\r\n")
+    };
+    let canonical = |address: SocketAddr| address.ip().to_canonical();
+    match (canonical(source), canonical(destination)) {
+        (IpAddr::V4(from), IpAddr::V4(to)) => {
+            let mut bytes = [0; 12];
+            bytes[..4].copy_from_slice(&from.octets());
+            bytes[4..8].copy_from_slice(&to.octets());
+            bytes[8..].copy_from_slice(&ports);
+            Some(Addresses::V4(bytes, line("TCP4", from.into(), to.into())))
+        }
+        (from, to) => {
+            let (from, to) = (mapped(from), mapped(to));
+            let mut bytes = [0; 36];
+            bytes[..16].copy_from_slice(&from.octets());
+            bytes[16..32].copy_from_slice(&to.octets());
+            bytes[32..].copy_from_slice(&ports);
+            Some(Addresses::V6(bytes, line("TCP6", from.into(), to.into())))
+        }
+    }
+}
+
+fn mapped(address: IpAddr) -> Ipv6Addr {
+    match address {
+        IpAddr::V4(v4) => v4.to_ipv6_mapped(),
+        IpAddr::V6(v6) => v6,
+    }
+}
+
+fn encode_v1(addresses: Option<Addresses>) -> Vec<u8> {
+    match addresses {
+        Some(Addresses::V4(_, line) | Addresses::V6(_, line)) => line.into_bytes(),
+        None => b"PROXY UNKNOWN\r\n".to_vec(),
+    }
+}
+
+fn encode_v2(client: &ConnInfo, addresses: Option<Addresses>) -> Vec<u8> {
+    let (family, mut rest) = match &addresses {
+        Some(Addresses::V4(bytes, _)) => (TCP4, bytes.to_vec()),
+        Some(Addresses::V6(bytes, _)) => (TCP6, bytes.to_vec()),
+        // Fields stand behind addresses; without those, receivers skip all of the rest.
+        None => return v2(PROXY, UNSPEC, &[]),
+    };
+    if let Some(tls) = client.tls() {
+        add_tls(tls, &mut rest);
+    }
+    v2(PROXY, family, &rest)
+}
+
+fn add_tls(tls: &TlsInfo, into: &mut Vec<u8>) {
+    if let Some(alpn) = &tls.alpn {
+        add(ALPN, alpn, into);
+    }
+    if let Some(sni) = &tls.sni {
+        add(AUTHORITY, sni.as_bytes(), into);
+    }
+    let certificate = tls.client_certificates.first();
+    let flags = match (certificate, tls.resumed) {
+        (None, _) => CLIENT_SSL,
+        (Some(_), true) => CLIENT_SSL | CLIENT_CERT_SESS,
+        (Some(_), false) => CLIENT_SSL | CLIENT_CERT_SESS | CLIENT_CERT_CONN,
+    };
+    // Zero means that the client has a certificate, and it was verified.
+    let verify = u32::from(certificate.is_none());
+    let mut ssl = vec![flags];
+    ssl.extend_from_slice(&verify.to_be_bytes());
+    add(SSL_VERSION, tls.version.as_bytes(), &mut ssl);
+    if let Some(name) = certificate.and_then(|der| common_name(der)) {
+        add(SSL_CN, name, &mut ssl);
+    }
+    add(SSL_CIPHER, tls.cipher.as_bytes(), &mut ssl);
+    add(SSL, &ssl, into);
+}
+
+/// Adds a field, unless it is longer than any receiver takes.
+fn add(kind: u8, value: &[u8], into: &mut Vec<u8>) {
+    if value.len() <= MAX_FIELD {
+        into.push(kind);
+        into.extend_from_slice(&length(value));
+        into.extend_from_slice(value);
+    }
+}
+
+fn v2(command: u8, family: u8, rest: &[u8]) -> Vec<u8> {
+    let head = [command, family];
+    [V2_SIGNATURE, &head[..], &length(rest), rest].concat()
+}
+
+/// The callers bound the length far below 64 KiB.
+fn length(bytes: &[u8]) -> [u8; 2] {
+    u16::try_from(bytes.len()).unwrap_or(u16::MAX).to_be_bytes()
+}
+
+const V2_SIGNATURE: &[u8] = b"\r\n\r\n\0\r\nQUIT\n";
+/// Version 2, and the command.
+const LOCAL: u8 = 0x20;
+const PROXY: u8 = 0x21;
+/// Family and transport.
+const UNSPEC: u8 = 0x00;
+const TCP4: u8 = 0x11;
+const TCP6: u8 = 0x21;
+const ALPN: u8 = 0x01;
+const AUTHORITY: u8 = 0x02;
+const SSL: u8 = 0x20;
+const SSL_VERSION: u8 = 0x21;
+const SSL_CN: u8 = 0x22;
+const SSL_CIPHER: u8 = 0x23;
+/// The bits of the first byte of the SSL field.
+const CLIENT_SSL: u8 = 0x01;
+const CLIENT_CERT_CONN: u8 = 0x02;
+const CLIENT_CERT_SESS: u8 = 0x04;
+/// A host name has at most 253 bytes, a name of ALPN 255. With all fields, a header stays below 1 KiB.
+const MAX_FIELD: usize = 600;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::context::Peer;
+
+    fn conn(peer: &str, local: &str) -> ConnInfo {
+        let end = |text: &str| text.parse().map_or(Peer::Unix, Peer::Tcp);
+        ConnInfo::new(end(peer), end(local))
+    }
+
+    #[test]
+    fn lines_of_version_1() {
+        for (peer, local, line) in [
+            (
+                "203.0.113.7:5",
+                "192.0.2.1:443",
+                "TCP4 203.0.113.7 192.0.2.1 5 443",
+            ),
+            (
+                "[::ffff:203.0.113.7]:5",
+                "[::ffff:192.0.2.1]:443",
+                "TCP4 203.0.113.7 192.0.2.1 5 443",
+            ),
+            (
+                "[2001:db8::7]:5",
+                "[2001:db8::1]:443",
+                "TCP6 2001:db8::7 2001:db8::1 5 443",
+            ),
+            (
+                "203.0.113.7:5",
+                "[2001:db8::1]:443",
+                "TCP6 ::ffff:203.0.113.7 2001:db8::1 5 443",
+            ),
+            ("unix", "unix", "UNKNOWN"),
+        ] {
+            let header = encode(ProxyVersion::V1, Some(&conn(peer, local)));
+            assert_eq!(
+                String::from_utf8(header).unwrap(),
+                format!("PROXY {line}\r\n")
+            );
+        }
+        assert_eq!(encode(ProxyVersion::V1, None), b"PROXY UNKNOWN\r\n");
+    }
+
+    #[test]
+    fn headers_of_version_2() {
+        let signature = V2_SIGNATURE.to_vec();
+        let local = encode(ProxyVersion::V2, None);
+        assert_eq!(local, [&signature[..], &[0x20, 0, 0, 0]].concat());
+        let unix = encode(ProxyVersion::V2, Some(&conn("unix", "unix")));
+        assert_eq!(unix, [&signature[..], &[0x21, 0, 0, 0]].concat());
+        let client = conn("203.0.113.7:5", "192.0.2.1:443");
+        client.set_client("198.51.100.9:6".parse().unwrap());
+        let header = encode(ProxyVersion::V2, Some(&client));
+        let rest = [
+            0x21, 0x11, 0, 12, 198, 51, 100, 9, 192, 0, 2, 1, 0, 6, 1, 187,
+        ];
+        assert_eq!(
+            header,
+            [&signature[..], &rest].concat(),
+            "the client in front"
+        );
+    }
+
+    #[test]
+    fn facts_of_tls_are_fields() {
+        let made = rcgen_certificate();
+        let client = conn("203.0.113.7:5", "192.0.2.1:443");
+        client.set_tls(TlsInfo {
+            version: "TLSv1.3",
+            cipher: "TLS13_AES_128_GCM_SHA256",
+            key_exchange: None,
+            alpn: Some("h2".into()),
+            sni: Some("www.example".into()),
+            resumed: false,
+            client_certificates: vec![made.into()],
+            handshake: std::time::Duration::ZERO,
+        });
+        let header = encode(ProxyVersion::V2, Some(&client));
+        let has = |part: &[u8]| header.windows(part.len()).any(|window| window == part);
+        assert!(has(b"\x01\0\x02h2"));
+        assert!(has(b"\x02\0\x0bwww.example"));
+        assert!(has(&[0x07, 0, 0, 0, 0, 0x21, 0, 7]), "verified");
+        assert!(has(b"\x21\0\x07TLSv1.3"));
+        assert!(has(b"\x22\0\x0ea client's own"));
+        assert!(has(b"\x23\0\x18TLS13_AES_128_GCM_SHA256"));
+    }
+
+    fn rcgen_certificate() -> Vec<u8> {
+        let mut params = rcgen::CertificateParams::new([]).unwrap();
+        let mut name = rcgen::DistinguishedName::new();
+        name.push(rcgen::DnType::OrganizationName, "an organisation");
+        name.push(rcgen::DnType::CommonName, "a client's own");
+        params.distinguished_name = name;
+        let key = rcgen::KeyPair::generate().unwrap();
+        params.self_signed(&key).unwrap().der().to_vec()
+    }
+}
