@@ -5,6 +5,7 @@ use std::{future::IntoFuture, io, net::Ipv4Addr, time::Duration};
 use axum::{Router, extract::Request};
 use evenkeel::{
     Backend, BoxError, LoadBalancer, Pool,
+    proxy_protocol::ProxyProtocolLayer,
     tls::{Certificate, Certificates, TlsConfig, TlsLayer},
 };
 use tokio::net::TcpListener;
@@ -34,6 +35,7 @@ pub(crate) async fn start() -> Result<(LoadBalancer, Listeners), BoxError> {
     let listeners = Listeners {
         listeners: vec![Listener {
             tcp: listener,
+            proxy_protocol: ProxyProtocolLayer::off(),
             tls: Some((tls, certificates)),
             hsts: None,
             endpoints: None,

@@ -1,4 +1,5 @@
-//! The listeners: `evenkeel::serve`, with or without `TlsLayer` around its connections.
+//! The listeners: `evenkeel::serve`, with or without `TlsLayer` and
+//! `ProxyProtocolLayer` around its connections.
 //! `axum::serve` works as well (see the `tls` example); `evenkeel::serve` adds limits, deadlines and
 //! a drain.
 
@@ -10,6 +11,7 @@ use evenkeel::{
     access_log::AccessLogLayer,
     endpoints::{EndpointsLayer, Readiness},
     metrics::MetricsLayer,
+    proxy_protocol::ProxyProtocolLayer,
     server::Serve,
     settings::Settings,
     tls::{Certificates, HstsLayer, TlsLayer},
@@ -38,6 +40,7 @@ pub(crate) struct Listeners {
 
 pub(crate) struct Listener {
     pub(crate) tcp: TcpListener,
+    pub(crate) proxy_protocol: ProxyProtocolLayer,
     pub(crate) tls: Option<(TlsLayer, Certificates)>,
     pub(crate) hsts: Option<HstsLayer>,
     pub(crate) endpoints: Option<EndpointsLayer>,
@@ -55,6 +58,7 @@ impl Listeners {
             let tcp = bind(address).map_err(|error| format!("{address}: {error}"))?;
             listeners.push(Listener {
                 tcp,
+                proxy_protocol: settings.proxy_protocol(nth),
                 tls: settings.tls(nth)?,
                 hsts: settings.hsts(nth),
                 endpoints: settings.endpoints_layer(nth, &readiness),
@@ -82,7 +86,12 @@ impl Listeners {
         let (readiness, lame_duck) = self.lame_duck.unzip();
         let mut watched = Vec::new();
         for listener in self.listeners {
-            let Listener { tcp, tls, .. } = listener;
+            let Listener {
+                tcp,
+                proxy_protocol,
+                tls,
+                ..
+            } = listener;
             let address = tcp.local_addr()?;
             let mut stop = stopped.clone();
             // An error means that the sender is gone, which is an end as well.
@@ -103,11 +112,12 @@ impl Listeners {
                 Some((layer, certificates)) => {
                     tracing::info!("listening on https://{address}/");
                     watched.push(certificates.watch(Certificates::RELOAD_INTERVAL));
-                    serving.spawn(Serve::layer(serve, layer).into_future());
+                    let serve = Serve::layer(serve, layer);
+                    serving.spawn(Serve::layer(serve, proxy_protocol).into_future());
                 }
                 None => {
                     tracing::info!("listening on http://{address}/");
-                    serving.spawn(serve.into_future());
+                    serving.spawn(Serve::layer(serve, proxy_protocol).into_future());
                 }
             }
         }

@@ -50,6 +50,7 @@ async fn control(path: &str, loaded: Loaded) -> Result<(), BoxError> {
         listeners.push(ListenerPlan {
             address: fix_port(settings.listen[nth].address)?,
             listen: settings.listen[nth].clone(),
+            proxy_protocol: settings.proxy_protocol(nth),
             tls,
             hsts: settings.hsts(nth),
             endpoints: settings.endpoints_layer(nth, &readiness),

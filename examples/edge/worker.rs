@@ -8,6 +8,7 @@ use evenkeel::{
     access_log::AccessLogLayer,
     endpoints::EndpointsLayer,
     metrics::MetricsLayer,
+    proxy_protocol::ProxyProtocolLayer,
     server::{self, Http, Serve, Workers, bind},
     settings::ListenSettings,
     tls::{HstsLayer, TlsLayer},
@@ -37,6 +38,7 @@ pub(crate) struct ListenerPlan {
     pub(crate) address: SocketAddr,
     /// Its section of the settings.
     pub(crate) listen: ListenSettings,
+    pub(crate) proxy_protocol: ProxyProtocolLayer,
     pub(crate) tls: Option<TlsLayer>,
     pub(crate) hsts: Option<HstsLayer>,
     pub(crate) endpoints: Option<EndpointsLayer>,
@@ -95,11 +97,14 @@ impl Worker {
             Some((tls, hsts)) => {
                 let serve = evenkeel::serve(listener, option_layer(hsts).layer(app));
                 let serve = self.finish(http(serve, plan)?);
-                serving.spawn(Serve::layer(serve, tls.clone()).into_future());
+                let serve = Serve::layer(serve, tls.clone());
+                let serve = Serve::layer(serve, plan.proxy_protocol.clone());
+                serving.spawn(serve.into_future());
             }
             None => {
                 let serve = http(evenkeel::serve(listener, app), plan)?;
-                serving.spawn(self.finish(serve).into_future());
+                let serve = Serve::layer(self.finish(serve), plan.proxy_protocol.clone());
+                serving.spawn(serve.into_future());
             }
         }
         Ok(())

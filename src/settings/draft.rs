@@ -6,6 +6,8 @@ use super::{
     Sections, SettingsError, access_log::OutputPart, error::Location, failover::FailoverParts,
     parser_messages, strategy::StrategyMaker,
 };
+#[cfg(feature = "proxy-protocol")]
+use crate::proxy_protocol::ProxyProtocolLayer;
 use crate::{
     connect::Connector,
     endpoints::{EndpointsLayer, Readiness},
@@ -38,6 +40,9 @@ pub(super) struct Parts {
     pub(super) client_tls: crate::connect::ClientTls,
     pub(super) proxy: Proxy,
     pub(super) forwarded: ForwardedLayer,
+    /// One for each listener.
+    #[cfg(feature = "proxy-protocol")]
+    pub(super) proxy_protocol: Vec<ProxyProtocolLayer>,
     /// One for each listener.
     pub(super) endpoints: Vec<Option<EndpointsLayer>>,
     pub(super) log_outputs: Vec<OutputPart>,
@@ -81,6 +86,8 @@ impl Draft {
             sticky: self.sticky_layer(&pool)?,
             proxy: self.proxy(&connector)?,
             forwarded: self.forwarded_layer()?,
+            #[cfg(feature = "proxy-protocol")]
+            proxy_protocol: self.proxy_protocol()?,
             endpoints: listeners
                 .map(|nth| self.endpoints_layer(nth, &readiness))
                 .collect::<Result<_, _>>()?,

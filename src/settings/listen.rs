@@ -4,7 +4,10 @@ use std::{collections::HashSet, net::SocketAddr, time::Duration};
 
 use serde::Deserialize;
 
-use super::{Settings, SettingsError, draft::Draft, error::Location, tls, value};
+use super::{
+    Settings, SettingsError, draft::Draft, error::Location, proxy_protocol::ProxyProtocolSettings,
+    tls, value,
+};
 use crate::endpoints::{EndpointsLayer, Readiness};
 
 /// `[[listen]]`
@@ -35,9 +38,10 @@ pub struct ListenSettings {
     /// The time that a request and its whole response may take; no limit if absent.
     #[serde(default, deserialize_with = "value::optional")]
     pub request_timeout: Option<Duration>,
-    /// Reserved: the PROXY protocol is not supported yet, and only `false` is accepted.
-    #[serde(default, deserialize_with = "value::proxy_protocol")]
-    pub(super) proxy_protocol: bool,
+    /// The balancers in front that name the client in a PROXY protocol header; no header is read if
+    /// absent.
+    #[serde(default)]
+    pub proxy_protocol: ProxyProtocolSettings,
     /// `[listen.tls]`: TLS termination; cleartext if absent.
     #[serde(default, deserialize_with = "tls::section")]
     pub tls: Option<tls::TlsSettings>,
@@ -119,7 +123,7 @@ impl Draft {
     }
 }
 
-fn location(nth: usize, key: &str) -> Location<'_> {
+pub(super) fn location(nth: usize, key: &str) -> Location<'_> {
     Location {
         header: "[[listen]]",
         nth,

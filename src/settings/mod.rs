@@ -51,6 +51,7 @@
 //! | `[failover] attempts` | [`FailoverLayer::max_attempts`](crate::failover::FailoverLayer::max_attempts) |
 //! | `[proxy] trusted` | [`Proxy::trusted_peers`](crate::proxy::Proxy::trusted_peers) |
 //! | `[proxy] connect_timeout` | [`Connector::timeout`](crate::connect::Connector::timeout) |
+//! | `[proxy] send_proxy_protocol` | [`Connector::proxy_protocol`](crate::connect::Connector::proxy_protocol) |
 //! | `[sticky] cookie` | [`StickyLayer::cookie_name`](crate::sticky::StickyLayer::cookie_name) |
 //! | `[sticky] secure = false` | [`StickyLayer::insecure`](crate::sticky::StickyLayer::insecure) |
 //! | `[access_log] query = true` | [`AccessLogLayer::query`](crate::access_log::AccessLogLayer::query), without a change |
@@ -120,6 +121,7 @@ mod mistakes;
 mod parser_messages;
 mod pool;
 mod proxy;
+mod proxy_protocol;
 mod proxy_tls;
 mod sections;
 mod server;
@@ -141,6 +143,7 @@ pub use health::{CheckKind, HealthSettings, IdentitySettings, OutlierSettings};
 pub use listen::ListenSettings;
 pub use pool::{BackendSettings, PoolSettings};
 pub use proxy::ProxySettings;
+pub use proxy_protocol::{ProxyProtocolRule, ProxyProtocolSettings};
 pub use proxy_tls::ProxyTlsSettings;
 pub use sections::{Sections, Settings};
 pub use server::{ServerSettings, ShutdownSettings};

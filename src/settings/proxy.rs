@@ -6,10 +6,11 @@ use serde::Deserialize;
 
 use super::{Settings, SettingsError, draft::Draft, error::Location, proxy_tls, value};
 use crate::{
-    connect::Connector,
+    connect::{Connector, ProxyVersion},
     context::TrustedPeers,
     error::ConfigError,
     forwarded::{ClientField, ForwardedLayer},
+    pool::Protocol,
     proxy::{ClientCertFields, Proxy},
 };
 
@@ -37,6 +38,9 @@ pub struct ProxySettings {
     /// `x-forwarded-for` if absent.
     #[serde(default, deserialize_with = "value::optional")]
     pub client_field: Option<ClientField>,
+    /// The version of the PROXY protocol header that backends get, `v1` or `v2`; none if absent.
+    #[serde(default, deserialize_with = "value::optional")]
+    pub send_proxy_protocol: Option<ProxyVersion>,
     /// The fields that give backends the certificate of the client: `none`, `leaf` or `chain`; none if
     /// absent.
     #[serde(default, deserialize_with = "value::optional")]
@@ -91,10 +95,26 @@ impl Draft {
         Ok(ForwardedLayer::new(given.trusted.clone()).field(field))
     }
 
+    /// With the PROXY protocol, a connection to a backend is for one client.
+    fn check_protocols(&self) -> Result<(), SettingsError> {
+        let mut backends = self.sections.pool.backends.iter();
+        let Some(shared) = backends.find(|b| b.protocol == Some(Protocol::Http2)) else {
+            return Ok(());
+        };
+        let id = &shared.id;
+        let message =
+            format!("the backend {id:?} has protocol = \"http2\", whose connections clients share");
+        Err(Location::new("[proxy]", "send_proxy_protocol").wrong(&self.text, message))
+    }
+
     pub(super) fn connector(&self) -> Result<Connector, SettingsError> {
         let given = &self.sections.proxy;
         let at = |key| move |error| self.at(Location::new("[proxy]", key), &error);
         let mut connector = Connector::new();
+        if let Some(version) = given.send_proxy_protocol {
+            self.check_protocols()?;
+            connector = connector.proxy_protocol(version);
+        }
         // A backend that acknowledges nothing for the idle time is given up like a silent one.
         if let Some(idle) = given.idle_timeout {
             connector = connector

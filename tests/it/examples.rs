@@ -10,4 +10,5 @@ mod operator;
 mod operators;
 mod others;
 mod process;
+mod proxy_protocol;
 mod quickstart;

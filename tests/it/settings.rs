@@ -19,7 +19,7 @@ allow_empty_host = true
 allow_raw_target = true
 min_rate = 1000
 request_timeout = "5m"
-proxy_protocol = false
+proxy_protocol = { trusted = ["10.0.0.0/8"], timeout = "5s", required = true }
 [listen.tls]
 certificates = [{ chain = "cert.pem", key = "key.pem" }]
 min_version = "1.2"
@@ -63,6 +63,7 @@ response_timeout = "15s"
 idle_timeout = "60s"
 max_connection_age = "10m"
 trusted = ["10.0.0.0/8"]
+send_proxy_protocol = "v2"
 [failover]
 attempts = 2
 hedge = { after = "p95", at_least = "50ms" }
@@ -90,6 +91,8 @@ status = true
 token = "a-token-from-a-secret-store"
 "#;
 
+const PROXY_PROTOCOL: &str =
+    "proxy_protocol = { trusted = [\"10.0.0.0/8\"], timeout = \"5s\", required = true }";
 const HEDGE: &str = "hedge = { after = \"p95\", at_least = \"50ms\" }";
 const ROTATE: &str = "rotate = { size = \"100MiB\", every = \"1d\", keep = 7 }";
 const SAMPLE: &str = "sample = { ratio = 0.1, slow = \"1s\" }";
@@ -445,6 +448,17 @@ fn hedging_is_on_with_the_section_and_off_with_false() {
 }
 
 #[test]
+fn the_proxy_protocol_excludes_backends_of_http2() {
+    let text = GOOD.replace("protocol = \"auto\"", "protocol = \"http2\"");
+    let error = Settings::from_toml(&text).unwrap_err().to_string();
+    let message = "[proxy] send_proxy_protocol: the backend \"a\" has protocol = \"http2\", whose \
+                   connections clients share";
+    assert!(error.ends_with(message), "{error}");
+    let text = text.replace("send_proxy_protocol = \"v2\"\n", "");
+    assert!(Settings::from_toml(&text).is_ok());
+}
+
+#[test]
 fn each_bad_value_is_refused_by_line_section_and_reason() {
     // What replaces a line of GOOD, and the message then.
     let table = [
@@ -505,9 +519,34 @@ fn each_bad_value_is_refused_by_line_section_and_reason() {
             "[[listen]] address: 127.0.0.1:8443: another listener has this address",
         ),
         (
-            "proxy_protocol = false",
+            PROXY_PROTOCOL,
             "proxy_protocol = true",
-            "[[listen]] proxy_protocol: not in this version yet",
+            "[[listen]] proxy_protocol: true: false, or { trusted",
+        ),
+        (
+            PROXY_PROTOCOL,
+            "proxy_protocol = {}",
+            "[[listen]]: the key `trusted` is missing",
+        ),
+        (
+            PROXY_PROTOCOL,
+            "proxy_protocol = { trusted = [] }",
+            "[[listen]] proxy_protocol: trusted: []: 1 or more addresses or networks are accepted",
+        ),
+        (
+            PROXY_PROTOCOL,
+            "proxy_protocol = { trusted = [\"10.0.0.0/40\"] }",
+            "[[listen]] proxy_protocol: \"10.0.0.0/40\": an address or a network",
+        ),
+        (
+            PROXY_PROTOCOL,
+            "proxy_protocol = { trusted = [\"10.0.0.0/8\"], timeout = \"2h\" }",
+            "[[listen]] proxy_protocol: timeout: 7200s: more than 0 and at most 1 h is accepted",
+        ),
+        (
+            PROXY_PROTOCOL,
+            "proxy_protocol = { trusted = [\"10.0.0.0/8\"], max_length = 100 }",
+            "[[listen]] proxy_protocol: max_length: 100: 232 to 4096 is accepted",
         ),
         (
             "min_rate = 1000",
@@ -730,6 +769,16 @@ fn each_bad_value_is_refused_by_line_section_and_reason() {
             "trusted = [\"10.0.0.0/8\"]",
             "client_field = \"forwarded\"",
             "[proxy] client_field: it is read from trusted peers only",
+        ),
+        (
+            "send_proxy_protocol = \"v2\"",
+            "send_proxy_protocol = true",
+            "[proxy] send_proxy_protocol: ",
+        ),
+        (
+            "send_proxy_protocol = \"v2\"",
+            "send_proxy_protocol = \"v3\"",
+            "[proxy] send_proxy_protocol: \"v3\": v1 or v2 is accepted",
         ),
         (
             "trusted = [\"10.0.0.0/8\"]",

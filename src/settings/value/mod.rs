@@ -11,6 +11,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use serde::{Deserialize, Deserializer, de::Error};
 
 use crate::{
+    connect::ProxyVersion,
     context::TrustedPeers,
     error::ConfigError,
     forwarded::ClientField,
@@ -95,19 +96,6 @@ where
         false => Err(refused(format!(
             "{text:?}: a host and a port is accepted, as in \"collector.example:514\" or \"[::1]:514\""
         ))),
-    }
-}
-
-/// Reads the reserved key of the PROXY protocol.
-pub(super) fn proxy_protocol<'de, D>(deserializer: D) -> Result<bool, D::Error>
-where
-    D: Deserializer<'de>,
-{
-    match toml::Value::deserialize(deserializer)? {
-        toml::Value::Boolean(false) => Ok(false),
-        _ => Err(refused(
-            "not in this version yet; leave it out, or say false",
-        )),
     }
 }
 
@@ -200,6 +188,16 @@ impl Value for Protocol {
             "http1" => Ok(Self::Http1),
             "http2" => Ok(Self::Http2),
             other => Err(format!("{other:?}: auto, http1 or http2 is accepted")),
+        }
+    }
+}
+
+impl Value for ProxyVersion {
+    fn parse(text: &str) -> Result<Self, String> {
+        match text {
+            "v1" => Ok(Self::V1),
+            "v2" => Ok(Self::V2),
+            other => Err(format!("{other:?}: v1 or v2 is accepted")),
         }
     }
 }

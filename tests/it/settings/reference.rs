@@ -128,6 +128,9 @@ fn needed_by(path: &str) -> &'static [(&'static str, &'static str)] {
         "pool.load_factor" | "pool.affinity_floor" => {
             &[("strategy", "\"consistent-hash\""), ("hash", "\"path\"")]
         }
+        "listen.proxy_protocol.required"
+        | "listen.proxy_protocol.timeout"
+        | "listen.proxy_protocol.max_length" => &[("proxy_protocol.trusted", "[\"10.0.0.0/8\"]")],
         "health.send" | "health.expect" => &[("type", "\"tcp\"")],
         "health.service" => &[("type", "\"grpc\"")],
         "listen.tls.client_auth" | "listen.tls.client_crl" => &[("client_ca", "[\"clients.pem\"]")],
@@ -219,6 +222,7 @@ fn made_of(settings: &Settings) -> String {
                 listen.request_timeout,
                 tls_config(settings),
                 settings.hsts(0),
+                settings.proxy_protocol(0),
             ),
             (settings.strategy(), settings.routing()),
             (&backends, backends[0].configured_protocol()),
@@ -287,9 +291,7 @@ fn every_example_is_accepted_and_every_default_is_that_of_the_code() {
         };
         let given = with(&row, &format!("{} = {value}", row.key), folder.path());
         assert_eq!(made_of(&given), made_of(&absent), "{path}: not {value}");
-        if path != "listen.proxy_protocol" {
-            assert_ne!(made_of(&example), made_of(&absent), "{path}: no difference");
-        }
+        assert_ne!(made_of(&example), made_of(&absent), "{path}: no difference");
     }
 }
 
