@@ -6,7 +6,7 @@
 //!
 //! ```sh
 //! cargo run --features full --example proxy_protocol
-//! curl --haproxy-protocol --haproxy-clientip 203.0.113.7 http://127.0.0.1:8080/
+//! curl --haproxy-protocol http://127.0.0.1:8080/
 //! curl -i http://127.0.0.1:8080/      # no header: closed
 //! ```
 #![expect(clippy::print_stdout, reason = "an example talks to people")]

@@ -1,6 +1,6 @@
 //! The PROXY protocol header that a connection to a backend begins with. Pure: no I/O, no clock.
 
-use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::net::{SocketAddr, SocketAddrV4, SocketAddrV6};
 
 use super::common_name::common_name;
 use crate::context::{ConnInfo, TlsInfo};
@@ -29,65 +29,63 @@ pub(super) fn encode(version: ProxyVersion, client: Option<&ConnInfo>) -> Vec<u8
 }
 
 /// The source and the destination, both of one family.
+#[derive(Clone, Copy)]
 enum Addresses {
-    V4([u8; 12], String),
-    V6([u8; 36], String),
+    V4(SocketAddrV4, SocketAddrV4),
+    V6(SocketAddrV6, SocketAddrV6),
 }
 
 /// Returns the addresses of the client and of the listener; `None` where one is unknown, such as over
 /// Unix sockets.
 fn addresses(client: &ConnInfo) -> Option<Addresses> {
+    let canonical =
+        |address: SocketAddr| SocketAddr::new(address.ip().to_canonical(), address.port());
     let (source, destination) = (client.sender()?, client.destination()?);
-    let ports = [
-        source.port().to_be_bytes(),
-        destination.port().to_be_bytes(),
-    ]
-    .concat();
-    let line = |family: &str, source_ip: IpAddr, destination_ip: IpAddr| {
-        let (from, to) = (source.port(), destination.port());
-        format!("PROXY {family} {source_ip} {destination_ip} {from} {to}\r\n")
-    };
-    let canonical = |address: SocketAddr| address.ip().to_canonical();
-    match (canonical(source), canonical(destination)) {
-        (IpAddr::V4(from), IpAddr::V4(to)) => {
-            let mut bytes = [0; 12];
-            bytes[..4].copy_from_slice(&from.octets());
-            bytes[4..8].copy_from_slice(&to.octets());
-            bytes[8..].copy_from_slice(&ports);
-            Some(Addresses::V4(bytes, line("TCP4", from.into(), to.into())))
-        }
-        (from, to) => {
-            let (from, to) = (mapped(from), mapped(to));
-            let mut bytes = [0; 36];
-            bytes[..16].copy_from_slice(&from.octets());
-            bytes[16..32].copy_from_slice(&to.octets());
-            bytes[32..].copy_from_slice(&ports);
-            Some(Addresses::V6(bytes, line("TCP6", from.into(), to.into())))
-        }
-    }
+    Some(match (canonical(source), canonical(destination)) {
+        (SocketAddr::V4(source), SocketAddr::V4(destination)) => Addresses::V4(source, destination),
+        (source, destination) => Addresses::V6(mapped(source), mapped(destination)),
+    })
 }
 
-fn mapped(address: IpAddr) -> Ipv6Addr {
+fn mapped(address: SocketAddr) -> SocketAddrV6 {
     match address {
-        IpAddr::V4(v4) => v4.to_ipv6_mapped(),
-        IpAddr::V6(v6) => v6,
+        SocketAddr::V4(v4) => SocketAddrV6::new(v4.ip().to_ipv6_mapped(), v4.port(), 0, 0),
+        SocketAddr::V6(v6) => v6,
     }
 }
 
 fn encode_v1(addresses: Option<Addresses>) -> Vec<u8> {
+    let line = |family: &str, source: SocketAddr, destination: SocketAddr| {
+        let (from, to) = (source.ip(), destination.ip());
+        let ports = (source.port(), destination.port());
+        format!("PROXY {family} {from} {to} {} {}\r\n", ports.0, ports.1).into_bytes()
+    };
     match addresses {
-        Some(Addresses::V4(_, line) | Addresses::V6(_, line)) => line.into_bytes(),
+        Some(Addresses::V4(source, destination)) => line("TCP4", source.into(), destination.into()),
+        Some(Addresses::V6(source, destination)) => line("TCP6", source.into(), destination.into()),
         None => b"PROXY UNKNOWN\r\n".to_vec(),
     }
 }
 
 fn encode_v2(client: &ConnInfo, addresses: Option<Addresses>) -> Vec<u8> {
-    let (family, mut rest) = match &addresses {
-        Some(Addresses::V4(bytes, _)) => (TCP4, bytes.to_vec()),
-        Some(Addresses::V6(bytes, _)) => (TCP6, bytes.to_vec()),
+    let (family, source, destination, ports) = match addresses {
+        Some(Addresses::V4(source, destination)) => (
+            TCP4,
+            source.ip().octets().to_vec(),
+            destination.ip().octets().to_vec(),
+            [source.port(), destination.port()],
+        ),
+        Some(Addresses::V6(source, destination)) => (
+            TCP6,
+            source.ip().octets().to_vec(),
+            destination.ip().octets().to_vec(),
+            [source.port(), destination.port()],
+        ),
         // Fields stand behind addresses; without those, receivers skip all of the rest.
         None => return v2(PROXY, UNSPEC, &[]),
     };
+    let mut rest = [source, destination].concat();
+    rest.extend(ports.iter().flat_map(|port| port.to_be_bytes()));
     if let Some(tls) = client.tls() {
         add_tls(tls, &mut rest);
     }

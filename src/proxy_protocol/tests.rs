@@ -262,7 +262,8 @@ proptest! {
         which in 0..SAMPLES, flips in proptest::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..4),
         behind in proptest::collection::vec(any::<u8>(), 0..600), alone in any::<bool>(),
     ) {
-        let mut bytes = if alone { behind.clone() } else { [&sample(which)[..], &behind].concat() };
+        let header = if alone { Vec::new() } else { sample(which) };
+        let mut bytes = [header, behind].concat();
         for (at, byte) in flips {
             if !bytes.is_empty() {
                 let at = at.index(bytes.len());
@@ -281,7 +282,7 @@ proptest! {
 #[tokio::test(start_paused = true)]
 async fn the_deadline_counts_from_accept() {
     for sent in ["", "PROXY TCP4 203.0"] {
-        let (mut peer, service, conn, events) = set_up(layer());
+        let (mut peer, service, conn, events) = set_up(&layer());
         tokio::time::advance(Duration::from_secs(2)).await;
         let began = Instant::now();
         peer.write_all(sent.as_bytes()).await.unwrap();
@@ -300,7 +301,7 @@ async fn each_refusal_is_one_event() {
         ("PROXY TCP4 203.0", &["proxy_header"]),
         ("", &[]),
     ] {
-        let (mut peer, service, conn, events) = set_up(layer());
+        let (mut peer, service, conn, events) = set_up(&layer());
         peer.write_all(sent.as_bytes()).await.unwrap();
         peer.shutdown().await.unwrap();
         service.oneshot(conn).await.unwrap_err();
@@ -311,7 +312,7 @@ async fn each_refusal_is_one_event() {
 #[tokio::test]
 async fn where_it_is_optional_other_bytes_pass_whole() {
     for sent in ["GET / HTTP/1.1\r\n\r\n", "PROXYING", "\r\n\r\nGET"] {
-        let (mut peer, service, conn, _events) = set_up(layer().required(false));
+        let (mut peer, service, conn, _events) = set_up(&layer().required(false));
         peer.write_all(sent.as_bytes()).await.unwrap();
         peer.shutdown().await.unwrap();
         let given = service.oneshot(conn).await.unwrap();
@@ -319,7 +320,7 @@ async fn where_it_is_optional_other_bytes_pass_whole() {
         assert_eq!(given.client, Some("10.0.0.1:40000".to_owned()));
     }
     // What begins as a header has to be one.
-    let (mut peer, service, conn, events) = set_up(layer().required(false));
+    let (mut peer, service, conn, events) = set_up(&layer().required(false));
     peer.write_all(b"PROXY TCP4 nonsense\r\n").await.unwrap();
     service.oneshot(conn).await.unwrap_err();
     assert_eq!(events.kinds(), ["proxy_header"]);
@@ -330,7 +331,7 @@ async fn an_unlisted_peer_and_a_layer_that_is_off_pass_all_bytes() {
     let header = "PROXY TCP4 203.0.113.7 192.0.2.1 50000 443\r\n";
     let others = ProxyProtocolLayer::new(TrustedPeers::new(["192.0.2.0/24"]).unwrap());
     for layer in [others, ProxyProtocolLayer::off()] {
-        let (mut peer, service, conn, events) = set_up(layer);
+        let (mut peer, service, conn, events) = set_up(&layer);
         peer.write_all(header.as_bytes()).await.unwrap();
         peer.shutdown().await.unwrap();
         let given = service.oneshot(conn).await.unwrap();
@@ -382,10 +383,10 @@ impl ConnectionEvents for Events {
 
 /// A peer, the layer around a service that returns all bytes, and a connection between them.
 fn set_up(
-    layer: ProxyProtocolLayer,
+    layer: &ProxyProtocolLayer,
 ) -> (
     DuplexStream,
-    impl tower_service::Service<Conn<DuplexStream>, Response = Given, Error = BoxError>,
+    impl tower_service::Service<Conn<DuplexStream>, Response = Given, Error = BoxError> + use<>,
     Conn<DuplexStream>,
     Events,
 ) {
@@ -410,7 +411,7 @@ fn pass(pieces: Vec<Vec<u8>>) -> Result<Given, BoxError> {
         .build()
         .unwrap();
     runtime.block_on(async {
-        let (mut peer, service, conn, _events) = set_up(layer());
+        let (mut peer, service, conn, _events) = set_up(&layer());
         let send = async move {
             for piece in pieces {
                 if peer.write_all(&piece).await.is_err() {

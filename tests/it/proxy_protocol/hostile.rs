@@ -81,7 +81,7 @@ async fn slow_peers_delay_no_other_and_are_closed() {
         stream.write_all(sent).await.unwrap();
         slow.push(stream);
     }
-    let began = std::time::Instant::now();
+    let began = tokio::time::Instant::now();
     let answer = server.talk(&[LINE, REQUEST].concat().into_bytes()).await;
     body(&answer);
     assert!(began.elapsed() < timeout, "the slow ones must not delay it");
