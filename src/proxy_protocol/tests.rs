@@ -22,7 +22,7 @@ use crate::{
 };
 
 #[test]
-fn the_table_of_defaults_is_right() {
+fn the_documented_defaults_are_those_of_the_code() {
     let config = ProxyProtocolLayer::new(TrustedPeers::default()).config;
     let unix = ["not trusted", "trusted"][usize::from(config.trusts(&Peer::Unix))];
     let header = ["optional", "required"][usize::from(config.is_required)];
