@@ -42,7 +42,7 @@ async fn the_balancers_own_errors_have_hsts_too() {
     request.extensions_mut().unwrap().insert(over_tls());
     let request = request.body(Full::<Bytes>::default()).unwrap();
     let response = service.oneshot(request).await.unwrap();
-    assert_eq!(response.status(), StatusCode::BAD_GATEWAY);
+    assert_eq!(response.status(), StatusCode::SERVICE_UNAVAILABLE);
     let seen = &response.headers()[header::STRICT_TRANSPORT_SECURITY];
     assert_eq!(seen, "max-age=31536000");
 }
