@@ -234,6 +234,7 @@ mod tests {
             resumed: false,
             client_certificates: vec![made.into()],
             handshake: std::time::Duration::ZERO,
+            ..TlsInfo::default()
         });
         let header = encode(ProxyVersion::V2, Some(&client));
         let has = |part: &[u8]| header.windows(part.len()).any(|window| window == part);
