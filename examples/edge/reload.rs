@@ -9,7 +9,7 @@ use evenkeel::{
     BoxError, LoadBalancer, Pool,
     access_log::AccessLogLayer,
     metrics::MetricsLayer,
-    settings::{ListenSettings, LogOutputs, Sections, Settings},
+    settings::{AdminToken, ListenSettings, LogOutputs, ProxyTlsSettings, Sections, Settings},
     tls::{Certificate, Certificates},
 };
 
@@ -28,6 +28,7 @@ pub(crate) struct Running {
     /// One for each listener.
     pub(crate) certificates: Vec<Option<Certificates>>,
     pub(crate) state_file: Option<PathBuf>,
+    admin_token: Option<AdminToken>,
 }
 
 impl Running {
@@ -54,6 +55,7 @@ impl Running {
             metrics,
             certificates,
             state_file,
+            admin_token: settings.admin_token()?,
         })
     }
 
@@ -121,7 +123,7 @@ impl Running {
     }
 
     /// Returns the sections whose changes need a restart.
-    fn needs_restart(&self, new: &Sections) -> Vec<String> {
+    fn needs_restart(&self, new: &Settings) -> Vec<String> {
         let runs = &self.sections;
         let sections = [
             (
@@ -134,6 +136,12 @@ impl Running {
             ),
             ("[access_log]", new.access_log == runs.access_log),
             ("[admin]", new.admin == runs.admin),
+            (
+                // Its path may be the same. A file that cannot be read was a mistake already.
+                "[admin] token_file",
+                new.admin_token()
+                    .is_ok_and(|token| token == self.admin_token),
+            ),
             (
                 "[health] state_file",
                 state_file(new) == self.state_file.as_deref(),
@@ -260,14 +268,22 @@ fn same_layers(new: &Sections, old: &Sections) -> bool {
         && new.health == old.health
         && new.sticky == old.sticky
         && new.proxy == old.proxy
+        && !names_files(&new.proxy.tls)
         && new.failover == old.failover
 }
 
+/// Returns true if the settings name files, which may have changed where the settings did not.
+fn names_files(tls: &ProxyTlsSettings) -> bool {
+    let is_file = |ca: &PathBuf| !["mozilla", "platform"].map(Path::new).contains(&&**ca);
+    tls.client_certificate.is_some() || tls.ca.as_ref().is_some_and(is_file)
+}
+
 /// Files that are opened at the start only.
-const OPEN_FILES: [&str; 5] = [
+const OPEN_FILES: [&str; 6] = [
     "[access_log] file",
     "[access_log] outputs",
     "[[access_log.outputs]] file",
     "[admin] token_file",
     "[health] state_file",
+    "[listen.tls] ticket_secret_files",
 ];

@@ -38,7 +38,9 @@ pub(super) fn outcome(
         (Some(kind), ..) | (None, Some(Outcome::Failed(kind)), _) => name(kind),
         // A whole response, but not of the backend that was asked: a layer below the log gave the
         // attempt up.
-        (None, Some(Outcome::Cancelled), Ended::Whole) => superseded(status),
+        (None, Some(Outcome::Cancelled), Ended::Whole) if !record.has_answer() => {
+            superseded(status)
+        }
         // A layer's time-out may end the line before it ends the attempt.
         (None, None, Ended::Whole) if began && is_timeout(status) => superseded(status),
         (None, _, Ended::Superseded) => superseded(status),

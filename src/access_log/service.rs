@@ -5,7 +5,7 @@ use std::{
     future::Future,
     pin::Pin,
     sync::{Arc, atomic::Ordering::Relaxed},
-    task::{Context, Poll, ready},
+    task::{Context, Poll, Waker, ready},
 };
 
 use http::{Extensions, Request, Response};
@@ -21,8 +21,8 @@ use crate::context::{Exchange, Tunnel};
 pub struct AccessLog<S> {
     inner: S,
     config: Arc<Config>,
-    /// The time since which the next request waits for the inner service to be ready.
-    waits_since: Option<Instant>,
+    /// The time since which a request waits for the inner service to be ready, and its task.
+    waits_since: Option<(Instant, Waker)>,
 }
 
 /// A clone waits for a request of its own.
@@ -38,6 +38,17 @@ impl<S> AccessLog<S> {
             inner,
             config,
             waits_since: None,
+        }
+    }
+
+    /// Notes since when a task waits. A task that only looked, or that gave up and left the service to
+    /// another one, has no part in the wait of the next request.
+    #[cold]
+    fn note_wait(&mut self, is_pending: bool, waker: &Waker) {
+        self.waits_since
+            .take_if(|(_, waiting)| !waiting.will_wake(waker));
+        if is_pending && self.waits_since.is_none() && !waker.will_wake(Waker::noop()) {
+            self.waits_since = Some((Instant::now(), waker.clone()));
         }
     }
 
@@ -78,14 +89,14 @@ where
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
         let ready = self.inner.poll_ready(cx);
-        if ready.is_pending() && self.waits_since.is_none() {
-            self.waits_since = Some(Instant::now());
+        if ready.is_pending() || self.waits_since.is_some() {
+            self.note_wait(ready.is_pending(), cx.waker());
         }
         ready
     }
 
     fn call(&mut self, mut request: Request<B>) -> Self::Future {
-        if let Some(since) = self.waits_since.take() {
+        if let Some((since, _)) = self.waits_since.take() {
             begin_at(since, request.extensions_mut());
         }
         let line = match self.config.sink.enabled() {

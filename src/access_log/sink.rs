@@ -11,7 +11,9 @@ use super::{Closing, Entry, Opening};
 /// request when it arrives, as [`Lines`](super::Lines) does, and for one that wraps another
 /// sink: it forwards all four methods.
 ///
-/// Every method runs on the thread of the request, and must not block.
+/// Every method runs on the thread of the request, and must not block. [`close`](Self::close) runs
+/// while the record of the request is locked: it must not call the request's
+/// [`Exchange`](crate::context::Exchange), nor print one, or it waits for itself.
 ///
 /// # Example
 ///

@@ -110,8 +110,10 @@ fn answer<R: Body>(
 ) -> Response<ResponseBody<R>> {
     let mut running = running.take();
     if response.extensions().get::<LocalReply>().is_some() {
-        // No backend was asked: the drop ends the attempt as cancelled.
-        drop(running.take());
+        // No backend was asked.
+        if let Some(running) = running.take() {
+            running.end_without_backend();
+        }
     }
     if let Some(running) = &mut running {
         running.answered(response.status());

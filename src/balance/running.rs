@@ -97,6 +97,11 @@ impl RunningAttempt {
         self.at_head = true;
     }
 
+    /// Ends the attempt as cancelled, with a response that was made without the backend.
+    pub(super) fn end_without_backend(self) {
+        self.exchange.set_local_reply();
+    }
+
     /// Ends the attempt as failed.
     pub(super) fn fail(self, error: &Error) {
         self.exchange.fail_attempt(self.number, error);

@@ -96,6 +96,7 @@ pub(super) struct Record {
     pub(super) strategy: Option<&'static str>,
     pub(super) candidates: usize,
     pub(super) excluded: Excluded,
+    pub(super) is_local_reply: bool,
     pub(super) failure: Option<ErrorKind>,
     pub(super) head_copy: Option<Box<HeadCopy>>,
     /// What few requests have.
@@ -214,6 +215,7 @@ impl Exchange {
             attempts: record.attempts.as_slice(),
             decision: record.strategy.map(|s| (s, record.candidates)),
             excluded: record.excluded,
+            is_local_reply: record.is_local_reply,
             verdict: record.verdict,
             failure: record.failure,
             affinity: record.affinity.as_ref().map(|affinity| &affinity.backend),
@@ -294,6 +296,7 @@ pub(crate) struct ExchangeSummary<'a> {
     pub(crate) attempts: &'a [Attempt],
     pub(crate) decision: Option<(&'static str, usize)>,
     pub(crate) excluded: Excluded,
+    pub(crate) is_local_reply: bool,
     pub(crate) verdict: Option<StickyVerdict>,
     pub(crate) failure: Option<ErrorKind>,
     pub(crate) affinity: Option<&'a Backend>,
@@ -314,6 +317,13 @@ impl<'a> ExchangeSummary<'a> {
             .iter()
             .filter_map(ended)
             .max_by_key(|(_, at)| *at)
+    }
+
+    /// Returns true if a response is whole: that of a backend, beside which a hedge may have been
+    /// cancelled later, or one that was made without the backend.
+    pub(crate) fn has_answer(&self) -> bool {
+        let is_ok = |attempt: &Attempt| attempt.outcome == Some(Outcome::Ok);
+        self.is_local_reply || self.attempts.iter().any(is_ok)
     }
 
     /// Does what [`Exchange::answered_by`] does.

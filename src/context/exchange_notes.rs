@@ -188,6 +188,11 @@ impl Exchange {
         self.record().excluded = excluded;
     }
 
+    /// Records that a layer below the balancer answered without asking the backend.
+    pub(crate) fn set_local_reply(&self) {
+        self.record().is_local_reply = true;
+    }
+
     /// Returns how many backends the last pick left out, and why.
     #[must_use]
     pub fn excluded(&self) -> Excluded {

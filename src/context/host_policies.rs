@@ -44,7 +44,8 @@ pub(crate) struct ConnPolicy {
 }
 
 impl ConnPolicy {
-    /// Returns true if the host, with or without a port, has this policy.
+    /// Returns true if the host, with or without a port, has this policy. A host with other characters
+    /// than those of a name has none.
     pub(crate) fn covers(&self, host: &str) -> bool {
         let name = match host.rsplit_once(':') {
             // The colons of an address in brackets are no port.
@@ -52,6 +53,13 @@ impl ConnPolicy {
             _ => host,
         };
         let name = name.strip_suffix('.').unwrap_or(name);
+        // A backend may decode `%61` or leave out what precedes `@`: a host in such a spelling could
+        // reach one that asks for a certificate over a connection that did not.
+        let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b".-_".contains(&byte);
+        let is_literal = name.starts_with('[') && name.ends_with(']');
+        if !is_literal && !name.bytes().all(is_plain) {
+            return false;
+        }
         let name = match name.bytes().any(|byte| byte.is_ascii_uppercase()) {
             true => Cow::Owned(name.to_ascii_lowercase()),
             false => Cow::Borrowed(name),
@@ -63,6 +71,22 @@ impl ConnPolicy {
 #[cfg(all(test, feature = "__tls"))]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_host_that_a_backend_may_read_otherwise_has_no_policy() {
+        let hosts = Arc::new(HostPolicies::new(["a.test"]));
+        for number in [0, 1] {
+            let policy = ConnPolicy {
+                hosts: hosts.clone(),
+                number,
+            };
+            for host in ["%61.test", "x@a.test", "a.test/", "ä.test", "a,a.test"] {
+                assert!(!policy.covers(host), "{host}");
+            }
+            assert_eq!(policy.covers("[::1]:443"), number == 0);
+            assert_eq!(policy.covers("other_host-1.test"), number == 0);
+        }
+    }
 
     #[test]
     fn a_host_has_the_policy_of_its_name_in_any_spelling() {

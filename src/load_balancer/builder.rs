@@ -296,7 +296,6 @@ mod tests {
         let compared = [
             ("forwarded", "none"),
             ("trace", "none"),
-            ("metrics", "none"),
             ("access log", "none"),
             ("metrics", "none"),
             ("respond", "plain text"),

@@ -104,10 +104,15 @@ impl<S> AppService<S> {
             Poll::Ready(Err(error)) => Call::Failed {
                 error: Some(error.into()),
             },
-            Poll::Pending => Call::Waiting {
-                app: app.clone(),
-                request: Some(request),
-            },
+            Poll::Pending => {
+                // The service that is waited for goes with the request: it may have a place in a queue,
+                // which no other task would take up.
+                let fresh = app.clone();
+                Call::Waiting {
+                    app: std::mem::replace(&mut *app, fresh),
+                    request: Some(request),
+                }
+            }
         }
     }
 }

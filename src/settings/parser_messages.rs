@@ -96,7 +96,14 @@ fn rewrite(message: &str, header: &str, line: &str) -> String {
     match given.and_then(|rest| rest.rsplit_once(", expected ")) {
         Some((given, wanted)) => {
             let given = match header {
-                "[sticky]" if given.starts_with("string") => "a string",
+                // A key of `[sticky]`, in whatever form the section and the key stand there.
+                _ if given.starts_with("string")
+                    && (header.contains("sticky")
+                        || line.contains("sticky")
+                        || line.contains("keys")) =>
+                {
+                    "a string"
+                }
                 _ if line.contains("token") => "this",
                 _ => shown_value(given),
             };

@@ -61,8 +61,9 @@ pub struct Sections {
 }
 
 impl Settings {
-    /// Reads and checks settings. Does not read the files that they name: [`tls`](Self::tls),
-    /// [`access_log`](Self::access_log) and [`admin_token`](Self::admin_token) do.
+    /// Reads and checks settings. Reads the files of `[proxy.tls]`; those that other sections name are
+    /// read by [`tls`](Self::tls), [`access_log`](Self::access_log) and
+    /// [`admin_token`](Self::admin_token).
     ///
     /// # Errors
     ///

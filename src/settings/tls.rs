@@ -174,6 +174,15 @@ impl Draft {
         for host in &tls.hosts {
             alpn("hosts", &host.alpn)?;
             let has_own = !host.client_ca.is_empty();
+            if has_own && host.client_crl.is_empty() && !tls.client_crl.is_empty() {
+                // The listener's lists say nothing of these roots, so that every client would be
+                // refused; without lists, no client that was revoked would be.
+                let message = format!(
+                    "{:?}: it has roots of its own, and needs client_crl",
+                    host.name
+                );
+                return Err(location(nth, "hosts").wrong(&self.text, message));
+            }
             self.check_clients(
                 nth,
                 host.client_auth,
@@ -253,16 +262,20 @@ impl Draft {
             config = config.client_auth(auth);
         }
         let mut auth_of = |host: &TlsHostSettings| {
-            // A host that says only whether uses the roots of the listener.
-            let ca = match host.client_ca.is_empty() && host.client_auth.is_some() {
-                true => &tls.client_ca,
-                false => &host.client_ca,
+            // A host that says nothing has the policy of the listener as it is.
+            if host.client_auth.is_none() && host.client_ca.is_empty() && host.client_crl.is_empty()
+            {
+                return Ok(None);
+            }
+            let (ca, mode) = match host.client_ca.is_empty() {
+                true => (&tls.client_ca, host.client_auth.or(tls.client_auth)),
+                false => (&host.client_ca, host.client_auth),
             };
-            let crl = match host.client_ca.is_empty() && host.client_crl.is_empty() {
+            let crl = match host.client_crl.is_empty() {
                 true => &tls.client_crl,
                 false => &host.client_crl,
             };
-            client_auth(ca, crl, host.client_auth).map_err(at("hosts"))
+            client_auth(ca, crl, mode).map_err(at("hosts"))
         };
         for (name, policy) in self.host_policies(nth, tls, &mut auth_of)? {
             config = config.host(name, policy).map_err(at("hosts"))?;

@@ -8,7 +8,7 @@ use super::{
     shard::{Counter, Sharded, Writer},
 };
 use crate::{
-    context::{Attempt, StickyVerdict},
+    context::{Attempt, Outcome, StickyVerdict},
     pool::{Attachment, Backend, CheckCounts, ConnectionCounts},
 };
 
@@ -102,9 +102,11 @@ impl AttemptKind {
         let (Some(attempt), Some(before)) = (attempts.get(index), attempts.get(..index)) else {
             return Self::First;
         };
-        let ran = |earlier: &Attempt| match earlier.duration {
-            None => true,
-            Some(duration) => earlier.began + duration > attempt.began,
+        // A response that is retried may be kept until its successor has begun.
+        let ran = |earlier: &Attempt| match (earlier.outcome, earlier.duration) {
+            (Some(Outcome::Discarded), _) => false,
+            (_, None) => true,
+            (_, Some(duration)) => earlier.began + duration > attempt.began,
         };
         match before {
             [] => Self::First,

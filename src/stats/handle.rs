@@ -202,7 +202,10 @@ impl Inner {
     pub(super) fn with_counters(&self, backend: &Backend, record: impl FnOnce(&BackendCounters)) {
         let mut record = Some(record);
         let _ = RECENT.try_with(|recent| {
-            if let (Ok(mut recent), Some(record)) = (recent.try_borrow_mut(), record.take()) {
+            let Ok(mut recent) = recent.try_borrow_mut() else {
+                return;
+            };
+            if let Some(record) = record.take() {
                 recent.with(backend, &self.key, BackendCounters::default, record);
             }
         });

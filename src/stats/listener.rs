@@ -13,8 +13,8 @@ use crate::context::{ConnectionEventKind, Peer, TlsInfo};
 
 /// What came in by one listener since it was first seen.
 ///
-/// The numbers add up: `accepted` = the sum of `statuses` + `in_flight`, and the sum of `statuses` is
-/// the sum of `outcomes`. A request that a layer loses stays in flight forever, so that it shows.
+/// The numbers add up: `accepted` = the sum of `statuses` + `in_flight`. While requests end, the sum of
+/// `outcomes` may be ahead of that of `statuses`; at rest they are equal. A request that a layer loses stays in flight forever, so that it shows.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct ListenerStats {

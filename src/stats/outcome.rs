@@ -47,7 +47,9 @@ impl RequestOutcome {
         match (record.failure, last, ended) {
             (Some(kind), ..) | (None, Some(Outcome::Failed(kind)), _) => Self::Failed(kind),
             // A whole response, but not of the backend that was asked: a layer gave the attempt up.
-            (None, Some(Outcome::Cancelled), Ended::Whole) => superseded(status),
+            (None, Some(Outcome::Cancelled), Ended::Whole) if !record.has_answer() => {
+                superseded(status)
+            }
             // A layer's time-out may end the request before it ends the attempt.
             (None, None, Ended::Whole) if began && is_timeout(status) => superseded(status),
             (None, _, Ended::Superseded) => superseded(status),

@@ -266,6 +266,12 @@ fn an_attempt_beside_another_is_a_hedge() {
     retried.end_attempt(first, Outcome::Discarded);
     retried.begin_attempt(backend.clone());
     assert_eq!(kinds(&retried), [AttemptKind::First, AttemptKind::Retry]);
+    // A response that is retried is kept until its successor has begun.
+    let kept = Exchange::new();
+    let first = kept.begin_attempt(backend.clone());
+    kept.begin_attempt(backend.clone());
+    kept.end_attempt(first, Outcome::Discarded);
+    assert_eq!(kinds(&kept), [AttemptKind::First, AttemptKind::Retry]);
     let hedged = Exchange::new();
     let first = hedged.begin_attempt(backend.clone());
     let second = hedged.begin_attempt(backend.clone());
@@ -555,4 +561,26 @@ async fn an_outcome_is_that_of_the_attempt_that_ended_last() {
     let outcome =
         exchange.summary(|record| RequestOutcome::of(&record, Ended::Whole, Some(StatusCode::OK)));
     assert_eq!(outcome, RequestOutcome::Ok);
+}
+
+#[test]
+fn a_hedge_that_was_not_needed_and_a_local_reply_leave_a_request_as_it_is() {
+    let backend = Backend::new("a", "http://127.0.0.1:1").unwrap();
+    let of = |exchange: &Exchange| {
+        let status = Some(StatusCode::OK);
+        exchange.summary(|record| RequestOutcome::of(&record, Ended::Whole, status))
+    };
+    // A response without a body ends its attempt before failover drops the hedge.
+    let hedged = Exchange::new();
+    let first = hedged.begin_attempt(backend.clone());
+    let hedge = hedged.begin_attempt(backend.clone());
+    hedged.end_attempt(first, Outcome::Ok);
+    hedged.end_attempt(hedge, Outcome::Cancelled);
+    assert_eq!(of(&hedged), RequestOutcome::Ok);
+    let local = Exchange::new();
+    let only = local.begin_attempt(backend);
+    local.end_attempt(only, Outcome::Cancelled);
+    assert_eq!(of(&local), RequestOutcome::Superseded);
+    local.set_local_reply();
+    assert_eq!(of(&local), RequestOutcome::Ok);
 }

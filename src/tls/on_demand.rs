@@ -5,7 +5,7 @@ use std::{
     fmt,
     hash::RandomState,
     sync::{
-        Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard,
+        Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, Weak,
         atomic::{AtomicU64, Ordering},
     },
     time::Duration,
@@ -135,6 +135,32 @@ struct Names {
     running: HashMap<Box<str>, Arc<OnceCell<()>>>,
 }
 
+/// A handshake that looks a name up, or waits for the lookup. The last one to go takes the lookup
+/// along, if it did not end: a client that leaves early leaves nothing behind.
+struct RunningLookup<'a> {
+    found: &'a Found,
+    name: &'a str,
+    cell: Option<Arc<OnceCell<()>>>,
+}
+
+impl Drop for RunningLookup<'_> {
+    fn drop(&mut self) {
+        let mut names = self.found.write();
+        // Given up under the lock, so that the last of several handshakes finds that it is the last.
+        let cell = self.cell.take().map(|cell| Arc::downgrade(&cell));
+        let running = names.running.get(self.name).map(Arc::downgrade);
+        let is_last = match (cell, running) {
+            (Some(cell), Some(running)) => {
+                Weak::ptr_eq(&cell, &running) && running.strong_count() == 1
+            }
+            _ => false,
+        };
+        if is_last {
+            names.running.remove(self.name);
+        }
+    }
+}
+
 struct Kept {
     entry: Arc<Entry>,
     at: Instant,
@@ -174,12 +200,15 @@ impl Found {
 
     /// Looks the name up, or waits for the lookup that runs.
     pub(super) async fn look_up(self: Arc<Self>, name: Box<str>) {
-        let cell = self
-            .write()
-            .running
-            .entry(name.clone())
-            .or_default()
-            .clone();
+        let cell = Arc::clone(self.write().running.entry(name.clone()).or_default());
+        let lookup = RunningLookup {
+            found: &self,
+            name: &name,
+            cell: Some(cell),
+        };
+        let Some(cell) = &lookup.cell else {
+            return;
+        };
         cell.get_or_init(|| async {
             let timeout = self.options.timeout;
             let looked_up = tokio::time::timeout(timeout, self.ask(&name)).await;
@@ -277,3 +306,40 @@ pub(super) const MAX_AGE: Duration = Duration::from_secs(3_600);
 const MISSING_FOR: Duration = Duration::from_secs(10);
 /// Some 400 KiB.
 const MAX_MISSING: usize = 4_096;
+
+#[cfg(test)]
+mod tests {
+    use std::future::{Future, pending};
+
+    use super::*;
+    use crate::tls::CertificateFuture;
+
+    struct Silent;
+
+    impl CertificateSource for Silent {
+        fn certificate(&self, _server_name: &str) -> CertificateFuture {
+            CertificateFuture::new(pending())
+        }
+    }
+
+    #[tokio::test]
+    async fn handshakes_that_leave_early_leave_no_lookup_behind() {
+        let found = Arc::new(Found::new(OnDemand::new(Silent)));
+        let mut lookups: Vec<_> = (0..3)
+            .map(|_| Box::pin(found.clone().look_up("a.test".into())))
+            .collect();
+        for lookup in &mut lookups {
+            let polled = poll_once(lookup.as_mut());
+            assert!(polled.is_pending(), "the source says nothing");
+        }
+        while lookups.pop().is_some() {
+            let running = found.read().running.len();
+            assert_eq!(running, usize::from(!lookups.is_empty()));
+        }
+    }
+
+    fn poll_once(future: std::pin::Pin<&mut impl Future>) -> std::task::Poll<()> {
+        let mut cx = std::task::Context::from_waker(std::task::Waker::noop());
+        future.poll(&mut cx).map(drop)
+    }
+}

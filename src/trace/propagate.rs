@@ -13,14 +13,20 @@ use super::{
 use crate::context::{ConnInfo, TraceContext, TrustedPeers};
 
 /// Returns the context that the request continues: that of a layer above, else the one in its header
-/// fields, if they are well formed and their sender is trusted.
+/// fields.
 pub(super) fn parent<B>(
     trusted: Option<&TrustedPeers>,
     request: &Request<B>,
 ) -> Option<TraceContext> {
-    if let Some(context) = request.extensions().get::<TraceContext>() {
-        return Some(*context);
-    }
+    let above = request.extensions().get::<TraceContext>().copied();
+    above.or_else(|| sent_parent(trusted, request))
+}
+
+/// Returns the context in the header fields, if they are well formed and their sender is trusted.
+pub(super) fn sent_parent<B>(
+    trusted: Option<&TrustedPeers>,
+    request: &Request<B>,
+) -> Option<TraceContext> {
     let mut fields = request.headers().get_all(TRACEPARENT).iter();
     let field = fields.next()?;
     // Of two parents neither counts.

@@ -8,7 +8,7 @@ use tracing::{Span, field::Empty, info_span};
 use super::{
     attempt_spans::{AttemptSpans, record_ids},
     layer::Config,
-    propagate::{parent, write_fields},
+    propagate::{parent, sent_parent, write_fields},
 };
 use crate::{
     context::{ConnInfo, Exchange},
@@ -28,7 +28,13 @@ pub(super) struct RequestSpan {
 impl RequestSpan {
     /// Continues or begins the trace of a request, and returns its span if a subscriber wants it.
     pub(super) fn begin<B>(config: &Config, request: &mut Request<B>) -> Option<Box<Self>> {
-        let parent = parent(config.trusted.as_ref(), request);
+        let trusted = config.trusted.as_ref();
+        let parent = parent(trusted, request);
+        // `tracestate` goes with the `traceparent` of the header alone.
+        let sent = parent.and_then(|_| sent_parent(trusted, request));
+        let is_continued = parent
+            .zip(sent)
+            .is_some_and(|(it, sent)| it.trace_id == sent.trace_id);
         let span = make(request);
         let is_enabled = !span.is_disabled();
         let tracer = config.span_context.as_ref().filter(|_| is_enabled);
@@ -42,7 +48,7 @@ impl RequestSpan {
                 context
             }
         };
-        write_fields(request.headers_mut(), &context, parent.is_some());
+        write_fields(request.headers_mut(), &context, is_continued);
         request.extensions_mut().insert(context);
         if !is_enabled {
             return None;

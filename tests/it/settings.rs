@@ -605,6 +605,12 @@ fn each_bad_value_is_refused_by_line_section_and_reason() {
         ),
         (
             "alpn = [\"h2\", \"http/1.1\"]",
+            "hosts = [{ name = \"a.test\", client_ca = [\"c.pem\"] }]\n\
+             client_ca = [\"a.pem\"]\nclient_crl = [\"b.pem\"]",
+            "[listen.tls] hosts: \"a.test\": it has roots of its own, and needs client_crl",
+        ),
+        (
+            "alpn = [\"h2\", \"http/1.1\"]",
             "hosts = [{ name = \"a b\" }]",
             "[listen.tls] hosts: \"a b\": a DNS name such as",
         ),

@@ -33,6 +33,8 @@ pub(super) struct Writer {
     done: usize,
     /// How many lines of those are left.
     waiting: u64,
+    /// Lines that turned out to be lost after they were counted as written.
+    lost_late: u64,
     /// Lines that were dropped and warned about.
     warned_drops: u64,
     /// Clients decide how many lines there are, and so how often a write fails.
@@ -61,6 +63,7 @@ impl Writer {
             text: Vec::new(),
             done: 0,
             waiting: 0,
+            lost_late: 0,
             warned_drops: 0,
             failures: LogLimit::new(),
             drops: LogLimit::new(),
@@ -186,9 +189,12 @@ impl Writer {
         };
         self.waiting -= over;
         self.queue.lost.fetch_add(done.lost, Relaxed);
-        // A line may turn out to be lost after it was counted: the sum is right all the same.
-        let written = over.wrapping_sub(done.lost);
-        self.queue.written.fetch_add(written, Relaxed);
+        // A line may turn out to be lost after it was counted as written. A counter never falls, so the
+        // next lines make up for it.
+        self.lost_late += done.lost;
+        let made_up = over.min(self.lost_late);
+        self.lost_late -= made_up;
+        self.queue.written.fetch_add(over - made_up, Relaxed);
         if let Some(error) = done.error {
             self.log_failure(&error, done.lost);
         }

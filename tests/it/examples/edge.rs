@@ -86,7 +86,7 @@ async fn check_says_what_is_wrong_in_one_line() {
         (
             tls("key.pem"),
             2,
-            "the key does not belong to the chain's first certificate",
+            "the key does not belong to a certificate of the chain",
         ),
     ] {
         settings.write(&text);

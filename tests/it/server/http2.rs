@@ -12,7 +12,11 @@ use evenkeel::{
     server::Http,
 };
 use hyper::client::conn::http2::SendRequest;
-use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf},
+    sync::Semaphore,
+};
+use tower::{Layer, limit::ConcurrencyLimitLayer};
 
 use super::*;
 
@@ -374,4 +378,57 @@ async fn a_slow_client_is_no_stalled_one() {
         }
     }
     assert_eq!(got, 8 * WINDOW as usize);
+}
+
+/// Says when the inner service is not ready.
+#[derive(Clone)]
+struct Watched<S> {
+    inner: S,
+    pending: Arc<Semaphore>,
+}
+
+impl<S: Service<R>, R> Service<R> for Watched<S> {
+    type Response = S::Response;
+    type Error = S::Error;
+    type Future = S::Future;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        let ready = self.inner.poll_ready(cx);
+        self.pending.add_permits(usize::from(ready.is_pending()));
+        ready
+    }
+
+    fn call(&mut self, request: R) -> S::Future {
+        self.inner.call(request)
+    }
+}
+
+#[tokio::test]
+async fn a_stream_that_waits_for_the_service_gets_its_turn() {
+    let (gate, pending) = (Arc::new(Semaphore::new(0)), Arc::new(Semaphore::new(0)));
+    let gated = gate.clone();
+    let inner = service_fn(move |_: Request<Body>| {
+        let gate = gated.clone();
+        async move {
+            gate.acquire().await.unwrap().forget();
+            Ok::<_, Infallible>(Response::new(App::default()))
+        }
+    });
+    let app = Watched {
+        inner: ConcurrencyLimitLayer::new(1).layer(inner),
+        pending: pending.clone(),
+    };
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(evenkeel::serve(listener, app).into_future());
+    let mut client = client(TcpStream::connect(address).await.unwrap()).await;
+    let both = [client.send_request(get()), client.send_request(get())].map(tokio::spawn);
+    // The server looks once, and the stream waits once.
+    pending.acquire_many(2).await.unwrap().forget();
+    gate.add_permits(2);
+    for answered in both {
+        let answered = tokio::time::timeout(Duration::from_secs(10), answered).await;
+        let response = answered.expect("its turn must come").unwrap().unwrap();
+        assert_eq!(response.status(), 200);
+    }
 }
