@@ -52,21 +52,28 @@ async fn cancel(sender: &mut SendRequest<Bytes>, calls: &Calls) -> Result<(), h2
 #[test]
 fn a_client_that_resets_streams_without_end_gets_enhance_your_calm() {
     both(async || {
-        let calls = Calls::default();
-        let (mut sender, conn) = open(&calls).await;
-        let mut last = Ok(());
-        for _ in 0..2_000 {
-            last = cancel(&mut sender, &calls).await;
-            if last.is_err() {
-                break;
+        // The server closes behind its GOAWAY: a client that still writes may find that first.
+        for _ in 0..10 {
+            let calls = Calls::default();
+            let (mut sender, conn) = open(&calls).await;
+            let mut last = Ok(());
+            for _ in 0..2_000 {
+                last = cancel(&mut sender, &calls).await;
+                if last.is_err() {
+                    break;
+                }
             }
+            assert!(last.is_err(), "resets are bounded");
+            let error = conn.await.unwrap().expect_err("a GOAWAY");
+            let begun = calls.begun.load(SeqCst);
+            // 10 more are forgiven each second.
+            assert!((500..1_000).contains(&begun), "{begun} requests were begun");
+            if error.reason() == Some(Reason::ENHANCE_YOUR_CALM) {
+                return;
+            }
+            assert!(error.is_io(), "{error}");
         }
-        assert!(last.is_err(), "resets are bounded");
-        let error = conn.await.unwrap().expect_err("a GOAWAY");
-        assert_eq!(error.reason(), Some(Reason::ENHANCE_YOUR_CALM), "{error}");
-        let begun = calls.begun.load(SeqCst);
-        // 10 more are forgiven each second.
-        assert!((500..1_000).contains(&begun), "{begun} requests were begun");
+        panic!("no GOAWAY came on ten connections");
     });
 }
 
