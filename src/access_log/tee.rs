@@ -7,6 +7,8 @@ use super::{Closing, Entry, Opening, Sink};
 ///
 /// A tee is enabled while one of its sinks is; a sink that is not enabled at the request's end gets
 /// no line.
+/// It opens each request at all of them, so a sink may be opened while it is not enabled, and then not
+/// closed.
 ///
 /// # Example
 ///
