@@ -25,7 +25,7 @@ impl Clocks {
         self.moment(self.now)
     }
 
-    /// Returns the moment in the words of the wall clock, as it is set now.
+    /// Converts the moment to a time of the system clock, by the difference between the two clocks now.
     pub(super) fn moment(&self, at: Instant) -> Moment {
         let wall = match at.checked_duration_since(self.now) {
             Some(ahead) => self.wall.saturating_add(ahead),
