@@ -21,10 +21,11 @@ use super::{
     fields::{Fields, cut_request, original_uri, redacted_query},
     layer::Config,
     opening::{KeptRequest, OpeningFacts},
-    outcome::Ended,
     progress::{EndClock, Progress},
 };
-use crate::context::{ConnInfo, Exchange, LogFields, TraceContext, Tunnel, User, service_poll};
+use crate::context::{
+    ConnInfo, Ended, Exchange, LogFields, TraceContext, Tunnel, User, service_poll,
+};
 
 /// The line of one request; empty if the sink is not enabled, and once the line is written.
 ///

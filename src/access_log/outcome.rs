@@ -3,49 +3,22 @@
 use http::StatusCode;
 
 use crate::{
-    context::{Attempt, ExchangeSummary, Outcome},
+    context::{Ended, ExchangeSummary, RequestOutcome},
     error::ErrorKind,
 };
 
-/// What ended a line.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Ended {
-    /// The last byte of the response went out, or the tunnel closed.
-    Whole,
-    /// The service or the body failed.
-    Failed,
-    /// The server dropped the request, because the client went away.
-    Dropped,
-    /// A layer outside the log dropped the request, and answered it.
-    Superseded,
-}
-
-/// Returns the outcome: the failure that was answered for, or else how the attempt ended that ended
-/// last.
+/// Returns the name of the outcome.
 #[inline(always)]
 pub(super) fn outcome(
     record: &ExchangeSummary<'_>,
     ended: Ended,
     status: Option<StatusCode>,
 ) -> &'static str {
-    if ended == Ended::Dropped {
-        return CLIENT_ABORT;
-    }
-    let last = last_ended(record.attempts);
-    let began = last.is_some();
-    let last = last.and_then(|attempt| attempt.outcome);
-    match (record.failure, last, ended) {
-        (Some(kind), ..) | (None, Some(Outcome::Failed(kind)), _) => name(kind),
-        // A whole response, but not of the backend that was asked: a layer below the log gave the
-        // attempt up.
-        (None, Some(Outcome::Cancelled), Ended::Whole) if !record.has_answer() => {
-            superseded(status)
-        }
-        // A layer's time-out may end the line before it ends the attempt.
-        (None, None, Ended::Whole) if began && is_timeout(status) => superseded(status),
-        (None, _, Ended::Superseded) => superseded(status),
-        (None, _, Ended::Failed) => SERVICE,
-        (None, ..) => OK,
+    match RequestOutcome::of(record, ended, status) {
+        RequestOutcome::ClientAbort => CLIENT_ABORT,
+        RequestOutcome::Failed(kind) => name(kind),
+        RequestOutcome::Ok => OK,
+        RequestOutcome::Superseded => SUPERSEDED,
     }
 }
 
@@ -82,7 +55,7 @@ fn detail_of_failure<'a>(
         }
         _ => {
             let of_request = record.notes.and_then(|notes| notes.detail.as_deref());
-            let of_attempt = || last_ended(record.attempts)?.detail.as_deref();
+            let of_attempt = || record.last_to_end()?.detail.as_deref();
             let by_layer = "a layer inside the log gave the request up and answered it";
             let of_layer = || match record.failure {
                 None if ended == Ended::Whole => Some(by_layer),
@@ -93,35 +66,6 @@ fn detail_of_failure<'a>(
     }
 }
 
-/// Returns the attempt that ended last: not always the last one begun, where a hedge was not needed.
-fn last_ended(attempts: &[Attempt]) -> Option<&Attempt> {
-    let end_of = |a: &&Attempt| {
-        let duration = a.duration.unwrap_or_default();
-        (a.duration.is_none(), a.began + duration)
-    };
-    match attempts {
-        [only] => Some(only),
-        attempts => attempts.iter().max_by_key(end_of),
-    }
-}
-
-/// Returns the outcome of a request that a layer answered in place of the service below it.
-#[cold]
-#[inline(never)]
-fn superseded(status: Option<StatusCode>) -> &'static str {
-    match is_timeout(status) {
-        true => name(ErrorKind::Timeout),
-        false => SUPERSEDED,
-    }
-}
-
-fn is_timeout(status: Option<StatusCode>) -> bool {
-    matches!(
-        status,
-        Some(StatusCode::GATEWAY_TIMEOUT | StatusCode::REQUEST_TIMEOUT)
-    )
-}
-
 /// Not inlined, so that a request without a failure does not touch the table of names.
 #[cold]
 #[inline(never)]
@@ -130,6 +74,5 @@ fn name(kind: ErrorKind) -> &'static str {
 }
 
 const OK: &str = "ok";
-const SERVICE: &str = "service";
 const CLIENT_ABORT: &str = "client_abort";
 const SUPERSEDED: &str = "superseded";

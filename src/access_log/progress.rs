@@ -10,10 +10,10 @@ use super::{
     closing::End,
     layer::Config,
     opening::KeptRequest,
-    outcome::{Ended, detail, outcome},
+    outcome::{detail, outcome},
     truncated::Field,
 };
-use crate::context::{AuthFailure, Exchange, ExchangeSummary, LogFields, Tunnel};
+use crate::context::{AuthFailure, Ended, Exchange, ExchangeSummary, LogFields, Tunnel};
 
 /// What becomes known of a request after it has moved on to the backend.
 pub(super) struct Progress {

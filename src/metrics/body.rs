@@ -9,7 +9,7 @@ use std::{
 use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
 
-use crate::stats::{Ended, Recording};
+use crate::{context::Ended, stats::Recording};
 
 pin_project! {
     /// The body of a response. It ends the request with the last byte, with a failure, or with its

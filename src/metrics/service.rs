@@ -14,8 +14,8 @@ use tower_service::Service;
 
 use super::ResponseBody;
 use crate::{
-    context::{ConnInfo, Exchange, Tunnel},
-    stats::{Ended, Recording, Stats},
+    context::{ConnInfo, Ended, Exchange, Tunnel},
+    stats::{Recording, Stats},
 };
 
 /// Counts and times each request; made by [`MetricsLayer`](super::MetricsLayer).

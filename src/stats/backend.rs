@@ -4,11 +4,11 @@ use http::StatusCode;
 
 use super::{
     histogram::{HistogramCounters, HistogramSnapshot, Sample},
-    outcome::{self, OutcomeCounters, RequestOutcome, STATUS_CLASSES, StatusCounters},
+    outcome::{self, OutcomeCounters, STATUS_CLASSES, StatusCounters},
     shard::{Counter, Sharded, Writer},
 };
 use crate::{
-    context::{Attempt, Outcome, StickyVerdict},
+    context::{Attempt, Outcome, RequestOutcome, StickyVerdict},
     pool::{Attachment, Backend, CheckCounts, ConnectionCounts},
 };
 

@@ -6,10 +6,10 @@ use http::StatusCode;
 
 use super::{
     histogram::{HistogramCounters, HistogramSnapshot, Sample},
-    outcome::{self, OutcomeCounters, RequestOutcome, STATUS_CLASSES, StatusCounters},
+    outcome::{self, OutcomeCounters, STATUS_CLASSES, StatusCounters},
     shard::{Counter, Sharded, Writer},
 };
-use crate::context::{ConnectionEventKind, Peer, TlsInfo};
+use crate::context::{ConnectionEventKind, Peer, RequestOutcome, TlsInfo};
 
 /// What came in by one listener since it was first seen.
 ///

@@ -78,6 +78,4 @@ pub use handle::{GaugeReading, Stats, StatsSnapshot};
 pub use histogram::HistogramSnapshot;
 pub use listener::{HandshakeStats, ListenerStats};
 
-pub(crate) use outcome::Ended;
-
 pub(crate) use recording::Recording;

@@ -4,101 +4,26 @@ use http::StatusCode;
 
 use super::shard::{Counter, Sharded, Writer};
 use crate::{
-    context::{Attempt, ExchangeSummary, Outcome},
+    context::{Outcome, RequestOutcome},
     error::ErrorKind,
 };
 
-/// What ended a request, as the layer that records it saw it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Ended {
-    /// The last byte of the response went out, or the tunnel closed.
-    Whole,
-    /// The service or the body failed.
-    Failed,
-    /// The server dropped the request, because the client went away.
-    Dropped,
-    /// A layer outside dropped the request, and answered it.
-    Superseded,
-}
-
-/// How a request ended, in the words of the access log.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum RequestOutcome {
-    ClientAbort,
-    Failed(ErrorKind),
-    Ok,
-    Superseded,
-}
-
-impl RequestOutcome {
-    /// Returns the failure that was answered for, or else how the attempt ended that ended last. That
-    /// is not the last one begun where a hedge was not needed.
-    pub(super) fn of(
-        record: &ExchangeSummary<'_>,
-        ended: Ended,
-        status: Option<StatusCode>,
-    ) -> Self {
-        if ended == Ended::Dropped {
-            return Self::ClientAbort;
-        }
-        let last = last_to_end(record.attempts);
-        let began = last.is_some();
-        let last = last.and_then(|attempt| attempt.outcome);
-        match (record.failure, last, ended) {
-            (Some(kind), ..) | (None, Some(Outcome::Failed(kind)), _) => Self::Failed(kind),
-            // A whole response, but not of the backend that was asked: a layer gave the attempt up.
-            (None, Some(Outcome::Cancelled), Ended::Whole) if !record.has_answer() => {
-                superseded(status)
-            }
-            // A layer's time-out may end the request before it ends the attempt.
-            (None, None, Ended::Whole) if began && is_timeout(status) => superseded(status),
-            (None, _, Ended::Superseded) => superseded(status),
-            (None, _, Ended::Failed) => Self::Failed(ErrorKind::Service),
-            (None, ..) => Self::Ok,
-        }
-    }
-
-    fn index(self) -> usize {
-        match self {
-            Self::Ok => 0,
-            Self::ClientAbort => 1,
-            Self::Superseded => 2,
-            Self::Failed(kind) => kind_index(kind),
-        }
-    }
-
-    fn name(index: usize) -> &'static str {
-        match index {
-            0 => "ok",
-            1 => "client_abort",
-            2 => "superseded",
-            _ => kind_name(index),
-        }
+fn request_index(outcome: RequestOutcome) -> usize {
+    match outcome {
+        RequestOutcome::Ok => 0,
+        RequestOutcome::ClientAbort => 1,
+        RequestOutcome::Superseded => 2,
+        RequestOutcome::Failed(kind) => kind_index(kind),
     }
 }
 
-fn last_to_end(attempts: &[Attempt]) -> Option<&Attempt> {
-    match attempts {
-        [only] => Some(only),
-        all => all.iter().max_by_key(|attempt| {
-            let duration = attempt.duration.unwrap_or_default();
-            (attempt.duration.is_none(), attempt.began + duration)
-        }),
+fn request_name(index: usize) -> &'static str {
+    match index {
+        0 => "ok",
+        1 => "client_abort",
+        2 => "superseded",
+        _ => kind_name(index),
     }
-}
-
-fn superseded(status: Option<StatusCode>) -> RequestOutcome {
-    match is_timeout(status) {
-        true => RequestOutcome::Failed(ErrorKind::Timeout),
-        false => RequestOutcome::Superseded,
-    }
-}
-
-fn is_timeout(status: Option<StatusCode>) -> bool {
-    matches!(
-        status,
-        Some(StatusCode::GATEWAY_TIMEOUT | StatusCode::REQUEST_TIMEOUT)
-    )
 }
 
 fn attempt_index(outcome: Option<Outcome>) -> usize {
@@ -139,7 +64,7 @@ pub(super) struct OutcomeCounters([Counter; OUTCOMES]);
 
 impl OutcomeCounters {
     pub(super) fn add_request(&self, writer: Writer, outcome: RequestOutcome) {
-        self.add(writer, outcome.index());
+        self.add(writer, request_index(outcome));
     }
 
     pub(super) fn add_attempt(&self, writer: Writer, outcome: Option<Outcome>) {
@@ -158,7 +83,7 @@ pub(super) fn requests<T: Default>(
     sharded: &Sharded<T>,
     counters: impl Fn(&T) -> &OutcomeCounters,
 ) -> Vec<(&'static str, u64)> {
-    occurred(sharded, counters, RequestOutcome::name)
+    occurred(sharded, counters, request_name)
 }
 
 /// Returns the outcomes of attempts that occurred, by name.

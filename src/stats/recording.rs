@@ -9,10 +9,9 @@ use super::{
     backend::{self, AttemptKind},
     handle::Inner,
     listener,
-    outcome::{Ended, RequestOutcome},
     shard::Writer,
 };
-use crate::context::{Attempt, Exchange, ExchangeSummary, service_poll};
+use crate::context::{Attempt, Ended, Exchange, ExchangeSummary, RequestOutcome, service_poll};
 
 /// A request that has arrived and not ended. Its drop ends it: the client went away.
 #[derive(Default)]

@@ -11,16 +11,15 @@ use proptest::prelude::*;
 use tokio::time;
 
 use super::{
-    Ended, HistogramSnapshot, Stats,
+    HistogramSnapshot, Stats,
     backend::AttemptKind,
     listener::OTHER,
-    outcome::RequestOutcome,
     shard::{Counter, OWNERS, Sharded, Writer},
 };
 use crate::{
     context::{
-        ConnInfo, ConnectionEvent, ConnectionEventKind, ConnectionEvents, Exchange, Outcome, Peer,
-        StickyVerdict, TlsInfo,
+        ConnInfo, ConnectionEvent, ConnectionEventKind, ConnectionEvents, Ended, Exchange, Outcome,
+        Peer, RequestOutcome, StickyVerdict, TlsInfo,
     },
     error::ErrorKind,
     pool::{Backend, Pool},
