@@ -175,6 +175,8 @@ mod slots;
 
 pub mod pool;
 
+#[cfg(any(feature = "access-log", feature = "admin"))]
+mod calendar;
 pub mod connect;
 pub mod context;
 mod local_fault;

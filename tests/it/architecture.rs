@@ -10,6 +10,7 @@ use std::{
 const FLOORS: [&[&str]; 5] = [
     &[
         "default_table",
+        "calendar",
         "error",
         "log_limit",
         "mutation",

@@ -15,11 +15,7 @@ mod text;
 mod time;
 mod vocabulary;
 
-pub(super) use self::{
-    cursor::Buffer,
-    text::hexadecimal,
-    time::{date, since_1970},
-};
+pub(super) use self::{cursor::Buffer, text::hexadecimal, time::since_1970};
 use self::{
     cursor::Cursor,
     vocabulary::{Ecs, OpenTelemetry, Own, Vocabulary},

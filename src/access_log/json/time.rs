@@ -12,6 +12,7 @@ use std::{
 use tokio::time::Instant;
 
 use super::{cursor::Cursor, text::three_digits};
+use crate::calendar;
 
 /// A second of the wall clock as text, and a moment in that second. If the wall clock is set, lines
 /// show it a second later at most.
@@ -94,7 +95,7 @@ impl Cursor<'_> {
 
 fn format_second(second: u64) -> Text {
     let (days, rest) = (second / 86_400, second % 86_400);
-    let (year, month, day) = date(days);
+    let (year, month, day) = calendar::date(days);
     let mut text = NO_SECOND;
     let mut put = |at: usize, width: usize, mut value: u64| {
         for i in (at..at + width).rev() {
@@ -110,26 +111,6 @@ fn format_second(second: u64) -> Text {
     put(14, 2, rest / 60 % 60);
     put(17, 2, rest % 60);
     text
-}
-
-/// Returns year, month and day of a number of days since 1970, in the Gregorian calendar. It counts in
-/// eras of 400 years, and in years that begin in March, so that the leap day is the last of a year
-/// (Howard Hinnant, "chrono-compatible low-level date algorithms").
-pub(in crate::access_log) fn date(days: u64) -> (u64, u64, u64) {
-    let days = days + 719_468;
-    let (era, day_of_era) = (days / 146_097, days % 146_097);
-    let year_of_era =
-        (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
-    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let shifted = (5 * day_of_year + 2) / 153;
-    let day = day_of_year - (153 * shifted + 2) / 5 + 1;
-    let month = if shifted < 10 {
-        shifted + 3
-    } else {
-        shifted - 9
-    };
-    let year = era * 400 + year_of_era + u64::from(month <= 2);
-    (year, month, day)
 }
 
 thread_local! {

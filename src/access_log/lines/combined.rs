@@ -7,7 +7,10 @@ use std::{
 
 use http::{Method, Version};
 
-use crate::access_log::{Entry, RequestEntry, json::date};
+use crate::{
+    access_log::{Entry, RequestEntry},
+    calendar::date,
+};
 
 /// Adds `entry` as one line.
 pub(super) fn write(entry: &Entry<'_>, out: &mut Vec<u8>) {

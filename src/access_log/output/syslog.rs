@@ -8,7 +8,7 @@ use std::{
     time::{SystemTime, UNIX_EPOCH},
 };
 
-use crate::{access_log::json::date, error::ConfigError};
+use crate::{calendar::date, error::ConfigError};
 
 /// A syslog server, and what the head of each message says ([RFC 5424]).
 ///
