@@ -164,7 +164,9 @@
 //! `queue_ms` holds all that happens inside this process before the first attempt at a backend: the
 //! layers between log and balancer, such as a `ConcurrencyLimit` or a buffer, the wait for them to be
 //! ready, and the balancer's own queue. Without an attempt there is no `queue_ms`: a request that waited in
-//! vain has its wait in `duration_ms`. The four phases are of the attempt whose response the client got.
+//! vain has its wait in `duration_ms`. Where a layer above the log begins the record, such as
+//! `MetricsLayer` or `TraceLayer`, time counts from that layer's call, and the wait to be ready does not
+//! count. The four phases are of the attempt whose response the client got.
 //! After an attempt that failed, they do not add up to the duration; `attempts` has the rest.
 //!
 //! # Tower's layers around and inside

@@ -62,6 +62,34 @@ pub enum ErrorKind {
 }
 
 impl ErrorKind {
+    /// Every kind, at the index that it has as a number.
+    pub(crate) const ALL: [Self; 24] = [
+        Self::BadRequest,
+        Self::BodyTooLarge,
+        Self::ClientBody,
+        Self::ClientBodyTimeout,
+        Self::Connect,
+        Self::ConnectTimeout,
+        Self::ConnectTls,
+        Self::LoadShed,
+        Self::Local,
+        Self::MethodRefused,
+        Self::NoBackend,
+        Self::NotRouted,
+        Self::Overloaded,
+        Self::QueueTimeout,
+        Self::RequestWrite,
+        Self::RequestWriteTimeout,
+        Self::ResponseBody,
+        Self::ResponseBodyTimeout,
+        Self::ResponseClosed,
+        Self::ResponseHead,
+        Self::ResponseHeadTimeout,
+        Self::Service,
+        Self::Timeout,
+        Self::Upgrade,
+    ];
+
     /// Returns the name in logs and metrics. It does not change between versions.
     #[must_use]
     pub fn as_str(self) -> &'static str {
@@ -127,5 +155,21 @@ impl ErrorKind {
 impl fmt::Display for ErrorKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.as_str())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_has_every_kind_at_its_number() {
+        for (number, kind) in ErrorKind::ALL.into_iter().enumerate() {
+            assert_eq!(kind as usize, number, "{kind}");
+        }
+        let source = include_str!("kind.rs");
+        let names = source.split("pub fn as_str").nth(1).unwrap();
+        let names = names.split("fn describe").next().unwrap();
+        assert_eq!(names.matches(" => \"").count(), ErrorKind::ALL.len());
     }
 }

@@ -56,35 +56,9 @@ mod tests {
 
     #[test]
     fn the_documented_defaults_are_those_of_the_code() {
-        let kinds = [
-            ErrorKind::BadRequest,
-            ErrorKind::BodyTooLarge,
-            ErrorKind::ClientBody,
-            ErrorKind::ClientBodyTimeout,
-            ErrorKind::Connect,
-            ErrorKind::ConnectTimeout,
-            ErrorKind::ConnectTls,
-            ErrorKind::LoadShed,
-            ErrorKind::Local,
-            ErrorKind::MethodRefused,
-            ErrorKind::NoBackend,
-            ErrorKind::NotRouted,
-            ErrorKind::Overloaded,
-            ErrorKind::QueueTimeout,
-            ErrorKind::RequestWrite,
-            ErrorKind::RequestWriteTimeout,
-            ErrorKind::ResponseBody,
-            ErrorKind::ResponseBodyTimeout,
-            ErrorKind::ResponseClosed,
-            ErrorKind::ResponseHead,
-            ErrorKind::ResponseHeadTimeout,
-            ErrorKind::Service,
-            ErrorKind::Timeout,
-            ErrorKind::Upgrade,
-        ];
         // A row has the kinds of one status, in the order of their names.
         let mut rows: BTreeMap<u16, Vec<&str>> = BTreeMap::new();
-        for kind in kinds {
+        for kind in ErrorKind::ALL {
             let status = status(kind);
             let text = plain(status);
             assert!(text.starts_with(status.as_str().as_bytes()), "{kind}");

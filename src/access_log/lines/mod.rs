@@ -125,7 +125,8 @@ impl Lines {
         Self::new(Format::Json, Output::writer(writer))
     }
 
-    /// Returns how many lines the output took so far.
+    /// Returns how many lines the output took so far. A UDP receiver may refuse a datagram after its line
+    /// was counted; the next lines are then not counted in its place, so that the number never falls.
     #[must_use]
     pub fn written(&self) -> u64 {
         self.handle.queue.written.load(Relaxed)
