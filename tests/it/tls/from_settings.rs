@@ -94,3 +94,68 @@ url = "http://127.0.0.1:1"
     );
     assert_eq!(Settings::mistakes(&missing).len(), 1);
 }
+
+#[tokio::test]
+async fn a_host_follows_its_own_revocation_lists_else_those_of_the_listener() {
+    let (authority, clients) = (Authority::new(), Authority::new());
+    let issued = authority.issue(&["open.test", "own.test", "repeats.test"]);
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name);
+    for (name, text) in [
+        ("cert.pem", issued.chain),
+        ("key.pem", issued.key),
+        ("clients.pem", clients.pem()),
+        ("one.pem", clients.revoke(&[1])),
+        ("two.pem", clients.revoke(&[2])),
+    ] {
+        fs::write(path(name), text).unwrap();
+    }
+    let text = format!(
+        r#"
+[[listen]]
+address = "127.0.0.1:0"
+[listen.tls]
+certificates = [{{ chain = {:?}, key = {:?} }}]
+client_ca = [{:?}]
+client_crl = [{:?}]
+hosts = [
+    {{ name = "own.test", client_crl = [{:?}] }},
+    {{ name = "repeats.test", client_auth = "required" }},
+]
+[pool]
+[[pool.backends]]
+id = "a"
+url = "http://127.0.0.1:1"
+"#,
+        path("cert.pem"),
+        path("key.pem"),
+        path("clients.pem"),
+        path("one.pem"),
+        path("two.pem"),
+    );
+    let settings = Settings::from_toml(&text).unwrap();
+    let (layer, _certificates) = settings.tls(0).unwrap().unwrap();
+    let server = Server::start(layer).await;
+    for (host, serial, accepted) in [
+        ("open.test", 1, false),
+        ("open.test", 2, true),
+        ("own.test", 1, true),
+        ("own.test", 2, false),
+        ("repeats.test", 1, false),
+        ("repeats.test", 2, true),
+    ] {
+        let own = clients.issue_of(&["me"], |params| {
+            params.serial_number = Some(vec![serial].into());
+        });
+        let client = http1(authority.client_with(&own));
+        let answer = async {
+            let mut stream = connect(server.address, client, host).await?;
+            let request = b"GET / HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n";
+            stream.write_all(request).await?;
+            let mut answer = String::new();
+            stream.read_to_string(&mut answer).await.map(|_| answer)
+        };
+        let answer = answer.await;
+        assert_eq!(answer.is_ok(), accepted, "{host}, {serial}: {answer:?}");
+    }
+}
