@@ -1,19 +1,25 @@
 //! The listener of `[admin]`: metrics, the status page and its API; and several outputs of the log.
 
-use std::{fs, net::SocketAddr};
+use std::{convert::Infallible, fs, future::IntoFuture, net::SocketAddr};
 
+use bytes::Bytes;
+use evenkeel::tls::{Certificate, Certificates, TlsConfig, TlsLayer};
+use http::{Request, Response};
+use http_body_util::Full;
 use serde_json::Value;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    net::{TcpStream, UnixDatagram},
+    net::{TcpListener, TcpStream, UnixDatagram},
     time::{Instant, timeout},
 };
+use tower::service_fn;
 
 use super::{
     client::{get, post},
     edge::Settings,
     process::{Backend, PATIENCE, Process},
 };
+use crate::support::pki::Authority;
 
 const TOKEN: &str = "a-token-from-a-secret-store";
 
@@ -225,4 +231,58 @@ async fn several_outputs_get_each_line_and_files_are_opened_again() {
         }
         while collector.try_recv(&mut [0; 65_536]).is_ok() {}
     }
+}
+
+#[tokio::test]
+async fn a_token_that_was_replaced_needs_a_restart_and_a_reload_says_so() {
+    let a = Backend::start("a").await;
+    let folder = tempfile::tempdir().unwrap();
+    let token = folder.path().join("token");
+    fs::write(&token, TOKEN).unwrap();
+    let rest = format!("[admin]\naddress = \"127.0.0.1:0\"\ntoken_file = {token:?}\n");
+    let settings = Settings::new(&settings(&[&a], &rest));
+    let (mut edge, _http, admin) = start("edge", &settings).await;
+    fs::write(&token, "another-token-of-enough-characters").unwrap();
+    edge.signal("-HUP");
+    edge.line("[admin] token_file changed: that needs a restart")
+        .await;
+    let status = get(admin, "/status.json").await;
+    assert_eq!(status.status, 200, "the page goes on");
+}
+
+#[tokio::test]
+async fn a_reload_reads_the_roots_of_backends_again() {
+    let (authority, other) = (Authority::new(), Authority::new());
+    let issued = authority.issue(&["127.0.0.1"]);
+    let certificate = Certificate::pem(issued.chain, issued.key);
+    let tls = TlsConfig::new(Certificates::new([certificate]).unwrap());
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let app = service_fn(async |_: Request<evenkeel::server::Body>| {
+        Ok::<_, Infallible>(Response::new(Full::new(Bytes::from("over TLS"))))
+    });
+    tokio::spawn(
+        evenkeel::serve(listener, app)
+            .layer(TlsLayer::new(tls))
+            .into_future(),
+    );
+    let folder = tempfile::tempdir().unwrap();
+    let roots = folder.path().join("ca.pem");
+    fs::write(&roots, other.pem()).unwrap();
+    let settings = Settings::new(&format!(
+        "[[listen]]\naddress = \"127.0.0.1:0\"\n[pool]\n[[pool.backends]]\nid = \"a\"\n\
+         url = \"https://{address}\"\n[proxy.tls]\nca = {roots:?}\n"
+    ));
+    let mut edge = Process::start("edge", &[&settings.file()]);
+    let http = edge.address("listening on http://").await;
+    assert_eq!(get(http, "/").await.status, 502, "of another authority");
+    fs::write(&roots, authority.pem()).unwrap();
+    edge.signal("-HUP");
+    edge.line("settings read again").await;
+    let answer = get(http, "/").await;
+    assert_eq!(
+        answer.status, 200,
+        "of the authority that the file names now"
+    );
+    assert_eq!(answer.body, "over TLS");
 }
