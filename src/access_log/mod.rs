@@ -233,7 +233,7 @@
 //!
 //! # Cost
 //!
-//! A line costs about 260 ns with all fields and 235 ns with the defaults, on a shared cloud core,
+//! A line costs about 280 ns with all fields and 265 ns with the defaults, on a shared cloud core,
 //! beside the `Exchange` that all layers share: produced by `benches/access_log.rs`. A failure costs
 //! the text of its cause as well: one or two allocations.
 //!

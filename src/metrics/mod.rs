@@ -231,14 +231,14 @@
 //!
 //! # Cost
 //!
-//! A request costs about 95 ns if its response has no body, and about 130 ns with a body, for whose head
-//! the clock is read; measured by `benches/metrics.rs` on a busy cloud core, where one reading of the
+//! A request costs about 100 ns if its response has no body, and about 140 ns with a body, for whose head
+//! the clock is read; measured by `benches/metrics.rs` on a shared cloud core, where one reading of the
 //! clock takes 20 ns. An access log below has read it already. For the end of a body the clock is read
 //! only if no attempt ended in the poll of the last frame. No shared lock is taken, no counter is an
 //! atomic read-modify-write, and nothing is allocated after a thread's first requests at a backend: at the
 //! first the counters, and after a few a cache of the counters that the thread wrote last. The `Exchange`
-//! costs two allocations if no other layer needs it. A scrape sums the counters on its own thread, in less than 10 µs for each backend. What
-//! is not scraped costs no memory.
+//! costs two allocations if no other layer needs it. A scrape sums the counters on its own thread, in
+//! less than 10 µs for each backend. What is not scraped costs no memory.
 
 mod backend_series;
 mod body;
