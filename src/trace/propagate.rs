@@ -12,16 +12,6 @@ use super::{
 };
 use crate::context::{ConnInfo, TraceContext, TrustedPeers};
 
-/// Returns the context that the request continues: that of a layer above, else the one in its header
-/// fields.
-pub(super) fn parent<B>(
-    trusted: Option<&TrustedPeers>,
-    request: &Request<B>,
-) -> Option<TraceContext> {
-    let above = request.extensions().get::<TraceContext>().copied();
-    above.or_else(|| sent_parent(trusted, request))
-}
-
 /// Returns the context in the header fields, if they are well formed and their sender is trusted.
 pub(super) fn sent_parent<B>(
     trusted: Option<&TrustedPeers>,

@@ -8,10 +8,10 @@ use tracing::{Span, field::Empty, info_span};
 use super::{
     attempt_spans::{AttemptSpans, record_ids},
     layer::Config,
-    propagate::{parent, sent_parent, write_fields},
+    propagate::{sent_parent, write_fields},
 };
 use crate::{
-    context::{ConnInfo, Exchange},
+    context::{ConnInfo, Exchange, TraceContext},
     error::Error,
 };
 
@@ -28,10 +28,11 @@ pub(super) struct RequestSpan {
 impl RequestSpan {
     /// Continues or begins the trace of a request, and returns its span if a subscriber wants it.
     pub(super) fn begin<B>(config: &Config, request: &mut Request<B>) -> Option<Box<Self>> {
-        let trusted = config.trusted.as_ref();
-        let parent = parent(trusted, request);
+        let sent = sent_parent(config.trusted.as_ref(), request);
+        // A layer above may have continued or begun the trace.
+        let above = request.extensions().get::<TraceContext>().copied();
+        let parent = above.or(sent);
         // `tracestate` goes with the `traceparent` of the header alone.
-        let sent = parent.and_then(|_| sent_parent(trusted, request));
         let is_continued = parent
             .zip(sent)
             .is_some_and(|(it, sent)| it.trace_id == sent.trace_id);

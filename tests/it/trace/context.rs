@@ -136,13 +136,16 @@ async fn only_trusted_senders_choose_the_trace() {
 #[tokio::test]
 async fn a_layer_above_has_begun_the_trace() {
     let layer = TraceLayer::new().trusted_peers(TrustedPeers::default());
-    let mut request = with_fields(&[("traceparent", "of a client")]);
     let above = TraceContext::new([7; 16], [8; 8], false);
-    request.extensions_mut().insert(above);
-    let (_, context) = seen(&layer, request).await;
-    assert_eq!(context.trace_id, above.trace_id);
-    assert_ne!(context.span_id, above.span_id);
-    assert!(!context.sampled);
+    for sent in ["of a client", &parent("01")] {
+        let mut request = with_fields(&[("traceparent", sent), ("tracestate", "a=1")]);
+        request.extensions_mut().insert(above);
+        let (headers, context) = seen(&layer, request).await;
+        assert_eq!(context.trace_id, above.trace_id);
+        assert_ne!(context.span_id, above.span_id);
+        assert!(!context.sampled);
+        assert!(!headers.contains_key("tracestate"), "it belongs to {sent}");
+    }
 }
 
 #[tokio::test]
