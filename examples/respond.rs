@@ -23,7 +23,7 @@ use tower::{Layer, service_fn};
 async fn main() -> Result<(), Box<dyn Error>> {
     static COUNT: AtomicUsize = AtomicUsize::new(0);
     let moody = service_fn(|_: Request<Incoming>| async {
-        if COUNT.fetch_add(1, Ordering::Relaxed) % 2 == 0 {
+        if COUNT.fetch_add(1, Ordering::Relaxed).is_multiple_of(2) {
             Ok(Response::new(Full::new(Bytes::from("fine\n"))))
         } else {
             Err(io::Error::other("the database's password is wrong"))

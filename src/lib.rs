@@ -182,6 +182,7 @@ pub mod context;
 mod local_fault;
 mod log_limit;
 pub mod stats;
+pub mod store;
 #[cfg(feature = "__sockets")]
 mod tcp_timeout;
 mod timer;

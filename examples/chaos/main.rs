@@ -33,11 +33,11 @@ use crate::{
 async fn main() -> Result<ExitCode, BoxError> {
     let args: Vec<String> = env::args().skip(1).collect();
     // The experiment starts this program again for each backend.
-    if let [flag, name, address] = args.as_slice() {
-        if flag == "--be-backend" {
-            backend::serve(name, address).await?;
-            return Ok(ExitCode::SUCCESS);
-        }
+    if let [flag, name, address] = args.as_slice()
+        && flag == "--be-backend"
+    {
+        backend::serve(name, address).await?;
+        return Ok(ExitCode::SUCCESS);
     }
     let Some((scenarios, attempts)) = parse_args(&args) else {
         usage();

@@ -52,10 +52,10 @@ impl<B: Body> Body for RequestBody<B> {
     ) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
         let this = self.project();
         let frame = ready!(this.inner.poll_frame(cx));
-        if let (Some(Ok(frame)), Some(exchange)) = (&frame, this.exchange) {
-            if let Some(data) = frame.data_ref() {
-                exchange.add_received(data.remaining() as u64);
-            }
+        if let (Some(Ok(frame)), Some(exchange)) = (&frame, this.exchange)
+            && let Some(data) = frame.data_ref()
+        {
+            exchange.add_received(data.remaining() as u64);
         }
         Poll::Ready(frame)
     }
@@ -112,10 +112,10 @@ where
         let mut this = self.project();
         let ends = this.line.ends();
         let frame = ready!(this.inner.as_mut().poll_frame(cx));
-        if let Some(Ok(frame)) = &frame {
-            if let Some(data) = frame.data_ref() {
-                this.line.add_sent(data.remaining());
-            }
+        if let Some(Ok(frame)) = &frame
+            && let Some(data) = frame.data_ref()
+        {
+            this.line.add_sent(data.remaining());
         }
         // hyper drops a body of known length after its last frame, without a poll that returns `None`.
         match &frame {

@@ -162,10 +162,10 @@ impl Line {
     /// As [`finish`](Self::finish), after a poll of the body that returned its end; `ends` is what
     /// [`ends`](Self::ends) returned before that poll.
     pub(super) fn finish_in_poll(&mut self, ends: u32) {
-        if let Some(progress) = self.progress_mut() {
-            if progress.exchange.ends() != ends {
-                progress.end_clock = EndClock::Attempt;
-            }
+        if let Some(progress) = self.progress_mut()
+            && progress.exchange.ends() != ends
+        {
+            progress.end_clock = EndClock::Attempt;
         }
         self.finish();
     }
@@ -189,10 +189,10 @@ impl Line {
 
     /// Warns of a service that failed without a response after an attempt at a backend.
     pub(super) fn warn_of_order(&self) {
-        if let Some(progress) = self.progress() {
-            if progress.exchange.attempt_count() > 0 {
-                progress.config.warn_of_order();
-            }
+        if let Some(progress) = self.progress()
+            && progress.exchange.attempt_count() > 0
+        {
+            progress.config.warn_of_order();
         }
     }
 

@@ -30,10 +30,10 @@ impl<R: Body> ResponseBody<R> {
     #[inline]
     pub(super) fn new(inner: R, mut running: Option<RunningAttempt>) -> Self {
         // hyper drops an ended body without polling it.
-        if inner.is_end_stream() {
-            if let Some(running) = running.take() {
-                running.end_at_head();
-            }
+        if inner.is_end_stream()
+            && let Some(running) = running.take()
+        {
+            running.end_at_head();
         }
         Self { inner, running }
     }

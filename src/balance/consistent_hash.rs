@@ -170,10 +170,8 @@ impl ConsistentHash {
                 let mean = *bound.get_or_insert_with(|| shares.mean(group));
                 u64::from(in_flight) < limit(mean, weight, self.factor)
             };
-            if has_room {
-                if let Some(lease) = pick.take(backend) {
-                    return Some(lease);
-                }
+            if has_room && let Some(lease) = pick.take(backend) {
+                return Some(lease);
             }
         }
         None
@@ -297,7 +295,7 @@ impl GroupShares {
         if backends.len() <= COUNTED {
             return ((sum(backends) + 1) * 1_000 * 256).div_ceil(self.total.max(1));
         }
-        if self.turn.fetch_add(1, Relaxed) % SAMPLED_EACH == 0 {
+        if self.turn.fetch_add(1, Relaxed).is_multiple_of(SAMPLED_EACH) {
             let start = below(fastrand::u32(..), backends.len() - COUNTED + 1);
             let window = start..start + COUNTED;
             let weights = group.weights().get(window.clone()).unwrap_or(&[]);

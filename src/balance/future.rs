@@ -118,10 +118,10 @@ fn answer<R: Body>(
     if let Some(running) = &mut running {
         running.answered(response.status());
     }
-    if let Some(tunnel) = response.extensions().get::<Tunnel>() {
-        if let Some(running) = running.take() {
-            tunnel.hold(running.until_dropped());
-        }
+    if let Some(tunnel) = response.extensions().get::<Tunnel>()
+        && let Some(running) = running.take()
+    {
+        tunnel.hold(running.until_dropped());
     }
     response.map(|body| ResponseBody::new(body, running))
 }

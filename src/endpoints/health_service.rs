@@ -187,10 +187,10 @@ impl HealthState {
     /// none.
     fn cached_or_running(&self) -> Result<Arc<RunReport>, watch::Receiver<Option<Arc<RunReport>>>> {
         let mut last = self.last();
-        if let Some(report) = &last.report {
-            if report.ended.elapsed() < self.config.cache {
-                return Ok(report.clone());
-            }
+        if let Some(report) = &last.report
+            && report.ended.elapsed() < self.config.cache
+        {
+            return Ok(report.clone());
         }
         if let Some(running) = &last.running {
             return Err(running.result.clone());

@@ -81,10 +81,10 @@ fn find_client<B>(trusted: &TrustedPeers, field: ClientField, request: &mut Requ
             client(trusted, lines.flat_map(|l| hops::forwarded(l.as_bytes())))
         }
     };
-    if let Some(found) = found {
-        if let Some(conn) = ConnInfo::of_mut(request.extensions_mut()) {
-            conn.set_forwarded_client(found);
-        }
+    if let Some(found) = found
+        && let Some(conn) = ConnInfo::of_mut(request.extensions_mut())
+    {
+        conn.set_forwarded_client(found);
     }
 }
 

@@ -53,10 +53,10 @@ where
     ) -> Poll<Option<Result<Frame<R::Data>, R::Error>>> {
         let this = self.project();
         let frame = ready!(this.inner.poll_frame(cx));
-        if let Some(Err(error)) = &frame {
-            if let Some(record) = this.record.take() {
-                count(&record, Error::of(error).map(Error::kind));
-            }
+        if let Some(Err(error)) = &frame
+            && let Some(record) = this.record.take()
+        {
+            count(&record, Error::of(error).map(Error::kind));
         }
         Poll::Ready(frame)
     }

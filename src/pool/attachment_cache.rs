@@ -82,7 +82,7 @@ impl<T: Attachment> AttachmentCache<T> {
             let slots = self.slots.get_or_insert_with(Box::default);
             let slot = &mut slots[slot(backend.incarnation())];
             // With many more backends than slots, most look-ups miss; few of them replace an entry.
-            if slot.is_none() || self.lookups % OVERWRITE_EVERY == 0 {
+            if slot.is_none() || self.lookups.is_multiple_of(OVERWRITE_EVERY) {
                 *slot = Some((backend.incarnation(), kept.clone()));
             }
         }

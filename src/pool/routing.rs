@@ -111,13 +111,13 @@ impl Routing {
     /// Returns an error that names `panic` if the share of [`PanicRouting::UseAll`] is not over 0.0 and
     /// at most 1.0.
     pub fn panic(mut self, panic: PanicRouting) -> Result<Self, ConfigError> {
-        if let PanicRouting::UseAll { below } = panic {
-            if !(below > 0.0 && below <= 1.0) {
-                return Err(ConfigError::new(
-                    "panic",
-                    format!("{below}: a share over 0.0 and at most 1.0 is accepted"),
-                ));
-            }
+        if let PanicRouting::UseAll { below } = panic
+            && !(below > 0.0 && below <= 1.0)
+        {
+            return Err(ConfigError::new(
+                "panic",
+                format!("{below}: a share over 0.0 and at most 1.0 is accepted"),
+            ));
         }
         self.panic = panic;
         Ok(self)

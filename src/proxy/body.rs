@@ -71,10 +71,8 @@ impl HttpBody for Body {
             Kind::Streaming(conn) => {
                 let frame = std::task::ready!(conn.poll_frame(cx));
                 let ended = conn.is_body_done() || !matches!(frame, Some(Ok(_)));
-                if ended {
-                    if let Kind::Streaming(conn) = std::mem::take(&mut this.kind) {
-                        conn.finish();
-                    }
+                if ended && let Kind::Streaming(conn) = std::mem::take(&mut this.kind) {
+                    conn.finish();
                 }
                 Poll::Ready(frame)
             }

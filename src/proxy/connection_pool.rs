@@ -83,10 +83,10 @@ impl ConnectionPool {
 
     /// Takes an idle connection that meets the requirements. Of several, it takes the one used last.
     pub(crate) fn take(&self, required: &Requirements<'_>) -> Option<Box<Conn>> {
-        if self.has_bound.load(Acquire) {
-            if let Some(conn) = self.take_bound(required) {
-                return Some(conn);
-            }
+        if self.has_bound.load(Acquire)
+            && let Some(conn) = self.take_bound(required)
+        {
+            return Some(conn);
         }
         if required.own_client && required.client.is_some() {
             return None;
@@ -151,10 +151,10 @@ impl ConnectionPool {
         if let Some(resolved) = &*lock(&self.resolved) {
             resolved.refresh();
         }
-        if let Some(max) = self.max_age {
-            if let Some(oldest) = ages.turn(self.next_epoch(), max, Instant::now()) {
-                self.oldest.fetch_max(oldest, Release);
-            }
+        if let Some(max) = self.max_age
+            && let Some(oldest) = ages.turn(self.next_epoch(), max, Instant::now())
+        {
+            self.oldest.fetch_max(oldest, Release);
         }
         #[cfg(feature = "http2")]
         self.http2.reap(self.idle_timeout, self.max_age);

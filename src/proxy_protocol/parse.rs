@@ -62,10 +62,10 @@ fn parse_v1(bytes: &[u8]) -> Parsed {
         Parsed::Header(Box::new(header), line.len())
     };
     // The parser takes at most five words behind UNKNOWN; the protocol takes any.
-    if let Some(rest) = line.strip_prefix(b"PROXY UNKNOWN") {
-        if rest == b"\r\n" || (rest.starts_with(b" ") && rest.ends_with(b"\r\n")) {
-            return header(Addresses::Unknown);
-        }
+    if let Some(rest) = line.strip_prefix(b"PROXY UNKNOWN")
+        && (rest == b"\r\n" || (rest.starts_with(b" ") && rest.ends_with(b"\r\n")))
+    {
+        return header(Addresses::Unknown);
     }
     // The parser takes a sign before a port, as the standard library does.
     if line.contains(&b'+') {

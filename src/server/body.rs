@@ -71,10 +71,10 @@ impl Body {
 
     /// Applies the least rate to an HTTP/1.1 body.
     pub(super) fn limit_streamed_rate(&self, headers: &HeaderMap, state: &Arc<State>) {
-        if let Content::Streamed(body) = &self.content {
-            if has_min_rate(headers) {
-                body.limit_rate(state);
-            }
+        if let Content::Streamed(body) = &self.content
+            && has_min_rate(headers)
+        {
+            body.limit_rate(state);
         }
     }
 
@@ -86,10 +86,10 @@ impl Body {
         state: &State,
         interim: &Interim,
     ) {
-        if let Content::Http2(body) = &mut self.content {
-            if has_min_rate(headers) {
-                body.limit_rate(state, interim.clone());
-            }
+        if let Content::Http2(body) = &mut self.content
+            && has_min_rate(headers)
+        {
+            body.limit_rate(state, interim.clone());
         }
     }
 

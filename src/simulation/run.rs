@@ -344,10 +344,10 @@ impl Operator {
             let mut clients = clients;
             while let Some(ended) = clients.join_next().await {
                 // One that was aborted with its layer has nothing more to say; a panic has.
-                if let Err(error) = ended {
-                    if let Ok(panic) = error.try_into_panic() {
-                        std::panic::resume_unwind(panic);
-                    }
+                if let Err(error) = ended
+                    && let Ok(panic) = error.try_into_panic()
+                {
+                    std::panic::resume_unwind(panic);
                 }
             }
         });

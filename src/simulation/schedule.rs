@@ -418,10 +418,10 @@ impl Draw {
                 self.members.push(spec);
             }
         }
-        if self.rng.bool() {
-            if let Some(i) = self.member() {
-                self.members[i].port = self.port();
-            }
+        if self.rng.bool()
+            && let Some(i) = self.member()
+        {
+            self.members[i].port = self.port();
         }
         self.push(Step::Replace(self.members.clone()));
     }

@@ -50,10 +50,10 @@ impl Recording {
     /// Records that the head of the response came now, and that more follows. Where a layer below,
     /// such as a log, has read the clock at the head, that time counts.
     pub(crate) fn head(&mut self) {
-        if let Some(open) = &self.0 {
-            if open.exchange.head_nanos().is_none() {
-                open.exchange.set_head_at(Instant::now());
-            }
+        if let Some(open) = &self.0
+            && open.exchange.head_nanos().is_none()
+        {
+            open.exchange.set_head_at(Instant::now());
         }
     }
 

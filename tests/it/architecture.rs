@@ -19,7 +19,7 @@ const FLOORS: [&[&str]; 5] = [
         "timer",
         "wire",
     ],
-    &["local_fault", "pool"],
+    &["local_fault", "pool", "store"],
     &["context", "connect", "stats"],
     &[
         "access_log",
@@ -485,10 +485,11 @@ fn functions(code: &str) -> Vec<(&str, usize)> {
         let opens = lines[at..].iter().position(|line| line.ends_with('{'));
         let ends = lines[at..].iter().position(|line| *line == closes);
         let declared = lines[at..].iter().position(|line| line.ends_with(';'));
-        if let (Some(opens), Some(ends)) = (opens, ends) {
-            if declared.is_none_or(|declared| opens < declared) && opens < ends {
-                found.push((first(words[nth + 1]), ends - opens - 1));
-            }
+        if let (Some(opens), Some(ends)) = (opens, ends)
+            && declared.is_none_or(|declared| opens < declared)
+            && opens < ends
+        {
+            found.push((first(words[nth + 1]), ends - opens - 1));
         }
     }
     found

@@ -59,10 +59,11 @@ async fn transition(events: &mut Events, id: &str, to: HealthStatus) -> Transiti
     let wait = async {
         loop {
             let event = events.next().await.unwrap();
-            if let EventKind::Health(transition) = event.kind {
-                if event.backend.id() == id && transition.to == to {
-                    return transition;
-                }
+            if let EventKind::Health(transition) = event.kind
+                && event.backend.id() == id
+                && transition.to == to
+            {
+                return transition;
             }
         }
     };

@@ -91,10 +91,10 @@ pub(super) fn write_addresses<V: Vocabulary>(
     if let Some(client) = client {
         cursor = cursor.key(V::CLIENT.text)?.ip(client.ip())?.put(b"\"")?;
     }
-    if let Some(peer) = peer.and_then(Peer::address) {
-        if client != Some(peer) {
-            cursor = cursor.key(V::PEER.text)?.ip(peer.ip())?.put(b"\"")?;
-        }
+    if let Some(peer) = peer.and_then(Peer::address)
+        && client != Some(peer)
+    {
+        cursor = cursor.key(V::PEER.text)?.ip(peer.ip())?.put(b"\"")?;
     }
     Some(cursor)
 }

@@ -182,13 +182,13 @@ impl<A> Conn<A> {
         &mut self,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
-        if !self.is_sent() {
-            if let Poll::Ready(Err(error)) = self.poll_write_request(cx) {
-                // The response has begun, so the rest of the request is not needed, unless the backend waits
-                // for it.
-                self.client_failed = matches!(error, WriteError::Client(_));
-                self.abandon_request();
-            }
+        if !self.is_sent()
+            && let Poll::Ready(Err(error)) = self.poll_write_request(cx)
+        {
+            // The response has begun, so the rest of the request is not needed, unless the backend waits
+            // for it.
+            self.client_failed = matches!(error, WriteError::Client(_));
+            self.abandon_request();
         }
         loop {
             match self.decoder.step(&mut self.read) {

@@ -42,10 +42,10 @@ impl<A: ConnOwner> Conn<A> {
         cx: &mut Context<'_>,
     ) -> Poll<Result<ResponseHead, Error>> {
         loop {
-            if !self.is_sent() {
-                if let Err(error) = self.poll_request(cx) {
-                    return Poll::Ready(Err(error));
-                }
+            if !self.is_sent()
+                && let Err(error) = self.poll_request(cx)
+            {
+                return Poll::Ready(Err(error));
             }
             match self.poll_head(cx) {
                 Poll::Ready(Ok(Some(head))) => return Poll::Ready(Ok(self.answer(head))),
@@ -132,10 +132,8 @@ impl<A: ConnOwner> Conn<A> {
         {
             return Ok(HeadRead::Stale);
         }
-        if switches {
-            if let Err(why) = self.may_switch(parsed) {
-                return Ok(HeadRead::RefusedSwitch(why));
-            }
+        if switches && let Err(why) = self.may_switch(parsed) {
+            return Ok(HeadRead::RefusedSwitch(why));
         }
         let Some(fields) = self.owner_data.fields() else {
             return Err(Malformed::bad("a response that no request waits for"));

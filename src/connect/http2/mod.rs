@@ -264,10 +264,10 @@ where
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.get_mut();
-        if let Some(keep_alive) = &mut this.keep_alive {
-            if keep_alive.poll_lost(&this.link, cx).is_ready() {
-                return Poll::Ready(Err("the backend did not answer a PING within 5 s".into()));
-            }
+        if let Some(keep_alive) = &mut this.keep_alive
+            && keep_alive.poll_lost(&this.link, cx).is_ready()
+        {
+            return Poll::Ready(Err("the backend did not answer a PING within 5 s".into()));
         }
         let ended = Pin::new(&mut this.connection).poll(cx);
         if this.link.abandoned.swap(false, Acquire) {

@@ -185,12 +185,14 @@ where
         };
         let polled = hedge.attempt.as_mut().poll(cx);
         let (is_calling, number) = (hedge.attempt.is_calling(), hedge.number);
-        if let Some(first) = first {
-            if polled.is_pending() && is_calling && !self.has_begun(number) {
-                // It waits in the balancer's queue: hedges would take the room of requests.
-                self.running = Running::Single { number: first };
-                self.withdraw_hedge();
-            }
+        if let Some(first) = first
+            && polled.is_pending()
+            && is_calling
+            && !self.has_begun(number)
+        {
+            // It waits in the balancer's queue: hedges would take the room of requests.
+            self.running = Running::Single { number: first };
+            self.withdraw_hedge();
         }
         polled
     }

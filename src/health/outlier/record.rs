@@ -133,10 +133,10 @@ impl OutlierRecord {
     /// The backend itself asks to be taken out.
     #[cold]
     pub(in crate::health) fn ejection_requested(&self) {
-        if let Some(state) = self.state.upgrade() {
-            if self.may_try(state.millis()) {
-                self.eject(&state, ejection_requested(), 1, 1.0);
-            }
+        if let Some(state) = self.state.upgrade()
+            && self.may_try(state.millis())
+        {
+            self.eject(&state, ejection_requested(), 1, 1.0);
         }
     }
 

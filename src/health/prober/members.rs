@@ -97,14 +97,13 @@ impl Driver {
                 self.publish_queue.add(backend.clone(), measured);
             }
             #[cfg(test)]
-            if let (true, Some(checks)) = (cancels, &self.state.checks) {
-                if mutation::is(Mutation::CancelledCheckCounts) {
-                    if let Some(change) = member.machine.fail(&checks.rules(), now) {
-                        let reason = Reason::new("L7RSP", "cancelled");
-                        let measured = Measurement::new(change.to, reason);
-                        self.publish_queue.add(backend.clone(), measured);
-                    }
-                }
+            if let (true, Some(checks)) = (cancels, &self.state.checks)
+                && mutation::is(Mutation::CancelledCheckCounts)
+                && let Some(change) = member.machine.fail(&checks.rules(), now)
+            {
+                let reason = Reason::new("L7RSP", "cancelled");
+                let measured = Measurement::new(change.to, reason);
+                self.publish_queue.add(backend.clone(), measured);
             }
             if self.leads {
                 member.next = Some(now);

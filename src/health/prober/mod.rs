@@ -198,11 +198,11 @@ impl Driver {
                 break;
             }
             self.due.pop();
-            if let Some(member) = self.members.get_mut(&key) {
-                if member.next == Some(when) {
-                    member.next = None;
-                    self.waiting.push_back(key);
-                }
+            if let Some(member) = self.members.get_mut(&key)
+                && member.next == Some(when)
+            {
+                member.next = None;
+                self.waiting.push_back(key);
             }
         }
         let Some(checks) = &self.state.checks else {

@@ -119,14 +119,13 @@ impl<'a> ScannedHead<'a> {
 
     /// Finds the host and whether the peer is trusted. For most requests, the connection's cache has both.
     fn resolve_host(&mut self, host: Option<&'a [u8]>, settings: &Settings) -> Result<(), Error> {
-        if let (Some(conn), Some(asked)) = (self.conn, host) {
-            if let Some(cached) = ConnCache::get(conn, &settings.client_fields) {
-                if *cached.host == *asked {
-                    self.cached = Some(cached);
-                    self.host = host;
-                    return Ok(());
-                }
-            }
+        if let (Some(conn), Some(asked)) = (self.conn, host)
+            && let Some(cached) = ConnCache::get(conn, &settings.client_fields)
+            && *cached.host == *asked
+        {
+            self.cached = Some(cached);
+            self.host = host;
+            return Ok(());
         }
         self.resolve_host_anew(host, settings)
     }

@@ -82,10 +82,10 @@ impl Input {
     ) -> Poll<io::Result<Next>> {
         shutdown.poll_shutdown(cx, state);
         // A request that was sent ahead is answered even if a deadline has passed.
-        if self.searched < self.read.len() {
-            if let Some(next) = self.parse_buffered(state) {
-                return Poll::Ready(Ok(next));
-            }
+        if self.searched < self.read.len()
+            && let Some(next) = self.parse_buffered(state)
+        {
+            return Poll::Ready(Ok(next));
         }
         while !self.ended {
             let (read, next) = read(cx, io, |read, received| match read {

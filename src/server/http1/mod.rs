@@ -108,10 +108,10 @@ where
                 return Ok(End::Closed);
             }
         };
-        if input.may_upgrade(&head) {
-            if let Some((request, ahead)) = input.take_upgrade() {
-                return Ok(End::Upgrade { request, ahead });
-            }
+        if input.may_upgrade(&head)
+            && let Some((request, ahead)) = input.take_upgrade()
+        {
+            return Ok(End::Upgrade { request, ahead });
         }
         let Some(request) = input.request_mut() else {
             continue;

@@ -77,12 +77,12 @@ impl StreamedBody {
             self.ended = true;
             return Poll::Ready(None);
         }
-        if let Some((rate_timer, state)) = &mut channel.rate_timer {
-            if rate_timer.poll(cx, state).is_ready() {
-                self.ended = true;
-                let late = rate_timer.too_slow(state);
-                return Poll::Ready(Some(Err(late)));
-            }
+        if let Some((rate_timer, state)) = &mut channel.rate_timer
+            && rate_timer.poll(cx, state).is_ready()
+        {
+            self.ended = true;
+            let late = rate_timer.too_slow(state);
+            return Poll::Ready(Some(Err(late)));
         }
         channel.body_waits = true;
         register(&mut channel.body, cx);

@@ -37,11 +37,11 @@ impl InterimSender {
 
     /// Sends the responses in the queue; registers the task for later ones.
     pub(super) fn poll(&mut self, cx: &mut Context<'_>, reply: &mut SendResponse<Bytes>) {
-        if let Some(expectation) = &self.expectation {
-            if expectation.poll_body_wanted(cx).is_ready() {
-                self.expectation = None;
-                send(reply, StatusCode::CONTINUE, HeaderMap::new());
-            }
+        if let Some(expectation) = &self.expectation
+            && expectation.poll_body_wanted(cx).is_ready()
+        {
+            self.expectation = None;
+            send(reply, StatusCode::CONTINUE, HeaderMap::new());
         }
         if let Some(queue) = &mut self.queue {
             for (status, headers) in queue.poll(cx).into_iter().flatten() {

@@ -139,10 +139,10 @@ impl RequestBody {
         }
         if !self.data_ended {
             let polled = self.stream.poll_data(cx);
-            if let Some(expectation) = self.expectation.take() {
-                if polled.is_pending() {
-                    expectation.want_body();
-                }
+            if let Some(expectation) = self.expectation.take()
+                && polled.is_pending()
+            {
+                expectation.want_body();
             }
             match ready!(polled) {
                 Some(Ok(data)) => return Poll::Ready(Some(Ok(self.release(data)))),

@@ -59,11 +59,11 @@ impl Draft {
             .health
             .as_ref()
             .and_then(|h| h.state_file.as_deref());
-        if let Some(path) = state_file {
-            if let Err(error) = can_write(path) {
-                let location = Location::new("[health]", "state_file");
-                found.push(location.wrong(&self.text, format!("{path:?}: {error}")));
-            }
+        if let Some(path) = state_file
+            && let Err(error) = can_write(path)
+        {
+            let location = Location::new("[health]", "state_file");
+            found.push(location.wrong(&self.text, format!("{path:?}: {error}")));
         }
         found.extend(self.admin_token().err());
         found
