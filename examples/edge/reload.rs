@@ -210,6 +210,7 @@ fn changed(new: &Sections, old: &Sections) -> Vec<&'static str> {
         ("[sticky]", new.sticky == old.sticky),
         ("[proxy]", new.proxy == old.proxy),
         ("[failover]", new.failover == old.failover),
+        ("[trace]", new.trace == old.trace),
     ];
     let changed = same.iter().filter(|(_, same)| !same);
     changed.map(|(name, _)| *name).collect()
@@ -270,6 +271,7 @@ fn same_layers(new: &Sections, old: &Sections) -> bool {
         && new.proxy == old.proxy
         && !names_files(&new.proxy.tls)
         && new.failover == old.failover
+        && new.trace == old.trace
 }
 
 /// Returns true if the settings name files, which may have changed where the settings did not.

@@ -17,6 +17,7 @@ use crate::{
     pool::{Backend, Pool, Routing},
     proxy::Proxy,
     sticky::StickyLayer,
+    trace::TraceLayer,
 };
 
 /// The sections, and the text that they were read from: an error takes the line of a key from it.
@@ -35,6 +36,7 @@ pub(super) struct Parts {
     pub(super) health: HealthLayer,
     pub(super) failover: FailoverParts,
     pub(super) sticky: Option<StickyLayer>,
+    pub(super) trace: Option<TraceLayer>,
     pub(super) connector: Connector,
     #[cfg(feature = "__tls")]
     pub(super) client_tls: crate::connect::ClientTls,
@@ -84,6 +86,7 @@ impl Draft {
             health: self.health_layer(&pool, &connector)?,
             failover: self.failover()?,
             sticky: self.sticky_layer(&pool)?,
+            trace: self.trace_layer()?,
             proxy: self.proxy(&connector)?,
             forwarded: self.forwarded_layer()?,
             #[cfg(feature = "proxy-protocol")]

@@ -54,6 +54,7 @@
 //! | `[proxy] send_proxy_protocol` | [`Connector::proxy_protocol`](crate::connect::Connector::proxy_protocol) |
 //! | `[sticky] cookie` | [`StickyLayer::cookie_name`](crate::sticky::StickyLayer::cookie_name) |
 //! | `[sticky] secure = false` | [`StickyLayer::insecure`](crate::sticky::StickyLayer::insecure) |
+//! | `[trace] trusted` | [`TraceLayer::trusted_peers`](crate::trace::TraceLayer::trusted_peers) |
 //! | `[access_log] query = true` | [`AccessLogLayer::query`](crate::access_log::AccessLogLayer::query), without a change |
 //! | `[access_log] fields` | [`AccessLogLayer::field_names`](crate::access_log::AccessLogLayer::field_names) |
 //! | `[access_log] rotate` | [`Output::rotated_file`](crate::access_log::Output::rotated_file) |
@@ -128,6 +129,7 @@ mod server;
 mod sticky;
 mod strategy;
 mod tls;
+mod trace;
 mod value;
 
 pub use access_log::{
@@ -150,3 +152,4 @@ pub use server::{ServerSettings, ShutdownSettings};
 pub use sticky::StickySettings;
 pub use strategy::StrategySettings;
 pub use tls::{CertificateSettings, ClientAuthMode, TlsHostSettings, TlsSettings};
+pub use trace::TraceSettings;

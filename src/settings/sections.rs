@@ -6,7 +6,7 @@ use serde::Deserialize;
 
 use super::{
     AccessLogSettings, AdminSettings, FailoverSettings, HealthSettings, ListenSettings,
-    PoolSettings, ProxySettings, ServerSettings, SettingsError, StickySettings,
+    PoolSettings, ProxySettings, ServerSettings, SettingsError, StickySettings, TraceSettings,
     draft::{Draft, Parts},
 };
 use crate::{
@@ -54,6 +54,8 @@ pub struct Sections {
     pub proxy: ProxySettings,
     /// `[failover]`: retries and hedges; `None` without the section.
     pub failover: Option<FailoverSettings>,
+    /// `[trace]`: traces; `None` without the section.
+    pub trace: Option<TraceSettings>,
     /// `[access_log]`: the access log; `None` without the section.
     pub access_log: Option<AccessLogSettings>,
     /// `[admin]`: the listener for operators; `None` without the section.
@@ -78,11 +80,15 @@ impl Settings {
     /// opened once and outlives a reload: see [`access_log`](Self::access_log).
     pub fn load_balancer(&self, pool: &Pool) -> Builder {
         let balance = BalanceLayer::new(pool.clone()).strategy(self.strategy());
-        LoadBalancer::builder(pool.clone())
+        let builder = LoadBalancer::builder(pool.clone())
             .layers_of_its_pool(balance, self.health_layer(pool), self.sticky_layer(pool))
             .failover(self.failover_layer())
             .forwarded(self.forwarded_layer())
-            .proxy(self.proxy())
+            .proxy(self.proxy());
+        match self.trace_layer() {
+            Some(layer) => builder.trace(layer),
+            None => builder,
+        }
     }
 }
 

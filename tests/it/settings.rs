@@ -71,6 +71,9 @@ per_try_timeout = "5s"
 timeout = "20s"
 retry_statuses = [502, 503, 504]
 backoff = { base = "25ms", max = "250ms", retry_after = "1s" }
+[trace]
+trusted = ["10.0.0.0/8"]
+sampling_ratio = 0.5
 [access_log]
 file = "access.jsonl"
 format = "logfmt"
@@ -755,6 +758,16 @@ fn each_bad_value_is_refused_by_line_section_and_reason() {
             "keys = [\"5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a\"]",
             "keys = [\"5a\"]",
             "[sticky] keys: number 1: 64 hexadecimal digits",
+        ),
+        (
+            "trusted = [\"10.0.0.0/8\"]\nsampling",
+            "trusted = [\"10.0.0.0/33\"]\nsampling",
+            "[trace] trusted: ",
+        ),
+        (
+            "sampling_ratio = 0.5",
+            "sampling_ratio = 1.5",
+            "[trace] sampling_ratio: 1.5: a number from 0 to 1",
         ),
         (
             "connect_timeout = \"2s\"",

@@ -122,6 +122,14 @@ where
     TrustedPeers::new(networks).map_err(|error| refused(error.message()))
 }
 
+/// Reads the same where an absent list differs from an empty one.
+pub(super) fn some_trusted_peers<'de, D>(deserializer: D) -> Result<Option<TrustedPeers>, D::Error>
+where
+    D: Deserializer<'de>,
+{
+    trusted_peers(deserializer).map(Some)
+}
+
 /// Reads the keys of sticky cookies. No message shows them.
 pub(super) fn keys<'de, D>(deserializer: D) -> Result<Keys, D::Error>
 where

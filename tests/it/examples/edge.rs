@@ -202,6 +202,7 @@ trusted = ["10.0.0.0/8"]
 [failover]
 attempts = 2
 hedge = {{ after = "p95", at_least = "50ms" }}
+[trace]
 [access_log]
 file = "{folder}/access.jsonl"
 node = "lb-1"
@@ -279,6 +280,8 @@ address = "127.0.0.1:0"
     let of = |path: &str| lines.iter().find(|l| l["path"] == path).unwrap();
     assert_eq!(of("/plain")["node"], "lb-1");
     assert!(!log.contains("secret"), "the query is not logged");
+    let trace = of("/plain")["trace_id"].as_str().unwrap();
+    assert_eq!(trace.len(), 32, "{trace}");
     assert_eq!(of("/tls")["tls_version"], "TLSv1.3");
     assert_eq!(of("/tls")["protocol"], "HTTP/2");
     assert_eq!(of("/ws")["status"], 101);

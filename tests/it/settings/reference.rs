@@ -228,7 +228,11 @@ fn made_of(settings: &Settings) -> String {
             (&backends, backends[0].configured_protocol()),
             settings.health_layer(&pool),
             settings.sticky_layer(&pool),
-            (settings.proxy(), settings.forwarded_layer()),
+            (
+                settings.proxy(),
+                settings.forwarded_layer(),
+                settings.trace_layer()
+            ),
             failover,
             (settings.access_log().unwrap(), &settings.admin),
         )
