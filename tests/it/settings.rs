@@ -72,7 +72,7 @@ timeout = "20s"
 retry_statuses = [502, 503, 504]
 backoff = { base = "25ms", max = "250ms", retry_after = "1s" }
 [trace]
-trusted = ["10.0.0.0/8"]
+trusted = ["192.0.2.0/24"]
 sampling_ratio = 0.5
 [access_log]
 file = "access.jsonl"
@@ -760,8 +760,8 @@ fn each_bad_value_is_refused_by_line_section_and_reason() {
             "[sticky] keys: number 1: 64 hexadecimal digits",
         ),
         (
-            "trusted = [\"10.0.0.0/8\"]\nsampling",
-            "trusted = [\"10.0.0.0/33\"]\nsampling",
+            "trusted = [\"192.0.2.0/24\"]",
+            "trusted = [\"192.0.2.0/33\"]",
             "[trace] trusted: ",
         ),
         (
