@@ -49,13 +49,14 @@ impl PhaseMarks {
     /// Records that the head came `after` the beginning of the attempt. Only the first call counts.
     pub(super) fn set_head(&mut self, after: Duration) {
         if self.head == UNKNOWN {
-            self.head = micros(after.saturating_sub(self.dial()));
+            self.head = micros(after).saturating_sub(self.dial());
         }
     }
 
-    fn dial(self) -> Duration {
-        let times = [self.connect, self.tls].map(|time| known(time).unwrap_or_default());
-        Duration::from_micros(times.iter().sum())
+    /// Returns the microseconds until the connection was ready.
+    fn dial(self) -> u32 {
+        let times = [self.connect, self.tls].map(|time| if time == UNKNOWN { 0 } else { time });
+        times[0].saturating_add(times[1])
     }
 
     /// Returns the phases of an attempt that took `duration`; `None` while it runs.
