@@ -1,4 +1,19 @@
 //! The request service, as the connections of HTTP/1.1 and HTTP/2 call it.
+//!
+//! Three callers need the service in three ways:
+//!
+//! | caller | how it calls |
+//! |---|---|
+//! | HTTP/1.1 ([`http1::serve`](super::http1)) | borrows the service itself: one task, one request at a time, and it can wait for readiness while it watches the client |
+//! | HTTP/2 | [`AppService::call_stream`], once for each stream; the streams share one service |
+//! | an upgrade or CONNECT over HTTP/1.1 | hyper's codec, through `hyper::service::Service` |
+//!
+//! A tower service may be called only after its `poll_ready` has returned ready. Under HTTP/2 that
+//! wait cannot stay with the connection, as the next stream would wait behind it, so a request that
+//! has to wait takes the service along as [`Call::Waiting`], and the connection goes on with a
+//! clone. The clone, and not the original, stays: the original may hold a place in a queue (a
+//! permit of `ConcurrencyLimit`, for example) that only its own `poll_ready` can take up.
+//! `a_stream_that_waits_for_the_service_gets_its_turn` holds this.
 
 #[cfg(feature = "http2")]
 use std::cell::Cell;
@@ -65,6 +80,9 @@ where
 
 impl<S> AppService<S> {
     /// Begins the exchange of a request, and writes the `ConnInfo` to its extensions.
+    ///
+    /// The guard has to live until response and request body are complete: its drop starts the idle
+    /// time.
     pub(super) fn begin<B>(&self, request: &mut Request<B>) -> ExchangeGuard {
         request.extensions_mut().insert(self.reporter.info.clone());
         self.state.begin()
@@ -81,6 +99,7 @@ impl<S> AppService<S> {
         S: Service<Request<Body>, Response = Response<B>> + Clone,
         S::Error: Into<BoxError>,
     {
+        // A table with content is kept: the codec puts the protocol of an extended CONNECT there.
         if request.extensions().is_empty() {
             *request.extensions_mut() = recycled::take();
         }
@@ -91,6 +110,9 @@ impl<S> AppService<S> {
         (self.answer(request), exchange)
     }
 
+    /// Polls the service once without a waker, since in the usual case it is ready and the waker
+    /// would be registered for nothing. If it is not, the returned [`Call`] polls again, with the
+    /// waker of its task.
     fn answer<B>(&self, request: Request<Body>) -> Call<S, S::Future>
     where
         S: Service<Request<Body>, Response = Response<B>> + Clone,
@@ -119,6 +141,8 @@ impl<S> AppService<S> {
 
 pin_project! {
     /// A call of the service.
+    ///
+    /// Dropping it cancels the request.
     #[project = CallProject]
     pub(super) enum Call<S, F> {
         Running { #[pin] future: Option<F> },
@@ -131,6 +155,9 @@ pin_project! {
 #[cfg(feature = "http2")]
 impl<S, F> Call<S, F> {
     /// Drops the future of the service; the server answers with `status` in its place.
+    ///
+    /// A layer such as the access log then knows the status that the client gets, and does not take
+    /// the drop for a client that disconnected.
     pub(super) fn give_up(self: Pin<&mut Self>, status: StatusCode) {
         if let CallProject::Running { future } = self.project() {
             service_poll::give_up(future, status);
@@ -189,6 +216,7 @@ where
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
         let mut response = ready!(this.call.poll(cx))?;
+        // A poll after completion, which hyper does not make.
         let Some(mut exchange) = this.exchange.take() else {
             return Poll::Pending;
         };
@@ -198,6 +226,9 @@ where
 }
 
 /// Decides what follows the response in HTTP/1.1: a tunnel, more requests, or a close.
+///
+/// `connect` says whether the method is CONNECT: any 2xx to it opens a tunnel (RFC 9110 §9.3.6).
+/// Call it before the head is written, since it can add a field.
 pub(super) fn conclude<B>(response: &mut Response<B>, exchange: &mut ExchangeGuard, connect: bool) {
     let status = response.status();
     if status == StatusCode::SWITCHING_PROTOCOLS || (connect && status.is_success()) {

@@ -1,4 +1,14 @@
 //! [`Body`]: the body of a client's request, over HTTP/1.1 and HTTP/2.
+//!
+//! | what arrived | content | cost |
+//! |---|---|---|
+//! | no body | `Empty` | none |
+//! | all of it with the head | `Whole` | a copy into a block that many small bodies share; no state shared with the connection |
+//! | HTTP/1.1, a part or nothing so far | `Streamed` | a channel with one lock, and a box |
+//! | HTTP/2, a part or nothing so far | `Http2` | the codec's own stream |
+//!
+//! A body can be polled on any task, and later than its response: the connection reads on as long
+//! as the body is held. Under HTTP/1.1 the connection then waits with the next request.
 
 use std::{
     fmt,
@@ -62,6 +72,9 @@ impl Body {
     }
 
     /// Makes a complete body: it needs no state that is shared with the connection.
+    ///
+    /// Its `is_end_stream` is false until the one frame is taken; an empty body has to be made with
+    /// [`empty`](Self::empty).
     pub(super) fn whole(data: Bytes) -> Self {
         Self {
             content: Content::Whole(data),
@@ -70,6 +83,8 @@ impl Body {
     }
 
     /// Applies the least rate to an HTTP/1.1 body.
+    ///
+    /// Call it before the service gets the body. A body that arrived whole has nothing to wait for.
     pub(super) fn limit_streamed_rate(&self, headers: &HeaderMap, state: &Arc<State>) {
         if let Content::Streamed(body) = &self.content
             && has_min_rate(headers)
@@ -117,6 +132,8 @@ impl HttpBody for Body {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
         let this = self.get_mut();
+        // The end may be known without a poll, by the announced length: the stream stops counting
+        // here.
         if this.is_end_stream() {
             this.exchange = None;
             return Poll::Ready(None);
@@ -135,6 +152,8 @@ impl HttpBody for Body {
                 return Poll::Ready(Some(Ok(Frame::data(data))));
             }
         };
+        // The end or a failure: the exchange of the body is over, although the service may hold the
+        // value.
         if matches!(polled, Poll::Ready(None | Some(Err(_)))) {
             this.exchange = None;
         }
@@ -164,6 +183,8 @@ impl HttpBody for Body {
 
 /// Returns true if the least rate applies to the body. It does not for calls of gRPC, whose messages
 /// come when the client has some.
+///
+/// A prefix: `application/grpc+proto`, `application/grpc-web` and the like count as gRPC.
 fn has_min_rate(headers: &HeaderMap) -> bool {
     let content_type = headers.get(header::CONTENT_TYPE).map(HeaderValue::as_bytes);
     !content_type.is_some_and(|value| {

@@ -1,4 +1,11 @@
 //! The `Date` field (RFC 9110 §6.6.1), formatted once a second for each thread.
+//!
+//! RFC 9110 §6.6.1 asks for a date in nearly every response. To format it costs more than the rest
+//! of a small head, and it changes once a second, so each thread keeps the text of its last second.
+//! A clock that is set back is noticed as well: any other second formats a new date.
+//!
+//! HTTP/1.1 borrows the value and copies its bytes; HTTP/2 clones it, which counts a reference, as
+//! the codec wants a value of its own.
 
 use std::{cell::RefCell, time::SystemTime};
 
@@ -17,6 +24,12 @@ pub(super) fn now() -> HeaderValue {
 }
 
 /// Calls `look` with the current date as a field value.
+///
+/// `look` must not ask for the date itself: the cell is borrowed while it runs.
+///
+/// # Panics
+///
+/// If `look` calls this function. No caller does; both write the value and return.
 pub(super) fn with<T>(look: impl FnOnce(&HeaderValue) -> T) -> T {
     let now = SystemTime::now();
     let since = now.duration_since(SystemTime::UNIX_EPOCH);

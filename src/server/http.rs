@@ -217,6 +217,8 @@ where
             },
             http1: self.http1,
         };
+        // The stage is chosen here and not in the future: a connection with ALPN pays for no
+        // detection.
         let alpn = conn.info.tls().and_then(|tls| tls.alpn.as_deref());
         let stage = match alpn {
             Some(b"h2") => Stage::Serving(connection.http2(conn.io, Bytes::new())),

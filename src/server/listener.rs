@@ -1,4 +1,10 @@
 //! [`Listener`]: the sources of connections, and [`bind`], which makes a TCP listener.
+//!
+//! A listener is polled by one task, that of [`Serve`](super::Serve), and accepts one connection at
+//! a time; the connection's protocols run in tasks of their own, so that a slow TLS handshake keeps
+//! no other connection waiting. To accept on several cores, each of the [`Workers`](super::Workers)
+//! binds a listener of its own with `reuse_port`: the kernel then chooses by a hash of both
+//! addresses, and no two threads are woken for one connection.
 
 use std::{future::Future, io, net::SocketAddr, time::Duration};
 
@@ -11,6 +17,10 @@ use tokio::{
 use crate::{context::Peer, local_fault::LocalFault, tcp_timeout};
 
 /// A source of connections. `accept` returns no error: an implementation logs it and tries again.
+///
+/// Implement it for another source of connections, or around a listener to count or filter
+/// connections. `Serve` drops the future of `accept` when a shutdown begins, so `accept` has to be
+/// cancel safe: a connection that the future has taken from the kernel must not be lost with it.
 pub trait Listener: Send + 'static {
     /// The byte stream of a connection.
     type Io: AsyncRead + AsyncWrite + Unpin + Send + 'static;
@@ -19,6 +29,9 @@ pub trait Listener: Send + 'static {
     fn accept(&mut self) -> impl Future<Output = (Self::Io, Peer)> + Send;
 
     /// Returns the address that clients connect to.
+    ///
+    /// It is called once, before the first connection; [`ConnInfo`](crate::context::ConnInfo) shows
+    /// it.
     fn local(&self) -> Peer;
 
     /// Makes the kernel close connections whose peer acknowledges nothing for `timeout`. The server
@@ -77,6 +90,9 @@ impl Listener for UnixListener {
 
 /// Logs an error of `accept` and waits. Without the wait, a process that is out of file descriptors
 /// would use the CPU for retries that fail.
+///
+/// Errors that belong to the one connection (its client has gone again) cost no wait: the next
+/// connection has nothing to do with them.
 async fn pause(error: &io::Error) {
     let gone = matches!(
         error.kind(),
@@ -105,13 +121,18 @@ async fn pause(error: &io::Error) {
 /// # Errors
 ///
 /// Those of the operating system: the address is in use, not permitted, or not of this machine.
+///
+/// Port 0 lets the system choose one; `local_addr` of the listener says which. It has to be called
+/// inside a tokio runtime with I/O.
 pub fn bind(address: SocketAddr, reuse_port: bool) -> io::Result<TcpListener> {
     let domain = Domain::for_address(address);
     let socket = Socket::new(domain, Type::STREAM, Some(Protocol::TCP))?;
+    // Without it, a restarted server could not bind while old connections are in TIME_WAIT.
     socket.set_reuse_address(true)?;
     socket.set_reuse_port(reuse_port)?;
     socket.set_nonblocking(true)?;
     socket.bind(&address.into())?;
+    // Before `listen`: a connection takes the options that the listener has when it arrives.
     tcp_timeout::set_for_accepted(&SockRef::from(&socket), tcp_timeout::DEFAULT);
     socket.listen(BACKLOG)?;
     TcpListener::from_std(socket.into())

@@ -1,5 +1,37 @@
 //! The least rate of a client: how long the server waits for it, and how the transfer of bytes
 //! extends that time.
+//!
+//! # Why a rate and not an idle time-out alone
+//!
+//! An idle time-out that each byte restarts lets a client hold a response, and the backend's place
+//! that it occupies, for as long as it reads a byte a minute (Slowloris, slow read). A rate on each
+//! second would cut clients behind a radio that is silent for ten seconds. So the client has a
+//! credit:
+//!
+//! ```text
+//!   credit (s)
+//!   60 ┤─────╮                        ╭── a large piece fills it, never above 60
+//!      │      ╲      ╭─╮  14,400 B    │
+//!   30 ┤       ╲    ╱  ╰─ = 60 s      │
+//!      │        ╲__╱                  │
+//!    0 ┤─ ─ ─ ─ ─ ─ ─ ─ ─ ─ ─ ─ ─ ─ ─ ┴─ 0: too slow
+//!       waits        waits
+//! ```
+//!
+//! The credit falls with the clock while the server waits for the client and rises with the bytes
+//! that move; it stands still while the server waits for the service. IIS and Kestrel have the same
+//! default of 240 bytes a second. The unit tests list which rates last and which run out when.
+//!
+//! | use | budget | deadline |
+//! |---|---|---|
+//! | HTTP/1.1, response | [`RateBudget`] in `Stream` | that of the connection |
+//! | HTTP/1.1, request body | [`RateTimer`] in `StreamedBody` | a timer of the task that reads the body |
+//! | HTTP/2, response of a stream | [`RateTimer`] in `stream` | a timer of the stream's task |
+//! | HTTP/2, socket blocked | [`RateBudget`] in `IdlePolicy` | that of the connection |
+//! | HTTP/2, request body | [`RateTimer`] in `RequestBody` | a timer of the task that reads the body |
+//!
+//! Times are those of the connection's coarse clock, which lags by up to 100 ms: a reading costs
+//! one atomic load.
 
 use std::{
     task::{Context, Poll},
@@ -14,6 +46,9 @@ use crate::{
 
 /// The time that a client has left. It runs only while the server waits for the client. Each
 /// [`Timeouts::min_rate`] bytes that are transferred add a second, up to the idle time-out.
+///
+/// 12 bytes of state and no deadline of its own: the caller arms one with what [`wait`](Self::wait)
+/// returns.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct RateBudget {
     /// Milliseconds.
@@ -35,6 +70,8 @@ impl RateBudget {
     }
 
     /// Begins or continues a wait for the client; returns the time that the client has left.
+    ///
+    /// Zero means that the client is too slow. Calls in the middle of a wait do not restart it.
     pub(super) fn wait(&mut self, now: u64) -> Duration {
         if !self.is_waiting() {
             self.since = now;
@@ -44,7 +81,12 @@ impl RateBudget {
     }
 
     /// Ends the wait and adds the time for `bytes` transferred bytes.
+    ///
+    /// With a rate of 0, any number of bytes restores the whole credit. Earned time is cut to whole
+    /// milliseconds: at 240 bytes a second one byte earns 4 ms, and a piece under a 1,000th of the
+    /// rate earns nothing.
     pub(super) fn moved(&mut self, now: u64, bytes: usize, timeouts: Timeouts) {
+        // A client that overdrew earns from zero: debts would make a late, large piece worthless.
         let left = self.wait(now).as_millis() as u64;
         self.since = NOT_WAITING;
         let idle = idle(timeouts);
@@ -57,11 +99,16 @@ impl RateBudget {
     }
 }
 
+/// Returns the idle time-out in milliseconds; it is at most an hour, see
+/// [`Http::idle_timeout`](super::Http::idle_timeout).
 fn idle(timeouts: Timeouts) -> u32 {
     u32::try_from(timeouts.idle.as_millis()).unwrap_or(u32::MAX)
 }
 
 /// The budget of one request or response, with the timer of the task that waits.
+///
+/// The timer is that of the task which polls; [`Timer`] registers again by itself if a body moves
+/// to another task.
 #[derive(Debug)]
 pub(super) struct RateTimer {
     budget: RateBudget,
@@ -85,6 +132,8 @@ impl RateTimer {
                 return Poll::Ready(());
             }
             if !self.timer.is_armed() {
+                // A shorter timer would fire before the coarse clock has moved, and be armed again
+                // at once.
                 self.timer.arm(left.max(CLOCK_STEP), cx);
             }
             // A timer may fire early.
@@ -95,6 +144,9 @@ impl RateTimer {
     }
 
     /// Returns the error of a client that has used up its time.
+    ///
+    /// Called once for each request at most; the text names both limits, since either can be the
+    /// cause.
     #[cold]
     pub(super) fn too_slow(&self, state: &State) -> Error {
         let Timeouts { min_rate, idle, .. } = state.timeouts();
@@ -104,6 +156,8 @@ impl RateTimer {
 
     /// Ends the wait and adds the time for `bytes` transferred bytes.
     pub(super) fn moved(&mut self, bytes: usize, state: &State) {
+        // A piece that did not have to be waited for earns nothing: the credit did not fall for it
+        // either.
         if self.budget.is_waiting() {
             self.budget.moved(state.now(), bytes, state.timeouts());
         }

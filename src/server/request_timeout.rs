@@ -1,4 +1,12 @@
 //! The limit on the time of a request and its response, if there is one.
+//!
+//! Callers poll the service, and what else the connection can do, before this deadline: a response
+//! that is ready at that moment is sent (tower's order; a time-out that is polled first throws a
+//! ready response away).
+//!
+//! The end of the time is a point in time and not a running timer. The timer of the wheel may fire
+//! early or belong to an earlier request of the same task, so the clock decides, and the timer only
+//! wakes. Without a limit nothing reads the clock.
 
 use std::{
     task::{Context, Poll},
@@ -10,6 +18,9 @@ use tokio::time::Instant;
 use crate::timer::wheel::Timer;
 
 /// The deadline of a request and its response.
+///
+/// It is polled by one task at a time. Dropping it leaves an entry in the wheel that wakes the task
+/// once, for nothing.
 #[derive(Debug)]
 pub(super) struct RequestTimeout {
     until: Option<Instant>,
@@ -18,6 +29,8 @@ pub(super) struct RequestTimeout {
 
 impl RequestTimeout {
     /// Starts the time, if there is a limit.
+    ///
+    /// The time runs from this call, which is when the request head is complete.
     pub(super) fn new(limit: Option<Duration>) -> Self {
         Self {
             until: limit.map(|limit| Instant::now() + limit),

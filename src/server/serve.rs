@@ -241,6 +241,7 @@ where
         events,
         shutdown,
     } = serve;
+    // Before the first accept: connections inherit the option from the listening socket.
     listener.tcp_user_timeout(user_timeout.get());
     let permits = Arc::new(Semaphore::new(max_connections));
     let mut open = OpenConnections {
@@ -300,10 +301,14 @@ impl<C> OpenConnections<C> {
         let mut end = pin!(end);
         loop {
             let accepted = async {
+                // The permit before the connection: without a place it stays in the kernel's queue.
+                // A dropped future gives the permit back, and loses no connection (`accept` of
+                // tokio is cancel safe).
                 let permit = permits.clone().acquire_owned().await;
                 (permit, listener.accept().await)
             };
             tokio::select! {
+                // The end first: under a flood of connections, `accept` would always be ready.
                 biased;
                 () = &mut end => return,
                 (permit, (io, peer)) = accepted => self.begin(io, peer, permit.ok()),
@@ -352,6 +357,8 @@ impl Drop for OpenConnection {
 }
 
 /// Serves a connection; drops `held` once it is closed.
+///
+/// Each connection is a task, so that a panic ends this connection alone.
 async fn connection<Io, C, H>(mut service: C, conn: Conn<Io>, held: H)
 where
     C: Service<Conn<Io>, Response = ()>,

@@ -1,4 +1,20 @@
 //! Protocol detection: the first bytes of a cleartext connection decide between HTTP/1.1 and HTTP/2.
+//!
+//! Only a connection without ALPN comes here, as its first bytes are all that tells the protocols
+//! apart. The first three bytes nearly always decide: no method in use begins with `PRI`, which RFC
+//! 9113 §3.4 reserves. The bytes go to the codec with the connection, so detection costs no copy
+//! beyond its own buffer of 1 KiB.
+//!
+//! | what happens first | result |
+//! |---|---|
+//! | a byte that differs from the preface | `Http1` with all bytes so far |
+//! | the whole preface (24 bytes) | `Http2` with all bytes so far |
+//! | end of the stream, or the head time-out, without a byte | `Closed`, without a response |
+//! | end of the stream, or the head time-out, within the preface | `Http1`: its reader answers a late head with 408 |
+//! | a shutdown begins, without a byte | waits until the grace of the shutdown is over, then `Closed` |
+//!
+//! The deadline is that of the first head and runs from accept.
+//! `http2_is_detected_however_its_preface_is_sliced` sends the preface in all possible pieces.
 
 use std::{future::poll_fn, pin::pin};
 
@@ -12,6 +28,9 @@ use super::{shutdown::shutdown_begun, state::State};
 use crate::{context::ShutdownSignal, error::BoxError};
 
 /// The protocol of the first bytes, which the caller has to pass on.
+///
+/// `Closed` carries nothing: the connection ended before it showed a protocol, and is dropped
+/// without an event.
 pub(super) enum Sniffed {
     Closed,
     Http1(Bytes),
@@ -19,6 +38,12 @@ pub(super) enum Sniffed {
 }
 
 /// Reads until the bytes differ from the preface of HTTP/2 or complete it.
+///
+/// Without the feature `http2` it returns at once: every connection speaks HTTP/1.1.
+///
+/// # Errors
+///
+/// Those of the read. The bytes that arrived before the error are lost with the connection.
 pub(super) async fn sniff<Io: AsyncRead + Unpin>(
     io: &mut Io,
     state: &State,
@@ -56,6 +81,8 @@ pub(super) async fn sniff<Io: AsyncRead + Unpin>(
         if n == 0 && ahead.is_empty() {
             return Ok(Sniffed::Closed);
         }
+        // The request was on its way when the shutdown began. It is answered, and has the time of
+        // any first head.
         if shutdown_deadline {
             shutdown_deadline = false;
             state.resume_head_timeout();

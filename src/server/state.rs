@@ -1,4 +1,38 @@
 //! The state of a connection, and the deadline that belongs to it.
+//!
+//! # Phases of an HTTP/1.1 connection
+//!
+//! ```text
+//!               part of a head                    head complete
+//!   accept ─▶ New ───────────▶ Head ────────────────────────────▶ Busy ──▶ Tunnel
+//!              │                 ▲                                 ▲ │
+//!              │                 │ part of a head                  │ │ response and request
+//!              │                 └──────────────────── Idle ◀──────┼─┘ body have ended
+//!              │                                         └─────────┤
+//!              └── a whole head in one read ───────────────────────┘
+//! ```
+//!
+//! | phase | deadline | what its end does |
+//! |---|---|---|
+//! | `New` | the head time-out, counted from accept (TLS and PROXY header included) | closes without a byte |
+//! | `Head` | the head time-out, from the first byte of the head; that of `New` for the first head | 408, then close |
+//! | `Busy` | none; while a write is blocked, the budget of `min_rate` | closes the connection |
+//! | `Idle` | the idle time-out | closes without a byte |
+//! | `Tunnel` | none: the owner of the tunnel sets its own | only `expire` ends it |
+//!
+//! Two more deadlines replace that of the phase for a while: `limit_idle`, which a shutdown sets in
+//! `New` and `Idle`, and `limit_body_rest`, which runs while the server discards a body without a
+//! reader. `begin` clears the latter's flag, so that the next request has a rest of its own.
+//!
+//! HTTP/2 uses two of the phases only: `New` until the first request, `Idle` afterwards. The number
+//! of active exchanges says whether the connection is in use, and `IdlePolicy` sets the deadline.
+//!
+//! # Orderings
+//!
+//! Every atomic is `Relaxed`. Under HTTP/1.1 one task reads and writes all of them. Under HTTP/2 a
+//! stream on another task changes only the counters and, with the last exchange, the deadline; no
+//! other memory is published through them, and the driver reads them again in each of its rounds.
+//! So a round can act on a value that is one round old, and on nothing older.
 
 #[cfg(feature = "http2")]
 use std::sync::atomic::AtomicU32;
@@ -31,7 +65,10 @@ pub(super) struct Timeouts {
 /// only count, and the driver of the connection sets the deadlines.
 #[derive(Debug)]
 pub(super) struct State {
+    /// The [`Phase`] as a number.
     phase: AtomicU8,
+    /// Exchanges in progress: 0 or 1 under HTTP/1.1. Under HTTP/2 a request counts as one until its
+    /// response has ended, and its body as another until the body has ended.
     active: AtomicUsize,
     /// The connection speaks HTTP/2.
     multiplexed: AtomicBool,
@@ -43,6 +80,8 @@ pub(super) struct State {
     shutdown_deadline: AtomicBool,
     /// The rest of a body without a reader has a deadline.
     body_rest_armed: AtomicBool,
+    /// When the connection was accepted: the first head's time and the shutdown's grace count from
+    /// it.
     accepted: Instant,
     /// Notified when the connection or the owner of the tunnel drops the stream.
     pub(super) closed: Notify,
@@ -67,6 +106,9 @@ pub(super) enum Phase {
 
 impl State {
     /// Makes the state of a new connection, with the deadline of its first head from accept on.
+    ///
+    /// Registers a deadline with the sweep of the current thread, so it has to run inside a tokio
+    /// runtime. If the TLS handshake has used up the time for a head, the deadline is due at once.
     pub(super) fn new(info: &ConnInfo, timeouts: Timeouts) -> Arc<Self> {
         let state = Self {
             phase: AtomicU8::new(Phase::New as u8),
@@ -105,6 +147,8 @@ impl State {
     /// from accept on.
     pub(super) fn start_head(&self) {
         match self.phase() {
+            // A shutdown shortened the wait for the first byte; now that the head has begun, the
+            // client has the whole time for it.
             Phase::New if self.shutdown_deadline.load(Relaxed) => self.resume_head_timeout(),
             Phase::Idle => self.deadline.arm(self.timeouts.head),
             Phase::New => {}
@@ -153,6 +197,9 @@ impl State {
     }
 
     /// Sets the deadline of a client that does not read: `left` from now.
+    ///
+    /// Called when a write returns `Pending`, in any phase but `Tunnel`. It replaces the phase's
+    /// deadline, which `write_unblocked` restores.
     pub(super) fn write_blocked(&self, left: Duration) {
         self.deadline.arm(left);
     }
@@ -161,16 +208,23 @@ impl State {
     pub(super) fn write_unblocked(&self) {
         match self.phase() {
             Phase::Busy | Phase::Tunnel => self.deadline.disarm(),
+            // What is written here is a refusal, behind which the connection closes: the idle
+            // time-out is enough.
             Phase::Head | Phase::Idle | Phase::New => self.deadline.arm(self.timeouts.idle),
         }
     }
 
     /// Sets the deadline of a connection that is closing.
+    ///
+    /// The time is never above the idle time-out, which a user may have set below it.
     pub(super) fn linger(&self, limit: Duration) {
         self.deadline.arm(limit.min(self.timeouts.idle));
     }
 
     /// Sets the deadline for the rest of a body without a reader, unless it is set.
+    ///
+    /// The flag makes the limit one for the whole rest: armed again with each read, it would be a
+    /// limit on silence, and a client could send for ever.
     pub(super) fn limit_body_rest(&self) {
         if !self.body_rest_armed.swap(true, Relaxed) {
             self.linger(BODY_REST_TIMEOUT);
@@ -196,6 +250,10 @@ impl State {
 
     /// Gives a connection that is to close `left` for a request that is on its way. Only the first call
     /// has an effect.
+    ///
+    /// The deadline is never later than the idle time-out. The flag keeps a connection that is
+    /// polled often from getting the whole grace again and again; `resume_head_timeout` clears it
+    /// when a request begins after all.
     pub(super) fn limit_idle(&self, left: Duration) {
         if !self.shutdown_deadline.swap(true, Relaxed) {
             self.deadline.arm(left.min(self.timeouts.idle));
@@ -213,6 +271,9 @@ impl State {
     }
 
     /// Ends a tunnel: its deadline is now.
+    ///
+    /// Called when the task of a tunnel's connection is dropped: reads of the stream, which another
+    /// task owns by then, fail with `ConnectionAborted`.
     pub(super) fn expire(&self) {
         self.deadline.arm(Duration::ZERO);
     }
@@ -227,6 +288,9 @@ impl State {
     }
 
     /// Counts a stream that the client reset before its response was complete.
+    ///
+    /// `ResetLimit` reads the number. A stream that ends before its request reached the service
+    /// counts, too: the codec has done its work for it.
     #[cold]
     pub(super) fn count_reset(&self) {
         self.resets.fetch_add(1, Relaxed);
@@ -268,6 +332,8 @@ impl ExchangeGuard {
 impl Drop for ExchangeGuard {
     fn drop(&mut self) {
         let state = &self.state;
+        // Another exchange of the connection goes on: its guard will set the phase and the
+        // deadline.
         if state.active.fetch_sub(1, Relaxed) != 1 {
             return;
         }
@@ -276,9 +342,12 @@ impl Drop for ExchangeGuard {
             state.deadline.disarm();
             return;
         }
+        // The exchange is over, and the next head has not begun.
         if !state.is_multiplexed() {
             state.phase.store(Phase::Idle as u8, Relaxed);
         }
+        // Under HTTP/2, too: the driver may have run its last round before this drop on another
+        // task.
         state.deadline.arm(state.timeouts.idle);
     }
 }

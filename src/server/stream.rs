@@ -1,5 +1,23 @@
 //! The byte stream of an HTTP/1.1 connection: it returns bytes that were read ahead, has a deadline for
 //! clients that do not read, and closes without a reset.
+//!
+//! ```text
+//!   No ──(poll_shutdown)──▶ Shut
+//!    │ expect_more()
+//!    ▼
+//!   Expecting ──(poll_shutdown: the write side is shut)──▶ Lingering ──▶ dropped, at the client's end
+//!                                                                        or 2 s later
+//! ```
+//!
+//! Between `Shut` and the drop, one read may show that the client is still sending: then the stream
+//! lingers as well. A close with unread bytes in the receive buffer makes the kernel send a reset,
+//! and a reset makes the client's kernel throw away the response that it has not read yet: the
+//! reason for the whole of [`Closing`].
+//!
+//! All time-outs of writes are here, and not at the callers, so that a response, an interim
+//! response, a refusal and hyper's codec have the same. Once the connection is a tunnel, all of
+//! that is off: the owner of the tunnel holds this stream, and only the drop of the connection's
+//! task ends its reads.
 
 use std::{
     io::{self, IoSlice},
@@ -17,6 +35,8 @@ use super::{
     state::{Phase, State},
 };
 
+/// `ahead` holds bytes that protocol detection read, or that were sent behind an upgrade's head;
+/// reads return them first.
 pub(super) struct Stream<Io> {
     io: Io,
     ahead: Bytes,
@@ -48,6 +68,9 @@ impl<Io> Stream<Io> {
     }
 
     /// Puts `bytes` in front of those that are read next.
+    ///
+    /// The earlier bytes are copied only if both are there, which happens when an upgrade was
+    /// detected within what `sniff` read.
     pub(super) fn put_back(&mut self, bytes: Bytes) {
         if self.ahead.is_empty() {
             self.ahead = bytes;
@@ -74,12 +97,14 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Stream<Io> {
     /// Reads and discards for a while if the client is still sending. A close would reset the
     /// connection, and the client could lose the response (RFC 9112 §9.6).
     fn poll_linger(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        // On the stack: the wait holds no memory of the connection.
         let mut waste = [0; 4_096];
         self.ahead = Bytes::new();
         loop {
             let mut buf = ReadBuf::new(&mut waste);
             let read = Pin::new(&mut self.io).poll_read(cx, &mut buf);
             match read {
+                // The client is still sending, which was not known before this read.
                 Poll::Ready(Ok(())) if !buf.filled().is_empty() => self.linger(),
                 Poll::Ready(_) => return Poll::Ready(()),
                 Poll::Pending if self.closing == Closing::Lingering => {
@@ -87,6 +112,7 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Stream<Io> {
                 }
                 Poll::Pending => return Poll::Ready(()),
             }
+            // A client that sends faster than this loop reads would otherwise never be closed.
             if self.state.is_expired() {
                 return Poll::Ready(());
             }
@@ -101,6 +127,9 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Stream<Io> {
     }
 
     /// Counts the bytes of a write towards the least rate.
+    ///
+    /// A write that took all that was offered ends the wait: the budget is dropped, and the next
+    /// wait begins with the whole credit. Only a client that takes a part each time is measured.
     fn wrote(
         &mut self,
         cx: &mut Context<'_>,
@@ -138,6 +167,7 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Stream<Io> {
         if !pace.is_waiting() {
             state.write_blocked(pace.wait(state.now()));
         }
+        // Registers the task as well, so that the deadline wakes it.
         ready!(state.poll_expired(cx));
         Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
     }
@@ -159,6 +189,7 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> AsyncRead for Stream<Io> {
             }
             return Poll::Ready(Ok(()));
         }
+        // No deadline here: the one that reads knows what it waits for (a head, a body, nothing).
         let read = Pin::new(&mut this.io).poll_read(cx, buf);
         if read.is_pending() && this.state.phase() == Phase::Tunnel {
             ready!(this.state.poll_expired(cx));
@@ -204,6 +235,7 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Stream<Io> {
         if matches!(this.closing, Closing::No | Closing::Expecting) {
             let shut = Pin::new(&mut this.io).poll_shutdown(cx);
             ready!(this.went(cx, shut))?;
+            // The client's bytes may still be on their way: read until its end, or for `LINGER`.
             match this.closing {
                 Closing::Expecting => this.linger(),
                 _ => this.closing = Closing::Shut,

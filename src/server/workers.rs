@@ -26,6 +26,9 @@ use std::{
 /// workers.join()
 /// # }
 /// ```
+///
+/// Dropping the value does not stop the threads: they run until their futures end, or until the
+/// process does.
 #[must_use = "`join` waits for the workers; without it the process may end before them"]
 pub struct Workers {
     threads: Vec<thread::JoinHandle<io::Result<()>>>,
@@ -39,6 +42,9 @@ impl Workers {
     ///
     /// If a thread or its runtime cannot be created. Threads that were started before run on until the
     /// process ends.
+    ///
+    /// The futures need not be `Send`, since each stays on its thread. A thread is named
+    /// `evenkeel-0`, `evenkeel-1` and so on, as `top -H` shows it.
     pub fn spawn<F, W>(count: NonZeroUsize, work: W) -> io::Result<Self>
     where
         W: Fn(usize) -> F + Clone + Send + 'static,
@@ -52,6 +58,8 @@ impl Workers {
                     .build()?;
                 thread::Builder::new()
                     .name(format!("evenkeel-{number}"))
+                    // The runtime is made on the calling thread, so that its errors are returned
+                    // here, and moves to the worker.
                     .spawn(move || run_worker(number, || runtime.block_on(work(number))))
             })
             .collect::<io::Result<_>>()?;
@@ -69,6 +77,8 @@ impl Workers {
     /// # Errors
     ///
     /// The first error of a worker, in the order of their numbers. A panic counts as an error.
+    ///
+    /// Blocks the calling thread: call it from `main`, not from a task.
     pub fn join(self) -> io::Result<()> {
         let mut result = Ok(());
         for thread in self.threads {
@@ -84,6 +94,8 @@ impl Workers {
 /// Runs a worker and logs its error or panic at once: `join` would report it only after the other
 /// workers have ended.
 fn run_worker(number: usize, work: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
+    // `AssertUnwindSafe`: the future and its runtime are dropped here, and what they share with
+    // other workers is behind locks that recover from poisoning or behind the user's own.
     let ended = catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|panic| {
         let message = panic
             .downcast_ref::<String>()

@@ -1,4 +1,7 @@
 //! Reads from an HTTP/1.1 client: request heads, bytes that are sent ahead, and the end.
+//!
+//! `read` holds bytes only between polls: a part of a head, pipelined requests, a part of a body. A
+//! head that arrives whole is parsed in the thread's buffer and never copied here.
 
 use std::{
     cell::RefCell,
@@ -73,6 +76,7 @@ impl Input {
         }
     }
 
+    /// Ready with `Next::End` for a clean end only; bytes of an unfinished head make it `CutOff`.
     pub(super) fn poll_head<Io: AsyncRead + AsyncWrite + Unpin>(
         &mut self,
         cx: &mut Context<'_>,
@@ -140,6 +144,7 @@ impl Input {
         }
         // A head that arrives alone and complete needs no search for its end.
         let end = match received.len() <= MAX_SHARED_HEAD && received.ends_with(b"\r\n\r\n") {
+            // Correct also if another head ends within: `request::read` says where this one ended.
             true => received.len(),
             false => match request::find_end(received, &mut self.searched) {
                 Ok(Some(end)) => end,
@@ -355,6 +360,9 @@ impl Input {
 }
 
 /// Reads into the buffer of the thread, and passes the received bytes to `inspect`.
+///
+/// The buffer is taken out of its cell and not borrowed: the poll can run code of a stream that
+/// reads on this thread again, which then allocates a buffer of its own.
 fn read<Io: AsyncRead + AsyncWrite + Unpin, T>(
     cx: &mut Context<'_>,
     io: &mut Stream<Io>,

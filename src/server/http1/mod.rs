@@ -10,6 +10,31 @@
 //!  socket ──┤      └─ request_body ─▶ streamed_body ─▶ Body   (while the service runs) ├─▶ socket
 //!           └── refusal: malformed or late head ───────────────────────────────────────┘
 //! ```
+//!
+//! # The steps of a request
+//!
+//! | step | polled together | ends with |
+//! |---|---|---|
+//! | 1. head | socket, deadline, shutdown | a request, a refusal, or the end of the connection |
+//! | 2. readiness | the service's `poll_ready`, the client's end | the service is ready |
+//! | 3. answer | the call, then body, interim responses and the client's end, then the time limit | a response, or 504 |
+//! | 4. response | the response body, then as in 3 | the response is written and flushed |
+//! | 5. rest | the request body, if the service still holds it or it is small | another request, or the close |
+//!
+//! In steps 3 and 4 the service or its body is polled first. What the connection does next can make
+//! it ready again on the same task (a piece of the body arrived), so the pair is polled in a loop
+//! until both wait; no waker is called for that. A deadline comes last: what is ready wins over it.
+//!
+//! The future of the connection can be dropped at any await. It then drops the call, which cancels
+//! the request, and the sending end of the body, which fails a body that another task still reads.
+//!
+//! # Why one task and no codec
+//!
+//! A server of its own for requests without a body, with hyper's codec for the rest, was tried: every
+//! difference between the two parsers was a fault at the seam, and a POST cost more than in HAProxy.
+//! `hyper_parity` in the tests compares this server with hyper on the wire and lists each difference
+//! with its reason. What rarely happens (a refusal, an upgrade) is boxed, so that the future of a
+//! connection that waits stays small.
 
 mod input;
 mod output;
@@ -91,6 +116,8 @@ where
     let mut input = Input::new(http1);
     loop {
         let next = poll_fn(|cx| input.poll_head(cx, io, &mut shutdown, &state)).await?;
+        // The policy is checked once the head is complete, as it depends on the host: the TLS
+        // session may cover other names (RFC 9110 §15.5.20).
         let next = refusal::check_policy(next, input.request.as_ref(), &service.reporter.info);
         let head = match next {
             Next::Head(head) => head,
@@ -108,6 +135,8 @@ where
                 return Ok(End::Closed);
             }
         };
+        // hyper's codec has to see the head: only it can make the value that `hyper::upgrade::on`
+        // returns.
         if input.may_upgrade(&head)
             && let Some((request, ahead)) = input.take_upgrade()
         {
@@ -118,10 +147,13 @@ where
         };
         let to_head = *request.method() == Method::HEAD;
         // The exchange ends when the response and the request body are complete.
+        // From here the connection is busy: no deadline of its own until the exchange ends.
         let mut exchange = service.begin(request);
         let body = request.body();
         body.limit_streamed_rate(request.headers(), &state);
         let mut limit = RequestTimeout::new(state.timeouts().request);
+        // The queue is that of the connection, and each request gets a handle of its own: an
+        // interim response that an earlier request sends too late is dropped.
         input.begin_interim(&head);
         let app = service.app.get_mut();
         poll_fn(|cx| match app.poll_ready(cx) {
@@ -143,6 +175,8 @@ where
                     }
                     match input.poll_while_answering(cx, io) {
                         Poll::Ready(Ok(())) => {}
+                        // The service's future is dropped with this error: the client's end cancels
+                        // the request.
                         Poll::Ready(Err(gone)) => return Poll::Ready(Err(gone.into())),
                         Poll::Pending => {
                             return limit.poll(cx).map(|()| {
@@ -160,13 +194,18 @@ where
             Box::pin(refusal::answer_timeout(io)).await?;
             return Ok(End::Closed);
         };
+        // A CONNECT comes here only if it announces a body, and opens no tunnel then.
         conclude(&mut response, &mut exchange, false);
         let (parts, body) = response.into_parts();
+        // Nothing may follow the final head but its body, so the time for interim responses ends
+        // first. What is left of them is written in front of it, in one write.
         let before = input.end_interim();
         let options = ResponseOptions {
             to_head,
             is_http10: head.is_http10,
             accepts_trailers: head.accepts_trailers,
+            // Decided before the head is written, as the head says `connection: close`. Later
+            // reasons to close (a broken body) cannot be announced any more.
             keep: head.keep_alive && input.may_keep(),
         };
         let mut keep = {

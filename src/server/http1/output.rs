@@ -1,4 +1,19 @@
 //! Writes a response to an HTTP/1.1 client: head and body frames that are ready share one write.
+//!
+//! ```text
+//!   out:   interim responses │ head │ small frames, size lines     ≤ 16 KiB gathered, a copy
+//!   frame:                            one large frame              > 8 KiB, not copied
+//!   tail:                                            CRLF, or the last chunk
+//!          └──────────────────────── one vectored write ──────────────────────────┘
+//! ```
+//!
+//! A frame of over 8 KiB ends the gathering, since `out` precedes it on the wire; it is polled for
+//! again only when all three are written. A writer without vectored writes (TLS) gets the three one
+//! after the other.
+//!
+//! The client's speed holds the body back: no frame is taken while more than 16 KiB wait
+//! (`a_client_that_does_not_read_holds_the_body_back`). A body that has no frame for now is
+//! flushed, so that an event stream arrives event by event.
 
 use std::{
     cell::RefCell,
@@ -83,6 +98,7 @@ impl Output {
             |out| date::with(|now| wire::write_field(out, "date", now.as_bytes())),
             &mut out,
         )?;
+        // Head and extensions are used up: their memory serves the next request of the thread.
         recycle_map(parts.headers);
         recycled::keep(parts.extensions);
         let ended = announced.is_empty || framing == Framing::None;
@@ -127,6 +143,8 @@ impl Output {
                 match body.as_mut().poll_frame(cx) {
                     Poll::Ready(Some(Ok(frame))) => {
                         self.take(frame)?;
+                        // The end can be known with the last frame: then the last chunk leaves in
+                        // the same write, and the body is not polled for `None`.
                         if !self.ended && (self.is_full() || body.is_end_stream()) {
                             self.end(None)?;
                         }
@@ -147,6 +165,7 @@ impl Output {
                 }
             }
             if self.ended {
+                // TLS may hold the last record until a flush.
                 ready!(Pin::new(&mut *io).poll_flush(cx))?;
                 return Poll::Ready(Ok(()));
             }
@@ -202,6 +221,9 @@ impl Output {
     }
 
     /// Ends the body; an error if it is shorter than announced.
+    ///
+    /// With an error the connection breaks: a client must not take a part of the body for the
+    /// whole. A longer body is cut to the announced length (`append`).
     fn end(&mut self, trailers: Option<&HeaderMap>) -> Result<(), BoxError> {
         self.ended = true;
         match self.framing {
@@ -265,6 +287,9 @@ impl Output {
 
     /// Gives the buffer of the thread back while this connection waits, and copies the unwritten bytes to
     /// a buffer of their size.
+    ///
+    /// An event stream or a slow client would otherwise keep 16 KiB or more for as long as it
+    /// waits.
     fn release_memory(&mut self) {
         let left = self.out.len() - self.written;
         if self.out.capacity() <= 2 * left {
@@ -330,6 +355,8 @@ impl InterimOutput {
     }
 }
 
+/// The larger of two buffers stays. One over 64 KiB is freed: a thread would otherwise keep the memory
+/// of its largest burst for ever.
 fn recycle_buffer(mut out: Vec<u8>) {
     if out.capacity() <= MAX_RECYCLED {
         out.clear();

@@ -1,4 +1,9 @@
 //! Requests that the server refuses itself, and connections that end within a head.
+//!
+//! Which status a malformed head gets is decided in [`wire`](crate::wire); this file reports,
+//! answers and closes. A refusal is never followed by another request of the connection: after a
+//! head that two parsers could read differently, the position of the next one is unknown (RFC 9112
+//! §11.2). The reason goes to the events only; the client gets a status without a body.
 
 use std::{future::poll_fn, io, pin::Pin};
 
@@ -13,6 +18,8 @@ use crate::{
 };
 
 /// The reason of a refusal, with method and path if they could be parsed.
+///
+/// Boxed by its callers: it is larger than what a request needs at that place.
 pub(super) struct Refusal {
     kind: ConnectionEventKind,
     status: StatusCode,
@@ -53,6 +60,7 @@ impl Refusal {
         }
     }
 
+    /// `head` is all that was received; the log gets its method and path if they can be parsed.
     fn new(
         kind: ConnectionEventKind,
         status: StatusCode,
@@ -114,6 +122,8 @@ async fn close<Io: AsyncRead + AsyncWrite + Unpin>(
         "HTTP/1.1 {} {reason}\r\nconnection: close\r\ncontent-length: 0\r\n\r\n",
         status.as_str()
     );
+    // The client may still be sending the refused request: without the wait, a reset could overtake
+    // this response.
     io.expect_more();
     io.write_all(head.as_bytes()).await?;
     io.flush().await?;

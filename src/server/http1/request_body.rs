@@ -1,4 +1,19 @@
 //! Reads the bodies of requests: those that arrived with their heads, and those that follow.
+//!
+//! ```text
+//!   head complete ──┬── no body ──────────────▶ Body::empty
+//!                   ├── all of it is here ────▶ Body::whole      (copied; nothing is shared)
+//!                   └── a part, or nothing ───▶ Body::streamed ◀── BodySender, polled with the response
+//! ```
+//!
+//! The connection reads a streamed body only on demand: as many frames as its reader waits for. So
+//! a service that does not read holds its client back by TCP, and a body that is never polled sends
+//! no 100 (Continue).
+//!
+//! After the response, the rest decides about the connection: up to 64 KiB of a body without a
+//! reader are discarded within 2 s, so that the next request can be read; more than that costs more
+//! than a new connection does. A body that another task still reads keeps the connection waiting
+//! without a limit of this module: its reader has one, or the client's rate ends it.
 
 use std::{
     cell::RefCell,
@@ -26,6 +41,8 @@ use crate::{
 
 impl Input {
     /// Sets the body of the request. `rest` is what arrived with its head: a part or all of it.
+    ///
+    /// Out of line: a GET passes it by.
     #[inline(never)]
     pub(super) fn begin_body(&mut self, head: &Head, rest: &[u8]) {
         let decoder = match head.framing {
@@ -46,6 +63,8 @@ impl Input {
                 }
                 decoder
             }
+            // A request is never framed by the close (RFC 9112 §6.3): what follows is the next
+            // request.
             Framing::None | Framing::Close => {
                 self.read.extend_from_slice(rest);
                 return;
@@ -77,6 +96,8 @@ impl Input {
             match body_sender.demand(cx) {
                 Demand::Nothing => return Poll::Pending,
                 Demand::Continue => {
+                    // If bytes of the body are there, the client did not wait for the 100 (RFC 9110
+                    // §10.1.1).
                     if self.read.is_empty() {
                         self.interim_output
                             .write(|out| out.extend_from_slice(CONTINUE));
@@ -128,6 +149,9 @@ impl Input {
         delivery
     }
 
+    /// The body fails before the request is cancelled, so that the service learns the reason. Without
+    /// [`Http::half_close`](crate::server::Http::half_close), the next read finds the same end and
+    /// cancels the request.
     #[cold]
     fn fail(&mut self, error: io::Error, cx: &mut Context<'_>) -> Poll<()> {
         self.framing_lost = true;
@@ -203,7 +227,12 @@ impl Input {
 
 /// Decodes a small chunked body into one frame if all of it was received without trailers; returns it
 /// with the bytes that follow.
+///
+/// A chunked body costs a decoder and a channel when streamed; nearly all small ones arrive in one
+/// piece. An error here is not reported: the streamed way finds it again, at the right place in the
+/// body.
 fn whole(mut decoder: Decoder, bytes: &[u8]) -> Option<(Body, BytesMut)> {
+    // The bytes are copied twice here, which only small bodies repay.
     if bytes.len() > MAX_WHOLE_BODY {
         return None;
     }

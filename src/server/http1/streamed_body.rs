@@ -1,5 +1,25 @@
 //! A request body that the connection reads as fast as the service polls it: a channel with backpressure
 //! between the connection ([`BodySender`]) and the body ([`StreamedBody`]).
+//!
+//! ```text
+//!    connection's task                  Channel (one mutex)                     reader's task
+//!    BodySender::demand ────◀── body_waits, polled, dropped ◀──── StreamedBody::poll_frame
+//!    BodySender::deliver ───▶── frames, ended, failed ──────────▶ StreamedBody::poll_frame
+//! ```
+//!
+//! Nearly always both ends are on one task: the service polls the body while the connection polls
+//! the service. Then neither wakes the other. `poll_frame` sets `body_waits`, the service's future
+//! returns `Pending`, the connection reads, and [`Delivery::SameTask`] says that the service should
+//! be polled again now. A waker is called only if it belongs to another task (`Waker::will_wake`).
+//! Wakers are called after the lock is released, since a wake can run code that takes it.
+//!
+//! | end of the body | what its reader gets | the connection |
+//! |---|---|---|
+//! | complete | the last frame, then `None` | goes on |
+//! | malformed chunk | the frames so far, then `ClientBody` | answers, then closes |
+//! | end of the stream, read error | the frames so far, then `ClientBody` | cancels the request with its next read |
+//! | below the least rate | `ClientBodyTimeout` | goes on while the service answers |
+//! | the connection's task is dropped | the frames so far, then `ClientBody` | is gone |
 
 use std::{
     collections::VecDeque,
@@ -32,6 +52,9 @@ struct Channel {
     body: Option<Waker>,
     connection: Option<Waker>,
     /// The least rate of the client; `None` after the response has begun.
+    ///
+    /// It is in the channel and not in the body, because the connection ends it when the response
+    /// begins.
     rate_timer: Option<(RateTimer, Arc<State>)>,
 }
 
@@ -50,6 +73,8 @@ impl StreamedBody {
         lock(&self.channel).rate_timer = Some((rate_timer, state.clone()));
     }
 
+    /// Can be called from another task each time; the last one to call is woken. Frames that
+    /// arrived before a failure are returned first.
     pub(in crate::server) fn poll_frame(
         &mut self,
         cx: &mut Context<'_>,
@@ -61,6 +86,8 @@ impl StreamedBody {
         channel.polled = true;
         if let Some(frame) = channel.frames.pop_front() {
             self.ended = channel.ended && channel.frames.is_empty();
+            // Counted as they are taken and not as they arrive: the wait for which the client pays
+            // ends here.
             let came = frame.data_ref().map_or(0, Bytes::len);
             if let Some((rate_timer, state)) = &mut channel.rate_timer {
                 rate_timer.moved(came, state);
@@ -84,6 +111,7 @@ impl StreamedBody {
             let late = rate_timer.too_slow(state);
             return Poll::Ready(Some(Err(late)));
         }
+        // Before the waker of the connection is looked at: it reads the flag when it is woken.
         channel.body_waits = true;
         register(&mut channel.body, cx);
         // If the connection is polled by the same task, it continues after this poll without a wake.
@@ -111,6 +139,7 @@ impl Drop for StreamedBody {
     fn drop(&mut self) {
         let mut channel = lock(&self.channel);
         channel.dropped = true;
+        // Their memory is a part of a block that other connections read into.
         channel.frames.clear();
         let connection = channel.connection.take();
         drop(channel);
@@ -186,6 +215,8 @@ impl BodySender {
     }
 
     /// Returns the demand of the body; registers the connection to be woken when it changes.
+    ///
+    /// The waker is registered before the state is read, under one lock, so no change is missed.
     pub(super) fn demand(&mut self, cx: &mut Context<'_>) -> Demand {
         let mut channel = lock(&self.channel);
         register(&mut channel.connection, cx);
@@ -216,6 +247,8 @@ impl BodySender {
         // A client that sends the body does not wait for 100.
         self.expects_continue = false;
         let mut channel = lock(&self.channel);
+        // A client that sends chunks of one byte makes a frame of each: without the limit, one read
+        // of 64 KiB would queue 10,000 frames.
         while !self.broken && channel.frames.len() < MAX_QUEUED_FRAMES {
             let frame = match self.decoder.step(read) {
                 Ok(Step::Data(data)) => Frame::data(data),
@@ -237,6 +270,8 @@ impl BodySender {
                 channel.frames.push_back(frame);
             }
         }
+        // The decoder knows the end of a counted body with its last byte: the reader then gets
+        // `is_end_stream` with the last frame.
         channel.ended |= self.decoder.is_done() && !self.broken;
         wake(channel, cx)
     }
@@ -264,6 +299,7 @@ impl Drop for BodySender {
             channel.failed = Some("the connection ended within the request body".into());
         }
         channel.connection = None;
+        // Only a body that waits on another task is affected: one on this task is dropped with it.
         let body = channel.body.take();
         drop(channel);
         if let Some(body) = body {

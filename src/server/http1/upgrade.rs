@@ -4,6 +4,22 @@
 //! and only hyper's codec can make the value that this function finds. So the request, which was
 //! parsed and validated here, is written again as bytes and read by hyper's codec. hyper sees this
 //! one request. Unless the service takes over the connection, the response closes it.
+//!
+//! ```text
+//!   head, read and checked by `wire`
+//!      │ written again, normalized, with the bytes that follow
+//!      ▼
+//!   Stream::put_back ──▶ hyper's codec ──▶ service ──▶ 101, 2xx to CONNECT: the service takes the stream
+//!                                              └─────▶ any other status: `connection: close`
+//! ```
+//!
+//! Only requests without a body come here (RFC 9110 §7.8 lets a server ignore Upgrade), so hyper's
+//! codec never parses a body. It reads what this server wrote, not what the client sent, so the two
+//! parsers cannot disagree.
+//!
+//! The task of the connection outlives the codec: it keeps the connection's place under
+//! `max_connections` and in the shutdown until the owner of the tunnel drops the stream
+//! (`a_tunnel_keeps_its_place_until_it_closes`, `a_drain_waits_for_tunnels`).
 
 use bytes::Bytes;
 use http::{Request, Response};
@@ -47,7 +63,9 @@ where
     state.start_draining();
     let mut conn = Box::pin(
         hyper::server::conn::http1::Builder::new()
+            // A client that shuts its write side has left, as in the server's own default.
             .half_close(false)
+            // One copy into one buffer: hyper's queue of slices saves nothing for a head.
             .writev(false)
             .serve_connection(TokioIo::new(io), service)
             .with_upgrades(),
@@ -60,6 +78,9 @@ where
 }
 
 /// If the connection became a tunnel, waits until the owner of the tunnel drops the stream.
+///
+/// The stream notifies at its drop. `Notify` keeps one permit, so a drop before this wait is not
+/// missed.
 async fn tunnel(state: &State) {
     if state.phase() == Phase::Tunnel {
         let tunnel = TunnelGuard { state };

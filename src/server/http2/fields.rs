@@ -1,4 +1,8 @@
 //! Prepares header and trailer fields for HTTP/2.
+//!
+//! A service writes its response for HTTP/1.1 as well, so it may name fields that HTTP/2 forbids; a
+//! client has to treat a response with one as malformed (RFC 9113 §8.2.2). One pass over the names
+//! decides whether anything has to be done: most responses need the date alone.
 
 use http::{HeaderMap, HeaderValue, header};
 
@@ -9,6 +13,9 @@ use crate::{
 
 /// Prepares the fields of a response: removes connection-specific ones (RFC 9113 §8.2.2) and blanks
 /// around values (§8.2.1), adds the date, and the length if it is known.
+///
+/// `length` is the exact size of the body if it is known; a `Content-Length` of the service is
+/// kept. `opens_tunnel`: a 2xx to CONNECT has no length.
 pub(super) fn normalize(headers: &mut HeaderMap, length: Option<u64>, opens_tunnel: bool) {
     let (mut hops, mut dated, mut measured) = (false, false, false);
     let mut blanks = false;
@@ -53,6 +60,8 @@ pub(super) fn normalize_trailers(headers: &mut HeaderMap) {
     trim_values(headers);
 }
 
+/// Only the ends count: the codec does not trim, and clients may reset a stream for it (RFC 9113
+/// §8.2.1).
 fn has_blanks(value: &HeaderValue) -> bool {
     matches!(value.as_bytes(), [b' ' | b'\t', ..] | [.., b' ' | b'\t'])
 }

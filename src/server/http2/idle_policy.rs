@@ -1,5 +1,17 @@
 //! The deadlines of an HTTP/2 connection: how long its client may be idle or read too slowly, and what
 //! the driver does then.
+//!
+//! | state of the connection | time | at its end |
+//! |---|---|---|
+//! | no byte yet | that of the first head, from accept | close |
+//! | streams open, socket takes writes | none; each stream has its own | |
+//! | streams open, socket blocked | the budget of the least rate | close |
+//! | no stream open | the idle time-out | GOAWAY, then at most 5 s |
+//! | GOAWAY sent, no stream open | 5 s | close |
+//!
+//! [`check`](IdlePolicy::check) runs after each round of the driver and re-arms the deadline only
+//! when the row changes. A row that stays keeps its deadline, whatever frames arrive: PING and
+//! SETTINGS hold no idle connection.
 
 use std::{
     task::{Context, Poll},
@@ -13,6 +25,7 @@ use crate::server::{min_rate::RateBudget, state::State};
 pub(super) struct IdlePolicy {
     /// The client has sent a byte.
     spoke: bool,
+    /// Whether streams were open at the last check: a change begins another row of the table.
     was_active: bool,
     /// GOAWAY was sent.
     pub(super) goodbye_sent: bool,
@@ -22,6 +35,7 @@ pub(super) struct IdlePolicy {
     streams_begun: u32,
 }
 
+/// What the driver has to do next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum IdleAction {
     /// The connection goes on.
@@ -64,6 +78,7 @@ impl IdlePolicy {
             self.was_active = !state.is_active();
         }
         let active = state.is_active();
+        // Streams limit themselves; the connection's own budget starts afresh for the next wait.
         if active && !socket.blocked {
             if self.budget.is_waiting() || !self.was_active {
                 state.disarm();
@@ -90,6 +105,7 @@ impl IdlePolicy {
         }
     }
 
+    /// Arms the deadline of the connection with what is left of the budget.
     fn wait(&mut self, blocked: bool, state: &State) {
         let left = self.budget.wait(state.now());
         if self.goodbye_sent && !self.was_active && !blocked {
@@ -99,6 +115,7 @@ impl IdlePolicy {
         }
     }
 
+    /// Call it once, when GOAWAY is sent. With streams open, the 5 s begin when the last one ends.
     pub(super) fn start_goodbye(&mut self, state: &State) {
         self.goodbye_sent = true;
         if !state.is_active() {

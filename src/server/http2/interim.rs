@@ -1,4 +1,12 @@
 //! Interim responses of a stream: 100 (Continue), and those that the service sends through [`Interim`].
+//!
+//! A stream has at most two sources of interim responses: its expectation (one 100, when the
+//! service first polls the body) and the service's [`Interim`]. Both stop when the final response
+//! begins. `interim_responses_come_before_the_final_one` holds the end.
+//!
+//! The queue is the server's end of `Interim`. It is recycled, as it is allocated for every request
+//! and used by few: a handle that an earlier request kept sends nothing
+//! (`a_note_of_an_earlier_request_sends_nothing`).
 
 use std::{
     cell::RefCell,
@@ -107,6 +115,9 @@ struct Inner {
 
 impl Expectation {
     /// Makes the stream send 100, since the service polls the body.
+    ///
+    /// Called by the reader of the body, on any task. The waker is called after the lock is
+    /// released.
     pub(super) fn want_body(&self) {
         let mut inner = self.lock();
         inner.body_wanted = true;

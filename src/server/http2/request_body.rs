@@ -1,4 +1,11 @@
 //! The request body of an HTTP/2 stream.
+//!
+//! The codec reads what the socket has before it returns a request. Most bodies are therefore
+//! complete at once, and such a body becomes a plain value: no stream, no counting of the exchange,
+//! no timer. Anything else streams from the codec.
+//!
+//! The client's window opens by what the service takes ([`RequestBody::release`]), not by what
+//! arrives: 1 MiB of a stream waits here at most, and 4 MiB of a connection.
 
 use std::{
     sync::Arc,
@@ -34,12 +41,15 @@ impl InitialBody {
         let cx = &mut Context::from_waker(Waker::noop());
         let mut ahead = Bytes::new();
         let mut data_ended = false;
+        // A client can send a body in frames of one byte; each turn copies what was joined before
+        // it.
         for _ in 0..MAX_INITIAL_FRAMES {
             if stream.is_end_stream() {
                 // A WINDOW_UPDATE that follows is written together with the frames of this round.
                 let _ = stream.flow_control().release_capacity(ahead.len());
                 return Self::Whole(ahead);
             }
+            // The rest streams; what is here is its first frame.
             if ahead.len() > MAX_JOINED {
                 break;
             }
@@ -123,6 +133,8 @@ impl RequestBody {
             Poll::Ready(Some(Ok(frame))) => {
                 rate_timer.moved(frame.data_ref().map_or(0, Bytes::len), state);
             }
+            // `Interim` closes when the final response begins: the sign that the client's rate
+            // counts no more.
             Poll::Pending if interim.is_open() => {
                 ready!(rate_timer.poll(cx, state));
                 return Poll::Ready(Some(Err(rate_timer.too_slow(state))));
@@ -139,6 +151,7 @@ impl RequestBody {
         }
         if !self.data_ended {
             let polled = self.stream.poll_data(cx);
+            // Only if nothing arrived: a client that sends the body does not wait for 100.
             if let Some(expectation) = self.expectation.take()
                 && polled.is_pending()
             {
@@ -162,6 +175,8 @@ impl RequestBody {
     }
 
     /// Returns the data as a frame, and opens the client's window by its length.
+    ///
+    /// An error means that the stream has ended, and no window is left to open.
     fn release(&mut self, data: Bytes) -> Frame<Bytes> {
         let _ = self.stream.flow_control().release_capacity(data.len());
         let came = data.len() as u64;
@@ -185,6 +200,9 @@ fn failed(error: h2::Error) -> Error {
 }
 
 /// Returns the error, or `None` for a reset with NO_ERROR, which ends the body (RFC 9113 §8.1).
+///
+/// A server may answer early and reset with NO_ERROR; the same from a client means that it sends no
+/// more.
 fn error_or_end<T>(error: h2::Error) -> Option<Result<T, h2::Error>> {
     (error.reason() != Some(Reason::NO_ERROR)).then_some(Err(error))
 }

@@ -1,4 +1,18 @@
 //! Validates request heads beyond what the codec checks, and answers those that are refused.
+//!
+//! | what | status |
+//! |---|---|
+//! | over 100 fields (the parts of a cookie count as one) | 431 |
+//! | `:path` with bytes that are not ASCII | 400 |
+//! | `:authority` or Host that is not a host, two Host fields, Host other than `:authority` | 400 |
+//! | a host that the TLS session does not cover | 421 |
+//!
+//! The codec has refused the rest with a stream error before: pseudo-fields twice or missing, names
+//! in upper case, connection-specific fields, a body of another length. The rules are those of
+//! HTTP/1.1's reader, so that a backend gets the same requests from both
+//! (`what_is_refused_has_a_status_and_never_reaches_the_service`).
+//!
+//! Only the stream ends: HTTP/2 knows where the next request begins.
 
 use bytes::Bytes;
 use h2::server::SendResponse;
@@ -31,6 +45,7 @@ pub(super) fn check(head: &mut Parts) -> Result<(), Refusal> {
     }
     trim_values(&mut head.headers);
     // A fragment cannot be detected, since the codec has removed it.
+    // `http::Uri` accepts bytes over 0x7F, which backends decode in different ways.
     let target = head.uri.path_and_query();
     if target.is_some_and(|target| !target.as_str().is_ascii()) {
         return Err(malformed(":path is not ASCII"));
@@ -57,6 +72,9 @@ fn lines(headers: &HeaderMap) -> usize {
 }
 
 /// Checks that `:authority` and Host are valid and equal (RFC 9113 §8.3.1).
+///
+/// An absent Host is right if `:authority` is there; without both the request has no host, and a
+/// layer that needs one refuses it.
 fn check_host(head: &Parts) -> Result<(), Refusal> {
     let authority = head.uri.authority().map(|name| name.as_str().as_bytes());
     if authority.is_some_and(|name| !is_host(name)) {

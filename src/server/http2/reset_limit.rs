@@ -3,6 +3,19 @@
 //! A stream that is opened and reset costs the client about 30 bytes, and the server a request: often
 //! a connection to a backend, which is closed with the cancelled request. The limit on streams at once
 //! does not prevent this, since a reset stream is not open any more (CVE-2023-44487).
+//!
+//! ```text
+//!   bucket: 500 ──(each reset: −1)──▶ below 0: ENHANCE_YOUR_CALM
+//!             ▲ + 1 for each stream that was answered, + 10 a second, never above 500
+//! ```
+//!
+//! A count of resets alone would end a long connection of an honest client sooner or later; a rate
+//! alone would cut a browser that leaves a page with a hundred images. Answered streams refill the
+//! bucket, since a client that lets half of its requests finish costs no more than one that sends
+//! as many.
+//!
+//! Pure: the clock is a parameter, which is read only if there was a reset. The counters wrap;
+//! differences are taken with wrapping arithmetic.
 
 /// The resets that a connection has left: a token bucket, which answered streams and time refill.
 #[derive(Debug)]
@@ -39,6 +52,7 @@ impl ResetLimit {
     #[cold]
     fn count(&mut self, now: u64, streams_begun: u32, reset: u32) -> bool {
         let new = reset.wrapping_sub(self.reset);
+        // Streams that are still open count as answered: nothing here knows how they end.
         let answered = streams_begun
             .wrapping_sub(self.streams_begun)
             .saturating_sub(new);

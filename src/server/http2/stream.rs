@@ -1,4 +1,13 @@
 //! One HTTP/2 stream: calls the service with its request, and sends the response.
+//!
+//! ```text
+//!   Answering ──(response head)──▶ Sending ──(last frame)──▶ ready: the slot is free
+//!      │  service failed: RST_STREAM  │  body failed, too slow, too late: RST_STREAM
+//!      │  client reset: the call is dropped
+//! ```
+//!
+//! A stream ends for the codec when both directions have ended; the request body is a value of its
+//! own and may outlive this future.
 
 use std::{
     error::Error as StdError,
@@ -172,6 +181,7 @@ where
                     return Poll::Pending;
                 }
             };
+            // Sent before the head, or not at all.
             interim.end(reply);
             let Some((body, out)) = send_head(reply, *method, response) else {
                 return Poll::Ready(());
@@ -355,6 +365,8 @@ fn poll_room(cx: &mut Context<'_>, out: &mut SendStream<Bytes>) -> Poll<Option<u
 }
 
 /// Resets the stream, since the response cannot be completed.
+///
+/// A regular end would make the client take a part of the body for the whole.
 #[cold]
 fn abort(out: &mut SendStream<Bytes>, error: &BoxError) -> Poll<()> {
     tracing::debug!(target: "evenkeel::server", %error, "a response was cut");

@@ -1,5 +1,21 @@
 //! Polls the streams of a connection within its task. A task for each stream would cost an allocation,
 //! and a pass through the scheduler for every wake.
+//!
+//! ```text
+//!    waker of a stream ──▶ StreamWaker.woken ──▶ ReadyQueue.slots ──┐
+//!    waker of the codec ─────────────────────▶ ReadyQueue.codec ───┼─▶ wakes the task, unless awake
+//!                                                                  │
+//!    driver: begin() ▸ next() ▸ poll slots, codec ▸ next() ▸ … ▸ next() is false: awake = false
+//! ```
+//!
+//! `awake` is true from the first wake until `next` finds nothing left. In between, wakes only add
+//! to the queue: a stream that wakes the codec during a round costs no wake of the task. `next`
+//! reads the queue and clears `awake` under one lock, so a wake comes either before, and is found,
+//! or after, and reaches the task.
+//!
+//! A late wake may find its slot free or reused by another stream, which is then polled once for
+//! nothing. Wakers of a slot are never replaced; a stream polled for the first time in a reused
+//! slot has the same waker.
 
 use std::{
     collections::VecDeque,
@@ -15,6 +31,8 @@ use std::{
 };
 
 /// The slots of the streams; a free slot keeps its memory.
+///
+/// The boxes keep the streams pinned while the vector grows.
 pub(super) struct Streams<F> {
     slots: Vec<Slot<F>>,
     free: Vec<usize>,
@@ -66,6 +84,8 @@ impl<F: Future<Output = ()>> Streams<F> {
     }
 
     /// Polls the stream of a slot. A late wake may find the slot free or reused, which is harmless.
+    ///
+    /// A slot that `shrink` has removed is ignored as well.
     pub(super) fn poll(&mut self, slot: usize) {
         let Some(at) = self.slots.get_mut(slot) else {
             return;
@@ -90,6 +110,7 @@ impl<F: Future<Output = ()>> Streams<F> {
     /// Frees the memory of most slots once the connection is idle.
     fn shrink(&mut self) {
         if self.slots.len() > MAX_IDLE_SLOTS {
+            // Only when all are free: slots are indexes, and those in use must not move.
             self.slots.truncate(MAX_IDLE_SLOTS);
             self.free.clear();
             self.free.extend(0..MAX_IDLE_SLOTS);
@@ -119,6 +140,8 @@ impl ReadyQueue {
     }
 
     /// Begins a poll of the connection; returns true if a wake of this queue caused it.
+    ///
+    /// Call it once at the beginning of each poll: from then on `awake` is set.
     pub(super) fn begin(&self, waker: &Waker) -> bool {
         let mut inner = self.lock();
         if !inner
@@ -141,6 +164,7 @@ impl ReadyQueue {
         inner.awake
     }
 
+    /// A stream that sent something in this round has woken the codec behind the last `next`.
     pub(super) fn take_codec(&self) -> bool {
         mem::take(&mut self.lock().codec)
     }
@@ -156,6 +180,7 @@ impl ReadyQueue {
         if mem::replace(&mut inner.awake, true) {
             return;
         }
+        // Woken after the lock is released: a wake may poll the task on another thread at once.
         let connection = inner.connection.clone();
         drop(inner);
         if let Some(connection) = connection {
@@ -191,6 +216,7 @@ impl Wake for StreamWaker {
     }
 
     fn wake_by_ref(self: &Arc<Self>) {
+        // A stream is in the queue at most once: `poll` clears the flag before it polls.
         if !self.woken.swap(true, AcqRel) {
             self.ready.wake_with(|inner| inner.slots.push(self.slot));
         }
