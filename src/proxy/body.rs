@@ -1,4 +1,13 @@
 //! `Body`: the response body, one concrete type for all protocols.
+//!
+//! The body is the reader of the connection: there is no task between the two, so a client that
+//! does not read stops the reads from the backend by TCP, and at most one read (32 KiB) is held.
+//!
+//! | dropped before its end | consequence |
+//! |---|---|
+//! | `Streaming` | the connection is closed: the rest of the response would be read as the next one |
+//! | `Http2` | the stream is reset, the connection goes on |
+//! | `Whole`, `Empty` | none; the connection is idle already |
 
 use std::{
     fmt,
@@ -70,6 +79,9 @@ impl HttpBody for Body {
             Kind::Http2(stream) => Pin::new(&mut **stream).poll_frame(cx),
             Kind::Streaming(conn) => {
                 let frame = std::task::ready!(conn.poll_frame(cx));
+                // Known with the last frame where the length is announced. The connection is then
+                // idle before the client has the last byte, so that the client's next request finds
+                // it.
                 let ended = conn.is_body_done() || !matches!(frame, Some(Ok(_)));
                 if ended && let Kind::Streaming(conn) = std::mem::take(&mut this.kind) {
                     conn.finish();

@@ -257,6 +257,7 @@ impl Proxy {
     }
 
     fn settings_mut(&mut self) -> &mut Settings {
+        // A clone shares the settings until one of the two is changed.
         let settings = Arc::make_mut(&mut self.settings);
         // Connections and header bytes of the former settings must not be used: they may lead elsewhere,
         // or may have been verified in another way.

@@ -4,6 +4,36 @@
 //! Connections are retired by epoch. Each connection carries the number of the epoch that it was dialled
 //! in, and the pool keeps the oldest epoch that still counts: one store retires all earlier connections,
 //! busy ones included, which find out when they return.
+//!
+//! ```text
+//!  conn A ── dial: epoch 5 ──── retire: epoch and oldest become 6 ──── put: 5 < 6, closed
+//!  conn B ────────────────────────────── dial: epoch 6 ─────────────── put: 6 = 6, kept
+//! ```
+//!
+//! Without epochs, a connection that is in use while its backend is drained, removed or given
+//! another address would come back to the idle stack and carry other requests to the old place.
+//! `retire` cannot find such a connection; the connection finds `oldest` when it returns. The
+//! largest age works by the same number: the reaper begins an epoch with each turn and retires
+//! those that are older than the age, so a connection carries no time of its own.
+//!
+//! # Locks and orderings
+//!
+//! `idle` and `bound` are never held at the same time, and nothing is awaited or dialled under
+//! them. `retire` drops connections outside of the locks, since to close a socket is a system call;
+//! the reaper closes its few inside. `put` reads `oldest` under the lock of its stack: `retire`
+//! raises `oldest` first and empties the stack second, so either `put` sees the new number or
+//! `retire` finds the connection. `epoch` and `oldest` are stored with Release and read with
+//! Acquire.
+//!
+//! `has_bound` keeps requests without NTLM from the second lock. It is a hint: a connection that is
+//! bound at this moment on another thread is missed once, and a new one is dialled.
+//!
+//! # The reaper
+//!
+//! One task for each backend and proxy, while the pool exists. It holds a weak handle: an `Arc`
+//! would keep the pool, and with it the backend's sockets, for ever. It runs on the runtime that
+//! returned the first connection. If that runtime ends, `Reaper::drop` clears `reaping`, and the
+//! next connection that returns starts another.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -34,10 +64,16 @@ type Stack = Vec<Box<Conn>>;
 /// expire.
 #[derive(Default)]
 pub(crate) struct ConnectionPool {
+    /// A stack and not a queue: under little load the same few connections are used, and the rest
+    /// reach the idle time-out. A queue would keep all of them alive.
     idle: Mutex<Stack>,
     /// Connections that are bound to one client connection each.
+    ///
+    /// Stacks by client connection, as a client may have several requests in flight.
     bound: Mutex<BoundStacks>,
+    /// There may be bound connections.
     has_bound: AtomicBool,
+    /// The reaper runs.
     reaping: AtomicBool,
     idle_timeout: Duration,
     max_idle: usize,
@@ -82,12 +118,17 @@ impl ConnectionPool {
     }
 
     /// Takes an idle connection that meets the requirements. Of several, it takes the one used last.
+    ///
+    /// A connection that does not meet the requirements is closed here, by its drop: it is stale,
+    /// or leads to an address that the backend has left. The lock is taken once for each connection
+    /// that is looked at, and not held while the socket is asked.
     pub(crate) fn take(&self, required: &Requirements<'_>) -> Option<Box<Conn>> {
         if self.has_bound.load(Acquire)
             && let Some(conn) = self.take_bound(required)
         {
             return Some(conn);
         }
+        // The idle ones have named other clients.
         if required.own_client && required.client.is_some() {
             return None;
         }
@@ -100,6 +141,8 @@ impl ConnectionPool {
     }
 
     /// Takes back a connection whose exchange has ended.
+    ///
+    /// Closes it instead if the stack is full, or the connection was retired while it was in use.
     pub(crate) fn put(self: &Arc<Self>, conn: Box<Conn>) {
         // Checked under the lock: `retire` runs either before this or after it, and then finds the
         // connection in the stack.
@@ -122,6 +165,8 @@ impl ConnectionPool {
 
     /// Starts the task that closes expired connections, unless it runs.
     pub(super) fn keep_reaping(self: &Arc<Self>) {
+        // The load alone in the usual case: a swap would take the cache line from the other threads
+        // each time.
         if !self.reaping.load(Relaxed) && !self.reaping.swap(true, Relaxed) {
             self.spawn_reaper();
         }
@@ -137,6 +182,8 @@ impl ConnectionPool {
         }
     }
 
+    /// The interval is a quarter of the idle time-out (an eighth of the largest age if that is
+    /// shorter), 100 ms at the least.
     fn spawn_reaper(self: &Arc<Self>) {
         let connections = Arc::downgrade(self);
         let age = self.max_age.unwrap_or(Duration::MAX);
@@ -149,6 +196,8 @@ impl ConnectionPool {
     /// Closes the connections that are no longer usable; `ages` is the state of the task.
     fn reap(&self, ages: &mut EpochAges) {
         if let Some(resolved) = &*lock(&self.resolved) {
+            // Asks the resolver if the name's answer has expired; without traffic that dials,
+            // nothing else would.
             resolved.refresh();
         }
         if let Some(max) = self.max_age
@@ -177,6 +226,7 @@ impl ConnectionPool {
 }
 
 impl Attachment for ConnectionPool {
+    /// Called by the pool of backends when this one is drained, removed or given another address.
     fn retire(&self) {
         self.oldest.fetch_max(self.next_epoch(), Release);
         let idle = std::mem::take(&mut *lock(&self.idle));
@@ -193,6 +243,9 @@ impl Attachment for ConnectionPool {
 
 /// The bound connections, by the number of their client connection. With the PROXY protocol, each
 /// client has one.
+///
+/// A map: a backend behind NTLM has a connection for each client, and a scan would be a scan of
+/// all.
 #[derive(Default)]
 struct BoundStacks {
     by_client: HashMap<u64, Stack>,
@@ -234,6 +287,7 @@ pub(crate) struct Requirements<'a> {
 }
 
 impl Requirements<'_> {
+    /// In the order of their cost: two comparisons, a deadline, then a system call.
     fn are_met_by(&self, conn: &mut Conn) -> bool {
         conn.leads_to(self.backend)
             && !conn.is_stale()
@@ -266,6 +320,8 @@ async fn reap(reaper: Reaper, every: Duration) {
 }
 
 /// The beginnings of the epochs, if there is a largest age. Pure: the time is a parameter.
+///
+/// One entry for each turn of the reaper within the largest age: at most a few tens.
 #[derive(Default)]
 struct EpochAges(VecDeque<(Instant, u64)>);
 

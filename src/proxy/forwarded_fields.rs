@@ -1,4 +1,14 @@
 //! Fields that describe the client to the backend: `X-Forwarded-*` and `Forwarded` (RFC 7239).
+//!
+//! | | `X-Forwarded-For` | `X-Forwarded-Proto`, `-Host` | `Forwarded` | other fields about the client |
+//! |---|---|---|---|---|
+//! | untrusted peer | replaced | replaced | replaced or removed | removed |
+//! | trusted peer | its value, then the peer's address | the peer's, else added | its elements, then one more | pass |
+//! | trusted peer, field switched off | passes | passes | passes | pass |
+//!
+//! The address that is added is that of the hop before this one: with the PROXY protocol, the
+//! address that it names. A port is not added, as backends parse the value in too many ways. What
+//! passes is decided in `headers`; this file has the choice and the form of the values.
 
 use std::{io::Write, net::IpAddr};
 
@@ -28,6 +38,8 @@ impl ForwardedFields {
 }
 
 /// Writes an address. IPv4, the common case, is written by hand: `fmt` takes five times as long.
+///
+/// An IPv4 address that a dual-stack listener shows as IPv6 (`::ffff:1.2.3.4`) is written as IPv4.
 pub(super) fn write_ip(address: IpAddr, out: &mut Vec<u8>) {
     match address.to_canonical() {
         IpAddr::V4(v4) => {
@@ -52,6 +64,9 @@ pub(super) fn write_ip(address: IpAddr, out: &mut Vec<u8>) {
 }
 
 /// Writes one element of `Forwarded`.
+///
+/// An IPv6 address is quoted and in brackets (RFC 7239 §6). `unknown` stands for a peer without an
+/// address, such as that of a Unix socket; a protocol that is not known is left out.
 pub(super) fn write_element(
     client: Option<IpAddr>,
     host: Option<&[u8]>,

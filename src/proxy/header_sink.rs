@@ -1,4 +1,8 @@
 //! `HeaderSink`: where the fields of a request for a backend are written, as bytes or into a map.
+//!
+//! Both protocols send the same fields, so the decision which pass is written once, generic over
+//! the sink. The bytes of HTTP/1.1 go straight into the buffer that is written to the socket: a map
+//! in between would cost an allocation and a hash for each field.
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 
@@ -10,6 +14,8 @@ pub(super) trait HeaderSink {
     /// §8.2.3).
     const ONE_COOKIE: bool;
     /// Adds a field of the request.
+    ///
+    /// Adds and does not replace: a field that occurs twice is written twice, in its order.
     fn field(&mut self, name: &HeaderName, value: &HeaderValue);
     /// Adds a field whose value `write` writes. A value that is invalid in a map is left out.
     fn made(&mut self, name: HeaderName, write: impl FnOnce(&mut Vec<u8>));

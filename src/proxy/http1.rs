@@ -1,5 +1,18 @@
 //! What the proxy keeps with an HTTP/1.1 connection: the pool that the connection returns to, the
 //! client that it is bound to, and the request of its current exchange.
+//!
+//! `connect::http1::Conn` is the exchange itself: it knows neither pools nor records. What it needs
+//! of its owner are two callbacks ([`ConnOwner`]): the map for the response's fields, and the way
+//! for interim responses. `health` has another owner with the same `Conn`.
+//!
+//! ```text
+//!   Dialing ─▶ Conn::dialled ─▶ start ─▶ exchange ─▶ finish ─▶ ConnectionPool::put ─▶ take ─▶ start …
+//!                                           │                         └ retired, too old, too many: closed
+//!                                           └ dropped, failed, 101: closed or a tunnel
+//! ```
+//!
+//! Every way out but `finish` drops the box, which closes the socket. So a future or a body that is
+//! dropped in the middle can leave no half-read response behind for the next request.
 
 use std::sync::Arc;
 
@@ -41,10 +54,12 @@ pub(super) struct ProxyData {
 }
 
 impl ConnOwner for ProxyData {
+    /// The request's own map: the request is written, so its memory serves the response.
     fn fields(&mut self) -> Option<&mut HeaderMap> {
         self.in_flight.as_mut().map(|c| &mut c.parts.headers)
     }
 
+    /// Dropped if the server has no way for them (`Interim` is absent), as with HTTP/1.0 clients.
     fn interim(&mut self, status: StatusCode, fields: HeaderMap) {
         let in_flight = self.in_flight.as_ref();
         if let Some(interim) = in_flight.and_then(|c| Interim::of(&c.parts.extensions)) {
@@ -54,6 +69,8 @@ impl ConnOwner for ProxyData {
 }
 
 impl Conn {
+    /// Counts the connection as open in the backend's numbers until the box or its tunnel is
+    /// dropped.
     pub(super) fn dialled(
         connected: Connected,
         timeouts: Timeouts,
@@ -94,6 +111,9 @@ impl Conn {
 
     /// Ends the exchange. The connection returns to its pool if it can carry another request; otherwise
     /// it is closed.
+    ///
+    /// Call it when the response is complete, or when nothing of the request was written. Takes the
+    /// lock of the backend's idle stack.
     pub(super) fn finish(mut self: Box<Self>) {
         let Some(connections) = self.owner_data.connections.take() else {
             return;

@@ -1,4 +1,28 @@
 //! A request until its response head is there: which step comes next, and whether it is sent again.
+//!
+//! # Order in `next_step`
+//!
+//! 1. The method, the backend and the head are checked before a connection is taken: a request that
+//!    is refused costs the pool nothing.
+//! 2. An idle connection is taken, and asked whether it is still open. The kernel is asked (one
+//!    system call) only for a request that could not be sent again.
+//! 3. The head goes out in one write with the first frame of the body if that is there.
+//! 4. Only now a wait begins, if one is needed.
+//!
+//! # When a request is sent again here
+//!
+//! A backend may close an idle connection at the moment of its reuse (RFC 9112 §9.3.1). The request
+//! is then sent once more, on a new connection and to the same backend, if all of these hold:
+//!
+//! | condition | why |
+//! |---|---|
+//! | the method is idempotent | the backend may have executed it before it closed |
+//! | there is no body | a part of it may be gone |
+//! | the connection was used before | a new one that closes is an answer of the backend, which counts as a failure |
+//! | no byte of a response came | the backend has begun to answer |
+//! | it is the first time | a backend that closes each connection would be asked for ever |
+//!
+//! Any other repetition is the business of `failover`, which may choose another backend.
 
 use std::{cell::RefCell, sync::Arc};
 
@@ -58,6 +82,8 @@ enum NextStep {
 }
 
 impl InFlight {
+    /// Runs inside `call`, so an error is a state of the future and not returned: tower's `call`
+    /// cannot fail.
     pub(super) fn begin(
         self,
         proxy: &mut Proxy,
@@ -70,6 +96,7 @@ impl InFlight {
         }
     }
 
+    /// Out of line and cold: all steps but the usual one.
     #[cold]
     fn begin_otherwise(self, settings: &Arc<Settings>, step: Result<NextStep, Error>) -> State {
         match step {
@@ -107,6 +134,8 @@ impl InFlight {
             response.extensions_mut().insert(LocalReply);
             return Ok(NextStep::Answer(Box::new(response)));
         }
+        // The cache has the pools of the backends that this proxy used last, so that a request does not
+        // walk the list of its backend's attachments.
         let connections = proxy
             .recent
             .get(backend, &settings.key, || new_connections(settings));
@@ -126,6 +155,8 @@ impl InFlight {
             backend,
             client: scanned.conn,
             own_client: settings.connector.names_client(),
+            // A replaceable request needs no system call: if the connection is closed, it is sent
+            // again.
             single_use: !self.is_replaceable(),
         };
         match connections.take(&required) {
@@ -157,6 +188,8 @@ impl InFlight {
         selected.map(|Selected(backend)| backend)
     }
 
+    /// The backend of a redial, after the borrowed one of `call` is gone. `number` is that of the
+    /// attempt in the record, where the balancer has put it.
     fn backend(&self) -> Option<Backend> {
         let Some(number) = self.number else {
             return self.selected().cloned();
@@ -170,6 +203,8 @@ impl InFlight {
         self.parts.method.is_idempotent() && !self.has_body && !self.redialled
     }
 
+    /// The connection gets the request and the settings for the time of the exchange; `finish`
+    /// takes the latter away again.
     pub(super) fn exchange(self, settings: &Arc<Settings>, mut conn: Box<Conn>) -> State {
         conn.owner_data.settings = Some(settings.clone());
         conn.owner_data.in_flight = Some(self);
@@ -197,6 +232,8 @@ impl InFlight {
                 }
             }),
             backend,
+            // Read before the dial: a pool that is retired during the dial retires this connection
+            // as well.
             epoch: connections.epoch(),
             settings,
             rest: Some((self, connections, pending)),
@@ -213,6 +250,8 @@ impl InFlight {
         body: Option<ErasedBody>,
     ) -> State {
         State::Http2(Box::pin(async move {
+            // The head moves into the future and comes back with the result, so that an error can
+            // give it back.
             let exchanged =
                 http2::exchange(settings, connections, backend, self.parts, prepared, body);
             let (parts, result) = exchanged.await;
@@ -232,6 +271,7 @@ impl InFlight {
         pending: PendingBody,
         connections: Arc<ConnectionPool>,
     ) -> Result<(), Error> {
+        // Also for a start that fails: `finish` then returns the connection.
         conn.owner_data.connections = Some(connections);
         let start = Start {
             body: pending.body,
@@ -252,6 +292,7 @@ impl InFlight {
             head.clear();
             scanned.write_h1(backend, settings, length, head);
             conn.send(head);
+            // One request with a large cookie would otherwise make each thread keep its size.
             if head.capacity() > KEEP_SCRATCH {
                 *head = Vec::new();
             }
@@ -272,6 +313,8 @@ impl InFlight {
     }
 
     /// Records how long the connection of this attempt took.
+    ///
+    /// Recorded in the exchange, where `access_log` and `trace` read it.
     pub(super) fn set_connect_time(&self, backend: &Backend, took: DialTimes) {
         if let Some(exchange) = self.parts.extensions.get::<Exchange>() {
             exchange.set_connect_time(backend, took.connect, took.tls);
@@ -287,6 +330,8 @@ impl InFlight {
 
     /// Returns true if the connection was closed before it carried a byte of this response, and the
     /// request may be sent again.
+    ///
+    /// `is_untouched` says that no byte of this exchange was received.
     pub(super) fn can_redial(&self, conn: &Conn, error: &Error) -> bool {
         let closed = matches!(
             error.kind(),
@@ -295,6 +340,8 @@ impl InFlight {
         closed && conn.is_reused() && conn.is_untouched() && self.is_replaceable()
     }
 
+    /// The body is gone, and there was none: `is_replaceable` has checked it. The pool is looked up
+    /// and not cached, since redials are rare.
     pub(super) fn redial(mut self, settings: &Arc<Settings>) -> State {
         let Some(backend) = self.backend() else {
             return State::Failed(self.fail(ErrorKind::NotRouted.into()));

@@ -1,5 +1,13 @@
 //! Answers of the proxy itself: it refuses some methods, and answers OPTIONS and TRACE with
 //! `Max-Forwards: 0` (RFC 9110 §7.6.2).
+//!
+//! Such an answer says nothing about the backend, which was not asked: the response carries
+//! [`LocalReply`](crate::context::LocalReply), and `health` counts it neither as success nor as
+//! failure.
+//!
+//! CONNECT is refused always: a proxy that opened it would be an open relay into the network
+//! behind. TRACE is refused unless allowed, as its answer shows the fields that proxies on the way
+//! have added (cross-site tracing).
 
 use bytes::Bytes;
 use http::{HeaderValue, Method, Response, header, request::Parts};
@@ -21,6 +29,9 @@ pub(super) fn check_method(method: &Method, settings: &Settings) -> Result<(), E
 }
 
 /// Answers an OPTIONS or TRACE request as its final recipient.
+///
+/// The caller has checked that `Max-Forwards` is 0. An OPTIONS lists the methods that pass this
+/// proxy, not those of the backend, which are unknown here.
 #[cold]
 pub(super) fn answer(parts: &Parts, settings: &Settings) -> Response<Body> {
     if parts.method == Method::TRACE {
@@ -38,6 +49,8 @@ pub(super) fn answer(parts: &Parts, settings: &Settings) -> Response<Body> {
 }
 
 /// Answers TRACE with the request as it came, without cookies and credentials (RFC 9110 §9.3.8).
+///
+/// The target is in origin form, whatever the client sent.
 fn reflect(parts: &Parts) -> Response<Body> {
     let mut message = Vec::new();
     message.extend_from_slice(b"TRACE ");

@@ -1,5 +1,28 @@
 //! The service `Proxy` and its `ResponseFuture`: from a request with a selected backend to that
 //! backend's response.
+//!
+//! ```text
+//!   forward ──▶ InFlight::next_step ─┬─ refused, no backend ──────────────────▶ Failed ────▶ Err
+//!                                    ├─ Max-Forwards: 0 ──────────────────────▶ Answered ──▶ Ok
+//!                                    ├─ idle connection: head and frame written ▶ Exchanging ─▶ Ok
+//!                                    │                       ▲         │ closed before a byte came:
+//!                                    ├─ none idle ─▶ Dialing ┤         └──▶ Dialing, once
+//!                                    │                       └─ ALPN chose h2 ─▶ Http2
+//!                                    └─ HTTP/2 is known ──────────────────────▶ Http2 ─────▶ Ok
+//! ```
+//!
+//! `Exchanging` is the state of nearly every request, so its poll comes first and the others are
+//! out of line. The whole exchange, the request's head included, is in the box of the connection,
+//! which exists already: a request allocates nothing for it, and the layers above move one pointer.
+//!
+//! Dropping the future cancels the request: an HTTP/1.1 connection is closed, since its next bytes
+//! would be the rest of this response; an HTTP/2 stream is reset; a dial is given up.
+//!
+//! # Which error gives what back
+//!
+//! An error before the response head carries the request's head (`Error::with_unsent`), so that
+//! `failover` can send it elsewhere without a copy. Behind the head there is no request left to give
+//! back: its map holds the fields of the response.
 
 use std::{
     fmt,
@@ -62,6 +85,8 @@ where
 }
 
 impl Proxy {
+    /// Erases the body before anything else, so that the rest is compiled once and not for each
+    /// body type.
     #[inline]
     fn forward<B>(
         &mut self,
@@ -100,6 +125,7 @@ pub struct ResponseFuture {
     state: State,
 }
 
+/// Large variants are boxed: the future is as large as the largest, and each layer moves it.
 pub(super) enum State {
     Answered(Box<Response<Body>>),
     Dialing(Pin<Box<Dialing>>),
@@ -114,12 +140,17 @@ pub(super) enum State {
 type Http2 = dyn Future<Output = (InFlight, Result<Response<Body>, Error>)> + Send;
 
 /// Continues once the backend is connected.
+///
+/// The head is scanned again here: the scan borrows the head, and a future that holds both would
+/// refer to itself. A dial costs far more than a scan.
 fn connected(dialing: &mut Dialing, connected: Connected) -> State {
     let Some((in_flight, connections, pending)) = dialing.rest.take() else {
         return State::Done;
     };
     let backend = &dialing.backend;
     let settings = dialing.settings.clone();
+    // The reaper asks the resolver about this name, and retires connections to an address that has
+    // left it.
     connections.set_resolved(connected.resolved());
     in_flight.set_connect_time(backend, connected.took);
     let scanned = ScannedHead::read(&in_flight.parts, &settings).and_then(|scanned| {
@@ -128,6 +159,8 @@ fn connected(dialing: &mut Dialing, connected: Connected) -> State {
     });
     #[cfg(feature = "http2")]
     if connected.is_http2() {
+        // The request then takes the connection like any other of HTTP/2: if another one was
+        // offered meanwhile, both share that.
         connections.http2.offer(connected, backend.address());
         let prepared = scanned
             .and_then(|(scanned, length)| Prepared::new(&settings, backend, &scanned, length));
@@ -144,6 +177,8 @@ fn connected(dialing: &mut Dialing, connected: Connected) -> State {
     }
     let mut conn = Conn::dialled(connected, settings.timeouts, backend, dialing.epoch);
     if settings.connector.names_client() {
+        // The PROXY header has named this client to the backend: no other client may use the
+        // connection.
         conn.owner_data.bound_client = ConnInfo::of(&in_flight.parts.extensions).cloned();
     }
     let started = scanned.and_then(|(scanned, length)| {
@@ -164,6 +199,9 @@ fn connected(dialing: &mut Dialing, connected: Connected) -> State {
 }
 
 /// Makes the response from the head that the backend sent.
+///
+/// The connection goes back to its pool here if the whole body came with the head, before the
+/// caller has seen the response.
 fn respond(mut conn: Box<Conn>, answer: ResponseHead) -> Result<Response<Body>, Error> {
     if answer.status == StatusCode::SWITCHING_PROTOCOLS {
         return switch(conn);
@@ -176,7 +214,10 @@ fn respond(mut conn: Box<Conn>, answer: ResponseHead) -> Result<Response<Body>, 
     // The request's map holds the response's fields: its memory is reused.
     mem::swap(response.headers_mut(), &mut in_flight.parts.headers);
     let mut extensions = mem::take(&mut in_flight.parts.extensions);
+    // Dropped before the connection can go idle, where it would keep the request's extensions
+    // alive.
     conn.owner_data.in_flight = None;
+    // A challenge of NTLM or Negotiate: from now on the connection speaks for one client.
     if answer.connection_auth {
         conn.bind(ConnInfo::of(&extensions).cloned());
     }
@@ -194,6 +235,7 @@ fn respond(mut conn: Box<Conn>, answer: ResponseHead) -> Result<Response<Body>, 
     Ok(response)
 }
 
+/// A 101 was asked for (`Conn` has checked that) and ends HTTP on the connection.
 #[cold]
 fn switch(mut conn: Box<Conn>) -> Result<Response<Body>, Error> {
     let data = &mut conn.owner_data;
@@ -207,6 +249,8 @@ fn switch(mut conn: Box<Conn>) -> Result<Response<Body>, Error> {
 }
 
 /// Decides whether a failed exchange is repeated on a new connection.
+///
+/// The connection is dropped, and so closed, in each case: what it carried is unknown.
 #[cold]
 fn failed(mut conn: Box<Conn>, error: Error) -> State {
     let settings = conn.owner_data.settings.take();
@@ -227,6 +271,8 @@ impl Future for ResponseFuture {
         while let State::Exchanging(conn) = &mut this.state {
             let Poll::Ready(answered) = conn.poll_response_head(cx) else {
                 if let Some(in_flight) = &conn.owner_data.in_flight {
+                    // A hedge can begin while the response is awaited. `true`: a part was sent, so the
+                    // layer that takes the copy has to ask whether the method may be sent twice.
                     in_flight.offer_head(true);
                 }
                 return Poll::Pending;

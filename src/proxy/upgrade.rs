@@ -1,4 +1,22 @@
 //! Upgrades: the connections of client and backend become a tunnel (RFC 9110 §7.8).
+//!
+//! ```text
+//!    client ──▶ up   ──▶ backend        each Direction: Copying ─▶ Ending ─▶ Ended
+//!    client ◀── down ◀── backend        read once, write what goes, keep the rest, read no more
+//! ```
+//!
+//! The tunnel runs in a task of its own: the response (101) has to leave through the stack before
+//! the server hands the client's connection over, and the record of the request ends with the
+//! tunnel, not with the response. Its [`Tunnel`] carries the guards of the layers above and the
+//! byte counts.
+//!
+//! A direction that ends shuts the other side's writing down and leaves the opposite direction open
+//! (TCP half-close), as an echo protocol needs. The tunnel ends when both have ended, one fails, or
+//! both are silent for the time-out; then both sockets are closed.
+//!
+//! Why not `tokio::io::copy_bidirectional`: it keeps two buffers of 8 KiB for each tunnel, silent
+//! or not, and has no time-out. Here a silent tunnel holds none; a thread has one buffer for all of
+//! its tunnels.
 
 use std::{
     cell::RefCell,
@@ -25,6 +43,13 @@ use crate::{
 };
 
 /// Answers 101, and joins both connections once the server hands the client's over.
+///
+/// The response has the fields of the backend's 101, with `Connection: upgrade` as this hop's own.
+///
+/// # Errors
+///
+/// [`ErrorKind::Upgrade`] if the server put no `OnUpgrade` into the request; the backend's
+/// connection is closed.
 pub(super) fn switch(
     mut conn: Conn,
     mut parts: Parts,
@@ -62,6 +87,9 @@ struct TunnelEnds {
 }
 
 /// Closes the tunnel however its task ends.
+///
+/// The task can end by a return, a panic, or the end of the runtime: the layers that hold guards
+/// learn of each.
 struct CloseOnDrop(Tunnel);
 
 impl Drop for CloseOnDrop {
@@ -75,6 +103,7 @@ async fn run_tunnel(ends: TunnelEnds, tunnel: Tunnel, idle_timeout: Duration) {
     let tunnel = &closing.0;
     let client = match ends.client.await {
         Ok(client) => client,
+        // The backend's connection is dropped with `ends`.
         Err(error) => {
             tracing::debug!(target: "evenkeel::proxy", %error, "the client left before the tunnel");
             return;
@@ -103,6 +132,7 @@ where
     C: AsyncRead + AsyncWrite + Unpin,
     B: AsyncRead + AsyncWrite + Unpin,
 {
+    // One for both directions: a tunnel is silent if neither moves.
     let deadline = Deadline::new();
     deadline.arm(idle_timeout);
     let mut down = Direction::new(ahead);
@@ -121,6 +151,7 @@ where
         }
         tunnel.add_to_client(down.take_moved());
         tunnel.add_to_backend(up.take_moved());
+        // `|` and not `||`: both flags have to be cleared.
         if down.take_progress() | up.take_progress() {
             deadline.arm(idle_timeout);
         }
@@ -200,6 +231,8 @@ impl Direction {
                 Stage::Ended => return Poll::Ready(Ok(())),
             }
             let Poll::Ready(copied) = self.poll_copy(from, to, cx) else {
+                // Only when nothing more can be read: TLS would otherwise make a record of each
+                // piece.
                 if self.unflushed {
                     ready!(Pin::new(&mut *to).poll_flush(cx))?;
                     self.unflushed = false;
@@ -238,6 +271,7 @@ impl Direction {
         W: AsyncWrite + Unpin,
     {
         self.progress = true;
+        // The end of the stream. Bytes that wait are written before it is passed on.
         if read.is_empty() {
             self.stage = Stage::Ending;
             return Ok(());

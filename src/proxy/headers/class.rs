@@ -1,4 +1,8 @@
 //! `Class`: how the proxy treats a field of a request.
+//!
+//! The names that browsers send are listed first: `http` keeps known names as a number, so the
+//! match compares one byte, while any other name has to be compared as text in `of_other`. The list
+//! is for speed alone; a name that is missing in it gets the same class.
 
 use http::{HeaderName, header};
 

@@ -1,4 +1,12 @@
 //! The fields that describe the client to the backend, and their cache with the client's connection.
+//!
+//! Address, scheme and host are the same for all requests of a connection to one host, so their
+//! lines are made once and kept with the [`ConnInfo`] of the connection in front, under a key of
+//! this proxy's settings. A setter on the proxy makes a new key, so that bytes of other settings
+//! are never used.
+//!
+//! The bytes are cached at the second request of a connection ([`ConnCache::get_or_compute`]): a
+//! connection that carries one request pays no memory for them.
 
 use std::net::IpAddr;
 
@@ -15,10 +23,14 @@ use crate::{
 };
 
 /// The bytes that the requests of one connection to one host have in common.
+///
+/// Complete lines with CRLF, ready to be copied.
 pub(in crate::proxy) struct ClientFields {
     /// The host that the client asked for.
     pub(super) host: Box<[u8]>,
     /// The end of the request line, and the `Host` field.
+    ///
+    /// It begins with the blank behind the target.
     pub(super) first: Box<[u8]>,
     /// The fields that describe the client.
     pub(super) fields: Box<[u8]>,
@@ -41,6 +53,8 @@ impl ScannedHead<'_> {
         self.forwarded(settings, out);
         // Not for a trusted peer, whose fields may differ with each request.
         if let (Some(conn), Some(host), false) = (self.conn, self.host, self.trusted) {
+            // A client can send a host of up to 32 KiB, and the memory would stay with its
+            // connection.
             if host.len() > KEPT_HOST {
                 return;
             }
@@ -105,6 +119,9 @@ impl ScannedHead<'_> {
     }
 
     /// Writes the values of a trusted peer, each followed by a comma.
+    ///
+    /// Only its own list: a client in front of the trusted peer may have begun it, which is why
+    /// trust has to be set with care.
     fn earlier(&self, name: &HeaderName, buf: &mut Vec<u8>) {
         if self.trusted {
             for value in self.parts.headers.get_all(name) {

@@ -1,4 +1,16 @@
 //! The form of a request's target, and the host that it asks for.
+//!
+//! Where a client's message names the host twice (target and field), a proxy and a backend could
+//! each believe another one. This file decides which counts, and refuses what cannot be decided.
+//!
+//! | version | target | Host field | host |
+//! |---|---|---|---|
+//! | 1.1 | path | one | the field |
+//! | 1.1 | absolute | any | that of the target (RFC 9112 §3.2.2) |
+//! | 1.1 | path | none or empty | refused; empty passes with [`HostField::Backend`](crate::proxy::HostField::Backend) |
+//! | 1.0 | path | none | none: the backend gets its own |
+//! | 2 | `:authority` | none or the same | `:authority` |
+//! | 2 | `:authority` | another | refused (RFC 9113 §8.3.1) |
 
 use http::{HeaderValue, Method, Version, request::Parts};
 
@@ -38,6 +50,9 @@ pub(super) fn asked_for<'a>(
 
 /// Refuses a host that is not valid, and a missing one if the version requires one. `needed` is false
 /// if the backend gets a host of its own.
+///
+/// `over_connection` is false for a request that a program made itself, without a connection in
+/// front: there the backend's own host stands in for a missing one.
 pub(super) fn check(
     host: Option<&[u8]>,
     version: Version,

@@ -1,4 +1,8 @@
 //! The head of a request in HTTP/1.1, as bytes.
+//!
+//! The order of the lines is: request line, Host, the fields that pass, the fields about the
+//! client, `Via`, framing. Host comes first as RFC 9110 §7.2 asks. Names are in lower case, as they
+//! came out of the map.
 
 use super::{Length, ScannedHead};
 use crate::{
@@ -9,6 +13,8 @@ use crate::{
 
 impl ScannedHead<'_> {
     /// Writes the request line, all fields, and the empty line.
+    ///
+    /// Appends to `out`; the caller clears it. Allocates only if `out` grows.
     pub(in crate::proxy) fn write_h1(
         &self,
         backend: &Backend,
@@ -31,6 +37,7 @@ impl ScannedHead<'_> {
         if let Some(via) = &settings.via {
             out.extend_from_slice(&via[self.version()].line);
         }
+        // Most requests: neither a body, an upgrade nor trailers.
         let is_bare = length == Length::None && self.upgrade.is_none() && !self.accepts_trailers;
         if !is_bare {
             self.write_framing(length, out);
@@ -38,6 +45,8 @@ impl ScannedHead<'_> {
         out.extend_from_slice(b"\r\n");
     }
 
+    /// `TE: trailers` is sent to the backend only if the client said so, and named in `Connection`,
+    /// as it ends at the next hop (RFC 9110 §10.1.4).
     #[inline(never)]
     fn write_framing(&self, length: Length, out: &mut Vec<u8>) {
         match length {

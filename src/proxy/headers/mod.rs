@@ -4,6 +4,33 @@
 //! the host and the client. `write_h1` and `fields` then write what passes, for HTTP/1.1 as bytes and
 //! for HTTP/2 as a map. The fields about the client are the same for most requests of a connection, so
 //! their bytes are cached with it.
+//!
+//! ```text
+//!   read: one pass ─▶ Class::of each field ─▶ dropped: a bit for each field      simple?
+//!                                           ├ declared: framing                    │ yes: write by bits
+//!                                           ├ options: what Connection names       │ no: ask `ends_here`
+//!                                           └ host, upgrade, expectation, …        ▼      for each field
+//!                                                            request line, Host, fields, client, Via, framing
+//! ```
+//!
+//! Two passes are needed, as `Connection` may name a field that came before it. Most requests name
+//! none: their second pass tests a bit for each field and looks at no name. `simple` is false for
+//! more than 64 fields, a trusted peer, several cookies, and fields that `Connection` names; those
+//! requests take the slower way, which decides by name.
+//!
+//! | field | what happens to it | rule |
+//! |---|---|---|
+//! | `Connection`, what it names, `Keep-Alive`, `Proxy-*`, `TE`, `Upgrade` | ends here; the last two are written again if they apply | RFC 9110 §7.6.1 |
+//! | `Content-Length`, `Transfer-Encoding` | replaced by this hop's framing | RFC 9112 §6 |
+//! | `Host` | replaced, validated | RFC 9112 §3.2 |
+//! | `X-Forwarded-*`, `X-Real-IP`, `Forwarded`, and spellings with underscores | by trust; see `forwarded_fields` | |
+//! | `Client-Cert`, `Client-Cert-Chain` | never pass | RFC 9440 §2.4 |
+//! | `Max-Forwards` with OPTIONS and TRACE | one less | RFC 9110 §7.6.2 |
+//! | `Cookie` | passes; several become one over HTTP/1.1 | RFC 9113 §8.2.3 |
+//! | all others | pass unchanged, in their order | |
+//!
+//! A `Connection` of an untrusted client could name `X-Forwarded-For` and so remove what this proxy
+//! adds; what it adds is written after the pass and cannot be named.
 
 mod class;
 mod client;
@@ -39,6 +66,9 @@ pub(super) struct ScannedHead<'a> {
     pub(super) parts: &'a Parts,
     pub(super) conn: Option<&'a ConnInfo>,
     /// The bytes that an earlier request of the same connection to the same host had.
+    ///
+    /// It is used only if the request asks for the same host: a connection may carry requests for
+    /// several.
     cached: Option<&'a ClientFields>,
     /// True if the peer's fields about the client pass.
     trusted: bool,
@@ -55,12 +85,18 @@ pub(super) struct ScannedHead<'a> {
     max_forwards: Option<u64>,
     cookies: usize,
     /// The first 64 fields, a bit each: set if the field ends at this hop.
+    ///
+    /// Bits of later fields fold into the first 64 (`i % 64`); `simple` is then false, and the bits
+    /// are not used.
     dropped: u64,
     /// True if `dropped` alone decides which fields pass.
     simple: bool,
 }
 
 /// How the length of the request's body is declared to the backend.
+///
+/// A length of zero is sent where a request of the method usually has a body (RFC 9110 §8.6), and
+/// left out of a GET.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Length {
     Chunked,
@@ -69,6 +105,10 @@ pub(super) enum Length {
 }
 
 impl<'a> ScannedHead<'a> {
+    /// # Errors
+    ///
+    /// [`ErrorKind::BadRequest`] with the reason as its source. Nothing was sent, and no connection
+    /// was taken.
     pub(super) fn read(parts: &'a Parts, settings: &Settings) -> Result<Self, Error> {
         let mut scanned = Self {
             parts,
@@ -101,6 +141,7 @@ impl<'a> ScannedHead<'a> {
         }
         // A field that `Connection` names does not pass, so the backend does not see the expectation.
         scanned.expects_continue &= !scanned.options.nominated.contains(&header::EXPECT);
+        // After the scan, as an error of framing is the more serious one to name.
         host::check_form(parts)?;
         scanned
             .declared
@@ -118,6 +159,9 @@ impl<'a> ScannedHead<'a> {
     }
 
     /// Finds the host and whether the peer is trusted. For most requests, the connection's cache has both.
+    ///
+    /// A cached host was validated when it was cached, and its peer was not trusted: nothing of
+    /// trusted peers is cached.
     fn resolve_host(&mut self, host: Option<&'a [u8]>, settings: &Settings) -> Result<(), Error> {
         if let (Some(conn), Some(asked)) = (self.conn, host)
             && let Some(cached) = ConnCache::get(conn, &settings.client_fields)
@@ -187,6 +231,9 @@ impl<'a> ScannedHead<'a> {
     }
 
     /// Writes the target: the backend's base path, and the path and query of the request.
+    ///
+    /// A base path has no slash at its end. `OPTIONS *` stays `*` without a base path, and becomes
+    /// the base path itself with one.
     pub(super) fn write_target(&self, backend: &Backend, out: &mut Vec<u8>) {
         let base = backend.base_path().as_bytes();
         let uri = &self.parts.uri;
@@ -222,6 +269,8 @@ impl<'a> ScannedHead<'a> {
     }
 
     /// Adds the fields of the request that pass.
+    ///
+    /// Used for both protocols; the sink is known at compile time.
     fn pass_on<O: HeaderSink>(&self, settings: &Settings, out: &mut O) {
         if self.simple {
             let mut dropped = self.dropped;
@@ -288,6 +337,7 @@ impl<'a> ScannedHead<'a> {
     }
 }
 
+/// Two Host fields are the classical disagreement of two proxies about where a request goes.
 fn once<T>(slot: &mut Option<T>, value: T, repeated: &'static str) -> Result<(), Error> {
     match slot.replace(value) {
         None => Ok(()),

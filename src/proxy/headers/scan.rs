@@ -14,6 +14,12 @@ use crate::{
 
 impl<'a> ScannedHead<'a> {
     /// Records a field that this hop acts on. Returns true if the field ends at this hop.
+    ///
+    /// Called for each field that is not `Plain`, in the order of the head.
+    ///
+    /// # Errors
+    ///
+    /// If a field makes the framing ambiguous, or `Connection` has too many options.
     pub(super) fn scan_field(
         &mut self,
         class: Class,
@@ -33,6 +39,7 @@ impl<'a> ScannedHead<'a> {
             Class::MaxForwards => {
                 let counts = matches!(self.parts.method, Method::OPTIONS | Method::TRACE);
                 let given = framing::content_length(bytes).filter(|_| counts);
+                // Of several, the first counts; all of them end here.
                 self.max_forwards = self.max_forwards.or(given);
                 // A value that is not a number passes unchanged.
                 return Ok(given.is_some());
@@ -68,6 +75,8 @@ impl<'a> ScannedHead<'a> {
         Ok(true)
     }
 
+    /// The expectation of an upgrade is dropped without an error: a server may ignore it (RFC 9110
+    /// §7.8).
     #[cold]
     pub(super) fn check_upgrade(&mut self) {
         // After a switch to HTTP/2 over cleartext, requests would bypass the proxy.

@@ -1,4 +1,8 @@
 //! The fields of HTTP/2 messages: those sent to the backend, and those received from it.
+//!
+//! The decision which fields pass is that of `headers`; here it is written into a map, as `h2`
+//! encodes one. Pseudo-fields are made of the request's parts by `h2`: `:authority` is the host for
+//! the backend, and no Host field is sent beside it.
 
 use http::{HeaderMap, HeaderName, HeaderValue, Request, StatusCode, Uri, Version, header};
 
@@ -47,6 +51,10 @@ pub(super) fn request(
 
 /// Prepares the fields of a response for the client. h2 has refused what RFC 9113 §8.2.2 forbids, and
 /// lengths that contradict each other.
+///
+/// # Errors
+///
+/// With the reason, for a response that is refused: over 100 fields, as over HTTP/1.1.
 pub(super) fn clean(status: StatusCode, fields: &mut HeaderMap) -> Result<(), &'static str> {
     if fields.len() > MAX_FIELDS {
         return Err("more than 100 fields");

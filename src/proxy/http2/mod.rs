@@ -2,6 +2,21 @@
 //!
 //! Requests share the connection. One of them dials while the others wait, and all take turns at opening
 //! a stream in the order in which they came.
+//!
+//! ```text
+//!   request ─▶ sender() ─┬─ live ────────────────────────────────▶ turn() ─▶ open ─▶ StreamRequest
+//!                        └─ wait: one dials, the others queue ──▶   ▲ one at a time, in order
+//!                             └─ failed: all that waited fail       └─ closed before it was sent: again
+//! ```
+//!
+//! Dials are single: `dialing` is an async mutex, and each request that gets it looks first whether
+//! the one before has connected. A dial that fails fails all that waited for it, by the count of
+//! failures: else 1,000 waiting requests would dial a dead backend one after the other, each for
+//! the whole time-out.
+//!
+//! HTTP/2 is found by ALPN on a connection that was dialled for HTTP/1.1 (`offer`); `known` then
+//! sends later requests here at once. If a backend stops choosing `h2`, `known` is cleared and
+//! HTTP/1.1 is tried again.
 
 mod fields;
 mod response_body;
@@ -90,6 +105,7 @@ impl CurrentConnection {
 }
 
 impl SharedConnection {
+    /// A hint: with a wrong `true`, the request finds out at its dial, and fails once.
     pub(super) fn is_known(&self) -> bool {
         self.known.load(Relaxed)
     }
@@ -166,6 +182,7 @@ impl SharedConnection {
         backend: &Backend,
         deadline: Instant,
     ) -> Result<(Sender, Option<DialTimes>), Error> {
+        // Read before the wait: a dial that fails from here on is the one that was waited for.
         let failures = self.failures.load(Acquire);
         let _one_at_a_time = self.dialing.lock().await;
         if let Some(sender) = self.live(settings, backend) {
@@ -187,6 +204,7 @@ impl SharedConnection {
                 Ok((sender, Some(took)))
             }
             Err(error) => {
+                // The kind before the count: a request that sees the new count reads this kind.
                 self.current().failed = Some(error.kind());
                 self.failures.fetch_add(1, Release);
                 Err(error)
@@ -214,6 +232,7 @@ impl SharedConnection {
                 connector.connect_by(backend, &own, deadline).await?
             }
         };
+        // The backend has lost HTTP/2. This request fails, the next one goes over HTTP/1.1.
         if !connected.is_http2() {
             self.known.store(false, Relaxed);
             return Err(Error::new(ErrorKind::ConnectTls)
@@ -328,6 +347,7 @@ async fn send(
         let mut turn = match timer.for_turn(sender.turn()).await? {
             Ok(turn) => turn,
             // The connection was closed before the request went out.
+            // `live` no longer returns this connection, so the loop ends with a dial.
             Err(_) if reused => continue,
             // The backend accepted the connection, so it may have load from it.
             Err(error) => return Err(Error::new(ErrorKind::ResponseClosed).with_source(error)),

@@ -1,4 +1,8 @@
 //! `StreamBody`: the response body of one stream.
+//!
+//! The window of the stream opens by what the caller takes, so a client that does not read stops the
+//! backend at 256 KiB (a window). The other streams go on: the window of the connection is as large as
+//! HTTP/2 allows.
 
 use std::{
     pin::Pin,
@@ -90,6 +94,7 @@ impl StreamBody {
                 return Poll::Ready(Error::timed_out(kind, self.idle_timeout));
             }
             // The upload made progress: the wait begins again.
+            // The deadline is armed once for a wait, not with each poll.
             self.waiting = None;
         }
     }

@@ -1,4 +1,19 @@
 //! One request on its stream, until the head of the response.
+//!
+//! | phase | waits for | limit | error |
+//! |---|---|---|---|
+//! | `Open` | a free stream of the backend | response time-out | `QueueTimeout`, not charged |
+//! | `Continue` | 100 | 1 s, then the body is sent | |
+//! | `Write` | the backend's window | idle time-out | `RequestWriteTimeout` |
+//! | `Client` | the client's body | idle time-out | `ClientBodyTimeout`, not charged |
+//! | `Head` | the response | response time-out | `ResponseHeadTimeout` |
+//!
+//! The phase names the side that is waited for, so the error names the side that is to blame.
+//! Any
+//! progress of the upload begins the time of a phase again.
+//!
+//! One poll does all: it opens the stream, sends what the window allows, and looks for interim and
+//! final heads. Nothing is spawned before the head: a request whose body ends first needs no task.
 
 use std::{
     future::Future,
@@ -65,6 +80,9 @@ pub(super) enum Phase {
 }
 
 /// Why there is no response.
+///
+/// The backend's errors are kept as they are: whether the request may be sent again depends on the
+/// reason in them.
 pub(super) enum StreamFailed {
     Backend(h2::Error),
     Otherwise(Error),
@@ -140,6 +158,7 @@ impl StreamRequest<'_> {
             if was_expecting && !self.expecting {
                 continue;
             }
+            // After both polls, since either can change it.
             let (phase, moves) = self.phase();
             if phase != self.timer.phase || moves != self.timer.moves {
                 self.timer.moves = moves;
@@ -284,6 +303,8 @@ impl StreamFailed {
         }
     }
 
+    /// REFUSED_STREAM, and a stream above the last one of a graceful GOAWAY, were not processed
+    /// (RFC 9113 §8.7, §6.8): `failover` may send any method again.
     pub(super) fn into_error(self) -> Error {
         let error = match self {
             Self::Backend(error) => error,

@@ -1,4 +1,17 @@
 //! The request body of one stream.
+//!
+//! ```text
+//!   Upload, polled with the response head ──(head comes first)──▶ Background: a task of its own
+//!      │                                                             │ Progress: moves, waits_for_client
+//!      └─ ends before the head: no task                              └─ read by the response body's time-out
+//! ```
+//!
+//! The task is needed only then: a client that reads its response slowly would otherwise hold back
+//! its own upload, which the backend may need to go on (a deadlock of two full windows).
+//!
+//! Flow control: data is offered in pieces of 64 KiB at most. A reservation counts against the
+//! window that all streams of the connection share, so an upload reserves only for data that is at
+//! hand and gives back what it does not use.
 
 use std::{
     sync::{
@@ -28,6 +41,8 @@ pub(super) struct Upload {
     stream: SendStream<Bytes>,
     body: ErasedBody,
     /// Data that the window of the stream has no room for yet.
+    ///
+    /// At most one frame of the client's body.
     held: Bytes,
     /// The body ends with `held`.
     last: bool,
@@ -99,6 +114,8 @@ impl Upload {
                 }
             }
             self.untouched = false;
+            // Set while the body is polled: if it has no frame, the client is the one that is
+            // waited for.
             self.drained = true;
             let frame = ready!(self.body.as_mut().poll_frame(cx));
             self.drained = false;
@@ -191,6 +208,7 @@ impl Upload {
         sent.map_err(|_closed| UploadStopped::Backend)
     }
 
+    /// A body that ends early is the client's fault, and must not look complete to the backend.
     fn check_end(&mut self) -> Result<(), UploadStopped> {
         match self.left {
             None | Some(0) => Ok(()),
@@ -211,6 +229,9 @@ impl Upload {
 }
 
 /// The progress of an upload that runs beside its response.
+///
+/// Relaxed counters: a reading that is one step old prolongs a wait by one turn. `client_failed` is
+/// Release and Acquire, as the reset that follows it makes the response fail on another task.
 #[derive(Default)]
 pub(super) struct Progress {
     /// Counts the steps of progress.
