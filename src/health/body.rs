@@ -1,4 +1,11 @@
 //! What happens until the last byte: a response body that breaks off counts as a failure.
+//!
+//! The head was judged when it came. If the body then breaks off, the success is taken back and
+//! counts as a failure within the window of shares; it does not count for failures in a row, where
+//! one long download that breaks would end a streak of good answers.
+//!
+//! Only errors of this crate say which side failed. A foreign body type is passed through and never
+//! judged.
 
 use std::{
     fmt,
@@ -54,6 +61,7 @@ where
         let this = self.project();
         let frame = ready!(this.inner.poll_frame(cx));
         if let Some(Err(error)) = &frame
+            // Taken: a body that is polled again after its error counts once.
             && let Some(record) = this.record.take()
         {
             count(&record, Error::of(error).map(Error::kind));

@@ -1,4 +1,14 @@
 //! How a check gets to a backend, and what it keeps of the way.
+//!
+//! | | fresh (default) | pooled |
+//! |---|---|---|
+//! | proves | that new connections are accepted | that the process answers |
+//! | costs the backend | a connection, and TLS | a request |
+//! | sees a new address of a name | with its dial | by `refresh`, once an answer no longer has the old one |
+//!
+//! A kept connection is used if it is open, leads to the backend's present address, and came from a
+//! check that passed. A check that finds it closed is made again on a fresh one: the close says
+//! nothing about the backend.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -35,6 +45,8 @@ impl CheckConnector {
         let connected = connect.await;
         if let (Ok(connected), Some(key)) = (&connected, &self.pooled) {
             let idle = backend.attachment(key, IdleConnection::default);
+            // Kept apart from the connection: the check takes the connection out, and the address
+            // has to be followed meanwhile.
             *lock(&idle.place) = connected.resolved().cloned();
         }
         connected.map_err(|error| CheckReport::not_connected(&error))
@@ -62,6 +74,8 @@ impl CheckConnector {
 }
 
 /// A connection that a check can use.
+///
+/// Dropping it closes it.
 #[derive(Debug)]
 pub(super) enum Connection {
     Http1(Http1),
@@ -95,6 +109,7 @@ impl IdleConnection {
         if !address.is_of(backend) || place.is_some_and(|place| place.is_gone()) {
             return None;
         }
+        // After the address: a connection to another address is closed, whatever its state.
         let stale = match &mut connection {
             Connection::Http1(conn) => conn.is_stale(),
             #[cfg(all(feature = "proxy", feature = "http2"))]
@@ -103,6 +118,7 @@ impl IdleConnection {
         (!stale).then_some(connection)
     }
 
+    /// Replaces the one that was kept, which is closed.
     fn put(&self, connection: Connection, address: Address) {
         *lock(&self.kept) = Some((address, connection));
     }

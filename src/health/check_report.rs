@@ -1,4 +1,12 @@
 //! What a check found.
+//!
+//! | made by | pass | capacity | what the prober does |
+//! |---|---|---|---|
+//! | `pass` | yes | 1.0 | counts a pass |
+//! | `degraded` | yes | the share | counts a pass, lowers the weight |
+//! | `drain` | yes | 1.0 | counts a pass; new sessions go elsewhere |
+//! | `fail` | no | 1.0 | counts a failure |
+//! | `local` | no | 1.0 | counts nothing, logs |
 
 use std::{borrow::Cow, sync::Arc, time::Duration};
 
@@ -152,6 +160,8 @@ impl CheckReport {
     }
 
     /// What it says when there is no connection.
+    ///
+    /// The detail is the cause ("connection refused"), since the code says the rest.
     pub(super) fn not_connected(error: &Error) -> Self {
         let code = match error.kind() {
             ErrorKind::Local => "SOCKERR",

@@ -15,6 +15,22 @@
 //! trial that ends on the request path changes it at once, and because several health layers share
 //! it. This machine [follows](CircuitMachine::follow) that value, and decides when the next step is
 //! due; the prober takes the step.
+//!
+//! # Which way back
+//!
+//! | | how the backend leaves `Open` |
+//! |---|---|
+//! | its time is over | a trial |
+//! | `rise` checks passed, none failed since the ejection | a trial: checks do not see what requests saw |
+//! | `rise` checks passed, one failed before | readmitted at once: checks see what requests saw, and it is gone |
+//! | a trial failed before | only its time: checks that pass while requests fail test something else |
+//!
+//! `since` decides which checks count: one that began before the ejection shows an earlier state
+//! (the result of a check that hung in the meantime must not readmit anything).
+//!
+//! Why a trial, and not all traffic at once: a backend that still fails would fail many requests
+//! before it is ejected again, each time that an ejection ends. Envoy readmits a backend when its
+//! time is over; here one request at a time decides.
 
 use std::time::Duration;
 
@@ -38,6 +54,8 @@ enum State {
 }
 
 /// A time out of service, with its trial.
+///
+/// It is kept over the change to `HalfOpen`: the checks before and in a trial count together.
 #[derive(Clone, Copy, Debug)]
 struct OpenPeriod {
     since: Instant,
@@ -73,6 +91,9 @@ pub(super) enum Step {
 impl CircuitMachine {
     /// Follows the circuit that the pool shows. `lasts` counts an ejection and returns its length;
     /// `trial` is that of a trial.
+    ///
+    /// Call it whenever the pool may have changed the circuit. It takes no step itself, so it can
+    /// be called any number of times.
     pub(super) fn follow(
         &mut self,
         shown: Circuit,
@@ -114,6 +135,10 @@ impl CircuitMachine {
 
     /// Returns the step that time makes due. `has_trial`: the request of a trial is in flight, and
     /// what it shows says more than the time that passed.
+    ///
+    /// Call it at [`due`](Self::due) or later. A trial without a request ends in a readmission:
+    /// where no request comes by, nothing shows that the backend fails, and nothing would ever show
+    /// that it does not.
     pub(super) fn advance(&mut self, has_trial: bool, now: Instant) -> Option<Step> {
         match &mut self.0 {
             State::Open(period) if period.until <= now => Some(Step::BeginTrial),
@@ -131,6 +156,9 @@ impl CircuitMachine {
     /// Counts a check that began at `began`; returns the step that it makes due. If checks failed
     /// as requests did, `rise` passes readmit the backend; if no check failed, they only begin a
     /// trial.
+    ///
+    /// Checks during a trial count as well: `rise` of them readmit a backend whose checks had
+    /// failed.
     pub(super) fn count_check(&mut self, pass: bool, rise: u32, began: Instant) -> Option<Step> {
         let (period, is_open) = match &mut self.0 {
             State::Closed => return None,
@@ -142,6 +170,7 @@ impl CircuitMachine {
         }
         if !pass {
             period.passes = 0;
+            // Remembered until the circuit closes, over any number of passes.
             period.checks_failed = true;
             return None;
         }

@@ -1,4 +1,8 @@
 //! Several checks as one: `All` and `Any`.
+//!
+//! The checks run in one task, polled one after the other at each wake: they are a handful, and a
+//! task for each would have to be cancelled. When one decides, the others are dropped, which closes
+//! their connections.
 
 use std::{
     fmt,
@@ -101,6 +105,7 @@ impl HealthCheck for All {
                 if !report.is_pass() {
                     return report.named(name);
                 }
+                // A drain counts as worse than any share: it asks for no new traffic at all.
                 let worse = report.is_draining() && !least.is_draining()
                     || !least.is_draining() && report.capacity() < least.capacity();
                 if worse {
@@ -122,6 +127,8 @@ impl HealthCheck for Any {
                 if report.is_pass() {
                     return report.named(name);
                 }
+                // One check that could not be made may have passed: the result is then unknown, not
+                // a failure.
                 if report.is_local() {
                     unmade.get_or_insert_with(|| report.named(name));
                     continue;

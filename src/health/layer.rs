@@ -1,4 +1,9 @@
 //! What a user configures: the layer.
+//!
+//! A layer is cheap to clone and to apply: axum calls `layer` for each route, and some servers for
+//! each connection. All services of a layer and its clones share one [`HealthTask`], which is made
+//! at the first call and not in `new`: a layer that is never applied checks nothing. A setter after
+//! that begins another task; the services that exist keep the earlier one with its settings.
 
 use std::{
     fmt,
@@ -115,6 +120,8 @@ impl<S> Layer<S> for HealthLayer {
             let state = HealthState::new(self.pool.clone(), checks, outliers, self.rank);
             Arc::new(HealthTask::new(state))
         });
+        // Without a runtime this does nothing, and the first `poll_ready` inside one starts the
+        // task.
         task.ensure();
         Health::new(inner, task.clone())
     }

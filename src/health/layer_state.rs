@@ -1,4 +1,21 @@
 //! What a layer and its services share: the settings, the task, and the outlier records.
+//!
+//! ```text
+//!   HealthLayer ─┐
+//!   Health<S> ───┼─▶ HealthTask ─▶ HealthState ◀─ Driver (a tokio task)
+//!   Health<S> ───┘    (aborts the     │  ▲
+//!                      task at drop)  │  └ Weak ─ OutlierRecord, at each backend
+//!                                     └─▶ Pool
+//! ```
+//!
+//! The services hold the [`HealthTask`], and the task holds the [`HealthState`] only: with the last
+//! service the `HealthTask` is dropped and aborts the task. A record holds the state weakly, as the
+//! pool, which the state holds, holds the record.
+//!
+//! Roles say to the pool what its members may expect. They are held twice: by the `HealthTask` for
+//! as long as the layer exists (so that the state of the backends outlives a runtime), and by
+//! [`Alive`] while the task runs (so that backends that were never checked are held only while
+//! something will check them).
 
 use std::{
     fmt,
@@ -45,6 +62,8 @@ impl HealthTask {
     }
 
     /// Starts the task where it does not run: at first, and after the end of its runtime.
+    ///
+    /// Called for each `poll_ready`: one atomic load in the usual case.
     pub(super) fn ensure(&self) {
         if !self.state.alive.load(Acquire) {
             self.start();
@@ -57,9 +76,13 @@ impl HealthTask {
             return;
         };
         let mut task = lock(&self.task);
+        // Another thread was faster; the lock is held, so its handle is stored before this one
+        // returns.
         if self.state.alive.swap(true, AcqRel) {
             return;
         }
+        // Made before the spawn, so that the roles are attached when this call returns; it moves
+        // into the task, whose end, by whatever cause, drops it.
         let alive = Alive::new(self.state.clone());
         let driver = Driver::new(self.state.clone());
         let task_of_driver = async move {
@@ -125,6 +148,8 @@ pub(super) struct HealthState {
     /// … of one of these backends.
     touched: Mutex<Vec<u64>>,
     key: AttachmentKey<OutlierRecord>,
+    /// The task runs. Cleared with Release by the drop of [`Alive`], behind the roles; read with
+    /// Acquire.
     alive: AtomicBool,
     epoch: Instant,
 }
@@ -166,6 +191,9 @@ impl HealthState {
     }
 
     /// Has the task look at a backend's circuit.
+    ///
+    /// Callable from any thread; takes a lock for one push. Called for changes of a circuit only,
+    /// which are rare.
     pub(super) fn touch(&self, key: u64) {
         lock(&self.touched).push(key);
         self.wake.notify_one();
@@ -176,6 +204,9 @@ impl HealthState {
     }
 
     /// Returns the milliseconds since it was made.
+    ///
+    /// The clock of ejections that were refused; it needs no more than milliseconds, and fits an
+    /// atomic.
     pub(super) fn millis(&self) -> u64 {
         self.epoch.elapsed().as_millis() as u64
     }

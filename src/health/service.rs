@@ -1,4 +1,19 @@
 //! What happens to a request: the service and its future.
+//!
+//! Each attempt is judged once, at the first of these:
+//!
+//! | what happens | evidence |
+//! |---|---|
+//! | the proxy answered itself (`LocalReply`) | none |
+//! | a response head | by status and by the fields that ask for an ejection |
+//! | then its body breaks off | takes the success back; see `body` |
+//! | an error | by its kind: the backend's faults count, those of the client and of this process do not |
+//! | dropped, a hedge won | a failure: it hung |
+//! | dropped, `failover` recorded a failure | as that error |
+//! | dropped otherwise | none (invariant E) |
+//!
+//! An [`Observation`] is the evidence that is still to come; it is taken when it is judged, so that
+//! nothing counts twice. The simulation's mutation `HangUpCounts` breaks invariant E on purpose.
 
 use std::{
     fmt,
@@ -64,6 +79,8 @@ impl<S> Health<S> {
         self.inner
     }
 
+    /// A trial is recognized by the circuit at the time of the call: the pool lets one request at a
+    /// time through to a half-open backend, and this is it.
     fn observe(&mut self, backend: &Backend, exchange: Option<&Exchange>) -> Option<Observation> {
         let state = self.task.state();
         let record = state.cached_record(backend, &mut self.recent)?;
@@ -154,6 +171,8 @@ impl Observation {
         let rules = self.record.rules();
         if rules.immediate && asks_for_ejection(response.headers()) {
             remove_ejection_fields(response.headers_mut());
+            // A trial that asks for an ejection is a failed trial; any other response ejects the
+            // backend whatever its record.
             match self.is_trial {
                 true => self.end(Evidence::Failure(ejection_requested())),
                 false => self.record.ejection_requested(),
@@ -164,6 +183,7 @@ impl Observation {
         Some(self.record)
     }
 
+    /// Runs on the request path. A success is two atomic operations; only a failure takes a lock.
     fn end(&self, evidence: Evidence) {
         match evidence {
             Evidence::Success => {
@@ -172,6 +192,8 @@ impl Observation {
                     self.record.trial_passed();
                 }
             }
+            // The pool ends the trial; if it is over already, the record counts an ordinary
+            // failure.
             Evidence::Failure(reason) if self.is_trial => self.record.trial_failed(reason),
             Evidence::Failure(reason) => self.record.failure(reason),
             Evidence::Nothing => {}
@@ -180,6 +202,9 @@ impl Observation {
 
     /// Without a result: a client that went away, a hedge that was faster, or a try that was given
     /// up.
+    ///
+    /// Reads the record of the exchange, as only that knows why the future was dropped: the layer
+    /// above records the outcome before it drops the attempt.
     #[cold]
     fn dropped(self) {
         #[cfg(test)]
@@ -191,6 +216,7 @@ impl Observation {
         };
         let outcome = exchange.attempts(|all| {
             let of = |a: &&Attempt| a.backend.incarnation() == self.record.incarnation();
+            // The last attempt with this backend: a retry may have used it before.
             all.iter()
                 .rev()
                 .find(of)
@@ -241,6 +267,7 @@ where
             Poll::Pending => Poll::Pending,
             Poll::Ready(Ok(mut response)) => {
                 let observation = this.observation.take();
+                // The record goes to the body: its end can take the success back.
                 let record = observation.and_then(|seen| seen.respond(&mut response));
                 Poll::Ready(Ok(response.map(|body| ResponseBody::new(body, record))))
             }

@@ -4,6 +4,26 @@
 //! backends out would turn a partial failure into a total one. A failure that names a dependency
 //! therefore takes no backend out before some of the others were checked again. Pure: results and the
 //! time are parameters.
+//!
+//! ```text
+//!           a backend would fall for X       all that answer fail for X
+//!    Idle ──────────────────────────▶ Asking ─────────────────────────▶ Shared
+//!     ▲                                │  ▲                                │
+//!     │                                │  └──── one passes, or fails ──────┘
+//!     │  a time-out later              ▼        for another reason
+//!     └┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄ NotShared (those that fail for X are taken out)
+//! ```
+//!
+//! Only checks that began after the question count: a check that was on its way shows the state
+//! before. `NotShared` is remembered for one time-out, so that the backends of one real outage are
+//! not asked about one after the other. While another dependency is asked about, a failure that
+//! names X is the backend's own.
+//!
+//! A backend that does not answer has no vote. Otherwise one machine without power would keep a
+//! shared failure from being seen, or hold all others in service.
+//!
+//! The decision needs no majority of the pool but of those that answer; with the default share of
+//! 1.0, one pass ends the question at once.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -28,6 +48,7 @@ enum State {
     /// Some backends are checked again.
     Asking {
         ballot: Ballot,
+        /// Those that were asked and have not answered.
         waiting: HashSet<u64>,
         until: Instant,
     },
@@ -114,6 +135,7 @@ impl Inquiry {
             State::Shared { .. } | State::Asking { .. } => Decision::Own,
             State::Idle | State::NotShared { .. } => {
                 let mut ballot = Ballot::new(dependency.clone(), now);
+                // The backend that raises the question votes as well.
                 ballot.cast(key, true);
                 self.ask(ballot, now, others, ask);
                 Decision::Wait
@@ -198,6 +220,7 @@ impl Inquiry {
             return Some(Conclusion::Shared(dependency));
         }
         let failing = ballot.votes.iter().filter(|(_, fails)| **fails);
+        // In a fixed order: the map's order differs from run to run.
         let mut failing: Vec<_> = failing.map(|(key, _)| *key).collect();
         failing.sort_unstable();
         self.state = State::NotShared {
@@ -268,6 +291,8 @@ impl Ballot {
 }
 
 /// Takes up to `most` of them, each as likely as any other.
+///
+/// Reservoir sampling: one pass, no copy of the list.
 fn sample(all: impl Iterator<Item = u64>, most: usize) -> Vec<u64> {
     let mut taken = Vec::with_capacity(most);
     for (seen, key) in all.enumerate() {

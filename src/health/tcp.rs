@@ -1,4 +1,7 @@
 //! The TCP check: connects, and optionally sends bytes and expects others.
+//!
+//! Codes as in HAProxy: `L4OK` for a connection, `L6OK` for a TLS session, `L7OK` for an answer
+//! that was wanted. The check closes its connection at the end, and never keeps one.
 
 use bytes::{Bytes, BytesMut};
 use tokio::{
@@ -128,6 +131,8 @@ impl TcpCheck {
                 Some(false) => return Err("the answer is not what was wanted".into()),
                 None => {}
             }
+            // A server that sends less and waits would keep the check until its deadline, which is
+            // then the failure.
             if stream.read_buf(&mut answer).await.map_err(failed)? == 0 {
                 return Err("the connection was closed before the answer was whole".into());
             }

@@ -1,4 +1,19 @@
 //! The health state of one backend from check results: rise, fall and flap damping. Pure.
+//!
+//! | state | a pass | a failure |
+//! |---|---|---|
+//! | `Unknown` | `Healthy` | `Unhealthy` after `fall` |
+//! | `Healthy` | failures := 0 | `Unhealthy` after `fall` in a row |
+//! | `Unhealthy` | `Healthy` after `rise` in a row, unless held down | passes := 0 |
+//!
+//! Invariant B: results are counted in a row. A count that only grows would take a backend out that
+//! fails one check in a hundred; the simulation has that fault as a mutation, and its tests must
+//! notice it.
+//!
+//! Flap damping: a backend that changes between up and down four times within two minutes stays
+//! down for 5 s after its fall, then 10 s, 20 s, up to 60 s. Passes are counted during that time,
+//! so it comes back with the first pass after the hold. Two minutes in service end the
+//! damping.
 
 use std::{collections::VecDeque, time::Duration};
 
@@ -24,6 +39,8 @@ pub(super) struct Rules {
 /// The state of one backend as active checks see it.
 ///
 /// Counts *consecutive* results: one pass among failures sets the count of failures to zero.
+///
+/// Each member of the pool has one, in the prober's task; nothing else reads it.
 #[derive(Debug)]
 pub(super) struct HealthMachine {
     health: HealthStatus,
@@ -31,6 +48,8 @@ pub(super) struct HealthMachine {
     failures: u32,
     since: Instant,
     /// When it went up or down, within the window.
+    ///
+    /// A start (`Unknown` to another state) is no move.
     moves: VecDeque<Instant>,
     flapping: bool,
     hold: Duration,
@@ -66,6 +85,7 @@ impl HealthMachine {
         }
     }
 
+    /// Returns the change, if the pass made one.
     pub(super) fn pass(&mut self, rules: &Rules, now: Instant) -> Option<Change> {
         // A fault that the simulation switches on, and must notice: see `mutation.rs`.
         #[cfg(test)]
@@ -86,6 +106,8 @@ impl HealthMachine {
         }
     }
 
+    /// An `Unknown` backend also needs `fall` failures: until then it is held, and gets no traffic
+    /// either way.
     pub(super) fn fail(&mut self, rules: &Rules, now: Instant) -> Option<Change> {
         self.passes = 0;
         self.failures = self.failures.saturating_add(1);
@@ -100,6 +122,9 @@ impl HealthMachine {
     }
 
     /// Counts a failure that is not to take it down, or not yet.
+    ///
+    /// For a shared failure: the count goes on, so that [`settle`](Self::settle) can take the
+    /// backend out at once when the failure turns out not to be shared.
     pub(super) fn fail_and_stay(&mut self) {
         self.passes = 0;
         self.failures = self.failures.saturating_add(1);
@@ -139,6 +164,9 @@ impl HealthMachine {
     }
 
     /// Returns the time from the start of one check to that of the next.
+    ///
+    /// The shorter interval applies while results disagree with the state, so that a change needs
+    /// (`rise` or `fall`) − 1 short intervals and not long ones.
     pub(super) fn interval(&self, rules: &Rules) -> Duration {
         match self.health {
             _ if !self.is_settled() => rules.changing,
@@ -164,6 +192,7 @@ impl HealthMachine {
         let from = std::mem::replace(&mut self.health, to);
         let was = now.saturating_duration_since(self.since);
         self.since = now;
+        // It was well for as long as the window: what came before no longer counts.
         if from == HealthStatus::Healthy && was >= FLAP_WINDOW {
             self.flapping = false;
             self.hold = Duration::ZERO;

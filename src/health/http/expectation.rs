@@ -1,4 +1,14 @@
 //! What is wanted of an answer.
+//!
+//! The order of the judgement is an order of trust:
+//!
+//! 1. identity: an answer of another server says nothing about this backend, whatever its status;
+//! 2. what the backend says of itself (`x-evenkeel-health`), and the statuses that drain;
+//! 3. the status;
+//! 4. the predicates on header and body, for healthy answers only.
+//!
+//! Whether the body is read at all is decided by the head (`use_of_body`): a body that decides
+//! nothing must not be able to make a check late.
 
 use std::{fmt, ops::RangeInclusive, sync::Arc};
 
@@ -38,6 +48,7 @@ impl Expectation {
     }
 
     fn verdict(&self, answer: &Answer, backend: &Backend) -> CheckReport {
+        // First: the answer of another server must neither admit nor drain this backend.
         if let Some(wrong_identity) = self.wrong_identity(answer, backend) {
             return CheckReport::fail("L7RSP", wrong_identity);
         }
@@ -62,6 +73,8 @@ impl Expectation {
     /// Returns what the body adds to a response with this head.
     pub(super) fn use_of_body(&self, status: StatusCode, headers: &HeaderMap) -> UseOfBody {
         match self.class(status, SelfReport::of(headers)) {
+            // The body can only add the name of a dependency, and is not asked where the head has
+            // one.
             Class::Failed if named_dependency(headers).is_none() && is_json(headers) => {
                 UseOfBody::Explains
             }

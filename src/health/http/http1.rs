@@ -1,4 +1,7 @@
 //! One exchange in HTTP/1.1, by the code that forwards requests.
+//!
+//! The same `Conn` as in the proxy reads the answer: what a check accepts is what requests would
+//! accept, and a backend whose answers the proxy refuses does not pass its checks.
 
 use std::{future::poll_fn, mem, task::Poll};
 
@@ -63,6 +66,8 @@ pub(super) async fn exchange(
     let found = match poll_fn(|cx| conn.poll_response_head(cx)).await {
         Ok(found) => found,
         Err(error) => {
+            // Only a connection that ended before a byte came may have been closed while it was
+            // idle.
             let closed = matches!(
                 error.kind(),
                 ErrorKind::RequestWrite | ErrorKind::ResponseClosed

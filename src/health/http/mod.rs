@@ -1,4 +1,11 @@
 //! A check by a request.
+//!
+//! | file | content |
+//! |---|---|
+//! | `run` | one check: connection, request, report |
+//! | `http1` | the exchange over HTTP/1.1, on the proxy's own code |
+//! | `expectation` | what an answer means; pure |
+//! | `failed_dependency` | the name of a dependency in a JSON answer; pure |
 
 mod expectation;
 mod failed_dependency;

@@ -1,4 +1,17 @@
 //! How one HTTP check runs: the connection, the request and the report.
+//!
+//! ```text
+//!   kept connection? ─▶ ask ──▶ answered ──────────────────▶ judge ─▶ report
+//!         │             └ closed before a byte came ─┐
+//!         └ none ────────────────────────────────────┴▶ connect ─▶ ask ─▶ judge ─▶ report
+//! ```
+//!
+//! Each step ends at the target's deadline; the prober has the same deadline around all of it, and
+//! would call the check late without saying at which step. Without pooling the request says
+//! `connection: close`, so that the backend does not wait for a second one.
+//!
+//! `Protocol::Auto` is checked over HTTP/1.1: ALPN would let the backend choose, and a check would
+//! prove a path that requests may not take.
 
 use http::{HeaderValue, Method, header};
 use tokio::time::timeout_at;
@@ -40,6 +53,7 @@ impl HttpCheck {
         self.conclude(asked, &backend)
     }
 
+    /// Begins HTTP/2 if ALPN chose it or the backend's protocol is HTTP/2.
     #[cfg(all(feature = "proxy", feature = "http2"))]
     async fn open(&self, target: &Target, connected: Connected) -> Result<Connection, CheckReport> {
         if !connected.is_http2() {
@@ -59,6 +73,8 @@ impl HttpCheck {
         Ok(Connection::http1(connected))
     }
 
+    /// A connection is kept only after a pass: after a failure the next check is to prove that a
+    /// new one works.
     fn conclude(&self, asked: Result<Exchanged, Failed>, backend: &Backend) -> CheckReport {
         let report = match asked {
             Ok((answer, connection)) => {
@@ -181,6 +197,8 @@ impl HttpCheck {
             self.path.as_str(),
             " HTTP/1.1\r\n",
         ] {
+            // Valid in a request line: the path was parsed by the setter, the base path with the
+            // backend's URL.
             head.extend_from_slice(part.as_bytes());
         }
         write_field(&mut head, "host", self.host_of(backend).as_bytes());
@@ -197,6 +215,7 @@ impl HttpCheck {
         for (name, value) in &self.fields {
             write_field(&mut head, name.as_str(), value.as_bytes());
         }
+        // RFC 9110 §8.6: a server may wait for the body of a POST that names no length.
         if anticipates_content(&self.method) {
             write_field(&mut head, "content-length", b"0");
         }

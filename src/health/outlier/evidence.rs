@@ -1,4 +1,15 @@
 //! What the end of one request shows about the backend.
+//!
+//! | what ended the attempt | charged to the backend |
+//! |---|---|
+//! | no connection, TLS failed, no or a malformed response head | yes |
+//! | a response head that is late | yes |
+//! | 502, 503, 504 (or the statuses that were set) | yes |
+//! | 500 and others | no: one bad request makes each backend answer 500 |
+//! | a fault of the client, of this process, of the queue | no (invariant E) |
+//! | an error of a service that names no side | no |
+//!
+//! The match over `ErrorKind` has no wildcard, so a kind that is added has to be decided here.
 
 use http::{HeaderMap, HeaderName, StatusCode};
 

@@ -1,4 +1,19 @@
 //! How many of the last requests failed.
+//!
+//! ```text
+//!   tick:         n−9  …  n−2   n−1    n          ten buckets of a tenth of the window
+//!   failures:      0       3     0     2
+//!   from:                  ▲ successes when this bucket began
+//!                          └── successes since then are set against the failures
+//! ```
+//!
+//! Only a failure reads the clock. A success adds one to a counter that never goes back, so that
+//! its cost is one addition. The price: successes before the window's first failure do not count,
+//! so a share is too high rather than too low, and `volume` keeps a few failures alone from being a
+//! share.
+//!
+//! Buckets are reused after ten ticks; the thread that wins the exchange begins the bucket.
+//! `Relaxed` is enough elsewhere, as a count that is lost between two stores is one of many.
 
 use std::sync::atomic::{
     AtomicU32, AtomicU64,
@@ -32,6 +47,7 @@ pub(in crate::health) struct Count {
 }
 
 impl FailureWindow {
+    /// One addition, by any thread.
     pub(in crate::health) fn success(&self) {
         self.successes.fetch_add(1, Relaxed);
     }

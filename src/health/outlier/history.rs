@@ -1,4 +1,8 @@
 //! What is remembered of a backend's failures: those in a row, and its ejections.
+//!
+//! An ejection lasts 30 s times the number of ejections, up to 300 s, as in Envoy. The number falls
+//! by one for each 30 s in service: a backend that fails once a day is not treated like one that
+//! fails each minute.
 
 use std::{
     sync::atomic::{AtomicU32, Ordering::Relaxed},
@@ -16,6 +20,8 @@ pub(in crate::health) struct Streak {
 }
 
 impl Streak {
+    /// A store only after a failure: in the usual case the cache line stays shared among the
+    /// threads.
     pub(in crate::health) fn success(&self) {
         if self.failures.load(Relaxed) != 0 {
             self.failures.store(0, Relaxed);
@@ -49,6 +55,8 @@ impl EjectionHistory {
             .readmitted
             .take()
             .map_or(Duration::ZERO, |then| now.saturating_duration_since(then));
+        // Rounded down: a backend that is in service for less than the first ejection is forgiven
+        // nothing.
         let forgiven = (served.as_secs_f64() / rules.ejection.as_secs_f64()) as u32;
         self.ejections = self.ejections.saturating_sub(forgiven).saturating_add(1);
         let lasts = rules

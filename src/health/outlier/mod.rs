@@ -1,4 +1,15 @@
 //! Outlier detection: what a user configures.
+//!
+//! ```text
+//!   end of an attempt ─▶ evidence ─▶ record (one for each backend and layer)
+//!                                     ├ history:        failures in a row ≥ 5          ─┐
+//!                                     ├ failure_window: share of failures, 10 s         ├─▶ Pool::eject
+//!                                     ├ (response field): asks for it                   │   (refused: last
+//!                                     └ latency_window: median, compared by the prober ─┘    usable, share)
+//! ```
+//!
+//! Everything here is written by requests on any thread, so the counters are atomics, and a lock is
+//! taken only when a backend may be ejected.
 
 mod evidence;
 mod failure_window;

@@ -1,4 +1,12 @@
 //! What one layer's traffic showed about one backend, and what is done about it.
+//!
+//! A record hangs at the backend under a key of its layer: several layers on one pool judge their
+//! own traffic by their own rules. It belongs to an incarnation, and `member` refuses to act for a
+//! backend that was replaced meanwhile.
+//!
+//! All counters are `Relaxed`: they are evidence, not a protocol. A count that is one too low on
+//! another thread ejects one failure later. The ejection itself goes through the pool, which
+//! decides under its own lock whether the backend may go (invariant F).
 
 use std::{
     sync::{
@@ -28,6 +36,9 @@ pub(in crate::health) struct OutlierRecord {
     latency: Option<LatencyWindow>,
     history: Mutex<EjectionHistory>,
     /// In milliseconds: an ejection that was refused is not tried again at each failure.
+    ///
+    /// Milliseconds of `HealthState::millis`. An ejection that was refused (the last usable
+    /// backend) would otherwise take the pool's lock with each failure.
     next_try: AtomicU64,
     state: Weak<HealthState>,
     id: Arc<str>,
@@ -93,6 +104,7 @@ impl OutlierRecord {
     #[cold]
     pub(in crate::health) fn broke_off(&self, kind: ErrorKind) {
         if self.rules.rate.is_some() {
+            // The head was counted as a success when it came.
             self.window.undo_success();
         }
         let code = match kind {
@@ -102,6 +114,7 @@ impl OutlierRecord {
         self.judge(Reason::new(code, kind.as_str()), 0);
     }
 
+    /// `streak` is 0 for a failure that does not count in a row.
     fn judge(&self, reason: Reason, streak: u32) {
         let Some(state) = self.state.upgrade() else {
             return;
@@ -111,6 +124,7 @@ impl OutlierRecord {
         let mut reason = reason;
         let mut guilty = streak >= rules.consecutive;
         if let Some(share) = rules.rate {
+            // The window may be as short as a second: a tick is then 100 ms.
             let tick = now * BUCKETS / (rules.window.as_millis() as u64).max(1);
             let count = self.window.failure(tick);
             let rate = f64::from(count.failures) / count.total as f64;
@@ -185,6 +199,8 @@ impl OutlierRecord {
         lock(&self.history).eject(&self.rules, now, fastrand::f64())
     }
 
+    /// Also called by the pool, for a backend that another layer or the program readmitted. All
+    /// evidence begins at zero: what was counted before the ejection is paid for.
     pub(in crate::health) fn readmitted(&self, now: Instant) {
         lock(&self.history).readmit(now);
         self.streak.success();
@@ -192,6 +208,7 @@ impl OutlierRecord {
         self.next_try.store(0, Relaxed);
     }
 
+    /// Two threads may both get true; the pool refuses the second ejection.
     fn may_try(&self, now: u64) -> bool {
         let may = now >= self.next_try.load(Relaxed);
         if may {

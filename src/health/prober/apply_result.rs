@@ -1,4 +1,16 @@
 //! What follows from one result.
+//!
+//! ```text
+//!   result ─▶ local fault? ──▶ no check at all: only the next one is planned
+//!          └▶ recorded for status pages, counted
+//!               └▶ names a dependency, and would fall? ──▶ held until others were checked
+//!                    └▶ machine: pass or fail ──▶ a change: logged, measured
+//!                         └▶ counts for the circuit's return
+//!                              └▶ the next check is planned
+//! ```
+//!
+//! Log levels: a backend that goes down is a WARN, one that comes up an INFO, a failed check that
+//! changes nothing a DEBUG. A log of a fleet then has one line for each change.
 
 use std::time::Duration;
 
@@ -33,6 +45,7 @@ impl Driver {
         let pass = done.report.is_pass();
         member.backend.count_check(pass, done.took);
         let falls = !pass && member.machine.would_fall(&rules);
+        // Asked for each result, also for passes: they are votes.
         let holds = self.consider_dependency(key, done, falls, now);
         let Some(member) = self.members.get_mut(&key) else {
             return;
@@ -48,13 +61,17 @@ impl Driver {
         match change {
             Some(change) => self.change(key, &change, done, now),
             // What it offers may have changed.
+            // Capacity and drain come with each pass, also without a change of state.
             None if pass => self.measure(key, None, done, now),
             None => log_failure(&member.backend, done),
         }
+        // After the measurement, so that its event comes before that of a readmission.
         self.count_toward_return(key, &rules, done, now);
         self.plan_next(key, checks, done, now);
     }
 
+    /// Counted from the start of the check that ended, so that slow answers do not stretch the
+    /// interval; never in the past.
     fn plan_next(&mut self, key: u64, checks: &Checks, done: &CheckResult, now: Instant) {
         let rules = checks.rules();
         let is_kept = self.shared_failures.is_kept(key);
@@ -99,6 +116,9 @@ impl Driver {
 
 impl Member {
     /// Returns the time from the start of the check that ended to that of the next.
+    ///
+    /// The first pause of a settled backend is drawn from the whole interval: all members of a
+    /// start are checked at once, and would stay together otherwise. Later ones have the jitter.
     fn pause(
         &mut self,
         checks: &Checks,

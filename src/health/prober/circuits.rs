@@ -1,5 +1,13 @@
 //! Takes the steps of the circuits: ejections that are noticed, trials, readmissions; and compares
 //! latencies.
+//!
+//! The pool shows each circuit's present value, which requests, other layers and the program
+//! change. This task keeps a machine for each member, compares it with what the pool shows, and
+//! takes the steps that time or checks make due.
+//!
+//! How a change is noticed: a request of this layer touches the backend's key, which is looked at
+//! within the same wake. A change by another layer or by the program names no backend, so all are
+//! scanned: a small pool at once, one of more than 64 once a second at most.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -19,6 +27,8 @@ use crate::{
 /// Which circuits are not closed, and when all are scanned.
 pub(super) struct Circuits {
     /// The backends whose circuit is open or half open.
+    ///
+    /// A sorted set, so that equal schedules take equal steps.
     ejected: Keys,
     /// When all are scanned: another layer or the program may have ejected or readmitted one.
     scan_at: Option<Instant>,
@@ -92,6 +102,7 @@ impl Driver {
         if self.circuits.compare_at.is_some_and(|at| at <= now) {
             self.compare(now);
         }
+        // Copied, as a step changes the set.
         let keys: Vec<_> = self.circuits.ejected.iter().copied().collect();
         keys.into_iter()
             .for_each(|key| self.advance_circuit(key, now));
@@ -140,6 +151,8 @@ impl Driver {
         let Some(step) = member.circuit.advance(has_trial, now) else {
             return;
         };
+        // A trial that cannot begin means that the circuit is no longer open for the pool: the
+        // ejection ends.
         if step == Step::Readmit || !self.begin_trial(key, now) {
             self.readmit(key, Reason::new("TIME", "served its time"), now);
         }
@@ -205,6 +218,9 @@ impl Driver {
     }
 
     /// Ejects the backends that are far slower than the others.
+    ///
+    /// Takes every record's window, used or not: all windows begin at the same time. A backend that
+    /// is out already says nothing about what is usual, and is left out.
     fn compare(&mut self, now: Instant) {
         let Some(outliers) = self.state.outliers.clone() else {
             return;

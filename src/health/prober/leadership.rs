@@ -1,4 +1,12 @@
 //! One prober a pool: of several that could check it, one does.
+//!
+//! Two probers would double the checks, and disagree: each would overwrite what the other measured.
+//! The pool holds the candidates; the newest of the highest rank leads. One whose checks a user has
+//! given ranks above one with the defaults, so that a second `LoadBalancer` on a pool changes
+//! nothing, and the settings of a reload take over at once.
+//!
+//! The health of the backends belongs to the pool and stays: the next leader begins with it, and no
+//! backend goes up or down by a change of the leader.
 
 use tokio::time::Instant;
 
@@ -29,6 +37,7 @@ impl Driver {
         );
         for member in self.members.values_mut() {
             member.machine = HealthMachine::new(member.backend.active_health(), now);
+            // All are checked at once, and spread over an interval afterwards.
             member.spread = false;
         }
         let keys: Vec<_> = self.members.keys().copied().collect();
@@ -36,6 +45,8 @@ impl Driver {
     }
 
     /// Ends the checks that run: they are no failures (invariant C).
+    ///
+    /// Shared failures are announced as over: the next leader finds out for itself.
     fn step_down(&mut self) {
         tracing::info!(
             target: "evenkeel::health",

@@ -1,4 +1,14 @@
 //! The members of the pool as the prober follows them.
+//!
+//! A member is known by its incarnation, not its id: a backend that is removed and added again
+//! under its id is another one, about which nothing is known.
+//!
+//! | change of the pool | what happens to the member |
+//! |---|---|
+//! | added | checked at once; begins with the health that the backend already has |
+//! | removed | its check is cancelled, and counts as nothing (invariant C) |
+//! | another address | the check is cancelled; `Healthy` becomes `Unknown`, `Unhealthy` stays (invariant A) |
+//! | weight, tier, mode | nothing: health is measured, these are set |
 
 use std::collections::BTreeMap;
 
@@ -12,12 +22,15 @@ use crate::{
     pool::{Backend, HealthStatus, Measurement, Reason},
 };
 
+/// Owned by the driver; dropped with the backend's membership.
 pub(super) struct Member {
     pub(super) backend: Backend,
     /// How often it had moved when this was last looked at.
     moves: u32,
     pub(super) machine: HealthMachine,
+    /// When the next check is due; `None` while one runs or waits for a place.
     pub(super) next: Option<Instant>,
+    /// The check that runs.
     pub(super) probe: Option<RunningCheck>,
     /// Another check begins as soon as the running one ends.
     pub(super) again: bool,
@@ -39,6 +52,7 @@ impl Driver {
         let membership = snapshot.membership();
         if self.membership.as_ref() == Some(&membership) {
             drop(snapshot);
+            // The members are the same: an ejection, a weight or a mode changed.
             self.circuits.scan_soon(now, self.members.len());
             return;
         }
@@ -54,6 +68,7 @@ impl Driver {
             };
             members.insert(key, member);
         }
+        // What is left in the old map left the pool.
         for (key, gone) in std::mem::replace(&mut self.members, members) {
             self.cancel(gone.probe);
             self.shared_failures.forget(key);
@@ -111,6 +126,7 @@ impl Driver {
                     .push(std::cmp::Reverse((now, backend.incarnation())));
             }
         }
+        // The handle is replaced: it has the new settings.
         member.backend = backend;
         member
     }

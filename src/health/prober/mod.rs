@@ -1,4 +1,28 @@
 //! The task that makes the checks and takes the steps of the circuits.
+//!
+//! # One round of the driver
+//!
+//! | order | step | why there |
+//! |---|---|---|
+//! | 1 | `follow_leadership` | what follows depends on whether this prober makes the checks |
+//! | 2 | `sync` | members that left must not be judged; new ones are checked at once |
+//! | 3 | `update_circuits` | ejections by traffic, ends of ejections |
+//! | 4 | `conclude_inquiry` | a shared failure whose time is over |
+//! | 5 | `start_due` | checks, after all that may have planned or cancelled one |
+//! | 6 | `publish_due` | results of this round in one snapshot |
+//! | 7 | `Pool::tick` | ramps, drains: the pool's own times |
+//!
+//! Then it waits for an event of the pool, a touched circuit, a check that ended, or the next time.
+//! Events
+//! only wake it: the state is read from the snapshot, so nothing is lost with a missed event.
+//!
+//! Everything about the pool's health happens in this one task, so the machines of the members need
+//! no lock. Checks are tasks of their own: one that hangs or panics disturbs no other (invariant
+//! D). Each runs within its time-out; at most `concurrency` at once, and those that have to wait
+//! for a place wait in order.
+//!
+//! Times come from tokio's clock, and `select!` is biased: the simulation runs whole schedules with
+//! a paused clock and compares them.
 
 mod apply_result;
 mod circuits;
@@ -100,6 +124,8 @@ pub(super) struct Driver {
     /// Where there is something to check with.
     lead: Option<Candidate>,
     /// Makes the checks of the pool; others that could leave them to this one.
+    ///
+    /// Kept beside `lead`, so that a round notices a change.
     leads: bool,
     /// By incarnation, in whose order what happens in one moment is done.
     members: BTreeMap<u64, Member>,
@@ -107,10 +133,14 @@ pub(super) struct Driver {
     membership: Option<Membership>,
     generation: u64,
     /// When each is due; an entry counts if the member says the same.
+    ///
+    /// Entries are never removed early: `plan` pushes another, and the earlier one no longer equals
+    /// `member.next`.
     due: BinaryHeap<Reverse<(Instant, u64)>>,
     /// Due, and without a free slot.
     waiting: VecDeque<u64>,
     running: JoinSet<CheckResult>,
+    /// A check that is missing here was cancelled: its end means nothing.
     probes: HashMap<Id, u64>,
     circuits: Circuits,
     shared_failures: SharedFailures,
@@ -166,6 +196,7 @@ impl Driver {
                 yield_now().await;
             }
             let moves = state.pool.tick(now);
+            // After `tick`, which may have moved its own next time.
             let next = [self.next_wake(), moves].into_iter().flatten().min();
             // In a fixed order, so that equal schedules run alike. Nothing starves: what is due is
             // done in every round, and a branch leaves none of its kind waiting for long.
@@ -192,6 +223,8 @@ impl Driver {
         }
     }
 
+    /// Moves what is due into `waiting`, then starts checks while there is a place. A member whose
+    /// check still runs is skipped; its next one is planned when that ends.
     fn start_due(&mut self, now: Instant) {
         while let Some(Reverse((when, key))) = self.due.peek().copied() {
             if when > now {
@@ -247,6 +280,8 @@ impl Driver {
         let Some(probe) = member.probe.take() else {
             return;
         };
+        // A panic in a check of the user's own is a failure, so that it is seen; it ends no other
+        // check.
         let done = done.unwrap_or_else(|| CheckResult {
             began: probe.began,
             took: now.saturating_duration_since(probe.began),
@@ -265,6 +300,7 @@ impl Driver {
 
     fn cancel(&mut self, probe: Option<RunningCheck>) {
         if let Some(probe) = probe {
+            // First, so that an end that is on its way already is not taken for a result.
             self.probes.remove(&probe.abort.id());
             probe.abort.abort();
         }
@@ -283,6 +319,7 @@ impl Driver {
     }
 }
 
+/// The deadline counts from the start of the check, not from the time at which it was due.
 async fn probe(checks: Checks, backend: Backend) -> CheckResult {
     let began = Instant::now();
     let target = Target::new(backend, began + checks.timeout);

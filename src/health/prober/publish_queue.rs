@@ -1,5 +1,14 @@
 //! What checks measured and the pool does not show yet: results that come together are shown
 //! together, as each snapshot is made of all members.
+//!
+//! A snapshot is rebuilt as a whole: for 10,000 members, up to 5 ms. Checks of a large pool end one
+//! after the other, and a snapshot for each would use a core. So results wait for 10 µs a member
+//! after the last snapshot (0.1 s for 10,000), or until 512 are there; a pool of up to 64 shows
+//! each at once.
+//!
+//! Order is kept: whatever else changes the pool or reads what was measured publishes first
+//! (`publish_results`), so subscribers see the measurement before the readmission that follows from
+//! it.
 
 use std::time::Duration;
 
@@ -13,6 +22,8 @@ use crate::pool::{Backend, Measurement};
 pub(super) struct PublishQueue {
     waiting: Vec<(Backend, Measurement)>,
     /// When the last were shown.
+    ///
+    /// `None` before the first: it is never put off.
     shown: Option<Instant>,
 }
 

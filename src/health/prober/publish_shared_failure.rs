@@ -1,4 +1,12 @@
 //! Carries out what the inquiry about shared failures decides.
+//!
+//! `shared_failure` is the decision, without a pool; this file asks it, checks the backends that it
+//! names, and announces what it decides.
+//!
+//! | set | content | ends with |
+//! |---|---|---|
+//! | `held` | backends that would have fallen, with the failure that would have done it | a pass, a failure of another kind, or `fall` |
+//! | `reported` | those of them that the pool has announced as kept | `report_released` |
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -104,6 +112,7 @@ impl Driver {
         } else {
             self.shared_failures.held.remove(&key);
         }
+        // After `held` is up to date: a conclusion walks over it.
         if let Some(conclusion) = conclusion {
             self.apply_conclusion(conclusion, now);
         }
@@ -126,6 +135,8 @@ impl Driver {
         }
     }
 
+    /// `Ended` takes none out by itself: the backends are checked again, and `NotShared` names
+    /// those that still fail.
     fn apply_conclusion(&mut self, conclusion: Conclusion, now: Instant) {
         match conclusion {
             Conclusion::Shared(dependency) => {
@@ -215,6 +226,7 @@ impl Driver {
     fn recheck(&mut self, key: u64, now: Instant) {
         if let Some(member) = self.members.get_mut(&key) {
             match member.probe.is_some() {
+                // The running check began before the question, so its result has no vote.
                 true => member.again = true,
                 false => self.plan(key, now),
             }
