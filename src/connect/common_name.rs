@@ -1,4 +1,8 @@
 //! The common name of a certificate's subject. Pure: no I/O, no clock.
+//!
+//! A reader of its own, since a certificate parser would be a dependency for one field of the PROXY
+//! header. It reads tags and lengths only and never decodes a value; malformed input ends it with
+//! `None` (a property test feeds it garbage).
 
 /// Returns the first common name of the subject (RFC 5280 §4.1); `None` if there is none, or if the
 /// certificate is not DER. The certificate was verified before, so that this reads only its structure.

@@ -1,4 +1,8 @@
 //! The cryptography provider, and the primitives below it.
+//!
+//! Everything that needs cryptography takes it from here, so that one provider does all of it. With
+//! both features on, aws-lc-rs is used: it has the post-quantum key exchange X25519MLKEM768. No
+//! process-wide default is installed, as a library must not decide that for its program.
 
 use std::sync::Arc;
 
@@ -13,6 +17,8 @@ pub(crate) use ring::{aead, hkdf, rand};
 use rustls::crypto::CryptoProvider;
 
 /// Returns the cryptography provider: aws-lc-rs if its feature is on, else ring.
+///
+/// Makes a new value with each call: call it when a configuration is built, not for a connection.
 pub(crate) fn provider() -> Arc<CryptoProvider> {
     #[cfg(feature = "aws-lc-rs")]
     let provider = rustls::crypto::aws_lc_rs::default_provider();

@@ -1,4 +1,8 @@
 //! `DangerousClientTls`: TLS without the verification that makes it worth something.
+//!
+//! Its name says what it is, and so does every use: rustls calls such things dangerous as well.
+//! Signatures are still verified, so that the handshake means that the peer holds the key of the
+//! certificate which it showed; any peer can show one.
 
 use std::sync::Arc;
 

@@ -1,4 +1,15 @@
 //! `Connector`: from a backend to a connected stream.
+//!
+//! ```text
+//!   deadline ├───────────────── one time-out, 2 s ─────────────────┤
+//!            look up the name │ dial, race │ PROXY header │ TLS
+//!            └ its failure is └─────── these are charged to the backend
+//!              a local fault
+//! ```
+//!
+//! The look-up has a phase of its own inside the one deadline: a resolver that is slow must not
+//! make backends look slow. All of it is one future without a task, except for the race and the
+//! look-ups; dropping it closes what was opened.
 
 use std::{
     net::{IpAddr, SocketAddr},
@@ -29,6 +40,9 @@ use crate::{
 
 /// Connects to backends. See the [module](super) for the steps and the defaults. A clone costs two
 /// atomic additions.
+///
+/// Clones share the resolver and the TLS sessions. The proxy and the checks should have clones of
+/// one connector, so that a check takes the way of a request.
 #[derive(Clone, Debug)]
 #[must_use]
 pub struct Connector {
@@ -216,6 +230,7 @@ impl Connector {
 
     async fn dial(&self, dial: Dial<'_>, deadline: Instant) -> Result<Connected, Error> {
         let began = Instant::now();
+        // A check has an earlier deadline of its own; no caller gets a later one than the time-out.
         let deadline = deadline.min(began + self.timeout);
         let destination = self
             .destination(dial.backend, dial.target, deadline)
@@ -239,6 +254,7 @@ impl Connector {
             return Ok(Destination::Unix(path));
         }
         let (host, port) = target.host_and_port(backend);
+        // An address needs no resolver, and is not followed: it cannot move.
         if let Ok(ip) = host.parse::<IpAddr>() {
             return Ok(Destination::Address((ip, port).into()));
         }
@@ -269,10 +285,12 @@ impl Connector {
             }
         };
         if let Some(version) = self.proxy_version {
+            // Before TLS: the backend reads it as the first bytes of the connection.
             let header = proxy_header::encode(version, dial.client);
             let written = stream.write_all(&header).await;
             written.map_err(|error| Error::from(DialError::new(error)))?;
         }
+        // The times of connecting and of TLS are apart: the access log has both.
         let connected_at = Instant::now();
         let is_tls = target.scheme_of(backend) == Scheme::Https;
         let connected =
@@ -303,9 +321,12 @@ impl Connector {
     }
 
     /// Returns the protocol that ALPN asks for. Clients would share a connection of HTTP/2.
+    ///
+    /// HTTP/1.1 if the connection names its client.
     #[cfg(feature = "__tls")]
     fn protocol(&self, dial: Dial<'_>) -> Protocol {
         match dial.backend.configured_protocol() {
+            // A connection that names its client serves it alone.
             Protocol::Auto if self.names_client() => Protocol::Http1,
             configured => configured,
         }
@@ -326,6 +347,8 @@ impl Default for Connector {
 }
 
 /// A connection to a backend that is ready for a request.
+///
+/// Dropping it closes the connection.
 #[derive(Debug)]
 pub struct Connected {
     pub(super) stream: Stream,
@@ -349,6 +372,9 @@ impl Connected {
     }
 
     /// Returns the byte stream.
+    ///
+    /// Nothing but a PROXY header and the TLS handshake was written to it. For HTTP/2 the caller
+    /// writes the preface.
     #[must_use]
     pub fn into_stream(self) -> Stream {
         self.stream

@@ -1,4 +1,6 @@
 //! `DialTimes`: how long a connection took to make.
+//!
+//! The proxy writes them into the record of the exchange; the access log and the traces show them.
 
 use std::time::Duration;
 

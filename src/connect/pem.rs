@@ -1,4 +1,7 @@
 //! Reading of PEM files (RFC 7468), with the byte order marks and line ends of any editor.
+//!
+//! Errors are texts for a `ConfigError`: they name what is wrong with the file (UTF-16, an
+//! encrypted key, no key at all), as "no certificate found" costs an operator an hour.
 
 use rustls::pki_types::{
     CertificateDer, CertificateRevocationListDer, PrivateKeyDer,

@@ -1,4 +1,11 @@
 //! The PROXY protocol header that a connection to a backend begins with. Pure: no I/O, no clock.
+//!
+//! The addresses are those of the connection in front, in one family: an IPv4 client of an IPv6
+//! listener is written as a mapped address, since the header has room for one family. TLS fields
+//! are those of the connection in front, too.
+//!
+//! Version 1 is limited to 107 bytes by its specification, which no line here reaches. Version 2
+//! has a length field, so a receiver skips what it does not know.
 
 use std::net::{SocketAddr, SocketAddrV4, SocketAddrV6};
 
@@ -19,6 +26,8 @@ pub enum ProxyVersion {
 
 /// Returns the header of a connection for this client. Without a client, it says that this process
 /// opened the connection for itself: LOCAL in version 2, UNKNOWN in version 1.
+///
+/// Allocates once or a few times; a connection is dialled for it.
 pub(super) fn encode(version: ProxyVersion, client: Option<&ConnInfo>) -> Vec<u8> {
     let addresses = client.and_then(addresses);
     match (version, client) {

@@ -1,4 +1,17 @@
 //! A TCP connection to one of several addresses, and why there is none.
+//!
+//! "Happy Eyeballs" (RFC 8305): a host whose IPv6 does not work would otherwise wait for a TCP
+//! time-out at each connection. Families alternate, the resolver's first one first. The next
+//! address begins 250 ms after the one before, or at once when that fails.
+//!
+//! ```text
+//!    [::1] ───────────────✗ refused
+//!    1.1.1.1              └────────────────✓ wins; the others are aborted
+//!    [::2]                        └ 250 ms ──── aborted
+//! ```
+//!
+//! The attempts are tasks in a `JoinSet`, which aborts them when the race ends or is dropped: no
+//! socket outlives it.
 
 use std::{
     collections::VecDeque,
@@ -29,6 +42,7 @@ fn is_out_of_ports(error: &io::Error, to: SocketAddr) -> bool {
     if error.kind() != io::ErrorKind::AddrNotAvailable {
         return false;
     }
+    // The unspecified address of the same family: the kernel chooses a source as it does for TCP.
     let any: IpAddr = match to.is_ipv4() {
         true => Ipv4Addr::UNSPECIFIED.into(),
         false => Ipv6Addr::UNSPECIFIED.into(),
@@ -41,6 +55,8 @@ fn is_out_of_ports(error: &io::Error, to: SocketAddr) -> bool {
 }
 
 /// Why there is no connection.
+///
+/// Decides what the failure is charged to: a local fault counts against no backend.
 #[derive(Debug)]
 pub(super) enum DialError {
     /// The cause is in this process or its host.
@@ -66,6 +82,12 @@ impl From<DialError> for Error {
     }
 }
 
+/// Costs three system calls.
+///
+/// # Errors
+///
+/// `ConnectionRefused` for a connection of a socket to itself. Without this check a backend that is
+/// down on an ephemeral port looks up at times, and a check would talk to itself.
 pub(super) fn set_up(stream: TcpStream) -> io::Result<TcpStream> {
     if stream.local_addr()? == stream.peer_addr()? {
         // The ephemeral port was the one dialled (a TCP simultaneous open with itself): no process
@@ -96,6 +118,11 @@ pub(super) fn interleave(addresses: impl Iterator<Item = SocketAddr>) -> VecDequ
 /// Dials the addresses until one connects. The next begins when one fails, or beside it after
 /// [`ATTEMPT_DELAY`]. A local fault takes precedence over the failures of other addresses in the
 /// result: the address that could not be tried may be the one that works.
+///
+/// # Errors
+///
+/// The failure of the last address, or a local fault. The caller bounds the time; the race itself
+/// waits as long as the kernel does.
 pub(super) async fn race(mut addresses: VecDeque<SocketAddr>) -> Result<TcpStream, DialError> {
     let mut running = JoinSet::new();
     let no_address = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
@@ -104,6 +131,7 @@ pub(super) async fn race(mut addresses: VecDeque<SocketAddr>) -> Result<TcpStrea
         if let Some(address) = addresses.pop_front() {
             running.spawn(connect(address));
         }
+        // No timer for the last address: there is no next one.
         let delay = async {
             if addresses.is_empty() {
                 std::future::pending::<()>().await;
@@ -115,6 +143,7 @@ pub(super) async fn race(mut addresses: VecDeque<SocketAddr>) -> Result<TcpStrea
                 Some(Ok(Ok(stream))) => return Ok(stream),
                 Some(Ok(Err(failed))) if !matches!(last, DialError::Local(..)) => last = failed,
                 Some(Ok(Err(_))) => {}
+                // A task that panicked; `connect` does not.
                 Some(Err(error)) => last = DialError::Backend(io::Error::other(error)),
                 None if addresses.is_empty() => return Err(last),
                 None => {}

@@ -1,4 +1,10 @@
 //! `Stream`: the byte stream to a backend, over TCP, a Unix socket or TLS.
+//!
+//! An enum and not a trait object, so that calls are direct. TLS is boxed: a session is large, and
+//! most backends are reached in cleartext.
+//!
+//! The methods with `now` in their names never register a waker. They are for the first write of a
+//! request, inside `call`, where no task is known yet; the future of the response polls the rest.
 
 #[cfg(feature = "__sockets")]
 use std::mem::MaybeUninit;
@@ -40,6 +46,11 @@ impl Stream {
     }
 
     /// Writes as much as the socket takes at once. No task is woken when the socket takes more.
+    ///
+    /// # Errors
+    ///
+    /// `WouldBlock` if nothing was taken. With TLS, an error of the socket may come after the
+    /// session has encrypted the bytes.
     pub(crate) fn write_now(&mut self, buf: &[u8]) -> io::Result<usize> {
         match self {
             Self::Tcp(stream) => stream.try_write(buf),
@@ -80,6 +91,8 @@ impl Stream {
             Self::Tcp(stream) => SockRef::from(stream),
             Self::Unix(stream) => SockRef::from(stream),
             #[cfg(feature = "__tls")]
+            // TLS records are not decrypted: any byte, a ticket too, counts as news. That costs a
+            // connection, and never a request.
             Self::Tls(stream) => return stream.0.get_ref().0.has_news(),
         };
         !would_block(&socket.peek(&mut [MaybeUninit::uninit()]))

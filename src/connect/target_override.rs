@@ -21,6 +21,9 @@ use crate::{
 /// # Ok(())
 /// # }
 /// ```
+///
+/// A check of another port proves less than one of the backend's own: that a process answers there,
+/// not that it serves. Traffic is never redirected by it.
 #[derive(Clone, Debug, Default)]
 #[must_use]
 pub struct TargetOverride {

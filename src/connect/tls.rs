@@ -1,4 +1,17 @@
 //! `ClientTls`: TLS to `https` backends.
+//!
+//! ALPN is a part of a rustls configuration, so there are three of each, made once: a connection
+//! clones an `Arc`. They share the roots, the key and the session store.
+//!
+//! | protocol of the backend | ALPN offers | if the backend chooses none |
+//! |---|---|---|
+//! | `Auto` | `h2`, `http/1.1` | HTTP/1.1 |
+//! | `Http1` | `http/1.1` | HTTP/1.1 |
+//! | `Http2` | `h2` | `ConnectTls` |
+//!
+//! The name that is verified is, in this order: that of the
+//! [`TargetOverride`](super::TargetOverride), that of [`ClientTls::server_name`], the host of the
+//! backend's URL. It is never the client's Host field.
 
 use std::{fmt, sync::Arc};
 
@@ -171,6 +184,11 @@ impl ClientTls {
         }
     }
 
+    /// No deadline of its own: `dial` bounds it.
+    ///
+    /// # Errors
+    ///
+    /// `ConnectTls`, with the reason of rustls; `Local` if this process lacks a resource.
     pub(super) async fn handshake(
         &self,
         stream: Stream,

@@ -1,4 +1,12 @@
 //! `Conn`: one HTTP/1.1 connection to a backend, and its current exchange.
+//!
+//! # When the connection may carry another request
+//!
+//! All of these, or it is closed: the response is complete, the request was sent completely,
+//! nothing was received behind the response, `Connection` and the version allow it, no error came
+//! up, and the owner did not forbid it (`close_after`). Bytes behind a response belong to no
+//! request: a backend that is out of step by one would answer each client with the response of
+//! another.
 
 use std::{
     fmt, io,
@@ -30,6 +38,8 @@ use crate::{
 pub(crate) struct Conn<A> {
     pub(super) stream: Stream,
     /// `None` if the caller has a deadline of its own.
+    ///
+    /// A check has one deadline for everything, and needs none for each phase.
     pub(super) timer: Option<PhaseTimer>,
     pub(super) read: BytesMut,
     /// How much of `read` was searched for the end of the head.
@@ -44,11 +54,14 @@ pub(crate) struct Conn<A> {
     /// The request says `Expect: 100-continue`: its body waits for the backend's 100.
     pub(super) awaits_continue: bool,
     pub(super) interim: u8,
+    /// `Idle` also marks that a wait begins again: the next `Pending` arms its deadline.
     pub(super) phase: Phase,
     pub(super) decoder: Decoder,
     /// Fields of the response that end at this hop: they do not pass as trailers either.
     pub(super) nominated: Vec<HeaderName>,
     /// True if the connection may carry another request after this one.
+    ///
+    /// It only ever goes from true to false within an exchange.
     pub(super) reusable: bool,
     /// True if the connection has carried a request before this one.
     reused: bool,
@@ -58,6 +71,8 @@ pub(crate) struct Conn<A> {
 }
 
 /// The data that the owner of a connection keeps with it.
+///
+/// Called within polls; must not poll the connection.
 pub(crate) trait ConnOwner {
     /// Returns the map that the response's fields replace; `None` while no request waits for a response.
     fn fields(&mut self) -> Option<&mut HeaderMap>;
@@ -131,6 +146,8 @@ impl<A> Conn<A> {
         self.request = RequestTraits {
             head: start.is_head,
             upgrade: start.upgrade,
+            // A new connection is not given up by the backend before the request: what it does is
+            // its answer.
             replaceable: self.reused && start.replaceable,
         };
         self.awaits_continue = start.awaits_continue && start.body.is_some();
@@ -149,6 +166,8 @@ impl<A> Conn<A> {
         if let Err(error) = self.out.begin(&mut self.stream, head) {
             // The response of the backend may explain the error.
             self.abandon_request();
+            // A backend that refuses a large upload answers and closes: the write fails, and the
+            // answer can still be read.
             self.write_error = Some(error);
         }
         self.enter(Phase::Head);
@@ -157,6 +176,8 @@ impl<A> Conn<A> {
     /// No waker is needed here: the future of the response polls the body again.
     fn begin_body(&mut self, mut body_writer: RequestBodyWriter) -> Result<(), Error> {
         if !self.awaits_continue {
+            // The body is polled again by the future of the response, with a waker, if this poll is
+            // pending.
             let mut cx = Context::from_waker(Waker::noop());
             match body_writer.poll_read(&mut self.out, &mut cx) {
                 Poll::Ready(Ok(true)) => {
@@ -193,6 +214,8 @@ impl<A> Conn<A> {
         loop {
             match self.decoder.step(&mut self.read) {
                 Ok(Step::Data(data)) => return Poll::Ready(Some(Ok(Frame::data(data)))),
+                // The decoder has left out what may not be a trailer; these are the fields that
+                // `Connection` named.
                 Ok(Step::Trailers(mut map)) => {
                     for name in &self.nominated {
                         map.remove(name);
@@ -209,6 +232,7 @@ impl<A> Conn<A> {
             match self.poll_read(cx) {
                 Poll::Ready(Ok(0)) => {
                     self.reusable = false;
+                    // A body that the end of the connection ends (RFC 9112 §6.3): this is its end.
                     if self.decoder.close() {
                         return Poll::Ready(None);
                     }
@@ -227,6 +251,8 @@ impl<A> Conn<A> {
             self.decoder.close();
             let kind = if self.client_failed {
                 ErrorKind::ClientBody
+            // The wait is for the side that owes something: here the client owes the rest of its
+            // body.
             } else if self.body_writer.is_some() && self.out.left() == 0 {
                 // The backend has all data that came, and may be waiting for the rest.
                 ErrorKind::ClientBodyTimeout
@@ -248,6 +274,8 @@ impl<A> Conn<A> {
     }
 
     /// Ends the exchange. Returns true if the connection may carry another.
+    ///
+    /// Call it once, when the response is complete.
     pub(crate) fn end(&mut self) -> bool {
         let whole = self.decoder.is_done() && self.is_sent() && self.read.is_empty();
         if !(whole && self.reusable) {

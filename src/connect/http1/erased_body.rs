@@ -1,4 +1,10 @@
 //! `ErasedBody`: request bodies without their type, so that the exchange is compiled once for all types.
+//!
+//! A thread keeps one cell, of the last type: a server has one body type, and a second cell would
+//! hardly be used. Bodies of another type allocate, and take the place over.
+//!
+//! The cell is boxed and pinned for its life; the body in it is replaced through the pin, so no
+//! `unsafe` is needed.
 
 use std::{
     any::Any,
@@ -13,6 +19,9 @@ use http_body::{Body as HttpBody, Frame, SizeHint};
 use crate::error::BoxError;
 
 /// A request body without its type.
+///
+/// Give it back with [`RecyclableBody::recycle`] when it has ended; a drop frees the memory
+/// instead.
 pub(crate) type ErasedBody = Pin<Box<dyn RecyclableBody>>;
 
 /// What the exchange needs of a request body.

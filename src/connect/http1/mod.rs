@@ -14,6 +14,19 @@
 //! | `request_body_writer` | framing of the request body, by length or in chunks |
 //! | `erased_body` | request bodies without their type |
 //! | `phases` | the phases of an exchange and their deadlines |
+//!
+//! ```text
+//!    call                            future of the response              response body
+//!    start ─▶ send ────────────────▶ poll_response_head ───────────────▶ poll_frame ─▶ … ─▶ end
+//!    first frame, one write          rest of the request, 1xx, head      rest of the request, frames
+//! ```
+//!
+//! The connection is in one box, which each part passes to the next. A box that is dropped in the
+//! middle closes the socket; only `end` says that it may be used again.
+//!
+//! Request and response run at the same time in both futures: a backend may answer before it has read
+//! the request, and may go on reading it (RFC 9112 §9.5: a client that sends a body should watch for an
+//! early response).
 
 mod conn;
 mod erased_body;

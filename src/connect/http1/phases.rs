@@ -1,4 +1,16 @@
 //! The phases of an exchange and their deadlines.
+//!
+//! | phase | begins | limit | error |
+//! |---|---|---|---|
+//! | `Write` | the socket takes no more of the request | idle | `RequestWriteTimeout` |
+//! | `ClientBody` | the request body has no frame | idle | `ClientBodyTimeout` |
+//! | `Continue` | the head is sent, the body waits for 100 | 1 s | none: the body is sent |
+//! | `Head` | the request is sent | response | `ResponseHeadTimeout` |
+//! | `Body` | the response body waits for the backend | idle | `ResponseBodyTimeout`, or the client's |
+//! | `Idle` | the exchange is over | idle | `is_stale` |
+//!
+//! One deadline of the sweep serves them all: to enter a phase is one atomic store. Progress sets
+//! `Idle`, so that the next wait enters its phase and has the whole time again.
 
 use std::{
     task::{Context, Poll},
@@ -12,6 +24,8 @@ use crate::{
 };
 
 /// The phase of an exchange, which selects the time-out.
+///
+/// `Idle` stands for "no wait is timed" within an exchange as well.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Phase {
     Body,
@@ -64,6 +78,8 @@ impl PhaseTimer {
 impl<A> Conn<A> {
     /// Arms the time-out of a wait while the request is sent. The response body has one time-out for both
     /// directions.
+    ///
+    /// A phase that goes on keeps its deadline.
     pub(super) fn wait(&mut self, waiting: WaitingFor) {
         let phase = match waiting {
             WaitingFor::Backend => Phase::Write,

@@ -1,4 +1,12 @@
 //! The memory that responses are read into.
+//!
+//! | read | into | why |
+//! |---|---|---|
+//! | a head, a body of up to 16 KiB | a block that all connections of the thread share | nothing is copied, the block stays in the cache |
+//! | a larger body | a block of 32 KiB for this read | a slow client would keep the shared block from being reused |
+//! | behind bytes that are left | the connection's own buffer | an element must be in one piece |
+//!
+//! An idle connection has no buffer at all.
 
 use std::{
     cell::RefCell,
@@ -17,6 +25,8 @@ use crate::connect::Stream;
 impl<A> Conn<A> {
     /// Reads what the socket has. An idle connection holds no buffer: data is read into a block of the
     /// thread, and the connection takes the part that was filled.
+    ///
+    /// Returns 0 at the end of the stream. Never reads more than 32 KiB at once.
     pub(super) fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
         if !self.read.is_empty() {
             // The rest of a head, or of the line of a chunk, must follow it without a gap.
@@ -56,6 +66,7 @@ impl<A> Conn<A> {
         cx: &mut Context<'_>,
     ) -> Poll<io::Result<usize>> {
         if !block.try_reclaim(READ_LARGE) {
+            // The former block lives on with the frames that point into it.
             *block = BytesMut::with_capacity(READ_LARGE);
         }
         let read = self.fill(block, cx);

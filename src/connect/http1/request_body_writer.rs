@@ -1,4 +1,8 @@
 //! Framing of a request body: by length or in chunks (RFC 9112 §6 and §7.1).
+//!
+//! A body of another length than declared is the client's error, found before its last byte is
+//! sent: a backend would take the rest for the next request, or wait for it for ever. Data that
+//! fits goes into the [`WriteQueue`] without a copy.
 
 use std::task::{Context, Poll, ready};
 
@@ -35,6 +39,8 @@ impl RequestBodyWriter {
     }
 
     /// Takes the next frame into `out`. Returns true at the end of the body.
+    ///
+    /// The queue must be empty: a second frame would overwrite the first.
     pub(super) fn poll_read(
         &mut self,
         out: &mut WriteQueue,
@@ -53,6 +59,7 @@ impl RequestBodyWriter {
         match frame.into_data() {
             Ok(data) => {
                 self.data(data, out)?;
+                // With a length, the last byte is the end, whether the body says so or not.
                 if !self.body.is_end_stream() {
                     return Ok(self.left == Some(0));
                 }
@@ -93,6 +100,7 @@ impl RequestBodyWriter {
 
     fn end(&self, out: &mut WriteQueue) -> Result<(), WriteError> {
         match self.left {
+            // Behind a frame, its line end and the last chunk go out together.
             None if out.tail.is_empty() => out.tail = chunked::LAST_CHUNK,
             None => out.tail = b"\r\n0\r\n\r\n",
             Some(0) => {}

@@ -1,4 +1,7 @@
 //! Writing of the request while its response is awaited.
+//!
+//! Writes as long as socket and body are ready; stops at whichever waits, and arms the time-out of
+//! that side. A full socket stops the polls of the body: one frame at most is held.
 
 use std::{
     io,
@@ -64,6 +67,7 @@ impl<A> Conn<A> {
         let Some(body_writer) = &mut self.body_writer else {
             return Poll::Ready(Ok(false));
         };
+        // The head is sent by now: `out` is empty.
         if self.awaits_continue {
             if self.phase != Phase::Continue {
                 self.enter(Phase::Continue);
@@ -95,6 +99,7 @@ impl<A> Conn<A> {
         }
     }
 
+    /// The connection cannot be used again: the backend has a part of a message.
     #[cold]
     pub(super) fn abandon_request(&mut self) {
         self.reusable = false;
@@ -104,6 +109,8 @@ impl<A> Conn<A> {
 }
 
 /// Why the request was not written to its end.
+///
+/// The side that the error is charged to; see `judge_error` in `health`.
 pub(super) enum WriteError {
     Backend(io::Error),
     Client(Error),

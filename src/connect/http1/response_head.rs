@@ -1,4 +1,16 @@
 //! Reading of the response head, and of the interim responses before it.
+//!
+//! Order of what is looked at in a poll: the request (more of it may be needed for an answer), the
+//! head, the deadline. A head that is there wins over a deadline that has passed.
+//!
+//! | head | what follows |
+//! |---|---|
+//! | 100 | the body that waits for it is sent; otherwise it is dropped |
+//! | 102, 103, other 1xx | to the owner; at most 100 of them |
+//! | 101, asked for | a final head; the stream is a tunnel |
+//! | 101, not asked for, or within the request | `Upgrade` error: the backend speaks another protocol from here on |
+//! | 408 on an idle connection, with a close | no answer: the request may be sent again |
+//! | any other | a final head |
 
 use std::{
     cell::RefCell,
@@ -29,6 +41,7 @@ pub(crate) struct ResponseHead {
     pub(crate) connection_auth: bool,
 }
 
+/// How the body comes.
 pub(crate) enum ResponseContent {
     None,
     Streaming,
@@ -101,6 +114,7 @@ impl<A: ConnOwner> Conn<A> {
         let Some(end) = response::find_end(&self.read, &mut self.searched)? else {
             return Ok(HeadRead::More);
         };
+        // No copy: the values are slices of the block that was read into.
         let bytes = self.read.split_to(end).freeze();
         self.searched = 0;
         PARSED_FIELDS.with_borrow_mut(|parsed| {
@@ -176,6 +190,8 @@ impl<A: ConnOwner> Conn<A> {
         let body = match head.framing {
             Framing::None => ResponseContent::None,
             Framing::Length(length) if self.read.len() as u64 == length => {
+                // The body came with the head, in one read: the connection can go back before the
+                // caller sees it.
                 self.decoder = Decoder::done();
                 ResponseContent::Whole(mem::take(&mut self.read).freeze())
             }
@@ -198,6 +214,7 @@ impl<A: ConnOwner> Conn<A> {
     #[cold]
     fn closed_early(&mut self, error: Option<io::Error>) -> Error {
         match (error, self.write_error.take()) {
+            // The error of the read is the later one, and names the state of the connection.
             (Some(error), _) => socket_error(ErrorKind::ResponseClosed, error),
             (None, Some(error)) => socket_error(ErrorKind::RequestWrite, error),
             (None, None) => failed(ErrorKind::ResponseClosed, EARLY),
@@ -206,6 +223,8 @@ impl<A: ConnOwner> Conn<A> {
 }
 
 /// Returns an error of the socket: a local fault, or `kind`.
+///
+/// A reset is the backend's; ENOBUFS and the like are not.
 fn socket_error(kind: ErrorKind, error: io::Error) -> Error {
     match LocalFault::of(&error) {
         Some(fault) => fault.error(&error).after_sending(),

@@ -1,4 +1,15 @@
 //! The keep-alive of an HTTP/2 connection: a PING finds backends that vanish while streams are open.
+//!
+//! ```text
+//!    Idle ──(a stream opens)──▶ Silent ──(10 s without a byte)──▶ Pinged ──(5 s)──▶ lost
+//!      ▲                          │                                  │
+//!      └──(no stream, or bytes)───┴──────────────(answer)────────────┘
+//! ```
+//!
+//! TCP alone does not notice a backend that lost its power while a response is awaited: nothing is
+//! sent that could go unacknowledged. A PING does so within 15 s, where the time-out of a response
+//! may be minutes. An idle connection
+//! sends none: gRPC servers close clients that do (`too_many_pings`).
 
 use std::{
     future::Future,

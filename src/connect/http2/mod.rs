@@ -1,4 +1,23 @@
 //! HTTP/2 to a backend: the handshake, the task that drives the connection, and its keep-alive.
+//!
+//! ```text
+//!    Sender ─ turn() ─▶ Turn ─ send() ─▶ Opened { response, body, stream }     the request's task
+//!       │ Arc<Mutex<SendRequest>>            │ OpenStream counts for the keep-alive
+//!       ▼                                    ▼
+//!    Driver: h2 connection, KeepAlive ◀──── Link (atomics)                     a task of its own
+//! ```
+//!
+//! `h2` takes requests above the backend's limit of streams and queues them itself, where no time-out
+//! sees what they wait for. Here one request at a time holds the [`Turn`] until its stream is open,
+//! and the others wait in the fair queue of the mutex: first come, first served, and a request that
+//! is given up leaves the queue by being dropped.
+//!
+//! Before the backend's SETTINGS come, one stream is allowed: a backend refuses streams above its
+//! limit (RFC 9113 §5.1.2), and a burst on a new connection would meet that.
+//!
+//! Atomics: `closed` and `abandoned` are Release and Acquire, as what they announce is read behind
+//! them. The times and the count of streams are `Relaxed`; the keep-alive reads them again before
+//! it sends a PING.
 
 mod keep_alive;
 
@@ -192,6 +211,7 @@ impl Turn {
     }
 }
 
+/// Dropped between `send` and the opening of the stream.
 impl Drop for Turn {
     fn drop(&mut self) {
         if self.opening {
@@ -299,6 +319,7 @@ impl<T: AsyncRead + Unpin> AsyncRead for Io<T> {
         let filled = buf.filled().len();
         let read = Pin::new(&mut this.inner).poll_read(cx, buf);
         if buf.filled().len() > filled {
+            // Any byte proves that the backend lives.
             this.link.hear();
         }
         read

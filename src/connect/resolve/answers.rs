@@ -1,4 +1,18 @@
 //! Which addresses of a name are dialled, and which the name has left. Pure: the time is a parameter.
+//!
+//! | address | dialled | its connections |
+//! |---|---|---|
+//! | in the last answer | yes | stay |
+//! | left out of fewer than 8 answers (250 ms apart at least), for under 60 s | no | stay |
+//! | left out of 8 answers, or for 60 s | no | are retired |
+//! | any, name denied for 60 s | no | are retired |
+//!
+//! Dialling follows each answer at once; retiring is slow on purpose. Many resolvers
+//! rotate: of eight addresses they return two each time, and a connection must not be closed because
+//! its address was not drawn.
+//!
+//! `gone` is read on the request path without a lock (Acquire, paired with the Release here); an
+//! entry that is gone stays so, and the same address later gets a new entry.
 
 use std::{
     net::SocketAddr,
@@ -29,6 +43,8 @@ impl Entry {
 }
 
 /// The addresses of one name, by the resolver's answers.
+///
+/// Under the lock of its name.
 #[derive(Debug, Default)]
 pub(super) struct Answers {
     /// The addresses of the last answer that had some, in its order.
@@ -70,6 +86,8 @@ impl Answers {
                 return true;
             }
             history.misses += u32::from(counts);
+            // By time as well: a name that is looked up once a minute would need eight minutes for
+            // eight answers.
             let unseen = now.saturating_duration_since(history.seen);
             let gone = history.misses >= MAX_MISSES || unseen >= HOLD_TIME;
             history.entry.gone.store(gone, Release);
@@ -93,6 +111,7 @@ impl Answers {
                     entry
                 }
             };
+            // A resolver may return an address twice, once for each socket type.
             if !self.last.iter().any(|e| Arc::ptr_eq(e, &entry)) {
                 self.last.push(entry);
             }

@@ -1,5 +1,26 @@
 //! Resolution of the names of backends: look-ups that connections share, and last good addresses that
 //! stay in use.
+//!
+//! ```text
+//!   connections that dial ─┐                     ┌─ a task, 30 s at most ─▶ resolver
+//!   reaper: refresh (5 s) ─┴▶ Name::look_up ─────┤
+//!                              one at a time     └─▶ record ─▶ Answers: what is dialled, what is gone
+//!                              for each name
+//! ```
+//!
+//! | resolver | addresses known before | none known |
+//! |---|---|---|
+//! | answers | the new ones | the new ones |
+//! | slow | those, after 100 ms; the answer serves the next connection | waits until the deadline |
+//! | fails (SERVFAIL, unreachable) | those, without a limit | `Local` |
+//! | denies the name (NXDOMAIN) | those for 60 s, then `Connect` | `Connect` |
+//!
+//! A look-up is a task of its own: it serves all connections that wait, and the future of the first
+//! one may be dropped. `done` is a watch channel that is never written: its close, by the drop of
+//! the sender, wakes all, also when the runtime ends.
+//!
+//! The state belongs to the backend (an attachment), not to the resolver: a backend that is removed
+//! takes its names along.
 
 mod answers;
 
@@ -120,6 +141,11 @@ impl Addresses {
 
 /// Returns the addresses of a backend's name, by the deadline. If some are known, it waits for the
 /// resolver no longer than [`RESOLVER_WAIT`].
+///
+/// # Errors
+///
+/// `Local` if the resolver does not answer by the deadline, `Connect` if the name is denied and no
+/// address is left.
 pub(super) async fn addresses(
     backend: &Backend,
     host: &str,
@@ -168,6 +194,8 @@ impl Names {
 
 impl Attachment for Names {}
 
+/// Lives as long as the backend, or until eight others were used; a [`ResolvedAddress`] holds it
+/// weakly.
 #[derive(Debug)]
 struct Name {
     host: Box<str>,
@@ -197,6 +225,8 @@ enum Failure {
 }
 
 impl Name {
+    /// The wait for the resolver is shorter if addresses are known: up to a quarter of the time
+    /// that is left, so that dialling keeps the rest.
     async fn entries(self: &Arc<Self>, deadline: Instant) -> Result<Vec<Arc<Entry>>, Error> {
         // Twice, as the runtime that runs the look-up may end first.
         for _ in 0..2 {
@@ -215,6 +245,7 @@ impl Name {
             }
             let failed = state.failed.clone();
             drop(state);
+            // Only a failure of this look-up or a later one: an earlier one may be over.
             if let Some((_, failure)) = failed.filter(|(since, _)| *since >= began) {
                 return Err(self.error(&failure));
             }
@@ -224,6 +255,8 @@ impl Name {
     }
 
     /// Returns the look-up that runs, or begins one.
+    ///
+    /// Spawns on the runtime of the caller. Never waits; holds the lock for a few loads.
     fn look_up(self: &Arc<Self>) -> LookUp {
         let mut state = lock(&self.state);
         let running = state.look_up.as_ref();
@@ -239,6 +272,7 @@ impl Name {
             let resolved = timeout(LOOKUP_TIMEOUT, name.resolver.resolve(&name.host)).await;
             let result =
                 resolved.unwrap_or_else(|_| Err(ResolveError::Failed("no answer in 30 s".into())));
+            // Before the sender is dropped: a connection that it wakes finds the result.
             name.record(began, result);
             drop(end_of_lookup);
         });
@@ -283,6 +317,7 @@ impl Name {
         let mut state = lock(&self.state);
         let is_news = matches!(failure, Failure::NotFound) && state.answers.missing(now);
         state.failed = Some((began, failure.clone()));
+        // Logging may be slow, and connections wait for the lock.
         drop(state);
         match failure {
             Failure::NotFound if is_news => tracing::warn!(
@@ -332,6 +367,7 @@ fn is_denial(error: &io::Error) -> bool {
     DENIALS.iter().any(|denial| text.contains(denial))
 }
 
+/// Opens a socket and closes it: the C library reports EMFILE of its own files as an unknown name.
 fn missing_descriptor() -> Option<LocalFault> {
     let socket = UdpSocket::bind("127.0.0.1:0");
     socket.err().as_ref().and_then(LocalFault::of)

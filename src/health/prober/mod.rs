@@ -13,8 +13,7 @@
 //! | 7 | `Pool::tick` | ramps, drains: the pool's own times |
 //!
 //! Then it waits for an event of the pool, a touched circuit, a check that ended, or the next time.
-//! Events
-//! only wake it: the state is read from the snapshot, so nothing is lost with a missed event.
+//! Events only wake it: the state is read from the snapshot, so nothing is lost with a missed event.
 //!
 //! Everything about the pool's health happens in this one task, so the machines of the members need
 //! no lock. Checks are tasks of their own: one that hangs or panics disturbs no other (invariant

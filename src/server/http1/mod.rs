@@ -194,7 +194,7 @@ where
             Box::pin(refusal::answer_timeout(io)).await?;
             return Ok(End::Closed);
         };
-        // A CONNECT comes here only if it announces a body, and opens no tunnel then.
+        // CONNECT never comes here: `wire` refuses one with a body, and any other may upgrade.
         conclude(&mut response, &mut exchange, false);
         let (parts, body) = response.into_parts();
         // Nothing may follow the final head but its body, so the time for interim responses ends
