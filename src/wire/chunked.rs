@@ -1,4 +1,17 @@
 //! Message bodies: a decoder for every framing (RFC 9112 §6, §7.1), and a writer of chunks.
+//!
+//! ```text
+//!   ChunkSize ─(size > 0)─▶ ChunkData ─(all of it)─▶ ChunkEnd ─(CRLF)─▶ ChunkSize
+//!       └─(size 0)─▶ Trailers ─(empty line)─▶ Done        Length, Close ─▶ Done
+//! ```
+//!
+//! One decoder serves every framing, so the code that moves bodies has one case. Data is split off
+//! the buffer without a copy. An element that is incomplete (a size line, a trailer section) stays
+//! in the buffer until the rest has come; its limits (1 KiB, 8 KiB) bound what waits.
+//!
+//! Requests are read without any tolerance. A bare LF at the end of a size line, or a blank behind
+//! it, is where readers differ, and where requests were smuggled; in responses, blanks behind the
+//! size are accepted, as some backends pad it.
 
 use bytes::{Buf, Bytes, BytesMut};
 use http::HeaderMap;
@@ -12,6 +25,8 @@ use super::{
 };
 
 /// Reads one message body piece by piece.
+///
+/// Cheap to clone: it holds no bytes.
 #[derive(Clone, Debug)]
 pub(crate) struct Decoder {
     state: State,
@@ -83,6 +98,9 @@ impl Decoder {
     ///
     /// When the chunks are malformed, or extensions or trailers exceed their limits. The decoder
     /// must not be used again.
+    ///
+    /// Loops over elements without content, such as a size line, so one call with a full buffer
+    /// always makes progress.
     pub(crate) fn step(&mut self, buf: &mut BytesMut) -> Result<Step, Malformed> {
         loop {
             match &mut self.state {
@@ -170,6 +188,8 @@ impl Decoder {
 }
 
 /// Splits off at most `most` bytes; returns `None` if the buffer is empty.
+///
+/// The rest of the block stays with `buf`; the part shares its memory.
 fn take(buf: &mut BytesMut, most: u64) -> Option<Bytes> {
     let most = usize::try_from(most).unwrap_or(usize::MAX).min(buf.len());
     (most > 0).then(|| buf.split_to(most).freeze())
@@ -189,6 +209,7 @@ struct ChunkLine {
 /// same: bytes that another reader takes for a line end could hide in them.
 fn chunk_line(buf: &[u8], side: Side) -> Result<Option<ChunkLine>, Malformed> {
     let digits = buf.iter().take_while(|b| b.is_ascii_hexdigit()).count();
+    // 15 hexadecimal digits fit into 60 bits: no overflow below.
     if digits > 15 {
         return Err(Malformed::bad("a chunk size over 15 digits"));
     }
@@ -290,7 +311,10 @@ fn skip_quoted_string(rest: &[u8]) -> Option<&[u8]> {
 
 /// Reads the trailer section without the fields that may only stand in a head. Returns `None` while
 /// its end is not in the buffer.
+///
+/// All fields that would frame or route are read for their syntax, and left out.
 fn read_trailers(buf: &mut BytesMut, side: Side) -> Result<Option<HeaderMap>, Malformed> {
+    // The usual case: no trailers.
     if buf.starts_with(b"\r\n") {
         buf.advance(2);
         return Ok(Some(HeaderMap::new()));

@@ -1,4 +1,8 @@
 //! The pairs of a `Cookie` field (RFC 6265 §5.4), byte for byte as browsers send them.
+//!
+//! Browsers and servers do not keep to the grammar of RFC 6265, so nothing is validated: a pair is
+//! what stands between two semicolons. What is not understood is passed on byte for byte, and
+//! `sticky` removes its own pair without touching another.
 
 /// One name-value pair: the bytes between two semicolons.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,6 +25,8 @@ impl<'a> Pair<'a> {
 }
 
 /// Splits the value of a `Cookie` field at its semicolons.
+///
+/// Never empty: an empty field yields one empty pair.
 pub(crate) fn pairs(field: &[u8]) -> impl Iterator<Item = Pair<'_>> {
     let mut rest = Some(field);
     std::iter::from_fn(move || {

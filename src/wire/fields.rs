@@ -1,4 +1,16 @@
 //! Field lines (RFC 9112 §5): the end of a head, reading a section, a cache of field names.
+//!
+//! A section is read line by line in one pass. For each line: the colon, the name by the cache,
+//! blanks off the value, and the value as a slice of the head.
+//!
+//! The cache of names maps a spelling (`Content-Type`, `content-type`) to the parsed name and its
+//! meaning. It is direct-mapped: 128 slots, chosen by length, first and last byte; a collision
+//! replaces the entry. A client that sends ever new names costs a parse for each, as without a
+//! cache, and no memory: names of over 64 bytes have one slot in all.
+//!
+//! Bugs of peers that this reader must not have: an empty field name, at which HAProxy dropped the
+//! fields behind it (CVE-2023-25725), and a name whose length overflowed its counter
+//! (CVE-2021-40346).
 
 use std::cell::RefCell;
 
@@ -8,6 +20,8 @@ use http::{HeaderMap, HeaderName, HeaderValue, header};
 use super::{Malformed, MalformedKind};
 
 /// What a field means for the message and the connection.
+///
+/// Only fields with a meaning for the hop are named; all others are `Plain` and pass.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Field {
     /// A challenge, which may bind the connection to one client.
@@ -50,6 +64,9 @@ impl Field {
 ///
 /// As soon as a line ends in a bare LF, or the head exceeds [`MAX_HEAD`]: with
 /// [`MalformedKind::TargetTooLong`] if the first line has not ended by then.
+///
+/// `searched` is 0 for a new head, and belongs to `buf`: a caller that removes bytes at the front
+/// has to lower it.
 pub(crate) fn find_end(buf: &[u8], searched: &mut usize) -> Result<Option<usize>, Malformed> {
     while let Some(found) = memchr::memchr(b'\n', &buf[*searched..]) {
         let at = *searched + found;
@@ -57,6 +74,7 @@ pub(crate) fn find_end(buf: &[u8], searched: &mut usize) -> Result<Option<usize>
             return Err(BARE_LF);
         }
         *searched = at + 1;
+        // CRLF behind CRLF: the empty line. The check of the CR was above.
         if at >= 3 && buf[at - 2] == b'\n' {
             return match at + 1 > MAX_HEAD {
                 true => Err(head_too_large(buf)),
@@ -81,6 +99,10 @@ fn head_too_large(buf: &[u8]) -> Malformed {
 }
 
 /// Returns the position of the CR that ends the line beginning at `at`.
+///
+/// # Errors
+///
+/// If there is no LF, or no CR before it.
 pub(crate) fn line_end(head: &[u8], at: usize) -> Result<usize, Malformed> {
     match memchr::memchr(b'\n', &head[at..]) {
         Some(found) if found > 0 && head[at + found - 1] == b'\r' => Ok(at + found - 1),
@@ -119,6 +141,7 @@ pub(crate) fn read(
                 return Err(TOO_MANY_FIELDS);
             }
             let line = &head[at..end];
+            // Names are short: a plain loop finds the colon before a vectorized search has begun.
             let colon = line.iter().position(|&byte| byte == b':').ok_or(BAD_NAME)?;
             let mut name = &line[..colon];
             if rules.blanks_before_colon {
@@ -128,6 +151,7 @@ pub(crate) fn read(
             }
             let cached = names.get(name)?;
             let (from, to) = trim(head, at + colon + 1, end);
+            // A callback for each plain field would cost more than the comparison.
             if cached.field == Field::Plain || on_field(cached.field, &head[from..to])? {
                 let value = HeaderValue::from_maybe_shared(head.slice(from..to))
                     .map_err(|_error| BAD_VALUE)?;
@@ -197,6 +221,10 @@ struct CachedName {
 }
 
 impl NameCache {
+    /// # Errors
+    ///
+    /// If the name is empty or not a token (RFC 9110 §5.6.2); a folded line begins with a blank,
+    /// and so is refused here.
     fn get(&mut self, spelling: &[u8]) -> Result<&CachedName, Malformed> {
         let (Some(first), Some(last)) = (spelling.first(), spelling.last()) else {
             return Err(BAD_NAME);

@@ -1,5 +1,16 @@
 //! Message body length: `Content-Length`, `Transfer-Encoding` and the rules between them (RFC 9112
 //! §6).
+//!
+//! ```text
+//!   request:   Transfer-Encoding: chunked ─▶ Chunked     response: to HEAD, 1xx, 204, 304 ─▶ None
+//!              Content-Length: n > 0      ─▶ Length(n)             chunked                ─▶ Chunked
+//!              neither, or 0              ─▶ None                  Content-Length: n      ─▶ Length(n)
+//!              both                       ─▶ refused               neither                ─▶ Close
+//! ```
+//!
+//! A request with both fields is legal to accept by RFC 9112 §6.3 (the coding wins); it is refused
+//! here, since it is what request smuggling is made of. An empty `Content-Length` is not a number:
+//! HAProxy forwarded such a field (CVE-2023-40225), and a backend may take it for 0.
 
 #[cfg(feature = "http2")]
 use http::{HeaderMap, header};
@@ -21,6 +32,8 @@ pub(crate) enum Framing {
 }
 
 /// The length and the transfer coding that a message declares, read field by field.
+///
+/// Filled by the scan of the fields in their order; evaluated once at the end.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Declared {
     pub(crate) length: Option<u64>,
@@ -154,6 +167,8 @@ pub(crate) fn anticipates_content(method: &Method) -> bool {
 
 /// Reads a length of 1 to 19 decimal digits; returns `None` for anything else, signs and blanks
 /// included.
+///
+/// 19 digits fit into 63 bits: no overflow. Leading zeros are digits.
 pub(crate) fn content_length(value: &[u8]) -> Option<u64> {
     if value.is_empty() || value.len() > 19 {
         return None;
@@ -170,6 +185,8 @@ pub(crate) fn content_length(value: &[u8]) -> Option<u64> {
 }
 
 /// Returns the declared length of an HTTP/2 message. `h2` enforces that the body matches it.
+///
+/// The first one, if there are several: `h2` has refused those that differ.
 #[cfg(feature = "http2")]
 pub(crate) fn declared_length(headers: &HeaderMap) -> Option<u64> {
     content_length(headers.get(header::CONTENT_LENGTH)?.as_bytes())

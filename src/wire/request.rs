@@ -3,6 +3,21 @@
 //! A head that two readers could take for different messages is refused. Values are slices of one
 //! copy of the head; short heads share a block, and the memory of header maps is reused by the
 //! thread.
+//!
+//! ```text
+//!   bytes ─▶ find_end ─▶ request_line ─▶ copy_head ─▶ target ─▶ fields ─▶ Semantics::finish ─▶ Head, Request
+//!              │ each byte once            │ the one copy             │ each field once
+//!              └ a wrong first byte is     └ shared block of 4 KiB    └ meaning, checked against one another
+//!                found at once
+//! ```
+//!
+//! The order of the checks decides the status that a client gets for a head with two faults: the
+//! line before the fields, a field before what is missing. `malformed_requests.md` of the server
+//! lists the statuses, and a test sends each row.
+//!
+//! A caller has to pass a complete head: `find_end` says where it ends. The two are apart, since a
+//! connection reads a head in pieces and must search each byte once (a client that sends a byte at
+//! a time would otherwise cost the square of the head's length).
 
 use std::cell::RefCell;
 
@@ -18,6 +33,9 @@ use super::{
 };
 
 /// What the head says about the message and its connection.
+///
+/// Together with the request itself this is all that the rest of the server needs: no other code
+/// looks at the framing fields again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Head {
     /// The length of the head in bytes.
@@ -36,6 +54,9 @@ pub(crate) struct Head {
 }
 
 /// Deviations from RFC 9112 that known clients send, and that a server may accept.
+///
+/// Both make two readers of one message disagree if the backend is stricter or laxer than this
+/// reader: switch one on only for clients that are known.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Allowed {
     /// A `Host` field without a value in HTTP/1.1.
@@ -60,6 +81,7 @@ pub(crate) fn blank_lines(bytes: &[u8]) -> usize {
 pub(crate) fn find_end(bytes: &[u8], searched: &mut usize) -> Result<Option<usize>, Malformed> {
     let before = *searched;
     let found = fields::find_end(bytes, searched)?;
+    // Only while the first bytes come: one look at them is enough.
     if found.is_none() && before < 8 {
         let method = bytes.split(|&byte| byte == b' ').next().unwrap_or_default();
         // A lone CR may be the first half of an empty line.
@@ -149,6 +171,8 @@ struct RequestLine {
     is_http10: bool,
 }
 
+/// Exactly two blanks: one behind the method, one before the version. Others are a part of the
+/// target, which refuses them.
 fn request_line(line: &[u8]) -> Result<RequestLine, Malformed> {
     let (rest, is_http10) = match line.strip_suffix(b" HTTP/1.1") {
         Some(rest) => (rest, false),
@@ -156,6 +180,7 @@ fn request_line(line: &[u8]) -> Result<RequestLine, Malformed> {
     };
     let space = memchr::memchr(b' ', rest).ok_or(BAD_LINE)?;
     let method = match &rest[..space] {
+        // Most requests; the others go through the parser of the `http` crate.
         b"GET" => Method::GET,
         other => Method::from_bytes(other).map_err(|_error| BAD_LINE)?,
     };
@@ -237,6 +262,10 @@ impl Semantics {
     }
 
     /// Checks the fields against one another and returns the head.
+    ///
+    /// # Errors
+    ///
+    /// If Host is missing or twice, the framing is ambiguous, or a CONNECT has a body.
     fn finish(
         &self,
         length: usize,
@@ -263,6 +292,7 @@ impl Semantics {
             keep_alive: !options.close && (!is_http10 || options.keep_alive),
             // RFC 9110 §10.1.1: a server ignores the expectation in HTTP/1.0 and without a body.
             expects_continue: self.expects_continue && !is_http10 && framing != Framing::None,
+            // RFC 9110 §7.8: `Upgrade` has no meaning unless `Connection` names it.
             upgrades: self.upgrade && options.upgrade && !is_http10,
             accepts_trailers: self.accepts_trailers && !is_http10,
             is_http10,
@@ -281,6 +311,9 @@ fn names_a_supported_upgrade(value: &[u8]) -> bool {
 }
 
 /// Writes the head of a request that [`read`] has read.
+///
+/// For hyper's codec in an upgrade. The fields are written as they were read, hop-by-hop ones
+/// included.
 pub(crate) fn write<B>(request: &Request<B>, out: &mut Vec<u8>) {
     out.extend_from_slice(request.method().as_str().as_bytes());
     out.push(b' ');
@@ -306,6 +339,8 @@ pub(crate) fn write<B>(request: &Request<B>, out: &mut Vec<u8>) {
 }
 
 /// Copies a head into a block that it shares with earlier heads: one allocation serves several.
+///
+/// A head of over 1 KiB gets an allocation of its own, as few would fit into a block.
 fn copy_head(head: &[u8]) -> Bytes {
     if head.len() > MAX_SHARED_HEAD {
         return Bytes::copy_from_slice(head);
@@ -328,6 +363,7 @@ fn take_recycled_map() -> HeaderMap {
 pub(crate) fn recycle_map(mut headers: HeaderMap) {
     headers.clear();
     RECYCLED_MAPS.with_borrow_mut(|maps| {
+        // The map keeps the capacity of the largest head that it had: 100 fields at most.
         if maps.len() < MAX_RECYCLED_MAPS {
             maps.push(headers);
         }

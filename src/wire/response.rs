@@ -1,4 +1,15 @@
 //! The head of a response (RFC 9112 §4): read from a backend, written to a client.
+//!
+//! Read from backends: leniently where RFC 9112 demands it, strictly elsewhere, without hop-by-hop
+//! fields. Written to clients: framing and `Connection` by this crate, all other fields as the
+//! service names them.
+//!
+//! | the service's response | framing to an HTTP/1.1 client | to an HTTP/1.0 client |
+//! |---|---|---|
+//! | to HEAD, 204, 304 | none | none |
+//! | an empty body | `Content-Length: 0` | the same |
+//! | a body of known size, or with `Content-Length` | that length | the same |
+//! | a body of unknown size | chunked | the end of the connection |
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
@@ -13,6 +24,9 @@ use super::{
 };
 
 /// What the head says about the message and its connection.
+///
+/// `keep_alive` is false for HTTP/1.0, whatever its `Connection` says: an intermediary in between
+/// may have passed that field on blindly (RFC 9112 §9.3).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Head {
     pub(crate) status: StatusCode,
@@ -75,6 +89,8 @@ pub(crate) fn read(
 }
 
 /// Reads the status line; returns the status, whether it is HTTP/1.0, and where the fields begin.
+///
+/// The reason may be empty, and the blank before it may be missing: some backends leave both out.
 fn status_line(head: &[u8]) -> Result<(StatusCode, bool, usize), Malformed> {
     let end = fields::line_end(head, 0)?;
     let text = &head[..end];
@@ -116,6 +132,7 @@ impl Semantics {
     /// Reads a field; returns true if it is forwarded to the client.
     fn read_field(&mut self, field: Field, value: &[u8]) -> Result<bool, Malformed> {
         match field {
+            // Forwarded like any other field; the connection is bound to its client from now on.
             Field::Authenticate => self.connection_auth |= authenticates_connection(value),
             Field::ContentLength => {
                 let is_sole = self.declared.response_length(value)?;
@@ -162,6 +179,8 @@ impl Semantics {
     }
 
     /// Checks the fields against one another, completes `headers` and returns the head.
+    ///
+    /// Fields that `Connection` names are removed here, since they may come before it.
     fn finish(
         self,
         is_http10: bool,
@@ -189,6 +208,8 @@ impl Semantics {
 }
 
 /// What the head of a response depends on beside its status and fields.
+///
+/// What is known before the first frame.
 pub(crate) struct BodyInfo {
     /// The request is a HEAD.
     pub(crate) to_head: bool,
@@ -207,6 +228,9 @@ pub(crate) struct BodyInfo {
 ///
 /// A reason, when HTTP/1.1 cannot express the response: an interim status, a bad `Content-Length`,
 /// or more than 64 options in `Connection`.
+///
+/// `headers` are written as they are, but for `Content-Length` and `Transfer-Encoding`, which the
+/// writer decides, and a `Trailer` without a body to follow.
 pub(crate) fn write(
     status: StatusCode,
     reason: Option<&[u8]>,
@@ -251,9 +275,11 @@ pub(crate) fn write(
         write_field(out, name.as_str(), value.as_bytes());
     }
     let framing = write_framing(status, body, sends_body, is_bodiless, declared, out);
+    // A service that says `connection: close` ends the connection, too.
     *keep_alive &= !options.close && framing != Framing::Close;
     if !*keep_alive && !options.close {
         write_field(out, "connection", b"close");
+    // An HTTP/1.0 client closes unless it is answered so (RFC 9112 §9.3).
     } else if *keep_alive && body.is_http10 && !has_connection {
         write_field(out, "connection", b"keep-alive");
     }

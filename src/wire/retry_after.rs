@@ -1,4 +1,7 @@
 //! `Retry-After` in seconds (RFC 9110 §10.2.3).
+//!
+//! Seconds only. `health` reads it of failing checks; a value of any size is accepted here, and the
+//! caller bounds it.
 
 use std::time::Duration;
 

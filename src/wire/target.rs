@@ -1,4 +1,15 @@
 //! The request target (RFC 9112 §3.2) and its host (RFC 3986 §3.2.2).
+//!
+//! | form | for | example |
+//! |---|---|---|
+//! | origin | all methods but CONNECT | `/a?b` |
+//! | absolute | all methods but CONNECT, as to a proxy | `http://a/b` |
+//! | authority | CONNECT only | `a:443` |
+//! | asterisk | OPTIONS only | `*` |
+//!
+//! `http::Uri` parses the rest; what it accepts beyond RFC 9112 (a fragment, a user name, raw
+//! UTF-8) is refused here first. A user name before the host is how `http://good@evil/` looks like
+//! another host.
 
 use bytes::Bytes;
 use http::{Method, Uri, uri::PathAndQuery};
@@ -26,6 +37,8 @@ pub(crate) fn read(method: &Method, target: Bytes, allow_raw: bool) -> Result<Ur
 }
 
 /// Reads the authority form: a host and a port, for CONNECT only (RFC 9112 §3.2.3).
+///
+/// A port is required (RFC 9112 §3.2.3): CONNECT has no default one.
 fn authority_form(target: Bytes) -> Result<Uri, Malformed> {
     let has_port = target
         .iter()
@@ -65,6 +78,9 @@ fn absolute_form(method: &Method, target: Bytes) -> Result<Uri, Malformed> {
 
 /// Returns true for a host name or an address with an optional port: no user name, path, blank or
 /// other byte that a reader could take for the end of the host.
+///
+/// The port may be empty (`a:`), as RFC 3986 §3.2.3 allows, and has five digits at most. IPv6
+/// addresses are not parsed further: brackets around names and colons.
 pub(crate) fn is_host(host: &[u8]) -> bool {
     let is_name = |byte: &u8| REG_NAME[usize::from(*byte)];
     let name = match host {

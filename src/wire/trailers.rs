@@ -1,4 +1,8 @@
 //! Trailer fields: the fields that follow a body (RFC 9110 §6.5).
+//!
+//! Trailers arrive after the head was acted upon. A field that decides about the message, merged
+//! into the head by a careless reader, would act after the fact: hence a list of what is refused,
+//! and not of what passes, as applications name their own (`grpc-status`, digests, timings).
 
 use http::{HeaderMap, HeaderName, header};
 
@@ -57,6 +61,8 @@ pub(crate) fn retain(trailers: &mut HeaderMap, nominated: &[HeaderName]) {
 }
 
 /// Writes the last chunk and the trailer section, without the fields that are not allowed in it.
+///
+/// Writes all that follows the last data chunk; the caller writes nothing behind it.
 pub(crate) fn write(trailers: &HeaderMap, out: &mut Vec<u8>) {
     out.extend_from_slice(b"0\r\n");
     for (name, value) in trailers {
