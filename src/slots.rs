@@ -3,6 +3,17 @@
 //! A connection and a backend outlive the requests that pass them, so they are where a module
 //! caches what it computes from them. The object knows neither the value nor the module: it holds
 //! [`Slots`], and a module finds its value with a [`SlotKey`] that no other module has.
+//!
+//! ```text
+//!   Slots ─▶ Slot key 3 ─▶ Slot key 7 ─▶ (empty link)        at most 8, never removed
+//! ```
+//!
+//! A list and not a map: an object has two or three values, and reading one is two or three
+//! comparisons. A link is set once (`OnceLock`), so readers follow it without a lock, and a value
+//! can be borrowed for as long as the object.
+//!
+//! A value of a key that is gone stays until the object is dropped: make few keys, and keep them (a
+//! `static`, or a field of what is configured once).
 
 use std::{
     any::Any,
@@ -15,6 +26,8 @@ use std::{
 };
 
 /// Names one kind of value. Two keys never name the same slot.
+///
+/// A number and not the type: two layers may cache values of one type.
 pub(crate) struct SlotKey<T> {
     /// 0 until the key is first used, so that a key can be a `static`.
     number: AtomicU64,
@@ -36,6 +49,8 @@ impl<T> SlotKey<T> {
         }
     }
 
+    /// Two threads may draw a number each; the first stored wins, and the other number is never
+    /// used. `Relaxed`: the number is all that is shared.
     #[cold]
     fn assign(&self) -> u64 {
         static NEXT: AtomicU64 = AtomicU64::new(1);
@@ -107,6 +122,9 @@ impl Slots {
 
     /// Returns the value under `key`, and makes it if there is none yet. Returns `None` where
     /// [`MAX_SLOTS`] other keys have a value.
+    ///
+    /// `make` runs at most once for each call. If two threads make a value at once, one of the two
+    /// is dropped. It may use the same `Slots`: no lock is held.
     pub(crate) fn get_or_init<T: Any + Send + Sync>(
         &self,
         key: &SlotKey<T>,
@@ -127,6 +145,8 @@ impl Slots {
                         value: make.take()?(),
                     }),
                 };
+                // Lost the race: the link has a slot of another thread, which may even be the key's
+                // own.
                 unplaced = link.set(new).err();
             }
             let slot = link.get()?;

@@ -11,6 +11,16 @@
 //!
 //! Both run one task per thread, on the runtime that first uses them. Both read tokio's clock, so
 //! tests with a paused clock see the same times.
+//!
+//! # Which one to take
+//!
+//! A connection that lives for many requests takes a [`sweep::Deadline`]: it is registered once. A
+//! future that lives for one attempt takes a [`wheel::Timer`]: it costs nothing until it waits.
+//! Below 100 ms only the wheel is fine enough. Neither is exact: where a step must not happen
+//! early, compare the clock.
+//!
+//! Both are per thread, so that threads share no lock. The price is one task a thread for each,
+//! which sleeps while nothing is armed.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
