@@ -3,6 +3,15 @@
 //!
 //! Such a failure says nothing about the backend or the client at the other end, so neither active
 //! checks nor outlier detection count it against them.
+//!
+//! | what fails | consequence |
+//! |---|---|
+//! | a request | `ErrorKind::Local`: 503 with `Retry-After: 1`, and no ejection |
+//! | an active check | counts as no check |
+//! | `accept` | is tried again after 100 ms |
+//!
+//! Before this kind existed, a process without descriptors failed every check and every connect, so
+//! that all backends went down and stayed so for longer than the cause.
 
 use std::{error, fmt, io, time::Duration};
 
@@ -12,6 +21,8 @@ use crate::{
 };
 
 /// The resource that is missing.
+///
+/// The order of the variants is the index into `LOG_LIMITS`: one limit for each.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum LocalFault {
     /// ENOBUFS.
@@ -64,6 +75,7 @@ impl LocalFault {
         }
     }
 
+    /// The field `fault` of the log line: stable names for alerts.
     fn as_str(self) -> &'static str {
         match self {
             Self::Buffers => "buffers",

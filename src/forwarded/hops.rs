@@ -1,5 +1,9 @@
 //! Which of the hops in a list is the client. Pure. The lists are read from the right, as each hop adds
 //! its element at the end; elements further left may come from the client.
+//!
+//! A client can send any text: open quotes, escaped quotes, thousands of elements, several lines. Only
+//! what trusted hops added can decide, and that stands at the right end; a property test puts it
+//! behind any text.
 
 use std::{
     iter,
@@ -11,6 +15,8 @@ use crate::context::TrustedPeers;
 /// Returns the client, given the addresses that a trusted hop sent, the last one first; `None` stands
 /// for an element that is not an address. The client is the first address that is not trusted or, if
 /// all are trusted, the last one before the end of the list or an element that is not an address.
+///
+/// At most [`MAX_HOPS`] elements are read, however long the list is.
 pub(super) fn client(
     trusted: &TrustedPeers,
     addresses: impl Iterator<Item = Option<IpAddr>>,
@@ -44,6 +50,9 @@ pub(super) fn forwarded(line: &[u8]) -> impl Iterator<Item = Option<IpAddr>> {
 }
 
 /// Returns the address in the `for` parameter of an element.
+///
+/// An element that is malformed hides what is left of it: the client is then the last hop that is
+/// known.
 fn node(element: &[u8]) -> Option<IpAddr> {
     let mut found = None;
     let mut rest = Some(element);
@@ -86,6 +95,8 @@ fn split_last(text: &[u8], separator: u8) -> (&[u8], Option<&[u8]>) {
 
 /// Reads an address with or without a port; an IPv6 address with a port is in brackets (RFC 7239
 /// §6).
+///
+/// An IPv4 address in IPv6 form becomes IPv4, as networks are compared in that form.
 fn address(text: &[u8]) -> Option<IpAddr> {
     let text = std::str::from_utf8(text).ok()?;
     let is_port = |port: &str| !port.is_empty() && port.len() <= MAX_PORT_LENGTH;
