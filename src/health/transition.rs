@@ -14,6 +14,9 @@
 //! down for 5 s after its fall, then 10 s, 20 s, up to 60 s. Passes are counted during that time,
 //! so it comes back with the first pass after the hold. Two minutes in service end the
 //! damping.
+//!
+//! All kinds of failures count alike: in Envoy, an answer other than 200 took a backend out at
+//! once, whatever the threshold (envoy#7171).
 
 use std::{collections::VecDeque, time::Duration};
 

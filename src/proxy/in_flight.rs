@@ -23,6 +23,8 @@
 //! | it is the first time | a backend that closes each connection would be asked for ever |
 //!
 //! Any other repetition is the business of `failover`, which may choose another backend.
+//!
+//! hyper#2136 discusses the same race of a request with the close of its connection.
 
 use std::{cell::RefCell, sync::Arc};
 

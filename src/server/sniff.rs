@@ -15,6 +15,9 @@
 //!
 //! The deadline is that of the first head and runs from accept.
 //! `http2_is_detected_however_its_preface_is_sliced` sends the preface in all possible pieces.
+//!
+//! hyper-util's `auto` server waits for the preface without a time-out (hyper#3756, #3962); here
+//! the wait is within the time for a head.
 
 use std::{future::poll_fn, pin::pin};
 

@@ -10,6 +10,8 @@
 //! | an error of a service that names no side | no |
 //!
 //! The match over `ErrorKind` has no wildcard, so a kind that is added has to be decided here.
+//!
+//! That errors of this side count against no backend is what envoy#25487 asks for.
 
 use http::{HeaderMap, HeaderName, StatusCode};
 

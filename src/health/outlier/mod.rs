@@ -10,6 +10,9 @@
 //!
 //! Everything here is written by requests on any thread, so the counters are atomics, and a lock is
 //! taken only when a backend may be ejected.
+//!
+//! One backend may always be ejected, whatever the share: with Envoy's 10 %, a pool of fewer than
+//! ten never ejects one (envoyproxy/gateway#8140).
 
 mod evidence;
 mod failure_window;

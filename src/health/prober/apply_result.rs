@@ -11,6 +11,9 @@
 //!
 //! Log levels: a backend that goes down is a WARN, one that comes up an INFO, a failed check that
 //! changes nothing a DEBUG. A log of a fleet then has one line for each change.
+//!
+//! Checks of many balancers that stay in step load a backend in bursts (envoy#4132): hence the
+//! jitter of each pause, and the first one from the whole interval.
 
 use std::time::Duration;
 

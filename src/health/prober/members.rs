@@ -9,6 +9,9 @@
 //! | removed | its check is cancelled, and counts as nothing (invariant C) |
 //! | another address | the check is cancelled; `Healthy` becomes `Unknown`, `Unhealthy` stays (invariant A) |
 //! | weight, tier, mode | nothing: health is measured, these are set |
+//!
+//! A reload that sets every backend to "up" sends requests to dead ones (haproxy#918, #2085;
+//! traefik#13218): hence the first row.
 
 use std::collections::BTreeMap;
 

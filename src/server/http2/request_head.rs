@@ -54,6 +54,9 @@ pub(super) fn check(head: &mut Parts) -> Result<(), Refusal> {
 }
 
 /// Checks that the TLS session covers the host (RFC 9110 §15.5.20).
+///
+/// A connection that was authenticated for one host must not carry requests for another one with a
+/// stricter policy (sozu#369, rpxy#647).
 pub(super) fn check_policy(head: &Parts, conn: &ConnInfo) -> Result<(), Refusal> {
     match conn.tls() {
         Some(tls) if !tls.covers_request(&head.uri, &head.headers) => Err(Refusal {
