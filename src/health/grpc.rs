@@ -1,4 +1,15 @@
 //! A check by gRPC's own health protocol.
+//!
+//! Written by hand instead of with a gRPC library: the request has one field, the answer another,
+//! and a library would bring a code generator. An answer is judged by its status first, then by
+//! `grpc-status` (in the head, if there is no message, else in the trailers), then by the message.
+//!
+//! | what came | report |
+//! |---|---|
+//! | `SERVING` | pass |
+//! | `NOT_SERVING`, `UNKNOWN`, `SERVICE_UNKNOWN` | `L7STS` |
+//! | a status of the call other than OK, or of HTTP other than 200 | `L7STS` |
+//! | no `grpc-status`, a message that is malformed | `L7RSP` |
 
 use bytes::{BufMut, Bytes, BytesMut};
 use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, header};
@@ -221,17 +232,21 @@ fn judge(headers: &HeaderMap, trailers: &HeaderMap, body: &[u8]) -> Result<Check
     })
 }
 
+/// `None` for 0 (OK).
 fn failed_call(status: usize) -> Option<CheckReport> {
     let name = CALL_STATUS.get(status).copied().unwrap_or("?");
     let failed = || CheckReport::fail("L7STS", format!("{ANSWERED}gRPC status {status} ({name})"));
     (status != 0).then(failed)
 }
 
+/// `None` if the field is absent or not a number.
 fn call_status(fields: &HeaderMap) -> Option<usize> {
     fields.get("grpc-status")?.to_str().ok()?.parse().ok()
 }
 
 /// Reads `ServingStatus status = 1` of a `HealthCheckResponse`; absent, it is 0.
+///
+/// Skips fields that it does not know, by their wire type, as a newer server may add some.
 fn serving(body: &[u8]) -> Option<u64> {
     let (head, message) = body.split_at_checked(5)?;
     let length = u32::from_be_bytes(head[1..].try_into().ok()?);
@@ -262,6 +277,7 @@ fn serving(body: &[u8]) -> Option<u64> {
     Some(status)
 }
 
+/// At most ten bytes; bits beyond 64 are dropped.
 fn varint(rest: &mut &[u8]) -> Option<u64> {
     let mut value = 0_u64;
     for shift in (0..64).step_by(7) {

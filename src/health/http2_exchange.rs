@@ -1,4 +1,12 @@
 //! One exchange in HTTP/2, for checks.
+//!
+//! On the same `h2` connection code as the proxy's, without its pool: a check has its own
+//! connection, with one stream at a time.
+//!
+//! | error | meaning for the check |
+//! |---|---|
+//! | the connection ended, GOAWAY, REFUSED_STREAM, before a head | `Unanswered`: on a kept connection, asked again on a new one |
+//! | anything else | `Broken`: a failure |
 
 use std::future::poll_fn;
 
@@ -59,6 +67,8 @@ impl ResponseHead {
 }
 
 impl Connection {
+    /// Writes the preface and SETTINGS; those of the backend may come later. The driver is a task,
+    /// which the drop of the connection aborts.
     pub(super) async fn open(stream: Stream) -> Result<Self, String> {
         let opened = handshake(stream).await;
         let (sender, driver) = opened.map_err(|error| error.to_string())?;
@@ -67,6 +77,7 @@ impl Connection {
         Ok(Self { sender, driver })
     }
 
+    /// Asks the codec, which knows of a GOAWAY as soon as its task has read it.
     pub(super) fn is_open(&self) -> bool {
         !self.sender.is_closed()
     }

@@ -70,6 +70,7 @@ impl HealthTask {
         }
     }
 
+    /// Does nothing outside of a runtime; the next call inside one starts the task.
     #[cold]
     fn start(&self) {
         let Ok(runtime) = Handle::try_current() else {
@@ -199,6 +200,7 @@ impl HealthState {
         self.wake.notify_one();
     }
 
+    /// Returns each key as often as it was touched.
     pub(super) fn take_touched(&self) -> Vec<u64> {
         std::mem::take(&mut *lock(&self.touched))
     }

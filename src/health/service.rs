@@ -56,6 +56,7 @@ pub struct Health<S> {
 }
 
 impl<S> Health<S> {
+    /// The service keeps the task alive, and with it the checks.
     pub(super) fn new(inner: S, task: Arc<HealthTask>) -> Self {
         Self {
             inner,
@@ -129,6 +130,7 @@ where
     S: CallSelected<Request<B>, Response = Response<R>>,
     S::Error: Into<BoxError>,
 {
+    /// As `call`, for this crate's own stack, where the backend is an argument.
     fn call_selected(&mut self, request: Request<B>, selection: Selection<'_>) -> Self::Future {
         let observation = self.observe(selection.backend, Some(selection.exchange));
         ResponseFuture {

@@ -43,6 +43,7 @@ pub(super) struct Inquiry {
     state: State,
 }
 
+/// See the diagram above. At most one question is open for a pool.
 #[derive(Debug)]
 enum State {
     /// Some backends are checked again.
@@ -238,6 +239,7 @@ impl Inquiry {
         }
     }
 
+    /// `ask` receives the backends to check again.
     fn ask(
         &mut self,
         ballot: Ballot,
@@ -265,6 +267,7 @@ impl Ballot {
         }
     }
 
+    /// A backend that abstains loses the vote that it had.
     fn count(&mut self, key: u64, vote: Vote<'_>) {
         match vote {
             Vote::Abstains => self.withdraw(key),
@@ -285,6 +288,7 @@ impl Ballot {
         }
     }
 
+    /// At least one backend must fail: an empty ballot is no shared failure.
     fn is_shared(&self, share: f64) -> bool {
         self.fail > 0 && self.fail as f64 >= share * self.votes.len() as f64
     }

@@ -32,6 +32,7 @@ pub struct Body {
     kind: Kind,
 }
 
+/// The variants with a connection are boxed already, so the body is three words.
 #[derive(Default)]
 enum Kind {
     #[default]
@@ -44,12 +45,14 @@ enum Kind {
 }
 
 impl Body {
+    /// One frame; the connection does not wait for it.
     pub(super) fn whole(data: Bytes) -> Self {
         Self {
             kind: Kind::Whole(data),
         }
     }
 
+    /// Takes the connection until the last frame.
     pub(super) fn streaming(conn: Box<Conn>) -> Self {
         Self {
             kind: Kind::Streaming(conn),

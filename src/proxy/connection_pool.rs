@@ -84,6 +84,7 @@ pub(crate) struct ConnectionPool {
     oldest: AtomicU64,
     /// The address of the connection that was dialled last, if it was found by name.
     resolved: Mutex<Option<ResolvedAddress>>,
+    /// The one connection of HTTP/2, if the backend speaks it.
     #[cfg(feature = "http2")]
     pub(super) http2: SharedConnection,
 }
@@ -108,6 +109,7 @@ impl ConnectionPool {
         *lock(&self.resolved) = resolved.cloned();
     }
 
+    /// Compares epochs, so no clock is read.
     fn is_too_old(&self, conn: &Conn) -> bool {
         conn.owner_data.epoch < self.oldest.load(Acquire)
     }
@@ -172,6 +174,7 @@ impl ConnectionPool {
         }
     }
 
+    /// `None` if the client connection is unknown or has no connection here.
     fn take_bound(&self, required: &Requirements<'_>) -> Option<Box<Conn>> {
         let client = required.client?;
         loop {
@@ -236,6 +239,7 @@ impl Attachment for ConnectionPool {
         drop((idle, bound));
     }
 
+    /// For the status page: takes both locks, one after the other.
     fn idle_connections(&self) -> u64 {
         (lock(&self.idle).len() + lock(&self.bound).len) as u64
     }
@@ -279,6 +283,7 @@ impl BoundStacks {
 /// What a request needs of an idle connection.
 pub(crate) struct Requirements<'a> {
     pub(crate) backend: &'a Backend,
+    /// The client connection of the request; `None` for a program's own.
     pub(crate) client: Option<&'a ConnInfo>,
     /// True if a connection names its client to the backend: it serves that one only.
     pub(crate) own_client: bool,
@@ -308,6 +313,7 @@ impl Drop for Reaper {
     }
 }
 
+/// Ends when the pool is dropped, at the next turn.
 async fn reap(reaper: Reaper, every: Duration) {
     let mut ages = EpochAges::default();
     loop {

@@ -52,6 +52,7 @@ use crate::{
 /// A request body that no connection has taken yet, and its exact length if the body knows it.
 pub(super) struct PendingBody {
     pub(super) body: Option<ErasedBody>,
+    /// Taken from the body before its type was erased.
     pub(super) exact: Option<u64>,
 }
 
@@ -185,6 +186,7 @@ impl InFlight {
         }
     }
 
+    /// The `Selected` extension, for a proxy that another crate's layers call.
     fn selected(&self) -> Option<&Backend> {
         let selected = self.parts.extensions.get::<Selected>();
         selected.map(|Selected(backend)| backend)
@@ -213,6 +215,7 @@ impl InFlight {
         State::Exchanging(conn)
     }
 
+    /// The dial is a future of the request and no task: if the client goes away, it is given up.
     fn dial(
         self,
         settings: Arc<Settings>,
@@ -242,6 +245,7 @@ impl InFlight {
         }))
     }
 
+    /// One box for the whole exchange: an async block cannot be named.
     #[cfg(feature = "http2")]
     pub(super) fn exchange_http2(
         self,
@@ -305,6 +309,8 @@ impl InFlight {
         Ok(())
     }
 
+    /// After a redial, a part of the request may have reached the backend on the former connection,
+    /// whatever the later error says.
     #[cold]
     pub(super) fn fail(self, error: Error) -> Error {
         let error = match self.redialled {

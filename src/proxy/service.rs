@@ -79,6 +79,8 @@ where
     B: HttpBody<Data = bytes::Bytes> + Send + 'static,
     B::Error: Into<BoxError>,
 {
+    /// The way of this crate's own stack: the backend and the number of the attempt come as
+    /// arguments, which saves an extension and its look-up.
     fn call_selected(&mut self, request: Request<B>, selection: Selection<'_>) -> ResponseFuture {
         self.forward(request, Some(selection))
     }
@@ -338,9 +340,12 @@ impl fmt::Debug for ResponseFuture {
 
 /// A connection that is being made. Boxed, because few requests dial.
 pub(super) struct Dialing {
+    /// Boxed, as its type cannot be named; a dial costs far more.
     pub(super) connect: Pin<Box<dyn Future<Output = Result<Connected, Error>> + Send>>,
     pub(super) backend: Backend,
+    /// The epoch of the pool before the dial.
     pub(super) epoch: u64,
     pub(super) settings: Arc<Settings>,
+    /// `None` once it was taken: the future is at its end then.
     pub(super) rest: Option<(InFlight, Arc<ConnectionPool>, PendingBody)>,
 }

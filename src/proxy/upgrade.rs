@@ -98,6 +98,7 @@ impl Drop for CloseOnDrop {
     }
 }
 
+/// Ends before it began if the client left: the server then drops its half of the upgrade.
 async fn run_tunnel(ends: TunnelEnds, tunnel: Tunnel, idle_timeout: Duration) {
     let closing = CloseOnDrop(tunnel);
     let tunnel = &closing.0;
@@ -121,6 +122,10 @@ async fn run_tunnel(ends: TunnelEnds, tunnel: Tunnel, idle_timeout: Duration) {
     }
 }
 
+/// # Errors
+///
+/// The first error of either side, or `TimedOut` after a silence of `idle_timeout` in both
+/// directions.
 async fn relay<C, B>(
     mut client: C,
     mut backend: B,
@@ -180,6 +185,7 @@ struct Direction {
     stage: Stage,
 }
 
+/// Only moves forward.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Stage {
     Copying,
@@ -199,6 +205,7 @@ impl Direction {
         }
     }
 
+    /// Counts bytes that the other side took, not those that were read.
     fn take_moved(&mut self) -> u64 {
         std::mem::take(&mut self.moved)
     }
@@ -266,6 +273,7 @@ impl Direction {
         copied
     }
 
+    /// What the other side does not take at once is copied out of the thread's buffer.
     fn pass<W>(&mut self, read: &[u8], to: &mut W, cx: &mut Context<'_>) -> io::Result<()>
     where
         W: AsyncWrite + Unpin,
@@ -289,6 +297,9 @@ impl Direction {
         Ok(())
     }
 
+    /// # Errors
+    ///
+    /// `WriteZero` if the stream took nothing: it will take nothing later either.
     fn note_written(&mut self, wrote: usize) -> io::Result<()> {
         if wrote == 0 {
             return Err(io::ErrorKind::WriteZero.into());

@@ -48,7 +48,9 @@ pub(super) struct AppService<S> {
     // One task at a time calls it. To clone the service for each request would cost more than the
     // borrow flag.
     pub(super) app: RefCell<S>,
+    /// Where refusals of this connection are reported.
     pub(super) reporter: ConnectionReporter,
+    /// The state of the connection: exchanges, deadlines, shutdown.
     pub(super) state: Arc<State>,
     /// The number of requests that HTTP/2 streams have begun.
     #[cfg(feature = "http2")]

@@ -57,6 +57,7 @@ enum Content {
 }
 
 impl Body {
+    /// The exchange of HTTP/1.1 is held by the connection's own loop, not by the body.
     pub(super) fn streamed(body: StreamedBody) -> Self {
         Self {
             content: Content::Streamed(body),
@@ -108,6 +109,7 @@ impl Body {
         }
     }
 
+    /// Begins an exchange: the connection counts as in use until the body has ended or is dropped.
     #[cfg(feature = "http2")]
     pub(super) fn http2(body: RequestBody, state: &Arc<State>) -> Self {
         Self {
@@ -207,6 +209,7 @@ pin_project! {
     pub(super) struct TrackedBody<B> {
         #[pin]
         pub(super) inner: B,
+        // Dropped with the body, which ends the exchange or makes the connection a tunnel.
         pub(super) exchange: ExchangeGuard,
     }
 }

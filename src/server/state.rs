@@ -52,7 +52,9 @@ use crate::{context::ConnInfo, timer::sweep::Deadline};
 /// The deadlines of a connection.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Timeouts {
+    /// The time for a request head, 10 ms to 1 h.
     pub(super) head: Duration,
+    /// The idle time-out, and the credit of the least rate; 10 ms to 1 h.
     pub(super) idle: Duration,
     /// Bytes a second; see [`RateBudget`](super::min_rate::RateBudget).
     pub(super) min_rate: u32,
@@ -129,6 +131,7 @@ impl State {
         Arc::new(state)
     }
 
+    /// A number that is none of the phases cannot be stored; it would read as `Busy`.
     pub(super) fn phase(&self) -> Phase {
         match self.phase.load(Relaxed) {
             1 => Phase::Head,
@@ -183,6 +186,7 @@ impl State {
         }
     }
 
+    /// Under HTTP/2 also true while only request bodies are open, whose responses have ended.
     pub(super) fn is_active(&self) -> bool {
         self.active.load(Relaxed) > 0
     }
@@ -231,6 +235,8 @@ impl State {
         }
     }
 
+    /// Registers the task with the deadline: poll it only from the task that owns the connection,
+    /// or the last one to poll takes the wakes.
     pub(super) fn poll_expired(&self, cx: &mut Context<'_>) -> Poll<()> {
         self.deadline.poll_expired(cx)
     }
@@ -244,6 +250,7 @@ impl State {
         self.draining.store(true, Relaxed);
     }
 
+    /// True from the announcement on: each response then says that the connection closes.
     pub(super) fn is_draining(&self) -> bool {
         self.draining.load(Relaxed)
     }

@@ -46,6 +46,7 @@ pub(super) struct Stream<Io> {
     closing: Closing,
 }
 
+/// Only moves forward: a stream that lingers or is shut never expects more again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Closing {
     /// Nothing is closed yet, and the client is still sending.
@@ -57,6 +58,8 @@ enum Closing {
 }
 
 impl<Io> Stream<Io> {
+    /// The state outlives the stream in bodies and guards; the drop of the stream is what ends a
+    /// tunnel.
     pub(super) fn new(io: Io, ahead: Bytes, state: Arc<State>) -> Self {
         Self {
             io,
@@ -119,6 +122,7 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Stream<Io> {
         }
     }
 
+    /// Arms the deadline once: a client that keeps sending does not prolong it.
     fn linger(&mut self) {
         if self.closing != Closing::Lingering {
             self.closing = Closing::Lingering;

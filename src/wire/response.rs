@@ -30,6 +30,7 @@ use super::{
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Head {
     pub(crate) status: StatusCode,
+    /// Where the body ends; `Close` takes the connection with it.
     pub(crate) framing: Framing,
     /// The connection may carry another request after this response.
     pub(crate) keep_alive: bool,
@@ -167,6 +168,7 @@ impl Semantics {
         Ok(true)
     }
 
+    /// A length in a 1xx or 204 is dropped and not refused: some backends send `Content-Length: 0`.
     fn allows_content_length(&self) -> bool {
         !self.status.is_informational() && self.status != StatusCode::NO_CONTENT
     }
@@ -302,6 +304,8 @@ pub(crate) fn write_interim(status: StatusCode, mut headers: HeaderMap, out: &mu
     out.extend_from_slice(b"\r\n");
 }
 
+/// An unknown status without a reason of the service gets `<none>`, as hyper writes it: the blank
+/// behind the code is required, the text is not.
 fn write_status(status: StatusCode, reason: Option<&[u8]>, out: &mut Vec<u8>) {
     if status == StatusCode::OK && reason.is_none() {
         return out.extend_from_slice(b"HTTP/1.1 200 OK\r\n");

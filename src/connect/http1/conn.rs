@@ -41,10 +41,13 @@ pub(crate) struct Conn<A> {
     ///
     /// A check has one deadline for everything, and needs none for each phase.
     pub(super) timer: Option<PhaseTimer>,
+    /// Bytes received and not yet used; empty while the connection is idle.
     pub(super) read: BytesMut,
     /// How much of `read` was searched for the end of the head.
     pub(super) searched: usize,
+    /// What is written next; empty while the connection is idle.
     pub(super) out: WriteQueue,
+    /// The request body, until its last frame was taken.
     pub(super) body_writer: Option<RequestBodyWriter>,
     /// The error of writing the request. Kept until the response is read, as the backend's response may
     /// explain it.
@@ -53,9 +56,11 @@ pub(crate) struct Conn<A> {
     client_failed: bool,
     /// The request says `Expect: 100-continue`: its body waits for the backend's 100.
     pub(super) awaits_continue: bool,
+    /// How many interim responses came.
     pub(super) interim: u8,
     /// `Idle` also marks that a wait begins again: the next `Pending` arms its deadline.
     pub(super) phase: Phase,
+    /// Finds the end of the response body; `done` between exchanges.
     pub(super) decoder: Decoder,
     /// Fields of the response that end at this hop: they do not pass as trailers either.
     pub(super) nominated: Vec<HeaderName>,
@@ -86,10 +91,12 @@ pub(crate) trait ConnOwner {
 /// The parts of a request that the connection needs beside the bytes of its head.
 #[derive(Default)]
 pub(crate) struct Start {
+    /// `None` if the request has no body.
     pub(crate) body: Option<ErasedBody>,
     /// The declared `Content-Length`; `None` if the body is sent in chunks.
     pub(crate) length: Option<u64>,
     pub(crate) awaits_continue: bool,
+    /// The response has no body, whatever it declares.
     pub(crate) is_head: bool,
     /// The value of `Upgrade`, if the request asks for a switch.
     pub(crate) upgrade: Option<HeaderValue>,
@@ -343,6 +350,7 @@ impl<A> fmt::Debug for Conn<A> {
     }
 }
 
+/// Marks the error as one after sending: a part of the request may have arrived.
 #[cold]
 pub(super) fn failed(kind: ErrorKind, source: impl Into<crate::BoxError>) -> Error {
     Error::new(kind).with_source(source).after_sending()

@@ -31,6 +31,8 @@ impl<A> Conn<A> {
         Ok(())
     }
 
+    /// Ready once the request is written and flushed, or with an error that names the side. Also
+    /// called while the response body is read.
     pub(super) fn poll_write_request(
         &mut self,
         cx: &mut Context<'_>,
@@ -93,6 +95,7 @@ impl<A> Conn<A> {
         }
     }
 
+    /// The box of the body goes to the thread's next one.
     fn end_body(&mut self) {
         if let Some(body_writer) = self.body_writer.take() {
             body_writer.recycle();

@@ -112,6 +112,7 @@ impl Link {
         u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX)
     }
 
+    /// Reads the clock: called for each read that brought bytes, not for each frame.
     fn hear(&self) {
         self.heard.store(self.now(), Relaxed);
     }
@@ -234,6 +235,7 @@ pub(crate) struct OpenStream {
 }
 
 impl OpenStream {
+    /// The count goes up before the stream can be seen, so the keep-alive never misses one.
     fn new(link: &Arc<Link>) -> Self {
         if link.streams.fetch_add(1, Relaxed) == 0 {
             link.busy.store(link.now(), Relaxed);

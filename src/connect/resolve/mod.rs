@@ -172,6 +172,8 @@ pub(super) async fn addresses(
 struct Names(Mutex<Vec<Arc<Name>>>);
 
 impl Names {
+    /// Compares the resolver by identity: two connectors may look the same name up in different
+    /// ways.
     fn get(&self, host: &str, resolver: &Arc<dyn Resolve>) -> Arc<Name> {
         let mut names = lock(&self.0);
         let is_it =
@@ -194,8 +196,6 @@ impl Names {
 
 impl Attachment for Names {}
 
-/// Lives as long as the backend, or until eight others were used; a [`ResolvedAddress`] holds it
-/// weakly.
 #[derive(Debug)]
 struct Name {
     host: Box<str>,
@@ -218,6 +218,8 @@ struct LookUp {
     done: watch::Receiver<()>,
 }
 
+/// Kept as text and kind, since many connections get the same failure and an `Error` cannot be
+/// cloned.
 #[derive(Clone, Debug)]
 enum Failure {
     Local(LocalFault, Arc<str>),
@@ -355,6 +357,7 @@ impl Resolve for SystemResolver {
     }
 }
 
+/// One for the process, so that connectors with the default share the look-ups of a backend.
 pub(super) fn system() -> Arc<dyn Resolve> {
     static SYSTEM: LazyLock<Arc<dyn Resolve>> = LazyLock::new(|| Arc::new(SystemResolver));
     SYSTEM.clone()

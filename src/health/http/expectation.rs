@@ -33,8 +33,11 @@ pub(in crate::health) struct Answer {
 /// What is wanted of an answer. Pure: the answer is all that it looks at.
 #[derive(Clone, Debug)]
 pub(super) struct Expectation {
+    /// Statuses, 200 to 599; never empty.
     pub(super) healthy: Vec<RangeInclusive<u16>>,
+    /// Statuses that count as a drain; they take precedence over `healthy`.
     pub(super) draining: Vec<RangeInclusive<u16>>,
+    /// Fields that must be there; without a value, that of the backend's id.
     pub(super) identity: Vec<(HeaderName, Option<HeaderValue>)>,
     pub(super) headers: Vec<Predicate<HeaderMap>>,
     pub(super) body: Vec<Predicate<[u8]>>,
@@ -83,6 +86,7 @@ impl Expectation {
         }
     }
 
+    /// A drain takes precedence over a failure: a backend that drains with 503 keeps its sessions.
     fn class(&self, status: StatusCode, self_report: SelfReport) -> Class {
         let is_in =
             |ranges: &[RangeInclusive<u16>]| ranges.iter().any(|r| r.contains(&status.as_u16()));
@@ -197,6 +201,7 @@ fn dependency(answer: &Answer) -> Option<Arc<str>> {
     fits.then(|| name.into())
 }
 
+/// The first name of the field `x-evenkeel-failed-dependency`.
 fn named_dependency(headers: &HeaderMap) -> Option<&str> {
     let names = headers.get(FAILED_DEPENDENCY)?.to_str().ok()?;
     names
@@ -205,6 +210,7 @@ fn named_dependency(headers: &HeaderMap) -> Option<&str> {
         .find(|name| !name.is_empty())
 }
 
+/// `application/json` and every `…+json`, such as `application/health+json`.
 fn is_json(headers: &HeaderMap) -> bool {
     let kind = headers.get(header::CONTENT_TYPE);
     let kind = kind.and_then(|kind| kind.to_str().ok()).unwrap_or_default();

@@ -1,5 +1,15 @@
 //! Finds in a health answer which dependency failed, without a JSON library: the answer of a
 //! check is a few hundred bytes, and all that matters is one name.
+//!
+//! A recursive reader of the whole text: it has to find the end of each value to find the next key,
+//! and a text that is not JSON to its last byte names nothing. Depth is bounded, as the text comes
+//! from another process. Property tests feed it what `serde_json` writes.
+//!
+//! | JSON | result |
+//! |---|---|
+//! | `"status":"fail"`, critical or not said | the dependency failed |
+//! | `"critical":false` | it did not fail: the backend serves without it |
+//! | other keys, other types | skipped |
 
 /// Returns the first name, in their alphabetical order, of a dependency that failed and is
 /// critical: `{"dependencies":{"postgres":{"status":"fail"}}}`. What is no such JSON names none.
@@ -25,6 +35,7 @@ pub(super) fn find(text: &[u8]) -> Option<String> {
     found.filter(|name| json.rest.is_empty() && !name.is_empty())
 }
 
+/// What is left of the text. A method that returns `None` ends the whole reading.
 struct Reader<'a> {
     rest: &'a str,
 }
@@ -123,6 +134,7 @@ impl Reader<'_> {
         }
     }
 
+    /// Allocates the text; the limit of the body bounds it.
     fn string(&mut self) -> Option<String> {
         self.rest = self.rest.strip_prefix('"')?;
         let mut text = String::new();

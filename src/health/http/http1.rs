@@ -43,6 +43,7 @@ pub(in crate::health) type Http1 = Box<Conn<Fields>>;
 
 /// How a check asks.
 pub(super) struct CheckRequest<'a> {
+    /// The bytes of the head, complete.
     pub(super) head: Vec<u8>,
     pub(super) is_head: bool,
     /// The most bytes of a body.
@@ -148,6 +149,7 @@ async fn pass_over(conn: &mut Conn<Fields>, limit: usize) {
     .await;
 }
 
+/// A fault of this process is none of the backend's.
 fn broken(error: &Error) -> Failed {
     match error.is_local() {
         true => Failed::Local(error.to_string()),

@@ -131,6 +131,8 @@ impl HttpCheck {
         }
     }
 
+    /// The same request in HTTP/2. The connection is returned even if the body was not read to its
+    /// end: only its stream is reset.
     #[cfg(all(feature = "proxy", feature = "http2"))]
     async fn ask_http2(
         &self,
@@ -184,10 +186,13 @@ impl HttpCheck {
         Ok((answer, Some(Connection::Http2(connection))))
     }
 
+    /// The configured host, else the backend's authority.
     fn host_of<'a>(&'a self, backend: &'a Backend) -> &'a HeaderValue {
         self.host.as_ref().unwrap_or_else(|| backend.authority())
     }
 
+    /// A check has no body. The fields of the user follow ours, and `User-Agent` gives way to
+    /// theirs.
     fn head(&self, backend: &Backend) -> Vec<u8> {
         let mut head = Vec::with_capacity(256);
         for part in [

@@ -46,6 +46,7 @@ pub(in crate::health) struct OutlierRecord {
 }
 
 impl OutlierRecord {
+    /// One allocation for each backend and layer, at the first request; kept at the backend.
     pub(in crate::health) fn new(
         state: &Arc<HealthState>,
         rules: Arc<Outliers>,
@@ -77,6 +78,7 @@ impl OutlierRecord {
         self.latency.as_ref().map(|_| Instant::now())
     }
 
+    /// The time to the response head, if latencies are compared.
     pub(in crate::health) fn took(&self, time: Duration) {
         if let Some(latency) = &self.latency {
             latency.record(time);
@@ -87,6 +89,7 @@ impl OutlierRecord {
         self.latency.as_ref().map(LatencyWindow::take)
     }
 
+    /// Two atomic operations; no lock, no clock.
     pub(in crate::health) fn success(&self) {
         self.streak.success();
         if self.rules.rate.is_some() {
@@ -94,6 +97,7 @@ impl OutlierRecord {
         }
     }
 
+    /// Reads the clock, and may eject the backend before it returns.
     #[cold]
     pub(in crate::health) fn failure(&self, reason: Reason) {
         let streak = self.streak.failure();
@@ -154,6 +158,7 @@ impl OutlierRecord {
         }
     }
 
+    /// Called by the prober, not by requests.
     #[cold]
     pub(in crate::health) fn is_slow(&self, reason: Reason) {
         if let Some(state) = self.state.upgrade() {
@@ -161,6 +166,7 @@ impl OutlierRecord {
         }
     }
 
+    /// Readmits the backend at once: the next pick finds it.
     #[cold]
     pub(in crate::health) fn trial_passed(&self) {
         if let Some((state, backend)) = self.member() {
@@ -176,6 +182,7 @@ impl OutlierRecord {
         }
     }
 
+    /// Opens the circuit again, and starts the next, longer ejection.
     #[cold]
     pub(in crate::health) fn trial_failed(&self, reason: Reason) {
         if let Some((state, backend)) = self.member() {
@@ -217,6 +224,7 @@ impl OutlierRecord {
         may
     }
 
+    /// `None` if the backend left the pool, or another one has its id by now.
     fn member(&self) -> Option<(Arc<HealthState>, Backend)> {
         let state = self.state.upgrade()?;
         let backend = state.pool.snapshot().get(&self.id).cloned()?;

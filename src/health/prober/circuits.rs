@@ -38,6 +38,7 @@ pub(super) struct Circuits {
 }
 
 impl Circuits {
+    /// Latencies are first compared after a whole window.
     pub(super) fn new(state: &HealthState, now: Instant) -> Self {
         let outliers = state.outliers.as_ref();
         let slow = outliers.filter(|outliers| outliers.slow.is_some());
@@ -201,6 +202,7 @@ impl Driver {
         begins
     }
 
+    /// Tells the pool, which announces it, only if the circuit was not closed already.
     fn readmit(&mut self, key: u64, reason: Reason, now: Instant) {
         // Events come in order: what the check measured, then the readmission.
         self.publish_results();

@@ -180,6 +180,8 @@ impl Driver {
         }
     }
 
+    /// Runs until the pool is gone or the task is aborted. It can be dropped at any await: checks
+    /// end with the `JoinSet`.
     pub(super) async fn run(mut self) {
         let state = self.state.clone();
         let mut events = state.pool.subscribe();
@@ -261,6 +263,7 @@ impl Driver {
         }
     }
 
+    /// A check that panicked is a failure; one that was cancelled is nothing.
     fn finish(&mut self, ended: Result<(Id, CheckResult), JoinError>) {
         let (id, done) = match ended {
             Ok((id, done)) => (id, Some(done)),
@@ -297,6 +300,7 @@ impl Driver {
         }
     }
 
+    /// Does not wait for the end of the task.
     fn cancel(&mut self, probe: Option<RunningCheck>) {
         if let Some(probe) = probe {
             // First, so that an end that is on its way already is not taken for a result.
@@ -305,6 +309,7 @@ impl Driver {
         }
     }
 
+    /// `None` if nothing is planned: the driver then waits for events alone.
     fn next_wake(&self) -> Option<Instant> {
         let check = self.due.peek().map(|Reverse((when, _))| *when);
         let others = [

@@ -31,6 +31,7 @@ pub(super) struct SharedFailures {
     reported: Keys,
 }
 
+/// What is needed to report the failure later, as if it had just been found.
 struct Held {
     report: CheckReport,
     took: Duration,
@@ -38,6 +39,7 @@ struct Held {
 }
 
 impl SharedFailures {
+    /// Without `shared_failure` there is no inquiry, and every failure is a backend's own.
     pub(super) fn new(checks: Option<&Checks>) -> Self {
         let inquiry = checks.and_then(|checks| {
             // A backend that was asked starts at once, and has the time of a check to answer; a slot may
@@ -52,6 +54,8 @@ impl SharedFailures {
         }
     }
 
+    /// For a backend that left or has another address: neither its vote nor its failure counts any
+    /// more.
     pub(super) fn forget(&mut self, key: u64) {
         if let Some(inquiry) = &mut self.inquiry {
             inquiry.forget(key);
@@ -189,6 +193,7 @@ impl Driver {
         }
     }
 
+    /// Announces a backend once, however many checks fail.
     fn report_kept(&mut self, key: u64) {
         self.publish_results();
         let (Some(held), Some(member)) =
@@ -205,6 +210,7 @@ impl Driver {
         }
     }
 
+    /// Only for a backend that was announced as kept.
     fn report_released(&mut self, key: u64) {
         if self.shared_failures.reported.remove(&key) {
             self.publish_results();

@@ -70,6 +70,8 @@ impl ScannedHead<'_> {
         }
     }
 
+    /// What a trusted peer sent comes first, then the address of the peer. Protocol and host are
+    /// added only if the trusted peer named none.
     pub(super) fn forwarded(&self, settings: &Settings, out: &mut impl HeaderSink) {
         if settings.forwarded.x() {
             if let Some(sender) = self.sender() {

@@ -73,6 +73,7 @@ impl ScannedHead<'_> {
     }
 }
 
+/// Also the form in which `ClientFields::first` caches it.
 #[inline(never)]
 pub(super) fn write_host(host: &[u8], out: &mut Vec<u8>) {
     out.extend_from_slice(b" HTTP/1.1\r\nhost: ");

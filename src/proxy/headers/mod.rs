@@ -63,7 +63,9 @@ use crate::{
 
 /// What a request says about its message, its connection and its client.
 pub(super) struct ScannedHead<'a> {
+    /// The head as the layers above have left it.
     pub(super) parts: &'a Parts,
+    /// The connection in front; `None` for a request that a program made.
     pub(super) conn: Option<&'a ConnInfo>,
     /// The bytes that an earlier request of the same connection to the same host had.
     ///
@@ -78,7 +80,9 @@ pub(super) struct ScannedHead<'a> {
     pub(super) upgrade: Option<&'a HeaderValue>,
     options: ConnectionOptions,
     accepts_trailers: bool,
+    /// The credentials belong to the connection (NTLM, Negotiate): it must serve this client alone.
     pub(super) connection_auth: bool,
+    /// The body waits for 100; false in HTTP/1.0.
     pub(super) expects_continue: bool,
     declared: Declared,
     /// How many more proxies the request may pass, if it counts them (RFC 9110 §7.6.2).
@@ -251,6 +255,7 @@ impl<'a> ScannedHead<'a> {
         }
     }
 
+    /// A request without a host gets the backend's, with either setting.
     pub(super) fn host_for<'b>(&'b self, backend: &'b Backend, settings: &Settings) -> &'b [u8] {
         match (settings.host, self.host) {
             (HostField::Client, Some(host)) => host,
@@ -290,6 +295,7 @@ impl<'a> ScannedHead<'a> {
         }
     }
 
+    /// The slow way: classifies each field again, as the bits are not enough.
     #[inline(never)]
     fn pass_on_some<O: HeaderSink>(&self, settings: &Settings, out: &mut O) {
         let join_cookies = O::ONE_COOKIE && self.cookies > 1;
@@ -304,6 +310,7 @@ impl<'a> ScannedHead<'a> {
         }
     }
 
+    /// RFC 9113 §8.2.3 names the separator: a semicolon and a blank.
     fn join_cookies(&self, out: &mut Vec<u8>) {
         for (i, cookie) in self
             .parts
@@ -319,6 +326,7 @@ impl<'a> ScannedHead<'a> {
         }
     }
 
+    /// Decides for the slow way; must agree with `scan_field` on every class.
     fn ends_here(&self, name: &HeaderName, settings: &Settings) -> bool {
         let data = match Class::of(name) {
             Class::Authorization

@@ -52,6 +52,10 @@ impl<'a> ScannedHead<'a> {
         Ok(true)
     }
 
+    /// # Errors
+    ///
+    /// A second `Content-Length` or `Transfer-Encoding`, a bad one, or over 64 options in
+    /// `Connection`.
     fn scan_message_field(&mut self, field: Field, value: &'a HeaderValue) -> Result<bool, Error> {
         let bytes = value.as_bytes();
         match field {

@@ -17,6 +17,10 @@ use crate::{
 };
 
 /// Makes the head of the request for the backend.
+///
+/// # Errors
+///
+/// `BadRequest` if the parts make no valid URI, which a validated host and path do not.
 pub(super) fn request(
     settings: &Settings,
     backend: &Backend,

@@ -27,17 +27,21 @@ pub(in crate::proxy) struct StreamBody {
     pub(super) incoming: RecvStream,
     /// The part of the declared length that has not arrived.
     pub(super) left: Option<u64>,
+    /// Trailers follow, if any.
     pub(super) data_ended: bool,
     /// The rest of the request, if the response began before its end.
     pub(super) upload: Option<Background>,
+    /// That of the request: registered once for both.
     pub(super) deadline: Deadline,
     /// Set while the body waits for data: the progress of the upload when the wait began.
     pub(super) waiting: Option<u64>,
     pub(super) idle_timeout: Duration,
+    /// Dropped with the body: the keep-alive counts the stream until then.
     pub(super) _stream: OpenStream,
 }
 
 impl StreamBody {
+    /// Data first; trailers are polled only behind the last of it, as `h2` requires.
     fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Frame<Bytes>>, h2::Error>> {
         if !self.data_ended {
             match ready!(self.incoming.poll_data(cx)).transpose()? {
@@ -60,6 +64,8 @@ impl StreamBody {
         Poll::Ready(Ok(trailers.map(Frame::trailers)))
     }
 
+    /// The upload beside this response broke off by the client's fault: the reset that follows is
+    /// its consequence.
     fn client_failed(&self) -> bool {
         let upload = self.upload.as_ref();
         upload.is_some_and(|upload| upload.progress.client_failed())

@@ -47,12 +47,15 @@ pub(super) struct StreamRequest<'a> {
     /// Held until the stream is open.
     pub(super) turn: Option<Turn>,
     pub(super) response: ResponseFuture,
+    /// Counts the stream for the connection's keep-alive.
     pub(super) stream: OpenStream,
+    /// `None` once the request is sent, or if it has no body.
     pub(super) upload: Option<Upload>,
     /// The request says `Expect: 100-continue`: its body waits for the response.
     pub(super) expecting: bool,
     /// Takes the interim responses.
     pub(super) interim: Option<&'a Interim>,
+    /// At most `MAX_INTERIM`.
     pub(super) interims: u8,
     pub(super) timer: PhaseTimer,
 }
@@ -66,6 +69,7 @@ pub(super) struct PhaseTimer {
     moves: u64,
 }
 
+/// The first that applies, in the order of `StreamRequest::phase`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Phase {
     /// The client sends no more of its body.
@@ -89,6 +93,7 @@ pub(super) enum StreamFailed {
 }
 
 impl PhaseTimer {
+    /// Registers a deadline with the sweep of this thread; not armed yet.
     pub(super) fn new(timeouts: Timeouts) -> Self {
         Self {
             deadline: Deadline::new(),
@@ -98,6 +103,7 @@ impl PhaseTimer {
         }
     }
 
+    /// Arms the deadline with the phase's whole time.
     pub(super) fn begin(&mut self, phase: Phase) {
         self.phase = phase;
         self.deadline.arm(self.limit(phase));
@@ -125,6 +131,8 @@ impl PhaseTimer {
         .await
     }
 
+    /// `QueueTimeout` for `Open`: nothing was sent. All others say that a part of the request may
+    /// have reached the backend.
     fn timed_out(&self) -> Error {
         let kind = match self.phase {
             Phase::Client => ErrorKind::ClientBodyTimeout,
@@ -175,6 +183,8 @@ impl StreamRequest<'_> {
         }
     }
 
+    /// Pending parts have registered the task. An upload that the backend stopped is over: the
+    /// response says why.
     fn poll_request(&mut self, cx: &mut Context<'_>) -> Result<(), Error> {
         if let Some(turn) = &mut self.turn {
             if turn.poll_open(cx).is_pending() {
@@ -198,6 +208,7 @@ impl StreamRequest<'_> {
         Ok(())
     }
 
+    /// Returns the phase, and the progress of the upload that belongs to it.
     fn phase(&self) -> (Phase, u64) {
         match &self.upload {
             _ if self.turn.is_some() => (Phase::Open, 0),
@@ -208,6 +219,7 @@ impl StreamRequest<'_> {
         }
     }
 
+    /// Passes interim responses on, and returns the final one.
     fn poll_head(
         &mut self,
         cx: &mut Context<'_>,
@@ -232,6 +244,10 @@ impl StreamRequest<'_> {
         }
     }
 
+    /// # Errors
+    ///
+    /// A 101, fields that must be refused, or the 101st interim response: a backend that sends them
+    /// without end would hold the request.
     fn interim(&mut self, response: Response<()>) -> Result<(), &'static str> {
         self.interims += 1;
         if self.interims > MAX_INTERIM {

@@ -69,6 +69,7 @@ pub(super) enum UploadStopped {
 }
 
 impl Upload {
+    /// `length` is what the head declared; `None` for a body of unknown length.
     pub(super) fn new(stream: SendStream<Bytes>, body: ErasedBody, length: Option<u64>) -> Self {
         Self {
             stream,
@@ -203,6 +204,9 @@ impl Upload {
         Poll::Ready(Ok(()))
     }
 
+    /// # Errors
+    ///
+    /// `Backend`, if the stream has ended: reset by the backend, or with its connection.
     fn send(&mut self, data: Bytes, last: bool) -> Result<(), UploadStopped> {
         let sent = self.stream.send_data(data, last);
         sent.map_err(|_closed| UploadStopped::Backend)
@@ -262,6 +266,7 @@ pub(super) struct Background {
 }
 
 impl Background {
+    /// The task is aborted with the response body, since the exchange is over then.
     pub(super) fn spawn(mut upload: Upload) -> Self {
         let progress = Arc::<Progress>::default();
         let reported = progress.clone();

@@ -29,6 +29,7 @@ pub(super) struct Refusal {
 }
 
 impl Refusal {
+    /// The status comes with the error: 400, 414, 431, 501 or 505.
     #[cold]
     pub(super) fn malformed(error: Malformed, head: &[u8]) -> Self {
         let kind = match error.kind {
@@ -49,6 +50,7 @@ impl Refusal {
         Self::new(kind, StatusCode::REQUEST_TIMEOUT, "", head)
     }
 
+    /// The head was valid, so method and path are those of the request.
     #[cold]
     fn misdirected(request: &Request<Body>) -> Self {
         Self {
@@ -113,6 +115,8 @@ pub(super) async fn answer_timeout<Io: AsyncRead + AsyncWrite + Unpin>(
     close(io, TIMED_OUT).await
 }
 
+/// Writes a response without a body, then shuts the connection down and lingers. The deadline of
+/// the connection bounds it.
 async fn close<Io: AsyncRead + AsyncWrite + Unpin>(
     io: &mut Stream<Io>,
     status: StatusCode,

@@ -13,7 +13,8 @@
 //! After the response, the rest decides about the connection: up to 64 KiB of a body without a
 //! reader are discarded within 2 s, so that the next request can be read; more than that costs more
 //! than a new connection does. A body that another task still reads keeps the connection waiting
-//! without a limit of this module: its reader has one, or the client's rate ends it.
+//! without a limit of the server: the least rate ended with the beginning of the response, and the
+//! reader has to have a time-out of its own.
 
 use std::{
     cell::RefCell,
@@ -76,6 +77,7 @@ impl Input {
         self.read.extend_from_slice(rest);
     }
 
+    /// The request is still here: the service gets it after its body is known.
     fn set_body(&mut self, body: Body) {
         if let Some(request) = &mut self.request {
             *request.body_mut() = body;
@@ -189,6 +191,7 @@ impl Input {
         read
     }
 
+    /// True while a streamed body has not ended; the next request is behind it.
     pub(super) fn has_request_body(&self) -> bool {
         self.body_sender.is_some()
     }

@@ -172,6 +172,7 @@ pub(super) enum Demand {
 }
 
 impl BodySender {
+    /// Allocates the channel: two handles, one lock.
     pub(super) fn new(decoder: Decoder, expects_continue: bool) -> (Self, StreamedBody) {
         let channel = Arc::<Mutex<Channel>>::default();
         let body = StreamedBody {
@@ -210,6 +211,7 @@ impl BodySender {
         self.expects_continue
     }
 
+    /// The service no longer reads: what follows is discarded.
     pub(super) fn is_dropped(&self) -> bool {
         lock(&self.channel).dropped
     }
@@ -339,6 +341,7 @@ fn wake(mut channel: MutexGuard<'_, Channel>, cx: &mut Context<'_>) -> Delivery 
     }
 }
 
+/// `clone_from` keeps a waker of the same task, without an atomic.
 fn register(slot: &mut Option<Waker>, cx: &Context<'_>) {
     match slot {
         Some(waker) => waker.clone_from(cx.waker()),

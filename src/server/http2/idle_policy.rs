@@ -10,8 +10,8 @@
 //! | GOAWAY sent, no stream open | 5 s | close |
 //!
 //! [`check`](IdlePolicy::check) runs after each round of the driver and re-arms the deadline only
-//! when the row changes. A row that stays keeps its deadline, whatever frames arrive: PING and
-//! SETTINGS hold no idle connection.
+//! when the row changes. A row that stays keeps its deadline, whatever frames arrive, unless bytes
+//! of a response have moved: PING and SETTINGS hold no idle connection.
 
 use std::{
     task::{Context, Poll},

@@ -80,6 +80,7 @@ impl Drop for InterimSender {
     }
 }
 
+/// The queue was ended before: handles of the former request send nothing any more.
 fn recycle(queue: InterimQueue) {
     let _ = RECYCLED_QUEUES.try_with(|queues| {
         let mut queues = queues.borrow_mut();
@@ -89,6 +90,7 @@ fn recycle(queue: InterimQueue) {
     });
 }
 
+/// A response that the codec refuses is logged and dropped; the final response is not affected.
 fn send(reply: &mut SendResponse<Bytes>, status: StatusCode, mut headers: HeaderMap) {
     fields::normalize_interim(&mut headers);
     let mut response = Response::new(());
@@ -128,6 +130,7 @@ impl Expectation {
         }
     }
 
+    /// Ready once the service has polled the body.
     fn poll_body_wanted(&self, cx: &mut Context<'_>) -> Poll<()> {
         let mut inner = self.lock();
         if inner.body_wanted {

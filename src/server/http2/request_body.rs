@@ -36,6 +36,7 @@ pub(super) enum InitialBody {
 }
 
 impl InitialBody {
+    /// Never waits. `headers` are those of the request, for the length that it announces.
     pub(super) fn read(mut stream: RecvStream, headers: &HeaderMap) -> Self {
         // The reader of the body registers its waker later.
         let cx = &mut Context::from_waker(Waker::noop());
@@ -74,6 +75,7 @@ impl InitialBody {
     }
 }
 
+/// Copies only if both have bytes: the usual body is one frame.
 fn join(ahead: Bytes, data: Bytes) -> Bytes {
     if ahead.is_empty() {
         return data;
@@ -120,6 +122,8 @@ impl RequestBody {
         Some(expectation)
     }
 
+    /// Can be polled on any task. The error is the client's: `ClientBody`, or `ClientBodyTimeout`
+    /// below the least rate.
     pub(in crate::server) fn poll_frame(
         &mut self,
         cx: &mut Context<'_>,
@@ -144,6 +148,7 @@ impl RequestBody {
         polled.map_err(failed)
     }
 
+    /// Data, then trailers, then the end; the parts that came with the head first.
     fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, h2::Error>>> {
         if !self.ahead.is_empty() {
             let data = std::mem::take(&mut self.ahead);
@@ -184,6 +189,8 @@ impl RequestBody {
         Frame::data(data)
     }
 
+    /// True once the codec has seen the end and all data was taken; trailers that still wait keep
+    /// it false.
     pub(in crate::server) fn is_end_stream(&self) -> bool {
         self.ahead.is_empty() && self.stream.is_end_stream()
     }

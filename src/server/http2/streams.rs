@@ -39,6 +39,7 @@ pub(super) struct Streams<F> {
     ready: Arc<ReadyQueue>,
 }
 
+/// The box is made once and kept: `Option` says whether a stream is in it.
 struct Slot<F> {
     stream: Pin<Box<Option<F>>>,
     handle: Arc<StreamWaker>,
@@ -47,6 +48,7 @@ struct Slot<F> {
 }
 
 impl<F: Future<Output = ()>> Streams<F> {
+    /// `ready` is the queue of the same connection: wakes of the streams go there.
     pub(super) fn new(ready: Arc<ReadyQueue>) -> Self {
         Self {
             slots: Vec::new(),
@@ -67,6 +69,8 @@ impl<F: Future<Output = ()>> Streams<F> {
         self.poll(slot);
     }
 
+    /// Three allocations: the box, the handle, and at times the vector. A connection makes as many
+    /// slots as it ever had streams at once.
     #[cold]
     fn add(&mut self, stream: F) -> usize {
         let slot = self.slots.len();
@@ -124,6 +128,7 @@ pub(super) struct ReadyQueue {
     inner: Mutex<Inner>,
 }
 
+/// Under the lock: no code of a user runs while it is held.
 #[derive(Default)]
 struct Inner {
     codec: bool,
@@ -174,6 +179,7 @@ impl ReadyQueue {
         waker.wake_by_ref();
     }
 
+    /// Marks what has to be polled, and wakes the task unless it is awake. Called from any thread.
     fn wake_with(&self, mark: impl FnOnce(&mut Inner)) {
         let mut inner = self.lock();
         mark(&mut inner);
