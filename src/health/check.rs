@@ -72,6 +72,27 @@ impl Target {
 /// The setters take any value. [`HealthLayer::checks`](super::HealthLayer::checks) and
 /// [`Prober::start`](super::Prober::start) check all of them together, and refuse one that is out of
 /// its range or does not go with another.
+///
+/// ```
+/// use std::time::Duration;
+///
+/// use evenkeel::{Backend, Pool, health::{Checks, HealthLayer, TcpCheck}};
+///
+/// # fn main() -> Result<(), evenkeel::ConfigError> {
+/// let pool = Pool::new([Backend::new("a", "http://127.0.0.1:9001")?])?;
+/// let checks = Checks::new()
+///     .with_check(TcpCheck::new())
+///     .interval(Duration::from_secs(2))
+///     .timeout(Duration::from_secs(1))
+///     .fall(3);
+/// assert!(HealthLayer::new(pool.clone()).checks(checks.clone()).is_ok());
+///
+/// // A check must be over before the next one begins.
+/// let wrong = HealthLayer::new(pool).checks(checks.timeout(Duration::from_secs(2)));
+/// assert_eq!(wrong.unwrap_err().field(), "health.timeout");
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Debug)]
 #[must_use]
 pub struct Checks {

@@ -22,6 +22,25 @@ use crate::{
 /// Clones share idle connections. A setter on a clone separates it: its connections may lead elsewhere
 /// or be verified in another way. Use one proxy for each worker thread to keep connections on the runtime
 /// that polls them.
+///
+/// ```
+/// use std::time::Duration;
+///
+/// use evenkeel::{context::TrustedPeers, proxy::{HostField, Proxy}};
+///
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// // Behind another load balancer, in front of backends that know their own names only.
+/// let proxy = Proxy::new()
+///     .trusted_peers(TrustedPeers::new(["10.0.0.0/8"])?)
+///     .host(HostField::Backend)
+///     .response_timeout(Duration::from_secs(30))?;
+/// # let _: Proxy = proxy;
+///
+/// let wrong = Proxy::new().response_timeout(Duration::ZERO);
+/// assert_eq!(wrong.unwrap_err().field(), "response_timeout");
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone)]
 #[must_use]
 pub struct Proxy {

@@ -21,6 +21,58 @@ use crate::{context::Peer, local_fault::LocalFault, tcp_timeout};
 /// Implement it for another source of connections, or around a listener to count or filter
 /// connections. `Serve` drops the future of `accept` when a shutdown begins, so `accept` has to be
 /// cancel safe: a connection that the future has taken from the kernel must not be lost with it.
+///
+/// # Example
+///
+/// A listener that counts what another one accepts:
+///
+/// ```
+/// use std::{
+///     sync::{Arc, atomic::{AtomicUsize, Ordering::Relaxed}},
+///     time::Duration,
+/// };
+///
+/// use evenkeel::{context::Peer, server::Listener};
+/// use tokio::net::{TcpListener, TcpStream};
+///
+/// struct Counting<L> {
+///     inner: L,
+///     accepted: Arc<AtomicUsize>,
+/// }
+///
+/// impl<L: Listener> Listener for Counting<L> {
+///     type Io = L::Io;
+///
+///     async fn accept(&mut self) -> (L::Io, Peer) {
+///         let accepted = self.inner.accept().await;
+///         self.accepted.fetch_add(1, Relaxed);
+///         accepted
+///     }
+///
+///     fn local(&self) -> Peer {
+///         self.inner.local()
+///     }
+///
+///     // Without this, the kernel would keep clients that lost their network.
+///     fn tcp_user_timeout(&mut self, timeout: Duration) {
+///         self.inner.tcp_user_timeout(timeout);
+///     }
+/// }
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> std::io::Result<()> {
+/// let inner = TcpListener::bind("127.0.0.1:0").await?;
+/// let address = inner.local_addr()?;
+/// let accepted = Arc::new(AtomicUsize::new(0));
+/// let mut listener = Counting { inner, accepted: accepted.clone() };
+///
+/// let client = TcpStream::connect(address).await?;
+/// let (_stream, peer) = listener.accept().await;
+/// assert!(matches!(peer, Peer::Tcp(peer) if peer == client.local_addr()?));
+/// assert_eq!(accepted.load(Relaxed), 1);
+/// # Ok(())
+/// # }
+/// ```
 pub trait Listener: Send + 'static {
     /// The byte stream of a connection.
     type Io: AsyncRead + AsyncWrite + Unpin + Send + 'static;

@@ -47,7 +47,7 @@ use crate::{
 /// The time that a client has left. It runs only while the server waits for the client. Each
 /// [`Timeouts::min_rate`] bytes that are transferred add a second, up to the idle time-out.
 ///
-/// 12 bytes of state and no deadline of its own: the caller arms one with what [`wait`](Self::wait)
+/// 16 bytes of state and no deadline of its own: the caller arms one with what [`wait`](Self::wait)
 /// returns.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct RateBudget {

@@ -50,6 +50,33 @@ use crate::{
 ///
 /// HTTP/1.1, or HTTP/2 where the backend's [`Protocol`](crate::pool::Protocol) is that (features `proxy` and `http2`).
 /// A redirect is not followed; it is not healthy.
+///
+/// ```
+/// use std::time::Duration;
+///
+/// use evenkeel::{Backend, health::{HealthCheck, HttpCheck, Target}};
+/// use tokio::{io::{AsyncReadExt, AsyncWriteExt}, net::TcpListener, time::Instant};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), evenkeel::BoxError> {
+/// // A backend that wants half of its traffic.
+/// let listener = TcpListener::bind("127.0.0.1:0").await?;
+/// let backend = Backend::new("a", &format!("http://{}", listener.local_addr()?))?;
+/// tokio::spawn(async move {
+///     let (mut stream, _) = listener.accept().await.unwrap();
+///     let _ = stream.read(&mut [0; 1024]).await;
+///     let answer = "HTTP/1.1 200 OK\r\nx-evenkeel-health: degraded=0.5\r\ncontent-length: 2\r\n\r\nok";
+///     stream.write_all(answer.as_bytes()).await.unwrap();
+/// });
+///
+/// let check = HttpCheck::new().path("/ready")?.body_contains("ok");
+/// let deadline = Instant::now() + Duration::from_secs(10);
+/// let report = check.check(&Target::new(backend, deadline)).await;
+/// assert!(report.is_pass());
+/// assert_eq!(report.capacity(), 0.5);
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Debug)]
 #[must_use]
 pub struct HttpCheck {

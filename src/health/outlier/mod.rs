@@ -45,6 +45,26 @@ use crate::error::ConfigError;
 ///
 /// The setters take any value. [`HealthLayer::outliers`](super::HealthLayer::outliers) checks them,
 /// and refuses one that is out of its range.
+///
+/// ```
+/// use std::time::Duration;
+///
+/// use evenkeel::{Backend, Pool, health::{HealthLayer, Outliers}};
+///
+/// # fn main() -> Result<(), evenkeel::ConfigError> {
+/// let pool = Pool::new([Backend::new("a", "http://127.0.0.1:9001")?])?;
+/// // Slow to judge, and quick to try again.
+/// let outliers = Outliers::new()
+///     .consecutive(10)
+///     .failure_rate(0.8)
+///     .ejection(Duration::from_secs(10), Duration::from_secs(60));
+/// assert!(HealthLayer::new(pool.clone()).outliers(outliers.clone()).is_ok());
+///
+/// let wrong = HealthLayer::new(pool).outliers(outliers.failure_rate(0.0));
+/// assert_eq!(wrong.unwrap_err().field(), "outliers.failure_rate");
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Debug)]
 #[must_use]
 pub struct Outliers {
