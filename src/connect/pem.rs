@@ -9,6 +9,8 @@ use rustls::pki_types::{
 };
 
 /// Reads all certificates.
+///
+/// Text between the sections is skipped; a text without a certificate yields none, and no error.
 pub(crate) fn certificates(text: &[u8]) -> Result<Vec<CertificateDer<'static>>, String> {
     let text = plain(text)?;
     CertificateDer::pem_slice_iter(&text)
@@ -39,6 +41,7 @@ pub(crate) fn private_key(text: &[u8]) -> Result<PrivateKeyDer<'static>, String>
 /// Removes byte order marks of UTF-8: editors on Windows write one at the beginning, and a file that
 /// was joined from several has one for each.
 fn plain(text: &[u8]) -> Result<Vec<u8>, &'static str> {
+    // Editors on Windows offer this as "Unicode"; every second byte would be zero.
     if text.starts_with(b"\xff\xfe") || text.starts_with(b"\xfe\xff") {
         return Err("the text is UTF-16; PEM in ASCII or UTF-8 is accepted");
     }

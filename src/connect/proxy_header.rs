@@ -63,6 +63,7 @@ fn mapped(address: SocketAddr) -> SocketAddrV6 {
     }
 }
 
+/// A line of text, readable in a capture.
 fn encode_v1(addresses: Option<Addresses>) -> Vec<u8> {
     let line = |family: &str, source: SocketAddr, destination: SocketAddr| {
         let (from, to) = (source.ip(), destination.ip());
@@ -101,6 +102,7 @@ fn encode_v2(client: &ConnInfo, addresses: Option<Addresses>) -> Vec<u8> {
     v2(PROXY, family, &rest)
 }
 
+/// The common name is that of the first certificate; a chain has its owner first.
 fn add_tls(tls: &TlsInfo, into: &mut Vec<u8>) {
     if let Some(alpn) = &tls.alpn {
         add(ALPN, alpn, into);
@@ -109,6 +111,7 @@ fn add_tls(tls: &TlsInfo, into: &mut Vec<u8>) {
         add(AUTHORITY, sni.as_bytes(), into);
     }
     let certificate = tls.client_certificates.first();
+    // In a resumed session the certificate was shown on an earlier connection.
     let flags = match (certificate, tls.resumed) {
         (None, _) => CLIENT_SSL,
         (Some(_), true) => CLIENT_SSL | CLIENT_CERT_SESS,
@@ -128,6 +131,7 @@ fn add_tls(tls: &TlsInfo, into: &mut Vec<u8>) {
 
 /// Adds a field, unless it is longer than any receiver takes.
 fn add(kind: u8, value: &[u8], into: &mut Vec<u8>) {
+    // A client chooses its SNI and ALPN: without the limit it would choose the size of the header.
     if value.len() <= MAX_FIELD {
         into.push(kind);
         into.extend_from_slice(&length(value));

@@ -41,6 +41,8 @@ pub struct TlsStream(pub(super) tokio_rustls::client::TlsStream<Stream>);
 
 impl Stream {
     /// Returns true if written data may wait in a buffer until a flush.
+    ///
+    /// True for TLS alone.
     pub(crate) fn buffers_writes(&self) -> bool {
         !matches!(self, Self::Tcp(_) | Self::Unix(_))
     }

@@ -65,6 +65,7 @@ impl TargetOverride {
     /// If it is neither a name nor an address.
     pub fn host(mut self, host: &str) -> Result<Self, ConfigError> {
         let fits = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_');
+        // An IPv6 address has colons, which names have not.
         let is_address = host.parse::<std::net::IpAddr>().is_ok();
         if host.is_empty()
             || host.len() > MAX_NAME_LENGTH

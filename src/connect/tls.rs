@@ -215,6 +215,7 @@ impl ClientTls {
                 Some(fault) => fault.error(&error),
                 None => failed(error.into()),
             })?;
+        // A backend may ignore ALPN: then nothing is selected.
         let selected = stream.get_ref().1.alpn_protocol();
         let http2 = match protocol {
             Protocol::Http2 if selected != Some(b"h2") => {

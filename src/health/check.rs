@@ -261,6 +261,7 @@ impl Checks {
             let message = format!("{:?}: 10 ms or more is accepted", self.changing);
             return refuse("changing_interval", message);
         }
+        // Otherwise checks of one backend would overlap.
         if self.timeout.is_zero() || self.timeout >= self.interval {
             let message = format!(
                 "{:?}: more than 0 and less than the interval of {:?} is accepted",

@@ -44,6 +44,7 @@ pub struct CheckReport {
     retry_after: Option<Duration>,
 }
 
+/// A report is never two of these at once.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Finding {
     Drains,
@@ -192,6 +193,7 @@ impl CheckReport {
     /// Puts what was asked for before the detail: `GET /health answered 404`.
     pub(super) fn for_request(mut self, question: &str) -> Self {
         let detail = &self.reason.detail;
+        // "GET /health answered 503", but "GET /health: connection reset".
         let colon = if detail.starts_with(ANSWERED) {
             ""
         } else {

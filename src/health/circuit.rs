@@ -144,6 +144,7 @@ impl CircuitMachine {
             State::Open(period) if period.until <= now => Some(Step::BeginTrial),
             State::HalfOpen(period) if period.until <= now => {
                 if has_trial {
+                    // The request may run for as long as the proxy lets it.
                     period.until = now + TRIAL_POLL;
                     return None;
                 }
@@ -165,6 +166,7 @@ impl CircuitMachine {
             State::Open(period) => (period, true),
             State::HalfOpen(period) => (period, false),
         };
+        // It shows the time before the ejection.
         if began < period.since {
             return None;
         }

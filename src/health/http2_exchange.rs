@@ -102,6 +102,7 @@ impl Connection {
                 .send_data(body, true)
                 .map_err(|error| unanswered(&error))?;
         }
+        // Above the backend's limit of streams, the request waits here until the check's deadline.
         poll_fn(|cx| turn.poll_open(cx)).await;
         drop(turn);
         let answered = opened.response.await.map_err(|error| no_answer(&error))?;

@@ -73,6 +73,7 @@ impl HealthTask {
     /// Does nothing outside of a runtime; the next call inside one starts the task.
     #[cold]
     fn start(&self) {
+        // A layer may be built before the runtime is.
         let Ok(runtime) = Handle::try_current() else {
             return;
         };
@@ -132,6 +133,7 @@ impl Alive {
 
 impl Drop for Alive {
     fn drop(&mut self) {
+        // Before `alive` is cleared: a start that follows at once attaches roles of its own.
         drop(self.roles.take());
         self.state.alive.store(false, Release);
     }

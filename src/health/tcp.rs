@@ -100,6 +100,7 @@ impl TcpCheck {
             Ok(connected) => connected.into_stream(),
             Err(report) => return report,
         };
+        // The connection is the result, and closes with its drop.
         if self.send.is_empty() && self.expect.is_none() {
             return self.connected(&backend);
         }

@@ -200,11 +200,13 @@ impl HealthMachine {
             self.flapping = false;
             self.hold = Duration::ZERO;
         }
+        // A start is no sign of trouble.
         if from != HealthStatus::Unknown {
             self.moves.push_back(now);
         }
         self.forget_old_moves(now);
         self.flapping |= self.moves.len() >= FLAPS;
+        // A hold belongs to one fall.
         self.held_until = None;
         let hold = (self.flapping && to == HealthStatus::Unhealthy).then(|| {
             self.hold = (self.hold * 2).clamp(FIRST_HOLD, LAST_HOLD);

@@ -48,10 +48,12 @@ pub struct Proxy {
     pub(super) recent: AttachmentCache<ConnectionPool>,
 }
 
+/// Shared by all clones of a proxy; read by each request, written by setters only.
 #[derive(Clone)]
 pub(super) struct Settings {
     /// The key of the header bytes that the requests of a connection have in common.
     pub(super) client_fields: Arc<SlotKey<ConnCache<ClientFields>>>,
+    /// What the pool of a backend is stored under, at the backend.
     pub(super) key: Arc<AttachmentKey<ConnectionPool>>,
     pub(super) connector: Connector,
     pub(super) timeouts: Timeouts,
@@ -220,6 +222,7 @@ impl Proxy {
         self
     }
 
+    /// For `LoadBalancer`, which gives the same peers to its other layers.
     pub(crate) fn trusts(&self) -> &TrustedPeers {
         &self.settings.trusted
     }
@@ -275,6 +278,8 @@ impl Proxy {
         Ok(self)
     }
 
+    /// Each call separates this proxy from its clones, and from the connections that it has:
+    /// configure first, clone afterwards.
     fn settings_mut(&mut self) -> &mut Settings {
         // A clone shares the settings until one of the two is changed.
         let settings = Arc::make_mut(&mut self.settings);
@@ -304,6 +309,8 @@ impl fmt::Debug for Proxy {
     }
 }
 
+/// Three texts for the versions in which a request can come in, made once: RFC 9110 §7.6.3 wants
+/// the received version.
 fn via(name: &str) -> Result<[Via; 3], ConfigError> {
     let is_token = |b: u8| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~:".contains(&b);
     if name.is_empty() || !name.bytes().all(is_token) {

@@ -90,6 +90,8 @@ pub(crate) struct ConnectionPool {
 }
 
 impl ConnectionPool {
+    /// Allocates nothing for connections, and starts no task: both begin with the first connection
+    /// that returns.
     pub(crate) fn new(idle_timeout: Duration, max_idle: usize, max_age: Option<Duration>) -> Self {
         Self {
             idle_timeout,
@@ -105,6 +107,8 @@ impl ConnectionPool {
     }
 
     /// Records the address of a connection that was dialled.
+    ///
+    /// The last dial counts: addresses of one name expire together.
     pub(super) fn set_resolved(&self, resolved: Option<&ResolvedAddress>) {
         *lock(&self.resolved) = resolved.cloned();
     }
@@ -115,6 +119,8 @@ impl ConnectionPool {
     }
 
     /// Begins the next epoch, and returns its number.
+    ///
+    /// Only a connection that is dialled after this call carries the new number.
     fn next_epoch(&self) -> u64 {
         self.epoch.fetch_add(1, Release) + 1
     }
@@ -258,6 +264,8 @@ struct BoundStacks {
 }
 
 impl BoundStacks {
+    /// A client connection's number is never used again while the process runs, so a stale stack
+    /// cannot serve another client.
     fn push(&mut self, number: u64, conn: Box<Conn>) {
         self.by_client.entry(number).or_default().push(conn);
         self.len += 1;

@@ -79,6 +79,8 @@ pub(super) fn switch(
 }
 
 /// Both ends of a tunnel, and the bytes that the backend sent after its 101.
+///
+/// Dropping it closes both connections, and counts the backend's as closed.
 struct TunnelEnds {
     client: OnUpgrade,
     backend: Stream,
@@ -215,6 +217,8 @@ impl Direction {
     }
 
     /// Copies while both sides are ready. Is ready once the end was passed on.
+    ///
+    /// Pending registers the task with whichever side it waits for. After the end it stays ready.
     fn poll<R, W>(&mut self, from: &mut R, to: &mut W, cx: &mut Context<'_>) -> Poll<io::Result<()>>
     where
         R: AsyncRead + Unpin,
@@ -251,6 +255,8 @@ impl Direction {
     }
 
     /// Reads once, and writes as much of it as the other side takes.
+    ///
+    /// Costs one read and usually one write; no memory of its own if the other side takes all.
     fn poll_copy<R, W>(
         &mut self,
         from: &mut R,

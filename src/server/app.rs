@@ -53,6 +53,8 @@ pub(super) struct AppService<S> {
     /// The state of the connection: exchanges, deadlines, shutdown.
     pub(super) state: Arc<State>,
     /// The number of requests that HTTP/2 streams have begun.
+    ///
+    /// Read by the driver, for the limit of resets and for the idle time-out. It wraps.
     #[cfg(feature = "http2")]
     pub(super) streams_begun: Cell<u32>,
 }
@@ -200,6 +202,8 @@ where
 
 pin_project! {
     /// The exchange of a request that may upgrade.
+    ///
+    /// Holds the exchange until the response body takes it over.
     pub(super) struct UpgradeFuture<S, F> {
         #[pin]
         call: Call<S, F>,

@@ -18,6 +18,8 @@ struct Date {
 }
 
 /// Returns the current date as a field value.
+///
+/// For the codec of HTTP/2, which keeps the value until it encodes the head.
 #[cfg(feature = "http2")]
 pub(super) fn now() -> HeaderValue {
     with(HeaderValue::clone)
@@ -43,6 +45,7 @@ pub(super) fn with<T>(look: impl FnOnce(&HeaderValue) -> T) -> T {
     })
 }
 
+/// Once a second for each thread that serves.
 #[cold]
 fn write(now: SystemTime) -> HeaderValue {
     let text = HeaderValue::from_maybe_shared(httpdate::fmt_http_date(now));

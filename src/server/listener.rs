@@ -145,6 +145,8 @@ impl Listener for UnixListener {
 ///
 /// Errors that belong to the one connection (its client has gone again) cost no wait: the next
 /// connection has nothing to do with them.
+///
+/// The wait holds the accept loop and nothing else: open connections go on.
 async fn pause(error: &io::Error) {
     let gone = matches!(
         error.kind(),

@@ -65,6 +65,7 @@ impl RateBudget {
         }
     }
 
+    /// False while the server does something else, such as waiting for the service.
     pub(super) fn is_waiting(&self) -> bool {
         self.since != NOT_WAITING
     }
@@ -155,6 +156,8 @@ impl RateTimer {
     }
 
     /// Ends the wait and adds the time for `bytes` transferred bytes.
+    ///
+    /// A piece that came without a wait changes nothing.
     pub(super) fn moved(&mut self, bytes: usize, state: &State) {
         // A piece that did not have to be waited for earns nothing: the credit did not fall for it
         // either.

@@ -28,6 +28,9 @@ pub(super) fn take() -> Extensions {
 }
 
 /// Keeps the table of a response that was sent, and drops its contents.
+///
+/// Called when a response head is written. The drop of an extension may run any code, so it happens
+/// before the stack of tables is borrowed.
 pub(super) fn keep(mut table: Extensions) {
     // Cleared before the borrow: the drop of an extension can run code that uses this table again.
     table.clear();

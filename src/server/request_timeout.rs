@@ -47,6 +47,7 @@ impl RequestTimeout {
         }
     }
 
+    /// Out of line: most servers have no limit, and their path is the comparison above.
     #[inline(never)]
     fn poll_until(&mut self, until: Instant, cx: &Context<'_>) -> Poll<()> {
         loop {

@@ -32,6 +32,9 @@ use crate::context::ShutdownSignal;
 
 /// Completes when the shutdown begins, and wakes its task at the announcement before that. Without a
 /// signal, it never completes.
+///
+/// Make one for each connection and poll it in place: it is the one place where a connection
+/// registers for both phases.
 pub(super) async fn shutdown_begun(signal: Option<ShutdownSignal>) {
     match signal {
         Some(mut signal) => {
@@ -79,6 +82,8 @@ impl<'a> ShutdownWatcher<'a> {
 
     /// Marks `state` as draining once the shutdown is announced, so that the next response says
     /// `connection: close`.
+    ///
+    /// Call it before each wait of the connection. It wakes nothing, and closes nothing.
     pub(super) fn poll_shutdown(&mut self, cx: &mut Context<'_>, state: &State) {
         let Some(signal) = self.signal.filter(|_| !self.finished) else {
             return;
@@ -121,6 +126,8 @@ impl<'a> ShutdownWatcher<'a> {
 
     /// Returns true when the client has had the grace to send another request. Until then, sets the
     /// deadline of the connection to the end of the grace.
+    ///
+    /// Cold: it runs only while the server shuts down.
     #[cold]
     fn has_waited(&mut self, signal: &ShutdownSignal, state: &State) -> bool {
         let now = Instant::now();

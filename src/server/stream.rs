@@ -83,6 +83,8 @@ impl<Io> Stream<Io> {
     }
 
     /// Makes a close wait for a while, since the client is still sending.
+    ///
+    /// For a refusal, and for a request body that was not read to its end.
     pub(super) fn expect_more(&mut self) {
         if self.closing == Closing::No {
             self.closing = Closing::Expecting;
@@ -99,6 +101,9 @@ impl<Io> Drop for Stream<Io> {
 impl<Io: AsyncRead + AsyncWrite + Unpin> Stream<Io> {
     /// Reads and discards for a while if the client is still sending. A close would reset the
     /// connection, and the client could lose the response (RFC 9112 §9.6).
+    ///
+    /// Never returns an error: the response is written, and what the client does now concerns
+    /// nothing any more.
     fn poll_linger(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         // On the stack: the wait holds no memory of the connection.
         let mut waste = [0; 4_096];
@@ -153,6 +158,8 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Stream<Io> {
     }
 
     /// Sets the deadline if the write blocks, and removes it if it does not.
+    ///
+    /// Also for flushes and shutdowns, which block on the client just as writes do.
     fn went<T>(&mut self, cx: &mut Context<'_>, went: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
         if self.state.phase() == Phase::Tunnel {
             // The owner of a tunnel sets its time-outs.

@@ -166,6 +166,8 @@ impl Decoder {
 
     /// Records that the peer closed the connection. Returns true if the body is complete: it had
     /// ended, or its framing is [`Framing::Close`].
+    ///
+    /// Call it at the end of the stream; the decoder is done afterwards, in either case.
     pub(crate) fn close(&mut self) -> bool {
         let whole = matches!(self.state, State::Close | State::Done);
         self.state = State::Done;
@@ -207,6 +209,9 @@ struct ChunkLine {
 /// Reads the line that precedes the data of a chunk: hexadecimal digits and extensions. A recipient
 /// ignores extensions that it does not know (RFC 9112 §7.1.1). Their syntax is checked all the
 /// same: bytes that another reader takes for a line end could hide in them.
+///
+/// `None` while the line is not complete. A line that trickles in is read again with each piece: it
+/// has 1 KiB at most.
 fn chunk_line(buf: &[u8], side: Side) -> Result<Option<ChunkLine>, Malformed> {
     let digits = buf.iter().take_while(|b| b.is_ascii_hexdigit()).count();
     // 15 hexadecimal digits fit into 60 bits: no overflow below.
@@ -247,6 +252,8 @@ fn chunk_line(buf: &[u8], side: Side) -> Result<Option<ChunkLine>, Malformed> {
 
 /// Returns true for `*( BWS ";" BWS chunk-ext-name [ BWS "=" BWS chunk-ext-val ] )`; a response may
 /// have spaces and tabs after it.
+///
+/// Nothing of an extension is kept, and none is forwarded.
 fn is_extension(mut rest: &[u8], side: Side) -> bool {
     loop {
         let blank = rest.trim_start_blanks();
@@ -349,6 +356,8 @@ fn read_trailers(buf: &mut BytesMut, side: Side) -> Result<Option<HeaderMap>, Ma
 }
 
 /// Writes the line that precedes the data of a chunk.
+///
+/// The caller writes the data and a CRLF behind it. A size of 0 would end the body.
 pub(crate) fn write_size(size: usize, out: &mut Vec<u8>) {
     write_number(size as u64, 16, out);
     out.extend_from_slice(b"\r\n");

@@ -111,6 +111,8 @@ pub(crate) fn line_end(head: &[u8], at: usize) -> Result<usize, Malformed> {
 }
 
 /// The rules for one section of fields.
+///
+/// Requests, responses and trailers differ in these two only.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct SectionRules {
     pub(crate) max_fields: usize,
@@ -136,6 +138,8 @@ pub(crate) fn read(
             if end == at {
                 return Ok(end + 2);
             }
+            // Counted before the line is parsed: a client cannot make the reader parse more than it
+            // accepts.
             count += 1;
             if count > rules.max_fields {
                 return Err(TOO_MANY_FIELDS);
@@ -156,6 +160,7 @@ pub(crate) fn read(
                 let value = HeaderValue::from_maybe_shared(head.slice(from..to))
                     .map_err(|_error| BAD_VALUE)?;
                 headers
+                    // `try_`: a map that is full returns an error where `append` would panic.
                     .try_append(cached.name.clone(), value)
                     .map_err(|_error| TOO_MANY_FIELDS)?;
             }
@@ -199,6 +204,8 @@ fn trim_value(value: &mut HeaderValue) {
 
 /// Returns true for a valid field value: no control characters except tabs. Values that go into a
 /// `HeaderMap` are checked by `HeaderValue`; this is for values that are not forwarded.
+///
+/// Bytes over 0x7F pass (obs-text, RFC 9110 §5.5).
 pub(crate) fn is_value(value: &[u8]) -> bool {
     value
         .iter()
@@ -229,6 +236,7 @@ impl NameCache {
         let (Some(first), Some(last)) = (spelling.first(), spelling.last()) else {
             return Err(BAD_NAME);
         };
+        // Cheap, and good enough: the names in use differ in length or ends.
         let hash = spelling.len() * 7 + usize::from(*first) * 3 + usize::from(*last);
         let slot = hash % NAME_SLOTS;
         let is_hit = matches!(&self.slots[slot], Some(cached) if *cached.spelling == *spelling);

@@ -73,10 +73,12 @@ impl Declared {
         Ok(false)
     }
 
+    /// Cold: only a list or a second field comes here.
     #[cold]
     fn response_lengths(&mut self, value: &[u8]) -> Result<(), Malformed> {
         let mut elements = value.split(|&byte| byte == b',');
         // `split` yields at least one element.
+        // A list such as `5, 5`, or an element that is no number.
         let first = elements.next().unwrap_or_default().trim_ascii();
         let length = content_length(first).ok_or(BAD_LENGTH)?;
         for other in elements {
@@ -204,6 +206,8 @@ pub(crate) fn keep_one_length(headers: &mut HeaderMap) {
 
 /// Returns 501 for an unknown coding before a final `chunked` (RFC 9112 §6.1), else 400: without a
 /// final `chunked`, the end of the request cannot be found (§6.3).
+///
+/// `gzip, chunked` is legal and not implemented; `chunked, gzip` has no end that can be found.
 #[cold]
 fn unknown_coding(value: &[u8]) -> Malformed {
     let codings: Vec<_> = value

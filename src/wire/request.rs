@@ -106,6 +106,7 @@ pub(crate) fn read<B: Default>(
     let end = fields::line_end(bytes, 0)?;
     let line = request_line(&bytes[..end])?;
     // The only copy: values, and names that are not in the cache, are slices of it.
+    // Copied before the target is parsed, since the URI keeps a slice of it.
     let head = copy_head(bytes);
     let from = line.method.as_str().len() + 1;
     let target = head.slice(from..from + line.target_length);
@@ -128,6 +129,8 @@ pub(crate) fn read<B: Default>(
         )
     });
     let Ok(head) = result else {
+        // The map of a refused head is reused as well: a flood of such heads costs no allocation
+        // each.
         recycle_map(headers);
         return result;
     };
@@ -143,6 +146,8 @@ pub(crate) fn read<B: Default>(
 
 /// Returns the method and the path of a malformed head for its log line, as far as they can be
 /// read.
+///
+/// Never fails. The query is left out, as it may hold secrets.
 #[cold]
 pub(crate) fn identify(bytes: &[u8]) -> (Option<Method>, Option<String>) {
     let bytes = &bytes[blank_lines(bytes)..];
@@ -360,6 +365,8 @@ fn take_recycled_map() -> HeaderMap {
 }
 
 /// Keeps the memory of a header map for another request of this thread.
+///
+/// The values are dropped first: they may be the last to hold a block of heads.
 pub(crate) fn recycle_map(mut headers: HeaderMap) {
     headers.clear();
     RECYCLED_MAPS.with_borrow_mut(|maps| {

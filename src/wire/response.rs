@@ -104,6 +104,7 @@ fn status_line(head: &[u8]) -> Result<(StatusCode, bool, usize), Malformed> {
     let (Some(b' '), Some(code)) = (text.get(8), text.get(9..12)) else {
         return Err(BAD_STATUS_LINE);
     };
+    // A reason goes to the client unchanged, so it must not hold a line end.
     let is_valid_reason = match &text[12..] {
         [] => true,
         [b' ', reason @ ..] => fields::is_value(reason),
@@ -192,6 +193,7 @@ impl Semantics {
         for name in &self.options.nominated {
             headers.remove(name);
         }
+        // One field for all of them: a client could take another one.
         let rewrites = self.repeats_length && self.allows_content_length();
         if let (true, Some(length)) = (rewrites, self.declared.length) {
             headers.insert(header::CONTENT_LENGTH, HeaderValue::from(length));
@@ -245,6 +247,7 @@ pub(crate) fn write(
     if status.is_informational() {
         return Err("a final response with a status of 1xx");
     }
+    // The version is always HTTP/1.1, also to HTTP/1.0 clients (RFC 9110 §2.5).
     write_status(status, reason, out);
     let is_bodiless = is_bodiless(status);
     let sends_body = !is_bodiless && !body.to_head;
@@ -276,6 +279,7 @@ pub(crate) fn write(
         }
         write_field(out, name.as_str(), value.as_bytes());
     }
+    // After the fields, as only these say whether a length is declared.
     let framing = write_framing(status, body, sends_body, is_bodiless, declared, out);
     // A service that says `connection: close` ends the connection, too.
     *keep_alive &= !options.close && framing != Framing::Close;

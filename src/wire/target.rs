@@ -51,6 +51,8 @@ fn authority_form(target: Bytes) -> Result<Uri, Malformed> {
 }
 
 /// Reads the absolute form: scheme, host and path (RFC 9112 §3.2.2).
+///
+/// Cold: clients send it to proxies only.
 #[cold]
 fn absolute_form(method: &Method, target: Bytes) -> Result<Uri, Malformed> {
     let has_scheme = |scheme: &&&[u8]| {
@@ -59,6 +61,7 @@ fn absolute_form(method: &Method, target: Bytes) -> Result<Uri, Malformed> {
     };
     let after = SCHEMES.iter().find(has_scheme).ok_or(BAD_TARGET)?.len();
     let authority = &target[after..];
+    // A `\` does not end an authority, and is refused by `is_host`.
     let end = authority
         .iter()
         .position(|&byte| matches!(byte, b'/' | b'?'));
@@ -88,6 +91,8 @@ pub(crate) fn is_host(host: &[u8]) -> bool {
             let is_inner = |byte: &&u8| is_name(byte) || **byte == b':';
             match inner.iter().take_while(is_inner).count() {
                 0 => return false,
+                // Without its bracket, a colon would begin a port for one reader and not for
+                // another.
                 length if inner.get(length) != Some(&b']') => return false,
                 length => length + 2,
             }

@@ -56,6 +56,7 @@ pub(crate) fn retain(trailers: &mut HeaderMap, nominated: &[HeaderName]) {
     let is_unfit = |name: &&HeaderName| !is_trailer(name) || nominated.contains(name);
     let unfit: Vec<HeaderName> = trailers.keys().filter(is_unfit).cloned().collect();
     for name in unfit {
+        // Removes every value of the name.
         trailers.remove(name);
     }
 }

@@ -145,6 +145,9 @@ impl<A> Conn<A> {
     /// # Errors
     ///
     /// If the body fails at once. Nothing was written, and the connection is as before.
+    ///
+    /// The pool or the dial has just given the connection out: `end` has left it without a rest of
+    /// an earlier exchange.
     pub(crate) fn start(&mut self, start: Start) -> Result<(), Error> {
         self.reusable = true;
         self.searched = 0;
@@ -168,6 +171,8 @@ impl<A> Conn<A> {
 
     /// Writes the head and the frame that [`start`](Self::start) took, as much as the socket takes at
     /// once. The contents of `head` are undefined afterwards.
+    ///
+    /// Never waits. An error of the socket is kept until the response was looked for.
     pub(crate) fn send(&mut self, head: &mut Vec<u8>) {
         // The future of the response writes the rest and registers its waker.
         if let Err(error) = self.out.begin(&mut self.stream, head) {
@@ -181,6 +186,8 @@ impl<A> Conn<A> {
     }
 
     /// No waker is needed here: the future of the response polls the body again.
+    ///
+    /// The error of a body that fails at once leaves the connection usable.
     fn begin_body(&mut self, mut body_writer: RequestBodyWriter) -> Result<(), Error> {
         if !self.awaits_continue {
             // The body is polled again by the future of the response, with a waker, if this poll is
@@ -206,6 +213,9 @@ impl<A> Conn<A> {
     }
 
     /// Returns the next frame of the response body, and sends the rest of the request meanwhile.
+    ///
+    /// Call it only if the head said that the body is streaming, and not again after `None` or an
+    /// error.
     pub(crate) fn poll_frame(
         &mut self,
         cx: &mut Context<'_>,
@@ -319,6 +329,8 @@ impl<A> Conn<A> {
     }
 
     /// Returns the stream and the bytes that were read ahead, for a tunnel.
+    ///
+    /// Ends HTTP on the connection.
     pub(crate) fn into_stream(self) -> (Stream, Bytes) {
         // Copied, as a tunnel lasts long and the bytes are a part of a block.
         (self.stream, Bytes::copy_from_slice(&self.read))

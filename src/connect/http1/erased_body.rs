@@ -43,6 +43,7 @@ where
     }
     // `Err` means that the thread is ending.
     let kept = RECYCLED.try_with(|recycled| {
+        // A body whose drop erases another one finds the cell borrowed, and allocates.
         let mut recycled = recycled.try_borrow_mut().ok()?;
         let cell: &mut RecycledCell<B> = recycled.as_mut()?.downcast_mut()?;
         cell.take()

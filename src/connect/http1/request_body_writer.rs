@@ -34,6 +34,7 @@ impl RequestBodyWriter {
         }
     }
 
+    /// Call it at the end of the body; after an error the box is dropped.
     pub(super) fn recycle(self) {
         self.body.recycle();
     }
@@ -98,6 +99,9 @@ impl RequestBodyWriter {
         Ok(())
     }
 
+    /// # Errors
+    ///
+    /// If bytes of the announced length are missing.
     fn end(&self, out: &mut WriteQueue) -> Result<(), WriteError> {
         match self.left {
             // Behind a frame, its line end and the last chunk go out together.

@@ -25,6 +25,7 @@ impl<A> Conn<A> {
             Poll::Ready(Err(WriteError::Client(error))) => return Err(error),
             Poll::Pending => return Ok(()),
         }
+        // The request is sent: the time of the response begins.
         if self.phase != Phase::Head {
             self.enter(Phase::Head);
         }

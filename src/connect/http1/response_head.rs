@@ -50,6 +50,14 @@ pub(crate) enum ResponseContent {
 
 impl<A: ConnOwner> Conn<A> {
     /// Waits for the response head. Its fields replace those in [`ConnOwner::fields`].
+    ///
+    /// Ready once. After an error the connection must be dropped.
+    ///
+    /// # Errors
+    ///
+    /// `ResponseHead` for a malformed head, `ResponseClosed` or `RequestWrite` if the connection
+    /// ended, `Upgrade` for a switch that is refused, those of the request body, and the time-out
+    /// of the phase.
     pub(crate) fn poll_response_head(
         &mut self,
         cx: &mut Context<'_>,
@@ -79,6 +87,8 @@ impl<A: ConnOwner> Conn<A> {
     }
 
     /// Reads up to the final head; `None` if the body may be sent now.
+    ///
+    /// A head may arrive in pieces: `searched` keeps the search linear.
     fn poll_head(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Head>, Error>> {
         loop {
             if !self.read.is_empty() {
@@ -204,6 +214,8 @@ impl<A: ConnOwner> Conn<A> {
         }
     }
 
+    /// Clears what was read, so that the connection counts as untouched and the request may be sent
+    /// again.
     #[cold]
     fn stale(&mut self) -> Error {
         self.read.clear();
@@ -211,6 +223,8 @@ impl<A: ConnOwner> Conn<A> {
     }
 
     /// Returns the reason why no response will come.
+    ///
+    /// The error of the write is returned only if the read found none of its own.
     #[cold]
     fn closed_early(&mut self, error: Option<io::Error>) -> Error {
         match (error, self.write_error.take()) {

@@ -36,6 +36,8 @@ impl WriteQueue {
     }
 
     /// Returns true if no bytes are left, neither here nor in the stream's buffer.
+    ///
+    /// False while TLS may hold bytes, although the queue is empty.
     pub(super) fn is_done(&self) -> bool {
         !self.busy
     }
@@ -71,8 +73,10 @@ impl WriteQueue {
             Err(error) => return Err(error),
         };
         match head.get(wrote..) {
+            // The head is written; the rest of the count is of the queue.
             Some([]) | None => self.advance(wrote - head.len()),
             Some(rest) => {
+                // The socket took only a part of the head, which seldom happens.
                 let mut rest = rest.to_vec();
                 rest.append(&mut self.head);
                 self.head = rest;
@@ -82,6 +86,7 @@ impl WriteQueue {
         Ok(())
     }
 
+    /// Ready when the queue is empty and the stream flushed.
     pub(super) fn poll_write(
         &mut self,
         stream: &mut Stream,

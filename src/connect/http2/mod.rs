@@ -73,9 +73,11 @@ where
     let (requests, mut connection) = client::Builder::new()
         .initial_window_size(WINDOW)
         .initial_connection_window_size(ALL_STREAMS)
+        // See the constant: a burst must not meet a limit that has not arrived yet.
         .initial_max_send_streams(BEFORE_SETTINGS)
         .max_header_list_size(MAX_HEAD)
         .max_send_buffer_size(SEND_BUFFER)
+        // A pushed response has no request that could carry it (RFC 9113 §8.4).
         .enable_push(false)
         .handshake(io)
         .await?;
@@ -139,6 +141,8 @@ impl Sender {
     }
 
     /// Returns true if the connection takes no more requests.
+    ///
+    /// Costs a try of the lock; a request that holds it means that the connection is in use.
     pub(crate) fn is_closed(&self) -> bool {
         if self.is_known_closed() {
             return true;
@@ -177,6 +181,8 @@ impl fmt::Debug for Sender {
 }
 
 /// The right to open one stream. Hold it until the stream is open, to keep the order.
+///
+/// Dropped before [`send`](Self::send), it passes the turn on, and nothing was sent.
 pub(crate) struct Turn {
     requests: OwnedMutexGuard<SendRequest<Bytes>>,
     link: Arc<Link>,
@@ -262,6 +268,8 @@ pub(crate) struct Driver<T> {
 impl<T> Driver<T> {
     /// Releases a stream that opened after its request was dropped: `SendRequest` still holds it as the
     /// one that it waits for.
+    ///
+    /// Without it, `h2` would keep the next request waiting for a stream that no request reads.
     #[cold]
     fn release_abandoned(&self) {
         let Some(requests) = self.requests.upgrade() else {
@@ -291,6 +299,7 @@ where
         {
             return Poll::Ready(Err("the backend did not answer a PING within 5 s".into()));
         }
+        // After the keep-alive, so that a PING which it sends leaves in the same poll.
         let ended = Pin::new(&mut this.connection).poll(cx);
         if this.link.abandoned.swap(false, Acquire) {
             this.release_abandoned();

@@ -72,6 +72,7 @@ impl Answers {
 
     /// Takes an answer with at least one address.
     pub(super) fn found(&mut self, addresses: &[SocketAddr], now: Instant) {
+        // The name exists again: a later denial begins a hold time of its own.
         self.missing = None;
         let counts = self
             .counted

@@ -32,6 +32,7 @@ pub(super) fn find(text: &[u8]) -> Option<String> {
         })
     })?;
     json.space();
+    // Text behind the object means that this is not JSON.
     found.filter(|name| json.rest.is_empty() && !name.is_empty())
 }
 

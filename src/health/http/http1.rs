@@ -79,6 +79,7 @@ pub(super) async fn exchange(
             });
         }
     };
+    // The connection may be kept; the fields belong to the answer.
     let headers = mem::take(&mut conn.owner_data.0);
     let use_of_body = request.expect.use_of_body(found.status, &headers);
     let body = match found.body {
@@ -107,6 +108,7 @@ pub(super) async fn exchange(
 /// Reads the body to its end, or to the limit: what is longer says nothing more.
 async fn read(conn: &mut Conn<Fields>, limit: usize) -> Result<Bytes, Failed> {
     let mut body = BytesMut::new();
+    // The limit is looked at first: a longer body ends the check, and the connection.
     while body.len() < limit && !conn.is_body_done() {
         let Some(frame) = poll_fn(|cx| conn.poll_frame(cx)).await else {
             break;

@@ -50,6 +50,7 @@ pub(in crate::health) fn judge_status(rules: &Outliers, status: StatusCode) -> E
 /// E).
 pub(in crate::health) fn judge_error(error: &Error) -> Evidence {
     let code = match error.kind() {
+        // The codes are those of checks, so that one vocabulary stands in logs.
         ErrorKind::Connect => "L4CON",
         ErrorKind::ConnectTimeout => "L4TOUT",
         ErrorKind::ConnectTls => "L6RSP",

@@ -87,6 +87,7 @@ impl FailureWindow {
         let (mut failures, mut successes) = (0, 0);
         for bucket in &self.buckets {
             let of = bucket.tick.load(Relaxed);
+            // Empty, written by a thread whose clock is ahead, or from before the window.
             if of == 0 || of > tick + 1 || of + BUCKETS <= tick + 1 {
                 continue;
             }

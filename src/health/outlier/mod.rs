@@ -235,6 +235,7 @@ impl Outliers {
                 format!("{:?}: 1 s to 1 h is accepted", self.window),
             );
         }
+        // Below 1.5, the buckets of the histogram would decide.
         let factors = 1.5..=1_000.0;
         if let Some(factor) = self.slow.filter(|factor| !factors.contains(factor)) {
             return bad(
@@ -242,6 +243,7 @@ impl Outliers {
                 format!("{factor}: 1.5 to 1000 is accepted"),
             );
         }
+        // Below 300 there are no failures; judge_status relies on it.
         let fits = |r: &RangeInclusive<u16>| !r.is_empty() && *r.start() >= 300 && *r.end() <= 599;
         if !self.statuses.iter().all(fits) {
             return bad(

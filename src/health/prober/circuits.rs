@@ -236,6 +236,7 @@ impl Driver {
             let measured = record.take_latency()?;
             member.backend.is_usable().then_some((record, measured))
         });
+        // Only backends with enough requests are compared.
         let (slow, usual) = slow_backends(records.collect(), factor, outliers.volume);
         for (record, MeasuredLatency { requests, median }) in slow {
             let detail = format!("{median:?} of {requests} requests, others {usual:?}");

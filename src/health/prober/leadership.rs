@@ -52,7 +52,9 @@ impl Driver {
             target: "evenkeel::health",
             "leaves the checks to another health layer or prober of the pool"
         );
+        // What this prober measured is published before the next one takes over.
         self.publish_results();
+        // Before the inquiry is thrown away, as it names the backends.
         self.release_all();
         self.shared_failures = SharedFailures::new(self.state.checks.as_ref());
         self.due.clear();

@@ -147,6 +147,8 @@ pub(super) struct Driver {
 }
 
 /// A check that runs.
+///
+/// Dropping it does not end the check; `cancel` does.
 struct RunningCheck {
     abort: AbortHandle,
     began: Instant,
@@ -254,6 +256,7 @@ impl Driver {
             let Some(member) = self.members.get_mut(&key) else {
                 continue;
             };
+            // A check that takes longer than its interval is not doubled.
             if member.probe.is_none() {
                 let probe = probe(checks.clone(), member.backend.clone());
                 let abort = self.running.spawn(probe);
@@ -326,6 +329,7 @@ impl Driver {
 /// The deadline counts from the start of the check, not from the time at which it was due.
 async fn probe(checks: Checks, backend: Backend) -> CheckResult {
     let began = Instant::now();
+    // The check sees the deadline, and can report what it waited for.
     let target = Target::new(backend, began + checks.timeout);
     let check = checks.check.check(&target);
     let report = timeout_at(target.deadline(), check)

@@ -58,6 +58,7 @@ impl Driver {
     /// Shows what there is: before whatever reads or changes the pool otherwise.
     pub(super) fn publish_results(&mut self) {
         if !self.publish_queue.waiting.is_empty() {
+            // In the order in which they came: two results of one backend must not change places.
             let results = std::mem::take(&mut self.publish_queue.waiting);
             self.state.pool.measure_all(results);
         }

@@ -30,6 +30,7 @@ pub(super) enum Class {
 }
 
 impl Class {
+    /// Never allocates.
     #[inline]
     pub(super) fn of(name: &HeaderName) -> Self {
         match *name {

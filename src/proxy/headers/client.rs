@@ -38,6 +38,8 @@ pub(in crate::proxy) struct ClientFields {
 
 impl ScannedHead<'_> {
     /// Returns the address of the hop before this one, which sent the fields about the client.
+    ///
+    /// `None` for Unix sockets and for requests without a connection: then no address is added.
     pub(super) fn sender(&self) -> Option<IpAddr> {
         let peer = match self.conn {
             Some(conn) => conn.sender(),
@@ -99,6 +101,9 @@ impl ScannedHead<'_> {
     }
 
     /// Writes the fields of RFC 9440, which were made when the handshake had ended.
+    ///
+    /// Without a client certificate nothing is written, and what the client sent under these names
+    /// has ended at this hop.
     fn client_certificate(&self, settings: &Settings, out: &mut impl HeaderSink) {
         let chain = match settings.client_cert {
             ClientCertFields::None => return,

@@ -211,6 +211,8 @@ impl<'a> ScannedHead<'a> {
     }
 
     /// Returns true if the request may pass no further proxy: this one answers it.
+    ///
+    /// Only OPTIONS and TRACE count hops (RFC 9110 §7.6.2).
     pub(super) fn ends_at_this_hop(&self) -> bool {
         self.max_forwards == Some(0)
     }
@@ -226,6 +228,8 @@ impl<'a> ScannedHead<'a> {
     }
 
     /// Returns the index in `via` for the request's version.
+    ///
+    /// Anything that is neither 1.0 nor 2 counts as 1.1.
     fn version(&self) -> usize {
         match self.parts.version {
             Version::HTTP_10 => 0,
@@ -264,6 +268,8 @@ impl<'a> ScannedHead<'a> {
     }
 
     /// Adds all fields for HTTP/2.
+    ///
+    /// Appends: the caller's map keeps what it has.
     #[cfg(feature = "http2")]
     pub(super) fn fields(&self, settings: &Settings, out: &mut HeaderMap) {
         self.pass_on(settings, out);

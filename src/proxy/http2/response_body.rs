@@ -81,6 +81,9 @@ impl StreamBody {
     }
 
     /// Is ready once both directions have been silent for the idle time-out.
+    ///
+    /// The upload runs on another task, so its progress is compared at the end of each wait and
+    /// wakes nothing.
     fn poll_silence(&mut self, cx: &mut Context<'_>) -> Poll<Error> {
         loop {
             let progress = self.upload.as_ref().map(|upload| &*upload.progress);

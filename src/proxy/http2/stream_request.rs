@@ -43,6 +43,8 @@ use crate::{
 };
 
 /// A request on its stream.
+///
+/// Dropped before the head, it resets the stream: the request is cancelled.
 pub(super) struct StreamRequest<'a> {
     /// Held until the stream is open.
     pub(super) turn: Option<Turn>,
@@ -270,6 +272,13 @@ impl StreamRequest<'_> {
     }
 
     /// Makes the response. The rest of the request goes on beside the response body.
+    ///
+    /// The upload, if it still runs, moves to a task of its own.
+    ///
+    /// # Errors
+    ///
+    /// `ResponseHead` for a head that must be refused; the stream is reset by the drop of its
+    /// parts.
     pub(super) fn respond(
         self,
         response: Response<RecvStream>,
@@ -312,6 +321,8 @@ impl StreamRequest<'_> {
 impl StreamFailed {
     /// Returns true if the backend closes the connection and declares that it will not process the
     /// request (RFC 9113 §6.8).
+    ///
+    /// Only then is the request sent again here; REFUSED_STREAM is left to `failover`.
     pub(super) fn was_going_away(&self) -> bool {
         match self {
             Self::Backend(error) => is_going_away(error),
@@ -343,6 +354,8 @@ impl StreamFailed {
 }
 
 /// A graceful GOAWAY ends only the streams above the last one that the backend will process.
+///
+/// With another reason, the backend names a fault, and whether it processed the request is unknown.
 fn is_going_away(error: &h2::Error) -> bool {
     error.is_remote() && error.is_go_away() && error.reason() == Some(Reason::NO_ERROR)
 }

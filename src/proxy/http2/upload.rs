@@ -62,6 +62,8 @@ pub(super) struct Upload {
 }
 
 /// Why an upload stopped.
+///
+/// The side decides which error the request gets.
 pub(super) enum UploadStopped {
     /// The stream has ended; the response says how.
     Backend,
@@ -101,6 +103,8 @@ impl Upload {
     }
 
     /// Returns the body if no byte was taken from it.
+    ///
+    /// After that the body can be sent on another stream as if nothing had happened.
     pub(super) fn into_untouched(self) -> Option<ErasedBody> {
         self.untouched.then_some(self.body)
     }
@@ -137,6 +141,10 @@ impl Upload {
     }
 
     /// Takes a frame of the body. Returns true at the end.
+    ///
+    /// # Errors
+    ///
+    /// `Client`, if the body is longer or shorter than its announced length: the stream is reset.
     fn take(&mut self, frame: Frame<Bytes>) -> Result<bool, UploadStopped> {
         let data = match frame.into_data() {
             Ok(data) => data,
@@ -176,6 +184,8 @@ impl Upload {
     }
 
     /// Sends as much of `held` as the window allows.
+    ///
+    /// Ready when all of `held` is with the codec, which then holds up to 256 KiB of it.
     fn poll_held(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), UploadStopped>> {
         if !std::mem::replace(&mut self.begun, true) && self.held.len() <= FIRST {
             // A new stream has no window before the driver has sent its head. Data that is queued now leaves
@@ -260,6 +270,8 @@ impl Progress {
 
 /// An upload in a task of its own, so that a client that reads the response slowly does not stop it.
 /// The task ends when this is dropped.
+///
+/// Its drop aborts the task: the response has ended or was dropped, and with it the exchange.
 pub(super) struct Background {
     pub(super) progress: Arc<Progress>,
     task: tokio::task::AbortHandle,

@@ -32,6 +32,8 @@ use crate::{
 };
 
 /// The next event of the connection.
+///
+/// Boxed where it is large and rare.
 pub(super) enum Next {
     /// The client closed the connection within a head.
     CutOff,

@@ -78,6 +78,8 @@ use crate::{
 };
 
 /// The settings of HTTP/1.1, except for its deadlines.
+///
+/// The same for all connections of a service.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Http1 {
     pub(super) allowed: Allowed,
@@ -86,6 +88,8 @@ pub(super) struct Http1 {
 }
 
 /// How `serve` ended.
+///
+/// Errors are returned apart: they end the connection without a word to the client.
 pub(super) enum End {
     Closed,
     /// The service may take over the connection: see [`upgrade`].
@@ -97,6 +101,11 @@ pub(super) enum End {
 }
 
 /// Serves requests until one may upgrade, or the connection ends.
+///
+/// # Errors
+///
+/// Those of the socket, of the service and of a response that HTTP/1.1 cannot express; also the end
+/// of a client in the middle of a request. The caller closes the connection without lingering.
 pub(super) async fn serve<Io, S, B>(
     io: &mut Stream<Io>,
     service: &mut AppService<S>,

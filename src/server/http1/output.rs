@@ -41,6 +41,8 @@ use crate::{
 };
 
 /// The properties of the request that decide the form of its response.
+///
+/// Taken from the request's head before the service consumes the request.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct ResponseOptions {
     pub(super) to_head: bool,
@@ -67,6 +69,11 @@ pub(super) struct Output {
 
 impl Output {
     /// Writes the head, behind interim responses that are not written yet.
+    ///
+    /// # Errors
+    ///
+    /// If HTTP/1.1 cannot express the response (an interim status, two lengths); nothing was
+    /// written then.
     pub(super) fn begin<B: HttpBody>(
         before: &InterimOutput,
         parts: Parts,
@@ -197,6 +204,7 @@ impl Output {
         }
     }
 
+    /// Bytes beyond the announced length are dropped.
     fn append(&mut self, mut data: Bytes) {
         match &mut self.framing {
             Framing::Length(left) => {

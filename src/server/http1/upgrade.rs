@@ -40,6 +40,13 @@ use crate::{
 };
 
 /// Serves the request, and waits for the end of the tunnel if it opened one.
+///
+/// `ahead` are the bytes behind the head: the first bytes of the tunnel, which hyper's codec hands
+/// over with it.
+///
+/// # Errors
+///
+/// Those of hyper's codec and of the service.
 pub(in crate::server) async fn serve<Io, S, B>(
     mut io: Stream<Io>,
     request: &Request<Body>,

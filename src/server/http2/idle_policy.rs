@@ -59,6 +59,8 @@ impl IdlePolicy {
 
     /// Checks the connection after a round of the driver. `streams_begun` is the number of its requests
     /// so far.
+    ///
+    /// Call it once after each round of the driver, with what the flush of that round returned.
     pub(super) fn check(
         &mut self,
         cx: &mut Context<'_>,

@@ -164,6 +164,9 @@ where
 }
 
 /// A connection and its streams.
+///
+/// Dropping it drops the codec and the streams, which cancels their requests. On a `multi_thread`
+/// runtime the spawned streams see the end of the codec instead.
 struct Driver<Io, S, B>
 where
     S: Service<Request<Body>>,
@@ -198,6 +201,8 @@ where
     B::Error: Into<BoxError>,
 {
     /// Configures the codec, and chooses where streams run.
+    ///
+    /// The limits of the codec are fixed, but for the size of a head; see the constants of `http`.
     fn new(io: WriteCoalescer<Io>, service: AppService<S>) -> Self {
         let greeting = h2::server::Builder::new()
             .initial_window_size(WINDOW)

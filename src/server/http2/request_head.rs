@@ -36,6 +36,11 @@ pub(super) struct Refusal {
 }
 
 /// Checks a request head beyond what the codec does, and trims its field values.
+///
+/// # Errors
+///
+/// The first rule that is broken, in the order of the table above. The field values are trimmed
+/// only if none was broken before.
 pub(super) fn check(head: &mut Parts) -> Result<(), Refusal> {
     if head.headers.len() > MAX_FIELDS && lines(&head.headers) > MAX_FIELDS {
         return Err(Refusal {

@@ -39,6 +39,8 @@ impl ResetLimit {
 
     /// Updates the bucket with the numbers of streams begun and reset; returns false once there were too
     /// many resets.
+    ///
+    /// Costs one comparison unless there were resets since the last call.
     #[inline]
     pub(super) fn allow(
         &mut self,

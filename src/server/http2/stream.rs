@@ -214,6 +214,7 @@ where
     }
 }
 
+/// True once the time of the request is over; without a limit, never.
 fn is_over(limit: &mut Option<Box<RequestTimeout>>, cx: &Context<'_>) -> bool {
     limit
         .as_mut()

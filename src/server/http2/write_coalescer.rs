@@ -33,6 +33,10 @@ use bytes::{Buf, Bytes};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 /// A byte stream that buffers writes until the driver of the connection flushes them.
+///
+/// Two handles exist: the codec reads and writes through one, the driver flushes through the other.
+/// Both are used by the task of the connection only; the lock is there because the codec owns its
+/// handle.
 pub(super) struct WriteCoalescer<Io> {
     // The codec and the driver have a handle each, on one task: the lock is never contended.
     inner: Arc<Mutex<Inner<Io>>>,
@@ -58,6 +62,9 @@ struct Inner<Io> {
 
 /// Counts the bytes of responses in what the codec writes. The other bytes answer PING and SETTINGS,
 /// which a client can request at any rate, so they do not count towards its least rate.
+///
+/// It counts the payload of DATA, HEADERS and CONTINUATION, not their frame heads, so an empty
+/// frame is no progress.
 #[derive(Debug, Default)]
 struct ResponseByteCounter {
     /// How much of the payload of the frame is left.
@@ -164,6 +171,9 @@ impl<Io: AsyncWrite + Unpin> WriteCoalescer<Io> {
 }
 
 impl<Io: AsyncWrite + Unpin> Inner<Io> {
+    /// # Errors
+    ///
+    /// Those of the stream below. The driver ends the connection then.
     fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         ready!(self.poll_drain(cx))?;
         ready!(Pin::new(&mut self.io).poll_flush(cx))?;
@@ -171,6 +181,7 @@ impl<Io: AsyncWrite + Unpin> Inner<Io> {
         Poll::Ready(Ok(()))
     }
 
+    /// Can return `Pending` with a part written: `written` says how far.
     fn poll_drain(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while self.written < self.buf.len() {
             let n = ready!(Pin::new(&mut self.io).poll_write(cx, &self.buf[self.written..]))?;
@@ -201,6 +212,7 @@ impl<Io: AsyncWrite + Unpin> Inner<Io> {
         }
     }
 
+    /// Takes the buffer of the thread if this connection has none, with room for `MAX_COALESCED`.
     fn append(&mut self, data: &[u8]) {
         if self.buf.capacity() == 0 {
             self.buf = RECYCLED_BUFFER.try_with(RefCell::take).unwrap_or_default();
