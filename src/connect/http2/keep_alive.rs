@@ -8,8 +8,8 @@
 //!
 //! TCP alone does not notice a backend that lost its power while a response is awaited: nothing is
 //! sent that could go unacknowledged. A PING does so within 15 s, where the time-out of a response
-//! may be minutes. An idle connection
-//! sends none: gRPC servers close clients that do (`too_many_pings`).
+//! may be minutes. An idle connection sends none: gRPC servers close clients that do
+//! (`too_many_pings`).
 
 use std::{
     future::Future,

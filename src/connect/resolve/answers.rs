@@ -7,9 +7,9 @@
 //! | left out of 8 answers, or for 60 s | no | are retired |
 //! | any, name denied for 60 s | no | are retired |
 //!
-//! Dialling follows each answer at once; retiring is slow on purpose. Many resolvers
-//! rotate: of eight addresses they return two each time, and a connection must not be closed because
-//! its address was not drawn.
+//! Dialling follows each answer at once; retiring is slow on purpose. Many resolvers rotate: of
+//! eight addresses they return two each time, and a connection must not be closed because its
+//! address was not drawn.
 //!
 //! `gone` is read on the request path without a lock (Acquire, paired with the Release here); an
 //! entry that is gone stays so, and the same address later gets a new entry.

@@ -8,8 +8,7 @@
 //! | `Client` | the client's body | idle time-out | `ClientBodyTimeout`, not charged |
 //! | `Head` | the response | response time-out | `ResponseHeadTimeout` |
 //!
-//! The phase names the side that is waited for, so the error names the side that is to blame.
-//! Any
+//! The phase names the side that is waited for, so the error names the side that is to blame. Any
 //! progress of the upload begins the time of a phase again.
 //!
 //! One poll does all: it opens the stream, sends what the window allows, and looks for interim and
