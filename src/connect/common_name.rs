@@ -3,6 +3,10 @@
 //! A reader of its own, since a certificate parser would be a dependency for one field of the PROXY
 //! header. It reads tags and lengths only and never decodes a value; malformed input ends it with
 //! `None` (a property test feeds it garbage).
+//!
+//! The path through the structure: certificate, its first part, then past an optional version, the
+//! serial number, the algorithm, the issuer and the validity to the subject; in the subject, the
+//! first attribute 2.5.4.3.
 
 /// Returns the first common name of the subject (RFC 5280 §4.1); `None` if there is none, or if the
 /// certificate is not DER. The certificate was verified before, so that this reads only its structure.

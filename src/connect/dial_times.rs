@@ -1,6 +1,8 @@
 //! `DialTimes`: how long a connection took to make.
 //!
 //! The proxy writes them into the record of the exchange; the access log and the traces show them.
+//!
+//! A connection that existed before costs a request neither: the record then has no times.
 
 use std::time::Duration;
 

@@ -2,6 +2,9 @@
 //!
 //! Errors are texts for a `ConfigError`: they name what is wrong with the file (UTF-16, an
 //! encrypted key, no key at all), as "no certificate found" costs an operator an hour.
+//!
+//! Used for the certificates of this server, the roots and certificates towards backends, and
+//! revocation lists. Blocking and pure: the caller reads the file.
 
 use rustls::pki_types::{
     CertificateDer, CertificateRevocationListDer, PrivateKeyDer,

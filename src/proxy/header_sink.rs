@@ -3,6 +3,9 @@
 //! Both protocols send the same fields, so the decision which pass is written once, generic over
 //! the sink. The bytes of HTTP/1.1 go straight into the buffer that is written to the socket: a map
 //! in between would cost an allocation and a hash for each field.
+//!
+//! An invalid value cannot come from a request's own fields, which were validated when they were
+//! read; only values that this proxy composes are checked again for HTTP/2.
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 

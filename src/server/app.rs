@@ -14,6 +14,9 @@
 //! clone. The clone, and not the original, stays: the original may hold a place in a queue (a
 //! permit of `ConcurrencyLimit`, for example) that only its own `poll_ready` can take up.
 //! `a_stream_that_waits_for_the_service_gets_its_turn` holds this.
+//!
+//! Dropping a [`Call`] is how a request is cancelled: by the client's end, a reset, the end of the
+//! connection or a time-out. `give_up` differs from a drop only in what the layers above learn.
 
 #[cfg(feature = "http2")]
 use std::cell::Cell;

@@ -6,6 +6,9 @@
 //!
 //! HTTP/1.1 borrows the value and copies its bytes; HTTP/2 clones it, which counts a reference, as
 //! the codec wants a value of its own.
+//!
+//! A thread that answers nothing for an hour has an old text, which the next response replaces
+//! before it is used.
 
 use std::{cell::RefCell, time::SystemTime};
 

@@ -5,6 +5,14 @@
 //! no other connection waiting. To accept on several cores, each of the [`Workers`](super::Workers)
 //! binds a listener of its own with `reuse_port`: the kernel then chooses by a hash of both
 //! addresses, and no two threads are woken for one connection.
+//!
+//! What `accept` may fail with, and what follows:
+//!
+//! | error | log | wait |
+//! |---|---|---|
+//! | the client has gone again (ECONNABORTED, ECONNRESET) | none | none |
+//! | out of descriptors, buffers or memory | one ERROR in 10 s, `evenkeel::local_fault` | 100 ms |
+//! | any other | ERROR | 100 ms |
 
 use std::{future::Future, io, net::SocketAddr, time::Duration};
 

@@ -18,6 +18,11 @@
 //! response, a refusal and hyper's codec have the same. Once the connection is a tunnel, all of
 //! that is off: the owner of the tunnel holds this stream, and only the drop of the connection's
 //! task ends its reads.
+//!
+//! # Cost
+//!
+//! A write that does not block costs two comparisons. The budget is made at the first write that
+//! blocks, and the deadline is armed once for a wait.
 
 use std::{
     io::{self, IoSlice},

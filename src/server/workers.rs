@@ -1,4 +1,13 @@
 //! [`Workers`]: one thread with a `current_thread` runtime for each core.
+//!
+//! Threads with a runtime each share nothing but what the service shares: the kernel distributes
+//! connections by address (`SO_REUSEPORT`), and a connection stays where it was accepted, with its
+//! backend connections, its deadlines and its memory. That is why caches and recycled memory of
+//! this crate are thread-local.
+//!
+//! The price: the kernel does not know how busy a thread is. One connection that carries most of
+//! the load keeps one core busy and leaves the others idle; a `multi_thread` runtime would spread
+//! its requests.
 
 use std::{
     fmt,

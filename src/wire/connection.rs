@@ -3,6 +3,9 @@
 //! A message may name its own hop-by-hop fields in `Connection`. A client can abuse that to remove
 //! a field that a hop behind relies on, so fields without which a message means something else
 //! cannot be named (`is_protected`), and fields that a proxy adds are written after the removal.
+//!
+//! Used by the server for responses of its service, by the proxy for requests, and by `response`
+//! for what a backend answers.
 
 use http::{HeaderMap, HeaderName, header};
 

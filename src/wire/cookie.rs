@@ -3,6 +3,10 @@
 //! Browsers and servers do not keep to the grammar of RFC 6265, so nothing is validated: a pair is
 //! what stands between two semicolons. What is not understood is passed on byte for byte, and
 //! `sticky` removes its own pair without touching another.
+//!
+//! A name is compared byte for byte, and the first pair with a name counts: browsers send the more
+//! specific one first (RFC 6265 §5.4), and a second one may have been planted by another host of
+//! the domain.
 
 /// One name-value pair: the bytes between two semicolons.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -2,6 +2,9 @@
 //!
 //! Seconds only. `health` reads it of failing checks; a value of any size is accepted here, and the
 //! caller bounds it.
+//!
+//! A date would need the clock of the sender; RFC 9110 §10.2.3 allows both forms, and balancers
+//! send seconds.
 
 use std::time::Duration;
 

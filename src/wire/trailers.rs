@@ -3,6 +3,9 @@
 //! Trailers arrive after the head was acted upon. A field that decides about the message, merged
 //! into the head by a careless reader, would act after the fact: hence a list of what is refused,
 //! and not of what passes, as applications name their own (`grpc-status`, digests, timings).
+//!
+//! The list applies in both directions and to both protocols: requests and responses, chunked
+//! bodies and HTTP/2.
 
 use http::{HeaderMap, HeaderName, header};
 

@@ -3,6 +3,11 @@
 //! A body of another length than declared is the client's error, found before its last byte is
 //! sent: a backend would take the rest for the next request, or wait for it for ever. Data that
 //! fits goes into the [`WriteQueue`] without a copy.
+//!
+//! | body | framing | end |
+//! |---|---|---|
+//! | declared length | none but the head's | with its last byte; trailers are dropped |
+//! | unknown length | a size line before each frame, CRLF behind it | the last chunk, with trailers if there are some |
 
 use std::task::{Context, Poll, ready};
 

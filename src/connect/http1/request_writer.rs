@@ -2,6 +2,12 @@
 //!
 //! Writes as long as socket and body are ready; stops at whichever waits, and arms the time-out of
 //! that side. A full socket stops the polls of the body: one frame at most is held.
+//!
+//! | waits for | phase | which task wakes |
+//! |---|---|---|
+//! | the socket | `Write` | the one that polls the exchange |
+//! | the body | `ClientBody` | whatever the body registers it with |
+//! | 100 (Continue) | `Continue` | the read of the response head |
 
 use std::{
     io,

@@ -3,6 +3,14 @@
 //! The names that browsers send are listed first: `http` keeps known names as a number, so the
 //! match compares one byte, while any other name has to be compared as text in `of_other`. The list
 //! is for speed alone; a name that is missing in it gets the same class.
+//!
+//! | class | on the way to the backend |
+//! |---|---|
+//! | `Plain`, `Cookie`, `Authorization` | passes; the latter may bind the connection |
+//! | `Message` | by its meaning: see `scan` |
+//! | `Forwarded`, `ForwardedFor`, `Client` | by trust |
+//! | `ClientCertificate` | never |
+//! | `MaxForwards` | counted down for OPTIONS and TRACE |
 
 use http::{HeaderName, header};
 

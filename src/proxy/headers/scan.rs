@@ -1,4 +1,10 @@
 //! The scan of each field: what it says about the message, the connection and the client.
+//!
+//! What a scan records decides three things: how the message is framed (`declared`, `options`),
+//! whether the proxy itself answers it (`max_forwards`), and which connection may carry it
+//! (`connection_auth`, `upgrade`, `expects_continue`). The return value decides only whether the
+//! field passes; the slow way of `mod.rs` asks again by class, since `Connection` may name a field
+//! that was scanned before.
 
 use http::{HeaderValue, Method, Version};
 

@@ -3,6 +3,9 @@
 //! The window of the stream opens by what the caller takes, so a client that does not read stops the
 //! backend at 256 KiB (a window). The other streams go on: the window of the connection is as large as
 //! HTTP/2 allows.
+//!
+//! A silence ends the body only if both directions are silent: a backend that waits for the rest of
+//! an upload is not at fault, and the error then names the client.
 
 use std::{
     pin::Pin,

@@ -12,6 +12,9 @@
 //! Flow control: data is offered in pieces of 64 KiB at most. A reservation counts against the
 //! window that all streams of the connection share, so an upload reserves only for data that is at
 //! hand and gives back what it does not use.
+//!
+//! Interest in the body ends with the stream: a backend that answers 413 and resets the stream with
+//! NO_ERROR stops the upload, and its response stands (RFC 9113 §8.1).
 
 use std::{
     sync::{

@@ -20,6 +20,12 @@
 //! The task of the connection outlives the codec: it keeps the connection's place under
 //! `max_connections` and in the shutdown until the owner of the tunnel drops the stream
 //! (`a_tunnel_keeps_its_place_until_it_closes`, `a_drain_waits_for_tunnels`).
+//!
+//! | the service answers | the connection |
+//! |---|---|
+//! | 101, or 2xx to CONNECT | a tunnel, without time-outs of the server |
+//! | anything else | closes behind the response |
+//! | an error | closes at once |
 
 use bytes::Bytes;
 use http::{Request, Response};

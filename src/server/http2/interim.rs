@@ -7,6 +7,9 @@
 //! The queue is the server's end of `Interim`. It is recycled, as it is allocated for every request
 //! and used by few: a handle that an earlier request kept sends nothing
 //! (`a_note_of_an_earlier_request_sends_nothing`).
+//!
+//! Both sources use a lock of their own, which is contended only if the body is read on another
+//! task.
 
 use std::{
     cell::RefCell,
