@@ -7,7 +7,7 @@
 //!
 //! The price: the kernel does not know how busy a thread is. One connection that carries most of
 //! the load keeps one core busy and leaves the others idle; a `multi_thread` runtime would spread
-//! its requests.
+//! the requests of HTTP/2.
 
 use std::{
     fmt,
