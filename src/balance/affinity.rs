@@ -1,5 +1,19 @@
 //! Requests that are bound to a backend: by a sticky cookie, by the move of a session, or as the
 //! trial of a half-open circuit.
+//!
+//! The verdicts of a request with a cookie, by the state of the backend that it names:
+//!
+//! | the backend | verdict | where the request goes |
+//! |---|---|---|
+//! | usable, below its cap | `valid` | there |
+//! | draining, its deadline not over | `draining` | there |
+//! | usable, at its cap | `over_capacity` | where the strategy says |
+//! | out, or tried and failed | `down` | where the connection's hash or the strategy says |
+//! | tried, the attempt still running (a hedge) | as before | where the strategy says |
+//! | no member of this pool | none | where the strategy says |
+//!
+//! Each row is a line of `the_backend_asked_for_gets_the_request_if_it_can` in `tests/it/balance.rs`,
+//! or of its neighbours. What the cookie of the response then is, `sticky` decides by the verdict.
 
 use std::net::IpAddr;
 
@@ -14,11 +28,15 @@ use crate::{
 
 /// Takes the slot of a trial, if the request asks for no other backend. The trial may fail, so it is
 /// for requests that can be repeated at another backend and were not tried yet.
+///
+/// A circuit has one slot for trials ([`Lease::acquire_trial`]), so one request at a time is the
+/// trial, however many arrive. Cold, as a pool without half-open circuits never calls it.
 #[cold]
 pub(super) fn take_trial(trials: &[Backend], wanted: Option<&AffinityState>) -> Option<Lease> {
     let asked = match wanted {
         None => None,
         Some(AffinityState::Untried(asked)) => Some(asked),
+        // The caller lets no retry be a trial; a hedge of a session stays away as well.
         Some(AffinityState::Running | AffinityState::Tried) => return None,
     };
     let mut fit = trials
@@ -39,6 +57,8 @@ pub(super) fn honour_affinity(
         AffinityState::Tried => return (None, Some(StickyVerdict::Down)),
         AffinityState::Untried(asked) => asked,
     };
+    // `is_same` compares incarnations: a cookie of a backend that was removed and added again under
+    // its id names the former one.
     let Some(member) = snapshot.get(asked.id()).filter(|b| b.is_same(&asked)) else {
         return (None, None);
     };
@@ -51,6 +71,9 @@ pub(super) fn honour_affinity(
     }
 }
 
+/// Sessions stay at a backend that takes no new ones while it drains by an operator's order or by its
+/// own wish (a check that says so). A backend of weight 0 keeps its sessions as well; the verdict is
+/// the same as if it were usable. The caller has asked [`Backend::keeps_sessions`] before.
 fn kept(member: &Backend) -> StickyVerdict {
     if member.is_usable() {
         return StickyVerdict::Valid;
@@ -93,6 +116,7 @@ fn home<'a>(key: u64, group: &'a Group, pick: &Pick<'_>) -> Option<&'a Backend> 
         let load = u64::from(backend.in_flight());
         (loads + load, weights + u64::from(*weight))
     });
+    // load / weight ≤ 1.25 × in_flight / weights, multiplied out to do without a division.
     let fits = |backend: &Backend, weight: u32| {
         let load = u64::from(backend.in_flight()).saturating_sub(PER_CLIENT);
         // At most 1.25 times its share of what is in flight, beside what one client sends at once.
@@ -102,6 +126,8 @@ fn home<'a>(key: u64, group: &'a Group, pick: &Pick<'_>) -> Option<&'a Backend> 
         let hash = xxh64(&backend.incarnation().to_le_bytes(), key);
         // 53 bits, as a number over 0 and at most 1.
         let drawn = ((hash >> 11) + 1) as f64 / (1_u64 << 53) as f64;
+        // Weighted rendezvous hashing: the highest of weight / -ln(u) falls to each backend in
+        // proportion to its weight, and no other backend's score depends on it.
         f64::from(weight) / -drawn.ln()
     };
     candidates()

@@ -1,4 +1,19 @@
 //! The response body, which holds the lease until the last byte.
+//!
+//! When a request ends, for the count of requests in flight and for the record:
+//!
+//! | the inner body | the attempt ends |
+//! |---|---|
+//! | has ended when the head arrives (`is_end_stream`) | at the head, `ok` |
+//! | has ended behind a frame | with that frame, `ok` |
+//! | yields `None` | then, `ok` |
+//! | yields an error | then, with the error's kind |
+//! | is dropped before | then, `cancelled` |
+//!
+//! The second row is not an optimization: hyper drops a body of known length after the last frame and
+//! never polls for `None`, so that each such request would count as cancelled. A body that yields an
+//! error and is polled again is the inner body's affair; the attempt has ended once by then.
+//! `tests/it/balance.rs`, `a_request_is_in_flight_until_its_body_is_over`, drives each row.
 
 use std::{
     pin::Pin,
@@ -45,6 +60,8 @@ impl<R: Body> ResponseBody<R> {
     }
 }
 
+/// Finds an [`Error`] behind a reference of the error or of its sources, so that a foreign body around
+/// the proxy's keeps the kind. All else is the kind `Service`.
 #[cold]
 fn fail<E: 'static>(error: &E, running: &mut Option<RunningAttempt>) {
     if let Some(running) = running.take() {
@@ -68,6 +85,7 @@ where
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<R::Data>, R::Error>>> {
         let mut this = self.project();
+        // Frames pass as they came: nothing is buffered, and trailers are frames as well.
         let frame = ready!(this.inner.as_mut().poll_frame(cx));
         match &frame {
             Some(Ok(_)) if !this.inner.is_end_stream() => {}

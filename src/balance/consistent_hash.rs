@@ -1,4 +1,17 @@
 //! Consistent hashing: the same backend for the same key.
+//!
+//! Two tables, with two lifetimes: the rings change with membership and settings, and cost a sort, so
+//! that a backend which goes down and comes back costs no ring; the shares of a group change with
+//! health, weight and slow start, and hold two numbers for each backend. A pick reads both from one
+//! snapshot.
+//!
+//! The walk along the ring refuses a point for one of four reasons: its backend is not in the group
+//! (out, or of another locality), does not take this key while it is degraded or ramps up, carries
+//! more than the bound, or was tried or is at its cap. The first point that none of them refuses takes
+//! the request.
+//!
+//! Peers: Envoy and HAProxy bound loads in the same way (`hash-balance-factor`); the bound is from
+//! Mirrokni, Thorup and Zadimoghaddam, "Consistent Hashing with Bounded Loads".
 
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
@@ -69,17 +82,24 @@ pub struct ConsistentHash {
 #[non_exhaustive]
 pub enum HashKey {
     /// The client's address, without the port.
+    ///
+    /// That of the connection, or the one that a trusted peer names; IPv4-mapped addresses count as
+    /// IPv4.
     Client,
     /// The value of this cookie.
     Cookie(String),
     /// The first value of this header field.
     Header(HeaderName),
     /// The path, without the query.
+    ///
+    /// As it was sent: `/a` and `/%61` are different keys.
     Path,
 }
 
 impl ConsistentHash {
     /// Makes the strategy.
+    ///
+    /// Nothing can fail: a key that no request carries makes every pick a round robin.
     #[must_use]
     pub fn new(key: HashKey) -> Self {
         Self {
@@ -132,6 +152,8 @@ impl ConsistentHash {
         Ok(self)
     }
 
+    /// Returns `None` if the request lacks the key. The seed is 0 for all, so that two balancers with
+    /// the same backends agree.
     fn hash(&self, pick: &Pick<'_>) -> Option<u64> {
         match &self.key {
             // A dual-stack listener has IPv4 clients as IPv4-mapped addresses.
@@ -148,6 +170,8 @@ impl ConsistentHash {
         }
     }
 
+    /// Looks at 256 points at most. The order of the points behind a key is fixed, so that a hot key
+    /// overflows to the same backends each time, one after the other.
     fn take(
         &self,
         snapshot: &Snapshot,
@@ -156,6 +180,8 @@ impl ConsistentHash {
         pick: &Pick<'_>,
         hash: u64,
     ) -> Option<Lease> {
+        // Without tables (a strategy that was attached to no pool, or to another) the caller falls
+        // back to round robin: `a_strategy_of_another_pool_does_not_panic`.
         let ring = snapshot.derived(self.rings.as_ref()?)?.of(group.tier())?;
         let shares = snapshot.derived_group(self.shares.as_ref()?, number)?;
         let mut bound = None;
@@ -167,6 +193,8 @@ impl ConsistentHash {
             let in_flight = backend.in_flight();
             let has_room = in_flight < self.floor || {
                 let weight = shares.weight(point.member);
+                // Computed once a pick, and only if some backend is at the floor: a quiet pool reads
+                // one counter.
                 let mean = *bound.get_or_insert_with(|| shares.mean(group));
                 u64::from(in_flight) < limit(mean, weight, self.factor)
             };
@@ -263,6 +291,8 @@ impl GroupShares {
         let mut parts = vec![(0, 0); len].into_boxed_slice();
         let members = group.backends().iter().zip(group.weights()).zip(positions);
         for ((backend, &weight), &position) in members {
+            // The group has effective weights in thousandths of the configured one; their ratio is the
+            // part of its keys that a backend takes now.
             let whole = (1_000 * backend.configured_weight()).max(1);
             let part = (u64::from(weight) * WHOLE).div_ceil(u64::from(whole)) as u32;
             parts[position as usize] = (weight, part);
@@ -283,6 +313,8 @@ impl GroupShares {
     /// more keys, and keeps each that it took.
     fn takes(&self, member: u32, hash: u64) -> bool {
         let part = self.parts.get(member as usize).map_or(0, |part| part.1);
+        // A hash of key and member, fixed for ever: as the part grows in a slow start, keys join and
+        // none leaves.
         let own = (hash as u32 ^ member).wrapping_mul(SPREAD) >> 24;
         u64::from(part) == WHOLE || u64::from(own) < u64::from(part)
     }

@@ -1,4 +1,15 @@
 //! The response to come: the inner service's, or the wait for a backend before it.
+//!
+//! ```text
+//! Calling ──────────────────────────────▶ response or error
+//! Waiting ──▶ Calling (a slot was free) ─▶ …
+//!         └─▶ Failed  (time-out, or nothing to wait for)
+//! Failed ───────────────────────────────▶ error
+//! ```
+//!
+//! A future that is dropped in any state leaves nothing behind: in `Calling` the drop of the
+//! `RunningAttempt` records a cancelled attempt and frees its slot; in `Waiting` the drop of the queue
+//! entry gives its place and its turn to the next request.
 
 use std::{
     fmt,
@@ -103,12 +114,16 @@ impl<F> fmt::Debug for ResponseFuture<F> {
     }
 }
 
+/// Decides what the attempt ends with. The order matters: a response of the proxy's own is no result
+/// of the backend, so it must not be reported to the strategy; a tunnel is reported by its head, and
+/// holds the slot from then on in place of the body.
 #[inline]
 fn answer<R: Body>(
     response: Response<R>,
     running: &mut Option<RunningAttempt>,
 ) -> Response<ResponseBody<R>> {
     let mut running = running.take();
+    // The two looks into the extensions cost nothing for most responses: an empty map has no table.
     if response.extensions().get::<LocalReply>().is_some() {
         // No backend was asked.
         if let Some(running) = running.take() {
@@ -126,6 +141,8 @@ fn answer<R: Body>(
     response.map(|body| ResponseBody::new(body, running))
 }
 
+/// The strategy is informed with the kind before the attempt ends: the attempt's drop would report a
+/// cancellation.
 #[cold]
 fn fail(error: Error, running: &mut Option<RunningAttempt>) -> Error {
     if let Some(mut running) = running.take() {

@@ -1,4 +1,9 @@
 //! The settings of balance, and the layer that makes services with them.
+//!
+//! Each setter is consuming and forgets the shared state, because a state that services already use
+//! cannot change under them. Services made before a setter keep the former strategy, queue and counts;
+//! services made after it share new ones. Clones of a layer share one state once `layer()` was called
+//! on either of them.
 
 use std::{
     fmt,
@@ -55,6 +60,10 @@ impl BalanceLayer {
     /// Attaches the strategy to the pool, which builds its tables with each snapshot from now on.
     ///
     /// Default: [`RoundRobin`].
+    ///
+    /// The services that the layer makes share one strategy, and so one order of turns: axum calls
+    /// `layer()` for each route, and a round robin for each route would send the first request of each
+    /// to the same backend.
     pub fn strategy(mut self, mut strategy: impl Strategy) -> Self {
         strategy.attach(&self.pool);
         self.strategy = Some(Arc::new(strategy));
@@ -89,12 +98,18 @@ impl BalanceLayer {
     }
 
     /// Returns how many requests wait now for a backend, in all services that the layer made.
+    ///
+    /// Reads one counter; 0 before the first `layer()`. The number is a moment's, for a gauge: a
+    /// request may join or leave the queue while it is read.
     #[must_use]
     pub fn waiting(&self) -> usize {
         self.state.get().map_or(0, |state| state.waiting())
     }
 
     /// Returns what all services that the layer makes share.
+    ///
+    /// Attaches the default strategy at the first call, which makes the pool build a table for it: a
+    /// layer with the default strategy that is never used costs the pool nothing.
     pub(crate) fn state(&self) -> &Arc<BalanceState> {
         self.state.get_or_init(|| Arc::new(self.build_state()))
     }

@@ -1,4 +1,13 @@
 //! Least requests: the backend with the fewest requests in flight.
+//!
+//! Two passes over at most 32 backends: the first finds the least load and the total weight of those
+//! that share it, the second finds the one whose turn it is among them. Loads of the first pass are
+//! kept on the stack, because a second read would see other numbers, and might find no backend with
+//! the least load at all.
+//!
+//! Ties are the usual case, not the exception: in a pool with little traffic every backend has none in
+//! flight. Without turns by weight, the first of the list would get all of it; HAProxy's `leastconn`
+//! and nginx' `least_conn` take turns among equals for the same reason.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
@@ -49,6 +58,8 @@ impl LeastRequests {
             }
         }
         let least = least?;
+        // The turn is taken even if one backend alone has the least: a branch would cost as much, and
+        // turns need no gaplessness.
         let mut mine = turn_of(self.turn.fetch_add(1, Relaxed), tied);
         let loads = group.weights().iter().zip(&loads).enumerate();
         for (index, (&weight, &in_flight)) in loads {
@@ -88,6 +99,7 @@ impl Strategy for LeastRequests {
             let draw = WeightedDraw::of(self.draw.as_ref(), snapshot, number);
             return take_best_of(SAMPLES, draw, group, pick);
         }
+        // Bounded: under contention each loop may lose its backend to another thread.
         for _ in 0..=DRAWS {
             // Not taken only where others filled it in between.
             if let Some(lease) = pick.take(backends.get(self.least(group, pick)?)?) {

@@ -1,4 +1,8 @@
 //! A pick: the head of a request, and the backends that it must not go to.
+//!
+//! A `Pick` borrows everything and is made for each search, on the stack. It is where the exclusions
+//! of a request are applied: `take` refuses what was tried and what is at its cap. `Lease::acquire`
+//! alone knows nothing of the request, so that a strategy must not use it.
 
 use std::net::SocketAddr;
 
@@ -22,6 +26,9 @@ pub struct Pick<'a> {
 }
 
 /// Localities to avoid: a backend may share at most this many leading segments with one of them.
+///
+/// After failures in `a/b/c`, `max_shared` 0 leaves other regions, 1 other zones, 2 other racks. A
+/// backend without a locality is near to nothing, and stays.
 #[derive(Clone, Copy, Debug)]
 struct Away<'a> {
     localities: &'a [Locality],
@@ -96,6 +103,10 @@ impl<'a> Pick<'a> {
 
     /// Returns true if the request was tried at this backend, or failed twice near it while there may
     /// be others.
+    ///
+    /// Backends are compared by incarnation and not by id: a backend that was removed and added again
+    /// under the same id, by a reload for instance, was not tried. The list has as many entries as the
+    /// request had attempts, so that a scan is cheaper than a set.
     #[must_use]
     pub fn excludes(&self, backend: &Backend) -> bool {
         !self.tried.is_empty()
@@ -104,6 +115,10 @@ impl<'a> Pick<'a> {
     }
 
     /// Returns true if the backend could be taken now: it was not tried, and is below its cap.
+    ///
+    /// The answer may be out of date at once, as other requests take slots at the same time: only
+    /// [`take`](Self::take) is binding. A strategy may use it to compare backends, as `LeastRequests`
+    /// does.
     #[must_use]
     pub fn has_room(&self, backend: &Backend) -> bool {
         !self.excludes(backend)
@@ -113,6 +128,9 @@ impl<'a> Pick<'a> {
     }
 
     /// Takes a slot of this backend; returns `None` if it was tried already or is at its cap.
+    ///
+    /// The slot is free again when the [`Lease`] is dropped. Wait-free: it adds one, checks the cap,
+    /// and takes the one back if that was too many.
     #[must_use]
     pub fn take(&self, backend: &Backend) -> Option<Lease> {
         if self.excludes(backend) {
@@ -123,6 +141,10 @@ impl<'a> Pick<'a> {
 
     /// Takes a slot of any of these backends: the first with room from a random index on. Looks at 64
     /// at most, or at all for a request that waits in the queue.
+    ///
+    /// The random beginning spreads what overflows over all others: from a fixed one on, the first
+    /// backend with room would take it all. Weights are not considered, so it is the last resort of a
+    /// strategy.
     #[must_use]
     pub fn take_any(&self, backends: &[Backend]) -> Option<Lease> {
         let looks = if self.thorough {
@@ -151,6 +173,9 @@ impl Away<'_> {
 }
 
 /// Scales a random number to an index below `len` (Lemire's multiplication, without a division).
+///
+/// A small bias remains where `len` does not divide 2^32: below 10⁻⁵ for 10,000 backends. Returns 0
+/// for a `len` of 0, so that the caller's look-up decides.
 pub(super) fn below(random: u32, len: usize) -> usize {
     ((u64::from(random) * len as u64) >> 32) as usize
 }

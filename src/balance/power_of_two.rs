@@ -1,4 +1,9 @@
 //! Power of two choices: the less loaded of two backends.
+//!
+//! The theory is Mitzenmacher's: the second choice turns a maximum load that grows as log n / log log
+//! n into one that grows as log log n; a third choice adds little. Envoy's `LEAST_REQUEST` and nginx'
+//! `random two` work the same way. `take_best_of` also serves `LeastRequests` in large pools, with
+//! four.
 
 use super::{
     pick::{DRAWS, Pick},
@@ -59,6 +64,8 @@ pub(super) fn take_best_of(
     if let [only] = backends {
         return pick.take(only);
     }
+    // One access to the thread's generator, and a local one for the draws: an access to a thread-local
+    // costs more than a draw.
     let mut random = fastrand::Rng::with_seed(fastrand::u64(..));
     for _ in 0..=DRAWS {
         let mut best: Option<(Load, &Backend)> = None;
@@ -93,6 +100,8 @@ pub(super) fn take_best_of(
 }
 
 /// Requests in flight for a weight, compared without a division.
+///
+/// a / b < c / d as a × d < c × b: 32 bits each, so that the products fit in 64. Weights are never 0.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Load {
     in_flight: u32,

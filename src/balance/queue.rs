@@ -1,5 +1,10 @@
 //! The queue of requests that wait for a backend: bounded in number and in time, first come, first
 //! served.
+//!
+//! Two counters bound the queue and say whether there is a line; they are `Relaxed`, because each is
+//! read alone and guards no other memory. The turn is a `tokio::sync::Mutex`, which is fair: those
+//! that wait get it in the order in which they asked. A semaphore of slots would have to follow each
+//! change of caps, health and membership, while a look at the snapshot is always right.
 
 use std::{
     sync::{
@@ -47,10 +52,15 @@ impl Queue {
             queue: self.clone(),
             in_line,
         };
+        // Add, then check: two requests that arrive for the last place cannot both get it. `then_some`
+        // drops the entry of the one that does not.
         (self.waiting.fetch_add(1, Relaxed) < self.size).then_some(entry)
     }
 
     /// Returns true while requests are in line.
+    ///
+    /// One relaxed load on the path of each request. A request that misses an entry made this very
+    /// moment is at most one place too early.
     pub(super) fn has_line(&self) -> bool {
         self.in_line.load(Relaxed) > 0
     }
@@ -83,6 +93,9 @@ pub(super) struct QueueEntry {
 
 impl QueueEntry {
     /// Waits for the turn; returns `None` at once for an entry beside the line.
+    ///
+    /// Cancel-safe: a request that gives up in line leaves no hole in it
+    /// (`a_request_that_gives_up_waiting_passes_its_turn_on`).
     pub(super) async fn turn(&self) -> Option<MutexGuard<'_, ()>> {
         if self.in_line {
             Some(self.queue.turn.lock().await)

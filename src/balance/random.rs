@@ -1,4 +1,8 @@
 //! Random: a backend drawn by weight.
+//!
+//! The only strategy without any state of its own: there is no counter that all threads write. The
+//! spread is that of chance: of 10,000 requests over four backends, a share has a standard deviation
+//! of 43. [`RoundRobin`](super::RoundRobin) is exact.
 
 use super::{
     pick::{DRAWS, Pick},
@@ -44,6 +48,7 @@ impl Strategy for Random {
     ) -> Option<Lease> {
         let backends = group.backends();
         let draw = WeightedDraw::of(self.draw.as_ref(), snapshot, number);
+        // Drawing again spreads the share of a full backend by weight; `take_any` would not.
         for _ in 0..=DRAWS {
             let drawn = backends.get(draw.index(fastrand::u64(..), backends.len()))?;
             if let Some(lease) = pick.take(drawn) {

@@ -1,4 +1,8 @@
 //! Hash rings: which backend a key belongs to.
+//!
+//! A ring is built for each change of membership or settings: for 10,000 backends of weight 1 that is
+//! a sort of 320,000 points. A look-up is one read of the index and, on the average, less than one
+//! step from there, since there are at least as many buckets as points.
 
 use super::{pick::below, xxh64::xxh64};
 use crate::pool::Backend;
@@ -46,6 +50,8 @@ pub(super) struct Point {
 }
 
 impl Ring {
+    /// The number of points of a backend depends on its own weight, and on the others only by powers
+    /// of two: else each backend that joins would change the points, and so the keys, of all others.
     fn new<'a>(members: impl Iterator<Item = (usize, &'a Backend)> + Clone) -> Self {
         let total: u64 = members
             .clone()
@@ -61,10 +67,14 @@ impl Ring {
             let weight = u64::from(backend.configured_weight());
             let own = (weight * each).div_ceil(of);
             points.extend((0..own).map(|number| Point {
+                // By the id, so that the ring is the same after a restart and in other balancers; the
+                // number of the point is the seed.
                 hash: (xxh64(backend.id().as_bytes(), number) >> 32) as u32,
                 member: member as u32,
             }));
         }
+        // Of two points with one hash the lower member comes first, in every balancer with the same
+        // list.
         points.sort_unstable();
         let buckets = points.len().next_power_of_two().max(2);
         let mut starts = Vec::with_capacity(buckets);

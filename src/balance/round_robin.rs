@@ -1,4 +1,13 @@
 //! Round robin: each backend in turn, by weight, evenly spread.
+//!
+//! The classic smooth weighted round robin (nginx') changes a counter of each backend at each pick,
+//! and so needs a lock or a scan. Here the sequence of a whole round is computed when the pool
+//! changes, and a pick is one `fetch_add` and one read. The price is memory (four bytes a slot) and a
+//! bound on the round's length, beyond which weights are rounded.
+//!
+//! The counter is shared by all groups and never reset: each group takes it modulo its own length. A
+//! change of the pool therefore begins a round somewhere in its middle, not always at the first
+//! backend: a pool that changes often would otherwise favour the first ones.
 
 use std::{
     cmp::Reverse,
@@ -58,6 +67,7 @@ impl Strategy for RoundRobin {
             .as_ref()
             .and_then(|key| snapshot.derived_group(key, number))
             .unwrap_or(&Order::InTurn);
+        // `Relaxed`: each pick needs a number that no other has, and nothing else is ordered by it.
         let turn = self.turn.fetch_add(1, Relaxed);
         let first = backends.get(order.at(turn, backends.len()))?;
         if let Some(lease) = pick.take(first) {
@@ -102,6 +112,8 @@ impl Order {
         }
     }
 
+    /// Draws by weight, as the slots are by weight, without a table of its own. For a choice that was
+    /// refused: see [`DRAWS`].
     fn draw(&self, len: usize) -> usize {
         let random = fastrand::u32(..);
         match self {
@@ -116,6 +128,14 @@ impl Order {
 
 /// Returns how many slots each backend gets: its weight over the common divisor, or if those are too
 /// many, its share of the bound by largest remainder, at least one. No weight is 0.
+///
+/// ```text
+/// weights 10, 20, 30      ─▶ divisor 10 ─▶ 1, 2, 3           (exact)
+/// weights 1, 1000 × 99    ─▶ 99,001 slots are too many
+///                         ─▶ the one gets 1 slot, the others 41 or 42 of 4,096
+/// ```
+///
+/// Largest remainder makes the sum exact, which [`spread`] relies on.
 fn shares(weights: &[u32]) -> Vec<u32> {
     let divisor = weights.iter().copied().fold(0, gcd).max(1);
     let total: u64 = weights.iter().map(|&w| u64::from(w / divisor)).sum();
@@ -167,6 +187,8 @@ fn spread(shares: &[u32]) -> Box<[u32]> {
         let ends = ((turn + 1) * len).div_ceil(count);
         (begins, ends)
     };
+    // `open` has the turns that may begin now, the earliest deadline first; `later` has those whose
+    // window is not open yet, by when it opens. Each index has one entry in one of them.
     let mut open = BinaryHeap::new();
     let mut later = BinaryHeap::new();
     for index in (0..shares.len()).filter(|&i| shares[i] > 0) {

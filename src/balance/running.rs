@@ -1,4 +1,12 @@
 //! An attempt under way: its lease, and its entry in the record.
+//!
+//! The value moves from the future to the body, or into a tunnel, and its drop is the one place where
+//! an attempt ends. Each way out first says how (`end`, `fail`, `end_at_head`, `until_dropped`); a
+//! drop without that is a cancellation, which is what a client that goes away, a time-out layer and a
+//! losing hedge look like from here.
+//!
+//! The order at the end is fixed: the strategy gets its result, the record gets the outcome, the slot
+//! is freed last. A test or a scrape that sees the count at 0 therefore finds all records complete.
 
 use std::sync::Arc;
 
@@ -49,6 +57,7 @@ impl RunningAttempt {
         self.lease.backend()
     }
 
+    /// The pick as the built-in stack passes it on: borrowed, so that nothing is counted or boxed.
     #[cfg(any(feature = "proxy", test))]
     pub(super) fn selection(&self) -> Selection<'_> {
         Selection {
@@ -72,8 +81,15 @@ impl RunningAttempt {
     }
 
     /// Reports the result to the strategy; only the first call counts.
+    ///
+    /// An attempt that failover gave up is dropped like one of a client that went away. Failover
+    /// enters its verdict in the record before it drops the future (`Exchange::end_attempt`), and that
+    /// verdict counts: a backend that hangs would otherwise look fast to a strategy that measures
+    /// latency.
     pub(super) fn report(&mut self, how: Ended) {
         if let Some(shared) = self.observer.take() {
+            // The record has the beginning, so that the attempt holds no second one; the clock is read
+            // only here, for a strategy that wants results.
             let noted = |all: &[Attempt]| all.get(self.number).map(|a| (a.began, a.outcome));
             if let Some((began, outcome)) = self.exchange.attempts(noted) {
                 let how = match (how, outcome) {
@@ -87,6 +103,8 @@ impl RunningAttempt {
         }
     }
 
+    /// Consumes the attempt: its drop at the end of this function records the outcome and frees the
+    /// slot.
     pub(super) fn end(mut self, outcome: Outcome) {
         self.outcome = outcome;
     }

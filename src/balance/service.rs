@@ -1,4 +1,19 @@
 //! The balance service: how a request begins.
+//!
+//! `call` does all that needs no wait, so that the future of a usual request holds the inner service's
+//! and its attempt, and no more:
+//!
+//! | step | in | on failure |
+//! |---|---|---|
+//! | find or insert the `Exchange` | `begin` | |
+//! | pick a backend and take its slot | `BalanceState::route` | wait in the queue, or an error at once |
+//! | enter the attempt in the record | `Route::begin` | |
+//! | let the record's observer see the headers | `RunningAttempt::announce` | |
+//! | insert `Selected`, call the inner service | the closure `call` | |
+//!
+//! From the second step on the slot belongs to a `Lease`, and from the third to a `RunningAttempt`
+//! that holds the lease. The drop of either releases the slot: no path out of the future, the body or
+//! a tunnel can forget it (`tests/it/balance.rs`, `leases_balance_whatever_happens`).
 
 use std::{
     fmt,
@@ -77,6 +92,9 @@ where
 
 impl<S> Balance<S> {
     /// Picks a backend, and calls the inner service with `call` if there is no wait.
+    ///
+    /// The closure is the one difference between [`Balance`], which inserts an extension, and
+    /// `StackBalance`, which passes the pick as an argument: it saves the allocation of the extension.
     #[inline]
     pub(super) fn begin<B>(
         &mut self,
@@ -99,6 +117,9 @@ impl<S> Balance<S> {
             }
             Err(why) => match self.state.admit(why, &exchange) {
                 Ok(waiting) => {
+                    // The instance that `poll_ready` made ready waits with the request; the clone
+                    // takes its place and is polled before the next call. tower asks for this order:
+                    // the clone need not be ready.
                     let next = self.inner.clone();
                     let inner = std::mem::replace(&mut self.inner, next);
                     State::Waiting {

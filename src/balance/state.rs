@@ -1,4 +1,17 @@
 //! What all services of one layer share, and how a backend is found for a request.
+//!
+//! The search for a backend has one order, and each step may end it:
+//!
+//! 1. A request that was not tried yet waits behind those in line.
+//! 2. A half-open circuit takes a request that can be repeated, as its trial.
+//! 3. The backend that the sticky cookie asks for takes its request.
+//! 4. After two failures, steps 5 and 6 look far from the backends that failed first, then anywhere.
+//! 5. A session that must move goes where its connection says.
+//! 6. The strategy picks.
+//!
+//! The search holds one guard of the snapshot from its beginning to its end, so that all steps see the
+//! same membership, health and tables. It takes no lock but the record's own, which only this request
+//! uses. If it finds nothing, [`Blocked`] says whether a wait can help.
 
 use std::sync::Arc;
 
@@ -33,6 +46,9 @@ impl BalanceState {
         self.queue.waiting()
     }
 
+    /// Finds a backend with a free slot and takes the slot. What it returns is not in the record yet:
+    /// [`Route::begin`] enters it. Synchronous, and without an allocation unless localities must be
+    /// avoided.
     pub(super) fn route<B>(
         &self,
         request: &Request<B>,
@@ -45,6 +61,9 @@ impl BalanceState {
         if search == Search::Quick && self.queue.has_line() && bounds.tried.is_empty() {
             return Err(Blocked::by(&snapshot, &[], exchange));
         }
+        // A trial may well fail, so that a retry, and a request that could not be repeated, must not
+        // be one. The list is empty in a pool without half-open circuits, and the check costs one
+        // comparison.
         let trial = match snapshot.trials() {
             [] => None,
             _ if !bounds.tried.is_empty() || !request.method().is_idempotent() => None,
@@ -52,6 +71,7 @@ impl BalanceState {
         };
         let (kept, verdict) = match bounds.affinity {
             None => (trial, None),
+            // `take_trial` took the backend that the cookie asks for, and no other.
             Some(_) if trial.is_some() => (trial, Some(StickyVerdict::Valid)),
             Some(wanted) => honour_affinity(wanted, &snapshot),
         };
@@ -61,6 +81,7 @@ impl BalanceState {
                 pick = pick.thorough();
             }
             let moves = verdict == Some(StickyVerdict::Down) && self.strategy.yields_to_sessions();
+            // One failure already excludes that backend; see `pick_away` for the second.
             let away = match bounds.tried.len() {
                 0 | 1 => None,
                 _ => self.pick_away(&snapshot, &pick, exchange, moves),
@@ -92,6 +113,10 @@ impl BalanceState {
 
     /// Picks far from the backends that failed: one failure says that a backend is gone, two say that
     /// their rack, zone or region may be, and this may be the last attempt.
+    ///
+    /// Returns `None` if no backend that failed has a locality, or none far from them has room: the
+    /// request is then picked for as usual, so that localities never make an attempt fail. Looks at
+    /// every backend, which is rare, and costs an allocation for the list.
     #[cold]
     fn pick_away(
         &self,
@@ -114,6 +139,9 @@ impl BalanceState {
         })
     }
 
+    /// Lets a request wait, or returns the error that it fails with: `NoBackend` if no wait can help,
+    /// `Overloaded` if the queue is full. A retry waits beside the line and not in it: it was in line,
+    /// or ahead of it, before, and the backend that becomes free next may be one that it has tried.
     pub(super) fn admit(
         self: &Arc<Self>,
         why: Blocked,
@@ -147,6 +175,9 @@ pub(super) struct Route {
 }
 
 impl Route {
+    /// Enters the attempt in the record, which from now on excludes the backend for later attempts of
+    /// the same request. The strategy gets results only if it wants them; a strategy that does not
+    /// costs no reference count.
     pub(super) fn begin(self, state: &Arc<BalanceState>, exchange: Exchange) -> RunningAttempt {
         let backend = self.lease.backend().clone();
         let number = exchange.record_pick(PickRecord {
@@ -182,6 +213,8 @@ pub(super) enum Blocked {
 }
 
 impl Blocked {
+    /// Reads the reason from the snapshot and enters what was left out into the record, from where the
+    /// error and the log line take it. The numbers saturate at 65,535.
     fn by(snapshot: &Snapshot, tried: &[u64], exchange: &Exchange) -> Self {
         let mut excluded = excluded(snapshot, tried);
         // Ends at the first untried backend, so after as many looks as there were attempts.

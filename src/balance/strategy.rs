@@ -48,8 +48,24 @@ use crate::{
 /// # Ok(())
 /// # }
 /// ```
+///
+/// # How a pick ends
+///
+/// A pick that returns a [`Lease`] has taken a slot of that backend, and the request counts as in
+/// flight there until the lease is dropped. A strategy takes slots with [`Pick::take`] only, which
+/// refuses what the request must avoid; [`Lease::acquire`] would not.
+///
+/// # Shared state
+///
+/// One strategy serves all threads, and `&self` is shared without a lock. What changes with each
+/// request belongs in an atomic with `Relaxed` order (a turn, a random seed); what changes with the
+/// pool belongs in a table that [`attach`](Self::attach) derives, which is rebuilt when the pool
+/// changes; what belongs to a backend and outlives a snapshot belongs in an
+/// [`Attachment`](crate::pool::Attachment).
 pub trait Strategy: fmt::Debug + Send + Sync + 'static {
     /// Returns the stable name that stands in logs and metrics.
+    ///
+    /// In the log it is the value of the field `strategy`; in panic mode `panic` stands in its place.
     fn name(&self) -> &'static str;
 
     /// Attaches the strategy to the pool that it will pick from. Called once, before the first pick;
@@ -120,6 +136,9 @@ pub trait Strategy: fmt::Debug + Send + Sync + 'static {
 }
 
 /// How an attempt went, up to the response head.
+///
+/// The body is not part of it: a response that breaks off after its head was `Answered`. Health counts
+/// such bodies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Ended {

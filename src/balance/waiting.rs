@@ -1,4 +1,17 @@
 //! A request that waits in the queue for a backend.
+//!
+//! A request waits as a future of its own task and not on a list of requests, so that a client that
+//! goes away leaves the queue by dropping it.
+//!
+//! How one request gets a slot:
+//!
+//! 1. It enters [`Queue`](super::queue::Queue) in `call` (`BalanceState::admit`), or fails at once.
+//! 2. It waits for the turn; the lock behind the turn is fair, so turns come in the order of arrival.
+//! 3. It registers for the next change of the pool, then looks, then waits for that change, and so on.
+//! 4. With a slot, it gives the turn back and calls the inner service in its own task.
+//!
+//! Of those in line, only the one that has the turn listens for changes, so that a slot that becomes
+//! free wakes one task and not all that wait. Retries stand beside the line and look every 20 ms.
 
 use std::{pin::pin, sync::Arc, time::Duration};
 
@@ -18,6 +31,9 @@ use crate::{
 };
 
 /// A request in the queue.
+///
+/// `is_retry` requests wait beside the line; `at_most` counts from the call and covers the wait for
+/// the turn as well.
 pub(super) struct Waiting {
     pub(super) state: Arc<BalanceState>,
     pub(super) entry: QueueEntry,
@@ -27,6 +43,13 @@ pub(super) struct Waiting {
 
 impl Waiting {
     /// Waits until a backend has room, then calls the inner service.
+    ///
+    /// Cancel-safe: a drop leaves the queue, and no slot is held across an await.
+    ///
+    /// # Errors
+    ///
+    /// `QueueTimeout` after `at_most`; `NoBackend` once nothing is left to wait for, such as when the
+    /// last backend was removed meanwhile.
     pub(super) async fn call<S, B>(
         self,
         mut inner: S,
@@ -48,6 +71,8 @@ impl Waiting {
                 return Err(late.with_retry_after(BalanceLayer::RETRY_AFTER));
             }
         };
+        // Before the inner service is called: the next in line may look for a slot while that call
+        // runs.
         drop(self.entry);
         let mut request = head.map(|()| body);
         let running = route.begin(&self.state, exchange);
@@ -57,6 +82,9 @@ impl Waiting {
     }
 
     /// Waits for a backend; returns `None` once there is none to wait for.
+    ///
+    /// Ends early with a slot or with nothing to wait for; the time-out is the caller's. The guard of
+    /// the turn lives until this future ends, also if the time-out drops it.
     async fn route(&self, exchange: &Exchange, request: &Request<()>) -> Option<Route> {
         let _turn = self.entry.turn().await;
         loop {
@@ -65,6 +93,8 @@ impl Waiting {
             if !self.is_retry {
                 changed.as_mut().enable();
             }
+            // Thorough: a bounded look may miss the one free slot among many backends, and no later
+            // change would wake this request again.
             match self.state.route(request, exchange, Search::Thorough) {
                 Ok(route) => return Some(route),
                 Err(Blocked::Nothing) => return None,
@@ -77,6 +107,7 @@ impl Waiting {
     }
 }
 
+/// Costs the one allocation of the layer: extensions are boxed. `StackBalance` does without.
 pub(super) fn insert_selected<B>(request: &mut Request<B>, running: &RunningAttempt) {
     let backend = running.backend().clone();
     request.extensions_mut().insert(Selected(backend));

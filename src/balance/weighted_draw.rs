@@ -1,4 +1,10 @@
 //! Drawing an index by weight, in constant time.
+//!
+//! Four strategies draw by weight; a draw costs two reads at any number of backends, where a sum of
+//! weights would need a binary search and a reservoir a scan. The table costs 8 bytes a backend, and
+//! is built once for each snapshot: `derive_groups_once` lets the strategies of all workers share it,
+//! except those of `PeakEwma`, whose table holds more
+//! (`the_strategies_of_all_workers_share_their_tables`).
 
 use super::pick::below;
 use crate::pool::{DerivedGroups, Group, Snapshot};
@@ -75,11 +81,14 @@ fn alias_table(weights: &[u32]) -> Box<[AliasEntry]> {
         .collect();
     let (mut poor, mut rich): (Vec<usize>, Vec<usize>) =
         (0..weights.len()).partition(|&i| left[i] < mean);
+    // Integers, so that no rounding leaves a poor entry without a rich one: the loop ends when all
+    // that is left has exactly the mean, and keeps its `own_below` of the whole.
     while let (Some(small), Some(&large)) = (poor.pop(), rich.last()) {
         entries[small] = AliasEntry {
             own_below: ((u128::from(left[small]) << 32) / u128::from(mean)) as u32,
             other: large as u32,
         };
+        // The rich entry lends what the poor one lacks of the mean.
         left[large] -= mean - left[small];
         if left[large] < mean {
             rich.pop();

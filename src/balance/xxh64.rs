@@ -1,5 +1,12 @@
 //! XXH64: a hash that is the same in every release and on every machine, so that keys keep their
 //! backends.
+//!
+//! Written here and not taken from a crate, because keys would move if a crate changed its seed, its
+//! reading of byte order or its version: the published vectors are the test. `std`'s hasher is no
+//! choice for the same reason, as it may change with each release of Rust.
+//!
+//! A hash table's resistance against chosen keys is no aim: a client that chooses keys chooses a
+//! backend, and bounded loads limit what it can do there.
 
 /// Returns the XXH64 hash of these bytes.
 pub(super) fn xxh64(bytes: &[u8], seed: u64) -> u64 {
@@ -18,6 +25,7 @@ pub(super) fn xxh64(bytes: &[u8], seed: u64) -> u64 {
                 *lane = round(*lane, word64(word));
             }
         }
+        // Only inputs of 32 bytes and more have lanes; most keys are shorter.
         let mixed = lanes[0]
             .rotate_left(1)
             .wrapping_add(lanes[1].rotate_left(7))
@@ -43,6 +51,7 @@ pub(super) fn xxh64(bytes: &[u8], seed: u64) -> u64 {
         hash ^= u64::from(byte).wrapping_mul(P5);
         hash = hash.rotate_left(11).wrapping_mul(P1);
     }
+    // The final avalanche: each bit of the input changes half of the bits of the result.
     hash ^= hash >> 33;
     hash = hash.wrapping_mul(P2);
     hash ^= hash >> 29;
