@@ -1,4 +1,17 @@
 //! A cache of the attachments that one service used last, so that it need not look them up again.
+//!
+//! A request looks one attachment up for each layer that keeps one: a walk through a list of atomic
+//! pointers, and an atomic addition for the reference. One service sends many requests to few
+//! backends, so that it caches what it found, in the service itself and so without a lock.
+//!
+//! | state of a service | what a look-up costs |
+//! |---|---|
+//! | made for one request (a clone) | the walk; no cache is allocated |
+//! | after four look-ups | one comparison and, with `get`, one addition |
+//! | more backends than slots | mostly the walk; one miss in 16 replaces an entry |
+//!
+//! The incarnation is the index and the tag of a slot: a backend that was removed and added again has
+//! another one, so that its attachment is never taken for the former one's.
 
 use std::sync::Arc;
 
@@ -72,6 +85,7 @@ impl<T: Attachment> AttachmentCache<T> {
     ) -> Arc<T> {
         let kept = backend.attachment(key, make);
         self.lookups = self.lookups.wrapping_add(1);
+        // The service changed its key, by a reload for instance: what it cached is under the former.
         if self.key != key.number() {
             *self = Self {
                 key: key.number(),
@@ -90,6 +104,8 @@ impl<T: Attachment> AttachmentCache<T> {
     }
 }
 
+/// Incarnations count up from 1 within a process, so that the backends of one pool spread over the
+/// slots.
 fn slot(incarnation: u64) -> usize {
     incarnation as usize % SLOTS
 }

@@ -3,6 +3,16 @@
 //! The attachments of a backend are a linked list of slots that only grows. A slot is used again once
 //! its key is gone, and is never freed before the backend, so that a look-up follows plain references
 //! and takes no lock.
+//!
+//! Orderings: `OnceLock` publishes a new slot. In a slot that is used again, `number` is stored with
+//! `Release` behind the swap of `attached`, and read with `Acquire` before it: a reader that sees the
+//! number sees that attachment or a later one, and compares the number inside as well. A slot is free
+//! once all clones of its key are gone: while a caller looks a key up, it holds a clone, so that the
+//! slot cannot pass to another key under it.
+//!
+//! Keys are needed because several layers of one type may stand around one pool (two proxies with
+//! other settings, the services before and after a reload): a map by type would mix their connections
+//! up.
 
 use std::{
     any::Any,
@@ -166,6 +176,8 @@ impl Attachments {
         if let Some(found) = self.find(key) {
             return found;
         }
+        // Looked for again under the lock: of two callers that found nothing, the second finds what
+        // the first made.
         let guard = self.adding.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(found) = self.find(key) {
             return found;
@@ -188,12 +200,15 @@ impl Attachments {
         made
     }
 
+    /// Calls code of layers, so the caller holds no lock of the pool. Attachments whose key is gone
+    /// are called as well, until another one takes their slot: they may still hold idle connections.
     pub(super) fn notify(&self, notification: Notification) {
         for attached in self.iter().filter_map(|slot| slot.attached.load_full()) {
             (attached.notify)(&*attached.any, notification);
         }
     }
 
+    /// Leaves out those whose key is gone: a proxy that a reload replaced counts no more.
     pub(super) fn idle_connections(&self) -> u64 {
         let attached = self.iter().filter_map(|slot| slot.attached.load_full());
         attached

@@ -159,6 +159,7 @@ impl Backend {
                 "0: 1 or more is accepted; weight = 0 stops new traffic",
             ));
         }
+        // Not through `config_mut`: what layers cache does not depend on the cap, so they keep it.
         Arc::make_mut(&mut self.inner).max_in_flight = Some(max);
         Ok(self)
     }
@@ -259,6 +260,7 @@ impl Backend {
         self.inner.max_in_flight
     }
 
+    /// The one place where a handle is made: a configuration, and the state that belongs to its id.
     pub(super) fn join(config: Arc<Config>, state: Arc<State>, max_in_flight: Option<u32>) -> Self {
         Self {
             inner: Arc::new(Inner {
@@ -284,6 +286,8 @@ impl Backend {
 }
 
 impl Config {
+    /// Decides whether health that was measured at one is worth anything for the other. The URL's base
+    /// path and authority do not count: the same process answers.
     pub(super) fn has_same_endpoint(&self, other: &Self) -> bool {
         self.url.has_same_endpoint(&other.url) && self.unix_socket == other.unix_socket
     }

@@ -48,6 +48,9 @@ impl Backend {
 }
 
 /// Counters that the control path writes and onlookers read, behind a lock that no request takes.
+///
+/// One lock for all of them: a scrape reads them seldom, and a check is rare compared with a request.
+/// The lock is taken alone or inside the control lock, never the other way round.
 #[derive(Default)]
 pub(super) struct HealthCounters {
     checks: CheckCounts,

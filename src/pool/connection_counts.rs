@@ -1,4 +1,9 @@
 //! How many connections lead to a backend.
+//!
+//! Two counters that only grow, and not one that goes up and down: opened connections are a metric of
+//! their own, and the number of open ones is their difference. A close is stored with `Release` and
+//! read with `Acquire` before the opened ones are read, so that the difference is never negative; a
+//! connection opened in between counts as open.
 
 use std::sync::{
     Arc,
@@ -25,6 +30,8 @@ pub struct ConnectionCounts {
 
 impl Backend {
     /// Returns the number of connections to the backend.
+    ///
+    /// Calls each attachment of the backend for the idle ones: for a scrape, not for a request.
     #[must_use]
     pub fn connections(&self) -> ConnectionCounts {
         let counters = &self.state().connections;

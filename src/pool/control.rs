@@ -1,4 +1,23 @@
 //! The pool's handle, and the control path: the one way in which a snapshot is made.
+//!
+//! Every change follows the same six steps, whichever file it is in:
+//!
+//! 1. Take the control lock.
+//! 2. Look the member up, and refuse what does not fit.
+//! 3. Write the log line, and the member's state or the list of members.
+//! 4. `publish`: compute which members may get traffic, write the flags, build the snapshot, swap the
+//!    pointer, wake requests that wait.
+//! 5. Release the lock.
+//! 6. Announce: retire attachments, emit events, then announce what the snapshot readmitted.
+//!
+//! The log line comes before step 4 because a reader of the log must find the cause before its effects
+//! (`a_line_is_written_before_anything_follows_from_what_it_says`); step 6 is outside the lock because
+//! attachments and subscribers may call the pool (`an_attachment_that_is_retired_may_call_the_pool`).
+//!
+//! Locks: the control lock comes first; a member's own locks (`rarely_used`, counters, history) are
+//! taken inside it for a moment, and nothing is locked inside those. A panic in a table of a user
+//! poisons the control lock, and the next caller goes on with it: all that was written is consistent
+//! member by member, and the next snapshot shows it.
 
 use std::{
     fmt,
@@ -154,6 +173,9 @@ impl Pool {
 
     /// Returns a future that ends when a slot of a capped backend becomes free or the snapshot
     /// changes, either of which is a reason for a waiting request to pick again.
+    ///
+    /// Notified with `notify_one` for a slot and with `notify_waiters` for a snapshot. A permit of the
+    /// former that finds no waiting request stays: the next one to wait looks once more than needed.
     pub(crate) fn changed(&self) -> Notified<'_> {
         self.inner.retry_pick.notified()
     }
@@ -163,14 +185,19 @@ impl Pool {
     /// caller announces its own change first and the returned readmissions last, both without the
     /// lock.
     pub(super) fn publish(&self, control: &mut Control, members_changed: bool) -> Readmissions {
+        // Counted before a builder can panic, so that no two snapshots share a number; numbers may
+        // have gaps.
         control.generation += 1;
         control.builders.drop_unused();
         let members = if members_changed {
             Arc::new(Members::build(control))
         } else {
+            // A change of health shares the members and their tables with the snapshot before.
             self.inner.snapshot.load().members().clone()
         };
         let mut eligibility = Eligibility::of(control, &members);
+        // Before the snapshot is built, not as a second one behind it: no request must see a pool
+        // without a usable backend for a moment.
         let readmitted = control.readmit(eligibility.to_readmit());
         if !readmitted.is_empty() {
             eligibility = Eligibility::of(control, &members);
@@ -181,6 +208,8 @@ impl Pool {
         control.log_panic_mode(next.in_panic_mode());
         control.note_supply(&next);
         self.inner.snapshot.store(Arc::new(next));
+        // Behind the swap: a request that is woken loads the new snapshot. A change that takes
+        // backends away wakes as well, since a request that has nothing left to wait for must fail.
         self.inner.retry_pick.notify_waiters();
         #[cfg(test)]
         mutation::published();
@@ -199,6 +228,7 @@ impl Pool {
     }
 
     pub(super) fn emit(&self, backend: &Backend, kind: EventKind) {
+        // Remembered before it is sent: a subscriber that looks finds it there.
         backend.state().history.remember(&kind);
         // The only error is that there is no subscriber.
         let _ = self.inner.events.send(Event {

@@ -1,4 +1,24 @@
 //! The counters that each request of a backend writes: requests in flight, and requests so far.
+//!
+//! The word:
+//!
+//! ```text
+//!  63                    32 31                     0
+//! ┌────────────────────────┬────────────────────────┐
+//! │ requests so far (wraps)│ requests in flight     │
+//! └────────────────────────┴────────────────────────┘
+//! ```
+//!
+//! A slot is taken with one addition of both halves, and given back with a subtraction of the lower.
+//! The lower half cannot carry into the upper: that would need 2^32 requests in flight. The upper half
+//! wraps after 2^32 requests, some days at 10,000 a second, so that `half_wraps` counts each time that
+//! its highest bit changes. Its own lowest bit must then agree with that bit; where it does not, the
+//! request that passed the middle has not counted yet, and the reader counts for it.
+//!
+//! Orderings: a pick needs only a number, which may be a moment old (`Relaxed`). The end of the last
+//! request and the beginning of a wait for it must not miss one another, so both sides are `SeqCst`:
+//! the drain adds itself and then reads the count, the request lowers the count and then reads the
+//! waiters. In every order of the four steps at least one sees the other.
 
 use std::sync::atomic::{
     AtomicBool, AtomicU32, AtomicU64,
@@ -34,6 +54,7 @@ impl RequestCounters {
         loop {
             let so_far = self.word.load(SeqCst) >> 32;
             let again = self.half_wraps.load(SeqCst);
+            // A wrap in between would pair the upper half of one round with the count of another.
             if again == half_wraps {
                 // The request that passed the middle or the end may not have counted that yet.
                 let uncounted = (so_far >> 31) ^ u64::from(half_wraps & 1);
@@ -50,6 +71,10 @@ impl RequestCounters {
 
     /// Takes a slot below the cap, wait-free: adds, compares, and undoes the addition if the cap was
     /// reached.
+    ///
+    /// Two additions: the request counts only once its slot is sure, so that `requests` never counts
+    /// one that was refused. For a moment between addition and undoing, the backend looks fuller than
+    /// it is; [`Acquisition::Undone`] says what that may have hidden.
     pub(super) fn acquire_below(&self, cap: u32) -> Acquisition {
         // A read finds a full backend without taking its cache line from other threads.
         if self.in_flight() >= cap {
@@ -64,6 +89,8 @@ impl RequestCounters {
 
     fn undo(&self, cap: u32) -> Acquisition {
         let before = low(self.word.fetch_sub(SLOT, SeqCst));
+        // With `before <= cap`, the others left a slot free while this one looked taken: a request
+        // that came in that moment found the backend full and may wait, so it must be woken.
         Acquisition::Undone {
             hid_a_slot: before <= cap,
             was_last: before == 1 && self.has_drain_waiter(),

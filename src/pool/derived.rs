@@ -1,5 +1,21 @@
 //! Tables that layers derive from each snapshot, such as a strategy's order or the tokens of sticky
 //! cookies. They are built on the control path and read by requests through a key.
+//!
+//! What a table goes through:
+//!
+//! ```text
+//! derive ─▶ builder in a slot ─▶ built with this snapshot and each later one
+//!                 │                       │
+//!    last key dropped: the builder goes   └─▶ read through key: slot, then number
+//!    with the next snapshot or `derive`
+//! ```
+//!
+//! A key has a slot (an index, so that a look-up hashes nothing) and a number (so that a key whose
+//! slot another table got finds nothing). Before tables were dropped, each reload that made a layer
+//! added one that was rebuilt for ever: `a_thousand_reloads_leak_no_tables`.
+//!
+//! Builders run under the control lock, so that no snapshot can be published without its tables. A
+//! builder that panics leaves the snapshot before it in force: see `tests/derived.rs`.
 
 use std::{
     any::{Any, TypeId},
@@ -53,6 +69,25 @@ impl Pool {
     /// `make` runs under the same conditions as that of [`derive`](Self::derive), and the pool drops
     /// the table in the same way. [`Snapshot::derived_group`](super::Snapshot::derived_group) reads
     /// it.
+    ///
+    /// # Example
+    ///
+    /// ```
+    /// use evenkeel::{Backend, Pool};
+    ///
+    /// # fn main() -> Result<(), evenkeel::ConfigError> {
+    /// let pool = Pool::new([
+    ///     Backend::new("a", "http://127.0.0.1:9001")?,
+    ///     Backend::new("b", "http://127.0.0.1:9002")?.weight(2)?,
+    /// ])?;
+    /// let total = pool.derive_groups(|group| group.weights().iter().sum::<u32>());
+    /// assert_eq!(pool.snapshot().derived_group(&total, 0), Some(&3_000));
+    ///
+    /// pool.update_weight("b", 1)?;
+    /// assert_eq!(pool.snapshot().derived_group(&total, 0), Some(&2_000));
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn derive_groups<T: Send + Sync + 'static>(
         &self,
         make: impl Fn(&Group) -> T + Send + 'static,
@@ -66,6 +101,9 @@ impl Pool {
 
     /// As [`derive`](Self::derive), for a table that depends on the members alone: all callers that
     /// ask for the same type share one table.
+    ///
+    /// `make` is a function pointer, so that it captures nothing: the type of the table alone names
+    /// it. A table that depends on a layer's settings must not be shared in this way.
     pub(crate) fn derive_once<T: Send + Sync + 'static>(
         &self,
         make: fn(&[Backend]) -> T,
@@ -210,6 +248,7 @@ impl<F: ?Sized> TableBuilders<F> {
             alive: Arc::downgrade(&alive),
             make,
         });
+        // The first free slot, so that the list is as long as the most tables that lived at once.
         let free = self.slots.iter().position(Option::is_none);
         let slot = free.unwrap_or(self.slots.len());
         match free {

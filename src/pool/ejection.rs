@@ -1,4 +1,12 @@
 //! What outlier detection orders: ejections, trials of half-open circuits, and readmissions.
+//!
+//! Invariant F, "outlier detection never takes the last usable backend", is held in two places:
+//! `eject` refuses to take it, and every snapshot that would have no usable backend although ejected
+//! ones could serve readmits those (`Control::readmit`, called by `publish`). The second is needed
+//! because the others may leave by other ways: by their checks, by an operator, by a reload.
+//!
+//! All decisions are made under the control lock against the current snapshot, so that two layers that
+//! eject two backends at the same moment cannot take both of the last two.
 
 use tokio::time::Instant;
 
@@ -41,6 +49,8 @@ impl Pool {
         if last {
             return Ejection::LastUsable;
         }
+        // A guard that is held across the swap below would have to be paid for there with a counted
+        // reference.
         drop(snapshot);
         let out = control.members.iter().filter(|b| b.is_ejected()).count() + 1;
         // A share of a small pool may be less than one backend.
@@ -48,6 +58,7 @@ impl Pool {
             return Ejection::ShareExceeded;
         }
         let from = member.health();
+        // Before the circuit opens: a request that is refused at once must not log first.
         journal::ejected(&member, &reason, streak);
         member.state().set_circuit(Circuit::Open);
         member.state().count_ejection();
@@ -107,6 +118,9 @@ impl Pool {
         self.change_circuit(backend, Circuit::HalfOpen, Circuit::Open, log)
     }
 
+    /// Moves a circuit from one state to another, and does nothing if it is in a third: two tasks that
+    /// both found the time of a trial come begin one. The snapshot is published because it lists the
+    /// trials.
     fn change_circuit(
         &self,
         backend: &Backend,

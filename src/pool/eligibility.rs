@@ -2,6 +2,23 @@
 //!
 //! The control path computes an [`Eligibility`] for each snapshot, writes its flags to the members
 //! and builds the groups from its drafts.
+//!
+//! What decides about one member, in this order:
+//!
+//! | condition | new requests | sessions | counted as |
+//! |---|---|---|---|
+//! | draining | no | until the deadline, unless unhealthy | draining |
+//! | maintenance, evacuated, weight 0 | no | weight 0 only | maintenance |
+//! | unknown while checks run | held | no | unchecked |
+//! | asks to be drained | no | yes | draining |
+//! | unhealthy, or its circuit not closed | no | no | unhealthy |
+//! | else | yes | yes | |
+//!
+//! The column of sessions is [`Backend::keeps_sessions`], which reads the live state and not the
+//! snapshot. Panic mode overrides the last three refusals, never the first two: an operator's order
+//! stands. `panic_routing_is_opt_in_and_excludes_backends_that_an_operator_took_out` holds that.
+//!
+//! The computation writes nothing, so that `publish` can run it again after readmissions.
 
 use super::{
     Backend, Circuit, Excluded, HealthStatus, Mode, PanicRouting, control::Control,
@@ -96,6 +113,8 @@ impl Eligibility {
 
         let weight = u64::from(backend.configured_weight());
         let configured_weight = weight * u64::from(FULL);
+        // Slow start is left out: a tier whose backends just came back would otherwise overflow to the
+        // next, and return in twenty steps.
         let usable_weight = u64::from(usable) * weight * u64::from(backend.state().capacity());
         let draft = self.draft(backend.configured_tier(), distance);
         draft.weight_totals.configured += configured_weight;
@@ -110,11 +129,15 @@ impl Eligibility {
         if !usable {
             self.count_excluded(backend, enabled, held);
         }
+        // Backends that wait for their first check say nothing yet: a pool at process start must not
+        // begin with panic mode.
         if enabled && !held {
             self.measured_weight.configured += configured_weight;
             self.measured_weight.usable += usable_weight;
         }
 
+        // Without the circuit: it asks whether the backend could serve if it were readmitted. One
+        // whose checks fail is no candidate (`a_backend_that_could_not_serve_is_not_readmitted`).
         let is_fit = !backend.asks_to_drain() && control.is_in_service(backend.active_health());
         if enabled && is_fit && backend.is_ejected() {
             if backend.circuit() == Circuit::HalfOpen {
@@ -201,6 +224,7 @@ fn is_enabled(backend: &Backend, evacuated: bool) -> bool {
     backend.state().is_ready() && !evacuated && backend.configured_weight() > 0
 }
 
+/// Tiers and distances are small numbers, so that a sorted order costs an index and no sort.
 fn draft_index(tier: u8, distance: u8) -> usize {
     let distances = usize::from(SEGMENTS) + 1;
     usize::from(tier) * distances + usize::from(distance)

@@ -1,4 +1,7 @@
 //! The error of calls that name a backend.
+//!
+//! An error of its own and no `ConfigError`: a call that names a wrong id made no mistake in a
+//! setting, and the admin API answers it with 404.
 
 use std::{error, fmt};
 

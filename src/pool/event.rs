@@ -8,6 +8,10 @@ use tokio::sync::broadcast;
 use super::{Backend, Circuit, HealthStatus, Mode};
 
 /// One change of a pool. The snapshot shows the change before its event comes.
+///
+/// Events are for onlookers, and come after the fact: a subscriber must not decide by them what a
+/// request may do. They are sent outside the pool's lock: two changes that two threads make at the
+/// same moment may come in either order.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Event {
@@ -168,6 +172,8 @@ impl Events {
         loop {
             match self.receiver.recv().await {
                 Ok(event) => return Some(event),
+                // A subscriber that needs every change reads the snapshot again behind such a gap; the
+                // events that remain are in order.
                 Err(broadcast::error::RecvError::Lagged(missed)) => {
                     tracing::warn!(target: "evenkeel::pool", missed, "a subscriber fell behind and missed events");
                 }

@@ -1,4 +1,7 @@
 //! `Excluded`: how many backends a pick left out, and why.
+//!
+//! 16 bits each, so that the whole fits into 12 bytes of the record of each request; counts of larger
+//! pools saturate at 65,535.
 
 /// How many backends were left out of a pick, by reason. A backend counts once, except one that was tried
 /// and is unusable since: it counts as both.

@@ -1,4 +1,7 @@
 //! A fast hasher for tables whose keys no client chooses.
+//!
+//! The same idea as rustc's FxHash. It is written here because it is twenty lines, and because the
+//! argument for it (below) holds for these keys only, and must be made again for any other map.
 
 use std::hash::{BuildHasherDefault, Hasher};
 
@@ -20,6 +23,8 @@ impl Hasher for IdHasher {
             self.write_u64(u64::from_le_bytes(*word));
             rest = after;
         }
+        // Up to seven bytes. That "a" and "a\0" give the same word does no harm: a string hashes a
+        // byte 0xff behind its own, and a map compares keys anyhow.
         if !rest.is_empty() {
             let last = rest.iter().fold(0, |all, &b| all << 8 | u64::from(b));
             self.write_u64(last);

@@ -1,4 +1,11 @@
 //! The health of a pool's backends in a form that can be stored and restored after a restart.
+//!
+//! The address is stored as text, with the scheme, so that a record of a backend that moved while the
+//! balancer was down is not believed: the id alone would carry "healthy" to a machine that was never
+//! checked.
+//!
+//! Each record is published by itself, with the lock free in between: restoring happens once, before
+//! checks begin, so that the cost of many snapshots is paid once.
 
 use super::{
     Backend, HealthStatus, Pool, Reason, Source, routing::thousandths, state::FULL,
@@ -99,6 +106,8 @@ impl Pool {
                 continue;
             };
             let state = member.state();
+            // A check that came first knows more than a file. This also holds invariant A: a record
+            // never turns an unhealthy member healthy.
             let measured = state.active() != HealthStatus::Unknown || member.is_ejected();
             if measured || address(&member) != record.address {
                 continue;
@@ -113,6 +122,8 @@ impl Pool {
             state.set_asks_to_drain(record.draining);
             let reason = Reason::new("INI", "restored from a health snapshot");
             let cause = Cause::new(Source::Active, reason);
+            // With an event, like any other change: a subscriber that counts backends sees restored
+            // ones, too.
             let change = self.publish_change(&mut control, &member, from, cause);
             drop(control);
             self.announce_change(&member, change);

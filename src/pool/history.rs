@@ -42,6 +42,7 @@ pub struct PastEvent {
     pub kind: EventKind,
 }
 
+/// One lock for both, held for a copy. Nothing is read on the path of a request.
 #[derive(Default)]
 pub(super) struct History {
     remembered: Mutex<Remembered>,

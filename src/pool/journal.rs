@@ -2,6 +2,19 @@
 //!
 //! The control path writes a line before the snapshot that shows the change, so that the lines stand
 //! in the order of the changes, and before the lines that follow from them.
+//!
+//! `Supply` has three states so that each outage is one ERROR and one INFO, whatever takes the last
+//! backend away and however often health changes meanwhile:
+//!
+//! ```text
+//!          one is usable or held            none is
+//! Empty ──────────────────────▶ Serves ──────────────▶ Out (ERROR)
+//!                                  ▲                     │
+//!                                  └── one is usable ────┘ (INFO)
+//! ```
+//!
+//! A pool that begins empty is `Empty`, not `Out`: discovery may fill it within a moment, and an ERROR
+//! at each start would train operators to ignore it.
 
 use super::{Backend, Locality, Mode, Reason, Snapshot, control::Control, state::FULL};
 
@@ -118,6 +131,8 @@ impl Membership {
 }
 
 /// Logs an operator's order for a backend.
+///
+/// `in_flight` is what an operator waits for next: a drain is over when it reaches 0.
 pub(super) fn mode_changed(backend: &Backend, from: Mode, to: Mode) {
     let (id, from, in_flight) = (backend.id(), from.as_str(), backend.in_flight());
     match to {

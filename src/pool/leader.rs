@@ -1,5 +1,19 @@
 //! Leader election within a process: which of several layers of one pool does a task that the pool
 //! needs once, such as checking its backends.
+//!
+//! An example: a program stacks a health layer on each of two routes around one pool. Both want to
+//! check its backends; one check a second is wanted, not two. Each stands as a candidate, the leader
+//! checks, and the others wait for [`Candidate::changed`] to lead.
+//!
+//! ```text
+//! stand ──▶ leads()? ──yes──▶ do the task until changed()
+//!              │no                    │
+//!              └──▶ changed() ◀───────┘
+//! ```
+//!
+//! The number of a candidate counts up, so that the newest of a rank leads: of two health layers
+//! before and after a reload it is the one with the new settings. A leader that is dropped makes the
+//! next one lead at once, in its drop.
 
 use tokio::sync::watch;
 
@@ -23,6 +37,8 @@ pub(super) struct Candidates {
 impl Candidates {
     /// Makes the newest candidate of the highest rank the leader, so that the settings of a reload
     /// hold from the moment of their arrival.
+    ///
+    /// 0 is no candidate, for a pool that has none. Equal leaders wake no task.
     fn elect(&self) {
         let leader = self.standing.iter().max().map_or(0, |(_, number)| *number);
         self.leader.send_if_modified(|now| {

@@ -48,6 +48,7 @@ impl Lease {
     pub fn acquire_trial(backend: &Backend) -> Option<Self> {
         let state = backend.state();
         let is_half_open = || state.circuit() == Circuit::HalfOpen;
+        // While a trial runs, other picks only read: `acquire_trial` writes if it finds the slot free.
         if !is_half_open() || !state.acquire_trial() {
             return None;
         }
@@ -78,6 +79,7 @@ impl Lease {
 impl Drop for Lease {
     fn drop(&mut self) {
         if self.trial {
+            // The trial first: freeing the slot may wake a request, which may then be the next trial.
             self.backend.state().release_trial();
         }
         self.backend.state().release_slot();

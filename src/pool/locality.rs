@@ -34,6 +34,7 @@ impl Locality {
     /// Returns an error that names `locality` if there are more than three segments or an empty one.
     pub fn new(path: &str) -> Result<Self, ConfigError> {
         let segments = path.split('/').count();
+        // An empty segment would be shared by all that have none, and so bring far localities near.
         if segments > 3 || path.split('/').any(|s| s.trim().is_empty()) {
             return Err(ConfigError::new(
                 "locality",
@@ -60,6 +61,9 @@ impl Locality {
     }
 
     /// Returns the distance, 0 to 3: the number of leading segments that are not shared, of three.
+    ///
+    /// A segment that one of them lacks is not shared: two backends that both say `eu/1a` and name no
+    /// rack have a distance of 1.
     pub(super) fn distance(&self, other: &Self) -> u8 {
         SEGMENTS - (self.shared_segments(other) as u8).min(SEGMENTS)
     }

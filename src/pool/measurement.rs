@@ -1,4 +1,10 @@
 //! What active checks measure of a backend, and how the pool takes it over.
+//!
+//! Results of a large pool come in bursts: `measure_all` writes them under one lock and publishes one
+//! snapshot. Of the results of a healthy pool nearly all say the same as before; these cost the
+//! comparison in `says_the_same`, without the lock. That comparison may race with another writer, and
+//! then the result is written under the lock or is as old as the other one: both are measurements of
+//! that moment.
 
 use std::{sync::Arc, time::Duration};
 
@@ -163,11 +169,17 @@ impl Pool {
         let mut publishes = false;
         for (backend, measured) in results {
             let state = backend.state();
+            // Written even if nothing else changes: the flap window moves on without a change of
+            // health. Only onlookers read it.
             state.set_flaps(measured.flaps, measured.flapping);
             if says_the_same(backend, &measured) {
                 continue;
             }
+            // The first result that changes something takes the lock, and keeps it for the rest: all
+            // of them are one snapshot.
             let control = locked.get_or_insert_with(|| self.control());
+            // The handle may be older than the member's present settings, and its member may have left
+            // and joined again while the check ran: such a result is about another backend.
             let Some(member) = self.snapshot().members().current(backend).cloned() else {
                 continue;
             };
@@ -182,6 +194,8 @@ impl Pool {
                 written.push((member, published));
             }
         }
+        // Nothing to show, such as a pass of a healthy backend whose capacity another thread has just
+        // written.
         let Some(mut control) = locked.filter(|_| publishes) else {
             return;
         };
@@ -223,6 +237,7 @@ impl Control {
     ) -> Option<Published> {
         let state = member.state();
         let from = member.health();
+        // All that was there before is read before the first write.
         let (capacity, draining) = (state.capacity(), state.asks_to_drain());
         state.set_active(measured.health);
         state.set_capacity(measured.capacity);

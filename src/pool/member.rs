@@ -175,6 +175,9 @@ impl Backend {
     }
 
     /// Returns the endpoint that connections reach now, for a comparison later.
+    ///
+    /// The proxy keeps it beside an idle connection, and closes the connection if it no longer
+    /// [leads](Address::is_of) to the backend.
     pub(crate) fn address(&self) -> Address {
         Address(self.inner.config.clone())
     }
@@ -185,6 +188,7 @@ impl Backend {
         ShownAddress(self)
     }
 
+    /// A reload makes the handle of a member in this way: new settings around the state of the id.
     pub(super) fn with_state(&self, state: Arc<State>) -> Self {
         Self::join(self.inner.config.clone(), state, self.inner.max_in_flight)
     }
@@ -199,6 +203,7 @@ impl Backend {
     /// weight is over 0.
     pub(super) fn weight_in_force(&self) -> u32 {
         let state = self.state();
+        // 1,000 × 1,000 × 1,000 at most, in thousandths of thousandths: 64 bits before the division.
         let weight = u64::from(self.inner.config.weight)
             * u64::from(state.capacity())
             * u64::from(state.slow_start_share());

@@ -1,4 +1,16 @@
 //! Changes of membership: backends join, leave, and get new settings.
+//!
+//! The rules for a backend whose id is a member's:
+//!
+//! | what changed | health | mode, counters, sessions | idle connections |
+//! |---|---|---|---|
+//! | nothing, weight, tier, locality, cap | stays | stay | stay |
+//! | address | healthy becomes unknown, unhealthy stays | stay | closed |
+//! | removed, added again later | unknown | new | closed |
+//!
+//! The second row is invariant A: a configuration that came with new state would turn a dead backend
+//! healthy by a mere reload. `a_reconfiguration_never_makes_an_unhealthy_backend_healthy` holds it,
+//! and mutations of the simulation prove that the simulation would notice.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -27,8 +39,11 @@ impl Pool {
         let backends: Vec<_> = backends.into_iter().collect();
         refuse_duplicates(&backends)?;
         let mut control = self.control();
+        // A builder of a table may panic in `publish` below; the new list then stays, and the next
+        // change shows it.
         let old = std::mem::take(&mut control.members);
         let mut stayed = HashSet::with_capacity(old.len());
+        // A map: a list of 10,000 backends by discovery would cost 10^8 comparisons.
         let known: HashMap<_, _> = old.iter().map(|b| (b.id(), b)).collect();
         let mut adopted = Vec::new();
         let mut journal = journal::Membership::default();
@@ -91,6 +106,7 @@ impl Pool {
             Some(&previous),
             &mut journal,
         );
+        // The weight is what it was: an order that repeats itself makes no snapshot and no event.
         if new.kind.is_none() {
             return Ok(());
         }
@@ -146,6 +162,8 @@ impl Pool {
         let changed = !new.differs_in(previous).is_empty();
         let moved = !new.has_same_endpoint(previous);
         if moved {
+            // Only this way round. An ejection stays as well: the circuit is ended by a trial at the
+            // new address.
             if previous.state().active() == HealthStatus::Healthy {
                 previous.state().set_active(HealthStatus::Unknown);
             }
@@ -181,6 +199,9 @@ impl Pool {
     }
 
     /// Announces a backend that left.
+    ///
+    /// The flag is written here because no later snapshot has the member. Requests that still hold a
+    /// handle then see that the backend is out.
     fn dismiss(&self, gone: &Backend) {
         gone.state().set_usable(false);
         gone.state().retire();

@@ -1,4 +1,12 @@
 //! What an operator orders: drains, maintenance and evacuations.
+//!
+//! Orders and measured health are kept apart, so that neither ends the other: a backend in maintenance
+//! that becomes healthy stays out, and one that is marked ready while its checks fail stays out as
+//! well.
+//!
+//! A drain has three ends, and a task that awaits [`Draining`] sees one of them; the mode itself stays
+//! `Draining` until another order comes. `tick` closes idle connections at the deadline whether or not
+//! a task waits.
 
 use std::{
     fmt,
@@ -78,6 +86,7 @@ impl Pool {
     pub fn evacuate(&self, prefix: &Locality) -> usize {
         let mut control = self.control();
         let is_new = !control.evacuated.contains(prefix);
+        // An order that repeats another changes nothing, and is not logged twice.
         if is_new {
             control.evacuated.push(prefix.clone());
         }
@@ -130,6 +139,7 @@ impl Pool {
 
     fn set_mode(&self, id: &str, to: Mode) -> Result<Backend, UnknownBackend> {
         let mut control = self.control();
+        // Under the lock the snapshot is the newest: only holders of the lock publish.
         let Some(backend) = self.snapshot().get(id).cloned() else {
             return Err(UnknownBackend::new(id));
         };
@@ -139,6 +149,7 @@ impl Pool {
         }
         backend.state().set_mode(to);
         journal::mode_changed(&backend, from, to);
+        // Each order ends a former drain: at most one deadline waits for each member.
         control.drains.retain(|(other, _)| !other.is_same(&backend));
         match to {
             Mode::Draining { until } => control.drains.push((backend.clone(), until)),

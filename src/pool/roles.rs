@@ -4,6 +4,18 @@
 //! A health status stays true only as long as checks go on. When they stop, for example because a
 //! reload removed their settings, no event would ever correct it, so the pool resets it: health
 //! becomes unknown, and ejections end.
+//!
+//! | role | held by | when its last holder leaves |
+//! |---|---|---|
+//! | prober | the task that checks | unknown backends are no longer held |
+//! | health owner | the layer that starts such tasks | all measured health becomes unknown |
+//! | outlier detector | the layer that ejects | all ejections end |
+//! | ticker | the task that calls `Pool::tick` | slow starts end with their whole share |
+//!
+//! Prober and health owner are two roles because a runtime may end under a layer that lives on: the
+//! layer starts another prober at its next call, and what was measured should not be forgotten in
+//! between (`measured_health_outlives_a_task_but_not_its_owner`). A pool that was closed
+//! ([`Pool::close`]) resets nothing.
 
 use tokio::time::Instant;
 
@@ -36,6 +48,8 @@ impl Pool {
         for role in roles {
             *control.roles.count(*role) += 1;
         }
+        // From now on unknown members are held, which the snapshot must show. Other roles change
+        // nothing yet.
         if before == 0 && control.roles.probers > 0 {
             self.publish_and_announce(control, false);
         }
@@ -52,6 +66,8 @@ impl Pool {
         for role in roles {
             let count = control.roles.count(*role);
             *count -= 1;
+            // The holders of one pool may be layers of several stacks: what the last one leaves, no
+            // other keeps up to date.
             if *count == 0 && !control.closed {
                 match role {
                     Role::Prober => vacated.changed = true,
@@ -126,6 +142,7 @@ impl Control {
         if !vacated.health_owner && !vacated.outlier_detector {
             return events;
         }
+        // A copy of the handles: `update_slow_start` needs the whole of `self`.
         for backend in self.members.clone() {
             let state = backend.state();
             let from = backend.health();
@@ -146,6 +163,8 @@ impl Control {
                 state.set_circuit(Circuit::Closed);
             }
             self.update_slow_start(&backend, from, now);
+            // If both roles end at once, as they do with one health layer, the event names the checks:
+            // their measurement is the one that operators know.
             let (source, code, detail) = match measured {
                 true => (Source::Active, "UNK", "active checks stopped"),
                 false => (Source::Passive, "TIME", "outlier detection stopped"),

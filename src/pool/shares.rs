@@ -12,6 +12,9 @@ pub(super) struct WeightTotals {
 impl WeightTotals {
     /// Returns the availability in percent, at most 100: the usable share times the overprovisioning
     /// factor (in thousandths). At least 1 if any weight is usable.
+    ///
+    /// With the default factor of 1.4: 72 usable of 100 are 100 %, 50 are 70 %, 1 is 1 %. In integers,
+    /// so that two balancers with the same members agree.
     pub(super) fn availability(self, overprovisioning: u32) -> u32 {
         let whole = 10 * self.configured;
         let available = (u64::from(overprovisioning) * self.usable)
@@ -24,6 +27,13 @@ impl WeightTotals {
 /// Splits 100 among groups of these availabilities, the preferred first: each takes as much of the rest
 /// as it is available. If all together are not enough, the split is in their proportion, rounded by
 /// largest remainder. All are zero if no group is available.
+///
+/// | availabilities | shares |
+/// |---|---|
+/// | 100, 100 | 100, 0 |
+/// | 70, 100 | 70, 30 |
+/// | 40, 30 | 57, 43 |
+/// | 0, 0 | 0, 0 |
 pub(super) fn split(availabilities: &[u32]) -> Vec<u32> {
     let total: u32 = availabilities.iter().sum();
     if total < WHOLE {

@@ -59,6 +59,9 @@ impl Control {
             next = [next, due].into_iter().flatten().min();
             due.is_some()
         });
+        // A zone of 1,000 backends that comes back within a second would otherwise publish 20,000
+        // snapshots of 1,000 members each: `many_slow_starts_cost_few_snapshots`. Shares depend on the
+        // time, so that fewer steps are larger and the end is the same.
         let pause = STEP_PAUSE * u32::try_from(self.members.len()).unwrap_or(u32::MAX);
         self.next_slow_start_step = next.map(|next: Instant| next.max(now + pause));
         changed
@@ -75,6 +78,7 @@ impl Control {
         }
     }
 
+    /// Begins again from the first share if one is under way: the backend failed in between.
     pub(super) fn begin_slow_start(&mut self, member: &Backend, now: Instant) {
         self.end_slow_start(member);
         // Without ticks it would never end.

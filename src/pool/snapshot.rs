@@ -108,9 +108,13 @@ impl Snapshot {
         let (groups, shares): (Vec<_>, Vec<_>) = drafts
             .into_iter()
             .zip(shares)
+            // Behind the computation of shares, since an empty group counts there with the weight that
+            // it lacks. Its own share is 0: nothing usable is no availability.
             .filter(|(draft, _)| !draft.backends.is_empty())
             .map(|(draft, share)| (Group::from(draft), share))
             .unzip();
+        // Most pools have one group with all of the traffic: a pick then draws no random number for
+        // it.
         let mut loaded = (0..shares.len()).filter(|&i| shares[i] > 0);
         let only_group = match (loaded.next(), loaded.next()) {
             (Some(one), None) => Some(one),
@@ -177,6 +181,7 @@ impl Snapshot {
         if self.shares.is_empty() {
             return 0;
         }
+        // A scan: there is a group for each tier and distance, so seldom more than a handful.
         let mut left = ((u64::from(random()) * u64::from(PARTS)) >> 32) as u32;
         for (number, &share) in self.shares.iter().enumerate() {
             match left.checked_sub(share) {
@@ -305,6 +310,7 @@ fn shares_by_availability(drafts: &[GroupDraft], overprovisioning: u32) -> Vec<u
         .collect();
     let mut shares = Vec::with_capacity(drafts.len());
     for (tier, share) in tiers.iter().zip(split(&availabilities)) {
+        // Both percentages multiply to ten-thousandths without a rounding in between.
         let near: Vec<u32> = tier.iter().map(|f| available(f.weight_totals)).collect();
         shares.extend(split(&near).into_iter().map(|part| part * share));
     }

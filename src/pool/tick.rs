@@ -1,4 +1,8 @@
 //! The changes that time brings: steps of slow starts, and deadlines of drains.
+//!
+//! The pool has no task of its own: it works outside a runtime, and a program may have many. The
+//! health layer's task ticks it, and sleeps until the returned moment. A late tick loses nothing, as
+//! steps and deadlines are computed from the time and not counted.
 
 use tokio::time::Instant;
 
@@ -16,7 +20,9 @@ impl Pool {
     pub fn tick(&self, now: Instant) -> Option<Instant> {
         let mut locked = self.control();
         let control = &mut *locked;
+        // From now on a recovery may begin a slow start: something will end it.
         control.has_ticker = true;
+        // The usual case: a tick of a quiet pool publishes nothing.
         if control.slow_starts.is_empty() && control.drains.is_empty() {
             return None;
         }
@@ -29,6 +35,7 @@ impl Pool {
                 ended.push(backend.clone());
                 return false;
             }
+            // The caller sleeps until the first of all steps and deadlines.
             next = Some(next.map_or(*until, |n| n.min(*until)));
             true
         });

@@ -1,4 +1,8 @@
 //! How a change of one backend's health becomes a [`Transition`] and an event.
+//!
+//! A transition is about combined health: checks that fail while the backend is ejected change nothing
+//! that a request could see, and make no event. How long the period before lasted is kept by the
+//! state, and begins again with each transition, so that each is counted exactly once.
 
 use std::time::Duration;
 
@@ -22,6 +26,8 @@ impl Pool {
         cause: Cause,
     ) -> PublishedChange {
         let now = Instant::now();
+        // Computed before the snapshot is built: a readmission in `publish` is a transition of its
+        // own.
         let change = cause.transition(member, from, now);
         control.update_slow_start(member, from, now);
         PublishedChange {

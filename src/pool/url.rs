@@ -1,4 +1,8 @@
 //! The URL of a backend: its scheme, host, port, base path and authority.
+//!
+//! Parsed once, when a backend is configured: the path of a request finds the Host field, the port and
+//! the base path ready. What is refused here (user information, a query, a fragment) would have no
+//! defined meaning in front of a request's own target.
 
 use http::{HeaderValue, Uri, uri::PathAndQuery};
 
@@ -29,9 +33,11 @@ impl BackendUrl {
             _ => return Err(bad("http:// or https:// is accepted")),
         };
         let authority = uri.authority().ok_or_else(|| bad("a host is missing"))?;
+        // Credentials in a URL would end up in logs and status pages, and no request would send them.
         if authority.as_str().contains('@') {
             return Err(bad("user information is not accepted"));
         }
+        // The text is searched for a fragment because `Uri` drops it without an error.
         if uri.query().is_some() || url.contains('#') {
             return Err(bad("a query or fragment is not accepted"));
         }
