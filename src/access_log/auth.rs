@@ -1,4 +1,12 @@
 //! The failed authentication that a line shows where the application left no note of it.
+//!
+//! The line is written for operators, and read by many more people than may see credentials. So only
+//! what names a scheme is taken from `Authorization`, by its form: a word of at most 20 characters
+//! before a space, or one of the known schemes where it stands alone. A client that sends its bare
+//! token as the value has no scheme in the line (`credentials_are_never_taken_for_a_scheme`).
+//!
+//! An application that authenticates knows more, such as the user: its `AuthFailure` in the response's
+//! extensions takes precedence, and this file is not asked.
 
 use http::{HeaderMap, HeaderName, HeaderValue, Response, header};
 
@@ -22,6 +30,7 @@ fn derive<B>(response: &Response<B>, authorization: Option<&HeaderValue>) -> Opt
         _ => (header::WWW_AUTHENTICATE, "forbidden"),
     };
     let offered = first_token(response.headers(), &challenge);
+    // What the client tried comes first: a server may offer several schemes, of which one failed.
     let scheme = authorization.and_then(scheme_of).or(offered)?;
     Some(AuthFailure::new(scheme, reason))
 }
@@ -34,6 +43,7 @@ fn first_token(headers: &HeaderMap, name: &HeaderName) -> Option<String> {
 fn scheme_of(value: &HeaderValue) -> Option<String> {
     let text = value.as_bytes();
     let scheme = text.split(|byte| matches!(byte, b' ' | b',')).next()?;
+    // As bytes until here: a value with one odd byte still has its scheme in front.
     let scheme = std::str::from_utf8(scheme).ok()?;
     let has_form = !scheme.is_empty()
         && scheme.len() <= MAX_SCHEME

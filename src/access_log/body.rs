@@ -1,4 +1,11 @@
 //! The bodies of the request and of the response: they count bytes, and the response's ends the line.
+//!
+//! The request's body counts into the exchange and not into the line: it may outlive the line, or end
+//! after it, and both may be on different threads (a relaxed addition). The response's body owns the
+//! line: the two are dropped together, so that no line can be forgotten.
+//!
+//! Bytes are counted as frames pass this layer. A compression layer outside the log therefore makes
+//! `sent` the bytes before compression; the module's docs have the table of orders.
 
 use std::{
     pin::Pin,
@@ -110,6 +117,8 @@ where
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
         let mut this = self.project();
+        // If an attempt ends within this poll, its end is the line's, and the clock need not be read
+        // twice.
         let ends = this.line.ends();
         let frame = ready!(this.inner.as_mut().poll_frame(cx));
         if let Some(Ok(frame)) = &frame

@@ -1,4 +1,8 @@
 //! [`Closing`]: a request that has ended, and what is known of it by then.
+//!
+//! A closing borrows: from the line (`request`), from the record of the exchange, which is locked
+//! meanwhile (`attempts`, `user`, `detail`), and from the layer (`node`). Nothing is copied for a sink
+//! that writes JSON; [`Closing::entry`] is for the others.
 
 use std::{
     fmt,
@@ -57,6 +61,8 @@ impl Closing<'_> {
         let (received, sent) = end.bytes.unwrap_or_default();
         Entry {
             time: match fields {
+                // A sink that kept nothing has a time all the same: the clock of the beginning, turned
+                // into wall time late.
                 Some(fields) => fields.time,
                 None => UNIX_EPOCH + since_1970(self.began),
             },
@@ -91,6 +97,9 @@ impl Closing<'_> {
     }
 
     /// Returns the same, of a request whose line was kept with this probability.
+    ///
+    /// The end is cloned, which copies references and numbers; the line that is sampled out never gets
+    /// here.
     pub(super) fn with_sample_rate(&self, rate: f64) -> Self {
         Self {
             end: End {

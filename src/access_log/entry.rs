@@ -1,4 +1,9 @@
 //! [`Entry`]: a line as a value.
+//!
+//! An [`Entry`] is the public view of a line: what a sink of another crate, the tracing sink and the
+//! combined format read. The JSON encoder reads the parts (`OpeningFacts`, `End`) instead, because it
+//! writes the first part while the request is there. A field that is added must be added to both, and
+//! `schema.md` has a row for it, which the tests of `json` compare with the encoder.
 
 use std::{
     net::SocketAddr,
@@ -84,6 +89,8 @@ pub struct Entry<'a> {
 
 impl Entry<'_> {
     /// Makes an entry without any other field.
+    ///
+    /// For a connection that ended without a request; its caller fills in what it knows.
     pub(super) fn new(time: SystemTime, duration: Duration, outcome: &'static str) -> Self {
         Self {
             time,
@@ -126,6 +133,9 @@ impl Entry<'_> {
 }
 
 /// Returns the attempt whose response the client got, or else the last one.
+///
+/// An attempt that still runs counts as answering: a line may be written while a losing hedge is about
+/// to be dropped. With one attempt, the usual case, nothing is compared.
 #[inline]
 pub(super) fn answering(attempts: &[Attempt]) -> Option<&Attempt> {
     match attempts {

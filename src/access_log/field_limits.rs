@@ -1,4 +1,8 @@
 //! [`FieldLimits`]: how long the fields of a line may be that clients choose.
+//!
+//! Only fields whose length a client chooses have a limit. Limits apply when the request arrives,
+//! before any sink sees it, so that all formats cut alike; what an application adds itself has the
+//! bound of `LogFields`.
 
 use crate::error::ConfigError;
 

@@ -1,4 +1,20 @@
 //! The header fields of a request that a line shows, found in one pass.
+//!
+//! One pass over the header map in place of a look-up for each name, which would hash each name.
+//!
+//! The rules for the id, of which `tests/it/access_log/request_ids.rs` has each:
+//!
+//! | the client's field | trusted | `pass_request_id` | the line has | the backend gets |
+//! |---|---|---|---|---|
+//! | one, well formed | yes | any | it | it, unchanged |
+//! | one | no | on | a made id | the made id in its place |
+//! | one | no | off | a made id | no field |
+//! | several | any | as for an untrusted one | a made id | as above |
+//! | none | | on | a made id | the made id |
+//! | none | | off | a made id | no field |
+//!
+//! The log and the backend never show different ids of one request: that is the invariant behind the
+//! removals.
 
 use http::{HeaderValue, Request, Uri, header};
 
@@ -35,8 +51,12 @@ impl<'a> Fields<'a> {
         };
         for (name, value) in request.headers() {
             let field = match *name {
+                // The authority of the target takes precedence over `Host` (RFC 9112 §3.2.2), and
+                // HTTP/2 has it there.
                 header::HOST if request.uri().authority().is_none() => &mut fields.host,
                 header::USER_AGENT => &mut fields.user_agent,
+                // A field that no line shows is not kept: a sink that clones values would keep it
+                // alive.
                 header::REFERER if config.referer => &mut fields.referer,
                 header::AUTHORIZATION => &mut fields.authorization,
                 _ if *name == config.request_id_field => {
@@ -90,6 +110,9 @@ impl<'a> Fields<'a> {
 }
 
 /// Returns the query as the log may show it, cut at its limit; `None` if queries are not logged.
+///
+/// `redact` is code of the application: it runs here, once a request, and its string is kept if a sink
+/// needs it again at the end.
 pub(super) fn redacted_query(
     config: &Config,
     uri: &Uri,
@@ -105,6 +128,8 @@ pub(super) fn redacted_query(
 }
 
 /// Cuts the fields of a request that are longer than their limits.
+///
+/// Four comparisons for a request within its limits, and no call.
 #[inline]
 pub(super) fn cut_request(
     limits: &FieldLimits,

@@ -1,4 +1,8 @@
 //! [`AccessLogLayer`]: the sink, and what lines show.
+//!
+//! A layer is one `Arc` of its settings. A setter copies the settings if a service shares them
+//! (`Arc::make_mut`), so that services made before keep what they were made with. `warned_order` is
+//! not copied: a layer with other settings may warn again.
 
 use std::{
     fmt,
@@ -79,6 +83,8 @@ impl AccessLogLayer {
     pub fn node(mut self, node: impl Into<String>) -> Self {
         let node: String = node.into();
         let config = self.config_mut();
+        // Formatted here and in `field_names`, so that a line copies it: both setters may come in
+        // either order.
         config.node_json = json::header(config.names, Some(&node));
         config.node = Some(node.into());
         self
@@ -247,6 +253,7 @@ impl ConnectionEvents for AccessLogLayer {
         if !self.config.sink.enabled() {
             return;
         }
+        // It has just ended, and began that long ago.
         let time = SystemTime::now().checked_sub(event.duration);
         let time = time.unwrap_or(SystemTime::UNIX_EPOCH);
         let limit = self.config.limits.path;

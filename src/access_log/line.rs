@@ -60,6 +60,7 @@ impl Line {
         };
         let uri = original_uri(request);
         let mut line = recycled();
+        // A recycled line is as `default` made it: `close` has cleared each part.
         let kept = &mut line.request;
         kept.query = redacted_query(config, uri, &mut kept.truncated);
         let authority = uri.authority().map(|a| a.as_str().as_bytes());
@@ -143,6 +144,7 @@ impl Line {
     /// Leaves the line to the tunnel that the response opened: the tunnel's close is its end.
     pub(super) fn leave_to_tunnel(mut self, tunnel: &Tunnel) {
         if let Some(progress) = self.progress_mut() {
+            // The line reads the numbers of bytes from the tunnel at its close.
             progress.tunnel = Some(tunnel.clone());
             tunnel.hold(TunnelLine(self));
         }

@@ -1,4 +1,16 @@
 //! [`Opening`]: a request that arrives, and what is kept of it until its end.
+//!
+//! The request moves on into the inner service and is gone when the line ends. Each sink therefore
+//! chooses in `open` what is kept, and `close` finds it in the closing:
+//!
+//! | the sink keeps | cost at the arrival | alive until the end |
+//! |---|---|---|
+//! | JSON ([`Opening::write_json`]) | the text, into a recycled buffer | the text |
+//! | fields ([`Opening::keep_fields`]) | clones of references | the buffer of the request's head |
+//! | extensions of the response | a clone, at the head | what they hold |
+//! | nothing | none | nothing |
+//!
+//! A tee calls each sink in turn, so that several may be kept, each once.
 
 use std::{
     fmt,
@@ -77,6 +89,8 @@ impl Opening<'_> {
             time: UNIX_EPOCH + since_1970(self.facts.began),
             conn: conn.cloned(),
             trace: *trace,
+            // Values are kept whole and cut at the end: a cut copy would cost an allocation, and the
+            // whole one none.
             limits: *self.limits,
             id: match request.id {
                 RequestId::Made(id) => id,

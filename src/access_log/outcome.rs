@@ -1,4 +1,11 @@
 //! The `outcome` of a line: how a request ended, from its attempts and from how its line ended.
+//!
+//! The rule itself is [`RequestOutcome::of`] in `context`, which the metrics share: a copy here and
+//! there differed, and a fault that one mended stood in the other. This file adds the names and the
+//! reasons.
+//!
+//! A detail comes from the first of: the request's own cause, the attempt that ended last, the layer
+//! that gave it up. Nothing is computed for a request that is `ok`.
 
 use http::StatusCode;
 

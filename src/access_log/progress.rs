@@ -1,4 +1,11 @@
 //! What becomes known of a request after it has moved on to the backend, and the line's end.
+//!
+//! Bytes and times have one owner each: bytes of the request and all of an attempt are in the
+//! exchange, which other layers write; status, the time to the head and bytes of the response are
+//! here, as only this layer counts them where it stands.
+//!
+//! The end reads the clock at most once. If the response ended with its head, or in the poll in which
+//! the last attempt ended, that reading is used: a reading is no small part of what a line costs.
 
 use std::{sync::Arc, time::Duration};
 
@@ -66,10 +73,13 @@ impl Progress {
     #[inline]
     pub(super) fn close(&self, request: &KeptRequest, ended: Ended) {
         let began = self.exchange.began();
+        // A tunnel counts at its two ends, as no body passes this layer any more.
         let bytes = match &self.tunnel {
             Some(tunnel) => (tunnel.to_backend(), tunnel.to_client()),
             None => (self.exchange.received(), self.sent),
         };
+        // The record stays locked while the sink runs, so that nothing is copied out of it. A sink
+        // that called the exchange would wait for itself: see `Sink`.
         self.exchange.summary(|record| {
             let mut truncated = request.truncated;
             let fields = record.notes.map(|notes| &notes.fields);
@@ -77,6 +87,8 @@ impl Progress {
                 truncated.add(Field::Fields);
             }
             let first = record.attempts.first();
+            // Of the first attempt: a retry waits as well, and that shows in `attempts` and in the
+            // duration.
             let queued = first.map(|a| a.began.saturating_duration_since(began));
             let outcome = outcome(&record, ended, self.status);
             self.config.sink.close(&Closing {

@@ -1,4 +1,8 @@
 //! The id of a request: a trusted client's `X-Request-Id`, or a random one.
+//!
+//! Ids are 128 random bits from a fast generator that is not cryptographic: an id finds a request in
+//! two logs, and nothing is granted for knowing one. Many ids share a block of 4 KiB, since a
+//! `HeaderValue` of its own bytes would cost an allocation for each request.
 
 use std::{cell::RefCell, net::IpAddr, sync::Arc};
 
@@ -40,6 +44,7 @@ fn is_id(bytes: &[u8]) -> bool {
 fn sender<B>(request: &Request<B>) -> Option<IpAddr> {
     let extensions = request.extensions();
     let sender = match ConnInfo::of(extensions) {
+        // Not the client: a trusted proxy in front names one, and the id is the proxy's word.
         Some(conn) => conn.sender(),
         None => ConnInfo::peer_of(extensions),
     };

@@ -1,4 +1,9 @@
 //! [`Sampled`]: a share of the lines, with all failures and slow requests among them.
+//!
+//! The choice falls at the end, not at the beginning: a failure and a slow request must be kept, and
+//! both are known only then. The price is that the opening is written for lines that are thrown away.
+//! A choice by a hash of the trace would keep the same requests on all hops; `sample_rate` in the line
+//! makes sums right either way.
 
 use std::time::Duration;
 
@@ -122,6 +127,7 @@ impl<S: Sink> Sink for Sampled<S> {
             .rule
             .decide(end.outcome, end.status, end.duration, fastrand::f64)
         {
+            // Without a rate: the reader counts this line once.
             Kept::Certainly => self.inner.close(closing),
             Kept::ByChance => self.inner.close(&closing.with_sample_rate(self.rule.ratio)),
             Kept::Not => {}
@@ -161,6 +167,9 @@ enum Kept {
 
 impl Rule {
     /// `draw` returns a number from 0 to 1, without 1.
+    ///
+    /// The order of the tests does not matter for the result; `draw` comes last, so that a log with a
+    /// ratio of 1 draws nothing.
     fn decide(
         &self,
         outcome: &str,

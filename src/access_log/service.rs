@@ -1,4 +1,12 @@
 //! [`AccessLog`]: opens the line of a request, and hands it to the response's body.
+//!
+//! The time of a request begins with its call, or with the first `poll_ready` that found the inner
+//! service busy: a `ConcurrencyLimit` below the log makes requests wait there, before there is a
+//! request to write the time on. The service remembers since when its task waits, and the call takes
+//! it over.
+//!
+//! The task is remembered with the time, because a service instance may pass from one task to another:
+//! a task that polled once and went away must not lengthen the next one's wait.
 
 use std::{
     fmt,
@@ -46,6 +54,8 @@ impl<S> AccessLog<S> {
     #[cold]
     fn note_wait(&mut self, is_pending: bool, waker: &Waker) {
         self.waits_since
+            // `will_wake` may say false for the same task; the wait then begins later, and never
+            // earlier.
             .take_if(|(_, waiting)| !waiting.will_wake(waker));
         if is_pending && self.waits_since.is_none() && !waker.will_wake(Waker::noop()) {
             self.waits_since = Some((Instant::now(), waker.clone()));
@@ -140,6 +150,8 @@ where
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
         let result = ready!(this.inner.poll(cx));
+        // Taken out of the future: what is left there is empty, so that the drop of a finished future
+        // logs nothing.
         let mut line = std::mem::take(this.line);
         let mut response = match result {
             Ok(response) => response,
@@ -151,6 +163,7 @@ where
         };
         line.set_response(&mut response);
         if let Some(tunnel) = response.extensions().get::<Tunnel>() {
+            // The end of the empty body of such a response is not the end of the line.
             std::mem::take(&mut line).leave_to_tunnel(tunnel);
         }
         Poll::Ready(Ok(response.map(|body| ResponseBody::new(body, line))))

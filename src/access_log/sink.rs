@@ -1,4 +1,8 @@
 //! [`Sink`]: where lines go.
+//!
+//! The trait has two levels, so that a sink of a user needs one method and the built-in ones can begin
+//! a line early. Before it had `open` and `close`, the layer recognized its own sink by a downcast,
+//! and a sink inside an `Arc` or a wrapper silently took the slower way.
 
 use std::sync::Arc;
 

@@ -1,4 +1,8 @@
 //! [`Tee`], and lists of sinks: each line goes to all of them.
+//!
+//! Each sink is asked again at the end whether it is enabled: a subscriber may have changed its filter
+//! while the request ran. A sink that was enabled in between gets a line whose opening it never saw,
+//! and writes it from the entry (`a_sink_that_opened_nothing_still_closes_with_valid_json`).
 
 use super::{Closing, Entry, Opening, Sink};
 

@@ -1,4 +1,8 @@
 //! [`TracingSink`]: lines as events of `tracing`.
+//!
+//! A field of an event is a constant name with a typed value, so that subscribers (JSON,
+//! OpenTelemetry, journald) need not parse anything. An absent value records nothing: `Option` is a
+//! value of `tracing` that visits no field when it is `None`.
 
 use std::{borrow::Cow, net::IpAddr, time::Duration};
 
@@ -63,6 +67,7 @@ impl Sink for TracingSink {
             ttfb_ms = entry.ttfb.map(millis),
             queue_ms = entry.queued.map(millis),
             connect_ms = phases.connect.map(millis),
+            // As in the JSON: a handshake belongs to a connection that this attempt made.
             tls_ms = phases.tls.filter(|_| phases.connect.is_some()).map(millis),
             head_ms = phases.head.map(millis),
             body_ms = phases.body.map(millis),

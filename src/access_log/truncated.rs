@@ -1,4 +1,6 @@
 //! [`Truncated`]: the fields of a line that were cut.
+//!
+//! One bit a field: the value is copied into each line, and is 0 in nearly all of them.
 
 /// The fields of a line that are not whole, because they were longer than the limits of
 /// [`FieldLimits`](super::FieldLimits).
@@ -8,6 +10,8 @@ pub struct Truncated {
 }
 
 /// A field that may be cut.
+///
+/// The order is that of the bits and has no meaning; [`NAMES`] has the order of the line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Field {
     Fields,

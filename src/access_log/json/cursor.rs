@@ -25,6 +25,7 @@ impl Buffer {
         let before = free.len();
         match write(Cursor(free)) {
             Some(cursor) => self.used += before - cursor.0.len(),
+            // What was written of the line is behind `used`, and is written over.
             None => {
                 self.grow();
                 return false;

@@ -1,4 +1,9 @@
 //! The end of a line: what is known once the request has ended, from the status on.
+//!
+//! Fields that few requests have stand in cold functions behind one test (`has_rare_fields`), so that
+//! the code of a usual line is short and straight. The order of the fields is fixed: it is part of the
+//! schema as far as people read lines, and `a_line_is_written_to_the_byte_as_readers_know_it` holds
+//! it.
 
 use std::time::Duration;
 
@@ -65,6 +70,7 @@ pub(super) fn write_end<'a, V: Vocabulary>(
 
 #[inline(always)]
 fn write_outcome<'a, V: Vocabulary>(end: &End<'_>, cursor: Cursor<'a>) -> Option<Cursor<'a>> {
+    // Compared as text: a sink may hand on an entry with an outcome of its own.
     let is_ok = end.outcome == "ok" && end.detail.is_none();
     let mut cursor = cursor.key(V::OUTCOME.text)?;
     if is_ok && V::NAMES != FieldNames::Ecs {
@@ -112,6 +118,8 @@ fn nanos(duration: Duration) -> u64 {
 #[inline]
 fn write_backend<'a, V: Vocabulary>(backend: &Backend, cursor: Cursor<'a>) -> Option<Cursor<'a>> {
     let compute = || written(|cursor| format_backend::<V>(backend, cursor));
+    // Keyed by the vocabulary: two logs with other names share the backends. `None` means that its
+    // slots are taken by other layers; the text is then formatted each time.
     match backend.slots().get_or_init(V::backend_slot(), compute) {
         Some(text) => cursor.put_slice(text),
         None => format_backend::<V>(backend, cursor),

@@ -1,4 +1,8 @@
 //! A whole line, of an entry.
+//!
+//! It writes what `Sink::record` gets: connections without a request, and lines of a sink that opened
+//! nothing. The functions are those of the two halves, so that a whole line and one in two parts are
+//! equal to the byte (`two_json_sinks_write_the_same_line`).
 
 use std::time::UNIX_EPOCH;
 

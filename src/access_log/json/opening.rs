@@ -1,4 +1,12 @@
 //! The opening of a line: what is known when a request arrives, from the time to the referer.
+//!
+//! What a line shares with others is formatted once: the constant header with the layer, the addresses
+//! and TLS facts with the connection, from its second request on (the first may be the only one, and a
+//! cache would cost it more than it saves). What is left is the time, the id and the request's own
+//! fields.
+//!
+//! The `next` form of a key closes the string before it: `method`, `scheme`, `query` and `protocol`
+//! always follow a string, so that one copy writes both.
 
 use std::net::SocketAddr;
 
@@ -54,6 +62,7 @@ pub(super) fn write_header<'a, V: Vocabulary>(
 /// Returns the fields of a connection as JSON; `None` at the connection's first request, and for a
 /// request that trusted proxies forwarded, as its client differs from the connection's.
 pub(super) fn cached_conn<V: Vocabulary>(conn: &ConnInfo) -> Option<&[u8]> {
+    // One connection of a proxy carries requests of many clients, and the cache would show the first.
     if conn.forwarded_client().is_some() {
         return None;
     }

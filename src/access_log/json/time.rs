@@ -3,6 +3,13 @@
 //! Formatting a date takes several divisions, and reading the wall clock a system call's worth of
 //! time. Both happen once a second and thread: an [`Anchor`] holds the text of the current second, and
 //! a request adds its milliseconds.
+//!
+//! The arrival of a request is a moment of the monotonic clock, which durations need. Its wall time is
+//! the anchor's plus the difference, so that a line's time and its durations agree, and a step of the
+//! wall clock cannot make a request end before it began.
+//!
+//! A moment may be older than the anchor: a request that waited began before the second that another
+//! request of the thread has anchored. Such a time is computed with both clocks, which is rarer.
 
 use std::{
     cell::Cell,
@@ -59,6 +66,7 @@ fn read_clocks(moment: Instant) -> Duration {
         at: Some(now),
         second: wall.as_secs(),
         nanos: wall.subsec_nanos(),
+        // Of the second of `now`: `moment` may be in an earlier one, which `time` then formats.
         text: format_second(wall.as_secs()),
     });
     wall.saturating_sub(now.saturating_duration_since(moment))

@@ -2,6 +2,13 @@
 //!
 //! The encoder is generic over a [`Vocabulary`], so that a name is a constant where it is written: a
 //! choice of names costs no look-up, and the default names cost nothing for it.
+//!
+//! A new field needs a constant in the trait, a name in each of the three lists (a missing one does
+//! not compile), a row in `schema.md` and a place in the encoder. Names of OpenTelemetry and ECS are
+//! published ones or begin with `evenkeel.`: `names_are_published_ones_or_our_own` has the lists.
+//!
+//! The slots are functions with a `static` inside, because a `static` cannot be generic: each
+//! vocabulary has a key of its own, so that a cached text is never one of another vocabulary.
 
 use super::super::FieldNames;
 use crate::{context::ConnCache, slots::SlotKey};

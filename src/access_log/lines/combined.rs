@@ -1,4 +1,12 @@
 //! The combined log format of Apache and nginx.
+//!
+//! The format has quotes, brackets and spaces as its only structure, and clients choose most of what
+//! stands between them. Each value is therefore escaped by the set of bytes that would end it: a
+//! quoted value by `is_plain`, a part of the request line by `is_plain_target`, the user's name by
+//! `is_plain_name`. nginx escapes with `\xHH` as well (`escape=default`).
+//!
+//! Times are in UTC: the local zone would need its rules, and would be ambiguous for an hour each
+//! autumn.
 
 use std::{
     io::Write,
@@ -15,11 +23,14 @@ use crate::{
 /// Adds `entry` as one line.
 pub(super) fn write(entry: &Entry<'_>, out: &mut Vec<u8>) {
     match entry.client {
+        // A dual-stack listener has IPv4 clients as mapped addresses, which tools for this format do
+        // not know.
         Some(client) => add(format_args!("{}", client.ip().to_canonical()), out),
         None => out.push(b'-'),
     }
     out.extend_from_slice(b" - ");
     let refused = entry.auth.and_then(|auth| auth.user.as_deref());
+    // As Apache does, the name that was refused is shown; the status says that it was.
     let user = entry.user.or(refused);
     add_escaped(user.unwrap_or_default().as_bytes(), is_plain_name, out);
     add_time(entry.time, out);

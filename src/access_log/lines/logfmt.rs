@@ -2,6 +2,11 @@
 //!
 //! The escapes of a quoted value in logfmt are those of JSON, so a string is copied as it is, and
 //! loses its quotes if it can do without.
+//!
+//! Reading the JSON again costs the writer's thread a pass over memory that is in its cache; a second
+//! encoder would cost a request the choice between the two, and would have to be kept equal to the
+//! first field by field. The parser trusts the encoder in what it skips (numbers, literals) and not in
+//! its bounds: each index is checked, and a line that it cannot read becomes `line="…"`.
 
 use memchr::{memchr_iter, memchr2};
 
@@ -31,6 +36,8 @@ fn add_line(line: &[u8], out: &mut Vec<u8>) -> Option<()> {
         let (name, after) = split_string(rest)?;
         let value_begin = after.strip_prefix(b":")?;
         let (value, after) = split_value(value_begin)?;
+        // Names of an application's own fields are inside `fields`, which is one value here; this
+        // guards against a vocabulary with odd names.
         out.extend(name.get(1..name.len() - 1)?.iter().map(|&b| match b {
             b if is_bare(b) => b,
             _ => b'_',
@@ -111,6 +118,7 @@ fn split_nested(text: &[u8]) -> Option<(&[u8], &[u8])> {
         match text.get(at)? {
             b'[' | b'{' => depth += 1,
             b']' | b'}' => depth -= 1,
+            // A bracket within a string is no bracket: the whole string is passed over.
             b'"' => at += split_string(text.get(at..)?)?.0.len() - 1,
             _ => {}
         }

@@ -1,5 +1,16 @@
 //! [`Lines`]: a sink that formats lines on the threads of the requests, and writes them on a thread of
 //! its own.
+//!
+//! ```text
+//! thread of a request                       thread `evenkeel-log`
+//! open:  write the opening ──▶ line         every 10 ms, for each of 16 shards:
+//! close: opening + end ──▶ shard's buffer      swap the shard's buffer with an empty one
+//!        (lock of the shard, no system call)   write it to the target, outside the lock
+//! ```
+//!
+//! The lock is held while the end of a line is formatted, or while two buffers are swapped, and mostly
+//! one thread alone uses it. What is lost is always counted, at one of two places: `dropped` in a
+//! shard (the queue was full) or `lost` (the output did not take it).
 
 mod combined;
 mod format;
@@ -155,6 +166,9 @@ impl Lines {
 
     /// Adds a line of a format that is written at the request's end alone. The text is made outside
     /// the lock of the queue.
+    ///
+    /// The buffer of the thread is taken and put back, and not borrowed: `write` is passed in, and a
+    /// borrow across a call of it could meet itself.
     #[inline(never)]
     fn add_text(&self, write: impl FnOnce(&mut Vec<u8>)) {
         thread_local! {
@@ -164,6 +178,8 @@ impl Lines {
         let mut text = TEXT.try_with(Cell::take).unwrap_or_default();
         write(&mut text);
         let Handle { queue, writer, .. } = &*self.handle;
+        // Each failed try has doubled the buffer, so that the loop ends: a text is at most as long as
+        // its limits.
         while !queue.try_add(writer, |buffer| buffer.try_add_text(&text)) {}
         text.clear();
         text.shrink_to(MAX_KEPT_TEXT);
@@ -177,6 +193,8 @@ impl Handle {
         flushes.requested += 1;
         let wanted = flushes.requested;
         self.writer.unpark();
+        // The writer raises `done` to the number that it read before it wrote, so that the lines added
+        // before this call are written by then.
         let waited = self
             .queue
             .flushed
@@ -188,6 +206,8 @@ impl Handle {
 
 impl Drop for Handle {
     fn drop(&mut self) {
+        // The last clone is gone: no line can come behind this store. The flush below waits for the
+        // writer's last round.
         self.queue.closing.store(true, SeqCst);
         self.flush();
     }

@@ -1,4 +1,16 @@
 //! The lines that wait to be written, and how the writer and its users wake each other.
+//!
+//! The sleep and the wake-up are a handshake over one flag, `SeqCst` on both sides:
+//!
+//! | the writer | a thread with a line |
+//! |---|---|
+//! | stores `asleep` | adds the line under the shard's lock |
+//! | looks at every shard once more | loads `asleep`; if it is set, clears it and unparks |
+//! | parks | |
+//!
+//! Either the thread sees the flag, or its line was there before the writer's look. A token of
+//! `unpark` stays if the writer has not parked yet. While lines come, the writer polls every 10 ms and
+//! no thread pays for a wake-up: an `unpark` is a system call.
 
 use std::{
     cell::Cell,
@@ -65,6 +77,8 @@ impl Queue {
     #[inline(always)]
     pub(super) fn try_add(&self, writer: &Thread, write: impl FnOnce(&mut Buffer) -> bool) -> bool {
         let mut shard = lock(&self.shards[shard_of_thread()]);
+        // Before the line is formatted: while an output stalls, a dropped line costs less than a
+        // written one.
         if shard.lines >= QUEUED_LINES || shard.buffer.written().len() >= QUEUED_BYTES {
             shard.dropped += 1;
             return true;
@@ -100,11 +114,13 @@ fn shard_of_thread() -> usize {
     if number != usize::MAX {
         return number;
     }
+    // In turn and not by a hash of the thread, so that up to 16 threads have a shard each.
     let number = NEXT.fetch_add(1, Relaxed) % SHARDS;
     NUMBER.set(number);
     number
 }
 
+/// A panic of a formatter poisons a shard; its lines are whole all the same, as `used` moves last.
 pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

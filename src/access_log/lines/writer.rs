@@ -1,4 +1,20 @@
 //! The thread that writes queued lines to the output.
+//!
+//! The rounds of the thread:
+//!
+//! ```text
+//! lines within the last second:  write all shards ─▶ park 10 ms ─▶ …
+//! a second without lines:        set `asleep` ─▶ one more round ─▶ park until unparked
+//! the output takes no more:      keep the rest, write nothing else, try again in 10 ms
+//! closed:                        rounds until one finds nothing, or 2 s of a stalled output
+//! ```
+//!
+//! Order is kept within a thread and not between threads: lines of a shard are in the order of their
+//! ends, and the shards follow one another. A line that a target did not take stays in `buffer`, in
+//! front of all others; the shards keep what comes meanwhile, up to their limits.
+//!
+//! All events of this file pass a `LogLimit`: clients choose how many lines there are, and with a full
+//! disk each batch was an ERROR, 1,600 a second.
 
 use std::{
     sync::{
@@ -75,6 +91,7 @@ impl Writer {
         let mut quiet_rounds = 0;
         let mut closes_at = None;
         loop {
+            // Read before the lines are: a flush that comes later waits for the next round.
             let requested = lock(&self.queue.flushes).requested;
             // Read before the lines are, so that those logged before the close are among them.
             let closing = self.queue.closing.load(SeqCst);
@@ -83,8 +100,10 @@ impl Writer {
             }
             let round = self.write_queued();
             let is_last = closing && self.ends_with(round, &mut closes_at);
+            // Before a flush returns, so that a caller that waited finds the warning in its log.
             self.warn_of_drops(is_last);
             if is_last || round != Round::Stalled {
+                // After the last round, no flush may wait for another one.
                 lock(&self.queue.flushes).done = if is_last { u64::MAX } else { requested };
                 self.queue.flushed.notify_all();
             }
@@ -159,6 +178,7 @@ impl Writer {
             std::mem::swap(&mut shard.buffer, &mut self.buffer);
             self.waiting = std::mem::take(&mut shard.lines) as u64;
         }
+        // Outside the lock of the shard, whose threads go on.
         if self.format == Format::Logfmt {
             logfmt::add_lines(self.buffer.written(), &mut self.text);
         }
@@ -179,6 +199,7 @@ impl Writer {
             Format::Json | Format::Combined => self.buffer.written(),
         };
         let rest = lines.get(self.done..).unwrap_or_default();
+        // May block: for a write to a pipe as long as its reader wants, for a socket a second or two.
         let done = self.target.write(rest);
         let (over, kept) = rest.split_at_checked(done.bytes).unwrap_or((rest, &[]));
         let stalled = !kept.is_empty();

@@ -1,4 +1,16 @@
 //! Lines as datagrams: to a Unix socket, or over UDP.
+//!
+//! One line is one datagram, so that a line arrives whole or not at all. What an error says:
+//!
+//! | error | it is about | the line |
+//! |---|---|---|
+//! | `WouldBlock`, after a second | a full buffer of the receiver | waits |
+//! | `ConnectionRefused` over UDP | an earlier datagram, by ICMP | is sent again; one is counted as lost |
+//! | refused, not found, no route | the way to the receiver | waits for a new socket |
+//! | too long, and others | this line | is lost, and counted |
+//!
+//! A Unix socket that is gone is connected again by its path, as rsyslog makes a new one when it
+//! restarts.
 
 use std::{
     io,
@@ -66,6 +78,7 @@ impl Datagrams {
         match self.receiver.connect() {
             Ok(socket) => {
                 self.retry.connected(now);
+                // Else the time since the last receiver would count as a stall of this one.
                 self.progressed = now;
                 self.socket = Some(socket);
                 Ok(true)
@@ -84,6 +97,7 @@ impl Datagrams {
 
     /// Sends lines until all are done with, or the receiver takes no more.
     fn send(&mut self, lines: &[u8], done: &mut Done) -> io::Result<()> {
+        // One time for a batch, as the lines of a batch are sent together.
         let now = self.framing.now();
         while let Some(rest) = lines.get(done.bytes..) {
             let (Some(end), Some(socket)) = (memchr(b'\n', rest), &self.socket) else {

@@ -1,4 +1,13 @@
 //! Lines to a file that is reopened and rotated.
+//!
+//! The file is opened for appending, so that each write goes to its end even if another program
+//! truncates it (`copytruncate` of logrotate). `size` and `begun` are what this process knows, without
+//! a system call for each batch; when they say that the file is full, they are read from the file
+//! again, since another program may have emptied it.
+//!
+//! `torn` is true while the file ends within a line: after a crash of the process before, or a write
+//! that a full disk cut. The next write then begins with a newline, so that one line is spoilt and not
+//! two.
 
 use std::{
     fs::{self, File, Metadata},
@@ -58,6 +67,7 @@ impl LogFile {
     fn replace(&mut self, file: File) {
         self.file = file;
         self.measure();
+        // A new file is whole; the same one again is as it was.
         self.torn = (self.torn && self.size > 0) || is_torn(&self.path);
     }
 
@@ -73,6 +83,7 @@ impl LogFile {
         // Another program may have truncated the file meanwhile.
         let begun = self.begun;
         self.measure();
+        // The time of the last change is no time of its begin: keep what is known.
         self.begun = if self.size > 0 { begun } else { now };
         match self.room(now, lines) {
             Some(0) => {}
@@ -111,17 +122,23 @@ impl LogFile {
         if let Some(rotation) = self.rotation.as_ref().filter(|_| self.is_in_place()) {
             for (from, to) in rotation.renames(&self.path) {
                 match fs::rename(from, to) {
+                    // A number that does not exist yet, or that an operator removed.
                     Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
                     _ => {}
                 }
             }
         }
+        // If this fails, the renamed file is still open and takes lines: nothing is lost, and the next
+        // try is in 10 s.
         self.replace(open(&self.path)?);
         Ok(())
     }
 
     /// Returns true if the path leads to the file that is being written to, and not to one that
     /// another program put there.
+    ///
+    /// By device and inode. Without it, a rotation after logrotate has moved the file would rename the
+    /// new, empty file over a numbered one.
     fn is_in_place(&self) -> bool {
         let identity = |metadata: Metadata| (metadata.dev(), metadata.ino());
         let [path, file] = [fs::metadata(&self.path), self.file.metadata()];

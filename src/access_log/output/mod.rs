@@ -1,4 +1,15 @@
 //! [`Output`]: where the lines of a [`Lines`](super::Lines) go.
+//!
+//! A target is written to by one thread, one batch after another, and reports with each write how far
+//! it came. The contract of [`Target::write`] is what all outputs share:
+//!
+//! - The caller passes whole lines at first, and then the rest from the byte on that the target
+//!   reported, before any other line.
+//! - A socket reports whole lines only, and sends a line that broke off again. A stream that fails
+//!   reports the whole batch as done, and the lines that it did not take as lost.
+//! - A socket blocks for a second or two, so that the thread sees in time that the sink was closed. A
+//!   pipe or a writer may block for ever: the drop of the sink then waits for 2 s and goes on.
+//! - A target reports each error; the caller limits how often they are logged.
 
 mod datagram;
 mod file;
@@ -204,6 +215,7 @@ fn check_address(address: &str) -> io::Result<()> {
         .rsplit_once(':')
         .map(|(_, port)| port.parse::<u16>());
     match port {
+        // Only the form is checked: a name that does not resolve yet is no mistake.
         Some(Ok(1..)) => Ok(()),
         _ => Err(io::Error::new(
             io::ErrorKind::InvalidInput,

@@ -1,4 +1,9 @@
 //! When a connection that failed is made again. Pure: the caller passes the time.
+//!
+//! Waits double from 100 ms to 5 s, each multiplied by a random share from a half to one: a collector
+//! that restarts would otherwise get the connections of all its senders in the same moment. A
+//! connection that lasted for 10 s ends the series, so that a collector that closes connections now
+//! and then is connected again at once, and one that accepts and closes at once is not.
 
 use std::time::Duration;
 

@@ -1,4 +1,8 @@
 //! [`Rotation`]: when a file is full. Pure: the caller passes the time.
+//!
+//! Logrotate's scheme needs as many renames as there are files, from the oldest on, so that no name is
+//! written over before it has moved. Names with times would need one rename, and a scan of the folder
+//! to find the oldest, among files that may be another program's.
 
 use std::{
     ffi::OsString,
@@ -124,10 +128,13 @@ impl Rotation {
     /// written to, at `begun`, at `now` (both since 1970); 0 if the file is to be rotated first. An
     /// empty file takes one line at least.
     pub(super) fn room(&self, size: u64, begun: Duration, now: Duration, lines: &[u8]) -> usize {
+        // Both times are divided and the numbers compared, so that a clock that is set back makes no
+        // file old.
         let is_old = self.every.is_some_and(|every| {
             let period = |time: Duration| time.as_secs() / every.as_secs().max(1);
             period(begun) < period(now)
         });
+        // An empty file of yesterday is as good as a new one.
         if is_old && size > 0 {
             return 0;
         }
@@ -143,6 +150,7 @@ impl Rotation {
         match memrchr(b'\n', fitting) {
             Some(end) => end + 1,
             None if size > 0 => 0,
+            // A line longer than the limit gets a file of its own: it cannot wait for a larger one.
             None => memchr::memchr(b'\n', lines).map_or(lines.len(), |end| end + 1),
         }
     }
@@ -156,6 +164,7 @@ impl Rotation {
             }
             PathBuf::from(name)
         };
+        // The first rename replaces the oldest file: `rename` removes its target.
         let numbers = (0..self.keep).rev();
         numbers.map(move |number| (numbered(number), numbered(number + 1)))
     }

@@ -30,6 +30,8 @@ impl Target for Stream {
             return done;
         }
         match self.writer.flush() {
+            // The writer took the bytes and could not pass them on: which of them arrived is not
+            // known, so that all count as lost.
             Err(error) if !is_busy(&error) => Done {
                 bytes: lines.len(),
                 lost: count(lines),
@@ -49,6 +51,7 @@ impl Target for Stream {
 pub(super) fn write_lines(mut writer: impl Write, torn: &mut bool, lines: &[u8]) -> Done {
     let mut at = 0;
     while let Some(rest) = lines.get(at..).filter(|rest| !rest.is_empty()) {
+        // One write for all lines that wait: a write for each would be a system call for each.
         let text = if *torn { b"\n" } else { rest };
         match writer.write(text) {
             Ok(0) => return lost(lines, at, torn, io::ErrorKind::WriteZero.into()),
@@ -74,6 +77,8 @@ fn lost(lines: &[u8], at: usize, torn: &mut bool, error: io::Error) -> Done {
 }
 
 /// Returns true if the output only takes no bytes now.
+///
+/// `TimedOut` as well: a socket with a write time-out reports it or `WouldBlock`, by the platform.
 pub(super) fn is_busy(error: &io::Error) -> bool {
     matches!(
         error.kind(),

@@ -1,4 +1,11 @@
 //! [`Syslog`]: the format of RFC 5424 and its transports.
+//!
+//! The head of a message is made in two constant parts around its time, so that a line costs two
+//! copies. The values in the head are checked once, when they are set: a space or a newline in one
+//! would begin another field or another message.
+//!
+//! Octet counting over TCP (RFC 6587 §3.4.1) and not the newline of §3.4.2: the length says where a
+//! message ends whatever is in it. rsyslog reads both, without a setting.
 
 use std::{
     fmt::Write,

@@ -1,4 +1,16 @@
 //! Lines over a TCP connection that is made again as often as it breaks.
+//!
+//! A line counts as written when the kernel has taken its last byte. A connection that breaks then
+//! loses what the kernel holds; no acknowledgement exists in this protocol, so that a log that must
+//! not lose lines needs a file. What broke off within a frame is sent again, whole, on the next
+//! connection.
+//!
+//! ```text
+//! write ─▶ connect (if there is none, and the wait is over)
+//!       ─▶ fill frames (up to 64 KiB of lines)
+//!       ─▶ write, advance, … ─▶ busy: return, and go on 10 ms later
+//!                            └▶ error: disconnect, wait, begin with the line that was not done
+//! ```
 
 use std::{
     collections::VecDeque,
@@ -47,6 +59,8 @@ impl Tcp {
 
     /// Makes sure that there is a connection; false if it is too early for one.
     fn connect(&mut self) -> io::Result<bool> {
+        // Before each batch: the first write to a connection that the peer closed succeeds, and its
+        // lines are gone.
         if self.connection.as_mut().is_some_and(Connection::is_closed) {
             self.disconnect();
         }
@@ -131,6 +145,7 @@ impl Connection {
             match TcpStream::connect_timeout(&address, CONNECT_LIMIT) {
                 Ok(stream) => {
                     stream.set_write_timeout(Some(WRITE_LIMIT))?;
+                    // Batches come every 10 ms; Nagle's algorithm would hold the end of one back.
                     stream.set_nodelay(true)?;
                     let progressed = Instant::now();
                     return Ok(Self { stream, progressed });
@@ -200,6 +215,8 @@ impl Frames {
     }
 
     /// Moves on by `written` bytes; returns the length of the lines that are written thereby.
+    ///
+    /// In bytes of lines and not of frames: that is what the caller passed.
     fn advance(&mut self, written: usize) -> usize {
         self.at += written;
         let mut lines = 0;
