@@ -1,4 +1,19 @@
 //! What may change the pool: tokens, and an authorizer of the program's own.
+//!
+//! The order of the questions for one request:
+//!
+//! | configured | the request has | answer |
+//! |---|---|---|
+//! | nothing | any | 403 `read_only` |
+//! | tokens | one of them | its name |
+//! | an authorizer, tokens or none | no known token | what the authorizer says |
+//! | tokens alone | another token, or none | 401 |
+//!
+//! A token that is known is enough, so that scripts work beside a single sign-on. Reading needs no
+//! authorization here: where the page must not be public, a layer outside decides about all paths.
+//!
+//! Tokens are compared as SHA-256 digests, for two reasons: the configured token is kept in no memory,
+//! and the time of a comparison says nothing about its bytes, whatever the compiler makes of the loop.
 
 use std::{borrow::Cow, fmt, hint::black_box, sync::Arc};
 
@@ -87,6 +102,8 @@ struct Token {
 }
 
 impl Authorization {
+    /// Several tokens may have one name; several names let an operator see in the log which key gave
+    /// an order.
     pub(super) fn add_token(&mut self, name: &str, token: &str) -> Result<(), ConfigError> {
         if name.is_empty() {
             let message = "\"\": a name for the log is accepted";
@@ -108,6 +125,7 @@ impl Authorization {
         Ok(())
     }
 
+    /// A later one replaces it: two would need a rule of which one decides.
     pub(super) fn set_authorizer(&mut self, authorizer: Arc<Authorizer>) {
         self.authorizer = Some(authorizer);
     }
@@ -122,6 +140,8 @@ impl Authorization {
         !self.tokens.is_empty()
     }
 
+    /// Reads the head alone: the body of a request that is refused is never read. The authorizer is
+    /// code of the program and runs on the thread of the request.
     pub(super) fn authorize(&self, head: &Parts) -> Result<User, Refusal> {
         if self.is_read_only() {
             return Err(Refusal::ReadOnly);
@@ -143,6 +163,7 @@ impl Authorization {
     /// one it matches.
     fn user_of(&self, given: &str) -> Option<User> {
         let digest: [u8; 32] = Sha256::digest(given).into();
+        // No early end: the time must not say which token it was either.
         let mut found = None;
         for token in &self.tokens {
             let pairs = token.digest.iter().zip(&digest);
@@ -168,6 +189,7 @@ impl fmt::Debug for Authorization {
 /// Returns the token of the one `Authorization: Bearer` field (RFC 6750 §2.1).
 fn bearer(head: &Parts) -> Option<&str> {
     let mut fields = head.headers.get_all(header::AUTHORIZATION).iter();
+    // Of two fields, a proxy in front may have checked the other one.
     let (field, None) = (fields.next()?, fields.next()) else {
         return None;
     };

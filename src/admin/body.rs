@@ -1,4 +1,7 @@
 //! The response body: a text, a stream of events, or the body of the metrics service.
+//!
+//! A text is one frame and is over when it was taken, so that a server sees the end at the head of an
+//! empty one. A stream of events never says that it is over before it is: its length is not known.
 
 use std::{
     fmt,

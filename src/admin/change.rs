@@ -1,4 +1,8 @@
 //! What changed of late.
+//!
+//! The page shows changes of all backends as one list, but each backend remembers its own (16): a
+//! backend that flaps cannot crowd out those of the others. Backends that left took their history
+//! along, so that `Removed` is in no list.
 
 use std::cmp::Reverse;
 
@@ -29,6 +33,7 @@ pub(super) fn changes(members: &[Backend], clocks: &Clocks) -> Vec<Change> {
     });
     let mut events: Vec<_> = events.collect();
     events.sort_by_key(|(_, event)| Reverse(event.at));
+    // Filtered after the sort and before the count, so that kinds which are not shown take no place.
     let latest = events
         .into_iter()
         .filter_map(|(b, event)| change(b, &event, clocks));
@@ -54,6 +59,8 @@ fn change(backend: &Backend, event: &PastEvent, clocks: &Clocks) -> Option<Chang
             None,
         ),
         EventKind::SharedFailure(None) => ("shared_failure", None, "over".into(), None),
+        // A history has none of the first two, and the third is in that of a backend that is no
+        // member.
         EventKind::Capacity { .. } | EventKind::Circuit { .. } | EventKind::Removed => return None,
     };
     Some(Change {

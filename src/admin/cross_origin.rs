@@ -3,6 +3,19 @@
 //! The API takes credentials in a header alone, which no other origin can set. This check stands in
 //! front of it for authorizers that read something a browser sends by itself, such as a client
 //! certificate.
+//!
+//! | `Sec-Fetch-Site` | `Origin` | the order is |
+//! |---|---|---|
+//! | `same-origin`, `none` | any | accepted |
+//! | another value | any | refused |
+//! | absent (an old browser) | the host of the request | accepted |
+//! | absent | another, or `null` | refused |
+//! | absent | absent (a program such as curl) | accepted |
+//!
+//! `same-site` is refused as well: another host of the same domain is another party. The scheme of
+//! `Origin` is not compared, because a proxy in front may end TLS. A token in a cookie or a hidden
+//! field of the page would need state and would protect no more: `tests/it/admin/operations.rs`,
+//! `a_page_of_another_origin_cannot_order`.
 
 use http::{HeaderName, header, request::Parts};
 
@@ -21,6 +34,8 @@ pub(super) fn is_cross_origin(head: &Parts) -> bool {
     let origin = origin.and_then(|origin| origin.split_once("://"));
     match (origin, host(head)) {
         (Some((_, authority)), Some(host)) => !authority.eq_ignore_ascii_case(host),
+        // An origin of `null` (a sandboxed frame) has no authority, and a request without a host names
+        // none.
         _ => true,
     }
 }

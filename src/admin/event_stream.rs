@@ -1,4 +1,16 @@
 //! The live updates: one ticker for all viewers, and the stream of each.
+//!
+//! ```text
+//! viewer ─ GET /status/events ─▶ watch(): count + 1, starts the ticker if there is none
+//! ticker ─ each second, or 100 ms after a change ─▶ latest (a watch channel) ─▶ each viewer's stream
+//! stream ends or is dropped ─▶ count − 1 ─▶ the ticker sees 0 at its next round and ends
+//! close() ─▶ `End` to all; no stream from then on
+//! ```
+//!
+//! One text is made for all viewers and shared as `Bytes`. A watch channel and not a broadcast: a
+//! viewer that is slow gets the latest state, and there is no queue that could grow. The count is
+//! under a lock together with the ticker, so that no viewer can come between the ticker's look at the
+//! count and its end.
 
 use std::{
     fmt,
@@ -61,6 +73,9 @@ impl Live {
     }
 
     /// Ends all streams, and accepts no viewer from now on.
+    ///
+    /// The order matters: once `closed` is set, the ticker sends no update, so that `End` stays the
+    /// last.
     pub(super) fn close(&self) {
         self.viewers().closed = true;
         self.latest.send_replace(Update::End);
@@ -92,6 +107,8 @@ pub(super) fn watch<R: Report>(
     let Ok(runtime) = Handle::try_current() else {
         return Err(NoStream::Closed);
     };
+    // From here on every way out gives the place back: by the drop of `Viewer`, also where the server
+    // drops the response without polling its body.
     viewers.count += 1;
     let mut receiver = live.latest.subscribe();
     // A ticker ends with its runtime, too.
@@ -112,8 +129,10 @@ pub(super) fn watch<R: Report>(
 
 /// Makes an update each second and soon after each change of the pool, while there is a viewer.
 async fn tick<R: Report>(report: Arc<R>) {
+    // Before the first report, so that no change falls between the two.
     let mut events = report.pool().subscribe();
     loop {
+        // Outside the lock: the report of a large pool takes milliseconds.
         let event = format!("event: status\ndata: {}\n\n", report.json());
         {
             let mut viewers = report.live().viewers();
@@ -132,6 +151,7 @@ async fn tick<R: Report>(report: Arc<R>) {
             Some(_) = events.next() => {
                 // Changes come in groups, and a hundred updates a second help no viewer.
                 sleep(AFTER_A_CHANGE).await;
+                // What came during the pause is in the next report.
                 while events.try_next().is_some() {}
             }
         }
@@ -158,6 +178,7 @@ impl EventStream {
                 Update::None => None,
                 Update::End => Some(None),
             };
+            // The future ended with the receiver, which the next one takes over.
             self.next = wait(receiver);
             if let Some(update) = update {
                 return Poll::Ready(update);

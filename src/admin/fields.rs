@@ -1,4 +1,8 @@
 //! The fields of a request body: a JSON object or a form.
+//!
+//! A form, as `curl -d` sends it, and JSON. Both become the same list of texts, so that an order has
+//! one reading of its fields. Strictness is deliberate: a misspelt field in an order (`weigth=0`) must
+//! not be ignored while the order is carried out.
 
 use http::{HeaderValue, header, request::Parts};
 use serde_json::{Map, Value};
@@ -56,6 +60,7 @@ impl Format {
 impl Fields {
     pub(super) fn parse(format: Format, body: &[u8]) -> Result<Self, BadBody> {
         match format {
+            // `curl -X POST` sends no type; `curl -d ""` sends that of a form.
             _ if body.is_empty() => Ok(Self::default()),
             Format::Form => Self::form(body),
             Format::Json => Self::json(body),
@@ -99,6 +104,7 @@ impl Fields {
 
     /// Takes the value of the one field that may be there; `None` if there is none.
     pub(super) fn only(self, accepted: Option<&str>) -> Result<Option<String>, BadBody> {
+        // Duplicates are refused, as two readers might take the first and the last.
         let mut found = None;
         for (name, value) in self.0 {
             if accepted != Some(name.as_str()) {

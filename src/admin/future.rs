@@ -1,4 +1,12 @@
 //! The response future: ready at once, or when the body of an order has been read.
+//!
+//! What happens to an order, in this order: the path names an action, the method is POST, the page is
+//! of this origin, the sender is authorized, the type of the body is known; only then is the body
+//! read, up to 4 KiB, and only a whole body is carried out. A client that hangs up within it has
+//! ordered nothing.
+//!
+//! The body is read by the future and not collected by a helper: a helper would need a box, and a
+//! bound that counts before it copies.
 
 use std::{
     convert::Infallible,
@@ -166,6 +174,7 @@ impl PendingOrder {
 
     /// Carries out the order that the body completes.
     fn complete(&self, body: &[u8]) -> Response<Body> {
+        // The pool is changed here, synchronously: a dropped future cannot leave half an order.
         let order = self.order(body);
         match order {
             Ok(order) => self.carry_out(order),
@@ -177,6 +186,8 @@ impl PendingOrder {
         self.action.order(Fields::parse(self.format, body)?)
     }
 
+    /// The log line comes behind the change, as it says that it was done; the pool logs the change
+    /// itself before. Both have the id, and only this one has the user.
     fn carry_out(&self, order: Order) -> Response<Body> {
         let pool = &self.admin.config.pool;
         let (user, peer, id) = (self.user.name(), &*self.peer, &*self.id);
@@ -191,6 +202,7 @@ impl PendingOrder {
             target: "evenkeel::admin",
             user, peer, backend = id, %order, "an order was carried out"
         );
+        // The state behind the order, so that a script need not ask again.
         let backends = self.admin.status().backends;
         let backend = backends.into_iter().find(|backend| backend.id == id);
         let value = json!({"backend": backend});

@@ -1,4 +1,8 @@
 //! The orders of an operator: what a request asks for, and what it does to the pool.
+//!
+//! `Action` is what the path says, `Order` what the fields complete it to; only an order that is
+//! complete and in range exists as a value, so that `apply` can fail for one reason alone: no member
+//! has the id.
 
 use std::{fmt, time::Duration};
 
@@ -97,6 +101,8 @@ impl fmt::Display for Order {
 }
 
 /// Parses whole seconds, minutes or hours; a bare number is seconds.
+///
+/// A bare number is accepted here, unlike in settings, where each duration has its unit.
 fn parse_deadline(text: &str) -> Result<Duration, BadBody> {
     let refused = || {
         let message = format!(
@@ -104,6 +110,7 @@ fn parse_deadline(text: &str) -> Result<Duration, BadBody> {
         );
         BadBody::field(DEADLINE, message)
     };
+    // Digits alone: a sign or a fraction is in the rest, which is no unit.
     let end = text.bytes().take_while(u8::is_ascii_digit).count();
     let (number, unit) = text.split_at(end);
     let factor = match unit {

@@ -1,4 +1,8 @@
 //! Responses, and the header fields that all of them have.
+//!
+//! Codes are for programs and never change; messages are for people and may. Every response has the
+//! fields of [`SECURITY`], errors included: a cached 401, or an error that a browser guesses to be
+//! HTML, would be a hole like any other.
 
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue, Method, Response, StatusCode, header};
@@ -19,6 +23,7 @@ pub(super) fn text(
         false => Body::text(text),
     });
     let headers = response.headers_mut();
+    // Of the GET, for HEAD as well (RFC 9110 §8.6).
     headers.insert(header::CONTENT_LENGTH, length.into());
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
     secured(response)
@@ -87,6 +92,7 @@ pub(super) fn no_stream(code: &str, message: &str) -> Response<Body> {
     response
 }
 
+/// 401 with the challenge that RFC 9110 §11.6.1 asks for, or 403.
 pub(super) fn refused(refusal: &Refusal) -> Response<Body> {
     let of = |status, code, message: &str| error(&Method::POST, status, code, message);
     match refusal {
@@ -105,6 +111,7 @@ pub(super) fn refused(refusal: &Refusal) -> Response<Body> {
     }
 }
 
+/// 403, whatever credentials the request has.
 pub(super) fn cross_origin() -> Response<Body> {
     let message = "a page of another origin sent the request";
     error(
@@ -115,6 +122,7 @@ pub(super) fn cross_origin() -> Response<Body> {
     )
 }
 
+/// 400, or 415 for a type that is not read (RFC 9110 §15.5.16).
 pub(super) fn bad_body(bad: &BadBody) -> Response<Body> {
     let of = |status, code, message: &str| error(&Method::POST, status, code, message);
     match bad {
@@ -134,12 +142,14 @@ pub(super) fn bad_body(bad: &BadBody) -> Response<Body> {
     }
 }
 
+/// 413 (RFC 9110 §15.5.14). What is left of the body is not read.
 pub(super) fn body_too_large(limit: usize) -> Response<Body> {
     let message = format!("a body of up to {limit} bytes is accepted");
     let status = StatusCode::PAYLOAD_TOO_LARGE;
     error(&Method::POST, status, "body_too_large", &message)
 }
 
+/// 400; the client is mostly gone and sees nothing of it.
 pub(super) fn broken_body() -> Response<Body> {
     let message = "the body ended early";
     error(&Method::POST, StatusCode::BAD_REQUEST, "bad_body", message)

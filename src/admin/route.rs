@@ -1,4 +1,7 @@
 //! The paths of the API.
+//!
+//! Paths are matched as they are, without a leading prefix: a router that nests the service strips it,
+//! and the page's links are relative. A trailing slash is another path, and so 404.
 
 use super::{fields::percent_decode, order::Action};
 

@@ -1,6 +1,20 @@
 //! Rates and sparklines, from counters that are read now and then.
 //!
 //! Pure: the caller reads the counters and the clock.
+//!
+//! Counters only grow; a rate is the difference of two readings over the time between them. Readings
+//! are kept by incarnation, so that a backend which was removed and added again, and counts from zero,
+//! has no negative rate.
+//!
+//! ```text
+//! readings   t−11 s … t−10 s … t−1 s, t      at most 12, 0.9 s apart or more
+//! window     from the oldest within 10 s to t
+//! line       one point for each pair of readings, 60 at most; a gap of more than 5 s is `None`
+//! ```
+//!
+//! A reading is made with each report (each second while there is a viewer, else for a page or its
+//! JSON), and once when the service is made. A page that is opened later has a window of the whole
+//! time since the reading before, and says so in `window_seconds`.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -95,6 +109,7 @@ impl Samples {
     /// Adds a reading, and forgets what is no longer needed.
     pub(super) fn add(&mut self, now: Instant, counts: HashMap<u64, Counts>) {
         self.lines
+            // A backend that left takes its line along.
             .retain(|incarnation, _| counts.contains_key(incarnation));
         let last = self.readings.back();
         let gap = last.is_some_and(|last| now.saturating_duration_since(last.at) > GAP);
@@ -157,6 +172,7 @@ fn point(before: Option<&Counts>, now: &Counts) -> Option<f32> {
     let Some(traffic) = &now.traffic else {
         return now.check.map(millis);
     };
+    // The first reading of a backend has no mean: it would be that of its whole life.
     let before = before?.traffic.as_ref()?;
     let between = traffic.duration.since(&before.duration);
     let count = u32::try_from(between.count())

@@ -1,4 +1,7 @@
 //! [`Admin`]: what is configured, and which path gives which response.
+//!
+//! Nothing here blocks or awaits but the metrics service and the body of an order, so `poll_ready` is
+//! always ready.
 
 use std::{
     collections::HashMap,

@@ -1,4 +1,8 @@
 //! Moments as text: RFC 3339 for programs, and how long ago for people.
+//!
+//! The pool keeps moments of the monotonic clock, which a step of the wall clock cannot reorder. They
+//! become text here, by one reading of both clocks for a whole report: two rows of one page cannot
+//! contradict each other by the time that it took to write them.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -30,6 +34,7 @@ impl Clocks {
     /// Converts the moment to a time of the system clock, by the difference between the two clocks now.
     pub(super) fn moment(&self, at: Instant) -> Moment {
         let wall = match at.checked_duration_since(self.now) {
+            // A deadline of a drain is ahead; all other moments are past.
             Some(ahead) => self.wall.saturating_add(ahead),
             None => self
                 .wall

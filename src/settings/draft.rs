@@ -1,4 +1,16 @@
 //! Sections that serde has read, before and while the modules check them.
+//!
+//! Reading has three stages, each with a type:
+//!
+//! | stage | type | holds |
+//! |---|---|---|
+//! | text | [`Text`] | what an error takes its line from |
+//! | values | `Draft`, `Sections` | each value parsed, nothing checked together |
+//! | layers | `Parts` | what the modules made of the values, and so accepted |
+//!
+//! Parts are made when the file is read and cloned by the accessors of `Settings`: so a settings file
+//! that was accepted cannot fail later, in the middle of a reload. Before, each accessor built its
+//! layer again, and each returned a `Result`.
 
 use std::{fmt, ops::Deref};
 
@@ -73,6 +85,8 @@ impl Draft {
         self.check_listeners()?;
         self.check_admin()?;
         // Layers that need a pool are made for this one, and then for the pools of the caller.
+        // An empty pool checks what a setter checks. `for_pool` of a layer then makes the same one for
+        // the real pool, and cannot fail.
         let pool = Pool::of_distinct(Vec::new());
         let readiness = Readiness::new(pool.clone());
         let listeners = 0..self.sections.listen.len();

@@ -1,4 +1,11 @@
 //! The entries of a text, and where they stand in it.
+//!
+//! serde reports where a value stands, and a module reports which key it refused; neither has both.
+//! The entries connect the two: a flat list of all keys with the bytes of name and value, in the order
+//! of the text, each table before what it holds. It is made again for each error, which is rare.
+//!
+//! Paths number the elements of lists (`pool.backends.0.url`), so that two backends have different
+//! ones.
 
 use std::ops::Range;
 
@@ -53,6 +60,8 @@ fn collect(text: &str, table: &DeTable<'_>, path: &str, out: &mut Vec<Entry>) {
             .filter(|e| e.get_ref().is_table())
             .enumerate()
             .peekable();
+        // `[[listen]]` has a header for each element, a list in brackets (`listen = [{…}]`) has one
+        // name for all.
         let is_list = tables
             .peek()
             .is_some_and(|(_, e)| is_header(text, &e.span()));

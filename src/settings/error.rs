@@ -1,4 +1,9 @@
 //! Errors of settings, and the search for the line of a key.
+//!
+//! An error has a line only if the text has one. A value that serde refuses has a span; a value that a
+//! module refuses has a section and a key, for which [`Location`] searches the text line by line. That
+//! search is simple, and may be: it runs over texts that TOML has accepted, and a line that it misses
+//! costs the error its line and nothing else.
 
 use std::{error, fmt};
 
@@ -104,6 +109,7 @@ impl<'a> Location<'a> {
             _ => None,
         };
         for (number, line) in text.lines().enumerate() {
+            // A `#` within a string cuts the value here, which is not read; names have none.
             let line = line.split('#').next().unwrap_or("").trim();
             if line.starts_with('[') {
                 let line = line.replace([' ', '\t'], "");

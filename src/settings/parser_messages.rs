@@ -1,4 +1,9 @@
 //! Messages of serde and the TOML parser, rewritten for readers that know neither.
+//!
+//! Messages of `toml` and serde speak of structs, sequences and `u32`; an operator knows tables, lists
+//! and numbers. They are rewritten by pattern, and what no pattern knows is passed on as it is.
+//! Secrets are the reason for the special cases: a value that might be a key of `[sticky]` or a token
+//! is never repeated, even where the section is misspelt.
 
 use super::{SettingsError, entry, value};
 

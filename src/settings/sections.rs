@@ -1,4 +1,8 @@
 //! The whole file: its sections, and the stack that is made of them.
+//!
+//! `Settings` dereferences to its sections, immutably: a section that could be changed behind the
+//! check would no longer agree with the layers that were made of it. There is no `DerefMut`, and a
+//! `compile_fail` example holds that.
 
 use std::{fmt, ops::Deref};
 

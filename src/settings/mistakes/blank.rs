@@ -1,4 +1,16 @@
 //! Blanks in place of a wrong entry.
+//!
+//! Which bytes an entry takes depends on how it is written:
+//!
+//! | written as | blanked |
+//! |---|---|
+//! | `key = value` | both |
+//! | `a.b = value` | the whole dotted key with its value |
+//! | in `{ … }` | with the comma behind it, or before it if it is the last |
+//! | a table with a header | the header, its keys, and all tables below it |
+//! | a table of dotted keys | each of its keys |
+//!
+//! Newlines stay, and a character of several bytes becomes as many blanks: offsets and lines are kept.
 
 use std::ops::Range;
 
@@ -26,6 +38,7 @@ impl MistakeFinder {
                 continue;
             };
             // A duration that cannot be parsed is a separate mistake.
+            // In the text as it was: the first of them may be blank by now.
             let given = before.get(other.value.clone()).unwrap_or_default();
             let is_time = ["interval", "timeout"]
                 .iter()
@@ -101,6 +114,9 @@ impl MistakeFinder {
 }
 
 /// Returns the keys whose check depends on this one.
+///
+/// Without it, a pair that is wrong together (`interval` shorter than `timeout`) would be blanked by
+/// half, and the other half would be compared with a default next: a second report of one mistake.
 fn checked_together(section: &str, key: &str) -> &'static [&'static str] {
     match (section, key) {
         ("pool", "strategy" | "hash") => &["strategy", "hash"],

@@ -1,4 +1,11 @@
 //! The loop of the search: read, record a mistake, blank its entry.
+//!
+//! Each round must change the text, or the next one would find the same mistake: `blank` and
+//! `add_placeholder` return whether it did, and the loop ends otherwise.
+//!
+//! What follows from a blank is not a mistake of the author: a required key that was wrong is missing
+//! in the next round, a list whose only entry was wrong is empty. `blanked` remembers them, and such
+//! an error is passed over. The tests in `tests/it/settings.rs` count the mistakes of whole files.
 
 use crate::settings::{
     SettingsError,
@@ -58,6 +65,7 @@ impl MistakeFinder {
         let at = error.span().map(|span| span.start);
         let entries = entries(&self.text);
         let entry = at.and_then(|at| {
+            // The innermost: `entries` has each before those that it holds.
             let here = |e: &&Entry| e.name.contains(&at) || e.value.contains(&at);
             entries.iter().rev().find(here)
         });
@@ -74,6 +82,7 @@ impl MistakeFinder {
 
     /// Records a value that a module refused. Returns false to end the search.
     fn record_refusal(&mut self, error: SettingsError) -> bool {
+        // Recognized by its text, as it is about a list that is not there and has no entry to blank.
         if error.message().ends_with("1 or more is needed") {
             let section = error.location().trim_matches(['[', ']']).to_owned();
             if !self.has_blanked_in(required_list(&section)) {

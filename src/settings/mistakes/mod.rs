@@ -3,6 +3,23 @@
 //! The search replaces a wrong entry by blanks and reads the text again, until nothing is wrong. So
 //! each module still decides itself what it accepts, and a mistake hides no other. A mistake that
 //! only follows from the blanks is not reported.
+//!
+//! ```text
+//! text ─▶ TOML?  no ─▶ the parser's errors, one a line
+//!           │yes
+//!           ▼
+//!    ┌─▶ read sections ──error──▶ record it, blank its entry ─┐
+//!    │        │ok                                             │
+//!    │   build parts ────error──▶ record it, blank its entry ─┤
+//!    │        │ok                                             │
+//!    │   check the files, end                                 │
+//!    └────────────────────────────────────────────────────────┘ 100 times at most
+//! ```
+//!
+//! The alternative, a second set of checks that collects errors, would have to agree with every setter
+//! for ever. Blanks keep every line and byte in its place, so that the position of a later mistake is
+//! that in the file; what they cannot keep is a required entry, for which a placeholder stands at the
+//! end of the text, behind all lines of the file.
 
 use std::{
     fs, io,
@@ -65,6 +82,7 @@ impl Draft {
             let location = Location::new("[health]", "state_file");
             found.push(location.wrong(&self.text, format!("{path:?}: {error}")));
         }
+        // Last, as the others: their order is that of the lines in the end.
         found.extend(self.admin_token().err());
         found
     }

@@ -1,4 +1,9 @@
 //! Durations as texts of a number and a unit.
+//!
+//! Two vocabularies, because they are for two things. Time-outs need milliseconds and never years;
+//! HSTS and the rotation of a file need days and years and no milliseconds. One list of both would
+//! accept `"1y"` as a connect time-out. A bare number is refused in both: half of its readers would
+//! take it for milliseconds.
 
 use std::time::Duration;
 
@@ -28,6 +33,8 @@ pub(super) fn parse_long(text: &str) -> Result<Duration, String> {
 fn read(text: &str, units: &[(&str, u64)]) -> Option<u64> {
     let digits = text.bytes().take_while(u8::is_ascii_digit).count();
     let (number, unit) = text.split_at(digits);
+    // The unit must be the whole rest: `"5 s"`, `"1h30m"` and `"-5s"` have none. An empty number is no
+    // number.
     let (_, each) = units.iter().find(|(name, _)| *name == unit)?;
     number.parse::<u64>().ok()?.checked_mul(*each)
 }

@@ -1,5 +1,13 @@
 //! The values of keys. Each is parsed once, while serde reads the text, so that what follows works
 //! on durations and addresses and not on their texts.
+//!
+//! How a refusal travels: a value is refused inside serde, which knows the position and nothing of our
+//! messages. [`refused`] marks the message, serde carries it to `toml`, which adds the span, and
+//! `parser_messages` finds the mark ([`refusal`]) and makes it an error with line, section and key.
+//! The mark never reaches a reader.
+//!
+//! A value is parsed here only as far as its text goes; whether it fits is asked of the module that
+//! uses it, whose setter knows the range. So no range stands in two places.
 
 mod duration;
 mod size;
@@ -39,6 +47,11 @@ where
 }
 
 /// Reads a key that must be there.
+///
+/// # Errors
+///
+/// The text is read as a `String` first: a number without quotes is a mistake of type, which serde
+/// reports.
 pub(super) fn required<'de, D, T>(deserializer: D) -> Result<T, D::Error>
 where
     D: Deserializer<'de>,
@@ -88,6 +101,7 @@ where
     let parts = text.rsplit_once(':');
     let is_accepted = parts.is_some_and(|(host, port)| {
         let is_host = !host.is_empty() && !host.contains(['/', ' ']);
+        // A bare IPv6 address would take its last group for the port.
         let is_address = !host.contains(':') || host.starts_with('[') && host.ends_with(']');
         is_host && is_address && port.parse::<u16>().is_ok_and(|port| port > 0)
     });
@@ -107,6 +121,7 @@ where
     let given = BTreeMap::<String, String>::deserialize(deserializer)?;
     let mut fields = HeaderMap::with_capacity(given.len());
     for (name, value) in given {
+        // Sorted by name, as the table is read into a map: the same file makes the same requests.
         let name = HeaderName::parse(&name).map_err(refused)?;
         fields.append(name, HeaderValue::parse(&value).map_err(refused)?);
     }
@@ -140,6 +155,9 @@ where
 }
 
 /// Makes the error of a value that a module refused; the message names its key.
+///
+/// For values that a module checks as a group while serde reads their table: the mistake is then found
+/// with the position of that table.
 pub(super) fn check<T, E: Error>(made: Result<T, ConfigError>) -> Result<(), E> {
     match made {
         Ok(_) => Ok(()),

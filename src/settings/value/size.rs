@@ -1,4 +1,7 @@
 //! Sizes as texts of a number and a unit.
+//!
+//! Powers of two alone, spelt as IEC 80000-13 spells them: `"1MB"` is refused rather than taken for
+//! one of its two meanings. A number too large for 64 bits is refused with the same message.
 
 /// Reads a whole number and one of the units B, KiB, MiB and GiB.
 pub(super) fn parse(text: &str) -> Result<u64, String> {

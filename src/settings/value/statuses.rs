@@ -1,4 +1,7 @@
 //! Lists of statuses: numbers and ranges.
+//!
+//! The list is read as `toml::Value`, since TOML has one list with elements of two types here. Which
+//! statuses exist, and that a range must not run backwards, is asked of the check that uses the list.
 
 use std::ops::RangeInclusive;
 
@@ -40,6 +43,7 @@ fn range(value: &toml::Value) -> Option<RangeInclusive<u16>> {
             Some(status..=status)
         }
         toml::Value::String(text) => {
+            // A single status may be a text as well.
             let (from, to) = text.split_once('-').unwrap_or((text, text));
             Some(from.trim().parse().ok()?..=to.trim().parse().ok()?)
         }
