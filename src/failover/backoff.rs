@@ -1,4 +1,8 @@
 //! Backoff: how long a retry waits.
+//!
+//! Full jitter (a wait from 0 to the bound, evenly) and not a wait near the bound: requests that
+//! failed in the same moment would otherwise come back in the same moment. The bound doubles from the
+//! third attempt on; the random number is a parameter, so that the file is pure.
 
 use std::time::Duration;
 
@@ -118,6 +122,7 @@ impl Backoff {
         asked: Option<Duration>,
         random: f64,
     ) -> Option<Duration> {
+        // Whatever the first backend asked for: the second attempt goes to another one.
         if tries < 2 {
             return Some(Duration::ZERO);
         }
@@ -125,6 +130,8 @@ impl Backoff {
         let bound = self.base.saturating_mul(doubled).min(self.max);
         let wait = bound.mul_f64(random.clamp(0.0, 1.0));
         match asked {
+            // The client gets the response with its `Retry-After`, and can wait better than a proxy
+            // can.
             Some(asked) if asked > self.retry_after => None,
             Some(asked) => Some(wait.max(asked)),
             None => Some(wait),

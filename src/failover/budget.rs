@@ -1,4 +1,16 @@
 //! The retry budget: how much load retries may add to a pool.
+//!
+//! The account in numbers: `earned` grows with requests and time and never falls; `spent` grows with
+//! each payment, and is raised to `earned - savings` at each withdrawal, which lets older earnings
+//! expire. A payment is allowed while `spent + 1 <= earned`. So one counter is written by each request
+//! (`deposit`, one addition in a cache line of its own), and the rest by retries alone.
+//!
+//! The alternative is a bucket with a clock: tower's `TpsBudget` takes a lock and reads the clock at
+//! each deposit, so for each request, of which hardly one is retried.
+//!
+//! Threads that pay at the same moment each add first and look then, so that no two get the last
+//! retry; one that was too late takes its addition back, and another may in that moment be refused
+//! although one retry was left. That error is on the safe side.
 
 use std::{
     fmt,
@@ -196,10 +208,13 @@ impl Account {
                 .compare_exchange(latest, now.packed(), Relaxed, Relaxed)
                 .is_ok()
         {
+            // Only the thread that won the exchange gets here. A reader in between takes the mean
+            // since a reading that is one older, which is right as well.
             self.earlier.store(latest, Relaxed);
         }
         let earlier = self.earlier.load(Relaxed);
         let came = now.requests_since(earlier);
+        // A young budget has no ten seconds yet: its rate is not extrapolated.
         let span = now.millis_since(earlier).max(millis(SAVED_UP));
         came * millis(SAVED_UP) / span
     }

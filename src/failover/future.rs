@@ -1,4 +1,11 @@
 //! The response future: one attempt, sometimes two side by side.
+//!
+//! The order within a poll: the first attempt, then the hedge, then the clock. Each of them may lead
+//! to another step of the loop, and the loop ends when all of them wait or the request has its result.
+//!
+//! The first attempt is stored in place, pinned with the future; a hedge and a retry are boxed,
+//! because few requests have one and the future of each request would be larger. A dropped future
+//! drops both attempts; balance then frees their slots and records them as cancelled.
 
 use std::{
     fmt,
@@ -158,6 +165,7 @@ where
                     if let Some(waiting) = next {
                         if let Some(backoff) = &mut waiting.backoff {
                             ready!(backoff.as_mut().poll(cx));
+                            // The wait is over once; the service may still need several polls.
                             waiting.backoff = None;
                         }
                         if let Err(error) = ready!(waiting.service.poll_ready(cx)) {
@@ -167,6 +175,7 @@ where
                     let Some(next) = next.take() else {
                         return Poll::Pending;
                     };
+                    // The clone that was polled until it is ready is the one that is called.
                     let mut service = next.service;
                     Self::Calling {
                         future: service.call(next.request),

@@ -1,4 +1,19 @@
 //! A percentile of the pool's latency over the last seconds, without a lock.
+//!
+//! ```text
+//!          ◀── window before ──▶◀── current window ──▶ now
+//! counts:  129 buckets           129 buckets            estimate = percentile over both
+//! slices:  │  │  │  │  │  │  │  │  │  │  │  │           history → bound = 2 × lower quartile
+//! ```
+//!
+//! A request with its time known adds one to a bucket. Every 32nd addition to a bucket computes the
+//! estimate again (a few hundred loads), so that reading it costs a hedge one load. Turning a window,
+//! and ending a slice, is done by the thread whose `compare_exchange` of the beginning succeeds; the
+//! others go on with the former window, and a count that they write into a window that is being
+//! cleared is lost, which a percentile bears.
+//!
+//! Under high load only a share of the times is recorded (`stride`), so that threads do not write to
+//! the same buckets all the time.
 
 use std::{
     array,
@@ -77,6 +92,7 @@ impl Latency {
     pub(super) fn record(&self, took: Duration, now: Instant) {
         let current = self.current.load(Relaxed) & 1;
         let before = self.windows[current].0[bucket(took)].fetch_add(1, Relaxed);
+        // The estimate is as fresh with sampling as without.
         let every = (REFRESH_EVERY / self.stride.load(Relaxed)).max(1);
         if before % every == every - 1 || self.estimate.load(Relaxed) == 0 {
             self.refresh(now);
@@ -88,6 +104,7 @@ impl Latency {
         let window_began = self.window_began.load(Relaxed);
         let age = Duration::from_millis(at.saturating_sub(window_began));
         let current = self.current.load(Relaxed) & 1;
+        // A quiet service turns its windows after 100 times or two minutes, whichever comes first.
         let count = self.windows[current].count();
         let came = count.saturating_mul(self.stride.load(Relaxed).into());
         let is_over = age >= WINDOW && (came >= MIN_WINDOW_COUNT || age >= WINDOW_MAX_AGE);
@@ -102,6 +119,7 @@ impl Latency {
                 .is_ok()
         {
             let next = current ^ 1;
+            // Before it is the current one: no thread but a late one writes to it.
             self.windows[next].clear();
             self.at_slice_start.clear();
             self.slice_began.store(at, Relaxed);

@@ -1,4 +1,8 @@
 //! The settings of failover, and the layer that makes services with them.
+//!
+//! Settings are cloned into each service that the layer makes; what must be shared by all of them
+//! (budget, latency, policy) is behind an `Arc` in them. So axum, which makes a service for each
+//! route, gives all routes one budget.
 
 use std::{sync::Arc, time::Duration};
 

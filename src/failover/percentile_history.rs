@@ -1,4 +1,8 @@
 //! The values of a percentile over the last minutes, so that a bad moment does not move it far.
+//!
+//! 64 slices of 5 s are 320 s. A slice and its end are one word, so that a reader never pairs the
+//! value of one with the age of another; slices that two threads add at once take two indices. Nothing
+//! orders them otherwise: the quartile does not depend on their order.
 
 use std::{
     array,
@@ -56,6 +60,7 @@ impl PercentileHistory {
         if percentiles.is_empty() {
             return None;
         }
+        // With fewer than four slices it is the least of them.
         let (_, quartile, _) = percentiles.select_nth_unstable(count / 4);
         Some(*quartile * FACTOR)
     }

@@ -1,4 +1,11 @@
 //! Retry policies: which failures, and which responses, are worth another attempt.
+//!
+//! A policy sees plain values (the error, the heads, whether the body was touched) and returns a
+//! decision; it cannot retry by itself, nor see the budget. So a test of a policy needs no service,
+//! and a policy cannot break what the layer guarantees: a body that is not whole is never sent again.
+//!
+//! `decide_status` and `may_hedge` were added because a policy that protects a path (payments, for
+//! instance) must cover all three ways in which a request is sent twice.
 
 use std::fmt;
 
@@ -200,9 +207,11 @@ pub struct Standard;
 
 impl Policy for Standard {
     fn decide(&self, failed: &Failed<'_>) -> Decision {
+        // First the cause: a retry would fail in the same way, however safe it is.
         if !concerns_the_backend(failed.error) {
             return Decision::Keep;
         }
+        // Both: where a part of the body was read, the next attempt may lack it.
         let nothing_sent = !failed.error.is_after_sending() && failed.body_untouched;
         if nothing_sent || failed.error.is_unprocessed() || failed.head.method.is_idempotent() {
             Decision::Retry

@@ -1,4 +1,21 @@
 //! A request body that a second attempt can send again.
+//!
+//! One body, several readers, of which the newest may read:
+//!
+//! ```text
+//! client's body ──▶ Source { kept: [frame, frame, …], body }
+//!                      ▲ attempt 0 (superseded: an error from now on)
+//!                      ▲ attempt 1 (sends the kept frames, then reads on, and keeps more)
+//! ```
+//!
+//! A superseded attempt must not read on: it may still run (its time was up, its connection hangs),
+//! and each frame that it took would be missing in the next.
+//! `a_superseded_attempt_reads_no_more_of_the_body`.
+//!
+//! Kept frames are handles of `Bytes`, so that keeping costs a reference and no copy; but a small
+//! frame may keep a large buffer of the server alive, which `capacity` does not count. The lock is of
+//! one request, and is contended only where a task of a connection reads the body while another
+//! attempt begins.
 
 use std::{
     fmt,
@@ -162,6 +179,7 @@ where
             return Poll::Ready(Some(Err("another attempt reads the body now".into())));
         }
         if let Some(kept) = source.kept.get(self.sent) {
+            // Cloned and not taken: a third attempt may need it.
             let frame = kept.clone().into_frame();
             self.sent += 1;
             return Poll::Ready(Some(Ok(frame)));
@@ -174,6 +192,7 @@ where
         };
         match ready!(body.as_mut().poll_frame(cx)) {
             Some(Ok(frame)) => {
+                // `sent` counts kept frames only: what is not kept is behind all of them.
                 if source.keep(&frame) {
                     self.sent += 1;
                 }
@@ -184,6 +203,8 @@ where
                 Poll::Ready(Some(Err(error.into())))
             }
             None => {
+                // The client's body is dropped at its end, with the connection's buffer that it may
+                // hold.
                 source.body = None;
                 Poll::Ready(None)
             }

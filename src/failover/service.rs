@@ -1,4 +1,15 @@
 //! The failover service: how a request begins.
+//!
+//! Three kinds of requests, decided in `call`:
+//!
+//! | the request | its attempts | needs the record |
+//! |---|---|---|
+//! | `max_attempts` is 1, and there is no deadline | `PassThrough` | no |
+//! | may be retried after an error | `Retrying` | no |
+//! | has a deadline, may be hedged, or a status of its response may be retried | `Monitored` | yes |
+//!
+//! Only the third kind inserts an `Exchange` here; for the others the balancer does, which stands
+//! below.
 
 use std::{
     fmt,
@@ -91,7 +102,9 @@ where
         let settings = &self.shared.settings;
         let mut replay = None;
         let mut request = if settings.max_attempts > 1 {
+            // Every request earns, also one that is never retried: the share is of all requests.
             settings.budget.deposit();
+            // 0 keeps nothing: the body can be sent again only while nothing of it was read.
             let room = match settings.policy.keeps_body(request.method()) {
                 true => settings.replay_limit,
                 false => 0,
@@ -136,6 +149,7 @@ impl Monitoring {
         let hedge = settings
             .hedge
             .as_ref()
+            // A body has one reader; two attempts side by side would need two.
             .filter(|hedge| matches!(replay, Some(Replay::Empty)) && hedge.rule.concerns(method));
         let copies =
             replay.is_some() && settings.retry_statuses.is_some() && method.is_idempotent();
@@ -165,6 +179,9 @@ impl Monitoring {
     }
 }
 
+/// The extensions are cloned as well, and with them the handle of the exchange: the copy is of the
+/// same request. A head that is made with `into_parts` of an empty request is the only way to make
+/// `Parts`.
 fn copy_of_head<B>(request: &Request<B>) -> Parts {
     let (mut head, ()) = Request::new(()).into_parts();
     head.method = request.method().clone();

@@ -1,4 +1,10 @@
 //! How a hedge begins: with a copy of the head, where the request may be sent twice.
+//!
+//! A hedge is due in one round of the future's loop and begins in the next: in between, the attempt
+//! that runs is polled and may offer a copy of its head, which is where the head is by then. What
+//! could still stop the hedge is asked last, when the head is there: whether the first attempt still
+//! runs, whether the request belongs to a connection, what the policy says. A refusal takes the
+//! payment back, and no other hedge is tried.
 
 use std::time::Duration;
 
@@ -30,10 +36,13 @@ where
                     target: "evenkeel::failover",
                     backend = self.backend(first).as_deref(), "hedging a request that takes long"
                 );
+                // Where the hedge will stand in the record, once the balancer has picked a backend for
+                // it.
                 let number = self.exchange.attempt_count();
                 let next = self.retries.begin(head, Duration::ZERO);
                 let attempt = Box::pin(AttemptFuture::Readying { next: Some(next) });
                 let hedge = Box::new(RunningHedge { attempt, number });
+                // It is not polled here: the loop of the future does, with the rest of this poll.
                 self.running = Running::Pair { first, hedge };
             }
             _ => {
@@ -43,6 +52,7 @@ where
         }
     }
 
+    /// Two backends would get it: the policy may know of effects that the method does not show.
     fn may_be_hedged(&self, head: &Parts) -> bool {
         !belongs_to_connection(head) && self.retries.settings().policy.may_hedge(head)
     }
@@ -59,6 +69,8 @@ where
 }
 
 /// Returns true if this request is part of a connection, so that no other backend may get it.
+///
+/// NTLM and Negotiate authenticate the connection (RFC 4559): another one knows nothing of the client.
 fn belongs_to_connection(head: &Parts) -> bool {
     let mut auth = head.headers.get_all(header::AUTHORIZATION).iter();
     head.headers.contains_key(header::UPGRADE)

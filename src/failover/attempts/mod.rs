@@ -109,6 +109,7 @@ where
         result: Result<Response<R>, Error>,
     ) -> Step<S, B, Response<R>> {
         match (self, result) {
+            // Neither counted nor copied: `max_attempts` is 1.
             (Self::PassThrough, result) => Step::End(result),
             (Self::Retrying(retries), Ok(response)) => {
                 retries.drop_replay();

@@ -1,5 +1,19 @@
 //! A request with deadlines, hedges or statuses to try again: which attempt wins, and which backend
 //! is charged.
+//!
+//! Which backend is charged is decided by rules that all go through the record, as the layers below
+//! get no result from a future that is dropped:
+//!
+//! | how an attempt ends | its outcome in the record | written |
+//! |---|---|---|
+//! | its response is the client's | that of its body | by balance |
+//! | a hedge beat it | `hedged`, a failure of its backend | here, before it is dropped |
+//! | it was the hedge and lost | `cancelled` | by its drop |
+//! | its time is up | a time-out, a failure of its backend | here, before it is dropped |
+//! | a better response replaced its held one | `discarded` | here, before it is dropped |
+//!
+//! The word "before" is the invariant: `Exchange::end_attempt` keeps the first outcome that it gets,
+//! and a drop writes `cancelled`.
 
 use std::{
     fmt,
@@ -147,12 +161,14 @@ where
 {
     /// See [`Attempts::accept`](super::Attempts::accept).
     pub(super) fn accept(&mut self, response: &Response<R>) -> bool {
+        // With two attempts, the winner and the loser must be recorded: `attempt_ended` does.
         let Running::Single { number } = self.running else {
             return false;
         };
         if self.held.is_some() || self.may_be_retried(response) {
             return false;
         }
+        // A hedge that was paid for and waits for its head does not begin: its price comes back.
         self.cancel_head_request(Role::First);
         self.record_win(number, None);
         true
@@ -183,6 +199,8 @@ where
             Running::Pair { first, hedge } => (Some(*first), hedge),
             Running::HedgeAlone { hedge } => (None, hedge),
         };
+        // At the first poll the hedge calls the balancer, which picks within the call: if the record
+        // then has no attempt of this number, the request waits in the queue.
         let polled = hedge.attempt.as_mut().poll(cx);
         let (is_calling, number) = (hedge.attempt.is_calling(), hedge.number);
         if let Some(first) = first
@@ -211,6 +229,7 @@ where
     ) -> Step<S, B, Response<R>> {
         self.discard_replaced();
         self.cancel_head_request(role);
+        // What runs is settled first; all that follows may begin another attempt.
         let ended = self.running.end(role);
         match result {
             Ok(response) if self.is_retried(&response) => {
@@ -230,6 +249,7 @@ where
         ended: &Ended,
         error: Error,
     ) -> Step<S, B, Response<R>> {
+        // The other attempt may yet answer: no retry begins beside it, as at most two run.
         if !ended.alone {
             let is_hedge = role == Role::Hedge;
             if is_hedge && found_no_backend(&error) && !self.has_begun(ended.number) {
@@ -241,6 +261,7 @@ where
             return Step::AwaitOther(role);
         }
         self.retries.record_failure(&error);
+        // A response, though not a good one, is more than an error.
         if let Some(held) = self.take_held() {
             self.retries.refund_surplus();
             return Step::End(Ok(held.response));
@@ -297,6 +318,7 @@ where
             );
         }
         if let (true, Some(hedge)) = (self.sampled, &self.retries.settings().hedge) {
+            // One reading for both, and only for requests that are sampled.
             let now = Instant::now();
             self.exchange.attempts(|all| {
                 let won = all.get(number);

@@ -1,4 +1,15 @@
 //! The next attempt: whether the layer allows one, and what it sends.
+//!
+//! A retry passes these questions, the cheap ones first and the payment last, so that nothing is paid
+//! for an attempt that another reason forbids:
+//!
+//! 1. Is an attempt left, and is the client not the cause?
+//! 2. Did the inner service give the head back?
+//! 3. Does the policy want a retry?
+//! 4. Can the body be sent again?
+//! 5. Does the budget pay?
+//!
+//! An error that is not retried keeps its head: a layer outside may want it.
 
 use std::{fmt, mem, sync::Arc, time::Duration};
 
@@ -115,6 +126,8 @@ impl<S: Clone, B: Body> Retries<S, B> {
         if !self.may_try_again() || error.is_client() {
             return Err(error);
         }
+        // No copy was made in advance: the service that failed has the head and returns it with the
+        // error.
         let Some(head) = error.take_unsent() else {
             return Err(error);
         };
@@ -139,6 +152,7 @@ impl<S: Clone, B: Body> Retries<S, B> {
             target: "evenkeel::failover",
             backend, attempts, error = %kind, "trying another backend"
         );
+        // An error has no `Retry-After` of a backend; the wait is jitter alone.
         let wait = settings.backoff.wait(attempts, None, fastrand::f64());
         let next = self.begin(head, wait.unwrap_or_default());
         self.first_error.get_or_insert(error);
@@ -156,6 +170,7 @@ impl<S: Clone, B: Body> Retries<S, B> {
         if !self.may_try_again() || !self.replay.is_possible() {
             return None;
         }
+        // Seconds or a date (RFC 9110 §10.2.3); what is neither asks for nothing.
         let asked = retry_after::read(response);
         let wait = settings.backoff.wait(attempts, asked, fastrand::f64())?;
         let withdraw = || settings.budget.withdraw(Instant::now());
@@ -166,16 +181,21 @@ impl<S: Clone, B: Body> Retries<S, B> {
             );
             return None;
         }
+        // A second copy: the first stays for a response that is to be tried again as well.
         Some(self.begin(head.clone(), wait))
     }
 
     /// Makes an attempt that begins after a wait.
+    ///
+    /// Counts the attempt and makes its body, which ends the reading of the one before. The service is
+    /// a clone, polled until it is ready before it is called.
     pub(super) fn begin(&mut self, head: Parts, wait: Duration) -> Box<PendingAttempt<S, B>> {
         self.used += 1;
         let body = self.replay.next_body(!self.may_try_again());
         Box::new(PendingAttempt {
             service: self.state.clone_inner(),
             request: Request::from_parts(head, body),
+            // A timer of tokio, as few requests wait: the wheel is exact to 10 ms only.
             backoff: (!wait.is_zero()).then(|| Box::pin(sleep(wait))),
         })
     }

@@ -1,4 +1,13 @@
 //! How much the attempts of a request cost of the budget.
+//!
+//! An example with three attempts: the first is refused (no load, waived), the second is free in its
+//! place, and is reset after the request was sent; the third is paid. In numbers (`loads`, `paid`):
+//!
+//! ```text
+//! begin 1,0 ─ refused ─▶ 0,0 ─ retry ─▶ 1,0 ─ reset ─▶ 1,0 ─ retry ─▶ 2,1
+//! ```
+//!
+//! `only_attempts_that_may_have_reached_a_backend_are_paid_for` has the table of cases.
 
 use crate::error::{Error, ErrorKind};
 
@@ -34,6 +43,7 @@ impl RetryCost {
 
     /// Takes out what is paid and not owed, when no attempt follows now.
     pub(super) fn take_surplus(&mut self) -> u8 {
+        // The first attempt with load is the request itself, which earned and does not pay.
         let owed = self.loads.saturating_sub(1);
         let surplus = self.paid.saturating_sub(owed);
         self.paid -= surplus;

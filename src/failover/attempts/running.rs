@@ -1,4 +1,9 @@
 //! Which attempts of a request run, by their numbers in the record.
+//!
+//! A number is known before the balancer has picked, because attempts of a request begin one after the
+//! other and each takes the next index of the record. It stays a promise until the record has that
+//! many attempts: an attempt that waits in a queue, or finds no backend, has none, and its number goes
+//! to the next one.
 
 use std::{mem, pin::Pin};
 

@@ -1,4 +1,21 @@
 //! The clock: which deadline or hedge is due, and what follows when a deadline is.
+//!
+//! The clock is looked at last in each poll, after the attempts: a response that is ready at the
+//! moment of its deadline wins, as in tower's `Timeout`. A time-out that polls its timer first throws
+//! such a response away.
+//!
+//! One timer serves all deadlines of a request and the hedge. It is armed for the first of them, and
+//! for 100 ms at most, so that most requests are over before it fires and the wheel holds few entries:
+//!
+//! ```text
+//! call ─▶ first poll: arm(min(first due, 100 ms)) ─▶ fires ─▶ due? ─ nothing ─▶ arm(rest, 100 ms at most)
+//!                                                             ├ hedge ─────▶ ask for the head ─▶ begin
+//!                                                             ├ one try ───▶ ask for the head ─▶ end it
+//!                                                             └ all tries ─▶ end the request
+//! ```
+//!
+//! A time-out asks for the head because a retry needs it, and because the copy says whether some of
+//! the request may have been sent: only then is it a time-out of the response.
 
 use std::{mem, task::Context, time::Duration};
 
@@ -91,6 +108,7 @@ where
             return Due::Total;
         }
         let may_hedge = self.hedges && !self.running.is_hedged() && self.retries.may_try_again();
+        // Read outside `attempts`, whose closure holds the lock of the record.
         let bound = self.exchange.affinity().map(|affinity| affinity.backend);
         self.exchange.attempts(|all| {
             let runs = |number: &usize| all.get(*number).is_some_and(|a| a.outcome.is_none());
@@ -122,6 +140,7 @@ where
     /// Ends an attempt whose time is up.
     fn time_out(&mut self, role: Role, number: usize) -> TimeoutStep<Response<R>> {
         let head = self.take_head_copy();
+        // It has ended within the round that made the copy; its result is handled as any other.
         if !self.runs(number) {
             return TimeoutStep::PollAgain;
         }
@@ -131,6 +150,7 @@ where
         };
         let limit = self.retries.settings().per_try_timeout.unwrap_or_default();
         let cause = format!("the time for one try is up: the limit is {limit:?}");
+        // It is in the record before the attempt is dropped: health and balance read it there.
         let mut error = Error::new(kind).with_source(cause);
         self.exchange.fail_attempt(number, &error);
         if kind == ErrorKind::ResponseHeadTimeout {
@@ -147,6 +167,8 @@ where
         let held = self.take_held();
         let kept = held.as_ref().and_then(|held| held.number);
         let limit = self.retries.settings().timeout.unwrap_or_default();
+        // An attempt that began a moment before the end had no fair chance, and its backend is not to
+        // blame.
         let half = limit / 2;
         let late = |kind| {
             let cause = format!("the time for all tries is up: the limit is {limit:?}");
@@ -171,6 +193,7 @@ where
             return Ok(held.response);
         }
         Err(match begun {
+            // No attempt began: the request spent its time in the balancer's queue.
             0 => late(ErrorKind::QueueTimeout),
             _ => late(ErrorKind::ResponseHeadTimeout).after_sending(),
         })
