@@ -1,4 +1,11 @@
 //! [`ResponseBody`]: a body that breaks off, ends early or is slow.
+//!
+//! The order of the faults within a poll is that of a real connection: a pause passes first, then a
+//! reset or an end that is due, and only then are more bytes read. A frame is cut at the byte of the
+//! next fault, so that `reset(100)` fails after exactly 100 bytes whatever frames the service makes.
+//!
+//! A reset takes the inner body along (it is dropped, as a proxy drops its connection), and the body
+//! is over behind the error.
 
 use std::{
     fmt,
@@ -84,6 +91,7 @@ where
         {
             this.inner.set(None);
             this.held.clear();
+            // The body fails once; a poll behind that finds its end.
             this.faults.reset_after = None;
             let error = Error::new(ErrorKind::ResponseBody).with_source("injected");
             return Poll::Ready(Some(Err(error.into())));
@@ -113,6 +121,7 @@ where
                 Err(trailers) => return Poll::Ready(Some(Ok(trailers))),
             }
         }
+        // A frame is split here and the rest is held: the service makes frames of any length.
         let most = this
             .faults
             .next_length(*this.sent)
@@ -120,6 +129,7 @@ where
         let data = this.held.split_to(most as usize);
         *this.sent += most;
         if let Some(pace) = this.faults.bytes_per_second {
+            // The pause comes behind the frame, so that the first byte is not late.
             let pause = Duration::from_secs_f64(most as f64 / pace as f64);
             *this.pause = Some(Box::pin(sleep(pause)));
         }

@@ -1,4 +1,9 @@
 //! [`Fault`]: what goes wrong, and for which requests.
+//!
+//! Everything random about a request is drawn here, at its call, from a generator whose seed is that
+//! of the layer and the number of the call. Two draws are made for each fault, in the faults' order
+//! and whether it meets the request or not; so a fault that is restricted to one backend changes
+//! nothing for the others, and a run can be repeated.
 
 use std::time::Duration;
 
@@ -186,6 +191,7 @@ impl RequestFaults {
     pub(super) fn draw(faults: &[Fault], head: &Parts, random: &mut Rng) -> Self {
         let mut plan = Self::default();
         for fault in faults {
+            // Before the test below: each fault takes the same number of draws for every request.
             let jitter = fault.jitter.mul_f64(random.f64());
             if !fault.applies_to(head, random) {
                 continue;

@@ -1,4 +1,12 @@
 //! [`Invariants`]: what must hold for every request, whatever fails.
+//!
+//! The observer has no part in what it checks: it reads the record of each request and the events of
+//! the pool, as a user's program could. A backend that comes up is found by its event, as the snapshot
+//! shows only the last state; a request that was lost is found because its end was never reported.
+//!
+//! Limits: an event that the channel dropped (more than 1,024 behind) is not seen, so that events are
+//! read at each request. A readmission by outlier detection counts as checked, since traffic is its
+//! check.
 
 use std::{
     fmt,
@@ -138,6 +146,7 @@ impl Observed {
         while let Some(event) = self.events.try_next() {
             self.record_backend(&event.backend);
             if let EventKind::Health(change) = &event.kind {
+                // Not from unknown: a backend that was never measured may be up.
                 let up =
                     change.from == HealthStatus::Unhealthy && change.to == HealthStatus::Healthy;
                 let checked = change.source == Source::Passive || change.streak > 0;

@@ -1,4 +1,8 @@
 //! [`ChaosLayer`], and the [`Handle`] that changes its faults while services run.
+//!
+//! The faults are behind one swapped pointer: a request loads it once and keeps what it drew, so that
+//! `Handle::clear` in the middle of a test changes no request that runs. `add` copies the list; faults
+//! are few, and change seldom.
 
 use std::{
     fmt,
@@ -118,6 +122,7 @@ impl FaultState {
     pub(super) fn draw(&self, head: &Parts) -> Option<RequestFaults> {
         let faults = self.faults.load();
         let faults = faults.as_deref()?;
+        // Counted only while there are faults, so that calls before them do not shift the draws.
         let call = self.calls.fetch_add(1, Relaxed);
         let mut random = Rng::with_seed(self.seed.wrapping_add(call.wrapping_mul(GOLDEN_RATIO)));
         Some(RequestFaults::draw(faults, head, &mut random))

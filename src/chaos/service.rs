@@ -1,4 +1,8 @@
 //! [`Chaos`]: injects the faults that a request meets.
+//!
+//! A fault that does not pass the request on drops its body unread, as a backend does that refuses.
+//! The head goes back with the error, so that a failover above can try again: without it, an injected
+//! failure could not be retried as a real one is.
 
 use std::{
     fmt,
@@ -64,6 +68,7 @@ where
     }
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
+        // The usual case in production: the request is not even taken apart.
         if self.faults.is_empty() {
             return ResponseFuture::new(self.inner.call(request));
         }
@@ -88,6 +93,8 @@ where
 }
 
 /// Returns an error of this kind as the proxy would report it.
+///
+/// The list has every kind, so that a new one must be decided about here.
 fn injected_error(kind: ErrorKind) -> Error {
     let error = Error::new(kind).with_source("injected");
     match kind {
@@ -173,6 +180,7 @@ where
                 Ok(response) => Ok(response.map(|body| ResponseBody::new(body, *this.body))),
                 Err(error) => Err(Error::from_boxed(error.into())),
             },
+            // No waker is kept: only a drop ends it, by a time-out above or by the client.
             StateProjection::Hanging => return Poll::Pending,
             // The error is taken at the first poll; a poll after completion gets another one.
             StateProjection::Failing { error } => {
