@@ -1,4 +1,7 @@
 //! [`ResponseBody`]: the inner service's body, or the text of an error.
+//!
+//! An enum and not a box, so that responses of the inner service cost no allocation; the text of an
+//! error is one frame.
 
 use std::{
     pin::Pin,

@@ -1,4 +1,13 @@
 //! The kind of an error that a layer of another crate returned.
+//!
+//! Why the chain of sources is walked: tower's layers wrap errors (`buffer` in a clone of its own, a
+//! time-out in a box), and the type that says what happened is somewhere inside. The search ends at
+//! the first cause that says something. An error of this crate is trusted as it is, but for two kinds
+//! that only say where something failed (`service`, `client_body`): there a cause of another crate may
+//! say why.
+//!
+//! `RespondLayer::classify` is asked before the built-in table for each cause, so that it can overrule
+//! it.
 
 use std::{error::Error as StdError, iter, time::Duration};
 
@@ -34,10 +43,12 @@ pub(super) fn classify(error: BoxError, classifier: Option<&Classifier>) -> Erro
         return Error::from_boxed(error);
     };
     let kind = match (own, kind) {
+        // A time-out while the client's body was read is the client's: 408 and not 504.
         (Some(ErrorKind::ClientBody), ErrorKind::Timeout) => ErrorKind::ClientBodyTimeout,
         (_, kind) => kind,
     };
     let classified = Error::new(kind).with_source(error);
+    // A wrapped error keeps its time; a load shedder knows none, and a second is a fair guess.
     match retry_after.or_else(|| (kind == ErrorKind::LoadShed).then_some(RETRY_AFTER)) {
         Some(after) => classified.with_retry_after(after),
         None => classified,

@@ -11,6 +11,7 @@ pub(super) fn is_call<B>(request: &Request<B>) -> bool {
     *request.method() == Method::POST && is_grpc(request.headers())
 }
 
+/// `application/grpc`, with a subtype (`+proto`) or parameters; `application/grpc-web` is neither.
 fn is_grpc(headers: &HeaderMap) -> bool {
     let Some(value) = headers.get(header::CONTENT_TYPE) else {
         return false;
@@ -41,6 +42,7 @@ pub(super) fn answer<R>(error: &Error) -> Response<ResponseBody<R>> {
 #[must_use]
 pub fn grpc_status(kind: ErrorKind) -> u16 {
     match kind {
+        // The call broke off on the client's side: INTERNAL would blame the server.
         ErrorKind::ClientBody => CANCELLED,
         // Nothing was sent, so the client may retry.
         ErrorKind::ConnectTimeout => UNAVAILABLE,

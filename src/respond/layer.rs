@@ -1,4 +1,7 @@
 //! [`RespondLayer`]: what a user configures.
+//!
+//! A layer is one `Arc`: a request clones it once, for the case that it fails. The classifier and the
+//! renderer run for failures only.
 
 use std::{error::Error as StdError, fmt, sync::Arc};
 

@@ -1,4 +1,12 @@
 //! [`Respond`]: calls the inner service, and answers in its place if it fails.
+//!
+//! The service never fails, which servers of hyper and axum ask for. An inner service that fails in
+//! `poll_ready` is the hard case: tower forbids to call it then, and an error here would end the
+//! connection. So the error waits for the next call, which it answers, and the inner service is not
+//! called.
+//!
+//! A log and metrics above see an ordinary response; the kind of the failure reaches them by the
+//! record of the request (`Exchange::fail_with`).
 
 use std::{
     convert::Infallible,
@@ -80,6 +88,7 @@ where
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
         if let Err(error) = ready!(self.inner.poll_ready(cx)) {
             let error = self.page.classify(error.into());
+            // Kept as text: an error is not `Clone`, and the service is.
             self.not_ready = Some(Arc::new(NotReady {
                 kind: error.kind(),
                 why: error.to_string(),
@@ -177,6 +186,7 @@ fn answer<R>(error: &Error, page: &ErrorPage, is_head: bool) -> Response<Respons
     let status = status(error.kind());
     let text = page.text(status);
     let length = text.len();
+    // The length is that of the GET (RFC 9110 §9.3.2); the body is not sent.
     let shown = if is_head { Bytes::new() } else { text };
     let mut response = Response::new(ResponseBody::own(shown));
     *response.status_mut() = status;

@@ -1,4 +1,8 @@
 //! The status of each kind of error, and its text.
+//!
+//! 502 says that a backend did wrong, 503 that none could be asked now, 504 that one took too long:
+//! clients and balancers in front retry by it. The table in the module's docs is compared with this
+//! one by a test.
 
 use http::StatusCode;
 
