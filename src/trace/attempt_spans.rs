@@ -1,4 +1,12 @@
 //! The spans of a request's attempts.
+//!
+//! Lifetimes: the record of the request holds this observer, the observer holds the request's span,
+//! and the span must end with the last byte although a handler may keep the record for longer. So the
+//! observer lets go of the span when the request ends ([`AttemptSpans::close`]), and never holds the
+//! record itself.
+//!
+//! The state is locked for a look-up or a push. A subscriber is called without the lock, because it
+//! may log, and is code of the program.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -85,6 +93,7 @@ pub(super) fn record_ids(span: &Span, context: &TraceContext) {
 // The lock is free while a subscriber is called.
 impl AttemptObserver for AttemptSpans {
     fn begun(&self, number: usize, backend: &Backend, headers: &mut HeaderMap) {
+        // An attempt that begins behind the end, such as one of a copy of the request, has no parent.
         let Some(parent) = self.state().parent.clone() else {
             return;
         };
@@ -109,6 +118,7 @@ impl AttemptObserver for AttemptSpans {
         if span.is_disabled() {
             return;
         }
+        // Over the one of the request's span: the backend's parent is this attempt.
         write_traceparent(headers, &self.context_of(&span));
         self.state().running.push((number, span));
     }
@@ -131,6 +141,7 @@ impl AttemptObserver for AttemptSpans {
         let Some((_, span)) = at.map(|at| state.running.swap_remove(at)) else {
             return;
         };
+        // Before the subscriber is called, by `record` and by the drop of the span.
         drop(state);
         let Some(outcome) = attempt.outcome else {
             return;

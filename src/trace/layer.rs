@@ -1,4 +1,7 @@
 //! `TraceLayer`: whose traces are continued, and how many are begun.
+//!
+//! `None` in place of the settings makes a layer that does nothing and has the same type, so that
+//! `LoadBalancer` has one type with and without traces.
 
 use std::{fmt, sync::Arc};
 

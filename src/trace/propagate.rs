@@ -1,4 +1,15 @@
 //! The trace context of a request: what it came with, and what the backend gets.
+//!
+//! | the request's `traceparent` | the trace | `tracestate` |
+//! |---|---|---|
+//! | one, well formed, of a trusted sender | continued: its id, its flag | passes, if well formed |
+//! | malformed, or two | begun here | removed |
+//! | of a sender that is not trusted | begun here | removed |
+//! | any, and a layer above has a context | that one's | passes if the field names the same trace |
+//! | none | begun here | removed |
+//!
+//! Ids are random and not secret: a fast generator makes them. `traceparent` values share a block of 4
+//! KiB, as ids of requests do in the access log.
 
 use std::cell::RefCell;
 
@@ -42,6 +53,7 @@ impl Config {
         match parent {
             Some(parent) => TraceContext::new(parent.trace_id, new_span_id(), parent.sampled),
             None => {
+                // Not zero: an id of zeros is invalid (W3C Trace Context §3.2.2.3).
                 let id = fastrand::u128(1..);
                 TraceContext::new(id.to_be_bytes(), new_span_id(), self.samples(id))
             }

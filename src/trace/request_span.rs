@@ -1,4 +1,15 @@
 //! The span of a request, from its arrival to its last byte.
+//!
+//! | the end | `error.type` | `otel.status_code` |
+//! |---|---|---|
+//! | the last byte of a response below 500 | | |
+//! | the last byte of a response of 500 and more | the kind of the failure, or the status | ERROR |
+//! | the service or the body failed | the kind, or `_OTHER` | ERROR |
+//! | a drop before the end | `cancelled` | |
+//! | a drop behind the head of a 5xx | as for its last byte | ERROR |
+//!
+//! Nothing is computed for a span that no subscriber wants: `info_span!` evaluates the fields only
+//! then, and the box, the record and the observer are made only then.
 
 use std::sync::Arc;
 
@@ -49,12 +60,14 @@ impl RequestSpan {
                 context
             }
         };
+        // Also without a subscriber: the backend sees the trace, and the access log its ids.
         write_fields(request.headers_mut(), &context, is_continued);
         request.extensions_mut().insert(context);
         if !is_enabled {
             return None;
         }
         let exchange = Exchange::of(request.extensions_mut());
+        // The description of a failed attempt's status is the text of its cause.
         exchange.want_details();
         let attempts = AttemptSpans::new(span.clone(), context, config.span_context.clone());
         exchange.observe_attempts(attempts.clone());
@@ -127,6 +140,7 @@ impl Drop for RequestSpan {
                 false => drop(self.span.record("error.type", CANCELLED)),
             }
         }
+        // The record may outlive the request, and must not hold the span open.
         self.attempts.close();
     }
 }

@@ -1,4 +1,8 @@
 //! `Trace`: begins the span of each request, and hands it to the response's body.
+//!
+//! The span is entered for each poll and left with it: a span that is entered across an await would
+//! count the events of other tasks of the thread. What runs outside a poll, such as a task that a
+//! layer spawns, is not in it.
 
 use std::{
     fmt,
@@ -106,6 +110,7 @@ where
                     running.answered(response.status());
                     if let Some(tunnel) = response.extensions().get::<Tunnel>() {
                         running.lasts_until_dropped();
+                        // The body of such a response is empty, and ends at once.
                         tunnel.hold(span.take());
                     }
                 }

@@ -1,4 +1,12 @@
 //! `traceparent` (W3C Trace Context §3.2): reading and writing. Pure.
+//!
+//! ```text
+//! 00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01
+//! 0  3                                36               53     where the parts begin
+//! ```
+//!
+//! The length is fixed, so that a value is read by position. What is longer must be of a later
+//! version, of which the first 55 bytes have the same meaning.
 
 use crate::context::TraceContext;
 

@@ -25,6 +25,8 @@ impl Tracestate {
                 if member.is_empty() {
                     continue;
                 }
+                // A list with one bad member is removed as a whole: what it means is not ours to
+                // guess.
                 if members.len() == MAX_MEMBERS || !is_member(member) {
                     return Self::Remove;
                 }
@@ -34,6 +36,7 @@ impl Tracestate {
         match lines {
             0 => Self::Keep,
             _ if members.is_empty() => Self::Remove,
+            // The field passes byte for byte, and nothing is allocated for it but the list.
             1 if length <= MAX_LENGTH => Self::Keep,
             _ => Self::Replace(joined(members)),
         }
