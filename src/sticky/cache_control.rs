@@ -1,4 +1,19 @@
 //! `Cache-Control: private` for a response that sets the cookie (RFC 9111 §5.2.2.7).
+//!
+//! The danger: a shared cache that stores a response with `Set-Cookie` hands one client's session to
+//! all. RFC 9111 §7.3 leaves it to the response's directives, so they are changed, as little as
+//! possible:
+//!
+//! | the response has | it gets |
+//! |---|---|
+//! | no `Cache-Control` | `private` |
+//! | `no-store` or `private` | no change |
+//! | `public, max-age=60` | `private, max-age=60` |
+//! | `private="set-cookie", max-age=60` | `private, max-age=60` |
+//! | an unterminated quoted string | a field `private` before its own |
+//!
+//! Fields are read as bytes: one byte that is not ASCII must not make `no-store` disappear, as it did
+//! once.
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, header::CACHE_CONTROL};

@@ -1,4 +1,8 @@
 //! Removes one cookie from the `Cookie` fields of a request and keeps the others byte for byte.
+//!
+//! The backend must not see the cookie: it could be logged there, or be sent back as the application's
+//! own. All other cookies stay as they came, spaces and odd bytes included, since applications have
+//! parsers of their own. A request without the cookie is not touched.
 
 use http::{
     HeaderMap, HeaderValue,
@@ -19,6 +23,7 @@ pub(super) fn remove(headers: &mut HeaderMap, name: &str, mut on_value: impl FnM
         return remove_from_many_fields(headers, name, &mut on_value);
     }
     let field = entry.get();
+    // One pass finds out whether a new field must be made at all.
     match match_pairs(field.as_bytes(), name, &mut on_value) {
         Matched::Nothing => return false,
         Matched::All => _ = entry.remove(),

@@ -1,4 +1,16 @@
 //! [`Sticky`]: reads the cookie of a request, and sets one with the response.
+//!
+//! The way of a session through one request:
+//!
+//! ```text
+//! request  ─ cookie verified? ─▶ Exchange::set_affinity ─▶ balance: verdict, attempts
+//!                    └ no ─────▶ verdict `none` or `invalid`
+//! response ─ answered_by() ─ is it the backend that a current cookie names? ─ yes ─▶ nothing
+//!                                               └ no, and it is not draining ─▶ Set-Cookie, private
+//! ```
+//!
+//! The layer does not decide where a request goes: it asks, and reads the result from the record. So a
+//! failover between the two may try other backends, and the cookie names the one that answered.
 
 use std::{
     fmt,
@@ -71,6 +83,7 @@ impl<S> Sticky<S> {
         };
         let mut verified = None;
         let is_present = remove(headers, &self.config.cookie_name, |value| {
+            // The first that verifies: a client may send a cookie of another path or domain as well.
             if verified.is_none() {
                 verified = table.verify(value);
             }
@@ -179,6 +192,7 @@ where
             (!is_held && !is_leaving).then(|| answered.clone())
         });
         if let Some(answered) = renew_for {
+            // The newest: the backend that answered may have joined during the request.
             let snapshot = this.tokens.pool.snapshot();
             let cookie = snapshot
                 .derived(&this.tokens.table)

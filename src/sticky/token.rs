@@ -1,4 +1,15 @@
 //! Tokens: the values of the cookie, which name backends without revealing them.
+//!
+//! ```text
+//! token = base64url( first 16 bytes of HMAC-SHA-256(key, "evenkeel sticky 1" 0 cookie-name 0 backend-id) )
+//! ```
+//!
+//! The label and the name keep a token of one purpose from being one of another: two pools with the
+//! same keys and ids have different tokens. Zero bytes separate the parts, and neither a name nor an
+//! id can have one. 128 bits cannot be guessed; the cut keeps the cookie short.
+//!
+//! A change of this formula moves every session of every user at the next upgrade: a new one needs a
+//! new label, and the old one as a further token that verifies.
 
 use std::{collections::HashMap, fmt};
 
@@ -136,6 +147,7 @@ impl TokenTable {
         let mut cookies =
             HashMap::with_capacity_and_hasher(backends.len(), BuildIdHasher::default());
         for backend in backends {
+            // The first key last: if two keys are equal, its entry replaces the older one's.
             for (i, key) in keys.keys.iter().enumerate().rev() {
                 let token = make_token(key, cookie_name, backend.id());
                 let entry = TokenEntry {
