@@ -1,8 +1,15 @@
 //! Session affinity: the backend that a sticky cookie names, and what the balancer did with it.
+//!
+//! Three parties: sticky writes the [`Affinity`], balance reads it with the constraints of a pick and
+//! settles the verdict, sticky reads the verdict to decide about the cookie. None of them knows the
+//! others.
 
 use crate::pool::Backend;
 
 /// The backend that a request should go to if that backend can take it.
+///
+/// It is a wish: the balancer decides. A handle of a backend that was removed since, or that belongs
+/// to another pool, is passed over.
 #[derive(Clone, Debug)]
 pub struct Affinity {
     /// The backend.

@@ -1,4 +1,17 @@
 //! `Attempt`: one try of a request at one backend, and how it ended.
+//!
+//! States of an attempt:
+//!
+//! ```text
+//! begin ─▶ running (outcome `None`) ─▶ Ok ─▶ Discarded
+//!                                   ├▶ Discarded  a held response gave way to a better one
+//!                                   ├▶ Failed(kind)
+//!                                   ├▶ Hedged     a later attempt answered first
+//!                                   └▶ Cancelled  dropped without another outcome
+//! ```
+//!
+//! The first outcome stays, with the one exception that the arrow shows. `duration` is set with the
+//! outcome, by the clock at that moment.
 
 use std::time::Duration;
 
@@ -65,6 +78,9 @@ impl Attempt {
 
     /// Ends the attempt now. `head` is the time from its beginning to the response's head, where it is
     /// known.
+    ///
+    /// The head may be later than the end for a moment, when another thread records it: then the end
+    /// counts.
     pub(super) fn end(&mut self, outcome: Outcome, head: Option<Duration>) {
         let duration = Instant::now().saturating_duration_since(self.began);
         self.outcome = Some(outcome);
@@ -126,6 +142,7 @@ impl Attempts {
     }
 
     fn push(&mut self, attempt: Attempt) -> usize {
+        // The second attempt moves the first into a list; both keep their numbers.
         match std::mem::take(self) {
             Self::None => {
                 *self = Self::One([attempt]);

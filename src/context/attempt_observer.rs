@@ -51,6 +51,7 @@ impl Exchange {
     #[inline]
     pub(super) fn attempt_ended(&self, number: usize) {
         if let Some(observer) = self.inner.observer.get() {
+            // A copy, so that the observer is called without the lock.
             let attempt = self.attempts(|all| all.get(number).cloned());
             if let Some(attempt) = attempt {
                 observer.ended(number, &attempt);

@@ -1,5 +1,8 @@
 //! `ConnInfo` in axum: the extractor, the implementations of `Connected`, and the layer that offers
 //! `ConnectInfo<SocketAddr>`.
+//!
+//! Under axum, the facts of a connection come as `ConnectInfo<ConnInfo>`; `ConnInfo::of` finds them
+//! there and under the own type, so that layers need not know the server.
 
 use std::{
     error, fmt,

@@ -1,4 +1,10 @@
 //! The causes of an error as one line of text, for a log.
+//!
+//! Errors of Rust are inconsistent about their sources: some repeat the text of the source in their
+//! own, others do not. A cause whose text stands in the one before it is therefore left out, so that a
+//! line has `refused` once and not three times.
+//!
+//! The text is made only for a log that wants it, and only for failures: it allocates.
 
 use std::{
     error::Error as StdError,
@@ -55,6 +61,7 @@ impl Write for Bounded {
             self.text.push_str(more);
             return Ok(());
         }
+        // Room for the ellipsis, at a whole character.
         let mut end = room - CUT.len().min(room);
         while !more.is_char_boundary(end) {
             end -= 1;

@@ -1,4 +1,8 @@
 //! `ClientIdentity`: what a client's verified certificate says.
+//!
+//! Made once a handshake, so that a request reads texts that are ready. The subject and the names come
+//! from a certificate that the roots of the listener have verified: they are as trustworthy as its
+//! issuer.
 
 use std::{fmt, time::SystemTime};
 

@@ -1,4 +1,8 @@
 //! An accepted connection on its way through the connection stack.
+//!
+//! The connection stack wraps streams as the request stack wraps services: each layer takes a
+//! `Conn<Io>` and calls the next with a `Conn` of another stream. What is beside the stream stays the
+//! same, so that a layer in the middle need not know what the server passes down to its end.
 
 use std::{fmt, sync::Arc};
 
@@ -46,6 +50,8 @@ impl<Io> Conn<Io> {
     }
 
     /// Takes the shutdown signal out; the caller keeps it until the connection has ended.
+    ///
+    /// `None` if there is none, or if it was taken before: one layer owns it.
     pub fn take_shutdown(&mut self) -> Option<ShutdownSignal> {
         self.shutdown.take()
     }

@@ -1,4 +1,9 @@
 //! A value that a layer computes from a connection and caches with it.
+//!
+//! Facts of a connection may arrive between two requests: a server of another crate may set TLS facts
+//! late. A cached value is therefore compared with the facts that it was made from, and not used once
+//! there are more; it is not made again, which a slot that is written once could not hold
+//! (`facts_learnt_between_two_requests_of_a_connection_are_logged`).
 
 use super::{ConnInfo, conn_info::KnownFacts};
 use crate::slots::SlotKey;

@@ -1,4 +1,17 @@
 //! `ConnInfo`: the facts of the connection that a request came by.
+//!
+//! Two levels: what is true for the connection is in the shared part and set once (`OnceLock`, so that
+//! a reader takes no lock); the client that a trusted hop names is true for one request, and is in the
+//! handle. A clone of the handle that a layer made before keeps what it had.
+//!
+//! | question | method |
+//! |---|---|
+//! | which socket is at the other end | `peer` |
+//! | which host sent the bytes (behind a PROXY protocol header) | `sender` |
+//! | for which client (behind trusted hops) | `client` |
+//!
+//! A decision about trust takes `sender`, as headers of that host are in question; a log, a hash and a
+//! limit take `client`.
 
 use std::{
     fmt,

@@ -1,4 +1,9 @@
 //! Events of connections that ended before, between or instead of requests.
+//!
+//! A request that reaches a service has a line in the log by the access log layer. What ends before
+//! that has none, and would be invisible: a port scan, a failed handshake, a head that is too large.
+//! The server, the TLS layer and the PROXY protocol layer report those here, at most one for each
+//! connection.
 
 use std::{borrow::Cow, sync::Arc, time::Duration};
 

@@ -1,5 +1,21 @@
 //! `Exchange`: the shared record of one request. This file holds what a reader needs; what layers
 //! write is in `exchange_record.rs`.
+//!
+//! What is behind the lock, and what is not:
+//!
+//! | field | written by | read | how |
+//! |---|---|---|---|
+//! | `record` | each layer, a few times a request | a few times | mutex; held for a few instructions |
+//! | `has_constraints` | the first affinity or attempt | each pick | relaxed flag, so that the first pick takes no lock |
+//! | `received` | the body of the request, each frame | the log | relaxed counter |
+//! | `head_at`, `ends` | once, or once an attempt | log and metrics | relaxed, so that the clock is read less |
+//! | `head_copy_wanted`, `details_wanted` | failover; log, trace | the proxy, each wait; each failure | relaxed flags |
+//! | `observer` | trace | each step of an attempt | `OnceLock` |
+//!
+//! Relaxed suffices for the flags: the lock orders what they are about, and a flag that is seen a
+//! moment late costs one poll. The mutex is uncontended but for two attempts on two threads: it
+//! belongs to one request. No code of a user runs under it, except the closure of
+//! [`Exchange::attempts`] and a sink's `close`, whose docs say so.
 
 use std::{
     fmt,
@@ -179,6 +195,7 @@ impl Exchange {
         let record = self.record();
         let attempts = record.attempts.as_slice();
         let affinity = record.affinity.as_ref().map(|affinity| {
+            // The last attempt at this backend decides: a retry may have gone there a second time.
             let mut tries = attempts
                 .iter()
                 .filter(|a| a.backend.is_same(&affinity.backend));

@@ -1,4 +1,8 @@
 //! What layers tell an [`Exchange`] for logs, metrics and traces.
+//!
+//! Few requests have notes, so they are boxed and absent for the others. Causes are turned into text
+//! at the moment of the failure, since errors are not `Clone` and go up the stack; they are kept only
+//! if a layer above said that it shows them ([`Exchange::want_details`]).
 
 use std::{any::Any, borrow::Cow, io, sync::atomic::Ordering::Relaxed, time::Duration};
 
@@ -68,6 +72,7 @@ impl Exchange {
     #[inline]
     pub(crate) fn set_time_to_head(&self, time: Duration) {
         if self.inner.head_at.load(Relaxed) == 0 {
+            // 0 means that it is not known.
             let nanos = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX).max(1);
             self.inner.head_at.store(nanos, Relaxed);
         }
@@ -172,6 +177,7 @@ impl Exchange {
             },
         };
         let mut record = self.record();
+        // A cause at the last attempt says more than the error that came of it.
         let known = record
             .attempts
             .as_slice()

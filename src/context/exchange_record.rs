@@ -1,4 +1,13 @@
 //! The methods by which layers write an [`Exchange`]; readers use those in `exchange.rs`.
+//!
+//! The copy of a head takes two steps and a flag, because the head is in the hands of the innermost
+//! service while the layer that needs it is far above:
+//!
+//! ```text
+//! failover: ask_for_head_copy ─▶ flag ─▶ proxy: offer_head_copy (each time it waits) ─▶ failover: take
+//! ```
+//!
+//! A request that needs no second attempt pays one relaxed load for each wait.
 
 use std::sync::atomic::Ordering::Relaxed;
 
@@ -101,6 +110,7 @@ impl Exchange {
     /// attempt has no outcome by then, they take the drop for the client's.
     pub fn end_attempt(&self, number: usize, outcome: Outcome) {
         if let Some(attempt) = self.record().attempts.get_mut(number) {
+            // The first outcome counts: a layer above may have ended the attempt before its drop does.
             let ended = attempt.outcome;
             if ended == Some(Outcome::Ok) && outcome == Outcome::Discarded {
                 attempt.outcome = Some(outcome);
@@ -142,10 +152,13 @@ impl Exchange {
         if !self.inner.head_copy_wanted.load(Relaxed) {
             return;
         }
+        // Outside the lock: a copy of a head allocates.
         let mut head = head.clone();
         // A record that held a handle of itself would never be freed.
         head.extensions.remove::<Self>();
         let mut record = self.record();
+        // Asked again under the lock: the layer may have withdrawn, or another attempt may have
+        // offered.
         if self.inner.head_copy_wanted.swap(false, Relaxed) {
             record.head_copy = Some(Box::new(HeadCopy { head, sent }));
         }

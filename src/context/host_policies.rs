@@ -1,4 +1,13 @@
 //! `HostPolicies`: which host names share the TLS policy of a connection.
+//!
+//! Why it exists: two hosts of one listener may have other requirements (client certificates,
+//! versions), and HTTP/2 lets a client send requests for both over one connection (RFC 9113 §9.1.1). A
+//! connection that was made for a host without a client certificate must not carry a request for one
+//! that asks for it. So each request's host is compared with the policy of the connection's, and 421
+//! is the answer if they differ.
+//!
+//! Names are compared in the spelling that a backend might see; whatever a backend may read otherwise
+//! has no policy, and so is never covered.
 
 use std::{borrow::Cow, collections::HashMap, sync::Arc};
 

@@ -1,5 +1,14 @@
 //! Interim responses (102, 103) on their way to the client: the handle of a request, and the queue of
 //! the server.
+//!
+//! The handle of a request may outlive it: a handler may keep it, and a backend may send a late 103.
+//! On an HTTP/1.1 connection the next request is then under way, and a 103 of the former would be
+//! taken for its own. So the queue has a number of the current request, each handle has its own, and a
+//! response of another number is refused or thrown away at each of three places: when it is sent
+//! (`current`), when it is taken (`State::of`), and when the final response begins (`end`).
+//!
+//! `current` and `has_some` are stored with `Release` and loaded with `Acquire`, so that the server
+//! sees what was queued before the flag; all else is under the lock.
 
 use std::task::Context;
 use std::{
@@ -95,6 +104,7 @@ impl Interim {
         state.bytes += bytes;
         state.waiting.push_back((status, headers));
         self.queue.has_some.store(true, Release);
+        // Woken without the lock: the woken task takes it.
         let waker = state.waker.clone();
         drop(state);
         if let Some(waker) = waker {
@@ -195,6 +205,7 @@ impl InterimQueue {
     #[cold]
     fn take(&mut self) -> VecDeque<(StatusCode, HeaderMap)> {
         let mut state = self.queue.lock();
+        // Under the lock, so that a response which is queued now sets it again.
         self.queue.has_some.store(false, Release);
         state.of(self.request);
         std::mem::take(&mut state.waiting)

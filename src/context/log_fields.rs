@@ -1,11 +1,14 @@
 //! `LogFields`: fields of an application's own in a log line.
+//!
+//! Bounds stand here and not in the encoder, so that what is left out is known where it happens, and
+//! an application that logs a request's body by mistake fills neither memory nor disk.
 
 use std::borrow::Cow;
 
-/// Fields of an application's own in the line of a request: a note for the access log, which shows them
-/// under `fields` with their types.
+/// Fields of an application's own in the line of a request: an extension for the access log, which shows
+/// them under `fields` with their types.
 ///
-/// A layer above the log inserts the note into the request's extensions, any other into the response's.
+/// A layer above the log inserts it into the request's extensions, any other into the response's.
 /// A layer or a handler below the log that has no response yet calls
 /// [`Exchange::add_log_field`](super::Exchange::add_log_field). Fields of all three are in the line; of
 /// two with one name, the later counts.
@@ -49,7 +52,7 @@ pub enum LogValue {
 }
 
 impl LogFields {
-    /// Makes an empty note.
+    /// Makes an empty list.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
@@ -71,6 +74,7 @@ impl LogFields {
     fn add_field(&mut self, name: Cow<'static, str>, value: LogValue) -> bool {
         let replaced = self.fields.iter().position(|(known, _)| *known == name);
         let freed = replaced.map_or(0, |at| size(&self.fields[at].0, &self.fields[at].1));
+        // A field that replaces another needs room for the difference alone.
         let bytes = self.bytes - freed + size(&name, &value);
         let has_room = replaced.is_some() || self.fields.len() < MAX_FIELDS;
         if !has_room || bytes > MAX_BYTES || !is_name(&name) {

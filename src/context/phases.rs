@@ -1,4 +1,9 @@
 //! `Phases`: where the time of an attempt went.
+//!
+//! Two readings of the clock give four phases: the service that connects knows how long that took, the
+//! layer that sees the head knows when it came, and the end knows the duration. `body` is what is
+//! left. A phase that no layer recorded is `None` and not 0, so that a reader does not take it for
+//! fast.
 
 use std::time::Duration;
 
@@ -49,6 +54,7 @@ impl PhaseMarks {
     /// Records that the head came `after` the beginning of the attempt. Only the first call counts.
     pub(super) fn set_head(&mut self, after: Duration) {
         if self.head == UNKNOWN {
+            // The head counts from the request's first byte, which goes out behind the handshake.
             self.head = micros(after).saturating_sub(self.dial());
         }
     }

@@ -1,4 +1,18 @@
 //! How a request ended as a whole: one rule, for the access log and for the numbers.
+//!
+//! The rules in their order; the first that fits decides:
+//!
+//! | the record and the end | outcome |
+//! |---|---|
+//! | the server dropped the request | client abort |
+//! | a failure was answered for, or the attempt that ended last failed | that failure |
+//! | whole, but the last attempt was cancelled and no response is whole | superseded |
+//! | whole with 408 or 504 while an attempt still runs | time-out |
+//! | a layer outside answered | superseded, or time-out with 408 and 504 |
+//! | the service or the body failed without a kind | failed: `service` |
+//! | else | ok |
+//!
+//! The access log and the metrics had a copy each, which differed; they share this one.
 
 use http::StatusCode;
 

@@ -6,6 +6,13 @@
 //! show which it was. So the server marks the thread while it polls its service: a future that is
 //! dropped during a poll was dropped by a layer. It registers a callback with [`after_poll`], and
 //! the callback gets the status of the response once the poll has returned it.
+//!
+//! The mark is thread-local and costs two writes for each poll. It nests: a service may poll another
+//! server within its own poll, so that the state before is restored. A callback and not a return
+//! value, because the dropped future is deep inside the one that is polled and has no other way up.
+//!
+//! Limits: a layer that runs its inner service in a task of its own is polled outside the mark, and a
+//! drop there counts as the client's.
 
 use std::{
     cell::{Cell, RefCell},
@@ -104,6 +111,7 @@ impl Drop for PollMark {
 #[cold]
 #[inline(never)]
 fn run_callbacks(status: Option<StatusCode>) {
+    // A callback that drops another request must not register one for a poll that is over.
     POLL_STATE.set(PollState::Idle);
     for callback in CALLBACKS.with_borrow_mut(mem::take) {
         callback(status);

@@ -1,4 +1,16 @@
 //! Graceful shutdown: the end of a server, announced to its connections.
+//!
+//! ```text
+//!             announce                    begin
+//! serving ───────────────▶ announced ───────────────▶ begun ──▶ ended (no signal is left)
+//! responses:               close, GOAWAY              close
+//! idle connections:        wait on                    closed at `idle_until`
+//! new connections:         accepted                   not accepted
+//! ```
+//!
+//! The watch channel has two jobs: its change wakes the connections that wait, and its receivers are
+//! what `remaining` counts and `ended` waits for. The phase itself is an atomic beside it, as each
+//! response reads it. It only grows (`fetch_max`), so that a late `announce` does not undo a `begin`.
 
 use std::{
     fmt,
@@ -94,6 +106,8 @@ impl GracefulShutdown {
 
     fn enter(&self, phase: u8) {
         self.state.announced.get_or_init(Instant::now);
+        // Before the channel changes: a connection that is woken, or that looks by itself, finds the
+        // phase.
         self.state.phase.fetch_max(phase, Relaxed);
         self.sender.send_replace(());
     }
@@ -198,6 +212,7 @@ impl ShutdownSignal {
     async fn reached(&mut self, phase: u8) {
         while !self.state.has_reached(phase) {
             if self.receiver.changed().await.is_err() {
+                // A shutdown that was dropped never comes: that is no reason to end.
                 std::future::pending::<()>().await;
             }
         }

@@ -53,6 +53,7 @@ impl TlsInfo {
         let Some(policy) = &self.policy else {
             return true;
         };
+        // Each of them: a backend may read another one than this server does.
         let mut fields = headers.get_all(HOST).iter();
         uri.authority()
             .is_none_or(|name| policy.covers(name.as_str()))

@@ -1,4 +1,8 @@
 //! `TrustedPeers`: the networks whose header fields about the client count.
+//!
+//! All addresses are compared as 128 bits, IPv4 as IPv4-mapped, so that one mask and one comparison
+//! serve both families and a dual-stack listener. Lists are short (a handful of networks), so that a
+//! scan is the fastest look-up.
 
 use std::net::IpAddr;
 

@@ -1,4 +1,8 @@
 //! `Tunnel`: what must last until an upgraded connection closes.
+//!
+//! The guards are `Any`, because their owners do not know each other: a lease, a log line, a span.
+//! They are dropped outside the lock, as a guard's drop may call the tunnel (the log line reads its
+//! bytes).
 
 use std::{
     any::Any,

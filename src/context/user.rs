@@ -19,7 +19,7 @@ pub struct User {
 }
 
 impl User {
-    /// Makes the note of a user. The name stands in the log: an account's name or number, never
+    /// Makes the extension of a user. The name stands in the log: an account's name or number, never
     /// credentials.
     pub fn new(name: impl Into<Box<str>>) -> Self {
         Self { name: name.into() }
