@@ -3,6 +3,13 @@
 //! A client chooses how often a request is refused, a handshake fails or a connection is closed for
 //! abuse. An event at WARN or ERROR for each of them would let the client fill the log, so such an
 //! event passes a [`LogLimit`] first. The access log has a line for each of them all the same.
+//!
+//! The first event of a kind passes at once, and then one every ten seconds with the number of those
+//! left out since. What was left out at the end of a burst is therefore counted in the first event of
+//! the next: an exact count of events is a matter for metrics.
+//!
+//! Relaxed orderings suffice: the exchange of `next` lets one thread pass, and a count that another
+//! adds at the same moment stands in the next event.
 
 use std::{
     sync::{
@@ -32,6 +39,9 @@ impl LogLimit {
 
     /// Returns how many events were left out since the last one that passed; `None` if the caller must
     /// leave this one out as well.
+    ///
+    /// Reads the clock, so that a caller asks only where there is an event. Times are counted from the
+    /// first call of the process, on tokio's clock: tests with a paused clock can move it.
     #[cold]
     pub(crate) fn pass(&self) -> Option<u64> {
         static ORIGIN: OnceLock<Instant> = OnceLock::new();
@@ -41,6 +51,7 @@ impl LogLimit {
 
     fn pass_at(&self, now: Duration) -> Option<u64> {
         let millis = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+        // 0 at first, so that the first event passes whatever the time is.
         let next = self.next.load(Relaxed);
         let passes = millis(now) >= next
             && self
