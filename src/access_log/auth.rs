@@ -41,6 +41,7 @@ fn first_token(headers: &HeaderMap, name: &HeaderName) -> Option<String> {
 
 /// Returns the scheme before the credentials; `None` if the first word does not look like one.
 fn scheme_of(value: &HeaderValue) -> Option<String> {
+    // A comma ends a scheme, too: `WWW-Authenticate` may list several (RFC 9110 §11.6.1).
     let text = value.as_bytes();
     let scheme = text.split(|byte| matches!(byte, b' ' | b',')).next()?;
     // As bytes until here: a value with one odd byte still has its scheme in front.

@@ -60,6 +60,8 @@ impl<'a> Fields<'a> {
                 header::REFERER if config.referer => &mut fields.referer,
                 header::AUTHORIZATION => &mut fields.authorization,
                 _ if *name == config.request_id_field => {
+                    // All are counted: of two, neither is believed, as a proxy in front may have
+                    // checked one.
                     fields.request_ids += 1;
                     &mut fields.request_id
                 }

@@ -262,6 +262,7 @@ impl ConnectionEvents for AccessLogLayer {
         if path.is_some_and(|path| path.len() > limit) {
             truncated.add(Field::Path);
         }
+        // Whole, and not by `open` and `close`: there was no request to keep anything of.
         self.config.sink.record(&Entry {
             node: self.config.node.as_deref(),
             listener: Some(*event.conn.local()),

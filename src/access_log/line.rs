@@ -51,6 +51,7 @@ impl Line {
     /// Opens the line of a request, and gives the request the id that the backend may see.
     pub(super) fn open<B>(config: &Arc<Config>, request: &mut Request<B>) -> Self {
         let exchange = Exchange::of(request.extensions_mut());
+        // Before the request moves on: the layers below keep the causes of failures from now on.
         exchange.want_details();
         let fields = Fields::find(config, request);
         // Random numbers cost a few nanoseconds: none is drawn for a request that has an id.
@@ -93,6 +94,7 @@ impl Line {
             kept_fields: &mut kept.fields,
             keeps_extensions: &mut kept.keeps_extensions,
         });
+        // Only an entry needs the query again; the JSON has it in its text.
         if kept.fields.is_none() {
             kept.query = None;
         }
@@ -100,6 +102,7 @@ impl Line {
         progress.authorization = fields.authorization.cloned();
         progress.returned_id = fields.returned_id(config, made_id);
         line.progress = Some(progress);
+        // Last: until here, `fields` borrows the header fields.
         let id_field = fields.id_field(config, made_id);
         id_field.apply(request.headers_mut(), &config.request_id_field);
         Self(Some(line))
@@ -118,6 +121,7 @@ impl Line {
         if let Some(progress) = self.progress_mut() {
             progress.set_status(response.status());
             let extensions = response.extensions();
+            // Most responses have none, and need no look-up.
             if !extensions.is_empty() {
                 read_notes(extensions, &progress.exchange);
                 progress.auth = extensions.get().cloned().map(Box::new);

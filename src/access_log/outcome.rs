@@ -52,6 +52,7 @@ fn detail_of_failure<'a>(
     (status, sent): (Option<StatusCode>, u64),
 ) -> Option<&'a str> {
     match (outcome, ended) {
+        // How far the response had come is all that is known of a client that went away.
         (CLIENT_ABORT, _) => Some(match (status, sent) {
             (None, _) => "the client went away before the response",
             (Some(_), 0) => "the client went away after the head of the response",

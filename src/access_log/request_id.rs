@@ -88,6 +88,7 @@ pub(super) fn header_value(id: u128) -> Option<HeaderValue> {
         if ids.capacity() < digits.len() {
             *ids = BytesMut::with_capacity(IDS_BLOCK);
         }
+        // `split` leaves the rest of the block here; the values share its memory.
         ids.extend_from_slice(&digits);
         ids.split().freeze()
     });

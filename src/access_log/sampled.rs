@@ -118,6 +118,7 @@ impl<S: Sink> Sink for Sampled<S> {
     }
 
     fn open(&self, opening: &mut Opening<'_>) {
+        // At every request: whether its line is kept is not known yet.
         self.inner.open(opening);
     }
 

@@ -100,6 +100,7 @@ pub(super) fn watch<R: Report>(
     if viewers.closed {
         return Err(NoStream::Closed);
     }
+    // Under the lock with the count, so that two requests cannot take the last place.
     if viewers.count >= max_viewers {
         return Err(NoStream::Full);
     }

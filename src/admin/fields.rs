@@ -46,6 +46,7 @@ impl Format {
             return Ok(Self::None);
         };
         let text = HeaderValue::to_str(field).unwrap_or_default();
+        // Parameters such as a charset say nothing new: both formats are UTF-8 here.
         let media_type = text.split(';').next().unwrap_or_default().trim();
         if media_type.eq_ignore_ascii_case("application/json") {
             Ok(Self::Json)

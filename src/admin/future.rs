@@ -111,6 +111,7 @@ fn poll_read<B: HttpBody>(
         let Ok(mut data) = frame.into_data() else {
             continue;
         };
+        // Before the bytes are copied: a client cannot make this side hold more.
         if read.len() + data.remaining() > MAX_BODY {
             return Poll::Ready(Err(response::body_too_large(MAX_BODY)));
         }

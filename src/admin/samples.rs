@@ -152,6 +152,7 @@ impl Samples {
                 let before = before.traffic.unwrap_or_default();
                 Traffic {
                     errors: now.errors.saturating_sub(before.errors),
+                    // Bucket by bucket: a histogram only grows.
                     duration: now.duration.since(&before.duration),
                 }
             }),

@@ -223,6 +223,7 @@ impl Inner {
     }
 
     pub(super) fn status(&self) -> Status {
+        // The state below is of now, and its rates end now.
         self.sample();
         let stats = self.config.stats.as_ref().map(Stats::snapshot);
         let measured = stats.iter().flat_map(|stats| &stats.backends);

@@ -238,6 +238,7 @@ impl Strategy for ConsistentHash {
     ) -> Option<Lease> {
         self.hash(pick)
             .and_then(|hash| self.take(snapshot, group, number, pick, hash))
+            // Each point may have refused while a backend has room: then any is better than a wait.
             .or_else(|| self.fallback.pick_from(snapshot, group, number, pick))
     }
 

@@ -133,6 +133,7 @@ impl ObservedRequest {
         match self.ends {
             0 => Some(Violation::Lost),
             1 if whole > 1 => Some(Violation::AnsweredTwice),
+            // It is over while an attempt of it still runs.
             1 if open => Some(Violation::AttemptOpen),
             1 => None,
             _ => Some(Violation::AnsweredTwice),
@@ -160,6 +161,7 @@ impl Observed {
 
     fn record_backend(&mut self, backend: &Backend) {
         match self.backends.iter_mut().find(|b| b.is_same(backend)) {
+            // The newest handle: its state is the same, its settings may be others.
             Some(known) => *known = backend.clone(),
             None => self.backends.push(backend.clone()),
         }

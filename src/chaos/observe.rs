@@ -63,6 +63,7 @@ where
 
     fn call(&mut self, mut request: Request<B>) -> Self::Future {
         let exchange = Exchange::of(request.extensions_mut());
+        // From here on the end is reported, whichever way the future or the body goes.
         let guard = EndGuard {
             number: self.invariants.begin(&exchange),
             invariants: self.invariants.clone(),

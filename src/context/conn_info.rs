@@ -201,6 +201,7 @@ impl ConnInfo {
     /// handles of other requests keep theirs. [`ForwardedLayer`](crate::forwarded::ForwardedLayer)
     /// calls it.
     pub fn set_forwarded_client(&mut self, client: IpAddr) {
+        // One client hashes and counts alike, in whichever form a hop wrote the address.
         self.forwarded = Some(client.to_canonical());
     }
 
@@ -209,6 +210,7 @@ impl ConnInfo {
     /// a handle, which allocates.
     pub fn of_mut(extensions: &mut Extensions) -> Option<&mut Self> {
         if extensions.get::<Self>().is_none() {
+            // A clone of the handle shares the connection's part, and has a client of its own.
             let conn = Self::of(extensions)?.clone();
             extensions.insert(conn);
         }

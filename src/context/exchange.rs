@@ -152,6 +152,7 @@ impl Exchange {
 
     /// Returns the record of the request. Inserts one, which costs two allocations, if there is none.
     pub fn of(extensions: &mut Extensions) -> Self {
+        // The outermost layer has begun it: the request counts from there.
         if let Some(exchange) = extensions.get::<Self>() {
             return exchange.clone();
         }
@@ -207,6 +208,7 @@ impl Exchange {
         });
         PickConstraints {
             affinity,
+            // Empty for a first attempt with an affinity, and so not allocated.
             tried: attempts.iter().map(|a| a.backend.incarnation()).collect(),
         }
     }
@@ -351,6 +353,7 @@ impl<'a> ExchangeSummary<'a> {
 
 /// Returns the attempt whose response the client gets.
 fn answer(attempts: &[Attempt]) -> Option<&Attempt> {
+    // One that runs has sent its head, if the client has one: its body is on the way.
     let answers = |a: &&Attempt| matches!(a.outcome, None | Some(Outcome::Ok));
     attempts.iter().rev().find(answers)
 }

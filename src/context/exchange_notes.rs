@@ -118,6 +118,7 @@ impl Exchange {
         let mut record = self.record();
         let attempts = record.attempts.as_mut_slice().iter_mut();
         let mut running = attempts.filter(|a| a.outcome.is_none() && a.backend.is_same(backend));
+        // The one that began last, should two run at one backend.
         if let Some(attempt) = running.next_back() {
             attempt.marks.set_dial(connect, tls);
         }
@@ -130,6 +131,7 @@ impl Exchange {
     }
 
     fn detail(&self, error: &Error) -> Option<Box<str>> {
+        // Without a log or a tracer, a failure costs no text.
         let is_wanted = self.inner.details_wanted.load(Relaxed);
         is_wanted.then(|| cause_of(error))
     }
@@ -168,6 +170,8 @@ impl Exchange {
     pub(crate) fn set_cause<E: 'static>(&self, error: &E) {
         let detail = match Error::of(error) {
             Some(error) => cause_of(error),
+            // Bodies of hyper, axum and this crate fail with a box or an `io::Error`; of another type
+            // nothing is known, as this is called without a bound on it.
             None => match (error as &dyn Any).downcast_ref::<BoxError>() {
                 Some(error) => cause_of_foreign(&**error),
                 None => match (error as &dyn Any).downcast_ref::<io::Error>() {

@@ -65,6 +65,7 @@ impl Exchange {
     /// Asks the balancer for this backend, which a sticky cookie names. The balancer picks another if
     /// this one cannot take the request.
     pub fn set_affinity(&self, backend: Backend) {
+        // Before the flag: a pick that sees the flag finds the affinity.
         self.record().affinity = Some(Affinity { backend });
         self.inner.has_constraints.store(true, Relaxed);
     }
@@ -121,6 +122,7 @@ impl Exchange {
             attempt.end(outcome, self.head_after(attempt.began));
             self.count_end();
         }
+        // The lock has been released above: the observer is code of another module.
         self.attempt_ended(number);
     }
 
@@ -172,6 +174,7 @@ impl Exchange {
         self.inner.head_copy_wanted.store(false, Relaxed);
         let mut copy = *record.head_copy.take()?;
         drop(record);
+        // It was taken out when the copy was made; the next attempt is one of the same record.
         copy.head.extensions.insert(self.clone());
         Some(copy)
     }

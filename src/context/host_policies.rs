@@ -39,6 +39,7 @@ impl HostPolicies {
         if let Some(number) = self.exact.get(name) {
             return *number;
         }
+        // One label only (RFC 6125 §6.4.3): `*.a.test` is neither `a.test` nor `y.x.a.test`.
         let parent = name.split_once('.').map(|(_, parent)| parent);
         let number = parent.and_then(|parent| self.wildcard.get(parent));
         number.copied().unwrap_or_default()
@@ -61,6 +62,7 @@ impl ConnPolicy {
             Some((name, port)) if !port.ends_with(']') => name,
             _ => host,
         };
+        // The root of DNS may be written: `a.test.` is the same host.
         let name = name.strip_suffix('.').unwrap_or(name);
         // A backend may decode `%61` or leave out what precedes `@`: a host in such a spelling could
         // reach one that asks for a certificate over a connection that did not.

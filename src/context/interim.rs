@@ -93,9 +93,12 @@ impl Interim {
             .map(|(name, value)| name.as_str().len() + value.len() + LINE_OVERHEAD)
             .sum::<usize>();
         let mut state = self.queue.lock();
+        // Under the lock: no later request can have queued a response in the state that is changed
+        // here.
         if self.queue.current.load(Acquire) != self.request {
             return false;
         }
+        // The first response of a request clears what the request before left.
         state.of(self.request);
         if state.sent == MAX_INTERIM_RESPONSES || state.bytes + bytes > MAX_INTERIM_BYTES {
             return false;
@@ -174,6 +177,7 @@ impl InterimQueue {
     /// wait are discarded. `open` is false if the client does not understand interim responses.
     pub(crate) fn begin(&mut self, open: bool) -> Interim {
         self.request += 1;
+        // Without the lock: what waits of the request before is cleared when the state is used next.
         let current = if open { self.request } else { 0 };
         self.queue.current.store(current, Release);
         Interim {
@@ -193,6 +197,7 @@ impl InterimQueue {
     pub(crate) fn poll(&mut self, cx: &Context<'_>) -> Option<VecDeque<(StatusCode, HeaderMap)>> {
         let task = self.task.as_ref();
         let is_registered = task.is_some_and(|task| task.will_wake(cx.waker()));
+        // Once for each task: a connection is mostly polled by one, and the lock is not taken again.
         if !is_registered {
             self.task = Some(cx.waker().clone());
             self.queue.lock().waker = self.task.clone();

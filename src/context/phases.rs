@@ -105,6 +105,7 @@ impl From<PhaseMicros> for Phases {
 }
 
 fn micros(time: Duration) -> u32 {
+    // At most one below the mark for "not known".
     u32::try_from(time.as_micros()).map_or(UNKNOWN - 1, |micros| micros.min(UNKNOWN - 1))
 }
 

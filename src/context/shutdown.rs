@@ -105,6 +105,7 @@ impl GracefulShutdown {
     }
 
     fn enter(&self, phase: u8) {
+        // Of the first of both calls: idle connections count from there.
         self.state.announced.get_or_init(Instant::now);
         // Before the channel changes: a connection that is woken, or that looks by itself, finds the
         // phase.

@@ -55,6 +55,7 @@ impl TlsInfo {
         };
         // Each of them: a backend may read another one than this server does.
         let mut fields = headers.get_all(HOST).iter();
+        // Both must have the policy: which of the two a backend follows is not known here.
         uri.authority()
             .is_none_or(|name| policy.covers(name.as_str()))
             && fields.all(|host| host.to_str().is_ok_and(|host| policy.covers(host.trim())))

@@ -1,4 +1,7 @@
 //! `Transport`: the byte streams that come from the operating system.
+//!
+//! The alternative is a check at run time, which a test would have to reach: a PROXY protocol header
+//! that is read inside TLS is never there, and every connection would fail.
 
 use tokio::{
     io::{AsyncRead, AsyncWrite, DuplexStream},

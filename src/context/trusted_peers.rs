@@ -84,6 +84,7 @@ impl Network {
         if prefix > most {
             return Err(bad());
         }
+        // A prefix of 0 would shift by all 128 bits: `checked_shl` refuses, and the mask is 0.
         let mask = u128::MAX
             .checked_shl(most - prefix)
             .unwrap_or(0)

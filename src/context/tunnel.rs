@@ -81,6 +81,7 @@ impl Tunnel {
     /// Drops the guards. A guard that is handed in later stays until the last handle of the tunnel is
     /// dropped.
     pub fn close(&self) {
+        // The lock is released with this statement, before the guards are dropped.
         let guards = std::mem::take(&mut *self.guards());
         drop(guards);
     }

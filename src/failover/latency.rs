@@ -125,6 +125,7 @@ impl Latency {
             self.slice_began.store(at, Relaxed);
             self.current.store(next, Relaxed);
             let a_window = u128::from(came) * WINDOW.as_millis() / age.as_millis().max(1);
+            // The rate of the window that ended decides how many of the next are counted.
             let stride = u32::try_from(a_window / TARGET_COUNT).unwrap_or(MAX_STRIDE);
             let stride = stride.clamp(1, MAX_STRIDE).next_power_of_two();
             self.stride.store(stride, Relaxed);

@@ -184,6 +184,7 @@ where
             self.sent += 1;
             return Poll::Ready(Some(Ok(frame)));
         }
+        // No attempt follows: what was kept for one is freed with the next read.
         if !source.keeps_more {
             source.kept = Vec::new();
         }

@@ -118,6 +118,7 @@ impl Pool {
             generation: 1,
             ..Control::default()
         };
+        // As `publish` does, but for readmissions: no new member is ejected.
         let members = Arc::new(Members::build(&control));
         let eligibility = Eligibility::of(&control, &members);
         control.write_flags(&members, &eligibility);
@@ -188,6 +189,7 @@ impl Pool {
         // Counted before a builder can panic, so that no two snapshots share a number; numbers may
         // have gaps.
         control.generation += 1;
+        // Here and not in a destructor: only the control path may change what the next snapshot holds.
         control.builders.drop_unused();
         let members = if members_changed {
             Arc::new(Members::build(control))
@@ -266,6 +268,8 @@ impl Control {
         for (backend, flags) in members.backends.iter().zip(&eligibility.flags) {
             let state = backend.state();
             state.set_checked(self.roles.probers > 0);
+            // In the state as well: a lease that is older than the cap must wake waiting requests,
+            // too.
             state.set_capped(backend.configured_max_in_flight().is_some());
             state.set_evacuated(flags.evacuated);
             state.set_usable(flags.usable);

@@ -59,6 +59,7 @@ impl Pool {
         let mut control = self.control();
         let make = move |backends: &[Backend]| -> Table { Arc::new(make(backends)) };
         let key = control.builders.members.add(Box::new(make));
+        // The caller may read the table as soon as it has the key.
         self.publish_and_announce(control, true);
         Derived::new(key)
     }
@@ -317,6 +318,7 @@ pub(super) struct Tables<T>(Box<[Option<(u64, T)>]>);
 
 impl<T> Tables<T> {
     pub(super) fn get(&self, key: &TableKey) -> Option<&T> {
+        // A key of another pool has a number that no table here has.
         let (number, table) = self.0.get(key.slot)?.as_ref()?;
         (*number == key.number).then_some(table)
     }

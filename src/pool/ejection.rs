@@ -52,6 +52,7 @@ impl Pool {
         // A guard that is held across the swap below would have to be paid for there with a counted
         // reference.
         drop(snapshot);
+        // Of all members, those that are down for other reasons included: the share is of the pool.
         let out = control.members.iter().filter(|b| b.is_ejected()).count() + 1;
         // A share of a small pool may be less than one backend.
         if out > 1 && out as f64 > control.members.len() as f64 * max_share {
@@ -132,6 +133,7 @@ impl Pool {
         let Some(member) = self.snapshot().members().current(backend).cloned() else {
             return false;
         };
+        // Another task, or a readmission, was faster.
         if member.circuit() != from {
             return false;
         }
@@ -172,6 +174,7 @@ impl Control {
         for member in ejected {
             let from = member.health();
             member.state().set_circuit(Circuit::Closed);
+            // It comes back cold, like one that recovered by itself.
             self.update_slow_start(member, from, now);
             let reason = Reason::new("LAST", "no other backend is usable");
             let cause = Cause::new(Source::Passive, reason);

@@ -190,9 +190,11 @@ impl Eligibility {
     /// Makes every enabled member usable, whatever its health.
     fn include_unhealthy(&mut self, members: &Members) {
         for draft in self.drafts.iter_mut().flatten() {
+            // Rebuilt from nothing, so that members keep their order; the totals of weights stay.
             draft.backends.clear();
             draft.positions.clear();
         }
+        // Health excludes no member any more: only what an operator ordered is counted below.
         self.excluded = Excluded::default();
         for (position, (backend, &distance)) in members.with_distances() {
             let flags = &mut self.flags[position as usize];

@@ -70,6 +70,7 @@ impl Pool {
     #[must_use]
     pub fn health_snapshot(&self) -> HealthSnapshot {
         let snapshot = self.snapshot();
+        // Unknown health is what a new process has anyhow.
         let known = snapshot.backends().iter().filter_map(|backend| {
             let healthy = match backend.health() {
                 HealthStatus::Healthy => true,

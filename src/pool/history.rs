@@ -63,6 +63,7 @@ impl History {
         if matches!(kind, EventKind::Capacity { .. } | EventKind::Circuit { .. }) {
             return;
         }
+        // The clock is read here: an event itself has no time, as its receivers get it at once.
         let event = PastEvent {
             at: Instant::now(),
             kind: kind.clone(),

@@ -98,6 +98,7 @@ impl Membership {
 
     /// Writes a line for each backend, or one for all if there are more than [`MOST_LINES`].
     pub(super) fn log(&self, members: usize) {
+        // Discovery may bring thousands at once: one line then says how many.
         if self.lines.len() > MOST_LINES {
             let count = |is: fn(&Line) -> bool| self.lines.iter().filter(|line| is(line)).count();
             tracing::info!(
@@ -197,6 +198,7 @@ pub(super) fn capacity_changed(
         ),
         _ => {}
     }
+    // Only at the beginning and the end: in between it may change with each check.
     let capacity = f64::from(to.0) / f64::from(FULL);
     match (from.0 == FULL, to.0 == FULL) {
         (true, false) => tracing::info!(

@@ -42,6 +42,7 @@ impl Candidates {
     fn elect(&self) {
         let leader = self.standing.iter().max().map_or(0, |(_, number)| *number);
         self.leader.send_if_modified(|now| {
+            // Candidates that wait are woken only by a change.
             let changes = *now != leader;
             *now = leader;
             changes

@@ -253,6 +253,7 @@ impl Control {
             let new = (measured.capacity, measured.draining);
             journal::capacity_changed(member, (capacity, draining), new, &measured.reason);
         }
+        // Combined health: checks of an ejected member change its capacity at most.
         let kind = match from == member.health() {
             true => EventKind::Capacity {
                 capacity: member.capacity(),

@@ -57,6 +57,7 @@ impl Pool {
         control.retain_members(|b| stayed.contains(&b.incarnation()));
         let gone = || old.iter().filter(|b| !stayed.contains(&b.incarnation()));
         gone().for_each(|gone| journal.left(gone));
+        // Before the snapshot shows them: a request at a new backend logs later.
         journal.log(control.members.len());
         let readmitted = self.publish(&mut control, true);
         drop(control);
@@ -167,8 +168,11 @@ impl Pool {
             if previous.state().active() == HealthStatus::Healthy {
                 previous.state().set_active(HealthStatus::Unknown);
             }
+            // A check that runs now was begun at the old address; its result is recognized by this
+            // count.
             previous.state().count_address_change();
             previous.state().history.forget_check();
+            // What the old address said of itself is not true of the new one.
             previous.state().set_capacity(FULL);
             previous.state().set_asks_to_drain(false);
         }

@@ -118,6 +118,7 @@ impl Pool {
     ) -> usize {
         let is_within = |b: &&Backend| b.configured_locality().is_some_and(|l| l.is_within(prefix));
         let members: Vec<_> = control.members.iter().filter(is_within).cloned().collect();
+        // By the state of each: a larger evacuation may cover some of them already.
         let before: Vec<_> = members.iter().map(Backend::is_evacuated).collect();
         if let Some(evacuated) = ordered {
             journal::evacuation_changed(prefix, members.len(), evacuated);
@@ -126,6 +127,7 @@ impl Pool {
         drop(control);
         for (backend, before) in members.iter().zip(before) {
             let now = backend.is_evacuated();
+            // Only those that this order took out: the others were retired when theirs was given.
             if now && !before {
                 backend.state().retire();
             }

@@ -32,6 +32,7 @@ impl SlowStart {
         let done = gone.checked_div(step.as_nanos()).map_or(STEPS, |steps| {
             u32::try_from(steps).unwrap_or(STEPS).min(STEPS)
         });
+        // Also for a time of zero, whose step divides by nothing.
         if done == STEPS {
             return (FULL, None);
         }

@@ -71,6 +71,7 @@ impl Members {
             index: backends
                 .iter()
                 .enumerate()
+                // A handle of the id, not a copy of its text.
                 .map(|(i, b)| (b.shared_id(), i))
                 .collect(),
             distances: backends.iter().map(distance).collect(),

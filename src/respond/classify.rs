@@ -19,6 +19,7 @@ pub(super) type Classifier = dyn Fn(&(dyn StdError + 'static)) -> Option<ErrorKi
 /// Returns the error with its kind. An error of this crate keeps its kind, unless the kind is so
 /// general that a source of another crate can say more.
 pub(super) fn classify(error: BoxError, classifier: Option<&Classifier>) -> Error {
+    // The error itself, not one behind it: a box in a box is another type.
     let own = error.downcast_ref::<Error>().map(Error::kind);
     if own.is_some_and(|kind| !source_decides(kind)) {
         return Error::from_boxed(error);

@@ -99,6 +99,7 @@ where
 
     fn call(&mut self, mut request: Request<B>) -> Self::Future {
         let exchange = Exchange::of(request.extensions_mut());
+        // Decided now: the request is gone when it has failed.
         let form = match *request.method() {
             Method::HEAD => Form::Head,
             _ if grpc::is_call(&request) => Form::Grpc,

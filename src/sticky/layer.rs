@@ -225,6 +225,7 @@ impl StickyLayer {
 
     fn token_lookup(&self) -> Arc<TokenLookup> {
         let tokens = self.state.tokens.get_or_init(|| {
+            // Computed with each snapshot of another membership: a request does no cryptography.
             let config = self.config.clone();
             let table = self.pool.derive(move |backends| {
                 TokenTable::new(backends, &config.keys, &config.cookie_name, |token| {

@@ -167,6 +167,7 @@ impl TokenTable {
 
     /// Returns the backend that a cookie value names, or `None` if no key verifies the value.
     pub(super) fn verify(&self, value: &[u8]) -> Option<Verified> {
+        // The length first: most values that do not verify have another.
         let token: &Token = value.try_into().ok()?;
         let entry = self.tokens.get(&first_half(token))?;
         let differs = second_half(token) ^ second_half(&entry.token);

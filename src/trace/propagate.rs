@@ -111,6 +111,7 @@ fn header_value(value: &[u8; LENGTH]) -> Option<HeaderValue> {
         if values.capacity() < value.len() {
             *values = BytesMut::with_capacity(BLOCK);
         }
+        // `split` leaves the rest of the block here; the values share its memory.
         values.extend_from_slice(value);
         values.split().freeze()
     });

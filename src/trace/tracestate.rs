@@ -47,6 +47,7 @@ impl Tracestate {
 fn joined(mut members: Vec<&[u8]>) -> Vec<u8> {
     let length = |members: &[&[u8]]| members.iter().map(|m| m.len() + 1).sum::<usize>();
     let mut excess = length(&members).saturating_sub(MAX_LENGTH + 1);
+    // From the front, and no more than needed: a long member at the end may stay.
     members.retain(|member| {
         let leaves = excess > 0 && member.len() > LONG_MEMBER;
         if leaves {

@@ -87,6 +87,7 @@ impl Queue {
             return false;
         }
         shard.lines += 1;
+        // `unpark` is a system call, and must not be made under the lock.
         drop(shard);
         // The writer looks at every shard once more after it has set `asleep`, so that no line is
         // missed between the two.

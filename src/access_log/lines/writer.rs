@@ -153,6 +153,7 @@ impl Writer {
 
     /// Writes the lines of all shards, those first that an earlier round left.
     fn write_queued(&mut self) -> Round {
+        // What an earlier round left comes first, so that lines keep their order.
         let mut round = match self.lines().is_empty() {
             true => Round::Idle,
             false => self.write_lines(),
@@ -175,6 +176,7 @@ impl Writer {
             if shard.lines == 0 {
                 return false;
             }
+            // `self.buffer` is empty here: the round before is done with, or the loop had returned.
             std::mem::swap(&mut shard.buffer, &mut self.buffer);
             self.waiting = std::mem::take(&mut shard.lines) as u64;
         }
@@ -201,6 +203,7 @@ impl Writer {
         let rest = lines.get(self.done..).unwrap_or_default();
         // May block: for a write to a pipe as long as its reader wants, for a socket a second or two.
         let done = self.target.write(rest);
+        // A target that reports more than it got is taken to be done with all.
         let (over, kept) = rest.split_at_checked(done.bytes).unwrap_or((rest, &[]));
         let stalled = !kept.is_empty();
         // The number of all is known: only a part of them is searched for the ends of lines.
@@ -261,6 +264,7 @@ impl Writer {
             let mut shard = lock(shard);
             lost += shard.lines as u64;
             shard.lines = 0;
+            // The sink is closed: no line will use the memory again.
             shard.buffer.clear(0);
         }
         self.queue.lost.fetch_add(lost, Relaxed);

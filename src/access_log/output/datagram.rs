@@ -108,6 +108,7 @@ impl Datagrams {
             self.framing.add_datagram(&now, line, &mut self.frame);
             match socket.send(&self.frame) {
                 Ok(_) => self.progressed = Instant::now(),
+                // A signal interrupted the call: nothing was sent.
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
                 Err(error) if is_busy(&error) => {
                     return match self.progressed.elapsed() < STALLED {
@@ -178,11 +179,14 @@ impl Receiver {
                     let message = "the name has no address";
                     return Err(io::Error::new(io::ErrorKind::NotFound, message));
                 };
+                // A socket of the family that the name has.
                 let any: SocketAddr = match address {
                     SocketAddr::V4(_) => (Ipv4Addr::UNSPECIFIED, 0).into(),
                     SocketAddr::V6(_) => (Ipv6Addr::UNSPECIFIED, 0).into(),
                 };
                 let socket = UdpSocket::bind(any)?;
+                // A connected socket reports what ICMP says of its datagrams; an unconnected one hears
+                // nothing.
                 socket.connect(address)?;
                 socket.set_write_timeout(Some(WRITE_LIMIT))?;
                 Ok(Socket::Udp(socket))

@@ -77,6 +77,7 @@ impl LogFile {
         let Some(room) = self.room(now, lines) else {
             return lines.len();
         };
+        // As many whole lines as fit; the next turn of the loop in `write` finds 0, and rotates.
         if room > 0 {
             return room;
         }
@@ -90,6 +91,7 @@ impl LogFile {
             room => return room.unwrap_or(lines.len()),
         }
         if let Err(error) = self.rotate() {
+            // Each batch would otherwise try again, and rename what it can.
             self.not_before = Some(Instant::now() + ROTATE_AGAIN);
             if let Some(left_out) = self.failures.pass() {
                 tracing::error!(

@@ -141,6 +141,7 @@ impl Rotation {
         let room = self
             .size
             .map_or(u64::MAX, |limit| limit.saturating_sub(size));
+        // All lines fit, or there is no limit: the end of the last one is the end.
         let Some(fitting) = usize::try_from(room)
             .ok()
             .and_then(|room| lines.get(..room))

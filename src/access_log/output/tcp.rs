@@ -53,6 +53,7 @@ impl Tcp {
     /// Ends the connection. The frame that was being written is written again, whole.
     fn disconnect(&mut self) {
         self.connection = None;
+        // `done` counts whole lines: what was framed and not written is framed again from there.
         self.frames.clear();
         self.retry.failed(Instant::now(), fastrand::f64());
     }
@@ -162,6 +163,7 @@ impl Connection {
         let mut bytes = [0; 256];
         let read = self
             .stream
+            // A blocking read would wait for a peer that never speaks.
             .set_nonblocking(true)
             .and_then(|()| self.stream.read(&mut bytes));
         if self.stream.set_nonblocking(false).is_err() {
@@ -207,6 +209,7 @@ impl Frames {
         let now = framing.now();
         let mut rest = lines;
         while let Some(end) = memchr(b'\n', rest).filter(|_| self.bytes.len() < MAX_FRAMES) {
+            // The newline is a part of the line, for a stream without a frame of its own.
             let (line, after) = rest.split_at_checked(end + 1).unwrap_or((rest, &[]));
             framing.add_to_stream(&now, line, &mut self.bytes);
             self.ends.push_back((self.bytes.len(), line.len()));
