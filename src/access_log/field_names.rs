@@ -2,6 +2,20 @@
 
 /// The vocabulary that the fields of a line are named in; see
 /// [`AccessLogLayer::field_names`](super::AccessLogLayer::field_names).
+///
+/// The values keep their meaning in each vocabulary; a few change their form, as the other
+/// vocabularies ask for it: a duration in nanoseconds in ECS, and a port apart from its address in
+/// both.
+///
+/// ```
+/// use evenkeel::access_log::{AccessLogLayer, FieldNames, Lines};
+///
+/// # fn main() -> std::io::Result<()> {
+/// let layer = AccessLogLayer::new(Lines::stdout()?).field_names(FieldNames::Ecs);
+/// # drop(layer);
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum FieldNames {

@@ -29,6 +29,51 @@ use crate::context::{ConnInfo, TraceContext};
 
 /// A request that arrives. In [`Sink::open`](super::Sink::open) a sink says what it needs again at
 /// the request's end, because the request itself has moved on to the backend by then.
+///
+/// # Example
+///
+/// A sink that counts requests by tenant, which the service names in an extension of its response:
+///
+/// ```
+/// use std::{convert::Infallible, sync::{Arc, Mutex}};
+///
+/// use evenkeel::access_log::{AccessLogLayer, Entry, Opening, Sink};
+/// use http::{Request, Response};
+/// use http_body_util::{BodyExt, Empty, Full};
+/// use tower::{Layer, ServiceExt, service_fn};
+///
+/// #[derive(Clone)]
+/// struct Tenant(&'static str);
+///
+/// #[derive(Default)]
+/// struct Tenants(Mutex<Vec<&'static str>>);
+///
+/// impl Sink for Tenants {
+///     fn open(&self, opening: &mut Opening<'_>) {
+///         // Nothing of the request is kept, so that it costs nothing.
+///         opening.keep_response_extensions();
+///     }
+///
+///     fn record(&self, entry: &Entry<'_>) {
+///         let tenant = entry.extensions.and_then(|all| all.get::<Tenant>());
+///         self.0.lock().unwrap().extend(tenant.map(|tenant| tenant.0));
+///     }
+/// }
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), evenkeel::BoxError> {
+/// let tenants = Arc::new(Tenants::default());
+/// let service = AccessLogLayer::new(tenants.clone()).layer(service_fn(|_: Request<_>| async {
+///     let mut response = Response::new(Full::new("hello".as_bytes()));
+///     response.extensions_mut().insert(Tenant("acme"));
+///     Ok::<_, Infallible>(response)
+/// }));
+/// let response = service.oneshot(Request::new(Empty::<&[u8]>::new())).await?;
+/// response.into_body().collect().await?;
+/// assert_eq!(*tenants.0.lock().unwrap(), ["acme"]);
+/// # Ok(())
+/// # }
+/// ```
 pub struct Opening<'a> {
     pub(super) facts: &'a OpeningFacts<'a>,
     pub(super) limits: &'a FieldLimits,

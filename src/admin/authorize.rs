@@ -42,6 +42,46 @@ impl User {
 }
 
 /// Why an [authorizer](super::Admin::authorizer) refuses a request. The client gets the reason.
+///
+/// # Example
+///
+/// A layer outside has authenticated the operator, and left its result in the request's extensions:
+///
+/// ```
+/// use evenkeel::{Backend, Pool, admin::{Admin, Denied, User}};
+/// use http::Request;
+/// use http_body_util::Empty;
+/// use tower::ServiceExt;
+///
+/// #[derive(Clone)]
+/// struct Login {
+///     name: &'static str,
+///     is_operator: bool,
+/// }
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), evenkeel::BoxError> {
+/// let pool = Pool::new([Backend::new("a", "http://127.0.0.1:9001")?])?;
+/// let admin = Admin::new(pool).authorizer(|head| match head.extensions.get::<Login>() {
+///     Some(login) if login.is_operator => Ok(User::new(login.name)),
+///     Some(_) => Err(Denied::forbidden("orders are for operators")),
+///     None => Err(Denied::unauthenticated("log in first")),
+/// });
+///
+/// let order = |login: Option<Login>| {
+///     let mut order = Request::post("/backends/a/maintenance").body(Empty::<&[u8]>::new());
+///     if let (Ok(order), Some(login)) = (&mut order, login) {
+///         order.extensions_mut().insert(login);
+///     }
+///     order
+/// };
+/// let login = |is_operator| Some(Login { name: "ada", is_operator });
+/// assert_eq!(admin.clone().oneshot(order(None)?).await?.status(), 401);
+/// assert_eq!(admin.clone().oneshot(order(login(false))?).await?.status(), 403);
+/// assert_eq!(admin.oneshot(order(login(true))?).await?.status(), 200);
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[must_use]
 pub struct Denied {

@@ -20,6 +20,25 @@ use crate::{
 /// A request can meet several faults. Their latencies are added. Of [`abort`](Self::abort),
 /// [`hang`](Self::hang) and [`status`](Self::status) the first one added takes effect; of each
 /// fault of the body, the first of its kind.
+///
+/// ```
+/// use std::time::Duration;
+///
+/// use evenkeel::{ErrorKind, chaos::Fault};
+///
+/// # fn main() -> Result<(), evenkeel::ConfigError> {
+/// let ms = Duration::from_millis;
+/// // A tenth of the requests to one backend take from 50 to 70 ms longer.
+/// let slow = Fault::latency(ms(50)).jitter(ms(20)).backend("a").share(0.1)?;
+/// // Each response breaks off after 1,000 bytes.
+/// let broken = Fault::reset(1_000);
+/// # drop((slow, broken));
+///
+/// let refused = Fault::abort(ErrorKind::Connect).share(1.5).unwrap_err();
+/// assert_eq!(refused.field(), "share");
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Debug)]
 #[must_use]
 pub struct Fault {

@@ -13,6 +13,18 @@ use super::{ConnInfo, ConnectionEvents, ShutdownSignal};
 ///
 /// The connection services take it: `tls::Tls`, for example, is a service of
 /// `Conn<Io>` around a service of `Conn<TlsStream<Io>>`.
+///
+/// ```
+/// use evenkeel::context::{Conn, ConnInfo, Peer};
+/// use tokio::io::BufReader;
+///
+/// let (_client, server) = tokio::io::duplex(64);
+/// let conn = Conn::new(server, ConnInfo::new(Peer::Unknown, Peer::Unknown));
+/// let number = conn.info.number();
+/// // A layer that wraps the stream keeps the facts of the connection.
+/// let wrapped: Conn<BufReader<_>> = conn.map(BufReader::new);
+/// assert_eq!(wrapped.info.number(), number);
+/// ```
 pub struct Conn<Io> {
     /// The byte stream.
     pub io: Io,

@@ -110,6 +110,35 @@ impl ConnectionEventKind {
 /// a pair hands each event to both of its sinks.
 ///
 /// The server calls the methods on its accept loop or on the connection's task: they must not block.
+///
+/// # Example
+///
+/// ```
+/// use std::{sync::atomic::{AtomicU64, Ordering::Relaxed}, time::Duration};
+///
+/// use evenkeel::context::{
+///     ConnInfo, ConnectionEvent, ConnectionEventKind, ConnectionEvents, Peer,
+/// };
+///
+/// /// Counts handshakes that failed.
+/// #[derive(Default)]
+/// struct Handshakes(AtomicU64);
+///
+/// impl ConnectionEvents for Handshakes {
+///     fn connection_ended(&self, event: &ConnectionEvent) {
+///         if event.kind == ConnectionEventKind::TlsHandshake {
+///             self.0.fetch_add(1, Relaxed);
+///         }
+///     }
+/// }
+///
+/// // A server calls it; so does a test.
+/// let handshakes = Handshakes::default();
+/// let conn = ConnInfo::new(Peer::Unknown, Peer::Unknown);
+/// let kind = ConnectionEventKind::TlsHandshake;
+/// handshakes.connection_ended(&ConnectionEvent::new(conn, kind, "no common cipher", Duration::ZERO));
+/// assert_eq!(handshakes.0.load(Relaxed), 1);
+/// ```
 pub trait ConnectionEvents: Send + Sync + 'static {
     /// Records the end of a connection without a request, or a request that the server refused. Called
     /// at most once for each connection.

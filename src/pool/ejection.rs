@@ -26,6 +26,34 @@ impl Pool {
     /// `streak` is the number of consecutive failures, for the event. Nothing readmits the backend
     /// by itself but the departure of every other one: the caller calls
     /// [`begin_trial`](Self::begin_trial) or [`readmit`](Self::readmit) in time.
+    ///
+    /// # Example
+    ///
+    /// An ejection, a trial that passes, and what the pool refuses:
+    ///
+    /// ```
+    /// use evenkeel::{Backend, Pool, pool::{Circuit, Ejection, Lease, Reason}};
+    ///
+    /// # fn main() -> Result<(), evenkeel::ConfigError> {
+    /// let pool = Pool::new([
+    ///     Backend::new("a", "http://127.0.0.1:9001")?,
+    ///     Backend::new("b", "http://127.0.0.1:9002")?,
+    /// ])?;
+    /// let all = pool.snapshot().backends().to_vec();
+    /// let (a, b) = (&all[0], &all[1]);
+    /// let why = || Reason::new("TRAFFIC", "three resets in a row");
+    /// assert_eq!(pool.eject(a, why(), 3, 0.5), Ejection::Ejected);
+    /// assert_eq!(pool.eject(b, why(), 3, 1.0), Ejection::LastUsable);
+    ///
+    /// assert!(pool.begin_trial(a));
+    /// let trial = Lease::acquire_trial(a).expect("no trial runs");
+    /// assert!(Lease::acquire_trial(a).is_none(), "one request at a time");
+    /// drop(trial);
+    /// assert!(pool.readmit(a, Reason::new("TRAFFIC", "a trial passed")));
+    /// assert_eq!(a.circuit(), Circuit::Closed);
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn eject(
         &self,
         backend: &Backend,

@@ -150,6 +150,23 @@ impl Pool {
 
     /// Takes over many results as [`measure`](Self::measure) does, with one snapshot for all of
     /// them. The events come in the order of the results. Returns the number of transitions.
+    ///
+    /// ```
+    /// use evenkeel::{Backend, Pool, pool::{HealthStatus, Measurement, Reason}};
+    ///
+    /// # fn main() -> Result<(), evenkeel::ConfigError> {
+    /// let pool = Pool::new([
+    ///     Backend::new("a", "http://127.0.0.1:9001")?,
+    ///     Backend::new("b", "http://127.0.0.1:9002")?,
+    /// ])?;
+    /// let before = pool.snapshot().generation();
+    /// let members = pool.snapshot().backends().to_vec();
+    /// let failed = || Measurement::new(HealthStatus::Unhealthy, Reason::new("L4TOUT", ""));
+    /// assert_eq!(pool.measure_all(members.into_iter().map(|b| (b, failed()))), 2);
+    /// assert_eq!(pool.snapshot().generation(), before + 1, "one snapshot for both");
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn measure_all(&self, results: impl IntoIterator<Item = (Backend, Measurement)>) -> usize {
         let results: Vec<_> = results.into_iter().collect();
         let mut changes = 0;

@@ -83,6 +83,27 @@ impl Pool {
     /// The evacuation holds for backends that join later, too, and until it is
     /// [restored](Self::restore). Returns the number of members in the locality. An evacuated
     /// backend whose own [`Mode`] is another one keeps that mode.
+    ///
+    /// # Example
+    ///
+    /// ```
+    /// use evenkeel::{Backend, Pool, pool::Locality};
+    ///
+    /// # fn main() -> Result<(), evenkeel::ConfigError> {
+    /// let pool = Pool::new([
+    ///     Backend::new("a", "http://10.0.0.1:80")?.locality(Locality::new("eu/1a")?),
+    ///     Backend::new("b", "http://10.1.0.1:80")?.locality(Locality::new("eu/1b")?),
+    /// ])?;
+    /// let zone = Locality::new("eu/1a")?;
+    /// assert_eq!(pool.evacuate(&zone), 1, "one backend is there");
+    /// assert_eq!(pool.snapshot().usable(), 1);
+    /// assert_eq!(pool.evacuated(), [zone.clone()]);
+    ///
+    /// pool.restore(&zone);
+    /// assert_eq!(pool.snapshot().usable(), 2);
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn evacuate(&self, prefix: &Locality) -> usize {
         let mut control = self.control();
         let is_new = !control.evacuated.contains(prefix);

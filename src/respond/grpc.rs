@@ -39,6 +39,14 @@ pub(super) fn answer<R>(error: &Error) -> Response<ResponseBody<R>> {
 }
 
 /// Returns the `grpc-status` that a client of gRPC gets for this kind of failure.
+///
+/// ```
+/// use evenkeel::{ErrorKind, respond::{grpc_status, status}};
+///
+/// // An overloaded pool: 503, or RESOURCE_EXHAUSTED.
+/// assert_eq!(status(ErrorKind::Overloaded), 503);
+/// assert_eq!(grpc_status(ErrorKind::Overloaded), 8);
+/// ```
 #[must_use]
 pub fn grpc_status(kind: ErrorKind) -> u16 {
     match kind {

@@ -51,6 +51,30 @@ impl RespondLayer {
     /// # Errors
     ///
     /// If the media type is not a valid field value.
+    ///
+    /// # Example
+    ///
+    /// ```
+    /// use bytes::Bytes;
+    /// use evenkeel::{Error, ErrorKind, respond::RespondLayer};
+    /// use http::{Request, Response};
+    /// use http_body_util::{BodyExt, Full};
+    /// use tower::{Layer, ServiceExt, service_fn};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), evenkeel::BoxError> {
+    /// let page = Bytes::from_static(b"<h1>Back soon</h1>");
+    /// let layer = RespondLayer::new().body("text/html", move |_status| page.clone())?;
+    /// let service = layer.layer(service_fn(|_: Request<()>| async {
+    ///     Err::<Response<Full<Bytes>>, _>(Error::new(ErrorKind::NoBackend))
+    /// }));
+    /// let response = service.oneshot(Request::new(())).await?;
+    /// assert_eq!(response.status(), 503);
+    /// assert_eq!(response.headers()["content-type"], "text/html");
+    /// assert_eq!(response.into_body().collect().await?.to_bytes(), "<h1>Back soon</h1>");
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn body(
         mut self,
         content_type: &str,

@@ -16,6 +16,21 @@ use crate::{
 
 /// A layer that continues or begins the trace of each request, and makes its spans; see the
 /// [module](super).
+///
+/// ```
+/// use evenkeel::{context::TrustedPeers, trace::TraceLayer};
+///
+/// # fn main() -> Result<(), evenkeel::ConfigError> {
+/// // A tenth of the traces that begin here is recorded; those of the own network go on as they are.
+/// let own = TrustedPeers::new(["10.0.0.0/8"])?;
+/// let layer = TraceLayer::new().trusted_peers(own).sampling_ratio(0.1)?;
+/// # drop(layer);
+///
+/// let refused = TraceLayer::new().sampling_ratio(2.0).unwrap_err();
+/// assert_eq!(refused.field(), "sampling_ratio");
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Debug)]
 #[must_use]
 pub struct TraceLayer {
