@@ -169,6 +169,8 @@ impl fmt::Debug for Opening<'_> {
 }
 
 /// What is kept of a request until its end, as the sinks asked for it.
+///
+/// The memory is recycled with the line: `json` keeps its buffer, all else is dropped at the end.
 #[derive(Default)]
 pub(super) struct KeptRequest {
     /// The first part of the line; empty if no sink writes JSON.

@@ -43,6 +43,8 @@ pub(super) fn detail<'a>(
     }
 }
 
+/// Texts that are constants cost nothing; the others were made when the failure happened, because a
+/// log said that it shows them ([`Exchange::want_details`](crate::context::Exchange::want_details)).
 #[cold]
 #[inline(never)]
 fn detail_of_failure<'a>(

@@ -140,6 +140,9 @@ impl Progress {
 }
 
 /// What has read the clock for the end of a line.
+///
+/// It is set by what ends the line, at the moment when it knows that the clock was just read: the
+/// reading must be of the same poll, or the duration would be short.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum EndClock {
     /// The attempt that ended last, in the poll that returned the response's last byte.

@@ -52,6 +52,8 @@ fn sender<B>(request: &Request<B>) -> Option<IpAddr> {
 }
 
 /// The change to the fields with a request's id before it goes on to the backend.
+///
+/// Decided while the headers are borrowed for the line, and applied behind it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum IdField {
     Remove,

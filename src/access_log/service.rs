@@ -51,6 +51,9 @@ impl<S> AccessLog<S> {
 
     /// Notes since when a task waits. A task that only looked, or that gave up and left the service to
     /// another one, has no part in the wait of the next request.
+    ///
+    /// Called for a pending poll, and once more for the poll that ends the wait; a service that is
+    /// always ready never gets here. A waker that wakes nothing is that of a caller which only looks.
     #[cold]
     fn note_wait(&mut self, is_pending: bool, waker: &Waker) {
         self.waits_since
@@ -111,6 +114,7 @@ where
         }
         let line = match self.config.sink.enabled() {
             true => Line::open(&self.config, &mut request),
+            // Nothing is looked up and nothing inserted for a sink that wants no lines.
             false => Line::disabled(),
         };
         let request = request.map(|body| RequestBody::new(body, &line));

@@ -4,6 +4,9 @@
 
 /// The fields of a line that are not whole, because they were longer than the limits of
 /// [`FieldLimits`](super::FieldLimits).
+///
+/// `names` has them in the order of the line. Fields of an application's own count as one, `fields`,
+/// if any of them was left out; see [`LogFields`](crate::context::LogFields).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Truncated {
     fields: u8,

@@ -119,6 +119,8 @@ pub(super) struct FaultState {
 
 impl FaultState {
     /// Returns the faults that a request with this head meets; `None` while there are no faults.
+    ///
+    /// Costs an addition to a counter that all requests share; without faults, one load.
     pub(super) fn draw(&self, head: &Parts) -> Option<RequestFaults> {
         let faults = self.faults.load();
         let faults = faults.as_deref()?;

@@ -283,6 +283,8 @@ impl Exchange {
         self.inner.received.load(Relaxed)
     }
 
+    /// A poisoned lock is taken as it is: a panic in a closure that reads the attempts must not make
+    /// each later layer of the request panic.
     #[inline]
     pub(super) fn record(&self) -> MutexGuard<'_, Record> {
         self.inner
@@ -311,6 +313,8 @@ impl fmt::Debug for Exchange {
 }
 
 /// The end of a request, for a log line and a cookie; see [`Exchange::summary`].
+///
+/// Borrowed from the locked record: it is for one reading, and cannot be kept.
 pub(crate) struct ExchangeSummary<'a> {
     pub(crate) attempts: &'a [Attempt],
     pub(crate) decision: Option<(&'static str, usize)>,

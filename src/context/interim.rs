@@ -63,6 +63,7 @@ struct Queue {
     state: Mutex<State>,
 }
 
+/// Reset when another request touches it first, and not when that one begins: beginning takes no lock.
 #[derive(Default)]
 struct State {
     /// The number of the request that the fields below belong to.

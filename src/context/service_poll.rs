@@ -86,6 +86,8 @@ enum PollState {
 }
 
 /// Marks the thread as polling until it is dropped, also by a panic of the service.
+///
+/// A panic that unwinds through the poll runs the callbacks as well, without a status.
 struct PollMark {
     /// The state of the poll around this one: a service may be a server itself.
     outer: PollState,

@@ -56,6 +56,8 @@ pub struct GracefulShutdown {
 
 /// The phase, kept beside the channel: to read the channel's own value takes a lock, and each request
 /// reads the phase.
+///
+/// `phase` is 0, [`ANNOUNCED`] or [`BEGUN`].
 struct ShutdownState {
     phase: AtomicU8,
     announced: OnceLock<Instant>,

@@ -185,6 +185,9 @@ impl Account {
     }
 
     /// Returns what was earned so far, and how much of it may be saved up; in thousandths.
+    ///
+    /// Both grow with time alone: a clock that stands still earns nothing, and one that is read late
+    /// earns the more.
     fn earnings(&self, now: Instant) -> (u64, u64) {
         let elapsed = now.saturating_duration_since(self.epoch);
         let requests = self.requests.0.load(Relaxed);

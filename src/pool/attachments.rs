@@ -150,6 +150,9 @@ pub(super) struct Attachments {
 type Link = OnceLock<Box<Slot>>;
 
 /// A slot of the list. It is never removed; another attachment takes it once its key is gone.
+///
+/// `number` stands beside the pointer so that a walk compares numbers and follows no pointer of
+/// others.
 #[derive(Default)]
 struct Slot {
     number: AtomicU64,

@@ -239,6 +239,8 @@ impl Pool {
         });
     }
 
+    /// Held while a snapshot is built, so up to half a microsecond a member. A lock that a panic
+    /// poisoned is taken as it is.
     pub(super) fn control(&self) -> MutexGuard<'_, Control> {
         self.inner
             .control

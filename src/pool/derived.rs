@@ -274,6 +274,8 @@ impl<F: ?Sized> TableBuilders<F> {
     }
 
     /// Makes this the shared table of a type.
+    ///
+    /// Replaces an entry whose table is gone: the type may be derived again later.
     pub(super) fn register_type(&mut self, kind: TypeId, key: &TableKey) {
         let alive = Arc::downgrade(&key.alive);
         self.by_type.insert(kind, (key.slot, key.number, alive));

@@ -126,6 +126,9 @@ impl RoleCounts {
 }
 
 /// The roles that lost their last holder.
+///
+/// `changed` decides whether a snapshot is published at all: a layer that never measured anything
+/// leaves without a trace.
 #[derive(Default)]
 struct Vacated {
     outlier_detector: bool,

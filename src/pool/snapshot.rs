@@ -96,6 +96,7 @@ impl Members {
 }
 
 impl Snapshot {
+    /// Pure but for the builders of tables, which are code of layers and of users. O(members).
     pub(super) fn build(
         control: &Control,
         members: Arc<Members>,

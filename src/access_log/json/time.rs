@@ -23,6 +23,9 @@ use crate::calendar;
 
 /// A second of the wall clock as text, and a moment in that second. If the wall clock is set, lines
 /// show it a second later at most.
+///
+/// One for each thread, so that no lock and no shared cache line is involved; two threads may differ
+/// by what the wall clock was set in between.
 #[derive(Clone, Copy)]
 struct Anchor {
     at: Option<Instant>,

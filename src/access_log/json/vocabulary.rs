@@ -14,6 +14,9 @@ use super::super::FieldNames;
 use crate::{context::ConnCache, slots::SlotKey};
 
 /// The JSON around a field's name.
+///
+/// Three forms, because a field is written with one copy: the comma before it, its name, and the quote
+/// that begins its value or ends the one before. Each is a constant of some twenty bytes.
 pub(super) struct Key {
     /// `,"name":`
     pub(super) bare: &'static [u8],

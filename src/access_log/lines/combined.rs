@@ -62,6 +62,7 @@ fn add_time(time: SystemTime, out: &mut Vec<u8>) {
     );
 }
 
+/// A connection without a request has `"-"`, and a refused request what could be read of it.
 fn add_request_line(entry: &Entry<'_>, out: &mut Vec<u8>) {
     if let Some(request) = &entry.request {
         return add_request(request, out);

@@ -188,6 +188,8 @@ impl Lines {
 }
 
 impl Handle {
+    /// Returns false if the writer was slower than [`CLOSING_LIMIT`]: lines may be written later all
+    /// the same.
     fn flush(&self) -> bool {
         let mut flushes = lock(&self.queue.flushes);
         flushes.requested += 1;

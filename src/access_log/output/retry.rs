@@ -10,6 +10,8 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 /// The wait before the next connection.
+///
+/// It has no timer: the log's thread asks with each round, every 10 ms, whether it may connect.
 #[derive(Debug, Default)]
 pub(super) struct Retry {
     wait: Duration,

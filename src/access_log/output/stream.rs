@@ -48,6 +48,15 @@ impl Target for Stream {
 
 /// Writes lines. If a write fails, the rest is lost. A line that was cut by the failure gets an end
 /// before the next line, so that it does not spoil that one, too; `torn` says that there is one.
+///
+/// | the writer | the lines |
+/// |---|---|
+/// | takes a part | the rest follows with the next write |
+/// | is busy | the rest is passed again by the caller, from the same byte |
+/// | fails, or takes nothing | the rest of the batch is lost, and counted |
+///
+/// A stream that fails has no way to say which bytes arrived, so that a second try could write lines
+/// twice.
 pub(super) fn write_lines(mut writer: impl Write, torn: &mut bool, lines: &[u8]) -> Done {
     let mut at = 0;
     while let Some(rest) = lines.get(at..).filter(|rest| !rest.is_empty()) {
