@@ -23,8 +23,8 @@ impl Hasher for IdHasher {
             self.write_u64(u64::from_le_bytes(*word));
             rest = after;
         }
-        // Up to seven bytes. That "a" and "a\0" give the same word does no harm: a string hashes a
-        // byte 0xff behind its own, and a map compares keys anyhow.
+        // Up to seven bytes. That "a" and "\0a" give the same word does no harm: a map compares keys
+        // as well.
         if !rest.is_empty() {
             let last = rest.iter().fold(0, |all, &b| all << 8 | u64::from(b));
             self.write_u64(last);

@@ -2,7 +2,7 @@
 //! needs once, such as checking its backends.
 //!
 //! An example: a program stacks a health layer on each of two routes around one pool. Both want to
-//! check its backends; one check a second is wanted, not two. Each stands as a candidate, the leader
+//! check its backends; one check in each interval is wanted, not two. Each stands as a candidate, the leader
 //! checks, and the others wait for [`Candidate::changed`] to lead.
 //!
 //! ```text
