@@ -307,6 +307,13 @@ impl State {
         self.resets.load(Relaxed)
     }
 
+    /// Returns how many of the streams that have begun were answered. A stream whose request body is
+    /// still read counts when that has ended, too.
+    pub(super) fn streams_answered(&self, begun: u32, reset: u32) -> u32 {
+        let open = self.active.load(Relaxed) as u32;
+        begun.wrapping_sub(open).wrapping_sub(reset)
+    }
+
     /// Sets the deadline: `left` from now.
     pub(super) fn wait(&self, left: Duration) {
         self.deadline.arm(left);

@@ -160,8 +160,10 @@ impl HttpCheck {
             .parse()
             .map_err(|e: http::uri::InvalidUri| Failed::Broken(e.to_string()))?;
         let fields = request.headers_mut();
-        fields.insert(header::USER_AGENT, HeaderValue::from_static(USER_AGENT));
         fields.extend(self.fields.iter().cloned());
+        fields
+            .entry(header::USER_AGENT)
+            .or_insert(HeaderValue::from_static(USER_AGENT));
         let failed = |failed| match failed {
             crate::health::http2_exchange::Failed::Broken(why) => Failed::Broken(why),
             crate::health::http2_exchange::Failed::Unanswered(why) => Failed::Unanswered(why),

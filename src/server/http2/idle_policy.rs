@@ -84,6 +84,9 @@ impl IdlePolicy {
         if active && !socket.blocked {
             if self.budget.is_waiting() || !self.was_active {
                 state.disarm();
+                // The last stream may end on another thread, after the last round of the driver, and arm
+                // the deadline: the deadline has to know the task by then.
+                let _ = state.poll_expired(cx);
             }
             self.was_active = true;
             self.budget = RateBudget::new(state.timeouts());
@@ -130,3 +133,52 @@ impl IdlePolicy {
 
 /// How long a client has to answer GOAWAY before the connection is closed.
 const GOAWAY_TIMEOUT: Duration = Duration::from_secs(5);
+
+#[cfg(test)]
+mod tests {
+    use std::{future::poll_fn, pin::pin};
+
+    use super::*;
+    use crate::{
+        context::{ConnInfo, Peer},
+        server::state::Timeouts,
+    };
+
+    #[tokio::test(start_paused = true)]
+    async fn a_last_stream_that_ends_between_two_rounds_leaves_an_idle_connection() {
+        let address = Peer::Tcp(([127, 0, 0, 1], 1).into());
+        let timeouts = Timeouts {
+            head: Duration::from_secs(10),
+            idle: Duration::from_secs(60),
+            min_rate: 240,
+            request: None,
+        };
+        let state = State::new(&ConnInfo::new(address.clone(), address), timeouts);
+        state.multiplex();
+        let mut policy = IdlePolicy::new(&state);
+        let socket = SocketStatus {
+            received: true,
+            blocked: false,
+            response_bytes: 0,
+            broken: false,
+        };
+        let mut stream = Some(state.begin());
+        let mut rounds = 0;
+        // As the driver: a round at the first poll, and one at each wake.
+        let mut driver = pin!(poll_fn(|cx| {
+            rounds += 1;
+            match policy.check(cx, socket, 1, &state) {
+                IdleAction::Continue => Poll::Pending,
+                action => Poll::Ready(action),
+            }
+        }));
+        let ended = tokio::time::timeout(Duration::from_secs(120), async {
+            let first = poll_fn(|cx| Poll::Ready(driver.as_mut().poll(cx))).await;
+            assert!(first.is_pending());
+            stream.take();
+            driver.await
+        });
+        assert_eq!(ended.await, Ok(IdleAction::GoAway));
+        assert!(rounds >= 2, "{rounds}");
+    }
+}

@@ -141,7 +141,9 @@ where
             }
             // After the flush, so that GOAWAY follows the responses that are complete.
             let begun = driver.service.streams_begun.get();
-            if !enhanced_calm && !reset_limit.allow(|| state.now(), begun, state.resets()) {
+            let reset = state.resets();
+            let answered = || state.streams_answered(begun, reset);
+            if !enhanced_calm && !reset_limit.allow(|| state.now(), answered, reset) {
                 enhanced_calm = true;
                 warn(&driver.service.reporter.info, &state);
                 driver.enhance_calm();

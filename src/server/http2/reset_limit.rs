@@ -12,7 +12,7 @@
 //! A count of resets alone would end a long connection of an honest client sooner or later; a rate
 //! alone would cut a browser that leaves a page with a hundred images. Answered streams refill the
 //! bucket, since a client that lets half of its requests finish costs no more than one that sends
-//! as many.
+//! as many. A stream that is still open does not: a client could reset it later.
 //!
 //! Pure: the clock is a parameter, which is read only if there was a reset. The counters wrap;
 //! differences are taken with wrapping arithmetic.
@@ -23,7 +23,9 @@ pub(super) struct ResetLimit {
     left: f64,
     /// When the bucket was last refilled, in milliseconds.
     at: u64,
-    streams_begun: u32,
+    /// The most that was seen: a stream that ends on another thread may leave one count before it is
+    /// in the other.
+    answered: u32,
     reset: u32,
 }
 
@@ -32,36 +34,37 @@ impl ResetLimit {
         Self {
             left: RESET_BURST,
             at: 0,
-            streams_begun: 0,
+            answered: 0,
             reset: 0,
         }
     }
 
-    /// Updates the bucket with the numbers of streams begun and reset; returns false once there were too
-    /// many resets.
+    /// Updates the bucket with the numbers of streams answered and reset so far; returns false once there
+    /// were too many resets.
     ///
     /// Costs one comparison unless there were resets since the last call.
     #[inline]
     pub(super) fn allow(
         &mut self,
         now: impl FnOnce() -> u64,
-        streams_begun: u32,
+        answered: impl FnOnce() -> u32,
         reset: u32,
     ) -> bool {
-        self.reset == reset || self.count(now(), streams_begun, reset)
+        self.reset == reset || self.count(now(), answered(), reset)
     }
 
     #[cold]
-    fn count(&mut self, now: u64, streams_begun: u32, reset: u32) -> bool {
+    fn count(&mut self, now: u64, answered: u32, reset: u32) -> bool {
         let new = reset.wrapping_sub(self.reset);
-        // Streams that are still open count as answered: nothing here knows how they end.
-        let answered = streams_begun
-            .wrapping_sub(self.streams_begun)
-            .saturating_sub(new);
+        // Negative while a stream is in one count and not in the other.
+        let more = answered.wrapping_sub(self.answered).cast_signed();
+        if more > 0 {
+            self.answered = answered;
+        }
         let passed = now.saturating_sub(self.at) as f64 / 1_000.0;
-        let earned = f64::from(answered) + passed * RESETS_PER_SECOND;
+        let earned = f64::from(more.max(0)) + passed * RESETS_PER_SECOND;
         self.left = (self.left + earned).min(RESET_BURST) - f64::from(new);
-        (self.at, self.streams_begun, self.reset) = (now, streams_begun, reset);
+        (self.at, self.reset) = (now, reset);
         self.left >= 0.0
     }
 }
@@ -82,7 +85,7 @@ mod tests {
         let mut resets = ResetLimit::new();
         for second in 1..=600 {
             let now = 1_000 * u64::from(second);
-            if !resets.allow(|| now, second * opened, second * reset) {
+            if !resets.allow(|| now, || second * (opened - reset), second * reset) {
                 return Some((second - 1) * reset);
             }
         }
@@ -108,17 +111,29 @@ mod tests {
     #[test]
     fn all_streams_of_two_pages_may_be_reset_at_once() {
         let mut resets = ResetLimit::new();
-        assert!(resets.allow(|| 0, 500, 500));
-        assert!(!resets.allow(|| 0, 501, 501));
+        assert!(resets.allow(|| 0, || 0, 500));
+        assert!(!resets.allow(|| 0, || 0, 501));
+    }
+
+    #[test]
+    fn a_stream_that_ends_on_another_thread_refills_the_bucket_once() {
+        let mut resets = ResetLimit::new();
+        assert!(resets.allow(|| 0, || 0, 400));
+        assert!(resets.allow(|| 0, || 3, 450));
+        // Its reset is counted, and it is still among the open ones.
+        assert!(resets.allow(|| 0, || 2, 460));
+        assert!(resets.allow(|| 0, || 3, 503));
+        assert!(!resets.allow(|| 0, || 3, 504));
     }
 
     #[test]
     fn counts_may_pass_their_largest_number() {
         let mut resets = ResetLimit {
-            streams_begun: u32::MAX,
+            answered: u32::MAX,
             reset: u32::MAX - 1,
             ..ResetLimit::new()
         };
-        assert!(resets.allow(|| 0, 100, 50));
+        assert!(resets.allow(|| 0, || 100, 50));
+        assert_eq!(resets.answered, 100);
     }
 }

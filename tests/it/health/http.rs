@@ -61,6 +61,29 @@ async fn a_body_is_judged_within_its_bound_in_either_version() {
 }
 
 #[tokio::test]
+async fn a_user_agent_of_ones_own_is_the_only_one_in_either_version() {
+    let origin = Origin::serve(|request| async move {
+        let agents = request.headers().get_all(header::USER_AGENT).iter();
+        let agents: Vec<_> = agents.map(|agent| agent.to_str().unwrap()).collect();
+        answer(200, &[("x-agents", &agents.join(","))], "")
+    })
+    .await;
+    let own = HeaderValue::from_static("probe/1");
+    let named = HttpCheck::new().header(header::USER_AGENT, own).unwrap();
+    let ours = concat!("evenkeel/", env!("CARGO_PKG_VERSION"));
+    for protocol in protocols() {
+        for (asks, wanted) in [(&named, "probe/1"), (&HttpCheck::new(), ours)] {
+            let wants = asks
+                .clone()
+                .headers_match(move |headers| headers["x-agents"] == wanted);
+            let backend = backend("a", origin.address).protocol(protocol);
+            let report = check(&wants, backend).await;
+            assert!(report.is_pass(), "{protocol:?} {wanted}: {report:?}");
+        }
+    }
+}
+
+#[tokio::test]
 async fn what_the_answer_says_reaches_the_report_in_either_version() {
     let degraded = always(200, &[("x-evenkeel-health", "degraded=0.25")], "").await;
     let gone = always(404, &[], "").await;

@@ -95,3 +95,38 @@ fn resets_among_as_many_answers_are_a_clients_right() {
         }
     });
 }
+
+/// Streams that are open when another is reset must not count as answered: they are reset next.
+#[test]
+fn resets_of_streams_that_were_open_at_the_reset_before_are_bounded() {
+    both(async || {
+        let calls = Calls::default();
+        let (mut sender, conn) = open(&calls).await;
+        let rounds = async {
+            for _ in 0..40 {
+                let mut streams = Vec::new();
+                for _ in 0..100 {
+                    std::future::poll_fn(|cx| sender.poll_ready(cx)).await?;
+                    let request = Request::get("http://a/").body(()).unwrap();
+                    streams.push(sender.send_request(request, true)?);
+                }
+                let (_, first) = &mut streams[0];
+                first.send_reset(Reason::CANCEL);
+                // Once this one is answered, the server has seen the first reset.
+                let answered = Request::get("http://a/answered").body(()).unwrap();
+                std::future::poll_fn(|cx| sender.poll_ready(cx)).await?;
+                let (response, _) = sender.send_request(answered, true)?;
+                response.await?;
+                for (_, stream) in &mut streams[1..] {
+                    stream.send_reset(Reason::CANCEL);
+                }
+            }
+            Ok::<_, h2::Error>(())
+        };
+        assert!(rounds.await.is_err(), "4,000 resets pass");
+        assert!(
+            conn.await.unwrap().is_err(),
+            "a GOAWAY, or the close behind it"
+        );
+    });
+}
