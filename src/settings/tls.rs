@@ -221,12 +221,15 @@ impl Draft {
             return Vec::new();
         };
         let refused = |given: &[_]| self.tls(nth, tls, given).err();
+        let Some(mistake) = refused(&tls.certificates) else {
+            return Vec::new();
+        };
         let each = tls.certificates.chunks(1).filter_map(refused);
         let mut found: Vec<_> = each.collect();
         // A mistake beside the certificates is found with each of them.
         found.dedup_by_key(|error: &mut SettingsError| error.to_string());
         match found.is_empty() {
-            true => refused(&tls.certificates).into_iter().collect(),
+            true => vec![mistake],
             false => found,
         }
     }

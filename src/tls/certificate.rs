@@ -2,7 +2,11 @@
 
 use std::{fmt, fs, path::PathBuf, sync::Arc, time::SystemTime};
 
-use rustls::{pki_types::CertificateDer, sign::CertifiedKey};
+use rustls::{
+    SignatureScheme,
+    pki_types::CertificateDer,
+    sign::{CertifiedKey, SigningKey},
+};
 use webpki::EndEntityCert;
 
 use super::x509::{Facts, utc};
@@ -26,7 +30,7 @@ pub struct Certificate {
     any_validity: bool,
 }
 
-#[derive(Clone)]
+#[derive(Clone, PartialEq)]
 enum Source {
     Files { chain: PathBuf, key: PathBuf },
     Pem { chain: Arc<[u8]>, key: Arc<[u8]> },
@@ -109,7 +113,13 @@ impl Certificate {
         if let Some(Err(error)) = leaf.map(EndEntityCert::try_from) {
             return Err(bad(format!("the certificate cannot be read: {error}")));
         }
-        let facts = &parsed.facts;
+        self.check(&parsed.facts, now)?;
+        Ok(parsed)
+    }
+
+    /// Checks that a client could accept a certificate with these facts at the time `now`.
+    pub(super) fn check(&self, facts: &Facts, now: SystemTime) -> Result<(), ConfigError> {
+        let bad = |why: String| self.bad_chain(&why);
         if !self.any_validity && now < facts.not_before {
             let from = utc(facts.not_before);
             return Err(bad(format!(
@@ -126,7 +136,7 @@ impl Certificate {
                 "the certificate is for {}; one for {name} is required",
                 facts.names.join(", ")
             ))),
-            None => Ok(parsed),
+            None => Ok(()),
         }
     }
 
@@ -159,9 +169,17 @@ impl Certificate {
             return Err(self.bad_chain(why));
         }
         Ok(Parsed {
+            kind: kind(&*key),
             key: Arc::new(CertifiedKey::new(chain, key)),
             facts: Arc::new(facts),
         })
+    }
+
+    /// Returns true if both are read from the same place, under the same requirements.
+    pub(super) fn is_same(&self, other: &Self) -> bool {
+        self.source == other.source
+            && self.names == other.names
+            && self.any_validity == other.any_validity
     }
 
     /// Returns the file of the chain.
@@ -210,6 +228,15 @@ impl fmt::Debug for Certificate {
 pub(super) struct Parsed {
     pub(super) key: Arc<CertifiedKey>,
     pub(super) facts: Arc<Facts>,
+    /// The kind of key: keys of one kind suit the same clients.
+    pub(super) kind: usize,
+}
+
+/// Numbers the kinds of keys. All RSA keys make the same signatures, and an ECDSA key makes those of its
+/// curve alone.
+fn kind(key: &dyn SigningKey) -> usize {
+    let makes = |scheme: &SignatureScheme| key.choose_scheme(&[*scheme]).is_some();
+    SCHEMES.iter().position(makes).unwrap_or(SCHEMES.len())
 }
 
 /// Puts the server's own certificate first, then each issuer behind what it issued, as TLS 1.2 requires
@@ -233,3 +260,12 @@ fn in_order(
     let ordered = order.iter().map(|&n| chain[n].clone()).collect();
     (ordered, facts.swap_remove(own))
 }
+
+/// One for each kind of key.
+const SCHEMES: [SignatureScheme; 5] = [
+    SignatureScheme::RSA_PSS_SHA256,
+    SignatureScheme::ECDSA_NISTP256_SHA256,
+    SignatureScheme::ECDSA_NISTP384_SHA384,
+    SignatureScheme::ECDSA_NISTP521_SHA512,
+    SignatureScheme::ED25519,
+];

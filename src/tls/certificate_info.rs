@@ -2,7 +2,7 @@
 
 use std::{path::PathBuf, time::SystemTime};
 
-use super::{certificate_table::Entry, x509};
+use super::{Certificate, certificate_entry::Entry, x509};
 use crate::connect::crypto;
 
 /// A certificate in force, for gauges, events and status pages;
@@ -31,11 +31,12 @@ pub struct CertificateInfo {
 impl CertificateInfo {
     pub(super) fn of(entry: &Entry) -> Self {
         let facts = &entry.parsed.facts;
+        let files = entry.files.as_ref();
         let leaf = entry.parsed.key.cert.first();
         let fingerprint = leaf.map(|leaf| x509::hex(&crypto::sha256(leaf)));
         Self {
-            id: entry.id.clone(),
-            path: entry.certificate.path().cloned(),
+            id: entry.id.as_deref().map(Box::from),
+            path: files.and_then(Certificate::path).cloned(),
             names: facts.names.clone(),
             not_before: facts.not_before,
             not_after: facts.not_after,

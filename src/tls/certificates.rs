@@ -15,7 +15,10 @@ use rustls::{
 
 use super::{
     Certificate, CertificateInfo, CertificateSource,
-    certificate_table::{Entry, Table},
+    certificate_entry::Entry,
+    certificate_reader as reader,
+    certificate_store::{Change, Store},
+    certificate_table::Table,
     challenge::Challenges,
     client_auth::{ClientAuth, WeakClientAuth},
     on_demand::{Found, OnDemand},
@@ -39,14 +42,17 @@ pub struct Certificates {
 }
 
 struct Inner {
+    /// What handshakes read; made from the store by each change.
     table: ArcSwap<Table>,
+    /// Locked for moments only: files are read and parsed without the lock.
+    store: Mutex<Store>,
     /// Answers the checks of a certificate authority.
     challenges: ArcSwapOption<Challenges>,
     on_demand: ArcSwapOption<Found>,
     /// The roots of clients that are read again with the certificates.
     client_auths: Mutex<Vec<WeakClientAuth>>,
-    /// Held while a change derives a table from the previous one.
-    change_lock: Mutex<()>,
+    /// Held while files are read again, so that two readers do not take an older state for the newer.
+    refresh_lock: Mutex<()>,
     /// Fingerprints are compared within the process only, so the seed is random.
     hasher: RandomState,
 }
@@ -54,7 +60,7 @@ struct Inner {
 impl Certificates {
     /// Reads the certificates. Clients that ask for a name of none of them see the first.
     ///
-    /// Blocks while it reads files.
+    /// Blocks while it reads files, on several threads if there are more than 64.
     ///
     /// # Errors
     ///
@@ -74,19 +80,21 @@ impl Certificates {
         Self {
             inner: Arc::new(Inner {
                 table: ArcSwap::default(),
+                store: Mutex::default(),
                 challenges: ArcSwapOption::empty(),
                 on_demand: ArcSwapOption::empty(),
                 client_auths: Mutex::default(),
-                change_lock: Mutex::new(()),
+                refresh_lock: Mutex::new(()),
                 hasher: RandomState::new(),
             }),
         }
     }
 
     /// Replaces the certificates of the list by these, or none if one has a fault. Those that were
-    /// [inserted](Self::insert) stay.
+    /// [inserted](Self::insert) stay. A certificate of the previous list whose files have the same bytes
+    /// is not parsed again.
     ///
-    /// Blocks while it reads files.
+    /// Blocks while it reads files, on several threads if there are more than 64.
     ///
     /// # Errors
     ///
@@ -95,32 +103,10 @@ impl Certificates {
         &self,
         certificates: impl IntoIterator<Item = Certificate>,
     ) -> Result<(), ConfigError> {
-        let mut entries = self.read(certificates)?;
-        let _guard = self.lock();
-        let previous = self.inner.table.load();
-        let inserted = previous.entries.iter().filter(|entry| entry.id.is_some());
-        entries.extend(inserted.cloned());
-        self.inner.table.store(Arc::new(Table::new(entries)));
+        let previous: Vec<_> = self.store().listed().cloned().collect();
+        let entries = reader::read(certificates, &previous, &self.inner.hasher)?;
+        self.change(|store| store.replace_list(entries));
         Ok(())
-    }
-
-    fn read(
-        &self,
-        certificates: impl IntoIterator<Item = Certificate>,
-    ) -> Result<Vec<Arc<Entry>>, ConfigError> {
-        let read = |(index, certificate)| {
-            Entry::read(None, certificate, &self.inner.hasher)
-                .map_err(|error| with_index(index, &error))
-        };
-        let certificates = certificates.into_iter().enumerate();
-        let entries: Vec<_> = certificates.map(read).collect::<Result<_, _>>()?;
-        if entries.is_empty() {
-            return Err(ConfigError::new(
-                "certificates",
-                "the list is empty; 1 or more is accepted",
-            ));
-        }
-        Ok(entries)
     }
 
     /// Adds a certificate beside the others, or replaces the one that was inserted with the same
@@ -149,37 +135,25 @@ impl Certificates {
     /// If the certificate has a fault, as for [`new`](Self::new); nothing changes then.
     pub fn insert(&self, id: &str, certificate: Certificate) -> Result<(), ConfigError> {
         let entry = Entry::read(Some(id), certificate, &self.inner.hasher)?;
-        let _guard = self.lock();
-        let mut entries = self.inner.table.load().entries.clone();
-        match entries.iter_mut().find(|e| e.id.as_deref() == Some(id)) {
-            Some(previous) => *previous = entry,
-            None => entries.push(entry),
-        }
-        self.inner.table.store(Arc::new(Table::new(entries)));
+        self.change(|store| store.insert(id.into(), entry));
         Ok(())
     }
 
     /// Removes the certificate that was [inserted](Self::insert) with this identifier. Returns true if
     /// there was one.
     pub fn remove(&self, id: &str) -> bool {
-        let _guard = self.lock();
-        let mut entries = self.inner.table.load().entries.clone();
-        let before = entries.len();
-        entries.retain(|entry| entry.id.as_deref() != Some(id));
-        let is_removed = entries.len() < before;
-        if is_removed {
-            self.inner.table.store(Arc::new(Table::new(entries)));
-        }
-        is_removed
+        self.change(|store| store.remove(id))
     }
 
     /// Describes the certificates in force: those of the list in its order, then those inserted, then
     /// those that were looked up on demand, with their server name as the identifier.
     #[must_use]
     pub fn in_force(&self) -> Vec<CertificateInfo> {
-        let table = self.inner.table.load_full();
-        let entries = table.entries.iter();
-        let mut infos: Vec<_> = entries.map(|entry| CertificateInfo::of(entry)).collect();
+        let ranked: Vec<_> = self.store().ranked().collect();
+        let infos = ranked
+            .iter()
+            .map(|ranked| CertificateInfo::of(&ranked.entry));
+        let mut infos: Vec<_> = infos.collect();
         if let Some(found) = self.inner.on_demand.load_full() {
             infos.extend(found.in_force());
         }
@@ -254,24 +228,28 @@ impl Certificates {
     }
 
     pub(super) fn refresh(&self) -> Result<bool, ConfigError> {
-        let _guard = self.lock();
-        let mut entries = self.inner.table.load().entries.clone();
-        let mut changed = false;
+        let refreshing = self.inner.refresh_lock.lock();
+        let _refreshing = refreshing.unwrap_or_else(PoisonError::into_inner);
+        let ranked: Vec<_> = self.store().ranked().collect();
+        let mut renewed = Vec::new();
         let mut failed = None;
-        for (index, entry) in entries.iter_mut().enumerate() {
-            match entry.refresh(&self.inner.hasher) {
-                Ok(Some(current)) => {
-                    *entry = current;
-                    changed = true;
-                }
+        for (index, ranked) in ranked.iter().enumerate() {
+            match ranked.entry.refresh(&self.inner.hasher) {
+                Ok(Some(current)) => renewed.push((ranked, current)),
                 Ok(None) => {}
                 Err(error) => {
-                    failed.get_or_insert_with(|| with_index(index, &error));
+                    failed.get_or_insert_with(|| reader::with_index(index, &error));
                 }
             }
         }
+        let mut changed = self.change(|store| {
+            let mut change = Change::default();
+            for (before, current) in renewed {
+                store.renew(before, current, &mut change);
+            }
+            change
+        });
         if changed {
-            self.inner.table.store(Arc::new(Table::new(entries)));
             tracing::info!(target: "evenkeel::tls", "certificates changed");
         }
         let followed: Vec<_> = self
@@ -288,18 +266,29 @@ impl Certificates {
         failed.map_or(Ok(changed), Err)
     }
 
-    fn lock(&self) -> MutexGuard<'_, ()> {
-        let change_lock = self.inner.change_lock.lock();
-        change_lock.unwrap_or_else(PoisonError::into_inner)
+    /// Changes the store, and lets handshakes see the result. Returns false if nothing changed.
+    fn change(&self, change: impl FnOnce(&mut Store) -> Change) -> bool {
+        let mut store = self.store();
+        let change = change(&mut store);
+        if change.is_empty() {
+            return false;
+        }
+        let table = self.inner.table.load().changed(&change, &store);
+        self.inner.table.store(Arc::new(table));
+        true
+    }
+
+    fn store(&self) -> MutexGuard<'_, Store> {
+        let store = self.inner.store.lock();
+        store.unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl fmt::Debug for Certificates {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let table = self.inner.table.load();
-        f.debug_list()
-            .entries(table.entries.iter().map(|e| &e.parsed.facts.names))
-            .finish()
+        let ranked: Vec<_> = self.store().ranked().collect();
+        let names = ranked.iter().map(|r| &r.entry.parsed.facts.names);
+        f.debug_list().entries(names).finish()
     }
 }
 
@@ -329,7 +318,7 @@ impl ResolvesServerCert for Resolver {
         let on_demand = on_demand.as_ref();
         let looked_up = on_demand.and_then(|found| found.get(hello.server_name()?));
         match looked_up {
-            None if !self.strict => table.all().best(schemes),
+            None if !self.strict => table.first().best(schemes),
             looked_up => looked_up,
         }
     }
@@ -342,9 +331,4 @@ impl fmt::Debug for Resolver {
             .field("strict", &self.strict)
             .finish()
     }
-}
-
-fn with_index(index: usize, error: &ConfigError) -> ConfigError {
-    let field = format!("certificates[{index}].{}", error.field());
-    ConfigError::new(field, error.message())
 }

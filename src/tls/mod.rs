@@ -142,6 +142,20 @@
 //! | HSTS `max-age` | 31536000 s |
 //! | port that cleartext is sent to | 443 |
 //!
+//! The defaults comply with Mozilla's configuration `intermediate`, and with
+//! [`min_version`](TlsConfig::min_version) 1.3 they comply with `modern`. The certificates have to
+//! comply as well: ECDSA with P-256 (for `intermediate`, RSA with 2,048 bits too), valid for at most 366
+//! days, or 90 for `modern`. To check a server from outside:
+//!
+//! ```sh
+//! pip install sslyze
+//! sslyze --mozilla_config=intermediate www.example
+//! testssl -p -s -f -P -S -U -c https://www.example   # Debian: testssl.sh
+//! ```
+//!
+//! testssl.sh remarks in `cipher_order` that the client's preference decides among the cipher suites,
+//! as Mozilla recommends where all of them are strong.
+//!
 //! # When it fails
 //!
 //! If a handshake fails, the first read or write of the stream fails, and the client gets the alert
@@ -173,13 +187,19 @@
 //!
 //! A read or a write costs two `match`es over tokio-rustls. A connection takes about 2 KiB until the
 //! client has sent something, then about 7 KiB while it is idle, most of it rustls' own. A handshake
-//! has one timer, an established session none. A change of one certificate among 10,000 indexes the names
-//! again beside the handshakes, which takes some milliseconds of one core; a certificate takes about
-//! 1 KiB and its chain. A policy by host costs a handshake a hash lookup, and a request another one. [`HstsLayer`] costs a reference count a response.
+//! has one timer, an established session none. A change of one certificate among 10,000 takes
+//! less than 0.1 ms, parsing included, beside the handshakes: the new index of names shares all but
+//! one of its 1,024 parts with the previous one. To start with 10,000 certificates from files takes less than 2 s,
+//! on as many threads as there are cores. [`Certificates::watch`] reads all files at each interval, which takes
+//! about 0.1 s of a blocking thread for 10,000, and parses those that changed.
+//! A certificate takes about 2 KiB and its chain. A policy by host costs a handshake a hash lookup, and a request another one. [`HstsLayer`] costs a reference count a response.
 
 mod certificate;
+mod certificate_entry;
 mod certificate_info;
+mod certificate_reader;
 mod certificate_source;
+mod certificate_store;
 mod certificate_table;
 mod certificate_watcher;
 mod certificates;

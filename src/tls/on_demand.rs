@@ -17,7 +17,7 @@ use tokio::{
     time::Instant,
 };
 
-use super::{CertificateInfo, CertificateSource, certificate_table::Entry};
+use super::{CertificateInfo, CertificateSource, certificate_entry::Entry};
 use crate::error::{BoxError, ConfigError};
 
 /// Looks up the certificates of names that no other certificate has, during the handshake that asks for

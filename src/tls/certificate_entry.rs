@@ -1,0 +1,77 @@
+//! One certificate in force, and its place in the order of preference.
+
+use std::{
+    hash::{BuildHasher, RandomState},
+    sync::Arc,
+    time::SystemTime,
+};
+
+use super::certificate::{Certificate, Parsed};
+use crate::error::ConfigError;
+
+pub(super) struct Entry {
+    /// The identifier of [`Certificates::insert`](super::Certificates::insert); `None` in the list.
+    pub(super) id: Option<Arc<str>>,
+    /// The files that it is read from again; `None` for a certificate from memory, whose text is not
+    /// kept.
+    pub(super) files: Option<Certificate>,
+    /// Of the bytes that were read.
+    fingerprint: u64,
+    pub(super) parsed: Parsed,
+}
+
+impl Entry {
+    pub(super) fn read(
+        id: Option<&str>,
+        certificate: Certificate,
+        hasher: &RandomState,
+    ) -> Result<Arc<Self>, ConfigError> {
+        let (chain, key) = certificate.read()?;
+        Ok(Arc::new(Self {
+            id: id.map(Arc::from),
+            fingerprint: hasher.hash_one((&chain, &key)),
+            parsed: certificate.parse(&chain, &key, SystemTime::now())?,
+            files: certificate.path().is_some().then_some(certificate),
+        }))
+    }
+
+    /// Reads the current bytes; returns the new state if they differ.
+    pub(super) fn refresh(&self, hasher: &RandomState) -> Result<Option<Arc<Self>>, ConfigError> {
+        let Some(files) = &self.files else {
+            return Ok(None);
+        };
+        let (chain, key) = files.read()?;
+        let fingerprint = hasher.hash_one((&chain, &key));
+        if fingerprint == self.fingerprint {
+            return Ok(None);
+        }
+        Ok(Some(Arc::new(Self {
+            id: self.id.clone(),
+            files: Some(files.clone()),
+            fingerprint,
+            parsed: files.parse(&chain, &key, SystemTime::now())?,
+        })))
+    }
+
+    /// Reads a certificate whose files and requirements are those of `self`. If the bytes are the same,
+    /// it is not parsed again.
+    pub(super) fn read_again(
+        self: &Arc<Self>,
+        hasher: &RandomState,
+    ) -> Result<Arc<Self>, ConfigError> {
+        if let Some(current) = self.refresh(hasher)? {
+            return Ok(current);
+        }
+        if let Some(files) = &self.files {
+            files.check(&self.parsed.facts, SystemTime::now())?;
+        }
+        Ok(self.clone())
+    }
+}
+
+/// A certificate, and its place in the order of preference: a lower rank is preferred.
+#[derive(Clone)]
+pub(super) struct Ranked {
+    pub(super) rank: u64,
+    pub(super) entry: Arc<Entry>,
+}
