@@ -342,6 +342,7 @@ fn poll_hello<Io: AsyncRead + Unpin>(
             return Poll::Ready(Ok(Hello::Refused(Answer::plaintext(), failure)));
         }
         *received += read.len();
+        let seen = read;
         match acceptor.read_tls(&mut read) {
             Ok(_) if read.is_empty() => {}
             // A record longer than TLS allows left no room for the rest.
@@ -356,7 +357,7 @@ fn poll_hello<Io: AsyncRead + Unpin>(
             Ok(None) => {}
             Err((error, alert)) => {
                 let failure = Failure::handshake(error.to_string());
-                let answer = Answer::alert(alert, &error);
+                let answer = Answer::alert(alert, &error, seen);
                 return Poll::Ready(Ok(Hello::Refused(answer, failure)));
             }
         }

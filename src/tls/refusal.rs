@@ -10,7 +10,7 @@ use std::{
 };
 
 use bytes::{Buf, Bytes};
-use rustls::server::AcceptedAlert;
+use rustls::{Error, InvalidMessage, server::AcceptedAlert};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use crate::context::{ConnInfo, ConnectionEvent, ConnectionEventKind, ConnectionEvents};
@@ -114,17 +114,34 @@ impl Answer {
         Self::Text(Bytes::from_static(DECODE_ERROR))
     }
 
-    /// The alert that rustls has for the error, else one that fits: rustls has none for some errors.
-    pub(super) fn alert(mut alert: AcceptedAlert, error: &rustls::Error) -> Self {
+    /// The alert that rustls has for the error, else one that fits. rustls has none for some errors, and
+    /// another than RFC 8446 for unknown records (§5), records that are too long (§5.1), and versions
+    /// before 1.2 (§4.1.2). `read` is what was read last, for most clients the whole ClientHello.
+    pub(super) fn alert(mut alert: AcceptedAlert, error: &Error, read: &[u8]) -> Self {
         let mut text = Vec::new();
         // A write to a `Vec` does not fail.
         let _ = alert.write_all(&mut text);
         Self::Text(match (text.is_empty(), error) {
+            (_, Error::InvalidMessage(InvalidMessage::InvalidContentType)) => {
+                Bytes::from_static(UNEXPECTED_MESSAGE)
+            }
+            (_, Error::InvalidMessage(InvalidMessage::MessageTooLarge)) => {
+                Bytes::from_static(RECORD_OVERFLOW)
+            }
+            // Such a client has no signature_algorithms, which is what rustls misses first.
+            (_, Error::PeerIncompatible(_)) if is_before_tls12(read) => {
+                Bytes::from_static(PROTOCOL_VERSION)
+            }
             (false, _) => text.into(),
-            (true, rustls::Error::InvalidMessage(_)) => Bytes::from_static(DECODE_ERROR),
+            (true, Error::InvalidMessage(_)) => Bytes::from_static(DECODE_ERROR),
             (true, _) => Bytes::from_static(UNEXPECTED_MESSAGE),
         })
     }
+}
+
+/// Returns true for a ClientHello whose newest version is older than TLS 1.2.
+fn is_before_tls12(read: &[u8]) -> bool {
+    matches!(read, [22, 3, _, _, _, 1, _, _, _, 3, 0..=2, ..])
 }
 
 impl<Io> Refusal<Io> {
@@ -216,6 +233,8 @@ const PLAINTEXT: &[u8] = b"HTTP/1.1 400 Bad Request\r\n\
     This port speaks TLS: the URL begins https://.\n";
 /// Fatal alerts in a record of their own (RFC 8446 §6).
 const DECODE_ERROR: &[u8] = b"\x15\x03\x03\x00\x02\x02\x32";
+const PROTOCOL_VERSION: &[u8] = b"\x15\x03\x03\x00\x02\x02\x46";
+const RECORD_OVERFLOW: &[u8] = b"\x15\x03\x03\x00\x02\x02\x16";
 const UNEXPECTED_MESSAGE: &[u8] = b"\x15\x03\x03\x00\x02\x02\x0a";
 /// How much a refused client may still send, such as the rest of its request.
 const LINGER_BYTES: usize = 64 * 1024;
