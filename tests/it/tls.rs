@@ -5,6 +5,7 @@ mod axum_listener;
 mod backends;
 mod certificates;
 mod client_auth;
+mod clients;
 mod from_settings;
 mod handshakes;
 mod hostile;

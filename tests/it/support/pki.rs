@@ -96,7 +96,8 @@ impl Authority {
         self.make(names, algorithm, |_| ())
     }
 
-    fn make(
+    /// Issues a certificate whose key is of this kind, after a change to its parameters.
+    pub(crate) fn make(
         &self,
         names: &[&str],
         algorithm: &'static SignatureAlgorithm,

@@ -7,6 +7,7 @@ use rustls::{
     ClientConfig,
     pki_types::{CertificateDer, pem::PemObject},
 };
+use tracing_subscriber::layer::SubscriberExt;
 
 use super::*;
 use crate::support::pki::{connect, test_provider};
@@ -173,36 +174,38 @@ async fn files_are_watched_for_content_through_swapped_links() {
         data.join("key.pem"),
     )];
     let certificates = Certificates::new(list).unwrap();
+    // The watching task runs on the thread of the test.
+    let (sender, mut errors) = mpsc::unbounded_channel();
+    let subscriber = tracing_subscriber::registry().with(Errors(sender));
+    let _subscriber = tracing::subscriber::set_default(subscriber);
     let watch = certificates.watch(Duration::from_millis(20));
     let layer = TlsLayer::new(TlsConfig::new(certificates));
     let server = Server::start(layer).await;
     let seen = shown_to(&server, &authority, "localhost").await;
     assert_eq!(seen.unwrap(), old.certificate());
+    let served = async |wanted: &Issued| {
+        let wanted = wanted.certificate();
+        let asking =
+            async { while shown_to(&server, &authority, "localhost").await.unwrap() != wanted {} };
+        let asked = tokio::time::timeout(PATIENCE, asking).await;
+        asked.expect("the change must be seen");
+    };
     std::os::unix::fs::symlink("two", root.join("next")).unwrap();
     std::fs::rename(root.join("next"), &data).unwrap();
-    let changed = async {
-        while shown_to(&server, &authority, "localhost").await.unwrap() != new.certificate() {
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-    };
-    tokio::time::timeout(PATIENCE, changed)
-        .await
-        .expect("the change must be seen");
+    served(&new).await;
 
     // A broken file, then a good one again: no restart in between.
     std::fs::write(root.join("two/chain.pem"), "nonsense").unwrap();
-    tokio::time::sleep(Duration::from_millis(60)).await;
+    let error = tokio::time::timeout(PATIENCE, errors.recv()).await;
+    let error = error.expect("the fault must be logged").unwrap();
+    assert!(
+        error.contains("two/chain.pem") || error.contains("data/chain.pem"),
+        "{error}"
+    );
     let seen = shown_to(&server, &authority, "localhost").await;
     assert_eq!(seen.unwrap(), new.certificate(), "the last good is kept");
     write(&root.join("two"), &old);
-    let changed = async {
-        while shown_to(&server, &authority, "localhost").await.unwrap() != old.certificate() {
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-    };
-    tokio::time::timeout(PATIENCE, changed)
-        .await
-        .expect("the repair must be seen");
+    served(&old).await;
     drop(watch);
 }
 
@@ -393,6 +396,28 @@ fn secrets_stay_out_of_debug_prints() {
     );
     assert!(!printed.contains(&secret), "{printed}");
     assert!(printed.contains("localhost"), "{printed}");
+}
+
+/// Passes on the errors that the module logs.
+struct Errors(mpsc::UnboundedSender<String>);
+
+impl<S: tracing::Subscriber> tracing_subscriber::Layer<S> for Errors {
+    fn on_event(&self, event: &tracing::Event<'_>, _: tracing_subscriber::layer::Context<'_, S>) {
+        let (metadata, mut fields) = (event.metadata(), Fields::default());
+        if metadata.target() == "evenkeel::tls" && *metadata.level() == tracing::Level::ERROR {
+            event.record(&mut fields);
+            let _ = self.0.send(fields.0);
+        }
+    }
+}
+
+#[derive(Default)]
+struct Fields(String);
+
+impl tracing::field::Visit for Fields {
+    fn record_debug(&mut self, field: &tracing::field::Field, value: &dyn std::fmt::Debug) {
+        self.0 += &format!("{field}={value:?} ");
+    }
 }
 
 /// The certificate that a client sees, or why it refuses it.
