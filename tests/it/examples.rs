@@ -5,6 +5,7 @@ mod admin;
 mod client;
 mod edge;
 mod failure;
+mod hostile;
 mod load;
 mod operator;
 mod operators;

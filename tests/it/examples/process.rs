@@ -47,6 +47,18 @@ impl Process {
         )
     }
 
+    /// Starts it with this limit of open files, which the limit of this process allows.
+    pub(super) fn start_with_open_files(example: &str, args: &[&str], files: usize) -> Self {
+        let script = format!("ulimit -n {files} && exec \"$0\" \"$@\"");
+        let mut command = Command::new("sh");
+        Self::spawn(
+            command
+                .args(["-c", &script])
+                .arg(binary(example))
+                .args(args),
+        )
+    }
+
     fn spawn(command: &mut Command) -> Self {
         let mut child = command
             .stdin(Stdio::null())
