@@ -192,7 +192,7 @@
 //! one of its 1,024 parts with the previous one. To start with 10,000 certificates from files takes less than 2 s,
 //! on as many threads as there are cores. [`Certificates::watch`] reads all files at each interval, which takes
 //! about 0.1 s of a blocking thread for 10,000, and parses those that changed.
-//! A certificate takes about 2 KiB and its chain. A policy by host costs a handshake a hash lookup, and a request another one. [`HstsLayer`] costs a reference count a response.
+//! A certificate takes about 1 KiB and its chain. A policy by host costs a handshake a hash lookup, and a request another one. [`HstsLayer`] costs a reference count a response.
 
 mod certificate;
 mod certificate_entry;
