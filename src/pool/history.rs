@@ -53,6 +53,8 @@ struct Remembered {
     last_check: Option<LastCheck>,
     /// The oldest first.
     events: VecDeque<PastEvent>,
+    /// How often an operator ordered a weight.
+    weight_orders: u32,
 }
 
 impl History {
@@ -73,6 +75,13 @@ impl History {
             remembered.events.pop_front();
         }
         remembered.events.push_back(event);
+    }
+
+    /// Counts an order of a weight: unlike a mode, a weight is no evidence of one, as the configuration
+    /// sets it as well.
+    pub(super) fn count_weight_order(&self) {
+        let mut remembered = self.remembered();
+        remembered.weight_orders = remembered.weight_orders.wrapping_add(1);
     }
 
     /// Forgets the last check: the address is another one.
@@ -102,6 +111,12 @@ impl Backend {
     pub fn past_events(&self) -> Vec<PastEvent> {
         let remembered = self.state().history.remembered();
         remembered.events.iter().cloned().collect()
+    }
+
+    /// Returns how often an operator ordered a weight, by
+    /// [`Pool::update_weight`](super::Pool::update_weight).
+    pub(crate) fn weight_orders(&self) -> u32 {
+        self.state().history.remembered().weight_orders
     }
 
     /// Takes over the result of an active check.

@@ -96,20 +96,43 @@ impl Pool {
     /// Returns an error that names `weight` if the weight is out of range, and one that names `id` if
     /// no member has this id. Nothing changes then.
     pub fn update_weight(&self, id: &str, weight: u32) -> Result<(), ConfigError> {
+        let count = |member: &Backend| member.state().history.count_weight_order();
+        match self.change_weight(id, weight, |_| true, count)? {
+            true => Ok(()),
+            false => Err(ConfigError::new("id", UnknownBackend::new(id).to_string())),
+        }
+    }
+
+    /// Changes the weight of a member, if it is still the one that the caller saw, and no call of
+    /// [`update_weight`](Self::update_weight) came since. Returns false otherwise. The change does not
+    /// count as one of [`Backend::weight_orders`].
+    pub(crate) fn take_over_weight(&self, seen: &Backend, seen_orders: u32, weight: u32) -> bool {
+        let allows = |now: &Backend| now.is_same(seen) && now.weight_orders() == seen_orders;
+        self.change_weight(seen.id(), weight, allows, |_| ())
+            .unwrap_or(false)
+    }
+
+    /// Returns false if there is no such member, or `allows` refuses it.
+    fn change_weight(
+        &self,
+        id: &str,
+        weight: u32,
+        allows: impl FnOnce(&Backend) -> bool,
+        changing: impl FnOnce(&Backend),
+    ) -> Result<bool, ConfigError> {
         let mut control = self.control();
-        let Some(i) = control.members.iter().position(|b| b.id() == id) else {
-            return Err(ConfigError::new("id", UnknownBackend::new(id).to_string()));
+        let found = control.members.iter().position(|b| b.id() == id);
+        let Some(i) = found.filter(|i| allows(&control.members[*i])) else {
+            return Ok(false);
         };
         let previous = control.members[i].clone();
+        let new = previous.clone().weight(weight)?;
+        changing(&previous);
         let mut journal = journal::Membership::default();
-        let new = self.adopt(
-            previous.clone().weight(weight)?,
-            Some(&previous),
-            &mut journal,
-        );
         // The weight is what it was: an order that repeats itself makes no snapshot and no event.
+        let new = self.adopt(new, Some(&previous), &mut journal);
         if new.kind.is_none() {
-            return Ok(());
+            return Ok(true);
         }
         control.members[i] = new.backend.clone();
         journal.log(control.members.len());
@@ -117,7 +140,7 @@ impl Pool {
         drop(control);
         self.announce_adopted(&new);
         self.announce_readmissions(readmitted);
-        Ok(())
+        Ok(true)
     }
 
     /// Removes a backend. It gets no new requests, and its idle connections are closed; requests in

@@ -160,15 +160,33 @@ impl Pool {
         members.len()
     }
 
+    /// Changes the mode of a member as [`drain`](Self::drain) and its like do, if the member is still
+    /// the one that the caller saw, in the mode that the caller saw. Returns false otherwise: an order
+    /// that was given meanwhile is not overwritten.
+    pub(crate) fn take_over_mode(&self, seen: &Backend, seen_mode: Mode, to: Mode) -> bool {
+        let allows = |now: &Backend| now.is_same(seen) && now.mode() == seen_mode;
+        self.change_mode(seen.id(), to, allows).is_some()
+    }
+
     fn set_mode(&self, id: &str, to: Mode) -> Result<Backend, UnknownBackend> {
+        let changed = self.change_mode(id, to, |_| true);
+        changed.ok_or_else(|| UnknownBackend::new(id))
+    }
+
+    /// Returns `None` if there is no such member, or `allows` refuses it.
+    fn change_mode(
+        &self,
+        id: &str,
+        to: Mode,
+        allows: impl FnOnce(&Backend) -> bool,
+    ) -> Option<Backend> {
         let mut control = self.control();
         // Under the lock the snapshot is the newest: only holders of the lock publish.
-        let Some(backend) = self.snapshot().get(id).cloned() else {
-            return Err(UnknownBackend::new(id));
-        };
+        let backend = self.snapshot().get(id).cloned();
+        let backend = backend.filter(allows)?;
         let from = backend.mode();
         if from == to {
-            return Ok(backend);
+            return Some(backend);
         }
         backend.state().set_mode(to);
         journal::mode_changed(&backend, from, to);
@@ -188,7 +206,7 @@ impl Pool {
         }
         self.emit(&backend, EventKind::Mode { from, to });
         self.announce_readmissions(readmitted);
-        Ok(backend)
+        Some(backend)
     }
 }
 
