@@ -173,6 +173,14 @@ impl ClientTls {
         self
     }
 
+    /// Offers no protocol by ALPN, for a server that does not speak HTTP.
+    pub(crate) fn without_alpn(mut self) -> Self {
+        for config in &mut self.configs {
+            Arc::make_mut(config).alpn_protocols.clear();
+        }
+        self
+    }
+
     /// Returns the same without the sessions of earlier connections.
     #[cfg(feature = "__serde")]
     pub(crate) fn with_own_sessions(&self) -> Self {

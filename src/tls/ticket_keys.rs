@@ -39,11 +39,14 @@ use crate::{
 /// # Ok(())
 /// # }
 /// ```
+///
+/// A secret that changes while the process runs, such as one that a fleet shares, is set
+/// with [`replace`](Self::replace).
 #[derive(Clone)]
 #[must_use]
 pub struct TicketSecret {
-    /// The first encrypts; all decrypt.
-    secrets: Vec<Arc<hkdf::Prk>>,
+    /// The first encrypts; all decrypt. Clones share them.
+    secrets: Arc<ArcSwap<Vec<Arc<hkdf::Prk>>>>,
     clock: Clock,
 }
 
@@ -58,12 +61,45 @@ impl TicketSecret {
     /// If it is shorter than 32 bytes.
     pub fn new(secret: &[u8]) -> Result<Self, ConfigError> {
         Ok(Self {
-            secrets: vec![prk(secret)?],
+            secrets: Arc::new(ArcSwap::from_pointee(vec![prk(secret)?])),
             clock: Arc::new(|| {
                 let since = SystemTime::now().duration_since(UNIX_EPOCH);
                 since.map_or(0, |since| since.as_secs())
             }),
         })
+    }
+
+    /// Makes a secret that no other process knows, to be [replaced](Self::replace) by a shared one later.
+    ///
+    /// # Errors
+    ///
+    /// If the crypto provider has no random numbers.
+    pub fn random() -> Result<Self, ConfigError> {
+        let mut secret = [0; MIN_SECRET];
+        let filled = random(&mut secret);
+        filled.ok_or_else(|| ConfigError::new("ticket_secret", "no random numbers are there"))?;
+        Self::new(&secret)
+    }
+
+    /// Replaces the secrets, in all clones and in the layers that were made with them: the first makes
+    /// the keys of new tickets, and tickets of all are accepted. Connections that are open go on.
+    ///
+    /// # Errors
+    ///
+    /// If there is none, or if one is shorter than 32 bytes. Nothing changes then.
+    pub fn replace(&self, secrets: &[&[u8]]) -> Result<(), ConfigError> {
+        let secrets: Vec<_> = secrets
+            .iter()
+            .map(|secret| prk(secret))
+            .collect::<Result<_, _>>()?;
+        if secrets.is_empty() {
+            return Err(ConfigError::new(
+                "ticket_secret",
+                "none; 1 or more is accepted",
+            ));
+        }
+        self.secrets.store(Arc::new(secrets));
+        Ok(())
     }
 
     /// Accepts tickets that were made with a previous secret as well. Several calls add several.
@@ -72,7 +108,9 @@ impl TicketSecret {
     ///
     /// If it is shorter than 32 bytes.
     pub fn previous(mut self, secret: &[u8]) -> Result<Self, ConfigError> {
-        self.secrets.push(prk(secret)?);
+        let mut secrets = Vec::clone(&self.secrets.load());
+        secrets.push(prk(secret)?);
+        self.secrets = Arc::new(ArcSwap::from_pointee(secrets));
         Ok(self)
     }
 
@@ -85,7 +123,7 @@ impl TicketSecret {
     /// Returns the ticket keys of a policy: another label makes other keys.
     pub(super) fn keys(&self, label: &str) -> Option<SharedKeys> {
         let slot = (self.clock)() / KEY_SECONDS;
-        let slots = Slots::derive(&self.secrets, label, slot)?;
+        let slots = Slots::derive(self.secrets.load_full(), label, slot)?;
         Some(SharedKeys {
             secret: self.clone(),
             label: label.into(),
@@ -121,14 +159,15 @@ pub(super) struct SharedKeys {
 /// The keys that are accepted in one slot of time.
 struct Slots {
     slot: u64,
+    secrets: Arc<Vec<Arc<hkdf::Prk>>>,
     /// The key of this slot first.
     keys: Vec<Key>,
 }
 
 impl Slots {
-    fn derive(secrets: &[Arc<hkdf::Prk>], label: &str, slot: u64) -> Option<Self> {
+    fn derive(secrets: Arc<Vec<Arc<hkdf::Prk>>>, label: &str, slot: u64) -> Option<Self> {
         let mut keys = Vec::with_capacity(3 * secrets.len());
-        for secret in secrets {
+        for secret in secrets.iter() {
             // The next one, too: the clock of the instance that made the ticket may be ahead.
             for slot in [slot, slot.wrapping_sub(1), slot.wrapping_add(1)] {
                 let mut material = [0; NAME + KEY];
@@ -140,7 +179,11 @@ impl Slots {
                 keys.push(Key::new(&material));
             }
         }
-        Some(Self { slot, keys })
+        Some(Self {
+            slot,
+            secrets,
+            keys,
+        })
     }
 }
 
@@ -148,10 +191,12 @@ impl SharedKeys {
     fn slots(&self) -> Option<Arc<Slots>> {
         let slot = (self.secret.clock)() / KEY_SECONDS;
         let slots = self.slots.load_full();
-        if slots.slot == slot {
+        let secrets = self.secret.secrets.load();
+        if slots.slot == slot && Arc::ptr_eq(&slots.secrets, &secrets) {
             return Some(slots);
         }
-        let slots = Arc::new(Slots::derive(&self.secret.secrets, &self.label, slot)?);
+        let secrets = Arc::clone(&secrets);
+        let slots = Arc::new(Slots::derive(secrets, &self.label, slot)?);
         self.slots.store(slots.clone());
         Some(slots)
     }
@@ -335,6 +380,25 @@ mod tests {
         assert_eq!(both.decrypt(&ticket).unwrap(), b"state");
         let new = both.encrypt(b"state").unwrap();
         assert!(keys_at(SECRET, "a", now).decrypt(&new).is_none());
+    }
+
+    #[test]
+    fn a_secret_is_replaced_in_its_clones_and_in_the_keys_made_of_it() {
+        let ours = TicketSecret::random().unwrap();
+        let keys = ours.clone().keys("a").unwrap();
+        let alone = keys.encrypt(b"1").unwrap();
+        let theirs = TicketSecret::new(SECRET).unwrap().keys("a").unwrap();
+        assert!(theirs.decrypt(&alone).is_none());
+        for refused in [&[][..], &[&b"short"[..]], &[SECRET, b""]] {
+            assert!(ours.replace(refused).is_err());
+        }
+        assert_eq!(keys.decrypt(&alone).unwrap(), b"1", "nothing changed");
+        ours.replace(&[SECRET]).unwrap();
+        assert_eq!(theirs.decrypt(&keys.encrypt(b"2").unwrap()).unwrap(), b"2");
+        assert!(keys.decrypt(&alone).is_none());
+        ours.replace(&[&[9; 32], SECRET]).unwrap();
+        assert_eq!(keys.decrypt(&theirs.encrypt(b"3").unwrap()).unwrap(), b"3");
+        assert!(theirs.decrypt(&keys.encrypt(b"4").unwrap()).is_none());
     }
 
     #[test]

@@ -173,7 +173,7 @@ async fn certificates_come_and_go_at_run_time() {
         (infos[0].id.as_deref(), infos[1].id.as_deref()),
         (None, Some("a"))
     );
-    assert_eq!(*infos[0].names, ["b.test".into()]);
+    assert_eq!(*infos[0].names, [Box::from("b.test")]);
     assert_ne!(infos[0].fingerprint, infos[1].fingerprint);
     assert!(
         infos
