@@ -105,6 +105,7 @@
 //! | choose the status and body of errors | [`respond::RespondLayer`] |
 //! | answer `/live` and `/ready`, or a backend's `/health` | [`endpoints::EndpointsLayer`], [`endpoints::HealthService`] |
 //! | see the state of the pool on a page, and drain a backend by a click | `admin::Admin` (feature `admin`) |
+//! | let the instances of a fleet follow the same orders | `fleet::Fleet` (feature `redis`) |
 //! | know in a handler which backend was chosen, and what was tried | [`context::Exchange`] |
 //! | configure all of that from a file | [`settings::Settings`] |
 //! | inject faults in tests | `chaos::ChaosLayer` (feature `chaos`) |
@@ -154,7 +155,8 @@
 //!
 //! By default: `http1`, `http2`, `proxy`, `server`, `sticky` and `access-log`. To be asked for: `tls`
 //! (or `ring`, with that provider), `axum`, `serde` ([`settings`]), `tower` (statuses for the errors
-//! of tower's layers), `metrics`, `admin`, `chaos`, `proxy-protocol`, and `full` for all of them.
+//! of tower's layers), `metrics`, `admin`, `chaos`, `proxy-protocol`,
+//! `redis`, and `full` for all of them.
 #![cfg_attr(
     not(feature = "full"),
     allow(
@@ -198,6 +200,8 @@ pub mod chaos;
 pub mod discover;
 pub mod endpoints;
 pub mod failover;
+#[cfg(feature = "redis")]
+pub mod fleet;
 pub mod forwarded;
 pub mod health;
 #[cfg(feature = "metrics")]

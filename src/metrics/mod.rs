@@ -101,6 +101,7 @@
 //! | `evenkeel_pool_backends_usable` | gauge | – | – | those that new requests can go to |
 //! | `evenkeel_sticky_skew` | gauge | – | – | most requests of sticky sessions at a backend for its weight, over the mean, of the last minute or two; absent without any |
 //! | `evenkeel_retry_budget_left` | gauge | – | – | retries that the budget would pay for (of a `LoadBalancer`; the sum of several) |
+//! | `evenkeel_fleet_store_up` | gauge | – | – | 1 if the store of the fleet answered when it was last asked (of a `fleet::FleetHandle`) |
 //! | `evenkeel_requests_waiting` | gauge | – | – | requests that wait for a backend (of a `LoadBalancer`; the sum of several) |
 //! | `evenkeel_process_resident_memory_bytes` | gauge | bytes | – | memory of the process (Linux) |
 //! | `evenkeel_process_open_fds` | gauge | – | – | its open file descriptors (Linux) |

@@ -29,6 +29,7 @@ const FLOORS: [&[&str]; 5] = [
         "discover",
         "endpoints",
         "failover",
+        "fleet",
         "forwarded",
         "health",
         "metrics",
