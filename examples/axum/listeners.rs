@@ -14,7 +14,7 @@ use evenkeel::{
     proxy_protocol::ProxyProtocolLayer,
     server::Serve,
     settings::Settings,
-    tls::{Certificates, HstsLayer, TlsLayer},
+    tls::{Certificates, HstsLayer},
 };
 use tokio::{
     net::{TcpListener, TcpSocket},
@@ -23,7 +23,7 @@ use tokio::{
     task::JoinSet,
 };
 
-use crate::operators::Operators;
+use crate::{fleet::ListenerTls, operators::Operators};
 
 /// Open listeners.
 pub(crate) struct Listeners {
@@ -41,7 +41,7 @@ pub(crate) struct Listeners {
 pub(crate) struct Listener {
     pub(crate) tcp: TcpListener,
     pub(crate) proxy_protocol: ProxyProtocolLayer,
-    pub(crate) tls: Option<(TlsLayer, Certificates)>,
+    pub(crate) tls: ListenerTls,
     pub(crate) hsts: Option<HstsLayer>,
     pub(crate) endpoints: Option<EndpointsLayer>,
 }
@@ -51,15 +51,16 @@ impl Listeners {
         settings: &Settings,
         readiness: Readiness,
         pool: &Pool,
+        tls: Vec<ListenerTls>,
     ) -> Result<Self, BoxError> {
         let mut listeners = Vec::new();
-        for nth in 0..settings.listen.len() {
+        for (nth, tls) in tls.into_iter().enumerate() {
             let address = settings.listen[nth].address;
             let tcp = bind(address).map_err(|error| format!("{address}: {error}"))?;
             listeners.push(Listener {
                 tcp,
                 proxy_protocol: settings.proxy_protocol(nth),
-                tls: settings.tls(nth)?,
+                tls,
                 hsts: settings.hsts(nth),
                 endpoints: settings.endpoints_layer(nth, &readiness),
             });

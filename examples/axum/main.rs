@@ -14,6 +14,8 @@
 #[path = "../edge/cli.rs"]
 mod cli;
 mod demo;
+#[path = "../edge/fleet.rs"]
+mod fleet;
 mod listeners;
 #[path = "../edge/operators.rs"]
 mod operators;
@@ -115,6 +117,9 @@ fn serve(settings: &Settings) -> Result<(), BoxError> {
             state_file::restore(&path, &pool);
             state_file::StateFile::start(path, pool.clone())
         });
+        let tickets = fleet::tickets(settings)?;
+        let tls = fleet::tls(settings, tickets.as_ref())?;
+        let fleet = fleet::join(settings, &pool, tickets.as_ref()).await?;
         let mut balancer = settings.load_balancer(&pool);
         let (log, log_layer) = settings.access_log()?.unzip();
         let has_log = log.is_some();
@@ -125,11 +130,12 @@ fn serve(settings: &Settings) -> Result<(), BoxError> {
         if let Some(layer) = &metrics {
             balancer = balancer.metrics(layer.clone())?;
         }
+        fleet::add_gauge(fleet.as_ref(), metrics.as_ref());
         let readiness = Readiness::new(pool.clone());
         let (stats, lines) = (metrics.as_ref(), log.as_ref());
         let operators = Operators::serve(settings, &readiness, stats, lines).await?;
         let _reopened = log.map(reopen_at_hangup).transpose()?;
-        let mut listeners = Listeners::from_settings(settings, readiness, &pool)?;
+        let mut listeners = Listeners::from_settings(settings, readiness, &pool, tls)?;
         listeners.events = (metrics, log_layer);
         listeners.operators = operators;
         let served = listeners.serve(app(balancer.build(), has_log)).await;

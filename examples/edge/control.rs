@@ -39,7 +39,8 @@ async fn control(path: &str, loaded: Loaded) -> Result<(), BoxError> {
     let (layers, certificates): (Vec<_>, Vec<_>) =
         loaded.tls.into_iter().map(Option::unzip).unzip();
     let settings = loaded.settings;
-    let mut running = Running::new(&settings, certificates, threads)?;
+    let tickets = loaded.tickets.as_ref();
+    let mut running = Running::new(&settings, certificates, tickets, threads).await?;
     let _watched = watch_files(&running.certificates);
     let (log, log_layer) = running.log.clone().unzip();
     let state_file = running.state_file.clone();

@@ -17,6 +17,7 @@
 mod app;
 mod cli;
 mod control;
+mod fleet;
 mod operators;
 mod reload;
 mod state_file;
@@ -61,14 +62,19 @@ fn run() -> Result<(), ExitCode> {
 /// Settings, and the certificates that they name.
 pub(crate) struct Loaded {
     pub(crate) settings: Settings,
-    pub(crate) tls: Vec<Option<(evenkeel::tls::TlsLayer, evenkeel::tls::Certificates)>>,
+    pub(crate) tls: Vec<fleet::ListenerTls>,
+    /// The secret of session tickets that a fleet shares.
+    pub(crate) tickets: Option<evenkeel::tls::TicketSecret>,
 }
 
 impl Loaded {
     pub(crate) fn new(settings: Settings) -> Result<Self, Box<dyn Error + Send + Sync>> {
-        let tls = (0..settings.listen.len())
-            .map(|nth| settings.tls(nth))
-            .collect::<Result<_, _>>()?;
-        Ok(Self { settings, tls })
+        let tickets = fleet::tickets(&settings)?;
+        let tls = fleet::tls(&settings, tickets.as_ref())?;
+        Ok(Self {
+            settings,
+            tls,
+            tickets,
+        })
     }
 }

@@ -8,12 +8,13 @@ use std::{
 use evenkeel::{
     BoxError, LoadBalancer, Pool,
     access_log::AccessLogLayer,
+    fleet::FleetHandle,
     metrics::MetricsLayer,
     settings::{AdminToken, ListenSettings, LogOutputs, ProxyTlsSettings, Sections, Settings},
-    tls::{Certificate, Certificates},
+    tls::{Certificate, Certificates, TicketSecret},
 };
 
-use crate::{app::App, operators, state_file};
+use crate::{app::App, fleet, operators, state_file};
 
 /// The running parts, and the settings that they were made of.
 pub(crate) struct Running {
@@ -28,13 +29,15 @@ pub(crate) struct Running {
     /// One for each listener.
     pub(crate) certificates: Vec<Option<Certificates>>,
     pub(crate) state_file: Option<PathBuf>,
+    _fleet: Option<FleetHandle>,
     admin_token: Option<AdminToken>,
 }
 
 impl Running {
-    pub(crate) fn new(
+    pub(crate) async fn new(
         settings: &Settings,
         certificates: Vec<Option<Certificates>>,
+        tickets: Option<&TicketSecret>,
         threads: NonZeroUsize,
     ) -> Result<Self, BoxError> {
         let pool = settings.pool();
@@ -44,7 +47,9 @@ impl Running {
         if let Some(path) = &state_file {
             state_file::restore(path, &pool);
         }
+        let fleet = fleet::join(settings, &pool, tickets).await?;
         let metrics = operators::metrics_layer(settings, &pool);
+        fleet::add_gauge(fleet.as_ref(), metrics.as_ref());
         let recorders = (log.as_ref().map(|(_, layer)| layer), metrics.as_ref());
         let apps = balancers(settings, &pool, recorders, threads.get())?;
         Ok(Self {
@@ -55,6 +60,7 @@ impl Running {
             metrics,
             certificates,
             state_file,
+            _fleet: fleet,
             admin_token: settings.admin_token()?,
         })
     }
@@ -136,6 +142,7 @@ impl Running {
             ),
             ("[access_log]", new.access_log == runs.access_log),
             ("[admin]", new.admin == runs.admin),
+            ("[fleet]", new.fleet == runs.fleet),
             (
                 // Its path may be the same. A file that cannot be read was a mistake already.
                 "[admin] token_file",
@@ -185,6 +192,7 @@ impl Running {
         new.server.shutdown = runs.server.shutdown.clone();
         new.access_log = runs.access_log.clone();
         new.admin = runs.admin.clone();
+        new.fleet = runs.fleet.clone();
         if let Some(health) = &mut new.health {
             health.state_file = self.state_file.clone();
         }
@@ -281,11 +289,13 @@ fn names_files(tls: &ProxyTlsSettings) -> bool {
 }
 
 /// Files that are opened at the start only.
-const OPEN_FILES: [&str; 6] = [
+const OPEN_FILES: [&str; 8] = [
     "[access_log] file",
     "[access_log] outputs",
     "[[access_log.outputs]] file",
     "[admin] token_file",
+    "[fleet] redis_ca",
+    "[fleet] redis_file",
     "[health] state_file",
     "[listen.tls] ticket_secret_files",
 ];

@@ -129,8 +129,8 @@ impl Pool {
         let new = previous.clone().weight(weight)?;
         changing(&previous);
         let mut journal = journal::Membership::default();
-        // The weight is what it was: an order that repeats itself makes no snapshot and no event.
         let new = self.adopt(new, Some(&previous), &mut journal);
+        // The weight is what it was: an order that repeats itself makes no snapshot and no event.
         if new.kind.is_none() {
             return Ok(true);
         }

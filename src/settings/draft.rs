@@ -84,6 +84,8 @@ impl Draft {
     pub(super) fn parts(&self) -> Result<Parts, SettingsError> {
         self.check_listeners()?;
         self.check_admin()?;
+        #[cfg(feature = "redis")]
+        self.check_fleet()?;
         // Layers that need a pool are made for this one, and then for the pools of the caller.
         // An empty pool checks what a setter checks. `for_pool` of a layer then makes the same one for
         // the real pool, and cannot fail.

@@ -82,11 +82,12 @@
 //! [`Settings::from_toml`] returns the first mistake as a [`SettingsError`]: the line, the section,
 //! the key, and what is accepted. It reads the files of `[proxy.tls]`. [`Settings::mistakes`] returns all mistakes, and checks the files
 //! that the settings name. Unknown keys are refused, because a misspelt key would otherwise be
-//! ignored without a message. An error never shows a key of `[sticky]` or the token of `[admin]`.
+//! ignored without a message. An error never shows a key of `[sticky]`, the token of `[admin]` or the
+//! URL of `[fleet]`.
 //!
 //! What was accepted stays so: the methods of [`Settings`] return the layers and cannot fail, but
-//! for [`tls`](Settings::tls), [`access_log`](Settings::access_log) and
-//! [`admin_token`](Settings::admin_token), which open files.
+//! for [`tls`](Settings::tls), [`access_log`](Settings::access_log),
+//! [`admin_token`](Settings::admin_token) and `fleet`, which open files.
 //!
 //! # Cost
 //!
@@ -116,6 +117,7 @@ mod draft;
 mod entry;
 mod error;
 mod failover;
+mod fleet;
 mod health;
 mod listen;
 mod mistakes;
@@ -141,6 +143,7 @@ pub use error::SettingsError;
 pub use failover::{
     BackoffSettings, FailoverSettings, HedgeAfter, HedgeRuleSettings, HedgeSettings,
 };
+pub use fleet::{FleetSettings, FleetUrl};
 pub use health::{CheckKind, HealthSettings, IdentitySettings, OutlierSettings};
 pub use listen::ListenSettings;
 pub use pool::{BackendSettings, PoolSettings};

@@ -9,8 +9,8 @@ use std::{fmt, ops::Deref};
 use serde::Deserialize;
 
 use super::{
-    AccessLogSettings, AdminSettings, FailoverSettings, HealthSettings, ListenSettings,
-    PoolSettings, ProxySettings, ServerSettings, SettingsError, StickySettings, TraceSettings,
+    AccessLogSettings, AdminSettings, FailoverSettings, FleetSettings, HealthSettings,
+    ListenSettings, PoolSettings, ProxySettings, ServerSettings, SettingsError, StickySettings, TraceSettings,
     draft::{Draft, Parts},
 };
 use crate::{
@@ -64,6 +64,9 @@ pub struct Sections {
     pub access_log: Option<AccessLogSettings>,
     /// `[admin]`: the listener for operators; `None` without the section.
     pub admin: Option<AdminSettings>,
+    /// `[fleet]`: what several instances share; `None` without the section.
+    #[serde(default, deserialize_with = "super::fleet::section")]
+    pub fleet: Option<FleetSettings>,
 }
 
 impl Settings {

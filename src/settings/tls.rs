@@ -135,7 +135,26 @@ impl Settings {
         let Some(tls) = tls_of(&self.listen, nth) else {
             return Ok(None);
         };
-        self.draft.tls(nth, tls, &tls.certificates).map(Some)
+        let made = self.draft.tls(nth, tls, &tls.certificates, None);
+        made.map(Some)
+    }
+
+    /// Returns the same, with the secret of session tickets that a fleet shares, unless the listener has
+    /// `ticket_secret_files`.
+    ///
+    /// # Errors
+    ///
+    /// As [`tls`](Self::tls).
+    pub fn tls_with_tickets(
+        &self,
+        nth: usize,
+        tickets: &TicketSecret,
+    ) -> Result<Option<(TlsLayer, Certificates)>, SettingsError> {
+        let Some(tls) = tls_of(&self.listen, nth) else {
+            return Ok(None);
+        };
+        let made = self.draft.tls(nth, tls, &tls.certificates, Some(tickets));
+        made.map(Some)
     }
 
     /// Returns the layer that adds `Strict-Transport-Security` on the nth listener; `None` without
@@ -220,7 +239,7 @@ impl Draft {
         let Some(tls) = tls_of(&self.sections.listen, nth) else {
             return Vec::new();
         };
-        let refused = |given: &[_]| self.tls(nth, tls, given).err();
+        let refused = |given: &[_]| self.tls(nth, tls, given, None).err();
         let Some(mistake) = refused(&tls.certificates) else {
             return Vec::new();
         };
@@ -239,6 +258,7 @@ impl Draft {
         nth: usize,
         tls: &TlsSettings,
         given: &[CertificateSettings],
+        tickets: Option<&TicketSecret>,
     ) -> Result<(TlsLayer, Certificates), SettingsError> {
         let at = |key: &'static str| {
             move |error: ConfigError| {
@@ -257,7 +277,8 @@ impl Draft {
             config = config.alpn(names).map_err(at("alpn"))?;
         }
         config = config.strict_sni(tls.strict_sni);
-        if let Some(secret) = ticket_secret(tls).map_err(at("ticket_secret_files"))? {
+        let own = ticket_secret(tls).map_err(at("ticket_secret_files"))?;
+        if let Some(secret) = own.or_else(|| tickets.cloned()) {
             config = config.ticket_secret(secret);
         }
         let auth = client_auth(&tls.client_ca, &tls.client_crl, tls.client_auth);

@@ -5,6 +5,7 @@ mod admin;
 mod client;
 mod edge;
 mod failure;
+mod fleet;
 mod hostile;
 mod load;
 mod operator;

@@ -23,6 +23,8 @@ mod endpoints;
 mod error;
 mod examples;
 mod failover;
+#[cfg(all(unix, feature = "full"))]
+mod fleet;
 mod forwarded;
 mod health;
 mod load_balancer;

@@ -2,7 +2,10 @@ mod reference;
 
 use std::time::Duration;
 
-use evenkeel::settings::{Settings, SettingsError};
+use evenkeel::{
+    Pool,
+    settings::{Settings, SettingsError},
+};
 
 /// Settings with everything, one key a line, so that each can be replaced.
 const GOOD: &str = r#"
@@ -92,6 +95,11 @@ address = "127.0.0.1:9900"
 metrics = true
 status = true
 token = "a-token-from-a-secret-store"
+[fleet]
+redis = "redis://:secret@10.0.0.9/1"
+name = "shop"
+instance = "lb-1"
+ticket_rotation = "12h"
 "#;
 
 const PROXY_PROTOCOL: &str =
@@ -103,6 +111,7 @@ const SYSLOG: &str =
     "syslog = { unix = \"/dev/log\", facility = \"daemon\", app_name = \"shop\", cee = true }";
 const TCP: &str = "tcp = \"collector.example:9000\"";
 const TOKEN: &str = "token = \"a-token-from-a-secret-store\"";
+const REDIS: &str = "redis = \"redis://:secret@10.0.0.9/1\"";
 const BACKOFF: &str = "backoff = { base = \"25ms\", max = \"250ms\", retry_after = \"1s\" }";
 
 fn refused(text: &str) -> SettingsError {
@@ -206,6 +215,55 @@ fn an_access_log_has_an_output_and_no_key_without_effect() {
             "{all:#?}"
         );
     }
+}
+
+#[test]
+fn a_fleet_has_a_url_which_is_never_shown() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("redis.url");
+    let with = |line: &str| GOOD.replace(REDIS, line);
+    let pool = Pool::new([]).unwrap();
+    let text = with(&format!("redis_file = {path:?}"));
+    let settings = Settings::from_toml(&text).unwrap();
+    for (content, is_accepted) in [
+        (None, false),
+        (Some("redis://:secret@10.0.0.9/1\r\n"), true),
+        (Some("secret"), false),
+        (Some(""), false),
+    ] {
+        if let Some(content) = content {
+            std::fs::write(&path, content).unwrap();
+        }
+        match settings.fleet(&pool) {
+            Ok(fleet) => {
+                assert!(is_accepted, "{content:?}");
+                let shown = format!("{settings:?}{fleet:?}");
+                assert!(
+                    shown.contains("10.0.0.9:6379") && !shown.contains("secret"),
+                    "{shown}"
+                );
+            }
+            Err(error) => {
+                assert!(!is_accepted, "{content:?}: {error}");
+                let wanted = "[fleet] redis_file";
+                assert_eq!(error.location(), wanted);
+                assert!(!error.message().contains("secret"), "{error}");
+            }
+        }
+    }
+    let shown = format!("{:?}", Settings::from_toml(GOOD).unwrap());
+    assert!(!shown.contains(":secret"), "{shown}");
+    let none = refused(&with("")).to_string();
+    let wanted = ": [fleet]: the key `redis` is missing, or `redis_file`";
+    assert!(none.ends_with(wanted), "{none}");
+    let absent = GOOD.split("[fleet]").next().unwrap();
+    assert!(
+        Settings::from_toml(absent)
+            .unwrap()
+            .fleet(&pool)
+            .unwrap()
+            .is_none()
+    );
 }
 
 #[test]
@@ -1001,6 +1059,31 @@ fn each_bad_value_is_refused_by_line_section_and_reason() {
             "[admin] token_file: beside `token`: one of the two is accepted",
         ),
         ("[admin]", "[adm]", "[adm]: unknown section `adm`"),
+        (
+            REDIS,
+            "redis = \"http://:secret@10.0.0.9\"",
+            "[fleet] redis: another scheme; `redis://user:password@host:6379/0`",
+        ),
+        (
+            REDIS,
+            "redis_file = \"x\"\nredis = \"redis://:secret@10.0.0.9\"",
+            "[fleet] redis_file: beside `redis`: one of the two is accepted",
+        ),
+        (
+            "name = \"shop\"",
+            "name = \"a/b\"",
+            "[fleet] name: \"a/b\": 1 to 64 of a-z, 0-9, `.`, `-` and `_`",
+        ),
+        (
+            "instance = \"lb-1\"",
+            "instance = \"\"",
+            "[fleet] instance: \"\": 1 to 64 of a-z",
+        ),
+        (
+            "ticket_rotation = \"12h\"",
+            "ticket_rotation = \"59s\"",
+            "[fleet] ticket_rotation: 59s: a minute to a year is accepted",
+        ),
     ];
     for (was, becomes, wanted) in table {
         assert!(GOOD.contains(&format!("\n{was}\n")), "{was} must be a line");
@@ -1202,7 +1285,7 @@ fn what_is_made_twice_shares_no_state() {
     let (one, other) = (settings.pool(), settings.pool());
     let lease = evenkeel::pool::Lease::acquire(one.snapshot().get("a").unwrap());
     assert!(lease.is_some());
-    let in_flight = |pool: &evenkeel::Pool| pool.snapshot().get("a").unwrap().in_flight();
+    let in_flight = |pool: &Pool| pool.snapshot().get("a").unwrap().in_flight();
     assert_eq!((in_flight(&one), in_flight(&other)), (1, 0));
     // A reload of the same settings keeps the state of the members.
     one.replace(settings.backends()).unwrap();
@@ -1313,7 +1396,7 @@ fn traffic_follows_health_as_the_settings_say() {
         with("strategy = \"peak-ewma\"\npanic = 0.6\nslow_start = \"0s\"\noverprovisioning = 2.0");
     assert_eq!(settings.strategy().name(), "peak-ewma");
     let pool = settings.pool();
-    let first = |pool: &evenkeel::Pool| {
+    let first = |pool: &Pool| {
         let snapshot = pool.snapshot();
         snapshot.groups()[0].backends()[0].id().to_owned()
     };

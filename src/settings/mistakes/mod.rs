@@ -84,6 +84,8 @@ impl Draft {
         }
         // Last, as the others: their order is that of the lines in the end.
         found.extend(self.admin_token().err());
+        #[cfg(feature = "redis")]
+        found.extend(self.fleet_store().err());
         found
     }
 }

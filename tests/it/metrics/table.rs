@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use evenkeel::{
     context::{ConnInfo, ConnectionEvent, ConnectionEventKind, ConnectionEvents, Peer, TlsInfo},
+    fleet::{Fleet, RedisStore},
     metrics::{Family, Kind, Value, Visitor},
 };
 
@@ -101,6 +102,10 @@ async fn the_documented_series_are_those_that_are_exposed() {
         "",
         Duration::ZERO,
     ));
+    // A fleet, whose store need not be there.
+    let store = RedisStore::new("unix:///nowhere/redis.sock").unwrap();
+    let fleet = Fleet::new(store, world.pool.clone()).start().await;
+    fleet.add_gauge(stats);
     let mut exposed = Exposed::default();
     world.service.visit(&mut exposed);
     let documented = documented();

@@ -3,7 +3,13 @@
 
 use std::{collections::BTreeSet, fmt::Write, fs, path::Path};
 
-use evenkeel::{endpoints::Readiness, server::Http, settings::Settings, tls::TlsConfig};
+use evenkeel::{
+    Pool,
+    endpoints::Readiness,
+    server::Http,
+    settings::Settings,
+    tls::{TicketSecret, TlsConfig},
+};
 use tempfile::TempDir;
 
 use crate::support::pki::Authority;
@@ -117,6 +123,7 @@ fn required(section: &str) -> &'static [(&'static str, &'static str)] {
         )],
         "access_log" | "access_log.outputs" => &[("file", "\"access.jsonl\"")],
         "admin" => &[("address", "\"127.0.0.1:9900\"")],
+        "fleet" => &[("redis", "\"redis://127.0.0.1\"")],
         _ => &[],
     }
 }
@@ -176,6 +183,7 @@ fn with(row: &Row, line: &str, folder: &Path) -> Settings {
                 let is_needed = needed.iter().any(|(key, _)| key.starts_with(place));
                 *key == "file" && (is_needed || line.starts_with(place))
             });
+            let has_place = has_place || *key == "redis" && line.starts_with("redis_file");
             if !is_here || !is_set && !has_place {
                 let _ = writeln!(text, "{key} = {value}");
             }
@@ -235,8 +243,22 @@ fn made_of(settings: &Settings) -> String {
             ),
             failover,
             (settings.access_log().unwrap(), &settings.admin),
+            fleet(settings, &pool),
         )
     )
+}
+
+/// The default name of an instance is random, so the given one stands beside.
+fn fleet(settings: &Settings, pool: &Pool) -> impl std::fmt::Debug {
+    let given = settings.fleet.as_ref();
+    let fleet = settings.fleet(pool).unwrap().map(|fleet| {
+        let fleet = fleet.instance("lb-0").unwrap();
+        let tickets = TicketSecret::random().unwrap();
+        settings.share_tickets(fleet, &tickets).unwrap()
+    });
+    // The store does not show its roots.
+    let files = given.map(|given| (given.instance.clone(), given.redis_ca.is_some()));
+    (fleet, files)
 }
 
 /// The layer does not show its configuration; this one is made in the same way.
@@ -265,6 +287,7 @@ fn folder_with_certificate() -> TempDir {
         authority.pem(),
         authority.revoke(&[1]),
         "0123456789abcdef0123456789abcdef\n".to_owned(),
+        "redis://:secret@10.0.0.9\n".to_owned(),
     ];
     for (name, text) in FILES.iter().zip(texts) {
         fs::write(folder.path().join(name), text).unwrap();
@@ -300,13 +323,14 @@ fn every_example_is_accepted_and_every_default_is_that_of_the_code() {
 }
 
 /// The files that examples name.
-const FILES: [&str; 6] = [
+const FILES: [&str; 7] = [
     "cert.pem",
     "key.pem",
     "ca.pem",
     "clients.pem",
     "revoked.pem",
     "tickets.key",
+    "redis.url",
 ];
 
 /// How a default begins that is no value.

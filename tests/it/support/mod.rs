@@ -2,6 +2,8 @@
 
 #[cfg(feature = "__tls")]
 pub(crate) mod pki;
+#[cfg(all(unix, feature = "redis"))]
+pub(crate) mod redis;
 
 use std::{
     convert::Infallible,

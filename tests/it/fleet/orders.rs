@@ -1,0 +1,259 @@
+//! Orders, secrets, hints and cookies of two instances, while the server answers.
+
+use std::sync::{Arc, Mutex};
+
+use evenkeel::{
+    LoadBalancer,
+    pool::{HealthStatus, Measurement, Mode, Reason},
+    sticky::{Keys, StickyLayer},
+};
+use http::{Request, header};
+use http_body_util::Empty;
+use redis::cmd;
+
+use super::*;
+use crate::support::Origin;
+
+#[tokio::test]
+async fn an_order_at_one_instance_holds_at_the_other_within_a_second() {
+    let Some(server) = RedisServer::start() else {
+        return;
+    };
+    let a = Instance::start(&server, "lb-1").await;
+    let b = Instance::start(&server, "lb-2").await;
+    let mut times = Vec::new();
+    for round in 1..=10 {
+        let (from, to) = if round % 2 == 0 { (&a, &b) } else { (&b, &a) };
+        drop(from.pool.drain("a", Duration::from_secs(300)).unwrap());
+        times.push(until(|| async { to.mode("a") == "draining" }, "a drains").await);
+        to.pool.start_maintenance("a").unwrap();
+        times.push(until(|| async { from.mode("a") == "maintenance" }, "maintenance").await);
+        from.pool.mark_ready("a").unwrap();
+        times.push(until(|| async { to.mode("a") == "ready" }, "a is ready").await);
+        from.pool.update_weight("b", round).unwrap();
+        times.push(until(|| async { to.weight("b") == round }, "the weight").await);
+    }
+    times.sort_unstable();
+    let median = times[times.len() / 2];
+    assert!(median < Duration::from_secs(1), "{times:?}");
+    assert_eq!((a.mode("b"), b.mode("b")), ("ready", "ready"));
+    let deadline = |instance: &Instance| match instance.pool.snapshot().get("a").unwrap().mode() {
+        Mode::Draining { until } => until - Instant::now(),
+        other => panic!("{other:?}"),
+    };
+    drop(a.pool.drain("a", Duration::from_secs(300)).unwrap());
+    b.has_mode("a", "draining").await;
+    let difference = deadline(&a).abs_diff(deadline(&b));
+    assert!(difference < Duration::from_millis(100), "{difference:?}");
+}
+
+#[tokio::test]
+async fn polling_alone_finds_orders_within_a_second() {
+    let Some(server) = RedisServer::start() else {
+        return;
+    };
+    // It may do everything but subscribe.
+    server.run::<()>(cmd("ACL").arg(&[
+        "SETUSER",
+        "lb",
+        "on",
+        "nopass",
+        "~*",
+        "resetchannels",
+        "+@all",
+    ]));
+    let url = format!("{}?user=lb&pass=x", server.url());
+    let restricted = || RedisStore::new(&url).unwrap().prefix("shop").unwrap();
+    let a = Instance::of(pool(), restricted(), "lb-1", |fleet| fleet).await;
+    let b = Instance::of(pool(), restricted(), "lb-2", |fleet| fleet).await;
+    let mut times = Vec::new();
+    for _ in 0..4 {
+        a.pool.start_maintenance("a").unwrap();
+        times.push(until(|| async { b.mode("a") == "maintenance" }, "maintenance").await);
+        b.pool.mark_ready("a").unwrap();
+        times.push(until(|| async { a.mode("a") == "ready" }, "a is ready").await);
+    }
+    times.sort_unstable();
+    assert!(times[times.len() / 2] < Duration::from_secs(1), "{times:?}");
+}
+
+#[tokio::test]
+async fn an_instance_that_starts_follows_the_orders_in_force() {
+    let Some(server) = RedisServer::start() else {
+        return;
+    };
+    let a = Instance::start(&server, "lb-1").await;
+    a.pool.upsert(backend("later"));
+    a.pool.start_maintenance("later").unwrap();
+    a.pool.start_maintenance("a").unwrap();
+    drop(a.pool.drain("b", Duration::from_secs(60)).unwrap());
+    a.pool.update_weight("b", 9).unwrap();
+    let orders = || async { server.run::<usize>(cmd("HLEN").arg("shop:orders")) == 4 };
+    until(orders, "all are written").await;
+    let b = Instance::start(&server, "lb-2").await;
+    // At once: readiness may be reported now.
+    assert_eq!(
+        (b.mode("a"), b.mode("b"), b.weight("b")),
+        ("maintenance", "draining", 9)
+    );
+    assert!(b.handle.is_store_up());
+    b.pool.upsert(backend("later"));
+    b.has_mode("later", "maintenance").await;
+    // The end of an instance undoes nothing, and its next process follows again.
+    drop(a);
+    b.pool.mark_ready("a").unwrap();
+    let a = Instance::start(&server, "lb-1").await;
+    a.has_mode("a", "ready").await;
+    assert_eq!(a.mode("b"), "draining");
+}
+
+#[tokio::test]
+async fn a_secret_is_made_once_shared_and_replaced() {
+    let Some(server) = RedisServer::start() else {
+        return;
+    };
+    type Given = Arc<Mutex<Vec<Vec<Vec<u8>>>>>;
+    let every = Duration::from_secs(60);
+    let share = |given: &Given| {
+        let given = given.clone();
+        move |fleet: Fleet| {
+            let receive = move |secrets: &[&[u8]]| {
+                let secrets = secrets.iter().map(|secret| secret.to_vec()).collect();
+                given.lock().unwrap().push(secrets);
+            };
+            fleet.secret("tickets", every, receive).unwrap()
+        }
+    };
+    let (first, second) = (Given::default(), Given::default());
+    // Both at once: one of them makes it.
+    let (a, b) = tokio::join!(
+        Instance::start_with(&server, "lb-1", share(&first)),
+        Instance::start_with(&server, "lb-2", share(&second)),
+    );
+    let last = |given: &Given| given.lock().unwrap().last().cloned().unwrap_or_default();
+    assert_eq!(last(&first).len(), 1);
+    assert_eq!(last(&first), last(&second));
+    assert_eq!(last(&first)[0].len(), 32);
+    // Unreadable: it stays in use, and the value stays as it is.
+    let key = "shop:value:secrets/tickets";
+    let stored: Vec<u8> = server.run(cmd("GET").arg(key));
+    server.run::<()>(cmd("SET").arg(key).arg("garbage"));
+    let third = Given::default();
+    let c = Instance::start_with(&server, "lb-3", share(&third)).await;
+    assert!(
+        third.lock().unwrap().is_empty(),
+        "it begins without a secret"
+    );
+    assert_eq!(server.run::<String>(cmd("GET").arg(key)), "garbage");
+    server.run::<()>(cmd("SET").arg(key).arg(&stored));
+    until(|| async { last(&third) == last(&first) }, "it follows").await;
+    // Lost: it is written back.
+    server.run::<()>(cmd("DEL").arg(key));
+    let is_back = || async { server.run::<Option<Vec<u8>>>(cmd("GET").arg(key)).is_some() };
+    until(is_back, "it is written back").await;
+    assert_eq!(server.run::<Vec<u8>>(cmd("GET").arg(key)), stored);
+    drop((a, b, c));
+    // Of an earlier time: the next one is announced before it is used.
+    let mut old = stored;
+    let time = old.len() - 40;
+    let since = u64::from_be_bytes(old[time..time + 8].try_into().unwrap());
+    old[time..time + 8].copy_from_slice(&(since - 100_000).to_be_bytes());
+    server.run::<()>(cmd("SET").arg(key).arg(&old));
+    let fourth = Given::default();
+    let _d = Instance::start_with(&server, "lb-4", share(&fourth)).await;
+    let now = last(&fourth);
+    assert_eq!(now.len(), 2);
+    assert_eq!(now[0], last(&first)[0], "the old one makes tickets still");
+    let turned = || async { last(&fourth).first() == Some(&now[1]) };
+    until(turned, "the new one is used").await;
+    assert_eq!(last(&fourth)[1], now[0], "and the old one accepted");
+}
+
+#[tokio::test]
+async fn a_hint_keeps_a_backend_out_and_never_lets_one_in() {
+    let Some(server) = RedisServer::start() else {
+        return;
+    };
+    let hints = |fleet: Fleet| fleet.health_hints(true);
+    let a = Instance::start_with(&server, "lb-1", hints).await;
+    let measure = |pool: &Pool, id: &str, health| {
+        let backend = pool.snapshot().get(id).unwrap().clone();
+        pool.measure(&backend, Measurement::new(health, Reason::new("L7OK", "")));
+    };
+    measure(&a.pool, "a", HealthStatus::Unhealthy);
+    measure(&a.pool, "b", HealthStatus::Healthy);
+    let is_reported = || async { server.run::<bool>(cmd("HEXISTS").arg(&["shop:health", "lb-1"])) };
+    until(is_reported, "it is reported").await;
+    let b = Instance::start_with(&server, "lb-2", hints).await;
+    let checks = b.pool.attach_prober();
+    let health = |id: &str| b.pool.snapshot().get(id).unwrap().health();
+    assert_eq!(
+        (health("a"), health("b")),
+        (HealthStatus::Unhealthy, HealthStatus::Unknown)
+    );
+    assert_eq!(b.pool.snapshot().usable(), 0, "a hint is no proof");
+    measure(&b.pool, "a", HealthStatus::Healthy);
+    measure(&b.pool, "b", HealthStatus::Unhealthy);
+    assert_eq!(
+        (health("a"), health("b")),
+        (HealthStatus::Healthy, HealthStatus::Unhealthy)
+    );
+    drop(checks);
+    // Without the switch, nothing is taken over; garbage of another says nothing.
+    server.run::<()>(cmd("HSET").arg(&["shop:health", "lb-9", "garbage"]));
+    let c = Instance::start(&server, "lb-3").await;
+    let d = Instance::start_with(&server, "lb-4", hints).await;
+    let of = |instance: &Instance| instance.pool.snapshot().get("a").unwrap().health();
+    assert_eq!(of(&c), HealthStatus::Unknown);
+    assert_eq!(of(&d), HealthStatus::Unhealthy);
+}
+
+#[tokio::test]
+async fn instances_with_the_same_keys_agree_on_cookies() {
+    let (one, two) = (Origin::named("a").await, Origin::named("b").await);
+    let balancer = || {
+        let backends = [Backend::new("a", &one.url()), Backend::new("b", &two.url())];
+        let pool = Pool::new(backends.map(Result::unwrap)).unwrap();
+        let sticky = StickyLayer::new(pool.clone(), Keys::new([7; 32]));
+        let builder = LoadBalancer::builder(pool.clone());
+        (
+            builder.sticky(sticky.insecure().unwrap()).unwrap().build(),
+            pool,
+        )
+    };
+    let ((first, _), (second, pool)) = (balancer(), balancer());
+    let send = async |balancer: &LoadBalancer, cookie: Option<&str>| {
+        let mut request = Request::get("http://shop.test/");
+        if let Some(cookie) = cookie {
+            request = request.header(header::COOKIE, cookie);
+        }
+        let request = request.body(Empty::<bytes::Bytes>::new()).unwrap();
+        let response = balancer.clone().send(request).await;
+        let field = |name: &str| {
+            let value = response.headers().get(name);
+            value.map(|value| value.to_str().unwrap().to_owned())
+        };
+        (field("x-backend").unwrap(), field("set-cookie"))
+    };
+    for _ in 0..4 {
+        let (backend, cookie) = send(&first, None).await;
+        let cookie = cookie.unwrap();
+        let cookie = cookie.split(';').next().unwrap();
+        for _ in 0..3 {
+            let (same, set) = send(&second, Some(cookie)).await;
+            assert_eq!(
+                (same, set),
+                (backend.clone(), None),
+                "the other instance accepts it"
+            );
+        }
+        // An order moves its sessions at the other, whose cookie the first accepts in turn.
+        pool.start_maintenance(&backend).unwrap();
+        let (moved, cookie) = send(&second, Some(cookie)).await;
+        let cookie = cookie.unwrap();
+        assert_ne!(moved, backend);
+        let cookie = cookie.split(';').next().unwrap();
+        assert_eq!(send(&first, Some(cookie)).await, (moved, None));
+        pool.mark_ready(&backend).unwrap();
+    }
+}
