@@ -19,6 +19,8 @@
 //! Beside the request path, never on it: a store may be slow, down, or empty after a restart. What is
 //! built on a store serves on from what it has in memory, and reports the failure.
 //!
+//! `FileStore` (feature `acme`) is a store in a folder.
+//!
 //! # Defaults
 //!
 //! None.
@@ -32,10 +34,15 @@
 //!
 //! One boxed future a call.
 
+#[cfg(feature = "__file_store")]
+mod file;
+
 use std::{fmt, future::Future, pin::Pin, time::Duration};
 
 use bytes::Bytes;
 
+#[cfg(feature = "__file_store")]
+pub use self::file::FileStore;
 use crate::error::{BoxError, ConfigError};
 
 /// A place that keeps small values under keys.

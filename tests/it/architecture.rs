@@ -167,7 +167,8 @@ fn the_import_reader_sees_what_is_there() {
 
 /// The features that the lower floors may name: those of a dependency, and those that change what a
 /// connection is. A feature of a room above would let that room reach into what all rooms share.
-const LOWER_FEATURES: [&str; 6] = [
+const LOWER_FEATURES: [&str; 7] = [
+    "__file_store",
     "__serde",
     "__sockets",
     "__tls",

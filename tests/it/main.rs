@@ -40,5 +40,7 @@ mod respond;
 mod server;
 mod settings;
 mod sticky;
+#[cfg(feature = "acme")]
+mod store;
 mod tls;
 mod trace;

@@ -1,11 +1,22 @@
 //! `RedisStore` as a `Store`.
 
+use std::sync::Arc;
+
 use evenkeel::store::{MAX_VALUE, Store};
 use redis::cmd;
 
 use super::*;
+use crate::support::store_contract;
 
 const LEASE: Duration = Duration::from_secs(60);
+
+#[tokio::test]
+async fn it_keeps_the_contract_of_stores() {
+    let Some(server) = RedisServer::start() else {
+        return;
+    };
+    store_contract::check(Arc::new(store(&server)), Arc::new(store(&server))).await;
+}
 
 #[tokio::test]
 async fn values_are_written_whole_read_back_and_removed() {

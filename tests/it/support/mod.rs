@@ -4,6 +4,8 @@
 pub(crate) mod pki;
 #[cfg(all(unix, feature = "redis"))]
 pub(crate) mod redis;
+#[cfg(feature = "full")]
+pub(crate) mod store_contract;
 
 use std::{
     convert::Infallible,
