@@ -1,8 +1,8 @@
 //! Two instances and a real redis-server: values, locks, orders, secrets and hints, and what happens
 //! when the server fails.
 
+mod exchange;
 mod failures;
-mod orders;
 mod store;
 
 use std::{future::Future, time::Duration};

@@ -17,18 +17,22 @@ use crate::stats::Stats;
 #[must_use]
 pub struct FleetHandle {
     task: AbortHandle,
-    status: Arc<Status>,
+    shown: Arc<Shown>,
 }
+
+/// What a gauge reads. Unlike the status, the task does not keep it alive, and it ends with the handle.
+struct Shown(Arc<Status>);
 
 impl FleetHandle {
     pub(super) fn new(task: AbortHandle, status: Arc<Status>) -> Self {
-        Self { task, status }
+        let shown = Arc::new(Shown(status));
+        Self { task, shown }
     }
 
     /// Returns true if the store answered when it was last asked.
     #[must_use]
     pub fn is_store_up(&self) -> bool {
-        self.status.is_up.load(Relaxed)
+        self.shown.0.is_up.load(Relaxed)
     }
 
     /// Adds the gauge `evenkeel_fleet_store_up`, which is 1 while the store answers, else 0. It ends with
@@ -37,8 +41,8 @@ impl FleetHandle {
         stats.add_to_gauge(
             "evenkeel_fleet_store_up",
             "1 if the store of the fleet answered when it was last asked.",
-            &self.status,
-            |status| f64::from(u8::from(status.is_up.load(Relaxed))),
+            &self.shown,
+            |shown| f64::from(u8::from(shown.0.is_up.load(Relaxed))),
         );
     }
 }

@@ -154,19 +154,33 @@ async fn a_secret_is_made_once_shared_and_replaced() {
     assert_eq!(server.run::<Vec<u8>>(cmd("GET").arg(key)), stored);
     drop((a, b, c));
     // Of an earlier time: the next one is announced before it is used.
-    let mut old = stored;
-    let time = old.len() - 40;
-    let since = u64::from_be_bytes(old[time..time + 8].try_into().unwrap());
-    old[time..time + 8].copy_from_slice(&(since - 100_000).to_be_bytes());
-    server.run::<()>(cmd("SET").arg(key).arg(&old));
+    let earlier = |ring: &[u8], entry: usize, millis: u64| {
+        let mut ring = ring.to_vec();
+        // Behind the head of the value.
+        let time = &mut ring[5 + 40 * entry..13 + 40 * entry];
+        let from = u64::from_be_bytes((&*time).try_into().unwrap());
+        time.copy_from_slice(&(from - millis).to_be_bytes());
+        server.run::<()>(cmd("SET").arg(key).arg(&ring));
+    };
+    earlier(&stored, 0, 100_000);
     let fourth = Given::default();
-    let _d = Instance::start_with(&server, "lb-4", share(&fourth)).await;
-    let now = last(&fourth);
-    assert_eq!(now.len(), 2);
-    assert_eq!(now[0], last(&first)[0], "the old one makes tickets still");
-    let turned = || async { last(&fourth).first() == Some(&now[1]) };
-    until(turned, "the new one is used").await;
-    assert_eq!(last(&fourth)[1], now[0], "and the old one accepted");
+    let d = Instance::start_with(&server, "lb-4", share(&fourth)).await;
+    until(|| async { last(&fourth).len() == 2 }, "another is made").await;
+    let announced = last(&fourth);
+    assert_eq!(
+        announced[0],
+        last(&first)[0],
+        "the old one makes tickets still"
+    );
+    drop(d);
+    let stored: Vec<u8> = server.run(cmd("GET").arg(key));
+    assert_eq!(stored.len(), 85);
+    earlier(&stored, 0, 30_000);
+    let fifth = Given::default();
+    let _e = Instance::start_with(&server, "lb-5", share(&fifth)).await;
+    let turned = [announced[1].clone(), announced[0].clone()];
+    let is_used = || async { last(&fifth) == turned };
+    until(is_used, "the new one is used, and the old one accepted").await;
 }
 
 #[tokio::test]
@@ -199,6 +213,8 @@ async fn a_hint_keeps_a_backend_out_and_never_lets_one_in() {
         (HealthStatus::Healthy, HealthStatus::Unhealthy)
     );
     drop(checks);
+    drop(b.handle);
+    server.run::<()>(cmd("HDEL").arg(&["shop:health", "lb-2"]));
     // Without the switch, nothing is taken over; garbage of another says nothing.
     server.run::<()>(cmd("HSET").arg(&["shop:health", "lb-9", "garbage"]));
     let c = Instance::start(&server, "lb-3").await;
@@ -221,7 +237,9 @@ async fn instances_with_the_same_keys_agree_on_cookies() {
             pool,
         )
     };
-    let ((first, _), (second, pool)) = (balancer(), balancer());
+    let ((first, other), (second, pool)) = (balancer(), balancer());
+    let are_up = || async { pool.snapshot().usable() + other.snapshot().usable() == 4 };
+    until(are_up, "the first checks pass").await;
     let send = async |balancer: &LoadBalancer, cookie: Option<&str>| {
         let mut request = Request::get("http://shop.test/");
         if let Some(cookie) = cookie {
