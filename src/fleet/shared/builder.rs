@@ -95,6 +95,8 @@ impl Fleet {
     /// Waits for 2 s at most. If the store does not answer by then, the instance begins with what its
     /// configuration says, a WARN says so, and the rest follows when the store answers.
     ///
+    /// A mode other than ready that a backend has already counts as an order that is given now.
+    ///
     /// Needs a tokio runtime with time and I/O, on which a task goes on.
     pub async fn start(self) -> FleetHandle {
         let secrets = self.secrets.into_iter();

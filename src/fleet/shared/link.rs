@@ -133,7 +133,7 @@ impl Link {
         }
     }
 
-    /// Waits for a message, or for the end of a connection. One that came since the last call counts.
+    /// Waits for a message. One that came since the last call counts.
     pub(super) async fn changed(&self) {
         self.changed.notified().await;
     }
@@ -178,7 +178,9 @@ impl Link {
         })?;
         let changed = self.changed.clone();
         let notify = move |push: PushInfo| {
-            if matches!(push.kind, PushKind::Message | PushKind::Disconnection) {
+            // The end of a connection is found by the next command: a server that closes each
+            // connection at once must not be connected to without a pause.
+            if push.kind == PushKind::Message {
                 changed.notify_one();
             }
             Ok::<(), ()>(())

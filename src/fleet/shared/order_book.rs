@@ -5,7 +5,7 @@
 //! books hold the same map, in whatever order they did so, and whether or not the store lost it in
 //! between.
 
-use std::collections::{BTreeMap, HashMap, HashSet, btree_map::Entry};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use super::{
     frame,
@@ -190,15 +190,13 @@ impl OrderBook {
 
     /// Takes over an order of the store if it is later; returns false if the known one is later.
     fn take_over(&mut self, subject: &Subject, order: StampedOrder) -> bool {
-        match self.known.entry(subject.clone()) {
-            Entry::Occupied(entry) if entry.get().order > order => false,
-            entry => {
-                let is_new = false;
-                let known = Known { order, is_new };
-                entry.insert_entry(known);
-                true
-            }
+        let known = self.known.get(subject);
+        if known.is_some_and(|known| known.order > order) {
+            return false;
         }
+        let is_new = false;
+        self.known.insert(subject.clone(), Known { order, is_new });
+        true
     }
 
     fn is_new(&self, subject: &Subject) -> bool {

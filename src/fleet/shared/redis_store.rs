@@ -28,7 +28,8 @@ use crate::{
 /// supported, but for a cluster of one node.
 ///
 /// **Security.** A reader of this database reads the secrets in it: ticket secrets, and the private
-/// keys of certificates. Give the fleet a user of its own (`ACL SETUSER`), a password and TLS.
+/// keys of certificates. Give the fleet a user of its own, with the keys and channels `PREFIX:*`
+/// (`ACL SETUSER balancer on >password ~shop:* &shop:* +@all`), and TLS.
 ///
 /// ```no_run
 /// use evenkeel::{fleet::RedisStore, store::Store};

@@ -88,7 +88,8 @@ impl SecretRing {
     pub(super) fn in_use(&self, now: u64) -> Vec<Secret> {
         let current = self.entries.iter().position(|entry| entry.from <= now);
         // Where none is in use yet, clocks differ: the oldest was used first.
-        let current = current.unwrap_or(self.entries.len().saturating_sub(1));
+        let oldest = self.entries.len().saturating_sub(1);
+        let current = current.unwrap_or(oldest);
         let mut secrets: Vec<Secret> = self.entries.iter().map(|entry| entry.secret).collect();
         if let Some(before) = secrets.get_mut(..=current) {
             before.rotate_right(1);

@@ -110,6 +110,8 @@ impl SyncTask {
                 () = self.store.link().changed() => {}
                 () = sleep_until(next) => {}
             }
+            // Changes that come together are looked at together.
+            sleep(PAUSE).await;
             self.look().await;
         }
     }
@@ -329,7 +331,6 @@ async fn ordered(events: &mut Events, health_changed: &mut bool) {
             None => std::future::pending().await,
         }
     }
-    // Those that came together are looked at together.
     while let Some(event) = events.try_next() {
         concerns(&event.kind);
     }
@@ -362,6 +363,8 @@ return redis.call('HGETALL', KEYS[1])";
 pub(super) const POLL: Duration = Duration::from_millis(500);
 /// Instances that started together look at different times.
 const JITTER: f64 = 0.2;
+/// An order is late by as much, and a flood of messages costs no more than a hundred looks a second.
+const PAUSE: Duration = Duration::from_millis(10);
 const START_PAUSE: Duration = Duration::from_millis(100);
 /// Several times before a new secret is used.
 const SECRETS_POLL: Duration = Duration::from_secs(5);

@@ -8,11 +8,12 @@ use std::{
     path::PathBuf,
     process::{Child, Command, Stdio},
     thread,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use redis::{Cmd, FromRedisValue, cmd};
 use tempfile::TempDir;
+use tokio::time::Instant;
 
 /// A server; killed when it is dropped.
 pub(crate) struct RedisServer {
