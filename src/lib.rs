@@ -154,9 +154,9 @@
 //! # Features
 //!
 //! By default: `http1`, `http2`, `proxy`, `server`, `sticky` and `access-log`. To be asked for: `tls`
-//! (or `ring`, with that provider), `axum`, `serde` ([`settings`]), `tower` (statuses for the errors
-//! of tower's layers), `metrics`, `admin`, `chaos`, `proxy-protocol`,
-//! `redis`, and `full` for all of them.
+//! (or `ring`, with that provider), `acme` (automatic certificates; `acme-ring` with that provider),
+//! `axum`, `serde` ([`settings`]), `tower` (statuses for the errors of tower's layers), `metrics`,
+//! `admin`, `chaos`, `proxy-protocol`, `redis`, and `full` for all of them.
 #![cfg_attr(
     not(feature = "full"),
     allow(

@@ -229,7 +229,7 @@ fn is_valid(authority: &Authority) -> bool {
 /// The port of `https://` without a port.
 pub(super) const HTTPS_PORT: u16 = 443;
 /// The path that certificate authorities request (RFC 8555 §8.3).
-const ACME: &str = "/.well-known/acme-challenge/";
+pub(super) const ACME: &str = "/.well-known/acme-challenge/";
 const NO_HOST: &[u8] = b"The request names no valid host.\n";
 
 #[cfg(test)]

@@ -109,6 +109,9 @@
 //! inside. A handler that asks axum for `ConnectInfo<SocketAddr>` gets it from
 //! `context::ConnectInfoLayer` on the router.
 //!
+//! Certificates come from files or memory, are looked up on demand, or are ordered from an authority and
+//! renewed: see [`acme`] (feature `acme`).
+//!
 //! [`HstsLayer`] and [`HttpsRedirectLayer`] stand in the request stack, outside the layer that
 //! answers errors. [`MisdirectedLayer`] stands outside all that act on requests; `evenkeel::serve` does
 //! without it.
@@ -194,6 +197,8 @@
 //! about 0.1 s of a blocking thread for 10,000, and parses those that changed.
 //! A certificate takes about 1 KiB and its chain. A policy by host costs a handshake a hash lookup, and a request another one. [`HstsLayer`] costs a reference count a response.
 
+#[cfg(feature = "__acme")]
+pub mod acme;
 mod certificate;
 mod certificate_entry;
 mod certificate_info;

@@ -23,7 +23,7 @@ pin_project! {
     #[derive(Debug)]
     enum Kind<B> {
         Inner { #[pin] body: B },
-        Own { text: &'static [u8] },
+        Own { text: Bytes },
     }
 }
 
@@ -34,16 +34,16 @@ impl<B> ResponseBody<B> {
         }
     }
 
-    pub(super) fn own(text: &'static [u8]) -> Self {
+    pub(super) fn own(text: impl Into<Bytes>) -> Self {
         Self {
-            kind: Kind::Own { text },
+            kind: Kind::Own { text: text.into() },
         }
     }
 }
 
 impl<B> Default for ResponseBody<B> {
     fn default() -> Self {
-        Self::own(b"")
+        Self::own(Bytes::new())
     }
 }
 
@@ -57,11 +57,8 @@ impl<B: Body<Data = Bytes>> Body for ResponseBody<B> {
     ) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
         match self.project().kind.project() {
             KindProject::Inner { body } => body.poll_frame(cx),
-            KindProject::Own { text: [] } => Poll::Ready(None),
-            KindProject::Own { text } => {
-                let data = Bytes::from_static(std::mem::take(text));
-                Poll::Ready(Some(Ok(Frame::data(data))))
-            }
+            KindProject::Own { text } if text.is_empty() => Poll::Ready(None),
+            KindProject::Own { text } => Poll::Ready(Some(Ok(Frame::data(std::mem::take(text))))),
         }
     }
 

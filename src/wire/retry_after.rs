@@ -17,6 +17,12 @@ pub(crate) fn read(headers: &HeaderMap) -> Option<Duration> {
     super::framing::content_length(value).map(Duration::from_secs)
 }
 
+/// Returns the field's text if it is no delay, and so may be a date: for a caller whose own clock is right.
+pub(crate) fn date(headers: &HeaderMap) -> Option<&str> {
+    let value = headers.get(header::RETRY_AFTER)?.to_str().ok()?;
+    read(headers).is_none().then(|| value.trim())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -37,6 +43,8 @@ mod tests {
                 seconds.map(Duration::from_secs),
                 "{value:?}"
             );
+            let other = seconds.is_none().then_some(value);
+            assert_eq!(date(&headers), other, "{value:?}");
         }
     }
 }

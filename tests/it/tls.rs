@@ -1,6 +1,7 @@
 //! TLS around a connection service and around an axum listener, with real clients.
 #![cfg(feature = "__tls")]
 
+mod acme;
 mod axum_listener;
 mod backends;
 mod certificates;

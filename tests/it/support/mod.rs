@@ -1,5 +1,7 @@
 //! What the tests of many rooms share: backends over real sockets.
 
+#[cfg(feature = "full")]
+pub(crate) mod pebble;
 #[cfg(feature = "__tls")]
 pub(crate) mod pki;
 #[cfg(all(unix, feature = "redis"))]

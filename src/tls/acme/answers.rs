@@ -1,0 +1,192 @@
+//! [`ChallengeAnswers`]: what the authority finds when it checks a name.
+
+use std::{
+    collections::HashMap,
+    fmt,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use arc_swap::ArcSwap;
+use bytes::Bytes;
+use tokio::sync::Semaphore;
+
+use crate::{
+    connect::crypto::sha256,
+    error::BoxError,
+    store::Store,
+    tls::{Certificate, CertificateFuture, CertificateSource, x509::hex},
+};
+
+/// The answers to the challenges of HTTP-01 and TLS-ALPN-01 that are open now: a shared handle, cheap to
+/// clone.
+///
+/// An answer is in memory while the order runs here. It is also in the store, so that any instance that
+/// shares the store answers: a load balancer in front sends the authority to any of them.
+#[derive(Clone, Default)]
+pub struct ChallengeAnswers {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    /// By the key in the store. Seldom more than a few.
+    open: ArcSwap<HashMap<String, Bytes>>,
+    stores: ArcSwap<Vec<Arc<dyn Store>>>,
+    /// Held while a change derives a map from the previous one.
+    change_lock: Mutex<()>,
+    lookups: Semaphore,
+}
+
+impl ChallengeAnswers {
+    /// Makes a handle without an answer, and without a store.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Looks for answers in this store, too.
+    pub(super) fn follow(&self, store: &Arc<dyn Store>) {
+        let _guard = self.inner.change_lock.lock();
+        let mut stores = Vec::clone(&self.inner.stores.load());
+        if !stores.iter().any(|other| Arc::ptr_eq(other, store)) {
+            stores.push(store.clone());
+            self.inner.stores.store(Arc::new(stores));
+        }
+    }
+
+    /// Adds an answer here and in the store, until the returned value is dropped.
+    pub(super) async fn present(
+        &self,
+        key: String,
+        answer: Bytes,
+        store: &Arc<dyn Store>,
+    ) -> Result<Presented, BoxError> {
+        self.change(|open| drop(open.insert(key.clone(), answer.clone())));
+        // From here on, a drop removes it.
+        let presented = Presented {
+            answers: self.clone(),
+            key,
+        };
+        store.put(&presented.key, answer, Some(LIFETIME)).await?;
+        Ok(presented)
+    }
+
+    fn change(&self, change: impl FnOnce(&mut HashMap<String, Bytes>)) {
+        let lock = self.inner.change_lock.lock();
+        let _guard = lock.unwrap_or_else(PoisonError::into_inner);
+        let mut open = HashMap::clone(&self.inner.open.load());
+        change(&mut open);
+        self.inner.open.store(Arc::new(open));
+    }
+
+    /// Returns the answer that is in memory.
+    pub(super) fn get(&self, key: &str) -> Option<Bytes> {
+        self.inner.open.load().get(key).cloned()
+    }
+
+    /// Returns true if there is a store to look into.
+    pub(super) fn has_store(&self) -> bool {
+        !self.inner.stores.load().is_empty()
+    }
+
+    /// Looks into the stores. Any client can cause such a look, so few run at once; others wait, and
+    /// get no answer where they wait too long.
+    pub(super) async fn look_up(&self, key: &str) -> Option<Bytes> {
+        if let Some(answer) = self.get(key) {
+            return Some(answer);
+        }
+        let looked_up = tokio::time::timeout(LOOKUP_TIMEOUT, async {
+            // Nothing closes the semaphore.
+            let _permit = self.inner.lookups.acquire().await.ok()?;
+            let stores = self.inner.stores.load_full();
+            for store in stores.iter() {
+                match store.get(key).await {
+                    Ok(Some(answer)) => return Some(answer),
+                    Ok(None) => {}
+                    Err(error) => {
+                        tracing::warn!(target: "evenkeel::tls", error, "answer of a challenge not read");
+                    }
+                }
+            }
+            None
+        });
+        looked_up.await.ok().flatten()
+    }
+}
+
+/// Makes the certificate of TLS-ALPN-01 from the answer for a name (RFC 8737 §3).
+impl CertificateSource for ChallengeAnswers {
+    fn certificate(&self, server_name: &str) -> CertificateFuture {
+        let (answers, name) = (self.clone(), server_name.to_owned());
+        CertificateFuture::new(async move {
+            let Some(answer) = answers.look_up(&tls_key(&name)).await else {
+                return Ok(None);
+            };
+            let mut params = rcgen::CertificateParams::new([name])?;
+            let identifier = rcgen::CustomExtension::new_acme_identifier(&sha256(&answer));
+            params.custom_extensions = vec![identifier];
+            let key = rcgen::KeyPair::generate()?;
+            let made = params.self_signed(&key)?;
+            Ok(Some(Certificate::pem(made.pem(), key.serialize_pem())))
+        })
+    }
+}
+
+/// Returns the key of the answer for a token of HTTP-01. Tokens have upper-case letters and keys have
+/// none; a digest also keeps what a client sends out of the store.
+pub(super) fn http_key(token: &str) -> String {
+    format!("{PREFIX}http-01/{}", hex(&sha256(token.as_bytes())))
+}
+
+/// Returns the key of the answer for a name of TLS-ALPN-01.
+pub(super) fn tls_key(name: &str) -> String {
+    format!("{PREFIX}tls-alpn-01/{}", hex(&sha256(name.as_bytes())))
+}
+
+/// An answer that can be found until this is dropped. What is in the store ends by itself, and
+/// [`remove`](Self::remove) removes it sooner.
+pub(super) struct Presented {
+    answers: ChallengeAnswers,
+    key: String,
+}
+
+impl Presented {
+    pub(super) async fn remove(self, store: &Arc<dyn Store>) {
+        if let Err(error) = store.remove(&self.key).await {
+            tracing::debug!(target: "evenkeel::tls", error, "answer of a challenge stays until it ends");
+        }
+    }
+}
+
+impl Drop for Presented {
+    fn drop(&mut self) {
+        self.answers.change(|open| drop(open.remove(&self.key)));
+    }
+}
+
+impl Default for Inner {
+    fn default() -> Self {
+        Self {
+            open: ArcSwap::default(),
+            stores: ArcSwap::default(),
+            change_lock: Mutex::default(),
+            lookups: Semaphore::new(MAX_LOOKUPS),
+        }
+    }
+}
+
+impl fmt::Debug for ChallengeAnswers {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ChallengeAnswers")
+            .field("open", &self.inner.open.load().len())
+            .finish_non_exhaustive()
+    }
+}
+
+const PREFIX: &str = "acme/challenges/";
+/// How long an answer stays in the store after a process that died.
+const LIFETIME: Duration = Duration::from_secs(3_600);
+/// An authority asks from a handful of places; more would be an attack on the store.
+pub(super) const MAX_LOOKUPS: usize = 16;
+/// Authorities wait for about ten seconds.
+pub(super) const LOOKUP_TIMEOUT: Duration = Duration::from_secs(5);
