@@ -6,7 +6,7 @@ use axum::{Router, extract::Request};
 use evenkeel::{
     Backend, BoxError, LoadBalancer, Pool,
     proxy_protocol::ProxyProtocolLayer,
-    tls::{Certificate, Certificates, TlsConfig, TlsLayer},
+    tls::{Certificate, Certificates, TlsConfig, TlsLayer, acme::ChallengeAnswers},
 };
 use tokio::net::TcpListener;
 
@@ -37,6 +37,7 @@ pub(crate) async fn start() -> Result<(LoadBalancer, Listeners), BoxError> {
             tcp: listener,
             proxy_protocol: ProxyProtocolLayer::off(),
             tls: Some((tls, certificates)),
+            acme: None,
             hsts: None,
             endpoints: None,
         }],
@@ -45,6 +46,7 @@ pub(crate) async fn start() -> Result<(LoadBalancer, Listeners), BoxError> {
         drain: Duration::from_secs(5),
         events: (None, None),
         operators: Operators::default(),
+        answers: ChallengeAnswers::default(),
     };
     Ok((LoadBalancer::new(pool), listeners))
 }

@@ -14,7 +14,10 @@ use evenkeel::{
     proxy_protocol::ProxyProtocolLayer,
     server::Serve,
     settings::Settings,
-    tls::{Certificates, HstsLayer},
+    tls::{
+        Certificates, HstsLayer,
+        acme::{Acme, ChallengeAnswers, Http01Layer},
+    },
 };
 use tokio::{
     net::{TcpListener, TcpSocket},
@@ -36,12 +39,15 @@ pub(crate) struct Listeners {
     /// What records connections.
     pub(crate) events: (Option<MetricsLayer>, Option<AccessLogLayer>),
     pub(crate) operators: Operators,
+    /// The answers of automatic certificates.
+    pub(crate) answers: ChallengeAnswers,
 }
 
 pub(crate) struct Listener {
     pub(crate) tcp: TcpListener,
     pub(crate) proxy_protocol: ProxyProtocolLayer,
     pub(crate) tls: ListenerTls,
+    pub(crate) acme: Option<Acme>,
     pub(crate) hsts: Option<HstsLayer>,
     pub(crate) endpoints: Option<EndpointsLayer>,
 }
@@ -54,6 +60,7 @@ impl Listeners {
         tls: Vec<ListenerTls>,
     ) -> Result<Self, BoxError> {
         let mut listeners = Vec::new();
+        let answers = ChallengeAnswers::new();
         for (nth, tls) in tls.into_iter().enumerate() {
             let address = settings.listen[nth].address;
             let tcp = bind(address).map_err(|error| format!("{address}: {error}"))?;
@@ -61,6 +68,7 @@ impl Listeners {
                 tcp,
                 proxy_protocol: settings.proxy_protocol(nth),
                 tls,
+                acme: settings.acme(nth, &answers)?,
                 hsts: settings.hsts(nth),
                 endpoints: settings.endpoints_layer(nth, &readiness),
             });
@@ -77,6 +85,7 @@ impl Listeners {
             drain: settings.drain(),
             events: (None, None),
             operators: Operators::default(),
+            answers,
         })
     }
 
@@ -86,11 +95,17 @@ impl Listeners {
         let mut serving = JoinSet::new();
         let (readiness, lame_duck) = self.lame_duck.unzip();
         let mut watched = Vec::new();
+        let mut renewed = Vec::new();
+        let has_acme = self
+            .listeners
+            .iter()
+            .any(|listener| listener.acme.is_some());
         for listener in self.listeners {
             let Listener {
                 tcp,
                 proxy_protocol,
                 tls,
+                acme,
                 ..
             } = listener;
             let address = tcp.local_addr()?;
@@ -100,6 +115,9 @@ impl Listeners {
             let mut app = app.clone();
             if let Some(own) = listener.endpoints {
                 app = app.layer(own);
+            }
+            if tls.is_none() && has_acme {
+                app = app.layer(Http01Layer::new(self.answers.clone()));
             }
             if let Some(hsts) = listener.hsts {
                 app = app.layer(hsts);
@@ -113,6 +131,9 @@ impl Listeners {
                 Some((layer, certificates)) => {
                     tracing::info!("listening on https://{address}/");
                     watched.push(certificates.watch(Certificates::RELOAD_INTERVAL));
+                    if let Some(acme) = acme {
+                        renewed.push(acme.start(&certificates).await?);
+                    }
                     let serve = Serve::layer(serve, layer);
                     serving.spawn(Serve::layer(serve, proxy_protocol).into_future());
                 }

@@ -6,8 +6,11 @@ use evenkeel::{
     BoxError,
     endpoints::Readiness,
     server::Workers,
-    settings::LogOutputs,
-    tls::{CertificateWatcher, Certificates},
+    settings::{LogOutputs, Settings},
+    tls::{
+        CertificateWatcher, Certificates,
+        acme::{AcmeHandle, ChallengeAnswers, Http01Layer},
+    },
 };
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
@@ -42,6 +45,8 @@ async fn control(path: &str, loaded: Loaded) -> Result<(), BoxError> {
     let tickets = loaded.tickets.as_ref();
     let mut running = Running::new(&settings, certificates, tickets, threads).await?;
     let _watched = watch_files(&running.certificates);
+    let answers = ChallengeAnswers::new();
+    let acme = start_acme(&settings, &running.certificates, &answers).await?;
     let (log, log_layer) = running.log.clone().unzip();
     let state_file = running.state_file.clone();
     let state_file = state_file.map(|path| StateFile::start(path, running.pool.clone()));
@@ -63,6 +68,7 @@ async fn control(path: &str, loaded: Loaded) -> Result<(), BoxError> {
     let workers = Worker {
         listeners: listeners.into(),
         apps: running.apps.clone().into(),
+        http01: (!acme.is_empty()).then(|| Http01Layer::new(answers)),
         log: log_layer,
         metrics,
         lame_duck,
@@ -122,6 +128,21 @@ fn watch_files(certificates: &[Option<Certificates>]) -> Vec<CertificateWatcher>
     given
         .map(|c| c.watch(Certificates::RELOAD_INTERVAL))
         .collect()
+}
+
+/// Starts the automatic certificates of each listener; they are renewed until the handles are dropped.
+async fn start_acme(
+    settings: &Settings,
+    certificates: &[Option<Certificates>],
+    answers: &ChallengeAnswers,
+) -> Result<Vec<AcmeHandle>, BoxError> {
+    let mut handles = Vec::new();
+    for (nth, certificates) in certificates.iter().enumerate() {
+        if let (Some(certificates), Some(acme)) = (certificates, settings.acme(nth, answers)?) {
+            handles.push(acme.start(certificates).await?);
+        }
+    }
+    Ok(handles)
 }
 
 struct EndSignals {

@@ -109,7 +109,11 @@ impl Running {
         for (listen, certificates) in sections.listen.iter().zip(&self.certificates) {
             if let (Some(tls), Some(certificates)) = (&listen.tls, certificates) {
                 let files = tls.certificates.iter();
-                certificates.replace(files.map(|c| Certificate::files(&c.chain, &c.key)))?;
+                let files = files.map(|c| Certificate::files(&c.chain, &c.key));
+                // With automatic certificates, there may be none from files.
+                if files.len() > 0 {
+                    certificates.replace(files)?;
+                }
             }
         }
         self.pool.replace(new.backends())?;

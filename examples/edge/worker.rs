@@ -11,7 +11,7 @@ use evenkeel::{
     proxy_protocol::ProxyProtocolLayer,
     server::{self, Http, Serve, Workers, bind},
     settings::ListenSettings,
-    tls::{HstsLayer, TlsLayer},
+    tls::{HstsLayer, TlsLayer, acme::Http01Layer},
 };
 use http::{Request, Response};
 use http_body::Body;
@@ -25,6 +25,8 @@ pub(crate) struct Worker {
     pub(crate) listeners: Arc<[ListenerPlan]>,
     /// One for each worker.
     pub(crate) apps: Arc<[App]>,
+    /// Around each listener in cleartext, if a certificate is automatic.
+    pub(crate) http01: Option<Http01Layer>,
     pub(crate) log: Option<AccessLogLayer>,
     pub(crate) metrics: Option<MetricsLayer>,
     pub(crate) lame_duck: Duration,
@@ -101,12 +103,31 @@ impl Worker {
                 let serve = Serve::layer(serve, plan.proxy_protocol.clone());
                 serving.spawn(serve.into_future());
             }
-            None => {
-                let serve = http(evenkeel::serve(listener, app), plan)?;
-                let serve = Serve::layer(self.finish(serve), plan.proxy_protocol.clone());
-                serving.spawn(serve.into_future());
-            }
+            None => match &self.http01 {
+                Some(http01) => self.cleartext(serving, listener, plan, http01.layer(app))?,
+                None => self.cleartext(serving, listener, plan, app)?,
+            },
         }
+        Ok(())
+    }
+
+    fn cleartext<S, B>(
+        &self,
+        serving: &mut JoinSet<io::Result<()>>,
+        listener: TcpListener,
+        plan: &ListenerPlan,
+        app: S,
+    ) -> io::Result<()>
+    where
+        S: Service<Request<server::Body>, Response = Response<B>, Error = Infallible>,
+        S: Clone + Send + 'static,
+        S::Future: Send,
+        B: Body<Data = Bytes> + Default + Send + 'static,
+        B::Error: Into<BoxError>,
+    {
+        let serve = http(evenkeel::serve(listener, app), plan)?;
+        let serve = Serve::layer(self.finish(serve), plan.proxy_protocol.clone());
+        serving.spawn(serve.into_future());
         Ok(())
     }
 

@@ -105,7 +105,7 @@ impl<'a> Location<'a> {
         let mut header = None;
         // The `[listen.tls]` after the nth `[[listen]]` is the one that belongs to it.
         let parent = match self.header {
-            "[listen.tls]" => Some("[[listen]]"),
+            "[listen.tls]" | "[listen.tls.acme]" => Some("[[listen]]"),
             _ => None,
         };
         for (number, line) in text.lines().enumerate() {

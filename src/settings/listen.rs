@@ -78,6 +78,8 @@ impl Draft {
             self.check_http(nth, listen)?;
             #[cfg(feature = "__tls")]
             self.check_tls(nth)?;
+            #[cfg(feature = "__acme")]
+            self.check_acme(nth)?;
         }
         Ok(())
     }

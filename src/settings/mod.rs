@@ -86,7 +86,7 @@
 //! URL of `[fleet]`.
 //!
 //! What was accepted stays so: the methods of [`Settings`] return the layers and cannot fail, but
-//! for [`tls`](Settings::tls), [`access_log`](Settings::access_log),
+//! for [`tls`](Settings::tls), `acme`, [`access_log`](Settings::access_log),
 //! [`admin_token`](Settings::admin_token) and `fleet`, which open files.
 //!
 //! # Cost
@@ -112,6 +112,7 @@
 // a part in `draft::Parts` that an accessor of `Settings` clones.
 
 mod access_log;
+mod acme;
 mod admin;
 mod draft;
 mod entry;
@@ -138,6 +139,7 @@ pub use access_log::{
     AccessLogFile, AccessLogSettings, LogOutputs, OutputSettings, RotateSettings, SampleSettings,
     SyslogSettings,
 };
+pub use acme::{AcmeSettings, EabSettings};
 pub use admin::{AdminSettings, AdminToken};
 pub use error::SettingsError;
 pub use failover::{

@@ -4,9 +4,9 @@ use std::{path::PathBuf, time::Duration};
 
 use serde::{Deserialize, Deserializer};
 
-use super::value;
 #[cfg(feature = "__tls")]
 use super::{Settings, SettingsError, draft::Draft, error::Location};
+use super::{acme, value};
 #[cfg(feature = "__tls")]
 use crate::{
     error::ConfigError,
@@ -21,7 +21,8 @@ use crate::{
 #[serde(deny_unknown_fields)]
 #[non_exhaustive]
 pub struct TlsSettings {
-    /// One or more certificates; the server name of the client chooses one.
+    /// The certificates; the server name of the client chooses one. One or more, if `acme` is absent.
+    #[serde(default)]
     pub certificates: Vec<CertificateSettings>,
     /// The lowest version: `"1.2"` or `"1.3"`; 1.2 if absent.
     #[cfg(feature = "__tls")]
@@ -52,6 +53,9 @@ pub struct TlsSettings {
     /// what was sent before.
     #[serde(default, deserialize_with = "value::long_duration")]
     pub hsts: Option<Duration>,
+    /// `[listen.tls.acme]`: automatic certificates; none if absent.
+    #[serde(default, deserialize_with = "acme::section")]
+    pub acme: Option<acme::AcmeSettings>,
 }
 
 /// One of `[listen.tls] certificates`
@@ -172,7 +176,7 @@ impl Draft {
         let Some(tls) = tls_of(&self.sections.listen, nth) else {
             return Ok(());
         };
-        if tls.certificates.is_empty() {
+        if tls.certificates.is_empty() && tls.acme.is_none() {
             let message =
                 "none: 1 or more of { chain = \"cert.pem\", key = \"key.pem\" } is accepted";
             return Err(location(nth, "certificates").wrong(&self.text, message));
@@ -239,6 +243,10 @@ impl Draft {
         let Some(tls) = tls_of(&self.sections.listen, nth) else {
             return Vec::new();
         };
+        #[cfg(feature = "__acme")]
+        if let Some(mistake) = self.acme_mistakes(nth) {
+            return vec![mistake];
+        }
         let refused = |given: &[_]| self.tls(nth, tls, given, None).err();
         let Some(mistake) = refused(&tls.certificates) else {
             return Vec::new();
@@ -267,7 +275,11 @@ impl Draft {
             }
         };
         let files = given.iter().map(|c| Certificate::files(&c.chain, &c.key));
-        let certificates = Certificates::new(files).map_err(at("certificates"))?;
+        let certificates = match given.is_empty() {
+            // `check_tls` made sure that others come from `acme`.
+            true => Certificates::empty(),
+            false => Certificates::new(files).map_err(at("certificates"))?,
+        };
         let mut config = TlsConfig::new(certificates.clone());
         if let Some(version) = tls.min_version {
             config = config.min_version(version);

@@ -1,6 +1,7 @@
 //! The examples as people run them: built binaries, real processes, real signals.
 #![cfg(all(unix, feature = "full"))]
 
+mod acme;
 mod admin;
 mod client;
 mod edge;

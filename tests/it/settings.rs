@@ -651,6 +651,28 @@ fn each_bad_value_is_refused_by_line_section_and_reason() {
         ),
         (
             "alpn = [\"h2\", \"http/1.1\"]",
+            "acme = { domains = [\"a.test\"], storage = \"s\" }",
+            "[listen.tls] acme: agree_to_terms: it is not there; true is accepted",
+        ),
+        (
+            "alpn = [\"h2\", \"http/1.1\"]",
+            "acme = { domains = [\"*.a.test\"], agree_to_terms = true, storage = \"s\" }",
+            "[listen.tls] acme: domains: *.a.test: a wildcard needs DNS-01",
+        ),
+        (
+            "alpn = [\"h2\", \"http/1.1\"]",
+            "acme = { domains = [\"a.test\"], agree_to_terms = true, storage = \"s\", \
+             directory = \"http://a.test\" }",
+            "[listen.tls] acme: directory: \"http://a.test\": letsencrypt, letsencrypt-staging or a",
+        ),
+        (
+            "alpn = [\"h2\", \"http/1.1\"]",
+            "acme = { domains = [\"a.test\"], agree_to_terms = true, storage = \"s\", \
+             challenges = [\"dns-01\"] }",
+            "[listen.tls] acme: \"dns-01\": tls-alpn-01 or http-01 is accepted",
+        ),
+        (
+            "alpn = [\"h2\", \"http/1.1\"]",
             "client_auth = \"required\"",
             "[listen.tls] client_auth: it needs the roots of the clients",
         ),

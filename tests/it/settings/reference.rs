@@ -8,7 +8,7 @@ use evenkeel::{
     endpoints::Readiness,
     server::Http,
     settings::Settings,
-    tls::{TicketSecret, TlsConfig},
+    tls::{TicketSecret, TlsConfig, acme::ChallengeAnswers},
 };
 use tempfile::TempDir;
 
@@ -116,6 +116,11 @@ fn required(section: &str) -> &'static [(&'static str, &'static str)] {
             "certificates",
             "[{ chain = \"cert.pem\", key = \"key.pem\" }]",
         )],
+        "listen.tls.acme" => &[
+            ("domains", "[\"a.example\"]"),
+            ("agree_to_terms", "true"),
+            ("storage", "\"acme\""),
+        ],
         "pool.backends" => &[("id", "\"a\""), ("url", "\"http://127.0.0.1:1\"")],
         "sticky" => &[(
             "keys",
@@ -160,7 +165,9 @@ fn needed_by(path: &str) -> &'static [(&'static str, &'static str)] {
 fn with(row: &Row, line: &str, folder: &Path) -> Settings {
     let mut text = String::new();
     let mut sections = vec!["listen", "listen.tls", "pool", "pool.backends"];
-    if row.section == "access_log.outputs" {
+    if row.section == "listen.tls.acme" {
+        sections.insert(2, row.section);
+    } else if row.section == "access_log.outputs" {
         sections.push("access_log.outputs");
     } else if !sections.contains(&row.section) {
         sections.push(row.section);
@@ -192,7 +199,10 @@ fn with(row: &Row, line: &str, folder: &Path) -> Settings {
             let _ = writeln!(text, "{line}");
         }
     }
-    for name in FILES.into_iter().chain(["access.jsonl", "access.log"]) {
+    for name in FILES
+        .into_iter()
+        .chain(["access.jsonl", "access.log", "acme"])
+    {
         let path = folder.join(name);
         text = text.replace(&format!("\"{name}\""), &format!("{path:?}"));
     }
@@ -228,7 +238,7 @@ fn made_of(settings: &Settings) -> String {
             (
                 settings.endpoints_layer(0, &readiness),
                 listen.request_timeout,
-                tls_config(settings),
+                (tls_config(settings), acme(settings)),
                 settings.hsts(0),
                 settings.proxy_protocol(0),
             ),
@@ -276,6 +286,12 @@ fn tls_config(settings: &Settings) -> TlsConfig {
     }
 }
 
+/// What is made for automatic certificates; the store is a folder of its own.
+fn acme(settings: &Settings) -> String {
+    let answers = ChallengeAnswers::new();
+    format!("{:?}", settings.acme(0, &answers).unwrap())
+}
+
 fn folder_with_certificate() -> TempDir {
     let folder = tempfile::tempdir().unwrap();
     let authority = Authority::new();
@@ -286,6 +302,7 @@ fn folder_with_certificate() -> TempDir {
         authority.pem(),
         authority.pem(),
         authority.revoke(&[1]),
+        "c2VjcmV0\n".to_owned(),
         "0123456789abcdef0123456789abcdef\n".to_owned(),
         "redis://:secret@10.0.0.9\n".to_owned(),
     ];
@@ -323,12 +340,13 @@ fn every_example_is_accepted_and_every_default_is_that_of_the_code() {
 }
 
 /// The files that examples name.
-const FILES: [&str; 7] = [
+const FILES: [&str; 8] = [
     "cert.pem",
     "key.pem",
     "ca.pem",
     "clients.pem",
     "revoked.pem",
+    "eab.key",
     "tickets.key",
     "redis.url",
 ];
