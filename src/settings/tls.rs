@@ -177,8 +177,8 @@ impl Draft {
             return Ok(());
         };
         if tls.certificates.is_empty() && tls.acme.is_none() {
-            let message =
-                "none: 1 or more of { chain = \"cert.pem\", key = \"key.pem\" } is accepted";
+            let message = "none: 1 or more of { chain = \"cert.pem\", key = \"key.pem\" } is accepted, \
+                           unless there is [listen.tls.acme], which is missing";
             return Err(location(nth, "certificates").wrong(&self.text, message));
         }
         let alpn = |key, names: &Option<Vec<String>>| {

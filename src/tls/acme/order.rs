@@ -50,6 +50,8 @@ impl Orders {
         accounts: &Accounts,
         wanted: Wanted<'_>,
     ) -> Result<StoredCertificate, OrderError> {
+        // What it asked for before has been waited for.
+        accounts.client.take_retry_after();
         let mut presented = Vec::new();
         let mut records = Vec::new();
         let obtained = self

@@ -3,7 +3,7 @@
 
 mod failures;
 mod instances;
-mod orders;
+mod issuance;
 mod renewals;
 
 use evenkeel::{
