@@ -10,7 +10,8 @@ use serde::Deserialize;
 
 use super::{
     AccessLogSettings, AdminSettings, FailoverSettings, FleetSettings, HealthSettings,
-    ListenSettings, PoolSettings, ProxySettings, ServerSettings, SettingsError, StickySettings, TraceSettings,
+    ListenSettings, PoolSettings, ProxySettings, ServerSettings, SettingsError, StickySettings,
+    TraceSettings,
     draft::{Draft, Parts},
 };
 use crate::{

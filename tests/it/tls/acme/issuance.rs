@@ -41,7 +41,10 @@ async fn tls_alpn_01_for_several_names_while_a_placeholder_is_served() {
     }
     assert_eq!(pebble.front.state.orders(), 2);
     let statuses = handle.statuses();
-    assert_eq!(*statuses[0].names, ["a.test".into(), "www.a.test".into()]);
+    assert_eq!(
+        *statuses[0].names,
+        ["a.test", "www.a.test"].map(Box::<str>::from)
+    );
     let url = format!("https://{}/dir", pebble.front.address);
     assert_eq!(statuses[0].directory, Some(url));
     let (renewal, expiry) = (statuses[0].renewal.unwrap(), statuses[0].not_after.unwrap());
