@@ -96,6 +96,7 @@
 //! | retry on another backend, or hedge slow requests | [`failover::FailoverLayer`] |
 //! | keep a session on its backend | [`sticky::StickyLayer`] |
 //! | terminate TLS, for this server or for `axum::serve` | [`tls::TlsLayer`] |
+//! | be warned before a certificate expires | [`tls::ExpiryWatcher`], [`stats::CertificateRegistry`] |
 //! | learn the client's address from a TCP balancer in front | `proxy_protocol::ProxyProtocolLayer` (feature `proxy-protocol`) |
 //! | redirect to https, or send HSTS | [`tls::HttpsRedirectLayer`], [`tls::HstsLayer`] |
 //! | write one log line for each request | [`access_log::AccessLogLayer`] |
@@ -177,7 +178,7 @@ mod slots;
 
 pub mod pool;
 
-#[cfg(any(feature = "access-log", feature = "admin"))]
+#[cfg(any(feature = "__tls", feature = "access-log", feature = "admin"))]
 mod calendar;
 pub mod connect;
 pub mod context;

@@ -97,6 +97,8 @@ pub(crate) mod crypto;
 mod danger;
 mod dial;
 mod dial_times;
+#[cfg(feature = "__tls")]
+pub(crate) mod distinguished_name;
 pub(crate) mod http1;
 #[cfg(feature = "http2")]
 pub(crate) mod http2;
@@ -111,6 +113,8 @@ mod target_override;
 mod tests;
 #[cfg(feature = "__tls")]
 mod tls;
+#[cfg(feature = "__tls")]
+pub(crate) mod x509;
 
 #[cfg(feature = "__tls")]
 pub(crate) use crypto::provider;

@@ -23,8 +23,11 @@ use rustls::{
 };
 use tokio_rustls::TlsConnector;
 
-use super::{Connected, DialTimes, Stream, crypto::provider, dial::Dial, pem, stream::TlsStream};
+use super::{
+    Connected, DialTimes, Stream, crypto::provider, dial::Dial, pem, stream::TlsStream, x509::Facts,
+};
 use crate::{
+    context::CertificateInfo,
     error::{ConfigError, Error, ErrorKind},
     local_fault::LocalFault,
     pool::Protocol,
@@ -54,6 +57,8 @@ pub struct ClientTls {
     /// One for each [`Protocol`]: both, HTTP/1.1 only, HTTP/2 only. They differ in ALPN.
     configs: [Arc<ClientConfig>; 3],
     server_name: Option<ServerName<'static>>,
+    /// The own certificate.
+    certificate: Option<Arc<CertificateInfo>>,
     /// A [`DangerousClientTls`](super::DangerousClientTls) made it.
     is_dangerous: bool,
 }
@@ -136,6 +141,13 @@ impl ClientTls {
             }
             other => bad(other.to_string()),
         })?;
+        let leaf = certified.cert.first();
+        // What rustls accepts and this reader does not is used without a description.
+        let described = leaf.and_then(|leaf| {
+            let facts = Facts::of(leaf).ok()?;
+            Some(facts.describe(leaf, certified.key.algorithm()))
+        });
+        self.certificate = described.map(Arc::new);
         let resolver = Arc::new(SingleCertAndKey::from(certified));
         let mut config = ClientConfig::clone(&self.configs[0]);
         config.client_auth_cert_resolver = resolver;
@@ -145,11 +157,20 @@ impl ClientTls {
         Ok(self)
     }
 
+    /// Describes the certificate of [`client_certificate`](Self::client_certificate); `None` without one.
+    /// A certificate that expires is shown to backends as before: watch it with a
+    /// [`CertificateRegistry`](crate::stats::CertificateRegistry).
+    #[must_use]
+    pub fn certificate(&self) -> Option<&Arc<CertificateInfo>> {
+        self.certificate.as_ref()
+    }
+
     /// Uses a configuration of rustls; its ALPN protocols are replaced.
     pub fn from_config(config: &ClientConfig) -> Self {
         Self {
             configs: alpn(config),
             server_name: None,
+            certificate: None,
             is_dangerous: false,
         }
     }

@@ -9,7 +9,7 @@ use std::{borrow::Cow, sync::Arc, time::Duration};
 
 use http::{Method, StatusCode};
 
-use super::ConnInfo;
+use super::{ConnInfo, HandshakeFailure};
 
 /// A connection that ended before, between or instead of requests, such as by a failed TLS handshake.
 /// The access log writes a line for it.
@@ -30,10 +30,14 @@ pub struct ConnectionEvent {
     pub method: Option<Method>,
     /// The path of the refused request without its query, if it could be read.
     pub path: Option<String>,
+    /// Why the TLS handshake failed; `None` if it did not.
+    pub handshake_failure: Option<HandshakeFailure>,
+    /// The server name (SNI) of a TLS handshake that failed, if the client sent it.
+    pub server_name: Option<Box<str>>,
 }
 
 impl ConnectionEvent {
-    /// Makes an event of this connection, without a refused request.
+    /// Makes an event of this connection, without a refused request and a failed handshake.
     pub fn new(
         conn: ConnInfo,
         kind: ConnectionEventKind,
@@ -48,7 +52,21 @@ impl ConnectionEvent {
             status: None,
             method: None,
             path: None,
+            handshake_failure: None,
+            server_name: None,
         }
+    }
+
+    /// Adds why the TLS handshake failed, and the server name that the client asked for.
+    #[must_use]
+    pub fn failed_handshake(
+        mut self,
+        failure: HandshakeFailure,
+        server_name: Option<&str>,
+    ) -> Self {
+        self.handshake_failure = Some(failure);
+        self.server_name = server_name.map(Box::from);
+        self
     }
 
     /// Adds the status of the response, and the request that it refused.

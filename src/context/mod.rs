@@ -87,6 +87,7 @@ mod auth_failure;
 #[cfg(feature = "axum")]
 mod axum_extract;
 mod cause;
+mod certificate_info;
 mod client_identity;
 mod conn;
 mod conn_cache;
@@ -95,6 +96,7 @@ mod connection_event;
 mod exchange;
 mod exchange_notes;
 mod exchange_record;
+mod handshake_failure;
 mod host_policies;
 mod interim;
 mod local_reply;
@@ -118,6 +120,7 @@ pub(crate) use attempt_observer::AttemptObserver;
 pub use auth_failure::AuthFailure;
 #[cfg(feature = "axum")]
 pub use axum_extract::{ConnectInfoLayer, MissingConnInfo, WithConnectInfo};
+pub use certificate_info::CertificateInfo;
 pub use client_identity::ClientIdentity;
 pub use conn::Conn;
 pub(crate) use conn_cache::ConnCache;
@@ -127,6 +130,7 @@ pub use exchange::Exchange;
 pub(crate) use exchange::ExchangeSummary;
 pub use exchange_record::HeadCopy;
 pub(crate) use exchange_record::PickRecord;
+pub use handshake_failure::HandshakeFailure;
 #[cfg(feature = "__tls")]
 pub(crate) use host_policies::{ConnPolicy, HostPolicies};
 pub use interim::Interim;

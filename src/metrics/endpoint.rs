@@ -15,7 +15,7 @@ use http_body::{Body as HttpBody, Frame, SizeHint};
 use tower_service::Service;
 
 use super::{
-    series,
+    certificate_series, series,
     text::{Format, TextWriter},
     visitor::Visitor,
 };
@@ -82,6 +82,7 @@ impl MetricsService {
     /// another library of metrics is a [`Visitor`].
     pub fn visit(&self, visitor: &mut dyn Visitor) {
         series::visit(&self.stats.snapshot(), visitor);
+        certificate_series::visit(&self.stats.certificates().read(), visitor);
         self.sources.iter().for_each(|source| source(visitor));
     }
 

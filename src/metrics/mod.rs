@@ -72,7 +72,10 @@
 //! | `evenkeel_connections_opened_total` | counter | – | `listener` | connections of clients |
 //! | `evenkeel_connections_open` | gauge | – | `listener` | those that are open |
 //! | `evenkeel_connection_failures_total` | counter | – | `listener`, `reason` | connections that ended without a request, failed TLS handshakes, and requests that the server refused |
-//! | `evenkeel_tls_handshakes_total` | counter | – | `listener`, `version`, `resumed` | TLS handshakes that succeeded |
+//! | `evenkeel_tls_handshakes_total` | counter | – | `listener`, `version`, `cipher`, `key_exchange`, `resumed` | TLS handshakes that succeeded |
+//! | `evenkeel_tls_handshake_failures_total` | counter | – | `listener`, `cause` | TLS handshakes that failed; clients that connect and send nothing do not count |
+//! | `evenkeel_tls_certificates` | gauge | – | `listener` | certificates in force |
+//! | `evenkeel_tls_certificate_expiry_timestamp_seconds` | gauge | seconds | `listener`, `name`, `key`, `serial` | when each one expires, in seconds since 1970; the 1,000 that expire first |
 //! | `evenkeel_backend_requests_total` | counter | – | `backend`, `status` | requests that ended here |
 //! | `evenkeel_backend_request_outcomes_total` | counter | – | `backend`, `outcome` | the same requests by how they ended |
 //! | `evenkeel_backend_attempts_total` | counter | – | `backend`, `outcome` | attempts here, retries and hedges included |
@@ -109,12 +112,15 @@
 //!
 //! | label | values |
 //! |---|---|
-//! | `listener` | the address that a listener is bound to or the layer's [name](MetricsLayer::listener), `unix`, `unknown`, and `other` beyond 15 of them |
+//! | `listener` | the address that a listener is bound to or the layer's [name](MetricsLayer::listener), `unix`, `unknown`, and `other` beyond 15 of them; of a certificate, the name in the [registry](crate::stats::CertificateRegistry), and `backends` for one that backends see |
+//! | `name`, `key`, `serial` | of a certificate: its first name, the kind of its key, its serial number; all those that were looked up on demand share the name `on demand` |
 //! | `backend` | the ids of the pool's members; a backend that leaves takes its series along |
 //! | `status` | `1xx` to `5xx`, and `none` for a request without a response |
 //! | `outcome` | of a request as in the [access log](crate::access_log#when-the-line-is-written), of an attempt as [`Outcome::as_str`](crate::context::Outcome::as_str); those that occurred |
 //! | `reason` | [`ConnectionEventKind::as_str`](crate::context::ConnectionEventKind::as_str); those that occurred |
 //! | `version`, `resumed` | `TLSv1.3`, `TLSv1.2` or `other`; `true` or `false` |
+//! | `cipher`, `key_exchange` | the IANA names of the suites and groups of rustls, or `other`; those that occurred |
+//! | `cause` | [`HandshakeFailure::as_str`](crate::context::HandshakeFailure::as_str); those that occurred |
 //! | `verdict` | [`StickyVerdict::as_str`](crate::context::StickyVerdict::as_str); those that occurred |
 //! | `health`, `circuit`, `mode` | the states that [`pool`](crate::pool) names |
 //!
@@ -131,7 +137,7 @@
 //!   before its connection and so fall back, which Prometheus takes for a restart.
 //!
 //! The example `edge` adds `evenkeel_log_lines_total`, the lines of its log (`LogOutputs::visit` of the
-//! module `settings`). Series of your own, such as the lines of a log or the expiry of certificates, are added with
+//! module `settings`). Series of your own, such as the lines of a log, are added with
 //! [`MetricsService::source`], and single values with [`Stats::gauge`](crate::stats::Stats::gauge).
 //!
 //! # A bridge to another library
@@ -243,6 +249,7 @@
 
 mod backend_series;
 mod body;
+mod certificate_series;
 mod endpoint;
 mod layer;
 mod process;

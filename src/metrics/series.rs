@@ -4,7 +4,7 @@ use super::{
     backend_series, process,
     visitor::{Family, Value, Visitor},
 };
-use crate::stats::{HandshakeStats, ListenerStats, StatsSnapshot};
+use crate::stats::{ListenerStats, StatsSnapshot};
 
 /// Visits all series, family by family.
 pub(super) fn visit(snapshot: &StatsSnapshot, visitor: &mut dyn Visitor) {
@@ -66,17 +66,21 @@ fn visit_connections(listeners: &[ListenerStats], visitor: &mut dyn Visitor) {
     }
     visitor.family(&HANDSHAKES);
     for listener in listeners {
-        for HandshakeStats {
-            version,
-            resumed,
-            count,
-            ..
-        } in &listener.handshakes
-        {
-            let resumed = if *resumed { "true" } else { "false" };
-            let labels = [label(listener), ("version", *version), ("resumed", resumed)];
-            visitor.sample(&labels, &Value::Counter(*count));
+        for kind in &listener.handshakes {
+            let labels = [
+                label(listener),
+                ("version", kind.version),
+                ("cipher", kind.cipher),
+                ("key_exchange", kind.key_exchange),
+                ("resumed", if kind.resumed { "true" } else { "false" }),
+            ];
+            visitor.sample(&labels, &Value::Counter(kind.count));
         }
+    }
+    visitor.family(&HANDSHAKE_FAILURES);
+    for listener in listeners {
+        let failures = &listener.handshake_failures;
+        visit_each("cause", label(listener), failures, visitor);
     }
 }
 
@@ -163,6 +167,10 @@ const CONNECTION_FAILURES: Family<'_> = Family::counter(
 const HANDSHAKES: Family<'_> = Family::counter(
     "evenkeel_tls_handshakes",
     "TLS handshakes with clients that succeeded.",
+);
+const HANDSHAKE_FAILURES: Family<'_> = Family::counter(
+    "evenkeel_tls_handshake_failures",
+    "TLS handshakes with clients that failed, by cause.",
 );
 const BACKENDS: Family<'_> = Family::gauge("evenkeel_pool_backends", "Backends in the pool.");
 const USABLE: Family<'_> = Family::gauge(

@@ -10,7 +10,7 @@ use std::{
 use tokio::time::Instant;
 
 use super::{
-    BackendStats, ListenerStats,
+    BackendStats, CertificateRegistry, ListenerStats,
     backend::BackendCounters,
     listener::{ListenerKey, Listeners},
     recording::Recording,
@@ -36,6 +36,7 @@ pub(super) struct Inner {
     pub(super) listeners: Listeners,
     gauges: Mutex<Vec<Gauge>>,
     skew: Skew,
+    certificates: Mutex<CertificateRegistry>,
 }
 
 /// A value that other parts of the program know: the sum of its terms.
@@ -65,8 +66,29 @@ impl Stats {
                 listeners: Listeners::new(),
                 gauges: Mutex::default(),
                 skew: Skew::default(),
+                certificates: Mutex::default(),
             }),
         }
+    }
+
+    /// Shows the certificates of this registry, in all clones of the handle.
+    ///
+    /// Default: those of a registry of its own; see [`certificates`](Self::certificates).
+    #[must_use]
+    pub fn with_certificates(self, certificates: CertificateRegistry) -> Self {
+        *self.lock_certificates() = certificates;
+        self
+    }
+
+    /// Returns the registry of the certificates that gauges and the status page show. Add to it what the
+    /// program serves: `Certificates::show_in`.
+    pub fn certificates(&self) -> CertificateRegistry {
+        self.lock_certificates().clone()
+    }
+
+    fn lock_certificates(&self) -> MutexGuard<'_, CertificateRegistry> {
+        let certificates = self.inner.certificates.lock();
+        certificates.unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Returns the pool that the handle was made for.
@@ -238,7 +260,7 @@ impl ConnectionEvents for Stats {
 
     fn connection_ended(&self, event: &ConnectionEvent) {
         let listener = self.listener_of(Some(&event.conn));
-        self.inner.listeners.fail_connection(listener, event.kind);
+        self.inner.listeners.fail_connection(listener, event);
     }
 
     fn connection_closed(&self, conn: &ConnInfo) {

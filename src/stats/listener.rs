@@ -5,11 +5,12 @@ use std::sync::{Mutex, OnceLock, PoisonError};
 use http::StatusCode;
 
 use super::{
+    handshakes::{self, HandshakeCounters, HandshakeStats},
     histogram::{HistogramCounters, HistogramSnapshot, Sample},
     outcome::{self, OutcomeCounters, STATUS_CLASSES, StatusCounters},
     shard::{Counter, Sharded, Writer},
 };
-use crate::context::{ConnectionEventKind, Peer, RequestOutcome, TlsInfo};
+use crate::context::{ConnectionEvent, ConnectionEventKind, Peer, RequestOutcome, TlsInfo};
 
 /// What came in by one listener since it was first seen.
 ///
@@ -42,6 +43,10 @@ pub struct ListenerStats {
     pub connection_failures: Vec<(&'static str, u64)>,
     /// The TLS handshakes that succeeded. Combinations that did not occur are left out.
     pub handshakes: Vec<HandshakeStats>,
+    /// The TLS handshakes that failed, by
+    /// [cause](crate::context::HandshakeFailure::as_str). Causes that did not occur are left out. Clients
+    /// that connect and send nothing, as TCP checks do, are not among them.
+    pub handshake_failures: Vec<(&'static str, u64)>,
 }
 
 impl ListenerStats {
@@ -50,18 +55,6 @@ impl ListenerStats {
     pub fn ended(&self) -> u64 {
         self.statuses.iter().sum()
     }
-}
-
-/// TLS handshakes of one kind.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct HandshakeStats {
-    /// The version: `TLSv1.2`, `TLSv1.3` or `other`.
-    pub version: &'static str,
-    /// True if the clients resumed an earlier session.
-    pub resumed: bool,
-    /// How many there were.
-    pub count: u64,
 }
 
 /// The listeners that were seen. The table only grows, up to its end.
@@ -92,8 +85,7 @@ struct Counters {
     connections_closed: Counter,
     /// By kind, and one for others.
     connection_failures: [Counter; FAILURES.len() + 1],
-    /// By version, and within it full and resumed.
-    handshakes: [[Counter; 2]; VERSIONS.len()],
+    handshakes: HandshakeCounters,
 }
 
 /// The end of a request at its listener.
@@ -185,23 +177,25 @@ impl Listeners {
         }
     }
 
-    pub(super) fn fail_connection(&self, number: usize, kind: ConnectionEventKind) {
+    pub(super) fn fail_connection(&self, number: usize, event: &ConnectionEvent) {
         let writer = Writer::current();
-        let at = FAILURES.iter().position(|known| *known == kind);
-        let counters = self.counters(number, writer);
+        let Some(counters) = self.counters(number, writer) else {
+            return;
+        };
+        let at = FAILURES.iter().position(|known| *known == event.kind);
         let at = at.unwrap_or(FAILURES.len());
-        let counter = counters.and_then(|all| all.connection_failures.get(at));
-        if let Some(counter) = counter {
+        if let Some(counter) = counters.connection_failures.get(at) {
             counter.add(writer, 1);
+        }
+        if let Some(failure) = event.handshake_failure {
+            counters.handshakes.fail(writer, failure);
         }
     }
 
     pub(super) fn end_handshake(&self, number: usize, tls: &TlsInfo) {
         let writer = Writer::current();
-        let version = VERSIONS.iter().position(|version| *version == tls.version);
-        let version = version.unwrap_or(VERSIONS.len() - 1);
         if let Some(counters) = self.counters(number, writer) {
-            counters.handshakes[version][usize::from(tls.resumed)].add(writer, 1);
+            counters.handshakes.succeed(writer, tls);
         }
     }
 
@@ -245,19 +239,10 @@ impl Listener {
             connections_opened: counters.sum(|c| &c.connections_opened),
             connections_closed,
             connection_failures: failures.filter(|(_, number)| *number > 0).collect(),
-            handshakes: handshakes(counters),
+            handshakes: handshakes::succeeded(counters, |c| &c.handshakes),
+            handshake_failures: handshakes::failed(counters, |c| &c.handshakes),
         }
     }
-}
-
-fn handshakes(counters: &Sharded<Counters>) -> Vec<HandshakeStats> {
-    let kinds = (0..VERSIONS.len()).flat_map(|version| [(version, false), (version, true)]);
-    let counted = kinds.map(|(version, resumed)| HandshakeStats {
-        version: VERSIONS[version],
-        resumed,
-        count: counters.sum(|c| &c.handshakes[version][usize::from(resumed)]),
-    });
-    counted.filter(|handshakes| handshakes.count > 0).collect()
 }
 
 impl std::fmt::Display for ListenerKey {
@@ -282,7 +267,6 @@ const FAILURES: [ConnectionEventKind; 8] = [
     ConnectionEventKind::TlsHandshake,
     ConnectionEventKind::TlsTimeout,
 ];
-const VERSIONS: [&str; 3] = ["TLSv1.3", "TLSv1.2", "other"];
 /// More than a server listens on. A server that reports the address which each client connected to, and
 /// not the one that it is bound to, fills the table with its own addresses only.
 const MAX_LISTENERS: usize = 16;

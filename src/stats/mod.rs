@@ -1,4 +1,5 @@
-//! The numbers of requests, backends and listeners: recorded without a lock, read as snapshots.
+//! The numbers of requests, backends and listeners: recorded without a lock, read as snapshots; and the
+//! certificates in force.
 //!
 //! A [`Stats`] is made for a pool. `MetricsLayer` records requests in it, and a server's
 //! [`events`](crate::context::ConnectionEvents) record connections. `MetricsService` shows the numbers
@@ -52,6 +53,8 @@
 //! | buckets of histograms | 500 µs, 1 ms, 2.5 ms, 5 ms, 10 ms, 25 ms, 50 ms, 100 ms, 250 ms, 500 ms, 1 s, 2.5 s, 5 s, 10 s, 30 s, 60 s, and one without a bound |
 //! | listeners with a name of their own | 15 |
 //! | threads with counters of their own | 32 |
+//! | a certificate is worth a warning | 30 days before its end |
+//! | a certificate is an error | 7 days before its end |
 //!
 //! # When it fails
 //!
@@ -63,7 +66,9 @@
 //! recorded a request of it, made at the first such request.
 
 mod backend;
+mod certificates;
 mod handle;
+mod handshakes;
 mod histogram;
 mod listener;
 mod outcome;
@@ -74,8 +79,10 @@ mod skew;
 mod tests;
 
 pub use backend::BackendStats;
+pub use certificates::{CertificateReading, CertificateRegistry, Expiry};
 pub use handle::{GaugeReading, Stats, StatsSnapshot};
+pub use handshakes::HandshakeStats;
 pub use histogram::HistogramSnapshot;
-pub use listener::{HandshakeStats, ListenerStats};
+pub use listener::ListenerStats;
 
 pub(crate) use recording::Recording;

@@ -13,13 +13,14 @@ use tokio::time;
 use super::{
     HistogramSnapshot, Stats,
     backend::AttemptKind,
+    certificates,
     listener::OTHER,
     shard::{Counter, OWNERS, Sharded, Writer},
 };
 use crate::{
     context::{
-        ConnInfo, ConnectionEvent, ConnectionEventKind, ConnectionEvents, Ended, Exchange, Outcome,
-        Peer, RequestOutcome, StickyVerdict, TlsInfo,
+        ConnInfo, ConnectionEvent, ConnectionEventKind, ConnectionEvents, Ended, Exchange,
+        HandshakeFailure, Outcome, Peer, RequestOutcome, StickyVerdict, TlsInfo,
     },
     error::ErrorKind,
     pool::{Backend, Pool},
@@ -63,10 +64,19 @@ fn the_documented_defaults_are_those_of_the_code() {
         Some(seconds) if seconds.ends_with(|c: char| c.is_ascii_digit()) => format!("{seconds} s"),
         _ => bound,
     });
+    let days = |time: Duration| format!("{} days before its end", time.as_secs() / 86_400);
     let compared = [
         ("buckets of histograms", bounds.join(", ")),
         ("listeners with a name of their own", OTHER.to_string()),
         ("threads with counters of their own", OWNERS.to_string()),
+        (
+            "a certificate is worth a warning",
+            days(certificates::WARN_BEFORE),
+        ),
+        (
+            "a certificate is an error",
+            days(certificates::ERROR_BEFORE),
+        ),
     ];
     crate::default_table::compare(include_str!("mod.rs"), &compared);
 }
@@ -388,7 +398,9 @@ fn connections_and_handshakes_are_counted() {
     }
     stats.connection_opened(&conn());
     let event = |kind| ConnectionEvent::new(conn(), kind, "", Duration::ZERO);
-    stats.connection_ended(&event(ConnectionEventKind::TlsTimeout));
+    let crowded = event(ConnectionEventKind::TlsTimeout);
+    let crowded = crowded.failed_handshake(HandshakeFailure::TooManyHandshakes, Some("a.test"));
+    stats.connection_ended(&crowded);
     stats.connection_ended(&event(ConnectionEventKind::Io));
     stats.connection_ended(&event(ConnectionEventKind::Io));
     let listener = &stats.snapshot().listeners[0];
@@ -400,6 +412,7 @@ fn connections_and_handshakes_are_counted() {
         listener.connection_failures,
         [("io", 2), ("tls_timeout", 1)]
     );
+    assert_eq!(listener.handshake_failures, [("too_many_handshakes", 1)]);
     let handshakes: Vec<_> = listener
         .handshakes
         .iter()

@@ -9,9 +9,12 @@ use rustls::{
 };
 use webpki::EndEntityCert;
 
-use super::x509::{Facts, utc};
 use crate::{
-    connect::{pem, provider},
+    connect::{
+        pem, provider,
+        x509::{Facts, utc},
+    },
+    context::CertificateInfo,
     error::ConfigError,
 };
 
@@ -180,6 +183,19 @@ impl Certificate {
         self.source == other.source
             && self.names == other.names
             && self.any_validity == other.any_validity
+    }
+
+    /// Describes the certificate that was parsed from the source.
+    pub(super) fn describe(&self, id: Option<&str>, parsed: &Parsed) -> CertificateInfo {
+        let key = parsed.key.key.algorithm();
+        // A chain that was parsed has a certificate.
+        let leaf = parsed.key.cert.first().cloned();
+        let leaf = leaf.unwrap_or_else(|| CertificateDer::from(Vec::new()));
+        CertificateInfo {
+            id: id.map(Box::from),
+            path: self.path().cloned(),
+            ..parsed.facts.describe(&leaf, key)
+        }
     }
 
     /// Returns the file of the chain.

@@ -7,7 +7,7 @@ use std::{
 };
 
 use super::certificate::{Certificate, Parsed};
-use crate::error::ConfigError;
+use crate::{context::CertificateInfo, error::ConfigError};
 
 pub(super) struct Entry {
     /// The identifier of [`Certificates::insert`](super::Certificates::insert); `None` in the list.
@@ -18,6 +18,7 @@ pub(super) struct Entry {
     /// Of the bytes that were read.
     fingerprint: u64,
     pub(super) parsed: Parsed,
+    pub(super) info: Arc<CertificateInfo>,
 }
 
 impl Entry {
@@ -27,10 +28,12 @@ impl Entry {
         hasher: &RandomState,
     ) -> Result<Arc<Self>, ConfigError> {
         let (chain, key) = certificate.read()?;
+        let parsed = certificate.parse(&chain, &key, SystemTime::now())?;
         Ok(Arc::new(Self {
             id: id.map(Arc::from),
             fingerprint: hasher.hash_one((&chain, &key)),
-            parsed: certificate.parse(&chain, &key, SystemTime::now())?,
+            info: Arc::new(certificate.describe(id, &parsed)),
+            parsed,
             files: certificate.path().is_some().then_some(certificate),
         }))
     }
@@ -45,11 +48,13 @@ impl Entry {
         if fingerprint == self.fingerprint {
             return Ok(None);
         }
+        let parsed = files.parse(&chain, &key, SystemTime::now())?;
         Ok(Some(Arc::new(Self {
             id: self.id.clone(),
             files: Some(files.clone()),
             fingerprint,
-            parsed: files.parse(&chain, &key, SystemTime::now())?,
+            info: Arc::new(files.describe(self.id.as_deref(), &parsed)),
+            parsed,
         })))
     }
 

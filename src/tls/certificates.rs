@@ -14,7 +14,7 @@ use rustls::{
 };
 
 use super::{
-    Certificate, CertificateInfo, CertificateSource,
+    Certificate, CertificateSource,
     certificate_entry::Entry,
     certificate_reader as reader,
     certificate_store::{Change, Store},
@@ -23,7 +23,7 @@ use super::{
     client_auth::{ClientAuth, WeakClientAuth},
     on_demand::{Found, OnDemand},
 };
-use crate::error::ConfigError;
+use crate::{context::CertificateInfo, error::ConfigError, stats::CertificateRegistry};
 
 /// The certificates that are served now: a shared handle, cheap to clone.
 ///
@@ -148,16 +148,24 @@ impl Certificates {
     /// Describes the certificates in force: those of the list in its order, then those inserted, then
     /// those that were looked up on demand, with their server name as the identifier.
     #[must_use]
-    pub fn in_force(&self) -> Vec<CertificateInfo> {
-        let ranked: Vec<_> = self.store().ranked().collect();
-        let infos = ranked
-            .iter()
-            .map(|ranked| CertificateInfo::of(&ranked.entry));
-        let mut infos: Vec<_> = infos.collect();
-        if let Some(found) = self.inner.on_demand.load_full() {
-            infos.extend(found.in_force());
-        }
-        infos
+    pub fn in_force(&self) -> Vec<Arc<CertificateInfo>> {
+        self.inner.in_force()
+    }
+
+    /// Shows the certificates in a registry, under the name of the listener that serves them: those that
+    /// are in force at each reading, so that one that is replaced leaves with it. The registry keeps
+    /// none of them alive.
+    ///
+    /// ```
+    /// use evenkeel::{stats::CertificateRegistry, tls::Certificates};
+    ///
+    /// let certificates = Certificates::empty();
+    /// let registry = CertificateRegistry::new();
+    /// certificates.show_in(&registry, "0.0.0.0:443");
+    /// assert!(registry.read().is_empty());
+    /// ```
+    pub fn show_in(&self, registry: &CertificateRegistry, listener: &str) {
+        registry.add_store(listener, &self.inner, |inner| inner.in_force());
     }
 
     /// Lets `source` answer the checks of a certificate authority by TLS-ALPN-01 (RFC 8737).
@@ -281,6 +289,18 @@ impl Certificates {
     fn store(&self) -> MutexGuard<'_, Store> {
         let store = self.inner.store.lock();
         store.unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Inner {
+    fn in_force(&self) -> Vec<Arc<CertificateInfo>> {
+        let store = self.store.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut infos: Vec<_> = store.ranked().map(|ranked| ranked.entry.info.clone()).collect();
+        drop(store);
+        if let Some(found) = self.on_demand.load_full() {
+            infos.extend(found.in_force());
+        }
+        infos
     }
 }
 

@@ -1,18 +1,16 @@
 //! Reads what a client's verified certificate says.
 
-use std::{fmt::Write, net::IpAddr, slice};
+use std::{net::IpAddr, slice};
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 use http::HeaderValue;
 use rustls::pki_types::CertificateDer;
-use x509_parser::{
-    extensions::GeneralName,
-    objects::{oid_registry, oid2abbrev},
-    x509::X509Name,
-};
+use x509_parser::extensions::GeneralName;
 
-use super::x509;
-use crate::{connect::crypto::sha256, context::ClientIdentity};
+use crate::{
+    connect::{crypto::sha256, distinguished_name, x509},
+    context::ClientIdentity,
+};
 
 /// Returns the identity; `None` without a certificate, or if it cannot be read.
 pub(super) fn read(chain: &[CertificateDer<'_>]) -> Option<Box<ClientIdentity>> {
@@ -27,8 +25,8 @@ pub(super) fn read(chain: &[CertificateDer<'_>]) -> Option<Box<ClientIdentity>> 
     let names = parsed.subject_alternative_name().ok().flatten();
     let names = names.map(|names| names.value.general_names.iter().filter_map(name));
     Some(Box::new(ClientIdentity {
-        subject: distinguished_name(parsed.subject()).into(),
-        issuer: distinguished_name(parsed.issuer()).into(),
+        subject: distinguished_name::text(parsed.subject()).into(),
+        issuer: distinguished_name::text(parsed.issuer()).into(),
         names: names.into_iter().flatten().collect(),
         serial: x509::hex(parsed.raw_serial()).into(),
         fingerprint: x509::hex(&sha256(leaf)).into(),
@@ -56,56 +54,6 @@ fn address(bytes: &[u8]) -> Option<IpAddr> {
     <[u8; 16]>::try_from(bytes).ok().map(IpAddr::from)
 }
 
-/// Writes a name as RFC 4514 says: the last part first, and special characters escaped.
-fn distinguished_name(name: &X509Name<'_>) -> String {
-    let mut parts: Vec<_> = name.iter_rdn().collect();
-    parts.reverse();
-    let mut text = String::new();
-    for part in parts {
-        if !text.is_empty() {
-            text.push(',');
-        }
-        for (n, attribute) in part.iter().enumerate() {
-            if n > 0 {
-                text.push('+');
-            }
-            let oid = attribute.attr_type();
-            let id = oid.to_id_string();
-            match oid2abbrev(oid, oid_registry()) {
-                Ok(abbreviation) if SHORT.contains(&abbreviation) => text.push_str(abbreviation),
-                _ => text.push_str(&id),
-            }
-            text.push('=');
-            match attribute.as_str() {
-                Ok(value) => escape(value, &mut text),
-                Err(_) => {
-                    let _ = write!(text, "#{}", x509::hex(attribute.as_slice()));
-                }
-            }
-        }
-    }
-    text
-}
-
-/// Escapes a value (RFC 4514 §2.4). Control characters are escaped as well: the text stands in logs.
-fn escape(value: &str, text: &mut String) {
-    let last = value.chars().count().saturating_sub(1);
-    for (n, c) in value.chars().enumerate() {
-        let is_edge = (n == 0 && matches!(c, ' ' | '#')) || (n == last && c == ' ');
-        match c {
-            ',' | '+' | '"' | '\\' | '<' | '>' | ';' | '=' => text.extend(['\\', c]),
-            c if is_edge => text.extend(['\\', c]),
-            c if c.is_control() => {
-                let mut bytes = [0; 4];
-                for byte in c.encode_utf8(&mut bytes).bytes() {
-                    let _ = write!(text, "\\{byte:02x}");
-                }
-            }
-            c => text.push(c),
-        }
-    }
-}
-
 /// Writes certificates as a list of byte sequences (RFC 9440 §2, RFC 9651 §3.3.5).
 fn field(certificates: &[CertificateDer<'_>]) -> Option<HeaderValue> {
     if certificates.is_empty() {
@@ -122,11 +70,6 @@ fn field(certificates: &[CertificateDer<'_>]) -> Option<HeaderValue> {
     }
     HeaderValue::from_maybe_shared(value.into_bytes()).ok()
 }
-
-/// The short names of RFC 4514 §3, and that of the e-mail address.
-const SHORT: [&str; 10] = [
-    "CN", "L", "ST", "O", "OU", "C", "STREET", "DC", "UID", "Email",
-];
 
 #[cfg(test)]
 mod tests {

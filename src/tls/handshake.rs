@@ -26,7 +26,7 @@ use super::{
     negotiated,
     refusal::{Answer, Failure, Refusal},
 };
-use crate::context::{ConnInfo, ConnectionEventKind, ConnectionEvents};
+use crate::context::{ConnInfo, ConnectionEvents, HandshakeFailure};
 
 /// An established session.
 pub(super) type Session<Io> = TlsStream<DeferredTickets<Io>>;
@@ -203,7 +203,10 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Handshake<Io> {
                     return polled.map_err(|error| Failure::from_session(&error));
                 }
                 Stage::Refuse(refusal) => return refusal.poll(cx).map(Err),
-                Stage::Done => return Poll::Ready(Err(Failure::lost("the handshake is over"))),
+                Stage::Done => {
+                    let over = Failure::lost(HandshakeFailure::Other, "the handshake is over");
+                    return Poll::Ready(Err(over));
+                }
             }
         }
     }
@@ -279,19 +282,22 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Handshake<Io> {
         if let Some(deadline) = this.deadline.as_pin_mut() {
             ready!(deadline.poll(cx));
         }
-        let detail = match mem::replace(this.stage, Stage::Done) {
+        let timeout = HandshakeFailure::Timeout;
+        let (cause, detail) = match mem::replace(this.stage, Stage::Done) {
             Stage::Refuse(refusal) => return Poll::Ready(refusal.into_failure()),
-            Stage::Hello { first: None, .. } => "the client said nothing",
-            Stage::Hello { .. } => "the client stopped in the middle of its ClientHello",
-            Stage::Lookup { .. } => "no certificate was found in time",
-            Stage::Permit { .. } => "too many handshakes at once",
-            Stage::Finish(_) | Stage::Done => "the client did not finish the handshake",
+            Stage::Hello { first: None, .. } => (timeout, "the client said nothing"),
+            Stage::Hello { .. } => (
+                timeout,
+                "the client stopped in the middle of its ClientHello",
+            ),
+            Stage::Lookup { .. } => (timeout, "no certificate was found in time"),
+            Stage::Permit { .. } => {
+                let cause = HandshakeFailure::TooManyHandshakes;
+                (cause, "too many handshakes at once")
+            }
+            Stage::Finish(_) | Stage::Done => (timeout, "the client did not finish the handshake"),
         };
-        Poll::Ready(Failure {
-            kind: Some(ConnectionEventKind::TlsTimeout),
-            detail: detail.into(),
-            io: io::ErrorKind::TimedOut,
-        })
+        Poll::Ready(Failure::timeout(cause, detail))
     }
 }
 
@@ -304,7 +310,8 @@ enum Hello {
 
 impl Hello {
     fn too_large() -> Self {
-        let failure = Failure::handshake("a ClientHello of more than 64 KiB");
+        let malformed = HandshakeFailure::Malformed;
+        let failure = Failure::handshake(malformed, "a ClientHello of more than 64 KiB");
         Self::Refused(Answer::too_large(), failure)
     }
 }
@@ -327,18 +334,19 @@ fn poll_hello<Io: AsyncRead + Unpin>(
         let mut read = match (read, *first) {
             (Ok(()), _) => buf.filled(),
             (Err(_), None) => return Poll::Ready(Err(Failure::silent())),
-            (Err(error), Some(_)) => return Poll::Ready(Err(Failure::lost(error.to_string()))),
+            (Err(error), Some(_)) => return Poll::Ready(Err(Failure::from_session(&error))),
         };
         let Some(byte) = first.or_else(|| read.first().copied()) else {
             return Poll::Ready(Err(Failure::silent()));
         };
         if read.is_empty() {
             let detail = "the client closed in the middle of its ClientHello";
-            return Poll::Ready(Err(Failure::lost(detail)));
+            return Poll::Ready(Err(Failure::closed(detail)));
         }
         *first = Some(byte);
         if byte.is_ascii_uppercase() {
-            let failure = Failure::handshake("plaintext HTTP on the TLS port");
+            let cause = HandshakeFailure::PlaintextHttp;
+            let failure = Failure::handshake(cause, "plaintext HTTP on the TLS port");
             return Poll::Ready(Ok(Hello::Refused(Answer::plaintext(), failure)));
         }
         *received += read.len();
@@ -348,7 +356,7 @@ fn poll_hello<Io: AsyncRead + Unpin>(
             // A record longer than TLS allows left no room for the rest.
             Ok(_) => return Poll::Ready(Ok(Hello::too_large())),
             Err(error) => {
-                let failure = Failure::handshake(error.to_string());
+                let failure = Failure::handshake(HandshakeFailure::Malformed, error.to_string());
                 return Poll::Ready(Ok(Hello::Refused(Answer::too_large(), failure)));
             }
         }
@@ -356,7 +364,7 @@ fn poll_hello<Io: AsyncRead + Unpin>(
             Ok(Some(accepted)) => return Poll::Ready(Ok(Hello::Accepted(accepted))),
             Ok(None) => {}
             Err((error, alert)) => {
-                let failure = Failure::handshake(error.to_string());
+                let failure = Failure::of_hello(&error);
                 let answer = Answer::alert(alert, &error, seen);
                 return Poll::Ready(Ok(Hello::Refused(answer, failure)));
             }

@@ -142,6 +142,7 @@
 //! | handshake time-out, from TCP accept | 10 s |
 //! | handshakes at once | 512 |
 //! | [`Certificates::watch`] | off until called; [`Certificates::RELOAD_INTERVAL`] is 5 s |
+//! | [`ExpiryWatcher`] | off until started; [`ExpiryWatcher::INTERVAL`] is 60 s |
 //! | HSTS `max-age` | 31536000 s |
 //! | port that cleartext is sent to | 443 |
 //!
@@ -183,8 +184,12 @@
 //!
 //! **Deployment caveat.** A chain and a key that are written one after the other do not match for a
 //! moment. Replace them together (a directory behind a symbolic link that is swapped), or expect one
-//! ERROR that the next reading corrects. A certificate that expires
-//! while it is served is served on: watch [`Certificates::in_force`].
+//! ERROR that the next reading corrects. A certificate that expires while it is served is served on: an
+//! [`ExpiryWatcher`] logs it weeks before, and [`Certificates::show_in`] shows its end to gauges and the
+//! status page.
+//!
+//! The cause of a failure is one of [`HandshakeFailure`](crate::context::HandshakeFailure): a fixed set,
+//! which the metrics count by and the access log names beside the server name.
 //!
 //! # Cost
 //!
@@ -201,7 +206,6 @@
 pub mod acme;
 mod certificate;
 mod certificate_entry;
-mod certificate_info;
 mod certificate_reader;
 mod certificate_source;
 mod certificate_store;
@@ -214,6 +218,9 @@ mod client_identity;
 mod config;
 mod configs;
 mod deferred_tickets;
+mod expiry;
+mod expiry_watcher;
+mod failure_cause;
 mod handshake;
 mod handshake_config;
 mod host_policy;
@@ -232,15 +239,14 @@ mod stream;
 #[cfg(test)]
 mod tests;
 mod ticket_keys;
-mod x509;
 
 pub use certificate::Certificate;
-pub use certificate_info::CertificateInfo;
 pub use certificate_source::{CertificateFuture, CertificateSource};
 pub use certificate_watcher::CertificateWatcher;
 pub use certificates::Certificates;
 pub use client_auth::{ClientAuth, ClientRoots};
 pub use config::{TlsConfig, TlsVersion};
+pub use expiry_watcher::ExpiryWatcher;
 pub use host_policy::HostPolicy;
 pub use hsts::{Hsts, HstsLayer};
 pub use https_redirect::{HttpsRedirect, HttpsRedirectLayer};

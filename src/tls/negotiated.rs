@@ -46,7 +46,7 @@ fn alpn(protocol: &[u8]) -> Bytes {
 }
 
 /// The IANA name: rustls writes `TLS13_` where the registry has `TLS_`.
-fn cipher(suite: CipherSuite) -> &'static str {
+pub(super) fn cipher(suite: CipherSuite) -> &'static str {
     match suite {
         CipherSuite::TLS13_AES_128_GCM_SHA256 => "TLS_AES_128_GCM_SHA256",
         CipherSuite::TLS13_AES_256_GCM_SHA384 => "TLS_AES_256_GCM_SHA384",
@@ -56,8 +56,9 @@ fn cipher(suite: CipherSuite) -> &'static str {
 }
 
 /// The IANA name: rustls writes `X25519` where the registry has `x25519`.
-fn key_exchange(group: NamedGroup) -> Option<&'static str> {
+pub(super) fn key_exchange(group: NamedGroup) -> Option<&'static str> {
     match group {
+        NamedGroup::secp256r1MLKEM768 => Some("SecP256r1MLKEM768"),
         NamedGroup::X25519 => Some("x25519"),
         NamedGroup::X448 => Some("x448"),
         other => other.as_str(),

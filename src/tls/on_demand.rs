@@ -8,7 +8,7 @@ use std::{
         Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, Weak,
         atomic::{AtomicU64, Ordering},
     },
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 use rustls::sign::CertifiedKey;
@@ -17,8 +17,11 @@ use tokio::{
     time::Instant,
 };
 
-use super::{CertificateInfo, CertificateSource, certificate_entry::Entry};
-use crate::error::{BoxError, ConfigError};
+use super::{CertificateSource, certificate_entry::Entry};
+use crate::{
+    context::CertificateInfo,
+    error::{BoxError, ConfigError},
+};
 
 /// Looks up the certificates of names that no other certificate has, during the handshake that asks for
 /// one; see [`Certificates::on_demand`](super::Certificates::on_demand).
@@ -163,6 +166,7 @@ impl Drop for RunningLookup<'_> {
 
 struct Kept {
     entry: Arc<Entry>,
+    info: Arc<CertificateInfo>,
     at: Instant,
     last_use: AtomicU64,
 }
@@ -251,18 +255,30 @@ impl Found {
                 names.found.remove(&oldest);
             }
         }
+        let info = CertificateInfo {
+            on_demand: true,
+            ..CertificateInfo::clone(&entry.info)
+        };
         let kept = Kept {
             entry,
+            info: Arc::new(info),
             at: now,
             last_use: AtomicU64::new(self.uses.fetch_add(1, Ordering::Relaxed)),
         };
         names.found.insert(name.into(), kept);
     }
 
-    pub(super) fn in_force(&self) -> Vec<CertificateInfo> {
+    /// Describes what was found. A certificate that has expired and that the next handshake looks up
+    /// again is left out: no client sees it, since its name may have moved elsewhere long ago.
+    pub(super) fn in_force(&self) -> Vec<Arc<CertificateInfo>> {
+        let (now, time) = (Instant::now(), SystemTime::now());
         let names = self.read();
-        let kept = names.found.values();
-        kept.map(|kept| CertificateInfo::of(&kept.entry)).collect()
+        let is_current = |kept: &&Kept| {
+            let is_due = now.duration_since(kept.at) >= self.options.max_age;
+            !is_due || time < kept.info.not_after
+        };
+        let kept = names.found.values().filter(is_current);
+        kept.map(|kept| kept.info.clone()).collect()
     }
 
     fn read(&self) -> RwLockReadGuard<'_, Names> {
@@ -279,7 +295,7 @@ impl Names {
     fn miss(&mut self, name: &str, now: Instant) {
         let is_expired = |kept: &Kept| {
             let until = kept.entry.parsed.facts.not_after;
-            until < std::time::SystemTime::now()
+            until < SystemTime::now()
         };
         if self.found.get(name).is_some_and(is_expired) {
             self.found.remove(name);

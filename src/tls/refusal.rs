@@ -13,36 +13,54 @@ use bytes::{Buf, Bytes};
 use rustls::{Error, InvalidMessage, server::AcceptedAlert};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use crate::context::{ConnInfo, ConnectionEvent, ConnectionEventKind, ConnectionEvents};
+use super::failure_cause;
+use crate::context::{
+    ConnInfo, ConnectionEvent, ConnectionEventKind, ConnectionEvents, HandshakeFailure,
+};
 
 /// The reason why a handshake failed.
 pub(super) struct Failure {
     /// `None` for a client that connected and sent nothing, as TCP checks do: it is not reported.
     pub(super) kind: Option<ConnectionEventKind>,
+    pub(super) cause: HandshakeFailure,
     pub(super) detail: Cow<'static, str>,
     pub(super) io: io::ErrorKind,
 }
 
 impl Failure {
-    pub(super) fn handshake(detail: impl Into<Cow<'static, str>>) -> Self {
+    pub(super) fn handshake(cause: HandshakeFailure, detail: impl Into<Cow<'static, str>>) -> Self {
         Self {
             kind: Some(ConnectionEventKind::TlsHandshake),
+            cause,
             detail: detail.into(),
             io: io::ErrorKind::InvalidData,
         }
     }
 
-    pub(super) fn lost(detail: impl Into<Cow<'static, str>>) -> Self {
+    pub(super) fn lost(cause: HandshakeFailure, detail: impl Into<Cow<'static, str>>) -> Self {
         Self {
             io: io::ErrorKind::UnexpectedEof,
-            ..Self::handshake(detail)
+            ..Self::handshake(cause, detail)
+        }
+    }
+
+    pub(super) fn closed(detail: impl Into<Cow<'static, str>>) -> Self {
+        Self::lost(HandshakeFailure::ClientClosed, detail)
+    }
+
+    pub(super) fn timeout(cause: HandshakeFailure, detail: &'static str) -> Self {
+        Self {
+            kind: Some(ConnectionEventKind::TlsTimeout),
+            cause,
+            detail: detail.into(),
+            io: io::ErrorKind::TimedOut,
         }
     }
 
     pub(super) fn silent() -> Self {
         Self {
             kind: None,
-            ..Self::lost("the client said nothing")
+            ..Self::closed("the client said nothing")
         }
     }
 
@@ -50,17 +68,23 @@ impl Failure {
     pub(super) fn checked() -> Self {
         Self {
             kind: None,
-            ..Self::lost("a certificate authority checked the name, and no request follows")
+            ..Self::closed("a certificate authority checked the name, and no request follows")
         }
     }
 
+    /// The refusal of a ClientHello.
+    pub(super) fn of_hello(error: &rustls::Error) -> Self {
+        Self::handshake(failure_cause::of_rustls(error), error.to_string())
+    }
+
     pub(super) fn from_session(error: &io::Error) -> Self {
+        let cause = failure_cause::of_session(error);
         match error.kind() {
-            io::ErrorKind::InvalidData => Self::handshake(error.to_string()),
+            io::ErrorKind::InvalidData => Self::handshake(cause, error.to_string()),
             io::ErrorKind::UnexpectedEof => {
-                Self::lost("the client closed in the middle of the handshake")
+                Self::lost(cause, "the client closed in the middle of the handshake")
             }
-            _ => Self::lost(error.to_string()),
+            _ => Self::lost(cause, error.to_string()),
         }
     }
 
@@ -70,15 +94,19 @@ impl Failure {
         sni: Option<&str>,
         events: Option<&dyn ConnectionEvents>,
     ) {
-        let detail = match sni {
-            Some(sni) => Cow::Owned(format!("{} (server name {sni})", self.detail)),
-            None => self.detail.clone(),
-        };
-        tracing::debug!(target: "evenkeel::tls", peer = ?conn.peer(), %detail, "no TLS session");
+        tracing::debug!(
+            target: "evenkeel::tls",
+            peer = ?conn.peer(),
+            client = ?conn.client(),
+            sni,
+            cause = self.cause.as_str(),
+            detail = &*self.detail,
+            "no TLS session"
+        );
         if let (Some(events), Some(kind)) = (events, self.kind) {
             let duration = conn.accepted().elapsed();
-            let event = ConnectionEvent::new(conn.clone(), kind, detail, duration);
-            events.connection_ended(&event);
+            let event = ConnectionEvent::new(conn.clone(), kind, self.detail.clone(), duration);
+            events.connection_ended(&event.failed_handshake(self.cause, sni));
         }
     }
 }

@@ -10,7 +10,10 @@ use tokio::{
 use tokio_rustls::TlsConnector;
 
 use super::{handshake::Session, *};
-use crate::context::{ConnInfo, Peer};
+use crate::{
+    context::{ConnInfo, ConnectionEvent, ConnectionEvents, HandshakeFailure, Peer, TlsInfo},
+    stats::Stats,
+};
 
 #[test]
 fn the_documented_defaults_are_those_of_the_code() {
@@ -54,6 +57,7 @@ fn the_documented_defaults_are_those_of_the_code() {
             "[`Certificates::watch`]",
             seconds(Certificates::RELOAD_INTERVAL),
         ),
+        ("[`ExpiryWatcher`]", seconds(ExpiryWatcher::INTERVAL)),
         ("HSTS `max-age`", seconds(hsts::HSTS_MAX_AGE)),
         (
             "port that cleartext is sent to",
@@ -61,6 +65,43 @@ fn the_documented_defaults_are_those_of_the_code() {
         ),
     ];
     crate::default_table::compare(include_str!("mod.rs"), &compared);
+}
+
+/// The numbers have a name for each, or handshakes would count as `other`.
+#[test]
+fn each_suite_and_group_of_the_provider_is_counted_under_its_name() {
+    let provider = crate::connect::provider();
+    let stats = Stats::new(crate::pool::Pool::new([]).unwrap());
+    let (mut suites, mut groups) = (Vec::new(), Vec::new());
+    for suite in &provider.cipher_suites {
+        let version = match suite.version().version {
+            rustls::ProtocolVersion::TLSv1_3 => "TLSv1.3",
+            _ => "TLSv1.2",
+        };
+        suites.push((version, negotiated::cipher(suite.suite())));
+    }
+    for group in &provider.kx_groups {
+        groups.push(negotiated::key_exchange(group.name()).unwrap());
+    }
+    for (version, cipher) in &suites {
+        for group in &groups {
+            let conn = ConnInfo::new(Peer::Unknown, Peer::Unknown);
+            conn.set_tls(TlsInfo {
+                version,
+                cipher,
+                key_exchange: Some(group),
+                ..TlsInfo::default()
+            });
+            stats.handshake_ended(&conn);
+        }
+    }
+    let counted = &stats.snapshot().listeners[0].handshakes;
+    assert_eq!(counted.len(), suites.len() * groups.len());
+    for kind in counted {
+        assert_eq!(kind.count, 1, "{kind:?}");
+        assert!(suites.contains(&(kind.version, kind.cipher)), "{kind:?}");
+        assert!(groups.contains(&kind.key_exchange), "{kind:?}");
+    }
 }
 
 #[test]
@@ -106,6 +147,8 @@ async fn a_handshake_waits_for_a_permit_and_holds_it_for_its_own_work_alone() {
 #[tokio::test(start_paused = true)]
 async fn a_handshake_that_never_gets_a_permit_times_out() {
     let (layer, client) = pair();
+    let seen = Arc::new(Causes::default());
+    let layer = layer.events(seen.clone());
     let _taken = layer.shared.permits.clone().acquire_many_owned(512).await;
     let (mut server, client) = streams(&layer, client);
     let began = tokio::time::Instant::now();
@@ -115,6 +158,8 @@ async fn a_handshake_that_never_gets_a_permit_times_out() {
     });
     let error = served.unwrap_err();
     assert_eq!(error.to_string(), "too many handshakes at once");
+    let causes = seen.0.lock().unwrap().clone();
+    assert_eq!(causes, [Some(HandshakeFailure::TooManyHandshakes)]);
     assert_eq!(
         began.elapsed().as_secs(),
         layer::HANDSHAKE_TIMEOUT.as_secs()
@@ -369,6 +414,16 @@ async fn a_client_hello_that_is_refused_gets_an_alert() {
             };
             assert_eq!(said, alert, "{what} in slices of {slice}");
         }
+    }
+}
+
+/// The causes of the failures that were reported.
+#[derive(Default)]
+struct Causes(std::sync::Mutex<Vec<Option<HandshakeFailure>>>);
+
+impl ConnectionEvents for Causes {
+    fn connection_ended(&self, event: &ConnectionEvent) {
+        self.0.lock().unwrap().push(event.handshake_failure);
     }
 }
 

@@ -3,12 +3,17 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use evenkeel::{
-    context::{ConnInfo, ConnectionEvent, ConnectionEventKind, ConnectionEvents, Peer, TlsInfo},
+    context::{
+        ConnInfo, ConnectionEvent, ConnectionEventKind, ConnectionEvents, HandshakeFailure, Peer,
+        TlsInfo,
+    },
     fleet::{Fleet, RedisStore},
     metrics::{Family, Kind, Value, Visitor},
+    tls::{Certificate, Certificates},
 };
 
 use super::*;
+use crate::support::pki::Authority;
 
 /// Type, unit and labels by name.
 type Table = BTreeMap<String, (String, String, BTreeSet<String>)>;
@@ -91,17 +96,18 @@ async fn the_documented_series_are_those_that_are_exposed() {
     .await;
     world.get("/").await;
     world.at_rest().await;
-    // What this world has not: TLS and a connection that fails.
+    // What this world has not: TLS, its certificates, and connections that fail.
     let stats = world.service.stats();
     let conn = ConnInfo::new(Peer::Unknown, Peer::Tcp(world.address));
     conn.set_tls(TlsInfo::default());
     stats.handshake_ended(&conn);
-    stats.connection_ended(&ConnectionEvent::new(
-        conn,
-        ConnectionEventKind::Io,
-        "",
-        Duration::ZERO,
-    ));
+    let failed = ConnectionEvent::new(conn, ConnectionEventKind::TlsHandshake, "", Duration::ZERO);
+    let failed = failed.failed_handshake(HandshakeFailure::ClientAlert, None);
+    stats.connection_ended(&failed);
+    let issued = Authority::new().issue(&["localhost"]);
+    let certificate = Certificate::pem(issued.chain, issued.key);
+    let certificates = Certificates::new([certificate]).unwrap();
+    certificates.show_in(&stats.certificates(), "l");
     // A fleet, whose store need not be there.
     let store = RedisStore::new("unix:///nowhere/redis.sock").unwrap();
     let fleet = Fleet::new(store, world.pool.clone()).start().await;

@@ -71,7 +71,7 @@ async fn alpn_takes_the_first_of_ours_and_refuses_strangers() {
     assert!(error.contains("NoApplicationProtocol"), "{error}");
     let event = server.event().await;
     assert_eq!(event.kind.as_str(), "tls_handshake");
-    assert!(event.detail.contains("server name localhost"), "{event:?}");
+    assert_eq!(event.server_name.as_deref(), Some("localhost"), "{event:?}");
 
     let config = config(&issued).alpn(["acme"]).unwrap();
     let server = Server::start(TlsLayer::new(config)).await;

@@ -2,28 +2,33 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use rustls::pki_types::CertificateDer;
+use rustls::{SignatureAlgorithm, pki_types::CertificateDer};
 use x509_parser::{certificate::X509Certificate, extensions::GeneralName, time::ASN1Time};
 
-/// What the server needs to know of a certificate of its own.
+use super::{crypto::sha256, distinguished_name};
+use crate::{calendar::date, context::CertificateInfo};
+
+/// What this process needs to know of a certificate of its own.
 #[derive(Clone, Debug)]
-pub(super) struct Facts {
+pub(crate) struct Facts {
     /// The DNS names in lower case, those with `*.` included.
-    pub(super) names: Box<[Box<str>]>,
+    pub(crate) names: Box<[Box<str>]>,
     /// True if there is a subjectAltName; it may hold addresses only.
-    pub(super) has_names: bool,
-    pub(super) not_before: SystemTime,
-    pub(super) not_after: SystemTime,
+    pub(crate) has_names: bool,
+    pub(crate) not_before: SystemTime,
+    pub(crate) not_after: SystemTime,
     /// The serial number in hexadecimal, two digits a byte.
-    pub(super) serial: Box<str>,
+    pub(crate) serial: Box<str>,
     /// The subject's public key with its algorithm, in DER.
-    pub(super) public_key: Box<[u8]>,
-    pub(super) subject: Box<[u8]>,
-    pub(super) issuer: Box<[u8]>,
+    pub(crate) public_key: Box<[u8]>,
+    pub(crate) subject: Box<[u8]>,
+    pub(crate) issuer: Box<[u8]>,
+    /// The issuer as text (RFC 4514).
+    pub(crate) issuer_name: Box<str>,
 }
 
 impl Facts {
-    pub(super) fn of(certificate: &CertificateDer<'_>) -> Result<Self, String> {
+    pub(crate) fn of(certificate: &CertificateDer<'_>) -> Result<Self, String> {
         let parsed = parse(certificate)?;
         let names = dns_names(&parsed)?;
         Ok(Self {
@@ -35,11 +40,37 @@ impl Facts {
             public_key: parsed.public_key().raw.into(),
             subject: parsed.subject().as_raw().into(),
             issuer: parsed.issuer().as_raw().into(),
+            issuer_name: distinguished_name::text(parsed.issuer()).into(),
         })
     }
 
+    /// Describes the certificate, whose key is of this kind.
+    pub(crate) fn describe(
+        &self,
+        certificate: &CertificateDer<'_>,
+        key: SignatureAlgorithm,
+    ) -> CertificateInfo {
+        CertificateInfo {
+            id: None,
+            path: None,
+            names: self.names.clone(),
+            issuer: self.issuer_name.clone(),
+            not_before: self.not_before,
+            not_after: self.not_after,
+            serial: self.serial.clone(),
+            fingerprint: hex(&sha256(certificate)).into(),
+            key: match key {
+                SignatureAlgorithm::RSA => "RSA",
+                SignatureAlgorithm::ECDSA => "ECDSA",
+                SignatureAlgorithm::ED25519 => "Ed25519",
+                _ => "other",
+            },
+            on_demand: false,
+        }
+    }
+
     /// Returns true if a client that asks for `name`, in lower case, accepts the certificate for it.
-    pub(super) fn covers(&self, name: &str) -> bool {
+    pub(crate) fn covers(&self, name: &str) -> bool {
         // A wildcard stands for one whole label (RFC 9525 §6.3).
         let parent = name.split_once('.').map(|(_, parent)| parent);
         self.names.iter().any(|own| match own.strip_prefix("*.") {
@@ -49,7 +80,7 @@ impl Facts {
     }
 }
 
-pub(super) fn parse<'a>(
+pub(crate) fn parse<'a>(
     certificate: &'a CertificateDer<'_>,
 ) -> Result<X509Certificate<'a>, String> {
     match x509_parser::parse_x509_certificate(certificate) {
@@ -73,7 +104,7 @@ fn dns_names(certificate: &X509Certificate<'_>) -> Result<Option<Box<[Box<str>]>
     }))
 }
 
-pub(super) fn system_time(time: ASN1Time) -> SystemTime {
+pub(crate) fn system_time(time: ASN1Time) -> SystemTime {
     let seconds = Duration::from_secs(time.timestamp().unsigned_abs());
     let moved = match time.timestamp() < 0 {
         true => UNIX_EPOCH.checked_sub(seconds),
@@ -82,26 +113,17 @@ pub(super) fn system_time(time: ASN1Time) -> SystemTime {
     moved.unwrap_or(UNIX_EPOCH)
 }
 
-pub(super) fn hex(bytes: &[u8]) -> String {
+pub(crate) fn hex(bytes: &[u8]) -> String {
     let digit = |nibble: u8| char::from(b"0123456789abcdef"[usize::from(nibble)]);
     let digits = bytes.iter().flat_map(|b| [digit(b >> 4), digit(b & 15)]);
     digits.collect()
 }
 
 /// Writes a time for an error or a log line: `2027-03-01 12:00:00 UTC`.
-pub(super) fn utc(time: SystemTime) -> String {
+pub(crate) fn utc(time: SystemTime) -> String {
     let seconds = time.duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs());
     let (days, of_day) = (seconds / 86_400, seconds % 86_400);
-    // Days since 0000-03-01, in eras of 400 years (Howard Hinnant, "chrono-compatible
-    // low-level date algorithms").
-    let days = days + 719_468;
-    let (era, day) = (days / 146_097, days % 146_097);
-    let year = (day - day / 1_460 + day / 36_524 - day / 146_096) / 365;
-    let day = day - (365 * year + year / 4 - year / 100);
-    let month = (5 * day + 2) / 153;
-    let day = day - (153 * month + 2) / 5 + 1;
-    let month = if month < 10 { month + 3 } else { month - 9 };
-    let year = era * 400 + year + u64::from(month <= 2);
+    let (year, month, day) = date(days);
     let (hour, minute, second) = (of_day / 3_600, of_day / 60 % 60, of_day % 60);
     format!("{year:04}-{month:02}-{day:02} {hour:02}:{minute:02}:{second:02} UTC")
 }

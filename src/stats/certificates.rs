@@ -1,0 +1,315 @@
+//! [`CertificateRegistry`]: the certificates in force of all listeners, and how near their end is.
+
+use std::{
+    any::Any,
+    fmt,
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+    time::{Duration, SystemTime},
+};
+
+use crate::context::CertificateInfo;
+
+/// The certificates in force, of all listeners and towards backends: what gauges, the status page,
+/// warnings and readiness read.
+///
+/// A registry is a handle: clones share what was added, and each has thresholds of its own. It keeps
+/// nothing alive. A store or a certificate that is gone is gone from the next reading.
+///
+/// # Example
+///
+/// ```
+/// use evenkeel::{stats::CertificateRegistry, tls::{Certificate, Certificates}};
+///
+/// # fn main() -> Result<(), evenkeel::BoxError> {
+/// let made = rcgen::generate_simple_self_signed(["a.test".to_owned()])?;
+/// let certificate = Certificate::pem(made.cert.pem(), made.signing_key.serialize_pem());
+/// let certificates = Certificates::new([certificate])?;
+/// let registry = CertificateRegistry::new();
+/// certificates.show_in(&registry, "0.0.0.0:443");
+///
+/// let shown = &registry.read()[0];
+/// assert_eq!((&*shown.listener, shown.certificate.name()), ("0.0.0.0:443", "a.test"));
+/// # drop(certificates);
+/// # assert!(registry.read().is_empty());
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone)]
+#[must_use]
+pub struct CertificateRegistry {
+    stores: Arc<Mutex<Vec<Store>>>,
+    warn_before: Duration,
+    error_before: Duration,
+}
+
+#[derive(Clone)]
+struct Store {
+    listener: Arc<str>,
+    of: Weak<dyn Any + Send + Sync>,
+    /// Returns nothing once the store is gone.
+    read: Arc<dyn Fn() -> Vec<Arc<CertificateInfo>> + Send + Sync>,
+}
+
+impl CertificateRegistry {
+    /// Makes a registry without a certificate.
+    pub fn new() -> Self {
+        Self {
+            stores: Arc::default(),
+            warn_before: WARN_BEFORE,
+            error_before: ERROR_BEFORE,
+        }
+    }
+
+    /// Sets how long before its end a certificate is worth a warning.
+    ///
+    /// Default: 30 days, a third of the life of a certificate of 90 days, when clients of ACME renew it.
+    pub fn warn_before(mut self, before: Duration) -> Self {
+        self.warn_before = before;
+        self
+    }
+
+    /// Sets how long before its end a certificate is an error.
+    ///
+    /// Default: 7 days.
+    pub fn error_before(mut self, before: Duration) -> Self {
+        self.error_before = before;
+        self
+    }
+
+    /// Adds one certificate, under the name of the listener that shows it to clients, or under
+    /// [`BACKENDS`](Self::BACKENDS).
+    pub fn add(&self, listener: &str, certificate: &Arc<CertificateInfo>) {
+        let of = Arc::downgrade(certificate);
+        self.push(listener, Arc::downgrade(certificate) as _, move || {
+            of.upgrade().into_iter().collect()
+        });
+    }
+
+    /// Adds a store of certificates, which `read` reads for each reading, on the thread of its caller.
+    /// It must not call this registry. A store that is added twice under one name counts once.
+    pub fn add_store<T: Send + Sync + 'static>(
+        &self,
+        listener: &str,
+        store: &Arc<T>,
+        read: impl Fn(&T) -> Vec<Arc<CertificateInfo>> + Send + Sync + 'static,
+    ) {
+        let of = Arc::downgrade(store);
+        self.push(listener, Arc::downgrade(store) as _, move || {
+            of.upgrade().map_or_else(Vec::new, |store| read(&store))
+        });
+    }
+
+    fn push(
+        &self,
+        listener: &str,
+        of: Weak<dyn Any + Send + Sync>,
+        read: impl Fn() -> Vec<Arc<CertificateInfo>> + Send + Sync + 'static,
+    ) {
+        let mut stores = self.stores();
+        stores.retain(|store| !(store.of.ptr_eq(&of) && *store.listener == *listener));
+        stores.push(Store {
+            listener: listener.into(),
+            of,
+            read: Arc::new(read),
+        });
+    }
+
+    /// Returns the certificates in force now, those that expire first at the beginning.
+    ///
+    /// Costs a reference count for each certificate, and sorts them.
+    #[must_use]
+    pub fn read(&self) -> Vec<CertificateReading> {
+        // Cloned, so that `read` may take a lock of its own.
+        let stores = self.stores().clone();
+        let mut readings: Vec<_> = stores
+            .iter()
+            .flat_map(|store| {
+                let certificates = (store.read)().into_iter();
+                certificates.map(|certificate| CertificateReading {
+                    listener: store.listener.clone(),
+                    certificate,
+                })
+            })
+            .collect();
+        readings.sort_by_key(|reading| reading.certificate.not_after);
+        readings
+    }
+
+    /// Returns how near the end of a certificate is at the time `now`, by the thresholds of this handle.
+    #[must_use]
+    pub fn expiry(&self, certificate: &CertificateInfo, now: SystemTime) -> Expiry {
+        match certificate.not_after.duration_since(now) {
+            // Valid until that very second (RFC 5280 §4.1.2.5), so one of no time left is still valid.
+            Err(_) => Expiry::Expired,
+            Ok(left) if left <= self.error_before => Expiry::Error,
+            Ok(left) if left <= self.warn_before => Expiry::Warn,
+            Ok(_) => Expiry::Far,
+        }
+    }
+
+    /// Returns how many certificates have expired at the time `now`, without those that were looked up on
+    /// demand: one of thousands of hosts must not speak for all.
+    #[must_use]
+    pub fn expired(&self, now: SystemTime) -> usize {
+        let readings = self.read();
+        let is_expired = |certificate: &CertificateInfo| {
+            !certificate.on_demand && self.expiry(certificate, now) == Expiry::Expired
+        };
+        let expired = readings.iter().filter(|r| is_expired(&r.certificate));
+        expired.count()
+    }
+
+    /// The name under which certificates stand that backends see: `backends`.
+    pub const BACKENDS: &'static str = "backends";
+
+    /// Returns the stores without those that are gone.
+    fn stores(&self) -> MutexGuard<'_, Vec<Store>> {
+        let stores = self.stores.lock();
+        let mut stores = stores.unwrap_or_else(PoisonError::into_inner);
+        stores.retain(|store| store.of.strong_count() > 0);
+        stores
+    }
+}
+
+impl Default for CertificateRegistry {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl fmt::Debug for CertificateRegistry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("CertificateRegistry")
+            .field("stores", &self.stores().len())
+            .field("warn_before", &self.warn_before)
+            .field("error_before", &self.error_before)
+            .finish()
+    }
+}
+
+/// A certificate in force, and where.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct CertificateReading {
+    /// The name of the listener that shows it to clients; [`CertificateRegistry::BACKENDS`] for one that
+    /// backends see.
+    pub listener: Arc<str>,
+    /// The certificate.
+    pub certificate: Arc<CertificateInfo>,
+}
+
+/// How near the end of a certificate is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[non_exhaustive]
+pub enum Expiry {
+    /// Further than the thresholds.
+    Far,
+    /// Within [`CertificateRegistry::warn_before`].
+    Warn,
+    /// Within [`CertificateRegistry::error_before`].
+    Error,
+    /// It has expired: clients refuse it.
+    Expired,
+}
+
+impl Expiry {
+    /// Returns the name in the JSON of the status page: `valid`, `warn`, `error` or `expired`.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Far => "valid",
+            Self::Warn => "warn",
+            Self::Error => "error",
+            Self::Expired => "expired",
+        }
+    }
+}
+
+const DAY: Duration = Duration::from_secs(86_400);
+/// Clients of ACME renew a certificate of 90 days when a third of its life is left. One that is not
+/// renewed then is known a month ahead.
+pub(super) const WARN_BEFORE: Duration = Duration::from_secs(30 * DAY.as_secs());
+/// A week with its working days, for an order by hand.
+pub(super) const ERROR_BEFORE: Duration = Duration::from_secs(7 * DAY.as_secs());
+
+#[cfg(test)]
+mod tests {
+    use std::time::UNIX_EPOCH;
+
+    use super::*;
+
+    fn certificate(name: &str, not_after: u64) -> Arc<CertificateInfo> {
+        Arc::new(CertificateInfo {
+            id: None,
+            path: None,
+            names: [name.into()].into(),
+            issuer: "".into(),
+            not_before: UNIX_EPOCH,
+            not_after: UNIX_EPOCH + Duration::from_secs(not_after),
+            serial: "01".into(),
+            fingerprint: name.into(),
+            key: "ECDSA",
+            on_demand: false,
+        })
+    }
+
+    fn names(registry: &CertificateRegistry) -> Vec<String> {
+        let readings = registry.read();
+        let name = |r: &CertificateReading| format!("{} {}", r.listener, r.certificate.name());
+        readings.iter().map(name).collect()
+    }
+
+    #[test]
+    fn what_is_gone_is_read_no_longer_and_the_first_to_expire_comes_first() {
+        let registry = CertificateRegistry::new();
+        let store = Arc::new(vec![certificate("a", 30), certificate("b", 10)]);
+        let own = certificate("c", 20);
+        for _ in 0..2 {
+            registry.add_store("l", &store, |all: &Vec<_>| all.clone());
+            registry.add(CertificateRegistry::BACKENDS, &own);
+        }
+        let same = registry.clone().warn_before(DAY);
+        same.add_store("m", &store, |all| vec![all[0].clone()]);
+        assert_eq!(names(&registry), ["l b", "backends c", "l a", "m a"]);
+        drop(own);
+        assert_eq!(names(&registry), ["l b", "l a", "m a"]);
+        drop(store);
+        assert!(registry.read().is_empty());
+        assert!(registry.stores().is_empty());
+    }
+
+    #[test]
+    fn the_thresholds_are_those_of_the_handle() {
+        let registry = CertificateRegistry::new();
+        let shorter = registry.clone().warn_before(2 * DAY).error_before(DAY);
+        let days = |days: u64| UNIX_EPOCH + DAY * u32::try_from(days).unwrap();
+        let end = certificate("a", 100 * DAY.as_secs());
+        for (at, one, two) in [
+            (69, Expiry::Far, Expiry::Far),
+            (70, Expiry::Warn, Expiry::Far),
+            (93, Expiry::Error, Expiry::Far),
+            (98, Expiry::Error, Expiry::Warn),
+            (99, Expiry::Error, Expiry::Error),
+            (100, Expiry::Error, Expiry::Error),
+            (101, Expiry::Expired, Expiry::Expired),
+        ] {
+            assert_eq!(registry.expiry(&end, days(at)), one, "day {at}");
+            assert_eq!(shorter.expiry(&end, days(at)), two, "day {at}");
+        }
+    }
+
+    #[test]
+    fn one_on_demand_does_not_speak_for_all() {
+        let registry = CertificateRegistry::new();
+        let (own, now) = (certificate("a", 10), UNIX_EPOCH + Duration::from_secs(11));
+        let other = Arc::new(CertificateInfo {
+            on_demand: true,
+            ..CertificateInfo::clone(&own)
+        });
+        registry.add("l", &other);
+        assert_eq!(registry.expired(now), 0);
+        registry.add("l", &own);
+        assert_eq!(registry.expired(now), 1);
+        assert_eq!(registry.expired(UNIX_EPOCH), 0);
+    }
+}
