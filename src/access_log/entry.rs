@@ -15,7 +15,8 @@ use http::{Extensions, Method, Uri, Version};
 use super::{FieldNames, Truncated};
 use crate::{
     context::{
-        Attempt, AuthFailure, LogFields, Outcome, Peer, StickyVerdict, TlsInfo, TraceContext,
+        Attempt, AuthFailure, HandshakeFailure, LogFields, Outcome, Peer, StickyVerdict, TlsInfo,
+        TraceContext,
     },
     pool::Excluded,
 };
@@ -63,6 +64,13 @@ pub struct Entry<'a> {
     pub sticky: Option<StickyVerdict>,
     /// What the TLS handshake agreed on; `None` over cleartext.
     pub tls: Option<&'a TlsInfo>,
+    /// Why the TLS handshake failed; `None` if it did not.
+    pub tls_failure: Option<HandshakeFailure>,
+    /// The server name (SNI) of a TLS handshake that failed, if the client sent it.
+    pub server_name: Option<&'a str>,
+    /// True if the line shows the fingerprint of the client's certificate; see
+    /// [`AccessLogLayer::client_fingerprint`](super::AccessLogLayer::client_fingerprint).
+    pub client_fingerprint: bool,
     /// The user that the application authenticated.
     pub user: Option<&'a str>,
     /// A failed authentication.
@@ -111,6 +119,9 @@ impl Entry<'_> {
             excluded: Excluded::default(),
             sticky: None,
             tls: None,
+            tls_failure: None,
+            server_name: None,
+            client_fingerprint: false,
             user: None,
             auth: None,
             sample_rate: None,

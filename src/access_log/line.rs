@@ -83,6 +83,7 @@ impl Line {
                 user_agent: fields.user_agent.map(HeaderValue::as_bytes),
                 referer: fields.referer.map(HeaderValue::as_bytes),
             },
+            client_fingerprint: config.client_fingerprint,
             names: config.names,
         };
         cut_request(&config.limits, &mut facts.request, &mut kept.truncated);

@@ -206,6 +206,7 @@
 //! | names of fields | those of this crate |
 //! | query | off |
 //! | referer | off |
+//! | fingerprint of a client's certificate | off |
 //! | longest host | 512 bytes |
 //! | longest path, query | 8 KiB |
 //! | longest user agent | 1 KiB |

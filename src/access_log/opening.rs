@@ -91,6 +91,8 @@ pub(super) struct OpeningFacts<'a> {
     pub(super) conn: Option<&'a ConnInfo>,
     pub(super) trace: Option<TraceContext>,
     pub(super) request: RequestEntry<'a>,
+    /// The line shows the fingerprint of the client's certificate.
+    pub(super) client_fingerprint: bool,
     pub(super) names: FieldNames,
 }
 
@@ -128,12 +130,14 @@ impl Opening<'_> {
             conn,
             trace,
             request,
+            client_fingerprint,
             ..
         } = self.facts;
         *self.kept_fields = Some(KeptFields {
             time: UNIX_EPOCH + since_1970(self.facts.began),
             conn: conn.cloned(),
             trace: *trace,
+            client_fingerprint: *client_fingerprint,
             // Values are kept whole and cut at the end: a cut copy would cost an allocation, and the
             // whole one none.
             limits: *self.limits,
@@ -188,6 +192,7 @@ pub(super) struct KeptFields {
     pub(super) time: SystemTime,
     pub(super) conn: Option<ConnInfo>,
     pub(super) trace: Option<TraceContext>,
+    pub(super) client_fingerprint: bool,
     limits: FieldLimits,
     id: u128,
     method: Method,

@@ -9,7 +9,7 @@ use std::{borrow::Cow, net::IpAddr, time::Duration};
 use http::{Method, Version};
 
 use super::{Entry, RequestId, Sink, json};
-use crate::context::{Attempt, Peer};
+use crate::context::{Attempt, ClientIdentity, HandshakeFailure, Peer};
 
 /// Hands each line to `tracing`, as an event of level INFO under the target
 /// `evenkeel::access_log`.
@@ -57,7 +57,6 @@ impl Sink for TracingSink {
         let phases = attempt.map(Attempt::phases).unwrap_or_default();
         let (tls, auth) = (entry.tls, entry.auth);
         let millis = |duration: Duration| duration.as_micros() as f64 / 1_000.0;
-        let bytes = request.map(|_| (entry.received, entry.sent));
         let (method, path) = method_and_path(entry);
         tracing::info!(
             target: "evenkeel::access_log",
@@ -86,8 +85,8 @@ impl Sink for TracingSink {
             protocol = request.map(|request| protocol(request.version)),
             user_agent = request.and_then(|request| request.user_agent).map(text).as_deref(),
             referer = request.and_then(|request| request.referer).map(text).as_deref(),
-            received = bytes.map(|(received, _)| received),
-            sent = bytes.map(|(_, sent)| sent),
+            received = request.map(|_| entry.received),
+            sent = request.map(|_| entry.sent),
             backend = attempt.map(|attempt| attempt.backend.id()),
             backend_address = attempt.map(backend_address).as_deref(),
             locality = attempt.and_then(locality).as_deref(),
@@ -101,7 +100,10 @@ impl Sink for TracingSink {
             tls_key_exchange = tls.and_then(|tls| tls.key_exchange),
             tls_resumed = tls.map(|tls| tls.resumed),
             alpn = tls.and_then(|tls| tls.alpn.as_deref()).map(text).as_deref(),
-            sni = tls.and_then(|tls| tls.sni.as_deref()),
+            sni = tls.map_or(entry.server_name, |tls| tls.sni.as_deref()),
+            tls_failure = entry.tls_failure.map(HandshakeFailure::as_str),
+            tls_client_subject = client(entry).map(|client| &*client.subject),
+            tls_client_fingerprint = fingerprint(entry),
             user = entry.user,
             auth_scheme = auth.map(|auth| &*auth.scheme),
             auth_user = auth.and_then(|auth| auth.user.as_deref()),
@@ -112,6 +114,16 @@ impl Sink for TracingSink {
             detail = entry.detail.filter(|detail| !detail.is_empty()),
         );
     }
+}
+
+/// Returns what the certificate of the client says.
+fn client<'a>(entry: &Entry<'a>) -> Option<&'a ClientIdentity> {
+    entry.tls?.client.as_deref()
+}
+
+fn fingerprint<'a>(entry: &Entry<'a>) -> Option<&'a str> {
+    let client = client(entry).filter(|_| entry.client_fingerprint);
+    client.map(|client| &*client.fingerprint)
 }
 
 /// Returns the method and the path of the request, or of the one that the server refused.

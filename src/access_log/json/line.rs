@@ -9,7 +9,9 @@ use std::time::UNIX_EPOCH;
 use super::{
     Cursor,
     end::write_end,
-    opening::{write_addresses, write_header, write_refused, write_request, write_tls},
+    opening::{
+        write_addresses, write_failure, write_header, write_refused, write_request, write_tls,
+    },
     vocabulary::Vocabulary,
 };
 use crate::access_log::{Entry, closing::End};
@@ -24,7 +26,11 @@ pub(super) fn write_entry<'a, V: Vocabulary>(
     let cursor = write_header::<V>(entry.node, cursor)?;
     let mut cursor = write_addresses::<V>(entry.listener, entry.client, entry.peer, cursor)?;
     if let Some(tls) = entry.tls {
-        cursor = write_tls::<V>(tls, cursor)?;
+        cursor = write_tls::<V>(tls, entry.client_fingerprint, cursor)?;
+    }
+    if let Some(failure) = entry.tls_failure {
+        let server_name = entry.server_name.filter(|_| entry.tls.is_none());
+        cursor = write_failure::<V>(failure, server_name, cursor)?;
     }
     if let Some(request) = &entry.request {
         cursor = write_request::<V>(request, entry.trace, entry.tls.is_some(), cursor)?;

@@ -61,7 +61,9 @@ impl Buffer {
 
     #[inline(always)]
     fn add_opening_in<V: Vocabulary>(&mut self, facts: &OpeningFacts<'_>) {
-        let cached = facts.conn.and_then(opening::cached_conn::<V>);
+        let fingerprint = facts.client_fingerprint;
+        let cached = facts.conn;
+        let cached = cached.and_then(|conn| opening::cached_conn::<V>(conn, fingerprint));
         while !self.try_add(
             #[inline(always)]
             |cursor| opening::write_opening::<V>(facts, cached, cursor),

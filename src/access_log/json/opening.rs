@@ -19,7 +19,7 @@ use super::{
 };
 use crate::{
     access_log::{RefusedEntry, RequestEntry, RequestId, opening::OpeningFacts},
-    context::{ConnCache, ConnInfo, Peer, TlsInfo, TraceContext},
+    context::{ClientIdentity, ConnCache, ConnInfo, HandshakeFailure, Peer, TlsInfo, TraceContext},
 };
 
 /// Writes the opening. `cached` is what [`cached_conn`] returned.
@@ -36,7 +36,7 @@ pub(super) fn write_opening<'a, V: Vocabulary>(
     let conn = facts.conn;
     let cursor = match (cached, conn) {
         (Some(text), _) => cursor.put_slice(text)?,
-        (None, Some(conn)) => write_conn::<V>(conn, cursor)?,
+        (None, Some(conn)) => write_conn::<V>(conn, facts.client_fingerprint, cursor)?,
         (None, None) => cursor,
     };
     let tls = conn.is_some_and(|conn| conn.tls().is_some());
@@ -61,21 +61,25 @@ pub(super) fn write_header<'a, V: Vocabulary>(
 
 /// Returns the fields of a connection as JSON; `None` at the connection's first request, and for a
 /// request that trusted proxies forwarded, as its client differs from the connection's.
-pub(super) fn cached_conn<V: Vocabulary>(conn: &ConnInfo) -> Option<&[u8]> {
+pub(super) fn cached_conn<V: Vocabulary>(conn: &ConnInfo, fingerprint: bool) -> Option<&[u8]> {
     // One connection of a proxy carries requests of many clients, and the cache would show the first.
     if conn.forwarded_client().is_some() {
         return None;
     }
-    let compute = || written(|cursor| write_conn::<V>(conn, cursor));
-    ConnCache::get_or_compute(conn, V::conn_slot(), compute).map(|text| &**text)
+    let compute = || written(|cursor| write_conn::<V>(conn, fingerprint, cursor));
+    ConnCache::get_or_compute(conn, V::conn_slot(fingerprint), compute).map(|text| &**text)
 }
 
 #[inline(never)]
-fn write_conn<'a, V: Vocabulary>(conn: &ConnInfo, cursor: Cursor<'a>) -> Option<Cursor<'a>> {
+fn write_conn<'a, V: Vocabulary>(
+    conn: &ConnInfo,
+    fingerprint: bool,
+    cursor: Cursor<'a>,
+) -> Option<Cursor<'a>> {
     let (listener, peer) = (Some(*conn.local()), Some(*conn.peer()));
     let cursor = write_addresses::<V>(listener, conn.client(), peer, cursor)?;
     match conn.tls() {
-        Some(tls) => write_tls::<V>(tls, cursor),
+        Some(tls) => write_tls::<V>(tls, fingerprint, cursor),
         None => Some(cursor),
     }
 }
@@ -110,6 +114,7 @@ pub(super) fn write_addresses<V: Vocabulary>(
 
 pub(super) fn write_tls<'a, V: Vocabulary>(
     tls: &TlsInfo,
+    fingerprint: bool,
     cursor: Cursor<'a>,
 ) -> Option<Cursor<'a>> {
     let version = match V::IS_SPLIT {
@@ -130,10 +135,46 @@ pub(super) fn write_tls<'a, V: Vocabulary>(
     if let Some(alpn) = &tls.alpn {
         cursor = cursor.text_field(&V::ALPN, alpn)?;
     }
-    match tls.sni.as_deref() {
-        Some(sni) => cursor.text_field(&V::SNI, sni.as_bytes()),
+    if let Some(sni) = tls.sni.as_deref() {
+        cursor = cursor.text_field(&V::SNI, sni.as_bytes())?;
+    }
+    match &tls.client {
+        Some(client) => write_client::<V>(client, fingerprint, cursor),
         None => Some(cursor),
     }
+}
+
+/// Writes what a client's certificate says.
+fn write_client<'a, V: Vocabulary>(
+    client: &ClientIdentity,
+    fingerprint: bool,
+    mut cursor: Cursor<'a>,
+) -> Option<Cursor<'a>> {
+    if !client.subject.is_empty() {
+        cursor = cursor.text_field(&V::CLIENT_SUBJECT, client.subject.as_bytes())?;
+    }
+    match (fingerprint, V::IS_SPLIT) {
+        (false, _) => Some(cursor),
+        (true, false) => cursor.text_field(&V::CLIENT_FINGERPRINT, client.fingerprint.as_bytes()),
+        // The other vocabularies ask for capital letters.
+        (true, true) => {
+            let upper = client.fingerprint.to_ascii_uppercase();
+            cursor.text_field(&V::CLIENT_FINGERPRINT, upper.as_bytes())
+        }
+    }
+}
+
+/// Writes why a handshake failed, and the name that the client asked for.
+#[cold]
+pub(super) fn write_failure<'a, V: Vocabulary>(
+    failure: HandshakeFailure,
+    server_name: Option<&str>,
+    mut cursor: Cursor<'a>,
+) -> Option<Cursor<'a>> {
+    if let Some(name) = server_name {
+        cursor = cursor.text_field(&V::SNI, name.as_bytes())?;
+    }
+    cursor.text_field(&V::TLS_FAILURE, failure.as_str().as_bytes())
 }
 
 /// Writes the fields of the request.

@@ -6,7 +6,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{Method, Uri, Version};
+use http::{HeaderValue, Method, Uri, Version};
 use proptest::prelude::*;
 use serde_json::{Map, Value};
 use tokio::time::Instant;
@@ -20,7 +20,8 @@ use super::{
 use crate::{
     access_log::{Entry, FieldNames, RequestEntry, RequestId, Truncated, truncated::Field},
     context::{
-        Attempt, AuthFailure, LogFields, Outcome, Peer, StickyVerdict, TlsInfo, TraceContext,
+        Attempt, AuthFailure, ClientIdentity, HandshakeFailure, LogFields, Outcome, Peer,
+        StickyVerdict, TlsInfo, TraceContext,
     },
     error::ErrorKind,
     pool::{Backend, Excluded, Locality},
@@ -77,6 +78,16 @@ impl Parts {
                 key_exchange: Some("X25519"),
                 alpn: Some(Bytes::from_static(b"h2")),
                 sni: Some("shop.example".into()),
+                client: Some(Box::new(ClientIdentity {
+                    subject: "CN=app-1,O=Ex\\\"ample".into(),
+                    issuer: "CN=ca".into(),
+                    names: Vec::new(),
+                    serial: "2a".into(),
+                    fingerprint: "0fab".into(),
+                    not_after: UNIX_EPOCH,
+                    client_cert: HeaderValue::from_static(":AA==:"),
+                    client_cert_chain: None,
+                })),
                 ..TlsInfo::default()
             },
             auth: AuthFailure::new("Basic", "no").user("eve"),
@@ -132,6 +143,8 @@ impl Parts {
             excluded,
             sticky: Some(StickyVerdict::Valid),
             tls: Some(&self.tls),
+            tls_failure: Some(HandshakeFailure::ClientClosed),
+            client_fingerprint: true,
             user: Some("ada"),
             auth: Some(&self.auth),
             detail: Some("gone"),
@@ -175,6 +188,8 @@ fn a_line_is_written_to_the_byte_as_readers_know_it() {
         r#""client":"198.51.100.7","peer":"192.0.2.9","tls_version":"TLSv1.3","#,
         r#""tls_cipher":"TLS_AES_128_GCM_SHA256","tls_key_exchange":"X25519","#,
         r#""tls_resumed":false,"alpn":"h2","sni":"shop.example","#,
+        r#""tls_client_subject":"CN=app-1,O=Ex\\\"ample","tls_client_fingerprint":"0fab","#,
+        r#""tls_failure":"client_closed","#,
         r#""request_id":"00000000000000000000000000000abc","#,
         r#""trace_id":"4b4b4b4b4b4b4b4b4b4b4b4b4b4b4b4b","span_id":"0f0f0f0f0f0f0f0f","#,
         r#""method":"POST","scheme":"https","host":"shop.example:8443","path":"/p%20q","#,
@@ -203,6 +218,17 @@ fn a_line_is_written_to_the_byte_as_readers_know_it() {
 }
 
 #[test]
+fn a_handshake_that_failed_has_its_cause_and_the_name_that_was_asked_for() {
+    let failed = Entry {
+        tls_failure: Some(HandshakeFailure::UnknownServerName),
+        server_name: Some("a.test"),
+        ..entry("tls_handshake")
+    };
+    let wanted = r#""sni":"a.test","tls_failure":"unknown_server_name","#;
+    assert!(line(&failed).contains(wanted), "{}", line(&failed));
+}
+
+#[test]
 fn the_other_vocabularies_have_their_forms_of_values() {
     let parts = Parts::new();
     let in_names = |names| {
@@ -219,6 +245,8 @@ fn the_other_vocabularies_have_their_forms_of_values() {
         ("server.port", 8443.into()),
         ("network.protocol.version", "1.0".into()),
         ("tls.protocol.version", "1.3".into()),
+        ("tls.client.subject", "CN=app-1,O=Ex\\\"ample".into()),
+        ("tls.client.hash.sha256", "0FAB".into()),
         ("evenkeel.duration_ms", 1234.567.into()),
         ("error.type", "connect".into()),
         ("error.message", "gone".into()),
@@ -344,7 +372,9 @@ const OPEN_TELEMETRY: &[&str] = &[
     "span_id",
     "timestamp",
     "tls.cipher",
+    "tls.client.hash.sha256",
     "tls.client.server_name",
+    "tls.client.subject",
     "tls.curve",
     "tls.next_protocol",
     "tls.protocol.version",
@@ -384,7 +414,9 @@ const ECS: &[&str] = &[
     "source.ip",
     "span.id",
     "tls.cipher",
+    "tls.client.hash.sha256",
     "tls.client.server_name",
+    "tls.client.subject",
     "tls.curve",
     "tls.next_protocol",
     "tls.resumed",

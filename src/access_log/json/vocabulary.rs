@@ -48,6 +48,9 @@ pub(super) trait Vocabulary {
     const TLS_RESUMED: Key;
     const ALPN: Key;
     const SNI: Key;
+    const TLS_FAILURE: Key;
+    const CLIENT_SUBJECT: Key;
+    const CLIENT_FINGERPRINT: Key;
     const REQUEST_ID: Key;
     const TRACE_ID: Key;
     const SPAN_ID: Key;
@@ -88,8 +91,8 @@ pub(super) trait Vocabulary {
     const OUTCOME: Key;
     const DETAIL: Key;
 
-    /// Where a connection caches its fields.
-    fn conn_slot() -> &'static SlotKey<ConnCache<Box<[u8]>>>;
+    /// Where a connection caches its fields; those with the fingerprint of its certificate apart.
+    fn conn_slot(fingerprint: bool) -> &'static SlotKey<ConnCache<Box<[u8]>>>;
     /// Where a backend caches its fields.
     fn backend_slot() -> &'static SlotKey<Box<[u8]>>;
 }
@@ -115,9 +118,13 @@ macro_rules! vocabulary {
                 next: concat!("\",\"", $name, "\":\"").as_bytes(),
             };)*
 
-            fn conn_slot() -> &'static SlotKey<ConnCache<Box<[u8]>>> {
+            fn conn_slot(fingerprint: bool) -> &'static SlotKey<ConnCache<Box<[u8]>>> {
                 static SLOT: SlotKey<ConnCache<Box<[u8]>>> = SlotKey::new();
-                &SLOT
+                static WITH_FINGERPRINT: SlotKey<ConnCache<Box<[u8]>>> = SlotKey::new();
+                match fingerprint {
+                    true => &WITH_FINGERPRINT,
+                    false => &SLOT,
+                }
             }
 
             fn backend_slot() -> &'static SlotKey<Box<[u8]>> {
@@ -148,6 +155,9 @@ vocabulary! {
     TLS_RESUMED "tls_resumed",
     ALPN "alpn",
     SNI "sni",
+    TLS_FAILURE "tls_failure",
+    CLIENT_SUBJECT "tls_client_subject",
+    CLIENT_FINGERPRINT "tls_client_fingerprint",
     REQUEST_ID "request_id",
     TRACE_ID "trace_id",
     SPAN_ID "span_id",
@@ -204,6 +214,9 @@ vocabulary! {
     TLS_RESUMED "tls.resumed",
     ALPN "tls.next_protocol",
     SNI "tls.client.server_name",
+    TLS_FAILURE "evenkeel.tls_failure",
+    CLIENT_SUBJECT "tls.client.subject",
+    CLIENT_FINGERPRINT "tls.client.hash.sha256",
     REQUEST_ID "evenkeel.request_id",
     TRACE_ID "trace_id",
     SPAN_ID "span_id",
@@ -262,6 +275,9 @@ vocabulary! {
     TLS_RESUMED "tls.resumed",
     ALPN "tls.next_protocol",
     SNI "tls.client.server_name",
+    TLS_FAILURE "evenkeel.tls_failure",
+    CLIENT_SUBJECT "tls.client.subject",
+    CLIENT_FINGERPRINT "tls.client.hash.sha256",
     REQUEST_ID "http.request.id",
     TRACE_ID "trace.id",
     SPAN_ID "span.id",

@@ -57,6 +57,9 @@ pub struct AccessLogSettings {
     /// Whether the `Referer` field is logged.
     #[serde(default)]
     pub referer: bool,
+    /// Whether the fingerprint of a client's certificate is logged.
+    #[serde(default)]
+    pub client_fingerprint: bool,
 }
 
 /// `file` of `[access_log]` and of its outputs
@@ -122,7 +125,8 @@ impl Settings {
         let mut layer = AccessLogLayer::new(outputs.clone())
             .field_names(log.fields.unwrap_or_default())
             .pass_request_id(log.pass_request_id.unwrap_or(true))
-            .referer(log.referer);
+            .referer(log.referer)
+            .client_fingerprint(log.client_fingerprint);
         if let Some(node) = &log.node {
             layer = layer.node(node);
         }
