@@ -90,6 +90,7 @@
 //! |---|---|
 //! | `time`, `name`, `writable` | when; the name of the balancer; whether orders are accepted at all |
 //! | `pool`, `backends`, `changes` | the whole; each backend in the pool's order; the latest 40 changes, the latest first |
+//! | `certificates`, `certificates_total` | the 100 certificates in force that expire first, of the [registry](crate::stats::Stats::certificates) of [`Admin::stats`]; how many there are |
 //! | `pool.backends`, `pool.usable`, `pool.held` | how many there are, get new traffic, and wait for their first check |
 //! | `pool.panic_mode`, `pool.sticky_skew` | too few are usable, and all get traffic; most requests of sessions for a weight, over the mean |
 //! | `pool.in_flight`, `pool.requests` | requests in flight, and so far, retries and hedges included |
@@ -109,6 +110,10 @@
 //! | `backends[].window_seconds`, `backends[].requests_per_second`, `backends[].error_share`, `backends[].p50_ms`, `backends[].p99_ms` | as for the pool |
 //! | `backends[].latency_of`, `backends[].latency_ms` | of `requests` or `checks`; a mean each second for up to a minute, the oldest first, `null` where there was none |
 //! | `backends[].sessions`, `backends[].session_share` | sticky sessions that began here; their share |
+//! | `certificates[].name`, `certificates[].names`, `certificates[].name_count` | the first name; the first 20; how many there are |
+//! | `certificates[].listener`, `certificates[].source`, `certificates[].on_demand` | the listener that shows it, `backends` for one that backends see; its file or identifier; whether it was looked up when a client asked for it |
+//! | `certificates[].issuer`, `certificates[].key`, `certificates[].serial`, `certificates[].fingerprint` | as the certificate says; `RSA`, `ECDSA` or `Ed25519`; hexadecimal; SHA-256 |
+//! | `certificates[].not_before`, `certificates[].not_after`, `certificates[].days_left`, `certificates[].expiry` | its validity; whole days, below 0 once it has expired; `valid`, `warn`, `error` or `expired`, by the thresholds of the registry |
 //!
 //! A change has `time`, `backend`, `kind` (`health`, `mode`, `membership`, `evacuation` or
 //! `shared_failure`), `from`, `to` and `reason`.
@@ -165,6 +170,7 @@
 
 mod authorize;
 mod body;
+mod certificates;
 mod change;
 mod cross_origin;
 mod event_stream;

@@ -102,7 +102,8 @@ impl Admin {
     }
 
     /// Shows numbers that a [`Stats`] records: error rates, latency, sticky sessions. They are recorded
-    /// by the layer that the handle was given to.
+    /// by the layer that the handle was given to. Shows the certificates of its
+    /// [registry](Stats::certificates), too.
     ///
     /// Default: none. The page then shows requests, requests in flight and the latency of checks, which
     /// the pool knows.
@@ -230,6 +231,7 @@ impl Inner {
         let sessions: HashMap<_, _> = measured
             .map(|backend| (backend.backend.incarnation(), backend.sessions))
             .collect();
+        let certificates = self.config.stats.as_ref().map(Stats::certificates);
         let samples = self.samples.lock().unwrap_or_else(PoisonError::into_inner);
         Status::collect(&Sources {
             name: &self.config.name,
@@ -239,6 +241,7 @@ impl Inner {
             sessions: &sessions,
             sticky_skew: stats.and_then(|stats| stats.sticky_skew),
             is_measured: self.config.stats.is_some(),
+            certificates: certificates.as_ref(),
         })
     }
 

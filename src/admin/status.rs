@@ -5,12 +5,17 @@ use std::collections::HashMap;
 use serde::Serialize;
 
 use super::{
+    certificates::{CertificateReport, CertificateStatus},
     change::{Change, changes},
     samples::{Rates, Samples},
     time::{Clocks, Moment},
 };
-use crate::pool::{
-    Backend, Circuit, EventKind, HealthStatus, LastCheck, Mode, PastEvent, Reason, Snapshot, Source,
+use crate::{
+    pool::{
+        Backend, Circuit, EventKind, HealthStatus, LastCheck, Mode, PastEvent, Reason, Snapshot,
+        Source,
+    },
+    stats::CertificateRegistry,
 };
 
 /// The whole report.
@@ -24,6 +29,9 @@ pub(super) struct Status {
     pub(super) backends: Vec<BackendStatus>,
     /// Of all backends, the latest first.
     pub(super) changes: Vec<Change>,
+    /// The first to expire first.
+    pub(super) certificates: Vec<CertificateStatus>,
+    pub(super) certificates_total: usize,
 }
 
 #[derive(Debug, Serialize)]
@@ -132,6 +140,7 @@ pub(super) struct Sources<'a> {
     pub(super) sessions: &'a HashMap<u64, u64>,
     pub(super) sticky_skew: Option<f64>,
     pub(super) is_measured: bool,
+    pub(super) certificates: Option<&'a CertificateRegistry>,
 }
 
 impl Status {
@@ -140,6 +149,9 @@ impl Status {
         let members = source.snapshot.backends();
         let shares = shares(source.snapshot);
         let session_total: u64 = source.sessions.values().sum();
+        let certificates = source.certificates;
+        let certificates = certificates.map(|all| CertificateReport::collect(all, &clocks));
+        let certificates = certificates.unwrap_or_default();
         let mut all = Rates::default();
         let mut backends = Vec::with_capacity(members.len());
         for (backend, (weight_in_force, share)) in members.iter().zip(shares) {
@@ -178,6 +190,8 @@ impl Status {
             },
             backends,
             changes: changes(members, &clocks),
+            certificates: certificates.first,
+            certificates_total: certificates.total,
         }
     }
 }

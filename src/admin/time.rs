@@ -31,6 +31,16 @@ impl Clocks {
         self.moment(self.now)
     }
 
+    /// Returns the moment of a time of the system clock; 1970 for one before it.
+    pub(super) fn wall_moment(&self, time: SystemTime) -> Moment {
+        let wall = time.duration_since(UNIX_EPOCH).unwrap_or_default();
+        Moment {
+            wall,
+            ago: self.wall.saturating_sub(wall),
+            ahead: wall.saturating_sub(self.wall),
+        }
+    }
+
     /// Converts the moment to a time of the system clock, by the difference between the two clocks now.
     pub(super) fn moment(&self, at: Instant) -> Moment {
         let wall = match at.checked_duration_since(self.now) {

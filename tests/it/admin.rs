@@ -6,10 +6,17 @@ mod operations;
 mod reading;
 mod webdriver;
 
-use std::{net::SocketAddr, time::Duration};
+use std::{
+    net::SocketAddr,
+    time::{Duration, SystemTime},
+};
 
 use bytes::Bytes;
-use evenkeel::{Backend, Pool, admin::Admin};
+use evenkeel::{
+    Backend, Pool,
+    admin::Admin,
+    tls::{Certificate, Certificates},
+};
 use http::{HeaderMap, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full};
 use hyper::{body::Incoming, client::conn::http1};
@@ -19,6 +26,8 @@ use tokio::{
     task::JoinHandle,
     time::timeout,
 };
+
+use crate::support::pki::Authority;
 
 const TOKEN: &str = "a-token-of-the-tests";
 /// Ends the wait for what should be there at once, on a machine that has a lot to do.
@@ -55,6 +64,22 @@ fn pool(ids: &[&str]) -> Pool {
         .iter()
         .map(|id| Backend::new(*id, "http://127.0.0.1:9").unwrap());
     Pool::new(backends).unwrap()
+}
+
+/// Certificates that end in so many days, of an authority of their own.
+fn certificates(names: &[(&str, u64)]) -> Certificates {
+    let authority = Authority::new();
+    let certificates = Certificates::empty();
+    for (name, days) in names {
+        let at = SystemTime::now() + Duration::from_secs(days * 86_400);
+        let issued = authority.issue_of(&[name], |params| {
+            let since = at.duration_since(SystemTime::UNIX_EPOCH).unwrap();
+            params.not_after = rcgen::date_time_ymd(1970, 1, 1) + since;
+        });
+        let certificate = Certificate::pem(issued.chain, issued.key);
+        certificates.insert(name, certificate).unwrap();
+    }
+    certificates
 }
 
 /// A response that was read to its end.

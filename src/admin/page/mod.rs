@@ -1,6 +1,7 @@
 //! The status page: one HTML document that a server of any kind can send, with its style and its script
 //! inside, and a policy that lets the browser run nothing else.
 
+mod certificates;
 mod html;
 mod rows;
 mod text;
@@ -38,6 +39,10 @@ pub(super) fn render(status: &Status, takes_token: bool, has_metrics: bool) -> S
         page.push_str(before);
         match name {
             "access" => page.push_str(access(status.writable, takes_token)),
+            "certificate-heads" => certificates::heads(&mut page),
+            "certificate-rows" => certificates::rows(&mut page, status),
+            "certificates-hidden" if status.certificates.is_empty() => page.push_str(" hidden"),
+            "certificates-note" => page.push_str(&text::certificates_note(status)),
             "changes" => rows::changes(&mut page, status),
             "heads" => rows::heads(&mut page, status.writable),
             "metrics-link" if has_metrics => page.push_str("<a href=\"metrics\">metrics</a>"),

@@ -66,6 +66,27 @@
     id: (b) => b.id,
     address: (b) => b.address,
   };
+  const EXPIRY = { valid: "valid", warn: "expires soon", error: "expires very soon", expired: "expired" };
+  const other_names = (c) => {
+    const names = c.names.filter((name) => name !== c.name);
+    const more = c.name_count - c.names.length;
+    return (more ? [...names, `and ${more} more`] : names).join(", ");
+  };
+  const source = (c) => (c.on_demand ? "on demand" : c.source && c.source !== c.name ? c.source : "");
+  const left = (c, now) => {
+    const ahead = between(now, c.not_after);
+    return c.expiry === "expired" ? `${duration(-ahead)} ago` : `${duration(ahead)} left`;
+  };
+  const until = (c) => c.not_after.slice(0, 16).replace("T", " ");
+  // The cells of a row: their name, and the class and text of each line.
+  const certificate_cells = (c, now) => [
+    ["name", ["id", c.name], ["sub", other_names(c)], ["sub", source(c)]],
+    ["state", ["badge", EXPIRY[c.expiry]], ["sub", left(c, now)]],
+    ["until", ["", until(c)]],
+    ["listener", ["", c.listener]],
+    ["key", ["", c.key]],
+    ["issuer", ["", c.issuer], ["sub", `serial ${c.serial}`]],
+  ];
   const line_label = (b) => {
     const known = b.latency_ms.filter((point) => point !== null);
     if (!known.length) return "no latency yet";
@@ -168,6 +189,37 @@
     for (const gone of rows.values()) gone.remove();
   };
 
+  const renderCertificates = ({ certificates, certificates_total, time }) => {
+    byId("certificates-section").hidden = !certificates.length;
+    const shown = certificates.length;
+    put(byId("certificates-note"), shown < certificates_total ? `the ${shown} of ${certificates_total} that expire first` : "the first to expire first");
+    const rows = certificates.map((c) => [c.expiry, certificate_cells(c, time)]);
+    const body = byId("certificates");
+    const key = JSON.stringify(rows);
+    if (body.dataset.key === key) return;
+    body.dataset.key = key;
+    const titles = [...body.parentNode.tHead.rows[0].cells].map((head) => head.textContent);
+    const made = rows.map(([expiry, cells]) => {
+      const row = document.createElement("tr");
+      attribute(row, "role", "row");
+      attribute(row, "class", expiry);
+      cells.forEach(([name, ...lines], at) => {
+        const cell = row.appendChild(document.createElement(at ? "td" : "th"));
+        attribute(cell, "role", at ? "cell" : "rowheader");
+        if (!at) attribute(cell, "scope", "row");
+        attribute(cell, "data-label", titles[at]);
+        for (const [cls, text] of lines) {
+          const line = cell.appendChild(document.createElement("span"));
+          line.className = cls;
+          line.dataset.c = name;
+          line.textContent = text;
+        }
+      });
+      return row;
+    });
+    body.replaceChildren(...made);
+  };
+
   const renderChanges = (changes) => {
     const list = byId("changes");
     const key = JSON.stringify(changes);
@@ -215,6 +267,7 @@
     put(byId("time"), status.time.slice(11, 19));
     renderTiles(status.pool);
     renderBackends(status);
+    renderCertificates(status);
     renderChanges(status.changes);
   };
 

@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use super::super::{
+    certificates::CertificateStatus,
     change::Change,
     status::{BackendStatus, ReasonStatus, State, Status},
 };
@@ -252,6 +253,60 @@ pub(super) fn change(change: &Change) -> String {
 
 pub(super) fn change_reason(change: &Change) -> String {
     change.reason.as_ref().map(reason_text).unwrap_or_default()
+}
+
+/// Which certificates the table has.
+pub(super) fn certificates_note(status: &Status) -> String {
+    match (status.certificates.len(), status.certificates_total) {
+        (shown, total) if shown < total => format!("the {shown} of {total} that expire first"),
+        _ => "the first to expire first".into(),
+    }
+}
+
+pub(super) fn other_names(certificate: &CertificateStatus) -> String {
+    let others = certificate.names.iter().filter(|n| **n != certificate.name);
+    let mut names: Vec<_> = others.cloned().collect();
+    match certificate.name_count - certificate.names.len() {
+        0 => {}
+        more => names.push(format!("and {more} more")),
+    }
+    names.join(", ")
+}
+
+pub(super) fn source(certificate: &CertificateStatus) -> String {
+    match (certificate.on_demand, &certificate.source) {
+        (true, _) => "on demand".into(),
+        (false, Some(source)) if *source != certificate.name => source.clone(),
+        _ => String::new(),
+    }
+}
+
+/// How near the end of a certificate is.
+pub(super) fn expiry(expiry: &str) -> &'static str {
+    match expiry {
+        "valid" => "valid",
+        "warn" => "expires soon",
+        "error" => "expires very soon",
+        _ => "expired",
+    }
+}
+
+pub(super) fn left(certificate: &CertificateStatus) -> String {
+    match certificate.is_expired() {
+        true => format!("{} ago", duration(certificate.not_after.ago)),
+        false => format!("{} left", duration(certificate.not_after.ahead)),
+    }
+}
+
+/// The date and the time to the minute.
+pub(super) fn until(certificate: &CertificateStatus) -> String {
+    let time = certificate.not_after.rfc3339();
+    let time = time.get(..16).unwrap_or(&time);
+    time.replace('T', " ")
+}
+
+pub(super) fn serial(certificate: &CertificateStatus) -> String {
+    format!("serial {}", certificate.serial)
 }
 
 const UNKNOWN: &str = "–";

@@ -7,11 +7,12 @@ use evenkeel::{
     admin::Admin,
     health::{Checks, Prober},
     pool::{HealthStatus, Locality, Measurement, Mode, Reason},
+    stats::Stats,
 };
 use serde_json::json;
 use tokio::time::{Instant, timeout};
 
-use super::{LIMIT, Served, TOKEN, get, webdriver::Browser};
+use super::{LIMIT, Served, TOKEN, certificates, get, webdriver::Browser};
 use crate::support::Origin;
 
 /// Checks every 500 ms.
@@ -303,6 +304,49 @@ async fn the_script_writes_what_the_server_wrote() {
     browser.quit().await;
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_certificate_is_a_row_that_changes_with_it() {
+    let Some(browser) = Browser::start().await else {
+        return;
+    };
+    let pool = super::pool(&["a"]);
+    let stats = Stats::new(pool.clone());
+    let certificates = certificates(&[("old.test", 3), ("good.test", 60)]);
+    certificates.show_in(&stats.certificates(), "127.0.0.1:443");
+    let served = Served::start(Admin::new(pool).stats(stats).unwrap()).await;
+    let url = format!("http://{}/status", served.address);
+    browser.open(&url).await;
+    // Before the script has an update, the rows are the server's.
+    let rows = "[...document.querySelectorAll('#certificates tr')]";
+    let shown = format!(
+        "return {rows}.map((row) => [row.className, ...[...row.querySelectorAll('[data-c]')]
+             .map((cell) => `${{cell.className}} ${{cell.dataset.c}} ${{cell.textContent}}`)])"
+    );
+    let rendered = browser.run(&shown).await;
+    assert_eq!(rendered.as_array().unwrap().len(), 2, "{rendered}");
+    assert_eq!(rendered[0][0], "error", "{rendered}");
+    browser.until(IS_LIVE).await;
+    // The script makes the rows again from an update, and they read the same.
+    let remake = "const body = document.getElementById('certificates');
+                  body.replaceChildren(); delete body.dataset.key;";
+    browser.run(remake).await;
+    browser.until(&format!("return {rows}.length === 2")).await;
+    assert_eq!(browser.run(&shown).await, rendered);
+    let colour =
+        |n: usize| format!("return getComputedStyle({rows}[{n}].querySelector('.badge')).color");
+    let (bad, good) = (browser.run(&colour(0)).await, browser.run(&colour(1)).await);
+    assert_ne!(bad, good, "a warning has a colour of its own");
+
+    // One that is removed leaves the page; without any, the section is hidden.
+    assert!(certificates.remove("old.test"));
+    browser.until(&format!("return {rows}.length === 1")).await;
+    drop(certificates);
+    let is_hidden = "return document.getElementById('certificates-section').hidden";
+    browser.until(is_hidden).await;
+    assert_eq!(browser.console().await, Vec::<String>::new());
+    browser.quit().await;
+}
+
 /// The texts of the cells and the tiles of the page as the server sends it.
 fn rendered(page: &str) -> Vec<(String, String)> {
     let (body, _) = page.split_once("<template").unwrap();
@@ -364,7 +408,14 @@ async fn it_fits_wide_and_narrow_windows_and_reads_in_dark_and_light() {
     let Some(browser) = Browser::start().await else {
         return;
     };
-    let admin = Admin::new(varied())
+    let pool = varied();
+    let stats = Stats::new(pool.clone());
+    let long = "a-long-name.of-a-host.in-a-domain-of-its-own.internal.example";
+    let certificates = certificates(&[(long, 3), ("b.test", 20), ("c.test", 60)]);
+    certificates.show_in(&stats.certificates(), "[2001:db8::1234:5678]:8443");
+    let admin = Admin::new(pool)
+        .stats(stats)
+        .unwrap()
         .name("lb-1")
         .token("ops", TOKEN)
         .unwrap();

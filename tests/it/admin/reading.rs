@@ -17,7 +17,7 @@ use http_body_util::Full;
 use tokio::{net::TcpListener, time::timeout};
 use tower::{Layer, service_fn};
 
-use super::{Answer, LIMIT, Served, get, pool};
+use super::{Answer, LIMIT, Served, certificates, get, pool};
 use crate::support::Origin;
 
 #[tokio::test]
@@ -60,7 +60,12 @@ async fn the_page_is_complete_without_its_script() {
 
 #[tokio::test]
 async fn the_json_has_the_documented_shape() {
-    let served = Served::start(Admin::new(pool(&["a"])).name("lb-1")).await;
+    let pool = pool(&["a"]);
+    let stats = Stats::new(pool.clone());
+    let certificates = certificates(&[("a.test", 20)]);
+    certificates.show_in(&stats.certificates(), "127.0.0.1:443");
+    let admin = Admin::new(pool).name("lb-1").stats(stats).unwrap();
+    let served = Served::start(admin).await;
     let answer = get(served.address, "/status.json").await;
     assert_eq!(answer.header("content-type"), "application/json");
     let status = answer.json();
@@ -73,6 +78,7 @@ async fn the_json_has_the_documented_shape() {
         ("", &status),
         ("pool.", &status["pool"]),
         ("backends[].", &status["backends"][0]),
+        ("certificates[].", &status["certificates"][0]),
     ] {
         for name in names(value) {
             let name = format!("{prefix}{name}");
@@ -96,6 +102,78 @@ async fn the_json_has_the_documented_shape() {
         (24, "T", "Z"),
         "{time}"
     );
+}
+
+#[tokio::test]
+async fn certificates_are_rows_with_the_colour_of_their_age() {
+    let pool = pool(&["a"]);
+    let stats = Stats::new(pool.clone());
+    let admin = Admin::new(pool).stats(stats.clone()).unwrap();
+    let served = Served::start(admin).await;
+    let page = get(served.address, "/status").await.text;
+    let section = "<section id=\"certificates-section\" aria-labelledby=\"certificates-title\"";
+    assert!(
+        page.contains(&format!("{section} hidden>")),
+        "without any it is hidden"
+    );
+
+    let certificates = certificates(&[("far.test", 60), ("warn.test", 20), ("error.test", 3)]);
+    certificates.show_in(&stats.certificates(), "127.0.0.1:443");
+    let page = get(served.address, "/status").await.text;
+    assert!(page.contains(&format!("{section}>")));
+    for (class, name, badge, left) in [
+        ("valid", "far.test", "valid", "59 d 23 h left"),
+        ("warn", "warn.test", "expires soon", "19 d 23 h left"),
+        ("error", "error.test", "expires very soon", "2 d 23 h left"),
+    ] {
+        let rows = page.split("<tr role=\"row\" class=\"").skip(1);
+        let mut rows = rows.filter(|row| row.contains(&format!(">{name}<")));
+        let row = rows.next().unwrap_or_else(|| panic!("{name}: {page}"));
+        for part in [
+            class,
+            badge,
+            left,
+            "ECDSA",
+            "127.0.0.1:443",
+            "CN=an authority for tests",
+        ] {
+            assert!(row.contains(part), "{part}: {row}");
+        }
+        assert!(row.starts_with(class), "{row}");
+    }
+    let status = get(served.address, "/status.json").await.json();
+    let rows = status["certificates"].as_array().unwrap();
+    let shown: Vec<_> = rows
+        .iter()
+        .map(|row| {
+            (
+                row["name"].as_str(),
+                row["days_left"].as_i64(),
+                row["expiry"].as_str(),
+            )
+        })
+        .collect();
+    let wanted = [
+        (Some("error.test"), Some(2), Some("error")),
+        (Some("warn.test"), Some(19), Some("warn")),
+        (Some("far.test"), Some(59), Some("valid")),
+    ];
+    assert_eq!(shown, wanted, "the first to expire first");
+    assert_eq!(status["certificates_total"], 3);
+
+    // A page of a hundred is enough.
+    let names: Vec<_> = (0..120).map(|n| (format!("n{n}.test"), 90)).collect();
+    let names: Vec<_> = names
+        .iter()
+        .map(|(name, days)| (name.as_str(), *days))
+        .collect();
+    let many = super::certificates(&names);
+    many.show_in(&stats.certificates(), "127.0.0.1:444");
+    let status = get(served.address, "/status.json").await.json();
+    assert_eq!(status["certificates"].as_array().unwrap().len(), 100);
+    assert_eq!(status["certificates_total"], 123);
+    let page = get(served.address, "/status").await.text;
+    assert!(page.contains("the 100 of 123 that expire first"));
 }
 
 fn documented_fields() -> Vec<String> {
