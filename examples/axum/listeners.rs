@@ -14,6 +14,7 @@ use evenkeel::{
     proxy_protocol::ProxyProtocolLayer,
     server::Serve,
     settings::Settings,
+    stats::CertificateRegistry,
     tls::{
         Certificates, HstsLayer,
         acme::{Acme, ChallengeAnswers, Http01Layer},
@@ -87,6 +88,16 @@ impl Listeners {
             operators: Operators::default(),
             answers,
         })
+    }
+
+    /// Shows the certificates under the addresses of their listeners.
+    pub(crate) fn show_certificates_in(&self, registry: &CertificateRegistry) -> io::Result<()> {
+        for listener in &self.listeners {
+            if let Some((_, certificates)) = &listener.tls {
+                certificates.show_in(registry, &listener.tcp.local_addr()?.to_string());
+            }
+        }
+        Ok(())
     }
 
     /// Serves until a signal, then lets requests end.

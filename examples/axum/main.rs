@@ -28,8 +28,9 @@ use axum::{Router, extract::Request, routing::get};
 use evenkeel::{
     BoxError, LoadBalancer,
     context::ConnInfo,
-    endpoints::Readiness,
     settings::{LogOutputs, Settings},
+    stats::CertificateRegistry,
+    tls::ExpiryWatcher,
 };
 use http::StatusCode;
 use tokio::{
@@ -126,16 +127,22 @@ fn serve(settings: &Settings) -> Result<(), BoxError> {
         if let Some(layer) = &log_layer {
             balancer = balancer.access_log(layer.clone());
         }
-        let metrics = operators::metrics_layer(settings, &pool);
+        let certificates = settings.certificate_registry();
+        if let Some(certificate) = settings.client_certificate() {
+            certificates.add(CertificateRegistry::BACKENDS, certificate);
+        }
+        let metrics = operators::metrics_layer(settings, &pool, &certificates);
         if let Some(layer) = &metrics {
             balancer = balancer.metrics(layer.clone())?;
         }
         fleet::add_gauge(fleet.as_ref(), metrics.as_ref());
-        let readiness = Readiness::new(pool.clone());
+        let readiness = settings.readiness(&pool, &certificates);
         let (stats, lines) = (metrics.as_ref(), log.as_ref());
         let operators = Operators::serve(settings, &readiness, stats, lines).await?;
         let _reopened = log.map(reopen_at_hangup).transpose()?;
         let mut listeners = Listeners::from_settings(settings, readiness, &pool, tls)?;
+        listeners.show_certificates_in(&certificates)?;
+        let _expiry = ExpiryWatcher::start(&certificates, ExpiryWatcher::INTERVAL);
         listeners.events = (metrics, log_layer);
         listeners.operators = operators;
         let served = listeners.serve(app(balancer.build(), has_log)).await;

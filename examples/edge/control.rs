@@ -4,11 +4,10 @@ use std::io;
 
 use evenkeel::{
     BoxError,
-    endpoints::Readiness,
     server::Workers,
     settings::{LogOutputs, Settings},
     tls::{
-        CertificateWatcher, Certificates,
+        CertificateWatcher, Certificates, ExpiryWatcher,
         acme::{AcmeHandle, ChallengeAnswers, Http01Layer},
     },
 };
@@ -45,16 +44,21 @@ async fn control(path: &str, loaded: Loaded) -> Result<(), BoxError> {
     let tickets = loaded.tickets.as_ref();
     let mut running = Running::new(&settings, certificates, tickets, threads).await?;
     let _watched = watch_files(&running.certificates);
+    let _expiry = ExpiryWatcher::start(&running.registry, ExpiryWatcher::INTERVAL);
     let answers = ChallengeAnswers::new();
     let acme = start_acme(&settings, &running.certificates, &answers).await?;
     let (log, log_layer) = running.log.clone().unzip();
     let state_file = running.state_file.clone();
     let state_file = state_file.map(|path| StateFile::start(path, running.pool.clone()));
-    let readiness = Readiness::new(running.pool.clone());
+    let readiness = settings.readiness(&running.pool, &running.registry);
     let mut listeners = Vec::new();
     for (nth, tls) in layers.into_iter().enumerate() {
+        let address = fix_port(settings.listen[nth].address)?;
+        if let Some(certificates) = &running.certificates[nth] {
+            certificates.show_in(&running.registry, &address.to_string());
+        }
         listeners.push(ListenerPlan {
-            address: fix_port(settings.listen[nth].address)?,
+            address,
             listen: settings.listen[nth].clone(),
             proxy_protocol: settings.proxy_protocol(nth),
             tls,

@@ -11,7 +11,7 @@ use evenkeel::{
     metrics::{MetricsLayer, MetricsService},
     server,
     settings::{LogOutputs, Settings},
-    stats::Stats,
+    stats::{CertificateRegistry, Stats},
 };
 use http::{Request, Response};
 use http_body::Body;
@@ -20,10 +20,17 @@ use tower::{Layer, Service};
 
 /// Makes the layer that records what `[admin]` shows; `None` if it shows nothing, so that requests
 /// do no work for it.
-pub(crate) fn metrics_layer(settings: &Settings, pool: &Pool) -> Option<MetricsLayer> {
+pub(crate) fn metrics_layer(
+    settings: &Settings,
+    pool: &Pool,
+    certificates: &CertificateRegistry,
+) -> Option<MetricsLayer> {
     let admin = settings.admin.as_ref()?;
     let is_shown = admin.metrics || admin.status;
-    is_shown.then(|| MetricsLayer::new(Stats::new(pool.clone())))
+    is_shown.then(|| {
+        let stats = Stats::new(pool.clone());
+        MetricsLayer::new(stats.with_certificates(certificates.clone()))
+    })
 }
 
 /// What runs on the listener for operators.

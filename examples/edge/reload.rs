@@ -3,14 +3,17 @@
 use std::{
     num::NonZeroUsize,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use evenkeel::{
     BoxError, LoadBalancer, Pool,
     access_log::AccessLogLayer,
+    context::CertificateInfo,
     fleet::FleetHandle,
     metrics::MetricsLayer,
     settings::{AdminToken, ListenSettings, LogOutputs, ProxyTlsSettings, Sections, Settings},
+    stats::CertificateRegistry,
     tls::{Certificate, Certificates, TicketSecret},
 };
 
@@ -28,6 +31,10 @@ pub(crate) struct Running {
     pub(crate) apps: Vec<App>,
     /// One for each listener.
     pub(crate) certificates: Vec<Option<Certificates>>,
+    /// All certificates in force: those of the listeners, and the one that backends see.
+    pub(crate) registry: CertificateRegistry,
+    /// The certificate that backends see, as the registry shows it.
+    client_certificate: Option<Arc<CertificateInfo>>,
     pub(crate) state_file: Option<PathBuf>,
     _fleet: Option<FleetHandle>,
     admin_token: Option<AdminToken>,
@@ -48,7 +55,9 @@ impl Running {
             state_file::restore(path, &pool);
         }
         let fleet = fleet::join(settings, &pool, tickets).await?;
-        let metrics = operators::metrics_layer(settings, &pool);
+        let registry = settings.certificate_registry();
+        let client_certificate = show_client_certificate(settings, &registry);
+        let metrics = operators::metrics_layer(settings, &pool, &registry);
         fleet::add_gauge(fleet.as_ref(), metrics.as_ref());
         let recorders = (log.as_ref().map(|(_, layer)| layer), metrics.as_ref());
         let apps = balancers(settings, &pool, recorders, threads.get())?;
@@ -59,6 +68,8 @@ impl Running {
             log,
             metrics,
             certificates,
+            registry,
+            client_certificate,
             state_file,
             _fleet: fleet,
             admin_token: settings.admin_token()?,
@@ -118,6 +129,9 @@ impl Running {
         }
         self.pool.replace(new.backends())?;
         self.pool.update_routing(new.routing());
+        if !balancers.is_empty() {
+            self.client_certificate = show_client_certificate(new, &self.registry);
+        }
         for (app, balancer) in self.apps.iter().zip(balancers) {
             app.replace(balancer);
         }
@@ -143,6 +157,10 @@ impl Running {
             (
                 "[server] shutdown",
                 new.server.shutdown == runs.server.shutdown,
+            ),
+            (
+                "[server] certificate_expiry",
+                new.server.certificate_expiry == runs.server.certificate_expiry,
             ),
             ("[access_log]", new.access_log == runs.access_log),
             ("[admin]", new.admin == runs.admin),
@@ -194,6 +212,7 @@ impl Running {
         }
         new.server.threads = runs.server.threads;
         new.server.shutdown = runs.server.shutdown.clone();
+        new.server.certificate_expiry = runs.server.certificate_expiry.clone();
         new.access_log = runs.access_log.clone();
         new.admin = runs.admin.clone();
         new.fleet = runs.fleet.clone();
@@ -240,6 +259,17 @@ fn fixed(listen: &ListenSettings) -> ListenSettings {
 /// Returns the path of the state file.
 fn state_file(sections: &Sections) -> Option<&Path> {
     sections.health.as_ref()?.state_file.as_deref()
+}
+
+/// Shows the certificate that backends see. It leaves the registry with the returned handle.
+fn show_client_certificate(
+    settings: &Settings,
+    registry: &CertificateRegistry,
+) -> Option<Arc<CertificateInfo>> {
+    let certificate = CertificateInfo::clone(settings.client_certificate()?);
+    let shown = Arc::new(certificate);
+    registry.add(CertificateRegistry::BACKENDS, &shown);
+    Some(shown)
 }
 
 /// Makes a load balancer for each worker. Checks and sessions are shared. Idle connections, the

@@ -112,6 +112,8 @@
 //! | `/live` | 200 while the process can respond at all |
 //! | `/ready` | 200 while a backend is usable and [`fail`](Readiness::fail) was not called; else 503 |
 //!
+//! With [`Readiness::certificates`], `/ready` is 503 as well while a certificate has expired.
+//!
 //! The body is JSON: `{"ready":false,"usable":0,"backends":3,"reasons":["no usable backend"]}`.
 //! Methods other than GET and HEAD get 405. Other paths get 404, or the response of the inner
 //! service.

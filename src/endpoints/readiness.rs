@@ -3,10 +3,11 @@
 use std::{
     fmt,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::SystemTime,
 };
 
 use super::json_response::quote;
-use crate::pool::Pool;
+use crate::{pool::Pool, stats::CertificateRegistry};
 
 /// A handle that says whether this instance should get traffic. Clones share their reasons.
 ///
@@ -27,6 +28,7 @@ use crate::pool::Pool;
 pub struct Readiness {
     pool: Pool,
     reasons: Arc<Mutex<Vec<String>>>,
+    certificates: Option<CertificateRegistry>,
 }
 
 impl Readiness {
@@ -36,7 +38,22 @@ impl Readiness {
         Self {
             pool,
             reasons: Arc::default(),
+            certificates: None,
         }
+    }
+
+    /// Is not ready while a certificate of this registry has expired, in this handle and its later
+    /// clones. The registry is read at each check, so that a renewed certificate counts at once. Those
+    /// that were looked up on demand do not count.
+    ///
+    /// **Deployment caveat.** Instances that share a certificate get unready together when it expires. Use
+    /// this where another balancer in front has somewhere else to send clients.
+    ///
+    /// Default: certificates do not count.
+    #[must_use]
+    pub fn certificates(mut self, certificates: CertificateRegistry) -> Self {
+        self.certificates = Some(certificates);
+        self
     }
 
     /// Adds a reason not to be ready; a reason that is there already is not added again. A shutdown
@@ -66,6 +83,12 @@ impl Readiness {
                 _ => "no backend has passed its first check".into(),
             });
         }
+        let certificates = self.certificates.as_ref();
+        match certificates.map_or(0, |all| all.expired(SystemTime::now())) {
+            0 => {}
+            1 => reasons.push("a certificate has expired".into()),
+            expired => reasons.push(format!("{expired} certificates have expired")),
+        }
         ReadinessReport {
             usable: snapshot.usable(),
             backends: snapshot.backends().len(),
@@ -80,7 +103,10 @@ impl Readiness {
 
 impl fmt::Debug for Readiness {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Readiness").field(&self.check()).finish()
+        f.debug_struct("Readiness")
+            .field("report", &self.check())
+            .field("certificates", &self.certificates.is_some())
+            .finish()
     }
 }
 

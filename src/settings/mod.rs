@@ -153,7 +153,7 @@ pub use proxy::ProxySettings;
 pub use proxy_protocol::{ProxyProtocolRule, ProxyProtocolSettings};
 pub use proxy_tls::ProxyTlsSettings;
 pub use sections::{Sections, Settings};
-pub use server::{ServerSettings, ShutdownSettings};
+pub use server::{CertificateExpirySettings, ServerSettings, ShutdownSettings};
 pub use sticky::StickySettings;
 pub use strategy::StrategySettings;
 pub use tls::{CertificateSettings, ClientAuthMode, TlsHostSettings, TlsSettings};

@@ -69,6 +69,9 @@ pub struct ProxyProtocolRule {
     /// The time from accept to the whole header; 5 s if absent.
     #[serde(default, deserialize_with = "value::optional")]
     pub timeout: Option<Duration>,
+    /// Whether the header of peers over Unix sockets counts as well; false if absent.
+    #[serde(default)]
+    pub trust_unix: bool,
     /// The largest length of a version 2 header in bytes; 512 if absent.
     pub max_length: Option<usize>,
 }
@@ -105,11 +108,12 @@ fn layer(listen: &ListenSettings) -> Result<ProxyProtocolLayer, ConfigError> {
     let ProxyProtocolSettings::From(rule) = &listen.proxy_protocol else {
         return Ok(ProxyProtocolLayer::off());
     };
-    if rule.trusted.is_empty() {
+    if rule.trusted.is_empty() && !rule.trust_unix {
         let message = "[]: 1 or more addresses or networks are accepted";
         return Err(ConfigError::new("trusted", message));
     }
-    let mut layer = ProxyProtocolLayer::new(rule.trusted.clone());
+    let layer = ProxyProtocolLayer::new(rule.trusted.clone());
+    let mut layer = layer.trust_unix(rule.trust_unix);
     if let Some(required) = rule.required {
         layer = layer.required(required);
     }

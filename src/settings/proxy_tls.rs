@@ -6,10 +6,11 @@ use serde::{Deserialize, Deserializer};
 
 use super::{CertificateSettings, value};
 #[cfg(feature = "__tls")]
-use super::{SettingsError, draft::Draft, error::Location};
+use super::{Settings, SettingsError, draft::Draft, error::Location};
 #[cfg(feature = "__tls")]
 use crate::{
     connect::{ClientTls, DangerousClientTls},
+    context::CertificateInfo,
     error::ConfigError,
 };
 
@@ -39,6 +40,16 @@ where
         return Err(value::refused("built without the feature `tls`"));
     }
     ProxyTlsSettings::deserialize(deserializer)
+}
+
+#[cfg(feature = "__tls")]
+impl Settings {
+    /// Describes the certificate that backends see; `None` without `client_certificate`. The handle
+    /// lives as long as these settings and the layers that are made of them.
+    #[must_use]
+    pub fn client_certificate(&self) -> Option<&std::sync::Arc<CertificateInfo>> {
+        self.parts.client_tls.certificate()
+    }
 }
 
 #[cfg(feature = "__tls")]

@@ -5,7 +5,11 @@ use std::{num::NonZeroUsize, time::Duration};
 use serde::Deserialize;
 
 use super::{Settings, value};
-use crate::pool::Locality;
+use crate::{
+    endpoints::Readiness,
+    pool::{Locality, Pool},
+    stats::CertificateRegistry,
+};
 
 /// `[server]`
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
@@ -21,6 +25,25 @@ pub struct ServerSettings {
     /// The times of a graceful shutdown.
     #[serde(default)]
     pub shutdown: ShutdownSettings,
+    /// When the end of a certificate is worth a warning.
+    #[serde(default)]
+    pub certificate_expiry: CertificateExpirySettings,
+}
+
+/// `[server] certificate_expiry`
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[non_exhaustive]
+pub struct CertificateExpirySettings {
+    /// How long before its end a certificate is logged as a warning, once a day; 30 days if absent.
+    #[serde(default, deserialize_with = "value::long_duration")]
+    pub warn: Option<Duration>,
+    /// How long before its end a certificate is logged as an error, once a day; 7 days if absent.
+    #[serde(default, deserialize_with = "value::long_duration")]
+    pub error: Option<Duration>,
+    /// Whether readiness fails while a certificate has expired; off if absent.
+    #[serde(default)]
+    pub unready: bool,
 }
 
 /// `[server] shutdown`
@@ -48,6 +71,32 @@ impl Settings {
             false => Duration::ZERO,
         };
         self.server.shutdown.lame_duck.unwrap_or(default)
+    }
+
+    /// Returns a registry without a certificate, with the thresholds of `certificate_expiry`. A caller adds
+    /// the certificates of [`tls`](Self::tls) by [`Certificates::show_in`](crate::tls::Certificates::show_in),
+    /// and that of [`client_certificate`](Self::client_certificate).
+    pub fn certificate_registry(&self) -> CertificateRegistry {
+        let given = &self.server.certificate_expiry;
+        let mut registry = CertificateRegistry::new();
+        if let Some(before) = given.warn {
+            registry = registry.warn_before(before);
+        }
+        if let Some(before) = given.error {
+            registry = registry.error_before(before);
+        }
+        registry
+    }
+
+    /// Returns the readiness of this pool; with `certificate_expiry.unready`, it fails while a certificate
+    /// of the registry has expired.
+    #[must_use]
+    pub fn readiness(&self, pool: &Pool, certificates: &CertificateRegistry) -> Readiness {
+        let readiness = Readiness::new(pool.clone());
+        match self.server.certificate_expiry.unready {
+            true => readiness.certificates(certificates.clone()),
+            false => readiness,
+        }
     }
 
     /// Returns the time that connections have to end at shutdown.

@@ -536,7 +536,7 @@ fn each_bad_value_is_refused_by_line_section_and_reason() {
         (
             "threads = 1",
             "thread = 1",
-            "[server]: unknown key `thread`; accepted: `threads`, `locality`, `shutdown`",
+            "[server]: unknown key `thread`; accepted: `threads`, `locality`, `shutdown`, `certificate_expiry`",
         ),
         ("threads = 1", "threads = ", "[server]: "),
         (

@@ -7,6 +7,8 @@ mod backends;
 mod certificates;
 mod client_auth;
 mod clients;
+mod expiry;
+mod failures;
 mod from_settings;
 mod handshakes;
 mod hostile;

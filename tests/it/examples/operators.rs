@@ -166,6 +166,54 @@ async fn each_part_of_admin_can_be_left_out_and_orders_need_a_token() {
     }
 }
 
+/// The end of a certificate of [`put_certificate`], in seconds since 1970.
+const END_OF_2049: f64 = 2_524_608_000.0;
+const END_OF_2050: f64 = 2_556_144_000.0;
+
+fn put_certificate(settings: &Settings, authority: &Authority, year: i32) {
+    let issued = authority.issue_of(&["a.test"], |params| {
+        params.not_after = rcgen::date_time_ymd(year, 1, 1);
+    });
+    fs::write(settings.path("c.pem"), issued.chain).unwrap();
+    fs::write(settings.path("k.pem"), issued.key).unwrap();
+}
+
+#[tokio::test]
+async fn the_certificates_in_force_are_metrics_and_rows_and_follow_a_reload() {
+    let (a, authority) = (Backend::start("a").await, Authority::new());
+    let settings = Settings::new("");
+    put_certificate(&settings, &authority, 2050);
+    let files = format!(
+        "{{ chain = {:?}, key = {:?} }}",
+        settings.path("c.pem"),
+        settings.path("k.pem")
+    );
+    settings.write(&self::settings(
+        &[&a],
+        &format!(
+            "[proxy.tls]\nclient_certificate = {files}\n[admin]\naddress = \"127.0.0.1:0\"\n\
+             [[listen]]\naddress = \"127.0.0.1:0\"\n[listen.tls]\ncertificates = [{files}]\n"
+        ),
+    ));
+    let (edge, _, admin) = start("edge", &settings).await;
+    let name = "evenkeel_tls_certificate_expiry_timestamp_seconds";
+    let (served, to_backends) = ("listener=\"127.0.0.1:", "listener=\"backends\"");
+    for place in [served, to_backends] {
+        until_metric(admin, name, &["name=\"a.test\"", place], END_OF_2049).await;
+    }
+    let status: Value = serde_json::from_str(&get(admin, "/status.json").await.body).unwrap();
+    assert_eq!(status["certificates_total"], 2, "{status}");
+    assert_eq!(status["certificates"][0]["expiry"], "valid");
+    assert!(get(admin, "/status").await.body.contains(">a.test<"));
+
+    put_certificate(&settings, &authority, 2051);
+    edge.signal("-HUP");
+    for place in [served, to_backends] {
+        // The sum over the series of the place: the old one is gone.
+        until_metric(admin, name, &["name=\"a.test\"", place], END_OF_2050).await;
+    }
+}
+
 #[tokio::test]
 async fn several_outputs_get_each_line_and_files_are_opened_again() {
     let a = Backend::start("a").await;

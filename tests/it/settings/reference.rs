@@ -142,6 +142,7 @@ fn needed_by(path: &str) -> &'static [(&'static str, &'static str)] {
         }
         "listen.proxy_protocol.required"
         | "listen.proxy_protocol.timeout"
+        | "listen.proxy_protocol.trust_unix"
         | "listen.proxy_protocol.max_length" => &[("proxy_protocol.trusted", "[\"10.0.0.0/8\"]")],
         "health.send" | "health.expect" => &[("type", "\"tcp\"")],
         "health.service" => &[("type", "\"grpc\"")],
@@ -213,6 +214,7 @@ fn with(row: &Row, line: &str, folder: &Path) -> Settings {
 fn made_of(settings: &Settings) -> String {
     let pool = settings.pool();
     let readiness = Readiness::new(pool.clone());
+    let registry = settings.certificate_registry();
     let listen = &settings.listen[0];
     let mut http = Http::new(())
         .half_close(listen.half_close)
@@ -235,6 +237,7 @@ fn made_of(settings: &Settings) -> String {
         "{:?}",
         (
             (settings.lame_duck(), settings.drain(), http),
+            (&registry, settings.readiness(&pool, &registry)),
             (
                 settings.endpoints_layer(0, &readiness),
                 listen.request_timeout,
