@@ -347,12 +347,12 @@ async fn the_subject_of_a_client_is_in_its_lines_and_the_fingerprint_if_asked_fo
         let written = Written::default();
         let log = Lines::writer(written.clone()).unwrap();
         let access_log = AccessLogLayer::new(log.clone()).client_fingerprint(fingerprint);
-        let seen = Arc::new(OnceLock::new());
+        let seen = Arc::new(OnceLock::<String>::new());
         let known = seen.clone();
         let app = service_fn(move |request: http::Request<LoggedBody>| {
             let conn = ConnInfo::of(request.extensions()).unwrap();
             let client = conn.tls().unwrap().client.as_ref().unwrap();
-            let _ = known.set(client.fingerprint.clone());
+            let _ = known.set(client.fingerprint.to_string());
             async { Ok::<_, Infallible>(Response::new(Full::new(Bytes::from("served")))) }
         });
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -376,7 +376,7 @@ async fn the_subject_of_a_client_is_in_its_lines_and_the_fingerprint_if_asked_fo
         for line in lines {
             assert_eq!(line["tls_client_subject"], "CN=app-1,O=Example", "{line}");
             let shown = line["tls_client_fingerprint"].as_str();
-            let wanted = seen.get().map(|seen: &Box<str>| &**seen);
+            let wanted = seen.get().map(String::as_str);
             assert_eq!(shown, wanted.filter(|_| fingerprint), "{line}");
         }
         serving.abort();
