@@ -17,7 +17,8 @@ use crate::context::CertificateInfo;
 ///
 /// # Example
 ///
-/// ```
+#[cfg_attr(feature = "__tls", doc = "```")]
+#[cfg_attr(not(feature = "__tls"), doc = "```text")]
 /// use evenkeel::{stats::CertificateRegistry, tls::{Certificate, Certificates}};
 ///
 /// # fn main() -> Result<(), evenkeel::BoxError> {
