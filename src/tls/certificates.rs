@@ -295,7 +295,10 @@ impl Certificates {
 impl Inner {
     fn in_force(&self) -> Vec<Arc<CertificateInfo>> {
         let store = self.store.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut infos: Vec<_> = store.ranked().map(|ranked| ranked.entry.info.clone()).collect();
+        let mut infos: Vec<_> = store
+            .ranked()
+            .map(|ranked| ranked.entry.info.clone())
+            .collect();
         drop(store);
         if let Some(found) = self.on_demand.load_full() {
             infos.extend(found.in_force());
