@@ -204,7 +204,7 @@ impl Draft {
         let mut authority = match given.directory.as_deref() {
             None | Some("letsencrypt") => Authority::lets_encrypt(),
             Some("letsencrypt-staging") => Authority::lets_encrypt_staging(),
-            Some(url) => Authority::new(url).map_err(|_| {
+            Some(url) => Authority::new(url).map_err(|_error| {
                 let accepted = "letsencrypt, letsencrypt-staging or a URL of https is accepted";
                 self.acme_mistake(nth, "directory", &format!("{url:?}: {accepted}"))
             })?,

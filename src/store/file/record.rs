@@ -82,7 +82,7 @@ mod tests {
             assert!(bytes.len() <= content.len() + OVERHEAD);
             let read = Record::read(&bytes).unwrap();
             assert_eq!(read.content, content);
-            assert_eq!(read.has_ended(now), false, "{lifetime:?}: rounded up");
+            assert!(!read.has_ended(now), "{lifetime:?}: rounded up");
             let later = now + lifetime.unwrap_or_default().min(Duration::from_secs(90));
             let later = later + Duration::from_millis(1);
             let ends = lifetime.is_some_and(|lifetime| lifetime < Duration::MAX);

@@ -117,7 +117,7 @@ impl Accounts {
         let made = with_good_nonce!(builder().create(&new, directory.clone(), eab.as_ref()));
         let (account, credentials) = made.map_err(|error| self.failed(&error))?;
         let bytes = serde_json::to_vec(&credentials);
-        let bytes = bytes.map_err(|_| OrderError::store("an account without JSON".into()))?;
+        let bytes = bytes.map_err(|error| OrderError::store(error.into()))?;
         // An account that cannot be kept would be made again at each start.
         let stored = store.put(&self.key, bytes.into(), None).await;
         stored.map_err(OrderError::store)?;

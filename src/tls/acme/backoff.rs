@@ -32,7 +32,11 @@ pub(super) fn wait(
         Failure::RateLimited | Failure::Refused => &REFUSED,
     };
     let at = usize::try_from(nth.saturating_sub(1)).unwrap_or(usize::MAX);
-    let seconds = waits.get(at).or(waits.last()).copied().unwrap_or_default();
+    let seconds = waits
+        .get(at)
+        .or_else(|| waits.last())
+        .copied()
+        .unwrap_or_default();
     let own = Duration::from_secs(seconds);
     let wait = match (failure, retry_after) {
         // The authority knows when its limit ends.
