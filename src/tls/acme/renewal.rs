@@ -99,22 +99,24 @@ mod tests {
     fn without_a_window_a_third_of_the_lifetime_is_left() {
         // Days of the lifetime, position, hours after the begin.
         for (days, position, wanted) in [
-            (90, 0.0, 60 * 24),
-            (90, 0.5, 61 * 24 + 12),
-            (90, 1.0, 63 * 24),
-            (90, 7.0, 63 * 24),
-            (90, -1.0, 60 * 24),
-            (6, 0.0, 96),
-            (6, 1.0, 100),
-            (365, 0.0, 5_840),
-            (0, 0.5, 0),
+            (90, 0.0, 1_440.0),
+            (90, 0.5, 1_476.0),
+            (90, 1.0, 1_512.0),
+            (90, 7.0, 1_512.0),
+            (90, -1.0, 1_440.0),
+            (6, 0.0, 96.0),
+            (6, 1.0, 100.8),
+            (365, 0.0, 5_840.0),
+            (0, 0.5, 0.0),
         ] {
             let validity = Validity {
                 from: hours(1_000),
                 until: hours(1_000 + days * 24),
             };
             let renewal = validity.renewal(None, position, hours(1_000));
-            let off = match renewal.duration_since(hours(1_000 + wanted)) {
+            let off = match renewal
+                .duration_since(hours(1_000) + Duration::from_secs_f64(wanted * 3_600.0))
+            {
                 Ok(late) => late,
                 Err(early) => early.duration(),
             };
