@@ -73,7 +73,7 @@ impl Failure {
     }
 
     /// The refusal of a ClientHello.
-    pub(super) fn of_hello(error: &rustls::Error) -> Self {
+    pub(super) fn of_hello(error: &Error) -> Self {
         Self::handshake(failure_cause::of_rustls(error), error.to_string())
     }
 

@@ -13,9 +13,10 @@ use tokio::sync::Semaphore;
 
 use crate::{
     connect::crypto::sha256,
+    connect::x509::hex,
     error::BoxError,
     store::Store,
-    tls::{Certificate, CertificateFuture, CertificateSource, x509::hex},
+    tls::{Certificate, CertificateFuture, CertificateSource},
 };
 
 /// The answers to the challenges of HTTP-01 and TLS-ALPN-01 that are open now: a shared handle, cheap to

@@ -5,10 +5,10 @@ use std::fmt;
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 
 use crate::{
+    connect::x509::hex,
     connect::{ClientTls, crypto::sha256},
     error::ConfigError,
     pool::{Backend, Scheme},
-    tls::x509::hex,
 };
 
 /// A certificate authority that speaks ACME (RFC 8555).

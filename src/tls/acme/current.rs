@@ -11,11 +11,7 @@ use super::{
     renewal::{Validity, Window, position},
     stored::StoredCertificate,
 };
-use crate::{
-    connect::crypto::sha256,
-    error::ConfigError,
-    tls::{Certificate, x509},
-};
+use crate::{connect::crypto::sha256, connect::x509, error::ConfigError, tls::Certificate};
 
 pub(super) struct Current {
     pub(super) stored: StoredCertificate,

@@ -23,7 +23,7 @@ use super::{
     renewal::Window,
     stored::{self, StoredCertificate, StoredFailures, StoredSuggestion},
 };
-use crate::{error::BoxError, store::Store, tls::Certificates, tls::x509::utc};
+use crate::{connect::x509::utc, error::BoxError, store::Store, tls::Certificates};
 
 /// What the tasks share.
 pub(super) struct Shared {

@@ -4,7 +4,10 @@ use std::{fmt, sync::Arc};
 
 use rustls::pki_types::DnsName;
 
-use crate::{connect::crypto::sha256, error::ConfigError, tls::x509::hex};
+use crate::{
+    connect::{crypto::sha256, x509::hex},
+    error::ConfigError,
+};
 
 /// The names of one certificate, in the order in which they were given.
 #[derive(Clone, Debug, PartialEq, Eq)]

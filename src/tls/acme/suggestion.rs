@@ -11,7 +11,7 @@ use super::{
     renewal::{Window, suggestion_lifetime},
     stored::{self, StoredSuggestion},
 };
-use crate::tls::x509::utc;
+use crate::connect::x509::utc;
 
 impl Managed {
     /// Asks the authority when to renew (RFC 9773 §4), unless it was asked a short time ago, here or at
