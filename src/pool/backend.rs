@@ -62,6 +62,8 @@ pub(super) struct Config {
     pub(super) unix_socket: Option<PathBuf>,
     pub(super) protocol: Protocol,
     pub(super) weight: u32,
+    /// The configured weight, where an operator ordered another one.
+    pub(super) replaced_weight: Option<u32>,
     pub(super) tier: u8,
     pub(super) locality: Option<Locality>,
     pub(super) slots: Slots,
@@ -94,6 +96,7 @@ impl Backend {
             unix_socket: None,
             protocol: Protocol::Auto,
             weight: 1,
+            replaced_weight: None,
             tier: 0,
             locality: None,
             slots: Slots::new(),
@@ -117,8 +120,24 @@ impl Backend {
                 format!("{weight}: 0 to {MAX_WEIGHT} is accepted"),
             ));
         }
-        self.config_mut().weight = weight;
+        let config = self.config_mut();
+        config.weight = weight;
+        config.replaced_weight = None;
         Ok(self)
+    }
+
+    /// Sets a weight in place of the configured one, which it remembers.
+    pub(super) fn ordered_weight(self, weight: u32) -> Result<Self, ConfigError> {
+        let configured = self.weight_before_order();
+        let mut ordered = self.weight(weight)?;
+        ordered.config_mut().replaced_weight = Some(configured);
+        Ok(ordered)
+    }
+
+    /// Returns the configured weight, whatever an operator ordered.
+    pub(super) fn weight_before_order(&self) -> u32 {
+        let config = &self.inner.config;
+        config.replaced_weight.unwrap_or(config.weight)
     }
 
     /// Sets the tier. Tier 0 is preferred. A higher tier gets the traffic that the usable backends

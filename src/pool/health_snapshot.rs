@@ -7,9 +7,11 @@
 //! Each record is published by itself, with the lock free in between: restoring happens once, before
 //! checks begin, so that the cost of many snapshots is paid once.
 
+use std::sync::MutexGuard;
+
 use super::{
-    Backend, HealthStatus, Pool, Reason, Source, routing::thousandths, state::FULL,
-    transition::Cause,
+    Backend, HealthStatus, Pool, Reason, Source, control::Control, routing::thousandths,
+    state::FULL, transition::Cause,
 };
 
 /// The measured health of a pool's backends, to be stored and given to the pool of the next process
@@ -102,7 +104,7 @@ impl Pool {
     pub fn restore_health(&self, known: &HealthSnapshot) -> usize {
         let mut restored = 0;
         for record in &known.backends {
-            let mut control = self.control();
+            let control = self.control();
             let Some(member) = self.snapshot().get(&record.id).cloned() else {
                 continue;
             };
@@ -113,24 +115,56 @@ impl Pool {
             if measured || address(&member) != record.address {
                 continue;
             }
-            let from = member.health();
-            state.set_active(match record.healthy {
-                true => HealthStatus::Healthy,
-                false => HealthStatus::Unhealthy,
-            });
-            state.set_flaps(record.flaps, false);
-            state.set_capacity(thousandths(record.capacity).min(FULL));
-            state.set_asks_to_drain(record.draining);
-            let reason = Reason::new("INI", "restored from a health snapshot");
-            let cause = Cause::new(Source::Active, reason);
-            // With an event, like any other change: a subscriber that counts backends sees restored
-            // ones, too.
-            let change = self.publish_change(&mut control, &member, from, cause);
-            drop(control);
-            self.announce_change(&member, change);
+            self.write_record(control, &member, record);
             restored += 1;
         }
         restored
+    }
+
+    /// Takes over what the earlier process measured after the snapshot that was
+    /// [restored](Self::restore_health): members that it found unhealthy since leave service until a
+    /// check passes, unless the latest check of this process passed. It turns no unhealthy member
+    /// healthy (invariant A). Returns the number of members that changed.
+    pub fn restore_failures(&self, known: &HealthSnapshot) -> usize {
+        let mut changed = 0;
+        for record in known.backends.iter().filter(|record| !record.healthy) {
+            let control = self.control();
+            let Some(member) = self.snapshot().get(&record.id).cloned() else {
+                continue;
+            };
+            let checked = member.last_check().is_some_and(|check| check.passed);
+            let is_down = member.state().active() == HealthStatus::Unhealthy;
+            if checked || is_down || address(&member) != record.address {
+                continue;
+            }
+            self.write_record(control, &member, record);
+            changed += 1;
+        }
+        changed
+    }
+
+    fn write_record(
+        &self,
+        mut control: MutexGuard<'_, Control>,
+        member: &Backend,
+        record: &BackendHealth,
+    ) {
+        let state = member.state();
+        let from = member.health();
+        state.set_active(match record.healthy {
+            true => HealthStatus::Healthy,
+            false => HealthStatus::Unhealthy,
+        });
+        state.set_flaps(record.flaps, false);
+        state.set_capacity(thousandths(record.capacity).min(FULL));
+        state.set_asks_to_drain(record.draining);
+        let reason = Reason::new("INI", "restored from a health snapshot");
+        let cause = Cause::new(Source::Active, reason);
+        // With an event, like any other change: a subscriber that counts backends sees restored ones,
+        // too.
+        let change = self.publish_change(&mut control, member, from, cause);
+        drop(control);
+        self.announce_change(member, change);
     }
 }
 

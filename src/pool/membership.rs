@@ -126,7 +126,7 @@ impl Pool {
             return Ok(false);
         };
         let previous = control.members[i].clone();
-        let new = previous.clone().weight(weight)?;
+        let new = previous.clone().ordered_weight(weight)?;
         changing(&previous);
         let mut journal = journal::Membership::default();
         let new = self.adopt(new, Some(&previous), &mut journal);

@@ -3,6 +3,7 @@ mod history;
 mod journal;
 mod measurement;
 mod operator;
+mod order_snapshot;
 mod roles;
 mod routing;
 
