@@ -96,7 +96,8 @@ impl TlsConfig {
     /// Shares the ticket keys with every instance that has the same secret, so that a client can resume
     /// its session at any of them. The policies of [`host`](Self::host) must be the same there.
     ///
-    /// Default: the keys are made by this process, and no other process knows them.
+    /// Default: the keys are made by this process, and no other process knows them unless it is given
+    /// them ([`TicketKeys`](super::TicketKeys)).
     pub fn ticket_secret(mut self, secret: TicketSecret) -> Self {
         self.ticket_secret = Some(secret);
         self

@@ -6,16 +6,12 @@ use arc_swap::ArcSwap;
 use rustls::{
     ServerConfig, SupportedProtocolVersion,
     server::{NoServerSessionStorage, ProducesTickets, ResolvesServerCert},
-    ticketer::TicketRotator,
     version::{TLS12, TLS13},
 };
 
 use super::{
-    ClientAuth, HostPolicy, TlsConfig, TlsVersion,
-    certificates::Resolver,
-    client_auth::Trust,
-    host_policy::Inherit,
-    ticket_keys::{self, KEY_SECONDS},
+    ClientAuth, HostPolicy, TlsConfig, TlsVersion, certificates::Resolver, client_auth::Trust,
+    host_policy::Inherit, process_keys::TicketKeys,
 };
 use crate::{
     connect::provider,
@@ -27,25 +23,33 @@ pub(super) struct Configs {
     policies: Vec<Policy>,
     /// `None` if there is one policy for all hosts.
     hosts: Option<Arc<HostPolicies>>,
+    /// `None` if no tickets are issued, or their keys are derived from a secret.
+    pub(super) ticket_keys: Option<TicketKeys>,
 }
 
 impl Configs {
     pub(super) fn new(config: &TlsConfig) -> Self {
         let resolver = Resolver::new(config.certificates.clone(), config.strict_sni);
         let resolver: Arc<dyn ResolvesServerCert> = Arc::new(resolver);
-        let mut policies = vec![Policy::new(config, None, resolver.clone())];
-        for host in &config.hosts {
-            policies.push(Policy::new(config, Some(host), resolver.clone()));
-        }
+        let makes_keys = config.tickets && config.ticket_secret.is_none();
+        let ticket_keys = makes_keys.then(TicketKeys::generate).flatten();
+        let policy = |host| Policy::new(config, host, resolver.clone(), ticket_keys.as_ref());
+        let hosts = config.hosts.iter().map(Some);
+        let policies = [None].into_iter().chain(hosts).map(policy).collect();
         let names = config.hosts.iter().map(|(name, _)| &**name);
         let hosts = (!config.hosts.is_empty()).then(|| Arc::new(HostPolicies::new(names)));
-        Self { policies, hosts }
+        Self {
+            policies,
+            hosts,
+            ticket_keys,
+        }
     }
 
     pub(super) fn from_rustls(config: Arc<ServerConfig>) -> Self {
         Self {
             policies: vec![Policy::Fixed(config)],
             hosts: None,
+            ticket_keys: None,
         }
     }
 
@@ -93,6 +97,7 @@ impl Policy {
         config: &TlsConfig,
         host: Option<&(Box<str>, HostPolicy)>,
         resolver: Arc<dyn ResolvesServerCert>,
+        keys: Option<&TicketKeys>,
     ) -> Self {
         let (name, policy) = match host {
             Some((name, policy)) => (&**name, Some(policy)),
@@ -112,7 +117,7 @@ impl Policy {
             },
             alpn: alpn.unwrap_or_else(|| config.alpn.clone()),
             resolver,
-            tickets: has_tickets.then(|| tickets(config, name)).flatten(),
+            tickets: has_tickets.then(|| tickets(config, keys, name)).flatten(),
         };
         match auth {
             None => Self::Fixed(recipe.make(None)),
@@ -175,14 +180,16 @@ impl Recipe {
 
 /// Makes the ticket keys of the policy: no two policies have the same, so that a session is resumed under
 /// the policy that began it, or not at all.
-fn tickets(config: &TlsConfig, name: &str) -> Option<Arc<dyn ProducesTickets>> {
+fn tickets(
+    config: &TlsConfig,
+    keys: Option<&TicketKeys>,
+    name: &str,
+) -> Option<Arc<dyn ProducesTickets>> {
     let made: Option<Arc<dyn ProducesTickets>> = match &config.ticket_secret {
         Some(secret) => secret.keys(name).map(|keys| Arc::new(keys) as _),
-        None => {
-            let seconds = u32::try_from(KEY_SECONDS).unwrap_or(u32::MAX);
-            let rotator = TicketRotator::new(seconds, ticket_keys::random_key);
-            rotator.ok().map(|rotator| Arc::new(rotator) as _)
-        }
+        None => keys
+            .and_then(|keys| keys.of_policy(name))
+            .map(|keys| Arc::new(keys) as _),
     };
     if made.is_none() {
         tracing::warn!(target: "evenkeel::tls", "no session tickets: there is no randomness for keys");

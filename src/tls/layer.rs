@@ -6,7 +6,9 @@ use rustls::ServerConfig;
 use tokio::sync::Semaphore;
 use tower_layer::Layer;
 
-use super::{Certificates, Tls, TlsConfig, configs::Configs, handshake_config::HandshakeConfig};
+use super::{
+    Certificates, TicketKeys, Tls, TlsConfig, configs::Configs, handshake_config::HandshakeConfig,
+};
 use crate::{context::ConnectionEvents, error::ConfigError};
 
 /// Terminates TLS: around a connection service, or around an axum listener.
@@ -81,6 +83,13 @@ impl TlsLayer {
     pub fn events(mut self, events: impl ConnectionEvents) -> Self {
         self.shared.events = Some(Arc::new(events));
         self
+    }
+
+    /// Returns the ticket keys that this process made, to hand them to its successor; `None` without
+    /// tickets, with a [`ticket_secret`](TlsConfig::ticket_secret), and for a configuration of rustls.
+    #[must_use]
+    pub fn ticket_keys(&self) -> Option<TicketKeys> {
+        self.shared.configs.ticket_keys.clone()
     }
 }
 

@@ -136,7 +136,7 @@
 //! | lookup time-out | 5 s |
 //! | certificates kept on demand | 1000 |
 //! | tickets | on, sent with the first write; never for hosts that ask for certificates of clients |
-//! | ticket keys | change every 12 h and are forgotten 12 h later; made by the process, or derived from a [`TicketSecret`] |
+//! | ticket keys | change every 12 h and are forgotten 12 h later; made by the process ([`TicketKeys`]), or derived from a [`TicketSecret`] |
 //! | 0-RTT | off, without a setting: a request that an attacker can replay is not worth the round trip |
 //! | ClientHello, record headers included | 64 KiB less one byte; a longer one gets an alert |
 //! | handshake time-out, from TCP accept | 10 s |
@@ -232,6 +232,7 @@ mod listener;
 pub mod misdirected;
 mod negotiated;
 mod on_demand;
+mod process_keys;
 mod refusal;
 mod response_body;
 mod service;
@@ -253,6 +254,7 @@ pub use https_redirect::{HttpsRedirect, HttpsRedirectLayer};
 pub use layer::TlsLayer;
 pub use misdirected::{Misdirected, MisdirectedLayer};
 pub use on_demand::OnDemand;
+pub use process_keys::TicketKeys;
 pub use response_body::ResponseBody;
 pub use service::{ResponseFuture, Tls};
 pub use stream::TlsStream;

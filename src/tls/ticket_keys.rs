@@ -7,7 +7,7 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
-use rustls::{crypto::GetRandomFailed, server::ProducesTickets};
+use rustls::server::ProducesTickets;
 
 use crate::{
     connect::crypto::{aead, hkdf, rand},
@@ -229,16 +229,17 @@ impl fmt::Debug for SharedKeys {
     }
 }
 
-/// A key that this process made, and that no other process knows.
-pub(super) fn random_key() -> Result<Box<dyn ProducesTickets>, GetRandomFailed> {
+/// Derives the key of a policy from a secret that this process made.
+pub(super) fn derive(secret: &[u8], label: &str) -> Option<Key> {
     let mut material = [0; NAME + KEY];
-    random(&mut material).ok_or(GetRandomFailed)?;
-    Ok(Box::new(Key::new(&material)))
+    let prk = prk(secret).ok()?;
+    expand(&prk, &[label.as_bytes()], &mut material)?;
+    Some(Key::new(&material))
 }
 
 /// One ticket key. A ticket is the name of the key, 32 random bytes, and the state of the session,
 /// encrypted under a key that is derived from both.
-struct Key {
+pub(super) struct Key {
     name: [u8; NAME],
     prk: hkdf::Prk,
 }
@@ -307,7 +308,7 @@ impl fmt::Debug for Key {
     }
 }
 
-fn random(bytes: &mut [u8]) -> Option<()> {
+pub(super) fn random(bytes: &mut [u8]) -> Option<()> {
     rand::SecureRandom::fill(&rand::SystemRandom::new(), bytes).ok()
 }
 
@@ -329,7 +330,7 @@ impl hkdf::KeyType for Length {
 pub(super) const KEY_SECONDS: u64 = 12 * 3_600;
 /// How long a client keeps a ticket, in seconds: the last ticket of a key lives as long as the key is
 /// accepted.
-const TICKET_LIFETIME: u32 = 12 * 3_600;
+pub(super) const TICKET_LIFETIME: u32 = 12 * 3_600;
 /// As long as the keys that are derived from it.
 pub(super) const MIN_SECRET: usize = 32;
 const NAME: usize = 16;
@@ -420,23 +421,16 @@ mod tests {
 
     #[test]
     fn a_changed_ticket_does_not_open() {
-        for keys in [
-            random_key().unwrap(),
-            Box::new(keys_at(SECRET, "", 5)) as Box<dyn ProducesTickets>,
-        ] {
-            let ticket = keys.encrypt(b"state").unwrap();
-            assert_eq!(keys.decrypt(&ticket).unwrap(), b"state");
-            assert_ne!(keys.encrypt(b"state").unwrap(), ticket, "each is unique");
-            for at in 0..ticket.len() {
-                let mut changed = ticket.clone();
-                changed[at] ^= 1;
-                assert!(keys.decrypt(&changed).is_none(), "byte {at}");
-                assert!(keys.decrypt(&ticket[..at]).is_none(), "cut at {at}");
-            }
-            assert!(keys.decrypt(&vec![0; 100_000]).is_none());
+        let keys = keys_at(SECRET, "", 5);
+        let ticket = keys.encrypt(b"state").unwrap();
+        assert_eq!(keys.decrypt(&ticket).unwrap(), b"state");
+        assert_ne!(keys.encrypt(b"state").unwrap(), ticket, "each is unique");
+        for at in 0..ticket.len() {
+            let mut changed = ticket.clone();
+            changed[at] ^= 1;
+            assert!(keys.decrypt(&changed).is_none(), "byte {at}");
+            assert!(keys.decrypt(&ticket[..at]).is_none(), "cut at {at}");
         }
-        let other = random_key().unwrap();
-        let ticket = random_key().unwrap().encrypt(b"state").unwrap();
-        assert!(other.decrypt(&ticket).is_none());
+        assert!(keys.decrypt(&vec![0; 100_000]).is_none());
     }
 }
