@@ -65,14 +65,15 @@ fn a_configured_weight_that_changed_precedes_an_ordered_one() {
 
 #[test]
 fn a_later_snapshot_takes_down_and_never_up() {
+    use HealthStatus::{Healthy, Unhealthy};
     let measure = |pool: &Pool, id: &str, health| {
         let member = member(pool, id);
         pool.measure(&member, Measurement::new(health, Reason::new("TEST", "")));
     };
     let before = pool(&["a", "b", "c"]);
-    measure(&before, "a", HealthStatus::Healthy);
-    measure(&before, "b", HealthStatus::Unhealthy);
-    measure(&before, "c", HealthStatus::Healthy);
+    measure(&before, "a", Healthy);
+    measure(&before, "b", Unhealthy);
+    measure(&before, "c", Healthy);
     let after = pool(&["a", "b", "c"]);
     assert_eq!(after.restore_health(&before.health_snapshot()), 3);
     // A check of the successor passed at `c`.
@@ -83,11 +84,10 @@ fn a_later_snapshot_takes_down_and_never_up() {
         took: Duration::ZERO,
         status: None,
     });
-    measure(&before, "a", HealthStatus::Unhealthy);
-    measure(&before, "b", HealthStatus::Healthy);
-    measure(&before, "c", HealthStatus::Unhealthy);
+    measure(&before, "a", Unhealthy);
+    measure(&before, "b", Healthy);
+    measure(&before, "c", Unhealthy);
     assert_eq!(after.restore_failures(&before.health_snapshot()), 1);
     let health: Vec<_> = ["a", "b", "c"].map(|id| member(&after, id).health()).into();
-    use HealthStatus::{Healthy, Unhealthy};
     assert_eq!(health, [Unhealthy, Unhealthy, Healthy]);
 }
