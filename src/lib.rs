@@ -109,6 +109,7 @@
 //! | let the instances of a fleet follow the same orders | `fleet::Fleet` (feature `redis`) |
 //! | know in a handler which backend was chosen, and what was tried | [`context::Exchange`] |
 //! | configure all of that from a file | [`settings::Settings`] |
+//! | replace the running binary without a failed request | `fleet::handover` (feature `fleet`) |
 //! | inject faults in tests | `chaos::ChaosLayer` (feature `chaos`) |
 //!
 //! # How the parts fit together
@@ -157,7 +158,7 @@
 //! By default: `http1`, `http2`, `proxy`, `server`, `sticky` and `access-log`. To be asked for: `tls`
 //! (or `ring`, with that provider), `acme` (automatic certificates; `acme-ring` with that provider),
 //! `axum`, `serde` ([`settings`]), `tower` (statuses for the errors of tower's layers), `metrics`,
-//! `admin`, `chaos`, `proxy-protocol`, `redis`, and `full` for all of them.
+//! `admin`, `chaos`, `proxy-protocol`, `redis`, `fleet`, and `full` for all of them.
 #![cfg_attr(
     not(feature = "full"),
     allow(
@@ -187,6 +188,8 @@ mod log_limit;
 pub mod stats;
 pub mod store;
 #[cfg(feature = "__sockets")]
+mod tcp_listener;
+#[cfg(feature = "__sockets")]
 mod tcp_timeout;
 mod timer;
 mod wire;
@@ -201,7 +204,7 @@ pub mod chaos;
 pub mod discover;
 pub mod endpoints;
 pub mod failover;
-#[cfg(feature = "redis")]
+#[cfg(any(feature = "fleet", feature = "redis"))]
 pub mod fleet;
 pub mod forwarded;
 pub mod health;

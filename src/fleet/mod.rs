@@ -12,6 +12,8 @@
 //! - **Values and locks**: [`RedisStore`] is a [`Store`](crate::store::Store), for certificates, ACME
 //!   accounts and challenges.
 //!
+//! One process of an instance replaces another without a failed request: [`handover`].
+//!
 //! Sticky cookies need nothing of this: instances with the same keys make and accept the same ones.
 //!
 //! # Example
@@ -83,6 +85,8 @@
 //! One connection, and two small commands a second for each instance. An order costs each instance the
 //! reading of all orders, about 60 bytes each. A request costs nothing.
 
+#[cfg(feature = "fleet")]
+pub mod handover;
 #[cfg(feature = "redis")]
 mod shared;
 

@@ -16,13 +16,13 @@
 
 use std::{future::Future, io, net::SocketAddr, time::Duration};
 
-use socket2::{Domain, Protocol, SockRef, Socket, Type};
+use socket2::SockRef;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::{TcpListener, TcpStream, UnixListener, UnixStream},
 };
 
-use crate::{context::Peer, local_fault::LocalFault, tcp_timeout};
+use crate::{context::Peer, local_fault::LocalFault, tcp_listener, tcp_timeout};
 
 /// A source of connections. `accept` returns no error: an implementation logs it and tries again.
 ///
@@ -187,20 +187,8 @@ async fn pause(error: &io::Error) {
 /// Port 0 lets the system choose one; `local_addr` of the listener says which. It has to be called
 /// inside a tokio runtime with I/O.
 pub fn bind(address: SocketAddr, reuse_port: bool) -> io::Result<TcpListener> {
-    let domain = Domain::for_address(address);
-    let socket = Socket::new(domain, Type::STREAM, Some(Protocol::TCP))?;
-    // Without it, a restarted server could not bind while old connections are in TIME_WAIT.
-    socket.set_reuse_address(true)?;
-    socket.set_reuse_port(reuse_port)?;
-    socket.set_nonblocking(true)?;
-    socket.bind(&address.into())?;
-    // Before `listen`: a connection takes the options that the listener has when it arrives.
-    tcp_timeout::set_for_accepted(&SockRef::from(&socket), tcp_timeout::DEFAULT);
-    socket.listen(BACKLOG)?;
-    TcpListener::from_std(socket.into())
+    TcpListener::from_std(tcp_listener::bind(address, reuse_port)?)
 }
 
 /// Long enough for other connections to close and free a descriptor.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-/// Connections that may wait to be accepted; Linux lowers the number to `net.core.somaxconn`.
-const BACKLOG: i32 = 4_096;

@@ -151,7 +151,8 @@
 //! 1. The [shutdown](Serve::shutdown) future completes. From now on each HTTP/1.1 response says
 //!    `connection: close` and is the last of its connection (RFC 9112 §9.6). HTTP/2 clients get
 //!    GOAWAY; a new one gets it behind its first request.
-//! 2. The listener stays open for the time of the [lame duck](Serve::lame_duck). Then the server
+//! 2. The listener stays open for the time of the [lame duck](Serve::lame_duck), unless its socket was
+//!    [handed over](Serve::handed_over) to another process. Then the server
 //!    accepts the connections that wait in the kernel's queue, and closes the listener.
 //! 3. A connection that waits for a request (its first one or a ClientHello included) is closed after
 //!    the grace of the table. Closed at once, it would cross a request that is on its way (RFC 9112
@@ -198,6 +199,7 @@ mod http1;
 mod http2;
 mod listener;
 mod min_rate;
+mod open_connection;
 mod recycled;
 mod request_timeout;
 mod serve;

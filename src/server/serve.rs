@@ -18,7 +18,7 @@ use tokio::{
 use tower_layer::Layer;
 use tower_service::Service;
 
-use super::{Http, Listener, http::DEFAULT_IDLE_TIMEOUT};
+use super::{Http, Listener, http::DEFAULT_IDLE_TIMEOUT, open_connection::OpenConnection};
 use crate::{
     context::{Conn, ConnInfo, ConnectionEvents, GracefulShutdown, IDLE_GRACE, Peer},
     error::{BoxError, ConfigError},
@@ -44,8 +44,12 @@ pub struct Serve<L, C> {
     pub(super) drain_timeout: Duration,
     user_timeout: UserTimeout,
     events: Option<Arc<dyn ConnectionEvents>>,
-    shutdown: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
+    shutdown: Signal,
+    handed_over: Signal,
 }
+
+/// Begins the end of a server when it completes; `None` never does.
+type Signal = Option<Pin<Box<dyn Future<Output = ()> + Send>>>;
 
 /// The `TCP_USER_TIMEOUT`: set by the user, or derived from the idle time-out.
 #[derive(Clone, Copy)]
@@ -75,6 +79,7 @@ impl<L: Listener, C> Serve<L, C> {
             user_timeout: UserTimeout::Default(DEFAULT_IDLE_TIMEOUT),
             events: None,
             shutdown: None,
+            handed_over: None,
         }
     }
 
@@ -89,6 +94,7 @@ impl<L: Listener, C> Serve<L, C> {
             user_timeout: self.user_timeout,
             events: self.events,
             shutdown: self.shutdown,
+            handed_over: self.handed_over,
         }
     }
 
@@ -178,6 +184,16 @@ impl<L: Listener, C> Serve<L, C> {
         self.shutdown = Some(Box::pin(signal));
         self
     }
+
+    /// Shuts down as with [`shutdown`](Self::shutdown), but without the time of the
+    /// [`lame_duck`](Self::lame_duck), when `signal` completes: another process, which has the same
+    /// listening socket, accepts connections from now on. The module `fleet` hands sockets over.
+    ///
+    /// Default: never.
+    pub fn handed_over(mut self, signal: impl Future<Output = ()> + Send + 'static) -> Self {
+        self.handed_over = Some(Box::pin(signal));
+        self
+    }
 }
 
 impl<L: Listener, S> Serve<L, Http<S>> {
@@ -240,6 +256,7 @@ where
         user_timeout,
         events,
         shutdown,
+        handed_over,
     } = serve;
     // Before the first accept: connections inherit the option from the listening socket.
     listener.tcp_user_timeout(user_timeout.get());
@@ -252,10 +269,18 @@ where
         running: JoinSet::new(),
     };
     let mut shutdown = shutdown.unwrap_or_else(|| Box::pin(pending()));
-    open.accept_until(&mut listener, &permits, &mut shutdown)
-        .await;
+    let mut handed_over = handed_over.unwrap_or_else(|| Box::pin(pending()));
+    let mut is_handed_over = false;
+    let end = async {
+        tokio::select! {
+            biased;
+            () = &mut handed_over => is_handed_over = true,
+            () = &mut shutdown => {}
+        }
+    };
+    open.accept_until(&mut listener, &permits, end).await;
     open.shutdown.announce();
-    if !lame_duck.is_zero() {
+    if !lame_duck.is_zero() && !is_handed_over {
         open.accept_until(&mut listener, &permits, sleep(lame_duck))
             .await;
     }
@@ -334,25 +359,6 @@ impl<C> OpenConnections<C> {
         while self.running.try_join_next().is_some() {}
         self.running
             .spawn(connection(self.service.clone(), conn, (permit, open)));
-    }
-}
-
-/// Reports to the events that a connection opened, and at its drop that it is closed.
-struct OpenConnection {
-    events: Arc<dyn ConnectionEvents>,
-    info: ConnInfo,
-}
-
-impl OpenConnection {
-    fn new(events: Arc<dyn ConnectionEvents>, info: ConnInfo) -> Self {
-        events.connection_opened(&info);
-        Self { events, info }
-    }
-}
-
-impl Drop for OpenConnection {
-    fn drop(&mut self) {
-        self.events.connection_closed(&self.info);
     }
 }
 

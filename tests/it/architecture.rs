@@ -19,7 +19,7 @@ const FLOORS: [&[&str]; 5] = [
         "timer",
         "wire",
     ],
-    &["local_fault", "pool", "store"],
+    &["local_fault", "pool", "store", "tcp_listener"],
     &["context", "connect", "stats"],
     &[
         "access_log",

@@ -3,6 +3,7 @@
 
 mod exchange;
 mod failures;
+mod handover;
 mod store;
 
 use std::{future::Future, time::Duration};
