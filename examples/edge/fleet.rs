@@ -13,7 +13,8 @@ pub(crate) type ListenerTls = Option<(TlsLayer, Certificates)>;
 
 /// Returns the secret of session tickets until the fleet gives another; `None` without `[fleet]`.
 pub(crate) fn tickets(settings: &Settings) -> Result<Option<TicketSecret>, BoxError> {
-    let secret = settings.fleet.as_ref().map(|_| TicketSecret::random());
+    let secret = settings.fleet.as_ref().filter(|fleet| fleet.has_redis());
+    let secret = secret.map(|_| TicketSecret::random());
     Ok(secret.transpose()?)
 }
 

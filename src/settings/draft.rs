@@ -60,6 +60,8 @@ pub(super) struct Parts {
     /// One for each listener.
     pub(super) endpoints: Vec<Option<EndpointsLayer>>,
     pub(super) log_outputs: Vec<OutputPart>,
+    #[cfg(feature = "fleet")]
+    pub(super) handover: Option<crate::fleet::handover::Handover>,
 }
 
 /// The whole text. It holds the keys of `[sticky]`, so its `Debug` shows nothing.
@@ -84,7 +86,6 @@ impl Draft {
     pub(super) fn parts(&self) -> Result<Parts, SettingsError> {
         self.check_listeners()?;
         self.check_admin()?;
-        #[cfg(feature = "redis")]
         self.check_fleet()?;
         // Layers that need a pool are made for this one, and then for the pools of the caller.
         // An empty pool checks what a setter checks. `for_pool` of a layer then makes the same one for
@@ -111,6 +112,8 @@ impl Draft {
                 .map(|nth| self.endpoints_layer(nth, &readiness))
                 .collect::<Result<_, _>>()?,
             log_outputs: self.log_outputs()?,
+            #[cfg(feature = "fleet")]
+            handover: self.handover()?,
             connector,
             #[cfg(feature = "__tls")]
             client_tls: self.client_tls()?,

@@ -6,9 +6,11 @@ use std::{fmt, path::PathBuf, time::Duration};
 
 use serde::{Deserialize, Deserializer};
 
-use super::value;
-#[cfg(feature = "redis")]
-use super::{Settings, SettingsError, draft::Draft, error::Location};
+#[cfg(any(feature = "fleet", feature = "redis"))]
+use super::Settings;
+use super::{SettingsError, draft::Draft, error::Location, value};
+#[cfg(feature = "fleet")]
+use crate::fleet::handover::Handover;
 #[cfg(all(feature = "redis", feature = "__tls"))]
 use crate::{connect::ClientTls, tls::TicketSecret};
 #[cfg(feature = "redis")]
@@ -37,6 +39,30 @@ pub struct FleetSettings {
     /// How often the secret of session tickets is replaced; each day if absent.
     #[serde(default, deserialize_with = "value::long_duration")]
     pub ticket_rotation: Option<Duration>,
+    /// The Unix socket at which a running process hands over to the next one.
+    pub handover: Option<PathBuf>,
+    /// How long the next process may take until it is ready; 60 s if absent.
+    #[serde(default, deserialize_with = "value::optional")]
+    pub start_timeout: Option<Duration>,
+}
+
+impl FleetSettings {
+    /// Returns true if the section names a Redis server.
+    #[must_use]
+    pub fn has_redis(&self) -> bool {
+        self.redis.is_some() || self.redis_file.is_some()
+    }
+
+    /// Returns the first key that is of use with a server alone, if it is set.
+    fn key_for_redis(&self) -> Option<&'static str> {
+        let set = [
+            ("redis_ca", self.redis_ca.is_some()),
+            ("name", self.name.is_some()),
+            ("instance", self.instance.is_some()),
+            ("ticket_rotation", self.ticket_rotation.is_some()),
+        ];
+        set.iter().find(|(_, is_set)| *is_set).map(|(key, _)| *key)
+    }
 }
 
 /// `[fleet] redis`: a URL, which may have a password. `Debug` does not show it.
@@ -63,8 +89,10 @@ pub(super) fn section<'de, D>(deserializer: D) -> Result<Option<FleetSettings>, 
 where
     D: Deserializer<'de>,
 {
-    if cfg!(not(feature = "redis")) {
-        return Err(value::refused("built without the feature `redis`"));
+    if cfg!(not(any(feature = "fleet", feature = "redis"))) {
+        return Err(value::refused(
+            "built without the features `redis` and `fleet`",
+        ));
     }
     FleetSettings::deserialize(deserializer).map(Some)
 }
@@ -127,15 +155,9 @@ impl Settings {
 #[cfg(feature = "redis")]
 impl Draft {
     /// Checks all but the files.
-    pub(super) fn check_fleet(&self) -> Result<(), SettingsError> {
-        let Some(given) = &self.sections.fleet else {
-            return Ok(());
-        };
+    fn check_redis(&self, given: &FleetSettings) -> Result<(), SettingsError> {
         match (&given.redis, &given.redis_file) {
-            (None, None) => {
-                let message = "the key `redis` is missing, or `redis_file`";
-                return Err(at("").wrong(&self.text, message));
-            }
+            (None, None) => return Ok(()),
             (Some(_), Some(_)) => {
                 let message = "beside `redis`: one of the two is accepted";
                 return Err(at("redis_file").wrong(&self.text, message));
@@ -214,7 +236,78 @@ impl Draft {
     }
 }
 
-#[cfg(feature = "redis")]
+#[cfg(feature = "fleet")]
+impl Settings {
+    /// Returns where this process takes over from another one, and hands over to the next; `None`
+    /// without `[fleet] handover`.
+    pub fn handover(&self) -> Option<Handover> {
+        self.parts.handover.clone()
+    }
+}
+
+impl Draft {
+    #[cfg(feature = "fleet")]
+    pub(super) fn handover(&self) -> Result<Option<Handover>, SettingsError> {
+        let Some((path, timeout)) = self.handover_keys()? else {
+            return Ok(None);
+        };
+        let handover = Handover::new(path).map_err(|error| self.at(at("handover"), &error))?;
+        let Some(timeout) = timeout else {
+            return Ok(Some(handover));
+        };
+        let limited = handover.start_timeout(timeout);
+        let limited = limited.map_err(|error| self.at(at("start_timeout"), &error))?;
+        Ok(Some(limited))
+    }
+
+    /// Checks all but the files. Refuses what this build has no code for.
+    pub(super) fn check_fleet(&self) -> Result<(), SettingsError> {
+        let Some(given) = &self.sections.fleet else {
+            return Ok(());
+        };
+        let wrong = |key, message| Err(at(key).wrong(&self.text, message));
+        if !given.has_redis() {
+            match given.key_for_redis() {
+                Some(key) => return wrong(key, "for `redis` or `redis_file`, which are absent"),
+                None if given.handover.is_none() && given.start_timeout.is_none() => {
+                    return wrong(
+                        "",
+                        "the key `redis` is missing, or `redis_file`, or `handover`",
+                    );
+                }
+                None => {}
+            }
+        } else if cfg!(not(feature = "redis")) {
+            let key = if given.redis.is_some() {
+                "redis"
+            } else {
+                "redis_file"
+            };
+            return wrong(key, "built without the feature `redis`");
+        }
+        if self.handover_keys()?.is_some() && cfg!(not(feature = "fleet")) {
+            return wrong("handover", "built without the feature `fleet`");
+        }
+        #[cfg(feature = "redis")]
+        self.check_redis(given)?;
+        Ok(())
+    }
+
+    fn handover_keys(&self) -> Result<Option<(&PathBuf, Option<Duration>)>, SettingsError> {
+        let Some(fleet) = &self.sections.fleet else {
+            return Ok(None);
+        };
+        match (&fleet.handover, fleet.start_timeout) {
+            (Some(path), timeout) => Ok(Some((path, timeout))),
+            (None, Some(_)) => {
+                let message = "for `handover`, which is absent";
+                Err(at("start_timeout").wrong(&self.text, message))
+            }
+            (None, None) => Ok(None),
+        }
+    }
+}
+
 fn at(key: &str) -> Location<'_> {
     Location::new("[fleet]", key)
 }

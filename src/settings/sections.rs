@@ -65,7 +65,7 @@ pub struct Sections {
     pub access_log: Option<AccessLogSettings>,
     /// `[admin]`: the listener for operators; `None` without the section.
     pub admin: Option<AdminSettings>,
-    /// `[fleet]`: what several instances share; `None` without the section.
+    /// `[fleet]`: what several instances share, and how one process replaces another; `None` without the section.
     #[serde(default, deserialize_with = "super::fleet::section")]
     pub fleet: Option<FleetSettings>,
 }

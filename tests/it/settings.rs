@@ -100,6 +100,8 @@ redis = "redis://:secret@10.0.0.9/1"
 name = "shop"
 instance = "lb-1"
 ticket_rotation = "12h"
+handover = "/run/edge.sock"
+start_timeout = "20s"
 "#;
 
 const PROXY_PROTOCOL: &str =
@@ -1105,6 +1107,16 @@ fn each_bad_value_is_refused_by_line_section_and_reason() {
             "ticket_rotation = \"12h\"",
             "ticket_rotation = \"59s\"",
             "[fleet] ticket_rotation: 59s: a minute to a year is accepted",
+        ),
+        (
+            "handover = \"/run/edge.sock\"",
+            "handover = \"\"",
+            "[fleet] handover: 0 bytes: a path of 1 to 103 is accepted",
+        ),
+        (
+            "start_timeout = \"20s\"",
+            "start_timeout = \"2h\"",
+            "[fleet] start_timeout: 7200s: 1 s to 1 h is accepted",
         ),
     ];
     for (was, becomes, wanted) in table {

@@ -146,7 +146,15 @@ fn checked_together(section: &str, key: &str) -> &'static [&'static str] {
         ("tls", "ca" | "danger_no_verification") => &["ca", "danger_no_verification"],
         ("sticky", "cookie" | "secure") => &["cookie", "secure"],
         ("access_log", "file") => &["format", "rotate", "sample"],
-        ("fleet", "redis" | "redis_file") => &["redis", "redis_file"],
+        ("fleet", "redis" | "redis_file") => &[
+            "redis",
+            "redis_file",
+            "redis_ca",
+            "name",
+            "instance",
+            "ticket_rotation",
+        ],
+        ("fleet", "handover") => &["start_timeout"],
         ("admin", "status") => &["token", "token_file"],
         _ => &[],
     }

@@ -147,6 +147,7 @@ fn needed_by(path: &str) -> &'static [(&'static str, &'static str)] {
         "health.send" | "health.expect" => &[("type", "\"tcp\"")],
         "health.service" => &[("type", "\"grpc\"")],
         "listen.tls.client_auth" | "listen.tls.client_crl" => &[("client_ca", "[\"clients.pem\"]")],
+        "fleet.start_timeout" => &[("handover", "\"/run/edge.sock\"")],
         "proxy.client_field" => &[("trusted", "[\"10.0.0.0/8\"]")],
         "access_log.rotate.keep" | "access_log.outputs.rotate.keep" => {
             &[("rotate.size", "\"1MiB\"")]
@@ -255,7 +256,11 @@ fn made_of(settings: &Settings) -> String {
                 settings.trace_layer()
             ),
             failover,
-            (settings.access_log().unwrap(), &settings.admin),
+            (
+                settings.access_log().unwrap(),
+                &settings.admin,
+                settings.handover()
+            ),
             fleet(settings, &pool),
         )
     )
