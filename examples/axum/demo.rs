@@ -5,13 +5,14 @@ use std::{future::IntoFuture, io, net::Ipv4Addr, time::Duration};
 use axum::{Router, extract::Request};
 use evenkeel::{
     Backend, BoxError, LoadBalancer, Pool,
+    fleet::handover::{PassedSockets, Start},
     proxy_protocol::ProxyProtocolLayer,
     tls::{Certificate, Certificates, TlsConfig, TlsLayer, acme::ChallengeAnswers},
 };
 use tokio::net::TcpListener;
 
 use crate::{
-    listeners::{Listener, Listeners, bind},
+    listeners::{Listener, Listeners},
     operators::Operators,
 };
 
@@ -26,7 +27,8 @@ pub(crate) async fn start() -> Result<(LoadBalancer, Listeners), BoxError> {
     let certificate = Certificate::pem(own.cert.pem(), own.signing_key.serialize_pem());
     let certificates = Certificates::new([certificate])?;
     let tls = TlsLayer::new(TlsConfig::new(certificates.clone()));
-    let at = |port: u16| bind((Ipv4Addr::LOCALHOST, port).into());
+    let mut start = Start::begin(None, PassedSockets::default()).await?;
+    let mut at = |port: u16| start.listener((Ipv4Addr::LOCALHOST, port).into());
     let listener = at(3000).or_else(|_| at(0))?;
     let address = listener.local_addr()?;
     for path in ["hello", "api/users", "users"] {
@@ -34,13 +36,16 @@ pub(crate) async fn start() -> Result<(LoadBalancer, Listeners), BoxError> {
     }
     let listeners = Listeners {
         listeners: vec![Listener {
-            tcp: listener,
+            tcp: vec![listener],
             proxy_protocol: ProxyProtocolLayer::off(),
             tls: Some((tls, certificates)),
             acme: None,
             hsts: None,
             endpoints: None,
         }],
+        start,
+        handover: None,
+        keys: Vec::new(),
         pool: pool.clone(),
         lame_duck: None,
         drain: Duration::from_secs(5),

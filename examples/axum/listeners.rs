@@ -3,13 +3,14 @@
 //! `axum::serve` works as well (see the `tls` example); `evenkeel::serve` adds limits, deadlines and
 //! a drain.
 
-use std::{future::IntoFuture, io, net::SocketAddr, time::Duration};
+use std::{future::IntoFuture, io, num::NonZeroUsize, time::Duration};
 
 use axum::Router;
 use evenkeel::{
     BoxError, Pool,
     access_log::AccessLogLayer,
     endpoints::{EndpointsLayer, Readiness},
+    fleet::handover::{Handover, Running, ServiceManager, Start},
     metrics::MetricsLayer,
     proxy_protocol::ProxyProtocolLayer,
     server::Serve,
@@ -21,17 +22,26 @@ use evenkeel::{
     },
 };
 use tokio::{
-    net::{TcpListener, TcpSocket},
+    net::TcpListener,
     signal::unix::{SignalKind, signal},
     sync::watch,
     task::JoinSet,
 };
 
-use crate::{fleet::ListenerTls, operators::Operators};
+use crate::{
+    fleet::ListenerTls,
+    operators::Operators,
+    upgrade::{self, Successor},
+};
 
 /// Open listeners.
 pub(crate) struct Listeners {
     pub(crate) listeners: Vec<Listener>,
+    pub(crate) start: Start,
+    /// Where a successor takes over.
+    pub(crate) handover: Option<Handover>,
+    /// What a successor resumes sessions with.
+    pub(crate) keys: upgrade::Keys,
     pub(crate) pool: Pool,
     /// The readiness that fails at shutdown, and for how long before the listeners close; `None`
     /// if no listener has a readiness path.
@@ -45,7 +55,7 @@ pub(crate) struct Listeners {
 }
 
 pub(crate) struct Listener {
-    pub(crate) tcp: TcpListener,
+    pub(crate) tcp: Vec<TcpListener>,
     pub(crate) proxy_protocol: ProxyProtocolLayer,
     pub(crate) tls: ListenerTls,
     pub(crate) acme: Option<Acme>,
@@ -56,6 +66,7 @@ pub(crate) struct Listener {
 impl Listeners {
     pub(crate) fn from_settings(
         settings: &Settings,
+        mut start: Start,
         readiness: Readiness,
         pool: &Pool,
         tls: Vec<ListenerTls>,
@@ -63,10 +74,10 @@ impl Listeners {
         let mut listeners = Vec::new();
         let answers = ChallengeAnswers::new();
         for (nth, tls) in tls.into_iter().enumerate() {
-            let address = settings.listen[nth].address;
-            let tcp = bind(address).map_err(|error| format!("{address}: {error}"))?;
+            let sockets = start.listeners(settings.listen[nth].address, NonZeroUsize::MIN)?;
+            let sockets = sockets.into_iter().map(TcpListener::from_std);
             listeners.push(Listener {
-                tcp,
+                tcp: sockets.collect::<Result<_, _>>()?,
                 proxy_protocol: settings.proxy_protocol(nth),
                 tls,
                 acme: settings.acme(nth, &answers)?,
@@ -74,6 +85,11 @@ impl Listeners {
                 endpoints: settings.endpoints_layer(nth, &readiness),
             });
         }
+        let layers = listeners
+            .iter()
+            .map(|listener| Some(listener.tls.as_ref()?.0.clone()));
+        let layers: Vec<_> = layers.collect();
+        let keys = upgrade::ticket_keys(&settings.listen, &layers, &start);
         let asked = listeners
             .iter()
             .any(|listener| listener.endpoints.is_some())
@@ -81,6 +97,9 @@ impl Listeners {
         let lame_duck = settings.lame_duck();
         Ok(Self {
             listeners,
+            start,
+            handover: settings.handover(),
+            keys,
             pool: pool.clone(),
             lame_duck: asked.then_some((readiness, lame_duck)),
             drain: settings.drain(),
@@ -93,16 +112,17 @@ impl Listeners {
     /// Shows the certificates under the addresses of their listeners.
     pub(crate) fn show_certificates_in(&self, registry: &CertificateRegistry) -> io::Result<()> {
         for listener in &self.listeners {
-            if let Some((_, certificates)) = &listener.tls {
-                certificates.show_in(registry, &listener.tcp.local_addr()?.to_string());
+            if let (Some((_, certificates)), Some(tcp)) = (&listener.tls, listener.tcp.first()) {
+                certificates.show_in(registry, &tcp.local_addr()?.to_string());
             }
         }
         Ok(())
     }
 
-    /// Serves until a signal, then lets requests end.
-    pub(crate) async fn serve(self, app: Router) -> Result<(), BoxError> {
-        let (stop, stopped) = watch::channel(());
+    /// Serves until a signal or a successor, then lets requests end. Returns true if a successor
+    /// serves.
+    pub(crate) async fn serve(self, app: Router) -> Result<bool, BoxError> {
+        let (end, ended) = watch::channel(End::NotYet);
         let mut serving = JoinSet::new();
         let (readiness, lame_duck) = self.lame_duck.unzip();
         let mut watched = Vec::new();
@@ -112,82 +132,116 @@ impl Listeners {
             .iter()
             .any(|listener| listener.acme.is_some());
         for listener in self.listeners {
-            let Listener {
-                tcp,
-                proxy_protocol,
-                tls,
-                acme,
-                ..
-            } = listener;
-            let address = tcp.local_addr()?;
-            let mut stop = stopped.clone();
-            // An error means that the sender is gone, which is an end as well.
-            let stopped = async move { drop(stop.changed().await) };
             let mut app = app.clone();
             if let Some(own) = listener.endpoints {
                 app = app.layer(own);
             }
-            if tls.is_none() && has_acme {
+            if listener.tls.is_none() && has_acme {
                 app = app.layer(Http01Layer::new(self.answers.clone()));
             }
             if let Some(hsts) = listener.hsts {
                 app = app.layer(hsts);
             }
-            let serve = evenkeel::serve(tcp, app)
-                .events(self.events.clone())
-                .lame_duck(lame_duck.unwrap_or_default())
-                .drain_timeout(self.drain)
-                .shutdown(stopped);
-            match tls {
-                Some((layer, certificates)) => {
-                    tracing::info!("listening on https://{address}/");
-                    watched.push(certificates.watch(Certificates::RELOAD_INTERVAL));
-                    if let Some(acme) = acme {
-                        renewed.push(acme.start(&certificates).await?);
+            let (tls, certificates) = listener.tls.unzip();
+            if let (Some(certificates), Some(acme)) = (&certificates, listener.acme) {
+                renewed.push(acme.start(certificates).await?);
+            }
+            watched.extend(certificates.map(|c| c.watch(Certificates::RELOAD_INTERVAL)));
+            for tcp in listener.tcp {
+                let address = tcp.local_addr()?;
+                let serve = evenkeel::serve(tcp, app.clone())
+                    .events(self.events.clone())
+                    .lame_duck(lame_duck.unwrap_or_default())
+                    .drain_timeout(self.drain)
+                    .shutdown(reached(ended.clone(), End::Shutdown))
+                    .handed_over(reached(ended.clone(), End::HandedOver));
+                let proxy_protocol = listener.proxy_protocol.clone();
+                match tls.clone() {
+                    Some(layer) => {
+                        tracing::info!("listening on https://{address}/");
+                        let serve = Serve::layer(serve, layer);
+                        serving.spawn(Serve::layer(serve, proxy_protocol).into_future());
                     }
-                    let serve = Serve::layer(serve, layer);
-                    serving.spawn(Serve::layer(serve, proxy_protocol).into_future());
-                }
-                None => {
-                    tracing::info!("listening on http://{address}/");
-                    serving.spawn(Serve::layer(serve, proxy_protocol).into_future());
+                    None => {
+                        tracing::info!("listening on http://{address}/");
+                        serving.spawn(Serve::layer(serve, proxy_protocol).into_future());
+                    }
                 }
             }
         }
-        signalled().await?;
+        let served = self
+            .start
+            .ready({
+                let (pool, keys) = (self.pool.clone(), self.keys);
+                move || upgrade::state(&pool, &keys)
+            })
+            .await;
+        let result = match served {
+            Ok(mut running) => ends(&mut running, self.handover.as_ref()).await,
+            // The process before serves on.
+            Err(error) => Err(error.into()),
+        };
+        let how = *result.as_ref().unwrap_or(&End::HandedOver);
         // The checks end with the process: no event says so.
         self.pool.close();
-        if let Some(readiness) = readiness {
-            readiness.fail("shutting down");
+        match how {
+            End::HandedOver => self.operators.hand_over(),
+            End::NotYet | End::Shutdown => {
+                if let Some(readiness) = readiness {
+                    readiness.fail("shutting down");
+                }
+                self.operators.close();
+            }
         }
-        self.operators.close();
-        stop.send_replace(());
+        end.send_replace(how);
         while let Some(served) = serving.join_next().await {
             served??;
         }
-        Ok(())
+        result.map(|end| end == End::HandedOver)
     }
 }
 
-pub(crate) fn bind(address: SocketAddr) -> io::Result<TcpListener> {
-    let socket = match address {
-        SocketAddr::V4(_) => TcpSocket::new_v4()?,
-        SocketAddr::V6(_) => TcpSocket::new_v6()?,
-    };
-    socket.set_reuseaddr(true)?;
-    // Connections inherit this: a small response must not wait for an acknowledgement.
-    socket.set_nodelay(true)?;
-    socket.bind(address)?;
-    socket.listen(BACKLOG)
+/// How the end of the servers begins.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum End {
+    NotYet,
+    Shutdown,
+    HandedOver,
 }
 
-async fn signalled() -> io::Result<()> {
+/// Waits until the end begins in this way.
+async fn reached(mut end: watch::Receiver<End>, how: End) {
+    // An error means that the sender is gone. It is gone after the servers only.
+    let _ = end.wait_for(|end| *end == how).await;
+}
+
+/// Waits for a signal, or for a successor that serves.
+async fn ends(running: &mut Running, handover: Option<&Handover>) -> Result<End, BoxError> {
+    let manager = ServiceManager::from_environment();
+    manager.ready();
     let mut terminate = signal(SignalKind::terminate())?;
-    tokio::select! {
-        _ = terminate.recv() => Ok(()),
-        ended = tokio::signal::ctrl_c() => ended,
+    let mut upgrade = signal(SignalKind::user_defined2())?;
+    let mut successor = Successor::default();
+    loop {
+        tokio::select! {
+            process = running.handed_over() => {
+                manager.replaced_by(process);
+                return Ok(End::HandedOver);
+            }
+            _ = terminate.recv() => break,
+            ended = tokio::signal::ctrl_c() => {
+                ended?;
+                break;
+            }
+            () = successor.failed() => manager.ready(),
+            _ = upgrade.recv() => {
+                manager.reloading();
+                if !successor.start(handover) {
+                    manager.ready();
+                }
+            }
+        }
     }
+    manager.stopping();
+    Ok(End::Shutdown)
 }
-
-/// The number of connections that may wait to be accepted.
-const BACKLOG: u32 = 4_096;

@@ -21,6 +21,8 @@ mod listeners;
 mod operators;
 #[path = "../edge/state_file.rs"]
 mod state_file;
+#[path = "../edge/upgrade.rs"]
+mod upgrade;
 
 use std::{num::NonZeroUsize, process::ExitCode, time::Duration};
 
@@ -28,6 +30,7 @@ use axum::{Router, extract::Request, routing::get};
 use evenkeel::{
     BoxError, LoadBalancer,
     context::ConnInfo,
+    fleet::handover::{PassedSockets, Start},
     settings::{LogOutputs, Settings},
     stats::CertificateRegistry,
     tls::ExpiryWatcher,
@@ -105,17 +108,25 @@ fn run() -> Result<(), ExitCode> {
 fn show() -> Result<(), BoxError> {
     runtime(None)?.block_on(async {
         let (balancer, listeners) = demo::start().await?;
-        listeners.serve(app(balancer, false)).await
+        listeners.serve(app(balancer, false)).await.map(drop)
     })
 }
 
 fn serve(settings: &Settings) -> Result<(), BoxError> {
+    // Before the runtime starts threads.
+    let passed = PassedSockets::take()?;
     runtime(settings.server.threads)?.block_on(async {
+        let mut start = Start::begin(settings.handover(), passed).await?;
         let pool = settings.pool();
+        if settings.health.is_some() {
+            start.restore(upgrade::POOL, &pool);
+        }
         let state_file = settings.health.as_ref().and_then(|h| h.state_file.clone());
         // Before the layers are made, because checks begin then.
         let state_file = state_file.map(|path| {
-            state_file::restore(&path, &pool);
+            if start.predecessor().is_none() {
+                state_file::restore(&path, &pool);
+            }
             state_file::StateFile::start(path, pool.clone())
         });
         let tickets = fleet::tickets(settings)?;
@@ -138,18 +149,24 @@ fn serve(settings: &Settings) -> Result<(), BoxError> {
         fleet::add_gauge(fleet.as_ref(), metrics.as_ref());
         let readiness = settings.readiness(&pool, &certificates);
         let (stats, lines) = (metrics.as_ref(), log.as_ref());
-        let operators = Operators::serve(settings, &readiness, stats, lines).await?;
-        let _reopened = log.map(reopen_at_hangup).transpose()?;
-        let mut listeners = Listeners::from_settings(settings, readiness, &pool, tls)?;
+        let _reopened = log.clone().map(reopen_at_hangup).transpose()?;
+        let app = app(balancer.build(), has_log);
+        if start.predecessor().is_some() && settings.health.is_some() {
+            upgrade::checked(&pool).await;
+        }
+        let ready = readiness.clone();
+        let mut listeners = Listeners::from_settings(settings, start, ready, &pool, tls)?;
         listeners.show_certificates_in(&certificates)?;
         let _expiry = ExpiryWatcher::start(&certificates, ExpiryWatcher::INTERVAL);
+        let start = &mut listeners.start;
+        listeners.operators = Operators::serve(settings, start, &readiness, stats, lines)?;
         listeners.events = (metrics, log_layer);
-        listeners.operators = operators;
-        let served = listeners.serve(app(balancer.build(), has_log)).await;
-        if let Some(file) = state_file {
+        let is_handed_over = listeners.serve(app).await?;
+        // The successor writes it.
+        if let Some(file) = state_file.filter(|_| !is_handed_over) {
             file.finish();
         }
-        served
+        Ok(())
     })
 }
 

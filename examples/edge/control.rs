@@ -1,9 +1,11 @@
-//! The control thread: workers, the admin listener, signals.
+//! The control thread: workers, the admin listener, signals, and the hand-over to a successor.
 
-use std::io;
+use std::{io, time::Duration};
 
 use evenkeel::{
     BoxError,
+    endpoints::Readiness,
+    fleet::handover::{PassedSockets, Running as Serving, ServiceManager, Start},
     server::Workers,
     settings::{LogOutputs, Settings},
     tls::{
@@ -13,7 +15,8 @@ use evenkeel::{
 };
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
-    sync::watch,
+    sync::{mpsc, watch},
+    task::JoinHandle,
 };
 
 use crate::{
@@ -21,10 +24,11 @@ use crate::{
     operators::Operators,
     reload::Running,
     state_file::StateFile,
-    worker::{ListenerPlan, Worker, fix_port},
+    upgrade::{self, Successor},
+    worker::{End, ListenerPlan, Worker},
 };
 
-/// Runs until a signal ends it.
+/// Runs until a signal ends it, or a successor serves.
 pub(crate) fn run(path: &str, loaded: Loaded) -> Result<(), BoxError> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -33,84 +37,189 @@ pub(crate) fn run(path: &str, loaded: Loaded) -> Result<(), BoxError> {
 }
 
 async fn control(path: &str, loaded: Loaded) -> Result<(), BoxError> {
-    let mut ends = EndSignals::new()?;
-    let mut hangup = signal(SignalKind::hangup())?;
-    let (stop, stopped) = watch::channel(());
-    let threads = loaded.settings.server.threads;
-    let threads = threads.unwrap_or_else(Workers::cores);
-    let (layers, certificates): (Vec<_>, Vec<_>) =
-        loaded.tls.into_iter().map(Option::unzip).unzip();
-    let settings = loaded.settings;
-    let tickets = loaded.tickets.as_ref();
-    let mut running = Running::new(&settings, certificates, tickets, threads).await?;
-    let _watched = watch_files(&running.certificates);
-    let _expiry = ExpiryWatcher::start(&running.registry, ExpiryWatcher::INTERVAL);
-    let answers = ChallengeAnswers::new();
-    let acme = start_acme(&settings, &running.certificates, &answers).await?;
-    let (log, log_layer) = running.log.clone().unzip();
-    let state_file = running.state_file.clone();
-    let state_file = state_file.map(|path| StateFile::start(path, running.pool.clone()));
-    let readiness = settings.readiness(&running.pool, &running.registry);
-    let mut listeners = Vec::new();
-    for (nth, tls) in layers.into_iter().enumerate() {
-        let address = fix_port(settings.listen[nth].address)?;
-        if let Some(certificates) = &running.certificates[nth] {
-            certificates.show_in(&running.registry, &address.to_string());
+    let mut signals = Signals::new()?;
+    let manager = ServiceManager::from_environment();
+    let handover = loaded.settings.handover();
+    let mut start = Start::begin(handover.clone(), PassedSockets::take()?).await?;
+    let mut edge = Edge::start(loaded, &mut start).await?;
+    // From here on requests may be under way, so a failure drains as well.
+    let mut serving = match edge.ready(start).await {
+        Ok(serving) => serving,
+        Err(error) => {
+            edge.end.send_replace(End::HandedOver);
+            edge.workers_ended().await?;
+            return Err(error);
         }
-        listeners.push(ListenerPlan {
-            address,
-            listen: settings.listen[nth].clone(),
-            proxy_protocol: settings.proxy_protocol(nth),
-            tls,
-            hsts: settings.hsts(nth),
-            endpoints: settings.endpoints_layer(nth, &readiness),
-        });
-    }
-    let metrics = running.metrics.clone();
-    let operators = Operators::serve(&settings, &readiness, metrics.as_ref(), log.as_ref()).await?;
-    let lame_duck = settings.lame_duck();
-    let workers = Worker {
-        listeners: listeners.into(),
-        apps: running.apps.clone().into(),
-        http01: (!acme.is_empty()).then(|| Http01Layer::new(answers)),
-        log: log_layer,
-        metrics,
-        lame_duck,
-        drain: settings.drain(),
-        stopped,
     };
-    let workers = workers.spawn(threads)?;
-    let mut joined = tokio::task::spawn_blocking(move || workers.join());
-
+    manager.ready();
+    let mut successor = Successor::default();
     loop {
         tokio::select! {
-            // A worker that cannot bind its listeners ends early.
-            ended = &mut joined => {
-                running.pool.close();
-                return Ok(ended??);
+            ended = edge.workers_ended() => return ended,
+            process = serving.handed_over() => {
+                manager.replaced_by(process);
+                return edge.drain(End::HandedOver, &mut signals.end).await;
             }
-            () = ends.next() => break,
-            _ = hangup.recv() => {}
+            () = signals.end.next() => break,
+            () = successor.failed() => manager.ready(),
+            _ = signals.hangup.recv() => {
+                manager.reloading();
+                edge.reload(path);
+                manager.ready();
+            }
+            _ = signals.upgrade.recv() => {
+                manager.reloading();
+                if !successor.start(handover.as_ref()) {
+                    manager.ready();
+                }
+            }
         }
-        if let Some(log) = &log {
+    }
+    // A process that starts from now on has to bind its own sockets.
+    drop(serving);
+    manager.stopping();
+    edge.drain(End::Shutdown, &mut signals.end).await
+}
+
+/// The parts that run.
+struct Edge {
+    running: Running,
+    _watched: Vec<CertificateWatcher>,
+    _expiry: ExpiryWatcher,
+    _acme: Vec<AcmeHandle>,
+    keys: upgrade::Keys,
+    log: Option<LogOutputs>,
+    state_file: Option<StateFile>,
+    readiness: Readiness,
+    operators: Operators,
+    end: watch::Sender<End>,
+    workers: JoinHandle<io::Result<()>>,
+    accepts: mpsc::UnboundedReceiver<Result<(), String>>,
+    threads: usize,
+    lame_duck: Duration,
+}
+
+impl Edge {
+    /// Builds everything, binds the sockets that are missing, and starts the workers.
+    async fn start(loaded: Loaded, start: &mut Start) -> Result<Self, BoxError> {
+        let Loaded {
+            settings,
+            tls,
+            tickets,
+        } = loaded;
+        let threads = settings.server.threads.unwrap_or_else(Workers::cores);
+        let (layers, certificates): (Vec<_>, Vec<_>) = tls.into_iter().map(Option::unzip).unzip();
+        let keys = upgrade::ticket_keys(&settings.listen, &layers, start);
+        let running =
+            Running::new(&settings, certificates, tickets.as_ref(), threads, start).await?;
+        let answers = ChallengeAnswers::new();
+        let acme = start_acme(&settings, &running.certificates, &answers).await?;
+        let (log, log_layer) = running.log.clone().unzip();
+        let readiness = settings.readiness(&running.pool, &running.registry);
+        let mut listeners = Vec::new();
+        for (nth, tls) in layers.into_iter().enumerate() {
+            let sockets = start.listeners(settings.listen[nth].address, threads)?;
+            if let (Some(certificates), Some(socket)) =
+                (&running.certificates[nth], sockets.first())
+            {
+                certificates.show_in(&running.registry, &socket.local_addr()?.to_string());
+            }
+            listeners.push(ListenerPlan {
+                sockets: ListenerPlan::divide(sockets, threads),
+                listen: settings.listen[nth].clone(),
+                proxy_protocol: settings.proxy_protocol(nth),
+                tls,
+                hsts: settings.hsts(nth),
+                endpoints: settings.endpoints_layer(nth, &readiness),
+            });
+        }
+        if start.predecessor().is_some() && settings.health.is_some() {
+            upgrade::checked(&running.pool).await;
+        }
+        let metrics = running.metrics.clone();
+        let operators =
+            Operators::serve(&settings, start, &readiness, metrics.as_ref(), log.as_ref())?;
+        let (end, ended) = watch::channel(End::NotYet);
+        let (sender, accepts) = mpsc::unbounded_channel();
+        let workers = Worker {
+            listeners: listeners.into(),
+            apps: running.apps.clone().into(),
+            http01: (!acme.is_empty()).then(|| Http01Layer::new(answers)),
+            log: log_layer,
+            metrics,
+            lame_duck: settings.lame_duck(),
+            drain: settings.drain(),
+            end: ended,
+            accepts: sender,
+        };
+        let workers = workers.spawn(threads)?;
+        let state_file = running.state_file.clone();
+        Ok(Self {
+            _watched: watch_files(&running.certificates),
+            _expiry: ExpiryWatcher::start(&running.registry, ExpiryWatcher::INTERVAL),
+            _acme: acme,
+            keys,
+            log,
+            state_file: state_file.map(|path| StateFile::start(path, running.pool.clone())),
+            readiness,
+            operators,
+            end,
+            workers: tokio::task::spawn_blocking(move || workers.join()),
+            accepts,
+            threads: threads.get(),
+            lame_duck: settings.lame_duck(),
+            running,
+        })
+    }
+
+    /// Waits until the workers accept, and replaces the predecessor.
+    async fn ready(&mut self, start: Start) -> Result<Serving, BoxError> {
+        for _ in 0..self.threads {
+            self.accepts.recv().await.ok_or("a worker ended")??;
+        }
+        let (pool, keys) = (self.running.pool.clone(), self.keys.clone());
+        let state = move || upgrade::state(&pool, &keys);
+        Ok(start.ready(state).await?)
+    }
+
+    fn reload(&mut self, path: &str) {
+        if let Some(log) = &self.log {
             log.reopen();
         }
-        running.reload(path);
+        self.running.reload(path);
     }
-    // The checks end with the process: no event says so.
-    running.pool.close();
-    readiness.fail("shutting down");
-    tracing::info!(?lame_duck, "shutting down");
-    operators.close();
-    stop.send_replace(());
-    tokio::select! {
-        ended = &mut joined => {
-            if let Some(file) = &state_file {
-                file.finish();
-            }
-            Ok(ended??)
+
+    /// Waits for the end of the workers, which is a failure unless it was asked for.
+    async fn workers_ended(&mut self) -> Result<(), BoxError> {
+        let ended = (&mut self.workers).await;
+        self.running.pool.close();
+        Ok(ended??)
+    }
+
+    /// Lets the requests end. A second signal ends the process at once.
+    async fn drain(mut self, end: End, signals: &mut EndSignals) -> Result<(), BoxError> {
+        // The checks end with the process: no event says so.
+        self.running.pool.close();
+        if end == End::HandedOver {
+            tracing::info!("another process serves: draining");
+            self.operators.hand_over();
+            // The successor writes it.
+            self.state_file = None;
+        } else {
+            self.readiness.fail("shutting down");
+            tracing::info!(lame_duck = ?self.lame_duck, "shutting down");
+            self.operators.close();
         }
-        () = ends.next() => exit_at_once(log.as_ref(), state_file.as_ref()),
+        self.end.send_replace(end);
+        tokio::select! {
+            ended = self.workers_ended() => {
+                if let Some(file) = &self.state_file {
+                    file.finish();
+                }
+                ended
+            }
+            () = signals.next() => exit_at_once(self.log.as_ref(), self.state_file.as_ref()),
+        }
     }
 }
 
@@ -149,19 +258,31 @@ async fn start_acme(
     Ok(handles)
 }
 
+struct Signals {
+    end: EndSignals,
+    hangup: Signal,
+    upgrade: Signal,
+}
+
+impl Signals {
+    fn new() -> io::Result<Self> {
+        Ok(Self {
+            end: EndSignals {
+                terminate: signal(SignalKind::terminate())?,
+                interrupt: signal(SignalKind::interrupt())?,
+            },
+            hangup: signal(SignalKind::hangup())?,
+            upgrade: signal(SignalKind::user_defined2())?,
+        })
+    }
+}
+
 struct EndSignals {
     terminate: Signal,
     interrupt: Signal,
 }
 
 impl EndSignals {
-    fn new() -> io::Result<Self> {
-        Ok(Self {
-            terminate: signal(SignalKind::terminate())?,
-            interrupt: signal(SignalKind::interrupt())?,
-        })
-    }
-
     /// Waits for SIGTERM or SIGINT.
     async fn next(&mut self) {
         tokio::select! {

@@ -13,6 +13,12 @@
 //! the file again, reopens the files of the log, and logs what changed. If the new settings are wrong, the last
 //! good ones stay. Changes that need a restart, such as those of listeners, are logged as a warning
 //! at each reload.
+//!
+//! With `[fleet] handover`, a second process takes the listening sockets of the running one over, which
+//! then drains and exits: no connection is refused, and no request fails. SIGUSR2 starts it from the
+//! path and with the arguments of the running one; `edge FILE` in a shell does the same. If the new
+//! process cannot start, the running one serves on. Sockets of systemd (`LISTEN_FDS`) are taken, and
+//! systemd is notified (`NOTIFY_SOCKET`): see `examples/deploy/systemd`.
 
 mod app;
 mod cli;
@@ -21,6 +27,7 @@ mod fleet;
 mod operators;
 mod reload;
 mod state_file;
+mod upgrade;
 mod worker;
 
 use std::{error::Error, process::ExitCode};
@@ -38,7 +45,8 @@ usage: edge [--check] FILE.toml
 
 Exits with 0 when a signal ended it or the file is fine, with 2 when the arguments or the file are
 wrong, with 1 when it failed. SIGTERM and SIGINT drain, a second one ends it at once; SIGHUP reads
-the file again. RUST_LOG sets which events go to the standard error: \"info,h2=error\" where it is not set.
+the file again. SIGUSR2 starts a new process of the same program, which takes over at the path of
+`[fleet] handover`. RUST_LOG sets which events go to the standard error: \"info,h2=error\" where it is not set.
 ";
 
 fn main() -> ExitCode {

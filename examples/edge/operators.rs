@@ -8,6 +8,7 @@ use evenkeel::{
     BoxError, Pool,
     admin::Admin,
     endpoints::{Endpoints, EndpointsLayer, Readiness},
+    fleet::handover::Start,
     metrics::{MetricsLayer, MetricsService},
     server,
     settings::{LogOutputs, Settings},
@@ -15,7 +16,7 @@ use evenkeel::{
 };
 use http::{Request, Response};
 use http_body::Body;
-use tokio::net::TcpListener;
+use tokio::{net::TcpListener, sync::watch};
 use tower::{Layer, Service};
 
 /// Makes the layer that records what `[admin]` shows; `None` if it shows nothing, so that requests
@@ -37,25 +38,30 @@ pub(crate) fn metrics_layer(
 #[derive(Clone, Default)]
 pub(crate) struct Operators {
     page: Option<Admin>,
+    /// Changes when another process serves operators.
+    handed_over: watch::Sender<()>,
 }
 
 impl Operators {
     /// Serves `/live`, `/ready` and what else `[admin]` asks for, until the process ends.
-    pub(crate) async fn serve(
+    pub(crate) fn serve(
         settings: &Settings,
+        start: &mut Start,
         readiness: &Readiness,
         metrics: Option<&MetricsLayer>,
         log: Option<&LogOutputs>,
     ) -> Result<Self, BoxError> {
+        let mut operators = Self::default();
         let Some(admin) = &settings.admin else {
-            return Ok(Self::default());
+            return Ok(operators);
         };
-        let listener = TcpListener::bind(admin.address)
-            .await
-            .map_err(|error| format!("[admin] address: {}: {error}", admin.address))?;
+        let listener = start
+            .listener(admin.address)
+            .map_err(|error| format!("[admin] address: {error}"))?;
+        let end = operators.handed_over.subscribe();
         let Some(stats) = metrics.and_then(MetricsLayer::stats) else {
-            start(listener, Endpoints::new(readiness.clone()))?;
-            return Ok(Self::default());
+            serve(listener, Endpoints::new(readiness.clone()), end)?;
+            return Ok(operators);
         };
         let metrics = || metrics_service(stats, log);
         let endpoints = EndpointsLayer::new(readiness.clone());
@@ -64,14 +70,21 @@ impl Operators {
         let Some(mut page) = page else {
             // Without both there are no numbers.
             let router = Router::new().route_service("/metrics", metrics());
-            start(listener, endpoints.layer(router))?;
-            return Ok(Self::default());
+            serve(listener, endpoints.layer(router), end)?;
+            return Ok(operators);
         };
         if admin.metrics {
             page = page.metrics(metrics());
         }
-        start(listener, endpoints.layer(page.clone()))?;
-        Ok(Self { page: Some(page) })
+        serve(listener, endpoints.layer(page.clone()), end)?;
+        operators.page = Some(page);
+        Ok(operators)
+    }
+
+    /// Stops accepting: another process does.
+    pub(crate) fn hand_over(&self) {
+        self.close();
+        self.handed_over.send_replace(());
     }
 
     /// Ends the live updates of open pages, at the beginning of a shutdown. All else is served until
@@ -92,7 +105,11 @@ fn metrics_service(stats: &Stats, log: Option<&LogOutputs>) -> MetricsService {
     }
 }
 
-fn start<S, B>(listener: TcpListener, service: S) -> Result<(), BoxError>
+fn serve<S, B>(
+    listener: TcpListener,
+    service: S,
+    mut handed_over: watch::Receiver<()>,
+) -> Result<(), BoxError>
 where
     S: Service<Request<server::Body>, Response = Response<B>, Error = Infallible>,
     S: Clone + Send + 'static,
@@ -101,6 +118,12 @@ where
     B::Error: Into<BoxError>,
 {
     tracing::info!("admin on http://{}/", listener.local_addr()?);
-    tokio::spawn(evenkeel::serve(listener, service).into_future());
+    let serve = evenkeel::serve(listener, service).handed_over(async move {
+        if handed_over.changed().await.is_err() {
+            // All handles are gone, and nothing hands over.
+            std::future::pending::<()>().await;
+        }
+    });
+    tokio::spawn(serve.into_future());
     Ok(())
 }

@@ -10,14 +10,14 @@ use evenkeel::{
     BoxError, LoadBalancer, Pool,
     access_log::AccessLogLayer,
     context::CertificateInfo,
-    fleet::FleetHandle,
+    fleet::{FleetHandle, handover::Start},
     metrics::MetricsLayer,
     settings::{AdminToken, ListenSettings, LogOutputs, ProxyTlsSettings, Sections, Settings},
     stats::CertificateRegistry,
     tls::{Certificate, Certificates, TicketSecret},
 };
 
-use crate::{app::App, fleet, operators, state_file};
+use crate::{app::App, fleet, operators, state_file, upgrade};
 
 /// The running parts, and the settings that they were made of.
 pub(crate) struct Running {
@@ -46,12 +46,17 @@ impl Running {
         certificates: Vec<Option<Certificates>>,
         tickets: Option<&TicketSecret>,
         threads: NonZeroUsize,
+        start: &mut Start,
     ) -> Result<Self, BoxError> {
         let pool = settings.pool();
         let log = settings.access_log()?;
         let state_file = state_file(settings).map(Path::to_owned);
-        // Before the layers are made, because checks begin then.
-        if let Some(path) = &state_file {
+        // Before the layers are made, because checks begin then. Without checks, nothing would correct
+        // a backend that was unhealthy.
+        if settings.health.is_some() {
+            start.restore(upgrade::POOL, &pool);
+        }
+        if let (Some(path), None) = (&state_file, start.predecessor()) {
             state_file::restore(path, &pool);
         }
         let fleet = fleet::join(settings, &pool, tickets).await?;

@@ -1,6 +1,12 @@
 //! A worker thread: it accepts on every listener and serves the connections.
 
-use std::{convert::Infallible, io, net::SocketAddr, num::NonZeroUsize, sync::Arc, time::Duration};
+use std::{
+    convert::Infallible,
+    io,
+    num::NonZeroUsize,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use bytes::Bytes;
 use evenkeel::{
@@ -9,13 +15,17 @@ use evenkeel::{
     endpoints::EndpointsLayer,
     metrics::MetricsLayer,
     proxy_protocol::ProxyProtocolLayer,
-    server::{self, Http, Serve, Workers, bind},
+    server::{self, Http, Serve, Workers},
     settings::ListenSettings,
     tls::{HstsLayer, TlsLayer, acme::Http01Layer},
 };
 use http::{Request, Response};
 use http_body::Body;
-use tokio::{net::TcpListener, sync::watch, task::JoinSet};
+use tokio::{
+    net::TcpListener,
+    sync::{mpsc, watch},
+    task::JoinSet,
+};
 use tower::{Layer, Service, util::option_layer};
 
 use crate::app::App;
@@ -31,19 +41,49 @@ pub(crate) struct Worker {
     pub(crate) metrics: Option<MetricsLayer>,
     pub(crate) lame_duck: Duration,
     pub(crate) drain: Duration,
-    /// Changes when the shutdown begins.
-    pub(crate) stopped: watch::Receiver<()>,
+    pub(crate) end: watch::Receiver<End>,
+    /// Gets a message from each worker that accepts, or that cannot.
+    pub(crate) accepts: mpsc::UnboundedSender<Result<(), String>>,
+}
+
+/// How the end of the workers begins.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum End {
+    NotYet,
+    Shutdown,
+    HandedOver,
 }
 
 /// A listener, and the layers around its requests.
 pub(crate) struct ListenerPlan {
-    pub(crate) address: SocketAddr,
+    /// For each worker, those that it accepts from.
+    pub(crate) sockets: Mutex<Vec<Vec<std::net::TcpListener>>>,
     /// Its section of the settings.
     pub(crate) listen: ListenSettings,
     pub(crate) proxy_protocol: ProxyProtocolLayer,
     pub(crate) tls: Option<TlsLayer>,
     pub(crate) hsts: Option<HstsLayer>,
     pub(crate) endpoints: Option<EndpointsLayer>,
+}
+
+impl ListenerPlan {
+    /// Divides the sockets among the workers.
+    pub(crate) fn divide(
+        sockets: Vec<std::net::TcpListener>,
+        workers: NonZeroUsize,
+    ) -> Mutex<Vec<Vec<std::net::TcpListener>>> {
+        let mut shares: Vec<_> = (0..workers.get()).map(|_| Vec::new()).collect();
+        for (nth, socket) in sockets.into_iter().enumerate() {
+            shares[nth % workers.get()].push(socket);
+        }
+        Mutex::new(shares)
+    }
+
+    /// Takes the sockets of a worker.
+    fn take(&self, worker: usize) -> Vec<std::net::TcpListener> {
+        let mut shares = self.sockets.lock().unwrap_or_else(PoisonError::into_inner);
+        std::mem::take(&mut shares[worker])
+    }
 }
 
 impl Worker {
@@ -53,29 +93,33 @@ impl Worker {
 
     async fn work(self, number: usize) -> io::Result<()> {
         let mut serving = JoinSet::new();
-        for plan in self.listeners.iter() {
-            let ListenerPlan {
-                address,
-                tls,
-                hsts,
-                endpoints,
-                ..
-            } = plan;
-            let listener = bind(*address, true)
-                .map_err(|error| io::Error::new(error.kind(), format!("{address}: {error}")))?;
-            if number == 0 {
-                let scheme = if tls.is_some() { "https" } else { "http" };
-                tracing::info!("listening on {scheme}://{}/", listener.local_addr()?);
-            }
-            let app = self.apps[number].clone();
-            let tls = tls.as_ref().map(|tls| (tls, hsts.clone()));
-            match endpoints {
-                Some(own) => self.serve(&mut serving, listener, plan, own.layer(app), tls)?,
-                None => self.serve(&mut serving, listener, plan, app, tls)?,
-            }
-        }
+        let begun = self.accept(number, &mut serving);
+        let message = begun.as_ref().map(drop).map_err(io::Error::to_string);
+        // The control thread may have ended already.
+        let _ = self.accepts.send(message);
+        begun?;
         while let Some(ended) = serving.join_next().await {
             ended??;
+        }
+        Ok(())
+    }
+
+    /// Begins to accept on the sockets of this worker.
+    fn accept(&self, number: usize, serving: &mut JoinSet<io::Result<()>>) -> io::Result<()> {
+        for plan in self.listeners.iter() {
+            for (nth, listener) in plan.take(number).into_iter().enumerate() {
+                let listener = TcpListener::from_std(listener)?;
+                if number == 0 && nth == 0 {
+                    let scheme = if plan.tls.is_some() { "https" } else { "http" };
+                    tracing::info!("listening on {scheme}://{}/", listener.local_addr()?);
+                }
+                let app = self.apps[number].clone();
+                let tls = plan.tls.as_ref().map(|tls| (tls, plan.hsts.clone()));
+                match &plan.endpoints {
+                    Some(own) => self.serve(serving, listener, plan, own.layer(app), tls)?,
+                    None => self.serve(serving, listener, plan, app, tls)?,
+                }
+            }
         }
         Ok(())
     }
@@ -132,13 +176,16 @@ impl Worker {
     }
 
     fn finish<C>(&self, serve: Serve<TcpListener, C>) -> Serve<TcpListener, C> {
-        let mut stopped = self.stopped.clone();
+        let (mut end, mut handed_over) = (self.end.clone(), self.end.clone());
         let serve = serve
             .lame_duck(self.lame_duck)
             .drain_timeout(self.drain)
             .shutdown(async move {
                 // An error means that the control thread is gone, which is an end as well.
-                let _ = stopped.changed().await;
+                let _ = end.wait_for(|end| *end == End::Shutdown).await;
+            })
+            .handed_over(async move {
+                let _ = handed_over.wait_for(|end| *end == End::HandedOver).await;
             });
         match (&self.metrics, &self.log) {
             (None, None) => serve,
@@ -166,12 +213,4 @@ fn http<S>(
             .allow_raw_target(listen.allow_raw_target))
     });
     configured.map_err(io::Error::other)
-}
-
-/// Chooses a port if the address has port 0, so that all workers share it.
-pub(crate) fn fix_port(address: SocketAddr) -> io::Result<SocketAddr> {
-    match address.port() {
-        0 => std::net::TcpListener::bind(address)?.local_addr(),
-        _ => Ok(address),
-    }
 }

@@ -15,3 +15,4 @@ mod others;
 mod process;
 mod proxy_protocol;
 mod quickstart;
+mod upgrade;

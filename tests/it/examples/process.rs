@@ -59,6 +59,11 @@ impl Process {
         )
     }
 
+    /// Starts the program of another command, which runs the example.
+    pub(super) fn launch(launcher: &mut Command, example: &str, args: &[&str]) -> Self {
+        Self::spawn(launcher.arg(binary(example)).args(args))
+    }
+
     fn spawn(command: &mut Command) -> Self {
         let mut child = command
             .stdin(Stdio::null())
@@ -165,6 +170,12 @@ impl Process {
         (status, &self.seen)
     }
 
+    /// Waits for its end alone: a process that it started may still write to its outputs.
+    pub(super) async fn exits(&mut self) -> ExitStatus {
+        let status = timeout(PATIENCE, self.child.wait()).await;
+        status.expect("it must end").unwrap()
+    }
+
     pub(super) async fn must_succeed(&mut self) {
         let (status, lines) = self.ended().await;
         assert!(status.success(), "{status}: {lines:#?}");
@@ -213,7 +224,7 @@ impl Backend {
     }
 }
 
-fn kill(name: &str, process: &str) {
+pub(super) fn kill(name: &str, process: &str) {
     let status = std::process::Command::new("kill")
         .args([name, "--", process])
         .status()
