@@ -23,8 +23,8 @@ use crate::error::ConfigError;
 /// use evenkeel::tls::{Certificates, TlsConfig, TlsLayer};
 ///
 /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
-/// let old = TlsLayer::new(TlsConfig::new(Certificates::new([])?));
-/// let new = TlsLayer::new(TlsConfig::new(Certificates::new([])?));
+/// let old = TlsLayer::new(TlsConfig::new(Certificates::empty()));
+/// let new = TlsLayer::new(TlsConfig::new(Certificates::empty()));
 /// let secret = old.ticket_keys().ok_or("no tickets")?.export();
 /// new.ticket_keys().ok_or("no tickets")?.import(&secret)?;
 /// # Ok(())
