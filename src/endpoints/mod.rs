@@ -36,34 +36,29 @@
 //! [`EndpointsLayer`] goes in front of the request stack of a public listener: above the access log
 //! if checks should not be logged, below it otherwise.
 //!
-//! **keepalived** moves the address to another host when the process or all its backends are gone.
-//! The option `-f` of curl makes a 503 a failure, `-m` a hang:
-//!
-//! ```text
-//! vrrp_script evenkeel {
-//!     script "/usr/bin/curl -fs -m 1 -o /dev/null http://127.0.0.1:9900/ready"
-//!     interval 1
-//!     fall 2
-//!     rise 2
-//! }
-//! ```
+//! **keepalived** moves the address to another host when the process is gone, hangs or shuts down.
+//! Its script gives `/ready` a deadline of its own, since keepalived's are whole seconds. If all
+//! backends are down at both hosts, a move helps no client: the script asks the peer, too. The folder
+//! `examples/deploy/keepalived` has that script and configurations for one and for two addresses.
 //!
 //! **Kubernetes** restarts a pod whose liveness probe fails, and sends traffic to a pod whose
-//! readiness probe passes. Do not use `/ready` as the liveness probe: Kubernetes would restart the
-//! balancer because its backends are down.
+//! readiness probe passes; any status from 200 to 399 is a pass. Do not use `/ready` as the liveness
+//! probe: Kubernetes would restart the balancer because its backends are down. A manifest is in
+//! `examples/deploy/kubernetes`.
 //!
 //! ```text
 //! livenessProbe:
 //!   httpGet: { path: /live, port: 9900 }
 //! readinessProbe:
 //!   httpGet: { path: /ready, port: 9900 }
-//!   periodSeconds: 1
+//!   periodSeconds: 2
 //!   failureThreshold: 2
 //! ```
 //!
 //! **Route 53** checks from outside, so `/ready` must be a path of the public listener. Its types
-//! HTTP and HTTPS accept any 2xx; a search string, if you set one, is `"ready":true`. A load
-//! balancer in front of this one does the same (in HAProxy, `option httpchk GET /ready`).
+//! HTTP and HTTPS accept any 2xx or 3xx; a search string, which the types with `STR_MATCH` want, is
+//! `"ready":true`. `examples/deploy/dns` has a health check, and says how fast DNS can be. A load
+//! balancer in front of this one asks the same (in HAProxy, `option httpchk GET /ready`).
 //!
 //! At a shutdown, the time between the first failing `/ready` and the end of the listeners
 //! (`lame_duck` in the settings) must be longer than the interval of the checks times the number of
