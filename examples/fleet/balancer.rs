@@ -1,0 +1,279 @@
+//! A balancer: `edge` and keepalived at a host, configured by the files of `examples/deploy/keepalived`.
+
+use std::{
+    fs,
+    os::unix::fs::PermissionsExt,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use evenkeel::BoxError;
+use tokio::time::{Instant, sleep, timeout};
+
+use crate::{
+    process::{Process, Programs},
+    world::{INTERFACE, VIPS, World, preferred},
+};
+
+/// The hosts with a balancer, and their addresses.
+pub(crate) const BALANCERS: [(&str, &str); 2] = [("lb-1", "198.18.0.11"), ("lb-2", "198.18.0.12")];
+/// The backends: host, id, address and locality.
+pub(crate) const BACKENDS: [(&str, &str, &str, &str); 6] = [
+    ("rack-1", "a", "198.18.0.21:80", "eu/eu-1/r1"),
+    ("rack-1", "b", "198.18.0.22:80", "eu/eu-1/r1"),
+    ("rack-2", "c", "198.18.0.31:80", "eu/eu-2/r1"),
+    ("rack-2", "d", "198.18.0.32:80", "eu/eu-2/r1"),
+    ("rack-3", "e", "198.18.0.41:80", "us/us-1/r1"),
+    ("rack-3", "f", "198.18.0.42:80", "us/us-1/r1"),
+];
+
+/// How the virtual addresses are shared.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Mode {
+    ActivePassive,
+    ActiveActive,
+}
+
+/// When a balancer got a virtual address: the moment, which balancer, and the VRRP instance.
+pub(crate) type Takeover = (Instant, usize, String);
+
+pub(crate) struct Balancer {
+    nth: usize,
+    settings: PathBuf,
+    program: PathBuf,
+    pub(crate) edge: Process,
+    pub(crate) keepalived: Process,
+    configuration: PathBuf,
+    takeovers: Arc<Mutex<Vec<Takeover>>>,
+}
+
+impl Balancer {
+    /// Writes the configuration of the nth balancer into `folder`, and starts it.
+    pub(crate) async fn start(
+        world: &World,
+        programs: &Programs,
+        folder: &Path,
+        nth: usize,
+        mode: Mode,
+    ) -> Result<Self, BoxError> {
+        let (host, own) = BALANCERS[nth];
+        // Answers for the virtual addresses come from the interface that has them, not from `lo`.
+        for setting in ["arp_ignore=1", "arp_announce=2"] {
+            world
+                .sysctl(host, &format!("net.ipv4.conf.all.{setting}"))
+                .await?;
+        }
+        world.nft(host, &handoff()?).await?;
+        let check = folder.join("check-edge");
+        fs::write(&check, deployed("keepalived/check-edge")?)?;
+        fs::set_permissions(&check, fs::Permissions::from_mode(0o755))?;
+        let settings = folder.join(format!("{host}.toml"));
+        fs::write(&settings, edge_settings(own)?)?;
+        let configuration = folder.join(format!("{host}.conf"));
+        let text = keepalived(nth, mode, &check, &programs.edge, &settings)?;
+        fs::write(
+            &configuration,
+            format!("net_namespace {}\n{text}", world.namespace(host)),
+        )?;
+        let takeovers = Arc::default();
+        Ok(Self {
+            nth,
+            edge: start_edge(world, host, &programs.edge, &settings).await?,
+            keepalived: start_keepalived(nth, &configuration, &takeovers)?,
+            program: programs.edge.clone(),
+            settings,
+            configuration,
+            takeovers,
+        })
+    }
+
+    /// Starts its edge again, after it ended.
+    pub(crate) async fn restart_edge(&mut self, world: &World) -> Result<(), BoxError> {
+        let host = BALANCERS[self.nth].0;
+        self.edge = start_edge(world, host, &self.program, &self.settings).await?;
+        Ok(())
+    }
+
+    pub(crate) fn restart_keepalived(&mut self) -> Result<(), BoxError> {
+        self.keepalived = start_keepalived(self.nth, &self.configuration, &self.takeovers)?;
+        Ok(())
+    }
+
+    /// Returns when this balancer got a virtual address, since `from`.
+    pub(crate) fn takeovers(&self, from: Instant) -> Vec<Takeover> {
+        let all = lock(&self.takeovers);
+        all.iter()
+            .filter(|(when, ..)| *when >= from)
+            .cloned()
+            .collect()
+    }
+
+    /// Waits until this balancer got a virtual address, after `from`.
+    pub(crate) async fn until_takeover(&self, from: Instant) -> Result<(), BoxError> {
+        let taken = async {
+            while self.takeovers(from).is_empty() {
+                sleep(Duration::from_millis(5)).await;
+            }
+        };
+        let host = BALANCERS[self.nth].0;
+        timeout(LONGEST_TAKEOVER, taken).await.map_err(|elapsed| {
+            format!("{host} did not take the address over in {LONGEST_TAKEOVER:?}: {elapsed}")
+                .into()
+        })
+    }
+}
+
+async fn start_edge(
+    world: &World,
+    host: &str,
+    program: &Path,
+    settings: &Path,
+) -> Result<Process, BoxError> {
+    let mut command = world.command(host, &program.display().to_string());
+    command.arg(settings);
+    let mut edge = Process::start(&format!("edge at {host}"), command)?;
+    edge.line("listening on").await?;
+    Ok(edge)
+}
+
+/// keepalived enters the namespace by itself: the events of processes exist in the first one only.
+fn start_keepalived(
+    nth: usize,
+    configuration: &Path,
+    takeovers: &Arc<Mutex<Vec<Takeover>>>,
+) -> Result<Process, BoxError> {
+    let mut command = preferred("TERM");
+    command
+        .arg("keepalived")
+        .args(["--dont-fork", "--log-console", "--log-detail", "--vrrp"])
+        .arg("--use-file")
+        .arg(configuration)
+        .arg("--pid")
+        .arg(configuration.with_extension("pid"))
+        .arg("--vrrp_pid")
+        .arg(configuration.with_extension("vrrp.pid"));
+    if let Some(folder) = configuration.parent() {
+        command.env("RUNTIME_DIRECTORY", folder);
+    }
+    let mut process = Process::start(&format!("keepalived at {}", BALANCERS[nth].0), command)?;
+    let lines = process.take_lines();
+    let takeovers = takeovers.clone();
+    tokio::spawn(async move {
+        let Some(mut lines) = lines else { return };
+        while let Some(line) = lines.recv().await {
+            tracing::debug!(balancer = BALANCERS[nth].0, "{line}");
+            let instance = line
+                .split_once(": (")
+                .and_then(|(_, rest)| rest.split_once(") Entering MASTER"));
+            if let Some((instance, _)) = instance {
+                lock(&takeovers).push((Instant::now(), nth, instance.to_owned()));
+            }
+        }
+    });
+    Ok(process)
+}
+
+fn keepalived(
+    nth: usize,
+    mode: Mode,
+    check: &Path,
+    edge: &Path,
+    settings: &Path,
+) -> Result<String, BoxError> {
+    let path = |path: &Path| path.display().to_string();
+    let mut values = vec![
+        ("INTERFACE", INTERFACE.to_owned()),
+        ("OWN", BALANCERS[nth].1.to_owned()),
+        ("PEER", BALANCERS[1 - nth].1.to_owned()),
+        ("CHECK", path(check)),
+        ("EDGE", path(edge)),
+        ("SETTINGS", path(settings)),
+    ];
+    let file = match mode {
+        Mode::ActivePassive => {
+            values.push(("VIP", VIPS[0].to_owned()));
+            values.push(("PRIORITY", ["150", "100"][nth].to_owned()));
+            "keepalived/active-passive.conf"
+        }
+        Mode::ActiveActive => {
+            values.push(("HOME_VIP", VIPS[nth].to_owned()));
+            values.push(("AWAY_VIP", VIPS[1 - nth].to_owned()));
+            values.push(("HOME_ID", ["51", "52"][nth].to_owned()));
+            values.push(("AWAY_ID", ["51", "52"][1 - nth].to_owned()));
+            values.push(("HOME_DELAY", HOME_DELAY.as_secs().to_string()));
+            "keepalived/active-active.conf"
+        }
+    };
+    let values: Vec<_> = values
+        .iter()
+        .map(|(name, value)| (format!("${name}="), value.as_str()))
+        .collect();
+    set(&deployed(file)?, "$", &values)
+}
+
+fn handoff() -> Result<String, BoxError> {
+    let vips = format!("{{ {} }}", VIPS.join(", "));
+    let interface = format!("{INTERFACE:?}");
+    let values = [
+        ("define vips = ".to_owned(), vips.as_str()),
+        ("define ports = ".to_owned(), "{ 80 }"),
+        ("define interface = ".to_owned(), interface.as_str()),
+    ];
+    set(&deployed("keepalived/handoff.nft")?, "define ", &values)
+}
+
+/// Puts values behind the beginnings of lines. Each line that begins with `mark` must get one.
+fn set(text: &str, mark: &str, values: &[(String, &str)]) -> Result<String, BoxError> {
+    let mut used = 0;
+    let lines = text.lines().map(|line| {
+        let value = values
+            .iter()
+            .find(|(begin, _)| line.starts_with(begin.as_str()));
+        used += usize::from(value.is_some());
+        match value {
+            Some((begin, value)) => Ok(format!("{begin}{value}\n")),
+            None if line.starts_with(mark) => Err(format!("the experiments set no value: {line}")),
+            None => Ok(format!("{line}\n")),
+        }
+    });
+    let text = lines.collect::<Result<String, _>>()?;
+    match used == values.len() {
+        true => Ok(text),
+        false => Err(format!("not every one of {values:?} has a line").into()),
+    }
+}
+
+/// Puts the backends and the address of the experiments into the settings for keepalived.
+fn edge_settings(own: &str) -> Result<String, BoxError> {
+    let text = deployed("keepalived/edge.toml")?;
+    let parts = text
+        .split_once("[[pool.backends]]")
+        .zip(text.split_once("[health]"));
+    let Some(((head, _), (_, rest))) = parts else {
+        return Err("keepalived/edge.toml must have backends before [health]".into());
+    };
+    let backends = BACKENDS.map(|(_, id, address, locality)| {
+        format!(
+            "[[pool.backends]]\nid = {id:?}\nurl = \"http://{address}\"\nlocality = {locality:?}\n"
+        )
+    });
+    let rest = rest.replace("192.0.2.11", own);
+    Ok(format!("{head}{}[health]{rest}", backends.concat()))
+}
+
+fn deployed(path: &str) -> Result<String, BoxError> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("examples/deploy")
+        .join(path);
+    fs::read_to_string(&path).map_err(|error| format!("{}: {error}", path.display()).into())
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// How long the experiments wait for the other balancer.
+const LONGEST_TAKEOVER: Duration = Duration::from_secs(30);
+/// How long a balancer that came back waits before it takes its address home; a minute in production.
+pub(crate) const HOME_DELAY: Duration = Duration::from_secs(6);
