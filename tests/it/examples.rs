@@ -3,8 +3,8 @@
 
 mod acme;
 mod admin;
-mod client;
-mod edge;
+pub(crate) mod client;
+pub(crate) mod edge;
 mod failure;
 mod fleet;
 mod hostile;
@@ -12,7 +12,7 @@ mod load;
 mod operator;
 mod operators;
 mod others;
-mod process;
+pub(crate) mod process;
 mod proxy_protocol;
 mod quickstart;
 mod upgrade;

@@ -1,10 +1,18 @@
-//! Two instances and a real redis-server: values, locks, orders, secrets and hints, and what happens
-//! when the server fails.
+//! Several balancers: instances that share state through a real redis-server, sockets that a process
+//! hands over, a virtual address that moves, checks from outside, shared sessions.
 
+#[cfg(target_os = "linux")]
+mod checks;
+#[cfg(target_os = "linux")]
+mod documents;
 mod exchange;
 mod failures;
 mod handover;
+#[cfg(target_os = "linux")]
+mod sessions;
 mod store;
+#[cfg(target_os = "linux")]
+mod vip;
 
 use std::{future::Future, time::Duration};
 

@@ -31,36 +31,36 @@ use super::process::PATIENCE;
 use crate::support::pki;
 
 #[derive(Debug)]
-pub(super) struct Answer {
-    pub(super) status: StatusCode,
-    pub(super) headers: HeaderMap,
-    pub(super) body: String,
+pub(crate) struct Answer {
+    pub(crate) status: StatusCode,
+    pub(crate) headers: HeaderMap,
+    pub(crate) body: String,
 }
 
 impl Answer {
-    pub(super) fn header(&self, name: &str) -> &str {
+    pub(crate) fn header(&self, name: &str) -> &str {
         self.headers.get(name).map_or("", |v| v.to_str().unwrap())
     }
 
     /// Which backend answered; a name is wanted.
-    pub(super) fn backend(&self) -> String {
+    pub(crate) fn backend(&self) -> String {
         assert_eq!(self.status, StatusCode::OK, "{self:?}");
         self.header("x-backend").to_owned()
     }
 }
 
 /// Gets a page in cleartext.
-pub(super) async fn try_get(address: SocketAddr, path: &str) -> Result<Answer, BoxError> {
+pub(crate) async fn try_get(address: SocketAddr, path: &str) -> Result<Answer, BoxError> {
     let stream = TcpStream::connect(address).await?;
     exchange(stream, false, &address.to_string(), path, "").await
 }
 
-pub(super) async fn get(address: SocketAddr, path: &str) -> Answer {
+pub(crate) async fn get(address: SocketAddr, path: &str) -> Answer {
     try_get(address, path).await.unwrap()
 }
 
 /// Posts nothing, with a bearer token unless it is empty.
-pub(super) async fn post(address: SocketAddr, path: &str, token: &str) -> Answer {
+pub(crate) async fn post(address: SocketAddr, path: &str, token: &str) -> Answer {
     let mut stream = TcpStream::connect(address).await.unwrap();
     let authorization = match token {
         "" => String::new(),
@@ -85,7 +85,7 @@ pub(super) async fn post(address: SocketAddr, path: &str, token: &str) -> Answer
 
 /// Gets a page with a new connection and nothing else between the clock and the answer; returns
 /// both. It blocks.
-pub(super) fn get_bare(address: SocketAddr) -> (String, Duration) {
+pub(crate) fn get_bare(address: SocketAddr) -> (String, Duration) {
     let began = Instant::now();
     let mut stream = std::net::TcpStream::connect(address).unwrap();
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
@@ -97,7 +97,7 @@ pub(super) fn get_bare(address: SocketAddr) -> (String, Duration) {
 }
 
 /// Gets a page over TLS, as `localhost`, with the protocol that ALPN selects, and a cookie.
-pub(super) async fn get_tls(
+pub(crate) async fn get_tls(
     address: SocketAddr,
     config: ClientConfig,
     path: &str,
@@ -110,7 +110,7 @@ pub(super) async fn get_tls(
 }
 
 /// Has this many bytes echoed; returns how many came back.
-pub(super) async fn echo(address: SocketAddr, bytes: usize) -> usize {
+pub(crate) async fn echo(address: SocketAddr, bytes: usize) -> usize {
     let io = TokioIo::new(TcpStream::connect(address).await.unwrap());
     let (mut sender, conn) = hyper::client::conn::http1::handshake(io).await.unwrap();
     tokio::spawn(conn);
@@ -140,7 +140,7 @@ pub(super) async fn echo(address: SocketAddr, bytes: usize) -> usize {
 }
 
 /// Posts over one connection of HTTP/1.1 until a response says that it closes.
-pub(super) async fn post_until_told(address: SocketAddr, answered: Arc<AtomicUsize>) {
+pub(crate) async fn post_until_told(address: SocketAddr, answered: Arc<AtomicUsize>) {
     let io = TokioIo::new(TcpStream::connect(address).await.unwrap());
     let (mut sender, conn) = hyper::client::conn::http1::handshake(io).await.unwrap();
     tokio::spawn(conn);
@@ -163,7 +163,7 @@ pub(super) async fn post_until_told(address: SocketAddr, answered: Arc<AtomicUsi
 }
 
 /// Posts over one connection of HTTP/2 until a GOAWAY.
-pub(super) async fn post_until_goaway(address: SocketAddr, answered: Arc<AtomicUsize>) {
+pub(crate) async fn post_until_goaway(address: SocketAddr, answered: Arc<AtomicUsize>) {
     let io = TcpStream::connect(address).await.unwrap();
     let (client, conn) = h2::client::handshake(io).await.unwrap();
     tokio::spawn(conn);
@@ -186,7 +186,7 @@ pub(super) async fn post_until_goaway(address: SocketAddr, answered: Arc<AtomicU
 }
 
 /// What `curl -k` trusts: every certificate.
-pub(super) fn insecure() -> ClientConfig {
+pub(crate) fn insecure() -> ClientConfig {
     let mut config = ClientConfig::builder_with_provider(pki::test_provider())
         .with_safe_default_protocol_versions()
         .unwrap()

@@ -25,27 +25,27 @@ use super::{
 use crate::support::{pki::Authority, refused};
 
 /// A settings file in a folder of its own.
-pub(super) struct Settings {
+pub(crate) struct Settings {
     folder: TempDir,
 }
 
 impl Settings {
-    pub(super) fn new(text: &str) -> Self {
+    pub(crate) fn new(text: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let settings = Self { folder };
         settings.write(text);
         settings
     }
 
-    pub(super) fn write(&self, text: &str) {
+    pub(crate) fn write(&self, text: &str) {
         fs::write(self.path("edge.toml"), text).unwrap();
     }
 
-    pub(super) fn path(&self, name: &str) -> PathBuf {
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
     }
 
-    pub(super) fn file(&self) -> String {
+    pub(crate) fn file(&self) -> String {
         self.path("edge.toml").display().to_string()
     }
 }

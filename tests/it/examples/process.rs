@@ -3,7 +3,7 @@
 use std::{
     env,
     net::SocketAddr,
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::{ExitStatus, Stdio},
     sync::OnceLock,
     time::Duration,
@@ -17,28 +17,33 @@ use tokio::{
 };
 
 /// Ends the wait for what should be there at once, on a machine that has a lot to do.
-pub(super) const PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A running example; killed when it is dropped.
-pub(super) struct Process {
+pub(crate) struct Process {
     child: Child,
     lines: mpsc::UnboundedReceiver<String>,
     seen: Vec<String>,
 }
 
 impl Process {
-    pub(super) fn start(example: &str, args: &[&str]) -> Self {
+    pub(crate) fn start(example: &str, args: &[&str]) -> Self {
         Self::spawn(Command::new(binary(example)).args(args))
     }
 
+    /// Starts a program that is not an example of this package.
+    pub(crate) fn start_program(path: &Path, args: &[&str]) -> Self {
+        Self::spawn(Command::new(path).args(args))
+    }
+
     /// Starts it with a variable of the environment.
-    pub(super) fn start_with(example: &str, args: &[&str], (name, value): (&str, &str)) -> Self {
+    pub(crate) fn start_with(example: &str, args: &[&str], (name, value): (&str, &str)) -> Self {
         Self::spawn(Command::new(binary(example)).args(args).env(name, value))
     }
 
     /// Starts one of several that are to die at the same moment: in the group of the first of
     /// them, or as the first.
-    pub(super) fn start_beside(first: Option<&Self>, example: &str, args: &[&str]) -> Self {
+    pub(crate) fn start_beside(first: Option<&Self>, example: &str, args: &[&str]) -> Self {
         let group = first.map_or(0, |first| first.id().try_into().unwrap());
         Self::spawn(
             Command::new(binary(example))
@@ -83,7 +88,7 @@ impl Process {
     }
 
     /// Waits for a line of either output that contains this.
-    pub(super) async fn line(&mut self, part: &str) -> String {
+    pub(crate) async fn line(&mut self, part: &str) -> String {
         let found = async {
             while let Some(line) = self.lines.recv().await {
                 self.seen.push(line.clone());
@@ -99,7 +104,7 @@ impl Process {
 
     /// Waits until each of these parts is in a line of its own, in any order; returns those lines
     /// in the order of the parts.
-    pub(super) async fn all<const N: usize>(&mut self, parts: [&str; N]) -> [String; N] {
+    pub(crate) async fn all<const N: usize>(&mut self, parts: [&str; N]) -> [String; N] {
         let mut found = [const { None }; N];
         while found.iter().any(Option::is_none) {
             let line = self.line("").await;
@@ -112,27 +117,27 @@ impl Process {
     }
 
     /// Waits for a line with this URL scheme; returns the address in it.
-    pub(super) async fn address(&mut self, scheme: &str) -> SocketAddr {
+    pub(crate) async fn address(&mut self, scheme: &str) -> SocketAddr {
         address_in(&self.line(scheme).await, scheme)
     }
 
-    pub(super) fn id(&self) -> u32 {
+    pub(crate) fn id(&self) -> u32 {
         self.child.id().expect("it runs")
     }
 
-    pub(super) fn signal(&self, name: &str) {
+    pub(crate) fn signal(&self, name: &str) {
         kill(name, &self.id().to_string());
     }
 
     /// Signals all that were started beside this one, the first: in one system call, so that
     /// none of them lives on while another is dead.
-    pub(super) fn signal_all(&self, name: &str) {
+    pub(crate) fn signal_all(&self, name: &str) {
         kill(name, &format!("-{}", self.id()));
     }
 
     /// Returns how much memory it ever had, in bytes.
     #[cfg(target_os = "linux")]
-    pub(super) fn peak_memory(&self) -> usize {
+    pub(crate) fn peak_memory(&self) -> usize {
         let id = self.id();
         let status = std::fs::read_to_string(format!("/proc/{id}/status")).unwrap();
         let line = status.lines().find(|l| l.starts_with("VmHWM:")).unwrap();
@@ -141,7 +146,7 @@ impl Process {
     }
 
     /// Returns what it used of the processors.
-    pub(super) fn cpu_time(&self) -> Duration {
+    pub(crate) fn cpu_time(&self) -> Duration {
         let id = self.id();
         let stat = std::fs::read_to_string(format!("/proc/{id}/stat")).unwrap();
         let fields: Vec<&str> = stat
@@ -156,12 +161,12 @@ impl Process {
     }
 
     /// Ends it with SIGKILL, and waits until it is gone.
-    pub(super) async fn kill(&mut self) {
+    pub(crate) async fn kill(&mut self) {
         self.child.kill().await.unwrap();
     }
 
     /// Waits for its end; returns how it ended and all lines.
-    pub(super) async fn ended(&mut self) -> (ExitStatus, &[String]) {
+    pub(crate) async fn ended(&mut self) -> (ExitStatus, &[String]) {
         let status = timeout(PATIENCE, self.child.wait()).await;
         let status = status.expect("it must end").unwrap();
         while let Some(line) = self.lines.recv().await {
@@ -176,31 +181,31 @@ impl Process {
         status.expect("it must end").unwrap()
     }
 
-    pub(super) async fn must_succeed(&mut self) {
+    pub(crate) async fn must_succeed(&mut self) {
         let (status, lines) = self.ended().await;
         assert!(status.success(), "{status}: {lines:#?}");
     }
 }
 
 /// A `backend` example.
-pub(super) struct Backend {
-    pub(super) process: Process,
-    pub(super) name: &'static str,
-    pub(super) address: SocketAddr,
+pub(crate) struct Backend {
+    pub(crate) process: Process,
+    pub(crate) name: &'static str,
+    pub(crate) address: SocketAddr,
 }
 
 impl Backend {
-    pub(super) async fn start(name: &'static str) -> Self {
+    pub(crate) async fn start(name: &'static str) -> Self {
         Self::start_at(name, "127.0.0.1:0".parse().unwrap()).await
     }
 
-    pub(super) async fn start_at(name: &'static str, address: SocketAddr) -> Self {
+    pub(crate) async fn start_at(name: &'static str, address: SocketAddr) -> Self {
         let process = Process::start("backend", &[name, &address.to_string()]);
         Self::named(name, process).await
     }
 
     /// As [`Process::start_beside`].
-    pub(super) async fn start_beside(first: Option<&Self>, name: &'static str) -> Self {
+    pub(crate) async fn start_beside(first: Option<&Self>, name: &'static str) -> Self {
         let first = first.map(|first| &first.process);
         let process = Process::start_beside(first, "backend", &[name, "127.0.0.1:0"]);
         Self::named(name, process).await
@@ -216,7 +221,7 @@ impl Backend {
     }
 
     /// Returns its table for a settings file.
-    pub(super) fn settings(&self) -> String {
+    pub(crate) fn settings(&self) -> String {
         format!(
             "[[pool.backends]]\nid = {:?}\nurl = \"http://{}\"\n",
             self.name, self.address
@@ -243,7 +248,7 @@ async fn pump(output: impl AsyncRead + Unpin, lines: mpsc::UnboundedSender<Strin
 
 /// Finds a built example. `cargo test --test it` builds none, so they are built here; where
 /// they are there and fresh, that is a look.
-fn binary(example: &str) -> PathBuf {
+pub(crate) fn binary(example: &str) -> PathBuf {
     static FOLDER: OnceLock<PathBuf> = OnceLock::new();
     let folder = FOLDER.get_or_init(|| {
         let own = env::current_exe().unwrap();
@@ -258,6 +263,7 @@ fn binary(example: &str) -> PathBuf {
             "backend",
             "client",
             "edge",
+            "fleet",
             "hyper",
             "quickstart",
             "trace",
@@ -274,7 +280,7 @@ fn binary(example: &str) -> PathBuf {
 }
 
 /// Returns the address behind this URL scheme.
-pub(super) fn address_in(line: &str, scheme: &str) -> SocketAddr {
+pub(crate) fn address_in(line: &str, scheme: &str) -> SocketAddr {
     let (_, rest) = line.split_once(scheme).unwrap();
     let end = rest.find(['/', ' ']).unwrap_or(rest.len());
     rest[..end].parse().unwrap()
