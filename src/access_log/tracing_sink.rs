@@ -52,8 +52,7 @@ impl Sink for TracingSink {
     }
 
     fn record(&self, entry: &Entry<'_>) {
-        let request = entry.request.as_ref();
-        let attempt = entry.answering();
+        let (request, attempt) = (entry.request.as_ref(), entry.answering());
         let phases = attempt.map(Attempt::phases).unwrap_or_default();
         let (tls, auth) = (entry.tls, entry.auth);
         let millis = |duration: Duration| duration.as_micros() as f64 / 1_000.0;

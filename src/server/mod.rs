@@ -197,6 +197,7 @@ mod http;
 mod http1;
 #[cfg(feature = "http2")]
 mod http2;
+mod last_look;
 mod listener;
 mod min_rate;
 mod open_connection;

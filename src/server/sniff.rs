@@ -19,7 +19,7 @@
 //! hyper-util's `auto` server waits for the preface without a time-out (hyper#3756, #3962); here
 //! the wait is within the time for a head.
 
-use std::{future::poll_fn, pin::pin};
+use std::{future::poll_fn, pin::pin, task::Poll};
 
 use bytes::{Bytes, BytesMut};
 use tokio::{
@@ -27,7 +27,7 @@ use tokio::{
     time::Instant,
 };
 
-use super::{shutdown::shutdown_begun, state::State};
+use super::{last_look::LastLook, shutdown::shutdown_begun, state::State};
 use crate::{context::ShutdownSignal, error::BoxError};
 
 /// The protocol of the first bytes, which the caller has to pass on.
@@ -58,12 +58,16 @@ pub(super) async fn sniff<Io: AsyncRead + Unpin>(
     let mut ahead = BytesMut::with_capacity(SNIFF_CAPACITY);
     let mut begun = pin!(shutdown_begun(signal.cloned()));
     let mut shutdown_deadline = false;
+    let mut last_look = LastLook::default();
     loop {
         let n = tokio::select! {
             biased;
             // The read is polled first: bytes that arrived in time win over a deadline.
             n = io.read_buf(&mut ahead) => n?,
-            () = poll_fn(|cx| state.poll_expired(cx)) => {
+            () = poll_fn(|cx| match state.poll_expired(cx).is_ready() && last_look.is_over(cx) {
+                true => Poll::Ready(()),
+                false => Poll::Pending,
+            }) => {
                 if ahead.is_empty() {
                     return Ok(Sniffed::Closed);
                 }
@@ -73,10 +77,8 @@ pub(super) async fn sniff<Io: AsyncRead + Unpin>(
             () = &mut begun, if ahead.is_empty() && !shutdown_deadline => {
                 let until = signal.and_then(|signal| signal.idle_until(state.accepted()));
                 let left = until.map(|until| until.saturating_duration_since(Instant::now()));
-                let Some(left) = left.filter(|left| !left.is_zero()) else {
-                    return Ok(Sniffed::Closed);
-                };
-                state.limit_idle(left);
+                // At the end of the grace the deadline expires, which is what closes the connection.
+                state.limit_idle(left.unwrap_or_default());
                 shutdown_deadline = true;
                 continue;
             }
@@ -84,6 +86,7 @@ pub(super) async fn sniff<Io: AsyncRead + Unpin>(
         if n == 0 && ahead.is_empty() {
             return Ok(Sniffed::Closed);
         }
+        last_look = LastLook::default();
         // The request was on its way when the shutdown began. It is answered, and has the time of
         // any first head.
         if shutdown_deadline {

@@ -255,10 +255,13 @@ fn a_fleet_has_a_url_which_is_never_shown() {
     }
     let shown = format!("{:?}", Settings::from_toml(GOOD).unwrap());
     assert!(!shown.contains(":secret"), "{shown}");
-    let none = refused(&with("")).to_string();
-    let wanted = ": [fleet]: the key `redis` is missing, or `redis_file`";
-    assert!(none.ends_with(wanted), "{none}");
+    let without = refused(&with("")).to_string();
+    let wanted = ": [fleet] name: for `redis` or `redis_file`, which are absent";
+    assert!(without.ends_with(wanted), "{without}");
     let absent = GOOD.split("[fleet]").next().unwrap();
+    let none = refused(&format!("{absent}[fleet]\n")).to_string();
+    let wanted = ": [fleet]: the key `redis` is missing, or `redis_file`, or `handover`";
+    assert!(none.ends_with(wanted), "{none}");
     assert!(
         Settings::from_toml(absent)
             .unwrap()

@@ -23,7 +23,10 @@ use super::{
 };
 use crate::{
     context::InterimQueue,
-    server::{Body, recycled, shutdown::ShutdownWatcher, state::State, stream::Stream},
+    server::{
+        Body, last_look::LastLook, recycled, shutdown::ShutdownWatcher, state::State,
+        stream::Stream,
+    },
     wire::{
         framing::Framing,
         request::{self, Head, MAX_SHARED_HEAD},
@@ -61,6 +64,7 @@ pub(super) struct Input {
     ended: bool,
     /// The end of the request body is unknown, so no further request can be read.
     pub(super) framing_lost: bool,
+    last_look: LastLook,
 }
 
 impl Input {
@@ -75,6 +79,7 @@ impl Input {
             interim_output: InterimOutput::default(),
             ended: false,
             framing_lost: false,
+            last_look: LastLook::default(),
         }
     }
 
@@ -103,17 +108,18 @@ impl Input {
             if let Poll::Ready(Err(error)) = read {
                 return Poll::Ready(Err(error));
             }
+            if read.is_pending() {
+                let is_over = self.last_look.is_under_way()
+                    || state.poll_expired(cx).is_ready()
+                    || shutdown.may_end(state);
+                return match is_over && self.last_look.is_over(cx) {
+                    true => Poll::Ready(Ok(self.head_timeout())),
+                    false => Poll::Pending,
+                };
+            }
+            self.last_look = LastLook::default();
             if let Some(next) = next {
                 return Poll::Ready(Ok(next));
-            }
-            if read.is_pending() {
-                if state.poll_expired(cx).is_ready() {
-                    return Poll::Ready(Ok(self.head_timeout()));
-                }
-                if shutdown.may_end(state) {
-                    return Poll::Ready(Ok(Next::End));
-                }
-                return Poll::Pending;
             }
         }
         Poll::Ready(Ok(match self.is_blank() {

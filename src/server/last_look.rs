@@ -1,0 +1,35 @@
+//! [`LastLook`]: a connection whose time is over looks at its socket once more before it closes.
+//!
+//! A thread that gets no processor for a while asks the kernel for events, waits, and then notices
+//! deadlines: what clients sent in the meantime would be lost, although it came in time. So the
+//! connection lets the runtime ask for events again, and closes only if nothing has come. A server
+//! that ends under load lost requests that way.
+
+use std::{future::Future, pin::pin, task::Context};
+
+use tokio::task::yield_now;
+
+/// Whether the second look is under way. Bytes that arrive make it a fresh one.
+#[derive(Debug, Default)]
+pub(super) struct LastLook {
+    under_way: bool,
+}
+
+impl LastLook {
+    /// Returns true if the look is under way: the time was over at the poll before.
+    pub(super) fn is_under_way(&self) -> bool {
+        self.under_way
+    }
+
+    /// Returns true if the connection has looked a second time. The first call returns false, and wakes
+    /// the task after the runtime has asked the kernel for events of sockets.
+    pub(super) fn is_over(&mut self, cx: &mut Context<'_>) -> bool {
+        if self.under_way {
+            return true;
+        }
+        self.under_way = true;
+        // The first poll hands the waker to the runtime, which keeps it until it has asked for events.
+        let _ = pin!(yield_now()).poll(cx);
+        false
+    }
+}
