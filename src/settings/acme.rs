@@ -2,13 +2,13 @@
 
 use std::path::PathBuf;
 #[cfg(feature = "__acme")]
-use std::sync::Arc;
+use std::{path::Path, sync::Arc};
 
 use serde::{Deserialize, Deserializer};
 
 use super::value;
 #[cfg(feature = "__acme")]
-use super::{Settings, SettingsError, draft::Draft, error::Location};
+use super::{FleetSettings, Settings, SettingsError, draft::Draft, error::Location};
 #[cfg(feature = "__acme")]
 use crate::{
     error::ConfigError,
@@ -26,7 +26,7 @@ pub struct AcmeSettings {
     /// Whether the operator agrees to the authority's terms of service; nothing starts without.
     #[serde(default)]
     pub agree_to_terms: bool,
-    /// The folder for certificates, keys and the account.
+    /// The folder for certificates, keys and the account, or `redis` for the store of `[fleet]`.
     pub storage: PathBuf,
     /// The address that the authority writes to; none if absent.
     pub email: Option<String>,
@@ -125,9 +125,8 @@ impl Settings {
         let Some(given) = self.draft.acme_of(nth) else {
             return Ok(None);
         };
-        let store = FileStore::new(&given.storage)
-            .map_err(|error| self.draft.acme_mistake(nth, "storage", error.message()))?;
-        let made = self.draft.acme(nth, given, Arc::new(store))?;
+        let store = self.draft.acme_store(nth, &given.storage)?;
+        let made = self.draft.acme(nth, given, store)?;
         Ok(Some(made.answers(answers.clone())))
     }
 }
@@ -139,11 +138,29 @@ impl Draft {
         tls?.acme.as_ref()
     }
 
+    fn acme_store(&self, nth: usize, storage: &Path) -> Result<Arc<dyn Store>, SettingsError> {
+        #[cfg(feature = "redis")]
+        if storage.as_os_str() == REDIS
+            && let Some(store) = self.fleet_store()?
+        {
+            return Ok(Arc::new(store));
+        }
+        match FileStore::new(storage) {
+            Ok(store) => Ok(Arc::new(store)),
+            Err(error) => Err(self.acme_mistake(nth, "storage", error.message())),
+        }
+    }
+
     /// Checks the section, and not the files that it names.
     pub(super) fn check_acme(&self, nth: usize) -> Result<(), SettingsError> {
         let Some(given) = self.acme_of(nth) else {
             return Ok(());
         };
+        let fleet = self.sections.fleet.as_ref();
+        if given.storage.as_os_str() == REDIS && !fleet.is_some_and(FleetSettings::has_redis) {
+            let why = "redis: [fleet] names no server; `./redis` is a folder of that name";
+            return Err(self.acme_mistake(nth, "storage", why));
+        }
         let without_files = AcmeSettings {
             ca: None,
             eab: None,
@@ -252,6 +269,10 @@ impl Draft {
         }
     }
 }
+
+/// The storage that is no folder.
+#[cfg(feature = "__acme")]
+const REDIS: &str = "redis";
 
 /// Stands for the store while settings are checked.
 #[cfg(feature = "__acme")]

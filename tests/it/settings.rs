@@ -259,6 +259,10 @@ fn a_fleet_has_a_url_which_is_never_shown() {
     let wanted = ": [fleet] name: for `redis` or `redis_file`, which are absent";
     assert!(without.ends_with(wanted), "{without}");
     let absent = GOOD.split("[fleet]").next().unwrap();
+    let acme = "acme = { domains = [\"a.test\"], agree_to_terms = true, storage = \"redis\" }";
+    let homeless = refused(&absent.replace("alpn = [\"h2\", \"http/1.1\"]", acme)).to_string();
+    let wanted = "storage: redis: [fleet] names no server; `./redis` is a folder of that name";
+    assert!(homeless.ends_with(wanted), "{homeless}");
     let none = refused(&format!("{absent}[fleet]\n")).to_string();
     let wanted = ": [fleet]: the key `redis` is missing, or `redis_file`, or `handover`";
     assert!(none.ends_with(wanted), "{none}");

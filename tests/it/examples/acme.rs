@@ -4,10 +4,25 @@ use super::process::{Backend, Process};
 use crate::support::{
     pebble::{Options, Pebble, exchange},
     pki,
+    redis::RedisServer,
 };
 
 #[tokio::test]
 async fn edge_obtains_serves_and_goes_on_at_a_reload() {
+    let folder = tempfile::tempdir().unwrap();
+    let state = folder.path().join("state");
+    obtains_serves_and_goes_on(state.to_str().unwrap(), "").await;
+}
+
+#[tokio::test]
+async fn edge_keeps_its_certificates_in_a_real_redis() {
+    if let Some(server) = RedisServer::start() {
+        let fleet = format!("[fleet]\nredis = {:?}\n", server.url());
+        obtains_serves_and_goes_on("redis", &fleet).await;
+    }
+}
+
+async fn obtains_serves_and_goes_on(storage: &str, fleet: &str) {
     let Some(pebble) = Pebble::start(Options::default()).await else {
         return;
     };
@@ -19,11 +34,10 @@ async fn edge_obtains_serves_and_goes_on_at_a_reload() {
         format!(
             "[server]\nthreads = 2\n[[listen]]\naddress = \"{}\"\n[[listen]]\naddress = \"{}\"\n\
              [listen.tls]\n[listen.tls.acme]\ndomains = [\"a.test www.a.test\", \"b.test\"]\n\
-             agree_to_terms = true\nstorage = {:?}\nemail = \"me@a.test\"\n\
-             directory = \"https://{}/dir\"\nca = {:?}\nchallenges = [\"{challenge}\"]\n[pool]\n{}",
+             agree_to_terms = true\nstorage = {storage:?}\nemail = \"me@a.test\"\n\
+             directory = \"https://{}/dir\"\nca = {:?}\nchallenges = [\"{challenge}\"]\n[pool]\n{}{fleet}",
             pebble.http,
             pebble.tls,
-            path("state"),
             pebble.front.address,
             path("ca.pem"),
             backend.settings(),

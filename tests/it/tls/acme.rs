@@ -7,7 +7,7 @@ mod issuance;
 mod renewals;
 
 use evenkeel::{
-    store::FileStore,
+    store::{FileStore, Store},
     tls::{
         HttpsRedirectLayer,
         acme::{self, Acme, AcmeHandle, Challenge, ChallengeAnswers, Http01Layer},
@@ -74,8 +74,11 @@ impl Site {
     }
 
     fn acme(&self, folder: &TempDir, pebble: &Pebble) -> Acme {
-        let store = FileStore::new(folder.path()).unwrap();
-        Acme::new(Arc::new(store))
+        self.acme_on(Arc::new(FileStore::new(folder.path()).unwrap()), pebble)
+    }
+
+    fn acme_on(&self, store: Arc<dyn Store>, pebble: &Pebble) -> Acme {
+        Acme::new(store)
             .terms_of_service_agreed(true)
             .email("admin@a.test")
             .unwrap()

@@ -1,20 +1,43 @@
 //! Two instances on one store.
 
+use evenkeel::fleet::RedisStore;
+
 use super::*;
+use crate::support::redis::RedisServer;
 
 #[tokio::test]
 async fn one_orders_the_other_answers_and_both_serve() {
+    let folder = tempfile::tempdir().unwrap();
+    let files = |nth: u32| -> Arc<dyn Store> {
+        Arc::new(FileStore::new(folder.path().join(nth.to_string())).unwrap())
+    };
+    one_orders_and_the_other_answers(files).await;
+}
+
+#[tokio::test]
+async fn one_orders_the_other_answers_and_both_serve_by_a_real_redis() {
+    let Some(server) = RedisServer::start() else {
+        return;
+    };
+    let redis = |nth: u32| -> Arc<dyn Store> {
+        let store = RedisStore::new(&server.url()).unwrap();
+        Arc::new(store.prefix(&format!("fleet-{nth}")).unwrap())
+    };
+    one_orders_and_the_other_answers(redis).await;
+}
+
+/// `store` returns handles of one store for each number.
+async fn one_orders_and_the_other_answers(store: impl Fn(u32) -> Arc<dyn Store>) {
     let Some(pebble) = Pebble::start(Options::default()).await else {
         return;
     };
-    for challenge in [Challenge::TlsAlpn01, Challenge::Http01] {
-        let folder = tempfile::tempdir().unwrap();
+    for (nth, challenge) in (0..).zip([Challenge::TlsAlpn01, Challenge::Http01]) {
         let before = pebble.front.state.orders();
         // The first has the lock, and its order is held up.
         let gate = pebble.front.state.gate.acquire_many(1_000).await.unwrap();
         let first = Site::start_elsewhere().await;
         let acme = first
-            .acme(&folder, &pebble)
+            .acme_on(store(nth), &pebble)
             .challenges([challenge])
             .unwrap();
         let acme = acme.certificate(["a.test", "b.test"]).unwrap();
@@ -30,7 +53,7 @@ async fn one_orders_the_other_answers_and_both_serve() {
         // The authority's checks reach the second.
         let second = Site::start(&pebble).await;
         let acme = second
-            .acme(&folder, &pebble)
+            .acme_on(store(nth), &pebble)
             .challenges([challenge])
             .unwrap();
         let acme = acme.certificate(["a.test", "b.test"]).unwrap();
@@ -70,7 +93,7 @@ async fn of_many_instances_that_start_at_once_one_orders() {
         others.push((other, handle));
     }
     // It only answers.
-    let store: Arc<dyn evenkeel::store::Store> = Arc::new(FileStore::new(folder.path()).unwrap());
+    let store: Arc<dyn Store> = Arc::new(FileStore::new(folder.path()).unwrap());
     let idle = Acme::new(store).certificate(["idle.test"]).unwrap();
     let idle = idle
         .terms_of_service_agreed(true)
