@@ -394,7 +394,7 @@ mod tests {
             assert!(ours.replace(refused).is_err());
         }
         assert_eq!(keys.decrypt(&alone).unwrap(), b"1", "nothing changed");
-        ours.clone().replace(&[SECRET]).unwrap();
+        ours.replace(&[SECRET]).unwrap();
         assert_eq!(theirs.decrypt(&keys.encrypt(b"2").unwrap()).unwrap(), b"2");
         assert!(keys.decrypt(&alone).is_none());
         ours.replace(&[&[9; 32], SECRET]).unwrap();

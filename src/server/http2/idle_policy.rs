@@ -153,7 +153,7 @@ mod tests {
             min_rate: 240,
             request: None,
         };
-        let state = State::new(&ConnInfo::new(address.clone(), address), timeouts);
+        let state = State::new(&ConnInfo::new(address, address), timeouts);
         state.multiplex();
         let mut policy = IdlePolicy::new(&state);
         let socket = SocketStatus {
