@@ -185,7 +185,11 @@ impl Listeners {
         // The checks end with the process: no event says so.
         self.pool.close();
         match how {
-            End::HandedOver => self.operators.hand_over(),
+            End::HandedOver => {
+                self.operators.hand_over();
+                // The successor renews the certificates.
+                renewed.clear();
+            }
             End::NotYet | End::Shutdown => {
                 if let Some(readiness) = readiness {
                     readiness.fail("shutting down");
@@ -224,6 +228,8 @@ async fn ends(running: &mut Running, handover: Option<&Handover>) -> Result<End,
     let mut successor = Successor::default();
     loop {
         tokio::select! {
+            // A successor that serves goes before one whose time is over: it must not be ended.
+            biased;
             process = running.handed_over() => {
                 manager.replaced_by(process);
                 return Ok(End::HandedOver);

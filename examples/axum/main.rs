@@ -119,7 +119,7 @@ fn serve(settings: &Settings) -> Result<(), BoxError> {
         let mut start = Start::begin(settings.handover(), passed).await?;
         let pool = settings.pool();
         if settings.health.is_some() {
-            start.restore(upgrade::POOL, &pool);
+            start.restore_health(upgrade::POOL, &pool);
         }
         let state_file = settings.health.as_ref().and_then(|h| h.state_file.clone());
         // Before the layers are made, because checks begin then.
@@ -132,6 +132,7 @@ fn serve(settings: &Settings) -> Result<(), BoxError> {
         let tickets = fleet::tickets(settings)?;
         let tls = fleet::tls(settings, tickets.as_ref())?;
         let fleet = fleet::join(settings, &pool, tickets.as_ref()).await?;
+        fleet::restore_orders(fleet.as_ref(), &mut start, &pool);
         let mut balancer = settings.load_balancer(&pool);
         let (log, log_layer) = settings.access_log()?.unzip();
         let has_log = log.is_some();

@@ -55,6 +55,8 @@ async fn control(path: &str, loaded: Loaded) -> Result<(), BoxError> {
     let mut successor = Successor::default();
     loop {
         tokio::select! {
+            // A successor that serves goes before one whose time is over: it must not be ended.
+            biased;
             ended = edge.workers_ended() => return ended,
             process = serving.handed_over() => {
                 manager.replaced_by(process);
@@ -86,7 +88,7 @@ struct Edge {
     running: Running,
     _watched: Vec<CertificateWatcher>,
     _expiry: ExpiryWatcher,
-    _acme: Vec<AcmeHandle>,
+    acme: Vec<AcmeHandle>,
     keys: upgrade::Keys,
     log: Option<LogOutputs>,
     state_file: Option<StateFile>,
@@ -157,7 +159,7 @@ impl Edge {
         Ok(Self {
             _watched: watch_files(&running.certificates),
             _expiry: ExpiryWatcher::start(&running.registry, ExpiryWatcher::INTERVAL),
-            _acme: acme,
+            acme,
             keys,
             log,
             state_file: state_file.map(|path| StateFile::start(path, running.pool.clone())),
@@ -203,8 +205,9 @@ impl Edge {
         if end == End::HandedOver {
             tracing::info!("another process serves: draining");
             self.operators.hand_over();
-            // The successor writes it.
+            // The successor writes it, and renews the certificates.
             self.state_file = None;
+            self.acme.clear();
         } else {
             self.readiness.fail("shutting down");
             tracing::info!(lame_duck = ?self.lame_duck, "shutting down");

@@ -2,11 +2,13 @@
 
 use evenkeel::{
     BoxError, Pool,
-    fleet::FleetHandle,
+    fleet::{FleetHandle, handover::Start},
     metrics::MetricsLayer,
     settings::Settings,
     tls::{Certificates, TicketSecret, TlsLayer},
 };
+
+use crate::upgrade;
 
 /// The TLS layer of a listener, and its certificates; `None` for cleartext.
 pub(crate) type ListenerTls = Option<(TlsLayer, Certificates)>;
@@ -44,6 +46,13 @@ pub(crate) async fn join(
         fleet = settings.share_tickets(fleet, tickets)?;
     }
     Ok(Some(fleet.start().await))
+}
+
+/// Restores the orders that the predecessor knew, unless the fleet gave its own: these may be later.
+pub(crate) fn restore_orders(fleet: Option<&FleetHandle>, start: &mut Start, pool: &Pool) {
+    if !fleet.is_some_and(FleetHandle::is_store_up) {
+        start.restore_orders(upgrade::POOL, pool);
+    }
 }
 
 /// Adds the gauge of the store to `/metrics`.

@@ -54,12 +54,13 @@ impl Running {
         // Before the layers are made, because checks begin then. Without checks, nothing would correct
         // a backend that was unhealthy.
         if settings.health.is_some() {
-            start.restore(upgrade::POOL, &pool);
+            start.restore_health(upgrade::POOL, &pool);
         }
         if let (Some(path), None) = (&state_file, start.predecessor()) {
             state_file::restore(path, &pool);
         }
         let fleet = fleet::join(settings, &pool, tickets).await?;
+        fleet::restore_orders(fleet.as_ref(), start, &pool);
         let registry = settings.certificate_registry();
         let client_certificate = show_client_certificate(settings, &registry);
         let metrics = operators::metrics_layer(settings, &pool, &registry);
@@ -328,7 +329,7 @@ fn names_files(tls: &ProxyTlsSettings) -> bool {
 }
 
 /// Files that are opened at the start only.
-const OPEN_FILES: [&str; 8] = [
+const OPEN_FILES: [&str; 11] = [
     "[access_log] file",
     "[access_log] outputs",
     "[[access_log.outputs]] file",
@@ -336,5 +337,8 @@ const OPEN_FILES: [&str; 8] = [
     "[fleet] redis_ca",
     "[fleet] redis_file",
     "[health] state_file",
+    "[listen.tls.acme] ca",
+    "[listen.tls.acme] eab",
+    "[listen.tls] acme",
     "[listen.tls] ticket_secret_files",
 ];

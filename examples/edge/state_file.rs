@@ -84,7 +84,8 @@ fn save(path: &Path, snapshot: &HealthSnapshot) {
 fn write(path: &Path, snapshot: &HealthSnapshot) -> Result<(), BoxError> {
     let text = json!({ "written": seconds(), "health": serde_json::to_value(snapshot)? });
     let mut beside = path.as_os_str().to_owned();
-    beside.push(".new");
+    // Two processes write for a moment while one hands over to the other.
+    beside.push(format!(".{}", std::process::id()));
     let mut file = fs::File::create(&beside)?;
     file.write_all(text.to_string().as_bytes())?;
     file.sync_all()?;

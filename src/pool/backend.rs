@@ -135,7 +135,7 @@ impl Backend {
     }
 
     /// Returns the configured weight, whatever an operator ordered.
-    pub(super) fn weight_before_order(&self) -> u32 {
+    pub(crate) fn weight_before_order(&self) -> u32 {
         let config = &self.inner.config;
         config.replaced_weight.unwrap_or(config.weight)
     }

@@ -9,7 +9,7 @@ use std::{future::Future, pin::pin, task::Context};
 
 use tokio::task::yield_now;
 
-/// Whether the second look is under way. Bytes that arrive make it a fresh one.
+/// Whether the second look is under way.
 #[derive(Debug, Default)]
 pub(super) struct LastLook {
     under_way: bool,
@@ -19,6 +19,14 @@ impl LastLook {
     /// Returns true if the look is under way: the time was over at the poll before.
     pub(super) fn is_under_way(&self) -> bool {
         self.under_way
+    }
+
+    /// Notes that bytes came. They make the next look a fresh one, unless the deadline that is over still
+    /// counts: a client that sends byte after byte would outlive it.
+    pub(super) fn renew_unless(&mut self, is_expired: impl FnOnce() -> bool) {
+        if self.under_way && !is_expired() {
+            self.under_way = false;
+        }
     }
 
     /// Returns true if the connection has looked a second time. The first call returns false, and wakes

@@ -86,7 +86,7 @@ pub(super) async fn sniff<Io: AsyncRead + Unpin>(
         if n == 0 && ahead.is_empty() {
             return Ok(Sniffed::Closed);
         }
-        last_look = LastLook::default();
+        last_look.renew_unless(|| state.is_expired());
         // The request was on its way when the shutdown began. It is answered, and has the time of
         // any first head.
         if shutdown_deadline {

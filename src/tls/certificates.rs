@@ -103,6 +103,9 @@ impl Certificates {
         &self,
         certificates: impl IntoIterator<Item = Certificate>,
     ) -> Result<(), ConfigError> {
+        // A refresh beside it could put what it has read before in place of what was read here.
+        let refreshing = self.inner.refresh_lock.lock();
+        let _refreshing = refreshing.unwrap_or_else(PoisonError::into_inner);
         let previous: Vec<_> = self.store().listed().cloned().collect();
         let entries = reader::read(certificates, &previous, &self.inner.hasher)?;
         self.change(|store| store.replace_list(entries));
@@ -123,7 +126,7 @@ impl Certificates {
     /// let made = rcgen::generate_simple_self_signed(["a.test".to_owned()])?;
     /// let certificate = Certificate::pem(made.cert.pem(), made.signing_key.serialize_pem());
     /// certificates.insert("a.test", certificate)?;
-    /// assert_eq!(*certificates.in_force()[0].names, ["a.test".into()]);
+    /// assert_eq!(&*certificates.in_force()[0].names[0], "a.test");
     /// assert!(certificates.remove("a.test"));
     /// assert!(certificates.in_force().is_empty());
     /// # Ok(())

@@ -10,7 +10,7 @@ use rustls::{
 use tokio::sync::Semaphore;
 
 use super::CertificateSource;
-use crate::connect::provider;
+use crate::{connect::provider, log_limit::LogLimit};
 
 /// The certificates for the checks.
 pub(super) struct Challenges {
@@ -44,7 +44,7 @@ impl Challenges {
         let found = match self.source.certificate(&server_name).await {
             Ok(found) => found?,
             Err(error) => {
-                tracing::warn!(target: "evenkeel::tls", %server_name, error, "no challenge certificate");
+                warn(&server_name, &*error);
                 return None;
             }
         };
@@ -54,10 +54,20 @@ impl Challenges {
         match parsed {
             Ok(parsed) => Some(config(parsed.key)),
             Err(error) => {
-                tracing::warn!(target: "evenkeel::tls", %server_name, %error, "no challenge certificate");
+                warn(&server_name, &error);
                 None
             }
         }
+    }
+}
+
+/// Logs a failure, now and then: any client can offer the protocol of the checks.
+fn warn(server_name: &str, error: &(dyn std::error::Error + 'static)) {
+    static LIMIT: LogLimit = LogLimit::new();
+    if let Some(left_out) = LIMIT.pass() {
+        tracing::warn!(
+            target: "evenkeel::tls", server_name, error, left_out, "no challenge certificate"
+        );
     }
 }
 

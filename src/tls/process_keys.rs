@@ -66,8 +66,10 @@ impl Secret {
         Some(Self { made: now, bytes })
     }
 
+    /// One that was made in the future has the greatest age: the clock was set back, and would keep it
+    /// for as long as it was ahead.
     fn age(&self, now: u64) -> u64 {
-        now.saturating_sub(self.made)
+        now.checked_sub(self.made).unwrap_or(u64::MAX)
     }
 }
 

@@ -18,6 +18,7 @@ use super::{
     message::{MAX_MESSAGE, Message, SocketGroup, VERSION},
     path_socket::PathSocket,
     sockets::{PassedSockets, Sockets},
+    state::Part,
 };
 use crate::pool::Pool;
 
@@ -33,7 +34,7 @@ pub struct Start {
     state: State,
     received: Instant,
     /// Those that get what changes until this process is ready.
-    pools: Vec<(String, Pool)>,
+    pools: Vec<(Part, String, Pool)>,
 }
 
 /// The process that serves until now.
@@ -129,20 +130,37 @@ impl Start {
         }
     }
 
-    /// Gives a pool the health and the orders that the predecessor's [`State`] has under this name.
-    /// Call it before checks begin. Backends that it knew to be healthy serve at once; those that it
-    /// knew to be unhealthy need a passing check (invariant A of [`pool`](crate::pool)). Drains keep
-    /// their deadlines. What changes until this process is [ready](Self::ready) follows then. Returns
-    /// the number of backends whose health is known.
+    /// Gives a pool the health and the orders that the predecessor's [`State`] has under this name:
+    /// [`restore_health`](Self::restore_health) and [`restore_orders`](Self::restore_orders). Returns the
+    /// number of backends whose health is known.
+    pub fn restore(&mut self, name: &str, pool: &Pool) -> usize {
+        self.restore_orders(name, pool);
+        self.restore_health(name, pool)
+    }
+
+    /// Gives a pool the health that the predecessor's [`State`] has under this name. Call it before
+    /// checks begin. Backends that it knew to be healthy serve at once; those that it knew to be unhealthy
+    /// need a passing check (invariant A of [`pool`](crate::pool)). What changes until this process is
+    /// [ready](Self::ready) follows then. Returns the number of backends whose health is known.
     ///
     /// Without active checks, no check ever corrects a backend that was unhealthy: do not call it for
     /// a pool that has none.
-    pub fn restore(&mut self, name: impl Into<String>, pool: &Pool) -> usize {
-        let name = name.into();
+    pub fn restore_health(&mut self, name: &str, pool: &Pool) -> usize {
+        self.pools
+            .push((Part::Health, name.to_owned(), pool.clone()));
+        self.state.restore_health(name, pool)
+    }
+
+    /// Gives a pool the orders of operators that the predecessor's [`State`] has under this name. Drains
+    /// keep their deadlines. What changes until this process is [ready](Self::ready) follows then.
+    ///
+    /// Do not call it for a pool that follows the orders of a fleet whose store answers: they are later
+    /// than those of the predecessor, which may have missed some.
+    pub fn restore_orders(&mut self, name: &str, pool: &Pool) {
         let age = self.received.elapsed();
-        let restored = self.state.restore(&name, pool, age);
-        self.pools.push((name, pool.clone()));
-        restored
+        self.pools
+            .push((Part::Orders, name.to_owned(), pool.clone()));
+        self.state.restore_orders(name, pool, age);
     }
 
     /// Ends the start: this process accepts connections now. The predecessor stops accepting and
@@ -237,8 +255,8 @@ impl Start {
         let answer = timeout(ANSWER_TIMEOUT, Message::receive(&mut stream, MAX_MESSAGE)).await;
         match answer {
             Ok(Ok(Message::Final { state })) => {
-                for (name, pool) in &self.pools {
-                    state.update(name, pool);
+                for (part, name, pool) in &self.pools {
+                    state.update(*part, name, pool);
                 }
                 tracing::info!(target: "evenkeel::fleet", process, "took over");
                 Ok(Some(stream))

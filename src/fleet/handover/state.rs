@@ -52,25 +52,39 @@ impl State {
         self.secrets.get(name).map(Vec::as_slice)
     }
 
-    /// Gives a pool the state of that name, which is `age` old. Returns the number of backends whose
-    /// health was restored.
-    pub(super) fn restore(&self, name: &str, pool: &Pool, age: Duration) -> usize {
-        let Some(state) = self.pools.get(name) else {
-            return 0;
-        };
-        pool.restore_orders(&state.orders.clone().later(age));
-        pool.restore_health(&state.health)
+    /// Gives a pool the health of that name. Returns the number of backends whose health was restored.
+    pub(super) fn restore_health(&self, name: &str, pool: &Pool) -> usize {
+        let state = self.pools.get(name);
+        state.map_or(0, |state| pool.restore_health(&state.health))
     }
 
-    /// Gives a pool what changed since its state was restored.
-    pub(super) fn update(&self, name: &str, pool: &Pool) {
-        let Some(state) = self.pools.get(name) else {
-            return;
-        };
-        pool.restore_orders(&state.orders);
-        pool.restore_health(&state.health);
-        pool.restore_failures(&state.health);
+    /// Gives a pool the orders of that name, which are `age` old.
+    pub(super) fn restore_orders(&self, name: &str, pool: &Pool, age: Duration) {
+        if let Some(state) = self.pools.get(name) {
+            pool.restore_orders(&state.orders.clone().later(age));
+        }
     }
+
+    /// Gives a pool what changed since this part of its state was restored.
+    pub(super) fn update(&self, part: Part, name: &str, pool: &Pool) {
+        match (part, self.pools.get(name)) {
+            (_, None) => {}
+            (Part::Health, Some(state)) => {
+                pool.restore_health(&state.health);
+                pool.restore_failures(&state.health);
+            }
+            (Part::Orders, Some(state)) => {
+                pool.restore_orders(&state.orders);
+            }
+        }
+    }
+}
+
+/// What a pool got of a state.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Part {
+    Health,
+    Orders,
 }
 
 impl fmt::Debug for State {

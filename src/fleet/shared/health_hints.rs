@@ -64,6 +64,8 @@ pub(super) fn read(stored: Vec<(Vec<u8>, Vec<u8>)>, now: Now) -> Reports {
         match now.wall.saturating_sub(report.written) {
             age if age > GONE => reports.gone.push(instance),
             age if age > FRESH => {}
+            // Of a clock that is ahead: it would count for that long after its instance is gone.
+            _ if report.written > now.wall.saturating_add(FRESH) => {}
             _ => reports.fresh.push(report.health),
         }
     }

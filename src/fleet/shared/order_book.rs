@@ -97,6 +97,7 @@ impl OrderBook {
         let weight = backend.configured_weight();
         // Read before the mode and the weight: an order in between is found the next time.
         let weight_orders = backend.weight_orders();
+        let configured_weight = backend.weight_before_order();
         let is_same = |seen: &&mut Seen| seen.backend.is_same(backend);
         let found = self.seen.get_mut(backend.id()).filter(is_same);
         let Some(seen) = found else {
@@ -108,7 +109,7 @@ impl OrderBook {
                 weight,
                 weight_order: None,
                 weight_orders,
-                configured_weight: weight,
+                configured_weight,
             };
             let mode = (seen.mode != Mode::Ready).then_some(seen.mode);
             self.seen.insert(backend.id().into(), seen);
@@ -120,9 +121,9 @@ impl OrderBook {
         let is_ordered = weight_orders != seen.weight_orders;
         // A configuration that was read again brings the weight that it always had: an order for
         // another one goes on. A changed weight is an order.
-        let is_configured = weight != seen.weight && weight != seen.configured_weight;
+        let is_configured = configured_weight != seen.configured_weight;
+        seen.configured_weight = configured_weight;
         if weight != seen.weight && !is_ordered {
-            seen.configured_weight = weight;
             seen.weight_order = None;
         }
         (seen.weight, seen.weight_orders) = (weight, weight_orders);

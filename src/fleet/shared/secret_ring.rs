@@ -59,7 +59,10 @@ impl SecretRing {
 
     /// Returns true if it is time for a new secret.
     pub(super) fn is_due(&self, every: Duration, now: u64) -> bool {
-        let newest = self.entries.first();
+        // One whose time is far off was made by an instance whose clock is ahead. It must not keep the
+        // others from a new one until then.
+        let soon = now.saturating_add(millis(2 * LEAD));
+        let newest = self.entries.iter().find(|entry| entry.from <= soon);
         newest.is_none_or(|entry| entry.from.saturating_add(millis(every)) <= now)
     }
 
@@ -71,17 +74,19 @@ impl SecretRing {
             false => millis(LEAD.min(every / 2)),
         };
         let from = now.saturating_add(lead);
-        let mut entries = vec![Entry { from, secret }];
-        let mut replaced = from;
-        for entry in &self.entries {
-            // It was replaced by the one before it in the ring.
-            if replaced.saturating_add(ACCEPTED) < now {
-                break;
-            }
-            entries.push(*entry);
-            replaced = entry.from;
+        Self::of([&[Entry { from, secret }], self.entries.as_slice()].concat()).accepted(now)
+    }
+
+    /// Returns the ring without the secrets that are no longer accepted. Each instance leaves them out
+    /// of what it reads and of what it writes: one that remembered a secret would bring it back.
+    pub(super) fn accepted(mut self, now: u64) -> Self {
+        // A secret was replaced by the one before it in the ring.
+        let replaced = self.entries.iter().map(|entry| entry.from);
+        let is_old = |replaced: u64| replaced.saturating_add(ACCEPTED) < now;
+        if let Some(last) = replaced.clone().position(is_old) {
+            self.entries.truncate(last + 1);
         }
-        Self::of(entries)
+        self
     }
 
     /// Returns the secrets: first the one that makes new things, then the others that are accepted.
@@ -156,6 +161,27 @@ mod tests {
         let rare = rare.rotated([2; 32], 100 * HOUR, 100 * H);
         assert_eq!(rare.in_use(101 * H), [[2; 32], [1; 32]]);
         assert_eq!(rare.rotated([3; 32], 100 * HOUR, 300 * H).entries.len(), 2);
+    }
+
+    #[test]
+    fn a_secret_that_another_instance_remembers_stays_out() {
+        let first = SecretRing::default().rotated([1; 32], 100 * HOUR, 0);
+        let both = first.rotated([2; 32], 100 * HOUR, 100 * H);
+        assert_eq!(both.clone().accepted(110 * H), both);
+        let one = both.clone().accepted(126 * H);
+        assert_eq!(one.in_use(126 * H), [[2; 32]]);
+        assert_eq!(one.merge(&both).accepted(126 * H), one);
+    }
+
+    #[test]
+    fn a_secret_from_the_future_keeps_none_from_being_replaced() {
+        let ring = SecretRing::default().rotated([1; 32], HOUR, 0);
+        let ahead = SecretRing::default().rotated([2; 32], HOUR, 10_000 * H);
+        let ahead = ring.merge(&ahead);
+        assert!(ahead.is_due(HOUR, 2 * H) && !ahead.is_due(HOUR, H / 2));
+        assert_eq!(ahead.in_use(H)[0], [1; 32]);
+        let next = ahead.rotated([3; 32], HOUR, 2 * H);
+        assert_eq!(next.in_use(3 * H)[0], [3; 32]);
     }
 
     #[test]

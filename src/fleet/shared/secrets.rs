@@ -61,7 +61,7 @@ impl SharedSecret {
 
     async fn read_and_write(&mut self, store: &dyn Store) -> Result<(), BoxError> {
         let stored = self.read(store).await?;
-        self.known = self.known.merge(&stored);
+        self.known = self.known.merge(&stored).accepted(wall_clock());
         if self.known == stored && !self.known.is_due(self.every, wall_clock()) {
             return Ok(());
         }
@@ -78,7 +78,7 @@ impl SharedSecret {
     async fn write(&mut self, store: &dyn Store) -> Result<(), BoxError> {
         let stored = self.read(store).await?;
         let now = wall_clock();
-        let mut ring = self.known.merge(&stored);
+        let mut ring = self.known.merge(&stored).accepted(now);
         if ring.is_due(self.every, now) {
             ring = ring.rotated(super::random()?, self.every, now);
             tracing::info!(

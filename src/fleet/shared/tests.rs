@@ -319,6 +319,17 @@ fn a_reload_changes_a_weight_only_if_its_settings_did() {
     b.look(&mut hash, T + 4);
     a.look(&mut hash, T + 5);
     assert_eq!((a.weight("a"), b.weight("a")), (9, 9));
+    // A file that agrees with an order in force does not undo the next order when it is read again.
+    a.pool.update_weight("a", 4).unwrap();
+    a.look(&mut hash, T + 5);
+    reload(&a, 4);
+    a.look(&mut hash, T + 5);
+    a.pool.update_weight("a", 0).unwrap();
+    a.look(&mut hash, T + 5);
+    reload(&a, 4);
+    a.look(&mut hash, T + 5);
+    b.look(&mut hash, T + 5);
+    assert_eq!((a.weight("a"), b.weight("a")), (0, 0));
     // An order for the weight that is there already holds at the others.
     a.pool.update_weight("b", 1).unwrap();
     a.look(&mut hash, T + 6);

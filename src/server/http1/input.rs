@@ -117,7 +117,7 @@ impl Input {
                     false => Poll::Pending,
                 };
             }
-            self.last_look = LastLook::default();
+            self.last_look.renew_unless(|| state.is_expired());
             if let Some(next) = next {
                 return Poll::Ready(Ok(next));
             }

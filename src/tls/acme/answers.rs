@@ -15,6 +15,7 @@ use crate::{
     connect::crypto::sha256,
     connect::x509::hex,
     error::BoxError,
+    log_limit::LogLimit,
     store::Store,
     tls::{Certificate, CertificateFuture, CertificateSource},
 };
@@ -105,7 +106,14 @@ impl ChallengeAnswers {
                     Ok(Some(answer)) => return Some(answer),
                     Ok(None) => {}
                     Err(error) => {
-                        tracing::warn!(target: "evenkeel::tls", error, "answer of a challenge not read");
+                        // Any client can ask for a challenge.
+                        static LIMIT: LogLimit = LogLimit::new();
+                        if let Some(left_out) = LIMIT.pass() {
+                            tracing::warn!(
+                                target: "evenkeel::tls", error, left_out,
+                                "answer of a challenge not read"
+                            );
+                        }
                     }
                 }
             }

@@ -232,6 +232,14 @@ async fn health_is_a_hint_and_orders_stay() {
     let new = pool(2);
     let _prober = new.attach_prober();
     let mut second = place.start().await.unwrap();
+    // As where a fleet's store has the orders, and where nothing checks.
+    let (checked, ordered) = (pool(1), pool(1));
+    assert_eq!(second.restore_health("main", &checked), 3);
+    assert_eq!(health(&checked)[1], Unhealthy);
+    second.restore_orders("main", &ordered);
+    let mode_of_b = |pool: &Pool| pool.snapshot().get("b").unwrap().mode();
+    assert_eq!(mode_of_b(&checked), Mode::Ready);
+    assert_eq!(mode_of_b(&ordered), Mode::Maintenance);
     assert_eq!(second.state().find_secret("tickets"), Some(&[7; 3][..]));
     assert_eq!(second.restore("other", &pool(1)), 0);
     assert_eq!(second.restore("main", &new), 3);
@@ -260,6 +268,11 @@ async fn health_is_a_hint_and_orders_stay() {
     old.start_maintenance("c").unwrap();
     old.restore(&Locality::new("us").unwrap());
     let _next = second.ready(State::new).await.unwrap();
+    // What followed is of the same kind: no drain, no maintenance at one, all of it at the other.
+    let mode_of_c = |pool: &Pool| pool.snapshot().get("c").unwrap().mode();
+    assert_eq!(mode_of_c(&checked), Mode::Ready);
+    assert_eq!(mode_of_c(&ordered), Mode::Maintenance);
+    assert_eq!(mode_of_b(&ordered), Mode::Ready);
     handed_over(&mut running).await;
     // Down is taken over; up is not, without a check.
     assert_eq!(health(&new), [Unhealthy, Unhealthy, Healthy, Healthy]);

@@ -11,7 +11,10 @@ use std::{
     fs, io,
     net::{SocketAddr, TcpListener as StdListener},
     process::{Child, Command, Stdio},
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU16, Ordering::Relaxed},
+    },
     time::Duration,
 };
 
@@ -225,10 +228,21 @@ fn spawn(command: &mut Command) -> Option<Child> {
     }
 }
 
-/// Addresses without a listener. Another process may take one; tests of this process get others.
+/// Addresses without a listener, below the ports that the kernel gives to clients and to listeners of
+/// port 0: none of those takes one before it is bound again.
 fn free_addresses<const N: usize>() -> [SocketAddr; N] {
-    let bound = [(); N].map(|()| StdListener::bind("127.0.0.1:0").unwrap());
-    bound.map(|listener| listener.local_addr().unwrap())
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    [(); N].map(|()| {
+        loop {
+            let nth = NEXT.fetch_add(1, Relaxed);
+            // Where another run of the tests begins elsewhere.
+            let first = u16::try_from(std::process::id() % 8_000).unwrap();
+            let address = SocketAddr::from(([127, 0, 0, 1], 20_000 + (first + nth) % 12_000));
+            if StdListener::bind(address).is_ok() {
+                return address;
+            }
+        }
+    })
 }
 
 async fn listens(address: SocketAddr) {
