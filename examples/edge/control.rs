@@ -203,6 +203,7 @@ impl Edge {
         // The checks end with the process: no event says so.
         self.running.pool.close();
         if end == End::HandedOver {
+            self.end.send_replace(end);
             tracing::info!("another process serves: draining");
             self.operators.hand_over();
             // The successor writes it, and renews the certificates.
@@ -212,8 +213,8 @@ impl Edge {
             self.readiness.fail("shutting down");
             tracing::info!(lame_duck = ?self.lame_duck, "shutting down");
             self.operators.close();
+            self.end.send_replace(end);
         }
-        self.end.send_replace(end);
         tokio::select! {
             ended = self.workers_ended() => {
                 if let Some(file) = &self.state_file {
