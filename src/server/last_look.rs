@@ -41,3 +41,55 @@ impl LastLook {
         false
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{future::poll_fn, io::Write, net, pin::Pin, task::Poll};
+
+    use tokio::{
+        io::{AsyncRead, ReadBuf},
+        net::TcpStream,
+    };
+
+    use super::*;
+
+    #[tokio::test]
+    async fn bytes_that_came_while_the_thread_had_no_processor_are_read() {
+        let listener = net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut client = net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (accepted, _) = listener.accept().unwrap();
+        accepted.set_nonblocking(true).unwrap();
+        let mut io = TcpStream::from_std(accepted).unwrap();
+        let mut look = LastLook::default();
+        let read = poll_fn(|cx| {
+            let mut bytes = [0; 8];
+            let mut buf = ReadBuf::new(&mut bytes);
+            if let Poll::Ready(read) = Pin::new(&mut io).poll_read(cx, &mut buf) {
+                return Poll::Ready(read.map(|()| buf.filled().len()));
+            }
+            // They come, the runtime does not know of them yet, and the deadline is noticed.
+            if !look.is_under_way() {
+                client.write_all(b"hi").unwrap();
+            }
+            match look.is_over(cx) {
+                true => Poll::Ready(Ok(0)),
+                false => Poll::Pending,
+            }
+        });
+        assert_eq!(read.await.unwrap(), 2);
+    }
+
+    #[tokio::test]
+    async fn bytes_behind_the_deadline_give_no_further_look() {
+        let mut look = LastLook::default();
+        poll_fn(|cx| {
+            assert!(!look.is_over(cx));
+            look.renew_unless(|| true);
+            assert!(look.is_over(cx));
+            look.renew_unless(|| false);
+            assert!(!look.is_over(cx));
+            Poll::Ready(())
+        })
+        .await;
+    }
+}

@@ -4,8 +4,8 @@
 //! service first polls the body) and the service's [`Interim`]. Both stop when the final response
 //! begins. `interim_responses_come_before_the_final_one` holds the end.
 //!
-//! The queue is the server's end of `Interim`. It is recycled, as it is allocated for every request
-//! and used by few: a handle that an earlier request kept sends nothing
+//! The queue is the server's end of `Interim`. Every request has one and few use it, so a thread
+//! gives the queue of a request that has ended to the next. A handle that the earlier one kept sends nothing
 //! (`a_note_of_an_earlier_request_sends_nothing`).
 //!
 //! Both sources use a lock of their own, which is contended only if the body is read on another

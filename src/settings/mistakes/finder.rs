@@ -82,7 +82,8 @@ impl MistakeFinder {
 
     /// Records a value that a module refused. Returns false to end the search.
     fn record_refusal(&mut self, error: SettingsError) -> bool {
-        // Recognized by its text, as it is about a list that is not there and has no entry to blank.
+        // A list that is missing has no entry that could be blanked. The text of the error names this
+        // mistake, since no position in the file does.
         if error.message().ends_with("1 or more is needed") {
             let section = error.location().trim_matches(['[', ']']).to_owned();
             if !self.has_blanked_in(required_list(&section)) {
