@@ -577,7 +577,7 @@ async fn an_idle_connection_gets_its_grace_and_a_last_answer() {
     old.line("draining").await;
     // The workers hear of it after the line; until then answers are as before.
     let last = async { while !ask().await {} };
-    let last = tokio::time::timeout(PATIENCE, last).await;
+    let last = timeout(PATIENCE, last).await;
     last.expect("an answer says that it is the last one");
     old.must_succeed().await;
 }
