@@ -96,7 +96,7 @@ impl Input {
         if self.searched < self.read.len()
             && let Some(next) = self.parse_buffered(state)
         {
-            return Poll::Ready(Ok(next));
+            return Poll::Ready(Ok(self.found(next)));
         }
         while !self.ended {
             let (read, next) = read(cx, io, |read, received| match read {
@@ -119,13 +119,19 @@ impl Input {
             }
             self.last_look.renew_unless(|| state.is_expired());
             if let Some(next) = next {
-                return Poll::Ready(Ok(next));
+                return Poll::Ready(Ok(self.found(next)));
             }
         }
         Poll::Ready(Ok(match self.is_blank() {
             true => Next::End,
             false => Next::CutOff,
         }))
+    }
+
+    /// Ends the wait for a head: what the last look found begins the next wait afresh.
+    fn found(&mut self, next: Next) -> Next {
+        self.last_look = LastLook::default();
+        next
     }
 
     /// Ends a wait that took too long: 408 within a head, a close before one.
@@ -397,3 +403,48 @@ const HEAD_READ: usize = 16 * 1024;
 /// How much a client may send ahead. Behind more than this, the server notices a disconnect at its next
 /// write only.
 const MAX_READ_AHEAD: usize = 64 * 1024;
+
+#[cfg(test)]
+mod tests {
+    use std::{future::poll_fn, pin::pin, time::Duration};
+
+    use tokio::io::AsyncWriteExt;
+
+    use super::*;
+    use crate::{
+        context::{ConnInfo, Peer},
+        server::{shutdown::shutdown_begun, state::Timeouts},
+    };
+
+    #[tokio::test(start_paused = true)]
+    async fn a_request_that_the_last_look_finds_leaves_the_next_one_its_time() {
+        let address = Peer::Tcp(([127, 0, 0, 1], 1).into());
+        let timeouts = Timeouts {
+            head: Duration::from_secs(10),
+            idle: Duration::from_secs(60),
+            min_rate: 240,
+            request: None,
+        };
+        let state = State::new(&ConnInfo::new(address, address), timeouts);
+        let (mut client, io) = tokio::io::duplex(1_024);
+        let mut io = Stream::new(io, Bytes::new(), state.clone());
+        let mut shutdown_begun = pin!(shutdown_begun(None));
+        let mut shutdown = ShutdownWatcher::new(None, shutdown_begun.as_mut());
+        let mut input = Input::new(Http1::default());
+        let request = b"GET / HTTP/1.1\r\nhost: a\r\n\r\n";
+
+        tokio::time::advance(Duration::from_secs(11)).await;
+        let looks = poll_fn(|cx| Poll::Ready(input.poll_head(cx, &mut io, &mut shutdown, &state)));
+        assert!(looks.await.is_pending(), "it looks once more");
+        client.write_all(request).await.unwrap();
+        for _ in 0..2 {
+            let next = poll_fn(|cx| input.poll_head(cx, &mut io, &mut shutdown, &state));
+            assert!(matches!(next.await, Ok(Next::Head(_))));
+            drop(state.begin());
+            let waits =
+                poll_fn(|cx| Poll::Ready(input.poll_head(cx, &mut io, &mut shutdown, &state)));
+            assert!(waits.await.is_pending(), "the idle time has begun");
+            client.write_all(request).await.unwrap();
+        }
+    }
+}
