@@ -55,7 +55,7 @@ pub(super) struct AppService<S> {
     pub(super) reporter: ConnectionReporter,
     /// The state of the connection: exchanges, deadlines, shutdown.
     pub(super) state: Arc<State>,
-    /// The number of requests that HTTP/2 streams have begun.
+    /// The number of HTTP/2 streams whose requests were read.
     ///
     /// Read by the driver, for the limit of resets and for the idle time-out. It wraps.
     #[cfg(feature = "http2")]
@@ -110,11 +110,18 @@ impl<S> AppService<S> {
         if request.extensions().is_empty() {
             *request.extensions_mut() = recycled::take();
         }
-        self.streams_begun
-            .set(self.streams_begun.get().wrapping_add(1));
+        self.count_stream();
         request.extensions_mut().insert(interim);
         let exchange = self.begin(&mut request);
         (self.answer(request), exchange)
+    }
+
+    /// Counts a stream whose request is read. One that the client resets counts as begun as well: it would
+    /// otherwise be missed among those that were answered.
+    #[cfg(feature = "http2")]
+    pub(super) fn count_stream(&self) {
+        self.streams_begun
+            .set(self.streams_begun.get().wrapping_add(1));
     }
 
     /// Polls the service once without a waker, since in the usual case it is ready and the waker

@@ -119,6 +119,7 @@ where
             }
             InitialBody::Reset(error) => {
                 log_reset(&error);
+                service.count_stream();
                 service.state.count_reset();
                 return None;
             }
