@@ -94,6 +94,13 @@ impl<B: Body> ResponseBody<B> {
         }
         Self { inner, line }
     }
+
+    /// Returns the body of a response that is not logged.
+    #[inline]
+    pub(super) fn disabled(inner: B) -> Self {
+        let line = Line::disabled();
+        Self { inner, line }
+    }
 }
 
 impl<B: Default> Default for ResponseBody<B> {
@@ -117,6 +124,9 @@ where
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
         let mut this = self.project();
+        if this.line.is_disabled() {
+            return this.inner.poll_frame(cx);
+        }
         // If an attempt ends within this poll, its end is the line's, and the clock need not be read
         // twice.
         let ends = this.line.ends();

@@ -48,6 +48,12 @@ impl Line {
         Self(None)
     }
 
+    /// Returns true for the line of a request that is not logged, and for one that is written.
+    #[inline]
+    pub(super) fn is_disabled(&self) -> bool {
+        self.0.is_none()
+    }
+
     /// Opens the line of a request, and gives the request the id that the backend may see.
     pub(super) fn open<B>(config: &Arc<Config>, request: &mut Request<B>) -> Self {
         let exchange = Exchange::of(request.extensions_mut());

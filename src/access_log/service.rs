@@ -154,6 +154,9 @@ where
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
         let result = ready!(this.inner.poll(cx));
+        if this.line.is_disabled() {
+            return Poll::Ready(result.map(|response| response.map(ResponseBody::disabled)));
+        }
         // Taken out of the future: what is left there is empty, so that the drop of a finished future
         // logs nothing.
         let mut line = std::mem::take(this.line);
