@@ -8,7 +8,12 @@
 //! Each figure is the least of 2,000 rounds, minus the cost of the request and its service without the
 //! layer. That includes the `Exchange`, which every stack has. Between two rounds the benchmark waits
 //! for the writer, because a line that finds the queue full would be dropped, not formatted.
+//!
+//! `a layer` is one that does nothing and wraps the future and the body of the response, as each layer
+//! must that sees a response's end. The last row is what a disabled sink costs beside it.
 
+#[path = "timing/pass_through.rs"]
+mod pass_through;
 #[path = "timing/mod.rs"]
 mod timing;
 
@@ -33,7 +38,10 @@ use http_body_util::Empty;
 use tokio::time::Instant;
 use tower::{Layer, Service, service_fn};
 
-use self::timing::{Row, rounds, say, time};
+use self::{
+    pass_through::PassThrough,
+    timing::{Row, rounds, say, time},
+};
 
 type Body = Empty<Bytes>;
 
@@ -77,6 +85,7 @@ fn main() -> Result<(), BoxError> {
             &maker,
             tracing.layer(answer(&backend)),
         ),
+        row("a layer", &maker, PassThrough(answer(&backend))),
         Row::new("connection event", BATCH, ended),
     ];
     for _ in 0..rounds(2_000) {
@@ -89,11 +98,13 @@ fn main() -> Result<(), BoxError> {
         "a line that was dropped was not measured"
     );
     let bare = rows[0].least();
-    for row in &rows[1..5] {
-        say(&format!("{:18}{:7.0} ns", row.name, row.least() - bare));
+    for row in &rows[1..6] {
+        say(&format!("{:22}{:7.1} ns", row.name, row.least() - bare));
     }
-    let event = &rows[5];
-    say(&format!("{:18}{:7.0} ns", event.name, event.least()));
+    let event = &rows[6];
+    say(&format!("{:22}{:7.1} ns", event.name, event.least()));
+    let disabled = rows[3].least() - rows[5].least();
+    say(&format!("{:22}{disabled:7.1} ns", "a disabled sink"));
     Ok(())
 }
 

@@ -220,7 +220,7 @@ async fn ten_upgrades_under_load_lose_nothing() {
             }
         })
     });
-    let load = Load::start(http, 200, 0);
+    let load = Load::start(http, rate().unwrap_or(200), 0);
 
     let mut running = first;
     let mut old = Vec::new();
@@ -520,17 +520,19 @@ async fn systemd_passes_sockets_and_learns_of_the_process() {
     assert_eq!(message(), "STOPPING=1\n");
 }
 
+/// Returns the requests a second that the environment asks for.
+fn rate() -> Option<u32> {
+    std::env::var("EVENKEEL_RATE").ok()?.parse().ok()
+}
+
 /// The greatest rate that this machine serves, while it upgrades ten times: for figures, with a release
 /// build.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "a measurement"]
 async fn a_measurement_of_upgrades_under_load() {
-    let rate = std::env::var("EVENKEEL_RATE")
-        .ok()
-        .and_then(|rate| rate.parse().ok());
     let place = Place::new().await;
     let (first, [_, http, _]) = place.start("edge").await;
-    let load = Load::start(http, rate.unwrap_or(5_000), 0);
+    let load = Load::start(http, rate().unwrap_or(5_000), 0);
     let mut running = first;
     for _ in 0..10 {
         tokio::time::sleep(Duration::from_secs(1)).await;
