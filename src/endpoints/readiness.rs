@@ -43,8 +43,9 @@ impl Readiness {
     }
 
     /// Is not ready while a certificate of this registry has expired, in this handle and its later
-    /// clones. The registry is read at each check, so that a renewed certificate counts at once. Those
-    /// that were looked up on demand do not count.
+    /// clones. A renewed certificate counts at once. Those that were looked up on demand do not count. A
+    /// check costs a lock for each store: the certificates are read after a change, and when one expires
+    /// ([`CertificateRegistry::expired`]).
     ///
     /// **Deployment caveat.** Instances that share a certificate get unready together when it expires. Use
     /// this where another balancer in front has somewhere else to send clients.

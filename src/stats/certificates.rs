@@ -1,12 +1,12 @@
 //! [`CertificateRegistry`]: the certificates in force of all listeners, and how near their end is.
 
 use std::{
-    any::Any,
     fmt,
-    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, SystemTime},
 };
 
+use super::certificate_store::Store;
 use crate::context::CertificateInfo;
 
 /// The certificates in force, of all listeners and towards backends: what gauges, the status page,
@@ -43,14 +43,6 @@ pub struct CertificateRegistry {
     error_before: Duration,
 }
 
-#[derive(Clone)]
-struct Store {
-    listener: Arc<str>,
-    of: Weak<dyn Any + Send + Sync>,
-    /// Returns nothing once the store is gone.
-    read: Arc<dyn Fn() -> Vec<Arc<CertificateInfo>> + Send + Sync>,
-}
-
 impl CertificateRegistry {
     /// Makes a registry without a certificate.
     pub fn new() -> Self {
@@ -81,13 +73,22 @@ impl CertificateRegistry {
     /// [`BACKENDS`](Self::BACKENDS).
     pub fn add(&self, listener: &str, certificate: &Arc<CertificateInfo>) {
         let of = Arc::downgrade(certificate);
-        self.push(listener, Arc::downgrade(certificate) as _, move || {
-            of.upgrade().into_iter().collect()
-        });
+        let read = move || of.upgrade().into_iter().collect();
+        // One certificate never changes.
+        let version = || Some(0);
+        self.push(Store::new(
+            listener,
+            Arc::downgrade(certificate) as _,
+            version,
+            read,
+        ));
     }
 
     /// Adds a store of certificates, which `read` reads for each reading, on the thread of its caller.
     /// It must not call this registry. A store that is added twice under one name counts once.
+    ///
+    /// [`expired`](Self::expired) reads it at each call; see
+    /// [`add_versioned_store`](Self::add_versioned_store) for a large one.
     pub fn add_store<T: Send + Sync + 'static>(
         &self,
         listener: &str,
@@ -95,24 +96,41 @@ impl CertificateRegistry {
         read: impl Fn(&T) -> Vec<Arc<CertificateInfo>> + Send + Sync + 'static,
     ) {
         let of = Arc::downgrade(store);
-        self.push(listener, Arc::downgrade(store) as _, move || {
-            of.upgrade().map_or_else(Vec::new, |store| read(&store))
-        });
+        let read = move || of.upgrade().map_or_else(Vec::new, |store| read(&store));
+        self.push(Store::new(
+            listener,
+            Arc::downgrade(store) as _,
+            || None,
+            read,
+        ));
     }
 
-    fn push(
+    /// Adds a store as [`add_store`](Self::add_store) does, which knows when its certificates change:
+    /// `version` returns another number after each change. [`expired`](Self::expired) then reads the
+    /// certificates after a change and at the end of one of them, and otherwise not at all.
+    pub fn add_versioned_store<T: Send + Sync + 'static>(
         &self,
         listener: &str,
-        of: Weak<dyn Any + Send + Sync>,
-        read: impl Fn() -> Vec<Arc<CertificateInfo>> + Send + Sync + 'static,
+        store: &Arc<T>,
+        version: impl Fn(&T) -> u64 + Send + Sync + 'static,
+        read: impl Fn(&T) -> Vec<Arc<CertificateInfo>> + Send + Sync + 'static,
     ) {
+        let of = Arc::downgrade(store);
+        let version = move || of.upgrade().map(|store| version(&store));
+        let of = Arc::downgrade(store);
+        let read = move || of.upgrade().map_or_else(Vec::new, |store| read(&store));
+        self.push(Store::new(
+            listener,
+            Arc::downgrade(store) as _,
+            version,
+            read,
+        ));
+    }
+
+    fn push(&self, added: Store) {
         let mut stores = self.stores();
-        stores.retain(|store| !(store.of.ptr_eq(&of) && *store.listener == *listener));
-        stores.push(Store {
-            listener: listener.into(),
-            of,
-            read: Arc::new(read),
-        });
+        stores.retain(|store| !store.is_same(&added));
+        stores.push(added);
     }
 
     /// Returns the certificates in force now, those that expire first at the beginning.
@@ -125,7 +143,7 @@ impl CertificateRegistry {
         let mut readings: Vec<_> = stores
             .iter()
             .flat_map(|store| {
-                let certificates = (store.read)().into_iter();
+                let certificates = store.read().into_iter();
                 certificates.map(|certificate| CertificateReading {
                     listener: store.listener.clone(),
                     certificate,
@@ -150,14 +168,13 @@ impl CertificateRegistry {
 
     /// Returns how many certificates have expired at the time `now`, without those that were looked up on
     /// demand: one of thousands of hosts must not speak for all.
+    ///
+    /// Costs a lock for each store, and reads a store only after it has changed or one of its certificates
+    /// has expired; those of [`add_store`](Self::add_store) are read each time.
     #[must_use]
     pub fn expired(&self, now: SystemTime) -> usize {
-        let readings = self.read();
-        let is_expired = |certificate: &CertificateInfo| {
-            !certificate.on_demand && self.expiry(certificate, now) == Expiry::Expired
-        };
-        let expired = readings.iter().filter(|r| is_expired(&r.certificate));
-        expired.count()
+        let stores = self.stores().clone();
+        stores.iter().map(|store| store.expired(now)).sum()
     }
 
     /// The name under which certificates stand that backends see: `backends`.
@@ -167,7 +184,7 @@ impl CertificateRegistry {
     fn stores(&self) -> MutexGuard<'_, Vec<Store>> {
         let stores = self.stores.lock();
         let mut stores = stores.unwrap_or_else(PoisonError::into_inner);
-        stores.retain(|store| store.of.strong_count() > 0);
+        stores.retain(|store| !store.is_gone());
         stores
     }
 }
@@ -312,5 +329,54 @@ mod tests {
         registry.add("l", &own);
         assert_eq!(registry.expired(now), 1);
         assert_eq!(registry.expired(UNIX_EPOCH), 0);
+    }
+
+    #[test]
+    fn a_large_store_is_read_when_it_changes_and_when_a_certificate_ends() {
+        use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+        struct Large {
+            certificates: Mutex<Vec<Arc<CertificateInfo>>>,
+            version: AtomicU64,
+            readings: AtomicU64,
+        }
+
+        let registry = CertificateRegistry::new();
+        let store = Arc::new(Large {
+            certificates: Mutex::new((0..10_000).map(|n| certificate("a", 1_000 + n)).collect()),
+            version: AtomicU64::new(0),
+            readings: AtomicU64::new(0),
+        });
+        registry.add_versioned_store(
+            "l",
+            &store,
+            |store| store.version.load(Relaxed),
+            |store| {
+                store.readings.fetch_add(1, Relaxed);
+                store.certificates.lock().unwrap().clone()
+            },
+        );
+        let check = |now: u64, expired: usize, readings: u64| {
+            let at = UNIX_EPOCH + Duration::from_secs(now);
+            assert_eq!(registry.clone().expired(at), expired, "at {now}");
+            assert_eq!(store.readings.load(Relaxed), readings, "at {now}");
+        };
+        for now in 0..=1_000 {
+            check(now, 0, 1);
+        }
+        // The first two have ended, the third ends at 1,002 and is valid still.
+        check(1_002, 2, 2);
+        check(1_002, 2, 2);
+        // The clock is set back.
+        check(999, 0, 3);
+        // A renewal.
+        *store.certificates.lock().unwrap() = vec![certificate("a", 1), certificate("b", 5_000)];
+        check(999, 0, 3);
+        store.version.fetch_add(1, Relaxed);
+        check(999, 1, 4);
+        check(5_000, 1, 4);
+        check(5_001, 2, 5);
+        // None is left that could end.
+        check(9_000, 2, 5);
     }
 }

@@ -66,6 +66,7 @@
 //! recorded a request of it, made at the first such request.
 
 mod backend;
+mod certificate_store;
 mod certificates;
 mod handle;
 mod handshakes;

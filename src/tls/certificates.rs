@@ -4,7 +4,10 @@ use std::{
     fmt,
     future::Future,
     hash::RandomState,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use arc_swap::{ArcSwap, ArcSwapOption};
@@ -46,6 +49,8 @@ struct Inner {
     table: ArcSwap<Table>,
     /// Locked for moments only: files are read and parsed without the lock.
     store: Mutex<Store>,
+    /// How often the store has changed.
+    changes: AtomicU64,
     /// Answers the checks of a certificate authority.
     challenges: ArcSwapOption<Challenges>,
     on_demand: ArcSwapOption<Found>,
@@ -81,6 +86,7 @@ impl Certificates {
             inner: Arc::new(Inner {
                 table: ArcSwap::default(),
                 store: Mutex::default(),
+                changes: AtomicU64::new(0),
                 challenges: ArcSwapOption::empty(),
                 on_demand: ArcSwapOption::empty(),
                 client_auths: Mutex::default(),
@@ -168,7 +174,8 @@ impl Certificates {
     /// assert!(registry.read().is_empty());
     /// ```
     pub fn show_in(&self, registry: &CertificateRegistry, listener: &str) {
-        registry.add_store(listener, &self.inner, |inner| inner.in_force());
+        let version = |inner: &Inner| inner.changes.load(Ordering::Acquire);
+        registry.add_versioned_store(listener, &self.inner, version, Inner::in_force);
     }
 
     /// Lets `source` answer the checks of a certificate authority by TLS-ALPN-01 (RFC 8737).
@@ -286,6 +293,7 @@ impl Certificates {
         }
         let table = self.inner.table.load().changed(&change, &store);
         self.inner.table.store(Arc::new(table));
+        self.inner.changes.fetch_add(1, Ordering::Release);
         true
     }
 
