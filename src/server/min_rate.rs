@@ -25,7 +25,7 @@
 //! | use | budget | deadline |
 //! |---|---|---|
 //! | HTTP/1.1, response | [`RateBudget`] in `Stream` | that of the connection |
-//! | HTTP/1.1, request body | [`RateTimer`] in `StreamedBody` | a timer of the task that reads the body |
+//! | HTTP/1.1, request body, but for the time of the response | [`RateTimer`] in `BodyRate` | a timer of the task that reads the body |
 //! | HTTP/2, response of a stream | [`RateTimer`] in `stream` | a timer of the stream's task |
 //! | HTTP/2, socket blocked | [`RateBudget`] in `IdlePolicy` | that of the connection |
 //! | HTTP/2, request body | [`RateTimer`] in `RequestBody` | a timer of the task that reads the body |

@@ -36,6 +36,7 @@
 //! with its reason. What rarely happens (a refusal, an upgrade) is boxed, so that the future of a
 //! connection that waits stays small.
 
+mod body_rate;
 mod input;
 mod output;
 mod refusal;

@@ -12,9 +12,9 @@
 //!
 //! After the response, the rest decides about the connection: up to 64 KiB of a body without a
 //! reader are discarded within 2 s, so that the next request can be read; more than that costs more
-//! than a new connection does. A body that another task still reads keeps the connection waiting
-//! without a limit of the server: the least rate ended with the beginning of the response, and the
-//! reader has to have a time-out of its own.
+//! than a new connection does. A body that another task still reads keeps the connection waiting, and
+//! the least rate, which paused during the response, applies to its client again. A body that is held
+//! and not read keeps it waiting without a limit of the server: nothing waits for the client then.
 
 use std::{
     cell::RefCell,
@@ -204,6 +204,9 @@ impl Input {
         io: &mut Stream<Io>,
         state: &State,
     ) -> Poll<bool> {
+        if let Some(body_sender) = &mut self.body_sender {
+            body_sender.resume_rate();
+        }
         loop {
             let again = self.poll_request_body(cx, io).is_ready();
             let Some(body_sender) = &self.body_sender else {

@@ -19,6 +19,7 @@
 //! | malformed chunk | the frames so far, then `ClientBody` | answers, then closes |
 //! | end of the stream, read error | the frames so far, then `ClientBody` | cancels the request with its next read |
 //! | below the least rate | `ClientBodyTimeout` | goes on while the service answers |
+//! | below the least rate, after the response | `ClientBodyTimeout` | discards the rest like that of a body which is dropped |
 //! | the connection's task is dropped | the frames so far, then `ClientBody` | is gone |
 
 use std::{
@@ -30,9 +31,10 @@ use std::{
 use bytes::{Bytes, BytesMut};
 use http_body::{Frame, SizeHint};
 
+use super::body_rate::BodyRate;
 use crate::{
     error::{BoxError, Error, ErrorKind},
-    server::{min_rate::RateTimer, state::State},
+    server::state::State,
     wire::chunked::{Decoder, Step},
 };
 
@@ -51,11 +53,21 @@ struct Channel {
     dropped: bool,
     body: Option<Waker>,
     connection: Option<Waker>,
-    /// The least rate of the client; `None` after the response has begun.
+    /// The least rate of the client; `None` for a body without one.
     ///
-    /// It is in the channel and not in the body, because the connection ends it when the response
-    /// begins.
-    rate_timer: Option<(RateTimer, Arc<State>)>,
+    /// It is in the channel and not in the body, because the connection decides when it applies.
+    rate: Option<BodyRate>,
+}
+
+impl Channel {
+    /// Ends the reading: what follows is discarded. Returns the waker of the connection, to be called
+    /// without the lock.
+    fn end_reading(&mut self) -> Option<Waker> {
+        self.dropped = true;
+        // Their memory is a part of a block that other connections read into.
+        self.frames.clear();
+        self.connection.take()
+    }
 }
 
 /// The receiving end: the body of the request.
@@ -67,10 +79,9 @@ pub(in crate::server) struct StreamedBody {
 }
 
 impl StreamedBody {
-    /// Applies the least rate until the response begins.
+    /// Applies the least rate until the response begins, and again once it is complete.
     pub(in crate::server) fn limit_rate(&self, state: &Arc<State>) {
-        let rate_timer = RateTimer::new(state.timeouts());
-        lock(&self.channel).rate_timer = Some((rate_timer, state.clone()));
+        lock(&self.channel).rate = Some(BodyRate::new(state));
     }
 
     /// Can be called from another task each time; the last one to call is woken. Frames that
@@ -89,8 +100,8 @@ impl StreamedBody {
             // Counted as they are taken and not as they arrive: the wait for which the client pays
             // ends here.
             let came = frame.data_ref().map_or(0, Bytes::len);
-            if let Some((rate_timer, state)) = &mut channel.rate_timer {
-                rate_timer.moved(came, state);
+            if let Some(rate) = &mut channel.rate {
+                rate.moved(came);
             }
             self.left = self.left.map(|left| left.saturating_sub(came as u64));
             return Poll::Ready(Some(Ok(frame)));
@@ -104,11 +115,17 @@ impl StreamedBody {
             self.ended = true;
             return Poll::Ready(None);
         }
-        if let Some((rate_timer, state)) = &mut channel.rate_timer
-            && rate_timer.poll(cx, state).is_ready()
+        if let Some(rate) = &mut channel.rate
+            && let Poll::Ready(late) = rate.poll(cx)
         {
             self.ended = true;
-            let late = rate_timer.too_slow(state);
+            // Behind the response, the connection waits for nothing else, and the reader may hold the
+            // body for longer.
+            if rate.is_after_response() {
+                let connection = channel.end_reading();
+                drop(channel);
+                wake_outside(connection);
+            }
             return Poll::Ready(Some(Err(late)));
         }
         // Before the waker of the connection is looked at: it reads the flag when it is woken.
@@ -119,9 +136,7 @@ impl StreamedBody {
             .connection
             .take_if(|waker| !waker.will_wake(cx.waker()));
         drop(channel);
-        if let Some(connection) = other_task {
-            connection.wake();
-        }
+        wake_outside(other_task);
         Poll::Pending
     }
 
@@ -137,15 +152,8 @@ impl StreamedBody {
 
 impl Drop for StreamedBody {
     fn drop(&mut self) {
-        let mut channel = lock(&self.channel);
-        channel.dropped = true;
-        // Their memory is a part of a block that other connections read into.
-        channel.frames.clear();
-        let connection = channel.connection.take();
-        drop(channel);
-        if let Some(connection) = connection {
-            connection.wake();
-        }
+        let connection = lock(&self.channel).end_reading();
+        wake_outside(connection);
     }
 }
 
@@ -238,10 +246,23 @@ impl BodySender {
     /// Ends the time for 100 (Continue), since the response begins. Returns true if the client still
     /// waits and the body still has a reader: the caller then sends 100 first.
     pub(super) fn end_continue(&mut self) -> bool {
-        lock(&self.channel).rate_timer = None;
+        if let Some(rate) = &mut lock(&self.channel).rate {
+            rate.pause();
+        }
         let body_waits = self.expects_continue && !self.is_dropped();
         self.expects_continue &= !body_waits;
         body_waits
+    }
+
+    /// Applies the least rate again, since the response is complete: the client has nothing to wait for.
+    /// Its credit is full again. The reader is woken once, so that it sets a timer.
+    pub(super) fn resume_rate(&mut self) {
+        let mut channel = lock(&self.channel);
+        if channel.rate.as_mut().is_some_and(BodyRate::resume) {
+            let reader = channel.body.take();
+            drop(channel);
+            wake_outside(reader);
+        }
     }
 
     /// Decodes the bytes of `read` that belong to the body, and delivers them.
@@ -304,9 +325,7 @@ impl Drop for BodySender {
         // Only a body that waits on another task is affected: one on this task is dropped with it.
         let body = channel.body.take();
         drop(channel);
-        if let Some(body) = body {
-            body.wake();
-        }
+        wake_outside(body);
     }
 }
 
@@ -338,6 +357,13 @@ fn wake(mut channel: MutexGuard<'_, Channel>, cx: &mut Context<'_>) -> Delivery 
             Delivery::OtherTask
         }
         None => Delivery::SameTask,
+    }
+}
+
+/// Wakes a task; the caller has released the lock.
+fn wake_outside(waker: Option<Waker>) {
+    if let Some(waker) = waker {
+        waker.wake();
     }
 }
 

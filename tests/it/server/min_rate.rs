@@ -316,6 +316,79 @@ fn an_upload_that_trickles_fails() {
     });
 }
 
+/// Answers at once, and reads the request body on a task of its own, which holds the body until the end
+/// of the test.
+fn reading_later(
+    outcome: tokio::sync::mpsc::UnboundedSender<Result<usize, ErrorKind>>,
+) -> impl Service<Request<Body>, Response = Response<Any>, Error = Infallible, Future: Send> + Clone + Send
+{
+    service_fn(move |request: Request<Body>| {
+        let outcome = outcome.clone();
+        tokio::spawn(async move {
+            let mut body = request.into_body();
+            let mut came = 0;
+            let ended = loop {
+                match body.frame().await {
+                    Some(Ok(frame)) => came += frame.into_data().unwrap().len(),
+                    Some(Err(error)) => break Err(error.kind()),
+                    None => break Ok(came),
+                }
+            };
+            let _ = outcome.send(ended);
+            pending::<()>().await;
+        });
+        async { Ok(Response::new(any(App::from("early")))) }
+    })
+}
+
+#[test]
+fn an_upload_that_trickles_behind_its_response_fails_and_is_closed() {
+    both(async || {
+        for (piece, content_type, fails) in [
+            (1, "text/plain", true),
+            (0, "text/plain", true),
+            (1_000, "text/plain", false),
+            (1, "application/grpc", false),
+        ] {
+            let (send, mut outcome) = tokio::sync::mpsc::unbounded_channel();
+            let address = serving(reading_later(send), |http| http).await;
+            let mut client = TcpStream::connect(address).await.unwrap();
+            let length = 20 * piece.max(1);
+            let head = format!(
+                "POST / HTTP/1.1\r\nhost: a\r\ncontent-length: {length}\r\n\
+                 content-type: {content_type}\r\n\r\n"
+            );
+            exchange(&mut client, head.as_bytes(), b"early").await;
+            let (mut read, mut write) = client.into_split();
+            // Four times the credit in all.
+            let sending = tokio::spawn(async move {
+                for _ in 0..20 {
+                    sleep(IDLE / 5).await;
+                    if write.write_all(&vec![b'x'; piece]).await.is_err() {
+                        break;
+                    }
+                }
+                write
+            });
+            let ended = timeout(LATE, outcome.recv()).await;
+            let ended = ended.unwrap_or_else(|_| panic!("{piece} {content_type}: it ends"));
+            let wanted = match fails {
+                true => Err(ErrorKind::ClientBodyTimeout),
+                false => Ok(length),
+            };
+            assert_eq!(ended, Some(wanted), "{piece} {content_type}");
+            if fails {
+                // Although the reader holds the body.
+                let mut rest = Vec::new();
+                let closed = timeout(LATE, read.read_to_end(&mut rest)).await;
+                let closed = closed.unwrap_or_else(|_| panic!("{piece}: the connection is closed"));
+                assert!(closed.is_err() || rest.is_empty(), "{rest:?}");
+            }
+            sending.await.unwrap();
+        }
+    });
+}
+
 #[test]
 fn a_conversation_has_no_pace_once_it_is_answered_nor_a_call_of_grpc() {
     both(async || {

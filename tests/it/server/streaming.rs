@@ -125,15 +125,15 @@ async fn an_upload_outlives_its_early_response() {
     tokio::spawn(serve.into_future());
     let mut whole = whole;
     let mut client = TcpStream::connect(address).await.unwrap();
-    let head = b"POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 6\r\n\r\n";
+    let head = b"POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 6000\r\n\r\n";
     exchange(&mut client, head, b"early").await;
-    for byte in b"upload" {
+    for _ in 0..6 {
         tokio::time::sleep(HEAD / 2).await;
-        client.write_all(&[*byte]).await.unwrap();
+        client.write_all(&[b'x'; 1_000]).await.unwrap();
     }
     let got = tokio::time::timeout(Duration::from_secs(5), whole.recv()).await;
     let got = got.expect("the upload ends").unwrap();
-    assert_eq!(got.expect("no deadline of heads cuts an upload"), 6);
+    assert_eq!(got.expect("no deadline of heads cuts an upload"), 6_000);
     // And the connection goes on.
     exchange(&mut client, head, b"early").await;
 }
