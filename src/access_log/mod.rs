@@ -147,6 +147,10 @@
 //! | a tunnel (WebSocket) | it closed | `ok` |
 //! | the server refuses the request (400, 408, 414, 431, 501, 505) | it answered; with `status`, and with `method` and `path` if they could be read | `bad_request`, `head_timeout`, `head_too_large` |
 //! | a connection ends without a request | at its end | `io`, `tls_handshake` and the like |
+//! | the server closes a connection of HTTP/2 whose client breaks the protocol or costs too much | at its end, beside the lines of its requests | `protocol_error` |
+//!
+//! Under HTTP/2, a request that the codec refuses (a field name in upper case, a pseudo-field twice, a body
+//! of another length than announced) resets its stream and has no line.
 //!
 //! The kinds are those of [`ErrorKind`](crate::ErrorKind), as `ErrorKind::as_str` returns them. `detail`
 //! says why: what the resolver, the operating system or the TLS library said of the backend, which field

@@ -97,6 +97,10 @@ pub enum ConnectionEventKind {
     HeadTooLarge,
     /// The connection broke: the operating system returned an error.
     Io,
+    /// The client broke a rule of HTTP/2 that concerns the connection (RFC 9113 §5.4.1), or cost too much:
+    /// the server closed the connection with GOAWAY. A malformed request resets its stream alone, and
+    /// is no event.
+    ProtocolError,
     /// The PROXY protocol header is malformed, too long, or missing.
     ProxyHeader,
     /// No whole PROXY protocol header came within the time-out.
@@ -116,6 +120,7 @@ impl ConnectionEventKind {
             Self::HeadTimeout => "head_timeout",
             Self::HeadTooLarge => "head_too_large",
             Self::Io => "io",
+            Self::ProtocolError => "protocol_error",
             Self::ProxyHeader => "proxy_header",
             Self::ProxyTimeout => "proxy_timeout",
             Self::TlsHandshake => "tls_handshake",

@@ -1,6 +1,7 @@
 //! [`Http`]: the settings of HTTP/1.1 and HTTP/2, and the choice between them on a connection.
 
 use std::{
+    borrow::Cow,
     cell::RefCell,
     fmt,
     future::Future,
@@ -97,8 +98,9 @@ impl<S> Http<S> {
     /// nothing. A client without credit loses its response (the connection closes, or the stream is
     /// reset), or its body fails with [`ClientBodyTimeout`](crate::ErrorKind::ClientBodyTimeout).
     ///
-    /// The rate of a request body counts until the response begins. It does not count for gRPC, whose
-    /// messages come when the client has some. With 0, one byte earns the whole idle time-out.
+    /// The rate of a request body counts until the response begins, and under HTTP/1.1 again once the
+    /// response is complete, with the whole credit. It does not count for gRPC, whose messages come when
+    /// the client has some. With 0, one byte earns the whole idle time-out.
     ///
     /// Default: 240, as in IIS and Kestrel: a tenth of the rate of the slowest modems.
     ///
@@ -275,7 +277,7 @@ pub(super) struct ConnectionReporter {
 
 impl ConnectionReporter {
     /// Reports an end that has no request, and so no line in the access log.
-    pub(super) fn report(&self, kind: ConnectionEventKind, detail: &'static str) {
+    pub(super) fn report(&self, kind: ConnectionEventKind, detail: impl Into<Cow<'static, str>>) {
         self.send(|duration| ConnectionEvent::new(self.info.clone(), kind, detail, duration));
     }
 
@@ -344,8 +346,8 @@ where
         }
     }
 
-    /// Serves HTTP/2. Its errors are not reported: each request that they end has its own line in
-    /// the access log.
+    /// Serves HTTP/2. Of its errors, those of the client are reported. Each request that any of them ends
+    /// has its own line in the access log.
     #[cfg(feature = "http2")]
     fn http2<Io>(self, io: Io, ahead: Bytes) -> Serving
     where

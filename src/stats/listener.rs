@@ -257,11 +257,12 @@ impl std::fmt::Display for ListenerKey {
     }
 }
 
-const FAILURES: [ConnectionEventKind; 8] = [
+const FAILURES: [ConnectionEventKind; 9] = [
     ConnectionEventKind::BadRequest,
     ConnectionEventKind::HeadTimeout,
     ConnectionEventKind::HeadTooLarge,
     ConnectionEventKind::Io,
+    ConnectionEventKind::ProtocolError,
     ConnectionEventKind::ProxyHeader,
     ConnectionEventKind::ProxyTimeout,
     ConnectionEventKind::TlsHandshake,

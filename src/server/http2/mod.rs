@@ -48,6 +48,7 @@ mod streams;
 mod write_coalescer;
 
 use std::{
+    borrow::Cow,
     collections::VecDeque,
     future::{Future, poll_fn},
     pin::{Pin, pin},
@@ -84,7 +85,7 @@ use super::{
     state::State,
 };
 use crate::{
-    context::{ConnInfo, ShutdownSignal},
+    context::{ConnInfo, ConnectionEventKind, ShutdownSignal},
     error::BoxError,
     log_limit::LogLimit,
     wire::fields::MAX_HEAD,
@@ -126,13 +127,11 @@ where
             // this.
             driver.codec_ready |= socket.blocked;
             if let Poll::Ready(ended) = &polled {
-                let by_codec = ended.as_ref().is_err_and(|error| {
-                    error.is_library() && error.reason() == Some(Reason::ENHANCE_YOUR_CALM)
-                });
-                // The codec has limits of its own (malformed frames, resets that are not read): its
-                // end is logged alike.
-                if by_codec && !enhanced_calm {
-                    warn(&driver.service.reporter.info, &state);
+                if let Err(error) = ended
+                    && error.is_library()
+                    && !enhanced_calm
+                {
+                    driver.report_error(error);
                 }
                 return polled;
             }
@@ -146,6 +145,7 @@ where
             if !enhanced_calm && !reset_limit.allow(|| state.now(), answered, reset) {
                 enhanced_calm = true;
                 warn(&driver.service.reporter.info, &state);
+                driver.report("the client resets too many streams");
                 driver.enhance_calm();
                 continue;
             }
@@ -252,6 +252,23 @@ where
         if let Codec::Serving(conn) = &mut self.codec {
             conn.abrupt_shutdown(Reason::ENHANCE_YOUR_CALM);
         }
+    }
+
+    /// Reports the end of a connection whose client broke the protocol, or one of the limits that the codec
+    /// has of its own (malformed frames, resets that are not read).
+    #[cold]
+    fn report_error(&self, error: &h2::Error) {
+        if error.reason() == Some(Reason::ENHANCE_YOUR_CALM) {
+            warn(&self.service.reporter.info, &self.service.state);
+        }
+        self.report(error.to_string());
+    }
+
+    /// Reports that the server closes the connection because of its client.
+    #[cold]
+    fn report(&self, detail: impl Into<Cow<'static, str>>) {
+        let reporter = &self.service.reporter;
+        reporter.report(ConnectionEventKind::ProtocolError, detail);
     }
 
     /// Polls the codec and the streams that were woken, so that what a stream sends is written in the same

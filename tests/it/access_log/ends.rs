@@ -1,5 +1,7 @@
 //! Every way in which a request can end, over real sockets: one line, with the outcome and its cause.
 
+mod http2;
+
 use std::{future::IntoFuture, net::SocketAddr};
 
 use evenkeel::{
