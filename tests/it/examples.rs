@@ -15,4 +15,5 @@ mod others;
 pub(crate) mod process;
 mod proxy_protocol;
 mod quickstart;
+mod stalled_logs;
 mod upgrade;

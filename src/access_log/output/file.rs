@@ -8,11 +8,19 @@
 //! `torn` is true while the file ends within a line: after a crash of the process before, or a write
 //! that a full disk cut. The next write then begins with a newline, so that one line is spoilt and not
 //! two.
+//!
+//! The path may lead to a named pipe, which is opened otherwise ([`open_pipe`]).
 
 use std::{
     fs::{self, File, Metadata},
     io,
-    os::unix::fs::{FileExt, MetadataExt},
+    os::{
+        fd::OwnedFd,
+        unix::{
+            fs::{FileExt, FileTypeExt, MetadataExt},
+            net::UnixStream,
+        },
+    },
     path::{Path, PathBuf},
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
@@ -181,7 +189,23 @@ impl Target for LogFile {
 }
 
 fn open(path: &Path) -> io::Result<File> {
-    fs::OpenOptions::new().create(true).append(true).open(path)
+    match fs::metadata(path) {
+        Ok(found) if found.file_type().is_fifo() => open_pipe(path),
+        _ => fs::OpenOptions::new().create(true).append(true).open(path),
+    }
+}
+
+/// Opens a named pipe so that neither this call nor a write waits for its reader.
+///
+/// A pipe that is open for reading, too, always has a reader. So it can be opened before the program that
+/// reads it has started, and keeps its lines while that is restarted: a write without a reader would fail.
+/// The lines that a full pipe does not take wait in the queue, as those for a socket do.
+fn open_pipe(path: &Path) -> io::Result<File> {
+    let pipe = fs::OpenOptions::new().read(true).write(true).open(path)?;
+    // The standard library sets the flag of sockets only; the system call is the same for a pipe.
+    let pipe = UnixStream::from(OwnedFd::from(pipe));
+    pipe.set_nonblocking(true)?;
+    Ok(File::from(OwnedFd::from(pipe)))
 }
 
 /// Returns true if the file can be read and ends within a line, as after a crash.

@@ -42,7 +42,7 @@ pub use self::{
 /// | output | a line is lost |
 /// |---|---|
 /// | [`stdout`](Self::stdout), [`writer`](Self::writer) | if a write fails: the rest of its batch |
-/// | [`file`](Self::file), [`rotated_file`](Self::rotated_file) | if a write fails, as on a full disk: the rest of its batch. A rotation loses none |
+/// | [`file`](Self::file), [`rotated_file`](Self::rotated_file) | if a write fails, as on a full disk: the rest of its batch. A rotation loses none. A named pipe never fails: while its reader is slow or gone, lines wait |
 /// | [`unix`](Self::unix), [`syslog`](Self::syslog) over a Unix socket | if it is longer than a datagram may be. While the receiver is slow or gone, lines wait |
 /// | [`udp`](Self::udp), [`syslog`](Self::syslog) over UDP | if it is longer than a datagram may be (65,507 bytes with its header), or the network or the receiver discards it, which UDP often does not report |
 /// | [`tcp`](Self::tcp), [`syslog`](Self::syslog) over TCP | if the connection breaks after the kernel took the line and before the peer read it, which nothing reports. While the peer is slow or gone, lines wait |
@@ -80,7 +80,7 @@ impl Output {
         Self(Kind::Writer(Box::new(writer)))
     }
 
-    /// Appends to this file, and creates it if it is missing. After another program has moved the
+    /// Appends to this file or named pipe; a file that is missing is created. After another program has moved the
     /// file, [`Lines::reopen`](super::Lines::reopen) begins a new one; a program that copies and
     /// truncates the file (`copytruncate`) needs no such call.
     #[must_use]

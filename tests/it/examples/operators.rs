@@ -41,7 +41,7 @@ async fn start(example: &str, settings: &Settings) -> (Process, SocketAddr, Sock
 }
 
 /// Returns the sum of a metric over the series that have all these labels.
-async fn metric(admin: SocketAddr, name: &str, labels: &[&str]) -> f64 {
+pub(super) async fn metric(admin: SocketAddr, name: &str, labels: &[&str]) -> f64 {
     let scraped = get(admin, "/metrics").await;
     let lines = scraped.body.lines().filter(|line| {
         let rest = line.strip_prefix(name);
