@@ -26,16 +26,16 @@ use tokio::{
 #[cfg(feature = "__tls")]
 use super::ClientTls;
 use super::{
-    DialTimes, ProxyVersion, Stream, TargetOverride, proxy_header,
+    Connected, DialTimes, ProxyVersion, Stream, TargetOverride, proxy_header,
     race::{DialError, connect, interleave, race, set_up},
-    resolve::{self, Addresses, Resolve, ResolvedAddress},
+    resolve::{self, Addresses, Resolve},
 };
 #[cfg(feature = "__sockets")]
 use crate::tcp_timeout;
 use crate::{
     context::ConnInfo,
     error::{ConfigError, Error, ErrorKind},
-    pool::{Backend, Protocol, Scheme},
+    pool::{Backend, Protocol, ProxyProtocol, Scheme},
 };
 
 /// Connects to backends. See the [module](super) for the steps and the defaults. A clone costs two
@@ -135,15 +135,26 @@ impl Connector {
     /// **Hazard:** a backend that does not expect the header refuses every connection, and one that
     /// accepts it from any peer lets clients choose their address.
     ///
+    /// A backend that wants something else says so: [`Backend::proxy_protocol`].
+    ///
     /// Default: none.
     pub fn proxy_protocol(mut self, version: ProxyVersion) -> Self {
         self.proxy_version = Some(version);
         self
     }
 
-    /// Returns true if a connection names its client, and so must not serve another.
-    pub(crate) fn names_client(&self) -> bool {
-        self.proxy_version.is_some()
+    /// Returns true if a connection to the backend names its client, and so must not serve another.
+    pub(crate) fn names_client(&self, backend: &Backend) -> bool {
+        self.proxy_version(backend).is_some()
+    }
+
+    fn proxy_version(&self, backend: &Backend) -> Option<ProxyVersion> {
+        match backend.configured_proxy_protocol() {
+            ProxyProtocol::Inherited => self.proxy_version,
+            ProxyProtocol::Off => None,
+            ProxyProtocol::V1 => Some(ProxyVersion::V1),
+            ProxyProtocol::V2 => Some(ProxyVersion::V2),
+        }
     }
 
     pub(crate) fn timeout_limit(&self) -> Duration {
@@ -191,7 +202,7 @@ impl Connector {
     }
 
     /// Connects to the backend for this client. The PROXY protocol header, if the connector
-    /// [sends one](Self::proxy_protocol), names it.
+    /// [sends one](Self::proxy_protocol) to this backend, names it.
     ///
     /// # Errors
     ///
@@ -284,7 +295,7 @@ impl Connector {
                 (self.set_up(stream)?, resolved)
             }
         };
-        if let Some(version) = self.proxy_version {
+        if let Some(version) = self.proxy_version(backend) {
             // Before TLS: the backend reads it as the first bytes of the connection.
             let header = proxy_header::encode(version, dial.client);
             let written = stream.write_all(&header).await;
@@ -327,7 +338,7 @@ impl Connector {
     fn protocol(&self, dial: Dial<'_>) -> Protocol {
         match dial.backend.configured_protocol() {
             // A connection that names its client serves it alone.
-            Protocol::Auto if self.names_client() => Protocol::Http1,
+            Protocol::Auto if self.names_client(dial.backend) => Protocol::Http1,
             configured => configured,
         }
     }
@@ -343,41 +354,6 @@ impl Connector {
 impl Default for Connector {
     fn default() -> Self {
         Self::new()
-    }
-}
-
-/// A connection to a backend that is ready for a request.
-///
-/// Dropping it closes the connection.
-#[derive(Debug)]
-pub struct Connected {
-    pub(super) stream: Stream,
-    pub(super) http2: bool,
-    /// The address, if it was found by name.
-    pub(super) resolved: Option<ResolvedAddress>,
-    pub(crate) took: DialTimes,
-}
-
-impl Connected {
-    /// Returns true if the connection speaks HTTP/2: ALPN selected it, or the backend's protocol is
-    /// HTTP/2 (prior knowledge).
-    #[must_use]
-    pub fn is_http2(&self) -> bool {
-        self.http2
-    }
-
-    /// Returns the address, if it was found by name.
-    pub(crate) fn resolved(&self) -> Option<&ResolvedAddress> {
-        self.resolved.as_ref()
-    }
-
-    /// Returns the byte stream.
-    ///
-    /// Nothing but a PROXY header and the TLS handshake was written to it. For HTTP/2 the caller
-    /// writes the preface.
-    #[must_use]
-    pub fn into_stream(self) -> Stream {
-        self.stream
     }
 }
 

@@ -63,7 +63,7 @@
 //! | certificate of this client | none |
 //! | TLS versions | 1.2 and 1.3 |
 //! | ALPN | `h2` and `http/1.1`, unless the backend's [`Protocol`](crate::pool::Protocol) names one |
-//! | PROXY protocol header to backends | none |
+//! | PROXY protocol header to backends | none, unless the [backend](crate::Backend::proxy_protocol) has one |
 //!
 //! # When it fails
 //!
@@ -91,6 +91,7 @@
 //! backend's name, and all connections that wait share its result.
 
 mod common_name;
+mod connected;
 #[cfg(feature = "__tls")]
 pub(crate) mod crypto;
 #[cfg(feature = "__tls")]
@@ -116,13 +117,14 @@ mod tls;
 #[cfg(feature = "__tls")]
 pub(crate) mod x509;
 
+pub use connected::Connected;
 #[cfg(feature = "__tls")]
 pub(crate) use crypto::provider;
 #[cfg(feature = "__tls")]
 pub use danger::DangerousClientTls;
+pub use dial::Connector;
 #[cfg(test)]
 pub(crate) use dial::DEFAULT_TIMEOUT;
-pub use dial::{Connected, Connector};
 pub(crate) use dial_times::DialTimes;
 pub use proxy_header::ProxyVersion;
 pub(crate) use resolve::ResolvedAddress;

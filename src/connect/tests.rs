@@ -8,7 +8,7 @@ use super::{
     race::ATTEMPT_DELAY,
     resolve::{HOLD_TIME, MAX_MISSES, MISS_INTERVAL, RESOLVER_WAIT},
 };
-use crate::default_table;
+use crate::{default_table, pool::Backend};
 
 #[test]
 fn the_documented_defaults_are_those_of_the_code() {
@@ -19,7 +19,8 @@ fn the_documented_defaults_are_those_of_the_code() {
     let unacknowledged = seconds(crate::tcp_timeout::DEFAULT);
     #[cfg(not(feature = "__sockets"))]
     let unacknowledged = "after".to_owned();
-    let sent = match Connector::new().names_client() {
+    let backend = Backend::new("a", "http://127.0.0.1:1").unwrap();
+    let sent = match Connector::new().names_client(&backend) {
         true => "sent",
         false => "none",
     };

@@ -61,6 +61,7 @@ pub(super) struct Config {
     pub(super) url: BackendUrl,
     pub(super) unix_socket: Option<PathBuf>,
     pub(super) protocol: Protocol,
+    pub(super) proxy_protocol: ProxyProtocol,
     pub(super) weight: u32,
     /// The configured weight, where an operator ordered another one.
     pub(super) replaced_weight: Option<u32>,
@@ -95,6 +96,7 @@ impl Backend {
             url: BackendUrl::parse(url)?,
             unix_socket: None,
             protocol: Protocol::Auto,
+            proxy_protocol: ProxyProtocol::Inherited,
             weight: 1,
             replaced_weight: None,
             tier: 0,
@@ -192,6 +194,17 @@ impl Backend {
         self
     }
 
+    /// Sets the PROXY protocol header that connections to the backend begin with, checks included. It
+    /// overrides [`Connector::proxy_protocol`](crate::connect::Connector::proxy_protocol), which says what
+    /// the header costs: a pool may have backends that want it and others that refuse it.
+    ///
+    /// Default: [`ProxyProtocol::Inherited`].
+    #[must_use]
+    pub fn proxy_protocol(mut self, header: ProxyProtocol) -> Self {
+        self.config_mut().proxy_protocol = header;
+        self
+    }
+
     /// Connects to a Unix domain socket at this path, not to the URL's host and port. The URL still
     /// gives the scheme, the base path and the authority that the backend sees.
     ///
@@ -254,6 +267,12 @@ impl Backend {
         self.inner.config.protocol
     }
 
+    /// Returns the configured [PROXY protocol header](Self::proxy_protocol).
+    #[must_use]
+    pub fn configured_proxy_protocol(&self) -> ProxyProtocol {
+        self.inner.config.proxy_protocol
+    }
+
     /// Returns the configured [weight](Self::weight). [`Group::weights`](super::Group::weights)
     /// has the weights in force, which slow start and a degraded backend lower.
     #[must_use]
@@ -310,6 +329,11 @@ impl Config {
     pub(super) fn has_same_endpoint(&self, other: &Self) -> bool {
         self.url.has_same_endpoint(&other.url) && self.unix_socket == other.unix_socket
     }
+
+    /// Decides whether a connection that was made for one serves the other: its first bytes count as well.
+    pub(super) fn shares_connections(&self, other: &Self) -> bool {
+        self.has_same_endpoint(other) && self.proxy_protocol == other.proxy_protocol
+    }
 }
 
 impl fmt::Debug for Backend {
@@ -339,6 +363,22 @@ pub enum Protocol {
     Http1,
     /// HTTP/2; over cleartext with prior knowledge (RFC 9113 §3.3).
     Http2,
+}
+
+/// The PROXY protocol header that a connection to a backend begins with.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum ProxyProtocol {
+    /// What the connector sends to all backends:
+    /// [`Connector::proxy_protocol`](crate::connect::Connector::proxy_protocol).
+    #[default]
+    Inherited,
+    /// No header.
+    Off,
+    /// A header of version 1.
+    V1,
+    /// A header of version 2.
+    V2,
 }
 
 /// Ids stand in logs and metrics: long enough for a DNS label with a port, short enough to read.

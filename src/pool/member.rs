@@ -162,6 +162,10 @@ impl Backend {
                     && own.url.authority == others.url.authority,
             ),
             ("protocol", own.protocol == others.protocol),
+            (
+                "proxy_protocol",
+                own.proxy_protocol == others.proxy_protocol,
+            ),
             ("weight", own.weight == others.weight),
             ("tier", own.tier == others.tier),
             ("locality", own.locality == others.locality),
@@ -237,14 +241,15 @@ impl Backend {
     }
 }
 
-/// The endpoint of a backend at one moment. It keeps the configuration alive, not the state.
+/// The endpoint of a backend at one moment, and what its connections begin with. It keeps the
+/// configuration alive, not the state.
 pub(crate) struct Address(Arc<Config>);
 
 impl Address {
-    /// Returns true if connections to the backend still reach this endpoint.
+    /// Returns true if connections to the backend still reach this endpoint, and begin alike.
     pub(crate) fn is_of(&self, backend: &Backend) -> bool {
         Arc::ptr_eq(&self.0, &backend.inner.config)
-            || self.0.has_same_endpoint(&backend.inner.config)
+            || self.0.shares_connections(&backend.inner.config)
     }
 }
 

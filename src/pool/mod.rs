@@ -150,7 +150,7 @@ mod url;
 
 pub(crate) use attachment_cache::AttachmentCache;
 pub use attachments::{Attachment, AttachmentKey};
-pub use backend::{Backend, Protocol};
+pub use backend::{Backend, Protocol, ProxyProtocol};
 pub use check_counts::CheckCounts;
 pub use connection_counts::ConnectionCounts;
 pub(crate) use connection_counts::OpenConnection;

@@ -144,7 +144,7 @@ impl InFlight {
             .get(backend, &settings.key, || new_connections(settings));
         #[cfg(feature = "http2")]
         if backend.configured_protocol() == crate::pool::Protocol::Http2
-            || connections.http2.is_known()
+            || (connections.http2.is_known() && !settings.connector.names_client(backend))
         {
             let prepared = Prepared::new(settings, backend, &scanned, length)?;
             return Ok(NextStep::Http2(
@@ -157,7 +157,7 @@ impl InFlight {
         let required = Requirements {
             backend,
             client: scanned.conn,
-            own_client: settings.connector.names_client(),
+            own_client: settings.connector.names_client(backend),
             // A replaceable request needs no system call: if the connection is closed, it is sent
             // again.
             single_use: !self.is_replaceable(),
@@ -225,7 +225,7 @@ impl InFlight {
     ) -> State {
         let connector = settings.connector.clone();
         let target = backend.clone();
-        let client = match connector.names_client() {
+        let client = match connector.names_client(&backend) {
             true => ConnInfo::of(&self.parts.extensions).cloned(),
             false => None,
         };

@@ -178,7 +178,7 @@ fn connected(dialing: &mut Dialing, connected: Connected) -> State {
         };
     }
     let mut conn = Conn::dialled(connected, settings.timeouts, backend, dialing.epoch);
-    if settings.connector.names_client() {
+    if settings.connector.names_client(backend) {
         // The PROXY header has named this client to the backend: no other client may use the
         // connection.
         conn.owner_data.bound_client = ConnInfo::of(&in_flight.parts.extensions).cloned();

@@ -10,7 +10,7 @@ use super::{
 use crate::{
     balance::HashKey,
     error::ConfigError,
-    pool::{Backend, Locality, PanicRouting, Pool, Protocol, Routing},
+    pool::{Backend, Locality, PanicRouting, Pool, Protocol, ProxyProtocol, Routing},
 };
 
 /// `[pool]`
@@ -77,6 +77,9 @@ pub struct BackendSettings {
     /// `auto`, `http1` or `http2`; `auto` if absent.
     #[serde(default, deserialize_with = "value::optional")]
     pub protocol: Option<Protocol>,
+    /// The PROXY protocol header that this backend gets, `v1`, `v2` or `off`; that of `[proxy]` if absent.
+    #[serde(default, deserialize_with = "value::optional")]
+    pub send_proxy_protocol: Option<ProxyProtocol>,
 }
 
 impl Settings {
@@ -133,6 +136,14 @@ impl Draft {
                 let message = format!("{:?}: another backend has this id", given.id);
                 return Err(location(nth, "id").wrong(&self.text, message));
             }
+            let names_client = matches!(
+                given.send_proxy_protocol,
+                Some(ProxyProtocol::V1 | ProxyProtocol::V2)
+            );
+            if names_client && given.protocol == Some(Protocol::Http2) {
+                let message = "clients share the connections of protocol = \"http2\"";
+                return Err(location(nth, "send_proxy_protocol").wrong(&self.text, message));
+            }
             given
                 .backend()
                 .map_err(|error| self.at(location(nth, error.field()), &error))
@@ -153,8 +164,10 @@ impl BackendSettings {
         if let Some(locality) = &self.locality {
             backend = backend.locality(locality.clone());
         }
-        let protocol = self.protocol.unwrap_or_default();
-        Ok(backend.protocol(protocol).tier(self.tier.unwrap_or(0)))
+        Ok(backend
+            .protocol(self.protocol.unwrap_or_default())
+            .proxy_protocol(self.send_proxy_protocol.unwrap_or_default())
+            .tier(self.tier.unwrap_or(0)))
     }
 }
 

@@ -98,7 +98,11 @@ impl Draft {
     /// With the PROXY protocol, a connection to a backend is for one client.
     fn check_protocols(&self) -> Result<(), SettingsError> {
         let mut backends = self.sections.pool.backends.iter();
-        let Some(shared) = backends.find(|b| b.protocol == Some(Protocol::Http2)) else {
+        let shared = backends.find(|backend| {
+            // One with a setting of its own is checked with its section.
+            backend.protocol == Some(Protocol::Http2) && backend.send_proxy_protocol.is_none()
+        });
+        let Some(shared) = shared else {
             return Ok(());
         };
         let id = &shared.id;

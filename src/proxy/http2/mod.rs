@@ -218,7 +218,7 @@ impl SharedConnection {
         backend: &Backend,
         deadline: Instant,
     ) -> Result<(Sender, Option<ResolvedAddress>, DialTimes), Error> {
-        if settings.connector.names_client() {
+        if settings.connector.names_client(backend) {
             let why = "the PROXY protocol needs a connection for each client, and clients share one of \
                        HTTP/2: set another protocol for the backend";
             return Err(Error::new(ErrorKind::Local).with_source(why));

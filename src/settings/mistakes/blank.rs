@@ -120,6 +120,7 @@ impl MistakeFinder {
 fn checked_together(section: &str, key: &str) -> &'static [&'static str] {
     match (section, key) {
         ("pool", "strategy" | "hash") => &["strategy", "hash"],
+        ("backends", "protocol" | "send_proxy_protocol") => &["protocol", "send_proxy_protocol"],
         ("health", "type") => &[
             "path",
             "method",

@@ -23,7 +23,7 @@ use crate::{
     context::TrustedPeers,
     error::ConfigError,
     forwarded::ClientField,
-    pool::{Locality, Protocol},
+    pool::{Locality, Protocol, ProxyProtocol},
     proxy::ClientCertFields,
     sticky::Keys,
 };
@@ -224,6 +224,17 @@ impl Value for ProxyVersion {
             "v1" => Ok(Self::V1),
             "v2" => Ok(Self::V2),
             other => Err(format!("{other:?}: v1 or v2 is accepted")),
+        }
+    }
+}
+
+impl Value for ProxyProtocol {
+    fn parse(text: &str) -> Result<Self, String> {
+        match text {
+            "off" => Ok(Self::Off),
+            "v1" => Ok(Self::V1),
+            "v2" => Ok(Self::V2),
+            other => Err(format!("{other:?}: v1, v2 or off is accepted")),
         }
     }
 }

@@ -3,7 +3,7 @@
 use evenkeel::{
     connect::{Connector, ProxyVersion},
     health::{Checks, HttpCheck},
-    pool::Protocol,
+    pool::{Protocol, ProxyProtocol},
     proxy::Proxy,
 };
 
@@ -131,6 +131,69 @@ async fn checks_send_local_and_unknown() {
         let seen = seen.expect("a check must come").unwrap();
         assert!(seen.starts_with("GET 127.0.0.1:"), "{seen}");
         assert!(seen.contains(&format!("{name} via ")), "{seen}");
+    }
+}
+
+#[tokio::test]
+async fn each_backend_gets_what_it_wants() {
+    // Two that require a header, of which one inherits it, and one that takes a header for nonsense.
+    let (own, inherits) = (
+        Server::start(layer(), None).await,
+        Server::start(layer(), None).await,
+    );
+    let plain = Origin::named("plain").await;
+    let member = |id: &str, address: SocketAddr, header| {
+        let backend = Backend::new(id, &format!("http://{address}")).unwrap();
+        backend.proxy_protocol(header)
+    };
+    let pool = Pool::new([
+        member("own", own.address, ProxyProtocol::V1),
+        member("inherits", inherits.address, ProxyProtocol::Inherited),
+        member("plain", plain.address, ProxyProtocol::Off),
+    ])
+    .unwrap();
+    let connector = Connector::new().proxy_protocol(ProxyVersion::V2);
+    let check = HttpCheck::new().connector(connector.clone());
+    let checks = Checks::new().with_check(check);
+    let balancer = LoadBalancer::builder(pool.clone())
+        .health(HealthLayer::new(pool.clone()).checks(checks).unwrap())
+        .unwrap()
+        .proxy(Proxy::new().connector(connector));
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(evenkeel::serve(listener, balancer.build()).into_future());
+    // The checks pass at all three, whose headers they send as requests do.
+    let usable = async {
+        while pool.snapshot().usable() < 3 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(LIMIT, usable)
+        .await
+        .expect("all pass their checks");
+
+    let mut clients = Vec::new();
+    for _ in 0..2 {
+        clients.push(TcpStream::connect(address).await.unwrap());
+    }
+    // The second change is an operator's: the idle connection began with another header.
+    for (header, version) in [(ProxyProtocol::V1, "v1"), (ProxyProtocol::V2, "v2")] {
+        pool.upsert(member("own", own.address, header));
+        for client in &mut clients {
+            let peer = client.local_addr().unwrap();
+            let mut answers = Vec::new();
+            for _ in 0..3 {
+                answers.push(ask(client).await);
+            }
+            answers.sort();
+            let mut wanted = vec![
+                format!("{peer} {address} {version}"),
+                format!("{peer} {address} v2"),
+                "plain".to_owned(),
+            ];
+            wanted.sort();
+            assert_eq!(answers, wanted, "each backend has its turn");
+        }
     }
 }
 
