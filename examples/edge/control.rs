@@ -126,7 +126,9 @@ impl Edge {
             {
                 certificates.show_in(&running.registry, &socket.local_addr()?.to_string());
             }
+            let max = settings.listen[nth].max_connections;
             listeners.push(ListenerPlan {
+                max_connections: max.map(|max| max.div_ceil(sockets.len().max(1))),
                 sockets: ListenerPlan::divide(sockets, threads),
                 listen: settings.listen[nth].clone(),
                 proxy_protocol: settings.proxy_protocol(nth),

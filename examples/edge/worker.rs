@@ -60,6 +60,8 @@ pub(crate) struct ListenerPlan {
     pub(crate) sockets: Mutex<Vec<Vec<std::net::TcpListener>>>,
     /// Its section of the settings.
     pub(crate) listen: ListenSettings,
+    /// The share of a socket in the connections that the settings allow.
+    pub(crate) max_connections: Option<usize>,
     pub(crate) proxy_protocol: ProxyProtocolLayer,
     pub(crate) tls: Option<TlsLayer>,
     pub(crate) hsts: Option<HstsLayer>,
@@ -200,6 +202,10 @@ fn http<S>(
     plan: &ListenerPlan,
 ) -> io::Result<Serve<TcpListener, Http<S>>> {
     let listen = &plan.listen;
+    let serve = match plan.max_connections {
+        Some(max) => serve.max_connections(max).map_err(io::Error::other)?,
+        None => serve,
+    };
     let configured = serve.http(|mut http| {
         if let Some(rate) = listen.min_rate {
             http = http.min_rate(rate)?;

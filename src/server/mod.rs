@@ -122,8 +122,9 @@
 //! [`ClientBodyTimeout`](crate::ErrorKind::ClientBodyTimeout). The server reads a body as fast as the
 //! service polls it. The client's time runs while the service waits for the body, until the
 //! response begins, and also while the client waits for 100 (Continue), which the server sends when
-//! the service polls the body for the first time. The service has to time out a body that continues
-//! beside its response, and the body of a gRPC call.
+//! the service polls the body for the first time. Under HTTP/1.1 it runs again once the response is
+//! complete. The service has to time out a body that continues beside its response, and the body of a
+//! gRPC call.
 //!
 //! **A response that is complete before its request** waits for the rest of the body while the
 //! service holds the body. If the service has dropped the body, the server reads a small rest to
@@ -213,6 +214,7 @@ mod workers;
 pub use body::Body;
 pub use http::{ConnectionFuture, Http};
 pub use listener::{Listener, bind};
+pub(crate) use open_connection::check_max_connections;
 pub use serve::{Serve, serve};
 pub use workers::Workers;
 

@@ -18,7 +18,11 @@ use tokio::{
 use tower_layer::Layer;
 use tower_service::Service;
 
-use super::{Http, Listener, http::DEFAULT_IDLE_TIMEOUT, open_connection::OpenConnection};
+use super::{
+    Http, Listener,
+    http::DEFAULT_IDLE_TIMEOUT,
+    open_connection::{OpenConnection, check_max_connections},
+};
 use crate::{
     context::{Conn, ConnInfo, ConnectionEvents, GracefulShutdown, IDLE_GRACE, Peer},
     error::{BoxError, ConfigError},
@@ -107,13 +111,7 @@ impl<L: Listener, C> Serve<L, C> {
     ///
     /// If `max` is 0, or over what a semaphore of tokio can count.
     pub fn max_connections(mut self, max: usize) -> Result<Self, ConfigError> {
-        if max == 0 || max > Semaphore::MAX_PERMITS {
-            return Err(ConfigError::new(
-                "max_connections",
-                format!("{max}: 1 to {} is accepted", Semaphore::MAX_PERMITS),
-            ));
-        }
-        self.max_connections = max;
+        self.max_connections = check_max_connections(max)?;
         Ok(self)
     }
 

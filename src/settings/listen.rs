@@ -38,6 +38,8 @@ pub struct ListenSettings {
     /// The time that a request and its whole response may take; no limit if absent.
     #[serde(default, deserialize_with = "value::optional")]
     pub request_timeout: Option<Duration>,
+    /// The connections of clients that are open at once; 10,000 for each worker thread if absent.
+    pub max_connections: Option<usize>,
     /// The balancers in front that name the client in a PROXY protocol header; no header is read if
     /// absent.
     #[serde(default)]
@@ -97,6 +99,9 @@ impl Draft {
                 .map_err(at("request_timeout"))?;
         }
         drop(http);
+        if let Some(max) = listen.max_connections {
+            crate::server::check_max_connections(max).map_err(at("max_connections"))?;
+        }
         Ok(())
     }
 

@@ -114,6 +114,7 @@
 mod access_log;
 mod acme;
 mod admin;
+mod client_auth_mode;
 mod draft;
 mod entry;
 mod error;
@@ -141,6 +142,7 @@ pub use access_log::{
 };
 pub use acme::{AcmeSettings, EabSettings};
 pub use admin::{AdminSettings, AdminToken};
+pub use client_auth_mode::ClientAuthMode;
 pub use error::SettingsError;
 pub use failover::{
     BackoffSettings, FailoverSettings, HedgeAfter, HedgeRuleSettings, HedgeSettings,
@@ -156,5 +158,5 @@ pub use sections::{Sections, Settings};
 pub use server::{CertificateExpirySettings, ServerSettings, ShutdownSettings};
 pub use sticky::StickySettings;
 pub use strategy::StrategySettings;
-pub use tls::{CertificateSettings, ClientAuthMode, TlsHostSettings, TlsSettings};
+pub use tls::{CertificateSettings, TlsHostSettings, TlsSettings};
 pub use trace::TraceSettings;

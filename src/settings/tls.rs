@@ -6,7 +6,7 @@ use serde::{Deserialize, Deserializer};
 
 #[cfg(feature = "__tls")]
 use super::{Settings, SettingsError, draft::Draft, error::Location};
-use super::{acme, value};
+use super::{acme, client_auth_mode::ClientAuthMode, value};
 #[cfg(feature = "__tls")]
 use crate::{
     error::ConfigError,
@@ -30,6 +30,9 @@ pub struct TlsSettings {
     pub min_version: Option<TlsVersion>,
     /// `h2` and `http/1.1` in order of preference; both if absent.
     pub alpn: Option<Vec<String>>,
+    /// The time from accept to the end of the handshake; 10 s if absent.
+    #[serde(default, deserialize_with = "value::optional")]
+    pub handshake_timeout: Option<Duration>,
     /// Refuses clients whose server name has no certificate; off if absent.
     #[serde(default)]
     pub strict_sni: bool,
@@ -91,29 +94,6 @@ pub struct TlsHostSettings {
     /// PEM files of revocation lists for certificates of clients.
     #[serde(default)]
     pub client_crl: Vec<PathBuf>,
-}
-
-/// Whether clients need a certificate: `client_auth`
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum ClientAuthMode {
-    /// `off`: clients are asked for none.
-    Off,
-    /// `optional`: a client may have none, but not an invalid one.
-    Optional,
-    /// `required`: a client needs a valid one.
-    Required,
-}
-
-impl value::Value for ClientAuthMode {
-    fn parse(text: &str) -> Result<Self, String> {
-        match text {
-            "off" => Ok(Self::Off),
-            "optional" => Ok(Self::Optional),
-            "required" => Ok(Self::Required),
-            other => Err(format!("{other:?}: off, optional or required is accepted")),
-        }
-    }
 }
 
 /// Reads the section, which needs a feature.
@@ -192,6 +172,12 @@ impl Draft {
             }
         };
         alpn("alpn", &tls.alpn)?;
+        let accepted = Duration::from_millis(10)..=Duration::from_secs(3_600);
+        let timeout = tls.handshake_timeout;
+        if let Some(timeout) = timeout.filter(|timeout| !accepted.contains(timeout)) {
+            let message = format!("{timeout:?}: 10 ms to 1 h is accepted");
+            return Err(location(nth, "handshake_timeout").wrong(&self.text, message));
+        }
         let has_roots = !tls.client_ca.is_empty();
         self.check_clients(nth, tls.client_auth, has_roots, &tls.client_crl)?;
         for host in &tls.hosts {
@@ -316,7 +302,11 @@ impl Draft {
         for (name, policy) in self.host_policies(nth, tls, &mut auth_of)? {
             config = config.host(name, policy).map_err(at("hosts"))?;
         }
-        Ok((TlsLayer::new(config), certificates))
+        let mut layer = TlsLayer::new(config);
+        if let Some(timeout) = tls.handshake_timeout {
+            layer = layer.handshake_timeout(timeout);
+        }
+        Ok((layer, certificates))
     }
 
     fn host_policies<'a>(

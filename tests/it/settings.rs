@@ -524,8 +524,22 @@ fn the_proxy_protocol_excludes_backends_of_http2() {
     let message = "[proxy] send_proxy_protocol: the backend \"a\" has protocol = \"http2\", whose \
                    connections clients share";
     assert!(error.ends_with(message), "{error}");
-    let text = text.replace("send_proxy_protocol = \"v2\"\n", "");
-    assert!(Settings::from_toml(&text).is_ok());
+    let without = text.replace("send_proxy_protocol = \"v2\"\n", "");
+    assert!(Settings::from_toml(&without).is_ok());
+    // A setting of the backend's own, with and without that of all.
+    let http2 = "protocol = \"http2\"\n";
+    for text in [&text, &without] {
+        for (own, refused) in [("off", false), ("v1", true), ("v2", true)] {
+            let own = format!("{http2}send_proxy_protocol = \"{own}\"\n");
+            let result = Settings::from_toml(&text.replace(http2, &own));
+            let message = "[[pool.backends]] send_proxy_protocol: clients share the connections of \
+                           protocol = \"http2\"";
+            match result {
+                Ok(_) => assert!(!refused, "{own}"),
+                Err(error) => assert!(refused && error.to_string().ends_with(message), "{error}"),
+            }
+        }
+    }
 }
 
 #[test]
@@ -622,6 +636,16 @@ fn each_bad_value_is_refused_by_line_section_and_reason() {
             "min_rate = 1000",
             "min_rate = 2000000",
             "[[listen]] min_rate: 2000000: 0 to 1048576 bytes a second are accepted",
+        ),
+        (
+            "min_rate = 1000",
+            "max_connections = 0",
+            "[[listen]] max_connections: 0: 1 to ",
+        ),
+        (
+            "min_version = \"1.2\"",
+            "handshake_timeout = \"1ms\"",
+            "[listen.tls] handshake_timeout: 1ms: 10 ms to 1 h is accepted",
         ),
         (
             "request_timeout = \"5m\"",
@@ -882,6 +906,11 @@ fn each_bad_value_is_refused_by_line_section_and_reason() {
             "send_proxy_protocol = \"v2\"",
             "send_proxy_protocol = true",
             "[proxy] send_proxy_protocol: ",
+        ),
+        (
+            "protocol = \"auto\"",
+            "send_proxy_protocol = \"v3\"",
+            "[[pool.backends]] send_proxy_protocol: \"v3\": v1, v2 or off is accepted",
         ),
         (
             "send_proxy_protocol = \"v2\"",

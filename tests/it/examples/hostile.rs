@@ -1,4 +1,5 @@
-//! Ten thousand hostile connections to the TLS port of an `edge`, beside clients that it serves.
+//! Ten thousand hostile connections to the TLS port of an `edge`, beside clients that it serves: one
+//! after the other, and all of them at once.
 #![cfg(target_os = "linux")]
 
 use std::{fs, net::SocketAddr, sync::Arc, time::Duration};
@@ -7,49 +8,33 @@ use rustls::{ClientConfig, ClientConnection, pki_types::ServerName};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
+    sync::Mutex,
     task::JoinSet,
     time::{Instant, timeout},
 };
 
 use super::{
     edge::{ONE_LISTENER, Settings},
+    operators::metric,
     process::{Backend, PATIENCE, Process},
 };
 use crate::support::pki::{Authority, connect};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn ten_thousand_hostile_clients_delay_no_other_client() {
+    let _alone = ALONE.lock().await;
     let Some(count) = possible_connections() else {
         return;
     };
-    let authority = Authority::new();
-    let issued = authority.issue(&["localhost"]);
-    let backend = Backend::start("a").await;
-    let settings = Settings::new("");
-    let path = |name: &str| settings.path(name).display().to_string();
-    let (chain, key) = (path("cert.pem"), path("key.pem"));
-    fs::write(&chain, issued.chain).unwrap();
-    fs::write(&key, issued.key).unwrap();
-    settings.write(&format!(
-        "{}{}",
-        ONE_LISTENER.replace(
-            "[pool]",
-            &format!(
-                "[listen.tls]\ncertificates = [{{ chain = {chain:?}, key = {key:?} }}]\n[pool]"
-            )
-        ),
-        backend.settings()
-    ));
-    let mut edge = Process::start_with_open_files("edge", &[&settings.file()], count + SPARE);
-    let address = edge.address("listening on https://").await;
-    let mut client = authority.client();
-    client.alpn_protocols = vec![b"http/1.1".to_vec()];
-    let client = Arc::new(client);
-
-    let mut quiet = Vec::new();
-    for _ in 0..100 {
-        quiet.push(visit(address, client.clone()).await);
-    }
+    let World {
+        edge,
+        address,
+        admin: _,
+        client,
+        quiet,
+        _backend,
+        _settings,
+    } = World::start(count, "", "").await;
     let (before, cpu) = (edge.peak_memory(), edge.cpu_time());
     let attackers = attackers(&client_hello(&client));
     let mut running = JoinSet::new();
@@ -57,7 +42,7 @@ async fn ten_thousand_hostile_clients_delay_no_other_client() {
     let mut most = 0;
     for number in 0..count {
         let attacker = attackers[number % attackers.len()].of(number);
-        running.spawn(async move { attacker.attack(address).await });
+        running.spawn(async move { attacker.attack(address, DEADLINE).await });
         if number % BURST == BURST - 1 {
             // It is accepted after those before it, so that the kernel's queue never overflows.
             beside.push(visit(address, client.clone()).await);
@@ -82,7 +67,124 @@ async fn ten_thousand_hostile_clients_delay_no_other_client() {
     // A client that waited for a hostile one would take 10 s; both sides keep the machine busy.
     assert!(beside.most < DEADLINE / 2, "{beside:?}");
     assert!(beside.median < DEADLINE / 4, "{beside:?}");
+    end(edge).await;
+}
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn ten_thousand_hostile_clients_at_once_delay_no_other_client() {
+    let _alone = ALONE.lock().await;
+    let Some(count) = possible_connections() else {
+        return;
+    };
+    // Time enough to open all of them on a machine that has a lot to do.
+    let deadline = Duration::from_secs(60);
+    let World {
+        edge,
+        address,
+        admin,
+        client,
+        quiet,
+        _backend,
+        _settings,
+    } = World::start(
+        count,
+        "max_connections = 20_000\n",
+        "handshake_timeout = \"60s\"\n",
+    )
+    .await;
+    let before = edge.peak_memory();
+    let (refused, held): (Vec<_>, Vec<_>) = attackers(&client_hello(&client))
+        .into_iter()
+        .partition(|attacker| matches!(attacker.end, End::Alert(_) | End::Any));
+    let mut running = JoinSet::new();
+    let mut spawn = |attacker: Attacker| {
+        running.spawn(async move { attacker.attack(address, deadline).await });
+    };
+    let mut beside = Vec::new();
+    for number in 0..count {
+        spawn(held[number % held.len()].of(number));
+        if number % BURST == BURST - 1 {
+            // They are refused and closed at once, beside those that stay.
+            refused.iter().for_each(|one| spawn(one.of(number)));
+            beside.push(visit(address, client.clone()).await);
+        }
+    }
+    for _ in 0..100 {
+        beside.push(visit(address, client.clone()).await);
+    }
+    let open = metric(admin, "evenkeel_connections_open", &[]).await as usize;
+    let (quiet, beside) = (Summary::of(quiet), Summary::of(beside));
+    let each = (edge.peak_memory() - before) / count;
+    eprintln!(
+        "{open} hostile connections open at once: {each} bytes each; visits before them took \
+         {quiet:?}, beside them {beside:?}"
+    );
+    assert!(open >= count, "{open} of {count} are open");
+    assert!(each < MOST_MEMORY, "{each} bytes for each");
+    assert!(beside.most < DEADLINE / 2, "{beside:?}");
+    assert!(beside.median < DEADLINE / 4, "{beside:?}");
+    // Each asserts that it is closed in time.
+    while let Some(attack) = running.join_next().await {
+        attack.unwrap();
+    }
+    let closed = async { while metric(admin, "evenkeel_connections_open", &[]).await > 0.0 {} };
+    timeout(PATIENCE, closed).await.expect("all are closed");
+    end(edge).await;
+}
+
+/// An `edge` with TLS, and a client that it serves.
+struct World {
+    edge: Process,
+    address: SocketAddr,
+    admin: SocketAddr,
+    client: Arc<ClientConfig>,
+    /// How long visits take while nothing else goes on.
+    quiet: Vec<Duration>,
+    _backend: Backend,
+    _settings: Settings,
+}
+
+impl World {
+    /// Starts it with as many open files, and these lines in `[[listen]]` and `[listen.tls]`.
+    async fn start(count: usize, listen: &str, tls: &str) -> Self {
+        let authority = Authority::new();
+        let issued = authority.issue(&["localhost"]);
+        let backend = Backend::start("a").await;
+        let settings = Settings::new("");
+        let path = |name: &str| settings.path(name).display().to_string();
+        let (chain, key) = (path("cert.pem"), path("key.pem"));
+        fs::write(&chain, issued.chain).unwrap();
+        fs::write(&key, issued.key).unwrap();
+        let certificates = format!("certificates = [{{ chain = {chain:?}, key = {key:?} }}]");
+        let tls = format!("{listen}[listen.tls]\n{certificates}\n{tls}[pool]");
+        settings.write(&format!(
+            "{}{}[admin]\naddress = \"127.0.0.1:0\"\n",
+            ONE_LISTENER.replace("[pool]", &tls),
+            backend.settings()
+        ));
+        let mut edge = Process::start_with_open_files("edge", &[&settings.file()], count + SPARE);
+        let admin = edge.address("admin on http://").await;
+        let address = edge.address("listening on https://").await;
+        let mut client = authority.client();
+        client.alpn_protocols = vec![b"http/1.1".to_vec()];
+        let client = Arc::new(client);
+        let mut quiet = Vec::new();
+        for _ in 0..100 {
+            quiet.push(visit(address, client.clone()).await);
+        }
+        Self {
+            edge,
+            address,
+            admin,
+            client,
+            quiet,
+            _backend: backend,
+            _settings: settings,
+        }
+    }
+}
+
+async fn end(mut edge: Process) {
     edge.signal("-TERM");
     let (status, lines) = edge.ended().await;
     assert!(status.success(), "{status}: {lines:#?}");
@@ -164,7 +266,8 @@ impl Attacker {
         own
     }
 
-    async fn attack(self, address: SocketAddr) {
+    /// The deadline is that of the server.
+    async fn attack(self, address: SocketAddr, deadline: Duration) {
         let stream = timeout(PATIENCE, TcpStream::connect(address)).await;
         let stream = stream.expect("it must be accepted").unwrap();
         stream.set_nodelay(true).unwrap();
@@ -193,7 +296,7 @@ impl Attacker {
                 answer.extend(&bytes[..read]);
             }
         };
-        let closed = timeout(DEADLINE + PATIENCE, async {
+        let closed = timeout(deadline + PATIENCE, async {
             tokio::select! {
                 () = receive => {}
                 () = send => {}
@@ -210,7 +313,7 @@ impl Attacker {
                 // Counted from accept, which may be a moment before.
                 let early = Duration::from_secs(1);
                 assert!(
-                    began.elapsed() > DEADLINE - early,
+                    began.elapsed() > deadline - early,
                     "{name}: {:?}",
                     began.elapsed()
                 );
@@ -313,6 +416,8 @@ fn possible_connections() -> Option<usize> {
     }
 }
 
+/// The open files do for one of the tests.
+static ALONE: Mutex<()> = Mutex::const_new(());
 const CONNECTIONS: usize = 10_000;
 /// Open files for everything else, such as the tests that run beside this one.
 const SPARE: usize = 2_000;

@@ -243,6 +243,7 @@ fn made_of(settings: &Settings) -> String {
                 settings.endpoints_layer(0, &readiness),
                 listen.request_timeout,
                 (tls_config(settings), acme(settings)),
+                settings.tls(0).unwrap().unwrap().0,
                 settings.hsts(0),
                 settings.proxy_protocol(0),
             ),
