@@ -1,6 +1,11 @@
 //! Clients that people use, each over a socket: HTTP/1.1 and HTTP/2, resumed sessions, certificates of
 //! clients. A client that is not installed is named in the log of the test, which passes then.
-#![cfg(all(feature = "server", feature = "http1", feature = "http2"))]
+#![cfg(all(
+    feature = "server",
+    feature = "http1",
+    feature = "http2",
+    feature = "access-log"
+))]
 
 mod chromium;
 mod gnutls;
@@ -11,12 +16,16 @@ mod scanners;
 
 use std::{io, path::PathBuf, process::Stdio};
 
-use evenkeel::tls::{ClientAuth, ClientRoots, HostPolicy};
+use evenkeel::{
+    access_log::{AccessLogLayer, Lines, RequestBody},
+    tls::{ClientAuth, ClientRoots, HostPolicy},
+};
 use http::{Request, header};
 use tempfile::TempDir;
 use tokio::process::{Child, Command};
 
 use super::*;
+use crate::support::Written;
 
 /// A server with a host for each thing that clients do. It answers every request with what it knows
 /// of the session.
@@ -26,6 +35,8 @@ struct Site {
     folder: TempDir,
     /// The certificate of the server.
     issued: Issued,
+    /// The access log, as JSON.
+    log: Written,
     serving: JoinHandle<()>,
 }
 
@@ -38,7 +49,14 @@ impl Site {
                 params.use_authority_key_identifier_extension = true;
             })
         };
-        let (issued, own) = (issue(&HOSTS), issue(&["someone.test"]));
+        let issued = issue(&HOSTS);
+        let own = authority.issue_of(&["someone.test"], |params| {
+            params.use_authority_key_identifier_extension = true;
+            let name = &mut params.distinguished_name;
+            *name = rcgen::DistinguishedName::new();
+            name.push(rcgen::DnType::OrganizationName, "Example");
+            name.push(rcgen::DnType::CommonName, "someone");
+        });
         let folder = tempfile::tempdir().unwrap();
         for (name, text) in [
             ("ca.pem", &authority.pem()),
@@ -56,11 +74,13 @@ impl Site {
             .and_then(|c| c.host("required.test", HostPolicy::new().client_auth(required)))
             .and_then(|c| c.host("optional.test", HostPolicy::new().client_auth(optional)))
             .unwrap();
-        let (port, serving) = serve_site(config).await;
+        let log = Written::default();
+        let (port, serving) = serve_site(config, log.clone()).await;
         Self {
             port,
             folder,
             issued,
+            log,
             serving,
         }
     }
@@ -68,6 +88,23 @@ impl Site {
     fn path(&self, name: &str) -> String {
         let path: PathBuf = self.folder.path().join(name);
         path.to_str().unwrap().to_owned()
+    }
+
+    /// Waits for this many lines of the log, and takes them.
+    async fn lines(&self, count: usize) -> Vec<serde_json::Value> {
+        let mut text = Vec::new();
+        loop {
+            text.extend(self.log.take());
+            let lines = text
+                .split(|byte| *byte == b'\n')
+                .filter(|line| !line.is_empty());
+            let lines: Vec<_> = lines.map(serde_json::from_slice).collect();
+            if lines.len() >= count && text.ends_with(b"\n") {
+                assert_eq!(lines.len(), count, "{lines:?}");
+                return lines.into_iter().map(Result::unwrap).collect();
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
     }
 
     /// Asserts that the answers say these things, in this order.
@@ -86,16 +123,18 @@ impl Drop for Site {
     }
 }
 
-async fn serve_site(config: TlsConfig) -> (u16, JoinHandle<()>) {
+async fn serve_site(config: TlsConfig, log: Written) -> (u16, JoinHandle<()>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();
-    let serve = evenkeel::serve(listener, service_fn(answer)).layer(TlsLayer::new(config));
+    let log = AccessLogLayer::new(Lines::writer(log).unwrap());
+    let serve = evenkeel::serve(listener, log.layer(service_fn(answer)));
+    let serve = serve.layer(TlsLayer::new(config));
     let serving = tokio::spawn(async move { serve.await.unwrap() });
     (port, serving)
 }
 
 async fn answer(
-    request: Request<evenkeel::server::Body>,
+    request: Request<RequestBody<evenkeel::server::Body>>,
 ) -> Result<Response<Full<Bytes>>, BoxError> {
     let conn = ConnInfo::of(request.extensions()).unwrap();
     let described = describe(conn.tls().unwrap());
@@ -120,7 +159,12 @@ async fn answer(
 
 /// Runs a client until it ends, and returns what it prints. `None` if it is not installed.
 async fn run(program: &str, args: &[&str], input: &[u8]) -> Option<String> {
-    let mut child = spawn(Command::new(program).args(args))?;
+    run_command(Command::new(program).args(args), input).await
+}
+
+async fn run_command(command: &mut Command, input: &[u8]) -> Option<String> {
+    let program = command.as_std().get_program().display().to_string();
+    let mut child = spawn(command)?;
     let mut stdin = child.stdin.take().unwrap();
     // A client that has ended already takes nothing.
     let _ = stdin.write_all(input).await;

@@ -128,4 +128,4 @@ async fn curl(site: &Site, host: &str, args: &[&str], paths: &[&str]) -> String 
 }
 
 /// What the server says of the client's certificate. Some clients send its issuer, too.
-pub(super) const OWN: &str = " client=CN=rcgen self signed cert DNS:someone.test ";
+pub(super) const OWN: &str = " client=CN=someone,O=Example DNS:someone.test ";

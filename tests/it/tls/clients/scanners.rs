@@ -19,7 +19,7 @@ async fn sslyze_finds_the_server_compliant() {
     ] {
         let (authority, certificates) = certificates_for(days);
         let config = TlsConfig::new(certificates).min_version(least);
-        let (port, serving) = serve_site(config).await;
+        let (port, serving) = serve_site(config, Written::default()).await;
         let profile = format!("--mozilla_config={profile}");
         let ca = authority.path().join("ca.pem");
         let ca = format!("--certinfo_ca_file={}", ca.display());
@@ -41,7 +41,7 @@ async fn testssl_finds_nothing_above_low() {
     for least in [TlsVersion::V1_2, TlsVersion::V1_3] {
         let (folder, certificates) = certificates_for(90);
         let config = TlsConfig::new(certificates).min_version(least);
-        let (port, serving) = serve_site(config).await;
+        let (port, serving) = serve_site(config, Written::default()).await;
         let findings = folder.path().join("findings.json");
         let ca = folder.path().join("ca.pem");
         let target = format!("https://open.test:{port}");
