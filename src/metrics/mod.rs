@@ -221,8 +221,11 @@
 //! ```
 //!
 //! A backend that leaves takes its series along here, but a recorder of the `metrics` crate keeps what
-//! it was given once. An OpenTelemetry meter takes the values in the callbacks of observable
-//! instruments: collect them with a visitor there.
+//! it was given once.
+//!
+//! An OpenTelemetry meter takes the values in the callbacks of observable instruments, and drops a series
+//! that they no longer report. The example `otlp_metrics` has the visitor for it, and exports by OTLP. The
+//! SDK has no observable histogram, so the buckets are counters with their bounds in `le`, there too.
 //!
 //! # Defaults
 //!

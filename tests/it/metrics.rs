@@ -3,8 +3,11 @@
 mod bounds;
 mod endpoint;
 mod ends;
+mod otlp;
 mod prometheus;
 mod table;
+
+pub(crate) use otlp::Collector;
 
 use std::{collections::BTreeMap, future::IntoFuture, net::SocketAddr, time::Duration};
 

@@ -7,7 +7,7 @@ use super::{
     edge::Settings,
     process::{Backend, Process},
 };
-use crate::{support::pki::Authority, trace::Collector};
+use crate::{metrics, support::pki::Authority, trace::Collector};
 
 #[tokio::test]
 async fn axum_serves_its_routes_beside_the_balancer() {
@@ -141,4 +141,25 @@ async fn traces_go_to_a_collector() {
                 .all(|failed| failed.get("error.type") == "connect")
         );
     }
+}
+
+#[tokio::test]
+async fn metrics_go_to_a_collector() {
+    let collector = metrics::Collector::start().await;
+    let endpoint = ("OTEL_EXPORTER_OTLP_ENDPOINT", &*collector.url());
+    let mut served = Process::start_with("otlp_metrics", &["127.0.0.1:0"], endpoint);
+    let address = served.address("curl -i http://").await;
+    for _ in 0..3 {
+        assert_eq!(get(address, "/").await.body, "hello\n");
+    }
+    // The last values go out before the end, whatever the interval.
+    served.signal("-INT");
+    served.must_succeed().await;
+    let seen = collector.last();
+    let labels = format!("listener=\"{address}\",status=\"2xx\"");
+    assert_eq!(seen.get("evenkeel_requests", &labels), 3.0);
+    let backend = "backend=\"a\"";
+    let count = seen.get("evenkeel_backend_request_duration_seconds_count", backend);
+    assert_eq!(count, 3.0);
+    assert_eq!(seen.get("evenkeel_backend_usable", backend), 1.0);
 }

@@ -265,6 +265,7 @@ pub(crate) fn binary(example: &str) -> PathBuf {
             "edge",
             "fleet",
             "hyper",
+            "otlp_metrics",
             "quickstart",
             "trace",
         ] {
