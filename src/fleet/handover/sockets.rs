@@ -71,18 +71,33 @@ impl Sockets {
     ) -> io::Result<Vec<TcpListener>> {
         let found = self.find(address);
         let mut sockets = found.map_or_else(Vec::new, |at| self.groups.remove(at).sockets);
-        if sockets.is_empty() {
+        let is_inherited = !sockets.is_empty();
+        if !is_inherited {
             sockets.push(tcp_listener::bind(address, count.get() > 1)?);
         }
         let bound = sockets[0].local_addr()?;
-        let is_shared = SockRef::from(&sockets[0]).reuse_port()?;
+        let mut is_shared = SockRef::from(&sockets[0]).reuse_port()?;
         while sockets.len() < count.get() {
-            sockets.push(match is_shared {
-                true => tcp_listener::bind(bound, true)?,
+            let another = match is_shared {
+                true => tcp_listener::bind(bound, true),
                 // One of systemd without `ReusePort=`, or of a process with one thread: several
                 // threads accept from one queue.
-                false => sockets[0].try_clone()?,
-            });
+                false => sockets[0].try_clone(),
+            };
+            match another {
+                Ok(socket) => sockets.push(socket),
+                // A socket of systemd belongs to root, and only the same user may bind another one to
+                // its port. The right to bind a low port, or the address itself, may be absent, too.
+                Err(error) if is_shared && is_inherited => {
+                    tracing::info!(
+                        target: "evenkeel::fleet",
+                        %address, %error,
+                        "the inherited socket is the only one: the threads share its queue"
+                    );
+                    is_shared = false;
+                }
+                Err(error) => return Err(error),
+            }
         }
         let copies = sockets.iter().map(TcpListener::try_clone);
         used.groups.push(Group {
@@ -193,4 +208,58 @@ fn is_listener(socket: &SockRef<'_>) -> io::Result<bool> {
 )))]
 fn is_listener(_: &SockRef<'_>) -> io::Result<bool> {
     Ok(true)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{io::Write, net::TcpStream, os::unix::fs::fchown};
+
+    use socket2::{Domain, Socket};
+
+    use super::*;
+
+    const THREE: NonZeroUsize = NonZeroUsize::new(3).unwrap();
+
+    /// Makes a listener with `SO_REUSEPORT` that belongs to another user, as one of systemd does.
+    fn of_another_user() -> io::Result<TcpListener> {
+        let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
+        socket.set_reuse_port(true)?;
+        fchown(&socket, Some(65_534), None)?;
+        socket.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into())?;
+        socket.listen(16)?;
+        Ok(socket.into())
+    }
+
+    #[test]
+    fn threads_share_the_queue_of_a_socket_that_belongs_to_another_user() {
+        let socket = match of_another_user() {
+            // Only root may give a socket away.
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+                let _ = writeln!(io::stderr(), "NOT RUN: a socket of another user: {error}");
+                return;
+            }
+            socket => socket.unwrap(),
+        };
+        let address = socket.local_addr().unwrap();
+        let bound = tcp_listener::bind(address, true);
+        assert_eq!(bound.unwrap_err().kind(), io::ErrorKind::AddrInUse);
+        let mut inherited = Sockets {
+            groups: vec![Group {
+                address,
+                sockets: vec![socket],
+            }],
+        };
+        let mut used = Sockets::default();
+        let sockets = inherited.take(address, THREE, &mut used).unwrap();
+        assert_eq!((sockets.len(), used.groups[0].sockets.len()), (3, 3));
+        for socket in &sockets {
+            let client = TcpStream::connect(address).unwrap();
+            socket.set_nonblocking(false).unwrap();
+            let (_, peer) = socket.accept().unwrap();
+            assert_eq!(peer, client.local_addr().unwrap(), "each has the queue");
+        }
+        // What is not inherited, and whose port another has, is an error as before.
+        let error = Sockets::default().take(address, THREE, &mut used);
+        assert_eq!(error.unwrap_err().kind(), io::ErrorKind::AddrInUse);
+    }
 }

@@ -99,13 +99,14 @@ impl Start {
     /// same address return different sockets.
     ///
     /// The sockets do not block, as tokio needs them. For several threads they are bound with
-    /// `SO_REUSEPORT`, and have a queue each. Where an inherited socket does not have it (systemd sets
-    /// it with `ReusePort=`, and a process of one thread needs none), the threads get copies of that
-    /// socket, and share its queue.
+    /// `SO_REUSEPORT`, and have a queue each. The threads get copies of an inherited socket, and share
+    /// its queue, where it does not have this option (systemd sets it with `ReusePort=`, and a process of
+    /// one thread needs none), or where no further socket can be bound beside it: sockets of one port
+    /// belong to one user, and those of systemd to root.
     ///
     /// # Errors
     ///
-    /// Those of binding, with the address.
+    /// Those of binding, with the address; for an inherited address, those of copying.
     pub fn listeners(
         &mut self,
         address: SocketAddr,
