@@ -96,6 +96,7 @@
 //! | retry on another backend, or hedge slow requests | [`failover::FailoverLayer`] |
 //! | keep a session on its backend | [`sticky::StickyLayer`] |
 //! | terminate TLS, for this server or for `axum::serve` | [`tls::TlsLayer`] |
+//! | obtain and renew certificates automatically | `tls::acme::Acme` (feature `acme`) |
 //! | be warned before a certificate expires | [`tls::ExpiryWatcher`], [`stats::CertificateRegistry`] |
 //! | learn the client's address from a TCP balancer in front | `proxy_protocol::ProxyProtocolLayer` (feature `proxy-protocol`) |
 //! | redirect to https, or send HSTS | [`tls::HttpsRedirectLayer`], [`tls::HstsLayer`] |
@@ -107,6 +108,7 @@
 //! | answer `/live` and `/ready`, or a backend's `/health` | [`endpoints::EndpointsLayer`], [`endpoints::HealthService`] |
 //! | see the state of the pool on a page, and drain a backend by a click | `admin::Admin` (feature `admin`) |
 //! | let the instances of a fleet follow the same orders | `fleet::Fleet` (feature `redis`) |
+//! | share certificates and other small values among instances | [`store::Store`] |
 //! | know in a handler which backend was chosen, and what was tried | [`context::Exchange`] |
 //! | configure all of that from a file | [`settings::Settings`] |
 //! | replace the running binary without a failed request | `fleet::handover` (feature `fleet`) |

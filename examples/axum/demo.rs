@@ -37,6 +37,7 @@ pub(crate) async fn start() -> Result<(LoadBalancer, Listeners), BoxError> {
     let listeners = Listeners {
         listeners: vec![Listener {
             tcp: vec![listener],
+            listen: None,
             proxy_protocol: ProxyProtocolLayer::off(),
             tls: Some((tls, certificates)),
             acme: None,

@@ -14,7 +14,7 @@ use evenkeel::{
     metrics::MetricsLayer,
     proxy_protocol::ProxyProtocolLayer,
     server::Serve,
-    settings::Settings,
+    settings::{ListenSettings, Settings},
     stats::CertificateRegistry,
     tls::{
         Certificates, HstsLayer,
@@ -30,6 +30,7 @@ use tokio::{
 
 use crate::{
     fleet::ListenerTls,
+    listen::{configured, share},
     operators::Operators,
     upgrade::{self, Successor},
 };
@@ -56,6 +57,8 @@ pub(crate) struct Listeners {
 
 pub(crate) struct Listener {
     pub(crate) tcp: Vec<TcpListener>,
+    /// Its section of the settings; `None` without a file.
+    pub(crate) listen: Option<ListenSettings>,
     pub(crate) proxy_protocol: ProxyProtocolLayer,
     pub(crate) tls: ListenerTls,
     pub(crate) acme: Option<Acme>,
@@ -78,6 +81,7 @@ impl Listeners {
             let sockets = sockets.into_iter().map(TcpListener::from_std);
             listeners.push(Listener {
                 tcp: sockets.collect::<Result<_, _>>()?,
+                listen: Some(settings.listen[nth].clone()),
                 proxy_protocol: settings.proxy_protocol(nth),
                 tls,
                 acme: settings.acme(nth, &answers)?,
@@ -147,9 +151,14 @@ impl Listeners {
                 renewed.push(acme.start(certificates).await?);
             }
             watched.extend(certificates.map(|c| c.watch(Certificates::RELOAD_INTERVAL)));
+            let sockets = listener.tcp.len();
             for tcp in listener.tcp {
                 let address = tcp.local_addr()?;
-                let serve = evenkeel::serve(tcp, app.clone())
+                let mut serve = evenkeel::serve(tcp, app.clone());
+                if let Some(listen) = &listener.listen {
+                    serve = configured(serve, listen, share(listen, sockets))?;
+                }
+                let serve = serve
                     .events(self.events.clone())
                     .lame_duck(lame_duck.unwrap_or_default())
                     .drain_timeout(self.drain)

@@ -16,6 +16,8 @@ mod cli;
 mod demo;
 #[path = "../edge/fleet.rs"]
 mod fleet;
+#[path = "../edge/listen.rs"]
+mod listen;
 mod listeners;
 #[path = "../edge/operators.rs"]
 mod operators;

@@ -21,6 +21,7 @@ use tokio::{
 
 use crate::{
     Loaded,
+    listen::share,
     operators::Operators,
     reload::Running,
     state_file::StateFile,
@@ -126,9 +127,8 @@ impl Edge {
             {
                 certificates.show_in(&running.registry, &socket.local_addr()?.to_string());
             }
-            let max = settings.listen[nth].max_connections;
             listeners.push(ListenerPlan {
-                max_connections: max.map(|max| max.div_ceil(sockets.len().max(1))),
+                max_connections: share(&settings.listen[nth], sockets.len()),
                 sockets: ListenerPlan::divide(sockets, threads),
                 listen: settings.listen[nth].clone(),
                 proxy_protocol: settings.proxy_protocol(nth),

@@ -24,6 +24,7 @@ mod app;
 mod cli;
 mod control;
 mod fleet;
+mod listen;
 mod operators;
 mod reload;
 mod state_file;

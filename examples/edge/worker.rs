@@ -15,7 +15,7 @@ use evenkeel::{
     endpoints::EndpointsLayer,
     metrics::MetricsLayer,
     proxy_protocol::ProxyProtocolLayer,
-    server::{self, Http, Serve, Workers},
+    server::{self, Serve, Workers},
     settings::ListenSettings,
     tls::{HstsLayer, TlsLayer, acme::Http01Layer},
 };
@@ -28,7 +28,7 @@ use tokio::{
 };
 use tower::{Layer, Service, util::option_layer};
 
-use crate::app::App;
+use crate::{app::App, listen::configured};
 
 #[derive(Clone)]
 pub(crate) struct Worker {
@@ -144,7 +144,7 @@ impl Worker {
         match tls {
             Some((tls, hsts)) => {
                 let serve = evenkeel::serve(listener, option_layer(hsts).layer(app));
-                let serve = self.finish(http(serve, plan)?);
+                let serve = self.finish(configured(serve, &plan.listen, plan.max_connections)?);
                 let serve = Serve::layer(serve, tls.clone());
                 let serve = Serve::layer(serve, plan.proxy_protocol.clone());
                 serving.spawn(serve.into_future());
@@ -171,7 +171,11 @@ impl Worker {
         B: Body<Data = Bytes> + Default + Send + 'static,
         B::Error: Into<BoxError>,
     {
-        let serve = http(evenkeel::serve(listener, app), plan)?;
+        let serve = configured(
+            evenkeel::serve(listener, app),
+            &plan.listen,
+            plan.max_connections,
+        )?;
         let serve = Serve::layer(self.finish(serve), plan.proxy_protocol.clone());
         serving.spawn(serve.into_future());
         Ok(())
@@ -194,29 +198,4 @@ impl Worker {
             (metrics, log) => serve.events((metrics.clone(), log.clone())),
         }
     }
-}
-
-/// Applies the HTTP settings of the listener.
-fn http<S>(
-    serve: Serve<TcpListener, Http<S>>,
-    plan: &ListenerPlan,
-) -> io::Result<Serve<TcpListener, Http<S>>> {
-    let listen = &plan.listen;
-    let serve = match plan.max_connections {
-        Some(max) => serve.max_connections(max).map_err(io::Error::other)?,
-        None => serve,
-    };
-    let configured = serve.http(|mut http| {
-        if let Some(rate) = listen.min_rate {
-            http = http.min_rate(rate)?;
-        }
-        if let Some(timeout) = plan.listen.request_timeout {
-            http = http.request_timeout(timeout)?;
-        }
-        Ok(http
-            .half_close(listen.half_close)
-            .allow_empty_host(listen.allow_empty_host)
-            .allow_raw_target(listen.allow_raw_target))
-    });
-    configured.map_err(io::Error::other)
 }

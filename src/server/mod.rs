@@ -193,6 +193,7 @@
 
 mod app;
 mod body;
+pub(crate) mod connection_limit;
 mod date;
 mod http;
 mod http1;
@@ -214,7 +215,6 @@ mod workers;
 pub use body::Body;
 pub use http::{ConnectionFuture, Http};
 pub use listener::{Listener, bind};
-pub(crate) use open_connection::check_max_connections;
 pub use serve::{Serve, serve};
 pub use workers::Workers;
 

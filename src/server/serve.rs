@@ -19,9 +19,7 @@ use tower_layer::Layer;
 use tower_service::Service;
 
 use super::{
-    Http, Listener,
-    http::DEFAULT_IDLE_TIMEOUT,
-    open_connection::{OpenConnection, check_max_connections},
+    Http, Listener, connection_limit, http::DEFAULT_IDLE_TIMEOUT, open_connection::OpenConnection,
 };
 use crate::{
     context::{Conn, ConnInfo, ConnectionEvents, GracefulShutdown, IDLE_GRACE, Peer},
@@ -77,7 +75,7 @@ impl<L: Listener, C> Serve<L, C> {
         Self {
             listener,
             service,
-            max_connections: DEFAULT_MAX_CONNECTIONS,
+            max_connections: connection_limit::DEFAULT,
             lame_duck: Duration::ZERO,
             drain_timeout: DEFAULT_DRAIN_TIMEOUT,
             user_timeout: UserTimeout::Default(DEFAULT_IDLE_TIMEOUT),
@@ -111,7 +109,8 @@ impl<L: Listener, C> Serve<L, C> {
     ///
     /// If `max` is 0, or over what a semaphore of tokio can count.
     pub fn max_connections(mut self, max: usize) -> Result<Self, ConfigError> {
-        self.max_connections = check_max_connections(max)?;
+        connection_limit::check(max)?;
+        self.max_connections = max;
         Ok(self)
     }
 
@@ -389,8 +388,6 @@ async fn poll_once<F: Future>(future: F) -> Option<F::Output> {
     .await
 }
 
-/// A process may usually open more files than this, with a backend connection for each client too.
-const DEFAULT_MAX_CONNECTIONS: usize = 10_000;
 const DEFAULT_DRAIN_TIMEOUT: Duration = Duration::from_secs(30);
 /// The shortest default: a packet that is lost four times in a row does not prove that the client
 /// has vanished.

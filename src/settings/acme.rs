@@ -8,7 +8,9 @@ use serde::{Deserialize, Deserializer};
 
 use super::value;
 #[cfg(feature = "__acme")]
-use super::{FleetSettings, Settings, SettingsError, draft::Draft, error::Location};
+use super::{
+    FleetSettings, ListenSettings, Settings, SettingsError, draft::Draft, error::Location,
+};
 #[cfg(feature = "__acme")]
 use crate::{
     error::ConfigError,
@@ -161,6 +163,19 @@ impl Draft {
             let why = "redis: [fleet] names no server; `./redis` is a folder of that name";
             return Err(self.acme_mistake(nth, "storage", why));
         }
+        let is_cleartext = |listen: &ListenSettings| listen.tls.is_none();
+        let asks_in_cleartext = given
+            .challenges
+            .iter()
+            .flatten()
+            .any(|c| *c == Challenge::Http01);
+        // Another instance may answer what is in Redis.
+        if asks_in_cleartext
+            && given.storage.as_os_str() != REDIS
+            && !self.sections.listen.iter().any(is_cleartext)
+        {
+            return Err(self.acme_mistake(nth, "challenges", NO_CLEARTEXT));
+        }
         let without_files = AcmeSettings {
             ca: None,
             eab: None,
@@ -172,7 +187,16 @@ impl Draft {
     /// Returns the mistakes of the files that the section names.
     pub(super) fn acme_mistakes(&self, nth: usize) -> Option<SettingsError> {
         let given = self.acme_of(nth)?;
-        self.acme(nth, given, Arc::new(NoStore)).err()
+        let found = self.acme(nth, given, Arc::new(NoStore)).err();
+        found.or_else(|| self.storage_mistake(nth, &given.storage))
+    }
+
+    fn storage_mistake(&self, nth: usize, storage: &Path) -> Option<SettingsError> {
+        if storage.as_os_str() == REDIS {
+            return None;
+        }
+        let error = FileStore::check(storage).err()?;
+        Some(self.acme_mistake(nth, "storage", error.message()))
     }
 
     fn acme(
@@ -190,7 +214,7 @@ impl Draft {
             .challenges(self.challenges(given))
             .map_err(at("challenges"))?;
         if !given.agree_to_terms {
-            let why = "it is not there; true is accepted, once you have read the authority's terms";
+            let why = "it is not true; true is accepted once you have read the authority's terms";
             return Err(self.acme_mistake(nth, "agree_to_terms", why));
         }
         for names in &given.domains {
@@ -273,6 +297,11 @@ impl Draft {
 /// The storage that is no folder.
 #[cfg(feature = "__acme")]
 const REDIS: &str = "redis";
+
+/// Why HTTP-01 is refused. The search for mistakes passes it over where a listener was wrong.
+#[cfg(feature = "__acme")]
+pub(super) const NO_CLEARTEXT: &str =
+    "http-01: no [[listen]] is in cleartext, which the authority asks at port 80";
 
 /// Stands for the store while settings are checked.
 #[cfg(feature = "__acme")]

@@ -8,6 +8,8 @@ use serde::{Deserialize, Deserializer};
 
 #[cfg(any(feature = "fleet", feature = "redis"))]
 use super::Settings;
+#[cfg(feature = "fleet")]
+use super::mistakes::can_make;
 use super::{SettingsError, draft::Draft, error::Location, value};
 #[cfg(feature = "fleet")]
 use crate::fleet::handover::Handover;
@@ -258,6 +260,15 @@ impl Draft {
         let limited = handover.start_timeout(timeout);
         let limited = limited.map_err(|error| self.at(at("start_timeout"), &error))?;
         Ok(Some(limited))
+    }
+
+    /// Checks whether the socket can be made: it replaces what is at its path.
+    #[cfg(feature = "fleet")]
+    pub(super) fn handover_mistake(&self) -> Option<SettingsError> {
+        let path = self.sections.fleet.as_ref()?.handover.as_ref()?;
+        let error = can_make(path).err()?;
+        let message = format!("{path:?}: its folder cannot be written to: {error}");
+        Some(at("handover").wrong(&self.text, message))
     }
 
     /// Checks all but the files. Refuses what this build has no code for.

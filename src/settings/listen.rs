@@ -89,6 +89,9 @@ impl Draft {
     #[cfg(feature = "server")]
     fn check_http(&self, nth: usize, listen: &ListenSettings) -> Result<(), SettingsError> {
         let at = |key| move |error| self.at(location(nth, key), &error);
+        if let Some(max) = listen.max_connections {
+            crate::server::connection_limit::check(max).map_err(at("max_connections"))?;
+        }
         let mut http = crate::server::Http::new(());
         if let Some(rate) = listen.min_rate {
             http = http.min_rate(rate).map_err(at("min_rate"))?;
@@ -99,9 +102,6 @@ impl Draft {
                 .map_err(at("request_timeout"))?;
         }
         drop(http);
-        if let Some(max) = listen.max_connections {
-            crate::server::check_max_connections(max).map_err(at("max_connections"))?;
-        }
         Ok(())
     }
 

@@ -64,18 +64,23 @@ impl Keys {
     ///
     /// # Errors
     ///
-    /// When there is no key, or a key is not 64 hexadecimal digits. The error gives the position of
-    /// the key, never the key.
+    /// When there is no key, or a key is not 64 hexadecimal digits, or all of them are 0, as in a
+    /// placeholder. The error gives the position of the key, never the key.
     pub fn from_hex<S: AsRef<str>>(keys: impl IntoIterator<Item = S>) -> Result<Self, ConfigError> {
         let keys: Vec<_> = keys
             .into_iter()
             .enumerate()
-            .map(|(i, key)| read_hex(key.as_ref()).ok_or(i))
+            .map(|(i, key)| match read_hex(key.as_ref()) {
+                None => Err((i, "64 hexadecimal digits are accepted")),
+                Some(key) if key == [0; 32] => {
+                    let accepted =
+                        "zeros only; 64 random digits are accepted, as by `openssl rand -hex 32`";
+                    Err((i, accepted))
+                }
+                Some(key) => Ok(key),
+            })
             .collect::<Result<_, _>>()
-            .map_err(|i| {
-                let message = format!("number {}: 64 hexadecimal digits are accepted", i + 1);
-                ConfigError::new("keys", message)
-            })?;
+            .map_err(|(i, why)| ConfigError::new("keys", format!("number {}: {why}", i + 1)))?;
         if keys.is_empty() {
             return Err(ConfigError::new("keys", "none: 1 or more is accepted"));
         }
@@ -250,7 +255,8 @@ mod tests {
         let keys = Keys::from_hex(["0f".repeat(32), "AB".repeat(32)]).unwrap();
         assert_eq!(keys.keys, [[0x0f; 32], [0xab; 32]]);
         assert_eq!(format!("{keys:?}"), "Keys(2 secret)");
-        for bad in ["", "0f", &"0g".repeat(32), &"0f".repeat(33)] {
+        let zeros = "0".repeat(64);
+        for bad in ["", "0f", &"0g".repeat(32), &"0f".repeat(33), &zeros] {
             let error = Keys::from_hex([bad]).unwrap_err();
             assert_eq!(error.field(), "keys");
             assert!(
@@ -259,6 +265,11 @@ mod tests {
             );
         }
         assert!(Keys::from_hex(Vec::<String>::new()).is_err());
+        let older = Keys::from_hex(["0f".repeat(32), zeros]).unwrap_err();
+        assert!(
+            older.message().starts_with("number 2: zeros only"),
+            "{older}"
+        );
     }
 
     #[test]

@@ -20,6 +20,7 @@ live = "/live"
 half_close = true
 allow_empty_host = true
 allow_raw_target = true
+max_connections = 2000
 min_rate = 1000
 request_timeout = "5m"
 proxy_protocol = { trusted = ["10.0.0.0/8"], timeout = "5s", required = true }
@@ -100,7 +101,7 @@ redis = "redis://:secret@10.0.0.9/1"
 name = "shop"
 instance = "lb-1"
 ticket_rotation = "12h"
-handover = "/run/edge.sock"
+handover = "edge.sock"
 start_timeout = "20s"
 "#;
 
@@ -131,6 +132,8 @@ fn every_key_is_read() {
     assert!(settings.hsts(0).is_some());
     assert!(settings.hsts(1).is_none(), "off unless given");
     assert_eq!((first.min_rate, second.min_rate), (Some(1_000), None));
+    let limits = (first.max_connections, second.max_connections);
+    assert_eq!(limits, (Some(2_000), None));
     assert_eq!(first.request_timeout, Some(Duration::from_secs(300)));
     assert_eq!(second.request_timeout, None);
     let pool = settings.pool();
@@ -253,8 +256,11 @@ fn a_fleet_has_a_url_which_is_never_shown() {
             }
         }
     }
-    let shown = format!("{:?}", Settings::from_toml(GOOD).unwrap());
+    let good = Settings::from_toml(GOOD).unwrap();
+    let shown = format!("{good:?}");
     assert!(!shown.contains(":secret"), "{shown}");
+    let fleet = format!("{:?}", good.fleet(&pool).unwrap());
+    assert!(fleet.contains("instance: \"lb-1\""), "{fleet}");
     let without = refused(&with("")).to_string();
     let wanted = ": [fleet] name: for `redis` or `redis_file`, which are absent";
     assert!(without.ends_with(wanted), "{without}");
@@ -633,14 +639,19 @@ fn each_bad_value_is_refused_by_line_section_and_reason() {
             "[[listen]] proxy_protocol: max_length: 100: 232 to 4096 is accepted",
         ),
         (
-            "min_rate = 1000",
-            "min_rate = 2000000",
-            "[[listen]] min_rate: 2000000: 0 to 1048576 bytes a second are accepted",
+            "max_connections = 2000",
+            "max_connections = 0",
+            "[[listen]] max_connections: 0: 1 to 2305843009213693951 is accepted",
+        ),
+        (
+            "max_connections = 2000",
+            "max_connections = -1",
+            "[[listen]] max_connections: -1: a whole number from 0 on is accepted",
         ),
         (
             "min_rate = 1000",
-            "max_connections = 0",
-            "[[listen]] max_connections: 0: 1 to ",
+            "min_rate = 2000000",
+            "[[listen]] min_rate: 2000000: 0 to 1048576 bytes a second are accepted",
         ),
         (
             "min_version = \"1.2\"",
@@ -685,7 +696,12 @@ fn each_bad_value_is_refused_by_line_section_and_reason() {
         (
             "alpn = [\"h2\", \"http/1.1\"]",
             "acme = { domains = [\"a.test\"], storage = \"s\" }",
-            "[listen.tls] acme: agree_to_terms: it is not there; true is accepted",
+            "[listen.tls] acme: agree_to_terms: it is not true; true is accepted once",
+        ),
+        (
+            "alpn = [\"h2\", \"http/1.1\"]",
+            "acme = { domains = [\"a.test\"], storage = \"s\", agree_to_terms = false }",
+            "[listen.tls] acme: agree_to_terms: it is not true; true is accepted once",
         ),
         (
             "alpn = [\"h2\", \"http/1.1\"]",
@@ -871,6 +887,11 @@ fn each_bad_value_is_refused_by_line_section_and_reason() {
             "keys = [\"5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a\"]",
             "keys = [\"5a\"]",
             "[sticky] keys: number 1: 64 hexadecimal digits",
+        ),
+        (
+            "keys = [\"5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a\"]",
+            "keys = [\"0000000000000000000000000000000000000000000000000000000000000000\"]",
+            "[sticky] keys: number 1: zeros only; 64 random digits",
         ),
         (
             "trusted = [\"192.0.2.0/24\"]",
@@ -1145,7 +1166,7 @@ fn each_bad_value_is_refused_by_line_section_and_reason() {
             "[fleet] ticket_rotation: 59s: a minute to a year is accepted",
         ),
         (
-            "handover = \"/run/edge.sock\"",
+            "handover = \"edge.sock\"",
             "handover = \"\"",
             "[fleet] handover: 0 bytes: a path of 1 to 103 is accepted",
         ),
@@ -1398,6 +1419,83 @@ fn files_that_cannot_be_used_are_mistakes_and_none_is_made() {
     let all = Settings::mistakes(&with(&path("access.jsonl"), &path("health.json")));
     assert_eq!(all.len(), 2, "the certificates alone: {all:#?}");
     assert_eq!(folder.path().read_dir().unwrap().count(), 0);
+}
+
+/// Settings with automatic certificates, in which a line stands for the listener in cleartext.
+fn with_acme(storage: &str, challenges: &str, listener: &str) -> String {
+    format!(
+        "{listener}[[listen]]\naddress = \"127.0.0.1:443\"\n[listen.tls]\n[listen.tls.acme]\n\
+         domains = [\"a.test\"]\nagree_to_terms = true\nstorage = {storage:?}\n{challenges}\
+         [pool]\n[[pool.backends]]\nid = \"a\"\nurl = \"http://a\"\n\
+         [fleet]\nredis = \"redis://127.0.0.1\"\n"
+    )
+}
+
+#[test]
+fn folders_that_cannot_be_written_to_are_mistakes_and_none_is_made() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name);
+    std::fs::write(path("file"), "").unwrap();
+    let all = |text: &str| {
+        let all = Settings::mistakes(text).into_iter();
+        all.map(|mistake| mistake.to_string()).collect::<Vec<_>>()
+    };
+    let of_acme = |storage: &std::path::Path| all(&with_acme(storage.to_str().unwrap(), "", ""));
+    // A folder that is not there is made with those above it, a hand-over's is not.
+    assert_eq!(of_acme(&path("new/acme")), [""; 0]);
+    assert_eq!(all(&with_acme("redis", "", "")), [""; 0]);
+    for storage in [path("file"), path("file/acme")] {
+        let found = of_acme(&storage);
+        let wanted = format!("line 7: [listen.tls.acme] storage: {}: ", storage.display());
+        assert!(
+            found.len() == 1 && found[0].starts_with(&wanted),
+            "{found:#?}"
+        );
+    }
+    std::fs::create_dir(path("open")).unwrap();
+    let open = std::os::unix::fs::PermissionsExt::from_mode(0o777);
+    std::fs::set_permissions(path("open"), open).unwrap();
+    let found = of_acme(&path("open"));
+    assert!(found[0].contains("other users can write"), "{found:#?}");
+
+    let handover = |path: &std::path::Path| {
+        all(&with_acme("redis", "", "")
+            .replace("[fleet]\n", &format!("[fleet]\nhandover = {path:?}\n")))
+    };
+    assert_eq!(handover(&path("edge.sock")), [""; 0]);
+    // What is at the path is replaced: the folder decides.
+    assert_eq!(handover(&path("file")), [""; 0]);
+    let found = handover(&path("new/edge.sock"));
+    let wanted = format!("[fleet] handover: {:?}: its folder", path("new/edge.sock"));
+    assert!(found.len() == 1 && found[0].contains(&wanted), "{found:#?}");
+    assert_eq!(
+        folder.path().read_dir().unwrap().count(),
+        2,
+        "nothing is left"
+    );
+}
+
+#[test]
+fn a_challenge_in_cleartext_needs_a_listener_in_cleartext() {
+    const HTTP01: &str = "challenges = [\"tls-alpn-01\", \"http-01\"]\n";
+    const LISTENER: &str = "[[listen]]\naddress = \"127.0.0.1:80\"\n";
+    for (storage, challenges, listener) in [
+        ("acme", "", ""),
+        ("acme", HTTP01, LISTENER),
+        // Another instance of the fleet answers.
+        ("redis", HTTP01, ""),
+    ] {
+        Settings::from_toml(&with_acme(storage, challenges, listener)).expect(challenges);
+    }
+    let text = with_acme("acme", HTTP01, "");
+    let error = refused(&text).to_string();
+    let wanted = "line 8: [listen.tls.acme] challenges: http-01: no [[listen]] is in cleartext";
+    assert!(error.starts_with(wanted), "{error}");
+    assert_eq!(mistakes(&text), [error]);
+    // It does not follow from a listener that is wrong.
+    let text = with_acme("acme", HTTP01, &LISTENER.replace("127.0.0.1", "localhost"));
+    let all = mistakes(&text);
+    assert!(all.len() == 1 && all[0].contains("localhost"), "{all:#?}");
 }
 
 #[test]

@@ -7,6 +7,8 @@
 //! in the next round, a list whose only entry was wrong is empty. `blanked` remembers them, and such
 //! an error is passed over. The tests in `tests/it/settings.rs` count the mistakes of whole files.
 
+#[cfg(feature = "__acme")]
+use crate::settings::acme::NO_CLEARTEXT;
 use crate::settings::{
     SettingsError,
     draft::Draft,
@@ -101,9 +103,14 @@ impl MistakeFinder {
         let own = entries.iter().find(is_own);
         let entry = own.or_else(|| entries.iter().find(begins_there));
         // A part is missing because it was wrong, and blanked.
-        let follows = error.message().contains(" is missing")
+        let is_part = error.message().contains(" is missing")
             && entry.is_some_and(|e| self.has_blanked_in(&path_of(&e.table, &e.key)));
-        if !follows {
+        #[cfg(feature = "__acme")]
+        let is_listener = error.message().contains(NO_CLEARTEXT)
+            && self.blanked.iter().any(|(table, _)| table == "listen");
+        #[cfg(not(feature = "__acme"))]
+        let is_listener = false;
+        if !is_part && !is_listener {
             self.found.push(error);
         }
         entry.is_some_and(|entry| self.blank(entry, &entries))

@@ -39,7 +39,8 @@ impl Settings {
     /// Returns every mistake of a text and of the files that it names, in the order of its lines;
     /// nothing if [`from_toml`](Self::from_toml) accepts the text and the files can be used:
     /// certificates and keys can be read and belong together, the access log and the state file
-    /// can be written. If the text is not TOML, only that is reported.
+    /// can be written, and so can the folders of automatic certificates and of the hand-over. If the
+    /// text is not TOML, only that is reported.
     ///
     /// Blocks on the file system, and leaves no file behind. Reads the text once for each mistake, up
     /// to 100 times.
@@ -82,6 +83,8 @@ impl Draft {
             let location = Location::new("[health]", "state_file");
             found.push(location.wrong(&self.text, format!("{path:?}: {error}")));
         }
+        #[cfg(feature = "fleet")]
+        found.extend(self.handover_mistake());
         // Last, as the others: their order is that of the lines in the end.
         found.extend(self.admin_token().err());
         #[cfg(feature = "redis")]
@@ -98,17 +101,20 @@ pub(super) fn can_write(path: &Path) -> io::Result<()> {
         Ok(found) if found.is_file() => fs::OpenOptions::new().append(true).open(path).map(drop),
         // Opening a pipe would wait for its reader.
         Ok(_) => Ok(()),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            let name = path.file_name().unwrap_or_default().to_string_lossy();
-            // Another thread may check the same file.
-            let number = PROBES.fetch_add(1, Relaxed);
-            let probe = format!(".{name}.{}.{number}.check", std::process::id());
-            let probe = path.with_file_name(probe);
-            fs::File::create_new(&probe)?;
-            fs::remove_file(probe)
-        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => can_make(path),
         Err(error) => Err(error),
     }
+}
+
+/// Checks whether a file can be made beside a path, whatever is there, without leaving one behind.
+pub(super) fn can_make(path: &Path) -> io::Result<()> {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    // Another thread may check the same file.
+    let number = PROBES.fetch_add(1, Relaxed);
+    let probe = format!(".{name}.{}.{number}.check", std::process::id());
+    let probe = path.with_file_name(probe);
+    fs::File::create_new(&probe)?;
+    fs::remove_file(probe)
 }
 
 /// The number of files that were made for a check, for their names.

@@ -11,7 +11,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use rustix::fs::{FlockOperation, flock};
+use rustix::fs::{Access, FlockOperation, access, flock};
 
 use super::record::{OVERHEAD, Record};
 use crate::store::MAX_VALUE;
@@ -34,14 +34,7 @@ impl Folder {
     /// Opens the folder, and makes it if there is none. Removes what a process that died left behind.
     pub(super) fn open(root: PathBuf) -> io::Result<Self> {
         make_folder(&root)?;
-        let mode = fs::metadata(&root)?.permissions().mode();
-        if mode & OTHERS_WRITE != 0 {
-            let why = format!(
-                "other users can write to the folder (mode {:o})",
-                mode & 0o777
-            );
-            return Err(io::Error::new(ErrorKind::PermissionDenied, why));
-        }
+        check_mode(&root)?;
         let folder = Self {
             root,
             guard: Mutex::new(()),
@@ -173,6 +166,43 @@ fn path(folder: PathBuf, key: &str) -> PathBuf {
         }
     }
     path
+}
+
+/// Checks whether a folder could be opened, and makes none.
+pub(super) fn check(root: &Path) -> io::Result<()> {
+    match check_mode(root) {
+        Err(error) if error.kind() == ErrorKind::NotFound => {}
+        checked => checked?,
+    }
+    can_make_in(root)
+}
+
+/// Checks whether files can be made in a folder. One that is not there would be made, with those above
+/// it, so the nearest one that is there decides.
+fn can_make_in(folder: &Path) -> io::Result<()> {
+    match fs::metadata(folder) {
+        Ok(found) if !found.is_dir() => Err(ErrorKind::NotADirectory.into()),
+        Ok(_) => Ok(access(folder, Access::WRITE_OK | Access::EXEC_OK)?),
+        Err(error) if error.kind() == ErrorKind::NotFound => {
+            let above = folder.parent();
+            let above = above.filter(|above| !above.as_os_str().is_empty());
+            can_make_in(above.unwrap_or(Path::new(".")))
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// Refuses a folder that others can write to.
+fn check_mode(root: &Path) -> io::Result<()> {
+    let mode = fs::metadata(root)?.permissions().mode();
+    match mode & OTHERS_WRITE {
+        0 => Ok(()),
+        _ => {
+            let mode = mode & 0o777;
+            let why = format!("other users can write to the folder (mode {mode:o})");
+            Err(io::Error::new(ErrorKind::PermissionDenied, why))
+        }
+    }
 }
 
 fn make_folder(path: &Path) -> io::Result<()> {

@@ -71,16 +71,22 @@ impl FileStore {
     /// they could put their keys in place of the store's.
     pub fn new(folder: impl Into<PathBuf>) -> Result<Self, ConfigError> {
         let path = folder.into();
-        let opened = Folder::open(path.clone()).map_err(|error| {
-            let path = path.display();
-            let accepted = "a folder that only this user can write to is accepted";
-            ConfigError::new("folder", format!("{path}: {error}; {accepted}"))
-        })?;
+        let opened = Folder::open(path.clone()).map_err(|error| refused(&path, &error))?;
         Ok(Self {
             folder: Arc::new(opened),
             path: path.into(),
             removed_at: Arc::new(AtomicU64::new(seconds_since_1970())),
         })
+    }
+
+    /// Checks whether [`new`](Self::new) would open a folder, and makes none. Blocks.
+    ///
+    /// # Errors
+    ///
+    /// As [`new`](Self::new).
+    pub fn check(folder: impl AsRef<Path>) -> Result<(), ConfigError> {
+        let path = folder.as_ref();
+        folder::check(path).map_err(|error| refused(path, &error))
     }
 
     /// Returns the folder.
@@ -171,6 +177,12 @@ impl Store for FileStore {
         let holder = holder.to_owned();
         Box::pin(self.run(name, move |folder, name| folder.unlock(name, &holder)))
     }
+}
+
+fn refused(path: &Path, error: &std::io::Error) -> ConfigError {
+    let path = path.display();
+    let accepted = "a folder that only this user can write to is accepted";
+    ConfigError::new("folder", format!("{path}: {error}; {accepted}"))
 }
 
 fn seconds_since_1970() -> u64 {

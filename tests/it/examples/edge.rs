@@ -373,6 +373,32 @@ async fn no_request_of_a_busy_client_is_lost_at_the_end() {
 }
 
 #[tokio::test]
+async fn a_connection_over_the_limit_of_its_listener_waits() {
+    let backend = Backend::start("a").await;
+    let text = format!("{ONE_LISTENER}{}", backend.settings());
+    let settings = Settings::new(&text.replacen("[pool]", "max_connections = 1\n[pool]", 1));
+    for example in ["edge", "axum"] {
+        let mut process = Process::start(example, &[&settings.file()]);
+        let address = process.address("listening on http://").await;
+        let ask = async || {
+            let mut client = TcpStream::connect(address).await.unwrap();
+            let head = b"GET / HTTP/1.1\r\nhost: a\r\n\r\n";
+            client.write_all(head).await.unwrap();
+            client
+        };
+        let mut first = ask().await;
+        let answer = timeout(PATIENCE, first.read_u8()).await;
+        assert_eq!(answer.expect("an answer").unwrap(), b'H');
+        let mut second = ask().await;
+        let early = timeout(Duration::from_millis(300), second.read_u8()).await;
+        assert!(early.is_err(), "{example}: the second one must wait");
+        drop(first);
+        let answer = timeout(PATIENCE, second.read_u8()).await;
+        assert_eq!(answer.expect("its turn").unwrap(), b'H', "{example}");
+    }
+}
+
+#[tokio::test]
 async fn a_public_listener_says_whether_it_can_route_where_it_is_told_to() {
     let mut a = Backend::start("a").await;
     let settings = Settings::new(&format!(

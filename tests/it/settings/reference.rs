@@ -5,8 +5,9 @@ use std::{collections::BTreeSet, fmt::Write, fs, path::Path};
 
 use evenkeel::{
     Pool,
+    context::Peer,
     endpoints::Readiness,
-    server::Http,
+    server::{Http, Listener, Serve},
     settings::Settings,
     tls::{TicketSecret, TlsConfig, acme::ChallengeAnswers},
 };
@@ -201,6 +202,9 @@ fn with(row: &Row, line: &str, folder: &Path) -> Settings {
             let _ = writeln!(text, "{line}");
         }
     }
+    if line.contains("\"http-01\"") {
+        text.push_str("[[listen]]\naddress = \"127.0.0.1:0\"\n");
+    }
     for name in FILES
         .into_iter()
         .chain(["access.jsonl", "access.log", "acme"])
@@ -224,6 +228,10 @@ fn made_of(settings: &Settings) -> String {
     if let Some(rate) = listen.min_rate {
         http = http.min_rate(rate).unwrap();
     }
+    let mut serve = Serve::new(Nowhere, http.clone());
+    if let Some(max) = listen.max_connections {
+        serve = serve.max_connections(max).unwrap();
+    }
     let backends = settings.backends();
     let failover = format!("{:?}", settings.failover_layer());
     // The layer's latency window knows when it was made.
@@ -237,7 +245,7 @@ fn made_of(settings: &Settings) -> String {
     format!(
         "{:?}",
         (
-            (settings.lame_duck(), settings.drain(), http),
+            (settings.lame_duck(), settings.drain(), http, serve),
             (&registry, settings.readiness(&pool, &registry)),
             (
                 settings.endpoints_layer(0, &readiness),
@@ -267,17 +275,34 @@ fn made_of(settings: &Settings) -> String {
     )
 }
 
-/// The default name of an instance is random, so the given one stands beside.
+/// The default name of an instance is random: another one stands for it.
 fn fleet(settings: &Settings, pool: &Pool) -> impl std::fmt::Debug {
     let given = settings.fleet.as_ref();
     let fleet = settings.fleet(pool).unwrap().map(|fleet| {
-        let fleet = fleet.instance("lb-0").unwrap();
+        let fleet = match given.and_then(|given| given.instance.as_ref()) {
+            Some(_) => fleet,
+            None => fleet.instance("lb-0").unwrap(),
+        };
         let tickets = TicketSecret::random().unwrap();
         settings.share_tickets(fleet, &tickets).unwrap()
     });
     // The store does not show its roots.
-    let files = given.map(|given| (given.instance.clone(), given.redis_ca.is_some()));
-    (fleet, files)
+    (fleet, given.map(|given| given.redis_ca.is_some()))
+}
+
+/// A listener that accepts nothing, for a server that is only shown.
+struct Nowhere;
+
+impl Listener for Nowhere {
+    type Io = tokio::net::TcpStream;
+
+    async fn accept(&mut self) -> (Self::Io, Peer) {
+        std::future::pending().await
+    }
+
+    fn local(&self) -> Peer {
+        Peer::Unknown
+    }
 }
 
 /// The layer does not show its configuration; this one is made in the same way.
