@@ -69,7 +69,7 @@ impl Balancer {
         fs::write(&check, deployed("keepalived/check-edge")?)?;
         fs::set_permissions(&check, fs::Permissions::from_mode(0o755))?;
         let settings = folder.join(format!("{host}.toml"));
-        fs::write(&settings, edge_settings(own)?)?;
+        fs::write(&settings, edge_settings(own, folder, host)?)?;
         let configuration = folder.join(format!("{host}.conf"));
         let text = keepalived(nth, mode, &check, &programs.edge, &settings)?;
         fs::write(
@@ -244,8 +244,8 @@ fn set(text: &str, mark: &str, values: &[(String, &str)]) -> Result<String, BoxE
     }
 }
 
-/// Puts the backends and the address of the experiments into the settings for keepalived.
-fn edge_settings(own: &str) -> Result<String, BoxError> {
+/// Puts the backends, the address and the files of the experiments into the settings for keepalived.
+fn edge_settings(own: &str, folder: &Path, host: &str) -> Result<String, BoxError> {
     let text = deployed("keepalived/edge.toml")?;
     let parts = text
         .split_once("[[pool.backends]]")
@@ -258,8 +258,29 @@ fn edge_settings(own: &str) -> Result<String, BoxError> {
             "[[pool.backends]]\nid = {id:?}\nurl = \"http://{address}\"\nlocality = {locality:?}\n"
         )
     });
-    let rest = rest.replace("192.0.2.11", own);
-    Ok(format!("{head}{}[health]{rest}", backends.concat()))
+    let file = |name: &str| folder.join(format!("{host}.{name}"));
+    fs::write(file("token"), "a-token-of-the-experiments\n")?;
+    let mut text = format!("{head}{}[health]{rest}", backends.concat());
+    let values = [
+        ("192.0.2.11", own.to_owned()),
+        ("<64 hexadecimal digits>", "5a".repeat(32)),
+        (
+            "/var/log/evenkeel/access.jsonl",
+            file("jsonl").display().to_string(),
+        ),
+        (
+            "/etc/evenkeel/admin.token",
+            file("token").display().to_string(),
+        ),
+        ("/run/edge/upgrade.sock", file("sock").display().to_string()),
+    ];
+    for (example, value) in values {
+        if !text.contains(example) {
+            return Err(format!("keepalived/edge.toml must have {example}").into());
+        }
+        text = text.replace(example, &value);
+    }
+    Ok(text)
 }
 
 fn deployed(path: &str) -> Result<String, BoxError> {

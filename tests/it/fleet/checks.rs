@@ -186,10 +186,21 @@ async fn kubernetes_probes_tell_a_live_a_ready_and_a_leaving_edge_apart() {
 /// Settings of an edge at `own`, with one backend.
 fn behind_keepalived(own: &str, backend: &Backend) -> Settings {
     let text = read("keepalived/edge.toml");
-    assert_eq!(
-        Checked::mistakes(&text).len(),
-        0,
-        "edge accepts the settings"
+    // As it is, it has no key and cannot be used.
+    let refused = Checked::from_toml(&text).unwrap_err();
+    assert_eq!(refused.location(), "[sticky] keys", "{refused}");
+    let settings = Settings::new("");
+    let path = |name: &str| settings.path(name).display().to_string();
+    fs::write(path("admin.token"), "a-token-of-the-test\n").unwrap();
+    let text = text
+        .replace("<64 hexadecimal digits>", &"5a".repeat(32))
+        .replace("/var/log/evenkeel/access.jsonl", &path("access.jsonl"))
+        .replace("/etc/evenkeel/admin.token", &path("admin.token"))
+        .replace("/run/edge/upgrade.sock", &path("upgrade.sock"));
+    let mistakes = Checked::mistakes(&text);
+    assert!(
+        mistakes.is_empty(),
+        "edge accepts the settings: {mistakes:?}"
     );
     let (head, rest) = text.split_once("[[pool.backends]]").unwrap();
     let (_, rest) = rest.split_once("[health]").unwrap();
@@ -197,7 +208,8 @@ fn behind_keepalived(own: &str, backend: &Backend) -> Settings {
     let text = text
         .replace("0.0.0.0:80", "127.0.0.1:0")
         .replace("192.0.2.11", own);
-    Settings::new(&text)
+    settings.write(&text);
+    settings
 }
 
 /// Runs the script for keepalived; returns whether this node may have the addresses.
