@@ -1,8 +1,8 @@
 //! The configurations of log shippers: they parse, and name fields that a line has.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, fs};
 
-use super::{folder, json, names, read, read_source, run, table_rows, yaml};
+use super::{json, names, read, read_source, run, table_rows, yaml};
 
 /// Returns the fields of a line, from the table of the schema.
 pub(super) fn schema() -> BTreeSet<String> {
@@ -88,9 +88,26 @@ fn shippers_name_fields_that_a_line_has() {
     }
 }
 
+/// As a part of the system's configuration, as the file is, and alone, with the line that loads imuxsock.
 #[test]
-fn rsyslog_accepts_its_configuration() {
-    let folder = folder().join("logs");
-    let path = folder.join("rsyslog.conf");
-    run("rsyslogd", &["-N1", "-f", path.to_str().unwrap()], &folder);
+fn rsyslog_accepts_its_configuration_in_both_places() {
+    let folder = tempfile::tempdir().unwrap();
+    let check = |name: &str, text: &str| {
+        let path = folder.path().join(name);
+        fs::write(&path, text).unwrap();
+        let arguments = ["-N1", "-f", path.to_str().unwrap()];
+        run("rsyslogd", &arguments, folder.path());
+    };
+    // What comes before `/etc/rsyslog.d` in the file of Debian's package.
+    let part = super::folder().join("logs/rsyslog.conf");
+    let system = format!(
+        "module(load=\"imuxsock\")\nmodule(load=\"imklog\")\n$FileOwner root\n\
+         $WorkDirectory /var/spool/rsyslog\n$IncludeConfig {}\n",
+        part.display()
+    );
+    check("system.conf", &system);
+    let text = read("logs/rsyslog.conf");
+    let alone = text.replace("\n#module(load=\"imuxsock\"", "\nmodule(load=\"imuxsock\"");
+    assert_ne!(alone, text, "the line must be there");
+    check("alone.conf", &alone);
 }
