@@ -156,7 +156,7 @@
 //!    [handed over](Serve::handed_over) to another process. Then the server
 //!    accepts the connections that wait in the kernel's queue, and closes the listener.
 //! 3. A connection that waits for a request (its first one or a ClientHello included) is closed after
-//!    the grace of the table. Closed at once, it would cross a request that is on its way (RFC 9112
+//!    the grace of the table; where the socket was handed over, after its idle time-out. Closed at once, it would cross a request that is on its way (RFC 9112
 //!    §9.5). A head that has begun may complete.
 //! 4. Requests and tunnels have until [`drain_timeout`](Serve::drain_timeout); then the server
 //!    closes their connections and logs how many there were.

@@ -132,7 +132,8 @@ impl<L: Listener, C> Serve<L, C> {
     ///
     /// A connection that waits for a request is closed 2 s after its last response, or 2 s after the
     /// shutdown began if that is later (half of `timeout` if that is under 4 s), and not before the
-    /// listener closes. A request that arrives before is answered with `connection: close`.
+    /// listener closes. A request that arrives before is answered with `connection: close`. After a
+    /// [hand-over](Self::handed_over) it may wait longer.
     ///
     /// Default: 30 s.
     pub fn drain_timeout(mut self, timeout: Duration) -> Self {
@@ -185,6 +186,11 @@ impl<L: Listener, C> Serve<L, C> {
     /// Shuts down as with [`shutdown`](Self::shutdown), but without the time of the
     /// [`lame_duck`](Self::lame_duck), when `signal` completes: another process, which has the same
     /// listening socket, accepts connections from now on. The module `fleet` hands sockets over.
+    ///
+    /// A connection that waits for a request has until its idle time-out, as before, and the last 2 s of the
+    /// [`drain_timeout`](Self::drain_timeout) at the latest: closed sooner, it would cross the request of a
+    /// client that comes back (HAProxy: `option idle-close-on-response`). The process that has handed
+    /// over therefore lasts as long as idle clients keep their connections.
     ///
     /// Default: never.
     pub fn handed_over(mut self, signal: impl Future<Output = ()> + Send + 'static) -> Self {
@@ -258,11 +264,12 @@ where
     // Before the first accept: connections inherit the option from the listening socket.
     listener.tcp_user_timeout(user_timeout.get());
     let permits = Arc::new(Semaphore::new(max_connections));
+    let grace = IDLE_GRACE.min(drain_timeout / 2);
     let mut open = OpenConnections {
         local: listener.local(),
         service,
         events,
-        shutdown: GracefulShutdown::new().idle_grace(IDLE_GRACE.min(drain_timeout / 2)),
+        shutdown: GracefulShutdown::new().idle_grace(grace),
         running: JoinSet::new(),
     };
     let mut shutdown = shutdown.unwrap_or_else(|| Box::pin(pending()));
@@ -281,7 +288,9 @@ where
         open.accept_until(&mut listener, &permits, sleep(lame_duck))
             .await;
     }
-    open.shutdown.begin();
+    if !is_handed_over {
+        open.shutdown.begin();
+    }
     // To close the listener resets the connections that wait in its queue, so they are accepted
     // first. The yield lets the runtime ask the operating system for the last of them.
     for _ in 0..2 {
@@ -291,7 +300,22 @@ where
         tokio::task::yield_now().await;
     }
     drop(listener);
-    if timeout(drain_timeout, open.shutdown.ended()).await.is_err() {
+    let shutdown = &open.shutdown;
+    let ended = async {
+        // Nothing waits for the end of a process that has a successor: an idle connection may wait for
+        // its next request, whose response is its last. To close it crosses requests, however long it
+        // was idle: of 5,000 a second, some come at just that moment.
+        if is_handed_over
+            && timeout(drain_timeout - grace, shutdown.ended())
+                .await
+                .is_ok()
+        {
+            return;
+        }
+        shutdown.begin();
+        shutdown.ended().await;
+    };
+    if timeout(drain_timeout, ended).await.is_err() {
         let cut = open.shutdown.remaining();
         tracing::warn!(target: "evenkeel::server", cut, "connections were closed: they did not end within the drain time-out");
     }

@@ -95,7 +95,8 @@
 //! | connections, retry budgets, counters of metrics | not at all: connections end in the old process, and counters begin at 0 |
 //!
 //! What clients see: the old process answers each request that it has, and says `connection: close` (in
-//! HTTP/2, GOAWAY); an idle connection gets its grace of 2 s. Tunnels, such as WebSockets, stay with
+//! HTTP/2, GOAWAY). An idle connection may wait for its next request until its idle time-out, or the drain's
+//! last 2 s. Tunnels, such as WebSockets, stay with
 //! the old process until its drain time-out; then their TCP connections are closed, without a
 //! close frame, which only the ends of a tunnel can send. Give the old process the time that sessions
 //! last: several processes can drain at once.

@@ -577,6 +577,8 @@ async fn an_idle_connection_gets_its_grace_and_a_last_answer() {
     assert!(!ask().await);
     let (_new, _) = place.start("edge").await;
     old.line("draining").await;
+    // Longer than the grace of a shutdown: the close would cross the requests of clients.
+    tokio::time::sleep(Duration::from_secs(3)).await;
     // The workers hear of it after the line; until then answers are as before.
     let last = async { while !ask().await {} };
     let last = timeout(PATIENCE, last).await;
