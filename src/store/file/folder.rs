@@ -186,7 +186,7 @@ fn can_make_in(folder: &Path) -> io::Result<()> {
         Err(error) if error.kind() == ErrorKind::NotFound => {
             let above = folder.parent();
             let above = above.filter(|above| !above.as_os_str().is_empty());
-            can_make_in(above.unwrap_or(Path::new(".")))
+            can_make_in(above.unwrap_or_else(|| Path::new(".")))
         }
         Err(error) => Err(error),
     }
