@@ -18,15 +18,20 @@ pub(super) fn visit(readings: &[CertificateReading], visitor: &mut dyn Visitor) 
     for (listener, count) in counts {
         visitor.sample(&[("listener", listener)], &Value::Gauge(count as f64));
     }
-    visitor.family(&EXPIRY);
     let mut seen = HashSet::new();
-    for reading in readings {
-        let labels = labels(reading);
-        // Of several with the same labels, the first to expire counts.
-        if seen.len() < MAX_SERIES && seen.insert(labels) {
-            let expiry = Value::Gauge(seconds(reading.certificate.not_after));
-            visitor.sample(&labels, &expiry);
-        }
+    // Of several with the same labels, the first to expire counts.
+    let first = readings
+        .iter()
+        .map(|reading| (labels(reading), &*reading.certificate));
+    let first = first.filter(|(labels, _)| seen.len() < MAX_SERIES && seen.insert(*labels));
+    let first: Vec<_> = first.collect();
+    visitor.family(&EXPIRY);
+    for (labels, certificate) in &first {
+        visitor.sample(labels, &Value::Gauge(seconds(certificate.not_after)));
+    }
+    visitor.family(&NOT_BEFORE);
+    for (labels, certificate) in &first {
+        visitor.sample(labels, &Value::Gauge(seconds(certificate.not_before)));
     }
 }
 
@@ -54,7 +59,7 @@ fn seconds(time: SystemTime) -> f64 {
 
 /// What stands for the names of all certificates on demand.
 const ON_DEMAND: &str = "on demand";
-/// Some 200 KiB of text. A scrape of more helps no alert: those that expire first are there.
+/// Some 400 KiB of text. A scrape of more helps no alert: those that expire first are there.
 pub(super) const MAX_SERIES: usize = 1_000;
 const CERTIFICATES: Family<'_> = Family::gauge(
     "evenkeel_tls_certificates",
@@ -63,6 +68,11 @@ const CERTIFICATES: Family<'_> = Family::gauge(
 const EXPIRY: Family<'_> = Family::gauge(
     "evenkeel_tls_certificate_expiry_timestamp_seconds",
     "When each certificate in force expires, in seconds since 1970.",
+)
+.unit("seconds");
+const NOT_BEFORE: Family<'_> = Family::gauge(
+    "evenkeel_tls_certificate_not_before_timestamp_seconds",
+    "From when on each certificate in force is valid, in seconds since 1970.",
 )
 .unit("seconds");
 
@@ -94,7 +104,7 @@ mod tests {
             path: None,
             names: [name.into()].into(),
             issuer: "".into(),
-            not_before: UNIX_EPOCH,
+            not_before: UNIX_EPOCH + Duration::from_secs(not_after / 2),
             not_after: UNIX_EPOCH + Duration::from_secs(not_after),
             serial: "0a".into(),
             fingerprint: "".into(),
@@ -116,12 +126,20 @@ mod tests {
     #[test]
     fn each_set_of_labels_is_there_once_and_those_on_demand_share_one() {
         let readings = [
-            reading("a", 1, false),
-            reading("x", 2, true),
-            reading("a", 3, false),
-            reading("y", 4, true),
+            reading("a", 2, false),
+            reading("x", 4, true),
+            reading("a", 6, false),
+            reading("y", 8, true),
         ];
-        assert_eq!(lines(&readings), ["l=4", "l a RSA 0a=1", "l on demand  =2"]);
+        let wanted = [
+            "l=4",
+            "l a RSA 0a=2",
+            "l on demand  =4",
+            // When it begins to be valid.
+            "l a RSA 0a=1",
+            "l on demand  =2",
+        ];
+        assert_eq!(lines(&readings), wanted);
     }
 
     #[test]
@@ -130,7 +148,7 @@ mod tests {
             .map(|n| reading(&n.to_string(), n, false))
             .collect();
         let lines = lines(&readings);
-        assert_eq!(lines.len(), 1 + MAX_SERIES);
+        assert_eq!(lines.len(), 1 + 2 * MAX_SERIES);
         assert_eq!(lines[0], "l=5000");
         assert_eq!(lines[1], "l 0 RSA 0a=0", "the first to expire");
     }

@@ -84,6 +84,7 @@ impl Draft {
 
     /// Builds everything once: each module knows itself what it accepts.
     pub(super) fn parts(&self) -> Result<Parts, SettingsError> {
+        self.check_certificate_expiry()?;
         self.check_listeners()?;
         self.check_admin()?;
         self.check_fleet()?;

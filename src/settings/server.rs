@@ -4,7 +4,7 @@ use std::{num::NonZeroUsize, time::Duration};
 
 use serde::Deserialize;
 
-use super::{Settings, value};
+use super::{Settings, SettingsError, draft::Draft, error::Location, value};
 use crate::{
     endpoints::Readiness,
     pool::{Locality, Pool},
@@ -35,7 +35,9 @@ pub struct ServerSettings {
 #[serde(deny_unknown_fields)]
 #[non_exhaustive]
 pub struct CertificateExpirySettings {
-    /// How long before its end a certificate is logged as a warning, once a day; 30 days if absent.
+    /// How long before its end a certificate is logged as a warning, once a day; 30 days if absent. At
+    /// least as long as `error`. A short lifetime limits both: see
+    /// [`warn_before`](CertificateRegistry::warn_before).
     #[serde(default, deserialize_with = "value::long_duration")]
     pub warn: Option<Duration>,
     /// How long before its end a certificate is logged as an error, once a day; 7 days if absent.
@@ -103,6 +105,36 @@ impl Settings {
     #[must_use]
     pub fn drain(&self) -> Duration {
         self.server.shutdown.drain.unwrap_or(DRAIN)
+    }
+}
+
+impl Draft {
+    /// Refuses an error that comes before its warning.
+    pub(super) fn check_certificate_expiry(&self) -> Result<(), SettingsError> {
+        let given = &self.sections.server.certificate_expiry;
+        let warn = given.warn.unwrap_or(CertificateRegistry::WARN_BEFORE);
+        let error = given.error.unwrap_or(CertificateRegistry::ERROR_BEFORE);
+        if warn >= error {
+            return Ok(());
+        }
+        let key = match given.warn {
+            Some(_) => "warn",
+            None => "error",
+        };
+        let header = "[server.certificate_expiry]";
+        let is_table = self
+            .text
+            .lines()
+            .any(|line| line.trim_start().starts_with(header));
+        let location = match is_table {
+            true => Location::new(header, key),
+            false => Location::new("[server]", "certificate_expiry"),
+        };
+        let message = format!(
+            "warn is {warn:?}, shorter than error, {error:?}; a warning comes first, so that the same or \
+             more is accepted"
+        );
+        Err(location.wrong(&self.text, message))
     }
 }
 

@@ -48,22 +48,25 @@ impl CertificateRegistry {
     pub fn new() -> Self {
         Self {
             stores: Arc::default(),
-            warn_before: WARN_BEFORE,
-            error_before: ERROR_BEFORE,
+            warn_before: Self::WARN_BEFORE,
+            error_before: Self::ERROR_BEFORE,
         }
     }
 
-    /// Sets how long before its end a certificate is worth a warning.
+    /// Sets how long before its end a certificate is worth a warning: never more than three tenths of
+    /// its lifetime. Clients of ACME renew a certificate when a third of its lifetime is left, so one of
+    /// 90 days is worth a warning 27 days before its end, and one of 6 days 43 hours before.
     ///
-    /// Default: 30 days, a third of the life of a certificate of 90 days, when clients of ACME renew it.
+    /// Default: [`WARN_BEFORE`](Self::WARN_BEFORE), 30 days.
     pub fn warn_before(mut self, before: Duration) -> Self {
         self.warn_before = before;
         self
     }
 
-    /// Sets how long before its end a certificate is an error.
+    /// Sets how long before its end a certificate is an error: never more than a tenth of its lifetime,
+    /// 14 hours for one of 6 days.
     ///
-    /// Default: 7 days.
+    /// Default: [`ERROR_BEFORE`](Self::ERROR_BEFORE), 7 days.
     pub fn error_before(mut self, before: Duration) -> Self {
         self.error_before = before;
         self
@@ -154,14 +157,19 @@ impl CertificateRegistry {
         readings
     }
 
-    /// Returns how near the end of a certificate is at the time `now`, by the thresholds of this handle.
+    /// Returns how near the end of a certificate is at the time `now`, by the thresholds of this handle
+    /// and the lifetime of the certificate.
     #[must_use]
     pub fn expiry(&self, certificate: &CertificateInfo, now: SystemTime) -> Expiry {
+        let lifetime = certificate.not_after.duration_since(certificate.not_before);
+        // One that is never valid has no lifetime that could limit the thresholds.
+        let tenth = lifetime.map_or(Duration::MAX, |lifetime| lifetime / 10);
+        let warn_before = self.warn_before.min(tenth.saturating_mul(MOST_TENTHS));
         match certificate.not_after.duration_since(now) {
             // Valid until that very second (RFC 5280 §4.1.2.5), so one of no time left is still valid.
             Err(_) => Expiry::Expired,
-            Ok(left) if left <= self.error_before => Expiry::Error,
-            Ok(left) if left <= self.warn_before => Expiry::Warn,
+            Ok(left) if left <= self.error_before.min(tenth) => Expiry::Error,
+            Ok(left) if left <= warn_before => Expiry::Warn,
             Ok(_) => Expiry::Far,
         }
     }
@@ -179,6 +187,11 @@ impl CertificateRegistry {
 
     /// The name under which certificates stand that backends see: `backends`.
     pub const BACKENDS: &'static str = "backends";
+    /// The default of [`warn_before`](Self::warn_before): 30 days, a month for what is ordered by hand once
+    /// a year.
+    pub const WARN_BEFORE: Duration = Duration::from_secs(30 * DAY.as_secs());
+    /// The default of [`error_before`](Self::error_before): 7 days, a week with its working days.
+    pub const ERROR_BEFORE: Duration = Duration::from_secs(7 * DAY.as_secs());
 
     /// Returns the stores without those that are gone.
     fn stores(&self) -> MutexGuard<'_, Vec<Store>> {
@@ -222,9 +235,9 @@ pub struct CertificateReading {
 pub enum Expiry {
     /// Further than the thresholds.
     Far,
-    /// Within [`CertificateRegistry::warn_before`].
+    /// Within [`CertificateRegistry::warn_before`], and in the last three tenths of its lifetime.
     Warn,
-    /// Within [`CertificateRegistry::error_before`].
+    /// Within [`CertificateRegistry::error_before`], and in the last tenth of its lifetime.
     Error,
     /// It has expired: clients refuse it.
     Expired,
@@ -244,11 +257,9 @@ impl Expiry {
 }
 
 const DAY: Duration = Duration::from_secs(86_400);
-/// Clients of ACME renew a certificate of 90 days when a third of its life is left. One that is not
-/// renewed then is known a month ahead.
-pub(super) const WARN_BEFORE: Duration = Duration::from_secs(30 * DAY.as_secs());
-/// A week with its working days, for an order by hand.
-pub(super) const ERROR_BEFORE: Duration = Duration::from_secs(7 * DAY.as_secs());
+/// Clients of ACME begin when a third of the lifetime is left, `tls::acme` within a thirtieth after that:
+/// what has less than three tenths left was not renewed in time.
+const MOST_TENTHS: u32 = 3;
 
 #[cfg(test)]
 mod tests {
@@ -314,6 +325,38 @@ mod tests {
             assert_eq!(registry.expiry(&end, days(at)), one, "day {at}");
             assert_eq!(shorter.expiry(&end, days(at)), two, "day {at}");
         }
+    }
+
+    #[test]
+    fn a_short_lifetime_limits_the_thresholds() {
+        let registry = CertificateRegistry::new();
+        // Hours of the lifetime, and those left at which it is worth a warning and is an error.
+        for (lifetime, warn, error) in [
+            (366 * 24, 30 * 24, 7 * 24),
+            (100 * 24, 30 * 24, 7 * 24),
+            (90 * 24, 27 * 24, 7 * 24),
+            (60 * 24, 18 * 24, 6 * 24),
+            (160, 48, 16),
+        ] {
+            let end = certificate("a", lifetime * 3_600);
+            let left = |seconds: u64| {
+                let now = UNIX_EPOCH + Duration::from_secs(lifetime * 3_600 - seconds);
+                registry.expiry(&end, now)
+            };
+            // As soon as it is issued, when a client of ACME renews it, and when it should have done so.
+            let issued = left(lifetime * 3_600);
+            assert_eq!(issued, Expiry::Far, "{lifetime} h");
+            assert_eq!(left(lifetime * 1_200), Expiry::Far, "{lifetime} h");
+            assert_eq!(left(warn * 3_600 + 1), Expiry::Far, "{lifetime} h");
+            assert_eq!(left(warn * 3_600), Expiry::Warn, "{lifetime} h");
+            assert_eq!(left(error * 3_600 + 1), Expiry::Warn, "{lifetime} h");
+            assert_eq!(left(error * 3_600), Expiry::Error, "{lifetime} h");
+        }
+        let never_valid = Arc::new(CertificateInfo {
+            not_before: UNIX_EPOCH + 2 * DAY,
+            ..CertificateInfo::clone(&certificate("a", DAY.as_secs()))
+        });
+        assert_eq!(registry.expiry(&never_valid, UNIX_EPOCH), Expiry::Error);
     }
 
     #[test]

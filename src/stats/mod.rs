@@ -53,8 +53,8 @@
 //! | buckets of histograms | 500 µs, 1 ms, 2.5 ms, 5 ms, 10 ms, 25 ms, 50 ms, 100 ms, 250 ms, 500 ms, 1 s, 2.5 s, 5 s, 10 s, 30 s, 60 s, and one without a bound |
 //! | listeners with a name of their own | 15 |
 //! | threads with counters of their own | 32 |
-//! | a certificate is worth a warning | 30 days before its end |
-//! | a certificate is an error | 7 days before its end |
+//! | a certificate is worth a warning | 30 days before its end, and at most 3/10 of its lifetime |
+//! | a certificate is an error | 7 days before its end, and at most 1/10 of its lifetime |
 //!
 //! # When it fails
 //!

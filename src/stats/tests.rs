@@ -13,7 +13,7 @@ use tokio::time;
 use super::{
     HistogramSnapshot, Stats,
     backend::AttemptKind,
-    certificates,
+    certificates::CertificateRegistry,
     listener::OTHER,
     shard::{Counter, OWNERS, Sharded, Writer},
 };
@@ -71,11 +71,11 @@ fn the_documented_defaults_are_those_of_the_code() {
         ("threads with counters of their own", OWNERS.to_string()),
         (
             "a certificate is worth a warning",
-            days(certificates::WARN_BEFORE),
+            days(CertificateRegistry::WARN_BEFORE),
         ),
         (
             "a certificate is an error",
-            days(certificates::ERROR_BEFORE),
+            days(CertificateRegistry::ERROR_BEFORE),
         ),
     ];
     crate::default_table::compare(include_str!("mod.rs"), &compared);

@@ -1343,6 +1343,22 @@ fn a_value_is_named_by_its_key_in_any_layout() {
             "line 3: [server.shutdown] drain: \"soon\": ",
         ),
         (
+            "[server]\ncertificate_expiry = { warn = \"1d\", error = \"2d\" }",
+            "line 2: [server] certificate_expiry: warn is 86400s, shorter than error, 172800s;",
+        ),
+        (
+            "[server]\ncertificate_expiry.error = \"31d\"",
+            "line 2: [server] certificate_expiry: warn is 2592000s, shorter than error, 2678400s;",
+        ),
+        (
+            "[server.certificate_expiry]\nunready = true\nwarn = \"6d\"",
+            "line 3: [server.certificate_expiry] warn: warn is 518400s, shorter than error, 604800s;",
+        ),
+        (
+            "[server.certificate_expiry]\nerror = \"3d\"\nwarn = \"2d\"",
+            "line 3: [server.certificate_expiry] warn: warn is 172800s, shorter than error, 259200s;",
+        ),
+        (
             "server.shutdown.drain = \"soon\"",
             "line 1: [server] shutdown: \"soon\": ",
         ),

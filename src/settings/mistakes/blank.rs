@@ -139,6 +139,7 @@ fn checked_together(section: &str, key: &str) -> &'static [&'static str] {
             &["interval", "changing_interval", "down_interval", "timeout"]
         }
         ("health", "tls" | "server_name") => &["tls", "server_name"],
+        ("certificate_expiry", "warn" | "error") => &["warn", "error"],
         ("outliers", "ejection" | "max_ejection") => &["ejection", "max_ejection"],
         ("proxy", "trusted") => &["client_field"],
         ("tls", "client_ca" | "client_auth" | "client_crl") => {
