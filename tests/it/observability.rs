@@ -53,10 +53,8 @@ fn run(tool: &str, arguments: &[&str], folder: &Path) {
         .output()
     {
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
-            eprintln!(
-                "NOT RUN: {tool} {}: {tool} is not installed",
-                arguments.join(" ")
-            );
+            let arguments = arguments.join(" ");
+            crate::support::not_run(&format!("{tool} {arguments}: {tool} is not installed"));
             return;
         }
         output => output.unwrap(),

@@ -32,8 +32,8 @@ impl Browser {
             .iter()
             .all(|program| is_there(program))
         {
-            eprintln!(
-                "DID NOT RUN: chromium and chromedriver are needed, and one is not installed"
+            crate::support::not_run(
+                "chromium and chromedriver are needed, and one is not installed",
             );
             return None;
         }

@@ -19,7 +19,9 @@ fn is_installed(tool: &str) -> bool {
         .stderr(Stdio::null())
         .status();
     if found.is_err() {
-        eprintln!("NOT RUN: {tool} is not installed (Debian: apt-get install prometheus)");
+        crate::support::not_run(&format!(
+            "{tool} is not installed (Debian: apt-get install prometheus)"
+        ));
     }
     found.is_ok()
 }

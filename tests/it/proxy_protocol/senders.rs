@@ -137,9 +137,8 @@ fn start(
     })
 }
 
-#[expect(clippy::print_stderr, reason = "a test that did not run says so")]
 pub(super) fn not_run(name: &str) {
-    eprintln!("NOT RUN: {name} is not installed");
+    crate::support::not_run(&format!("{name} is not installed"));
 }
 
 #[tokio::test]

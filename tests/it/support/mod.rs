@@ -32,6 +32,13 @@ use tokio::{
     task::JoinHandle,
 };
 
+/// Says that a test passes without what it is about. `eprintln!` would be captured, as the test passes.
+pub(crate) fn not_run(why: &str) {
+    use std::io::Write;
+
+    let _ = writeln!(std::io::stderr(), "NOT RUN: {why}");
+}
+
 /// A backend in this process; its connections and its listener close when it is dropped.
 #[derive(Debug)]
 pub(crate) struct Origin {

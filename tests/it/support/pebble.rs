@@ -215,13 +215,12 @@ pub(crate) async fn set_txt(dns: SocketAddr, name: &str, value: Option<&str>) {
     assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
 }
 
-#[expect(clippy::print_stderr, reason = "a test that did not run says so")]
 fn spawn(command: &mut Command) -> Option<Child> {
     command.stdin(Stdio::null()).stdout(Stdio::null());
     match command.stderr(Stdio::null()).spawn() {
         Ok(child) => Some(child),
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            eprintln!("NOT RUN: pebble is not installed (Debian: apt-get install pebble)");
+            super::not_run("pebble is not installed (Debian: apt-get install pebble)");
             None
         }
         Err(error) => panic!("{command:?}: {error}"),

@@ -194,7 +194,7 @@ fn spawn(command: &mut Command) -> Option<Child> {
     match child {
         Ok(child) => Some(child),
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            eprintln!("NOT RUN: {program} is not installed");
+            crate::support::not_run(&format!("{program} is not installed"));
             None
         }
         Err(error) => panic!("{program}: {error}"),
