@@ -9,7 +9,8 @@ use crate::error::ConfigError;
 /// How long the fields of a line may be that a client chooses, in bytes. A longer one is cut at a whole
 /// character, and the line names it: `"truncated":["path"]`.
 ///
-/// The server's own limits (32 KiB for a head) hold as well. A collector may accept less: syslog over UDP
+/// The subject of a client's certificate, which its issuer chooses, is cut at 1 KiB, whatever the
+/// limits are. The server's own limits (32 KiB for a head) hold as well. A collector may accept less: syslog over UDP
 /// and many indexes take 8 KiB a line.
 ///
 /// ```
@@ -131,5 +132,8 @@ const QUERY: usize = PATH;
 const USER_AGENT: usize = 1_024;
 /// A URL of a page, which may have a query.
 const REFERER: usize = 2 * 1_024;
+/// Those of usual authorities have about 100 bytes. Not a limit of a layer, since the text is kept with
+/// the connection, for all layers that log its requests.
+pub(super) const CLIENT_SUBJECT: usize = 1_024;
 /// Twice the largest head that the server accepts by default.
 const MAX_LIMIT: usize = 64 * 1_024;

@@ -20,10 +20,12 @@ use http::{HeaderValue, Request, Uri, header};
 
 use super::{
     FieldLimits, RequestEntry, RequestId, Truncated,
+    field_limits::CLIENT_SUBJECT,
     layer::Config,
     request_id::{IdField, header_value},
     truncated::Field,
 };
+use crate::context::{ClientIdentity, ConnInfo};
 
 /// The header fields of a request that a line shows. Of several with one name, the first counts.
 pub(super) struct Fields<'a> {
@@ -148,11 +150,26 @@ pub(super) fn cut_request(
     }
 }
 
+/// Notes that the subject of the client's certificate is longer than a line shows.
+#[inline]
+pub(super) fn check_client(conn: Option<&ConnInfo>, truncated: &mut Truncated) {
+    let tls = conn.and_then(ConnInfo::tls);
+    let client = tls.and_then(|tls| tls.client.as_deref());
+    if client.is_some_and(|client| client.subject.len() > CLIENT_SUBJECT) {
+        truncated.add(Field::ClientSubject);
+    }
+}
+
+/// Returns the subject of a client's certificate as a line shows it.
+pub(super) fn client_subject(client: &ClientIdentity) -> &str {
+    cut_text(&client.subject, CLIENT_SUBJECT)
+}
+
 #[cold]
 #[inline(never)]
 fn cut_each(limits: &FieldLimits, request: &mut RequestEntry<'_>, truncated: &mut Truncated) {
     if request.path.len() > limits.path {
-        request.path = cut_path(request.path, limits.path);
+        request.path = cut_text(request.path, limits.path);
         truncated.add(Field::Path);
     }
     for (value, limit, field) in [
@@ -167,11 +184,11 @@ fn cut_each(limits: &FieldLimits, request: &mut RequestEntry<'_>, truncated: &mu
     }
 }
 
-/// Returns at most the first `limit` bytes of a path.
-pub(super) fn cut_path(path: &str, limit: usize) -> &str {
-    match path.len() > limit {
-        true => &path[..whole_characters(path.as_bytes(), limit)],
-        false => path,
+/// Returns at most the first `limit` bytes of a text.
+pub(super) fn cut_text(text: &str, limit: usize) -> &str {
+    match text.len() > limit {
+        true => &text[..whole_characters(text.as_bytes(), limit)],
+        false => text,
     }
 }
 
@@ -212,7 +229,7 @@ mod tests {
     fn a_value_is_cut_at_a_whole_character() {
         for text in ["abcdefgh", "aéaéaéaé", "€€€€", "𝄞𝄞𝄞"] {
             for limit in 0..=text.len() {
-                let cut = cut_path(text, limit);
+                let cut = cut_text(text, limit);
                 assert_eq!(cut_value(text.as_bytes(), limit), cut.as_bytes());
                 assert!(cut.len() <= limit && limit - cut.len() < 4, "{cut} {limit}");
             }

@@ -16,7 +16,7 @@ use tower_layer::Layer;
 
 use super::{
     AccessLog, Entry, FieldLimits, FieldNames, RefusedEntry, Sink, Truncated,
-    fields::cut_path,
+    fields::{check_client, cut_text},
     json,
     request_id::{REQUEST_ID, Trust, is_taken},
     truncated::Field,
@@ -275,6 +275,7 @@ impl ConnectionEvents for AccessLogLayer {
         if path.is_some_and(|path| path.len() > limit) {
             truncated.add(Field::Path);
         }
+        check_client(Some(&event.conn), &mut truncated);
         // Whole, and not by `open` and `close`: there was no request to keep anything of.
         self.config.sink.record(&Entry {
             node: self.config.node.as_deref(),
@@ -288,7 +289,7 @@ impl ConnectionEvents for AccessLogLayer {
             status: event.status.map(|status| status.as_u16()),
             refused: event.status.map(|_| RefusedEntry {
                 method: event.method.as_ref(),
-                path: path.map(|path| cut_path(path, limit)),
+                path: path.map(|path| cut_text(path, limit)),
             }),
             detail: Some(&event.detail)
                 .filter(|detail| !detail.is_empty())

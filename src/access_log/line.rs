@@ -18,7 +18,7 @@ use http::{Extensions, HeaderValue, Request, Response, StatusCode};
 
 use super::{
     Opening, RequestEntry, auth,
-    fields::{Fields, cut_request, original_uri, redacted_query},
+    fields::{Fields, check_client, cut_request, original_uri, redacted_query},
     layer::Config,
     opening::{KeptRequest, OpeningFacts},
     progress::{EndClock, Progress},
@@ -93,6 +93,7 @@ impl Line {
             names: config.names,
         };
         cut_request(&config.limits, &mut facts.request, &mut kept.truncated);
+        check_client(conn, &mut kept.truncated);
         config.sink.open(&mut Opening {
             facts: &facts,
             limits: &config.limits,

@@ -22,7 +22,7 @@ use tokio::time::Instant;
 
 use super::{
     FieldLimits, FieldNames, RequestEntry, RequestId, Truncated,
-    fields::{Fields, cut_path, cut_value},
+    fields::{Fields, cut_text, cut_value},
     json::{Buffer, since_1970},
 };
 use crate::context::{ConnInfo, TraceContext};
@@ -220,7 +220,7 @@ impl KeptFields {
             },
             method: &self.method,
             uri: &self.uri,
-            path: cut_path(self.uri.path(), limits.path),
+            path: cut_text(self.uri.path(), limits.path),
             version: self.version,
             host: match authority {
                 Some(authority) => Some(cut_value(authority, limits.host)),

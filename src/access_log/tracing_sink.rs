@@ -8,7 +8,7 @@ use std::{borrow::Cow, net::IpAddr, time::Duration};
 
 use http::{Method, Version};
 
-use super::{Entry, RequestId, Sink, json};
+use super::{Entry, RequestId, Sink, fields::client_subject, json};
 use crate::context::{Attempt, ClientIdentity, HandshakeFailure, Peer};
 
 /// Hands each line to `tracing`, as an event of level INFO under the target
@@ -101,7 +101,7 @@ impl Sink for TracingSink {
             alpn = tls.and_then(|tls| tls.alpn.as_deref()).map(text).as_deref(),
             sni = tls.map_or(entry.server_name, |tls| tls.sni.as_deref()),
             tls_failure = entry.tls_failure.map(HandshakeFailure::as_str),
-            tls_client_subject = client(entry).map(|client| &*client.subject),
+            tls_client_subject = client(entry).map(client_subject),
             tls_client_fingerprint = fingerprint(entry),
             user = entry.user,
             auth_scheme = auth.map(|auth| &*auth.scheme),

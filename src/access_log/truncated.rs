@@ -17,6 +17,7 @@ pub struct Truncated {
 /// The order is that of the bits and has no meaning; [`NAMES`] has the order of the line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Field {
+    ClientSubject,
     Fields,
     Host,
     Path,
@@ -43,7 +44,8 @@ impl Truncated {
     }
 }
 
-const NAMES: [(Field, &str); 6] = [
+const NAMES: [(Field, &str); 7] = [
+    (Field::ClientSubject, "tls_client_subject"),
     (Field::Host, "host"),
     (Field::Path, "path"),
     (Field::Query, "query"),

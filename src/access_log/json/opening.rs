@@ -18,7 +18,9 @@ use super::{
     written,
 };
 use crate::{
-    access_log::{RefusedEntry, RequestEntry, RequestId, opening::OpeningFacts},
+    access_log::{
+        RefusedEntry, RequestEntry, RequestId, fields::client_subject, opening::OpeningFacts,
+    },
     context::{ClientIdentity, ConnCache, ConnInfo, HandshakeFailure, Peer, TlsInfo, TraceContext},
 };
 
@@ -151,7 +153,7 @@ fn write_client<'a, V: Vocabulary>(
     mut cursor: Cursor<'a>,
 ) -> Option<Cursor<'a>> {
     if !client.subject.is_empty() {
-        cursor = cursor.text_field(&V::CLIENT_SUBJECT, client.subject.as_bytes())?;
+        cursor = cursor.text_field(&V::CLIENT_SUBJECT, client_subject(client).as_bytes())?;
     }
     match (fingerprint, V::IS_SPLIT) {
         (false, _) => Some(cursor),
