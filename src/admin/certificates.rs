@@ -8,9 +8,11 @@ use super::time::{Clocks, Moment};
 use crate::stats::{CertificateReading, CertificateRegistry, Expiry};
 
 /// Those that expire first, and how many there are.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Serialize)]
 pub(super) struct CertificateReport {
+    #[serde(rename = "certificates")]
     pub(super) first: Vec<CertificateStatus>,
+    #[serde(rename = "certificates_total")]
     pub(super) total: usize,
 }
 
@@ -90,7 +92,7 @@ fn days_left(not_after: SystemTime, now: SystemTime) -> i64 {
     }
 }
 
-/// More than a page shows at a glance. An update goes to each viewer once a second.
+/// More than a page shows at a glance. They go to each viewer when one of them changes.
 pub(super) const MOST: usize = 100;
 /// A certificate may have hundreds.
 const MOST_NAMES: usize = 20;

@@ -7,7 +7,8 @@
 //! close() ─▶ `End` to all; no stream from then on
 //! ```
 //!
-//! One text is made for all viewers and shared as `Bytes`. A watch channel and not a broadcast: a
+//! One text is made for all viewers and shared as `Bytes`; that of the certificates goes only to viewers
+//! that do not have it yet. A watch channel and not a broadcast: a
 //! viewer that is slow gets the latest state, and there is no queue that could grow. The count is
 //! under a lock together with the ticker, so that no viewer can come between the ticker's look at the
 //! count and its end.
@@ -43,7 +44,10 @@ struct Viewers {
 enum Update {
     /// No update was made yet.
     None,
-    Text(Bytes),
+    Texts {
+        status: Bytes,
+        certificates: Bytes,
+    },
     /// The streams end.
     End,
 }
@@ -60,8 +64,14 @@ pub(super) enum NoStream {
 pub(super) trait Report: Send + Sync + 'static {
     fn live(&self) -> &Live;
     fn pool(&self) -> &Pool;
-    /// Returns the present state as one line of JSON.
-    fn json(&self) -> String;
+    /// Returns the present state.
+    fn parts(&self) -> Parts;
+}
+
+/// The parts of an update, each as one line of JSON.
+pub(super) struct Parts {
+    pub(super) status: String,
+    pub(super) certificates: String,
 }
 
 impl Live {
@@ -122,7 +132,8 @@ pub(super) fn watch<R: Report>(
     drop(viewers);
     let released = report.clone();
     Ok(EventStream {
-        preface: Some(Bytes::from_static(PREFACE)),
+        ready: Some(Bytes::from_static(PREFACE)),
+        certificates: Bytes::new(),
         next: wait(receiver),
         _viewer: Viewer(Box::new(move || released.live().viewers().count -= 1)),
     })
@@ -134,7 +145,15 @@ async fn tick<R: Report>(report: Arc<R>) {
     let mut events = report.pool().subscribe();
     loop {
         // Outside the lock: the report of a large pool takes milliseconds.
-        let event = format!("event: status\ndata: {}\n\n", report.json());
+        let Parts {
+            status,
+            certificates,
+        } = report.parts();
+        let event = |name, data| Bytes::from(format!("event: {name}\ndata: {data}\n\n"));
+        let update = Update::Texts {
+            status: event("status", status),
+            certificates: event("certificates", certificates),
+        };
         {
             let mut viewers = report.live().viewers();
             if viewers.closed || viewers.count == 0 {
@@ -142,10 +161,7 @@ async fn tick<R: Report>(report: Arc<R>) {
                 return;
             }
             // Under the lock, so that no update follows the end.
-            report
-                .live()
-                .latest
-                .send_replace(Update::Text(event.into()));
+            report.live().latest.send_replace(update);
         }
         tokio::select! {
             () = sleep(INTERVAL) => {}
@@ -161,28 +177,40 @@ async fn tick<R: Report>(report: Arc<R>) {
 
 /// The updates for one viewer, as server-sent events (HTML Standard §9.2).
 pub(super) struct EventStream {
-    preface: Option<Bytes>,
+    /// What is sent before the next update.
+    ready: Option<Bytes>,
+    /// The certificates that the viewer has.
+    certificates: Bytes,
     next: Pin<Box<dyn Future<Output = watch::Receiver<Update>> + Send + Sync>>,
     _viewer: Viewer,
 }
 
 impl EventStream {
-    /// Returns the next update; `None` at the end.
+    /// Returns the next event; `None` at the end.
     pub(super) fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Bytes>> {
-        if let Some(preface) = self.preface.take() {
-            return Poll::Ready(Some(preface));
+        if let Some(ready) = self.ready.take() {
+            return Poll::Ready(Some(ready));
         }
         loop {
             let mut receiver = ready!(self.next.as_mut().poll(cx));
             let update = match &*receiver.borrow_and_update() {
-                Update::Text(text) => Some(Some(text.clone())),
+                Update::Texts {
+                    status,
+                    certificates,
+                } => Some(Some((status.clone(), certificates.clone()))),
                 Update::None => None,
                 Update::End => Some(None),
             };
             // The future ended with the receiver, which the next one takes over.
             self.next = wait(receiver);
-            if let Some(update) = update {
-                return Poll::Ready(update);
+            match update {
+                Some(Some((status, certificates))) if certificates != self.certificates => {
+                    self.ready = Some(status);
+                    self.certificates = certificates.clone();
+                    return Poll::Ready(Some(certificates));
+                }
+                Some(update) => return Poll::Ready(update.map(|(status, _)| status)),
+                None => {}
             }
         }
     }
@@ -239,6 +267,7 @@ mod tests {
         live: Live,
         pool: Pool,
         reports: AtomicUsize,
+        certificates: AtomicUsize,
     }
 
     impl Counted {
@@ -248,6 +277,7 @@ mod tests {
                 live: Live::new(),
                 pool: Pool::new([backend]).unwrap(),
                 reports: AtomicUsize::new(0),
+                certificates: AtomicUsize::new(0),
             })
         }
 
@@ -265,15 +295,58 @@ mod tests {
             &self.pool
         }
 
-        fn json(&self) -> String {
+        fn parts(&self) -> Parts {
             let number = self.reports.fetch_add(1, Relaxed);
-            format!("{number}")
+            Parts {
+                status: format!("{number}"),
+                certificates: format!("{}", self.certificates.load(Relaxed)),
+            }
         }
     }
 
+    /// Returns the next event but those of certificates.
     async fn next(events: &mut EventStream) -> Option<String> {
+        loop {
+            let event = next_of_all(events).await?;
+            if !event.starts_with("event: certificates\n") {
+                return Some(event);
+            }
+        }
+    }
+
+    async fn next_of_all(events: &mut EventStream) -> Option<String> {
         let text = poll_fn(|cx| events.poll_next(cx)).await?;
         Some(String::from_utf8(text.to_vec()).unwrap())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn certificates_are_sent_once_to_each_viewer_until_they_change() {
+        let report = Counted::new();
+        let certificates = |number| format!("event: certificates\ndata: {number}\n\n");
+        let is_status = |event: Option<String>| event.unwrap().starts_with("event: status\n");
+        let (mut one, mut slow) = (watch(&report, 3).unwrap(), watch(&report, 3).unwrap());
+        for events in [&mut one, &mut slow] {
+            assert!(next_of_all(events).await.unwrap().contains("retry:"));
+            assert_eq!(next_of_all(events).await.unwrap(), certificates(0));
+            assert!(
+                is_status(next_of_all(events).await),
+                "each is followed by one"
+            );
+        }
+        for _ in 0..3 {
+            assert!(is_status(next_of_all(&mut one).await));
+        }
+        report.certificates.store(1, Relaxed);
+        assert_eq!(next_of_all(&mut one).await.unwrap(), certificates(1));
+        for _ in 0..3 {
+            assert!(is_status(next_of_all(&mut one).await));
+        }
+        // It has missed the update in which they changed.
+        assert_eq!(next_of_all(&mut slow).await.unwrap(), certificates(1));
+        assert!(is_status(next_of_all(&mut slow).await));
+        let mut late = watch(&report, 3).unwrap();
+        next_of_all(&mut late).await;
+        assert_eq!(next_of_all(&mut late).await.unwrap(), certificates(1));
     }
 
     #[tokio::test(start_paused = true)]

@@ -67,7 +67,7 @@
 //! |---|---|
 //! | `GET /status` | the page; complete without JavaScript, live with it |
 //! | `GET /status.json` | the same as JSON |
-//! | `GET /status/events` | server-sent events `status`, each with that JSON: one a second, and one within 100 ms of a change |
+//! | `GET /status/events` | server-sent events `status`, each with that JSON but for `certificates` and `certificates_total`: one a second, and one within 100 ms of a change. At the beginning, and whenever a certificate has changed, an event `certificates` with these two comes before it |
 //! | `GET /metrics` | that of [`Admin::metrics`]; 404 without |
 //! | `POST /backends/{id}/drain` | no new traffic; sessions stay until the field `deadline`: seconds, or as in `90s`, `5m`, `1h` |
 //! | `POST /backends/{id}/maintenance` | no traffic; sessions move |
@@ -163,7 +163,8 @@
 //! # Cost
 //!
 //! Nothing on the request path. While there is a viewer, one task reads all counters and writes the JSON
-//! once a second for all viewers, about 1 KiB for each backend, on a thread of the runtime that serves the
+//! once a second for all viewers, about 1 KiB for each backend, and about 1 KiB for each certificate that it
+//! shows when one of them has changed, on a thread of the runtime that serves the
 //! page. Serve a pool of thousands of backends from a runtime of its own. A viewer that reads slowly
 //! misses updates and holds up nothing. Without a viewer, a request for the page or the JSON costs one
 //! such reading.

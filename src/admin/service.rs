@@ -183,7 +183,8 @@ impl Admin {
 
     /// Sets how many viewers may get live updates at once. Others get 503, and their page tries again.
     ///
-    /// Default: 64. Each costs a connection, and an update of about 1 KiB for each backend a second.
+    /// Default: 64. Each costs a connection, and an update of about 1 KiB for each backend a second. The
+    /// certificates, up to 100 of about 1 KiB, are sent at its beginning and when one has changed.
     ///
     /// # Errors
     ///
@@ -296,8 +297,8 @@ impl Report for Inner {
         &self.config.pool
     }
 
-    fn json(&self) -> String {
-        serde_json::to_string(&self.status()).unwrap_or_default()
+    fn parts(&self) -> event_stream::Parts {
+        self.status().parts()
     }
 }
 
@@ -327,7 +328,7 @@ impl<B: HttpBody> Service<Request<B>> for Admin {
         ResponseFuture::ready(match route {
             Route::Status => self.inner.page(method),
             Route::Json => {
-                let json = self.inner.json() + "\n";
+                let json = self.inner.status().json() + "\n";
                 response::text(method, "application/json", json)
             }
             Route::Events => self.events(),

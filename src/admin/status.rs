@@ -5,8 +5,9 @@ use std::collections::HashMap;
 use serde::Serialize;
 
 use super::{
-    certificates::{CertificateReport, CertificateStatus},
+    certificates::CertificateReport,
     change::{Change, changes},
+    event_stream::Parts,
     samples::{Rates, Samples},
     time::{Clocks, Moment},
 };
@@ -29,9 +30,18 @@ pub(super) struct Status {
     pub(super) backends: Vec<BackendStatus>,
     /// Of all backends, the latest first.
     pub(super) changes: Vec<Change>,
-    /// The first to expire first.
-    pub(super) certificates: Vec<CertificateStatus>,
-    pub(super) certificates_total: usize,
+    /// Live updates have them apart, as they seldom change.
+    #[serde(skip)]
+    pub(super) certificates: CertificateReport,
+}
+
+/// The report with all its parts.
+#[derive(Serialize)]
+struct Whole<'a> {
+    #[serde(flatten)]
+    status: &'a Status,
+    #[serde(flatten)]
+    certificates: &'a CertificateReport,
 }
 
 #[derive(Debug, Serialize)]
@@ -151,7 +161,6 @@ impl Status {
         let session_total: u64 = source.sessions.values().sum();
         let certificates = source.certificates;
         let certificates = certificates.map(|all| CertificateReport::collect(all, &clocks));
-        let certificates = certificates.unwrap_or_default();
         let mut all = Rates::default();
         let mut backends = Vec::with_capacity(members.len());
         for (backend, (weight_in_force, share)) in members.iter().zip(shares) {
@@ -190,8 +199,24 @@ impl Status {
             },
             backends,
             changes: changes(members, &clocks),
-            certificates: certificates.first,
-            certificates_total: certificates.total,
+            certificates: certificates.unwrap_or_default(),
+        }
+    }
+
+    /// Returns the whole report as one line of JSON.
+    pub(super) fn json(&self) -> String {
+        let whole = Whole {
+            status: self,
+            certificates: &self.certificates,
+        };
+        serde_json::to_string(&whole).unwrap_or_default()
+    }
+
+    /// Returns the parts of a live update.
+    pub(super) fn parts(&self) -> Parts {
+        Parts {
+            status: serde_json::to_string(self).unwrap_or_default(),
+            certificates: serde_json::to_string(&self.certificates).unwrap_or_default(),
         }
     }
 }

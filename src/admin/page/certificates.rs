@@ -29,7 +29,7 @@ pub(super) fn heads(page: &mut String) {
 
 /// Writes the rows; none hides the section.
 pub(super) fn rows(page: &mut String, status: &Status) {
-    for certificate in &status.certificates {
+    for certificate in &status.certificates.first {
         row(page, certificate);
     }
 }

@@ -41,7 +41,9 @@ pub(super) fn render(status: &Status, takes_token: bool, has_metrics: bool) -> S
             "access" => page.push_str(access(status.writable, takes_token)),
             "certificate-heads" => certificates::heads(&mut page),
             "certificate-rows" => certificates::rows(&mut page, status),
-            "certificates-hidden" if status.certificates.is_empty() => page.push_str(" hidden"),
+            "certificates-hidden" if status.certificates.first.is_empty() => {
+                page.push_str(" hidden")
+            }
             "certificates-note" => page.push_str(&text::certificates_note(status)),
             "changes" => rows::changes(&mut page, status),
             "heads" => rows::heads(&mut page, status.writable),

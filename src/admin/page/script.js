@@ -6,6 +6,8 @@
   const MANY_ERRORS = 0.01;
   let token = "";
   let latest = null;
+  // They come when one of them has changed.
+  let known = null;
   let received = 0;
 
   // ---- words
@@ -189,7 +191,7 @@
     for (const gone of rows.values()) gone.remove();
   };
 
-  const renderCertificates = ({ certificates, certificates_total, time }) => {
+  const renderCertificates = ({ certificates, certificates_total }, time) => {
     byId("certificates-section").hidden = !certificates.length;
     const shown = certificates.length;
     put(byId("certificates-note"), shown < certificates_total ? `the ${shown} of ${certificates_total} that expire first` : "the first to expire first");
@@ -267,7 +269,7 @@
     put(byId("time"), status.time.slice(11, 19));
     renderTiles(status.pool);
     renderBackends(status);
-    renderCertificates(status);
+    if (known) renderCertificates(known, status.time);
     renderChanges(status.changes);
   };
 
@@ -287,6 +289,10 @@
 
   const connect = () => {
     const events = new EventSource("status/events");
+    // Each is followed by a status.
+    events.addEventListener("certificates", (event) => {
+      known = JSON.parse(event.data);
+    });
     events.addEventListener("status", (event) => {
       render(JSON.parse(event.data));
       link("live", "Live");

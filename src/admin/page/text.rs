@@ -257,7 +257,8 @@ pub(super) fn change_reason(change: &Change) -> String {
 
 /// Which certificates the table has.
 pub(super) fn certificates_note(status: &Status) -> String {
-    match (status.certificates.len(), status.certificates_total) {
+    let certificates = &status.certificates;
+    match (certificates.first.len(), certificates.total) {
         (shown, total) if shown < total => format!("the {shown} of {total} that expire first"),
         _ => "the first to expire first".into(),
     }

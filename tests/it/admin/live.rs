@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use evenkeel::{Backend, Pool, admin::Admin};
+use evenkeel::{Backend, Pool, admin::Admin, stats::Stats};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use serde_json::Value;
@@ -12,12 +12,14 @@ use tokio::{
     time::{Instant, interval, timeout},
 };
 
-use super::{LIMIT, Served, get, open, pool, request};
+use super::{LIMIT, Served, certificates, get, open, pool, request};
 
 /// The updates that come over one connection.
 struct Updates {
     body: Incoming,
     text: String,
+    /// How often certificates came, and how many there were at last.
+    certificates: (usize, Value),
 }
 
 impl Updates {
@@ -28,16 +30,23 @@ impl Updates {
         Self {
             body: response.into_body(),
             text: String::new(),
+            certificates: (0, Value::Null),
         }
     }
 
-    /// Returns the next update; `None` at the end of the stream.
+    /// Returns the next state; `None` at the end of the stream.
     async fn next(&mut self) -> Option<Value> {
         loop {
             if let Some((event, rest)) = self.text.split_once("\n\n") {
                 let data = event.lines().find_map(|line| line.strip_prefix("data: "));
-                let update = data.map(|data| serde_json::from_str(data).unwrap());
+                let update = data.map(|data| serde_json::from_str::<Value>(data).unwrap());
+                let is_certificates = event.starts_with("event: certificates\n");
                 self.text = rest.to_owned();
+                if is_certificates {
+                    self.certificates.0 += 1;
+                    self.certificates.1 = update.unwrap()["certificates_total"].clone();
+                    continue;
+                }
                 match update {
                     Some(update) => return Some(update),
                     None => continue,
@@ -82,6 +91,28 @@ async fn a_change_comes_at_once_and_rates_each_second() {
     updates
         .until(|u| u["backends"].as_array().unwrap().len() == 3)
         .await;
+}
+
+#[tokio::test]
+async fn certificates_come_at_the_beginning_and_when_one_changes() {
+    let pool = pool(&["a"]);
+    let stats = Stats::new(pool.clone());
+    let certificates = certificates(&[("a.test", 60), ("b.test", 60)]);
+    certificates.show_in(&stats.certificates(), "127.0.0.1:443");
+    let served = Served::start(Admin::new(pool).stats(stats).unwrap()).await;
+    let mut updates = Updates::of(&served).await;
+    for _ in 0..3 {
+        let update = updates.next().await.unwrap();
+        assert!(update.get("certificates").is_none(), "{update}");
+        assert_eq!(updates.certificates, (1, 2.into()));
+    }
+    assert!(certificates.remove("b.test"));
+    while updates.certificates.0 == 1 {
+        updates.next().await.unwrap();
+    }
+    assert_eq!(updates.certificates, (2, 1.into()));
+    updates.next().await.unwrap();
+    assert_eq!(updates.certificates, (2, 1.into()));
 }
 
 /// Waits for the number of viewers: the server sees a closed connection when it writes.
