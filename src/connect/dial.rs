@@ -3,8 +3,8 @@
 //! ```text
 //!   deadline ├───────────────── one time-out, 2 s ─────────────────┤
 //!            look up the name │ dial, race │ PROXY header │ TLS
-//!            └ its failure is └─────── these are charged to the backend
-//!              a local fault
+//!            └ a local fault, └─────── these are charged to the backend,
+//!              if it fails             as is a name that is denied (NXDOMAIN): `Connect`
 //! ```
 //!
 //! The look-up has a phase of its own inside the one deadline: a resolver that is slow must not
@@ -38,8 +38,8 @@ use crate::{
     pool::{Backend, Protocol, ProxyProtocol, Scheme},
 };
 
-/// Connects to backends. See the [module](super) for the steps and the defaults. A clone costs two
-/// atomic additions.
+/// Connects to backends. See the [module](super) for the steps and the defaults. A clone costs an
+/// atomic addition, and with the feature `tls` that of a `ClientTls`.
 ///
 /// Clones share the resolver and the TLS sessions. The proxy and the checks should have clones of
 /// one connector, so that a check takes the way of a request.

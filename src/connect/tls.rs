@@ -34,7 +34,8 @@ use crate::{
 };
 
 /// The roots, the server name, the client certificate and the ALPN protocols of TLS to backends. A clone
-/// costs three atomic additions.
+/// costs three atomic additions, another one with a client certificate, and an allocation with a server
+/// name.
 ///
 /// Certificates are always verified: against Mozilla's roots, those of the operating system, or those of
 /// a PEM text. Only [`DangerousClientTls`](super::DangerousClientTls) leaves the verification out.
@@ -120,6 +121,9 @@ impl ClientTls {
     /// Proves to backends that ask for it that this is the client of a certificate: the chain in PEM, its
     /// own certificate first, and the key, without a passphrase.
     ///
+    /// A certificate whose names or validity cannot be read is used all the same. It has no
+    /// [description](Self::certificate) then, so that its end is watched by nothing: a WARN says so.
+    ///
     /// Default: no certificate is shown.
     ///
     /// # Errors
@@ -141,13 +145,7 @@ impl ClientTls {
             }
             other => bad(other.to_string()),
         })?;
-        let leaf = certified.cert.first();
-        // What rustls accepts and this reader does not is used without a description.
-        let described = leaf.and_then(|leaf| {
-            let facts = Facts::of(leaf).ok()?;
-            Some(facts.describe(leaf, certified.key.algorithm()))
-        });
-        self.certificate = described.map(Arc::new);
+        self.certificate = describe(&certified).map(Arc::new);
         let resolver = Arc::new(SingleCertAndKey::from(certified));
         let mut config = ClientConfig::clone(&self.configs[0]);
         config.client_auth_cert_resolver = resolver;
@@ -157,8 +155,8 @@ impl ClientTls {
         Ok(self)
     }
 
-    /// Describes the certificate of [`client_certificate`](Self::client_certificate); `None` without one.
-    /// A certificate that expires is shown to backends as before: watch it with a
+    /// Describes the certificate of [`client_certificate`](Self::client_certificate); `None` without one,
+    /// and for one that cannot be read. A certificate that expires is shown to backends as before: watch it with a
     /// [`CertificateRegistry`](crate::stats::CertificateRegistry).
     #[must_use]
     pub fn certificate(&self) -> Option<&Arc<CertificateInfo>> {
@@ -266,6 +264,22 @@ impl ClientTls {
     }
 }
 
+/// Describes the certificate; `None` for what rustls accepts and this reader does not.
+fn describe(certified: &CertifiedKey) -> Option<CertificateInfo> {
+    let leaf = certified.cert.first()?;
+    match Facts::of(leaf) {
+        Ok(facts) => Some(facts.describe(leaf, certified.key.algorithm())),
+        Err(error) => {
+            tracing::warn!(
+                target: "evenkeel::connect",
+                error,
+                "the certificate that backends see is used, but its end is not watched"
+            );
+            None
+        }
+    }
+}
+
 pub(super) fn builder() -> ConfigBuilder<ClientConfig, WantsVerifier> {
     let builder = ClientConfig::builder_with_provider(provider());
     match builder.with_safe_default_protocol_versions() {
@@ -302,4 +316,59 @@ fn alpn(config: &ClientConfig) -> [Arc<ClientConfig>; 3] {
         &[b"http/1.1"]
     };
     [with(auto), with(&[b"http/1.1"]), with(&[b"h2"])]
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        io,
+        sync::{Mutex, PoisonError},
+    };
+
+    use super::*;
+
+    /// The lines of tracing.
+    #[derive(Clone, Default)]
+    struct Log(Arc<Mutex<Vec<u8>>>);
+
+    impl io::Write for Log {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            let mut written = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            written.extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_certificate_that_cannot_be_described_is_used_with_a_warning() {
+        let mut params = rcgen::CertificateParams::default();
+        // A subjectAltName with half a name in it. rustls does not read the names of its own certificate.
+        let broken = rcgen::CustomExtension::from_oid_content(&[2, 5, 29, 17], vec![0x30, 1, 0xff]);
+        params.custom_extensions.push(broken);
+        let key = rcgen::KeyPair::generate().unwrap();
+        let made = params.self_signed(&key).unwrap();
+        let log = Log::default();
+        let writer = log.clone();
+        let subscriber = tracing_subscriber::fmt()
+            .with_ansi(false)
+            .with_writer(move || writer.clone())
+            .finish();
+        let client = tracing::subscriber::with_default(subscriber, || {
+            let (chain, key) = (made.pem(), key.serialize_pem());
+            ClientTls::new().client_certificate(chain.as_bytes(), key.as_bytes())
+        });
+        let client = client.unwrap();
+        assert!(client.certificate().is_none());
+        assert!(client.configs[0].client_auth_cert_resolver.has_certs());
+        let log = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
+        assert!(
+            log.contains("WARN") && log.contains("subjectAltName"),
+            "{log}"
+        );
+        assert_eq!(log.lines().count(), 1, "{log}");
+    }
 }
