@@ -77,7 +77,8 @@ impl Certificate {
     }
 
     /// Sets whether a certificate is served that has expired or is not valid yet. Clients refuse it,
-    /// unless their operators say otherwise. A certificate that expires while it is served is served on.
+    /// unless their operators say otherwise. A certificate that expires while it is served is served on, and
+    /// stays when its list is [replaced](super::Certificates::replace) by one with the same files.
     ///
     /// Default: `false`.
     pub fn any_validity(mut self, any: bool) -> Self {
@@ -121,14 +122,13 @@ impl Certificate {
     }
 
     /// Checks that a client could accept a certificate with these facts at the time `now`.
-    pub(super) fn check(&self, facts: &Facts, now: SystemTime) -> Result<(), ConfigError> {
+    fn check(&self, facts: &Facts, now: SystemTime) -> Result<(), ConfigError> {
         let bad = |why: String| self.bad_chain(&why);
         if !self.any_validity && now < facts.not_before {
             let from = utc(facts.not_before);
-            return Err(bad(format!(
-                "the certificate is not valid before {from}, and it is {} now",
-                utc(now)
-            )));
+            // Without the time now: a message that changes would be logged at every reading.
+            let why = format!("the certificate is not valid before {from}, which is to come");
+            return Err(bad(why));
         }
         if !self.any_validity && now > facts.not_after {
             let until = utc(facts.not_after);

@@ -59,18 +59,14 @@ impl Entry {
     }
 
     /// Reads a certificate whose files and requirements are those of `self`. If the bytes are the same,
-    /// it is not parsed again.
+    /// it is neither parsed nor checked again: one that has expired meanwhile is served on, and must not
+    /// stop a reload of all the rest.
     pub(super) fn read_again(
         self: &Arc<Self>,
         hasher: &RandomState,
     ) -> Result<Arc<Self>, ConfigError> {
-        if let Some(current) = self.refresh(hasher)? {
-            return Ok(current);
-        }
-        if let Some(files) = &self.files {
-            files.check(&self.parsed.facts, SystemTime::now())?;
-        }
-        Ok(self.clone())
+        let current = self.refresh(hasher)?;
+        Ok(current.unwrap_or_else(|| self.clone()))
     }
 }
 

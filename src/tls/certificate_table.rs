@@ -175,3 +175,144 @@ impl Candidates<'_> {
 
 /// With 10,000 names, a change copies a shard of ten; the table itself takes 8 KiB.
 const SHARDS: usize = 1_024;
+
+#[cfg(test)]
+mod tests {
+    use std::sync::LazyLock;
+
+    use proptest::prelude::*;
+
+    use super::{super::certificate_entry::Entry, *};
+    use crate::tls::Certificate;
+
+    /// The names of certificates, and those that clients ask for.
+    const NAMES: [&[&str]; 4] = [
+        &["a.test"],
+        &["*.test"],
+        &["a.test", "b.test"],
+        &["b.test", "*.a.test"],
+    ];
+    const ASKED: [&str; 5] = ["a.test", "b.test", "c.test", "x.a.test", "none.example"];
+
+    /// For each set of names, a certificate of each kind of key.
+    static CERTIFICATES: LazyLock<Vec<[Certificate; 2]>> = LazyLock::new(|| {
+        let issue = |names: &[&str], kind| {
+            let names = names.iter().map(|name| (*name).to_owned());
+            let params = rcgen::CertificateParams::new(names.collect::<Vec<_>>()).unwrap();
+            let key = rcgen::KeyPair::generate_for(kind).unwrap();
+            Certificate::pem(params.self_signed(&key).unwrap().pem(), key.serialize_pem())
+        };
+        let kinds = [&rcgen::PKCS_ECDSA_P256_SHA256, &rcgen::PKCS_ED25519];
+        let each = NAMES
+            .iter()
+            .map(|names| kinds.map(|kind| issue(names, kind)));
+        each.collect()
+    });
+
+    fn entry((names, kind): (usize, usize), id: Option<&str>) -> Arc<Entry> {
+        let certificate = CERTIFICATES[names][kind].clone();
+        Entry::read(id, certificate, &RandomState::new()).unwrap()
+    }
+
+    #[derive(Clone, Debug)]
+    enum Op {
+        Insert(usize, (usize, usize)),
+        List(Vec<(usize, usize)>),
+        Remove(usize),
+        /// A file of the list, or of one that was inserted, has changed.
+        Renew(usize, (usize, usize)),
+    }
+
+    fn ops() -> impl Strategy<Value = Vec<Op>> {
+        let made = || (0..NAMES.len(), 0..2_usize);
+        let op = prop_oneof![
+            (0..4_usize, made()).prop_map(|(id, made)| Op::Insert(id, made)),
+            prop::collection::vec(made(), 0..4).prop_map(Op::List),
+            (0..4_usize).prop_map(Op::Remove),
+            (0..8_usize, made()).prop_map(|(nth, made)| Op::Renew(nth, made)),
+        ];
+        prop::collection::vec(op, 1..24)
+    }
+
+    fn apply(store: &mut Store, op: Op) -> Change {
+        match op {
+            Op::Insert(id, made) => {
+                let id = id.to_string();
+                store.insert((*id).into(), entry(made, Some(&id)))
+            }
+            Op::List(list) => {
+                // As a reload does, it keeps those that are as they were.
+                let listed: Vec<_> = store.listed().cloned().collect();
+                let made = list.iter().enumerate();
+                let entries = made.map(|(at, &made)| match listed.get(at) {
+                    Some(known) if made.1 == 0 => known.clone(),
+                    _ => entry(made, None),
+                });
+                store.replace_list(entries.collect())
+            }
+            Op::Remove(id) => store.remove(&id.to_string()),
+            Op::Renew(nth, made) => {
+                let mut change = Change::default();
+                let before = store.ranked().nth(nth);
+                if let Some(before) = before {
+                    let now = entry(made, before.entry.id.as_deref());
+                    store.renew(&before, now, &mut change);
+                }
+                change
+            }
+        }
+    }
+
+    fn places(candidates: &Candidates<'_>) -> Vec<(u64, usize)> {
+        let place = |ranked: &Ranked| (ranked.rank, Arc::as_ptr(&ranked.entry) as usize);
+        candidates.0.iter().map(place).collect()
+    }
+
+    /// What a search through all certificates finds for the name.
+    fn searched(store: &Store, name: &str) -> Vec<Ranked> {
+        let having = |name: &str| -> Vec<_> {
+            let has = |ranked: &Ranked| {
+                let names = &ranked.entry.parsed.facts.names;
+                names.iter().any(|own| **own == *name)
+            };
+            store.ranked().filter(has).collect()
+        };
+        let exact = having(name);
+        match (exact.is_empty(), name.split_once('.')) {
+            (true, Some((_, parent))) => having(&format!("*.{parent}")),
+            _ => exact,
+        }
+    }
+
+    /// The first of each kind of key, as a search through all finds them.
+    fn searched_first(store: &Store) -> Vec<Ranked> {
+        let mut first: Vec<Ranked> = Vec::new();
+        for ranked in store.ranked() {
+            let kind = ranked.entry.parsed.kind;
+            if first.iter().all(|first| first.entry.parsed.kind != kind) {
+                first.push(ranked);
+            }
+        }
+        first
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(128))]
+
+        #[test]
+        fn a_changed_table_finds_what_a_search_through_all_certificates_finds(ops in ops()) {
+            let (mut table, mut store) = (Table::default(), Store::default());
+            for op in ops {
+                let change = apply(&mut store, op.clone());
+                table = table.changed(&change, &store);
+                for name in ASKED {
+                    let found = table.find(Some(name)).map(|found| places(&found));
+                    let wanted = places(&Candidates(&searched(&store, name)));
+                    prop_assert_eq!(found.unwrap_or_default(), wanted, "{} after {:?}", name, op);
+                }
+                let wanted = places(&Candidates(&searched_first(&store)));
+                prop_assert_eq!(places(&table.first()), wanted, "the first after {:?}", op);
+            }
+        }
+    }
+}

@@ -98,7 +98,7 @@ impl Certificates {
 
     /// Replaces the certificates of the list by these, or none if one has a fault. Those that were
     /// [inserted](Self::insert) stay. A certificate of the previous list whose files have the same bytes
-    /// is not parsed again.
+    /// is neither parsed nor checked again, so one that has expired meanwhile stays.
     ///
     /// Blocks while it reads files, on several threads if there are more than 64.
     ///
@@ -155,7 +155,8 @@ impl Certificates {
     }
 
     /// Describes the certificates in force: those of the list in its order, then those inserted, then
-    /// those that were looked up on demand, with their server name as the identifier.
+    /// those that were looked up on demand, with their server name as the identifier. Of these, one that is
+    /// due for another lookup is left out until a client asks for it.
     #[must_use]
     pub fn in_force(&self) -> Vec<Arc<CertificateInfo>> {
         self.inner.in_force()
@@ -235,39 +236,42 @@ impl Certificates {
     ///
     /// # Errors
     ///
-    /// As for [`new`](Self::new), about the first certificate with a fault; the fault is also logged at
-    /// ERROR.
+    /// As for [`new`](Self::new), about the first file with a fault. The fault of each file is also
+    /// logged at ERROR. The field of one that was [inserted](Self::insert) has its identifier:
+    /// `certificates["a.test"].chain`.
     pub fn reload(&self) -> Result<bool, ConfigError> {
-        let changed = self.refresh();
-        if let Err(error) = &changed {
-            tracing::error!(target: "evenkeel::tls", %error, "certificate kept as it was");
+        let Refreshed { is_changed, faults } = self.refresh();
+        for error in &faults {
+            tracing::error!(target: "evenkeel::tls", %error, "kept as it was");
         }
-        changed
+        faults.into_iter().next().map_or(Ok(is_changed), Err)
     }
 
-    pub(super) fn refresh(&self) -> Result<bool, ConfigError> {
+    pub(super) fn refresh(&self) -> Refreshed {
         let refreshing = self.inner.refresh_lock.lock();
         let _refreshing = refreshing.unwrap_or_else(PoisonError::into_inner);
         let ranked: Vec<_> = self.store().ranked().collect();
         let mut renewed = Vec::new();
-        let mut failed = None;
+        let mut faults = Vec::new();
         for (index, ranked) in ranked.iter().enumerate() {
             match ranked.entry.refresh(&self.inner.hasher) {
                 Ok(Some(current)) => renewed.push((ranked, current)),
                 Ok(None) => {}
-                Err(error) => {
-                    failed.get_or_insert_with(|| reader::with_index(index, &error));
-                }
+                // Those of the list come first, so that their index is that of the list.
+                Err(error) => faults.push(match &ranked.entry.id {
+                    Some(id) => reader::below(format!("{id:?}"), &error),
+                    None => reader::below(index, &error),
+                }),
             }
         }
-        let mut changed = self.change(|store| {
+        let mut is_changed = self.change(|store| {
             let mut change = Change::default();
             for (before, current) in renewed {
                 store.renew(before, current, &mut change);
             }
             change
         });
-        if changed {
+        if is_changed {
             tracing::info!(target: "evenkeel::tls", "certificates changed");
         }
         let followed: Vec<_> = self
@@ -277,11 +281,11 @@ impl Certificates {
             .collect();
         for auth in followed {
             match auth.reload() {
-                Ok(is_changed) => changed |= is_changed,
-                Err(error) => drop(failed.get_or_insert(error)),
+                Ok(is_other) => is_changed |= is_other,
+                Err(error) => faults.push(error),
             }
         }
-        failed.map_or(Ok(changed), Err)
+        Refreshed { is_changed, faults }
     }
 
     /// Changes the store, and lets handshakes see the result. Returns false if nothing changed.
@@ -324,6 +328,14 @@ impl fmt::Debug for Certificates {
         let names = ranked.iter().map(|r| &r.entry.parsed.facts.names);
         f.debug_list().entries(names).finish()
     }
+}
+
+/// What a reading of all files found.
+#[derive(Default)]
+pub(super) struct Refreshed {
+    pub(super) is_changed: bool,
+    /// One for each certificate, and one for the roots and lists of each [`ClientAuth`].
+    pub(super) faults: Vec<ConfigError>,
 }
 
 /// The resolver that rustls asks for a certificate.

@@ -17,6 +17,7 @@ mod on_demand;
 mod policies;
 mod sessions;
 mod under_serve;
+mod watching;
 
 use std::{convert::Infallible, future::IntoFuture, net::SocketAddr, sync::Arc, time::Duration};
 

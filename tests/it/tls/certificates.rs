@@ -269,7 +269,7 @@ fn the_validity_and_the_names_of_a_certificate_are_checked() {
         (
             (2999, 1, 1),
             (2999, 2, 3),
-            "not valid before 2999-01-01 00:00:00 UTC",
+            "not valid before 2999-01-01 00:00:00 UTC, which is to come",
         ),
     ] {
         let issued = authority.issue_of(&["a.test"], |params| {
@@ -399,7 +399,7 @@ fn secrets_stay_out_of_debug_prints() {
 }
 
 /// Passes on the errors that the module logs.
-struct Errors(mpsc::UnboundedSender<String>);
+pub(super) struct Errors(pub(super) mpsc::UnboundedSender<String>);
 
 impl<S: tracing::Subscriber> tracing_subscriber::Layer<S> for Errors {
     fn on_event(&self, event: &tracing::Event<'_>, _: tracing_subscriber::layer::Context<'_, S>) {
