@@ -1,7 +1,7 @@
 //! Which certificates are due for a reminder that they expire.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, hash_map::Entry},
     sync::Arc,
     time::{Duration, SystemTime},
 };
@@ -15,8 +15,20 @@ use crate::{
 /// threshold.
 #[derive(Default)]
 pub(super) struct Reminders {
-    /// By fingerprint.
+    /// By fingerprint. One that is gone is kept for a day, so that a certificate that comes and goes, as
+    /// those on demand do, is not due each time.
     said: HashMap<Box<str>, (Expiry, SystemTime)>,
+}
+
+/// The certificates that are due.
+#[derive(Debug, Default)]
+pub(super) struct Due {
+    /// The first to expire first, [`MAX_DUE`] at most.
+    pub(super) reminders: Vec<Reminder>,
+    /// How many more are due. They are among the first of the next readings.
+    pub(super) left_out: usize,
+    /// The nearest end of those; `None` if there are none.
+    pub(super) worst_left_out: Option<Expiry>,
 }
 
 /// A certificate that is due.
@@ -29,16 +41,16 @@ pub(super) struct Reminder {
 }
 
 impl Reminders {
-    /// Returns the certificates that are due at the time `now`, and forgets those that are gone: a
-    /// certificate that is replaced is mentioned no more.
+    /// Returns the certificates that are due at the time `now`. One that is replaced is mentioned no more.
     pub(super) fn due(
         &mut self,
         registry: &CertificateRegistry,
         readings: &[CertificateReading],
         now: SystemTime,
-    ) -> Vec<Reminder> {
-        let mut said = HashMap::with_capacity(self.said.len());
-        let mut due: Vec<Reminder> = Vec::new();
+    ) -> Due {
+        let mut due = Due::default();
+        // The place among the reminders of each certificate that was seen.
+        let mut seen = HashMap::<&str, Option<usize>>::new();
         for CertificateReading {
             listener,
             certificate,
@@ -49,29 +61,42 @@ impl Reminders {
             if expiry == Expiry::Far {
                 continue;
             }
-            let fingerprint = &certificate.fingerprint;
-            if said.contains_key(fingerprint) {
-                // The certificate of several listeners is one.
-                let same = |due: &&mut Reminder| due.certificate.fingerprint == *fingerprint;
-                if let Some(reminder) = due.iter_mut().find(same) {
-                    reminder.listeners.push_str(", ");
-                    reminder.listeners.push_str(listener);
+            let place = match seen.entry(&certificate.fingerprint) {
+                Entry::Vacant(place) => place,
+                Entry::Occupied(place) => {
+                    // The certificate of several listeners is one.
+                    if let Some(reminder) = place.get().and_then(|at| due.reminders.get_mut(at)) {
+                        reminder.listeners.push_str(", ");
+                        reminder.listeners.push_str(listener);
+                    }
+                    continue;
                 }
-                continue;
-            }
-            let before = self.said.get(fingerprint).copied();
-            let rests = before.filter(|(last, at)| *last >= expiry && !is_over(*at, now));
-            said.insert(fingerprint.clone(), rests.unwrap_or((expiry, now)));
-            if rests.is_none() {
-                due.push(Reminder {
+            };
+            let is_due = !self.rests(&certificate.fingerprint, expiry, now);
+            let at = (is_due && due.reminders.len() < MAX_DUE).then_some(due.reminders.len());
+            place.insert(at);
+            if at.is_some() {
+                let said = certificate.fingerprint.clone();
+                self.said.insert(said, (expiry, now));
+                due.reminders.push(Reminder {
                     expiry,
                     certificate: certificate.clone(),
                     listeners: listener.to_string(),
                 });
+            } else if is_due {
+                due.left_out += 1;
+                due.worst_left_out = due.worst_left_out.max(Some(expiry));
             }
         }
-        self.said = said;
+        self.said
+            .retain(|fingerprint, (_, at)| seen.contains_key(&**fingerprint) || !is_over(*at, now));
         due
+    }
+
+    /// Returns true if the same was said within a day, or that the end is nearer still.
+    fn rests(&self, fingerprint: &str, expiry: Expiry, now: SystemTime) -> bool {
+        let said = self.said.get(fingerprint);
+        said.is_some_and(|(last, at)| *last >= expiry && !is_over(*at, now))
     }
 }
 
@@ -90,6 +115,8 @@ pub(super) fn days_left(certificate: &CertificateInfo, now: SystemTime) -> u64 {
 
 /// A day: often enough to be seen, seldom enough to be read.
 const AGAIN: Duration = Duration::from_secs(86_400);
+/// A store of thousands of certificates must not fill the log in one reading.
+pub(super) const MAX_DUE: usize = 100;
 
 #[cfg(test)]
 mod tests {
@@ -108,6 +135,7 @@ mod tests {
     /// A certificate that ends at day 100.
     fn certificate(fingerprint: &str) -> Arc<CertificateInfo> {
         let mut params = rcgen::CertificateParams::new(["a.test".into()]).unwrap();
+        params.not_before = rcgen::date_time_ymd(1970, 1, 1);
         params.not_after = rcgen::date_time_ymd(1970, 4, 11);
         let key = rcgen::KeyPair::generate().unwrap();
         let made = params.self_signed(&key).unwrap();
@@ -155,7 +183,11 @@ mod tests {
             (hours(75 * 24 + 1), None),
         ] {
             let due = reminders.due(&registry, &readings, now);
-            let due: Vec<_> = due.iter().map(|reminder| reminder.expiry).collect();
+            let due: Vec<_> = due
+                .reminders
+                .iter()
+                .map(|reminder| reminder.expiry)
+                .collect();
             assert_eq!(due, wanted.as_slice(), "{now:?}");
         }
     }
@@ -166,14 +198,74 @@ mod tests {
         reading(&registry, "l", &old);
         let readings = reading(&registry, "m", &old);
         let mut reminders = Reminders::default();
-        let due = reminders.due(&registry, &readings, days(80));
+        let due = reminders.due(&registry, &readings, days(80)).reminders;
         assert_eq!(due.len(), 1);
         assert_eq!(due[0].listeners, "l, m");
         assert_eq!(days_left(&due[0].certificate, days(80)), 20);
         assert_eq!(days_left(&due[0].certificate, days(101)), 0);
         drop((old, readings, due));
         assert!(registry.read().is_empty(), "the registry keeps nothing");
-        assert!(reminders.due(&registry, &[], days(80)).is_empty());
+        let gone = reminders.due(&registry, &[], days(80));
+        assert!(gone.reminders.is_empty());
+        assert_eq!(reminders.said.len(), 1, "it may come back within a day");
+        reminders.due(&registry, &[], days(81));
         assert!(reminders.said.is_empty());
+    }
+
+    #[test]
+    fn one_that_comes_and_goes_is_due_once_a_day() {
+        let (registry, end) = (CertificateRegistry::new(), certificate("a"));
+        let readings = reading(&registry, "l", &end);
+        let mut reminders = Reminders::default();
+        for (now, is_there, count) in [
+            (hours(80 * 24), true, 1),
+            (hours(80 * 24 + 1), false, 0),
+            (hours(80 * 24 + 2), true, 0),
+            (hours(81 * 24), true, 1),
+        ] {
+            let readings = if is_there { &readings[..] } else { &[] };
+            let due = reminders.due(&registry, readings, now);
+            assert_eq!(due.reminders.len(), count, "{now:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_beyond_the_limit_is_due_at_the_next_readings() {
+        let registry = CertificateRegistry::new();
+        let end = certificate("");
+        let readings = |count: usize| -> Vec<_> {
+            let one = |n: usize| CertificateReading {
+                listener: "l".into(),
+                certificate: Arc::new(CertificateInfo {
+                    fingerprint: n.to_string().into(),
+                    // The last have expired at day 80.
+                    not_after: if n < 240 { end.not_after } else { days(70) },
+                    ..CertificateInfo::clone(&end)
+                }),
+            };
+            (0..count).map(one).collect()
+        };
+        let mut reminders = Reminders::default();
+        let mut named = std::collections::HashSet::new();
+        let mut read = |count: usize, now, wanted: (usize, usize, Option<Expiry>)| {
+            let due = reminders.due(&registry, &readings(count), now);
+            let found = (due.reminders.len(), due.left_out, due.worst_left_out);
+            assert_eq!(found, wanted, "{now:?}");
+            let names = due.reminders.iter();
+            let names = names.map(|reminder| reminder.certificate.fingerprint.clone());
+            named.extend(names);
+            named.len()
+        };
+        let minutes = |n: u64| days(80) + Duration::from_secs(n * 60);
+        assert_eq!(read(240, minutes(0), (100, 140, Some(Expiry::Warn))), 100);
+        assert_eq!(read(250, minutes(1), (100, 50, Some(Expiry::Expired))), 200);
+        assert_eq!(read(250, minutes(2), (50, 0, None)), 250);
+        assert_eq!(read(250, minutes(3), (0, 0, None)), 250);
+        let again = days(81);
+        assert_eq!(
+            read(250, again, (100, 0, None)),
+            250,
+            "a day after the first"
+        );
     }
 }

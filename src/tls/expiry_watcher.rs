@@ -18,7 +18,8 @@ use crate::{
 /// Each certificate is logged once a day, under `evenkeel::tls`: at WARN from
 /// [`warn_before`](CertificateRegistry::warn_before) its end, at ERROR from
 /// [`error_before`](CertificateRegistry::error_before) and after its end, and at once when it passes one
-/// of these. A certificate that is replaced is logged no more. The line has the names of the certificate
+/// of these. A reading logs 100 certificates at most, and how many more there are; the next readings log
+/// those. A certificate that is replaced is logged no more. The line has the names of the certificate
 /// and of its listeners, its file, its issuer, its serial number, its end and the days that are left.
 ///
 /// ```no_run
@@ -76,12 +77,18 @@ async fn watch(registry: CertificateRegistry, interval: Duration) {
         ticks.tick().await;
         let now = SystemTime::now();
         let due = reminders.due(&registry, &registry.read(), now);
-        for reminder in due.iter().take(MAX_LINES) {
+        for reminder in &due.reminders {
             log(reminder, now);
         }
-        let left_out = due.len().saturating_sub(MAX_LINES);
-        if left_out > 0 {
-            tracing::error!(target: "evenkeel::tls", left_out, "more certificates expire soon");
+        let left_out = due.left_out;
+        match due.worst_left_out {
+            None => {}
+            Some(Expiry::Error | Expiry::Expired) => {
+                tracing::error!(target: "evenkeel::tls", left_out, "more certificates expire very soon or have expired; the next lines name them");
+            }
+            Some(_) => {
+                tracing::warn!(target: "evenkeel::tls", left_out, "more certificates expire soon; the next lines name them");
+            }
         }
     }
 }
@@ -115,5 +122,3 @@ fn log(reminder: &Reminder, now: SystemTime) {
 
 /// tokio panics at an interval of zero, and time passes for all certificates at once.
 const MIN_INTERVAL: Duration = Duration::from_millis(10);
-/// A store of thousands of certificates must not fill the log in one reading.
-const MAX_LINES: usize = 100;

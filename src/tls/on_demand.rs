@@ -169,6 +169,8 @@ struct Kept {
     info: Arc<CertificateInfo>,
     at: Instant,
     last_use: AtomicU64,
+    /// True if a later lookup found nothing: the certificate is served on.
+    is_kept_on: bool,
 }
 
 impl Found {
@@ -264,18 +266,20 @@ impl Found {
             info: Arc::new(info),
             at: now,
             last_use: AtomicU64::new(self.uses.fetch_add(1, Ordering::Relaxed)),
+            is_kept_on: false,
         };
         names.found.insert(name.into(), kept);
     }
 
-    /// Describes what was found. A certificate that has expired and that the next handshake looks up
-    /// again is left out: no client sees it, since its name may have moved elsewhere long ago.
+    /// Describes what clients are shown. A certificate that the next handshake looks up again is left out:
+    /// the source may have renewed it, or its name may have moved elsewhere long ago. One whose lookup
+    /// failed is served on until it expires.
     pub(super) fn in_force(&self) -> Vec<Arc<CertificateInfo>> {
         let (now, time) = (Instant::now(), SystemTime::now());
         let names = self.read();
         let is_current = |kept: &&Kept| {
             let is_due = now.duration_since(kept.at) >= self.options.max_age;
-            !is_due || time < kept.info.not_after
+            !is_due || kept.is_kept_on && time <= kept.info.not_after
         };
         let kept = names.found.values().filter(is_current);
         kept.map(|kept| kept.info.clone()).collect()
@@ -293,12 +297,11 @@ impl Found {
 impl Names {
     /// Remembers that there is no certificate. One that was found before is served on until it expires.
     fn miss(&mut self, name: &str, now: Instant) {
-        let is_expired = |kept: &Kept| {
-            let until = kept.entry.parsed.facts.not_after;
-            until < SystemTime::now()
-        };
-        if self.found.get(name).is_some_and(is_expired) {
-            self.found.remove(name);
+        if let Some(kept) = self.found.get_mut(name) {
+            kept.is_kept_on = SystemTime::now() <= kept.entry.parsed.facts.not_after;
+            if !kept.is_kept_on {
+                self.found.remove(name);
+            }
         }
         if self.missing.len() >= MAX_MISSING {
             self.missing.retain(|_, until| now < *until);
@@ -325,10 +328,14 @@ const MAX_MISSING: usize = 4_096;
 
 #[cfg(test)]
 mod tests {
-    use std::future::{Future, pending};
+    use std::{
+        collections::VecDeque,
+        future::{Future, pending},
+        sync::Mutex,
+    };
 
     use super::*;
-    use crate::tls::CertificateFuture;
+    use crate::tls::{Certificate, CertificateFuture};
 
     struct Silent;
 
@@ -353,6 +360,121 @@ mod tests {
             assert_eq!(running, usize::from(!lookups.is_empty()));
         }
     }
+
+    /// Answers each lookup with the next of these.
+    #[derive(Clone, Default)]
+    struct Answers(Arc<Mutex<VecDeque<Answer>>>);
+
+    type Answer = Result<Option<Certificate>, &'static str>;
+
+    impl CertificateSource for Answers {
+        fn certificate(&self, _server_name: &str) -> CertificateFuture {
+            let answer = self.0.lock().unwrap().pop_front().unwrap();
+            CertificateFuture::new(async move { Ok(answer?) })
+        }
+    }
+
+    /// A lookup that has an answer for `a.test`, and what is in force afterwards.
+    struct Looked {
+        answers: Answers,
+        found: Arc<Found>,
+    }
+
+    impl Looked {
+        fn new(max_age: Duration) -> Self {
+            let answers = Answers::default();
+            let options = OnDemand::new(answers.clone()).max_age(max_age);
+            Self {
+                answers,
+                found: Arc::new(Found::new(options)),
+            }
+        }
+
+        /// As a handshake does; returns true if it asked the source.
+        async fn handshake(&self, answer: Answer) -> bool {
+            let is_due = self.found.is_due("a.test");
+            if is_due {
+                self.answers.0.lock().unwrap().push_back(answer);
+                self.found.clone().look_up("a.test".into()).await;
+            }
+            is_due
+        }
+
+        /// The serial numbers of what is in force.
+        fn in_force(&self) -> Vec<String> {
+            let infos = self.found.in_force();
+            infos.iter().map(|info| info.serial.to_string()).collect()
+        }
+    }
+
+    fn certificate(serial: u8, not_after: (i32, u8, u8)) -> Certificate {
+        let mut params = rcgen::CertificateParams::new(["a.test".to_owned()]).unwrap();
+        params.serial_number = Some(vec![serial].into());
+        params.not_after = rcgen::date_time_ymd(not_after.0, not_after.1, not_after.2);
+        let key = rcgen::KeyPair::generate().unwrap();
+        let made = params.self_signed(&key).unwrap();
+        Certificate::pem(made.pem(), key.serialize_pem()).any_validity(true)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_certificate_is_looked_up_again_at_its_age_and_raises_no_alarm_from_then_on() {
+        let looked = Looked::new(HOUR);
+        let valid = |serial| Ok(Some(certificate(serial, (2999, 1, 1))));
+        assert!(looked.handshake(valid(1)).await);
+        tokio::time::advance(HOUR - Duration::from_millis(1)).await;
+        assert!(!looked.handshake(valid(2)).await, "it is not that old yet");
+        assert_eq!(looked.in_force(), ["01"]);
+        tokio::time::advance(Duration::from_millis(1)).await;
+        // No client is shown it: the next one gets what the source has then.
+        assert!(looked.in_force().is_empty());
+        assert!(looked.found.get("a.test").is_some());
+        assert!(looked.handshake(valid(3)).await);
+        assert_eq!(looked.in_force(), ["03"]);
+        assert!(
+            !looked.handshake(valid(4)).await,
+            "it is as old as its lookup"
+        );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_certificate_whose_lookup_failed_is_served_and_shown_until_it_expires() {
+        let failures: [Answer; 2] = [Ok(None), Err("the store is down")];
+        for failure in failures {
+            let looked = Looked::new(HOUR);
+            looked
+                .handshake(Ok(Some(certificate(1, (2999, 1, 1)))))
+                .await;
+            tokio::time::advance(HOUR).await;
+            assert!(looked.handshake(failure.clone()).await);
+            for seconds in [0, 3_600] {
+                tokio::time::advance(Duration::from_secs(seconds)).await;
+                assert_eq!(looked.in_force(), ["01"], "{failure:?}");
+                assert!(looked.found.get("a.test").is_some());
+            }
+            // The source is back.
+            let renewed = Ok(Some(certificate(2, (2999, 1, 1))));
+            assert!(looked.handshake(renewed).await);
+            assert_eq!(looked.in_force(), ["02"]);
+            tokio::time::advance(HOUR).await;
+            assert!(looked.in_force().is_empty(), "no lookup failed since");
+
+            let looked = Looked::new(HOUR);
+            looked
+                .handshake(Ok(Some(certificate(1, (2021, 1, 1)))))
+                .await;
+            assert_eq!(
+                looked.in_force(),
+                ["01"],
+                "the source says that any will do"
+            );
+            tokio::time::advance(HOUR).await;
+            assert!(looked.handshake(failure).await);
+            assert!(looked.in_force().is_empty(), "it has expired");
+            assert!(looked.found.get("a.test").is_none());
+        }
+    }
+
+    const HOUR: Duration = Duration::from_secs(3_600);
 
     fn poll_once(future: std::pin::Pin<&mut impl Future>) -> std::task::Poll<()> {
         let mut cx = std::task::Context::from_waker(std::task::Waker::noop());

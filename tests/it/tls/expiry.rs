@@ -210,12 +210,13 @@ async fn ready(readiness: &Readiness) -> u16 {
 async fn a_certificate_is_logged_until_it_is_renewed_and_readiness_follows_if_asked_to() {
     let (log, _guard) = Log::start();
     let authority = Authority::new();
-    let soon = SystemTime::now() + Duration::from_secs(4);
     let certificates = Certificates::empty();
-    for (id, at) in [("soon", soon), ("warn", days(20)), ("far", days(60))] {
+    let insert = |id: &str, at| {
         let issued = ending(&authority, &[&format!("{id}.test")], at);
         certificates.insert(id, pem(&issued)).unwrap();
-    }
+    };
+    insert("warn", days(20));
+    insert("far", days(60));
     let registry = CertificateRegistry::new();
     certificates.show_in(&registry, "l");
     let pool = Pool::new([Backend::new("a", "http://127.0.0.1:1").unwrap()]).unwrap();
@@ -224,6 +225,9 @@ async fn a_certificate_is_logged_until_it_is_renewed_and_readiness_follows_if_as
         Readiness::new(pool).certificates(registry.clone()),
     );
     assert_eq!((ready(&usual).await, ready(&strict).await), (200, 200));
+    let soon = SystemTime::now() + Duration::from_secs(8);
+    insert("soon", soon);
+    insert("renewed", soon);
 
     let _watcher = ExpiryWatcher::start(&registry, Duration::from_millis(20));
     let line = log
@@ -233,23 +237,53 @@ async fn a_certificate_is_logged_until_it_is_renewed_and_readiness_follows_if_as
         line.contains("days_left=19") && line.contains("issuer=\"CN="),
         "{line}"
     );
-    log.line(&["ERROR", "expires very soon", "soon.test"]).await;
+    for name in ["soon.test", "renewed.test"] {
+        log.line(&["ERROR", "expires very soon", name]).await;
+    }
+    insert("renewed", days(90));
     log.line(&["ERROR", "has expired", "soon.test"]).await;
     assert_eq!((ready(&usual).await, ready(&strict).await), (200, 503));
     assert_eq!(strict.check().reasons, ["a certificate has expired"]);
     assert_eq!(log.count("warn.test"), 1, "once a day, not once a reading");
     assert_eq!(log.count("far.test"), 0);
     assert_eq!(log.count("soon.test"), 2, "once for each threshold");
-
-    // A renewal ends both.
-    let renewed = ending(&authority, &["soon.test"], days(90));
-    certificates.insert("soon", pem(&renewed)).unwrap();
-    assert_eq!(ready(&strict).await, 200);
-    // A reading later, the next certificate is logged, and the renewed one is not.
-    let next = ending(&authority, &["next.test"], days(1));
-    certificates.insert("next", pem(&next)).unwrap();
+    // A reading later, the old one of the same end has expired as well, if it still counted.
+    insert("next", days(1));
     log.line(&["ERROR", "next.test"]).await;
-    assert_eq!(log.count("soon.test"), 2);
+    assert_eq!(
+        log.count("renewed.test"),
+        1,
+        "the renewed one is not logged"
+    );
+    insert("soon", days(90));
+    assert_eq!(ready(&strict).await, 200, "a renewal ends the alarm");
+}
+
+#[tokio::test]
+async fn many_certificates_are_named_over_several_readings_at_their_level() {
+    let (log, _guard) = Log::start();
+    let authority = Authority::new();
+    let certificates = Certificates::empty();
+    for n in 0..130 {
+        let issued = ending(&authority, &["many.test"], days(20));
+        certificates.insert(&n.to_string(), pem(&issued)).unwrap();
+    }
+    let registry = CertificateRegistry::new();
+    certificates.show_in(&registry, "l");
+    let watcher = ExpiryWatcher::start(&registry, Duration::from_millis(20));
+    let line = log.line(&["more certificates expire soon"]).await;
+    assert!(
+        line.contains("WARN") && line.contains("left_out=30"),
+        "{line}"
+    );
+    while log.count("name=\"many.test\"") < 130 {
+        tokio::time::timeout(PATIENCE, log.1.notified())
+            .await
+            .unwrap();
+    }
+    assert_eq!(log.count("left_out"), 1);
+    assert_eq!(log.count("ERROR"), 0, "all are warnings");
+    drop(watcher);
 }
 
 #[tokio::test]
