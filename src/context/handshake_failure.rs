@@ -17,7 +17,8 @@ pub enum HandshakeFailure {
     ClientCertificateMissing,
     /// The client closed or reset the connection in the middle of the handshake.
     ClientClosed,
-    /// The client sent what is not TLS, or a message that breaks its rules.
+    /// The client sent what is not TLS, such as a header of the PROXY protocol that the listener does not
+    /// expect, or a message that breaks the rules of TLS.
     Malformed,
     /// The client offers by ALPN only protocols that the listener does not have.
     NoSharedAlpn,
@@ -29,8 +30,8 @@ pub enum HandshakeFailure {
     Other,
     /// The client sent an HTTP request in cleartext.
     PlaintextHttp,
-    /// The client did not complete the handshake within the time-out, or its certificate was not looked
-    /// up within it.
+    /// The client began the handshake and did not complete it within the time-out, or its certificate was
+    /// not looked up within it.
     Timeout,
     /// So many handshakes ran at once that this one did not begin within its time-out.
     TooManyHandshakes,

@@ -45,7 +45,7 @@ pub struct ListenerStats {
     pub handshakes: Vec<HandshakeStats>,
     /// The TLS handshakes that failed, by
     /// [cause](crate::context::HandshakeFailure::as_str). Causes that did not occur are left out. Clients
-    /// that connect and send nothing, as TCP checks do, are not among them.
+    /// that send no byte, as TCP checks do, are not among them, whether they close or time out.
     pub handshake_failures: Vec<(&'static str, u64)>,
 }
 

@@ -51,7 +51,8 @@ fn of_incompatibility(why: &PeerIncompatible) -> HandshakeFailure {
         | PeerIncompatible::NoEcPointFormatsInCommon
         | PeerIncompatible::NoKxGroupsInCommon
         | PeerIncompatible::NoSignatureSchemesInCommon => HandshakeFailure::NoSharedCipher,
-        // An extension is missing that each version requires of its clients.
+        // A client of TLS 1.3 left out an extension that it must send (RFC 8446 §9.2), or sent parts that
+        // do not fit together. Clients of older versions are recognized by their version before.
         _ => HandshakeFailure::Malformed,
     }
 }
@@ -75,7 +76,11 @@ fn of_socket(error: &io::Error) -> HandshakeFailure {
         io::ErrorKind::BrokenPipe
         | io::ErrorKind::ConnectionAborted
         | io::ErrorKind::ConnectionReset
+        // The kernel gave the client up (tcp(7), TCP_USER_TIMEOUT), or learned that no way leads to it.
+        | io::ErrorKind::HostUnreachable
+        | io::ErrorKind::NetworkUnreachable
         | io::ErrorKind::NotConnected
+        | io::ErrorKind::TimedOut
         | io::ErrorKind::UnexpectedEof => HandshakeFailure::ClientClosed,
         _ => HandshakeFailure::Other,
     }
@@ -84,3 +89,60 @@ fn of_socket(error: &io::Error) -> HandshakeFailure {
 /// The text of rustls for a resolver that has no certificate. The test of the cause over a socket fails
 /// if it changes.
 const NO_CERTIFICATE: &str = "no server certificate chain resolved";
+
+#[cfg(test)]
+mod tests {
+    use rustls::{CertificateError, PeerMisbehaved};
+
+    use super::*;
+
+    fn socket(kind: io::ErrorKind) -> io::Error {
+        io::Error::new(kind, "of the socket")
+    }
+
+    #[test]
+    fn an_end_of_the_connection_is_the_clients_and_what_is_left_is_other() {
+        for kind in [
+            io::ErrorKind::BrokenPipe,
+            io::ErrorKind::ConnectionAborted,
+            io::ErrorKind::ConnectionReset,
+            io::ErrorKind::HostUnreachable,
+            io::ErrorKind::NetworkUnreachable,
+            io::ErrorKind::NotConnected,
+            io::ErrorKind::TimedOut,
+            io::ErrorKind::UnexpectedEof,
+        ] {
+            let cause = of_session(&socket(kind));
+            assert_eq!(cause, HandshakeFailure::ClientClosed, "{kind:?}");
+        }
+        for kind in [io::ErrorKind::OutOfMemory, io::ErrorKind::PermissionDenied] {
+            assert_eq!(
+                of_session(&socket(kind)),
+                HandshakeFailure::Other,
+                "{kind:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn an_error_of_rustls_is_read_through_that_of_the_stream() {
+        for (error, cause) in [
+            (
+                Error::InvalidCertificate(CertificateError::Expired),
+                HandshakeFailure::ClientCertificateInvalid,
+            ),
+            (
+                Error::PeerMisbehaved(PeerMisbehaved::MessageInterleavedWithHandshakeMessage),
+                HandshakeFailure::Malformed,
+            ),
+            (Error::General("another".into()), HandshakeFailure::Other),
+            // Faults of this process.
+            (Error::EncryptError, HandshakeFailure::Other),
+            (Error::FailedToGetRandomBytes, HandshakeFailure::Other),
+            (Error::FailedToGetCurrentTime, HandshakeFailure::Other),
+        ] {
+            let wrapped = io::Error::new(io::ErrorKind::InvalidData, error.clone());
+            assert_eq!(of_session(&wrapped), cause, "{error:?}");
+        }
+    }
+}

@@ -9,22 +9,20 @@ use std::{
 };
 
 use pin_project_lite::pin_project;
-use rustls::{
-    ServerConfig,
-    server::{Accepted, Acceptor},
-};
+use rustls::{ServerConfig, server::Accepted};
 use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
+    io::{AsyncRead, AsyncWrite},
     sync::{OwnedSemaphorePermit, Semaphore},
     time::{Instant, Sleep, sleep_until},
 };
 use tokio_rustls::{Accept, StartHandshake, server::TlsStream};
 
 use super::{
+    client_hello::{Hello, HelloReader},
     deferred_tickets::DeferredTickets,
     handshake_config::{HandshakeConfig, Lookup},
     negotiated,
-    refusal::{Answer, Failure, Refusal},
+    refusal::{Failure, Refusal},
 };
 use crate::context::{ConnInfo, ConnectionEvents, HandshakeFailure};
 
@@ -53,10 +51,7 @@ enum Stage<Io> {
     /// Reads the ClientHello. It holds no permit, so that a silent client delays no other.
     Hello {
         io: Io,
-        acceptor: Acceptor,
-        first: Option<u8>,
-        /// How many bytes were received.
-        received: usize,
+        reader: HelloReader,
     },
     /// Waits for the certificate that the client asks for.
     Lookup {
@@ -88,9 +83,7 @@ impl<Io> Handshake<Io> {
             deadline: None,
             stage: Stage::Hello {
                 io,
-                acceptor: Acceptor::default(),
-                first: None,
-                received: 0,
+                reader: HelloReader::default(),
             },
             sni: None,
             policy: 0,
@@ -108,7 +101,7 @@ impl<Io> Handshake<Io> {
 
     /// Returns true until the client has sent a byte.
     pub(super) fn is_silent(&self) -> bool {
-        matches!(self.stage, Stage::Hello { first: None, .. })
+        matches!(&self.stage, Stage::Hello { reader, .. } if reader.is_silent())
     }
 }
 
@@ -158,13 +151,8 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Handshake<Io> {
         loop {
             let this = self.as_mut().project();
             match this.stage {
-                Stage::Hello {
-                    io,
-                    acceptor,
-                    first,
-                    received,
-                } => {
-                    let hello = ready!(poll_hello(io, acceptor, first, received, cx))?;
+                Stage::Hello { io, reader } => {
+                    let hello = ready!(reader.poll(io, cx))?;
                     let Stage::Hello { io, .. } = mem::replace(this.stage, Stage::Done) else {
                         continue;
                     };
@@ -285,7 +273,9 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Handshake<Io> {
         let timeout = HandshakeFailure::Timeout;
         let (cause, detail) = match mem::replace(this.stage, Stage::Done) {
             Stage::Refuse(refusal) => return Poll::Ready(refusal.into_failure()),
-            Stage::Hello { first: None, .. } => (timeout, "the client said nothing"),
+            Stage::Hello { reader, .. } if reader.is_silent() => {
+                return Poll::Ready(Failure::silent(io::ErrorKind::TimedOut));
+            }
             Stage::Hello { .. } => (
                 timeout,
                 "the client stopped in the middle of its ClientHello",
@@ -301,100 +291,11 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Handshake<Io> {
     }
 }
 
-/// A complete ClientHello, or the reason to refuse it.
-#[expect(clippy::large_enum_variant, reason = "it lives for a moment")]
-enum Hello {
-    Accepted(Accepted),
-    Refused(Answer, Failure),
-}
-
-impl Hello {
-    fn too_large() -> Self {
-        let malformed = HandshakeFailure::Malformed;
-        let failure = Failure::handshake(malformed, "a ClientHello of more than 64 KiB");
-        Self::Refused(Answer::too_large(), failure)
-    }
-}
-
-fn poll_hello<Io: AsyncRead + Unpin>(
-    io: &mut Io,
-    acceptor: &mut Acceptor,
-    first: &mut Option<u8>,
-    received: &mut usize,
-    cx: &mut Context<'_>,
-) -> Poll<Result<Hello, Failure>> {
-    // On the stack: rustls would keep a buffer for each silent client.
-    let mut bytes = [0; HELLO_READ];
-    loop {
-        let mut buf = ReadBuf::new(&mut bytes[..next_read(*received)]);
-        if buf.remaining() == 0 {
-            return Poll::Ready(Ok(Hello::too_large()));
-        }
-        let read = ready!(Pin::new(&mut *io).poll_read(cx, &mut buf));
-        let mut read = match (read, *first) {
-            (Ok(()), _) => buf.filled(),
-            (Err(_), None) => return Poll::Ready(Err(Failure::silent())),
-            (Err(error), Some(_)) => return Poll::Ready(Err(Failure::from_session(&error))),
-        };
-        let Some(byte) = first.or_else(|| read.first().copied()) else {
-            return Poll::Ready(Err(Failure::silent()));
-        };
-        if read.is_empty() {
-            let detail = "the client closed in the middle of its ClientHello";
-            return Poll::Ready(Err(Failure::closed(detail)));
-        }
-        *first = Some(byte);
-        if byte.is_ascii_uppercase() {
-            let cause = HandshakeFailure::PlaintextHttp;
-            let failure = Failure::handshake(cause, "plaintext HTTP on the TLS port");
-            return Poll::Ready(Ok(Hello::Refused(Answer::plaintext(), failure)));
-        }
-        *received += read.len();
-        let seen = read;
-        match acceptor.read_tls(&mut read) {
-            Ok(_) if read.is_empty() => {}
-            // A record longer than TLS allows left no room for the rest.
-            Ok(_) => return Poll::Ready(Ok(Hello::too_large())),
-            Err(error) => {
-                let failure = Failure::handshake(HandshakeFailure::Malformed, error.to_string());
-                return Poll::Ready(Ok(Hello::Refused(Answer::too_large(), failure)));
-            }
-        }
-        match acceptor.accept() {
-            Ok(Some(accepted)) => return Poll::Ready(Ok(Hello::Accepted(accepted))),
-            Ok(None) => {}
-            Err((error, alert)) => {
-                let failure = Failure::of_hello(&error);
-                let answer = Answer::alert(alert, &error, seen);
-                return Poll::Ready(Ok(Hello::Refused(answer, failure)));
-            }
-        }
-    }
-}
-
-/// Returns how much to read after this many bytes. Until `accept` has seen the first record, rustls
-/// takes no more than the longest record; bytes of a read that it does not take would be lost.
-fn next_read(received: usize) -> usize {
-    match received < MAX_RECORD - HELLO_READ {
-        true => HELLO_READ,
-        false => (MAX_CLIENT_HELLO - received).min(READ_AFTER_FIRST_RECORD),
-    }
-}
-
 fn permit_wait(permits: Arc<Semaphore>) -> PermitWait {
     // Nothing closes the semaphore. If it were closed, a handshake without a permit is better than
     // one that hangs.
     Box::pin(async move { permits.acquire_owned().await.ok() })
 }
 
-/// The longest that rustls accepts: 64 KiB less one byte, record headers included. HAProxy and nginx
-/// accept the same; clients with many post-quantum key shares send about 10 KiB.
-pub(super) const MAX_CLIENT_HELLO: usize = 0xffff;
-/// The longest record in cleartext (RFC 8446 §5.1), without its header.
-const MAX_RECORD: usize = 16 * 1024;
-/// Nearly every ClientHello arrives in one read of this size.
-const HELLO_READ: usize = 4_096;
-/// The room that rustls has left after all but the last byte of the longest record.
-const READ_AFTER_FIRST_RECORD: usize = 2_048;
 /// How much a session buffers for a slow client: one record.
 const SESSION_BUFFER: usize = 16 * 1024;

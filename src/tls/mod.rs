@@ -163,11 +163,13 @@
 //! # When it fails
 //!
 //! If a handshake fails, the first read or write of the stream fails, and the client gets the alert
-//! that TLS has for the failure. A client that speaks HTTP to the TLS port gets a plain 400. The
+//! that TLS has for the failure. A client that speaks HTTP to the TLS port gets a plain 400. A header of
+//! the PROXY protocol that this listener does not expect from the peer is named in the reason. The
 //! layer reports the failure once to [`ConnectionEvents`](crate::context::ConnectionEvents) (those of
 //! the connection, else those of [`TlsLayer::events`]) as `tls_handshake` or `tls_timeout`, with the
 //! reason in words. It logs at DEBUG only: otherwise a client could fill the log. A client that
-//! connects and sends no byte, as TCP checks do, is not reported.
+//! connects and sends no byte is not reported, whether it closes, as TCP checks do, or the time-out
+//! closes a connection that a browser opened ahead.
 //!
 //! A handshake counts towards [`max_handshakes`](TlsLayer::max_handshakes) from its complete
 //! ClientHello until the server has written its answer. A client that sends nothing, stops within
@@ -214,6 +216,7 @@ mod certificate_watcher;
 mod certificates;
 mod challenge;
 mod client_auth;
+mod client_hello;
 mod client_identity;
 mod config;
 mod configs;
@@ -221,6 +224,7 @@ mod deferred_tickets;
 mod expiry;
 mod expiry_watcher;
 mod failure_cause;
+mod first_bytes;
 mod handshake;
 mod handshake_config;
 mod host_policy;

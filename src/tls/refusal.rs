@@ -13,14 +13,15 @@ use bytes::{Buf, Bytes};
 use rustls::{Error, InvalidMessage, server::AcceptedAlert};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::failure_cause;
+use super::{failure_cause, first_bytes::FirstBytes};
 use crate::context::{
     ConnInfo, ConnectionEvent, ConnectionEventKind, ConnectionEvents, HandshakeFailure,
 };
 
 /// The reason why a handshake failed.
 pub(super) struct Failure {
-    /// `None` for a client that connected and sent nothing, as TCP checks do: it is not reported.
+    /// `None` for a client that sent no byte, as TCP checks and connections do that browsers open ahead:
+    /// it is not reported, whether the client ends it or the time-out.
     pub(super) kind: Option<ConnectionEventKind>,
     pub(super) cause: HandshakeFailure,
     pub(super) detail: Cow<'static, str>,
@@ -57,10 +58,16 @@ impl Failure {
         }
     }
 
-    pub(super) fn silent() -> Self {
+    /// The end of a connection without a byte of the client, by the client or by the time-out.
+    pub(super) fn silent(io: io::ErrorKind) -> Self {
+        let cause = match io {
+            io::ErrorKind::TimedOut => HandshakeFailure::Timeout,
+            _ => HandshakeFailure::ClientClosed,
+        };
         Self {
             kind: None,
-            ..Self::closed("the client said nothing")
+            io,
+            ..Self::lost(cause, "the client said nothing")
         }
     }
 
@@ -73,8 +80,15 @@ impl Failure {
     }
 
     /// The refusal of a ClientHello.
-    pub(super) fn of_hello(error: &Error) -> Self {
-        Self::handshake(failure_cause::of_rustls(error), error.to_string())
+    pub(super) fn of_hello(error: &Error, first: &FirstBytes) -> Self {
+        match error {
+            // rustls misses an extension first, which such a client does not know.
+            Error::PeerIncompatible(_) if first.is_before_tls12() => {
+                let cause = HandshakeFailure::NoSharedVersion;
+                Self::handshake(cause, "the client has no version of TLS from 1.2 on")
+            }
+            _ => Self::handshake(failure_cause::of_rustls(error), error.to_string()),
+        }
     }
 
     pub(super) fn from_session(error: &io::Error) -> Self {
@@ -142,10 +156,15 @@ impl Answer {
         Self::Text(Bytes::from_static(DECODE_ERROR))
     }
 
+    /// The alert for what is no message of TLS (RFC 8446 §5).
+    pub(super) fn unexpected() -> Self {
+        Self::Text(Bytes::from_static(UNEXPECTED_MESSAGE))
+    }
+
     /// The alert that rustls has for the error, else one that fits. rustls has none for some errors, and
     /// another than RFC 8446 for unknown records (§5), records that are too long (§5.1), and versions
-    /// before 1.2 (§4.1.2). `read` is what was read last, for most clients the whole ClientHello.
-    pub(super) fn alert(mut alert: AcceptedAlert, error: &Error, read: &[u8]) -> Self {
+    /// before 1.2 (§4.1.2).
+    pub(super) fn alert(mut alert: AcceptedAlert, error: &Error, first: &FirstBytes) -> Self {
         let mut text = Vec::new();
         // A write to a `Vec` does not fail.
         let _ = alert.write_all(&mut text);
@@ -157,7 +176,7 @@ impl Answer {
                 Bytes::from_static(RECORD_OVERFLOW)
             }
             // Such a client has no signature_algorithms, which is what rustls misses first.
-            (_, Error::PeerIncompatible(_)) if is_before_tls12(read) => {
+            (_, Error::PeerIncompatible(_)) if first.is_before_tls12() => {
                 Bytes::from_static(PROTOCOL_VERSION)
             }
             (false, _) => text.into(),
@@ -165,11 +184,6 @@ impl Answer {
             (true, _) => Bytes::from_static(UNEXPECTED_MESSAGE),
         })
     }
-}
-
-/// Returns true for a ClientHello whose newest version is older than TLS 1.2.
-fn is_before_tls12(read: &[u8]) -> bool {
-    matches!(read, [22, 3, _, _, _, 1, _, _, _, 3, 0..=2, ..])
 }
 
 impl<Io> Refusal<Io> {
@@ -194,7 +208,8 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Refusal<Io> {
     pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Failure> {
         // An error of this write does not change the failure.
         let _ = ready!(self.poll_answer(cx));
-        Poll::Ready(mem::replace(&mut self.failure, Failure::silent()))
+        let silent = Failure::silent(io::ErrorKind::UnexpectedEof);
+        Poll::Ready(mem::replace(&mut self.failure, silent))
     }
 
     fn poll_answer(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

@@ -10,7 +10,7 @@ use std::{
 
 use evenkeel::{
     Pool,
-    access_log::{AccessLogLayer, Lines},
+    access_log::{AccessLogLayer, Format, Lines, Output, Tee, TracingSink},
     context::HandshakeFailure,
     metrics::{MetricsLayer, MetricsService},
     stats::Stats,
@@ -259,6 +259,59 @@ async fn each_cause_is_an_event_a_line_and_a_count() {
     assert!(again.contains("cause=\"malformed\"} 2\n"), "{again}");
 }
 
+#[tokio::test]
+async fn what_is_no_tls_of_today_is_recognized() {
+    let mut world = World::start().await;
+    let hello = client_hello(&world.authority);
+    let tls11 = [
+        &b"\x16\x03\x01\0\x2f\x01\0\0\x2b\x03\x02"[..],
+        &[7; 32],
+        b"\0\0\x04\0\x2f\0\x35\x01\0",
+    ];
+    let header = b"PROXY TCP4 192.0.2.1 192.0.2.2 1024 443\r\n";
+    let header2 = b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c\xc0\0\x02\x01\xc0\0\x02\x02\x04\0\x01\xbb";
+    let (malformed, old) = (
+        HandshakeFailure::Malformed,
+        HandshakeFailure::NoSharedVersion,
+    );
+    for (sent, cause, detail, alert) in [
+        (tls11.concat(), old, "no version of TLS from 1.2 on", 70),
+        (
+            [header, &hello[..]].concat(),
+            malformed,
+            "PROXY protocol",
+            10,
+        ),
+        (
+            [header2, &hello[..]].concat(),
+            malformed,
+            "PROXY protocol",
+            10,
+        ),
+        (b"SSH-2.0-OpenSSH_9.2\r\n".to_vec(), malformed, "", 10),
+        (b"A1 CAPABILITY\r\n".to_vec(), malformed, "", 10),
+    ] {
+        let answer = world.send(&sent).await;
+        assert_eq!(answer, [21, 3, 3, 0, 2, 2, alert], "{cause:?}");
+        let event = world.event().await;
+        assert_eq!(event.handshake_failure, Some(cause), "{event:?}");
+        assert!(event.detail.contains(detail), "{event:?}");
+    }
+    // A request in pieces is one, too.
+    let mut stream = TcpStream::connect(world.address).await.unwrap();
+    stream.set_nodelay(true).unwrap();
+    for piece in ["OPT", "IONS * HTT", "P/1.1\r\n\r\n"] {
+        stream.write_all(piece.as_bytes()).await.unwrap();
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    stream.shutdown().await.unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    assert!(answer.starts_with("HTTP/1.1 400 "), "{answer}");
+    let failure = world.event().await.handshake_failure;
+    assert_eq!(failure, Some(HandshakeFailure::PlaintextHttp));
+}
+
 /// rustls has no client without a cipher suite in common; OpenSSL has.
 #[tokio::test]
 async fn a_client_of_another_library_without_a_shared_suite_is_counted() {
@@ -282,7 +335,7 @@ async fn a_client_of_another_library_without_a_shared_suite_is_counted() {
         .status()
         .await;
     if openssl.is_err() {
-        eprintln!("NOT RUN: openssl is not installed");
+        crate::support::not_run("openssl is not installed");
         return;
     }
     let event = world.event().await;
@@ -381,6 +434,63 @@ async fn the_subject_of_a_client_is_in_its_lines_and_the_fingerprint_if_asked_fo
         }
         serving.abort();
     }
+}
+
+/// An authority of its own may put anything into a name, and each request has it in its line.
+#[tokio::test]
+async fn a_long_subject_is_cut_in_every_format_and_the_line_says_so() {
+    let (authority, clients) = (Authority::new(), Authority::new());
+    let auth = ClientAuth::required(ClientRoots::pem(clients.pem())).unwrap();
+    let config = config(&authority.issue(&["localhost"])).client_auth(auth);
+    let layer = TlsLayer::new(config);
+    let own = clients.issue_of(&["app.test"], |params| {
+        params.distinguished_name = rcgen::DistinguishedName::new();
+        let name = &mut params.distinguished_name;
+        name.push(rcgen::DnType::CommonName, "é".repeat(2_000));
+    });
+    let (json, logfmt, events) = (Written::default(), Written::default(), Written::default());
+    let subscriber_output = events.clone();
+    let subscriber = tracing_subscriber::fmt()
+        .with_ansi(false)
+        .with_writer(move || subscriber_output.clone())
+        .finish();
+    let _subscriber = tracing::subscriber::set_default(subscriber);
+    let lines =
+        |format, written: &Written| Lines::new(format, Output::writer(written.clone())).unwrap();
+    let outputs = (lines(Format::Json, &json), lines(Format::Logfmt, &logfmt));
+    let sink = Tee::new(outputs.0.clone(), outputs.1.clone());
+    let access_log = AccessLogLayer::new(Tee::new(TracingSink::new(), sink));
+    let app = service_fn(async |_: http::Request<LoggedBody>| {
+        Ok::<_, Infallible>(Response::new(Full::new(Bytes::from("served"))))
+    });
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let serve = evenkeel::serve(listener, access_log.layer(app)).layer(layer);
+    let serving = tokio::spawn(serve.into_future());
+    let client = http1(authority.client_with(&own));
+    let mut stream = connect(address, client, "localhost").await.unwrap();
+    // From the second request on, the fields of the connection are cached.
+    for _ in 0..3 {
+        assert_eq!(get(&mut stream).await, "served");
+    }
+    drop(stream);
+    assert!(outputs.0.flush() && outputs.1.flush());
+    let text = |written: &Written| String::from_utf8(written.0.lock().unwrap().clone()).unwrap();
+    let shown = format!("CN={}", "é".repeat(510));
+    for (written, cut) in [
+        (&json, r#""truncated":["tls_client_subject"]"#),
+        (&logfmt, r#"truncated="[\"tls_client_subject\"]""#),
+        (&events, "truncated=\"tls_client_subject\""),
+    ] {
+        let text = text(written);
+        let lines: Vec<_> = text.lines().filter(|l| l.contains("CN=é")).collect();
+        assert_eq!(lines.len(), 3, "{text}");
+        for line in lines {
+            assert!(line.contains(&shown) && line.len() < 2_048, "{line}");
+            assert!(line.contains(cut), "{cut} is not in {line}");
+        }
+    }
+    serving.abort();
 }
 
 /// Long enough for the handshakes that are to end otherwise, on a machine that has a lot to do.

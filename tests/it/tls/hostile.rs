@@ -43,12 +43,13 @@ async fn the_deadline_closes_a_client_that_stalls() {
     let mut server = Server::start(layer).await;
     let hello = client_hello(&authority);
     for (sent, detail) in [
-        (&[][..], "said nothing"),
+        // No event: browsers open connections ahead that they may never use.
+        (&[][..], None),
         (
             &hello[..hello.len() / 2],
-            "in the middle of its ClientHello",
+            Some("in the middle of its ClientHello"),
         ),
-        (&hello[..], "did not finish"),
+        (&hello[..], Some("did not finish")),
     ] {
         let began = Instant::now();
         let mut stream = TcpStream::connect(server.address).await.unwrap();
@@ -57,7 +58,11 @@ async fn the_deadline_closes_a_client_that_stalls() {
         let _ = timeout(PATIENCE, stream.read_to_end(&mut answer))
             .await
             .unwrap();
-        assert!(began.elapsed() >= limit, "{detail}: before the deadline");
+        assert!(began.elapsed() >= limit, "{detail:?}: before the deadline");
+        let Some(detail) = detail else {
+            continue;
+        };
+        // The first that comes is this one's: the silent client made none.
         let event = server.event().await;
         assert_eq!(event.kind, ConnectionEventKind::TlsTimeout, "{event:?}");
         assert!(event.detail.contains(detail), "{event:?}");
