@@ -2,7 +2,7 @@
 
 use std::{
     fmt,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
     time::{SystemTime, UNIX_EPOCH},
 };
 
@@ -14,7 +14,8 @@ use crate::error::ConfigError;
 
 /// The ticket keys of a [`TlsLayer`](super::TlsLayer) without a
 /// [`TicketSecret`](super::TicketSecret): random, made by this process, replaced every 12 h and
-/// forgotten 12 h later.
+/// forgotten 12 h later. A server without a handshake replaces and forgets them at the next one, of any
+/// of its hosts. Until then they open no ticket either, but are in memory.
 ///
 /// A clone is a handle to the same keys. A program that replaces itself hands them to its successor,
 /// so that clients resume their sessions there:
@@ -37,8 +38,8 @@ pub struct TicketKeys {
 
 struct Shared {
     secrets: ArcSwap<Secrets>,
-    /// Held while the secrets are replaced.
-    replacing: Mutex<()>,
+    /// The keys of each policy, which are forgotten with the secrets. Locked while these are replaced.
+    replacing: Mutex<Vec<Weak<ArcSwap<Derived>>>>,
     clock: Clock,
 }
 
@@ -90,7 +91,7 @@ impl TicketKeys {
         Some(Self {
             shared: Arc::new(Shared {
                 secrets: ArcSwap::from_pointee(secrets),
-                replacing: Mutex::new(()),
+                replacing: Mutex::default(),
                 clock: Box::new(clock),
             }),
         })
@@ -144,11 +145,21 @@ impl TicketKeys {
     /// Returns the keys of a policy: another label makes other keys.
     pub(super) fn of_policy(&self, label: &str) -> Option<PolicyKeys> {
         let derived = Derived::new(&self.secrets(), label)?;
+        let derived = Arc::new(ArcSwap::from_pointee(derived));
+        let mut policies = self.policies();
+        policies.retain(|policy| policy.strong_count() > 0);
+        policies.push(Arc::downgrade(&derived));
+        drop(policies);
         Some(PolicyKeys {
             source: self.clone(),
             label: label.into(),
-            derived: ArcSwap::from_pointee(derived),
+            derived,
         })
+    }
+
+    fn policies(&self) -> MutexGuard<'_, Vec<Weak<ArcSwap<Derived>>>> {
+        let policies = self.shared.replacing.lock();
+        policies.unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Returns the secrets, after a replacement if it is due.
@@ -162,8 +173,7 @@ impl TicketKeys {
         if !is_due(&current) {
             return current;
         }
-        let lock = self.shared.replacing.lock();
-        let lock = lock.unwrap_or_else(PoisonError::into_inner);
+        let policies = self.policies();
         let current = self.shared.secrets.load_full();
         // Without randomness, the old ones serve on.
         let Some(new) = Secret::make(now).filter(|_| is_due(&current)) else {
@@ -176,19 +186,26 @@ impl TicketKeys {
             secrets: [new].into_iter().chain(previous).collect(),
         });
         self.shared.secrets.store(secrets.clone());
-        drop(lock);
+        forget(&policies);
         secrets
     }
 
     fn replace(&self, secrets: Vec<Secret>) {
-        let lock = self.shared.replacing.lock();
-        let _lock = lock.unwrap_or_else(PoisonError::into_inner);
+        let policies = self.policies();
         let generation = self.shared.secrets.load().generation + 1;
         let secrets = Secrets {
             generation,
             secrets,
         };
         self.shared.secrets.store(Arc::new(secrets));
+        forget(&policies);
+    }
+}
+
+/// Forgets the derived keys, also of hosts whose next handshake is far: that one derives them again.
+fn forget(policies: &[Weak<ArcSwap<Derived>>]) {
+    for policy in policies.iter().filter_map(Weak::upgrade) {
+        policy.store(Arc::default());
     }
 }
 
@@ -202,12 +219,22 @@ impl fmt::Debug for TicketKeys {
 pub(super) struct PolicyKeys {
     source: TicketKeys,
     label: Box<str>,
-    derived: ArcSwap<Derived>,
+    derived: Arc<ArcSwap<Derived>>,
 }
 
+/// The keys of one generation; none of the default, for which a generation counts that no secrets have.
 struct Derived {
     generation: u64,
     keys: Vec<(u64, Key)>,
+}
+
+impl Default for Derived {
+    fn default() -> Self {
+        Self {
+            generation: u64::MAX,
+            keys: Vec::new(),
+        }
+    }
 }
 
 impl Derived {
@@ -304,6 +331,29 @@ mod tests {
         let late = keys.encrypt(b"3").unwrap();
         now.fetch_add(100 * KEY_SECONDS, Relaxed);
         assert!(keys.decrypt(&late).is_none());
+    }
+
+    #[test]
+    fn a_host_without_handshakes_forgets_its_keys_with_the_others() {
+        let now = Arc::new(AtomicU64::new(1_000));
+        let keys = at(&now);
+        let (busy, quiet) = (keys.of_policy("a").unwrap(), keys.of_policy("b").unwrap());
+        let ticket = quiet.encrypt(b"1").unwrap();
+        assert_eq!(quiet.derived.load().keys.len(), 1);
+        for _ in 0..2 {
+            now.fetch_add(KEY_SECONDS, Relaxed);
+            busy.encrypt(b"2").unwrap();
+        }
+        assert!(quiet.derived.load().keys.is_empty(), "none is in memory");
+        assert!(quiet.decrypt(&ticket).is_none());
+        let ticket = quiet.encrypt(b"3").unwrap();
+        assert_eq!(quiet.decrypt(&ticket).unwrap(), b"3");
+        // A replacement by an import is one, too.
+        keys.import(&at(&now).export()).unwrap();
+        assert!(quiet.derived.load().keys.is_empty());
+        drop(quiet);
+        let _other = keys.of_policy("c");
+        assert_eq!(keys.policies().len(), 2, "the one that is gone is no more");
     }
 
     #[test]
