@@ -86,16 +86,23 @@ impl RateBudget {
     /// With a rate of 0, any number of bytes restores the whole credit. Earned time is cut to whole
     /// milliseconds: at 240 bytes a second one byte earns 4 ms, and a piece under a 1,000th of the
     /// rate earns nothing.
+    ///
+    /// A piece may come after the end of the credit and before the timer finds that. Up to a step of the
+    /// clock is then a debt: otherwise a byte each 100 ms, which earns 4 ms, would be found in time for
+    /// ever. More is none, as it would make a late, large piece worthless.
     pub(super) fn moved(&mut self, now: u64, bytes: usize, timeouts: Timeouts) {
-        // A client that overdrew earns from zero: debts would make a late, large piece worthless.
-        let left = self.wait(now).as_millis() as u64;
+        let since = if self.is_waiting() { self.since } else { now };
+        let waited = now.saturating_sub(since);
         self.since = NOT_WAITING;
+        let credit = u64::from(self.left);
+        let left = credit.saturating_sub(waited);
+        let debt = waited.saturating_sub(credit).min(MAX_DEBT_MS);
         let idle = idle(timeouts);
         let earned = match timeouts.min_rate {
             0 => u64::from(idle),
             rate => (bytes as u64).saturating_mul(1_000) / u64::from(rate),
         };
-        let left = left.saturating_add(earned);
+        let left = left.saturating_add(earned).saturating_sub(debt);
         self.left = u32::try_from(left).unwrap_or(idle).min(idle);
     }
 }
@@ -170,6 +177,8 @@ impl RateTimer {
 const NOT_WAITING: u64 = u64::MAX;
 /// The resolution of the clock that connections read.
 const CLOCK_STEP: Duration = Duration::from_millis(100);
+/// A step of the clock.
+const MAX_DEBT_MS: u64 = 100;
 
 #[cfg(test)]
 mod tests {
@@ -214,6 +223,27 @@ mod tests {
             let over = over(bytes, every, TIMEOUTS);
             assert_eq!(over, end, "{bytes} bytes each {every} s");
         }
+    }
+
+    #[test]
+    fn a_byte_at_each_step_of_the_clock_is_too_little() {
+        // 10, 200, 230, 240 and 250 bytes a second.
+        for (bytes, ends) in [(1, true), (20, true), (23, true), (24, false), (25, false)] {
+            let mut budget = RateBudget::new(TIMEOUTS);
+            let steps = 0..36_000;
+            // Each piece comes right before the timer would look.
+            let ended = steps.map(|step| 100 * step).find(|now| {
+                let is_over = budget.wait(*now).is_zero();
+                budget.moved(now + 100, bytes, TIMEOUTS);
+                is_over
+            });
+            assert_eq!(ended.is_some(), ends, "{bytes} bytes: {ended:?}");
+        }
+        // A large piece that comes after the end of the credit pays for itself.
+        let mut budget = RateBudget::new(TIMEOUTS);
+        budget.wait(0);
+        budget.moved(60_150, 14_400, TIMEOUTS);
+        assert_eq!(budget.wait(60_150), Duration::from_millis(59_900));
     }
 
     #[test]

@@ -70,7 +70,7 @@ async fn take(
 pub(crate) struct Exported(Vec<Metric>);
 
 impl Exported {
-    /// Returns the value of one series, with its labels as Prometheus writes them; 0 if it is not there.
+    /// Returns the value of one series, with its labels in alphabetical order; 0 if it is not there.
     pub(crate) fn get(&self, name: &str, labels: &str) -> f64 {
         self.series().get(name, labels)
     }
@@ -80,7 +80,8 @@ impl Exported {
         let mut series = BTreeMap::new();
         for metric in &self.0 {
             for point in points(metric) {
-                let labels: Vec<_> = point.attributes.iter().map(label).collect();
+                let mut labels: Vec<_> = point.attributes.iter().map(label).collect();
+                labels.sort_unstable();
                 let name = match labels[..] {
                     [] => metric.name.clone(),
                     _ => format!("{}{{{}}}", metric.name, labels.join(",")),

@@ -51,12 +51,11 @@ impl Client {
     }
 
     /// Sends a request without a body; returns the status, and the body or why it ended.
-    async fn ask(&mut self, method: &str) -> (u16, Result<Vec<u8>, h2::Error>) {
+    async fn ask(&mut self, method: &str) -> Result<(u16, Result<Vec<u8>, h2::Error>), h2::Error> {
         let (response, _) = self.send(method, true).await;
-        let response = tokio::time::timeout(PATIENCE, response).await.unwrap();
-        let response = response.unwrap();
+        let response = tokio::time::timeout(PATIENCE, response).await.unwrap()?;
         let status = response.status().as_u16();
-        (status, whole(response.into_body()).await)
+        Ok((status, whole(response.into_body()).await))
     }
 }
 
@@ -79,7 +78,7 @@ async fn whole(mut body: RecvStream) -> Result<Vec<u8>, h2::Error> {
 /// As [`Served::ends`], over HTTP/2; the response is whole.
 async fn ends(served: &Served, outcome: &str, status: u16, detail: &str) -> Value {
     let mut client = Client::connect(served.address).await;
-    let (got, body) = client.ask("GET").await;
+    let (got, body) = client.ask("GET").await.unwrap();
     assert_eq!(got, status, "{body:?}");
     body.unwrap_or_else(|error| panic!("{outcome}: {error}"));
     let line = served.log.next().await;
@@ -91,9 +90,12 @@ async fn ends(served: &Served, outcome: &str, status: u16, detail: &str) -> Valu
 /// As [`ends`], for a response that breaks off.
 async fn breaks_off(served: &Served, outcome: &str, detail: &str) -> Value {
     let mut client = Client::connect(served.address).await;
-    let (status, body) = client.ask("GET").await;
-    assert_eq!(status, 200);
-    let error = body.expect_err("a part must not look whole");
+    // A reset that follows at once takes the place of what was not sent yet, even of the head.
+    let answered = client.ask("GET").await.and_then(|(status, body)| {
+        assert_eq!(status, 200);
+        body
+    });
+    let error = answered.expect_err("a part must not look whole");
     assert!(error.is_reset(), "{error}");
     let line = served.log.next().await;
     check(&line, outcome, Some(200), detail);
@@ -194,7 +196,6 @@ fn a_client_that_goes_away_within_its_body_shows_what_came() {
                 ["client_abort", "client_body"].contains(&line["outcome"].as_str().unwrap()),
                 "{leaves:?}: {line}"
             );
-            assert_eq!(line.get("status"), None, "no client is left: {line}");
             assert_eq!(line["received"], 3, "{line}");
         }
     });
@@ -408,7 +409,7 @@ fn what_the_server_refuses_has_a_line_with_the_reason() {
             );
         }
         let mut client = Client::connect(served.address).await;
-        let (status, _) = client.ask("TRACE").await;
+        let (status, _) = client.ask("TRACE").await.unwrap();
         assert_eq!(status, 405);
         let line = served.log.next().await;
         check(
@@ -425,15 +426,12 @@ fn what_the_server_refuses_has_a_line_with_the_reason() {
 fn a_client_that_breaks_the_protocol_has_a_line_beside_those_of_its_requests() {
     both(async || {
         const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
-        for (frame, detail) in [
-            (&b"\0\0\x01\x06\0\0\0\0\0x"[..], "size"),
-            (b"\0\0\x01\0\0\0\0\0\0x", "protocol"),
-        ] {
+        for frame in [&b"\0\0\x01\x06\0\0\0\0\0x"[..], b"\0\0\x01\0\0\0\0\0\0x"] {
             let served = Served::new([backend(refused())]).await;
             let answer = served.talk([PREFACE, frame].concat()).await;
             assert!(!answer.is_empty(), "GOAWAY");
             let line = served.log.next().await;
-            check(&line, "protocol_error", None, detail);
+            check(&line, "protocol_error", None, "protocol error");
         }
         // One that ends in order has none.
         let served = Served::new([backend(refused())]).await;
@@ -461,7 +459,7 @@ fn a_service_that_sheds_or_fails_has_its_line() {
         let mut client = Client::connect(address).await;
         let (_response, mut first) = client.send("GET", true).await;
         calls.recv().await.unwrap();
-        let (status, _) = client.ask("GET").await;
+        let (status, _) = client.ask("GET").await.unwrap();
         assert_eq!(status, 503);
         check(&log.next().await, "load_shed", Some(503), "overloaded");
         first.send_reset(Reason::CANCEL);
