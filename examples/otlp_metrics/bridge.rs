@@ -228,7 +228,8 @@ impl Visitor for Collected {
             }
             Value::Histogram(histogram) => {
                 for (bound, count) in histogram.buckets() {
-                    let bound = bound.map_or("+Inf".to_owned(), |b| b.as_secs_f64().to_string());
+                    let bound =
+                        bound.map_or_else(|| "+Inf".to_owned(), |b| b.as_secs_f64().to_string());
                     let labels = [&labels[..], &[KeyValue::new("le", bound)]].concat();
                     self.add("_bucket", &labels, Reading::Count(count));
                 }
