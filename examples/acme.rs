@@ -8,6 +8,8 @@
 //! curl -ki https://localhost/         # a placeholder, until the order has succeeded
 //! ```
 //!
+//! `examples/acme_ring` is the same with the cryptography provider ring.
+//!
 //! With another directory, such as that of a test server: `ACME_DIRECTORY=https://127.0.0.1:14000/dir`,
 //! `ACME_CA=pebble.minica.pem`, `HTTPS_ADDRESS=127.0.0.1:5001` and `HTTP_ADDRESS=127.0.0.1:5002`.
 #![expect(clippy::print_stdout, reason = "an example talks to people")]

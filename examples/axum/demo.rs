@@ -12,6 +12,7 @@ use evenkeel::{
 use tokio::net::TcpListener;
 
 use crate::{
+    acme::Automatic,
     listeners::{Listener, Listeners},
     operators::Operators,
 };
@@ -40,7 +41,6 @@ pub(crate) async fn start() -> Result<(LoadBalancer, Listeners), BoxError> {
             listen: None,
             proxy_protocol: ProxyProtocolLayer::off(),
             tls: Some((tls, certificates)),
-            acme: None,
             hsts: None,
             endpoints: None,
         }],
@@ -53,6 +53,7 @@ pub(crate) async fn start() -> Result<(LoadBalancer, Listeners), BoxError> {
         events: (None, None),
         operators: Operators::default(),
         answers: ChallengeAnswers::default(),
+        automatic: Automatic::default(),
     };
     Ok((LoadBalancer::new(pool), listeners))
 }

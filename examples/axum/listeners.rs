@@ -18,7 +18,7 @@ use evenkeel::{
     stats::CertificateRegistry,
     tls::{
         Certificates, HstsLayer,
-        acme::{Acme, ChallengeAnswers, Http01Layer},
+        acme::{ChallengeAnswers, Http01Layer},
     },
 };
 use tokio::{
@@ -29,6 +29,7 @@ use tokio::{
 };
 
 use crate::{
+    acme::{Automatic, Renewal},
     fleet::ListenerTls,
     listen::{configured, share},
     operators::Operators,
@@ -53,6 +54,7 @@ pub(crate) struct Listeners {
     pub(crate) operators: Operators,
     /// The answers of automatic certificates.
     pub(crate) answers: ChallengeAnswers,
+    pub(crate) automatic: Automatic,
 }
 
 pub(crate) struct Listener {
@@ -61,13 +63,12 @@ pub(crate) struct Listener {
     pub(crate) listen: Option<ListenSettings>,
     pub(crate) proxy_protocol: ProxyProtocolLayer,
     pub(crate) tls: ListenerTls,
-    pub(crate) acme: Option<Acme>,
     pub(crate) hsts: Option<HstsLayer>,
     pub(crate) endpoints: Option<EndpointsLayer>,
 }
 
 impl Listeners {
-    pub(crate) fn from_settings(
+    pub(crate) async fn from_settings(
         settings: &Settings,
         mut start: Start,
         readiness: Readiness,
@@ -84,11 +85,14 @@ impl Listeners {
                 listen: Some(settings.listen[nth].clone()),
                 proxy_protocol: settings.proxy_protocol(nth),
                 tls,
-                acme: settings.acme(nth, &answers)?,
                 hsts: settings.hsts(nth),
                 endpoints: settings.endpoints_layer(nth, &readiness),
             });
         }
+        let stores = listeners.iter();
+        let stores = stores.map(|listener| Some(&listener.tls.as_ref()?.1));
+        let automatic = Automatic::load(settings, stores, &answers, &start).await?;
+        automatic.note(&readiness);
         let layers = listeners
             .iter()
             .map(|listener| Some(listener.tls.as_ref()?.0.clone()));
@@ -110,6 +114,7 @@ impl Listeners {
             events: (None, None),
             operators: Operators::default(),
             answers,
+            automatic,
         })
     }
 
@@ -125,16 +130,12 @@ impl Listeners {
 
     /// Serves until a signal or a successor, then lets requests end. Returns true if a successor
     /// serves.
-    pub(crate) async fn serve(self, app: Router) -> Result<bool, BoxError> {
+    pub(crate) async fn serve(mut self, app: Router) -> Result<bool, BoxError> {
         let (end, ended) = watch::channel(End::NotYet);
         let mut serving = JoinSet::new();
         let (readiness, lame_duck) = self.lame_duck.unzip();
         let mut watched = Vec::new();
-        let mut renewed = Vec::new();
-        let has_acme = self
-            .listeners
-            .iter()
-            .any(|listener| listener.acme.is_some());
+        let has_acme = !self.automatic.is_empty();
         for listener in self.listeners {
             let mut app = app.clone();
             if let Some(own) = listener.endpoints {
@@ -147,9 +148,6 @@ impl Listeners {
                 app = app.layer(hsts);
             }
             let (tls, certificates) = listener.tls.unzip();
-            if let (Some(certificates), Some(acme)) = (&certificates, listener.acme) {
-                renewed.push(acme.start(certificates).await?);
-            }
             watched.extend(certificates.map(|c| c.watch(Certificates::RELOAD_INTERVAL)));
             let sockets = listener.tcp.len();
             for tcp in listener.tcp {
@@ -182,9 +180,16 @@ impl Listeners {
             .start
             .ready({
                 let (pool, keys) = (self.pool.clone(), self.keys);
-                move || upgrade::state(&pool, &keys)
+                let exporters = self.automatic.exporters();
+                move || exporters.add_to(upgrade::state(&pool, &keys))
             })
             .await;
+        let mut renewal = Renewal::default();
+        if served.is_ok() {
+            let readiness = readiness.clone();
+            let readiness = readiness.unwrap_or_else(|| Readiness::new(self.pool.clone()));
+            renewal = self.automatic.start(&readiness);
+        }
         let result = match served {
             Ok(mut running) => ends(&mut running, self.handover.as_ref()).await,
             // The process before serves on.
@@ -193,11 +198,11 @@ impl Listeners {
         let how = *result.as_ref().unwrap_or(&End::HandedOver);
         // The checks end with the process: no event says so.
         self.pool.close();
+        // The successor renews the certificates, or the next process.
+        let renewal = renewal.stop();
         match how {
             End::HandedOver => {
                 self.operators.hand_over();
-                // The successor renews the certificates.
-                renewed.clear();
             }
             End::NotYet | End::Shutdown => {
                 if let Some(readiness) = readiness {
@@ -210,6 +215,7 @@ impl Listeners {
         while let Some(served) = serving.join_next().await {
             served??;
         }
+        let _ = renewal.await;
         result.map(|end| end == End::HandedOver)
     }
 }

@@ -11,6 +11,8 @@
 //! With a settings file (see the `edge` example) it serves what that says:
 //! `cargo run --release --features full --example axum -- edge.toml`.
 
+#[path = "../edge/acme.rs"]
+mod acme;
 #[path = "../edge/cli.rs"]
 mod cli;
 mod demo;
@@ -158,7 +160,7 @@ fn serve(settings: &Settings) -> Result<(), BoxError> {
             upgrade::checked(&pool).await;
         }
         let ready = readiness.clone();
-        let mut listeners = Listeners::from_settings(settings, start, ready, &pool, tls)?;
+        let mut listeners = Listeners::from_settings(settings, start, ready, &pool, tls).await?;
         listeners.show_certificates_in(&certificates)?;
         let _expiry = ExpiryWatcher::start(&certificates, ExpiryWatcher::INTERVAL);
         let start = &mut listeners.start;

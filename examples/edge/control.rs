@@ -7,10 +7,10 @@ use evenkeel::{
     endpoints::Readiness,
     fleet::handover::{PassedSockets, Running as Serving, ServiceManager, Start},
     server::Workers,
-    settings::{LogOutputs, Settings},
+    settings::LogOutputs,
     tls::{
         CertificateWatcher, Certificates, ExpiryWatcher,
-        acme::{AcmeHandle, ChallengeAnswers, Http01Layer},
+        acme::{ChallengeAnswers, Http01Layer},
     },
 };
 use tokio::{
@@ -21,6 +21,7 @@ use tokio::{
 
 use crate::{
     Loaded,
+    acme::{Automatic, Renewal},
     listen::share,
     operators::Operators,
     reload::Running,
@@ -89,7 +90,9 @@ struct Edge {
     running: Running,
     _watched: Vec<CertificateWatcher>,
     _expiry: ExpiryWatcher,
-    acme: Vec<AcmeHandle>,
+    automatic: Automatic,
+    /// The renewal of the automatic certificates, once this process serves.
+    renewal: Renewal,
     keys: upgrade::Keys,
     log: Option<LogOutputs>,
     state_file: Option<StateFile>,
@@ -115,8 +118,6 @@ impl Edge {
         let keys = upgrade::ticket_keys(&settings.listen, &layers, start);
         let running =
             Running::new(&settings, certificates, tickets.as_ref(), threads, start).await?;
-        let answers = ChallengeAnswers::new();
-        let acme = start_acme(&settings, &running.certificates, &answers).await?;
         let (log, log_layer) = running.log.clone().unzip();
         let readiness = settings.readiness(&running.pool, &running.registry);
         let mut listeners = Vec::new();
@@ -140,6 +141,10 @@ impl Edge {
         if start.predecessor().is_some() && settings.health.is_some() {
             upgrade::checked(&running.pool).await;
         }
+        let answers = ChallengeAnswers::new();
+        let stores = running.certificates.iter().map(Option::as_ref);
+        let automatic = Automatic::load(&settings, stores, &answers, start).await?;
+        automatic.note(&readiness);
         let metrics = running.metrics.clone();
         let operators =
             Operators::serve(&settings, start, &readiness, metrics.as_ref(), log.as_ref())?;
@@ -148,7 +153,7 @@ impl Edge {
         let workers = Worker {
             listeners: listeners.into(),
             apps: running.apps.clone().into(),
-            http01: (!acme.is_empty()).then(|| Http01Layer::new(answers)),
+            http01: (!automatic.is_empty()).then(|| Http01Layer::new(answers)),
             log: log_layer,
             metrics,
             lame_duck: settings.lame_duck(),
@@ -161,7 +166,8 @@ impl Edge {
         Ok(Self {
             _watched: watch_files(&running.certificates),
             _expiry: ExpiryWatcher::start(&running.registry, ExpiryWatcher::INTERVAL),
-            acme,
+            automatic,
+            renewal: Renewal::default(),
             keys,
             log,
             state_file: state_file.map(|path| StateFile::start(path, running.pool.clone())),
@@ -182,8 +188,11 @@ impl Edge {
             self.accepts.recv().await.ok_or("a worker ended")??;
         }
         let (pool, keys) = (self.running.pool.clone(), self.keys.clone());
-        let state = move || upgrade::state(&pool, &keys);
-        Ok(start.ready(state).await?)
+        let exporters = self.automatic.exporters();
+        let state = move || exporters.add_to(upgrade::state(&pool, &keys));
+        let serving = start.ready(state).await?;
+        self.renewal = self.automatic.start(&self.readiness);
+        Ok(serving)
     }
 
     fn reload(&mut self, path: &str) {
@@ -204,13 +213,14 @@ impl Edge {
     async fn drain(mut self, end: End, signals: &mut EndSignals) -> Result<(), BoxError> {
         // The checks end with the process: no event says so.
         self.running.pool.close();
+        // The successor renews the certificates, or the next process.
+        let renewal = self.renewal.stop();
         if end == End::HandedOver {
             self.end.send_replace(end);
             tracing::info!("another process serves: draining");
             self.operators.hand_over();
-            // The successor writes it, and renews the certificates.
+            // The successor writes it.
             self.state_file = None;
-            self.acme.clear();
         } else {
             self.readiness.fail("shutting down");
             tracing::info!(lame_duck = ?self.lame_duck, "shutting down");
@@ -222,6 +232,7 @@ impl Edge {
                 if let Some(file) = &self.state_file {
                     file.finish();
                 }
+                let _ = renewal.await;
                 ended
             }
             () = signals.next() => exit_at_once(self.log.as_ref(), self.state_file.as_ref()),
@@ -247,21 +258,6 @@ fn watch_files(certificates: &[Option<Certificates>]) -> Vec<CertificateWatcher>
     given
         .map(|c| c.watch(Certificates::RELOAD_INTERVAL))
         .collect()
-}
-
-/// Starts the automatic certificates of each listener; they are renewed until the handles are dropped.
-async fn start_acme(
-    settings: &Settings,
-    certificates: &[Option<Certificates>],
-    answers: &ChallengeAnswers,
-) -> Result<Vec<AcmeHandle>, BoxError> {
-    let mut handles = Vec::new();
-    for (nth, certificates) in certificates.iter().enumerate() {
-        if let (Some(certificates), Some(acme)) = (certificates, settings.acme(nth, answers)?) {
-            handles.push(acme.start(certificates).await?);
-        }
-    }
-    Ok(handles)
 }
 
 struct Signals {

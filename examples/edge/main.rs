@@ -20,6 +20,7 @@
 //! process cannot start, the running one serves on. Sockets of systemd (`LISTEN_FDS`) are taken, and
 //! systemd is notified (`NOTIFY_SOCKET`): see `examples/deploy/systemd`.
 
+mod acme;
 mod app;
 mod cli;
 mod control;

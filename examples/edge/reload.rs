@@ -127,9 +127,12 @@ impl Running {
             if let (Some(tls), Some(certificates)) = (&listen.tls, certificates) {
                 let files = tls.certificates.iter();
                 let files = files.map(|c| Certificate::files(&c.chain, &c.key));
-                // With automatic certificates, there may be none from files.
-                if files.len() > 0 {
-                    certificates.replace(files)?;
+                match files.len() {
+                    // Beside automatic certificates, there may be none from files.
+                    0 if tls.acme.is_some() => certificates.clear_list(),
+                    // The section is there now, which needs a restart.
+                    0 => {}
+                    _ => certificates.replace(files)?,
                 }
             }
         }

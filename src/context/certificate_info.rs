@@ -35,6 +35,16 @@ pub struct CertificateInfo {
 }
 
 impl CertificateInfo {
+    /// The common name of a placeholder's issuer: of the certificate that no client accepts and that is
+    /// served until an authority has issued a true one.
+    pub const PLACEHOLDER: &'static str = "evenkeel placeholder";
+
+    /// Returns true for a placeholder, by its issuer.
+    #[must_use]
+    pub fn is_placeholder(&self) -> bool {
+        self.issuer.strip_prefix("CN=") == Some(Self::PLACEHOLDER)
+    }
+
     /// Returns a short name: the first DNS name, else the identifier, else the name of its file, else the
     /// serial number.
     #[must_use]

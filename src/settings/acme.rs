@@ -30,6 +30,9 @@ pub struct AcmeSettings {
     pub agree_to_terms: bool,
     /// The folder for certificates, keys and the account, or `redis` for the store of `[fleet]`.
     pub storage: PathBuf,
+    /// The folder in which this instance keeps a copy of each certificate in force, to start with while
+    /// `storage` fails; none if absent.
+    pub copies: Option<PathBuf>,
     /// The address that the authority writes to; none if absent.
     pub email: Option<String>,
     /// `letsencrypt`, `letsencrypt-staging`, or the URL of the directory; the first if absent.
@@ -118,7 +121,7 @@ impl Settings {
     ///
     /// # Errors
     ///
-    /// Returns an error if a file cannot be read, or the store not opened.
+    /// Returns an error if a file cannot be read, or a store not opened.
     pub fn acme(
         &self,
         nth: usize,
@@ -128,7 +131,10 @@ impl Settings {
             return Ok(None);
         };
         let store = self.draft.acme_store(nth, &given.storage)?;
-        let made = self.draft.acme(nth, given, store)?;
+        let mut made = self.draft.acme(nth, given, store)?;
+        if let Some(folder) = &given.copies {
+            made = made.copies(self.draft.acme_folder(nth, "copies", folder)?);
+        }
         Ok(Some(made.answers(answers.clone())))
     }
 }
@@ -147,9 +153,18 @@ impl Draft {
         {
             return Ok(Arc::new(store));
         }
-        match FileStore::new(storage) {
+        self.acme_folder(nth, "storage", storage)
+    }
+
+    fn acme_folder(
+        &self,
+        nth: usize,
+        key: &str,
+        folder: &Path,
+    ) -> Result<Arc<dyn Store>, SettingsError> {
+        match FileStore::new(folder) {
             Ok(store) => Ok(Arc::new(store)),
-            Err(error) => Err(self.acme_mistake(nth, "storage", error.message())),
+            Err(error) => Err(self.acme_mistake(nth, key, error.message())),
         }
     }
 

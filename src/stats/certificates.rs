@@ -158,7 +158,8 @@ impl CertificateRegistry {
     }
 
     /// Returns how near the end of a certificate is at the time `now`, by the thresholds of this handle
-    /// and the lifetime of the certificate.
+    /// and the lifetime of the certificate. A placeholder, which no client accepts, counts as
+    /// [`Error`](Expiry::Error) from the beginning.
     #[must_use]
     pub fn expiry(&self, certificate: &CertificateInfo, now: SystemTime) -> Expiry {
         let lifetime = certificate.not_after.duration_since(certificate.not_before);
@@ -168,6 +169,7 @@ impl CertificateRegistry {
         match certificate.not_after.duration_since(now) {
             // Valid until that very second (RFC 5280 §4.1.2.5), so one of no time left is still valid.
             Err(_) => Expiry::Expired,
+            Ok(_) if certificate.is_placeholder() => Expiry::Error,
             Ok(left) if left <= self.error_before.min(tenth) => Expiry::Error,
             Ok(left) if left <= warn_before => Expiry::Warn,
             Ok(_) => Expiry::Far,

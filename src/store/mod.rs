@@ -57,6 +57,10 @@ use crate::error::{BoxError, ConfigError};
 /// writes them to a log.
 pub trait Store: fmt::Debug + Send + Sync + 'static {
     /// Reads a value; `None` if the key has none, or its lifetime has ended.
+    ///
+    /// What is there and was damaged, or written by another program, is an [`std::io::Error`] of the kind
+    /// [`InvalidData`](std::io::ErrorKind::InvalidData): other errors may pass, and this one stays until
+    /// the next [`put`](Self::put).
     fn get<'a>(&'a self, key: &'a str) -> StoreFuture<'a, Option<Bytes>>;
 
     /// Writes a value in place of the one before. A reader sees the old value or the new one, never a

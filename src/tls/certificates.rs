@@ -118,6 +118,28 @@ impl Certificates {
         Ok(())
     }
 
+    /// Removes the certificates of the list. Those that were [inserted](Self::insert) stay; without any,
+    /// every handshake fails.
+    ///
+    /// ```
+    /// use evenkeel::tls::{Certificate, Certificates};
+    ///
+    /// # fn main() -> Result<(), evenkeel::BoxError> {
+    /// let made = rcgen::generate_simple_self_signed(["a.test".to_owned()])?;
+    /// let certificate = Certificate::pem(made.cert.pem(), made.signing_key.serialize_pem());
+    /// let certificates = Certificates::new([certificate.clone()])?;
+    /// certificates.insert("b", certificate)?;
+    /// certificates.clear_list();
+    /// assert_eq!(certificates.in_force().len(), 1);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn clear_list(&self) {
+        let refreshing = self.inner.refresh_lock.lock();
+        let _refreshing = refreshing.unwrap_or_else(PoisonError::into_inner);
+        self.change(|store| store.replace_list(Vec::new()));
+    }
+
     /// Adds a certificate beside the others, or replaces the one that was inserted with the same
     /// identifier. The identifier is any text that the caller chooses, such as the first domain name.
     ///

@@ -58,7 +58,7 @@ impl Reminders {
         } in readings
         {
             let expiry = registry.expiry(certificate, now);
-            if expiry == Expiry::Far {
+            if expiry == Expiry::Far || is_new_placeholder(certificate, now) {
                 continue;
             }
             let place = match seen.entry(&certificate.fingerprint) {
@@ -100,6 +100,12 @@ impl Reminders {
     }
 }
 
+/// Returns true while the first order may still be under way: that is no reason to call an operator.
+fn is_new_placeholder(certificate: &CertificateInfo, now: SystemTime) -> bool {
+    let age = now.duration_since(certificate.not_before);
+    certificate.is_placeholder() && age.is_ok_and(|age| age < FIRST_ORDER)
+}
+
 /// Returns true if a day has passed, and if the clock was set back, so that an error of the clock does
 /// not silence reminders for as long as it was wrong.
 fn is_over(said: SystemTime, now: SystemTime) -> bool {
@@ -117,6 +123,8 @@ pub(super) fn days_left(certificate: &CertificateInfo, now: SystemTime) -> u64 {
 const AGAIN: Duration = Duration::from_secs(86_400);
 /// A store of thousands of certificates must not fill the log in one reading.
 pub(super) const MAX_DUE: usize = 100;
+/// Orders take seconds, and minutes with DNS-01.
+const FIRST_ORDER: Duration = Duration::from_secs(300);
 
 #[cfg(test)]
 mod tests {
@@ -267,5 +275,34 @@ mod tests {
             250,
             "a day after the first"
         );
+    }
+
+    #[test]
+    fn a_placeholder_is_due_when_an_order_should_have_succeeded() {
+        let (registry, made) = (CertificateRegistry::new(), certificate("a"));
+        let placeholder = Arc::new(CertificateInfo {
+            issuer: format!("CN={}", CertificateInfo::PLACEHOLDER).into(),
+            not_before: days(99),
+            ..CertificateInfo::clone(&made)
+        });
+        assert!(placeholder.is_placeholder() && !made.is_placeholder());
+        let readings = reading(&registry, "l", &placeholder);
+        let mut reminders = Reminders::default();
+        let minutes = |minutes: u64| days(99) + Duration::from_secs(minutes * 60);
+        for (now, wanted) in [
+            (minutes(0), None),
+            (minutes(4), None),
+            (minutes(5), Some(Expiry::Error)),
+            (minutes(6), None),
+            (hours(100 * 24 + 1), Some(Expiry::Expired)),
+        ] {
+            let due = reminders.due(&registry, &readings, now);
+            let due: Vec<_> = due
+                .reminders
+                .iter()
+                .map(|reminder| reminder.expiry)
+                .collect();
+            assert_eq!(due, wanted.as_slice(), "{now:?}");
+        }
     }
 }

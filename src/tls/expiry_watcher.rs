@@ -19,7 +19,8 @@ use crate::{
 /// [`warn_before`](CertificateRegistry::warn_before) its end, at ERROR from
 /// [`error_before`](CertificateRegistry::error_before) and after its end, and at once when it passes one
 /// of these. A reading logs 100 certificates at most, and how many more there are; the next readings log
-/// those. A certificate that is replaced is logged no more. The line has the names of the certificate
+/// those. A certificate that is replaced is logged no more. A placeholder, which is served until an
+/// authority has issued a certificate, is logged at ERROR from its fifth minute. The line has the names of the certificate
 /// and of its listeners, its file, its issuer, its serial number, its end and the days that are left.
 ///
 /// ```no_run
@@ -114,6 +115,12 @@ fn log(reminder: &Reminder, now: SystemTime) {
         };
     }
     match reminder.expiry {
+        _ if certificate.is_placeholder() => {
+            line!(
+                error,
+                "a placeholder is served, which no client accepts: no certificate was obtained"
+            );
+        }
         Expiry::Expired => line!(error, "a certificate has expired; replace it"),
         Expiry::Error => line!(error, "a certificate expires very soon; renew it"),
         _ => line!(warn, "a certificate expires soon; renew it"),

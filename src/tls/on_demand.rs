@@ -21,13 +21,16 @@ use super::{CertificateSource, certificate_entry::Entry};
 use crate::{
     context::CertificateInfo,
     error::{BoxError, ConfigError},
+    log_limit::LogLimit,
 };
 
 /// Looks up the certificates of names that no other certificate has, during the handshake that asks for
 /// one; see [`Certificates::on_demand`](super::Certificates::on_demand).
 ///
 /// One lookup runs for a name at a time, and handshakes for the same name wait for it. What was found is
-/// kept in memory. A name without a certificate, and a lookup that failed, is not looked up again for
+/// kept in memory. A certificate that has the name by a wildcard serves all names of the wildcard, which
+/// are not looked up, until it is due again: it takes one place, however many names clients invent. A name
+/// without a certificate, and a lookup that failed, is not looked up again for
 /// 10 s. The handshake then goes on without: it shows the first certificate, or fails where
 /// [`strict_sni`](super::TlsConfig::strict_sni) is set.
 ///
@@ -128,10 +131,13 @@ pub(super) struct Found {
     /// Counts the uses, so that the oldest is known.
     uses: AtomicU64,
     hasher: RandomState,
+    /// For lookups that fail: clients choose their names.
+    log_limit: LogLimit,
 }
 
 #[derive(Default)]
 struct Names {
+    /// By server name, or by the name from its first dot on for a certificate that has it by a wildcard.
     found: HashMap<Box<str>, Kept>,
     /// The time until which the name is not looked up again.
     missing: HashMap<Box<str>, Instant>,
@@ -181,13 +187,14 @@ impl Found {
             names: RwLock::default(),
             uses: AtomicU64::new(0),
             hasher: RandomState::new(),
+            log_limit: LogLimit::new(),
         }
     }
 
     /// Returns the certificate of the name, if it was looked up before.
     pub(super) fn get(&self, name: &str) -> Option<Arc<CertifiedKey>> {
         let names = self.read();
-        let kept = names.found.get(name)?;
+        let kept = names.find(name)?;
         let now = self.uses.fetch_add(1, Ordering::Relaxed);
         kept.last_use.store(now, Ordering::Relaxed);
         Some(kept.entry.parsed.key.clone())
@@ -200,7 +207,7 @@ impl Found {
         if names.missing.get(name).is_some_and(|until| now < *until) {
             return false;
         }
-        let kept = names.found.get(name);
+        let kept = names.find(name);
         kept.is_none_or(|kept| now.duration_since(kept.at) >= self.options.max_age)
     }
 
@@ -245,12 +252,20 @@ impl Found {
             Ok(Some(entry)) => entry,
             Ok(None) => return names.miss(name, now),
             Err(error) => {
-                tracing::warn!(target: "evenkeel::tls", server_name = name, error, "no certificate on demand");
+                if let Some(left_out) = self.log_limit.pass() {
+                    tracing::warn!(
+                        target: "evenkeel::tls", server_name = name, error, left_out,
+                        "no certificate on demand"
+                    );
+                }
                 return names.miss(name, now);
             }
         };
         names.missing.remove(name);
-        if names.found.len() >= self.options.max_certificates && !names.found.contains_key(name) {
+        let has_name = entry.parsed.facts.names.iter().any(|own| **own == *name);
+        // It covers the name, if only by a wildcard.
+        let key = wildcard(name).filter(|_| !has_name).unwrap_or(name);
+        if names.found.len() >= self.options.max_certificates && !names.found.contains_key(key) {
             let oldest = names.found.iter();
             let oldest = oldest.min_by_key(|(_, kept)| kept.last_use.load(Ordering::Relaxed));
             if let Some(oldest) = oldest.map(|(name, _)| name.clone()) {
@@ -258,6 +273,11 @@ impl Found {
             }
         }
         let info = CertificateInfo {
+            id: Some(if has_name {
+                key.into()
+            } else {
+                format!("*{key}").into()
+            }),
             on_demand: true,
             ..CertificateInfo::clone(&entry.info)
         };
@@ -268,7 +288,7 @@ impl Found {
             last_use: AtomicU64::new(self.uses.fetch_add(1, Ordering::Relaxed)),
             is_kept_on: false,
         };
-        names.found.insert(name.into(), kept);
+        names.found.insert(key.into(), kept);
     }
 
     /// Describes what clients are shown. A certificate that the next handshake looks up again is left out:
@@ -295,12 +315,20 @@ impl Found {
 }
 
 impl Names {
+    /// Returns what serves the name: what was found for it, else for a wildcard that it belongs to.
+    fn find(&self, name: &str) -> Option<&Kept> {
+        let exact = self.found.get(name);
+        exact.or_else(|| self.found.get(wildcard(name)?))
+    }
+
     /// Remembers that there is no certificate. One that was found before is served on until it expires.
     fn miss(&mut self, name: &str, now: Instant) {
-        if let Some(kept) = self.found.get_mut(name) {
-            kept.is_kept_on = SystemTime::now() <= kept.entry.parsed.facts.not_after;
-            if !kept.is_kept_on {
-                self.found.remove(name);
+        for key in [Some(name), wildcard(name)].into_iter().flatten() {
+            if let Some(kept) = self.found.get_mut(key) {
+                kept.is_kept_on = SystemTime::now() <= kept.entry.parsed.facts.not_after;
+                if !kept.is_kept_on {
+                    self.found.remove(key);
+                }
             }
         }
         if self.missing.len() >= MAX_MISSING {
@@ -311,6 +339,12 @@ impl Names {
             self.missing.insert(name.into(), now + MISSING_FOR);
         }
     }
+}
+
+/// Returns the wildcard that the name belongs to, without its `*`, which stands for one whole label
+/// (RFC 9525 §6.3).
+fn wildcard(name: &str) -> Option<&str> {
+    name.get(name.find('.')?..)
 }
 
 /// Some 5 MiB with chains of usual length.

@@ -84,7 +84,10 @@ async fn a_file_that_no_store_wrote_is_an_error_until_it_is_replaced() {
         &[0; 3 << 20],
     ] {
         fs::write(&file, garbage).unwrap();
-        let error = store.get("k").await.unwrap_err().to_string();
+        let error = store.get("k").await.unwrap_err();
+        let error = error.downcast_ref::<std::io::Error>().unwrap();
+        assert_eq!(error.kind(), std::io::ErrorKind::InvalidData);
+        let error = error.to_string();
         assert!(error.contains("not written by a store"), "{error}");
         assert_eq!(fs::read(&file).unwrap(), garbage, "it is left as it is");
     }
@@ -95,6 +98,21 @@ async fn a_file_that_no_store_wrote_is_an_error_until_it_is_replaced() {
     fs::write(folder.path().join("locks/l@"), "garbage").unwrap();
     assert!(store.lock("l", "a", lease).await.unwrap());
     assert!(!store.lock("l", "b", lease).await.unwrap());
+}
+
+#[tokio::test]
+async fn a_lock_of_which_nothing_is_known_is_not_free() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = FileStore::new(folder.path()).unwrap();
+    let lock = folder.path().join("locks/l@");
+    // It leads to itself: the file cannot be opened, as where the disk fails.
+    symlink(&lock, &lock).unwrap();
+    let lease = Duration::from_secs(30);
+    let error = store.lock("l", "a", lease).await.unwrap_err();
+    let error = error.downcast_ref::<std::io::Error>().unwrap();
+    assert_ne!(error.kind(), std::io::ErrorKind::InvalidData, "{error}");
+    fs::remove_file(&lock).unwrap();
+    assert!(store.lock("l", "a", lease).await.unwrap());
 }
 
 #[tokio::test]

@@ -1,6 +1,6 @@
 //! [`RedisStore`]: a [`Store`] in Redis.
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{fmt, io, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use redis::{Value, cmd};
@@ -137,7 +137,10 @@ impl RedisStore {
             Value::Nil => Ok(None),
             Value::BulkString(framed) => match frame::decode(framed) {
                 Ok(value) => Ok(Some(value)),
-                Err(error) => Err(format!("the value of {key}: {error}").into()),
+                Err(error) => {
+                    let why = format!("the value of {key}: {error}");
+                    Err(io::Error::new(io::ErrorKind::InvalidData, why).into())
+                }
             },
             _ => Err(format!("the value of {key}: another answer than to GET").into()),
         }

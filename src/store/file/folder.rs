@@ -79,8 +79,12 @@ impl Folder {
         let _exclusive = self.exclusive()?;
         let path = path(self.root.join(LOCKS), name);
         let now = SystemTime::now();
-        // A file that is no record is a lock that nothing can release: it is taken over.
-        let held = read(&path).unwrap_or_default();
+        let held = match read(&path) {
+            // A file that is no record is a lock that nothing can release: it is taken over.
+            Err(error) if error.kind() == ErrorKind::InvalidData => None,
+            // Of any other error, nothing is known about the lock.
+            held => held?,
+        };
         let is_free = held.is_none_or(|held| held.has_ended(now) || held.content == holder);
         if is_free {
             let holder = Bytes::copy_from_slice(holder.as_bytes());
@@ -205,9 +209,20 @@ fn check_mode(root: &Path) -> io::Result<()> {
     }
 }
 
+/// Makes a folder, and those above it that are missing. Each of them outlives a loss of power: its entry is
+/// synchronised to the disk, as that of a file is.
 fn make_folder(path: &Path) -> io::Result<()> {
+    if path.is_dir() {
+        return Ok(());
+    }
+    let parent = path.parent().filter(|parent| *parent != Path::new(""));
+    if let Some(parent) = parent {
+        make_folder(parent)?;
+    }
     let mut builder = DirBuilder::new();
-    builder.recursive(true).mode(FOLDER_MODE).create(path)
+    // Another process may make it at this moment.
+    builder.recursive(true).mode(FOLDER_MODE).create(path)?;
+    File::open(parent.unwrap_or(Path::new(".")))?.sync_all()
 }
 
 fn options() -> OpenOptions {

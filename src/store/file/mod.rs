@@ -4,6 +4,7 @@ mod folder;
 mod record;
 
 use std::{
+    io::{self, ErrorKind},
     path::{Path, PathBuf},
     sync::{
         Arc,
@@ -99,19 +100,19 @@ impl FileStore {
     async fn run<T: Send + 'static>(
         &self,
         key: &str,
-        work: impl FnOnce(&Folder, &str) -> std::io::Result<T> + Send + 'static,
+        work: impl FnOnce(&Folder, &str) -> io::Result<T> + Send + 'static,
     ) -> Result<T, BoxError> {
         check_key(key)?;
         let (folder, key) = (self.folder.clone(), key.to_owned());
         let work = tokio::task::spawn_blocking(move || work(&folder, &key));
         match tokio::time::timeout(TIMEOUT, work).await {
-            Ok(done) => done?.map_err(|error| self.error(&error)),
-            Err(_) => Err(self.error(&"the disk has not answered for 5 s")),
+            Ok(done) => done?.map_err(|error| self.error(error.kind(), &error)),
+            Err(_) => Err(self.error(ErrorKind::TimedOut, &"the disk has not answered for 5 s")),
         }
     }
 
-    fn error(&self, why: &dyn std::fmt::Display) -> BoxError {
-        format!("store {}: {why}", self.path.display()).into()
+    fn error(&self, kind: ErrorKind, why: &dyn std::fmt::Display) -> BoxError {
+        io::Error::new(kind, format!("store {}: {why}", self.path.display())).into()
     }
 
     /// Removes the values that have ended, if that was not done for an hour.
@@ -149,7 +150,7 @@ impl Store for FileStore {
                 let length = value.len();
                 let why =
                     format!("a value of {length} bytes for {key}; up to {MAX_VALUE} are accepted");
-                return Err(self.error(&why));
+                return Err(self.error(ErrorKind::InvalidInput, &why));
             }
             if lifetime.is_some() {
                 self.remove_ended();

@@ -7,8 +7,10 @@ use tokio::{sync::Mutex, time::sleep};
 
 use super::{
     authority::Authority,
-    client::Client,
+    cleanups::Cleanups,
+    client::{Client, failed},
     failure::{OrderError, with_good_nonce},
+    lease::Lease,
 };
 use crate::{error::ConfigError, store::Store};
 
@@ -34,19 +36,22 @@ impl Accounts {
         })
     }
 
-    /// Returns the account.
+    /// Returns the account; another one if the authority does not know that with the URL `unknown` any
+    /// more. Of several callers that find out about one account at the same time, the first makes the next.
     pub(super) async fn get(
         &self,
         store: &Arc<dyn Store>,
-        holder: &str,
+        cleanups: &Cleanups,
+        unknown: Option<&str>,
     ) -> Result<Account, OrderError> {
+        let is_known = |account: &Account| Some(account.id()) != unknown;
         let mut cached = self.account.lock().await;
-        if let Some(account) = &*cached {
+        if let Some(account) = cached.as_ref().filter(|account| is_known(account)) {
             return Ok(account.clone());
         }
-        let account = match self.read(store).await? {
+        let account = match self.read(store).await?.filter(is_known) {
             Some(account) => account,
-            None => self.make_once(store, holder).await?,
+            None => self.make_once(store, cleanups, is_known).await?,
         };
         *cached = Some(account.clone());
         Ok(account)
@@ -55,14 +60,6 @@ impl Accounts {
     /// Reads the directory again at the next order. Its URLs may have changed.
     pub(super) async fn forget_directory(&self) {
         *self.account.lock().await = None;
-    }
-
-    /// Removes an account that the authority does not know any more.
-    pub(super) async fn remove(&self, store: &Arc<dyn Store>) -> Result<(), OrderError> {
-        let mut cached = self.account.lock().await;
-        store.remove(&self.key).await.map_err(OrderError::store)?;
-        *cached = None;
-        Ok(())
     }
 
     async fn read(&self, store: &Arc<dyn Store>) -> Result<Option<Account>, OrderError> {
@@ -76,24 +73,29 @@ impl Accounts {
         };
         let builder = Account::builder_with_http(Box::new(self.client.clone()));
         let account = builder.from_credentials(credentials).await;
-        account.map(Some).map_err(|error| self.failed(&error))
+        account.map(Some).map_err(failed)
     }
 
     /// Makes an account, unless another instance makes it at this moment.
-    async fn make_once(&self, store: &Arc<dyn Store>, holder: &str) -> Result<Account, OrderError> {
+    async fn make_once(
+        &self,
+        store: &Arc<dyn Store>,
+        cleanups: &Cleanups,
+        is_known: impl Fn(&Account) -> bool,
+    ) -> Result<Account, OrderError> {
         for _ in 0..MAX_WAITS {
-            let locked = store.lock(&self.key, holder, LEASE).await;
-            if locked.map_err(OrderError::store)? {
+            let lease = Lease::take(store, cleanups, [self.key.clone()]).await;
+            if let Some(lease) = lease.map_err(OrderError::store)? {
                 let account = match self.read(store).await {
-                    Ok(None) => self.make(store).await,
-                    Ok(Some(account)) => Ok(account),
+                    Ok(Some(account)) if is_known(&account) => Ok(account),
+                    Ok(_) => self.make(store).await,
                     Err(error) => Err(error),
                 };
-                let _ = store.unlock(&self.key, holder).await;
+                lease.release().await;
                 return account;
             }
             sleep(WAIT).await;
-            if let Some(account) = self.read(store).await? {
+            if let Some(account) = self.read(store).await?.filter(&is_known) {
                 return Ok(account);
             }
         }
@@ -115,7 +117,7 @@ impl Accounts {
         let directory = self.authority.directory().to_owned();
         let builder = || Account::builder_with_http(Box::new(self.client.clone()));
         let made = with_good_nonce!(builder().create(&new, directory.clone(), eab.as_ref()));
-        let (account, credentials) = made.map_err(|error| self.failed(&error))?;
+        let (account, credentials) = made.map_err(failed)?;
         let bytes = serde_json::to_vec(&credentials);
         let bytes = bytes.map_err(|error| OrderError::store(error.into()))?;
         // An account that cannot be kept would be made again at each start.
@@ -129,12 +131,7 @@ impl Accounts {
         );
         Ok(account)
     }
-
-    pub(super) fn failed(&self, error: &instant_acme::Error) -> OrderError {
-        OrderError::of(error, self.client.take_retry_after())
-    }
 }
 
-const LEASE: Duration = Duration::from_secs(60);
 const WAIT: Duration = Duration::from_secs(1);
 const MAX_WAITS: u32 = 60;

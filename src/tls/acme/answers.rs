@@ -3,7 +3,10 @@
 use std::{
     collections::HashMap,
     fmt,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
@@ -14,7 +17,6 @@ use tokio::sync::Semaphore;
 use crate::{
     connect::crypto::sha256,
     connect::x509::hex,
-    error::BoxError,
     log_limit::LogLimit,
     store::Store,
     tls::{Certificate, CertificateFuture, CertificateSource},
@@ -31,12 +33,21 @@ pub struct ChallengeAnswers {
 }
 
 struct Inner {
-    /// By the key in the store. Seldom more than a few.
-    open: ArcSwap<HashMap<String, Bytes>>,
+    /// By the key in the store, with what tells two answers of one key apart: the last one is given. Seldom
+    /// more than a few.
+    open: ArcSwap<HashMap<String, Vec<Answer>>>,
+    /// How many there have been.
+    count: AtomicU64,
     stores: ArcSwap<Vec<Arc<dyn Store>>>,
     /// Held while a change derives a map from the previous one.
     change_lock: Mutex<()>,
     lookups: Semaphore,
+}
+
+#[derive(Clone)]
+struct Answer {
+    nth: u64,
+    answer: Bytes,
 }
 
 impl ChallengeAnswers {
@@ -56,24 +67,23 @@ impl ChallengeAnswers {
         }
     }
 
-    /// Adds an answer here and in the store, until the returned value is dropped.
-    pub(super) async fn present(
-        &self,
-        key: String,
-        answer: Bytes,
-        store: &Arc<dyn Store>,
-    ) -> Result<Presented, BoxError> {
-        self.change(|open| drop(open.insert(key.clone(), answer.clone())));
-        // From here on, a drop removes it.
-        let presented = Presented {
+    /// Adds an answer here, until the returned value is dropped. The caller puts it in the store.
+    pub(super) fn present(&self, key: String, answer: Bytes) -> Presented {
+        let nth = self.inner.count.fetch_add(1, Ordering::Relaxed);
+        let added = Answer {
+            nth,
+            answer: answer.clone(),
+        };
+        self.change(|open| open.entry(key.clone()).or_default().push(added));
+        Presented {
             answers: self.clone(),
             key,
-        };
-        store.put(&presented.key, answer, Some(LIFETIME)).await?;
-        Ok(presented)
+            nth,
+            answer,
+        }
     }
 
-    fn change(&self, change: impl FnOnce(&mut HashMap<String, Bytes>)) {
+    fn change(&self, change: impl FnOnce(&mut HashMap<String, Vec<Answer>>)) {
         let lock = self.inner.change_lock.lock();
         let _guard = lock.unwrap_or_else(PoisonError::into_inner);
         let mut open = HashMap::clone(&self.inner.open.load());
@@ -83,7 +93,8 @@ impl ChallengeAnswers {
 
     /// Returns the answer that is in memory.
     pub(super) fn get(&self, key: &str) -> Option<Bytes> {
-        self.inner.open.load().get(key).cloned()
+        let open = self.inner.open.load();
+        open.get(key)?.last().map(|last| last.answer.clone())
     }
 
     /// Returns true if there is a store to look into.
@@ -157,11 +168,18 @@ pub(super) fn tls_key(name: &str) -> String {
 pub(super) struct Presented {
     answers: ChallengeAnswers,
     key: String,
+    nth: u64,
+    answer: Bytes,
 }
 
 impl Presented {
+    /// Removes the answer from the store, unless the next order has put its own there.
     pub(super) async fn remove(self, store: &Arc<dyn Store>) {
-        if let Err(error) = store.remove(&self.key).await {
+        let removed = match store.get(&self.key).await {
+            Ok(Some(found)) if found == self.answer => store.remove(&self.key).await,
+            other => other.map(drop),
+        };
+        if let Err(error) = removed {
             tracing::debug!(target: "evenkeel::tls", error, "answer of a challenge stays until it ends");
         }
     }
@@ -169,7 +187,14 @@ impl Presented {
 
 impl Drop for Presented {
     fn drop(&mut self) {
-        self.answers.change(|open| drop(open.remove(&self.key)));
+        self.answers.change(|open| {
+            if let Some(answers) = open.get_mut(&self.key) {
+                answers.retain(|answer| answer.nth != self.nth);
+                if answers.is_empty() {
+                    open.remove(&self.key);
+                }
+            }
+        });
     }
 }
 
@@ -177,6 +202,7 @@ impl Default for Inner {
     fn default() -> Self {
         Self {
             open: ArcSwap::default(),
+            count: AtomicU64::new(0),
             stores: ArcSwap::default(),
             change_lock: Mutex::default(),
             lookups: Semaphore::new(MAX_LOOKUPS),
@@ -194,8 +220,29 @@ impl fmt::Debug for ChallengeAnswers {
 
 const PREFIX: &str = "acme/challenges/";
 /// How long an answer stays in the store after a process that died.
-const LIFETIME: Duration = Duration::from_secs(3_600);
+pub(super) const LIFETIME: Duration = Duration::from_secs(3_600);
 /// An authority asks from a handful of places; more would be an attack on the store.
 pub(super) const MAX_LOOKUPS: usize = 16;
 /// Authorities wait for about ten seconds.
 pub(super) const LOOKUP_TIMEOUT: Duration = Duration::from_secs(5);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_that_ends_leaves_the_other_of_its_name() {
+        let answers = ChallengeAnswers::new();
+        let first = answers.present("k".into(), "first".into());
+        let second = answers.present("k".into(), "second".into());
+        assert_eq!(answers.get("k"), Some("second".into()), "the last one");
+        drop(second);
+        assert_eq!(answers.get("k"), Some("first".into()));
+        let third = answers.present("k".into(), "third".into());
+        drop(first);
+        assert_eq!(answers.get("k"), Some("third".into()));
+        drop(third);
+        assert_eq!(answers.get("k"), None);
+        assert!(answers.inner.open.load().is_empty());
+    }
+}

@@ -151,18 +151,27 @@ impl Authority {
         let binding = self.external_account.as_ref().map(|eab| &*eab.key_id);
         let parts = [&*self.directory, email.unwrap_or(""), binding.unwrap_or("")];
         let digest = hex(&sha256(parts.join("\n").as_bytes())[..8]);
-        format!("{}-{digest}", self.host())
+        format!("{}-{digest}", host(&self.directory))
     }
+}
 
-    /// Returns the host of the directory, of characters that a key may have.
-    fn host(&self) -> String {
-        let uri = self.directory.parse::<http::Uri>().ok();
-        let host = uri.as_ref().and_then(|uri| uri.host()).unwrap_or_default();
-        let host = host.to_ascii_lowercase();
-        let is_of = |c: char| c.is_ascii_alphanumeric() || c == '.' || c == '-';
-        host.trim_start_matches(|c: char| !c.is_ascii_alphanumeric())
-            .replace(|c| !is_of(c), "_")
-    }
+/// Returns the segment of keys in the store of what belongs to a directory.
+pub(super) fn directory_id(directory: &str) -> String {
+    let digest = hex(&sha256(directory.as_bytes())[..8]);
+    let host = host(directory);
+    // Beside it, the names of the certificate must have their place in a key.
+    let shown = host.get(..MAX_HOST).unwrap_or(&host);
+    format!("{shown}-{digest}")
+}
+
+/// Returns the host of the directory, of characters that a key may have.
+fn host(directory: &str) -> String {
+    let uri = directory.parse::<http::Uri>().ok();
+    let host = uri.as_ref().and_then(|uri| uri.host()).unwrap_or_default();
+    let host = host.to_ascii_lowercase();
+    let is_of = |c: char| c.is_ascii_alphanumeric() || c == '.' || c == '-';
+    host.trim_start_matches(|c: char| !c.is_ascii_alphanumeric())
+        .replace(|c| !is_of(c), "_")
 }
 
 impl fmt::Debug for Authority {
@@ -177,6 +186,7 @@ impl fmt::Debug for Authority {
 pub(super) const LETS_ENCRYPT: &str = "https://acme-v02.api.letsencrypt.org/directory";
 pub(super) const LETS_ENCRYPT_STAGING: &str =
     "https://acme-staging-v02.api.letsencrypt.org/directory";
+const MAX_HOST: usize = 100;
 
 #[cfg(test)]
 mod tests {
@@ -200,8 +210,9 @@ mod tests {
             let made = Authority::new(url);
             assert_eq!(made.is_ok(), is_accepted, "{url}");
             if let Ok(authority) = made {
-                let id = authority.account_id(Some("me@a.test"));
-                assert!(check_key(&id).is_ok(), "{id}");
+                for id in [authority.account_id(Some("me@a.test")), directory_id(url)] {
+                    assert!(check_key(&id).is_ok(), "{id}");
+                }
             }
         }
     }
@@ -221,6 +232,29 @@ mod tests {
         ];
         for (n, id) in ids.iter().enumerate() {
             assert!(!ids[..n].contains(id), "{id}");
+        }
+    }
+
+    #[test]
+    fn each_directory_has_a_segment_of_its_own_and_the_longest_fits_into_a_key() {
+        let long = ["a".repeat(60).as_str(); 4].join(".");
+        let urls = [
+            LETS_ENCRYPT.to_owned(),
+            LETS_ENCRYPT_STAGING.to_owned(),
+            "https://ca.example/one".to_owned(),
+            "https://ca.example/two".to_owned(),
+            format!("https://{long}/directory"),
+            format!("https://{long}b/directory"),
+        ];
+        let names = super::super::names::Names::new([&long]).unwrap();
+        for (n, url) in urls.iter().enumerate() {
+            let id = directory_id(url);
+            assert!(
+                !urls[..n].iter().any(|other| directory_id(other) == id),
+                "{id}"
+            );
+            let key = format!("acme/certificates/{id}/{}", names.id());
+            assert!(check_key(&key).is_ok(), "{key}");
         }
     }
 

@@ -8,12 +8,14 @@ use super::{
     account::Accounts,
     answers::ChallengeAnswers,
     authority::Authority,
+    cleanups::Cleanups,
     dns::DnsProvider,
-    handle::AcmeHandle,
+    handle::{AcmeHandle, LoadedAcme},
     key::KeyType,
-    manager::{self, Shared},
+    manager::{self, Common},
     names::Names,
     order::Orders,
+    takeover::Predecessor,
 };
 use crate::{error::ConfigError, store::Store, tls::Certificates};
 
@@ -52,6 +54,8 @@ pub struct Acme {
     key_type: KeyType,
     answers: ChallengeAnswers,
     poll_interval: Duration,
+    copies: Option<Arc<dyn Store>>,
+    predecessor: Option<Predecessor>,
     has_agreed: bool,
 }
 
@@ -69,6 +73,8 @@ impl Acme {
             key_type: KeyType::default(),
             answers: ChallengeAnswers::new(),
             poll_interval: POLL_INTERVAL,
+            copies: None,
+            predecessor: None,
             has_agreed: false,
         }
     }
@@ -207,6 +213,30 @@ impl Acme {
         Ok(self)
     }
 
+    /// Keeps a copy of each certificate in force in another store, which this instance has for itself, such
+    /// as a folder beside a store in Redis. A process that starts while the store fails serves the copies;
+    /// so no restart replaces a certificate by a placeholder. The private keys are in that store as well.
+    ///
+    /// Default: no copies.
+    pub fn copies(mut self, copies: Arc<dyn Store>) -> Self {
+        self.copies = Some(copies);
+        self
+    }
+
+    /// Takes over from the process before this one, which runs until this one is ready: what its
+    /// [`Exporter`](super::Exporter) exported, or `None` if it exported nothing.
+    ///
+    /// Its certificates are put in force, so that no store is needed for them. [`load`](Self::load) then
+    /// fails where the store does not answer and the process may have a certificate that it did not
+    /// export: to go on would replace that by a placeholder. A certificate that it had for some of the
+    /// names, under another set of names, is served until there is one for all.
+    ///
+    /// Default: no process is taken over from.
+    pub fn predecessor(mut self, exported: Option<&[u8]>) -> Self {
+        self.predecessor = Some(Predecessor::read(exported));
+        self
+    }
+
     /// Returns the mistake that [`start`](Self::start) would return.
     ///
     /// # Errors
@@ -238,23 +268,39 @@ impl Acme {
         Ok(())
     }
 
-    /// Starts. Each certificate is read from the store and [inserted](Certificates::insert); where the
-    /// store has none, or does not answer within 2 s, one that no client accepts is served until the
-    /// authority has issued a true one. Nothing else is waited for.
+    /// Puts the certificates in force, and starts to renew them: [`load`](Self::load), and
+    /// [`LoadedAcme::start`].
     ///
-    /// With TLS-ALPN-01, it takes [`Certificates::answer_challenges`] for itself.
-    ///
-    /// Everything ends when the returned [`AcmeHandle`] is dropped. The certificates stay in force.
+    /// Everything ends when the returned [`AcmeHandle`] is dropped or [stopped](AcmeHandle::stop). The
+    /// certificates stay in force.
     ///
     /// # Errors
     ///
-    /// If no certificate is named, the terms of service are not agreed to, or a wildcard or DNS-01 has no
-    /// DNS provider.
+    /// As for [`load`](Self::load).
     ///
     /// # Panics
     ///
     /// Outside a tokio runtime.
     pub async fn start(self, certificates: &Certificates) -> Result<AcmeHandle, ConfigError> {
+        Ok(self.load(certificates).await?.start())
+    }
+
+    /// Puts the certificates in force, and orders nothing yet. Each is read from the store and
+    /// [inserted](Certificates::insert); where the store has none, or does not answer within 2 s, and there
+    /// is neither a [copy](Self::copies) nor one of a [predecessor](Self::predecessor), one that
+    /// no client accepts is served until the authority has issued a true one. Nothing else is waited for.
+    ///
+    /// With TLS-ALPN-01, it takes [`Certificates::answer_challenges`] for itself.
+    ///
+    /// # Errors
+    ///
+    /// If no certificate is named, the terms of service are not agreed to, or a wildcard or DNS-01 has no
+    /// DNS provider; and where a [`predecessor`](Self::predecessor) serves better.
+    ///
+    /// # Panics
+    ///
+    /// Outside a tokio runtime.
+    pub async fn load(self, certificates: &Certificates) -> Result<LoadedAcme, ConfigError> {
         self.check()?;
         let authorities = match self.authorities.is_empty() {
             true => vec![Authority::lets_encrypt()],
@@ -269,20 +315,24 @@ impl Acme {
         if self.challenges.contains(&Challenge::TlsAlpn01) {
             certificates.answer_challenges(self.answers.clone());
         }
-        let shared = Shared {
+        let (cleanups, done) = Cleanups::new();
+        let common = Common {
             orders: Orders {
                 store: self.store,
                 answers: self.answers,
                 challenges: self.challenges,
                 dns: self.dns,
                 key_type: self.key_type,
-                holder: format!("{:032x}", fastrand::u128(..)),
+                cleanups,
             },
+            done,
             accounts,
             certificates: certificates.clone(),
             poll_interval: self.poll_interval,
+            copies: self.copies,
+            predecessor: self.predecessor,
         };
-        Ok(manager::start(shared, self.certificates).await)
+        manager::load(common, self.certificates).await
     }
 }
 
@@ -294,6 +344,7 @@ impl fmt::Debug for Acme {
             .field("challenges", &self.challenges)
             .field("key_type", &self.key_type)
             .field("email", &self.email)
+            .field("copies", &self.copies.is_some())
             .finish_non_exhaustive()
     }
 }

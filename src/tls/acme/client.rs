@@ -1,10 +1,10 @@
 //! The HTTP client of instant-acme, over the connector that backends have: its rustls, its provider.
 
 use std::{
+    cell::Cell,
     fmt,
     future::Future,
     pin::Pin,
-    sync::{Arc, Mutex, PoisonError},
     time::{Duration, SystemTime},
 };
 
@@ -15,7 +15,7 @@ use hyper_util::rt::TokioIo;
 use instant_acme::{BodyWrapper, BytesResponse, Error, HttpClient};
 use tokio::time::timeout;
 
-use super::renewal::DEFAULT_SUGGESTION;
+use super::{failure::OrderError, renewal::DEFAULT_SUGGESTION};
 use crate::{
     connect::{ClientTls, Connector},
     error::{BoxError, ConfigError},
@@ -27,26 +27,31 @@ use crate::{
 #[derive(Clone)]
 pub(super) struct Client {
     connector: Connector,
-    /// What the authority asked for when it refused last. instant-acme does not pass it on.
-    retry_after: Arc<Mutex<Option<Duration>>>,
+}
+
+tokio::task_local! {
+    /// What the authority asked for when it refused a request of this order last. instant-acme does not
+    /// pass it on, and other orders ask the same authority at the same time.
+    static RETRY_AFTER: Cell<Option<Duration>>;
+}
+
+/// Runs an order. What its requests were refused with is known to [`failed`] within it alone.
+pub(super) fn with_retry_after<F: Future>(order: F) -> impl Future<Output = F::Output> {
+    RETRY_AFTER.scope(Cell::new(None), order)
+}
+
+/// Returns what an error of instant-acme means, with what the authority asked for.
+#[expect(clippy::needless_pass_by_value, reason = "for map_err")]
+pub(super) fn failed(error: Error) -> OrderError {
+    let asked = RETRY_AFTER.try_with(Cell::take);
+    OrderError::of(&error, asked.ok().flatten())
 }
 
 impl Client {
     pub(super) fn new(tls: ClientTls) -> Result<Self, ConfigError> {
         Ok(Self {
             connector: Connector::new().timeout(CONNECT_TIMEOUT)?.tls(tls),
-            retry_after: Arc::default(),
         })
-    }
-
-    /// Takes what the authority asked for when it refused last.
-    pub(super) fn take_retry_after(&self) -> Option<Duration> {
-        self.lock().take()
-    }
-
-    fn lock(&self) -> std::sync::MutexGuard<'_, Option<Duration>> {
-        let lock = self.retry_after.lock();
-        lock.unwrap_or_else(PoisonError::into_inner)
     }
 
     async fn send(&self, request: Request<BodyWrapper<Bytes>>) -> Result<BytesResponse, BoxError> {
@@ -80,7 +85,8 @@ impl Client {
         if head.status.is_client_error() || head.status.is_server_error() {
             tracing::debug!(target: "evenkeel::tls", status = %head.status, path, "the authority refused");
             if asked.is_some() {
-                *self.lock() = asked;
+                // Outside of an order, nothing waits for it.
+                let _ = RETRY_AFTER.try_with(|slot| slot.set(asked));
             }
         } else if is_get && asked.is_none() {
             // instant-acme refuses renewal information without the field (RFC 9773 §4.3.2), and reads

@@ -72,7 +72,7 @@ impl Current {
 }
 
 /// One that has expired is served until there is another: a placeholder would be no better.
-fn certificate(stored: &StoredCertificate) -> Certificate {
+pub(super) fn certificate(stored: &StoredCertificate) -> Certificate {
     Certificate::pem(stored.chain.clone(), stored.key.clone()).any_validity(true)
 }
 

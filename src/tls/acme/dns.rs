@@ -55,8 +55,9 @@ pub trait DnsProvider: Send + Sync + 'static {
     /// answer counts as a failed validation. It is called after all records of an order were added.
     fn wait<'a>(&'a self, record: &'a DnsRecord) -> DnsFuture<'a>;
 
-    /// Removes the record. It is called once for each record that was to be added, also after a failure;
-    /// not if the process ends within an order.
+    /// Removes the record. It is called once for each record that was to be added, also after a failure, a
+    /// time-out, and when the [`AcmeHandle`](super::AcmeHandle) is dropped within an order; not if the
+    /// process ends then. It has 60 s.
     fn clean_up<'a>(&'a self, record: &'a DnsRecord) -> DnsFuture<'a>;
 }
 

@@ -1,9 +1,12 @@
 //! [`KeyType`], and the keys and requests of certificates.
 
-use rcgen::{CertificateParams, DistinguishedName, KeyPair};
+use std::time::{Duration, SystemTime};
+
+use rcgen::{CertificateParams, DistinguishedName, DnType, KeyPair};
 
 use super::names::Names;
 use crate::{
+    context::CertificateInfo,
     error::{BoxError, ConfigError},
     tls::Certificate,
 };
@@ -61,11 +64,19 @@ impl Request {
     }
 }
 
-/// Makes a certificate that no client accepts, to be served until there is another one.
-pub(super) fn placeholder(names: &Names) -> Result<Certificate, BoxError> {
+/// Makes a certificate that no client accepts, to be served until there is another one. It ends soon, so
+/// that whatever watches the ends of certificates sees it, and its issuer says what it is.
+pub(super) fn placeholder(names: &Names, now: SystemTime) -> Result<Certificate, BoxError> {
     let key = KeyPair::generate()?;
-    let made = params(names)?.self_signed(&key)?;
-    Ok(Certificate::pem(made.pem(), key.serialize_pem()))
+    let mut params = params(names)?;
+    let name = &mut params.distinguished_name;
+    name.push(DnType::CommonName, CertificateInfo::PLACEHOLDER);
+    params.not_before = now.into();
+    params.not_after = (now + PLACEHOLDER_LIFETIME).into();
+    let made = params.self_signed(&key)?;
+    let made = Certificate::pem(made.pem(), key.serialize_pem());
+    // A clock that is set back must not leave a name without any certificate.
+    Ok(made.any_validity(true))
 }
 
 fn params(names: &Names) -> Result<CertificateParams, BoxError> {
@@ -75,3 +86,7 @@ fn params(names: &Names) -> Result<CertificateParams, BoxError> {
     params.distinguished_name = DistinguishedName::new();
     Ok(params)
 }
+
+/// Orders succeed within minutes. Within the threshold of every alert about the ends of certificates; and
+/// after a day without a true certificate, it counts as expired.
+pub(super) const PLACEHOLDER_LIFETIME: Duration = Duration::from_secs(24 * 3_600);

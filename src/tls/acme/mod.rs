@@ -53,10 +53,26 @@
 //! | key in the store | what |
 //! |---|---|
 //! | `acme/accounts/HOST-DIGEST` | the account's URL and private key |
-//! | `acme/certificates/NAME-DIGEST` | chain and private key |
-//! | `acme/suggestions/NAME-DIGEST` | the time of renewal that the authority suggests |
-//! | `acme/failures/NAME-DIGEST` | failures in a row, and when the next order may be |
+//! | `acme/certificates/HOST-DIGEST/NAME-DIGEST` | chain and private key |
+//! | `acme/suggestions/HOST-DIGEST/NAME-DIGEST` | the time of renewal that the authority suggests |
+//! | `acme/failures/HOST-DIGEST/NAME-DIGEST` | failures in a row, and when the next order may be |
+//! | `acme/issuers/NAME-DIGEST` | the directory that issued last |
 //! | `acme/challenges/…` | open challenges, for an hour |
+//!
+//! `HOST-DIGEST` stands for the directory: configurations with different directories, or different lists
+//! of them, may share a store and the names of certificates. A list takes the latest certificate of its
+//! directories. Where there is none, that of another directory is served until there is one.
+//!
+//! The locks of an order are under its certificate and, for TLS-ALPN-01, under `acme/names/…`: such a check
+//! shows one answer for a name, so that certificates which share a name are ordered one after the other.
+//!
+//! # From process to process
+//!
+//! A process that takes over from a running one ([`fleet::handover`](crate::fleet::handover)) gets its
+//! certificates with [`LoadedAcme::exporter`] and [`Acme::predecessor`], and needs no store for them:
+//! an upgrade never puts a placeholder in the place of a certificate. [`Acme::load`] comes before the
+//! listeners open, and [`LoadedAcme::start`] when this process serves. [`Acme::copies`] does the same for
+//! a restart: a process that starts while a shared store is down serves the copies of its own folder.
 //!
 //! # Defaults
 //!
@@ -68,9 +84,11 @@
 //! | challenges | TLS-ALPN-01 |
 //! | key | ECDSA with P-256, a new one for each certificate |
 //! | renewal | when the authority suggests (RFC 9773); else after 2/3 of the lifetime and up to 1/30 more; after 9/10 at the latest |
-//! | the suggestion is read again | when the authority says, within 60 s and 24 h; else after 6 h |
+//! | the suggestion is read again | when the authority says, within 60 s and 24 h; else after 6 h; and up to 1/10 later |
+//! | suggestions read at once | 4 |
 //! | poll interval of the store | 60 s |
 //! | wait for the store at the start | 2 s |
+//! | placeholder | expires after 24 h |
 //! | orders at once | 4 |
 //! | lease of the lock of an order | 60 s, renewed while it runs |
 //! | wait after a failure of the authority or of the network | 10 s, doubled up to 30 min |
@@ -78,6 +96,7 @@
 //! | wait where a limit is used up | what `Retry-After` says, up to 7 d; else 1 h, … 24 h |
 //! | wait where the authority refuses | 1 h, … 24 h |
 //! | time-out of a request to the authority | 30 s |
+//! | time-out of the removal of a record of DNS-01 | 60 s |
 //! | lookups of answers in the store at once | 16, of 5 s at most |
 //!
 //! # When it fails
@@ -90,16 +109,25 @@
 //! |---|---|
 //! | `certificate obtained`, `certificate renewed` | INFO |
 //! | `certificate not obtained`, with the names, the directory, the cause and the wait | WARN; ERROR where a placeholder is served, or less than a tenth of the lifetime is left |
+//! | `a placeholder is served` | INFO; ERROR where the store failed, so that there may be a certificate |
 //! | `the store of certificates failed`, and that it answers again | ERROR, INFO |
+//! | `a value of the store is left out`: it is damaged, and is written again after the next order | ERROR |
+//! | `the lock of an order is lost`: another instance may order, and this one has given up | WARN |
 //!
-//! [`AcmeHandle::statuses`] says the same to a program.
+//! [`AcmeHandle::statuses`] says the same to a program. A placeholder is also seen by what watches
+//! certificates: it expires within a day, its issuer is [`CertificateInfo::PLACEHOLDER`], and an
+//! [`ExpiryWatcher`](super::ExpiryWatcher) logs it at ERROR from its fifth minute.
 //!
 //! With several authorities, the next one gets the order at once. All waits are in the store, so that no
 //! restart and no other instance orders sooner; after a restart, the first order waits for 15 min at most,
-//! unless a limit of the authority is used up. To order at once, remove `acme/failures/…`.
+//! unless a limit of the authority is used up. To order at once, remove `acme/failures/…`: a running
+//! process sees that at its next poll.
 //!
 //! Without the store, nothing is ordered. A store that was emptied gets the certificates back from those
-//! that serve them, and new accounts.
+//! that serve them, and new accounts. After a process that was killed within an order, the next order
+//! begins when the leases of its locks end.
+//!
+//! [`CertificateInfo::PLACEHOLDER`]: crate::context::CertificateInfo::PLACEHOLDER
 //!
 //! **Deployment caveat.** Try new names with [`Authority::lets_encrypt_staging`]: the limits of the other
 //! directory are narrow. When the directory is changed afterwards, the certificate is ordered there at
@@ -108,14 +136,16 @@
 //! # Cost
 //!
 //! A request pays nothing, but for a comparison of its path under [`Http01Layer`]. Each certificate has a
-//! task that reads the store once a poll interval. An order is about fifteen requests to the authority,
-//! each over a connection of its own.
+//! task that reads the store once a poll interval, one value for each directory. An order is about
+//! fifteen requests to the authority, each over a connection of its own.
 
 mod account;
 mod answers;
+mod attempt;
 mod authority;
 mod backoff;
 mod builder;
+mod cleanups;
 mod client;
 mod current;
 mod dns;
@@ -124,20 +154,24 @@ mod following;
 mod handle;
 pub mod http01;
 mod key;
+mod lease;
 mod manager;
 mod names;
 mod order;
+mod published;
 mod renewal;
 mod stored;
 mod suggestion;
+mod takeover;
 
 pub use answers::ChallengeAnswers;
 pub use authority::Authority;
 pub use builder::{Acme, Challenge};
 pub use dns::{DnsFuture, DnsProvider, DnsRecord};
-pub use handle::{AcmeHandle, CertificateStatus};
+pub use handle::{AcmeHandle, CertificateStatus, LoadedAcme};
 pub use http01::{Http01, Http01Layer};
 pub use key::KeyType;
+pub use takeover::Exporter;
 
 #[cfg(test)]
 mod tests {
@@ -181,8 +215,18 @@ mod tests {
                 "wait for the store at the start",
                 seconds(manager::START_TIMEOUT),
             ),
+            (again, one_over(renewal::SUGGESTION_JITTER)),
+            (
+                "suggestions read at once",
+                manager::MAX_SUGGESTIONS.to_string(),
+            ),
+            ("placeholder", hours(key::PLACEHOLDER_LIFETIME.as_secs())),
             ("orders at once", manager::MAX_ORDERS.to_string()),
-            ("lease of the lock", seconds(manager::LEASE)),
+            ("lease of the lock", seconds(lease::LEASE)),
+            (
+                "time-out of the removal",
+                seconds(published::REMOVAL_TIMEOUT),
+            ),
             (unreachable, format!("{down} s")),
             (unreachable, minutes(longest)),
             (failed, minutes(first)),

@@ -9,14 +9,17 @@ use instant_acme::{
 };
 
 use super::{
-    account::Accounts,
-    answers::{ChallengeAnswers, Presented, http_key, tls_key},
+    answers::{ChallengeAnswers, http_key, tls_key},
+    authority::Authority,
     backoff::Failure,
     builder::Challenge,
+    cleanups::Cleanups,
+    client::failed,
     dns::{DnsProvider, DnsRecord},
     failure::{MAX_NONCES, OrderError, is_bad_nonce, with_good_nonce},
     key::{KeyType, Request},
     names::Names,
+    published::Published,
     stored::StoredCertificate,
 };
 use crate::store::Store;
@@ -29,8 +32,7 @@ pub(super) struct Orders {
     pub(super) challenges: Vec<Challenge>,
     pub(super) dns: Option<Arc<dyn DnsProvider>>,
     pub(super) key_type: KeyType,
-    /// The holder of locks: 128 random bits.
-    pub(super) holder: String,
+    pub(super) cleanups: Cleanups,
 }
 
 /// What is ordered.
@@ -44,77 +46,57 @@ pub(super) struct Wanted<'a> {
 }
 
 impl Orders {
-    /// Obtains a certificate. What was presented for its challenges is removed at the end.
+    /// Obtains a certificate. What was published for its challenges is removed at the end.
     pub(super) async fn obtain(
         &self,
-        accounts: &Accounts,
+        authority: &Authority,
+        account: &Account,
         wanted: Wanted<'_>,
     ) -> Result<StoredCertificate, OrderError> {
-        // What it asked for before has been waited for.
-        accounts.client.take_retry_after();
-        let mut presented = Vec::new();
-        let mut records = Vec::new();
-        let obtained = self
-            .run(accounts, wanted, &mut presented, &mut records)
-            .await;
-        for answer in presented {
-            answer.remove(&self.store).await;
-        }
-        for record in &records {
-            let Some(dns) = &self.dns else { continue };
-            if let Err(error) = dns.clean_up(record).await {
-                let name = &*record.name;
-                tracing::warn!(target: "evenkeel::tls", name, error, "record of a challenge not removed");
-            }
-        }
+        let mut published = Published::new(&self.store, self.dns.as_ref(), &self.cleanups);
+        let obtained = self.run(authority, account, wanted, &mut published).await;
+        published.remove().await;
         obtained
     }
 
     async fn run(
         &self,
-        accounts: &Accounts,
+        authority: &Authority,
+        account: &Account,
         wanted: Wanted<'_>,
-        presented: &mut Vec<Presented>,
-        records: &mut Vec<DnsRecord>,
+        published: &mut Published,
     ) -> Result<StoredCertificate, OrderError> {
-        let failed = |error: instant_acme::Error| accounts.failed(&error);
-        let account = accounts.get(&self.store, &self.holder).await?;
-        let mut order = self.new_order(&account, accounts, wanted).await?;
-        read_authorizations(accounts, &mut order).await?;
-        self.present(accounts, &mut order, wanted, presented, records)
-            .await?;
-        if let Some(dns) = &self.dns {
-            for record in records.iter() {
-                let waited = dns.wait(record).await;
-                waited.map_err(|error| validation(&record.name, &error.to_string()))?;
-            }
-        }
-        self.set_ready(accounts, &mut order, wanted).await?;
+        let mut order = self.new_order(authority, account, wanted).await?;
+        read_authorizations(&mut order).await?;
+        self.present(&mut order, wanted, published).await?;
+        let waited = published.wait().await;
+        waited.map_err(|(record, error)| validation(&record.name, &error.to_string()))?;
+        self.set_ready(&mut order, wanted).await?;
         // A name that was validated a short time ago needs no challenge: the order is ready then.
         if order.state().status != OrderStatus::Ready {
             let ready = with_good_nonce!(order.poll_ready(&POLLS));
             if !matches!(ready, Ok(OrderStatus::Ready)) {
-                return Err(invalid(accounts, &mut order, ready.err()).await);
+                return Err(invalid(&mut order, ready.err()).await);
             }
         }
         let request = Request::new(wanted.names, self.key_type);
         let request = request.map_err(|e| OrderError::new(Failure::Refused, e.to_string()))?;
         with_good_nonce!(order.finalize_csr(&request.csr)).map_err(failed)?;
         let chain = with_good_nonce!(order.poll_certificate(&POLLS)).map_err(failed)?;
-        let directory = accounts.authority.directory().to_owned();
+        let directory = authority.directory().to_owned();
         Ok(StoredCertificate::new(directory, chain, request.key))
     }
 
     async fn new_order(
         &self,
+        authority: &Authority,
         account: &Account,
-        accounts: &Accounts,
         wanted: Wanted<'_>,
     ) -> Result<Order, OrderError> {
         let names = wanted.names.iter().map(str::to_owned);
         let identifiers: Vec<_> = names.map(Identifier::Dns).collect();
         let mut new = NewOrder::new(&identifiers);
-        if let Some(profile) = accounts.authority.profile.as_deref() {
+        if let Some(profile) = authority.profile.as_deref() {
             let known: Vec<_> = account.profiles().map(|profile| profile.name).collect();
             if !known.contains(&profile) {
                 let known = known.join(", ");
@@ -125,12 +107,12 @@ impl Orders {
         }
         let Some(replaces) = wanted.replaces else {
             let order = with_good_nonce!(account.new_order(&new));
-            return order.map_err(|error| accounts.failed(&error));
+            return order.map_err(failed);
         };
         let new = new.replaces(replaces.clone());
         let error = match with_good_nonce!(account.new_order(&new)) {
             Ok(order) => return Ok(order),
-            Err(error) => accounts.failed(&error),
+            Err(error) => failed(error),
         };
         if [Failure::RateLimited, Failure::Validation].contains(&error.failure) {
             return Err(error);
@@ -139,25 +121,23 @@ impl Orders {
         // more than what it counts as (RFC 9773 §5).
         tracing::debug!(target: "evenkeel::tls", %error, "order repeated without `replaces`");
         let mut plain = NewOrder::new(&identifiers);
-        if let Some(profile) = accounts.authority.profile.as_deref() {
+        if let Some(profile) = authority.profile.as_deref() {
             plain = plain.profile(profile);
         }
         let order = with_good_nonce!(account.new_order(&plain));
-        order.map_err(|error| accounts.failed(&error))
+        order.map_err(failed)
     }
 
     /// Presents the answers to all open challenges.
     async fn present(
         &self,
-        accounts: &Accounts,
         order: &mut Order,
         wanted: Wanted<'_>,
-        presented: &mut Vec<Presented>,
-        records: &mut Vec<DnsRecord>,
+        published: &mut Published,
     ) -> Result<(), OrderError> {
         let mut authorizations = order.authorizations();
         while let Some(authorization) = authorizations.next().await {
-            let mut authorization = authorization.map_err(|error| accounts.failed(&error))?;
+            let mut authorization = authorization.map_err(failed)?;
             let name = authorization.identifier().to_string();
             match authorization.status {
                 AuthorizationStatus::Pending => {}
@@ -174,7 +154,7 @@ impl Orders {
                 continue;
             };
             if kind == ChallengeType::Dns01 {
-                self.publish(&name, &challenge, records).await?;
+                publish(&name, &challenge, published).await?;
                 continue;
             }
             let key = match kind {
@@ -183,44 +163,17 @@ impl Orders {
             };
             let answer = challenge.key_authorization();
             let answer = Bytes::copy_from_slice(answer.as_str().as_bytes());
-            let answer = self.answers.present(key, answer, &self.store).await;
-            presented.push(answer.map_err(OrderError::store)?);
+            let written = published.answer(&self.answers, key, answer).await;
+            written.map_err(OrderError::store)?;
         }
         Ok(())
     }
 
-    async fn publish(
-        &self,
-        name: &str,
-        challenge: &ChallengeHandle<'_>,
-        records: &mut Vec<DnsRecord>,
-    ) -> Result<(), OrderError> {
-        let plain = name.strip_prefix("*.").unwrap_or(name);
-        let record = DnsRecord {
-            name: format!("_acme-challenge.{plain}"),
-            value: challenge.key_authorization().dns_value(),
-        };
-        let Some(dns) = &self.dns else { return Ok(()) };
-        // Also what failed may be there, and is removed.
-        records.push(record.clone());
-        let added = dns.present(&record).await;
-        // The authority has checked nothing.
-        added.map_err(|error| {
-            let why = format!("{}: record not added: {error}", record.name);
-            OrderError::new(Failure::Unreachable, why)
-        })
-    }
-
     /// Asks the authority to check the open challenges.
-    async fn set_ready(
-        &self,
-        accounts: &Accounts,
-        order: &mut Order,
-        wanted: Wanted<'_>,
-    ) -> Result<(), OrderError> {
+    async fn set_ready(&self, order: &mut Order, wanted: Wanted<'_>) -> Result<(), OrderError> {
         let mut authorizations = order.authorizations();
         while let Some(authorization) = authorizations.next().await {
-            let mut authorization = authorization.map_err(|error| accounts.failed(&error))?;
+            let mut authorization = authorization.map_err(failed)?;
             if authorization.status != AuthorizationStatus::Pending {
                 continue;
             }
@@ -228,7 +181,7 @@ impl Orders {
             let kind = self.choose(&name, &authorization, wanted.failures)?;
             if let Some(mut challenge) = authorization.challenge(kind) {
                 let asked = with_good_nonce!(challenge.set_ready());
-                asked.map_err(|error| accounts.failed(&error))?;
+                asked.map_err(failed)?;
             }
         }
         Ok(())
@@ -261,8 +214,27 @@ impl Orders {
     }
 }
 
+/// Publishes the record of DNS-01.
+async fn publish(
+    name: &str,
+    challenge: &ChallengeHandle<'_>,
+    published: &mut Published,
+) -> Result<(), OrderError> {
+    let plain = name.strip_prefix("*.").unwrap_or(name);
+    let name = format!("_acme-challenge.{plain}");
+    let record = DnsRecord {
+        name: name.clone(),
+        value: challenge.key_authorization().dns_value(),
+    };
+    // The authority has checked nothing.
+    published.record(record).await.map_err(|error| {
+        let why = format!("{name}: record not added: {error}");
+        OrderError::new(Failure::Unreachable, why)
+    })
+}
+
 /// Reads the state of each authorization; the order keeps them.
-async fn read_authorizations(accounts: &Accounts, order: &mut Order) -> Result<(), OrderError> {
+async fn read_authorizations(order: &mut Order) -> Result<(), OrderError> {
     for nth in 0.. {
         let mut error = None;
         let mut authorizations = order.authorizations();
@@ -275,19 +247,15 @@ async fn read_authorizations(accounts: &Accounts, order: &mut Order) -> Result<(
         match error {
             None => break,
             Some(error) if nth < MAX_NONCES && is_bad_nonce(&error) => {}
-            Some(error) => return Err(accounts.failed(&error)),
+            Some(error) => return Err(failed(error)),
         }
     }
     Ok(())
 }
 
 /// Returns why an order is not ready: what the authority says of its challenges.
-async fn invalid(
-    accounts: &Accounts,
-    order: &mut Order,
-    error: Option<instant_acme::Error>,
-) -> OrderError {
-    let error = error.map(|error| accounts.failed(&error));
+async fn invalid(order: &mut Order, error: Option<instant_acme::Error>) -> OrderError {
+    let error = error.map(failed);
     let error = match error {
         Some(error) if error.failure == Failure::RateLimited => return error,
         other => other,

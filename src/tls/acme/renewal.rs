@@ -59,12 +59,14 @@ impl Validity {
 }
 
 /// Returns how long a suggestion of the authority is used before it is asked again: what it says, within
-/// limits (RFC 9773 §4.3.2), or 6 h if it says nothing or could not be asked.
-pub(super) fn suggestion_lifetime(retry_after: Option<Duration>) -> Duration {
-    match retry_after {
+/// limits (RFC 9773 §4.3.2), or 6 h if it says nothing or could not be asked. `position`, from 0 to 1,
+/// lengthens that by up to a tenth, so that certificates of one age do not ask at one moment.
+pub(super) fn suggestion_lifetime(retry_after: Option<Duration>, position: f64) -> Duration {
+    let lifetime = match retry_after {
         Some(time) => time.clamp(MIN_SUGGESTION, MAX_SUGGESTION),
         None => DEFAULT_SUGGESTION,
-    }
+    };
+    lifetime + lifetime.mul_f64(SUGGESTION_JITTER * position.clamp(0.0, 1.0))
 }
 
 /// Returns a number from 0 to 1 that a certificate keeps over restarts and at each instance: the first
@@ -84,6 +86,7 @@ pub(super) const LATEST: f64 = 0.9;
 pub(super) const MIN_SUGGESTION: Duration = Duration::from_secs(60);
 pub(super) const MAX_SUGGESTION: Duration = Duration::from_secs(24 * 3_600);
 pub(super) const DEFAULT_SUGGESTION: Duration = Duration::from_secs(6 * 3_600);
+pub(super) const SUGGESTION_JITTER: f64 = 0.1;
 
 #[cfg(test)]
 mod tests {
@@ -202,7 +205,11 @@ mod tests {
             (Some(seconds(21_600)), seconds(21_600)),
             (Some(seconds(1_000_000)), MAX_SUGGESTION),
         ] {
-            assert_eq!(suggestion_lifetime(said), used, "{said:?}");
+            assert_eq!(suggestion_lifetime(said, 0.0), used, "{said:?}");
+            let longest = used + used / 10;
+            assert_eq!(suggestion_lifetime(said, 1.0), longest, "{said:?}");
+            let some = suggestion_lifetime(said, 0.3);
+            assert!(used < some && some < longest, "{said:?}: {some:?}");
         }
     }
 

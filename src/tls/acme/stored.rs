@@ -2,7 +2,7 @@
 //! how often an order has failed.
 
 use std::{
-    collections::BTreeMap,
+    io,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
@@ -43,9 +43,19 @@ impl StoredCertificate {
         let since = Duration::from_millis(self.obtained);
         UNIX_EPOCH.checked_add(since).unwrap_or(UNIX_EPOCH)
     }
+}
 
-    pub(super) fn is_newer_than(&self, other: &Self) -> bool {
-        self.obtained > other.obtained
+/// The directory of the authority that issued the last certificate of some names.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(super) struct StoredIssuer {
+    version: u32,
+    pub(super) directory: String,
+}
+
+impl StoredIssuer {
+    pub(super) fn new(directory: String) -> Self {
+        let version = VERSION;
+        Self { version, directory }
     }
 }
 
@@ -85,16 +95,13 @@ impl StoredSuggestion {
     }
 }
 
-/// The failures in a row of one certificate, by the directory of the authority.
+/// The failures in a row of one certificate at one directory.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub(super) struct StoredFailures {
     version: u32,
-    by_directory: BTreeMap<String, Failed>,
-}
-
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-struct Failed {
-    count: u32,
+    pub(super) count: u32,
+    /// When the last one was, in seconds since 1970.
+    failed: u64,
     /// No order before this, in seconds since 1970.
     not_before: u64,
     /// No order before this after a restart, by which an operator may have removed the cause.
@@ -102,55 +109,60 @@ struct Failed {
 }
 
 impl StoredFailures {
-    pub(super) fn count(&self, directory: &str) -> u32 {
-        self.by_directory.get(directory).map_or(0, |f| f.count)
+    /// Returns the time before which this authority gets no order of a process that has run since
+    /// `started`.
+    pub(super) fn not_before(&self, started: SystemTime) -> SystemTime {
+        // A failure of another instance, which this process has seen from the side, is no restart.
+        match self.failed < seconds(started) {
+            true => time(self.not_before_restart),
+            false => time(self.not_before),
+        }
     }
 
-    /// Returns the time before which this authority gets no order.
-    pub(super) fn not_before(&self, directory: &str, is_restart: bool) -> SystemTime {
-        let failed = self.by_directory.get(directory);
-        failed.map_or(UNIX_EPOCH, |failed| match is_restart {
-            true => time(failed.not_before_restart),
-            false => time(failed.not_before),
-        })
-    }
-
-    pub(super) fn add(
-        &mut self,
-        directory: &str,
-        failure: Failure,
-        now: SystemTime,
-        wait: Duration,
-    ) {
+    pub(super) fn add(&mut self, failure: Failure, now: SystemTime, wait: Duration) {
         self.version = VERSION;
-        let failed = self.by_directory.entry(directory.to_owned()).or_default();
-        failed.count = failed.count.saturating_add(1);
-        failed.not_before = seconds(now + wait);
-        failed.not_before_restart = match failure {
-            Failure::RateLimited => failed.not_before,
+        self.count = self.count.saturating_add(1);
+        self.failed = seconds(now);
+        self.not_before = seconds(now + wait);
+        self.not_before_restart = match failure {
+            Failure::RateLimited => self.not_before,
             _ => seconds(now + wait.min(MAX_RESTART_WAIT)),
         };
     }
-
-    pub(super) fn is_empty(&self) -> bool {
-        self.by_directory.is_empty()
-    }
 }
 
-/// Reads a value; one that is not ours is an error, and is left as it is.
+/// What is under a key.
+#[derive(Debug, PartialEq)]
+pub(super) enum Found<T> {
+    Nothing,
+    Value(T),
+    /// Something that was damaged, or that this version did not write; with a message.
+    Unreadable(String),
+}
+
+/// Reads a value. An error is one of the store, which may answer again later.
 pub(super) async fn read<T: DeserializeOwned>(
     store: &dyn Store,
     key: &str,
-) -> Result<Option<T>, BoxError> {
-    let Some(bytes) = store.get(key).await? else {
-        return Ok(None);
+) -> Result<Found<T>, BoxError> {
+    let bytes = match store.get(key).await {
+        Ok(Some(bytes)) => bytes,
+        Ok(None) => return Ok(Found::Nothing),
+        Err(error) if is_damaged(&error) => return Ok(Found::Unreadable(error.to_string())),
+        Err(error) => return Err(error),
     };
     let version = serde_json::from_slice::<Version>(&bytes).map(|version| version.version);
-    match (version, serde_json::from_slice(&bytes)) {
-        (Ok(VERSION), Ok(value)) => Ok(Some(value)),
+    Ok(match (version, serde_json::from_slice(&bytes)) {
+        (Ok(VERSION), Ok(value)) => Found::Value(value),
         // The error of serde_json may show a part of the value.
-        _ => Err(format!("{key}: not written by this version").into()),
-    }
+        _ => Found::Unreadable(format!("{key}: not written by this version")),
+    })
+}
+
+/// Returns true for the error by which a store says that a value is there and cannot be read.
+fn is_damaged(error: &BoxError) -> bool {
+    let error = error.downcast_ref::<io::Error>();
+    error.is_some_and(|error| error.kind() == io::ErrorKind::InvalidData)
 }
 
 pub(super) async fn write(
@@ -184,35 +196,58 @@ const MAX_RESTART_WAIT: Duration = Duration::from_secs(15 * 60);
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::store::FileStore;
 
     #[test]
-    fn failures_are_counted_by_authority_and_a_restart_waits_less() {
+    fn a_restart_waits_less_than_a_process_that_saw_the_failure() {
         let (now, hour) = (time(1_000_000), Duration::from_secs(3_600));
-        let mut failures = StoredFailures::default();
-        failures.add("a", Failure::Validation, now, hour);
-        failures.add("a", Failure::Validation, now, hour);
-        failures.add("b", Failure::RateLimited, now, hour);
-        assert_eq!(
-            (
-                failures.count("a"),
-                failures.count("b"),
-                failures.count("c")
-            ),
-            (2, 1, 0)
-        );
-        let quarter = hour / 4;
-        for (directory, is_restart, wanted) in [
-            ("a", false, now + hour),
-            ("a", true, now + quarter),
-            ("b", false, now + hour),
-            ("b", true, now + hour),
-            ("c", false, UNIX_EPOCH),
+        let moment = Duration::from_secs(1);
+        for (failure, restarted) in [
+            (Failure::Validation, now + hour / 4),
+            (Failure::Unreachable, now + hour / 4),
+            (Failure::RateLimited, now + hour),
         ] {
-            assert_eq!(
-                failures.not_before(directory, is_restart),
-                wanted,
-                "{directory}"
-            );
+            let mut failures = StoredFailures::default();
+            assert_eq!(failures.not_before(now), UNIX_EPOCH);
+            failures.add(failure, now, hour);
+            failures.add(failure, now, hour);
+            assert_eq!(failures.count, 2);
+            assert_eq!(failures.not_before(now + moment), restarted, "{failure:?}");
+            // It runs, and another instance or itself has failed.
+            assert_eq!(failures.not_before(now), now + hour, "{failure:?}");
+            assert_eq!(failures.not_before(now - moment), now + hour);
         }
+    }
+
+    #[tokio::test]
+    async fn what_cannot_be_read_is_told_apart_from_a_store_that_fails() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = FileStore::new(folder.path()).unwrap();
+        let read = async |key| read::<StoredIssuer>(&store, key).await;
+        assert_eq!(read("k").await.unwrap(), Found::Nothing);
+        let value = StoredIssuer::new("d".to_owned());
+        write(&store, "k", &value, None).await.unwrap();
+        assert_eq!(read("k").await.unwrap(), Found::Value(value));
+        for (garbage, why) in [
+            (
+                &b"evenkeel-store 1 -\n{}"[..],
+                "not written by this version",
+            ),
+            (
+                b"evenkeel-store 1 -\n{\"version\":2,\"directory\":\"d\"}",
+                "version",
+            ),
+            (b"\0\0\0", "not written by a store"),
+            (b"", "not written by a store"),
+        ] {
+            std::fs::write(folder.path().join("values/k@"), garbage).unwrap();
+            let Found::Unreadable(error) = read("k").await.unwrap() else {
+                panic!("{garbage:?}");
+            };
+            assert!(error.contains(why), "{error}");
+        }
+        std::fs::remove_dir_all(folder.path().join("values")).unwrap();
+        std::fs::write(folder.path().join("values"), "").unwrap();
+        assert!(read("k").await.is_err(), "no folder is there");
     }
 }

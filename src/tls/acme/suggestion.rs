@@ -3,6 +3,7 @@
 use std::time::{Duration, SystemTime};
 
 use instant_acme::{CertificateIdentifier, Error, RenewalInfo};
+use tokio::time::timeout;
 
 use super::{
     account::Accounts,
@@ -27,21 +28,24 @@ impl Managed {
         if self.suggestion.as_ref().is_some_and(is_fresh) {
             return;
         }
-        let key = self.key("suggestions");
-        let found = stored::read::<StoredSuggestion>(&**self.store(), &key).await;
-        let found = found.ok().flatten().filter(|s| s.certificate == name);
-        if let Some(found) = found.filter(is_fresh) {
-            self.suggestion = Some(found);
-            return;
-        }
         let shared = self.shared.clone();
         let issuer = self.current.as_ref().map(|c| c.stored.directory.clone());
         let mut accounts = shared.accounts.iter();
         let accounts = accounts.find(|a| Some(a.authority.directory()) == issuer.as_deref());
         let Some(accounts) = accounts else { return };
+        let key = self.key("suggestions", accounts.authority.directory());
+        let found: Result<Option<StoredSuggestion>, _> = self.read(&key).await;
+        let found = found.ok().flatten().filter(|s| s.certificate == name);
+        if let Some(found) = found.filter(is_fresh) {
+            self.suggestion = Some(found);
+            return;
+        }
+        // The permit is not waited for longer than the store is left alone: the next step asks.
+        let permit = timeout(shared.poll_interval, shared.suggestion_permits.acquire()).await;
+        let Ok(_permit) = permit else { return };
         let previous = self.suggestion.as_ref().and_then(StoredSuggestion::window);
         let (window, asks_again_in) = match self.ask(accounts, &id).await {
-            Ok((info, retry_after)) => (Some(self.read(&info, previous)), Some(retry_after)),
+            Ok((info, retry_after)) => (Some(self.suggested(&info, previous)), Some(retry_after)),
             Err(Error::Unsupported(_)) => (None, None),
             Err(error) => {
                 let names = &self.names;
@@ -49,7 +53,7 @@ impl Managed {
                 (previous, None)
             }
         };
-        let again = now + suggestion_lifetime(asks_again_in);
+        let again = now + suggestion_lifetime(asks_again_in, fastrand::f64());
         let suggestion = StoredSuggestion::new(name, window, again);
         // If it cannot be written, another instance asks for itself.
         let _ = stored::write(&**self.store(), &key, &suggestion, None).await;
@@ -61,14 +65,15 @@ impl Managed {
         accounts: &Accounts,
         id: &CertificateIdentifier<'static>,
     ) -> Result<(RenewalInfo, Duration), Error> {
-        let holder = &self.shared.orders.holder;
-        let account = accounts.get(self.store(), holder).await;
+        let account = accounts
+            .get(self.store(), &self.shared.orders.cleanups, None)
+            .await;
         let account = account.map_err(|error| Error::Other(error.to_string().into()))?;
         account.renewal_info(id).await
     }
 
     /// Returns the window, and logs it if it is another one.
-    fn read(&self, info: &RenewalInfo, previous: Option<Window>) -> Window {
+    fn suggested(&self, info: &RenewalInfo, previous: Option<Window>) -> Window {
         let window = Window {
             start: info.suggested_window.start.into(),
             end: info.suggested_window.end.into(),

@@ -89,6 +89,11 @@ impl Process {
 
     /// Waits for a line of either output that contains this.
     pub(crate) async fn line(&mut self, part: &str) -> String {
+        self.line_within(PATIENCE, part).await
+    }
+
+    /// Waits for it for so long.
+    pub(crate) async fn line_within(&mut self, limit: Duration, part: &str) -> String {
         let found = async {
             while let Some(line) = self.lines.recv().await {
                 self.seen.push(line.clone());
@@ -98,7 +103,7 @@ impl Process {
             }
             None
         };
-        let found = timeout(PATIENCE, found).await.ok().flatten();
+        let found = timeout(limit, found).await.ok().flatten();
         found.unwrap_or_else(|| panic!("no line with {part:?} in {:#?}", self.seen))
     }
 

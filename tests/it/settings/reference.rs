@@ -207,7 +207,7 @@ fn with(row: &Row, line: &str, folder: &Path) -> Settings {
     }
     for name in FILES
         .into_iter()
-        .chain(["access.jsonl", "access.log", "acme"])
+        .chain(["access.jsonl", "access.log", "acme", "copies"])
     {
         let path = folder.join(name);
         text = text.replace(&format!("\"{name}\""), &format!("{path:?}"));

@@ -7,6 +7,7 @@
 //! ```
 
 use std::{
+    collections::HashMap,
     convert::Infallible,
     fs, io,
     net::{SocketAddr, TcpListener as StdListener},
@@ -280,6 +281,16 @@ impl Drop for Front {
     }
 }
 
+/// The status and the field Retry-After of an answer.
+pub(crate) type Failure = (StatusCode, Option<&'static str>);
+
+#[derive(Clone, Default)]
+pub(crate) struct ByName {
+    /// Each order waits for a permit.
+    pub(crate) gate: Option<Arc<Semaphore>>,
+    pub(crate) failure: Option<Failure>,
+}
+
 pub(crate) struct State {
     pebble: SocketAddr,
     client: rustls::ClientConfig,
@@ -287,8 +298,16 @@ pub(crate) struct State {
     suggests_renewal: bool,
     /// Each order waits for a permit.
     pub(crate) gate: Semaphore,
-    /// An answer to orders in place of pebble's: the status and the field Retry-After.
-    pub(crate) failure: Mutex<Option<(StatusCode, &'static str)>>,
+    /// An answer to orders in place of pebble's.
+    pub(crate) failure: Mutex<Option<Failure>>,
+    /// What holds for the orders of one name.
+    pub(crate) by_name: Mutex<HashMap<&'static str, ByName>>,
+    /// Each request to check a challenge waits for a permit.
+    pub(crate) check_gate: Semaphore,
+    /// Each question about a renewal waits for a permit.
+    pub(crate) renewal_gate: Semaphore,
+    /// An answer to these questions.
+    pub(crate) renewal_failure: Mutex<Option<Failure>>,
     /// When each order came.
     pub(crate) orders: Mutex<Vec<Instant>>,
     /// Requests for accounts, nonces and all else.
@@ -302,6 +321,26 @@ pub(crate) struct State {
 impl State {
     pub(crate) fn orders(&self) -> usize {
         self.orders.lock().unwrap().len()
+    }
+
+    /// How many requests there were whose path contains this.
+    pub(crate) fn requests(&self, part: &str) -> usize {
+        let requests = self.requests.lock().unwrap();
+        requests.iter().filter(|path| path.contains(part)).count()
+    }
+
+    /// Waits for the gate of an order's names; returns the failure that is set for one of them.
+    async fn wait_by_name(&self, names: &[String]) -> Option<Failure> {
+        let found = |name: &String| self.by_name.lock().unwrap().get(name.as_str()).cloned();
+        let gates: Vec<_> = names.iter().filter_map(found).collect();
+        for gate in gates.into_iter().filter_map(|by_name| by_name.gate) {
+            drop(gate.acquire().await.unwrap());
+        }
+        // It may have been set meanwhile.
+        names
+            .iter()
+            .filter_map(found)
+            .find_map(|by_name| by_name.failure)
     }
 }
 
@@ -324,6 +363,10 @@ impl Front {
             suggests_renewal,
             gate: Semaphore::new(1_000),
             failure: Mutex::default(),
+            by_name: Mutex::default(),
+            check_gate: Semaphore::new(1_000),
+            renewal_gate: Semaphore::new(1_000),
+            renewal_failure: Mutex::default(),
             orders: Mutex::default(),
             requests: Mutex::default(),
             replaced: Mutex::default(),
@@ -365,6 +408,10 @@ impl State {
         self.requests.lock().unwrap().push(path.clone());
         if let Some(certificate) = path.strip_prefix("/renewal/") {
             self.asked.lock().unwrap().push(certificate.to_owned());
+            drop(self.renewal_gate.acquire().await.unwrap());
+            if let Some((status, retry_after)) = *self.renewal_failure.lock().unwrap() {
+                return refusal(status, retry_after);
+            }
             // A window that has passed: now is the time.
             let window = json!({ "start": "2020-01-01T00:00:00Z", "end": "2020-01-02T00:00:00Z" });
             let info = json!({ "suggestedWindow": window, "explanationURL": "https://why.test/" });
@@ -372,13 +419,23 @@ impl State {
             return answer.body(Full::new(info.to_string().into())).unwrap();
         }
         let mut replaces = None;
+        if path.contains(CHECK) {
+            drop(self.check_gate.acquire().await.unwrap());
+        }
         if path.ends_with("/order-plz") {
             self.orders.lock().unwrap().push(Instant::now());
             drop(self.gate.acquire().await.unwrap());
             if let Some((status, retry_after)) = *self.failure.lock().unwrap() {
                 return refusal(status, retry_after);
             }
-            replaces = payload(&body)["replaces"].as_str().map(str::to_owned);
+            let order = payload(&body);
+            let identifiers = order["identifiers"].as_array().unwrap().iter();
+            let names = identifiers.map(|name| name["value"].as_str().unwrap().to_owned());
+            let names: Vec<_> = names.collect();
+            if let Some((status, retry_after)) = self.wait_by_name(&names).await {
+                return refusal(status, retry_after);
+            }
+            replaces = order["replaces"].as_str().map(str::to_owned);
             self.replaced.lock().unwrap().extend(replaces.clone());
         }
         let (mut head, body) = self
@@ -417,7 +474,7 @@ impl State {
     }
 }
 
-fn refusal(status: StatusCode, retry_after: &str) -> Response<Full<Bytes>> {
+fn refusal(status: StatusCode, retry_after: Option<&str>) -> Response<Full<Bytes>> {
     let kind = match status {
         StatusCode::TOO_MANY_REQUESTS => "rateLimited",
         _ => "serverInternal",
@@ -427,11 +484,12 @@ fn refusal(status: StatusCode, retry_after: &str) -> Response<Full<Bytes>> {
         "detail": "as the test says",
         "status": status.as_u16(),
     });
-    Response::builder()
-        .status(status)
-        .header("retry-after", retry_after)
-        .body(Full::new(problem.to_string().into()))
-        .unwrap()
+    let mut refusal = Response::builder().status(status);
+    if let Some(retry_after) = retry_after {
+        refusal = refusal.header("retry-after", retry_after);
+    }
+    let body = Full::new(problem.to_string().into());
+    refusal.body(body).unwrap()
 }
 
 /// The payload of a signed request (RFC 7515 §7.2.2).
@@ -448,5 +506,7 @@ fn http1(mut client: rustls::ClientConfig) -> rustls::ClientConfig {
     client
 }
 
+/// In the paths of pebble's challenges.
+pub(crate) const CHECK: &str = "/chalZ/";
 /// Longer than anything takes that happens at all.
 const PATIENCE: Duration = Duration::from_secs(30);

@@ -1,10 +1,15 @@
 //! Automatic certificates, from pebble.
 #![cfg(feature = "full")]
 
+mod directories;
+mod endings;
 mod failures;
 mod instances;
 mod issuance;
 mod renewals;
+mod takeovers;
+
+use std::path::{Path, PathBuf};
 
 use evenkeel::{
     store::{FileStore, Store},
@@ -128,4 +133,30 @@ async fn failure(handle: &mut AcmeHandle) -> String {
     tokio::time::timeout(2 * PATIENCE, failed)
         .await
         .expect("it must fail")
+}
+
+/// Waits for what no event announces.
+async fn until(what: &str, mut is_so: impl FnMut() -> bool) {
+    let so = async {
+        while !is_so() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    let so = tokio::time::timeout(2 * PATIENCE, so).await;
+    so.unwrap_or_else(|_| panic!("{what}"));
+}
+
+/// The files in a folder and below; none where there is no folder.
+fn files_in(folder: &Path) -> Vec<PathBuf> {
+    let Ok(entries) = folder.read_dir() else {
+        return Vec::new();
+    };
+    let mut found = Vec::new();
+    for path in entries.map(|entry| entry.unwrap().path()) {
+        match path.is_dir() {
+            true => found.extend(files_in(&path)),
+            false => found.push(path),
+        }
+    }
+    found
 }

@@ -149,7 +149,7 @@ async fn certificates_on_demand_share_one_series_however_many_names_clients_ask_
 
 /// The lines of tracing, and a signal for each.
 #[derive(Clone, Default)]
-struct Log(Arc<Mutex<String>>, Arc<Notify>);
+pub(super) struct Log(Arc<Mutex<String>>, Arc<Notify>);
 
 impl io::Write for Log {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
@@ -167,7 +167,7 @@ impl io::Write for Log {
 }
 
 impl Log {
-    fn start() -> (Self, tracing::subscriber::DefaultGuard) {
+    pub(super) fn start() -> (Self, tracing::subscriber::DefaultGuard) {
         let log = Self::default();
         let writer = log.clone();
         let subscriber = tracing_subscriber::fmt()
@@ -178,7 +178,7 @@ impl Log {
     }
 
     /// Waits for a line with all of these.
-    async fn line(&self, parts: &[&str]) -> String {
+    pub(super) async fn line(&self, parts: &[&str]) -> String {
         let found = async {
             loop {
                 let text = self.0.lock().unwrap().clone();
@@ -195,7 +195,7 @@ impl Log {
         found.unwrap_or_else(|_| panic!("{parts:?}: {}", self.0.lock().unwrap()))
     }
 
-    fn count(&self, part: &str) -> usize {
+    pub(super) fn count(&self, part: &str) -> usize {
         self.0.lock().unwrap().matches(part).count()
     }
 }

@@ -152,6 +152,63 @@ async fn lookups_have_a_cap_and_a_deadline_and_strict_sni_refuses_what_is_not_fo
 }
 
 #[tokio::test]
+async fn a_wildcard_takes_one_place_for_all_names_that_clients_invent() {
+    let authority = Authority::new();
+    let wild = authority.issue(&["*.a.test"]);
+    let both = authority.issue(&["*.b.test", "b.test"]);
+    let all = Certificates::empty();
+    let source = Source::default();
+    let invented: Vec<_> = (0..20).map(|n| format!("n{n}.a.test")).collect();
+    for name in &invented {
+        source.put(name, pem(&wild));
+    }
+    for name in ["b.test", "x.b.test", "y.b.test"] {
+        source.put(name, pem(&both));
+    }
+    let options = OnDemand::new(source.clone()).max_certificates(3).unwrap();
+    all.on_demand(options.max_age(Duration::from_secs(3_600)));
+    let config = TlsConfig::new(all.clone()).strict_sni(true);
+    let server = Server::start(TlsLayer::new(config)).await;
+    for name in ["b.test", "x.b.test", "y.b.test", "b.test"] {
+        let seen = shown(&server, &authority, name).await.unwrap();
+        assert_eq!(seen, both.certificate(), "{name}");
+    }
+    assert_eq!(source.asked(), 2, "the name, and one under the wildcard");
+    for name in &invented {
+        let seen = shown(&server, &authority, name).await.unwrap();
+        assert_eq!(seen, wild.certificate(), "{name}");
+    }
+    assert_eq!(source.asked(), 3);
+    let ids = |all: &Certificates| {
+        let infos = all.in_force();
+        let mut ids: Vec<_> = infos.iter().map(|i| i.id.clone().unwrap()).collect();
+        ids.sort();
+        ids
+    };
+    let wanted: [Box<str>; 3] = ["*.a.test".into(), "*.b.test".into(), "b.test".into()];
+    assert_eq!(ids(&all), wanted, "none made room for an invented name");
+    // A wildcard stands for one label.
+    for name in ["a.test", "x.y.a.test"] {
+        assert!(shown(&server, &authority, name).await.is_err(), "{name}");
+    }
+    assert_eq!(ids(&all), wanted);
+}
+
+#[tokio::test]
+async fn failures_for_invented_names_are_logged_now_and_then() {
+    let authority = Authority::new();
+    let all = Certificates::empty();
+    all.on_demand(OnDemand::new(Source::default()));
+    let server = Server::start(TlsLayer::new(TlsConfig::new(all))).await;
+    let (log, _subscriber) = expiry::Log::start();
+    for n in 0..5 {
+        let name = format!("broken{n}.test");
+        assert!(shown(&server, &authority, &name).await.is_err());
+    }
+    assert_eq!(log.count("no certificate on demand"), 1);
+}
+
+#[tokio::test]
 async fn certificates_come_and_go_at_run_time() {
     let authority = Authority::new();
     let (first, second) = (authority.issue(&["a.test"]), authority.issue(&["a.test"]));
@@ -186,6 +243,12 @@ async fn certificates_come_and_go_at_run_time() {
         shown(&server, &authority, "a.test").await.unwrap(),
         second.certificate()
     );
+    // Beside certificates that are inserted, the list may be empty.
+    assert!(all.replace([]).is_err());
+    all.clear_list();
+    assert_eq!(all.in_force().len(), 1);
+    let error = shown(&server, &authority, "b.test").await.unwrap_err();
+    assert!(error.contains("NotValidForName"), "{error}");
     assert!(all.remove("a") && !all.remove("a"));
     assert!(shown(&server, &authority, "a.test").await.is_err());
 }

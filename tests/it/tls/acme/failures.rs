@@ -49,7 +49,7 @@ async fn limits_and_faults_of_the_authority_are_waited_for_as_it_says() {
         let folder = tempfile::tempdir().unwrap();
         let mut site = Site::start(&pebble).await;
         let state = &pebble.front.state;
-        *state.failure.lock().unwrap() = Some((status, retry_after));
+        *state.failure.lock().unwrap() = Some((status, Some(retry_after)));
         let before = state.orders();
         let acme = site.acme(&folder, &pebble).certificate(["a.test"]).unwrap();
         let mut handle = acme.clone().start(&site.certificates).await.unwrap();

@@ -126,6 +126,33 @@ async fn a_store_that_cannot_be_read_holds_no_start_up() {
 }
 
 #[tokio::test]
+async fn questions_about_renewals_are_no_burst() {
+    let options = Options {
+        suggests_renewal: true,
+        ..Options::default()
+    };
+    let Some(pebble) = Pebble::start(options).await else {
+        return;
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let site = Site::start(&pebble).await;
+    let state = &pebble.front.state;
+    let gate = state.renewal_gate.acquire_many(1_000).await.unwrap();
+    let mut acme = site.acme(&folder, &pebble);
+    for nth in 0..8 {
+        acme = acme.certificate([format!("n{nth}.test")]).unwrap();
+    }
+    let handle = acme.start(&site.certificates).await.unwrap();
+    issued(&handle).await;
+    // Polls go on.
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let asked = || state.asked.lock().unwrap().len();
+    assert_eq!(asked(), 4, "as many as may run at once");
+    drop(gate);
+    until("each is asked", || asked() == 8).await;
+}
+
+#[tokio::test]
 async fn the_authority_suggests_to_renew_and_learns_what_was_replaced() {
     let options = Options {
         // Long enough that nothing else renews it, short enough for a short rest after an order.
