@@ -266,7 +266,9 @@ async fn a_successor_that_would_serve_a_placeholder_leaves_the_certificate_to_it
     assert_eq!(status.code(), Some(1), "{lines:#?}");
     let why = "would replace by a placeholder";
     assert!(lines.iter().any(|line| line.contains(why)), "{lines:#?}");
-    place.visit(&authority.client()).await.unwrap();
+    let mut client = authority.client();
+    client.alpn_protocols = vec![b"http/1.1".to_vec()];
+    place.visit(&client).await.unwrap();
     // Where the store answers, it takes over.
     server.restart();
     let mut second = place.start("", "redis", &rest);

@@ -9,6 +9,18 @@ fn certificates(folder: &TempDir) -> Vec<PathBuf> {
     files_in(&folder.path().join("values/acme=/certificates="))
 }
 
+fn url(pebble: &Pebble) -> String {
+    format!("https://{}/dir", pebble.front.address)
+}
+
+/// Waits until a certificate of this directory is in force.
+async fn issued_by(handle: &mut AcmeHandle, pebble: &Pebble) {
+    while handle.statuses()[0].directory != Some(url(pebble)) {
+        let changed = tokio::time::timeout(2 * PATIENCE, handle.changed()).await;
+        changed.unwrap_or_else(|_| panic!("{:#?}", handle.statuses()));
+    }
+}
+
 #[tokio::test]
 async fn two_directories_share_a_store_and_each_keeps_its_certificate() {
     let (Some(one), Some(two)) = (
@@ -22,12 +34,10 @@ async fn two_directories_share_a_store_and_each_keeps_its_certificate() {
     let mut second = Site::start(&two).await;
     let start = async |site: &Site, pebble: &Pebble| {
         let acme = site.acme(&folder, pebble).certificate(["a.test"]).unwrap();
-        let handle = acme.start(&site.certificates).await.unwrap();
-        issued(&handle).await;
-        (
-            handle,
-            site.visit(&pebble.client().await, "a.test").await.unwrap(),
-        )
+        let mut handle = acme.start(&site.certificates).await.unwrap();
+        issued_by(&mut handle, pebble).await;
+        let visited = site.visit(&pebble.client().await, "a.test").await;
+        (handle, visited.unwrap())
     };
     let (first_handle, of_first) = start(&first, &one).await;
     let (second_handle, of_second) = start(&second, &two).await;
@@ -74,16 +84,11 @@ async fn the_certificate_of_another_directory_is_served_until_there_is_one() {
     let gate = two.front.state.gate.acquire_many(1_000).await.unwrap();
     let site = Site::start(&two).await;
     let acme = site.acme(&folder, &two).certificate(["a.test"]).unwrap();
-    let handle = acme.start(&site.certificates).await.unwrap();
-    let url = |pebble: &Pebble| Some(format!("https://{}/dir", pebble.front.address));
-    assert_eq!(handle.statuses()[0].directory, url(&one));
+    let mut handle = acme.start(&site.certificates).await.unwrap();
+    assert_eq!(handle.statuses()[0].directory, Some(url(&one)));
     site.visit(&one.client().await, "a.test").await.unwrap();
     drop(gate);
-    let mut handle = handle;
-    while handle.statuses()[0].directory != url(&two) {
-        let changed = tokio::time::timeout(2 * PATIENCE, handle.changed()).await;
-        changed.expect("it is ordered at once");
-    }
+    issued_by(&mut handle, &two).await;
     site.visit(&two.client().await, "a.test").await.unwrap();
 }
 
