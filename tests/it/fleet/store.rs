@@ -115,7 +115,10 @@ async fn garbage_is_refused_and_left_as_it_is() {
     let garbage: [&[u8]; 4] = [b"", b"garbage", b"\x02\0\0\0\x01x", b"\x01\0\0\0\x09x"];
     for bytes in garbage {
         server.run::<()>(cmd("SET").arg("shop:value:k").arg(bytes));
-        let error = store.get("k").await.unwrap_err().to_string();
+        let error = store.get("k").await.unwrap_err();
+        let kind = error.downcast_ref().map(std::io::Error::kind);
+        assert_eq!(kind, Some(std::io::ErrorKind::InvalidData));
+        let error = error.to_string();
         assert!(
             error.starts_with("the value of k: ") && !error.contains("garbage"),
             "{error}"
