@@ -222,7 +222,7 @@ fn make_folder(path: &Path) -> io::Result<()> {
     let mut builder = DirBuilder::new();
     // Another process may make it at this moment.
     builder.recursive(true).mode(FOLDER_MODE).create(path)?;
-    File::open(parent.unwrap_or(Path::new(".")))?.sync_all()
+    File::open(parent.unwrap_or_else(|| Path::new(".")))?.sync_all()
 }
 
 fn options() -> OpenOptions {
