@@ -48,6 +48,8 @@ pub(crate) async fn start() -> Result<(LoadBalancer, Listeners), BoxError> {
         handover: None,
         keys: Vec::new(),
         pool: pool.clone(),
+        fleet: None,
+        state_file: None,
         lame_duck: None,
         drain: Duration::from_secs(5),
         events: (None, None),

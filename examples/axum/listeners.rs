@@ -3,14 +3,17 @@
 //! `axum::serve` works as well (see the `tls` example); `evenkeel::serve` adds limits, deadlines and
 //! a drain.
 
-use std::{future::IntoFuture, io, num::NonZeroUsize, time::Duration};
+use std::{future::IntoFuture, io, num::NonZeroUsize, sync::Arc, time::Duration};
 
 use axum::Router;
 use evenkeel::{
     BoxError, Pool,
     access_log::AccessLogLayer,
     endpoints::{EndpointsLayer, Readiness},
-    fleet::handover::{Handover, Running, ServiceManager, Start},
+    fleet::{
+        FleetHandle,
+        handover::{Handover, Running, ServiceManager, Start},
+    },
     metrics::MetricsLayer,
     proxy_protocol::ProxyProtocolLayer,
     server::Serve,
@@ -33,6 +36,7 @@ use crate::{
     fleet::ListenerTls,
     listen::{configured, share},
     operators::Operators,
+    state_file::StateFile,
     upgrade::{self, Successor},
 };
 
@@ -45,6 +49,9 @@ pub(crate) struct Listeners {
     /// What a successor resumes sessions with.
     pub(crate) keys: upgrade::Keys,
     pub(crate) pool: Pool,
+    pub(crate) fleet: Option<Arc<FleetHandle>>,
+    /// Where measured health is kept over a restart.
+    pub(crate) state_file: Option<StateFile>,
     /// The readiness that fails at shutdown, and for how long before the listeners close; `None`
     /// if no listener has a readiness path.
     pub(crate) lame_duck: Option<(Readiness, Duration)>,
@@ -106,9 +113,11 @@ impl Listeners {
         Ok(Self {
             listeners,
             start,
-            handover: settings.handover(),
+            handover: upgrade::handover(settings)?,
             keys,
             pool: pool.clone(),
+            fleet: None,
+            state_file: None,
             lame_duck: asked.then_some((readiness, lame_duck)),
             drain: settings.drain(),
             events: (None, None),
@@ -128,9 +137,8 @@ impl Listeners {
         Ok(())
     }
 
-    /// Serves until a signal or a successor, then lets requests end. Returns true if a successor
-    /// serves.
-    pub(crate) async fn serve(mut self, app: Router) -> Result<bool, BoxError> {
+    /// Serves until a signal or a successor, then lets requests end.
+    pub(crate) async fn serve(mut self, app: Router) -> Result<(), BoxError> {
         let (end, ended) = watch::channel(End::NotYet);
         let mut serving = JoinSet::new();
         let (readiness, lame_duck) = self.lame_duck.unzip();
@@ -179,9 +187,9 @@ impl Listeners {
         let served = self
             .start
             .ready({
-                let (pool, keys) = (self.pool.clone(), self.keys);
+                let (pool, keys, fleet) = (self.pool.clone(), self.keys, self.fleet);
                 let exporters = self.automatic.exporters();
-                move || exporters.add_to(upgrade::state(&pool, &keys))
+                move || exporters.add_to(upgrade::state(&pool, &keys, fleet.as_ref()))
             })
             .await;
         let mut renewal = Renewal::default();
@@ -191,7 +199,7 @@ impl Listeners {
             renewal = self.automatic.start(&readiness);
         }
         let result = match served {
-            Ok(mut running) => ends(&mut running, self.handover.as_ref()).await,
+            Ok(running) => ends(running, self.handover.as_ref()).await,
             // The process before serves on.
             Err(error) => Err(error.into()),
         };
@@ -203,6 +211,8 @@ impl Listeners {
         match how {
             End::HandedOver => {
                 self.operators.hand_over();
+                // The successor writes it.
+                self.state_file = None;
             }
             End::NotYet | End::Shutdown => {
                 if let Some(readiness) = readiness {
@@ -216,7 +226,10 @@ impl Listeners {
             served??;
         }
         let _ = renewal.await;
-        result.map(|end| end == End::HandedOver)
+        if let Some(file) = &self.state_file {
+            file.finish();
+        }
+        result.map(drop)
     }
 }
 
@@ -235,7 +248,7 @@ async fn reached(mut end: watch::Receiver<End>, how: End) {
 }
 
 /// Waits for a signal, or for a successor that serves.
-async fn ends(running: &mut Running, handover: Option<&Handover>) -> Result<End, BoxError> {
+async fn ends(mut running: Running, handover: Option<&Handover>) -> Result<End, BoxError> {
     let manager = ServiceManager::from_environment();
     manager.ready();
     let mut terminate = signal(SignalKind::terminate())?;
@@ -263,6 +276,15 @@ async fn ends(running: &mut Running, handover: Option<&Handover>) -> Result<End,
             }
         }
     }
+    // A process that is ready takes over. One that is not stops as well.
+    if let Some(process) = running.close().await {
+        manager.replaced_by(process);
+        return Ok(End::HandedOver);
+    }
     manager.stopping();
+    successor.stop(SUCCESSOR_STOPS).await;
     Ok(End::Shutdown)
 }
+
+/// How long a successor that is not ready may take to stop.
+const SUCCESSOR_STOPS: Duration = Duration::from_secs(5);

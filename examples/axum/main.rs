@@ -112,7 +112,7 @@ fn run() -> Result<(), ExitCode> {
 fn show() -> Result<(), BoxError> {
     runtime(None)?.block_on(async {
         let (balancer, listeners) = demo::start().await?;
-        listeners.serve(app(balancer, false)).await.map(drop)
+        listeners.serve(app(balancer, false)).await
     })
 }
 
@@ -120,7 +120,7 @@ fn serve(settings: &Settings) -> Result<(), BoxError> {
     // Before the runtime starts threads.
     let passed = PassedSockets::take()?;
     runtime(settings.server.threads)?.block_on(async {
-        let mut start = Start::begin(settings.handover(), passed).await?;
+        let mut start = Start::begin(upgrade::handover(settings)?, passed).await?;
         let pool = settings.pool();
         if settings.health.is_some() {
             start.restore_health(upgrade::POOL, &pool);
@@ -136,7 +136,7 @@ fn serve(settings: &Settings) -> Result<(), BoxError> {
         let tickets = fleet::tickets(settings)?;
         let tls = fleet::tls(settings, tickets.as_ref())?;
         let fleet = fleet::join(settings, &pool, tickets.as_ref()).await?;
-        fleet::restore_orders(fleet.as_ref(), &mut start, &pool);
+        fleet::take_over(fleet.as_ref(), &mut start, &pool);
         let mut balancer = settings.load_balancer(&pool);
         let (log, log_layer) = settings.access_log()?.unzip();
         let has_log = log.is_some();
@@ -166,12 +166,8 @@ fn serve(settings: &Settings) -> Result<(), BoxError> {
         let start = &mut listeners.start;
         listeners.operators = Operators::serve(settings, start, &readiness, stats, lines)?;
         listeners.events = (metrics, log_layer);
-        let is_handed_over = listeners.serve(app).await?;
-        // The successor writes it.
-        if let Some(file) = state_file.filter(|_| !is_handed_over) {
-            file.finish();
-        }
-        Ok(())
+        (listeners.fleet, listeners.state_file) = (fleet, state_file);
+        listeners.serve(app).await
     })
 }
 

@@ -5,7 +5,7 @@ use std::{io, time::Duration};
 use evenkeel::{
     BoxError,
     endpoints::Readiness,
-    fleet::handover::{PassedSockets, Running as Serving, ServiceManager, Start},
+    fleet::handover::{Handover, PassedSockets, Running as Serving, ServiceManager, Start},
     server::Workers,
     settings::LogOutputs,
     tls::{
@@ -41,17 +41,10 @@ pub(crate) fn run(path: &str, loaded: Loaded) -> Result<(), BoxError> {
 async fn control(path: &str, loaded: Loaded) -> Result<(), BoxError> {
     let mut signals = Signals::new()?;
     let manager = ServiceManager::from_environment();
-    let handover = loaded.settings.handover();
-    let mut start = Start::begin(handover.clone(), PassedSockets::take()?).await?;
-    let mut edge = Edge::start(loaded, &mut start).await?;
-    // From here on requests may be under way, so a failure drains as well.
-    let mut serving = match edge.ready(start).await {
-        Ok(serving) => serving,
-        Err(error) => {
-            edge.end.send_replace(End::HandedOver);
-            edge.workers_ended().await?;
-            return Err(error);
-        }
+    let handover = upgrade::handover(&loaded.settings)?;
+    let begun = serve(loaded, handover.clone(), &mut signals.end).await?;
+    let Some((mut edge, mut serving)) = begun else {
+        return Ok(());
     };
     manager.ready();
     let mut successor = Successor::default();
@@ -79,10 +72,58 @@ async fn control(path: &str, loaded: Loaded) -> Result<(), BoxError> {
             }
         }
     }
-    // A process that starts from now on has to bind its own sockets.
-    drop(serving);
+    // A process that starts from now on has to bind its own sockets. One that is ready takes over.
+    if let Some(process) = serving.close().await {
+        manager.replaced_by(process);
+        return edge.drain(End::HandedOver, &mut signals.end).await;
+    }
     manager.stopping();
-    edge.drain(End::Shutdown, &mut signals.end).await
+    let limit = edge.lame_duck + edge.drain + SUCCESSOR_STOPS;
+    let drained = edge.drain(End::Shutdown, &mut signals.end);
+    tokio::join!(drained, successor.stop(limit)).0
+}
+
+/// Starts, and replaces the running process. A signal ends this at any point, and leaves all to that
+/// process, if there is one; `None` then.
+async fn serve(
+    loaded: Loaded,
+    handover: Option<Handover>,
+    signals: &mut EndSignals,
+) -> Result<Option<(Edge, Serving)>, BoxError> {
+    let begun = tokio::select! {
+        biased;
+        () = signals.next() => {
+            tracing::info!("stopped before it served");
+            return Ok(None);
+        }
+        begun = begin(loaded, handover) => begun?,
+    };
+    let (mut edge, start) = begun;
+    let stopped = match start.predecessor() {
+        Some(_) => End::HandedOver,
+        None => End::Shutdown,
+    };
+    // From here on requests may be under way, so a signal and a failure drain as well.
+    let serving = tokio::select! {
+        biased;
+        () = signals.next() => return edge.drain(stopped, signals).await.map(|()| None),
+        serving = edge.ready(start) => serving,
+    };
+    match serving {
+        Ok(serving) => Ok(Some((edge, serving))),
+        Err(error) => {
+            edge.end.send_replace(End::HandedOver);
+            edge.workers_ended().await?;
+            Err(error)
+        }
+    }
+}
+
+/// Asks the running process, and builds everything.
+async fn begin(loaded: Loaded, handover: Option<Handover>) -> Result<(Edge, Start), BoxError> {
+    let mut start = Start::begin(handover, PassedSockets::take()?).await?;
+    let edge = Edge::start(loaded, &mut start).await?;
+    Ok((edge, start))
 }
 
 /// The parts that run.
@@ -103,6 +144,7 @@ struct Edge {
     accepts: mpsc::UnboundedReceiver<Result<(), String>>,
     threads: usize,
     lame_duck: Duration,
+    drain: Duration,
 }
 
 impl Edge {
@@ -178,6 +220,7 @@ impl Edge {
             accepts,
             threads: threads.get(),
             lame_duck: settings.lame_duck(),
+            drain: settings.drain(),
             running,
         })
     }
@@ -188,8 +231,9 @@ impl Edge {
             self.accepts.recv().await.ok_or("a worker ended")??;
         }
         let (pool, keys) = (self.running.pool.clone(), self.keys.clone());
+        let fleet = self.running.fleet.clone();
         let exporters = self.automatic.exporters();
-        let state = move || exporters.add_to(upgrade::state(&pool, &keys));
+        let state = move || exporters.add_to(upgrade::state(&pool, &keys, fleet.as_ref()));
         let serving = start.ready(state).await?;
         self.renewal = self.automatic.start(&self.readiness);
         Ok(serving)
@@ -278,6 +322,9 @@ impl Signals {
         })
     }
 }
+
+/// How long a successor that was stopped may take beyond its drain.
+const SUCCESSOR_STOPS: Duration = Duration::from_secs(5);
 
 struct EndSignals {
     terminate: Signal,

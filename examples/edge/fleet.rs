@@ -1,8 +1,13 @@
 //! `[fleet]`: what this instance shares with the others.
 
+use std::sync::Arc;
+
 use evenkeel::{
     BoxError, Pool,
-    fleet::{FleetHandle, handover::Start},
+    fleet::{
+        FleetHandle,
+        handover::{Start, State},
+    },
     metrics::MetricsLayer,
     settings::Settings,
     tls::{Certificates, TicketSecret, TlsLayer},
@@ -38,25 +43,45 @@ pub(crate) async fn join(
     settings: &Settings,
     pool: &Pool,
     tickets: Option<&TicketSecret>,
-) -> Result<Option<FleetHandle>, BoxError> {
+) -> Result<Option<Arc<FleetHandle>>, BoxError> {
     let Some(mut fleet) = settings.fleet(pool)? else {
         return Ok(None);
     };
     if let Some(tickets) = tickets {
         fleet = settings.share_tickets(fleet, tickets)?;
     }
-    Ok(Some(fleet.start().await))
+    Ok(Some(Arc::new(fleet.start().await)))
 }
 
-/// Restores the orders that the predecessor knew, unless the fleet gave its own: these may be later.
-pub(crate) fn restore_orders(fleet: Option<&FleetHandle>, start: &mut Start, pool: &Pool) {
-    if !fleet.is_some_and(FleetHandle::is_store_up) {
-        start.restore_orders(upgrade::POOL, pool);
+/// Takes over the orders that the predecessor knew, and the secrets of the fleet. In a fleet, orders come
+/// with their times: an order of another instance that is later holds, whenever the store answers.
+pub(crate) fn take_over(fleet: Option<&Arc<FleetHandle>>, start: &mut Start, pool: &Pool) {
+    match fleet {
+        Some(fleet) if import(fleet, start.state()) => {
+            let fleet = Arc::clone(fleet);
+            start.follow(move |state| {
+                import(&fleet, state);
+            });
+        }
+        // The predecessor was in no fleet, or in another one.
+        Some(fleet) if fleet.is_store_up() => {}
+        _ => start.restore_orders(upgrade::POOL, pool),
     }
 }
 
+fn import(fleet: &FleetHandle, state: &State) -> bool {
+    let Some(exported) = state.find_secret(upgrade::FLEET) else {
+        return false;
+    };
+    let imported = fleet.import(exported);
+    if let Err(error) = &imported {
+        tracing::warn!(%error, "what the process before knew of the fleet is not taken over");
+    }
+    imported.is_ok()
+}
+
 /// Adds the gauge of the store to `/metrics`.
-pub(crate) fn add_gauge(fleet: Option<&FleetHandle>, metrics: Option<&MetricsLayer>) {
+pub(crate) fn add_gauge(fleet: Option<&Arc<FleetHandle>>, metrics: Option<&MetricsLayer>) {
     if let (Some(fleet), Some(stats)) = (fleet, metrics.and_then(MetricsLayer::stats)) {
         fleet.add_gauge(stats);
     }

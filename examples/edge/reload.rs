@@ -36,7 +36,7 @@ pub(crate) struct Running {
     /// The certificate that backends see, as the registry shows it.
     client_certificate: Option<Arc<CertificateInfo>>,
     pub(crate) state_file: Option<PathBuf>,
-    _fleet: Option<FleetHandle>,
+    pub(crate) fleet: Option<Arc<FleetHandle>>,
     admin_token: Option<AdminToken>,
 }
 
@@ -60,7 +60,7 @@ impl Running {
             state_file::restore(path, &pool);
         }
         let fleet = fleet::join(settings, &pool, tickets).await?;
-        fleet::restore_orders(fleet.as_ref(), start, &pool);
+        fleet::take_over(fleet.as_ref(), start, &pool);
         let registry = settings.certificate_registry();
         let client_certificate = show_client_certificate(settings, &registry);
         let metrics = operators::metrics_layer(settings, &pool, &registry);
@@ -77,7 +77,7 @@ impl Running {
             registry,
             client_certificate,
             state_file,
-            _fleet: fleet,
+            fleet,
             admin_token: settings.admin_token()?,
         })
     }

@@ -1,15 +1,21 @@
 //! `[fleet] handover`: a new process takes the listening sockets and the state over; and SIGUSR2,
 //! which starts it.
 
-use std::{collections::HashMap, env, io, process::ExitStatus, time::Duration};
+use std::{
+    collections::HashMap, env, io, path::PathBuf, process::ExitStatus, sync::Arc, time::Duration,
+};
 
 use evenkeel::{
-    Pool,
-    fleet::handover::{Handover, Start, State},
+    BoxError, Pool,
+    fleet::{
+        FleetHandle,
+        handover::{Handover, Start, State},
+    },
     pool::HealthStatus,
-    settings::ListenSettings,
+    settings::{ListenSettings, Settings},
     tls::{TicketKeys, TlsLayer},
 };
+use rustix::process::{Pid, Signal, kill_process};
 use tokio::{
     process::{Child, Command},
     time::{Instant, sleep_until, timeout},
@@ -17,6 +23,26 @@ use tokio::{
 
 /// The name of the pool in the state.
 pub(crate) const POOL: &str = "pool";
+
+/// The name of what the fleet shares, in the state.
+pub(crate) const FLEET: &str = "fleet";
+
+/// The variable in which a process tells the successor that it starts at which path it listens: the
+/// settings may name another one by then.
+const PREDECESSOR: &str = "EVENKEEL_HANDOVER";
+
+/// Returns where this process hands over, and where it asks the running one.
+pub(crate) fn handover(settings: &Settings) -> Result<Option<Handover>, BoxError> {
+    let asked = env::var_os(PREDECESSOR).filter(|path| !path.is_empty());
+    match (settings.handover(), asked) {
+        (own, None) => Ok(own),
+        (Some(own), Some(asked)) => Ok(Some(own.ask_at(PathBuf::from(asked))?)),
+        (None, Some(asked)) => Err(format!(
+            "the running process hands over at {asked:?}, and the settings have no [fleet] handover"
+        )
+        .into()),
+    }
+}
 
 /// The ticket keys of the listeners under TLS, each under the name of its listener.
 pub(crate) type Keys = Vec<(String, TicketKeys)>;
@@ -49,8 +75,11 @@ pub(crate) fn ticket_keys(
 }
 
 /// What the successor gets.
-pub(crate) fn state(pool: &Pool, keys: &Keys) -> State {
-    let state = State::new().pool(POOL, pool);
+pub(crate) fn state(pool: &Pool, keys: &Keys, fleet: Option<&Arc<FleetHandle>>) -> State {
+    let mut state = State::new().pool(POOL, pool);
+    if let Some(fleet) = fleet {
+        state = state.secret(FLEET, fleet.export());
+    }
     keys.iter().fold(state, |state, (name, keys)| {
         state.secret(name, keys.export())
     })
@@ -95,6 +124,7 @@ impl Successor {
         let program = arguments.next().unwrap_or_default();
         let spawned = Command::new(&program)
             .args(arguments)
+            .env(PREDECESSOR, handover.path())
             // The sockets of systemd come from this process.
             .env_remove("LISTEN_FDS")
             .env_remove("LISTEN_FDNAMES")
@@ -111,6 +141,26 @@ impl Successor {
                 tracing::error!(?program, %error, "SIGUSR2: cannot start a new process");
                 false
             }
+        }
+    }
+
+    /// Ends the successor as this process is ended, which it does not replace any more. It drains what
+    /// it has accepted, within this time.
+    pub(crate) async fn stop(&mut self, limit: Duration) {
+        let Some((mut child, _)) = self.running.take() else {
+            return;
+        };
+        let id = child.id().and_then(|id| i32::try_from(id).ok());
+        if let Some(id) = id.and_then(Pid::from_raw) {
+            tracing::info!(
+                process = child.id(),
+                "the new process is not ready: it stops as well"
+            );
+            // It may have ended.
+            let _ = kill_process(id, Signal::TERM);
+        }
+        if timeout(limit, child.wait()).await.is_err() {
+            let _ = child.kill().await;
         }
     }
 

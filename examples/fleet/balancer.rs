@@ -9,11 +9,12 @@ use std::{
 };
 
 use evenkeel::BoxError;
+use serde_json::Value;
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::{
     process::{Process, Programs},
-    world::{INTERFACE, VIPS, World, preferred},
+    world::{INTERFACE, STORE, VIPS, World, preferred},
 };
 
 /// The hosts with a balancer, and their addresses.
@@ -38,6 +39,15 @@ pub(crate) enum Mode {
 /// When a balancer got a virtual address: the moment, which balancer, and the VRRP instance.
 pub(crate) type Takeover = (Instant, usize, String);
 
+/// What the settings have beyond those for keepalived.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Joined {
+    /// Each edge by itself.
+    No,
+    /// `[fleet] redis`: both share the orders of operators.
+    Redis,
+}
+
 pub(crate) struct Balancer {
     nth: usize,
     settings: PathBuf,
@@ -55,7 +65,7 @@ impl Balancer {
         programs: &Programs,
         folder: &Path,
         nth: usize,
-        mode: Mode,
+        (mode, joined): (Mode, Joined),
     ) -> Result<Self, BoxError> {
         let (host, own) = BALANCERS[nth];
         // Answers for the virtual addresses come from the interface that has them, not from `lo`.
@@ -69,7 +79,7 @@ impl Balancer {
         fs::write(&check, deployed("keepalived/check-edge")?)?;
         fs::set_permissions(&check, fs::Permissions::from_mode(0o755))?;
         let settings = folder.join(format!("{host}.toml"));
-        fs::write(&settings, edge_settings(own, folder, host)?)?;
+        fs::write(&settings, edge_settings(own, folder, host, joined)?)?;
         let configuration = folder.join(format!("{host}.conf"));
         let text = keepalived(nth, mode, &check, &programs.edge, &settings)?;
         fs::write(
@@ -93,6 +103,63 @@ impl Balancer {
         let host = BALANCERS[self.nth].0;
         self.edge = start_edge(world, host, &self.program, &self.settings).await?;
         Ok(())
+    }
+
+    /// Starts another edge, which takes over from the running one, and waits for the end of that.
+    pub(crate) async fn upgrade_edge(&mut self, world: &World) -> Result<(), BoxError> {
+        let host = BALANCERS[self.nth].0;
+        let mut next = start_edge(world, host, &self.program, &self.settings).await?;
+        next.line("took over").await?;
+        let mut before = std::mem::replace(&mut self.edge, next);
+        match before.ended().await? {
+            status if status.success() => Ok(()),
+            status => Err(format!("the edge before at {host} ended with {status}").into()),
+        }
+    }
+
+    /// Gives an order for a backend at this balancer, as an operator does.
+    pub(crate) async fn order(&self, world: &World, order: &str) -> Result<(), BoxError> {
+        let (host, address) = BALANCERS[self.nth];
+        let mut command = world.command(host, "curl");
+        command
+            .args(["-s", "-f", "-m", "5", "-X", "POST", "-H"])
+            .arg(format!("Authorization: Bearer {TOKEN}"))
+            .arg(format!("http://{address}:9900/backends/{order}"));
+        let answer = command.output().await?;
+        match answer.status.success() {
+            true => Ok(()),
+            false => Err(format!("{host}: the order {order} was refused: {answer:?}").into()),
+        }
+    }
+
+    /// Waits until a backend has this mode at this balancer.
+    pub(crate) async fn until_mode(
+        &self,
+        world: &World,
+        id: &str,
+        mode: &str,
+    ) -> Result<(), BoxError> {
+        let (host, address) = BALANCERS[self.nth];
+        let agreed = async {
+            loop {
+                let mut command = world.command(host, "curl");
+                command.args([
+                    "-s",
+                    "-m",
+                    "5",
+                    &format!("http://{address}:9900/status.json"),
+                ]);
+                let answer = command.output().await?;
+                let status: Value = serde_json::from_slice(&answer.stdout).unwrap_or_default();
+                let mut backends = status["backends"].as_array().into_iter().flatten();
+                if backends.any(|backend| backend["id"] == id && backend["mode"] == mode) {
+                    return Ok::<_, BoxError>(());
+                }
+                sleep(Duration::from_millis(50)).await;
+            }
+        };
+        let agreed = timeout(LONGEST_AGREEMENT, agreed).await;
+        agreed.map_err(|elapsed| format!("{host}: {id} is not {mode}: {elapsed}"))?
     }
 
     pub(crate) fn restart_keepalived(&mut self) -> Result<(), BoxError> {
@@ -121,6 +188,16 @@ impl Balancer {
             format!("{host} did not take the address over in {LONGEST_TAKEOVER:?}: {elapsed}")
                 .into()
         })
+    }
+}
+
+impl Joined {
+    /// Returns how the section `[fleet]` begins.
+    fn section(self) -> String {
+        match self {
+            Self::No => "[fleet]\n".to_owned(),
+            Self::Redis => format!("[fleet]\nredis = \"redis://{STORE}:6379\"\n"),
+        }
     }
 }
 
@@ -245,7 +322,7 @@ fn set(text: &str, mark: &str, values: &[(String, &str)]) -> Result<String, BoxE
 }
 
 /// Puts the backends, the address and the files of the experiments into the settings for keepalived.
-fn edge_settings(own: &str, folder: &Path, host: &str) -> Result<String, BoxError> {
+fn edge_settings(own: &str, folder: &Path, host: &str, joined: Joined) -> Result<String, BoxError> {
     let text = deployed("keepalived/edge.toml")?;
     let parts = text
         .split_once("[[pool.backends]]")
@@ -259,7 +336,7 @@ fn edge_settings(own: &str, folder: &Path, host: &str) -> Result<String, BoxErro
         )
     });
     let file = |name: &str| folder.join(format!("{host}.{name}"));
-    fs::write(file("token"), "a-token-of-the-experiments\n")?;
+    fs::write(file("token"), TOKEN)?;
     let mut text = format!("{head}{}[health]{rest}", backends.concat());
     let values = [
         ("192.0.2.11", own.to_owned()),
@@ -273,6 +350,7 @@ fn edge_settings(own: &str, folder: &Path, host: &str) -> Result<String, BoxErro
             file("token").display().to_string(),
         ),
         ("/run/edge/upgrade.sock", file("sock").display().to_string()),
+        ("[fleet]\n", joined.section()),
     ];
     for (example, value) in values {
         if !text.contains(example) {
@@ -294,6 +372,10 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// `[admin] token` of the experiments.
+const TOKEN: &str = "a-token-of-the-experiments";
+/// How long an order may take to the other balancer; a store that comes back is connected to within 2 s.
+const LONGEST_AGREEMENT: Duration = Duration::from_secs(30);
 /// How long the experiments wait for the other balancer.
 const LONGEST_TAKEOVER: Duration = Duration::from_secs(30);
 /// How long a balancer that came back waits before it takes its address home; a minute in production.

@@ -8,15 +8,17 @@ use tempfile::TempDir;
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::{
-    balancer::{BACKENDS, BALANCERS, Balancer, Mode, Takeover},
+    balancer::{BACKENDS, BALANCERS, Balancer, Joined, Mode, Takeover},
     client::{Load, Record},
     process::{Process, Programs},
-    world::{self, VIPS, World},
+    world::{self, STORE, VIPS, World},
 };
 
 pub(crate) struct Fleet {
     pub(crate) balancers: Vec<Balancer>,
     pub(crate) backends: Vec<Process>,
+    /// The Redis server, where the balancers share one.
+    store: Option<Process>,
     load: Load,
     phases: Vec<Phase>,
     began: Instant,
@@ -75,9 +77,13 @@ impl Fleet {
     pub(crate) async fn start(
         world: World,
         programs: &Programs,
-        mode: Mode,
+        (mode, joined): (Mode, Joined),
     ) -> Result<Self, BoxError> {
         let folder = world::folder()?;
+        let store = match joined {
+            Joined::Redis => Some(start_store(&world).await?),
+            Joined::No => None,
+        };
         let began = Instant::now();
         let mut backends = Vec::new();
         for (host, id, address, _) in BACKENDS {
@@ -89,7 +95,8 @@ impl Fleet {
         }
         let mut balancers = Vec::new();
         for nth in 0..BALANCERS.len() {
-            let balancer = Balancer::start(&world, programs, folder.path(), nth, mode).await?;
+            let balancer =
+                Balancer::start(&world, programs, folder.path(), nth, (mode, joined)).await?;
             balancers.push(balancer);
             if mode == Mode::ActivePassive && nth == 0 {
                 // So that the first election has one winner at any speed.
@@ -106,6 +113,7 @@ impl Fleet {
         Ok(Self {
             balancers,
             backends,
+            store,
             load,
             phases: Vec::new(),
             began,
@@ -153,6 +161,45 @@ impl Fleet {
         until_ready(&self.world, nth).await?;
         sleep(RISE).await;
         Ok(())
+    }
+
+    /// Gives an order at the nth balancer.
+    pub(crate) async fn order(&self, nth: usize, order: &str) -> Result<(), BoxError> {
+        self.balancers[nth].order(&self.world, order).await
+    }
+
+    /// Waits until a backend has this mode at both balancers.
+    pub(crate) async fn until_mode(&self, id: &str, mode: &str) -> Result<(), BoxError> {
+        for balancer in &self.balancers {
+            balancer.until_mode(&self.world, id, mode).await?;
+        }
+        Ok(())
+    }
+
+    pub(crate) fn store(&mut self) -> Result<&mut Process, BoxError> {
+        self.store.as_mut().ok_or_else(|| "no Redis server".into())
+    }
+
+    pub(crate) async fn restart_store(&mut self) -> Result<(), BoxError> {
+        self.store = Some(start_store(&self.world).await?);
+        Ok(())
+    }
+
+    /// Waits until Redis has this many orders.
+    pub(crate) async fn until_stored(&self, orders: usize) -> Result<(), BoxError> {
+        let stored = async {
+            loop {
+                let mut command = self.world.command("store", "redis-cli");
+                command.args(["-h", STORE, "HLEN", "evenkeel:orders"]);
+                let answer = command.output().await?;
+                if String::from_utf8_lossy(&answer.stdout).trim() == orders.to_string() {
+                    return Ok::<_, BoxError>(());
+                }
+                sleep(Duration::from_millis(50)).await;
+            }
+        };
+        let stored = timeout(LONGEST_START, stored).await;
+        stored.map_err(|elapsed| format!("Redis has not {orders} orders: {elapsed}"))?
     }
 
     /// Ends the load and all processes; returns what was measured.
@@ -308,6 +355,17 @@ impl Row {
 
 fn millis(time: Duration) -> u64 {
     u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// Starts a Redis server that keeps nothing on a disk.
+async fn start_store(world: &World) -> Result<Process, BoxError> {
+    let mut command = world.command("store", "redis-server");
+    command
+        .args(["--bind", STORE, "--port", "6379", "--protected-mode", "no"])
+        .args(["--save", "", "--appendonly", "no"]);
+    let mut store = Process::start("redis-server", command)?;
+    store.line("Ready to accept connections").await?;
+    Ok(store)
 }
 
 async fn until_settled(

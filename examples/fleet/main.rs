@@ -12,9 +12,10 @@
 //! cargo run --features full --example fleet -- --json      # an object a phase
 //! ```
 //!
-//! It needs root, and Debian's packages iproute2, nftables and keepalived. Where they are missing it
-//! says so, and exits with 0. It exits with 1 if a figure is not as expected, with 2 if the arguments
-//! are wrong. `RUST_LOG=debug` shows what keepalived says.
+//! It needs root, and Debian's packages iproute2, nftables and keepalived, and redis-server for the
+//! experiment `redis-lost`. Where they are missing it says so, and exits with 0. It exits with 1 if a
+//! figure is not as expected, with 2 if the arguments are wrong. `RUST_LOG=debug` shows what keepalived
+//! says.
 
 mod balancer;
 mod client;
@@ -76,20 +77,26 @@ async fn run(arguments: &Arguments) -> Result<ExitCode, BoxError> {
     }
     let mut violations = 0;
     for (scenario, name, what) in &arguments.scenarios {
+        if let Some((tool, package)) = scenario.needs()
+            && let Err(error) = process::try_tool(tool).await
+        {
+            let missing =
+                format!("{name}: {tool} cannot be run ({error}); it is in the package {package}");
+            not_run(&missing, arguments.json);
+            continue;
+        }
         let world = match World::make().await? {
             Ok(world) => world,
             Err(missing) => {
-                table::print(&match arguments.json {
-                    true => json!({ "not_run": missing }).to_string(),
-                    false => format!("The experiments were NOT RUN: {missing}"),
-                });
+                not_run(&missing, arguments.json);
                 return Ok(ExitCode::SUCCESS);
             }
         };
         if !arguments.json {
             table::scenario(name, what);
         }
-        let mut fleet = Fleet::start(world, &programs, scenario.mode()).await?;
+        let mut fleet =
+            Fleet::start(world, &programs, (scenario.mode(), scenario.joined())).await?;
         let played = scenario.play(&mut fleet).await;
         for row in fleet.end().await? {
             violations += row.violations().len();
@@ -101,6 +108,13 @@ async fn run(arguments: &Arguments) -> Result<ExitCode, BoxError> {
         0 => ExitCode::SUCCESS,
         _ => ExitCode::FAILURE,
     })
+}
+
+fn not_run(missing: &str, json: bool) {
+    table::print(&match json {
+        true => json!({ "not_run": missing }).to_string(),
+        false => format!("The experiments were NOT RUN: {missing}"),
+    });
 }
 
 fn show(row: &Row, scenario: &str, json: bool) {

@@ -126,6 +126,11 @@ async fn pump(output: impl AsyncRead + Unpin, lines: mpsc::UnboundedSender<Strin
     }
 }
 
+/// Checks that a program is there.
+pub(crate) async fn try_tool(name: &str) -> std::io::Result<()> {
+    Command::new(name).arg("--version").output().await.map(drop)
+}
+
 /// The other examples that the experiments run, beside this one.
 pub(crate) struct Programs {
     pub(crate) edge: PathBuf,

@@ -5,7 +5,7 @@ use std::time::Duration;
 use evenkeel::BoxError;
 
 use crate::{
-    balancer::{HOME_DELAY, Mode},
+    balancer::{HOME_DELAY, Joined, Mode},
     client::RATE,
     fleet::{Expected, Fleet},
     world::VIPS,
@@ -23,11 +23,13 @@ pub(crate) enum Scenario {
     BalancerPower,
     LameDuck,
     Upgrade,
+    Handover,
+    RedisLost,
     ActiveActive,
 }
 
 /// Every scenario, its name on the command line, and its description.
-pub(crate) const ALL: [(Scenario, &str, &str); 10] = [
+pub(crate) const ALL: [(Scenario, &str, &str); 12] = [
     (
         Scenario::NodeHangs,
         "node-hangs",
@@ -74,6 +76,16 @@ pub(crate) const ALL: [(Scenario, &str, &str); 10] = [
         "both balancers are stopped and started, one after the other",
     ),
     (
+        Scenario::Handover,
+        "handover",
+        "both edges are replaced in turn by new ones, which take their sockets over",
+    ),
+    (
+        Scenario::RedisLost,
+        "redis-lost",
+        "the Redis server of the fleet is killed, and comes back empty",
+    ),
+    (
         Scenario::ActiveActive,
         "active-active",
         "one of two active edges is killed, and its address comes home",
@@ -88,6 +100,18 @@ impl Scenario {
         }
     }
 
+    pub(crate) fn joined(self) -> Joined {
+        match self {
+            Self::RedisLost => Joined::Redis,
+            _ => Joined::No,
+        }
+    }
+
+    /// Returns a program that this experiment alone needs, and its package.
+    pub(crate) fn needs(self) -> Option<(&'static str, &'static str)> {
+        (self.joined() == Joined::Redis).then_some(("redis-server", "redis-server"))
+    }
+
     pub(crate) async fn play(self, fleet: &mut Fleet) -> Result<(), BoxError> {
         match self {
             Self::NodeHangs => node_hangs(fleet).await,
@@ -99,6 +123,8 @@ impl Scenario {
             Self::BalancerPower => balancer_power(fleet).await,
             Self::LameDuck => lame_duck(fleet).await,
             Self::Upgrade => upgrade(fleet).await,
+            Self::Handover => handover(fleet).await,
+            Self::RedisLost => redis_lost(fleet).await,
             Self::ActiveActive => active_active(fleet).await,
         }
     }
@@ -233,6 +259,49 @@ async fn upgrade(fleet: &mut Fleet) -> Result<(), BoxError> {
         fleet.struck().await?;
         fleet.until_ready(nth).await?;
     }
+    Ok(())
+}
+
+/// No address moves: each host goes on serving.
+async fn handover(fleet: &mut Fleet) -> Result<(), BoxError> {
+    for (nth, host) in ["lb-1", "lb-2"].into_iter().enumerate() {
+        fleet
+            .phase(&format!("a new edge takes over at {host}"), UNNOTICED)
+            .await?;
+        let Fleet {
+            balancers, world, ..
+        } = fleet;
+        balancers[nth].upgrade_edge(world).await?;
+        fleet.struck().await?;
+        fleet.until_ready(nth).await?;
+    }
+    Ok(())
+}
+
+/// Serving goes on, and so does what is known. When Redis is back, both agree again, and it has what it
+/// had before.
+async fn redis_lost(fleet: &mut Fleet) -> Result<(), BoxError> {
+    fleet
+        .phase("Redis is killed, with an order in force", UNNOTICED)
+        .await?;
+    fleet.order(0, "a/drain").await?;
+    fleet.until_mode("a", "draining").await?;
+    fleet.store()?.kill().await?;
+    fleet.struck().await?;
+    fleet.balancers[0]
+        .edge
+        .line("the store of the fleet fails")
+        .await?;
+    fleet.order(1, "b/maintenance").await?;
+    fleet.hold(AFTERWARDS).await;
+    fleet.phase("it is back, empty", UNNOTICED).await?;
+    fleet.restart_store().await?;
+    fleet.struck().await?;
+    fleet.until_mode("b", "maintenance").await?;
+    fleet.until_mode("a", "draining").await?;
+    fleet.until_stored(2).await?;
+    fleet.order(1, "a/ready").await?;
+    fleet.until_mode("a", "ready").await?;
     Ok(())
 }
 

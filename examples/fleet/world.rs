@@ -3,7 +3,8 @@
 //! ```text
 //! client ─┐           ┌─ rack-1: a b   (eu/eu-1/r1)
 //!  lb-1 ──┼─ switch ──┼─ rack-2: c d   (eu/eu-2/r1)
-//!  lb-2 ──┘           └─ rack-3: e f   (us/us-1/r1)
+//!  lb-2 ──┤           └─ rack-3: e f   (us/us-1/r1)
+//!  store ─┘
 //! ```
 
 use std::{
@@ -17,16 +18,21 @@ use evenkeel::BoxError;
 use tempfile::TempDir;
 use tokio::{io::AsyncWriteExt, process::Command};
 
+use crate::process::try_tool;
+
 /// The hosts: their names, which are also those of their ports at the switch, and their addresses.
-const HOSTS: [(&str, &[&str]); 6] = [
+const HOSTS: [(&str, &[&str]); 7] = [
     ("client", &[CLIENT]),
     ("lb-1", &["198.18.0.11"]),
     ("lb-2", &["198.18.0.12"]),
     ("rack-1", &["198.18.0.21", "198.18.0.22"]),
     ("rack-2", &["198.18.0.31", "198.18.0.32"]),
     ("rack-3", &["198.18.0.41", "198.18.0.42"]),
+    ("store", &[STORE]),
 ];
 const CLIENT: &str = "198.18.0.1";
+/// Where the Redis server of the experiments is.
+pub(crate) const STORE: &str = "198.18.0.51";
 /// The virtual addresses, in addition to the hosts' own.
 pub(crate) const VIPS: [&str; 2] = ["198.18.0.100", "198.18.0.101"];
 /// The namespace that has nothing but the switch.
@@ -51,8 +57,7 @@ impl World {
             ("sysctl", "procps"),
             ("curl", "curl"),
         ] {
-            let found = Command::new(tool).arg("--version").output().await;
-            if let Err(error) = found {
+            if let Err(error) = try_tool(tool).await {
                 return Ok(Err(format!(
                     "{tool} cannot be run ({error}); it is in the package {package}"
                 )));

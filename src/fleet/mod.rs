@@ -3,8 +3,9 @@
 //! Instances behind DNS, an anycast address or a network balancer have the same backends and the same
 //! settings. A [`Fleet`] joins them through a Redis server:
 //!
-//! - **Orders**: a drain with its deadline, maintenance, ready and a weight, given at one instance by
-//!   the admin API, its page, a reload or a call of [`Pool`](crate::Pool), hold at all instances.
+//! - **Orders**: a drain with its deadline, maintenance, ready, a weight, and the evacuation of a region,
+//!   zone or rack, given at one instance by the admin API, its page, a reload or a call of
+//!   [`Pool`](crate::Pool), hold at all instances.
 //! - **Secrets**: a secret such as that of session tickets is made once, shared and rotated, so that a
 //!   session of one instance resumes at any other.
 //! - **Health**: an instance that starts keeps backends out that the others found unhealthy, until its
@@ -35,8 +36,8 @@
 //!
 //! # Which order wins
 //!
-//! The later one, for each backend, of its mode and of its weight apart: by the clock of the instance
-//! where it was given, then by the name of that instance. An order is always later than those that its
+//! The later one, for each locality, and for each backend of its mode and of its weight apart: by the
+//! clock of the instance where it was given, then by the name of that instance. An order is always later than those that its
 //! instance knew, so that a clock that is behind does not undo an operator. Clocks that are off by more
 //! than the time between two orders given at two instances may order them the other way round; the fleet
 //! agrees on one of them all the same.
@@ -45,7 +46,23 @@
 //! it. An order for a backend that an instance does not have waits until it joins. A weight that a reload
 //! of the settings changes counts as an order; a reload that brings the weight that the settings had
 //! before does not undo an order for another one. An order stays in force over restarts, until the next:
-//! to give a weight of the settings effect again, order it.
+//! to give a weight of the settings effect again, order it. Instances forget a `ready` and the end of an
+//! evacuation after 7 days, and the orders for a backend after 30 days in which it was no member.
+//!
+//! # A process that is replaced
+//!
+//! [`FleetHandle::export`] has the orders with their times, and the secrets; the process that replaces this
+//! one gives them to [`FleetHandle::import`]. So sessions resume while Redis is down, and an order that the
+//! old process missed, because it alone was cut off, wins as soon as Redis answers the new one. Do not
+//! [restore](handover::Start::restore_orders) the orders of the old process beside it: orders without their
+//! times count as given now, and would win over later ones.
+//!
+//! # How old a secret can become
+//!
+//! Instances agree on a new secret through Redis alone. While it is down, the last one stays in use, and
+//! is not replaced when that is due: one WARN follows at twice its time. The keys of session tickets are
+//! derived from it for each 12 h, and go on changing; a reader of the secret can derive them all, so an
+//! outage of days makes a stolen secret worth more.
 //!
 //! # Where it goes
 //!
@@ -77,6 +94,7 @@
 //! | an instance starts meanwhile | it waits for 2 s, says so, and begins with what its settings say |
 //! | Redis restarts empty, or evicts a key | the instances write back what they know |
 //! | a value is garbage, or of a later version | it is refused with a WARN, once, and left as it is; a new order replaces it |
+//! | Redis has more orders than are read | those for the backends of an instance and their localities are exchanged, the others wait; one WARN |
 //! | the password is wrong | as if Redis were unreachable; the WARN has Redis' reason, and never the password |
 //! | the user may not subscribe | one WARN; polling alone finds orders, within a second |
 //!

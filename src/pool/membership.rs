@@ -103,11 +103,24 @@ impl Pool {
         }
     }
 
-    /// Changes the weight of a member, if it is still the one that the caller saw, and no call of
-    /// [`update_weight`](Self::update_weight) came since. Returns false otherwise. The change does not
-    /// count as one of [`Backend::weight_orders`].
-    pub(crate) fn take_over_weight(&self, seen: &Backend, seen_orders: u32, weight: u32) -> bool {
-        let allows = |now: &Backend| now.is_same(seen) && now.weight_orders() == seen_orders;
+    /// Changes the weight of a member, if it is still the one that the caller saw, with the weight that
+    /// the caller saw, and no call of [`update_weight`](Self::update_weight) came since. Returns false
+    /// otherwise. The change does not count as one of [`Backend::weight_orders`].
+    ///
+    /// The weight is compared as well because a configuration that was read again brings its own
+    /// without such a call. It is not read from `seen`, which is the handle of an older configuration.
+    pub(crate) fn take_over_weight(
+        &self,
+        seen: &Backend,
+        seen_orders: u32,
+        seen_weight: u32,
+        weight: u32,
+    ) -> bool {
+        let allows = |now: &Backend| {
+            now.is_same(seen)
+                && now.weight_orders() == seen_orders
+                && now.configured_weight() == seen_weight
+        };
         self.change_weight(seen.id(), weight, allows, |_| ())
             .unwrap_or(false)
     }

@@ -7,6 +7,7 @@ pub(crate) mod client;
 pub(crate) mod edge;
 mod failure;
 mod fleet;
+mod handover;
 mod hostile;
 mod load;
 mod operator;

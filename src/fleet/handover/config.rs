@@ -19,6 +19,8 @@ use crate::error::ConfigError;
 #[must_use]
 pub struct Handover {
     path: PathBuf,
+    /// Where the running process is asked, if not at the same path.
+    asked: Option<PathBuf>,
     start_timeout: Duration,
 }
 
@@ -31,16 +33,26 @@ impl Handover {
     /// If the path is empty, or longer than the 103 bytes that fit in an address with the `.new` of
     /// the socket that is about to replace another.
     pub fn new(path: impl Into<PathBuf>) -> Result<Self, ConfigError> {
-        let path = path.into();
-        let length = path.as_os_str().as_bytes().len();
-        if !(1..=MAX_PATH).contains(&length) {
-            let message = format!("{length} bytes: a path of 1 to {MAX_PATH} is accepted");
-            return Err(ConfigError::new("handover", message));
-        }
         Ok(Self {
-            path,
+            path: checked(path.into())?,
+            asked: None,
             start_timeout: START_TIMEOUT,
         })
+    }
+
+    /// Sets the path at which this process asks the running one, where that is not the path at which it
+    /// hands over itself. A process that starts its successor passes the path at which it
+    /// [listens](Self::path), in a variable of the environment for example: the settings, which the
+    /// successor reads, may name another one by then.
+    ///
+    /// Default: the path of [`new`](Self::new).
+    ///
+    /// # Errors
+    ///
+    /// As [`new`](Self::new).
+    pub fn ask_at(mut self, path: impl Into<PathBuf>) -> Result<Self, ConfigError> {
+        self.asked = Some(checked(path.into())?);
+        Ok(self)
     }
 
     /// Sets how long a new process may take from its question until it is ready. Then the running
@@ -66,13 +78,16 @@ impl Handover {
         self.start_timeout
     }
 
-    pub(super) fn path(&self) -> &Path {
+    /// Returns the path at which this process listens for its successor.
+    #[must_use]
+    pub fn path(&self) -> &Path {
         &self.path
     }
 
     /// Connects to the running process; `None` if there is none.
     pub(super) async fn connect(&self) -> io::Result<Option<UnixStream>> {
-        let stream = match UnixStream::connect(&self.path).await {
+        let asked = self.asked.as_ref().unwrap_or(&self.path);
+        let stream = match UnixStream::connect(asked).await {
             Ok(stream) => stream,
             Err(error) => {
                 return match error.kind() {
@@ -85,6 +100,16 @@ impl Handover {
         check_peer(&stream)?;
         Ok(Some(stream))
     }
+}
+
+/// Checks that a path fits in the address of a socket.
+fn checked(path: PathBuf) -> Result<PathBuf, ConfigError> {
+    let length = path.as_os_str().as_bytes().len();
+    if !(1..=MAX_PATH).contains(&length) {
+        let message = format!("{length} bytes: a path of 1 to {MAX_PATH} is accepted");
+        return Err(ConfigError::new("handover", message));
+    }
+    Ok(path)
 }
 
 /// Refuses a peer that runs as another user.

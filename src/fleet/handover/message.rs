@@ -8,10 +8,21 @@
 //!      │   (binds, starts to accept)    │   (serves on)
 //!      │ ── Ready ────────────────────▶ │
 //!      │ ◀──────────── Final: state ─── │
-//!      │ ── Taken ────────────────────▶ │   (stops accepting, drains, ends)
+//!      │   (its socket is at the path)  │   (serves on)
+//!      │ ── Taken ────────────────────▶ │
+//!      │ ◀──────────────────── Release ─│
+//!      │   (its program goes on)        │   (serves on)
+//!      │ ── Serving ──────────────────▶ │   (stops accepting, drains, ends)
 //! ```
 //!
-//! The running process may answer `Refused` in place of `Offer` and of `Final`. A message is its length
+//! Both processes accept until the last message, so a death at any point leaves one that serves:
+//!
+//! - The running process stops at `Serving` alone, and only if the new one still holds the connection
+//!   then. If anything else happens before, it serves on, and its socket is at the path again.
+//! - The new process serves on by itself if the running one dies. If that one refuses or is silent, the
+//!   new process has to end, which it may do until it sent `Serving`.
+//!
+//! The running process may answer `Refused` in place of each of its messages. A message is its length
 //! in four bytes, then JSON; a reader ignores fields that it does not know.
 
 use std::{io, net::SocketAddr};
@@ -42,6 +53,8 @@ pub(super) enum Message {
         state: State,
     },
     Taken,
+    Release,
+    Serving,
     Refused {
         reason: String,
     },

@@ -75,13 +75,16 @@
 //! 2. [`PassedSockets::take`] takes the sockets of systemd, before other threads start.
 //!    [`Start::begin`] asks the running process.
 //! 3. [`Start::restore`] gives each pool the state of its predecessor, before checks begin.
-//!    [`State::find_secret`] has the ticket keys for `TicketKeys::import`.
+//!    [`State::find_secret`] has the ticket keys for `TicketKeys::import`, and what a fleet shares for
+//!    `FleetHandle::import`, which takes the place of [`Start::restore_orders`]; [`Start::follow`] has
+//!    what changes until the end of the start.
 //! 4. [`Start::listeners`] returns the sockets of each address, and binds those that are missing.
 //! 5. Serve them, with [`Serve::handed_over`](crate::server::Serve::handed_over), or
 //!    `with_graceful_shutdown` of axum.
 //! 6. [`Start::ready`] replaces the old process. [`ServiceManager::ready`] tells systemd.
 //! 7. [`Running::handed_over`] completes when a successor serves: complete the signal of step 5, and
 //!    exit when the servers have ended. Do not fail readiness: the address is served on.
+//! 8. Before a shutdown without a successor, [`Running::close`] ends the offer.
 //!
 //! What goes over:
 //!
@@ -92,6 +95,7 @@
 //! | drains, maintenance, evacuations | as they are, with their deadlines |
 //! | weights that operators set | where the configured weight is the same |
 //! | secrets, such as ticket keys | as they are; over the Unix socket only |
+//! | orders and secrets that a [fleet](crate::fleet) shares | with the times at which they were given, so that later ones of other instances win |
 //! | connections, retry budgets, counters of metrics | not at all: connections end in the old process, and counters begin at 0 |
 //!
 //! What clients see: the old process answers each request that it has, and says `connection: close` (in
@@ -117,6 +121,15 @@
 //! sockets. A new process that is refused has to end; it may have accepted connections by then, which
 //! it should let end first.
 //!
+//! **A death at any moment of the exchange** leaves one process that serves. Both accept until the new one
+//! has the state, its own Unix socket is at the path, and its program goes on; then it says so, and the
+//! old process stops. A new process that dies after that is a server that crashed: the old one does not
+//! come back, and a supervisor starts the next.
+//!
+//! **A shutdown of the old process while a new one starts**: [`Running::close`] lets a new process that is
+//! ready take over. One that still starts goes on with the sockets that it got, and serves by itself; a
+//! program that started it and is to end as a whole ends it, as the example `edge` does.
+//!
 //! **An old process that dies** in the middle leaves the new one with the sockets that it got; others
 //! are bound. One that was killed before leaves a dead Unix socket, which the next process replaces.
 //!
@@ -130,7 +143,8 @@
 //! reader ignores what it does not know.
 //!
 //! **Deployment caveat.** Both processes need the same path: a new process that asks at another one finds
-//! none there, and starts beside the old one. Files are not passed: two processes write to the same log
+//! none there, and starts beside the old one. Where the path changes, [`Handover::ask_at`] has the old
+//! one; a process that starts its successor should pass the path at which it listens. Files are not passed: two processes write to the same log
 //! for the time of the drain, which files that are opened for appending allow; do not let both rotate
 //! them. What the old process holds exclusively, such as a port that is not passed, the new one cannot
 //! have until it ends.

@@ -5,7 +5,7 @@ use std::{fmt, future::pending, io, pin::pin, time::Duration};
 use tokio::{
     io::AsyncReadExt,
     net::UnixStream,
-    sync::oneshot,
+    sync::{oneshot, watch},
     task::AbortHandle,
     time::{sleep, timeout},
 };
@@ -23,11 +23,12 @@ use super::{
 /// The process that serves. It holds copies of its listening sockets, and hands them to the process
 /// that asks for them.
 ///
-/// When it is dropped, the Unix socket is removed, and the next process starts on its own: drop it
-/// before a shutdown begins.
+/// When it is dropped, the Unix socket is removed, and the next process starts on its own:
+/// [close](Self::close) it before a shutdown begins.
 pub struct Running {
     task: Option<AbortHandle>,
     successor: Option<oneshot::Receiver<u32>>,
+    closing: watch::Sender<bool>,
 }
 
 impl Running {
@@ -35,6 +36,7 @@ impl Running {
         Self {
             task: None,
             successor: None,
+            closing: watch::Sender::new(false),
         }
     }
 
@@ -42,18 +44,31 @@ impl Running {
         handover: Handover,
         socket: PathSocket,
         sockets: Sockets,
+        predecessor: Option<UnixStream>,
         state: Box<dyn Fn() -> State + Send + Sync>,
     ) -> Self {
         let (sender, successor) = oneshot::channel();
+        let (closing, closed) = watch::channel(false);
         let hander = Hander {
             handover,
             socket,
             sockets,
             state,
+            closed,
+        };
+        let run = async move {
+            if let Some(predecessor) = predecessor {
+                serving(predecessor).await;
+            }
+            // Without a successor, the sender is dropped, after the socket at the path.
+            if let Some(process) = hander.run().await {
+                let _ = sender.send(process);
+            }
         };
         Self {
-            task: Some(tokio::spawn(hander.run(sender)).abort_handle()),
+            task: Some(tokio::spawn(run).abort_handle()),
             successor: Some(successor),
+            closing,
         }
     }
 
@@ -76,11 +91,23 @@ impl Running {
         }
         pending().await
     }
+
+    /// Ends the offer to hand over, before a shutdown begins, and removes the Unix socket. Returns the id
+    /// of a successor that is ready: it takes over all the same, within 10 s, and this process ends as
+    /// after [`handed_over`](Self::handed_over).
+    ///
+    /// A successor that still starts goes on, with the sockets that it has, and serves in place of this
+    /// process: a program that started it, and is to end as a whole, ends it as well.
+    pub async fn close(mut self) -> Option<u32> {
+        self.closing.send_replace(true);
+        // The task ends, and drops its sender, if there is nothing to wait for.
+        self.successor.take()?.await.ok()
+    }
 }
 
 impl Drop for Running {
     fn drop(&mut self) {
-        // After a hand-over, the task ends by itself.
+        // After a hand-over, and after `close`, the task ends by itself.
         if let (Some(task), Some(_)) = (&self.task, &self.successor) {
             task.abort();
         }
@@ -95,36 +122,56 @@ impl fmt::Debug for Running {
     }
 }
 
+/// Says the last word to the predecessor, which stops accepting then, and waits until it has heard it.
+async fn serving(mut predecessor: UnixStream) {
+    // If it is gone, there is no more to say.
+    let _ = Message::Serving.send(&mut predecessor).await;
+    // It looks whether the connection is still there.
+    let _ = timeout(ANSWER_TIMEOUT, predecessor.read(&mut [0])).await;
+}
+
 struct Hander {
     handover: Handover,
     socket: PathSocket,
     sockets: Sockets,
     state: Box<dyn Fn() -> State + Send + Sync>,
+    closed: watch::Receiver<bool>,
 }
 
 impl Hander {
-    async fn run(mut self, successor: oneshot::Sender<u32>) {
+    /// Returns the successor; `None` after [`Running::close`].
+    async fn run(mut self) -> Option<u32> {
         loop {
-            let stream = self.accept().await;
+            let stream = tokio::select! {
+                biased;
+                () = self.closing() => return None,
+                stream = self.accept() => stream,
+            };
             let process = process_of(&stream);
-            match self.hand_over(stream, process).await {
-                Ok(mut stream) => {
-                    let _ = successor.send(process);
+            let error = match self.hand_over(stream, process).await {
+                // The successor waits for the end of the connection.
+                Ok(_stream) => {
                     tracing::info!(target: "evenkeel::fleet", process, "handed over: another process serves");
-                    drop(self.sockets);
-                    // Until then, a third process finds this socket, and is sent on by its end.
-                    let _ = timeout(ANSWER_TIMEOUT, stream.read(&mut [0])).await;
-                    return;
+                    return Some(process);
                 }
-                Err(error) => tracing::error!(
-                    target: "evenkeel::fleet",
-                    process, %error, "a new process did not take over: this one serves on"
-                ),
+                Err(error) => error,
+            };
+            if *self.closed.borrow() {
+                return None;
             }
+            tracing::error!(
+                target: "evenkeel::fleet",
+                process, %error, "a new process did not take over: this one serves on"
+            );
             if let Err(error) = self.publish_again() {
                 tracing::error!(target: "evenkeel::fleet", %error, "no process can take over from this one");
             }
         }
+    }
+
+    /// Waits until [`Running::close`] is called, or its handle is gone.
+    async fn closing(&self) {
+        let _ = self.closed.clone().wait_for(|closed| *closed).await;
     }
 
     /// Waits for a process of the same user.
@@ -149,17 +196,43 @@ impl Hander {
     async fn hand_over(&self, stream: UnixStream, process: u32) -> io::Result<UnixStream> {
         let mut attempt = pin!(self.attempt(stream));
         loop {
-            let other = tokio::select! {
+            let mut other = tokio::select! {
                 biased;
                 ended = &mut attempt => return ended,
                 other = self.accept() => other,
             };
-            refuse(other, format!("process {process} is about to take over")).await;
+            refuse(
+                &mut other,
+                format!("process {process} is about to take over"),
+            )
+            .await;
         }
     }
 
+    /// Hands over to one process. Until that is ready, a shutdown ends the attempt.
     async fn attempt(&self, mut stream: UnixStream) -> io::Result<UnixStream> {
-        let hello = Message::receive(&mut stream, MAX_REQUEST);
+        tokio::select! {
+            biased;
+            () = self.closing() => return Err(io::Error::other("this process stops")),
+            begun = self.begin(&mut stream) => begun?,
+        }
+        let finished = timeout(ANSWER_TIMEOUT, self.finish(&mut stream)).await;
+        let finished = finished.unwrap_or_else(|late| Err(late.into()));
+        match finished {
+            Ok(()) => Ok(stream),
+            Err(error) => {
+                // If it lives, it must not take this process for dead. It removes its socket from
+                // the path before it closes the connection.
+                refuse(&mut stream, error.to_string()).await;
+                let _ = timeout(REFUSAL_TIMEOUT, stream.read(&mut [0])).await;
+                Err(error)
+            }
+        }
+    }
+
+    /// Passes the sockets and the state, and waits until the new process is ready.
+    async fn begin(&self, stream: &mut UnixStream) -> io::Result<()> {
+        let hello = Message::receive(stream, MAX_REQUEST);
         let version = match timeout(ANSWER_TIMEOUT, hello).await?? {
             Message::Hello {
                 protocol, versions, ..
@@ -173,24 +246,22 @@ impl Hander {
                 return Err(io::Error::other(reason));
             }
         };
-        timeout(ANSWER_TIMEOUT, self.offer(&mut stream, version)).await??;
-        let ready = Message::receive(&mut stream, MAX_REQUEST);
+        timeout(ANSWER_TIMEOUT, self.offer(stream, version)).await??;
+        let ready = Message::receive(stream, MAX_REQUEST);
         let limit = self.handover.configured_start_timeout();
         match timeout(limit, ready).await {
-            Ok(Ok(Message::Ready)) => {}
-            Ok(Ok(_)) => return Err(invalid("a message that does not belong here")),
+            Ok(Ok(Message::Ready)) => Ok(()),
+            Ok(Ok(_)) => Err(invalid("a message that does not belong here")),
             Ok(Err(error)) if is_gone(&error) => {
-                return Err(io::Error::other("it ended before it was ready"));
+                Err(io::Error::other("it ended before it was ready"))
             }
-            Ok(Err(error)) => return Err(error),
+            Ok(Err(error)) => Err(error),
             Err(_) => {
                 let reason = format!("not ready within {limit:?}");
                 refuse(stream, reason.clone()).await;
-                return Err(io::Error::new(io::ErrorKind::TimedOut, reason));
+                Err(io::Error::new(io::ErrorKind::TimedOut, reason))
             }
         }
-        timeout(ANSWER_TIMEOUT, self.finish(&mut stream)).await??;
-        Ok(stream)
     }
 
     async fn offer(&self, stream: &mut UnixStream, version: u32) -> io::Result<()> {
@@ -204,15 +275,23 @@ impl Hander {
         descriptors::send(stream, &self.sockets.descriptors()).await
     }
 
+    /// Gives the new process the last state, and waits until it serves. Until then this process does.
     async fn finish(&self, stream: &mut UnixStream) -> io::Result<()> {
         let state = (self.state)();
         Message::Final { state }.send(stream).await?;
-        match Message::receive(stream, MAX_REQUEST).await {
-            Ok(Message::Taken) => Ok(()),
+        match next(stream).await? {
+            Message::Taken => Message::Release.send(stream).await?,
+            _ => return Err(invalid("a message that does not belong here")),
+        }
+        match next(stream).await? {
+            Message::Serving => {}
+            _ => return Err(invalid("a message that does not belong here")),
+        }
+        // What it sent may be here although it is gone.
+        match stream.try_read(&mut [0]) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(()),
+            Ok(0) => Err(ended()),
             Ok(_) => Err(invalid("a message that does not belong here")),
-            Err(error) if is_gone(&error) => {
-                Err(io::Error::other("it ended before it had taken over"))
-            }
             Err(error) => Err(error),
         }
     }
@@ -235,9 +314,22 @@ fn process_of(stream: &UnixStream) -> u32 {
 }
 
 /// Sends a refusal, which fits in the buffer of the socket.
-async fn refuse(mut stream: UnixStream, reason: String) {
+async fn refuse(stream: &mut UnixStream, reason: String) {
     let refusal = Message::Refused { reason };
-    let _ = timeout(REFUSAL_TIMEOUT, refusal.send(&mut stream)).await;
+    let _ = timeout(REFUSAL_TIMEOUT, refusal.send(stream)).await;
+}
+
+/// Receives a message of a process that takes over.
+async fn next(stream: &mut UnixStream) -> io::Result<Message> {
+    let received = Message::receive(stream, MAX_REQUEST).await;
+    received.map_err(|error| match is_gone(&error) {
+        true => ended(),
+        false => error,
+    })
+}
+
+fn ended() -> io::Error {
+    io::Error::other("it ended before it had taken over")
 }
 
 /// Long enough for other connections to close and free a descriptor.

@@ -35,7 +35,11 @@ pub struct Start {
     received: Instant,
     /// Those that get what changes until this process is ready.
     pools: Vec<(Part, String, Pool)>,
+    followers: Vec<Follower>,
 }
+
+/// Gets the last state of the predecessor.
+type Follower = Box<dyn FnOnce(&State) + Send>;
 
 /// The process that serves until now.
 struct Predecessor {
@@ -62,6 +66,7 @@ impl Start {
             state: State::new(),
             received: Instant::now(),
             pools: Vec::new(),
+            followers: Vec::new(),
         };
         if let Some(handover) = handover {
             start.ask(&handover).await?;
@@ -155,13 +160,20 @@ impl Start {
     /// Gives a pool the orders of operators that the predecessor's [`State`] has under this name. Drains
     /// keep their deadlines. What changes until this process is [ready](Self::ready) follows then.
     ///
-    /// Do not call it for a pool that follows the orders of a fleet whose store answers: they are later
-    /// than those of the predecessor, which may have missed some.
+    /// Do not call it for a pool that follows the orders of a fleet: `FleetHandle::import` takes those of
+    /// the predecessor over with the times at which they were given.
     pub fn restore_orders(&mut self, name: &str, pool: &Pool) {
         let age = self.received.elapsed();
         self.pools
             .push((Part::Orders, name.to_owned(), pool.clone()));
         self.state.restore_orders(name, pool, age);
+    }
+
+    /// Calls `take` with the last state of the predecessor, when this process replaces it: for what a
+    /// program took out of [`state`](Self::state), and what may have changed since. It is called
+    /// within [`ready`](Self::ready), and not at all without a predecessor or if that dies before.
+    pub fn follow(&mut self, take: impl FnOnce(&State) + Send + 'static) {
+        self.followers.push(Box::new(take));
     }
 
     /// Ends the start: this process accepts connections now. The predecessor stops accepting and
@@ -172,6 +184,11 @@ impl Start {
     ///
     /// If the predecessor refuses, because this process took too long, or does not answer within
     /// 10 s: **it serves on, and this process has to end.** Also if the Unix socket cannot be bound.
+    ///
+    /// # Cancel safety
+    ///
+    /// If the future is dropped, the predecessor serves on. So it does if the returned [`Running`] is
+    /// dropped at once: the task that it runs says the last word.
     pub async fn ready(
         mut self,
         state: impl Fn() -> State + Send + Sync + 'static,
@@ -188,16 +205,27 @@ impl Start {
             return Ok(Running::without_successor());
         };
         let socket = PathSocket::bind(handover.path())?;
-        let stream = match self.predecessor.take() {
+        let mut predecessor = match self.predecessor.take() {
             Some(predecessor) => self.replace(predecessor).await?,
             None => None,
         };
         socket.publish()?;
-        if let Some(mut stream) = stream {
-            // If it is gone, there is no more to say.
-            let _ = Message::Taken.send(&mut stream).await;
+        let is_released = match &mut predecessor {
+            Some(predecessor) => released(predecessor).await,
+            None => Ok(false),
+        };
+        match is_released {
+            Ok(is_released) => {
+                let stream = predecessor.filter(|_| is_released).map(|it| it.stream);
+                let state = Box::new(state);
+                Ok(Running::new(handover, socket, self.used, stream, state))
+            }
+            Err(error) => {
+                // Before the connection closes: the predecessor puts its own socket at the path then.
+                drop(socket);
+                Err(error)
+            }
         }
-        Ok(Running::new(handover, socket, self.used, Box::new(state)))
     }
 
     async fn ask(&mut self, handover: &Handover) -> io::Result<()> {
@@ -245,34 +273,57 @@ impl Start {
         Ok(())
     }
 
-    /// Replaces the predecessor; `None` if it is gone.
-    async fn replace(&self, predecessor: Predecessor) -> io::Result<Option<UnixStream>> {
-        let Predecessor {
-            process,
-            mut stream,
-        } = predecessor;
-        // A refusal may be there although this fails.
-        let _ = Message::Ready.send(&mut stream).await;
-        let answer = timeout(ANSWER_TIMEOUT, Message::receive(&mut stream, MAX_MESSAGE)).await;
-        match answer {
-            Ok(Ok(Message::Final { state })) => {
+    /// Takes over the last state of the predecessor; `None` if it is gone.
+    async fn replace(&mut self, mut predecessor: Predecessor) -> io::Result<Option<Predecessor>> {
+        match predecessor.ask(&Message::Ready, "its last state").await? {
+            Some(Message::Final { state }) => {
                 for (part, name, pool) in &self.pools {
                     state.update(*part, name, pool);
                 }
-                tracing::info!(target: "evenkeel::fleet", process, "took over");
-                Ok(Some(stream))
+                for take in std::mem::take(&mut self.followers) {
+                    take(&state);
+                }
+                Ok(Some(predecessor))
             }
+            Some(_) => Err(invalid("an answer that does not belong here")),
+            None => Ok(None),
+        }
+    }
+}
+
+/// Waits until the predecessor releases the sockets, with this process' own socket at the path; `false` if
+/// it is gone.
+async fn released(predecessor: &mut Predecessor) -> io::Result<bool> {
+    match predecessor.ask(&Message::Taken, "the release").await? {
+        Some(Message::Release) => {
+            let process = predecessor.process;
+            tracing::info!(target: "evenkeel::fleet", process, "took over");
+            Ok(true)
+        }
+        Some(_) => Err(invalid("an answer that does not belong here")),
+        None => Ok(false),
+    }
+}
+
+impl Predecessor {
+    /// Sends a message and waits for the answer; `None` if the predecessor is gone.
+    async fn ask(&mut self, message: &Message, what: &str) -> io::Result<Option<Message>> {
+        // A refusal may be there although this fails.
+        let _ = message.send(&mut self.stream).await;
+        let answer = Message::receive(&mut self.stream, MAX_MESSAGE);
+        match timeout(ANSWER_TIMEOUT, answer).await {
             Ok(Ok(Message::Refused { reason })) => Err(refused(&reason)),
-            Ok(Ok(_)) => Err(invalid("an answer that does not belong here")),
+            Ok(Ok(answer)) => Ok(Some(answer)),
             Ok(Err(error)) if is_gone(&error) => {
                 tracing::warn!(
                     target: "evenkeel::fleet",
-                    process, "the process that was to hand over is gone: this one serves in its place"
+                    process = self.process,
+                    "the process that was to hand over is gone: this one serves in its place"
                 );
                 Ok(None)
             }
             Ok(Err(error)) => Err(error),
-            Err(_) => Err(silent("its last state")),
+            Err(_) => Err(silent(what)),
         }
     }
 }

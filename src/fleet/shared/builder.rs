@@ -6,7 +6,7 @@ use super::{
     FleetHandle, RedisStore,
     redis_store::check_name,
     secrets::{Receive, SharedSecret},
-    status::Status,
+    status::Part,
     sync::SyncTask,
 };
 use crate::{error::ConfigError, pool::Pool};
@@ -23,11 +23,12 @@ pub struct Fleet {
 }
 
 impl Fleet {
-    /// Makes an instance that exchanges the orders for the backends of this pool. Fleets that share a
-    /// database need a [prefix](RedisStore::prefix) each.
+    /// Makes an instance that exchanges the orders for the backends of this pool, over a connection of
+    /// its own. Fleets that share a database need a [prefix](RedisStore::prefix) each.
     pub fn new(store: RedisStore, pool: Pool) -> Self {
         Self {
-            store,
+            // A subscription belongs to one fleet: its messages start the exchange of that fleet.
+            store: store.apart(),
             pool,
             instance: format!("{:08x}", fastrand::u32(..)),
             health_hints: false,
@@ -65,7 +66,10 @@ impl Fleet {
     /// within [`start`](Self::start) if the store answers, and when they change. A new secret comes
     /// 30 s before it is used, or half of `every`, and is accepted for 24 h after the next one is used.
     ///
-    /// `receive` runs on a task of the runtime, and must not block.
+    /// While the store does not answer, the secrets that are known stay in use, and a WARN says once that
+    /// one is twice as old as `every`: instances cannot agree on another one without the store.
+    ///
+    /// `receive` runs on a task of the runtime. It must not block, nor call the handle of this fleet.
     ///
     /// # Errors
     ///
@@ -103,17 +107,12 @@ impl Fleet {
         let secrets =
             secrets.map(|(name, every, receive)| SharedSecret::new(&name, every, receive));
         let secrets = secrets.collect();
-        let status = Arc::new(Status::default());
+        let fleet = self.store.configured_prefix();
+        let part = Arc::new(Part::new(fleet, &self.instance, self.pool, secrets));
         let hints = self.health_hints;
-        let mut sync = SyncTask::new(
-            self.store,
-            self.pool,
-            self.instance,
-            secrets,
-            status.clone(),
-        );
+        let mut sync = SyncTask::new(self.store, self.instance, part.clone());
         sync.begin(hints, START_TIMEOUT).await;
-        FleetHandle::new(tokio::spawn(sync.run()).abort_handle(), status)
+        FleetHandle::new(tokio::spawn(sync.run()).abort_handle(), part)
     }
 }
 

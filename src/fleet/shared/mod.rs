@@ -18,8 +18,10 @@ mod order;
 mod order_book;
 mod redis_store;
 mod redis_url;
+mod remote;
 mod secret_ring;
 mod secrets;
+mod seen;
 mod status;
 mod sync;
 #[cfg(test)]

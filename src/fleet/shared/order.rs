@@ -4,11 +4,13 @@ use std::{fmt, time::Duration};
 
 use tokio::time::Instant;
 
-use crate::pool::Mode;
+use crate::pool::{Locality, Mode};
 
 /// What an order is about: the later order for the same subject wins.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) enum Subject {
+    /// The evacuation of this region, zone or rack.
+    Locality(Box<str>),
     /// The mode of the backend with this id.
     Mode(Box<str>),
     /// The weight of the backend with this id.
@@ -16,15 +18,32 @@ pub(super) enum Subject {
 }
 
 impl Subject {
-    pub(super) fn id(&self) -> &str {
+    /// Returns the id of the backend; `None` for a locality.
+    pub(super) fn backend(&self) -> Option<&str> {
         match self {
-            Self::Mode(id) | Self::Weight(id) => id,
+            Self::Locality(_) => None,
+            Self::Mode(id) | Self::Weight(id) => Some(id),
+        }
+    }
+
+    /// Returns whether an order can be about this.
+    pub(super) fn accepts(&self, order: Order) -> bool {
+        match self {
+            Self::Locality(_) => matches!(order, Order::Evacuated | Order::Restored),
+            Self::Mode(_) => {
+                matches!(
+                    order,
+                    Order::Drain { .. } | Order::Maintenance | Order::Ready
+                )
+            }
+            Self::Weight(_) => matches!(order, Order::Weight(_)),
         }
     }
 
     /// Returns the field of the hash in Redis.
     pub(super) fn field(&self) -> String {
         match self {
+            Self::Locality(path) => format!("locality:{path}"),
             Self::Mode(id) => format!("mode:{id}"),
             Self::Weight(id) => format!("weight:{id}"),
         }
@@ -32,6 +51,9 @@ impl Subject {
 
     pub(super) fn parse(field: &[u8]) -> Option<Self> {
         let (kind, id) = std::str::from_utf8(field).ok()?.split_once(':')?;
+        if kind == "locality" {
+            return Self::locality(id);
+        }
         // As the pool accepts ids.
         if id.is_empty() || id.len() > MAX_ID || !id.bytes().all(|b| b.is_ascii_graphic()) {
             return None;
@@ -42,6 +64,13 @@ impl Subject {
             _ => None,
         }
     }
+
+    /// Returns the subject of an evacuation; `None` for a path that instances do not exchange.
+    pub(super) fn locality(path: &str) -> Option<Self> {
+        let is_path = Locality::new(path).is_ok() && path.len() <= MAX_LOCALITY;
+        let is_path = is_path && !path.chars().any(char::is_control);
+        is_path.then(|| Self::Locality(path.into()))
+    }
 }
 
 /// What is ordered.
@@ -51,8 +80,12 @@ pub(super) enum Order {
     Drain {
         until: u64,
     },
+    /// A region, zone or rack gets no traffic.
+    Evacuated,
     Maintenance,
     Ready,
+    /// A region, zone or rack is no longer evacuated.
+    Restored,
     Weight(u32),
 }
 
@@ -72,7 +105,7 @@ impl Order {
         }
     }
 
-    /// Returns the mode that is ordered; `None` for a weight. A deadline that has passed is now.
+    /// Returns the mode that is ordered; `None` for a weight and for a locality. A deadline that has passed is now.
     pub(super) fn mode(self, now: Now) -> Option<Mode> {
         match self {
             Self::Drain { until } => {
@@ -84,7 +117,7 @@ impl Order {
             }
             Self::Maintenance => Some(Mode::Maintenance),
             Self::Ready => Some(Mode::Ready),
-            Self::Weight(_) => None,
+            Self::Evacuated | Self::Restored | Self::Weight(_) => None,
         }
     }
 }
@@ -93,8 +126,10 @@ impl fmt::Display for Order {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Drain { until } => write!(f, "drain {until}"),
+            Self::Evacuated => f.write_str("evacuated"),
             Self::Maintenance => f.write_str("maintenance"),
             Self::Ready => f.write_str("ready"),
+            Self::Restored => f.write_str("restored"),
             Self::Weight(weight) => write!(f, "weight {weight}"),
         }
     }
@@ -165,8 +200,10 @@ impl StampedOrder {
 
     fn order_in(&self, text: &str) -> Option<Order> {
         match text.split_once(' ') {
+            None if text == "evacuated" => Some(Order::Evacuated),
             None if text == "maintenance" => Some(Order::Maintenance),
             None if text == "ready" => Some(Order::Ready),
+            None if text == "restored" => Some(Order::Restored),
             Some(("drain", until)) => Some(Order::Drain {
                 until: until.parse().ok()?,
             }),
@@ -182,6 +219,8 @@ impl StampedOrder {
 const TIME_DIGITS: usize = 20;
 /// As `Backend::new`.
 const MAX_ID: usize = 128;
+/// Three names, each as long as an id.
+const MAX_LOCALITY: usize = 3 * MAX_ID + 2;
 /// As `Backend::weight`.
 const MAX_WEIGHT: u32 = 1_000;
 /// A longer wait than this is as good as no deadline.

@@ -113,6 +113,19 @@ impl RedisStore {
         self
     }
 
+    /// Returns the same store with a connection of its own.
+    pub(super) fn apart(mut self) -> Self {
+        // The time-out was accepted before.
+        if let Ok(link) = self.link.with(|connector| connector, self.link.timeout()) {
+            self.link = Arc::new(link);
+        }
+        self
+    }
+
+    pub(super) fn configured_prefix(&self) -> &str {
+        &self.prefix
+    }
+
     pub(super) fn link(&self) -> &Link {
         &self.link
     }

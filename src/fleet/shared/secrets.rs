@@ -1,7 +1,12 @@
 //! How an instance and the store exchange a secret: the first makes it, all read it, and one at a time
 //! replaces it.
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    fmt,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
 
 use super::{
     secret_ring::{Secret, SecretRing},
@@ -12,17 +17,24 @@ use crate::{error::BoxError, store::Store};
 /// What a program does with the secrets: the first makes new things, all are accepted.
 pub(super) type Receive = Arc<dyn Fn(&[&[u8]]) + Send + Sync>;
 
-/// A secret of the fleet.
+/// A secret of the fleet. The task exchanges it, and the handle exports and imports it.
 pub(super) struct SharedSecret {
     key: String,
     every: Duration,
     receive: Receive,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
     /// What this instance last knew. It stays in use while the store fails, and is written back to a
     /// store that lost it.
     known: SecretRing,
     given: Vec<Secret>,
     /// The last exchange failed, and the log said so.
     fails: bool,
+    /// The secret should have been replaced long ago, and the log said so.
+    is_late: bool,
 }
 
 impl SharedSecret {
@@ -31,38 +43,60 @@ impl SharedSecret {
             key: format!("secrets/{name}"),
             every,
             receive,
-            known: SecretRing::default(),
-            given: Vec::new(),
-            fails: false,
+            state: Mutex::default(),
         }
+    }
+
+    /// The lock is never held over a call of the store.
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Returns true once the program has a secret.
     pub(super) fn is_given(&self) -> bool {
-        !self.given.is_empty()
+        !self.state().given.is_empty()
+    }
+
+    /// Returns the key and the secrets, for a successor of the process; `None` before there is one.
+    pub(super) fn export(&self) -> Option<(String, Vec<u8>)> {
+        let state = self.state();
+        (!state.known.is_empty()).then(|| (self.key.clone(), state.known.encode()))
+    }
+
+    /// Takes over the secrets of a predecessor beside those that are known.
+    pub(super) fn import(&self, exported: &BTreeMap<String, Vec<u8>>) {
+        let ring = exported.get(&self.key);
+        if let Some(ring) = ring.and_then(|ring| SecretRing::parse(ring)) {
+            self.learn(&ring);
+            self.give();
+        }
+    }
+
+    /// Adds secrets to those that are known, and returns all that are accepted.
+    fn learn(&self, ring: &SecretRing) -> SecretRing {
+        let mut state = self.state();
+        state.known = state.known.merge(ring).accepted(wall_clock());
+        state.known.clone()
     }
 
     /// Reads the secret; makes it or replaces it if that is due. While another instance does, nothing
     /// changes: the next look finds the result. A failure is logged once.
-    pub(super) async fn exchange(&mut self, store: &dyn Store) {
-        match self.read_and_write(store).await {
-            Ok(()) => self.fails = false,
-            Err(error) => {
-                if !std::mem::replace(&mut self.fails, true) {
-                    tracing::warn!(
-                        target: "evenkeel::fleet",
-                        secret = self.key, %error,
-                        "a secret of the fleet is not exchanged: the known ones stay in use"
-                    );
-                }
-            }
+    pub(super) async fn exchange(&self, store: &dyn Store) {
+        let failed = self.read_and_write(store).await.err();
+        let failed_before = std::mem::replace(&mut self.state().fails, failed.is_some());
+        if let Some(error) = failed.filter(|_| !failed_before) {
+            tracing::warn!(
+                target: "evenkeel::fleet",
+                secret = self.key, %error,
+                "a secret of the fleet is not exchanged: the known ones stay in use"
+            );
         }
     }
 
-    async fn read_and_write(&mut self, store: &dyn Store) -> Result<(), BoxError> {
+    async fn read_and_write(&self, store: &dyn Store) -> Result<(), BoxError> {
         let stored = self.read(store).await?;
-        self.known = self.known.merge(&stored).accepted(wall_clock());
-        if self.known == stored && !self.known.is_due(self.every, wall_clock()) {
+        let known = self.learn(&stored);
+        if known == stored && !known.is_due(self.every, wall_clock()) {
             return Ok(());
         }
         let holder = super::random_name()?;
@@ -75,10 +109,10 @@ impl SharedSecret {
     }
 
     /// Writes while this instance holds the lock.
-    async fn write(&mut self, store: &dyn Store) -> Result<(), BoxError> {
+    async fn write(&self, store: &dyn Store) -> Result<(), BoxError> {
         let stored = self.read(store).await?;
+        let mut ring = self.learn(&stored);
         let now = wall_clock();
-        let mut ring = self.known.merge(&stored).accepted(now);
         if ring.is_due(self.every, now) {
             ring = ring.rotated(super::random()?, self.every, now);
             tracing::info!(
@@ -89,7 +123,7 @@ impl SharedSecret {
         if ring != stored {
             store.put(&self.key, ring.encode().into(), None).await?;
         }
-        self.known = ring;
+        self.learn(&ring);
         Ok(())
     }
 
@@ -102,15 +136,29 @@ impl SharedSecret {
         ring.ok_or_else(|| format!("the value of {}: no secrets of this program", self.key).into())
     }
 
-    /// Gives the program the secrets, if others are in use than before.
-    pub(super) fn give(&mut self) {
-        let in_use = self.known.in_use(wall_clock());
-        if in_use.is_empty() || in_use == self.given {
+    /// Gives the program the secrets, if others are in use than before. Says once that one should have
+    /// been replaced long ago: instances agree on a new one through the store alone.
+    pub(super) fn give(&self) {
+        let now = wall_clock();
+        let mut state = self.state();
+        let is_late = !state.known.is_empty() && state.known.is_due(2 * self.every, now);
+        if is_late && !std::mem::replace(&mut state.is_late, is_late) {
+            tracing::warn!(
+                target: "evenkeel::fleet",
+                secret = self.key, every = ?self.every,
+                "a secret of the fleet is twice as old as it should become: it is replaced when the \
+                 store answers"
+            );
+        }
+        state.is_late = is_late;
+        let in_use = state.known.in_use(now);
+        if in_use.is_empty() || in_use == state.given {
             return;
         }
         let secrets: Vec<&[u8]> = in_use.iter().map(|secret| &secret[..]).collect();
+        // Under the lock, so that the last secrets that the program gets are the latest.
         (self.receive)(&secrets);
-        self.given = in_use;
+        state.given = in_use;
     }
 }
 

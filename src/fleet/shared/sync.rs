@@ -6,79 +6,73 @@ use std::{
     time::Duration,
 };
 
-use redis::{Cmd, Value, cmd};
 use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 
 use super::{
-    RedisStore, frame,
+    RedisStore,
     health_hints::{self, REFRESH},
     order::{Now, StampedOrder, Subject},
-    order_book::{OrderBook, Write},
+    remote::{HEALTH, Hash, MOST_FIELDS, ORDERS, Remote},
     secrets::SharedSecret,
-    status::Status,
+    status::Part,
 };
 use crate::{
     error::BoxError,
-    pool::{EventKind, Events, HealthSnapshot, Pool},
+    pool::{EventKind, Events, HealthSnapshot},
 };
 
 pub(super) struct SyncTask {
-    store: RedisStore,
-    pool: Pool,
+    remote: Remote,
     instance: String,
-    book: OrderBook,
-    secrets: Vec<SharedSecret>,
+    part: Arc<Part>,
     events: Events,
     /// Measured health changed since the last look.
     health_changed: bool,
-    status: Arc<Status>,
     /// Whether the log last said that the store fails; `None` before the first look.
     is_down: Option<bool>,
+    /// The log last said that the store has more orders than are read.
+    is_full: bool,
     /// Whether health is exchanged, and when the next report is due.
     next_report: Option<Instant>,
     report_fails: bool,
     next_secrets: Instant,
     next_pruning: Instant,
+    /// Orders that were forgotten, and that the store still has.
+    outdated: Vec<(Subject, StampedOrder)>,
     /// What of the store was refused and reported, so that it is reported once.
     refused: HashSet<String>,
 }
 
 impl SyncTask {
-    pub(super) fn new(
-        store: RedisStore,
-        pool: Pool,
-        instance: String,
-        secrets: Vec<SharedSecret>,
-        status: Arc<Status>,
-    ) -> Self {
+    pub(super) fn new(store: RedisStore, instance: String, part: Arc<Part>) -> Self {
         let now = Instant::now();
         Self {
-            book: OrderBook::new(&instance),
-            events: pool.subscribe(),
-            health_changed: false,
-            store,
-            pool,
+            events: part.pool.subscribe(),
+            remote: Remote { store },
             instance,
-            secrets,
-            status,
+            part,
+            health_changed: false,
             is_down: None,
+            is_full: false,
             next_report: None,
             report_fails: false,
             next_secrets: now,
             next_pruning: now,
+            outdated: Vec::new(),
             refused: HashSet::new(),
         }
     }
 
     /// Reads what the fleet has, until all of it is there or the time is over.
     pub(super) async fn begin(&mut self, hints: bool, limit: Duration) {
-        self.store.link().subscribe(self.channel()).await;
+        let link = self.remote.store.link();
+        link.subscribe(self.remote.channel()).await;
         let deadline = Instant::now() + limit;
         let ended = timeout_at(deadline, async {
             loop {
                 self.next_secrets = Instant::now();
                 let is_up = self.look().await;
-                if is_up && self.secrets.iter().all(SharedSecret::is_given) {
+                if is_up && self.part.secrets.iter().all(SharedSecret::is_given) {
                     return;
                 }
                 sleep(START_PAUSE).await;
@@ -86,7 +80,7 @@ impl SyncTask {
         });
         let is_complete = ended.await.is_ok();
         if !is_complete {
-            let (server, instance) = (self.store.link().shown(), &*self.instance);
+            let (server, instance) = (self.remote.store.link().shown(), &*self.instance);
             tracing::warn!(
                 target: "evenkeel::fleet",
                 server, instance, waited = ?limit,
@@ -107,7 +101,7 @@ impl SyncTask {
             let next = Instant::now() + POLL.mul_f64(1.0 - JITTER * fastrand::f64());
             tokio::select! {
                 () = ordered(&mut self.events, &mut self.health_changed) => {}
-                () = self.store.link().changed() => {}
+                () = self.remote.store.link().changed() => {}
                 () = sleep_until(next) => {}
             }
             // Changes that come together are looked at together.
@@ -120,9 +114,9 @@ impl SyncTask {
     async fn look(&mut self) -> bool {
         let failed = self.exchange_orders().await.err();
         let is_down = failed.is_some();
-        self.status.is_up.store(!is_down, Relaxed);
+        self.part.is_up.store(!is_down, Relaxed);
         let before = self.is_down.replace(is_down);
-        let (server, instance) = (self.store.link().shown(), &*self.instance);
+        let (server, instance) = (self.remote.store.link().shown(), &*self.instance);
         match (before, failed) {
             (None | Some(false), Some(error)) => tracing::warn!(
                 target: "evenkeel::fleet",
@@ -139,31 +133,47 @@ impl SyncTask {
             self.exchange_rest().await;
         }
         // Also while the store fails: secrets become current as time passes.
-        self.secrets.iter_mut().for_each(SharedSecret::give);
+        self.part.secrets.iter().for_each(SharedSecret::give);
         !is_down
     }
 
     async fn exchange_orders(&mut self) -> Result<(), BoxError> {
-        self.observe();
-        let stored = self.read_hash("orders").await?;
-        let merged = self.book.merge(stored);
+        self.part.observe();
+        let (stored, asked) = match self.remote.read(ORDERS).await? {
+            Hash::Whole(fields) => {
+                self.is_full = false;
+                (fields, None)
+            }
+            Hash::TooLarge(fields) => {
+                self.warn_full(fields);
+                let asked = self.part.book().own_subjects(&self.part.pool, MOST_FIELDS);
+                (self.remote.read_orders(&asked).await?, Some(asked))
+            }
+        };
+        let merged = self.part.book().merge(stored, asked.as_ref(), Now::read());
         for (field, why) in merged.refused {
-            self.warn_refused(&format!("orders {field}"), &why);
+            self.warn_refused(&format!("{ORDERS} {field}"), &why);
         }
-        self.book.apply(&self.pool, Now::read());
+        self.part.apply();
+        self.outdated = self.part.book().take_outdated(Now::read());
         for write in merged.to_write {
-            self.write(&write).await?;
-            self.book.written(&write);
+            self.remote.write(&write).await?;
+            self.part.book().written(&write);
         }
         Ok(())
     }
 
-    /// Looks at the pool for orders that were given here.
-    fn observe(&mut self) {
-        let backends = self.pool.snapshot().backends().to_vec();
-        self.book.observe(&backends, Now::read());
-        // Those that joined follow the orders that are known, even while the store fails.
-        self.book.apply(&self.pool, Now::read());
+    /// Logs once that the store has more orders than are read.
+    fn warn_full(&mut self, fields: i64) {
+        if !std::mem::replace(&mut self.is_full, true) {
+            tracing::warn!(
+                target: "evenkeel::fleet",
+                server = self.remote.store.link().shown(), instance = &*self.instance, fields,
+                most = MOST_FIELDS,
+                "the store of the fleet has more orders than are read: those for the backends of \
+                 this instance go on; remove the others from the hash of orders"
+            );
+        }
     }
 
     /// Exchanges what is due beside the orders. What fails is tried again when it is due again.
@@ -171,8 +181,8 @@ impl SyncTask {
         let now = Instant::now();
         if now >= self.next_secrets {
             self.next_secrets = now + SECRETS_POLL;
-            for secret in &mut self.secrets {
-                secret.exchange(&self.store).await;
+            for secret in &self.part.secrets {
+                secret.exchange(&self.remote.store).await;
             }
         }
         if std::mem::take(&mut self.health_changed) {
@@ -189,7 +199,7 @@ impl SyncTask {
     }
 
     async fn report_health(&mut self, now: Instant) {
-        let health = self.pool.health_snapshot();
+        let health = self.part.pool.health_snapshot();
         // Before the first checks have ended, the next look tries again.
         if health.backends.is_empty() {
             return;
@@ -203,10 +213,7 @@ impl SyncTask {
 
     async fn write_health(&self, health: HealthSnapshot) -> Result<(), BoxError> {
         let report = health_hints::encode(health, Now::read())?;
-        let mut command = cmd("HSET");
-        let key = self.store.own_key("health");
-        command.arg(key).arg(&self.instance).arg(report);
-        self.store.link().call(&command).await.map(drop)
+        self.remote.write_health(&self.instance, report).await
     }
 
     fn warn_report(&mut self, error: &BoxError) {
@@ -221,18 +228,22 @@ impl SyncTask {
 
     /// Lets the backends that the others found unhealthy begin unhealthy.
     async fn take_hints(&mut self, deadline: Instant) {
-        let stored = match timeout_at(deadline, self.read_hash("health")).await {
-            Ok(Ok(stored)) => stored,
-            Ok(Err(error)) => return self.warn_refused("health", &error.to_string()),
-            Err(_) => return self.warn_refused("health", "it was not read in time"),
+        let stored = match timeout_at(deadline, self.remote.read(HEALTH)).await {
+            Ok(Ok(Hash::Whole(stored))) => stored,
+            Ok(Ok(Hash::TooLarge(fields))) => {
+                let why = format!("{fields} instances; {MOST_FIELDS} are read");
+                return self.warn_refused(HEALTH, &why);
+            }
+            Ok(Err(error)) => return self.warn_refused(HEALTH, &error.to_string()),
+            Err(_) => return self.warn_refused(HEALTH, "it was not read in time"),
         };
         let reports = health_hints::read(stored, Now::read());
         for (instance, why) in reports.refused {
-            self.warn_refused(&format!("health {instance}"), &why);
+            self.warn_refused(&format!("{HEALTH} {instance}"), &why);
         }
         let instances = reports.fresh.len();
         let unhealthy = health_hints::unhealthy(reports.fresh);
-        let backends = self.pool.restore_health(&unhealthy);
+        let backends = self.part.pool.restore_health(&unhealthy);
         if backends > 0 {
             tracing::info!(
                 target: "evenkeel::fleet",
@@ -241,63 +252,17 @@ impl SyncTask {
             );
         }
         for instance in reports.gone {
-            let mut command = cmd("HDEL");
-            command.arg(self.store.own_key("health")).arg(instance);
             // The next instance that starts tries again.
-            let _ = timeout_at(deadline, self.store.link().call(&command)).await;
+            let _ = timeout_at(deadline, self.remote.remove_health(instance)).await;
         }
     }
 
-    async fn write(&mut self, write: &Write) -> Result<(), BoxError> {
-        let mut command = self.script(WRITE, &write.subject, &write.order);
-        command.arg(u8::from(write.is_new)).arg(self.channel());
-        self.store.link().call(&command).await.map(drop)
-    }
-
+    /// Removes the orders from the store that say nothing any more.
     async fn prune(&mut self) -> Result<(), BoxError> {
-        for (subject, order) in self.book.outdated(Now::read()) {
-            let command = self.script(REMOVE, &subject, &order);
-            self.store.link().call(&command).await?;
-            self.book.forget(&subject, &order);
+        for (subject, order) in std::mem::take(&mut self.outdated) {
+            self.remote.remove(&subject, &order).await?;
         }
         Ok(())
-    }
-
-    fn script(&self, script: &str, subject: &Subject, order: &StampedOrder) -> Cmd {
-        let mut command = cmd("EVAL");
-        command
-            .arg(script)
-            .arg(1)
-            .arg(self.store.own_key("orders"))
-            .arg(subject.field())
-            .arg(frame::encode(order.text().as_bytes()));
-        command
-    }
-
-    /// Reads a hash, if it has no more fields than instances write.
-    async fn read_hash(&self, name: &str) -> Result<Vec<(Vec<u8>, Vec<u8>)>, BoxError> {
-        let mut command = cmd("EVAL");
-        command
-            .arg(READ)
-            .arg(1)
-            .arg(self.store.own_key(name))
-            .arg(MOST_FIELDS);
-        let Value::Array(parts) = self.store.link().call(&command).await? else {
-            return Err(format!("{name}: over {MOST_FIELDS} fields, or another answer").into());
-        };
-        let mut parts = parts.into_iter().filter_map(|part| match part {
-            Value::BulkString(bytes) => Some(bytes),
-            _ => None,
-        });
-        let mut fields = Vec::new();
-        while let (Some(field), Some(value)) = (parts.next(), parts.next()) {
-            fields.push((field, value));
-        }
-        Ok(fields)
-    }
-
-    fn channel(&self) -> String {
-        self.store.own_key("changed")
     }
 
     /// Logs once that something in the store cannot be read.
@@ -316,7 +281,10 @@ impl SyncTask {
 /// Waits for an event that may be an order, or that may make one applicable. Notes changes of health.
 async fn ordered(events: &mut Events, health_changed: &mut bool) {
     let mut concerns = |kind: &EventKind| match kind {
-        EventKind::Added | EventKind::Mode { .. } | EventKind::Updated => true,
+        EventKind::Added
+        | EventKind::Evacuated(_)
+        | EventKind::Mode { .. }
+        | EventKind::Updated => true,
         EventKind::Health(_) => {
             *health_changed = true;
             false
@@ -336,29 +304,6 @@ async fn ordered(events: &mut Events, health_changed: &mut bool) {
     }
 }
 
-/// Writes an order unless the store has it or a later one, and notifies the other instances. A value that
-/// cannot be read is replaced by a new order alone. The frame's head has five bytes.
-const WRITE: &str = "\
-local old = redis.call('HGET', KEYS[1], ARGV[1])
-if old then
-  local readable = string.byte(old, 1) == 1 and old:sub(6, 26):match('^%d+ $')
-  if readable and old:sub(6) >= ARGV[2]:sub(6) then return 0 end
-  if not readable and ARGV[3] == '0' then return 0 end
-end
-redis.call('HSET', KEYS[1], ARGV[1], ARGV[2])
-redis.pcall('PUBLISH', ARGV[4], ARGV[1])
-return 1";
-
-/// Removes an order, unless another one replaced it.
-const REMOVE: &str = "\
-if redis.call('HGET', KEYS[1], ARGV[1]) ~= ARGV[2] then return 0 end
-return redis.call('HDEL', KEYS[1], ARGV[1])";
-
-/// Reads a hash that is not too large: another program may have filled it.
-const READ: &str = "\
-if redis.call('HLEN', KEYS[1]) > tonumber(ARGV[1]) then return 0 end
-return redis.call('HGETALL', KEYS[1])";
-
 /// Without a subscription, an order holds at all instances within this time.
 pub(super) const POLL: Duration = Duration::from_millis(500);
 /// Instances that started together look at different times.
@@ -371,5 +316,3 @@ const SECRETS_POLL: Duration = Duration::from_secs(5);
 /// A change of health is reported this soon: of many backends together.
 const REPORT_PAUSE: Duration = Duration::from_secs(1);
 const PRUNING: Duration = Duration::from_secs(3_600);
-/// Two orders each for ten thousand backends: 2 MB.
-pub(super) const MOST_FIELDS: usize = 20_000;

@@ -9,15 +9,17 @@ use super::{
     frame, link,
     order::{Now, Order, StampedOrder, Subject},
     order_book::OrderBook,
-    redis_store, secret_ring, sync,
+    redis_store, remote, secret_ring, sync,
 };
 use crate::{
     default_table,
-    pool::{Backend, Mode, Pool},
+    pool::{Backend, Locality, Mode, Pool},
 };
 
 fn pool() -> Pool {
+    let zone = Locality::new("eu/1a").unwrap();
     let backend = |id| Backend::new(id, "http://127.0.0.1:1").unwrap();
+    let backend = |id| backend(id).locality(zone.clone());
     Pool::new(["a", "b"].map(backend)).unwrap()
 }
 
@@ -27,16 +29,23 @@ struct Instance {
     book: OrderBook,
     /// How far its clock is ahead, in milliseconds.
     ahead: i64,
+    /// What it forgot with the last look.
+    outdated: Vec<(Subject, StampedOrder)>,
 }
 
 type Hash = BTreeMap<Vec<u8>, Vec<u8>>;
 
 impl Instance {
     fn new(name: &str) -> Self {
+        Self::started(name, T)
+    }
+
+    fn started(name: &str, wall: u64) -> Self {
         Self {
             pool: pool(),
-            book: OrderBook::new(name),
+            book: OrderBook::new(name, wall),
             ahead: 0,
+            outdated: Vec::new(),
         }
     }
 
@@ -49,22 +58,42 @@ impl Instance {
 
     fn observe(&mut self, wall: u64) {
         let now = self.now(wall);
-        let backends = self.pool.snapshot().backends().to_vec();
-        self.book.observe(&backends, now);
+        self.book.observe(&self.pool, now);
         self.book.apply(&self.pool, now);
     }
 
     /// Looks into the store as the task does; returns the fields that it refuses.
     fn look(&mut self, hash: &mut Hash, wall: u64) -> Vec<String> {
         self.observe(wall);
-        let merged = self.book.merge(hash.clone().into_iter().collect());
-        self.book.apply(&self.pool, self.now(wall));
+        let now = self.now(wall);
+        let stored = hash.clone().into_iter().collect();
+        let merged = self.book.merge(stored, None, now);
+        self.book.apply(&self.pool, now);
+        self.outdated = self.book.take_outdated(now);
         for write in merged.to_write {
             let text = frame::encode(write.order.text().as_bytes());
             hash.insert(write.subject.field().into_bytes(), text);
             self.book.written(&write);
         }
         merged.refused.into_iter().map(|(field, _)| field).collect()
+    }
+
+    /// Looks, and removes from the store what says nothing any more; returns those fields.
+    fn prune(&mut self, hash: &mut Hash, wall: u64) -> Vec<String> {
+        self.look(hash, wall);
+        let outdated = std::mem::take(&mut self.outdated);
+        let fields = outdated.iter().filter_map(|(subject, order)| {
+            let (field, text) = (subject.field(), frame::encode(order.text().as_bytes()));
+            let found = hash
+                .get(field.as_bytes())
+                .is_some_and(|there| *there == text);
+            found.then_some(field)
+        });
+        let fields: Vec<_> = fields.collect();
+        for field in &fields {
+            hash.remove(field.as_bytes());
+        }
+        fields
     }
 
     fn mode(&self, id: &str) -> &'static str {
@@ -77,6 +106,7 @@ impl Instance {
 }
 
 const T: u64 = 1_800_000_000_000;
+const DAY: u64 = 86_400_000;
 
 #[test]
 fn the_documented_defaults_are_those_of_the_code() {
@@ -102,7 +132,7 @@ fn the_documented_defaults_are_those_of_the_code() {
         ),
         ("exchange of health", "off".to_owned()),
         ("a new secret", format!("{} s", secret_ring::LEAD.as_secs())),
-        ("fields of the orders", sync::MOST_FIELDS.to_string()),
+        ("fields of the orders", remote::MOST_FIELDS.to_string()),
     ];
     default_table::compare(include_str!("../mod.rs"), &compared);
     let fleet = super::Fleet::new(super::RedisStore::new("redis://h").unwrap(), pool());
@@ -116,6 +146,8 @@ fn an_order_is_written_as_text_and_read_back() {
         (Order::Maintenance, "maintenance"),
         (Order::Ready, "ready"),
         (Order::Weight(1_000), "weight 1000"),
+        (Order::Evacuated, "evacuated"),
+        (Order::Restored, "restored"),
     ];
     for (order, text) in orders {
         let stamped = StampedOrder::new(T, "lb-1", order);
@@ -139,11 +171,26 @@ fn an_order_is_written_as_text_and_read_back() {
     ] {
         assert!(StampedOrder::parse(text.as_bytes()).is_none(), "{text}");
     }
-    for subject in [Subject::Mode("a:b".into()), Subject::Weight("a".into())] {
+    let zone = Subject::locality("eu/1a r 1/é").unwrap();
+    for subject in [
+        Subject::Mode("a:b".into()),
+        Subject::Weight("a".into()),
+        zone,
+    ] {
         assert_eq!(Subject::parse(subject.field().as_bytes()), Some(subject));
     }
     let long = format!("mode:{}", "a".repeat(129));
-    for field in ["", "mode", "mode:", "color:a", "mode:a b", &long] {
+    for field in [
+        "",
+        "mode",
+        "mode:",
+        "color:a",
+        "mode:a b",
+        &long,
+        "locality:",
+        "locality:a//b",
+        "locality:a\n",
+    ] {
         assert!(Subject::parse(field.as_bytes()).is_none(), "{field}");
     }
 }
@@ -345,17 +392,23 @@ fn an_order_that_is_given_meanwhile_is_not_overwritten() {
     assert!(!pool.take_over_mode(&seen, Mode::Ready, Mode::Draining { until }));
     assert!(pool.take_over_mode(&seen, Mode::Maintenance, Mode::Ready));
     pool.update_weight("a", 2).unwrap();
-    assert!(!pool.take_over_weight(&seen, 0, 3));
-    assert!(pool.take_over_weight(&seen, 1, 3));
+    assert!(!pool.take_over_weight(&seen, 0, 1, 3));
+    assert!(pool.take_over_weight(&seen, 1, 2, 3));
     let now = pool.snapshot().get("a").unwrap().clone();
     assert_eq!((now.configured_weight(), now.weight_orders()), (3, 1));
+    // A reload changes a weight without such an order.
+    let again = Backend::new("a", "http://127.0.0.1:1").unwrap();
+    pool.upsert(again.weight(9).unwrap());
+    assert!(!pool.take_over_weight(&seen, 1, 3, 4));
+    assert_eq!(pool.snapshot().get("a").unwrap().configured_weight(), 9);
+    assert!(pool.take_over_weight(&seen, 1, 9, 4));
     pool.remove("a").unwrap();
     pool.upsert(Backend::new("a", "http://127.0.0.1:1").unwrap());
     assert!(
         !pool.take_over_mode(&seen, Mode::Ready, Mode::Maintenance),
         "another member"
     );
-    assert!(!pool.take_over_weight(&seen, 0, 3));
+    assert!(!pool.take_over_weight(&seen, 0, 1, 3));
 }
 
 #[test]
@@ -368,20 +421,148 @@ fn old_orders_that_say_nothing_are_forgotten() {
     a.look(&mut hash, T);
     a.pool.mark_ready("b").unwrap();
     a.look(&mut hash, T + 1);
-    let day = 86_400_000;
-    let outdated = |a: &Instance, wall| {
-        let found = a.book.outdated(a.now(wall));
-        found
-            .into_iter()
-            .map(|(s, _)| s.field())
-            .collect::<Vec<_>>()
-    };
-    assert!(outdated(&a, T + 7 * day).is_empty());
-    assert_eq!(outdated(&a, T + 8 * day), ["mode:b"]);
+    assert!(a.prune(&mut hash, T + 7 * DAY).is_empty());
+    assert_eq!(a.prune(&mut hash, T + 8 * DAY), ["mode:b"]);
+    // For long a member: the time begins when it leaves.
     a.pool.remove("a").unwrap();
+    assert!(a.prune(&mut hash, T + 40 * DAY).is_empty());
+    assert!(a.prune(&mut hash, T + 70 * DAY).is_empty());
+    // An instance that starts does not know the members of before, and discovery may be late.
+    let mut fresh = Instance::started("lb-2", T + 70 * DAY);
+    fresh.pool.remove("a").unwrap();
+    assert!(fresh.prune(&mut hash, T + 70 * DAY).is_empty());
+    let a_is = |id| Backend::new(id, "http://127.0.0.1:1").unwrap();
+    fresh.pool.upsert(a_is("a"));
+    fresh.look(&mut hash, T + 71 * DAY);
+    assert_eq!(fresh.mode("a"), "maintenance", "it came back in time");
+    assert_eq!(a.prune(&mut hash, T + 71 * DAY), ["mode:a"]);
+    assert!(hash.is_empty());
+}
+
+#[test]
+fn a_removed_order_does_not_come_back_from_another_instance() {
+    let (mut a, mut b) = (Instance::new("lb-1"), Instance::new("lb-2"));
+    let mut hash = Hash::new();
+    for instance in [&mut a, &mut b] {
+        instance.look(&mut hash, T);
+    }
+    a.pool.start_maintenance("a").unwrap();
+    a.look(&mut hash, T + 1);
+    b.look(&mut hash, T + 1);
+    for instance in [&mut a, &mut b] {
+        instance.pool.remove("a").unwrap();
+        instance.look(&mut hash, T + 2);
+    }
+    let late = T + 31 * DAY;
+    assert_eq!(a.prune(&mut hash, late), ["mode:a"]);
+    for wall in late..late + 3 {
+        b.look(&mut hash, wall);
+        a.look(&mut hash, wall);
+        assert!(hash.is_empty(), "it came back");
+    }
+}
+
+#[test]
+fn an_old_ready_still_ends_the_drain_of_an_instance_that_was_cut_off() {
+    let (mut a, mut b) = (Instance::new("lb-1"), Instance::new("lb-2"));
+    let mut hash = Hash::new();
+    a.look(&mut hash, T);
+    b.look(&mut hash, T);
+    a.pool.start_maintenance("a").unwrap();
+    a.look(&mut hash, T + 1);
+    b.look(&mut hash, T + 1);
+    a.pool.mark_ready("a").unwrap();
     a.look(&mut hash, T + 2);
-    assert_eq!(outdated(&a, T + 31 * day), ["mode:a", "mode:b"]);
-    let (subject, order) = a.book.outdated(a.now(T + 31 * day)).remove(0);
-    a.book.forget(&subject, &order);
-    assert_eq!(outdated(&a, T + 31 * day), ["mode:b"]);
+    b.look(&mut hash, T + 9 * DAY);
+    assert_eq!(b.mode("a"), "ready");
+    assert_eq!(b.prune(&mut hash, T + 9 * DAY), ["mode:a"]);
+}
+
+#[test]
+fn an_evacuation_holds_at_every_instance() {
+    let (mut a, mut b) = (Instance::new("lb-1"), Instance::new("lb-2"));
+    let mut hash = Hash::new();
+    a.look(&mut hash, T);
+    b.look(&mut hash, T);
+    let zone = |path| Locality::new(path).unwrap();
+    a.pool.evacuate(&zone("eu/1a"));
+    a.pool.evacuate(&zone("us"));
+    a.look(&mut hash, T + 1);
+    b.look(&mut hash, T + 2);
+    assert_eq!(b.pool.evacuated(), [zone("eu/1a"), zone("us")]);
+    assert_eq!(b.pool.snapshot().usable(), 0);
+    b.pool.restore(&zone("eu/1a"));
+    b.look(&mut hash, T + 3);
+    a.look(&mut hash, T + 4);
+    assert_eq!(a.pool.evacuated(), [zone("us")]);
+    let before = hash.clone();
+    for wall in T + 5..T + 8 {
+        a.look(&mut hash, wall);
+        b.look(&mut hash, wall);
+    }
+    assert_eq!(hash, before, "what is followed is no order");
+    // What an instance is asked for where the store has too much.
+    let own = a.book.own_subjects(&a.pool, 100);
+    let own: Vec<_> = own.iter().map(Subject::field).collect();
+    let wanted = [
+        "locality:eu",
+        "locality:eu/1a",
+        "mode:a",
+        "mode:b",
+        "weight:a",
+        "weight:b",
+    ];
+    assert_eq!(own, wanted);
+    assert_eq!(a.prune(&mut hash, T + 8 * DAY), ["locality:eu/1a"]);
+    assert_eq!(b.pool.evacuated(), [zone("us")]);
+}
+
+#[test]
+fn an_order_of_another_kind_is_refused() {
+    let mut a = Instance::new("lb-1");
+    let mut hash = Hash::new();
+    for (field, order) in [
+        ("mode:a", Order::Weight(3)),
+        ("weight:a", Order::Maintenance),
+        ("locality:eu", Order::Ready),
+    ] {
+        let order = StampedOrder::new(T, "lb-2", order);
+        hash.insert(field.into(), frame::encode(order.text().as_bytes()));
+    }
+    assert_eq!(a.look(&mut hash, T).len(), 3);
+    assert_eq!((a.mode("a"), a.weight("a")), ("ready", 1));
+}
+
+#[test]
+fn a_successor_takes_over_orders_with_their_times() {
+    let mut old = Instance::new("lb-1");
+    let mut hash = Hash::new();
+    old.look(&mut hash, T);
+    old.pool.start_maintenance("a").unwrap();
+    old.pool.start_maintenance("b").unwrap();
+    old.observe(T + 1);
+    // Cut off from the store, it misses what another instance ordered since.
+    let mut other = Instance::new("lb-2");
+    other.look(&mut hash, T);
+    other.pool.start_maintenance("a").unwrap();
+    other.look(&mut hash, T + 2);
+    other.pool.mark_ready("a").unwrap();
+    other.look(&mut hash, T + 3);
+    let mut new = Instance::started("lb-1", T + 10);
+    new.observe(T + 10);
+    new.book.import(old.book.export());
+    new.observe(T + 11);
+    assert_eq!(
+        (new.mode("a"), new.mode("b")),
+        ("maintenance", "maintenance")
+    );
+    new.look(&mut hash, T + 12);
+    other.look(&mut hash, T + 13);
+    for instance in [&new, &other] {
+        assert_eq!(
+            (instance.mode("a"), instance.mode("b")),
+            ("ready", "maintenance"),
+            "the later order of each"
+        );
+    }
 }

@@ -34,14 +34,14 @@ use crate::support::pki::{Authority, connect};
 const TOKEN: &str = "a-token-from-a-secret-store";
 
 /// Settings with a listener in cleartext and, with an authority, one under TLS.
-struct Place {
-    settings: Settings,
-    backends: Vec<Backend>,
+pub(super) struct Place {
+    pub(super) settings: Settings,
+    pub(super) backends: Vec<Backend>,
     authority: Authority,
 }
 
 impl Place {
-    async fn new() -> Self {
+    pub(super) async fn new() -> Self {
         let settings = Settings::new("");
         let authority = Authority::new();
         let issued = authority.issue(&["localhost"]);
@@ -57,7 +57,7 @@ impl Place {
         place
     }
 
-    fn write(&self, threads: usize, drain: &str, rest: &str) {
+    pub(super) fn write(&self, threads: usize, drain: &str, rest: &str) {
         let backends: String = self.backends.iter().map(Backend::settings).collect();
         let path = |name: &str| self.settings.path(name).display().to_string();
         self.settings.write(&format!(
@@ -74,15 +74,19 @@ impl Place {
         ));
     }
 
+    pub(super) fn authority(&self) -> &Authority {
+        &self.authority
+    }
+
     /// Starts an edge; returns it with its addresses: of the operators, in cleartext, under TLS.
-    async fn start(&self, example: &str) -> (Process, [SocketAddr; 3]) {
+    pub(super) async fn start(&self, example: &str) -> (Process, [SocketAddr; 3]) {
         let mut edge = Process::start(example, &[&self.settings.file()]);
         let addresses = addresses(&mut edge).await;
         (edge, addresses)
     }
 }
 
-async fn addresses(edge: &mut Process) -> [SocketAddr; 3] {
+pub(super) async fn addresses(edge: &mut Process) -> [SocketAddr; 3] {
     let schemes = [
         "admin on http://",
         "listening on http://",
@@ -94,11 +98,11 @@ async fn addresses(edge: &mut Process) -> [SocketAddr; 3] {
 }
 
 /// A process that another one started; killed when it is dropped.
-struct Child(String);
+pub(super) struct Child(pub(super) String);
 
 impl Child {
     /// Reads the id in the line that announces it.
-    fn of(line: &str) -> Self {
+    pub(super) fn of(line: &str) -> Self {
         let (_, rest) = line.split_once("process=").unwrap();
         let id: String = rest.chars().filter(char::is_ascii_digit).collect();
         Self(id)
@@ -128,12 +132,12 @@ fn repeat(
 }
 
 /// A WebSocket through the balancer.
-struct Socket {
+pub(super) struct Socket {
     stream: TcpStream,
 }
 
 impl Socket {
-    async fn open(address: SocketAddr) -> Self {
+    pub(super) async fn open(address: SocketAddr) -> Self {
         let mut stream = TcpStream::connect(address).await.unwrap();
         let head = b"GET /ws HTTP/1.1\r\nhost: a\r\nconnection: upgrade\r\nupgrade: websocket\r\n\
             sec-websocket-version: 13\r\nsec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
@@ -151,7 +155,7 @@ impl Socket {
     }
 
     /// Sends a text of two letters, masked with zeros; returns whether it was echoed.
-    async fn echo(&mut self) -> std::io::Result<()> {
+    pub(super) async fn echo(&mut self) -> std::io::Result<()> {
         self.stream.write_all(b"\x81\x82\0\0\0\0hi").await?;
         let mut echo = [0; 4];
         timeout(PATIENCE, self.stream.read_exact(&mut echo))

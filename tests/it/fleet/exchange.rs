@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex};
 
 use evenkeel::{
     LoadBalancer,
-    pool::{HealthStatus, Measurement, Mode, Reason},
+    pool::{HealthStatus, Locality, Measurement, Mode, Reason},
     sticky::{Keys, StickyLayer},
 };
 use http::{Request, header};
@@ -274,4 +274,175 @@ async fn instances_with_the_same_keys_agree_on_cookies() {
         assert_eq!(send(&first, Some(cookie)).await, (moved, None));
         pool.mark_ready(&backend).unwrap();
     }
+}
+
+#[tokio::test]
+async fn an_evacuation_at_one_instance_holds_at_the_other() {
+    let Some(server) = RedisServer::start() else {
+        return;
+    };
+    let a = Instance::start(&server, "lb-1").await;
+    let b = Instance::start(&server, "lb-2").await;
+    let zone = Locality::new("eu/1a").unwrap();
+    a.pool.evacuate(&zone);
+    let is_out = || async { b.pool.evacuated() == [zone.clone()] };
+    until(is_out, "the zone is out of service").await;
+    let c = Instance::start(&server, "lb-3").await;
+    assert_eq!(c.pool.evacuated(), [zone.clone()], "it is in force");
+    c.pool.restore(&zone);
+    let is_back = || async { a.pool.evacuated().is_empty() && b.pool.evacuated().is_empty() };
+    until(is_back, "the zone is back").await;
+}
+
+#[tokio::test]
+async fn fleets_of_one_store_each_have_a_subscription_of_their_own() {
+    let Some(server) = RedisServer::start() else {
+        return;
+    };
+    let one = store(&server);
+    let other = one.clone().prefix("forum").unwrap();
+    let a = Instance::of(pool(), one.clone(), "lb-1", |fleet| fleet).await;
+    let b = Instance::of(pool(), other, "lb-1", |fleet| fleet).await;
+    // Two pools of one process in one fleet.
+    let c = Instance::of(pool(), one, "lb-2", |fleet| fleet).await;
+    let subscribed = |channel: &str| {
+        let mut command = cmd("PUBSUB");
+        command.arg(&["NUMSUB", channel]);
+        server.run::<(String, i64)>(&command).1
+    };
+    until(
+        || async { subscribed("shop:changed") == 2 },
+        "both of the shop",
+    )
+    .await;
+    until(
+        || async { subscribed("forum:changed") == 1 },
+        "that of the forum",
+    )
+    .await;
+    a.pool.start_maintenance("a").unwrap();
+    c.has_mode("a", "maintenance").await;
+    assert_eq!(b.mode("a"), "ready", "another fleet");
+}
+
+/// The server compares orders as the instances do, whatever its locale, and to the last of 20 digits.
+#[tokio::test]
+async fn orders_of_one_moment_have_one_order_in_every_locale() {
+    let folder = tempfile::tempdir().unwrap();
+    let made = std::process::Command::new("localedef")
+        .args(["-i", "en_US", "-f", "UTF-8"])
+        .arg(folder.path().join("en_US.UTF-8"))
+        .output();
+    let environment = match made {
+        Ok(made) if made.status.success() => vec![
+            ("LOCPATH", folder.path().to_str().unwrap()),
+            ("LC_ALL", "en_US.UTF-8"),
+        ],
+        made => {
+            eprintln!("without the package locales, Redis has the locale C: {made:?}");
+            Vec::new()
+        }
+    };
+    let Some(server) = RedisServer::start_in(&environment, &[], "") else {
+        return;
+    };
+    if !environment.is_empty() {
+        let script = "return 'lb_1' < 'lb01'";
+        let by_locale: Option<i64> = server.run(cmd("EVAL").arg(script).arg(0));
+        assert_eq!(by_locale, Some(1), "the locale differs from the bytes");
+    }
+    let a = Instance::start(&server, "lb-1").await;
+    let orders = [
+        (
+            "mode:a",
+            "00000001800000000000 lb01 ready",
+            "00000001800000000000 lb_1 maintenance",
+        ),
+        (
+            "mode:b",
+            "18446744073709551614 lb-1 ready",
+            "18446744073709551615 lb-1 maintenance",
+        ),
+    ];
+    let framed = |text: &str| {
+        let length = u32::try_from(text.len()).unwrap().to_be_bytes();
+        [&[1], &length[..], text.as_bytes()].concat()
+    };
+    for (field, stored, _) in orders {
+        server.run::<()>(
+            cmd("HSET")
+                .arg("shop:orders")
+                .arg(field)
+                .arg(framed(stored)),
+        );
+    }
+    let later = orders.map(
+        |(field, _, later)| serde_json::json!({ "field": field, "order": later, "is_new": true }),
+    );
+    let exported = serde_json::json!({ "fleet": "shop", "orders": later, "secrets": {} });
+    a.handle.import(exported.to_string().as_bytes()).unwrap();
+    for (field, _, later) in orders {
+        let is_stored = || async {
+            let mut command = cmd("HGET");
+            command.arg("shop:orders").arg(field);
+            server.run::<Vec<u8>>(&command) == framed(later)
+        };
+        until(is_stored, later).await;
+    }
+    assert_eq!((a.mode("a"), a.mode("b")), ("maintenance", "maintenance"));
+}
+
+#[tokio::test]
+async fn a_successor_has_what_its_predecessor_knew_and_later_orders_win() {
+    let Some(server) = RedisServer::start() else {
+        return;
+    };
+    type Given = Arc<Mutex<Vec<Vec<u8>>>>;
+    let share = |given: &Given| {
+        let given = given.clone();
+        move |fleet: Fleet| {
+            let receive = move |secrets: &[&[u8]]| {
+                *given.lock().unwrap() = secrets.iter().map(|secret| secret.to_vec()).collect();
+            };
+            let every = Duration::from_secs(60);
+            fleet.secret("tickets", every, receive).unwrap()
+        }
+    };
+    let (before, after) = (Given::default(), Given::default());
+    let old = Instance::start_with(&server, "lb-1", share(&before)).await;
+    let other = Instance::start(&server, "lb-2").await;
+    old.pool.start_maintenance("a").unwrap();
+    other.has_mode("a", "maintenance").await;
+    // It knows no later ones, as if it alone had been cut off since.
+    let exported = old.handle.export();
+    drop(old);
+    other.pool.mark_ready("a").unwrap();
+    let stored = || async {
+        let order: Vec<u8> = server.run(cmd("HGET").arg(&["shop:orders", "mode:a"]));
+        order.ends_with(b"ready")
+    };
+    until(stored, "the later order is in the store").await;
+    server.hang();
+    let new = Instance::start_with(&server, "lb-1", share(&after)).await;
+    assert!(!new.handle.is_store_up() && after.lock().unwrap().is_empty());
+    new.handle.import(&exported).unwrap();
+    assert_eq!(new.mode("a"), "maintenance", "what is known, at once");
+    assert_eq!(*after.lock().unwrap(), *before.lock().unwrap());
+    for wrong in [b"".as_slice(), b"garbage", b"{}"] {
+        assert_eq!(new.handle.import(wrong).unwrap_err().field(), "fleet");
+    }
+    let elsewhere = String::from_utf8(exported)
+        .unwrap()
+        .replace("shop", "forum");
+    let error = new.handle.import(elsewhere.as_bytes()).unwrap_err();
+    assert!(
+        error
+            .message()
+            .contains("\"forum\", and this one is \"shop\""),
+        "{error}"
+    );
+    server.go_on();
+    new.has_mode("a", "ready").await;
+    until(|| async { new.handle.is_store_up() }, "it answers").await;
+    assert_eq!(other.mode("a"), "ready", "the older order undoes nothing");
 }

@@ -1,6 +1,6 @@
 //! The server hangs, dies, restarts empty, or is full of garbage: what is known stays in force.
 
-use evenkeel::stats::Stats;
+use evenkeel::{pool::Locality, stats::Stats};
 use redis::cmd;
 
 use super::*;
@@ -108,7 +108,7 @@ async fn garbage_in_every_key_loses_nothing() {
     assert_eq!(field(&server), b"\x01garbage", "left as it is");
     a.pool.mark_ready("a").unwrap();
     b.has_mode("a", "ready").await;
-    // Another type, and more fields than instances write.
+    // Another type.
     a.pool.start_maintenance("b").unwrap();
     b.has_mode("b", "maintenance").await;
     server.run::<()>(cmd("DEL").arg("shop:orders"));
@@ -118,15 +118,44 @@ async fn garbage_in_every_key_loses_nothing() {
         "refused",
     )
     .await;
-    let fill = "for i = 1, 20001 do redis.call('HSET', KEYS[1], i, i) end";
     server.run::<()>(cmd("DEL").arg("shop:orders"));
-    server.run::<()>(cmd("EVAL").arg(fill).arg(1).arg("shop:orders"));
+    a.has_mode("b", "maintenance").await;
     let c = Instance::start(&server, "lb-3").await;
-    assert!(!c.handle.is_store_up());
-    assert_eq!(
-        (a.mode("b"), b.mode("b"), c.mode("b")),
-        ("maintenance", "maintenance", "ready")
-    );
-    server.run::<()>(cmd("DEL").arg("shop:orders"));
     c.has_mode("b", "maintenance").await;
+}
+
+#[tokio::test]
+async fn a_store_with_too_many_orders_still_exchanges_those_for_the_members() {
+    let Some(server) = RedisServer::start() else {
+        return;
+    };
+    let zone = Locality::new("eu/1a").unwrap();
+    let pool = || Pool::new(["a", "b"].map(|id| backend(id).locality(zone.clone()))).unwrap();
+    let start = |name| Instance::of(pool(), store(&server), name, |fleet| fleet);
+    let a = start("lb-1").await;
+    a.pool.start_maintenance("b").unwrap();
+    let fill = "for i = 1, 20001 do redis.call('HSET', KEYS[1], i, i) end";
+    server.run::<()>(cmd("EVAL").arg(fill).arg(1).arg("shop:orders"));
+    // An order from before that is in the store alone.
+    let is_stored = || async { server.run::<bool>(cmd("HEXISTS").arg(&["shop:orders", "mode:b"])) };
+    until(is_stored, "it is written").await;
+    let b = start("lb-2").await;
+    assert!(b.handle.is_store_up());
+    assert_eq!(b.mode("b"), "maintenance");
+    b.pool.update_weight("a", 7).unwrap();
+    until(|| async { a.weight("a") == 7 }, "a new order passes").await;
+    a.pool.evacuate(&Locality::new("eu").unwrap());
+    until(
+        || async { b.pool.evacuated().len() == 1 },
+        "so does an evacuation",
+    )
+    .await;
+    // A member that joins.
+    b.pool.upsert(backend("later"));
+    b.pool.start_maintenance("later").unwrap();
+    a.pool.upsert(backend("later"));
+    a.has_mode("later", "maintenance").await;
+    server.run::<()>(cmd("DEL").arg("shop:orders"));
+    let are_back = || async { server.run::<usize>(cmd("HLEN").arg("shop:orders")) == 4 };
+    until(are_back, "all are written back").await;
 }

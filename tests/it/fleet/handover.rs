@@ -474,33 +474,198 @@ async fn another_user_is_refused() {
     handed_over(&mut running).await;
 }
 
+/// The messages of a new process, and the answers to them.
+const STEPS: [(Option<&str>, Option<&str>); 4] = [
+    (None, Some("Offer")),
+    (Some("Ready"), Some("Final")),
+    (Some("Taken"), Some("Release")),
+    (Some("Serving"), None),
+];
+
+impl Raw {
+    /// Takes over up to a step, as a new process does: its socket is at the path before it says so.
+    async fn take_over(path: &Path, steps: usize) -> Self {
+        let mut raw = Self::connect(path).await;
+        raw.hello().await;
+        for (message, answer) in STEPS.iter().take(steps) {
+            if *message == Some("Taken") {
+                let beside = path.with_extension("dead");
+                drop(UnixListener::bind(&beside).unwrap());
+                fs::rename(beside, path).unwrap();
+            }
+            if let Some(message) = message {
+                raw.send(json!(message)).await;
+            }
+            if let Some(answer) = answer {
+                let message = raw.receive().await.expect("an answer");
+                let is_answer = message == json!(answer) || message[answer].is_object();
+                assert!(is_answer, "{answer} is due: {message}");
+            }
+        }
+        raw
+    }
+}
+
 #[tokio::test]
-async fn a_process_that_died_after_it_replaced_the_socket_leaves_it_to_the_old_one() {
+async fn a_new_process_that_dies_at_any_step_leaves_the_old_one_serving() {
     let place = Place::new();
     let path = place.path();
     let mut running = place.running().await;
-    let mut raw = Raw::connect(&path).await;
-    raw.hello().await;
-    raw.receive().await.unwrap();
-    raw.send(json!("Ready")).await;
-    raw.receive().await.unwrap();
-    let dead = path.with_extension("dead");
-    drop(UnixListener::bind(&dead).unwrap());
-    fs::rename(dead, &path).unwrap();
-    drop(raw);
-    // The socket is back.
-    let back = async {
-        loop {
-            let start = place.start().await.unwrap();
-            if start.predecessor().is_some() {
-                return start;
+    for steps in 0..=4 {
+        // With the last step, it has said that it serves, and is gone when that is read.
+        drop(Raw::take_over(&path, steps).await);
+        // The socket of the old one is back.
+        let back = async {
+            loop {
+                let start = place.start().await;
+                if start.is_ok_and(|start| start.predecessor().is_some()) {
+                    return;
+                }
+                tokio::task::yield_now().await;
             }
-            tokio::task::yield_now().await;
-        }
-    };
-    let start = timeout(PATIENCE, back).await.expect("the old one listens");
+        };
+        timeout(PATIENCE, back).await.expect("the old one listens");
+        let pending = timeout(Duration::ZERO, running.handed_over()).await;
+        assert!(
+            pending.is_err(),
+            "it stopped for a process that died at {steps}"
+        );
+    }
+    let raw = Raw::take_over(&path, 4).await;
+    handed_over(&mut running).await;
+    drop(raw);
+}
+
+#[tokio::test]
+async fn an_old_process_that_dies_at_any_step_leaves_the_new_one_serving() {
+    let whole = json!({"Offer": {"version": 1, "process": 42, "sockets": [],
+        "state": {"pools": {}, "secrets": {}}}});
+    let last = json!({"Final": {"state": {"pools": {}, "secrets": {}}}});
+    // What the old one answers to Ready, to Taken and to Serving; then it is gone.
+    for answers in [vec![], vec![last.clone()], vec![last, json!("Release")]] {
+        let place = Place::new();
+        let listener = UnixListener::bind(place.path()).unwrap();
+        let whole = whole.clone();
+        let old = tokio::spawn(async move {
+            let mut raw = Raw(listener.accept().await.unwrap().0);
+            assert!(raw.receive().await.unwrap()["Hello"].is_object());
+            raw.send(whole).await;
+            for answer in answers {
+                raw.receive().await.unwrap();
+                raw.send(answer).await;
+            }
+            raw.receive().await.unwrap();
+        });
+        let start = place.start().await.unwrap();
+        assert_eq!(start.predecessor(), Some(42));
+        let mut running = start.ready(State::new).await.unwrap();
+        old.await.unwrap();
+        let _next = place.running().await;
+        handed_over(&mut running).await;
+    }
+}
+
+#[tokio::test]
+async fn a_refusal_at_the_last_step_ends_the_new_process() {
+    let place = Place::new();
+    let path = place.path();
+    let mut running = place.running().await;
+    let mut raw = Raw::take_over(&path, 2).await;
+    // It says what does not belong there, and is refused; so its socket goes.
+    raw.send(json!("Ready")).await;
+    assert!(raw.refusal().await.contains("does not belong here"));
+    drop(raw);
+    assert!(
+        timeout(Duration::ZERO, running.handed_over())
+            .await
+            .is_err()
+    );
+    let _next = place.running().await;
+    handed_over(&mut running).await;
+}
+
+#[tokio::test]
+async fn a_shutdown_waits_for_a_new_process_that_is_ready_and_for_no_other() {
+    let place = Place::new();
+    let path = place.path();
+    assert_eq!(place.running().await.close().await, None);
+    assert!(!path.exists(), "the path is free");
+    // It starts, and goes on by itself with what it has.
+    for steps in 0..=1 {
+        let running = place.running().await;
+        let mut raw = Raw::take_over(&path, steps).await;
+        let closed = timeout(PATIENCE, running.close()).await;
+        assert_eq!(closed.expect("no wait"), None);
+        while raw.receive().await.is_some() {}
+        assert!(!path.exists());
+    }
+    let mut first = place.start().await.unwrap();
+    let address = first.listener(ANY_PORT).unwrap().local_addr().unwrap();
+    let running = first.ready(State::new).await.unwrap();
+    let mut second = place.start().await.unwrap();
+    assert_eq!(running.close().await, None);
+    assert_eq!(
+        second.listener(ANY_PORT).unwrap().local_addr().unwrap(),
+        address
+    );
+    let running = second.ready(State::new).await.unwrap();
+    // It is ready.
+    let mut raw = Raw::take_over(&path, 2).await;
+    let closing = tokio::spawn(running.close());
+    tokio::task::yield_now().await;
+    raw.send(json!("Taken")).await;
+    assert_eq!(raw.receive().await, Some(json!("Release")));
+    raw.send(json!("Serving")).await;
+    let closed = timeout(PATIENCE, closing).await.expect("no wait");
+    assert_eq!(closed.unwrap(), Some(std::process::id()));
+    // One that is ready and dies holds the shutdown up no longer.
+    let _ = fs::remove_file(&path);
+    let running = place.running().await;
+    let raw = Raw::take_over(&path, 3).await;
+    let closing = tokio::spawn(running.close());
+    tokio::task::yield_now().await;
+    drop(raw);
+    let closed = timeout(PATIENCE, closing).await.expect("no wait");
+    assert_eq!(closed.unwrap(), None);
+}
+
+#[tokio::test]
+async fn a_new_path_is_served_from_the_next_process_on() {
+    let place = Place::new();
+    let later = place.folder.path().join("later.sock");
+    let mut running = place.running().await;
+    let handover = Handover::new(&later).unwrap().ask_at(place.path()).unwrap();
+    let start = Start::begin(Some(handover), PassedSockets::default()).await;
+    let start = start.unwrap();
+    assert_eq!(start.predecessor(), Some(std::process::id()));
     let _next = start.ready(State::new).await.unwrap();
     handed_over(&mut running).await;
+    drop(running);
+    assert!(is_gone_soon(&place.path()).await && later.exists());
+    let error = place.handover().ask_at("").unwrap_err();
+    assert_eq!(error.field(), "handover");
+}
+
+#[tokio::test]
+async fn a_follower_gets_the_last_state() {
+    let place = Place::new();
+    let number = std::sync::Arc::new(std::sync::atomic::AtomicU8::new(1));
+    let given = number.clone();
+    let state = move || {
+        let number = given.load(std::sync::atomic::Ordering::Relaxed);
+        State::new().secret("number", [number])
+    };
+    let _running = place.start().await.unwrap().ready(state).await.unwrap();
+    let mut second = place.start().await.unwrap();
+    assert_eq!(second.state().find_secret("number"), Some(&[1][..]));
+    number.store(2, std::sync::atomic::Ordering::Relaxed);
+    let (sender, receiver) = std::sync::mpsc::channel();
+    second.follow(move |state| {
+        let secret = state.find_secret("number").map(<[u8]>::to_vec);
+        sender.send(secret).unwrap();
+    });
+    let _next = second.ready(State::new).await.unwrap();
+    assert_eq!(receiver.try_recv(), Ok(Some(vec![2])));
 }
 
 #[test]

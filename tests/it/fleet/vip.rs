@@ -147,6 +147,21 @@ async fn both_balancers_are_upgraded_in_turn_and_no_request_fails() {
 }
 
 #[tokio::test]
+async fn both_edges_hand_over_in_turn_and_no_request_fails() {
+    if let Some(phases) = play::<2>("handover").await {
+        phases.iter().for_each(Phase::goes_unnoticed);
+    }
+}
+
+/// That both agree again is judged by the scenario, which fails otherwise.
+#[tokio::test]
+async fn no_request_fails_while_redis_is_lost_and_both_agree_when_it_is_back() {
+    if let Some(phases) = play::<2>("redis-lost").await {
+        phases.iter().for_each(Phase::goes_unnoticed);
+    }
+}
+
+#[tokio::test]
 async fn two_active_balancers_stand_in_for_each_other() {
     if let Some([killed, home]) = play("active-active").await {
         killed.loses_what_is_in_flight();

@@ -20,6 +20,7 @@ pub(crate) struct RedisServer {
     process: Child,
     folder: TempDir,
     arguments: Vec<String>,
+    environment: Vec<(String, String)>,
     password: String,
 }
 
@@ -31,9 +32,20 @@ impl RedisServer {
 
     /// Starts a server with further arguments and the password of the user `default`.
     pub(crate) fn start_with(arguments: &[&str], password: &str) -> Option<Self> {
+        Self::start_in(&[], arguments, password)
+    }
+
+    /// Starts a server with variables of the environment as well.
+    pub(crate) fn start_in(
+        environment: &[(&str, &str)],
+        arguments: &[&str],
+        password: &str,
+    ) -> Option<Self> {
         let folder = tempfile::tempdir().unwrap();
         let arguments: Vec<_> = arguments.iter().map(|&a| a.to_owned()).collect();
-        let process = match Self::spawn(&folder, &arguments, password) {
+        let owned = |&(name, value): &(&str, &str)| (name.to_owned(), value.to_owned());
+        let environment: Vec<_> = environment.iter().map(owned).collect();
+        let process = match Self::spawn(&folder, &arguments, &environment, password) {
             Ok(process) => process,
             Err(error) if error.kind() == ErrorKind::NotFound => {
                 say_missing();
@@ -45,14 +57,21 @@ impl RedisServer {
             process,
             folder,
             arguments,
+            environment,
             password: password.to_owned(),
         };
         server.wait();
         Some(server)
     }
 
-    fn spawn(folder: &TempDir, arguments: &[String], password: &str) -> std::io::Result<Child> {
+    fn spawn(
+        folder: &TempDir,
+        arguments: &[String],
+        environment: &[(String, String)],
+        password: &str,
+    ) -> std::io::Result<Child> {
         let mut command = Command::new("redis-server");
+        command.envs(environment.iter().cloned());
         // Nothing is kept: a restart begins empty.
         command.args(["--port", "0", "--save", "", "--appendonly", "no"]);
         command.arg("--unixsocket").arg(socket(folder));
@@ -109,7 +128,15 @@ impl RedisServer {
 
     /// Starts it again, at the same place and empty.
     pub(crate) fn restart(&mut self) {
-        self.process = Self::spawn(&self.folder, &self.arguments, &self.password).unwrap();
+        let Self {
+            folder,
+            arguments,
+            environment,
+            password,
+            ..
+        } = self;
+        let process = Self::spawn(folder, arguments, environment, password);
+        self.process = process.unwrap();
         self.wait();
     }
 
