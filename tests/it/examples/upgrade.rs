@@ -3,6 +3,7 @@
 use std::{
     net::SocketAddr,
     os::unix::net::UnixDatagram,
+    path::Path,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst},
@@ -95,6 +96,16 @@ pub(super) async fn addresses(edge: &mut Process) -> [SocketAddr; 3] {
     let lines = edge.all(schemes).await;
     let address = |nth: usize| super::process::address_in(&lines[nth], schemes[nth]);
     [address(0), address(1), address(2)]
+}
+
+/// Waits until the socket of a process is there: the last thing that it does before it serves alone.
+pub(super) async fn listens_at(path: &Path) {
+    let there = async {
+        while !path.exists() {
+            tokio::task::yield_now().await;
+        }
+    };
+    timeout(PATIENCE, there).await.expect("it listens");
 }
 
 /// A process that another one started; killed when it is dropped.
@@ -353,10 +364,12 @@ async fn bad_settings_a_taken_port_and_a_late_process_change_nothing() {
 async fn an_old_process_that_is_killed_in_the_middle_leaves_the_new_one_on_its_own() {
     let place = Place::new().await;
     let (mut old, _) = place.start("edge").await;
+    let path = place.settings.path("upgrade.sock");
+    listens_at(&path).await;
     old.signal("-STOP");
     let mut new = Process::start("edge", &[&place.settings.file()]);
     // The new process has connected, and waits.
-    let path = place.settings.path("upgrade.sock").display().to_string();
+    let path = path.display().to_string();
     let connected = async {
         loop {
             let sockets = std::fs::read_to_string("/proc/net/unix").unwrap();

@@ -608,8 +608,11 @@ async fn a_shutdown_waits_for_a_new_process_that_is_ready_and_for_no_other() {
         second.listener(ANY_PORT).unwrap().local_addr().unwrap(),
         address
     );
-    let running = second.ready(State::new).await.unwrap();
+    let _running = second.ready(State::new).await.unwrap();
     // It is ready.
+    let place = Place::new();
+    let path = place.path();
+    let running = place.running().await;
     let mut raw = Raw::take_over(&path, 2).await;
     let closing = tokio::spawn(running.close());
     tokio::task::yield_now().await;
@@ -619,7 +622,6 @@ async fn a_shutdown_waits_for_a_new_process_that_is_ready_and_for_no_other() {
     let closed = timeout(PATIENCE, closing).await.expect("no wait");
     assert_eq!(closed.unwrap(), Some(std::process::id()));
     // One that is ready and dies holds the shutdown up no longer.
-    let _ = fs::remove_file(&path);
     let running = place.running().await;
     let raw = Raw::take_over(&path, 3).await;
     let closing = tokio::spawn(running.close());
