@@ -42,7 +42,8 @@ async fn control(path: &str, loaded: Loaded) -> Result<(), BoxError> {
     let mut signals = Signals::new()?;
     let manager = ServiceManager::from_environment();
     let handover = upgrade::handover(&loaded.settings)?;
-    let begun = serve(loaded, handover.clone(), &mut signals.end).await?;
+    // In a box: it holds all that a start needs.
+    let begun = Box::pin(serve(loaded, handover.clone(), &mut signals.end)).await?;
     let Some((mut edge, mut serving)) = begun else {
         return Ok(());
     };

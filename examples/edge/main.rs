@@ -17,7 +17,8 @@
 //! With `[fleet] handover`, a second process takes the listening sockets of the running one over, which
 //! then drains and exits: no connection is refused, and no request fails. SIGUSR2 starts it from the
 //! path and with the arguments of the running one; `edge FILE` in a shell does the same. If the new
-//! process cannot start, the running one serves on. Sockets of systemd (`LISTEN_FDS`) are taken, and
+//! process cannot start, the running one serves on. If the running one is stopped meanwhile, a new process
+//! that is ready takes over; one that SIGUSR2 started and that is not ready stops as well. Sockets of systemd (`LISTEN_FDS`) are taken, and
 //! systemd is notified (`NOTIFY_SOCKET`): see `examples/deploy/systemd`.
 
 mod acme;

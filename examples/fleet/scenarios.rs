@@ -302,6 +302,7 @@ async fn redis_lost(fleet: &mut Fleet) -> Result<(), BoxError> {
     fleet.until_stored(2).await?;
     fleet.order(1, "a/ready").await?;
     fleet.until_mode("a", "ready").await?;
+    fleet.hold(AFTERWARDS).await;
     Ok(())
 }
 
