@@ -180,7 +180,7 @@ impl Store for FileStore {
     }
 }
 
-fn refused(path: &Path, error: &std::io::Error) -> ConfigError {
+fn refused(path: &Path, error: &io::Error) -> ConfigError {
     let path = path.display();
     let accepted = "a folder that only this user can write to is accepted";
     ConfigError::new("folder", format!("{path}: {error}; {accepted}"))
