@@ -27,7 +27,12 @@ pub(super) fn visit(readings: &[CertificateReading], visitor: &mut dyn Visitor) 
     let first: Vec<_> = first.collect();
     visitor.family(&EXPIRY);
     for (labels, certificate) in &first {
-        visitor.sample(labels, &Value::Gauge(seconds(certificate.not_after)));
+        // No client accepts a placeholder, and the alerts know certificates by their times alone.
+        let until = match certificate.is_placeholder() {
+            true => certificate.not_before,
+            false => certificate.not_after,
+        };
+        visitor.sample(labels, &Value::Gauge(seconds(until)));
     }
     visitor.family(&NOT_BEFORE);
     for (labels, certificate) in &first {
@@ -140,6 +145,17 @@ mod tests {
             "l on demand  =2",
         ];
         assert_eq!(lines(&readings), wanted);
+    }
+
+    #[test]
+    fn a_placeholder_has_expired_since_it_was_made() {
+        let mut placeholder = reading("a", 4, false);
+        let issuer = format!("CN={}", CertificateInfo::PLACEHOLDER);
+        Arc::get_mut(&mut placeholder.certificate).unwrap().issuer = issuer.into();
+        assert_eq!(
+            lines(&[placeholder]),
+            ["l=1", "l a RSA 0a=2", "l a RSA 0a=2"]
+        );
     }
 
     #[test]

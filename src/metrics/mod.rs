@@ -75,7 +75,7 @@
 //! | `evenkeel_tls_handshakes_total` | counter | – | `listener`, `version`, `cipher`, `key_exchange`, `resumed` | TLS handshakes that succeeded |
 //! | `evenkeel_tls_handshake_failures_total` | counter | – | `listener`, `cause` | TLS handshakes that failed; clients that send no byte do not count |
 //! | `evenkeel_tls_certificates` | gauge | – | `listener` | certificates in force |
-//! | `evenkeel_tls_certificate_expiry_timestamp_seconds` | gauge | seconds | `listener`, `name`, `key`, `serial` | when each one expires, in seconds since 1970; the 1,000 that expire first |
+//! | `evenkeel_tls_certificate_expiry_timestamp_seconds` | gauge | seconds | `listener`, `name`, `key`, `serial` | when each one expires, in seconds since 1970; the 1,000 that expire first. A placeholder of `tls::acme` has expired since it was made |
 //! | `evenkeel_tls_certificate_not_before_timestamp_seconds` | gauge | seconds | `listener`, `name`, `key`, `serial` | from when on each of these is valid: the difference is its lifetime |
 //! | `evenkeel_backend_requests_total` | counter | – | `backend`, `status` | requests that ended here |
 //! | `evenkeel_backend_request_outcomes_total` | counter | – | `backend`, `outcome` | the same requests by how they ended |
