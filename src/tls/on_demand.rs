@@ -323,12 +323,15 @@ impl Names {
 
     /// Remembers that there is no certificate. One that was found before is served on until it expires.
     fn miss(&mut self, name: &str, now: Instant) {
-        for key in [Some(name), wildcard(name)].into_iter().flatten() {
-            if let Some(kept) = self.found.get_mut(key) {
-                kept.is_kept_on = SystemTime::now() <= kept.entry.parsed.facts.not_after;
-                if !kept.is_kept_on {
-                    self.found.remove(key);
-                }
+        // The one that serves the name.
+        let keys = [Some(name), wildcard(name)].into_iter().flatten();
+        let serves = keys.into_iter().find(|key| self.found.contains_key(*key));
+        if let Some(key) = serves
+            && let Some(kept) = self.found.get_mut(key)
+        {
+            kept.is_kept_on = SystemTime::now() <= kept.entry.parsed.facts.not_after;
+            if !kept.is_kept_on {
+                self.found.remove(key);
             }
         }
         if self.missing.len() >= MAX_MISSING {

@@ -115,6 +115,8 @@ async fn a_drain_ends_idle_sessions_and_answers_begun_heads() {
     begun.write_all(&post[..9]).await.unwrap();
     tokio::time::sleep(Duration::from_millis(100)).await;
     server.stop.take();
+    // Until the server has seen the signal, it answers as before.
+    while TcpStream::connect(server.address).await.is_ok() {}
     let got = exchange(&mut begun, &post[9..], b"ping").await;
     let got = String::from_utf8(got).unwrap();
     assert!(got.contains("connection: close"), "{got}");
