@@ -280,7 +280,7 @@ impl Edge {
                 let _ = renewal.await;
                 ended
             }
-            () = signals.next() => exit_at_once(self.log.as_ref(), self.state_file.as_ref()),
+            () = signals.second() => exit_at_once(self.log.as_ref(), self.state_file.as_ref()),
         }
     }
 }
@@ -317,6 +317,7 @@ impl Signals {
             end: EndSignals {
                 terminate: signal(SignalKind::terminate())?,
                 interrupt: signal(SignalKind::interrupt())?,
+                seen: 0,
             },
             hangup: signal(SignalKind::hangup())?,
             upgrade: signal(SignalKind::user_defined2())?,
@@ -330,6 +331,7 @@ const SUCCESSOR_STOPS: Duration = Duration::from_secs(5);
 struct EndSignals {
     terminate: Signal,
     interrupt: Signal,
+    seen: usize,
 }
 
 impl EndSignals {
@@ -338,6 +340,18 @@ impl EndSignals {
         tokio::select! {
             _ = self.terminate.recv() => {}
             _ = self.interrupt.recv() => {}
+        }
+        self.seen += 1;
+    }
+
+    /// Waits for the second of all signals. A process that drains since a hand-over has had none: its
+    /// first one asks for what is under way already.
+    async fn second(&mut self) {
+        while self.seen < 2 {
+            self.next().await;
+            if self.seen == 1 {
+                tracing::info!("draining already: a second signal ends this process at once");
+            }
         }
     }
 }

@@ -202,7 +202,7 @@ mod http2;
 mod last_look;
 mod listener;
 mod min_rate;
-mod open_connection;
+mod open_connections;
 mod recycled;
 mod request_timeout;
 mod serve;

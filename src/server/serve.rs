@@ -1,4 +1,4 @@
-//! [`serve`] and [`Serve`]: the settings of a server, its accept loop and its graceful shutdown.
+//! [`serve`] and [`Serve`]: the settings of a server, and the order of its graceful shutdown.
 
 use std::{
     fmt,
@@ -10,19 +10,15 @@ use std::{
     time::Duration,
 };
 
-use tokio::{
-    sync::{OwnedSemaphorePermit, Semaphore},
-    task::JoinSet,
-    time::{sleep, timeout},
-};
+use tokio::{sync::Semaphore, task::JoinSet, time::sleep};
 use tower_layer::Layer;
 use tower_service::Service;
 
 use super::{
-    Http, Listener, connection_limit, http::DEFAULT_IDLE_TIMEOUT, open_connection::OpenConnection,
+    Http, Listener, connection_limit, http::DEFAULT_IDLE_TIMEOUT, open_connections::OpenConnections,
 };
 use crate::{
-    context::{Conn, ConnInfo, ConnectionEvents, GracefulShutdown, IDLE_GRACE, Peer},
+    context::{Conn, ConnectionEvents, GracefulShutdown, IDLE_GRACE},
     error::{BoxError, ConfigError},
     tcp_timeout,
 };
@@ -300,106 +296,16 @@ where
         tokio::task::yield_now().await;
     }
     drop(listener);
-    let shutdown = &open.shutdown;
-    let ended = async {
-        // Nothing waits for the end of a process that has a successor: an idle connection may wait for
-        // its next request, whose response is its last. To close it crosses requests, however long it
-        // was idle: of 5,000 a second, some come at just that moment.
-        if is_handed_over
-            && timeout(drain_timeout - grace, shutdown.ended())
-                .await
-                .is_ok()
-        {
-            return;
-        }
-        shutdown.begin();
-        shutdown.ended().await;
+    // Nothing waits for the end of a process that has a successor: an idle connection may wait for its
+    // next request, whose response is its last. To close it crosses requests, however long it was idle:
+    // of 5,000 a second, some come at just that moment.
+    let idle = if is_handed_over {
+        drain_timeout - grace
+    } else {
+        Duration::ZERO
     };
-    if timeout(drain_timeout, ended).await.is_err() {
-        let cut = open.shutdown.remaining();
-        tracing::warn!(target: "evenkeel::server", cut, "connections were closed: they did not end within the drain time-out");
-    }
-    open.running.shutdown().await;
+    open.drain(drain_timeout, idle).await;
     Ok(())
-}
-
-/// The connections that are open, and what each new one needs.
-struct OpenConnections<C> {
-    local: Peer,
-    service: C,
-    events: Option<Arc<dyn ConnectionEvents>>,
-    shutdown: GracefulShutdown,
-    running: JoinSet<()>,
-}
-
-impl<C> OpenConnections<C> {
-    async fn accept_until<L>(
-        &mut self,
-        listener: &mut L,
-        permits: &Arc<Semaphore>,
-        end: impl Future<Output = ()>,
-    ) where
-        L: Listener,
-        C: Service<Conn<L::Io>, Response = ()> + Clone + Send + 'static,
-        C::Future: Send + 'static,
-        C::Error: Into<BoxError>,
-    {
-        let mut end = pin!(end);
-        loop {
-            let accepted = async {
-                // The permit before the connection: without a place it stays in the kernel's queue.
-                // A dropped future gives the permit back, and loses no connection (`accept` of
-                // tokio is cancel safe).
-                let permit = permits.clone().acquire_owned().await;
-                (permit, listener.accept().await)
-            };
-            tokio::select! {
-                // The end first: under a flood of connections, `accept` would always be ready.
-                biased;
-                () = &mut end => return,
-                (permit, (io, peer)) = accepted => self.begin(io, peer, permit.ok()),
-            }
-        }
-    }
-
-    fn begin<Io>(&mut self, io: Io, peer: Peer, permit: Option<OwnedSemaphorePermit>)
-    where
-        Io: Send + 'static,
-        C: Service<Conn<Io>, Response = ()> + Clone + Send + 'static,
-        C::Future: Send + 'static,
-        C::Error: Into<BoxError>,
-    {
-        let info = ConnInfo::new(peer, self.local);
-        let mut conn = Conn::new(io, info.clone()).with_shutdown(self.shutdown.signal());
-        let mut open = None;
-        if let Some(events) = &self.events {
-            conn = conn.with_events(events.clone());
-            open = Some(OpenConnection::new(events.clone(), info));
-        }
-        // The set would grow with each connection if ended ones stayed in it.
-        while self.running.try_join_next().is_some() {}
-        self.running
-            .spawn(connection(self.service.clone(), conn, (permit, open)));
-    }
-}
-
-/// Serves a connection; drops `held` once it is closed.
-///
-/// Each connection is a task, so that a panic ends this connection alone.
-async fn connection<Io, C, H>(mut service: C, conn: Conn<Io>, held: H)
-where
-    C: Service<Conn<Io>, Response = ()>,
-    C::Error: Into<BoxError>,
-{
-    let ready = poll_fn(|cx| service.poll_ready(cx).map_err(Into::into)).await;
-    let result: Result<(), BoxError> = match ready {
-        Ok(()) => service.call(conn).await.map_err(Into::into),
-        Err(error) => Err(error),
-    };
-    if let Err(error) = result {
-        tracing::debug!(target: "evenkeel::server", %error, "a connection ended");
-    }
-    drop(held);
 }
 
 /// Polls the future once; returns its output if it is ready.

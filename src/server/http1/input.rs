@@ -34,9 +34,7 @@ use crate::{
     },
 };
 
-/// The next event of the connection.
-///
-/// Boxed where it is large and rare.
+/// The next event of the connection, boxed where it is large and rare.
 pub(super) enum Next {
     /// The client closed the connection within a head.
     CutOff,
@@ -96,7 +94,7 @@ impl Input {
         if self.searched < self.read.len()
             && let Some(next) = self.parse_buffered(state)
         {
-            return Poll::Ready(Ok(self.found(next)));
+            return Poll::Ready(Ok(next));
         }
         while !self.ended {
             let (read, next) = read(cx, io, |read, received| match read {
@@ -117,21 +115,17 @@ impl Input {
                     false => Poll::Pending,
                 };
             }
-            self.last_look.renew_unless(|| state.is_expired());
+            // A request that the look has found begins the next wait afresh.
+            self.last_look
+                .renew_unless(|| next.is_none() && state.is_expired());
             if let Some(next) = next {
-                return Poll::Ready(Ok(self.found(next)));
+                return Poll::Ready(Ok(next));
             }
         }
         Poll::Ready(Ok(match self.is_blank() {
             true => Next::End,
             false => Next::CutOff,
         }))
-    }
-
-    /// Ends the wait for a head: what the last look found begins the next wait afresh.
-    fn found(&mut self, next: Next) -> Next {
-        self.last_look = LastLook::default();
-        next
     }
 
     /// Ends a wait that took too long: 408 within a head, a close before one.

@@ -313,6 +313,21 @@ async fn a_tunnel_has_until_the_drain_time_out() {
 }
 
 #[tokio::test]
+async fn a_first_signal_cuts_nothing_that_drains_since_an_upgrade() {
+    let place = Place::new().await;
+    let (mut old, [_, http, _]) = place.start("edge").await;
+    let mut tunnel = Socket::open(http).await;
+    let (_new, _) = place.start("edge").await;
+    old.line("another process serves: draining").await;
+    old.signal("-TERM");
+    old.line("draining already").await;
+    tunnel.echo().await.unwrap();
+    old.signal("-TERM");
+    old.must_succeed().await;
+    assert!(tunnel.echo().await.is_err());
+}
+
+#[tokio::test]
 async fn bad_settings_a_taken_port_and_a_late_process_change_nothing() {
     let place = Place::new().await;
     let (mut edge, [_, http, _]) = place.start("edge").await;
