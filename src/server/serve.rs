@@ -297,8 +297,7 @@ where
     }
     drop(listener);
     // Nothing waits for the end of a process that has a successor: an idle connection may wait for its
-    // next request, whose response is its last. To close it crosses requests, however long it was idle:
-    // of 5,000 a second, some come at just that moment.
+    // next request, whose response is its last. To close it can cross a request, however long it was idle.
     let idle = if is_handed_over {
         drain_timeout - grace
     } else {

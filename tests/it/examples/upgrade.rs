@@ -566,6 +566,8 @@ async fn a_measurement_of_upgrades_under_load() {
     let (first, [_, http, _]) = place.start("edge").await;
     let load = Load::start(http, rate().unwrap_or(5_000), 0);
     let mut running = first;
+    // They drain until the end: the drop of one kills it.
+    let mut old = Vec::new();
     for _ in 0..10 {
         tokio::time::sleep(Duration::from_secs(1)).await;
         let began = tokio::time::Instant::now();
@@ -573,7 +575,7 @@ async fn a_measurement_of_upgrades_under_load() {
         running.line("handed over: another process serves").await;
         eprintln!("from start to hand-over: {:?}", began.elapsed());
         next.line("took over").await;
-        running = next;
+        old.push(std::mem::replace(&mut running, next));
     }
     let all = load.end().await;
     none_failed(&all);
