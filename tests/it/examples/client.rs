@@ -17,10 +17,14 @@ use http::{HeaderMap, Request, StatusCode, header};
 use http_body_util::{BodyExt, Empty, Full, channel::Channel};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use rustls::{
-    ClientConfig, DigitallySignedStruct, SignatureScheme,
-    client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
+    ClientConfig, DigitallySignedStruct, HandshakeKind, SignatureScheme,
+    client::{
+        Resumption,
+        danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
+    },
     pki_types::{CertificateDer, ServerName, UnixTime},
 };
+use serde_json::Value;
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
     net::TcpStream,
@@ -61,14 +65,24 @@ pub(crate) async fn get(address: SocketAddr, path: &str) -> Answer {
 
 /// Posts nothing, with a bearer token unless it is empty.
 pub(crate) async fn post(address: SocketAddr, path: &str, token: &str) -> Answer {
+    post_form(address, path, token, "").await
+}
+
+/// Posts the fields of a form, if there are any.
+pub(crate) async fn post_form(address: SocketAddr, path: &str, token: &str, form: &str) -> Answer {
     let mut stream = TcpStream::connect(address).await.unwrap();
     let authorization = match token {
         "" => String::new(),
         token => format!("authorization: Bearer {token}\r\n"),
     };
+    let content = match form {
+        "" => "",
+        _ => "content-type: application/x-www-form-urlencoded\r\n",
+    };
     let head = format!(
-        "POST {path} HTTP/1.1\r\nhost: {address}\r\n{authorization}content-length: 0\r\n\
-         connection: close\r\n\r\n"
+        "POST {path} HTTP/1.1\r\nhost: {address}\r\n{authorization}{content}content-length: {}\r\n\
+         connection: close\r\n\r\n{form}",
+        form.len()
     );
     stream.write_all(head.as_bytes()).await.unwrap();
     let mut answer = String::new();
@@ -107,6 +121,36 @@ pub(crate) async fn get_tls(
     let http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
     let host = format!("localhost:{}", address.port());
     exchange(stream, http2, &host, path, cookie).await.unwrap()
+}
+
+/// A client of TLS that resumes its sessions.
+pub(crate) struct ResumingClient(Arc<ClientConfig>);
+
+impl ResumingClient {
+    pub(crate) fn new(mut config: ClientConfig) -> Self {
+        config.resumption = Resumption::in_memory_sessions(8);
+        config.alpn_protocols = vec![b"http/1.1".to_vec()];
+        Self(Arc::new(config))
+    }
+
+    /// Gets a page with a connection of its own; returns what its handshake was.
+    pub(crate) async fn handshake(&self, address: SocketAddr) -> HandshakeKind {
+        let stream = pki::connect(address, self.0.clone(), "localhost").await;
+        let mut stream = stream.unwrap();
+        let head = b"GET / HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n";
+        stream.write_all(head).await.unwrap();
+        let mut answer = String::new();
+        let _ = stream.read_to_string(&mut answer).await;
+        assert!(answer.starts_with("HTTP/1.1 200 OK\r\n"), "{answer}");
+        stream.get_ref().1.handshake_kind().unwrap()
+    }
+}
+
+/// Returns what the API of an operator says of a backend.
+pub(crate) async fn backend_status(admin: SocketAddr, id: &str) -> Value {
+    let status: Value = serde_json::from_str(&get(admin, "/status.json").await.body).unwrap();
+    let mut backends = status["backends"].as_array().unwrap().iter();
+    backends.find(|found| found["id"] == id).unwrap().clone()
 }
 
 /// Has this many bytes echoed; returns how many came back.

@@ -11,23 +11,19 @@ use std::{
 };
 
 use redis::cmd;
-use rustls::{ClientConfig, HandshakeKind, client::Resumption};
+use rustls::HandshakeKind;
 use serde_json::Value;
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
     task::JoinSet,
     time::{Instant, sleep},
 };
 
 use super::{
-    client::{get, post, try_get},
+    client::{ResumingClient, get, post, try_get},
     edge::Settings,
     process::{Backend, PATIENCE, Process},
 };
-use crate::support::{
-    pki::{Authority, connect},
-    redis::RedisServer,
-};
+use crate::support::{pki::Authority, redis::RedisServer};
 
 const TOKEN: &str = "a-token-from-a-secret-store";
 
@@ -272,28 +268,15 @@ async fn a_session_of_one_edge_resumes_at_the_other() {
         (process, settings, address)
     };
     let (first, second) = (start("lb-1").await, start("lb-2").await);
-    let mut client: ClientConfig = authority.client();
-    client.alpn_protocols = vec![b"http/1.1".to_vec()];
-    client.resumption = Resumption::in_memory_sessions(8);
-    let client = Arc::new(client);
+    let client = ResumingClient::new(authority.client());
     for (address, kind) in [
         (first.2, HandshakeKind::Full),
         (second.2, HandshakeKind::Resumed),
         (first.2, HandshakeKind::Resumed),
     ] {
-        let mut stream = connect(address, client.clone(), "localhost").await.unwrap();
-        let request = b"GET / HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n";
-        stream.write_all(request).await.unwrap();
-        let mut answer = Vec::new();
-        let _ = stream.read_to_end(&mut answer).await;
-        assert!(
-            answer.starts_with(b"HTTP/1.1 "),
-            "{}",
-            answer.escape_ascii()
-        );
-        let made = stream.get_ref().1.handshake_kind();
+        let made = client.handshake(address).await;
         // The first handshake may need another key share.
-        let is_full = made != Some(HandshakeKind::Resumed);
+        let is_full = made != HandshakeKind::Resumed;
         assert_eq!(is_full, kind == HandshakeKind::Full, "{made:?}");
     }
 }

@@ -1,22 +1,20 @@
 //! What can change or end in the middle of an upgrade: the settings, either process, the store of a fleet.
 
-use std::{fs, path::Path, sync::Arc, time::Duration};
+use std::{fs, path::Path, time::Duration};
 
-use rustls::{HandshakeKind, client::Resumption};
-use serde_json::Value;
+use rustls::HandshakeKind;
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
     time::{Instant, sleep, timeout},
 };
 
 use super::{
-    client::{get, post},
+    client::{ResumingClient, backend_status, get, post},
     load::{Load, none_failed},
     process::{PATIENCE, Process, kill},
     upgrade::{Child, Place, Socket, addresses, listens_at},
 };
-use crate::support::{pki::connect, redis::RedisServer};
+use crate::support::redis::RedisServer;
 
 const TOKEN: &str = "a-token-from-a-secret-store";
 
@@ -202,26 +200,9 @@ async fn an_upgrade_while_the_store_is_down_keeps_sessions_and_orders() {
     let fleet = |name: &str| format!("redis = {url:?}\nname = \"shop\"\ninstance = {name:?}\n");
     place.write(1, "1m", &fleet("lb-1"));
     let (mut old, [admin, _, https]) = place.start("edge").await;
-    let mut config = place.authority().client();
-    config.resumption = Resumption::in_memory_sessions(8);
-    config.alpn_protocols = vec![b"http/1.1".to_vec()];
-    let config = Arc::new(config);
-    let kind = async |address| {
-        let mut stream = connect(address, config.clone(), "localhost").await.unwrap();
-        let head = b"GET / HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n";
-        stream.write_all(head).await.unwrap();
-        let mut answer = String::new();
-        let _ = stream.read_to_string(&mut answer).await;
-        assert!(answer.starts_with("HTTP/1.1 200 OK\r\n"), "{answer}");
-        stream.get_ref().1.handshake_kind().unwrap()
-    };
-    let mode = async |admin| {
-        let status: Value = serde_json::from_str(&get(admin, "/status.json").await.body).unwrap();
-        let mut backends = status["backends"].as_array().unwrap().iter();
-        let a = backends.find(|backend| backend["id"] == "a").unwrap();
-        a["mode"].as_str().unwrap().to_owned()
-    };
-    assert_ne!(kind(https).await, HandshakeKind::Resumed);
+    let client = ResumingClient::new(place.authority().client());
+    let mode = async |admin| backend_status(admin, "a").await["mode"].clone();
+    assert_ne!(client.handshake(https).await, HandshakeKind::Resumed);
     let ordered = post(admin, "/backends/a/drain", TOKEN).await;
     assert!(ordered.status.is_success(), "{ordered:?}");
     server.kill();
@@ -229,7 +210,7 @@ async fn an_upgrade_while_the_store_is_down_keeps_sessions_and_orders() {
     let (mut new, addresses) = place.start("edge").await;
     assert_eq!((addresses[0], addresses[2]), (admin, https));
     old.must_succeed().await;
-    assert_eq!(kind(https).await, HandshakeKind::Resumed);
+    assert_eq!(client.handshake(https).await, HandshakeKind::Resumed);
     assert_eq!(mode(admin).await, "draining");
     server.restart();
     new.line("the store of the fleet answers").await;
@@ -239,5 +220,5 @@ async fn an_upgrade_while_the_store_is_down_keeps_sessions_and_orders() {
     place.settings.write(&text);
     let (_other, addresses) = place.start("edge").await;
     assert_eq!(mode(addresses[0]).await, "draining");
-    assert_eq!(kind(addresses[2]).await, HandshakeKind::Resumed);
+    assert_eq!(client.handshake(addresses[2]).await, HandshakeKind::Resumed);
 }
